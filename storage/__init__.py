@@ -1,0 +1,1 @@
+"""The artifact store: keys, manifests, atomic commits, table schemas, runs, tar shards."""

@@ -1,0 +1,119 @@
+"""Arrow schemas of the tables that flow between stages: one row is one image, nested columns hold its items."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+BOX = pa.struct(
+    [
+        ("category", pa.string()),
+        ("x", pa.float32()),
+        ("y", pa.float32()),
+        ("w", pa.float32()),
+        ("h", pa.float32()),
+        ("crowd", pa.bool_()),
+        ("source_id", pa.int64()),
+    ]
+)
+"""One box: absolute pixels, top-left corner and size."""
+
+GIVEN_RELATION = pa.struct([("subject", pa.int32()), ("predicate", pa.string()), ("object", pa.int32())])
+"""A relation that a data set states: indices into the image's boxes."""
+
+CAPTION = pa.struct(
+    [
+        ("text", pa.string()),
+        ("draw", pa.int32()),
+        ("seed", pa.int64()),
+        ("log_probability", pa.float32()),
+        ("source", pa.string()),
+    ]
+)
+
+TRIPLET = pa.struct(
+    [
+        ("subject", pa.string()),
+        ("subject_lemma", pa.string()),
+        ("predicate", pa.string()),
+        ("predicate_lemma", pa.string()),
+        ("object", pa.string()),
+        ("object_lemma", pa.string()),
+        ("caption", pa.int32()),
+        ("subject_start", pa.int32()),
+        ("subject_end", pa.int32()),
+        ("predicate_start", pa.int32()),
+        ("predicate_end", pa.int32()),
+        ("object_start", pa.int32()),
+        ("object_end", pa.int32()),
+        ("rule", pa.string()),
+    ]
+)
+"""Words of one caption: surfaces, head lemmas, canonical predicate; offsets count the caption's characters."""
+
+CANDIDATE = pa.struct(
+    [
+        ("subject", pa.int32()),
+        ("object", pa.int32()),
+        ("predicate", pa.string()),
+        ("triplet", pa.int32()),
+        ("ambiguity", pa.int32()),
+    ]
+)
+"""A triplet grounded to one ordered pair of boxes; `ambiguity` counts the pairs that its mention proposes."""
+
+RELATION = pa.struct(
+    [
+        ("subject", pa.int32()),
+        ("object", pa.int32()),
+        ("predicate", pa.string()),
+        ("score", pa.float32()),
+        ("proposed", pa.bool_()),
+        ("triplet", pa.int32()),
+    ]
+)
+"""A scored label; `proposed` tells whether this very pair was named by the triplet."""
+
+IMAGES = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("split", pa.string()),
+        ("image_id", pa.int64()),
+        ("uri", pa.string()),
+        ("digest", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("boxes", pa.list_(BOX)),
+        ("relations", pa.list_(GIVEN_RELATION)),
+    ]
+)
+CAPTIONS = pa.schema([("image_id", pa.int64()), ("captions", pa.list_(CAPTION))])
+TRIPLETS = pa.schema([("image_id", pa.int64()), ("triplets", pa.list_(TRIPLET))])
+CANDIDATES = pa.schema([("image_id", pa.int64()), ("pairs", pa.list_(CANDIDATE))])
+RELATIONS = pa.schema([("image_id", pa.int64()), ("relations", pa.list_(RELATION))])
+
+REJECTED = pa.schema(
+    [("image_id", pa.int64()), ("stage", pa.string()), ("reason", pa.string()), ("value", pa.string())]
+)
+"""Rows in quarantine: what was left out, where, why, and the offending value as text."""
+
+SHARD_MEMBERS = pa.schema(
+    [("image_id", pa.int64()), ("member", pa.string()), ("offset", pa.int64()), ("size", pa.int64())]
+)
+"""The index of one tar shard: where each member's bytes lie."""
+
+METRICS = pa.schema([("step", pa.int64()), ("name", pa.string()), ("value", pa.float64())])
+"""Numbers that a whole-set stage measured (losses by step, scores at the end)."""
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write `table` as Parquet with settings under which equal tables give equal bytes."""
+    pq.write_table(table, path, compression="zstd", compression_level=3, write_statistics=False, store_schema=False)
+
+
+def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
+    """Read a Parquet file; with `schema`, cast to it (raises pyarrow.ArrowInvalid when the file has another shape)."""
+    table = pq.read_table(path)
+    return table if schema is None else table.cast(schema)
