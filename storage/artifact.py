@@ -1,0 +1,47 @@
+"""One committed artifact: a folder of data files and its manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow as pa
+
+from storage.manifest import MANIFEST, REJECTED_FILE, Manifest, read_manifest
+from storage.tables import REJECTED, read_table
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A committed artifact, read only. `folder` is named by the artifact's key."""
+
+    folder: Path
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The manifest. Raises `Terminal` when it is damaged."""
+        return read_manifest(self.folder / MANIFEST)
+
+    @property
+    def key(self) -> str:
+        """The key, which is also the folder's name."""
+        return self.folder.name
+
+    @property
+    def content(self) -> str:
+        """Digest of the data files that stages below may read."""
+        return self.manifest.content
+
+    def file(self, name: str) -> Path:
+        """Path of one data file."""
+        return self.folder / name
+
+    def table(self, name: str) -> pa.Table:
+        """The table `name`, e.g. `images`. Raises FileNotFoundError when the artifact has none."""
+        return read_table(self.file(f"{name}.parquet"))
+
+    def rejected(self) -> pa.Table:
+        """Rows that this artifact's making put in quarantine."""
+        path = self.file(REJECTED_FILE)
+        return read_table(path) if path.is_file() else REJECTED.empty_table()

@@ -1,0 +1,118 @@
+"""The artifact store on a local disk: immutable folders named by key, committed by one rename."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from storage.artifact import Artifact
+from storage.atomic import sync_file, sync_folder, write_atomic
+from storage.errors import Terminal, Transient
+from storage.manifest import MANIFEST, Manifest
+
+
+class Store:
+    """A folder tree: `artifacts/<stage>/<key>/`, `runs/`, `cuts/`, and `pending/` for what is being written.
+
+    Raises `Terminal` on construction when the root cannot be made or written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self._pending = self.root / "pending"
+        try:
+            self._pending.mkdir(parents=True, exist_ok=True)
+            (self.root / "artifacts").mkdir(exist_ok=True)
+            probe = self._pending / f".probe-{uuid.uuid4().hex}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise Terminal(
+                f"store root {self.root} can't be written ({error.strerror}); "
+                "set `store` in the recipe (--set store=FOLDER) to a folder that you may write"
+            ) from error
+
+    def folder(self, stage: str, key: str) -> Path:
+        """Where the artifact of this stage and key lies once it is committed."""
+        return self.root / "artifacts" / stage / key
+
+    def find(self, stage: str, key: str) -> Artifact | None:
+        """The committed artifact, or None. A folder without a manifest does not count as one."""
+        folder = self.folder(stage, key)
+        return Artifact(folder) if (folder / MANIFEST).is_file() else None
+
+    def artifacts(self, stage: str) -> Iterator[Artifact]:
+        """Every committed artifact of a stage, in the order of keys."""
+        for folder in sorted((self.root / "artifacts" / stage).glob("*")):
+            if (folder / MANIFEST).is_file():
+                yield Artifact(folder)
+
+    @contextmanager
+    def draft(self) -> Iterator[Path]:
+        """A folder to write an artifact's files in; whatever `commit` did not take is removed on the way out."""
+        folder = self._pending / uuid.uuid4().hex
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def scratch(self, key: str) -> Iterator[Path]:
+        """A folder that outlives a crash, for work that resumes from its own checkpoints; one process at a time.
+
+        Raises `Transient` when another live process works on the same key.
+        """
+        folder = self._pending / f"scratch-{key}"
+        folder.mkdir(exist_ok=True)
+        with (self._pending / f"scratch-{key}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Transient(
+                    f"another process is computing {key[:12]} in {folder}; wait for it, then run again"
+                ) from error
+            yield folder
+
+    def drop_scratch(self, key: str) -> None:
+        """Remove the scratch folder of a key whose artifact is committed."""
+        shutil.rmtree(self._pending / f"scratch-{key}", ignore_errors=True)
+        (self._pending / f"scratch-{key}.lock").unlink(missing_ok=True)
+
+    def commit(self, draft: Path, manifest: Manifest) -> Artifact:
+        """Make `draft` the artifact of the manifest's stage and key: all files to disk, then one rename.
+
+        When the artifact exists already, the draft is dropped: both hold the same bytes. Raises `Terminal` on a full disk.
+        """
+        target = self.folder(manifest.stage, manifest.key)
+        try:
+            for name in manifest.files:
+                sync_file(draft / name)
+            write_atomic(draft / MANIFEST, manifest.model_dump_json(indent=1).encode())
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if (target.exists()) and not (target / MANIFEST).is_file():
+                shutil.rmtree(target)
+            os.rename(draft, target)
+            sync_folder(target.parent)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and (target / MANIFEST).is_file():
+                return Artifact(target)
+            if error.errno == errno.ENOSPC:
+                raise Terminal(f"disk full while writing {target}; free space and run again: nothing is lost") from error
+            raise
+        return Artifact(target)
+
+    def sweep(self) -> int:
+        """Remove drafts that a dead process left behind; returns how many. Scratch folders stay: they can be resumed."""
+        cleaned = 0
+        for folder in self._pending.iterdir():
+            if folder.is_dir() and not folder.name.startswith("scratch-"):
+                shutil.rmtree(folder, ignore_errors=True)
+                cleaned += 1
+        return cleaned
