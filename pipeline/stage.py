@@ -1,0 +1,97 @@
+"""The one protocol: a stage turns tables into a table, for one partition or for a whole set."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import pyarrow as pa
+
+from pipeline.settings import Settings
+from storage.artifact import Artifact
+
+
+class Report(Protocol):
+    """Where a stage tells how far it is; called often, cheap, never raises."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Something put in quarantine: the image it belongs to, a short reason that can be counted, the offending value."""
+
+    image_id: int
+    reason: str
+    value: str = ""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a stage reads: artifacts by table name (in partition order) and, for ingest, the partition's image ids."""
+
+    by_table: Mapping[str, Sequence[Artifact]] = field(default_factory=dict)
+    image_ids: tuple[int, ...] = ()
+
+    def artifacts(self, table: str) -> Sequence[Artifact]:
+        """The artifacts that hold `table`."""
+        return self.by_table[table]
+
+    def artifact(self, table: str) -> Artifact:
+        """The one artifact that holds `table`."""
+        (only,) = self.by_table[table]
+        return only
+
+    def table(self, table: str) -> pa.Table:
+        """The table `table`, all partitions one after the other."""
+        return pa.concat_tables([artifact.table(table) for artifact in self.by_table[table]])
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a stage made: its table, further data files by name, rows in quarantine, and numbers for people."""
+
+    table: pa.Table
+    files: Mapping[str, Path] = field(default_factory=dict)
+    rejected: Sequence[Rejected] = ()
+    rows_in: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Stage(ABC):
+    """One stage. A subclass is a small file in `pipeline/stages/` over plain functions.
+
+    `version` is raised whenever the same input would give other rows. `reads` names the tables of the same partition,
+    `uses` whole artifacts that `open` gets (e.g. the tagger's weights), `writes` the table that comes out.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    reads: ClassVar[tuple[str, ...]] = ()
+    uses: ClassVar[tuple[str, ...]] = ()
+    writes: ClassVar[str]
+    schema: ClassVar[pa.Schema]
+    whole: ClassVar[bool] = False
+    """True for a stage over all partitions at once, which may keep checkpoints in its work folder."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings: Any = settings
+
+    def row_settings(self) -> dict[str, Any]:
+        """The settings that change rows."""
+        row_settings: dict[str, Any] = self.settings.row_settings()
+        return row_settings
+
+    def weights(self) -> dict[str, Path]:
+        """Model files (or folders) whose content decides rows, by role. Raises `Terminal` when one is missing."""
+        return {}
+
+    def open(self, given: Inputs) -> None:
+        """Load what is heavy; called once a worker, before the first `run`."""
+
+    @abstractmethod
+    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+        """Make the table of one partition (or of the whole set); `work` is a folder for files on their way out."""

@@ -1,0 +1,150 @@
+"""One unit of work: a step's partition with its key; and how it is carried out and committed, in whatever process."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.stage import Inputs, Output, Report, Stage
+from storage.artifact import Artifact
+from storage.digests import digest_bytes, digest_file
+from storage.keys import KeyTerms
+from storage.manifest import REJECTED_FILE, Counts, FileEntry, Manifest
+from storage.store import Store
+from storage.tables import REJECTED, write_table
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """A partition of a step that has a key: `terms` decide the bytes, `inputs` say where to read from."""
+
+    step: str
+    partition: str
+    terms: KeyTerms
+    inputs: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    image_ids: tuple[int, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The key of the artifact that this item makes."""
+        return self.terms.key
+
+    def open_inputs(self) -> Inputs:
+        """The inputs, as artifacts."""
+        return Inputs({name: tuple(Artifact(p) for p in paths) for name, paths in self.inputs.items()}, self.image_ids)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is told about a finished item: small, JSON-able, no payload."""
+
+    step: str
+    partition: str
+    key: str
+    cached: bool
+    rows_in: int
+    rows_out: int
+    rejected: Mapping[str, int]
+    seconds: float
+
+    @classmethod
+    def of(cls, step: str, partition: str, artifact: Artifact, cached: bool) -> Record:
+        """The record of a committed artifact."""
+        manifest = artifact.manifest
+        counts = manifest.counts
+        return cls(
+            step=step,
+            partition=partition,
+            key=artifact.key,
+            cached=cached,
+            rows_in=counts.rows_in,
+            rows_out=counts.rows_out,
+            rejected=counts.rejected,
+            seconds=manifest.seconds,
+        )
+
+
+def carry_out(stage: Stage, item: WorkItem, store: Store, report: Report) -> Record:
+    """Run an opened stage on an item and commit the artifact; an item that is committed already costs one look."""
+    found = store.find(stage.name, item.key)
+    if found is not None:
+        return Record.of(item.step, item.partition, found, cached=True)
+    with ExitStack() as stack:
+        draft = stack.enter_context(store.draft())
+        work = stack.enter_context(store.scratch(item.key)) if stage.whole else draft / "work"
+        work.mkdir(exist_ok=True)
+        inputs = item.open_inputs()
+        began = time.monotonic()
+        output = stage.run(inputs, work, report)
+        seconds = time.monotonic() - began
+        files = _collect(stage, output, draft)
+        if not stage.whole:
+            shutil.rmtree(work)
+        manifest = Manifest(
+            stage=stage.name,
+            key=item.key,
+            terms=item.terms.as_json(),
+            upstream={name: [path.name for path in paths] for name, paths in item.inputs.items()},
+            files=files,
+            schema_fingerprint=digest_bytes(stage.schema.to_string().encode()),
+            counts=_count(output),
+            facts=dict(output.facts),
+            seconds=round(seconds, 3),
+            host=platform.node(),
+            versions=_versions(),
+        )
+        artifact = store.commit(draft, manifest)
+    store.drop_scratch(item.key)
+    return Record.of(item.step, item.partition, artifact, cached=False)
+
+
+def _collect(stage: Stage, output: Output, draft: Path) -> dict[str, FileEntry]:
+    """Bring table, files and quarantine into the draft and describe each."""
+    tables: dict[str, pa.Table] = {f"{stage.writes}.parquet": output.table.cast(stage.schema)}
+    if output.rejected:
+        rows = [
+            {"image_id": r.image_id, "stage": stage.name, "reason": r.reason, "value": r.value[:500]}
+            for r in output.rejected
+        ]
+        tables[REJECTED_FILE] = pa.Table.from_pylist(rows, schema=REJECTED)
+    entries = {}
+    for name, table in tables.items():
+        write_table(table, draft / name)
+        entries[name] = FileEntry(digest=digest_file(draft / name), size=os.path.getsize(draft / name), rows=len(table))
+    for name, path in output.files.items():
+        shutil.move(path, draft / name)
+        entries[name] = FileEntry(digest=digest_file(draft / name), size=os.path.getsize(draft / name))
+    return entries
+
+
+def _count(output: Output) -> Counts:
+    rows_in = output.rows_in if output.rows_in is not None else len(output.table)
+    reasons = Counter(rejected.reason for rejected in output.rejected)
+    return Counts(rows_in=rows_in, rows_out=len(output.table), rejected=dict(sorted(reasons.items())))
+
+
+@cache
+def _versions() -> dict[str, str]:
+    names = ("rlip", "torch", "transformers", "spacy", "pyarrow")
+    return {name: _version(name) for name in names}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
