@@ -1,0 +1,99 @@
+"""Reading annotation files that may be missing, torn or something else altogether: clear errors, safe conversions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from storage.errors import Terminal
+
+NO_IMAGE = -1
+"""The image id of a reject whose own id can't be read."""
+
+
+class AnnotationError(Terminal):
+    """An annotation file or image folder that can't be used; the message names it and says what is expected."""
+
+
+def read_json(path: Path, expected: str) -> Any:
+    """The content of a JSON file; `expected` says in an error what the file should hold. Raises `AnnotationError`."""
+    try:
+        with path.open("rb") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        raise AnnotationError(f"{path}: no such file; expected {expected}") from None
+    except IsADirectoryError:
+        raise AnnotationError(f"{path}: is a folder; expected {expected}") from None
+    except OSError as error:
+        raise AnnotationError(f"{path}: can't be read ({error.strerror}); expected {expected}") from error
+    except json.JSONDecodeError as error:
+        raise AnnotationError(
+            f"{path}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); expected {expected}"
+        ) from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise AnnotationError(f"{path}: not valid JSON ({error}); expected {expected}") from error
+
+
+def list_field(content: Any, name: str, path: Path, expected: str) -> list[Any]:
+    """The list `name` of a JSON object. Raises `AnnotationError`."""
+    if not isinstance(content, dict):
+        raise AnnotationError(f"{path}: holds a JSON {_kind(content)}; expected {expected}")
+    found = content.get(name)
+    if not isinstance(found, list):
+        state = f"field {name!r} is a JSON {_kind(found)}" if name in content else f"has no field {name!r}"
+        raise AnnotationError(f"{path}: {state}; expected {expected}")
+    return found
+
+
+def rows(content: Any, path: Path, expected: str) -> list[Any]:
+    """A JSON list. Raises `AnnotationError`."""
+    if not isinstance(content, list):
+        raise AnnotationError(f"{path}: holds a JSON {_kind(content)}; expected {expected}")
+    return content
+
+
+def as_id(value: Any) -> int | None:
+    """An integer id in the range of int64 from an int, a whole float or a string of digits; None for anything else."""
+    if isinstance(value, str) and value.strip().isdecimal() and value.isascii():
+        value = int(value) if len(value) < 20 else None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
+        return None
+    return value
+
+
+def as_four_numbers(value: Any) -> tuple[float, float, float, float] | None:
+    """Four numbers (NaN and infinity pass) from a JSON list; None for anything else."""
+    if not isinstance(value, list) or len(value) != 4:
+        return None
+    if any(isinstance(item, bool) or not isinstance(item, int | float) for item in value):
+        return None
+    try:
+        a, b, c, d = (float(item) for item in value)
+    except OverflowError:
+        return None
+    return a, b, c, d
+
+
+def as_size(value: Any) -> int | None:
+    """A positive pixel count, or None."""
+    size = as_id(value)
+    return size if size is not None and 0 < size < 2**31 else None
+
+
+def is_inside(relative: str) -> bool:
+    """Whether a file name from an annotation file stays inside the folder it is joined to."""
+    path = PurePosixPath(relative.replace("\\", "/"))
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in relative
+
+
+def shown(value: Any) -> str:
+    """A value as short text, for quarantine."""
+    return str(value)[:200]
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "object", list: "list", str: "string", bool: "boolean", type(None): "null"}
+    return names.get(type(value), "number")

@@ -1,0 +1,68 @@
+"""One data set of a recipe: which format, which files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.settings import Settings, runtime
+
+Format = Literal["coco", "objects365", "visual_genome", "hico_det"]
+
+_OPTIONAL_FILES: dict[Format, frozenset[str]] = {
+    "coco": frozenset({"relations"}),
+    "objects365": frozenset({"relations"}),
+    "visual_genome": frozenset({"image_data", "objects", "predicate_aliases", "object_aliases"}),
+    "hico_det": frozenset({"verbs", "objects"}),
+}
+_REQUIRED_FILES: dict[Format, frozenset[str]] = {"hico_det": frozenset({"verbs"})}
+
+
+class Source(Settings):
+    """A data set: a folder of images and its annotation files. Paths can't change rows, their content can."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """The name of the set in tables and reports."""
+    format: Format
+    split: str = "train"
+    images: Path = runtime(...)
+    """The folder that file names in the annotations are relative to."""
+    annotations: Path = runtime(...)
+    """coco, objects365: instances JSON; visual_genome: relationships JSON; hico_det: the list of images with pairs."""
+    relations: Path | None = runtime(None)
+    """coco, objects365: relations between boxes, in the pair layout that `datasets/pairs.py` describes."""
+    captions: Path | None = runtime(None)
+    """Recorded captions that belong to the set, for a captioner that reads them."""
+    image_data: Path | None = runtime(None)
+    """visual_genome: image_data JSON, for image sizes and images without relations."""
+    objects: Path | None = runtime(None)
+    """visual_genome: objects JSON, for boxes in no relation. hico_det: object names by id (COCO's 80 when absent)."""
+    verbs: Path | None = runtime(None)
+    """hico_det: verb names by id."""
+    predicate_aliases: Path | None = runtime(None)
+    """visual_genome: lines of equivalent predicates, used only to find near-duplicate relations."""
+    object_aliases: Path | None = runtime(None)
+    """visual_genome: lines of equivalent object names, likewise."""
+
+    @model_validator(mode="after")
+    def _files_fit_the_format(self) -> Source:
+        for name in sorted(
+            {"relations", "image_data", "objects", "verbs", "predicate_aliases", "object_aliases"}
+        ):
+            given = getattr(self, name) is not None
+            if given and name not in _OPTIONAL_FILES[self.format]:
+                raise ValueError(f"{name}: not used by format {self.format!r}; remove it")
+            if not given and name in _REQUIRED_FILES.get(self.format, frozenset()):
+                raise ValueError(f"{name}: required by format {self.format!r}")
+        return self
+
+    def missing(self) -> list[str]:
+        """What the source names but the disk lacks, as "field: path" lines; empty when all is there."""
+        lacking = [] if self.images.is_dir() else [f"images: no folder {self.images}"]
+        for name in ("annotations", "captions", *sorted(_OPTIONAL_FILES[self.format])):
+            path = getattr(self, name)
+            if path is not None and not path.is_file():
+                lacking.append(f"{name}: no file {path}")
+        return lacking

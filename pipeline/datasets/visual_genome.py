@@ -1,0 +1,203 @@
+"""Visual Genome: free-text objects and relations, cleaned as the authors' preprocessing does (spec 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.datasets.aliases import Aliases
+from pipeline.datasets.annotations import (
+    NO_IMAGE,
+    as_four_numbers,
+    as_id,
+    as_size,
+    read_json,
+    rows,
+    shown,
+)
+from pipeline.datasets.overlap import overlap
+from pipeline.datasets.reader import Reader
+from pipeline.datasets.record import Box, GivenRelation, ImageRecord
+from pipeline.datasets.source import Source
+from pipeline.stage import Rejected
+
+RELATIONSHIPS = "relationships: a list of {image_id, relationships: [{predicate, subject, object}, ...]}"
+OBJECTS = "objects: a list of {image_id, objects: [{object_id, names, x, y, w, h}, ...]}"
+IMAGE_DATA = "image_data: a list of {image_id, width, height}"
+NEAR_IOU = 0.7
+MOST_RELATIONS = 100
+_FOLDERS = (".", "VG_100K", "VG_100K_2")
+
+
+@dataclass
+class _Image:
+    """What the files say of one image, while they are being read."""
+
+    width: int | None = None
+    height: int | None = None
+    boxes: list[Box] = field(default_factory=list)
+    places: dict[int, int] = field(default_factory=dict)
+    relations: list[GivenRelation] = field(default_factory=list)
+    rejects: list[Rejected] = field(default_factory=list)
+
+
+class VisualGenomeReader(Reader):
+    """Images in the order of image_data where given, else of relationships.
+
+    Names and predicates are lower-cased, the first of several names is kept, exact and near-duplicate relations go
+    (aliases only compare, labels stay as written), and an image keeps its first 100 relations. Boxes are those of
+    relations, then the rest of `objects` where given. Images lie in one folder or in VG_100K and VG_100K_2.
+    """
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        self._predicate_aliases = Aliases.read(source.predicate_aliases)
+        self._object_aliases = Aliases.read(source.object_aliases)
+
+    def _records(self) -> Iterator[ImageRecord]:
+        images: dict[int, _Image] = {}
+        self._read_image_data(images)
+        self._read_relationships(images)
+        self._read_objects(images)
+        source = self.source
+        folders = [source.images / name for name in _FOLDERS if (source.images / name).is_dir()]
+        for image_id, image in images.items():
+            relations = self._deduplicated(image_id, image)
+            yield ImageRecord(
+                source.name,
+                source.split,
+                image_id,
+                _locate(folders, f"{image_id}.jpg") or source.images / f"{image_id}.jpg",
+                image.width,
+                image.height,
+                tuple(image.boxes),
+                tuple(relations),
+                tuple(image.rejects),
+            )
+
+    def _read_image_data(self, images: dict[int, _Image]) -> None:
+        path = self.source.image_data
+        if path is None:
+            return
+        for image_id, entry in self._entries(path, IMAGE_DATA):
+            if image_id in images:
+                self.rejects.append(Rejected(image_id, "duplicate image id", shown(entry)))
+                continue
+            images[image_id] = _Image(as_size(entry.get("width")), as_size(entry.get("height")))
+
+    def _read_relationships(self, images: dict[int, _Image]) -> None:
+        path = self.source.annotations
+        closed = self.source.image_data is not None
+        seen: set[int] = set()
+        for image_id, entry in self._entries(path, RELATIONSHIPS):
+            if closed and image_id not in images:
+                self.rejects.append(Rejected(image_id, "relations of unknown image", ""))
+                continue
+            if image_id in seen or not isinstance(entry.get("relationships"), list):
+                reason = "duplicate image id" if image_id in seen else "relations malformed"
+                self.rejects.append(Rejected(image_id, reason, shown(entry)))
+                continue
+            seen.add(image_id)
+            image = images.setdefault(image_id, _Image())
+            for relation in entry["relationships"]:
+                self._add_relation(image_id, image, relation)
+
+    def _read_objects(self, images: dict[int, _Image]) -> None:
+        path = self.source.objects
+        if path is None:
+            return
+        for image_id, entry in self._entries(path, OBJECTS):
+            image = images.get(image_id)
+            if image is None or not isinstance(entry.get("objects"), list):
+                reason = "annotations of unknown image" if image is None else "objects malformed"
+                self.rejects.append(Rejected(image_id, reason, shown(entry)))
+                continue
+            for item in entry["objects"]:
+                if self._place(image, item) is None:
+                    image.rejects.append(Rejected(image_id, "box malformed", shown(item)))
+
+    def _entries(self, path: Path, expected: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        content = read_json(path, expected)
+        for entry in rows([content] if _is_one_image(content) else content, path, expected):
+            image_id = as_id(entry.get("image_id", entry.get("id"))) if isinstance(entry, dict) else None
+            if image_id is None:
+                self.rejects.append(Rejected(NO_IMAGE, "image id not an integer", shown(entry)))
+            else:
+                yield image_id, entry
+
+    def _add_relation(self, image_id: int, image: _Image, entry: Any) -> None:
+        predicate = entry.get("predicate") if isinstance(entry, dict) else None
+        if not isinstance(predicate, str) or not predicate.strip():
+            image.rejects.append(Rejected(image_id, "relation malformed", shown(entry)))
+            return
+        subject, target = self._place(image, entry.get("subject")), self._place(image, entry.get("object"))
+        if subject is None or target is None:
+            image.rejects.append(Rejected(image_id, "relation without box", shown(entry)))
+            return
+        image.relations.append(GivenRelation(subject, " ".join(predicate.lower().split()), target))
+
+    def _place(self, image: _Image, item: Any) -> int | None:
+        """The index of an object's box, added when its object id is new; None when it has no name or no box."""
+        name = _first_name(item) if isinstance(item, dict) else None
+        numbers = as_four_numbers([item.get(side) for side in "xywh"]) if isinstance(item, dict) else None
+        if name is None or numbers is None:
+            return None
+        object_id = as_id(item.get("object_id"))
+        if object_id is not None and object_id in image.places:
+            return image.places[object_id]
+        image.boxes.append(Box(name, *numbers, False, -1 if object_id is None else object_id))
+        if object_id is not None:
+            image.places[object_id] = len(image.boxes) - 1
+        return len(image.boxes) - 1
+
+    def _deduplicated(self, image_id: int, image: _Image) -> list[GivenRelation]:
+        kept: list[GivenRelation] = []
+        exact: set[GivenRelation] = set()
+        by_names: dict[tuple[str, str, str], list[GivenRelation]] = {}
+        for relation in image.relations:
+            subject, target = image.boxes[relation.subject], image.boxes[relation.object]
+            names = (
+                self._object_aliases.canonical(subject.category),
+                self._predicate_aliases.canonical(relation.predicate),
+                self._object_aliases.canonical(target.category),
+            )
+            same_names = by_names.setdefault(names, [])
+            if relation in exact:
+                image.rejects.append(Rejected(image_id, "relation duplicate", _said(image, relation)))
+            elif any(_is_near(image, relation, other) for other in same_names):
+                image.rejects.append(Rejected(image_id, "relation near-duplicate", _said(image, relation)))
+            elif len(kept) == MOST_RELATIONS:
+                image.rejects.append(Rejected(image_id, "relation above 100", _said(image, relation)))
+            else:
+                exact.add(relation)
+                same_names.append(relation)
+                kept.append(relation)
+        return kept
+
+
+def _is_one_image(content: Any) -> bool:
+    return isinstance(content, dict) and "image_id" in content
+
+
+def _first_name(item: dict[str, Any]) -> str | None:
+    names = item.get("names")
+    name = names[0] if isinstance(names, list) and names else item.get("name", names)
+    return " ".join(name.lower().split()) if isinstance(name, str) and name.strip() else None
+
+
+def _is_near(image: _Image, a: GivenRelation, b: GivenRelation) -> bool:
+    """Both boxes of two relations are all but the same; the authors' overlap counts a box's last pixel."""
+    subjects = overlap(image.boxes[a.subject], image.boxes[b.subject], pixel=1.0)
+    return (
+        subjects >= NEAR_IOU and overlap(image.boxes[a.object], image.boxes[b.object], pixel=1.0) >= NEAR_IOU
+    )
+
+
+def _said(image: _Image, relation: GivenRelation) -> str:
+    return f"{image.boxes[relation.subject].category} {relation.predicate} {image.boxes[relation.object].category}"
+
+
+def _locate(folders: list[Path], name: str) -> Path | None:
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
