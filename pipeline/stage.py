@@ -31,9 +31,10 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a stage reads: artifacts by table name (in partition order) and, for ingest, the partition's image ids."""
+    """What a stage reads: the partition's name, artifacts by table name (in partition order), ingest's image ids."""
 
     by_table: Mapping[str, Sequence[Artifact]] = field(default_factory=dict)
+    partition: str = ""
     image_ids: tuple[int, ...] = ()
 
     def artifacts(self, table: str) -> Sequence[Artifact]:
@@ -77,8 +78,14 @@ class Stage(ABC):
     whole: ClassVar[bool] = False
     """True for a stage over all partitions at once, which may keep checkpoints in its work folder."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, image_folders: Mapping[str, Path] | None = None) -> None:
         self.settings: Any = settings
+        self.image_folders: Mapping[str, Path] = image_folders or {}
+        """Data set → the folder that the `uri` of its images is relative to: tables never hold a machine's paths."""
+
+    def image_path(self, row: Mapping[str, Any]) -> Path:
+        """Where the image of a row of the `images` table lies."""
+        return self.image_folders[row["dataset"]] / row["uri"]
 
     def row_settings(self) -> dict[str, Any]:
         """The settings that change rows."""

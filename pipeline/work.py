@@ -43,7 +43,8 @@ class WorkItem:
 
     def open_inputs(self) -> Inputs:
         """The inputs, as artifacts."""
-        return Inputs({name: tuple(Artifact(p) for p in paths) for name, paths in self.inputs.items()}, self.image_ids)
+        artifacts = {name: tuple(Artifact(path) for path in paths) for name, paths in self.inputs.items()}
+        return Inputs(artifacts, self.partition, self.image_ids)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,34 @@
+# One word a command; `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench
+
+help: ## list the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+setup: $(BIN)/.installed ## create .venv and install everything into it
+
+$(BIN)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: setup ## run the whole chain on the made world; ends with figures and the report's path
+	$(BIN)/rlip run recipes/demo.toml
+
+test: setup ## run every test
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: setup ## style, types and import arrows
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup ## speed and memory, side by side, as a table and as JSON
+	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

@@ -1,0 +1,65 @@
+"""Run a recipe in this process and its workers, with no Prefect: the same steps, the same store, the same bytes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import as_completed
+
+from pipeline.engines.local import LocalEngine, StageCall
+from pipeline.outcome import Outcome, StepOutcome
+from pipeline.plan import Chain, StepPlan
+from pipeline.prepare import prepare
+from pipeline.progress import Display
+from pipeline.recipe import Recipe
+from pipeline.work import Record, carry_out
+
+
+def run(recipe: Recipe, display: Display) -> Outcome:
+    """Carry out every step of a recipe. Raises `PipelineError`; whatever was committed before stays and is found again."""
+    prepare(recipe, display)
+    chain = Chain(recipe)
+    outcome = Outcome(recipe.name)
+    for step in chain.steps:
+        plan = chain.plan(step)
+        display.step(plan)
+        began = time.monotonic()
+        records = [*plan.cached, *work(chain, plan, display)]
+        seconds = time.monotonic() - began
+        chain.finish(step, records)
+        display.done(plan, records, seconds)
+        outcome.steps.append(StepOutcome.of(plan, records, seconds))
+    return outcome
+
+
+def work(chain: Chain, plan: StepPlan, display: Display) -> Sequence[Record]:
+    """Work the due items of a step: whole-set stages here, partitions in the engine's workers."""
+    if not plan.due:
+        return []
+    if plan.step.stage.whole:
+        return [work_here(chain, plan, display)]
+    workers = min(chain.recipe.run.workers, len(plan.due))
+    with LocalEngine(stage_call(chain, plan), workers, display.progress) as engine:
+        records = []
+        for future in as_completed([engine.submit(item) for item in plan.due]):
+            records.append(future.result())
+            display.finished(records[-1])
+    return records
+
+
+def work_here(chain: Chain, plan: StepPlan, display: Display) -> Record:
+    """Work a whole-set step in this process and thread, where signals reach its trainer."""
+    (item,) = plan.due
+    stage = stage_call(chain, plan).opened()
+    record = carry_out(
+        stage, item, chain.store, lambda done, total, note="": display.progress(item, done, total, note)
+    )
+    display.finished(record)
+    return record
+
+
+def stage_call(chain: Chain, plan: StepPlan) -> StageCall:
+    """How a worker makes the step's stage."""
+    step = plan.step
+    folders = chain.recipe.data.image_folders()
+    return StageCall(step.stage, step.settings, folders, chain.given(step), chain.store.root)

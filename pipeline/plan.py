@@ -1,0 +1,149 @@
+"""Planning: the key of every partition of a step, whether it is cached, and what is due."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from pipeline.graph import Step, build_steps
+from pipeline.recipe import Recipe
+from pipeline.stages.ingest import Partition, cut_dataset
+from pipeline.work import Record, WorkItem
+from storage.artifact import Artifact
+from storage.digests import digest_path
+from storage.errors import Terminal
+from storage.keys import KeyTerms
+from storage.runs import Run
+from storage.store import Store
+
+WHOLE = "all"
+"""The partition name of a stage over the whole set."""
+
+Done = Mapping[str, Mapping[str, Artifact]]
+"""Step → partition → artifact, as far as the chain has come."""
+
+
+@dataclass
+class StepPlan:
+    """A step's items: those already in the store and those that must be worked."""
+
+    step: Step
+    cached: list[Record] = field(default_factory=list)
+    due: list[WorkItem] = field(default_factory=list)
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions the step covers."""
+        return len(self.cached) + len(self.due)
+
+
+class Chain:
+    """A recipe on a store: plans one step after the other and keeps the run's record.
+
+    Keys hold the *content* of what was read, so a step can be planned once the steps above it are done; equal
+    content above means that everything below is found again (early cut-off).
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.store = Store(recipe.store)
+        self.run = Run(self.store, recipe.name)
+        self.steps = build_steps(recipe)
+        self.done: dict[str, dict[str, Artifact]] = {}
+
+    def plan(self, step: Step) -> StepPlan:
+        """Look every partition of `step` up. Raises `Terminal` on settings or data that can't work."""
+        plan = StepPlan(step)
+        found: dict[str, Artifact] = {}
+        for item in self._items(step):
+            artifact = self.store.find(step.stage.name, item.key)
+            if artifact is None:
+                plan.due.append(item)
+            else:
+                found[item.partition] = artifact
+                plan.cached.append(Record.of(step.name, item.partition, artifact, cached=True))
+        self.done[step.name] = found
+        return plan
+
+    def finish(self, step: Step, records: list[Record]) -> None:
+        """Take a step's new artifacts in, write the run's record, and check the share of rejected rows."""
+        found = self.done[step.name]
+        for record in records:
+            artifact = self.store.find(step.stage.name, record.key)
+            if artifact is None:
+                raise Terminal(f"{record.step} {record.partition}: artifact {record.key[:12]} vanished from the store")
+            found[record.partition] = artifact
+        self.done[step.name] = dict(sorted(found.items()))
+        self.run.record(step.name, step.stage.name, {part: a.key for part, a in self.done[step.name].items()})
+        self._check_rejects(step)
+
+    def _check_rejects(self, step: Step) -> None:
+        counts = [artifact.manifest.counts for artifact in self.done[step.name].values()]
+        rows_in, rows_out = sum(c.rows_in for c in counts), sum(c.rows_out for c in counts)
+        limit = self.recipe.run.max_reject_share
+        if step.stage.whole or not rows_in or (rows_in - rows_out) / rows_in <= limit:
+            return
+        reasons: dict[str, int] = {}
+        for count in counts:
+            for reason, number in count.rejected.items():
+                reasons[reason] = reasons.get(reason, 0) + number
+        listed = ", ".join(f"{reason}: {number}" for reason, number in sorted(reasons.items(), key=lambda r: -r[1]))
+        raise Terminal(
+            f"{step.name}: {rows_in - rows_out} of {rows_in} rows rejected ({listed}), more than run.max_reject_share = "
+            f"{limit}; `rlip show {self.recipe.name} {step.name}` lists them. Mend the data, or raise the limit"
+        )
+
+    def _items(self, step: Step) -> Iterator[WorkItem]:
+        stage = step.stage(step.settings)
+        weights = {role: _digest(path) for role, path in stage.weights().items()}
+        uses = {table: self._whole(step, table, steps) for table, steps in step.uses.items()}
+        for partition, image_ids, inputs in self._partitions(step):
+            every = {**inputs, **uses}
+            digests = {table: [artifact.content for artifact in found] for table, found in every.items()}
+            if isinstance(partition, Partition):
+                digests["records"] = [partition.digest]
+            terms = KeyTerms(stage.name, stage.version, stage.row_settings(), digests, weights)
+            paths = {table: tuple(artifact.folder for artifact in found) for table, found in inputs.items()}
+            yield WorkItem(step.name, str(partition), terms, paths, image_ids)
+
+    def given(self, step: Step) -> dict[str, tuple[Path, ...]]:
+        """Folders of the whole artifacts that the step's stage is opened with."""
+        return {table: tuple(a.folder for a in self._whole(step, table, steps)) for table, steps in step.uses.items()}
+
+    def _partitions(
+        self, step: Step
+    ) -> Iterator[tuple[str | Partition, tuple[int, ...], dict[str, list[Artifact]]]]:
+        """Each partition of a step with its image ids (ingest only) and the artifacts it reads."""
+        if step.name == "ingest":
+            for name in step.datasets:
+                source = self.recipe.data.source(name)
+                size = self.recipe.data.partition_size
+                for partition in cut_dataset(source, size, self.recipe.ingest_settings(), self.store.root):
+                    yield partition, partition.image_ids, {}
+        elif step.stage.whole:
+            yield WHOLE, (), {table: self._whole(step, table, steps) for table, steps in step.reads.items()}
+        else:
+            first = next(iter(step.reads.values()))
+            for upstream in first:
+                for partition in self.done[upstream]:
+                    if partition.split("/")[0] in step.datasets:
+                        yield partition, (), self._own(partition, step)
+
+    def _own(self, partition: str, step: Step) -> dict[str, list[Artifact]]:
+        return {table: [self.done[s][partition] for s in steps] for table, steps in step.reads.items()}
+
+    def _whole(self, step: Step, table: str, steps: tuple[str, ...]) -> list[Artifact]:
+        wanted = step.from_datasets.get(table)
+        return [
+            artifact
+            for name in steps
+            for partition, artifact in self.done[name].items()
+            if wanted is None or partition.split("/")[0] in wanted
+        ]
+
+
+@cache
+def _digest(path: Path) -> str:
+    return digest_path(path)

@@ -1,0 +1,188 @@
+"""A recipe: one TOML file that names a run's data and the settings of every stage. Only assembles, decides nothing."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from pipeline.captioning.settings import CaptionSettings
+from pipeline.datasets.source import Source
+from pipeline.settings import Settings, runtime
+from pipeline.stages.evaluate import EvaluateSettings
+from pipeline.stages.ingest import IngestSettings
+from pipeline.stages.parse import ParseSettings
+from pipeline.stages.pretrain import PretrainSettings
+from pipeline.stages.shard import ShardSettings
+from pipeline.stages.tag import TagSettings
+from pipeline.stages.train_tagger import TrainTaggerSettings
+from scenes.settings import SceneSettings
+from storage.errors import Terminal
+
+
+class DataSection(Settings):
+    """Where the data lie and what each set is for."""
+
+    root: Path = Path("data")
+    """Folder that relative paths of the sources start from."""
+    partition_size: int = Field(1000, ge=1)
+    """Images a partition, fixed when a set is first ingested."""
+    sources: tuple[Source, ...] = Field(min_length=1)
+    label: tuple[str, ...] = ()
+    """Sets that are captioned, tagged and pre-trained on."""
+    tagger: tuple[str, ...] = ()
+    """Sets whose given relations train the tagger."""
+    mix: tuple[str, ...] = ()
+    """Sets whose given relations join the pre-training in every arm."""
+    test: tuple[str, ...] = ()
+    """Sets that the weights are evaluated on."""
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> DataSection:
+        names = [source.name for source in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"sources: names must differ, got {names}")
+        for role in ("label", "tagger", "mix", "test"):
+            for name in getattr(self, role):
+                if name not in names:
+                    raise ValueError(f"{role}: no source named {name!r}; sources are {names}")
+        return self
+
+    def source(self, name: str) -> Source:
+        """The source of that name, its paths made absolute by `root`."""
+        (found,) = [source for source in self.sources if source.name == name]
+        values = {field: getattr(found, field) for field in type(found).model_fields}
+        return found.model_copy(update={f: self.root / v for f, v in values.items() if isinstance(v, Path)})
+
+    def image_folders(self) -> dict[str, Path]:
+        """Data set → its folder of images."""
+        return {source.name: self.source(source.name).images for source in self.sources}
+
+
+class PretrainSection(Settings):
+    """The arms and seeds of pre-training, and the settings that all of them share."""
+
+    arms: tuple[Literal["pseudo", "none", "given"], ...] = ("pseudo",)
+    """Labels to pre-train with: the tagger's, none at all, or the relations that the set itself states."""
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    settings: PretrainSettings = PretrainSettings()
+
+
+class RunSection(Settings):
+    """How a run is carried out; nothing here changes a row."""
+
+    workers: int = runtime(2, ge=1, le=256)
+    """Worker processes of the local engine."""
+    blocks: int = runtime(16, ge=1, le=256)
+    """Most Prefect task runs a step: partitions are grouped into as many blocks."""
+    max_reject_share: float = runtime(0.1, ge=0, le=1)
+    """A run stops when a step loses more than this share of its rows."""
+    min_free_gib: float = runtime(1.0, ge=0)
+    """Free disk space that must be left before work starts."""
+
+
+class Recipe(Settings):
+    """A named run: data, settings by stage, and how to carry it out."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    store: Path = Path("out/store")
+    reports: Path = Path("out/reports")
+    scenes: SceneSettings | None = None
+    """When set, the made world is written to `data.root` first."""
+    data: DataSection
+    ingest: IngestSettings = IngestSettings()
+    caption: CaptionSettings = CaptionSettings()
+    parse: ParseSettings = ParseSettings()
+    train_tagger: TrainTaggerSettings = TrainTaggerSettings()
+    tag: TagSettings = TagSettings()
+    shard: ShardSettings = ShardSettings()
+    pretrain: PretrainSection = PretrainSection()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    run: RunSection = RunSection()
+
+    def ingest_settings(self) -> IngestSettings:
+        """The ingest section, told where the sources lie."""
+        sources = tuple(self.data.source(source.name) for source in self.data.sources)
+        return self.ingest.model_copy(update={"sources": sources})
+
+    @model_validator(mode="after")
+    def _arms_have_what_they_need(self) -> Recipe:
+        if "pseudo" in self.pretrain.arms and not self.data.tagger:
+            raise ValueError("pretrain.arms has 'pseudo', which needs a tagger: name a set with relations in data.tagger")
+        return self
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply overrides such as `caption.top_p=0.8`.
+
+    Raises `Terminal` that names file, field, value and what is allowed.
+    """
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        near = ", ".join(sorted(str(p) for p in path.parent.glob("*.toml"))) or "none in that folder"
+        raise Terminal(f"no recipe at {path}; recipes there: {near}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise Terminal(f"{path}: not a readable TOML file: {error}") from error
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise Terminal(_explain(path, error)) from error
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Set one dotted name; list members are addressed by index, e.g. `data.sources.0.images=...`."""
+    name, separator, text = override.partition("=")
+    if not separator or not name:
+        raise Terminal(f"--set {override}: write NAME=VALUE, e.g. --set caption.top_p=0.8")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = name.split(".")
+    place: Any = values
+    for parent in parents:
+        try:
+            place = place[int(parent)] if isinstance(place, list) else place.setdefault(parent, {})
+        except (ValueError, IndexError, AttributeError) as error:
+            raise Terminal(f"--set {override}: {parent!r} names nothing in the recipe") from error
+    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
+        place[int(last)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise Terminal(f"--set {override}: {name!r} is no field that can be set")
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    """One line a mistake: file, field, value, what is allowed."""
+    lines = []
+    for mistake in error.errors():
+        field = ".".join(str(part) for part in mistake["loc"]) or "recipe"
+        if mistake["type"] == "extra_forbidden":
+            lines.append(f"{path}: {field}: unknown name; allowed are {_allowed(mistake['loc'])}")
+        elif mistake["type"] == "missing":
+            lines.append(f"{path}: {field}: missing")
+        else:
+            lines.append(f"{path}: {field} = {mistake['input']!r}: {mistake['msg']}"[:500])
+    return "\n".join(lines)
+
+
+def _allowed(location: tuple[int | str, ...]) -> str:
+    """The field names of the section that `location` points into."""
+    section: Any = Recipe
+    for part in location[:-1]:
+        if isinstance(part, str) and part in getattr(section, "model_fields", {}):
+            section = _model_of(section.model_fields[part].annotation)
+    return ", ".join(sorted(getattr(section, "model_fields", {}))) or "none"
+
+
+def _model_of(annotation: Any) -> Any:
+    """The settings class inside an annotation such as `X | None` or `tuple[X, ...]`."""
+    inner = [a for a in getattr(annotation, "__args__", ()) if hasattr(a, "model_fields")]
+    return inner[0] if inner else annotation

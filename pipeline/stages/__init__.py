@@ -1,0 +1,1 @@
+"""One small file a stage: its settings and how it calls the plain functions that do the work."""
