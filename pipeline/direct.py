@@ -17,7 +17,7 @@ from pipeline.work import Record, carry_out
 
 def run(recipe: Recipe, display: Display) -> Outcome:
     """Carry out every step of a recipe. Raises `PipelineError`; whatever was committed before stays and is found again."""
-    prepare(recipe, display)
+    prepare(recipe)
     chain = Chain(recipe)
     outcome = Outcome(recipe.name)
     for step in chain.steps:

@@ -1,0 +1,107 @@
+"""The `rlip` command. Heavy imports stay inside the commands, so that help is there at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="RLIPv2 as one chain: raw detection images → captions → relations → pre-trained, evaluated weights.",
+)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file, e.g. recipes/demo.toml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, e.g. shard.threshold=0.3.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+RESUME = "Stopped. Everything committed is kept: run the same command again to resume."
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    direct: Annotated[bool, typer.Option("--direct", help="Run in this process, without Prefect.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Carry a recipe out: what is cached is found again, the rest is computed."""
+    from pipeline.command import run_recipe
+
+    with _told():
+        run_recipe(recipe, overrides or [], "direct" if direct else "prefect", as_json)
+
+
+@app.command()
+def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Say what a run would do: cached, due, and why due."""
+    from pipeline.command import plan_recipe
+
+    with _told():
+        plan_recipe(recipe, overrides or [], as_json)
+
+
+@app.command()
+def show(
+    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's name; none lists the runs.")] = None,
+    step: Annotated[str | None, typer.Argument(metavar="[STEP]", help="A step, e.g. tag or shard:pseudo.")] = None,
+    store: Annotated[Path, typer.Option(help="The store's folder.")] = Path("out/store"),
+    as_json: AsJson = False,
+) -> None:
+    """Show a run: rows in, out and rejected by reason, seconds, sizes; of a step also sample rows."""
+    from pipeline.command import show_run
+
+    with _told():
+        show_run(store, run_name, step, as_json)
+
+
+@app.command()
+def scenes(
+    folder: Annotated[Path, typer.Argument(help="Where to write the made world.")],
+    recipe: Annotated[Path, typer.Option(help="The recipe whose [scenes] section is used.")] = Path("recipes/demo.toml"),
+    overrides: Overrides = None,
+) -> None:
+    """Write the made world: COCO, Objects365, Visual Genome and HICO-DET formats, with planted truth."""
+    from pipeline.command import make_scenes
+
+    with _told():
+        make_scenes(folder, recipe, overrides or [])
+
+
+@app.command()
+def doctor(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check what a recipe needs: data, weights, disk, machine; say what to do about what is missing."""
+    from pipeline.command import examine_recipe
+
+    with _told():
+        examine_recipe(recipe, overrides or [], as_json)
+
+
+class _told:  # noqa: N801 - reads as a verb where it is used
+    """Turns the pipeline's errors into one message and an exit code: 1 error, 130 stopped by the user."""
+
+    def __enter__(self) -> None:
+        import signal
+
+        def stop(signum: int, frame: object) -> None:
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGTERM, stop)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
+        if isinstance(error, KeyboardInterrupt):
+            sys.stderr.write(f"\n{RESUME}\n")
+            raise typer.Exit(130) from None
+        from storage.errors import PipelineError, Transient
+
+        if isinstance(error, PipelineError):
+            advice = "\nThis may pass: run the same command again to resume." if isinstance(error, Transient) else ""
+            sys.stderr.write(f"Error: {error}{advice}\n")
+            raise typer.Exit(1) from None

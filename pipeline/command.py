@@ -1,0 +1,102 @@
+"""What the `rlip` commands do once they are parsed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.doctor import examine
+from pipeline.explain import why_due
+from pipeline.plan import Chain
+from pipeline.progress import open_display
+from pipeline.recipe import load_recipe
+from pipeline.review.console import outcome_json, print_outcome
+from pipeline.review.figures import figures_of
+from pipeline.review.report import write_report
+from pipeline.review.show import show_run as _show_run
+from storage.errors import Terminal
+from storage.runs import Run
+from storage.store import Store
+
+
+def run_recipe(path: Path, overrides: Sequence[str], runner: str, as_json: bool) -> None:
+    """Run a recipe by the named runner and show what came out."""
+    recipe = load_recipe(path, overrides)
+    console = Console(stderr=as_json)
+    with open_display(console, as_json) as display:
+        outcome = _runner(runner)(recipe, display)
+    run = Run(Store(recipe.store), recipe.name)
+    run.note("recipe", recipe.model_dump(mode="json"))
+    run.note("outcome", outcome.as_rows())
+    figures = figures_of(recipe, run)
+    report = write_report(recipe, run, outcome, recipe.reports / recipe.name)
+    if as_json:
+        print(json.dumps(outcome_json(outcome, figures, report)))
+    else:
+        print_outcome(console, outcome, figures, report)
+
+
+def plan_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
+    """Print each step's cached and due partitions, down to where the chain must be run to know more."""
+    recipe = load_recipe(path, overrides)
+    for finding in examine(recipe):
+        if finding.state == "missing":
+            raise Terminal(f"{finding.what}: {finding.detail}")
+    rows = [
+        {"step": step.step, "cached": step.cached, "due": step.due, "why": step.why} for step in why_due(Chain(recipe))
+    ]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    table = Table("step", "cached", "due", "why", box=None)
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console().print(table)
+
+
+def show_run(store: Path, run_name: str | None, step: str | None, as_json: bool) -> None:
+    """Print runs, a run, or a step of it."""
+    if not store.is_dir():
+        raise Terminal(f"no store at {store}; name it with --store, or make one with rlip run")
+    _show_run(Console(), Store(store), run_name, step, as_json)
+
+
+def make_scenes(folder: Path, path: Path, overrides: Sequence[str]) -> None:
+    """Write the made world that a recipe describes."""
+    from rich.progress import Progress
+
+    from scenes.formats import write_scenes
+
+    recipe = load_recipe(path, overrides)
+    if recipe.scenes is None:
+        raise Terminal(f"{path} has no [scenes] section; name one that has, e.g. --recipe recipes/demo.toml")
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("scenes")
+        write_scenes(folder, recipe.scenes, lambda done, total: progress.update(bar, completed=done, total=total))
+    print(folder)
+
+
+def examine_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
+    """Print what the doctor finds; exit code 1 when something is missing."""
+    findings = list(examine(load_recipe(path, overrides)))
+    if as_json:
+        print(json.dumps([vars(finding) for finding in findings]))
+    else:
+        table = Table("", "what", "", box=None)
+        for finding in findings:
+            table.add_row(finding.state, finding.what, finding.detail)
+        Console().print(table)
+    missing = [finding for finding in findings if finding.state == "missing"]
+    if missing:
+        raise Terminal(f"{len(missing)} thing(s) missing for {path}, see above")
+
+
+def _runner(name: str):  # type: ignore[no-untyped-def]
+    """The function that carries recipes out, found by name so that the pipeline need not know who drives it."""
+    (entry,) = entry_points(group="rlip.runners", name=name)
+    return entry.load()
