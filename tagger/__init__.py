@@ -1,0 +1,1 @@
+"""From captions to relation labels, as plain functions: parsing, matching, candidates, labelling, audit."""

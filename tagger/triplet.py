@@ -1,0 +1,28 @@
+"""One relation that a caption states."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Triplet:
+    """Subject, predicate and object as written, their lemmas, and where they stand in the caption.
+
+    Offsets are in characters: `caption[subject_start:subject_end] == subject`, and so for predicate and object.
+    `subject_lemma`, `object_lemma`: head noun, singular, with its compound words ("tennis racket").
+    `predicate_lemma`: canonical form; for a passive it is the active verb, and subject and object are turned around.
+    `rule`: name of the parser rule that found it.
+    """
+
+    subject: str
+    subject_lemma: str
+    predicate: str
+    predicate_lemma: str
+    object: str
+    object_lemma: str
+    subject_start: int
+    subject_end: int
+    predicate_start: int
+    predicate_end: int
+    object_start: int
+    object_end: int
+    rule: str
