@@ -1,0 +1,1 @@
+"""Metrics of interaction detection, as the public evaluators compute them."""

@@ -1,0 +1,84 @@
+"""Average precision of object detection at IoU 0.5 (COCO's rules, through pycocotools)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.evaluation.boxes import pixel_iou, suppress
+from pipeline.evaluation.interactions import Floats, Integers
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Labelled boxes of one image: N×4 absolute pixels (left, top, right, bottom); ground truth goes without scores."""
+
+    boxes: Floats
+    labels: Integers
+    scores: Floats | None = None
+
+    def without_duplicates(self, threshold: float) -> Detections:
+        """Suppress, within a label, boxes that overlap a better one by more than `threshold`; best first."""
+        if self.scores is None or not len(self.labels):
+            return self
+        same = self.labels[:, None] == self.labels[None, :]
+        kept = suppress(self.scores, pixel_iou(self.boxes, self.boxes), same, threshold)
+        return Detections(self.boxes[kept], self.labels[kept], self.scores[kept])
+
+
+def average_precision_50(predictions: Sequence[Detections], truths: Sequence[Detections]) -> dict[int, float]:
+    """Average precision at IoU 0.5 of each label that the ground truth has, images in the same order.
+
+    Raises ValueError on unequal lengths.
+    """
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    present = sorted({int(label) for truth in truths for label in truth.labels})
+    results = [
+        _annotation(image, box, label) | {"score": float(score)}
+        for image, (found, _) in enumerate(zip(predictions, truths, strict=True))
+        if found.scores is not None
+        for box, label, score in zip(found.boxes, found.labels, found.scores, strict=True)
+    ]
+    if not results or not present:
+        return dict.fromkeys(present, 0.0)
+    truth_rows = [
+        _annotation(image, box, label)
+        for image, truth in enumerate(truths)
+        for box, label in zip(truth.boxes, truth.labels, strict=True)
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        ground_truth = COCO()
+        ground_truth.dataset = {
+            "info": {},
+            "images": [{"id": image} for image in range(len(truths))],
+            "annotations": [row | {"id": number + 1} for number, row in enumerate(truth_rows)],
+            "categories": [{"id": label} for label in present],
+        }
+        ground_truth.createIndex()
+        evaluation = COCOeval(ground_truth, ground_truth.loadRes(results), "bbox")
+        evaluation.params.iouThrs = np.array([0.5])
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+        evaluation.params.maxDets = [100]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][0, :, :, 0, 0]
+    return {label: float(precision[:, column].mean()) for column, label in enumerate(present)}
+
+
+def _annotation(image: int, box: Floats, label: np.int64) -> dict[str, Any]:
+    left, top, right, bottom = (float(value) for value in box)
+    width, height = right - left, bottom - top
+    return {
+        "image_id": image,
+        "category_id": int(label),
+        "bbox": [left, top, width, height],
+        "area": width * height,
+        "iscrowd": 0,
+    }

@@ -1,0 +1,75 @@
+"""Interactions of one image: pairs of labelled boxes with a predicate, as arrays.
+
+Boxes are N×4 absolute pixels (left, top, right, bottom); labels and predicates are indices into name lists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """N interactions of one image; `scores` orders predictions and is left out for ground truth."""
+
+    subject_boxes: Floats
+    object_boxes: Floats
+    subject_labels: Integers
+    object_labels: Integers
+    predicates: Integers
+    scores: Floats | None = None
+
+    def __len__(self) -> int:
+        return len(self.predicates)
+
+    def take(self, index: NDArray[Any]) -> Interactions:
+        """The interactions that `index` (positions or a mask) selects, in that order."""
+        return Interactions(
+            subject_boxes=self.subject_boxes[index],
+            object_boxes=self.object_boxes[index],
+            subject_labels=self.subject_labels[index],
+            object_labels=self.object_labels[index],
+            predicates=self.predicates[index],
+            scores=None if self.scores is None else self.scores[index],
+        )
+
+    @property
+    def triplets(self) -> Integers:
+        """N×3: subject label, object label, predicate."""
+        return np.stack([self.subject_labels, self.object_labels, self.predicates], axis=1).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class ScoredPairs:
+    """What a network says of the P pairs of one image, before it is cut down to interactions.
+
+    `predicate_scores` is P×V, in [0, 1], with whatever else counts (class scores) already multiplied in.
+    """
+
+    subject_boxes: Floats
+    object_boxes: Floats
+    subject_labels: Integers
+    object_labels: Integers
+    predicate_scores: Floats
+
+    def best(self, limit: int) -> Interactions:
+        """The `limit` interactions with the highest scores, best first; ties in the order of pairs, then predicates."""
+        pairs, vocabulary = self.predicate_scores.shape
+        flat = self.predicate_scores.reshape(-1)
+        order = np.argsort(-flat, kind="stable")[:limit]
+        pair, predicate = order // max(vocabulary, 1), order % max(vocabulary, 1)
+        return Interactions(
+            subject_boxes=self.subject_boxes.reshape(pairs, 4)[pair],
+            object_boxes=self.object_boxes.reshape(pairs, 4)[pair],
+            subject_labels=self.subject_labels[pair],
+            object_labels=self.object_labels[pair],
+            predicates=predicate.astype(np.int64),
+            scores=flat[order],
+        )

@@ -1,0 +1,92 @@
+"""What training knows of one image: its boxes and relations, and how that is written beside the image in a shard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from storage.errors import Terminal
+
+
+class SampleBox(NamedTuple):
+    """An object: absolute pixels of the raw image, top-left corner and size."""
+
+    category: str
+    x: float
+    y: float
+    w: float
+    h: float
+
+
+class SampleRelation(NamedTuple):
+    """A relation between two boxes of the sample, by index; `predicate` is canonical, `confidence` in [0, 1]."""
+
+    subject: int
+    object: int
+    predicate: str
+    confidence: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainingSample:
+    """One image's labels. `width` and `height` are the raw image's pixels."""
+
+    image_id: int
+    dataset: str
+    width: int
+    height: int
+    boxes: tuple[SampleBox, ...]
+    relations: tuple[SampleRelation, ...]
+
+    def to_json(self) -> bytes:
+        """The sample's JSON member; equal samples give equal bytes."""
+        values = asdict(self)
+        values["boxes"] = [box._asdict() for box in self.boxes]
+        values["relations"] = [relation._asdict() for relation in self.relations]
+        return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> TrainingSample:
+        """The inverse of `to_json`. Raises `Terminal` when fields are missing, unknown or ill-typed."""
+        try:
+            values = json.loads(data)
+            boxes = tuple(SampleBox(**box) for box in values.pop("boxes"))
+            relations = tuple(SampleRelation(**relation) for relation in values.pop("relations"))
+            return cls(boxes=boxes, relations=relations, **values)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise Terminal(f"a shard's sample is damaged ({error}): {data[:120]!r}; rebuild the shard") from error
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], relations: Sequence[SampleRelation]) -> TrainingSample:
+        """The sample of a row of the `images` table; `relations` index the row's boxes.
+
+        Crowd boxes stand for many objects and are left out, with the relations that touch them.
+        """
+        kept = [index for index, box in enumerate(row["boxes"]) if not box["crowd"]]
+        place = {index: position for position, index in enumerate(kept)}
+        boxes = [row["boxes"][index] for index in kept]
+        return cls(
+            image_id=row["image_id"],
+            dataset=row["dataset"],
+            width=row["width"],
+            height=row["height"],
+            boxes=tuple(SampleBox(box["category"], *(round(box[side], 3) for side in "xywh")) for box in boxes),
+            relations=tuple(
+                relation._replace(subject=place[relation.subject], object=place[relation.object])
+                for relation in relations
+                if relation.subject in place and relation.object in place
+            ),
+        )
+
+
+def strongest(relations: Sequence[SampleRelation], limit: int) -> tuple[SampleRelation, ...]:
+    """The `limit` most confident relations, each (subject, predicate, object) once, in the order of the boxes."""
+    best: dict[tuple[int, str, int], SampleRelation] = {}
+    for relation in relations:
+        name = (relation.subject, relation.predicate, relation.object)
+        if name not in best or relation.confidence > best[name].confidence:
+            best[name] = relation
+    ranked = sorted(best.values(), key=lambda r: (-r.confidence, r.subject, r.object, r.predicate))
+    return tuple(sorted(ranked[:limit], key=lambda r: (r.subject, r.object, r.predicate)))
