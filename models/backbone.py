@@ -1,0 +1,67 @@
+"""Image features from any timm network (spec 1.3).
+
+Shapes: B images, H×W pixels or cells, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import timm
+from timm.layers import BatchNormAct2d, freeze_batch_norm_2d
+from torch import Tensor, nn
+
+from models.config import ConfigError
+
+GROUP_CHANNELS = 8
+
+
+class Backbone(nn.Module):
+    """Maps of chosen strides, finest first."""
+
+    def __init__(self, name: str, norm: str, strides: Sequence[int]) -> None:
+        super().__init__()
+        if not timm.is_model(name):
+            raise ConfigError(f"network setting backbone={name!r}: not a timm model; see timm.list_models()")
+        every_map = timm.create_model(name, pretrained=False, features_only=True).feature_info.reduction()
+        missing = [stride for stride in strides if stride not in every_map]
+        if missing:
+            raise ConfigError(f"network setting backbone_strides: {name} has no map of stride {missing[0]}; "
+                              f"it has {sorted(set(every_map))}")
+        self.body = timm.create_model(name, pretrained=False, features_only=True,
+                                      out_indices=[every_map.index(stride) for stride in strides])
+        self.channels: list[int] = self.body.feature_info.channels()
+        self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
+        if norm == "frozen":
+            self.body = freeze_batch_norm_2d(self.body)
+            _freeze_as_pretrained(self.body)
+        elif norm == "group":
+            _replace_batch_norms(self.body)
+
+    def forward(self, images_B3HW: Tensor) -> list[Tensor]:
+        """B×C×H×W maps of the chosen strides."""
+        maps = self.body(images_B3HW)
+        return [x.permute(0, 3, 1, 2) for x in maps] if self.channels_last else list(maps)
+
+
+def _replace_batch_norms(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if not isinstance(child, nn.BatchNorm2d):
+            _replace_batch_norms(child)
+            continue
+        groups = math.gcd(child.num_features, max(1, child.num_features // GROUP_CHANNELS))
+        norm: nn.Module = nn.GroupNorm(groups, child.num_features)
+        if isinstance(child, BatchNormAct2d):
+            norm = nn.Sequential(norm, child.drop, child.act)
+        setattr(module, name, norm)
+
+
+def _freeze_as_pretrained(body: nn.Module) -> None:
+    """Fix what the authors fix: stem and first stage of residual networks, norms and position biases of others."""
+    if hasattr(body, "layer1"):
+        fixed = [p for n, p in body.named_parameters() if not n.startswith(("layer2", "layer3", "layer4"))]
+    else:
+        fixed = [p for n, p in body.named_parameters() if "norm" in n or "relative_position_bias_table" in n]
+    for parameter in fixed:
+        parameter.requires_grad_(False)

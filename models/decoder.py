@@ -1,0 +1,149 @@
+"""Decoders of pair queries (spec 3.1 to 3.3): first subjects and objects together, then relations.
+
+Shapes: B images, G groups, P pairs a group, N = G·P pairs, Q queries (2·N or N), D width, L levels.
+
+Queries of different groups do not attend to each other. With two queries a pair, each group holds its subjects, then
+its objects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.attention import SelfAttention
+from models.boxes import inverse_sigmoid
+from models.config import NetworkConfig
+from models.deformable_attention import DeformableAttention, References
+from models.encoded import Encoded
+from models.perceptron import Perceptron
+from models.position_encoding import encode_boxes
+
+
+@dataclass
+class PairBoxes:
+    """Current boxes of N pairs as seen by the queries: B×N×4 cxcywh, or B×N×2 before the first refinement."""
+
+    subjects: Tensor
+    objects: Tensor
+
+    def detach(self) -> PairBoxes:
+        return PairBoxes(self.subjects.detach(), self.objects.detach())
+
+    def refined(self, subject_change_BN4: Tensor, object_change_BN4: Tensor) -> PairBoxes:
+        """Boxes after a change in logits."""
+        return PairBoxes(_refine(self.subjects, subject_change_BN4), _refine(self.objects, object_change_BN4))
+
+
+def _refine(boxes: Tensor, change_BN4: Tensor) -> Tensor:
+    known = inverse_sigmoid(boxes)
+    if known.shape[-1] == 2:
+        known = F.pad(known, (0, 2))
+    return (change_BN4 + known).sigmoid()
+
+
+@dataclass
+class Decoded:
+    """One decoder layer's queries and the boxes after it."""
+
+    content_BQD: Tensor
+    boxes: PairBoxes
+
+
+class Decoder(nn.Module):
+    """Layers of self-attention, deformable reading of the image, and box refinement.
+
+    With `anchored`, positions of queries are made anew from their boxes before each layer (DAB); without, the given
+    positions are used throughout.
+    """
+
+    def __init__(self, config: NetworkConfig, anchored: bool) -> None:
+        super().__init__()
+        self.width, self.points, self.anchored = config.width, config.points, anchored
+        self.scale_by_padding = config.official_compat
+        self.layers = nn.ModuleList(_Layer(config) for _ in range(config.decoder_layers))
+        if anchored:
+            self.query_scale = Perceptron(config.width, config.width, config.width, 2)
+            self.ref_point_head = Perceptron(2 * config.width, config.width, config.width, 2)
+
+    def forward(
+        self,
+        content_BQD: Tensor,
+        position_BQD: Tensor | None,
+        boxes: PairBoxes,
+        groups: int,
+        hidden_BN: Tensor | None,
+        encoded: Encoded,
+        heads: tuple[nn.ModuleList, nn.ModuleList] | None,
+    ) -> list[Decoded]:
+        """Each layer's output. `hidden` marks pairs that no other pair may see; without box heads, boxes stay."""
+        paired = content_BQD.shape[1] == 2 * boxes.subjects.shape[1]
+        ratios_BL = encoded.valid_ratios_BL2[:, None]
+        hidden_GQ = None
+        if hidden_BN is not None:
+            hidden_GQ = hidden_BN.unflatten(1, (groups, -1)).flatten(0, 1)
+            hidden_GQ = torch.cat((hidden_GQ, hidden_GQ), dim=1) if paired else hidden_GQ
+        decoded: list[Decoded] = []
+        for index, layer in enumerate(self.layers):
+            places_BQ = _to_queries(boxes, groups) if paired else 0.5 * (boxes.subjects + boxes.objects)
+            if places_BQ.shape[-1] == 2:
+                references = References.at_points(places_BQ[:, :, None] * ratios_BL, encoded.shapes)
+            else:
+                scaled_BQL4 = places_BQ[:, :, None] * torch.cat((ratios_BL, ratios_BL), dim=-1)
+                references = References.in_boxes(scaled_BQL4, self.points)
+                if self.anchored:
+                    anchor = scaled_BQL4[:, :, 0] if self.scale_by_padding else places_BQ
+                    position_BQD = self.ref_point_head(encode_boxes(anchor, self.width))
+                    if index > 0:
+                        position_BQD = position_BQD * self.query_scale(content_BQD)
+            assert position_BQD is not None
+            content_BQD = layer(content_BQD, position_BQD, references, groups, hidden_GQ, encoded)
+            if heads is not None:
+                subjects, objects = to_pairs(content_BQD, groups) if paired else (content_BQD, content_BQD)
+                boxes = boxes.refined(heads[0][index](subjects), heads[1][index](objects))
+            decoded.append(Decoded(content_BQD, boxes))
+            boxes = boxes.detach()
+        return decoded
+
+
+def _to_queries(boxes: PairBoxes, groups: int) -> Tensor:
+    parts = (x.unflatten(1, (groups, -1)) for x in (boxes.subjects, boxes.objects))
+    return torch.cat(tuple(parts), dim=2).flatten(1, 2)
+
+
+def to_pairs(queries_BQD: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Subjects and objects, each B×N×D."""
+    subjects, objects = queries_BQD.unflatten(1, (groups, 2, -1)).unbind(2)
+    return subjects.flatten(1, 2), objects.flatten(1, 2)
+
+
+class _Layer(nn.Module):
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.cross_attn = DeformableAttention(config.width, config.levels, config.heads, config.points)
+        self.norm1 = nn.LayerNorm(config.width)
+        self.self_attn = SelfAttention(config.width, config.heads, config.dropout)
+        self.norm2 = nn.LayerNorm(config.width)
+        self.linear1 = nn.Linear(config.width, config.feedforward)
+        self.linear2 = nn.Linear(config.feedforward, config.width)
+        self.norm3 = nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, content_BQD: Tensor, position_BQD: Tensor, references: References, groups: int,
+                hidden_GQ: Tensor | None, encoded: Encoded) -> Tensor:
+        batch = content_BQD.shape[0]
+        position_BQD = position_BQD.expand(batch, -1, -1)
+        attended = self.self_attn(_by_group(content_BQD, groups), _by_group(position_BQD, groups), hidden_GQ)
+        content_BQD = self.norm2(content_BQD + self.dropout(attended.reshape(content_BQD.shape)))
+        read = self.cross_attn(content_BQD + position_BQD, references, encoded.memory_BSD, encoded.shapes,
+                               encoded.padding_BS)
+        content_BQD = self.norm1(content_BQD + self.dropout(read))
+        inner = self.dropout(F.relu(self.linear1(content_BQD)))
+        return self.norm3(content_BQD + self.dropout(self.linear2(inner)))
+
+
+def _by_group(queries_BQD: Tensor, groups: int) -> Tensor:
+    return queries_BQD.unflatten(1, (groups, -1)).flatten(0, 1)

@@ -1,0 +1,84 @@
+"""The ALIF encoder: deformable attention over the image, fused early and sparsely with the texts (spec 2).
+
+Shapes: B images, S tokens of all levels, L levels, T texts, D image width, E text width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.config import NetworkConfig
+from models.deformable_attention import DeformableAttention, References
+from models.fusion import Fusion
+from models.language_layer import LanguageLayer
+
+
+class Encoder(nn.Module):
+    """Before every `fusion_interval`-th image layer, the coarsest level is fused with the texts."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.interval = config.fusion_interval
+        self.layers = nn.ModuleList(_ImageLayer(config) for _ in range(config.encoder_layers))
+        fusions = -(-config.encoder_layers // self.interval) if config.fusion == "alif" else 0
+        self.VLFuse_layers = nn.ModuleList(nn.ModuleDict({"b_attn": Fusion(config)}) for _ in range(fusions))
+        self.roberta_layers = nn.ModuleList(LanguageLayer(config.text) for _ in range(fusions))
+
+    def forward(
+        self,
+        image_BSD: Tensor,
+        position_BSD: Tensor,
+        shapes: list[tuple[int, int]],
+        valid_ratios_BL2: Tensor,
+        padding_BS: Tensor | None,
+        texts_1TE: Tensor,
+        hidden_texts_1T: Tensor | None,
+        mask_fusion: bool,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Image tokens B×S×D and the texts B×T×E after each fusion (the given texts when there is none)."""
+        references = References.at_points(_cell_centres(shapes, valid_ratios_BL2), shapes)
+        first = image_BSD.shape[1] - shapes[-1][0] * shapes[-1][1]
+        fused_padding = padding_BS[:, first:] if padding_BS is not None and mask_fusion else None
+        texts_BTE = texts_1TE
+        collected: list[Tensor] = []
+        for index, layer in enumerate(self.layers):
+            if self.VLFuse_layers and index % self.interval == 0:
+                step = index // self.interval
+                coarsest, texts_BTE = self.VLFuse_layers[step]["b_attn"](
+                    image_BSD[:, first:], position_BSD[:, first:], texts_BTE, fused_padding)
+                image_BSD = torch.cat((image_BSD[:, :first], coarsest), dim=1)
+                texts_BTE = self.roberta_layers[step](texts_BTE, hidden_texts_1T)
+                collected.append(texts_BTE)
+            image_BSD = layer(image_BSD, position_BSD, references, shapes, padding_BS)
+        return image_BSD, collected or [texts_1TE.expand(image_BSD.shape[0], -1, -1)]
+
+
+class _ImageLayer(nn.Module):
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.self_attn = DeformableAttention(config.width, config.levels, config.heads, config.points)
+        self.norm1 = nn.LayerNorm(config.width)
+        self.linear1 = nn.Linear(config.width, config.feedforward)
+        self.linear2 = nn.Linear(config.feedforward, config.width)
+        self.norm2 = nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BSD: Tensor, position_BSD: Tensor, references: References, shapes: list[tuple[int, int]],
+                padding_BS: Tensor | None) -> Tensor:
+        read = self.self_attn(x_BSD + position_BSD, references, x_BSD, shapes, padding_BS)
+        x_BSD = self.norm1(x_BSD + self.dropout(read))
+        inner = self.dropout(F.relu(self.linear1(x_BSD)))
+        return self.norm2(x_BSD + self.dropout(self.linear2(inner)))
+
+
+def _cell_centres(shapes: list[tuple[int, int]], valid_ratios_BL2: Tensor) -> Tensor:
+    """Each token's centre as B×S×L×2 (x, y): its share of the valid image, on the map of every level."""
+    own_levels = []
+    for level, (height, width) in enumerate(shapes):
+        y = (torch.arange(height, device=valid_ratios_BL2.device) + 0.5) / height
+        x = (torch.arange(width, device=valid_ratios_BL2.device) + 0.5) / width
+        centre_S2 = torch.stack((x.repeat(height), y.repeat_interleave(width)), dim=-1)
+        own_levels.append(centre_S2 / valid_ratios_BL2[:, None, level])
+    return torch.cat(own_levels, dim=1)[:, :, None] * valid_ratios_BL2[:, None]

@@ -1,0 +1,35 @@
+"""The predictions of all decoder layers in one set of tensors.
+
+Shapes: K layers, B images, P pairs, To object texts, Tv predicate texts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.predictions import Predictions
+
+
+@dataclass
+class Layered:
+    """As Predictions, with a leading axis of K layers: the last decoder layer first, then the auxiliary ones."""
+
+    subject_logits: Tensor
+    object_logits: Tensor
+    predicate_logits: Tensor
+    subject_boxes: Tensor
+    object_boxes: Tensor
+
+    @classmethod
+    def of(cls, predictions: Predictions) -> Layered:
+        """Stacks a prediction and its auxiliary ones."""
+        layers = [predictions, *predictions.auxiliary]
+        return cls(
+            subject_logits=torch.stack([x.subject_logits for x in layers]),
+            object_logits=torch.stack([x.object_logits for x in layers]),
+            predicate_logits=torch.stack([x.predicate_logits for x in layers]),
+            subject_boxes=torch.stack([x.subject_boxes for x in layers]),
+            object_boxes=torch.stack([x.object_boxes for x in layers]))

@@ -1,0 +1,197 @@
+"""Losses of pair predictions (spec 4.2 to 4.4).
+
+Shapes: K layers, B images, P pairs, To object texts (the last for "no objects"), Tv predicate texts, M matched
+pairs of all images, E text width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from models.boxes import cxcywh_to_xyxy, giou
+from models.layered import Layered
+from models.matcher import Matches, MatchWeights, hungarian
+from models.predicate_losses import cornernet_focal, pseudo_labels, quality_focal
+from models.predictions import Predictions
+from models.target import Target
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Weights of the terms and what the predicate loss compares with; the defaults are the released pre-training."""
+
+    classes: float = 1.0
+    predicates: float = 1.0
+    box: float = 2.5
+    giou: float = 1.0
+    background: float = 0.1
+    """Weight of "no objects" in the class loss."""
+    localised_predicates: bool = True
+    """True: predicates are expected as much as both boxes are right (quality focal); False: CornerNet focal."""
+    pseudo_predicates: bool = False
+    """Also expect, more weakly, predicates whose texts are similar to the true ones."""
+    match: MatchWeights = field(default_factory=MatchWeights)
+    official_compat: bool = False
+    """Normalise terms and differentiate pseudo-labels as the authors' code does."""
+
+
+class SetCriterion(nn.Module):
+    """Loss of predictions that are free to stand for any target."""
+
+    def __init__(self, settings: LossSettings | None = None) -> None:
+        super().__init__()
+        self.settings = settings or LossSettings()
+
+    def forward(
+        self, predictions: Predictions, targets: list[Target], predicate_features_TE: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Scalars: `loss`, the weighted total, and each term; terms of auxiliary layers end in _0, _1, ...
+
+        `predicate_features` (before fusion) are needed for pseudo predicates only.
+        """
+        layers = Layered.of(predictions)
+        matches = hungarian(layers, targets, self.settings.match, self.settings.official_compat)
+        wanted = torch.cat([target.predicates for target in targets])
+        if self.settings.pseudo_predicates:
+            if predicate_features_TE is None:
+                raise ValueError("pseudo predicates need predicate_features, the texts' features before fusion")
+            features = predicate_features_TE if self.settings.official_compat else predicate_features_TE.detach()
+            wanted = wanted + pseudo_labels(features, wanted)
+        counted_BP = torch.ones(layers.object_logits.shape[1:3], dtype=torch.bool, device=wanted.device)
+        return _weigh(_terms(layers, targets, matches, wanted, counted_BP, self.settings), self.settings)
+
+
+class TaggerCriterion(nn.Module):
+    """Loss of predictions that stand for the target at their own position."""
+
+    def __init__(self, settings: LossSettings | None = None) -> None:
+        super().__init__()
+        self.settings = settings or LossSettings(localised_predicates=False)
+
+    def forward(self, predictions: Predictions, targets: list[Target]) -> dict[str, Tensor]:
+        """As SetCriterion; an image's target pairs are its first predictions, the other predictions are empty."""
+        layers = Layered.of(predictions)
+        counts = [len(target.object_labels) for target in targets]
+        device = layers.object_logits.device
+        query_M = torch.cat([torch.arange(count, device=device) for count in counts])
+        image_M = torch.repeat_interleave(torch.arange(len(counts), device=device),
+                                          torch.tensor(counts, device=device))
+        target_M = torch.arange(sum(counts), device=device)
+        depth = len(layers.object_logits)
+        matches = Matches(*(x.expand(depth, -1) for x in (image_M, query_M, target_M)))
+        slots = torch.arange(layers.object_logits.shape[2], device=device)
+        counted_BP = slots < torch.tensor(counts, device=device)[:, None]
+        if self.settings.official_compat:
+            counted_BP = torch.ones_like(counted_BP)
+        wanted = torch.cat([target.predicates for target in targets])
+        return _weigh(_terms(layers, targets, matches, wanted, counted_BP, self.settings), self.settings)
+
+
+@dataclass
+class _Terms:
+    """Sums over the batch and what they are divided by, each of K layers."""
+
+    sums: dict[str, Tensor]
+    counts: dict[str, Tensor]
+
+
+def _terms(layers: Layered, targets: list[Target], matches: Matches, wanted_NT: Tensor, counted_BP: Tensor,
+           settings: LossSettings) -> _Terms:
+    depth = len(layers.object_logits)
+    at = (torch.arange(depth, device=matches.image_KM.device)[:, None], matches.image_KM, matches.query_KM)
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, Tensor] = {}
+    for role, logits, labels in (
+        ("subject", layers.subject_logits, [t.subject_labels for t in targets]),
+        ("object", layers.object_logits, [t.object_labels for t in targets]),
+    ):
+        truth_KBP = torch.full(logits.shape[:3], logits.shape[3] - 1, device=logits.device)
+        truth_KBP[at] = torch.cat(labels)[matches.target_KM]
+        weight_KBP = torch.where(truth_KBP == logits.shape[3] - 1, settings.background, 1.0) * counted_BP
+        nll_KBP = -logits.log_softmax(-1).gather(-1, truth_KBP[..., None])[..., 0]
+        sums[f"{role}_class"] = (nll_KBP * weight_KBP).flatten(1).sum(1)
+        counts[f"{role}_class"] = weight_KBP.flatten(1).sum(1)
+
+    quality = []
+    for role, boxes, truth in (
+        ("subject", layers.subject_boxes, [t.subject_boxes for t in targets]),
+        ("object", layers.object_boxes, [t.object_boxes for t in targets]),
+    ):
+        found_KM4, truth_KM4 = boxes[at], torch.cat(truth)[matches.target_KM]
+        exists_KM = (truth_KM4 != 0).any(-1) | (role == "subject")
+        overlap_KM = giou(cxcywh_to_xyxy(found_KM4), cxcywh_to_xyxy(truth_KM4))
+        quality.append(overlap_KM.detach())
+        sums[f"{role}_box"] = ((found_KM4 - truth_KM4).abs().sum(-1) * exists_KM).sum(1)
+        sums[f"{role}_giou"] = ((1 - overlap_KM) * exists_KM).sum(1)
+        counts[f"{role}_box"] = counts[f"{role}_giou"] = exists_KM.sum(1).to(overlap_KM.dtype)
+
+    expected_KMT = wanted_NT[matches.target_KM]
+    if settings.localised_predicates:
+        expected_KMT = (torch.minimum(*quality) + 1)[..., None] / 2 * expected_KMT
+    goal = torch.zeros_like(layers.predicate_logits)
+    goal[at] = expected_KMT
+    focal = quality_focal if settings.localised_predicates else cornernet_focal
+    asked_KBP = _asked(layers, targets, matches, at) & counted_BP
+    sums["predicates"] = (focal(layers.predicate_logits, goal) * asked_KBP[..., None]).flatten(1).sum(1)
+    positive = goal > 0 if settings.localised_predicates else goal == 1
+    counts["predicates"] = (positive & asked_KBP[..., None]).flatten(1).sum(1).to(goal.dtype)
+    return _Terms(sums, counts)
+
+
+def _asked(layers: Layered, targets: list[Target], matches: Matches, at: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """K×B×P: of which predictions the predicates are judged.
+
+    Not of those that stand for a pair whose predicates are unknown, and of none in an image that has only such pairs.
+    """
+    says_nothing_B = torch.stack([~t.predicate_known.any() & (len(t.predicate_known) > 0) for t in targets])
+    asked_KBP = (~says_nothing_B)[None, :, None].expand(layers.predicate_logits.shape[:3]).clone()
+    known_N = torch.cat([target.predicate_known for target in targets])
+    asked_KBP[at] = known_N[matches.target_KM]
+    return asked_KBP
+
+
+def _weigh(terms: _Terms, settings: LossSettings) -> dict[str, Tensor]:
+    """Means of the terms and their weighted total."""
+    if settings.official_compat:
+        divisors = _local_counts(terms.counts)
+    else:
+        names = list(terms.counts)
+        shared = _mean_over_ranks(torch.stack([terms.counts[name] for name in names])).clamp(min=1)
+        divisors = dict(zip(names, shared, strict=True))
+    means = {name: total / divisors[name] for name, total in terms.sums.items()}
+    terms_by_layer = {
+        "loss_class": means["subject_class"] + means["object_class"],
+        "loss_predicates": means["predicates"],
+        "loss_subject_box": means["subject_box"],
+        "loss_object_box": means["object_box"],
+        "loss_subject_giou": means["subject_giou"],
+        "loss_object_giou": means["object_giou"]}
+    weights = {"loss_class": settings.classes, "loss_predicates": settings.predicates,
+               "loss_subject_box": settings.box, "loss_object_box": settings.box,
+               "loss_subject_giou": settings.giou, "loss_object_giou": settings.giou}
+    report = {"loss": torch.stack([weights[name] * value.sum() for name, value in terms_by_layer.items()]).sum()}
+    for name, values in terms_by_layer.items():
+        last, *auxiliary = values.unbind()
+        report[name] = last
+        report |= {f"{name}_{layer}": value for layer, value in enumerate(auxiliary)}
+    return report
+
+
+def _local_counts(counts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The authors' divisors: only the number of pairs is shared over ranks."""
+    pairs = _mean_over_ranks(counts["subject_box"]).clamp(min=1)
+    objects = counts["object_box"] + 1e-4
+    return counts | {"subject_box": pairs, "subject_giou": pairs, "object_box": objects, "object_giou": objects,
+                     "predicates": counts["predicates"].clamp(min=1)}
+
+
+def _mean_over_ranks(counts: Tensor) -> Tensor:
+    if not (dist.is_available() and dist.is_initialized()):
+        return counts
+    counts = counts.clone()
+    dist.all_reduce(counts)
+    return counts / dist.get_world_size()

@@ -1,0 +1,38 @@
+"""Sine encodings of positions (spec 1.5 and 3.1).
+
+Shapes: B images, H×W a feature map, Q queries, F features a coordinate.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+TEMPERATURE = 10000.0
+
+
+def encode_map(valid_BHW: Tensor, width: int) -> Tensor:
+    """Encoding B×H·W×width of a map's positions: half the features for y, then half for x.
+
+    Positions count valid cells and are normalised by the last count, so padding does not move them.
+    """
+    y_BHW = valid_BHW.cumsum(1, dtype=torch.float32)
+    x_BHW = valid_BHW.cumsum(2, dtype=torch.float32)
+    y_BHW = y_BHW / (y_BHW[:, -1:, :] + 1e-6)
+    x_BHW = x_BHW / (x_BHW[:, :, -1:] + 1e-6)
+    return torch.cat((_waves(y_BHW, width // 2), _waves(x_BHW, width // 2)), dim=-1).flatten(1, 2)
+
+
+def encode_boxes(boxes_BQ4: Tensor, width: int) -> Tensor:
+    """Encoding B×Q×2·width of cxcywh boxes, in the order y, x, width, height."""
+    x, y, w, h = boxes_BQ4.unbind(-1)
+    return _waves(torch.stack((y, x, w, h), dim=-1), width // 2).flatten(2)
+
+
+def _waves(positions: Tensor, features: int) -> Tensor:
+    """...×features: sine on even features, cosine on odd ones, a frequency for each pair; positions run over [0, 1]."""
+    pair = torch.arange(features // 2, dtype=torch.float32, device=positions.device)
+    angle = positions[..., None] * (2 * math.pi) / TEMPERATURE ** (2 * pair / features)
+    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)

@@ -1,0 +1,128 @@
+"""The Relation Tagger: ParSeD whose queries are given pairs of labelled boxes (spec 3.6).
+
+Shapes: B images, N pairs, G groups, P pairs a group, T texts, E text width, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.boxes import inverse_sigmoid
+from models.config import ConfigError, NetworkConfig
+from models.decoder import PairBoxes, to_pairs
+from models.encoded import Encoded
+from models.network import Network
+from models.predictions import Predictions
+
+
+@dataclass
+class PairQueries:
+    """Pairs of labelled boxes to be scored; boxes are cxcywh, normalised by the size of the image without padding."""
+
+    subject_boxes: Tensor
+    """B×N×4"""
+    object_boxes: Tensor
+    """B×N×4"""
+    subject_labels: Tensor
+    """B×N, indices into the object texts"""
+    object_labels: Tensor
+    """B×N"""
+    valid: Tensor
+    """B×N bool; False marks empty slots, whose predictions mean nothing."""
+
+
+class RelationTagger(Network):
+    """Scores the relations of given pairs.
+
+    Pairs are taken in groups of `config.pairs`, in their order; only pairs of the same group attend to each other.
+    """
+
+    def __init__(self, config: NetworkConfig, tokenizer_folder: Path | str) -> None:
+        if not config.tagger:
+            raise ConfigError("network setting tagger=False: RelationTagger needs True")
+        super().__init__(config, tokenizer_folder)
+        width = config.width
+        # The authors learn an embedding for each slot; here all slots share one, so that order does not matter.
+        slots = config.pairs if config.official_compat else 1
+        self.transformer.coord_proj = nn.Linear(4, width)
+        self.transformer.verb_tgt = nn.Embedding(2 * slots, width)
+        if config.relation_queries != "vanilla":
+            self.transformer.verb_query_embed = nn.Embedding(slots, width)
+        if config.official_compat:
+            self.transformer.reference_points_sub = nn.Linear(width, 2)
+            self.transformer.reference_points_obj = nn.Linear(width, 2)
+
+    def forward(self, images_B3HW: Tensor, padding_BHW: Tensor, objects_TE: Tensor, predicates_TE: Tensor,
+                queries: PairQueries) -> Predictions:
+        """`encode` and `score` in one."""
+        return self.score(self.encode(images_B3HW, padding_BHW, objects_TE, predicates_TE), queries)
+
+    def score(self, encoded: Encoded, queries: PairQueries) -> Predictions:
+        """Predictions of N pairs an image, for any N."""
+        count = queries.valid.shape[1]
+        groups = max(1, -(-count // self.config.pairs))
+        queries = _fill(queries, groups * self.config.pairs)
+        labels_BND = encoded.texts[-1].detach()
+        valid_BN1 = queries.valid[..., None]
+        content, position = [], []
+        for labels_BN, boxes_BN4 in ((queries.subject_labels, queries.subject_boxes),
+                                     (queries.object_labels, queries.object_boxes)):
+            text = labels_BND.gather(1, labels_BN[..., None].expand(-1, -1, labels_BND.shape[2]))
+            content.append(text * valid_BN1)
+            position.append(self.transformer.coord_proj(inverse_sigmoid(boxes_BN4)) * valid_BN1)
+        boxes = PairBoxes(queries.subject_boxes, queries.object_boxes)
+        if self.config.official_compat:
+            boxes = PairBoxes(self.transformer.reference_points_sub(position[0]).sigmoid(),
+                              self.transformer.reference_points_obj(position[1]).sigmoid())
+        # A group of empty slots attends to itself, since a softmax over nothing is not a number.
+        hidden_BN = ~queries.valid
+        empty_BG1 = hidden_BN.unflatten(1, (groups, -1)).all(2, keepdim=True)
+        hidden_BN = (hidden_BN.unflatten(1, (groups, -1)) & ~empty_BG1).flatten(1)
+        layers = self.config.decoder_layers
+        detected = self.transformer.ho_decoder(
+            _interleave(*content, groups), _interleave(*position, groups), boxes, groups, hidden_BN, encoded,
+            (self.sub_bbox_embed[:layers], self.obj_bbox_embed[:layers]))
+        subjects_BND, objects_BND = to_pairs(detected[-1].content_BQD, groups)
+        embedding = sum(self.transformer.verb_tgt.weight.chunk(2))
+        relation_position = subjects_BND + objects_BND
+        if self.config.relation_queries != "vanilla":
+            relation_position = _by_slot(self.transformer.verb_query_embed.weight, groups * self.config.pairs)[None]
+        related = self._relations(detected[-1], subjects_BND, objects_BND,
+                                  _by_slot(embedding, groups * self.config.pairs), relation_position, groups,
+                                  hidden_BN, encoded)
+        return _first(self._predict(detected, related, groups, encoded), count)
+
+
+def _fill(queries: PairQueries, slots: int) -> PairQueries:
+    missing = slots - queries.valid.shape[1]
+    return PairQueries(
+        subject_boxes=F.pad(queries.subject_boxes, (0, 0, 0, missing), value=0.5),
+        object_boxes=F.pad(queries.object_boxes, (0, 0, 0, missing), value=0.5),
+        subject_labels=F.pad(queries.subject_labels, (0, missing)),
+        object_labels=F.pad(queries.object_labels, (0, missing)),
+        valid=F.pad(queries.valid, (0, missing)))
+
+
+def _interleave(subjects_BND: Tensor, objects_BND: Tensor, groups: int) -> Tensor:
+    """Queries B×2N×D: each group's subjects, then its objects."""
+    parts = [x.unflatten(1, (groups, -1)) for x in (subjects_BND, objects_BND)]
+    return torch.cat(parts, dim=2).flatten(1, 2)
+
+
+def _by_slot(embedding_SD: Tensor, count: int) -> Tensor:
+    return embedding_SD.repeat(count // len(embedding_SD), 1)
+
+
+def _first(predictions: Predictions, count: int) -> Predictions:
+    return Predictions(
+        subject_logits=predictions.subject_logits[:, :count],
+        object_logits=predictions.object_logits[:, :count],
+        predicate_logits=predictions.predicate_logits[:, :count],
+        subject_boxes=predictions.subject_boxes[:, :count],
+        object_boxes=predictions.object_boxes[:, :count],
+        auxiliary=[_first(layer, count) for layer in predictions.auxiliary])

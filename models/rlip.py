@@ -1,0 +1,70 @@
+"""RLIPv2-ParSeDA and ParSeD: detection of subject-object pairs and their relations (spec 1 to 3).
+
+Shapes: B images, H×W pixels, P pairs, T texts, E text width, D width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models.config import ConfigError, NetworkConfig
+from models.decoder import PairBoxes, to_pairs
+from models.encoded import Encoded
+from models.network import Network
+from models.predictions import Predictions
+
+
+class RLIP(Network):
+    """Finds pairs of objects in images and says how they relate, in the words of any label texts."""
+
+    def __init__(self, config: NetworkConfig, tokenizer_folder: Path | str) -> None:
+        if config.tagger:
+            raise ConfigError("network setting tagger=True: build RelationTagger from it instead of RLIP")
+        super().__init__(config, tokenizer_folder)
+        width, pairs = config.width, config.pairs
+        if config.architecture == "parseda":
+            self.tgt_embed = nn.Embedding(2 * pairs, width)
+            self.verb_tgt_embed = nn.Embedding(2 * pairs, width)
+            self.refpoint_embed = nn.Embedding(2 * pairs, 4)
+            return
+        self.query_embed = nn.Embedding(2 * pairs, 3 * width)
+        for name in ("reference_points_sub", "reference_points_obj"):
+            layer = nn.Linear(width, 2)
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+            setattr(self.transformer, name, layer)
+        if config.relation_queries != "vanilla":
+            self.transformer.verb_query_embed = nn.Embedding(pairs, width)
+
+    def forward(self, images_B3HW: Tensor, padding_BHW: Tensor, objects_TE: Tensor, predicates_TE: Tensor) -> Predictions:
+        """Pairs in each image, scored against the texts; see `encode` for the inputs."""
+        return self.decode(self.encode(images_B3HW, padding_BHW, objects_TE, predicates_TE))
+
+    def decode(self, encoded: Encoded) -> Predictions:
+        """Pairs in images that are already encoded."""
+        batch, pairs, layers = len(encoded.memory_BSD), self.config.pairs, self.config.decoder_layers
+        position_BQD: Tensor | None = None
+        if self.config.architecture == "parseda":
+            content, relation = self.tgt_embed.weight, self.verb_tgt_embed.weight
+            anchors = self.refpoint_embed.weight.sigmoid().expand(batch, -1, -1)
+            boxes = PairBoxes(anchors[:, :pairs], anchors[:, pairs:])
+        else:
+            position, content, relation = self.query_embed.weight.chunk(3, dim=1)
+            position_BQD = position.expand(batch, -1, -1)
+            boxes = PairBoxes(self.transformer.reference_points_sub(position_BQD[:, :pairs]).sigmoid(),
+                              self.transformer.reference_points_obj(position_BQD[:, pairs:]).sigmoid())
+        heads = (self.sub_bbox_embed[:layers], self.obj_bbox_embed[:layers])
+        detected = self.transformer.ho_decoder(content.expand(batch, -1, -1), position_BQD, boxes, 1, None, encoded,
+                                               heads)
+        subjects_BPD, objects_BPD = to_pairs(detected[-1].content_BQD, 1)
+        relation_position: Tensor | None = None
+        if self.config.architecture == "parsed":
+            relation_position = subjects_BPD + objects_BPD
+            if self.config.relation_queries != "vanilla":
+                relation_position = self.transformer.verb_query_embed.weight[None]
+        related = self._relations(detected[-1], subjects_BPD, objects_BPD, relation[:pairs] + relation[pairs:],
+                                  relation_position, 1, None, encoded)
+        return self._predict(detected, related, 1, encoded)

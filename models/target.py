@@ -1,0 +1,28 @@
+"""What is true of an image's pairs.
+
+Shapes: N pairs, Tv predicate texts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass
+class Target:
+    """N pairs of one image; boxes are cxcywh, normalised by the size of the image without padding."""
+
+    subject_labels: Tensor
+    """N int64, indices into the object texts"""
+    object_labels: Tensor
+    """N int64"""
+    subject_boxes: Tensor
+    """N×4"""
+    object_boxes: Tensor
+    """N×4; all zeros where the relation has no object"""
+    predicates: Tensor
+    """N×Tv in [0, 1]"""
+    predicate_known: Tensor
+    """N bool; False: the boxes are true but nothing is known of the pair's predicates"""
