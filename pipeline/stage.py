@@ -59,6 +59,9 @@ class Output:
     files: Mapping[str, Path] = field(default_factory=dict)
     rejected: Sequence[Rejected] = ()
     rows_in: int | None = None
+    """Rows that went in, where that is not the table's length."""
+    rows_out: int | None = None
+    """Rows that came out, where the table has another unit (tar members, metrics)."""
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -132,8 +132,9 @@ def _collect(stage: Stage, output: Output, draft: Path) -> dict[str, FileEntry]:
 
 def _count(output: Output) -> Counts:
     rows_in = output.rows_in if output.rows_in is not None else len(output.table)
+    rows_out = output.rows_out if output.rows_out is not None else len(output.table)
     reasons = Counter(rejected.reason for rejected in output.rejected)
-    return Counts(rows_in=rows_in, rows_out=len(output.table), rejected=dict(sorted(reasons.items())))
+    return Counts(rows_in=rows_in, rows_out=rows_out, rejected=dict(sorted(reasons.items())))
 
 
 @cache

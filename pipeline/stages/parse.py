@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ import pyarrow as pa
 
 from pipeline.settings import Settings
 from pipeline.stage import Inputs, Output, Rejected, Report, Stage
+from storage.errors import Terminal
 from storage.tables import TRIPLETS
 
-LONGEST_CAPTION = 1_000
-"""Characters; longer texts are no captions and go to quarantine."""
-
+_CHUNK = 1024
+"""Captions between two progress reports."""
 
 class ParseSettings(Settings):
     """How captions are read."""
@@ -33,28 +34,52 @@ class ParseStage(Stage):
     schema = TRIPLETS
     settings: ParseSettings
 
+    def row_settings(self) -> dict[str, Any]:
+        """The pipeline's name and, for an installed package, its version: another model reads otherwise."""
+        if Path(self.settings.model).is_dir():
+            return {}
+        return {"model": self.settings.model, "model_version": _installed_version(self.settings.model)}
+
+    def weights(self) -> dict[str, Path]:
+        """A spaCy pipeline given as a folder."""
+        folder = Path(self.settings.model)
+        return {"parser": folder} if folder.is_dir() else {}
+
     def open(self, given: Inputs) -> None:
         """Load the spaCy pipeline. Raises `Terminal` when it is not installed."""
-        from tagger.parsing import load_parser
+        from tagger.parsing import ParserUnavailableError, load_parser
 
-        self._parser = load_parser(self.settings.model)
+        try:
+            self._parser = load_parser(self.settings.model)
+        except ParserUnavailableError as error:
+            raise Terminal(f"parse.model: {error}") from error
 
     def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
-        from tagger.parsing import parse_captions
+        """Parse the partition's captions; refused ones go to quarantine."""
+        from tagger.parsing import parse_captions, refusal
 
         rows = inputs.table("captions").to_pylist()
         rejected = [
-            Rejected(row["image_id"], "caption too long", caption["text"][:100])
+            Rejected(row["image_id"], f"caption {reason}", caption["text"])
             for row in rows
             for caption in row["captions"]
-            if len(caption["text"]) > LONGEST_CAPTION
+            if (reason := refusal(caption["text"])) is not None
         ]
-        texts = sorted({c["text"] for row in rows for c in row["captions"] if len(c["text"]) <= LONGEST_CAPTION})
-        parsed = dict(zip(texts, parse_captions(texts, self._parser), strict=True))
-        report(len(rows), len(rows))
+        texts = sorted({caption["text"] for row in rows for caption in row["captions"]})
+        parsed: dict[str, list[Any]] = {}
+        for chunk in (texts[i : i + _CHUNK] for i in range(0, len(texts), _CHUNK)):
+            parsed.update(zip(chunk, parse_captions(chunk, self._parser), strict=True))
+            report(round(len(rows) * len(parsed) / len(texts)), len(rows))
         table = [{"image_id": row["image_id"], "triplets": _triplets(row["captions"], parsed)} for row in rows]
         facts = {"captions": sum(len(row["captions"]) for row in rows), "distinct captions": len(texts)}
         return Output(pa.Table.from_pylist(table, schema=TRIPLETS), rejected=rejected, facts=facts)
+
+
+def _installed_version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package.replace("_", "-"))
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def _triplets(captions: list[dict[str, Any]], parsed: dict[str, list[Any]]) -> list[dict[str, Any]]:

@@ -76,7 +76,8 @@ class ShardStage(Stage):
 
         path = work / SHARD_FILE
         index = write_shard(path, samples())
-        return Output(index, {SHARD_FILE: path}, rejected, rows_in=len(rows), facts=counts)
+        boxed = len(rows) - counts["without a box"]
+        return Output(index, {SHARD_FILE: path}, rejected, rows_in=boxed, rows_out=counts["images"], facts=counts)
 
     def _sample(self, row: dict[str, Any], scored: dict[int, list[dict[str, Any]]]) -> TrainingSample:
         settings: ShardSettings = self.settings
