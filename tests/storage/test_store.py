@@ -1,0 +1,205 @@
+"""The store keeps its promises: whole artifacts or none, keys that see what matters, tars without clocks."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import webdataset
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.cuts import extend_cut
+from storage.digests import digest_file
+from storage.errors import Terminal, Transient
+from storage.keys import KeyTerms
+from storage.manifest import Counts, FileEntry, Manifest
+from storage.runs import Run
+from storage.shards import Sample, ShardReader, write_shard
+from storage.store import Store
+from storage.tables import SHARD_MEMBERS
+
+TERMS = KeyTerms("parse", 1, {"model": "m"}, {"captions": ["c" * 64]}, {"weights": "w" * 64})
+
+
+def _manifest(draft: Path, key: str) -> Manifest:
+    (draft / "triplets.parquet").write_bytes(b"rows")
+    entry = FileEntry(digest=digest_file(draft / "triplets.parquet"), size=4)
+    return Manifest(
+        stage="parse", key=key, terms=TERMS.as_json(), upstream={}, files={"triplets.parquet": entry},
+        schema_fingerprint="f", counts=Counts(), seconds=0.1, host="h", versions={},
+    )  # fmt: skip
+
+
+def _commit(store: Store, key: str = "a" * 64) -> None:
+    with store.draft() as draft:
+        store.commit(draft, _manifest(draft, key))
+
+
+def test_a_committed_artifact_is_found_and_says_what_it_holds(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    _commit(store)
+    artifact = store.find("parse", "a" * 64)
+    assert artifact is not None
+    assert artifact.file("triplets.parquet").read_bytes() == b"rows"
+    assert artifact.manifest.terms["settings"] == {"model": "m"}
+    assert list((tmp_path / "pending").iterdir()) == []
+
+
+def test_a_draft_that_is_not_committed_leaves_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(RuntimeError), store.draft() as draft:
+        (draft / "half").write_bytes(b"x")
+        raise RuntimeError
+    assert list((tmp_path / "pending").iterdir()) == []
+    assert store.find("parse", "a" * 64) is None
+
+
+def test_a_folder_without_a_manifest_is_no_artifact_and_gives_way(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    torn = store.folder("parse", "a" * 64)
+    torn.mkdir(parents=True)
+    (torn / "triplets.parquet").write_bytes(b"ro")
+    assert store.find("parse", "a" * 64) is None
+    _commit(store)
+    found = store.find("parse", "a" * 64)
+    assert found is not None and found.file("triplets.parquet").read_bytes() == b"rows"
+
+
+def test_committing_a_key_twice_is_harmless(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    _commit(store)
+    _commit(store)
+    assert len(list(store.artifacts("parse"))) == 1
+
+
+def test_a_full_disk_is_told_and_nothing_is_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(Terminal, match="disk full"):
+        _commit(store)
+    assert store.find("parse", "a" * 64) is None
+
+
+def test_a_root_that_cannot_be_made_is_refused_with_advice(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Terminal, match=r"can't be written.*store"):
+        Store(tmp_path / "file" / "store")
+
+
+def test_a_damaged_manifest_names_its_file(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    _commit(store)
+    path = store.folder("parse", "a" * 64) / "manifest.json"
+    path.write_text(path.read_text()[:40])
+    artifact = store.find("parse", "a" * 64)
+    assert artifact is not None
+    with pytest.raises(Terminal, match=r"manifest\.json: damaged"):
+        _ = artifact.content
+
+
+def test_scratch_outlives_its_writer_and_admits_one_at_a_time(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.scratch("k") as work:
+        (work / "checkpoint").write_bytes(b"step 10")
+        with pytest.raises(Transient, match="another process"), store.scratch("k"):
+            pass
+    with store.scratch("k") as work:
+        assert (work / "checkpoint").read_bytes() == b"step 10"
+    store.sweep()
+    assert (work / "checkpoint").exists()
+    store.drop_scratch("k")
+    assert not work.exists()
+
+
+def test_rejected_rows_are_no_part_of_the_content(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.draft() as draft:
+        plain = _manifest(draft, "a" * 64)
+        more = plain.model_copy(
+            update={"files": {**plain.files, "rejected.parquet": FileEntry(digest="d" * 64, size=1)}}
+        )
+        assert more.content == plain.content
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        KeyTerms("tag", 1, TERMS.settings, TERMS.inputs, TERMS.weights),
+        KeyTerms("parse", 2, TERMS.settings, TERMS.inputs, TERMS.weights),
+        KeyTerms("parse", 1, {"model": "n"}, TERMS.inputs, TERMS.weights),
+        KeyTerms("parse", 1, TERMS.settings, {"captions": ["d" * 64]}, TERMS.weights),
+        KeyTerms("parse", 1, TERMS.settings, TERMS.inputs, {"weights": "x" * 64}),
+    ],
+)
+def test_every_term_is_part_of_the_key(other: KeyTerms) -> None:
+    assert other.key != TERMS.key
+
+
+def test_a_key_does_not_depend_on_the_order_of_settings() -> None:
+    one = KeyTerms("s", 1, {"a": 1, "b": 2}, {})
+    two = KeyTerms("s", 1, {"b": 2, "a": 1}, {})
+    assert one.key == two.key
+
+
+@pytest.mark.parametrize("name", ["../x", "", "a/b", ".hidden", "ü", "a" * 101])
+def test_run_names_cannot_leave_the_store(tmp_path: Path, name: str) -> None:
+    with pytest.raises(Terminal, match="run name"):
+        Run(Store(tmp_path), name)
+
+
+def test_a_run_remembers_its_artifacts(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    _commit(store)
+    run = Run(store, "demo")
+    run.record("parse", "parse", {"coco/0000": "a" * 64, "coco/0001": "b" * 64})
+    assert list(Run(store, "demo").artifacts("parse")) == ["coco/0000"]
+    assert run.steps() == ["parse"]
+
+
+@given(st.lists(st.integers(0, 60), unique=True), st.lists(st.integers(0, 60), unique=True), st.integers(1, 9))
+def test_new_images_append_partitions_and_move_nothing(old: list[int], new: list[int], size: int) -> None:
+    cut = extend_cut([], old, size)
+    grown = extend_cut(cut, [*old, *new], size)
+    assert grown[: len(cut)] == cut
+    assert sorted(i for part in grown for i in part) == sorted({*old, *new})
+    assert all(1 <= len(part) <= size for part in grown)
+
+
+SAMPLES = [Sample(7, {"jpg": b"\xff\xd8 picture", "json": b"{}"}), Sample(12, {"jpg": b"x" * 1500, "json": b'{"a":1}'})]
+
+
+def test_equal_samples_give_equal_tars(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", SAMPLES)
+    write_shard(tmp_path / "b.tar", SAMPLES)
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+
+
+def test_samples_are_read_by_offset_and_by_webdataset(tmp_path: Path) -> None:
+    index = write_shard(tmp_path / "a.tar", SAMPLES)
+    reader = ShardReader(tmp_path / "a.tar", index)
+    assert reader.image_ids == [7, 12]
+    assert reader.read(12) == SAMPLES[1]
+    assert reader.read(7) == SAMPLES[0]
+    streamed = list(webdataset.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False))
+    assert [(s["__key__"], s["jpg"], s["json"]) for s in streamed] == [
+        (f"{s.image_id:012d}", s.members["jpg"], s.members["json"]) for s in SAMPLES
+    ]
+
+
+def test_a_tar_cut_short_and_a_strange_member_are_refused(tmp_path: Path) -> None:
+    index = write_shard(tmp_path / "a.tar", SAMPLES)
+    whole = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(whole[:1800])
+    with pytest.raises(Terminal, match="ends before member"):
+        ShardReader(tmp_path / "a.tar", index).read(12)
+    rows = [{"image_id": 1, "member": "../../evil.pkl", "offset": 0, "size": 1}]
+    with pytest.raises(Terminal, match="not allowed"):
+        ShardReader(tmp_path / "a.tar", pa.Table.from_pylist(rows, schema=SHARD_MEMBERS))
