@@ -1,0 +1,112 @@
+"""The small captioner: transformers' BLIP at a size that trains on a CPU, with a word-level vocabulary of its own."""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
+
+from scenes.categories import WORLD_CATEGORIES
+from scenes.colours import NAMED
+from scenes.grammar import vocabulary
+from scenes.picture_cache import SIDE
+
+PROMPT = "a picture of"
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]")
+PAD, UNK, CLS, SEP, MASK, DEC, ENC = range(len(SPECIAL))
+PATCH = 16
+GRID = SIDE // PATCH
+
+
+def words() -> list[str]:
+    """The vocabulary in the order of its ids."""
+    return [*SPECIAL, *sorted({*vocabulary(WORLD_CATEGORIES, list(NAMED)), *PROMPT.split()})]
+
+
+def configuration() -> BlipConfig:
+    return BlipConfig(
+        text_config={
+            "vocab_size": len(words()), "hidden_size": 160, "num_hidden_layers": 2, "num_attention_heads": 5,
+            "intermediate_size": 320, "max_position_embeddings": 32, "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0, "bos_token_id": DEC, "eos_token_id": SEP, "sep_token_id": SEP,
+            "pad_token_id": PAD, "label_smoothing": 0.0, "projection_dim": 32,
+        },
+        vision_config={
+            "hidden_size": 192, "intermediate_size": 384, "num_hidden_layers": 5, "num_attention_heads": 6,
+            "image_size": SIDE, "patch_size": PATCH, "projection_dim": 32,
+        },
+        projection_dim=32, image_text_hidden_size=32, label_smoothing=0.0,
+    )  # fmt: skip
+
+
+def fresh_model(seed: int = 0) -> BlipForConditionalGeneration:
+    """An untrained captioner.
+
+    transformers draws BLIP's vision weights with a deviation of 1e-10, which learns nothing, so all are drawn anew:
+    linear layers with 0.02-like scales, patches as cosine waves, patch places as sine waves.
+    """
+    torch.manual_seed(seed)
+    model = BlipForConditionalGeneration(configuration())
+    for name, weights in model.named_parameters():
+        if weights.dim() == 2 and "embeddings" not in name:
+            torch.nn.init.xavier_uniform_(weights)
+        elif weights.dim() == 2:
+            torch.nn.init.normal_(weights, std=0.05)
+    vision = model.vision_model.embeddings
+    with torch.no_grad():
+        vision.patch_embedding.weight.copy_(_cosine_patches(vision.patch_embedding.weight.shape[0]))
+        vision.patch_embedding.bias.zero_()
+        vision.class_embedding.normal_(std=0.02)
+        vision.position_embedding.copy_(_sine_places(vision.position_embedding.shape[-1]))
+    return model
+
+
+def _cosine_patches(channels: int) -> torch.Tensor:
+    """(channels, 3, PATCH, PATCH): the lowest two-dimensional cosine waves of brightness and of two colour differences."""
+    n = torch.arange(PATCH) + 0.5
+    waves = torch.stack([torch.cos(math.pi * k * n / PATCH) * math.sqrt((2 if k else 1) / PATCH) for k in range(PATCH)])
+    order = sorted(((i, j) for i in range(PATCH) for j in range(PATCH)), key=lambda ij: (ij[0] ** 2 + ij[1] ** 2, ij))
+    axes = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [0.5, -1.0, 0.5]])
+    axes = axes / axes.norm(dim=1, keepdim=True)
+    counts = (channels // 2, channels // 4, channels - channels // 2 - channels // 4)
+    out = []
+    for axis, count in zip(axes, counts, strict=True):
+        for i, j in order[:count]:
+            gain = 0.25 * (1 + math.hypot(i, j)) ** 0.6
+            out.append(gain * axis[:, None, None] * torch.outer(waves[i], waves[j]))
+    return torch.stack(out)
+
+
+def _sine_places(width: int) -> torch.Tensor:
+    """(1, 1 + GRID * GRID, width): sine waves of each patch's row and column."""
+    quarter = width // 4
+    rates = torch.exp(-math.log(40.0) * torch.arange(quarter) / quarter)
+    ys, xs = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
+    waves = [f(v.reshape(-1, 1) * rates) for v in (ys, xs) for f in (torch.sin, torch.cos)]
+    places = 0.3 * torch.cat(waves, dim=1)
+    return torch.cat([torch.zeros(1, places.shape[1]), places])[None]
+
+
+def processor(vocabulary_file: Path) -> BlipProcessor:
+    """Image processor and tokenizer as BLIP's, at this captioner's size."""
+    images = BlipImageProcessor(size={"height": SIDE, "width": SIDE})
+    tokenizer = BertTokenizer(str(vocabulary_file), do_lower_case=True, model_max_length=32)
+    return BlipProcessor(images, tokenizer)
+
+
+def export(model: BlipForConditionalGeneration, folder: Path) -> None:
+    """Writes the folder that `from_pretrained` reads: half-precision weights, configuration, vocabulary, processors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary_file = folder / "vocab.txt"
+    vocabulary_file.write_text("\n".join(words()) + "\n")
+    half = BlipForConditionalGeneration(model.config)
+    half.load_state_dict(model.state_dict())
+    half.half().save_pretrained(folder)
+    processor(vocabulary_file).save_pretrained(folder)
+    vocabulary_file.write_text("\n".join(words()) + "\n")
+    # Loaded in single precision by default: half precision is for the file, CPUs compute in float32.
+    path = folder / "config.json"
+    settings = json.loads(path.read_text())
+    settings["dtype"] = "float32"
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")

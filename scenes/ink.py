@@ -1,0 +1,73 @@
+"""Strokes: the few shapes that every figure is drawn with, and a pen that places them.
+
+Figures are drawn in their own units (x to the right in the direction they face, y upwards from the ground);
+a `Pen` moves, scales and mirrors them. Strokes that reach the picture are in pixels, y downwards.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+Colour = tuple[int, int, int]
+Point = tuple[float, float]
+
+
+class Stroke(NamedTuple):
+    """One shape. `kind` is ellipse, ring (an ellipse's outline), polygon or line; `width` is for ring and line."""
+
+    kind: str
+    points: tuple[float, ...]
+    colour: Colour
+    width: float = 0.0
+
+    def moved(self, x: float, y: float, scale: float, sign: int = 1) -> "Stroke":
+        """To (x + sign * scale * px, y - scale * py): from y upwards to y downwards."""
+        p = self.points
+        moved = [0.0] * len(p)
+        moved[0::2] = [x + sign * scale * v for v in p[0::2]]
+        moved[1::2] = [y - scale * v for v in p[1::2]]
+        return Stroke(self.kind, tuple(moved), self.colour, self.width * scale)
+
+    def extent(self) -> tuple[float, float, float, float]:
+        """Smallest and largest x and y touched: (x0, y0, x1, y1)."""
+        half = self.width / 2 if self.kind == "line" else 0.0
+        xs, ys = self.points[0::2], self.points[1::2]
+        return min(xs) - half, min(ys) - half, max(xs) + half, max(ys) + half
+
+
+@dataclass
+class Pen:
+    """Draws one object's strokes into a shared list, from a place (x, y), at a scale, facing right (1) or left (-1)."""
+
+    strokes: list[tuple[int, Stroke]]
+    owner: int
+    x: float = 0.0
+    y: float = 0.0
+    scale: float = 1.0
+    facing: int = 1
+
+    def _put(self, kind: str, points: Iterable[float], colour: Colour, width: float = 0.0) -> None:
+        p = list(points)
+        s, f = self.scale, self.facing
+        p[0::2] = [self.x + f * s * v for v in p[0::2]]
+        p[1::2] = [self.y + s * v for v in p[1::2]]
+        self.strokes.append((self.owner, Stroke(kind, tuple(p), colour, width * s)))
+
+    def place(self, x: float, y: float) -> Point:
+        """A point of the figure in the group's units."""
+        return self.x + self.facing * self.scale * x, self.y + self.scale * y
+
+    def ellipse(self, x: float, y: float, rx: float, ry: float, colour: Colour) -> None:
+        self._put("ellipse", (x - rx, y - ry, x + rx, y + ry), colour)
+
+    def ring(self, x: float, y: float, radius: float, width: float, colour: Colour) -> None:
+        self._put("ring", (x - radius, y - radius, x + radius, y + radius), colour, width)
+
+    def rect(self, x0: float, y0: float, x1: float, y1: float, colour: Colour) -> None:
+        self._put("polygon", (x0, y0, x1, y0, x1, y1, x0, y1), colour)
+
+    def polygon(self, points: Sequence[Point], colour: Colour) -> None:
+        self._put("polygon", [v for point in points for v in point], colour)
+
+    def line(self, points: Sequence[Point], width: float, colour: Colour) -> None:
+        self._put("line", [v for point in points for v in point], colour, width)

@@ -1,0 +1,80 @@
+"""Training pictures drawn once: a memory-mapped array of small pictures and one JSON line a scene."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from scenes.draw import render
+from scenes.scene import Scene
+from scenes.world import make_scene
+
+SIDE = 160
+"""Pictures are squeezed to SIDE x SIDE pixels, bicubic, as the captioner's image processor does."""
+CHUNK = 500
+
+
+def squeezed(scene: Scene) -> np.ndarray:
+    """The scene's picture as (SIDE, SIDE, 3) uint8."""
+    return np.asarray(render(scene).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
+def description(scene: Scene) -> dict[str, Any]:
+    """What captions and training targets are made from; boxes as shares of the picture's width and height."""
+    w, h = scene.width, scene.height
+    return {
+        "seed": scene.seed,
+        "index": scene.index,
+        "objects": [
+            [o.category, o.noun, o.colour, [round(v, 4) for v in (o.box[0] / w, o.box[1] / h, o.box[2] / w, o.box[3] / h)]]
+            for o in scene.objects
+        ],
+        "relations": [[r.subject, r.predicate, r.object] for r in scene.relations],
+    }
+
+
+def _fill(path: str, seed: int, start: int, stop: int) -> list[str]:
+    pictures = np.load(path, mmap_mode="r+")
+    lines = []
+    for i in range(start, stop):
+        scene = make_scene(seed, i)
+        pictures[i] = squeezed(scene)
+        lines.append(json.dumps(description(scene)))
+    pictures.flush()
+    return lines
+
+
+@dataclass(frozen=True)
+class PictureCache:
+    """`pictures` is (scenes, SIDE, SIDE, 3) uint8, memory-mapped; `scenes` holds each scene's description."""
+
+    pictures: np.ndarray
+    scenes: list[dict[str, Any]]
+
+    @classmethod
+    def open(cls, folder: Path, seed: int, count: int, processes: int = 2) -> "PictureCache":
+        """Opens the cache of a seed's first `count` scenes, drawing it first where it is missing."""
+        stem = folder / f"scenes-{seed}-{count}"
+        array, lines = stem.with_suffix(".npy"), stem.with_suffix(".jsonl")
+        if not lines.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            np.lib.format.open_memmap(array, mode="w+", dtype=np.uint8, shape=(count, SIDE, SIDE, 3)).flush()
+            aside = lines.with_suffix(".part")
+            with aside.open("w") as out, ProcessPoolExecutor(processes) as pool:
+                for chunk in _filled(pool, array, seed, count):
+                    out.writelines(line + "\n" for line in chunk)
+            aside.rename(lines)
+        with lines.open() as text:
+            return cls(np.load(array, mmap_mode="r"), [json.loads(line) for line in text])
+
+
+def _filled(pool: ProcessPoolExecutor, array: Path, seed: int, count: int) -> Iterator[list[str]]:
+    starts = range(0, count, CHUNK)
+    jobs = [pool.submit(_fill, str(array), seed, s, min(s + CHUNK, count)) for s in starts]
+    for job in jobs:
+        yield job.result()

@@ -1,0 +1,106 @@
+"""Spatial relations by one geometric rule, asked of every pair of a scene, so that the planted truth is complete.
+
+All lengths are pixels. A pair that a rule finds too close to call makes the scene be thrown away.
+"""
+
+from dataclasses import dataclass
+
+NEAR = 9.0
+"""Neighbours' boxes are at most this far apart."""
+CLEAR = 13.0
+"""Boxes of objects that are not neighbours are at least this far apart."""
+LEVEL = 5.0
+"""Objects on one ground line differ by less than this."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What the rules look at: (x0, y0, x1, y1) of the whole figure, and where it stands."""
+
+    category: str
+    box: tuple[float, float, float, float]
+    base: float
+    grounded: bool
+    rests: bool
+    surface: tuple[float, float, float] | None
+
+
+class TooCloseToCall(Exception):
+    """A pair is neither clearly related nor clearly unrelated."""
+
+
+def _overlap(a: Placed, b: Placed) -> float:
+    """Horizontal overlap as a share of the narrower one; negative when apart."""
+    shared = min(a.box[2], b.box[2]) - max(a.box[0], b.box[0])
+    return shared / min(a.box[2] - a.box[0], b.box[2] - b.box[0])
+
+
+def _gap(a: Placed, b: Placed) -> float:
+    return max(a.box[0], b.box[0]) - min(a.box[2], b.box[2])
+
+
+def _touch(a: Placed, b: Placed) -> bool:
+    return a.box[1] < b.box[3] and b.box[1] < a.box[3] and a.box[0] < b.box[2] and b.box[0] < a.box[2]
+
+
+def on(a: Placed, b: Placed) -> bool:
+    """a was put down, and its bottom's middle meets b's surface."""
+    if not a.rests or b.surface is None:
+        return False
+    left, right, height = b.surface
+    return left <= (a.box[0] + a.box[2]) / 2 <= right and abs(a.base - height) < LEVEL
+
+
+def under(a: Placed, b: Placed) -> bool:
+    """a stands on b's ground line, within its width, with its top below b's surface."""
+    if not a.grounded or b.surface is None or b.category not in ("dining table", "bench", "chair"):
+        return False
+    left, right, height = b.surface
+    middle = (a.box[0] + a.box[2]) / 2
+    return left <= middle <= right and a.box[1] > height and abs(a.base - b.base) < LEVEL
+
+
+def behind(a: Placed, b: Placed) -> bool:
+    """a stands further back than b, and b hides a part of it."""
+    if not (a.grounded and b.grounded) or a.base > b.base - LEVEL or not _touch(a, b):
+        return False
+    overlap = _overlap(a, b)
+    if 0.1 < overlap < 0.5:
+        raise TooCloseToCall
+    return overlap >= 0.5
+
+
+def next_to(a: Placed, b: Placed) -> bool:
+    """a and b stand side by side on one ground line."""
+    if not (a.grounded and b.grounded) or abs(a.base - b.base) >= 2 * LEVEL:
+        return False
+    gap = _gap(a, b)
+    if gap >= CLEAR:
+        return False
+    if abs(a.base - b.base) >= LEVEL or gap > NEAR or _overlap(a, b) > 0.15:
+        raise TooCloseToCall
+    return True
+
+
+def spatial_relations(placed: list[Placed], planted: set[tuple[int, int]]) -> list[tuple[int, str, int]]:
+    """All spatial relations among pairs that are not already related by what they do.
+
+    `planted` holds pairs in both orders. A symmetric relation is given once, the earlier object as subject.
+    Raises TooCloseToCall.
+    """
+    found: list[tuple[int, str, int]] = []
+    for i, a in enumerate(placed):
+        for j, b in enumerate(placed):
+            if i == j or (i, j) in planted:
+                continue
+            if on(a, b):
+                found.append((i, "on", j))
+            elif under(a, b):
+                found.append((i, "under", j))
+            elif on(b, a) or under(b, a):
+                continue
+            elif behind(a, b):
+                found.append((i, "behind", j))
+            elif not behind(b, a) and i < j and next_to(a, b):
+                found.append((i, "next to", j))
+    return found
