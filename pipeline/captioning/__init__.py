@@ -1,0 +1,1 @@
+"""Captioners: one protocol; BLIP by transformers, and captions that were recorded elsewhere."""

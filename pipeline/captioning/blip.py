@@ -1,0 +1,171 @@
+"""BLIP by transformers: the image is encoded once for all its draws, and each draw is seeded on its own.
+
+Legend: B images, R draws, N live rows, S image states, D width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.captioning.captioner import Caption
+from pipeline.captioning.draws import uniforms
+from pipeline.captioning.model_folder import find_model
+from pipeline.captioning.sampling import SamplingRules, choose
+from pipeline.captioning.settings import CaptionSettings
+from pipeline.captioning.text_decoder import TextDecoder
+from storage.errors import Terminal
+
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+_COMPACT_BELOW = 0.9
+
+
+class BlipCaptioner:
+    """Captions with a `BlipForConditionalGeneration`. Raises `Terminal` when weights, tokenizer or prompt don't fit."""
+
+    needs_images = True
+
+    def __init__(self, settings: CaptionSettings) -> None:
+        from transformers import AutoTokenizer, BlipForConditionalGeneration
+
+        self._settings = settings
+        folder = find_model(settings.model, settings.hub)
+        self._dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+        self._model: Any = BlipForConditionalGeneration.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=self._dtype
+        )
+        self._model.eval()
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self._text = self._model.config.text_config
+        self._prompt = self._prompt_tokens()
+        self._size: int = self._model.config.vision_config.image_size
+        self._mean, self._deviation = _pixel_statistics(folder)
+        self._source = f"{Path(settings.model).name} {settings.decoding}"
+        self._decoder = TextDecoder(self._model.text_decoder, settings.max_length)
+        self._rules = SamplingRules(
+            end=self._text.sep_token_id,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+            temperature=settings.temperature,
+            min_length=settings.min_length,
+            repetition_penalty=settings.repetition_penalty,
+        )
+
+    @torch.inference_mode()
+    def caption(self, images: Sequence[Image.Image], image_ids: Sequence[int]) -> list[list[Caption]]:
+        """`draws` captions of each image (one with beam search), in the order of `images`."""
+        decode = self._sample if self._settings.decoding == "nucleus" else self._beam
+        size = self._settings.batch_size
+        captions: list[list[Caption]] = []
+        for start in range(0, len(images), size):
+            pixels = self.pixels(images[start : start + size])
+            states_BSD = self._model.vision_model(pixel_values=pixels).last_hidden_state
+            captions += decode(states_BSD, image_ids[start : start + size])
+        return captions
+
+    def pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        """RGB images as the network wants them: resized to its square without keeping the aspect, normalised. B x 3 x H x W."""
+        side = (self._size, self._size)
+        arrays = [
+            np.asarray(image if image.size == side else image.resize(side, Image.Resampling.BICUBIC))
+            for image in images
+        ]
+        scaled = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
+        return ((scaled - self._mean) / self._deviation).to(self._dtype)
+
+    def _sample(self, states_BSD: Tensor, image_ids: Sequence[int]) -> list[list[Caption]]:
+        settings, draws, read = self._settings, self._settings.draws, len(self._prompt)
+        noise = torch.from_numpy(
+            np.concatenate([uniforms(settings.seed, image_id, draws) for image_id in image_ids])
+        )
+        rows = len(image_ids) * draws
+        tokens = torch.full((rows, settings.max_length), self._text.pad_token_id)
+        tokens[:, :read] = torch.tensor(self._prompt)
+        log_probability = torch.zeros(rows, dtype=torch.float64)
+        state, logits_NV = self._decoder.start(states_BSD, self._prompt, draws)
+        going_N = torch.ones(rows, dtype=torch.bool)
+        for length in range(read, settings.max_length):
+            live_N = state.rows_N
+            token_N, gain_N = choose(logits_NV, tokens[live_N, :length], noise[live_N, length], self._rules)
+            token_N = torch.where(going_N, token_N, self._text.pad_token_id)
+            tokens[live_N, length] = token_N
+            log_probability[live_N] += torch.where(going_N, gain_N, 0.0).double()
+            going_N = going_N & (token_N != self._rules.end)
+            going = int(going_N.sum())
+            if going == 0 or length + 1 == settings.max_length:
+                break
+            if going < _COMPACT_BELOW * len(going_N):
+                self._decoder.keep(state, going_N)
+                token_N, going_N = token_N[going_N], going_N[going_N]
+            logits_NV = self._decoder.step(state, token_N)
+        texts = self._texts(tokens[:, read:])
+        return [
+            [
+                Caption(texts[row], row % draws, settings.seed, float(log_probability[row]), self._source)
+                for row in range(start, start + draws)
+            ]
+            for start in range(0, rows, draws)
+        ]
+
+    def _beam(self, states_BSD: Tensor, image_ids: Sequence[int]) -> list[list[Caption]]:
+        settings, read = self._settings, len(self._prompt)
+        tokens = self._model.text_decoder.generate(
+            input_ids=torch.tensor(self._prompt).repeat(len(image_ids), 1),
+            encoder_hidden_states=states_BSD,
+            encoder_attention_mask=torch.ones(states_BSD.shape[:2], dtype=torch.long),
+            eos_token_id=self._text.sep_token_id,
+            pad_token_id=self._text.pad_token_id,
+            do_sample=False,
+            num_beams=settings.num_beams,
+            max_length=settings.max_length,
+            min_length=settings.min_length,
+        )
+        logits = self._model.text_decoder(input_ids=tokens, encoder_hidden_states=states_BSD).logits[
+            :, read - 1 : -1
+        ]
+        said = tokens[:, read:]
+        gains = logits.float().log_softmax(-1).gather(2, said[:, :, None])[:, :, 0]
+        # The first end token counts, the padding after it does not.
+        counted = (said == self._rules.end).cumsum(1) - (said == self._rules.end).long() == 0
+        scores = (gains * counted).sum(1)
+        return [
+            [Caption(text, 0, None, float(score), self._source)]
+            for text, score in zip(self._texts(said), scores, strict=True)
+        ]
+
+    def _texts(self, said: Tensor) -> list[str]:
+        ids = [row[: row.index(self._rules.end)] if self._rules.end in row else row for row in said.tolist()]
+        texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=True)
+        return [text.strip() for text in texts]
+
+    def _prompt_tokens(self) -> list[int]:
+        """The begin token and the prompt, without the end token."""
+        settings, tokenizer = self._settings, self._tokenizer
+        words: list[int] = tokenizer(settings.prompt, add_special_tokens=False)["input_ids"]
+        if tokenizer.unk_token_id in words:
+            raise Terminal(
+                f"captioner model {settings.model}: its vocabulary lacks words of the prompt {settings.prompt!r} "
+                '(setting: prompt). Use the prompt it was trained with, or "" for none'
+            )
+        if len(words) + 1 >= settings.max_length:
+            raise Terminal(
+                f"max_length: {settings.max_length} tokens leave no room after the prompt {settings.prompt!r}, which takes "
+                f"{len(words) + 1} with the begin token; raise max_length or shorten the prompt"
+            )
+        return [self._text.bos_token_id, *words]
+
+
+def _pixel_statistics(folder: Path) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of the pixels by channel, as the model's folder states them, else CLIP's: 3 x 1 x 1 each."""
+    path = folder / "preprocessor_config.json"
+    stated = json.loads(path.read_bytes()) if path.is_file() else {}
+    mean, deviation = stated.get("image_mean", _CLIP_MEAN), stated.get("image_std", _CLIP_DEVIATION)
+    return torch.tensor(mean).view(3, 1, 1), torch.tensor(deviation).view(3, 1, 1)

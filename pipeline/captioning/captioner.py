@@ -1,0 +1,33 @@
+"""The captioner protocol: images in, captions out, each with its origin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from PIL import Image
+
+
+class Caption(NamedTuple):
+    """One caption of one image."""
+
+    text: str
+    draw: int
+    """Its position among the captions of the image, from 0."""
+    seed: int | None
+    """The seed it was sampled with; None for captions that were not sampled."""
+    log_probability: float | None
+    """Natural logarithm of the probability the model itself gives to the words (end included); None where unknown."""
+    source: str
+    """Which model and decoding, or which file, it comes from."""
+
+
+class Captioner(Protocol):
+    """Makes captions. The captions of an image depend on the image and its id only: not on batch, order or worker."""
+
+    needs_images: bool
+    """False for a captioner that looks at ids only: images need not be decoded for it."""
+
+    def caption(self, images: Sequence[Image.Image], image_ids: Sequence[int]) -> list[list[Caption]]:
+        """The captions of each image, in the order of `images` (RGB, raw pixels)."""
+        ...

@@ -1,0 +1,52 @@
+"""Finding a captioner's files on disk, with an error that says how to get them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from storage.errors import Terminal
+
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
+_HUB_PATTERNS = ["*.json", "*.txt", "model*.safetensors"]
+
+
+def find_model(model: str, hub: bool) -> Path:
+    """The folder of a model given as a folder or as a name on the hub; a download happens only with `hub`.
+
+    Raises `Terminal` that names what is missing, the setting and the ways to get it.
+    """
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        folder = _from_hub(model, hub)
+    lacking = [] if (folder / "config.json").is_file() else ["config.json"]
+    lacking += [] if any(folder.glob("model*.safetensors")) else ["model.safetensors"]
+    lacking += (
+        [] if any((folder / name).is_file() for name in _TOKENIZER_FILES) else [" or ".join(_TOKENIZER_FILES)]
+    )
+    if lacking:
+        raise Terminal(
+            f"captioner model {folder}: lacks {', '.join(lacking)} (setting: model). {_ways(model)}"
+        )
+    return folder
+
+
+def _from_hub(model: str, hub: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=_HUB_PATTERNS, local_files_only=not hub))
+    except HFValidationError:
+        raise Terminal(f"captioner model {model}: no such folder (setting: model). {_ways(model)}") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        tried = "the hub did not give it" if hub else "not in the local hub cache, and hub = false"
+        raise Terminal(
+            f"captioner model {model}: no such folder, {tried} (setting: model). {_ways(model)}"
+        ) from error
+
+
+def _ways(model: str) -> str:
+    return (
+        "Either set model to a folder that holds config.json, model.safetensors and the tokenizer's files, "
+        f"or set hub = true on a machine with network to download {model!r} from the Hugging Face hub"
+    )

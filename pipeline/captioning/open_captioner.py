@@ -1,0 +1,17 @@
+"""From settings to the captioner."""
+
+from __future__ import annotations
+
+from pipeline.captioning.captioner import Captioner
+from pipeline.captioning.settings import CaptionSettings
+
+
+def open_captioner(settings: CaptionSettings) -> Captioner:
+    """The captioner that the settings name, ready to work. Raises `Terminal` when its files are missing."""
+    if settings.captioner == "recorded":
+        from pipeline.captioning.recorded import RecordedCaptioner
+
+        return RecordedCaptioner(settings)
+    from pipeline.captioning.blip import BlipCaptioner
+
+    return BlipCaptioner(settings)

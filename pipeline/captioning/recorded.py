@@ -1,0 +1,147 @@
+"""Captions that were made elsewhere: by people, by the authors' scripts, by another captioner.
+
+A file is one of:
+* COCO captions, an object with `annotations`: [{image_id, caption}, ...];
+* the authors' layout, an object {image id: [caption, ...]};
+* a list of {image_id, caption} or of {image_id, one caption or a list of them by model name, ...};
+* Parquet with the schema of the captions table.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+from PIL import Image
+
+from pipeline.captioning.captioner import Caption
+from pipeline.captioning.settings import CaptionSettings
+from pipeline.datasets.annotations import NO_IMAGE, as_id, shown
+from pipeline.stage import Rejected
+from storage.errors import Terminal
+from storage.tables import CAPTIONS, read_table
+
+LONGEST_TEXT = 2000
+"""Characters: more is no caption."""
+EXPECTED = (
+    "COCO captions JSON, a JSON object {image id: [captions]}, a JSON list of {image_id, caption}, "
+    "or Parquet of the captions table"
+)
+
+
+class _Found(NamedTuple):
+    """A caption as a file states it, unchecked."""
+
+    image_id: Any
+    text: Any
+    source: str
+    seed: int | None = None
+    log_probability: float | None = None
+
+
+class RecordedCaptioner:
+    """Gives an image the captions that files hold for it, in file order; none when they hold none."""
+
+    needs_images = False
+
+    def __init__(self, settings: CaptionSettings) -> None:
+        self._captions: dict[int, list[Caption]] = defaultdict(list)
+        self.rejects: list[Rejected] = []
+        """Captions that were left out: not text, empty, too long, or without an image id."""
+        for path in settings.recorded:
+            for found in _read(path):
+                self._add(found)
+
+    def caption(self, images: Sequence[Image.Image], image_ids: Sequence[int]) -> list[list[Caption]]:
+        """The captions of each image id; `images` is not looked at and may be empty."""
+        return [list(self._captions.get(image_id, ())) for image_id in image_ids]
+
+    def image_ids(self) -> frozenset[int]:
+        """The images that have captions, for a caller who wants to know which of them it does not have."""
+        return frozenset(self._captions)
+
+    def _add(self, found: _Found) -> None:
+        image_id = as_id(found.image_id)
+        if image_id is None:
+            self.rejects.append(Rejected(NO_IMAGE, "caption without image id", shown(found.image_id)))
+            return
+        if not isinstance(found.text, str):
+            self.rejects.append(Rejected(image_id, "caption not text", shown(found.text)))
+            return
+        text = _clean(found.text)
+        if not text or len(text) > LONGEST_TEXT:
+            self.rejects.append(
+                Rejected(image_id, "caption too long" if text else "caption empty", text[:200])
+            )
+            return
+        captions = self._captions[image_id]
+        captions.append(Caption(text, len(captions), found.seed, found.log_probability, found.source))
+
+
+def _read(path: Path) -> Iterator[_Found]:
+    """The captions of one file. Raises `Terminal` when it is missing or holds something else."""
+    if not path.is_file():
+        raise Terminal(f"{path}: no such file (setting: recorded); expected {EXPECTED}")
+    if path.suffix == ".parquet":
+        yield from _from_parquet(path)
+        return
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise Terminal(f"{path}: can't be read as JSON ({error}); expected {EXPECTED}") from error
+    yield from _from_json(content, path)
+
+
+def _from_json(content: Any, path: Path) -> Iterator[_Found]:
+    if isinstance(content, dict) and isinstance(content.get("annotations"), list):
+        yield from _from_rows(content["annotations"], path, only_caption=True)
+    elif isinstance(content, dict):
+        for image_id, texts in content.items():
+            yield from (_Found(image_id, text, path.stem) for text in _listed(texts))
+    elif isinstance(content, list):
+        yield from _from_rows(content, path, only_caption=False)
+    else:
+        raise Terminal(f"{path}: holds neither a JSON object nor a list; expected {EXPECTED}")
+
+
+def _from_rows(rows: list[Any], path: Path, only_caption: bool) -> Iterator[_Found]:
+    for row in rows:
+        if not isinstance(row, dict):
+            yield _Found(row, None, path.stem)
+        elif only_caption or "caption" in row:
+            yield _Found(row.get("image_id"), row.get("caption"), path.stem)
+        else:
+            for model, texts in row.items():
+                if model != "image_id":
+                    yield from (_Found(row.get("image_id"), text, model) for text in _listed(texts))
+
+
+def _from_parquet(path: Path) -> Iterator[_Found]:
+    try:
+        table = read_table(path, CAPTIONS)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise Terminal(f"{path}: not a captions table ({error}); expected {EXPECTED}") from error
+    for row in table.to_pylist():
+        for caption in row["captions"] or ():
+            yield _Found(
+                row["image_id"],
+                caption["text"],
+                caption["source"] or path.stem,
+                caption["seed"],
+                caption["log_probability"],
+            )
+
+
+def _listed(texts: Any) -> list[Any]:
+    return texts if isinstance(texts, list) else [texts]
+
+
+def _clean(text: str) -> str:
+    """The text without control and other invisible characters, blanks single."""
+    spaced = (" " if unicodedata.category(c) == "Cc" else c for c in text)
+    return " ".join("".join(c for c in spaced if not unicodedata.category(c).startswith("C")).split())

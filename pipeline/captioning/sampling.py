@@ -1,0 +1,67 @@
+"""From logits to the next token: repetition penalty, least length, temperature, top-k, top-p, then one uniform a row.
+
+Order and meaning of the steps are those of transformers' `generate`. Legend: N rows, V vocabulary, T tokens so far.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SamplingRules:
+    """How a token is chosen; the fields are those of `CaptionSettings`."""
+
+    end: int
+    """The token that ends a caption."""
+    top_p: float
+    top_k: int
+    temperature: float
+    min_length: int
+    repetition_penalty: float
+
+
+def choose(
+    logits_NV: Tensor, history_NT: Tensor, uniform_N: Tensor, rules: SamplingRules
+) -> tuple[Tensor, Tensor]:
+    """The next token of each row, and its log-probability under the model itself (before any rule).
+
+    `logits_NV` is float32, `uniform_N` float64 in [0, 1): the token is found by inverting the cumulative distribution
+    over the kept tokens, likeliest first, so that a row's choice depends on nothing but the row. Temperature 0 takes
+    the likeliest.
+    """
+    scores_NV = _penalised(logits_NV, history_NT, rules.repetition_penalty)
+    if history_NT.shape[1] < rules.min_length:
+        scores_NV[:, rules.end] = -torch.inf
+    if rules.temperature == 0:
+        token_N = scores_NV.argmax(-1)
+    else:
+        token_N = _draw(scores_NV / rules.temperature, uniform_N, rules)
+    chosen_N = logits_NV.gather(1, token_N[:, None])[:, 0]
+    return token_N, chosen_N - logits_NV.logsumexp(-1)
+
+
+def _penalised(logits_NV: Tensor, history_NT: Tensor, penalty: float) -> Tensor:
+    if penalty == 1.0:
+        return logits_NV.clone()
+    seen_NT = logits_NV.gather(1, history_NT)
+    return logits_NV.scatter(1, history_NT, torch.where(seen_NT < 0, seen_NT * penalty, seen_NT / penalty))
+
+
+def _draw(scores_NV: Tensor, uniform_N: Tensor, rules: SamplingRules) -> Tensor:
+    vocabulary = scores_NV.shape[1]
+    kept = min(rules.top_k, vocabulary) if rules.top_k else vocabulary
+    scores_NK, tokens_NK = scores_NV.topk(kept, dim=-1)
+    probabilities_NK = scores_NK.softmax(-1)
+    before_NK = probabilities_NK.cumsum(-1) - probabilities_NK
+    # A token stays while the likelier ones hold less than top_p; the likeliest always does.
+    outside_NK = before_NK >= rules.top_p
+    outside_NK[:, 0] = False
+    cumulative_NK = probabilities_NK.masked_fill(outside_NK, 0.0).double().cumsum(-1)
+    target_N1 = (uniform_N * cumulative_NK[:, -1])[:, None]
+    place_N1 = torch.searchsorted(cumulative_NK, target_N1, right=True)
+    last_N1 = (~outside_NK).sum(-1, keepdim=True) - 1
+    return tokens_NK.gather(1, torch.minimum(place_N1, last_N1))[:, 0]

@@ -1,0 +1,56 @@
+"""Settings of the captioning: which captioner, how it decodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.settings import Settings, runtime
+
+CaptionerName = Literal["blip", "recorded"]
+Decoding = Literal["nucleus", "beam"]
+
+
+class CaptionSettings(Settings):
+    """The defaults are the authors' (spec 1.3): ten nucleus draws an image, five to twenty tokens, prompt included."""
+
+    captioner: CaptionerName = "blip"
+    model: str = runtime("Salesforce/blip-image-captioning-large")
+    """blip: a folder with config.json, model.safetensors and the tokenizer's files, or a name on the Hugging Face hub."""
+    hub: bool = runtime(False)
+    """blip: whether a model that is not on disk may be downloaded from the hub."""
+    decoding: Decoding = "nucleus"
+    """"beam" gives one caption an image, without `draws`, sampling settings and repetition penalty."""
+    draws: int = Field(default=10, ge=1, le=256)
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    top_k: int = Field(default=50, ge=0)
+    """0 switches it off. The authors never set it, but their library's default of 50 was in force."""
+    temperature: float = Field(default=1.0, ge=0)
+    """0 takes the likeliest token at every step: all draws are then the same."""
+    max_length: int = Field(default=20, ge=2, le=128)
+    """In tokens, with the begin token and the prompt."""
+    min_length: int = Field(default=5, ge=0)
+    """Likewise."""
+    repetition_penalty: float = Field(default=1.1, gt=0)
+    """"nucleus" only: divides (or multiplies, below zero) the logits of tokens already there, the prompt's included."""
+    prompt: str = "a picture of "
+    """Begins every caption for the model, and is not part of the text that comes out."""
+    num_beams: int = Field(default=3, ge=1, le=32)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    batch_size: int = runtime(32)
+    """Images that go through the network together."""
+    recorded: tuple[Path, ...] = runtime(())
+    """recorded: files of captions (see `recorded.py`); an image's captions are those of all files, in order."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CaptionSettings:
+        if self.captioner == "recorded" and not self.recorded:
+            raise ValueError("recorded: name at least one file of captions, or set captioner to 'blip'")
+        if self.min_length > self.max_length:
+            raise ValueError(f"min_length: {self.min_length} is above max_length ({self.max_length})")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size: {self.batch_size} must be at least 1")
+        return self
