@@ -3,7 +3,7 @@
 Everything is written as `nouns.phrase_lemma` gives it: lower case, singular head noun last.
 """
 
-from tagger.words import phrases
+from tagger.words import phrases, words
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "person": phrases(
@@ -98,7 +98,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "keyboard": phrases("computer keyboard"),
     "cell phone": phrases("phone, cellphone, mobile phone, mobile, smartphone, smart phone, telephone, iphone"),
     "microwave": phrases("microwave oven"),
-    "oven": phrases("stove, cooker, stove top"),
+    "oven": phrases("stove, cooker, stove top, toaster oven"),
     "toaster": (),
     "sink": phrases("washbasin, basin, wash basin"),
     "refrigerator": phrases("fridge, freezer, refridgerator"),
@@ -110,6 +110,15 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "hair drier": phrases("hair dryer, hairdryer, blow dryer, blow drier"),
     "toothbrush": phrases("tooth brush"),
 }
+
+_ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe")
+
+PEOPLE = frozenset(("person", *SYNONYMS["person"]))
+
+# What acts by itself: people and animals.
+ANIMATE = PEOPLE.union(_ANIMALS, *(SYNONYMS[animal] for animal in _ANIMALS)) | words(
+    "animal goat monkey lion tiger pig rabbit deer camel fox antelope"
+)
 
 # Other data sets' spellings of the names above.
 ALIASES = {"dinning table": "dining table", "hair dryer": "hair drier", "television": "tv", "sofa": "couch"}

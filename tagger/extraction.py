@@ -20,12 +20,14 @@ _FAR_PREPOSITIONS = words(
     "on in at with near under behind beside by next inside above below beneath underneath between among against "
     "around over atop close across along down outside"
 )
-_NO_LINK = words("as during than like about until since per via")
+_NO_LINK = words("as during than like about until since per via while whereas although though because if when")
 # Done by people and animals: "a boy in a shirt carrying a bag" is not about a shirt that carries.
 _AGENTIVE = words(
     "hold wear carry ride look eat read use watch drink talk feed play throw catch hit swing pet brush cut walk "
-    "type text push pull kick lead hug kiss smile point reach lick chew bite chase sniff"
+    "type text push pull kick lead hug kiss smile point reach lick chew bite chase sniff fly touch grab cook "
+    "prepare take pose"
 )
+_INNER = ("compound", "poss", "nmod", "npadvmod")
 _CLAUSES = ("acl", "relcl")
 _CHAINED = ("advcl", "xcomp", "ccomp", "conj", "pcomp", "dep")
 
@@ -87,7 +89,7 @@ class Extraction:
     def _noun(self, noun: Token) -> None:
         transparent = self._mentions.is_transparent(noun)
         for phrase in self._phrases(noun):
-            if transparent and self._doc[phrase.end - 1].lower_ == "of":
+            if transparent and self._doc[phrase.start].lower_ == "of":
                 continue
             modified = self._mentions.modified(noun, self._doc[phrase.start])
             subjects = [referent for member in modified for referent in self._mentions.referents(member)]
@@ -136,11 +138,10 @@ class Extraction:
             canonical(verb.lower_) in _AGENTIVE
             and verb.tag_ != "VBN"
             and not self._mentions.is_animate(able)
-            and able.dep_ == "pobj"
+            and able.dep_ in ("pobj", "conj")
             and able.head.lower_ != "with"
-            and able.head.head.i < able.i
         ):
-            able = able.head.head
+            able = able.head if able.dep_ == "conj" else able.head.head
             if able.pos_ in ("VERB", "AUX"):
                 governing = self._subjects(able, 1)
                 able = governing[-1] if governing else able
@@ -325,14 +326,15 @@ class Extraction:
         nouns = [
             token
             for token in self._doc
-            if self._mentions.is_noun(token) and token.dep_ != "compound" and not self._is_part_noun(token)
+            if self._mentions.is_noun(token) and token.dep_ not in _INNER and not self._is_part_noun(token)
         ]
         for left, right in pairwise(nouns):
             if right.i in self._linked or right.dep_ in ("conj", "nsubj", "nsubjpass"):
                 continue
             predicate = self._plain_predicate(left.i + 1, self._mentions.span(right)[0])
             if predicate is not None and not self._are_linked(left, right):
-                self._emit(self._mentions.referents(left), predicate, self._mentions.referents(right), "adjacent")
+                subject = self._able_head(left, self._doc[predicate[0]])
+                self._emit(self._mentions.referents(subject), predicate, self._mentions.referents(right), "adjacent")
 
     def _are_linked(self, left: Token, right: Token) -> bool:
         ends = {(found.subject_end, found.object_end) for found in self._found.values()}
@@ -343,7 +345,7 @@ class Extraction:
         while start < end and self._doc[start].pos_ in ("AUX", "ADV") and self._doc[start].lower_ != "next":
             start += 1
         tokens = [self._doc[position] for position in range(start, end)]
-        if not tokens or tokens[0].lower_ in _NO_LINK | {"of", "and", "or"}:
+        if not tokens or tokens[0].lower_ in _NO_LINK | {"of", "and", "or", "up"}:
             return None
         tail = tokens[1:] if tokens[0].pos_ == "VERB" else tokens
         if not all(word.pos_ in ("ADP", "PART", "SCONJ") or word.lower_ in _PART_NOUNS | {"next"} for word in tail):

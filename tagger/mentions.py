@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from spacy.tokens import Doc, Token
 
-from tagger.categories import LEXICAL_PHRASES, SYNONYMS
+from tagger.categories import ANIMATE, LEXICAL_PHRASES
 from tagger.nouns import noun_lemma
 from tagger.words import words
 
@@ -18,11 +18,6 @@ _PERSONAL = words("it him her them itself himself herself themselves")
 _RELATIVE = words("who that which whom")
 _INDEFINITE = words("someone somebody person one")
 _PREMODIFIERS = words("det amod compound nummod poss nmod predet quantmod case")
-
-_ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe")
-_ANIMATE = frozenset(word for name in ("person", *_ANIMALS) for word in (name, *SYNONYMS[name])) | words(
-    "animal goat monkey lion tiger pig kitten rabbit deer camel fox"
-)
 
 
 class Mentions:
@@ -40,7 +35,7 @@ class Mentions:
 
     def is_animate(self, token: Token) -> bool:
         """Whether the noun is a person or an animal."""
-        return noun_lemma(token.lower_) in _ANIMATE
+        return noun_lemma(token.lower_) in ANIMATE
 
     def span(self, token: Token) -> tuple[int, int]:
         """Token range of the noun with what stands before it (determiner, adjectives, compounds)."""

