@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import timm
+import torch
 from timm.layers import BatchNormAct2d, freeze_batch_norm_2d
 from torch import Tensor, nn
 
@@ -24,7 +25,8 @@ class Backbone(nn.Module):
         super().__init__()
         if not timm.is_model(name):
             raise ConfigError(f"network setting backbone={name!r}: not a timm model; see timm.list_models()")
-        every_map = timm.create_model(name, pretrained=False, features_only=True).feature_info.reduction()
+        with torch.device("meta"):
+            every_map = timm.create_model(name, pretrained=False, features_only=True).feature_info.reduction()
         missing = [stride for stride in strides if stride not in every_map]
         if missing:
             raise ConfigError(f"network setting backbone_strides: {name} has no map of stride {missing[0]}; "

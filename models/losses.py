@@ -85,8 +85,6 @@ class TaggerCriterion(nn.Module):
         matches = Matches(*(x.expand(depth, -1) for x in (image_M, query_M, target_M)))
         slots = torch.arange(layers.object_logits.shape[2], device=device)
         counted_BP = slots < torch.tensor(counts, device=device)[:, None]
-        if self.settings.official_compat:
-            counted_BP = torch.ones_like(counted_BP)
         wanted = torch.cat([target.predicates for target in targets])
         return _weigh(_terms(layers, targets, matches, wanted, counted_BP, self.settings), self.settings)
 

@@ -31,7 +31,7 @@ def pseudo_labels(features_TE: Tensor, truth_NT: Tensor) -> Tensor:
     distance_TT = (features_TE[:, None] - features_TE[None] + 1e-6).norm(dim=-1)
     similarity_TT = distance_TT.max(1, keepdim=True).values - distance_TT
     positive_NT = truth_NT > 0
-    summed_NT = positive_NT.to(similarity_TT.dtype) @ similarity_TT
+    summed_NT = truth_NT @ similarity_TT
     highest_N1 = summed_NT.max(1, keepdim=True).values
     share_NT = summed_NT / torch.where(highest_N1 > 0, highest_N1, 1.0)
     return torch.where(positive_NT | (share_NT <= SIMILAR), 0.0, share_NT)
