@@ -30,16 +30,17 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class StageCall:
-    """How a worker makes its stage: class, settings, the whole artifacts that `open` gets, and the store's root."""
+    """How a worker makes its stage: class, settings, where images lie, what `open` gets, and the store's root."""
 
     stage: type[Stage]
     settings: Any
+    image_folders: Mapping[str, Path]
     given: Mapping[str, tuple[Path, ...]]
     store: Path
 
     def opened(self) -> Stage:
         """Make the stage and load what is heavy."""
-        stage = self.stage(self.settings)
+        stage = self.stage(self.settings, self.image_folders)
         stage.open(Inputs({name: tuple(Artifact(path) for path in paths) for name, paths in self.given.items()}))
         return stage
 
@@ -171,10 +172,9 @@ def _main(pipe: Connection, call: StageCall, parent: int) -> None:
 
 
 def limit_threads(count: int) -> None:
-    """Keep this process's numeric libraries to `count` threads: two workers must not fight over two cores."""
-    import torch
-
-    torch.set_num_threads(count)
+    """Keep numeric libraries that this process has yet to load to `count` threads: workers must not fight over cores."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(count)
 
 
 def die_with_parent(parent: int) -> None:

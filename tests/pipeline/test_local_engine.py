@@ -1,0 +1,72 @@
+"""The local engine opens a stage once a worker, survives a worker's death, and tells errors as they are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from small_stages import CountSettings, CountStage
+
+from pipeline.engines.local import LocalEngine, StageCall
+from pipeline.work import WorkItem
+from storage.errors import Terminal, Transient
+from storage.keys import KeyTerms
+from storage.store import Store
+
+
+def _items(count: int) -> list[WorkItem]:
+    return [
+        WorkItem("count", f"set/{n:04d}", KeyTerms("count", 1, {}, {"ids": [str(n)]}), {}, (10 * n, 10 * n + 1))
+        for n in range(count)
+    ]
+
+
+def _call(tmp_path: Path, **settings: int) -> StageCall:
+    return StageCall(CountStage, CountSettings(marks=tmp_path, **settings), {}, {}, tmp_path / "store")
+
+
+def test_items_are_committed_and_the_stage_is_opened_once_a_worker(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    with LocalEngine(_call(tmp_path), 2, lambda item, done, total, note: seen.append((done, total))) as engine:
+        records = [future.result() for future in [engine.submit(item) for item in _items(6)]]
+    store = Store(tmp_path / "store")
+    processes = set()
+    for record, item in zip(records, _items(6), strict=True):
+        artifact = store.find("count", item.key)
+        assert artifact is not None and record.key == item.key and record.rows_out == 2
+        processes |= set(artifact.table("counts")["process"].to_pylist())
+    assert os.getpid() not in processes and len(processes) <= 2
+    assert len(list(tmp_path.glob("open-*"))) == len(processes)
+    assert (2, 2) in seen
+
+
+def test_an_item_that_is_in_the_store_is_not_worked_again(tmp_path: Path) -> None:
+    for expected in (False, True):
+        with LocalEngine(_call(tmp_path), 1) as engine:
+            assert engine.submit(_items(1)[0]).result().cached is expected
+
+
+def test_a_worker_that_dies_is_replaced_and_its_item_tried_again(tmp_path: Path) -> None:
+    with LocalEngine(_call(tmp_path, die_at=10), 1) as engine:
+        records = [future.result() for future in [engine.submit(item) for item in _items(3)]]
+    assert [record.partition for record in records] == ["set/0000", "set/0001", "set/0002"]
+
+
+def test_errors_keep_their_type_and_words(tmp_path: Path) -> None:
+    with LocalEngine(_call(tmp_path, fail_at=0, waver_at=10), 1) as engine:
+        first, second, third = [engine.submit(item) for item in _items(3)]
+        with pytest.raises(Terminal, match="image 0 is impossible"):
+            first.result()
+        with pytest.raises(Transient, match="did not answer"):
+            second.result()
+        assert third.result().rows_out == 2
+
+
+def test_what_is_rejected_is_counted_and_kept_for_reading(tmp_path: Path) -> None:
+    with LocalEngine(_call(tmp_path, reject_at=1), 1) as engine:
+        record = engine.submit(_items(1)[0]).result()
+    assert (record.rows_in, record.rows_out, record.rejected) == (2, 1, {"unloved": 1})
+    artifact = Store(tmp_path / "store").find("count", record.key)
+    assert artifact is not None
+    assert artifact.rejected().to_pylist() == [{"image_id": 1, "stage": "count", "reason": "unloved", "value": ""}]

@@ -1,0 +1,56 @@
+"""Small real stages for tests of engines and runners: they write real tables, and fail in chosen ways."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.settings import Settings, runtime
+from pipeline.stage import Inputs, Output, Rejected, Report, Stage
+from storage.errors import Terminal, Transient
+
+SCHEMA = pa.schema([("image_id", pa.int64()), ("process", pa.int64())])
+
+
+class CountSettings(Settings):
+    """`die_at`, `fail_at`, `waver_at`: the image id at which something happens; `marks` remembers that it did."""
+
+    marks: Path = runtime(Path("."))
+    die_at: int = runtime(-1)
+    fail_at: int = runtime(-1)
+    waver_at: int = runtime(-1)
+    reject_at: int = runtime(-1)
+
+
+class CountStage(Stage):
+    """One row an image id, with the id of the process that made it."""
+
+    name = "count"
+    version = 1
+    writes = "counts"
+    schema = SCHEMA
+    settings: CountSettings
+
+    def open(self, given: Inputs) -> None:
+        """Leave a mark, so that a test can count how often the stage was opened."""
+        (self.settings.marks / f"open-{os.getpid()}").touch()
+
+    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+        """Count the ids, or do what the settings ask for, once."""
+        for done, image_id in enumerate(inputs.image_ids):
+            once = self.settings.marks / f"once-{image_id}"
+            if image_id == self.settings.die_at and not once.exists():
+                once.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            if image_id == self.settings.waver_at and not once.exists():
+                once.touch()
+                raise Transient("the server did not answer")
+            if image_id == self.settings.fail_at:
+                raise Terminal(f"image {image_id} is impossible")
+            report(done + 1, len(inputs.image_ids))
+        rejected = [Rejected(i, "unloved") for i in inputs.image_ids if i == self.settings.reject_at]
+        rows = [{"image_id": i, "process": os.getpid()} for i in inputs.image_ids if i != self.settings.reject_at]
+        return Output(pa.Table.from_pylist(rows, schema=SCHEMA), rejected=rejected, rows_in=len(inputs.image_ids))
