@@ -1,7 +1,6 @@
 """Training pictures drawn once: a memory-mapped array of small pictures and one JSON line a scene."""
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,18 +62,23 @@ class PictureCache:
         array, lines = stem.with_suffix(".npy"), stem.with_suffix(".jsonl")
         if not lines.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            np.lib.format.open_memmap(array, mode="w+", dtype=np.uint8, shape=(count, SIDE, SIDE, 3)).flush()
-            aside = lines.with_suffix(".part")
-            with aside.open("w") as out, ProcessPoolExecutor(processes) as pool:
-                for chunk in _filled(pool, array, seed, count):
-                    out.writelines(line + "\n" for line in chunk)
-            aside.rename(lines)
+            _draw(array, lines, seed, count, processes)
         with lines.open() as text:
             return cls(np.load(array, mmap_mode="r"), [json.loads(line) for line in text])
 
 
-def _filled(pool: ProcessPoolExecutor, array: Path, seed: int, count: int) -> Iterator[list[str]]:
-    starts = range(0, count, CHUNK)
-    jobs = [pool.submit(_fill, str(array), seed, s, min(s + CHUNK, count)) for s in starts]
-    for job in jobs:
-        yield job.result()
+def _draw(array: Path, lines: Path, seed: int, count: int, processes: int) -> None:
+    """Draws what is missing; goes on after the last whole chunk of an interrupted run."""
+    aside = lines.with_suffix(".part")
+    done = aside.read_text().splitlines() if aside.exists() and array.exists() else []
+    done = done[: len(done) // CHUNK * CHUNK]
+    if not done:
+        np.lib.format.open_memmap(array, mode="w+", dtype=np.uint8, shape=(count, SIDE, SIDE, 3)).flush()
+    with aside.open("w") as out, ProcessPoolExecutor(processes) as pool:
+        out.writelines(line + "\n" for line in done)
+        starts = range(len(done), count, CHUNK)
+        jobs = [pool.submit(_fill, str(array), seed, s, min(s + CHUNK, count)) for s in starts]
+        for job in jobs:
+            out.writelines(line + "\n" for line in job.result())
+            out.flush()
+    aside.rename(lines)

@@ -30,6 +30,8 @@ from scenes.predicates import PREDICATES
 from scenes.reading import read
 
 HELD_OUT_SEED = 900_000
+KNOWN_SCENES = 5_000
+"""The relations head knows the triplets of this many scenes; rarer ones have no output."""
 PEOPLE = ("man", "woman", "boy", "girl")
 PARTS = (*WORLD_CATEGORIES, *PEOPLE, *(f"{p} subject" for p in PREDICATES), *(f"{p} object" for p in PREDICATES))
 
@@ -85,7 +87,7 @@ class Feed:
         self.cache, self.settings = cache, settings
         self.ids = {word: i for i, word in enumerate(captioner.words())}
         self.prompt = [DEC, *(self.ids[w] for w in PROMPT.split())]
-        triplets = {self._triplet(s, r) for s in cache.scenes for r in s["relations"]}
+        triplets = {self._triplet(s, r) for s in cache.scenes[:KNOWN_SCENES] for r in s["relations"]}
         self.triplets = {t: i for i, t in enumerate(sorted(triplets))}
         self.part = {name: i for i, name in enumerate(PARTS)}
         mean, std = (torch.tensor(v)[:, None, None] * 255 for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
@@ -98,7 +100,7 @@ class Feed:
 
     def pixels(self, pictures: np.ndarray) -> Tensor:
         """(B, SIDE, SIDE, 3) uint8 to (B, 3, SIDE, SIDE), normalised as BLIP's image processor does."""
-        return (torch.from_numpy(pictures).permute(0, 3, 1, 2).float() - self.mean) / self.std
+        return (torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2).float() - self.mean) / self.std
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """The batch of a step: the same whenever it is asked for."""
@@ -119,7 +121,9 @@ class Feed:
         relations = torch.zeros(size, len(self.triplets))
         for i, scene in enumerate(scenes):
             for relation in scene["relations"]:
-                relations[i, self.triplets[self._triplet(scene, relation)]] = 1.0
+                known = self.triplets.get(self._triplet(scene, relation))
+                if known is not None:
+                    relations[i, known] = 1.0
         return {"pixels": self.pixels(pictures), "parts": parts, "relations": relations, **given}
 
     def _captions(self, scenes: list[dict[str, Any]], rng: Random) -> dict[str, Tensor]:

@@ -1,0 +1,65 @@
+"""Makes the byte-level vocabulary of the small text encoders: `python -m scenes.train_text_tokenizer --out FOLDER`.
+
+Any string can be encoded, as all 256 bytes are in it; names of objects and relations come out as one or two tokens.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from random import Random
+
+from tokenizers import ByteLevelBPETokenizer
+
+from scenes.categories import COCO_CATEGORIES
+from scenes.grammar import FORMS, NOUNS, caption
+from scenes.predicates import PREDICATES, canonical_names
+from scenes.world import make_scene
+
+SIZE = 1200
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+"""RoBERTa's special tokens; the first four take its ids 0 to 3."""
+
+
+def corpus(scenes: int = 400, seed: int = 7) -> list[str]:
+    """Names and relations, alone and after a space, and captions of a few scenes."""
+    lines = [*COCO_CATEGORIES, *PREDICATES, *canonical_names(), "no objects", "no relation", "in front of", "a photo of"]
+    lines += [noun for nouns in NOUNS.values() for noun in nouns]
+    for participles, third, passive in FORMS.values():
+        lines += [*participles, third, passive or ""]
+    lines = 5 * [form for line in lines if line for form in (line, f" {line}")]
+    rng = Random(seed)
+    for i in range(scenes):
+        scene = make_scene(seed, i)
+        things = [(o.category, o.noun, o.colour) for o in scene.objects]
+        lines.append(caption(things, [(r.subject, r.predicate, r.object) for r in scene.relations], rng))
+    return lines
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Writes vocab.json, merges.txt and RoBERTa's two configuration files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(
+        corpus(), vocab_size=SIZE, min_frequency=2, special_tokens=list(SPECIAL), show_progress=False
+    )
+    tokenizer.save_model(str(folder))
+    special = {
+        "bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "cls_token": "<s>", "unk_token": "<unk>",
+        "pad_token": "<pad>", "mask_token": "<mask>",
+    }  # fmt: skip
+    settings = {**special, "add_prefix_space": False, "model_max_length": 62, "tokenizer_class": "RobertaTokenizer"}
+    for name, content in (("special_tokens_map.json", special), ("tokenizer_config.json", settings)):
+        (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    # AutoTokenizer asks for the model's type.
+    (folder / "config.json").write_text(json.dumps({"model_type": "roberta"}) + "\n")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    write_tokenizer(parser.parse_args().out)
+
+
+if __name__ == "__main__":
+    main()
