@@ -35,7 +35,9 @@ class BlipCaptioner:
 
     def __init__(self, settings: CaptionSettings) -> None:
         from transformers import AutoTokenizer, BlipForConditionalGeneration
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()
         self._settings = settings
         folder = find_model(settings.model, settings.hub)
         self._dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
@@ -72,7 +74,7 @@ class BlipCaptioner:
         return captions
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        """RGB images as the network wants them: resized to its square without keeping the aspect, normalised. B x 3 x H x W."""
+        """RGB images as the network wants them: B x 3 x H x W, its square without keeping the aspect, normalised."""
         side = (self._size, self._size)
         arrays = [
             np.asarray(image if image.size == side else image.resize(side, Image.Resampling.BICUBIC))

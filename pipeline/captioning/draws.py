@@ -16,5 +16,5 @@ def uniforms(seed: int, image_id: int, draws: int) -> NDArray[np.float64]:
     Philox is counter-based: its key is (seed, image id), its counter runs over draws and steps, so the first draws
     of an image stay the same when more are asked for.
     """
-    generator = np.random.Generator(np.random.Philox(key=[seed & _MASK, image_id & _MASK]))
-    return generator.random((draws, STEPS))
+    key = np.array([seed & _MASK, image_id & _MASK], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key)).random((draws, STEPS))

@@ -1,0 +1,194 @@
+"""The BLIP captioner: seeded by image and draw, equal to transformers where that is defined, clear when files lack."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import BlipForConditionalGeneration
+
+from pipeline.captioning.blip import BlipCaptioner
+from pipeline.captioning.captioner import Caption
+from pipeline.captioning.open_captioner import open_captioner
+from pipeline.captioning.settings import CaptionSettings
+from storage.errors import Terminal
+
+Pictures = list[Image.Image]
+
+
+def captioner(folder: Path, **settings: Any) -> BlipCaptioner:
+    return BlipCaptioner(CaptionSettings(model=str(folder), **settings))
+
+
+def captions(folder: Path, pictures: Pictures, ids: list[int], **settings: Any) -> dict[int, list[Caption]]:
+    return dict(zip(ids, captioner(folder, **settings).caption(pictures, ids), strict=True))
+
+
+def texts(drawn: list[Caption]) -> list[str]:
+    return [caption.text for caption in drawn]
+
+
+@pytest.fixture(scope="module")
+def whole(blip_folder: Path, pictures: Pictures) -> dict[int, list[Caption]]:
+    """All pictures in one batch: what every other way of batching must give to the bit."""
+    return captions(blip_folder, pictures, list(range(100, 111)), draws=6, batch_size=64)
+
+
+def test_captions_are_words_that_end_at_different_lengths(whole: dict[int, list[Caption]]) -> None:
+    lengths = {len(caption.text.split()) for drawn in whole.values() for caption in drawn}
+    assert len(lengths) > 4
+    assert max(lengths) <= 20 - 4
+    said = [text for drawn in whole.values() for text in texts(drawn)]
+    assert all(text and "picture" not in text.split() and "[" not in text for text in said)
+    assert len(set(said)) > len(said) / 2
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_batch_size_changes_no_bit(
+    blip_folder: Path, pictures: Pictures, whole: dict[int, list[Caption]], batch_size: int
+) -> None:
+    assert captions(blip_folder, pictures, list(range(100, 111)), draws=6, batch_size=batch_size) == whole
+
+
+def test_order_and_neighbours_change_no_bit(
+    blip_folder: Path, pictures: Pictures, whole: dict[int, list[Caption]]
+) -> None:
+    order = [7, 2, 10, 0, 5]
+    found = captions(blip_folder, [pictures[i] for i in order], [100 + i for i in order], draws=6, batch_size=4)
+    assert found == {100 + i: whole[100 + i] for i in order}
+
+
+def test_a_bfloat16_captioner_keeps_the_promise_too(blip_folder: Path, pictures: Pictures) -> None:
+    ids = list(range(len(pictures)))
+    together = captions(blip_folder, pictures, ids, draws=4, precision="bfloat16", batch_size=16)
+    assert captions(blip_folder, pictures, ids, draws=4, precision="bfloat16", batch_size=2) == together
+
+
+def test_fewer_draws_are_the_first_of_more(
+    blip_folder: Path, pictures: Pictures, whole: dict[int, list[Caption]]
+) -> None:
+    fewer = captions(blip_folder, pictures[:2], [100, 101], draws=2)
+    assert {image_id: texts(drawn) for image_id, drawn in fewer.items()} == {
+        image_id: texts(whole[image_id][:2]) for image_id in (100, 101)
+    }
+
+
+def test_seed_and_image_id_decide_the_draws(
+    blip_folder: Path, pictures: Pictures, whole: dict[int, list[Caption]]
+) -> None:
+    other_seed = captions(blip_folder, pictures[:1], [100], draws=6, seed=1)[100]
+    other_id = captions(blip_folder, pictures[:1], [9], draws=6)[9]
+    assert texts(other_seed) != texts(whole[100])
+    assert texts(other_id) != texts(whole[100])
+    assert [caption.draw for caption in other_id] == list(range(6))
+    assert {caption.seed for caption in other_seed} == {1}
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+@pytest.mark.parametrize("prompt", ["a picture of ", ""])
+def test_without_temperature_it_says_what_transformers_says_greedily(
+    blip_folder: Path, pictures: Pictures, penalty: float, prompt: str
+) -> None:
+    ours = captioner(blip_folder, temperature=0, draws=2, repetition_penalty=penalty, prompt=prompt, min_length=8)
+    found = ours.caption(pictures, range(len(pictures)))
+    model = BlipForConditionalGeneration.from_pretrained(blip_folder).eval()
+    tokenizer: Any = ours._tokenizer
+    ids = tokenizer([prompt.strip()] * len(pictures), return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        tokens = model.generate(
+            pixel_values=ours.pixels(pictures),
+            input_ids=ids,
+            do_sample=False,
+            max_length=20,
+            min_length=8,
+            repetition_penalty=penalty,
+        )
+    expected = tokenizer.batch_decode(tokens[:, ids.shape[1] - 1 :], skip_special_tokens=True)
+    assert [texts(drawn) for drawn in found] == [[text, text] for text in expected]
+
+
+def test_beam_search_gives_one_caption_at_least_as_likely_as_the_greedy_one(
+    blip_folder: Path, pictures: Pictures
+) -> None:
+    ids = range(len(pictures))
+    beams = captioner(blip_folder, decoding="beam", num_beams=4).caption(pictures, ids)
+    greedy = captioner(blip_folder, temperature=0, draws=1, repetition_penalty=1.0).caption(pictures, ids)
+    assert [len(drawn) for drawn in beams] == [1] * len(pictures)
+    # Beams compare by likelihood a token, so a single image may lose; all together must win.
+    assert sum(_score(drawn) for drawn in beams) > sum(_score(drawn) for drawn in greedy)
+
+
+def test_log_probability_is_the_models_own(blip_folder: Path, pictures: Pictures) -> None:
+    ours = captioner(blip_folder, draws=3)
+    found = ours.caption(pictures[:1], [4])[0]
+    model = BlipForConditionalGeneration.from_pretrained(blip_folder).eval()
+    for caption in found:
+        words = ours._tokenizer(caption.text, add_special_tokens=False)["input_ids"]
+        said = [5, 6, 7, 8, *words]
+        if len(said) < 20:
+            said.append(3)
+        with torch.inference_mode():
+            logits = model(pixel_values=ours.pixels(pictures[:1]), input_ids=torch.tensor([said])).logits[0]
+        steps = logits.log_softmax(-1)[3:-1].gather(1, torch.tensor(said[4:])[:, None])
+        assert caption.log_probability == pytest.approx(float(steps.sum()), abs=1e-3)
+
+
+def test_draws_follow_the_distribution(blip_folder: Path, pictures: Pictures) -> None:
+    """First words of many draws against the probabilities that transformers' own warpers leave."""
+    from transformers import TopKLogitsWarper, TopPLogitsWarper
+
+    ours = captioner(blip_folder, draws=256, max_length=5, min_length=0, top_k=12, top_p=0.8, repetition_penalty=1.0)
+    ids = list(range(20))
+    drawn = ours.caption([pictures[0]] * len(ids), ids)
+    firsts = [caption.text for captions in drawn for caption in captions]
+    model = BlipForConditionalGeneration.from_pretrained(blip_folder).eval()
+    with torch.inference_mode():
+        logits = model(pixel_values=ours.pixels(pictures[:1]), input_ids=torch.tensor([[5, 6, 7, 8]])).logits[:, -1]
+        warped = TopPLogitsWarper(0.8)(None, TopKLogitsWarper(12)(None, logits))
+    expected = warped.softmax(-1)[0]
+    counts = np.zeros(len(expected))
+    for text in firsts:
+        counts[ours._tokenizer.convert_tokens_to_ids(text) if text else 3] += 1
+    assert set(np.flatnonzero(counts)) == set(np.flatnonzero(expected.numpy() > 0))
+    assert np.abs(counts / counts.sum() - expected.numpy()).sum() < 0.05
+
+
+def test_a_missing_model_names_setting_and_ways(tmp_path: Path) -> None:
+    with pytest.raises(Terminal, match=r"(?s)nowhere.*setting: model.*set model to a folder.*hub = true"):
+        captioner(tmp_path / "nowhere")
+    with pytest.raises(Terminal, match=r"(?s)some/model.*hub = false.*hub = true"):
+        BlipCaptioner(CaptionSettings(model="some/model-that-nobody-has"))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_folder_that_lacks_a_file_names_it(blip_folder: Path, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(blip_folder, tmp_path / "model"))
+    (folder / name).unlink()
+    (folder / "vocab.txt").unlink()
+    with pytest.raises(Terminal, match=rf"lacks .*{name}"):
+        captioner(folder)
+
+
+def test_a_prompt_outside_the_vocabulary_stops(blip_folder: Path) -> None:
+    with pytest.raises(Terminal, match="prompt 'a photograph of'.*setting: prompt"):
+        captioner(blip_folder, prompt="a photograph of")
+
+
+def test_a_prompt_that_fills_the_caption_stops(blip_folder: Path) -> None:
+    with pytest.raises(Terminal, match="leave no room"):
+        captioner(blip_folder, max_length=4, min_length=0)
+
+
+def test_open_captioner_opens_blip(blip_folder: Path) -> None:
+    opened = open_captioner(CaptionSettings(model=str(blip_folder)))
+    assert opened.needs_images
+
+
+def _score(drawn: list[Caption]) -> float:
+    assert drawn[0].log_probability is not None
+    return drawn[0].log_probability / max(1, len(drawn[0].text.split()))

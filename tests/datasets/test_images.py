@@ -1,0 +1,176 @@
+"""Opening images: what is refused and why, and that what is accepted comes out as the right RGB."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from pipeline.images import BadImage, ImageLimits, decode_image, probe, probe_bytes, read_image
+
+RED = (200, 30, 40)
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def noise(width: int = 64, height: int = 48) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(1).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def refused(data: bytes, limits: ImageLimits | None = None) -> BadImage:
+    limits = limits or ImageLimits()
+    with pytest.raises(BadImage) as decoding:
+        decode_image(data, limits)
+    with pytest.raises(BadImage) as probing:
+        probe_bytes(data, limits)
+    assert probing.value.reason == decoding.value.reason
+    return decoding.value
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP"])
+def test_content_decides_the_format_not_the_name(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "picture.txt"
+    path.write_bytes(encoded(noise(), form))
+    assert probe(path) == (64, 48, form)
+    image = read_image(path)
+    assert (image.mode, image.size) == ("RGB", (64, 48))
+
+
+@pytest.mark.parametrize("options", [{"form": "JPEG"}, {"form": "JPEG", "progressive": True}, {"form": "PNG"}])
+@pytest.mark.parametrize("part", [0.05, 0.5, 0.97])
+def test_a_torn_file_is_truncated(options: dict[str, Any], part: float) -> None:
+    data = encoded(noise(300, 200), **options)
+    assert refused(data[: int(len(data) * part)]).reason == "truncated"
+
+
+@pytest.mark.parametrize("form", ["WEBP", "BMP"])
+def test_a_torn_webp_or_bmp_is_truncated(form: str) -> None:
+    data = encoded(noise(300, 200), form)
+    assert refused(data[: len(data) // 2]).reason == "truncated"
+
+
+def test_the_header_alone_does_not_show_a_tear() -> None:
+    data = encoded(noise(300, 200), "JPEG")
+    assert probe_bytes(data[: len(data) // 2], verify="header") == (300, 200, "JPEG")
+
+
+def test_missing_empty_and_unreadable_files(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    for name, reason in (("none.jpg", "missing file"), ("empty.jpg", "empty file"), (".", "unreadable file")):
+        for read in (read_image, probe):
+            with pytest.raises(BadImage) as caught:
+                read(tmp_path / name)
+            assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"<html>404</html>", "not an image"),
+        (b"\x00" * 500, "not an image"),
+        (b"\xff\xd8\xff" + b"junk" * 50, "corrupt"),
+        (encoded(noise(), "GIF"), "format not allowed"),
+        (encoded(noise(), "TIFF"), "format not allowed"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "format not allowed"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "format not allowed"),
+    ],
+)
+def test_what_is_no_allowed_image(data: bytes, reason: str) -> None:
+    assert refused(data).reason == reason
+
+
+def test_a_damaged_png_is_corrupt() -> None:
+    data = bytearray(encoded(noise()))
+    data[60:90] = bytes(30)
+    assert refused(bytes(data)).reason == "corrupt"
+
+
+def test_the_allow_list_can_be_narrowed() -> None:
+    bad = refused(encoded(noise(), "BMP"), ImageLimits(formats=("JPEG",)))
+    assert (bad.reason, bad.value) == ("format not allowed", "BMP")
+
+
+def test_sizes_out_of_bounds(tmp_path: Path) -> None:
+    assert refused(encoded(Image.new("RGB", (1, 1)))).reason == "too small"
+    wide = refused(encoded(Image.new("L", (30_000, 10))))
+    assert wide.reason == "too large" and "30000x10" in wide.value
+    assert refused(encoded(noise()), ImageLimits(max_pixels=3000)).reason == "too large"
+    path = tmp_path / "heavy.png"
+    path.write_bytes(encoded(noise()))
+    with pytest.raises(BadImage, match="too large: more than 100 bytes"):
+        read_image(path, ImageLimits(max_bytes=100))
+
+
+def test_a_bomb_is_refused_by_its_header() -> None:
+    """A 19,000 x 19,000 picture in a few bytes: nothing is decoded."""
+    data = bytearray(encoded(Image.new("1", (19, 19))))
+    data[16:24] = (19_000).to_bytes(4, "big") * 2
+    import zlib
+
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    assert refused(bytes(data)).reason == "too large"
+
+
+def test_the_pixel_cap_stays_below_pillows() -> None:
+    with pytest.raises(ValidationError, match="max_pixels"):
+        ImageLimits(max_pixels=10**9)
+
+
+def test_cmyk_comes_out_in_its_colours() -> None:
+    plain = Image.new("RGB", (32, 32), RED)
+    colour = decode_image(encoded(plain.convert("CMYK"), "JPEG", quality=100)).getpixel((5, 5))
+    assert np.abs(np.subtract(colour, RED)).max() <= 6
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P"])
+def test_grey_black_and_palette_become_rgb(mode: str) -> None:
+    image = Image.new("RGB", (16, 16), (255, 255, 255)).convert(mode)
+    assert decode_image(encoded(image)).getpixel((3, 3)) == (255, 255, 255)
+
+
+def test_palette_colours_survive() -> None:
+    image = Image.new("RGB", (16, 16), RED).convert("P", palette=Image.Palette.ADAPTIVE)
+    assert decode_image(encoded(image)).getpixel((3, 3)) == RED
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+def test_transparency_is_laid_on_white(form: str) -> None:
+    image = Image.new("RGBA", (16, 16), (*RED, 0))
+    image.paste((*RED, 255), (0, 0, 8, 16))
+    found = decode_image(encoded(image, form, lossless=True))
+    assert found.getpixel((2, 8)) == RED
+    assert found.getpixel((12, 8)) == (255, 255, 255)
+
+
+def test_a_transparent_palette_and_grey_with_alpha() -> None:
+    palette = Image.new("P", (16, 16), 0)
+    palette.putpalette([*RED, 0, 0, 0])
+    assert decode_image(encoded(palette, transparency=0)).getpixel((3, 3)) == (255, 255, 255)
+    assert decode_image(encoded(Image.new("LA", (16, 16), (0, 0)))).getpixel((3, 3)) == (255, 255, 255)
+    keyed = decode_image(encoded(Image.new("RGB", (16, 16), RED), transparency=RED))
+    assert keyed.getpixel((3, 3)) == (255, 255, 255)
+
+
+def test_sixteen_bits_keep_their_upper_byte() -> None:
+    deep = np.full((16, 16), 0x80FF, dtype=np.uint16)
+    deep[0, 0] = 0xFFFF
+    found = decode_image(encoded(Image.fromarray(deep)))
+    assert found.getpixel((5, 5)) == (128, 128, 128)
+    assert found.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_exif_orientation_is_not_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(noise(64, 48), "JPEG", exif=exif)
+    assert decode_image(data).size == (64, 48)
+    assert probe_bytes(data)[:2] == (64, 48)
