@@ -1,0 +1,128 @@
+"""The figures of a run: how good labels, captions and arms are, and how much was made of what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.review.arms import ArmScores, arm_scores, share_of_gain
+from pipeline.review.caption_audit import CaptionAudit, CaptionCount
+from pipeline.review.label_audit import LabelAudit, LabelCount
+from pipeline.review.label_counts import PredicateCount, Yield, label_counts, labelled
+from pipeline.review.step_summary import StepSummary, summaries
+from storage.digests import digest_json
+from storage.runs import Run
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
+
+_VERSION = 1
+"""Raised when the same run would give other figures."""
+
+
+@dataclass(frozen=True)
+class DatasetAudit:
+    """One labelled set against its own given relations; nothing to compare with when it gives none."""
+
+    dataset: str
+    has_truth: bool
+    labels: LabelAudit | None
+    captions: CaptionAudit | None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """All figures of a run, as far as it has come."""
+
+    threshold: float
+    """The score from which a label is kept."""
+    labels: Yield
+    predicates: tuple[PredicateCount, ...]
+    audits: tuple[DatasetAudit, ...]
+    arms: tuple[ArmScores, ...]
+    share_of_gain: float | None
+    """Of the gain in zero-shot mAP that true relations bring over none, the share that pseudo-labels bring."""
+    steps: tuple[StepSummary, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; what the run does not have is left out."""
+        plain: dict[str, Any] = _without_none(asdict(self))
+        return plain
+
+
+def compute_figures(run: Run, datasets: Sequence[str], threshold: float) -> Figures:
+    """Compute the figures of a run whose sets `datasets` were labelled; `threshold` as the shards apply it."""
+    counts, predicates = label_counts(run, datasets, threshold)
+    arms = arm_scores(run)
+    return Figures(
+        threshold=threshold,
+        labels=counts,
+        predicates=predicates,
+        audits=tuple(_audit(run, dataset, threshold) for dataset in datasets if labelled(run, "ingest", [dataset])),
+        arms=arms,
+        share_of_gain=share_of_gain(arms),
+        steps=tuple(summaries(run)),
+    )
+
+
+def figures_of(recipe: Recipe, run: Run) -> Figures:
+    """The figures of a recipe's run. They are kept with the run and computed again when an artifact changed."""
+    threshold = recipe.shard.threshold
+    stamp = digest_json([_VERSION, list(recipe.data.label), threshold, run_stamp(run)])
+    adapter = TypeAdapter(Figures)
+    kept = run.folder / "figures.json"
+    found = _load(kept)
+    if found.get("stamp") == stamp:
+        try:
+            return adapter.validate_python(found["figures"])
+        except ValidationError:
+            kept.unlink()
+    figures = compute_figures(run, recipe.data.label, threshold)
+    run.note("figures", {"stamp": stamp, "figures": adapter.dump_python(figures, mode="json")})
+    return figures
+
+
+def run_stamp(run: Run) -> str:
+    """Digest of which artifact holds each partition of each step."""
+    steps = {
+        step: {part: artifact.key for part, artifact in run.artifacts(step).items()} for step in sorted(run.steps())
+    }
+    return digest_json(steps)
+
+
+def _audit(run: Run, dataset: str, threshold: float) -> DatasetAudit:
+    images = labelled(run, "ingest", [dataset])
+    tagged, parsed = labelled(run, "tag", [dataset]), labelled(run, "parse", [dataset])
+    labels, captions = LabelCount(threshold), CaptionCount()
+    has_truth = False
+    for partition, artifact in images.items():
+        table = artifact.table("images")
+        has_truth = has_truth or any(table["relations"].to_pylist())
+        if partition in tagged:
+            labels.add(table, tagged[partition])
+        if partition in parsed:
+            captions.add(table, parsed[partition].table("triplets"))
+    if not has_truth:
+        return DatasetAudit(dataset, False, None, None)
+    return DatasetAudit(dataset, True, labels.audit() if tagged else None, captions.audit() if parsed else None)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_none(each) for name, each in value.items() if each is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(each) for each in value]
+    return value

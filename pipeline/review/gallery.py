@@ -1,0 +1,164 @@
+"""Sample pictures with everything that was said and decided about them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from pipeline.review.caption_audit import SYMMETRIC
+from pipeline.review.label_counts import candidates, labelled
+from storage.artifact import Artifact
+from storage.runs import Run
+from tagger.predicates import canonical
+
+MOST_LISTED = 12
+"""Relations of a kind listed for one picture; the rest is counted."""
+
+
+class ShownBox(NamedTuple):
+    """A box with the name that the relations call it by; `used` when a kept label touches it."""
+
+    name: str
+    x: float
+    y: float
+    w: float
+    h: float
+    used: bool
+
+
+class ShownRelation(NamedTuple):
+    """A label in words. `score` None: below what the tagger records. `right` None: the set gives no relations."""
+
+    subject: str
+    predicate: str
+    object: str
+    score: float | None
+    proposed: bool
+    right: bool | None
+    line: tuple[float, float, float, float]
+    """From the subject's centre to the object's, in pixels."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture of the gallery. `missed`: given relations that were not kept."""
+
+    row: Mapping[str, Any]
+    boxes: tuple[ShownBox, ...]
+    captions: tuple[str, ...]
+    kept: tuple[ShownRelation, ...]
+    dropped: tuple[ShownRelation, ...]
+    missed: tuple[ShownRelation, ...]
+    ambiguous: int
+    """Candidate pairs that compete with others for the same words."""
+
+    @property
+    def interest(self) -> int:
+        """How much there is to judge: competing pairs, kept and dropped labels, each counted up to a limit."""
+        busy = max(0, len(self.boxes) - 12)
+        return min(self.ambiguous, 6) + min(len(self.kept), 3) + min(len(self.dropped), 3) - busy
+
+
+def choose_samples(
+    run: Run, datasets: Sequence[str], threshold: float, count: int, with_truth: frozenset[str]
+) -> list[Sample]:
+    """At most `count` pictures: spread evenly over the partitions, of each stretch the one with most to judge."""
+    images = labelled(run, "ingest", datasets)
+    partitions = sorted(images)
+    every = min(count, len(partitions))
+    spread = [partitions[i * len(partitions) // every] for i in range(every)]
+    chosen: list[Sample] = []
+    for place, partition in enumerate(spread):
+        share = count * (place + 1) // every - count * place // every
+        truth_given = partition.split("/")[0] in with_truth
+        found = list(_samples(run, partition, images[partition], threshold, truth_given))
+        width = -(-len(found) // share) if share else 0
+        stretches = [found[start : start + width] for start in range(0, len(found), max(width, 1))][:share]
+        chosen += [max(stretch, key=lambda sample: sample.interest) for stretch in stretches]
+    return chosen
+
+
+def _samples(run: Run, partition: str, ingested: Artifact, threshold: float, truth_given: bool) -> Iterator[Sample]:
+    captions = _by_image(run.artifacts("caption").get(partition), "captions", "captions")
+    tagged = run.artifacts("tag").get(partition)
+    relations = _by_image(tagged, "relations", "relations")
+    pairs = _by_id(candidates(tagged), "pairs") if tagged else {}
+    for row in ingested.table("images").to_pylist():
+        image_id = row["image_id"]
+        if row["boxes"]:
+            texts = [caption["text"] for caption in captions.get(image_id, [])]
+            yield _sample(row, texts, relations.get(image_id, []), pairs.get(image_id, []), threshold, truth_given)
+
+
+def _sample(
+    row: Mapping[str, Any],
+    captions: Sequence[str],
+    relations: Sequence[Mapping[str, Any]],
+    pairs: Sequence[Mapping[str, Any]],
+    threshold: float,
+    truth_given: bool,
+) -> Sample:
+    truth = {(r["subject"], canonical(r["predicate"]), r["object"]) for r in row["relations"]}
+    names = _names([box["category"] for box in row["boxes"]])
+
+    def shown(relation: Mapping[str, Any], score: float | None, proposed: bool) -> ShownRelation:
+        subject, object_ = relation["subject"], relation["object"]
+        predicate = canonical(relation["predicate"])
+        right = _holds(subject, predicate, object_, truth) if truth_given else None
+        line = (*_centre(row["boxes"][subject]), *_centre(row["boxes"][object_]))
+        return ShownRelation(names[subject], predicate, names[object_], score, proposed, right, line)
+
+    ranked = sorted(relations, key=lambda r: (-r["score"], r["subject"], r["object"], r["predicate"]))
+    kept = [r for r in ranked if r["score"] >= threshold]
+    below = [r for r in ranked if r["score"] < threshold and r["proposed"]]
+    recorded = {(r["subject"], r["predicate"], r["object"]) for r in ranked}
+    unscored = [p for p in pairs if (p["subject"], p["predicate"], p["object"]) not in recorded]
+    labels = {(r["subject"], canonical(r["predicate"]), r["object"]) for r in kept}
+    missed = [r for r in row["relations"] if not _holds(r["subject"], canonical(r["predicate"]), r["object"], labels)]
+    used = {index for r in kept for index in (r["subject"], r["object"])}
+    return Sample(
+        row=row,
+        boxes=tuple(ShownBox(names[i], b["x"], b["y"], b["w"], b["h"], i in used) for i, b in enumerate(row["boxes"])),
+        captions=tuple(captions),
+        kept=tuple(shown(r, r["score"], r["proposed"]) for r in kept),
+        dropped=(
+            *(shown(r, r["score"], True) for r in below),
+            *(shown(p, None, True) for p in unscored),
+        ),
+        missed=tuple(shown(r, None, False) for r in missed),
+        ambiguous=sum(pair["ambiguity"] > 1 for pair in pairs),
+    )
+
+
+def _holds(subject: int, predicate: str, object_: int, relations: set[tuple[int, str, int]]) -> bool:
+    if (subject, predicate, object_) in relations:
+        return True
+    return predicate in SYMMETRIC and (object_, predicate, subject) in relations
+
+
+def _names(categories: Sequence[str]) -> list[str]:
+    """A name for each box: its category, numbered where there are several."""
+    totals, seen = Counter(categories), Counter[str]()
+    names = []
+    for category in categories:
+        seen[category] += 1
+        names.append(f"{category} {seen[category]}" if totals[category] > 1 else category)
+    return names
+
+
+def _centre(box: Mapping[str, float]) -> tuple[float, float]:
+    return (round(box["x"] + box["w"] / 2, 1), round(box["y"] + box["h"] / 2, 1))
+
+
+def _by_image(artifact: Artifact | None, table: str, column: str) -> dict[int, list[dict[str, Any]]]:
+    if artifact is None:
+        return {}
+    return _by_id(artifact.table(table), column)
+
+
+def _by_id(table: pa.Table, column: str) -> dict[int, list[dict[str, Any]]]:
+    return {row["image_id"]: row[column] for row in table.to_pylist()}

@@ -1,0 +1,53 @@
+"""What was put aside, by step and reason, with a few of the offending values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from pipeline.review.step_summary import chain_order
+from storage.artifact import Artifact
+from storage.runs import Run
+
+EXAMPLES = 3
+
+
+class Example(NamedTuple):
+    """A row in quarantine."""
+
+    image_id: int
+    value: str
+
+
+class Quarantined(NamedTuple):
+    """One reason of one step."""
+
+    step: str
+    reason: str
+    count: int
+    examples: tuple[Example, ...]
+
+
+def quarantine(run: Run) -> list[Quarantined]:
+    """Every reason of every step, in the order of the chain, the most frequent first."""
+    return [found for step in sorted(run.steps(), key=chain_order) for found in _of_step(run, step)]
+
+
+def _of_step(run: Run, step: str) -> Sequence[Quarantined]:
+    counts: dict[str, int] = {}
+    examples: dict[str, list[Example]] = {}
+    for artifact in run.artifacts(step).values():
+        for reason, count in artifact.manifest.counts.rejected.items():
+            counts[reason] = counts.get(reason, 0) + count
+        for reason, example in _rows(artifact):
+            kept = examples.setdefault(reason, [])
+            if len(kept) < EXAMPLES:
+                kept.append(example)
+    ranked = sorted(counts, key=lambda reason: (-counts[reason], reason))
+    return [Quarantined(step, reason, counts[reason], tuple(examples.get(reason, ()))) for reason in ranked]
+
+
+def _rows(artifact: Artifact) -> Iterator[tuple[str, Example]]:
+    if artifact.manifest.counts.rejected:
+        for row in artifact.rejected().to_pylist():
+            yield row["reason"], Example(row["image_id"], row["value"])
