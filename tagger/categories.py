@@ -17,7 +17,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "fisherman, herder, shepherd, tourist, visitor, shopper, customer, student, teacher, doctor, nurse, "
         "dentist, patient, photographer, performer, musician, guitarist, singer, dancer, clown, bride, groom, "
         "mother, mom, father, dad, parent, son, daughter, brother, sister, friend, husband, wife, grandmother, "
-        "grandfather, somebody, someone"
+        "grandfather, somebody, someone, individual"
     ),
     "bicycle": phrases("bike, cycle, mountain bike, tricycle"),
     "car": phrases("automobile, sedan, suv, taxi, cab, jeep, van, minivan, convertible, vehicle, auto"),

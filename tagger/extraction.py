@@ -27,6 +27,7 @@ _AGENTIVE = words(
     "type text push pull kick lead hug kiss smile point reach lick chew bite chase sniff fly touch grab cook "
     "prepare take pose"
 )
+_RECIPROCALS = (("each", "other"), ("one", "another"))
 _INNER = ("compound", "poss", "nmod", "npadvmod")
 _CLAUSES = ("acl", "relcl")
 _CHAINED = ("advcl", "xcomp", "ccomp", "conj", "pcomp", "dep")
@@ -99,7 +100,8 @@ class Extraction:
         """Nouns that do what the verb says (for a passive: that undergo it)."""
         if depth > 6:
             return []
-        for child in verb.children:
+        # Two subjects are one too many: the nearer one is the verb's own ("... while a cat looks at a cow").
+        for child in [*reversed(list(verb.lefts)), *verb.rights]:
             if child.dep_ in ("nsubj", "nsubjpass"):
                 if self._mentions.is_relative(child):
                     return self._clause_head(verb)
@@ -241,7 +243,7 @@ class Extraction:
         for child in preposition.rights:
             if child.dep_ == "prep" and child.i == preposition.i + 1:
                 yield from self._followed(child, start)
-            elif child.dep_ in ("pobj", "pcomp") and child.lower_ == "other":
+            elif child.i > 0 and (self._doc[child.i - 1].lower_, child.lower_) in _RECIPROCALS:
                 yield _Phrase(start, preposition.i + 1, (), reciprocal=True)
             elif child.dep_ == "pobj":
                 part = self._of_after(child) if child.lower_ in _PART_NOUNS else None

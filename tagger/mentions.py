@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from spacy.tokens import Doc, Token
 
 from tagger.categories import ANIMATE, LEXICAL_PHRASES
-from tagger.nouns import noun_lemma
+from tagger.nouns import noun_lemma, phrase_lemma
 from tagger.words import words
 
 # "a group of people" is people, "a close up of a dog" is a dog.
@@ -48,18 +48,19 @@ class Mentions:
 
     def lemma(self, token: Token) -> str:
         """Head noun in the singular with its compound words and lexical adjectives ("hot dog", "tennis racket")."""
-        phrase = noun_lemma(token.lower_)
         if token.pos_ == "PRON":
             return "person"
+        counted = any(child.dep_ == "nummod" for child in token.lefts)
+        phrase = "glass" if token.lower_ == "glasses" and counted else token.lower_
         position = token.i - 1
         while position >= 0:
             before = self._doc[position]
             is_compound = before.dep_ == "compound" and self._heads(before, token)
-            if not is_compound and f"{before.lower_} {phrase}" not in LEXICAL_PHRASES:
+            if not is_compound and phrase_lemma(f"{before.lower_} {phrase}") not in LEXICAL_PHRASES:
                 break
             phrase = f"{before.lower_} {phrase}"
             position -= 1
-        return phrase
+        return phrase_lemma(phrase) or token.lower_
 
     def referents(self, token: Token) -> list[Token]:
         """The nouns that a noun stands for: itself, or what a quantity or picture noun is "of"."""

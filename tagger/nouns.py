@@ -5,6 +5,8 @@ from functools import lru_cache
 
 from lemminflect import getAllLemmas, getLemma
 
+from tagger.words import words
+
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 # Where lemminflect's answer is not the thing that captions mean: eyewear is not a drinking glass.
@@ -24,6 +26,8 @@ _OVERRIDES = {
     "fries": "fries",
     "greens": "greens",
 }
+
+_DRINKS = words("wine shot beer champagne water drinking martini cocktail juice")
 
 
 @lru_cache(maxsize=1 << 15)
@@ -45,7 +49,8 @@ def noun_lemma(word: str) -> str:
 @lru_cache(maxsize=1 << 15)
 def phrase_lemma(phrase: str) -> str:
     """Lower-case words of a noun phrase or category name, the last one singular ("Stop_Signs" gives "stop sign")."""
-    words = _WORD.findall(phrase.replace("_", " ").lower())
-    if not words:
+    tokens = _WORD.findall(phrase.replace("_", " ").lower())
+    if not tokens:
         return ""
-    return " ".join([*words[:-1], noun_lemma(words[-1])])
+    head = "glass" if tokens[-1] == "glasses" and tokens[-2:-1] and tokens[-2] in _DRINKS else noun_lemma(tokens[-1])
+    return " ".join([*tokens[:-1], head])

@@ -8,6 +8,7 @@ import spacy
 from spacy.language import Language
 from spacy.tokens import Doc
 
+from tagger.clauses import separate_clauses
 from tagger.extraction import Extraction
 from tagger.repairs import repair
 from tagger.triplet import Triplet
@@ -63,6 +64,7 @@ def parse_captions(captions: Sequence[str], parser: Language) -> list[list[Tripl
 
 def _triplets(document: Doc) -> list[Triplet]:
     repair(document)
+    separate_clauses(document)
     return Extraction(document).triplets()
 
 

@@ -172,7 +172,7 @@ def _step(text: str) -> str:
         return f"{_participle(tokens[0])} by"
     verb = _verb_lemma(tokens[0])
     rest = tokens[1:]
-    if verb in _DROPS_PARTICLE and rest and rest[0] in _PARTICLES and rest[1:2] != ["of"]:
+    if verb in _DROPS_PARTICLE and rest and rest[0] in _PARTICLES and not _opens_part(rest[1:2]):
         rest = rest[1:]
     place = _preposition(" ".join(rest))
     if place and ((place in _PLACES and verb in _POSTURES) or (verb in _LOCATIONS and rest[0] in _FUNCTION_WORDS)):
@@ -203,6 +203,11 @@ def _without_adverbs(tokens: list[str]) -> list[str]:
 
 def _opens_place(tokens: list[str]) -> bool:
     return bool(tokens) and tokens[0] in _FUNCTION_WORDS and tokens[0] not in ("of", "side")
+
+
+def _opens_part(tokens: list[str]) -> bool:
+    """Whether a particle's successor needs it ("out of", "over back of")."""
+    return bool(tokens) and (tokens[0] == "of" or tokens[0] not in _FUNCTION_WORDS or tokens[0] in ("back", "side"))
 
 
 def _without_reciprocal(tokens: list[str]) -> list[str]:

@@ -1,8 +1,9 @@
 """Corrections of what the small spaCy model gets wrong in short captions, made on its tree before the rules read it."""
 
+from lemminflect import getAllLemmas
 from spacy.tokens import Doc, Token
 
-from tagger.categories import PEOPLE, SYNONYMS
+from tagger.categories import ANIMATE, PEOPLE, SYNONYMS
 from tagger.nouns import noun_lemma
 from tagger.words import words
 
@@ -27,9 +28,11 @@ def repair(doc: Doc) -> None:
             _make_clause(token, before)
         elif token.dep_ == "acl" and token.pos_ == "NOUN" and token.lower_ in _GERUNDS:
             token.pos_, token.tag_ = "VERB", "VBG"
+        elif _is_hidden_verb(token, before):
+            _make_verb(token, before)
         elif _is_split_name(token, before):
             _make_head(token, before)
-        elif _is_hidden_noun(token, before):
+        elif _is_hidden_noun(token, before) or _is_hidden_being(token, before):
             _make_noun(token)
 
 
@@ -44,6 +47,22 @@ def _is_hidden_gerund(token: Token, before: Token) -> bool:
 def _make_clause(gerund: Token, noun: Token) -> None:
     _take_place(noun, gerund)
     gerund.dep_, gerund.pos_, gerund.tag_ = "acl", "VERB", "VBG"
+
+
+def _is_hidden_verb(token: Token, before: Token) -> bool:
+    """ "A bus passes a church" read as one bus passes: "a" has no plural."""
+    if token.tag_ not in ("NNS", "NNPS") or before.dep_ not in _MODIFIERS or before.head != token:
+        return False
+    is_singular = any(child.lower_ in ("a", "an") for child in token.lefts)
+    return is_singular and bool(getAllLemmas(token.lower_, upos="VERB")) and before.pos_ in ("NOUN", "PROPN", "ADJ")
+
+
+def _make_verb(verb: Token, noun: Token) -> None:
+    premodifiers = [child for child in verb.lefts if child != noun]
+    verb.pos_, verb.tag_ = "VERB", "VBZ"
+    noun.dep_, noun.pos_ = "nsubj", "NOUN"
+    for child in premodifiers:
+        child.head = noun
 
 
 def _is_split_name(token: Token, before: Token) -> bool:
@@ -82,8 +101,15 @@ def _is_hidden_noun(token: Token, before: Token) -> bool:
     return is_inner_noun or before.pos_ in ("DET", "ADJ", "CCONJ")
 
 
+def _is_hidden_being(token: Token, before: Token) -> bool:
+    """ "A kitten" read as an adjective."""
+    return token.pos_ == "ADJ" and before.pos_ == "DET" and noun_lemma(token.lower_) in ANIMATE
+
+
 def _make_noun(token: Token) -> None:
     token.pos_, token.tag_ = "NOUN", "NN"
+    if token.dep_ == "amod" and token.head.pos_ == "VERB":
+        token.dep_ = "nsubj"
     for child in token.children:
         if child.i == token.i - 1 and child.dep_ == "nsubj":
             child.dep_ = "compound"
