@@ -1,0 +1,6 @@
+"""Made scenes written as public data sets: COCO, Objects365, Visual Genome and HICO-DET."""
+
+from scenes.formats.folders import SceneFolders
+from scenes.formats.write import write_scenes
+
+__all__ = ["SceneFolders", "write_scenes"]

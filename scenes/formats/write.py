@@ -1,0 +1,125 @@
+"""Writes a set of made scenes in public formats, aside first, so that a folder with a stamp is a whole one."""
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from scenes.draw import render
+from scenes.formats.coco import instances, objects365, pairs
+from scenes.formats.coco_captions import captions
+from scenes.formats.folders import SceneFolders
+from scenes.formats.hico_det import ground_truth
+from scenes.formats.visual_genome import visual_genome
+from scenes.formats.written import Written
+from scenes.categories import COCO_CATEGORIES
+from scenes.predicates import PREDICATES
+from scenes.settings import SceneSettings
+from scenes.world import make_scene
+
+LAYOUT = 1
+"""Raised when the same settings would give other bytes."""
+PARTS = {"coco": 1, "objects365": 2, "vg": 3, "hico": 4}
+CHUNK = 25
+PATCH = 500
+"""Images in each of Objects365's patch folders."""
+
+Progress = Callable[[int, int], None]
+
+
+def part_seed(settings: SceneSettings, part: str) -> int:
+    """The seed of a part's scenes: never a multiple of ten, which the captioner's training seeds are."""
+    return settings.seed * 10 + PARTS[part]
+
+
+def write_scenes(root: Path, settings: SceneSettings, progress: Progress | None = None) -> SceneFolders:
+    """Writes the set to `root` unless it is there already with the same settings; `progress` gets (images done, all).
+
+    Raises FileExistsError when `root` holds something that is not a set of scenes, OSError when it can't be written.
+    """
+    folders = SceneFolders(root)
+    stamp = json.dumps({"layout": LAYOUT, "settings": settings.content()}, indent=1, sort_keys=True)
+    if folders.stamp.is_file():
+        if folders.stamp.read_text() == stamp:
+            return folders
+    elif root.exists() and any(root.iterdir()):
+        raise FileExistsError(f"{root}: not empty and no set of scenes; choose another folder or empty this one")
+    aside = root.parent / f".{root.name}.{os.getpid()}.part"
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        _write(SceneFolders(aside), settings, progress)
+        SceneFolders(aside).stamp.write_text(stamp)
+        if root.exists():
+            shutil.rmtree(root)
+        aside.rename(root)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folders
+
+
+def _write(at: SceneFolders, settings: SceneSettings, progress: Progress | None) -> None:
+    counts = {"coco": settings.train, "objects365": settings.objects365, "vg": settings.relations, "hico": settings.test}
+    images_at = {"coco": at.coco_images, "objects365": at.objects365_images, "vg": at.vg_images, "hico": at.hico_images}
+    total, done = sum(counts.values()), 0
+    written: dict[str, list[Written]] = {part: [] for part in counts}
+    # Spawned, not forked: the caller may hold threads and locks.
+    with ProcessPoolExecutor(settings.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        jobs = []
+        for part, count in counts.items():
+            for start in range(0, count, CHUNK):
+                stop = min(start + CHUNK, count)
+                seed = part_seed(settings, part)
+                jobs.append((part, pool.submit(_draw, part, images_at[part], seed, start, stop, settings.quality)))
+        for part, job in jobs:
+            chunk = job.result()
+            written[part] += chunk
+            done += len(chunk)
+            if progress is not None:
+                progress(done, total)
+    _dump(at.coco_instances, instances(written["coco"]))
+    _dump(at.coco_captions, captions(written["coco"], settings.seed))
+    _dump(at.coco_relations, pairs(written["coco"]))
+    if written["objects365"]:
+        _dump(at.objects365_instances, objects365(written["objects365"]))
+        _dump(at.objects365_relations, pairs(written["objects365"]))
+    if written["vg"]:
+        files = visual_genome(written["vg"], settings.seed)
+        _dump(at.vg_relationships, files["relationships"])
+        _dump(at.vg_objects, files["objects"])
+        _dump(at.vg_image_data, files["image_data"])
+    if written["hico"]:
+        _dump(at.hico_test, ground_truth(written["hico"]))
+        _dump(at.hico_verbs, list(PREDICATES))
+        _dump(at.hico_objects, COCO_CATEGORIES)
+
+
+def _draw(part: str, folder: Path, seed: int, start: int, stop: int, quality: int) -> list[Written]:
+    """Draws and saves scenes start to stop of a part."""
+    out = []
+    for index in range(start, stop):
+        scene = make_scene(seed, index)
+        name = _file_name(part, index + 1)
+        path = folder / (f"patch{index // PATCH}/{name}" if part == "objects365" else name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        render(scene).save(path, "JPEG", quality=quality)
+        listed = f"images/v1/{path.parent.name}/{name}" if part == "objects365" else name
+        out.append(Written.of(scene, index + 1, listed))
+    return out
+
+
+def _file_name(part: str, image_id: int) -> str:
+    return {
+        "coco": f"{image_id:012d}.jpg",
+        "objects365": f"objects365_v1_{image_id:08d}.jpg",
+        "vg": f"{image_id}.jpg",
+        "hico": f"HICO_test2015_{image_id:08d}.jpg",
+    }[part]
+
+
+def _dump(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, sort_keys=True) + "\n")
