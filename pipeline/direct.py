@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 
 from pipeline.engines.local import LocalEngine, StageCall
+from pipeline.graph import Step
 from pipeline.outcome import Outcome, StepOutcome
 from pipeline.plan import Chain, StepPlan
 from pipeline.prepare import prepare
@@ -14,22 +15,27 @@ from pipeline.progress import Display
 from pipeline.recipe import Recipe
 from pipeline.work import Record, carry_out
 
+Work = Callable[[Chain, StepPlan, Display], Sequence[Record]]
+"""How a runner works the due items of a step; it may do more than that, but gives their records."""
+
 
 def run(recipe: Recipe, display: Display) -> Outcome:
     """Carry out every step of a recipe. Raises `PipelineError`; whatever was committed before stays and is found again."""
     prepare(recipe)
     chain = Chain(recipe)
-    outcome = Outcome(recipe.name)
-    for step in chain.steps:
-        plan = chain.plan(step)
-        display.step(plan)
-        began = time.monotonic()
-        records = [*plan.cached, *work(chain, plan, display)]
-        seconds = time.monotonic() - began
-        chain.finish(step, records)
-        display.done(plan, records, seconds)
-        outcome.steps.append(StepOutcome.of(plan, records, seconds))
-    return outcome
+    return Outcome(recipe.name, [run_step(chain, step, display, work) for step in chain.steps])
+
+
+def run_step(chain: Chain, step: Step, display: Display, work: Work) -> StepOutcome:
+    """Plan a step, work what is due, and take the artifacts into the run. The steps above must be done."""
+    plan = chain.plan(step)
+    display.step(plan)
+    began = time.monotonic()
+    records = [*plan.cached, *work(chain, plan, display)]
+    seconds = time.monotonic() - began
+    chain.finish(step, records)
+    display.done(plan, records, seconds)
+    return StepOutcome.of(plan, records, seconds)
 
 
 def work(chain: Chain, plan: StepPlan, display: Display) -> Sequence[Record]:
@@ -38,8 +44,7 @@ def work(chain: Chain, plan: StepPlan, display: Display) -> Sequence[Record]:
         return []
     if plan.step.stage.whole:
         return [work_here(chain, plan, display)]
-    workers = min(chain.recipe.run.workers, len(plan.due))
-    with LocalEngine(stage_call(chain, plan), workers, display.progress) as engine:
+    with open_engine(chain, plan, display) as engine:
         records = []
         for future in as_completed([engine.submit(item) for item in plan.due]):
             records.append(future.result())
@@ -47,13 +52,16 @@ def work(chain: Chain, plan: StepPlan, display: Display) -> Sequence[Record]:
     return records
 
 
+def open_engine(chain: Chain, plan: StepPlan, display: Display) -> LocalEngine:
+    """The step's worker processes, no more than there are items due."""
+    return LocalEngine(stage_call(chain, plan), min(chain.recipe.run.workers, len(plan.due)), display.progress)
+
+
 def work_here(chain: Chain, plan: StepPlan, display: Display) -> Record:
     """Work a whole-set step in this process and thread, where signals reach its trainer."""
     (item,) = plan.due
     stage = stage_call(chain, plan).opened()
-    record = carry_out(
-        stage, item, chain.store, lambda done, total, note="": display.progress(item, done, total, note)
-    )
+    record = carry_out(stage, item, chain.store, lambda done, total, note="": display.progress(item, done, total, note))
     display.finished(record)
     return record
 

@@ -1,0 +1,91 @@
+"""Which Prefect server a run speaks to: the one that the user has set, or a temporary one beside the store."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flows.temporary_server import TemporaryServer, answers
+from storage.errors import Terminal
+
+ANSWERS_WITHIN = 5.0
+"""Seconds that the user's server may take to answer."""
+
+DEFAULTS = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
+    # With heartbeats each flow run waits a second for their thread; they are for servers that look for dead workers.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "",
+}
+"""Unless the user says otherwise Prefect tells the outside nothing, and logs to its server, not between the bars."""
+
+
+@contextmanager
+def connected(home: Path) -> Iterator[Callable[[], None]]:
+    """Make Prefect in this process speak to the right server; `home` is where a temporary one keeps its records.
+
+    To be entered before Prefect is imported, which reads its settings from the environment. Gives a function that
+    waits for the server: what needs none may be done before. Raises `Terminal` when the user's server does not answer.
+    """
+    changed = (*DEFAULTS, "PREFECT_HOME", "PREFECT_API_URL")
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update({name: value for name, value in DEFAULTS.items() if name not in os.environ})
+    try:
+        address = configured_api()
+        if address is not None:
+            if not answers(address, ANSWERS_WITHIN):
+                raise Terminal(
+                    f"no Prefect server answers at PREFECT_API_URL = {address}: start it (prefect server start), "
+                    "or unset PREFECT_API_URL for a temporary one, or leave Prefect out with --direct"
+                )
+            yield lambda: None
+            return
+        home = Path(os.environ.get("PREFECT_HOME", home)).absolute()
+        with TemporaryServer(home, os.environ) as server:
+            os.environ["PREFECT_HOME"], os.environ["PREFECT_API_URL"] = str(home), server.api
+            reread_settings()
+            yield server.ready
+            drain()
+    finally:
+        for name, old in before.items():
+            if old is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = old
+        reread_settings()
+
+
+def configured_api() -> str | None:
+    """The API that the user has set, in the environment or in the active profile of Prefect."""
+    if "PREFECT_API_URL" in os.environ:
+        return os.environ["PREFECT_API_URL"] or None
+    home = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect"))
+    try:
+        profiles = tomllib.loads(Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml")).read_text())
+    except (OSError, ValueError):
+        return None
+    active = os.environ.get("PREFECT_PROFILE", profiles.get("active"))
+    found = profiles.get("profiles", {}).get(active, {}).get("PREFECT_API_URL")
+    return str(found) if found else None
+
+
+def reread_settings() -> None:
+    """Let a Prefect that was imported earlier see the environment as it is now."""
+    if "prefect" in sys.modules:
+        from prefect.context import refresh_global_settings_context
+
+        refresh_global_settings_context()
+
+
+def drain() -> None:
+    """Send what Prefect still has in its queues: states and logs travel in the background."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    EventsWorker.drain_all()
+    APILogWorker.drain_all()

@@ -1,0 +1,25 @@
+"""Run a recipe with Prefect: what `rlip run` does."""
+
+from __future__ import annotations
+
+from flows.connection import connected
+from pipeline.outcome import Outcome
+from pipeline.progress import Display
+from pipeline.recipe import Recipe
+
+
+def run(recipe: Recipe, display: Display) -> Outcome:
+    """Carry a recipe out in the flow `end_to_end`: the same steps, store and bytes as `pipeline.direct.run`.
+
+    Prefect's server is the one at PREFECT_API_URL, else a temporary one that keeps its records in `prefect` beside the
+    store. Raises `PipelineError`, and `Terminal` when no server answers.
+    """
+    with connected(recipe.store.absolute().parent / "prefect") as ready:
+        from flows.end_to_end import end_to_end
+        from flows.session import Session, shared
+
+        session = Session.begin(recipe, display, reports=False)
+        ready()
+        with shared(session):
+            outcome: Outcome = end_to_end(recipe, return_state=True).result()
+    return outcome

@@ -1,0 +1,86 @@
+"""What every stage's flow does: plan the stage's steps and work them, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
+from typing import Any
+
+from prefect.states import Completed, State
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.utilities.annotations import quote
+
+from flows.block import cut_blocks
+from flows.session import session_of
+from flows.tasks import CACHED, work_block, work_whole
+from flows.watched import Watched
+from pipeline.direct import open_engine, run_step
+from pipeline.outcome import StepOutcome
+from pipeline.plan import Chain, StepPlan
+from pipeline.progress import Display
+from pipeline.recipe import Recipe
+from pipeline.work import Record
+from storage.errors import Terminal
+
+
+def run_stage(recipe: Recipe, stage: str) -> State[list[StepOutcome]]:
+    """Carry out a stage's steps (one for each arm and seed). The steps that they read must be done.
+
+    Raises `Terminal` that names the stages which are due above, and whatever a step raises.
+    """
+    with session_of(recipe) as session:
+        chain = session.chain
+        require_above(chain, stage)
+        outcomes = []
+        for step in chain.steps:
+            if step.stage.name == stage:
+                outcomes.append(run_step(chain, step, Watched(session.display, recipe.name), work_in_tasks))
+                session.steps[step.name] = outcomes[-1]
+    made = sum(outcome.partitions - outcome.cached for outcome in outcomes)
+    message = f"{len(outcomes)} steps, {made} partitions made"
+    return Completed(name=None if made else CACHED, message=message, data=outcomes)
+
+
+def require_above(chain: Chain, stage: str) -> None:
+    """Find the artifacts that the stage's steps read. Raises `Terminal` when some are not in the store yet."""
+    needed: set[str] = set()
+    for step in reversed(chain.steps):
+        if step.stage.name == stage or step.name in needed:
+            needed.update(name for names in (*step.reads.values(), *step.uses.values()) for name in names)
+    for step in chain.steps:
+        if step.name not in needed or step.name in chain.done:
+            continue
+        due = len(chain.plan(step).due)
+        if due:
+            raise Terminal(
+                f"{stage} of recipe {chain.recipe.name!r} reads {step.name}, of which {due} partitions are due: "
+                f"run the deployment {step.stage.name}/{step.stage.name} or end_to_end/end_to_end first"
+            )
+
+
+def work_in_tasks(chain: Chain, plan: StepPlan, display: Display) -> Sequence[Record]:
+    """Work a step's due items in Prefect tasks; one task says `Cached` where there are none."""
+    if plan.step.stage.whole:
+        whole: State[list[Record]] = work_whole(
+            plan.step.name, quote(chain), quote(plan), quote(display), return_state=True
+        )
+        return whole.result()
+    threads = chain.recipe.run.workers + 1  # one more than workers, so that none idles between two blocks
+    # The engine is left first: that ends its items, so that the task runner has nothing to wait for.
+    with ThreadPoolTaskRunner(max_workers=threads) as runner, open_engine(chain, plan, display) as engine:
+        running = {
+            runner.submit(
+                work_block,
+                {"name": str(block), "block": quote(block), "engine": quote(engine), "display": quote(display)},
+            ).wrapped_future
+            for block in cut_blocks(plan, chain.recipe.run.blocks)
+        }
+        records: list[Record] = []
+        while running:
+            finished, running = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+            for future in finished:
+                state: State[list[Record]] | Any = future.result()
+                records += state.result()
+            if isinstance(display, Watched):
+                display.pulse()
+    return records

@@ -1,0 +1,75 @@
+"""The end of a run as Prefect artifacts: the stage table and a page of figures and paths."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from flows.artifact_key import artifact_key
+from pipeline.outcome import Outcome
+from pipeline.recipe import Recipe
+from pipeline.review.arms import ArmScores
+from pipeline.review.figures import DatasetAudit, Figures, figures_of
+from storage.runs import Run
+
+
+def publish_summary(recipe: Recipe, run: Run, outcome: Outcome) -> None:
+    """Publish the artifacts `stages-<run>` and `summary-<run>`."""
+    create_table_artifact(
+        table=[{name: str(value) for name, value in row.items()} for row in outcome.as_rows()],
+        key=artifact_key("stages", recipe.name),
+        description=f"What each step of {recipe.name} took in and gave out.",
+    )
+    create_markdown_artifact(
+        markdown=summary_page(recipe, run, figures_of(recipe, run)),
+        key=artifact_key("summary", recipe.name),
+        description=f"What came out of {recipe.name}, and where it lies.",
+    )
+
+
+def summary_page(recipe: Recipe, run: Run, figures: Figures) -> str:
+    """The figures and paths of a run in Markdown, without any text out of the data: Prefect renders it."""
+    counts = {name: value for name, value in asdict(figures.labels).items() if value is not None}
+    lines = [
+        f"# {recipe.name}",
+        "",
+        f"* artifacts by step: `{run.folder}`",
+        f"* report: `{Path(recipe.reports, recipe.name, 'index.html').absolute()}`",
+        "",
+        "## Labels",
+        "",
+        *_table([[f"{name}", f"{value:,}"] for name, value in counts.items()], ["", f"threshold {figures.threshold}"]),
+        "",
+        *_table([row for audit in figures.audits for row in _audit(audit)], ["labels", "precision", "recall"]),
+        *_arms(figures.arms, figures.share_of_gain),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _audit(audit: DatasetAudit) -> list[list[str]]:
+    """Tagger and naive matching on one set, where the set gives the truth."""
+    if audit.labels is None:
+        return []
+    ways = (("tagger", audit.labels.tagger), ("naive matching", audit.labels.naive))
+    return [[f"{audit.dataset}, {way}", _share(scores.precision), _share(scores.recall)] for way, scores in ways]
+
+
+def _arms(arms: tuple[ArmScores, ...], share: float | None) -> list[str]:
+    """The scores of pre-training, one row an arm."""
+    names = sorted({name for arm in arms for name in arm.scores})
+    rows = [
+        [f"{arm.arm} ({arm.seeds})", *(_share(arm.scores[n].mean if n in arm.scores else None) for n in names)]
+        for arm in arms
+    ]
+    gain = [] if share is None else ["", f"Pseudo-labels bring {share:.2f} of the gain that true relations bring."]
+    return ["", "## Scores", "", *_table(rows, ["arm (seeds)", *names]), *gain] if names else []
+
+
+def _table(rows: list[list[str]], head: list[str]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]] if rows else []
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

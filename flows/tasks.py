@@ -1,0 +1,71 @@
+"""The two tasks: a block of partitions on the engine's workers, and a whole-set step in the flow run's own thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, as_completed
+from typing import Any
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import TaskRun
+from prefect.states import Cancelled, Completed, State
+
+from flows.block import Block
+from pipeline.direct import work_here
+from pipeline.engines.local import LocalEngine
+from pipeline.plan import Chain, StepPlan
+from pipeline.progress import Display
+from pipeline.work import Record
+from storage.errors import Transient
+
+CACHED = "Cached"
+"""The name of the state in which work ends that was in the store already."""
+
+
+def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failed task is worth another try."""
+    return isinstance(state.result(raise_on_failure=False), Transient)
+
+
+# The store decides what is done. Prefect's cache would believe in artifacts that are gone, and its results are pickles.
+_OURS: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+    "retries": 2,
+    "retry_delay_seconds": [2, 10],
+    "retry_condition_fn": may_pass,
+    "task_run_name": "{name}",
+}
+
+
+@task(**_OURS)
+def work_block(name: str, block: Block, engine: LocalEngine, display: Display) -> State[list[Record]]:
+    """Work a block's items on `engine` and wait for all of them; on a retry only those that failed."""
+    failures: list[Exception] = []
+    for future in as_completed([engine.submit(item) for item in block.waiting]):
+        try:
+            record = future.result()
+        except CancelledError:
+            return Cancelled(message="stopped before it was done")
+        except Transient as error:
+            failures.append(error)
+        else:
+            block.records[record.partition] = record
+            display.finished(record)
+    if failures:
+        raise failures[0]
+    made = list(block.records.values())
+    return ended(made, block.cached)
+
+
+@task(**_OURS)
+def work_whole(name: str, chain: Chain, plan: StepPlan, display: Display) -> State[list[Record]]:
+    """Work a whole-set step. To be called, not submitted: signals reach the main thread only."""
+    return ended([work_here(chain, plan, display)] if plan.due else [], len(plan.cached))
+
+
+def ended(made: Sequence[Record], cached: int) -> State[list[Record]]:
+    """The state of work that went well: named `Cached` when nothing was made."""
+    message = f"{cached} cached, {len(made)} made, {sum(record.rows_out for record in made)} rows"
+    return Completed(name=None if made else CACHED, message=message, data=list(made))
