@@ -56,12 +56,14 @@ class Store:
     @contextmanager
     def draft(self) -> Iterator[Path]:
         """A folder to write an artifact's files in; whatever `commit` did not take is removed on the way out."""
-        folder = self._pending / uuid.uuid4().hex
-        folder.mkdir()
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        folder = self._pending / f"draft-{uuid.uuid4().hex}"
+        with _held(folder.with_suffix(".lock")):
+            folder.mkdir()
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.with_suffix(".lock").unlink(missing_ok=True)
 
     @contextmanager
     def scratch(self, key: str) -> Iterator[Path]:
@@ -70,15 +72,14 @@ class Store:
         Raises `Transient` when another live process works on the same key.
         """
         folder = self._pending / f"scratch-{key}"
-        folder.mkdir(exist_ok=True)
-        with (self._pending / f"scratch-{key}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Transient(
-                    f"another process is computing {key[:12]} in {folder}; wait for it, then run again"
-                ) from error
-            yield folder
+        try:
+            with _held(folder.with_suffix(".lock")):
+                folder.mkdir(exist_ok=True)
+                yield folder
+        except BlockingIOError as error:
+            raise Transient(
+                f"another process is computing {key[:12]} in {folder}; wait for it, then run again"
+            ) from error
 
     def drop_scratch(self, key: str) -> None:
         """Remove the scratch folder of a key whose artifact is committed."""
@@ -111,8 +112,22 @@ class Store:
     def sweep(self) -> int:
         """Remove drafts that a dead process left behind; returns how many. Scratch folders stay: they can be resumed."""
         cleaned = 0
-        for folder in self._pending.iterdir():
-            if folder.is_dir() and not folder.name.startswith("scratch-"):
-                shutil.rmtree(folder, ignore_errors=True)
-                cleaned += 1
+        for folder in self._pending.glob("draft-*"):
+            if folder.suffix == ".lock":
+                continue
+            try:
+                with _held(folder.with_suffix(".lock")):
+                    shutil.rmtree(folder, ignore_errors=True)
+                    folder.with_suffix(".lock").unlink(missing_ok=True)
+                    cleaned += 1
+            except BlockingIOError:
+                continue
         return cleaned
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Hold a lock that the kernel frees when its process dies. Raises BlockingIOError when a live process holds it."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield

@@ -58,6 +58,7 @@ class LocalEngine:
         self._queue: queue.Queue[tuple[WorkItem, Future[Record]] | None] = queue.Queue()
         self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(workers)]
         self._processes: set[multiprocessing.process.BaseProcess] = set()
+        self._stopping = False
         for thread in self._threads:
             thread.start()
 
@@ -75,20 +76,32 @@ class LocalEngine:
     ) -> None:
         """Wait for queued items; after an error drop them and end the workers at once (commits are atomic)."""
         if kind is not None:
-            while not self._queue.empty():
-                self._queue.get_nowait()
-            for process in list(self._processes):
-                process.terminate()
+            self._stop()
         for _ in self._threads:
             self._queue.put(None)
         for thread in self._threads:
             thread.join(timeout=None if kind is None else 10)
+
+    def _stop(self) -> None:
+        """Cancel what waits, and end the workers at what they are doing."""
+        self._stopping = True
+        while True:
+            try:
+                entry = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if entry is not None:
+                entry[1].cancel()
+        for process in list(self._processes):
+            process.kill()
 
     def _serve(self) -> None:
         """Own one worker process and feed it, until told to stop."""
         worker: _Worker | None = None
         while (entry := self._queue.get()) is not None:
             item, future = entry
+            if not future.set_running_or_notify_cancel():
+                continue
             try:
                 for attempt in range(ATTEMPTS):
                     worker = worker or _Worker(self._call, self._processes)
@@ -98,6 +111,8 @@ class LocalEngine:
                     except (EOFError, BrokenPipeError, ConnectionResetError):
                         code = worker.close()
                         worker = None
+                        if self._stopping:
+                            raise Transient(f"{item.step} {item.partition}: stopped") from None
                         if attempt == ATTEMPTS - 1:
                             raise Transient(
                                 f"{item.step} {item.partition}: its worker process died {ATTEMPTS} times "

@@ -119,6 +119,16 @@ def test_scratch_outlives_its_writer_and_admits_one_at_a_time(tmp_path: Path) ->
     assert not work.exists()
 
 
+def test_sweeping_takes_the_drafts_of_the_dead_and_spares_the_living(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    dead = tmp_path / "pending" / "draft-dead"
+    dead.mkdir()
+    with store.draft() as living:
+        assert store.sweep() == 1
+        assert living.is_dir() and not dead.exists()
+    assert list((tmp_path / "pending").iterdir()) == []
+
+
 def test_rejected_rows_are_no_part_of_the_content(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with store.draft() as draft:

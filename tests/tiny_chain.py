@@ -1,0 +1,57 @@
+"""The tiny chain as a user runs it: `rlip run` in a process of its own, and what it left in its store."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from storage.artifact import Artifact
+from storage.runs import Run
+from storage.store import Store
+
+
+@dataclass(frozen=True)
+class World:
+    """Where a test's data and store lie, and how it calls `rlip run`."""
+
+    root: Path
+    recipe: Path
+    data: Path
+    store: Path
+
+    def command(self, *overrides: str) -> list[str]:
+        """`rlip run --direct --json` on the tiny recipe."""
+        settings = [f"data.root={self.data}", f"store={self.store}", f"reports={self.store}-reports", *overrides]
+        sets = [word for setting in settings for word in ("--set", setting)]
+        return [str(Path(sys.executable).with_name("rlip")), "run", str(self.recipe), "--direct", "--json", *sets]
+
+    def start(self, *overrides: str) -> subprocess.Popen[str]:
+        """The command as a process whose events can be read."""
+        return subprocess.Popen(
+            self.command(*overrides), cwd=self.root, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def run(self, *overrides: str) -> list[dict[str, Any]]:
+        """Run to the end; the events."""
+        process = self.start(*overrides)
+        out, err = process.communicate(timeout=280)
+        assert process.returncode == 0, err[-3000:]
+        return [json.loads(line) for line in out.splitlines()]
+
+    def artifacts(self) -> dict[str, dict[str, Artifact]]:
+        """Step → partition → artifact of the run."""
+        run = Run(Store(self.store), "tiny")
+        return {step: run.artifacts(step) for step in run.steps()}
+
+    def contents(self) -> dict[str, dict[str, str]]:
+        """Step → partition → digest of the data."""
+        return {
+            step: {part: artifact.content for part, artifact in found.items()}
+            for step, found in self.artifacts().items()
+        }
