@@ -61,7 +61,7 @@ class ImageLimits(Settings):
 DEFAULT_LIMITS = ImageLimits()
 
 
-class BadImage(Exception):
+class BadImage(Exception):  # noqa: N818 - it names what was found, not a failure of ours
     """An image that can't be used. `reason` is one of a few short phrases that can be counted, `value` tells the rest.
 
     Reasons: missing file, unreadable file, empty file, not an image, format not allowed, too large, too small,
@@ -87,9 +87,7 @@ def read_image(path: Path, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
     return decode_image(read_bytes(path, limits), limits)
 
 
-def probe(
-    path: Path, limits: ImageLimits = DEFAULT_LIMITS, verify: Literal["decode", "header"] = "decode"
-) -> Probe:
+def probe(path: Path, limits: ImageLimits = DEFAULT_LIMITS, verify: Literal["decode", "header"] = "decode") -> Probe:
     """Size and format of an image file. Raises `BadImage`.
 
     "decode" runs the decoder over the whole file, so that a torn file is found here and not hours later;
@@ -115,7 +113,7 @@ def read_bytes(path: Path, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
 
 
 def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
-    """Decode an image's bytes as RGB; transparency is laid on white, 16-bit grey keeps its upper byte. Raises `BadImage`."""
+    """Decode bytes as RGB: transparency is laid on white, 16-bit grey keeps its upper byte. Raises `BadImage`."""
     with _opened(data, limits) as image:
         image.load()
         return _as_rgb(image)
@@ -183,9 +181,7 @@ def _check_size(width: int, height: int, limits: ImageLimits) -> None:
 
 
 def _is_cut_off(message: str) -> bool:
-    return any(
-        sign in message.lower() for sign in ("truncated", "unexpected end", "too short", "end of file")
-    )
+    return any(sign in message.lower() for sign in ("truncated", "unexpected end", "too short", "end of file"))
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

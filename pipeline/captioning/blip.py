@@ -35,23 +35,24 @@ class BlipCaptioner:
 
     def __init__(self, settings: CaptionSettings) -> None:
         from transformers import AutoTokenizer, BlipForConditionalGeneration
-        from transformers.utils.logging import disable_progress_bar
+        from transformers.utils import logging
 
-        disable_progress_bar()
+        quiet: Any = logging.disable_progress_bar
+        quiet()
         self._settings = settings
         folder = find_model(settings.model, settings.hub)
         self._dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
-        self._model: Any = BlipForConditionalGeneration.from_pretrained(
+        model: Any = BlipForConditionalGeneration.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=self._dtype
         )
-        self._model.eval()
+        self._model = model.eval()
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._text = self._model.config.text_config
+        self._text = model.config.text_config
         self._prompt = self._prompt_tokens()
-        self._size: int = self._model.config.vision_config.image_size
+        self._size: int = model.config.vision_config.image_size
         self._mean, self._deviation = _pixel_statistics(folder)
-        self._source = f"{Path(settings.model).name} {settings.decoding}"
-        self._decoder = TextDecoder(self._model.text_decoder, settings.max_length)
+        self._source = f"blip {settings.decoding}"
+        self._decoder = TextDecoder(model.text_decoder, settings.max_length)
         self._rules = SamplingRules(
             end=self._text.sep_token_id,
             top_p=settings.top_p,
@@ -85,9 +86,7 @@ class BlipCaptioner:
 
     def _sample(self, states_BSD: Tensor, image_ids: Sequence[int]) -> list[list[Caption]]:
         settings, draws, read = self._settings, self._settings.draws, len(self._prompt)
-        noise = torch.from_numpy(
-            np.concatenate([uniforms(settings.seed, image_id, draws) for image_id in image_ids])
-        )
+        noise = torch.from_numpy(np.concatenate([uniforms(settings.seed, image_id, draws) for image_id in image_ids]))
         rows = len(image_ids) * draws
         tokens = torch.full((rows, settings.max_length), self._text.pad_token_id)
         tokens[:, :read] = torch.tensor(self._prompt)
@@ -95,7 +94,7 @@ class BlipCaptioner:
         state, logits_NV = self._decoder.start(states_BSD, self._prompt, draws)
         going_N = torch.ones(rows, dtype=torch.bool)
         for length in range(read, settings.max_length):
-            live_N = state.rows_N
+            live_N = state.rows
             token_N, gain_N = choose(logits_NV, tokens[live_N, :length], noise[live_N, length], self._rules)
             token_N = torch.where(going_N, token_N, self._text.pad_token_id)
             tokens[live_N, length] = token_N
@@ -130,9 +129,7 @@ class BlipCaptioner:
             max_length=settings.max_length,
             min_length=settings.min_length,
         )
-        logits = self._model.text_decoder(input_ids=tokens, encoder_hidden_states=states_BSD).logits[
-            :, read - 1 : -1
-        ]
+        logits = self._model.text_decoder(input_ids=tokens, encoder_hidden_states=states_BSD).logits[:, read - 1 : -1]
         said = tokens[:, read:]
         gains = logits.float().log_softmax(-1).gather(2, said[:, :, None])[:, :, 0]
         # The first end token counts, the padding after it does not.
@@ -159,8 +156,8 @@ class BlipCaptioner:
             )
         if len(words) + 1 >= settings.max_length:
             raise Terminal(
-                f"max_length: {settings.max_length} tokens leave no room after the prompt {settings.prompt!r}, which takes "
-                f"{len(words) + 1} with the begin token; raise max_length or shorten the prompt"
+                f"max_length: {settings.max_length} tokens leave no room after the prompt {settings.prompt!r}, which "
+                f"takes {len(words) + 1} with the begin token; raise max_length or shorten the prompt"
             )
         return [self._text.bos_token_id, *words]
 

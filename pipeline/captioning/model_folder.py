@@ -20,13 +20,9 @@ def find_model(model: str, hub: bool) -> Path:
         folder = _from_hub(model, hub)
     lacking = [] if (folder / "config.json").is_file() else ["config.json"]
     lacking += [] if any(folder.glob("model*.safetensors")) else ["model.safetensors"]
-    lacking += (
-        [] if any((folder / name).is_file() for name in _TOKENIZER_FILES) else [" or ".join(_TOKENIZER_FILES)]
-    )
+    lacking += [] if any((folder / name).is_file() for name in _TOKENIZER_FILES) else [" or ".join(_TOKENIZER_FILES)]
     if lacking:
-        raise Terminal(
-            f"captioner model {folder}: lacks {', '.join(lacking)} (setting: model). {_ways(model)}"
-        )
+        raise Terminal(f"captioner model {folder}: lacks {', '.join(lacking)} (setting: model). {_ways(model)}")
     return folder
 
 
@@ -40,9 +36,7 @@ def _from_hub(model: str, hub: bool) -> Path:
         raise Terminal(f"captioner model {model}: no such folder (setting: model). {_ways(model)}") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         tried = "the hub did not give it" if hub else "not in the local hub cache, and hub = false"
-        raise Terminal(
-            f"captioner model {model}: no such folder, {tried} (setting: model). {_ways(model)}"
-        ) from error
+        raise Terminal(f"captioner model {model}: no such folder, {tried} (setting: model). {_ways(model)}") from error
 
 
 def _ways(model: str) -> str:

@@ -75,9 +75,7 @@ class RecordedCaptioner:
             return
         text = _clean(found.text)
         if not text or len(text) > LONGEST_TEXT:
-            self.rejects.append(
-                Rejected(image_id, "caption too long" if text else "caption empty", text[:200])
-            )
+            self.rejects.append(Rejected(image_id, "caption too long" if text else "caption empty", text[:200]))
             return
         captions = self._captions[image_id]
         captions.append(Caption(text, len(captions), found.seed, found.log_probability, found.source))

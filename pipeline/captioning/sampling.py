@@ -24,9 +24,7 @@ class SamplingRules:
     repetition_penalty: float
 
 
-def choose(
-    logits_NV: Tensor, history_NT: Tensor, uniform_N: Tensor, rules: SamplingRules
-) -> tuple[Tensor, Tensor]:
+def choose(logits_NV: Tensor, history_NT: Tensor, uniform_N: Tensor, rules: SamplingRules) -> tuple[Tensor, Tensor]:
     """The next token of each row, and its log-probability under the model itself (before any rule).
 
     `logits_NV` is float32, `uniform_N` float64 in [0, 1): the token is found by inverting the cumulative distribution
@@ -36,10 +34,7 @@ def choose(
     scores_NV = _penalised(logits_NV, history_NT, rules.repetition_penalty)
     if history_NT.shape[1] < rules.min_length:
         scores_NV[:, rules.end] = -torch.inf
-    if rules.temperature == 0:
-        token_N = scores_NV.argmax(-1)
-    else:
-        token_N = _draw(scores_NV / rules.temperature, uniform_N, rules)
+    token_N = _draw(scores_NV, uniform_N, rules) if rules.temperature else scores_NV.argmax(-1)
     chosen_N = logits_NV.gather(1, token_N[:, None])[:, 0]
     return token_N, chosen_N - logits_NV.logsumexp(-1)
 
@@ -54,7 +49,7 @@ def _penalised(logits_NV: Tensor, history_NT: Tensor, penalty: float) -> Tensor:
 def _draw(scores_NV: Tensor, uniform_N: Tensor, rules: SamplingRules) -> Tensor:
     vocabulary = scores_NV.shape[1]
     kept = min(rules.top_k, vocabulary) if rules.top_k else vocabulary
-    scores_NK, tokens_NK = scores_NV.topk(kept, dim=-1)
+    scores_NK, tokens_NK = (scores_NV / rules.temperature).topk(kept, dim=-1)
     probabilities_NK = scores_NK.softmax(-1)
     before_NK = probabilities_NK.cumsum(-1) - probabilities_NK
     # A token stays while the likelier ones hold less than top_p; the likeliest always does.

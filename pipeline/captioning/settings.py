@@ -18,7 +18,8 @@ class CaptionSettings(Settings):
 
     captioner: CaptionerName = "blip"
     model: str = runtime("Salesforce/blip-image-captioning-large")
-    """blip: a folder with config.json, model.safetensors and the tokenizer's files, or a name on the Hugging Face hub."""
+    """blip: a folder with config.json, model.safetensors and the tokenizer's files, or a name on the Hugging Face hub;
+    its content is part of the key."""
     hub: bool = runtime(False)
     """blip: whether a model that is not on disk may be downloaded from the hub."""
     decoding: Decoding = "nucleus"

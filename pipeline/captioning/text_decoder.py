@@ -25,7 +25,7 @@ class DecoderState:
     """What has been decoded so far. Rows are numbered image * draws + draw."""
 
     draws: int
-    rows_N: Tensor
+    rows: Tensor
     """The numbers of the live rows, ascending."""
     length: int
     """Positions in the cache."""
@@ -57,10 +57,9 @@ class TextDecoder:
         for token in prompt:
             logits_BV = self.step(state, torch.full((images,), token))
         state.own = [
-            (keys.repeat_interleave(draws, 0), values.repeat_interleave(draws, 0))
-            for keys, values in state.own
+            (keys.repeat_interleave(draws, 0), values.repeat_interleave(draws, 0)) for keys, values in state.own
         ]
-        state.draws, state.rows_N = draws, torch.arange(images * draws)
+        state.draws, state.rows = draws, torch.arange(images * draws)
         return state, logits_BV.repeat_interleave(draws, 0)
 
     def step(self, state: DecoderState, token_N: Tensor) -> Tensor:
@@ -78,7 +77,7 @@ class TextDecoder:
     def keep(self, state: DecoderState, kept_N: Tensor) -> None:
         """Drop every live row whose mark in `kept_N` (bool) is false."""
         place = kept_N.nonzero()[:, 0]
-        state.rows_N = state.rows_N[place]
+        state.rows = state.rows[place]
         state.own = [(keys[place], values[place]) for keys, values in state.own]
 
     def _empty(self, layer: _Layer, states_BSD: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,12 +129,10 @@ class _Layer:
         query_ND = _product(hidden_ND, self._cross.query)
         images, draws = len(keys), state.draws
         # Ended rows leave gaps: queries are laid out as images x draws so that draws share their image's keys.
-        laid_out = query_ND.new_zeros(images * draws, query_ND.shape[1]).index_copy_(
-            0, state.rows_N, query_ND
-        )
+        laid_out = query_ND.new_zeros(images * draws, query_ND.shape[1]).index_copy_(0, state.rows, query_ND)
         query = laid_out.view(images, draws, self.heads, self.head_width).transpose(1, 2)
         attended = F.scaled_dot_product_attention(query, keys, values)
-        return attended.transpose(1, 2).reshape(images * draws, -1)[state.rows_N]
+        return attended.transpose(1, 2).reshape(images * draws, -1)[state.rows]
 
 
 def _add_and_norm(output: Any, update: Tensor, residual: Tensor) -> Tensor:

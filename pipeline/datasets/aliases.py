@@ -22,9 +22,7 @@ class Aliases:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise AnnotationError(
-                f"{path}: can't be read as text ({error}); expected comma-separated lines"
-            ) from error
+            raise AnnotationError(f"{path}: can't be read as text ({error}); expected comma-separated lines") from error
         for line in lines:
             words = [" ".join(word.lower().split()) for word in line.split(",")]
             for word in words:

@@ -96,9 +96,7 @@ class HicoDetReader(Reader):
             rejects.append(Rejected(image_id, "unknown verb id", shown(item)))
             return None
         ends = as_id(item.get("subject_id")), as_id(item.get("object_id"))
-        subject, target = (
-            places[end] if end is not None and 0 <= end < len(places) else None for end in ends
-        )
+        subject, target = (places[end] if end is not None and 0 <= end < len(places) else None for end in ends)
         if subject is None or target is None:
             rejects.append(Rejected(image_id, "relation without box", shown(item)))
             return None

@@ -43,11 +43,7 @@ def _from_json(text: str) -> dict[int, str]:
         content = json.loads(text)
     except json.JSONDecodeError:
         return {}
-    pairs = (
-        enumerate(content, start=1)
-        if isinstance(content, list)
-        else ((i, name) for name, i in content.items())
-    )
+    pairs = enumerate(content, start=1) if isinstance(content, list) else ((i, name) for name, i in content.items())
     names = {as_id(number): name for number, name in pairs}
     valid = all(number is not None and isinstance(name, str) for number, name in names.items())
     return {number: name for number, name in names.items() if number is not None} if valid else {}

@@ -36,18 +36,14 @@ class Pair(NamedTuple):
     object: Box
 
 
-def read_pairs(
-    path: Path, category: Callable[[str], str]
-) -> tuple[dict[int, list[Pair | Rejected]], list[Rejected]]:
+def read_pairs(path: Path, category: Callable[[str], str]) -> tuple[dict[int, list[Pair | Rejected]], list[Rejected]]:
     """Pairs by image id, in file order, and entries without an image. Raises `AnnotationError`."""
     pairs: dict[int, list[Pair | Rejected]] = defaultdict(list)
     rejects = []
     for entry in rows(read_json(path, EXPECTED), path, EXPECTED):
         image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
         if image_id is None or not isinstance(entry.get("relations"), list):
-            rejects.append(
-                Rejected(NO_IMAGE if image_id is None else image_id, "relations malformed", shown(entry))
-            )
+            rejects.append(Rejected(NO_IMAGE if image_id is None else image_id, "relations malformed", shown(entry)))
             continue
         pairs[image_id] += [_pair(image_id, relation, category) for relation in entry["relations"]]
     return dict(pairs), rejects
@@ -85,9 +81,7 @@ def _pair(image_id: int, entry: Any, category: Callable[[str], str]) -> Pair | R
     if subject_box is None or object_box is None:
         return Rejected(image_id, "relation without box", shown(entry))
     words = str(predicate).strip() if "predicate" in entry else vcoco_predicate(str(predicate))
-    return Pair(
-        _box(category(str(subject_name)), subject_box), words, _box(category(str(object_name)), object_box)
-    )
+    return Pair(_box(category(str(subject_name)), subject_box), words, _box(category(str(object_name)), object_box))
 
 
 def _box(category: str, xyxy: Sequence[float]) -> Box:

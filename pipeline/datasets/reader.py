@@ -19,7 +19,7 @@ class Reader(ABC):
     def __init__(self, source: Source) -> None:
         self.source = source
         self.rejects: list[Rejected] = []
-        """Rows that became no record (an image without a usable id or file name, a duplicate): complete after `read`."""
+        """Rows that became no record (no usable id or file name, a duplicate); complete when `read` has ended."""
 
     def read(self) -> Iterator[ImageRecord]:
         """The records in the order of the annotation file. Raises `AnnotationError` before the first one.
@@ -38,12 +38,8 @@ class Reader(ABC):
     def _require_images(self, records: list[ImageRecord]) -> None:
         source = self.source
         if not records:
-            reasons = (
-                "; ".join(sorted({reject.reason for reject in self.rejects})) or "the list of images is empty"
-            )
-            raise AnnotationError(
-                f"{source.annotations}: no usable image for data set {source.name!r} ({reasons})"
-            )
+            reasons = "; ".join(sorted({reject.reason for reject in self.rejects})) or "the list of images is empty"
+            raise AnnotationError(f"{source.annotations}: no usable image for data set {source.name!r} ({reasons})")
         if any(record.path.is_file() for record in records):
             return
         present = _first_names(source.images)

@@ -48,9 +48,7 @@ class Source(Settings):
 
     @model_validator(mode="after")
     def _files_fit_the_format(self) -> Source:
-        for name in sorted(
-            {"relations", "image_data", "objects", "verbs", "predicate_aliases", "object_aliases"}
-        ):
+        for name in sorted({"relations", "image_data", "objects", "verbs", "predicate_aliases", "object_aliases"}):
             given = getattr(self, name) is not None
             if given and name not in _OPTIONAL_FILES[self.format]:
                 raise ValueError(f"{name}: not used by format {self.format!r}; remove it")

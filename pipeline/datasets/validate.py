@@ -86,7 +86,7 @@ def _fault(box: Box, width: int, height: int) -> str | None:
 
 
 def _clip(box: Box, width: int, height: int) -> Box:
-    """The part of the box inside the image, in the single precision that tables hold, so that what is compared is kept."""
+    """The part of the box inside the image, in the single precision of tables: what is compared is what is kept."""
     x1, y1 = np.float32(max(box.x, 0.0)), np.float32(max(box.y, 0.0))
     x2, y2 = min(box.x + box.w, float(width)), min(box.y + box.h, float(height))
     return box._replace(x=float(x1), y=float(y1), w=float(np.float32(x2 - x1)), h=float(np.float32(y2 - y1)))
@@ -106,8 +106,7 @@ def _usable_relations(
     for relation in record.relations:
         subject, target = places[relation.subject], places[relation.object]
         said = (
-            f"{record.boxes[relation.subject].category} {relation.predicate} "
-            f"{record.boxes[relation.object].category}"
+            f"{record.boxes[relation.subject].category} {relation.predicate} {record.boxes[relation.object].category}"
         )
         if subject is None or target is None:
             rejects.append(Rejected(record.image_id, "relation without box", shown(said)))

@@ -23,7 +23,7 @@ _WORDS = {
 
 
 def vcoco_predicate(action: str) -> str:
-    """The predicate of an action such as "hold obj" or "sit instr"; other text comes back with spaces for underscores."""
+    """The predicate of an action such as "hold obj" or "sit instr"; of other text, spaces for underscores."""
     action = action.strip().lower()
     if action in _WORDS:
         return _WORDS[action]

@@ -190,9 +190,7 @@ def _first_name(item: dict[str, Any]) -> str | None:
 def _is_near(image: _Image, a: GivenRelation, b: GivenRelation) -> bool:
     """Both boxes of two relations are all but the same; the authors' overlap counts a box's last pixel."""
     subjects = overlap(image.boxes[a.subject], image.boxes[b.subject], pixel=1.0)
-    return (
-        subjects >= NEAR_IOU and overlap(image.boxes[a.object], image.boxes[b.object], pixel=1.0) >= NEAR_IOU
-    )
+    return subjects >= NEAR_IOU and overlap(image.boxes[a.object], image.boxes[b.object], pixel=1.0) >= NEAR_IOU
 
 
 def _said(image: _Image, relation: GivenRelation) -> str:

@@ -175,7 +175,7 @@ def test_a_folder_that_lacks_a_file_names_it(blip_folder: Path, tmp_path: Path, 
 
 
 def test_a_prompt_outside_the_vocabulary_stops(blip_folder: Path) -> None:
-    with pytest.raises(Terminal, match="prompt 'a photograph of'.*setting: prompt"):
+    with pytest.raises(Terminal, match=r"prompt 'a photograph of'.*setting: prompt"):
         captioner(blip_folder, prompt="a photograph of")
 
 

@@ -74,5 +74,5 @@ def test_uniforms_depend_on_seed_image_and_draw_only() -> None:
     assert first.shape == (3, STEPS)
     assert (uniforms(7, 12, 9)[:3] == first).all()
     assert (uniforms(8, 12, 3) != first).any() and (uniforms(7, 13, 3) != first).any()
-    assert 0 <= first.min() and first.max() < 1
+    assert first.min() >= 0 and first.max() < 1
     assert uniforms(7, -5, 2).shape == (2, STEPS)

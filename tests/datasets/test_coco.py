@@ -1,0 +1,278 @@
+"""COCO-format sets and their relation files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.datasets.annotations import AnnotationError
+from pipeline.datasets.open_source import open_source
+from pipeline.datasets.record import Box, GivenRelation
+from pipeline.datasets.source import Source
+from pipeline.datasets.validate import validate
+from tests.datasets.conftest import Build
+from tests.datasets.toy_sets import read_all, save_json, save_picture
+
+IMAGE = {"id": 7, "file_name": "a.jpg", "width": 100, "height": 80}
+
+
+def box(number: int, category: Any, bbox: Any, image: Any = 7, **more: Any) -> dict[str, Any]:
+    return {"id": number, "image_id": image, "category_id": category, "bbox": bbox, **more}
+
+
+def test_images_and_boxes_in_file_order(coco: Build) -> None:
+    images = [IMAGE, {"id": 3, "file_name": "sub/b.jpg"}, {"id": 5, "file_name": "c.jpg", "height": 0}]
+    boxes = [box(1, 18, [1, 2, 3, 4]), box(2, 1, [5, 6, 7.5, 8], 3), box(3, 1, [0, 0, 9, 9], iscrowd=1)]
+    _, records = read_all(coco(images, boxes, split="val"))
+    assert [record.image_id for record in records] == [7, 3, 5]
+    first = records[0]
+    assert (first.dataset, first.split, first.path.name, first.width, first.height) == ("toy", "val", "a.jpg", 100, 80)
+    assert first.boxes == (Box("dog", 1, 2, 3, 4, False, 1), Box("person", 0, 0, 9, 9, True, 3))
+    assert records[1].boxes == (Box("person", 5, 6, 7.5, 8, False, 2),)
+    assert records[1].path.parent.name == "sub"
+    assert (records[2].boxes, records[2].height) == ((), None)
+
+
+def test_what_can_not_be_read_of_boxes_is_rejected_with_its_image(coco: Build) -> None:
+    boxes = [
+        box(1, 999, [1, 2, 3, 4]),
+        box(2, 1, [1, 2, 3]),
+        box(3, 1, "none"),
+        box(4, 1, [1, None, 3, 4]),
+        box(5, None, [1, 2, 3, 4]),
+        box(6, 18, [1, 2, 3, 4]),
+    ]
+    _, (record,) = read_all(coco([IMAGE], boxes))
+    assert [(reject.image_id, reject.reason, reject.value) for reject in record.rejects] == [
+        (7, "unknown category id", "999"),
+        (7, "box malformed", "[1, 2, 3]"),
+        (7, "box malformed", "none"),
+        (7, "box malformed", "[1, None, 3, 4]"),
+        (7, "unknown category id", "None"),
+    ]
+    assert [found.source_id for found in record.boxes] == [6]
+
+
+def test_rows_that_are_no_record_are_in_the_readers_quarantine(coco: Build) -> None:
+    images = [
+        IMAGE,
+        {**IMAGE, "file_name": "b.jpg"},
+        {"id": "seven", "file_name": "c.jpg"},
+        {"id": 8},
+        {"id": 9, "file_name": "../../etc/passwd"},
+        {"id": 10, "file_name": "/etc/passwd"},
+        "nonsense",
+        {"id": "12", "file_name": "d.jpg"},
+    ]
+    boxes = [box(1, 1, [1, 2, 3, 4], 404), box(2, 77, [1, 2, 3, 4], 404), {"bbox": [1, 2, 3, 4]}, 5]
+    reader, records = read_all(coco(images, boxes))
+    assert [record.image_id for record in records] == [7, 12]
+    assert [(reject.image_id, reject.reason) for reject in reader.rejects] == [
+        (-1, "annotation without image id"),
+        (-1, "annotation without image id"),
+        (7, "duplicate image id"),
+        (-1, "image id not an integer"),
+        (8, "file name not usable"),
+        (9, "file name not usable"),
+        (10, "file name not usable"),
+        (-1, "image id not an integer"),
+        (404, "annotations of unknown image"),
+    ]
+
+
+def test_reading_twice_gives_the_same(coco: Build) -> None:
+    reader = open_source(coco([IMAGE, IMAGE], [box(1, 1, [1, 2, 3, 4])]))
+    assert list(reader.read()) == list(reader.read())
+    assert len(reader.rejects) == 1
+
+
+def test_missing_images_are_left_to_validation(coco: Build) -> None:
+    images = [IMAGE, {"id": 8, "file_name": "lost.jpg"}]
+    _, records = read_all(coco(images, [], without=("lost.jpg",)))
+    record, rejects = validate(records[1])
+    assert record is None
+    assert [(reject.image_id, reject.reason, reject.value) for reject in rejects] == [(8, "missing file", "lost.jpg")]
+
+
+def test_a_folder_without_any_of_the_images_stops_before_work(coco: Build) -> None:
+    source = coco([IMAGE], [], without=("a.jpg",))
+    with pytest.raises(AnnotationError, match=r"images: none of the 1 images of 'toy'.*a\.jpg; the folder is empty"):
+        next(open_source(source).read())
+    save_picture(source.images / "other.jpg")
+    with pytest.raises(AnnotationError, match=r"it holds other\.jpg"):
+        next(open_source(source).read())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"images": [', "not valid JSON at line 1"),
+        ("[1, 2]", "holds a JSON list; expected COCO instances"),
+        ('{"images": [], "categories": []}', "has no field 'annotations'"),
+        ('{"images": 3, "annotations": [], "categories": []}', "field 'images' is a JSON number"),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "lacks an integer id or a name"),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}',
+            "category id 1 is listed twice",
+        ),
+        ('{"images": [], "annotations": [], "categories": []}', "no usable image for data set 'toy'"),
+        ("\xff\xfe\x00", "not valid JSON"),
+    ],
+)
+def test_an_annotation_file_that_is_something_else(coco: Build, content: str, message: str) -> None:
+    source = coco([IMAGE], [])
+    source.annotations.write_bytes(content.encode("latin-1"))
+    with pytest.raises(AnnotationError, match=message) as caught:
+        list(open_source(source).read())
+    assert "instances.json" in str(caught.value)
+
+
+def test_missing_files_are_named_all_at_once(tmp_path: Path) -> None:
+    source = Source(
+        name="toy",
+        format="coco",
+        images=tmp_path / "no",
+        annotations=tmp_path / "no.json",
+        relations=tmp_path / "r.json",
+    )
+    assert len(source.missing()) == 3
+    with pytest.raises(AnnotationError, match=r"'toy' \(coco\): images: no folder .*annotations: no file .*relations"):
+        open_source(source)
+
+
+def pair(action: str, name: str, object_box: Any, person_box: Any = (10, 10, 50, 70), **more: Any) -> dict[str, Any]:
+    return {"person_box": list(person_box), "action": action, "object": name, "object_box": object_box, **more}
+
+
+def test_pairs_find_their_boxes_or_bring_them(coco: Build) -> None:
+    boxes = [box(1, 1, [11, 10, 40, 60]), box(2, 19, [20, 30, 50, 40]), box(3, 19, [60, 30, 30, 40])]
+    relations = [
+        {
+            "image_id": 7,
+            "relations": [
+                pair("ride instr", "horse", [20, 31, 70, 70]),
+                pair("look obj", "horse", [58, 30, 90, 70]),
+                pair("hold obj", "dog", [1, 1, 8, 8]),
+                pair("hold obj", "dog", [1, 1, 8, 8]),
+            ],
+        }
+    ]
+    _, (record,) = read_all(coco([IMAGE], boxes, relations))
+    assert record.relations == (
+        GivenRelation(0, "ride", 1),
+        GivenRelation(0, "look at", 2),
+        GivenRelation(0, "hold", 3),
+        GivenRelation(0, "hold", 3),
+    )
+    assert record.boxes[3] == Box("dog", 1, 1, 7, 7)
+    checked, rejects = validate(record)
+    assert checked is not None and len(checked.relations) == 3
+    assert [reject.reason for reject in rejects] == ["relation duplicate"]
+
+
+def test_pairs_of_any_subject(coco: Build) -> None:
+    stated = {"subject": "dog", "subject_box": [1, 2, 31, 42], "predicate": "next to", "object": "horse"}
+    relations = [{"image_id": 7, "relations": [{**stated, "object_box": [40, 10, 90, 60]}]}]
+    _, (record,) = read_all(coco([IMAGE], [box(1, 18, [1, 2, 30, 40])], relations))
+    assert record.relations == (GivenRelation(0, "next to", 1),)
+    assert [found.category for found in record.boxes] == ["dog", "horse"]
+
+
+def test_pairs_that_can_not_be_used(coco: Build) -> None:
+    bad = [
+        pair("hold obj", "unicorn", [1, 2, 3, 4]),
+        pair("hold obj", "dog", None),
+        pair("", "dog", [1, 2, 3, 4]),
+        "nonsense",
+    ]
+    relations = [{"image_id": 7, "relations": bad}, {"image_id": 99, "relations": bad}, {"relations": []}]
+    reader, (record,) = read_all(coco([IMAGE], [], relations))
+    assert [reject.reason for reject in record.rejects] == [
+        "unknown category",
+        "relation without box",
+        "relation malformed",
+        "relation malformed",
+    ]
+    assert record.boxes == () and record.relations == ()
+    assert [(r.image_id, r.reason) for r in reader.rejects] == [
+        (-1, "relations malformed"),
+        (99, "relations of unknown image"),
+    ]
+
+
+def test_a_crowd_is_nobodys_box(coco: Build) -> None:
+    boxes = [box(1, 1, [10, 10, 40, 60], iscrowd=1)]
+    relations = [{"image_id": 7, "relations": [pair("hold obj", "dog", [1, 1, 8, 8])]}]
+    _, (record,) = read_all(coco([IMAGE], boxes, relations))
+    assert record.relations == (GivenRelation(1, "hold", 2),)
+
+
+def test_objects365_names_files_and_doubled_boxes(coco: Build, tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": "images/v2/patch16/objects365_v2_01.jpg", "width": 100, "height": 80}]
+    categories = [
+        {"id": 1, "name": "Person"},
+        {"id": 38, "name": "Moniter/TV"},
+        {"id": 197, "name": "Cigar/Cigarette "},
+        {"id": 300, "name": "Tape Measur/ Ruler"},
+    ]
+    boxes = [box(n, category, [1, 2, 30, 40], 1) for n, category in enumerate((1, 1, 38, 197, 300))]
+    source = coco(images, boxes, categories=categories, format="objects365")
+    save_picture(source.images / "patch16" / "objects365_v2_01.jpg")
+    _, (record,) = read_all(source)
+    assert record.path == source.images / "patch16" / "objects365_v2_01.jpg"
+    checked, rejects = validate(record)
+    assert checked is not None
+    assert [found.category for found in checked.boxes] == [
+        "person",
+        "monitor/tv",
+        "cigar/cigarette",
+        "tape measure/ruler",
+    ]
+    assert [reject.reason for reject in rejects] == ["box duplicate"]
+
+
+def test_objects365_names_become_the_authors(shared: Path, coco: Build) -> None:
+    import json
+
+    priors = shared / "data" / "rlipv2_priors"
+    categories = json.loads((priors / "o365_categories.json").read_text())
+    expected = list(json.loads((priors / "o365_obj_paraphrase.json").read_text()))
+    boxes = [box(c["id"], c["id"], [1, 2, 3, 4]) for c in categories]
+    source = coco([IMAGE], boxes, categories=categories, format="objects365")
+    _, (record,) = read_all(source)
+    assert [found.category for found in record.boxes] == expected
+
+
+def test_real_coco_images(shared: Path) -> None:
+    folder = shared / "data" / "coco"
+    reader, records = read_all(
+        Source(
+            name="coco",
+            format="coco",
+            images=folder / "sample2017",
+            annotations=folder / "annotations" / "instances_sample2017.json",
+            relations=folder / "annotations" / "vcoco_relations_sample2017.json",
+        )
+    )
+    assert len(records) == 188 and not reader.rejects
+    assert sum(len(record.boxes) for record in records) == 1443
+    assert sum(len(record.relations) for record in records) == 103
+    checked = [validate(record, verify="header") for record in records]
+    assert all(record is not None and not rejects for record, rejects in checked)
+
+
+def test_annotations_may_hold_nan(coco: Build) -> None:
+    source = coco([IMAGE], [box(1, 1, [float("nan"), 2, 3, 4]), box(2, 1, [1, 2, float("inf"), 4])])
+    _, (record,) = read_all(source)
+    _, rejects = validate(record)
+    assert [reject.reason for reject in rejects] == ["box not finite", "box not finite"]
+
+
+def test_a_name_list_that_is_no_list_of_relations(coco: Build, tmp_path: Path) -> None:
+    source = coco([IMAGE], [], relations={"image_id": 7})
+    with pytest.raises(AnnotationError, match=r"relations\.json: holds a JSON object; expected relations: a list"):
+        list(open_source(source).read())
+    save_json(tmp_path / "relations.json", [])
+    assert len(list(open_source(source).read())) == 1

@@ -1,0 +1,34 @@
+"""Settings of a source: what fits a format, and what goes into a key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.datasets.source import Source
+
+PLAIN: dict[str, Any] = {"name": "toy", "format": "coco", "images": Path("images"), "annotations": Path("a.json")}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"format": "voc"}, "format"),
+        ({"name": "a/b"}, "name"),
+        ({"annotation": "a.json"}, "annotation"),
+        ({"verbs": "v.json"}, "verbs: not used by format 'coco'; remove it"),
+        ({"format": "visual_genome", "relations": "r.json"}, "relations: not used by format 'visual_genome'"),
+        ({"format": "hico_det"}, "verbs: required by format 'hico_det'"),
+        ({"images": 5}, "images"),
+    ],
+)
+def test_a_wrong_field_is_named(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Source(**{**PLAIN, **changed})
+
+
+def test_paths_are_no_part_of_a_key() -> None:
+    assert Source(**PLAIN).row_settings() == {"name": "toy", "format": "coco", "split": "train"}

@@ -1,0 +1,146 @@
+"""Records against their files: boxes, sizes, relations; and what stands for a file's content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.datasets.fingerprint import fingerprint
+from pipeline.datasets.record import Box, GivenRelation, ImageRecord
+from pipeline.datasets.validate import validate
+from pipeline.images import BadImage, ImageLimits
+from tests.datasets.toy_sets import save_picture
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture of 100 x 80."""
+    return save_picture(tmp_path_factory.mktemp("pictures") / "a.jpg")
+
+
+def record(path: Path, *boxes: Box, relations: tuple[GivenRelation, ...] = (), **more: int | None) -> ImageRecord:
+    return ImageRecord("toy", "train", 7, path, boxes=boxes, relations=relations, **more)
+
+
+def reasons(found: list) -> list[str]:  # type: ignore[type-arg]
+    return [reject.reason for reject in found]
+
+
+@pytest.mark.parametrize(
+    ("box", "reason"),
+    [
+        (Box("dog", 10, 10, -5, 5), "box inverted"),
+        (Box("dog", 10, 10, 5, -5), "box inverted"),
+        (Box("dog", 10, 10, 0, 5), "box empty"),
+        (Box("dog", 100, 10, 5, 5), "box outside"),
+        (Box("dog", -20, 10, 20, 5), "box outside"),
+        (Box("dog", 10, 300, 5, 5), "box outside"),
+        (Box("dog", float("nan"), 10, 5, 5), "box not finite"),
+        (Box("dog", 1, 10, float("inf"), 5), "box not finite"),
+        (Box("dog", 10, 10, 1e-60, 5), "box empty"),
+        (Box("dog", 1e300, 10, 1e300, 5), "box outside"),
+    ],
+)
+def test_boxes_that_can_not_be_used(picture: Path, box: Box, reason: str) -> None:
+    kept = Box("dog", 1, 1, 5, 5)
+    found, rejects = validate(record(picture, box, kept))
+    assert found is not None and found.boxes == (kept,)
+    assert reasons(rejects) == [reason]
+    assert rejects[0].image_id == 7 and rejects[0].value.startswith("dog [")
+
+
+def test_boxes_are_clipped_and_only_what_matters_is_noted(picture: Path) -> None:
+    found, rejects = validate(record(picture, Box("dog", -10, 70, 30, 30), Box("cat", 50, 40, 50.4, 40.2)))
+    assert found is not None
+    assert found.boxes == (Box("dog", 0, 70, 20, 10), Box("cat", 50, 40, 50, 40))
+    assert reasons(rejects) == ["box clipped"]
+    assert rejects[0].value == "dog [-10, 70, 30, 30] in 100x80"
+
+
+def test_relations_follow_their_boxes(picture: Path) -> None:
+    boxes = (
+        Box("a", 0, 0, 0, 5),
+        Box("a", 1, 1, 5, 5),
+        Box("b", 2, 2, 5, 5),
+        Box("a", 1, 1, 5, 5),
+        Box("b", 1, 1, 5, 5),
+    )
+    relations = (
+        GivenRelation(0, "on", 2),
+        GivenRelation(1, "on", 2),
+        GivenRelation(3, "on", 2),
+        GivenRelation(1, "near", 3),
+        GivenRelation(4, "in", 3),
+    )
+    found, rejects = validate(record(picture, *boxes, relations=relations))
+    assert found is not None
+    assert [box.category for box in found.boxes] == ["a", "b", "b"]
+    assert found.relations == (GivenRelation(0, "on", 1), GivenRelation(2, "in", 0))
+    assert sorted(reasons(rejects)) == sorted(
+        ["box empty", "box duplicate", "relation without box", "relation duplicate", "relation to itself"]
+    )
+
+
+def test_the_files_size_wins_and_is_counted(picture: Path) -> None:
+    found, rejects = validate(record(picture, Box("dog", 70, 10, 30, 30), width=80, height=100))
+    assert found is not None and (found.width, found.height) == (100, 80)
+    assert found.boxes == (Box("dog", 70, 10, 30, 30),)
+    assert reasons(rejects) == ["declared size wrong"]
+    assert reasons(validate(record(picture, width=100, height=80))[1]) == []
+    assert reasons(validate(record(picture))[1]) == []
+
+
+def test_a_torn_image_is_found_by_decoding_only(picture: Path, tmp_path: Path) -> None:
+    torn = tmp_path / "torn.jpg"
+    torn.write_bytes(picture.read_bytes()[:-40])
+    found, rejects = validate(record(torn))
+    assert found is None and reasons(rejects) == ["truncated"]
+    assert validate(record(torn), verify="header")[0] is not None
+
+
+def test_limits_are_the_callers(picture: Path) -> None:
+    found, rejects = validate(record(picture), ImageLimits(max_side=50))
+    assert found is None and reasons(rejects) == ["too large"]
+
+
+sides = st.floats(-200, 300, width=32) | st.sampled_from([float("nan"), float("inf"), 0.0, 80.0, 100.0])
+boxes = st.builds(Box, st.sampled_from("ab"), sides, sides, sides, sides)
+
+
+@given(st.lists(boxes, max_size=6), st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_comes_in_what_goes_out_is_usable(picture: Path, given_boxes: list[Box], data: st.DataObject) -> None:
+    ends = st.integers(0, len(given_boxes) - 1)
+    relation = st.builds(GivenRelation, ends, st.sampled_from(["on", "near"]), ends)
+    relations = data.draw(st.lists(relation, max_size=5)) if given_boxes else []
+    found, rejects = validate(record(picture, *given_boxes, relations=tuple(relations)), verify="header")
+    assert found is not None
+    for box in found.boxes:
+        assert box.w > 0 and box.h > 0 and box.x >= 0 and box.y >= 0
+        assert box.x + box.w <= 100.001 and box.y + box.h <= 80.001
+    assert len({box[:5] for box in found.boxes}) == len(found.boxes)
+    assert all(r.subject != r.object and max(r.subject, r.object) < len(found.boxes) for r in found.relations)
+    again, more = validate(found, verify="header")
+    assert again == found and not more
+    lost = len(given_boxes) - len(found.boxes) + len(relations) - len(found.relations)
+    assert sum(reject.reason != "box clipped" for reject in rejects) == lost
+
+
+def test_fingerprints(tmp_path: Path) -> None:
+    path = save_picture(tmp_path / "a.jpg")
+    by_bytes = fingerprint(record(path))
+    assert by_bytes == hashlib.sha256(path.read_bytes()).hexdigest()
+    by_stat = fingerprint(record(path), by="stat")
+    os.utime(path, ns=(1, 1))
+    assert fingerprint(record(path)) == by_bytes
+    assert fingerprint(record(path), by="stat") != by_stat
+    path.write_bytes(path.read_bytes() + b"\x00")
+    assert fingerprint(record(path)) != by_bytes
+    for by in ("bytes", "stat"):
+        with pytest.raises(BadImage, match="missing file"):
+            fingerprint(record(tmp_path / "no.jpg"), by=by)  # type: ignore[arg-type]

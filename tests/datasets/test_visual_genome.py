@@ -1,0 +1,159 @@
+"""Visual Genome's relationships, objects and aliases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.datasets.annotations import AnnotationError
+from pipeline.datasets.open_source import open_source
+from pipeline.datasets.record import Box, GivenRelation
+from pipeline.datasets.source import Source
+from pipeline.datasets.validate import validate
+from tests.datasets.toy_sets import read_all, save_json, save_picture
+
+
+def thing(number: int, name: str, x: int = 0, y: int = 0, w: int = 20, h: int = 20, **more: Any) -> dict[str, Any]:
+    return {"object_id": number, "name": name, "x": x, "y": y, "w": w, "h": h, **more}
+
+
+def said(subject: dict[str, Any], predicate: Any, target: Any) -> dict[str, Any]:
+    return {"relationship_id": 1, "subject": subject, "predicate": predicate, "object": target}
+
+
+def genome(
+    folder: Path, relationships: Any, files: dict[str, Any] | None = None, image_ids: tuple[int, ...] = (1,)
+) -> Source:
+    images = folder / "images"
+    images.mkdir(exist_ok=True)
+    for image_id in image_ids:
+        save_picture(images / f"{image_id}.jpg")
+    extra = {}
+    for name, content in (files or {}).items():
+        extra[name] = folder / name
+        if isinstance(content, str):
+            (folder / name).write_text(content)
+        else:
+            save_json(folder / name, content)
+    path = save_json(folder / "relationships.json", relationships)
+    return Source(name="vg", format="visual_genome", images=images, annotations=path, **extra)
+
+
+def one(relations: list[Any], image_id: Any = 1) -> list[Any]:
+    return [{"image_id": image_id, "relationships": relations}]
+
+
+MAN, HAT, DOG = thing(1, "Man", 10, 10, 40, 60), thing(2, "red  Hat", 20, 5, 20, 10), thing(3, "dog", 60, 40, 30, 30)
+
+
+def test_names_and_predicates_are_lower_case_and_boxes_shared(tmp_path: Path) -> None:
+    relations = [said(MAN, "WEARS", HAT), said(MAN, " next  to", thing(3, "", 60, 40, 30, 30, names=["Dog", "puppy"]))]
+    _, (record,) = read_all(genome(tmp_path, one(relations)))
+    assert record.boxes == (
+        Box("man", 10, 10, 40, 60, False, 1),
+        Box("red hat", 20, 5, 20, 10, False, 2),
+        Box("dog", 60, 40, 30, 30, False, 3),
+    )
+    assert record.relations == (GivenRelation(0, "wears", 1), GivenRelation(0, "next to", 2))
+    assert (record.dataset, record.image_id, record.path.name, record.width) == ("vg", 1, "1.jpg", None)
+
+
+def test_exact_and_near_duplicates_go_and_aliases_only_compare(tmp_path: Path) -> None:
+    same_man = thing(11, "man", 11, 10, 40, 60)
+    relations = [
+        said(MAN, "near", DOG),
+        said(MAN, "near", DOG),
+        said(same_man, "beside", DOG),
+        said(same_man, "holding", DOG),
+        said(thing(12, "man", 50, 10, 40, 60), "near", DOG),
+    ]
+    files = {"predicate_aliases": "near,next to,beside\n", "object_aliases": "man,guy\n"}
+    _, (record,) = read_all(genome(tmp_path, one(relations), files))
+    assert [relation.predicate for relation in record.relations] == ["near", "holding", "near"]
+    assert [reject.reason for reject in record.rejects] == ["relation duplicate", "relation near-duplicate"]
+    assert record.rejects[1].value == "man beside dog"
+
+
+def test_an_image_keeps_its_first_hundred_relations(tmp_path: Path) -> None:
+    relations = [said(MAN, f"predicate {number}", DOG) for number in range(105)]
+    _, (record,) = read_all(genome(tmp_path, one(relations)))
+    assert [relation.predicate for relation in record.relations] == [f"predicate {n}" for n in range(100)]
+    assert [reject.reason for reject in record.rejects] == ["relation above 100"] * 5
+
+
+def test_what_can_not_be_used(tmp_path: Path) -> None:
+    relations = [
+        said(MAN, "on", {"object_id": 9, "name": "bench", "x": 1}),
+        said(MAN, "on", thing(10, " ")),
+        said(MAN, "  ", DOG),
+        said(MAN, 5, DOG),
+        said(MAN, "on", None),
+        "nonsense",
+        said(MAN, "near", DOG),
+    ]
+    content = [*one(relations), *one([]), {"image_id": 2}, {"relationships": []}, 7]
+    reader, records = read_all(genome(tmp_path, content))
+    assert [record.image_id for record in records] == [1]
+    assert [reject.reason for reject in records[0].rejects] == [
+        "relation without box",
+        "relation without box",
+        "relation malformed",
+        "relation malformed",
+        "relation without box",
+        "relation malformed",
+    ]
+    assert [(reject.image_id, reject.reason) for reject in reader.rejects] == [
+        (1, "duplicate image id"),
+        (2, "relations malformed"),
+        (-1, "image id not an integer"),
+        (-1, "image id not an integer"),
+    ]
+
+
+def test_image_data_orders_and_objects_add_boxes(tmp_path: Path) -> None:
+    files = {
+        "image_data": [{"image_id": 2, "width": 100, "height": 80}, {"image_id": 1, "width": 90, "height": 80}],
+        "objects": [{"image_id": 1, "objects": [DOG, thing(7, "", names=["tree"])]}, {"image_id": 5, "objects": []}],
+    }
+    content = [*one([said(MAN, "near", DOG)]), *one([], image_id=3)]
+    reader, records = read_all(genome(tmp_path, content, files, image_ids=(1, 2)))
+    assert [(record.image_id, record.width) for record in records] == [(2, 100), (1, 90)]
+    assert [box.category for box in records[1].boxes] == ["man", "dog", "tree"]
+    assert [(reject.image_id, reject.reason) for reject in reader.rejects] == [
+        (3, "relations of unknown image"),
+        (5, "annotations of unknown image"),
+    ]
+
+
+def test_images_may_lie_in_the_two_official_folders(tmp_path: Path) -> None:
+    content = [*one([said(MAN, "near", DOG)]), *one([], image_id=2)]
+    source = genome(tmp_path, content, image_ids=())
+    save_picture(source.images / "VG_100K_2" / "1.jpg")
+    save_picture(source.images / "VG_100K" / "2.jpg")
+    _, records = read_all(source)
+    assert [record.path.parent.name for record in records] == ["VG_100K_2", "VG_100K"]
+
+
+def test_a_file_that_is_something_else(tmp_path: Path) -> None:
+    with pytest.raises(AnnotationError, match=r"relationships\.json: holds a JSON object; expected relationships"):
+        list(open_source(genome(tmp_path, {"a": 1})).read())
+
+
+def test_real_images(shared: Path) -> None:
+    folder = shared / "data" / "visual_genome"
+    source = Source(
+        name="vg",
+        format="visual_genome",
+        images=folder / "images",
+        annotations=folder / "relationships_1.json",
+        predicate_aliases=folder / "predicate_alias.txt",
+        object_aliases=folder / "object_alias.txt",
+    )
+    _, (record,) = read_all(source)
+    checked, _ = validate(record)
+    assert checked is not None and len(checked.relations) > 20
+    assert ("man", "wearing", "glasses") in {
+        (checked.boxes[r.subject].category, r.predicate, checked.boxes[r.object].category) for r in checked.relations
+    }

@@ -1,0 +1,32 @@
+"""Pictures and annotation files for tests, and a way to read a source to its end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from pipeline.datasets.open_source import open_source
+from pipeline.datasets.reader import Reader
+from pipeline.datasets.source import Source
+
+
+def save_picture(path: Path, width: int = 100, height: int = 80) -> Path:
+    """A plain picture at `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (width, height), (90, 120, 60)).save(path, "JPEG")
+    return path
+
+
+def save_json(path: Path, content: Any) -> Path:
+    """`content` as JSON at `path`."""
+    path.write_text(json.dumps(content))
+    return path
+
+
+def read_all(source: Source) -> tuple[Reader, list[Any]]:
+    """The reader of a source after reading, and its records."""
+    reader = open_source(source)
+    return reader, list(reader.read())
