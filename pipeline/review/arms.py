@@ -1,4 +1,4 @@
-"""What the arms of pre-training came to: scores over seeds, and how much of the true relations' gain pseudo-labels bring."""
+"""Scores of the arms of pre-training over seeds, and what pseudo-labels bring of true relations' gain."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from storage.runs import Run
 
 ZERO_SHOT = "zero_shot_map"
 DETECTION = "detection_ap50"
+_WORDS = {ZERO_SHOT: "zero-shot mAP", DETECTION: "detection AP50"}
 
 
 @dataclass(frozen=True)
@@ -65,3 +66,15 @@ def share_of_gain(arms: Sequence[ArmScores], score: str = ZERO_SHOT) -> float | 
     if not {"none", "pseudo", "given"} <= means.keys() or means["given"] <= means["none"]:
         return None
     return (means["pseudo"] - means["none"]) / (means["given"] - means["none"])
+
+
+def score_names(arms: Sequence[ArmScores]) -> list[str]:
+    """Names of all scores that any arm has, the headline ones first."""
+    names = {name for arm in arms for name in arm.scores}
+    first = [name for name in (ZERO_SHOT, DETECTION) if name in names]
+    return first + sorted(names.difference(first))
+
+
+def score_name(name: str) -> str:
+    """A score's name in words."""
+    return _WORDS.get(name, name.replace("_", " "))

@@ -21,8 +21,10 @@ Named = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class CaptionAudit:
-    """Agreement of captions with the given relations, compared by category; only as good as the truth is complete."""
+    """Agreement of captions with given relations by category, on images that have any; as good as they are complete."""
 
+    images: int
+    """Images with given relations."""
     stated: int
     """Triplets that captions state."""
     judged: int
@@ -63,16 +65,18 @@ class CaptionCount:
         for row, image_id in enumerate(images["image_id"].to_pylist()):
             own = categories[box_slices[row]]
             named = {(own[s], canonical(p), own[o]) for s, p, o in truth[given_slices[row]]}
-            self._images.append((sorted(set(own)), named, stated.get(image_id, [])))
+            if named:
+                self._images.append((sorted(set(own)), named, stated.get(image_id, [])))
 
     def audit(self) -> CaptionAudit | None:
         """The audit of what was taken in; None when the set gives no relations."""
-        if not any(named for _, named, _ in self._images):
+        if not self._images:
             return None
         reader = _Nouns(sorted(self._vocabulary))
         counts = [_judge(reader, *image) for image in self._images]
         judged, true, found = (sum(column) for column in zip(*counts, strict=True))
         return CaptionAudit(
+            images=len(self._images),
             stated=sum(len(stated) for _, _, stated in self._images),
             judged=judged,
             true=true,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -57,6 +58,11 @@ class ChartGroup:
     title: str
     charts: tuple[Chart, ...]
 
+    @property
+    def legend(self) -> list[tuple[str, int]]:
+        """Each arm with the number of its trainings."""
+        return list(Counter(line.arm for line in self.charts[0].lines).items())
+
 
 def loss_charts(run: Run) -> list[ChartGroup]:
     """Loss curves of the tagger and of pre-training, as far as they were recorded."""
@@ -70,7 +76,7 @@ def loss_charts(run: Run) -> list[ChartGroup]:
 
 
 def line_chart(title: str, lines: Mapping[str, Series]) -> Chart:
-    """A chart of at least one series with at least one point each; the keys are step names such as `pretrain:none:1`."""
+    """A chart of series with at least one point each; the keys are step names such as `pretrain:none:1`."""
     thin = {step: each.thinned(POINTS) for step, each in lines.items()}
     x_high = max(float(each.steps[-1]) for each in thin.values()) or 1.0
     low = min(float(each.values.min()) for each in thin.values())

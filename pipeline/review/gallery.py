@@ -15,12 +15,15 @@ from storage.artifact import Artifact
 from storage.runs import Run
 from tagger.predicates import canonical
 
-MOST_LISTED = 12
+MOST_LISTED = 10
 """Relations of a kind listed for one picture; the rest is counted."""
 
 
 class ShownBox(NamedTuple):
-    """A box with the name that the relations call it by; `used` when a kept label touches it."""
+    """A box with the name that the relations call it by.
+
+    `used`: a kept label touches it; `named`: any label or given relation does.
+    """
 
     name: str
     x: float
@@ -28,10 +31,11 @@ class ShownBox(NamedTuple):
     w: float
     h: float
     used: bool
+    named: bool
 
 
 class ShownRelation(NamedTuple):
-    """A label in words. `score` None: below what the tagger records. `right` None: the set gives no relations."""
+    """A label in words. `score` None: below what the tagger records. `right` None: the image has no given relations."""
 
     subject: str
     predicate: str
@@ -63,35 +67,33 @@ class Sample:
         return min(self.ambiguous, 6) + min(len(self.kept), 3) + min(len(self.dropped), 3) - busy
 
 
-def choose_samples(
-    run: Run, datasets: Sequence[str], threshold: float, count: int, with_truth: frozenset[str]
-) -> list[Sample]:
+def choose_samples(run: Run, datasets: Sequence[str], threshold: float, count: int) -> list[Sample]:
     """At most `count` pictures: spread evenly over the partitions, of each stretch the one with most to judge."""
-    images = labelled(run, "ingest", datasets)
+    images, captioned, tagged = (labelled(run, step, datasets) for step in ("ingest", "caption", "tag"))
     partitions = sorted(images)
     every = min(count, len(partitions))
-    spread = [partitions[i * len(partitions) // every] for i in range(every)]
     chosen: list[Sample] = []
-    for place, partition in enumerate(spread):
-        share = count * (place + 1) // every - count * place // every
-        truth_given = partition.split("/")[0] in with_truth
-        found = list(_samples(run, partition, images[partition], threshold, truth_given))
-        width = -(-len(found) // share) if share else 0
-        stretches = [found[start : start + width] for start in range(0, len(found), max(width, 1))][:share]
+    for place in range(every):
+        partition = partitions[place * len(partitions) // every]
+        found = list(_samples(images[partition], captioned.get(partition), tagged.get(partition), threshold))
+        share = min(count * (place + 1) // every - count * place // every, len(found))
+        stretches = [found[i * len(found) // share : (i + 1) * len(found) // share] for i in range(share)]
         chosen += [max(stretch, key=lambda sample: sample.interest) for stretch in stretches]
     return chosen
 
 
-def _samples(run: Run, partition: str, ingested: Artifact, threshold: float, truth_given: bool) -> Iterator[Sample]:
-    captions = _by_image(run.artifacts("caption").get(partition), "captions", "captions")
-    tagged = run.artifacts("tag").get(partition)
-    relations = _by_image(tagged, "relations", "relations")
+def _samples(
+    ingested: Artifact, captioned: Artifact | None, tagged: Artifact | None, threshold: float
+) -> Iterator[Sample]:
+    """The images of a partition that have boxes."""
+    captions = _by_id(captioned.table("captions"), "captions") if captioned else {}
+    relations = _by_id(tagged.table("relations"), "relations") if tagged else {}
     pairs = _by_id(candidates(tagged), "pairs") if tagged else {}
     for row in ingested.table("images").to_pylist():
         image_id = row["image_id"]
         if row["boxes"]:
             texts = [caption["text"] for caption in captions.get(image_id, [])]
-            yield _sample(row, texts, relations.get(image_id, []), pairs.get(image_id, []), threshold, truth_given)
+            yield _sample(row, texts, relations.get(image_id, []), pairs.get(image_id, []), threshold)
 
 
 def _sample(
@@ -100,7 +102,6 @@ def _sample(
     relations: Sequence[Mapping[str, Any]],
     pairs: Sequence[Mapping[str, Any]],
     threshold: float,
-    truth_given: bool,
 ) -> Sample:
     truth = {(r["subject"], canonical(r["predicate"]), r["object"]) for r in row["relations"]}
     names = _names([box["category"] for box in row["boxes"]])
@@ -108,7 +109,7 @@ def _sample(
     def shown(relation: Mapping[str, Any], score: float | None, proposed: bool) -> ShownRelation:
         subject, object_ = relation["subject"], relation["object"]
         predicate = canonical(relation["predicate"])
-        right = _holds(subject, predicate, object_, truth) if truth_given else None
+        right = _holds(subject, predicate, object_, truth) if truth else None
         line = (*_centre(row["boxes"][subject]), *_centre(row["boxes"][object_]))
         return ShownRelation(names[subject], predicate, names[object_], score, proposed, right, line)
 
@@ -120,9 +121,13 @@ def _sample(
     labels = {(r["subject"], canonical(r["predicate"]), r["object"]) for r in kept}
     missed = [r for r in row["relations"] if not _holds(r["subject"], canonical(r["predicate"]), r["object"], labels)]
     used = {index for r in kept for index in (r["subject"], r["object"])}
+    named = used.union(i for r in (*below, *unscored, *missed) for i in (r["subject"], r["object"]))
     return Sample(
         row=row,
-        boxes=tuple(ShownBox(names[i], b["x"], b["y"], b["w"], b["h"], i in used) for i, b in enumerate(row["boxes"])),
+        boxes=tuple(
+            ShownBox(names[i], b["x"], b["y"], b["w"], b["h"], i in used, i in named)
+            for i, b in enumerate(row["boxes"])
+        ),
         captions=tuple(captions),
         kept=tuple(shown(r, r["score"], r["proposed"]) for r in kept),
         dropped=(
@@ -152,12 +157,6 @@ def _names(categories: Sequence[str]) -> list[str]:
 
 def _centre(box: Mapping[str, float]) -> tuple[float, float]:
     return (round(box["x"] + box["w"] / 2, 1), round(box["y"] + box["h"] / 2, 1))
-
-
-def _by_image(artifact: Artifact | None, table: str, column: str) -> dict[int, list[dict[str, Any]]]:
-    if artifact is None:
-        return {}
-    return _by_id(artifact.table(table), column)
 
 
 def _by_id(table: pa.Table, column: str) -> dict[int, list[dict[str, Any]]]:

@@ -36,8 +36,9 @@ class LabelScores:
 
 @dataclass(frozen=True)
 class LabelAudit:
-    """Both ways of labelling on the same images and given relations."""
+    """Both ways of labelling on the same images: those that have given relations."""
 
+    images: int
     given: int
     tagger: LabelScores
     naive: LabelScores
@@ -45,7 +46,7 @@ class LabelAudit:
 
 @dataclass
 class LabelCount:
-    """Collects a `LabelAudit` over the partitions of one data set. `threshold`: the score from which labels are kept."""
+    """Collects a `LabelAudit` over the partitions of one data set; labels are kept from the score `threshold` on."""
 
     threshold: float
     _truth: set[Label] = field(default_factory=set)
@@ -54,17 +55,22 @@ class LabelCount:
 
     def add(self, images: pa.Table, tagged: Artifact) -> None:
         """Take in a partition: its rows of `images` and the artifact of its tagging."""
-        relations = tagged.table("relations")
-        self._truth.update(_labels(images, Items.of(images, "relations")))
+        truth = _labels(images, Items.of(images, "relations"))
+        audited = {label[0] for label in truth}
+        self._truth.update(truth)
+        relations, pairs = tagged.table("relations"), candidates(tagged)
         items = Items.of(relations, "relations")
         for label, score in zip(_labels(relations, items), items.numbers("score").tolist(), strict=True):
-            self._scored[label] = max(score, self._scored.get(label, 0.0))
-        pairs = candidates(tagged)
-        self._naive.update(dict.fromkeys(_labels(pairs, Items.of(pairs, "pairs")), 1.0))
+            if label[0] in audited:
+                self._scored[label] = max(score, self._scored.get(label, 0.0))
+        proposed = _labels(pairs, Items.of(pairs, "pairs"))
+        self._naive.update((label, 1.0) for label in proposed if label[0] in audited)
 
     def audit(self) -> LabelAudit:
         """The audit of what was taken in."""
+        images = {label[0] for label in self._truth}
         return LabelAudit(
+            images=len(images),
             given=len(self._truth),
             tagger=score_labels(self._scored, self._truth, self.threshold),
             naive=score_labels(self._naive, self._truth, self.threshold),

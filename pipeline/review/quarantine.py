@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from pipeline.review.step_summary import chain_order
@@ -19,7 +20,8 @@ class Example(NamedTuple):
     value: str
 
 
-class Quarantined(NamedTuple):
+@dataclass(frozen=True)
+class Quarantined:
     """One reason of one step."""
 
     step: str

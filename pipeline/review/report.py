@@ -8,17 +8,17 @@ import json
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.images import BadImage, read_image
-from pipeline.review.arms import DETECTION, ZERO_SHOT
+from pipeline.review.arms import ZERO_SHOT, score_name, score_names
 from pipeline.review.charts import loss_charts
 from pipeline.review.figures import Figures, figures_of, run_stamp
 from pipeline.review.gallery import MOST_LISTED, Sample, choose_samples
@@ -95,8 +95,7 @@ def _fill(
     written: datetime | None,
 ) -> None:
     figures = figures_of(recipe, run)
-    with_truth = frozenset(audit.dataset for audit in figures.audits if audit.has_truth)
-    chosen = choose_samples(run, recipe.data.label, figures.threshold, samples, with_truth)
+    chosen = choose_samples(run, recipe.data.label, figures.threshold, samples)
     folders = recipe.data.image_folders()
     style = (_TEMPLATES / "report.css").read_text()
     html = (
@@ -105,7 +104,7 @@ def _fill(
         .render(
             mark=_MARK,
             stamp=stamp,
-            style=Markup(style),  # noqa: S704  our own file, no data in it
+            style=Markup(style),
             style_hash=_csp_hash(style),
             name=recipe.name,
             digest=digest_json(recipe.model_dump(mode="json")),
@@ -114,7 +113,7 @@ def _fill(
             hosts=sorted({host for step in figures.steps for host in step.hosts}),
             figures=figures,
             headline=_headline(figures),
-            scores=_score_names(figures),
+            scores=score_names(figures.arms),
             stages=stage_rows(figures.steps, outcome),
             losses=loss_charts(run),
             bars=predicate_bars(figures.predicates),
@@ -135,7 +134,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["share"] = lambda value: "–" if value is None else f"{value:.3f}".replace("0.", ".", 1)
+    environment.filters["share"] = lambda value: "–" if value is None else f"{value:.3f}"
+    environment.filters["score_name"] = score_name
     environment.filters["count"] = lambda value: "–" if value is None else f"{value:,}".replace(",", "\u2009")
     environment.filters["seconds"] = _seconds
     return environment
@@ -166,11 +166,6 @@ def _headline(figures: Figures) -> list[tuple[str, str, str]]:
     if figures.share_of_gain is not None:
         tiles.append((f"{figures.share_of_gain:.0%}", "of the gain of true relations", "zero-shot triplet mAP"))
     return tiles
-
-
-def _score_names(figures: Figures) -> list[str]:
-    names = list(dict.fromkeys(name for arm in figures.arms for name in arm.scores))
-    return sorted(names, key=lambda name: ([ZERO_SHOT, DETECTION, name].index(name), name))
 
 
 def _card(sample: Sample, folders: Mapping[str, Path], folder: Path) -> Card:

@@ -1,0 +1,165 @@
+"""`rlip show`: which runs there are, what a run's steps did, what a step's rows look like."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.review.console import table
+from pipeline.review.step_summary import StepSummary, summaries
+from pipeline.review.wording import harmless, in_words
+from storage.artifact import Artifact
+from storage.errors import Terminal
+from storage.manifest import REJECTED_FILE
+from storage.runs import Run
+from storage.store import Store
+
+SAMPLE_ROWS = 5
+REJECTED_ROWS = 20
+
+
+def show_run(
+    console: Console, store: Store, run_name: str | None, step: str | None = None, as_json: bool = False
+) -> None:
+    """Show the runs of a store, one run's steps, or one step with sample rows and rows in quarantine.
+
+    `step` may also be a stage's name when one step of that stage was recorded. Raises `Terminal` that names what
+    exists when there is no such run or step.
+    """
+    if run_name is None:
+        _show_runs(console, store, as_json)
+        return
+    run = _find_run(store, run_name)
+    found = summaries(run)
+    if step is None:
+        _show_steps(console, run, found, as_json)
+        return
+    summary = _find_step(run, found, step)
+    artifacts = run.artifacts(summary.step)
+    if as_json:
+        rows = {name: list(head) for name, head in _heads(artifacts)}
+        shown = {**summary.as_json(), "keys": {p: a.key for p, a in artifacts.items()}, "sample": rows}
+        _print_json(console, {**shown, "rejected_rows": list(_rejected(artifacts))})
+        return
+    _show_steps(console, run, [summary], as_json)
+    _show_rows(console, artifacts)
+
+
+def _show_runs(console: Console, store: Store, as_json: bool) -> None:
+    runs = [(run, run.steps()) for run in _runs(store)]
+    if as_json:
+        _print_json(console, {"runs": [{"run": run.name, "steps": steps} for run, steps in runs]})
+    elif not runs:
+        console.print(Text(f"No runs in {store.root}; `rlip run RECIPE` makes one"))
+    else:
+        made = table(f"Runs in {store.root}", "run", "steps", "partitions")
+        for run, steps in runs:
+            made.add_row(Text(run.name), str(len(steps)), str(sum(len(run.artifacts(step)) for step in steps)))
+        console.print(made)
+
+
+def _show_steps(console: Console, run: Run, found: list[StepSummary], as_json: bool) -> None:
+    if as_json:
+        _print_json(console, {"run": run.name, "steps": [summary.as_json() for summary in found]})
+        return
+    made = table(
+        f"Run {run.name}", "step", "partitions", "rows in", "rows out", "rejected", "seconds", "rows/s", "size"
+    )
+    for step in found:
+        counts = (step.partitions, step.rows_in, step.rows_out, sum(step.rejected.values()))
+        rate = f"{step.rate:,.1f}" if step.rate else "–"
+        made.add_row(Text(step.step), *(f"{n:,}" for n in counts), f"{step.seconds:,.1f}", rate, _size(step.bytes))
+    console.print(made)
+    for step in found:
+        if step.rejected:
+            reasons = ", ".join(f"{reason}: {count:,}" for reason, count in step.rejected.items())
+            console.print(Text(harmless(f"{step.step} rejected {reasons}")))
+        if step.facts:
+            facts = ", ".join(f"{name} {value}" for name, value in step.facts.items())
+            console.print(Text(harmless(f"{step.step}: {facts}", 600), "dim"))
+
+
+def _show_rows(console: Console, artifacts: Mapping[str, Artifact]) -> None:
+    for name, head in _heads(artifacts):
+        made = _rows_table(f"First rows of {name}", "image", "holds")
+        for row in head:
+            made.add_row(*(Text(cell) for cell in in_words(row)))
+        console.print(made)
+    rejected = list(_rejected(artifacts))
+    if rejected:
+        made = _rows_table(f"First {len(rejected)} in quarantine", "image", "reason", "value")
+        for row in rejected:
+            made.add_row(str(row["image_id"]), Text(harmless(row["reason"])), Text(harmless(row["value"])))
+        console.print(made)
+
+
+def _rows_table(title: str, *columns: str) -> Table:
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        made.add_column(column, header_style="dim", overflow="fold")
+    return made
+
+
+def _heads(artifacts: Mapping[str, Artifact]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The first rows of every table of the first partition."""
+    first = next(iter(artifacts.values()), None)
+    if first is None:
+        return
+    for file in sorted(first.manifest.files):
+        name, dot, kind = file.rpartition(".")
+        if dot and kind == "parquet" and file != REJECTED_FILE:
+            head: pa.Table = first.table(name).slice(0, SAMPLE_ROWS)
+            yield name, head.to_pylist()
+
+
+def _rejected(artifacts: Mapping[str, Artifact]) -> Iterator[dict[str, Any]]:
+    """The first rows in quarantine."""
+    left = REJECTED_ROWS
+    for artifact in artifacts.values():
+        rows = artifact.rejected().slice(0, left).to_pylist()
+        left -= len(rows)
+        yield from rows
+        if not left:
+            return
+
+
+def _runs(store: Store) -> list[Run]:
+    folders = sorted(folder for folder in (store.root / "runs").glob("*") if (folder / "steps").is_dir())
+    return [Run(store, folder.name) for folder in folders]
+
+
+def _find_run(store: Store, name: str) -> Run:
+    run = Run(store, name)
+    if not (run.folder / "steps").is_dir():
+        names = ", ".join(other.name for other in _runs(store)) or "none yet"
+        raise Terminal(f"no run {name!r} in {store.root}; runs there: {names}")
+    return run
+
+
+def _find_step(run: Run, found: list[StepSummary], name: str) -> StepSummary:
+    exact = [summary for summary in found if summary.step == name]
+    of_stage = [summary for summary in found if summary.step.split(":")[0] == name]
+    chosen = exact or of_stage
+    if len(chosen) == 1:
+        return chosen[0]
+    what = f"{len(of_stage)} steps of stage" if of_stage else "no step"
+    steps = ", ".join(summary.step for summary in of_stage or found) or "none yet"
+    raise Terminal(f"run {run.name!r} has {what} {name!r}; name one of: {steps}")
+
+
+def _size(count: int) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024  # type: ignore[assignment]
+    return f"{count:.1f} GiB"
+
+
+def _print_json(console: Console, value: dict[str, Any]) -> None:
+    console.out(json.dumps(value, ensure_ascii=False, indent=1, default=str), highlight=False)

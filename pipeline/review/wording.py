@@ -1,0 +1,65 @@
+"""Rows of the tables in a few words, for a terminal: text from captions and files is made harmless first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+LONGEST = 160
+_MOST_ITEMS = 4
+
+
+def harmless(text: str, longest: int = LONGEST) -> str:
+    """`text` without characters that steer a terminal, on one line, cut to `longest` characters."""
+    printable = "".join(character if character.isprintable() else "�" for character in " ".join(text.split()))
+    return printable if len(printable) <= longest else printable[: longest - 1] + "…"
+
+
+def in_words(row: Mapping[str, Any]) -> tuple[str, str]:
+    """A row's name (its image id where it has one) and what it holds."""
+    rest = dict(row)
+    name = str(rest.pop("image_id", ""))
+    parts = []
+    for column, value in rest.items():
+        if isinstance(value, list):
+            items = [_ITEMS.get(column, _plain)(item) for item in value[:_MOST_ITEMS]]
+            more = f" (+{len(value) - _MOST_ITEMS})" if len(value) > _MOST_ITEMS else ""
+            parts.append(f"{len(value)} {column}: {'; '.join(items)}{more}" if value else f"no {column}")
+        elif column not in ("digest", "split"):
+            parts.append(f"{column} {_number(value)}")
+    return name, harmless(" · ".join(parts), 400)
+
+
+def _plain(item: Any) -> str:
+    return json.dumps(item, ensure_ascii=False, default=str)
+
+
+def _box(item: Mapping[str, Any]) -> str:
+    return f"{item['category']} {item['x']:.0f},{item['y']:.0f} {item['w']:.0f}x{item['h']:.0f}"
+
+
+def _caption(item: Mapping[str, Any]) -> str:
+    return str(item["text"])
+
+
+def _triplet(item: Mapping[str, Any]) -> str:
+    return f"{item['subject_lemma']} | {item['predicate_lemma']} | {item['object_lemma']}"
+
+
+def _relation(item: Mapping[str, Any]) -> str:
+    score = f" {item['score']:.2f}" if "score" in item else ""
+    return f"#{item['subject']} {item['predicate']} #{item['object']}{score}"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+_ITEMS: Mapping[str, Callable[[Any], str]] = {
+    "boxes": _box,
+    "captions": _caption,
+    "triplets": _triplet,
+    "pairs": _relation,
+    "relations": _relation,
+}

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from review.hand_made import TWO_PEOPLE, Book, captions, relations, triplets
+
+from pipeline.review.figures import compute_figures, figures_of
+from pipeline.review.label_audit import score_labels
+
+
+def test_labels_are_audited_against_given_relations(labelled: Book) -> None:
+    (audit,) = compute_figures(labelled.run, ["toys"], threshold=0.5).audits
+    assert audit.labels is not None
+    assert (audit.labels.images, audit.labels.given) == (2, 3)
+    tagger, naive = audit.labels.tagger, audit.labels.naive
+    # Kept: ride .9 right, next to .8 right (given the other way round), next to .7 wrong, ride .6 right.
+    assert tagger.kept == 4
+    assert tagger.precision == pytest.approx(3 / 4)
+    assert tagger.recall == pytest.approx(1.0)
+    assert tagger.precision_at_recall == pytest.approx(3 / 4)
+    assert tagger.average_precision == pytest.approx((1 + 1 + 3 / 4) / 3)
+    # Proposed: ride right, ride wrong, two next to that are wrong; two of three given are not proposed.
+    assert naive.kept == 4
+    assert naive.precision == pytest.approx(1 / 4)
+    assert naive.recall == pytest.approx(1 / 3)
+    assert naive.precision_at_recall is None
+
+
+def test_captions_are_audited_by_category(labelled: Book) -> None:
+    (audit,) = compute_figures(labelled.run, ["toys"], threshold=0.5).audits
+    assert audit.captions is not None
+    found = audit.captions
+    # "man hold cup" names no category of the set; "horse next to man" is judged and not given.
+    assert (found.stated, found.judged, found.true) == (3, 2, 1)
+    # person ride horse (image 1), person next to person (image 1), person ride horse (image 2); the first is stated.
+    assert (found.given, found.found) == (3, 1)
+    assert found.precision == pytest.approx(1 / 2)
+    assert found.recall == pytest.approx(1 / 3)
+
+
+def test_yield_and_predicates_are_counted(labelled: Book) -> None:
+    figures = compute_figures(labelled.run, ["toys"], threshold=0.5)
+    counts = figures.labels
+    assert (counts.images, counts.captions, counts.triplets) == (2, 3, 3)
+    assert (counts.candidates, counts.scored, counts.kept) == (4, 5, 4)
+    assert [(p.predicate, p.kept, p.given) for p in figures.predicates] == [("ride", 2, 2), ("next to", 2, 1)]
+
+
+def test_steps_tell_counts_reasons_and_facts(labelled: Book) -> None:
+    steps = {step.step: step for step in compute_figures(labelled.run, ["toys"], threshold=0.5).steps}
+    assert list(steps) == ["ingest", "caption", "parse", "tag"]
+    assert (steps["ingest"].rows_in, steps["ingest"].rows_out) == (3, 2)
+    assert steps["ingest"].rejected == {"truncated": 1}
+    assert steps["tag"].facts == {"images/s": 2.0}
+
+
+def test_a_higher_threshold_keeps_less(labelled: Book) -> None:
+    (audit,) = compute_figures(labelled.run, ["toys"], threshold=0.75).audits
+    assert audit.labels is not None
+    assert audit.labels.tagger.kept == 2
+    assert audit.labels.tagger.precision == 1.0
+    assert audit.labels.tagger.recall == pytest.approx(2 / 3)
+
+
+def test_images_without_given_relations_are_not_audited(labelled: Book) -> None:
+    labelled.add("ingest", "toys/0001", [labelled.image(9, TWO_PEOPLE)])
+    labelled.add("parse", "toys/0001", [triplets(9, (0, "man", "ride", "horse"))])
+    labelled.add("tag", "toys/0001", [relations(9, (0, "ride", 2, 0.99))], candidates=[])
+    figures = compute_figures(labelled.run, ["toys"], threshold=0.5)
+    (audit,) = figures.audits
+    assert audit.labels is not None
+    assert audit.captions is not None
+    assert figures.labels.kept == 5
+    assert (audit.labels.images, audit.labels.tagger.kept) == (2, 4)
+    assert (audit.captions.images, audit.captions.stated) == (2, 3)
+
+
+def test_a_set_without_relations_has_no_truth(book: Book) -> None:
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    book.add("caption", "toys/0000", [captions(1, "a man rides a horse")])
+    book.add("parse", "toys/0000", [triplets(1, (0, "man", "ride", "horse"))])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))])
+    figures = compute_figures(book.run, ["toys"], threshold=0.5)
+    (audit,) = figures.audits
+    assert not audit.has_truth
+    assert audit.labels is None
+    assert audit.captions is None
+    assert figures.as_json()["audits"] == [{"dataset": "toys", "has_truth": False}]
+    assert figures.labels.kept == 1
+
+
+def test_a_partial_run_has_what_it_has(book: Book) -> None:
+    nothing = compute_figures(book.run, ["toys"], threshold=0.5)
+    assert nothing.as_json()["labels"] == {}
+    assert nothing.audits == ()
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, "riding", 2)])])
+    book.add("caption", "toys/0000", [captions(1, "a man")])
+    figures = compute_figures(book.run, ["toys"], threshold=0.5).as_json()
+    assert figures["labels"] == {"images": 1, "captions": 1}
+    assert figures["audits"] == [{"dataset": "toys", "has_truth": True}]
+    assert "share_of_gain" not in figures
+
+
+def test_only_the_labelled_sets_count(labelled: Book) -> None:
+    labelled.add("ingest", "test/0000", [labelled.image(7, TWO_PEOPLE, [(0, "riding", 2)], dataset="test")])
+    figures = compute_figures(labelled.run, ["toys"], threshold=0.5)
+    assert figures.labels.images == 2
+    assert [audit.dataset for audit in figures.audits] == ["toys"]
+
+
+def test_arms_are_averaged_over_seeds(book: Book) -> None:
+    for arm, scores in {"none": (0.1, 0.2), "pseudo": (0.3, 0.4), "given": (0.5, 0.6)}.items():
+        for seed, score in enumerate(scores):
+            book.metrics(f"evaluate:{arm}:{seed}", (0, "zero_shot_map", score), (0, "detection_ap50", 0.9))
+    figures = compute_figures(book.run, ["toys"], threshold=0.5)
+    assert [(arm.arm, arm.seeds) for arm in figures.arms] == [("none", 2), ("pseudo", 2), ("given", 2)]
+    pseudo = figures.arms[1].scores["zero_shot_map"]
+    assert pseudo.mean == pytest.approx(0.35)
+    assert pseudo.deviation == pytest.approx(0.0707, abs=1e-4)
+    assert figures.arms[1].scores["detection_ap50"].mean == pytest.approx(0.9)
+    assert figures.share_of_gain == pytest.approx(0.5)
+
+
+def test_the_share_of_gain_needs_all_arms_and_a_gain(book: Book) -> None:
+    book.metrics("evaluate:none", (0, "zero_shot_map", 0.3))
+    book.metrics("evaluate:pseudo", (0, "zero_shot_map", 0.4))
+    figures = compute_figures(book.run, ["toys"], threshold=0.5)
+    assert figures.share_of_gain is None
+    assert figures.arms[1].scores["zero_shot_map"].deviation is None
+    book.metrics("evaluate:given", (0, "zero_shot_map", 0.3))
+    assert compute_figures(book.run, ["toys"], threshold=0.5).share_of_gain is None
+
+
+def test_labels_of_equal_score_are_ranked_together() -> None:
+    truth = {(1, 0, "ride", 1)}
+    scored = {(1, 0, "ride", 1): 0.5, (1, 1, "ride", 0): 0.5}
+    scores = score_labels(scored, truth, threshold=0.2)
+    assert scores.precision_at_recall == 0.5
+    assert scores.average_precision == 0.5
+
+
+def test_no_labels_and_no_truth_give_no_figures() -> None:
+    scores = score_labels({}, set(), threshold=0.2)
+    assert (scores.kept, scores.precision, scores.recall, scores.average_precision) == (0, None, None, None)
+
+
+def test_figures_are_kept_with_the_run_until_an_artifact_changes(labelled: Book, recipe: object) -> None:
+    first = figures_of(recipe, labelled.run)  # type: ignore[arg-type]
+    kept = labelled.run.folder / "figures.json"
+    told = json.loads(kept.read_bytes())
+    assert figures_of(recipe, labelled.run) == first  # type: ignore[arg-type]
+    told["figures"]["labels"]["images"] = 77
+    kept.write_text(json.dumps(told))
+    assert figures_of(recipe, labelled.run).labels.images == 77  # type: ignore[arg-type]
+    labelled.add("ingest", "toys/0001", [labelled.image(9, TWO_PEOPLE)])
+    assert figures_of(recipe, labelled.run).labels.images == 3  # type: ignore[arg-type]
+
+
+def test_damaged_kept_figures_are_computed_again(labelled: Book, recipe: object) -> None:
+    first = figures_of(recipe, labelled.run)  # type: ignore[arg-type]
+    (labelled.run.folder / "figures.json").write_text("{torn")
+    assert figures_of(recipe, labelled.run) == first  # type: ignore[arg-type]

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from datetime import datetime
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from review.hand_made import TWO_PEOPLE, Book, captions, relations, triplets
+
+from pipeline.review.report import write_report
+from storage.errors import Terminal
+
+HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
+
+
+class Page(HTMLParser):
+    """Elements and text of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def report(recipe: Any, book: Book, folder: Path, **options: Any) -> Page:
+    return Page(write_report(recipe, book.run, None, folder, **options))
+
+
+def test_a_report_shows_pictures_labels_and_figures(labelled: Book, recipe: Any, tmp_path: Path) -> None:
+    labelled.metrics("train_tagger", (0, "loss", 2.0), (10, "loss", 0.5), (10, "loss_predicate", 0.25))
+    labelled.metrics("pretrain:none", (0, "loss", 9.0), (50, "loss", 3.0))
+    labelled.metrics("evaluate:none", (50, "zero_shot_map", 0.125))
+    page = report(recipe, labelled, tmp_path / "report", written=datetime(2026, 5, 4, 12, 30))
+    assert "4 May 2026" in page.text
+    assert "a man rides a horse" in page.text
+    assert "0.125" in page.text
+    pictures = [tmp_path / "report" / str(image["src"]) for image in page.all("img")]
+    assert len(pictures) == 2
+    assert all(Image.open(path).size == (200, 120) for path in pictures)
+    used = [box for box in page.all("rect") if box.get("class") == "used"]
+    assert {(box["x"], box["y"], box["width"], box["height"]) for box in used} == {
+        ("10.0", "10.0", "40.0", "80.0"),
+        ("120.0", "10.0", "40.0", "80.0"),
+        ("20.0", "50.0", "60.0", "60.0"),
+    }
+    marks = [str(mark["class"]).split()[-1] for mark in page.all("span") if "mark" in str(mark.get("class"))]
+    # Kept: three right and one wrong. Dropped: one scored, one candidate that got no score.
+    assert marks.count("right") == 3
+    assert marks.count("wrong") == 3
+    assert [figure.get("class") for figure in page.all("polyline")] == ["arm-", "arm-", "arm-none"]
+
+
+def test_hostile_text_stays_text(book: Book, recipe: Any, tmp_path: Path) -> None:
+    from pipeline.stage import Rejected
+
+    boxes = [(f"person{HOSTILE}", 10.0, 10.0, 40.0, 80.0), ("horse", 20.0, 50.0, 60.0, 60.0)]
+    bad = [Rejected(2, HOSTILE, HOSTILE)]
+    book.add("ingest", "toys/0000", [book.image(1, boxes, [(0, HOSTILE, 1)])], rejected=bad)
+    book.add("caption", "toys/0000", [captions(1, HOSTILE)])
+    book.add("parse", "toys/0000", [triplets(1, (0, HOSTILE, HOSTILE, HOSTILE))])
+    book.add("tag", "toys/0000", [relations(1, (0, HOSTILE, 1, 0.9))], facts={HOSTILE: HOSTILE})
+    page = report(recipe, book, tmp_path / "report")
+    assert HOSTILE in page.text
+    assert not page.all("script")
+    assert [image["src"] for image in page.all("img")] == ["images/toys-1.jpg"]
+    assert not any(name.startswith("on") or name == "style" for _, found in page.elements for name in found)
+
+
+def test_nothing_is_fetched_and_no_script_may_run(labelled: Book, recipe: Any, tmp_path: Path) -> None:
+    page = report(recipe, labelled, tmp_path / "report")
+    (policy,) = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert str(policy).startswith("default-src 'none'; img-src 'self'; style-src 'sha256-")
+    targets = [value for _, found in page.elements for name, value in found.items() if name in ("src", "href")]
+    assert targets
+    assert all(str(target).startswith(("images/", "#")) for target in targets)
+    assert not page.all("link")
+
+
+def test_a_partial_run_gets_a_report_too(book: Book, recipe: Any, tmp_path: Path) -> None:
+    assert "No step has been recorded yet" in report(recipe, book, tmp_path / "empty").text
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    page = report(recipe, book, tmp_path / "ingested")
+    assert "No truth" in page.text
+    assert len(page.all("img")) == 1
+
+
+def test_a_picture_that_is_gone_is_named_not_fatal(labelled: Book, recipe: Any, tmp_path: Path) -> None:
+    (labelled.pictures / "toys" / "1.png").unlink()
+    (labelled.pictures / "toys" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
+    page = report(recipe, labelled, tmp_path / "report")
+    assert "No picture: missing file: 1.png" in page.text
+    assert page.text.count("No picture") == 2
+
+
+def test_samples_are_spread_and_repeatable(book: Book, recipe: Any, tmp_path: Path) -> None:
+    for part in range(3):
+        rows = [book.image(100 * part + n, TWO_PEOPLE) for n in range(10)]
+        book.add("ingest", f"toys/{part:04d}", rows)
+    first = report(recipe, book, tmp_path / "first", samples=5)
+    chosen = [str(image["src"]) for image in first.all("img")]
+    assert chosen == [str(image["src"]) for image in report(recipe, book, tmp_path / "second", samples=5).all("img")]
+    assert len(chosen) == 5
+    assert {int(name.split("-")[1].split(".")[0]) // 100 for name in chosen} == {0, 1, 2}
+    assert len(report(recipe, book, tmp_path / "many", samples=99).all("img")) == 30
+
+
+def test_an_old_report_is_replaced_as_a_whole(labelled: Book, recipe: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    report(recipe, labelled, folder)
+    (folder / "images" / "stale.jpg").write_bytes(b"old")
+    report(recipe, labelled, folder)
+    assert not (folder / "images" / "stale.jpg").exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_folder_with_other_files_is_left_alone(labelled: Book, recipe: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "index.html").write_text("<h1>mine</h1>")
+    with pytest.raises(Terminal, match="no report"):
+        report(recipe, labelled, folder)
+    assert (folder / "index.html").read_text() == "<h1>mine</h1>"
+
+
+def test_a_run_that_computed_nothing_keeps_its_report(labelled: Book, recipe: Any, tmp_path: Path) -> None:
+    from pipeline.outcome import Outcome
+
+    folder = tmp_path / "report"
+    page = write_report(recipe, labelled.run, None, folder)
+    (folder / "images" / "mark").write_bytes(b"")
+    assert write_report(recipe, labelled.run, Outcome("toy"), folder) == page
+    assert (folder / "images" / "mark").exists()
+    labelled.metrics("train_tagger", (0, "loss", 2.0))
+    write_report(recipe, labelled.run, Outcome("toy"), folder)
+    assert not (folder / "images" / "mark").exists()

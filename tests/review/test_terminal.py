@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from review.hand_made import Book, captions
+from rich.console import Console
+
+from pipeline.review.console import outcome_json, print_outcome
+from pipeline.review.figures import compute_figures
+from pipeline.review.show import show_run
+from pipeline.stage import Rejected
+from storage.errors import Terminal
+
+
+def console() -> tuple[Console, io.StringIO]:
+    out = io.StringIO()
+    return Console(file=out, width=140, force_terminal=False), out
+
+
+def shown(book: Book, *arguments: str | None, as_json: bool = False) -> str:
+    terminal, out = console()
+    show_run(terminal, book.run.store, *arguments, as_json=as_json)  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+def test_runs_are_listed(labelled: Book) -> None:
+    assert "toy" in shown(labelled, None)
+    assert json.loads(shown(labelled, None, as_json=True)) == {
+        "runs": [{"run": "toy", "steps": ["caption", "ingest", "parse", "tag"]}]
+    }
+
+
+def test_a_store_without_runs_says_so(book: Book) -> None:
+    assert "No runs" in shown(book, None)
+
+
+def test_steps_show_counts_reasons_and_facts(labelled: Book) -> None:
+    text = shown(labelled, "toy")
+    assert [line.split()[0] for line in text.splitlines()[2:6]] == ["ingest", "caption", "parse", "tag"]
+    assert "ingest rejected truncated: 1" in text
+    assert "images/s 2.0" in text
+
+
+def test_a_step_shows_sample_rows_and_quarantine(labelled: Book) -> None:
+    assert "man | ride | horse" in shown(labelled, "toy", "parse")
+    assert "#0 ride #2 0.90" in shown(labelled, "toy", "tag")
+    assert "JPEG: <b>cut</b>" in shown(labelled, "toy", "ingest")
+    told = json.loads(shown(labelled, "toy", "ingest", as_json=True))
+    assert told["rejected_rows"] == [
+        {"image_id": 3, "stage": "ingest", "reason": "truncated", "value": "JPEG: <b>cut</b>"}
+    ]
+    assert [row["image_id"] for row in told["sample"]["images"]] == [1, 2]
+    assert list(told["keys"]) == ["toys/0000"]
+
+
+def test_at_most_twenty_rejected_rows_are_shown(book: Book) -> None:
+    for part in range(3):
+        rejected = [Rejected(100 * part + n, "too small", "1x1") for n in range(8)]
+        book.add("ingest", f"toys/{part:04d}", [], rejected=rejected)
+    assert len(json.loads(shown(book, "toy", "ingest", as_json=True))["rejected_rows"]) == 20
+
+
+def test_text_from_captions_cannot_steer_the_terminal(book: Book) -> None:
+    book.add("caption", "toys/0000", [captions(1, "a man\x1b[2J\x07 [bold]on[/bold] a horse")])
+    text = shown(book, "toy", "caption")
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert "[bold]on[/bold] a horse" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("other",), r"no run 'other' .*runs there: toy"),
+        (("toy", "shard"), r"no step 'shard'; name one of: ingest, caption, parse, tag"),
+        (("../x",), r"run name '../x'"),
+    ],
+)
+def test_unknown_names_are_answered_with_those_that_exist(
+    labelled: Book, arguments: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(Terminal, match=message):
+        shown(labelled, *arguments)
+
+
+def test_a_stage_of_several_steps_must_be_named_in_full(book: Book) -> None:
+    book.metrics("pretrain:none", (0, "loss", 1.0))
+    assert "step 0 · name loss · value 1" in shown(book, "toy", "pretrain")
+    book.metrics("pretrain:pseudo", (0, "loss", 1.0))
+    with pytest.raises(Terminal, match="2 steps of stage 'pretrain'; name one of: pretrain:none, pretrain:pseudo"):
+        shown(book, "toy", "pretrain")
+
+
+def test_the_outcome_ends_with_the_report(labelled: Book) -> None:
+    from pipeline.outcome import Outcome, StepOutcome
+
+    labelled.metrics("evaluate:pseudo:0", (0, "zero_shot_map", 0.25))
+    labelled.metrics("evaluate:pseudo:1", (0, "zero_shot_map", 0.35))
+    figures = compute_figures(labelled.run, ["toys"], threshold=0.5)
+    outcome = Outcome(
+        "toy", [StepOutcome("ingest", 1, 1, 3, 2, 1, 0.0, 0.0), StepOutcome("tag", 1, 0, 2, 2, 0, 4.0, 0.5)]
+    )
+    terminal, out = console()
+    print_outcome(terminal, outcome, figures, Path("reports/toy/index.html"))
+    lines = out.getvalue().splitlines()
+    assert lines[-1] == "Report: reports/toy/index.html"
+    tagged = next(line.split() for line in lines if line.startswith("tag "))
+    assert tagged == ["tag", "1", "0", "2", "2", "0", "4.0", "0.5"]
+    assert next(line for line in lines if line.startswith("tagger,")).split()[-5:] == [
+        "4",
+        "0.750",
+        "1.000",
+        "0.750",
+        "0.917",
+    ]
+    assert next(line for line in lines if line.startswith("naive")).split()[-3:] == ["0.333", "–", "0.083"]
+    assert any("0.300 ± 0.071" in line for line in lines)
+    told = json.loads(json.dumps(outcome_json(outcome, figures, None)))
+    assert told["computed"] == 1
+    assert [stage["recorded"] for stage in told["stages"]] == [True, False]
+    assert told["figures"]["audits"][0]["labels"]["given"] == 3
+    assert "precision_at_recall" not in told["figures"]["audits"][0]["labels"]["naive"]
