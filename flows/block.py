@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Event
 from itertools import pairwise
 
 from pipeline.plan import StepPlan
@@ -19,7 +20,9 @@ class Block:
     last: str
     cached: int
     due: Sequence[WorkItem]
-    records: dict[str, Record]
+    stop: Event
+    """Set when the step is given up: nothing is to be tried again."""
+    records: dict[str, Record] = field(default_factory=dict)
 
     @property
     def waiting(self) -> list[WorkItem]:
@@ -30,7 +33,7 @@ class Block:
         return f"{self.step} {self.first}" + (f" to {self.last}" if self.last != self.first else "")
 
 
-def cut_blocks(plan: StepPlan, most: int) -> list[Block]:
+def cut_blocks(plan: StepPlan, most: int, stop: Event) -> list[Block]:
     """The step's partitions in at most `most` blocks of about equal size; a step with nothing due is one block."""
     due = {item.partition: item for item in plan.due}
     names = sorted([*due, *(record.partition for record in plan.cached)])
@@ -39,5 +42,5 @@ def cut_blocks(plan: StepPlan, most: int) -> list[Block]:
     blocks = []
     for start, end in pairwise(bounds):
         items = [due[name] for name in names[start:end] if name in due]
-        blocks.append(Block(plan.step.name, names[start], names[end - 1], end - start - len(items), items, {}))
+        blocks.append(Block(plan.step.name, names[start], names[end - 1], end - start - len(items), items, stop))
     return blocks

@@ -19,8 +19,6 @@ DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
-    # With heartbeats each flow run waits a second for their thread; they are for servers that look for dead workers.
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "",
 }
 """Unless the user says otherwise Prefect tells the outside nothing, and logs to its server, not between the bars."""
 

@@ -15,11 +15,14 @@ def run(recipe: Recipe, display: Display) -> Outcome:
     store. Raises `PipelineError`, and `Terminal` when no server answers.
     """
     with connected(recipe.store.absolute().parent / "prefect") as ready:
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
         from flows.end_to_end import end_to_end
         from flows.session import Session, shared
 
         session = Session.begin(recipe, display, reports=False)
         ready()
-        with shared(session):
+        # Each flow run waits a second for its heartbeat's thread. They tell of dead workers; we are none.
+        with shared(session), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             outcome: Outcome = end_to_end(recipe, return_state=True).result()
     return outcome

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
-from typing import Any
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from threading import Event
 
 from prefect.states import Completed, State
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -54,7 +54,7 @@ def require_above(chain: Chain, stage: str) -> None:
         if due:
             raise Terminal(
                 f"{stage} of recipe {chain.recipe.name!r} reads {step.name}, of which {due} partitions are due: "
-                f"run the deployment {step.stage.name}/{step.stage.name} or end_to_end/end_to_end first"
+                f"run the deployment {step.stage.name}/rlip or end_to_end/rlip first"
             )
 
 
@@ -65,6 +65,7 @@ def work_in_tasks(chain: Chain, plan: StepPlan, display: Display) -> Sequence[Re
             plan.step.name, quote(chain), quote(plan), quote(display), return_state=True
         )
         return whole.result()
+    stop = Event()
     threads = chain.recipe.run.workers + 1  # one more than workers, so that none idles between two blocks
     # The engine is left first: that ends its items, so that the task runner has nothing to wait for.
     with ThreadPoolTaskRunner(max_workers=threads) as runner, open_engine(chain, plan, display) as engine:
@@ -73,14 +74,22 @@ def work_in_tasks(chain: Chain, plan: StepPlan, display: Display) -> Sequence[Re
                 work_block,
                 {"name": str(block), "block": quote(block), "engine": quote(engine), "display": quote(display)},
             ).wrapped_future
-            for block in cut_blocks(plan, chain.recipe.run.blocks)
+            for block in cut_blocks(plan, chain.recipe.run.blocks, stop)
         }
-        records: list[Record] = []
-        while running:
-            finished, running = wait(running, timeout=1, return_when=FIRST_COMPLETED)
-            for future in finished:
-                state: State[list[Record]] | Any = future.result()
-                records += state.result()
-            if isinstance(display, Watched):
-                display.pulse()
+        try:
+            return gather(running, display)
+        except BaseException:
+            stop.set()
+            raise
+
+
+def gather(running: set[Future[State[list[Record]]]], display: Display) -> list[Record]:
+    """Wait for the blocks and show how far they are. Raises what the first failed block raised."""
+    records: list[Record] = []
+    while running:
+        finished, running = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+        for future in finished:
+            records += future.result().result()
+        if isinstance(display, Watched):
+            display.pulse()
     return records

@@ -42,17 +42,19 @@ _OURS: dict[str, Any] = {
 @task(**_OURS)
 def work_block(name: str, block: Block, engine: LocalEngine, display: Display) -> State[list[Record]]:
     """Work a block's items on `engine` and wait for all of them; on a retry only those that failed."""
+    if block.stop.is_set():
+        return Cancelled(message="stopped before it was done")
     failures: list[Exception] = []
     for future in as_completed([engine.submit(item) for item in block.waiting]):
         try:
             record = future.result()
-        except CancelledError:
-            return Cancelled(message="stopped before it was done")
-        except Transient as error:
+        except (Transient, CancelledError) as error:
             failures.append(error)
         else:
             block.records[record.partition] = record
             display.finished(record)
+    if block.stop.is_set():
+        return Cancelled(message="stopped before it was done")
     if failures:
         raise failures[0]
     made = list(block.records.values())

@@ -1,0 +1,25 @@
+"""A recipe file as the parameters of a deployment: `python -m flows.parameters RECIPE [NAME=VALUE ...]`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.recipe import load_recipe
+from storage.errors import PipelineError
+
+
+def parameters(path: Path, overrides: Sequence[str] = ()) -> str:
+    """The JSON that `prefect deployment run --params` takes. Raises `Terminal` for a recipe that is not valid."""
+    return json.dumps({"recipe": load_recipe(path, overrides).model_dump(mode="json")})
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    try:
+        print(parameters(Path(sys.argv[1]), sys.argv[2:]))
+    except PipelineError as error:
+        sys.exit(f"Error: {error}")
