@@ -141,19 +141,24 @@ class Mentions:
 
     def _coordinations(self) -> Iterator[tuple[int, int]]:
         for token in self._doc:
-            if token.dep_ == "conj" and self.is_noun(token) and self.is_noun(token.head) and token.head.i < token.i:
+            if token.dep_ == "conj" and self.is_noun(token) and token.head.i < token.i:
                 left = self._true_left(token, token.head)
-                if not (self.starts_own_clause(token) and not self.is_animate(left)):
+                if left is not None and not (self.starts_own_clause(token) and not self.is_animate(left)):
                     yield token.i, left.i
 
-    def _true_left(self, conjunct: Token, head: Token) -> Token:
-        """The small model hangs "a book" of "a man holding an umbrella and a book" on the man: put it right."""
+    def _true_left(self, conjunct: Token, head: Token) -> Token | None:
+        """The noun that a noun is coordinated with.
+
+        The small model hangs "a book" of "a man holding an umbrella and a book" on the man or on the verb.
+        """
         between = [self._doc[position] for position in range(head.i + 1, conjunct.i)]
         conjunctions = [token for token in between if token.dep_ == "cc"]
         if conjunctions:
             anchor = conjunctions[-1].head
             if anchor.i > head.i and self.is_noun(anchor):
                 return anchor
+        if not self.is_noun(head):
+            return None
         if self.is_animate(head) and not self.is_animate(conjunct):
             objects = [token for token in between if token.dep_ in ("dobj", "pobj") and self.is_noun(token)]
             if objects and not self.is_animate(objects[-1]):

@@ -32,7 +32,7 @@ def repair(doc: Doc) -> None:
             _make_verb(token, before)
         elif _is_split_name(token, before):
             _make_head(token, before)
-        elif _is_hidden_noun(token, before) or _is_hidden_being(token, before):
+        elif _is_hidden_noun(token, before) or _is_hidden_name(token, before):
             _make_noun(token)
 
 
@@ -51,10 +51,17 @@ def _make_clause(gerund: Token, noun: Token) -> None:
 
 def _is_hidden_verb(token: Token, before: Token) -> bool:
     """ "A bus passes a church" read as one bus passes: "a" has no plural."""
-    if token.tag_ not in ("NNS", "NNPS") or before.dep_ not in _MODIFIERS or before.head != token:
+    if token.tag_ not in ("NNS", "NNPS") or before.dep_ not in _MODIFIERS | {"nsubj"} or before.head != token:
         return False
-    is_singular = any(child.lower_ in ("a", "an") for child in token.lefts)
-    return is_singular and bool(getAllLemmas(token.lower_, upos="VERB")) and before.pos_ in ("NOUN", "PROPN", "ADJ")
+    determined = [*token.lefts, *before.lefts]
+    is_singular = any(child.lower_ in ("a", "an") for child in determined)
+    is_list = any(part.dep_ == "cc" for child in token.lefts for part in child.subtree)
+    return (
+        is_singular
+        and not is_list
+        and bool(getAllLemmas(token.lower_, upos="VERB"))
+        and before.pos_ in ("NOUN", "PROPN", "ADJ")
+    )
 
 
 def _make_verb(verb: Token, noun: Token) -> None:
@@ -67,9 +74,9 @@ def _make_verb(verb: Token, noun: Token) -> None:
 
 def _is_split_name(token: Token, before: Token) -> bool:
     """ "A fire hydrant" read as a fire that is hydrant."""
-    return (
-        token.head == before and token.dep_ in ("amod", "acl", "advmod") and f"{before.lower_} {token.lower_}" in _NAMES
-    )
+    if token.pos_ in ("NOUN", "PROPN") or f"{before.lower_} {token.lower_}" not in _NAMES:
+        return False
+    return token.head == before or not token.is_ancestor(before)
 
 
 def _make_head(token: Token, before: Token) -> None:
@@ -101,9 +108,12 @@ def _is_hidden_noun(token: Token, before: Token) -> bool:
     return is_inner_noun or before.pos_ in ("DET", "ADJ", "CCONJ")
 
 
-def _is_hidden_being(token: Token, before: Token) -> bool:
-    """ "A kitten" read as an adjective."""
-    return token.pos_ == "ADJ" and before.pos_ == "DET" and noun_lemma(token.lower_) in ANIMATE
+def _is_hidden_name(token: Token, before: Token) -> bool:
+    """ "A kitten", "a red oven" read as an adjective."""
+    if token.pos_ != "ADJ" or before.pos_ not in ("DET", "ADJ") or token.lower_ == "orange":
+        return False
+    is_last = token.i + 1 == len(token.doc) or token.nbor().pos_ not in ("NOUN", "PROPN", "ADJ")
+    return is_last and noun_lemma(token.lower_) in ANIMATE | _CATEGORY_HEADS | _ALSO_VERBS
 
 
 def _make_noun(token: Token) -> None:
