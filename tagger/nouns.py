@@ -3,8 +3,7 @@
 import re
 from functools import lru_cache
 
-from lemminflect import getAllLemmas, getLemma
-
+from tagger.inflection import known_lemmas, likeliest_lemma
 from tagger.words import words
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
@@ -36,13 +35,13 @@ def noun_lemma(word: str) -> str:
     word = word.lower()
     if word in _OVERRIDES:
         return _OVERRIDES[word]
-    lemmas = getAllLemmas(word, upos="NOUN").get("NOUN", ())
+    lemmas = known_lemmas(word, "NOUN")
     if word in lemmas or not word.isascii():
         return word
     if lemmas:
         return str(lemmas[0])
     if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
-        return str(getLemma(word, "NOUN")[0])
+        return likeliest_lemma(word, "NOUN")
     return word
 
 

@@ -6,8 +6,7 @@
 import re
 from functools import lru_cache
 
-from lemminflect import getAllLemmas, getInflection, getLemma
-
+from tagger.inflection import inflections, known_lemmas, likeliest_lemma
 from tagger.words import merged, phrases, words
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
@@ -231,22 +230,22 @@ def _is_passive(tokens: list[str]) -> bool:
     if tokens[1:] != ["by"]:
         return False
     verb = _verb_lemma(tokens[0])
-    return verb not in _POSTURES | _LOCATIONS and tokens[0] != verb and tokens[0] in getInflection(verb, "VBN")
+    return verb not in _POSTURES | _LOCATIONS and tokens[0] != verb and tokens[0] in inflections(verb, "VBN")
 
 
 def _participle(word: str) -> str:
-    return str(getInflection(_verb_lemma(word), "VBN")[0])
+    return inflections(_verb_lemma(word), "VBN")[0]
 
 
 @lru_cache(maxsize=1 << 14)
 def _verb_lemma(word: str) -> str:
     if word in _IRREGULAR:
         return _IRREGULAR[word]
-    lemmas = getAllLemmas(word, upos="VERB").get("VERB", ())
+    lemmas = known_lemmas(word, "VERB")
     if lemmas and word not in lemmas:
         lemma = str(lemmas[0])
     elif not lemmas and len(word) > 5 and word.endswith(("ing", "ed")) and word.isascii():
-        lemma = str(getLemma(word, "VERB")[0])
+        lemma = likeliest_lemma(word, "VERB")
     else:
         lemma = word
     return _SYNONYM_VERBS.get(lemma, lemma)

@@ -1,0 +1,79 @@
+"""The `rlip` command as a user meets it: its surface is frozen, its errors are one message and an exit code."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMANDS = {
+    "run": {"--set", "--direct", "--json", "--help"},
+    "plan": {"--set", "--json", "--help"},
+    "show": {"--store", "--json", "--help"},
+    "scenes": {"--recipe", "--set", "--help"},
+    "doctor": {"--set", "--json", "--help"},
+}
+
+
+def _rlip(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("rlip")), *words]
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb", **env},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_options_of_each_command_are_these(command: str, root: Path) -> None:
+    done = _rlip(command, "--help", cwd=root)
+    assert done.returncode == 0
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", done.stdout)) >= COMMANDS[command]
+    listed = set(re.findall(r"^[^\w-]*(--[a-z-]+)", done.stdout, re.MULTILINE))
+    assert listed == COMMANDS[command]
+
+
+def test_help_loads_nothing_heavy(root: Path) -> None:
+    code = "import sys, pipeline.cli; print(*[m for m in ('torch', 'prefect', 'pyarrow', 'numpy', 'spacy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == ""
+
+
+def test_a_wrong_recipe_is_one_message_and_exit_code_1(root: Path, tmp_path: Path) -> None:
+    done = _rlip("run", "recipes/demo.toml", "--direct", "--set", "caption.top_p=2", cwd=root)
+    assert done.returncode == 1
+    assert "caption.top_p = 2" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_missing_data_and_weights_stop_before_work(root: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    done = _rlip(
+        "run", "recipes/coco_sample.toml", "--direct", "--set", f"data.root={tmp_path}/none", "--set", f"store={store}",
+        cwd=root,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "no folder" in done.stderr and "data.root" in done.stderr
+    assert not list((store / "artifacts").glob("*"))
+
+
+def test_a_store_that_cannot_be_written_is_told(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = _rlip("run", "recipes/demo.toml", "--direct", "--set", f"store={tmp_path}/file/store", cwd=root)
+    assert done.returncode == 1
+    assert "can't be written" in done.stderr and "--set store=" in done.stderr
+
+
+def test_doctor_tells_what_full_data_lack(root: Path) -> None:
+    done = _rlip("doctor", "recipes/coco.toml", cwd=root)
+    assert done.returncode == 1
+    assert "instances_train2017.json" in done.stdout and "blip-image-captioning-large" in done.stdout
+
+
+def test_not_enough_disk_is_told(root: Path, tmp_path: Path) -> None:
+    settings = ["--set", f"store={tmp_path}/s", "--set", "run.min_free_gib=1e9"]
+    done = _rlip("run", "recipes/demo.toml", "--direct", *settings, cwd=root)
+    assert done.returncode == 1
+    assert "GiB free" in done.stderr

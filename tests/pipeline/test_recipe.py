@@ -1,0 +1,97 @@
+"""A wrong recipe stops before any work and says file, field, value and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.recipe import load_recipe
+from storage.errors import Terminal
+
+GOOD = """
+name = "r"
+[data]
+label = ["coco"]
+tagger = ["coco"]
+[[data.sources]]
+name = "coco"
+format = "coco"
+images = "images"
+annotations = "instances.json"
+"""
+
+
+def _recipe(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "r.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ('name = "r"\ncolour = 3', ["r.toml", "colour", "unknown name", "caption"]),
+        ('name = "a/b"', ["name", "a/b"]),
+        ('name = "r"\n[caption]\ntop_p = 1.5', ["caption.top_p = 1.5", "less than or equal to 1"]),
+        ('name = "r"\n[caption]\ntop_q = 1', ["caption.top_q", "unknown name", "top_p"]),
+        ('name = "r"\n[run]\nworkers = "many"', ["run.workers = 'many'", "integer"]),
+        ('name = "r"\n[shard]\nthreshold = -1', ["shard.threshold = -1"]),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, change: str, words: list[str]) -> None:
+    path = _recipe(tmp_path, GOOD.replace('name = "r"', change, 1))
+    with pytest.raises(Terminal) as caught:
+        load_recipe(path)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_role_must_name_a_source(tmp_path: Path) -> None:
+    path = _recipe(tmp_path, GOOD.replace('label = ["coco"]', 'label = ["cooc"]'))
+    with pytest.raises(Terminal, match=r"cooc.*sources are \['coco'\]"):
+        load_recipe(path)
+
+
+def test_pseudo_labels_need_a_tagger(tmp_path: Path) -> None:
+    path = _recipe(tmp_path, GOOD.replace('tagger = ["coco"]', ""))
+    with pytest.raises(Terminal, match=r"pseudo.*data\.tagger"):
+        load_recipe(path)
+
+
+def test_a_missing_recipe_lists_what_is_there(tmp_path: Path) -> None:
+    path = _recipe(tmp_path, GOOD)
+    with pytest.raises(Terminal, match=r"no recipe at .*r\.toml"):
+        load_recipe(path.with_name("s.toml"))
+
+
+def test_torn_toml_is_told(tmp_path: Path) -> None:
+    with pytest.raises(Terminal, match="not a readable TOML"):
+        load_recipe(_recipe(tmp_path, "name = "))
+
+
+def test_overrides_reach_sections_and_list_members(tmp_path: Path) -> None:
+    path = _recipe(tmp_path, GOOD)
+    recipe = load_recipe(path, ["caption.top_p=0.5", "data.root=/d", "data.sources.0.images=pictures", "name=other"])
+    assert recipe.caption.top_p == 0.5
+    assert recipe.name == "other"
+    assert recipe.data.source("coco").images == Path("/d/pictures")
+
+
+@pytest.mark.parametrize("override", ["caption.top_p", "=1", "data.sources.7.images=x", "data.sources.x.images=y"])
+def test_overrides_that_name_nothing_are_refused(tmp_path: Path, override: str) -> None:
+    with pytest.raises(Terminal, match="--set"):
+        load_recipe(_recipe(tmp_path, GOOD), [override])
+
+
+@pytest.mark.parametrize("name", ["demo", "scenes", "coco_sample", "coco", "coco_objects365"])
+def test_the_shipped_recipes_are_valid(root: Path, name: str) -> None:
+    assert load_recipe(root / "recipes" / f"{name}.toml").name == name
+
+
+def test_only_what_changes_rows_is_in_a_key(tmp_path: Path) -> None:
+    path = _recipe(tmp_path, GOOD)
+    plain, other = load_recipe(path), load_recipe(path, ["caption.batch_size=7", "pretrain.settings.processes=1"])
+    assert plain.caption.row_settings() == other.caption.row_settings()
+    assert plain.pretrain.settings.row_settings() == other.pretrain.settings.row_settings()
+    assert plain.caption.row_settings() != load_recipe(path, ["caption.top_p=0.5"]).caption.row_settings()
