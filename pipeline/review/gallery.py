@@ -117,7 +117,7 @@ def _sample(
     kept = [r for r in ranked if r["score"] >= threshold]
     below = [r for r in ranked if r["score"] < threshold and r["proposed"]]
     recorded = {(r["subject"], r["predicate"], r["object"]) for r in ranked}
-    unscored = [p for p in pairs if (p["subject"], p["predicate"], p["object"]) not in recorded]
+    unscored = [p for p in pairs if not _holds(p["subject"], p["predicate"], p["object"], recorded)]
     labels = {(r["subject"], canonical(r["predicate"]), r["object"]) for r in kept}
     missed = [r for r in row["relations"] if not _holds(r["subject"], canonical(r["predicate"]), r["object"], labels)]
     used = {index for r in kept for index in (r["subject"], r["object"])}

@@ -4,34 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.review.caption_audit import SYMMETRIC
 from pipeline.review.label_counts import candidates
 from pipeline.review.nested import Items
 from storage.artifact import Artifact
+from tagger.audit import Fact, LabelCurve, audit
+from tagger.candidates import Pair
 from tagger.predicates import canonical
-
-AUDITED_RECALL = 0.8
-
-Label = tuple[int, int, str, int]
-"""Image id, subject box, canonical predicate, object box; of a symmetric predicate the lower box comes first."""
+from tagger.relation import Relation
 
 
 @dataclass(frozen=True)
 class LabelScores:
-    """How one way of labelling does. None: no label, no truth, or a recall that is not reached."""
+    """How one way of labelling does. None: no label reaches the threshold, or the recall is not reached."""
 
     kept: int
-    """Labels at the threshold, each (subject, predicate, object) once."""
+    """Labels at the threshold."""
     precision: float | None
     recall: float | None
+    """Of all given relations, at the threshold."""
     precision_at_recall: float | None
-    """Best precision at a recall of at least AUDITED_RECALL."""
-    average_precision: float | None
+    """Best precision at a recall of at least .8 of the reachable relations."""
+    average_precision: float
+    """Area under precision over the recall of reachable relations."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,9 @@ class LabelAudit:
 
     images: int
     given: int
+    """Given relations; of a symmetric predicate both directions are one."""
+    reachable: int
+    """Those that some candidate pair states."""
     tagger: LabelScores
     naive: LabelScores
 
@@ -49,68 +51,50 @@ class LabelCount:
     """Collects a `LabelAudit` over the partitions of one data set; labels are kept from the score `threshold` on."""
 
     threshold: float
-    _truth: set[Label] = field(default_factory=set)
-    _scored: dict[Label, float] = field(default_factory=dict)
-    _naive: dict[Label, float] = field(default_factory=dict)
+    _truth: list[set[Fact]] = field(default_factory=list)
+    _relations: list[list[Relation]] = field(default_factory=list)
+    _pairs: list[list[Pair]] = field(default_factory=list)
 
     def add(self, images: pa.Table, tagged: Artifact) -> None:
         """Take in a partition: its rows of `images` and the artifact of its tagging."""
-        truth = _labels(images, Items.of(images, "relations"))
-        audited = {label[0] for label in truth}
-        self._truth.update(truth)
-        relations, pairs = tagged.table("relations"), candidates(tagged)
-        items = Items.of(relations, "relations")
-        for label, score in zip(_labels(relations, items), items.numbers("score").tolist(), strict=True):
-            if label[0] in audited:
-                self._scored[label] = max(score, self._scored.get(label, 0.0))
-        proposed = _labels(pairs, Items.of(pairs, "pairs"))
-        self._naive.update((label, 1.0) for label in proposed if label[0] in audited)
+        given = _by_image(images, "relations", "subject", "predicate", "object")
+        names = ("subject", "object", "predicate", "score", "proposed", "triplet")
+        relations = _by_image(tagged.table("relations"), "relations", *names)
+        pairs = _by_image(candidates(tagged), "pairs", "subject", "object", "predicate", "triplet", "ambiguity")
+        for image_id, facts in given.items():
+            if facts and image_id in relations:
+                self._truth.append({(subject, canonical(p), object_) for subject, p, object_ in facts})
+                self._relations.append([Relation(*values) for values in relations[image_id]])
+                self._pairs.append([Pair(*values) for values in pairs.get(image_id, ())])
 
     def audit(self) -> LabelAudit:
         """The audit of what was taken in."""
-        images = {label[0] for label in self._truth}
+        found = audit(self._relations, self._pairs, self._truth, SYMMETRIC)
+        kept = sum(relation.score >= self.threshold for of_image in self._relations for relation in of_image)
         return LabelAudit(
-            images=len(images),
-            given=len(self._truth),
-            tagger=score_labels(self._scored, self._truth, self.threshold),
-            naive=score_labels(self._naive, self._truth, self.threshold),
+            images=len(self._truth),
+            given=found.tagger.truths,
+            reachable=found.tagger.reachable,
+            tagger=_scores(found.tagger, kept, self.threshold),
+            naive=_scores(found.naive, sum(map(len, self._pairs)), self.threshold),
         )
 
 
-def score_labels(scored: Mapping[Label, float], truth: set[Label], threshold: float) -> LabelScores:
-    """Precision and recall at the threshold and along the ranking; labels of equal score are taken together."""
-    scores = np.array(list(scored.values()), dtype=np.float64)
-    right = np.array([label in truth for label in scored], dtype=bool)
-    kept = scores >= threshold
-    precision, recall = _curve(scores, right, len(truth))
-    reached = precision[recall >= AUDITED_RECALL]
+def _scores(curve: LabelCurve, kept: int, threshold: float) -> LabelScores:
+    # Scores fall along the curve: the last one that reaches the threshold tells precision and recall there.
+    last = sum(score >= threshold for score in curve.scores) - 1
     return LabelScores(
-        kept=int(kept.sum()),
-        precision=float(right[kept].mean()) if kept.any() else None,
-        recall=float(right[kept].sum() / len(truth)) if truth else None,
-        precision_at_recall=float(reached.max()) if len(reached) else None,
-        average_precision=float(np.sum(np.diff(recall, prepend=0.0) * precision)) if truth else None,
+        kept=kept,
+        precision=curve.precision[last] if last >= 0 else None,
+        recall=curve.recall_of_all[last] if last >= 0 else None,
+        precision_at_recall=curve.precision_at() or None,
+        average_precision=curve.average_precision(),
     )
 
 
-def _curve(
-    scores: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], truths: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Precision and recall after each distinct score, best first."""
-    order = np.argsort(-scores, kind="stable")
-    hits, ranks = np.cumsum(right[order]), np.arange(1, len(order) + 1)
-    last = np.flatnonzero(np.diff(scores[order], append=-np.inf))
-    return hits[last] / ranks[last], hits[last] / max(truths, 1)
-
-
-def _labels(table: pa.Table, items: Items) -> Sequence[Label]:
-    image_ids = table["image_id"].to_numpy()[items.row].tolist()
-    columns = (items.values(name) for name in ("subject", "predicate", "object"))
-    return [_label(image, *named) for image, *named in zip(image_ids, *columns, strict=True)]
-
-
-def _label(image: int, subject: int, predicate: str, object_: int) -> Label:
-    name = canonical(predicate)
-    if name in SYMMETRIC and object_ < subject:
-        subject, object_ = object_, subject
-    return (image, subject, name, object_)
+def _by_image(table: pa.Table, column: str, *fields: str) -> Mapping[int, Sequence[tuple[Any, ...]]]:
+    """Image id → the items of a nested column, as tuples of these fields."""
+    items = Items.of(table, column)
+    every = list(zip(*(items.values(name) for name in fields), strict=True))
+    parts = items.by_row(len(table))
+    return {image_id: every[part] for image_id, part in zip(table["image_id"].to_pylist(), parts, strict=True)}

@@ -56,8 +56,8 @@ def labelled(book: Book) -> Book:
             relations(2, (0, "ride", 2, 0.6), (2, "next to", 0, 0.7)),
         ],
         candidates=[
-            pairs(1, (0, "ride", 2, 2), (1, "ride", 2, 2)),
-            pairs(2, (2, "next to", 0, 2), (2, "next to", 1, 2)),
+            pairs(1, (0, "ride", 2, 2), (1, "ride", 2, 2), (0, "next to", 1, 1)),
+            pairs(2, (0, "ride", 2, 2), (1, "ride", 2, 2), (2, "next to", 0, 2), (2, "next to", 1, 2)),
         ],
         facts={"images/s": 2.0},
     )

@@ -3,16 +3,15 @@ from __future__ import annotations
 import json
 
 import pytest
-from review.hand_made import TWO_PEOPLE, Book, captions, relations, triplets
+from review.hand_made import TWO_PEOPLE, Book, captions, pairs, relations, triplets
 
 from pipeline.review.figures import compute_figures, figures_of
-from pipeline.review.label_audit import score_labels
 
 
 def test_labels_are_audited_against_given_relations(labelled: Book) -> None:
     (audit,) = compute_figures(labelled.run, ["toys"], threshold=0.5).audits
     assert audit.labels is not None
-    assert (audit.labels.images, audit.labels.given) == (2, 3)
+    assert (audit.labels.images, audit.labels.given, audit.labels.reachable) == (2, 3, 3)
     tagger, naive = audit.labels.tagger, audit.labels.naive
     # Kept: ride .9 right, next to .8 right (given the other way round), next to .7 wrong, ride .6 right.
     assert tagger.kept == 4
@@ -20,11 +19,11 @@ def test_labels_are_audited_against_given_relations(labelled: Book) -> None:
     assert tagger.recall == pytest.approx(1.0)
     assert tagger.precision_at_recall == pytest.approx(3 / 4)
     assert tagger.average_precision == pytest.approx((1 + 1 + 3 / 4) / 3)
-    # Proposed: ride right, ride wrong, two next to that are wrong; two of three given are not proposed.
-    assert naive.kept == 4
-    assert naive.precision == pytest.approx(1 / 4)
-    assert naive.recall == pytest.approx(1 / 3)
-    assert naive.precision_at_recall is None
+    # Proposed: three right, two wrong rides, two wrong next to.
+    assert naive.kept == 7
+    assert naive.precision == pytest.approx(3 / 7)
+    assert naive.recall == pytest.approx(1.0)
+    assert naive.precision_at_recall == pytest.approx(3 / 7)
 
 
 def test_captions_are_audited_by_category(labelled: Book) -> None:
@@ -43,7 +42,7 @@ def test_yield_and_predicates_are_counted(labelled: Book) -> None:
     figures = compute_figures(labelled.run, ["toys"], threshold=0.5)
     counts = figures.labels
     assert (counts.images, counts.captions, counts.triplets) == (2, 3, 3)
-    assert (counts.candidates, counts.scored, counts.kept) == (4, 5, 4)
+    assert (counts.candidates, counts.scored, counts.kept) == (7, 5, 4)
     assert [(p.predicate, p.kept, p.given) for p in figures.predicates] == [("ride", 2, 2), ("next to", 2, 1)]
 
 
@@ -132,17 +131,16 @@ def test_the_share_of_gain_needs_all_arms_and_a_gain(book: Book) -> None:
     assert compute_figures(book.run, ["toys"], threshold=0.5).share_of_gain is None
 
 
-def test_labels_of_equal_score_are_ranked_together() -> None:
-    truth = {(1, 0, "ride", 1)}
-    scored = {(1, 0, "ride", 1): 0.5, (1, 1, "ride", 0): 0.5}
-    scores = score_labels(scored, truth, threshold=0.2)
-    assert scores.precision_at_recall == 0.5
-    assert scores.average_precision == 0.5
-
-
-def test_no_labels_and_no_truth_give_no_figures() -> None:
-    scores = score_labels({}, set(), threshold=0.2)
-    assert (scores.kept, scores.precision, scores.recall, scores.average_precision) == (0, None, None, None)
+def test_recall_is_of_what_candidates_state(book: Book) -> None:
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, "riding", 2), (1, "holding", 2)])])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.3))], candidates=[pairs(1, (0, "ride", 2, 1))])
+    (audit,) = compute_figures(book.run, ["toys"], threshold=0.5).audits
+    assert audit.labels is not None
+    assert (audit.labels.given, audit.labels.reachable) == (2, 1)
+    tagger = audit.labels.tagger
+    assert (tagger.kept, tagger.precision, tagger.recall) == (0, None, None)
+    assert tagger.precision_at_recall == 1.0
+    assert audit.labels.naive.recall == 0.5
 
 
 def test_figures_are_kept_with_the_run_until_an_artifact_changes(labelled: Book, recipe: object) -> None:

@@ -116,10 +116,10 @@ def test_the_outcome_ends_with_the_report(labelled: Book) -> None:
         "0.750",
         "0.917",
     ]
-    assert next(line for line in lines if line.startswith("naive")).split()[-3:] == ["0.333", "–", "0.083"]
+    assert next(line for line in lines if line.startswith("naive")).split()[-3:] == ["1.000", "0.429", "0.429"]
     assert any("0.300 ± 0.071" in line for line in lines)
     told = json.loads(json.dumps(outcome_json(outcome, figures, None)))
     assert told["computed"] == 1
     assert [stage["recorded"] for stage in told["stages"]] == [True, False]
     assert told["figures"]["audits"][0]["labels"]["given"] == 3
-    assert "precision_at_recall" not in told["figures"]["audits"][0]["labels"]["naive"]
+    assert "share_of_gain" not in told["figures"]
