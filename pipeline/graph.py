@@ -41,7 +41,7 @@ def build_steps(recipe: Recipe) -> list[Step]:
     ingested = tuple(dict.fromkeys((*data.label, *data.mix, *data.tagger, *data.test)))
     steps = [
         Step("ingest", IngestStage, recipe.ingest_settings(), datasets=ingested),
-        Step("caption", CaptionStage, recipe.caption, datasets=data.label, reads={"images": ("ingest",)}),
+        Step("caption", CaptionStage, recipe.caption_settings(), datasets=data.label, reads={"images": ("ingest",)}),
         Step("parse", ParseStage, recipe.parse, datasets=data.label, reads={"captions": ("caption",)}),
     ]
     if data.tagger:

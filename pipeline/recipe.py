@@ -108,6 +108,11 @@ class Recipe(Settings):
         sources = tuple(self.data.source(source.name) for source in self.data.sources)
         return self.ingest.model_copy(update={"sources": sources})
 
+    def caption_settings(self) -> CaptionSettings:
+        """The caption section; recordings are looked for from `data.root`."""
+        recorded = tuple(self.data.root / path for path in self.caption.recorded)
+        return self.caption.model_copy(update={"recorded": recorded})
+
     @model_validator(mode="after")
     def _arms_have_what_they_need(self) -> Recipe:
         if "pseudo" in self.pretrain.arms and not self.data.tagger:
