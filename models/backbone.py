@@ -40,10 +40,12 @@ class Backbone(nn.Module):
             _freeze_as_pretrained(self.body)
         elif norm == "group":
             _replace_batch_norms(self.body)
+        # Convolutions and pooling are faster so, on CPU and GPU alike.
+        self.body = self.body.to(memory_format=torch.channels_last)
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
         """B×C×H×W maps of the chosen strides."""
-        maps = self.body(images_B3HW)
+        maps = self.body(images_B3HW.contiguous(memory_format=torch.channels_last))
         return [x.permute(0, 3, 1, 2) for x in maps] if self.channels_last else list(maps)
 
 

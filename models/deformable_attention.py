@@ -1,19 +1,26 @@
 """Multi-scale deformable attention (Zhu et al., 2021, section 4.1) in plain PyTorch.
 
-Shapes: B images, Q queries, S tokens of all levels, L levels, K sampling points a level, M heads, C = D / M channels.
+Shapes: B images, Q queries, S tokens of all levels, L levels, K sampling points a level, M heads, N = B·M,
+C = D / M channels.
 
 Projections are computed channels first, so that each level's values and sampling grids are views of one tensor and
-`grid_sample` reads them in place.
+are read in place.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+BILINEAR, ZEROS = 0, 0
+"""How grid_sampler_2d names its interpolation and what lies outside a map."""
+BLOCK = 2**19
+"""Samples (numbers) in work at a time: few enough to stay in the cache."""
 
 
 @dataclass
@@ -79,23 +86,16 @@ class DeformableAttention(nn.Module):
         value_BDS = _channels_first(self.value_proj, memory_BSD)
         if padding_BS is not None:
             value_BDS = value_BDS.masked_fill(padding_BS[:, None], 0.0)
-        value_NCS = value_BDS.view(batch * heads, -1, value_BDS.shape[-1])
         offsets = _channels_first(self.sampling_offsets, queries_BQD).view(
             batch, heads, self.levels, self.points, 2, -1)
-        grid = torch.addcmul(references.base_B1L12Q, offsets, references.scale_B1L12Q).flatten(0, 1)
+        grid_NLK2Q = torch.addcmul(references.base_B1L12Q, offsets, references.scale_B1L12Q).flatten(0, 1)
         weights = _channels_first(self.attention_weights, queries_BQD).view(
             batch * heads, self.levels * self.points, -1).softmax(1)
-        weights_N1LKQ = weights.unflatten(1, (1, self.levels, self.points))
-        output_NCQ: Tensor | None = None
-        start = 0
-        for level, (height, width) in enumerate(shapes):
-            map_NCHW = value_NCS[:, :, start : start + height * width].unflatten(2, (height, width))
-            start += height * width
-            sampled_NCKQ = F.grid_sample(map_NCHW, grid[:, level].transpose(2, 3), align_corners=False)
-            part_NCQ = (sampled_NCKQ * weights_N1LKQ[:, :, level]).sum(2)
-            output_NCQ = part_NCQ if output_NCQ is None else output_NCQ + part_NCQ
-        assert output_NCQ is not None
-        read_BQD = output_NCQ.view(batch, -1, output_NCQ.shape[-1]).transpose(1, 2)
+        # Under autocast only the grid is sure to have kept the references' precision.
+        read_NCQ = _Read.apply(
+            value_BDS.view(batch * heads, -1, value_BDS.shape[-1]).to(grid_NLK2Q.dtype), grid_NLK2Q,
+            weights.unflatten(1, (self.levels, self.points)).to(grid_NLK2Q.dtype), tuple(shapes))
+        read_BQD = read_NCQ.view(batch, -1, read_NCQ.shape[-1]).transpose(1, 2)
         return torch.baddbmm(self.output_proj.bias, read_BQD, self.output_proj.weight.t().expand(batch, -1, -1))
 
 
@@ -103,3 +103,58 @@ def _channels_first(layer: nn.Linear, x_BQD: Tensor) -> Tensor:
     """The linear layer's output as B×O×Q, contiguous."""
     weight = layer.weight.expand(x_BQD.shape[0], -1, -1)
     return torch.baddbmm(layer.bias[:, None], weight, x_BQD.transpose(1, 2))
+
+
+class _Read(torch.autograd.Function):
+    """The weighted sum of a bilinear reading of all levels.
+
+    Samples are read again in the backward pass: keeping them would take C times the memory of their coordinates, and
+    writing them costs more than computing them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value_NCS: Tensor, grid_NLK2Q: Tensor, weights_NLKQ: Tensor,
+                shapes: tuple[tuple[int, int], ...]) -> Tensor:
+        ctx.save_for_backward(value_NCS, grid_NLK2Q, weights_NLKQ)
+        ctx.shapes = shapes
+        read_NCQ = value_NCS.new_zeros((*value_NCS.shape[:2], grid_NLK2Q.shape[-1]))
+        for rows in _blocks(value_NCS, grid_NLK2Q):
+            for level, map_NCHW in enumerate(_maps(value_NCS[rows], shapes)):
+                samples_NCKQ = _sample(map_NCHW, grid_NLK2Q[rows, level])
+                read_NCQ[rows] += samples_NCKQ.mul_(weights_NLKQ[rows, None, level]).sum(2)
+        return read_NCQ
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_NCQ: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        value_NCS, grid_NLK2Q, weights_NLKQ = ctx.saved_tensors
+        of_value, of_grid, of_weights = map(torch.empty_like, (value_NCS, grid_NLK2Q, weights_NLKQ))
+        for rows in _blocks(value_NCS, grid_NLK2Q):
+            gradient_NC1Q = gradient_NCQ[rows, :, None]
+            targets = _maps(of_value[rows], ctx.shapes)
+            for level, map_NCHW in enumerate(_maps(value_NCS[rows], ctx.shapes)):
+                grid_NK2Q = grid_NLK2Q[rows, level]
+                samples_NCKQ = _sample(map_NCHW, grid_NK2Q)
+                of_weights[rows, level] = samples_NCKQ.mul_(gradient_NC1Q).sum(1)
+                of_map, of_places = torch.ops.aten.grid_sampler_2d_backward(
+                    gradient_NC1Q * weights_NLKQ[rows, None, level], map_NCHW, grid_NK2Q.transpose(2, 3),
+                    BILINEAR, ZEROS, False, (True, True))
+                targets[level].copy_(of_map)
+                of_grid[rows, level] = of_places.transpose(2, 3)
+        return of_value, of_grid, of_weights, None
+
+
+def _blocks(value_NCS: Tensor, grid_NLK2Q: Tensor) -> list[slice]:
+    points, queries = grid_NLK2Q.shape[2], grid_NLK2Q.shape[4]
+    rows = max(1, BLOCK // (value_NCS.shape[1] * points * max(1, queries)))
+    return [slice(first, first + rows) for first in range(0, len(value_NCS), rows)]
+
+
+def _maps(value_NCS: Tensor, shapes: tuple[tuple[int, int], ...]) -> list[Tensor]:
+    """Views N×C×H×W of the levels."""
+    levels = value_NCS.split([height * width for height, width in shapes], dim=2)
+    return [level.unflatten(2, shape) for level, shape in zip(levels, shapes, strict=True)]
+
+
+def _sample(map_NCHW: Tensor, grid_NK2Q: Tensor) -> Tensor:
+    return torch.grid_sampler_2d(map_NCHW, grid_NK2Q.transpose(2, 3), BILINEAR, ZEROS, False)

@@ -21,7 +21,9 @@ class Encoded:
     """(height, width) of each level."""
     valid_ratios_BL2: Tensor
     """Share of each level's width and height that the image fills."""
-    texts: list[Tensor]
-    """B×T×D, one for each decoder layer."""
+    texts_BTD: Tensor
+    """Features of the texts after the last fusion."""
+    classifiers: list[Tensor]
+    """B×T×D, what each decoder layer's queries are compared with."""
     objects: int
     """How many of the T texts are object texts."""

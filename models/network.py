@@ -99,9 +99,11 @@ class Network(nn.Module):
             torch.cat([x.flatten(2) for x in maps], dim=2).transpose(1, 2), position_BSD, shapes, valid_ratios_BL2,
             padding_BS, texts_TE[None], None if hidden_T is None else hidden_T[None],
             mask_fusion=not self.config.official_compat)
-        first = len(fused) - self.config.decoder_layers
-        texts = [self._resize(fused[max(0, first + layer)]) for layer in range(self.config.decoder_layers)]
-        return Encoded(memory_BSD, padding_BS, shapes, valid_ratios_BL2, texts, len(objects_TE))
+        layers = self.config.decoder_layers
+        texts = [self._resize(x) for x in fused[-layers:]]
+        classifiers = [self.projection_text(F.normalize(x, dim=-1) / 2) for x in texts]
+        classifiers = classifiers[:1] * (layers - len(classifiers)) + classifiers
+        return Encoded(memory_BSD, padding_BS, shapes, valid_ratios_BL2, texts[-1], classifiers, len(objects_TE))
 
     def _maps(self, images_B3HW: Tensor) -> list[Tensor]:
         """Projected maps of all levels."""
@@ -158,8 +160,7 @@ class Network(nn.Module):
     def _predict(self, pairs: list[Decoded], relations: list[Decoded], groups: int, encoded: Encoded) -> Predictions:
         """Logits of every layer against its texts, the last layer's first."""
         layers = []
-        for pair, relation, texts_BTD in zip(pairs, relations, encoded.texts, strict=True):
-            texts_BTD = self.projection_text(F.normalize(texts_BTD, dim=-1) / 2)
+        for pair, relation, texts_BTD in zip(pairs, relations, encoded.classifiers, strict=True):
             objects_BTD, predicates_BTD = texts_BTD[:, : encoded.objects], texts_BTD[:, encoded.objects :]
             subjects_BND, objects_BND = to_pairs(pair.content_BQD, groups)
             layers.append(Predictions(

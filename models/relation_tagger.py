@@ -67,12 +67,12 @@ class RelationTagger(Network):
         count = queries.valid.shape[1]
         groups = max(1, -(-count // self.config.pairs))
         queries = _fill(queries, groups * self.config.pairs)
-        labels_BND = encoded.texts[-1].detach()
+        labels_BTD = encoded.texts_BTD.detach()
         valid_BN1 = queries.valid[..., None]
         content, position = [], []
         for labels_BN, boxes_BN4 in ((queries.subject_labels, queries.subject_boxes),
                                      (queries.object_labels, queries.object_boxes)):
-            text = labels_BND.gather(1, labels_BN[..., None].expand(-1, -1, labels_BND.shape[2]))
+            text = labels_BTD.gather(1, labels_BN[..., None].expand(-1, -1, labels_BTD.shape[2]))
             content.append(text * valid_BN1)
             position.append(self.transformer.coord_proj(inverse_sigmoid(boxes_BN4)) * valid_BN1)
         boxes = PairBoxes(queries.subject_boxes, queries.object_boxes)
