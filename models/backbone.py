@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import timm
 import torch
 from timm.layers import BatchNormAct2d, freeze_batch_norm_2d
+from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from models.config import ConfigError
@@ -26,14 +27,14 @@ class Backbone(nn.Module):
         if not timm.is_model(name):
             raise ConfigError(f"network setting backbone={name!r}: not a timm model; see timm.list_models()")
         with torch.device("meta"):
-            every_map = timm.create_model(name, pretrained=False, features_only=True).feature_info.reduction()
+            every_map = _feature_info(timm.create_model(name, pretrained=False, features_only=True)).reduction()
         missing = [stride for stride in strides if stride not in every_map]
         if missing:
             raise ConfigError(f"network setting backbone_strides: {name} has no map of stride {missing[0]}; "
                               f"it has {sorted(set(every_map))}")
         self.body = timm.create_model(name, pretrained=False, features_only=True,
                                       out_indices=[every_map.index(stride) for stride in strides])
-        self.channels: list[int] = self.body.feature_info.channels()
+        self.channels: list[int] = _feature_info(self.body).channels()
         self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
         if norm == "frozen":
             self.body = freeze_batch_norm_2d(self.body)
@@ -41,12 +42,18 @@ class Backbone(nn.Module):
         elif norm == "group":
             _replace_batch_norms(self.body)
         # Convolutions and pooling are faster so, on CPU and GPU alike.
-        self.body = self.body.to(memory_format=torch.channels_last)
+        self.body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
         """B×C×H×W maps of the chosen strides."""
         maps = self.body(images_B3HW.contiguous(memory_format=torch.channels_last))
         return [x.permute(0, 3, 1, 2) for x in maps] if self.channels_last else list(maps)
+
+
+def _feature_info(body: nn.Module) -> FeatureInfo:
+    info = body.feature_info
+    assert isinstance(info, FeatureInfo)
+    return info
 
 
 def _replace_batch_norms(module: nn.Module) -> None:

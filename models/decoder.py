@@ -31,6 +31,7 @@ class PairBoxes:
     objects: Tensor
 
     def detach(self) -> PairBoxes:
+        """The same boxes, through which no gradient goes."""
         return PairBoxes(self.subjects.detach(), self.objects.detach())
 
     def refined(self, subject_change_BN4: Tensor, object_change_BN4: Tensor) -> PairBoxes:
@@ -49,7 +50,8 @@ def _refine(boxes: Tensor, change_BN4: Tensor) -> Tensor:
 class Decoded:
     """One decoder layer's queries and the boxes after it."""
 
-    content_BQD: Tensor
+    content: Tensor
+    """B×Q×D"""
     boxes: PairBoxes
 
 
@@ -81,7 +83,7 @@ class Decoder(nn.Module):
     ) -> list[Decoded]:
         """Each layer's output. `hidden` marks pairs that no other pair may see; without box heads, boxes stay."""
         paired = content_BQD.shape[1] == 2 * boxes.subjects.shape[1]
-        ratios_BL = encoded.valid_ratios_BL2[:, None]
+        ratios_BL = encoded.valid_ratios[:, None]
         hidden_GQ = None
         if hidden_BN is not None:
             hidden_GQ = hidden_BN.unflatten(1, (groups, -1)).flatten(0, 1)
@@ -138,8 +140,8 @@ class _Layer(nn.Module):
         position_BQD = position_BQD.expand(batch, -1, -1)
         attended = self.self_attn(_by_group(content_BQD, groups), _by_group(position_BQD, groups), hidden_GQ)
         content_BQD = self.norm2(content_BQD + self.dropout(attended.reshape(content_BQD.shape)))
-        read = self.cross_attn(content_BQD + position_BQD, references, encoded.memory_BSD, encoded.shapes,
-                               encoded.padding_BS)
+        read = self.cross_attn(content_BQD + position_BQD, references, encoded.memory, encoded.shapes,
+                               encoded.padding)
         content_BQD = self.norm1(content_BQD + self.dropout(read))
         inner = self.dropout(F.relu(self.linear1(content_BQD)))
         return self.norm3(content_BQD + self.dropout(self.linear2(inner)))

@@ -27,8 +27,10 @@ BLOCK = 2**19
 class References:
     """Where queries look: the grid coordinates ([-1, 1] over each level) of an offset o are `base + o * scale`."""
 
-    base_B1L12Q: Tensor
-    scale_B1L12Q: Tensor
+    base: Tensor
+    """B×1×L×1×2×Q"""
+    scale: Tensor
+    """B×1×L×1×2×Q; the batch or the queries may be 1."""
 
     @classmethod
     def at_points(cls, points_BQL2: Tensor, shapes: list[tuple[int, int]]) -> References:
@@ -88,7 +90,7 @@ class DeformableAttention(nn.Module):
             value_BDS = value_BDS.masked_fill(padding_BS[:, None], 0.0)
         offsets = _channels_first(self.sampling_offsets, queries_BQD).view(
             batch, heads, self.levels, self.points, 2, -1)
-        grid_NLK2Q = torch.addcmul(references.base_B1L12Q, offsets, references.scale_B1L12Q).flatten(0, 1)
+        grid_NLK2Q = torch.addcmul(references.base, offsets, references.scale).flatten(0, 1)
         weights = _channels_first(self.attention_weights, queries_BQD).view(
             batch * heads, self.levels * self.points, -1).softmax(1)
         # Under autocast only the grid is sure to have kept the references' precision.

@@ -14,15 +14,16 @@ from torch import Tensor
 class Encoded:
     """The encoder's output for a batch of images and one list of texts."""
 
-    memory_BSD: Tensor
-    padding_BS: Tensor | None
-    """True where a token lies in padding; None when no image is padded."""
+    memory: Tensor
+    """B×S×D image tokens"""
+    padding: Tensor | None
+    """B×S, True where a token lies in padding; None when no image is padded."""
     shapes: list[tuple[int, int]]
     """(height, width) of each level."""
-    valid_ratios_BL2: Tensor
-    """Share of each level's width and height that the image fills."""
-    texts_BTD: Tensor
-    """Features of the texts after the last fusion."""
+    valid_ratios: Tensor
+    """B×L×2 (1×L×2 when no image is padded): share of each level's width and height that the image fills."""
+    texts: Tensor
+    """B×T×D features of the texts after the last fusion."""
     classifiers: list[Tensor]
     """B×T×D, what each decoder layer's queries are compared with."""
     objects: int

@@ -23,7 +23,7 @@ class Encoder(nn.Module):
         self.interval = config.fusion_interval
         self.layers = nn.ModuleList(_ImageLayer(config) for _ in range(config.encoder_layers))
         fusions = -(-config.encoder_layers // self.interval) if config.fusion == "alif" else 0
-        self.VLFuse_layers = nn.ModuleList(nn.ModuleDict({"b_attn": Fusion(config)}) for _ in range(fusions))
+        self.VLFuse_layers = nn.ModuleList(_Fused(config) for _ in range(fusions))
         self.roberta_layers = nn.ModuleList(LanguageLayer(config.text) for _ in range(fusions))
 
     def forward(
@@ -46,13 +46,27 @@ class Encoder(nn.Module):
         for index, layer in enumerate(self.layers):
             if self.VLFuse_layers and index % self.interval == 0:
                 step = index // self.interval
-                coarsest, texts_BTE = self.VLFuse_layers[step]["b_attn"](
+                coarsest, texts_BTE = self.VLFuse_layers[step](
                     image_BSD[:, first:], position_BSD[:, first:], texts_BTE, fused_padding)
                 image_BSD = torch.cat((image_BSD[:, :first], coarsest), dim=1)
                 texts_BTE = self.roberta_layers[step](texts_BTE, hidden_texts_1T)
                 collected.append(texts_BTE)
             image_BSD = layer(image_BSD, position_BSD, references, shapes, padding_BS)
         return image_BSD, collected or [texts_1TE.expand(image_BSD.shape[0], -1, -1)]
+
+
+class _Fused(nn.Module):
+    """A level of naming that the authors have."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.b_attn = Fusion(config)
+
+    def forward(
+        self, image_BVD: Tensor, position_BVD: Tensor, texts_BTE: Tensor, padding_BV: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        fused: tuple[Tensor, Tensor] = self.b_attn(image_BVD, position_BVD, texts_BTE, padding_BV)
+        return fused
 
 
 class _ImageLayer(nn.Module):

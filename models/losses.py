@@ -100,7 +100,7 @@ class _Terms:
 def _terms(layers: Layered, targets: list[Target], matches: Matches, wanted_NT: Tensor, counted_BP: Tensor,
            settings: LossSettings) -> _Terms:
     depth = len(layers.object_logits)
-    at = (torch.arange(depth, device=matches.image_KM.device)[:, None], matches.image_KM, matches.query_KM)
+    at = (torch.arange(depth, device=matches.image.device)[:, None], matches.image, matches.query)
     sums: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
     for role, logits, labels in (
@@ -108,7 +108,7 @@ def _terms(layers: Layered, targets: list[Target], matches: Matches, wanted_NT: 
         ("object", layers.object_logits, [t.object_labels for t in targets]),
     ):
         truth_KBP = torch.full(logits.shape[:3], logits.shape[3] - 1, device=logits.device)
-        truth_KBP[at] = torch.cat(labels)[matches.target_KM]
+        truth_KBP[at] = torch.cat(labels)[matches.target]
         weight_KBP = torch.where(truth_KBP == logits.shape[3] - 1, settings.background, 1.0) * counted_BP
         nll_KBP = -logits.log_softmax(-1).gather(-1, truth_KBP[..., None])[..., 0]
         sums[f"{role}_class"] = (nll_KBP * weight_KBP).flatten(1).sum(1)
@@ -119,15 +119,15 @@ def _terms(layers: Layered, targets: list[Target], matches: Matches, wanted_NT: 
         ("subject", layers.subject_boxes, [t.subject_boxes for t in targets]),
         ("object", layers.object_boxes, [t.object_boxes for t in targets]),
     ):
-        found_KM4, truth_KM4 = boxes[at], torch.cat(truth)[matches.target_KM]
+        found_KM4, truth_KM4 = boxes[at], torch.cat(truth)[matches.target]
         exists_KM = (truth_KM4 != 0).any(-1) | (role == "subject")
         overlap_KM = giou(cxcywh_to_xyxy(found_KM4), cxcywh_to_xyxy(truth_KM4))
-        quality.append(overlap_KM.detach())
+        quality.append(overlap_KM.detach().masked_fill(~exists_KM, 1.0))
         sums[f"{role}_box"] = ((found_KM4 - truth_KM4).abs().sum(-1) * exists_KM).sum(1)
         sums[f"{role}_giou"] = ((1 - overlap_KM) * exists_KM).sum(1)
         counts[f"{role}_box"] = counts[f"{role}_giou"] = exists_KM.sum(1).to(overlap_KM.dtype)
 
-    expected_KMT = wanted_NT[matches.target_KM]
+    expected_KMT = wanted_NT[matches.target]
     if settings.localised_predicates:
         expected_KMT = (torch.minimum(*quality) + 1)[..., None] / 2 * expected_KMT
     goal = torch.zeros_like(layers.predicate_logits)
@@ -148,7 +148,7 @@ def _asked(layers: Layered, targets: list[Target], matches: Matches, at: tuple[T
     says_nothing_B = torch.stack([~t.predicate_known.any() & (len(t.predicate_known) > 0) for t in targets])
     asked_KBP = (~says_nothing_B)[None, :, None].expand(layers.predicate_logits.shape[:3]).clone()
     known_N = torch.cat([target.predicate_known for target in targets])
-    asked_KBP[at] = known_N[matches.target_KM]
+    asked_KBP[at] = known_N[matches.target]
     return asked_KBP
 
 

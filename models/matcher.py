@@ -34,9 +34,9 @@ class MatchWeights:
 class Matches:
     """Which prediction stands for which target: indices K×M, images in order, the same images in every layer."""
 
-    image_KM: Tensor
-    query_KM: Tensor
-    target_KM: Tensor
+    image: Tensor
+    query: Tensor
+    target: Tensor
     """Counted over the targets of all images in their order."""
 
 

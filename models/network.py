@@ -16,15 +16,12 @@ from torch import Tensor, nn
 
 from models.backbone import Backbone
 from models.config import NetworkConfig
-from models.decoder import Decoded, Decoder, to_pairs
-from models.deformable_attention import DeformableAttention
+from models.decoder import Decoded, to_pairs
 from models.encoded import Encoded
-from models.encoder import Encoder
 from models.perceptron import box_head
 from models.position_encoding import encode_map
 from models.predictions import Predictions
-from models.relation_queries import RelationQueries
-from models.text_encoder import TextEncoder
+from models.transformer import Transformer
 
 PRIOR_LOGIT = -math.log(99)
 
@@ -38,39 +35,17 @@ class Network(nn.Module):
         width, layers = config.width, config.decoder_layers
         self.backbone = Backbone(config.backbone, config.backbone_norm, config.backbone_strides)
         self.input_proj = _projections(self.backbone.channels, config.levels, width)
-        self.transformer = nn.Module()
-        self.transformer.level_embed = nn.Parameter(torch.empty(config.levels, width))
-        self.transformer.encoder = Encoder(config)
-        anchored = config.architecture == "parseda"
-        self.transformer.ho_decoder = Decoder(config, anchored)
-        self.transformer.verb_decoder = Decoder(config, anchored)
-        if config.relation_queries != "vanilla":
-            self.transformer.verb_tgt_generator = RelationQueries(width, config.relation_branches)
-        self.transformer.resizer = nn.ModuleDict({
-            "fc": nn.Linear(config.text.hidden, width),
-            "layer_norm": nn.LayerNorm(width, eps=1e-12),
-            "dropout": nn.Dropout(config.text.dropout)})
+        self.transformer = Transformer(config, tokenizer_folder)
         self.projection_text = nn.Linear(width, width)
         self.bias_obj_a = nn.Parameter(torch.zeros(width))
         self.bias_pred_a = nn.Parameter(torch.zeros(width))
         # The authors refine boxes in the relation decoder too, by heads that no loss reaches.
         heads = 2 * layers if config.official_compat else layers
-        self.sub_bbox_embed = nn.ModuleList(box_head(width) for _ in range(heads))
-        self.obj_bbox_embed = nn.ModuleList(box_head(width) for _ in range(heads))
-        self._reset_parameters()
-        self.transformer.text_encoder = TextEncoder(config.text, tokenizer_folder)
-
-    def _reset_parameters(self) -> None:
-        for parameter in self.transformer.parameters():
-            if parameter.dim() > 1:
-                nn.init.xavier_uniform_(parameter)
-        for module in self.modules():
-            if isinstance(module, DeformableAttention | RelationQueries):
-                module.reset_parameters()
-        nn.init.normal_(self.transformer.level_embed)
-        if self.config.architecture == "parsed":
-            for heads in (self.sub_bbox_embed, self.obj_bbox_embed):
-                nn.init.constant_(heads[0].layers[-1].bias[2:].detach(), -2.0)
+        first_points = config.architecture == "parsed" and (config.official_compat or not config.tagger)
+        self.sub_bbox_embed, self.obj_bbox_embed = (
+            nn.ModuleList(box_head(width, from_point=first_points and layer == 0) for layer in range(heads))
+            for _ in range(2)
+        )
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Features T×E of label texts, before any fusion."""
@@ -85,63 +60,62 @@ class Network(nn.Module):
         that stands for "no objects". Images are normalised by ImageNet's mean and deviation.
         """
         padded = bool(padding_BHW.any())
-        maps = self._padded_maps(images_B3HW, padding_BHW) if padded else self._maps(images_B3HW)
+        maps, paddings = self._padded_levels(images_B3HW, padding_BHW) if padded else self._levels(images_B3HW)
         shapes = [(x.shape[2], x.shape[3]) for x in maps]
-        paddings = [self._level_padding(padding_BHW if padded else padding_BHW[:1], x) for x in maps]
         position_BSD = torch.cat([encode_map(~padding, self.config.width) + embed for padding, embed
                                   in zip(paddings, self.transformer.level_embed, strict=True)], dim=1)
         valid_ratios_BL2 = torch.stack([torch.stack(((~x[:, 0]).float().mean(1), (~x[:, :, 0]).float().mean(1)), -1)
                                         for x in paddings], dim=1)
         texts_TE = torch.cat((objects_TE, predicates_TE))
-        hidden_T = texts_TE.sum(1) <= 0 if self.config.official_compat and self.training else None
+        hidden_1T: Tensor | None = None
+        if self.config.official_compat and self.training:
+            # The authors take the sign of a text's features for its padding mask.
+            hidden_1T = (texts_TE.float().sum(1) <= 0)[None]
+            hidden_1T = hidden_1T & ~hidden_1T.all()
         padding_BS = torch.cat([x.flatten(1) for x in paddings], dim=1) if padded else None
         memory_BSD, fused = self.transformer.encoder(
             torch.cat([x.flatten(2) for x in maps], dim=2).transpose(1, 2), position_BSD, shapes, valid_ratios_BL2,
-            padding_BS, texts_TE[None], None if hidden_T is None else hidden_T[None],
+            padding_BS, texts_TE[None], hidden_1T,
             mask_fusion=not self.config.official_compat)
         layers = self.config.decoder_layers
-        texts = [self._resize(x) for x in fused[-layers:]]
+        texts = [self.transformer.resizer(x) for x in fused[-layers:]]
         classifiers = [self.projection_text(F.normalize(x, dim=-1) / 2) for x in texts]
         classifiers = classifiers[:1] * (layers - len(classifiers)) + classifiers
         return Encoded(memory_BSD, padding_BS, shapes, valid_ratios_BL2, texts[-1], classifiers, len(objects_TE))
 
-    def _maps(self, images_B3HW: Tensor) -> list[Tensor]:
-        """Projected maps of all levels."""
+    def _levels(self, images_B3HW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Projected maps B×D×H×W of all levels, and their paddings 1×H×W, which are none."""
         raw = self.backbone(images_B3HW)
         maps = [project(x) for project, x in zip(self.input_proj, raw, strict=False)]
         last = raw[-1]
         for project in self.input_proj[len(raw):]:
             last = project(last)
             maps.append(last)
-        return maps
+        return maps, [torch.zeros(1, *x.shape[2:], dtype=torch.bool, device=x.device) for x in maps]
 
-    def _padded_maps(self, images_B3HW: Tensor, padding_BHW: Tensor) -> list[Tensor]:
-        """As `_maps`, with images of each size computed by themselves, so that padding reaches no convolution."""
+    def _padded_levels(self, images_B3HW: Tensor, padding_BHW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """As `_levels`, with paddings B×H×W.
+
+        Images of each size are computed by themselves, so that padding reaches no convolution and no norm.
+        """
         if self.config.official_compat:
-            return self._maps(images_B3HW)
-        heights = (~padding_BHW[:, :, 0]).sum(1).tolist()
-        widths = (~padding_BHW[:, 0]).sum(1).tolist()
-        sizes = list(zip(heights, widths, strict=True))
+            maps, _ = self._levels(images_B3HW)
+            return maps, [F.interpolate(padding_BHW[:, None].float(), size=x.shape[2:])[:, 0].bool() for x in maps]
+        heights, widths = (~padding_BHW[:, :, 0]).sum(1).tolist(), (~padding_BHW[:, 0]).sum(1).tolist()
         rows_of: dict[tuple[int, int], list[int]] = {}
-        for row, size in enumerate(sizes):
+        for row, size in enumerate(zip(heights, widths, strict=True)):
             rows_of.setdefault(size, []).append(row)
-        by_size = {(h, w): self._maps(images_B3HW[rows, :, :h, :w]) for (h, w), rows in rows_of.items()}
-        padded = []
+        of_sizes = [self._levels(images_B3HW[rows, :, :h, :w]) for (h, w), rows in rows_of.items()]
+        order_B = torch.tensor([row for rows in rows_of.values() for row in rows], device=images_B3HW.device).argsort()
+        maps, paddings = [], []
         for level in range(self.config.levels):
-            height = max(maps[level].shape[2] for maps in by_size.values())
-            width = max(maps[level].shape[3] for maps in by_size.values())
-            parts = [F.pad(maps[level], (0, width - maps[level].shape[3], 0, height - maps[level].shape[2]))
-                     for maps in by_size.values()]
-            order = torch.tensor([row for rows in rows_of.values() for row in rows]).argsort()
-            padded.append(torch.cat(parts)[order.to(images_B3HW.device)])
-        return padded
-
-    def _level_padding(self, padding_BHW: Tensor, map_BCHW: Tensor) -> Tensor:
-        return F.interpolate(padding_BHW[:, None].float(), size=map_BCHW.shape[2:])[:, 0].bool()
-
-    def _resize(self, texts_BTE: Tensor) -> Tensor:
-        resizer = self.transformer.resizer
-        return resizer["dropout"](resizer["layer_norm"](resizer["fc"](texts_BTE)))
+            parts = [of_size[0][level] for of_size in of_sizes]
+            height, width = max(x.shape[2] for x in parts), max(x.shape[3] for x in parts)
+            margins = [(0, width - x.shape[3], 0, height - x.shape[2]) for x in parts]
+            maps.append(torch.cat([F.pad(x, m) for x, m in zip(parts, margins, strict=True)])[order_B])
+            paddings.append(torch.cat([F.pad(torch.zeros_like(x[:, 0], dtype=torch.bool), m, value=True)
+                                       for x, m in zip(parts, margins, strict=True)])[order_B])
+        return maps, paddings
 
     def _relations(self, last: Decoded, subjects_BND: Tensor, objects_BND: Tensor, embedding_ND: Tensor,
                    position: Tensor | None, groups: int, hidden_BN: Tensor | None, encoded: Encoded) -> list[Decoded]:
@@ -162,11 +136,11 @@ class Network(nn.Module):
         layers = []
         for pair, relation, texts_BTD in zip(pairs, relations, encoded.classifiers, strict=True):
             objects_BTD, predicates_BTD = texts_BTD[:, : encoded.objects], texts_BTD[:, encoded.objects :]
-            subjects_BND, objects_BND = to_pairs(pair.content_BQD, groups)
+            subjects_BND, objects_BND = to_pairs(pair.content, groups)
             layers.append(Predictions(
                 subject_logits=_against(subjects_BND + self.bias_obj_a, objects_BTD),
                 object_logits=_against(objects_BND + self.bias_obj_a, objects_BTD),
-                predicate_logits=_against(relation.content_BQD + self.bias_pred_a, predicates_BTD),
+                predicate_logits=_against(relation.content + self.bias_pred_a, predicates_BTD),
                 subject_boxes=pair.boxes.subjects,
                 object_boxes=pair.boxes.objects))
         layers[-1].auxiliary = layers[:-1]
@@ -181,6 +155,7 @@ def _projections(channels: list[int], levels: int, width: int) -> nn.ModuleList:
     def projection(inputs: int, kernel: int, stride: int) -> nn.Sequential:
         conv = nn.Conv2d(inputs, width, kernel, stride=stride, padding=kernel // 2)
         nn.init.xavier_uniform_(conv.weight)
+        assert conv.bias is not None
         nn.init.zeros_(conv.bias)
         return nn.Sequential(conv, nn.GroupNorm(32, width))
 

@@ -56,6 +56,6 @@ def _rename(name: str) -> str:
 
 
 def _side_by_side(name: str, parts: list[Tensor]) -> Tensor:
-    if not name.split(".")[-2] == "fc_3":
+    if name.split(".")[-2] != "fc_3":
         return torch.cat(parts)
     return torch.cat(parts, dim=1) if name.endswith("weight") else torch.stack(parts).sum(0)

@@ -5,6 +5,8 @@ Shapes: ... any leading axes.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,7 +17,7 @@ class Perceptron(nn.Module):
     def __init__(self, inputs: int, hidden: int, outputs: int, layers: int) -> None:
         super().__init__()
         sizes = [inputs] + [hidden] * (layers - 1) + [outputs]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         """...×inputs to ...×outputs."""
@@ -24,9 +26,24 @@ class Perceptron(nn.Module):
         return self.layers[-1](x)
 
 
-def box_head(width: int) -> Perceptron:
-    """Predicts the change of a box in logits; starts at no change."""
+def box_head(width: int, from_point: bool) -> Perceptron:
+    """Predicts the change of a box in logits; starts at no change.
+
+    `from_point`: what it changes is a point, so that its size starts small instead of at half of the image.
+    """
     head = Perceptron(width, width, 4, 3)
-    nn.init.zeros_(head.layers[-1].weight)
-    nn.init.zeros_(head.layers[-1].bias)
+    last = head.layers[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    if from_point:
+        nn.init.constant_(last.bias.detach()[2:], -2.0)
+    return head
+
+
+def point_head(width: int) -> nn.Linear:
+    """Predicts a point in logits from a query's position."""
+    head = nn.Linear(width, 2)
+    nn.init.xavier_uniform_(head.weight)
+    nn.init.zeros_(head.bias)
     return head

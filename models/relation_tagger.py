@@ -17,6 +17,7 @@ from models.config import ConfigError, NetworkConfig
 from models.decoder import PairBoxes, to_pairs
 from models.encoded import Encoded
 from models.network import Network
+from models.perceptron import point_head
 from models.predictions import Predictions
 
 
@@ -54,8 +55,8 @@ class RelationTagger(Network):
         if config.relation_queries != "vanilla":
             self.transformer.verb_query_embed = nn.Embedding(slots, width)
         if config.official_compat:
-            self.transformer.reference_points_sub = nn.Linear(width, 2)
-            self.transformer.reference_points_obj = nn.Linear(width, 2)
+            self.transformer.reference_points_sub = point_head(width)
+            self.transformer.reference_points_obj = point_head(width)
 
     def forward(self, images_B3HW: Tensor, padding_BHW: Tensor, objects_TE: Tensor, predicates_TE: Tensor,
                 queries: PairQueries) -> Predictions:
@@ -66,8 +67,9 @@ class RelationTagger(Network):
         """Predictions of N pairs an image, for any N."""
         count = queries.valid.shape[1]
         groups = max(1, -(-count // self.config.pairs))
-        queries = _fill(queries, groups * self.config.pairs)
-        labels_BTD = encoded.texts_BTD.detach()
+        slots = self.config.pairs if groups > 1 else max(1, count)
+        queries = _fill(queries, groups * slots)
+        labels_BTD = encoded.texts.detach()
         valid_BN1 = queries.valid[..., None]
         content, position = [], []
         for labels_BN, boxes_BN4 in ((queries.subject_labels, queries.subject_boxes),
@@ -85,16 +87,16 @@ class RelationTagger(Network):
         hidden_BN = (hidden_BN.unflatten(1, (groups, -1)) & ~empty_BG1).flatten(1)
         layers = self.config.decoder_layers
         detected = self.transformer.ho_decoder(
-            _interleave(*content, groups), _interleave(*position, groups), boxes, groups, hidden_BN, encoded,
+            _interleave(content, groups), _interleave(position, groups), boxes, groups, hidden_BN, encoded,
             (self.sub_bbox_embed[:layers], self.obj_bbox_embed[:layers]))
-        subjects_BND, objects_BND = to_pairs(detected[-1].content_BQD, groups)
-        embedding = sum(self.transformer.verb_tgt.weight.chunk(2))
+        subjects_BND, objects_BND = to_pairs(detected[-1].content, groups)
+        subject_embedding, object_embedding = self.transformer.verb_tgt.weight.chunk(2)
         relation_position = subjects_BND + objects_BND
         if self.config.relation_queries != "vanilla":
-            relation_position = _by_slot(self.transformer.verb_query_embed.weight, groups * self.config.pairs)[None]
+            relation_position = _by_slot(self.transformer.verb_query_embed.weight, slots, groups)[None]
         related = self._relations(detected[-1], subjects_BND, objects_BND,
-                                  _by_slot(embedding, groups * self.config.pairs), relation_position, groups,
-                                  hidden_BN, encoded)
+                                  _by_slot(subject_embedding + object_embedding, slots, groups), relation_position,
+                                  groups, hidden_BN, encoded)
         return _first(self._predict(detected, related, groups, encoded), count)
 
 
@@ -108,14 +110,14 @@ def _fill(queries: PairQueries, slots: int) -> PairQueries:
         valid=F.pad(queries.valid, (0, missing)))
 
 
-def _interleave(subjects_BND: Tensor, objects_BND: Tensor, groups: int) -> Tensor:
-    """Queries B×2N×D: each group's subjects, then its objects."""
-    parts = [x.unflatten(1, (groups, -1)) for x in (subjects_BND, objects_BND)]
-    return torch.cat(parts, dim=2).flatten(1, 2)
+def _interleave(subjects_and_objects: list[Tensor], groups: int) -> Tensor:
+    """Two tensors B×N×D as queries B×2N×D: each group's subjects, then its objects."""
+    return torch.cat([x.unflatten(1, (groups, -1)) for x in subjects_and_objects], dim=2).flatten(1, 2)
 
 
-def _by_slot(embedding_SD: Tensor, count: int) -> Tensor:
-    return embedding_SD.repeat(count // len(embedding_SD), 1)
+def _by_slot(embedding_SD: Tensor, slots: int, groups: int) -> Tensor:
+    rows = embedding_SD.expand(slots, -1) if len(embedding_SD) == 1 else embedding_SD[:slots]
+    return rows.repeat(groups, 1)
 
 
 def _first(predictions: Predictions, count: int) -> Predictions:

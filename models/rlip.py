@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from models.config import ConfigError, NetworkConfig
 from models.decoder import PairBoxes, to_pairs
 from models.encoded import Encoded
 from models.network import Network
+from models.perceptron import point_head
 from models.predictions import Predictions
 
 
@@ -31,21 +31,20 @@ class RLIP(Network):
             self.refpoint_embed = nn.Embedding(2 * pairs, 4)
             return
         self.query_embed = nn.Embedding(2 * pairs, 3 * width)
-        for name in ("reference_points_sub", "reference_points_obj"):
-            layer = nn.Linear(width, 2)
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
-            setattr(self.transformer, name, layer)
+        self.transformer.reference_points_sub = point_head(width)
+        self.transformer.reference_points_obj = point_head(width)
         if config.relation_queries != "vanilla":
             self.transformer.verb_query_embed = nn.Embedding(pairs, width)
 
-    def forward(self, images_B3HW: Tensor, padding_BHW: Tensor, objects_TE: Tensor, predicates_TE: Tensor) -> Predictions:
+    def forward(
+        self, images_B3HW: Tensor, padding_BHW: Tensor, objects_TE: Tensor, predicates_TE: Tensor
+    ) -> Predictions:
         """Pairs in each image, scored against the texts; see `encode` for the inputs."""
         return self.decode(self.encode(images_B3HW, padding_BHW, objects_TE, predicates_TE))
 
     def decode(self, encoded: Encoded) -> Predictions:
         """Pairs in images that are already encoded."""
-        batch, pairs, layers = len(encoded.memory_BSD), self.config.pairs, self.config.decoder_layers
+        batch, pairs, layers = len(encoded.memory), self.config.pairs, self.config.decoder_layers
         position_BQD: Tensor | None = None
         if self.config.architecture == "parseda":
             content, relation = self.tgt_embed.weight, self.verb_tgt_embed.weight
@@ -59,7 +58,7 @@ class RLIP(Network):
         heads = (self.sub_bbox_embed[:layers], self.obj_bbox_embed[:layers])
         detected = self.transformer.ho_decoder(content.expand(batch, -1, -1), position_BQD, boxes, 1, None, encoded,
                                                heads)
-        subjects_BPD, objects_BPD = to_pairs(detected[-1].content_BQD, 1)
+        subjects_BPD, objects_BPD = to_pairs(detected[-1].content, 1)
         relation_position: Tensor | None = None
         if self.config.architecture == "parsed":
             relation_position = subjects_BPD + objects_BPD

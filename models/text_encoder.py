@@ -35,7 +35,7 @@ class TextEncoder(nn.Module):
         """Pooled features T×D: tanh(dense(first token)). A text given twice is encoded once."""
         distinct = list(dict.fromkeys(texts))
         if not distinct:
-            return self.roberta.pooler.dense.weight.new_zeros((0, self.roberta.config.hidden_size))
+            return torch.zeros(0, self.roberta.config.hidden_size, device=self.roberta.device)
         tokens = [self._tokens(text) for text in distinct]
         longest = max(map(len, tokens))
         ids_TN = torch.tensor([row + [PADDING_TOKEN] * (longest - len(row)) for row in tokens],

@@ -49,7 +49,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], NetworkConfig]:
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, a file is no mapping
     except SafetensorError as error:
         raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error
     if "network" not in metadata:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 from safetensors.torch import load_file
 from timm.models import build_model_with_cfg, register_model
