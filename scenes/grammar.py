@@ -1,4 +1,4 @@
-"""Captions for training the captioner, and COCO-style captions for written datasets. Every sentence is true of its scene.
+"""Captions for training the captioner, and captions of written data sets. Every sentence is true of its scene.
 
 Nothing that makes labels may import this module: the chain must read pictures, not the sentences' recipe.
 """

@@ -45,6 +45,7 @@ class Group:
         )  # fmt: skip
 
     def pen(self, owner: int, x: float, y: float, scale: float = 1.0, facing: int = 1) -> Pen:
+        """A pen for one object's strokes."""
         return Pen(self.strokes, owner, x, y, scale, facing)
 
     def add(
@@ -72,10 +73,7 @@ class Group:
             me = self.add(category, 0.0, base, facing=self.rng.choice((-1, 1)))
         own = self.extent(me)
         shift = x1 + gap - own[0] if side > 0 else x0 - gap - own[2]
-        self.strokes[start:] = [
-            (who, Stroke(s.kind, tuple(v + shift if i % 2 == 0 else v for i, v in enumerate(s.points)), s.colour, s.width))
-            for who, s in self.strokes[start:]
-        ]
+        self.strokes[start:] = [(who, stroke.shifted(shift)) for who, stroke in self.strokes[start:]]
         for draft in self.drafts[me:]:
             if draft.surface is not None:
                 left, right, height = draft.surface
@@ -121,6 +119,7 @@ class PersonFigure:
         return it
 
     def straps(self) -> None:
+        """Draws a worn backpack's straps over the shirt."""
         self.pen.line([(-0.1, self.hip + 0.31), (0.0, self.hip + 0.22), (-0.12, self.hip + 0.08)], 0.035, (60, 50, 45))
 
     def reach(self, hand: Point, side: int = 1, bend: float = 0.0) -> None:

@@ -28,6 +28,11 @@ class Stroke(NamedTuple):
         moved[1::2] = [y - scale * v for v in p[1::2]]
         return Stroke(self.kind, tuple(moved), self.colour, self.width * scale)
 
+    def shifted(self, dx: float) -> "Stroke":
+        """The same shape, dx further along x."""
+        p = self.points
+        return Stroke(self.kind, tuple(v + dx if i % 2 == 0 else v for i, v in enumerate(p)), self.colour, self.width)
+
     def extent(self) -> tuple[float, float, float, float]:
         """Smallest and largest x and y touched: (x0, y0, x1, y1)."""
         half = self.width / 2 if self.kind == "line" else 0.0
@@ -58,16 +63,21 @@ class Pen:
         return self.x + self.facing * self.scale * x, self.y + self.scale * y
 
     def ellipse(self, x: float, y: float, rx: float, ry: float, colour: Colour) -> None:
+        """An ellipse around (x, y)."""
         self._put("ellipse", (x - rx, y - ry, x + rx, y + ry), colour)
 
     def ring(self, x: float, y: float, radius: float, width: float, colour: Colour) -> None:
+        """A circle around (x, y), its line inside the radius."""
         self._put("ring", (x - radius, y - radius, x + radius, y + radius), colour, width)
 
     def rect(self, x0: float, y0: float, x1: float, y1: float, colour: Colour) -> None:
+        """A rectangle between two corners."""
         self._put("polygon", (x0, y0, x1, y0, x1, y1, x0, y1), colour)
 
     def polygon(self, points: Sequence[Point], colour: Colour) -> None:
+        """A filled polygon."""
         self._put("polygon", [v for point in points for v in point], colour)
 
     def line(self, points: Sequence[Point], width: float, colour: Colour) -> None:
+        """A line with round ends."""
         self._put("line", [v for point in points for v in point], colour, width)

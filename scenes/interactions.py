@@ -69,6 +69,7 @@ def lie(rng: Random) -> Group:
 
 
 def hold(rng: Random) -> Group:
+    """A person with a thing held out in front, or under an umbrella."""
     group = Group(rng)
     someone = PersonFigure(group, 0.0, facing=_facing(rng))
     someone.take(rng.choice(("umbrella", "umbrella", "cup", "book", "sports ball", "apple")), "holding")
@@ -77,6 +78,7 @@ def hold(rng: Random) -> Group:
 
 
 def carry(rng: Random) -> Group:
+    """A person with a thing hanging from the lowered arm."""
     group = Group(rng)
     someone = PersonFigure(group, 0.0, facing=_facing(rng), pose=rng.choice(("stand", "walk")))
     someone.take(rng.choice(("suitcase", "handbag", "backpack")), "carrying")
@@ -85,6 +87,7 @@ def carry(rng: Random) -> Group:
 
 
 def wear(rng: Random) -> Group:
+    """A person with a tie on the chest or a backpack on the back."""
     group = Group(rng)
     someone = PersonFigure(group, 0.0, facing=_facing(rng), gear=False)
     # The pack hangs behind the body, so a fresh figure is drawn over it.
@@ -114,6 +117,7 @@ def walk(rng: Random) -> Group:
 
 
 def kick(rng: Random) -> Group:
+    """A person whose foot has just met a ball."""
     group, f = Group(rng), _facing(rng)
     kicker = PersonFigure(group, 0.0, facing=f, pose="kick")
     foot = kicker.pen.place(0.33, 0.13)
@@ -188,6 +192,7 @@ def _beneath(group: Group, support: str) -> None:
 
 
 def under(rng: Random) -> Group:
+    """Something beneath furniture; sometimes something on top too."""
     group, f = Group(rng), _facing(rng)
     support = rng.choice(("dining table", "dining table", "bench"))
     group.add(support, 0.0, facing=f)

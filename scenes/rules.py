@@ -25,7 +25,7 @@ class Placed:
     surface: tuple[float, float, float] | None
 
 
-class TooCloseToCall(Exception):
+class TooCloseToCallError(Exception):
     """A pair is neither clearly related nor clearly unrelated."""
 
 
@@ -66,7 +66,7 @@ def behind(a: Placed, b: Placed) -> bool:
         return False
     overlap = _overlap(a, b)
     if 0.1 < overlap < 0.5:
-        raise TooCloseToCall
+        raise TooCloseToCallError
     return overlap >= 0.5
 
 
@@ -78,7 +78,7 @@ def next_to(a: Placed, b: Placed) -> bool:
     if gap >= CLEAR:
         return False
     if abs(a.base - b.base) >= LEVEL or gap > NEAR or _overlap(a, b) > 0.15:
-        raise TooCloseToCall
+        raise TooCloseToCallError
     return True
 
 
@@ -86,7 +86,7 @@ def spatial_relations(placed: list[Placed], planted: set[tuple[int, int]]) -> li
     """All spatial relations among pairs that are not already related by what they do.
 
     `planted` holds pairs in both orders. A symmetric relation is given once, the earlier object as subject.
-    Raises TooCloseToCall.
+    Raises TooCloseToCallError.
     """
     found: list[tuple[int, str, int]] = []
     for i, a in enumerate(placed):

@@ -22,7 +22,8 @@ SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
 def corpus(scenes: int = 400, seed: int = 7) -> list[str]:
     """Names and relations, alone and after a space, and captions of a few scenes."""
-    lines = [*COCO_CATEGORIES, *PREDICATES, *canonical_names(), "no objects", "no relation", "in front of", "a photo of"]
+    lines = [*COCO_CATEGORIES, *PREDICATES, *canonical_names()]
+    lines += ["no objects", "no relation", "in front of", "a photo of"]
     lines += [noun for nouns in NOUNS.values() for noun in nouns]
     for participles, third, passive in FORMS.values():
         lines += [*participles, third, passive or ""]

@@ -9,7 +9,7 @@ from scenes.draw import label_map
 from scenes.group import NOBODY, Group
 from scenes.ink import Stroke
 from scenes.interactions import GAP, INDOORS, MAKERS, OUTDOORS, alone
-from scenes.rules import CLEAR, Placed, TooCloseToCall, spatial_relations
+from scenes.rules import CLEAR, Placed, TooCloseToCallError, spatial_relations
 from scenes.scene import Relation, Scene, SceneObject
 
 MOST_OBJECTS = 8
@@ -25,7 +25,7 @@ def make_scene(seed: int, index: int) -> Scene:
     for attempt in range(200):
         try:
             return _attempt(Random(f"{seed}/{index}/{attempt}"), seed, index)
-        except TooCloseToCall:
+        except TooCloseToCallError:
             continue
     raise RuntimeError(f"scene {index} of seed {seed}: 200 layouts were all too close to call")
 
@@ -49,7 +49,7 @@ def _attempt(rng: Random, seed: int, index: int) -> Scene:
                     group.beside(rng.choice(COMPANIONS), rng.uniform(*GAP), rng.choice((-1, 1)))
             else:
                 group = alone(rng, rng.choice(sorted(wanted)))
-            if row and _unit(row + [group], width) < SMALLEST_UNIT:
+            if row and _unit([*row, group], width) < SMALLEST_UNIT:
                 break
             row.append(group)
             wanted |= {d.category for d in group.drafts if d.category not in ("tie",)}
@@ -59,10 +59,10 @@ def _attempt(rng: Random, seed: int, index: int) -> Scene:
         scale = min(unit, _unit(row, width), *((base - 2 if len(bases) == 1 or base is bases[0] else height * 0.46)
                                                / g.extent()[3] for g in row))  # fmt: skip
         if scale < SMALLEST_UNIT * 0.9:
-            raise TooCloseToCall
+            raise TooCloseToCallError
         objects += _spread(rng, row, base, scale, width)
     if sum(len(g.drafts) for g, *_ in objects) > MOST_OBJECTS:
-        raise TooCloseToCall
+        raise TooCloseToCallError
     return _settle(rng, seed, index, (width, height), indoor, objects)
 
 
@@ -113,11 +113,11 @@ def _settle(
             drafts.append(draft)
         planted += [(s + first, p, o + first) for s, p, o in group.planted]
     if any(p.box[1] < 1 for p in placed):
-        raise TooCloseToCall
+        raise TooCloseToCallError
     related = {pair for s, _, o in planted for pair in ((s, o), (o, s))}
     planted += spatial_relations(placed, related)
     if not planted:
-        raise TooCloseToCall
+        raise TooCloseToCallError
     shown = label_map(strokes, width, height)
     objects = []
     for i, (draft, spot) in enumerate(zip(drafts, placed, strict=True)):
@@ -125,7 +125,7 @@ def _settle(
         alone_map = label_map([(o, s) for o, s in strokes if o == i], width, height)
         share = len(xs) / max(1, int(np.count_nonzero(alone_map)))
         if share < LEAST_VISIBLE:
-            raise TooCloseToCall
+            raise TooCloseToCallError
         x0, y0, x1, y1 = float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1)
         full = (spot.box[0], spot.box[1], spot.box[2] - spot.box[0], spot.box[3] - spot.box[1])
         objects.append(

@@ -36,12 +36,12 @@ BUILDS: dict[str, Build] = {
 }
 
 
+BIRDS = ("blue", "red", "yellow", "black")
+
+
 def animal_colour(rng: Random, species: str) -> tuple[str, Colour]:
     """A colour that the species comes in: its name and value."""
-    if species == "bird":
-        name = rng.choice(("blue", "red", "yellow", "black"))
-    else:
-        name = rng.choice(BUILDS[species].colours)
+    name = rng.choice(BIRDS if species == "bird" else BUILDS[species].colours)
     return name, varied(rng, NAMED[name], 10)
 
 
@@ -93,7 +93,8 @@ def _tail(pen: Pen, species: str, x: float, back: float, middle: float, colour: 
     elif species == "dog":
         pen.line([(x, middle + 0.03), (x - 0.09, middle + 0.16)], 0.04, colour)
     elif species == "cat":
-        pen.line([(x, middle), (x - 0.1, middle + 0.04), (x - 0.09, middle + 0.2), (x - 0.03, middle + 0.25)], 0.04, colour)
+        tip = (x - 0.03, middle + 0.25)
+        pen.line([(x, middle), (x - 0.1, middle + 0.04), (x - 0.09, middle + 0.2), tip], 0.04, colour)
     elif species in ("cow", "elephant"):
         pen.line([(x, back - 0.08), (x - 0.07, middle - 0.12)], 0.03, colour)
 

@@ -14,6 +14,7 @@ SURFACES: dict[str, tuple[float, float, float]] = {
 
 
 def chair(pen: Pen, colour: Colour) -> None:
+    """A chair from the side; the seat faces ahead."""
     dark = shaded(colour, 0.75)
     for x in (-0.16, 0.14):
         pen.line([(x, 0.3), (x, 0.0)], 0.05, dark)
@@ -22,6 +23,7 @@ def chair(pen: Pen, colour: Colour) -> None:
 
 
 def bench(pen: Pen, colour: Colour) -> None:
+    """A bench with a slatted back, from the front."""
     dark = shaded(colour, 0.7)
     for x in (-0.48, 0.48):
         pen.rect(x - 0.035, 0.0, x + 0.035, 0.58, dark)
@@ -31,6 +33,7 @@ def bench(pen: Pen, colour: Colour) -> None:
 
 
 def couch(pen: Pen, colour: Colour) -> None:
+    """A couch from the front."""
     dark = shaded(colour, 0.78)
     for x in (-0.5, 0.5):
         pen.rect(x - 0.04, 0.0, x + 0.04, 0.06, (60, 45, 35))
@@ -44,6 +47,7 @@ def couch(pen: Pen, colour: Colour) -> None:
 
 
 def bed(pen: Pen, colour: Colour) -> None:
+    """A bed from the side, its head behind."""
     wood = (125, 85, 50)
     pen.rect(-0.7, 0.0, -0.62, 0.62, wood)
     pen.rect(0.66, 0.0, 0.73, 0.4, wood)
@@ -54,6 +58,7 @@ def bed(pen: Pen, colour: Colour) -> None:
 
 
 def dining_table(pen: Pen, colour: Colour) -> None:
+    """A table from the front, with room beneath."""
     dark = shaded(colour, 0.75)
     for x in (-0.45, 0.45):
         pen.rect(x - 0.035, 0.0, x + 0.035, 0.4, dark)

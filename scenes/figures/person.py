@@ -100,7 +100,8 @@ def head(pen: Pen, looks: Looks, hip: float = HIP, profile: bool = False, x: flo
     pen.rect(x - 0.04, hip + 0.3, x + 0.04, y, shaded(looks.skin, 0.9))
     if profile:
         if long_hair:
-            pen.polygon([(x - 0.15, y + 0.05), (x - 0.02, y + 0.1), (x - 0.04, y - 0.18), (x - 0.17, y - 0.18)], looks.hair)
+            falling = [(x - 0.15, y + 0.05), (x - 0.02, y + 0.1), (x - 0.04, y - 0.18), (x - 0.17, y - 0.18)]
+            pen.polygon(falling, looks.hair)
         pen.ellipse(x, y, 0.125, 0.13, looks.skin)
         pen.polygon([(x + 0.1, y + 0.04), (x + 0.2, y - 0.025), (x + 0.1, y - 0.045)], looks.skin)
         pen.polygon(
@@ -111,7 +112,8 @@ def head(pen: Pen, looks: Looks, hip: float = HIP, profile: bool = False, x: flo
         pen.ellipse(x + 0.085, y + 0.025, 0.022, 0.027, EYE)
         return
     if long_hair:
-        pen.polygon([(x - 0.15, y + 0.06), (x + 0.15, y + 0.06), (x + 0.16, y - 0.19), (x - 0.16, y - 0.19)], looks.hair)
+        falling = [(x - 0.15, y + 0.06), (x + 0.15, y + 0.06), (x + 0.16, y - 0.19), (x - 0.16, y - 0.19)]
+        pen.polygon(falling, looks.hair)
         pen.rect(x - 0.04, hip + 0.3, x + 0.04, y, shaded(looks.skin, 0.9))
     pen.ellipse(x, y, 0.12, 0.13, looks.skin)
     pen.polygon(

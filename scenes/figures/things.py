@@ -15,6 +15,7 @@ def umbrella(pen: Pen, colour: Colour) -> None:
 
 
 def backpack(pen: Pen, colour: Colour) -> None:
+    """A backpack that stands."""
     pen.rect(-0.11, 0.0, 0.11, 0.24, colour)
     pen.ellipse(0, 0.24, 0.11, 0.07, colour)
     pen.rect(-0.075, 0.02, 0.075, 0.12, shaded(colour, 0.65))
@@ -22,12 +23,14 @@ def backpack(pen: Pen, colour: Colour) -> None:
 
 
 def handbag(pen: Pen, colour: Colour) -> None:
+    """A handbag with its handle up."""
     pen.ring(0, 0.17, 0.09, 0.025, shaded(colour, 0.7))
     pen.polygon([(-0.15, 0.0), (0.15, 0.0), (0.11, 0.16), (-0.11, 0.16)], colour)
     pen.ellipse(0, 0.11, 0.025, 0.025, (240, 205, 90))
 
 
 def suitcase(pen: Pen, colour: Colour) -> None:
+    """A suitcase with straps."""
     pen.line([(-0.05, 0.27), (-0.05, 0.33), (0.05, 0.33), (0.05, 0.27)], 0.025, (60, 55, 52))
     pen.rect(-0.19, 0.0, 0.19, 0.27, colour)
     for x in (-0.1, 0.1):
@@ -35,13 +38,14 @@ def suitcase(pen: Pen, colour: Colour) -> None:
 
 
 def sports_ball(pen: Pen, colour: Colour) -> None:
+    """A ball with two seams."""
     pen.ellipse(0, 0.095, 0.095, 0.095, colour)
     pen.line([(-0.08, 0.095), (0.08, 0.095)], 0.022, (40, 40, 40))
     pen.line([(0, 0.015), (0, 0.175)], 0.022, (40, 40, 40))
 
 
 def book(pen: Pen, colour: Colour) -> None:
-    """Open, seen from the front."""
+    """An open book from the front."""
     pen.polygon([(0, 0.0), (-0.15, 0.03), (-0.15, 0.19), (0, 0.16)], colour)
     pen.polygon([(0, 0.0), (0.15, 0.03), (0.15, 0.19), (0, 0.16)], shaded(colour, 0.8))
     pen.polygon([(0, 0.025), (-0.125, 0.05), (-0.125, 0.175), (0, 0.15)], (250, 248, 238))
@@ -49,6 +53,7 @@ def book(pen: Pen, colour: Colour) -> None:
 
 
 def cup(pen: Pen, colour: Colour) -> None:
+    """A cup with its handle ahead."""
     pen.ring(0.09, 0.09, 0.05, 0.025, shaded(colour, 0.8))
     pen.polygon([(-0.065, 0.0), (0.065, 0.0), (0.085, 0.17), (-0.085, 0.17)], colour)
     pen.ellipse(0, 0.17, 0.085, 0.022, shaded(colour, 0.6))
@@ -61,6 +66,7 @@ def tie(pen: Pen, colour: Colour) -> None:
 
 
 def laptop(pen: Pen, colour: Colour) -> None:
+    """An open laptop from the front."""
     pen.polygon([(-0.2, 0.0), (0.2, 0.0), (0.16, 0.05), (-0.16, 0.05)], (150, 152, 158))
     pen.rect(-0.16, 0.05, 0.16, 0.25, (60, 62, 68))
     pen.rect(-0.14, 0.07, 0.14, 0.235, colour)
@@ -76,6 +82,7 @@ def tv(pen: Pen, colour: Colour) -> None:
 
 
 def apple(pen: Pen, colour: Colour) -> None:
+    """An apple with its leaf."""
     pen.ellipse(-0.03, 0.075, 0.065, 0.075, colour)
     pen.ellipse(0.03, 0.075, 0.065, 0.075, colour)
     pen.line([(0, 0.13), (0.02, 0.19)], 0.022, (90, 60, 30))

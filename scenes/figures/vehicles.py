@@ -14,6 +14,7 @@ def _wheel(pen: Pen, x: float, radius: float) -> None:
 
 
 def car(pen: Pen, colour: Colour) -> None:
+    """A car."""
     pen.polygon([(-0.3, 0.3), (-0.2, 0.5), (0.16, 0.5), (0.32, 0.3)], shaded(colour, 0.85))
     pen.polygon([(-0.25, 0.31), (-0.17, 0.46), (-0.03, 0.46), (-0.03, 0.31)], GLASS)
     pen.polygon([(0.02, 0.31), (0.02, 0.46), (0.14, 0.46), (0.26, 0.31)], GLASS)
@@ -25,6 +26,7 @@ def car(pen: Pen, colour: Colour) -> None:
 
 
 def bus(pen: Pen, colour: Colour) -> None:
+    """A bus."""
     pen.rect(-0.72, 0.1, 0.72, 0.74, colour)
     pen.rect(-0.72, 0.7, 0.72, 0.76, shaded(colour, 0.7))
     for i in range(5):
@@ -64,6 +66,7 @@ def motorcycle(pen: Pen, colour: Colour) -> tuple[float, float]:
 
 
 def skateboard(pen: Pen, colour: Colour) -> None:
+    """A skateboard."""
     for x in (-0.2, 0.2):
         pen.ellipse(x, 0.045, 0.048, 0.045, TYRE)
     pen.line([(-0.38, 0.15), (-0.28, 0.105), (0.28, 0.105), (0.38, 0.15)], 0.055, colour)

@@ -7,7 +7,11 @@ from scenes.categories import ANIMALS, COCO_CATEGORIES, FURNITURE, VEHICLES
 from scenes.formats.written import Written
 
 INFO = {"description": "Made scenes with planted relations", "version": "1.0"}
-SUPER = {**dict.fromkeys(ANIMALS, "animal"), **dict.fromkeys(VEHICLES, "vehicle"), **dict.fromkeys(FURNITURE, "furniture")}
+SUPER = {
+    **dict.fromkeys(ANIMALS, "animal"),
+    **dict.fromkeys(VEHICLES, "vehicle"),
+    **dict.fromkeys(FURNITURE, "furniture"),
+}
 
 
 def instances(images: Sequence[Written]) -> dict[str, Any]:

@@ -19,4 +19,5 @@ def captions(images: Sequence[Written], seed: int) -> dict[str, Any]:
         for _ in range(CAPTIONS):
             text = caption(image.things, image.facts, rng)
             annotations.append({"id": len(annotations) + 1, "image_id": image.image_id, "caption": text})
-    return {"info": INFO, "images": [{"id": i.image_id, "file_name": i.file_name} for i in images], "annotations": annotations}
+    listed = [{"id": image.image_id, "file_name": image.file_name} for image in images]
+    return {"info": INFO, "images": listed, "annotations": annotations}

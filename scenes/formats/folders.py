@@ -22,10 +22,12 @@ class SceneFolders:
 
     @property
     def coco_instances(self) -> Path:
+        """Boxes and categories."""
         return self.root / "coco" / "annotations" / "instances_train.json"
 
     @property
     def coco_captions(self) -> Path:
+        """Five captions an image."""
         return self.root / "coco" / "annotations" / "captions_train.json"
 
     @property
@@ -40,6 +42,7 @@ class SceneFolders:
 
     @property
     def objects365_instances(self) -> Path:
+        """Boxes and categories, as the set names its file."""
         return self.root / "objects365" / "zhiyuan_objv2_train.json"
 
     @property
@@ -54,14 +57,17 @@ class SceneFolders:
 
     @property
     def vg_relationships(self) -> Path:
+        """Relations between objects."""
         return self.root / "vg" / "relationships.json"
 
     @property
     def vg_objects(self) -> Path:
+        """All objects, those in no relation too."""
         return self.root / "vg" / "objects.json"
 
     @property
     def vg_image_data(self) -> Path:
+        """Images' sizes."""
         return self.root / "vg" / "image_data.json"
 
     @property
@@ -71,6 +77,7 @@ class SceneFolders:
 
     @property
     def hico_test(self) -> Path:
+        """Boxes and relations."""
         return self.root / "hico" / "test.json"
 
     @property

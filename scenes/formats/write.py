@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from scenes.categories import COCO_CATEGORIES
 from scenes.draw import render
 from scenes.formats.coco import instances, objects365, pairs
 from scenes.formats.coco_captions import captions
@@ -16,7 +17,6 @@ from scenes.formats.folders import SceneFolders
 from scenes.formats.hico_det import ground_truth
 from scenes.formats.visual_genome import visual_genome
 from scenes.formats.written import Written
-from scenes.categories import COCO_CATEGORIES
 from scenes.predicates import PREDICATES
 from scenes.settings import SceneSettings
 from scenes.world import make_scene
@@ -62,7 +62,8 @@ def write_scenes(root: Path, settings: SceneSettings, progress: Progress | None 
 
 
 def _write(at: SceneFolders, settings: SceneSettings, progress: Progress | None) -> None:
-    counts = {"coco": settings.train, "objects365": settings.objects365, "vg": settings.relations, "hico": settings.test}
+    s = settings
+    counts = {"coco": s.train, "objects365": s.objects365, "vg": s.relations, "hico": s.test}
     images_at = {"coco": at.coco_images, "objects365": at.objects365_images, "vg": at.vg_images, "hico": at.hico_images}
     total, done = sum(counts.values()), 0
     written: dict[str, list[Written]] = {part: [] for part in counts}

@@ -24,6 +24,7 @@ class Written:
 
     @classmethod
     def of(cls, scene: Scene, image_id: int, file_name: str) -> "Written":
+        """What the writers need of a scene."""
         return cls(
             image_id,
             file_name,

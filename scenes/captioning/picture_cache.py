@@ -30,7 +30,7 @@ def description(scene: Scene) -> dict[str, Any]:
         "seed": scene.seed,
         "index": scene.index,
         "objects": [
-            [o.category, o.noun, o.colour, [round(v, 4) for v in (o.box[0] / w, o.box[1] / h, o.box[2] / w, o.box[3] / h)]]
+            [o.category, o.noun, o.colour, [round(v / side, 4) for v, side in zip(o.box, (w, h, w, h), strict=True)]]
             for o in scene.objects
         ],
         "relations": [[r.subject, r.predicate, r.object] for r in scene.relations],

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
 
+from scenes.captioning.picture_cache import SIDE
 from scenes.categories import WORLD_CATEGORIES
 from scenes.colours import NAMED
 from scenes.grammar import vocabulary
-from scenes.picture_cache import SIDE
 
 PROMPT = "a picture of"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]")
@@ -25,6 +25,7 @@ def words() -> list[str]:
 
 
 def configuration() -> BlipConfig:
+    """BLIP's configuration at this size: 2.3 million parameters."""
     return BlipConfig(
         text_config={
             "vocab_size": len(words()), "hidden_size": 160, "num_hidden_layers": 2, "num_attention_heads": 5,
@@ -56,14 +57,15 @@ def fresh_model(seed: int = 0) -> BlipForConditionalGeneration:
     vision = model.vision_model.embeddings
     with torch.no_grad():
         vision.patch_embedding.weight.copy_(_cosine_patches(vision.patch_embedding.weight.shape[0]))
-        vision.patch_embedding.bias.zero_()
+        if vision.patch_embedding.bias is not None:
+            vision.patch_embedding.bias.zero_()
         vision.class_embedding.normal_(std=0.02)
         vision.position_embedding.copy_(_sine_places(vision.position_embedding.shape[-1]))
     return model
 
 
 def _cosine_patches(channels: int) -> torch.Tensor:
-    """(channels, 3, PATCH, PATCH): the lowest two-dimensional cosine waves of brightness and of two colour differences."""
+    """(channels, 3, PATCH, PATCH): the lowest cosine waves of brightness and of two colour differences."""
     n = torch.arange(PATCH) + 0.5
     waves = torch.stack([torch.cos(math.pi * k * n / PATCH) * math.sqrt((2 if k else 1) / PATCH) for k in range(PATCH)])
     order = sorted(((i, j) for i in range(PATCH) for j in range(PATCH)), key=lambda ij: (ij[0] ** 2 + ij[1] ** 2, ij))
@@ -92,7 +94,7 @@ def processor(vocabulary_file: Path) -> BlipProcessor:
     """Image processor and tokenizer as BLIP's, at this captioner's size."""
     images = BlipImageProcessor(size={"height": SIDE, "width": SIDE})
     tokenizer = BertTokenizer(str(vocabulary_file), do_lower_case=True, model_max_length=32)
-    return BlipProcessor(images, tokenizer)
+    return BlipProcessor(images, tokenizer)  # type: ignore[no-untyped-call]
 
 
 def export(model: BlipForConditionalGeneration, folder: Path) -> None:
@@ -102,11 +104,16 @@ def export(model: BlipForConditionalGeneration, folder: Path) -> None:
     vocabulary_file.write_text("\n".join(words()) + "\n")
     half = BlipForConditionalGeneration(model.config)
     half.load_state_dict(model.state_dict())
-    half.half().save_pretrained(folder)
-    processor(vocabulary_file).save_pretrained(folder)
+    half.half().save_pretrained(folder)  # type: ignore[no-untyped-call]
+    made = processor(vocabulary_file)
+    made.save_pretrained(folder)
+    # Older releases of transformers look for the image processor by this name.
+    made.image_processor.save_pretrained(folder)
     vocabulary_file.write_text("\n".join(words()) + "\n")
     # Loaded in single precision by default: half precision is for the file, CPUs compute in float32.
     path = folder / "config.json"
     settings = json.loads(path.read_text())
     settings["dtype"] = "float32"
     path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    for file in folder.iterdir():
+        file.chmod(0o644)

@@ -1,0 +1,119 @@
+"""Batches of pictures with freshly made captions and the training heads' targets."""
+
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import BlipImageProcessor
+
+from scenes.captioning.model import DEC, GRID, PAD, PROMPT, SEP, words
+from scenes.captioning.picture_cache import PictureCache
+from scenes.categories import WORLD_CATEGORIES
+from scenes.grammar import caption
+from scenes.predicates import PREDICATES
+
+KNOWN_SCENES = 5_000
+"""The relations head knows the triplets of this many scenes; rarer ones have no output."""
+PEOPLE = ("man", "woman", "boy", "girl")
+PARTS = (*WORLD_CATEGORIES, *PEOPLE, *(f"{p} subject" for p in PREDICATES), *(f"{p} object" for p in PREDICATES))
+
+
+def triplet(scene: dict[str, Any], relation: list[Any]) -> tuple[str, str, str]:
+    """A described scene's relation by categories."""
+    subject, predicate, target = relation
+    return scene["objects"][subject][0], predicate, scene["objects"][target][0]
+
+
+def normalised(pictures: np.ndarray) -> Tensor:
+    """(B, SIDE, SIDE, 3) uint8 to (B, 3, SIDE, SIDE), as BLIP's image processor does."""
+    like = BlipImageProcessor()
+    mean, std = (torch.tensor(v)[:, None, None] * 255 for v in (like.image_mean, like.image_std))
+    return (torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2).float() - mean) / std
+
+
+class Feed:
+    """`batch(step)` is the same whenever it is asked for, so training goes on where it stopped."""
+
+    def __init__(self, cache: PictureCache, seed: int, batch: int, captions: int) -> None:
+        self.cache, self.seed, self.size, self.captions = cache, seed, batch, captions
+        self.ids = {word: i for i, word in enumerate(words())}
+        self.prompt = [DEC, *(self.ids[w] for w in PROMPT.split())]
+        known = {triplet(scene, r) for scene in cache.scenes[:KNOWN_SCENES] for r in scene["relations"]}
+        self.triplets = {t: i for i, t in enumerate(sorted(known))}
+        self.part = {name: i for i, name in enumerate(PARTS)}
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """What `Learner.forward` takes; each picture is mirrored by chance, which no relation minds."""
+        count = len(self.cache.scenes)
+        epoch, at = divmod(step, count // self.size)
+        order = np.random.default_rng((self.seed, epoch)).permutation(count)
+        chosen = np.sort(order[at * self.size : (at + 1) * self.size])
+        rng = Random(f"{self.seed}/{step}")
+        pictures = np.ascontiguousarray(self.cache.pictures[chosen])
+        mirrored = [rng.random() < 0.5 for _ in chosen]
+        for i, flip in enumerate(mirrored):
+            if flip:
+                pictures[i] = pictures[i][:, ::-1]
+        scenes = [self.cache.scenes[i] for i in chosen]
+        words_given = self._captions(scenes, rng)
+        parts = np.stack([self._parts(scene, flip) for scene, flip in zip(scenes, mirrored, strict=True)])
+        relations = torch.zeros(self.size, len(self.triplets))
+        for i, scene in enumerate(scenes):
+            for relation in scene["relations"]:
+                known = self.triplets.get(triplet(scene, relation))
+                if known is not None:
+                    relations[i, known] = 1.0
+        return {
+            "pixels": normalised(pictures),
+            "parts": torch.from_numpy(parts),
+            "relations": relations,
+            **words_given,
+        }
+
+    def _captions(self, scenes: list[dict[str, Any]], rng: Random) -> dict[str, Tensor]:
+        """Each picture's captions in one row; a token sees its own caption's earlier tokens alone."""
+        rows: list[tuple[list[int], list[int], list[int], list[int]]] = []
+        for scene in scenes:
+            tokens: list[int] = []
+            targets: list[int] = []
+            places: list[int] = []
+            owner: list[int] = []
+            things = [(category, noun, colour) for category, noun, colour, _ in scene["objects"]]
+            facts = [(s, p, o) for s, p, o in scene["relations"]]
+            for k in range(self.captions):
+                text = [*self.prompt, *(self.ids[w] for w in caption(things, facts, rng, opening=False).split())]
+                silent = len(self.prompt) - 1
+                tokens += text
+                targets += [-1] * silent + text[silent + 1 :] + [SEP]
+                places += range(len(text))
+                owner += [k] * len(text)
+            rows.append((tokens, targets, places, owner))
+        longest = max(len(row[0]) for row in rows)
+        tokens_BL, targets_BL, places_BL, owner_BL = (
+            torch.tensor([row[part] + [blank] * (longest - len(row[part])) for row in rows])
+            for part, blank in enumerate((PAD, -1, 0, -1))
+        )
+        sees_BLL = (owner_BL[:, :, None] == owner_BL[:, None, :]) & torch.ones(longest, longest).tril().bool()
+        mask = torch.zeros(sees_BLL.shape).masked_fill_(~sees_BLL, -1e4)[:, None]
+        return {"tokens": tokens_BL, "targets": targets_BL, "places": places_BL, "mask": mask}
+
+    def _parts(self, scene: dict[str, Any], mirrored: bool) -> np.ndarray:
+        """(GRID * GRID, parts): the share of each patch that boxes cover, for what is in them and what that does."""
+        out = np.zeros((len(PARTS), GRID, GRID), dtype=np.float32)
+        edges = np.arange(GRID)
+        roles = [[o[0], *([o[1]] if o[1] in PEOPLE else [])] for o in scene["objects"]]
+        for s, p, o in scene["relations"]:
+            roles[s].append(f"{p} subject")
+            roles[o].append(f"{p} object")
+        for (_, _, _, (x, y, w, h)), names in zip(scene["objects"], roles, strict=True):
+            x = 1 - x - w if mirrored else x
+            across = np.clip(np.minimum(edges + 1, (x + w) * GRID) - np.maximum(edges, x * GRID), 0, 1)
+            down = np.clip(np.minimum(edges + 1, (y + h) * GRID) - np.maximum(edges, y * GRID), 0, 1)
+            # A box seldom fills its edge patches; the lift keeps small things from counting for nothing.
+            cover = np.minimum(1.0, 1.5 * down[:, None] * across[None])
+            for name in names:
+                plane = out[self.part[name]]
+                np.maximum(plane, cover, out=plane)
+        return out.reshape(len(PARTS), -1).T
