@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import timm
 import torch
-from timm.layers import BatchNormAct2d, freeze_batch_norm_2d
+from timm.layers.norm_act import BatchNormAct2d, freeze_batch_norm_2d
 from timm.models import FeatureInfo
 from torch import Tensor, nn
 
@@ -47,7 +47,8 @@ class Backbone(nn.Module):
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
         """B×C×H×W maps of the chosen strides."""
         maps = self.body(images_B3HW.contiguous(memory_format=torch.channels_last))
-        return [x.permute(0, 3, 1, 2) for x in maps] if self.channels_last else list(maps)
+        # Group norm, which follows, is less exact with channels last.
+        return [(x.permute(0, 3, 1, 2) if self.channels_last else x).contiguous() for x in maps]
 
 
 def _feature_info(body: nn.Module) -> FeatureInfo:
