@@ -1,0 +1,213 @@
+"""Losses and matching against plain loops."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import permutations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.boxes import cxcywh_to_xyxy, giou
+from models.layered import Layered
+from models.losses import LossSettings, SetCriterion, TaggerCriterion
+from models.matcher import MatchWeights, hungarian, matching_costs
+from models.predicate_losses import pseudo_labels
+from models.predictions import Predictions
+from models.target import Target
+
+PAIRS, OBJECTS, PREDICATES = 4, 5, 3
+TERMS = ("loss_class", "loss_predicates", "loss_subject_box", "loss_object_box", "loss_subject_giou",
+         "loss_object_giou")
+
+
+def make_predictions(images: int = 2, layers: int = 2) -> Predictions:
+    made = [Predictions(torch.randn(images, PAIRS, OBJECTS, requires_grad=True),
+                        torch.randn(images, PAIRS, OBJECTS, requires_grad=True),
+                        torch.randn(images, PAIRS, PREDICATES, requires_grad=True),
+                        (torch.rand(images, PAIRS, 4) * 0.4 + 0.2).requires_grad_(),
+                        (torch.rand(images, PAIRS, 4) * 0.4 + 0.2).requires_grad_()) for _ in range(layers)]
+    made[0].auxiliary = made[1:]
+    return made[0]
+
+
+def make_target(pairs: int) -> Target:
+    return Target(torch.randint(0, OBJECTS - 1, (pairs,)), torch.randint(0, OBJECTS - 1, (pairs,)),
+                  torch.rand(pairs, 4) * 0.4 + 0.2, torch.rand(pairs, 4) * 0.4 + 0.2,
+                  (torch.rand(pairs, PREDICATES) > 0.5).float(), torch.ones(pairs, dtype=torch.bool))
+
+
+def overlap(first: torch.Tensor, second: torch.Tensor) -> float:
+    a, b = cxcywh_to_xyxy(first).tolist(), cxcywh_to_xyxy(second).tolist()
+    inner = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inner
+    outer = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
+    return inner / union - (outer - union) / outer
+
+
+def naive_cost(predictions: Predictions, target: Target, image: int, query: int, pair: int) -> float:
+    scores = predictions.predicate_logits[image, query].sigmoid()
+    truth = target.predicates[pair]
+    agreement = ((scores * truth).sum() / (truth.sum() + 1e-4)
+                 + ((1 - scores) * (1 - truth)).sum() / ((1 - truth).sum() + 1e-4)) / 2
+    classes = (predictions.subject_logits[image, query].softmax(-1)[target.subject_labels[pair]]
+               + predictions.object_logits[image, query].softmax(-1)[target.object_labels[pair]])
+    found = predictions.subject_boxes[image, query], predictions.object_boxes[image, query]
+    true = target.subject_boxes[pair], target.object_boxes[pair]
+    distance = max((f - t).abs().sum().item() for f, t in zip(found, true, strict=True))
+    apart = max(-overlap(f, t) for f, t in zip(found, true, strict=True))
+    return 2.5 * distance + apart - (classes + agreement).item()
+
+
+def test_giou_against_a_loop():
+    first, second = torch.rand(6, 4) * 0.4 + 0.2, torch.rand(6, 4) * 0.4 + 0.2
+    found = giou(cxcywh_to_xyxy(first), cxcywh_to_xyxy(second))
+    assert found.tolist() == pytest.approx([overlap(a, b) for a, b in zip(first, second, strict=True)], abs=1e-6)
+    assert giou(torch.zeros(4), torch.zeros(4)) == 0
+
+
+def test_costs_and_matches_against_brute_force():
+    predictions, targets = make_predictions(), [make_target(3), make_target(2)]
+    layers = Layered.of(predictions)
+    costs = matching_costs(layers, targets, MatchWeights())
+    matches = hungarian(layers, targets, MatchWeights())
+    for layer, predicted in enumerate((predictions, *predictions.auxiliary)):
+        first = 0
+        for image, target in enumerate(targets):
+            count = len(target.subject_labels)
+            naive = [[naive_cost(predicted, target, image, q, n) for n in range(count)] for q in range(PAIRS)]
+            torch.testing.assert_close(costs[layer, image, :, :count].detach(), torch.tensor(naive), atol=1e-5, rtol=0)
+            cheapest = min(permutations(range(PAIRS), count),
+                           key=lambda queries, naive=naive: sum(naive[q][n] for n, q in enumerate(queries)))
+            rows = matches.image[layer] == image
+            pairs = zip(matches.query[layer][rows].tolist(), matches.target[layer][rows].tolist(), strict=True)
+            assert {(q, n - first) for q, n in pairs} == {(q, n) for n, q in enumerate(cheapest)}
+            first += count
+
+
+def test_more_targets_than_predictions_are_matched_as_far_as_they_go():
+    predictions, targets = make_predictions(), [make_target(7), make_target(1)]
+    matches = hungarian(Layered.of(predictions), targets, MatchWeights())
+    assert (matches.image == 0).sum(1).tolist() == [PAIRS, PAIRS]
+    assert SetCriterion()(predictions, targets)["loss"].isfinite()
+
+
+def test_predictions_that_are_no_numbers_are_named():
+    predictions = make_predictions()
+    predictions.object_logits.data[0, 0, 0] = math.nan
+    with pytest.raises(FloatingPointError, match="not finite"):
+        SetCriterion()(predictions, [make_target(2), make_target(1)])
+
+
+@pytest.mark.parametrize("localised", [True, False])
+def test_terms_against_loops(localised):
+    predictions, targets = make_predictions(layers=1), [make_target(3), make_target(2)]
+    matches = hungarian(Layered.of(predictions), targets, MatchWeights())
+    losses = SetCriterion(LossSettings(localised_predicates=localised))(predictions, targets)
+
+    flat = {name: torch.cat([getattr(t, name) for t in targets]) for name in vars(targets[0])}
+    labels = {role: torch.full((2, PAIRS), OBJECTS - 1) for role in ("subject", "object")}
+    goal = torch.zeros(2, PAIRS, PREDICATES)
+    boxes, apart = dict.fromkeys(labels, 0.0), dict.fromkeys(labels, 0.0)
+    for image, query, pair in zip(matches.image[0], matches.query[0], matches.target[0], strict=True):
+        overlaps = []
+        for role in ("subject", "object"):
+            labels[role][image, query] = flat[f"{role}_labels"][pair]
+            found, true = getattr(predictions, f"{role}_boxes")[image, query], flat[f"{role}_boxes"][pair]
+            boxes[role] += (found - true).abs().sum().item() / 5
+            overlaps.append(overlap(found, true))
+            apart[role] += (1 - overlaps[-1]) / 5
+        goal[image, query] = flat["predicates"][pair] * ((min(overlaps) + 1) / 2 if localised else 1)
+    weight = torch.tensor([1.0] * (OBJECTS - 1) + [0.1])
+    expected = {"loss_class": sum(F.cross_entropy(getattr(predictions, f"{role}_logits").flatten(0, 1),
+                                                  labels[role].flatten(), weight).item() for role in labels)}
+    predicates = 0.0
+    for g, x in zip(goal.flatten().tolist(), predictions.predicate_logits.sigmoid().flatten().tolist(), strict=True):
+        if localised:
+            predicates -= (g - x) ** 2 * (g * math.log(x) + (1 - g) * math.log(1 - x))
+        else:
+            predicates -= math.log(x) * (1 - x) ** 2 if g == 1 else math.log(1 - x) * x**2
+    expected["loss_predicates"] = predicates / int(flat["predicates"].sum())
+    for role in ("subject", "object"):
+        expected |= {f"loss_{role}_box": boxes[role], f"loss_{role}_giou": apart[role]}
+    for name in TERMS:
+        assert losses[name].item() == pytest.approx(expected[name], rel=1e-4), name
+    weighted = sum(expected[name] * (2.5 if name.endswith("box") else 1) for name in TERMS)
+    assert losses["loss"].item() == pytest.approx(weighted, rel=1e-4)
+
+
+def test_unknown_predicates_give_no_predicate_loss_and_no_cost():
+    predictions, known = make_predictions(layers=1), make_target(2)
+    unknown = replace(known, predicate_known=torch.zeros(2, dtype=torch.bool))
+    other = replace(unknown, predicates=1 - known.predicates)
+    costs = [matching_costs(Layered.of(predictions), [t, t], MatchWeights()) for t in (unknown, other)]
+    assert torch.equal(*costs)
+    losses = SetCriterion()(predictions, [unknown, unknown])
+    assert losses["loss_predicates"].item() == 0
+    losses["loss"].backward()
+    assert not predictions.predicate_logits.grad.any()
+    assert predictions.subject_boxes.grad.any()
+
+
+def test_one_unknown_pair_leaves_the_others_to_be_learnt():
+    predictions, target = make_predictions(images=1, layers=1), make_target(2)
+    target.predicate_known[0] = False
+    matches = hungarian(Layered.of(predictions), [target], MatchWeights())
+    SetCriterion()(predictions, [target])["loss"].backward()
+    learnt = predictions.predicate_logits.grad[0].abs().sum(1) > 0
+    expected = [True] * PAIRS
+    expected[matches.query[0][matches.target[0] == 0].item()] = False
+    assert learnt.tolist() == expected
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (0, 2)])
+@pytest.mark.parametrize("official", [False, True])
+def test_images_without_pairs(counts, official):
+    predictions = make_predictions()
+    targets = [make_target(count) for count in counts]
+    for criterion in (SetCriterion(LossSettings(official_compat=official)),
+                      TaggerCriterion(LossSettings(localised_predicates=False, official_compat=False))):
+        losses = criterion(predictions, targets)
+        assert all(value.isfinite() for value in losses.values())
+        losses["loss"].backward()
+        assert predictions.subject_boxes.grad.isfinite().all()
+
+
+def test_a_relation_without_object_says_nothing_of_object_boxes():
+    predictions, target = make_predictions(images=1, layers=1), make_target(1)
+    target.object_boxes.zero_()
+    losses = SetCriterion()(predictions, [target])
+    assert losses["loss_object_box"].item() == losses["loss_object_giou"].item() == 0
+    losses["loss"].backward()
+    assert not predictions.object_boxes.grad.any()
+
+
+def test_pseudo_labels_favour_similar_texts_and_leave_out_true_ones():
+    features = torch.tensor([[0.0, 0.0], [0.1, 0.0], [5.0, 5.0]])
+    labels = pseudo_labels(features, torch.tensor([[1.0, 0.0, 0.0]]))
+    assert labels[0, 0] == 0 and labels[0, 1] > 0.9 and labels[0, 2] == 0
+    assert pseudo_labels(features, torch.zeros(1, 3)).tolist() == [[0, 0, 0]]
+    assert pseudo_labels(features[:1], torch.ones(1, 1)).tolist() == [[0]]
+
+
+def test_pseudo_labels_are_no_way_to_a_lower_loss():
+    features = torch.randn(PREDICATES, 8, requires_grad=True)
+    predictions, targets = make_predictions(), [make_target(3), make_target(2)]
+    SetCriterion(LossSettings(pseudo_predicates=True))(predictions, targets, features)["loss"].backward()
+    assert features.grad is None
+    with pytest.raises(ValueError, match="predicate_features"):
+        SetCriterion(LossSettings(pseudo_predicates=True))(predictions, targets)
+
+
+def test_the_tagger_is_judged_by_position_and_not_on_empty_slots():
+    predictions, targets = make_predictions(layers=1), [make_target(2), make_target(1)]
+    losses = TaggerCriterion()(predictions, targets)
+    losses["loss"].backward()
+    for name in ("subject_logits", "object_logits", "predicate_logits", "subject_boxes"):
+        learnt = getattr(predictions, name).grad.abs().sum(-1) > 0
+        assert learnt.tolist() == [[True, True, False, False], [True, False, False, False]], name
+    true = torch.cat([t.subject_boxes for t in targets])
+    found = torch.cat((predictions.subject_boxes[0, :2], predictions.subject_boxes[1, :1]))
+    assert losses["loss_subject_box"].item() == pytest.approx((found - true).abs().sum().item() / 3, rel=1e-5)

@@ -1,0 +1,157 @@
+"""What RLIP promises of its inputs: shapes, order of labels, padding, gradients, repeatability."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models.config import ConfigError
+from models.losses import LossSettings, SetCriterion
+from models.rlip import RLIP
+from models.target import Target
+
+OBJECTS = ["person", "dog", "bicycle", "traffic light", "no objects"]
+PREDICATES = ["riding", "holding", "next to"]
+FIELDS = ("subject_logits", "object_logits", "predicate_logits", "subject_boxes", "object_boxes")
+
+
+def make_target(pairs: int, known: bool = True) -> Target:
+    return Target(
+        subject_labels=torch.randint(0, 4, (pairs,)), object_labels=torch.randint(0, 4, (pairs,)),
+        subject_boxes=torch.rand(pairs, 4) * 0.3 + 0.3, object_boxes=torch.rand(pairs, 4) * 0.3 + 0.3,
+        predicates=(torch.rand(pairs, 3) > 0.5).float(), predicate_known=torch.full((pairs,), known))
+
+
+def predict(network, images, padding=None, objects=OBJECTS, predicates=PREDICATES):
+    padding = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool) if padding is None else padding
+    return network(images, padding, network.encode_texts(objects), network.encode_texts(predicates))
+
+
+@pytest.fixture
+def moved_network(small_config, tokenizer):
+    """A network whose constant initial values are moved, so that nothing hides behind a zero."""
+    network = RLIP(small_config, tokenizer).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return network
+
+
+@pytest.mark.parametrize("architecture", ["parseda", "parsed"])
+@pytest.mark.parametrize("fusion", ["alif", "none"])
+@pytest.mark.parametrize("queries", ["vanilla_MBF", "vanilla", "MBF"])
+def test_shapes(small_config, tokenizer, architecture, fusion, queries):
+    config = replace(small_config, architecture=architecture, fusion=fusion, relation_queries=queries)
+    predictions = predict(RLIP(config, tokenizer), torch.randn(2, 3, 64, 96))
+    assert len(predictions.auxiliary) == config.decoder_layers - 1
+    for layer in (predictions, *predictions.auxiliary):
+        assert layer.subject_logits.shape == layer.object_logits.shape == (2, 5, 5)
+        assert layer.predicate_logits.shape == (2, 5, 3)
+        assert layer.subject_boxes.shape == layer.object_boxes.shape == (2, 5, 4)
+        assert all(getattr(layer, name).isfinite().all() for name in FIELDS)
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_byobnet", "test_efficientnet"])
+@pytest.mark.parametrize("norm", ["group", "batch", "frozen"])
+def test_backbones_and_norms(small_config, tokenizer, backbone, norm):
+    config = replace(small_config, backbone=backbone, backbone_norm=norm, backbone_strides=(16, 32), levels=3)
+    network = RLIP(config, tokenizer)
+    predictions = predict(network, torch.randn(2, 3, 64, 96))
+    assert predictions.object_logits.isfinite().all()
+    kinds = {type(module).__name__ for module in network.backbone.modules()}
+    assert any("BatchNorm" in kind for kind in kinds) == (norm != "group")
+
+
+def test_padding_changes_nothing(moved_network):
+    small, big = torch.randn(1, 3, 70, 96), torch.randn(1, 3, 128, 160)
+    alone = predict(moved_network, small)
+    images, padding = torch.zeros(2, 3, 128, 160), torch.ones(2, 128, 160, dtype=torch.bool)
+    images[0, :, :70, :96], padding[0, :70, :96] = small[0], False
+    images[1], padding[1] = big[0], False
+    images[0, :, 70:] = 7.0  # what lies in padding is not looked at
+    together = predict(moved_network, images, padding)
+    for name in FIELDS:
+        torch.testing.assert_close(getattr(together, name)[:1], getattr(alone, name), atol=1e-5, rtol=0)
+        torch.testing.assert_close(getattr(together, name)[1:], getattr(predict(moved_network, big), name), atol=1e-5,
+                                   rtol=0)
+
+
+def test_official_compat_lets_padding_leak(small_config, tokenizer):
+    network = RLIP(replace(small_config, official_compat=True), tokenizer).eval()
+    images, padding = torch.zeros(1, 3, 128, 160), torch.ones(1, 128, 160, dtype=torch.bool)
+    images[:, :, :64, :96], padding[:, :64, :96] = torch.randn(1, 3, 64, 96), False
+    alone, padded = predict(network, images[:, :, :64, :96]), predict(network, images, padding)
+    assert (alone.object_logits - padded.object_logits).abs().max() > 1e-4
+
+
+def test_order_of_labels_moves_their_columns_only(moved_network):
+    images = torch.randn(1, 3, 64, 96)
+    given = predict(moved_network, images)
+    objects, predicates = [2, 0, 3, 1, 4], [1, 2, 0]
+    moved = predict(moved_network, images, None, [OBJECTS[i] for i in objects], [PREDICATES[i] for i in predicates])
+    torch.testing.assert_close(moved.object_logits, given.object_logits[..., objects], atol=1e-5, rtol=0)
+    torch.testing.assert_close(moved.predicate_logits, given.predicate_logits[..., predicates], atol=1e-5, rtol=0)
+    torch.testing.assert_close(moved.subject_boxes, given.subject_boxes, atol=1e-5, rtol=0)
+
+
+def test_labels_tell_apart(moved_network):
+    logits = predict(moved_network, torch.randn(1, 3, 64, 96)).object_logits
+    assert (logits - logits.roll(1, dims=-1)).abs().min() > 0
+
+
+@pytest.mark.parametrize("architecture", ["parseda", "parsed"])
+def test_every_parameter_learns(small_config, tokenizer, architecture):
+    network = RLIP(replace(small_config, architecture=architecture), tokenizer).train()
+    with torch.no_grad():  # box heads start at zero and let nothing through to what is below them
+        for parameter in network.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    predictions = predict(network, torch.randn(2, 3, 64, 96))
+    SetCriterion()(predictions, [make_target(3), make_target(2)])["loss"].backward()
+    silent = [name for name, parameter in network.named_parameters()
+              if parameter.requires_grad and (parameter.grad is None or not parameter.grad.isfinite().all())]
+    assert not silent
+    dead = [name for name, parameter in network.named_parameters()
+            if parameter.requires_grad and not parameter.grad.any() and "key.bias" not in name]
+    # Words that no label has, and positions that no label reaches, are not learnt.
+    assert all("embeddings" in name for name in dead), dead
+
+
+def test_a_step_repeated_gives_the_same_bits(small_config, tokenizer):
+    def step() -> list[torch.Tensor]:
+        torch.manual_seed(3)
+        network = RLIP(replace(small_config, dropout=0.1), tokenizer).train()
+        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+        padding = torch.zeros(3, 64, 96, dtype=torch.bool)
+        padding[1, 50:] = True
+        targets = [make_target(3), make_target(0), make_target(2)]
+        for _ in range(2):
+            optimizer.zero_grad()
+            predictions = predict(network, torch.randn(3, 3, 64, 96), padding)
+            features = network.encode_texts(PREDICATES)
+            SetCriterion(LossSettings(pseudo_predicates=True))(predictions, targets, features)["loss"].backward()
+            optimizer.step()
+        return [parameter.detach().clone() for parameter in network.parameters()]
+
+    assert all(torch.equal(a, b) for a, b in zip(step(), step(), strict=True))
+
+
+def test_training_lowers_the_loss(small_config, tokenizer):
+    network = RLIP(small_config, tokenizer).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
+    images, targets = torch.randn(2, 3, 64, 64), [make_target(2), make_target(1)]
+    losses = []
+    for _ in range(25):
+        optimizer.zero_grad()
+        loss = SetCriterion()(predict(network, images), targets)["loss"]
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_tagger_configuration_is_refused(small_tagger_config, tokenizer):
+    with pytest.raises(ConfigError, match="RelationTagger"):
+        RLIP(small_tagger_config, tokenizer)

@@ -1,0 +1,112 @@
+"""Scores of given pairs: of any number, in any company."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models.losses import TaggerCriterion
+from models.relation_tagger import PairQueries, RelationTagger
+from models.target import Target
+
+OBJECTS, PREDICATES = ["person", "dog", "bicycle", "no objects"], ["riding", "holding"]
+
+
+def make_queries(images: int, pairs: int) -> PairQueries:
+    return PairQueries(torch.rand(images, pairs, 4) * 0.4 + 0.2, torch.rand(images, pairs, 4) * 0.4 + 0.2,
+                       torch.randint(0, 3, (images, pairs)), torch.randint(0, 3, (images, pairs)),
+                       torch.ones(images, pairs, dtype=torch.bool))
+
+
+def part(queries: PairQueries, images: slice, pairs: slice | list[int]) -> PairQueries:
+    return PairQueries(**{name: value[images][:, pairs] for name, value in vars(queries).items()})
+
+
+@pytest.fixture(params=["vanilla", "vanilla_MBF"])
+def tagger(request, small_tagger_config, tokenizer):
+    tagger = RelationTagger(replace(small_tagger_config, relation_queries=request.param), tokenizer).eval()
+    with torch.no_grad():
+        for parameter in tagger.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return tagger
+
+
+@pytest.fixture
+def encode(tagger):
+    def encode(images: torch.Tensor):
+        with torch.no_grad():
+            return tagger.encode(images, torch.zeros(len(images), *images.shape[2:], dtype=torch.bool),
+                                 tagger.encode_texts(OBJECTS), tagger.encode_texts(PREDICATES))
+    return encode
+
+
+def test_any_number_of_pairs(tagger, encode):
+    encoded = encode(torch.randn(2, 3, 64, 96))
+    for pairs in (0, 1, 5, 6, 13):
+        predictions = tagger.score(encoded, make_queries(2, pairs))
+        assert predictions.predicate_logits.shape == (2, pairs, 2)
+        assert predictions.subject_boxes.shape == (2, pairs, 4)
+        assert predictions.predicate_logits.isfinite().all()
+
+
+def test_groups_do_not_see_each_other(tagger, encode):
+    encoded, queries, size = encode(torch.randn(2, 3, 64, 96)), make_queries(2, 12), tagger.config.pairs
+    together = tagger.score(encoded, queries).predicate_logits
+    for first in range(0, 12, size):
+        group = slice(first, first + size)
+        alone = tagger.score(encoded, part(queries, slice(None), group)).predicate_logits
+        torch.testing.assert_close(together[:, group], alone, atol=1e-5, rtol=0)
+
+
+def test_empty_slots_and_other_images_change_nothing(tagger, encode):
+    images, queries = torch.randn(2, 3, 64, 96), make_queries(2, 5)
+    queries.valid[0, 2:] = False
+    queries.valid[1] = False
+    together = tagger.score(encode(images), queries).predicate_logits
+    assert together.isfinite().all()
+    alone = tagger.score(encode(images[:1]), part(queries, slice(0, 1), slice(0, 2))).predicate_logits
+    torch.testing.assert_close(together[:1, :2], alone, atol=1e-5, rtol=0)
+
+
+def test_order_of_pairs_in_a_group_moves_their_scores_only(tagger, encode):
+    encoded, queries, order = encode(torch.randn(1, 3, 64, 96)), make_queries(1, 5), [3, 1, 4, 0, 2]
+    given = tagger.score(encoded, queries).predicate_logits
+    moved = tagger.score(encoded, part(queries, slice(None), order)).predicate_logits
+    torch.testing.assert_close(moved, given[:, order], atol=1e-5, rtol=0)
+
+
+def test_scores_depend_on_boxes_and_labels(tagger, encode):
+    encoded, queries = encode(torch.randn(1, 3, 64, 96)), make_queries(1, 1)
+    given = tagger.score(encoded, queries).predicate_logits
+    relabelled = replace(queries, object_labels=(queries.object_labels + 1) % 3)
+    moved = replace(queries, object_boxes=queries.object_boxes + 0.1)
+    swapped = replace(queries, subject_boxes=queries.object_boxes, object_boxes=queries.subject_boxes)
+    for other in (relabelled, moved, swapped):
+        assert (tagger.score(encoded, other).predicate_logits - given).abs().max() > 1e-4
+
+
+def test_boxes_start_from_the_given_ones(small_tagger_config, tokenizer):
+    tagger = RelationTagger(small_tagger_config, tokenizer).eval()
+    images, queries = torch.randn(1, 3, 64, 96), make_queries(1, 4)
+    predictions = tagger(images, torch.zeros(1, 64, 96, dtype=torch.bool), tagger.encode_texts(OBJECTS),
+                         tagger.encode_texts(PREDICATES), queries)
+    torch.testing.assert_close(predictions.subject_boxes, queries.subject_boxes, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("counts", [(3, 1), (2, 0), (0, 0)])
+def test_training_step(tagger, counts):
+    tagger.train()
+    queries = make_queries(2, max(1, *counts))
+    for row, count in enumerate(counts):
+        queries.valid[row, count:] = False
+    predictions = tagger(torch.randn(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.bool),
+                         tagger.encode_texts(OBJECTS), tagger.encode_texts(PREDICATES), queries)
+    targets = [Target(queries.subject_labels[row, :count], queries.object_labels[row, :count],
+                      queries.subject_boxes[row, :count], queries.object_boxes[row, :count],
+                      torch.ones(count, 2), torch.ones(count, dtype=torch.bool)) for row, count in enumerate(counts)]
+    losses = TaggerCriterion()(predictions, targets)
+    losses["loss"].backward()
+    assert losses["loss"].isfinite()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in tagger.parameters() if p.requires_grad)

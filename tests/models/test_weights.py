@@ -1,0 +1,89 @@
+"""Configurations, tokenizers and weights on disk, good and bad."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models import weights
+from models.config import ConfigError, NetworkConfig
+from models.relation_tagger import RelationTagger
+from models.rlip import RLIP
+from models.text_encoder import TextEncoder
+
+
+def test_round_trip(small_config, small_tagger_config, tokenizer, tmp_path):
+    for kind, config in ((RLIP, small_config), (RelationTagger, small_tagger_config)):
+        network = kind(config, tokenizer)
+        weights.save(network, tmp_path / "network.safetensors")
+        loaded = weights.load(tmp_path / "network.safetensors", tokenizer)
+        assert type(loaded) is kind and loaded.config == config and not loaded.training
+        state = loaded.state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+        assert weights.read_config(tmp_path / "network.safetensors") == config
+
+
+def test_the_same_weights_are_the_same_bytes(small_config, tokenizer, tmp_path):
+    network = RLIP(small_config, tokenizer)
+    weights.save(network, tmp_path / "a")
+    weights.save(weights.load(tmp_path / "a", tokenizer), tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_files_that_are_no_weights(small_config, tokenizer, tmp_path):
+    with pytest.raises(FileNotFoundError, match="none"):
+        weights.load(tmp_path / "none", tokenizer)
+    (tmp_path / "torn").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    with pytest.raises(weights.WeightsError, match="torn"):
+        weights.load(tmp_path / "torn", tokenizer)
+    save_file({"x": torch.zeros(1)}, str(tmp_path / "foreign"))
+    with pytest.raises(weights.WeightsError, match="no network configuration"):
+        weights.load(tmp_path / "foreign", tokenizer)
+    save_file({"x": torch.zeros(1)}, str(tmp_path / "other"),
+              metadata={"network": json.dumps(small_config.to_dict())})
+    with pytest.raises(weights.WeightsError, match="missing"):
+        weights.load(tmp_path / "other", tokenizer)
+
+
+def test_configuration_survives_json(small_config):
+    assert NetworkConfig.from_dict(json.loads(json.dumps(small_config.to_dict()))) == small_config
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("gate", "open"), ("width", 100), ("width", "64"), ("pairs", 0), ("dropout", 1.0), ("points", True),
+    ("backbone_strides", [32, 16]), ("backbone_strides", [4, 8, 16, 32, 64]), ("unknown", 1), ("tagger", True),
+    ("text", {"hidden": 30}), ("text", {"size": 1}), ("text", 3)])
+def test_bad_settings_are_named(field, value):
+    with pytest.raises(ConfigError) as error:
+        NetworkConfig.from_dict({field: value})
+    text = str(error.value)
+    assert "must be" in text or "allowed" in text
+    assert field in text or (field == "tagger" and "architecture" in text)
+
+
+def test_bad_backbones_are_named(small_config, tokenizer):
+    with pytest.raises(ConfigError, match="no_such_net"):
+        RLIP(replace(small_config, backbone="no_such_net"), tokenizer)
+    with pytest.raises(ConfigError, match="stride 64"):
+        RLIP(replace(small_config, backbone_strides=(32, 64)), tokenizer)
+
+
+def test_texts_are_encoded_each_by_itself(small_config, tokenizer):
+    encoder = TextEncoder(small_config.text, tokenizer).eval()
+    together = encoder(["person", "traffic light", "person", "a text that is far longer than any label should be"])
+    assert together.shape == (4, 32)
+    torch.testing.assert_close(together[0], together[2], atol=0, rtol=0)
+    torch.testing.assert_close(together[:1], encoder(["person"]), atol=1e-6, rtol=0)
+    assert (together[0] - together[1]).abs().max() > 1e-4
+    assert encoder([]).shape == (0, 32)
+
+
+def test_bad_tokenizers_are_named(small_config, tokenizer, tmp_path):
+    with pytest.raises(ConfigError, match=r"vocab\.json"):
+        TextEncoder(small_config.text, tmp_path)
+    with pytest.raises(ConfigError, match="vocabulary"):
+        TextEncoder(replace(small_config.text, vocabulary=50), tokenizer)
