@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from threading import Event
 from itertools import pairwise
+from threading import Event
 
 from pipeline.plan import StepPlan
 from pipeline.work import Record, WorkItem

@@ -47,8 +47,10 @@ def connected(home: Path) -> Iterator[Callable[[], None]]:
         with TemporaryServer(home, os.environ) as server:
             os.environ["PREFECT_HOME"], os.environ["PREFECT_API_URL"] = str(home), server.api
             reread_settings()
-            yield server.ready
-            drain()
+            try:
+                yield server.ready
+            finally:
+                drain()
     finally:
         for name, old in before.items():
             if old is None:
@@ -82,6 +84,8 @@ def reread_settings() -> None:
 
 def drain() -> None:
     """Send what Prefect still has in its queues: states and logs travel in the background."""
+    if "prefect.main" not in sys.modules:
+        return
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from prefect import flow
-from prefect.states import State
+from prefect import State, flow
 
 from flows.stage_flow import run_stage
 from pipeline.outcome import StepOutcome

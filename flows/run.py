@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from flows.connection import connected
 from pipeline.outcome import Outcome
 from pipeline.progress import Display
@@ -24,5 +26,4 @@ def run(recipe: Recipe, display: Display) -> Outcome:
         ready()
         # Each flow run waits a second for its heartbeat's thread. They tell of dead workers; we are none.
         with shared(session), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-            outcome: Outcome = end_to_end(recipe, return_state=True).result()
-    return outcome
+            return cast(Outcome, end_to_end(recipe, return_state=True).result())

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from threading import Event
+from typing import cast
 
-from prefect.states import Completed, State
+from prefect import State
+from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
@@ -61,14 +63,13 @@ def require_above(chain: Chain, stage: str) -> None:
 def work_in_tasks(chain: Chain, plan: StepPlan, display: Display) -> Sequence[Record]:
     """Work a step's due items in Prefect tasks; one task says `Cached` where there are none."""
     if plan.step.stage.whole:
-        whole: State[list[Record]] = work_whole(
-            plan.step.name, quote(chain), quote(plan), quote(display), return_state=True
-        )
-        return whole.result()
+        given = (plan.step.name, quote(chain), quote(plan), quote(display))
+        return cast(list[Record], work_whole(*given, return_state=True).result())
     stop = Event()
     threads = chain.recipe.run.workers + 1  # one more than workers, so that none idles between two blocks
     # The engine is left first: that ends its items, so that the task runner has nothing to wait for.
-    with ThreadPoolTaskRunner(max_workers=threads) as runner, open_engine(chain, plan, display) as engine:
+    pool: ThreadPoolTaskRunner[State[list[Record]]] = ThreadPoolTaskRunner(max_workers=threads)
+    with pool as runner, open_engine(chain, plan, display) as engine:
         running = {
             runner.submit(
                 work_block,

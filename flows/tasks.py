@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from concurrent.futures import CancelledError, as_completed
 from typing import Any
 
-from prefect import Task, task
+from prefect import State, Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
-from prefect.states import Cancelled, Completed, State
+from prefect.states import Cancelled, Completed
 
 from flows.block import Block
 from pipeline.direct import work_here

@@ -102,5 +102,7 @@ def answers(api: str, seconds: float) -> bool:
     try:
         with urllib.request.urlopen(f"{api.rstrip('/')}/health", timeout=seconds) as answer:
             return bool(answer.status == 200)
-    except (OSError, ValueError, urllib.error.URLError):
+    except urllib.error.HTTPError as error:
+        return error.code in (401, 403)  # it wants to know who asks: Prefect's client will tell
+    except (OSError, ValueError):
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from typing import cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -40,7 +41,7 @@ class Watched:
         self._share = {record.partition: 1.0 for record in plan.cached}
         key = artifact_key("progress", self._run, plan.step.name)
         note = f"{plan.step.name}: {len(plan.cached)} of {plan.partitions} partitions cached"
-        self._artifact = create_progress_artifact(self._percent(), key, note)
+        self._artifact = cast(UUID, create_progress_artifact(self._percent(), key, note))
         self._published = time.monotonic()
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:

@@ -40,7 +40,7 @@ def noun_lemma(word: str) -> str:
         return word
     if lemmas:
         return str(lemmas[0])
-    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+    if len(word) > 2 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
         return likeliest_lemma(word, "NOUN")
     return word
 

@@ -62,9 +62,10 @@ class Sample:
 
     @property
     def interest(self) -> int:
-        """How much there is to judge: competing pairs, kept and dropped labels, each counted up to a limit."""
-        busy = max(0, len(self.boxes) - 12)
-        return min(self.ambiguous, 6) + min(len(self.kept), 3) + min(len(self.dropped), 3) - busy
+        """How much there is to judge: competing pairs, labels kept and dropped, truth; each counted up to a limit."""
+        found = min(self.ambiguous, 6) + min(len(self.kept), 3) + min(len(self.dropped), 3)
+        crowded = max(0, len(self.boxes) - 12)
+        return found + 3 * bool(self.row["relations"]) - crowded
 
 
 def choose_samples(run: Run, datasets: Sequence[str], threshold: float, count: int) -> list[Sample]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from storage.errors import Terminal
@@ -79,6 +79,21 @@ class TrainingSample:
                 if relation.subject in place and relation.object in place
             ),
         )
+
+
+def mirrored(sample: TrainingSample) -> TrainingSample:
+    """The sample of the image's mirror image."""
+    return replace(
+        sample,
+        boxes=tuple(box._replace(x=sample.width - box.x - box.w) for box in sample.boxes),
+        relations=tuple(r._replace(predicate=mirrored_predicate(r.predicate)) for r in sample.relations),
+    )
+
+
+def mirrored_predicate(predicate: str) -> str:
+    """The predicate that holds in the mirror image: "left" and "right" change places."""
+    sides = {"left": "right", "right": "left"}
+    return " ".join(sides.get(word, word) for word in predicate.split(" "))
 
 
 def strongest(relations: Sequence[SampleRelation], limit: int) -> tuple[SampleRelation, ...]:

@@ -1,0 +1,114 @@
+"""How true the shipped captioner's captions are, read by the chain's own parser: `python -m benchmarks.captioner`.
+
+Scenes are of a seed that no training used. A triplet is (subject category, canonical predicate, object category); one
+whose nouns name no category is left out of both figures and counted as `unnamed`. The same parser reads the grammar's
+own true captions too, which shows how much of the loss is reading.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import torch
+
+from pipeline.captioning.open_captioner import open_captioner
+from pipeline.captioning.settings import CaptionSettings
+from scenes.captioning.reading import read
+from scenes.categories import WORLD_CATEGORIES
+from scenes.draw import render
+from scenes.grammar import caption
+from scenes.predicates import CANONICAL
+from scenes.scene import Scene
+from scenes.truth import judge, planted_triplets
+from scenes.world import make_scene
+from tagger.matching import match
+from tagger.parsing import load_parser, parse_captions
+
+Named = set[tuple[str, str, str]]
+
+
+def judged(scenes: Sequence[Scene], texts: Sequence[Sequence[str]], stated: Sequence[Sequence[Named]]) -> dict[str, float]:
+    said = right = planted = found = 0
+    for scene, captions in zip(scenes, stated, strict=True):
+        truth = planted_triplets(scene)
+        for triplets in captions:
+            said += len(triplets)
+            right += len(judge(triplets, truth)[0])
+        planted += len(truth)
+        found += len(judge(set().union(*captions), truth)[1])
+    return {"precision": round(right / said, 4), "recall": round(found / planted, 4), "stated": said, "planted": planted}
+
+
+def by_parser(texts: Sequence[Sequence[str]]) -> tuple[list[list[Named]], int]:
+    """Stated triplets of each caption of each image, and how many had a noun that names nothing."""
+    flat = [text for captions in texts for text in captions]
+    named, unnamed = [], 0
+    for triplets in parse_captions(flat, load_parser()):
+        here: Named = set()
+        for t in triplets:
+            subjects, objects = (match(noun, WORLD_CATEGORIES) for noun in (t.subject, t.object))
+            unnamed += not (subjects and objects)
+            here |= {(s, t.predicate_lemma, o) for s in subjects for o in objects}
+        named.append(here)
+    rows = iter(named)
+    return [[next(rows) for _ in captions] for captions in texts], unnamed
+
+
+def by_reader(texts: Sequence[Sequence[str]]) -> list[list[Named]]:
+    return [[{(s, CANONICAL[p], o) for s, p, o in read(text)} for text in captions] for captions in texts]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, default=Path("scenes/weights/captioner"))
+    parser.add_argument("--scenes", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=424_242)
+    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--top-k", type=int, default=0)
+    parser.add_argument("--repetition-penalty", type=float, default=1.0)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    scenes = [make_scene(given.seed, i) for i in range(given.scenes)]
+    pictures = [render(scene) for scene in scenes]
+    settings = CaptionSettings(
+        model=str(given.model), draws=given.draws, top_k=given.top_k, repetition_penalty=given.repetition_penalty
+    )
+    captioner = open_captioner(settings)
+    began = time.perf_counter()
+    texts = [[c.text for c in captions] for captions in captioner.caption(pictures, range(given.scenes))]
+    seconds = time.perf_counter() - began
+    stated, unnamed = by_parser(texts)
+    rng = Random(0)
+    true_texts = [
+        [
+            caption(
+                [(o.category, o.noun, o.colour) for o in scene.objects],
+                [(r.subject, r.predicate, r.object) for r in scene.relations],
+                rng,
+                opening=False,
+            )
+            for _ in range(given.draws)
+        ]
+        for scene in scenes
+    ]
+    read_true, unnamed_true = by_parser(true_texts)
+    figures = {
+        "machine": platform.processor() or platform.machine(),
+        "settings": settings.model_dump(mode="json", include={"draws", "top_p", "top_k", "repetition_penalty", "prompt"}),
+        "images_a_second": round(given.scenes / seconds, 1),
+        "captioner, chain's parser": {**judged(scenes, texts, stated), "unnamed": unnamed},
+        "captioner, grammar's reader": judged(scenes, texts, by_reader(texts)),
+        "true captions, chain's parser": {**judged(scenes, true_texts, read_true), "unnamed": unnamed_true},
+        "examples": [captions[0] for captions in texts[:8]],
+    }
+    print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

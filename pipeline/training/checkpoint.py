@@ -1,0 +1,69 @@
+"""Checkpoints: everything that the next step depends on, in one file that appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from storage.atomic import sync_file, sync_folder
+from storage.errors import Terminal
+
+FORMAT = 1
+_MODEL, _FIRST, _SECOND, _STEPS = "model.", "exp_avg.", "exp_avg_sq.", "steps."
+
+
+def save_checkpoint(path: Path, step: int, processes: int, network: nn.Module, optimizer: torch.optim.AdamW) -> None:
+    """Write the state after `step` steps: parameters, buffers, and AdamW's averages by parameter name."""
+    tensors = {_MODEL + name: value for name, value in network.state_dict().items()}
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    for parameter, state in optimizer.state.items():
+        name = names[parameter]
+        tensors |= {_FIRST + name: state["exp_avg"], _SECOND + name: state["exp_avg_sq"], _STEPS + name: state["step"]}
+    about = {"format": FORMAT, "step": step, "processes": processes}
+    aside = path.with_name(f".{path.name}.new")
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    save_file(plain, aside, metadata={"checkpoint": json.dumps(about)})
+    sync_file(aside)
+    os.replace(aside, path)
+    sync_folder(path.parent)
+
+
+def load_checkpoint(path: Path, processes: int, network: nn.Module, optimizer: torch.optim.AdamW) -> int:
+    """Put the state back and return how many steps it has seen; 0 and nothing changed when there is no checkpoint.
+
+    Raises `Terminal` when the file is damaged or belongs to another network or number of processes.
+    """
+    if not path.is_file():
+        return 0
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            about = json.loads((file.metadata() or {})["checkpoint"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise Terminal(f"{path}: damaged checkpoint ({error}); remove it to train from the beginning") from error
+    if about["format"] != FORMAT:
+        raise Terminal(f"{path}: checkpoint format {about['format']}, this version reads {FORMAT}; remove it")
+    if about["processes"] != processes:
+        raise Terminal(
+            f"{path}: written by {about['processes']} processes, now there are {processes}, which would end with other "
+            f"weights; set processes = {about['processes']} to go on, or remove the file to train from the beginning"
+        )
+    own = network.state_dict()
+    saved = {name.removeprefix(_MODEL): value for name, value in tensors.items() if name.startswith(_MODEL)}
+    if {n: v.shape for n, v in own.items()} != {n: v.shape for n, v in saved.items()}:
+        raise Terminal(f"{path}: holds another network than the settings describe; remove it")
+    network.load_state_dict(saved)
+    for name, parameter in network.named_parameters():
+        if _FIRST + name in tensors:
+            optimizer.state[parameter] = {
+                "step": tensors[_STEPS + name],
+                "exp_avg": tensors[_FIRST + name].to(parameter.device),
+                "exp_avg_sq": tensors[_SECOND + name].to(parameter.device),
+            }
+    return int(about["step"])

@@ -1,0 +1,51 @@
+"""The metrics of a training as it goes: one JSON line a value, each step's exactly once whatever was interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from storage.atomic import write_atomic
+from storage.tables import METRICS
+
+
+class MetricsLog:
+    """Appends to a file; `rewind` forgets what came after a step, since it will be done again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def rewind(self, step: int) -> None:
+        """Keep only values of the first `step` steps."""
+        kept = [row for row in self._rows() if row["step"] <= step]
+        write_atomic(self._path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Append the values measured at a step."""
+        with self._path.open("a") as file:
+            for name, value in values.items():
+                file.write(json.dumps({"step": step, "name": name, "value": value}) + "\n")
+
+    def sync(self) -> None:
+        """Force the file to the disk; before a checkpoint, so that its metrics are never lost."""
+        with self._path.open("a") as file:
+            os.fsync(file.fileno())
+
+    def table(self) -> pa.Table:
+        """All values (schema METRICS), by step and name."""
+        rows = sorted(self._rows(), key=lambda row: (row["step"], row["name"]))
+        return pa.Table.from_pylist(rows, schema=METRICS)
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        if not self._path.is_file():
+            return
+        for line in self._path.read_text().splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                return  # torn by a crash: what follows was written after the last checkpoint

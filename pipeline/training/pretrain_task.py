@@ -1,0 +1,48 @@
+"""Pre-training: find the pairs of an image and say, in the words of the label texts, what they are and how they relate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from models.losses import SetCriterion
+from models.network import Network
+from models.rlip import RLIP
+from pipeline.training.example import Example
+from pipeline.training.pairs import detection_pairs
+from pipeline.training.pixels import padded_batch
+from pipeline.training.settings import TrainingSettings
+from pipeline.training.task import StepTexts, full_precision, loss_settings, network_config, start_from
+from pipeline.training.texts import Vocabulary
+
+
+class PretrainTask:
+    """RLIPv2 on shards: boxes are always learnt, predicates where an image has some."""
+
+    def __init__(self, settings: TrainingSettings, vocabulary: Vocabulary, tokenizer: Path) -> None:
+        self._settings, self._vocabulary, self._tokenizer = settings, vocabulary, tokenizer
+        self._criterion = SetCriterion(loss_settings(settings.loss))
+
+    def build(self) -> Network:
+        """The network of the settings, from its initial weights where there are some."""
+        network = RLIP(network_config(self._settings), self._tokenizer)
+        return start_from(network, self._settings.initial, self._tokenizer)
+
+    def losses(self, network: Network, examples: Sequence[Example], generator: np.random.Generator) -> dict[str, Tensor]:
+        """Set-prediction loss; predictions are matched to pairs."""
+        samples = [example.sample for example in examples]
+        texts = StepTexts(self._vocabulary, self._settings, samples, generator)
+        objects_TE, predicates_TE = texts.encode(network)
+        device = objects_TE.device
+        images, padding = padded_batch([example.pixels for example in examples])
+        predictions = full_precision(network(images.to(device), padding.to(device), objects_TE, predicates_TE))
+        limit = network.config.pairs
+        targets = [
+            texts.target(sample, detection_pairs(sample, limit), self._settings.soft_targets, device)
+            for sample in samples
+        ]
+        losses: dict[str, Tensor] = self._criterion(predictions, targets, predicates_TE.float())
+        return losses

@@ -1,0 +1,92 @@
+"""Training the Relation Tagger: boxes and labels of pairs are given, with noise; their predicates are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.losses import TaggerCriterion
+from models.network import Network
+from models.relation_tagger import PairQueries, RelationTagger
+from models.target import Target
+from pipeline.training.example import Example
+from pipeline.training.pairs import tagging_pairs
+from pipeline.training.pixels import padded_batch
+from pipeline.training.tagger_settings import TaggerSettings
+from pipeline.training.task import StepTexts, full_precision, loss_settings, network_config, start_from
+from pipeline.training.texts import Vocabulary
+
+
+class TaggerTask:
+    """R-Tagger on images with given relations; pairs without one are negatives."""
+
+    def __init__(self, settings: TaggerSettings, vocabulary: Vocabulary, tokenizer: Path) -> None:
+        self._settings, self._vocabulary, self._tokenizer = settings, vocabulary, tokenizer
+        self._criterion = TaggerCriterion(loss_settings(settings.loss))
+
+    def build(self) -> Network:
+        """The network of the settings, from its initial weights where there are some."""
+        network = RelationTagger(network_config(self._settings), self._tokenizer)
+        return start_from(network, self._settings.initial, self._tokenizer)
+
+    def losses(self, network: Network, examples: Sequence[Example], generator: np.random.Generator) -> dict[str, Tensor]:
+        """Loss by position: the i-th prediction stands for the i-th pair."""
+        samples = [example.sample for example in examples]
+        texts = StepTexts(self._vocabulary, self._settings, samples, generator)
+        objects_TE, predicates_TE = texts.encode(network)
+        device = objects_TE.device
+        images, padding = padded_batch([example.pixels for example in examples])
+        limit = network.config.pairs
+        targets = [
+            texts.target(sample, tagging_pairs(sample, limit, generator), self._settings.soft_targets, device)
+            for sample in samples
+        ]
+        queries = noisy(pair_queries(targets), self._settings, len(texts.objects) - 1, generator)
+        scored = network(images.to(device), padding.to(device), objects_TE, predicates_TE, queries)
+        losses: dict[str, Tensor] = self._criterion(full_precision(scored), targets)
+        return losses
+
+
+def pair_queries(targets: Sequence[Target]) -> PairQueries:
+    """The targets' boxes and labels as queries, filled up with empty slots to the longest."""
+    count = max(1, *(len(target.subject_labels) for target in targets))
+
+    def filled(columns: list[Tensor], value: float) -> Tensor:
+        rows = [
+            torch.cat([column, column.new_full((count - len(column), *column.shape[1:]), value)]) for column in columns
+        ]
+        return torch.stack(rows)
+
+    return PairQueries(
+        subject_boxes=filled([target.subject_boxes for target in targets], 0.5),
+        object_boxes=filled([target.object_boxes for target in targets], 0.5),
+        subject_labels=filled([target.subject_labels for target in targets], 0),
+        object_labels=filled([target.object_labels for target in targets], 0),
+        valid=filled([torch.ones_like(target.subject_labels, dtype=torch.bool) for target in targets], False),
+    )
+
+
+def noisy(queries: PairQueries, settings: TaggerSettings, names: int, generator: np.random.Generator) -> PairQueries:
+    """Queries with boxes moved and scaled, and labels replaced, at random (spec 3.6). `names`: object texts to draw from."""
+
+    def moved(boxes: Tensor) -> Tensor:
+        drawn = torch.from_numpy(generator.uniform(-1, 1, boxes.shape).astype(np.float32)).to(boxes.device)
+        scale = torch.tensor([0.5, 0.5, 1.0, 1.0], device=boxes.device) * settings.box_noise
+        return (boxes + drawn * boxes[..., 2:].repeat(1, 1, 2) * scale).clamp(0, 1)
+
+    def replaced(labels: Tensor) -> Tensor:
+        drawn = torch.from_numpy(generator.integers(0, names, labels.shape)).to(labels.device)
+        chosen = torch.from_numpy(generator.random(labels.shape) < settings.label_noise).to(labels.device)
+        return torch.where(chosen, drawn, labels)
+
+    return PairQueries(
+        subject_boxes=moved(queries.subject_boxes),
+        object_boxes=moved(queries.object_boxes),
+        subject_labels=replaced(queries.subject_labels),
+        object_labels=replaced(queries.object_labels),
+        valid=queries.valid,
+    )

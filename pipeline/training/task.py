@@ -1,0 +1,112 @@
+"""What the training loop needs to know of what it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.config import NetworkConfig
+from models.losses import LossSettings
+from models.network import Network
+from models.predictions import Predictions
+from models.target import Target
+from pipeline.training.example import Example
+from pipeline.training.pairs import TargetPair, normalised_boxes
+from pipeline.training.sample import TrainingSample
+from pipeline.training.settings import LossWeights, TrainingSettings
+from pipeline.training.texts import NO_OBJECTS, Vocabulary, numbered
+
+
+class Task(Protocol):
+    """A network and its loss on the examples of one process and step."""
+
+    def build(self) -> Network:
+        """A new network; random weights come from torch's current generator."""
+        ...
+
+    def losses(self, network: Network, examples: Sequence[Example], generator: np.random.Generator) -> dict[str, Tensor]:
+        """Scalars by name, among them the total `loss`. Whatever is random comes from `generator` or from torch's."""
+        ...
+
+
+class StepTexts:
+    """The object and predicate texts of one step."""
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        settings: TrainingSettings,
+        samples: Sequence[TrainingSample],
+        generator: np.random.Generator,
+    ) -> None:
+        objects = {box.category for sample in samples for box in sample.boxes}
+        predicates = {relation.predicate for sample in samples for relation in sample.relations}
+        self.objects = [*vocabulary.objects.draw(objects, settings.object_texts, generator), NO_OBJECTS]
+        self.predicates = vocabulary.predicates.draw(predicates, settings.predicate_texts, generator)
+        self._object_places, self._predicate_places = numbered(self.objects), numbered(self.predicates)
+
+    def encode(self, network: Network) -> tuple[Tensor, Tensor]:
+        """Features of the object texts and of the predicate texts."""
+        features = network.encode_texts([*self.objects, *self.predicates])
+        return features[: len(self.objects)], features[len(self.objects) :]
+
+    def target(self, sample: TrainingSample, pairs: Sequence[TargetPair], soft: bool, device: torch.device) -> Target:
+        """The pairs as tensors; `soft`: predicates count as much as they are sure."""
+        boxes = torch.from_numpy(normalised_boxes(sample))
+        labels = torch.tensor([self._object_places[box.category] for box in sample.boxes], dtype=torch.int64)
+        subject = torch.tensor([pair.subject for pair in pairs], dtype=torch.int64)
+        object_ = torch.tensor([pair.object for pair in pairs], dtype=torch.int64)
+        predicates = torch.zeros(len(pairs), len(self.predicates))
+        for row, pair in enumerate(pairs):
+            for predicate, confidence in pair.predicates.items():
+                predicates[row, self._predicate_places[predicate]] = confidence if soft else 1.0
+        known = torch.tensor([pair.known for pair in pairs], dtype=torch.bool)
+        columns = (labels[subject], labels[object_], boxes[subject], boxes[object_], predicates, known)
+        return Target(*(column.to(device) for column in columns))
+
+
+def full_precision(predictions: Predictions) -> Predictions:
+    """The predictions in 32 bits, whatever the network computed in: losses and matching need them."""
+    tensors = {name: value.float() for name, value in vars(predictions).items() if isinstance(value, Tensor)}
+    return Predictions(**tensors, auxiliary=[full_precision(layer) for layer in predictions.auxiliary])
+
+
+def network_config(settings: TrainingSettings) -> NetworkConfig:
+    """The sizes of the network."""
+    return NetworkConfig.from_dict(settings.network)
+
+
+def loss_settings(weights: LossWeights) -> LossSettings:
+    """The settings of the criterion."""
+    return LossSettings(
+        classes=weights.classes,
+        predicates=weights.predicates,
+        box=weights.box,
+        giou=weights.giou,
+        background=weights.background,
+        localised_predicates=weights.localised_predicates,
+        pseudo_predicates=weights.pseudo_predicates,
+    )
+
+
+def start_from(network: Network, initial: Path | None, tokenizer: Path) -> Network:
+    """The network with the weights of a file, or as it is. Raises ValueError that names what does not fit."""
+    if initial is None:
+        return network
+    from models.weights import load
+
+    state = load(initial, tokenizer).state_dict()
+    own = network.state_dict()
+    unfit = [name for name in own if name in state and state[name].shape != own[name].shape]
+    if unfit:
+        raise ValueError(
+            f"initial = {initial}: {unfit[0]} has shape {tuple(state[unfit[0]].shape)}, the network's is "
+            f"{tuple(own[unfit[0]].shape)}; use weights of the same sizes or change `network`"
+        )
+    network.load_state_dict({name: state.get(name, value) for name, value in own.items()})
+    return network

@@ -1,0 +1,16 @@
+"""torchrun that ends with the process that started it: `python -m pipeline.training.torchrun ARGUMENTS`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pipeline.engines.local import die_with_parent
+from pipeline.training.job import LAUNCHER
+
+if __name__ == "__main__":
+    die_with_parent(int(os.environ[LAUNCHER]))
+    os.environ[LAUNCHER] = str(os.getpid())
+    from torch.distributed.run import main
+
+    main(sys.argv[1:])

@@ -1,0 +1,127 @@
+"""One training process: `python -m pipeline.training.worker JOB.json`, by itself or under torchrun."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.engines.local import die_with_parent
+from pipeline.training.job import ERROR, LAUNCHER
+
+if __name__ == "__main__":
+    # Before the slow imports: a launcher that is killed meanwhile must not leave a trainer behind.
+    die_with_parent(int(os.environ.get(LAUNCHER, os.getppid())))
+
+import torch
+import torch.distributed as dist
+
+from models.weights import save
+from pipeline.training.exchange import Ranks
+from pipeline.training.job import MODEL, SUMMARY, TOKENIZER, VOCABULARY, Job, Summary
+from pipeline.training.loop import Trained, train
+from pipeline.training.metrics_log import MetricsLog
+from pipeline.training.sources import ImageSource, ShardSource, Source, Subset
+from pipeline.training.task import Task
+from pipeline.training.texts import Vocabulary
+from storage.atomic import write_atomic
+from storage.errors import PipelineError
+
+
+def main(path: Path) -> int:
+    """Train as the job says; the exit code is 0 when all steps are done, or when it stopped because it was asked to."""
+    job = Job.model_validate_json(path.read_bytes())
+    try:
+        asked = _listen()
+        ranks = _join(job)
+        trained = run(job, ranks, asked)
+        if ranks.count > 1:
+            dist.destroy_process_group()
+    except (PipelineError, ValueError) as error:
+        write_atomic(job.work / ERROR, str(error).encode())
+        print(f"error: {error}", flush=True)
+        return 1
+    print("finished" if trained.finished else f"stopped after step {trained.steps} of {trained.total}", flush=True)
+    return 0
+
+
+def run(job: Job, ranks: Ranks, asked_to_stop: Callable[[], bool]) -> Trained:
+    """One process's part of the training; process 0 leaves the results in the job's work folder."""
+    settings = job.settings
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_num_threads(settings.threads)
+    vocabulary = Vocabulary.load(job.work / VOCABULARY)
+    source, task, held_out = _parts(job, vocabulary)
+    trained = train(task, source, settings, job.work, ranks, asked_to_stop, _tell)
+    if ranks.rank == 0 and trained.finished:
+        if held_out is not None and len(held_out):
+            from pipeline.training.tagger_check import check_tagger
+
+            scores = check_tagger(trained.network, held_out, vocabulary, settings, ranks.device)
+            log = MetricsLog(job.work / "metrics.jsonl")
+            log.rewind(trained.total)
+            log.write(trained.total, scores)
+        _finish(job, trained, len(source), ranks)
+    return trained
+
+
+def _parts(job: Job, vocabulary: Vocabulary) -> tuple[Source, Task, Source | None]:
+    """What to train on, how, and what to measure on."""
+    if job.kind == "pretrain":
+        from pipeline.training.pretrain_task import PretrainTask
+
+        source = ShardSource([(shard.tar, shard.index) for shard in job.shards])
+        return source, PretrainTask(job.settings, vocabulary, job.work / TOKENIZER), None
+    from pipeline.training.tagger_settings import TaggerSettings
+    from pipeline.training.tagger_task import TaggerTask
+
+    assert isinstance(job.settings, TaggerSettings)
+    images = ImageSource(job.tables, job.image_folders)
+    kept, held_out = images.split(job.settings.held_out)
+    return Subset(images, kept), TaggerTask(job.settings, vocabulary, job.work / TOKENIZER), Subset(images, held_out)
+
+
+def _join(job: Job) -> Ranks:
+    """Take this process's place among the others."""
+    count, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    cuda = job.settings.device == "cuda" or (job.settings.device == "auto" and torch.cuda.is_available())
+    if cuda and not torch.cuda.is_available():
+        raise ValueError("device = 'cuda': this machine has no usable GPU; set device = 'auto' or 'cpu'")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+    if count > 1:
+        dist.init_process_group("nccl" if cuda else "gloo")
+    return Ranks(rank, count, device)
+
+
+def _listen() -> Callable[[], bool]:
+    """SIGTERM and SIGINT ask for a checkpoint and an end after the current step."""
+    asked: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _frame: asked.append(received))
+    return lambda: bool(asked)
+
+
+def _tell(step: int, total: int, note: str) -> None:
+    print(f"step {step}/{total}: {note}", flush=True)
+
+
+def _finish(job: Job, trained: Trained, images: int, ranks: Ranks) -> None:
+    aside = job.work / f".{MODEL}.new"
+    save(trained.network, aside)
+    aside.replace(job.work / MODEL)
+    done = (trained.steps - trained.resumed_from) * job.settings.batch
+    summary = Summary(
+        steps=trained.steps,
+        resumed_from=trained.resumed_from,
+        images=images,
+        images_per_second=round(done / max(trained.seconds, 1e-9), 1),
+        processes=ranks.count,
+        device=str(ranks.device.type),
+    )
+    write_atomic(job.work / SUMMARY, summary.model_dump_json().encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

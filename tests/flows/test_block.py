@@ -1,0 +1,50 @@
+"""Blocks hold every partition once, in order, in no more groups than asked for."""
+
+from __future__ import annotations
+
+from threading import Event
+
+from hypothesis import given
+from hypothesis import strategies as st
+from small_stages import CountSettings, CountStage
+
+from flows.artifact_key import artifact_key
+from flows.block import cut_blocks
+from pipeline.graph import Step
+from pipeline.plan import StepPlan
+from pipeline.work import Record, WorkItem
+from storage.keys import KeyTerms
+
+STEP = Step("count", CountStage, CountSettings())
+
+
+def _plan(cached: list[str], due: list[str]) -> StepPlan:
+    items = [WorkItem("count", name, KeyTerms("count", 1, {}, {"ids": [name]})) for name in due]
+    return StepPlan(STEP, [Record("count", name, "key", True, 1, 1, {}, 0.0) for name in cached], items)
+
+
+@given(st.lists(st.booleans(), max_size=60), st.integers(1, 20))
+def test_every_due_item_is_in_one_block_and_blocks_follow_the_partitions(due: list[bool], most: int) -> None:
+    names = [f"set/{number:04d}" for number in range(len(due))]
+    waiting = [name for name, is_due in zip(names, due, strict=True) if is_due]
+    plan = _plan([name for name in names if name not in waiting], waiting)
+    blocks = cut_blocks(plan, most, Event())
+    assert len(blocks) <= most
+    assert [item.partition for block in blocks for item in block.due] == waiting
+    assert sum(block.cached + len(block.due) for block in blocks) == len(names)
+    assert [block.first for block in blocks] == sorted(block.first for block in blocks)
+    sizes = [block.cached + len(block.due) for block in blocks]
+    assert not sizes or max(sizes) - min(sizes) <= 1
+
+
+def test_a_step_that_is_wholly_cached_is_one_block() -> None:
+    (block,) = cut_blocks(_plan([f"set/{n:04d}" for n in range(40)], []), 16, Event())
+    assert str(block) == "count set/0000 to set/0039" and block.cached == 40 and not block.due
+
+
+def test_a_step_without_partitions_has_no_block() -> None:
+    assert cut_blocks(_plan([], []), 16, Event()) == []
+
+
+def test_artifact_keys_are_what_prefect_takes() -> None:
+    assert artifact_key("progress", "My_Run.2", "shard:pseudo") == "progress-my-run-2-shard-pseudo"

@@ -1,0 +1,102 @@
+"""A real Prefect server and worker for tests, used as their documentation says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class PrefectServer:
+    """Where it listens, and the environment of those who speak to it."""
+
+    api: str
+    environment: Mapping[str, str]
+
+    def command(self, *words: str, cwd: Path) -> str:
+        """Run a `prefect` command to its end; what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", *words],
+            env=dict(self.environment), cwd=cwd, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def start(self, *words: str, cwd: Path) -> subprocess.Popen[bytes]:
+        """A `prefect` command that goes on."""
+        log = (cwd / f"{words[0]}.log").open("wb")
+        return subprocess.Popen(
+            [sys.executable, "-m", "prefect", *words],
+            env=dict(self.environment), cwd=cwd, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def post(self, path: str, **body: Any) -> Any:
+        """The answer to a POST."""
+        answer = httpx.post(f"{self.api}/{path}", json=body, timeout=30)
+        answer.raise_for_status()
+        return answer.json()
+
+    def get(self, path: str) -> Any:
+        """The answer to a GET."""
+        answer = httpx.get(f"{self.api}/{path}", timeout=30)
+        answer.raise_for_status()
+        return answer.json()
+
+    def submit(self, deployment: str, recipe: Mapping[str, Any]) -> str:
+        """Ask for a run of a deployment; its id."""
+        found = self.get(f"deployments/name/{deployment}")
+        run = self.post(f"deployments/{found['id']}/create_flow_run", parameters={"recipe": recipe})
+        return str(run["id"])
+
+    def final_state(self, run: str, seconds: float) -> dict[str, Any]:
+        """The state in which a flow run ends."""
+
+        def ended() -> dict[str, Any] | None:
+            state = self.get(f"flow_runs/{run}")["state"]
+            return state if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+
+        return await_it(ended, seconds, f"flow run {run} did not end")
+
+    def task_states(self, run: str) -> dict[str, str]:
+        """Task run → name of its state, for a flow run and those below it."""
+        below = self.post("flow_runs/filter", flow_runs={"parent_flow_run_id": {"any_": [run]}})
+        ids = [run, *(flow["id"] for flow in below)]
+        tasks = self.post("task_runs/filter", flow_runs={"id": {"any_": ids}}, limit=200)
+        return {task["name"]: task["state_name"] for task in tasks if task["state"] is not None}
+
+    def logs(self, run: str) -> str:
+        """What a flow run logged."""
+        entries = self.post("logs/filter", logs={"flow_run_id": {"any_": [run]}}, limit=200)
+        return "\n".join(entry["message"] for entry in entries)
+
+
+def client_environment(home: Path, **more: str) -> dict[str, str]:
+    """An environment for Prefect's processes that leaves this user's own settings out."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
+    ours = {"PREFECT_HOME": str(home), "DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    return kept | ours | {"OMP_NUM_THREADS": "1", "PREFECT_WORKER_QUERY_SECONDS": "2"} | more
+
+
+def await_it(look: Callable[[], Found | None], seconds: float, complaint: str) -> Found:
+    """Look until there is something."""
+    until = time.monotonic() + seconds
+    while (found := look()) is None:
+        assert time.monotonic() < until, complaint
+        time.sleep(0.3)
+    return found
+
+
+def plain(recipe: Any) -> dict[str, Any]:
+    """A recipe as the parameters of a deployment hold it."""
+    return dict(json.loads(recipe.model_dump_json()))

@@ -1,0 +1,78 @@
+import pytest
+
+from tagger.audit import audit
+from tagger.candidates import Pair
+from tagger.relation import Relation
+
+
+def relation(subject: int, predicate: str, object_: int, score: float) -> Relation:
+    return Relation(subject, object_, predicate, score, True, 0)
+
+
+def pair(subject: int, predicate: str, object_: int) -> Pair:
+    return Pair(subject, object_, predicate, 0, 1)
+
+
+# Image 0: two right of three candidates. Image 1: one right of two; one truth that no candidate states.
+CANDIDATES = [
+    [pair(0, "ride", 1), pair(2, "ride", 1), pair(0, "hold", 3)],
+    [pair(0, "next to", 1), pair(1, "on", 0)],
+]
+TRUTH = [[(0, "ride", 1), (0, "hold", 3)], [(1, "next to", 0), (2, "wear", 3)]]
+RELATIONS = [
+    [relation(0, "ride", 1, 0.9), relation(2, "ride", 1, 0.6), relation(0, "hold", 3, 0.6)],
+    [relation(0, "next to", 1, 0.8), relation(1, "on", 0, 0.1)],
+]
+
+
+def test_curve_by_hand() -> None:
+    curve = audit(RELATIONS, CANDIDATES, TRUTH, {"next to"}).tagger
+    assert (curve.labels, curve.truths, curve.reachable) == (5, 4, 3)
+    assert curve.scores == (0.9, 0.8, 0.6, 0.1)
+    assert curve.precision == pytest.approx((1, 1, 3 / 4, 3 / 5))
+    assert curve.recall == pytest.approx((1 / 3, 2 / 3, 1, 1))
+    assert curve.recall_of_all == pytest.approx((1 / 4, 2 / 4, 3 / 4, 3 / 4))
+    assert curve.average_precision() == pytest.approx(1 / 3 + 1 / 3 + 3 / 4 / 3)
+    assert curve.precision_at(0.8) == pytest.approx(3 / 4)
+    assert curve.precision_at(0.6) == 1
+    assert curve.precision_at_of_all(0.7) == pytest.approx(3 / 4)
+    assert curve.precision_at_of_all(0.8) == 0
+
+
+def test_naive_is_one_point_and_the_gain_is_against_it() -> None:
+    comparison = audit(RELATIONS, CANDIDATES, TRUTH, {"next to"})
+    assert comparison.naive.scores == (1.0,)
+    assert comparison.naive.precision == pytest.approx((3 / 5,))
+    assert comparison.naive.recall == pytest.approx((1,))
+    assert comparison.gain(0.8) == pytest.approx(3 / 4 - 3 / 5)
+
+
+def test_direction_counts_unless_symmetric() -> None:
+    assert audit(RELATIONS, CANDIDATES, TRUTH).tagger.reachable == 2
+
+
+def test_both_directions_of_a_symmetric_label_count_once() -> None:
+    both = [relation(0, "next to", 1, 0.3), relation(1, "next to", 0, 0.7)]
+    proposed = [pair(0, "next to", 1), pair(1, "next to", 0)]
+    curve = audit([both], [proposed], [[(0, "next to", 1), (1, "next to", 0)]], {"next to"}).tagger
+    assert (curve.labels, curve.truths, curve.scores) == (1, 1, (0.7,))
+
+
+def test_recall_reaches_what_counts_reach_despite_rounding() -> None:
+    relations = [[relation(0, "on", place, 1 - place / 10) for place in range(1, 6)]]
+    proposed = [[pair(0, "on", place) for place in range(1, 6)]]
+    truth = [[(0, "on", place) for place in range(1, 6)]]
+    assert audit(relations, proposed, truth).tagger.precision_at(0.6) == 1
+
+
+def test_nothing_labelled_or_nothing_true() -> None:
+    empty = audit([[]], [[]], [[(0, "on", 1)]]).tagger
+    assert (empty.precision, empty.average_precision(), empty.precision_at()) == ((), 0, 0)
+    untrue = audit([[relation(0, "on", 1, 0.5)]], [[pair(0, "on", 1)]], [[]]).tagger
+    assert (untrue.precision, untrue.average_precision()) == ((0.0,), 0)
+    assert audit([], [], []).tagger.labels == 0
+
+
+def test_different_numbers_of_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 images' relations, 2 images' candidates"):
+        audit([[]], [[], []], [[], []])

@@ -1,0 +1,119 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tagger.categories import SYNONYMS
+from tagger.matching import match
+from tagger.nouns import noun_lemma, phrase_lemma
+
+COCO = tuple(SYNONYMS)
+
+
+@pytest.mark.parametrize(
+    ("noun", "wanted"),
+    [
+        ("chair", ["chair"]),
+        ("hair", []),
+        ("orange", ["orange"]),
+        ("range", []),
+        ("orange shirt", []),
+        ("bus", ["bus"]),
+        ("bush", []),
+        ("scarf", []),
+        ("cowboy", ["person"]),
+        ("beard", []),
+        ("shopping cart", []),
+        ("german shepherd", ["dog"]),
+        ("hot dog", ["hot dog"]),
+        ("hotdog", ["hot dog"]),
+        ("dog", ["dog"]),
+        ("teddy bear", ["teddy bear"]),
+        ("brown teddy bears", ["teddy bear"]),
+        ("bear", ["bear"]),
+        ("men", ["person"]),
+        ("people", ["person"]),
+        ("tennis player", ["person"]),
+        ("knives", ["knife"]),
+        ("bike", ["bicycle", "motorcycle"]),
+        ("glasses", []),
+        ("glass", ["wine glass", "cup"]),
+        ("wine glasses", ["wine glass"]),
+        ("skis", ["skis"]),
+        ("ski", ["skis"]),
+        ("street light", []),
+        ("traffic lights", ["traffic light"]),
+        ("sofa", ["couch"]),
+        ("cell phone", ["cell phone"]),
+        ("tennis racquet", ["tennis racket"]),
+        ("dining table", ["dining table"]),
+        ("coffee table", ["dining table"]),
+        ("dog bowl", ["bowl"]),
+        ("car door", []),
+        ("baseball bat", ["baseball bat"]),
+        ("plastic bag", []),
+        ("", []),
+        ("🐎", []),
+    ],
+)
+def test_nouns_to_coco_categories(noun: str, wanted: list[str]) -> None:
+    assert match(noun, COCO) == wanted
+
+
+@pytest.mark.parametrize("category", COCO)
+def test_every_coco_category_matches_itself_alone(category: str) -> None:
+    assert match(category, COCO) == [category]
+
+
+def test_a_known_longer_name_is_never_its_head_noun() -> None:
+    assert match("teddy bear", ["bear"]) == []
+    assert match("hot dog", ["dog"]) == []
+    assert match("wooden baseball bat", ["baseball bat", "bat"]) == ["baseball bat"]
+
+
+def test_only_categories_of_the_image_are_given() -> None:
+    assert match("bike", ["motorcycle", "person"]) == ["motorcycle"]
+    assert match("woman", ["dog"]) == []
+
+
+def test_slash_underscore_and_case_of_foreign_names() -> None:
+    categories = ["handbag/satchel", "Wild Bird", "dining_table", "Monitor/TV", "dinning table"]
+    assert match("satchel", categories) == ["handbag/satchel"]
+    assert match("purse", categories) == ["handbag/satchel"]
+    assert match("wild birds", categories) == ["Wild Bird"]
+    assert match("television", categories) == ["Monitor/TV"]
+    assert match("table", categories) == ["dining_table", "dinning table"]
+
+
+def test_own_name_beats_synonym() -> None:
+    assert match("man", ["person", "man"]) == ["man"]
+    assert match("woman", ["person", "man"]) == ["person"]
+
+
+def test_repeated_categories_are_given_once() -> None:
+    assert match("dog", ["dog", "cat", "dog"]) == ["dog"]
+
+
+def test_every_objects365_name_matches_itself_alone(shared) -> None:
+    import json
+
+    listed = json.loads((shared / "data/rlipv2_priors/o365_categories.json").read_text())
+    names = [entry["name"].lower() for entry in listed]
+    assert [name for name in names if match(name, names) != [name]] == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=30), st.lists(st.text(max_size=12), max_size=4))
+def test_matching_never_fails_and_gives_a_subset(noun: str, categories: list[str]) -> None:
+    found = match(noun, categories)
+    assert set(found) <= set(categories)
+    assert len(found) == len(set(found))
+
+
+@pytest.mark.parametrize(
+    ("word", "wanted"),
+    [("geese", "goose"), ("women", "woman"), ("buses", "bus"), ("bus", "bus"), ("tvs", "tv"), ("scissors", "scissors"),
+     ("sheep", "sheep"), ("grass", "grass"), ("leaves", "leaf"), ("jeans", "jeans"), ("mice", "mouse")],
+)  # fmt: skip
+def test_singulars(word: str, wanted: str) -> None:
+    assert noun_lemma(word) == wanted
+    assert phrase_lemma(f"Two_{word.upper()}") == f"two {wanted}"
