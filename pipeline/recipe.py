@@ -15,10 +15,10 @@ from pipeline.settings import Settings, runtime
 from pipeline.stages.evaluate import EvaluateSettings
 from pipeline.stages.ingest import IngestSettings
 from pipeline.stages.parse import ParseSettings
-from pipeline.stages.pretrain import PretrainSettings
 from pipeline.stages.shard import ShardSettings
 from pipeline.stages.tag import TagSettings
-from pipeline.stages.train_tagger import TrainTaggerSettings
+from pipeline.training.settings import TrainingSettings
+from pipeline.training.tagger_settings import TaggerSettings
 from scenes.settings import SceneSettings
 from storage.errors import Terminal
 
@@ -68,7 +68,7 @@ class PretrainSection(Settings):
     arms: tuple[Literal["pseudo", "none", "given"], ...] = ("pseudo",)
     """Labels to pre-train with: the tagger's, none at all, or the relations that the set itself states."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
-    settings: PretrainSettings = PretrainSettings()
+    settings: TrainingSettings = TrainingSettings()
 
 
 class RunSection(Settings):
@@ -96,7 +96,7 @@ class Recipe(Settings):
     ingest: IngestSettings = IngestSettings()
     caption: CaptionSettings = CaptionSettings()
     parse: ParseSettings = ParseSettings()
-    train_tagger: TrainTaggerSettings = TrainTaggerSettings()
+    train_tagger: TaggerSettings = TaggerSettings()
     tag: TagSettings = TagSettings()
     shard: ShardSettings = ShardSettings()
     pretrain: PretrainSection = PretrainSection()

@@ -1,0 +1,39 @@
+"""Stage `train_tagger`: the Relation Tagger learns from sets that state relations (spec rlipv2_network 3.6)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.stage import Inputs, Output, Report, Stage
+from pipeline.training.tagger_settings import TaggerSettings
+from storage.tables import METRICS
+
+
+class TrainTaggerStage(Stage):
+    """The tagger's weights (`model.safetensors`), the names it knows, its tokenizer, and its metrics by step."""
+
+    name = "train_tagger"
+    version = 1
+    reads = ("images",)
+    writes = "tagger"
+    schema = METRICS
+    whole = True
+    settings: TaggerSettings
+
+    def weights(self) -> dict[str, Path]:
+        """Tokenizer and initial weights, where the settings name them."""
+        return self.settings.files()
+
+    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+        """Train, in processes of their own; must be called from the main thread."""
+        from pipeline.training.job import Job
+        from pipeline.training.outcome import carry_out_training
+
+        job = Job(
+            kind="tagger",
+            settings=self.settings,
+            work=work,
+            tables=tuple(artifact.file("images.parquet") for artifact in inputs.artifacts("images")),
+            image_folders=dict(self.image_folders),
+        )
+        return carry_out_training(job, report)

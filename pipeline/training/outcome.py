@@ -1,0 +1,21 @@
+"""From a finished training to what its stage commits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.stage import Output, Report
+from pipeline.training.job import MODEL, Job
+from pipeline.training.launch import launch
+from pipeline.training.metrics_log import MetricsLog
+from pipeline.training.prepare import prepare
+
+
+def carry_out_training(job: Job, report: Report) -> Output:
+    """Train, or go on from the last checkpoint in `job.work`; the model, its vocabulary and tokenizer, and all metrics."""
+    kept = prepare(job)
+    summary = launch(job, report)
+    files: Mapping[str, Path] = {MODEL: job.work / MODEL, **kept}
+    table = MetricsLog(job.work / "metrics.jsonl").table()
+    return Output(table, files, rows_in=summary.images, rows_out=summary.images, facts=summary.model_dump())
