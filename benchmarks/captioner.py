@@ -33,7 +33,9 @@ from tagger.parsing import load_parser, parse_captions
 Named = set[tuple[str, str, str]]
 
 
-def judged(scenes: Sequence[Scene], texts: Sequence[Sequence[str]], stated: Sequence[Sequence[Named]]) -> dict[str, float]:
+def judged(
+    scenes: Sequence[Scene], texts: Sequence[Sequence[str]], stated: Sequence[Sequence[Named]]
+) -> dict[str, float]:
     said = right = planted = found = 0
     for scene, captions in zip(scenes, stated, strict=True):
         truth = planted_triplets(scene)
@@ -42,7 +44,12 @@ def judged(scenes: Sequence[Scene], texts: Sequence[Sequence[str]], stated: Sequ
             right += len(judge(triplets, truth)[0])
         planted += len(truth)
         found += len(judge(set().union(*captions), truth)[1])
-    return {"precision": round(right / said, 4), "recall": round(found / planted, 4), "stated": said, "planted": planted}
+    return {
+        "precision": round(right / said, 4),
+        "recall": round(found / planted, 4),
+        "stated": said,
+        "planted": planted,
+    }
 
 
 def by_parser(texts: Sequence[Sequence[str]]) -> tuple[list[list[Named]], int]:
@@ -100,7 +107,9 @@ def main() -> None:
     read_true, unnamed_true = by_parser(true_texts)
     figures = {
         "machine": platform.processor() or platform.machine(),
-        "settings": settings.model_dump(mode="json", include={"draws", "top_p", "top_k", "repetition_penalty", "prompt"}),
+        "settings": settings.model_dump(
+            mode="json", include={"draws", "top_p", "top_k", "repetition_penalty", "prompt"}
+        ),
         "images_a_second": round(given.scenes / seconds, 1),
         "captioner, chain's parser": {**judged(scenes, texts, stated), "unnamed": unnamed},
         "captioner, grammar's reader": judged(scenes, texts, by_reader(texts)),

@@ -25,11 +25,13 @@ class SelfAttention(nn.Module):
     def forward(self, content_BQD: Tensor, position_BQD: Tensor, hidden_BQ: Tensor | None = None) -> Tensor:
         """B×Q×D. Queries whose `hidden` is True are not attended to; each row needs one that is not."""
         width = content_BQD.shape[-1]
-        query, key = F.linear(content_BQD + position_BQD, self.in_proj_weight[: 2 * width],
-                              self.in_proj_bias[: 2 * width]).chunk(2, dim=-1)
+        query, key = F.linear(
+            content_BQD + position_BQD, self.in_proj_weight[: 2 * width], self.in_proj_bias[: 2 * width]
+        ).chunk(2, dim=-1)
         value = F.linear(content_BQD, self.in_proj_weight[2 * width :], self.in_proj_bias[2 * width :])
         query, key, value = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
         seen = None if hidden_BQ is None else ~hidden_BQ[:, None, None]
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen,
-                                               dropout_p=self.dropout if self.training else 0.0)
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=seen, dropout_p=self.dropout if self.training else 0.0
+        )
         return self.out_proj(mixed.transpose(1, 2).flatten(2))

@@ -30,10 +30,13 @@ class Backbone(nn.Module):
             every_map = _feature_info(timm.create_model(name, pretrained=False, features_only=True)).reduction()
         missing = [stride for stride in strides if stride not in every_map]
         if missing:
-            raise ConfigError(f"network setting backbone_strides: {name} has no map of stride {missing[0]}; "
-                              f"it has {sorted(set(every_map))}")
-        self.body = timm.create_model(name, pretrained=False, features_only=True,
-                                      out_indices=[every_map.index(stride) for stride in strides])
+            raise ConfigError(
+                f"network setting backbone_strides: {name} has no map of stride {missing[0]}; "
+                f"it has {sorted(set(every_map))}"
+            )
+        self.body = timm.create_model(
+            name, pretrained=False, features_only=True, out_indices=[every_map.index(stride) for stride in strides]
+        )
         self.channels: list[int] = _feature_info(self.body).channels()
         self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
         if norm == "frozen":

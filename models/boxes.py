@@ -25,10 +25,16 @@ def giou(first: Tensor, second: Tensor) -> Tensor:
     """
     area_first = (first[..., 2:] - first[..., :2]).prod(-1)
     area_second = (second[..., 2:] - second[..., :2]).prod(-1)
-    inner = (torch.minimum(first[..., 2:], second[..., 2:])
-             - torch.maximum(first[..., :2], second[..., :2])).clamp(min=0).prod(-1)
-    outer = (torch.maximum(first[..., 2:], second[..., 2:])
-             - torch.minimum(first[..., :2], second[..., :2])).clamp(min=0).prod(-1)
+    inner = (
+        (torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2]))
+        .clamp(min=0)
+        .prod(-1)
+    )
+    outer = (
+        (torch.maximum(first[..., 2:], second[..., 2:]) - torch.minimum(first[..., :2], second[..., :2]))
+        .clamp(min=0)
+        .prod(-1)
+    )
     tiny = torch.finfo(first.dtype).tiny
     union = area_first + area_second - inner
     return inner / union.clamp(min=tiny) - (outer - union) / outer.clamp(min=tiny)

@@ -81,22 +81,54 @@ class NetworkConfig:
         _choice("fusion", self.fusion, FUSIONS)
         _choice("gate", self.gate, GATES)
         _choice("relation_queries", self.relation_queries, RELATION_QUERIES)
-        for name in ("width", "heads", "points", "levels", "encoder_layers", "decoder_layers", "feedforward", "pairs",
-                     "fusion_interval", "fusion_width", "fusion_heads", "relation_branches"):
+        for name in (
+            "width",
+            "heads",
+            "points",
+            "levels",
+            "encoder_layers",
+            "decoder_layers",
+            "feedforward",
+            "pairs",
+            "fusion_interval",
+            "fusion_width",
+            "fusion_heads",
+            "relation_branches",
+        ):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
         _require(self.width % 32 == 0, "width", self.width, "a multiple of 32 (group norm)")
         _require(self.width % self.heads == 0, "width", self.width, f"a multiple of heads={self.heads}")
-        _require(self.width % self.relation_branches == 0, "relation_branches", self.relation_branches,
-                 f"a divisor of width={self.width}")
-        _require(self.fusion_width % self.fusion_heads == 0, "fusion_width", self.fusion_width,
-                 f"a multiple of fusion_heads={self.fusion_heads}")
+        _require(
+            self.width % self.relation_branches == 0,
+            "relation_branches",
+            self.relation_branches,
+            f"a divisor of width={self.width}",
+        )
+        _require(
+            self.fusion_width % self.fusion_heads == 0,
+            "fusion_width",
+            self.fusion_width,
+            f"a multiple of fusion_heads={self.fusion_heads}",
+        )
         _require(0.0 <= self.dropout < 1.0, "dropout", self.dropout, "a number in [0, 1)")
-        _require(1 <= len(self.backbone_strides) <= self.levels, "backbone_strides", self.backbone_strides,
-                 f"between 1 and levels={self.levels} strides")
-        _require(list(self.backbone_strides) == sorted(set(self.backbone_strides)), "backbone_strides",
-                 self.backbone_strides, "increasing strides")
-        _require(not self.tagger or self.architecture == "parsed", "architecture", self.architecture,
-                 "'parsed' when tagger is true")
+        _require(
+            1 <= len(self.backbone_strides) <= self.levels,
+            "backbone_strides",
+            self.backbone_strides,
+            f"between 1 and levels={self.levels} strides",
+        )
+        _require(
+            list(self.backbone_strides) == sorted(set(self.backbone_strides)),
+            "backbone_strides",
+            self.backbone_strides,
+            "increasing strides",
+        )
+        _require(
+            not self.tagger or self.architecture == "parsed",
+            "architecture",
+            self.architecture,
+            "'parsed' when tagger is true",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

@@ -134,14 +134,20 @@ class _Layer(nn.Module):
         self.norm3 = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, content_BQD: Tensor, position_BQD: Tensor, references: References, groups: int,
-                hidden_GQ: Tensor | None, encoded: Encoded) -> Tensor:
+    def forward(
+        self,
+        content_BQD: Tensor,
+        position_BQD: Tensor,
+        references: References,
+        groups: int,
+        hidden_GQ: Tensor | None,
+        encoded: Encoded,
+    ) -> Tensor:
         batch = content_BQD.shape[0]
         position_BQD = position_BQD.expand(batch, -1, -1)
         attended = self.self_attn(_by_group(content_BQD, groups), _by_group(position_BQD, groups), hidden_GQ)
         content_BQD = self.norm2(content_BQD + self.dropout(attended.reshape(content_BQD.shape)))
-        read = self.cross_attn(content_BQD + position_BQD, references, encoded.memory, encoded.shapes,
-                               encoded.padding)
+        read = self.cross_attn(content_BQD + position_BQD, references, encoded.memory, encoded.shapes, encoded.padding)
         content_BQD = self.norm1(content_BQD + self.dropout(read))
         inner = self.dropout(F.relu(self.linear1(content_BQD)))
         return self.norm3(content_BQD + self.dropout(self.linear2(inner)))

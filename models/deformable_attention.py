@@ -68,7 +68,8 @@ class DeformableAttention(nn.Module):
         steps = torch.arange(1, self.points + 1)
         with torch.no_grad():
             self.sampling_offsets.bias.copy_(
-                (star[:, None, None] * steps[:, None]).expand(-1, self.levels, -1, -1).flatten())
+                (star[:, None, None] * steps[:, None]).expand(-1, self.levels, -1, -1).flatten()
+            )
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.zeros_(self.attention_weights.bias)
         for projection in (self.value_proj, self.output_proj):
@@ -89,14 +90,21 @@ class DeformableAttention(nn.Module):
         if padding_BS is not None:
             value_BDS = value_BDS.masked_fill(padding_BS[:, None], 0.0)
         offsets = _channels_first(self.sampling_offsets, queries_BQD).view(
-            batch, heads, self.levels, self.points, 2, -1)
+            batch, heads, self.levels, self.points, 2, -1
+        )
         grid_NLK2Q = torch.addcmul(references.base, offsets, references.scale).flatten(0, 1)
-        weights = _channels_first(self.attention_weights, queries_BQD).view(
-            batch * heads, self.levels * self.points, -1).softmax(1)
+        weights = (
+            _channels_first(self.attention_weights, queries_BQD)
+            .view(batch * heads, self.levels * self.points, -1)
+            .softmax(1)
+        )
         # Under autocast only the grid is sure to have kept the references' precision.
         read_NCQ = _Read.apply(
-            value_BDS.view(batch * heads, -1, value_BDS.shape[-1]).to(grid_NLK2Q.dtype), grid_NLK2Q,
-            weights.unflatten(1, (self.levels, self.points)).to(grid_NLK2Q.dtype), tuple(shapes))
+            value_BDS.view(batch * heads, -1, value_BDS.shape[-1]).to(grid_NLK2Q.dtype),
+            grid_NLK2Q,
+            weights.unflatten(1, (self.levels, self.points)).to(grid_NLK2Q.dtype),
+            tuple(shapes),
+        )
         read_BQD = read_NCQ.view(batch, -1, read_NCQ.shape[-1]).transpose(1, 2)
         return torch.baddbmm(self.output_proj.bias, read_BQD, self.output_proj.weight.t().expand(batch, -1, -1))
 
@@ -115,8 +123,9 @@ class _Read(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, value_NCS: Tensor, grid_NLK2Q: Tensor, weights_NLKQ: Tensor,
-                shapes: tuple[tuple[int, int], ...]) -> Tensor:
+    def forward(
+        ctx: Any, value_NCS: Tensor, grid_NLK2Q: Tensor, weights_NLKQ: Tensor, shapes: tuple[tuple[int, int], ...]
+    ) -> Tensor:
         ctx.save_for_backward(value_NCS, grid_NLK2Q, weights_NLKQ)
         ctx.shapes = shapes
         read_NCQ = value_NCS.new_zeros((*value_NCS.shape[:2], grid_NLK2Q.shape[-1]))
@@ -139,8 +148,14 @@ class _Read(torch.autograd.Function):
                 samples_NCKQ = _sample(map_NCHW, grid_NK2Q)
                 of_weights[rows, level] = samples_NCKQ.mul_(gradient_NC1Q).sum(1)
                 of_map, of_places = torch.ops.aten.grid_sampler_2d_backward(
-                    gradient_NC1Q * weights_NLKQ[rows, None, level], map_NCHW, grid_NK2Q.transpose(2, 3),
-                    BILINEAR, ZEROS, False, (True, True))
+                    gradient_NC1Q * weights_NLKQ[rows, None, level],
+                    map_NCHW,
+                    grid_NK2Q.transpose(2, 3),
+                    BILINEAR,
+                    ZEROS,
+                    False,
+                    (True, True),
+                )
                 targets[level].copy_(of_map)
                 of_grid[rows, level] = of_places.transpose(2, 3)
         return of_value, of_grid, of_weights, None

@@ -47,7 +47,8 @@ class Encoder(nn.Module):
             if self.VLFuse_layers and index % self.interval == 0:
                 step = index // self.interval
                 coarsest, texts_BTE = self.VLFuse_layers[step](
-                    image_BSD[:, first:], position_BSD[:, first:], texts_BTE, fused_padding)
+                    image_BSD[:, first:], position_BSD[:, first:], texts_BTE, fused_padding
+                )
                 image_BSD = torch.cat((image_BSD[:, :first], coarsest), dim=1)
                 texts_BTE = self.roberta_layers[step](texts_BTE, hidden_texts_1T)
                 collected.append(texts_BTE)
@@ -79,8 +80,14 @@ class _ImageLayer(nn.Module):
         self.norm2 = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BSD: Tensor, position_BSD: Tensor, references: References, shapes: list[tuple[int, int]],
-                padding_BS: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x_BSD: Tensor,
+        position_BSD: Tensor,
+        references: References,
+        shapes: list[tuple[int, int]],
+        padding_BS: Tensor | None,
+    ) -> Tensor:
         read = self.self_attn(x_BSD + position_BSD, references, x_BSD, shapes, padding_BS)
         x_BSD = self.norm1(x_BSD + self.dropout(read))
         inner = self.dropout(F.relu(self.linear1(x_BSD)))

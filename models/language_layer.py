@@ -35,11 +35,14 @@ class _Attention(nn.Module):
         self.output = _Output(config.hidden, config)
 
     def forward(self, texts_BTD: Tensor, hidden_BT: Tensor | None) -> Tensor:
-        query, key, value = (self.self[name](texts_BTD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-                             for name in ("query", "key", "value"))
+        query, key, value = (
+            self.self[name](texts_BTD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for name in ("query", "key", "value")
+        )
         seen = None if hidden_BT is None else ~hidden_BT[:, None, None]
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen,
-                                               dropout_p=self.dropout if self.training else 0.0)
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=seen, dropout_p=self.dropout if self.training else 0.0
+        )
         return self.output(mixed.transpose(1, 2).flatten(2), texts_BTD)
 
 

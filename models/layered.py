@@ -32,4 +32,5 @@ class Layered:
             object_logits=torch.stack([x.object_logits for x in layers]),
             predicate_logits=torch.stack([x.predicate_logits for x in layers]),
             subject_boxes=torch.stack([x.subject_boxes for x in layers]),
-            object_boxes=torch.stack([x.object_boxes for x in layers]))
+            object_boxes=torch.stack([x.object_boxes for x in layers]),
+        )

@@ -78,8 +78,7 @@ class TaggerCriterion(nn.Module):
         counts = [len(target.object_labels) for target in targets]
         device = layers.object_logits.device
         query_M = torch.cat([torch.arange(count, device=device) for count in counts])
-        image_M = torch.repeat_interleave(torch.arange(len(counts), device=device),
-                                          torch.tensor(counts, device=device))
+        image_M = torch.repeat_interleave(torch.arange(len(counts), device=device), torch.tensor(counts, device=device))
         target_M = torch.arange(sum(counts), device=device)
         depth = len(layers.object_logits)
         matches = Matches(*(x.expand(depth, -1) for x in (image_M, query_M, target_M)))
@@ -97,8 +96,14 @@ class _Terms:
     counts: dict[str, Tensor]
 
 
-def _terms(layers: Layered, targets: list[Target], matches: Matches, wanted_NT: Tensor, counted_BP: Tensor,
-           settings: LossSettings) -> _Terms:
+def _terms(
+    layers: Layered,
+    targets: list[Target],
+    matches: Matches,
+    wanted_NT: Tensor,
+    counted_BP: Tensor,
+    settings: LossSettings,
+) -> _Terms:
     depth = len(layers.object_logits)
     at = (torch.arange(depth, device=matches.image.device)[:, None], matches.image, matches.query)
     sums: dict[str, Tensor] = {}
@@ -167,10 +172,16 @@ def _weigh(terms: _Terms, settings: LossSettings) -> dict[str, Tensor]:
         "loss_subject_box": means["subject_box"],
         "loss_object_box": means["object_box"],
         "loss_subject_giou": means["subject_giou"],
-        "loss_object_giou": means["object_giou"]}
-    weights = {"loss_class": settings.classes, "loss_predicates": settings.predicates,
-               "loss_subject_box": settings.box, "loss_object_box": settings.box,
-               "loss_subject_giou": settings.giou, "loss_object_giou": settings.giou}
+        "loss_object_giou": means["object_giou"],
+    }
+    weights = {
+        "loss_class": settings.classes,
+        "loss_predicates": settings.predicates,
+        "loss_subject_box": settings.box,
+        "loss_object_box": settings.box,
+        "loss_subject_giou": settings.giou,
+        "loss_object_giou": settings.giou,
+    }
     report = {"loss": torch.stack([weights[name] * value.sum() for name, value in terms_by_layer.items()]).sum()}
     for name, values in terms_by_layer.items():
         last, *auxiliary = values.unbind()
@@ -183,8 +194,13 @@ def _local_counts(counts: dict[str, Tensor]) -> dict[str, Tensor]:
     """The authors' divisors: only the number of pairs is shared over ranks."""
     pairs = _mean_over_ranks(counts["subject_box"]).clamp(min=1)
     objects = counts["object_box"] + 1e-4
-    return counts | {"subject_box": pairs, "subject_giou": pairs, "object_box": objects, "object_giou": objects,
-                     "predicates": counts["predicates"].clamp(min=1)}
+    return counts | {
+        "subject_box": pairs,
+        "subject_giou": pairs,
+        "object_box": objects,
+        "object_giou": objects,
+        "predicates": counts["predicates"].clamp(min=1),
+    }
 
 
 def _mean_over_ranks(counts: Tensor) -> Tensor:

@@ -46,16 +46,26 @@ def hungarian(layers: Layered, targets: list[Target], weights: MatchWeights, off
     counts = [len(target.object_labels) for target in targets]
     costs = matching_costs(layers, targets, weights, official_compat).cpu().double().numpy()
     if not np.isfinite(costs).all():
-        raise FloatingPointError("predictions are not finite, so nothing can be matched to them; "
-                                 "look for a learning rate that is too high or for bad values in the images")
+        raise FloatingPointError(
+            "predictions are not finite, so nothing can be matched to them; "
+            "look for a learning rate that is too high or for bad values in the images"
+        )
     starts = np.concatenate(([0], np.cumsum(counts)))
     rows = []
     for layer_costs in costs:
-        found = [(image, *linear_sum_assignment(cost[:, :count]))
-                 for image, (cost, count) in enumerate(zip(layer_costs, counts, strict=True))]
-        rows.append(np.concatenate([
-            np.stack((np.full(len(query), image), query, starts[image] + target)) for image, query, target in found
-        ], axis=1))
+        found = [
+            (image, *linear_sum_assignment(cost[:, :count]))
+            for image, (cost, count) in enumerate(zip(layer_costs, counts, strict=True))
+        ]
+        rows.append(
+            np.concatenate(
+                [
+                    np.stack((np.full(len(query), image), query, starts[image] + target))
+                    for image, query, target in found
+                ],
+                axis=1,
+            )
+        )
     image, query, target = torch.from_numpy(np.stack(rows)).to(layers.object_logits.device).unbind(1)
     return Matches(image, query, target)
 
@@ -66,8 +76,10 @@ def matching_costs(
     """Costs K×B×P×N; columns beyond an image's own pairs mean nothing."""
     subject_labels_BN = _padded([t.subject_labels for t in targets])
     object_labels_BN = _padded([t.object_labels for t in targets])
-    class_cost = -(weights.subject_class * _of_labels(layers.subject_logits, subject_labels_BN)
-                   + weights.object_class * _of_labels(layers.object_logits, object_labels_BN))
+    class_cost = -(
+        weights.subject_class * _of_labels(layers.subject_logits, subject_labels_BN)
+        + weights.object_class * _of_labels(layers.object_logits, object_labels_BN)
+    )
     cost = class_cost + weights.predicates * _predicate_cost(layers.predicate_logits, targets)
 
     subject_BN4, object_BN4 = _padded([t.subject_boxes for t in targets]), _padded([t.object_boxes for t in targets])
@@ -76,10 +88,12 @@ def matching_costs(
     object_l1 = torch.cdist(layers.object_boxes, object_BN4, p=1) * exists_BN
     subject_giou = -_pairwise_giou(layers.subject_boxes, subject_BN4)
     object_giou = -_pairwise_giou(layers.object_boxes, object_BN4)
-    object_giou = torch.where(exists_BN, object_giou,
-                              object_giou + subject_giou if official_compat else subject_giou)
-    return (cost + weights.box * torch.maximum(subject_l1, object_l1)
-            + weights.giou * torch.maximum(subject_giou, object_giou))
+    object_giou = torch.where(exists_BN, object_giou, object_giou + subject_giou if official_compat else subject_giou)
+    return (
+        cost
+        + weights.box * torch.maximum(subject_l1, object_l1)
+        + weights.giou * torch.maximum(subject_giou, object_giou)
+    )
 
 
 def _padded(parts: list[Tensor]) -> Tensor:

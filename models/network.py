@@ -51,9 +51,7 @@ class Network(nn.Module):
         """Features T×E of label texts, before any fusion."""
         return self.transformer.text_encoder(texts)
 
-    def encode(
-        self, images_B3HW: Tensor, padding_BHW: Tensor, objects_TE: Tensor, predicates_TE: Tensor
-    ) -> Encoded:
+    def encode(self, images_B3HW: Tensor, padding_BHW: Tensor, objects_TE: Tensor, predicates_TE: Tensor) -> Encoded:
         """Encodes a batch together with its label texts.
 
         `padding` is True on padded pixels, which lie right of and below the image. The last of `objects` is the text
@@ -62,10 +60,16 @@ class Network(nn.Module):
         padded = bool(padding_BHW.any())
         maps, paddings = self._padded_levels(images_B3HW, padding_BHW) if padded else self._levels(images_B3HW)
         shapes = [(x.shape[2], x.shape[3]) for x in maps]
-        position_BSD = torch.cat([encode_map(~padding, self.config.width) + embed for padding, embed
-                                  in zip(paddings, self.transformer.level_embed, strict=True)], dim=1)
-        valid_ratios_BL2 = torch.stack([torch.stack(((~x[:, 0]).float().mean(1), (~x[:, :, 0]).float().mean(1)), -1)
-                                        for x in paddings], dim=1)
+        position_BSD = torch.cat(
+            [
+                encode_map(~padding, self.config.width) + embed
+                for padding, embed in zip(paddings, self.transformer.level_embed, strict=True)
+            ],
+            dim=1,
+        )
+        valid_ratios_BL2 = torch.stack(
+            [torch.stack(((~x[:, 0]).float().mean(1), (~x[:, :, 0]).float().mean(1)), -1) for x in paddings], dim=1
+        )
         texts_TE = torch.cat((objects_TE, predicates_TE))
         hidden_1T: Tensor | None = None
         if self.config.official_compat and self.training:
@@ -74,9 +78,15 @@ class Network(nn.Module):
             hidden_1T = hidden_1T & ~hidden_1T.all()
         padding_BS = torch.cat([x.flatten(1) for x in paddings], dim=1) if padded else None
         memory_BSD, fused = self.transformer.encoder(
-            torch.cat([x.flatten(2) for x in maps], dim=2).transpose(1, 2), position_BSD, shapes, valid_ratios_BL2,
-            padding_BS, texts_TE[None], hidden_1T,
-            mask_fusion=not self.config.official_compat)
+            torch.cat([x.flatten(2) for x in maps], dim=2).transpose(1, 2),
+            position_BSD,
+            shapes,
+            valid_ratios_BL2,
+            padding_BS,
+            texts_TE[None],
+            hidden_1T,
+            mask_fusion=not self.config.official_compat,
+        )
         layers = self.config.decoder_layers
         texts = [self.transformer.resizer(x) for x in fused[-layers:]]
         classifiers = [self.projection_text(F.normalize(x, dim=-1) / 2) for x in texts]
@@ -88,7 +98,7 @@ class Network(nn.Module):
         raw = self.backbone(images_B3HW)
         maps = [project(x) for project, x in zip(self.input_proj, raw, strict=False)]
         last = raw[-1]
-        for project in self.input_proj[len(raw):]:
+        for project in self.input_proj[len(raw) :]:
             last = project(last)
             maps.append(last)
         return maps, [torch.zeros(1, *x.shape[2:], dtype=torch.bool, device=x.device) for x in maps]
@@ -113,12 +123,27 @@ class Network(nn.Module):
             height, width = max(x.shape[2] for x in parts), max(x.shape[3] for x in parts)
             margins = [(0, width - x.shape[3], 0, height - x.shape[2]) for x in parts]
             maps.append(torch.cat([F.pad(x, m) for x, m in zip(parts, margins, strict=True)])[order_B])
-            paddings.append(torch.cat([F.pad(torch.zeros_like(x[:, 0], dtype=torch.bool), m, value=True)
-                                       for x, m in zip(parts, margins, strict=True)])[order_B])
+            paddings.append(
+                torch.cat(
+                    [
+                        F.pad(torch.zeros_like(x[:, 0], dtype=torch.bool), m, value=True)
+                        for x, m in zip(parts, margins, strict=True)
+                    ]
+                )[order_B]
+            )
         return maps, paddings
 
-    def _relations(self, last: Decoded, subjects_BND: Tensor, objects_BND: Tensor, embedding_ND: Tensor,
-                   position: Tensor | None, groups: int, hidden_BN: Tensor | None, encoded: Encoded) -> list[Decoded]:
+    def _relations(
+        self,
+        last: Decoded,
+        subjects_BND: Tensor,
+        objects_BND: Tensor,
+        embedding_ND: Tensor,
+        position: Tensor | None,
+        groups: int,
+        hidden_BN: Tensor | None,
+        encoded: Encoded,
+    ) -> list[Decoded]:
         """The relation stage, from the subjects and objects of the last layer of the first decoder."""
         content_BND = embedding_ND.expand(len(subjects_BND), -1, -1)
         if self.config.relation_queries != "vanilla":
@@ -128,8 +153,9 @@ class Network(nn.Module):
         if self.config.official_compat:
             layers = self.config.decoder_layers
             heads = (self.sub_bbox_embed[layers:], self.obj_bbox_embed[layers:])
-        return self.transformer.verb_decoder(content_BND, position, last.boxes.detach(), groups, hidden_BN, encoded,
-                                             heads)
+        return self.transformer.verb_decoder(
+            content_BND, position, last.boxes.detach(), groups, hidden_BN, encoded, heads
+        )
 
     def _predict(self, pairs: list[Decoded], relations: list[Decoded], groups: int, encoded: Encoded) -> Predictions:
         """Logits of every layer against its texts, the last layer's first."""
@@ -137,12 +163,15 @@ class Network(nn.Module):
         for pair, relation, texts_BTD in zip(pairs, relations, encoded.classifiers, strict=True):
             objects_BTD, predicates_BTD = texts_BTD[:, : encoded.objects], texts_BTD[:, encoded.objects :]
             subjects_BND, objects_BND = to_pairs(pair.content, groups)
-            layers.append(Predictions(
-                subject_logits=_against(subjects_BND + self.bias_obj_a, objects_BTD),
-                object_logits=_against(objects_BND + self.bias_obj_a, objects_BTD),
-                predicate_logits=_against(relation.content + self.bias_pred_a, predicates_BTD),
-                subject_boxes=pair.boxes.subjects,
-                object_boxes=pair.boxes.objects))
+            layers.append(
+                Predictions(
+                    subject_logits=_against(subjects_BND + self.bias_obj_a, objects_BTD),
+                    object_logits=_against(objects_BND + self.bias_obj_a, objects_BTD),
+                    predicate_logits=_against(relation.content + self.bias_pred_a, predicates_BTD),
+                    subject_boxes=pair.boxes.subjects,
+                    object_boxes=pair.boxes.objects,
+                )
+            )
         layers[-1].auxiliary = layers[:-1]
         return layers[-1]
 

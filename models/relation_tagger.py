@@ -58,8 +58,9 @@ class RelationTagger(Network):
             self.transformer.reference_points_sub = point_head(width)
             self.transformer.reference_points_obj = point_head(width)
 
-    def forward(self, images_B3HW: Tensor, padding_BHW: Tensor, objects_TE: Tensor, predicates_TE: Tensor,
-                queries: PairQueries) -> Predictions:
+    def forward(
+        self, images_B3HW: Tensor, padding_BHW: Tensor, objects_TE: Tensor, predicates_TE: Tensor, queries: PairQueries
+    ) -> Predictions:
         """`encode` and `score` in one."""
         return self.score(self.encode(images_B3HW, padding_BHW, objects_TE, predicates_TE), queries)
 
@@ -72,31 +73,48 @@ class RelationTagger(Network):
         labels_BTD = encoded.texts.detach()
         valid_BN1 = queries.valid[..., None]
         content, position = [], []
-        for labels_BN, boxes_BN4 in ((queries.subject_labels, queries.subject_boxes),
-                                     (queries.object_labels, queries.object_boxes)):
+        for labels_BN, boxes_BN4 in (
+            (queries.subject_labels, queries.subject_boxes),
+            (queries.object_labels, queries.object_boxes),
+        ):
             text = labels_BTD.gather(1, labels_BN[..., None].expand(-1, -1, labels_BTD.shape[2]))
             content.append(text * valid_BN1)
             position.append(self.transformer.coord_proj(inverse_sigmoid(boxes_BN4)) * valid_BN1)
         boxes = PairBoxes(queries.subject_boxes, queries.object_boxes)
         if self.config.official_compat:
-            boxes = PairBoxes(self.transformer.reference_points_sub(position[0]).sigmoid(),
-                              self.transformer.reference_points_obj(position[1]).sigmoid())
+            boxes = PairBoxes(
+                self.transformer.reference_points_sub(position[0]).sigmoid(),
+                self.transformer.reference_points_obj(position[1]).sigmoid(),
+            )
         # A group of empty slots attends to itself, since a softmax over nothing is not a number.
         hidden_BN = ~queries.valid
         empty_BG1 = hidden_BN.unflatten(1, (groups, -1)).all(2, keepdim=True)
         hidden_BN = (hidden_BN.unflatten(1, (groups, -1)) & ~empty_BG1).flatten(1)
         layers = self.config.decoder_layers
         detected = self.transformer.ho_decoder(
-            _interleave(content, groups), _interleave(position, groups), boxes, groups, hidden_BN, encoded,
-            (self.sub_bbox_embed[:layers], self.obj_bbox_embed[:layers]))
+            _interleave(content, groups),
+            _interleave(position, groups),
+            boxes,
+            groups,
+            hidden_BN,
+            encoded,
+            (self.sub_bbox_embed[:layers], self.obj_bbox_embed[:layers]),
+        )
         subjects_BND, objects_BND = to_pairs(detected[-1].content, groups)
         subject_embedding, object_embedding = self.transformer.verb_tgt.weight.chunk(2)
         relation_position = subjects_BND + objects_BND
         if self.config.relation_queries != "vanilla":
             relation_position = _by_slot(self.transformer.verb_query_embed.weight, slots, groups)[None]
-        related = self._relations(detected[-1], subjects_BND, objects_BND,
-                                  _by_slot(subject_embedding + object_embedding, slots, groups), relation_position,
-                                  groups, hidden_BN, encoded)
+        related = self._relations(
+            detected[-1],
+            subjects_BND,
+            objects_BND,
+            _by_slot(subject_embedding + object_embedding, slots, groups),
+            relation_position,
+            groups,
+            hidden_BN,
+            encoded,
+        )
         return _first(self._predict(detected, related, groups, encoded), count)
 
 
@@ -107,7 +125,8 @@ def _fill(queries: PairQueries, slots: int) -> PairQueries:
         object_boxes=F.pad(queries.object_boxes, (0, 0, 0, missing), value=0.5),
         subject_labels=F.pad(queries.subject_labels, (0, missing)),
         object_labels=F.pad(queries.object_labels, (0, missing)),
-        valid=F.pad(queries.valid, (0, missing)))
+        valid=F.pad(queries.valid, (0, missing)),
+    )
 
 
 def _interleave(subjects_and_objects: list[Tensor], groups: int) -> Tensor:
@@ -127,4 +146,5 @@ def _first(predictions: Predictions, count: int) -> Predictions:
         predicate_logits=predictions.predicate_logits[:, :count],
         subject_boxes=predictions.subject_boxes[:, :count],
         object_boxes=predictions.object_boxes[:, :count],
-        auxiliary=[_first(layer, count) for layer in predictions.auxiliary])
+        auxiliary=[_first(layer, count) for layer in predictions.auxiliary],
+    )

@@ -53,17 +53,28 @@ class RLIP(Network):
         else:
             position, content, relation = self.query_embed.weight.chunk(3, dim=1)
             position_BQD = position.expand(batch, -1, -1)
-            boxes = PairBoxes(self.transformer.reference_points_sub(position_BQD[:, :pairs]).sigmoid(),
-                              self.transformer.reference_points_obj(position_BQD[:, pairs:]).sigmoid())
+            boxes = PairBoxes(
+                self.transformer.reference_points_sub(position_BQD[:, :pairs]).sigmoid(),
+                self.transformer.reference_points_obj(position_BQD[:, pairs:]).sigmoid(),
+            )
         heads = (self.sub_bbox_embed[:layers], self.obj_bbox_embed[:layers])
-        detected = self.transformer.ho_decoder(content.expand(batch, -1, -1), position_BQD, boxes, 1, None, encoded,
-                                               heads)
+        detected = self.transformer.ho_decoder(
+            content.expand(batch, -1, -1), position_BQD, boxes, 1, None, encoded, heads
+        )
         subjects_BPD, objects_BPD = to_pairs(detected[-1].content, 1)
         relation_position: Tensor | None = None
         if self.config.architecture == "parsed":
             relation_position = subjects_BPD + objects_BPD
             if self.config.relation_queries != "vanilla":
                 relation_position = self.transformer.verb_query_embed.weight[None]
-        related = self._relations(detected[-1], subjects_BPD, objects_BPD, relation[:pairs] + relation[pairs:],
-                                  relation_position, 1, None, encoded)
+        related = self._relations(
+            detected[-1],
+            subjects_BPD,
+            objects_BPD,
+            relation[:pairs] + relation[pairs:],
+            relation_position,
+            1,
+            None,
+            encoded,
+        )
         return self._predict(detected, related, 1, encoded)

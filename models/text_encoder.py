@@ -25,11 +25,20 @@ class TextEncoder(nn.Module):
         self.longest = config.max_positions - 2
         self.tokenizer = _load_tokenizer(Path(tokenizer_folder), config.vocabulary)
         self.tokens_of: dict[str, list[int]] = {}
-        self.roberta = RobertaModel(RobertaConfig(
-            hidden_size=config.hidden, num_hidden_layers=config.layers, num_attention_heads=config.heads,
-            intermediate_size=config.feedforward, vocab_size=config.vocabulary,
-            max_position_embeddings=config.max_positions, type_vocab_size=1, layer_norm_eps=1e-5,
-            hidden_dropout_prob=config.dropout, attention_probs_dropout_prob=config.dropout))
+        self.roberta = RobertaModel(
+            RobertaConfig(
+                hidden_size=config.hidden,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                intermediate_size=config.feedforward,
+                vocab_size=config.vocabulary,
+                max_position_embeddings=config.max_positions,
+                type_vocab_size=1,
+                layer_norm_eps=1e-5,
+                hidden_dropout_prob=config.dropout,
+                attention_probs_dropout_prob=config.dropout,
+            )
+        )
 
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Pooled features T×D: tanh(dense(first token)). A text given twice is encoded once."""
@@ -38,8 +47,9 @@ class TextEncoder(nn.Module):
             return torch.zeros(0, self.roberta.config.hidden_size, device=self.roberta.device)
         tokens = [self._tokens(text) for text in distinct]
         longest = max(map(len, tokens))
-        ids_TN = torch.tensor([row + [PADDING_TOKEN] * (longest - len(row)) for row in tokens],
-                              device=self.roberta.device)
+        ids_TN = torch.tensor(
+            [row + [PADDING_TOKEN] * (longest - len(row)) for row in tokens], device=self.roberta.device
+        )
         pooled_TD = self.encode_tokens(ids_TN, (ids_TN != PADDING_TOKEN).long())
         if len(distinct) == len(texts):
             return pooled_TD
@@ -58,13 +68,19 @@ class TextEncoder(nn.Module):
 
 def _load_tokenizer(folder: Path, vocabulary: int) -> RobertaTokenizerFast:
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        raise ConfigError(f"no tokenizer in {folder}: expected tokenizer.json, or vocab.json with merges.txt; copy "
-                          "them from a roberta-base checkpoint or train a byte-level BPE of RoBERTa's special tokens")
+        raise ConfigError(
+            f"no tokenizer in {folder}: expected tokenizer.json, or vocab.json with merges.txt; copy "
+            "them from a roberta-base checkpoint or train a byte-level BPE of RoBERTa's special tokens"
+        )
     tokenizer = RobertaTokenizerFast.from_pretrained(str(folder), local_files_only=True)
     if tokenizer.pad_token_id != PADDING_TOKEN:
-        raise ConfigError(f"tokenizer {folder}: the id of {tokenizer.pad_token!r} is {tokenizer.pad_token_id}, but "
-                          f"RoBERTa needs {PADDING_TOKEN}")
+        raise ConfigError(
+            f"tokenizer {folder}: the id of {tokenizer.pad_token!r} is {tokenizer.pad_token_id}, but "
+            f"RoBERTa needs {PADDING_TOKEN}"
+        )
     if len(tokenizer) > vocabulary:
-        raise ConfigError(f"tokenizer {folder} has {len(tokenizer)} tokens, but text.vocabulary={vocabulary}; "
-                          f"set it to at least {len(tokenizer)}")
+        raise ConfigError(
+            f"tokenizer {folder} has {len(tokenizer)} tokens, but text.vocabulary={vocabulary}; "
+            f"set it to at least {len(tokenizer)}"
+        )
     return tokenizer

@@ -32,8 +32,10 @@ def load(path: Path | str, tokenizer_folder: Path | str) -> Network:
     expected = network.state_dict()
     missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     if missing or unexpected:
-        raise WeightsError(f"{path}: weights do not fit their own configuration; "
-                           f"missing {missing[:3]}, unexpected {unexpected[:3]}; save them again")
+        raise WeightsError(
+            f"{path}: weights do not fit their own configuration; "
+            f"missing {missing[:3]}, unexpected {unexpected[:3]}; save them again"
+        )
     network.load_state_dict(state)
     return network.eval()
 
@@ -53,6 +55,8 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], NetworkConfig]:
     except SafetensorError as error:
         raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error
     if "network" not in metadata:
-        raise WeightsError(f"{path}: has no network configuration in its metadata, so it was not written by this "
-                           "project; convert official weights first")
+        raise WeightsError(
+            f"{path}: has no network configuration in its metadata, so it was not written by this "
+            "project; convert official weights first"
+        )
     return state, NetworkConfig.from_dict(json.loads(metadata["network"]))

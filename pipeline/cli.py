@@ -63,7 +63,9 @@ def show(
 @app.command()
 def scenes(
     folder: Annotated[Path, typer.Argument(help="Where to write the made world.")],
-    recipe: Annotated[Path, typer.Option(help="The recipe whose [scenes] section is used.")] = Path("recipes/demo.toml"),
+    recipe: Annotated[Path, typer.Option(help="The recipe whose [scenes] section is used.")] = Path(
+        "recipes/demo.toml"
+    ),
     overrides: Overrides = None,
 ) -> None:
     """Write the made world: COCO, Objects365, Visual Genome and HICO-DET formats, with planted truth."""

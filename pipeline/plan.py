@@ -112,9 +112,7 @@ class Chain:
         """Folders of the whole artifacts that the step's stage is opened with."""
         return {table: tuple(a.folder for a in self._whole(step, table, steps)) for table, steps in step.uses.items()}
 
-    def _partitions(
-        self, step: Step
-    ) -> Iterator[tuple[str | Partition, tuple[int, ...], dict[str, list[Artifact]]]]:
+    def _partitions(self, step: Step) -> Iterator[tuple[str | Partition, tuple[int, ...], dict[str, list[Artifact]]]]:
         """Each partition of a step with its image ids (ingest only) and the artifacts it reads."""
         if step.name == "ingest":
             for name in step.datasets:

@@ -116,7 +116,9 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _arms_have_what_they_need(self) -> Recipe:
         if "pseudo" in self.pretrain.arms and not self.data.tagger:
-            raise ValueError("pretrain.arms has 'pseudo', which needs a tagger: name a set with relations in data.tagger")
+            raise ValueError(
+                "pretrain.arms has 'pseudo', which needs a tagger: name a set with relations in data.tagger"
+            )
         return self
 
 

@@ -32,22 +32,21 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> pa.Table:
     Members have mtime 0, owner 0:0, mode 0644 and USTAR headers, in the order given: no clock, user or host gets in.
     """
     rows: list[dict[str, object]] = []
-    with path.open("wb") as file:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for sample in samples:
-                for extension, data in sorted(sample.members.items()):
-                    info = tarfile.TarInfo(f"{sample.image_id:012d}.{extension}")
-                    info.size, info.mode, info.mtime = len(data), 0o644, 0
-                    tar.addfile(info, io.BytesIO(data))
-                    padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                    rows.append(
-                        {
-                            "image_id": sample.image_id,
-                            "member": info.name,
-                            "offset": tar.offset - padded,
-                            "size": len(data),
-                        }
-                    )
+    with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for sample in samples:
+            for extension, data in sorted(sample.members.items()):
+                info = tarfile.TarInfo(f"{sample.image_id:012d}.{extension}")
+                info.size, info.mode, info.mtime = len(data), 0o644, 0
+                tar.addfile(info, io.BytesIO(data))
+                padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                rows.append(
+                    {
+                        "image_id": sample.image_id,
+                        "member": info.name,
+                        "offset": tar.offset - padded,
+                        "size": len(data),
+                    }
+                )
     return pa.Table.from_pylist(rows, schema=SHARD_MEMBERS)
 
 

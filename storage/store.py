@@ -105,7 +105,9 @@ class Store:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and (target / MANIFEST).is_file():
                 return Artifact(target)
             if error.errno == errno.ENOSPC:
-                raise Terminal(f"disk full while writing {target}; free space and run again: nothing is lost") from error
+                raise Terminal(
+                    f"disk full while writing {target}; free space and run again: nothing is lost"
+                ) from error
             raise
         return Artifact(target)
 

@@ -18,7 +18,7 @@ SCHEMA = pa.schema([("image_id", pa.int64()), ("process", pa.int64())])
 class CountSettings(Settings):
     """`die_at`, `fail_at`, `waver_at`: the image id at which something happens; `marks` remembers that it did."""
 
-    marks: Path = runtime(Path("."))
+    marks: Path = runtime(Path())
     die_at: int = runtime(-1)
     fail_at: int = runtime(-1)
     waver_at: int = runtime(-1)

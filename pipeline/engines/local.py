@@ -175,7 +175,9 @@ def _main(pipe: Connection, call: StageCall, parent: int) -> None:
             return
         try:
             stage = stage or call.opened()
-            record = carry_out(stage, item, store, lambda done, total, note="": pipe.send(("progress", (done, total, note))))
+            record = carry_out(
+                stage, item, store, lambda done, total, note="": pipe.send(("progress", (done, total, note)))
+            )
             pipe.send(("record", record))
         except PipelineError as error:
             pipe.send(("error", error))

@@ -74,7 +74,9 @@ class ZeroShot:
 
 def truth_interactions(row: Mapping[str, Any], names: TestNames, canonical: Mapping[str, str]) -> Interactions:
     """The given relations of a row of the `images` table."""
-    boxes = np.array([[b["x"], b["y"], b["x"] + b["w"], b["y"] + b["h"]] for b in row["boxes"]], np.float64).reshape(-1, 4)
+    boxes = np.array([[b["x"], b["y"], b["x"] + b["w"], b["y"] + b["h"]] for b in row["boxes"]], np.float64).reshape(
+        -1, 4
+    )
     labels = np.array([names.objects.index(b["category"]) for b in row["boxes"]], np.int64)
     ends = np.array([(r["subject"], r["object"]) for r in row["relations"]], np.int64).reshape(-1, 2)
     predicates = [names.predicates.index(canonical[r["predicate"]]) for r in row["relations"]]
@@ -89,7 +91,9 @@ def truth_interactions(row: Mapping[str, Any], names: TestNames, canonical: Mapp
 
 def truth_detections(row: Mapping[str, Any], names: TestNames) -> Detections:
     """The boxes of a row of the `images` table."""
-    boxes = np.array([[b["x"], b["y"], b["x"] + b["w"], b["y"] + b["h"]] for b in row["boxes"]], np.float64).reshape(-1, 4)
+    boxes = np.array([[b["x"], b["y"], b["x"] + b["w"], b["y"] + b["h"]] for b in row["boxes"]], np.float64).reshape(
+        -1, 4
+    )
     return Detections(boxes, np.array([names.objects.index(b["category"]) for b in row["boxes"]], np.int64))
 
 

@@ -53,7 +53,9 @@ class EvaluateStage(Stage):
         rules = HicoRules()
         model = ZeroShot(load(weights.file("model.safetensors"), weights.folder), names, size, self.settings.subject)
         found = sorted(model.predict(images, rules, self.settings.batch_size, report), key=lambda each: each[0])
-        interactions = score_hico([each[1] for each in found], [truth_interactions(row, names, forms) for row in rows], rules)
+        interactions = score_hico(
+            [each[1] for each in found], [truth_interactions(row, names, forms) for row in rows], rules
+        )
         boxes = average_precision_50([each[2] for each in found], [truth_detections(row, names) for row in rows])
         scores = {
             "zero_shot_map": interactions.mean(),

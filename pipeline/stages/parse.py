@@ -17,6 +17,7 @@ from storage.tables import TRIPLETS
 _CHUNK = 1024
 """Captions between two progress reports."""
 
+
 class ParseSettings(Settings):
     """How captions are read."""
 

@@ -89,9 +89,7 @@ class ShardStage(Stage):
                 if r["score"] >= settings.threshold
             ]
         elif settings.labels == "given":
-            relations = [
-                SampleRelation(r["subject"], r["object"], canonical(r["predicate"])) for r in row["relations"]
-            ]
+            relations = [SampleRelation(r["subject"], r["object"], canonical(r["predicate"])) for r in row["relations"]]
         relations = [relation for relation in relations if relation.predicate]
         return TrainingSample.from_row(row, strongest(relations, settings.max_relations))
 

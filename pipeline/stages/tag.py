@@ -86,9 +86,7 @@ class TagStage(Stage):
         categories = sorted({box.category for image in images for box in image.boxes})
         settings: TagSettings = self.settings
         try:
-            tagged = tag_images(
-                self._tagger, images, categories, self._predicates, settings.batch_size, settings.floor
-            )
+            tagged = tag_images(self._tagger, images, categories, self._predicates, settings.batch_size, settings.floor)
         except FloatingPointError as error:
             raise Terminal(f"{inputs.partition}: {error}") from error
         report(len(rows), len(rows))

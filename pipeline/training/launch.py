@@ -36,8 +36,13 @@ def launch(job: Job, report: Report) -> Summary:
     with log.open("ab") as out:
         start = out.tell()
         process = subprocess.Popen(
-            _command(job, job_file), stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            start_new_session=True, env=_environment(job), cwd=job.work,
+            _command(job, job_file),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env=_environment(job),
+            cwd=job.work,
         )
     try:
         code = _follow(process, log, start, report)

@@ -78,7 +78,9 @@ def train(
     if ranks.rank == 0:
         metrics.rewind(begun)
     step, stop, began, told = begun, False, time.monotonic(), 0.0
-    for examples in _examples(StepExamples(source, order, settings, ranks.rank, ranks.count), range(begun, total), settings):
+    for examples in _examples(
+        StepExamples(source, order, settings, ranks.rank, ranks.count), range(begun, total), settings
+    ):
         for group, rate in zip(optimizer.param_groups, _rates(settings), strict=True):
             group["lr"] = rate * schedule(settings, step, total)
         optimizer.zero_grad(set_to_none=True)

@@ -31,7 +31,9 @@ class PretrainTask:
         network = RLIP(network_config(self._settings), self._tokenizer)
         return start_from(network, self._settings.initial, self._tokenizer)
 
-    def losses(self, network: Network, examples: Sequence[Example], generator: np.random.Generator) -> dict[str, Tensor]:
+    def losses(
+        self, network: Network, examples: Sequence[Example], generator: np.random.Generator
+    ) -> dict[str, Tensor]:
         """Set-prediction loss; predictions are matched to pairs."""
         samples = [example.sample for example in examples]
         texts = StepTexts(self._vocabulary, self._settings, samples, generator)

@@ -33,7 +33,9 @@ class TaggerTask:
         network = RelationTagger(network_config(self._settings), self._tokenizer)
         return start_from(network, self._settings.initial, self._tokenizer)
 
-    def losses(self, network: Network, examples: Sequence[Example], generator: np.random.Generator) -> dict[str, Tensor]:
+    def losses(
+        self, network: Network, examples: Sequence[Example], generator: np.random.Generator
+    ) -> dict[str, Tensor]:
         """Loss by position: the i-th prediction stands for the i-th pair."""
         samples = [example.sample for example in examples]
         texts = StepTexts(self._vocabulary, self._settings, samples, generator)

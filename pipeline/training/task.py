@@ -29,7 +29,9 @@ class Task(Protocol):
         """A new network; random weights come from torch's current generator."""
         ...
 
-    def losses(self, network: Network, examples: Sequence[Example], generator: np.random.Generator) -> dict[str, Tensor]:
+    def losses(
+        self, network: Network, examples: Sequence[Example], generator: np.random.Generator
+    ) -> dict[str, Tensor]:
         """Scalars by name, among them the total `loss`. Whatever is random comes from `generator` or from torch's."""
         ...
 

@@ -72,7 +72,10 @@ def test_no_predictions_score_zero_and_no_truth_scores_nan():
 
 def test_only_the_best_hundred_of_an_image_count():
     pairs = ScoredPairs(
-        np.tile(PERSON, (40, 1)), np.tile(BOX, (40, 1)), np.zeros(40, int), np.ones(40, int),
+        np.tile(PERSON, (40, 1)),
+        np.tile(BOX, (40, 1)),
+        np.zeros(40, int),
+        np.ones(40, int),
         np.linspace(0, 1, 120).reshape(40, 3),
     )
     best = pairs.best(100)

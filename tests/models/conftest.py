@@ -31,15 +31,23 @@ class NarrowResNet(ResNet):
         super().__init__(**settings)
         self.conv1 = nn.Conv2d(3, 4, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(4)
-        self.layer1 = nn.Sequential(Bottleneck(4, 4, downsample=nn.Sequential(
-            nn.Conv2d(4, 16, 1, bias=False), nn.BatchNorm2d(16))))
+        self.layer1 = nn.Sequential(
+            Bottleneck(4, 4, downsample=nn.Sequential(nn.Conv2d(4, 16, 1, bias=False), nn.BatchNorm2d(16)))
+        )
         self.layer2[0].conv1 = nn.Conv2d(16, 8, 1, bias=False)
 
 
 @register_model
 def recorded_resnet(pretrained: bool = False, **settings: object) -> nn.Module:
-    return build_model_with_cfg(NarrowResNet, "recorded_resnet", pretrained, block=Bottleneck, layers=(1, 1, 1, 1),
-                                channels=(4, 8, 16, 32), **settings)
+    return build_model_with_cfg(
+        NarrowResNet,
+        "recorded_resnet",
+        pretrained,
+        block=Bottleneck,
+        layers=(1, 1, 1, 1),
+        channels=(4, 8, 16, 32),
+        **settings,
+    )
 
 
 class Recording:
@@ -65,18 +73,30 @@ class Recording:
     def texts(self) -> tuple[Tensor, Tensor]:
         """Object and predicate features."""
         features = self.network.transformer.text_encoder.encode_tokens(
-            self.tensor("in.input_ids"), self.tensor("in.attention_mask"))
-        return features[: int(self.forward["in.n_obj"])], features[int(self.forward["in.n_obj"]):]
+            self.tensor("in.input_ids"), self.tensor("in.attention_mask")
+        )
+        return features[: int(self.forward["in.n_obj"])], features[int(self.forward["in.n_obj"]) :]
 
     @staticmethod
     def targets(arrays: dict[str, np.ndarray]) -> list[Target]:
         """The two images' targets in recorded arrays."""
         targets = []
         for image in (0, 1):
-            get = {key.split(".")[1]: torch.from_numpy(value) for key, value in arrays.items()
-                   if key.startswith(f"tgt{image}.")}
-            targets.append(Target(get["sub_labels"], get["obj_labels"], get["sub_boxes"], get["obj_boxes"],
-                                  get["verb_labels"], torch.ones(len(get["sub_labels"]), dtype=torch.bool)))
+            get = {
+                key.split(".")[1]: torch.from_numpy(value)
+                for key, value in arrays.items()
+                if key.startswith(f"tgt{image}.")
+            }
+            targets.append(
+                Target(
+                    get["sub_labels"],
+                    get["obj_labels"],
+                    get["sub_boxes"],
+                    get["obj_boxes"],
+                    get["verb_labels"],
+                    torch.ones(len(get["sub_labels"]), dtype=torch.bool),
+                )
+            )
         return targets
 
     def run(self, targets: list[Target]) -> Predictions:
@@ -96,18 +116,28 @@ class Recording:
             return torch.stack([torch.cat((x, x.new_zeros((slots - len(x), *x.shape[1:])))) for x in parts])
 
         valid = torch.stack([torch.arange(slots) < len(target.subject_labels) for target in targets])
-        return PairQueries(padded("subject_boxes"), padded("object_boxes"), padded("subject_labels"),
-                           padded("object_labels"), valid)
+        return PairQueries(
+            padded("subject_boxes"), padded("object_boxes"), padded("subject_labels"), padded("object_labels"), valid
+        )
 
 
 def _config(args: dict) -> NetworkConfig:
     return NetworkConfig(
-        architecture="parseda" if args["RLIP_ParSeDA_v2"] else "parsed", backbone="recorded_resnet",
-        width=args["hidden_dim"], heads=args["nheads"], encoder_layers=args["enc_layers"],
-        decoder_layers=args["dec_layers"], feedforward=args["dim_feedforward"], pairs=args["num_queries"] // 2,
-        fusion_width=64, gate=args["gating_mechanism"], relation_queries=args["verb_query_tgt_type"],
+        architecture="parseda" if args["RLIP_ParSeDA_v2"] else "parsed",
+        backbone="recorded_resnet",
+        width=args["hidden_dim"],
+        heads=args["nheads"],
+        encoder_layers=args["enc_layers"],
+        decoder_layers=args["dec_layers"],
+        feedforward=args["dim_feedforward"],
+        pairs=args["num_queries"] // 2,
+        fusion_width=64,
+        gate=args["gating_mechanism"],
+        relation_queries=args["verb_query_tgt_type"],
         text=TextConfig(hidden=64, layers=2, heads=4, feedforward=128, vocabulary=400, max_positions=40, dropout=0.0),
-        official_compat=True, tagger=args["verb_tagger"])
+        official_compat=True,
+        tagger=args["verb_tagger"],
+    )
 
 
 @pytest.fixture(scope="session")
@@ -116,8 +146,9 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
     model = ByteLevelBPETokenizer(lowercase=True)
     words = ["person dog bicycle traffic light riding holding sitting on next to no objects"] * 4
-    model.train_from_iterator(words, vocab_size=300, show_progress=False,
-                              special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    model.train_from_iterator(
+        words, vocab_size=300, show_progress=False, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    )
     model.save_model(str(folder))
     return folder
 
@@ -126,9 +157,21 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_config() -> NetworkConfig:
     """A ParSeDA that trains from nothing in moments."""
     text = TextConfig(hidden=32, layers=1, heads=2, feedforward=32, vocabulary=300, max_positions=16, dropout=0.0)
-    return NetworkConfig(architecture="parseda", backbone="test_resnet", backbone_norm="group", width=32, heads=2,
-                         points=2, encoder_layers=2, decoder_layers=2, feedforward=32, pairs=5, fusion_width=32,
-                         fusion_heads=2, text=text)
+    return NetworkConfig(
+        architecture="parseda",
+        backbone="test_resnet",
+        backbone_norm="group",
+        width=32,
+        heads=2,
+        points=2,
+        encoder_layers=2,
+        decoder_layers=2,
+        feedforward=32,
+        pairs=5,
+        fusion_width=32,
+        fusion_heads=2,
+        text=text,
+    )
 
 
 @pytest.fixture(scope="session")

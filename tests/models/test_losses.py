@@ -19,24 +19,40 @@ from models.predictions import Predictions
 from models.target import Target
 
 PAIRS, OBJECTS, PREDICATES = 4, 5, 3
-TERMS = ("loss_class", "loss_predicates", "loss_subject_box", "loss_object_box", "loss_subject_giou",
-         "loss_object_giou")
+TERMS = (
+    "loss_class",
+    "loss_predicates",
+    "loss_subject_box",
+    "loss_object_box",
+    "loss_subject_giou",
+    "loss_object_giou",
+)
 
 
 def make_predictions(images: int = 2, layers: int = 2) -> Predictions:
-    made = [Predictions(torch.randn(images, PAIRS, OBJECTS, requires_grad=True),
-                        torch.randn(images, PAIRS, OBJECTS, requires_grad=True),
-                        torch.randn(images, PAIRS, PREDICATES, requires_grad=True),
-                        (torch.rand(images, PAIRS, 4) * 0.4 + 0.2).requires_grad_(),
-                        (torch.rand(images, PAIRS, 4) * 0.4 + 0.2).requires_grad_()) for _ in range(layers)]
+    made = [
+        Predictions(
+            torch.randn(images, PAIRS, OBJECTS, requires_grad=True),
+            torch.randn(images, PAIRS, OBJECTS, requires_grad=True),
+            torch.randn(images, PAIRS, PREDICATES, requires_grad=True),
+            (torch.rand(images, PAIRS, 4) * 0.4 + 0.2).requires_grad_(),
+            (torch.rand(images, PAIRS, 4) * 0.4 + 0.2).requires_grad_(),
+        )
+        for _ in range(layers)
+    ]
     made[0].auxiliary = made[1:]
     return made[0]
 
 
 def make_target(pairs: int) -> Target:
-    return Target(torch.randint(0, OBJECTS - 1, (pairs,)), torch.randint(0, OBJECTS - 1, (pairs,)),
-                  torch.rand(pairs, 4) * 0.4 + 0.2, torch.rand(pairs, 4) * 0.4 + 0.2,
-                  (torch.rand(pairs, PREDICATES) > 0.5).float(), torch.ones(pairs, dtype=torch.bool))
+    return Target(
+        torch.randint(0, OBJECTS - 1, (pairs,)),
+        torch.randint(0, OBJECTS - 1, (pairs,)),
+        torch.rand(pairs, 4) * 0.4 + 0.2,
+        torch.rand(pairs, 4) * 0.4 + 0.2,
+        (torch.rand(pairs, PREDICATES) > 0.5).float(),
+        torch.ones(pairs, dtype=torch.bool),
+    )
 
 
 def overlap(first: torch.Tensor, second: torch.Tensor) -> float:
@@ -50,10 +66,13 @@ def overlap(first: torch.Tensor, second: torch.Tensor) -> float:
 def naive_cost(predictions: Predictions, target: Target, image: int, query: int, pair: int) -> float:
     scores = predictions.predicate_logits[image, query].sigmoid()
     truth = target.predicates[pair]
-    agreement = ((scores * truth).sum() / (truth.sum() + 1e-4)
-                 + ((1 - scores) * (1 - truth)).sum() / ((1 - truth).sum() + 1e-4)) / 2
-    classes = (predictions.subject_logits[image, query].softmax(-1)[target.subject_labels[pair]]
-               + predictions.object_logits[image, query].softmax(-1)[target.object_labels[pair]])
+    agreement = (
+        (scores * truth).sum() / (truth.sum() + 1e-4) + ((1 - scores) * (1 - truth)).sum() / ((1 - truth).sum() + 1e-4)
+    ) / 2
+    classes = (
+        predictions.subject_logits[image, query].softmax(-1)[target.subject_labels[pair]]
+        + predictions.object_logits[image, query].softmax(-1)[target.object_labels[pair]]
+    )
     found = predictions.subject_boxes[image, query], predictions.object_boxes[image, query]
     true = target.subject_boxes[pair], target.object_boxes[pair]
     distance = max((f - t).abs().sum().item() for f, t in zip(found, true, strict=True))
@@ -79,8 +98,10 @@ def test_costs_and_matches_against_brute_force():
             count = len(target.subject_labels)
             naive = [[naive_cost(predicted, target, image, q, n) for n in range(count)] for q in range(PAIRS)]
             torch.testing.assert_close(costs[layer, image, :, :count].detach(), torch.tensor(naive), atol=1e-5, rtol=0)
-            cheapest = min(permutations(range(PAIRS), count),
-                           key=lambda queries, naive=naive: sum(naive[q][n] for n, q in enumerate(queries)))
+            cheapest = min(
+                permutations(range(PAIRS), count),
+                key=lambda queries, naive=naive: sum(naive[q][n] for n, q in enumerate(queries)),
+            )
             rows = matches.image[layer] == image
             pairs = zip(matches.query[layer][rows].tolist(), matches.target[layer][rows].tolist(), strict=True)
             assert {(q, n - first) for q, n in pairs} == {(q, n) for n, q in enumerate(cheapest)}
@@ -121,8 +142,12 @@ def test_terms_against_loops(localised):
             apart[role] += (1 - overlaps[-1]) / 5
         goal[image, query] = flat["predicates"][pair] * ((min(overlaps) + 1) / 2 if localised else 1)
     weight = torch.tensor([1.0] * (OBJECTS - 1) + [0.1])
-    expected = {"loss_class": sum(F.cross_entropy(getattr(predictions, f"{role}_logits").flatten(0, 1),
-                                                  labels[role].flatten(), weight).item() for role in labels)}
+    expected = {
+        "loss_class": sum(
+            F.cross_entropy(getattr(predictions, f"{role}_logits").flatten(0, 1), labels[role].flatten(), weight).item()
+            for role in labels
+        )
+    }
     predicates = 0.0
     for g, x in zip(goal.flatten().tolist(), predictions.predicate_logits.sigmoid().flatten().tolist(), strict=True):
         if localised:
@@ -167,8 +192,10 @@ def test_one_unknown_pair_leaves_the_others_to_be_learnt():
 def test_images_without_pairs(counts, official):
     predictions = make_predictions()
     targets = [make_target(count) for count in counts]
-    for criterion in (SetCriterion(LossSettings(official_compat=official)),
-                      TaggerCriterion(LossSettings(localised_predicates=False, official_compat=False))):
+    for criterion in (
+        SetCriterion(LossSettings(official_compat=official)),
+        TaggerCriterion(LossSettings(localised_predicates=False, official_compat=False)),
+    ):
         losses = criterion(predictions, targets)
         assert all(value.isfinite() for value in losses.values())
         losses["loss"].backward()

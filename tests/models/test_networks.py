@@ -19,9 +19,13 @@ FIELDS = ("subject_logits", "object_logits", "predicate_logits", "subject_boxes"
 
 def make_target(pairs: int, known: bool = True) -> Target:
     return Target(
-        subject_labels=torch.randint(0, 4, (pairs,)), object_labels=torch.randint(0, 4, (pairs,)),
-        subject_boxes=torch.rand(pairs, 4) * 0.3 + 0.3, object_boxes=torch.rand(pairs, 4) * 0.3 + 0.3,
-        predicates=(torch.rand(pairs, 3) > 0.5).float(), predicate_known=torch.full((pairs,), known))
+        subject_labels=torch.randint(0, 4, (pairs,)),
+        object_labels=torch.randint(0, 4, (pairs,)),
+        subject_boxes=torch.rand(pairs, 4) * 0.3 + 0.3,
+        object_boxes=torch.rand(pairs, 4) * 0.3 + 0.3,
+        predicates=(torch.rand(pairs, 3) > 0.5).float(),
+        predicate_known=torch.full((pairs,), known),
+    )
 
 
 def predict(network, images, padding=None, objects=OBJECTS, predicates=PREDICATES):
@@ -74,8 +78,9 @@ def test_padding_changes_nothing(moved_network):
     together = predict(moved_network, images, padding)
     for name in FIELDS:
         torch.testing.assert_close(getattr(together, name)[:1], getattr(alone, name), atol=1e-5, rtol=0)
-        torch.testing.assert_close(getattr(together, name)[1:], getattr(predict(moved_network, big), name), atol=1e-5,
-                                   rtol=0)
+        torch.testing.assert_close(
+            getattr(together, name)[1:], getattr(predict(moved_network, big), name), atol=1e-5, rtol=0
+        )
 
 
 def test_official_compat_lets_padding_leak(small_config, tokenizer):
@@ -109,11 +114,17 @@ def test_every_parameter_learns(small_config, tokenizer, architecture):
             parameter.add_(0.02 * torch.randn_like(parameter))
     predictions = predict(network, torch.randn(2, 3, 64, 96))
     SetCriterion()(predictions, [make_target(3), make_target(2)])["loss"].backward()
-    silent = [name for name, parameter in network.named_parameters()
-              if parameter.requires_grad and (parameter.grad is None or not parameter.grad.isfinite().all())]
+    silent = [
+        name
+        for name, parameter in network.named_parameters()
+        if parameter.requires_grad and (parameter.grad is None or not parameter.grad.isfinite().all())
+    ]
     assert not silent
-    dead = [name for name, parameter in network.named_parameters()
-            if parameter.requires_grad and not parameter.grad.any() and "key.bias" not in name]
+    dead = [
+        name
+        for name, parameter in network.named_parameters()
+        if parameter.requires_grad and not parameter.grad.any() and "key.bias" not in name
+    ]
     # Words that no label has, and positions that no label reaches, are not learnt.
     assert all("embeddings" in name for name in dead), dead
 

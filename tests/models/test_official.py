@@ -15,8 +15,13 @@ from models.rlip import RLIP
 SETTINGS = {
     "parseda": {"architecture": "parseda", "feedforward": 2048},
     "parsed": {"architecture": "parsed", "feedforward": 1024},
-    "tagger": {"architecture": "parsed", "feedforward": 1024, "tagger": True, "gate": "GLIP",
-               "relation_queries": "vanilla"},
+    "tagger": {
+        "architecture": "parsed",
+        "feedforward": 1024,
+        "tagger": True,
+        "gate": "GLIP",
+        "relation_queries": "vanilla",
+    },
 }
 
 

@@ -11,18 +11,30 @@ from models.layered import Layered
 from models.losses import LossSettings, SetCriterion, TaggerCriterion
 from models.matcher import MatchWeights, hungarian
 
-FIELDS = {"sub_logits": "subject_logits", "obj_logits": "object_logits", "verb_logits": "predicate_logits",
-          "sub_boxes": "subject_boxes", "obj_boxes": "object_boxes"}
-TERMS = {"obj_ce": "loss_class", "verb_ce": "loss_predicates", "sub_bbox": "loss_subject_box",
-         "obj_bbox": "loss_object_box", "sub_giou": "loss_subject_giou", "obj_giou": "loss_object_giou"}
+FIELDS = {
+    "sub_logits": "subject_logits",
+    "obj_logits": "object_logits",
+    "verb_logits": "predicate_logits",
+    "sub_boxes": "subject_boxes",
+    "obj_boxes": "object_boxes",
+}
+TERMS = {
+    "obj_ce": "loss_class",
+    "verb_ce": "loss_predicates",
+    "sub_bbox": "loss_subject_box",
+    "obj_bbox": "loss_object_box",
+    "sub_giou": "loss_subject_giou",
+    "obj_giou": "loss_object_giou",
+}
 # Key biases have no gradient but rounding; smaller norms than this are noise.
 NOISE = 1e-5
 
 
 def _agree(predictions, arrays, prefix):
     for official, ours in FIELDS.items():
-        np.testing.assert_allclose(getattr(predictions, ours).detach(), arrays[f"{prefix}pred_{official}"], atol=1e-5,
-                                   err_msg=official)
+        np.testing.assert_allclose(
+            getattr(predictions, ours).detach(), arrays[f"{prefix}pred_{official}"], atol=1e-5, err_msg=official
+        )
 
 
 def _losses(recording, kind):
@@ -32,7 +44,8 @@ def _losses(recording, kind):
     predictions = recording.run(targets)
     if recording.config.tagger:
         return arrays, TaggerCriterion(LossSettings(localised_predicates=False, official_compat=True))(
-            predictions, targets)
+            predictions, targets
+        )
     settings = LossSettings(pseudo_predicates=True, official_compat=True)
     # The pseudo-labels' gradient reaches the text encoder, so the features are those of the forward pass.
     return arrays, SetCriterion(settings)(predictions, targets, recording.last_texts[1])
@@ -53,8 +66,10 @@ def test_activations_of_encoder_and_decoders(recording):
     for stage in ("ho", "verb"):
         layers = getattr(transformer, f"{stage}_decoder").layers
         modules |= {f"act.{stage}_decoder.layer{i}.out": layer for i, layer in enumerate(layers)}
-    handles = [module.register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out.detach()}))
-               for name, module in modules.items()]
+    handles = [
+        module.register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out.detach()}))
+        for name, module in modules.items()
+    ]
     recording.run(recording.targets(recording.forward))
     for handle in handles:
         handle.remove()
@@ -122,5 +137,5 @@ def test_evaluation_path_and_its_results(recording):
             np.testing.assert_allclose(pairs.predicate_scores, arrays[f"{prefix}{image}.verb_scores"], atol=1e-6)
             boxes = torch.cat((pairs.subject_boxes, pairs.object_boxes))
             np.testing.assert_allclose(boxes, arrays[f"{prefix}{image}.boxes"], atol=1e-4 * max(sizes[image]))
-            objects = arrays[f"{prefix}{image}.labels"][len(pairs.object_labels):]
+            objects = arrays[f"{prefix}{image}.labels"][len(pairs.object_labels) :]
             assert pairs.object_labels.tolist() == objects.tolist()

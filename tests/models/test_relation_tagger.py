@@ -15,9 +15,13 @@ OBJECTS, PREDICATES = ["person", "dog", "bicycle", "no objects"], ["riding", "ho
 
 
 def make_queries(images: int, pairs: int) -> PairQueries:
-    return PairQueries(torch.rand(images, pairs, 4) * 0.4 + 0.2, torch.rand(images, pairs, 4) * 0.4 + 0.2,
-                       torch.randint(0, 3, (images, pairs)), torch.randint(0, 3, (images, pairs)),
-                       torch.ones(images, pairs, dtype=torch.bool))
+    return PairQueries(
+        torch.rand(images, pairs, 4) * 0.4 + 0.2,
+        torch.rand(images, pairs, 4) * 0.4 + 0.2,
+        torch.randint(0, 3, (images, pairs)),
+        torch.randint(0, 3, (images, pairs)),
+        torch.ones(images, pairs, dtype=torch.bool),
+    )
 
 
 def part(queries: PairQueries, images: slice, pairs: slice | list[int]) -> PairQueries:
@@ -37,8 +41,13 @@ def tagger(request, small_tagger_config, tokenizer):
 def encode(tagger):
     def encode(images: torch.Tensor):
         with torch.no_grad():
-            return tagger.encode(images, torch.zeros(len(images), *images.shape[2:], dtype=torch.bool),
-                                 tagger.encode_texts(OBJECTS), tagger.encode_texts(PREDICATES))
+            return tagger.encode(
+                images,
+                torch.zeros(len(images), *images.shape[2:], dtype=torch.bool),
+                tagger.encode_texts(OBJECTS),
+                tagger.encode_texts(PREDICATES),
+            )
+
     return encode
 
 
@@ -90,8 +99,13 @@ def test_scores_depend_on_boxes_and_labels(tagger, encode):
 def test_boxes_start_from_the_given_ones(small_tagger_config, tokenizer):
     tagger = RelationTagger(small_tagger_config, tokenizer).eval()
     images, queries = torch.randn(1, 3, 64, 96), make_queries(1, 4)
-    predictions = tagger(images, torch.zeros(1, 64, 96, dtype=torch.bool), tagger.encode_texts(OBJECTS),
-                         tagger.encode_texts(PREDICATES), queries)
+    predictions = tagger(
+        images,
+        torch.zeros(1, 64, 96, dtype=torch.bool),
+        tagger.encode_texts(OBJECTS),
+        tagger.encode_texts(PREDICATES),
+        queries,
+    )
     torch.testing.assert_close(predictions.subject_boxes, queries.subject_boxes, atol=1e-4, rtol=0)
 
 
@@ -101,11 +115,24 @@ def test_training_step(tagger, counts):
     queries = make_queries(2, max(1, *counts))
     for row, count in enumerate(counts):
         queries.valid[row, count:] = False
-    predictions = tagger(torch.randn(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.bool),
-                         tagger.encode_texts(OBJECTS), tagger.encode_texts(PREDICATES), queries)
-    targets = [Target(queries.subject_labels[row, :count], queries.object_labels[row, :count],
-                      queries.subject_boxes[row, :count], queries.object_boxes[row, :count],
-                      torch.ones(count, 2), torch.ones(count, dtype=torch.bool)) for row, count in enumerate(counts)]
+    predictions = tagger(
+        torch.randn(2, 3, 64, 96),
+        torch.zeros(2, 64, 96, dtype=torch.bool),
+        tagger.encode_texts(OBJECTS),
+        tagger.encode_texts(PREDICATES),
+        queries,
+    )
+    targets = [
+        Target(
+            queries.subject_labels[row, :count],
+            queries.object_labels[row, :count],
+            queries.subject_boxes[row, :count],
+            queries.object_boxes[row, :count],
+            torch.ones(count, 2),
+            torch.ones(count, dtype=torch.bool),
+        )
+        for row, count in enumerate(counts)
+    ]
     losses = TaggerCriterion()(predictions, targets)
     losses["loss"].backward()
     assert losses["loss"].isfinite()

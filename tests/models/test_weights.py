@@ -43,8 +43,7 @@ def test_files_that_are_no_weights(small_config, tokenizer, tmp_path):
     save_file({"x": torch.zeros(1)}, str(tmp_path / "foreign"))
     with pytest.raises(weights.WeightsError, match="no network configuration"):
         weights.load(tmp_path / "foreign", tokenizer)
-    save_file({"x": torch.zeros(1)}, str(tmp_path / "other"),
-              metadata={"network": json.dumps(small_config.to_dict())})
+    save_file({"x": torch.zeros(1)}, str(tmp_path / "other"), metadata={"network": json.dumps(small_config.to_dict())})
     with pytest.raises(weights.WeightsError, match="missing"):
         weights.load(tmp_path / "other", tokenizer)
 
@@ -53,10 +52,24 @@ def test_configuration_survives_json(small_config):
     assert NetworkConfig.from_dict(json.loads(json.dumps(small_config.to_dict()))) == small_config
 
 
-@pytest.mark.parametrize(("field", "value"), [
-    ("gate", "open"), ("width", 100), ("width", "64"), ("pairs", 0), ("dropout", 1.0), ("points", True),
-    ("backbone_strides", [32, 16]), ("backbone_strides", [4, 8, 16, 32, 64]), ("unknown", 1), ("tagger", True),
-    ("text", {"hidden": 30}), ("text", {"size": 1}), ("text", 3)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("gate", "open"),
+        ("width", 100),
+        ("width", "64"),
+        ("pairs", 0),
+        ("dropout", 1.0),
+        ("points", True),
+        ("backbone_strides", [32, 16]),
+        ("backbone_strides", [4, 8, 16, 32, 64]),
+        ("unknown", 1),
+        ("tagger", True),
+        ("text", {"hidden": 30}),
+        ("text", {"size": 1}),
+        ("text", 3),
+    ],
+)
 def test_bad_settings_are_named(field, value):
     with pytest.raises(ConfigError) as error:
         NetworkConfig.from_dict({field: value})

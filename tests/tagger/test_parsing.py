@@ -183,8 +183,49 @@ def test_control_characters_keep_the_offsets(parser) -> None:
 
 
 WORDS = st.sampled_from(
-    "a the man woman dog horse table cup fire hydrant tie riding standing sits is on in of with next to front top and while "
-    "by held that who it each other not there two glasses , . group kitten rides".split()
+    [
+        "a",
+        "the",
+        "man",
+        "woman",
+        "dog",
+        "horse",
+        "table",
+        "cup",
+        "fire",
+        "hydrant",
+        "tie",
+        "riding",
+        "standing",
+        "sits",
+        "is",
+        "on",
+        "in",
+        "of",
+        "with",
+        "next",
+        "to",
+        "front",
+        "top",
+        "and",
+        "while",
+        "by",
+        "held",
+        "that",
+        "who",
+        "it",
+        "each",
+        "other",
+        "not",
+        "there",
+        "two",
+        "glasses",
+        ",",
+        ".",
+        "group",
+        "kitten",
+        "rides",
+    ]
 )
 
 

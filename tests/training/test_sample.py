@@ -9,7 +9,10 @@ from storage.errors import Terminal
 def row(crowd=False):
     box = {"x": 1.0, "y": 2.0, "w": 30.0, "h": 40.5, "source_id": 7}
     return {
-        "image_id": 5, "dataset": "scenes", "width": 100, "height": 80,
+        "image_id": 5,
+        "dataset": "scenes",
+        "width": 100,
+        "height": 80,
         "boxes": [
             box | {"category": "person", "crowd": False},
             box | {"category": "person", "crowd": crowd},

@@ -30,14 +30,26 @@ def images_row(folder: Path, image_id: int, data: bytes, boxes, relations=()):
     path = folder / f"{image_id}.jpg"
     path.write_bytes(data)
     return {
-        "dataset": "scenes", "split": "train", "image_id": image_id, "uri": path.name, "digest": "", "width": 100,
-        "height": 80, "boxes": boxes, "relations": list(relations),
+        "dataset": "scenes",
+        "split": "train",
+        "image_id": image_id,
+        "uri": path.name,
+        "digest": "",
+        "width": 100,
+        "height": 80,
+        "boxes": boxes,
+        "relations": list(relations),
     }
 
 
 def scored(subject, predicate, object_, score):
     return {
-        "subject": subject, "predicate": predicate, "object": object_, "score": score, "proposed": True, "triplet": 0
+        "subject": subject,
+        "predicate": predicate,
+        "object": object_,
+        "score": score,
+        "proposed": True,
+        "triplet": 0,
     }
 
 
