@@ -42,7 +42,6 @@ def launch(job: Job, report: Report) -> Summary:
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             env=_environment(job),
-            cwd=job.work,
         )
     try:
         code = _follow(process, log, start, report)
@@ -68,6 +67,8 @@ def _environment(job: Job) -> dict[str, str]:
     threads = str(job.settings.threads)
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(paths),
+        # A folder of the user's that is named like one of our packages must not be imported in its place.
+        "PYTHONSAFEPATH": "1",
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
