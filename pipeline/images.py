@@ -61,7 +61,7 @@ class ImageLimits(Settings):
 DEFAULT_LIMITS = ImageLimits()
 
 
-class BadImage(Exception):  # noqa: N818 - it names what was found, not a failure of ours
+class BadImage(Exception):
     """An image that can't be used. `reason` is one of a few short phrases that can be counted, `value` tells the rest.
 
     Reasons: missing file, unreadable file, empty file, not an image, format not allowed, too large, too small,

@@ -125,9 +125,9 @@ class Chain:
         else:
             first = next(iter(step.reads.values()))
             for upstream in first:
-                for partition in self.done[upstream]:
-                    if partition.split("/")[0] in step.datasets:
-                        yield partition, (), self._own(partition, step)
+                for name in self.done[upstream]:
+                    if name.split("/")[0] in step.datasets:
+                        yield name, (), self._own(name, step)
 
     def _own(self, partition: str, step: Step) -> dict[str, list[Artifact]]:
         return {table: [self.done[s][partition] for s in steps] for table, steps in step.reads.items()}

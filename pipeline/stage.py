@@ -17,7 +17,8 @@ from storage.artifact import Artifact
 class Report(Protocol):
     """Where a stage tells how far it is; called often, cheap, never raises."""
 
-    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """`done` of `total` rows or steps are finished; `note` tells what the number can't."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ class Stage(ABC):
 
     def image_path(self, row: Mapping[str, Any]) -> Path:
         """Where the image of a row of the `images` table lies."""
-        return self.image_folders[row["dataset"]] / row["uri"]
+        uri: str = row["uri"]
+        return self.image_folders[row["dataset"]] / uri
 
     def row_settings(self) -> dict[str, Any]:
         """The settings that change rows."""
@@ -99,7 +101,7 @@ class Stage(ABC):
         """Model files (or folders) whose content decides rows, by role. Raises `Terminal` when one is missing."""
         return {}
 
-    def open(self, given: Inputs) -> None:
+    def open(self, given: Inputs) -> None:  # noqa: B027 - most stages have nothing to load
         """Load what is heavy; called once a worker, before the first `run`."""
 
     @abstractmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -97,9 +96,9 @@ class Store:
                 sync_file(draft / name)
             write_atomic(draft / MANIFEST, manifest.model_dump_json(indent=1).encode())
             target.parent.mkdir(parents=True, exist_ok=True)
-            if (target.exists()) and not (target / MANIFEST).is_file():
+            if target.exists() and not (target / MANIFEST).is_file():
                 shutil.rmtree(target)
-            os.rename(draft, target)
+            draft.rename(target)
             sync_folder(target.parent)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and (target / MANIFEST).is_file():

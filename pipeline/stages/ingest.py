@@ -58,6 +58,7 @@ class IngestStage(Stage):
     settings: IngestSettings
 
     def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+        """Rows of the partition's images; what can't be used is rejected with its reason."""
         dataset = inputs.partition.split("/")[0]
         (source,) = [source for source in self.settings.sources if source.name == dataset]
         records, lost = _read(source)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ _MODEL, _FIRST, _SECOND, _STEPS = "model.", "exp_avg.", "exp_avg_sq.", "steps."
 def save_checkpoint(path: Path, step: int, processes: int, network: nn.Module, optimizer: torch.optim.AdamW) -> None:
     """Write the state after `step` steps: parameters, buffers, and AdamW's averages by parameter name."""
     tensors = {_MODEL + name: value for name, value in network.state_dict().items()}
-    names = {parameter: name for name, parameter in network.named_parameters()}
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
     for parameter, state in optimizer.state.items():
         name = names[parameter]
         tensors |= {_FIRST + name: state["exp_avg"], _SECOND + name: state["exp_avg_sq"], _STEPS + name: state["step"]}
@@ -30,7 +29,7 @@ def save_checkpoint(path: Path, step: int, processes: int, network: nn.Module, o
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     save_file(plain, aside, metadata={"checkpoint": json.dumps(about)})
     sync_file(aside)
-    os.replace(aside, path)
+    aside.replace(path)
     sync_folder(path.parent)
 
 

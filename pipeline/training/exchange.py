@@ -7,7 +7,7 @@ of summation, and with it the last bits of the weights, would depend on where a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -20,7 +20,7 @@ class Ranks:
 
     rank: int = 0
     count: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def exchange(parameters: Sequence[Tensor], losses: Mapping[str, Tensor], stop: b
     if ranks.count > 1:
         dist.all_reduce(flat)
     sizes = [parameter.numel() for parameter in parameters]
-    *gradients, used, means, stops = flat.split([*sizes, len(parameters), len(losses), 1])
+    *gradients, used, means, stops = torch.split(flat, [*sizes, len(parameters), len(losses), 1])
     for parameter, gradient, any_has in zip(parameters, gradients, used.tolist(), strict=True):
         parameter.grad = gradient.view_as(parameter).div_(ranks.count) if any_has else None
     norm = float(flat[: sum(sizes)].norm())

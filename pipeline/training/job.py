@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from pipeline.settings import Settings
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.tagger_settings import TaggerSettings
@@ -35,7 +37,7 @@ class Job(Settings):
     """pretrain: the training set."""
     tables: tuple[Path, ...] = ()
     """tagger: `images` tables of the training set."""
-    image_folders: dict[str, Path] = {}
+    image_folders: dict[str, Path] = Field(default_factory=dict)
     """tagger: data set → folder of its images."""
 
 

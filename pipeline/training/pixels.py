@@ -59,7 +59,7 @@ def to_pixels(image: Image.Image, view: View) -> torch.Tensor:
     ):
         if factor != 1.0:
             image = enhance(image).enhance(factor)
-    values: NDArray[np.float32] = np.asarray(image, np.float32) / 255
+    values: NDArray[np.float32] = np.asarray(image, np.float32) / np.float32(255)
     return torch.from_numpy(((values - MEAN) / DEVIATION).transpose(2, 0, 1).copy())
 
 

@@ -8,13 +8,12 @@ import numpy as np
 import torch
 
 from models.network import Network
-from models.relation_tagger import RelationTagger
+from models.relation_tagger import PairQueries, RelationTagger
 from pipeline.training.pairs import labelled_pairs, normalised_boxes
 from pipeline.training.pixels import View, load_pixels
 from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.sources import Source
-from pipeline.training.tagger_task import PairQueries
 from pipeline.training.texts import NO_OBJECTS, Vocabulary, numbered
 
 MOST_IMAGES = 500

@@ -40,8 +40,10 @@ class Names:
         weights = np.asarray(self.counts, dtype=np.float64)
         weights[[places[name] for name in here]] = 0
         missing = max(0, min(budget - len(here), int((weights > 0).sum())))
-        drawn = generator.choice(len(self.names), missing, replace=False, p=weights / weights.sum()) if missing else []
-        return here + [self.names[place] for place in sorted(int(place) for place in drawn)]
+        drawn: list[int] = []
+        if missing:
+            drawn = generator.choice(len(self.names), missing, replace=False, p=weights / weights.sum()).tolist()
+        return here + [self.names[place] for place in sorted(drawn)]
 
 
 @dataclass(frozen=True)
