@@ -92,7 +92,7 @@ def test_pseudo_labels_above_the_threshold_go_into_the_shard(inputs, tmp_path):
     assert samples[2].relations == ()
     assert samples[5].relations == (SampleRelation(0, 1, "walk", 0.21),)
     assert [(r.image_id, r.reason) for r in output.rejected] == [(3, "truncated")]
-    assert output.rows_in == 5
+    assert (output.rows_in, output.rows_out) == (4, 3)  # an image without a box is left out, which is no reject
     assert output.facts == {"images": 3, "without a box": 1, "relations": 2}
 
 
