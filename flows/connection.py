@@ -32,6 +32,7 @@ def connected(home: Path) -> Iterator[Callable[[], None]]:
     """
     changed = (*DEFAULTS, "PREFECT_HOME", "PREFECT_API_URL")
     before = {name: os.environ.get(name) for name in changed}
+    imported = "prefect" in sys.modules
     os.environ.update({name: value for name, value in DEFAULTS.items() if name not in os.environ})
     try:
         address = configured_api()
@@ -57,7 +58,8 @@ def connected(home: Path) -> Iterator[Callable[[], None]]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = old
-        reread_settings()
+        if imported:  # else this would be the first reading of the settings, and make Prefect's folder in the home
+            reread_settings()
 
 
 def configured_api() -> str | None:

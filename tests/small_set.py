@@ -34,6 +34,7 @@ arms = []
 
 [run]
 blocks = 2
+workers = 1
 """
 
 

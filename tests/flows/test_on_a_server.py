@@ -1,0 +1,190 @@
+"""Flows on a real server: retries, what a stage alone says, deployments on a process worker, cancelling a training."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from prefect import State, flow
+from prefect_server import PrefectServer, await_it, client_environment, plain
+from small_set import small_recipe, write_small_set
+from small_stages import CountSettings, CountStage
+
+from flows.caption import caption
+from flows.connection import connected, reread_settings
+from flows.session import Session, shared
+from flows.stage_flow import run_stage
+from flows.temporary_server import answers, free_port
+from pipeline.graph import Step
+from pipeline.outcome import StepOutcome
+from pipeline.plan import Chain
+from pipeline.progress import JsonLines
+from pipeline.recipe import Recipe
+from storage.errors import Terminal
+
+LONG_TRAINING = """
+[pretrain]
+arms = ["none"]
+[pretrain.settings]
+steps = 100000
+batch = 2
+image_size = 64
+checkpoint_every = 1
+log_every = 1
+object_texts = 2
+predicate_texts = 2
+[pretrain.settings.network]
+backbone = "test_resnet"
+backbone_norm = "group"
+backbone_strides = [8, 16]
+levels = 3
+width = 32
+heads = 2
+encoder_layers = 1
+decoder_layers = 1
+feedforward = 64
+pairs = 4
+fusion_width = 32
+fusion_heads = 2
+fusion_interval = 1
+text = { hidden = 32, layers = 1, heads = 2, feedforward = 64, vocabulary = 300, max_positions = 24, dropout = 0.0 }
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A server on a free port, with a folder of its own."""
+    home = tmp_path_factory.mktemp("prefect")
+    port = free_port()
+    api = f"http://127.0.0.1:{port}/api"
+    server = PrefectServer(api, client_environment(home, PREFECT_API_URL=api))
+    process = server.start("server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui", cwd=home)
+    try:
+        await_it(lambda: answers(api, 2) or None, 120, f"no server at {api}")
+        yield server
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+@pytest.fixture
+def in_process(server: PrefectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[PrefectServer]:
+    """Flows called in this process speak to the server."""
+    for name in ("PREFECT_API_URL", "PREFECT_HOME"):
+        monkeypatch.setenv(name, server.environment[name])
+    with connected(tmp_path):
+        reread_settings()
+        yield server
+
+
+@flow(name="count")
+def count(recipe: Recipe) -> State[list[StepOutcome]]:
+    """The flow of a stage that fails in chosen ways."""
+    return run_stage(recipe, "count")
+
+
+def _count(root: Path, **failures: int) -> State[Any]:
+    """Run the stage `count` on a small set; the flow's final state."""
+    recipe = small_recipe(write_small_set(root).parent)
+    chain = Chain(recipe)
+    chain.steps = [Step("ingest", CountStage, CountSettings(marks=root, **failures), datasets=("set",))]
+    with shared(Session(chain, JsonLines(), reports=False)):
+        state: State[Any] = count(recipe, return_state=True)  # type: ignore[assignment]
+    return state
+
+
+def test_what_may_pass_is_tried_again_and_only_that(in_process: PrefectServer, tmp_path: Path) -> None:
+    wavered = _count(tmp_path / "wavers", waver_at=6)
+    assert wavered.is_completed() and [step.rows_out for step in wavered.result()] == [8]
+    assert _tries(in_process, wavered) == {"ingest set/0000": ("COMPLETED", 1), "ingest set/0001": ("COMPLETED", 2)}
+    failed = _count(tmp_path / "fails", fail_at=2)
+    with pytest.raises(Terminal, match="image 2 is impossible"):
+        failed.result()
+    assert _tries(in_process, failed)["ingest set/0000"] == ("FAILED", 1)
+
+
+def _tries(server: PrefectServer, state: State[Any]) -> dict[str, tuple[str, int]]:
+    """Task run → how it ended and how often it was run, once the server knows of both."""
+    flows = {"id": {"any_": [str(state.state_details.flow_run_id)]}}
+
+    def ended() -> dict[str, tuple[str, int]] | None:
+        runs = server.post("task_runs/filter", flow_runs=flows, limit=50)
+        found = {run["name"]: (run["state"]["type"], run["run_count"]) for run in runs if run["state"]}
+        open_states = {"PENDING", "RUNNING", "SCHEDULED"} & {kind for kind, _ in found.values()}
+        return None if open_states or len(found) < 2 else found
+
+    return await_it(ended, 20, "the server does not know how the tasks ended")
+
+
+def test_a_stage_alone_names_what_is_due_above_it(in_process: PrefectServer, tmp_path: Path) -> None:
+    write_small_set(tmp_path / "set")
+    with pytest.raises(Terminal, match=r"reads ingest, of which 2 partitions are due.*ingest/rlip"):
+        caption(small_recipe(tmp_path / "set"))
+
+
+@pytest.fixture(scope="module")
+def worker(server: PrefectServer, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """The deployments of prefect.yaml, and a process worker that was started elsewhere."""
+    elsewhere = tmp_path_factory.mktemp("worker")
+    server.command("work-pool", "create", "rlip", "--type", "process", cwd=elsewhere)
+    deploying = PrefectServer(server.api, {**server.environment, "RLIP_ROOT": str(root)})
+    deploying.command("deploy", "--all", cwd=root)
+    process = server.start("worker", "start", "--pool", "rlip", "--type", "process", cwd=elsewhere)
+    try:
+        yield server
+    finally:
+        process.terminate()
+        process.wait(timeout=40)
+
+
+@pytest.mark.timeout(400)
+def test_a_deployment_runs_is_cached_and_a_cancelled_training_keeps_its_checkpoint(
+    worker: PrefectServer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "set"
+    recipe = write_small_set(folder)
+    first = worker.submit("end_to_end/rlip", plain(small_recipe(folder)))
+    assert worker.final_state(first, 120)["name"] == "Completed", worker.logs(first)
+    assert (folder / "out" / "reports" / "small" / "index.html").is_file()
+
+    second = worker.submit("end_to_end/rlip", plain(small_recipe(folder)))
+    assert worker.final_state(second, 90)["name"] == "Cached", worker.logs(second)
+    tasks = await_it(lambda: _as_many(worker.task_states(second), 6), 20, "task runs are missing")
+    assert {name: state for name, state in tasks.items() if "set/" in name} == {
+        f"{stage} set/0000 to set/0001": "Cached" for stage in ("ingest", "caption", "parse")
+    }
+
+    recipe.write_text(recipe.read_text().replace("[pretrain]\narms = []\n", LONG_TRAINING))
+    third = worker.submit("end_to_end/rlip", plain(small_recipe(folder)))
+    pending = folder / "out" / "store" / "pending"
+    await_it(lambda: next(pending.glob("scratch-*/checkpoint.safetensors"), None), 120, worker.logs(third))
+    assert any("pipeline.training" in " ".join(words) for words in _processes_on(folder))
+    worker.post(f"flow_runs/{third}/set_state", state={"type": "CANCELLING"}, force=False)
+    assert worker.final_state(third, 60)["type"] == "CANCELLED", worker.logs(third)
+    assert list(pending.glob("scratch-*/checkpoint.safetensors"))
+    await_it(lambda: not _processes_on(folder) or None, 20, "processes of the cancelled run are left")
+
+
+def _as_many(found: dict[str, str], wanted: int) -> dict[str, str] | None:
+    return found if len(found) >= wanted else None
+
+
+def _processes_on(folder: Path) -> list[list[str]]:
+    """Command lines of Python's processes that name the folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        words = [*(process.info["cmdline"] or []), process.info["cwd"] or ""]
+        if str(folder) in " ".join(words) and Path(words[0]).name.startswith(Path(sys.executable).name[:6]):
+            found.append(words)
+    return found
+
+
+def test_a_wrong_parameter_is_refused_before_it_runs(worker: PrefectServer, tmp_path: Path) -> None:
+    parameters = plain(small_recipe(write_small_set(tmp_path / "set").parent))
+    parameters["run"]["workers"] = 0
+    with pytest.raises(Exception, match=r"409|422"):
+        worker.submit("end_to_end/rlip", parameters)
