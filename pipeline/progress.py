@@ -122,8 +122,8 @@ class JsonLines:
         _say(event="step", step=plan.step.name, cached=len(plan.cached), due=len(plan.due))
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
-        """Event `progress`, at most one a second."""
-        if time.monotonic() - self._said >= 1:
+        """Event `progress`, at most five a second."""
+        if time.monotonic() - self._said >= 0.2:
             self._said = time.monotonic()
             _say(event="progress", step=item.step, partition=item.partition, done=done, total=total, note=note)
 

@@ -24,11 +24,12 @@ class World:
     data: Path
     store: Path
 
-    def command(self, *overrides: str) -> list[str]:
-        """`rlip run --direct --json` on the tiny recipe."""
+    def command(self, *overrides: str, do: str = "run") -> list[str]:
+        """`rlip run --direct --json` or `rlip plan --json` on the tiny recipe."""
         settings = [f"data.root={self.data}", f"store={self.store}", f"reports={self.store}-reports", *overrides]
         sets = [word for setting in settings for word in ("--set", setting)]
-        return [str(Path(sys.executable).with_name("rlip")), "run", str(self.recipe), "--direct", "--json", *sets]
+        direct = ["--direct"] if do == "run" else []
+        return [str(Path(sys.executable).with_name("rlip")), do, str(self.recipe), *direct, "--json", *sets]
 
     def start(self, *overrides: str) -> subprocess.Popen[str]:
         """The command as a process whose events can be read."""
@@ -43,6 +44,14 @@ class World:
         out, err = process.communicate(timeout=280)
         assert process.returncode == 0, err[-3000:]
         return [json.loads(line) for line in out.splitlines()]
+
+    def due(self, *overrides: str) -> set[str]:
+        """The steps that `rlip plan` says would compute something."""
+        done = subprocess.run(
+            self.command(*overrides, do="plan"), cwd=self.root, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        return {row["step"] for row in json.loads(done.stdout) if row["due"] != 0}
 
     def artifacts(self) -> dict[str, dict[str, Artifact]]:
         """Step → partition → artifact of the run."""

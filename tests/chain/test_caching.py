@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tiny_chain import World
 
 Computed = Callable[[list[dict[str, Any]]], dict[str, int]]
+BELOW_SHARD = {"shard:pseudo", "pretrain:pseudo", "evaluate:pseudo"}
 
 
 def test_a_second_run_computes_nothing(finished: World, computed: Computed) -> None:
@@ -15,30 +17,34 @@ def test_a_second_run_computes_nothing(finished: World, computed: Computed) -> N
 
 
 def test_another_threshold_re_runs_the_shards_and_below(copied: World, computed: Computed) -> None:
+    assert copied.due("shard.threshold=0.5") == BELOW_SHARD
     done = computed(copied.run("shard.threshold=0.5"))
-    assert set(done) <= {"shard:pseudo", "pretrain:pseudo", "evaluate:pseudo"}
+    assert set(done) <= BELOW_SHARD
     assert done["shard:pseudo"] == 3
 
 
-def test_another_top_p_re_runs_captions_and_below(copied: World, computed: Computed) -> None:
-    done = computed(copied.run("caption.top_p=0.5"))
-    assert {"caption", "parse"} <= set(done)
-    assert not {"ingest", "train_tagger", "shard:none", "pretrain:none"} & set(done)
+def test_another_top_p_re_runs_captions_and_below(finished: World) -> None:
+    assert finished.due("caption.top_p=0.5") == {"caption", "parse", "tag", *BELOW_SHARD}
 
 
-def test_a_setting_that_changes_no_row_re_runs_nothing(copied: World, computed: Computed) -> None:
-    assert computed(copied.run("caption.batch_size=3", "run.workers=1")) == {}
+def test_a_setting_that_changes_no_row_re_runs_nothing(finished: World) -> None:
+    assert finished.due("caption.batch_size=3", "run.workers=1", "pretrain.settings.processes=1") == set()
 
 
-def test_new_images_are_computed_alone(copied: World, computed: Computed, tmp_path: Any) -> None:
+def test_equal_bytes_above_leave_everything_below_cached(copied: World, computed: Computed) -> None:
+    for artifact in copied.artifacts()["parse"].values():
+        (artifact.folder / "manifest.json").unlink()
+    assert computed(copied.run()) == {"parse": 3}
+
+
+def test_new_images_are_computed_alone(copied: World, computed: Computed, tmp_path: Path) -> None:
     grown = World(copied.root, copied.recipe, tmp_path / "grown", copied.store)
     done = computed(grown.run("scenes.train=58"))
     assert {step: done.get(step) for step in ("ingest", "caption", "parse", "tag", "shard:pseudo")} == {
-        "ingest": 1, "caption": 1, "parse": 1, "tag": 1, "shard:pseudo": 1,
-    }  # fmt: skip
+        "ingest": 1,
+        "caption": 1,
+        "parse": 1,
+        "tag": 1,
+        "shard:pseudo": 1,
+    }
     assert "train_tagger" not in done
-
-
-def test_one_worker_and_two_make_the_same_bytes(finished: World, fresh: World) -> None:
-    fresh.run("run.workers=1")
-    assert fresh.contents() == finished.contents()
