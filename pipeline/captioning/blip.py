@@ -6,7 +6,8 @@ Legend: B images, R draws, N live rows, S image states, D width.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,16 @@ class BlipCaptioner:
     @torch.inference_mode()
     def caption(self, images: Sequence[Image.Image], image_ids: Sequence[int]) -> list[list[Caption]]:
         """`draws` captions of each image (one with beam search), in the order of `images`."""
-        decode = self._sample if self._settings.decoding == "nucleus" else self._beam
         size = self._settings.batch_size
         captions: list[list[Caption]] = []
-        for start in range(0, len(images), size):
-            pixels = self.pixels(images[start : start + size])
-            states_BSD = self._model.vision_model(pixel_values=pixels).last_hidden_state
-            captions += decode(states_BSD, image_ids[start : start + size])
+        with _one_thread():
+            for start in range(0, len(images), size):
+                pixels = self.pixels(images[start : start + size])
+                states_BSD = self._model.vision_model(pixel_values=pixels).last_hidden_state
+                if self._settings.decoding == "nucleus":
+                    captions += self._sample(states_BSD, image_ids[start : start + size])
+                else:
+                    captions += [[self._beam(states_SD[None])] for states_SD in states_BSD]
         return captions
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
@@ -116,12 +120,13 @@ class BlipCaptioner:
             for start in range(0, rows, draws)
         ]
 
-    def _beam(self, states_BSD: Tensor, image_ids: Sequence[int]) -> list[list[Caption]]:
+    def _beam(self, states_1SD: Tensor) -> Caption:
+        """The likeliest caption of one image; images go one by one, as their number would change the rounding."""
         settings, read = self._settings, len(self._prompt)
         tokens = self._model.text_decoder.generate(
-            input_ids=torch.tensor(self._prompt).repeat(len(image_ids), 1),
-            encoder_hidden_states=states_BSD,
-            encoder_attention_mask=torch.ones(states_BSD.shape[:2], dtype=torch.long),
+            input_ids=torch.tensor([self._prompt]),
+            encoder_hidden_states=states_1SD,
+            encoder_attention_mask=torch.ones(states_1SD.shape[:2], dtype=torch.long),
             eos_token_id=self._text.sep_token_id,
             pad_token_id=self._text.pad_token_id,
             do_sample=False,
@@ -129,16 +134,10 @@ class BlipCaptioner:
             max_length=settings.max_length,
             min_length=settings.min_length,
         )
-        logits = self._model.text_decoder(input_ids=tokens, encoder_hidden_states=states_BSD).logits[:, read - 1 : -1]
+        logits = self._model.text_decoder(input_ids=tokens, encoder_hidden_states=states_1SD).logits
         said = tokens[:, read:]
-        gains = logits.float().log_softmax(-1).gather(2, said[:, :, None])[:, :, 0]
-        # The first end token counts, the padding after it does not.
-        counted = (said == self._rules.end).cumsum(1) - (said == self._rules.end).long() == 0
-        scores = (gains * counted).sum(1)
-        return [
-            [Caption(text, 0, None, float(score), self._source)]
-            for text, score in zip(self._texts(said), scores, strict=True)
-        ]
+        gains = logits[0, read - 1 : -1].float().log_softmax(-1).gather(1, said[0, :, None])
+        return Caption(self._texts(said)[0], 0, None, float(gains.sum()), self._source)
 
     def _texts(self, said: Tensor) -> list[str]:
         ids = [row[: row.index(self._rules.end)] if self._rules.end in row else row for row in said.tolist()]
@@ -162,9 +161,22 @@ class BlipCaptioner:
         return [self._text.bos_token_id, *words]
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Products split over threads round differently with the number of rows; more cores are for more workers."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _pixel_statistics(folder: Path) -> tuple[Tensor, Tensor]:
     """Mean and deviation of the pixels by channel, as the model's folder states them, else CLIP's: 3 x 1 x 1 each."""
-    path = folder / "preprocessor_config.json"
-    stated = json.loads(path.read_bytes()) if path.is_file() else {}
+    stated: dict[str, Any] = {}
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        content = json.loads((folder / name).read_bytes()) if (folder / name).is_file() else {}
+        stated |= content.get("image_processor", content)
     mean, deviation = stated.get("image_mean", _CLIP_MEAN), stated.get("image_std", _CLIP_DEVIATION)
     return torch.tensor(mean).view(3, 1, 1), torch.tensor(deviation).view(3, 1, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,21 @@ def test_a_bfloat16_captioner_keeps_the_promise_too(blip_folder: Path, pictures:
     assert captions(blip_folder, pictures, ids, draws=4, precision="bfloat16", batch_size=2) == together
 
 
+def test_threads_change_no_bit(blip_folder: Path, pictures: Pictures, whole: dict[int, list[Caption]]) -> None:
+    torch.set_num_threads(2)
+    try:
+        assert captions(blip_folder, pictures, list(range(100, 111)), draws=6, batch_size=2) == whole
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_beam_search_does_not_depend_on_the_batch(blip_folder: Path, pictures: Pictures) -> None:
+    ids = list(range(len(pictures)))
+    together = captions(blip_folder, pictures, ids, decoding="beam", batch_size=16)
+    assert captions(blip_folder, pictures, ids, decoding="beam", batch_size=2) == together
+
+
 def test_fewer_draws_are_the_first_of_more(
     blip_folder: Path, pictures: Pictures, whole: dict[int, list[Caption]]
 ) -> None:
@@ -121,6 +137,18 @@ def test_beam_search_gives_one_caption_at_least_as_likely_as_the_greedy_one(
     assert [len(drawn) for drawn in beams] == [1] * len(pictures)
     # Beams compare by likelihood a token, so a single image may lose; all together must win.
     assert sum(_score(drawn) for drawn in beams) > sum(_score(drawn) for drawn in greedy)
+
+
+def test_pixels_are_normalised_as_the_folder_says(blip_folder: Path, pictures: Pictures, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(blip_folder, tmp_path / "model"))
+    stated = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.5, 1.0]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(stated))
+    white = Image.new("RGB", (64, 64), (255, 255, 255))
+    assert captioner(folder).pixels([white])[0, :, 0, 0].tolist() == [2.0, 1.0, 0.5]
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": stated}))
+    assert captioner(folder).pixels([white])[0, :, 0, 0].tolist() == [2.0, 1.0, 0.5]
+    assert captioner(blip_folder).pixels([white])[0, 0, 0, 0] == pytest.approx((1 - 0.48145466) / 0.26862954)
 
 
 def test_log_probability_is_the_models_own(blip_folder: Path, pictures: Pictures) -> None:
