@@ -20,6 +20,12 @@ class RunLog:
         self._log = get_run_logger()
         self._said = time.monotonic()
 
+    def drawing(self, done: int, total: int) -> None:
+        """Say how many scenes are drawn, now and then."""
+        if time.monotonic() - self._said >= LINE_EVERY or done == total:
+            self._said = time.monotonic()
+            self._log.info("scenes: %d of %d drawn", done, total)
+
     def step(self, plan: StepPlan) -> None:
         """Say what is due."""
         self._log.info("%s: %d cached, %d to do", plan.step.name, len(plan.cached), len(plan.due))

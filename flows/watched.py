@@ -34,6 +34,10 @@ class Watched:
         self._share: dict[str, float] = {}
         self._published = 0.0
 
+    def drawing(self, done: int, total: int) -> None:
+        """Scenes are drawn before there is anything to show in Prefect."""
+        self._display.drawing(done, total)
+
     def step(self, plan: StepPlan) -> None:
         """Make the artifact, at the share that is cached."""
         self._display.step(plan)

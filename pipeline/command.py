@@ -10,9 +10,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.doctor import examine
+from pipeline.doctor import examine, require
 from pipeline.explain import why_due
 from pipeline.plan import Chain
+from pipeline.prepare import write_world
 from pipeline.progress import open_display
 from pipeline.recipe import load_recipe
 from pipeline.review.console import outcome_json, print_outcome
@@ -44,9 +45,7 @@ def run_recipe(path: Path, overrides: Sequence[str], runner: str, as_json: bool)
 def plan_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
     """Print each step's cached and due partitions, down to where the chain must be run to know more."""
     recipe = load_recipe(path, overrides)
-    for finding in examine(recipe):
-        if finding.state == "missing":
-            raise Terminal(f"{finding.what}: {finding.detail}")
+    require(recipe)
     rows = [
         {"step": step.step, "cached": step.cached, "due": step.due, "why": step.why} for step in why_due(Chain(recipe))
     ]
@@ -70,14 +69,12 @@ def make_scenes(folder: Path, path: Path, overrides: Sequence[str]) -> None:
     """Write the made world that a recipe describes."""
     from rich.progress import Progress
 
-    from scenes.formats import write_scenes
-
     recipe = load_recipe(path, overrides)
     if recipe.scenes is None:
         raise Terminal(f"{path} has no [scenes] section; name one that has, e.g. --recipe recipes/demo.toml")
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("scenes")
-        write_scenes(folder, recipe.scenes, lambda done, total: progress.update(bar, completed=done, total=total))
+        write_world(folder, recipe.scenes, lambda done, total: progress.update(bar, completed=done, total=total))
     print(folder)
 
 

@@ -27,16 +27,21 @@ class Finding:
 
 
 def examine(recipe: Recipe) -> Iterator[Finding]:
-    """Check data, weights, store, disk and machine of a recipe, cheap ones first."""
+    """Check data, weights, store, disk and machine of a recipe."""
+    yield from needs(recipe)
+    yield from _machine(recipe)
+
+
+def needs(recipe: Recipe) -> Iterator[Finding]:
+    """Check what a recipe can't do without: data, weights, store and disk. Loads nothing heavy."""
     yield from _data(recipe)
     yield from _weights(recipe)
     yield from _store(recipe)
-    yield from _machine(recipe)
 
 
 def require(recipe: Recipe) -> None:
     """Raises one `Terminal` that lists everything that is missing, so that it can be mended in one go."""
-    missing = [f"{finding.what}: {finding.detail}" for finding in examine(recipe) if finding.state == "missing"]
+    missing = [f"{finding.what}: {finding.detail}" for finding in needs(recipe) if finding.state == "missing"]
     if missing:
         raise Terminal(f"recipe {recipe.name!r} can't run yet:\n  " + "\n  ".join(missing))
 

@@ -24,7 +24,13 @@ class StepForecast:
 def why_due(chain: Chain) -> Iterator[StepForecast]:
     """Each step's forecast, in the chain's order. Computes nothing and writes nothing but stored cuts."""
     waiting: set[str] = set()
+    root = chain.recipe.data.root
+    if chain.recipe.scenes is not None and not root.is_dir():
+        waiting.add("ingest")
+        yield StepForecast("ingest", 0, None, f"after the made world is written to {root}")
     for step in chain.steps:
+        if step.name in waiting:
+            continue
         above = {name for names in (*step.reads.values(), *step.uses.values()) for name in names}
         blocked = sorted(above & waiting)
         if blocked:

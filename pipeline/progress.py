@@ -22,6 +22,9 @@ LINE_EVERY = 10.0
 class Display(Protocol):
     """Where the runners tell how far they are. Safe to call from any thread."""
 
+    def drawing(self, done: int, total: int) -> None:
+        """The made world is being written: so many scenes of all."""
+
     def step(self, plan: StepPlan) -> None:
         """A step begins."""
 
@@ -41,6 +44,12 @@ class Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._said = 0.0
+
+    def drawing(self, done: int, total: int) -> None:
+        """Say how many scenes are drawn, now and then."""
+        if time.monotonic() - self._said >= LINE_EVERY or done == total:
+            self._said = time.monotonic()
+            self._console.print(f"scenes: {done}/{total} drawn", highlight=False)
 
     def step(self, plan: StepPlan) -> None:
         """Say what is due."""
@@ -76,6 +85,13 @@ class Bars:
         )
         self._bar: TaskID | None = None
         self._share: dict[str, float] = {}
+
+    def drawing(self, done: int, total: int) -> None:
+        """A bar of its own."""
+        self._bars.start()
+        if self._bar is None:
+            self._bar = self._bars.add_task("scenes", total=total, note="")
+        self._bars.update(self._bar, completed=done)
 
     def step(self, plan: StepPlan) -> None:
         """A new bar, at the share that is cached."""
@@ -116,6 +132,12 @@ class JsonLines:
 
     def __init__(self) -> None:
         self._said = 0.0
+
+    def drawing(self, done: int, total: int) -> None:
+        """Event `drawing`, at most five a second."""
+        if time.monotonic() - self._said >= 0.2 or done == total:
+            self._said = time.monotonic()
+            _say(event="drawing", done=done, total=total)
 
     def step(self, plan: StepPlan) -> None:
         """Event `step`."""
