@@ -61,7 +61,8 @@ def by_parser(texts: Sequence[Sequence[str]]) -> tuple[list[list[Named]], int]:
         for t in triplets:
             subjects, objects = (match(noun, WORLD_CATEGORIES) for noun in (t.subject, t.object))
             unnamed += not (subjects and objects)
-            here |= {(s, t.predicate_lemma, o) for s in subjects for o in objects}
+            # "bike" may name two categories: the first, as in the list of names, is taken for what was meant.
+            here |= {(s, t.predicate_lemma, o) for s in subjects[:1] for o in objects[:1]}
         named.append(here)
     rows = iter(named)
     return [[next(rows) for _ in captions] for captions in texts], unnamed
