@@ -11,7 +11,12 @@ from storage.runs import Run
 
 ZERO_SHOT = "zero_shot_map"
 DETECTION = "detection_ap50"
-_WORDS = {ZERO_SHOT: "zero-shot mAP", DETECTION: "detection AP50"}
+_WORDS = {
+    ZERO_SHOT: "zero-shot mAP",
+    DETECTION: "detection AP50",
+    "zero_shot_recall": "zero-shot recall",
+    "triplets": "triplets tested",
+}
 
 
 @dataclass(frozen=True)
@@ -78,3 +83,12 @@ def score_names(arms: Sequence[ArmScores]) -> list[str]:
 def score_name(name: str) -> str:
     """A score's name in words."""
     return _WORDS.get(name, name.replace("_", " "))
+
+
+def score_text(score: Spread | None) -> str:
+    """A score as it is shown: shares with three digits and their spread, counts as whole numbers."""
+    if score is None:
+        return "–"
+    if all(value > 1 and value.is_integer() for value in score.values):
+        return f"{score.mean:,.0f}"
+    return f"{score.mean:.3f}" + ("" if score.deviation is None else f" ± {score.deviation:.3f}")

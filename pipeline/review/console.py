@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.review.arms import ArmScores, score_name, score_names
+from pipeline.review.arms import ArmScores, score_name, score_names, score_text
 from pipeline.review.figures import DatasetAudit, Figures
 from pipeline.review.label_audit import LabelScores
 from pipeline.review.stage_rows import stage_rows
@@ -59,7 +59,7 @@ def table(title: str, *columns: str) -> Table:
 
 
 def _stages(figures: Figures, outcome: Outcome) -> Table:
-    made = table("Stages", "stage", "partitions", "cached", "rows in", "rows out", "rejected", "seconds", "rows/s")
+    made = table("Stages", "stage", "partitions", "cached", "rows in", "rows out", "rejected", "seconds", "images/s")
     for row in stage_rows(figures.steps, outcome):
         counts = (row.partitions, row.cached, row.rows_in, row.rows_out, row.rejected)
         times = (f"{row.seconds:,.1f}", f"{row.rate:,.1f}" if row.rate else "–")
@@ -108,10 +108,5 @@ def _arms(arms: tuple[ArmScores, ...]) -> Table:
     names = score_names(arms)
     made = table("Pre-training", "labels", "seeds", *(score_name(name) for name in names))
     for arm in arms:
-        cells = []
-        for name in names:
-            score = arm.scores.get(name)
-            deviation = f" ± {score.deviation:.3f}" if score and score.deviation is not None else ""
-            cells.append(share(score.mean) + deviation if score else "–")
-        made.add_row(Text(arm.arm), str(arm.seeds), *cells)
+        made.add_row(Text(arm.arm), str(arm.seeds), *(score_text(arm.scores.get(name)) for name in names))
     return made

@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.images import BadImage, read_image
-from pipeline.review.arms import ZERO_SHOT, score_name, score_names
+from pipeline.review.arms import ZERO_SHOT, score_name, score_names, score_text
 from pipeline.review.charts import loss_charts
 from pipeline.review.figures import Figures, figures_of, run_stamp
 from pipeline.review.gallery import MOST_LISTED, Sample, choose_samples
@@ -136,6 +136,7 @@ def _environment() -> Environment:
     )
     environment.filters["share"] = lambda value: "–" if value is None else f"{value:.3f}"
     environment.filters["score_name"] = score_name
+    environment.filters["score_text"] = score_text
     environment.filters["count"] = lambda value: "–" if value is None else f"{value:,}".replace(",", "\u2009")
     environment.filters["seconds"] = _seconds
     return environment

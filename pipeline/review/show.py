@@ -69,7 +69,7 @@ def _show_steps(console: Console, run: Run, found: list[StepSummary], as_json: b
         _print_json(console, {"run": run.name, "steps": [summary.as_json() for summary in found]})
         return
     made = table(
-        f"Run {run.name}", "step", "partitions", "rows in", "rows out", "rejected", "seconds", "rows/s", "size"
+        f"Run {run.name}", "step", "partitions", "rows in", "rows out", "rejected", "seconds", "images/s", "size"
     )
     for step in found:
         counts = (step.partitions, step.rows_in, step.rows_out, sum(step.rejected.values()))

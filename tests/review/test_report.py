@@ -41,11 +41,12 @@ def report(recipe: Any, book: Book, folder: Path, **options: Any) -> Page:
 def test_a_report_shows_pictures_labels_and_figures(labelled: Book, recipe: Any, tmp_path: Path) -> None:
     labelled.metrics("train_tagger", (0, "loss", 2.0), (10, "loss", 0.5), (10, "loss_predicate", 0.25))
     labelled.metrics("pretrain:none", (0, "loss", 9.0), (50, "loss", 3.0))
-    labelled.metrics("evaluate:none", (50, "zero_shot_map", 0.125))
+    labelled.metrics("evaluate:none", (50, "zero_shot_map", 0.125), (50, "triplets", 37.0))
     page = report(recipe, labelled, tmp_path / "report", written=datetime(2026, 5, 4, 12, 30))
     assert "4 May 2026" in page.text
     assert "a man rides a horse" in page.text
     assert "0.125" in page.text
+    assert "37" in page.text.split("triplets tested")[1].split()
     pictures = [tmp_path / "report" / str(image["src"]) for image in page.all("img")]
     assert len(pictures) == 2
     assert all(Image.open(path).size == (200, 120) for path in pictures)
