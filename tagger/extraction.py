@@ -44,13 +44,14 @@ class _Phrase:
 
 
 class Extraction:
-    """Finds the triplets of one parsed caption."""
+    """Finds the triplets of one parsed caption; spans are cut from `caption`, which has the characters that `doc` has."""
 
-    def __init__(self, doc: Doc) -> None:
-        self._doc = doc
+    def __init__(self, doc: Doc, caption: str) -> None:
+        self._doc, self._caption = doc, caption
         self._mentions = Mentions(doc)
         self._found: dict[tuple[int, int, str], Triplet] = {}
         self._linked: set[int] = set()
+        self._subjects_by_verb: dict[int, list[Token]] = {}
 
     def triplets(self) -> list[Triplet]:
         """All triplets, ordered by where predicate, subject and object stand."""
@@ -69,7 +70,7 @@ class Extraction:
     def _verb(self, verb: Token) -> None:
         if any(child.dep_ == "neg" for child in verb.children):
             return
-        subjects = self._subjects(verb, depth=0)
+        subjects = self._subjects(verb)
         if not subjects:
             return
         is_copula = verb.pos_ == "AUX" and canonical(verb.lower_) == "be"
@@ -96,10 +97,15 @@ class Extraction:
             subjects = [referent for member in modified for referent in self._mentions.referents(member)]
             self._emit_phrase(subjects, phrase.start, phrase, "noun-preposition")
 
-    def _subjects(self, verb: Token, depth: int) -> list[Token]:
+    def _subjects(self, verb: Token) -> list[Token]:
         """Nouns that do what the verb says (for a passive: that undergo it)."""
-        if depth > 6:
-            return []
+        if verb.i not in self._subjects_by_verb:
+            # Broken sentences have verbs that wait for each other's subjects: they have none.
+            self._subjects_by_verb[verb.i] = []
+            self._subjects_by_verb[verb.i] = self._find_subjects(verb)
+        return self._subjects_by_verb[verb.i]
+
+    def _find_subjects(self, verb: Token) -> list[Token]:
         # Two subjects are one too many: the nearer one is the verb's own ("... while a cat looks at a cow").
         for child in [*reversed(list(verb.lefts)), *verb.rights]:
             if child.dep_ in ("nsubj", "nsubjpass"):
@@ -113,40 +119,39 @@ class Extraction:
         if verb.dep_ in _CLAUSES:
             return self._clause_head(verb)
         if verb.dep_ in _CHAINED:
-            return self._governing_subjects(verb.head, verb, depth)
+            return self._governing_subjects(verb.head, verb)
         return []
 
-    def _governing_subjects(self, head: Token, verb: Token, depth: int) -> list[Token]:
+    def _governing_subjects(self, head: Token, verb: Token) -> list[Token]:
         if head.pos_ in ("VERB", "AUX"):
-            return self._subjects(head, depth + 1)
+            return self._subjects(head)
         if self._mentions.is_noun(head) and head.i < verb.i:
             return self._nouns_modified(head, verb)
-        if head.dep_ in ("acomp", "advmod", "prep", "prt") and head.head is not head:
-            return self._governing_subjects(head.head, verb, depth + 1) if depth < 6 else []
+        if head.dep_ in ("acomp", "advmod", "prep", "prt"):
+            return self._governing_subjects(head.head, verb)
         return []
 
     def _clause_head(self, verb: Token) -> list[Token]:
         head = verb.head
         if head.pos_ in ("VERB", "AUX"):
-            return self._subjects(head, 1)
+            return self._subjects(head)
         if not self._mentions.is_noun(head):
             return []
         return self._nouns_modified(self._able_head(head, verb), verb)
 
     def _able_head(self, head: Token, verb: Token) -> Token:
         """The clause's head, or whom it is a place or garment of when it can't do what the verb says."""
+        if canonical(verb.lower_) not in _AGENTIVE or verb.tag_ == "VBN":
+            return head
+        passed: set[int] = set()
         able = head
-        while (
-            canonical(verb.lower_) in _AGENTIVE
-            and verb.tag_ != "VBN"
-            and not self._mentions.is_animate(able)
-            and able.dep_ in ("pobj", "conj")
-            and able.head.lower_ != "with"
-        ):
+        while able.i not in passed and not self._mentions.is_animate(able):
+            passed.add(able.i)
+            if able.dep_ not in ("pobj", "conj") or able.head.lower_ == "with":
+                return head
             able = able.head if able.dep_ == "conj" else able.head.head
             if able.pos_ in ("VERB", "AUX"):
-                governing = self._subjects(able, 1)
-                able = governing[-1] if governing else able
+                able = next(iter(self._subjects(able)[-1:]), able)
         return able if self._mentions.is_animate(able) else head
 
     def _nouns_modified(self, noun: Token, modifier: Token) -> list[Token]:
@@ -189,7 +194,7 @@ class Extraction:
                 if self._mentions.is_noun(head):
                     return self._mentions.referents(head)
                 if head.pos_ in ("VERB", "AUX"):
-                    return self._subjects(head, 1)
+                    return self._subjects(head)
         return []
 
     def _stranded(self, verb: Token, subjects: list[Token]) -> None:
@@ -301,7 +306,7 @@ class Extraction:
     def _triplet(self, subject: Token, start: int, end: int, lemma: str, object_: Token, rule: str) -> Triplet:
         subject_start, subject_end = self._characters(subject)
         object_start, object_end = self._characters(object_)
-        text = self._doc.text
+        text = self._caption
         return Triplet(
             subject=text[subject_start:subject_end],
             subject_lemma=self._mentions.lemma(subject),

@@ -58,14 +58,14 @@ def parse_captions(captions: Sequence[str], parser: Language) -> list[list[Tripl
     """Triplets of each caption, in order; each distinct caption is parsed once; refused ones (`refusal`) give []."""
     distinct = [caption for caption in dict.fromkeys(captions) if refusal(caption) is None]
     documents = parser.pipe(map(_readable, distinct), batch_size=_BATCH)
-    parsed = {caption: _triplets(document) for caption, document in zip(distinct, documents, strict=True)}
+    parsed = {caption: _triplets(document, caption) for caption, document in zip(distinct, documents, strict=True)}
     return [list(parsed.get(caption, ())) for caption in captions]
 
 
-def _triplets(document: Doc) -> list[Triplet]:
+def _triplets(document: Doc, caption: str) -> list[Triplet]:
     repair(document)
     separate_clauses(document)
-    return Extraction(document).triplets()
+    return Extraction(document, caption).triplets()
 
 
 def _readable(caption: str) -> str:

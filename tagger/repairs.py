@@ -1,9 +1,9 @@
 """Corrections of what the small spaCy model gets wrong in short captions, made on its tree before the rules read it."""
 
-from lemminflect import getAllLemmas
 from spacy.tokens import Doc, Token
 
 from tagger.categories import ANIMATE, PEOPLE, SYNONYMS
+from tagger.inflection import known_lemmas
 from tagger.nouns import noun_lemma
 from tagger.words import words
 
@@ -51,21 +51,22 @@ def _make_clause(gerund: Token, noun: Token) -> None:
 
 def _is_hidden_verb(token: Token, before: Token) -> bool:
     """ "A bus passes a church" read as one bus passes: "a" has no plural."""
-    if token.tag_ not in ("NNS", "NNPS") or before.dep_ not in _MODIFIERS | {"nsubj"} or before.head != token:
+    if token.tag_ not in ("NNS", "NNPS") or before.head != token or before.dep_ not in _MODIFIERS | {"nsubj"}:
         return False
-    determined = [*token.lefts, *before.lefts]
-    is_singular = any(child.lower_ in ("a", "an") for child in determined)
-    is_list = any(part.dep_ == "cc" for child in token.lefts for part in child.subtree)
-    return (
-        is_singular
-        and not is_list
-        and bool(getAllLemmas(token.lower_, upos="VERB"))
-        and before.pos_ in ("NOUN", "PROPN", "ADJ")
-    )
+    opening = before
+    while opening.i > 0 and opening.pos_ in ("NOUN", "PROPN", "ADJ"):
+        opening = opening.nbor(-1)
+    return opening.lower_ in ("a", "an") and bool(known_lemmas(token.lower_, "VERB"))
 
 
 def _make_verb(verb: Token, noun: Token) -> None:
     premodifiers = [child for child in verb.lefts if child != noun]
+    head = verb.head
+    if verb.dep_ in _MODIFIERS and head.i > verb.i:
+        premodifiers += [child for child in head.lefts if child.i < noun.i]
+        verb.dep_ = head.dep_
+        verb.head = verb if head.head == head else head.head
+        head.head, head.dep_ = verb, "dobj"
     verb.pos_, verb.tag_ = "VERB", "VBZ"
     noun.dep_, noun.pos_ = "nsubj", "NOUN"
     for child in premodifiers:

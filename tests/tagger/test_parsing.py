@@ -128,18 +128,16 @@ def test_caption_gives_exactly_these_triplets(caption: str, parsed: dict[str, li
 
 def check_spans(caption: str, triplets: list[Triplet]) -> None:
     for t in triplets:
-        assert caption[t.subject_start : t.subject_end].lower() == t.subject.lower() != ""
-        assert caption[t.predicate_start : t.predicate_end].lower() == t.predicate.lower() != ""
-        assert caption[t.object_start : t.object_end].lower() == t.object.lower() != ""
+        assert caption[t.subject_start : t.subject_end] == t.subject != ""
+        assert caption[t.predicate_start : t.predicate_end] == t.predicate != ""
+        assert caption[t.object_start : t.object_end] == t.object != ""
         assert canonical(t.predicate_lemma) == t.predicate_lemma
         assert t.subject_lemma == t.subject_lemma.lower() != ""
 
 
 @pytest.mark.parametrize("caption", CASES)
 def test_spans_point_at_the_words(caption: str, parsed: dict[str, list[Triplet]]) -> None:
-    check_spans(" ".join(caption.split()) if "\t" in caption else caption, []) if "\t" in caption else check_spans(
-        caption, parsed[caption]
-    )
+    check_spans(caption, parsed[caption])
 
 
 def test_spans_and_rule_of_one_caption(parser) -> None:
@@ -170,10 +168,7 @@ ODD = [
 
 def test_odd_captions_never_fail(parser) -> None:
     for caption, triplets in zip(ODD, parse_captions(ODD, parser), strict=True):
-        for t in triplets:
-            assert 0 <= t.subject_start < t.subject_end <= len(caption)
-            assert 0 <= t.predicate_start < t.predicate_end <= len(caption)
-            assert 0 <= t.object_start < t.object_end <= len(caption)
+        check_spans(caption, triplets)
 
 
 def test_control_characters_keep_the_offsets(parser) -> None:
@@ -234,11 +229,7 @@ WORDS = st.sampled_from(
 def test_any_words_parse_with_valid_spans(captions: list[str]) -> None:
     parser = load_parser()
     for caption, triplets in zip(captions, parse_captions(captions, parser), strict=True):
-        for t in triplets:
-            assert 0 <= t.subject_start < t.subject_end <= len(caption)
-            assert 0 <= t.predicate_start < t.predicate_end <= len(caption)
-            assert 0 <= t.object_start < t.object_end <= len(caption)
-            assert canonical(t.predicate_lemma) == t.predicate_lemma != ""
+        check_spans(caption, triplets)
 
 
 def test_too_long_and_empty_captions_are_refused_with_a_reason(parser) -> None:
