@@ -30,4 +30,6 @@ def write_world(root: Path, settings: SceneSettings, progress: Callable[[int, in
     try:
         write_scenes(root, settings, progress)
     except OSError as error:
-        raise Terminal(f"the made world can't be written to data.root = {root}: {error}; choose another folder") from error
+        raise Terminal(
+            f"the made world can't be written to data.root = {root}: {error}; choose another folder"
+        ) from error
