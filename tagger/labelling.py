@@ -64,8 +64,8 @@ def tag_images(
     None for an image whose `load` gave None; images without candidates are not loaded. Puts the tagger in evaluation
     mode and runs where its parameters are.
 
-    Raises ValueError for a box category that is not in `categories`, FloatingPointError for a score that is not
-    a number.
+    Raises ValueError for a box category that is not in `categories` and for pixels of another shape than announced,
+    FloatingPointError for a score that is not a number.
     """
     places = {category: place for place, category in enumerate(categories)}
     for image in images:
@@ -76,7 +76,7 @@ def tag_images(
         objects_TE = tagger.encode_texts([*categories, NO_OBJECTS])
         known_PE = tagger.encode_texts(list(predicates))
         for batch in _batches(images, predicates, batch_size):
-            loaded = [(position, images[position].load()) for position in batch.images]
+            loaded = [(position, _load(images[position])) for position in batch.images]
             for position in (position for position, pixels in loaded if pixels is None):
                 results[position] = None
             readable = [(position, pixels) for position, pixels in loaded if pixels is not None]
@@ -99,6 +99,16 @@ def _require_known(image: TaggingImage, places: dict[str, int]) -> None:
                 f"box category {box.category!r} is not among the {len(places)} category texts given to the tagger: "
                 "give all category names of the data set"
             )
+
+
+def _load(image: TaggingImage) -> Tensor | None:
+    pixels = image.load()
+    if pixels is not None and tuple(pixels.shape) != (3, *image.shape):
+        raise ValueError(
+            f"pixels of shape {tuple(pixels.shape)} loaded where {(3, *image.shape)} was announced: compute the shape "
+            "from the size that the file really has"
+        )
+    return pixels
 
 
 def _batches(images: Sequence[TaggingImage], predicates: Sequence[str], size: int) -> Iterator[_Batch]:
