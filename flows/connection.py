@@ -18,9 +18,10 @@ ANSWERS_WITHIN = 5.0
 DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
 }
-"""Unless the user says otherwise Prefect tells the outside nothing, and logs to its server, not between the bars."""
+"""Unless the user says otherwise Prefect tells the outside nothing and logs to its server, not between the bars: errors
+reach the terminal once, as `rlip` words them."""
 
 
 @contextmanager

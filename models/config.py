@@ -30,6 +30,8 @@ class TextConfig:
     """Longest token sequence + 2, as RoBERTa counts positions from its padding index."""
     dropout: float = 0.1
     """Of the text encoder, the language layers, the fusion attention and the resizer."""
+    initial_deviation: float = 0.02
+    """Of random weights. Small encoders need about 0.25: with less, all texts begin as one and are never told apart."""
 
     def __post_init__(self) -> None:
         for name in ("hidden", "layers", "heads", "feedforward", "vocabulary"):
@@ -37,6 +39,7 @@ class TextConfig:
         _require(self.max_positions >= 4, "text.max_positions", self.max_positions, "at least 4")
         _require(self.hidden % self.heads == 0, "text.hidden", self.hidden, f"a multiple of text.heads={self.heads}")
         _require(0.0 <= self.dropout < 1.0, "text.dropout", self.dropout, "a number in [0, 1)")
+        _require(self.initial_deviation > 0, "text.initial_deviation", self.initial_deviation, "above 0")
 
 
 @dataclass(frozen=True, kw_only=True)

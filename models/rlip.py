@@ -7,14 +7,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
+from models.boxes import inverse_sigmoid
 from models.config import ConfigError, NetworkConfig
 from models.decoder import PairBoxes, to_pairs
 from models.encoded import Encoded
 from models.network import Network
 from models.perceptron import point_head
 from models.predictions import Predictions
+
+ANCHOR_SIDE = 0.25
+"""Width and height of the boxes that queries begin with, in shares of the image."""
 
 
 class RLIP(Network):
@@ -29,6 +34,7 @@ class RLIP(Network):
             self.tgt_embed = nn.Embedding(2 * pairs, width)
             self.verb_tgt_embed = nn.Embedding(2 * pairs, width)
             self.refpoint_embed = nn.Embedding(2 * pairs, 4)
+            self.refpoint_embed.weight.data.copy_(inverse_sigmoid(_spread_anchors(pairs)).repeat(2, 1))
             return
         self.query_embed = nn.Embedding(2 * pairs, 3 * width)
         self.transformer.reference_points_sub = point_head(width)
@@ -78,3 +84,10 @@ class RLIP(Network):
             encoded,
         )
         return self._predict(detected, related, 1, encoded)
+
+
+def _spread_anchors(pairs: int) -> Tensor:
+    """P×4 boxes whose centres fill the image evenly (the R2 sequence), so that an object is near one from the start."""
+    steps = torch.arange(pairs, dtype=torch.float64)[:, None] * torch.tensor([0.7548776662466927, 0.5698402909980532])
+    centres = (0.5 + steps).remainder(1.0).float()
+    return torch.cat((centres, torch.full((pairs, 2), ANCHOR_SIDE)), dim=1)

@@ -37,6 +37,7 @@ class TextEncoder(nn.Module):
                 layer_norm_eps=1e-5,
                 hidden_dropout_prob=config.dropout,
                 attention_probs_dropout_prob=config.dropout,
+                initializer_range=config.initial_deviation,
             )
         )
 

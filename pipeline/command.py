@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def run_recipe(path: Path, overrides: Sequence[str], runner: str, as_json: bool)
     run.note("recipe", recipe.model_dump(mode="json"))
     run.note("outcome", outcome.as_rows())
     figures = figures_of(recipe, run)
-    report = write_report(recipe, run, outcome, recipe.reports / recipe.name)
+    report = write_report(recipe, run, outcome, recipe.reports / recipe.name, written=datetime.now())
     if as_json:
         print(json.dumps(outcome_json(outcome, figures, report)))
     else:

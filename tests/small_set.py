@@ -1,10 +1,12 @@
-"""A data set of small real pictures with boxes and captions, in COCO's layout, and a recipe for it."""
+"""A data set of small real pictures with boxes and captions, in COCO's layout, recipes for it, and who works on it."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
+import psutil
 from PIL import Image
 
 from pipeline.recipe import Recipe, load_recipe
@@ -38,6 +40,35 @@ workers = 1
 """
 
 
+LONG_TRAINING = """
+[pretrain]
+arms = ["none"]
+[pretrain.settings]
+steps = 100000
+batch = 2
+image_size = 64
+checkpoint_every = 1
+log_every = 1
+object_texts = 2
+predicate_texts = 2
+[pretrain.settings.network]
+backbone = "test_resnet"
+backbone_norm = "group"
+backbone_strides = [8, 16]
+levels = 3
+width = 32
+heads = 2
+encoder_layers = 1
+decoder_layers = 1
+feedforward = 64
+pairs = 4
+fusion_width = 32
+fusion_heads = 2
+fusion_interval = 1
+text = { hidden = 32, layers = 1, heads = 2, feedforward = 64, vocabulary = 300, max_positions = 24, dropout = 0.0 }
+"""
+
+
 def write_small_set(root: Path, count: int = 8) -> Path:
     """Write `count` pictures, their annotations and a recipe into `root`; the recipe's path."""
     (root / "images").mkdir(parents=True)
@@ -63,3 +94,19 @@ def write_small_set(root: Path, count: int = 8) -> Path:
 def small_recipe(root: Path, *overrides: str) -> Recipe:
     """The recipe of a set written here before."""
     return load_recipe(root / "recipe.toml", overrides)
+
+
+def train_long(root: Path) -> None:
+    """Add a training to the recipe of a set, small but for its length: for tests that stop it."""
+    recipe = root / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("[pretrain]\narms = []\n", LONG_TRAINING))
+
+
+def processes_on(root: Path) -> list[str]:
+    """Command lines of the processes, other than this one, whose words or folder name the set."""
+    lines = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        line = " ".join([process.info["cwd"] or "", *(process.info["cmdline"] or [])])
+        if str(root) in line and process.pid != os.getpid():
+            lines.append(line)
+    return lines

@@ -22,6 +22,7 @@ from pipeline.captioning.model_folder import find_model
 from pipeline.captioning.sampling import SamplingRules, choose
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.captioning.text_decoder import TextDecoder
+from pipeline.stage import Rejected
 from storage.errors import Terminal
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -41,6 +42,7 @@ class BlipCaptioner:
         quiet: Any = logging.disable_progress_bar
         quiet()
         self._settings = settings
+        self.rejects: list[Rejected] = []
         folder = find_model(settings.model, settings.hub)
         self._dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
         model: Any = BlipForConditionalGeneration.from_pretrained(

@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol
 
 from PIL import Image
 
+from pipeline.stage import Rejected
+
 
 class Caption(NamedTuple):
     """One caption of one image."""
@@ -27,6 +29,8 @@ class Captioner(Protocol):
 
     needs_images: bool
     """False for a captioner that looks at ids only: images need not be decoded for it."""
+    rejects: list[Rejected]
+    """Recorded captions that could not be used, by image."""
 
     def caption(self, images: Sequence[Image.Image], image_ids: Sequence[int]) -> list[list[Caption]]:
         """The captions of each image, in the order of `images` (RGB, raw pixels)."""

@@ -26,9 +26,9 @@ class CaptionStage(Stage):
     settings: CaptionSettings
 
     def row_settings(self) -> dict[str, Any]:
-        """What changes captions: of a recording only its content, which `weights` tells."""
+        """What changes captions: of a recording its name, which captions bear, and its content, which `weights` tells."""
         if self.settings.captioner == "recorded":
-            return {"captioner": "recorded"}
+            return {"captioner": "recorded", "recorded": [path.name for path in self.settings.recorded]}
         return self.settings.row_settings()
 
     def weights(self) -> dict[str, Path]:
@@ -48,19 +48,24 @@ class CaptionStage(Stage):
         """Caption the partition, a batch at a time; images that can't be read go to quarantine."""
         rows = [row for row in inputs.table("images").to_pylist() if row["boxes"]]
         made: list[dict[str, Any]] = []
-        rejected: list[Rejected] = []
+        here = {row["image_id"] for row in rows}
+        rejected = [reject for reject in self._captioner.rejects if reject.image_id in here]
         for start in range(0, len(rows), self.settings.batch_size):
             batch = self._readable(rows[start : start + self.settings.batch_size], rejected)
-            captions = self._captioner.caption([image for _, image in batch], [image_id for image_id, _ in batch])
-            for (image_id, _), found in zip(batch, captions, strict=True):
+            image_ids = [image_id for image_id, _ in batch]
+            captions = self._captioner.caption([image for _, image in batch if image is not None], image_ids)
+            for image_id, found in zip(image_ids, captions, strict=True):
                 made.append({"image_id": image_id, "captions": [caption._asdict() for caption in found]})
             report(min(start + self.settings.batch_size, len(rows)), len(rows))
         facts = {"captions": sum(len(row["captions"]) for row in made)}
         table = pa.Table.from_pylist(made, schema=CAPTIONS)
         return Output(table, rejected=rejected, rows_in=len(rows), facts=facts)
 
-    def _readable(self, rows: list[dict[str, Any]], rejected: list[Rejected]) -> list[tuple[int, Image.Image]]:
-        images = []
+    def _readable(self, rows: list[dict[str, Any]], rejected: list[Rejected]) -> list[tuple[int, Image.Image | None]]:
+        """Image ids and images; a captioner that looks at none gets none."""
+        if not self._captioner.needs_images:
+            return [(row["image_id"], None) for row in rows]
+        images: list[tuple[int, Image.Image | None]] = []
         for row in rows:
             try:
                 images.append((row["image_id"], read_image(self.image_path(row), self._limits)))

@@ -4,31 +4,47 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from prefect_server import client_environment
-from small_set import small_recipe, write_small_set
+from prefect_server import await_it, client_environment
+from small_set import processes_on, small_recipe, train_long, write_small_set
 
 from storage.runs import Run
 from storage.store import Store
 
 
-def _run(folder: Path, home: Path, *words: str) -> list[dict[str, Any]]:
-    """`rlip run --json`; its events."""
-    environment = client_environment(home)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small set, its recipe, and the home of a user who has never used Prefect."""
+    folder = tmp_path_factory.mktemp("run") / "set"
+    write_small_set(folder)
+    (folder / "home").mkdir()
+    return folder
+
+
+def _start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """`rlip run --json` as a terminal starts it: in a process group of its own."""
+    environment = client_environment(folder)
     del environment["PREFECT_HOME"]
-    done = subprocess.run(
+    return subprocess.Popen(
         [str(Path(sys.executable).with_name("rlip")), "run", str(folder / "recipe.toml"), "--json", *words],
-        env=environment | {"HOME": str(home)}, cwd=folder, capture_output=True, text=True, timeout=200,
+        env=environment | {"HOME": str(folder / "home")}, cwd=folder, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def _run(folder: Path, *words: str) -> list[dict[str, Any]]:
+    """Run to the end; the events."""
+    process = _start(folder, *words)
+    out, err = process.communicate(timeout=280)
+    assert process.returncode == 0, err
+    return [json.loads(line) for line in out.splitlines()]
 
 
 def _contents(store: Path) -> dict[str, dict[str, str]]:
@@ -36,34 +52,57 @@ def _contents(store: Path) -> dict[str, dict[str, str]]:
     return {step: {part: a.content for part, a in run.artifacts(step).items()} for step in run.steps()}
 
 
-@pytest.mark.timeout(280)
-def test_prefect_changes_no_byte_shows_cached_states_and_leaves_nothing_running(tmp_path: Path) -> None:
-    write_small_set(tmp_path)
-    home = tmp_path / "home"
-    home.mkdir()
-    direct = tmp_path / "direct"
-    _run(tmp_path, home, "--direct", "--set", f"store={direct}", "--set", f"reports={tmp_path}/direct-reports")
-    _run(tmp_path, home)
-    store = small_recipe(tmp_path).store
+def _records(folder: Path, query: str) -> list[Any]:
+    """What the temporary server kept beside the store."""
+    return list(sqlite3.connect(folder / "out" / "prefect" / "prefect.db").execute(query))
+
+
+@pytest.mark.timeout(600)
+def test_prefect_changes_no_byte_shows_cached_states_and_leaves_nothing_running(folder: Path) -> None:
+    direct = folder / "direct"
+    _run(folder, "--direct", "--set", f"store={direct}", "--set", f"reports={folder}/direct-reports")
+    _run(folder)
+    store = small_recipe(folder).store
     assert _contents(store) == _contents(direct)
     assert set(_contents(store)) == {"ingest", "caption", "parse"}
 
-    again = _run(tmp_path, home)
+    again = _run(folder)
     assert [event["due"] for event in again if event.get("event") == "step"] == [0, 0, 0]
-    records = sqlite3.connect(store.parent / "prefect" / "prefect.db")
-    states = list(records.execute("select name, state_name from flow_run order by created"))
+    states = _records(folder, "select name, state_name from flow_run order by created")
     assert [name for name, _ in states] == 2 * ["small", "ingest small", "caption small", "parse small"]
     assert [state for _, state in states] == 4 * ["Completed"] + 4 * ["Cached"]
-    tasks = dict(records.execute("select name, state_name from task_run order by created"))
+    tasks = dict(_records(folder, "select name, state_name from task_run order by created"))
     assert tasks["ingest set/0000"] == tasks["ingest set/0001"] == "Completed"
     assert tasks["ingest set/0000 to set/0001"] == "Cached"
-    keys = {key for (key,) in records.execute("select key from artifact")}
+    keys = {key for (key,) in _records(folder, "select key from artifact")}
     assert {"progress-small-caption", "stages-small", "summary-small"} <= keys
 
-    assert list(home.iterdir()) == []
-    assert not [p for p in psutil.process_iter(["cwd", "cmdline"]) if str(tmp_path) in " ".join(_words(p))]
+    assert list((folder / "home").iterdir()) == []
+    assert processes_on(folder) == []
 
 
-def _words(process: psutil.Process) -> list[str]:
-    own = process.pid == os.getpid()
-    return [] if own else [process.info["cwd"] or "", *(process.info["cmdline"] or [])]
+@pytest.mark.timeout(600)
+def test_ctrl_c_in_a_training_writes_a_checkpoint_says_how_to_resume_and_leaves_nothing_running(folder: Path) -> None:
+    train_long(folder)
+    process = _start(folder)
+    assert process.stdout is not None
+    for line in process.stdout:
+        event = json.loads(line)
+        if event["event"] == "progress" and event["step"] == "pretrain:none":
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "run the same command again to resume" in err and "Traceback" not in err
+    assert list((folder / "out" / "store" / "pending").glob("scratch-*/checkpoint.safetensors"))
+    ((state,),) = _records(folder, "select state_type from flow_run where name = 'pretrain small'")
+    assert state == "CRASHED"
+    await_it(lambda: not processes_on(folder) or None, 20, "processes of the stopped run are left")
+
+
+@pytest.mark.timeout(600)
+def test_an_error_reaches_the_terminal_once_and_in_its_own_words(folder: Path) -> None:
+    process = _start(folder, "--set", "run.max_reject_share=0", "--set", "ingest.limits.max_pixels=16")
+    _, err = process.communicate(timeout=280)
+    assert process.returncode == 1
+    assert "run.max_reject_share" in err and err.count("Error:") == 1 and "Traceback" not in err

@@ -1,0 +1,89 @@
+"""A tiny training set in a shard, and a network small enough to train in seconds."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.training.job import Shard
+from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
+from storage.shards import Sample, write_shard
+from storage.tables import write_table
+
+NETWORK = {
+    "backbone": "test_byobnet",
+    "backbone_norm": "group",
+    "backbone_strides": [16, 32],
+    "levels": 2,
+    "width": 32,
+    "heads": 2,
+    "points": 2,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "feedforward": 32,
+    "pairs": 6,
+    "dropout": 0.1,
+    "fusion_interval": 1,
+    "fusion_width": 32,
+    "fusion_heads": 2,
+    "text": {
+        "hidden": 32,
+        "layers": 1,
+        "heads": 2,
+        "feedforward": 32,
+        "vocabulary": 400,
+        "max_positions": 16,
+        "dropout": 0.1,
+        "initial_deviation": 0.25,
+    },
+}
+TINY = {
+    "network": NETWORK,
+    "batch": 4,
+    "image_size": 64,
+    "lr": 1e-3,
+    "lr_backbone": 1e-3,
+    "lr_text": 1e-3,
+    "clip": 1.0,
+    "warmup": 2,
+    "schedule": "cosine",
+    "log_every": 2,
+}
+"""Settings of a training that takes seconds; dropout is on, so that resuming must restore its randomness too."""
+
+
+def picture(seed: int) -> bytes:
+    """A JPEG of noise."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (60, 80, 3), np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def sample(image_id: int) -> TrainingSample:
+    """A person, a dog and a kite; every other image says that the person holds the kite."""
+    boxes = (
+        SampleBox("person", 5.0, 5.0, 20.0, 50.0),
+        SampleBox("dog", 40.0, 30.0, 30.0, 25.0),
+        SampleBox("kite", 20.0, 5.0 + image_id % 10, 10.0, 10.0),
+    )
+    relations = (SampleRelation(0, 2, "hold"), SampleRelation(0, 1, "left of", 0.5)) if image_id % 2 else ()
+    return TrainingSample(image_id, "made", 80, 60, boxes, relations)
+
+
+@pytest.fixture(scope="session")
+def shard(tmp_path_factory: pytest.TempPathFactory) -> Shard:
+    """Ten images."""
+    folder = tmp_path_factory.mktemp("shard")
+    samples = [Sample(i, {"jpg": picture(i), "json": sample(i).to_json()}) for i in range(1, 11)]
+    write_table(write_shard(folder / "shard.tar", samples), folder / "shards.parquet")
+    return Shard(tar=folder / "shard.tar", index=folder / "shards.parquet")
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """An empty work folder."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return folder

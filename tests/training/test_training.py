@@ -1,0 +1,140 @@
+"""Whole trainings in real processes: resumed ones end with the bits of undisturbed ones, failures say what to do."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from pipeline.training.job import MODEL, Job
+from pipeline.training.launch import launch
+from pipeline.training.metrics_log import MetricsLog
+from pipeline.training.prepare import prepare
+from pipeline.training.settings import TrainingSettings
+from storage.errors import Terminal, Transient
+from tests.training.conftest import TINY
+
+STEPS = 12
+
+
+def job(work: Path, shard, **changes) -> Job:
+    settings = TrainingSettings(**(TINY | {"steps": STEPS, "checkpoint_every": 3} | changes))
+    made = Job(kind="pretrain", settings=settings, work=work, shards=(shard,))
+    prepare(made)
+    return made
+
+
+def ignore(done, total, note=""):
+    pass
+
+
+def outcome(work: Path) -> tuple[bytes, list[dict]]:
+    return (work / MODEL).read_bytes(), MetricsLog(work / "metrics.jsonl").table().to_pylist()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, shard) -> tuple[bytes, list[dict]]:
+    work = tmp_path_factory.mktemp("undisturbed")
+    launch(job(work, shard), ignore)
+    return outcome(work)
+
+
+def killed_in_the_middle(work: Path, shard, number: int) -> None:
+    """Kill all trainer processes at once as soon as there is a checkpoint."""
+
+    def strike() -> None:
+        while not (work / "checkpoint.safetensors").is_file():
+            time.sleep(0.01)
+        for process in trainers(work):
+            os.kill(process, number)
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    with pytest.raises(Transient, match="run again to go on from its last checkpoint"):
+        launch(job(work, shard), ignore)
+    thread.join()
+    assert not (work / MODEL).exists()
+    assert not trainers(work)
+
+
+def trainers(work: Path) -> list[int]:
+    """Processes whose command line names the work folder's job."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdigit() and f"{work}/job.json" in (folder / "cmdline").read_text():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_killed_training_ends_with_the_same_bits(work, shard, undisturbed):
+    killed_in_the_middle(work, shard, signal.SIGKILL)
+    summary = launch(job(work, shard), ignore)
+    assert summary.resumed_from >= 3
+    assert outcome(work) == undisturbed
+
+
+def test_a_training_asked_to_stop_writes_a_checkpoint_first(work, shard, undisturbed):
+    class Cancelled(BaseException):
+        pass
+
+    def cancel(done, total, note=""):
+        if done < total:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        launch(job(work, shard, checkpoint_every=1000), cancel)
+    assert not trainers(work)
+    with safe_open(str(work / "checkpoint.safetensors"), framework="pt") as file:
+        assert "checkpoint" in file.metadata()
+    summary = launch(job(work, shard, checkpoint_every=1000), ignore)
+    assert summary.resumed_from >= 1
+    assert outcome(work) == undisturbed
+
+
+def test_metrics_have_every_step_once(undisturbed):
+    losses = [row["step"] for row in undisturbed[1] if row["name"] == "loss"]
+    assert losses == list(range(2, STEPS + 1, 2))
+
+
+def test_the_seed_decides_the_weights(work, shard, undisturbed):
+    launch(job(work, shard, seed=1), ignore)
+    assert outcome(work)[0] != undisturbed[0]
+
+
+def test_one_process_needs_no_torchrun_and_reports_as_it_goes(work, shard):
+    told = []
+    summary = launch(
+        job(work, shard, processes=1, steps=3), lambda done, total, note="": told.append((done, total, note))
+    )
+    assert summary.processes == 1 and summary.steps == 3
+    assert told[-1][:2] == (3, 3)
+    assert "loss" in told[-1][2] and "images/s" in told[-1][2]
+
+
+def test_a_diverging_training_says_at_which_step_and_what_to_do(work, shard):
+    with pytest.raises(Terminal, match=r"diverged at step \d+ .*lower lr = "):
+        launch(job(work, shard, processes=1, lr=1e30, lr_backbone=1e30, lr_text=1e30, warmup=0, clip=1e30), ignore)
+
+
+def test_a_checkpoint_of_another_process_count_is_refused(work, shard):
+    launch(job(work, shard, processes=1, steps=3), ignore)
+    with pytest.raises(Terminal, match="set processes = 1 to go on"):
+        launch(job(work, shard, processes=2, steps=6), ignore)
+
+
+def test_a_damaged_checkpoint_is_a_clear_error(work, shard):
+    (work / "checkpoint.safetensors").write_bytes(b"torn")
+    with pytest.raises(Terminal, match="damaged checkpoint"):
+        launch(job(work, shard, processes=1, steps=3), ignore)
+
+
+def test_nothing_to_train_on_is_said_before_any_process_starts(work):
+    settings = TrainingSettings(**TINY)
+    with pytest.raises(Terminal, match="nothing to train on"):
+        prepare(Job(kind="pretrain", settings=settings, work=work))
