@@ -77,7 +77,9 @@ _IRREGULAR = {
     "rose": "rise",
 }
 
-_PARTICLES = words("up down out over back around along straight")
+_PARTICLES = words("up down out back straight")
+# Particles before another preposition only: "look over at", but "sit around" a table.
+_EITHER = words("over around along")
 _DROPS_PARTICLE = words("sit stand lie look stare gaze glance peer kneel crouch squat rest lean")
 
 _PHRASES = merged(
@@ -171,7 +173,7 @@ def _step(text: str) -> str:
         return f"{_participle(tokens[0])} by"
     verb = _verb_lemma(tokens[0])
     rest = tokens[1:]
-    if verb in _DROPS_PARTICLE and rest and rest[0] in _PARTICLES and not _opens_part(rest[1:2]):
+    if verb in _DROPS_PARTICLE and _opens_with_particle(rest):
         rest = rest[1:]
     place = _preposition(" ".join(rest))
     if place and ((place in _PLACES and verb in _POSTURES) or (verb in _LOCATIONS and rest[0] in _FUNCTION_WORDS)):
@@ -204,9 +206,12 @@ def _opens_place(tokens: list[str]) -> bool:
     return bool(tokens) and tokens[0] in _FUNCTION_WORDS and tokens[0] not in ("of", "side")
 
 
-def _opens_part(tokens: list[str]) -> bool:
-    """Whether a particle's successor needs it ("out of", "over back of")."""
-    return bool(tokens) and (tokens[0] == "of" or tokens[0] not in _FUNCTION_WORDS or tokens[0] in ("back", "side"))
+def _opens_with_particle(rest: list[str]) -> bool:
+    """Whether the first word adds nothing ("up at") and is not needed by what follows ("out of", "over back of")."""
+    if len(rest) < 2:
+        return bool(rest) and rest[0] in _PARTICLES
+    is_free = rest[1] in _FUNCTION_WORDS and rest[1] not in ("of", "back", "side")
+    return is_free and rest[0] in _PARTICLES | _EITHER
 
 
 def _without_reciprocal(tokens: list[str]) -> list[str]:

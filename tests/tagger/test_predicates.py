@@ -15,7 +15,7 @@ FORMS = {
                "sitting atop"],
     "lie on": ["lying on", "laying on", "lies on", "laying down on", "lying on top of"],
     "stand on": ["standing on", "stands on", "standing on top of"],
-    "look at": ["looking at", "looks at", "staring at", "looking up at", "is looking at", "gazing at"],
+    "look at": ["looking at", "looks at", "staring at", "looking up at", "looking over at", "is looking at", "gazing at"],
     "next to": ["next to", "beside", "adjacent to", "alongside", "standing next to", "sitting beside", "next to each other",
                 "right next to", "parked next to"],
     "under": ["under", "below", "beneath", "underneath", "standing under", "stand_under"],
@@ -37,6 +37,9 @@ FORMS = {
     "see": ["saw", "sees"],
     "be": ["is", "are", "being"],
     "have": ["has", "have", "having"],
+    "around": ["around", "sitting around", "standing around"],
+    "look over": ["looking over"],
+    "lean over back of": ["leaning over the back of"],
     "lean out of": ["leaning out of"],
     "": ["", "  ", "!?", "\x00\x1f", "🐎"],
 }  # fmt: skip
