@@ -20,6 +20,9 @@ from storage.errors import Terminal
 HEALTHY_WITHIN = 120.0
 """Seconds that a server may take to answer: the first start in a folder also makes the database."""
 
+PATIENCE = {"PREFECT_SERVER_DATABASE_TIMEOUT": "60", "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60"}
+"""SQLite may be busy for longer than Prefect expects on a machine that is."""
+
 
 class TemporaryServer:
     """Starts at once on construction; `ready` waits for it. A context manager that ends it.
@@ -30,7 +33,7 @@ class TemporaryServer:
 
     def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
         self._home = home.absolute()
-        self._environment = {**environment, "PREFECT_HOME": str(self._home), "PREFECT_SERVER_DATABASE_TIMEOUT": "60"}
+        self._environment = {**environment, **PATIENCE, "PREFECT_HOME": str(self._home)}
         try:
             self._home.mkdir(parents=True, exist_ok=True)
             self._lock = (self._home / "starting.lock").open("w")

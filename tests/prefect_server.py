@@ -43,13 +43,20 @@ class PrefectServer:
 
     def post(self, path: str, **body: Any) -> Any:
         """The answer to a POST."""
-        answer = httpx.post(f"{self.api}/{path}", json=body, timeout=30)
-        answer.raise_for_status()
-        return answer.json()
+        return self._answer("POST", path, json=body)
 
     def get(self, path: str) -> Any:
         """The answer to a GET."""
-        answer = httpx.get(f"{self.api}/{path}", timeout=30)
+        return self._answer("GET", path)
+
+    def _answer(self, method: str, path: str, **more: Any) -> Any:
+        """The server asks for patience (503) when its SQLite is busy, as Prefect's own client knows."""
+
+        def asked() -> httpx.Response | None:
+            answer = httpx.request(method, f"{self.api}/{path}", timeout=60, **more)
+            return None if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else answer
+
+        answer = await_it(asked, 60, f"{method} {path}: the server stays too busy")
         answer.raise_for_status()
         return answer.json()
 
@@ -85,7 +92,8 @@ def client_environment(home: Path, **more: str) -> dict[str, str]:
     """An environment for Prefect's processes that leaves this user's own settings out."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
     ours = {"PREFECT_HOME": str(home), "DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    return kept | ours | {"OMP_NUM_THREADS": "1", "PREFECT_WORKER_QUERY_SECONDS": "2"} | more
+    patient = {"PREFECT_SERVER_DATABASE_TIMEOUT": "60", "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60"}
+    return kept | ours | patient | {"OMP_NUM_THREADS": "1", "PREFECT_WORKER_QUERY_SECONDS": "2"} | more
 
 
 def await_it(look: Callable[[], Found | None], seconds: float, complaint: str) -> Found:

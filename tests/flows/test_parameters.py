@@ -1,0 +1,26 @@
+"""A recipe survives the way into a deployment's parameters and back, and Prefect can describe its fields."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flows.end_to_end import STAGES, end_to_end
+from flows.parameters import parameters
+from pipeline.recipe import Recipe, load_recipe
+
+
+@pytest.mark.parametrize("name", ["demo", "coco", "coco_objects365"])
+def test_a_recipe_comes_back_as_it_was(root: Path, name: str) -> None:
+    path = root / "recipes" / f"{name}.toml"
+    back = Recipe.model_validate(json.loads(parameters(path, ["run.workers=3"]))["recipe"])
+    assert back == load_recipe(path, ["run.workers=3"]) and back.run.workers == 3
+
+
+def test_every_flow_is_typed_by_the_recipe(root: Path) -> None:
+    for each in (*STAGES, end_to_end):
+        schema = each.parameters.model_dump()
+        assert schema["required"] == ["recipe"]
+        assert "caption" in schema["definitions"]["Recipe"]["properties"]
