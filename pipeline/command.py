@@ -55,7 +55,7 @@ def plan_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
         return
     table = Table("step", "cached", "due", "why", box=None)
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*("?" if value is None else str(value) for value in row.values()))
     Console().print(table)
 
 
