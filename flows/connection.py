@@ -25,11 +25,12 @@ reach the terminal once, as `rlip` words them."""
 
 
 @contextmanager
-def connected(home: Path) -> Iterator[Callable[[], None]]:
+def connected(home: Path) -> Iterator[Callable[[], str]]:
     """Make Prefect in this process speak to the right server; `home` is where a temporary one keeps its records.
 
     To be entered before Prefect is imported, which reads its settings from the environment. Gives a function that
-    waits for the server: what needs none may be done before. Raises `Terminal` when the user's server does not answer.
+    waits for the server and tells where its web pages are: what needs no server may be done before. Raises
+    `Terminal` when the user's server does not answer.
     """
     changed = (*DEFAULTS, "PREFECT_HOME", "PREFECT_API_URL")
     before = {name: os.environ.get(name) for name in changed}
@@ -43,7 +44,8 @@ def connected(home: Path) -> Iterator[Callable[[], None]]:
                     f"no Prefect server answers at PREFECT_API_URL = {address}: start it (prefect server start), "
                     "or unset PREFECT_API_URL for a temporary one, or leave Prefect out with --direct"
                 )
-            yield lambda: None
+            pages = address.rstrip("/").removesuffix("/api")
+            yield lambda: pages
             return
         home = Path(os.environ.get("PREFECT_HOME", home)).absolute()
         with TemporaryServer(home, os.environ) as server:

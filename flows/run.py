@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import cast
 
 from flows.connection import connected
@@ -23,7 +24,7 @@ def run(recipe: Recipe, display: Display) -> Outcome:
         from flows.session import Session, shared
 
         session = Session.begin(recipe, display, reports=False)
-        ready()
+        sys.stderr.write(f"Prefect shows this run at {ready()}\n")
         # Each flow run waits a second for its heartbeat's thread. They tell of dead workers; we are none.
         with shared(session), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             return cast(Outcome, end_to_end(recipe, return_state=True).result())

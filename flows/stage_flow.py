@@ -39,7 +39,7 @@ def run_stage(recipe: Recipe, stage: str) -> State[list[StepOutcome]]:
                 outcomes.append(run_step(chain, step, Watched(session.display, recipe.name), work_in_tasks))
                 session.steps[step.name] = outcomes[-1]
     made = sum(outcome.partitions - outcome.cached for outcome in outcomes)
-    message = f"{len(outcomes)} steps, {made} partitions made"
+    message = f"{made} of {sum(outcome.partitions for outcome in outcomes)} partitions made"
     return Completed(name=None if made else CACHED, message=message, data=outcomes)
 
 

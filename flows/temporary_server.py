@@ -50,8 +50,8 @@ class TemporaryServer:
         """The API's URL."""
         return f"{self.address}/api"
 
-    def ready(self) -> None:
-        """Wait until the server answers. Raises `Terminal` with its last words when it does not."""
+    def ready(self) -> str:
+        """Wait until the server answers; the address of its web pages. Raises `Terminal` with its last words."""
         until = time.monotonic() + HEALTHY_WITHIN
         while not answers(self.api, seconds=2):
             if self._process.poll() is not None or time.monotonic() > until:
@@ -62,6 +62,7 @@ class TemporaryServer:
                 )
             time.sleep(0.1)
         self._lock.close()
+        return self.address
 
     def __enter__(self) -> Self:
         return self
