@@ -1,0 +1,119 @@
+"""The tagger's training: pairs as queries, noise, and what it is measured on."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from models.target import Target
+from pipeline.training.job import MODEL, Job
+from pipeline.training.launch import launch
+from pipeline.training.metrics_log import MetricsLog
+from pipeline.training.prepare import prepare
+from pipeline.training.sources import ImageSource
+from pipeline.training.tagger_check import average_precision
+from pipeline.training.tagger_settings import TaggerSettings
+from pipeline.training.tagger_task import noisy, pair_queries
+from storage.errors import Terminal
+from storage.tables import IMAGES, write_table
+from tests.training.conftest import TINY, picture, sample
+
+
+def target(pairs: int) -> Target:
+    boxes = torch.rand(pairs, 4) * 0.2 + 0.4
+    labels = torch.arange(pairs)
+    return Target(labels, labels, boxes, boxes, torch.zeros(pairs, 3), torch.ones(pairs, dtype=torch.bool))
+
+
+def test_queries_are_filled_up_with_empty_slots():
+    queries = pair_queries([target(3), target(1)])
+    assert queries.valid.tolist() == [[True, True, True], [True, False, False]]
+    assert queries.subject_boxes.shape == (2, 3, 4)
+    assert pair_queries([target(0)]).valid.tolist() == [[False]]
+
+
+def test_noise_stays_within_its_bounds_and_leaves_the_targets_alone():
+    queries = pair_queries([target(200)])
+    before = queries.subject_boxes.clone()
+    settings = TaggerSettings(box_noise=0.2, label_noise=0.25)
+    moved = noisy(queries, settings, 50, np.random.default_rng(0))
+    assert torch.equal(queries.subject_boxes, before)
+    shift = (moved.subject_boxes - before).abs() / before[..., 2:].repeat(1, 1, 2)
+    assert 0 < shift[..., :2].max() <= 0.1 + 1e-5
+    assert 0 < shift[..., 2:].max() <= 0.2 + 1e-5
+    assert moved.subject_labels.max() < 200
+    assert 0.1 < (moved.subject_labels != queries.subject_labels).float().mean() < 0.4
+
+
+def test_no_noise_changes_nothing():
+    queries = pair_queries([target(5)])
+    same = noisy(queries, TaggerSettings(box_noise=0, label_noise=0), 50, np.random.default_rng(0))
+    assert torch.equal(same.subject_boxes, queries.subject_boxes)
+    assert torch.equal(same.object_labels, queries.object_labels)
+
+
+def test_average_precision_of_a_ranking():
+    assert average_precision(np.array([0.9, 0.8, 0.7]), np.array([True, False, True])) == pytest.approx((1 + 2 / 3) / 2)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> tuple[Path, Path]:
+    """A folder of images and their table: twenty, every other one with relations."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rows = []
+    for number in range(1, 21):
+        labels = sample(number)
+        (folder / f"{number}.jpg").write_bytes(picture(number))
+        boxes = [box._asdict() | {"crowd": False, "source_id": 1} for box in labels.boxes]
+        relations = [
+            {"subject": r.subject, "predicate": f"is {r.predicate}", "object": r.object} for r in labels.relations
+        ]
+        rows.append(
+            {
+                "dataset": "made",
+                "split": "train",
+                "image_id": number,
+                "uri": f"{number}.jpg",
+                "digest": "",
+                "width": 80,
+                "height": 60,
+                "boxes": boxes,
+                "relations": relations,
+            }
+        )
+    table = tmp_path / "images.parquet"
+    write_table(pa.Table.from_pylist(rows, schema=IMAGES), table)
+    return table, folder
+
+
+def test_only_images_with_relations_train_the_tagger_and_its_predicates_are_canonical(images):
+    table, folder = images
+    source = ImageSource([table], {"made": folder})
+    assert len(source) == 10
+    assert {relation.predicate for relation in source.labels(0).relations} == {"hold", "left of"}
+    kept, held_out = source.split(0.4)
+    assert sorted(kept + held_out) == list(range(10))
+    assert source.split(0.4) == (kept, held_out)
+
+
+def test_an_image_that_vanished_is_named(images):
+    table, folder = images
+    (folder / "1.jpg").unlink()
+    with pytest.raises(Terminal, match=r"1\.jpg.*restore it"):
+        ImageSource([table], {"made": folder}).image(0)
+
+
+def test_a_tagger_is_trained_and_measured_on_held_out_images(images, work):
+    table, folder = images
+    settings = TaggerSettings(**(TINY | {"steps": 3, "processes": 1, "held_out": 0.4}))
+    job = Job(kind="tagger", settings=settings, work=work, tables=(table,), image_folders={"made": folder})
+    prepare(job)
+    summary = launch(job, lambda done, total, note="": None)
+    assert summary.images < 10
+    assert (work / MODEL).is_file()
+    scores = {r["name"]: r["value"] for r in MetricsLog(work / "metrics.jsonl").table().to_pylist() if r["step"] == 3}
+    assert scores["held_out_images"] == 10 - summary.images
+    assert 0 <= scores["held_out_map"] <= 1 and 0 <= scores["held_out_recall"] <= 1
