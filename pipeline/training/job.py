@@ -12,6 +12,7 @@ from pipeline.training.settings import TrainingSettings
 from pipeline.training.tagger_settings import TaggerSettings
 
 MODEL = "model.safetensors"
+METRICS_LOG = "metrics.jsonl"
 VOCABULARY = "vocabulary.json"
 TOKENIZER = "tokenizer"
 ERROR = "error.txt"

@@ -19,6 +19,7 @@ from models.network import Network
 from pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.training.example import Example, StepExamples
 from pipeline.training.exchange import Ranks, exchange
+from pipeline.training.job import METRICS_LOG
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.order import Order, stable_seed
 from pipeline.training.settings import TrainingSettings
@@ -27,7 +28,6 @@ from pipeline.training.task import Task
 from storage.errors import Terminal
 
 CHECKPOINT = "checkpoint.safetensors"
-METRICS_LOG = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ def train(
     metrics = MetricsLog(work / METRICS_LOG)
     if ranks.rank == 0:
         metrics.rewind(begun)
+        if begun:
+            progress(begun, total, "going on from the last checkpoint")
     step, stop, began, told = begun, False, time.monotonic(), 0.0
     for examples in _examples(
         StepExamples(source, order, settings, ranks.rank, ranks.count), range(begun, total), settings

@@ -37,9 +37,9 @@ class MetricsLog:
             os.fsync(file.fileno())
 
     def table(self) -> pa.Table:
-        """All values (schema METRICS), by step and name."""
-        rows = sorted(self._rows(), key=lambda row: (row["step"], row["name"]))
-        return pa.Table.from_pylist(rows, schema=METRICS)
+        """All values (schema METRICS), by step and name; what was measured again after a crash counts once."""
+        rows = {(row["step"], row["name"]): row for row in self._rows()}
+        return pa.Table.from_pylist([rows[place] for place in sorted(rows)], schema=METRICS)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         if not self._path.is_file():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.stage import Output, Report
-from pipeline.training.job import MODEL, Job
+from pipeline.training.job import METRICS_LOG, MODEL, Job
 from pipeline.training.launch import launch
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.prepare import prepare
@@ -17,5 +17,5 @@ def carry_out_training(job: Job, report: Report) -> Output:
     kept = prepare(job)
     summary = launch(job, report)
     files: Mapping[str, Path] = {MODEL: job.work / MODEL, **kept}
-    table = MetricsLog(job.work / "metrics.jsonl").table()
+    table = MetricsLog(job.work / METRICS_LOG).table()
     return Output(table, files, rows_in=summary.images, rows_out=summary.images, facts=summary.model_dump())

@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from models.weights import save
 from pipeline.training.exchange import Ranks
-from pipeline.training.job import MODEL, SUMMARY, TOKENIZER, VOCABULARY, Job, Summary
+from pipeline.training.job import METRICS_LOG, MODEL, SUMMARY, TOKENIZER, VOCABULARY, Job, Summary
 from pipeline.training.loop import Trained, train
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.sources import ImageSource, ShardSource, Source, Subset
@@ -60,9 +60,7 @@ def run(job: Job, ranks: Ranks, asked_to_stop: Callable[[], bool]) -> Trained:
             from pipeline.training.tagger_check import check_tagger
 
             scores = check_tagger(trained.network, held_out, vocabulary, settings, ranks.device)
-            log = MetricsLog(job.work / "metrics.jsonl")
-            log.rewind(trained.total)
-            log.write(trained.total, scores)
+            MetricsLog(job.work / METRICS_LOG).write(trained.total, scores)
         _finish(job, trained, len(source), ranks)
     return trained
 

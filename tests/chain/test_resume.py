@@ -54,5 +54,5 @@ def test_a_training_goes_on_from_its_checkpoint(finished: World, copied: World) 
     _kill_in(copied, "pretrain:pseudo")
     events = copied.run()
     steps = [e["done"] for e in events if e.get("event") == "progress" and e["step"] == "pretrain:pseudo"]
-    assert steps and min(steps) > 4, "the steps before the checkpoint are not trained again"
+    assert steps and min(steps) >= 4, "the steps before the checkpoint are not trained again"
     assert copied.contents() == finished.contents()
