@@ -39,36 +39,39 @@ def build_steps(recipe: Recipe) -> list[Step]:
     """The steps of a recipe, each after everything that it reads. Stages that nothing asks for are left out."""
     data = recipe.data
     ingested = tuple(dict.fromkeys((*data.label, *data.mix, *data.tagger, *data.test)))
+    steps = [Step("ingest", IngestStage, recipe.ingest_settings(), datasets=ingested)]
+    arms = recipe.pretrain.arms
+    if "pseudo" in arms or not arms:
+        steps += _labelling(recipe)
+    if data.mix:
+        settings = recipe.shard.model_copy(update={"labels": "given"})
+        steps.append(Step("shard:mix", ShardStage, settings, datasets=data.mix, reads={"images": ("ingest",)}))
+    for arm in arms:
+        steps += _arm(recipe, arm)
+    return steps
+
+
+def _labelling(recipe: Recipe) -> list[Step]:
+    """From images to relations with scores; without a set to train a tagger on, to triplets."""
+    data = recipe.data
     steps = [
-        Step("ingest", IngestStage, recipe.ingest_settings(), datasets=ingested),
         Step("caption", CaptionStage, recipe.caption_settings(), datasets=data.label, reads={"images": ("ingest",)}),
         Step("parse", ParseStage, recipe.parse, datasets=data.label, reads={"captions": ("caption",)}),
     ]
     if data.tagger:
-        steps.append(
-            Step(
-                "train_tagger",
-                TrainTaggerStage,
-                recipe.train_tagger,
-                reads={"images": ("ingest",)},
-                from_datasets={"images": data.tagger},
-            )
-        )
-        steps.append(
+        images = {"images": ("ingest",)}
+        trained_on = {"images": data.tagger}
+        steps += [
+            Step("train_tagger", TrainTaggerStage, recipe.train_tagger, reads=images, from_datasets=trained_on),
             Step(
                 "tag",
                 TagStage,
                 recipe.tag,
                 datasets=data.label,
-                reads={"images": ("ingest",), "triplets": ("parse",)},
+                reads={**images, "triplets": ("parse",)},
                 uses={"tagger": ("train_tagger",)},
-            )
-        )
-    if data.mix:
-        settings = recipe.shard.model_copy(update={"labels": "given"})
-        steps.append(Step("shard:mix", ShardStage, settings, datasets=data.mix, reads={"images": ("ingest",)}))
-    for arm in recipe.pretrain.arms:
-        steps += _arm(recipe, arm)
+            ),
+        ]
     return steps
 
 

@@ -14,7 +14,7 @@ class PretrainStage(Stage):
     """The network's weights (`model.safetensors`), the names of its training set, its tokenizer, and metrics by step."""
 
     name = "pretrain"
-    version = 1
+    version = 2
     reads = ("shards",)
     writes = "weights"
     schema = METRICS

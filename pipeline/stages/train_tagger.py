@@ -13,7 +13,7 @@ class TrainTaggerStage(Stage):
     """The tagger's weights (`model.safetensors`), the names it knows, its tokenizer, and its metrics by step."""
 
     name = "train_tagger"
-    version = 1
+    version = 2
     reads = ("images",)
     writes = "tagger"
     schema = METRICS

@@ -71,6 +71,8 @@ def train(
     network = task.build().to(ranks.device).train()
     # Convolutions on CPUs and tensor cores are fastest with the channels last; the numbers stay the same.
     network.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if settings.lr_backbone == 0:
+        network.backbone.requires_grad_(False)
     optimizer = make_optimizer(network, settings)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     begun = load_checkpoint(work / CHECKPOINT, ranks.count, network, optimizer)

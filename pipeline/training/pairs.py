@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.training.sample import SampleBox, TrainingSample
+from pipeline.training.sample import TrainingSample
 
 
 @dataclass(frozen=True)
@@ -32,23 +32,15 @@ def labelled_pairs(sample: TrainingSample) -> list[TargetPair]:
 
 
 def detection_pairs(sample: TrainingSample, limit: int) -> list[TargetPair]:
-    """Labelled pairs, then pairs for the boxes that those leave out: each with its nearest other box, of unknown predicate.
+    """Labelled pairs, then each box that those leave out, paired with itself; up to `limit`.
 
-    So every object is learnt, with or without relations. An image's only box is paired with itself.
+    So every object is learnt, with or without relations, and nothing is made up about who belongs to whom. A box has no
+    relation to itself; yet in an image without any known relation that says nothing, and no predicate is judged there.
     """
     pairs = labelled_pairs(sample)[:limit]
     covered = {index for pair in pairs for index in (pair.subject, pair.object)}
-    centres = np.array([_centre(box) for box in sample.boxes]).reshape(-1, 2)
-    for index in range(len(sample.boxes)):
-        if index in covered or len(pairs) >= limit:
-            continue
-        distance = np.linalg.norm(centres - centres[index], axis=1)
-        if len(distance) > 1:
-            distance[index] = np.inf
-        nearest = int(distance.argmin())
-        pairs.append(TargetPair(index, nearest, known=False))
-        covered |= {index, nearest}
-    return pairs
+    alone = [TargetPair(index, index, known=bool(pairs)) for index in range(len(sample.boxes)) if index not in covered]
+    return pairs + alone[: limit - len(pairs)]
 
 
 def tagging_pairs(sample: TrainingSample, limit: int, generator: np.random.Generator) -> list[TargetPair]:
@@ -67,6 +59,3 @@ def normalised_boxes(sample: TrainingSample) -> np.ndarray:
     corners = (corners / np.array([sample.width, sample.height] * 2, np.float32)).clip(0, 1)
     return np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], axis=1)
 
-
-def _centre(box: SampleBox) -> tuple[float, float]:
-    return box.x + box.w / 2, box.y + box.h / 2

@@ -45,6 +45,7 @@ class TrainingSettings(Settings):
     """Images a step, over all processes."""
     lr: float = Field(1.41e-4, gt=0)
     lr_backbone: float = Field(1.41e-5, ge=0)
+    """0: the backbone stays as it is, and no gradient of it is computed."""
     lr_text: float = Field(1.41e-5, ge=0)
     weight_decay: float = Field(1e-4, ge=0)
     clip: float = Field(0.1, gt=0)

@@ -22,13 +22,13 @@ def test_relations_of_a_pair_are_merged_and_the_surest_pair_comes_first():
     assert found == [TargetPair(1, 2, {"hold": 0.9}), TargetPair(0, 1, {"ride": 0.4, "on": 0.6})]
 
 
-def test_boxes_without_a_relation_are_paired_with_their_nearest_and_say_nothing_of_predicates():
+def test_a_box_without_a_relation_is_paired_with_itself_and_related_to_nothing():
     found = detection_pairs(image([0, 20, 80, 95], [SampleRelation(0, 1, "ride")]), limit=10)
-    assert found == [TargetPair(0, 1, {"ride": 1.0}), TargetPair(2, 3, known=False)]
+    assert found == [TargetPair(0, 1, {"ride": 1.0}), TargetPair(2, 2), TargetPair(3, 3)]
 
 
-def test_a_lonely_box_is_paired_with_itself():
-    assert detection_pairs(image([5]), limit=10) == [TargetPair(0, 0, known=False)]
+def test_an_image_without_relations_says_nothing_of_predicates():
+    assert detection_pairs(image([5, 60]), limit=10) == [TargetPair(0, 0, known=False), TargetPair(1, 1, known=False)]
 
 
 def test_the_network_is_never_asked_for_more_pairs_than_it_has():
