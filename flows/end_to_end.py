@@ -16,9 +16,9 @@ from flows.summary import publish_summary
 from flows.tag import tag
 from flows.tasks import CACHED
 from flows.train_tagger import train_tagger
+from pipeline.conclude import conclude
 from pipeline.outcome import Outcome
 from pipeline.recipe import Recipe
-from pipeline.review.report import write_report
 
 STAGES = (ingest, caption, parse, train_tagger, tag, shard, pretrain, evaluate)
 """The stages' flows, each after those that it reads from."""
@@ -35,6 +35,6 @@ def end_to_end(recipe: Recipe) -> State[Outcome]:
         outcome = Outcome(recipe.name, [session.steps[step.name] for step in session.chain.steps])
         publish_summary(recipe, session.chain.run, outcome)
         if session.reports:
-            write_report(recipe, session.chain.run, outcome, recipe.reports / recipe.name)
+            conclude(recipe, session.chain.run, outcome)
     made = outcome.computed
     return Completed(name=None if made else CACHED, message=f"{made} partitions made", data=outcome)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import datetime
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.conclude import conclude
 from pipeline.doctor import examine, require
 from pipeline.explain import why_due
 from pipeline.plan import Chain
@@ -18,8 +18,6 @@ from pipeline.prepare import write_world
 from pipeline.progress import open_display
 from pipeline.recipe import load_recipe
 from pipeline.review.console import outcome_json, print_outcome
-from pipeline.review.figures import figures_of
-from pipeline.review.report import write_report
 from pipeline.review.show import show_run as _show_run
 from storage.errors import Terminal
 from storage.runs import Run
@@ -32,11 +30,7 @@ def run_recipe(path: Path, overrides: Sequence[str], runner: str, as_json: bool)
     console = Console(stderr=as_json)
     with open_display(console, as_json) as display:
         outcome = _runner(runner)(recipe, display)
-    run = Run(Store(recipe.store), recipe.name)
-    run.note("recipe", recipe.model_dump(mode="json"))
-    run.note("outcome", outcome.as_rows())
-    figures = figures_of(recipe, run)
-    report = write_report(recipe, run, outcome, recipe.reports / recipe.name, written=datetime.now())
+    figures, report = conclude(recipe, Run(Store(recipe.store), recipe.name), outcome)
     if as_json:
         print(json.dumps(outcome_json(outcome, figures, report)))
     else:

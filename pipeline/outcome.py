@@ -26,7 +26,7 @@ class StepOutcome:
     @classmethod
     def of(cls, plan: StepPlan, records: Sequence[Record], seconds: float) -> StepOutcome:
         """Sum a step's records up."""
-        fresh = sum(record.rows_in for record in records if not record.cached)
+        fresh = sum(record.seen for record in records if not record.cached)
         return cls(
             step=plan.step.name,
             partitions=plan.partitions,

@@ -12,7 +12,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from pipeline.plan import StepPlan
+from pipeline.plan import WHOLE, StepPlan
 from pipeline.work import Record, WorkItem
 
 LINE_EVERY = 10.0
@@ -103,7 +103,7 @@ class Bars:
         """Move the bar by the item's share."""
         assert self._bar is not None
         self._share[item.partition] = done / max(total, 1)
-        if item.partition == "all":
+        if item.partition == WHOLE:
             self._bars.update(self._bar, completed=done, total=total, note=note)
         else:
             self._bars.update(self._bar, completed=round(sum(self._share.values()), 2), note=note)
@@ -112,7 +112,7 @@ class Bars:
         """The item's share is whole."""
         assert self._bar is not None
         self._share[record.partition] = 1.0
-        if record.partition != "all":
+        if record.partition != WHOLE:
             self._bars.update(self._bar, completed=round(sum(self._share.values()), 2))
 
     def done(self, plan: StepPlan, records: Sequence[Record], seconds: float) -> None:
@@ -163,10 +163,8 @@ def summary(plan: StepPlan, records: Sequence[Record], seconds: float) -> str:
     if not plan.due:
         return "cached"
     fresh = [record for record in records if not record.cached]
-    rows = sum(record.rows_in for record in fresh)
-    if plan.step.stage.whole:
-        return f"{seconds:.1f} s"
-    return f"{rows} images, {rows / max(seconds, 1e-9):.0f} images/s, {seconds:.1f} s"
+    seen = sum(record.seen for record in fresh)
+    return f"{seen} images, {seen / max(seconds, 1e-9):.0f} images/s, {seconds:.1f} s"
 
 
 @contextmanager

@@ -58,6 +58,8 @@ class Record:
     rows_out: int
     rejected: Mapping[str, int]
     seconds: float
+    seen: int
+    """Images that were worked on: a training sees each of its images many times."""
 
     @classmethod
     def of(cls, step: str, partition: str, artifact: Artifact, cached: bool) -> Record:
@@ -73,6 +75,7 @@ class Record:
             rows_out=counts.rows_out,
             rejected=counts.rejected,
             seconds=manifest.seconds,
+            seen=manifest.facts.get("images_seen", counts.rows_in),
         )
 
 

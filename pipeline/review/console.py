@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 def print_outcome(console: Console, outcome: Outcome, figures: Figures, report: Path | None) -> None:
     """Print the tables of a finished run; the report's path comes last."""
     console.print(_stages(figures, outcome))
+    if figures.unknown_captions:
+        console.print(
+            f"{figures.unknown_captions:,} recorded captions are of images that no labelled set has: left out"
+        )
     for audit in figures.audits:
         console.print(*_labels(audit, figures.threshold), sep="\n")
     if figures.arms:

@@ -21,7 +21,7 @@ from storage.runs import Run
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
 
-_VERSION = 1
+_VERSION = 2
 """Raised when the same run would give other figures."""
 
 
@@ -45,6 +45,8 @@ class Figures:
     predicates: tuple[PredicateCount, ...]
     audits: tuple[DatasetAudit, ...]
     arms: tuple[ArmScores, ...]
+    unknown_captions: int
+    """Recorded captions of images that no labelled set has; they are left out."""
     share_of_gain: float | None
     """Of the gain in zero-shot mAP that true relations bring over none, the share that pseudo-labels bring."""
     steps: tuple[StepSummary, ...]
@@ -55,7 +57,7 @@ class Figures:
         return plain
 
 
-def compute_figures(run: Run, datasets: Sequence[str], threshold: float) -> Figures:
+def compute_figures(run: Run, datasets: Sequence[str], threshold: float, unknown_captions: int = 0) -> Figures:
     """Compute the figures of a run whose sets `datasets` were labelled; `threshold` as the shards apply it."""
     counts, predicates = label_counts(run, datasets, threshold)
     arms = arm_scores(run)
@@ -65,6 +67,7 @@ def compute_figures(run: Run, datasets: Sequence[str], threshold: float) -> Figu
         predicates=predicates,
         audits=tuple(_audit(run, dataset, threshold) for dataset in datasets if labelled(run, "ingest", [dataset])),
         arms=arms,
+        unknown_captions=unknown_captions,
         share_of_gain=share_of_gain(arms),
         steps=tuple(summaries(run)),
     )
@@ -73,7 +76,9 @@ def compute_figures(run: Run, datasets: Sequence[str], threshold: float) -> Figu
 def figures_of(recipe: Recipe, run: Run) -> Figures:
     """The figures of a recipe's run. They are kept with the run and computed again when an artifact changed."""
     threshold = recipe.shard.threshold
-    stamp = digest_json([_VERSION, list(recipe.data.label), threshold, run_stamp(run)])
+    recordings = recipe.caption_settings().recorded
+    changed = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in recordings if path.is_file()]
+    stamp = digest_json([_VERSION, list(recipe.data.label), threshold, run_stamp(run), changed])
     adapter = TypeAdapter(Figures)
     kept = run.folder / "figures.json"
     found = _load(kept)
@@ -82,9 +87,23 @@ def figures_of(recipe: Recipe, run: Run) -> Figures:
             return adapter.validate_python(found["figures"])
         except ValidationError:
             kept.unlink()
-    figures = compute_figures(run, recipe.data.label, threshold)
+    figures = compute_figures(run, recipe.data.label, threshold, count_unknown_captions(recipe, run))
     run.note("figures", {"stamp": stamp, "figures": adapter.dump_python(figures, mode="json")})
     return figures
+
+
+def count_unknown_captions(recipe: Recipe, run: Run) -> int:
+    """Recorded captions whose image no labelled set has; 0 where captions are drawn by a model."""
+    settings = recipe.caption_settings()
+    if settings.captioner != "recorded" or "caption" not in run.steps():
+        return 0
+    from pipeline.captioning.recorded import RecordedCaptioner
+
+    captioner = RecordedCaptioner(settings)
+    known: set[int] = set()
+    for artifact in labelled(run, "ingest", recipe.data.label).values():
+        known.update(artifact.table("images")["image_id"].to_pylist())
+    return sum(map(len, captioner.caption([], sorted(captioner.image_ids() - known))))
 
 
 def run_stamp(run: Run) -> str:

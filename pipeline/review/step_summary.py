@@ -15,7 +15,10 @@ _ORDER = ("ingest", "caption", "parse", "train_tagger", "tag", "shard", "pretrai
 
 @dataclass(frozen=True)
 class StepSummary:
-    """A step's line. `seconds` is working time summed over partitions, `rate` rows read a second of it."""
+    """A step's line. `seconds` is working time summed over partitions, `rate` images a second of it.
+
+    A training counts the images that it saw over all epochs.
+    """
 
     step: str
     partitions: int
@@ -38,6 +41,7 @@ class StepSummary:
         for manifest in manifests:
             rejected.update(manifest.counts.rejected)
         rows_in = sum(manifest.counts.rows_in for manifest in manifests)
+        seen = sum(manifest.facts.get("images_seen", manifest.counts.rows_in) for manifest in manifests)
         seconds = sum(manifest.seconds for manifest in manifests)
         return cls(
             step=step,
@@ -46,7 +50,7 @@ class StepSummary:
             rows_out=sum(manifest.counts.rows_out for manifest in manifests),
             rejected=dict(sorted(rejected.items())),
             seconds=round(seconds, 2),
-            rate=round(rows_in / seconds, 1) if rows_in and seconds else 0.0,
+            rate=round(seen / seconds, 1) if seen and seconds else 0.0,
             bytes=sum(entry.size for manifest in manifests for entry in manifest.files.values()),
             facts=_facts([manifest.facts for manifest in manifests]),
             hosts=tuple(sorted({manifest.host for manifest in manifests})),

@@ -49,6 +49,8 @@ class Summary(Settings):
     resumed_from: int
     images: int
     """Images of the training set."""
+    images_seen: int
+    """Images that the steps since `resumed_from` were trained on, over all epochs."""
     images_per_second: float
     processes: int
     device: str

@@ -58,4 +58,3 @@ def normalised_boxes(sample: TrainingSample) -> np.ndarray:
     corners = np.array([(b.x, b.y, b.x + b.w, b.y + b.h) for b in sample.boxes], np.float32).reshape(-1, 4)
     corners = (corners / np.array([sample.width, sample.height] * 2, np.float32)).clip(0, 1)
     return np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], axis=1)
-

@@ -109,12 +109,13 @@ def _finish(job: Job, trained: Trained, images: int, ranks: Ranks) -> None:
     aside = job.work / f".{MODEL}.new"
     save(trained.network, aside)
     aside.replace(job.work / MODEL)
-    done = (trained.steps - trained.resumed_from) * job.settings.batch
+    seen = (trained.steps - trained.resumed_from) * job.settings.batch
     summary = Summary(
         steps=trained.steps,
         resumed_from=trained.resumed_from,
         images=images,
-        images_per_second=round(done / max(trained.seconds, 1e-9), 1),
+        images_seen=seen,
+        images_per_second=round(seen / max(trained.seconds, 1e-9), 1),
         processes=ranks.count,
         device=str(ranks.device.type),
     )

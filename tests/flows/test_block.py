@@ -20,7 +20,7 @@ STEP = Step("count", CountStage, CountSettings())
 
 def _plan(cached: list[str], due: list[str]) -> StepPlan:
     items = [WorkItem("count", name, KeyTerms("count", 1, {}, {"ids": [name]})) for name in due]
-    return StepPlan(STEP, [Record("count", name, "key", True, 1, 1, {}, 0.0) for name in cached], items)
+    return StepPlan(STEP, [Record("count", name, "key", True, 1, 1, {}, 0.0, 1) for name in cached], items)
 
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 20))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from review.hand_made import TWO_PEOPLE, Book, captions, pairs, relations, triplets
@@ -159,3 +161,12 @@ def test_damaged_kept_figures_are_computed_again(labelled: Book, recipe: object)
     first = figures_of(recipe, labelled.run)  # type: ignore[arg-type]
     (labelled.run.folder / "figures.json").write_text("{torn")
     assert figures_of(recipe, labelled.run) == first  # type: ignore[arg-type]
+
+
+def test_recorded_captions_of_unknown_images_are_counted(labelled: Book, recipe: Any, tmp_path: Path) -> None:
+    recorded = tmp_path / "captions.json"
+    recorded.write_text(json.dumps({"1": ["a man rides a horse"], "77": ["a cup", "a red cup"]}))
+    settings = {"captioner": "recorded", "recorded": [str(recorded)]}
+    read = recipe.model_validate(recipe.model_dump() | {"caption": settings})
+    assert figures_of(read, labelled.run).unknown_captions == 2
+    assert figures_of(recipe, labelled.run).unknown_captions == 0
