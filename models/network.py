@@ -29,7 +29,7 @@ PRIOR_LOGIT = -math.log(99)
 class Network(nn.Module):
     """Encoder and heads; subclasses make the queries. Parameters are named as the authors', see `official.py`."""
 
-    def __init__(self, config: NetworkConfig, tokenizer_folder: Path | str) -> None:
+    def __init__(self, config: NetworkConfig, tokenizer_folder: Path | str | None) -> None:
         super().__init__()
         self.config = config
         width, layers = config.width, config.decoder_layers
@@ -89,9 +89,8 @@ class Network(nn.Module):
         )
         layers = self.config.decoder_layers
         texts = [self.transformer.resizer(x) for x in fused[-layers:]]
-        classifiers = [self.projection_text(F.normalize(x, dim=-1) / 2) for x in texts]
-        classifiers = classifiers[:1] * (layers - len(classifiers)) + classifiers
-        return Encoded(memory_BSD, padding_BS, shapes, valid_ratios_BL2, texts[-1], classifiers, len(objects_TE))
+        texts = texts[:1] * (layers - len(texts)) + texts
+        return Encoded(memory_BSD, padding_BS, shapes, valid_ratios_BL2, texts, hidden_1T, len(objects_TE))
 
     def _levels(self, images_B3HW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Projected maps B×D×H×W of all levels, and their paddings 1×H×W, which are none."""
@@ -158,10 +157,14 @@ class Network(nn.Module):
         )
 
     def _predict(self, pairs: list[Decoded], relations: list[Decoded], groups: int, encoded: Encoded) -> Predictions:
-        """Logits of every layer against its texts, the last layer's first."""
+        """Logits of every layer against its texts; the last layer's hold the others."""
+        texts = encoded.texts
+        if self.config.fusion == "late":
+            pairs, relations, texts = self._meet_late(pairs, relations, encoded)
         layers = []
-        for pair, relation, texts_BTD in zip(pairs, relations, encoded.classifiers, strict=True):
-            objects_BTD, predicates_BTD = texts_BTD[:, : encoded.objects], texts_BTD[:, encoded.objects :]
+        for pair, relation, texts_BTD in zip(pairs, relations, texts, strict=True):
+            classifiers_BTD = self.projection_text(F.normalize(texts_BTD, dim=-1) / 2)
+            objects_BTD, predicates_BTD = classifiers_BTD.tensor_split([encoded.objects], dim=1)
             subjects_BND, objects_BND = to_pairs(pair.content, groups)
             layers.append(
                 Predictions(
@@ -174,6 +177,22 @@ class Network(nn.Module):
             )
         layers[-1].auxiliary = layers[:-1]
         return layers[-1]
+
+    def _meet_late(
+        self, pairs: list[Decoded], relations: list[Decoded], encoded: Encoded
+    ) -> tuple[list[Decoded], list[Decoded], list[Tensor]]:
+        """The last layer's queries and the texts after each layer of the late fusion, with the boxes of each layer."""
+        objects_BTD, predicates_BTD = encoded.texts[-1].tensor_split([encoded.objects], dim=1)
+        hidden = (None, None)
+        if encoded.hidden_texts is not None:
+            hidden = encoded.hidden_texts.expand(len(objects_BTD), -1).tensor_split([encoded.objects], dim=1)
+        found = self.transformer.obj_fusion(pairs[-1].content, objects_BTD, hidden[0])
+        related = self.transformer.verb_fusion(relations[-1].content, predicates_BTD, hidden[1])
+        return (
+            [Decoded(queries, pair.boxes) for (queries, _), pair in zip(found, pairs, strict=True)],
+            [Decoded(queries, relation.boxes) for (queries, _), relation in zip(related, relations, strict=True)],
+            [torch.cat((objects, predicates), dim=1) for (_, objects), (_, predicates) in zip(found, related, strict=True)],
+        )
 
 
 def _against(queries_BND: Tensor, texts_BTD: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class RelationTagger(Network):
     Pairs are taken in groups of `config.pairs`, in their order; only pairs of the same group attend to each other.
     """
 
-    def __init__(self, config: NetworkConfig, tokenizer_folder: Path | str) -> None:
+    def __init__(self, config: NetworkConfig, tokenizer_folder: Path | str | None) -> None:
         if not config.tagger:
             raise ConfigError("network setting tagger=False: RelationTagger needs True")
         super().__init__(config, tokenizer_folder)
@@ -70,7 +70,7 @@ class RelationTagger(Network):
         groups = max(1, -(-count // self.config.pairs))
         slots = self.config.pairs if groups > 1 else max(1, count)
         queries = _fill(queries, groups * slots)
-        labels_BTD = encoded.texts.detach()
+        labels_BTD = encoded.texts[-1].detach()
         valid_BN1 = queries.valid[..., None]
         content, position = [], []
         for labels_BN, boxes_BN4 in (

@@ -25,7 +25,7 @@ ANCHOR_SIDE = 0.25
 class RLIP(Network):
     """Finds pairs of objects in images and says how they relate, in the words of any label texts."""
 
-    def __init__(self, config: NetworkConfig, tokenizer_folder: Path | str) -> None:
+    def __init__(self, config: NetworkConfig, tokenizer_folder: Path | str | None) -> None:
         if config.tagger:
             raise ConfigError("network setting tagger=True: build RelationTagger from it instead of RLIP")
         super().__init__(config, tokenizer_folder)

@@ -18,12 +18,15 @@ PADDING_TOKEN = 1
 
 
 class TextEncoder(nn.Module):
-    """One pooled feature a text; each text is encoded by itself, without a prompt."""
+    """One pooled feature a text; each text is encoded by itself, without a prompt.
 
-    def __init__(self, config: TextConfig, tokenizer_folder: Path | str) -> None:
+    Without a tokenizer folder, only `encode_tokens` can be used.
+    """
+
+    def __init__(self, config: TextConfig, tokenizer_folder: Path | str | None) -> None:
         super().__init__()
         self.longest = config.max_positions - 2
-        self.tokenizer = _load_tokenizer(Path(tokenizer_folder), config.vocabulary)
+        self.tokenizer = _load_tokenizer(Path(tokenizer_folder), config.vocabulary) if tokenizer_folder else None
         self.tokens_of: dict[str, list[int]] = {}
         self.roberta = RobertaModel(
             RobertaConfig(
@@ -62,6 +65,8 @@ class TextEncoder(nn.Module):
         return self.roberta(input_ids=ids_TN, attention_mask=mask_TN).pooler_output
 
     def _tokens(self, text: str) -> list[int]:
+        if self.tokenizer is None:
+            raise ConfigError("the network was built without a tokenizer, so texts can't be encoded; name its folder")
         if text not in self.tokens_of:
             self.tokens_of[text] = self.tokenizer(text, truncation=True, max_length=self.longest)["input_ids"]
         return self.tokens_of[text]

@@ -14,6 +14,7 @@ from models.config import NetworkConfig
 from models.decoder import Decoder
 from models.deformable_attention import DeformableAttention
 from models.encoder import Encoder
+from models.late_fusion import LateFusion
 from models.relation_queries import RelationQueries
 from models.text_encoder import TextEncoder
 
@@ -31,7 +32,7 @@ class Transformer(nn.Module):
     verb_tgt: nn.Embedding
     """Of the tagger: content of relation queries, first for subjects, then for objects."""
 
-    def __init__(self, config: NetworkConfig, tokenizer_folder: Path | str) -> None:
+    def __init__(self, config: NetworkConfig, tokenizer_folder: Path | str | None) -> None:
         super().__init__()
         anchored = config.architecture == "parseda"
         self.level_embed = nn.Parameter(torch.empty(config.levels, config.width))
@@ -40,6 +41,8 @@ class Transformer(nn.Module):
         self.verb_decoder = Decoder(config, anchored)
         if config.relation_queries != "vanilla":
             self.verb_tgt_generator = RelationQueries(config.width, config.relation_branches)
+        if config.fusion == "late":
+            self.obj_fusion, self.verb_fusion = LateFusion(config), LateFusion(config)
         self.resizer = _Resizer(config)
         self._reset_parameters()
         self.text_encoder = TextEncoder(config.text, tokenizer_folder)
