@@ -22,12 +22,13 @@ class SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, content_BQD: Tensor, position_BQD: Tensor, hidden_BQ: Tensor | None = None) -> Tensor:
+    def forward(self, content_BQD: Tensor, position_BQD: Tensor | None, hidden_BQ: Tensor | None) -> Tensor:
         """B×Q×D. Queries whose `hidden` is True are not attended to; each row needs one that is not."""
         width = content_BQD.shape[-1]
-        query, key = F.linear(
-            content_BQD + position_BQD, self.in_proj_weight[: 2 * width], self.in_proj_bias[: 2 * width]
-        ).chunk(2, dim=-1)
+        placed_BQD = content_BQD if position_BQD is None else content_BQD + position_BQD
+        query, key = F.linear(placed_BQD, self.in_proj_weight[: 2 * width], self.in_proj_bias[: 2 * width]).chunk(
+            2, dim=-1
+        )
         value = F.linear(content_BQD, self.in_proj_weight[2 * width :], self.in_proj_bias[2 * width :])
         query, key, value = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
         seen = None if hidden_BQ is None else ~hidden_BQ[:, None, None]

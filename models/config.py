@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 ARCHITECTURES = ("parseda", "parsed")
-FUSIONS = ("alif", "none")
+FUSIONS = ("alif", "late", "none")
 GATES = ("VXAc", "GLIP", "none")
 RELATION_QUERIES = ("vanilla_MBF", "vanilla", "MBF")
 BACKBONE_NORMS = ("frozen", "batch", "group")
@@ -67,6 +67,8 @@ class NetworkConfig:
     """Subject-object pairs predicted an image; in the tagger, pairs that attend to each other."""
     dropout: float = 0.0
     fusion: str = "alif"
+    """alif: texts and image meet within the encoder; late: texts and decoded queries meet at the end, as in RLIPv1;
+    none: they meet in the heads only."""
     fusion_interval: int = 2
     fusion_width: int = 2048
     fusion_heads: int = 8
@@ -126,6 +128,7 @@ class NetworkConfig:
             self.backbone_strides,
             "increasing strides",
         )
+        _require(not (self.tagger and self.fusion == "late"), "fusion", self.fusion, "'alif' or 'none' when tagger is true")
         _require(
             not self.tagger or self.architecture == "parsed",
             "architecture",

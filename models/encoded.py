@@ -22,9 +22,9 @@ class Encoded:
     """(height, width) of each level."""
     valid_ratios: Tensor
     """B×L×2 (1×L×2 when no image is padded): share of each level's width and height that the image fills."""
-    texts: Tensor
-    """B×T×D features of the texts after the last fusion."""
-    classifiers: list[Tensor]
-    """B×T×D, what each decoder layer's queries are compared with."""
+    texts: list[Tensor]
+    """B×T×D features of the texts for each decoder layer; the last are those after the last fusion."""
+    hidden_texts: Tensor | None
+    """1×T, True for texts that no attention may read; None when all may be read."""
     objects: int
     """How many of the T texts are object texts."""

@@ -1,0 +1,98 @@
+"""Time and memory of a whole run, and of doing it again: `python benchmarks/chain.py [RECIPE]`, in an empty folder of its own.
+
+Memory is the proportional set size (a shared page counts once) of the command and all its descendants, read twice a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One call of the command."""
+
+    what: str
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
+    computed: int
+    """Partitions that were not in the store."""
+
+
+def measure(what: str, command: list[str]) -> tuple[Measured, dict[str, Any]]:
+    """Run a command that prints its outcome as the last JSON line. Raises CalledProcessError when it fails."""
+    before = os.times()
+    began = time.monotonic()
+    with tempfile.TemporaryFile("w+") as out:
+        process = subprocess.Popen(command, stdout=out)
+        peak = 0.0
+        while process.poll() is None:
+            peak = max(peak, sum(_proportional_mib(pid) for pid in _family(process.pid)))
+            time.sleep(0.5)
+        seconds = time.monotonic() - began
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command)
+        out.seek(0)
+        outcome: dict[str, Any] = json.loads(out.read().splitlines()[-1])
+    after = os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return Measured(what, round(seconds, 1), round(cpu, 1), round(peak), outcome["computed"]), outcome
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all its living descendants."""
+    try:
+        children = [
+            int(child)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
+    except OSError:
+        return []
+    return [pid, *(member for child in children for member in _family(child))]
+
+
+def _proportional_mib(pid: int) -> float:
+    try:
+        rows = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return sum(int(row.split()[1]) for row in rows if row.startswith("Pss:")) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", type=Path, nargs="?", default=Path("recipes/demo.toml"))
+    given = parser.parse_args()
+    rlip = str(Path(sys.executable).with_name("rlip"))
+    with tempfile.TemporaryDirectory() as folder:
+        places = {"store": "store", "reports": "reports", "data.root": "data"}
+        sets = [word for name, place in places.items() for word in ("--set", f"{name}={folder}/{place}")]
+        command = [rlip, "run", str(given.recipe), "--json", *sets]
+        first, outcome = measure("first run", command)
+        again, _ = measure("again, with Prefect", command)
+        direct, _ = measure("again, --direct", [*command, "--direct"])
+    calls = (first, again, direct)
+    print(f"{'':22}{'seconds':>10}{'CPU s':>10}{'peak MiB':>10}{'computed':>10}")
+    for call in calls:
+        print(f"{call.what:22}{call.seconds:10}{call.cpu_seconds:10}{call.peak_mib:10}{call.computed:10}")
+    print(f"\n{'stage':22}{'seconds':>10}{'images/s':>10}")
+    for stage in outcome["stages"]:
+        print(f"{stage['step']:22}{stage['seconds']:10}{stage['rate']:10}")
+    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    print(json.dumps({"machine": machine, "calls": [asdict(call) for call in calls], "outcome": outcome}))
+
+
+if __name__ == "__main__":
+    main()
