@@ -183,11 +183,12 @@ class Network(nn.Module):
     ) -> tuple[list[Decoded], list[Decoded], list[Tensor]]:
         """The last layer's queries and the texts after each layer of the late fusion, with the boxes of each layer."""
         objects_BTD, predicates_BTD = encoded.texts[-1].tensor_split([encoded.objects], dim=1)
-        hidden = (None, None)
+        hidden_objects_BT, hidden_predicates_BT = None, None
         if encoded.hidden_texts is not None:
-            hidden = encoded.hidden_texts.expand(len(objects_BTD), -1).tensor_split([encoded.objects], dim=1)
-        found = self.transformer.obj_fusion(pairs[-1].content, objects_BTD, hidden[0])
-        related = self.transformer.verb_fusion(relations[-1].content, predicates_BTD, hidden[1])
+            hidden_BT = encoded.hidden_texts.expand(len(objects_BTD), -1)
+            hidden_objects_BT, hidden_predicates_BT = hidden_BT.tensor_split([encoded.objects], dim=1)
+        found = self.transformer.obj_fusion(pairs[-1].content, objects_BTD, hidden_objects_BT)
+        related = self.transformer.verb_fusion(relations[-1].content, predicates_BTD, hidden_predicates_BT)
         return (
             [Decoded(queries, pair.boxes) for (queries, _), pair in zip(found, pairs, strict=True)],
             [Decoded(queries, relation.boxes) for (queries, _), relation in zip(related, relations, strict=True)],

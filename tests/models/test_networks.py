@@ -44,7 +44,7 @@ def moved_network(small_config, tokenizer):
 
 
 @pytest.mark.parametrize("architecture", ["parseda", "parsed"])
-@pytest.mark.parametrize("fusion", ["alif", "none"])
+@pytest.mark.parametrize("fusion", ["alif", "late", "none"])
 @pytest.mark.parametrize("queries", ["vanilla_MBF", "vanilla", "MBF"])
 def test_shapes(small_config, tokenizer, architecture, fusion, queries):
     config = replace(small_config, architecture=architecture, fusion=fusion, relation_queries=queries)
@@ -107,8 +107,9 @@ def test_labels_tell_apart(moved_network):
 
 
 @pytest.mark.parametrize("architecture", ["parseda", "parsed"])
-def test_every_parameter_learns(small_config, tokenizer, architecture):
-    network = RLIP(replace(small_config, architecture=architecture), tokenizer).train()
+@pytest.mark.parametrize("fusion", ["alif", "late", "none"])
+def test_every_parameter_learns(small_config, tokenizer, architecture, fusion):
+    network = RLIP(replace(small_config, architecture=architecture, fusion=fusion), tokenizer).train()
     with torch.no_grad():  # box heads start at zero and let nothing through to what is below them
         for parameter in network.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
