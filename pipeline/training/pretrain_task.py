@@ -13,9 +13,8 @@ from models.network import Network
 from models.rlip import RLIP
 from pipeline.training.example import Example
 from pipeline.training.pairs import detection_pairs
-from pipeline.training.pixels import padded_batch
 from pipeline.training.settings import TrainingSettings
-from pipeline.training.task import StepTexts, full_precision, loss_settings, network_config, start_from
+from pipeline.training.task import StepInputs, full_precision, loss_settings, network_config, start_from
 from pipeline.training.texts import Vocabulary
 
 
@@ -35,16 +34,11 @@ class PretrainTask:
         self, network: Network, examples: Sequence[Example], generator: np.random.Generator
     ) -> dict[str, Tensor]:
         """Set-prediction loss; predictions are matched to pairs."""
-        samples = [example.sample for example in examples]
-        texts = StepTexts(self._vocabulary, self._settings, samples, generator)
-        objects_TE, predicates_TE = texts.encode(network)
-        device = objects_TE.device
-        images, padding = padded_batch([example.pixels for example in examples])
-        predictions = full_precision(network(images.to(device), padding.to(device), objects_TE, predicates_TE))
-        limit = network.config.pairs
+        given = StepInputs(network, examples, self._vocabulary, self._settings, generator)
+        predictions = full_precision(network(given.images, given.padding, given.objects_TE, given.predicates_TE))
+        limit, soft = network.config.pairs, self._settings.soft_targets
         targets = [
-            texts.target(sample, detection_pairs(sample, limit), self._settings.soft_targets, device)
-            for sample in samples
+            given.texts.target(sample, detection_pairs(sample, limit), soft, given.device) for sample in given.samples
         ]
-        losses: dict[str, Tensor] = self._criterion(predictions, targets, predicates_TE.float())
+        losses: dict[str, Tensor] = self._criterion(predictions, targets, given.predicates_TE.float())
         return losses

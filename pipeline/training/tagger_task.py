@@ -15,9 +15,8 @@ from models.relation_tagger import PairQueries, RelationTagger
 from models.target import Target
 from pipeline.training.example import Example
 from pipeline.training.pairs import tagging_pairs
-from pipeline.training.pixels import padded_batch
 from pipeline.training.tagger_settings import TaggerSettings
-from pipeline.training.task import StepTexts, full_precision, loss_settings, network_config, start_from
+from pipeline.training.task import StepInputs, full_precision, loss_settings, network_config, start_from
 from pipeline.training.texts import Vocabulary
 
 
@@ -37,18 +36,14 @@ class TaggerTask:
         self, network: Network, examples: Sequence[Example], generator: np.random.Generator
     ) -> dict[str, Tensor]:
         """Loss by position: the i-th prediction stands for the i-th pair."""
-        samples = [example.sample for example in examples]
-        texts = StepTexts(self._vocabulary, self._settings, samples, generator)
-        objects_TE, predicates_TE = texts.encode(network)
-        device = objects_TE.device
-        images, padding = padded_batch([example.pixels for example in examples])
-        limit = network.config.pairs
+        given = StepInputs(network, examples, self._vocabulary, self._settings, generator)
+        limit, soft = network.config.pairs, self._settings.soft_targets
         targets = [
-            texts.target(sample, tagging_pairs(sample, limit, generator), self._settings.soft_targets, device)
-            for sample in samples
+            given.texts.target(sample, tagging_pairs(sample, limit, generator), soft, given.device)
+            for sample in given.samples
         ]
-        queries = noisy(pair_queries(targets), self._settings, len(texts.objects) - 1, generator)
-        scored = network(images.to(device), padding.to(device), objects_TE, predicates_TE, queries)
+        queries = noisy(pair_queries(targets), self._settings, len(given.texts.objects) - 1, generator)
+        scored = network(given.images, given.padding, given.objects_TE, given.predicates_TE, queries)
         losses: dict[str, Tensor] = self._criterion(full_precision(scored), targets)
         return losses
 

@@ -17,6 +17,7 @@ from models.predictions import Predictions
 from models.target import Target
 from pipeline.training.example import Example
 from pipeline.training.pairs import TargetPair, normalised_boxes
+from pipeline.training.pixels import padded_batch
 from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import LossWeights, TrainingSettings
 from pipeline.training.texts import NO_OBJECTS, Vocabulary, numbered
@@ -70,6 +71,25 @@ class StepTexts:
         known = torch.tensor([pair.known for pair in pairs], dtype=torch.bool)
         columns = (labels[subject], labels[object_], boxes[subject], boxes[object_], predicates, known)
         return Target(*(column.to(device) for column in columns))
+
+
+class StepInputs:
+    """What a network is given in one step: images B×3×H×W with padding B×H×W, and the texts' features."""
+
+    def __init__(
+        self,
+        network: Network,
+        examples: Sequence[Example],
+        vocabulary: Vocabulary,
+        settings: TrainingSettings,
+        generator: np.random.Generator,
+    ) -> None:
+        self.samples = [example.sample for example in examples]
+        self.texts = StepTexts(vocabulary, settings, self.samples, generator)
+        self.objects_TE, self.predicates_TE = self.texts.encode(network)
+        images, padding = padded_batch([example.pixels for example in examples])
+        self.device = self.objects_TE.device
+        self.images, self.padding = images.to(self.device), padding.to(self.device)
 
 
 def full_precision(predictions: Predictions) -> Predictions:
