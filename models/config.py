@@ -19,8 +19,10 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """Sizes of the RoBERTa text encoder; the defaults are roberta-base."""
+    """Kind and sizes of the text encoder; the defaults are roberta-base."""
 
+    kind: str = "roberta"
+    """Any model type of transformers that takes BERT's settings and has a pooled output: roberta, bert, ..."""
     hidden: int = 768
     layers: int = 12
     heads: int = 12
@@ -128,7 +130,9 @@ class NetworkConfig:
             self.backbone_strides,
             "increasing strides",
         )
-        _require(not (self.tagger and self.fusion == "late"), "fusion", self.fusion, "'alif' or 'none' when tagger is true")
+        _require(
+            not (self.tagger and self.fusion == "late"), "fusion", self.fusion, "'alif' or 'none' when tagger is true"
+        )
         _require(
             not self.tagger or self.architecture == "parsed",
             "architecture",

@@ -24,9 +24,7 @@ class LateFusion(nn.Module):
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(
-        self, queries_BQD: Tensor, texts_BTD: Tensor, hidden_BT: Tensor | None
-    ) -> list[tuple[Tensor, Tensor]]:
+    def forward(self, queries_BQD: Tensor, texts_BTD: Tensor, hidden_BT: Tensor | None) -> list[tuple[Tensor, Tensor]]:
         """Queries B×Q×D and texts B×T×D after each layer. Texts whose `hidden` is True are not attended to."""
         count = queries_BQD.shape[1]
         x_BND = torch.cat((queries_BQD, texts_BTD), dim=1)

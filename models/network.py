@@ -192,7 +192,10 @@ class Network(nn.Module):
         return (
             [Decoded(queries, pair.boxes) for (queries, _), pair in zip(found, pairs, strict=True)],
             [Decoded(queries, relation.boxes) for (queries, _), relation in zip(related, relations, strict=True)],
-            [torch.cat((objects, predicates), dim=1) for (_, objects), (_, predicates) in zip(found, related, strict=True)],
+            [
+                torch.cat((objects, predicates), dim=1)
+                for (_, objects), (_, predicates) in zip(found, related, strict=True)
+            ],
         )
 
 

@@ -1,4 +1,4 @@
-"""RoBERTa as encoder of label texts (spec 1.6).
+"""The encoder of label texts, RoBERTa by default (spec 1.6).
 
 Shapes: T texts, N tokens of the longest text, D hidden width of the text encoder.
 """
@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import RobertaConfig, RobertaModel, RobertaTokenizerFast
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from models.config import ConfigError, TextConfig
+from models.tokenizer import ROBERTA_PADDING, load_tokenizer
 
-PADDING_TOKEN = 1
+REMEMBERED = 64
+"""How many lists of texts an encoder in evaluation mode keeps the features of."""
 
 
 class TextEncoder(nn.Module):
@@ -26,43 +28,51 @@ class TextEncoder(nn.Module):
     def __init__(self, config: TextConfig, tokenizer_folder: Path | str | None) -> None:
         super().__init__()
         self.longest = config.max_positions - 2
-        self.tokenizer = _load_tokenizer(Path(tokenizer_folder), config.vocabulary) if tokenizer_folder else None
+        self.tokenizer = load_tokenizer(Path(tokenizer_folder), config) if tokenizer_folder else None
+        self.padding = ROBERTA_PADDING if self.tokenizer is None else self.tokenizer.pad_token_id
         self.tokens_of: dict[str, list[int]] = {}
-        self.roberta = RobertaModel(
-            RobertaConfig(
-                hidden_size=config.hidden,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                intermediate_size=config.feedforward,
-                vocab_size=config.vocabulary,
-                max_position_embeddings=config.max_positions,
-                type_vocab_size=1,
-                layer_norm_eps=1e-5,
-                hidden_dropout_prob=config.dropout,
-                attention_probs_dropout_prob=config.dropout,
-                initializer_range=config.initial_deviation,
-            )
-        )
+        # Whatever its kind: weights on disk bear this name.
+        self.roberta = _build(config, self.padding)
+        self._features_of: dict[tuple[object, ...], Tensor] = {}
+        self._weights: list[tuple[int, int]] = []
 
     def forward(self, texts: Sequence[str]) -> Tensor:
-        """Pooled features T×D: tanh(dense(first token)). A text given twice is encoded once."""
+        """Pooled features T×D: tanh(dense(first token)). A text given twice is encoded once.
+
+        In evaluation mode and without gradients, a list that was encoded before is not encoded again, as long as the
+        weights are the same: the features are those of the first time, bit for bit.
+        """
+        if self.training or torch.is_grad_enabled() or any(p.is_inference() for p in self.roberta.parameters()):
+            return self._encode(texts)
+        weights = [(parameter.data_ptr(), parameter._version) for parameter in self.roberta.parameters()]
+        if weights != self._weights:
+            self._features_of, self._weights = {}, weights
+        device = self.roberta.device.type
+        key = (*texts, torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device))
+        if key not in self._features_of:
+            while len(self._features_of) >= REMEMBERED:
+                del self._features_of[next(iter(self._features_of))]
+            self._features_of[key] = self._encode(texts)
+        return self._features_of[key].clone()
+
+    def encode_tokens(self, ids_TN: Tensor, mask_TN: Tensor) -> Tensor:
+        """Pooled features T×D of token ids; the mask is 1 on tokens and 0 on padding."""
+        return self.roberta(input_ids=ids_TN, attention_mask=mask_TN).pooler_output
+
+    def _encode(self, texts: Sequence[str]) -> Tensor:
         distinct = list(dict.fromkeys(texts))
         if not distinct:
             return torch.zeros(0, self.roberta.config.hidden_size, device=self.roberta.device)
         tokens = [self._tokens(text) for text in distinct]
         longest = max(map(len, tokens))
         ids_TN = torch.tensor(
-            [row + [PADDING_TOKEN] * (longest - len(row)) for row in tokens], device=self.roberta.device
+            [row + [self.padding] * (longest - len(row)) for row in tokens], device=self.roberta.device
         )
-        pooled_TD = self.encode_tokens(ids_TN, (ids_TN != PADDING_TOKEN).long())
+        pooled_TD = self.encode_tokens(ids_TN, (ids_TN != self.padding).long())
         if len(distinct) == len(texts):
             return pooled_TD
         row_of = {text: row for row, text in enumerate(distinct)}
         return pooled_TD[torch.tensor([row_of[text] for text in texts], device=pooled_TD.device)]
-
-    def encode_tokens(self, ids_TN: Tensor, mask_TN: Tensor) -> Tensor:
-        """Pooled features T×D of token ids; the mask is 1 on tokens and 0 on padding."""
-        return self.roberta(input_ids=ids_TN, attention_mask=mask_TN).pooler_output
 
     def _tokens(self, text: str) -> list[int]:
         if self.tokenizer is None:
@@ -72,21 +82,33 @@ class TextEncoder(nn.Module):
         return self.tokens_of[text]
 
 
-def _load_tokenizer(folder: Path, vocabulary: int) -> RobertaTokenizerFast:
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        raise ConfigError(
-            f"no tokenizer in {folder}: expected tokenizer.json, or vocab.json with merges.txt; copy "
-            "them from a roberta-base checkpoint or train a byte-level BPE of RoBERTa's special tokens"
+def _build(config: TextConfig, padding: int) -> PreTrainedModel:
+    """A transformers model with random weights; raises ConfigError for a kind that is unknown or gives no pooled output."""
+    try:
+        settings = AutoConfig.for_model(
+            config.kind,
+            hidden_size=config.hidden,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            intermediate_size=config.feedforward,
+            vocab_size=config.vocabulary,
+            max_position_embeddings=config.max_positions,
+            type_vocab_size=1,
+            layer_norm_eps=1e-5,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.dropout,
+            initializer_range=config.initial_deviation,
+            pad_token_id=padding,
         )
-    tokenizer = RobertaTokenizerFast.from_pretrained(str(folder), local_files_only=True)
-    if tokenizer.pad_token_id != PADDING_TOKEN:
+        model: PreTrainedModel = AutoModel.from_config(settings)
+    except ValueError as error:
         raise ConfigError(
-            f"tokenizer {folder}: the id of {tokenizer.pad_token!r} is {tokenizer.pad_token_id}, but "
-            f"RoBERTa needs {PADDING_TOKEN}"
-        )
-    if len(tokenizer) > vocabulary:
+            f"network setting text.kind={config.kind!r}: not an encoder that transformers can build ({error}); "
+            "use roberta, bert or another kind with a pooled output"
+        ) from error
+    if model.main_input_name != "input_ids" or getattr(model, "pooler", None) is None:
         raise ConfigError(
-            f"tokenizer {folder} has {len(tokenizer)} tokens, but text.vocabulary={vocabulary}; "
-            f"set it to at least {len(tokenizer)}"
+            f"network setting text.kind={config.kind!r}: gives no pooled output of texts; use roberta, bert or another "
+            "kind that does"
         )
-    return tokenizer
+    return model

@@ -13,7 +13,6 @@ from models import weights
 from models.config import ConfigError, NetworkConfig
 from models.relation_tagger import RelationTagger
 from models.rlip import RLIP
-from models.text_encoder import TextEncoder
 
 
 def test_round_trip(small_config, small_tagger_config, tokenizer, tmp_path):
@@ -83,20 +82,3 @@ def test_bad_backbones_are_named(small_config, tokenizer):
         RLIP(replace(small_config, backbone="no_such_net"), tokenizer)
     with pytest.raises(ConfigError, match="stride 64"):
         RLIP(replace(small_config, backbone_strides=(32, 64)), tokenizer)
-
-
-def test_texts_are_encoded_each_by_itself(small_config, tokenizer):
-    encoder = TextEncoder(small_config.text, tokenizer).eval()
-    together = encoder(["person", "traffic light", "person", "a text that is far longer than any label should be"])
-    assert together.shape == (4, 32)
-    torch.testing.assert_close(together[0], together[2], atol=0, rtol=0)
-    torch.testing.assert_close(together[:1], encoder(["person"]), atol=1e-6, rtol=0)
-    assert (together[0] - together[1]).abs().max() > 1e-4
-    assert encoder([]).shape == (0, 32)
-
-
-def test_bad_tokenizers_are_named(small_config, tokenizer, tmp_path):
-    with pytest.raises(ConfigError, match=r"vocab\.json"):
-        TextEncoder(small_config.text, tmp_path)
-    with pytest.raises(ConfigError, match="vocabulary"):
-        TextEncoder(replace(small_config.text, vocabulary=50), tokenizer)

@@ -1,0 +1,128 @@
+"""Features of label texts: each text by itself, encoded once, and not at all when it is remembered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tokenizers import BertWordPieceTokenizer
+
+from models import text_encoder
+from models.config import ConfigError
+from models.text_encoder import TextEncoder
+
+LABELS = ["person", "traffic light", "person", "dog"]
+
+
+@pytest.fixture
+def encoder(small_config, tokenizer):
+    return TextEncoder(small_config.text, tokenizer).eval()
+
+
+@pytest.fixture
+def encoded_rows(encoder, monkeypatch):
+    """How many texts each call of the language model has encoded."""
+    rows, plain = [], encoder.encode_tokens
+    monkeypatch.setattr(encoder, "encode_tokens", lambda ids, mask: rows.append(len(ids)) or plain(ids, mask))
+    return rows
+
+
+def test_a_text_given_twice_is_encoded_once(encoder, encoded_rows):
+    features = encoder(LABELS)
+    assert encoded_rows == [3] and features.shape == (4, 32)
+    assert torch.equal(features[0], features[2])
+    assert (features[0] - features[1]).abs().max() > 1e-4
+
+
+def test_texts_are_encoded_each_by_itself(encoder):
+    together = encoder(["person", "a text that is far longer than any label should be"])
+    torch.testing.assert_close(together[:1], encoder(["person"]), atol=1e-6, rtol=0)
+
+
+def test_in_evaluation_a_list_is_encoded_once_and_its_features_keep_their_bits(encoder, encoded_rows):
+    plain = encoder(LABELS).detach()
+    with torch.inference_mode():
+        first = encoder(LABELS)
+        first.zero_()  # what the caller does to its copy is no one else's business
+        again = encoder(LABELS)
+    with torch.no_grad():
+        assert torch.equal(encoder(LABELS), plain)
+    assert torch.equal(again, plain)
+    assert encoded_rows == [3, 3]
+    encoder(LABELS)  # with gradients: never from memory
+    assert encoded_rows == [3, 3, 3]
+
+
+def test_changed_weights_are_noticed(encoder):
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=0.1)
+    with torch.no_grad():
+        before = encoder(LABELS)
+    encoder(LABELS).sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        stepped = encoder(LABELS)
+        assert (stepped - before).abs().max() > 1e-3
+        encoder.load_state_dict({name: torch.zeros_like(x) for name, x in encoder.state_dict().items()})
+        assert not encoder(LABELS).any()
+        assert encoder.double()(LABELS).dtype == torch.float64
+
+
+def test_precision_is_part_of_what_is_remembered(encoder):
+    with torch.no_grad():
+        exact = encoder(LABELS)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert encoder(LABELS).dtype == torch.bfloat16
+        assert torch.equal(encoder(LABELS), exact)
+
+
+def test_memory_is_bounded(encoder, monkeypatch, encoded_rows):
+    monkeypatch.setattr(text_encoder, "REMEMBERED", 2)
+    with torch.no_grad():
+        for label in ("person", "dog", "bicycle", "bicycle", "person"):
+            encoder([label])
+    assert encoded_rows == [1, 1, 1, 1]
+
+
+def test_two_thousand_texts_and_none(encoder):
+    texts = [f"label number {number}" for number in range(2000)]
+    with torch.no_grad():
+        assert encoder(texts).isfinite().all()
+    assert encoder([]).shape == (0, 32)
+
+
+@pytest.fixture(scope="module")
+def word_pieces(tmp_path_factory):
+    """A folder with a tokenizer of BERT's kind."""
+    folder = tmp_path_factory.mktemp("word_pieces")
+    pieces = BertWordPieceTokenizer(lowercase=True)
+    pieces.train_from_iterator(["person dog bicycle traffic light riding"] * 4, vocab_size=200, show_progress=False)
+    pieces.save_model(str(folder))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    return folder
+
+
+def test_bert_in_place_of_roberta(small_config, word_pieces):
+    encoder = TextEncoder(replace(small_config.text, kind="bert"), word_pieces).eval()
+    assert type(encoder.roberta).__name__ == "BertModel"
+    features = encoder(LABELS)
+    assert features.shape == (4, 32) and (features[0] - features[1]).abs().max() > 1e-4
+    torch.testing.assert_close(features[:1], encoder(["person"]), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["no_such_model", "t5", "distilbert", "resnet"])
+def test_encoders_without_a_pooled_output_are_refused(small_config, kind):
+    with pytest.raises(ConfigError, match=kind):
+        TextEncoder(replace(small_config.text, kind=kind), None)
+
+
+def test_bad_tokenizers_are_named(small_config, tokenizer, word_pieces, tmp_path):
+    with pytest.raises(ConfigError, match=r"vocab\.json"):
+        TextEncoder(small_config.text, tmp_path)
+    with pytest.raises(ConfigError, match="vocabulary"):
+        TextEncoder(replace(small_config.text, vocabulary=50), tokenizer)
+
+
+def test_a_network_without_tokenizer_says_so(small_config):
+    with pytest.raises(ConfigError, match="tokenizer"):
+        TextEncoder(small_config.text, None)(["person"])
