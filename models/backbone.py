@@ -1,4 +1,4 @@
-"""Image features from any timm network (spec 1.3).
+"""Image features from any convolutional network or window transformer (spec 1.3).
 
 Shapes: B images, H×W pixels or cells, C channels.
 """
@@ -8,15 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import timm
 import torch
+import torch.nn.functional as F
 from timm.layers.norm_act import BatchNormAct2d, freeze_batch_norm_2d
-from timm.models import FeatureInfo
 from torch import Tensor, nn
 
+from models.body import create_body, feature_info, is_window_transformer, stage_strides
 from models.config import ConfigError
 
 GROUP_CHANNELS = 8
+PATCH = 4
+"""Side of the squares of pixels that a window transformer begins with."""
 
 
 class Backbone(nn.Module):
@@ -24,24 +26,21 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, norm: str, strides: Sequence[int]) -> None:
         super().__init__()
-        if not timm.is_model(name):
-            raise ConfigError(f"network setting backbone={name!r}: not a timm model; see timm.list_models()")
-        with torch.device("meta"):
-            every_map = _feature_info(timm.create_model(name, pretrained=False, features_only=True)).reduction()
+        every_map = stage_strides(name)
         missing = [stride for stride in strides if stride not in every_map]
         if missing:
             raise ConfigError(
                 f"network setting backbone_strides: {name} has no map of stride {missing[0]}; "
                 f"it has {sorted(set(every_map))}"
             )
-        self.body = timm.create_model(
-            name, pretrained=False, features_only=True, out_indices=[every_map.index(stride) for stride in strides]
-        )
-        self.channels: list[int] = _feature_info(self.body).channels()
+        self.body = create_body(name, [every_map.index(stride) for stride in strides])
+        self.channels: list[int] = feature_info(self.body).channels()
         self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
+        windows = is_window_transformer(name)
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for channels in self.channels) if windows else None
         if norm == "frozen":
             self.body = freeze_batch_norm_2d(self.body)
-            _freeze_as_pretrained(self.body)
+            _freeze_as_pretrained(self)
         elif norm == "group":
             _replace_batch_norms(self.body)
         # Convolutions and pooling are faster so, on CPU and GPU alike.
@@ -49,15 +48,14 @@ class Backbone(nn.Module):
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
         """B×C×H×W maps of the chosen strides."""
+        if self.norms is not None:
+            height, width = images_B3HW.shape[2:]
+            images_B3HW = F.pad(images_B3HW, (0, -width % PATCH, 0, -height % PATCH))
         maps = self.body(images_B3HW.contiguous(memory_format=torch.channels_last))
+        if self.norms is not None:
+            maps = [norm(x) for norm, x in zip(self.norms, maps, strict=True)]
         # Group norm, which follows, is less exact with channels last.
         return [(x.permute(0, 3, 1, 2) if self.channels_last else x).contiguous() for x in maps]
-
-
-def _feature_info(body: nn.Module) -> FeatureInfo:
-    info = body.feature_info
-    assert isinstance(info, FeatureInfo)
-    return info
 
 
 def _replace_batch_norms(module: nn.Module) -> None:
@@ -72,11 +70,11 @@ def _replace_batch_norms(module: nn.Module) -> None:
         setattr(module, name, norm)
 
 
-def _freeze_as_pretrained(body: nn.Module) -> None:
+def _freeze_as_pretrained(backbone: Backbone) -> None:
     """Fix what the authors fix: stem and first stage of residual networks, norms and position biases of others."""
-    if hasattr(body, "layer1"):
-        fixed = [p for n, p in body.named_parameters() if not n.startswith(("layer2", "layer3", "layer4"))]
+    if hasattr(backbone.body, "layer1"):
+        fixed = [p for n, p in backbone.body.named_parameters() if not n.startswith(("layer2", "layer3", "layer4"))]
     else:
-        fixed = [p for n, p in body.named_parameters() if "norm" in n or "relative_position_bias_table" in n]
+        fixed = [p for n, p in backbone.named_parameters() if "norm" in n or "relative_position_bias_table" in n]
     for parameter in fixed:
         parameter.requires_grad_(False)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from models.config import NetworkConfig
+from models.fit import misfits, summary
 from models.network import Network
 from models.relation_tagger import RelationTagger
 from models.rlip import RLIP
@@ -19,22 +23,38 @@ class WeightsError(ValueError):
     """A file is not a network's weights; the message names the file and what is wrong with it."""
 
 
+def build(config: NetworkConfig, tokenizer_folder: Path | str | None) -> Network:
+    """A new network of the kind that the configuration is of; without a tokenizer it can't encode texts."""
+    return (RelationTagger if config.tagger else RLIP)(config, tokenizer_folder)
+
+
 def save(network: Network, path: Path | str) -> None:
     """Writes parameters and buffers; the same values give the same bytes."""
-    state = {name: value.detach().contiguous().cpu() for name, value in network.state_dict().items()}
-    save_file(state, str(path), metadata={"network": json.dumps(network.config.to_dict(), sort_keys=True)})
+    write(network.state_dict(), network.config, path)
 
 
-def load(path: Path | str, tokenizer_folder: Path | str) -> Network:
-    """The network that `save` wrote, an RLIP or a RelationTagger, in evaluation mode."""
-    state, config = _read(Path(path))
-    network = (RelationTagger if config.tagger else RLIP)(config, tokenizer_folder)
-    expected = network.state_dict()
-    missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    if missing or unexpected:
+def write(state: Mapping[str, Tensor], config: NetworkConfig, path: Path | str) -> None:
+    """As `save`, of a network's state."""
+    values = {name: value.detach().contiguous().cpu() for name, value in state.items()}
+    save_file(values, str(path), metadata={"network": json.dumps(config.to_dict(), sort_keys=True)})
+
+
+def load(path: Path | str, tokenizer_folder: Path | str | None) -> Network:
+    """The network that `save` wrote, an RLIP or a RelationTagger, in evaluation mode.
+
+    Raises FileNotFoundError, or WeightsError that names the file and what is wrong with it.
+    """
+    with _opened(Path(path)) as file:
+        config = _config(Path(path), file)
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, a file is no mapping
+    network = build(config, tokenizer_folder)
+    shapes, expected = ({name: tuple(x.shape) for name, x in s.items()} for s in (state, network.state_dict()))
+    if wrong := misfits(shapes, expected, {}):
+        raise WeightsError(f"{path}: weights do not fit their own configuration; {'; '.join(wrong)}; save them again")
+    if broken := [name for name, value in state.items() if not value.isfinite().all()]:
         raise WeightsError(
-            f"{path}: weights do not fit their own configuration; "
-            f"missing {missing[:3]}, unexpected {unexpected[:3]}; save them again"
+            f"{path}: values that are not numbers or are infinite in {summary(broken)}; the training that wrote them "
+            "diverged: take an earlier checkpoint, or train again with a lower rate"
         )
     network.load_state_dict(state)
     return network.eval()
@@ -42,21 +62,35 @@ def load(path: Path | str, tokenizer_folder: Path | str) -> Network:
 
 def read_config(path: Path | str) -> NetworkConfig:
     """The configuration inside a weights file."""
-    return _read(Path(path))[1]
+    with _opened(Path(path)) as file:
+        return _config(Path(path), file)
 
 
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], NetworkConfig]:
+def read_shapes(path: Path | str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what a weights file holds; no value is read."""
+    with _opened(Path(path)) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}")
     try:
         with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, a file is no mapping
+            yield file
     except SafetensorError as error:
         raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def _config(path: Path, file: Any) -> NetworkConfig:
+    metadata = file.metadata() or {}
     if "network" not in metadata:
         raise WeightsError(
             f"{path}: has no network configuration in its metadata, so it was not written by this "
-            "project; convert official weights first"
+            "project; convert official weights first, with `rlip weights import`"
         )
-    return state, NetworkConfig.from_dict(json.loads(metadata["network"]))
+    try:
+        return NetworkConfig.from_dict(json.loads(metadata["network"]))
+    except ValueError as error:
+        raise WeightsError(f"{path}: its network configuration can't be used: {error}") from error

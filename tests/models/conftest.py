@@ -17,7 +17,7 @@ from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor, nn
 
 from models.config import NetworkConfig, TextConfig
-from models.official import from_official
+from models.official.names import from_official
 from models.predictions import Predictions
 from models.relation_tagger import PairQueries, RelationTagger
 from models.rlip import RLIP

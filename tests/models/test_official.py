@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.config import NetworkConfig, TextConfig
-from models.official import from_official
+from models.official.names import from_official
 from models.relation_tagger import RelationTagger
 from models.rlip import RLIP
 

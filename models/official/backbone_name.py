@@ -1,0 +1,39 @@
+"""Which backbone a checkpoint has, told by the shapes of its parameters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from models.body import sized_resnet
+from models.config import ConfigError
+
+_BODY = "backbone.0.body."
+_SWIN: dict[tuple[int, tuple[int, ...]], str] = {
+    (96, (2, 2, 6, 2)): "tiny",
+    (96, (2, 2, 18, 2)): "small",
+    (128, (2, 2, 18, 2)): "base",
+    (192, (2, 2, 18, 2)): "large",
+}
+
+
+def backbone_name(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The name by which `models.body` makes it; raises ConfigError for other backbones."""
+    body = {name.removeprefix(_BODY): shape for name, shape in shapes.items() if name.startswith(_BODY)}
+    if "conv1.weight" in body and "layer1.0.conv3.weight" in body:
+        return sized_resnet(
+            body["conv1.weight"][0], [_blocks(body, rf"layer{stage}\.(\d+)\.") for stage in range(1, 5)]
+        )
+    if "patch_embed.proj.weight" in body:
+        width = body["patch_embed.proj.weight"][0]
+        depths = tuple(_blocks(body, rf"layers\.{stage}\.blocks\.(\d+)\.") for stage in range(4))
+        window = (round(body["layers.0.blocks.0.attn.relative_position_bias_table"][0] ** 0.5) + 1) // 2
+        if (width, depths) in _SWIN and window in (7, 12):
+            return f"swin_{_SWIN[width, depths]}_patch4_window{window}_{32 * window}"
+    raise ConfigError(
+        f"the backbone is none of bottleneck ResNets and Swin transformers; its parameters begin with {sorted(body)[:3]}"
+    )
+
+
+def _blocks(body: Mapping[str, tuple[int, ...]], pattern: str) -> int:
+    return len({found[1] for name in body if (found := re.match(pattern, name))})

@@ -1,0 +1,111 @@
+"""What an official checkpoint file holds, read without running anything in it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from models.weights import WeightsError
+
+_UNSUPPORTED = re.compile(r"(?:GLOBAL|global:?) ([\w.]+)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The `model` table of a checkpoint and the settings that it was trained with."""
+
+    path: Path
+    state: dict[str, Tensor]
+    """By the authors' names; floating tensors in 32 bits, all finite."""
+    args: dict[str, Any]
+    """The training's command-line settings; empty when the file has none."""
+
+
+def read_checkpoint(path: Path, args_file: Path | None = None) -> Checkpoint:
+    """Reads a PyTorch checkpoint or a safetensors file with official names.
+
+    `args_file` is a JSON file with the training's settings, plain or under "args", for checkpoints without their own.
+    Raises FileNotFoundError, or WeightsError that names the file and the key that is wrong.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    state, args = _read_safetensors(path) if _is_safetensors(path) else _read_pickled(path)
+    if args_file is not None:
+        args = _read_args(args_file)
+    return Checkpoint(path, {name: _checked(path, name, value) for name, value in state.items()}, args)
+
+
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            if "network" in (file.metadata() or {}):
+                raise WeightsError(f"{path}: already holds weights of this project, so there is nothing to import")
+            return {name: file.get_tensor(name) for name in file.keys()}, {}  # noqa: SIM118, a file is no mapping
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: not a readable safetensors file, perhaps cut short ({error})") from error
+
+
+def _read_pickled(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            # Mapped, not read: most of a checkpoint is the optimiser's state, which nobody asks for.
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # a damaged or hostile file may fail in any way
+        if named := _UNSUPPORTED.search(str(error)):
+            raise WeightsError(
+                f"{path}: asks for {named[1]}, which is code and not weights; nothing of it was run. Only tensors, "
+                "plain values and argparse.Namespace are read"
+            ) from error
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(f"{path}: not a readable PyTorch checkpoint, perhaps cut short ({reason})") from error
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path}: holds a {type(content).__name__}, not a table of parameters")
+    state, args = content.get("model", content), content.get("args", {})
+    if not isinstance(state, Mapping):
+        raise WeightsError(f"{path}: its `model` is a {type(state).__name__}, not a table of parameters")
+    if isinstance(args, argparse.Namespace):
+        args = vars(args)
+    return dict(state), dict(args) if isinstance(args, Mapping) else {}
+
+
+def _read_args(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no settings at {path}") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{path}: not a readable JSON file ({error})") from error
+    args = content.get("args", content) if isinstance(content, dict) else content
+    if not isinstance(args, dict):
+        raise WeightsError(f"{path}: not a table of settings")
+    return args
+
+
+def _checked(path: Path, name: object, value: object) -> Tensor:
+    if not isinstance(name, str) or not isinstance(value, Tensor):
+        raise WeightsError(
+            f"{path}: {name!r} is a {type(value).__name__}, not a tensor; expected a table of parameters, plain or under "
+            "'model'"
+        )
+    if value.layout != torch.strided or value.is_quantized:
+        raise WeightsError(f"{path}: {name} is sparse or quantised; only dense tensors can be read")
+    if not value.is_floating_point():
+        return value
+    if not value.isfinite().all():
+        raise WeightsError(f"{path}: {name} holds values that are not numbers or are infinite; the training diverged")
+    return value.float()

@@ -1,0 +1,71 @@
+"""From a detector's parameter names to those of an official RLIP (spec 7.3)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.config import ConfigError
+from models.official.kind import Kind
+
+RELEASED_LAYERS = 3
+RELEASED_PAIRS = 100
+
+_DECODER = re.compile(r"transformer\.decoder\.(?:layers\.(\d+)|query_scale|ref_point_head)\..*")
+_HEAD = re.compile(r"bbox_embed\.(\d+)\.(.*)")
+_QUERIES = ("query_embed.weight", "refpoint_embed.weight", "tgt_embed.weight")
+_LEFT_OUT = ("class_embed.", "transformer.decoder.bbox_embed.", "transformer.decoder.class_embed.")
+"""Classes are texts in RLIP; the decoder's own box heads are the same as the top-level ones."""
+
+
+def from_detector(
+    state: Mapping[str, Tensor], kind: Kind, overrides: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Official RLIP parameters made of a detector's, and the detector's name that each comes from.
+
+    The first layers of the decoder become both decoders, the box heads become the subjects' and the objects', and the
+    first queries become queries of subjects, then of objects. `overrides` may ask for other numbers of
+    `decoder_layers` and `pairs` than the released ones.
+    """
+    layers = _asked(overrides, "decoder_layers", RELEASED_LAYERS)
+    rows = 2 * _asked(overrides, "pairs", RELEASED_PAIRS)
+    made: dict[str, Tensor] = {}
+    sources: dict[str, str] = {}
+    for name, value in state.items():
+        for target in _targets(name, kind, layers):
+            made[target] = value[:rows] if name in _QUERIES else value
+            sources[target] = name
+    if "query_embed.weight" in made:
+        position, content = made["query_embed.weight"].chunk(2, dim=1)
+        made["query_embed.weight"] = torch.cat((position, content, content), dim=1)
+    return made, sources
+
+
+def _asked(overrides: Mapping[str, Any], name: str, released: int) -> int:
+    number = overrides.get(name, released)
+    if type(number) is not int or number < 1:
+        raise ConfigError(f"network setting {name}={number!r}: must be a whole number of at least 1")
+    return number
+
+
+def _targets(name: str, kind: Kind, decoder_layers: int) -> list[str]:
+    """The names in RLIP that a detector's parameter is copied to."""
+    if name.startswith(_LEFT_OUT):
+        return []
+    if decoder := _DECODER.fullmatch(name):
+        if decoder[1] is not None and int(decoder[1]) >= decoder_layers:
+            return []
+        return [name.replace(".decoder.", f".{stage}_decoder.") for stage in ("ho", "verb")]
+    if head := _HEAD.fullmatch(name):
+        # Later heads of the detector refine boxes in the relation decoder.
+        used = int(head[1]) < 2 * decoder_layers
+        return [f"{role}_bbox_embed.{head[1]}.{head[2]}" for role in ("sub", "obj")] if used else []
+    if name.startswith("transformer.reference_points."):
+        return [name.replace("points.", f"points_{role}.") for role in ("sub", "obj")]
+    if name.startswith("transformer.encoder.") and not kind.anchored:
+        return [name.replace(".encoder.", ".ho_encoder.")]
+    return [name, "verb_tgt_embed.weight"] if name == "tgt_embed.weight" else [name]

@@ -1,0 +1,110 @@
+"""An official checkpoint as a network of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.config import ConfigError, NetworkConfig
+from models.fit import misfits
+from models.official.checkpoint import Checkpoint, read_checkpoint
+from models.official.detector import from_detector
+from models.official.kind import Kind, kind_of
+from models.official.names import from_official, place_of
+from models.official.sizes import infer_config
+from models.weights import WeightsError, build
+
+NEW_TO_DETECTORS = (
+    "bias_obj_a",
+    "bias_pred_a",
+    "projection_text.",
+    "transformer.encoder.VLFuse_layers.",
+    "transformer.encoder.roberta_layers.",
+    "transformer.resizer.",
+    "transformer.text_encoder.",
+    "transformer.verb_query_embed.",
+    "transformer.verb_tgt_generator.",
+)
+"""What reads texts and relates, which no detector has."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The state of a network of ours made of a checkpoint's, and what became of every parameter."""
+
+    kind: Kind
+    config: NetworkConfig
+    state: dict[str, Tensor]
+    loaded: list[str]
+    """Names in the checkpoint whose values are used."""
+    new: list[str]
+    """Names in our network that the checkpoint has no values for, as is expected of a detector; they are random."""
+    left_out: list[str]
+    """Names in the checkpoint that take no part in our network's forward pass."""
+
+
+def import_checkpoint(
+    path: Path, args_file: Path | None = None, overrides: Mapping[str, Any] | None = None, seed: int = 0
+) -> Imported:
+    """Reads an official checkpoint of any `Kind`; what is new is random, the same for the same seed.
+
+    `args_file`: see `read_checkpoint`. `overrides` are settings of NetworkConfig that neither shapes nor the training's
+    settings tell, or that should differ. Raises FileNotFoundError, or WeightsError that names file and parameters.
+    """
+    return import_state(read_checkpoint(path, args_file), overrides or {}, seed)
+
+
+def import_state(checkpoint: Checkpoint, overrides: Mapping[str, Any], seed: int = 0) -> Imported:
+    """As `import_checkpoint`, of a checkpoint that is already read."""
+    kind = kind_of(checkpoint.state)
+    if kind is None:
+        raise WeightsError(
+            f"{checkpoint.path}: of another architecture than {', '.join(kind.value for kind in Kind)}; its parameters "
+            f"begin with {', '.join(sorted(checkpoint.state)[:3]) or 'nothing'}"
+        )
+    sources = {name: name for name in checkpoint.state}
+    state: Mapping[str, Tensor] = checkpoint.state
+    try:
+        if kind.detector:
+            state, sources = from_detector(checkpoint.state, kind, overrides)
+        config = infer_config(
+            {name: tuple(value.shape) for name, value in state.items()}, kind, checkpoint.args, overrides
+        )
+    except ConfigError as error:
+        raise WeightsError(f"{checkpoint.path}: {error}") from error
+    placed = from_official(state, config)
+    expected = expected_shapes(config)
+    new = sorted(
+        name for name in expected.keys() - placed.keys() if kind.detector and name.startswith(NEW_TO_DETECTORS)
+    )
+    placed |= _random_values(config, seed, new)
+    places = {name: place.name for name in state if (place := place_of(name, config)) is not None}
+    if wrong := misfits(
+        {name: tuple(value.shape) for name, value in placed.items()},
+        expected,
+        {ours: name for name, ours in places.items()},
+    ):
+        raise WeightsError(f"{checkpoint.path} does not fit the {kind.value} it was taken for; " + "; ".join(wrong))
+    loaded = {sources[name] for name in places}
+    return Imported(kind, config, placed, sorted(loaded), new, sorted(checkpoint.state.keys() - loaded))
+
+
+def expected_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of everything that a network of `config` keeps; costs no memory."""
+    with torch.device("meta"):
+        network = build(config, None)
+    return {name: tuple(value.shape) for name, value in network.state_dict().items()}
+
+
+def _random_values(config: NetworkConfig, seed: int, names: list[str]) -> dict[str, Tensor]:
+    if not names:
+        return {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        state = build(config, None).state_dict()
+    return {name: state[name] for name in names}

@@ -1,0 +1,42 @@
+"""Which network a checkpoint is of, told by its names."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from enum import Enum
+
+
+class Kind(Enum):
+    """Networks whose checkpoints can be read."""
+
+    PARSEDA = "RLIPv2-ParSeDA"
+    PARSED = "RLIPv2-ParSeD"
+    TAGGER = "R-Tagger"
+    DEFORMABLE = "Deformable-DETR"
+    DAB_DEFORMABLE = "DAB-Deformable-DETR"
+
+    @property
+    def detector(self) -> bool:
+        """Whether it detects objects only, so that everything about texts and relations will be new."""
+        return self in (Kind.DEFORMABLE, Kind.DAB_DEFORMABLE)
+
+    @property
+    def anchored(self) -> bool:
+        """Whether queries begin with boxes (ParSeDA) or with positions (ParSeD)."""
+        return self in (Kind.PARSEDA, Kind.DAB_DEFORMABLE)
+
+
+def kind_of(names: Collection[str]) -> Kind | None:
+    """The network that has parameters of these names; None when it is none of those that can be read."""
+    present = set(names)
+    if "transformer.ho_decoder.layers.0.cross_attn.sampling_offsets.weight" in present:
+        if "transformer.coord_proj.weight" in present:
+            return Kind.TAGGER
+        if "refpoint_embed.weight" in present:
+            return Kind.PARSEDA
+        return Kind.PARSED if "query_embed.weight" in present else None
+    if "transformer.decoder.layers.0.cross_attn.sampling_offsets.weight" in present:
+        if "refpoint_embed.weight" in present:
+            return Kind.DAB_DEFORMABLE
+        return Kind.DEFORMABLE if "query_embed.weight" in present else None
+    return None

@@ -1,0 +1,108 @@
+"""From the authors' parameter names to ours (spec 7)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.config import NetworkConfig
+
+_ALIAS = re.compile(r"transformer\.(ho|verb)_decoder\.(sub|obj)_bbox_embed\.(\d+)\.(.*)")
+_HEAD = re.compile(r"(?:sub|obj)_bbox_embed\.(\d+)\..*")
+_BRANCH = re.compile(r"(transformer\.verb_tgt_generator\.fc_[123])\.(\d+)\.(weight|bias)")
+_WINDOW_MERGE = re.compile(r"backbone\.0\.body\.layers\.(\d+)\.downsample\.(.*)")
+_PREFIXES = (
+    ("backbone.0.body.layers.", "backbone.body.layers_"),
+    ("backbone.0.body.norm", "backbone.norms."),
+    ("backbone.0.body.", "backbone.body."),
+    ("transformer.ho_encoder.", "transformer.encoder."),
+    ("transformer.text_encoder.", "transformer.text_encoder.roberta."),
+)
+_DERIVED = ("position_ids", "relative_position_index", "attn_mask", "num_batches_tracked")
+"""Buffers that are made from sizes alone, or that only count."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the value of an official parameter lives in our network."""
+
+    name: str
+    branch: int | None = None
+    """Which share of it, of the relation queries' branches, whose matrices lie side by side in ours."""
+
+
+def place_of(official: str, config: NetworkConfig) -> Place | None:
+    """The place of an official name; None for what takes no part in the forward pass of a network of `config`.
+
+    Box heads that the authors store under two names have one place.
+    """
+    if official.rpartition(".")[2] in _DERIVED or (config.tagger and official == "query_embed.weight"):
+        return None
+    if config.gate == "none" and official.endswith((".gamma_v", ".gamma_l")):
+        return None
+    if alias := _ALIAS.fullmatch(official):
+        stage, role, layer, rest = alias.groups()
+        index = int(layer) + (config.decoder_layers if stage == "verb" else 0)
+        return place_of(f"{role}_bbox_embed.{index}.{rest}", config)
+    if head := _HEAD.fullmatch(official):
+        # Heads of the relation decoder, which no loss reaches, exist in ours only for the authors' numbers.
+        used = config.decoder_layers * (2 if config.official_compat else 1)
+        return Place(official) if int(head[1]) < used else None
+    if branch := _BRANCH.fullmatch(official):
+        layer_name, number, kind = branch.groups()
+        return None if config.relation_queries == "vanilla" else Place(f"{layer_name}.{kind}", int(number))
+    if merge := _WINDOW_MERGE.fullmatch(official):
+        # The authors merge windows at the end of a stage, timm at the beginning of the next.
+        return Place(f"backbone.body.layers_{int(merge[1]) + 1}.downsample.{merge[2]}")
+    for theirs, ours in _PREFIXES:
+        if official.startswith(theirs):
+            return Place(_with_norm_index(ours + official.removeprefix(theirs)))
+    return Place(official)
+
+
+def from_official(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Tensor]:
+    """The state of a network of `config` with the values of an official checkpoint's `model` table.
+
+    Where two names of a box head have different values, as in converted detectors, the top-level one counts, since it
+    is the one that is loaded last.
+    """
+    placed: dict[str, Tensor] = {}
+    branches: dict[str, dict[int, Tensor]] = {}
+    for official in sorted(state, key=lambda name: _ALIAS.fullmatch(name) is None):
+        place, value = place_of(official, config), state[official]
+        if place is None:
+            continue
+        if place.branch is not None:
+            branches.setdefault(place.name, {})[place.branch] = value
+        elif config.gate == "VXAc" and place.name.endswith((".gamma_v", ".gamma_l")):
+            placed[place.name] = value[:1]
+        else:
+            placed[place.name] = value
+    for name, parts in branches.items():
+        placed[name] = _side_by_side(name, [parts[number] for number in sorted(parts)])
+    return placed
+
+
+def share_of(place: Place, whole: Tensor, branches: int) -> Tensor:
+    """The part of our tensor, or of its gradient, that stands for the official parameter of this place."""
+    if place.branch is None or place.name.endswith("fc_3.bias"):
+        return whole
+    return whole.chunk(branches, dim=1 if place.name.endswith("fc_3.weight") else 0)[place.branch]
+
+
+def _with_norm_index(name: str) -> str:
+    """The authors count the output norms of window transformers from the second stage on, we from the first used."""
+    if not name.startswith("backbone.norms."):
+        return name
+    number, _, rest = name.removeprefix("backbone.norms.").partition(".")
+    return f"backbone.norms.{int(number) - 1}.{rest}"
+
+
+def _side_by_side(name: str, parts: list[Tensor]) -> Tensor:
+    if name.split(".")[-2] != "fc_3":
+        return torch.cat(parts)
+    return torch.cat(parts, dim=1) if name.endswith("weight") else torch.stack(parts).sum(0)

@@ -1,0 +1,130 @@
+"""The configuration of a network from the shapes of its parameters and the settings it was trained with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from models.config import ConfigError, NetworkConfig
+from models.official.backbone_name import backbone_name
+from models.official.kind import Kind
+
+Shapes = Mapping[str, tuple[int, ...]]
+_GATES = {"VXAc": "VXAc", "GLIP": "GLIP", "XGating": "none"}
+_QUERIES = ("vanilla_MBF", "vanilla", "MBF")
+_ONLY = {
+    "two_stage": False,
+    "dilation": False,
+    "pre_norm": False,
+    "num_patterns": 0,
+    "fusion_type": "GLIP_attn",
+    "fusion_last_vis": True,
+    "lang_aux_loss": True,
+}
+"""Settings of the authors' code that our networks have one value of."""
+_EXAMPLES = {"heads": 8, "gate": "VXAc", "relation_queries": "vanilla_MBF", "text.heads": 12}
+"""What shapes may leave open, as the released networks have it."""
+_LANGUAGE = "transformer.text_encoder."
+
+
+def infer_config(shapes: Shapes, kind: Kind, args: Mapping[str, Any], overrides: Mapping[str, Any]) -> NetworkConfig:
+    """The configuration of the network whose official parameters have these shapes.
+
+    `args` are the authors' command-line settings; `overrides` are settings of NetworkConfig that count before anything
+    else. Raises ConfigError that names what is not supported or what nothing tells.
+    """
+    complete = any(name.startswith(_LANGUAGE) for name in shapes)
+    try:
+        told = _vision(shapes, kind, args, overrides) | (_language(shapes, kind, args) if complete else {"text": {}})
+    except KeyError as error:
+        raise ConfigError(f"a checkpoint of {kind.value} has a parameter {error.args[0]}; this one has none") from error
+    told |= {name: value for name, value in overrides.items() if name != "text"}
+    told["text"] |= overrides.get("text", {})
+    open_settings = [name for name, value in told.items() if value is None]
+    open_settings += [f"text.{name}" for name, value in told["text"].items() if value is None]
+    if open_settings:
+        raise ConfigError(
+            f"nothing in the file tells {', '.join(open_settings)}: give the settings of the training with --args "
+            f"FILE.json, or {' '.join(f'--set {name}={_EXAMPLES[name]}' for name in open_settings)} if that is so"
+        )
+    return NetworkConfig.from_dict(told)
+
+
+def _vision(shapes: Shapes, kind: Kind, args: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes of what finds objects."""
+    _refuse_others(args)
+    encoder = _encoder(kind)
+    levels, width = shapes["transformer.level_embed"]
+    heads = overrides.get("heads", args.get("nheads", 8 if width == 256 else None))
+    queries = "transformer.verb_tgt" if kind is Kind.TAGGER else "refpoint_embed" if kind.anchored else "query_embed"
+    offsets = shapes[f"{encoder}.layers.0.self_attn.sampling_offsets.weight"][0]
+    points = {"points": offsets // (heads * levels * 2)} if isinstance(heads, int) and heads > 0 else {}
+    maps = [
+        name for name, shape in shapes.items() if re.fullmatch(r"input_proj\.\d+\.0\.weight", name) and shape[2] == 1
+    ]
+    return {
+        "architecture": "parseda" if kind.anchored else "parsed",
+        "tagger": kind is Kind.TAGGER,
+        "official_compat": True,
+        "backbone": backbone_name(shapes),
+        "backbone_strides": [8, 16, 32][-len(maps) :],
+        "levels": levels,
+        "width": width,
+        "heads": heads,
+        "encoder_layers": _count(shapes, f"{encoder}.layers"),
+        "decoder_layers": _count(shapes, "transformer.ho_decoder.layers"),
+        "feedforward": shapes[f"{encoder}.layers.0.linear1.weight"][0],
+        "pairs": shapes[f"{queries}.weight"][0] // 2,
+        "dropout": args.get("dropout", 0.0),
+    } | points
+
+
+def _language(shapes: Shapes, kind: Kind, args: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes of what reads texts and relates."""
+    encoder = _encoder(kind)
+    layers, fusions = _count(shapes, f"{encoder}.layers"), _count(shapes, f"{encoder}.VLFuse_layers")
+    vocabulary, hidden = shapes[f"{_LANGUAGE}embeddings.word_embeddings.weight"]
+    told: dict[str, Any] = {
+        "relation_queries": _relation_queries(shapes, kind, args),
+        "text": {
+            "hidden": hidden,
+            "layers": _count(shapes, f"{_LANGUAGE}encoder.layer"),
+            "heads": hidden // 64 if hidden in (768, 1024) else None,
+            "feedforward": shapes[f"{_LANGUAGE}encoder.layer.0.intermediate.dense.weight"][0],
+            "vocabulary": vocabulary,
+            "max_positions": shapes[f"{_LANGUAGE}embeddings.position_embeddings.weight"][0],
+        },
+    }
+    if branches := _count(shapes, "transformer.verb_tgt_generator.fc_1"):
+        told["relation_branches"] = branches
+    if not fusions:
+        return told | {"fusion": "none"}
+    return told | {
+        "gate": _GATES.get(args["gating_mechanism"], args["gating_mechanism"]) if "gating_mechanism" in args else None,
+        "fusion_interval": args.get("fusion_interval", -(-layers // fusions)),
+        "fusion_width": shapes[f"{encoder}.VLFuse_layers.0.b_attn.attn.v_proj.weight"][0],
+    }
+
+
+def _relation_queries(shapes: Shapes, kind: Kind, args: Mapping[str, Any]) -> str | None:
+    if "verb_query_tgt_type" in args:
+        return str(args["verb_query_tgt_type"])
+    own_positions = "transformer.verb_query_embed.weight" in shapes
+    return None if kind is Kind.PARSEDA or own_positions else "vanilla"
+
+
+def _encoder(kind: Kind) -> str:
+    return "transformer.encoder" if kind.anchored else "transformer.ho_encoder"
+
+
+def _count(shapes: Shapes, prefix: str) -> int:
+    """How many numbered parts lie under a prefix."""
+    numbered = re.compile(re.escape(prefix) + r"\.(\d+)\.")
+    return len({found[1] for name in shapes if (found := numbered.match(name))})
+
+
+def _refuse_others(args: Mapping[str, Any]) -> None:
+    for name, only in _ONLY.items():
+        if name in args and args[name] != only:
+            raise ConfigError(f"trained with {name}={args[name]!r}; only networks with {name}={only!r} can be rebuilt")
