@@ -60,6 +60,15 @@ def load(path: Path | str, tokenizer_folder: Path | str | None) -> Network:
     return network.eval()
 
 
+def is_own(path: Path | str) -> bool:
+    """Whether this project wrote the file, told by its metadata."""
+    try:
+        with _opened(Path(path)) as file:
+            return "network" in (file.metadata() or {})
+    except WeightsError:
+        return False
+
+
 def read_config(path: Path | str) -> NetworkConfig:
     """The configuration inside a weights file."""
     with _opened(Path(path)) as file:

@@ -19,7 +19,10 @@ RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe fil
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, e.g. shard.threshold=0.3.")
 ]
+StorePath = Annotated[Path, typer.Option("--store", help="The store's folder.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name; rlip show lists them.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+STORE = Path("out/store")
 RESUME = "Stopped. Everything committed is kept: run the same command again to resume."
 
 
@@ -50,7 +53,7 @@ def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
 def show(
     run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's name; none lists the runs.")] = None,
     step: Annotated[str | None, typer.Argument(metavar="[STEP]", help="A step, e.g. tag or shard:pseudo.")] = None,
-    store: Annotated[Path, typer.Option(help="The store's folder.")] = Path("out/store"),
+    store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
     """Show a run: rows in, out and rejected by reason, seconds, sizes; of a step also sample rows."""
@@ -58,6 +61,21 @@ def show(
 
     with _told():
         show_run(store, run_name, step, as_json)
+
+
+@app.command()
+def why(
+    run_name: RunName,
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="A step of the run, e.g. tag or shard:pseudo.")],
+    partition: Annotated[str | None, typer.Argument(metavar="[PARTITION]", help="E.g. coco/0003.")] = None,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Say why a run's artifacts were computed: the first thing that differs from the nearest the store had."""
+    from pipeline.why import print_why
+
+    with _told():
+        print_why(store, run_name, stage, partition, as_json)
 
 
 @app.command()
@@ -82,6 +100,40 @@ def doctor(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
 
     with _told():
         examine_recipe(recipe, overrides or [], as_json)
+
+
+weights = typer.Typer(
+    no_args_is_help=True, help="Weights on disk: import official checkpoints, show what a file holds."
+)
+app.add_typer(weights, name="weights")
+CheckpointPath = Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint (.pth) or a .safetensors file.")]
+
+
+@weights.command("import")
+def import_weights(
+    file: CheckpointPath,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
+    args: Annotated[
+        Path | None, typer.Option(help="A JSON file with the training's settings, for checkpoints without their own.")
+    ] = None,
+    overrides: Overrides = None,
+    seed: Annotated[int, typer.Option(help="Of the values that a detector's checkpoint does not have.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a checkpoint of RLIPv2, R-Tagger or a (DAB-)Deformable-DETR into weights of this project."""
+    from pipeline.weights import import_weights
+
+    with _told():
+        import_weights(file, out, args, overrides or [], seed, as_json)
+
+
+@weights.command("show")
+def show_weights(file: CheckpointPath, as_json: AsJson = False) -> None:
+    """Say what a file of weights holds: network, settings, sizes of its parts."""
+    from pipeline.weights import show_weights
+
+    with _told():
+        show_weights(file, as_json)
 
 
 class _told:  # noqa: N801 - reads as a verb where it is used

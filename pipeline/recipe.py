@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.datasets.source import Source
+from pipeline.override import apply_override
 from pipeline.settings import Settings, runtime
 from pipeline.stages.evaluate import EvaluateSettings
 from pipeline.stages.ingest import IngestSettings
@@ -135,35 +136,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
         raise Terminal(f"{path}: not a readable TOML file: {error}") from error
     for override in overrides:
-        _apply(values, override)
+        apply_override(values, override)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise Terminal(_explain(path, error)) from error
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    """Set one dotted name; list members are addressed by index, e.g. `data.sources.0.images=...`."""
-    name, separator, text = override.partition("=")
-    if not separator or not name:
-        raise Terminal(f"--set {override}: write NAME=VALUE, e.g. --set caption.top_p=0.8")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    *parents, last = name.split(".")
-    place: Any = values
-    for parent in parents:
-        try:
-            place = place[int(parent)] if isinstance(place, list) else place.setdefault(parent, {})
-        except (ValueError, IndexError, AttributeError) as error:
-            raise Terminal(f"--set {override}: {parent!r} names nothing in the recipe") from error
-    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
-        place[int(last)] = value
-    elif isinstance(place, dict):
-        place[last] = value
-    else:
-        raise Terminal(f"--set {override}: {name!r} is no field that can be set")
 
 
 def _explain(path: Path, error: ValidationError) -> str:

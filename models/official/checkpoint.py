@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from models.weights import WeightsError
+from models.weights import WeightsError, is_own
 
 _UNSUPPORTED = re.compile(r"(?:GLOBAL|global:?) ([\w.]+)")
 
@@ -51,10 +51,10 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    if is_own(path):
+        raise WeightsError(f"{path}: already holds weights of this project, so there is nothing to import")
     try:
         with safe_open(str(path), framework="pt") as file:
-            if "network" in (file.metadata() or {}):
-                raise WeightsError(f"{path}: already holds weights of this project, so there is nothing to import")
             return {name: file.get_tensor(name) for name in file.keys()}, {}  # noqa: SIM118, a file is no mapping
     except SafetensorError as error:
         raise WeightsError(f"{path}: not a readable safetensors file, perhaps cut short ({error})") from error

@@ -40,7 +40,10 @@ def infer_config(shapes: Shapes, kind: Kind, args: Mapping[str, Any], overrides:
     except KeyError as error:
         raise ConfigError(f"a checkpoint of {kind.value} has a parameter {error.args[0]}; this one has none") from error
     told |= {name: value for name, value in overrides.items() if name != "text"}
-    told["text"] |= overrides.get("text", {})
+    asked = overrides.get("text", {})
+    if not isinstance(asked, Mapping):
+        raise ConfigError(f"network setting text={asked!r}: name one of its settings, e.g. text.heads")
+    told["text"] |= asked
     open_settings = [name for name, value in told.items() if value is None]
     open_settings += [f"text.{name}" for name, value in told["text"].items() if value is None]
     if open_settings:
