@@ -18,6 +18,7 @@ from models.backbone import Backbone
 from models.config import NetworkConfig
 from models.decoder import Decoded, to_pairs
 from models.encoded import Encoded
+from models.finite import require_finite
 from models.perceptron import box_head
 from models.position_encoding import encode_map
 from models.predictions import Predictions
@@ -56,7 +57,10 @@ class Network(nn.Module):
 
         `padding` is True on padded pixels, which lie right of and below the image. The last of `objects` is the text
         that stands for "no objects". Images are normalised by ImageNet's mean and deviation.
+        Raises ValueError when there are no object texts; there may be no predicates.
         """
+        if len(objects_TE) == 0:
+            raise ValueError('the list of object texts is empty; give at least the text that stands for "no objects"')
         padded = bool(padding_BHW.any())
         maps, paddings = self._padded_levels(images_B3HW, padding_BHW) if padded else self._levels(images_B3HW)
         shapes = [(x.shape[2], x.shape[3]) for x in maps]
@@ -157,7 +161,10 @@ class Network(nn.Module):
         )
 
     def _predict(self, pairs: list[Decoded], relations: list[Decoded], groups: int, encoded: Encoded) -> Predictions:
-        """Logits of every layer against its texts; the last layer's hold the others."""
+        """Logits of every layer against its texts; the last layer's hold the others.
+
+        Raises FloatingPointError when they are no numbers.
+        """
         texts = encoded.texts
         if self.config.fusion == "late":
             pairs, relations, texts = self._meet_late(pairs, relations, encoded)
@@ -176,6 +183,7 @@ class Network(nn.Module):
                 )
             )
         layers[-1].auxiliary = layers[:-1]
+        require_finite(layers[-1], self)
         return layers[-1]
 
     def _meet_late(
@@ -209,7 +217,8 @@ def _projections(channels: list[int], levels: int, width: int) -> nn.ModuleList:
         nn.init.xavier_uniform_(conv.weight)
         assert conv.bias is not None
         nn.init.zeros_(conv.bias)
-        return nn.Sequential(conv, nn.GroupNorm(32, width))
+        # A channel alone in its group would be its own mean.
+        return nn.Sequential(conv, nn.GroupNorm(min(32, width // 2), width))
 
     made = [projection(inputs, 1, 1) for inputs in channels]
     for extra in range(levels - len(channels)):

@@ -28,7 +28,11 @@ def cornernet_focal(logits: Tensor, goal: Tensor) -> Tensor:
 
 def pseudo_labels(features_TE: Tensor, truth_NT: Tensor) -> Tensor:
     """N×Tv: how similar each predicate's text is to those of the pair's true predicates; 0 for the true ones."""
-    distance_TT = (features_TE[:, None] - features_TE[None] + 1e-6).norm(dim=-1)
+    if truth_NT.numel() == 0:
+        return torch.zeros_like(truth_NT)
+    # By products, which take no T×T×E numbers; in doubles, since they cancel where texts are alike.
+    wide_TE = features_TE.double()
+    distance_TT = torch.cdist(wide_TE + 1e-6, wide_TE, compute_mode="use_mm_for_euclid_dist").to(truth_NT.dtype)
     similarity_TT = distance_TT.max(1, keepdim=True).values - distance_TT
     positive_NT = truth_NT > 0
     summed_NT = truth_NT @ similarity_TT
