@@ -55,9 +55,7 @@ def plan_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
 
 def show_run(store: Path, run_name: str | None, step: str | None, as_json: bool) -> None:
     """Print runs, a run, or a step of it."""
-    if not store.is_dir():
-        raise Terminal(f"no store at {store}; name it with --store, or make one with rlip run")
-    _show_run(Console(), Store(store), run_name, step, as_json)
+    _show_run(Console(), Store.existing(store), run_name, step, as_json)
 
 
 def make_scenes(folder: Path, path: Path, overrides: Sequence[str]) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.plan import Chain
 from pipeline.work import WorkItem
 from storage.artifact import Artifact
+from storage.changes import changes
 
 
 @dataclass(frozen=True)
@@ -40,38 +40,14 @@ def why_due(chain: Chain) -> Iterator[StepForecast]:
         plan = chain.plan(step)
         if plan.due:
             waiting.add(step.name)
-        why = _why(plan.due[0], chain.run.artifacts(step.name)) if plan.due else ""
+        why = _why(plan.due[0], chain.run.keys(step.name), chain.run.artifacts(step.name)) if plan.due else ""
         yield StepForecast(step.name, len(plan.cached), len(plan.due), why)
 
 
-def _why(item: WorkItem, before: Mapping[str, Artifact]) -> str:
+def _why(item: WorkItem, keys: Mapping[str, str], before: Mapping[str, Artifact]) -> str:
     """The first term of the item's key that differs from the run's earlier artifact of the same partition."""
+    if item.partition not in keys:
+        return "new" if not keys else f"new partition {item.partition}"
     artifact = before.get(item.partition)
-    if artifact is None:
-        return "new" if not before else f"new partition {item.partition}"
-    old, new = artifact.manifest.terms, item.terms.as_json()
-    for term in ("version", "settings", "weights", "inputs"):
-        changed = _difference(term, old.get(term), new[term])
-        if changed:
-            return changed
-    return "its artifact was removed"
-
-
-def _difference(name: str, old: Any, new: Any) -> str:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            found = _difference(f"{name}.{key}" if name != "settings" else key, old.get(key), new.get(key))
-            if found:
-                return found
-        return ""
-    if _plain(old) == _plain(new):
-        return ""
-    return f"{name} changed" if isinstance(new, list | tuple) else f"{name}: {_short(old)} → {_short(new)}"
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _short(value: Any) -> str:
-    return str(value)[:24]
+    changed = changes(artifact.manifest.terms, item.terms.as_json()) if artifact is not None else []
+    return str(changed[0]) if changed else "its artifact was removed"

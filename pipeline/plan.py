@@ -100,17 +100,15 @@ class Chain:
         weights = {role: _digest(path) for role, path in stage.weights().items()}
         uses = {table: self._whole(step, table, steps) for table, steps in step.uses.items()}
         for partition, image_ids, inputs in self._partitions(step):
-            every = {**inputs, **uses}
-            digests = {table: [artifact.content for artifact in found] for table, found in every.items()}
+            digests = {table: [artifact.content for artifact in found] for table, found in {**inputs, **uses}.items()}
             if isinstance(partition, Partition):
                 digests["records"] = [partition.digest]
             terms = KeyTerms(stage.name, stage.version, stage.row_settings(), digests, weights)
-            paths = {table: tuple(artifact.folder for artifact in found) for table, found in inputs.items()}
-            yield WorkItem(step.name, str(partition), terms, paths, image_ids)
+            yield WorkItem(step.name, str(partition), terms, _folders(inputs), image_ids, _folders(uses))
 
     def given(self, step: Step) -> dict[str, tuple[Path, ...]]:
         """Folders of the whole artifacts that the step's stage is opened with."""
-        return {table: tuple(a.folder for a in self._whole(step, table, steps)) for table, steps in step.uses.items()}
+        return _folders({table: self._whole(step, table, steps) for table, steps in step.uses.items()})
 
     def _partitions(self, step: Step) -> Iterator[tuple[str | Partition, tuple[int, ...], dict[str, list[Artifact]]]]:
         """Each partition of a step with its image ids (ingest only) and the artifacts it reads."""
@@ -140,6 +138,10 @@ class Chain:
             for partition, artifact in self.done[name].items()
             if wanted is None or partition.split("/")[0] in wanted
         ]
+
+
+def _folders(artifacts: Mapping[str, list[Artifact]]) -> dict[str, tuple[Path, ...]]:
+    return {table: tuple(artifact.folder for artifact in found) for table, found in artifacts.items()}
 
 
 @cache

@@ -34,6 +34,13 @@ class WorkItem:
     terms: KeyTerms
     inputs: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     image_ids: tuple[int, ...] = ()
+    given: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    """Whole artifacts that its stage is opened with."""
+
+    @property
+    def upstream(self) -> dict[str, list[str]]:
+        """Keys of all artifacts that decide its bytes, by table."""
+        return {name: [path.name for path in paths] for name, paths in {**self.inputs, **self.given}.items()}
 
     @property
     def key(self) -> str:
@@ -98,8 +105,9 @@ def carry_out(stage: Stage, item: WorkItem, store: Store, report: Report) -> Rec
         manifest = Manifest(
             stage=stage.name,
             key=item.key,
+            partition=item.partition,
             terms=item.terms.as_json(),
-            upstream={name: [path.name for path in paths] for name, paths in item.inputs.items()},
+            upstream=item.upstream,
             files=files,
             schema_fingerprint=digest_bytes(stage.schema.to_string().encode()),
             counts=_count(output),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from storage.digests import digest_json
 from storage.errors import Terminal
 
 MANIFEST = "manifest.json"
+FORMAT = 1
 REJECTED_FILE = "rejected.parquet"
 
 
@@ -42,9 +44,11 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: int = 1
+    format: int = FORMAT
     stage: str
     key: str
+    partition: str = ""
+    """The partition that it was first made for; another run may know it by another name."""
     terms: dict[str, Any]
     upstream: dict[str, list[str]]
     """Keys of the artifacts read, by table."""
@@ -66,12 +70,25 @@ class Manifest(BaseModel):
         return digest_json({name: entry.digest for name, entry in self.files.items() if name != REJECTED_FILE})
 
 
+class FutureManifest(Terminal):
+    """A manifest that a newer version wrote: nothing is wrong with it, but this version can't read it."""
+
+
 def read_manifest(path: Path) -> Manifest:
-    """Read a manifest. Raises `Terminal` that names the file when it is damaged or of another format."""
+    """Read a manifest. Raises `Terminal` that names the file when it is damaged, `FutureManifest` when it is too new."""
+    return parse_manifest(path.read_bytes(), str(path))
+
+
+def parse_manifest(data: bytes, name: str) -> Manifest:
+    """A manifest's bytes, checked; `name` stands in errors, which are those of `read_manifest`."""
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise Terminal(f"{path}: damaged manifest ({error}); remove its folder and run again") from error
-    if manifest.format != 1:
-        raise Terminal(f"{path}: manifest format {manifest.format}, this version reads format 1; upgrade rlip")
-    return manifest
+        values = json.loads(data)
+        found = values.get("format") if isinstance(values, dict) else None
+        if isinstance(found, int) and found > FORMAT:
+            raise FutureManifest(f"{name}: manifest format {found}, this version reads {FORMAT}; upgrade rlip")
+        return Manifest.model_validate(values)
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise Terminal(
+            f"{name}: damaged manifest ({reason}); `rlip verify --repair` removes it, then run again"
+        ) from error

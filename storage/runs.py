@@ -36,16 +36,53 @@ class Run:
 
     def artifacts(self, step: str) -> dict[str, Artifact]:
         """Partition → artifact of a step, as far as it was recorded and still exists."""
-        path = self._file(step)
-        if not path.is_file():
-            return {}
-        entry = json.loads(path.read_bytes())
-        found = {part: self.store.find(entry["stage"], key) for part, key in entry["partitions"].items()}
+        stage, keys = self._entry(self._file(step))[1:]
+        found = {part: self.store.find(stage, key) for part, key in keys.items()}
         return {part: artifact for part, artifact in found.items() if artifact is not None}
+
+    def keys(self, step: str) -> dict[str, str]:
+        """Partition → key of a step, as recorded, whether or not the artifacts still exist."""
+        return self._entry(self._file(step))[2]
+
+    def stage(self, step: str) -> str:
+        """The stage that a recorded step carries out."""
+        return self._entry(self._file(step))[1]
 
     def steps(self) -> list[str]:
         """Names of the recorded steps, in no particular order."""
-        return [json.loads(p.read_bytes())["step"] for p in sorted((self.folder / "steps").glob("*.json"))]
+        return [self._entry(path)[0] for path in sorted((self.folder / "steps").glob("*.json"))]
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything was recorded under this name."""
+        return (self.folder / "steps").is_dir()
+
+    def _entry(self, path: Path) -> tuple[str, str, dict[str, str]]:
+        """Step, stage and keys that a file records; nothing where there is none. Raises `Terminal` on a damaged one."""
+        try:
+            entry = json.loads(path.read_bytes())
+            return entry["step"], entry["stage"], dict(entry["partitions"])
+        except FileNotFoundError:
+            return "", "", {}
+        except (ValueError, KeyError, TypeError) as error:
+            raise Terminal(
+                f"{path}: damaged; remove it and run the recipe again: what it named is found again"
+            ) from error
 
     def _file(self, step: str) -> Path:
         return self.folder / "steps" / f"{step.replace(':', '.')}.json"
+
+
+def runs_of(store: Store) -> list[Run]:
+    """The runs of a store, by name."""
+    names = sorted(folder.name for folder in (store.root / "runs").glob("*") if _NAME.fullmatch(folder.name))
+    return [run for run in (Run(store, name) for name in names) if run.exists]
+
+
+def find_run(store: Store, name: str) -> Run:
+    """The run of that name. Raises `Terminal` that lists what there is."""
+    run = Run(store, name)
+    if not run.exists:
+        names = ", ".join(other.name for other in runs_of(store)) or "none yet"
+        raise Terminal(f"no run {name!r} in {store.root}; runs there: {names}")
+    return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from storage.artifact import Artifact
 from storage.atomic import sync_file, sync_folder, write_atomic
 from storage.errors import Terminal, Transient
 from storage.manifest import MANIFEST, Manifest
+
+_STAGE = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_KEY = re.compile(r"[0-9a-f]{64}")
 
 
 class Store:
@@ -38,7 +42,12 @@ class Store:
             ) from error
 
     def folder(self, stage: str, key: str) -> Path:
-        """Where the artifact of this stage and key lies once it is committed."""
+        """Where the artifact of this stage and key lies once it is committed.
+
+        Both may come from a file that nobody vouches for: raises `Terminal` on what could name a place elsewhere.
+        """
+        if not (_STAGE.fullmatch(stage) and _KEY.fullmatch(key)):
+            raise Terminal(f"{stage[:40]!r}, {key[:80]!r}: no stage and key; the file that names them is damaged")
         return self.root / "artifacts" / stage / key
 
     def find(self, stage: str, key: str) -> Artifact | None:
@@ -46,11 +55,26 @@ class Store:
         folder = self.folder(stage, key)
         return Artifact(folder) if (folder / MANIFEST).is_file() else None
 
+    def locate(self, key: str) -> Artifact | None:
+        """The committed artifact of a key whose stage isn't known."""
+        return next((found for stage in self.stages() if (found := self.find(stage, key)) is not None), None)
+
+    def stages(self) -> list[str]:
+        """The stages that have made something, by name."""
+        return sorted(folder.name for folder in (self.root / "artifacts").iterdir() if _STAGE.fullmatch(folder.name))
+
     def artifacts(self, stage: str) -> Iterator[Artifact]:
         """Every committed artifact of a stage, in the order of keys."""
         for folder in sorted((self.root / "artifacts" / stage).glob("*")):
             if (folder / MANIFEST).is_file():
                 yield Artifact(folder)
+
+    @classmethod
+    def existing(cls, root: Path) -> Store:
+        """A store that is there already. Raises `Terminal` where none is."""
+        if not (root / "artifacts").is_dir():
+            raise Terminal(f"no store at {root}; name it with --store, or make one with rlip run")
+        return cls(root)
 
     @contextmanager
     def draft(self) -> Iterator[Path]:

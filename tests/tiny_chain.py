@@ -53,6 +53,13 @@ class World:
         assert done.returncode == 0, done.stderr
         return {row["step"] for row in json.loads(done.stdout) if row["due"] != 0}
 
+    def ask(self, *words: str) -> Any:
+        """What another command says of the store, e.g. `why tiny tag`, as JSON."""
+        command = [str(Path(sys.executable).with_name("rlip")), *words, "--store", str(self.store), "--json"]
+        done = subprocess.run(command, cwd=self.root, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
     def artifacts(self) -> dict[str, dict[str, Artifact]]:
         """Step → partition → artifact of the run."""
         run = Run(Store(self.store), "tiny")

@@ -17,7 +17,7 @@ from pipeline.review.wording import harmless, in_words
 from storage.artifact import Artifact
 from storage.errors import Terminal
 from storage.manifest import REJECTED_FILE
-from storage.runs import Run
+from storage.runs import Run, find_run, runs_of
 from storage.store import Store
 
 SAMPLE_ROWS = 5
@@ -35,7 +35,7 @@ def show_run(
     if run_name is None:
         _show_runs(console, store, as_json)
         return
-    run = _find_run(store, run_name)
+    run = find_run(store, run_name)
     found = summaries(run)
     if step is None:
         _show_steps(console, run, found, as_json)
@@ -52,7 +52,7 @@ def show_run(
 
 
 def _show_runs(console: Console, store: Store, as_json: bool) -> None:
-    runs = [(run, run.steps()) for run in _runs(store)]
+    runs = [(run, run.steps()) for run in runs_of(store)]
     if as_json:
         _print_json(console, {"runs": [{"run": run.name, "steps": steps} for run, steps in runs]})
     elif not runs:
@@ -127,19 +127,6 @@ def _rejected(artifacts: Mapping[str, Artifact]) -> Iterator[dict[str, Any]]:
         yield from rows
         if not left:
             return
-
-
-def _runs(store: Store) -> list[Run]:
-    folders = sorted(folder for folder in (store.root / "runs").glob("*") if (folder / "steps").is_dir())
-    return [Run(store, folder.name) for folder in folders]
-
-
-def _find_run(store: Store, name: str) -> Run:
-    run = Run(store, name)
-    if not (run.folder / "steps").is_dir():
-        names = ", ".join(other.name for other in _runs(store)) or "none yet"
-        raise Terminal(f"no run {name!r} in {store.root}; runs there: {names}")
-    return run
 
 
 def _find_step(run: Run, found: list[StepSummary], name: str) -> StepSummary:

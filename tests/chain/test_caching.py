@@ -21,6 +21,10 @@ def test_another_threshold_re_runs_the_shards_and_below(copied: World, computed:
     done = computed(copied.run("shard.threshold=0.5"))
     assert set(done) <= BELOW_SHARD
     assert done["shard:pseudo"] == 3
+    told = {each["partition"]: each["causes"] for each in copied.ask("why", "tiny", "shard:pseudo")}
+    assert [[(c["term"], c["old"], c["new"]) for c in causes] for causes in told.values()] == [
+        [("settings.threshold", 0.05, 0.5)]
+    ] * 3
 
 
 def test_another_top_p_re_runs_captions_and_below(finished: World) -> None:

@@ -14,6 +14,7 @@ COMMANDS = {
     "run": {"--set", "--direct", "--json", "--help"},
     "plan": {"--set", "--json", "--help"},
     "show": {"--store", "--json", "--help"},
+    "why": {"--store", "--json", "--help"},
     "scenes": {"--recipe", "--set", "--help"},
     "doctor": {"--set", "--json", "--help"},
 }

@@ -1,0 +1,130 @@
+"""`rlip why`: what made a run's artifact another one than the store already had, followed up to the first cause."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from storage.artifact import Artifact
+from storage.changes import Change, changes
+from storage.errors import Terminal
+from storage.runs import Run, find_run
+from storage.store import Store
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One artifact beside the one nearest to it: the first term of their keys that differs."""
+
+    stage: str
+    key: str
+    nearest: str
+    change: Change
+
+    def __str__(self) -> str:
+        return f"{self.stage}: {self.change}"
+
+
+@dataclass(frozen=True)
+class Why:
+    """Why a partition was computed: causes from the stage asked about up to the first; none when it was new."""
+
+    partition: str
+    causes: tuple[Cause, ...]
+
+    @property
+    def first(self) -> str:
+        """The first cause in a few words."""
+        return str(self.causes[-1]) if self.causes else "new: the store has no other artifact of this partition"
+
+    def as_json(self) -> dict[str, Any]:
+        """The causes as plain values."""
+        listed = [
+            {"stage": c.stage, "key": c.key, "nearest": c.nearest, "term": c.change.term, "old": c.change.old,
+             "new": c.change.new}
+            for c in self.causes
+        ]  # fmt: skip
+        return {"partition": self.partition, "causes": listed}
+
+
+def print_why(root: Path, run_name: str, step: str, partition: str | None, as_json: bool) -> None:
+    """Print the causes of one partition, or count the first causes of all of a step's partitions."""
+    run = find_run(Store.existing(root), run_name)
+    found = list(why(run, step, partition))
+    if as_json:
+        print(json.dumps([each.as_json() for each in found]))
+        return
+    console = Console()
+    if partition is None:
+        for first, count in Counter(each.first for each in found).most_common():
+            console.print(Text(f"{count:>5}  {first}"))
+        return
+    for each in found:
+        for depth, cause in enumerate(each.causes):
+            console.print(Text(f"{'  ' * depth}{'because ' if depth else ''}{cause}"))
+        if not each.causes:
+            console.print(Text(each.first))
+
+
+def why(run: Run, step: str, partition: str | None = None) -> Iterator[Why]:
+    """Why each partition of a run's step (or one) is another artifact than the nearest that the store has beside it.
+
+    Nearest is what was made for the same partition with the fewest terms that differ, and is no part of the run.
+    Raises `Terminal` for a step or partition that the run does not have.
+    """
+    artifacts = run.artifacts(step)
+    if not artifacts:
+        raise Terminal(
+            f"run {run.name!r} has no artifacts of step {step!r}; its steps: {', '.join(sorted(run.steps()))}"
+        )
+    if partition is not None and partition not in artifacts:
+        raise Terminal(f"step {step!r} has no partition {partition!r}; it has {_some(list(artifacts))}")
+    own = {key for other in run.steps() for key in run.keys(other).values()}
+    beside: dict[str, list[Artifact]] = {}
+    for other in run.store.artifacts(run.stage(step)):
+        if other.key not in own:
+            beside.setdefault(other.manifest.partition, []).append(other)
+    for name, artifact in artifacts.items():
+        if partition in (None, name):
+            yield Why(name, tuple(_causes(run.store, artifact, beside.get(name, []))))
+
+
+def _causes(store: Store, artifact: Artifact, beside: Sequence[Artifact]) -> Iterator[Cause]:
+    """From an artifact up: while what differs is what was read, what differs there."""
+    if not beside:
+        return
+    nearest: Artifact | None = min(beside, key=lambda other: (len(_differences(other, artifact)), other.key))
+    current: Artifact | None = artifact
+    while nearest is not None and current is not None:
+        differing = _differences(nearest, current)
+        if not differing:
+            return
+        yield Cause(current.manifest.stage, current.key, nearest.key, differing[0])
+        nearest, current = _above(store, differing[0], nearest, current)
+
+
+def _differences(old: Artifact, new: Artifact) -> list[Change]:
+    return changes(old.manifest.terms, new.manifest.terms)
+
+
+def _above(store: Store, change: Change, old: Artifact, new: Artifact) -> tuple[Artifact | None, Artifact | None]:
+    """The two artifacts, as far as they still exist, whose contents differ as `change` says."""
+    table = change.term.removeprefix("inputs.")
+    keys = [artifact.manifest.upstream.get(table, []) for artifact in (old, new)]
+    if change.term == table or len(keys[0]) != len(keys[1]):
+        return None, None
+    for place, (before, after) in enumerate(zip(change.old, change.new, strict=True)):
+        if before != after:
+            return store.locate(keys[0][place]), store.locate(keys[1][place])
+    return None, None
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -1,0 +1,53 @@
+"""What differs between the terms of two keys: the answer to "why was this computed?"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_ORDER = ("version", "settings", "weights", "inputs")
+"""Terms in the order in which they are told: a person's own change before what follows from it."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One term of a key that differs: its dotted name, e.g. `settings.top_p` or `inputs.images`, and both values."""
+
+    term: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        name = self.term.removeprefix("settings.")
+        if isinstance(self.old, list) and isinstance(self.new, list) and len(self.old) != len(self.new):
+            return f"{name}: {len(self.old)} → {len(self.new)} artifacts"
+        return f"{name}: {_short(self.old)} → {_short(self.new)}"
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
+    """The terms that differ, most telling first; terms as `KeyTerms.as_json` gives them."""
+    return [change for term in _ORDER for change in _differ(term, old.get(term), new.get(term))]
+
+
+def _differ(name: str, old: Any, new: Any) -> list[Change]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        names = sorted(old.keys() | new.keys())
+        return [change for key in names for change in _differ(f"{name}.{key}", old.get(key), new.get(key))]
+    old, new = _plain(old), _plain(new)
+    return [] if old == new else [Change(name, old, new)]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _short(value: Any) -> str:
+    """A value in a few words; of a list of digests the first."""
+    if value is None:
+        return "unset"
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    text = str(value)
+    is_digest = len(text) == 64 and set(text) <= set("0123456789abcdef")
+    return text[:12] if is_digest else text if len(text) <= 60 else f"{text[:57]}..."

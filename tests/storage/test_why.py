@@ -1,0 +1,71 @@
+"""Why an artifact was computed: the first term that differs from the nearest one, followed up to its cause."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from toy_store import put, put_chain, record
+
+from pipeline.why import why
+from storage.changes import changes
+from storage.errors import Terminal
+from storage.store import Store
+
+
+def test_a_changed_input_is_followed_up_to_the_setting_that_changed_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    before, after = put_chain(store, top_p=0.9, rows=[1, 2]), put_chain(store, top_p=0.5, rows=[1, 2, 3])
+    (found,) = why(record(store, "demo", after), "parse", "toys/0000")
+    assert [(cause.stage, cause.change.term) for cause in found.causes] == [
+        ("parse", "inputs.captions"),
+        ("caption", "settings.top_p"),
+    ]
+    assert (found.causes[1].change.old, found.causes[1].change.new) == (0.9, 0.5)
+    assert found.causes[0].nearest == before["parse"][0].key
+    assert found.first == "caption: top_p: 0.9 → 0.5"
+
+
+def test_the_nearest_is_of_the_same_partition_and_differs_least(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    put(store, "caption", "toys/0001", {"top_p": 0.5, "draws": 10})
+    put(store, "caption", "toys/0000", {"top_p": 0.9, "draws": 3})
+    near = put(store, "caption", "toys/0000", {"top_p": 0.9, "draws": 10})
+    ours = put(store, "caption", "toys/0000", {"top_p": 0.5, "draws": 10})
+    (found,) = why(record(store, "demo", {"caption": [ours]}), "caption")
+    assert [(cause.nearest, str(cause.change)) for cause in found.causes] == [(near.key, "top_p: 0.9 → 0.5")]
+
+
+def test_what_has_nothing_beside_it_is_new(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    run = record(store, "demo", put_chain(store, "toys/0000"), put_chain(store, "toys/0001"))
+    assert all(found.causes == () and found.first.startswith("new") for found in why(run, "parse"))
+
+
+def test_a_cause_that_is_gone_from_the_store_ends_the_trail(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    before, after = put_chain(store, top_p=0.9, rows=[1]), put_chain(store, top_p=0.5, rows=[2])
+    (before["caption"][0].folder / "manifest.json").unlink()
+    (found,) = why(record(store, "demo", after), "parse")
+    assert [cause.change.term for cause in found.causes] == ["inputs.captions"]
+
+
+def test_unknown_steps_and_partitions_are_named(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    run = record(store, "demo", put_chain(store))
+    with pytest.raises(Terminal, match="'tag'; its steps: caption, ingest, parse"):
+        list(why(run, "tag"))
+    with pytest.raises(Terminal, match="it has toys/0000"):
+        list(why(run, "parse", "toys/0009"))
+
+
+def test_terms_are_told_version_first_and_inputs_last() -> None:
+    old = {"version": 1, "settings": {"a": 1, "b": {"c": [1, 2]}}, "weights": {"w": "x"}, "inputs": {"t": ["1"]}}
+    new = {"version": 2, "settings": {"a": 1, "b": {"c": (1, 3)}}, "weights": {}, "inputs": {"t": ("1", "2")}}
+    assert [str(change) for change in changes(old, new)] == [
+        "version: 1 → 2",
+        "b.c: [1, 2] → [1, 3]",
+        "weights.w: x → unset",
+        "inputs.t: 1 → 2 artifacts",
+    ]
+    assert changes(new, new) == []

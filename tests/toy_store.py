@@ -1,0 +1,62 @@
+"""Small stores for tests: artifacts with rows of their own, committed as stages commit theirs, and runs that name them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from storage.artifact import Artifact
+from storage.digests import digest_file
+from storage.keys import KeyTerms
+from storage.manifest import Counts, FileEntry, Manifest
+from storage.runs import Run
+from storage.store import Store
+from storage.tables import write_table
+
+TABLES = {"ingest": "images", "caption": "captions", "parse": "triplets"}
+Inputs = Mapping[str, Sequence[Artifact]]
+
+
+def put(
+    store: Store,
+    stage: str,
+    partition: str = "toys/0000",
+    settings: Mapping[str, Any] | None = None,
+    inputs: Inputs | None = None,
+    rows: Sequence[int] = (1, 2),
+    version: int = 1,
+) -> Artifact:
+    """Commit an artifact whose table holds `rows`; its key follows from the other arguments, as a stage's does."""
+    inputs = inputs or {}
+    contents = {table: [artifact.content for artifact in found] for table, found in inputs.items()}
+    terms = KeyTerms(stage, version, {"partition": partition, **(settings or {})}, contents)
+    name = f"{TABLES.get(stage, stage)}.parquet"
+    with store.draft() as draft:
+        write_table(pa.table({"image_id": pa.array(rows, pa.int64())}), draft / name)
+        entry = FileEntry(digest=digest_file(draft / name), size=(draft / name).stat().st_size, rows=len(rows))
+        upstream = {table: [artifact.key for artifact in found] for table, found in inputs.items()}
+        manifest = Manifest(
+            stage=stage, key=terms.key, partition=partition, terms=terms.as_json(), upstream=upstream,
+            files={name: entry}, schema_fingerprint="", counts=Counts(rows_in=len(rows), rows_out=len(rows)),
+            seconds=0.1, host="h", versions={},
+        )  # fmt: skip
+        return store.commit(draft, manifest)
+
+
+def put_chain(store: Store, partition: str = "toys/0000", top_p: float = 0.9, rows: Sequence[int] = (1, 2)) -> Inputs:
+    """Images, captions and triplets of one partition; captions follow from `top_p` and `rows`."""
+    images = put(store, "ingest", partition)
+    captions = put(store, "caption", partition, {"top_p": top_p}, {"images": [images]}, rows)
+    triplets = put(store, "parse", partition, {}, {"captions": [captions]}, rows)
+    return {"ingest": [images], "caption": [captions], "parse": [triplets]}
+
+
+def record(store: Store, name: str, *chains: Inputs) -> Run:
+    """A run that names the artifacts of whole chains."""
+    run = Run(store, name)
+    for stage in chains[0]:
+        artifacts = [artifact for chain in chains for artifact in chain[stage]]
+        run.record(stage, stage, {artifact.manifest.partition: artifact.key for artifact in artifacts})
+    return run
