@@ -83,14 +83,6 @@ def test_padding_changes_nothing(moved_network):
         )
 
 
-def test_official_compat_lets_padding_leak(small_config, tokenizer):
-    network = RLIP(replace(small_config, official_compat=True), tokenizer).eval()
-    images, padding = torch.zeros(1, 3, 128, 160), torch.ones(1, 128, 160, dtype=torch.bool)
-    images[:, :, :64, :96], padding[:, :64, :96] = torch.randn(1, 3, 64, 96), False
-    alone, padded = predict(network, images[:, :, :64, :96]), predict(network, images, padding)
-    assert (alone.object_logits - padded.object_logits).abs().max() > 1e-4
-
-
 def test_order_of_labels_moves_their_columns_only(moved_network):
     images = torch.randn(1, 3, 64, 96)
     given = predict(moved_network, images)

@@ -1,0 +1,188 @@
+"""What `official_compat` brings back of the authors' code, each difference shown: on as they compute, off as we think right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models.boxes import cxcywh_to_xyxy, giou
+from models.decoder import Decoder, PairBoxes
+from models.encoded import Encoded
+from models.layered import Layered
+from models.losses import LossSettings, SetCriterion
+from models.matcher import MatchWeights, matching_costs
+from models.predictions import Predictions
+from models.relation_tagger import PairQueries, RelationTagger
+from models.rlip import RLIP
+from models.target import Target
+
+BOTH = pytest.mark.parametrize("official", [False, True])
+OBJECTS, PREDICATES = ["person", "dog", "bicycle", "no objects"], ["riding", "holding"]
+
+
+def moved(network):
+    """The network off its constant initial values, so that nothing hides behind a zero."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return network
+
+
+def texts(network):
+    return network.encode_texts(OBJECTS), network.encode_texts(PREDICATES)
+
+
+def no_padding(images):
+    return torch.zeros(len(images), *images.shape[2:], dtype=torch.bool)
+
+
+def predictions(pairs: int = 4) -> Predictions:
+    return Predictions(
+        torch.randn(2, pairs, 5, requires_grad=True),
+        torch.randn(2, pairs, 5, requires_grad=True),
+        torch.randn(2, pairs, 3, requires_grad=True),
+        (torch.rand(2, pairs, 4) * 0.4 + 0.2).requires_grad_(),
+        (torch.rand(2, pairs, 4) * 0.4 + 0.2).requires_grad_(),
+    )
+
+
+def target(pairs: int) -> Target:
+    return Target(
+        torch.zeros(pairs, dtype=torch.int64),
+        torch.ones(pairs, dtype=torch.int64),
+        torch.rand(pairs, 4) * 0.4 + 0.2,
+        torch.rand(pairs, 4) * 0.4 + 0.2,
+        (torch.arange(3) == 0).float().expand(pairs, -1),
+        torch.ones(pairs, dtype=torch.bool),
+    )
+
+
+@BOTH
+def test_padding_is_read_in_the_fusion(small_config, tokenizer, official):
+    network = moved(RLIP(replace(small_config, official_compat=official), tokenizer)).eval()
+    shapes, tokens = [(4, 4), (2, 2), (1, 2), (1, 2)], 24
+    image = torch.randn(1, tokens, 32)
+    padding = torch.zeros(1, tokens, dtype=torch.bool)
+    padding[0, -1] = True
+    changed = torch.where(padding[..., None], image + torch.randn(32), image)
+
+    def fused(tokens_BSD):
+        return network.transformer.encoder(
+            tokens_BSD,
+            torch.zeros_like(tokens_BSD),
+            shapes,
+            torch.ones(1, 4, 2),
+            padding,
+            torch.cat(texts(network))[None],
+            None,
+            mask_fusion=not official,
+        )[1][0]
+
+    assert ((fused(changed) - fused(image)).abs().max() > 1e-4) == official
+
+
+@BOTH
+def test_padding_is_read_by_convolutions(small_config, tokenizer, official):
+    network = moved(RLIP(replace(small_config, official_compat=official), tokenizer)).eval()
+    images, padding = torch.zeros(1, 3, 128, 160), torch.ones(1, 128, 160, dtype=torch.bool)
+    images[:, :, :64, :96], padding[:, :64, :96] = torch.randn(1, 3, 64, 96), False
+    alone = network(images[:, :, :64, :96], padding[:, :64, :96], *texts(network))
+    padded = network(images, padding, *texts(network))
+    assert ((alone.object_logits - padded.object_logits).abs().max() > 1e-4) == official
+
+
+@BOTH
+def test_anchors_are_scaled_by_padding(small_config, official):
+    decoder = moved(Decoder(replace(small_config, official_compat=official), anchored=True)).eval()
+    assert decoder.scale_by_padding == official
+    content, boxes = torch.randn(1, 4, 32), PairBoxes(torch.rand(1, 2, 4), torch.rand(1, 2, 4))
+    positions = []
+    decoder.ref_point_head.register_forward_hook(lambda _module, _inputs, position: positions.append(position))
+    for share in (1.0, 0.5):
+        encoded = Encoded(torch.randn(1, 4, 32), None, [(1, 1)] * 4, torch.full((1, 4, 2), share), [], None, 0)
+        decoder(content, None, boxes, 1, None, encoded, None)
+    whole, half = positions[0], positions[small_config.decoder_layers]
+    assert ((whole - half).abs().max() > 1e-4) == official
+
+
+@BOTH
+def test_texts_are_hidden_in_training_by_the_sign_of_their_features(small_config, tokenizer, official):
+    network = moved(RLIP(replace(small_config, official_compat=official), tokenizer))
+    images = torch.randn(1, 3, 64, 96)
+    features = torch.randn(6, 32)
+    features = features - features.mean(1, keepdim=True) + torch.tensor([1.0, -1, 1, 1, 1, 1])[:, None]
+    training, evaluating = (
+        network.train(mode)(images, no_padding(images), features[:4], features[4:]).object_logits
+        for mode in (True, False)
+    )
+    assert ((training - evaluating).abs().max() > 1e-4) == official
+
+
+@BOTH
+def test_boxes_are_refined_in_the_relation_decoder_by_heads_that_no_loss_reaches(small_config, tokenizer, official):
+    network = moved(RLIP(replace(small_config, official_compat=official), tokenizer))
+    assert len(network.sub_bbox_embed) == small_config.decoder_layers * (2 if official else 1)
+    images = torch.randn(1, 3, 64, 96)
+    found = network(images, no_padding(images), *texts(network))
+    total = sum(
+        value.sum() for layer in (found, *found.auxiliary) for value in vars(layer).values() if torch.is_tensor(value)
+    )
+    total.backward()
+    unreached = [name for name, p in network.named_parameters() if "bbox_embed" in name and p.grad is None]
+    assert bool(unreached) == official
+    assert all(int(name.split(".")[1]) >= small_config.decoder_layers for name in unreached)
+
+
+@BOTH
+def test_pseudo_labels_pull_at_the_texts(official):
+    features = torch.tensor([[0.0, 0.0], [0.1, 0.2], [1.0, 2.0]], requires_grad=True)
+    settings = LossSettings(pseudo_predicates=True, official_compat=official)
+    SetCriterion(settings)(predictions(), [target(2), target(1)], features)["loss"].backward()
+    assert (features.grad is not None and bool(features.grad.any())) == official
+
+
+@BOTH
+def test_a_missing_object_costs_twice_in_matching(official):
+    found, relation = predictions(), target(1)
+    relation.object_boxes.zero_()
+    overlaps_only = MatchWeights(object_class=0, subject_class=0, predicates=0, box=0)
+    cost = matching_costs(Layered.of(found), [relation, relation], overlaps_only, official)[0, 0, :, 0]
+    subjects = giou(cxcywh_to_xyxy(found.subject_boxes[0]), cxcywh_to_xyxy(relation.subject_boxes))
+    assert torch.allclose(cost, -subjects, atol=1e-5) != official
+
+
+@BOTH
+def test_slots_of_the_tagger_have_embeddings_of_their_own(small_tagger_config, tokenizer, official):
+    tagger = moved(RelationTagger(replace(small_tagger_config, official_compat=official), tokenizer)).eval()
+    images, order = torch.randn(1, 3, 64, 96), [3, 1, 4, 0, 2]
+    encoded = tagger.encode(images, no_padding(images), *texts(tagger))
+    queries = PairQueries(
+        torch.rand(1, 5, 4),
+        torch.rand(1, 5, 4),
+        torch.randint(3, (1, 5)),
+        torch.randint(3, (1, 5)),
+        torch.ones(1, 5) > 0,
+    )
+    reordered = PairQueries(**{name: value[:, order] for name, value in vars(queries).items()})
+    given, moved_scores = (tagger.score(encoded, x).predicate_logits for x in (queries, reordered))
+    assert ((moved_scores - given[:, order]).abs().max() > 1e-4) == official
+
+
+@BOTH
+def test_boxes_of_the_tagger_start_elsewhere(small_tagger_config, tokenizer, official):
+    tagger = RelationTagger(replace(small_tagger_config, official_compat=official), tokenizer).eval()
+    images, boxes, zeros = torch.randn(1, 3, 64, 96), torch.rand(1, 4, 4), torch.zeros(1, 4, dtype=torch.int64)
+    queries = PairQueries(boxes, boxes, zeros, zeros, zeros == 0)
+    found = tagger(images, no_padding(images), *texts(tagger), queries).subject_boxes
+    assert ((found - boxes).abs().max() > 0.01) == official
+
+
+@BOTH
+def test_an_image_without_pairs_is_no_number_for_the_authors_and_never_for_us(small_tagger_config, tokenizer, official):
+    tagger = moved(RelationTagger(replace(small_tagger_config, official_compat=official), tokenizer)).eval()
+    images, boxes, zeros = torch.randn(2, 3, 64, 96), torch.rand(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64)
+    valid = torch.tensor([[True, True, False], [False, False, False]])
+    found = tagger(images, no_padding(images), *texts(tagger), PairQueries(boxes, boxes, zeros, zeros, valid))
+    assert found.predicate_logits.isfinite().all() and found.subject_boxes.isfinite().all()
