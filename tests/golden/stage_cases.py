@@ -1,0 +1,139 @@
+"""One small real case a stage: its settings, what it reads, and the rows that come out, as plain values.
+
+Each stage reads the recorded rows of the stage above, so that a change in one stage shows in that stage alone.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from models.config import NetworkConfig
+from models.relation_tagger import RelationTagger
+from models.weights import save
+from pipeline.captioning.settings import CaptionSettings
+from pipeline.datasets.source import Source
+from pipeline.stage import Inputs, Stage
+from pipeline.stages.caption import CaptionStage
+from pipeline.stages.ingest import IngestSettings, IngestStage
+from pipeline.stages.parse import ParseSettings, ParseStage
+from pipeline.stages.shard import SHARD_FILE, ShardSettings, ShardStage
+from pipeline.stages.tag import TagSettings, TagStage
+from pipeline.work import WorkItem, carry_out
+from storage.artifact import Artifact
+from storage.keys import KeyTerms
+from storage.store import Store
+from storage.tables import CAPTIONS, IMAGES, RELATIONS, TRIPLETS, write_table
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+PICTURES = HERE / "pictures"
+TABLES = {"images": IMAGES, "captions": CAPTIONS, "triplets": TRIPLETS, "relations": RELATIONS}
+WRITER = {"images": "ingest", "captions": "caption", "triplets": "parse", "relations": "tag"}
+
+SENTENCES = (
+    "a man riding a brown horse on the beach",
+    "two dogs are lying on a couch next to a cat",
+    "a woman in a red coat holding an umbrella over her head",
+    "there is a bird that sits on top of a wooden bench",
+    "a person being pulled by a boat",
+    "a cup of coffee and a laptop on a desk in front of a window",
+    "the boy is about to throw the frisbee to his friend",
+    "a tall building",
+)
+"""Read by the parser beside the recorded captions: one construction each."""
+
+
+def stages() -> dict[str, Stage]:
+    """The stages that are held to their version, by name."""
+    source = Source(
+        name="golden", format="coco", images=PICTURES, annotations=PICTURES / "instances.json",
+        relations=PICTURES / "relations.json",
+    )  # fmt: skip
+    folders = {"golden": PICTURES}
+    captioner = CaptionSettings(model=str(ROOT / "scenes/weights/captioner"), draws=3)
+    return {
+        "ingest": IngestStage(IngestSettings(sources=(source,)), folders),
+        "caption": CaptionStage(captioner, folders),
+        "parse": ParseStage(ParseSettings(), folders),
+        "tag": TagStage(TagSettings(floor=0.0), folders),
+        "shard": ShardStage(ShardSettings(threshold=0.012), folders),
+    }
+
+
+def recorded(stage: str) -> dict[str, Any]:
+    """What was recorded of a stage: `version` and `rows`."""
+    found: dict[str, Any] = json.loads((HERE / "rows" / f"{stage}.json").read_bytes())
+    return found
+
+
+def rows_of(stage: Stage, folder: Path) -> list[dict[str, Any]]:
+    """Carry the stage's case out in a store of its own; of a shard, the digest of its tar is the last row."""
+    given = {"tagger": (_tagger(folder / "tagger"),)} if stage.uses else {}
+    stage.open(Inputs({name: tuple(Artifact(path) for path in paths) for name, paths in given.items()}))
+    inputs = {table: (_inputs(stage.name, table, folder / table),) for table in stage.reads}
+    item = WorkItem(stage.name, "golden/0000", KeyTerms(stage.name, stage.version, {}, {}), inputs, (1, 2, 9))
+    store = Store(folder / "store")
+    artifact = store.find(stage.name, carry_out(stage, item, store, lambda done, total, note="": None).key)
+    assert artifact is not None
+    rows: list[dict[str, Any]] = artifact.table(stage.writes).to_pylist()
+    if SHARD_FILE in artifact.manifest.files:
+        rows.append({"tar": artifact.manifest.files[SHARD_FILE].digest})
+    return rows
+
+
+def _inputs(stage: str, table: str, folder: Path) -> Path:
+    """A folder with the recorded rows of `table`; the parser's captions are more."""
+    rows = recorded(WRITER[table])["rows"]
+    if stage == "parse":
+        plain = {"seed": 0, "log_probability": None, "source": "hand"}
+        rows = [*rows, {"image_id": 3, "captions": [{"text": s, "draw": d, **plain} for d, s in enumerate(SENTENCES)]}]
+    folder.mkdir()
+    write_table(pa.Table.from_pylist(rows, schema=TABLES[table]), folder / f"{table}.parquet")
+    return folder
+
+
+def _tagger(folder: Path) -> Path:
+    """A small tagger whose weights follow from their names, so that machines and releases of torch agree on them."""
+    tokenizer = ROOT / "scenes/weights/text"
+    text = {"hidden": 32, "layers": 1, "heads": 2, "feedforward": 64, "vocabulary": 1000, "max_positions": 24}
+    config = NetworkConfig.from_dict(
+        {
+            "architecture": "parsed", "tagger": True, "backbone": "test_resnet", "backbone_norm": "group",
+            "backbone_strides": [8, 16], "levels": 3, "width": 32, "heads": 2, "encoder_layers": 1,
+            "decoder_layers": 1, "feedforward": 64, "pairs": 8, "fusion_width": 32, "fusion_heads": 2,
+            "fusion_interval": 1, "text": text,
+        }
+    )  # fmt: skip
+    folder.mkdir()
+    for file in tokenizer.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    network = RelationTagger(config, folder)
+    with torch.no_grad():
+        # RandomState: the one generator whose numbers never change between releases.
+        for name, values in network.named_parameters():
+            generator = np.random.RandomState(zlib.crc32(name.encode()))
+            matrix = values.dim() > 1
+            drawn = generator.normal(0, values[0].numel() ** -0.5 if matrix else 0.1, values.shape)
+            values.copy_(torch.from_numpy(drawn + (not matrix and name.endswith("weight"))))
+    save(network, folder / "model.safetensors")
+    vocabulary = {"predicates": ["ride", "hold", "next to", "on"], "image_size": 96}
+    (folder / "vocabulary.json").write_text(json.dumps(vocabulary))
+    return folder
+
+
+def settle(rows: list[dict[str, Any]], stage: str) -> list[dict[str, Any]]:
+    """Rows as they are recorded: plain JSON, floats to six digits, relations of an image in the order of their terms."""
+    settled: list[dict[str, Any]] = json.loads(json.dumps(rows), parse_float=lambda text: float(f"{float(text):.6g}"))
+    if stage == "tag":
+        key: Callable[[dict[str, Any]], tuple[Any, ...]] = lambda r: (r["subject"], r["object"], r["predicate"])  # noqa: E731
+        for row in settled:
+            row["relations"].sort(key=key)
+    return settled
