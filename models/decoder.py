@@ -77,17 +77,14 @@ class Decoder(nn.Module):
         position_BQD: Tensor | None,
         boxes: PairBoxes,
         groups: int,
-        hidden_BN: Tensor | None,
+        hidden_BQ: Tensor | None,
         encoded: Encoded,
         heads: tuple[nn.ModuleList, nn.ModuleList] | None,
     ) -> list[Decoded]:
-        """Each layer's output. `hidden` marks pairs that no other pair may see; without box heads, boxes stay."""
+        """Each layer's output. `hidden` marks queries that no query may see; without box heads, boxes stay."""
         paired = content_BQD.shape[1] == 2 * boxes.subjects.shape[1]
         ratios_BL = encoded.valid_ratios[:, None]
-        hidden_GQ = None
-        if hidden_BN is not None:
-            hidden_GQ = hidden_BN.unflatten(1, (groups, -1)).flatten(0, 1)
-            hidden_GQ = torch.cat((hidden_GQ, hidden_GQ), dim=1) if paired else hidden_GQ
+        hidden_GQ = None if hidden_BQ is None else _by_group(hidden_BQ, groups)
         decoded: list[Decoded] = []
         for index, layer in enumerate(self.layers):
             places_BQ = _to_queries(boxes, groups) if paired else 0.5 * (boxes.subjects + boxes.objects)
@@ -154,4 +151,5 @@ class _Layer(nn.Module):
 
 
 def _by_group(queries_BQD: Tensor, groups: int) -> Tensor:
+    """Queries B×Q×..., those of each group by themselves."""
     return queries_BQD.unflatten(1, (groups, -1)).flatten(0, 1)

@@ -1,0 +1,65 @@
+"""How far our networks are from recorded ones: `python benchmarks/parity.py FOLDER`; exit code 1 beyond a tolerance.
+
+FOLDER holds recordings in the layout that `recorded/recording.py` tells; without it, our own are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from recorded.compare import Difference, compare
+from recorded.measure import measure
+from recorded.recording import Recording, recordings_in
+from rich.console import Console
+from rich.table import Table
+
+OWN = Path(__file__).with_name("recorded") / "own"
+
+
+def differences(recording: Recording) -> Iterator[Difference]:
+    """The largest difference of each group in each part that was recorded."""
+    for part in recording.parts():
+        arrays = recording.arrays(part)
+        yield from compare(part, arrays, measure(recording, part, arrays))
+
+
+def main() -> None:
+    """Prints a row for each recording, part and group."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=OWN, metavar="FOLDER")
+    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+    given = parser.parse_args()
+    torch.set_num_threads(1)  # the same order of additions on every machine
+    rows = [
+        (name, difference)
+        for name in recordings_in(given.folder)
+        for difference in differences(Recording(given.folder, name))
+    ]
+    if given.json:
+        print(json.dumps([_as_json(name, difference) for name, difference in rows], indent=1))
+    else:
+        Console().print(_table(rows))
+    sys.exit(0 if all(difference.holds for _, difference in rows) else 1)
+
+
+def _as_json(name: str, difference: Difference) -> dict[str, object]:
+    return {"recording": name, **asdict(difference), "tolerance": difference.tolerance, "holds": difference.holds}
+
+
+def _table(rows: list[tuple[str, Difference]]) -> Table:
+    table = Table("recording", "part", "group", "compared", "largest", "tolerance", "", "where", box=None)
+    for name, row in rows:
+        verdict = "" if row.holds else "BEYOND"
+        figures = (f"{row.compared:,}", f"{row.largest:.1e}", f"{row.tolerance:.0e}")
+        table.add_row(name, row.part, row.group, *figures, verdict, row.where)
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""What our network gives, under the names that recordings have for it.
+
+Shapes: B images, S image tokens, L levels, T texts, D width, E text width, K decoder layers, P pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from models import postprocess
+from models.decoder import Decoded
+from models.encoded import Encoded
+from models.layered import Layered
+from models.losses import SetCriterion, TaggerCriterion
+from models.matcher import Matches, hungarian
+from models.network import Network
+from models.official.names import place_of, share_of
+from models.postprocess import Pairs
+from models.predicate_losses import pseudo_labels
+from models.predictions import Predictions
+from models.target import Target
+from recorded.recording import Arrays, Recording, targets_in
+
+FIELDS = {
+    "pred_sub_logits": "subject_logits",
+    "pred_obj_logits": "object_logits",
+    "pred_verb_logits": "predicate_logits",
+    "pred_sub_boxes": "subject_boxes",
+    "pred_obj_boxes": "object_boxes",
+}
+TERMS = {
+    "loss_obj_ce": "loss_class",
+    "loss_verb_ce": "loss_predicates",
+    "loss_sub_bbox": "loss_subject_box",
+    "loss_obj_bbox": "loss_object_box",
+    "loss_sub_giou": "loss_subject_giou",
+    "loss_obj_giou": "loss_object_giou",
+}
+SMALL = 600
+"""Gradients of parameters of up to so many elements are recorded in full."""
+
+
+def measure(recording: Recording, part: str, given: Arrays) -> Arrays:
+    """Everything that is compared of a part; `given` holds its targets and sizes of images."""
+    if part == "forward":
+        return measure_forward(recording, given)
+    if part == "evalpath_post":
+        return measure_evaluation(recording, given)
+    if part == "post_zs":
+        return measure_zero_shot(recording, given)
+    return measure_loss(recording, given)
+
+
+def measure_forward(recording: Recording, given: Arrays) -> Arrays:
+    """Activations and outputs as in training, where texts are hidden by the sign of their features."""
+    recording.network.train()
+    targets = targets_in(given)
+    with torch.no_grad(), _watching(recording.network) as seen:
+        texts = recording.texts()
+        encoded = recording.encode(texts)
+        predictions = recording.decode(encoded, targets)
+    measured = seen | _memory(encoded) | _outputs(predictions)
+    measured["mc.text_memory"] = measured["mc.text_memory_resized"]
+    measured["mc.text_memory_bf_resize"] = torch.cat(texts)[:, None].numpy()
+    measured["mc.obj_pred_names_sums"] = np.array([[len(part) for part in texts]])
+    return measured | _pseudo_labels(recording, predictions, texts[1], targets)
+
+
+def measure_evaluation(recording: Recording, given: Arrays) -> Arrays:
+    """Outputs and results as in evaluation, where every text is seen."""
+    encoded, predictions = _evaluate(recording)
+    sizes = [tuple(row) for row in given["post.orig_sizes"].tolist()]
+    return (
+        _outputs(predictions)
+        | _memory(encoded)
+        | _results("post.hoi.", postprocess.hoi(predictions, sizes), 0)
+        | _results("post.hoi_zs.", postprocess.zero_shot(predictions, sizes, 0), 0)
+        | _results("post.sgg.", postprocess.scene_graph(predictions, sizes), None)
+    )
+
+
+def measure_zero_shot(recording: Recording, given: Arrays) -> Arrays:
+    """Results of pairs whose likeliest subject is the recorded one."""
+    subject = int(given["subject_category_id"])
+    sizes = [tuple(row) for row in given["orig_sizes"].tolist()]
+    return _results("", postprocess.zero_shot(_evaluate(recording)[1], sizes, subject), subject)
+
+
+def measure_loss(recording: Recording, given: Arrays) -> Arrays:
+    """Outputs, matches, losses and gradients of a training step."""
+    recording.network.train().zero_grad()
+    targets = targets_in(given)
+    texts = recording.texts()
+    predictions = recording.decode(recording.encode(texts), targets)
+    settings = recording.loss_settings()
+    measured: Arrays = {}
+    if recording.config.tagger:
+        measured |= {f"train.{key}": value for key, value in _outputs(predictions).items()}
+        losses = TaggerCriterion(settings)(predictions, targets)
+    else:
+        measured |= _outputs(predictions) | _pseudo_labels(recording, predictions, texts[1], targets)
+        matches = hungarian(Layered.of(predictions), targets, settings.match, official_compat=True)
+        measured |= _matches(matches, [len(target.object_labels) for target in targets])
+        losses = SetCriterion(settings)(predictions, targets, texts[1])
+    losses["loss"].backward()
+    return (
+        measured
+        | _losses(losses, recording.config.decoder_layers)
+        | _gradients(recording, "step.total_grad_norm" in given)
+    )
+
+
+@contextmanager
+def _watching(network: Network) -> Iterator[Arrays]:
+    """Collects the activations of a forward pass."""
+    seen: Arrays = {}
+    transformer = network.transformer
+
+    def keep(key: str) -> Callable[[nn.Module, object, Tensor], None]:
+        return lambda _module, _inputs, output: seen.update({key: output.numpy(force=True)})
+
+    def keep_texts(_module: nn.Module, _inputs: object, output: ModelOutput) -> None:
+        seen.update(
+            {f"act.text.{key}": output[key].numpy(force=True) for key in ("last_hidden_state", "pooler_output")}
+        )
+
+    def keep_fused(step: int) -> Callable[[nn.Module, object, tuple[Tensor, Tensor]], None]:
+        return lambda _module, _inputs, output: seen.update(
+            {
+                f"act.enc.vlfuse{step}.{kind}": x.numpy(force=True)
+                for kind, x in zip(("vis", "lang"), output, strict=True)
+            }
+        )
+
+    def keep_encoder(_module: nn.Module, inputs: tuple[Any, ...], _output: object) -> None:
+        seen["mc.pos_embed"] = inputs[1].numpy(force=True)
+
+    def keep_decoder(stage: str) -> Callable[[nn.Module, object, list[Decoded]], None]:
+        return lambda _module, _inputs, layers: seen.update(
+            {
+                f"act.{stage}_decoder.hs": torch.stack([x.content for x in layers]).numpy(force=True),
+                f"act.{stage}_decoder.refs": torch.stack(
+                    [torch.stack((x.boxes.subjects, x.boxes.objects)) for x in layers]
+                ).numpy(force=True),
+            }
+        )
+
+    watched: list[tuple[nn.Module, Callable[..., None]]] = [
+        (transformer.text_encoder.roberta, keep_texts),
+        (transformer.encoder, keep_encoder),
+    ]
+    watched += [(module, keep(f"act.input_proj.{i}")) for i, module in enumerate(network.input_proj)]
+    watched += [(module, keep(f"act.enc.layer{i}.out")) for i, module in enumerate(transformer.encoder.layers)]
+    watched += [
+        (module, keep(f"act.enc.roberta{i}.out")) for i, module in enumerate(transformer.encoder.roberta_layers)
+    ]
+    watched += [(module, keep_fused(i)) for i, module in enumerate(transformer.encoder.VLFuse_layers)]
+    for stage, decoder in (("ho", transformer.ho_decoder), ("verb", transformer.verb_decoder)):
+        watched += [(decoder, keep_decoder(stage))]
+        watched += [(module, keep(f"act.{stage}_decoder.layer{i}.out")) for i, module in enumerate(decoder.layers)]
+    handles = [module.register_forward_hook(hook) for module, hook in watched]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _evaluate(recording: Recording) -> tuple[Encoded, Predictions]:
+    recording.network.eval()
+    with torch.no_grad():
+        encoded = recording.encode(recording.texts())
+        return encoded, recording.decode(encoded, [])
+
+
+def _memory(encoded: Encoded) -> Arrays:
+    """What the encoder hands over, in the authors' layout: texts as K×T×B×D."""
+    sizes = np.array(encoded.shapes)
+    batch, tokens = encoded.memory.shape[:2]
+    texts = encoded.texts[0].shape[1]
+    padding = torch.zeros(1, tokens, dtype=torch.bool) if encoded.padding is None else encoded.padding
+    hidden = torch.zeros(1, texts, dtype=torch.bool) if encoded.hidden_texts is None else encoded.hidden_texts
+    return {
+        "mc.img_memory": encoded.memory.numpy(force=True),
+        "mc.text_memory_resized": torch.stack(encoded.texts).transpose(1, 2).numpy(force=True),
+        "mc.masks": padding.expand(batch, -1).numpy(force=True),
+        "mc.text_attention_mask": hidden.expand(batch, -1).T.numpy(force=True),
+        "mc.valid_ratios": encoded.valid_ratios.expand(batch, -1, -1).numpy(force=True),
+        "mc.spatial_shapes": sizes,
+        "mc.level_start_index": np.concatenate(([0], sizes.prod(1).cumsum()[:-1])),
+    }
+
+
+def _layers(predictions: Predictions) -> list[tuple[str, Predictions]]:
+    """The last layer and the auxiliary ones, with the prefixes of their keys."""
+    return [("out.", predictions), *((f"out.aux{k}.", layer) for k, layer in enumerate(predictions.auxiliary))]
+
+
+def _outputs(predictions: Predictions) -> Arrays:
+    return {
+        prefix + key: getattr(layer, field).numpy(force=True)
+        for prefix, layer in _layers(predictions)
+        for key, field in FIELDS.items()
+    }
+
+
+def _pseudo_labels(
+    recording: Recording, predictions: Predictions, predicates_TE: Tensor, targets: list[Target]
+) -> Arrays:
+    if recording.config.tagger or not recording.args["pseudo_verb"]:
+        return {}
+    similar = pseudo_labels(predicates_TE, torch.cat([target.predicates for target in targets])).numpy(force=True)
+    return {f"{prefix}target_verb_sim": similar for prefix, _ in _layers(predictions)}
+
+
+def _results(prefix: str, images: list[Pairs], subject: int | None) -> Arrays:
+    """Results of each image: subjects first, then objects; a `subject` stands for the label of all subjects."""
+    results: Arrays = {}
+    for image, pairs in enumerate(images):
+        count = len(pairs.object_labels)
+        labels = pairs.subject_labels if subject is None else torch.full((count,), subject)
+        results |= {
+            f"{prefix}{image}.labels": torch.cat((labels, pairs.object_labels)).numpy(),
+            f"{prefix}{image}.boxes": torch.cat((pairs.subject_boxes, pairs.object_boxes)).numpy(),
+            f"{prefix}{image}.verb_scores": pairs.predicate_scores.numpy(),
+            f"{prefix}{image}.sub_ids": np.arange(count),
+            f"{prefix}{image}.obj_ids": np.arange(count, 2 * count),
+        }
+    return results
+
+
+def _matches(matches: Matches, counts: list[int]) -> Arrays:
+    found: Arrays = {}
+    for layer in range(len(matches.image)):
+        name = "main" if layer == 0 else f"aux{layer - 1}"
+        first = 0
+        for image, count in enumerate(counts):
+            rows = matches.image[layer] == image
+            found[f"match.{name}.img{image}.src"] = matches.query[layer][rows].numpy()
+            found[f"match.{name}.img{image}.tgt"] = matches.target[layer][rows].numpy() - first
+            first += count
+    return found
+
+
+def _losses(losses: dict[str, Tensor], layers: int) -> Arrays:
+    suffixes = ["", *(f"_{k}" for k in range(layers - 1))]
+    terms = {
+        f"loss.{key}{suffix}": losses[term + suffix].numpy(force=True)
+        for key, term in TERMS.items()
+        for suffix in suffixes
+    }
+    return terms | {"loss_total": losses["loss"].numpy(force=True)}
+
+
+def _gradients(recording: Recording, clipped: bool) -> Arrays:
+    """Norms of the gradients of the authors' parameters, and the small gradients in full.
+
+    `clipped`: these are as the optimiser's step left them, while norms are from before.
+    """
+    parameters = dict(recording.network.named_parameters())
+    gradients: Arrays = {}
+    norms: dict[str, float] = {}
+    without: list[str] = []
+    for name, value in recording.official.items():
+        place = place_of(name, recording.config)
+        ours = parameters.get(place.name) if place else None
+        if place is None or ours is None or not ours.requires_grad:
+            continue
+        if ours.grad is None:
+            without.append(name)
+            continue
+        share = share_of(place, ours.grad, recording.config.relation_branches)
+        norms[name] = share.double().norm().item()
+        if value.numel() <= SMALL:
+            # Of gates that the authors use the first element of, ours has no other.
+            unused = value.numel() - share.numel()
+            gradients[f"gradfull.{name}"] = F.pad(share.flatten(), (0, unused)).view(value.shape).numpy()
+    total = float(np.linalg.norm(list(norms.values())))
+    if clipped:
+        factor = min(1.0, recording.args["clip_max_norm"] / (total + 1e-6))
+        gradients = {name: gradient * factor for name, gradient in gradients.items()}
+        gradients["step.total_grad_norm"] = np.array(total)
+    return gradients | {
+        "grad.names": np.array(list(norms)),
+        "grad.norms": np.array(list(norms.values())),
+        "grad.none_names": np.array(without),
+    }

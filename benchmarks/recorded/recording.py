@@ -1,0 +1,162 @@
+"""A recorded network: its weights in our modules, what it was given and what it gave.
+
+A recording named N is a set of files: `N.safetensors` (weights by the authors' names), `N_args.json` (the training's
+settings under "args"), and `N_PART.npz` for each part that was recorded: forward, evalpath_post, post_zs, loss_hard,
+loss_soft, loss_empty.
+
+Shapes: B images, H×W pixels, T texts, N tokens of the longest, P pairs.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.config import TextConfig
+from models.encoded import Encoded
+from models.losses import LossSettings
+from models.matcher import MatchWeights
+from models.official.checkpoint import read_checkpoint
+from models.official.imported import import_state
+from models.predictions import Predictions
+from models.relation_tagger import PairQueries, RelationTagger
+from models.rlip import RLIP
+from models.target import Target
+from models.text_encoder import TextEncoder
+from models.weights import build
+
+PARTS = ("forward", "evalpath_post", "post_zs", "loss_hard", "loss_soft", "loss_empty")
+Arrays = dict[str, np.ndarray]
+
+
+def recordings_in(folder: Path) -> list[str]:
+    """Names of the recordings in a folder. Raises FileNotFoundError when there are none."""
+    names = sorted(
+        path.name.removesuffix("_args.json")
+        for path in folder.glob("*_args.json")
+        if path.with_name(path.name.removesuffix("_args.json") + "_forward.npz").is_file()
+    )
+    if not names:
+        raise FileNotFoundError(f"{folder}: no recording, i.e. no NAME_args.json beside a NAME_forward.npz")
+    return names
+
+
+class Recording:
+    """One recorded network, loaded through the importer of official checkpoints; nothing is dropped out."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        self.args: dict[str, Any] = json.loads((folder / f"{name}_args.json").read_text())["args"]
+        self.forward = self.arrays("forward")
+        checkpoint = read_checkpoint(folder / f"{name}.safetensors", folder / f"{name}_args.json")
+        self.official = checkpoint.state
+        imported = import_state(checkpoint, {"text": {"dropout": 0.0, "heads": 1}, "dropout": 0.0})
+        self.config = replace(imported.config, text=self._with_heads(imported.config.text, imported.state))
+        self.network = build(self.config, None)
+        self.network.load_state_dict(imported.state)
+        self.images, self.padding = self.tensor("in.images"), self.tensor("in.mask")
+
+    def parts(self) -> list[str]:
+        """Which parts were recorded."""
+        return [part for part in PARTS if (self.folder / f"{self.name}_{part}.npz").is_file()]
+
+    def arrays(self, part: str) -> Arrays:
+        """Everything recorded of a part."""
+        with np.load(self.folder / f"{self.name}_{part}.npz", allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+
+    def tensor(self, key: str) -> Tensor:
+        """An input, of the part `forward`, as all parts have the same."""
+        return torch.from_numpy(self.forward[key])
+
+    def texts(self) -> tuple[Tensor, Tensor]:
+        """Features T×E of the object texts and of the predicate texts."""
+        features = self.network.transformer.text_encoder.encode_tokens(
+            self.tensor("in.input_ids"), self.tensor("in.attention_mask")
+        )
+        objects = int(self.forward["in.n_obj"])
+        return features[:objects], features[objects:]
+
+    def encode(self, texts: tuple[Tensor, Tensor]) -> Encoded:
+        """The recorded images together with the texts."""
+        return self.network.encode(self.images, self.padding, *texts)
+
+    def decode(self, encoded: Encoded, targets: list[Target]) -> Predictions:
+        """Predictions for the recorded images; a tagger is asked about the targets' pairs."""
+        if isinstance(self.network, RelationTagger):
+            return self.network.score(encoded, self.queries(targets))
+        assert isinstance(self.network, RLIP)
+        return self.network.decode(encoded)
+
+    def queries(self, targets: list[Target]) -> PairQueries:
+        """The targets' boxes and labels in all slots of the tagger."""
+        slots = self.config.pairs
+
+        def padded(name: str) -> Tensor:
+            parts = [getattr(target, name) for target in targets]
+            return torch.stack([torch.cat((x, x.new_zeros((slots - len(x), *x.shape[1:])))) for x in parts])
+
+        boxes_and_labels = (padded(f"{role}_{what}") for what in ("boxes", "labels") for role in ("subject", "object"))
+        valid = torch.stack([torch.arange(slots) < len(target.subject_labels) for target in targets])
+        return PairQueries(*boxes_and_labels, valid)
+
+    def loss_settings(self) -> LossSettings:
+        """What the recorded losses were weighed with."""
+        args = self.args
+        match = MatchWeights(
+            object_class=args["set_cost_obj_class"],
+            # The authors weigh both classes by the object's weight.
+            subject_class=args["set_cost_obj_class"],
+            predicates=args["set_cost_verb_class"],
+            box=args["set_cost_bbox"],
+            giou=args["set_cost_giou"],
+        )
+        return LossSettings(
+            classes=args["obj_loss_coef"],
+            predicates=args["verb_loss_coef"],
+            box=args["bbox_loss_coef"],
+            giou=args["giou_loss_coef"],
+            background=args["eos_coef"],
+            localised_predicates=args["giou_verb_label"],
+            pseudo_predicates=args["pseudo_verb"],
+            match=match,
+            official_compat=True,
+        )
+
+    def _with_heads(self, text: TextConfig, state: dict[str, Tensor]) -> TextConfig:
+        """The text encoder with as many heads as give the recorded features: no file says how many."""
+        prefix = "transformer.text_encoder."
+        own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        recorded_TD = self.tensor("act.text.pooler_output")
+
+        def distance(heads: int) -> float:
+            encoder = TextEncoder(replace(text, heads=heads), None)
+            encoder.load_state_dict(own)
+            with torch.no_grad():
+                features_TD = encoder.encode_tokens(self.tensor("in.input_ids"), self.tensor("in.attention_mask"))
+            return (features_TD - recorded_TD).abs().max().item()
+
+        usual = [text.hidden // 64] if text.hidden in (768, 1024) else range(1, text.hidden + 1)
+        return replace(text, heads=min((heads for heads in usual if text.hidden % heads == 0), key=distance))
+
+
+def targets_in(arrays: Arrays) -> list[Target]:
+    """The targets of each image, as a part recorded them."""
+    of_images: dict[int, dict[str, Tensor]] = {}
+    for key, value in arrays.items():
+        prefix, _, name = key.partition(".")
+        if prefix.startswith("tgt"):
+            of_images.setdefault(int(prefix.removeprefix("tgt")), {})[name] = torch.from_numpy(value)
+    return [_target(of_images[image]) for image in sorted(of_images)]
+
+
+def _target(given: dict[str, Tensor]) -> Target:
+    known = torch.ones(len(given["sub_labels"]), dtype=torch.bool)
+    names = ("sub_labels", "obj_labels", "sub_boxes", "obj_boxes", "verb_labels")
+    return Target(*(given[name] for name in names), known)
