@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbone import Backbone
+from models.body import is_window_transformer
 from models.config import NetworkConfig
 from models.decoder import Decoded, to_pairs
 from models.encoded import Encoded
@@ -35,6 +36,8 @@ class Network(nn.Module):
         self.config = config
         width, layers = config.width, config.decoder_layers
         self.backbone = Backbone(config.backbone, config.backbone_norm, config.backbone_strides)
+        # The authors count a map's cells from their centres after Swin, from their ends after ResNet.
+        self.first_cell = 0.5 if config.official_compat and is_window_transformer(config.backbone) else 1.0
         self.input_proj = _projections(self.backbone.channels, config.levels, width)
         self.transformer = Transformer(config, tokenizer_folder)
         self.projection_text = nn.Linear(width, width)
@@ -66,7 +69,7 @@ class Network(nn.Module):
         shapes = [(x.shape[2], x.shape[3]) for x in maps]
         position_BSD = torch.cat(
             [
-                encode_map(~padding, self.config.width) + embed
+                encode_map(~padding, self.config.width, self.first_cell) + embed
                 for padding, embed in zip(paddings, self.transformer.level_embed, strict=True)
             ],
             dim=1,

@@ -13,15 +13,15 @@ from torch import Tensor
 TEMPERATURE = 10000.0
 
 
-def encode_map(valid_BHW: Tensor, width: int) -> Tensor:
+def encode_map(valid_BHW: Tensor, width: int, first: float = 1.0) -> Tensor:
     """Encoding B×H·W×width of a map's positions: half the features for y, then half for x.
 
-    Positions count valid cells and are normalised by the last count, so padding does not move them.
+    Positions count valid cells from `first` on and are normalised by how many there are, so padding does not move them.
     """
     y_BHW = valid_BHW.cumsum(1, dtype=torch.float32)
     x_BHW = valid_BHW.cumsum(2, dtype=torch.float32)
-    y_BHW = y_BHW / (y_BHW[:, -1:, :] + 1e-6)
-    x_BHW = x_BHW / (x_BHW[:, :, -1:] + 1e-6)
+    y_BHW = (y_BHW + (first - 1)) / (y_BHW[:, -1:, :] + 1e-6)
+    x_BHW = (x_BHW + (first - 1)) / (x_BHW[:, :, -1:] + 1e-6)
     return torch.cat((_waves(y_BHW, width // 2), _waves(x_BHW, width // 2)), dim=-1).flatten(1, 2)
 
 

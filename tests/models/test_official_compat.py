@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from models.encoded import Encoded
 from models.layered import Layered
 from models.losses import LossSettings, SetCriterion
 from models.matcher import MatchWeights, matching_costs
+from models.position_encoding import encode_map
 from models.predictions import Predictions
 from models.relation_tagger import PairQueries, RelationTagger
 from models.rlip import RLIP
@@ -91,6 +93,20 @@ def test_padding_is_read_by_convolutions(small_config, tokenizer, official):
     alone = network(images[:, :, :64, :96], padding[:, :64, :96], *texts(network))
     padded = network(images, padding, *texts(network))
     assert ((alone.object_logits - padded.object_logits).abs().max() > 1e-4) == official
+
+
+@BOTH
+def test_cells_of_maps_are_counted_from_their_centres_after_swin(small_config, tokenizer, official):
+    config = replace(small_config, official_compat=official)
+    with torch.device("meta"):
+        firsts = {
+            name: RLIP(replace(config, backbone=name), None).first_cell
+            for name in ("swin_tiny_patch4_window7_224", "resnet18")
+        }
+    assert firsts == {"swin_tiny_patch4_window7_224": 0.5 if official else 1.0, "resnet18": 1.0}
+    whole, centres = (encode_map(torch.ones(1, 4, 4, dtype=torch.bool), 4, first)[0, 0] for first in (1.0, 0.5))
+    for encoding, place in ((whole, 1 / 4), (centres, 0.5 / 4)):
+        assert encoding[0] == pytest.approx(math.sin(2 * math.pi * place), abs=1e-5)
 
 
 @BOTH
