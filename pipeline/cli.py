@@ -79,6 +79,52 @@ def why(
 
 
 @app.command()
+def verify(
+    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Only this run's artifacts.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Remove what is damaged: the next run rebuilds it.")] = False,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Read artifacts again and say which are damaged, and which runs need them."""
+    from pipeline.care import verify
+
+    with _told():
+        verify(store, run_name, repair, as_json)
+
+
+@app.command()
+def gc(
+    grace: Annotated[float, typer.Option(min=0, help="Days for which what a run made or found is spared.")] = 14.0,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete it; without, only say what would be.")] = False,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """List what no run refers to, and delete it when asked to."""
+    from pipeline.care import collect_garbage
+
+    with _told():
+        collect_garbage(store, grace, delete, as_json)
+
+
+@app.command()
+def du(store: StorePath = STORE, as_json: AsJson = False) -> None:
+    """Say how many bytes stages and runs take."""
+    from pipeline.care import show_usage
+
+    with _told():
+        show_usage(store, as_json)
+
+
+@app.command()
+def rm(run_name: RunName, store: StorePath = STORE, as_json: AsJson = False) -> None:
+    """Forget a run; its artifacts stay until rlip gc."""
+    from pipeline.care import remove_run
+
+    with _told():
+        remove_run(store, run_name, as_json)
+
+
+@app.command()
 def scenes(
     folder: Annotated[Path, typer.Argument(help="Where to write the made world.")],
     recipe: Annotated[Path, typer.Option(help="The recipe whose [scenes] section is used.")] = Path(

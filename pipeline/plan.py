@@ -62,6 +62,7 @@ class Chain:
             if artifact is None:
                 plan.due.append(item)
             else:
+                self.store.freshen(artifact)
                 found[item.partition] = artifact
                 plan.cached.append(Record.of(step.name, item.partition, artifact, cached=True))
         self.done[step.name] = found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,12 @@ class Run:
     def steps(self) -> list[str]:
         """Names of the recorded steps, in no particular order."""
         return [self._entry(path)[0] for path in sorted((self.folder / "steps").glob("*.json"))]
+
+    def remove(self) -> None:
+        """Forget the run; its artifacts stay until `rlip gc`."""
+        aside = self.folder.with_name(f".{self.name}.{uuid.uuid4().hex}")
+        self.folder.rename(aside)
+        shutil.rmtree(aside)
 
     @property
     def exists(self) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from storage.artifact import Artifact
@@ -133,6 +134,30 @@ class Store:
                 ) from error
             raise
         return Artifact(target)
+
+    def freshen(self, artifact: Artifact) -> None:
+        """Note that a run found the artifact, so that `rlip gc` spares it although no run refers to it yet."""
+        with suppress(OSError):
+            os.utime(artifact.folder / MANIFEST)
+
+    def remove(self, folder: Path) -> None:
+        """Remove an artifact's or a scratch folder: it is gone by one rename, a crash leaves only what `sweep` takes."""
+        aside = self._pending / f"draft-{uuid.uuid4().hex}"
+        folder.rename(aside)
+        shutil.rmtree(aside)
+        if folder.parent == self._pending:
+            folder.with_suffix(".lock").unlink(missing_ok=True)
+
+    def idle_scratch(self) -> Iterator[Path]:
+        """Scratch folders that no live process works in."""
+        for folder in sorted(self._pending.glob("scratch-*")):
+            if folder.is_dir():
+                try:
+                    with _held(folder.with_suffix(".lock")):
+                        pass
+                except BlockingIOError:
+                    continue
+                yield folder
 
     def sweep(self) -> int:
         """Remove drafts that a dead process left behind; returns how many. Scratch folders stay: they can be resumed."""

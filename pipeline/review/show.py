@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pipeline.review.console import table
 from pipeline.review.step_summary import StepSummary, summaries
-from pipeline.review.wording import harmless, in_words
+from pipeline.review.wording import bytes_in_words, harmless, in_words
 from storage.artifact import Artifact
 from storage.errors import Terminal
 from storage.manifest import REJECTED_FILE
@@ -74,7 +74,9 @@ def _show_steps(console: Console, run: Run, found: list[StepSummary], as_json: b
     for step in found:
         counts = (step.partitions, step.rows_in, step.rows_out, sum(step.rejected.values()))
         rate = f"{step.rate:,.1f}" if step.rate else "–"
-        made.add_row(Text(step.step), *(f"{n:,}" for n in counts), f"{step.seconds:,.1f}", rate, _size(step.bytes))
+        made.add_row(
+            Text(step.step), *(f"{n:,}" for n in counts), f"{step.seconds:,.1f}", rate, bytes_in_words(step.bytes)
+        )
     console.print(made)
     for step in found:
         if step.rejected:
@@ -138,14 +140,6 @@ def _find_step(run: Run, found: list[StepSummary], name: str) -> StepSummary:
     what = f"{len(of_stage)} steps of stage" if of_stage else "no step"
     steps = ", ".join(summary.step for summary in of_stage or found) or "none yet"
     raise Terminal(f"run {run.name!r} has {what} {name!r}; name one of: {steps}")
-
-
-def _size(count: int) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024  # type: ignore[assignment]
-    return f"{count:.1f} GiB"
 
 
 def _print_json(console: Console, value: dict[str, Any]) -> None:

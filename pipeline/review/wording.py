@@ -16,6 +16,15 @@ def harmless(text: str, longest: int = LONGEST) -> str:
     return printable if len(printable) <= longest else printable[: longest - 1] + "…"
 
 
+def bytes_in_words(count: float) -> str:
+    """A number of bytes with the unit that fits."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
 def in_words(row: Mapping[str, Any]) -> tuple[str, str]:
     """A row's name (its image id where it has one) and what it holds."""
     rest = dict(row)

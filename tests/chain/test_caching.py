@@ -35,10 +35,14 @@ def test_a_setting_that_changes_no_row_re_runs_nothing(finished: World) -> None:
     assert finished.due("caption.batch_size=3", "run.workers=1", "pretrain.settings.processes=1") == set()
 
 
-def test_equal_bytes_above_leave_everything_below_cached(copied: World, computed: Computed) -> None:
+def test_what_was_damaged_is_rebuilt_and_equal_bytes_leave_everything_below_cached(
+    finished: World, copied: World, computed: Computed
+) -> None:
     for artifact in copied.artifacts()["parse"].values():
-        (artifact.folder / "manifest.json").unlink()
+        artifact.file("triplets.parquet").write_bytes(b"torn")
+    assert copied.ask("verify", "tiny", "--repair")["removed"] == 3
     assert computed(copied.run()) == {"parse": 3}
+    assert copied.contents() == finished.contents()
 
 
 def test_new_images_are_computed_alone(copied: World, computed: Computed, tmp_path: Path) -> None:

@@ -15,6 +15,10 @@ COMMANDS = {
     "plan": {"--set", "--json", "--help"},
     "show": {"--store", "--json", "--help"},
     "why": {"--store", "--json", "--help"},
+    "verify": {"--repair", "--store", "--json", "--help"},
+    "gc": {"--grace", "--delete", "--store", "--json", "--help"},
+    "du": {"--store", "--json", "--help"},
+    "rm": {"--store", "--json", "--help"},
     "scenes": {"--recipe", "--set", "--help"},
     "doctor": {"--set", "--json", "--help"},
 }

@@ -1,0 +1,59 @@
+"""Usage: how many bytes stages and runs take, and what removing a run would free."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from storage.garbage import size_of
+from storage.runs import runs_of
+from storage.store import Store
+
+
+@dataclass(frozen=True)
+class Share:
+    """Artifacts and bytes of a stage or a run; `apart` are the bytes that no run (a stage's) or no other run needs."""
+
+    name: str
+    artifacts: int
+    size: int
+    apart: int
+
+
+@dataclass(frozen=True)
+class Usage:
+    """A store's bytes, by stage and by run, and of what is being written."""
+
+    stages: tuple[Share, ...]
+    runs: tuple[Share, ...]
+    pending: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of all artifacts."""
+        return sum(stage.size for stage in self.stages)
+
+
+def usage_of(store: Store) -> Usage:
+    """Measure a store: one look at each file, no file is read but the runs'."""
+    sizes = {
+        stage: {artifact.key: size_of(artifact.folder) for artifact in store.artifacts(stage)}
+        for stage in store.stages()
+    }
+    every = {key: size for found in sizes.values() for key, size in found.items()}
+    needed = {
+        run.name: {key for step in run.steps() for key in run.keys(step).values() if key in every}
+        for run in runs_of(store)
+    }
+    times = Counter(key for keys in needed.values() for key in keys)
+    stages = tuple(_share(stage, found, lambda key: times[key] == 0) for stage, found in sizes.items())
+    runs = tuple(
+        _share(name, {key: every[key] for key in keys}, lambda key: times[key] == 1) for name, keys in needed.items()
+    )
+    return Usage(stages, runs, size_of(store.root / "pending"))
+
+
+def _share(name: str, sizes: Mapping[str, int], is_apart: Callable[[str], bool]) -> Share:
+    apart = sum(size for key, size in sizes.items() if is_apart(key))
+    return Share(name, len(sizes), sum(sizes.values()), apart)

@@ -1,0 +1,182 @@
+"""Looking after a store: damage is found, named and removed; garbage is what no run needs; nothing else is touched."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_store import put, put_chain, record
+
+from pipeline.care import collect_garbage, remove_run, show_usage, verify
+from storage.artifact import Artifact
+from storage.damage import find_damage
+from storage.errors import Terminal
+from storage.manifest import FutureManifest
+from storage.runs import Run, runs_of
+from storage.store import Store
+
+Said = Callable[[], Any]
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Said:
+    """What was printed as JSON since the last call."""
+    return lambda: json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def _edit(artifact: Artifact, **values: Any) -> None:
+    path = artifact.folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), **values}))
+
+
+def _shorten(artifact: Artifact) -> None:
+    path = artifact.file("captions.parquet")
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _flip(artifact: Artifact) -> None:
+    path = artifact.file("captions.parquet")
+    data = path.read_bytes()
+    path.write_bytes(data[:50] + bytes([data[50] ^ 1]) + data[51:])
+
+
+def _truncate(artifact: Artifact) -> None:
+    path = artifact.folder / "manifest.json"
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def _point_outside(artifact: Artifact) -> None:
+    entry = {"digest": "0" * 64, "size": 0}
+    _edit(artifact, files={"../../../secret": entry})
+
+
+DAMAGE: dict[str, Callable[[Artifact], None]] = {
+    "bytes instead of": _shorten,
+    "other bytes than its digest says": _flip,
+    "gone": lambda artifact: artifact.file("captions.parquet").unlink(),
+    "damaged manifest": _truncate,
+    "manifest of another key": lambda artifact: _edit(artifact, terms={"stage": "caption"}),
+    "not in the store": lambda artifact: (artifact.folder / "manifest.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_damage_is_found_and_says_what_needs_it(store: Store, what: str) -> None:
+    chain = put_chain(store)
+    run = record(store, "demo", chain)
+    DAMAGE[what](chain["caption"][0])
+    for runs in (None, [run]):
+        (found,) = [damage for damage in find_damage(store, runs) if damage is not None]
+        assert (found.stage, found.key) == ("caption", chain["caption"][0].key)
+        assert what in found.what and found.needed_by == ("demo caption toys/0000",)
+
+
+def test_repair_removes_what_is_damaged_and_nothing_else(store: Store, said: Said) -> None:
+    chain, other = put_chain(store), put_chain(store, "toys/0001")
+    record(store, "demo", chain, other)
+    _flip(chain["caption"][0])
+    with pytest.raises(Terminal, match="--repair"):
+        verify(store.root, None, repair=False, as_json=True)
+    assert said()["removed"] == 0 and chain["caption"][0].folder.is_dir()
+    verify(store.root, "demo", repair=True, as_json=True)
+    told = said()
+    assert (told["examined"], told["removed"]) == (6, 1)
+    assert not chain["caption"][0].folder.exists()
+    assert len(list(store.artifacts("caption"))) == 1 and len(list(store.artifacts("parse"))) == 2
+    assert list((store.root / "pending").iterdir()) == []
+
+
+def test_a_file_outside_an_artifact_is_never_looked_at(store: Store) -> None:
+    chain = put_chain(store)
+    _point_outside(chain["caption"][0])
+    (found,) = [damage for damage in find_damage(store) if damage is not None]
+    assert found.what == "damaged manifest"
+
+
+def test_a_manifest_of_the_future_is_no_damage(store: Store) -> None:
+    chain = put_chain(store)
+    _edit(chain["caption"][0], format=2, colour="red")
+    with pytest.raises(FutureManifest, match=r"manifest\.json: manifest format 2.*upgrade rlip"):
+        verify(store.root, None, repair=True, as_json=True)
+    assert chain["caption"][0].folder.is_dir()
+
+
+def test_garbage_is_what_no_run_needs_and_none_found_lately(store: Store, said: Said) -> None:
+    kept, old, found_again = put_chain(store, top_p=0.9), put_chain(store, top_p=0.5, rows=[7]), put(store, "tag")
+    record(store, "demo", kept)
+    for folder in [artifact.folder for stage in ("caption", "parse") for artifact in old[stage]] + [found_again.folder]:
+        os.utime(folder / "manifest.json", (0, 0))
+    store.freshen(found_again)
+    collect_garbage(store.root, grace_days=1, delete=False, as_json=True)
+    told = said()
+    assert sorted(garbage["what"] for garbage in told["garbage"]) == ["caption", "parse"]
+    assert old["caption"][0].folder.is_dir(), "a dry run deletes nothing"
+    collect_garbage(store.root, grace_days=1, delete=True, as_json=True)
+    assert said()["size"] == told["size"]
+    assert [artifact.key for artifact in store.artifacts("caption")] == [kept["caption"][0].key]
+    assert store.find("tag", found_again.key) is not None
+    collect_garbage(store.root, grace_days=1, delete=True, as_json=True)
+    assert said()["garbage"] == []
+
+
+def test_torn_folders_and_given_up_trainings_are_garbage_unless_someone_works_in_them(store: Store, said: Said) -> None:
+    torn = store.folder("parse", "a" * 64)
+    torn.mkdir(parents=True)
+    with store.scratch("k1") as idle:
+        (idle / "checkpoint").write_bytes(b"x" * 10)
+    with store.scratch("k2") as busy:
+        for path in (torn, idle / "checkpoint", idle, busy):
+            os.utime(path, (0, 0))
+        collect_garbage(store.root, grace_days=1, delete=True, as_json=True)
+        assert sorted(garbage["what"] for garbage in said()["garbage"]) == ["scratch", "torn parse"]
+        assert busy.is_dir() and not idle.exists() and not torn.exists()
+
+
+def test_nothing_is_garbage_while_a_run_cannot_be_read(store: Store) -> None:
+    run = record(store, "demo", put_chain(store))
+    (run.folder / "steps" / "parse.json").write_text('{"step": "pa')
+    with pytest.raises(Terminal, match=r"parse\.json: damaged; remove it"):
+        collect_garbage(store.root, grace_days=0, delete=True, as_json=True)
+
+
+def test_a_key_that_names_a_place_elsewhere_is_refused(store: Store) -> None:
+    run = Run(store, "demo")
+    run.record("parse", "parse", {"toys/0000": "../../../etc"})
+    with pytest.raises(Terminal, match="no stage and key"):
+        run.artifacts("parse")
+    run.record("parse", "../parse", {"toys/0000": "a" * 64})
+    with pytest.raises(Terminal, match="no stage and key"):
+        run.artifacts("parse")
+
+
+def test_a_removed_run_leaves_its_artifacts_to_gc(store: Store, said: Said) -> None:
+    shared, own = put_chain(store, "toys/0000"), put_chain(store, "toys/0001")
+    record(store, "one", shared)
+    record(store, "two", shared, own)
+    show_usage(store.root, as_json=True)
+    usage = said()
+    (of_two,) = [share for share in usage["runs"] if share["name"] == "two"]
+    assert of_two["artifacts"] == 6 and of_two["size"] == usage["size"]
+    remove_run(store.root, "two", as_json=True)
+    assert said()["freed_by_gc"] == of_two["apart"] > 0
+    assert [run.name for run in runs_of(store)] == ["one"]
+    collect_garbage(store.root, grace_days=-1, delete=True, as_json=True)
+    assert said()["size"] == of_two["apart"]
+    assert all(store.find(stage, shared[stage][0].key) for stage in shared)
+
+
+def test_a_store_or_run_that_is_not_there_is_named(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(Terminal, match=r"no store at .*none; name it with --store"):
+        show_usage(tmp_path / "none", as_json=True)
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(Terminal, match="no run 'demo'.*runs there: none yet"):
+        remove_run(store.root, "demo", as_json=True)
