@@ -24,7 +24,7 @@ PATCH = 4
 class Backbone(nn.Module):
     """Maps of chosen strides, finest first."""
 
-    def __init__(self, name: str, norm: str, strides: Sequence[int]) -> None:
+    def __init__(self, name: str, norm: str, strides: Sequence[int], drop_path: float = 0.0) -> None:
         super().__init__()
         every_map = stage_strides(name)
         missing = [stride for stride in strides if stride not in every_map]
@@ -33,7 +33,7 @@ class Backbone(nn.Module):
                 f"network setting backbone_strides: {name} has no map of stride {missing[0]}; "
                 f"it has {sorted(set(every_map))}"
             )
-        self.body = create_body(name, [every_map.index(stride) for stride in strides])
+        self.body = create_body(name, [every_map.index(stride) for stride in strides], drop_path)
         self.channels: list[int] = feature_info(self.body).channels()
         self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
         windows = is_window_transformer(name)

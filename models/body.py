@@ -37,9 +37,14 @@ def is_window_transformer(name: str) -> bool:
     return name.startswith("swin_")
 
 
-def create_body(name: str, out_indices: list[int] | None = None) -> nn.Module:
-    """A network that gives the maps of its stages, or of some of them; raises ConfigError for unknown names."""
+def create_body(name: str, out_indices: list[int] | None = None, drop_path: float = 0.0) -> nn.Module:
+    """A network that gives the maps of its stages, or of some of them; raises ConfigError for unknown names.
+
+    `drop_path`: probability, in training, that the last residual block is left out; earlier ones less, in proportion.
+    """
     chosen: dict[str, Any] = {} if out_indices is None else {"out_indices": out_indices}
+    if drop_path or is_window_transformer(name):
+        chosen["drop_path_rate"] = drop_path
     if sizes := _SIZED_RESNET.fullmatch(name):
         width, *blocks = map(int, sizes.groups())
         body = build_model_with_cfg(

@@ -56,6 +56,9 @@ class NetworkConfig:
     group: group norm instead of batch norm, for training from scratch with small batches."""
     backbone_strides: tuple[int, ...] = (8, 16, 32)
     """Strides of the backbone maps that are used, finest first."""
+    backbone_drop_path: float = 0.0
+    """Probability of leaving out the backbone's last residual block in training; the released scripts have 0.2 for Swin-T
+    and 0.5 for Swin-L."""
     levels: int = 4
     """Feature levels; those beyond the backbone's are made by stride-2 convolutions."""
     width: int = 256
@@ -117,7 +120,8 @@ class NetworkConfig:
             self.fusion_width,
             f"a multiple of fusion_heads={self.fusion_heads}",
         )
-        _require(0.0 <= self.dropout < 1.0, "dropout", self.dropout, "a number in [0, 1)")
+        for name in ("dropout", "backbone_drop_path"):
+            _require(0.0 <= getattr(self, name) < 1.0, name, getattr(self, name), "a number in [0, 1)")
         _require(
             1 <= len(self.backbone_strides) <= self.levels,
             "backbone_strides",

@@ -35,7 +35,9 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         width, layers = config.width, config.decoder_layers
-        self.backbone = Backbone(config.backbone, config.backbone_norm, config.backbone_strides)
+        self.backbone = Backbone(
+            config.backbone, config.backbone_norm, config.backbone_strides, config.backbone_drop_path
+        )
         # The authors count a map's cells from their centres after Swin, from their ends after ResNet.
         self.first_cell = 0.5 if config.official_compat and is_window_transformer(config.backbone) else 1.0
         self.input_proj = _projections(self.backbone.channels, config.levels, width)
