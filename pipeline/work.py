@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -19,10 +18,12 @@ import pyarrow as pa
 from pipeline.stage import Inputs, Output, Report, Stage
 from storage.artifact import Artifact
 from storage.digests import digest_bytes, digest_file
+from storage.disk import Disk
+from storage.failure import told
 from storage.keys import KeyTerms
 from storage.manifest import REJECTED_FILE, Counts, FileEntry, Manifest
 from storage.store import Store
-from storage.tables import REJECTED, write_table
+from storage.tables import REJECTED, table_bytes
 
 
 @dataclass(frozen=True)
@@ -92,16 +93,17 @@ def carry_out(stage: Stage, item: WorkItem, store: Store, report: Report) -> Rec
     if found is not None:
         return Record.of(item.step, item.partition, found, cached=True)
     with ExitStack() as stack:
+        stack.enter_context(told(f"making {item.step} {item.partition}"))
         draft = stack.enter_context(store.draft())
         work = stack.enter_context(store.scratch(item.key)) if stage.whole else draft / "work"
-        work.mkdir(exist_ok=True)
+        store.disk.make(work)
         inputs = item.open_inputs()
         began = time.monotonic()
         output = stage.run(inputs, work, report)
         seconds = time.monotonic() - began
-        files = _collect(stage, output, draft)
+        files = _collect(stage, output, draft, store.disk)
         if not stage.whole:
-            shutil.rmtree(work)
+            store.disk.remove_tree(work)
         manifest = Manifest(
             stage=stage.name,
             key=item.key,
@@ -121,7 +123,7 @@ def carry_out(stage: Stage, item: WorkItem, store: Store, report: Report) -> Rec
     return Record.of(item.step, item.partition, artifact, cached=False)
 
 
-def _collect(stage: Stage, output: Output, draft: Path) -> dict[str, FileEntry]:
+def _collect(stage: Stage, output: Output, draft: Path, disk: Disk) -> dict[str, FileEntry]:
     """Bring table, files and quarantine into the draft and describe each."""
     tables: dict[str, pa.Table] = {f"{stage.writes}.parquet": output.table.cast(stage.schema)}
     if output.rejected:
@@ -132,10 +134,11 @@ def _collect(stage: Stage, output: Output, draft: Path) -> dict[str, FileEntry]:
         tables[REJECTED_FILE] = pa.Table.from_pylist(rows, schema=REJECTED)
     entries = {}
     for name, table in tables.items():
-        write_table(table, draft / name)
-        entries[name] = FileEntry(digest=digest_file(draft / name), size=os.path.getsize(draft / name), rows=len(table))
+        data = table_bytes(table)
+        disk.write(draft / name, data)
+        entries[name] = FileEntry(digest=digest_bytes(data), size=len(data), rows=len(table))
     for name, path in output.files.items():
-        shutil.move(path, draft / name)
+        disk.rename(path, draft / name)
         entries[name] = FileEntry(digest=digest_file(draft / name), size=os.path.getsize(draft / name))
     return entries
 

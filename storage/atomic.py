@@ -1,38 +1,26 @@
-"""Writing that survives a crash: a file or folder appears whole or not at all."""
+"""Writing that survives a crash: a file appears whole or not at all."""
 
 from __future__ import annotations
 
-import os
 import uuid
 from pathlib import Path
 
-
-def sync_file(path: Path) -> None:
-    """Force a file's bytes to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+from storage.disk import LOCAL, Disk
 
 
-def sync_folder(path: Path) -> None:
-    """Force a folder's entries to the disk, so that a rename in it outlives a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, disk: Disk = LOCAL) -> None:
     """Put `data` at `path`: readers see the old bytes or the new ones, never a mixture."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    disk.make_durable(path.parent)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        aside.write_bytes(data)
-        sync_file(aside)
-        aside.replace(path)
+        disk.write(aside, data)
+        put_in_place(aside, path, disk)
     finally:
-        aside.unlink(missing_ok=True)
-    sync_folder(path.parent)
+        disk.remove(aside)
+
+
+def put_in_place(aside: Path, path: Path, disk: Disk = LOCAL) -> None:
+    """Make a finished file in the same folder the one at `path`: its bytes are on the disk before its name is."""
+    disk.sync_file(aside)
+    disk.rename(aside, path)
+    disk.sync_folder(path.parent)

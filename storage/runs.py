@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from storage.artifact import Artifact
-from storage.atomic import write_atomic
 from storage.errors import Terminal
 from storage.store import Store
 
@@ -30,11 +29,11 @@ class Run:
     def record(self, step: str, stage: str, keys: dict[str, str]) -> None:
         """Say which artifact holds each partition of a step. `keys`: partition → key."""
         entry = {"step": step, "stage": stage, "partitions": keys}
-        write_atomic(self._file(step), json.dumps(entry, indent=1).encode())
+        self.store.put(self._file(step), json.dumps(entry, indent=1).encode())
 
     def note(self, name: str, value: Any) -> None:
         """Keep a JSON document with the run, e.g. its recipe or the table shown at its end."""
-        write_atomic(self.folder / f"{name}.json", json.dumps(value, indent=1, default=str).encode())
+        self.store.put(self.folder / f"{name}.json", json.dumps(value, indent=1, default=str).encode())
 
     def artifacts(self, step: str) -> dict[str, Artifact]:
         """Partition → artifact of a step, as far as it was recorded and still exists."""

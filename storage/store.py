@@ -6,15 +6,16 @@ import errno
 import fcntl
 import os
 import re
-import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from storage.artifact import Artifact
-from storage.atomic import sync_file, sync_folder, write_atomic
+from storage.atomic import put_in_place
+from storage.disk import LOCAL, Disk
 from storage.errors import Terminal, Transient
+from storage.failure import told
 from storage.manifest import MANIFEST, Manifest
 
 _STAGE = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -27,8 +28,9 @@ class Store:
     Raises `Terminal` on construction when the root cannot be made or written.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, disk: Disk = LOCAL) -> None:
         self.root = root.absolute()
+        self.disk = disk
         self._pending = self.root / "pending"
         try:
             self._pending.mkdir(parents=True, exist_ok=True)
@@ -81,13 +83,15 @@ class Store:
     def draft(self) -> Iterator[Path]:
         """A folder to write an artifact's files in; whatever `commit` did not take is removed on the way out."""
         folder = self._pending / f"draft-{uuid.uuid4().hex}"
-        with _held(folder.with_suffix(".lock")):
-            folder.mkdir()
+        with ExitStack() as held:
+            with self._gate(fcntl.LOCK_SH):
+                held.enter_context(_held(folder.with_suffix(".lock")))
+            self.disk.make(folder)
             try:
                 yield folder
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.with_suffix(".lock").unlink(missing_ok=True)
+                self.disk.remove_tree(folder)
+                self.disk.remove(folder.with_suffix(".lock"))
 
     @contextmanager
     def scratch(self, key: str) -> Iterator[Path]:
@@ -98,7 +102,7 @@ class Store:
         folder = self._pending / f"scratch-{key}"
         try:
             with _held(folder.with_suffix(".lock")):
-                folder.mkdir(exist_ok=True)
+                self.disk.make(folder)
                 yield folder
         except BlockingIOError as error:
             raise Transient(
@@ -107,33 +111,39 @@ class Store:
 
     def drop_scratch(self, key: str) -> None:
         """Remove the scratch folder of a key whose artifact is committed."""
-        shutil.rmtree(self._pending / f"scratch-{key}", ignore_errors=True)
-        (self._pending / f"scratch-{key}.lock").unlink(missing_ok=True)
+        self.disk.remove_tree(self._pending / f"scratch-{key}")
+        self.disk.remove(self._pending / f"scratch-{key}.lock")
 
     def commit(self, draft: Path, manifest: Manifest) -> Artifact:
         """Make `draft` the artifact of the manifest's stage and key: all files to disk, then one rename.
 
-        When the artifact exists already, the draft is dropped: both hold the same bytes. Raises `Terminal` on a full disk.
+        When the artifact exists already, the draft is dropped: both hold the same bytes. Raises `Terminal` on a full
+        disk or one that may not be written, `Transient` on a failing one; the store is then as it was.
         """
         target = self.folder(manifest.stage, manifest.key)
-        try:
+        with told(f"writing {target}"):
             for name in manifest.files:
-                sync_file(draft / name)
-            write_atomic(draft / MANIFEST, manifest.model_dump_json(indent=1).encode())
-            target.parent.mkdir(parents=True, exist_ok=True)
+                self.disk.sync_file(draft / name)
+            self.disk.write(draft / MANIFEST, manifest.model_dump_json(indent=1).encode())
+            self.disk.sync_file(draft / MANIFEST)
+            self.disk.sync_folder(draft)
+            self.disk.make_durable(target.parent)
             if target.exists() and not (target / MANIFEST).is_file():
-                shutil.rmtree(target)
-            draft.rename(target)
-            sync_folder(target.parent)
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and (target / MANIFEST).is_file():
-                return Artifact(target)
-            if error.errno == errno.ENOSPC:
-                raise Terminal(
-                    f"disk full while writing {target}; free space and run again: nothing is lost"
-                ) from error
-            raise
+                self.remove(target)
+            try:
+                self.disk.rename(draft, target)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not (target / MANIFEST).is_file():
+                    raise
+            self.disk.sync_folder(target.parent)
         return Artifact(target)
+
+    def put(self, path: Path, data: bytes) -> None:
+        """Put a record at `path` in the store: readers see the old bytes or the new ones. Raises as `commit` does."""
+        with told(f"writing {path}"), self.draft() as draft:
+            self.disk.make_durable(path.parent)
+            self.disk.write(draft / path.name, data)
+            put_in_place(draft / path.name, path, self.disk)
 
     def freshen(self, artifact: Artifact) -> None:
         """Note that a run found the artifact, so that `rlip gc` spares it although no run refers to it yet."""
@@ -143,10 +153,11 @@ class Store:
     def remove(self, folder: Path) -> None:
         """Remove an artifact's or a scratch folder: it is gone by one rename, a crash leaves only what `sweep` takes."""
         aside = self._pending / f"draft-{uuid.uuid4().hex}"
-        folder.rename(aside)
-        shutil.rmtree(aside)
+        with suppress(FileNotFoundError):
+            self.disk.rename(folder, aside)
+        self.disk.remove_tree(aside)
         if folder.parent == self._pending:
-            folder.with_suffix(".lock").unlink(missing_ok=True)
+            self.disk.remove(folder.with_suffix(".lock"))
 
     def idle_scratch(self) -> Iterator[Path]:
         """Scratch folders that no live process works in."""
@@ -162,17 +173,20 @@ class Store:
     def sweep(self) -> int:
         """Remove drafts that a dead process left behind; returns how many. Scratch folders stay: they can be resumed."""
         cleaned = 0
-        for folder in self._pending.glob("draft-*"):
-            if folder.suffix == ".lock":
-                continue
-            try:
-                with _held(folder.with_suffix(".lock")):
-                    shutil.rmtree(folder, ignore_errors=True)
-                    folder.with_suffix(".lock").unlink(missing_ok=True)
-                    cleaned += 1
-            except BlockingIOError:
-                continue
+        with self._gate(fcntl.LOCK_EX):
+            for folder in {path.with_suffix("") for path in self._pending.glob("draft-*")}:
+                with suppress(BlockingIOError), _held(folder.with_suffix(".lock")):
+                    cleaned += folder.is_dir()
+                    self.disk.remove_tree(folder)
+                    self.disk.remove(folder.with_suffix(".lock"))
         return cleaned
+
+    @contextmanager
+    def _gate(self, kind: int) -> Iterator[None]:
+        """Shared by those who open a draft, closed while drafts are swept: none is swept before its lock is held."""
+        with (self._pending / ".gate").open("w") as gate:
+            fcntl.flock(gate, kind)
+            yield
 
 
 @contextmanager

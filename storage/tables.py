@@ -108,9 +108,17 @@ METRICS = pa.schema([("step", pa.int64()), ("name", pa.string()), ("value", pa.f
 """Numbers that a whole-set stage measured (losses by step, scores at the end)."""
 
 
+def table_bytes(table: pa.Table) -> bytes:
+    """`table` as Parquet, with settings under which equal tables give equal bytes."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", compression_level=3, write_statistics=False, store_schema=False)
+    written: bytes = sink.getvalue().to_pybytes()
+    return written
+
+
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write `table` as Parquet with settings under which equal tables give equal bytes."""
-    pq.write_table(table, path, compression="zstd", compression_level=3, write_statistics=False, store_schema=False)
+    """Write `table` as a Parquet file."""
+    path.write_bytes(table_bytes(table))
 
 
 def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from storage.atomic import sync_file, sync_folder
+from storage.atomic import put_in_place
 from storage.errors import Terminal
 
 FORMAT = 1
@@ -28,9 +28,7 @@ def save_checkpoint(path: Path, step: int, processes: int, network: nn.Module, o
     aside = path.with_name(f".{path.name}.new")
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     save_file(plain, aside, metadata={"checkpoint": json.dumps(about)})
-    sync_file(aside)
-    aside.replace(path)
-    sync_folder(path.parent)
+    put_in_place(aside, path)
 
 
 def load_checkpoint(path: Path, processes: int, network: nn.Module, optimizer: torch.optim.AdamW) -> int:

@@ -92,7 +92,7 @@ def test_repair_removes_what_is_damaged_and_nothing_else(store: Store, said: Sai
     assert (told["examined"], told["removed"]) == (6, 1)
     assert not chain["caption"][0].folder.exists()
     assert len(list(store.artifacts("caption"))) == 1 and len(list(store.artifacts("parse"))) == 2
-    assert list((store.root / "pending").iterdir()) == []
+    assert list((store.root / "pending").glob("[!.]*")) == []
 
 
 def test_a_file_outside_an_artifact_is_never_looked_at(store: Store) -> None:
@@ -178,5 +178,5 @@ def test_a_store_or_run_that_is_not_there_is_named(store: Store, tmp_path: Path)
     with pytest.raises(Terminal, match=r"no store at .*none; name it with --store"):
         show_usage(tmp_path / "none", as_json=True)
     assert not (tmp_path / "none").exists()
-    with pytest.raises(Terminal, match="no run 'demo'.*runs there: none yet"):
+    with pytest.raises(Terminal, match=r"no run 'demo'.*runs there: none yet"):
         remove_run(store.root, "demo", as_json=True)

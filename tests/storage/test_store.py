@@ -46,7 +46,7 @@ def test_a_committed_artifact_is_found_and_says_what_it_holds(tmp_path: Path) ->
     assert artifact is not None
     assert artifact.file("triplets.parquet").read_bytes() == b"rows"
     assert artifact.manifest.terms["settings"] == {"model": "m"}
-    assert list((tmp_path / "pending").iterdir()) == []
+    assert list((tmp_path / "pending").glob("[!.]*")) == []
 
 
 def test_a_draft_that_is_not_committed_leaves_nothing(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_draft_that_is_not_committed_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), store.draft() as draft:
         (draft / "half").write_bytes(b"x")
         raise RuntimeError
-    assert list((tmp_path / "pending").iterdir()) == []
+    assert list((tmp_path / "pending").glob("[!.]*")) == []
     assert store.find("parse", "a" * 64) is None
 
 
@@ -126,7 +126,7 @@ def test_sweeping_takes_the_drafts_of_the_dead_and_spares_the_living(tmp_path: P
     with store.draft() as living:
         assert store.sweep() == 1
         assert living.is_dir() and not dead.exists()
-    assert list((tmp_path / "pending").iterdir()) == []
+    assert list((tmp_path / "pending").glob("[!.]*")) == []
 
 
 def test_rejected_rows_are_no_part_of_the_content(tmp_path: Path) -> None:

@@ -1,0 +1,59 @@
+"""The operations by which the store changes a disk, each a point where a process can die or the disk can fail."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+
+class Disk:
+    """A local disk. Tests put one in its place that stops or fails at a chosen operation."""
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Write a new file; its bytes may not outlive a power cut before `sync_file`."""
+        path.write_bytes(data)
+
+    def sync_file(self, path: Path) -> None:
+        """Force a file's bytes to the disk."""
+        _sync(path, os.O_RDONLY)
+
+    def sync_folder(self, path: Path) -> None:
+        """Force a folder's entries to the disk, so that a rename in it outlives a power cut."""
+        _sync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Give a file or folder another place at once. A file there gives way, a folder with entries does not (OSError)."""
+        source.rename(target)
+
+    def make(self, folder: Path) -> None:
+        """Make one folder, unless it is there."""
+        folder.mkdir(exist_ok=True)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file, if it is there; what can't be removed stays."""
+        with suppress(OSError):
+            path.unlink()
+
+    def remove_tree(self, folder: Path) -> None:
+        """Remove a folder and all in it; what can't be removed stays."""
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def make_durable(self, folder: Path) -> None:
+        """Make a folder and those above it so that they outlive a power cut."""
+        for missing in reversed([path for path in (folder, *folder.parents) if not path.is_dir()]):
+            self.make(missing)
+            self.sync_folder(missing.parent)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+LOCAL = Disk()
+"""The disk of this machine."""
