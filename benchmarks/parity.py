@@ -8,16 +8,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from rich.console import Console
+from rich.table import Table
+
 from recorded.compare import Difference, compare
 from recorded.measure import measure
 from recorded.recording import Recording, recordings_in
-from rich.console import Console
-from rich.table import Table
 
 OWN = Path(__file__).with_name("recorded") / "own"
 
@@ -29,23 +30,24 @@ def differences(recording: Recording) -> Iterator[Difference]:
         yield from compare(part, arrays, measure(recording, part, arrays))
 
 
-def main() -> None:
-    """Prints a row for each recording, part and group."""
+def main(words: Sequence[str] | None = None) -> int:
+    """Prints a row for each recording, part and group; 0 when all hold."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", default=OWN, metavar="FOLDER")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     torch.set_num_threads(1)  # the same order of additions on every machine
-    rows = [
-        (name, difference)
-        for name in recordings_in(given.folder)
-        for difference in differences(Recording(given.folder, name))
-    ]
+    try:
+        names = recordings_in(given.folder)
+    except FileNotFoundError as error:
+        parser.error(str(error))
+    rows = [(name, row) for name in names for row in differences(Recording(given.folder, name))]
     if given.json:
         print(json.dumps([_as_json(name, difference) for name, difference in rows], indent=1))
     else:
-        Console().print(_table(rows))
-    sys.exit(0 if all(difference.holds for _, difference in rows) else 1)
+        # Names are long: a file or a pipe gets them whole.
+        Console(width=None if sys.stdout.isatty() else 200).print(_table(rows))
+    return 0 if all(row.holds for _, row in rows) else 1
 
 
 def _as_json(name: str, difference: Difference) -> dict[str, object]:
@@ -62,4 +64,4 @@ def _table(rows: list[tuple[str, Difference]]) -> Table:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,37 +1,157 @@
-"""The authors' parameter names and shapes, at full size."""
+"""The authors' parameter names and shapes, at full size: each has its place in ours, and nothing of ours is left over."""
 
 from __future__ import annotations
 
 import ast
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from models.config import NetworkConfig, TextConfig
-from models.official.names import from_official
-from models.relation_tagger import RelationTagger
-from models.rlip import RLIP
+from models.config import ConfigError, NetworkConfig, TextConfig
+from models.official.backbone_name import backbone_name
+from models.official.imported import expected_shapes
+from models.official.kind import Kind, kind_of
+from models.official.names import from_official, place_of, share_of
+from models.official.sizes import infer_config
 
-SETTINGS = {
-    "parseda": {"architecture": "parseda", "feedforward": 2048},
-    "parsed": {"architecture": "parsed", "feedforward": 1024},
-    "tagger": {
-        "architecture": "parsed",
-        "feedforward": 1024,
-        "tagger": True,
-        "gate": "GLIP",
-        "relation_queries": "vanilla",
-    },
+UNTOLD: dict[str, dict[str, Any]] = {
+    "parseda": {"gate": "VXAc", "relation_queries": "vanilla_MBF"},
+    "parsed": {"gate": "VXAc", "relation_queries": "vanilla_MBF"},
+    "tagger": {"gate": "GLIP"},
+}
+"""What neither names nor shapes tell of the released networks."""
+RELEASED = {
+    "parseda": (Kind.PARSEDA, NetworkConfig(official_compat=True)),
+    "parsed": (Kind.PARSED, NetworkConfig(architecture="parsed", feedforward=1024, official_compat=True)),
+    "tagger": (
+        Kind.TAGGER,
+        NetworkConfig(
+            architecture="parsed",
+            feedforward=1024,
+            tagger=True,
+            gate="GLIP",
+            relation_queries="vanilla",
+            official_compat=True,
+        ),
+    ),
+}
+WITHOUT_A_PLACE = {
+    "parseda": {"transformer.text_encoder.embeddings.position_ids"},
+    "parsed": {"transformer.text_encoder.embeddings.position_ids"},
+    "tagger": {"transformer.text_encoder.embeddings.position_ids", "query_embed.weight"},
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_every_official_parameter_has_its_place(shared, tokenizer, name):
-    rows = [line.split("\t") for line in (shared / "oracle" / f"{name}_r50_state_dict.tsv").read_text().splitlines()]
-    state = {row[0]: torch.empty(ast.literal_eval(row[1]), device="meta") for row in rows if row[1].startswith("(")}
-    config = NetworkConfig(official_compat=True, text=TextConfig(), **SETTINGS[name])
-    with torch.device("meta"):
-        network = (RelationTagger if config.tagger else RLIP)(config, tokenizer)
-    ours = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    theirs = {key: tuple(value.shape) for key, value in from_official(state, config).items()}
-    assert theirs == ours
+def released(shared: Path, name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Parameters of a released network without values, and which names are aliases of which."""
+    lines = (shared / "oracle" / f"{name}_r50_state_dict.tsv").read_text().splitlines()
+    rows = [row for row in (line.split("\t") for line in lines) if row[1].startswith("(")]
+    state = {row[0]: torch.empty(ast.literal_eval(row[1]), device="meta") for row in rows}
+    return state, {row[0]: row[3] for row in rows if len(row) > 3 and row[3]}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_the_network_is_told_from_names_and_shapes(shared, name):
+    state, _ = released(shared, name)
+    kind, config = RELEASED[name]
+    assert kind_of(state) is kind
+    assert infer_config({key: tuple(x.shape) for key, x in state.items()}, kind, {}, UNTOLD[name]) == config
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_every_official_parameter_has_its_place(shared, name):
+    state, aliases = released(shared, name)
+    _, config = RELEASED[name]
+    places = {official: place_of(official, config) for official in state}
+    assert {official for official, place in places.items() if place is None} == WITHOUT_A_PLACE[name]
+    for official, target in aliases.items():
+        assert places[official] == places[target]
+    # One to one, once aliases are counted as one.
+    taken = Counter(place for official, place in places.items() if place and official not in aliases)
+    assert set(taken.values()) == {1}
+    expected = expected_shapes(config)
+    assert {place.name for place in taken} == expected.keys()
+    for official, place in places.items():
+        if place is not None:
+            share = share_of(place, torch.empty(expected[place.name], device="meta"), config.relation_branches)
+            used_of_gate = config.gate == "VXAc" and official.endswith(("gamma_v", "gamma_l"))
+            assert share.shape == ((1,) if used_of_gate else state[official].shape), official
+    assert {key: tuple(value.shape) for key, value in from_official(state, config).items()} == expected
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "swin_large_patch4_window7_224"])
+def test_window_transformers_are_told_and_have_their_places(name):
+    config = NetworkConfig(backbone=name, official_compat=True)
+    ours = expected_shapes(config)
+    official = {_as_the_authors_name(key): shape for key, shape in ours.items() if key.startswith("backbone.")}
+    assert (
+        "backbone.0.body.layers.2.downsample.reduction.weight" in official and "backbone.0.body.norm3.bias" in official
+    )
+    assert {place_of(key, config).name for key in official} == {key for key in ours if key.startswith("backbone.")}
+    rest = {key.replace("text_encoder.roberta.", "text_encoder."): x for key, x in ours.items() if key not in official}
+    shapes = official | {key: x for key, x in rest.items() if not key.startswith("backbone.")}
+    shapes["backbone.0.body.layers.0.blocks.0.attn.relative_position_index"] = (49, 49)
+    overrides = {"gate": "VXAc", "relation_queries": "vanilla_MBF", "relation_branches": 16}
+    assert infer_config(shapes, Kind.PARSEDA, {}, overrides) == config
+    assert place_of("backbone.0.body.layers.0.blocks.0.attn.relative_position_index", config) is None
+
+
+def _as_the_authors_name(name: str) -> str:
+    """Output norms are numbered by stages; windows are merged at the end of the stage before."""
+    name = re.sub(r"^backbone\.norms\.(\d)", lambda found: f"backbone.0.body.norm{int(found[1]) + 1}", name)
+    name = re.sub(
+        r"^backbone\.body\.layers_(\d)\.downsample",
+        lambda found: f"backbone.0.body.layers.{int(found[1]) - 1}.downsample",
+        name,
+    )
+    return name.replace("backbone.body.layers_", "backbone.0.body.layers.").replace(
+        "backbone.body.", "backbone.0.body."
+    )
+
+
+def test_the_settings_of_the_training_tell_what_shapes_do_not(shared):
+    shapes = {key: tuple(value.shape) for key, value in released(shared, "parsed")[0].items()}
+    args = {
+        "gating_mechanism": "XGating",
+        "verb_query_tgt_type": "MBF",
+        "nheads": 4,
+        "dropout": 0.1,
+        "fusion_interval": 2,
+    }
+    config = infer_config(shapes, Kind.PARSED, args, {})
+    told = (config.gate, config.relation_queries, config.heads, config.points, config.dropout)
+    assert told == ("none", "MBF", 4, 8, 0.1)
+    assert infer_config(shapes, Kind.PARSED, args, {"gate": "GLIP", "text": {"dropout": 0.3}}).gate == "GLIP"
+
+
+@pytest.mark.parametrize(
+    ("args", "overrides", "said"),
+    [
+        ({}, {}, "--set relation_queries="),
+        ({"gating_mechanism": "VXAc"}, {}, "relation_queries"),
+        ({"gating_mechanism": "Vtanh", "verb_query_tgt_type": "MBF"}, {}, "gate='Vtanh'"),
+        ({"two_stage": True}, {}, "two_stage=True"),
+        ({"fusion_type": "MDETR_attn"}, {}, "MDETR_attn"),
+        ({}, {"text": 3}, "text=3"),
+        ({}, {"gate": "GLIP", "relation_queries": "MBF", "size": 1}, "size"),
+    ],
+)
+def test_what_nothing_tells_or_is_not_supported_is_named(shared, args, overrides, said):
+    shapes = {key: tuple(value.shape) for key, value in released(shared, "parseda")[0].items()}
+    with pytest.raises(ConfigError) as error:
+        infer_config(shapes, Kind.PARSEDA, args, overrides)
+    assert said in str(error.value)
+
+
+def test_an_unknown_backbone_is_named():
+    with pytest.raises(ConfigError, match="patch_embed"):
+        backbone_name({"backbone.0.body.patch_embed.weight": (3,), "transformer.level_embed": (4, 256)})
+
+
+def test_text_sizes_are_of_the_file_not_of_a_default(shared):
+    shapes = {key: tuple(value.shape) for key, value in released(shared, "parseda")[0].items()}
+    assert infer_config(shapes, Kind.PARSEDA, {}, UNTOLD["parseda"]).text == TextConfig()

@@ -1,141 +1,86 @@
-"""Agreement with the recordings of the authors' network, in official_compat."""
+"""Agreement with recordings of the authors' network, and with ours where those are absent."""
 
 from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pytest import CaptureFixture
 
-from models import postprocess
-from models.layered import Layered
-from models.losses import LossSettings, SetCriterion, TaggerCriterion
-from models.matcher import MatchWeights, hungarian
-
-FIELDS = {
-    "sub_logits": "subject_logits",
-    "obj_logits": "object_logits",
-    "verb_logits": "predicate_logits",
-    "sub_boxes": "subject_boxes",
-    "obj_boxes": "object_boxes",
-}
-TERMS = {
-    "obj_ce": "loss_class",
-    "verb_ce": "loss_predicates",
-    "sub_bbox": "loss_subject_box",
-    "obj_bbox": "loss_object_box",
-    "sub_giou": "loss_subject_giou",
-    "obj_giou": "loss_object_giou",
-}
-# Key biases have no gradient but rounding; smaller norms than this are noise.
-NOISE = 1e-5
+from parity import differences, main
+from recorded.compare import TOLERANCES, compare
+from recorded.measure import measure
+from recorded.recording import Recording, recordings_in
 
 
-def _agree(predictions, arrays, prefix):
-    for official, ours in FIELDS.items():
-        np.testing.assert_allclose(
-            getattr(predictions, ours).detach(), arrays[f"{prefix}pred_{official}"], atol=1e-5, err_msg=official
-        )
+def assert_agrees(recording: Recording) -> set[str]:
+    """Groups that were compared; fails with all that differ by too much."""
+    found = list(differences(recording))
+    assert not [difference for difference in found if not difference.holds]
+    return {difference.group for difference in found}
 
 
-def _losses(recording, kind):
-    arrays = recording.arrays(f"loss_{kind}")
-    targets = recording.targets(arrays)
-    recording.network.train().zero_grad()
-    predictions = recording.run(targets)
-    if recording.config.tagger:
-        return arrays, TaggerCriterion(LossSettings(localised_predicates=False, official_compat=True))(
-            predictions, targets
-        )
-    settings = LossSettings(pseudo_predicates=True, official_compat=True)
-    # The pseudo-labels' gradient reaches the text encoder, so the features are those of the forward pass.
-    return arrays, SetCriterion(settings)(predictions, targets, recording.last_texts[1])
+@pytest.mark.parametrize("name", ["parseda_tiny", "parsed_tiny", "tagger_tiny"])
+def test_the_authors_numbers(shared: Path, name: str) -> None:
+    compared = assert_agrees(Recording(shared / "oracle", name))
+    assert compared == set(TOLERANCES) - ({"matches", "post-processing"} if name.startswith("tagger") else set())
 
 
-def test_outputs_of_all_layers(recording):
-    recording.network.train()  # the recording took the training path through the texts
-    predictions = recording.run(recording.targets(recording.forward))
-    _agree(predictions, recording.forward, "out.")
-    _agree(predictions.auxiliary[0], recording.forward, "out.aux0.")
+@pytest.mark.parametrize("name", ["parseda_own", "parsed_own", "tagger_own"])
+def test_our_numbers_stay(own: Path, name: str) -> None:
+    compared = assert_agrees(Recording(own, name))
+    assert compared == set(TOLERANCES) - ({"matches", "post-processing"} if name.startswith("tagger") else set())
 
 
-def test_activations_of_encoder_and_decoders(recording):
-    seen = {}
-    transformer = recording.network.train().transformer
-    modules = {f"act.enc.layer{i}.out": layer for i, layer in enumerate(transformer.encoder.layers)}
-    modules |= {f"act.enc.roberta{i}.out": layer for i, layer in enumerate(transformer.encoder.roberta_layers)}
-    for stage in ("ho", "verb"):
-        layers = getattr(transformer, f"{stage}_decoder").layers
-        modules |= {f"act.{stage}_decoder.layer{i}.out": layer for i, layer in enumerate(layers)}
-    handles = [
-        module.register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out.detach()}))
-        for name, module in modules.items()
-    ]
-    recording.run(recording.targets(recording.forward))
-    for handle in handles:
-        handle.remove()
-    for name in modules:
-        np.testing.assert_allclose(seen[name], recording.forward[name], atol=5e-5, err_msg=name)
-
-
-@pytest.mark.parametrize("kind", ["hard", "soft", "empty"])
-def test_losses(recording, kind):
-    if recording.config.tagger and kind == "soft":
-        pytest.skip("the tagger has hard labels only")
-    arrays, losses = _losses(recording, kind)
-    assert losses["loss"].item() == pytest.approx(float(arrays["loss_total"]), abs=1e-5)
-    for official, ours in TERMS.items():
-        for layer in ("", "_0"):
-            expected = float(arrays[f"loss.loss_{official}{layer}"])
-            assert losses[ours + layer].item() == pytest.approx(expected, abs=1e-5), ours + layer
-
-
-def test_gradients(recording):
-    arrays, losses = _losses(recording, "hard")
-    losses["loss"].backward()
-    ours = {name: parameter.grad for name, parameter in recording.network.named_parameters()}
-    compared = 0
-    for name, norm in zip(arrays["grad.names"], arrays["grad.norms"], strict=True):
-        name = name.replace("backbone.0.", "backbone.").replace("ho_encoder", "encoder")
-        name = name.replace("transformer.text_encoder.", "transformer.text_encoder.roberta.")
-        if name in ours and norm > NOISE:
-            assert ours[name].norm().item() == pytest.approx(float(norm), rel=2e-4 if norm > 1e-3 else 1e-2), name
-            compared += 1
-    assert compared > 200
-
-
-def test_matches(recording):
-    if recording.config.tagger:
-        pytest.skip("the tagger matches by position")
-    arrays = recording.arrays("loss_hard")
-    targets = recording.targets(arrays)
-    matches = hungarian(Layered.of(recording.run(targets)), targets, MatchWeights(), official_compat=True)
-    for layer, name in enumerate(("main", "aux0")):
-        first = 0
-        for image, target in enumerate(targets):
-            rows = matches.image[layer] == image
-            assert matches.query[layer][rows].tolist() == arrays[f"match.{name}.img{image}.src"].tolist()
-            assert (matches.target[layer][rows] - first).tolist() == arrays[f"match.{name}.img{image}.tgt"].tolist()
-            first += len(target.subject_labels)
-
-
-def test_evaluation_path_and_its_results(recording):
-    if recording.config.tagger:
-        pytest.skip("the tagger has no results of its own")
-    recorded, zero_shot = recording.arrays("evalpath_post"), recording.arrays("post_zs")
-    recording.network.eval()
+@pytest.mark.parametrize(
+    "weight",
+    [
+        "backbone.body.layer2.0.conv2.weight",
+        "transformer.encoder.VLFuse_layers.1.b_attn.gamma_l",
+        "transformer.verb_tgt_generator.fc_2.weight",
+        "sub_bbox_embed.3.layers.2.bias",
+    ],
+)
+def test_a_slightly_different_network_is_noticed(own: Path, weight: str) -> None:
+    recording = Recording(own, "parseda_own")
     with torch.no_grad():
-        predictions = recording.run([])
-    _agree(predictions, recorded, "out.")
-    sizes = [tuple(row) for row in recorded["post.orig_sizes"].tolist()]
-    subject = int(zero_shot["subject_category_id"])
-    for found, arrays, prefix in (
-        (postprocess.hoi(predictions, sizes), recorded, "post.hoi."),
-        (postprocess.scene_graph(predictions, sizes), recorded, "post.sgg."),
-        (postprocess.zero_shot(predictions, sizes, subject), zero_shot, ""),
-    ):
-        for image, pairs in enumerate(found):
-            np.testing.assert_allclose(pairs.predicate_scores, arrays[f"{prefix}{image}.verb_scores"], atol=1e-6)
-            boxes = torch.cat((pairs.subject_boxes, pairs.object_boxes))
-            np.testing.assert_allclose(boxes, arrays[f"{prefix}{image}.boxes"], atol=1e-4 * max(sizes[image]))
-            objects = arrays[f"{prefix}{image}.labels"][len(pairs.object_labels) :]
-            assert pairs.object_labels.tolist() == objects.tolist()
+        recording.network.get_parameter(weight).add_(0.01)
+    given = recording.arrays("forward")
+    beyond = [row for row in compare("forward", given, measure(recording, "forward", given)) if not row.holds]
+    assert "activations" in {row.group for row in beyond}
+
+
+def test_what_is_not_measured_or_no_number_does_not_pass() -> None:
+    recorded = {"out.a": np.zeros(3, np.float32), "match.main.img0.src": np.arange(2), "loss_total": np.array(2.0)}
+    rows = {row.group: row for row in compare("part", recorded, {"out.a": np.array([0, np.nan, 0], np.float32)})}
+    assert all(row.largest == np.inf and not row.holds for row in rows.values()) and len(rows) == 3
+    close = {"out.a": recorded["out.a"] + 9e-6, "match.main.img0.src": np.arange(2), "loss_total": np.array(2.00001)}
+    assert all(row.holds for row in compare("part", recorded, close))
+    far = {"out.a": recorded["out.a"] + 2e-5, "match.main.img0.src": np.arange(2)[::-1], "loss_total": np.array(2.0001)}
+    assert not any(row.holds for row in compare("part", recorded, far))
+
+
+def test_the_command_tells_agreement_by_its_exit_code(own: Path, tmp_path: Path, capsys: CaptureFixture[str]) -> None:
+    for path in own.glob("tagger_own*"):
+        shutil.copy(path, tmp_path / path.name.replace("tagger_own", "other"))
+    assert recordings_in(tmp_path) == ["other"]
+    assert main([str(tmp_path), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows and all(row["recording"] == "other" and row["holds"] for row in rows)
+    with np.load(tmp_path / "other_forward.npz") as file:
+        arrays = {key: file[key] for key in file.files}
+    arrays["out.pred_verb_logits"] = arrays["out.pred_verb_logits"] + 1e-3
+    np.savez(tmp_path / "other_forward.npz", **arrays)
+    assert main([str(tmp_path)]) == 1
+    (beyond,) = (line for line in capsys.readouterr().out.splitlines() if "BEYOND" in line)
+    assert "out.pred_verb_logits" in beyond and "outputs" in beyond and "1.0e-03" in beyond
+
+
+def test_a_folder_without_recordings_is_told(tmp_path: Path, capsys: CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path)])
+    assert "no recording" in capsys.readouterr().err

@@ -1,0 +1,196 @@
+"""Records small networks of ours in the layout of the reference recordings: `python -m recorded.record FOLDER` in
+benchmarks/.
+
+Such a recording says nothing of the authors' code. Made when the reference recordings agree, it notices later changes
+where those are absent.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from models.config import NetworkConfig, TextConfig
+from models.network import Network
+from models.weights import build
+from recorded.measure import measure
+from recorded.recording import Arrays, Recording
+
+KINDS: dict[str, dict[str, Any]] = {
+    "parseda_own": {"gating_mechanism": "VXAc", "verb_query_tgt_type": "vanilla_MBF"},
+    "parsed_own": {"gating_mechanism": "VXAc", "verb_query_tgt_type": "MBF"},
+    "tagger_own": {"gating_mechanism": "GLIP", "verb_query_tgt_type": "vanilla"},
+}
+LOSSES = {
+    "set_cost_obj_class": 1,
+    "set_cost_verb_class": 1,
+    "set_cost_bbox": 2.5,
+    "set_cost_giou": 1.0,
+    "obj_loss_coef": 1,
+    "verb_loss_coef": 1,
+    "bbox_loss_coef": 2.5,
+    "giou_loss_coef": 1.0,
+    "eos_coef": 0.1,
+    "clip_max_norm": 0.1,
+}
+OBJECTS, PREDICATES, WIDTH = 6, 4, 32
+"""Numbers of label texts, the width of images and texts."""
+HEIGHT_WIDTH = (40, 48)
+
+
+def main() -> None:
+    """Writes every kind of network into the folder that is given."""
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, settings in KINDS.items():
+        record(folder, name, settings)
+
+
+def record(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
+    """Writes one network: weights, settings, and all parts that its kind has."""
+    torch.manual_seed(0)
+    tagger = name.startswith("tagger")
+    config = _config(name, settings)
+    network = build(config, None)
+    _move(network)
+    weights = {key: value.half().contiguous() for key, value in to_official(network.state_dict(), config).items()}
+    save_file(weights, str(folder / f"{name}.safetensors"))
+    training = {"giou_verb_label": not tagger, "pseudo_verb": not tagger, "fusion_interval": config.fusion_interval}
+    args = {**settings, **LOSSES, **training, "nheads": config.heads, "dropout": 0.0}
+    (folder / f"{name}_args.json").write_text(json.dumps({"args": args}, indent=1) + "\n")
+    inputs = _inputs(config)
+    network.load_state_dict({key: value.half().to(value.dtype) for key, value in network.state_dict().items()})
+    with torch.no_grad():
+        features = network.transformer.text_encoder.encode_tokens(
+            *(torch.from_numpy(inputs[key]) for key in ("in.input_ids", "in.attention_mask"))
+        )
+    _write(folder, name, "forward", inputs | {"act.text.pooler_output": features.numpy()})
+    recording = Recording(folder, name)
+    given = {"forward": inputs} | {f"loss_{kind}": _targets(kind) for kind in ("hard", "empty", "soft")[: 3 - tagger]}
+    if not tagger:
+        sizes = np.array([[480, 600], [427, 549]])
+        given["evalpath_post"] = {"post.orig_sizes": sizes}
+        given["post_zs"] = {"orig_sizes": sizes, "subject_category_id": np.array(1)}
+    for part, arrays in given.items():
+        measured = measure(recording, part, arrays)
+        # The norms of gradients do; all gradients would double the size.
+        measured = {key: value for key, value in measured.items() if not key.startswith("gradfull.")}
+        _write(folder, name, part, arrays | measured)
+
+
+def to_official(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Tensor]:
+    """A network's values by the authors' names; box heads by the names that decoders have for them."""
+    official: dict[str, Tensor] = {}
+    encoder = "transformer.encoder." if config.architecture == "parseda" else "transformer.ho_encoder."
+    for name, value in state.items():
+        name = name.replace("backbone.body.", "backbone.0.body.").replace("text_encoder.roberta.", "text_encoder.")
+        name = name.replace("transformer.encoder.", encoder)
+        if name.startswith(("sub_bbox_embed.", "obj_bbox_embed.")):
+            role, number, rest = name.split(".", 2)
+            stage, layer = ("ho", "verb")[int(number) // config.decoder_layers], int(number) % config.decoder_layers
+            official[f"transformer.{stage}_decoder.{role}.{layer}.{rest}"] = value
+        elif name.startswith("transformer.verb_tgt_generator."):
+            layer_name, kind = name.rsplit(".", 1)
+            for branch, share in enumerate(_branches(name, value, config.relation_branches)):
+                official[f"{layer_name}.{branch}.{kind}"] = share
+        elif config.gate == "VXAc" and name.endswith(("gamma_v", "gamma_l")):
+            unused = torch.full(((config.width if name.endswith("v") else config.text.hidden) - 1,), 0.25)
+            official[name] = torch.cat((value, unused))
+        else:
+            official[name] = value
+    if config.tagger:
+        official["query_embed.weight"] = torch.zeros(2 * config.pairs, 3 * config.width)
+    return official
+
+
+def _branches(name: str, value: Tensor, branches: int) -> list[Tensor]:
+    if name.endswith("fc_3.bias"):
+        return [value / branches] * branches
+    return list(value.chunk(branches, dim=1 if name.endswith("fc_3.weight") else 0))
+
+
+def _config(name: str, settings: Mapping[str, Any]) -> NetworkConfig:
+    return NetworkConfig(
+        architecture="parseda" if name.startswith("parseda") else "parsed",
+        tagger=name.startswith("tagger"),
+        backbone="resnet_w2_1_1_1_1",
+        width=WIDTH,
+        heads=2,
+        points=1,
+        encoder_layers=2,
+        decoder_layers=2,
+        feedforward=16,
+        pairs=4,
+        fusion_interval=1,
+        fusion_width=WIDTH,
+        gate=settings["gating_mechanism"],
+        relation_queries=settings["verb_query_tgt_type"],
+        text=TextConfig(
+            hidden=WIDTH, layers=1, heads=2, feedforward=16, vocabulary=30, max_positions=10, initial_deviation=0.3
+        ),
+        official_compat=True,
+    )
+
+
+@torch.no_grad()
+def _move(network: Network) -> None:
+    """Moves every value that begins as a constant, behind which a mistake could hide."""
+    for name, value in network.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 1.5)
+        elif value.is_floating_point() and (value.dim() == 1 or value.unique().numel() == 1):
+            value.add_(0.1 * torch.randn_like(value))
+
+
+def _inputs(config: NetworkConfig) -> Arrays:
+    generator = np.random.default_rng(1)
+    height, width = HEIGHT_WIDTH
+    images = generator.integers(-32, 32, (2, 3, height, width)).astype(np.float32) / 16
+    padding = np.zeros((2, height, width), dtype=bool)
+    padding[1, 26:], padding[1, :, 40:] = True, True
+    images[1, :, 26:], images[1, :, :, 40:] = 0, 0
+    lengths = generator.integers(3, 6, OBJECTS + PREDICATES)
+    mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
+    ids = np.where(mask, generator.integers(3, config.text.vocabulary, mask.shape), 1)
+    ids[:, 0] = 0
+    return {
+        "in.images": images,
+        "in.mask": padding,
+        "in.input_ids": ids,
+        "in.attention_mask": mask,
+        "in.n_obj": np.array(OBJECTS),
+        "in.n_rel": np.array(PREDICATES),
+        "in.sizes": np.array([[height, width], [26, 40]]),
+    } | _targets("hard")
+
+
+def _targets(kind: str) -> Arrays:
+    """Targets of both images; empty: the second has none; soft: some predicates are not sure."""
+    generator = np.random.default_rng(2)
+    arrays: Arrays = {}
+    for image, pairs in enumerate((3, 0 if kind == "empty" else 2)):
+        predicates = (generator.random((pairs, PREDICATES)) < 0.4).astype(np.float32)
+        predicates[np.arange(pairs), np.arange(pairs)] = 0.6 if kind == "soft" else 1.0
+        for role in ("sub", "obj"):
+            centres, sides = generator.uniform(0.3, 0.7, (pairs, 2)), generator.uniform(0.1, 0.5, (pairs, 2))
+            arrays[f"tgt{image}.{role}_boxes"] = np.concatenate((centres, sides), axis=1).astype(np.float32)
+            arrays[f"tgt{image}.{role}_labels"] = generator.integers(0, OBJECTS - 1, pairs)
+        arrays[f"tgt{image}.verb_labels"] = predicates
+    return arrays
+
+
+def _write(folder: Path, name: str, part: str, arrays: Arrays) -> None:
+    np.savez_compressed(folder / f"{name}_{part}.npz", **arrays)
+
+
+if __name__ == "__main__":
+    main()
