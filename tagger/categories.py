@@ -20,12 +20,14 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "grandfather, somebody, someone, individual"
     ),
     "bicycle": phrases("bike, cycle, mountain bike, tricycle"),
-    "car": phrases("automobile, sedan, suv, taxi, cab, jeep, van, minivan, convertible, vehicle, auto"),
-    "motorcycle": phrases("motorbike, motor bike, dirt bike, scooter, moped, bike, motor cycle, harley"),
+    "car": phrases("automobile, sedan, suv, taxi, cab, jeep, van, minivan, convertible, auto"),
+    "motorcycle": phrases(
+        "motorbike, motor bike, dirt bike, scooter, motor scooter, vespa, moped, bike, motor cycle, harley"
+    ),
     "airplane": phrases("plane, aeroplane, aircraft, jet, airliner, jetliner, biplane, fighter jet"),
-    "bus": phrases("minibus, coach bus, school bus, double decker, vehicle"),
+    "bus": phrases("minibus, coach bus, school bus, double decker"),
     "train": phrases("locomotive, tram, subway, streetcar, trolley, metro, railcar"),
-    "truck": phrases("lorry, pickup, pick-up, trailer, van, fire engine, semi, vehicle, pickup truck"),
+    "truck": phrases("lorry, pickup, pick-up, trailer, van, fire engine, semi, pickup truck"),
     "boat": phrases("ship, sailboat, canoe, kayak, ferry, yacht, rowboat, speedboat, raft, gondola, vessel"),
     "traffic light": phrases("stoplight, stop light, traffic signal, signal light"),
     "fire hydrant": phrases("hydrant"),
@@ -122,16 +124,6 @@ ANIMATE = PEOPLE.union(_ANIMALS, *(SYNONYMS[animal] for animal in _ANIMALS)) | w
 
 # Other data sets' spellings of the names above.
 ALIASES = {"dinning table": "dining table", "hair dryer": "hair drier", "television": "tv", "sofa": "couch"}
-
-# Known phrases whose head noun alone would name another thing.
-OTHER_THINGS = frozenset(
-    phrases(
-        "bean bag, boxing glove, bulletin board, car seat, chalk board, circuit board, cricket bat, cutting board, "
-        "dish washer, diving board, ironing board, notice board, oven glove, paper bag, pay phone, piano keyboard, "
-        "plastic bag, pool table, punching bag, score board, sleeping bag, street light, tea bag, toilet paper, toy "
-        "car, trash bag, washing machine, water meter, white board"
-    )
-)
 
 # Adjectives that make another thing of their noun: the parser keeps them in the lemma ("hot dog").
 LEXICAL_PHRASES = frozenset(

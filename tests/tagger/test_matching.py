@@ -1,12 +1,23 @@
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from noun_table import MATCHES, TRAPS
 
+from tagger import objects365
 from tagger.categories import SYNONYMS
 from tagger.matching import match
 from tagger.nouns import noun_lemma, phrase_lemma
 
 COCO = tuple(SYNONYMS)
+MORE = tuple(objects365.SYNONYMS)
+
+
+@pytest.fixture(scope="module")
+def objects365_names(shared) -> list[str]:
+    listed = json.loads((shared / "data/rlipv2_priors/o365_categories.json").read_text())
+    return [entry["name"].lower().strip() for entry in listed]
 
 
 @pytest.mark.parametrize(
@@ -47,6 +58,9 @@ COCO = tuple(SYNONYMS)
         ("tennis racquet", ["tennis racket"]),
         ("dining table", ["dining table"]),
         ("coffee table", ["dining table"]),
+        ("fire truck", ["truck"]),
+        ("fruit", ["banana", "apple", "orange"]),
+        ("football", ["sports ball"]),
         ("dog bowl", ["bowl"]),
         ("car door", []),
         ("baseball bat", ["baseball bat"]),
@@ -62,6 +76,31 @@ def test_nouns_to_coco_categories(noun: str, wanted: list[str]) -> None:
 @pytest.mark.parametrize("category", COCO)
 def test_every_coco_category_matches_itself_alone(category: str) -> None:
     assert match(category, COCO) == [category]
+
+
+ACCURACY = 0.97
+
+
+def test_nouns_that_name_a_category_are_found() -> None:
+    cases = [(category, noun) for category, nouns in MATCHES.items() for noun in nouns.split(", ")]
+    wrong = [
+        f"{noun} is a {category}"
+        for category, noun in cases
+        if category not in match(noun, [category]) or (category in COCO and category not in match(noun, COCO))
+    ]
+    assert len(cases) >= 300
+    assert len(wrong) <= (1 - ACCURACY) * len(cases), wrong
+
+
+def test_nouns_that_only_look_like_a_category_are_not() -> None:
+    cases = [(category, noun) for category, nouns in TRAPS.items() for noun in nouns.split(", ")]
+    wrong = [
+        f"{noun} is no {category}"
+        for category, noun in cases
+        if any(category in match(noun, names) for names in ([category], COCO, [category, *MORE]))
+    ]
+    assert len(cases) >= 300
+    assert wrong == []
 
 
 def test_a_known_longer_name_is_never_its_head_noun() -> None:
@@ -93,12 +132,8 @@ def test_repeated_categories_are_given_once() -> None:
     assert match("dog", ["dog", "cat", "dog"]) == ["dog"]
 
 
-def test_every_objects365_name_matches_itself_alone(shared) -> None:
-    import json
-
-    listed = json.loads((shared / "data/rlipv2_priors/o365_categories.json").read_text())
-    names = [entry["name"].lower() for entry in listed]
-    assert [name for name in names if match(name, names) != [name]] == []
+def test_every_objects365_name_matches_itself_alone(objects365_names: list[str]) -> None:
+    assert [name for name in objects365_names if match(name, objects365_names) != [name]] == []
 
 
 @settings(max_examples=200, deadline=None)
