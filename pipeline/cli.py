@@ -79,6 +79,34 @@ def why(
 
 
 @app.command()
+def explain(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An id, a set and id (coco/42), or a file name.")],
+    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Needed when there are several.")] = None,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Tell how an image's labels came to be: file, captions, words, boxes, scores, place in a shard."""
+    from pipeline.birth import print_birth
+
+    with _told():
+        print_birth(store, image, run_name, as_json)
+
+
+@app.command()
+def query(
+    run_name: RunName,
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="E.g. 'select count(*) from images'.")],
+    store: StorePath = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a run's tables in SQL (DuckDB): images, captions, triplets, candidates, relations, rejected, ..."""
+    from pipeline.query import print_query
+
+    with _told():
+        print_query(store, run_name, sql, as_json)
+
+
+@app.command()
 def verify(
     run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Only this run's artifacts.")] = None,
     repair: Annotated[bool, typer.Option("--repair", help="Remove what is damaged: the next run rebuilds it.")] = False,

@@ -15,6 +15,8 @@ COMMANDS = {
     "plan": {"--set", "--json", "--help"},
     "show": {"--store", "--json", "--help"},
     "why": {"--store", "--json", "--help"},
+    "explain": {"--store", "--json", "--help"},
+    "query": {"--store", "--json", "--help"},
     "verify": {"--repair", "--store", "--json", "--help"},
     "gc": {"--grace", "--delete", "--store", "--json", "--help"},
     "du": {"--store", "--json", "--help"},
