@@ -21,6 +21,7 @@ Overrides = Annotated[
 ]
 StorePath = Annotated[Path, typer.Option("--store", help="The store's folder.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name; rlip show lists them.")]
+Url = Annotated[str, typer.Argument(metavar="URL", help="A folder, s3://bucket/folder, or another fsspec address.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 STORE = Path("out/store")
 RESUME = "Stopped. Everything committed is kept: run the same command again to resume."
@@ -104,6 +105,24 @@ def query(
 
     with _told():
         print_query(store, run_name, sql, as_json)
+
+
+@app.command()
+def push(run_name: RunName, url: Url, store: StorePath = STORE, as_json: AsJson = False) -> None:
+    """Copy a run to another place: only what that lacks, whole or not at all."""
+    from pipeline.transfer import print_push
+
+    with _told():
+        print_push(store, run_name, url, as_json)
+
+
+@app.command()
+def pull(run_name: RunName, url: Url, store: StorePath = STORE, as_json: AsJson = False) -> None:
+    """Copy a run from another place: only what this store lacks, checked by digest."""
+    from pipeline.transfer import print_pull
+
+    with _told():
+        print_pull(store, run_name, url, as_json)
 
 
 @app.command()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from storage.digests import digest_json
 from storage.errors import Terminal
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""A plain name: manifests may come from elsewhere, and no file of theirs lies outside their folder."""
 REJECTED_FILE = "rejected.parquet"
 
 
@@ -52,7 +54,7 @@ class Manifest(BaseModel):
     terms: dict[str, Any]
     upstream: dict[str, list[str]]
     """Keys of the artifacts read, by table."""
-    files: dict[str, FileEntry]
+    files: dict[FileName, FileEntry]
     schema_fingerprint: str
     counts: Counts
     facts: dict[str, Any] = {}

@@ -17,12 +17,16 @@ COMMANDS = {
     "why": {"--store", "--json", "--help"},
     "explain": {"--store", "--json", "--help"},
     "query": {"--store", "--json", "--help"},
+    "push": {"--store", "--json", "--help"},
+    "pull": {"--store", "--json", "--help"},
     "verify": {"--repair", "--store", "--json", "--help"},
     "gc": {"--grace", "--delete", "--store", "--json", "--help"},
     "du": {"--store", "--json", "--help"},
     "rm": {"--store", "--json", "--help"},
     "scenes": {"--recipe", "--set", "--help"},
     "doctor": {"--set", "--json", "--help"},
+    "weights import": {"--args", "--set", "--seed", "--json", "--help"},
+    "weights show": {"--json", "--help"},
 }
 
 
@@ -36,7 +40,7 @@ def _rlip(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_options_of_each_command_are_these(command: str, root: Path) -> None:
-    done = _rlip(command, "--help", cwd=root)
+    done = _rlip(*command.split(), "--help", cwd=root)
     assert done.returncode == 0
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", done.stdout)) >= COMMANDS[command]
     listed = set(re.findall(r"^[^\w-]*(--[a-z-]+)", done.stdout, re.MULTILINE))

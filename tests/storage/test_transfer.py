@@ -1,0 +1,185 @@
+"""Runs copied between stores: whole artifacts or none, only what is lacking, checked by digest; on S3 too."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from moto.server import ThreadedMotoServer
+from toy_store import put_chain, record
+
+from pipeline.transfer import Copied, pull, push
+from storage.depot import Depot
+from storage.errors import Terminal, Transient
+from storage.runs import Run
+from storage.store import Store
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """A bucket on an S3 server of our own on loopback."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("bucket")
+        yield "s3://bucket"
+    server.stop()
+
+
+@pytest.fixture(params=["memory", "file", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty place of each kind."""
+    if request.param == "s3":
+        return f"{request.getfixturevalue('s3')}/{uuid4().hex}"
+    return f"memory://{uuid4().hex}" if request.param == "memory" else f"file://{tmp_path}/depot"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    store = Store(tmp_path / "here")
+    run = record(store, "demo", put_chain(store, "toys/0000"), put_chain(store, "toys/0001"))
+    run.note("recipe", {"name": "demo"})
+    return run
+
+
+def _there(tmp_path: Path) -> Run:
+    return Run(Store(tmp_path / "there"), "demo")
+
+
+def _contents(run: Run) -> dict[str, dict[str, str]]:
+    return {step: {p: a.content for p, a in run.artifacts(step).items()} for step in run.steps()}
+
+
+def test_a_run_comes_back_as_it_was_and_nothing_is_copied_twice(run: Run, url: str, tmp_path: Path) -> None:
+    assert push(run, Depot(url)) == Copied(6, 6)
+    assert push(run, Depot(url)) == Copied(6, 0)
+    there = _there(tmp_path)
+    assert pull(there, Depot(url)) == Copied(6, 6)
+    assert pull(there, Depot(url)) == Copied(6, 0)
+    assert _contents(there) == _contents(run)
+    assert json.loads((there.folder / "recipe.json").read_bytes()) == {"name": "demo"}
+
+
+def test_bytes_that_changed_on_the_way_are_refused(run: Run, url: str, tmp_path: Path) -> None:
+    push(run, Depot(url))
+    files, root = fsspec.core.url_to_fs(url)
+    (first, *_) = [path for path in files.find(root) if path.endswith("captions.parquet")]
+    files.pipe_file(first, b"other")
+    with pytest.raises(Terminal, match=r"captions\.parquet is damaged"):
+        pull(_there(tmp_path), Depot(url))
+    assert not _there(tmp_path).exists
+
+
+def test_a_manifest_is_put_on_condition_that_there_is_none(run: Run, s3: str) -> None:
+    depot = Depot(f"{s3}/{uuid4().hex}")
+    push(run, depot)
+    files, root = fsspec.core.url_to_fs(depot.url)
+    (manifest, *_) = [path for path in files.find(root) if path.endswith("manifest.json")]
+    with pytest.raises(FileExistsError):
+        files.pipe_file(manifest, b"{}", mode="create")
+    for artifact in run.artifacts("parse").values():
+        depot.put(artifact)  # a second writer of the same key is not an error
+
+
+class _Stopped(BaseException):
+    """The process is dead."""
+
+
+class FaultyFiles(MemoryFileSystem):
+    """Memory that stops, or reports an error, at one chosen operation; a put that is stopped leaves half an object."""
+
+    cachable = False
+
+    def __init__(self, at: int, error: BaseException) -> None:
+        super().__init__()
+        self.at, self.error, self.done = at, error, 0
+
+    def put_file(self, lpath: str, rpath: str, **settings: Any) -> None:
+        data = Path(lpath).read_bytes()
+        self._count(rpath, data)
+        super().put_file(lpath, rpath, **settings)
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **settings: Any) -> None:
+        self._count(path, None)
+        super().pipe_file(path, value, mode=mode, **settings)
+
+    def _count(self, path: str, half: bytes | None) -> None:
+        self.done += 1
+        if self.done == self.at:
+            if half is not None:
+                super().pipe_file(path, half[: len(half) // 2])
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [_Stopped(), TimeoutError(110, "timed out"), OSError(5, "503 slow down")], ids=repr)
+def test_a_push_that_stops_anywhere_leaves_whole_artifacts_and_goes_on(
+    run: Run, error: BaseException, tmp_path: Path
+) -> None:
+    counted = FaultyFiles(0, error)
+    push(run, Depot(f"memory://{uuid4().hex}", counted))
+    assert counted.done > 12
+    for at in range(1, counted.done + 1):
+        url = f"memory://{uuid4().hex}"
+        with pytest.raises(_Stopped if isinstance(error, _Stopped) else Transient):
+            push(run, Depot(url, FaultyFiles(at, error)))
+        depot, store = Depot(url), Store(tmp_path / str(at))
+        for stage in ("ingest", "caption", "parse"):
+            for key in depot.keys(stage):
+                depot.get(stage, key, store)
+        assert push(run, depot).copied <= 6
+        pulled = Run(store, "demo")
+        pull(pulled, depot)
+        assert _contents(pulled) == _contents(run)
+
+
+def test_what_is_not_there_or_not_reached_is_told(run: Run, url: str, tmp_path: Path) -> None:
+    push(run, Depot(url))
+    with pytest.raises(Terminal, match=r"no run 'other'.*runs there: demo"):
+        pull(Run(Store(tmp_path / "there"), "other"), Depot(url))
+    with pytest.raises(Terminal, match="nosuch://x"):
+        Depot("nosuch://x")
+    artifact = next(iter(run.artifacts("parse").values()))
+    (artifact.folder / "manifest.json").unlink()
+    with pytest.raises(Terminal, match="which the store has lost"):
+        push(run, Depot(f"memory://{uuid4().hex}"))
+
+
+def test_missing_credentials_are_told(run: Run, s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_") and "KEY" in name]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    files = fsspec.filesystem("s3", skip_instance_cache=True)
+    with pytest.raises(Terminal, match="AWS_ACCESS_KEY_ID"):
+        Depot(f"{s3}/x", files).put(next(iter(run.artifacts("parse").values())))
+
+
+def test_names_from_elsewhere_stay_inside_the_store(run: Run, tmp_path: Path) -> None:
+    url = f"memory://{uuid4().hex}"
+    push(run, Depot(url))
+    files, root = fsspec.core.url_to_fs(url)
+    path = f"{root}/runs/demo/steps/parse.json"
+    record = {"step": "parse", "stage": "parse", "partitions": {"toys/0000": "../../../../etc"}}
+    files.pipe_file(path, json.dumps(record).encode())
+    with pytest.raises(Terminal, match="no stage and key"):
+        pull(_there(tmp_path), Depot(url))
+    key = next(iter(run.keys("caption").values()))
+    manifest = f"{root}/artifacts/caption/{key}/manifest.json"
+    values = json.loads(files.cat_file(manifest))
+    files.pipe_file(manifest, json.dumps({**values, "files": {"../../evil": {"digest": "0" * 64, "size": 1}}}).encode())
+    with pytest.raises(Terminal, match="damaged manifest"):
+        Depot(url).get("caption", key, Store(tmp_path / "there"))
