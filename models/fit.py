@@ -29,8 +29,13 @@ def misfits(found: Mapping[str, Shape], expected: Mapping[str, Shape], known_as:
 
 
 def summary(names: Iterable[str]) -> str:
+    """All names in one line."""
+    return ", ".join(grouped(names))
+
+
+def grouped(names: Iterable[str]) -> list[str]:
     """All names, those that differ in numbers only taken together: `layers.*.norm.weight (6)`."""
     together: dict[str, list[str]] = {}
     for name in sorted(names):
         together.setdefault(_NUMBER.sub("*", name), []).append(name)
-    return ", ".join(same[0] if len(same) == 1 else f"{pattern} ({len(same)})" for pattern, same in together.items())
+    return [same[0] if len(same) == 1 else f"{pattern} ({len(same)})" for pattern, same in together.items()]

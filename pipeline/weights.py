@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models.config import ConfigError, NetworkConfig
-from models.fit import summary
+from models.fit import grouped
 from models.official.checkpoint import read_checkpoint
 from models.official.imported import Imported, import_checkpoint
 from models.official.kind import kind_of
@@ -45,14 +45,14 @@ def import_weights(
     console.print(f"{imported.kind.value} → {out}")
     table = Table("", "parameters", box=None)
     table.add_column("which", overflow="fold")
-    for title, names in (
-        ("loaded", imported.loaded),
-        ("expected to be new", imported.new),
-        ("unexpected", []),
-        ("left out", imported.left_out),
+    parts = [f"{part} ({len(names)})" for part, names in _parts(imported.loaded).items()]
+    for title, names, lines in (
+        ("loaded", imported.loaded, parts),
+        ("expected to be new", imported.new, grouped(imported.new)),
+        ("unexpected", [], []),
+        ("left out", imported.left_out, grouped(imported.left_out)),
     ):
-        brief = _by_part(names) if title == "loaded" else summary(names)
-        table.add_row(title, f"{len(names):,}", brief or "none")
+        table.add_row(title, f"{len(names):,}", "\n".join(lines) or "none")
     console.print(table)
 
 
@@ -125,10 +125,6 @@ def _parts(names: Iterable[str]) -> dict[str, list[str]]:
         part = f"{first}.{rest.partition('.')[0]}" if first == "transformer" else first
         parts.setdefault(part, []).append(name)
     return parts
-
-
-def _by_part(names: Iterable[str]) -> str:
-    return ", ".join(f"{part} ({len(members)})" for part, members in _parts(names).items())
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:

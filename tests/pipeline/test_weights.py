@@ -1,0 +1,90 @@
+"""`rlip weights` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner, Result
+
+from models import weights
+from parity import OWN
+from pipeline.cli import app
+from recorded.recording import Recording
+
+TAGGER, PARSED = OWN / "tagger_own.safetensors", OWN / "parsed_own.safetensors"
+OF_TAGGER = ("--args", OWN / "tagger_own_args.json", "--set", "text.heads=2")
+OF_PARSED = ("--args", OWN / "parsed_own_args.json", "--set", "text.heads=2")
+
+
+def rlip_weights(*words: object) -> Result:
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["weights", *map(str, words)])
+
+
+@pytest.mark.parametrize("name", ["parseda_tiny", "parsed_tiny", "tagger_tiny"])
+def test_recorded_weights_are_imported_and_are_the_network_that_agrees(shared: Path, name: str, tmp_path: Path) -> None:
+    oracle, out = shared / "oracle", tmp_path / "folder" / "ours.safetensors"
+    settings = ("--args", oracle / f"{name}_args.json", "--set", "text.heads=4")
+    done = rlip_weights("import", oracle / f"{name}.safetensors", out, *settings)
+    assert done.exit_code == 0, done.output
+    network, recorded = weights.load(out, None), Recording(oracle, name).network
+    state = recorded.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+    assert network.config.text.heads == recorded.config.text.heads == 4
+
+
+def test_what_became_of_every_parameter_is_told(tmp_path: Path) -> None:
+    out = tmp_path / "ours.safetensors"
+    done = rlip_weights("import", TAGGER, out, *OF_TAGGER)
+    assert done.exit_code == 0 and list(tmp_path.iterdir()) == [out]
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert "R-Tagger" in done.stdout and "transformer.ho_encoder (" in done.stdout
+    assert ["expected", "to", "be", "new", "0", "none"] in rows and ["unexpected", "0", "none"] in rows
+    assert ["left", "out", "1", "query_embed.weight"] in rows
+    assert next(row for row in rows if row[:1] == ["loaded"])[1] == str(len(load_file(TAGGER)) - 1)
+    told = json.loads(rlip_weights("import", TAGGER, out, *OF_TAGGER, "--json").stdout)
+    assert told["expected_new"] == told["unexpected"] == [] and told["left_out"] == ["query_embed.weight"]
+    assert told["kind"] == "R-Tagger" and told["settings"]["gate"] == "GLIP" and "bias_obj_a" in told["loaded"]
+
+
+def test_what_does_not_fit_stops_before_anything_is_written(tmp_path: Path) -> None:
+    file, out = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    save_file(load_file(TAGGER) | {"stranger.weight": torch.zeros(2)}, str(file))
+    done = rlip_weights("import", file, out, *OF_TAGGER)
+    assert done.exit_code == 1 and "unexpected: stranger.weight" in done.output and "Traceback" not in done.output
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("import", "none.pth", "new.safetensors"), "no checkpoint at none.pth"),
+        (("import", TAGGER, OWN), "is a folder"),
+        (("import", TAGGER, TAGGER), "the checkpoint itself"),
+        (("import", TAGGER, "new.safetensors", "--set", "gate"), "write NAME=VALUE"),
+        (("import", TAGGER, "new.safetensors", "--args", "none.json"), "no settings at none.json"),
+        (("import", TAGGER, "new.safetensors"), "nothing in the file tells heads"),
+        (("show", "none"), "no weights at none"),
+        (("show", OWN / "tagger_own_args.json"), "not a readable PyTorch checkpoint"),
+    ],
+)
+def test_mistakes_are_one_message(words: tuple[object, ...], said: str) -> None:
+    done = rlip_weights(*words)
+    assert done.exit_code == 1 and said in done.output and "Traceback" not in done.output
+
+
+def test_files_are_shown(tmp_path: Path) -> None:
+    done = rlip_weights("show", PARSED)
+    assert done.exit_code == 0 and "RLIPv2-ParSeD checkpoint" in done.stdout
+    assert "transformer.ho_decoder" in done.stdout
+    out = tmp_path / "ours.safetensors"
+    assert rlip_weights("import", PARSED, out, *OF_PARSED).exit_code == 0
+    done = rlip_weights("show", out)
+    assert "weights of this project" in done.stdout and "text.heads" in done.stdout and "MBF" in done.stdout
+    told = json.loads(rlip_weights("show", out, "--json").stdout)
+    state = weights.load(out, None).state_dict()
+    assert sum(told["values"].values()) == sum(value.numel() for value in state.values())
+    assert told["settings"]["relation_queries"] == "MBF" and told["settings"]["official_compat"] is True
