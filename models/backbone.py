@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from models.body import create_body, feature_info, is_window_transformer, stage_strides
 from models.config import ConfigError
+from models.frozen_norm import fold_frozen_norms
 
 GROUP_CHANNELS = 8
 PATCH = 4
@@ -40,6 +41,8 @@ class Backbone(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for channels in self.channels) if windows else None
         if norm == "frozen":
             self.body = freeze_batch_norm_2d(self.body)
+            if _is_residual(self.body):
+                fold_frozen_norms(self.body)
             _freeze_as_pretrained(self)
         elif norm == "group":
             _replace_batch_norms(self.body)
@@ -70,9 +73,13 @@ def _replace_batch_norms(module: nn.Module) -> None:
         setattr(module, name, norm)
 
 
+def _is_residual(body: nn.Module) -> bool:
+    return hasattr(body, "layer1")
+
+
 def _freeze_as_pretrained(backbone: Backbone) -> None:
     """Fix what the authors fix: stem and first stage of residual networks, norms and position biases of others."""
-    if hasattr(backbone.body, "layer1"):
+    if _is_residual(backbone.body):
         fixed = [p for n, p in backbone.body.named_parameters() if not n.startswith(("layer2", "layer3", "layer4"))]
     else:
         fixed = [p for n, p in backbone.named_parameters() if "norm" in n or "relative_position_bias_table" in n]

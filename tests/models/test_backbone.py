@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from timm.layers import DropPath
+from timm.layers.norm_act import freeze_batch_norm_2d
 
 from models.backbone import Backbone
 from models.body import create_body
+from models.frozen_norm import FoldedConv, fold_frozen_norms
 
 STRIDES = (8, 16, 32)
 CHANNELS = {
@@ -53,3 +57,35 @@ def test_residual_blocks_are_left_out_as_often_as_asked(drop_path):
             body = create_body(name, drop_path=drop_path)
         rates = [module.drop_prob for module in body.modules() if isinstance(module, DropPath)]
         assert max(rates, default=0.0) == pytest.approx(drop_path)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "test_resnet", "resnet_w16_1_2_1_1"])
+def test_folded_norms_compute_and_learn_as_they_do_unfolded(name):
+    plain = freeze_batch_norm_2d(create_body(name))
+    for name_, buffer in plain.named_buffers():
+        buffer.copy_(torch.rand_like(buffer) + (0.5 if "var" in name_ or "weight" in name_ else 0))
+    folded = deepcopy(plain)
+    fold_frozen_norms(folded)
+    assert any(isinstance(module, FoldedConv) for module in folded.modules())
+    assert folded.state_dict().keys() == plain.state_dict().keys()
+    folded.load_state_dict(plain.state_dict())
+    images = torch.randn(2, 3, 64, 96)
+    outputs = [body(images) for body in (plain, folded)]
+    for first, second in zip(*outputs, strict=True):
+        torch.testing.assert_close(second, first, atol=1e-4, rtol=1e-4)
+    for maps in outputs:
+        sum(x.square().mean() for x in maps).backward()
+    for (name_, first), second in zip(plain.named_parameters(), folded.parameters(), strict=True):
+        torch.testing.assert_close(second.grad, first.grad, atol=1e-4, rtol=1e-3, msg=name_)
+
+
+def test_folded_norms_follow_their_values():
+    body = freeze_batch_norm_2d(create_body("test_resnet"))
+    fold_frozen_norms(body)
+    images = torch.randn(1, 3, 64, 64)
+    before = body(images)[-1]
+    body.load_state_dict({name: value * 1.5 for name, value in body.state_dict().items()})
+    assert (body(images)[-1] - before).abs().max() > 1e-3
+    copied = deepcopy(body).double()
+    assert copied(images.double())[-1].dtype == torch.float64
+    torch.testing.assert_close(copied(images.double())[-1].float(), body(images)[-1], atol=1e-3, rtol=1e-3)

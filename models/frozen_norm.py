@@ -1,0 +1,53 @@
+"""Frozen batch norms, computed by the convolutions before them: one pass over the maps instead of three."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+
+class FoldedConv(nn.Conv2d):
+    """A convolution whose weights are scaled, and shifted by a bias, as a frozen norm would do to its output."""
+
+    def __init__(self, conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> None:
+        nn.Module.__init__(self)
+        vars(self).update(vars(conv))
+        # In a tuple, so that its buffers keep the one name that they have in the network.
+        self.norm = (norm,)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The normed output. Gradients are those of the weights as they are stored."""
+        (norm,) = self.norm
+        assert isinstance(norm.weight, Tensor) and isinstance(norm.running_mean, Tensor)
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        shift = norm.bias - norm.running_mean * scale
+        if self.bias is not None:
+            shift = shift + self.bias * scale
+        weight = self.weight * scale[:, None, None, None]
+        return F.conv2d(input, weight, shift, self.stride, self.padding, self.dilation, self.groups)
+
+
+class FoldedNorm(FrozenBatchNorm2d):
+    """Keeps the buffers of a frozen norm that the convolution before it computes."""
+
+    def __init__(self, norm: FrozenBatchNorm2d) -> None:
+        nn.Module.__init__(self)
+        vars(self).update(vars(norm))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What it is given."""
+        return x
+
+
+def fold_frozen_norms(body: nn.Module) -> None:
+    """Folds each frozen norm of a residual network, where norms follow the convolution that they are registered after."""
+    for parent in list(body.modules()):
+        for (conv_name, conv), (norm_name, norm) in pairwise(list(parent.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d):
+                folded = FoldedNorm(norm)
+                setattr(parent, norm_name, folded)
+                setattr(parent, conv_name, FoldedConv(conv, folded))
