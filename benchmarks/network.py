@@ -1,0 +1,297 @@
+"""Speed, memory and precision of the networks, beside the authors' code: `python benchmarks/network.py` (`--help` for sizes).
+
+The workload is that of the authors' recorded timing: ParSeDA with ResNet-50, two images of 512×640, 100 object and 60
+predicate texts of five tokens, two threads; a step is forward, loss, backward, clipping and AdamW with the released
+dropouts. Each measurement runs in a process of its own, so that its peak memory is its own. CPU-seconds are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.config import NetworkConfig, TextConfig
+from models.losses import LossSettings, SetCriterion
+from models.predictions import Predictions
+from models.rlip import RLIP
+from models.target import Target
+from pipeline.training.loop import make_optimizer
+from pipeline.training.settings import TrainingSettings
+from pipeline.training.task import full_precision
+
+TOKENS = 5
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+WORK = ("forward", "forward, texts remembered", "step")
+MATMUL_SIZES = (1024, 2048, 4096)
+
+AUTHORS_PEAK = 194.0
+"""GFLOP/s of fp32 matrix products on the machine of the authors' code's timing, two threads."""
+AUTHORS_SHARE = 102 / 194
+"""Share of that peak which their forward pass reached."""
+AUTHORS_CPU_SECONDS = {"forward": (9.5, 9.5), "step": (21.6, 24.7)}
+AUTHORS_PEAK_GB = 8.28
+GOALS = {("step", "fp32"): 0.7, ("step", "bf16"): 0.35, ("forward", "bf16"): 0.3}
+"""CPU-seconds as a share of the authors' at most."""
+MEMORY_GOAL = 0.6
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is computed, and how often it is measured."""
+
+    height: int
+    width: int
+    batch: int
+    objects: int
+    predicates: int
+    threads: int
+    repeat: int
+    small: bool
+
+    def network(self) -> RLIP:
+        """With the authors' computation, so that the same function is timed."""
+        config = NetworkConfig(official_compat=True)
+        if self.small:
+            text = TextConfig(hidden=64, layers=2, heads=4, feedforward=128, vocabulary=400, max_positions=40)
+            config = replace(
+                config, backbone="resnet18", width=64, feedforward=128, pairs=10, fusion_width=64, text=text
+            )
+        torch.manual_seed(0)
+        return RLIP(config, None)
+
+    def images(self) -> tuple[Tensor, Tensor]:
+        """Pixels and their padding, which is none."""
+        generator = torch.Generator().manual_seed(1)
+        pixels = torch.randn(self.batch, 3, self.height, self.width, generator=generator)
+        return pixels, torch.zeros(self.batch, self.height, self.width, dtype=torch.bool)
+
+    def texts(self, network: RLIP) -> tuple[Tensor, Tensor]:
+        """Features of the object and of the predicate texts."""
+        generator = torch.Generator().manual_seed(2)
+        ids = torch.randint(
+            4, network.config.text.vocabulary, (self.objects + self.predicates, TOKENS), generator=generator
+        )
+        ids[:, 0], ids[:, -1] = 0, 2
+        features = network.transformer.text_encoder.encode_tokens(ids, torch.ones_like(ids))
+        return features[: self.objects], features[self.objects :]
+
+    def targets(self) -> list[Target]:
+        """Four pairs an image."""
+        generator = torch.Generator().manual_seed(3)
+        return [
+            Target(
+                torch.randint(self.objects - 1, (4,), generator=generator),
+                torch.randint(self.objects - 1, (4,), generator=generator),
+                torch.rand(4, 4, generator=generator) * 0.4 + 0.3,
+                torch.rand(4, 4, generator=generator) * 0.4 + 0.3,
+                (torch.rand(4, self.predicates, generator=generator) > 0.9).float(),
+                torch.ones(4, dtype=torch.bool),
+            )
+            for _ in range(self.batch)
+        ]
+
+
+def forward_call(workload: Workload, network: RLIP, precision: str, remember: bool) -> Callable[[], Predictions]:
+    """The forward pass in evaluation mode."""
+    network.eval().requires_grad_(False)
+    pixels, padding = workload.images()
+    with torch.inference_mode(), autocast(precision):
+        remembered = workload.texts(network)
+
+    def call() -> Predictions:
+        with torch.inference_mode(), autocast(precision):
+            texts = remembered if remember else workload.texts(network)
+            return full_precision(network(pixels, padding, *texts))
+
+    return call
+
+
+def step_call(workload: Workload, network: RLIP, precision: str) -> Callable[[], float]:
+    """A training step; gives the loss."""
+    network.train()
+    criterion = SetCriterion(LossSettings(pseudo_predicates=True, official_compat=True))
+    settings = TrainingSettings(network=network.config.to_dict())
+    optimizer = make_optimizer(network, settings)
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    (pixels, padding), targets = workload.images(), workload.targets()
+
+    def call() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(precision):
+            objects, predicates = workload.texts(network)
+            predictions = full_precision(network(pixels, padding, objects, predicates))
+        loss = criterion(predictions, targets, predicates.float())["loss"]
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
+        optimizer.step()
+        return float(loss.detach())
+
+    return call
+
+
+def autocast(precision: str) -> Any:
+    """The precision's context."""
+    return nullcontext() if precision == "fp32" else torch.autocast("cpu", PRECISIONS[precision])
+
+
+def measure(workload: Workload, work: str, precision: str) -> dict[str, Any]:
+    """In this process: CPU-seconds and wall seconds of each repetition, peak memory, operations and where time goes."""
+    network = workload.network()
+    if work == "step":
+        call: Callable[[], Any] = step_call(workload, network, precision)
+    else:
+        call = forward_call(workload, network, precision, remember=work != "forward")
+    call()
+    seconds = []
+    for _ in range(workload.repeat):
+        wall, cpu = time.perf_counter(), time.process_time()
+        call()
+        seconds.append((time.process_time() - cpu, time.perf_counter() - wall))
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    with FlopCounterMode(display=False) as counter:
+        call()
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        call()
+    averages = recorded.key_averages()
+    total = sum(event.self_cpu_time_total for event in averages)
+    ranked = sorted(averages, key=lambda event: event.self_cpu_time_total, reverse=True)
+    wall = statistics.median(wall for _, wall in seconds)
+    return {
+        "work": work,
+        "precision": precision,
+        "cpu_seconds": round(statistics.median(cpu for cpu, _ in seconds), 3),
+        "wall_seconds": round(wall, 3),
+        "all_cpu_seconds": [round(cpu, 3) for cpu, _ in seconds],
+        "peak_mib": round(peak_mib),
+        "gflop": round(counter.get_total_flops() / 1e9, 1),
+        "gflop_per_second": round(counter.get_total_flops() / 1e9 / wall, 1),
+        "profile": {event.key: round(event.self_cpu_time_total / total, 4) for event in ranked[:15]},
+    }
+
+
+def matmul_peak(precision: str) -> float:
+    """The most GFLOP/s that products of square matrices reach here."""
+    best = 0.0
+    for size in MATMUL_SIZES:
+        a, b = torch.randn(2, size, size).to(PRECISIONS[precision])
+        torch.mm(a, b)
+        for _ in range(5):
+            began = time.perf_counter()
+            torch.mm(a, b)
+            best = max(best, 2 * size**3 / 1e9 / (time.perf_counter() - began))
+    return best
+
+
+def drift(workload: Workload) -> dict[str, float]:
+    """How far bf16 leads from fp32, of the same weights and without dropout: largest and mean differences."""
+    network = workload.network()
+    outcome: dict[str, float] = {}
+    exact, rough = (forward_call(workload, network, precision, remember=False)() for precision in PRECISIONS)
+    for name in ("subject_logits", "object_logits", "predicate_logits", "subject_boxes", "object_boxes"):
+        apart = (getattr(exact, name) - getattr(rough, name)).abs()
+        outcome |= {f"{name}, largest": apart.max().item(), f"{name}, mean": apart.mean().item()}
+    criterion = SetCriterion()
+    losses = [criterion(predictions, workload.targets())["loss"].item() for predictions in (exact, rough)]
+    outcome["loss, relative"] = abs(losses[1] / losses[0] - 1)
+    return {name: float(f"{value:.3g}") for name, value in outcome.items()}
+
+
+def in_own_process(workload: Workload, *what: str) -> Any:
+    """The outcome of one measurement."""
+    command = [sys.executable, __file__, "--child", json.dumps([asdict(workload), *what])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"measuring {what} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def child(text: str) -> None:
+    """One measurement, printed as JSON."""
+    sizes, what, *arguments = json.loads(text)
+    workload = Workload(**sizes)
+    torch.set_num_threads(workload.threads)
+    kinds: dict[str, Callable[..., Any]] = {
+        "peak": matmul_peak,
+        "drift": lambda: drift(workload),
+        "measure": lambda work, precision: measure(workload, work, precision),
+    }
+    print(json.dumps(kinds[what](*arguments)))
+
+
+def beside_the_authors(row: dict[str, Any], peak: float, threads: int) -> dict[str, float]:
+    """A measurement as a share of what the authors' code would take here, by two ways to guess that."""
+    kind = row["work"].split(",")[0]
+    low, high = AUTHORS_CPU_SECONDS[kind]
+    by_peak = (low + high) / 2 * AUTHORS_PEAK / peak
+    by_share = row["gflop"] / (AUTHORS_SHARE * peak) * threads
+    return {
+        "of_authors_scaled_by_peak": round(row["cpu_seconds"] / by_peak, 3),
+        "of_authors_at_their_share_of_peak": round(row["cpu_seconds"] / by_share, 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, default in (
+        ("height", 512), ("width", 640), ("batch", 2), ("objects", 100), ("predicates", 60), ("threads", 2), ("repeat", 5)
+    ):  # fmt: skip
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--small", action="store_true", help="a small network, to see that the benchmark works")
+    parser.add_argument("--work", nargs="+", choices=WORK, default=WORK)
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    given = vars(parser.parse_args())
+    if given["child"]:
+        return child(given["child"])
+    workload = Workload(**{name: given[name] for name in Workload.__dataclass_fields__})
+    peaks = {precision: in_own_process(workload, "peak", precision) for precision in PRECISIONS}
+    print("matrix products reach " + ", ".join(f"{peak:.0f} GFLOP/s in {name}" for name, peak in peaks.items()))
+    rows = []
+    print(
+        f"{'':32}{'CPU-s':>8}{'wall s':>8}{'GB':>7}{'GFLOP/s':>9}{'of peak':>9}{'authors = 1, by peak':>22}{'by share':>10}"
+    )
+    for work in given["work"]:
+        for precision, peak in peaks.items():
+            row = in_own_process(workload, "measure", work, precision)
+            row |= {"share_of_peak": round(row["gflop_per_second"] / peak, 3)}
+            row |= beside_the_authors(row, peaks["fp32"], workload.threads)
+            rows.append(row)
+            print(
+                f"{work + ', ' + precision:32}{row['cpu_seconds']:8.2f}{row['wall_seconds']:8.2f}"
+                f"{row['peak_mib'] * 2**20 / 1e9:7.2f}{row['gflop_per_second']:9.0f}{row['share_of_peak']:9.0%}"
+                f"{row['of_authors_scaled_by_peak']:22.2f}{row['of_authors_at_their_share_of_peak']:10.2f}"
+            )
+    for row in rows:
+        goal = GOALS.get((row["work"], row["precision"]))
+        if goal:
+            verdict = "reached" if row["of_authors_scaled_by_peak"] <= goal else "missed"
+            print(f"{row['work']}, {row['precision']}: at most {goal} of the authors' CPU-seconds: {verdict}")
+        if row["work"] == "step":
+            share = row["peak_mib"] * 2**20 / 1e9 / AUTHORS_PEAK_GB
+            verdict = "reached" if share <= MEMORY_GOAL else "missed"
+            print(f"step, {row['precision']}: {share:.2f} of the authors' memory, at most {MEMORY_GOAL}: {verdict}")
+        print("  " + ", ".join(f"{name} {share:.0%}" for name, share in list(row["profile"].items())[:10]))
+    apart = in_own_process(workload, "drift")
+    print("bf16 against fp32: " + ", ".join(f"{name} {value}" for name, value in apart.items()))
+    figures = {"workload": asdict(workload), "peaks": peaks, "rows": rows, "drift": apart}
+    if given["json"]:
+        given["json"].write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()
