@@ -94,6 +94,20 @@ def explain(
 
 
 @app.command()
+def diff(
+    before: Annotated[str, typer.Argument(metavar="RUN_A", help="The run to compare with.")],
+    after: Annotated[str, typer.Argument(metavar="RUN_B", help="The run that is looked at.")],
+    store: StorePath = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Say which relations came, went or were scored anew between two runs, and what caused it."""
+    from pipeline.diff import print_diff
+
+    with _told():
+        print_diff(store, before, after, as_json)
+
+
+@app.command()
 def query(
     run_name: RunName,
     sql: Annotated[str, typer.Argument(metavar="SQL", help="E.g. 'select count(*) from images'.")],

@@ -98,13 +98,14 @@ class Chain:
 
     def _items(self, step: Step) -> Iterator[WorkItem]:
         stage = step.stage(step.settings)
+        settings = stage.row_settings()
         weights = {role: _digest(path) for role, path in stage.weights().items()}
         uses = {table: self._whole(step, table, steps) for table, steps in step.uses.items()}
         for partition, image_ids, inputs in self._partitions(step):
             digests = {table: [artifact.content for artifact in found] for table, found in {**inputs, **uses}.items()}
             if isinstance(partition, Partition):
                 digests["records"] = [partition.digest]
-            terms = KeyTerms(stage.name, stage.version, stage.row_settings(), digests, weights)
+            terms = KeyTerms(stage.name, stage.version, settings, digests, weights)
             yield WorkItem(step.name, str(partition), terms, _folders(inputs), image_ids, _folders(uses))
 
     def given(self, step: Step) -> dict[str, tuple[Path, ...]]:

@@ -93,15 +93,18 @@ def why(run: Run, step: str, partition: str | None = None) -> Iterator[Why]:
             beside.setdefault(other.manifest.partition, []).append(other)
     for name, artifact in artifacts.items():
         if partition in (None, name):
-            yield Why(name, tuple(_causes(run.store, artifact, beside.get(name, []))))
+            nearest = _nearest(artifact, beside.get(name, []))
+            yield Why(name, () if nearest is None else tuple(causes_of(run.store, nearest, artifact)))
 
 
-def _causes(store: Store, artifact: Artifact, beside: Sequence[Artifact]) -> Iterator[Cause]:
-    """From an artifact up: while what differs is what was read, what differs there."""
-    if not beside:
-        return
-    nearest: Artifact | None = min(beside, key=lambda other: (len(_differences(other, artifact)), other.key))
-    current: Artifact | None = artifact
+def _nearest(artifact: Artifact, beside: Sequence[Artifact]) -> Artifact | None:
+    return min(beside, key=lambda other: (len(_differences(other, artifact)), other.key), default=None)
+
+
+def causes_of(store: Store, old: Artifact, new: Artifact) -> Iterator[Cause]:
+    """What differs between two artifacts of a stage and, while that is something they read, what differs there."""
+    nearest: Artifact | None = old
+    current: Artifact | None = new
     while nearest is not None and current is not None:
         differing = _differences(nearest, current)
         if not differing:

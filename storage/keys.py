@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from storage.digests import digest_json
@@ -25,7 +25,7 @@ class KeyTerms:
 
     def as_json(self) -> dict[str, Any]:
         """The terms as plain JSON, in the form that is hashed and kept in the manifest."""
-        return asdict(self)
+        return dict(vars(self))
 
     @property
     def key(self) -> str:

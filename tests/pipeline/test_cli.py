@@ -16,6 +16,7 @@ COMMANDS = {
     "show": {"--store", "--json", "--help"},
     "why": {"--store", "--json", "--help"},
     "explain": {"--store", "--json", "--help"},
+    "diff": {"--store", "--json", "--help"},
     "query": {"--store", "--json", "--help"},
     "push": {"--store", "--json", "--help"},
     "pull": {"--store", "--json", "--help"},

@@ -62,6 +62,7 @@ class Book:
         rejected: Sequence[Rejected] = (),
         facts: Mapping[str, Any] | None = None,
         rows_in: int | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         def output(work: Path) -> Output:
             files = {}
@@ -74,7 +75,7 @@ class Book:
             return Output(table, files=files, rejected=rejected, rows_in=rows_in, facts=facts or {})
 
         stage = Made(step, output)
-        terms = KeyTerms(stage.name, 1, {"step": step, "partition": partition}, {})
+        terms = KeyTerms(stage.name, 1, settings or {"step": step, "partition": partition}, {})
         record = carry_out(stage, WorkItem(step, partition, terms), self.run.store, lambda done, total, note="": None)
         keys = self._keys.setdefault(step, {})
         keys[partition] = record.key
