@@ -158,7 +158,7 @@ def _move(network: Network) -> None:
 def _inputs(config: NetworkConfig) -> Arrays:
     generator = np.random.default_rng(1)
     height, width = HEIGHT_WIDTH
-    images = generator.integers(-32, 32, (2, 3, height, width)).astype(np.float32) / 16
+    images = generator.integers(-4, 5, (2, 3, height, width)).astype(np.float32) / 2
     padding = np.zeros((2, height, width), dtype=bool)
     padding[1, 50:], padding[1, :, 66:] = True, True
     images[1, :, 50:], images[1, :, :, 66:] = 0, 0
