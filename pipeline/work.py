@@ -88,12 +88,19 @@ class Record:
 
 
 def carry_out(stage: Stage, item: WorkItem, store: Store, report: Report) -> Record:
-    """Run an opened stage on an item and commit the artifact; an item that is committed already costs one look."""
+    """Run an opened stage on an item and commit the artifact; an item that is committed already costs one look.
+
+    While another process works on the same key, this one waits and then takes what that one committed.
+    """
     found = store.find(stage.name, item.key)
     if found is not None:
         return Record.of(item.step, item.partition, found, cached=True)
     with ExitStack() as stack:
         stack.enter_context(told(f"making {item.step} {item.partition}"))
+        stack.enter_context(store.claim(item.key, lambda: report(0, 1, "another run makes it")))
+        found = store.find(stage.name, item.key)
+        if found is not None:
+            return Record.of(item.step, item.partition, found, cached=True)
         draft = stack.enter_context(store.draft())
         work = stack.enter_context(store.scratch(item.key)) if stage.whole else draft / "work"
         store.disk.make(work)

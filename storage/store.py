@@ -7,7 +7,7 @@ import fcntl
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -92,6 +92,24 @@ class Store:
             finally:
                 self.disk.remove_tree(folder)
                 self.disk.remove(folder.with_suffix(".lock"))
+
+    @contextmanager
+    def claim(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
+        """Work on `key` alone on this machine: wait while another live process does, after calling `waiting`.
+
+        Spares work only: correctness never rests on it. The kernel frees the claim of a process that dies.
+        """
+        path = self._pending / f"claim-{key}.lock"
+        with path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                self.disk.remove(path)
 
     @contextmanager
     def scratch(self, key: str) -> Iterator[Path]:
@@ -179,6 +197,9 @@ class Store:
                     cleaned += folder.is_dir()
                     self.disk.remove_tree(folder)
                     self.disk.remove(folder.with_suffix(".lock"))
+        for claim in self._pending.glob("claim-*.lock"):
+            with suppress(BlockingIOError), _held(claim):
+                self.disk.remove(claim)
         return cleaned
 
     @contextmanager

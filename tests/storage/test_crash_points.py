@@ -4,9 +4,13 @@ ends with the bytes of an undisturbed one."""
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pytest
@@ -173,23 +177,61 @@ def test_an_error_anywhere_is_told_and_leaves_a_valid_prefix(
     assert told > len(operations) // 2
 
 
-def test_two_writers_of_one_key_are_harmless(whole: dict[str, Any], tmp_path: Path) -> None:
-    store = Store(tmp_path)
+class Unclaimed(Store):
+    """A store whose claims hold nobody back, as between machines."""
+
+    @contextmanager
+    def claim(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
+        yield
+
+
+class Counted(First):
+    """Notes each run, and gives the others time to come."""
+
+    runs: ClassVar[list[str]] = []
     together = threading.Barrier(4)
+    patience: ClassVar[float] = 20
 
-    class Slow(First):
-        def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
-            output = super().run(inputs, work, report)
-            together.wait(20)
-            return output
+    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+        self.runs.append(inputs.partition)
+        with suppress(threading.BrokenBarrierError):
+            self.together.wait(self.patience)
+        return super().run(inputs, work, report)
 
+
+@pytest.mark.parametrize("kind", [Store, Unclaimed])
+def test_two_writers_of_one_key_are_harmless(kind: type[Store], whole: dict[str, Any], tmp_path: Path) -> None:
+    Counted.runs.clear()
+    Counted.together.reset()
+    Counted.patience = 0.2 if kind is Store else 20
     item = WorkItem("first", "toys/0000", KeyTerms("first", 1, {}, {}), {}, (1, 2, 3))
     keys: list[str] = []
-    writers = [threading.Thread(target=lambda: keys.append(_carry_out(Slow, item, store))) for _ in range(4)]
+    writers = [
+        threading.Thread(target=lambda: keys.append(_carry_out(Counted, item, kind(tmp_path)))) for _ in range(4)
+    ]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
     assert keys == [item.key] * 4
+    assert len(Counted.runs) == (1 if kind is Store else 4), "claims spare the work, but the bytes don't need them"
     assert _bytes(tmp_path).items() <= whole.items()
     assert list((tmp_path / "pending").glob("[!.]*")) == []
+
+
+def test_the_claim_of_a_killed_process_holds_nobody_back(whole: dict[str, Any], tmp_path: Path) -> None:
+    item = WorkItem("first", "toys/0000", KeyTerms("first", 1, {}, {}), {}, (1, 2, 3))
+    code = (
+        "import sys, time; from pathlib import Path; from storage.store import Store\n"
+        "with Store(Path(sys.argv[1])).claim(sys.argv[2], print): print('claimed', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), item.key]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"claimed\n"
+        kill = threading.Timer(0.3, holder.kill)
+        kill.start()
+        said: list[str] = []
+        stage = First(Settings())
+        carry_out(stage, item, Store(tmp_path), lambda done, total, note="": said.append(note))
+    assert said == ["another run makes it"]
+    assert _bytes(tmp_path).items() <= whole.items()
