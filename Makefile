@@ -6,7 +6,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench bench-parsing
+.PHONY: help setup demo test torture lint bench bench-parsing
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -24,6 +24,9 @@ demo: setup ## run the whole chain on the made world; ends with figures and the 
 test: setup ## run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+torture: setup ## kill the chain at KILLS random moments (100); the bytes at the end must be those of an undisturbed run
+	RLIP_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/chain/test_torture.py -s
+
 lint: setup ## style, types and import arrows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -31,10 +34,13 @@ lint: setup ## style, types and import arrows
 	$(BIN)/lint-imports
 
 bench: setup ## speed and memory, side by side, as a table and as JSON
-	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	@for script in benchmarks/*.py; do $(BIN)/python -m benchmarks.$$(basename $$script .py) || exit 1; done
 
 RLIP_SHARED ?= ../shared
 CSV ?= $(RLIP_SHARED)/data/factual/dev.csv
 
-bench-parsing: setup ## how well captions are read, on CSV (FACTUAL's columns)
+bench-parsing: setup ## how well captions are read: FACTUAL's graphs, V-COCO's interactions, speed
 	$(BIN)/python -m benchmarks.parsing $(CSV)
+	$(BIN)/python -m benchmarks.interactions $(RLIP_SHARED)/data/coco/annotations \
+		--dictionary $(RLIP_SHARED)/data/rlipv2_priors/hico_obj_paraphrase.json
+	$(BIN)/python -m benchmarks.parsing_speed $(RLIP_SHARED)/data/blip_captions/BLIP_nucleus_ViT-L.json

@@ -11,6 +11,7 @@ from tagger.predicates import canonical
 from tagger.readings import Reading, reading
 from tagger.subjects import Subjects
 from tagger.triplet import Triplet
+from tagger.verbs import verb_lemma
 from tagger.words import words
 
 # Prepositions that still relate subject and object when the verb's own object or another phrase stands between.
@@ -20,6 +21,8 @@ _FAR_PREPOSITIONS = words(
 )
 _INNER = ("compound", "poss", "nmod", "npadvmod")
 _OBJECTS = ("dobj", "dative")
+# "starts running" is one predicate, "smiling holding" two.
+_ASPECTS = words("start begin keep stop finish continue like love enjoy try go help")
 # "a bench with a cat on it" says where the cat is, and nothing more of the bench.
 _SAID_BY_PRONOUN = ("with", "have")
 
@@ -147,6 +150,8 @@ class Extraction:
             head = head.head
             gap = range(head.i + 1, start)
             if not all(self._doc[position].tag_ == "TO" or self._doc[position].pos_ == "ADJ" for position in gap):
+                break
+            if not gap and verb_lemma(head.lower_) not in _ASPECTS:
                 break
             if head.pos_ == "VERB" or (head.pos_ == "ADJ" and head.dep_ == "acomp"):
                 start = head.i

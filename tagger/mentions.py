@@ -14,7 +14,7 @@ _TRANSPARENT = words(
     "group bunch pair couple herd flock pack crowd lot number variety assortment collection row line pile stack "
     "team set piece slice type kind close closeup picture photo photograph image view shot portrait painting "
     "drawing dozen hundred part patch bit chunk cluster clump bunch bouquet bundle roll range layer droplet drop pane hint "
-    "sheet strip string series array mass heap pack mound half body"
+    "sheet strip string series array mass heap pack mound half body game match"
 )
 _PERSONAL = words("it him her them itself himself herself themselves")
 _RELATIVE = words("who that which whom")
@@ -52,7 +52,7 @@ class Mentions:
         """Head noun in the singular with its compound words and lexical adjectives ("hot dog", "tennis racket")."""
         if token.pos_ == "PRON":
             return "person"
-        counted = any(child.dep_ == "nummod" for child in token.lefts)
+        counted = any(child.dep_ == "nummod" for child in token.lefts) or self._is_followed_by_of(token)
         phrase = "glass" if token.lower_ == "glasses" and counted else token.lower_
         position = token.i - 1
         while position >= 0:
@@ -128,12 +128,26 @@ class Mentions:
             child.dep_ in ("acl", "relcl") and child.tag_ != "VBN" for child in conjunct.rights
         )
 
+    def _is_followed_by_of(self, token: Token) -> bool:
+        return token.i + 1 < len(self._doc) and self._doc[token.i + 1].lower_ == "of"
+
     def _of_objects(self, preposition: Token) -> Iterator[Token]:
         for child in preposition.rights:
             if child.dep_ == "pobj":
                 yield child
             elif child.dep_ == "prep" and child.lower_ == "of":
                 yield from self._of_objects(child)
+
+    def _holder(self, left: Token, conjunct: Token) -> Token:
+        """What a new thing stands beside: in "a glass of water and a carrot" the glass, not the water."""
+        if left.dep_ != "pobj" or left.head.lower_ != "of" or self._is_new(left) or not self._is_new(conjunct):
+            return left
+        holder = left.head.head
+        return holder if self.is_noun(holder) else left
+
+    def _is_new(self, noun: Token) -> bool:
+        """Whether an article opens another thing."""
+        return any(child.lower_ in ("a", "an") for child in noun.lefts)
 
     def _heads(self, token: Token, ancestor: Token) -> bool:
         while token.dep_ == "compound" and token.head is not token:
@@ -146,6 +160,7 @@ class Mentions:
         for token in self._doc:
             if token.dep_ == "conj" and self.is_noun(token) and token.head.i < token.i:
                 left = self._true_left(token, token.head)
+                left = left and self._holder(left, token)
                 if left is not None and not (self.starts_own_clause(token) and not self.is_animate(left)):
                     yield token.i, left.i
 

@@ -10,7 +10,7 @@ from tagger.words import words
 _AGENTIVE = words(
     "hold wear carry ride look eat read use watch drink talk feed play throw catch hit swing pet brush cut walk "
     "type text push pull kick lead hug kiss smile point reach lick chew bite chase sniff fly touch grab cook "
-    "prepare take pose"
+    "prepare take pose work write speak smoke sell shop dance"
 )
 _CLAUSES = ("acl", "relcl")
 _CHAINED = ("advcl", "xcomp", "ccomp", "conj", "pcomp", "dep")

@@ -82,6 +82,10 @@ CASES = {
     "a car in a garage": "car in garage",
     "mountains covered in snow": "snow cover mountain",
     "a table covered with plates": "plate cover table",
+    "a woman holding a glass of water and a carrot": "woman hold glass; woman hold carrot; water in glass",
+    "a group of people playing a game of frisbee": "person play frisbee",
+    "a man holding glasses of wine": "man hold glass; wine in glass",
+    "a person at a desk working on a laptop": "person at desk; person work on laptop",
     # bare nouns first
     "clock on a wall": "clock on wall",
     "pillows on the bed": "pillow on bed",
