@@ -29,6 +29,8 @@ def verify(root: Path, run_name: str | None, repair: bool, as_json: bool) -> Non
     Raises `Terminal` when damage stays in the store, so that scripts see it.
     """
     store = Store.existing(root)
+    if repair:
+        store.require_writable()
     runs = None if run_name is None else [find_run(store, run_name)]
     console = Console(stderr=True)
     examined = list(track(find_damage(store, runs), "reading", console=console, transient=True, disable=as_json))
@@ -47,6 +49,8 @@ def verify(root: Path, run_name: str | None, repair: bool, as_json: bool) -> Non
 def collect_garbage(root: Path, grace_days: float, delete: bool, as_json: bool) -> None:
     """List what no run refers to and no run found within the grace period; with `delete` remove it."""
     store = Store.existing(root)
+    if delete:
+        store.require_writable()
     before = time.time() - grace_days * DAY
     found = list(find_garbage(store, before))
     if delete:
@@ -83,6 +87,7 @@ def show_usage(root: Path, as_json: bool) -> None:
 def remove_run(root: Path, run_name: str, as_json: bool) -> None:
     """Forget a run; say what `rlip gc` can then free."""
     store = Store.existing(root)
+    store.require_writable()
     run = find_run(store, run_name)
     (share,) = [share for share in usage_of(store).runs if share.name == run.name]
     run.remove()

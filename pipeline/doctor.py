@@ -81,7 +81,9 @@ def _weights(recipe: Recipe) -> Iterator[Finding]:
 
 def _store(recipe: Recipe) -> Iterator[Finding]:
     try:
-        root = Store(recipe.store).root
+        store = Store(recipe.store)
+        store.require_writable()
+        root = store.root
     except Terminal as error:
         yield Finding("missing", "store", str(error))
         return

@@ -25,19 +25,28 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 class Store:
     """A folder tree: `artifacts/<stage>/<key>/`, `runs/`, `cuts/`, and `pending/` for what is being written.
 
-    Raises `Terminal` on construction when the root cannot be made or written.
+    Raises `Terminal` on construction when the root is not there and can't be made. Reading needs no right to write.
     """
 
     def __init__(self, root: Path, disk: Disk = LOCAL) -> None:
         self.root = root.absolute()
         self.disk = disk
         self._pending = self.root / "pending"
-        try:
+        with self._writing():
             self._pending.mkdir(parents=True, exist_ok=True)
             (self.root / "artifacts").mkdir(exist_ok=True)
+
+    def require_writable(self) -> None:
+        """Find out before any work whether the store can be written. Raises `Terminal`."""
+        with self._writing():
             probe = self._pending / f".probe-{uuid.uuid4().hex}"
             probe.touch()
             probe.unlink()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise Terminal(
                 f"store root {self.root} can't be written ({error.strerror}); "

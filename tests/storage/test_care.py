@@ -180,3 +180,21 @@ def test_a_store_or_run_that_is_not_there_is_named(store: Store, tmp_path: Path)
     assert not (tmp_path / "none").exists()
     with pytest.raises(Terminal, match=r"no run 'demo'.*runs there: none yet"):
         remove_run(store.root, "demo", as_json=True)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_store_that_may_not_be_written_can_still_be_read(store: Store, said: Said) -> None:
+    record(store, "demo", put_chain(store))
+    folders = [store.root, *(path for path in store.root.rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        verify(store.root, "demo", repair=False, as_json=True)
+        assert said()["examined"] == 3
+        show_usage(store.root, as_json=True)
+        for change in (lambda: remove_run(store.root, "demo", True), lambda: verify(store.root, None, True, True)):
+            with pytest.raises(Terminal, match="can't be written"):
+                change()
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
