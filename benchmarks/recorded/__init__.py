@@ -1,1 +1,1 @@
-"""Recordings of networks, and how far ours is from them; the layout is told in docs/recordings.md."""
+"""Recordings of networks, and how far ours is from them; `recording.py` tells the layout."""
