@@ -78,11 +78,12 @@ def measure_evaluation(recording: Recording, given: Arrays) -> Arrays:
     """Outputs and results as in evaluation, where every text is seen."""
     encoded, predictions = _evaluate(recording)
     sizes = [tuple(row) for row in given["post.orig_sizes"].tolist()]
+    subject = recording.args.get("subject_category_id", 0)
     return (
         _outputs(predictions)
         | _memory(encoded)
-        | _results("post.hoi.", postprocess.hoi(predictions, sizes), 0)
-        | _results("post.hoi_zs.", postprocess.zero_shot(predictions, sizes, 0), 0)
+        | _results("post.hoi.", postprocess.hoi(predictions, sizes), subject)
+        | _results("post.hoi_zs.", postprocess.zero_shot(predictions, sizes, subject), subject)
         | _results("post.sgg.", postprocess.scene_graph(predictions, sizes), None)
     )
 
@@ -141,7 +142,8 @@ def _watching(network: Network) -> Iterator[Arrays]:
         )
 
     def keep_encoder(_module: nn.Module, inputs: tuple[Any, ...], _output: object) -> None:
-        seen["mc.pos_embed"] = inputs[1].numpy(force=True)
+        image_BSD, position = inputs[:2]
+        seen["mc.pos_embed"] = position.expand_as(image_BSD).numpy(force=True)
 
     def keep_decoder(stage: str) -> Callable[[nn.Module, object, list[Decoded]], None]:
         return lambda _module, _inputs, layers: seen.update(

@@ -60,6 +60,8 @@ def test_what_is_not_measured_or_no_number_does_not_pass() -> None:
     assert all(row.largest == np.inf and not row.holds for row in rows.values()) and len(rows) == 3
     close = {"out.a": recorded["out.a"] + 9e-6, "match.main.img0.src": np.arange(2), "loss_total": np.array(2.00001)}
     assert all(row.holds for row in compare("part", recorded, close))
+    broken = {**recorded, "out.a": np.array([0, np.nan, 0], np.float32)}
+    assert all(row.holds for row in compare("part", broken, close))
     far = {"out.a": recorded["out.a"] + 2e-5, "match.main.img0.src": np.arange(2)[::-1], "loss_total": np.array(2.0001)}
     assert not any(row.holds for row in compare("part", recorded, far))
 
