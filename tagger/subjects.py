@@ -2,7 +2,9 @@
 
 from spacy.tokens import Token
 
+from tagger.lexicon import GARMENTS
 from tagger.mentions import Mentions
+from tagger.nouns import noun_lemma
 from tagger.predicates import canonical
 from tagger.words import words
 
@@ -33,7 +35,8 @@ class Subjects:
 
     def able(self, noun: Token, verb: Token) -> Token:
         """The noun, or whom it is a place or garment of when it can't do what the verb says."""
-        if canonical(verb.lower_) not in _AGENTIVE or verb.tag_ == "VBN":
+        is_worn = noun_lemma(noun.lower_) in GARMENTS
+        if verb.tag_ == "VBN" or not (is_worn or canonical(verb.lower_) in _AGENTIVE):
             return noun
         passed: set[int] = set()
         able = noun

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -24,6 +25,7 @@ COMMANDS = {
     "gc": {"--grace", "--delete", "--store", "--json", "--help"},
     "du": {"--store", "--json", "--help"},
     "rm": {"--store", "--json", "--help"},
+    "parse": {"--model", "--json", "--help"},
     "scenes": {"--recipe", "--set", "--help"},
     "doctor": {"--set", "--json", "--help"},
     "weights import": {"--args", "--set", "--seed", "--json", "--help"},
@@ -89,3 +91,20 @@ def test_not_enough_disk_is_told(root: Path, tmp_path: Path) -> None:
     done = _rlip("run", "recipes/demo.toml", "--direct", *settings, cwd=root)
     assert done.returncode == 1
     assert "GiB free" in done.stderr
+
+
+def test_parse_shows_what_a_caption_states(root: Path) -> None:
+    done = _rlip("parse", "a man in a suit standing in front of a car", cwd=root)
+    assert done.returncode == 0
+    assert "man" in done.stdout and "in front of (stand in front of)" in done.stdout and "attire" in done.stdout
+    rows = json.loads(_rlip("parse", "a horse ridden by a man", "--json", cwd=root).stdout)
+    assert [(r["subject_lemma"], r["predicate_lemma"], r["object_lemma"], r["rule"]) for r in rows] == [
+        ("man", "ride", "horse", "passive")
+    ]
+
+
+def test_a_caption_that_is_not_parsed_is_one_message(root: Path) -> None:
+    for caption in ("  ", "🐎", "word " * 10_000):
+        done = _rlip("parse", caption, cwd=root)
+        assert done.returncode == 1
+        assert done.stderr.startswith("Error: caption ") and "Traceback" not in done.stderr

@@ -86,6 +86,7 @@ CASES = {
     "a group of people playing a game of frisbee": "person play frisbee",
     "a man holding glasses of wine": "man hold glass; wine in glass",
     "a person at a desk working on a laptop": "person at desk; person work on laptop",
+    "a man in a suit standing in front of a car": "man wear suit; man in front of car",
     # bare nouns first
     "clock on a wall": "clock on wall",
     "pillows on the bed": "pillow on bed",
@@ -180,6 +181,9 @@ def test_order_and_repeats_do_not_matter(parser) -> None:
 
 
 ODD = [
+    "رجل يركب حصانا", "a man ‮riding a‬ horse", "שולחן on a table", "<p>a man</p><script>riding</script> a horse", "&lt;man&gt;",
+    "a man 👨‍👩‍👧 riding 🐎 a horse", "\u0301\u0301 a man on a horse", "ａ ｍａｎ ｏｎ ａ ｈｏｒｓｅ", "\ufeffa man on a horse",
+    "a\r\nman\r\non\r\na horse",
     "", "   ", "\n\t", "🐎🐎 🐕", "a 🐎 on a 🛏", "\x00\x01\x02", "a man\x00riding a\x1bhorse", "İİİ man riding İ horse", "....",
     "1 2 3", "and and and", "of of of of", "riding", "on", "with with", "a", "the the the", "((((", "'s 's", "--- on ---",
     "a man " * 150, "<b>man</b> riding <i>horse</i>", "http://x.y/z on a table", "a man riding a horse" + "!" * 100,
@@ -252,6 +256,15 @@ def test_any_words_parse_with_valid_spans(captions: list[str]) -> None:
     parser = load_parser()
     for caption, triplets in zip(captions, parse_captions(captions, parser), strict=True):
         check_spans(caption, triplets)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.text(alphabet=st.sampled_from("a man on\u202e\u200f\x00\x07\x1b\u200d🐎<>&/حصان שולחן\u0301İß\n\t"), max_size=80)
+)
+def test_scripts_marks_and_controls_keep_spans_valid(caption: str) -> None:
+    [triplets] = parse_captions([caption], load_parser())
+    check_spans(caption, triplets)
 
 
 def test_too_long_and_empty_captions_are_refused_with_a_reason(parser) -> None:
