@@ -15,7 +15,7 @@ class FoldedConv(nn.Conv2d):
 
     def __init__(self, conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> None:
         nn.Module.__init__(self)
-        vars(self).update(vars(conv))
+        self.__dict__.update(conv.__dict__)
         # In a tuple, so that its buffers keep the one name that they have in the network.
         self.norm = (norm,)
 
@@ -36,7 +36,7 @@ class FoldedNorm(FrozenBatchNorm2d):
 
     def __init__(self, norm: FrozenBatchNorm2d) -> None:
         nn.Module.__init__(self)
-        vars(self).update(vars(norm))
+        self.__dict__.update(norm.__dict__)
 
     def forward(self, x: Tensor) -> Tensor:
         """What it is given."""

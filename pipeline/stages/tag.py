@@ -48,7 +48,7 @@ class TagStage(Stage):
     """
 
     name = "tag"
-    version = 1
+    version = 2
     reads = ("images", "triplets")
     uses = ("tagger",)
     writes = "relations"
