@@ -20,14 +20,15 @@ _SWIN: dict[tuple[int, tuple[int, ...]], str] = {
 def backbone_name(shapes: Mapping[str, tuple[int, ...]]) -> str:
     """The name by which `models.body` makes it; raises ConfigError for other backbones."""
     body = {name.removeprefix(_BODY): shape for name, shape in shapes.items() if name.startswith(_BODY)}
-    if "conv1.weight" in body and "layer1.0.conv3.weight" in body:
+    if "conv1.weight" in body and "layer1.0.bn3.weight" in body:
         return sized_resnet(
             body["conv1.weight"][0], [_blocks(body, rf"layer{stage}\.(\d+)\.") for stage in range(1, 5)]
         )
-    if "patch_embed.proj.weight" in body:
+    biases = body.get("layers.0.blocks.0.attn.relative_position_bias_table", ())
+    if len(body.get("patch_embed.proj.weight", ())) == 4 and len(biases) == 2:
         width = body["patch_embed.proj.weight"][0]
         depths = tuple(_blocks(body, rf"layers\.{stage}\.blocks\.(\d+)\.") for stage in range(4))
-        window = (round(body["layers.0.blocks.0.attn.relative_position_bias_table"][0] ** 0.5) + 1) // 2
+        window = (round(biases[0] ** 0.5) + 1) // 2
         if (width, depths) in _SWIN and window in (7, 12):
             return f"swin_{_SWIN[width, depths]}_patch4_window{window}_{32 * window}"
     raise ConfigError(

@@ -36,6 +36,8 @@ def from_detector(
     made: dict[str, Tensor] = {}
     sources: dict[str, str] = {}
     for name, value in state.items():
+        if name in _QUERIES and value.dim() != 2:
+            raise ConfigError(f"the parameter {name} has shape {tuple(value.shape)}; expected a row a query")
         for target in _targets(name, kind, layers):
             made[target] = value[:rows] if name in _QUERIES else value
             sources[target] = name

@@ -15,7 +15,7 @@ from models.fit import misfits
 from models.official.checkpoint import Checkpoint, read_checkpoint
 from models.official.detector import from_detector
 from models.official.kind import Kind, kind_of
-from models.official.names import from_official, place_of
+from models.official.names import from_official, official_shapes, place_of
 from models.official.sizes import infer_config
 from models.weights import WeightsError, build
 
@@ -77,21 +77,30 @@ def import_state(checkpoint: Checkpoint, overrides: Mapping[str, Any], seed: int
         )
     except ConfigError as error:
         raise WeightsError(f"{checkpoint.path}: {error}") from error
-    placed = from_official(state, config)
-    expected = expected_shapes(config)
-    new = sorted(
-        name for name in expected.keys() - placed.keys() if kind.detector and name.startswith(NEW_TO_DETECTORS)
-    )
-    placed |= _random_values(config, seed, new)
-    places = {name: place.name for name in state if (place := place_of(name, config)) is not None}
+    ours = expected_shapes(config)
+    places = {name: place for name in state if (place := place_of(name, config)) is not None}
+    expected = official_shapes(ours, config)
+    if kind.detector:
+        missing = {place.name for place in expected.keys() - set(places.values())}
+        new = sorted(name for name in missing if name.startswith(NEW_TO_DETECTORS))
+        expected = {place: shape for place, shape in expected.items() if place.name not in new}
+    else:
+        new = []
     if wrong := misfits(
-        {name: tuple(value.shape) for name, value in placed.items()},
-        expected,
-        {ours: name for name, ours in places.items()},
+        {str(place): tuple(state[name].shape) for name, place in places.items()},
+        {str(place): shape for place, shape in expected.items()},
+        {str(place): sources[name] for name, place in places.items()},
     ):
         raise WeightsError(f"{checkpoint.path} does not fit the {kind.value} it was taken for; " + "; ".join(wrong))
     loaded = {sources[name] for name in places}
-    return Imported(kind, config, placed, sorted(loaded), new, sorted(checkpoint.state.keys() - loaded))
+    return Imported(
+        kind=kind,
+        config=config,
+        state=from_official(state, config) | _random_values(config, seed, new),
+        loaded=sorted(loaded),
+        new=new,
+        left_out=sorted(checkpoint.state.keys() - loaded),
+    )
 
 
 def expected_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:

@@ -34,6 +34,12 @@ class Place:
     branch: int | None = None
     """Which share of it, of the relation queries' branches, whose matrices lie side by side in ours."""
 
+    def __str__(self) -> str:
+        if self.branch is None:
+            return self.name
+        layer_name, _, kind = self.name.rpartition(".")
+        return f"{layer_name}.{self.branch}.{kind}"
+
 
 def place_of(official: str, config: NetworkConfig) -> Place | None:
     """The place of an official name; None for what takes no part in the forward pass of a network of `config`.
@@ -78,7 +84,7 @@ def from_official(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[st
             continue
         if place.branch is not None:
             branches.setdefault(place.name, {})[place.branch] = value
-        elif config.gate == "VXAc" and place.name.endswith((".gamma_v", ".gamma_l")):
+        elif _is_scalar_gate(place.name, config):
             placed[place.name] = value[:1]
         else:
             placed[place.name] = value
@@ -87,11 +93,32 @@ def from_official(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[st
     return placed
 
 
+def official_shapes(ours: Mapping[str, tuple[int, ...]], config: NetworkConfig) -> dict[Place, tuple[int, ...]]:
+    """The places of a network of ours, with the shapes that official parameters there must have."""
+    shapes: dict[Place, tuple[int, ...]] = {}
+    for name, shape in ours.items():
+        if name.startswith("transformer.verb_tgt_generator."):
+            whole = torch.empty(shape, device="meta")
+            for branch in range(config.relation_branches):
+                place = Place(name, branch)
+                shapes[place] = tuple(share_of(place, whole, config.relation_branches).shape)
+        elif _is_scalar_gate(name, config):
+            shapes[Place(name)] = (config.width if name.endswith("gamma_v") else config.text.hidden,)
+        else:
+            shapes[Place(name)] = shape
+    return shapes
+
+
 def share_of(place: Place, whole: Tensor, branches: int) -> Tensor:
     """The part of our tensor, or of its gradient, that stands for the official parameter of this place."""
     if place.branch is None or place.name.endswith("fc_3.bias"):
         return whole
     return whole.chunk(branches, dim=1 if place.name.endswith("fc_3.weight") else 0)[place.branch]
+
+
+def _is_scalar_gate(name: str, config: NetworkConfig) -> bool:
+    """Whether the authors keep a number a channel but use the first alone."""
+    return config.gate == "VXAc" and name.endswith((".gamma_v", ".gamma_l"))
 
 
 def _with_norm_index(name: str) -> str:

@@ -35,10 +35,7 @@ def infer_config(shapes: Shapes, kind: Kind, args: Mapping[str, Any], overrides:
     else. Raises ConfigError that names what is not supported or what nothing tells.
     """
     complete = any(name.startswith(_LANGUAGE) for name in shapes)
-    try:
-        told = _vision(shapes, kind, args, overrides) | (_language(shapes, kind, args) if complete else {"text": {}})
-    except KeyError as error:
-        raise ConfigError(f"a checkpoint of {kind.value} has a parameter {error.args[0]}; this one has none") from error
+    told = _vision(shapes, kind, args, overrides) | (_language(shapes, kind, args) if complete else {"text": {}})
     told |= {name: value for name, value in overrides.items() if name != "text"}
     asked = overrides.get("text", {})
     if not isinstance(asked, Mapping):
@@ -58,27 +55,25 @@ def _vision(shapes: Shapes, kind: Kind, args: Mapping[str, Any], overrides: Mapp
     """Sizes of what finds objects."""
     _refuse_others(args)
     encoder = _encoder(kind)
-    levels, width = shapes["transformer.level_embed"]
+    levels, width = _matrix(shapes, "transformer.level_embed")
     heads = overrides.get("heads", args.get("nheads", 8 if width == 256 else None))
     queries = "transformer.verb_tgt" if kind is Kind.TAGGER else "refpoint_embed" if kind.anchored else "query_embed"
-    offsets = shapes[f"{encoder}.layers.0.self_attn.sampling_offsets.weight"][0]
+    offsets, _ = _matrix(shapes, f"{encoder}.layers.0.self_attn.sampling_offsets.weight")
     points = {"points": offsets // (heads * levels * 2)} if isinstance(heads, int) and heads > 0 else {}
-    maps = [
-        name for name, shape in shapes.items() if re.fullmatch(r"input_proj\.\d+\.0\.weight", name) and shape[2] == 1
-    ]
+    maps = sum(shape[2:] == (1, 1) for name, shape in shapes.items() if name.startswith("input_proj."))
     return {
         "architecture": "parseda" if kind.anchored else "parsed",
         "tagger": kind is Kind.TAGGER,
         "official_compat": True,
         "backbone": backbone_name(shapes),
-        "backbone_strides": [8, 16, 32][-len(maps) :],
+        "backbone_strides": [8, 16, 32][-maps:],
         "levels": levels,
         "width": width,
         "heads": heads,
         "encoder_layers": _count(shapes, f"{encoder}.layers"),
         "decoder_layers": _count(shapes, "transformer.ho_decoder.layers"),
-        "feedforward": shapes[f"{encoder}.layers.0.linear1.weight"][0],
-        "pairs": shapes[f"{queries}.weight"][0] // 2,
+        "feedforward": _matrix(shapes, f"{encoder}.layers.0.linear1.weight")[0],
+        "pairs": _matrix(shapes, f"{queries}.weight")[0] // 2,
         "dropout": args.get("dropout", 0.0),
     } | points
 
@@ -87,16 +82,16 @@ def _language(shapes: Shapes, kind: Kind, args: Mapping[str, Any]) -> dict[str, 
     """Sizes of what reads texts and relates."""
     encoder = _encoder(kind)
     layers, fusions = _count(shapes, f"{encoder}.layers"), _count(shapes, f"{encoder}.VLFuse_layers")
-    vocabulary, hidden = shapes[f"{_LANGUAGE}embeddings.word_embeddings.weight"]
+    vocabulary, hidden = _matrix(shapes, f"{_LANGUAGE}embeddings.word_embeddings.weight")
     told: dict[str, Any] = {
         "relation_queries": _relation_queries(shapes, kind, args),
         "text": {
             "hidden": hidden,
             "layers": _count(shapes, f"{_LANGUAGE}encoder.layer"),
             "heads": hidden // 64 if hidden in (768, 1024) else None,
-            "feedforward": shapes[f"{_LANGUAGE}encoder.layer.0.intermediate.dense.weight"][0],
+            "feedforward": _matrix(shapes, f"{_LANGUAGE}encoder.layer.0.intermediate.dense.weight")[0],
             "vocabulary": vocabulary,
-            "max_positions": shapes[f"{_LANGUAGE}embeddings.position_embeddings.weight"][0],
+            "max_positions": _matrix(shapes, f"{_LANGUAGE}embeddings.position_embeddings.weight")[0],
         },
     }
     if branches := _count(shapes, "transformer.verb_tgt_generator.fc_1"):
@@ -106,7 +101,7 @@ def _language(shapes: Shapes, kind: Kind, args: Mapping[str, Any]) -> dict[str, 
     return told | {
         "gate": _GATES.get(args["gating_mechanism"], args["gating_mechanism"]) if "gating_mechanism" in args else None,
         "fusion_interval": args.get("fusion_interval", -(-layers // fusions)),
-        "fusion_width": shapes[f"{encoder}.VLFuse_layers.0.b_attn.attn.v_proj.weight"][0],
+        "fusion_width": _matrix(shapes, f"{encoder}.VLFuse_layers.0.b_attn.attn.v_proj.weight")[0],
     }
 
 
@@ -115,6 +110,15 @@ def _relation_queries(shapes: Shapes, kind: Kind, args: Mapping[str, Any]) -> st
         return str(args["verb_query_tgt_type"])
     own_positions = "transformer.verb_query_embed.weight" in shapes
     return None if kind is Kind.PARSEDA or own_positions else "vanilla"
+
+
+def _matrix(shapes: Shapes, name: str) -> tuple[int, int]:
+    """Rows and columns of a parameter that sizes are told by."""
+    shape = shapes.get(name)
+    if shape is None or len(shape) != 2 or 0 in shape:
+        found = "is missing" if shape is None else f"has shape {shape}"
+        raise ConfigError(f"the parameter {name} {found}; the network's sizes are told by its rows and columns")
+    return shape[0], shape[1]
 
 
 def _encoder(kind: Kind) -> str:

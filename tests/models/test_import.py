@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,26 @@ def test_parameters_that_do_not_fit_are_all_named(official: State, args: dict, t
     assert "missing: bias_pred_a" in str(error.value)
     assert "unexpected: projection_text.extra, transformer.mystery.*.weight (3)" in str(error.value)
     assert "of shape (7,) where the network has (32,): transformer.encoder.layers.1.norm2.weight" in str(error.value)
+
+
+@pytest.mark.parametrize("scalar", [True, False])
+def test_any_parameter_of_another_shape_is_named(official: State, args: dict, tmp_path: Path, scalar: bool) -> None:
+    """Sizes told by it, gates that are used in part, branches laid side by side, the backbone's first layer."""
+    for name in (
+        "transformer.level_embed",
+        "transformer.encoder.VLFuse_layers.1.b_attn.gamma_l",
+        "transformer.verb_tgt_generator.fc_1.3.weight",
+        "transformer.verb_tgt_generator.fc_3.0.bias",
+        "transformer.text_encoder.embeddings.word_embeddings.weight",
+        "backbone.0.body.layer1.0.conv3.weight",
+        "tgt_embed.weight",
+    ):
+        other = torch.tensor(0.0) if scalar else torch.zeros(5, *official[name].shape)
+        with pytest.raises(WeightsError, match=re.escape(name)):
+            import_checkpoint(written(tmp_path / "unfit.pth", {**official, name: other}, args), overrides=UNTOLD)
+        without = {key: value for key, value in official.items() if key != name}
+        with pytest.raises(WeightsError, match=re.escape(name.removeprefix("backbone.0."))):
+            import_checkpoint(written(tmp_path / "unfit.pth", without, args), overrides=UNTOLD)
 
 
 def test_names_are_the_file_s(own: Path, tmp_path: Path) -> None:
