@@ -46,14 +46,13 @@ class Backbone(nn.Module):
             _freeze_as_pretrained(self)
         elif norm == "group":
             _replace_batch_norms(self.body)
-        # Convolutions and pooling are faster so, on CPU and GPU alike.
-        self.body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
         """B×C×H×W maps of the chosen strides."""
         if self.norms is not None:
             height, width = images_B3HW.shape[2:]
             images_B3HW = F.pad(images_B3HW, (0, -width % PATCH, 0, -height % PATCH))
+        # Convolutions and pooling are faster so, on CPU and GPU alike.
         maps = self.body(images_B3HW.contiguous(memory_format=torch.channels_last))
         if self.norms is not None:
             maps = [norm(x) for norm, x in zip(self.norms, maps, strict=True)]

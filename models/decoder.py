@@ -89,10 +89,10 @@ class Decoder(nn.Module):
         for index, layer in enumerate(self.layers):
             places_BQ = _to_queries(boxes, groups) if paired else 0.5 * (boxes.subjects + boxes.objects)
             if places_BQ.shape[-1] == 2:
-                references = References.at_points(places_BQ[:, :, None] * ratios_BL, encoded.shapes)
+                references = References.at_points(places_BQ[:, :, None] * ratios_BL, encoded.shapes, self.points)
             else:
                 scaled_BQL4 = places_BQ[:, :, None] * torch.cat((ratios_BL, ratios_BL), dim=-1)
-                references = References.in_boxes(scaled_BQL4, self.points)
+                references = References.in_boxes(scaled_BQL4, encoded.shapes, self.points)
                 if self.anchored:
                     anchor = scaled_BQL4[:, :, 0] if self.scale_by_padding else places_BQ
                     position_BQD = self.ref_point_head(encode_boxes(anchor, self.width))
@@ -146,7 +146,7 @@ class _Layer(nn.Module):
         content_BQD = self.norm2(content_BQD + self.dropout(attended.reshape(content_BQD.shape)))
         read = self.cross_attn(content_BQD + position_BQD, references, encoded.memory, encoded.shapes, encoded.padding)
         content_BQD = self.norm1(content_BQD + self.dropout(read))
-        inner = self.dropout(F.relu(self.linear1(content_BQD)))
+        inner = self.dropout(F.relu_(self.linear1(content_BQD)))
         return self.norm3(content_BQD + self.dropout(self.linear2(inner)))
 
 

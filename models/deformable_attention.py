@@ -1,51 +1,54 @@
-"""Multi-scale deformable attention (Zhu et al., 2021, section 4.1) in plain PyTorch.
+"""Multi-scale deformable attention (Zhu et al., 2021, section 4.1).
 
-Shapes: B images, Q queries, S tokens of all levels, L levels, K sampling points a level, M heads, N = B·M,
+Shapes: B images, Q queries, S tokens of all levels, L levels, K sampling points a level, LK both in one axis, M heads,
 C = D / M channels.
-
-Projections are computed channels first, so that each level's values and sampling grids are views of one tensor and
-are read in place.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-BILINEAR, ZEROS = 0, 0
-"""How grid_sampler_2d names its interpolation and what lies outside a map."""
-BLOCK = 2**19
-"""Samples (numbers) in work at a time: few enough to stay in the cache."""
+from models.deformable_read import read
 
 
 @dataclass
 class References:
-    """Where queries look: the grid coordinates ([-1, 1] over each level) of an offset o are `base + o * scale`."""
+    """Where queries look: an offset o reads the place `base + o * scale`, in cells of its level (see `read`)."""
 
     base: Tensor
-    """B×1×L×1×2×Q"""
-    scale: Tensor
-    """B×1×L×1×2×Q; the batch or the queries may be 1."""
+    """B×Q×1×2×LK"""
+    scale: Tensor | None
+    """B×Q×1×2×LK; None when offsets are cells."""
 
     @classmethod
-    def at_points(cls, points_BQL2: Tensor, shapes: list[tuple[int, int]]) -> References:
+    def at_points(cls, points_BQL2: Tensor, shapes: list[tuple[int, int]], points: int) -> References:
         """Offsets count cells of each level around points in [0, 1]."""
-        size_L2 = points_BQL2.new_tensor([(w, h) for h, w in shapes])
-        return cls(_queries_last(2 * points_BQL2 - 1), (2 / size_L2)[None, None, :, None, :, None])
+        return cls(_for_points(points_BQL2 * _sizes(points_BQL2, shapes) - 0.5, points), None)
 
     @classmethod
-    def in_boxes(cls, boxes_BQL4: Tensor, points: int) -> References:
+    def in_boxes(cls, boxes_BQL4: Tensor, shapes: list[tuple[int, int]], points: int) -> References:
         """Offsets are scaled by half the cxcywh boxes' size and the number of points."""
-        return cls(_queries_last(2 * boxes_BQL4[..., :2] - 1), _queries_last(boxes_BQL4[..., 2:] / points))
+        size_L2 = _sizes(boxes_BQL4, shapes)
+        base_BQL2 = boxes_BQL4[..., :2] * size_L2 - 0.5
+        scale_BQL2 = boxes_BQL4[..., 2:] * size_L2 / (2 * points)
+        return cls(_for_points(base_BQL2, points), _for_points(scale_BQL2, points))
+
+    def to(self, dtype: torch.dtype) -> References:
+        """The same in another precision."""
+        return References(self.base.to(dtype), None if self.scale is None else self.scale.to(dtype))
 
 
-def _queries_last(values_BQL2: Tensor) -> Tensor:
-    return values_BQL2.permute(0, 2, 3, 1)[:, None, :, None]
+def _sizes(like: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
+    return like.new_tensor([(width, height) for height, width in shapes])
+
+
+def _for_points(values_BQL2: Tensor, points: int) -> Tensor:
+    return values_BQL2.transpose(2, 3).repeat_interleave(points, dim=3)[:, :, None]
 
 
 class DeformableAttention(nn.Module):
@@ -85,93 +88,34 @@ class DeformableAttention(nn.Module):
         padding_BS: Tensor | None,
     ) -> Tensor:
         """B×Q×D. Tokens whose padding is True read as zero."""
-        batch, heads = queries_BQD.shape[0], self.heads
-        value_BDS = _channels_first(self.value_proj, memory_BSD)
+        value_BSD = self.value_proj(memory_BSD)
         if padding_BS is not None:
-            value_BDS = value_BDS.masked_fill(padding_BS[:, None], 0.0)
-        offsets = _channels_first(self.sampling_offsets, queries_BQD).view(
-            batch, heads, self.levels, self.points, 2, -1
-        )
-        grid_NLK2Q = torch.addcmul(references.base, offsets, references.scale).flatten(0, 1)
-        weights = (
-            _channels_first(self.attention_weights, queries_BQD)
-            .view(batch * heads, self.levels * self.points, -1)
-            .softmax(1)
-        )
-        # Under autocast only the grid is sure to have kept the references' precision.
-        read_NCQ = _Read.apply(
-            value_BDS.view(batch * heads, -1, value_BDS.shape[-1]).to(grid_NLK2Q.dtype),
-            grid_NLK2Q,
-            weights.unflatten(1, (self.levels, self.points)).to(grid_NLK2Q.dtype),
+            value_BSD = value_BSD.masked_fill(padding_BS[:, :, None], 0.0)
+        offsets_BQM2LK = self._offsets(queries_BQD)
+        if references.scale is not None:
+            offsets_BQM2LK = offsets_BQM2LK * references.scale
+        # Under autocast only the places are sure to have kept the references' precision.
+        places_BQM2LK = references.base + offsets_BQM2LK
+        weights_BQMLK = self.attention_weights(queries_BQD).unflatten(2, (self.heads, -1)).softmax(-1)
+        read_NQC = read(
+            _heads_first(value_BSD.unflatten(2, (self.heads, -1)).to(places_BQM2LK.dtype)),
+            _heads_first(places_BQM2LK),
+            _heads_first(weights_BQMLK.to(places_BQM2LK.dtype)),
             tuple(shapes),
         )
-        read_BQD = read_NCQ.view(batch, -1, read_NCQ.shape[-1]).transpose(1, 2)
-        return torch.baddbmm(self.output_proj.bias, read_BQD, self.output_proj.weight.t().expand(batch, -1, -1))
+        read_BQD = read_NQC.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2)
+        attended: Tensor = self.output_proj(read_BQD)
+        return attended
+
+    def _offsets(self, queries_BQD: Tensor) -> Tensor:
+        """B×Q×M×2×LK: stored as M×LK×2, computed with x and y apart, as they are used."""
+        layer = self.sampling_offsets
+        weight, bias = (
+            x.unflatten(0, (self.heads, -1, 2)).transpose(1, 2).flatten(0, 2) for x in (layer.weight, layer.bias)
+        )
+        return F.linear(queries_BQD, weight, bias).unflatten(2, (self.heads, 2, -1))
 
 
-def _channels_first(layer: nn.Linear, x_BQD: Tensor) -> Tensor:
-    """The linear layer's output as B×O×Q, contiguous."""
-    weight = layer.weight.expand(x_BQD.shape[0], -1, -1)
-    return torch.baddbmm(layer.bias[:, None], weight, x_BQD.transpose(1, 2))
-
-
-class _Read(torch.autograd.Function):
-    """The weighted sum of a bilinear reading of all levels.
-
-    Samples are read again in the backward pass: keeping them would take C times the memory of their coordinates, and
-    writing them costs more than computing them.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, value_NCS: Tensor, grid_NLK2Q: Tensor, weights_NLKQ: Tensor, shapes: tuple[tuple[int, int], ...]
-    ) -> Tensor:
-        ctx.save_for_backward(value_NCS, grid_NLK2Q, weights_NLKQ)
-        ctx.shapes = shapes
-        read_NCQ = value_NCS.new_zeros((*value_NCS.shape[:2], grid_NLK2Q.shape[-1]))
-        for rows in _blocks(value_NCS, grid_NLK2Q):
-            for level, map_NCHW in enumerate(_maps(value_NCS[rows], shapes)):
-                samples_NCKQ = _sample(map_NCHW, grid_NLK2Q[rows, level])
-                read_NCQ[rows] += samples_NCKQ.mul_(weights_NLKQ[rows, None, level]).sum(2)
-        return read_NCQ
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient_NCQ: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        value_NCS, grid_NLK2Q, weights_NLKQ = ctx.saved_tensors
-        of_value, of_grid, of_weights = map(torch.empty_like, (value_NCS, grid_NLK2Q, weights_NLKQ))
-        for rows in _blocks(value_NCS, grid_NLK2Q):
-            gradient_NC1Q = gradient_NCQ[rows, :, None]
-            targets = _maps(of_value[rows], ctx.shapes)
-            for level, map_NCHW in enumerate(_maps(value_NCS[rows], ctx.shapes)):
-                grid_NK2Q = grid_NLK2Q[rows, level]
-                samples_NCKQ = _sample(map_NCHW, grid_NK2Q)
-                of_weights[rows, level] = samples_NCKQ.mul_(gradient_NC1Q).sum(1)
-                of_map, of_places = torch.ops.aten.grid_sampler_2d_backward(
-                    gradient_NC1Q * weights_NLKQ[rows, None, level],
-                    map_NCHW,
-                    grid_NK2Q.transpose(2, 3),
-                    BILINEAR,
-                    ZEROS,
-                    False,
-                    (True, True),
-                )
-                targets[level].copy_(of_map)
-                of_grid[rows, level] = of_places.transpose(2, 3)
-        return of_value, of_grid, of_weights, None
-
-
-def _blocks(value_NCS: Tensor, grid_NLK2Q: Tensor) -> list[slice]:
-    points, queries = grid_NLK2Q.shape[2], grid_NLK2Q.shape[4]
-    rows = max(1, BLOCK // (value_NCS.shape[1] * points * max(1, queries)))
-    return [slice(first, first + rows) for first in range(0, len(value_NCS), rows)]
-
-
-def _maps(value_NCS: Tensor, shapes: tuple[tuple[int, int], ...]) -> list[Tensor]:
-    """Views N×C×H×W of the levels."""
-    levels = value_NCS.split([height * width for height, width in shapes], dim=2)
-    return [level.unflatten(2, shape) for level, shape in zip(levels, shapes, strict=True)]
-
-
-def _sample(map_NCHW: Tensor, grid_NK2Q: Tensor) -> Tensor:
-    return torch.grid_sampler_2d(map_NCHW, grid_NK2Q.transpose(2, 3), BILINEAR, ZEROS, False)
+def _heads_first(x_BQM: Tensor) -> Tensor:
+    """B×Q×M×... to N×Q×..., N = B·M."""
+    return x_BQM.transpose(1, 2).flatten(0, 1)

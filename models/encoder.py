@@ -20,7 +20,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.interval = config.fusion_interval
+        self.interval, self.points = config.fusion_interval, config.points
         self.layers = nn.ModuleList(_ImageLayer(config) for _ in range(config.encoder_layers))
         fusions = -(-config.encoder_layers // self.interval) if config.fusion == "alif" else 0
         self.VLFuse_layers = nn.ModuleList(_Fused(config) for _ in range(fusions))
@@ -38,7 +38,9 @@ class Encoder(nn.Module):
         mask_fusion: bool,
     ) -> tuple[Tensor, list[Tensor]]:
         """Image tokens B×S×D and the texts B×T×E after each fusion (the given texts when there is none)."""
-        references = References.at_points(_cell_centres(shapes, valid_ratios_BL2), shapes)
+        # In doubles, so that a cell's centre on its own map is exact.
+        centres_BSL2 = _cell_centres(shapes, valid_ratios_BL2.double())
+        references = References.at_points(centres_BSL2, shapes, self.points).to(position_BSD.dtype)
         first = image_BSD.shape[1] - shapes[-1][0] * shapes[-1][1]
         fused_padding = padding_BS[:, first:] if padding_BS is not None and mask_fusion else None
         texts_BTE = texts_1TE
@@ -90,7 +92,7 @@ class _ImageLayer(nn.Module):
     ) -> Tensor:
         read = self.self_attn(x_BSD + position_BSD, references, x_BSD, shapes, padding_BS)
         x_BSD = self.norm1(x_BSD + self.dropout(read))
-        inner = self.dropout(F.relu(self.linear1(x_BSD)))
+        inner = self.dropout(F.relu_(self.linear1(x_BSD)))
         return self.norm2(x_BSD + self.dropout(self.linear2(inner)))
 
 
@@ -98,8 +100,8 @@ def _cell_centres(shapes: list[tuple[int, int]], valid_ratios_BL2: Tensor) -> Te
     """Each token's centre as B×S×L×2 (x, y): its share of the valid image, on the map of every level."""
     own_levels = []
     for level, (height, width) in enumerate(shapes):
-        y = (torch.arange(height, device=valid_ratios_BL2.device) + 0.5) / height
-        x = (torch.arange(width, device=valid_ratios_BL2.device) + 0.5) / width
+        y = (torch.arange(height).to(valid_ratios_BL2) + 0.5) / height
+        x = (torch.arange(width).to(valid_ratios_BL2) + 0.5) / width
         centre_S2 = torch.stack((x.repeat(height), y.repeat_interleave(width)), dim=-1)
         own_levels.append(centre_S2 / valid_ratios_BL2[:, None, level])
     return torch.cat(own_levels, dim=1)[:, :, None] * valid_ratios_BL2[:, None]

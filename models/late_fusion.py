@@ -51,5 +51,5 @@ class _Layer(nn.Module):
 
     def forward(self, x_BND: Tensor, hidden_BN: Tensor | None) -> Tensor:
         x_BND = x_BND + self.dropout(self.self_attn(self.norm1(x_BND), None, hidden_BN))
-        inner = self.dropout(F.relu(self.linear1(self.norm2(x_BND))))
+        inner = self.dropout(F.relu_(self.linear1(self.norm2(x_BND))))
         return x_BND + self.dropout(self.linear2(inner))

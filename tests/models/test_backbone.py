@@ -89,3 +89,12 @@ def test_folded_norms_follow_their_values():
     copied = deepcopy(body).double()
     assert copied(images.double())[-1].dtype == torch.float64
     torch.testing.assert_close(copied(images.double())[-1].float(), body(images)[-1], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("norm", ["frozen", "group"])
+def test_weights_and_their_gradients_lie_in_memory_alike(norm):
+    """As the fused optimizer takes for granted."""
+    backbone = Backbone("test_resnet", norm, STRIDES)
+    sum(x.square().mean() for x in backbone(torch.randn(1, 3, 64, 64))).backward()
+    learnt = [parameter for parameter in backbone.parameters() if parameter.grad is not None]
+    assert learnt and all(p.is_contiguous() and p.grad.is_contiguous() for p in learnt)

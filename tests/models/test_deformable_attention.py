@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
 
+from models import deformable_read
 from models.deformable_attention import DeformableAttention, References
 
 SHAPES = [(4, 5), (2, 3)]
@@ -58,15 +62,15 @@ def _layer():
 def test_reading_around_points_and_in_boxes():
     layer, queries, memory = _layer(), torch.randn(2, 3, 8).double(), torch.randn(2, TOKENS, 8).double()
     points, boxes = torch.rand(2, 3, 2, 2).double(), torch.rand(2, 3, 2, 4).double()
-    read = layer(queries, References.at_points(points, SHAPES), memory, SHAPES, None)
+    read = layer(queries, References.at_points(points, SHAPES, layer.points), memory, SHAPES, None)
     torch.testing.assert_close(read, _naive(layer, queries, points, memory, boxes=False))
-    read = layer(queries, References.in_boxes(boxes, layer.points), memory, SHAPES, None)
+    read = layer(queries, References.in_boxes(boxes, SHAPES, layer.points), memory, SHAPES, None)
     torch.testing.assert_close(read, _naive(layer, queries, boxes, memory, boxes=True))
 
 
 def test_padded_tokens_are_not_read():
     layer, queries, memory = _layer(), torch.randn(1, 3, 8).double(), torch.randn(1, TOKENS, 8).double()
-    references = References.at_points(torch.rand(1, 3, 2, 2).double(), SHAPES)
+    references = References.at_points(torch.rand(1, 3, 2, 2).double(), SHAPES, layer.points)
     padding = torch.rand(1, TOKENS) < 0.4
     changed = torch.where(padding[..., None], memory + 5, memory)
     read = layer(queries, references, memory, SHAPES, padding)
@@ -81,6 +85,42 @@ def test_gradients():
     memory = torch.randn(1, TOKENS, 8, dtype=torch.double, requires_grad=True)
 
     def read(queries, memory, boxes, *_):
-        return layer(queries, References.in_boxes(boxes, layer.points), memory, SHAPES, None)
+        return layer(queries, References.in_boxes(boxes, SHAPES, layer.points), memory, SHAPES, None)
 
     assert torch.autograd.gradcheck(read, (queries, memory, boxes, *layer.parameters()), eps=1e-7, atol=1e-5)
+
+
+@pytest.mark.parametrize("block", [1, 40, 2**18])
+@pytest.mark.parametrize("queries", [0, 1, 17])
+def test_the_fast_reading_is_the_plain_one(monkeypatch, block, queries):
+    monkeypatch.setattr(deformable_read, "BLOCK", block)
+    inputs = [
+        torch.randn(4, TOKENS, 5),
+        torch.rand(4, queries, 2, 6) * 12 - 4,  # many outside of the maps
+        torch.rand(4, queries, 6),
+    ]
+    inputs[1][:, :1] = inputs[1][:, :1].round()  # and some just on a cell
+    pushed = torch.randn(4, queries, 5)
+    found = []
+    for function in (deformable_read.read, deformable_read.read_plainly):
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        read = function(*leaves, tuple(SHAPES))
+        found.append([read, *torch.autograd.grad(read, leaves, pushed)])
+    for fast, plain, name in zip(*found, ("read", "of value", "of places", "of weights"), strict=True):
+        if name == "of places":  # at a cell's middle the slope to either side is right
+            fast, plain = fast[:, 1:], plain[:, 1:]
+        torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_the_plain_reading_is_used_elsewhere_than_on_the_cpu():
+    with torch.device("meta"):
+        value, places, weights = torch.empty(2, TOKENS, 5), torch.empty(2, 3, 2, 6), torch.empty(2, 3, 6)
+    assert deformable_read.read(value, places, weights, tuple(SHAPES)).shape == (2, 3, 5)
+
+
+def test_places_that_are_no_numbers_read_as_none():
+    places = torch.full((1, 1, 2, 6), math.nan)
+    read = deformable_read.read(torch.randn(1, TOKENS, 5), places, torch.ones(1, 1, 6), tuple(SHAPES))
+    assert read.isnan().all()
+    far = deformable_read.read(torch.randn(1, TOKENS, 5), places.fill_(1e30), torch.ones(1, 1, 6), tuple(SHAPES))
+    assert not far.any()
