@@ -6,7 +6,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test torture lint bench bench-parsing
+.PHONY: help setup demo test torture lint bench bench-parsing bench-network
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -44,3 +44,6 @@ bench-parsing: setup ## how well captions are read: FACTUAL's graphs, V-COCO's i
 	$(BIN)/python -m benchmarks.interactions $(RLIP_SHARED)/data/coco/annotations \
 		--dictionary $(RLIP_SHARED)/data/rlipv2_priors/hico_obj_paraphrase.json
 	$(BIN)/python -m benchmarks.parsing_speed $(RLIP_SHARED)/data/blip_captions/BLIP_nucleus_ViT-L.json
+
+bench-network: setup ## speed, memory and precision of the networks beside the authors' code, about ten minutes
+	$(BIN)/python benchmarks/network.py --json out/bench-network.json
