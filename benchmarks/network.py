@@ -30,6 +30,7 @@ from models.losses import LossSettings, SetCriterion
 from models.predictions import Predictions
 from models.rlip import RLIP
 from models.target import Target
+from pipeline.training.freed_memory import keep_freed_memory
 from pipeline.training.loop import make_optimizer
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.task import full_precision
@@ -229,6 +230,7 @@ def child(text: str) -> None:
     sizes, what, *arguments = json.loads(text)
     workload = Workload(**sizes)
     torch.set_num_threads(workload.threads)
+    keep_freed_memory()  # as training processes do
     kinds: dict[str, Callable[..., Any]] = {
         "peak": matmul_peak,
         "drift": lambda: drift(workload),

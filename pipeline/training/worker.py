@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 from models.weights import save
 from pipeline.training.exchange import Ranks
+from pipeline.training.freed_memory import keep_freed_memory
 from pipeline.training.job import METRICS_LOG, MODEL, SUMMARY, TOKENIZER, VOCABULARY, Job, Summary
 from pipeline.training.loop import Trained, train
 from pipeline.training.metrics_log import MetricsLog
@@ -52,6 +53,7 @@ def run(job: Job, ranks: Ranks, asked_to_stop: Callable[[], bool]) -> Trained:
     settings = job.settings
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.set_num_threads(settings.threads)
+    keep_freed_memory()
     vocabulary = Vocabulary.load(job.work / VOCABULARY)
     source, task, held_out = _parts(job, vocabulary)
     trained = train(task, source, settings, job.work, ranks, asked_to_stop, _tell)
