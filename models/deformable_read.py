@@ -50,21 +50,20 @@ def read_plainly(value_NSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, 
 
 
 class _Read(torch.autograd.Function):
-    """On the CPU, a product of a sparse matrix (Q×S, R entries a row) with the values, one image and head at a time.
+    """On the CPU, a product of a sparse matrix (Q×S, R entries a row) with the values, for each image and head.
 
-    The matrix is made in blocks of queries that fit the cache, and again in the backward pass: it is as large as all else
-    that a layer keeps.
+    The matrix is made in blocks that fit the cache (of few queries if they read much, of several heads if they read
+    little), and again in the backward pass: it is as large as all else that a layer keeps.
     """
 
     @staticmethod
     def forward(ctx: Any, value_NSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, shapes: Shapes) -> Tensor:
-        value_NSC = value_NSC.contiguous()
         ctx.save_for_backward(value_NSC, places_NQ2LK, weights_NQLK)
         ctx.levels = levels = _Levels(shapes, weights_NQLK.shape[2])
         read_NQC = value_NSC.new_empty((*weights_NQLK.shape[:2], value_NSC.shape[2]))
-        for value_SC, *of_head in zip(value_NSC, weights_NQLK, places_NQ2LK, read_NQC, strict=True):
-            for weights_QLK, places_Q2LK, read_QC in _blocks(*of_head):
-                cells = _Cells(places_Q2LK, levels)
+        for value_SC, *of_heads in _heads(weights_NQLK, value_NSC, weights_NQLK, places_NQ2LK, read_NQC):
+            for weights_QLK, places_Q2LK, read_QC, first_Q in _blocks(*of_heads):
+                cells = _Cells(places_Q2LK, first_Q, levels)
                 entries_Q22LK = cells.shares() * weights_QLK[:, None, None]
                 # Each of the four cells by itself: shorter sums round less.
                 of_cells = F.embedding_bag(
@@ -77,17 +76,16 @@ class _Read(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient_NQC: Tensor) -> tuple[Tensor | None, ...]:
         value_NSC, places_NQ2LK, weights_NQLK = ctx.saved_tensors
-        of_value, of_places, of_weights = gradients = tuple(map(torch.empty_like, ctx.saved_tensors))
-        gradient_NQC = gradient_NQC.contiguous()
-        entries_Q22LK = value_NSC.new_empty((weights_NQLK.shape[1], 2, 2, weights_NQLK.shape[2]))
-        rows_Q22LK = torch.empty_like(entries_Q22LK, dtype=torch.int32)
-        for of_value_SC, value_SC, gradient_QC, *of_head in zip(
-            of_value, value_NSC, gradient_NQC, weights_NQLK, places_NQ2LK, of_weights, of_places, strict=True
+        of_value, of_places, of_weights = gradients = tuple(x.new_empty(x.shape) for x in ctx.saved_tensors)
+        for value_SC, of_value_SC, gradient_QC, weights_QLK, *of_heads in _heads(
+            weights_NQLK, value_NSC, of_value, gradient_NQC, weights_NQLK, places_NQ2LK, of_weights, of_places
         ):
-            for weights, places, of_block_weights, of_block_places, gradient, entries, rows in _blocks(
-                *of_head, gradient_QC, entries_Q22LK, rows_Q22LK
+            entries_Q22LK = value_SC.new_empty((len(weights_QLK), 2, 2, weights_QLK.shape[1]))
+            rows_Q22LK = torch.empty_like(entries_Q22LK, dtype=torch.int32)
+            for weights, gradient, entries, rows, places, of_block_weights, of_block_places, first in _blocks(
+                weights_QLK, gradient_QC, entries_Q22LK, rows_Q22LK, *of_heads
             ):
-                cells = _Cells(places, ctx.levels)
+                cells = _Cells(places, first, ctx.levels)
                 shares = cells.shares()
                 torch.mul(shares, weights[:, None, None], out=entries)
                 rows.copy_(cells.rows())
@@ -98,6 +96,16 @@ class _Read(torch.autograd.Function):
                 torch.add(of_rows[:, 0], of_rows[:, 1], out=of_block_weights)
             of_value_SC.copy_(_transposed_product(rows_Q22LK.flatten(1), entries_Q22LK, gradient_QC, len(value_SC)))
         return (*gradients, None)
+
+
+def _heads(weights_NQLK: Tensor, value_NSC: Tensor, *others: Tensor) -> Iterator[list[Tensor]]:
+    """Tensors (N×…) of as many images and heads as make a block, theirs one after the other; where each query's tokens
+    begin comes last."""
+    queries, tokens = weights_NQLK.shape[1], value_NSC.shape[1]
+    heads = max(1, BLOCK // max(1, 4 * weights_NQLK[0].numel()))
+    for group in zip(*(x.split(heads) for x in (value_NSC, *others)), strict=True):
+        first_N = torch.arange(0, len(group[0]) * tokens, tokens, dtype=torch.int32)
+        yield [*(x.flatten(0, 1) for x in group), first_N.repeat_interleave(queries)]
 
 
 def _blocks(weights_QLK: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -121,8 +129,8 @@ class _Levels:
 class _Cells:
     """The four cells around each place of a block of queries."""
 
-    def __init__(self, places_Q2LK: Tensor, levels: _Levels) -> None:
-        self.levels = levels
+    def __init__(self, places_Q2LK: Tensor, first_Q: Tensor, levels: _Levels) -> None:
+        self.levels, self.start_QLK = levels, levels.start_LK + first_Q[:, None]
         floor_Q2LK = places_Q2LK.floor()
         part_Q2LK = places_Q2LK - floor_Q2LK
         first_Q2LK = floor_Q2LK.int()
@@ -134,7 +142,8 @@ class _Cells:
 
     def rows(self) -> Tensor:
         """Q×2×2×LK, the tokens that the cells are: first by y, then by x."""
-        y_Q2LK = torch.stack([cell[:, 1] for cell in self.cells], 1) * self.levels.width_LK + self.levels.start_LK
+        y_Q2LK = torch.stack([cell[:, 1] for cell in self.cells], 1) * self.levels.width_LK
+        y_Q2LK += self.start_QLK[:, None]
         return y_Q2LK[:, :, None] + torch.stack([cell[:, 0] for cell in self.cells], 1)[:, None]
 
     def shares(self) -> Tensor:

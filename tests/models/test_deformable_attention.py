@@ -90,7 +90,7 @@ def test_gradients():
     assert torch.autograd.gradcheck(read, (queries, memory, boxes, *layer.parameters()), eps=1e-7, atol=1e-5)
 
 
-@pytest.mark.parametrize("block", [1, 40, 2**18])
+@pytest.mark.parametrize("block", [1, 40, 1000, 2**18])
 @pytest.mark.parametrize("queries", [0, 1, 17])
 def test_the_fast_reading_is_the_plain_one(monkeypatch, block, queries):
     monkeypatch.setattr(deformable_read, "BLOCK", block)
