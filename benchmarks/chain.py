@@ -1,6 +1,6 @@
 """Time and memory of a whole run, and of doing it again: `python benchmarks/chain.py [RECIPE]`, in an empty folder of its own.
 
-Memory is the proportional set size (a shared page counts once) of the command and all its descendants, read twice a second.
+Memory is the proportional set size (a shared page counts once) of the command and all its descendants, read once a second.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def measure(what: str, command: list[str]) -> tuple[Measured, dict[str, Any]]:
         peak = 0.0
         while process.poll() is None:
             peak = max(peak, sum(_proportional_mib(pid) for pid in _family(process.pid)))
-            time.sleep(0.5)
+            time.sleep(1.0)
         seconds = time.monotonic() - began
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, command)
