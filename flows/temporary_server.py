@@ -20,8 +20,15 @@ from storage.errors import Terminal
 HEALTHY_WITHIN = 120.0
 """Seconds that a server may take to answer: the first start in a folder also makes the database."""
 
-PATIENCE = {"PREFECT_SERVER_DATABASE_TIMEOUT": "60", "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60"}
-"""SQLite may be busy for longer than Prefect expects on a machine that is."""
+SERVER_SETTINGS = {
+    "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+    "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "2",
+}
+"""SQLite may be busy for longer than Prefect expects on a machine that is. And it refuses who would write after another
+has: Prefect's client tries again two seconds later, so the states of tasks are written in batches and not one by one."""
 
 
 class TemporaryServer:
@@ -33,7 +40,7 @@ class TemporaryServer:
 
     def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
         self._home = home.absolute()
-        self._environment = {**environment, **PATIENCE, "PREFECT_HOME": str(self._home)}
+        self._environment = {**environment, **SERVER_SETTINGS, "PREFECT_HOME": str(self._home)}
         try:
             self._home.mkdir(parents=True, exist_ok=True)
             self._lock = (self._home / "starting.lock").open("w")
