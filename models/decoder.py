@@ -146,8 +146,8 @@ class _Layer(nn.Module):
         content_BQD = self.norm2(content_BQD + self.dropout(attended.reshape(content_BQD.shape)))
         read = self.cross_attn(content_BQD + position_BQD, references, encoded.memory, encoded.shapes, encoded.padding)
         content_BQD = self.norm1(content_BQD + self.dropout(read))
-        inner = self.dropout(F.relu_(self.linear1(content_BQD)))
-        return self.norm3(content_BQD + self.dropout(self.linear2(inner)))
+        inner = self.dropout(F.relu_(self.linear1(content_BQD.flatten(0, 1))))
+        return self.norm3(content_BQD + self.dropout(self.linear2(inner)).view_as(content_BQD))
 
 
 def _by_group(queries_BQD: Tensor, groups: int) -> Tensor:

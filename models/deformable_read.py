@@ -19,6 +19,8 @@ from torch.utils.checkpoint import checkpoint
 Shapes = tuple[tuple[int, int], ...]
 BLOCK = 2**18
 """Cells in work at a time: few enough to stay in the cache."""
+FRAME = 2
+"""Cells of zeros around a map."""
 SUM = 0
 """How embedding_bag names its mode."""
 
@@ -58,16 +60,19 @@ class _Read(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value_NSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, shapes: Shapes) -> Tensor:
-        ctx.save_for_backward(value_NSC, places_NQ2LK, weights_NQLK)
-        ctx.levels = levels = _Levels(shapes, weights_NQLK.shape[2])
-        read_NQC = value_NSC.new_empty((*weights_NQLK.shape[:2], value_NSC.shape[2]))
-        for value_SC, *of_heads in _heads(weights_NQLK, value_NSC, weights_NQLK, places_NQ2LK, read_NQC):
+        ctx.maps = maps = _Maps(shapes, weights_NQLK.shape[2])
+        framed_NSC = maps.framed(value_NSC)
+        ctx.save_for_backward(framed_NSC, places_NQ2LK, weights_NQLK)
+        read_NQC = framed_NSC.new_empty((*weights_NQLK.shape[:2], framed_NSC.shape[2]))
+        for framed_SC, *of_heads in _heads(weights_NQLK, framed_NSC, weights_NQLK, places_NQ2LK, read_NQC):
             for weights_QLK, places_Q2LK, read_QC, first_Q in _blocks(*of_heads):
-                cells = _Cells(places_Q2LK, first_Q, levels)
-                entries_Q22LK = cells.shares() * weights_QLK[:, None, None]
+                cells = _Cells(places_Q2LK, first_Q, maps)
                 # Each of the four cells by itself: shorter sums round less.
                 of_cells = F.embedding_bag(
-                    cells.rows().flatten(0, 2), value_SC, mode="sum", per_sample_weights=entries_Q22LK.flatten(0, 2)
+                    cells.rows().flatten(0, 1),
+                    framed_SC,
+                    mode="sum",
+                    per_sample_weights=cells.entries(weights_QLK).flatten(0, 1),
                 )
                 torch.sum(of_cells.unflatten(0, (-1, 4)), 1, out=read_QC)
         return read_NQC
@@ -75,34 +80,30 @@ class _Read(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_NQC: Tensor) -> tuple[Tensor | None, ...]:
-        value_NSC, places_NQ2LK, weights_NQLK = ctx.saved_tensors
-        of_value, of_places, of_weights = gradients = tuple(x.new_empty(x.shape) for x in ctx.saved_tensors)
-        for value_SC, of_value_SC, gradient_QC, weights_QLK, *of_heads in _heads(
-            weights_NQLK, value_NSC, of_value, gradient_NQC, weights_NQLK, places_NQ2LK, of_weights, of_places
+        framed_NSC, places_NQ2LK, weights_NQLK = ctx.saved_tensors
+        of_framed, of_places, of_weights = (x.new_empty(x.shape) for x in ctx.saved_tensors)
+        for framed_SC, of_framed_SC, gradient_QC, weights_QLK, *of_heads in _heads(
+            weights_NQLK, framed_NSC, of_framed, gradient_NQC, weights_NQLK, places_NQ2LK, of_weights, of_places
         ):
-            entries_Q22LK = value_SC.new_empty((len(weights_QLK), 2, 2, weights_QLK.shape[1]))
-            rows_Q22LK = torch.empty_like(entries_Q22LK, dtype=torch.int32)
+            entries_Q4LK = framed_SC.new_empty((len(weights_QLK), 4, weights_QLK.shape[1]))
+            rows_Q4LK = torch.empty_like(entries_Q4LK, dtype=torch.int32)
             for weights, gradient, entries, rows, places, of_block_weights, of_block_places, first in _blocks(
-                weights_QLK, gradient_QC, entries_Q22LK, rows_Q22LK, *of_heads
+                weights_QLK, gradient_QC, entries_Q4LK, rows_Q4LK, *of_heads
             ):
-                cells = _Cells(places, first, ctx.levels)
-                shares = cells.shares()
-                torch.mul(shares, weights[:, None, None], out=entries)
-                rows.copy_(cells.rows())
-                of_entries = _products(gradient, value_SC, rows.flatten(1)).view_as(entries)
-                torch.mul(cells.slopes(of_entries), weights[:, None], out=of_block_places)
-                of_entries *= shares
-                of_rows = of_entries[:, 0] + of_entries[:, 1]
-                torch.add(of_rows[:, 0], of_rows[:, 1], out=of_block_weights)
-            of_value_SC.copy_(_transposed_product(rows_Q22LK.flatten(1), entries_Q22LK, gradient_QC, len(value_SC)))
-        return (*gradients, None)
+                cells = _Cells(places, first, ctx.maps)
+                cells.entries(weights, out=entries)
+                cells.rows(out=rows)
+                of_entries = _products(gradient, framed_SC, rows.flatten(1)).view_as(entries)
+                cells.gradients(of_entries, weights, of_block_weights, of_block_places)
+            of_framed_SC.copy_(_transposed_product(rows_Q4LK.flatten(1), entries_Q4LK, gradient_QC, len(framed_SC)))
+        return ctx.maps.unframed(of_framed), of_places, of_weights, None
 
 
 def _heads(weights_NQLK: Tensor, value_NSC: Tensor, *others: Tensor) -> Iterator[list[Tensor]]:
     """Tensors (N×…) of as many images and heads as make a block, theirs one after the other; where each query's tokens
     begin comes last."""
     queries, tokens = weights_NQLK.shape[1], value_NSC.shape[1]
-    heads = max(1, BLOCK // max(1, 4 * weights_NQLK[0].numel()))
+    heads = max(1, BLOCK // max(1, 4 * weights_NQLK.shape[1:].numel()))
     for group in zip(*(x.split(heads) for x in (value_NSC, *others)), strict=True):
         first_N = torch.arange(0, len(group[0]) * tokens, tokens, dtype=torch.int32)
         yield [*(x.flatten(0, 1) for x in group), first_N.repeat_interleave(queries)]
@@ -114,51 +115,77 @@ def _blocks(weights_QLK: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]
     yield from zip(*(x.split(queries) for x in (weights_QLK, *others)), strict=True)
 
 
-class _Levels:
-    """For each point, the size of its level and where that starts among the tokens."""
+class _Maps:
+    """Maps in a frame of zeros that is as wide as a place has cells beside it: what lies outside is no special case."""
 
     def __init__(self, shapes: Shapes, points: int) -> None:
-        starts = [sum(height * width for height, width in shapes[:level]) for level in range(len(shapes))]
-        self.width_LK, height_LK, self.start_LK = (
-            torch.tensor(values, dtype=torch.int32).repeat_interleave(points // len(shapes))
-            for values in ([width for _, width in shapes], [height for height, _ in shapes], starts)
-        )
-        self.size_2LK = torch.stack((self.width_LK, height_LK))
+        self.shapes = shapes
+        self.framed_shapes = [(height + 2 * FRAME, width + 2 * FRAME) for height, width in shapes]
+        self.sizes = [height * width for height, width in self.framed_shapes]
+        starts = [sum(self.sizes[:level]) for level in range(len(shapes))]
+        level_of_LK = torch.arange(len(shapes)).repeat_interleave(points // len(shapes))
+        self.size_2LK = torch.tensor([[width, height] for height, width in shapes])[level_of_LK].T
+        self.width_LK = torch.tensor([width for _, width in self.framed_shapes])[level_of_LK]
+        # From the first cell inside of the frame.
+        first_LK = torch.tensor(starts)[level_of_LK] + FRAME * (self.width_LK + 1)
+        steps = (torch.zeros_like(self.width_LK), 1, self.width_LK, self.width_LK + 1)
+        self.corners_4LK = torch.stack([first_LK + step for step in steps]).int()
+
+    def framed(self, value_NSC: Tensor) -> Tensor:
+        """In frames, N×S'×C."""
+        framed_NSC = value_NSC.new_zeros((len(value_NSC), sum(self.sizes), value_NSC.shape[2]))
+        levels = value_NSC.split([height * width for height, width in self.shapes], dim=1)
+        for inner, level in zip(self._inner(framed_NSC), levels, strict=True):
+            inner.copy_(level.view_as(inner))
+        return framed_NSC
+
+    def unframed(self, framed_NSC: Tensor) -> Tensor:
+        """Without the frames, N×S×C."""
+        return torch.cat([inner.flatten(1, 2) for inner in self._inner(framed_NSC)], 1)
+
+    def _inner(self, framed_NSC: Tensor) -> Iterator[Tensor]:
+        for level, shape in zip(framed_NSC.split(self.sizes, dim=1), self.framed_shapes, strict=True):
+            yield level.unflatten(1, shape)[:, FRAME:-FRAME, FRAME:-FRAME]
 
 
 class _Cells:
-    """The four cells around each place of a block of queries."""
+    """The four cells around each place of a block of queries: upper left, upper right, lower left, lower right."""
 
-    def __init__(self, places_Q2LK: Tensor, first_Q: Tensor, levels: _Levels) -> None:
-        self.levels, self.start_QLK = levels, levels.start_LK + first_Q[:, None]
-        floor_Q2LK = places_Q2LK.floor()
-        part_Q2LK = places_Q2LK - floor_Q2LK
-        first_Q2LK = floor_Q2LK.int()
-        # Two cells an axis: which, whether it is inside the map, how much of it is in the sample.
-        last_2LK = levels.size_2LK - 1
-        self.cells = [x.clamp(min=0).minimum(last_2LK) for x in (first_Q2LK, first_Q2LK + 1)]
-        self.inside = [clamped == cell for clamped, cell in zip(self.cells, (first_Q2LK, first_Q2LK + 1), strict=True)]
-        self.axis_shares = [(1 - part_Q2LK) * self.inside[0], part_Q2LK * self.inside[1]]
+    def __init__(self, places_Q2LK: Tensor, first_Q: Tensor, maps: _Maps) -> None:
+        self.maps, self.first_Q = maps, first_Q
+        size_2LK = maps.size_2LK.to(places_Q2LK.dtype)
+        within_Q2LK = torch.clamp(places_Q2LK, torch.full_like(size_2LK, -FRAME), size_2LK)
+        self.floor_Q2LK = within_Q2LK.floor()
+        self.part_Q2LK = within_Q2LK.sub_(self.floor_Q2LK)
 
-    def rows(self) -> Tensor:
-        """Q×2×2×LK, the tokens that the cells are: first by y, then by x."""
-        y_Q2LK = torch.stack([cell[:, 1] for cell in self.cells], 1) * self.levels.width_LK
-        y_Q2LK += self.start_QLK[:, None]
-        return y_Q2LK[:, :, None] + torch.stack([cell[:, 0] for cell in self.cells], 1)[:, None]
+    def rows(self, out: Tensor | None = None) -> Tensor:
+        """Q×4×LK, the framed tokens that the cells are. A place that is no number has some, and no numbers as shares."""
+        x_QLK, y_QLK = self.floor_Q2LK.unbind(1)
+        cell_QLK = torch.addcmul(x_QLK, y_QLK, self.maps.width_LK.to(x_QLK.dtype)).nan_to_num_(0).int()
+        return torch.add(cell_QLK.add_(self.first_Q[:, None])[:, None], self.maps.corners_4LK, out=out)
 
-    def shares(self) -> Tensor:
-        """Q×2×2×LK: how much of each cell is in the sample, by y and x."""
-        x, y = (torch.stack([share[:, axis] for share in self.axis_shares], 1) for axis in (0, 1))
-        return y[:, :, None] * x[:, None]
+    def entries(self, weights_QLK: Tensor, out: Tensor | None = None) -> Tensor:
+        """Q×4×LK: how much of each cell is in the samples times their weights."""
+        out = weights_QLK.new_empty((len(weights_QLK), 4, weights_QLK.shape[1])) if out is None else out
+        x_QLK, y_QLK = self.part_Q2LK.unbind(1)
+        lower_QLK = weights_QLK * y_QLK
+        for left, row_QLK in ((0, weights_QLK - lower_QLK), (2, lower_QLK)):
+            torch.mul(row_QLK, x_QLK, out=out[:, left + 1])
+            torch.sub(row_QLK, out[:, left + 1], out=out[:, left])
+        return out
 
-    def slopes(self, of_shares_Q22LK: Tensor) -> Tensor:
-        """Gradient of places Q×2×LK from that of shares."""
-        (x0, y0), (x1, y1) = (share.unbind(1) for share in self.axis_shares)
-        (in_x0, in_y0), (in_x1, in_y1) = (inside.unbind(1) for inside in self.inside)
-        (of_00, of_01), (of_10, of_11) = (row.unbind(1) for row in of_shares_Q22LK.unbind(1))
-        of_x = (of_01 * y0 + of_11 * y1) * in_x1 - (of_00 * y0 + of_10 * y1) * in_x0
-        of_y = (of_10 * x0 + of_11 * x1) * in_y1 - (of_00 * x0 + of_01 * x1) * in_y0
-        return torch.stack((of_x, of_y), dim=1)
+    def gradients(
+        self, of_entries_Q4LK: Tensor, weights_QLK: Tensor, of_weights_QLK: Tensor, of_places_Q2LK: Tensor
+    ) -> None:
+        """Write the gradients of weights and places, given those of the entries without weights."""
+        x_QLK, y_QLK = self.part_Q2LK.unbind(1)
+        upper_left, upper_right, lower_left, lower_right = of_entries_Q4LK.unbind(1)
+        upper_slope, lower_slope = upper_right - upper_left, lower_right - lower_left
+        upper, lower = torch.addcmul(upper_left, x_QLK, upper_slope), torch.addcmul(lower_left, x_QLK, lower_slope)
+        lower -= upper
+        torch.addcmul(upper, y_QLK, lower, out=of_weights_QLK)
+        torch.mul(lower, weights_QLK, out=of_places_Q2LK[:, 1])
+        torch.mul(upper_slope.lerp_(lower_slope, y_QLK), weights_QLK, out=of_places_Q2LK[:, 0])
 
 
 def _products(first_QC: Tensor, table_SC: Tensor, rows_QR: Tensor) -> Tensor:

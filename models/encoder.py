@@ -92,8 +92,9 @@ class _ImageLayer(nn.Module):
     ) -> Tensor:
         read = self.self_attn(x_BSD + position_BSD, references, x_BSD, shapes, padding_BS)
         x_BSD = self.norm1(x_BSD + self.dropout(read))
-        inner = self.dropout(F.relu_(self.linear1(x_BSD)))
-        return self.norm2(x_BSD + self.dropout(self.linear2(inner)))
+        # In one axis: what is changed in place is then no view, whose gradients would be copied three times.
+        inner = self.dropout(F.relu_(self.linear1(x_BSD.flatten(0, 1))))
+        return self.norm2(x_BSD + self.dropout(self.linear2(inner)).view_as(x_BSD))
 
 
 def _cell_centres(shapes: list[tuple[int, int]], valid_ratios_BL2: Tensor) -> Tensor:
