@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,9 +20,15 @@ class AnnotationError(Terminal):
 
 def read_json(path: Path, expected: str) -> Any:
     """The content of a JSON file; `expected` says in an error what the file should hold. Raises `AnnotationError`."""
+    with explained(path, expected), path.open("rb") as file:
+        return json.load(file)
+
+
+@contextmanager
+def explained(path: Path, expected: str) -> Iterator[None]:
+    """Whatever goes wrong while the JSON file at `path` is read comes out as `AnnotationError`."""
     try:
-        with path.open("rb") as file:
-            return json.load(file)
+        yield
     except FileNotFoundError:
         raise AnnotationError(f"{path}: no such file; expected {expected}") from None
     except IsADirectoryError:
@@ -33,17 +41,6 @@ def read_json(path: Path, expected: str) -> Any:
         ) from error
     except (UnicodeDecodeError, RecursionError) as error:
         raise AnnotationError(f"{path}: not valid JSON ({error}); expected {expected}") from error
-
-
-def list_field(content: Any, name: str, path: Path, expected: str) -> list[Any]:
-    """The list `name` of a JSON object. Raises `AnnotationError`."""
-    if not isinstance(content, dict):
-        raise AnnotationError(f"{path}: holds a JSON {_kind(content)}; expected {expected}")
-    found = content.get(name)
-    if not isinstance(found, list):
-        state = f"field {name!r} is a JSON {_kind(found)}" if name in content else f"has no field {name!r}"
-        raise AnnotationError(f"{path}: {state}; expected {expected}")
-    return found
 
 
 def rows(content: Any, path: Path, expected: str) -> list[Any]:
@@ -86,12 +83,18 @@ def as_size(value: Any) -> int | None:
 def is_inside(relative: str) -> bool:
     """Whether a file name from an annotation file stays inside the folder it is joined to."""
     path = PurePosixPath(relative.replace("\\", "/"))
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in relative
+    plain = "\0" not in relative and readable(relative) == relative
+    return plain and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 def shown(value: Any) -> str:
     """A value as short text, for quarantine."""
-    return str(value)[:200]
+    return readable(str(value)[:200])
+
+
+def readable(text: str) -> str:
+    """The text without halves of characters, which JSON can hold and tables can't: "?" in their place."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _kind(value: Any) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import json
+import tempfile
 from collections.abc import Iterator, Mapping
-from typing import Any
+from contextlib import closing
+from dataclasses import replace
+from typing import IO, Any
 
 from pipeline.datasets.annotations import (
     NO_IMAGE,
@@ -13,53 +16,68 @@ from pipeline.datasets.annotations import (
     as_id,
     as_size,
     is_inside,
-    list_field,
-    read_json,
+    readable,
     shown,
 )
+from pipeline.datasets.box_spill import BoxSpill, SpilledFault
+from pipeline.datasets.json_stream import stream_lists
 from pipeline.datasets.pairs import Pair, add_pairs, read_pairs
 from pipeline.datasets.reader import Reader
 from pipeline.datasets.record import Box, ImageRecord
 from pipeline.stage import Rejected
 
 EXPECTED = "COCO instances: an object with the lists images, annotations and categories"
+CROWD, FAKE, REFLECTED = 1, 2, 4
+"""Flags of a spilled box: `iscrowd`, and `isfake` and `isreflected` of Objects365."""
 
 
 class CocoReader(Reader):
-    """Images in the order of the list `images`; boxes in the order of `annotations`, crowd boxes included."""
+    """Images in the order of the list `images`; boxes in the order of `annotations`, crowd boxes included.
+
+    The file is read once, its lists in whatever order they come; boxes wait on disk until their image's turn.
+    """
 
     def _records(self) -> Iterator[ImageRecord]:
-        path = self.source.annotations
-        content = read_json(path, EXPECTED)
-        images = list_field(content, "images", path, EXPECTED)
-        annotations = list_field(content, "annotations", path, EXPECTED)
-        categories = self._categories(list_field(content, "categories", path, EXPECTED))
-        boxes, box_rejects = self._boxes(annotations, categories)
-        pairs = self._pairs()
+        with (
+            closing(BoxSpill(self.scratch)) as boxes,
+            tempfile.TemporaryFile("w+", dir=self.scratch, encoding="ascii") as images,
+        ):
+            categories = self._spill(boxes, images)
+            pairs = self._pairs()
+            yield from self._joined(images, boxes, categories, pairs)
+
+    def _spill(self, boxes: BoxSpill, images: IO[str]) -> dict[int, str]:
+        """Put images and annotations aside; returns the categories, which may stand at the file's end."""
+        categories: list[Any] = []
+        for name, entry in stream_lists(self.source.annotations, EXPECTED, ("images", "annotations", "categories")):
+            if name == "annotations":
+                self._spill_box(boxes, entry)
+            elif name == "images":
+                images.write(json.dumps(entry) + "\n")
+            else:
+                categories.append(entry)
+        boxes.sort()
+        images.seek(0)
+        return self._categories(categories)
+
+    def _joined(
+        self, images: IO[str], boxes: BoxSpill, categories: dict[int, str], pairs: dict[int, list[Pair | Rejected]]
+    ) -> Iterator[ImageRecord]:
+        names = frozenset(categories.values())
         seen: set[int] = set()
-        for entry in images:
-            record = self._record(entry, seen)
+        for line in images:
+            record = self._record(json.loads(line), seen)
             if record is None:
                 continue
             seen.add(record.image_id)
-            found, rejects = boxes.pop(record.image_id, []), box_rejects.pop(record.image_id, [])
-            relations, more = add_pairs(
-                record.image_id, found, pairs.pop(record.image_id, []), frozenset(categories.values())
-            )
-            yield ImageRecord(
-                record.dataset,
-                record.split,
-                record.image_id,
-                record.path,
-                record.width,
-                record.height,
-                tuple(found),
-                tuple(relations),
-                tuple(rejects + more),
-            )
-        for image_id in sorted(boxes.keys() | box_rejects.keys()):
-            count = len(boxes.get(image_id, [])) + len(box_rejects.get(image_id, []))
-            self.rejects.append(Rejected(image_id, "annotations of unknown image", f"{count} annotations"))
+            found, rejects = self._boxes(record.image_id, boxes, categories)
+            relations, more = add_pairs(record.image_id, found, pairs.pop(record.image_id, []), names)
+            yield replace(record, boxes=tuple(found), relations=tuple(relations), rejects=tuple(rejects + more))
+        self.rejects += [
+            Rejected(image_id, "annotations of unknown image", f"{count} annotations")
+            for image_id, count in boxes.counts()
+            if image_id not in seen
+        ]
         self.rejects += [
             Rejected(image_id, "relations of unknown image", f"{len(pairs[image_id])} relations")
             for image_id in sorted(pairs)
@@ -83,7 +101,7 @@ class CocoReader(Reader):
                 raise AnnotationError(f"{path}: category {shown(entry)} lacks an integer id or a name")
             if category_id in categories:
                 raise AnnotationError(f"{path}: category id {category_id} is listed twice")
-            categories[category_id] = self._category(name)
+            categories[category_id] = self._category(readable(name))
         return categories
 
     def _record(self, entry: Any, seen: set[int]) -> ImageRecord | None:
@@ -100,32 +118,51 @@ class CocoReader(Reader):
             return None
         source = self.source
         size = as_size(entry.get("width")), as_size(entry.get("height"))
-        return ImageRecord(source.name, source.split, image_id, source.images / relative, *size)
+        return ImageRecord(source.name, source.split, image_id, self.place(relative), *size)
+
+    def _spill_box(self, boxes: BoxSpill, entry: Any) -> None:
+        image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
+        if image_id is None:
+            self.rejects.append(Rejected(NO_IMAGE, "annotation without image id", shown(entry)))
+            return
+        category_id = as_id(entry.get("category_id"))
+        numbers = as_four_numbers(entry.get("bbox"))
+        if category_id is None or numbers is None:
+            boxes.add_fault(image_id, category_id, shown(entry.get("category_id" if category_id is None else "bbox")))
+            return
+        source_id = as_id(entry.get("id"))
+        flags = (
+            (CROWD if entry.get("iscrowd") in (1, True) else 0)
+            | (FAKE if entry.get("isfake") in (1, True) else 0)
+            | (REFLECTED if entry.get("isreflected") in (1, True) else 0)
+        )
+        boxes.add(image_id, category_id, numbers, -1 if source_id is None else source_id, flags)
 
     def _boxes(
-        self, annotations: list[Any], categories: Mapping[int, str]
-    ) -> tuple[dict[int, list[Box]], dict[int, list[Rejected]]]:
-        boxes: dict[int, list[Box]] = defaultdict(list)
-        rejects: dict[int, list[Rejected]] = defaultdict(list)
-        for entry in annotations:
-            image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
-            if image_id is None:
-                self.rejects.append(Rejected(NO_IMAGE, "annotation without image id", shown(entry)))
-                continue
-            category_id = as_id(entry.get("category_id"))
-            numbers = as_four_numbers(entry.get("bbox"))
-            if category_id not in categories or category_id is None:
-                value = shown(entry.get("category_id"))
-                rejects[image_id].append(Rejected(image_id, "unknown category id", value))
-            elif numbers is None:
-                rejects[image_id].append(Rejected(image_id, "box malformed", shown(entry.get("bbox"))))
+        self, image_id: int, spilled: BoxSpill, categories: Mapping[int, str]
+    ) -> tuple[list[Box], list[Rejected]]:
+        boxes: list[Box] = []
+        rejects: list[Rejected] = []
+        for given in spilled.of(image_id):
+            if given.category_id is None:
+                rejects.append(Rejected(image_id, "unknown category id", given.value))
+            elif given.category_id not in categories:
+                rejects.append(Rejected(image_id, "unknown category id", str(given.category_id)))
+            elif isinstance(given, SpilledFault):
+                rejects.append(Rejected(image_id, "box malformed", given.value))
             else:
-                crowd = entry.get("iscrowd") in (1, True)
-                source_id = as_id(entry.get("id"))
-                boxes[image_id].append(
-                    Box(categories[category_id], *numbers, crowd, -1 if source_id is None else source_id)
-                )
+                category_id, x, y, w, h, source_id, flags = given
+                box = Box(categories[category_id], x, y, w, h, bool(flags & CROWD), source_id)
+                unwanted = self._unwanted(flags)
+                if unwanted:
+                    rejects.append(Rejected(image_id, unwanted, box.written()))
+                else:
+                    boxes.append(box)
         return boxes, rejects
+
+    def _unwanted(self, flags: int) -> str:
+        """Why a box with these flags is left out; "" when it is not."""
+        return ""
 
     def _pairs(self) -> dict[int, list[Pair | Rejected]]:
         if self.source.relations is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.annotations import (
@@ -11,10 +12,9 @@ from pipeline.datasets.annotations import (
     as_id,
     as_size,
     is_inside,
-    read_json,
-    rows,
     shown,
 )
+from pipeline.datasets.json_stream import stream_rows
 from pipeline.datasets.names import COCO_CATEGORIES, read_names
 from pipeline.datasets.reader import Reader
 from pipeline.datasets.record import Box, GivenRelation, ImageRecord
@@ -27,16 +27,15 @@ EXPECTED = "HICO-DET: a list of {file_name, img_id, annotations, hoi_annotation}
 class HicoDetReader(Reader):
     """Images in file order; verbs by their id in the verb list, "no interaction" included."""
 
-    def __init__(self, source: Source) -> None:
-        super().__init__(source)
+    def __init__(self, source: Source, scratch: Path | None = None) -> None:
+        super().__init__(source, scratch)
         assert source.verbs is not None  # Source requires it for this format
         self._verbs = read_names(source.verbs)
         self._objects = COCO_CATEGORIES if source.objects is None else read_names(source.objects)
 
     def _records(self) -> Iterator[ImageRecord]:
-        path = self.source.annotations
         seen: set[int] = set()
-        for entry in rows(read_json(path, EXPECTED), path, EXPECTED):
+        for entry in stream_rows(self.source.annotations, EXPECTED):
             image_id = as_id(entry.get("img_id")) if isinstance(entry, dict) else None
             if image_id is None:
                 self.rejects.append(Rejected(NO_IMAGE, "image id not an integer", shown(entry)))
@@ -68,7 +67,7 @@ class HicoDetReader(Reader):
             source.name,
             source.split,
             image_id,
-            source.images / file_name,
+            self.place(file_name),
             as_size(entry.get("width")),
             as_size(entry.get("height")),
             tuple(boxes),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pipeline.datasets.annotations import AnnotationError
 from pipeline.datasets.coco import CocoReader
 from pipeline.datasets.hico_det import HicoDetReader
@@ -18,9 +20,9 @@ _READERS: dict[Format, type[Reader]] = {
 }
 
 
-def open_source(source: Source) -> Reader:
+def open_source(source: Source, scratch: Path | None = None) -> Reader:
     """The reader of a source whose folder and files exist. Raises `AnnotationError` that names what is missing."""
     lacking = source.missing()
     if lacking:
         raise AnnotationError(f"data set {source.name!r} ({source.format}): " + "; ".join(lacking))
-    return _READERS[source.format](source)
+    return _READERS[source.format](source, scratch)

@@ -15,10 +15,10 @@ from pipeline.datasets.annotations import (
     NO_IMAGE,
     as_four_numbers,
     as_id,
-    read_json,
-    rows,
+    readable,
     shown,
 )
+from pipeline.datasets.json_stream import stream_rows
 from pipeline.datasets.overlap import overlap
 from pipeline.datasets.record import Box, GivenRelation
 from pipeline.datasets.vcoco_actions import vcoco_predicate
@@ -40,7 +40,7 @@ def read_pairs(path: Path, category: Callable[[str], str]) -> tuple[dict[int, li
     """Pairs by image id, in file order, and entries without an image. Raises `AnnotationError`."""
     pairs: dict[int, list[Pair | Rejected]] = defaultdict(list)
     rejects = []
-    for entry in rows(read_json(path, EXPECTED), path, EXPECTED):
+    for entry in stream_rows(path, EXPECTED):
         image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
         if image_id is None or not isinstance(entry.get("relations"), list):
             rejects.append(Rejected(NO_IMAGE if image_id is None else image_id, "relations malformed", shown(entry)))
@@ -80,7 +80,8 @@ def _pair(image_id: int, entry: Any, category: Callable[[str], str]) -> Pair | R
     object_box = as_four_numbers(entry.get("object_box"))
     if subject_box is None or object_box is None:
         return Rejected(image_id, "relation without box", shown(entry))
-    words = str(predicate).strip() if "predicate" in entry else vcoco_predicate(str(predicate))
+    predicate = readable(str(predicate))
+    words = predicate.strip() if "predicate" in entry else vcoco_predicate(predicate)
     return Pair(_box(category(str(subject_name)), subject_box), words, _box(category(str(object_name)), object_box))
 
 

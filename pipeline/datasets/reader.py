@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -12,41 +12,73 @@ from pipeline.datasets.record import ImageRecord
 from pipeline.datasets.source import Source
 from pipeline.stage import Rejected
 
+MOST_WAITING = 10_000
+"""Records that are held back while none of their images is there."""
+
 
 class Reader(ABC):
     """Reads one source. Subclasses parse; this class holds what is the same for every format."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, scratch: Path | None = None) -> None:
         self.source = source
+        self.scratch = scratch
+        """Where large things may be put aside while reading; the system's place for them when None."""
         self.rejects: list[Rejected] = []
         """Rows that became no record (no usable id or file name, a duplicate); complete when `read` has ended."""
 
     def read(self) -> Iterator[ImageRecord]:
-        """The records in the order of the annotation file. Raises `AnnotationError` before the first one.
+        """The records in the order of the annotation file. Raises `AnnotationError`.
 
-        A single missing image is left to `validate`; only a folder that has none of the images is an error here.
+        A single missing image is left to `validate`; only a folder that has none of the images is an error here,
+        raised before the first record (of sets above 10,000 images, after the last).
         """
         self.rejects.clear()
-        records = list(self._records())
-        self._require_images(records)
-        yield from records
+        yield from self._held_back(self._records())
+
+    def place(self, name: str) -> Path:
+        """Where the image of that name lies; `name` is relative to the folder of images."""
+        return self.source.images / name
+
+    def name(self, record: ImageRecord) -> str:
+        """What `place` finds the record's image by."""
+        return record.path.relative_to(self.source.images).as_posix()
+
+    def require_one(self, records: Iterable[ImageRecord]) -> None:
+        """Raises `AnnotationError` when none of the records' images is there."""
+        first, count = None, 0
+        for record in records:
+            if record.path.is_file():
+                return
+            first, count = first or record, count + 1
+        raise self._none_there(first, count)
 
     @abstractmethod
     def _records(self) -> Iterator[ImageRecord]:
         """Parse the annotation files."""
 
-    def _require_images(self, records: list[ImageRecord]) -> None:
+    def _held_back(self, records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
+        waiting: list[ImageRecord] = []
+        first, count, found = None, 0, False
+        for record in records:
+            first, count = first or record, count + 1
+            found = found or record.path.is_file()
+            waiting.append(record)
+            if found or len(waiting) > MOST_WAITING:
+                yield from waiting
+                waiting.clear()
+        if not found:
+            raise self._none_there(first, count)
+
+    def _none_there(self, first: ImageRecord | None, count: int) -> AnnotationError:
         source = self.source
-        if not records:
+        if first is None:
             reasons = "; ".join(sorted({reject.reason for reject in self.rejects})) or "the list of images is empty"
-            raise AnnotationError(f"{source.annotations}: no usable image for data set {source.name!r} ({reasons})")
-        if any(record.path.is_file() for record in records):
-            return
+            return AnnotationError(f"{source.annotations}: no usable image for data set {source.name!r} ({reasons})")
         present = _first_names(source.images)
         holds = f"it holds {', '.join(present)}, ..." if present else "the folder is empty"
-        raise AnnotationError(
-            f"{source.images}: none of the {len(records)} images of {source.name!r} is there; expected for example "
-            f"{records[0].path}; {holds}. Point `images` to the folder that file names in {source.annotations.name} "
+        return AnnotationError(
+            f"{source.images}: none of the {count} images of {source.name!r} is there; expected for example "
+            f"{first.path}; {holds}. Point `images` to the folder that file names in {source.annotations.name} "
             "are relative to"
         )
 

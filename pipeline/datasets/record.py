@@ -21,6 +21,10 @@ class Box(NamedTuple):
     source_id: int = -1
     """The id of the box in its data set, -1 where it has none."""
 
+    def written(self) -> str:
+        """The box as quarantine shows it."""
+        return f"{self.category} [{self.x:g}, {self.y:g}, {self.w:g}, {self.h:g}]"[:200]
+
 
 class GivenRelation(NamedTuple):
     """A relation that the data set states: indices into the record's boxes."""
@@ -44,3 +48,5 @@ class ImageRecord:
     boxes: tuple[Box, ...] = ()
     relations: tuple[GivenRelation, ...] = ()
     rejects: tuple[Rejected, ...] = ()
+    unpublished: bool = False
+    """The data set lists the image, but nobody ever got the file."""

@@ -46,6 +46,11 @@ class Source(Settings):
     object_aliases: Path | None = runtime(None)
     """visual_genome: lines of equivalent object names, likewise."""
 
+    drop_fake: bool = False
+    """objects365: leave out boxes of pictures of things (`isfake`). The authors keep them."""
+    drop_reflected: bool = False
+    """objects365: leave out boxes of reflections (`isreflected`). The authors keep them."""
+
     @model_validator(mode="after")
     def _files_fit_the_format(self) -> Source:
         for name in sorted({"relations", "image_data", "objects", "verbs", "predicate_aliases", "object_aliases"}):
@@ -54,6 +59,9 @@ class Source(Settings):
                 raise ValueError(f"{name}: not used by format {self.format!r}; remove it")
             if not given and name in _REQUIRED_FILES.get(self.format, frozenset()):
                 raise ValueError(f"{name}: required by format {self.format!r}")
+        for name in ("drop_fake", "drop_reflected"):
+            if getattr(self, name) and self.format != "objects365":
+                raise ValueError(f"{name}: only for format 'objects365'; remove it")
         return self
 
     def missing(self) -> list[str]:

@@ -23,15 +23,16 @@ def validate(
     """The record as it can be used, or None when its image can't be; and all that was left out or mended.
 
     Boxes come back clipped to the image, with positive size, each (category, box) once; relations point to those
-    boxes. Width and height are the file's. Reasons: those of `BadImage` and of the reader; "declared size wrong",
-    "box clipped" (mended, kept); "box not finite", "box inverted", "box empty", "box outside", "box duplicate";
-    "relation without box", "relation to itself", "relation duplicate".
+    boxes. Width and height are the file's. Reasons: those of `BadImage` and of the reader; "never published";
+    "declared size wrong" and "box clipped" (mended, kept); "box not finite", "box inverted", "box empty", "box outside",
+    "box duplicate"; "relation without box", "relation to itself", "relation duplicate".
     """
     rejects = list(record.rejects)
     try:
         found = probe(record.path, limits, verify)
     except BadImage as bad:
-        return None, [*rejects, Rejected(record.image_id, bad.reason, bad.value)]
+        unpublished = record.unpublished and bad.reason == "missing file"
+        return None, [*rejects, Rejected(record.image_id, "never published" if unpublished else bad.reason, bad.value)]
     declared = (record.width, record.height)
     if None not in declared and declared != (found.width, found.height):
         value = f"declared {record.width}x{record.height}, the file has {found.width}x{found.height}"
@@ -58,14 +59,14 @@ def _usable_boxes(
         if not fault and not (clipped.w > 0 and clipped.h > 0):
             fault = "box empty"
         if fault:
-            rejects.append(Rejected(record.image_id, fault, _written(box)))
+            rejects.append(Rejected(record.image_id, fault, box.written()))
             places.append(None)
             continue
         if _moved(box, clipped) > CLIP_NOTED_ABOVE:
-            rejects.append(Rejected(record.image_id, "box clipped", f"{_written(box)} in {width}x{height}"))
+            rejects.append(Rejected(record.image_id, "box clipped", f"{box.written()} in {width}x{height}"))
         identity = (box.category, clipped.x, clipped.y, clipped.w, clipped.h)
         if identity in kept:
-            rejects.append(Rejected(record.image_id, "box duplicate", _written(box)))
+            rejects.append(Rejected(record.image_id, "box duplicate", box.written()))
         else:
             kept[identity] = len(boxes)
             boxes.append(clipped)
@@ -119,7 +120,3 @@ def _usable_relations(
             rejects.append(Rejected(record.image_id, "relation duplicate", shown(said)))
         relations[placed] = None
     return tuple(relations), rejects
-
-
-def _written(box: Box) -> str:
-    return shown(f"{box.category} [{box.x:g}, {box.y:g}, {box.w:g}, {box.h:g}]")

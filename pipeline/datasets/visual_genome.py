@@ -13,10 +13,13 @@ from pipeline.datasets.annotations import (
     as_four_numbers,
     as_id,
     as_size,
+    explained,
     read_json,
+    readable,
     rows,
     shown,
 )
+from pipeline.datasets.json_stream import stream_rows
 from pipeline.datasets.overlap import overlap
 from pipeline.datasets.reader import Reader
 from pipeline.datasets.record import Box, GivenRelation, ImageRecord
@@ -51,8 +54,10 @@ class VisualGenomeReader(Reader):
     relations, then the rest of `objects` where given. Images lie in one folder or in VG_100K and VG_100K_2.
     """
 
-    def __init__(self, source: Source) -> None:
-        super().__init__(source)
+    def __init__(self, source: Source, scratch: Path | None = None) -> None:
+        super().__init__(source, scratch)
+        folders = [source.images / name for name in _FOLDERS]
+        self._folders = [folder for folder in folders if folder.is_dir()]
         self._predicate_aliases = Aliases.read(source.predicate_aliases)
         self._object_aliases = Aliases.read(source.object_aliases)
 
@@ -62,20 +67,27 @@ class VisualGenomeReader(Reader):
         self._read_relationships(images)
         self._read_objects(images)
         source = self.source
-        folders = [source.images / name for name in _FOLDERS if (source.images / name).is_dir()]
         for image_id, image in images.items():
             relations = self._deduplicated(image_id, image)
             yield ImageRecord(
                 source.name,
                 source.split,
                 image_id,
-                _locate(folders, f"{image_id}.jpg") or source.images / f"{image_id}.jpg",
+                self.place(f"{image_id}.jpg"),
                 image.width,
                 image.height,
                 tuple(image.boxes),
                 tuple(relations),
                 tuple(image.rejects),
             )
+
+    def place(self, name: str) -> Path:
+        """In one of the folders that images may lie in; in the first where the image is missing."""
+        return next((folder / name for folder in self._folders if (folder / name).is_file()), self.source.images / name)
+
+    def name(self, record: ImageRecord) -> str:
+        """The file's name without its folder: images may move between the official folders."""
+        return record.path.name
 
     def _read_image_data(self, images: dict[int, _Image]) -> None:
         path = self.source.image_data
@@ -119,8 +131,7 @@ class VisualGenomeReader(Reader):
                     image.rejects.append(Rejected(image_id, "box malformed", shown(item)))
 
     def _entries(self, path: Path, expected: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        content = read_json(path, expected)
-        for entry in rows([content] if _is_one_image(content) else content, path, expected):
+        for entry in _rows(path, expected):
             image_id = as_id(entry.get("image_id", entry.get("id"))) if isinstance(entry, dict) else None
             if image_id is None:
                 self.rejects.append(Rejected(NO_IMAGE, "image id not an integer", shown(entry)))
@@ -136,7 +147,7 @@ class VisualGenomeReader(Reader):
         if subject is None or target is None:
             image.rejects.append(Rejected(image_id, "relation without box", shown(entry)))
             return
-        image.relations.append(GivenRelation(subject, " ".join(predicate.lower().split()), target))
+        image.relations.append(GivenRelation(subject, " ".join(readable(predicate).lower().split()), target))
 
     def _place(self, image: _Image, item: Any) -> int | None:
         """The index of an object's box, added when its object id is new; None when it has no name or no box."""
@@ -177,14 +188,21 @@ class VisualGenomeReader(Reader):
         return kept
 
 
-def _is_one_image(content: Any) -> bool:
-    return isinstance(content, dict) and "image_id" in content
+def _rows(path: Path, expected: str) -> Iterator[Any]:
+    """The entries of a list, or the one entry of a file that holds a single image."""
+    with explained(path, expected), path.open("rb") as file:
+        opening = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    if opening == b"{":
+        content = read_json(path, expected)
+        yield from rows([content] if "image_id" in content else content, path, expected)
+    else:
+        yield from stream_rows(path, expected)
 
 
 def _first_name(item: dict[str, Any]) -> str | None:
     names = item.get("names")
     name = names[0] if isinstance(names, list) and names else item.get("name", names)
-    return " ".join(name.lower().split()) if isinstance(name, str) and name.strip() else None
+    return " ".join(readable(name).lower().split()) if isinstance(name, str) and name.strip() else None
 
 
 def _is_near(image: _Image, a: GivenRelation, b: GivenRelation) -> bool:
@@ -195,7 +213,3 @@ def _is_near(image: _Image, a: GivenRelation, b: GivenRelation) -> bool:
 
 def _said(image: _Image, relation: GivenRelation) -> str:
     return f"{image.boxes[relation.subject].category} {relation.predicate} {image.boxes[relation.object].category}"
-
-
-def _locate(folders: list[Path], name: str) -> Path | None:
-    return next((folder / name for folder in folders if (folder / name).is_file()), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -233,9 +234,90 @@ def test_objects365_names_files_and_doubled_boxes(coco: Build, tmp_path: Path) -
     assert [reject.reason for reject in rejects] == ["box duplicate"]
 
 
-def test_objects365_names_become_the_authors(shared: Path, coco: Build) -> None:
-    import json
+PATCHED = "images/v1/patch8/objects365_v1_00420917.jpg"
 
+
+def test_objects365_flags_are_honoured_when_asked_for(coco: Build) -> None:
+    images = [{"id": 1, "file_name": PATCHED}]
+    boxes = [
+        box(1, 1, [1, 2, 30, 40], 1, isfake=1),
+        box(2, 18, [1, 2, 30, 40], 1, isreflected=1, isfake=0),
+        box(3, 19, [1, 2, 30, 40], 1, iscrowd=1, isreflected=0),
+    ]
+    source = coco(images, boxes, format="objects365")
+    save_picture(source.images / "patch8" / "objects365_v1_00420917.jpg")
+    _, (kept,) = read_all(source)
+    assert [(found.category, found.crowd) for found in kept.boxes] == [
+        ("person", False),
+        ("dog", False),
+        ("horse", True),
+    ]
+    _, (picked,) = read_all(source.model_copy(update={"drop_fake": True, "drop_reflected": True}))
+    assert [found.category for found in picked.boxes] == ["horse"]
+    assert [(reject.reason, reject.value) for reject in picked.rejects] == [
+        ("box of a fake", "person [1, 2, 30, 40]"),
+        ("box of a reflection", "dog [1, 2, 30, 40]"),
+    ]
+
+
+def test_objects365_files_that_were_never_published(coco: Build) -> None:
+    names = (
+        "v1/patch6/objects365_v1_00320532",
+        "v1/patch6/objects365_v1_00320534",
+        "v2/patch16/objects365_v2_00908726",
+    )
+    images = [{"id": n, "file_name": f"images/{name}.jpg"} for n, name in enumerate((*names, "v1/patch6/other"))]
+    source = coco([*images, {"id": 9, "file_name": PATCHED}], [], format="objects365")
+    save_picture(source.images / "patch8" / "objects365_v1_00420917.jpg")
+    _, records = read_all(source)
+    told = [[(reject.reason, reject.value) for reject in validate(record)[1]] for record in records]
+    assert told[0] == [("never published", "objects365_v1_00320532.jpg")]
+    assert [reasons[0][0] for reasons in told[:4]] == ["never published"] * 3 + ["missing file"]
+    assert told[4] == []
+    save_picture(source.images / "patch6" / "objects365_v1_00320534.jpg")
+    assert validate(records[1])[0] is not None
+
+
+def test_objects365_boxes_doubled_and_out_of_range(coco: Build) -> None:
+    images = [{"id": 1, "file_name": PATCHED, "width": 100, "height": 80}]
+    person, dog = [10.5, 10, 30, 40], [-4, 50, 20, 60]
+    boxes = [
+        box(n, *each, 1)
+        for n, each in enumerate([(1, person), (18, dog), (1, person), (18, dog), (19, [100, 0, 9, 9])])
+    ]
+    source = coco(images, boxes, format="objects365")
+    save_picture(source.images / "patch8" / "objects365_v1_00420917.jpg")
+    _, (record,) = read_all(source)
+    checked, rejects = validate(record)
+    assert checked is not None
+    assert checked.boxes == (Box("person", 10.5, 10, 30, 40, False, 0), Box("dog", 0, 50, 16, 30, False, 1))
+    assert sorted(reject.reason for reject in rejects) == [
+        "box clipped", "box clipped", "box duplicate", "box duplicate", "box outside",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("order", ["annotations images categories", "categories annotations images"])
+def test_lists_may_stand_in_any_order(coco: Build, order: str) -> None:
+    source = coco([IMAGE, {"id": 3, "file_name": "b.jpg"}], [box(1, 18, [1, 2, 3, 4], 3), box(2, 1, [5, 6, 7, 8])])
+    expected = read_all(source)[1]
+    content = json.loads(source.annotations.read_text())
+    save_json(source.annotations, {"info": {"images": [1]}, **{name: content[name] for name in order.split()}})
+    assert read_all(source)[1] == expected
+
+
+def test_halves_of_characters_never_reach_a_table(coco: Build) -> None:
+    half = "\ud83d"
+    boxes = [box(1, 1, [1, 2, 3, 4]), box(2, half, [1, 2, 3, 4])]
+    source = coco([IMAGE, {"id": 2, "file_name": "x.jpg"}], boxes, categories=[{"id": 1, "name": f"a {half}"}])
+    content = json.loads(source.annotations.read_text())
+    content["images"][1]["file_name"] = f"{half}.jpg"
+    save_json(source.annotations, content)
+    reader, (record,) = read_all(source)
+    assert record.boxes[0].category == "a ?" and record.rejects[0].value == "?"
+    assert [(reject.reason, reject.value) for reject in reader.rejects] == [("file name not usable", "?.jpg")]
+
+
+def test_objects365_names_become_the_authors(shared: Path, coco: Build) -> None:
     priors = shared / "data" / "rlipv2_priors"
     categories = json.loads((priors / "o365_categories.json").read_text())
     expected = list(json.loads((priors / "o365_obj_paraphrase.json").read_text()))

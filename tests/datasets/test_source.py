@@ -21,6 +21,7 @@ PLAIN: dict[str, Any] = {"name": "toy", "format": "coco", "images": Path("images
         ({"annotation": "a.json"}, "annotation"),
         ({"verbs": "v.json"}, "verbs: not used by format 'coco'; remove it"),
         ({"format": "visual_genome", "relations": "r.json"}, "relations: not used by format 'visual_genome'"),
+        ({"drop_fake": True}, "drop_fake: only for format 'objects365'; remove it"),
         ({"format": "hico_det"}, "verbs: required by format 'hico_det'"),
         ({"images": 5}, "images"),
     ],
@@ -31,4 +32,6 @@ def test_a_wrong_field_is_named(changed: dict[str, Any], message: str) -> None:
 
 
 def test_paths_are_no_part_of_a_key() -> None:
-    assert Source(**PLAIN).row_settings() == {"name": "toy", "format": "coco", "split": "train"}
+    assert Source(**PLAIN).row_settings() == {
+        "name": "toy", "format": "coco", "split": "train", "drop_fake": False, "drop_reflected": False,
+    }  # fmt: skip

@@ -1,0 +1,107 @@
+"""Annotations of millions of images on their way from file order to image order: on disk, 16 bytes of memory each."""
+
+from __future__ import annotations
+
+import os
+import struct
+import tempfile
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+_BOX = struct.Struct("<qddddqB")
+_FAULT = struct.Struct("<qqqqqqB")
+_SIZE = _BOX.size
+_IS_FAULT = 128
+
+
+class SpilledBox(NamedTuple):
+    """A box as its annotation states it; whether there is such a category is known only at the end of the file."""
+
+    category_id: int
+    x: float
+    y: float
+    w: float
+    h: float
+    source_id: int
+    flags: int
+
+
+class SpilledFault(NamedTuple):
+    """An annotation without a usable box, or (`category_id` None) without a usable category."""
+
+    category_id: int | None
+    value: str
+
+
+class BoxSpill:
+    """Takes annotations in any order, gives those of an image in the order they came. `flags` are the caller's, below 128."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._rows = tempfile.TemporaryFile(dir=folder, buffering=2**20)  # noqa: SIM115 - closed by `close`
+        self._texts = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self._image_ids = array("q")
+        self._order: npt.NDArray[np.uint32] | None = None
+        self._sorted_ids: npt.NDArray[np.int64] = np.empty(0, np.int64)
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        self._rows.close()
+        self._texts.close()
+
+    def add(
+        self, image_id: int, category_id: int, box: tuple[float, float, float, float], source_id: int, flags: int
+    ) -> None:
+        """Take a box of an image."""
+        self._image_ids.append(image_id)
+        self._rows.write(_BOX.pack(category_id, *box, source_id, flags))
+
+    def add_fault(self, image_id: int, category_id: int | None, value: str) -> None:
+        """Take an annotation that has no usable box, or no usable category (None); `value` is what it has instead."""
+        data = value.encode("utf-8", "surrogatepass")
+        row = _FAULT.pack(category_id or 0, self._texts.tell(), len(data), category_id is None, 0, 0, _IS_FAULT)
+        self._texts.write(data)
+        self._image_ids.append(image_id)
+        self._rows.write(row)
+
+    def sort(self) -> None:
+        """Ends the taking; from here on `of` answers."""
+        self._rows.flush()
+        self._texts.flush()
+        ids = np.frombuffer(self._image_ids, np.int64) if self._image_ids else np.empty(0, np.int64)
+        order = np.argsort(ids, kind="stable")
+        self._sorted_ids = ids[order]
+        self._order = order.astype(np.uint32)
+        del ids
+        self._image_ids = array("q")
+
+    def counts(self) -> Iterator[tuple[int, int]]:
+        """Every image id that has annotations, in ascending order, with their number."""
+        ids, counts = np.unique(self._sorted_ids, return_counts=True)
+        for start in range(0, len(ids), 2**16):
+            yield from zip(ids[start : start + 2**16].tolist(), counts[start : start + 2**16].tolist(), strict=True)
+
+    def of(self, image_id: int) -> list[SpilledBox | SpilledFault]:
+        """The annotations of an image, in the order in which they came."""
+        assert self._order is not None, "sort first"
+        first = int(np.searchsorted(self._sorted_ids, image_id))
+        last = int(np.searchsorted(self._sorted_ids, image_id, side="right"))
+        positions = self._order[first:last].tolist()
+        if not positions:
+            return []
+        file = self._rows.fileno()
+        if positions[-1] - positions[0] == len(positions) - 1:
+            data = os.pread(file, _SIZE * len(positions), _SIZE * positions[0])
+        else:
+            data = b"".join(os.pread(file, _SIZE, _SIZE * position) for position in positions)
+        return [self._fault(data, at) if data[at + _SIZE - 1] == _IS_FAULT else SpilledBox(*_BOX.unpack_from(data, at))
+                for at in range(0, len(data), _SIZE)]  # fmt: skip
+
+    def _fault(self, data: bytes, at: int) -> SpilledFault:
+        category_id, start, length, without, _, _, _ = _FAULT.unpack_from(data, at)
+        value = os.pread(self._texts.fileno(), length, start).decode("utf-8", "surrogatepass")
+        return SpilledFault(None if without else category_id, value)

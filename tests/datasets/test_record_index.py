@@ -1,0 +1,136 @@
+"""Records kept on disk: the same as read from the annotations, read once, and made anew when the annotations change."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.datasets.annotations import AnnotationError
+from pipeline.datasets.json_stream import stream_lists
+from pipeline.datasets.open_source import open_source
+from pipeline.datasets.record_index import open_index
+from pipeline.stages.ingest import IngestSettings, cut_dataset
+from storage.store import Store
+from tests.datasets.conftest import Build
+from tests.datasets.test_coco import box, pair
+from tests.datasets.toy_sets import save_json
+
+IMAGES = [
+    {"id": 7, "file_name": "a.jpg", "width": 100, "height": 80},
+    {"id": 3, "file_name": "sub/ü b.jpg"},
+    {"id": -5, "file_name": "c.jpg"},
+    {"id": 2**60, "file_name": "d.jpg"},
+]
+BOXES = [
+    box(1, 18, [1, 2, 3.25, 1 / 3]),
+    box(2, 1, [float("nan"), 1e300, float("inf"), 8], 3),
+    box(3, 1, "none", 2**60),
+    box(4, "x", [0, 0, 9, 9], 2**60),
+    box(5, 1, [0, 0, 9, 9], iscrowd=1),
+    box(6, 77, [0, 0, 9, 9], -5),
+    box(7, 1, [0, 0, 9, 9], 404),
+    {"bbox": 3},
+]
+RELATIONS = [{"image_id": 7, "relations": [pair("hold obj", "dog", [1, 2, 4, 5]), "nonsense"]}]
+
+
+def test_an_index_gives_back_what_the_reader_reads(coco: Build, tmp_path: Path) -> None:
+    source = coco(IMAGES, BOXES, RELATIONS)
+    reader = open_source(source)
+    records = list(reader.read())
+    for folder in (tmp_path / "kept", None, tmp_path / "kept"):
+        index = open_index(source, folder)
+        assert repr(list(index)) == repr(records)  # NaN is not equal to itself
+        assert index.lost == reader.rejects
+        assert index.ids.tolist() == [7, 3, -5, 2**60]
+        assert index.present([5, 3, 2**60, -9, 7]) == (3, 2**60, 7)
+        assert [record.image_id for record in index.records([-5, 7])] == [-5, 7]
+        assert list(index.paths([3])) == [source.images / "sub" / "ü b.jpg"]
+
+
+def test_annotations_are_parsed_once(coco: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = coco(IMAGES, BOXES)
+    first = list(map(repr, open_index(source, tmp_path / "kept")))
+    moved = source.model_copy(update={"annotations": source.annotations.rename(tmp_path / "elsewhere.json")})
+    monkeypatch.setattr("pipeline.datasets.coco.stream_lists", lambda *_: pytest.fail("parsed again"))
+    assert list(map(repr, open_index(moved, tmp_path / "kept"))) == first
+    monkeypatch.setattr("pipeline.datasets.coco.stream_lists", stream_lists)
+    save_json(moved.annotations, {**json.loads(moved.annotations.read_text()), "annotations": BOXES[:1]})
+    assert sum(len(record.boxes) for record in open_index(moved, tmp_path / "kept")) == 1
+
+
+def test_a_failed_reading_leaves_nothing(coco: Build, tmp_path: Path) -> None:
+    source = coco(IMAGES, BOXES)
+    source.annotations.write_text(source.annotations.read_text()[:-20])
+    with pytest.raises(AnnotationError, match="not valid JSON"):
+        open_index(source, tmp_path / "kept")
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
+def test_a_torn_index_is_named(coco: Build, tmp_path: Path) -> None:
+    source = coco(IMAGES, BOXES)
+    folder = open_index(source, tmp_path / "kept").folder
+    (folder / "records").write_bytes(b"")
+    with pytest.raises(AnnotationError, match=f"{folder}: damaged; delete that folder"):
+        open_index(source, tmp_path / "kept")
+
+
+def test_a_kept_index_still_needs_one_of_the_images(coco: Build, tmp_path: Path) -> None:
+    source = coco(IMAGES, BOXES)
+    open_index(source, tmp_path / "kept")
+    for path in source.images.rglob("*.jpg"):
+        path.unlink()
+    with pytest.raises(AnnotationError, match="none of the 4 images"):
+        open_index(source, tmp_path / "kept")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_costs_another_reading(coco: Build, tmp_path: Path) -> None:
+    source = coco(IMAGES, BOXES)
+    (tmp_path / "kept").mkdir(mode=0o555)
+    assert len(list(open_index(source, tmp_path / "kept"))) == 4
+
+
+def digests(source, folder: Path, by: str = "bytes") -> list[str]:  # type: ignore[no-untyped-def]
+    settings = IngestSettings(sources=(source,), indexes=folder / "indexes", fingerprint=by)  # type: ignore[arg-type]
+    return [partition.digest for partition in cut_dataset(source, 2, settings, Store(folder / "store"))]
+
+
+def test_planning_reads_an_image_again_only_when_it_changed(
+    coco: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = coco(IMAGES, BOXES)
+    monkeypatch.setattr("pipeline.datasets.partition_digests._SETTLED_NS", -(10**12))
+    first = digests(source, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.stages.ingest.fingerprint", lambda *_: pytest.fail("read again"))
+        assert digests(source, tmp_path) == first
+    changed = source.images / "c.jpg"
+    before = changed.stat()
+    data = bytearray(changed.read_bytes())
+    data[-3] ^= 1
+    changed.write_bytes(data)
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
+    second = digests(source, tmp_path)
+    assert second[0] == first[0] and second[1] != first[1]
+    changed.unlink()
+    assert digests(source, tmp_path)[1] not in (first[1], second[1])
+    assert digests(source, tmp_path, "stat")[0] != first[0]
+
+
+def test_what_changed_just_now_is_not_remembered(coco: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = coco(IMAGES, BOXES)
+    digests(source, tmp_path)
+    asked: list[str] = []
+    from pipeline.datasets.fingerprint import fingerprint
+
+    def watched(record, by):  # type: ignore[no-untyped-def]
+        asked.append(record.path.name)
+        return fingerprint(record, by)
+
+    monkeypatch.setattr("pipeline.stages.ingest.fingerprint", watched)
+    digests(source, tmp_path)
+    assert asked == ["a.jpg", "ü b.jpg", "c.jpg", "d.jpg"]
