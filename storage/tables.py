@@ -49,9 +49,16 @@ TRIPLET = pa.struct(
         ("object_start", pa.int32()),
         ("object_end", pa.int32()),
         ("rule", pa.string()),
+        ("subject_count", pa.int32()),
+        ("object_count", pa.int32()),
+        ("subject_attributes", pa.list_(pa.string())),
+        ("object_attributes", pa.list_(pa.string())),
     ]
 )
-"""Words of one caption: surfaces, head lemmas, canonical predicate; offsets count the caption's characters."""
+"""Words of one caption: surfaces, head lemmas, canonical predicate; offsets count the caption's characters.
+
+A count is 0 for a plural without a number.
+"""
 
 CANDIDATE = pa.struct(
     [
@@ -60,9 +67,16 @@ CANDIDATE = pa.struct(
         ("predicate", pa.string()),
         ("triplet", pa.int32()),
         ("ambiguity", pa.int32()),
+        ("mention", pa.int32()),
+        ("prior", pa.float32()),
+        ("support", pa.int32()),
     ]
 )
-"""A triplet grounded to one ordered pair of boxes; `ambiguity` counts the pairs that its mention proposes."""
+"""A triplet grounded to one ordered pair of boxes.
+
+Candidates of one `mention` (-1: of none) are alternatives: it has `ambiguity` of them, `support` triplets state it, and
+its `prior`s sum to the number of pairs that are meant. A pair has a row in each mention that may mean it.
+"""
 
 RELATION = pa.struct(
     [

@@ -5,17 +5,25 @@ from dataclasses import dataclass
 
 from tagger.box import Box
 from tagger.matching import match
+from tagger.pair_prior import pair_priors
 from tagger.predicates import canonical
 from tagger.relation import Relation
 from tagger.triplet import Triplet
+
+NO_MENTION = -1
+SEVERAL = 2
+"""What a plural without a number counts for: two at least."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
     """An ordered pair of boxes that a caption's triplet may mean.
 
-    `subject`, `object`: indices into the image's boxes. `triplet`: index of the first triplet that proposed it.
-    `ambiguity`: number of pairs the mention proposes (the least over the triplets that proposed this one).
+    `subject`, `object`: indices into the image's boxes. `triplet`: index of the first triplet that states the mention.
+    `ambiguity`: number of pairs of the mention. `mention`: number of the mention in its image, counted from 0;
+    candidates of one mention are alternatives (-1: nobody said it). `prior`: probability that this pair is (one of
+    those) meant; over a mention it sums to the count stated, 1 for "a man riding a horse". `support`: number of
+    triplets that state the mention.
     """
 
     subject: int
@@ -23,36 +31,70 @@ class Pair:
     predicate: str
     triplet: int
     ambiguity: int
+    mention: int = NO_MENTION
+    prior: float = 0.0
+    support: int = 1
 
 
-def candidates(triplets: Sequence[Triplet], boxes: Sequence[Box]) -> list[Pair]:
+@dataclass
+class _Mention:
+    """What several triplets may say alike: the predicate between some of these subjects and some of these objects."""
+
+    triplets: list[int]
+    stated: dict[int, int]
+    """Caption → pairs that it counts."""
+    subject_attributes: set[str]
+    object_attributes: set[str]
+
+
+def candidates(triplets: Sequence[Triplet], boxes: Sequence[Box], captions: Sequence[int] = ()) -> list[Pair]:
     """Every ordered pair of distinct boxes whose categories match a triplet's subject and object.
 
-    Crowd boxes are left out. The predicate is canonical; (subject, object, predicate) occurs once. The order is by
-    first proposing triplet, then subject, then object.
+    `captions`: the number of each triplet's caption; without it every triplet counts as of a caption of its own.
+    Triplets with one canonical predicate and the same boxes are one mention: captions repeat each other, while what
+    one caption says twice is counted twice. Crowd boxes are left out. A mention has each pair once; two mentions
+    ("a dog on a couch", "an animal on a couch") may share some. The order is by mention, then subject, then object.
     """
     indices_by_category = _indices_by_category(boxes)
-    found: dict[tuple[int, int, str], Pair] = {}
+    mentions: dict[tuple[str, tuple[int, ...], tuple[int, ...]], _Mention] = {}
     for number, triplet in enumerate(triplets):
         predicate = canonical(triplet.predicate_lemma)
-        if not predicate:
-            continue
         subjects = _matching_boxes(triplet.subject_lemma, indices_by_category)
         objects = _matching_boxes(triplet.object_lemma, indices_by_category)
-        pairs = [(subject, object_) for subject in subjects for object_ in objects if subject != object_]
-        for subject, object_ in pairs:
-            key = (subject, object_, predicate)
-            earlier = found.get(key)
-            if earlier is None:
-                found[key] = Pair(subject, object_, predicate, number, len(pairs))
-            elif len(pairs) < earlier.ambiguity:
-                found[key] = Pair(subject, object_, predicate, earlier.triplet, len(pairs))
-    return list(found.values())
+        if not predicate or not subjects or not objects or subjects == objects == subjects[:1]:
+            continue
+        mention = mentions.setdefault((predicate, tuple(subjects), tuple(objects)), _Mention([], {}, set(), set()))
+        caption = captions[number] if captions else number
+        mention.triplets.append(number)
+        mention.stated[caption] = mention.stated.get(caption, 0) + _stated(triplet)
+        mention.subject_attributes.update(triplet.subject_attributes)
+        mention.object_attributes.update(triplet.object_attributes)
+    return [
+        Pair(subject, object_, predicate, mention.triplets[0], len(pairs), number, prior, len(mention.triplets))
+        for number, ((predicate, subjects, objects), mention) in enumerate(mentions.items())
+        if (pairs := [(subject, object_) for subject in subjects for object_ in objects if subject != object_])
+        for (subject, object_), prior in zip(pairs, _priors(mention, pairs, boxes), strict=True)
+    ]
 
 
 def naive_labels(pairs: Sequence[Pair]) -> list[Relation]:
-    """The baseline without a tagger: every candidate pair gets its label with score 1."""
-    return [Relation(pair.subject, pair.object, pair.predicate, 1.0, True, pair.triplet) for pair in pairs]
+    """The baseline without a tagger: every candidate gets its label with score 1, once."""
+    first: dict[tuple[int, int, str], Relation] = {}
+    for pair in pairs:
+        label = Relation(pair.subject, pair.object, pair.predicate, 1.0, True, pair.triplet)
+        first.setdefault((pair.subject, pair.object, pair.predicate), label)
+    return list(first.values())
+
+
+def _stated(triplet: Triplet) -> int:
+    """How many pairs a triplet counts: "two men on horses" are two, "two women next to each other" both ways."""
+    subjects, objects = triplet.subject_count or SEVERAL, triplet.object_count or SEVERAL
+    return subjects * (subjects - 1) if triplet.rule == "reciprocal" and subjects > 1 else max(subjects, objects)
+
+
+def _priors(mention: _Mention, pairs: Sequence[tuple[int, int]], boxes: Sequence[Box]) -> list[float]:
+    stated = max(mention.stated.values())
+    return pair_priors(pairs, boxes, stated, mention.subject_attributes, mention.object_attributes)
 
 
 def _indices_by_category(boxes: Sequence[Box]) -> dict[str, list[int]]:

@@ -215,6 +215,10 @@ class Extraction:
             object_start=object_start,
             object_end=object_end,
             rule=meant.rule,
+            subject_count=self._mentions.count(subject),
+            object_count=self._mentions.count(object_),
+            subject_attributes=self._mentions.attributes(subject),
+            object_attributes=self._mentions.attributes(object_),
         )
 
     def _characters(self, start: int, end: int) -> tuple[int, int]:

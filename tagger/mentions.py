@@ -19,6 +19,12 @@ _TRANSPARENT = words(
 _PERSONAL = words("it him her them itself himself herself themselves")
 _RELATIVE = words("who that which whom")
 _INDEFINITE = words("someone somebody person one")
+_NUMBERS = {
+    "a": 1, "an": 1, "one": 1, "another": 1, "two": 2, "both": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,
+    "eight": 8, "nine": 9, "ten": 10, "eleven": 11, "twelve": 12,
+}  # fmt: skip
+_SEVERAL = words("several many few multiple various numerous each every all some these those")
+_DESCRIBING = ("amod", "compound", "nmod")
 _PREMODIFIERS = words("det amod compound nummod poss nmod predet quantmod case")
 
 
@@ -64,6 +70,31 @@ class Mentions:
             phrase = f"{before.lower_} {phrase}"
             position -= 1
         return phrase_lemma(phrase) or token.lower_
+
+    def count(self, token: Token) -> int:
+        """How many the noun means: its number word, 1 for a singular, 0 for a plural without a number."""
+        for child in token.lefts:
+            if child.lower_ in _NUMBERS:
+                return _NUMBERS[child.lower_]
+            if child.dep_ == "nummod" and child.text.isdecimal() and len(child.text) < 4:
+                return int(child.text)
+        if token.dep_ == "pobj" and token.head.lower_ == "of":
+            holder = noun_lemma(token.head.head.lower_)
+            if holder == "couple" or (holder == "pair" and self.is_animate(token)):
+                return 2
+        is_several = token.tag_ in ("NNS", "NNPS") or any(child.lower_ in _SEVERAL for child in token.lefts)
+        return 0 if is_several else 1
+
+    def attributes(self, token: Token) -> tuple[str, ...]:
+        """Adjectives and nouns that describe the noun and are no part of its lemma, in order."""
+        named = self.lemma(token).split()
+        found = []
+        for child in token.lefts:
+            if child.dep_ in _DESCRIBING and child.lower_ not in named and child.lower_ not in _NUMBERS:
+                found += [child, *(joined for joined in child.rights if joined.dep_ == "conj" and joined.i < token.i)]
+        if token.dep_ == "nsubj" and token.head.pos_ == "AUX":
+            found += [child for child in token.head.rights if child.dep_ == "acomp" and child.pos_ == "ADJ"]
+        return tuple(word.lower_ for word in found if word.is_alpha)
 
     def referents(self, token: Token) -> list[Token]:
         """The nouns that a noun stands for: itself, or what a quantity or picture noun is "of"."""

@@ -11,6 +11,8 @@ class Triplet:
     `subject_lemma`, `object_lemma`: head noun, singular, with its compound words ("tennis racket").
     `predicate_lemma`: canonical form; for a passive it is the active verb, and subject and object are turned around.
     `rule`: name of the parser rule that found it.
+    `subject_count`, `object_count`: how many are meant, 0 for several without a number ("men").
+    `subject_attributes`, `object_attributes`: adjectives and other words that describe it, in order ("red", "brick").
     """
 
     subject: str
@@ -26,3 +28,7 @@ class Triplet:
     object_start: int
     object_end: int
     rule: str
+    subject_count: int = 1
+    object_count: int = 1
+    subject_attributes: tuple[str, ...] = ()
+    object_attributes: tuple[str, ...] = ()

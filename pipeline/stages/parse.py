@@ -29,7 +29,7 @@ class ParseStage(Stage):
     """Triplets of one partition's captions; each distinct caption is parsed once a partition."""
 
     name = "parse"
-    version = 2
+    version = 3
     reads = ("captions",)
     writes = "triplets"
     schema = TRIPLETS

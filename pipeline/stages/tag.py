@@ -48,7 +48,7 @@ class TagStage(Stage):
     """
 
     name = "tag"
-    version = 2
+    version = 3
     reads = ("images", "triplets")
     uses = ("tagger",)
     writes = "relations"
@@ -74,12 +74,13 @@ class TagStage(Stage):
         from tagger.labelling import TaggingImage, tag_images
 
         rows = inputs.table("images").to_pylist()
-        triplets = {row["image_id"]: row["triplets"] for row in inputs.table("triplets").to_pylist()}
+        stated = {row["image_id"]: row["triplets"] for row in inputs.table("triplets").to_pylist()}
         reading = _Reading(self, report, len(rows))
         images: list[TaggingImage] = []
         for row in rows:
             boxes = [Box(b["category"], b["x"], b["y"], b["w"], b["h"], b["crowd"]) for b in row["boxes"]]
-            pairs = candidates([_triplet(found) for found in triplets.get(row["image_id"], [])], boxes)
+            found = stated.get(row["image_id"], [])
+            pairs = candidates([_triplet(values) for values in found], boxes, [values["caption"] for values in found])
             width, height = view_size(row["width"], row["height"], self.image_size)
             load = reading.of(row, waits=bool(pairs))
             images.append(TaggingImage(row["width"], row["height"], boxes, pairs, (height, width), load))
@@ -128,7 +129,7 @@ def _output(
     relations, pairs = [], []
     for row, image, found in zip(rows, images, tagged, strict=True):
         if found is not None:
-            relations.append({"image_id": row["image_id"], "relations": [asdict(relation) for relation in found]})
+            relations.append({"image_id": row["image_id"], "relations": [asdict(r) for r in _once(found)]})
             pairs.append({"image_id": row["image_id"], "pairs": [asdict(pair) for pair in image.pairs]})
     write_table(pa.Table.from_pylist(pairs, schema=CANDIDATES), work / CANDIDATES_FILE)
     facts = {
@@ -138,6 +139,14 @@ def _output(
     }
     table = pa.Table.from_pylist(relations, schema=RELATIONS)
     return Output(table, {CANDIDATES_FILE: work / CANDIDATES_FILE}, rejected, rows_in=len(rows), facts=facts)
+
+
+def _once(relations: Sequence[Relation]) -> list[Relation]:
+    """Each label once, from the first mention that proposes it."""
+    first: dict[tuple[int, int, str], Relation] = {}
+    for relation in relations:
+        first.setdefault((relation.subject, relation.object, relation.predicate), relation)
+    return list(first.values())
 
 
 def _triplet(values: dict[str, Any]) -> Triplet:

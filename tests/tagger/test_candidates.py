@@ -1,5 +1,13 @@
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from tagger.box import Box
 from tagger.candidates import Pair, candidates, naive_labels
+from tagger.pair_prior import pair_priors
 from tagger.relation import Relation
 from tagger.triplet import Triplet
 
@@ -12,13 +20,18 @@ def triplet(subject: str, predicate: str, object_: str) -> Triplet:
     )  # fmt: skip
 
 
+def ends(pairs: Sequence[Pair]) -> list[tuple[int, int, str]]:
+    return [(pair.subject, pair.object, pair.predicate) for pair in pairs]
+
+
 def boxes(*categories: str) -> list[Box]:
     return [Box(category, 10.0 * place, 0.0, 5.0, 5.0) for place, category in enumerate(categories)]
 
 
 def test_every_matching_ordered_pair_with_its_ambiguity() -> None:
     found = candidates([triplet("man", "ride", "horse")], boxes("person", "horse", "person", "dog"))
-    assert found == [Pair(0, 1, "ride", 0, 2), Pair(2, 1, "ride", 0, 2)]
+    assert ends(found) == [(0, 1, "ride"), (2, 1, "ride")]
+    assert {(pair.triplet, pair.ambiguity, pair.mention, pair.support) for pair in found} == {(0, 2, 0, 1)}
 
 
 def test_a_box_never_pairs_with_itself() -> None:
@@ -28,10 +41,63 @@ def test_a_box_never_pairs_with_itself() -> None:
     assert candidates([triplet("person", "next to", "woman")], boxes("person")) == []
 
 
-def test_the_same_label_keeps_its_first_triplet_and_least_ambiguity() -> None:
+def test_captions_that_say_the_same_of_the_same_boxes_are_one_mention() -> None:
+    triplets = [triplet("man", "ride", "horse"), triplet("dog", "on", "horse"), triplet("person", "is riding", "horse")]
+    found = candidates(triplets, boxes("person", "horse", "person"))
+    assert {(pair.mention, pair.triplet, pair.support) for pair in found} == {(0, 0, 2)}
+    assert sum(pair.prior for pair in found) == pytest.approx(1)
+
+
+def test_mentions_that_may_mean_one_pair_each_have_it() -> None:
     triplets = [triplet("computer", "on", "bag"), triplet("person", "hold", "cup"), triplet("laptop", "on", "suitcase")]
     found = candidates(triplets, boxes("laptop", "suitcase", "tv"))
-    assert found == [Pair(0, 1, "on", 0, 1), Pair(2, 1, "on", 0, 2)]
+    assert [(*end, pair.triplet, pair.mention) for end, pair in zip(ends(found), found, strict=True)] == [
+        (0, 1, "on", 0, 0),
+        (2, 1, "on", 0, 0),
+        (0, 1, "on", 2, 1),
+    ]
+    assert found[2].prior == 1
+    assert naive_labels(found) == [Relation(0, 1, "on", 1.0, True, 0), Relation(2, 1, "on", 1.0, True, 0)]
+
+
+@pytest.mark.parametrize(
+    ("subjects", "objects", "captions", "total"),
+    [(1, 1, (), 1), (2, 1, (), 2), (0, 1, (), 2), (1, 3, (), 3), (9, 1, (), 4), (1, 1, (0, 0), 2), (1, 1, (0, 1), 1)],
+)
+def test_priors_of_a_mention_sum_to_what_a_caption_counts(
+    subjects: int, objects: int, captions: tuple[int, ...], total: int
+) -> None:
+    said = replace(triplet("man", "hold", "cup"), subject_count=subjects, object_count=objects)
+    found = candidates([said] * max(len(captions), 1), boxes("person", "cup", "person", "cup"), captions)
+    assert len(found) == 4
+    assert sum(pair.prior for pair in found) == pytest.approx(total)
+
+
+def test_near_and_overlapping_pairs_are_likelier() -> None:
+    man, horse, far = Box("person", 0, 0, 30, 60), Box("horse", 5, 20, 60, 60), Box("horse", 500, 20, 60, 60)
+    near = candidates([triplet("man", "ride", "horse")], [man, horse, far])
+    assert near[0].prior > 0.9
+
+
+def test_said_sizes_choose_among_alike() -> None:
+    placed = [Box("person", 0, 0, 50, 50), Box("dog", 60, 0, 20, 20), Box("dog", -30, 0, 40, 40)]
+    said = triplet("man", "hold", "dog")
+    small, large = (
+        candidates([replace(said, object_attributes=(word,))], placed)[0].prior for word in ("small", "large")
+    )
+    assert small > candidates([said], placed)[0].prior > large
+
+
+sizes = st.floats(0, 1e6, allow_nan=False)
+any_box = st.builds(Box, st.just("person"), st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), sizes, sizes)
+
+
+@given(st.lists(any_box, min_size=2, max_size=6), st.integers(1, 40), st.sets(st.sampled_from(["large", "tiny"])))
+def test_priors_are_probabilities_that_sum_to_the_count(placed: list[Box], stated: int, said: set[str]) -> None:
+    pairs = [(i, j) for i in range(len(placed)) for j in range(len(placed)) if i != j]
+    priors = pair_priors(pairs, placed, stated, said, said)
+    assert all(0 < prior <= 1 for prior in priors)
+    assert sum(priors) == pytest.approx(min(stated, len(pairs)))
 
 
 def test_one_pair_may_have_several_predicates() -> None:
@@ -47,7 +113,8 @@ def test_a_pair_has_only_predicates_of_its_own_categories() -> None:
 def test_crowds_are_left_out_and_indices_stay() -> None:
     crowd = Box("person", 0.0, 0.0, 9.0, 9.0, crowd=True)
     found = candidates([triplet("man", "ride", "horse")], [crowd, *boxes("person", "horse")])
-    assert found == [Pair(1, 2, "ride", 0, 1)]
+    assert ends(found) == [(1, 2, "ride")]
+    assert found[0].prior == 1
 
 
 def test_predicates_are_canonical_and_empty_ones_dropped() -> None:
