@@ -13,3 +13,10 @@ class Box:
     w: float
     h: float
     crowd: bool = False
+
+
+def intersect(one: Box, other: Box) -> bool:
+    """Whether two boxes share some area: the authors' overlap prior (spec pseudo_labels 2.5)."""
+    apart_x = abs(one.x + one.w / 2 - other.x - other.w / 2)
+    apart_y = abs(one.y + one.h / 2 - other.y - other.h / 2)
+    return apart_x < (one.w + other.w) / 2 and apart_y < (one.h + other.h) / 2

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from tagger.box import Box
-from tagger.matching import match
+from tagger.box import Box, intersect
 from tagger.pair_prior import pair_priors
-from tagger.predicates import canonical
+from tagger.readers import NounReader, Wording, by_whole_words, canonical_predicate
 from tagger.relation import Relation
 from tagger.triplet import Triplet
 
@@ -47,21 +47,37 @@ class _Mention:
     object_attributes: set[str]
 
 
-def candidates(triplets: Sequence[Triplet], boxes: Sequence[Box], captions: Sequence[int] = ()) -> list[Pair]:
+class CandidateSource(Protocol):
+    """Where an image's candidates come from."""
+
+    def __call__(self, triplets: Sequence[Triplet], boxes: Sequence[Box], captions: Sequence[int] = ()) -> list[Pair]:
+        """Candidates for boxes of one image; `captions` holds the number of each triplet's caption."""
+
+
+def candidates(
+    triplets: Sequence[Triplet],
+    boxes: Sequence[Box],
+    captions: Sequence[int] = (),
+    nouns: NounReader = by_whole_words,
+    wording: Wording = canonical_predicate,
+    overlapping: bool = False,
+) -> list[Pair]:
     """Every ordered pair of distinct boxes whose categories match a triplet's subject and object.
 
     `captions`: the number of each triplet's caption; without it every triplet counts as of a caption of its own.
-    Triplets with one canonical predicate and the same boxes are one mention: captions repeat each other, while what
+    Triplets with one predicate and the same boxes are one mention: captions repeat each other, while what
     one caption says twice is counted twice. Crowd boxes are left out. A mention has each pair once; two mentions
     ("a dog on a couch", "an animal on a couch") may share some. The order is by mention, then subject, then object.
+
+    `nouns` reads categories off nouns, `wording` words predicates; with `overlapping` both boxes must intersect.
     """
     indices_by_category = _indices_by_category(boxes)
     mentions: dict[tuple[str, tuple[int, ...], tuple[int, ...]], _Mention] = {}
     for number, triplet in enumerate(triplets):
-        predicate = canonical(triplet.predicate_lemma)
-        subjects = _matching_boxes(triplet.subject_lemma, indices_by_category)
-        objects = _matching_boxes(triplet.object_lemma, indices_by_category)
-        if not predicate or not subjects or not objects or subjects == objects == subjects[:1]:
+        predicate = wording(triplet)
+        subjects = _meant(nouns(triplet.subject, triplet.subject_lemma, indices_by_category), indices_by_category)
+        objects = _meant(nouns(triplet.object, triplet.object_lemma, indices_by_category), indices_by_category)
+        if not predicate or not _pairs(subjects, objects, boxes, overlapping):
             continue
         mention = mentions.setdefault((predicate, tuple(subjects), tuple(objects)), _Mention([], {}, set(), set()))
         caption = captions[number] if captions else number
@@ -72,7 +88,7 @@ def candidates(triplets: Sequence[Triplet], boxes: Sequence[Box], captions: Sequ
     return [
         Pair(subject, object_, predicate, mention.triplets[0], len(pairs), number, prior, len(mention.triplets))
         for number, ((predicate, subjects, objects), mention) in enumerate(mentions.items())
-        if (pairs := [(subject, object_) for subject in subjects for object_ in objects if subject != object_])
+        if (pairs := _pairs(subjects, objects, boxes, overlapping))
         for (subject, object_), prior in zip(pairs, _priors(mention, pairs, boxes), strict=True)
     ]
 
@@ -105,5 +121,16 @@ def _indices_by_category(boxes: Sequence[Box]) -> dict[str, list[int]]:
     return indices
 
 
-def _matching_boxes(noun: str, indices_by_category: dict[str, list[int]]) -> list[int]:
-    return sorted(index for category in match(noun, indices_by_category) for index in indices_by_category[category])
+def _meant(categories: Sequence[str], indices_by_category: dict[str, list[int]]) -> list[int]:
+    return sorted(index for category in categories for index in indices_by_category[category])
+
+
+def _pairs(
+    subjects: Sequence[int], objects: Sequence[int], boxes: Sequence[Box], overlapping: bool
+) -> list[tuple[int, int]]:
+    return [
+        (subject, object_)
+        for subject in subjects
+        for object_ in objects
+        if subject != object_ and (not overlapping or intersect(boxes[subject], boxes[object_]))
+    ]

@@ -12,8 +12,10 @@ from tagger.other_things import OTHER_THINGS
 _NOTHING: frozenset[str] = frozenset()
 
 
-def match(noun: str, categories: Collection[str]) -> list[str]:
+def match(noun: str, categories: Collection[str], more: Mapping[str, Collection[str]] | None = None) -> list[str]:
     """Those of `categories` that the noun phrase names, in their given order; empty if none.
+
+    `more`: further phrases by category, in lemmas (`phrase_lemma`), which count as much as our own synonyms.
 
     The phrase is read from its head (last word) and its longest known ending decides: "teddy bear" is not a bear,
     "brown teddy bear" is a teddy bear, and an unknown "dog bowl" is a bowl. A category that has the ending as its own
@@ -26,6 +28,8 @@ def match(noun: str, categories: Collection[str]) -> list[str]:
         phrase = " ".join(words[start:])
         for names in (_own_names, _synonyms, _broader_words):
             meant = [category for category in distinct if phrase in names(category)]
+            if more and names is _synonyms:
+                meant = [category for category in distinct if category in meant or phrase in more.get(category, ())]
             if meant:
                 return meant
         for word in _broader(phrase):

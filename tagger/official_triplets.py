@@ -11,15 +11,18 @@ _RULES = frozenset({"verb-object", "verb-preposition", "preposition", "noun-prep
 
 
 def as_authors_keep(triplets: Iterable[Triplet]) -> list[Triplet]:
-    """Triplets of their rules, surface words as predicates, and of a verb with its preposition the preposition alone.
+    """Triplets of their rules, with `authors_predicate` as `predicate_lemma`; offsets stay those of the whole predicate."""
+    kept = ((triplet, authors_predicate(triplet)) for triplet in triplets)
+    return [replace(triplet, predicate_lemma=predicate) for triplet, predicate in kept if predicate]
 
-    "A woman playing in a room" gives (woman, in, room). `predicate_lemma` holds the surface; offsets stay those of the
-    whole predicate.
+
+def authors_predicate(triplet: Triplet) -> str:
+    """The predicate as their parser words it: surface words, and of a verb with its preposition the preposition alone.
+
+    "A woman playing in a room" gives "in". Empty for relations that their rules don't find.
     """
-    return [replace(triplet, predicate_lemma=_kept(triplet)) for triplet in triplets if triplet.rule in _RULES]
-
-
-def _kept(triplet: Triplet) -> str:
+    if triplet.rule not in _RULES:
+        return ""
     words = tokens_of(triplet.predicate)
     if triplet.rule == "verb-preposition":
         words = words[next((at for at, word in enumerate(words) if at and word in FUNCTION_WORDS), 0) :]

@@ -1,0 +1,117 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from tagger.box import Box, intersect
+from tagger.candidates import candidates
+from tagger.cooccurrence import Cooccurrence, CooccurrenceError, cooccurrence_table, read_cooccurrence
+from tagger.official_candidates import official_candidates, official_groups
+from tagger.official_triplets import as_authors_keep
+from tagger.parsing import load_parser, parse_captions
+from tagger.readers import WORDINGS, by_substrings, by_whole_words, by_whole_words_and, canonical_predicate
+
+
+def boxes(*categories: str) -> list[Box]:
+    return [Box(category, 10.0 * place, 0.0, 5.0, 5.0) for place, category in enumerate(categories)]
+
+
+def triplets(*captions: str):
+    return [triplet for found in parse_captions(captions, load_parser()) for triplet in found]
+
+
+def test_official_enumeration_takes_every_ordered_pair_once_a_text_in_order() -> None:
+    said = triplets("a man next to a horse", "a man riding a horse", "a man next to the horse")
+    found = official_candidates(said, boxes("horse", "person", "person"), by_whole_words, WORDINGS["official"])
+    assert [(p.subject, p.object, p.predicate) for p in found] == [
+        (1, 0, "next to"),
+        (1, 0, "riding"),
+        (2, 0, "next to"),
+        (2, 0, "riding"),
+    ]
+    assert [(p.triplet, p.mention, p.support, p.prior) for p in found[:2]] == [(0, 0, 2, 1.0), (1, 1, 1, 1.0)]
+
+
+@pytest.mark.parametrize(("people", "sizes"), [(0, [0]), (9, [90]), (10, [100, 10]), (16, [100, 100, 72])])
+def test_groups_hold_100_pairs_and_an_exact_multiple_ends_with_an_empty_one(people: int, sizes: list[int]) -> None:
+    said = triplets("a man and a woman next to a man")[:1]
+    found = official_candidates(said, boxes(*["person"] * (people + 1)), by_whole_words, canonical_predicate)
+    groups = official_groups(found)
+    assert [len(pairs) for pairs, _ in groups] == (sizes if people else [0])
+    assert all(texts == ["next to"] for pairs, texts in groups if pairs)
+    assert official_groups([]) == [([], [])]
+
+
+def test_an_exact_multiple_of_100() -> None:
+    said = triplets("a man riding a horse")
+    found = official_candidates(said, boxes(*["person"] * 20, *["horse"] * 5), by_whole_words, canonical_predicate)
+    assert [len(pairs) for pairs, _ in official_groups(found)] == [100, 0]
+
+
+def test_the_authors_substrings_make_a_chair_a_person() -> None:
+    nouns = by_substrings({"person": ["man", "hair"], "chair": ["chair"]})
+    said = triplets("a cat sitting on a chair")
+    placed = boxes("cat", "person")
+    assert [(p.subject, p.object) for p in candidates(said, placed, nouns=nouns)] == [(0, 1)]
+    assert candidates(said, placed) == []
+
+
+def test_an_external_dictionary_adds_to_our_words() -> None:
+    said = triplets("a gryphon sitting on a chair")
+    placed = boxes("bird", "chair")
+    assert candidates(said, placed) == []
+    more = by_whole_words_and({"bird": ["gryphon", "hair"]})
+    assert [(p.subject, p.object) for p in candidates(said, placed, nouns=more)] == [(0, 1)]
+    assert candidates(triplets("a cat on a chair"), placed, nouns=more) == []
+
+
+def test_overlap_keeps_pairs_that_intersect() -> None:
+    apart, touching = Box("horse", 40, 0, 10, 10), Box("horse", 10, 0, 10, 10)
+    man = Box("person", 0, 0, 10, 10)
+    over = replace(touching, x=9.0)
+    assert not intersect(man, touching)
+    said = triplets("a man riding a horse")
+    [pair] = candidates(said, [man, apart, over], overlapping=True)
+    assert (pair.object, pair.prior, pair.ambiguity) == (2, 1.0, 1)
+    assert official_candidates(said, [man, apart], by_whole_words, canonical_predicate, overlapping=True) == []
+
+
+def test_wordings_of_one_predicate() -> None:
+    [said] = triplets("a man standing in front of a car")
+    assert {name: wording(said) for name, wording in WORDINGS.items()} == {
+        "canonical": "in front of",
+        "full": "stand in front of",
+        "official": "in front of",
+    }
+    assert [t.predicate_lemma for t in as_authors_keep([said])] == ["in front of"]
+
+
+def test_cooccurring_predicates_need_no_caption() -> None:
+    table = {"person": {"horse": ["riding", "near"], "person": ["near"]}}
+    found = Cooccurrence(table)([], boxes("person", "horse", "person"))
+    assert [(p.subject, p.object, p.predicate) for p in found] == [
+        (0, 1, "riding"),
+        (0, 1, "near"),
+        (0, 2, "near"),
+        (2, 0, "near"),
+        (2, 1, "riding"),
+        (2, 1, "near"),
+    ]
+    assert {(p.triplet, p.mention, p.prior, p.support) for p in found} == {(-1, -1, 0.0, 0)}
+
+
+def test_a_table_from_relations_by_falling_frequency() -> None:
+    relations = [("man", "on", "horse"), ("woman", "riding", "horse"), ("boy", "riding", "horse"), ("hat", "on", "man")]
+    table = cooccurrence_table(relations, ["person", "horse"], by_whole_words)
+    assert table == {"person": {"horse": ["riding", "on"]}}
+    assert cooccurrence_table(relations, ["person", "horse"], by_whole_words, least=2) == {"person": {"horse": ["on"]}}
+
+
+def test_a_table_is_read_or_refused_by_name(tmp_path) -> None:
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps({"person": {"horse": ["riding"]}}))
+    assert read_cooccurrence(path) == {"person": {"horse": ["riding"]}}
+    for bad in ("[]", '{"a": []}', '{"a": {"b": [1]}}', "{"):
+        path.write_text(bad)
+        with pytest.raises(CooccurrenceError, match=r"table.json.*subject: \{object"):
+            read_cooccurrence(path)
