@@ -12,6 +12,7 @@ from storage.errors import Terminal
 
 NO_IMAGE = -1
 """The image id of a reject whose own id can't be read."""
+_LEAST, _MOST = -(2**63), 2**63 - 1
 
 
 class AnnotationError(Terminal):
@@ -52,11 +53,13 @@ def rows(content: Any, path: Path, expected: str) -> list[Any]:
 
 def as_id(value: Any) -> int | None:
     """An integer id in the range of int64 from an int, a whole float or a string of digits; None for anything else."""
+    if type(value) is int and _LEAST <= value <= _MOST:  # all but a few, of millions
+        return value
     if isinstance(value, str) and value.strip().isdecimal() and value.isascii():
         value = int(value) if len(value) < 20 else None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
+    if isinstance(value, bool) or not isinstance(value, int) or not _LEAST <= value <= _MOST:
         return None
     return value
 
@@ -65,13 +68,15 @@ def as_four_numbers(value: Any) -> tuple[float, float, float, float] | None:
     """Four numbers (NaN and infinity pass) from a JSON list; None for anything else."""
     if not isinstance(value, list) or len(value) != 4:
         return None
+    a, b, c, d = value
+    if type(a) is type(b) is type(c) is type(d) is float:  # all but a few, of millions
+        return a, b, c, d
     if any(isinstance(item, bool) or not isinstance(item, int | float) for item in value):
         return None
     try:
-        a, b, c, d = (float(item) for item in value)
+        return float(a), float(b), float(c), float(d)
     except OverflowError:
         return None
-    return a, b, c, d
 
 
 def as_size(value: Any) -> int | None:

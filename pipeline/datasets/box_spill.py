@@ -46,7 +46,9 @@ class BoxSpill:
         self._texts = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self._image_ids = array("q")
         self._order: npt.NDArray[np.uint32] | None = None
-        self._sorted_ids: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self._ids: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        """Every image id once, ascending; `_firsts` says where its boxes begin in `_order`."""
+        self._firsts: npt.NDArray[np.int64] = np.zeros(1, np.int64)
 
     def close(self) -> None:
         """Give the disk space back."""
@@ -74,25 +76,26 @@ class BoxSpill:
         self._texts.flush()
         ids = np.frombuffer(self._image_ids, np.int64) if self._image_ids else np.empty(0, np.int64)
         order = np.argsort(ids, kind="stable")
-        self._sorted_ids = ids[order]
+        self._ids, firsts = np.unique(ids[order], return_index=True)
+        self._firsts = np.append(firsts, len(ids))
         self._order = order.astype(np.uint32)
         del ids
         self._image_ids = array("q")
 
     def counts(self) -> Iterator[tuple[int, int]]:
         """Every image id that has annotations, in ascending order, with their number."""
-        ids, counts = np.unique(self._sorted_ids, return_counts=True)
-        for start in range(0, len(ids), 2**16):
-            yield from zip(ids[start : start + 2**16].tolist(), counts[start : start + 2**16].tolist(), strict=True)
+        counts = np.diff(self._firsts)
+        for start in range(0, len(self._ids), 2**16):
+            block = slice(start, start + 2**16)
+            yield from zip(self._ids[block].tolist(), counts[block].tolist(), strict=True)
 
     def of(self, image_id: int) -> list[SpilledBox | SpilledFault]:
         """The annotations of an image, in the order in which they came."""
         assert self._order is not None, "sort first"
-        first = int(np.searchsorted(self._sorted_ids, image_id))
-        last = int(np.searchsorted(self._sorted_ids, image_id, side="right"))
-        positions = self._order[first:last].tolist()
-        if not positions:
+        place = int(np.searchsorted(self._ids, image_id))
+        if place == len(self._ids) or self._ids[place] != image_id:
             return []
+        positions = self._order[self._firsts[place] : self._firsts[place + 1]].tolist()
         file = self._rows.fileno()
         if positions[-1] - positions[0] == len(positions) - 1:
             data = os.pread(file, _SIZE * len(positions), _SIZE * positions[0])

@@ -131,11 +131,9 @@ class CocoReader(Reader):
             boxes.add_fault(image_id, category_id, shown(entry.get("category_id" if category_id is None else "bbox")))
             return
         source_id = as_id(entry.get("id"))
-        flags = (
-            (CROWD if entry.get("iscrowd") in (1, True) else 0)
-            | (FAKE if entry.get("isfake") in (1, True) else 0)
-            | (REFLECTED if entry.get("isreflected") in (1, True) else 0)
-        )
+        flags = CROWD if entry.get("iscrowd") == 1 else 0
+        flags |= FAKE if entry.get("isfake") == 1 else 0
+        flags |= REFLECTED if entry.get("isreflected") == 1 else 0
         boxes.add(image_id, category_id, numbers, -1 if source_id is None else source_id, flags)
 
     def _boxes(

@@ -24,6 +24,7 @@ _EXPONENT = 2
 """What of a number that goes on may already stand behind its end as it seems: "." or "e+"."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+_COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 _KINDS = {"{": "object", "[": "list", '"': "string", "t": "boolean", "f": "boolean", "n": "null"}
 _decode = json.JSONDecoder().raw_decode
 
@@ -92,7 +93,8 @@ class _Text:
 
     def value(self) -> Any:
         """The next value, whole."""
-        self.peek()
+        if self._at == len(self._buffer) or self._buffer[self._at] in " \t\n\r":
+            self.peek()
         while True:
             try:
                 found, end = _decode(self._buffer, self._at)
@@ -113,7 +115,11 @@ class _Text:
             return
         while True:
             yield self.value()
-            if self._take(",]") == "]":
+            # The regular case of millions of elements in a few steps; anything else, step by step.
+            match = _COMMA.match(self._buffer, self._at)
+            if match is not None and match.end() < len(self._buffer):
+                self._at = match.end()
+            elif self._take(",]") == "]":
                 return
 
     def fields(self) -> Iterator[str]:

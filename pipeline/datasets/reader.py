@@ -41,7 +41,7 @@ class Reader(ABC):
 
     def name(self, record: ImageRecord) -> str:
         """What `place` finds the record's image by."""
-        return record.path.relative_to(self.source.images).as_posix()
+        return record.path.as_posix().removeprefix(f"{self.source.images.as_posix()}/")
 
     def require_one(self, records: Iterable[ImageRecord]) -> None:
         """Raises `AnnotationError` when none of the records' images is there."""
