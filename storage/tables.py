@@ -86,9 +86,15 @@ RELATION = pa.struct(
         ("score", pa.float32()),
         ("proposed", pa.bool_()),
         ("triplet", pa.int32()),
+        ("caption", pa.int32()),
+        ("calibrated", pa.float32()),
+        ("posterior", pa.float32()),
     ]
 )
-"""A scored label; `proposed` tells whether this very pair was named by the triplet."""
+"""A scored label; `proposed` tells whether this very pair was named by the triplet (of that caption; -1: of none).
+
+`calibrated` is the probability that the score stands for, `posterior` that of the pair to be meant by the mention.
+"""
 
 IMAGES = pa.schema(
     [
@@ -106,7 +112,8 @@ IMAGES = pa.schema(
 CAPTIONS = pa.schema([("image_id", pa.int64()), ("captions", pa.list_(CAPTION))])
 TRIPLETS = pa.schema([("image_id", pa.int64()), ("triplets", pa.list_(TRIPLET))])
 CANDIDATES = pa.schema([("image_id", pa.int64()), ("pairs", pa.list_(CANDIDATE))])
-RELATIONS = pa.schema([("image_id", pa.int64()), ("relations", pa.list_(RELATION))])
+RELATIONS = pa.schema([("image_id", pa.int64()), ("tagger", pa.string()), ("relations", pa.list_(RELATION))])
+"""`tagger` is the digest of what scored."""
 
 REJECTED = pa.schema(
     [("image_id", pa.int64()), ("stage", pa.string()), ("reason", pa.string()), ("value", pa.string())]

@@ -8,6 +8,9 @@ class Relation:
     """A row of the relations table: box indices, canonical predicate, score in [0, 1], and where it came from.
 
     `proposed`: the caption's triplet `triplet` proposed this very pair; -1 if none did.
+    `calibrated`: the probability that the score stands for; None of a tagger that was never calibrated.
+    `posterior`: the probability that this pair is (one of those) meant by the mention that proposed it, given that the
+    mention is right; of several mentions the highest; None where none proposed it.
     """
 
     subject: int
@@ -16,3 +19,5 @@ class Relation:
     score: float
     proposed: bool
     triplet: int
+    calibrated: float | None = None
+    posterior: float | None = None

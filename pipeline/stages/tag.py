@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pyarrow as pa
 from pydantic import Field
@@ -14,41 +14,57 @@ from pydantic import Field
 from pipeline.images import BadImage, read_image
 from pipeline.settings import Settings, runtime
 from pipeline.stage import Inputs, Output, Rejected, Report, Stage
+from storage.digests import digest_file
 from storage.errors import Terminal
 from storage.tables import CANDIDATES, RELATIONS, write_table
 from tagger.box import Box
+from tagger.calibration import Calibration
 from tagger.candidates import candidates
-from tagger.relation import Relation
 from tagger.triplet import Triplet
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-    from tagger.labelling import TaggingImage
+    from tagger.tagging_image import Labels, Problem, TaggingImage
 
 CANDIDATES_FILE = "candidates.parquet"
+CALIBRATION = "calibration.json"
 
 
 class TagSettings(Settings):
-    """How candidates are scored."""
+    """How candidates are scored. Which of the labels are trained on is a setting of `shard`."""
 
+    predicates: Literal["pair", "image"] = "pair"
+    """pair: a predicate is scored on the pairs that captions propose it for; image: every predicate that the image's
+    captions propose on every proposed pair, as the authors do."""
     floor: float = Field(0.05, ge=0, le=1)
-    """Lower scores are not kept; the threshold of training is a setting of `shard`."""
-    predicate_texts: int = Field(200, ge=1)
-    """So many of the tagger's predicates, the most frequent, stand beside the image's own in the list of texts."""
+    """Lower scores are not kept."""
+    categories: tuple[str, ...] = ()
+    """Names in the list of texts of every image, e.g. all of the data set's; none given: the tagger's most frequent."""
+    category_texts: int = Field(100, ge=0)
+    """So many of the tagger's object names, the most frequent, where `categories` gives none."""
+    predicate_texts: int = Field(200, ge=0)
+    """So many of the tagger's predicates, the most frequent, stand beside the image's own; 0, as the authors do: none."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    audit_floor: float = Field(0.0, ge=0, le=1)
+    """A partition whose labels have a lower average precision against its given relations is not committed."""
     batch_size: int = runtime(16, ge=1)
-    """Images that go through the tagger together."""
+    """Images that go through the encoder together."""
+    pairs_together: int = runtime(1600, ge=1)
+    """Pairs of boxes that go through the decoders together: bounds the memory of crowded images."""
+    device: Literal["auto", "cpu", "cuda"] = runtime("auto")
 
 
 class TagStage(Stage):
     """Scored relations of one partition; `candidates.parquet` beside them holds every pair that was considered.
 
-    The texts that a score depends on are the partition's categories, the tagger's most frequent predicates, and
-    predicates that only the image's own captions name.
+    The texts that a score depends on are the same for every image, but for categories and predicates that only the
+    image itself names.
     """
 
     name = "tag"
-    version = 3
+    version = 4
     reads = ("images", "triplets")
     uses = ("tagger",)
     writes = "relations"
@@ -56,97 +72,101 @@ class TagStage(Stage):
     settings: TagSettings
 
     def open(self, given: Inputs) -> None:
-        """Load the tagger. Raises `Terminal` when its weights do not fit."""
+        """Load the tagger. Raises `Terminal` when its weights do not fit, are of another network or no numbers."""
+        from models.relation_tagger import RelationTagger
         from models.weights import WeightsError, load
+        from tagger.labelling import Labeller
 
         artifact = given.artifact("tagger")
         vocabulary = json.loads(artifact.file("vocabulary.json").read_bytes())
-        self._predicates: list[str] = vocabulary["predicates"][: self.settings.predicate_texts]
-        self.image_size: int = vocabulary["image_size"]
+        settings: TagSettings = self.settings
+        self._view = vocabulary["image_size"]
+        calibration = artifact.file(CALIBRATION)
         try:
-            self._tagger: Any = load(artifact.file("model.safetensors"), artifact.folder)
-        except WeightsError as error:
+            tagger = load(artifact.file("model.safetensors"), artifact.folder)
+            if not isinstance(tagger, RelationTagger):
+                raise WeightsError(f"weights of a {type(tagger).__name__}, not of a Relation Tagger")
+            self._tagger = digest_file(artifact.file("model.safetensors"))
+            self._labeller = Labeller(
+                tagger.to(_device(settings.device)),
+                settings.categories or vocabulary["objects"][: settings.category_texts],
+                vocabulary["predicates"][: settings.predicate_texts],
+                Calibration.from_json(calibration.read_bytes()) if calibration.is_file() else None,
+                settings.predicates,
+                settings.floor,
+                settings.batch_size,
+                settings.pairs_together,
+                settings.precision,
+            )
+        except (WeightsError, FloatingPointError, ValueError) as error:
             raise Terminal(f"tagger {artifact.key[:12]}: {error}; remove {artifact.folder} and run again") from error
 
     def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
-        """Score the partition's candidates; images that can't be read go to quarantine."""
-        from pipeline.training.pixels import view_size
-        from tagger.labelling import TaggingImage, tag_images
-
+        """Score the partition's candidates; images that can't be read or scored go to quarantine."""
         rows = inputs.table("images").to_pylist()
         stated = {row["image_id"]: row["triplets"] for row in inputs.table("triplets").to_pylist()}
-        reading = _Reading(self, report, len(rows))
-        images: list[TaggingImage] = []
-        for row in rows:
-            boxes = [Box(b["category"], b["x"], b["y"], b["w"], b["h"], b["crowd"]) for b in row["boxes"]]
-            found = stated.get(row["image_id"], [])
-            pairs = candidates([_triplet(values) for values in found], boxes, [values["caption"] for values in found])
-            width, height = view_size(row["width"], row["height"], self.image_size)
-            load = reading.of(row, waits=bool(pairs))
-            images.append(TaggingImage(row["width"], row["height"], boxes, pairs, (height, width), load))
-        categories = sorted({box.category for image in images for box in image.boxes})
-        settings: TagSettings = self.settings
-        try:
-            tagged = tag_images(self._tagger, images, categories, self._predicates, settings.batch_size, settings.floor)
-        except FloatingPointError as error:
-            raise Terminal(f"{inputs.partition}: {error}") from error
+        images = [self._image(row, stated.get(row["image_id"], [])) for row in rows]
+        labels = self._labeller.label(images, lambda done: report(done, len(rows)))
         report(len(rows), len(rows))
-        return _output(rows, images, tagged, reading.rejected, work)
+        rejected = [
+            Rejected(row["image_id"], one.problem.reason, one.problem.value)
+            for row, one in zip(rows, labels, strict=True)
+            if one.problem
+        ]
+        kept = [_Kept(*each) for each in zip(rows, images, labels, strict=True) if not each[2].problem]
+        relations = [
+            {"image_id": one.row["image_id"], "tagger": self._tagger, "relations": one.relations(stated)}
+            for one in kept
+        ]
+        pairs = [{"image_id": one.row["image_id"], "pairs": [asdict(p) for p in one.image.pairs]} for one in kept]
+        write_table(pa.Table.from_pylist(pairs, schema=CANDIDATES), work / CANDIDATES_FILE)
+        facts = {
+            "candidates": sum(len(image.pairs) for image in images),
+            "images without candidates": sum(not image.pairs for image in images),
+            "relations": sum(len(row["relations"]) for row in relations),
+        }
+        table = pa.Table.from_pylist(relations, schema=RELATIONS)
+        return Output(table, {CANDIDATES_FILE: work / CANDIDATES_FILE}, rejected, rows_in=len(rows), facts=facts)
 
+    def _image(self, row: dict[str, Any], triplets: Sequence[dict[str, Any]]) -> TaggingImage:
+        from pipeline.training.pixels import View, to_pixels, view_size
+        from tagger.tagging_image import Problem, TaggingImage
 
-class _Reading:
-    """Reads images when their turn comes: counts them for the report, and rejects those that can't be read."""
+        boxes = [Box(b["category"], b["x"], b["y"], b["w"], b["h"], b["crowd"]) for b in row["boxes"]]
+        pairs = candidates([_triplet(values) for values in triplets], boxes, [values["caption"] for values in triplets])
+        width, height = view_size(row["width"], row["height"], self._view)
 
-    def __init__(self, stage: TagStage, report: Report, total: int) -> None:
-        self._stage, self._report, self._total, self._done = stage, report, total, total
-        self.rejected: list[Rejected] = []
-
-    def of(self, row: dict[str, Any], waits: bool) -> Callable[[], Tensor | None]:
-        """What loads the image of a row. An image without candidates is never loaded and counts as done."""
-        from pipeline.training.pixels import View, to_pixels
-
-        self._done -= waits
-
-        def load() -> Tensor | None:
-            self._done += 1
-            self._report(self._done, self._total)
+        def load() -> Tensor | Problem:
             try:
-                return to_pixels(read_image(self._stage.image_path(row)), View(self._stage.image_size))
+                return to_pixels(read_image(self.image_path(row)), View(self._view))
             except BadImage as bad:
-                self.rejected.append(Rejected(row["image_id"], bad.reason, bad.value))
-                return None
+                return Problem(bad.reason, bad.value)
 
-        return load
-
-
-def _output(
-    rows: Sequence[dict[str, Any]],
-    images: Sequence[TaggingImage],
-    tagged: Sequence[list[Relation] | None],
-    rejected: Sequence[Rejected],
-    work: Path,
-) -> Output:
-    relations, pairs = [], []
-    for row, image, found in zip(rows, images, tagged, strict=True):
-        if found is not None:
-            relations.append({"image_id": row["image_id"], "relations": [asdict(r) for r in _once(found)]})
-            pairs.append({"image_id": row["image_id"], "pairs": [asdict(pair) for pair in image.pairs]})
-    write_table(pa.Table.from_pylist(pairs, schema=CANDIDATES), work / CANDIDATES_FILE)
-    facts = {
-        "candidates": sum(len(image.pairs) for image in images),
-        "images without candidates": sum(not image.pairs for image in images),
-        "relations": sum(len(row["relations"]) for row in relations),
-    }
-    table = pa.Table.from_pylist(relations, schema=RELATIONS)
-    return Output(table, {CANDIDATES_FILE: work / CANDIDATES_FILE}, rejected, rows_in=len(rows), facts=facts)
+        return TaggingImage(row["width"], row["height"], boxes, pairs, (height, width), load)
 
 
-def _once(relations: Sequence[Relation]) -> list[Relation]:
-    """Each label once, from the first mention that proposes it."""
-    first: dict[tuple[int, int, str], Relation] = {}
-    for relation in relations:
-        first.setdefault((relation.subject, relation.object, relation.predicate), relation)
-    return list(first.values())
+class _Kept(NamedTuple):
+    """An image that was labelled."""
+
+    row: dict[str, Any]
+    image: TaggingImage
+    labels: Labels
+
+    def relations(self, stated: Mapping[int, Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+        """Its relations as rows, each with the caption of its triplet."""
+        triplets = stated.get(self.row["image_id"], [])
+        return [
+            asdict(relation) | {"caption": triplets[relation.triplet]["caption"] if relation.proposed else -1}
+            for relation in self.labels.relations
+        ]
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise Terminal("tag.device = 'cuda': this machine has no usable GPU; set device = 'auto' or 'cpu'")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _triplet(values: dict[str, Any]) -> Triplet:

@@ -31,6 +31,7 @@ from storage.artifact import Artifact
 from storage.keys import KeyTerms
 from storage.store import Store
 from storage.tables import CAPTIONS, IMAGES, RELATIONS, TRIPLETS, write_table
+from tagger.calibration import Calibration, Line
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -124,8 +125,9 @@ def _tagger(folder: Path) -> Path:
             drawn = generator.normal(0, values[0].numel() ** -0.5 if matrix else 0.1, values.shape)
             values.copy_(torch.from_numpy(drawn + (not matrix and name.endswith("weight"))))
     save(network, folder / "model.safetensors")
-    vocabulary = {"predicates": ["ride", "hold", "next to", "on"], "image_size": 96}
+    vocabulary = {"objects": ["person", "dog"], "predicates": ["ride", "hold", "next to", "on"], "image_size": 96}
     (folder / "vocabulary.json").write_text(json.dumps(vocabulary))
+    (folder / "calibration.json").write_bytes(Calibration(Line(0.9, 0.5), {"on": Line(1.2, -0.1)}).to_json())
     return folder
 
 

@@ -1,7 +1,10 @@
 """Scores of a small random tagger: what they may depend on, and what they may not."""
 
+import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +15,9 @@ from models.config import NetworkConfig, TextConfig
 from models.relation_tagger import RelationTagger
 from tagger.box import Box
 from tagger.candidates import Pair
-from tagger.labelling import TaggingImage, tag_images
+from tagger.labelling import MISSING_BOX, NOT_A_NUMBER, Labeller
 from tagger.relation import Relation
+from tagger.tagging_image import Labels, Problem, TaggingImage
 
 CATEGORIES = ["person", "dog", "horse", "cup"]
 PREDICATES = ["ride", "hold", "next to", "on"]
@@ -57,18 +61,24 @@ def pairs(*named: tuple[int, str, int]) -> list[Pair]:
 RIDING = pairs((0, "ride", 1), (0, "next to", 1), (0, "hold", 2), (3, "next to", 0), (1, "next to", 2))
 
 
-def tag(tagger: RelationTagger, images: Sequence[TaggingImage], **settings: float) -> list[list[Relation] | None]:
-    return tag_images(tagger, images, CATEGORIES, PREDICATES, **{"floor": 0.0, **settings})  # type: ignore[arg-type]
+def label(tagger: RelationTagger, images: Sequence[TaggingImage], **settings: Any) -> list[Labels]:
+    return Labeller(tagger, **{"categories": CATEGORIES, "predicates": PREDICATES, "floor": 0.0} | settings).label(
+        images
+    )
 
 
-def scores(relations: list[Relation] | None) -> Tensor:
-    assert relations is not None
+def tag(tagger: RelationTagger, images: Sequence[TaggingImage], **settings: Any) -> list[list[Relation]]:
+    labels = label(tagger, images, **settings)
+    assert all(one.problem is None for one in labels)
+    return [one.relations for one in labels]
+
+
+def scores(relations: Sequence[Relation]) -> Tensor:
     return torch.tensor([relation.score for relation in relations])
 
 
 def test_every_candidate_gets_the_score_of_its_own_pair_in_order(tagger: RelationTagger) -> None:
     [relations] = tag(tagger, [image(0, RIDING)])
-    assert relations is not None
     assert [(r.subject, r.predicate, r.object, r.triplet) for r in relations] == [
         (p.subject, p.predicate, p.object, p.triplet) for p in RIDING
     ]
@@ -78,11 +88,12 @@ def test_every_candidate_gets_the_score_of_its_own_pair_in_order(tagger: Relatio
 
 def test_scores_do_not_depend_on_batch_or_order(tagger: RelationTagger) -> None:
     images = [image(0, RIDING), image(1, RIDING[:2]), image(2, RIDING, (96, 64)), image(3, pairs((0, "hold", 2)))]
-    together, alone = tag(tagger, images, batch_size=4), [tag(tagger, [one])[0] for one in images]
-    backwards = tag(tagger, images[::-1], batch_size=2)[::-1]
-    for first, second, third in zip(together, alone, backwards, strict=True):
-        torch.testing.assert_close(scores(first), scores(second), atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(scores(first), scores(third), atol=1e-5, rtol=1e-4)
+    together, alone = tag(tagger, images, images_together=4), [tag(tagger, [one])[0] for one in images]
+    backwards = tag(tagger, images[::-1], images_together=2)[::-1]
+    few_pairs = tag(tagger, images, pairs_together=1)
+    for first, *others in zip(together, alone, backwards, few_pairs, strict=True):
+        for other in others:
+            torch.testing.assert_close(scores(first), scores(other), atol=1e-5, rtol=1e-4)
 
 
 def test_the_same_call_gives_the_same_bits(tagger: RelationTagger) -> None:
@@ -90,27 +101,60 @@ def test_the_same_call_gives_the_same_bits(tagger: RelationTagger) -> None:
     assert tag(tagger, images) == tag(tagger, images)
 
 
-def test_novel_predicates_of_one_image_leave_the_others_alone(tagger: RelationTagger) -> None:
+def test_bits_do_not_depend_on_what_a_worker_did_before(tagger: RelationTagger) -> None:
+    novel = [*RIDING, Pair(0, 2, "juggle with a very long list of words", 9, 1), Pair(0, 1, "pet", 10, 1)]
+    fresh, used = (Labeller(tagger, CATEGORIES, PREDICATES, floor=0.0) for _ in range(2))
+    used.label([image(1, [Pair(0, 1, predicate, 0, 1)]) for predicate in ("pet", "wash and feed", "see")])
+    assert fresh.label([image(0, novel)]) == used.label([image(0, novel)])
+
+
+def test_each_text_is_encoded_once_a_worker(tagger: RelationTagger, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[str] = []
+    encode = tagger.encode_texts
+
+    def counting(texts: Sequence[str]) -> Tensor:
+        encoded.extend(texts)
+        return encode(texts)
+
+    monkeypatch.setattr(tagger, "encode_texts", counting)
+    labeller = Labeller(tagger, CATEGORIES, PREDICATES)
+    for seed in range(3):
+        labeller.label([image(seed, [*RIDING, Pair(0, 2, "juggle with", 9, 1)]), image(seed, RIDING)])
+    assert sorted(encoded) == sorted([*CATEGORIES, *PREDICATES, "no objects", "juggle with"])
+
+
+def test_novel_predicates_and_categories_of_one_image_leave_the_others_alone(tagger: RelationTagger) -> None:
     novel = image(1, [*RIDING, Pair(0, 2, "juggle with", 9, 1)])
+    unknown = replace(novel, boxes=[*novel.boxes, Box("unicorn", 0, 0, 50, 50)])
     [plain] = tag(tagger, [image(0, RIDING)])
-    [beside, with_novel] = tag(tagger, [image(0, RIDING), novel], batch_size=2)
+    [beside, with_novel, with_unknown] = tag(tagger, [image(0, RIDING), novel, unknown], images_together=3)
     torch.testing.assert_close(scores(beside), scores(plain), atol=1e-5, rtol=1e-4)
-    assert with_novel is not None
     assert with_novel[-1].predicate == "juggle with"
     assert 0 < with_novel[-1].score < 1
+    torch.testing.assert_close(scores(with_unknown), scores(tag(tagger, [unknown])[0]), atol=1e-5, rtol=1e-4)
+    assert (scores(with_unknown) - scores(with_novel)).abs().max() > 1e-6
+
+
+def test_every_predicate_of_the_image_on_every_pair(tagger: RelationTagger) -> None:
+    [own] = tag(tagger, [image(0, RIDING)])
+    [every] = tag(tagger, [image(0, RIDING)], scope="image")
+    assert every[: len(own)] == own
+    ends = {(pair.subject, pair.object) for pair in RIDING}
+    said = {pair.predicate for pair in RIDING}
+    assert len(every) == len(ends) * len(said) == len({(r.subject, r.predicate, r.object) for r in every})
+    assert {(r.proposed, r.triplet) for r in every[len(own) :]} == {(False, -1)}
 
 
 def test_image_boxes_and_labels_matter(tagger: RelationTagger) -> None:
     [first], [other] = tag(tagger, [image(0, RIDING)]), tag(tagger, [image(1, RIDING)])
     assert not torch.allclose(scores(first), scores(other), atol=1e-5)
     swapped = pairs((1, "ride", 0))
-    [[forward]], [[backward]] = tag(tagger, [image(0, RIDING[:1])]), tag(tagger, [image(0, swapped)])  # type: ignore[misc]
+    [[forward]], [[backward]] = tag(tagger, [image(0, RIDING[:1])]), tag(tagger, [image(0, swapped)])
     assert abs(forward.score - backward.score) > 1e-5
 
 
 def test_floor_drops_lower_scores_only(tagger: RelationTagger) -> None:
     [everything] = tag(tagger, [image(0, RIDING)])
-    assert everything is not None
     floor = sorted(scores(everything).tolist())[2]
     [kept] = tag(tagger, [image(0, RIDING)], floor=floor)
     assert kept == [relation for relation in everything if relation.score >= floor]
@@ -121,31 +165,70 @@ def never() -> Tensor:
     raise AssertionError("an image without candidates was loaded")
 
 
-def with_load(original: TaggingImage, load: Callable[[], Tensor | None]) -> TaggingImage:
-    return TaggingImage(original.width, original.height, original.boxes, original.pairs, original.shape, load)
+def with_load(original: TaggingImage, load: Callable[[], Tensor | Problem]) -> TaggingImage:
+    return replace(original, load=load)
 
 
-def test_images_without_candidates_are_not_loaded_and_unreadable_ones_are_none(tagger: RelationTagger) -> None:
-    idle, torn = with_load(image(0, []), never), with_load(image(1, RIDING), lambda: None)
-    nothing, lost, fine = tag(tagger, [idle, torn, image(2, RIDING)])
-    assert nothing == []
-    assert lost is None
-    assert fine is not None and len(fine) == len(RIDING)
-    assert tag(tagger, [torn]) == [None]
-    assert tag(tagger, []) == []
+def test_images_without_candidates_are_not_loaded_and_unreadable_ones_say_why(tagger: RelationTagger) -> None:
+    torn_problem = Problem("truncated", "12 of 99 bytes")
+    idle, torn = with_load(image(0, []), never), with_load(image(1, RIDING), lambda: torn_problem)
+    told: list[int] = []
+    labeller = Labeller(tagger, CATEGORIES, PREDICATES, floor=0.0)
+    nothing, lost, fine = labeller.label([idle, torn, image(2, RIDING)], told.append)
+    assert nothing == Labels()
+    assert lost == Labels(problem=torn_problem)
+    assert len(fine.relations) == len(RIDING)
+    assert told == [3]
+    assert labeller.label([torn]) == [Labels(problem=torn_problem)]
+    assert labeller.label([]) == []
 
 
 def test_boxes_beyond_the_image_are_clipped(tagger: RelationTagger) -> None:
     inside = TaggingImage(100, 100, [Box("person", 0, 0, 50, 100), Box("dog", 60, 60, 40, 40)], RIDING[:1], (96, 96),
                           image(0, [], (96, 96)).load)  # fmt: skip
-    beyond = TaggingImage(100, 100, [Box("person", -20, 0, 70, 130), Box("dog", 60, 60, 90, 40)], RIDING[:1], (96, 96),
-                          inside.load)  # fmt: skip
+    beyond = replace(inside, boxes=[Box("person", -20, 0, 70, 130), Box("dog", 60, 60, 90, 40)])
     torch.testing.assert_close(scores(tag(tagger, [inside])[0]), scores(tag(tagger, [beyond])[0]))
 
 
-def test_unknown_category_is_named(tagger: RelationTagger) -> None:
-    with pytest.raises(ValueError, match="'horse' is not among the 2 category texts"):
-        tag_images(tagger, [image(0, RIDING)], ["person", "cup"], PREDICATES)
+def test_odd_boxes_and_pairs_get_scores(tagger: RelationTagger) -> None:
+    odd = replace(
+        image(0, pairs((0, "ride", 0), (1, "hold", 2), (2, "on", 1), (3, "next to", 2))),
+        boxes=[
+            Box("person", 5, 5, 40, 80),
+            Box("cup", 9, 9, 0.01, 0.01),
+            Box("dog", 0, 0, 192, 128),
+            Box("cup", 500, 500, 10, 10),
+        ],
+    )
+    [relations] = tag(tagger, [odd])
+    assert len(relations) == 4
+    assert all(0 < relation.score < 1 for relation in relations)
+
+
+def test_one_box_and_no_boxes(tagger: RelationTagger) -> None:
+    one = replace(image(0, []), boxes=[Box("person", 0, 0, 9, 9)])
+    assert tag(tagger, [one, replace(one, boxes=[])]) == [[], []]
+
+
+def test_five_hundred_boxes(tagger: RelationTagger) -> None:
+    boxes = [Box(CATEGORIES[i % 4], i % 25 * 7, i // 25 * 6, 9, 9) for i in range(500)]
+    crowded = replace(image(0, [Pair(i, (i + 7) % 500, "hold", i, 1) for i in range(500)]), boxes=boxes)
+    [relations] = tag(tagger, [crowded])
+    [in_small_calls] = tag(tagger, [crowded], pairs_together=30)
+    assert len(relations) == 500
+    torch.testing.assert_close(scores(relations), scores(in_small_calls), atol=1e-5, rtol=1e-4)
+
+
+def test_a_predicate_of_two_hundred_words(tagger: RelationTagger) -> None:
+    [relations] = tag(tagger, [image(0, [Pair(0, 1, "hold " * 200, 0, 1)])])
+    assert 0 < relations[0].score < 1
+
+
+def test_a_candidate_that_names_a_missing_box_costs_its_image_the_labels(tagger: RelationTagger) -> None:
+    wrong = with_load(image(0, [*RIDING, Pair(0, 4, "hold", 7, 1)]), never)
+    bad, good = label(tagger, [wrong, image(1, RIDING)])
+    assert bad == Labels(problem=Problem(MISSING_BOX, "0 hold 4, of 4 boxes"))
+    assert good.problem is None and len(good.relations) == len(RIDING)
 
 
 def test_pixels_of_another_shape_are_refused(tagger: RelationTagger) -> None:
@@ -153,7 +236,24 @@ def test_pixels_of_another_shape_are_refused(tagger: RelationTagger) -> None:
         tag(tagger, [with_load(image(0, RIDING), lambda: torch.zeros(3, 32, 32))])
 
 
-def test_damaged_weights_are_reported(tagger: RelationTagger) -> None:
+def test_scores_that_are_no_numbers_cost_their_image_alone(tagger: RelationTagger) -> None:
     broken = with_load(image(0, RIDING), lambda: torch.full((3, 64, 96), float("nan")))
-    with pytest.raises(FloatingPointError, match="not a number"):
-        tag(tagger, [broken])
+    before, bad, after = label(tagger, [image(1, RIDING), broken, image(2, RIDING)])
+    assert bad.problem is not None and bad.problem.reason == NOT_A_NUMBER
+    for fine, seed in ((before, 1), (after, 2)):
+        torch.testing.assert_close(
+            scores(fine.relations), scores(tag(tagger, [image(seed, RIDING)])[0]), atol=1e-5, rtol=1e-4
+        )
+
+
+def test_weights_that_are_no_numbers_are_named(tagger: RelationTagger) -> None:
+    damaged = copy.deepcopy(tagger)
+    with torch.no_grad():
+        damaged.projection_text.weight[0, 0] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"projection_text\.weight is not finite"):
+        Labeller(damaged, CATEGORIES, PREDICATES)
+
+
+def test_half_precision_is_close(tagger: RelationTagger) -> None:
+    [exact], [rough] = tag(tagger, [image(0, RIDING)]), tag(tagger, [image(0, RIDING)], precision="bfloat16")
+    assert 0 < (scores(exact) - scores(rough)).abs().max() < 0.05

@@ -12,6 +12,7 @@ from pipeline.stage import Inputs
 from pipeline.stages.shard import SHARD_FILE, ShardSettings, ShardStage
 from pipeline.training.sample import SampleRelation, TrainingSample
 from storage.artifact import Artifact
+from storage.errors import Terminal
 from storage.shards import ShardReader
 from storage.tables import IMAGES, RELATIONS, write_table
 
@@ -94,6 +95,18 @@ def test_pseudo_labels_above_the_threshold_go_into_the_shard(inputs, tmp_path):
     assert [(r.image_id, r.reason) for r in output.rejected] == [(3, "truncated")]
     assert (output.rows_in, output.rows_out) == (4, 3)  # an image without a box is left out, which is no reject
     assert output.facts == {"images": 3, "without a box": 1, "relations": 2}
+
+
+def test_predicates_have_thresholds_of_their_own_and_a_pair_its_surest_label(inputs, tmp_path):
+    _, _, strict = shard(inputs, tmp_path / "strict", threshold=0.05, thresholds={"near": 0.5})
+    assert [r.predicate for r in strict[1].relations] == ["ride"]
+    _, _, loose = shard(inputs, tmp_path / "loose", threshold=0.05)
+    assert [r.predicate for r in loose[1].relations] == ["ride", "near"]
+
+
+def test_labels_without_calibration_are_not_taken_for_calibrated(inputs, tmp_path):
+    with pytest.raises(Terminal, match=r"shard\.confidence = 'calibrated'.*held_out"):
+        shard(inputs, tmp_path / "work", confidence="calibrated")
 
 
 def test_images_keep_their_bytes_and_get_the_extension_of_their_content(inputs, tmp_path):

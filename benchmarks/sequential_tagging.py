@@ -1,0 +1,88 @@
+"""The authors' way of labelling, re-enacted: one image at a time, repeated once a group, all texts encoded for every call.
+
+It is what `tagger.labelling` is compared with: by its scores in the tests, by its speed in `benchmarks/tagger.py`.
+
+Shapes: G groups, P pairs a group, H×W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from models.relation_tagger import PairQueries, RelationTagger
+from tagger.tagging_image import TaggingImage
+
+GROUPS_A_CALL = 16
+"""The authors' number for ResNet-50."""
+
+Scores = dict[tuple[int, str, int], float]
+"""(subject box, predicate, object box) → score"""
+
+
+def label_sequentially(
+    tagger: RelationTagger,
+    image: TaggingImage,
+    categories: Sequence[str],
+    predicates: Sequence[str] | None = None,
+    groups_a_call: int = GROUPS_A_CALL,
+) -> Scores:
+    """Scores of every text of a call on every pair of it.
+
+    `categories`: the data set's names, without the text for no objects. `predicates`: the texts of every call; by default
+    those of its groups, in the order of first appearance, as the authors merge them.
+    """
+    ends = sorted({(pair.subject, pair.object) for pair in image.pairs})
+    size = tagger.config.pairs
+    groups = [ends[start : start + size] for start in range(0, len(ends), size)]
+    scores: Scores = {}
+    for start in range(0, len(groups), groups_a_call):
+        stacked = groups[start : start + groups_a_call]
+        inside = {pair for group in stacked for pair in group}
+        said = dict.fromkeys(p.predicate for p in image.pairs if (p.subject, p.object) in inside)
+        texts = list(said if predicates is None else predicates)
+        pixels = image.load()
+        assert isinstance(pixels, Tensor)
+        repeated_G3HW = pixels[None].repeat(len(stacked), 1, 1, 1)
+        padding_GHW = torch.zeros(len(stacked), *pixels.shape[1:], dtype=torch.bool)
+        features = tagger.encode_texts([*categories, "no objects", *texts])
+        objects_TE, predicates_TE = features[: len(categories) + 1], features[len(categories) + 1 :]
+        queries = _queries(image, stacked, categories, size)
+        found = (
+            tagger(repeated_G3HW, padding_GHW, objects_TE, predicates_TE, queries).predicate_logits.float().sigmoid()
+        )
+        for row, group in enumerate(stacked):
+            for slot, (subject, object_) in enumerate(group):
+                for column, text in enumerate(texts):
+                    # The authors read each score by itself.
+                    scores[subject, text, object_] = found[row, slot, column].item()
+    return scores
+
+
+def _queries(
+    image: TaggingImage, groups: Sequence[Sequence[tuple[int, int]]], categories: Sequence[str], slots: int
+) -> PairQueries:
+    """All slots of every group, empty ones included."""
+    boxes = torch.tensor([_cxcywh(image, place) for place in range(len(image.boxes))])
+    labels = torch.tensor([categories.index(box.category) for box in image.boxes])
+    subject_boxes, object_boxes = torch.zeros(2, len(groups), slots, 4)
+    subject_labels, object_labels = torch.zeros(2, len(groups), slots, dtype=torch.long)
+    valid = torch.zeros(len(groups), slots, dtype=torch.bool)
+    for row, group in enumerate(groups):
+        for slot, (subject, object_) in enumerate(group):
+            subject_boxes[row, slot], object_boxes[row, slot] = boxes[subject], boxes[object_]
+            subject_labels[row, slot], object_labels[row, slot] = labels[subject], labels[object_]
+            valid[row, slot] = True
+    return PairQueries(subject_boxes, object_boxes, subject_labels, object_labels, valid)
+
+
+def _cxcywh(image: TaggingImage, place: int) -> list[float]:
+    box = image.boxes[place]
+    return [
+        (box.x + box.w / 2) / image.width,
+        (box.y + box.h / 2) / image.height,
+        box.w / image.width,
+        box.h / image.height,
+    ]

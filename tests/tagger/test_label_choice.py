@@ -1,0 +1,76 @@
+"""Which labels are kept, by hand."""
+
+import pytest
+
+from tagger.candidates import Pair
+from tagger.label_choice import LabelChoice
+from tagger.posterior import posteriors
+from tagger.relation import Relation
+
+
+def relation(subject: int, predicate: str, object_: int, score: float, posterior: float | None = 1.0) -> Relation:
+    return Relation(subject, object_, predicate, score, True, 0, score / 2, posterior)
+
+
+# "a man rides a horse" may mean (0, 2) or (1, 2); "two men next to a dog" may mean three pairs, two are meant.
+PAIRS = [
+    Pair(0, 2, "ride", 0, 2, mention=0, prior=0.5),
+    Pair(1, 2, "ride", 0, 2, mention=0, prior=0.5),
+    *(Pair(man, 3, "next to", 1, 3, mention=1, prior=2 / 3) for man in (0, 1, 2)),
+]
+LABELS = [
+    relation(0, "ride", 2, 0.8, 0.9),
+    relation(1, "ride", 2, 0.3, 0.1),
+    relation(0, "next to", 3, 0.5, 0.9),
+    relation(1, "next to", 3, 0.4, 0.8),
+    relation(2, "next to", 3, 0.3, 0.3),
+]
+
+
+def kept(**settings: object) -> list[tuple[int, str, int]]:
+    chosen = LabelChoice(**settings).chosen(LABELS, PAIRS)  # type: ignore[arg-type]
+    return [(label.subject, label.predicate, label.object) for label, _ in chosen]
+
+
+def test_all_above_the_threshold() -> None:
+    assert len(kept()) == 5
+    assert kept(threshold=0.4) == [(0, "ride", 2), (0, "next to", 3), (1, "next to", 3)]
+    assert kept(threshold=0.4, thresholds={"ride": 0.9, "next to": 0.45}) == [(0, "next to", 3)]
+
+
+def test_best_keeps_as_many_of_a_mention_as_it_means() -> None:
+    assert kept(rule="best") == [(0, "ride", 2), (0, "next to", 3), (1, "next to", 3)]
+
+
+def test_posterior_weighs_confidences() -> None:
+    chosen = LabelChoice(rule="posterior", threshold=0.3).chosen(LABELS, PAIRS)
+    assert [(label.subject, label.predicate) for label, _ in chosen] == [(0, "ride"), (0, "next to"), (1, "next to")]
+    assert [confidence for _, confidence in chosen] == pytest.approx([0.72, 0.45, 0.32])
+
+
+def test_most_labels_of_a_pair() -> None:
+    both = [relation(0, "on", 1, 0.4), relation(0, "ride", 1, 0.9), relation(1, "on", 0, 0.3)]
+    chosen = LabelChoice(per_pair=1).chosen(both, [])
+    assert [(label.subject, label.predicate) for label, _ in chosen] == [(0, "ride"), (1, "on")]
+
+
+def test_calibrated_confidence() -> None:
+    chosen = LabelChoice(measure="calibrated", threshold=0.4).chosen(LABELS, PAIRS)
+    assert [confidence for _, confidence in chosen] == [0.4]
+    with pytest.raises(ValueError, match="without calibration"):
+        LabelChoice(measure="calibrated").chosen([Relation(0, 1, "on", 0.5, True, 0)], [])
+
+
+def test_posteriors_sum_to_what_a_mention_means_and_follow_prior_and_odds() -> None:
+    found = posteriors(PAIRS, [0.8, 0.2, 0.9, 0.5, 0.1])
+    assert all(one is not None and 0 <= one <= 1 for one in found)
+    assert found[:2] == pytest.approx([16 / 17, 1 / 17])  # odds 4 and 1/4
+    assert sum(found[2:]) == pytest.approx(2)  # type: ignore[arg-type]
+    assert found[2] == 1.0  # the surest can take no more
+    assert found[3:] == pytest.approx([0.9, 0.1])
+
+
+def test_a_mention_of_one_pair_means_it_and_no_mention_means_nothing() -> None:
+    alone, unsaid = Pair(0, 1, "on", 0, 1, mention=0, prior=1.0), Pair(1, 0, "on", 0, 1)
+    assert posteriors([alone, unsaid], [0.01, 0.9]) == [1.0, None]
+    assert posteriors([], []) == []

@@ -1,0 +1,136 @@
+"""Labels are those of the authors' procedure: one image, one group after the other, nothing shared or remembered."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import ByteLevelBPETokenizer
+from torch import Tensor
+
+from models.config import NetworkConfig, TextConfig
+from models.relation_tagger import RelationTagger
+from recorded.recording import Recording, targets_in
+from sequential_tagging import label_sequentially
+from tagger.box import Box
+from tagger.candidates import Pair
+from tagger.labelling import Labeller
+from tagger.tagging_image import TaggingImage
+
+CATEGORIES = ["person", "dog", "horse", "cup"]
+SAID = ["ride", "hold", "next to", "on", "look at"]
+CLOSE = 3e-6
+"""Of scores around .01; a pair more or less in a group moves them by ten times as much."""
+
+
+def network(folder: Path, official_compat: bool, relation_queries: str) -> RelationTagger:
+    model = ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    model.train_from_iterator([*CATEGORIES, *SAID], 290, special_tokens=special, show_progress=False)
+    model.save_model(str(folder))
+    text = TextConfig(hidden=32, layers=1, heads=2, feedforward=32, vocabulary=300, max_positions=16)
+    config = NetworkConfig(
+        architecture="parsed", tagger=True, backbone="test_resnet", backbone_norm="group", width=32, heads=2, points=2,
+        encoder_layers=2, decoder_layers=2, feedforward=32, pairs=4, fusion_width=32, fusion_heads=2, text=text,
+        official_compat=official_compat, relation_queries=relation_queries,
+    )  # fmt: skip
+    torch.manual_seed(5)
+    made = RelationTagger(config, folder).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return made
+
+
+def crowded(seed: int, boxes: int, pairs: int, shape: tuple[int, int] = (64, 96)) -> TaggingImage:
+    """An image of noise with random boxes, and pairs that say one or more things."""
+    draws = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(3, *shape, generator=draws)
+    sides = (torch.rand(boxes, 4, generator=draws) * torch.tensor([120.0, 80, 60, 40])).tolist()
+    names = torch.randint(len(CATEGORIES), (boxes,), generator=draws).tolist()
+    made = [Box(CATEGORIES[name], x, y, w + 1, h + 1) for name, (x, y, w, h) in zip(names, sides, strict=True)]
+    ends = [(s, o) for s in range(boxes) for o in range(boxes) if s != o]
+    chosen = [ends[place] for place in torch.randperm(len(ends), generator=draws)[:pairs].tolist()]
+    said = torch.randint(len(SAID), (pairs, 2), generator=draws).tolist()
+    proposed = {
+        (subject, object_, SAID[word]): None
+        for (subject, object_), words in zip(chosen, said, strict=True)
+        for word in words
+    }
+    named = [
+        Pair(subject, object_, predicate, place, 1) for place, (subject, object_, predicate) in enumerate(proposed)
+    ]
+    return TaggingImage(192, 128, made, named, shape, lambda: pixels)
+
+
+def furthest(tagger: RelationTagger, images: Sequence[TaggingImage], fixed: Sequence[str], groups_a_call: int) -> float:
+    """The largest difference of a score between packed and sequential labelling; every pair and text must have one."""
+    packed = Labeller(tagger, CATEGORIES, fixed, scope="image", floor=0.0, images_together=4).label(images)
+    apart = 0.0
+    with torch.no_grad():
+        for image, labels in zip(images, packed, strict=True):
+            texts = [*fixed, *sorted({pair.predicate for pair in image.pairs} - set(fixed))] if fixed else None
+            alone = label_sequentially(tagger, image, CATEGORIES, texts, groups_a_call)
+            together = {(r.subject, r.predicate, r.object): r.score for r in labels.relations}
+            assert together and together.keys() <= alone.keys()
+            apart = max(apart, *(abs(score - alone[label]) for label, score in together.items()))
+    return apart
+
+
+@pytest.mark.parametrize(("official_compat", "relation_queries"), [(False, "vanilla_MBF"), (True, "vanilla")])
+def test_packing_changes_no_score(official_compat: bool, relation_queries: str, tmp_path: Path) -> None:
+    tagger = network(tmp_path, official_compat, relation_queries)
+    images = [crowded(1, 5, 14), crowded(2, 3, 5), crowded(3, 4, 9), crowded(4, 5, 4, (96, 64)), crowded(5, 2, 1)]
+    # The authors' own lists: the texts of the groups that go together, all of an image's.
+    assert furthest(tagger, images, [], 16) < CLOSE
+    # One group at a time, with the list that the image has here.
+    assert furthest(tagger, images, ["stand", "on", "hold"], 1) < CLOSE
+
+
+@pytest.fixture(scope="module")
+def recording(shared: Path) -> Recording:
+    """The authors' tagger with small random weights."""
+    return Recording(shared / "oracle", "tagger_tiny")
+
+
+def test_packing_changes_no_score_of_the_authors_weights(recording: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
+    tagger = recording.network.eval()
+    assert isinstance(tagger, RelationTagger)
+    with torch.no_grad():
+        features = torch.cat(recording.texts())
+    # The recording has ids of tokens, not the words: features of its first texts stand for our names.
+    rows = {text: row for row, text in enumerate([*CATEGORIES, *SAID, "stand", "no objects"])}
+    monkeypatch.setattr(tagger, "encode_texts", lambda texts: _rows(features, [rows[text] for text in texts]))
+    images = [crowded(6, 6, 14), crowded(7, 3, 5)]
+    assert furthest(tagger, images, [], 16) < CLOSE
+    assert furthest(tagger, images, ["stand", "on", "hold"], 1) < CLOSE
+
+
+def test_scores_are_those_that_the_authors_recorded(recording: Recording) -> None:
+    """Of the image that fills its batch: recorded together with a padded one, here by itself and packed."""
+    recording.network.train()  # as it was recorded: in evaluation no text is hidden
+    with torch.no_grad():
+        objects, predicates = recording.texts()
+        given = recording.tensor("in.images"), recording.tensor("in.mask")
+        whole = int(given[1].flatten(1).any(1).logical_not().nonzero()[0])
+        images, padding = given[0][[whole] * 2], given[1][[whole] * 2]
+        encoded = recording.network.encode(images, padding, objects, predicates)
+        target = targets_in(recording.forward)[whole]
+        scored = recording.decode(encoded, [target, target]).predicate_logits
+    expected = recording.tensor("out.pred_verb_logits")[whole, : len(target.subject_labels)].sigmoid()
+    for row in range(2):
+        torch.testing.assert_close(scored[row, : len(expected)].sigmoid(), expected, atol=CLOSE, rtol=0)
+
+
+def _rows(features: Tensor, rows: list[int]) -> Tensor:
+    return features[rows]
+
+
+def test_a_group_of_other_pairs_is_another_score(tmp_path: Path) -> None:
+    """So the equality above says something: pairs of a group do attend to each other."""
+    tagger = network(tmp_path, False, "vanilla")
+    image = crowded(1, 5, 14)
+    labeller = Labeller(tagger, CATEGORIES, [], floor=0.0)
+    [all_pairs], [few] = labeller.label([image]), labeller.label([replace(image, pairs=image.pairs[:1])])
+    assert abs(all_pairs.relations[0].score - few.relations[0].score) > CLOSE
