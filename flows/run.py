@@ -9,6 +9,7 @@ from flows.connection import connected
 from pipeline.outcome import Outcome
 from pipeline.progress import Display
 from pipeline.recipe import Recipe
+from storage.open_store import local_folder
 
 
 def run(recipe: Recipe, display: Display) -> Outcome:
@@ -17,7 +18,7 @@ def run(recipe: Recipe, display: Display) -> Outcome:
     Prefect's server is the one at PREFECT_API_URL, else a temporary one that keeps its records in `prefect` beside the
     store. Raises `PipelineError`, and `Terminal` when no server answers.
     """
-    with connected(recipe.store.absolute().parent / "prefect") as ready:
+    with connected(local_folder(recipe.store).absolute().parent / "prefect") as ready:
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         from flows.end_to_end import end_to_end

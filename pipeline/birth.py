@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -15,6 +14,7 @@ from rich.text import Text
 from pipeline.review.wording import harmless
 from storage.artifact import Artifact
 from storage.errors import Terminal
+from storage.open_store import Address, existing_store
 from storage.runs import Run, find_run, runs_of
 from storage.store import Store
 
@@ -42,9 +42,9 @@ class Birth:
         return dict(vars(self))
 
 
-def print_birth(root: Path, image: str, run_name: str | None, as_json: bool) -> None:
+def print_birth(root: Address, image: str, run_name: str | None, as_json: bool) -> None:
     """Print how an image's labels came to be."""
-    store = Store.existing(root)
+    store = existing_store(root)
     birth = birth_of(find_run(store, run_name) if run_name is not None else _only_run(store), image)
     if as_json:
         print(json.dumps(birth.as_json(), ensure_ascii=False, default=str))
@@ -136,7 +136,7 @@ def _only_run(store: Store) -> Run:
     runs = runs_of(store)
     if len(runs) != 1:
         names = ", ".join(run.name for run in runs) or "none yet"
-        raise Terminal(f"{store.root} has {len(runs)} runs ({names}): say which one")
+        raise Terminal(f"{store.address} has {len(runs)} runs ({names}): say which one")
     return runs[0]
 
 

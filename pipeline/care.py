@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +14,9 @@ from pipeline.review.console import table
 from pipeline.review.wording import bytes_in_words
 from storage.damage import Damage, find_damage
 from storage.errors import Terminal
-from storage.garbage import find_garbage, last_used
+from storage.garbage import find_garbage
+from storage.open_store import Address, existing_store
+from storage.remote_store import RemoteStore
 from storage.runs import find_run
 from storage.store import Store
 from storage.usage import Share, usage_of
@@ -23,12 +24,12 @@ from storage.usage import Share, usage_of
 DAY = 86400.0
 
 
-def verify(root: Path, run_name: str | None, repair: bool, as_json: bool) -> None:
+def verify(root: Address, run_name: str | None, repair: bool, as_json: bool) -> None:
     """Read every artifact of a run or of the store again; say what is damaged, and with `repair` remove it.
 
     Raises `Terminal` when damage stays in the store, so that scripts see it.
     """
-    store = Store.existing(root)
+    store = existing_store(root)
     if repair:
         store.require_writable()
     runs = None if run_name is None else [find_run(store, run_name)]
@@ -46,9 +47,9 @@ def verify(root: Path, run_name: str | None, repair: bool, as_json: bool) -> Non
         raise Terminal("the store is damaged; `rlip verify --repair` removes what is, and the next run rebuilds it")
 
 
-def collect_garbage(root: Path, grace_days: float, delete: bool, as_json: bool) -> None:
+def collect_garbage(root: Address, grace_days: float, delete: bool, as_json: bool) -> None:
     """List what no run refers to and no run found within the grace period; with `delete` remove it."""
-    store = Store.existing(root)
+    store = existing_store(root)
     if delete:
         store.require_writable()
     before = time.time() - grace_days * DAY
@@ -56,14 +57,15 @@ def collect_garbage(root: Path, grace_days: float, delete: bool, as_json: bool) 
     if delete:
         store.sweep()
         for garbage in found:
-            if last_used(garbage.folder) < before:  # a run may have found it since
-                store.remove(garbage.folder)
+            garbage.remove(store, before)
+        if isinstance(store, RemoteStore):
+            store.drop_copies(before)
     size = sum(garbage.size for garbage in found)
     if as_json:
-        listed = [{"folder": str(g.folder.relative_to(store.root)), "what": g.what, "size": g.size} for g in found]
+        listed = [{"folder": g.name, "what": g.what, "size": g.size} for g in found]
         print(json.dumps({"garbage": listed, "size": size, "deleted": delete}))
         return
-    made = table(f"Garbage in {store.root}", "what", "folders", "size")
+    made = table(f"Garbage in {store.address}", "what", "folders", "size")
     for what in sorted({garbage.what for garbage in found}):
         sizes = [garbage.size for garbage in found if garbage.what == what]
         made.add_row(what, f"{len(sizes):,}", bytes_in_words(sum(sizes)))
@@ -72,9 +74,9 @@ def collect_garbage(root: Path, grace_days: float, delete: bool, as_json: bool) 
     print(f"{len(found)} folders, {bytes_in_words(size)}, {verb}")
 
 
-def show_usage(root: Path, as_json: bool) -> None:
+def show_usage(root: Address, as_json: bool) -> None:
     """Print how many bytes stages and runs take."""
-    usage = usage_of(Store.existing(root))
+    usage = usage_of(existing_store(root))
     if as_json:
         print(json.dumps({**asdict(usage), "size": usage.size}))
         return
@@ -84,9 +86,9 @@ def show_usage(root: Path, as_json: bool) -> None:
     print(f"being written: {bytes_in_words(usage.pending)}")
 
 
-def remove_run(root: Path, run_name: str, as_json: bool) -> None:
+def remove_run(root: Address, run_name: str, as_json: bool) -> None:
     """Forget a run; say what `rlip gc` can then free."""
-    store = Store.existing(root)
+    store = existing_store(root)
     store.require_writable()
     run = find_run(store, run_name)
     (share,) = [share for share in usage_of(store).runs if share.name == run.name]
@@ -98,11 +100,12 @@ def remove_run(root: Path, run_name: str, as_json: bool) -> None:
 
 
 def _remove(store: Store, found: list[Damage]) -> int:
-    folders = [store.folder(damage.stage, damage.key) for damage in found]
-    present = [folder for folder in folders if folder.is_dir()]
-    for folder in present:
-        store.remove(folder)
-    return len(present)
+    """Remove what is there of damaged artifacts; how many those are."""
+    places = {(damage.stage, damage.key) for damage in found}
+    held = {(each.stage, each.key) for stage in {s for s, _ in places} for each in store.holdings(stage)}
+    for stage, key in places & held:
+        store.discard(stage, key)
+    return len(places & held)
 
 
 def _needed(damage: Damage) -> str:

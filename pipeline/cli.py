@@ -19,11 +19,11 @@ RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe fil
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, e.g. shard.threshold=0.3.")
 ]
-StorePath = Annotated[Path, typer.Option("--store", help="The store's folder.")]
+StorePath = Annotated[str, typer.Option("--store", help="The store: a folder, or a URL such as s3://bucket/folder.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name; rlip show lists them.")]
 Url = Annotated[str, typer.Argument(metavar="URL", help="A folder, s3://bucket/folder, or another fsspec address.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-STORE = Path("out/store")
+STORE = "out/store"
 RESUME = "Stopped. Everything committed is kept: run the same command again to resume."
 
 

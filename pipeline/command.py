@@ -20,8 +20,8 @@ from pipeline.recipe import load_recipe
 from pipeline.review.console import outcome_json, print_outcome
 from pipeline.review.show import show_run as _show_run
 from storage.errors import Terminal
+from storage.open_store import Address, existing_store, open_store
 from storage.runs import Run
-from storage.store import Store
 
 
 def run_recipe(path: Path, overrides: Sequence[str], runner: str, as_json: bool) -> None:
@@ -30,7 +30,7 @@ def run_recipe(path: Path, overrides: Sequence[str], runner: str, as_json: bool)
     console = Console(stderr=as_json)
     with open_display(console, as_json) as display:
         outcome = _runner(runner)(recipe, display)
-    figures, report = conclude(recipe, Run(Store(recipe.store), recipe.name), outcome)
+    figures, report = conclude(recipe, Run(open_store(recipe.store), recipe.name), outcome)
     if as_json:
         print(json.dumps(outcome_json(outcome, figures, report)))
     else:
@@ -53,9 +53,9 @@ def plan_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
     Console().print(table)
 
 
-def show_run(store: Path, run_name: str | None, step: str | None, as_json: bool) -> None:
+def show_run(store: Address, run_name: str | None, step: str | None, as_json: bool) -> None:
     """Print runs, a run, or a step of it."""
-    _show_run(Console(), Store.existing(store), run_name, step, as_json)
+    _show_run(Console(), existing_store(store), run_name, step, as_json)
 
 
 def make_scenes(folder: Path, path: Path, overrides: Sequence[str]) -> None:

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import nlargest
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -18,6 +17,7 @@ from pipeline.review.wording import harmless
 from pipeline.why import causes_of
 from storage.artifact import Artifact
 from storage.errors import Terminal
+from storage.open_store import Address, existing_store
 from storage.runs import Run, find_run
 from storage.store import Store
 
@@ -76,9 +76,9 @@ class Difference:
         return {"same": self.same, "causes": self.causes, "predicates": self.predicates, "examples": examples}
 
 
-def print_diff(root: Path, before: str, after: str, as_json: bool) -> None:
+def print_diff(root: Address, before: str, after: str, as_json: bool) -> None:
     """Print what differs between two runs' relations."""
-    store = Store.existing(root)
+    store = existing_store(root)
     found = difference(find_run(store, before), find_run(store, after))
     if as_json:
         print(json.dumps(found.as_json(), ensure_ascii=False))

@@ -60,7 +60,7 @@ def open_engine(chain: Chain, plan: StepPlan, display: Display) -> LocalEngine:
 def work_here(chain: Chain, plan: StepPlan, display: Display) -> Record:
     """Work a whole-set step in this process and thread, where signals reach its trainer."""
     (item,) = plan.due
-    stage = stage_call(chain, plan).opened()
+    stage = stage_call(chain, plan).opened(chain.store)
     record = carry_out(stage, item, chain.store, lambda done, total, note="": display.progress(item, done, total, note))
     display.finished(record)
     return record
@@ -70,4 +70,4 @@ def stage_call(chain: Chain, plan: StepPlan) -> StageCall:
     """How a worker makes the step's stage."""
     step = plan.step
     folders = chain.recipe.data.image_folders()
-    return StageCall(step.stage, step.settings, folders, chain.given(step), chain.store.root)
+    return StageCall(step.stage, step.settings, folders, chain.given(step), chain.store.address)

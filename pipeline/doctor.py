@@ -11,8 +11,8 @@ from typing import Literal
 
 from pipeline.graph import build_steps
 from pipeline.recipe import Recipe
-from storage.errors import Terminal
-from storage.store import Store
+from storage.errors import PipelineError, Terminal
+from storage.open_store import open_store
 
 GIB = 2**30
 
@@ -81,10 +81,10 @@ def _weights(recipe: Recipe) -> Iterator[Finding]:
 
 def _store(recipe: Recipe) -> Iterator[Finding]:
     try:
-        store = Store(recipe.store)
+        store = open_store(recipe.store)
         store.require_writable()
         root = store.root
-    except Terminal as error:
+    except PipelineError as error:
         yield Finding("missing", "store", str(error))
         return
     free = shutil.disk_usage(root).free / GIB

@@ -15,8 +15,8 @@ from storage.artifact import Artifact
 from storage.digests import digest_path
 from storage.errors import Terminal
 from storage.keys import KeyTerms
+from storage.open_store import open_store
 from storage.runs import Run
-from storage.store import Store
 
 WHOLE = "all"
 """The partition name of a stage over the whole set."""
@@ -48,7 +48,8 @@ class Chain:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.store = Store(recipe.store)
+        self.store = open_store(recipe.store)
+        self.store.refresh()
         self.run = Run(self.store, recipe.name)
         self.steps = build_steps(recipe)
         self.done: dict[str, dict[str, Artifact]] = {}
@@ -57,12 +58,14 @@ class Chain:
         """Look every partition of `step` up. Raises `Terminal` on settings or data that can't work."""
         plan = StepPlan(step)
         found: dict[str, Artifact] = {}
-        for item in self._items(step):
-            artifact = self.store.find(step.stage.name, item.key)
+        items = {item.key: item for item in self._items(step)}
+        there = self.store.find_all(step.stage.name, items)
+        self.store.freshen(step.stage.name, there.values())
+        for key, item in items.items():
+            artifact = there.get(key)
             if artifact is None:
                 plan.due.append(item)
             else:
-                self.store.freshen(artifact)
                 found[item.partition] = artifact
                 plan.cached.append(Record.of(step.name, item.partition, artifact, cached=True))
         self.done[step.name] = found
@@ -71,8 +74,10 @@ class Chain:
     def finish(self, step: Step, records: list[Record]) -> None:
         """Take a step's new artifacts in, write the run's record, and check the share of rejected rows."""
         found = self.done[step.name]
-        for record in records:
-            artifact = self.store.find(step.stage.name, record.key)
+        made = [record for record in records if record.partition not in found]
+        there = self.store.find_all(step.stage.name, [record.key for record in made]) if made else {}
+        for record in made:
+            artifact = there.get(record.key)
             if artifact is None:
                 raise Terminal(f"{record.step} {record.partition}: artifact {record.key[:12]} vanished from the store")
             found[record.partition] = artifact
@@ -118,7 +123,7 @@ class Chain:
             for name in step.datasets:
                 source = self.recipe.data.source(name)
                 size = self.recipe.data.partition_size
-                for partition in cut_dataset(source, size, self.recipe.ingest_settings(), self.store.root):
+                for partition in cut_dataset(source, size, self.recipe.ingest_settings(), self.store):
                     yield partition, partition.image_ids, {}
         elif step.stage.whole:
             yield WHOLE, (), {table: self._whole(step, table, steps) for table, steps in step.reads.items()}

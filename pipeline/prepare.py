@@ -9,7 +9,7 @@ from pipeline.doctor import require
 from pipeline.recipe import Recipe
 from scenes.settings import SceneSettings
 from storage.errors import Terminal
-from storage.store import Store
+from storage.open_store import open_store
 
 
 def prepare(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> None:
@@ -20,7 +20,7 @@ def prepare(recipe: Recipe, progress: Callable[[int, int], None] | None = None) 
     require(recipe)
     if recipe.scenes is not None:
         write_world(recipe.data.root, recipe.scenes, progress)
-    Store(recipe.store).sweep()
+    open_store(recipe.store).sweep()
 
 
 def write_world(root: Path, settings: SceneSettings, progress: Callable[[int, int], None] | None) -> None:

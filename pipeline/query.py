@@ -18,17 +18,17 @@ from rich.text import Text
 from pipeline.review.wording import harmless
 from storage.errors import Terminal
 from storage.manifest import REJECTED_FILE
+from storage.open_store import Address, existing_store
 from storage.runs import Run, find_run
-from storage.store import Store
 
 SHOWN = 100
 """Rows printed on a terminal; `--json` prints all."""
 _PARQUET = ".parquet"
 
 
-def print_query(root: Path, run_name: str, sql: str, as_json: bool) -> None:
+def print_query(root: Address, run_name: str, sql: str, as_json: bool) -> None:
     """Print the rows that a query gives."""
-    found = query(find_run(Store.existing(root), run_name), sql)
+    found = query(find_run(existing_store(root), run_name), sql)
     if as_json:
         print(json.dumps(found.to_pylist(), ensure_ascii=False, default=str))
         return

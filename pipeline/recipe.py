@@ -22,6 +22,7 @@ from pipeline.training.settings import TrainingSettings
 from pipeline.training.tagger_settings import TaggerSettings
 from scenes.settings import SceneSettings
 from storage.errors import Terminal
+from storage.open_store import local_folder
 
 
 class DataSection(Settings):
@@ -58,8 +59,8 @@ class DataSection(Settings):
         values = {field: getattr(found, field) for field in type(found).model_fields}
         return found.model_copy(update={f: self.root / v for f, v in values.items() if isinstance(v, Path)})
 
-    def image_folders(self) -> dict[str, Path]:
-        """Data set → its folder of images."""
+    def image_folders(self) -> dict[str, Path | str]:
+        """Data set → where its images lie."""
         return {source.name: self.source(source.name).images for source in self.sources}
 
 
@@ -89,7 +90,8 @@ class Recipe(Settings):
     """A named run: data, settings by stage, and how to carry it out."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    store: Path = Path("out/store")
+    store: str = "out/store"
+    """A folder, or a URL that fsspec knows, e.g. s3://bucket/folder."""
     reports: Path = Path("out/reports")
     scenes: SceneSettings | None = None
     """When set, the made world is written to `data.root` first."""
@@ -105,9 +107,10 @@ class Recipe(Settings):
     run: RunSection = RunSection()
 
     def ingest_settings(self) -> IngestSettings:
-        """The ingest section, told where the sources lie."""
+        """The ingest section, told where the sources lie and where to keep what it parsed of them."""
         sources = tuple(self.data.source(source.name) for source in self.data.sources)
-        return self.ingest.model_copy(update={"sources": sources})
+        indexes = self.ingest.indexes or local_folder(self.store) / "indexes"
+        return self.ingest.model_copy(update={"sources": sources, "indexes": indexes})
 
     def caption_settings(self) -> CaptionSettings:
         """The caption section; recordings are looked for from `data.root`."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
 from storage.depot import Depot, steps_of
 from storage.errors import Terminal
+from storage.open_store import Address, existing_store, open_store
 from storage.runs import Run, find_run
-from storage.store import Store
 
 Report = Callable[[int, int], None]
 
@@ -28,15 +27,15 @@ class Copied:
     """Those that the other side lacked."""
 
 
-def print_push(root: Path, run_name: str, url: str, as_json: bool) -> None:
+def print_push(root: Address, run_name: str, url: str, as_json: bool) -> None:
     """Push a run, with a bar."""
-    run = find_run(Store.existing(root), run_name)
+    run = find_run(existing_store(root), run_name)
     _show(lambda report: push(run, Depot(url), report), as_json)
 
 
-def print_pull(root: Path, run_name: str, url: str, as_json: bool) -> None:
+def print_pull(root: Address, run_name: str, url: str, as_json: bool) -> None:
     """Pull a run, with a bar."""
-    run = Run(Store(root), run_name)
+    run = Run(open_store(root), run_name)
     _show(lambda report: pull(run, Depot(url), report), as_json)
 
 
@@ -64,7 +63,10 @@ def pull(run: Run, depot: Depot, report: Report = lambda done, total: None) -> C
     records = depot.run_records(run.name)
     steps = steps_of(records, depot.url)
     places = list(dict.fromkeys((s["stage"], key) for s in steps.values() for key in s["partitions"].values()))
-    lacking = [(stage, key) for stage, key in places if run.store.find(stage, key) is None]
+    have = {
+        stage: set(run.store.find_all(stage, [k for s, k in places if s == stage])) for stage in {s for s, _ in places}
+    }
+    lacking = [(stage, key) for stage, key in places if key not in have[stage]]
     for done, (stage, key) in enumerate(lacking):
         report(done, len(lacking))
         depot.get(stage, key, run.store)

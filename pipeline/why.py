@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +14,7 @@ from rich.text import Text
 from storage.artifact import Artifact
 from storage.changes import Change, changes
 from storage.errors import Terminal
+from storage.open_store import Address, existing_store
 from storage.runs import Run, find_run
 from storage.store import Store
 
@@ -54,9 +54,9 @@ class Why:
         return {"partition": self.partition, "causes": listed}
 
 
-def print_why(root: Path, run_name: str, step: str, partition: str | None, as_json: bool) -> None:
+def print_why(root: Address, run_name: str, step: str, partition: str | None, as_json: bool) -> None:
     """Print the causes of one partition, or count the first causes of all of a step's partitions."""
-    run = find_run(Store.existing(root), run_name)
+    run = find_run(existing_store(root), run_name)
     found = list(why(run, step, partition))
     if as_json:
         print(json.dumps([each.as_json() for each in found]))

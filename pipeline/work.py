@@ -48,9 +48,9 @@ class WorkItem:
         """The key of the artifact that this item makes."""
         return self.terms.key
 
-    def open_inputs(self) -> Inputs:
-        """The inputs, as artifacts."""
-        artifacts = {name: tuple(Artifact(path) for path in paths) for name, paths in self.inputs.items()}
+    def open_inputs(self, store: Store) -> Inputs:
+        """The inputs, as artifacts on this machine's disk."""
+        artifacts = {name: store.bring(paths) for name, paths in self.inputs.items()}
         return Inputs(artifacts, self.partition, self.image_ids)
 
 
@@ -98,13 +98,13 @@ def carry_out(stage: Stage, item: WorkItem, store: Store, report: Report) -> Rec
     with ExitStack() as stack:
         stack.enter_context(told(f"making {item.step} {item.partition}"))
         stack.enter_context(store.claim(item.key, lambda: report(0, 1, "another run makes it")))
-        found = store.find(stage.name, item.key)
+        found = store.find(stage.name, item.key) or store.recover(stage.name, item.key)
         if found is not None:
             return Record.of(item.step, item.partition, found, cached=True)
         draft = stack.enter_context(store.draft())
         work = stack.enter_context(store.scratch(item.key)) if stage.whole else draft / "work"
         store.disk.make(work)
-        inputs = item.open_inputs()
+        inputs = item.open_inputs(store)
         began = time.monotonic()
         output = stage.run(inputs, work, report)
         seconds = time.monotonic() - began

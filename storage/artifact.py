@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from storage.manifest import MANIFEST, REJECTED_FILE, Manifest, read_manifest
+from storage.manifest import MANIFEST, REJECTED_FILE, Manifest, parse_manifest
 from storage.tables import REJECTED, read_table
 
 
@@ -21,7 +21,11 @@ class Artifact:
     @cached_property
     def manifest(self) -> Manifest:
         """The manifest. Raises `Terminal` when it is damaged."""
-        return read_manifest(self.folder / MANIFEST)
+        return parse_manifest(self.manifest_bytes(), str(self.folder / MANIFEST))
+
+    def manifest_bytes(self) -> bytes:
+        """The manifest as it was written."""
+        return (self.folder / MANIFEST).read_bytes()
 
     @property
     def key(self) -> str:
@@ -43,5 +47,6 @@ class Artifact:
 
     def rejected(self) -> pa.Table:
         """Rows that this artifact's making put in quarantine."""
-        path = self.file(REJECTED_FILE)
-        return read_table(path) if path.is_file() else REJECTED.empty_table()
+        if REJECTED_FILE not in self.manifest.files:
+            return REJECTED.empty_table()
+        return read_table(self.file(REJECTED_FILE))

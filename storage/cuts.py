@@ -6,8 +6,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from storage.atomic import write_atomic
-
 
 def extend_cut(cut: Sequence[Sequence[int]], image_ids: Sequence[int], size: int) -> list[list[int]]:
     """Append the ids that `cut` lacks as new partitions of `size` images; old partitions keep their ids and places."""
@@ -21,6 +19,6 @@ def load_cut(path: Path) -> list[list[int]]:
     return json.loads(path.read_bytes())["partitions"] if path.is_file() else []
 
 
-def save_cut(path: Path, cut: Sequence[Sequence[int]]) -> None:
-    """Store a cut."""
-    write_atomic(path, json.dumps({"partitions": cut}).encode())
+def cut_bytes(cut: Sequence[Sequence[int]]) -> bytes:
+    """A cut as it is stored."""
+    return json.dumps({"partitions": cut}).encode()

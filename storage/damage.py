@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from storage.artifact import Artifact
-from storage.digests import digest_file, digest_json
+from storage.digests import digest_json
 from storage.errors import Terminal
-from storage.manifest import FutureManifest
+from storage.manifest import MANIFEST, FutureManifest, parse_manifest
 from storage.runs import Run, runs_of
 from storage.store import Store
 
@@ -31,10 +30,9 @@ def find_damage(store: Store, runs: Iterable[Run] | None = None) -> Iterator[Dam
     holders = _holders(runs_of(store) if runs is None else runs)
     places = set(holders)
     if runs is None:
-        places |= {(stage, artifact.key) for stage in store.stages() for artifact in store.artifacts(stage)}
+        places |= {(stage, held.key) for stage in store.stages() for held in store.holdings(stage) if held.whole}
     for stage, key in sorted(places):
-        artifact = store.find(stage, key)
-        what = "not in the store" if artifact is None else _examine(artifact, stage)
+        what = _examine(store, stage, key)
         yield None if what is None else Damage(stage, key, what, tuple(holders.get((stage, key), ())))
 
 
@@ -48,22 +46,25 @@ def _holders(runs: Iterable[Run]) -> dict[tuple[str, str], list[str]]:
     return found
 
 
-def _examine(artifact: Artifact, stage: str) -> str | None:
+def _examine(store: Store, stage: str, key: str) -> str | None:
     """What is wrong with an artifact, or None."""
     try:
-        manifest = artifact.manifest
+        place = f"{store.address}/artifacts/{stage}/{key}/{MANIFEST}"
+        manifest = parse_manifest(store.manifest_bytes(stage, key), place)
+    except FileNotFoundError:
+        return "not in the store"
     except FutureManifest:
         raise
     except Terminal:
         return "damaged manifest"
-    if (manifest.stage, manifest.key) != (stage, artifact.key) or digest_json(manifest.terms) != artifact.key:
+    if (manifest.stage, manifest.key) != (stage, key) or digest_json(manifest.terms) != key:
         return "manifest of another key"
     for name, entry in manifest.files.items():
-        path = artifact.file(name)
-        if not path.is_file():
+        found = store.measure(stage, key, name, entry.digest)
+        if found is None:
             return f"{name}: gone"
-        if path.stat().st_size != entry.size:
-            return f"{name}: {path.stat().st_size} bytes instead of {entry.size}"
-        if digest_file(path) != entry.digest:
+        if found[0] != entry.size:
+            return f"{name}: {found[0]} bytes instead of {entry.size}"
+        if found[1] != entry.digest:
             return f"{name}: other bytes than its digest says"
     return None

@@ -6,21 +6,35 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.manifest import MANIFEST
 from storage.runs import runs_of
-from storage.store import Store
+from storage.store import Holding, Store, last_used, size_of
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """A folder that nothing refers to: an artifact, a torn one, or the scratch folder of a training given up."""
+    """What nothing refers to: an artifact, a torn one, or the scratch folder of a training given up."""
 
-    folder: Path
+    place: Holding | Path
     what: str
     size: int
     """Bytes."""
-    used: float
-    """When it was made or last found by a run, as a Unix time."""
+
+    @property
+    def name(self) -> str:
+        """Its place in the store."""
+        return (
+            f"pending/{self.place.name}"
+            if isinstance(self.place, Path)
+            else f"artifacts/{self.place.stage}/{self.place.key}"
+        )
+
+    def remove(self, store: Store, before: float) -> None:
+        """Remove it, unless a run has found it since."""
+        if isinstance(self.place, Path):
+            if last_used(self.place) < before:
+                store.remove(self.place)
+        elif store.used(self.place.stage, self.place.key) < before:
+            store.discard(self.place.stage, self.place.key)
 
 
 def find_garbage(store: Store, before: float) -> Iterator[Garbage]:
@@ -30,28 +44,14 @@ def find_garbage(store: Store, before: float) -> Iterator[Garbage]:
     """
     marked = marked_keys(store)
     for stage in store.stages():
-        for folder in sorted((store.root / "artifacts" / stage).iterdir()):
-            if folder.name not in marked and (used := last_used(folder)) < before:
-                what = stage if (folder / MANIFEST).is_file() else f"torn {stage}"
-                yield Garbage(folder, what, size_of(folder), used)
+        for held in store.holdings(stage):
+            if held.key not in marked and held.used < before:
+                yield Garbage(held, stage if held.whole else f"torn {stage}", held.size)
     for folder in store.idle_scratch():
-        if (used := last_used(folder)) < before:
-            yield Garbage(folder, "scratch", size_of(folder), used)
+        if last_used(folder) < before:
+            yield Garbage(folder, "scratch", size_of(folder))
 
 
 def marked_keys(store: Store) -> set[str]:
     """The keys that any run refers to."""
     return {key for run in runs_of(store) for step in run.steps() for key in run.keys(step).values()}
-
-
-def last_used(folder: Path) -> float:
-    """When an artifact was made or last found; of another folder, when anything in it last changed."""
-    manifest = folder / MANIFEST
-    if manifest.is_file():
-        return manifest.stat().st_mtime
-    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
-
-
-def size_of(folder: Path) -> int:
-    """Bytes of all files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

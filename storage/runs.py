@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +36,8 @@ class Run:
     def artifacts(self, step: str) -> dict[str, Artifact]:
         """Partition → artifact of a step, as far as it was recorded and still exists."""
         stage, keys = self._entry(self._file(step))[1:]
-        found = {part: self.store.find(stage, key) for part, key in keys.items()}
-        return {part: artifact for part, artifact in found.items() if artifact is not None}
+        found = self.store.find_all(stage, keys.values()) if keys else {}
+        return {part: found[key] for part, key in keys.items() if key in found}
 
     def keys(self, step: str) -> dict[str, str]:
         """Partition → key of a step, as recorded, whether or not the artifacts still exist."""
@@ -55,14 +53,12 @@ class Run:
 
     def remove(self) -> None:
         """Forget the run; its artifacts stay until `rlip gc`."""
-        aside = self.folder.with_name(f".{self.name}.{uuid.uuid4().hex}")
-        self.folder.rename(aside)
-        shutil.rmtree(aside)
+        self.store.forget_run(self.name)
 
     @property
     def exists(self) -> bool:
         """Whether anything was recorded under this name."""
-        return (self.folder / "steps").is_dir()
+        return next((self.folder / "steps").glob("*.json"), None) is not None
 
     def _entry(self, path: Path) -> tuple[str, str, dict[str, str]]:
         """Step, stage and keys that a file records; nothing where there is none. Raises `Terminal` on a damaged one."""
@@ -91,5 +87,5 @@ def find_run(store: Store, name: str) -> Run:
     run = Run(store, name)
     if not run.exists:
         names = ", ".join(other.name for other in runs_of(store)) or "none yet"
-        raise Terminal(f"no run {name!r} in {store.root}; runs there: {names}")
+        raise Terminal(f"no run {name!r} in {store.address}; runs there: {names}")
     return run

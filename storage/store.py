@@ -6,13 +6,16 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from storage.artifact import Artifact
 from storage.atomic import put_in_place
+from storage.digests import digest_file
 from storage.disk import LOCAL, Disk
 from storage.errors import Terminal, Transient
 from storage.failure import told
@@ -20,6 +23,19 @@ from storage.manifest import MANIFEST, Manifest
 
 _STAGE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _KEY = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What lies at an artifact's place: the artifact, or what is left of one."""
+
+    stage: str
+    key: str
+    whole: bool
+    size: int
+    """Bytes."""
+    used: float
+    """When it was made or last found by a run, as a Unix time."""
 
 
 class Store:
@@ -30,6 +46,9 @@ class Store:
 
     def __init__(self, root: Path, disk: Disk = LOCAL) -> None:
         self.root = root.absolute()
+        """Where the store lies; of a store elsewhere, where this machine keeps its copies and works."""
+        self.address = str(self.root)
+        """What opens this store again, in whatever process."""
         self.disk = disk
         self._pending = self.root / "pending"
         with self._writing():
@@ -58,14 +77,29 @@ class Store:
 
         Both may come from a file that nobody vouches for: raises `Terminal` on what could name a place elsewhere.
         """
-        if not (_STAGE.fullmatch(stage) and _KEY.fullmatch(key)):
-            raise Terminal(f"{stage[:40]!r}, {key[:80]!r}: no stage and key; the file that names them is damaged")
+        require_place(stage, key)
         return self.root / "artifacts" / stage / key
 
     def find(self, stage: str, key: str) -> Artifact | None:
         """The committed artifact, or None. A folder without a manifest does not count as one."""
         folder = self.folder(stage, key)
         return Artifact(folder) if (folder / MANIFEST).is_file() else None
+
+    def find_all(self, stage: str, keys: Iterable[str]) -> dict[str, Artifact]:
+        """Key → the committed artifact, of those keys that have one."""
+        found = {key: self.find(stage, key) for key in keys}
+        return {key: artifact for key, artifact in found.items() if artifact is not None}
+
+    def recover(self, stage: str, key: str) -> Artifact | None:
+        """Finish a commit that a dead process left half done, where it left all that is needed."""
+        return None
+
+    def bring(self, folders: Sequence[Path]) -> tuple[Artifact, ...]:
+        """The artifacts at these places, all their files on this machine's disk."""
+        return tuple(Artifact(folder) for folder in folders)
+
+    def refresh(self) -> None:
+        """Take note of the runs and cuts that others have written."""
 
     def locate(self, key: str) -> Artifact | None:
         """The committed artifact of a key whose stage isn't known."""
@@ -81,12 +115,23 @@ class Store:
             if (folder / MANIFEST).is_file():
                 yield Artifact(folder)
 
-    @classmethod
-    def existing(cls, root: Path) -> Store:
-        """A store that is there already. Raises `Terminal` where none is."""
-        if not (root / "artifacts").is_dir():
-            raise Terminal(f"no store at {root}; name it with --store, or make one with rlip run")
-        return cls(root)
+    def holdings(self, stage: str) -> Iterator[Holding]:
+        """What lies at each place of a stage, in the order of keys; no file is read."""
+        for folder in sorted((self.root / "artifacts" / stage).iterdir()):
+            yield Holding(stage, folder.name, (folder / MANIFEST).is_file(), size_of(folder), last_used(folder))
+
+    def used(self, stage: str, key: str) -> float:
+        """When an artifact was made or last found by a run, as known now (a Unix time)."""
+        return last_used(self.folder(stage, key))
+
+    def manifest_bytes(self, stage: str, key: str) -> bytes:
+        """The manifest as it lies in the store now, whatever this machine has kept of it."""
+        return (self.folder(stage, key) / MANIFEST).read_bytes()
+
+    def measure(self, stage: str, key: str, name: str, digest: str) -> tuple[int, str] | None:
+        """Size and sha256 of a data file, read again; None where it is gone. `digest` is what the manifest says."""
+        path = self.folder(stage, key) / name
+        return (path.stat().st_size, digest_file(path)) if path.is_file() else None
 
     @contextmanager
     def draft(self) -> Iterator[Path]:
@@ -172,10 +217,22 @@ class Store:
             self.disk.write(draft / path.name, data)
             put_in_place(draft / path.name, path, self.disk)
 
-    def freshen(self, artifact: Artifact) -> None:
-        """Note that a run found the artifact, so that `rlip gc` spares it although no run refers to it yet."""
-        with suppress(OSError):
-            os.utime(artifact.folder / MANIFEST)
+    def freshen(self, stage: str, artifacts: Iterable[Artifact]) -> None:
+        """Note that a run found these, so that `rlip gc` spares them although no run refers to them yet."""
+        for artifact in artifacts:
+            with suppress(OSError):
+                os.utime(artifact.folder / MANIFEST)
+
+    def discard(self, stage: str, key: str) -> None:
+        """Remove an artifact, or what is left of one."""
+        self.remove(self.folder(stage, key))
+
+    def forget_run(self, name: str) -> None:
+        """Remove a run's records; its artifacts stay."""
+        folder = self.root / "runs" / name
+        aside = folder.with_name(f".{name}.{uuid.uuid4().hex}")
+        folder.rename(aside)
+        shutil.rmtree(aside)
 
     def remove(self, folder: Path) -> None:
         """Remove an artifact's or a scratch folder: it is gone by one rename, a crash leaves only what `sweep` takes."""
@@ -217,6 +274,25 @@ class Store:
         with (self._pending / ".gate").open("w") as gate:
             fcntl.flock(gate, kind)
             yield
+
+
+def require_place(stage: str, key: str) -> None:
+    """Raises `Terminal` on what is no stage's name and no key: it could name a place elsewhere."""
+    if not (_STAGE.fullmatch(stage) and _KEY.fullmatch(key)):
+        raise Terminal(f"{stage[:40]!r}, {key[:80]!r}: no stage and key; the file that names them is damaged")
+
+
+def last_used(folder: Path) -> float:
+    """When an artifact was made or last found; of another folder, when anything in it last changed."""
+    manifest = folder / MANIFEST
+    if manifest.is_file():
+        return manifest.stat().st_mtime
+    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 @contextmanager

@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from storage.garbage import size_of
 from storage.runs import runs_of
-from storage.store import Store
+from storage.store import Store, size_of
 
 
 @dataclass(frozen=True)
@@ -36,11 +35,8 @@ class Usage:
 
 
 def usage_of(store: Store) -> Usage:
-    """Measure a store: one look at each file, no file is read but the runs'."""
-    sizes = {
-        stage: {artifact.key: size_of(artifact.folder) for artifact in store.artifacts(stage)}
-        for stage in store.stages()
-    }
+    """Measure a store: no file is read but the runs'."""
+    sizes = {stage: {held.key: held.size for held in store.holdings(stage) if held.whole} for stage in store.stages()}
     every = {key: size for found in sizes.values() for key, size in found.items()}
     needed = {
         run.name: {key for step in run.steps() for key in run.keys(step).values() if key in every}

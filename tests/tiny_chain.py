@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from storage.artifact import Artifact
+from storage.open_store import existing_store
 from storage.runs import Run
-from storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class World:
     root: Path
     recipe: Path
     data: Path
-    store: Path
+    store: Path | str
 
     def command(self, *overrides: str, do: str = "run") -> list[str]:
         """`rlip run --direct --json` or `rlip plan --json` on the tiny recipe."""
-        settings = [f"data.root={self.data}", f"store={self.store}", f"reports={self.store}-reports", *overrides]
+        settings = [f"data.root={self.data}", f"store={self.store}", f"reports={self.data}-reports", *overrides]
         sets = [word for setting in settings for word in ("--set", setting)]
         direct = ["--direct"] if do == "run" else []
         return [str(Path(sys.executable).with_name("rlip")), do, str(self.recipe), *direct, "--json", *sets]
@@ -62,7 +62,7 @@ class World:
 
     def artifacts(self) -> dict[str, dict[str, Artifact]]:
         """Step → partition → artifact of the run."""
-        run = Run(Store(self.store), "tiny")
+        run = Run(existing_store(self.store), "tiny")
         return {step: run.artifacts(step) for step in run.steps()}
 
     def contents(self) -> dict[str, dict[str, str]]:

@@ -18,8 +18,8 @@ from typing import Any, Self
 
 from pipeline.stage import Inputs, Stage
 from pipeline.work import Record, WorkItem, carry_out
-from storage.artifact import Artifact
 from storage.errors import PipelineError, Terminal, Transient
+from storage.open_store import Address, open_store
 from storage.store import Store
 
 Progress = Callable[[WorkItem, int, int, str], None]
@@ -30,18 +30,18 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class StageCall:
-    """How a worker makes its stage: class, settings, where images lie, what `open` gets, and the store's root."""
+    """How a worker makes its stage: class, settings, where images lie, what `open` gets, and the store's address."""
 
     stage: type[Stage]
     settings: Any
-    image_folders: Mapping[str, Path]
+    image_folders: Mapping[str, Path | str]
     given: Mapping[str, tuple[Path, ...]]
-    store: Path
+    store: Address
 
-    def opened(self) -> Stage:
+    def opened(self, store: Store) -> Stage:
         """Make the stage and load what is heavy."""
         stage = self.stage(self.settings, self.image_folders)
-        stage.open(Inputs({name: tuple(Artifact(path) for path in paths) for name, paths in self.given.items()}))
+        stage.open(Inputs({name: store.bring(paths) for name, paths in self.given.items()}))
         return stage
 
 
@@ -167,14 +167,15 @@ def _main(pipe: Connection, call: StageCall, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     limit_threads(1)
     stage: Stage | None = None
-    store = Store(call.store)
+    store: Store | None = None
     while True:
         try:
             item: WorkItem = pipe.recv()
         except EOFError:
             return
         try:
-            stage = stage or call.opened()
+            store = store or open_store(call.store)
+            stage = stage or call.opened(store)
             record = carry_out(
                 stage, item, store, lambda done, total, note="": pipe.send(("progress", (done, total, note)))
             )

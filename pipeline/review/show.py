@@ -56,9 +56,9 @@ def _show_runs(console: Console, store: Store, as_json: bool) -> None:
     if as_json:
         _print_json(console, {"runs": [{"run": run.name, "steps": steps} for run, steps in runs]})
     elif not runs:
-        console.print(Text(f"No runs in {store.root}; `rlip run RECIPE` makes one"))
+        console.print(Text(f"No runs in {store.address}; `rlip run RECIPE` makes one"))
     else:
-        made = table(f"Runs in {store.root}", "run", "steps", "partitions")
+        made = table(f"Runs in {store.address}", "run", "steps", "partitions")
         for run, steps in runs:
             made.add_row(Text(run.name), str(len(steps)), str(sum(len(run.artifacts(step)) for step in steps)))
         console.print(made)

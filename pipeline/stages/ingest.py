@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,15 +11,19 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from pipeline.datasets.fingerprint import fingerprint
-from pipeline.datasets.open_source import open_source
+from pipeline.datasets.partition_digests import PartitionDigests
 from pipeline.datasets.record import ImageRecord
+from pipeline.datasets.record_index import RecordIndex, open_index
 from pipeline.datasets.source import Source
 from pipeline.datasets.validate import validate
+from pipeline.image_folders import open_folder
+from pipeline.image_places import uri_of
 from pipeline.images import BadImage, ImageLimits
 from pipeline.settings import Settings, runtime
-from pipeline.stage import Inputs, Output, Rejected, Report, Stage
-from storage.cuts import extend_cut, load_cut, save_cut
+from pipeline.stage import Inputs, Output, Report, Stage
+from storage.cuts import cut_bytes, extend_cut, load_cut
 from storage.digests import digest_json
+from storage.store import Store
 from storage.tables import IMAGES
 
 
@@ -29,8 +33,10 @@ class IngestSettings(Settings):
     verify: Literal["decode", "header"] = "decode"
     """Decode every image, or trust its header (for millions of images on slow disks)."""
     fingerprint: Literal["bytes", "stat"] = "bytes"
-    """What tells that an image file changed: its bytes, or its size and time (nothing is read)."""
+    """What tells that an image file changed: its bytes (read again when size, times or inode differ), or size and time."""
     limits: ImageLimits = ImageLimits()
+    indexes: Path | None = runtime(None)
+    """Where parsed annotations are kept, in the store unless set here; None: made anew by each process."""
     sources: tuple[Source, ...] = runtime(())
     """Filled in from the recipe's data section."""
 
@@ -61,12 +67,12 @@ class IngestStage(Stage):
         """Rows of the partition's images; what can't be used is rejected with its reason."""
         dataset = inputs.partition.split("/")[0]
         (source,) = [source for source in self.settings.sources if source.name == dataset]
-        records, lost = _read(source)
+        index = _index(source, self.settings.indexes)
         rows: list[dict[str, Any]] = []
         # What became no record belongs to no partition; it is told once, with the first.
-        rejected = list(lost) if inputs.partition.endswith("/0000") else []
-        for done, image_id in enumerate(inputs.image_ids):
-            record, reasons = validate(records[image_id], self.settings.limits, self.settings.verify)
+        rejected = list(index.lost) if inputs.partition.endswith("/0000") else []
+        for done, given in enumerate(index.records(inputs.image_ids)):
+            record, reasons = validate(given, self.settings.limits, self.settings.verify)
             rejected += reasons
             if record is not None:
                 rows.append(_row(record, fingerprint(record, self.settings.fingerprint), source))
@@ -74,27 +80,32 @@ class IngestStage(Stage):
         return Output(pa.Table.from_pylist(rows, schema=IMAGES), rejected=rejected, rows_in=len(inputs.image_ids))
 
 
-def cut_dataset(source: Source, size: int, settings: IngestSettings, store: Path) -> Iterator[Partition]:
+def cut_dataset(source: Source, size: int, settings: IngestSettings, store: Store) -> Iterator[Partition]:
     """The partitions of a data set: the stored cut, extended by new images; ids that left the set are left out."""
-    records, rejects = _read(source)
-    path = store / "cuts" / f"{source.name}.json"
+    open_folder(source.images).refresh()
+    index = _index(source, settings.indexes)
+    path = store.root / "cuts" / f"{source.name}.json"
     stored = load_cut(path)
-    cut = extend_cut(stored, list(records), size)
+    cut = extend_cut(stored, index.ids.tolist(), size)
     if cut != stored:
-        save_cut(path, cut)
-    lost = [[reject.image_id, reject.reason, reject.value] for reject in rejects]
-    for index, image_ids in enumerate(cut):
-        present = tuple(image_id for image_id in image_ids if image_id in records)
-        described = [_described(records[image_id], settings) for image_id in present]
-        yield Partition(source.name, index, present, digest_json([source.split, described, lost if index == 0 else []]))
+        store.put(path, cut_bytes(cut))
+    remembered = PartitionDigests(index.folder)
+    for number, image_ids in enumerate(cut):
+        present = index.present(image_ids)
+        digest = remembered.find(number, index.paths(present), [settings.fingerprint, present])
+        if digest is None:
+            described = [_described(record, settings) for record in index.records(present)]
+            lost = [[reject.image_id, reject.reason, reject.value] for reject in index.lost] if number == 0 else []
+            digest = digest_json([source.split, described, lost])
+            remembered.keep(number, digest)
+        yield Partition(source.name, number, present, digest)
+    remembered.save()
 
 
-@lru_cache(maxsize=4)
-def _read(source: Source) -> tuple[Mapping[int, ImageRecord], list[Rejected]]:
-    """The records of a source by image id, and what its reader left out; read once a process."""
-    reader = open_source(source)
-    records = {record.image_id: record for record in reader.read()}
-    return records, list(reader.rejects)
+@lru_cache(maxsize=8)
+def _index(source: Source, folder: Path | None) -> RecordIndex:
+    """The records of a source; opened once a process."""
+    return open_index(source, folder)
 
 
 def _described(record: ImageRecord, settings: IngestSettings) -> list[Any]:
@@ -113,7 +124,7 @@ def _row(record: ImageRecord, digest: str, source: Source) -> dict[str, Any]:
         "dataset": record.dataset,
         "split": record.split,
         "image_id": record.image_id,
-        "uri": record.path.relative_to(source.images).as_posix(),
+        "uri": uri_of(record.path, source.images),
         "digest": digest,
         "width": record.width,
         "height": record.height,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -12,7 +11,6 @@ from uuid import uuid4
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from moto.server import ThreadedMotoServer
 from toy_store import put_chain, record
 
 from pipeline.transfer import Copied, pull, push
@@ -20,24 +18,6 @@ from storage.depot import Depot
 from storage.errors import Terminal, Transient
 from storage.runs import Run
 from storage.store import Store
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """A bucket on an S3 server of our own on loopback."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("bucket")
-        yield "s3://bucket"
-    server.stop()
 
 
 @pytest.fixture(params=["memory", "file", "s3"])
@@ -77,7 +57,7 @@ def test_a_run_comes_back_as_it_was_and_nothing_is_copied_twice(run: Run, url: s
 def test_bytes_that_changed_on_the_way_are_refused(run: Run, url: str, tmp_path: Path) -> None:
     push(run, Depot(url))
     files, root = fsspec.core.url_to_fs(url)
-    (first, *_) = [path for path in files.find(root) if path.endswith("captions.parquet")]
+    (first, *_) = [path for path in files.find(root) if "/captions." in path]
     files.pipe_file(first, b"other")
     with pytest.raises(Terminal, match=r"captions\.parquet is damaged"):
         pull(_there(tmp_path), Depot(url))
@@ -135,7 +115,7 @@ def test_a_push_that_stops_anywhere_leaves_whole_artifacts_and_goes_on(
     for at in range(1, counted.done + 1):
         url = f"memory://{uuid4().hex}"
         with pytest.raises(_Stopped if isinstance(error, _Stopped) else Transient):
-            push(run, Depot(url, FaultyFiles(at, error)))
+            push(run, Depot(url, FaultyFiles(at, error), pauses=()))
         depot, store = Depot(url), Store(tmp_path / str(at))
         for stage in ("ingest", "caption", "parse"):
             for key in depot.keys(stage):

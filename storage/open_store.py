@@ -1,0 +1,51 @@
+"""A store by its address: a folder, or a URL that fsspec knows, e.g. s3://bucket/folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import fsspec
+
+from storage.errors import Terminal
+from storage.remote_store import RemoteStore, folder_name
+from storage.store import Store
+
+Address = str | Path
+
+
+def open_store(address: Address) -> Store:
+    """The store at an address. Raises `Terminal` for one that can't work, `Transient` when the other side is silent."""
+    folder = local_folder(address)
+    return RemoteStore(str(address), folder) if _is_remote(address) else Store(folder)
+
+
+def existing_store(address: Address) -> Store:
+    """A store that is there already, with its runs as they are now. Raises `Terminal` where none is."""
+    if not _is_remote(address):
+        folder = local_folder(address)
+        if not (folder / "artifacts").is_dir():
+            raise Terminal(f"no store at {folder}; name it with --store, or make one with rlip run")
+        return Store(folder)
+    store = open_store(address)
+    store.refresh()
+    if not store.stages() and not (store.root / "runs").is_dir():
+        raise Terminal(f"no store at {address}; name it with --store, or make one with rlip run")
+    return store
+
+
+def local_folder(address: Address) -> Path:
+    """The folder of a local store; of one elsewhere, where this machine keeps its copies.
+
+    That is in RLIP_CACHE, else in `rlip` in the user's folder of caches; it must be a local disk's.
+    """
+    text = str(address)
+    if not _is_remote(address):
+        return Path(fsspec.filesystem("file")._strip_protocol(text)) if "://" in text else Path(text)
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("RLIP_CACHE") or Path(caches) / "rlip") / folder_name(text.rstrip("/"))
+
+
+def _is_remote(address: Address) -> bool:
+    protocol, separator, _ = str(address).partition("://")
+    return bool(separator) and protocol not in ("file", "local")

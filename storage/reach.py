@@ -1,0 +1,71 @@
+"""What another machine's failures mean: which need a person, and which may pass and are worth another try."""
+
+from __future__ import annotations
+
+import errno
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from storage.errors import PipelineError, Terminal, Transient
+
+T = TypeVar("T")
+
+PAUSES = (0.2, 1.0, 4.0)
+"""Seconds between tries of what may pass, each varied by half so that many workers don't come back at once."""
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_LASTING = {
+    errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EMSGSIZE, errno.ENOTEMPTY,
+    errno.ENOTDIR, errno.EISDIR, getattr(errno, "EREMCHG", errno.ENOENT),
+}  # fmt: skip
+_NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"}
+_SILENT = {"HTTPClientError", "ConnectionError", "ClientError"}
+"""Classes of botocore's and aiohttp's, by name since they may not be installed: the other side did not answer well."""
+
+
+def patiently(action: Callable[[], T], pauses: Sequence[float] = PAUSES) -> T:
+    """Do `action`, and again after each pause while it raises `Transient`. What is done twice must be harmless."""
+    for pause in pauses:
+        try:
+            return action()
+        except Transient:
+            time.sleep(pause * random.uniform(0.5, 1.5))
+    return action()
+
+
+@contextmanager
+def reached(url: str) -> Iterator[None]:
+    """Turn what an fsspec library raises into `Terminal` or `Transient`; that a file is there or not goes through."""
+    try:
+        yield
+    except (PipelineError, FileNotFoundError, FileExistsError):
+        raise
+    except Exception as error:
+        meaning = _meaning(error, url)
+        if meaning is None:
+            raise
+        raise meaning from error
+
+
+def _meaning(error: Exception, url: str) -> PipelineError | None:
+    """`Terminal`, `Transient`, or None for an error that has nothing to do with the other side."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    said = f"{type(error).__name__}: {error}"
+    if names & _NO_CREDENTIALS:
+        return Terminal(f"{url}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE")
+    if isinstance(error, PermissionError):
+        return Terminal(f"{url}: not allowed ({error}); check the credentials and what they may do there")
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return Terminal(f"{url}: disk full ({error}); free space and run again: nothing is lost")
+    if isinstance(error, OSError) and error.errno in _LASTING:
+        return Terminal(f"{url}: refused ({said})")
+    if isinstance(error, OSError | TimeoutError):
+        return Transient(f"{url} can't be reached ({said})")
+    if isinstance(error, ImportError | ValueError):
+        return Terminal(f"{url}: {error}; name a folder, s3://bucket/folder or another address")
+    if type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
+        return Transient(f"{url} can't be reached ({said})") if names & _SILENT else Terminal(f"{url}: {said}")
+    return None

@@ -1,0 +1,208 @@
+"""Files at an fsspec URL: each operation patient with what may pass, each error `Terminal` or `Transient`."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsspec
+
+from storage.errors import Terminal
+from storage.reach import PAUSES, patiently, reached
+
+T = TypeVar("T")
+
+_S3_OPTIONS: dict[str, Any] = {
+    "config_kwargs": {"connect_timeout": 5, "read_timeout": 60, "retries": {"total_max_attempts": 1}},
+    "skip_instance_cache": True,
+}
+"""One layer of retries, ours; and the endpoint and credentials that the environment names now."""
+_CHUNK = 2**20
+_AT_ONCE = 512
+"""Small files that are asked for together."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file as a listing tells it."""
+
+    size: int
+    """Bytes."""
+    token: str
+    """Another token means that the file was written anew."""
+    modified: float
+    """Unix time, by the other side's clock."""
+
+
+class Remote:
+    """Files under a URL, named by paths relative to it. On S3 a file appears whole or not at all, as the last writer put it.
+
+    Raises `Terminal` for an address or credentials that can't work, and `Transient` once what may pass did not.
+    """
+
+    def __init__(
+        self, url: str, filesystem: fsspec.AbstractFileSystem | None = None, pauses: Sequence[float] = PAUSES
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._pauses = pauses
+        protocol = self.url.partition("://")[0]
+        self._is_s3 = protocol in ("s3", "s3a")
+        try:
+            with reached(self.url):
+                found, root = fsspec.core.url_to_fs(self.url, **(_S3_OPTIONS if self._is_s3 else {}))
+        except FileNotFoundError as error:
+            raise Terminal(f"{self.url}: {error}") from error
+        self._files: fsspec.AbstractFileSystem = filesystem or found
+        if self._is_s3:
+            self._files.retries = 1
+        self._root = root.rstrip("/")
+
+    @property
+    def renames(self) -> bool:
+        """Whether files lie in folders of a disk, where a rename makes a file appear at once."""
+        return "file" in self._files.protocol
+
+    def check(self) -> None:
+        """Find out whether the place can be read. Raises `Terminal` for a bucket that is not there."""
+        bucket = self._root.partition("/")[0]
+        try:
+            self._do(lambda: self._files.call_s3("head_bucket", Bucket=bucket) if self._is_s3 else None)
+        except FileNotFoundError as error:
+            raise Terminal(
+                f"{self.url}: there is no bucket {bucket!r}; make it (aws s3 mb s3://{bucket}) or name another"
+            ) from error
+
+    def listing(self, folder: str) -> dict[str, Entry]:
+        """Every file below a folder, by its path relative to that: one listing."""
+
+        def ask() -> Mapping[str, Mapping[str, Any]]:
+            self._files.invalidate_cache()
+            with suppress(FileNotFoundError):
+                found: Mapping[str, Mapping[str, Any]] = self._files.find(self._path(folder), detail=True)
+                return found
+            return {}
+
+        start = self._path(folder)
+        return {posixpath.relpath(path, start): _entry(info) for path, info in self._do(ask).items()}
+
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders in a folder."""
+
+        def ask() -> list[Mapping[str, Any]]:
+            self._files.invalidate_cache()
+            with suppress(FileNotFoundError):
+                return list(self._files.ls(self._path(folder), detail=True))
+            return []
+
+        found = self._do(ask)
+        return sorted(posixpath.basename(i["name"].rstrip("/")) for i in found if i["type"] == "directory")
+
+    def read(self, path: str) -> bytes | None:
+        """A small file, or None where there is none."""
+        try:
+            data: bytes = self._do(lambda: self._files.cat_file(self._path(path)))
+        except FileNotFoundError:
+            return None
+        return data
+
+    def read_many(self, paths: Iterable[str]) -> dict[str, bytes]:
+        """Small files, many asked for at once; those that are not there are left out."""
+        wanted, found = list(paths), {}
+        for start in range(0, len(wanted), _AT_ONCE):
+            chunk = {self._path(path): path for path in wanted[start : start + _AT_ONCE]}
+            for full, data in self._do(lambda chunk=chunk: self._cat(list(chunk))).items():  # type: ignore[misc]
+                found[chunk[full]] = data
+        return found
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a small file; one that is there is replaced."""
+        self._do(lambda: self._put(path, data, "overwrite"))
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a small file unless there is one; whether this call, or a try of it that seemed to fail, did not find one.
+
+        On S3 the put carries If-None-Match: of two writers one wins.
+        """
+        try:
+            self._do(lambda: self._put(path, data, "create"))
+        except FileExistsError:
+            return self.read(path) == data
+        return True
+
+    def upload(self, local: Path, path: str) -> None:
+        """Copy a file there."""
+
+        def put() -> None:
+            self._make_room(self._path(path))
+            self._files.put_file(str(local), self._path(path))
+
+        self._do(put)
+
+    def download(self, path: str, local: Path) -> None:
+        """Copy a file from there. Raises FileNotFoundError where there is none."""
+        self._do(lambda: self._files.get_file(self._path(path), str(local)))
+
+    def digest(self, path: str) -> tuple[int, str] | None:
+        """Size and sha256 of a file's bytes, read again; None where there is none."""
+
+        def ask() -> tuple[int, str]:
+            digest, size = hashlib.sha256(), 0
+            with self._files.open(self._path(path), "rb", block_size=8 * _CHUNK) as file:
+                while data := file.read(_CHUNK):
+                    digest.update(data)
+                    size += len(data)
+            return size, digest.hexdigest()
+
+        try:
+            return self._do(ask)
+        except FileNotFoundError:
+            return None
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Remove files, in their order; those that are not there are no error."""
+        for path in paths:
+            with suppress(FileNotFoundError):
+                self._do(lambda path=path: self._files.rm_file(self._path(path)))  # type: ignore[misc]
+
+    def _cat(self, paths: list[str]) -> dict[str, bytes]:
+        found = self._files.cat(paths, on_error="return", recursive=False)
+        for data in found.values():
+            if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
+                raise data
+        return {path: data for path, data in found.items() if isinstance(data, bytes)}
+
+    def _put(self, path: str, data: bytes, mode: str) -> None:
+        full = self._path(path)
+        self._make_room(full)
+        if self.renames:
+            self._files.pipe_file(f"{full}.new", data)
+            self._files.mv(f"{full}.new", full)
+        else:
+            self._files.pipe_file(full, data, mode=mode)
+
+    def _make_room(self, full: str) -> None:
+        """Make the folder that a file goes to. S3 has none; asked for one, it would make a bucket that is missing."""
+        if not self._is_s3:
+            self._files.makedirs(posixpath.dirname(full), exist_ok=True)
+
+    def _path(self, path: str) -> str:
+        return f"{self._root}/{path}"
+
+    def _do(self, action: Callable[[], T]) -> T:
+        def once() -> T:
+            with reached(self.url):
+                return action()
+
+        return patiently(once, self._pauses)
+
+
+def _entry(info: Mapping[str, Any]) -> Entry:
+    modified = info.get("LastModified") or info.get("mtime") or info.get("created") or 0.0
+    seconds = modified.timestamp() if isinstance(modified, datetime) else float(modified)
+    return Entry(info["size"], str(info.get("ETag") or seconds), seconds)

@@ -1,0 +1,276 @@
+"""A store whose truth lies elsewhere (S3 or another object store), with a folder of this machine to work in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import fsspec
+
+from storage.artifact import Artifact
+from storage.atomic import write_atomic
+from storage.depot import Depot
+from storage.digests import digest_bytes, digest_file
+from storage.disk import LOCAL, Disk
+from storage.errors import Terminal
+from storage.lease import Patience, leased
+from storage.manifest import MANIFEST, Manifest
+from storage.reach import PAUSES
+from storage.remote import Entry
+from storage.store import Holding, Store
+
+_DOWNLOADS = 8
+_MIRRORED = ("runs", "cuts")
+
+
+@dataclass(frozen=True)
+class RemoteArtifact(Artifact):
+    """An artifact that lies elsewhere: its manifest is here, its data come when they are asked for."""
+
+    store: RemoteStore = field(compare=False, repr=False)
+    known: bytes = field(compare=False, repr=False)
+    """The manifest."""
+
+    def manifest_bytes(self) -> bytes:
+        """The manifest as it was written."""
+        return self.known
+
+    def file(self, name: str) -> Path:
+        """Path of one data file, copied to this machine's disk and checked. Raises as `RemoteStore.bring` does."""
+        return self.store.bring_file(self.manifest, name)
+
+
+class RemoteStore(Store):
+    """Artifacts, runs and cuts at a URL; `folder` of this machine holds copies of them, drafts and scratch folders.
+
+    An artifact exists once its manifest lies at the URL. It is committed here first, then copied: what a dead process
+    did not finish copying is copied by the next, not computed again. The folder may be deleted at any time.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        folder: Path,
+        filesystem: fsspec.AbstractFileSystem | None = None,
+        pauses: Sequence[float] = PAUSES,
+        patience: Patience = Patience(),  # noqa: B008
+        disk: Disk = LOCAL,
+    ) -> None:
+        super().__init__(folder, disk)
+        self.depot = Depot(url, filesystem, pauses)
+        self.address = self.depot.url
+        self._patience = patience
+        self._kept = self.root / "manifests"
+
+    def require_writable(self) -> None:
+        """Find out before any work whether both places can be written. Raises `Terminal`."""
+        super().require_writable()
+        probe = f"claims/probe-{uuid.uuid4().hex}"
+        self.depot.files.write(probe, b"")
+        self.depot.files.remove([probe])
+
+    def refresh(self) -> None:
+        """Make this machine's copies of runs and cuts those at the URL: a listing, and what changed since."""
+        note = self.root / "mirrored.json"
+        known: dict[str, str] = json.loads(note.read_bytes()) if note.is_file() else {}
+        there = {
+            f"{top}/{path}": entry.token for top in _MIRRORED for path, entry in self.depot.files.listing(top).items()
+        }
+        changed = [p for p, token in there.items() if known.get(p) != token or not (self.root / p).is_file()]
+        for path, data in self.depot.files.read_many(changed).items():
+            write_atomic(self._inside(path), data, self.disk)
+        for top in _MIRRORED:
+            for mine in (self.root / top).rglob("*.json"):
+                if mine.relative_to(self.root).as_posix() not in there:
+                    mine.unlink(missing_ok=True)
+        write_atomic(note, json.dumps(there).encode(), self.disk)
+
+    def find(self, stage: str, key: str) -> Artifact | None:
+        """The committed artifact, or None: one request."""
+        data = self.depot.manifest(stage, key)
+        return None if data is None else RemoteArtifact(self.folder(stage, key), self, data)
+
+    def find_all(self, stage: str, keys: Iterable[str]) -> dict[str, Artifact]:
+        """Key → the committed artifact, of those keys that have one: one listing, and the manifests not yet kept here."""
+        listed = {key: files[MANIFEST] for key, files in self.depot.listing(stage).items() if MANIFEST in files}
+        places = {key: self._kept_at(stage, key, listed[key]) for key in keys if key in listed}
+        known = {key: place.read_bytes() for key, place in places.items() if place.is_file()}
+        for key, data in self.depot.manifests(stage, [key for key in places if key not in known]).items():
+            known[key] = data
+            self._keep(places[key], data)
+        return {key: RemoteArtifact(self.folder(stage, key), self, known[key]) for key in places if key in known}
+
+    def recover(self, stage: str, key: str) -> Artifact | None:
+        """Copy an artifact that a dead process committed on this machine and did not finish copying."""
+        left = super().find(stage, key)
+        if left is None:
+            return None
+        try:
+            whole = all(digest_file(left.file(name)) == e.digest for name, e in left.manifest.files.items())
+        except (Terminal, FileNotFoundError):
+            whole = False
+        if not whole:
+            self.remove(left.folder)
+            return None
+        return self._send(left)
+
+    def bring(self, folders: Sequence[Path]) -> tuple[Artifact, ...]:
+        """The artifacts at these places, copied to this machine's disk and checked unless they are here.
+
+        Raises `Terminal` for one that is damaged or gone there.
+        """
+        with ThreadPoolExecutor(_DOWNLOADS) as pool:
+            return tuple(pool.map(self._bring, folders))
+
+    def bring_file(self, manifest: Manifest, name: str) -> Path:
+        """One data file of an artifact, copied to this machine's disk and checked unless it is here."""
+        here = super().find(manifest.stage, manifest.key)
+        entry = manifest.files.get(name)
+        if entry is None:
+            raise FileNotFoundError(f"{self.address}: {manifest.stage} {manifest.key[:12]} has no {name}")
+        if here is not None and here.manifest_bytes() == self._stands(manifest.stage, manifest.key):
+            return here.file(name)
+        place = self.root / "files" / manifest.stage / manifest.key / entry.digest[:16] / name
+        if not place.is_file():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with self.draft() as draft:
+                self.depot.download_file(manifest, name, draft)
+                (draft / name).rename(place)
+        return place
+
+    def stages(self) -> list[str]:
+        """The stages that have made something, by name."""
+        return self.depot.stages()
+
+    def artifacts(self, stage: str) -> Iterator[Artifact]:
+        """Every committed artifact of a stage, in the order of keys."""
+        yield from dict(sorted(self.find_all(stage, self.depot.keys(stage)).items())).values()
+
+    def holdings(self, stage: str) -> Iterator[Holding]:
+        """What lies at each place of a stage, in the order of keys: two listings, no file is read but what runs found."""
+        found = self._found()
+        for key, files in sorted(self.depot.listing(stage).items()):
+            yield _holding(stage, key, files, found)
+
+    def used(self, stage: str, key: str) -> float:
+        """When an artifact was made or last found by a run, as known now; by the other side's clock."""
+        files = self.depot.files.listing(f"artifacts/{stage}/{key}")
+        return _holding(stage, key, files, self._found()).used if files else 0.0
+
+    def manifest_bytes(self, stage: str, key: str) -> bytes:
+        """The manifest as it lies at the URL now."""
+        data = self.depot.manifest(stage, key)
+        if data is None:
+            raise FileNotFoundError(f"{self.address}: artifacts/{stage}/{key}/{MANIFEST}")
+        return data
+
+    def measure(self, stage: str, key: str, name: str, digest: str) -> tuple[int, str] | None:
+        """Size and sha256 of a data file as it lies at the URL, read again; None where it is gone."""
+        return self.depot.digest(stage, key, name, digest)
+
+    @contextmanager
+    def claim(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
+        """Work on `key` alone: on this machine by a lock, among machines by a lease. Spares work only."""
+        with super().claim(key, waiting), leased(self.depot.files, f"claims/{key}", waiting, self._patience):
+            yield
+
+    def commit(self, draft: Path, manifest: Manifest) -> Artifact:
+        """Commit on this machine, then copy: data first, the manifest last. Raises as `Store.commit` and `Depot` do."""
+        return self._send(super().commit(draft, manifest))
+
+    def put(self, path: Path, data: bytes) -> None:
+        """Put a record at the URL, then in this machine's copy."""
+        self.depot.files.write(path.relative_to(self.root).as_posix(), data)
+        super().put(path, data)
+
+    def freshen(self, stage: str, artifacts: Iterable[Artifact]) -> None:
+        """Note that a run found these, so that `rlip gc` spares them: one small file."""
+        keys = [artifact.key for artifact in artifacts]
+        if keys:
+            self.depot.files.write(f"found/{stage}-{uuid.uuid4().hex}.json", json.dumps(keys).encode())
+
+    def discard(self, stage: str, key: str) -> None:
+        """Remove an artifact, or what is left of one, there and here."""
+        self.depot.remove(stage, key, self.depot.files.listing(f"artifacts/{stage}/{key}"))
+        super().discard(stage, key)
+
+    def forget_run(self, name: str) -> None:
+        """Remove a run's records there and here; its artifacts stay."""
+        self.depot.files.remove(f"runs/{name}/{path}" for path in self.depot.files.listing(f"runs/{name}"))
+        with suppress(FileNotFoundError):
+            super().forget_run(name)
+
+    def drop_copies(self, before: float) -> None:
+        """Remove notes of what runs found before `before`, and this machine's copies of what is no longer there."""
+        old = [path for path, entry in self.depot.files.listing("found").items() if entry.modified < before]
+        self.depot.files.remove(f"found/{path}" for path in old)
+        for stage in super().stages():
+            there = self.depot.keys(stage)
+            for artifact in super().artifacts(stage):
+                if artifact.key not in there:
+                    self.remove(artifact.folder)
+        for copies in ("files", "manifests"):
+            self.disk.remove_tree(self.root / copies)
+
+    def _send(self, here: Artifact) -> Artifact:
+        """Copy an artifact there; one whose place another writer took first with other bytes gives way here."""
+        stands = self.depot.put(here)
+        if stands != here.manifest_bytes():
+            self.remove(here.folder)
+        return RemoteArtifact(here.folder, self, stands)
+
+    def _bring(self, folder: Path) -> Artifact:
+        stage, key = folder.parts[-2:]
+        here, stands = super().find(stage, key), self._stands(stage, key)
+        if here is not None and here.manifest_bytes() == stands:
+            return here
+        if here is not None:
+            self.remove(here.folder)
+        with self.draft() as draft:
+            return super().commit(draft, self.depot.download(stage, key, draft))
+
+    def _stands(self, stage: str, key: str) -> bytes | None:
+        return self.depot.manifest(stage, key)
+
+    def _kept_at(self, stage: str, key: str, entry: Entry) -> Path:
+        """Where a manifest that was read is kept; written anew there, it is another file here."""
+        return self._kept / stage / f"{key}-{digest_bytes(entry.token.encode())[:12]}.json"
+
+    def _keep(self, place: Path, data: bytes) -> None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        aside = place.with_name(f".{uuid.uuid4().hex}")
+        aside.write_bytes(data)
+        aside.rename(place)
+
+    def _found(self) -> dict[str, float]:
+        """Key → when a run last found it."""
+        listed = self.depot.files.listing("found")
+        found: dict[str, float] = {}
+        for path, data in self.depot.files.read_many(f"found/{name}" for name in listed).items():
+            for key in json.loads(data):
+                found[key] = max(found.get(key, 0.0), listed[path.removeprefix("found/")].modified)
+        return found
+
+    def _inside(self, path: str) -> Path:
+        """Where a record is copied to. Raises `Terminal` on a name that leads elsewhere."""
+        if any(part in ("", ".", "..") for part in path.split("/")):
+            raise Terminal(f"{self.address}: a record is named {path!r}, which leads out of the store; remove it")
+        return self.root / path
+
+
+def _holding(stage: str, key: str, files: dict[str, Entry], found: dict[str, float]) -> Holding:
+    size = sum(entry.size for entry in files.values())
+    made = max(entry.modified for entry in files.values())
+    return Holding(stage, key, MANIFEST in files, size, max(made, found.get(key, 0.0)))
+
+
+def folder_name(url: str) -> str:
+    """A name for the folder of a URL's copies: readable, and another one for another URL."""
+    plain = "".join(c if c.isalnum() else "-" for c in url)[:60]
+    return f"{plain}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"

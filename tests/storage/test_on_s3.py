@@ -1,0 +1,108 @@
+"""`rlip run` with its store on S3: killed on one machine, resumed on another, looked at from a third."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from PIL import Image
+from tiny_chain import World
+
+from pipeline.care import verify
+from pipeline.explain import why_due
+from pipeline.plan import Chain
+from pipeline.query import print_query
+from pipeline.recipe import load_recipe
+from pipeline.why import print_why
+
+RECIPE = """
+name = "tiny"
+[data]
+partition_size = 2
+label = ["coco"]
+[[data.sources]]
+name = "coco"
+format = "coco"
+images = "images"
+annotations = "instances.json"
+[caption]
+captioner = "recorded"
+recorded = ["captions.json"]
+[pretrain]
+arms = []
+[run]
+workers = 1
+"""
+IMAGES = 6
+
+
+@pytest.fixture
+def there(s3: str, root: Path, tmp_path: Path) -> World:
+    """A small set with recorded captions, and an empty store on S3."""
+    data = tmp_path / "data"
+    (data / "images").mkdir(parents=True)
+    ids = range(1, IMAGES + 1)
+    for n in ids:
+        Image.new("RGB", (32, 32), (n, n, n)).save(data / "images" / f"{n}.png")
+    images = [{"id": n, "file_name": f"{n}.png", "width": 32, "height": 32} for n in ids]
+    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [2, 2, 9, 9]} for n in ids]
+    sets = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "person"}]}
+    captions = [{"image_id": n, "id": n, "caption": "a man riding a horse"} for n in ids]
+    (data / "instances.json").write_text(json.dumps(sets))
+    (data / "captions.json").write_text(json.dumps({"annotations": captions}))
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    return World(root, tmp_path / "tiny.toml", data, f"{s3}/{uuid4().hex}")
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Work from here on as another machine, which has none of the others' copies."""
+    return lambda name: monkeypatch.setenv("RLIP_CACHE", str(tmp_path / name))
+
+
+def _kill_after(world: World, step: str) -> None:
+    process = world.start()
+    assert process.stdout is not None
+    for line in process.stdout:
+        event = json.loads(line)
+        if event.get("event") == "committed" and event["step"] == step:
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    process.stdout.close()
+    process.wait(timeout=60)
+
+
+def _due(world: World, *overrides: str) -> dict[str, int | None]:
+    recipe = load_recipe(world.recipe, [f"data.root={world.data}", f"store={world.store}", *overrides])
+    return {step.step: step.due for step in why_due(Chain(recipe)) if step.due != 0}
+
+
+def test_a_run_is_killed_resumed_elsewhere_and_looked_at_from_a_third_place(
+    there: World, machine: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine("one")
+    _kill_after(there, "caption")
+    machine("other")
+    done = {event["step"]: event["due"] for event in there.run() if event.get("event") == "step"}
+    assert done["ingest"] == 0 and done["caption"] < 3 and done["parse"] == 3
+    machine("third")
+    capsys.readouterr()
+
+    def said() -> Any:
+        return json.loads(capsys.readouterr().out)
+
+    assert _due(there) == {}
+    (tmp_path / "data" / "images" / "1.png").write_bytes((tmp_path / "data" / "images" / "2.png").read_bytes())
+    assert _due(there)["ingest"] == 1
+    verify(there.store, "tiny", repair=False, as_json=True)
+    assert said() == {"examined": 9, "damaged": [], "removed": 0}
+    print_query(there.store, "tiny", "select count(*) as n from triplets", as_json=True)
+    assert said() == [{"n": IMAGES}]
+    print_why(there.store, "tiny", "parse", "coco/0000", as_json=True)
+    assert said() == [{"partition": "coco/0000", "causes": []}]

@@ -1,0 +1,303 @@
+"""A store on an object store: wherever its making stops or fails, whole artifacts only, and the next run ends as an
+undisturbed one; by one machine or by two."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import fsspec
+import pytest
+from faulty_files import Dead, Fault, FaultyFiles
+from toy_chain import First, assert_valid_prefix, bytes_of, carry, first_item, run_chain
+from toy_store import put, put_chain, record
+
+from pipeline.care import collect_garbage, remove_run, show_usage, verify
+from pipeline.settings import Settings
+from pipeline.work import carry_out
+from storage.artifact import Artifact
+from storage.digests import digest_file
+from storage.disk import Disk
+from storage.errors import Terminal, Transient
+from storage.lease import Patience
+from storage.manifest import Manifest
+from storage.open_store import existing_store, open_store
+from storage.remote_store import RemoteStore
+from storage.runs import Run, runs_of
+from storage.store import Store
+
+FAULTS: tuple[Fault, ...] = ("stop", "500", "503", "timeout", "answer lost", "conflict")
+QUICK = Patience(beat=0.05, look=0.01, expiry=0.5)
+
+
+class NoSync(Disk):
+    """A disk that need not outlive the test."""
+
+    def sync_file(self, path: Path) -> None: ...
+    def sync_folder(self, path: Path) -> None: ...
+
+
+def _store(url: str, folder: Path, files: FaultyFiles | None = None, tries: int = 3) -> RemoteStore:
+    """A machine's store; `folder` is the machine's."""
+    return RemoteStore(url, folder, files or FaultyFiles(), (0.0,) * (tries - 1), QUICK, NoSync())
+
+
+def _url() -> str:
+    return f"memory://{uuid4().hex}"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What an undisturbed run leaves in a local store."""
+    store = Store(tmp_path_factory.mktemp("undisturbed"))
+    run_chain(store)
+    return bytes_of(store)
+
+
+@pytest.fixture(scope="module")
+def operations(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What an undisturbed run asks of the other side."""
+    files = FaultyFiles()
+    run_chain(_store(_url(), tmp_path_factory.mktemp("counted"), files))
+    return files.asked
+
+
+def test_an_undisturbed_run_leaves_what_a_local_one_does(whole: dict[str, Any], tmp_path: Path) -> None:
+    url = _url()
+    run_chain(_store(url, tmp_path / "one"))
+    assert bytes_of(_store(url, tmp_path / "other")) == whole
+
+
+@pytest.mark.parametrize("fault", ["stop", "503", "answer lost", "conflict"])
+def test_a_fault_at_any_operation_leaves_a_valid_prefix_and_the_next_run_ends_the_same(
+    fault: Fault, operations: list[str], whole: dict[str, Any], tmp_path: Path
+) -> None:
+    assert {"put_file", "create", "pipe_file", "cat_file", "rm_file"} <= set(operations)
+    for at in range(1, len(operations) + 1):
+        url, machine = _url(), tmp_path / str(at)
+        # Every third machine does not come back: another, which has no copies, goes on.
+        next_machine = tmp_path / f"{at}-other" if at % 3 == 0 else machine
+        with suppress(Dead, Transient):
+            run_chain(_store(url, machine, FaultyFiles(at, fault, times=50)))
+        assert_valid_prefix(_store(url, tmp_path / f"{at}-reader"), whole)
+        run_chain(_store(url, next_machine))
+        assert bytes_of(_store(url, next_machine)) == whole, f"after {fault} at {at} ({operations[at - 1]})"
+
+
+@pytest.mark.parametrize("fault", FAULTS[1:])
+def test_what_passes_by_itself_is_tried_again_and_nobody_notices(
+    fault: Fault, operations: list[str], whole: dict[str, Any], tmp_path: Path
+) -> None:
+    for at in range(1, len(operations) + 1):
+        url = _url()
+        run_chain(_store(url, tmp_path / str(at), FaultyFiles(at, fault, times=2)))
+        assert bytes_of(_store(url, tmp_path / str(at))) == whole, f"after {fault} at {at} ({operations[at - 1]})"
+
+
+def test_what_a_dead_process_did_not_finish_copying_is_copied_not_computed_again(tmp_path: Path) -> None:
+    url = _url()
+    runs: list[str] = []
+
+    class Counted(First):
+        def run(self, *given: Any) -> Any:
+            runs.append("run")
+            return super().run(*given)
+
+    files = FaultyFiles()
+    carry(Counted, first_item(), _store(_url(), tmp_path / "count", files))
+    at = files.asked.index("put_file") + 2
+    with pytest.raises(Dead):
+        carry(Counted, first_item(), _store(url, tmp_path / "one", FaultyFiles(at)))
+    assert _store(url, tmp_path / "other").find("first", first_item().key) is None
+    carry(Counted, first_item(), _store(url, tmp_path / "one"))
+    assert len(runs) == 2
+    (artifact,) = _store(url, tmp_path / "other").artifacts("first")
+    assert artifact.file("beside.bin").read_bytes() == b"beside" * 100
+
+
+def test_copies_that_a_disk_spoilt_are_not_sent(whole: dict[str, Any], tmp_path: Path) -> None:
+    url = _url()
+    store = _store(url, tmp_path / "one")
+    run_chain(store)
+    for artifact in list(Store(tmp_path / "one").artifacts("first")):
+        artifact.file("beside.bin").write_bytes(b"spoilt")
+        store.depot.remove("first", artifact.key, ["manifest.json"])
+    run_chain(store)
+    assert bytes_of(_store(url, tmp_path / "other")) == whole
+
+
+def test_two_machines_whose_bytes_differ_end_with_one_whole_artifact(tmp_path: Path) -> None:
+    """As two trainings of one key may: floats differ by machine."""
+    url = _url()
+    stores = [_store(url, tmp_path / name) for name in ("one", "other")]
+    made = [put(Store(tmp_path / f"made{n}"), "pretrain", settings={}, rows=[n]) for n in range(2)]
+    assert made[0].key == made[1].key and made[0].content != made[1].content
+    stands = [_commit(store, artifact) for store, artifact in zip(stores, made, strict=True)]
+    assert stands[0].content == stands[1].content == made[0].content
+    for store in (*stores, _store(url, tmp_path / "third")):
+        found = store.find("pretrain", made[0].key)
+        assert found is not None and digest_file(found.file("pretrain.parquet")) == digest_file(
+            made[0].file("pretrain.parquet")
+        )
+        (brought,) = store.bring([store.folder("pretrain", made[0].key)])
+        assert brought.content == made[0].content
+    assert len(stores[0].depot.listing("pretrain")[made[0].key]) == 2, "the loser's data are withdrawn"
+
+
+def _commit(store: Store, artifact: Artifact) -> Artifact:
+    manifest: Manifest = artifact.manifest
+    with store.draft() as draft:
+        for name in manifest.files:
+            (draft / name).write_bytes(artifact.file(name).read_bytes())
+        return store.commit(draft, manifest)
+
+
+def test_machines_share_the_work_and_a_dead_ones_lease_runs_out(tmp_path: Path) -> None:
+    url, began = _url(), threading.Event()
+    runs: list[str] = []
+
+    class Slow(First):
+        def run(self, *given: Any) -> Any:
+            runs.append("run")
+            began.set()
+            time.sleep(1.0)
+            return super().run(*given)
+
+    said: list[str] = []
+
+    def work(machine: str, stage: type[First]) -> None:
+        store = _store(url, tmp_path / machine)
+        carry_out(stage(Settings()), first_item(), store, lambda done, total, note="": said.append(note))
+
+    first = threading.Thread(target=work, args=("one", Slow))
+    first.start()
+    assert began.wait(20)
+    work("other", Slow)
+    first.join()
+    assert runs == ["run"] and said == ["another run makes it"], "its holder gives signs of life, so it is waited for"
+    dead = _store(_url(), tmp_path / "dead")
+    dead.depot.files.create(f"claims/{first_item().key}", b'{"holder": "dead", "beat": 3}')
+    carry(First, first_item(), dead)
+    assert dead.depot.files.listing("claims") == {}
+
+
+def test_planning_asks_once_a_stage(tmp_path: Path) -> None:
+    url = _url()
+    made = [put(Store(tmp_path / "made"), "parse", f"toys/{n:04d}", {"n": n}) for n in range(50)]
+    for artifact in made:
+        _commit(_store(url, tmp_path / "one"), artifact)
+    files = FaultyFiles()
+    found = _store(url, tmp_path / "one", files).find_all("parse", [artifact.key for artifact in made])
+    assert len(found) == 50 and files.asked == ["find", *["cat_file"] * 50]
+    again = FaultyFiles()
+    found = _store(url, tmp_path / "one", again).find_all("parse", [artifact.key for artifact in made])
+    assert {key: artifact.content for key, artifact in found.items()} == {a.key: a.content for a in made}
+    assert again.asked == ["find"], "manifests that were read are kept"
+
+
+def test_a_place_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
+    url, key = _url(), ""
+    one, other = _store(url, tmp_path / "one"), _store(url, tmp_path / "other")
+    for rows, writer, reader in (([1], one, other), ([2], other, one)):
+        artifact = put(Store(tmp_path / f"made{rows}"), "pretrain", settings={}, rows=rows)
+        key = artifact.key
+        writer.discard("pretrain", key)
+        _commit(writer, artifact)
+        for store in (reader, writer):
+            (found,) = store.find_all("pretrain", [key]).values()
+            assert found.content == artifact.content
+            assert found.table("pretrain")["image_id"].to_pylist() == rows
+            (brought,) = store.bring([store.folder("pretrain", key)])
+            assert brought.content == artifact.content
+
+
+@pytest.fixture(params=["memory", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty place of each kind; this machine's copies lie in the test's folder."""
+    monkeypatch.setenv("RLIP_CACHE", str(tmp_path / "cache"))
+    return f"{request.getfixturevalue('s3')}/{uuid4().hex}" if request.param == "s3" else _url()
+
+
+def test_care_of_a_store_elsewhere(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = open_store(url)
+    kept, lost = put_chain(store), put_chain(store, top_p=0.5, rows=[7])
+    record(store, "demo", kept)
+    verify(url, None, repair=False, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"examined": 5, "damaged": [], "removed": 0}
+    show_usage(url, as_json=True)
+    (runs,) = json.loads(capsys.readouterr().out)["runs"]
+    assert (runs["name"], runs["artifacts"]) == ("demo", 3)
+    store.freshen("caption", lost["caption"])
+    for delete in (False, True):
+        collect_garbage(url, grace_days=0, delete=delete, as_json=True)
+        told = json.loads(capsys.readouterr().out)
+        assert sorted(each["what"] for each in told["garbage"]) == ["caption", "parse"] and told["deleted"] is delete
+    assert [artifact.key for artifact in store.artifacts("caption")] == [kept["caption"][0].key]
+    files, root = fsspec.core.url_to_fs(url)
+    (data,) = [path for path in files.find(f"{root}/artifacts/caption") if path.endswith(".parquet")]
+    files.pipe_file(data, b"other")
+    with pytest.raises(Terminal, match="--repair"):
+        verify(url, "demo", repair=False, as_json=True)
+    assert "bytes instead of" in json.loads(capsys.readouterr().out)["damaged"][0]["what"]
+    verify(url, "demo", repair=True, as_json=True)
+    assert json.loads(capsys.readouterr().out)["removed"] == 1
+    assert list(store.artifacts("caption")) == [] and len(list(store.artifacts("parse"))) == 1
+    remove_run(url, "demo", as_json=True)
+    assert json.loads(capsys.readouterr().out)["removed"] == "demo"
+    assert runs_of(existing_store(url)) == []
+
+
+def test_what_a_run_found_lately_is_no_garbage(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    store = open_store(url)
+    chain = put_chain(store)
+    store.freshen("parse", chain["parse"])
+    collect_garbage(url, grace_days=1, delete=True, as_json=True)
+    assert json.loads(capsys.readouterr().out)["garbage"] == []
+
+
+def test_runs_and_cuts_are_those_that_others_wrote(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = open_store(url)
+    record(one, "demo", put_chain(one))
+    one.put(one.root / "cuts" / "toys.json", b'{"partitions": [[1, 2]]}')
+    monkeypatch.setenv("RLIP_CACHE", str(tmp_path / "other"))
+    other = existing_store(url)
+    assert other.root != one.root
+    assert (other.root / "cuts" / "toys.json").read_bytes() == b'{"partitions": [[1, 2]]}'
+    (run,) = runs_of(other)
+    assert len(run.artifacts("parse")) == 1
+    Run(one, "demo").remove()
+    other.refresh()
+    assert runs_of(other) == []
+
+
+def test_a_place_that_can_not_work_is_told(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RLIP_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(Terminal, match=r"no bucket 'nosuch'.*aws s3 mb"):
+        open_store("s3://nosuch/x")
+    with pytest.raises(Terminal, match=r"no store at s3://bucket/empty.*rlip run"):
+        existing_store("s3://bucket/empty")
+    with pytest.raises(Terminal, match="nosuch://x"):
+        open_store("nosuch://x")
+    monkeypatch.setattr("storage.reach.time.sleep", lambda seconds: None)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(Transient, match=r"s3://bucket/x can't be reached"):
+        open_store("s3://bucket/x")
+    for name in [name for name in os.environ if name.startswith("AWS_") and "KEY" in name]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(Terminal, match="AWS_ACCESS_KEY_ID"):
+        open_store("s3://bucket/x")
+
+
+def test_a_folder_may_be_named_by_its_url(tmp_path: Path) -> None:
+    store = open_store(f"file://{tmp_path}/store")
+    assert type(store) is Store and store.root == tmp_path / "store"
+    put_chain(store)
+    assert existing_store(f"file://{tmp_path}/store").stages() == ["caption", "ingest", "parse"]
