@@ -80,8 +80,8 @@ class _Read(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_NQC: Tensor) -> tuple[Tensor | None, ...]:
-        framed_NSC, places_NQ2LK, weights_NQLK = ctx.saved_tensors
-        of_framed, of_places, of_weights = (x.new_empty(x.shape) for x in ctx.saved_tensors)
+        framed_NSC, places_NQ2LK, weights_NQLK = saved = ctx.saved_tensors
+        of_framed, of_places, of_weights = (x.new_empty(x.shape) for x in saved)
         for framed_SC, of_framed_SC, gradient_QC, weights_QLK, *of_heads in _heads(
             weights_NQLK, framed_NSC, of_framed, gradient_NQC, weights_NQLK, places_NQ2LK, of_weights, of_places
         ):

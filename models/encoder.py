@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.config import NetworkConfig
 from models.deformable_attention import DeformableAttention, References
@@ -21,6 +22,8 @@ class Encoder(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.interval, self.points = config.fusion_interval, config.points
+        self.recomputed = False
+        """Whether the backward pass computes what is inside of image layers again."""
         self.layers = nn.ModuleList(_ImageLayer(config) for _ in range(config.encoder_layers))
         fusions = -(-config.encoder_layers // self.interval) if config.fusion == "alif" else 0
         self.VLFuse_layers = nn.ModuleList(_Fused(config) for _ in range(fusions))
@@ -54,7 +57,9 @@ class Encoder(nn.Module):
                 image_BSD = torch.cat((image_BSD[:, :first], coarsest), dim=1)
                 texts_BTE = self.roberta_layers[step](texts_BTE, hidden_texts_1T)
                 collected.append(texts_BTE)
-            image_BSD = layer(image_BSD, position_BSD, references, shapes, padding_BS)
+            given = (image_BSD, position_BSD, references, shapes, padding_BS)
+            again = self.recomputed and torch.is_grad_enabled()
+            image_BSD = checkpoint(layer, *given, use_reentrant=False) if again else layer(*given)
         return image_BSD, collected or [texts_1TE.expand(image_BSD.shape[0], -1, -1)]
 
 

@@ -53,6 +53,12 @@ class Network(nn.Module):
             for _ in range(2)
         )
 
+    def recompute(self) -> None:
+        """From now on a training step keeps little of the encoder and the text encoder for its backward pass, which computes
+        it again: the same gradients, less memory, more time."""
+        self.transformer.encoder.recomputed = True
+        self.transformer.text_encoder.recomputed = True
+
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Features T×E of label texts, before any fusion."""
         return self.transformer.text_encoder(texts)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from models.config import ConfigError, TextConfig
@@ -33,6 +34,8 @@ class TextEncoder(nn.Module):
         self.tokens_of: dict[str, list[int]] = {}
         # Whatever its kind: weights on disk bear this name.
         self.roberta = _build(config, self.padding)
+        self.recomputed = False
+        """Whether the backward pass computes what is inside again."""
         self._features_of: dict[tuple[object, ...], Tensor] = {}
         self._weights: list[tuple[int, int]] = []
 
@@ -57,6 +60,12 @@ class TextEncoder(nn.Module):
 
     def encode_tokens(self, ids_TN: Tensor, mask_TN: Tensor) -> Tensor:
         """Pooled features T×D of token ids; the mask is 1 on tokens and 0 on padding."""
+        if self.recomputed and torch.is_grad_enabled():
+            pooled_TD: Tensor = checkpoint(self._pooled, ids_TN, mask_TN, use_reentrant=False)
+            return pooled_TD
+        return self._pooled(ids_TN, mask_TN)
+
+    def _pooled(self, ids_TN: Tensor, mask_TN: Tensor) -> Tensor:
         return self.roberta(input_ids=ids_TN, attention_mask=mask_TN).pooler_output
 
     def _encode(self, texts: Sequence[str]) -> Tensor:

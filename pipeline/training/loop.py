@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,8 @@ class Trained:
 
 
 Progress = Callable[[int, int, str], None]
+Check = Callable[[Network, int, int], Mapping[str, float]]
+"""What is measured of a network after a step (of so many): values by name, most often none."""
 
 
 def train(
@@ -60,8 +62,11 @@ def train(
     ranks: Ranks,
     asked_to_stop: Callable[[], bool],
     progress: Progress,
+    check: Check = lambda network, step, total: {},
 ) -> Trained:
     """Train from the last checkpoint in `work` to the end, or until any process is asked to stop.
+
+    `check` runs in the first process, on its own; it must leave the network as it was.
 
     Raises `Terminal` when the loss is no number.
     """
@@ -71,6 +76,8 @@ def train(
     network = task.build().to(ranks.device).train()
     if settings.lr_backbone == 0:
         network.backbone.requires_grad_(False)
+    if settings.recompute:
+        network.recompute()
     optimizer = make_optimizer(network, settings)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     begun = load_checkpoint(work / CHECKPOINT, ranks.count, network, optimizer)
@@ -101,6 +108,7 @@ def train(
             now = time.monotonic()
             if step % settings.log_every == 0 or step == total:
                 metrics.write(step, shared.losses | {"gradient_norm": shared.norm})
+            metrics.write(step, check(network, step, total))
             if now - told > 1 or step == total:
                 speed = (step - begun) * settings.batch / (now - began)
                 progress(step, total, f"loss {shared.losses['loss']:.2f}, {speed:.0f} images/s")

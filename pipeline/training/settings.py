@@ -82,6 +82,8 @@ class TrainingSettings(Settings):
     """Training processes on this machine: one a GPU, or sharing its cores."""
     threads: int = runtime(1, ge=1)
     """Threads of each process."""
+    recompute: bool = runtime(False)
+    """Keep less for the backward pass and compute it again there: the same weights in the end, less memory, more time."""
     loaders: int = runtime(0, ge=0)
     """Processes that prepare images for each training process; 0 prepares them in between."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")

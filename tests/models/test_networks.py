@@ -159,3 +159,20 @@ def test_training_lowers_the_loss(small_config, tokenizer):
 def test_a_tagger_configuration_is_refused(small_tagger_config, tokenizer):
     with pytest.raises(ConfigError, match="RelationTagger"):
         RLIP(small_tagger_config, tokenizer)
+
+
+def test_recomputed_layers_give_the_same_gradients(small_config, tokenizer):
+    text = replace(small_config.text, dropout=0.1)
+    network = RLIP(replace(small_config, dropout=0.1, text=text), tokenizer).train()
+    images, targets = torch.randn(2, 3, 64, 96), [make_target(2), make_target(3)]
+    gradients = []
+    for again in (False, True):
+        if again:
+            network.recompute()
+        torch.manual_seed(3)
+        network.zero_grad()
+        SetCriterion()(predict(network, images), targets)["loss"].backward()
+        gradients.append({n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None})
+    kept, recomputed = gradients
+    assert kept.keys() == recomputed.keys()
+    assert all(torch.equal(kept[name], recomputed[name]) for name in kept)
