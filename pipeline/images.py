@@ -1,6 +1,7 @@
 """Opening images that nobody vouches for: allow-listed formats by content, caps on bytes and pixels, RGB out.
 
 EXIF orientation is not applied: COCO, Objects365, Visual Genome and HICO-DET state boxes in the file's raw pixels.
+Sets labelled on turned pictures show by their declared sizes (`is_turned_by_exif`).
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 
+from pipeline.image_places import ImagePlace, StoredImage
 from pipeline.settings import Settings
 
 ImageFormat = Literal["JPEG", "PNG", "WEBP", "BMP"]
@@ -23,6 +24,7 @@ PILLOW_WARNS_ABOVE = 89_478_485
 """Pillow's own alarm for decompression bombs, in pixels; our cap stays below it."""
 
 _HEADER_BYTES = 32
+_ORIENTATION = 0x0112
 _ALLOWED_SIGNATURES: tuple[tuple[bytes, int, ImageFormat], ...] = (
     (b"\xff\xd8\xff", 0, "JPEG"),
     (b"\x89PNG\r\n\x1a\n", 0, "PNG"),
@@ -82,12 +84,14 @@ class Probe(NamedTuple):
     format: str
 
 
-def read_image(path: Path, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+def read_image(path: ImagePlace, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
     """Read and decode an image file as RGB, in raw pixel orientation. Raises `BadImage`."""
     return decode_image(read_bytes(path, limits), limits)
 
 
-def probe(path: Path, limits: ImageLimits = DEFAULT_LIMITS, verify: Literal["decode", "header"] = "decode") -> Probe:
+def probe(
+    path: ImagePlace, limits: ImageLimits = DEFAULT_LIMITS, verify: Literal["decode", "header"] = "decode"
+) -> Probe:
     """Size and format of an image file. Raises `BadImage`.
 
     "decode" runs the decoder over the whole file, so that a torn file is found here and not hours later;
@@ -96,11 +100,14 @@ def probe(path: Path, limits: ImageLimits = DEFAULT_LIMITS, verify: Literal["dec
     return probe_bytes(read_bytes(path, limits), limits, verify)
 
 
-def read_bytes(path: Path, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
+def read_bytes(path: ImagePlace, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
     """The bytes of an image file that is within the limits. Raises `BadImage`."""
     try:
-        with path.open("rb") as file:
-            data = file.read(limits.max_bytes + 1)
+        if isinstance(path, StoredImage):
+            data = path.read(limits.max_bytes + 1)
+        else:
+            with path.open("rb") as file:
+                data = file.read(limits.max_bytes + 1)
     except FileNotFoundError:
         raise BadImage("missing file", path.name) from None
     except OSError as error:
@@ -130,6 +137,12 @@ def probe_bytes(
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
         return found
+
+
+def is_turned_by_exif(path: ImagePlace, limits: ImageLimits = DEFAULT_LIMITS) -> bool:
+    """Whether viewers show the picture turned by a quarter: its EXIF orientation is 5 to 8. Raises `BadImage`."""
+    with _opened(read_bytes(path, limits), limits) as image:
+        return image.getexif().get(_ORIENTATION, 1) in range(5, 9)
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Protocol
 
 import pyarrow as pa
 
+from pipeline.image_folders import open_folder
+from pipeline.image_places import ImagePlace
 from pipeline.settings import Settings
 from storage.artifact import Artifact
 
@@ -82,15 +84,15 @@ class Stage(ABC):
     whole: ClassVar[bool] = False
     """True for a stage over all partitions at once, which may keep checkpoints in its work folder."""
 
-    def __init__(self, settings: Settings, image_folders: Mapping[str, Path] | None = None) -> None:
+    def __init__(self, settings: Settings, image_folders: Mapping[str, Path | str] | None = None) -> None:
         self.settings: Any = settings
-        self.image_folders: Mapping[str, Path] = image_folders or {}
-        """Data set → the folder that the `uri` of its images is relative to: tables never hold a machine's paths."""
+        self.image_folders: Mapping[str, Path | str] = image_folders or {}
+        """Data set → the folder, tar or URL that the `uri` of its images is relative to: tables never hold a machine's paths."""
 
-    def image_path(self, row: Mapping[str, Any]) -> Path:
+    def image_path(self, row: Mapping[str, Any]) -> ImagePlace:
         """Where the image of a row of the `images` table lies."""
         uri: str = row["uri"]
-        return self.image_folders[row["dataset"]] / uri
+        return open_folder(self.image_folders[row["dataset"]]).place(uri)
 
     def row_settings(self) -> dict[str, Any]:
         """The settings that change rows."""

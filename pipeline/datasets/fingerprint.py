@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from typing import Literal
 
 from pipeline.datasets.record import ImageRecord
+from pipeline.image_places import ImagePlace, StoredImage
 from pipeline.images import BadImage
 
 
@@ -17,11 +19,20 @@ def fingerprint(record: ImageRecord, by: Literal["bytes", "stat"] = "bytes") -> 
     """
     try:
         if by == "stat":
-            status = record.path.stat()
-            return hashlib.sha256(f"{status.st_size} {status.st_mtime_ns}".encode()).hexdigest()
+            size, time_ns = _size_and_time(record.path)
+            return hashlib.sha256(f"{size} {time_ns}".encode()).hexdigest()
+        if isinstance(record.path, StoredImage):
+            return hashlib.sha256(record.path.read(sys.maxsize)).hexdigest()
         with record.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise BadImage("missing file", record.path.name) from None
     except OSError as error:
         raise BadImage("unreadable file", f"{record.path.name}: {error.strerror}") from error
+
+
+def _size_and_time(place: ImagePlace) -> tuple[int, int]:
+    if isinstance(place, StoredImage):
+        return place.size_and_time()
+    status = place.stat()
+    return status.st_size, status.st_mtime_ns

@@ -70,6 +70,19 @@ def stream_lists(path: Path, expected: str, names: Collection[str]) -> Iterator[
         raise AnnotationError(f"{path}: has no field {min(missing)!r}; expected {expected}")
 
 
+def stream_fields(path: Path, expected: str) -> Iterator[tuple[str, Any]]:
+    """The fields of a JSON object, in file order. Raises `AnnotationError` when the reading comes to the fault."""
+    with explained(path, expected), path.open(encoding="utf-8-sig", newline="") as file:
+        text = _Text(file)
+        opening = text.peek()
+        if opening != "{":
+            kind = _kind(opening) if opening == "[" else _whole_kind(path, expected)
+            raise AnnotationError(f"{path}: holds a JSON {kind}; expected {expected}")
+        for name in text.fields():
+            yield name, text.value()
+        text.end()
+
+
 class _Text:
     """A window on a JSON text that is read from the front to the end, once."""
 

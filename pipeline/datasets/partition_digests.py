@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline.image_places import ImagePlace, state_of
 from storage.atomic import write_atomic
 
 _SETTLED_NS = 2_000_000_000
@@ -19,7 +20,7 @@ _SETTLED_NS = 2_000_000_000
 class PartitionDigests:
     """Digests by partition number, each held by the size, times and inode of every image file it was made of.
 
-    A changed file always shows: its time of change (ctime) can't be set by anybody. A cache, kept in an index's folder.
+    A cache, kept in an index's folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -30,7 +31,7 @@ class PartitionDigests:
         self._stamp: str | None = None
         self._changed = False
 
-    def find(self, number: int, paths: Iterable[Path], rest: Any) -> str | None:
+    def find(self, number: int, paths: Iterable[ImagePlace], rest: Any) -> str | None:
         """The digest of a partition when its files, and what else decides it (`rest`), are as they were."""
         began = time.time_ns()
         stamp, newest = _stamp(paths, rest)
@@ -51,16 +52,16 @@ class PartitionDigests:
                 write_atomic(self._path, json.dumps(self._known).encode())
 
 
-def _stamp(paths: Iterable[Path], rest: Any) -> tuple[str, int]:
+def _stamp(paths: Iterable[ImagePlace], rest: Any) -> tuple[str, int]:
     """A digest of the state of files, and the newest change among them in ns since 1970."""
     found = hashlib.sha256(json.dumps(rest).encode())
     newest = 0
     for path in paths:
         try:
-            status = path.stat()
+            state = state_of(path)
         except OSError as error:
             found.update(f"{error.errno}\n".encode())
             continue
-        newest = max(newest, status.st_ctime_ns)
-        found.update(f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}\n".encode())
+        newest = max(newest, state.newest_ns)
+        found.update(f"{state.text}\n".encode())
     return found.hexdigest(), newest

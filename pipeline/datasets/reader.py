@@ -10,6 +10,8 @@ from pathlib import Path
 from pipeline.datasets.annotations import AnnotationError
 from pipeline.datasets.record import ImageRecord
 from pipeline.datasets.source import Source
+from pipeline.image_folders import open_folder
+from pipeline.image_places import ImagePlace, uri_of
 from pipeline.stage import Rejected
 
 MOST_WAITING = 10_000
@@ -23,6 +25,7 @@ class Reader(ABC):
         self.source = source
         self.scratch = scratch
         """Where large things may be put aside while reading; the system's place for them when None."""
+        self.folder = open_folder(source.images)
         self.rejects: list[Rejected] = []
         """Rows that became no record (no usable id or file name, a duplicate); complete when `read` has ended."""
 
@@ -35,13 +38,13 @@ class Reader(ABC):
         self.rejects.clear()
         yield from self._held_back(self._records())
 
-    def place(self, name: str) -> Path:
+    def place(self, name: str) -> ImagePlace:
         """Where the image of that name lies; `name` is relative to the folder of images."""
-        return self.source.images / name
+        return self.folder.place(name)
 
     def name(self, record: ImageRecord) -> str:
         """What `place` finds the record's image by."""
-        return record.path.as_posix().removeprefix(f"{self.source.images.as_posix()}/")
+        return uri_of(record.path, self.source.images)
 
     def require_one(self, records: Iterable[ImageRecord]) -> None:
         """Raises `AnnotationError` when none of the records' images is there."""
@@ -76,12 +79,15 @@ class Reader(ABC):
             return AnnotationError(f"{source.annotations}: no usable image for data set {source.name!r} ({reasons})")
         present = _first_names(source.images)
         holds = f"it holds {', '.join(present)}, ..." if present else "the folder is empty"
+        holds = holds if Path(source.images).is_dir() else "it holds other names"
+        expected = f"{source.images}/{uri_of(first.path, source.images)}"
         return AnnotationError(
             f"{source.images}: none of the {count} images of {source.name!r} is there; expected for example "
-            f"{first.path}; {holds}. Point `images` to the folder that file names in {source.annotations.name} "
+            f"{expected}; {holds}. Point `images` to the folder that file names in {source.annotations.name} "
             "are relative to"
         )
 
 
-def _first_names(folder: Path) -> list[str]:
+def _first_names(root: Path | str) -> list[str]:
+    folder = Path(root)
     return sorted(path.name for path in islice(folder.iterdir(), 3)) if folder.is_dir() else []

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.image_places import ImagePlace
 from pipeline.stage import Rejected
 
 
@@ -41,7 +41,7 @@ class ImageRecord:
     dataset: str
     split: str
     image_id: int
-    path: Path
+    path: ImagePlace
     width: int | None = None
     """Declared width in pixels; None where the data set does not say."""
     height: int | None = None

@@ -25,6 +25,7 @@ from pipeline.datasets.open_source import open_source
 from pipeline.datasets.reader import Reader
 from pipeline.datasets.record import Box, GivenRelation, ImageRecord
 from pipeline.datasets.source import Source
+from pipeline.image_places import ImagePlace
 from pipeline.stage import Rejected
 from storage.digests import digest_file, digest_json
 from storage.disk import LOCAL
@@ -68,7 +69,7 @@ class RecordIndex:
         for position in self._positions(image_ids):
             yield self._record(position)
 
-    def paths(self, image_ids: Sequence[int]) -> Iterator[Path]:
+    def paths(self, image_ids: Sequence[int]) -> Iterator[ImagePlace]:
         """Where the images of `records` lie, without their boxes."""
         for position in self._positions(image_ids):
             yield self._reader.place(self._name(position))

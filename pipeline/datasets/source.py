@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.image_folders import ImageRoot, open_folder
 from pipeline.settings import Settings, runtime
 
 Format = Literal["coco", "objects365", "visual_genome", "hico_det"]
@@ -27,8 +28,8 @@ class Source(Settings):
     """The name of the set in tables and reports."""
     format: Format
     split: str = "train"
-    images: Path = runtime(...)
-    """The folder that file names in the annotations are relative to."""
+    images: ImageRoot = runtime(...)
+    """What file names in the annotations are relative to: a folder, a .tar, or a URL such as s3://bucket/folder."""
     annotations: Path = runtime(...)
     """coco, objects365: instances JSON; visual_genome: relationships JSON; hico_det: the list of images with pairs."""
     relations: Path | None = runtime(None)
@@ -66,7 +67,8 @@ class Source(Settings):
 
     def missing(self) -> list[str]:
         """What the source names but the disk lacks, as "field: path" lines; empty when all is there."""
-        lacking = [] if self.images.is_dir() else [f"images: no folder {self.images}"]
+        fault = open_folder(self.images).fault()
+        lacking = [f"images: {fault}"] if fault else []
         for name in ("annotations", "captions", *sorted(_OPTIONAL_FILES[self.format])):
             path = getattr(self, name)
             if path is not None and not path.is_file():

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.datasets.annotations import shown
 from pipeline.datasets.record import Box, GivenRelation, ImageRecord
-from pipeline.images import DEFAULT_LIMITS, BadImage, ImageLimits, probe
+from pipeline.images import DEFAULT_LIMITS, BadImage, ImageLimits, is_turned_by_exif, probe
 from pipeline.stage import Rejected
 
 CLIP_NOTED_ABOVE = 1.0
@@ -24,6 +24,7 @@ def validate(
 
     Boxes come back clipped to the image, with positive size, each (category, box) once; relations point to those
     boxes. Width and height are the file's. Reasons: those of `BadImage` and of the reader; "never published";
+    "boxes of the turned image" (labelled as viewers show it by its EXIF orientation: save such files upright);
     "declared size wrong" and "box clipped" (mended, kept); "box not finite", "box inverted", "box empty", "box outside",
     "box duplicate"; "relation without box", "relation to itself", "relation duplicate".
     """
@@ -34,6 +35,9 @@ def validate(
         unpublished = record.unpublished and bad.reason == "missing file"
         return None, [*rejects, Rejected(record.image_id, "never published" if unpublished else bad.reason, bad.value)]
     declared = (record.width, record.height)
+    if declared == (found.height, found.width) != declared[::-1] and is_turned_by_exif(record.path, limits):
+        value = f"declared {record.width}x{record.height}, the pixels are {found.width}x{found.height}"
+        return None, [*rejects, Rejected(record.image_id, "boxes of the turned image", value)]
     if None not in declared and declared != (found.width, found.height):
         value = f"declared {record.width}x{record.height}, the file has {found.width}x{found.height}"
         rejects.append(Rejected(record.image_id, "declared size wrong", value))

@@ -24,6 +24,7 @@ from pipeline.datasets.overlap import overlap
 from pipeline.datasets.reader import Reader
 from pipeline.datasets.record import Box, GivenRelation, ImageRecord
 from pipeline.datasets.source import Source
+from pipeline.image_places import ImagePlace
 from pipeline.stage import Rejected
 
 RELATIONSHIPS = "relationships: a list of {image_id, relationships: [{predicate, subject, object}, ...]}"
@@ -31,7 +32,7 @@ OBJECTS = "objects: a list of {image_id, objects: [{object_id, names, x, y, w, h
 IMAGE_DATA = "image_data: a list of {image_id, width, height}"
 NEAR_IOU = 0.7
 MOST_RELATIONS = 100
-_FOLDERS = (".", "VG_100K", "VG_100K_2")
+_FOLDERS = ("", "VG_100K/", "VG_100K_2/")
 
 
 @dataclass
@@ -56,8 +57,6 @@ class VisualGenomeReader(Reader):
 
     def __init__(self, source: Source, scratch: Path | None = None) -> None:
         super().__init__(source, scratch)
-        folders = [source.images / name for name in _FOLDERS]
-        self._folders = [folder for folder in folders if folder.is_dir()]
         self._predicate_aliases = Aliases.read(source.predicate_aliases)
         self._object_aliases = Aliases.read(source.object_aliases)
 
@@ -81,9 +80,10 @@ class VisualGenomeReader(Reader):
                 tuple(image.rejects),
             )
 
-    def place(self, name: str) -> Path:
+    def place(self, name: str) -> ImagePlace:
         """In one of the folders that images may lie in; in the first where the image is missing."""
-        return next((folder / name for folder in self._folders if (folder / name).is_file()), self.source.images / name)
+        places = [super(VisualGenomeReader, self).place(f"{folder}{name}") for folder in _FOLDERS]
+        return next((place for place in places if place.is_file()), places[0])
 
     def name(self, record: ImageRecord) -> str:
         """The file's name without its folder: images may move between the official folders."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipeline.image_folders import open_folder
 from pipeline.images import BadImage, read_image
 from pipeline.review.arms import ZERO_SHOT, score_name, score_names, score_text
 from pipeline.review.charts import loss_charts
@@ -169,11 +170,11 @@ def _headline(figures: Figures) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _card(sample: Sample, folders: Mapping[str, Path], folder: Path) -> Card:
+def _card(sample: Sample, folders: Mapping[str, Path | str], folder: Path) -> Card:
     row = sample.row
     file = f"images/{row['dataset']}-{row['image_id']}.jpg"
     try:
-        image = read_image(folders[row["dataset"]] / row["uri"])
+        image = read_image(open_folder(folders[row["dataset"]]).place(row["uri"]))
     except BadImage as bad:
         return Card(sample, None, str(bad))
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))

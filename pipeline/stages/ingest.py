@@ -58,7 +58,7 @@ class IngestStage(Stage):
     """Images and boxes of one partition, validated."""
 
     name = "ingest"
-    version = 1
+    version = 2
     writes = "images"
     schema = IMAGES
     settings: IngestSettings

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from pipeline.image_folders import ImageRoot
 from pipeline.settings import Settings
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.tagger_settings import TaggerSettings
@@ -38,7 +39,7 @@ class Job(Settings):
     """pretrain: the training set."""
     tables: tuple[Path, ...] = ()
     """tagger: `images` tables of the training set."""
-    image_folders: dict[str, Path] = Field(default_factory=dict)
+    image_folders: dict[str, ImageRoot] = Field(default_factory=dict)
     """tagger: data set → folder of its images."""
 
 

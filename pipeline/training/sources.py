@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from pipeline.image_folders import open_folder
 from pipeline.images import BadImage, read_bytes
 from pipeline.training.order import stable_seed
 from pipeline.training.sample import SampleRelation, TrainingSample
@@ -68,7 +69,7 @@ class ShardSource:
 class ImageSource:
     """Samples of `images` tables whose images have relations; the files lie in the data sets' folders."""
 
-    def __init__(self, tables: Sequence[Path], folders: Mapping[str, Path]) -> None:
+    def __init__(self, tables: Sequence[Path], folders: Mapping[str, Path | str]) -> None:
         every = pa.concat_tables([read_table(path) for path in tables])
         related = [row for row, relations in enumerate(every["relations"]) if len(relations)]
         self._table = every.take(related).combine_chunks()
@@ -97,11 +98,13 @@ class ImageSource:
     def image(self, position: int) -> bytes:
         """The bytes of its file. Raises `Terminal` when it can't be read any more."""
         row = self._row(position)
-        path = self._folders[row["dataset"]] / row["uri"]
+        folder = self._folders[row["dataset"]]
         try:
-            return read_bytes(path)
+            return read_bytes(open_folder(folder).place(row["uri"]))
         except BadImage as error:
-            raise Terminal(f"{path}: {error}, but it was whole when it was ingested; restore it") from error
+            raise Terminal(
+                f"{folder}/{row['uri']}: {error}, but it was whole when it was ingested; restore it"
+            ) from error
 
     def _row(self, position: int) -> dict[str, Any]:
         (row,) = self._table.slice(position, 1).to_pylist()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from pipeline.datasets.fingerprint import fingerprint
 from pipeline.datasets.record import Box, GivenRelation, ImageRecord
@@ -93,6 +94,17 @@ def test_the_files_size_wins_and_is_counted(picture: Path) -> None:
     assert reasons(rejects) == ["declared size wrong"]
     assert reasons(validate(record(picture, width=100, height=80))[1]) == []
     assert reasons(validate(record(picture))[1]) == []
+
+
+def test_boxes_of_the_picture_as_viewers_turn_it_are_not_taken_for_raw_pixels(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "turned.jpg"
+    Image.new("RGB", (100, 80)).save(path, exif=exif)
+    found, rejects = validate(record(path, Box("dog", 1, 1, 5, 5), width=80, height=100))
+    assert found is None and reasons(rejects) == ["boxes of the turned image"]
+    found, rejects = validate(record(path, Box("dog", 1, 1, 5, 5), width=100, height=80))
+    assert found is not None and not rejects and (found.width, found.height) == (100, 80)
 
 
 def test_a_torn_image_is_found_by_decoding_only(picture: Path, tmp_path: Path) -> None:
