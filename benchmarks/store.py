@@ -1,12 +1,15 @@
 """What the store costs: `python benchmarks/store.py`.
 
 plan    `rlip plan` over a store of 2,050 partitions in six stages with everything cached: seconds, and the peak of memory
-commit  a partition's captions committed as an artifact, beside the same Parquet file written plainly and synced
+remote  the same plan where each request to the store takes 20 ms (an object store in memory, with s3fs's concurrency):
+        by a machine that has read no manifest yet, and again
+commit  a partition's captions committed as an artifact, beside the same Parquet file written plainly and synced; by size
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import platform
@@ -17,12 +20,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import fsspec
 import numpy as np
 import pyarrow as pa
+from fsspec.asyn import AsyncFileSystem
 from PIL import Image
 
+from pipeline.explain import why_due
 from pipeline.plan import Chain
 from pipeline.recipe import load_recipe
 from pipeline.settings import Settings
@@ -77,6 +83,40 @@ class Given(Stage):
 
     def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
         return Output(self._table)
+
+
+class Distant(AsyncFileSystem):
+    """Objects in memory, each request to which takes `DELAY` seconds; a listing tells a thousand."""
+
+    protocol = "distant"
+    cachable = False
+    DELAY = 0.02
+    objects: ClassVar[dict[str, bytes]] = {}
+    requests: ClassVar[int] = 0
+
+    @classmethod
+    async def _wait(cls, requests: int = 1) -> None:
+        cls.requests += requests
+        await asyncio.sleep(cls.DELAY * requests)
+
+    async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **settings: Any) -> bytes:
+        await self._wait()
+        if path not in self.objects:
+            raise FileNotFoundError(path)
+        return self.objects[path]
+
+    async def _pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **settings: Any) -> None:
+        await self._wait()
+        if mode == "create" and path in self.objects:
+            raise FileExistsError(path)
+        self.objects[path] = value
+
+    async def _find(self, path: str, maxdepth: int | None = None, withdirs: bool = False, **settings: Any) -> Any:
+        found = {name: data for name, data in self.objects.items() if name.startswith(f"{path}/")}
+        await self._wait(1 + len(found) // 1000)
+        return {name: {"name": name, "size": len(data), "type": "file"} for name, data in found.items()}
+
+    async def _makedirs(self, path: str, exist_ok: bool = False) -> None: ...
 
 
 def build(folder: Path, partitions: int) -> Path:
@@ -134,39 +174,61 @@ def measure_plan(folder: Path, partitions: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def measure_commit(folder: Path, rounds: int) -> dict[str, Any]:
-    """A thousand images' captions, ten each; plain file and artifact in turn, medians in milliseconds."""
-    table = _captions(np.random.default_rng(0))
-    store, stage = Store(folder / "commits"), Given(table)
+def measure_remote(folder: Path, partitions: int) -> dict[str, Any]:
+    """Copy the local store's artifacts and plan from there, twice."""
+    fsspec.register_implementation("distant", Distant)
+    os.environ["RLIP_CACHE"] = str(folder / "cache")
+    for top in ("artifacts", "cuts", "runs"):
+        for path in (folder / "store" / top).rglob("*"):
+            if path.is_file():
+                Distant.objects[f"bucket/{path.relative_to(folder / 'store')}"] = path.read_bytes()
+    figures: dict[str, Any] = {}
+    indexes = folder / "store" / "indexes"  # parsed annotations are no part of what is measured
+    overrides = ["store=distant://bucket", *([f"ingest.indexes={indexes}"] if indexes.exists() else [])]
+    for name in ("first", "again"):
+        before, began = Distant.requests, time.monotonic()
+        steps = list(why_due(Chain(load_recipe(folder / "synthetic.toml", overrides))))
+        figures[f"{name}_seconds"] = round(time.monotonic() - began, 2)
+        figures[f"{name}_requests"] = Distant.requests - before
+    return {"artifacts": sum(s.cached for s in steps), "due": sum(s.due or 0 for s in steps), **figures}
+
+
+def measure_commit(folder: Path, rounds: int, images: int) -> dict[str, Any]:
+    """Captions of so many images, ten each; plain file and artifact in turn, medians in milliseconds."""
+    table = _captions(np.random.default_rng(0), images)
+    store, stage = Store(folder / f"commits{images}"), Given(table)
     plain, ours = [], []
     for number in range(rounds):
+        path = folder / f"{images}-{number}.parquet"
         began = time.monotonic()
-        write_table(table, folder / f"{number}.parquet")
-        LOCAL.sync_file(folder / f"{number}.parquet")
+        write_table(table, path)
+        LOCAL.sync_file(path)
         plain.append(time.monotonic() - began)
         item = WorkItem("caption", str(number), KeyTerms("caption", 1, {"round": number}, {}))
         began = time.monotonic()
         carry_out(stage, item, store, lambda done, total, note="": None)
         ours.append(time.monotonic() - began)
-    size = (folder / "0.parquet").stat().st_size
+    size = path.stat().st_size
     one, other = statistics.median(plain) * 1000, statistics.median(ours) * 1000
     return {"bytes": size, "plain_ms": round(one, 2), "commit_ms": round(other, 2), "ratio": round(other / one, 3)}
 
 
-def _captions(generator: np.random.Generator) -> pa.Table:
-    words = np.array([f"word{n}" for n in range(2000)])
+def _captions(generator: np.random.Generator, images: int) -> pa.Table:
+    words = [f"word{n}" for n in range(2000)]
+    drawn = generator.integers(0, len(words), (images, 10, 10))
+    scores = generator.normal(-10, 3, (images, 10))
     rows = [
         {
             "image_id": image_id,
             "captions": [
                 {
-                    "text": " ".join(generator.choice(words, 10)), "draw": draw, "seed": 0,
-                    "log_probability": float(generator.normal(-10, 3)), "source": "blip nucleus",
+                    "text": " ".join(words[word] for word in drawn[image_id, draw]), "draw": draw, "seed": 0,
+                    "log_probability": float(scores[image_id, draw]), "source": "blip nucleus",
                 }
                 for draw in range(10)
             ],
         }
-        for image_id in range(1000)
+        for image_id in range(images)
     ]  # fmt: skip
     return pa.Table.from_pylist(rows, schema=CAPTIONS)
 
@@ -180,13 +242,23 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         plan = measure_plan(Path(name), arguments.partitions)
-        commit = measure_commit(Path(name), arguments.rounds)
+        remote = measure_remote(Path(name), arguments.partitions)
+        sizes = ((1000, arguments.rounds), (10_000, arguments.rounds), (100_000, 5))
+        commits = [measure_commit(Path(name), rounds, images) for images, rounds in sizes]
     print(
         f"plan: {plan['artifacts']} artifacts cached, {plan['seconds']} s ({plan['cpu_seconds']} CPU), {plan['peak_mib']} MiB"
     )
-    print(f"commit: {commit['commit_ms']} ms, plain and synced {commit['plain_ms']} ms, ratio {commit['ratio']}")
+    print(
+        f"remote: {remote['artifacts']} artifacts cached, {remote['first_seconds']} s ({remote['first_requests']} requests), "
+        f"again {remote['again_seconds']} s ({remote['again_requests']} requests)"
+    )
+    for commit in commits:
+        print(
+            f"commit of {commit['bytes']:,} bytes: {commit['commit_ms']} ms, plain and synced {commit['plain_ms']} ms, "
+            f"ratio {commit['ratio']}"
+        )
     machine = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    print(json.dumps({"plan": plan, "commit": commit, **machine}))
+    print(json.dumps({"plan": plan, "remote": remote, "commit": commits, **machine}))
 
 
 if __name__ == "__main__":

@@ -58,11 +58,11 @@ class Chain:
         """Look every partition of `step` up. Raises `Terminal` on settings or data that can't work."""
         plan = StepPlan(step)
         found: dict[str, Artifact] = {}
-        items = {item.key: item for item in self._items(step)}
-        there = self.store.find_all(step.stage.name, items)
+        items = list(self._items(step))
+        there = self.store.find_all(step.stage.name, [item.key for item in items])
         self.store.freshen(step.stage.name, there.values())
-        for key, item in items.items():
-            artifact = there.get(key)
+        for item in items:
+            artifact = there.get(item.key)
             if artifact is None:
                 plan.due.append(item)
             else:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import pyarrow as pa
@@ -43,7 +43,7 @@ class WorkItem:
         """Keys of all artifacts that decide its bytes, by table."""
         return {name: [path.name for path in paths] for name, paths in {**self.inputs, **self.given}.items()}
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The key of the artifact that this item makes."""
         return self.terms.key
@@ -102,15 +102,13 @@ def carry_out(stage: Stage, item: WorkItem, store: Store, report: Report) -> Rec
         if found is not None:
             return Record.of(item.step, item.partition, found, cached=True)
         draft = stack.enter_context(store.draft())
-        work = stack.enter_context(store.scratch(item.key)) if stage.whole else draft / "work"
-        store.disk.make(work)
+        work = stack.enter_context(store.scratch(item.key)) if stage.whole else draft
         inputs = item.open_inputs(store)
         began = time.monotonic()
         output = stage.run(inputs, work, report)
         seconds = time.monotonic() - began
         files = _collect(stage, output, draft, store.disk)
-        if not stage.whole:
-            store.disk.remove_tree(work)
+        _leave_only(files, draft, store.disk)
         manifest = Manifest(
             stage=stage.name,
             key=item.key,
@@ -145,9 +143,17 @@ def _collect(stage: Stage, output: Output, draft: Path, disk: Disk) -> dict[str,
         disk.write(draft / name, data)
         entries[name] = FileEntry(digest=digest_bytes(data), size=len(data), rows=len(table))
     for name, path in output.files.items():
-        disk.rename(path, draft / name)
+        if path != draft / name:
+            disk.rename(path, draft / name)
         entries[name] = FileEntry(digest=digest_file(draft / name), size=os.path.getsize(draft / name))
     return entries
+
+
+def _leave_only(files: Mapping[str, FileEntry], draft: Path, disk: Disk) -> None:
+    """Remove what the stage left in its work folder, which for one partition is the draft."""
+    for path in draft.iterdir():
+        if path.name not in files:
+            (disk.remove_tree if path.is_dir() else disk.remove)(path)
 
 
 def _count(output: Output) -> Counts:

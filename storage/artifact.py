@@ -32,7 +32,7 @@ class Artifact:
         """The key, which is also the folder's name."""
         return self.folder.name
 
-    @property
+    @cached_property
     def content(self) -> str:
         """Digest of the data files that stages below may read."""
         return self.manifest.content

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +24,13 @@ class Disk:
     def sync_folder(self, path: Path) -> None:
         """Force a folder's entries to the disk, so that a rename in it outlives a power cut."""
         _sync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def sync_all(self, files: Sequence[Path], folder: Path) -> None:
+        """Force files and the folder that they lie in to the disk, together: the disk then writes once, not once each."""
+        with ThreadPoolExecutor(len(files) + 1) as pool:
+            done = [*(pool.submit(self.sync_file, path) for path in files), pool.submit(self.sync_folder, folder)]
+        for each in done:
+            each.result()
 
     def rename(self, source: Path, target: Path) -> None:
         """Give a file or folder another place at once. A file there gives way, a folder with entries does not (OSError)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,13 +85,19 @@ def read_manifest(path: Path) -> Manifest:
 def parse_manifest(data: bytes, name: str) -> Manifest:
     """A manifest's bytes, checked; `name` stands in errors, which are those of `read_manifest`."""
     try:
-        values = json.loads(data)
-        found = values.get("format") if isinstance(values, dict) else None
-        if isinstance(found, int) and found > FORMAT:
-            raise FutureManifest(f"{name}: manifest format {found}, this version reads {FORMAT}; upgrade rlip")
-        return Manifest.model_validate(values)
+        manifest = Manifest.model_validate_json(data)
+        _require_known(manifest.format, name)
+        return manifest
     except ValueError as error:
+        with suppress(ValueError):
+            values = json.loads(data)
+            _require_known(values.get("format") if isinstance(values, dict) else None, name)
         reason = str(error).splitlines()[0]
         raise Terminal(
             f"{name}: damaged manifest ({reason}); `rlip verify --repair` removes it, then run again"
         ) from error
+
+
+def _require_known(found: object, name: str) -> None:
+    if isinstance(found, int) and found > FORMAT:
+        raise FutureManifest(f"{name}: manifest format {found}, this version reads {FORMAT}; upgrade rlip")

@@ -50,10 +50,11 @@ class Store:
         self.address = str(self.root)
         """What opens this store again, in whatever process."""
         self.disk = disk
+        self._artifacts = self.root / "artifacts"
         self._pending = self.root / "pending"
         with self._writing():
             self._pending.mkdir(parents=True, exist_ok=True)
-            (self.root / "artifacts").mkdir(exist_ok=True)
+            self._artifacts.mkdir(exist_ok=True)
 
     def require_writable(self) -> None:
         """Find out before any work whether the store can be written. Raises `Terminal`."""
@@ -78,7 +79,7 @@ class Store:
         Both may come from a file that nobody vouches for: raises `Terminal` on what could name a place elsewhere.
         """
         require_place(stage, key)
-        return self.root / "artifacts" / stage / key
+        return self._artifacts / stage / key
 
     def find(self, stage: str, key: str) -> Artifact | None:
         """The committed artifact, or None. A folder without a manifest does not count as one."""
@@ -107,17 +108,17 @@ class Store:
 
     def stages(self) -> list[str]:
         """The stages that have made something, by name."""
-        return sorted(folder.name for folder in (self.root / "artifacts").iterdir() if _STAGE.fullmatch(folder.name))
+        return sorted(folder.name for folder in self._artifacts.iterdir() if _STAGE.fullmatch(folder.name))
 
     def artifacts(self, stage: str) -> Iterator[Artifact]:
         """Every committed artifact of a stage, in the order of keys."""
-        for folder in sorted((self.root / "artifacts" / stage).glob("*")):
+        for folder in sorted((self._artifacts / stage).glob("*")):
             if (folder / MANIFEST).is_file():
                 yield Artifact(folder)
 
     def holdings(self, stage: str) -> Iterator[Holding]:
         """What lies at each place of a stage, in the order of keys; no file is read."""
-        for folder in sorted((self.root / "artifacts" / stage).iterdir()):
+        for folder in sorted((self._artifacts / stage).iterdir()):
             yield Holding(stage, folder.name, (folder / MANIFEST).is_file(), size_of(folder), last_used(folder))
 
     def used(self, stage: str, key: str) -> float:
@@ -194,11 +195,8 @@ class Store:
         """
         target = self.folder(manifest.stage, manifest.key)
         with told(f"writing {target}"):
-            for name in manifest.files:
-                self.disk.sync_file(draft / name)
             self.disk.write(draft / MANIFEST, manifest.model_dump_json(indent=1).encode())
-            self.disk.sync_file(draft / MANIFEST)
-            self.disk.sync_folder(draft)
+            self.disk.sync_all([draft / name for name in (*manifest.files, MANIFEST)], draft)
             self.disk.make_durable(target.parent)
             if target.exists() and not (target / MANIFEST).is_file():
                 self.remove(target)

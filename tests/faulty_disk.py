@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -49,6 +50,11 @@ class FaultyDisk(Disk):
     def sync_folder(self, path: Path) -> None:
         self._do("sync_folder", path)
         self._note_names(path)
+
+    def sync_all(self, files: Sequence[Path], folder: Path) -> None:
+        for path in files:
+            self.sync_file(path)
+        self.sync_folder(folder)
 
     def rename(self, source: Path, target: Path) -> None:
         self._do("rename", target)

@@ -28,6 +28,7 @@ class First(Stage):
 
     def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
         (work / "beside.bin").write_bytes(b"beside" * 100)
+        (work / "rough.tmp").write_bytes(b"left behind")
         table = pa.table({"image_id": inputs.image_ids}, schema=SCHEMA)
         return Output(table, {"beside.bin": work / "beside.bin"}, [Rejected(9, "unloved")])
 

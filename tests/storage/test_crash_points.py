@@ -59,6 +59,14 @@ def test_the_crash_points_are_all_of_a_commit(operations: list[str]) -> None:
     assert len(operations) > 50
 
 
+def test_an_artifact_holds_what_its_manifest_names_and_no_more(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    run_chain(store)
+    for stage in ("first", "second"):
+        for artifact in store.artifacts(stage):
+            assert {path.name for path in artifact.folder.iterdir()} == {*artifact.manifest.files, "manifest.json"}
+
+
 @pytest.mark.parametrize("fault", STOPS[2:])
 def test_what_was_committed_outlives_a_power_cut(fault: Stop, whole: dict[str, Any], tmp_path: Path) -> None:
     Store(tmp_path)
