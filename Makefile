@@ -6,7 +6,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test torture lint bench bench-parsing bench-network
+.PHONY: help setup demo test torture lint bench bench-parsing bench-network bench-captioning lavis-env
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -47,3 +47,20 @@ bench-parsing: setup ## how well captions are read: FACTUAL's graphs, V-COCO's i
 
 bench-network: setup ## speed, memory and precision of the networks beside the authors' code, about ten minutes
 	$(BIN)/python benchmarks/network.py --json out/bench-network.json
+
+bench-captioning: setup ## CPU-seconds of captioning beside transformers and (after lavis-env) LAVIS, about ten minutes
+	$(BIN)/python -m benchmarks.captioning --json out/bench-captioning.json
+
+LAVIS := .lavis
+LAVIS_PYTHON ?= $(PYTHON)
+
+lavis-env: $(LAVIS)/.installed ## create .lavis, the environment of captioner "lavis" (Python 3.10 or 3.11: LAVIS_PYTHON)
+
+$(LAVIS)/.installed: requirements-lavis.txt
+	@$(LAVIS_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))' || \
+		{ echo "$(LAVIS_PYTHON) is neither Python 3.10 nor 3.11, and LAVIS's libraries have no wheels for others: make lavis-env LAVIS_PYTHON=python3.11"; exit 1; }
+	$(LAVIS_PYTHON) -m venv $(LAVIS)
+	grep -v '^salesforce-lavis' $< > $(LAVIS)/requirements.txt
+	$(LAVIS)/bin/pip install -q --disable-pip-version-check -r $(LAVIS)/requirements.txt
+	$(LAVIS)/bin/pip install -q --disable-pip-version-check --no-deps $$(grep '^salesforce-lavis' $<)
+	@touch $@

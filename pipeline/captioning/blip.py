@@ -16,17 +16,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pipeline.captioning.beam import BeamRules, search
 from pipeline.captioning.captioner import Caption
 from pipeline.captioning.draws import uniforms
+from pipeline.captioning.image_encoder import ImageEncoder
 from pipeline.captioning.model_folder import find_model
+from pipeline.captioning.pixels import CLIP_DEVIATION, CLIP_MEAN, squared
 from pipeline.captioning.sampling import SamplingRules, choose
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.captioning.text_decoder import TextDecoder
 from pipeline.stage import Rejected
 from storage.errors import Terminal
 
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 _COMPACT_BELOW = 0.9
 
 
@@ -48,14 +49,21 @@ class BlipCaptioner:
         model: Any = BlipForConditionalGeneration.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=self._dtype
         )
-        self._model = model.eval()
+        model.eval()
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._text = model.config.text_config
         self._prompt = self._prompt_tokens()
         self._size: int = model.config.vision_config.image_size
         self._mean, self._deviation = _pixel_statistics(folder)
         self._source = f"blip {settings.decoding}"
+        self._encoder = ImageEncoder(model.vision_model)
         self._decoder = TextDecoder(model.text_decoder, settings.max_length)
+        self._beams = BeamRules(
+            end=self._text.sep_token_id,
+            num_beams=settings.num_beams,
+            max_length=settings.max_length,
+            min_length=settings.min_length,
+        )
         self._rules = SamplingRules(
             end=self._text.sep_token_id,
             top_p=settings.top_p,
@@ -72,23 +80,22 @@ class BlipCaptioner:
         captions: list[list[Caption]] = []
         with _one_thread():
             for start in range(0, len(images), size):
-                pixels = self.pixels(images[start : start + size])
-                states_BSD = self._model.vision_model(pixel_values=pixels).last_hidden_state
+                states_BSD = self.encode(self.pixels(images[start : start + size]))
                 if self._settings.decoding == "nucleus":
                     captions += self._sample(states_BSD, image_ids[start : start + size])
                 else:
-                    captions += [[self._beam(states_SD[None])] for states_SD in states_BSD]
+                    captions += self._beam(states_BSD)
         return captions
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
         """RGB images as the network wants them: B x 3 x H x W, its square without keeping the aspect, normalised."""
-        side = (self._size, self._size)
-        arrays = [
-            np.asarray(image if image.size == side else image.resize(side, Image.Resampling.BICUBIC))
-            for image in images
-        ]
-        scaled = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
+        scaled = torch.from_numpy(squared(images, self._size)).permute(0, 3, 1, 2).float() / 255
         return ((scaled - self._mean) / self._deviation).to(self._dtype)
+
+    @torch.inference_mode()
+    def encode(self, pixels_B3HW: Tensor) -> Tensor:
+        """The states that the captions are decoded from: B x S x D."""
+        return self._encoder(pixels_B3HW)
 
     def _sample(self, states_BSD: Tensor, image_ids: Sequence[int]) -> list[list[Caption]]:
         settings, draws, read = self._settings, self._settings.draws, len(self._prompt)
@@ -113,7 +120,7 @@ class BlipCaptioner:
                 self._decoder.keep(state, going_N)
                 token_N, going_N = token_N[going_N], going_N[going_N]
             logits_NV = self._decoder.step(state, token_N)
-        texts = self._texts(tokens[:, read:])
+        texts = self._texts(tokens[:, read:].tolist())
         return [
             [
                 Caption(texts[row], row % draws, settings.seed, float(log_probability[row]), self._source)
@@ -122,27 +129,16 @@ class BlipCaptioner:
             for start in range(0, rows, draws)
         ]
 
-    def _beam(self, states_1SD: Tensor) -> Caption:
-        """The likeliest caption of one image; images go one by one, as their number would change the rounding."""
-        settings, read = self._settings, len(self._prompt)
-        tokens = self._model.text_decoder.generate(
-            input_ids=torch.tensor([self._prompt]),
-            encoder_hidden_states=states_1SD,
-            encoder_attention_mask=torch.ones(states_1SD.shape[:2], dtype=torch.long),
-            eos_token_id=self._text.sep_token_id,
-            pad_token_id=self._text.pad_token_id,
-            do_sample=False,
-            num_beams=settings.num_beams,
-            max_length=settings.max_length,
-            min_length=settings.min_length,
-        )
-        logits = self._model.text_decoder(input_ids=tokens, encoder_hidden_states=states_1SD).logits
-        said = tokens[:, read:]
-        gains = logits[0, read - 1 : -1].float().log_softmax(-1).gather(1, said[0, :, None])
-        return Caption(self._texts(said)[0], 0, None, float(gains.sum()), self._source)
+    def _beam(self, states_BSD: Tensor) -> list[list[Caption]]:
+        found = search(self._decoder, states_BSD, self._prompt, self._beams)
+        texts = self._texts([hypothesis.tokens[len(self._prompt) :] for hypothesis in found])
+        return [
+            [Caption(text, 0, None, hypothesis.log_probability, self._source)]
+            for text, hypothesis in zip(texts, found, strict=True)
+        ]
 
-    def _texts(self, said: Tensor) -> list[str]:
-        ids = [row[: row.index(self._rules.end)] if self._rules.end in row else row for row in said.tolist()]
+    def _texts(self, said: list[list[int]]) -> list[str]:
+        ids = [row[: row.index(self._rules.end)] if self._rules.end in row else row for row in said]
         texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=True)
         return [text.strip() for text in texts]
 
@@ -180,5 +176,5 @@ def _pixel_statistics(folder: Path) -> tuple[Tensor, Tensor]:
     for name in ("processor_config.json", "preprocessor_config.json"):
         content = json.loads((folder / name).read_bytes()) if (folder / name).is_file() else {}
         stated |= content.get("image_processor", content)
-    mean, deviation = stated.get("image_mean", _CLIP_MEAN), stated.get("image_std", _CLIP_DEVIATION)
+    mean, deviation = stated.get("image_mean", CLIP_MEAN), stated.get("image_std", CLIP_DEVIATION)
     return torch.tensor(mean).view(3, 1, 1), torch.tensor(deviation).view(3, 1, 1)

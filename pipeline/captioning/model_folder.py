@@ -26,6 +26,19 @@ def find_model(model: str, hub: bool) -> Path:
     return folder
 
 
+def find_lavis_model(model: str) -> tuple[Path, Path]:
+    """The checkpoint and the vocabulary in a folder for LAVIS. Raises `Terminal` that says what the folder must hold."""
+    folder = Path(model).expanduser()
+    checkpoints, vocabulary = sorted(folder.glob("*.pth")), folder / "vocab.txt"
+    if len(checkpoints) != 1 or not vocabulary.is_file():
+        found = ", ".join(path.name for path in sorted(folder.iterdir())[:10]) if folder.is_dir() else "no such folder"
+        raise Terminal(
+            f"captioner model {folder} ({found}; setting: model): captioner 'lavis' wants a folder with one BLIP "
+            "checkpoint (*.pth, e.g. model_large_caption.pth) and the vocab.txt of bert-base-uncased"
+        )
+    return checkpoints[0], vocabulary
+
+
 def _from_hub(model: str, hub: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

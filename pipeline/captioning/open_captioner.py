@@ -12,6 +12,10 @@ def open_captioner(settings: CaptionSettings) -> Captioner:
         from pipeline.captioning.recorded import RecordedCaptioner
 
         return RecordedCaptioner(settings)
+    if settings.captioner == "lavis":
+        from pipeline.captioning.lavis import LavisCaptioner
+
+        return LavisCaptioner(settings)
     from pipeline.captioning.blip import BlipCaptioner
 
     return BlipCaptioner(settings)

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from pipeline.settings import Settings, runtime
 
-CaptionerName = Literal["blip", "recorded"]
+CaptionerName = Literal["blip", "lavis", "recorded"]
 Decoding = Literal["nucleus", "beam"]
 
 
@@ -19,7 +19,7 @@ class CaptionSettings(Settings):
     captioner: CaptionerName = "blip"
     model: str = runtime("Salesforce/blip-image-captioning-large")
     """blip: a folder with config.json, model.safetensors and the tokenizer's files, or a name on the Hugging Face hub;
-    its content is part of the key."""
+    its content is part of the key. lavis: a folder with one BLIP checkpoint (*.pth) and vocab.txt."""
     hub: bool = runtime(False)
     """blip: whether a model that is not on disk may be downloaded from the hub."""
     decoding: Decoding = "nucleus"
@@ -43,6 +43,8 @@ class CaptionSettings(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
     batch_size: int = runtime(32)
     """Images that go through the network together."""
+    lavis_python: Path = runtime(Path(".lavis/bin/python"))
+    """lavis: the Python of LAVIS's environment, which `make lavis-env` builds."""
     recorded: tuple[Path, ...] = runtime(())
     """recorded: files of captions (see `recorded.py`); an image's captions are those of all files, in order."""
 
@@ -50,6 +52,8 @@ class CaptionSettings(Settings):
     def _consistent(self) -> CaptionSettings:
         if self.captioner == "recorded" and not self.recorded:
             raise ValueError("recorded: name at least one file of captions, or set captioner to 'blip'")
+        if self.captioner == "lavis" and self.precision != "float32":
+            raise ValueError(f"precision: {self.precision} is for captioner 'blip'; 'lavis' works in float32")
         if self.min_length > self.max_length:
             raise ValueError(f"min_length: {self.min_length} is above max_length ({self.max_length})")
         if self.batch_size < 1:

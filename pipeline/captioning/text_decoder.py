@@ -1,7 +1,7 @@
 """BLIP's text decoder, run for many draws of an image at once: same weights and results as transformers', less work.
 
 The keys and values of an image are computed once and shared by its draws (transformers repeats them for every draw),
-and rows that have ended drop out of the computation.
+the prompt is read in one pass, and rows that have ended drop out of the computation.
 Legend: B images, R draws, N live rows (a row is a draw of an image), S image states, T positions, H heads, D width,
 V vocabulary.
 """
@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-LEAST_ROWS = 16
-"""Products with fewer rows are padded: CPU kernels for few rows round differently, and a caption must not depend on
-how many others are in the batch."""
+from pipeline.captioning.attention import attend
+from pipeline.captioning.packed_linear import PackedLinear
 
 
 @dataclass
@@ -42,47 +41,59 @@ class TextDecoder:
         bert, head = model.bert, model.cls.predictions
         self._embeddings = bert.embeddings
         self._layers = [_Layer(layer) for layer in bert.encoder.layer]
-        self._transform = head.transform
-        self._vocabulary = head.decoder
+        self._transform, self._activation = PackedLinear.of(head.transform.dense), head.transform.transform_act_fn
+        self._head_norm = head.transform.LayerNorm
+        self._vocabulary = PackedLinear.of(head.decoder)
         self._most_positions = most_positions
 
     def start(self, states_BSD: Tensor, prompt: list[int], draws: int) -> tuple[DecoderState, Tensor]:
         """Read the prompt for each image. Returns the state, and the next token's logits: (B*R) x V, float32."""
-        image = [layer.image_keys(states_BSD) for layer in self._layers]
-        images = len(states_BSD)
-        state = DecoderState(
-            1, torch.arange(images), 0, [self._empty(layer, states_BSD) for layer in self._layers], image
-        )
-        logits_BV = torch.empty(0)
-        for token in prompt:
-            logits_BV = self.step(state, torch.full((images,), token))
-        state.own = [
-            (keys.repeat_interleave(draws, 0), values.repeat_interleave(draws, 0)) for keys, values in state.own
-        ]
-        state.draws, state.rows = draws, torch.arange(images * draws)
-        return state, logits_BV.repeat_interleave(draws, 0)
+        images, positions = len(states_BSD), len(prompt)
+        embedded_TD = self._embed(torch.tensor(prompt), torch.arange(positions))
+        hidden_ND = embedded_TD.repeat(images, 1)
+        state = DecoderState(draws, torch.arange(images * draws), positions, [], [])
+        for layer in self._layers:
+            image = layer.image_keys(states_BSD)
+            hidden_ND, keys, values = layer.read(hidden_ND, image)
+            state.image.append(image)
+            state.own.append((self._for_draws(keys, draws), self._for_draws(values, draws)))
+        last_BD = hidden_ND.view(images, positions, -1)[:, -1]
+        return state, self._logits(last_BD).repeat_interleave(draws, 0)
 
     def step(self, state: DecoderState, token_N: Tensor) -> Tensor:
         """Append one token to every live row. Returns the next token's logits: N x V, float32."""
-        embeddings = self._embeddings
-        hidden_ND = embeddings.word_embeddings(token_N) + embeddings.position_embeddings.weight[state.length]
-        hidden_ND = embeddings.LayerNorm(hidden_ND)
-        for index, layer in enumerate(self._layers):
-            hidden_ND = layer.step(hidden_ND, state, index)
+        hidden_ND = self._embed(token_N, torch.tensor(state.length))
+        for layer, own, image in zip(self._layers, state.own, state.image, strict=True):
+            hidden_ND = layer.step(hidden_ND, own, image, state)
         state.length += 1
-        hidden_ND = _product(hidden_ND, self._transform.dense)
-        hidden_ND = self._transform.LayerNorm(self._transform.transform_act_fn(hidden_ND))
-        return _product(hidden_ND, self._vocabulary).float()
+        return self._logits(hidden_ND)
 
     def keep(self, state: DecoderState, kept_N: Tensor) -> None:
         """Drop every live row whose mark in `kept_N` (bool) is false."""
         place = kept_N.nonzero()[:, 0]
         state.rows = state.rows[place]
-        state.own = [(keys[place], values[place]) for keys, values in state.own]
+        self.reorder(state, place)
 
-    def _empty(self, layer: _Layer, states_BSD: Tensor) -> tuple[Tensor, Tensor]:
-        shape = (len(states_BSD), layer.heads, self._most_positions, layer.head_width)
-        return states_BSD.new_zeros(shape), states_BSD.new_zeros(shape)
+    def reorder(self, state: DecoderState, place_N: Tensor) -> None:
+        """Live row i goes on from what row `place_N[i]`, of the same image, has said."""
+        state.own = [(keys[place_N], values[place_N]) for keys, values in state.own]
+
+    def _embed(self, token_N: Tensor, position: Tensor) -> Tensor:
+        embeddings = self._embeddings
+        embedded: Tensor = embeddings.LayerNorm(
+            embeddings.word_embeddings(token_N) + embeddings.position_embeddings(position)
+        )
+        return embedded
+
+    def _logits(self, hidden_ND: Tensor) -> Tensor:
+        return self._vocabulary(self._head_norm(self._activation(self._transform(hidden_ND)))).float()
+
+    def _for_draws(self, prompt_BHTd: Tensor, draws: int) -> Tensor:
+        """A cache with room for a whole caption, that begins with the prompt of the row's image."""
+        images, heads, positions, width = prompt_BHTd.shape
+        cache = prompt_BHTd.new_zeros(images, draws, heads, self._most_positions, width)
+        cache[:, :, :, :positions] = prompt_BHTd[:, None]
+        return cache.view(images * draws, heads, self._most_positions, width)
 
 
 class _Layer:
@@ -90,62 +101,79 @@ class _Layer:
 
     def __init__(self, layer: Any) -> None:
         own, cross = layer.attention.self, layer.crossattention.self
-        self.heads: int = own.num_attention_heads
-        self.head_width: int = own.attention_head_size
-        self._own_weight = torch.cat([own.query.weight, own.key.weight, own.value.weight])
-        self._own_bias = torch.cat([own.query.bias, own.key.bias, own.value.bias])
-        self._own_output = layer.attention.output
-        self._cross = cross
-        self._cross_output = layer.crossattention.output
-        self._inner, self._outer = layer.intermediate, layer.output
+        self._heads: int = own.num_attention_heads
+        self._own = PackedLinear.of(own.query, own.key, own.value)
+        self._own_output = _AddAndNorm(layer.attention.output)
+        self._cross_query, self._image_keys = PackedLinear.of(cross.query), PackedLinear.of(cross.key, cross.value)
+        self._cross_output = _AddAndNorm(layer.crossattention.output)
+        self._inner, self._activation = (
+            PackedLinear.of(layer.intermediate.dense),
+            layer.intermediate.intermediate_act_fn,
+        )
+        self._outer = _AddAndNorm(layer.output)
 
     def image_keys(self, states_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the images: B x H x S x (D/H)."""
-        batch, states, width = states_BSD.shape
-        flat = states_BSD.reshape(batch * states, width)
-        shape = (batch, states, self.heads, self.head_width)
-        keys = _product(flat, self._cross.key).view(shape).transpose(1, 2).contiguous()
-        return keys, _product(flat, self._cross.value).view(shape).transpose(1, 2).contiguous()
+        keys, values = [], []
+        for states_SD in states_BSD:
+            both = self._image_keys(states_SD).view(len(states_SD), 2, self._heads, -1).permute(1, 2, 0, 3).contiguous()
+            keys.append(both[0])
+            values.append(both[1])
+        return torch.stack(keys), torch.stack(values)
 
-    def step(self, hidden_ND: Tensor, state: DecoderState, index: int) -> Tensor:
-        """The layer's output for one new position of every live row."""
-        hidden_ND = _add_and_norm(self._own_output, self._attend_own(hidden_ND, state, index), hidden_ND)
-        hidden_ND = _add_and_norm(self._cross_output, self._attend_image(hidden_ND, state, index), hidden_ND)
-        inner = self._inner.intermediate_act_fn(_product(hidden_ND, self._inner.dense))
-        return _add_and_norm(self._outer, inner, hidden_ND)
+    def read(self, hidden_ND: Tensor, image: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The layer's output for the prompts, (B*T) x D, and their own keys and values, B x H x T x (D/H)."""
+        images = len(image[0])
+        mixed = self._own(hidden_ND).view(images, len(hidden_ND) // images, 3, self._heads, -1)
+        query, key, value = mixed.transpose(1, 3).unbind(2)
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        attended_ND = attended.transpose(1, 2).reshape(len(hidden_ND), -1)
+        rows = torch.arange(len(hidden_ND))
+        return self._after_own(hidden_ND, attended_ND, image, rows), key, value
 
-    def _attend_own(self, hidden_ND: Tensor, state: DecoderState, index: int) -> Tensor:
-        rows = len(hidden_ND)
-        mixed = _padded_linear(hidden_ND, self._own_weight, self._own_bias)
-        query, key, value = mixed.view(rows, 3, self.heads, self.head_width).unbind(1)
-        keys, values = state.own[index]
+    def step(
+        self, hidden_ND: Tensor, own: tuple[Tensor, Tensor], image: tuple[Tensor, Tensor], state: DecoderState
+    ) -> Tensor:
+        """The layer's output for one new position of every live row, whose key and value go into the cache `own`."""
+        rows, (keys, values), until = len(hidden_ND), own, state.length + 1
+        query, key, value = self._own(hidden_ND).view(rows, 3, self._heads, -1).unbind(1)
         keys[:, :, state.length], values[:, :, state.length] = key, value
-        until = state.length + 1
-        attended = F.scaled_dot_product_attention(query[:, :, None], keys[:, :, :until], values[:, :, :until])
-        return attended.reshape(rows, -1)
+        attended = attend(query[:, :, None], keys[:, :, :until], values[:, :, :until])
+        return self._after_own(hidden_ND, attended.reshape(rows, -1), image, state.rows, state.draws)
 
-    def _attend_image(self, hidden_ND: Tensor, state: DecoderState, index: int) -> Tensor:
-        keys, values = state.image[index]
-        query_ND = _product(hidden_ND, self._cross.query)
-        images, draws = len(keys), state.draws
-        # Ended rows leave gaps: queries are laid out as images x draws so that draws share their image's keys.
-        laid_out = query_ND.new_zeros(images * draws, query_ND.shape[1]).index_copy_(0, state.rows, query_ND)
-        query = laid_out.view(images, draws, self.heads, self.head_width).transpose(1, 2)
-        attended = F.scaled_dot_product_attention(query, keys, values)
-        return attended.transpose(1, 2).reshape(images * draws, -1)[state.rows]
+    def _after_own(
+        self,
+        hidden_ND: Tensor,
+        attended_ND: Tensor,
+        image: tuple[Tensor, Tensor],
+        rows: Tensor,
+        draws: int | None = None,
+    ) -> Tensor:
+        hidden_ND = self._own_output(attended_ND, hidden_ND)
+        places = draws or len(rows) // len(image[0])
+        hidden_ND = self._cross_output(self._attend_image(hidden_ND, image, rows, places), hidden_ND)
+        return self._outer(self._activation(self._inner(hidden_ND)), hidden_ND)
+
+    def _attend_image(self, hidden_ND: Tensor, image: tuple[Tensor, Tensor], rows: Tensor, places: int) -> Tensor:
+        """Row r looks at image r // places."""
+        keys, values = image
+        images = len(keys)
+        query_ND = self._cross_query(hidden_ND)
+        gaps = len(rows) < images * places
+        if gaps:
+            # Queries are laid out as images x places, so that an image's keys are read once for all of its rows.
+            query_ND = query_ND.new_zeros(images * places, query_ND.shape[1]).index_copy_(0, rows, query_ND)
+        query = query_ND.view(images, places, self._heads, -1).transpose(1, 2)
+        attended = attend(query, keys, values).transpose(1, 2).reshape(images * places, -1)
+        return attended[rows] if gaps else attended
 
 
-def _add_and_norm(output: Any, update: Tensor, residual: Tensor) -> Tensor:
-    normed: Tensor = output.LayerNorm(_product(update, output.dense) + residual)
-    return normed
+class _AddAndNorm:
+    """A product, added to what went in before it, normalised."""
 
+    def __init__(self, output: Any) -> None:
+        self._dense, self._norm = PackedLinear.of(output.dense), output.LayerNorm
 
-def _product(rows_ND: Tensor, linear: nn.Linear) -> Tensor:
-    return _padded_linear(rows_ND, linear.weight, linear.bias)
-
-
-def _padded_linear(rows_ND: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    rows = len(rows_ND)
-    if rows >= LEAST_ROWS:
-        return F.linear(rows_ND, weight, bias)
-    return F.linear(F.pad(rows_ND, (0, 0, 0, LEAST_ROWS - rows)), weight, bias)[:rows]
+    def __call__(self, update_ND: Tensor, residual_ND: Tensor) -> Tensor:
+        normed: Tensor = self._norm(self._dense(update_ND) + residual_ND)
+        return normed

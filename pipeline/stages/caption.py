@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from pipeline.captioning.model_folder import find_model
+from pipeline.captioning.model_folder import find_lavis_model, find_model
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.images import BadImage, ImageLimits, read_image
 from pipeline.stage import Inputs, Output, Rejected, Report, Stage
@@ -19,7 +19,7 @@ class CaptionStage(Stage):
     """Captions of one partition's images that have a box (spec 1.4); an image without captions keeps an empty list."""
 
     name = "caption"
-    version = 1
+    version = 2
     reads = ("images",)
     writes = "captions"
     schema = CAPTIONS
@@ -35,6 +35,9 @@ class CaptionStage(Stage):
         """The captioner's folder, or the recordings. Raises `Terminal` when there is none."""
         if self.settings.captioner == "recorded":
             return {f"recorded {number}": path for number, path in enumerate(self.settings.recorded)}
+        if self.settings.captioner == "lavis":
+            checkpoint, vocabulary = find_lavis_model(self.settings.model)
+            return {"captioner": checkpoint, "vocabulary": vocabulary}
         return {"captioner": find_model(self.settings.model, self.settings.hub)}
 
     def open(self, given: Inputs) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,31 +11,38 @@ import torch
 from PIL import Image
 from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGeneration
 
+from pipeline.captioning.lavis_weights import to_lavis
+
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]"]
 PROMPT = ["a", "picture", "of"]
 VOCABULARY = 90
 
 
-def save_blip(folder: Path, spread: float = 0.25) -> Path:
+def save_blip(folder: Path, spread: float = 0.25, width: int = 48, heads: int = 3) -> Path:
     """Write a random BLIP whose captions end at different lengths; `spread` sets how much its logits differ."""
     folder.mkdir()
     words = SPECIAL + PROMPT + [f"word{i}" for i in range(VOCABULARY - len(SPECIAL) - len(PROMPT))]
     (folder / "vocab.txt").write_text("\n".join(words))
     BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
-    sizes = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3}
+    sizes = {
+        "hidden_size": width,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": heads,
+    }
     config = BlipConfig(
-        vision_config={**sizes, "image_size": 64, "patch_size": 16},
+        vision_config={**sizes, "image_size": 64, "patch_size": 16, "layer_norm_eps": 1e-6},
         text_config={
             **sizes,
             "vocab_size": VOCABULARY,
-            "encoder_hidden_size": 48,
+            "encoder_hidden_size": width,
             "max_position_embeddings": 40,
             "bos_token_id": words.index("[DEC]"),
             "sep_token_id": words.index("[SEP]"),
             "eos_token_id": words.index("[SEP]"),
             "pad_token_id": 0,
         },
-        projection_dim=48,
+        projection_dim=width,
     )
     torch.manual_seed(5)
     model = BlipForConditionalGeneration(config)
@@ -55,6 +63,20 @@ def blip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder as `BlipCaptioner` loads it."""
     torch.set_num_threads(1)
     return save_blip(tmp_path_factory.mktemp("models") / "small-blip")
+
+
+@pytest.fixture(scope="session")
+def one_blip(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """One BLIP twice: a folder for transformers, and a folder with a checkpoint in LAVIS's spelling."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("one")
+    original = save_blip(folder / "original", width=128, heads=2, spread=0.12)
+    lavis = folder / "lavis"
+    lavis.mkdir()
+    shutil.copy(original / "vocab.txt", lavis)
+    state = BlipForConditionalGeneration.from_pretrained(original).state_dict()
+    torch.save({"model": to_lavis(state)}, lavis / "blip.pth")
+    return original, lavis
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,185 @@
+"""BLIP by salesforce-lavis, which needs libraries of 2023: a worker process in an environment of its own, fed over pipes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.captioning.captioner import Caption
+from pipeline.captioning.draws import STEPS, uniforms
+from pipeline.captioning.lavis_worker import Pipe
+from pipeline.captioning.model_folder import find_lavis_model
+from pipeline.captioning.pixels import CLIP_DEVIATION, CLIP_MEAN, squared
+from pipeline.captioning.settings import CaptionSettings
+from pipeline.stage import Rejected
+from storage.errors import Terminal, Transient
+
+WORKER = Path(__file__).with_name("lavis_worker.py")
+ATTEMPTS = 2
+"""How often a batch is given to a worker that dies of it."""
+_SENT = {
+    "decoding", "top_p", "top_k", "temperature", "max_length", "min_length", "repetition_penalty", "prompt", "num_beams",
+}  # fmt: skip
+
+
+class LavisCaptioner:
+    """Captions with LAVIS's `BlipCaption`; decoding and noise are those of `BlipCaptioner`.
+
+    The worker starts with the first batch and again after its death. Raises `Terminal` when environment, weights or
+    vocabulary are missing or LAVIS can't load them, `Transient` when the worker dies again of the same batch.
+    """
+
+    needs_images = True
+
+    def __init__(self, settings: CaptionSettings) -> None:
+        self.rejects: list[Rejected] = []
+        self._settings = settings
+        self._weights, self._vocabulary = find_lavis_model(settings.model)
+        self._python = settings.lavis_python.expanduser()
+        if not self._python.is_file():
+            raise Terminal(
+                f"{self._python}: no such file (setting: lavis_python), where captioner 'lavis' expects the Python of "
+                "LAVIS's environment. Run `make lavis-env`, or set captioner to 'blip', which needs none"
+            )
+        self._worker: _Worker | None = None
+
+    def caption(self, images: Sequence[Image.Image], image_ids: Sequence[int]) -> list[list[Caption]]:
+        """`draws` captions of each image (one with beam search), in the order of `images`."""
+        size = self._settings.batch_size
+        captions: list[list[Caption]] = []
+        for start in range(0, len(images), size):
+            captions += self._batch(images[start : start + size], image_ids[start : start + size])
+        return captions
+
+    def close(self) -> None:
+        """End the worker; the next batch starts another."""
+        if self._worker is not None:
+            self._worker.end()
+            self._worker = None
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The process id of the worker, None where none runs."""
+        return self._worker.pid if self._worker else None
+
+    def _batch(self, images: Sequence[Image.Image], image_ids: Sequence[int]) -> list[list[Caption]]:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                worker = self._worker = self._worker or self._started()
+                answer = worker.ask(*self._message(worker.side, images, image_ids))
+            except _Died as died:
+                self.close()
+                if attempt == ATTEMPTS:
+                    raise Transient(
+                        f"LAVIS's worker died {ATTEMPTS} times of images {image_ids[0]}…{image_ids[-1]} ({died}). If it "
+                        "was killed for memory, lower batch_size or the number of workers"
+                    ) from None
+                continue
+            if "error" in answer:
+                raise Terminal(f"LAVIS failed on images {image_ids[0]}…{image_ids[-1]}:\n{answer['error']}")
+            return [self._captions(found) for found in answer["captions"]]
+        raise AssertionError("unreachable")
+
+    def _captions(self, found: list[dict[str, Any]]) -> list[Caption]:
+        settings = self._settings
+        seed = settings.seed if settings.decoding == "nucleus" else None
+        source = f"lavis blip {settings.decoding}"
+        return [Caption(c["text"], draw, seed, c["log_probability"], source) for draw, c in enumerate(found)]
+
+    def _message(
+        self, side: int, images: Sequence[Image.Image], image_ids: Sequence[int]
+    ) -> tuple[dict[str, Any], bytes]:
+        settings = self._settings
+        noise = np.stack([uniforms(settings.seed, image_id, settings.draws) for image_id in image_ids])
+        header = {"images": len(images), "side": side, "draws": settings.draws, "steps": STEPS}
+        return header, squared(images, side).tobytes() + noise.tobytes()
+
+    def _started(self) -> _Worker:
+        worker = _Worker(self._python)
+        stated = self._settings.model_dump(mode="json", include=_SENT)
+        files = {"weights": str(self._weights.resolve()), "vocabulary": str(self._vocabulary.resolve())}
+        try:
+            answer = worker.ask({**stated, **files, "mean": CLIP_MEAN, "deviation": CLIP_DEVIATION})
+        except _Died as died:
+            worker.end()
+            raise Terminal(
+                f"LAVIS's worker did not start ({died}). Build its environment anew with `make lavis-env`"
+            ) from None
+        if "error" in answer:
+            worker.end()
+            raise Terminal(f"LAVIS can't load {self._weights}:\n{answer['error']}")
+        worker.side = answer["side"]
+        return worker
+
+
+class _Died(Exception):
+    """The worker ended without an answer; says how, and the end of its stderr."""
+
+
+class _Worker:
+    """One worker process."""
+
+    side = 0
+    """Of the square that its network wants, in pixels."""
+
+    def __init__(self, python: Path) -> None:
+        self._process = subprocess.Popen(
+            [python, "-I", WORKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
+        )
+        assert self._process.stdin and self._process.stdout
+        self._pipe = Pipe(self._process.stdout, self._process.stdin)  # type: ignore[arg-type]
+        self._last_lines: deque[str] = deque(maxlen=20)
+        self._listener = Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def ask(self, header: dict[str, Any], payload: bytes = b"") -> dict[str, Any]:
+        """Send a message and wait for the answer. Raises `_Died` when there will be none."""
+        try:
+            self._pipe.write(header, payload)
+            message = self._pipe.read()
+        except OSError:
+            message = None
+        if message is None:
+            raise _Died(self._how_it_ended())
+        return message[0]
+
+    def end(self) -> None:
+        """Kill it if it lives, and wait."""
+        self._process.kill()
+        self._process.wait()
+        self._listener.join()
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            assert stream
+            try:
+                stream.close()
+            except OSError:  # what was written last can't be flushed any more
+                continue
+
+    def _listen(self) -> None:
+        assert self._process.stderr
+        for line in self._process.stderr:
+            self._last_lines.append(line.decode(errors="replace").rstrip())
+
+    def _how_it_ended(self) -> str:
+        code = self._process.wait()
+        self._listener.join()
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        said = "\n".join(self._last_lines) or "nothing"
+        return f"{how}; its stderr: {said}"

@@ -1,0 +1,132 @@
+"""One BLIP in two spellings: LAVIS's (and the original's) checkpoint, and transformers' folder.
+
+`python -m pipeline.captioning.lavis_weights CHECKPOINT.pth VOCAB.txt FOLDER` writes the folder that captioner "blip" reads.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.captioning.lavis_worker import HEAD_WIDTH
+from storage.errors import Terminal
+
+_EMBEDDINGS = "text_decoder.bert.embeddings.word_embeddings.weight"
+NORM_EPSILON = 1e-6
+"""Of the image encoder's norms in BLIP and LAVIS; transformers' default is 1e-5."""
+_BLOCK = ("visual_encoder.blocks.", "vision_model.encoder.layers.")
+_IN_BLOCK = {
+    "norm1.": "layer_norm1.", "norm2.": "layer_norm2.", "attn.qkv.": "self_attn.qkv.",
+    "attn.proj.": "self_attn.projection.", "mlp.": "mlp.",
+}  # fmt: skip
+_OUTSIDE = {
+    "visual_encoder.cls_token": "vision_model.embeddings.class_embedding",
+    "visual_encoder.pos_embed": "vision_model.embeddings.position_embedding",
+    "visual_encoder.patch_embed.proj.": "vision_model.embeddings.patch_embedding.",
+    "visual_encoder.norm.": "vision_model.post_layernorm.",
+    "text_decoder.": "text_decoder.",
+}
+
+
+def to_lavis(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a `BlipForConditionalGeneration` by LAVIS's names."""
+    return _renamed(
+        state, {new: old for old, new in _OUTSIDE.items()}, {n: o for o, n in _IN_BLOCK.items()}, _BLOCK[::-1]
+    )
+
+
+def to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a LAVIS `BlipCaption` by transformers' names. Raises `Terminal` for a name that no captioner has."""
+    return _renamed(state, _OUTSIDE, _IN_BLOCK, _BLOCK)
+
+
+def convert(checkpoint: Path, vocabulary: Path, folder: Path) -> None:
+    """Write a transformers folder from a checkpoint (read without unpickling code) and bert-base-uncased's vocab.txt."""
+    from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
+
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    weights = to_transformers(state.get("model", state))
+    words = vocabulary.read_text(encoding="utf-8").splitlines()
+    # BLIP adds these two to bert-base-uncased's vocabulary, in this order; a list that is full has them already.
+    added = [word for word in ("[DEC]", "[ENC]") if word not in words]
+    words += added[: max(0, len(weights[_EMBEDDINGS]) - len(words))]
+    config = BlipConfig(**_sizes(weights, words))
+    model = BlipForConditionalGeneration(config)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    missing = [name for name in missing if not name.endswith("position_ids")]
+    if missing or unexpected:
+        raise Terminal(f"{checkpoint}: no captioning BLIP: lacks {missing[:3]}, holds {unexpected[:3]} beyond it")
+    model.save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    BertTokenizer(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+
+
+def _renamed(
+    state: Mapping[str, Tensor], outside: Mapping[str, str], in_block: Mapping[str, str], block: tuple[str, str]
+) -> dict[str, Tensor]:
+    renamed = {}
+    for name, values in state.items():
+        if name.endswith("position_ids"):
+            continue
+        found = re.match(rf"{re.escape(block[0])}(\d+)\.(.*)", name)
+        names, start, rest = (in_block, f"{block[1]}{found[1]}.", found[2]) if found else (outside, "", name)
+        prefix = next((old for old in names if rest.startswith(old)), None)
+        if prefix is None:
+            raise Terminal(f"{name}: no weight of a captioning BLIP; expected names like {', '.join([*outside][:3])}")
+        renamed[start + names[prefix] + rest[len(prefix) :]] = values
+    return renamed
+
+
+def _sizes(weights: Mapping[str, Tensor], words: list[str]) -> dict[str, Any]:
+    """The configuration that the shapes tell."""
+    bert, vision = "text_decoder.bert.", "vision_model."
+    patches = weights[vision + "embeddings.patch_embedding.weight"]
+    embedded = weights[_EMBEDDINGS]
+    places = weights[vision + "embeddings.position_embedding"].shape[1] - 1
+    if len(words) != len(embedded) or "[DEC]" not in words:
+        raise Terminal(
+            f"the vocabulary has {len(words)} words with [DEC] and [ENC], the checkpoint {len(embedded)}: give the "
+            "vocab.txt of bert-base-uncased, which BLIP was trained with"
+        )
+    end = words.index("[SEP]")
+    return {
+        "vision_config": {
+            "hidden_size": len(patches),
+            "intermediate_size": len(weights[vision + "encoder.layers.0.mlp.fc1.bias"]),
+            "num_hidden_layers": _count(weights, vision + "encoder.layers."),
+            "num_attention_heads": len(patches) // HEAD_WIDTH,
+            "image_size": math.isqrt(places) * patches.shape[-1],
+            "patch_size": patches.shape[-1],
+            "layer_norm_eps": NORM_EPSILON,
+        },
+        "text_config": {
+            "hidden_size": embedded.shape[1],
+            "intermediate_size": len(weights[bert + "encoder.layer.0.intermediate.dense.bias"]),
+            "num_hidden_layers": _count(weights, bert + "encoder.layer."),
+            "num_attention_heads": embedded.shape[1] // HEAD_WIDTH,
+            "max_position_embeddings": len(weights[bert + "embeddings.position_embeddings.weight"]),
+            "encoder_hidden_size": len(patches),
+            "vocab_size": len(words),
+            "bos_token_id": words.index("[DEC]"),
+            "sep_token_id": end,
+            "eos_token_id": end,
+            "pad_token_id": words.index("[PAD]"),
+        },
+    }
+
+
+def _count(weights: Mapping[str, Tensor], prefix: str) -> int:
+    return 1 + max(int(name[len(prefix) :].split(".")[0]) for name in weights if name.startswith(prefix))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        raise SystemExit(__doc__)
+    convert(*(Path(argument) for argument in sys.argv[1:]))

@@ -1,0 +1,213 @@
+"""Captions with LAVIS, in LAVIS's own environment: a process that reads batches from stdin and writes captions to stdout.
+
+Run by path with `python -I`, so that nothing of this repository is on its path; it imports LAVIS, PyTorch and the
+standard library. A message is 8 bytes (the length of the header), the header in JSON and `bytes` bytes of payload.
+The first message states weights and settings; each further one is a batch of images with the noise of their draws.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import traceback
+from importlib import import_module
+from importlib.machinery import PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+from transformers import BertTokenizer, LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+HEAD_WIDTH = 64
+"""Of every BLIP: the one size that a checkpoint's shapes don't show."""
+
+
+def build(weights: Path, vocabulary: Path, prompt: str) -> Any:
+    """LAVIS's `BlipCaption` in the sizes that the checkpoint's shapes tell; nothing is downloaded."""
+    _only_the_captioner()
+    from lavis.models.blip_models.blip_caption import BlipCaption
+    from lavis.models.med import BertConfig, XBertLMHeadDecoder
+    from lavis.models.vit import VisionTransformerEncoder
+
+    state = torch.load(weights, map_location="cpu", weights_only=True)
+    state = state.get("model", state)
+    width = state["visual_encoder.cls_token"].shape[-1]
+    patch = state["visual_encoder.patch_embed.proj.weight"].shape[-1]
+    encoder = VisionTransformerEncoder(
+        img_size=math.isqrt(state["visual_encoder.pos_embed"].shape[1] - 1) * patch,
+        patch_size=patch,
+        embed_dim=width,
+        depth=_layers(state, "visual_encoder.blocks."),
+        num_heads=width // HEAD_WIDTH,
+        mlp_ratio=state["visual_encoder.blocks.0.mlp.fc1.weight"].shape[0] / width,
+    )
+    text = "text_decoder.bert."
+    vocabulary_size, hidden = state[text + "embeddings.word_embeddings.weight"].shape
+    config = BertConfig(
+        vocab_size=vocabulary_size,
+        hidden_size=hidden,
+        num_hidden_layers=_layers(state, text + "encoder.layer."),
+        num_attention_heads=hidden // HEAD_WIDTH,
+        intermediate_size=state[text + "encoder.layer.0.intermediate.dense.weight"].shape[0],
+        max_position_embeddings=state[text + "embeddings.position_embeddings.weight"].shape[0],
+        encoder_width=width,
+        add_cross_attention=True,
+        add_type_embeddings=False,
+    )
+    tokenizer = BertTokenizer(str(vocabulary))
+    tokenizer.add_special_tokens({"bos_token": "[DEC]"})
+    BlipCaption.init_tokenizer = classmethod(lambda cls: tokenizer)
+    model = BlipCaption(encoder, XBertLMHeadDecoder(config), prompt=prompt)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    missing = [name for name in missing if not name.endswith("position_ids")]
+    if missing or [name for name in unexpected if not name.endswith("position_ids")]:
+        raise ValueError(f"{weights}: no captioning BLIP: lacks {missing[:3]}, holds {unexpected[:3]} beyond it")
+    return model.eval()
+
+
+def _only_the_captioner() -> None:
+    """Keep LAVIS's packages from importing every model, task and data set it has, with what those require."""
+    found = PathFinder.find_spec("lavis")
+    if found is None or not found.submodule_search_locations:
+        raise ImportError(f"{sys.executable} has no salesforce-lavis")
+    root = found.submodule_search_locations[0]
+    for name, folder in (("lavis", root), ("lavis.models", f"{root}/models")):
+        sys.modules[name] = ModuleType(name)
+        sys.modules[name].__path__ = [folder]
+    models: Any = sys.modules["lavis.models"]
+    models.BaseModel = import_module("lavis.models.base_model").BaseModel
+
+
+def _layers(state: dict[str, Tensor], prefix: str) -> int:
+    return 1 + max(int(name[len(prefix) :].split(".")[0]) for name in state if name.startswith(prefix))
+
+
+class ByNoise:
+    """The last logits processor: temperature, top-k and top-p, then the token that the row's uniform number picks."""
+
+    def __init__(self, noise: Tensor, settings: dict[str, Any]) -> None:
+        self._noise = noise
+        self._temperature: float = settings["temperature"]
+        self._warpers = LogitsProcessorList()
+        if self._temperature:
+            self._warpers.append(TemperatureLogitsWarper(self._temperature))
+        if settings["top_k"]:
+            self._warpers.append(TopKLogitsWarper(settings["top_k"]))
+        if settings["top_p"] < 1:
+            self._warpers.append(TopPLogitsWarper(settings["top_p"]))
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Minus infinity everywhere but at the chosen token: whatever samples from it gets that one."""
+        warp: Any = self._warpers
+        ranked, tokens = warp(input_ids, scores).sort(dim=-1, descending=True)
+        cumulative = ranked.softmax(-1).double().cumsum(-1)
+        uniform = (
+            self._noise[:, input_ids.shape[1], None] if self._temperature else torch.zeros(len(scores), 1).double()
+        )
+        place = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+        place = torch.minimum(place, (ranked > -torch.inf).sum(-1, keepdim=True) - 1)
+        return torch.full_like(scores, -torch.inf).scatter_(1, tokens.gather(1, place), 0.0)
+
+
+@torch.inference_mode()
+def caption(model: Any, pixels_13HW: Tensor, noise_RT: Tensor, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The captions of one image: one for each row of noise, or the one that beam search finds."""
+    tokenizer, decoder = model.tokenizer, model.text_decoder
+    prompt = [tokenizer.bos_token_id, *tokenizer(settings["prompt"], add_special_tokens=False).input_ids]
+    nucleus = settings["decoding"] == "nucleus"
+    rows = len(noise_RT) if nucleus else 1
+    states = model.forward_encoder({"image": pixels_13HW})
+
+    def seen_by(count: int) -> dict[str, Tensor]:
+        image = states.expand(count, -1, -1)
+        return {"encoder_hidden_states": image, "encoder_attention_mask": torch.ones(image.shape[:2], dtype=torch.long)}
+
+    decoding: dict[str, Any] = {"num_beams": settings["num_beams"], "do_sample": False}
+    if nucleus:
+        decoding = {
+            "do_sample": True,
+            "top_k": 0,
+            "top_p": 1.0,
+            "repetition_penalty": settings["repetition_penalty"],
+            "logits_processor": LogitsProcessorList([ByNoise(noise_RT, settings)]),
+        }
+    tokens = decoder.generate(
+        input_ids=torch.tensor([prompt] * rows),
+        max_length=settings["max_length"],
+        min_length=settings["min_length"],
+        eos_token_id=tokenizer.sep_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **decoding,
+        **seen_by(rows * (1 if nucleus else settings["num_beams"])),
+    )
+    logits = decoder(input_ids=tokens, attention_mask=torch.ones_like(tokens), **seen_by(rows), return_dict=True).logits
+    read = len(prompt)
+    gains = logits[:, read - 1 : -1].float().log_softmax(-1).gather(2, tokens[:, read:, None])[:, :, 0]
+    found = []
+    for said, gain in zip(tokens[:, read:].tolist(), gains, strict=True):
+        end = said.index(tokenizer.sep_token_id) if tokenizer.sep_token_id in said else len(said)
+        text = tokenizer.decode(said[:end], skip_special_tokens=True).strip()
+        found.append({"text": text, "log_probability": float(gain[: end + 1].double().sum())})
+    return found
+
+
+class Pipe:
+    """Messages over two byte streams."""
+
+    def __init__(self, given: BinaryIO, told: BinaryIO) -> None:
+        self._given, self._told = given, told
+
+    def read(self) -> tuple[dict[str, Any], bytes] | None:
+        """The next header and payload; None at the end of the stream."""
+        length = self._given.read(8)
+        if len(length) < 8:
+            return None
+        header = json.loads(self._given.read(int.from_bytes(length, "little")))
+        return header, self._given.read(header["bytes"])
+
+    def write(self, header: dict[str, Any], payload: bytes = b"") -> None:
+        """Send one message."""
+        text = json.dumps({**header, "bytes": len(payload)}).encode()
+        self._told.write(len(text).to_bytes(8, "little") + text + payload)
+        self._told.flush()
+
+
+def serve(pipe: Pipe) -> None:
+    """Answer messages until stdin ends. What goes wrong with one is its answer; the next may still go well."""
+    model: Any = None
+    settings: dict[str, Any] = {}
+    while (message := pipe.read()) is not None:
+        header, payload = message
+        try:
+            if model is None:
+                settings = header
+                torch.set_num_threads(1)
+                model = build(Path(header["weights"]), Path(header["vocabulary"]), header["prompt"])
+                pipe.write({"side": model.visual_encoder.patch_embed.img_size[0]})
+            else:
+                pipe.write({"captions": _batch(model, header, payload, settings)})
+        except Exception:
+            pipe.write({"error": traceback.format_exc(limit=-3)})
+
+
+def _batch(model: Any, header: dict[str, Any], payload: bytes, settings: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """Images go one by one: their number would change the rounding, and with it captions."""
+    images, side, draws, steps = (header[name] for name in ("images", "side", "draws", "steps"))
+    cut = images * side * side * 3
+    pixels = torch.frombuffer(bytearray(payload[:cut]), dtype=torch.uint8).view(images, side, side, 3)
+    noise = torch.frombuffer(bytearray(payload[cut:]), dtype=torch.float64).view(images, draws, steps)
+    mean, deviation = (torch.tensor(settings[name]).view(3, 1, 1) for name in ("mean", "deviation"))
+    scaled = (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / deviation
+    return [caption(model, scaled[i : i + 1], noise[i], settings) for i in range(images)]
+
+
+if __name__ == "__main__":
+    # What LAVIS and its libraries print must not get among the answers.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    serve(Pipe(sys.stdin.buffer, answers))

@@ -1,0 +1,146 @@
+"""LAVIS in its own environment: same words as our captioner from the same weights, and what happens when it dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from pipeline.captioning.blip import BlipCaptioner
+from pipeline.captioning.captioner import Caption
+from pipeline.captioning.lavis import LavisCaptioner
+from pipeline.captioning.open_captioner import open_captioner
+from pipeline.captioning.settings import CaptionSettings
+from storage.errors import Terminal, Transient
+
+Pictures = list[Image.Image]
+Models = tuple[Path, Path]
+
+
+@pytest.fixture(scope="module")
+def python(root: Path) -> Path:
+    """The Python of LAVIS's environment."""
+    found = Path(os.environ.get("RLIP_LAVIS_PYTHON", root / ".lavis/bin/python"))
+    if not found.is_file():
+        pytest.skip(f"no {found}: `make lavis-env` builds it (or set RLIP_LAVIS_PYTHON)")
+    return found
+
+
+@pytest.fixture(scope="module")
+def lavis(python: Path, one_blip: Models) -> Iterator[LavisCaptioner]:
+    """A captioner with two draws, whose worker is warm."""
+    captioner = LavisCaptioner(settings(one_blip, python, draws=4))
+    yield captioner
+    captioner.close()
+
+
+def settings(models: Models, python: Path, **changed: Any) -> CaptionSettings:
+    return CaptionSettings(captioner="lavis", model=str(models[1]), lavis_python=python, **changed)
+
+
+def said(found: list[list[Caption]]) -> list[list[tuple[str, int, int | None]]]:
+    return [[(c.text, c.draw, c.seed) for c in captions] for captions in found]
+
+
+def likely(found: list[list[Caption]]) -> list[float]:
+    return [c.log_probability for captions in found for c in captions if c.log_probability is not None]
+
+
+def by_transformers(models: Models, pictures: Pictures, **changed: Any) -> list[list[Caption]]:
+    captioner = BlipCaptioner(CaptionSettings(model=str(models[0]), **changed))
+    return captioner.caption(pictures, range(len(pictures)))
+
+
+def test_seeded_draws_are_those_of_transformers_weights(
+    lavis: LavisCaptioner, one_blip: Models, pictures: Pictures
+) -> None:
+    found = lavis.caption(pictures, range(len(pictures)))
+    expected = by_transformers(one_blip, pictures, draws=4)
+    assert said(found) == said(expected)
+    assert len({text for drawn in said(found) for text, *_ in drawn}) > 20
+    assert likely(found) == pytest.approx(likely(expected), abs=1e-3)
+    assert {c.source for drawn in found for c in drawn} == {"lavis blip nucleus"}
+
+
+def test_beam_search_says_the_same(python: Path, one_blip: Models, pictures: Pictures) -> None:
+    changed: dict[str, Any] = {"decoding": "beam", "num_beams": 4, "min_length": 8}
+    captioner = LavisCaptioner(settings(one_blip, python, **changed))
+    found = captioner.caption(pictures, range(len(pictures)))
+    captioner.close()
+    expected = by_transformers(one_blip, pictures, **changed)
+    assert said(found) == said(expected)
+    assert likely(found) == pytest.approx(likely(expected), abs=1e-3)
+
+
+def test_other_rules_are_followed_too(python: Path, one_blip: Models, pictures: Pictures) -> None:
+    changed: dict[str, Any] = {
+        "draws": 3, "top_k": 0, "top_p": 1.0, "temperature": 0.7, "repetition_penalty": 1.4, "prompt": "", "seed": 6,
+    }  # fmt: skip
+    captioner = LavisCaptioner(settings(one_blip, python, **changed))
+    found = captioner.caption(pictures, range(len(pictures)))
+    captioner.close()
+    assert said(found) == said(by_transformers(one_blip, pictures, **changed))
+
+
+def test_batch_and_order_change_no_bit(lavis: LavisCaptioner, pictures: Pictures) -> None:
+    whole = lavis.caption(pictures, range(len(pictures)))
+    assert lavis.caption([pictures[i] for i in (5, 2)], [5, 2]) == [whole[5], whole[2]]
+
+
+def test_a_killed_worker_is_replaced_and_the_captions_stay(lavis: LavisCaptioner, pictures: Pictures) -> None:
+    before = lavis.caption(pictures[:2], [0, 1])
+    first = lavis.worker_pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    assert lavis.caption(pictures[:2], [0, 1]) == before
+    assert lavis.worker_pid not in (None, first)
+
+
+def test_weights_that_are_no_captioner_are_named(python: Path, one_blip: Models, tmp_path: Path) -> None:
+    import torch
+
+    torch.save({"model": {"visual_encoder.cls_token": torch.zeros(1, 1, 64)}}, tmp_path / "half.pth")
+    (tmp_path / "vocab.txt").write_bytes((one_blip[1] / "vocab.txt").read_bytes())
+    captioner = LavisCaptioner(settings((tmp_path, tmp_path), python))
+    with pytest.raises(Terminal, match=r"(?s)can't load .*half\.pth.*KeyError"):
+        captioner.caption([Image.new("RGB", (8, 8))], [1])
+    assert captioner.worker_pid is None
+
+
+def test_an_interpreter_without_lavis_says_so_with_its_stderr(one_blip: Models, tmp_path: Path) -> None:
+    false = tmp_path / "python"
+    false.write_text("#!/bin/sh\necho 'no such library' >&2\nexit 3\n")
+    false.chmod(0o755)
+    captioner = LavisCaptioner(settings(one_blip, false))
+    with pytest.raises(Terminal, match=r"(?s)did not start \(exit code 3.*no such library.*make lavis-env"):
+        captioner.caption([Image.new("RGB", (8, 8))], [1])
+
+
+def test_a_worker_that_dies_of_a_batch_is_tried_twice(one_blip: Models, tmp_path: Path) -> None:
+    """A process that loads, then dies of every batch: the images are named, and that trying again may help."""
+    dying = tmp_path / "python"
+    dying.write_text(
+        "#!/bin/sh\nhead -c 8 >/dev/null\n"
+        'printf \'\\034\\000\\000\\000\\000\\000\\000\\000{"side": 8, "bytes":      0}\'\n'
+        f"echo started >>{tmp_path}/starts\nsleep 0.2\necho 'out of memory' >&2\nkill -9 $$\n"
+    )
+    dying.chmod(0o755)
+    captioner = LavisCaptioner(settings(one_blip, dying))
+    with pytest.raises(Transient, match=r"(?s)died 2 times of images 1…2 \(signal 9.*out of memory"):
+        captioner.caption([Image.new("RGB", (8, 8))] * 2, [1, 2])
+    assert (tmp_path / "starts").read_text().split() == ["started"] * 2
+
+
+def test_what_lacks_is_named_with_the_way_out(one_blip: Models, tmp_path: Path) -> None:
+    with pytest.raises(Terminal, match=r"(?s)no such file \(setting: lavis_python\).*make lavis-env"):
+        LavisCaptioner(settings(one_blip, tmp_path / "nowhere"))
+    with pytest.raises(Terminal, match=r"one BLIP checkpoint.*vocab\.txt"):
+        open_captioner(settings((tmp_path, tmp_path), tmp_path / "nowhere"))
+    with pytest.raises(ValidationError, match="'lavis' works in float32"):
+        settings(one_blip, tmp_path, precision="bfloat16")

@@ -1,0 +1,50 @@
+"""One BLIP in two spellings: nothing is lost on the way, and a checkpoint with code in it is not run."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import BlipForConditionalGeneration
+
+from pipeline.captioning.blip import BlipCaptioner
+from pipeline.captioning.lavis_weights import convert, to_lavis, to_transformers
+from pipeline.captioning.settings import CaptionSettings
+from storage.errors import Terminal
+
+Models = tuple[Path, Path]
+
+
+def test_names_there_and_back(one_blip: Models) -> None:
+    state = BlipForConditionalGeneration.from_pretrained(one_blip[0]).state_dict()
+    back = to_transformers(to_lavis(state))
+    assert {n for n in state if not n.endswith("position_ids")} == back.keys()
+    assert all(torch.equal(state[name], values) for name, values in back.items())
+
+
+def test_a_converted_checkpoint_captions_as_the_original(
+    one_blip: Models, pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    convert(one_blip[1] / "blip.pth", one_blip[1] / "vocab.txt", tmp_path / "made")
+    made, original = (BlipCaptioner(CaptionSettings(model=str(f), draws=3)) for f in (tmp_path / "made", one_blip[0]))
+    ids = range(len(pictures))
+    assert made.caption(pictures, ids) == original.caption(pictures, ids)
+
+
+def test_a_weight_of_something_else_is_named() -> None:
+    with pytest.raises(Terminal, match=r"queue: no weight of a captioning BLIP"):
+        to_transformers({"queue": torch.zeros(1)})
+
+
+class _Code:
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return (Path, ("/",))
+
+
+def test_a_checkpoint_with_code_is_not_run(one_blip: Models, tmp_path: Path) -> None:
+    torch.save({"model": {}, "args": _Code()}, tmp_path / "code.pth")
+    with pytest.raises(pickle.UnpicklingError):
+        convert(tmp_path / "code.pth", one_blip[1] / "vocab.txt", tmp_path / "made")
