@@ -7,6 +7,8 @@ from tagger.candidates import Pair, naive_labels
 from tagger.relation import Relation
 
 AUDITED_RECALL = 0.8
+SYMMETRIC = frozenset({"next to"})
+"""Canonical predicates that hold both ways."""
 
 Fact = tuple[int, str, int]
 """(subject box, canonical predicate, object box)"""

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pipeline.review.caption_audit import SYMMETRIC
 from pipeline.review.label_counts import candidates, labelled
 from storage.artifact import Artifact
 from storage.runs import Run
+from tagger.audit import SYMMETRIC
 from tagger.predicates import canonical
 
 MOST_LISTED = 10

@@ -8,11 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.review.caption_audit import SYMMETRIC
 from pipeline.review.label_counts import candidates
 from pipeline.review.nested import Items
 from storage.artifact import Artifact
-from tagger.audit import Fact, LabelCurve, audit
+from tagger.audit import SYMMETRIC, Fact, LabelCurve, audit
 from tagger.candidates import Pair
 from tagger.predicates import canonical
 from tagger.relation import Relation

@@ -14,6 +14,7 @@ from pydantic import Field
 from pipeline.images import BadImage, read_image
 from pipeline.settings import Settings, runtime
 from pipeline.stage import Inputs, Output, Rejected, Report, Stage
+from pipeline.training.tagger_settings import CALIBRATION
 from storage.digests import digest_file
 from storage.errors import Terminal
 from storage.tables import CANDIDATES, RELATIONS, write_table
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from tagger.tagging_image import Labels, Problem, TaggingImage
 
 CANDIDATES_FILE = "candidates.parquet"
-CALIBRATION = "calibration.json"
 
 
 class TagSettings(Settings):
@@ -69,6 +69,7 @@ class TagStage(Stage):
     uses = ("tagger",)
     writes = "relations"
     schema = RELATIONS
+    row_wise = True
     settings: TagSettings
 
     def open(self, given: Inputs) -> None:

@@ -10,10 +10,13 @@ from storage.tables import METRICS
 
 
 class TrainTaggerStage(Stage):
-    """The tagger's weights (`model.safetensors`), the names it knows, its tokenizer, and its metrics by step."""
+    """The tagger's weights (`model.safetensors`), the names it knows, its tokenizer, and its metrics by step.
+
+    `calibration.json` tells what its scores mean, where images were held out.
+    """
 
     name = "train_tagger"
-    version = 2
+    version = 3
     reads = ("images",)
     writes = "tagger"
     schema = METRICS

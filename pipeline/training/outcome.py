@@ -10,12 +10,15 @@ from pipeline.training.job import METRICS_LOG, MODEL, Job
 from pipeline.training.launch import launch
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.prepare import prepare
+from pipeline.training.tagger_settings import CALIBRATION
 
 
 def carry_out_training(job: Job, report: Report) -> Output:
-    """Train, or go on from the last checkpoint in `job.work`; the model, its vocabulary and tokenizer, and all metrics."""
+    """Train, or go on from the last checkpoint in `job.work`; model, vocabulary, tokenizer, calibration, metrics."""
     kept = prepare(job)
     summary = launch(job, report)
     files: Mapping[str, Path] = {MODEL: job.work / MODEL, **kept}
+    if (job.work / CALIBRATION).is_file():
+        files = {**files, CALIBRATION: job.work / CALIBRATION}
     table = MetricsLog(job.work / METRICS_LOG).table()
     return Output(table, files, rows_in=summary.images, rows_out=summary.images, facts=summary.model_dump())

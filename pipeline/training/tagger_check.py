@@ -1,11 +1,17 @@
-"""How well a trained tagger knows the relations of held-out images, given their boxes."""
+"""How well a trained tagger knows the relations of held-out images, given their boxes, and what its scores mean there.
+
+Shapes: N pairs, P predicates.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from models.network import Network
 from models.relation_tagger import PairQueries, RelationTagger
@@ -15,45 +21,168 @@ from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.sources import Source
 from pipeline.training.texts import NO_OBJECTS, Vocabulary, numbered
+from tagger.calibration import Calibration, calibration_error
 
 MOST_IMAGES = 500
+MOST_IMAGES_BETWEEN = 100
+"""While the training goes on."""
+RECALLS = (20, 50)
+FOLDS = 2
+FALSE_SHARE = 0.3
+"""Of what captions state about boxes, the share that is not so."""
+
+Pair = tuple[int, int]
+Statement = tuple[str, str, str]
+"""(subject category, predicate, object category)"""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A label that a caption would propose, and whether it is right."""
+
+    image: int
+    row: int
+    """Of its pair among the image's."""
+    predicate: str
+    score: float
+    right: bool
+
+
+@dataclass(frozen=True)
+class TaggerCheck:
+    """What held-out images say of a tagger."""
+
+    scores: dict[str, float]
+    """held_out_map: mean over predicates of the average precision of all pairs' ranking; held_out_recall: share of the
+    given relations whose predicate is among the two best of its pair; held_out_recall_20: share of an image's given
+    relations among its 20 best labels, mean over images; held_out_calibration_error: of proposals' scores;
+    held_out_calibrated_error: of their probabilities, each by a calibration of other images; held_out_images: how many."""
+    calibration: Calibration
+    """Fitted on the proposals of all of them."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One image's scores and truth, N×P, of its pairs of boxes."""
+
+    sample: TrainingSample
+    pairs: list[Pair]
+    scores: NDArray[np.float32]
+    truth: NDArray[np.bool_]
 
 
 def check_tagger(
-    network: Network, source: Source, vocabulary: Vocabulary, settings: TrainingSettings, device: torch.device
-) -> dict[str, float]:
-    """Scores of every ordered pair of boxes against every predicate, measured against the given relations.
+    network: Network,
+    source: Source,
+    vocabulary: Vocabulary,
+    settings: TrainingSettings,
+    device: torch.device,
+    symmetric: Collection[str] = (),
+    most: int = MOST_IMAGES,
+) -> TaggerCheck:
+    """Score every ordered pair of boxes against every predicate; measure that against the given relations.
 
-    held_out_map: mean over predicates of the average precision of the ranking; held_out_recall: share of the given
-    relations whose predicate is among the two best of its pair; held_out_images: how many images.
+    Proposals are what captions would propose: for each given relation, and for some that only other images have, all
+    pairs of boxes of its two categories. A relation of a `symmetric` predicate holds both ways there. Leaves the network
+    in training mode.
     """
     assert isinstance(network, RelationTagger)
     network.eval()
-    scores, truths = [], []
-    count = min(len(source), MOST_IMAGES)
-    for image in range(count):
-        for found, truth in _scored(network, source, image, vocabulary, settings, device):
-            scores.append(found)
-            truths.append(truth)
+    count = min(len(source), most)
+    images = [s for i in range(count) for s in _scored(network, source, i, vocabulary, settings, device)]
     network.train()
-    score, truth = np.concatenate(scores), np.concatenate(truths)
-    best_two = np.argsort(-score, axis=1)[:, :2]
-    hits = np.take_along_axis(truth, best_two, axis=1).sum()
-    present = np.flatnonzero(truth.any(axis=0))
-    precisions = [average_precision(score[:, column], truth[:, column]) for column in present]
-    return {
-        "held_out_map": float(np.mean(precisions)),
-        "held_out_recall": float(hits / np.minimum(truth.sum(axis=1), 2).sum()),
-        "held_out_images": float(count),
-    }
+    names = vocabulary.predicates.names
+    said = [_stated(image, names) for image in images]
+    everywhere = Counter(statement for of_image in said for statement in sorted(of_image))
+    proposed = [
+        proposal
+        for number, (image, true) in enumerate(zip(images, said, strict=True))
+        for proposal in proposals(number, image, names, true | _false(number, image, true, everywhere), symmetric)
+    ]
+    scores = _rankings(images) | _calibration_errors(proposed) | {"held_out_images": float(count)}
+    return TaggerCheck(scores, _calibrated_on(proposed))
 
 
-def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
+def average_precision(scores: NDArray[np.float32], truth: NDArray[np.bool_]) -> float:
     """Mean, over the true items, of the precision down to each in the ranking by score."""
     order = np.argsort(-scores, kind="stable")
     hits = truth[order]
     precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
     return float(precision[hits].mean())
+
+
+def _rankings(images: Sequence[Scored]) -> dict[str, float]:
+    if not images:
+        return {}
+    score, truth = (np.concatenate([getattr(image, name) for image in images]) for name in ("scores", "truth"))
+    best_two = np.argsort(-score, axis=1)[:, :2]
+    hits = np.take_along_axis(truth, best_two, axis=1).sum()
+    present = np.flatnonzero(truth.any(axis=0))
+    precisions = [average_precision(score[:, column], truth[:, column]) for column in present]
+    found = {
+        "held_out_map": float(np.mean(precisions)),
+        "held_out_recall": float(hits / np.minimum(truth.sum(axis=1), 2).sum()),
+    }
+    for most in RECALLS:
+        shares = []
+        for image in images:
+            best = np.argsort(-image.scores, axis=None, kind="stable")[:most]
+            shares.append(image.truth.reshape(-1)[best].sum() / image.truth.sum())
+        found[f"held_out_recall_{most}"] = float(np.mean(shares))
+    return found
+
+
+def proposals(
+    number: int, image: Scored, names: Sequence[str], stated: Collection[Statement], symmetric: Collection[str]
+) -> Iterator[Proposal]:
+    """The labels that captions which state this would propose for the image of this number."""
+    boxes, columns = image.sample.boxes, numbered(names)
+    given = {(r.subject, r.predicate, r.object) for r in image.sample.relations}
+    predicates: dict[tuple[str, str], list[str]] = {}
+    for subject_name, predicate, object_name in sorted(stated):
+        predicates.setdefault((subject_name, object_name), []).append(predicate)
+    for row, (subject, object_) in enumerate(image.pairs):
+        for predicate in predicates.get((boxes[subject].category, boxes[object_].category), ()):
+            reversed_ = predicate in symmetric and (object_, predicate, subject) in given
+            right = reversed_ or (subject, predicate, object_) in given
+            yield Proposal(number, row, predicate, float(image.scores[row, columns[predicate]]), right)
+
+
+def _stated(image: Scored, names: Sequence[str]) -> set[Statement]:
+    """The image's relations at the level of categories, of known predicates."""
+    boxes, known = image.sample.boxes, set(names)
+    return {
+        (boxes[r.subject].category, r.predicate, boxes[r.object].category)
+        for r in image.sample.relations
+        if r.predicate in known
+    }
+
+
+def _false(number: int, image: Scored, true: Collection[Statement], everywhere: Counter[Statement]) -> set[Statement]:
+    """Statements about the image's categories that are true elsewhere only, the usual ones more often."""
+    here = {box.category for box in image.sample.boxes}
+    options = [s for s in sorted(everywhere) if s not in true and s[0] in here and s[2] in here]
+    wanted = min(len(options), round(len(true) * FALSE_SHARE / (1 - FALSE_SHARE)))
+    if not wanted:
+        return set()
+    weights = np.array([everywhere[statement] for statement in options], np.float64)
+    generator = np.random.default_rng(number)
+    drawn = generator.choice(len(options), wanted, replace=False, p=weights / weights.sum())
+    return {options[int(place)] for place in drawn}
+
+
+def _calibrated_on(proposed: Sequence[Proposal]) -> Calibration:
+    return Calibration.fit([p.predicate for p in proposed], [p.score for p in proposed], [p.right for p in proposed])
+
+
+def _calibration_errors(proposed: Sequence[Proposal]) -> dict[str, float]:
+    folds = [_calibrated_on([p for p in proposed if p.image % FOLDS != fold]) for fold in range(FOLDS)]
+    right = [p.right for p in proposed]
+    calibrated = [folds[p.image % FOLDS].probability(p.predicate, p.score) for p in proposed]
+    return {
+        "held_out_calibration_error": calibration_error([p.score for p in proposed], right),
+        "held_out_calibrated_error": calibration_error(calibrated, right),
+    }
 
 
 @torch.inference_mode()
@@ -64,38 +193,36 @@ def _scored(
     vocabulary: Vocabulary,
     settings: TrainingSettings,
     device: torch.device,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Scores and truth, pairs × predicates, of one image."""
+) -> Iterator[Scored]:
+    """Scores and truth of one image; nothing of one without relations of known predicates and categories."""
     sample = source.labels(image)
     known = numbered(vocabulary.predicates.names)
-    pairs = [(s, o) for s in range(len(sample.boxes)) for o in range(len(sample.boxes)) if s != o]
+    objects = [*vocabulary.objects.names, NO_OBJECTS]
+    places = numbered(objects)
+    # A held-out image may have a category that training lacks: then its pairs are no measure of the tagger.
+    named = [index for index, box in enumerate(sample.boxes) if box.category in places]
+    pairs = [(s, o) for s in named for o in named if s != o]
     truth = _truth(sample, pairs, known)
     if not truth.any():
         return
-    objects = [*vocabulary.objects.names, NO_OBJECTS]
-    places = numbered(objects)
     texts = network.encode_texts([*objects, *known])
     pixels = load_pixels(source.image(image), View(settings.image_size))[None].to(device)
     padding = torch.zeros(pixels.shape[0], *pixels.shape[2:], dtype=torch.bool, device=device)
     boxes = torch.from_numpy(normalised_boxes(sample)).to(device)
-    # A held-out image may have a category that training lacks: then its pairs are no measure of the tagger.
-    pairs_known = [place for place, (s, o) in enumerate(pairs) if _named(sample, s, o, places)]
-    if not pairs_known:
-        return
-    subject, object_ = (torch.tensor([pairs[place][role] for place in pairs_known]) for role in (0, 1))
+    subject, object_ = (torch.tensor([pair[role] for pair in pairs], device=device) for role in (0, 1))
     labels = torch.tensor([places.get(box.category, 0) for box in sample.boxes], device=device)
     queries = PairQueries(
         subject_boxes=boxes[subject][None],
         object_boxes=boxes[object_][None],
         subject_labels=labels[subject][None],
         object_labels=labels[object_][None],
-        valid=torch.ones(1, len(pairs_known), dtype=torch.bool, device=device),
+        valid=torch.ones(1, len(pairs), dtype=torch.bool, device=device),
     )
     predictions = network(pixels, padding, texts[: len(objects)], texts[len(objects) :], queries)
-    yield predictions.predicate_logits[0].sigmoid().float().cpu().numpy(), truth[pairs_known]
+    yield Scored(sample, pairs, predictions.predicate_logits[0].sigmoid().float().cpu().numpy(), truth)
 
 
-def _truth(sample: TrainingSample, pairs: list[tuple[int, int]], known: dict[str, int]) -> np.ndarray:
+def _truth(sample: TrainingSample, pairs: Sequence[Pair], known: dict[str, int]) -> NDArray[np.bool_]:
     truth = np.zeros((len(pairs), len(known)), dtype=bool)
     rows = {pair: row for row, pair in enumerate(pairs)}
     for pair in labelled_pairs(sample):
@@ -103,7 +230,3 @@ def _truth(sample: TrainingSample, pairs: list[tuple[int, int]], known: dict[str
             if predicate in known and (pair.subject, pair.object) in rows:
                 truth[rows[pair.subject, pair.object], known[predicate]] = True
     return truth
-
-
-def _named(sample: TrainingSample, subject: int, object_: int, places: dict[str, int]) -> bool:
-    return all(sample.boxes[index].category in places for index in (subject, object_))

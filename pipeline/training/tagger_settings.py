@@ -9,6 +9,8 @@ from pydantic import Field, field_validator
 from models.config import NetworkConfig
 from pipeline.training.settings import LossWeights, TrainingSettings
 
+CALIBRATION = "calibration.json"
+"""File beside a tagger's weights that tells what its scores mean."""
 RELEASED = {"feedforward": 1024, "dropout": 0.1, "gate": "GLIP", "relation_queries": "vanilla"}
 """Where the released tagger differs from the released pre-training."""
 
@@ -24,7 +26,10 @@ class TaggerSettings(TrainingSettings):
     label_noise: float = Field(0.4, ge=0, le=1)
     """Share of the pairs' labels that are replaced by random ones, so that the image has to be looked at."""
     held_out: float = Field(0.05, ge=0, lt=1)
-    """Share of the images, chosen by a hash of their ids, that the tagger is measured on instead of trained."""
+    """Share of the images, chosen by a hash of their ids, that the tagger is measured on instead of trained.
+    Its calibration comes from them: 0 leaves scores without one."""
+    check_every: int = Field(1000, ge=1)
+    """Steps between two measurements on some of them."""
 
     @field_validator("network")
     @classmethod

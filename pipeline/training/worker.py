@@ -21,9 +21,8 @@ import torch.distributed as dist
 from models.weights import save
 from pipeline.training.exchange import Ranks
 from pipeline.training.freed_memory import keep_freed_memory
-from pipeline.training.job import METRICS_LOG, MODEL, SUMMARY, TOKENIZER, VOCABULARY, Job, Summary
-from pipeline.training.loop import Trained, train
-from pipeline.training.metrics_log import MetricsLog
+from pipeline.training.job import MODEL, SUMMARY, TOKENIZER, VOCABULARY, Job, Summary
+from pipeline.training.loop import Check, Trained, train
 from pipeline.training.sources import ImageSource, ShardSource, Source, Subset
 from pipeline.training.task import Task
 from pipeline.training.texts import Vocabulary
@@ -55,32 +54,29 @@ def run(job: Job, ranks: Ranks, asked_to_stop: Callable[[], bool]) -> Trained:
     torch.set_num_threads(settings.threads)
     keep_freed_memory()
     vocabulary = Vocabulary.load(job.work / VOCABULARY)
-    source, task, held_out = _parts(job, vocabulary)
-    trained = train(task, source, settings, job.work, ranks, asked_to_stop, _tell)
+    source, task, check = _parts(job, vocabulary, ranks)
+    trained = train(task, source, settings, job.work, ranks, asked_to_stop, _tell, check)
     if ranks.rank == 0 and trained.finished:
-        if held_out is not None and len(held_out):
-            from pipeline.training.tagger_check import check_tagger
-
-            scores = check_tagger(trained.network, held_out, vocabulary, settings, ranks.device)
-            MetricsLog(job.work / METRICS_LOG).write(trained.total, scores)
         _finish(job, trained, len(source), ranks)
     return trained
 
 
-def _parts(job: Job, vocabulary: Vocabulary) -> tuple[Source, Task, Source | None]:
-    """What to train on, how, and what to measure on."""
+def _parts(job: Job, vocabulary: Vocabulary, ranks: Ranks) -> tuple[Source, Task, Check]:
+    """What to train on, how, and what to measure after a step."""
     if job.kind == "pretrain":
         from pipeline.training.pretrain_task import PretrainTask
 
         source = ShardSource([(shard.tar, shard.index) for shard in job.shards])
-        return source, PretrainTask(job.settings, vocabulary, job.work / TOKENIZER), None
+        return source, PretrainTask(job.settings, vocabulary, job.work / TOKENIZER), lambda network, step, total: {}
+    from pipeline.training.held_out import HeldOut
     from pipeline.training.tagger_settings import TaggerSettings
     from pipeline.training.tagger_task import TaggerTask
 
     assert isinstance(job.settings, TaggerSettings)
     images = ImageSource(job.tables, job.image_folders)
     kept, held_out = images.split(job.settings.held_out)
-    return Subset(images, kept), TaggerTask(job.settings, vocabulary, job.work / TOKENIZER), Subset(images, held_out)
+    check = HeldOut(Subset(images, held_out), vocabulary, job.settings, ranks.device, job.work)
+    return Subset(images, kept), TaggerTask(job.settings, vocabulary, job.work / TOKENIZER), check
 
 
 def _join(job: Job) -> Ranks:

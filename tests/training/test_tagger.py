@@ -12,12 +12,14 @@ from pipeline.training.job import MODEL, Job
 from pipeline.training.launch import launch
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.prepare import prepare
+from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from pipeline.training.sources import ImageSource
-from pipeline.training.tagger_check import average_precision
-from pipeline.training.tagger_settings import TaggerSettings
+from pipeline.training.tagger_check import Scored, average_precision, proposals
+from pipeline.training.tagger_settings import CALIBRATION, TaggerSettings
 from pipeline.training.tagger_task import noisy, pair_queries
 from storage.errors import Terminal
 from storage.tables import IMAGES, write_table
+from tagger.calibration import Calibration
 from tests.training.conftest import TINY, picture, sample
 
 
@@ -109,12 +111,38 @@ def test_an_image_that_vanished_is_named(images):
 
 def test_a_tagger_is_trained_and_measured_on_held_out_images(images, work):
     table, folder = images
-    settings = TaggerSettings(**(TINY | {"steps": 3, "processes": 1, "held_out": 0.4}))
+    settings = TaggerSettings(**(TINY | {"steps": 3, "processes": 1, "held_out": 0.4, "check_every": 2}))
     job = Job(kind="tagger", settings=settings, work=work, tables=(table,), image_folders={"made": folder})
     prepare(job)
     summary = launch(job, lambda done, total, note="": None)
     assert summary.images < 10
     assert (work / MODEL).is_file()
-    scores = {r["name"]: r["value"] for r in MetricsLog(work / "metrics.jsonl").table().to_pylist() if r["step"] == 3}
+    rows = MetricsLog(work / "metrics.jsonl").table().to_pylist()
+    between, scores = ({row["name"]: row["value"] for row in rows if row["step"] == step} for step in (2, 3))
     assert scores["held_out_images"] == 10 - summary.images
-    assert 0 <= scores["held_out_map"] <= 1 and 0 <= scores["held_out_recall"] <= 1
+    shares = [
+        "held_out_map", "held_out_recall", "held_out_recall_20", "held_out_recall_50", "held_out_calibration_error",
+        "held_out_calibrated_error",
+    ]  # fmt: skip
+    assert all(0 <= measured[name] <= 1 for measured in (between, scores) for name in shares)
+    assert scores["held_out_recall_50"] == 1  # an image has twelve labels in all
+    calibration = Calibration.from_json((work / CALIBRATION).read_bytes())
+    assert 0 < calibration.probability("hold", 0.5) < 1
+
+
+def test_proposals_are_what_captions_would_propose():
+    boxes = tuple(SampleBox(name, 0.0, 0.0, 1.0, 1.0) for name in ("person", "person", "dog"))
+    relations = (SampleRelation(0, 2, "hold"), SampleRelation(2, 1, "next to"))
+    labels = TrainingSample(1, "made", 9, 9, boxes, relations)
+    pairs = [(s, o) for s in range(3) for o in range(3) if s != o]
+    scores = np.arange(12, dtype=np.float32).reshape(6, 2) / 12
+    scored = Scored(labels, pairs, scores, np.zeros((6, 2), bool))
+    stated = {("person", "hold", "dog"), ("dog", "next to", "person")}
+    made = list(proposals(0, scored, ["hold", "next to"], stated, {"next to"}))
+    found = {(pairs[p.row], p.predicate, p.right) for p in made}
+    assert found == {
+        ((0, 2), "hold", True), ((1, 2), "hold", False), ((2, 0), "next to", False), ((2, 1), "next to", True),
+    }  # fmt: skip
+    assert {pairs[p.row]: p.score for p in made}[2, 1] == scores[5, 1]
+    false = list(proposals(0, scored, ["hold", "next to"], {("person", "hold", "person")}, ()))
+    assert {(pairs[p.row], p.right) for p in false} == {((0, 1), False), ((1, 0), False)}
