@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -137,6 +137,54 @@ def pull(run_name: RunName, url: Url, store: StorePath = STORE, as_json: AsJson 
 
     with _told():
         print_pull(store, run_name, url, as_json)
+
+
+@app.command()
+def export(
+    run_name: RunName,
+    form: Annotated[
+        Literal["official", "vg", "coco", "hico", "parquet", "hf"],
+        typer.Option("--format", help="official: all files of RLIPv2's authors; hf: Hugging Face datasets."),
+    ] = "official",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A new folder; out/export/RUN-FORMAT when left out.")
+    ] = None,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Leave out relations that score less.")] = 0.0,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's captions, triplets, candidates and labels in the formats of others; say what these can't hold."""
+    from pipeline.exchange.export_run import print_export
+    from storage.open_store import existing_store
+    from storage.runs import find_run
+
+    with _told():
+        folder = out if out is not None else Path("out/export") / f"{run_name}-{form}"
+        print_export(find_run(existing_store(store), run_name), form, folder, threshold, as_json)
+
+
+@app.command(name="import")
+def import_(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A JSON file of RLIPv2's authors; its kind is found out.")
+    ],
+    run_name: Annotated[str, typer.Option("--as", metavar="RUN", help="The run that gets what is in the file.")],
+    dataset: Annotated[str, typer.Option(help="The set's name, for files that name none.")] = "imported",
+    images: Annotated[
+        Path | None, typer.Option(help="The folder of the images: for sizes, and to clamp boxes.")
+    ] = None,
+    paths: Annotated[Path | None, typer.Option(help="Objects365's image_id_to_filepath.json.")] = None,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Take in captions, scene graphs, candidates, labels or name frequencies as steps of a run; count what is wrong."""
+    from pipeline.exchange.image_files import ImageFiles
+    from pipeline.exchange.import_file import print_import
+    from storage.open_store import open_store
+    from storage.runs import Run
+
+    with _told():
+        print_import(file, Run(open_store(store), run_name), dataset, ImageFiles(images, paths), as_json)
 
 
 @app.command()

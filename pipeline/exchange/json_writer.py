@@ -1,0 +1,40 @@
+"""JSON files of any length, written an element at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def write_list(path: Path, elements: Iterable[Any]) -> int:
+    """Write a JSON list; how many elements it has."""
+    return _write(path, "[]", (_text(element) for element in elements))
+
+
+def write_object(path: Path, fields: Iterable[tuple[str, Any]]) -> int:
+    """Write a JSON object of distinct names; how many fields it has."""
+    return _write(path, "{}", (f"{_text(name)}: {_text(value)}" for name, value in fields))
+
+
+def number(value: float) -> float:
+    """A table's single-precision number as the shortest decimal that means it: 412.8, not 412.79998779296875."""
+    return float(str(np.float32(value)))
+
+
+def _write(path: Path, brackets: str, texts: Iterable[str]) -> int:
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        file.write(brackets[0])
+        for text in texts:
+            file.write(f",\n{text}" if count else text)
+            count += 1
+        file.write(brackets[1] + "\n")
+    return count
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,234 @@
+"""The authors' files come in whole; what is wrong in them is counted and in quarantine, and nothing crashes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.exchange.image_files import ImageFiles
+from pipeline.exchange.import_file import Imported, import_file, kind_of
+from pipeline.exchange.official_captions import read_captions
+from pipeline.exchange.official_graphs import read_graphs
+from pipeline.exchange.official_groups import read_groups
+from pipeline.exchange.official_labels import LabelledImage, read_element
+from storage.errors import Terminal
+from storage.runs import Run
+from storage.store import Store
+
+BOX = {"object_id": 10_000_000, "x": 412.8, "y": 157.61, "w": 53.05, "h": 138.01, "names": "person"}
+HORSE = {"object_id": 10_000_001, "x": 1.0, "y": 2.0, "w": 30.0, "h": 40.0, "names": "horse"}
+RIDING = {
+    "relationship_id": 10_000_000, "predicate": "riding", "subject_id": 10_000_000, "object_id": 10_000_001,
+    "confidence": 0.31,
+}  # fmt: skip
+
+
+def element(**values: Any) -> dict[str, Any]:
+    plain = {"image_id": 139, "dataset": "coco2017", "data_split": "val2017"}
+    return {**plain, "objects": [BOX, HORSE], "relationships": [RIDING], **values}
+
+
+def imported(tmp_path: Path, content: Any, **given: Any) -> tuple[Imported, Run]:
+    path = tmp_path / "file.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    run = Run(Store(tmp_path / "store"), "theirs")
+    return import_file(path, run, **given), run
+
+
+def rows(run: Run, step: str, table: str) -> list[dict[str, Any]]:
+    return [row for artifact in run.artifacts(step).values() for row in artifact.table(table).to_pylist()]
+
+
+def reasons(entry: dict[str, Any]) -> list[str]:
+    found = read_element(entry)
+    assert isinstance(found, LabelledImage)
+    return [reject.reason for reject in found.rejects]
+
+
+def test_labels_become_images_and_scored_relations(tmp_path: Path) -> None:
+    made, run = imported(tmp_path, [element()])
+    assert (made.kind, made.images, made.steps, made.noted) == ("labels", 1, ["ingest", "tag"], {})
+    [image] = rows(run, "ingest", "images")
+    assert (image["dataset"], image["split"], image["uri"]) == ("coco2017", "val2017", "val2017/000000000139.jpg")
+    assert [box["source_id"] for box in image["boxes"]] == [10_000_000, 10_000_001]
+    [relation] = rows(run, "tag", "relations")[0]["relations"]
+    assert (relation["subject"], relation["predicate"], relation["object"]) == (0, "riding", 1)
+    assert relation["score"] == pytest.approx(0.31)
+
+
+def test_sets_in_one_file_stay_apart_although_their_ids_collide(tmp_path: Path) -> None:
+    theirs = element(dataset="o365", data_split="train")
+    made, run = imported(tmp_path, [element(), theirs, element(), {**element(), "image_id": "x"}])
+    assert set(run.artifacts("ingest")) == {"coco2017/0000", "o365/0000"}
+    assert made.images == 2
+    assert made.noted == {"image id not an integer": 1, "image twice": 1}
+
+
+def test_a_missing_set_is_visual_genome_and_its_relations_are_given(tmp_path: Path) -> None:
+    given = {name: value for name, value in RIDING.items() if name != "confidence"}
+    plain = {name: value for name, value in element(relationships=[given]).items() if not name.startswith("data")}
+    _, run = imported(tmp_path, [plain])
+    [image] = rows(run, "ingest", "images")
+    assert (image["dataset"], image["uri"]) == ("vg", "139.jpg")
+    assert image["relations"] == [{"subject": 0, "predicate": "riding", "object": 1}]
+    assert run.artifacts("tag") == {}
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"relationships": [RIDING, {**RIDING, "confidence": 0.6}]}, "relation twice"),
+        ({"relationships": [{**RIDING, "subject_id": 7}]}, "relation of unknown box"),
+        ({"relationships": [{**RIDING, "object_id": 10_000_000}]}, "relation to itself (kept)"),
+        ({"relationships": [{**RIDING, "confidence": float("nan")}]}, "confidence not a number from 0 to 1"),
+        ({"relationships": [{**RIDING, "confidence": None}]}, "relation without confidence (kept with 1)"),
+        ({"relationships": [{**RIDING, "predicate": 3}]}, "relation malformed"),
+        ({"relationships": None}, "relationships malformed"),
+        ({"objects": [{**BOX, "x": -5.0}, HORSE]}, "box clamped"),
+        ({"objects": [{**BOX, "x": -900.0}, HORSE]}, "box empty or outside"),
+        ({"objects": [{**BOX, "w": 0.0}, HORSE]}, "box empty or outside"),
+        ({"objects": [{**BOX, "w": 1e300}, HORSE]}, "box malformed"),
+        ({"objects": [BOX, HORSE, HORSE]}, "object id twice"),
+        ({"dataset": ["coco"]}, "data set unknown"),
+    ],
+)
+def test_what_is_wrong_with_an_image_is_counted(changed: dict[str, Any], reason: str) -> None:
+    assert reason in reasons(element(**changed))
+
+
+def test_doubled_relations_keep_the_highest_confidence_and_self_pairs_stay() -> None:
+    itself = {**RIDING, "object_id": 10_000_000}
+    found = read_element(element(relationships=[RIDING, {**RIDING, "confidence": 0.6}, itself]))
+    assert isinstance(found, LabelledImage)
+    assert [(r["subject"], r["object"], r["score"]) for r in found.relations] == [(0, 1, 0.6), (0, 0, 0.31)]
+
+
+def test_ids_may_be_strings_and_stand_for_files() -> None:
+    found = read_element(element(image_id="139"))
+    hico = read_element(element(image_id="HICO_train2015_00000012.jpg", dataset="hico"))
+    assert isinstance(found, LabelledImage)
+    assert isinstance(hico, LabelledImage)
+    assert found.image["image_id"] == 139
+    assert (hico.image["image_id"], hico.image["uri"]) == (12, "HICO_train2015_00000012.jpg")
+
+
+def test_with_a_folder_of_images_sizes_are_known_and_boxes_clamped(tmp_path: Path) -> None:
+    (tmp_path / "pictures/val2017").mkdir(parents=True)
+    Image.new("RGB", (440, 300)).save(tmp_path / "pictures/val2017/000000000139.jpg")
+    made, run = imported(tmp_path, [element(), element(image_id=140)], files=ImageFiles(tmp_path / "pictures"))
+    known, unknown = rows(run, "ingest", "images")
+    assert (known["width"], known["height"], unknown["width"]) == (440, 300, None)
+    assert known["boxes"][0]["x"] + known["boxes"][0]["w"] == pytest.approx(440)
+    assert made.noted["box beyond the image (clamped)"] == 1
+    assert sum(made.noted.values()) == 2
+
+
+def test_captions_and_graphs_join_the_partitions_of_the_run(tmp_path: Path) -> None:
+    _, run = imported(tmp_path, [element(), element(dataset="o365", image_id=5)])
+    graph = {
+        "entities": [{"span": "a man", "lemma_span": "man", "span_bounds": [0, 2]}, {"span": "a horse"}, {"span": "a"}],
+        "relations": [
+            {"subject": 0, "object": 1, "relation": "riding", "lemma_relation": "ride"},
+            {"subject": 0, "object": 9, "relation": "on"},
+        ],
+    }
+    made, _ = imported(tmp_path, {"139": ["a man riding a horse", 3], "5": ["a dog"], "77": ["a cat"], "b": []})
+    assert made.noted == {"caption not a text": 1, "image id not an integer": 1, "image unknown to the run": 1}
+    assert {p: len(a.table("captions")) for p, a in run.artifacts("caption").items()} == {
+        "coco2017/0000": 1,
+        "o365/0000": 1,
+    }
+    made, _ = imported(tmp_path, {"139": [graph]})
+    assert made.noted == {"entity without a relation": 1, "relation of unknown entity": 1}
+    [triplet] = rows(run, "parse", "triplets")[0]["triplets"]
+    assert (triplet["subject_lemma"], triplet["predicate_lemma"], triplet["object_lemma"]) == ("man", "ride", "horse")
+    assert (triplet["subject_start"], triplet["subject_end"], triplet["object_start"]) == (0, 5, -1)
+
+
+def test_a_step_is_imported_once(tmp_path: Path) -> None:
+    imported(tmp_path, {"1": ["a cat"]})
+    with pytest.raises(Terminal, match=r"has a step 'caption' already"):
+        imported(tmp_path, {"1": ["a dog"]})
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", "3", "[{]", '{"1": 3}', '[{"image_id": null}]', '{"x": ["a cat"]}']
+)
+def test_other_files_are_one_message_that_names_the_file(tmp_path: Path, content: str) -> None:
+    with pytest.raises(Terminal, match=r"file\.json"):
+        imported(tmp_path, content)
+    assert not Run(Store(tmp_path / "store"), "theirs").exists
+
+
+def test_the_authors_frequencies_are_recognised(shared: Path) -> None:
+    file = shared / "data/rlipv2_priors/RLIPv2_train2017_threshold20_Tagger2_Noi24_20e_keep_names_freq.json"
+    assert kind_of(file) == "frequencies"
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+ids = st.sampled_from([10_000_000, 10_000_001, "10000001", 7, -1, 2**70]) | anything
+objects = st.fixed_dictionaries({"object_id": ids, "names": st.sampled_from(["person", ["horse"], "\ud800"]) | anything,
+                                 **{side: st.floats() | anything for side in "xywh"}})  # fmt: skip
+relationships = st.fixed_dictionaries(
+    {
+        "predicate": st.text(max_size=4) | anything,
+        "subject_id": ids,
+        "object_id": ids,
+        "confidence": st.floats() | anything,
+    }
+)
+elements = st.fixed_dictionaries(
+    {"image_id": ids, "objects": st.lists(objects | anything, max_size=4) | anything,
+     "relationships": st.lists(relationships | anything, max_size=4) | anything},
+    optional={"dataset": st.sampled_from(["coco2017", "o365", "hico"]) | anything, "data_split": anything},
+)  # fmt: skip
+short = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@short
+@given(elements | anything)
+def test_no_element_crashes_and_what_it_gives_holds_together(entry: Any) -> None:
+    found = read_element(entry)
+    if isinstance(found, LabelledImage):
+        boxes = found.image["boxes"]
+        assert all(box["x"] >= 0 and box["y"] >= 0 and box["w"] > 0 and box["h"] > 0 for box in boxes)
+        for relation in (*found.relations, *found.image["relations"]):
+            assert 0 <= relation["subject"] < len(boxes)
+            assert 0 <= relation["object"] < len(boxes)
+        assert all(0 <= relation["score"] <= 1 for relation in found.relations)
+
+
+@settings(short, max_examples=8)
+@given(st.lists(elements, max_size=5))
+def test_no_file_of_labels_crashes(tmp_path_factory: pytest.TempPathFactory, listed: list[Any]) -> None:
+    folder = tmp_path_factory.mktemp("labels")
+    try:
+        made, run = imported(folder, [element(), *listed])
+    except Terminal as error:
+        assert "file.json" in str(error)
+        return
+    assert made.images == len(rows(run, "ingest", "images"))
+
+
+@short
+@given(anything, st.lists(st.text(max_size=30), max_size=2))
+def test_no_caption_graph_or_group_crashes(value: Any, texts: list[str]) -> None:
+    graph = {
+        "entities": [{"span": "a man", "span_bounds": value}, value],
+        "relations": [value, {"subject": 0, "object": value}],
+    }
+    for given_ in (value, [value], [[value, value]], [[[value], [value]]]):
+        read_captions(1, given_, "file")
+        read_graphs(1, given_, texts)
+        read_groups(1, given_)
+    read_graphs(1, [graph], texts)

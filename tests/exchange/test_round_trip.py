@@ -1,0 +1,258 @@
+"""What goes out comes in again: nothing that a format holds is lost, and what it can't hold is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from pipeline.datasets.open_source import open_source
+from pipeline.datasets.source import Source
+from pipeline.exchange.export_run import Exported, export_run
+from pipeline.exchange.import_file import import_file
+from pipeline.exchange.import_step import ImportStep
+from storage.errors import Terminal
+from storage.runs import Run
+from storage.store import Store
+from storage.tables import CANDIDATES, CAPTIONS, IMAGES, RELATIONS, TRIPLETS, write_table
+from tagger.parsing import load_parser, parse_captions
+
+TEXTS = ["a man riding a brown horse on a beach", "two men and a dog next to a horse"]
+
+
+def box(
+    category: str, x: float, y: float, w: float, h: float, crowd: bool = False, source_id: int = -1
+) -> dict[str, Any]:
+    return {"category": category, "x": x, "y": y, "w": w, "h": h, "crowd": crowd, "source_id": source_id}
+
+
+def label(subject: int, predicate: str, object_: int, score: float) -> dict[str, Any]:
+    return {
+        "subject": subject,
+        "predicate": predicate,
+        "object": object_,
+        "score": score,
+        "proposed": True,
+        "triplet": 0,
+    }
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run with all steps: two images, a crowd box first, so that indices differ with and without crowds."""
+    run = Run(Store(tmp_path / "store"), "ours")
+    boxes = [
+        box("person", 0, 0, 5, 5, crowd=True),
+        box("person", 12.8, 57.61, 53.05, 138.01, source_id=4),
+        box("horse", 1, 2, 30, 40, source_id=5),
+    ]
+    plain = {"dataset": "coco2017", "split": "train", "digest": "d", "width": 200, "height": 300, "relations": []}
+    images = [
+        {**plain, "image_id": 1, "uri": "train2017/000000000001.jpg", "boxes": boxes},
+        {**plain, "image_id": 2, "uri": "train2017/000000000002.jpg", "boxes": []},
+    ]
+    captions = [
+        {"text": text, "draw": draw, "seed": 7, "log_probability": -1.5, "source": "blip"}
+        for draw, text in enumerate(TEXTS)
+    ]
+    found = [
+        {**vars_of(triplet), "caption": number}
+        for number, triplets in enumerate(parse_captions(TEXTS, load_parser()))
+        for triplet in triplets
+    ]
+    labels = [label(1, "on", 2, 0.25), label(1, "ride", 2, 0.75), label(0, "near", 2, 0.5)]
+    pairs = [
+        {
+            "subject": s,
+            "object": 2,
+            "predicate": p,
+            "triplet": 0,
+            "ambiguity": 2,
+            "mention": 0,
+            "prior": 0.5,
+            "support": 1,
+        }
+        for p in ("ride", "on")
+        for s in (1, 0)
+    ]
+    for step, table, schema, items in (
+        ("ingest", "images", IMAGES, images),
+        ("caption", "captions", CAPTIONS, [{"image_id": 1, "captions": captions}, {"image_id": 2, "captions": []}]),
+        ("parse", "triplets", TRIPLETS, [{"image_id": 1, "triplets": found}, {"image_id": 2, "triplets": []}]),
+        ("tag", "relations", RELATIONS, [{"image_id": 1, "relations": labels}, {"image_id": 2, "relations": []}]),
+    ):
+        made = ImportStep(run, step, table, schema)
+        made.put("coco2017/0000", items, [])
+        made.record()
+    # As stage `tag` does, the candidates lie beside its relations.
+    [artifact] = run.artifacts("tag").values()
+    table = pa.Table.from_pylist([{"image_id": 1, "pairs": pairs}, {"image_id": 2, "pairs": []}], schema=CANDIDATES)
+    write_table(table, artifact.file("candidates.parquet"))
+    manifest = json.loads(artifact.file("manifest.json").read_bytes())
+    manifest["files"]["candidates.parquet"] = {"digest": "", "size": 1}
+    artifact.file("manifest.json").write_text(json.dumps(manifest))
+    return run
+
+
+def vars_of(triplet: Any) -> dict[str, Any]:
+    return {name: getattr(triplet, name) for name in triplet.__dataclass_fields__}
+
+
+def exported(run: Run, form: Any, folder: Path, threshold: float = 0.0) -> Exported:
+    return export_run(run, form, folder, threshold)
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_bytes())
+
+
+def test_labels_as_the_authors_write_them(run: Run, tmp_path: Path) -> None:
+    made = exported(run, "official", tmp_path / "out", threshold=0.3)
+    assert made.files == [
+        f"coco2017/{name}.json" for name in ("candidates", "captions", "keep_names_freq", "labels", "scene_graphs")
+    ]
+    assert read(tmp_path / "out/coco2017/labels.json") == [
+        {
+            "image_id": 1,
+            "dataset": "coco2017",
+            "data_split": "train2017",
+            "objects": [
+                {"object_id": 10000000, "x": 12.8, "y": 57.61, "w": 53.05, "h": 138.01, "names": "person"},
+                {"object_id": 10000001, "x": 1.0, "y": 2.0, "w": 30.0, "h": 40.0, "names": "horse"},
+            ],
+            "relationships": [
+                {
+                    "relationship_id": 10000000,
+                    "predicate": "ride",
+                    "subject_id": 10000000,
+                    "object_id": 10000001,
+                    "confidence": 0.75,
+                }
+            ],
+        },
+        {"image_id": 2, "dataset": "coco2017", "data_split": "train2017", "objects": [], "relationships": []},
+    ]
+    assert read(tmp_path / "out/coco2017/candidates.json") == {
+        "1": [[[[0, 1], [0, 1]], ["ride", "on"]]],
+        "2": [[[], []]],
+    }
+    assert read(tmp_path / "out/coco2017/captions.json") == {"1": TEXTS, "2": []}
+    assert read(tmp_path / "out/coco2017/keep_names_freq.json") == {
+        "relationship_names": ["ride"],
+        "object_names": ["horse", "person"],
+        "relationship_freq": {"ride": 1},
+        "object_freq": {"horse": 1, "person": 1},
+    }
+    assert made.lost["relation scored below 0.3"] == 1
+    assert made.lost["crowd box"] == made.lost["relation of a crowd box"] == 1
+
+
+def test_graphs_have_entities_with_token_bounds_and_modifiers(run: Run, tmp_path: Path) -> None:
+    exported(run, "official", tmp_path / "out")
+    first, second = read(tmp_path / "out/coco2017/scene_graphs.json")["1"]
+    horse = next(entity for entity in first["entities"] if entity["lemma_head"] == "horse")
+    assert (horse["span"], horse["head"], horse["span_bounds"]) == ("a brown horse", "horse", [3, 6])
+    assert {"dep": "amod", "span": "brown", "lemma_span": "brown"} in horse["modifiers"]
+    assert [entity["lemma_head"] for entity in second["entities"]].count("man") == 1
+    assert all(r["subject"] < len(first["entities"]) for r in first["relations"])
+
+
+@pytest.mark.parametrize("name", ["labels", "captions", "scene_graphs", "candidates", "keep_names_freq"])
+def test_files_come_in_and_go_out_the_same(run: Run, tmp_path: Path, name: str) -> None:
+    exported(run, "official", tmp_path / "out")
+    again = Run(run.store, "again")
+    for file in dict.fromkeys(["captions", name]) if name == "scene_graphs" else [name]:
+        made = import_file(tmp_path / f"out/coco2017/{file}.json", again, "coco2017")
+    assert not made.noted
+    exported(again, "official", tmp_path / "again")
+    assert read(tmp_path / f"again/coco2017/{name}.json") == read(tmp_path / f"out/coco2017/{name}.json")
+
+
+def test_triplets_come_back_but_for_rule_and_predicate_offsets(run: Run, tmp_path: Path) -> None:
+    exported(run, "official", tmp_path / "out")
+    again = Run(run.store, "again")
+    for name in ("captions", "scene_graphs"):
+        import_file(tmp_path / f"out/coco2017/{name}.json", again, "coco2017")
+    held = ("subject_lemma", "subject_start", "subject_end", "predicate", "predicate_lemma", "object_lemma", "caption",
+            "subject_attributes", "object_start", "object_end")  # fmt: skip
+    before, after = (
+        [{name: triplet[name] for name in held} for artifact in one.artifacts("parse").values()
+         for row in artifact.table("triplets").to_pylist() for triplet in row["triplets"]]
+        for one in (run, again)
+    )  # fmt: skip
+    assert before == after
+
+
+def test_vg_has_whole_pixels_and_no_confidence(run: Run, tmp_path: Path) -> None:
+    made = exported(run, "vg", tmp_path / "out")
+    first = read(tmp_path / "out/coco2017.json")[0]
+    assert first["objects"][0] == {
+        "object_id": 1, "x": 13, "y": 58, "w": 53, "h": 138, "names": "person", "synsets": [],
+    }  # fmt: skip
+    assert list(first["relationships"][0]) == ["relationship_id", "predicate", "synsets", "subject_id", "object_id"]
+    assert made.lost["fraction of a pixel"] == 4
+    again = Run(run.store, "again")
+    import_file(tmp_path / "out/coco2017.json", again)
+    exported(again, "vg", tmp_path / "again")
+    assert read(tmp_path / "again/vg.json") == read(tmp_path / "out/coco2017.json")
+
+
+def test_coco_and_hico_are_read_by_our_own_readers(run: Run, tmp_path: Path) -> None:
+    exported(run, "coco", tmp_path / "coco")
+    exported(run, "hico", tmp_path / "hico")
+    coco = tmp_path / "coco/coco2017"
+    hico = tmp_path / "hico/coco2017"
+    sources = (
+        Source(name="a", format="coco", images=tmp_path, annotations=coco / "instances.json", relations=coco / "relations.json"),
+        Source(name="b", format="hico_det", images=tmp_path, annotations=hico / "annotations.json",
+               verbs=hico / "verbs.json", objects=hico / "objects.json"),
+    )  # fmt: skip
+    (tmp_path / "train2017").mkdir()
+    Image.new("RGB", (200, 300)).save(tmp_path / "train2017/000000000001.jpg")
+    for source in sources:
+        first, second = open_source(source).read()
+        usable = [place for place in first.boxes if not place.crowd]
+        assert [(b.category, round(b.x, 2), round(b.h, 2)) for b in usable] == [
+            ("person", 12.8, 138.01),
+            ("horse", 1, 40),
+        ]
+        stated = [
+            (first.boxes[r.subject].category, r.predicate, first.boxes[r.object].category) for r in first.relations
+        ]
+        assert ("person", "ride", "horse") in stated
+        assert second.boxes == ()
+
+
+def test_parquet_copies_every_table_whole(run: Run, tmp_path: Path) -> None:
+    made = exported(run, "parquet", tmp_path / "out")
+    assert made.files == [f"{name}.parquet" for name in ("candidates", "captions", "images", "relations", "triplets")]
+    assert made.lost == {}
+    table = pa.parquet.read_table(tmp_path / "out/relations.parquet")
+    [artifact] = run.artifacts("tag").values()
+    assert table.drop_columns(["partition"]).equals(artifact.table("relations"))
+    assert table["partition"].to_pylist() == ["coco2017/0000"] * 2
+
+
+def test_hugging_face_rows_join_captions_boxes_and_relations(run: Run, tmp_path: Path) -> None:
+    exported(run, "hf", tmp_path / "out")
+    first, second = pa.parquet.read_table(tmp_path / "out/data/coco2017/train.parquet").to_pylist()
+    assert first["captions"] == TEXTS
+    assert [first["objects"][r["subject"]]["category"] for r in first["relations"]] == ["person", "person", "person"]
+    assert first["relations"][0]["score"] == 0.75
+    assert (second["objects"], second["relations"]) == ([], [])
+    assert "path: data/coco2017/train.parquet" in (tmp_path / "out/README.md").read_text()
+
+
+def test_an_export_replaces_nothing_and_leaves_nothing_half_done(run: Run, tmp_path: Path) -> None:
+    exported(run, "vg", tmp_path / "out")
+    with pytest.raises(Terminal, match="exists already"):
+        exported(run, "vg", tmp_path / "out")
+    only = Run(run.store, "captions-only")
+    only.record("caption", run.stage("caption"), run.keys("caption"))
+    with pytest.raises(Terminal, match="nothing in them goes into coco"):
+        exported(only, "coco", tmp_path / "coco")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "store"]
