@@ -106,12 +106,14 @@ class Chain:
         settings = stage.row_settings()
         weights = {role: _digest(path) for role, path in stage.weights().items()}
         uses = {table: self._whole(step, table, steps) for table, steps in step.uses.items()}
+        before = self.run.keys(step.name) if step.stage.row_wise else {}
         for partition, image_ids, inputs in self._partitions(step):
             digests = {table: [artifact.content for artifact in found] for table, found in {**inputs, **uses}.items()}
             if isinstance(partition, Partition):
                 digests["records"] = [partition.digest]
             terms = KeyTerms(stage.name, stage.version, settings, digests, weights)
-            yield WorkItem(step.name, str(partition), terms, _folders(inputs), image_ids, _folders(uses))
+            name = str(partition)
+            yield WorkItem(step.name, name, terms, _folders(inputs), image_ids, _folders(uses), before.get(name, ""))
 
     def given(self, step: Step) -> dict[str, tuple[Path, ...]]:
         """Folders of the whole artifacts that the step's stage is opened with."""

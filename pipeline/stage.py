@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.image_folders import open_folder
 from pipeline.image_places import ImagePlace
@@ -39,6 +40,8 @@ class Inputs:
     by_table: Mapping[str, Sequence[Artifact]] = field(default_factory=dict)
     partition: str = ""
     image_ids: tuple[int, ...] = ()
+    without: frozenset[int] = frozenset()
+    """Images whose rows `table` leaves out: they need no work."""
 
     def artifacts(self, table: str) -> Sequence[Artifact]:
         """The artifacts that hold `table`."""
@@ -50,8 +53,12 @@ class Inputs:
         return only
 
     def table(self, table: str) -> pa.Table:
-        """The table `table`, all partitions one after the other."""
-        return pa.concat_tables([artifact.table(table) for artifact in self.by_table[table]])
+        """The table `table`, all partitions one after the other, but for images that need no work."""
+        found = pa.concat_tables([artifact.table(table) for artifact in self.by_table[table]])
+        if not self.without:
+            return found
+        left_out = pc.is_in(found["image_id"], pa.array(self.without, pa.int64()))
+        return found.filter(pc.invert(left_out))
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,8 @@ class Stage(ABC):
     schema: ClassVar[pa.Schema]
     whole: ClassVar[bool] = False
     """True for a stage over all partitions at once, which may keep checkpoints in its work folder."""
+    row_wise: ClassVar[bool] = False
+    """True where an image's row follows from that image's rows of the tables read: those of unchanged images are taken over."""
 
     def __init__(self, settings: Settings, image_folders: Mapping[str, Path | str] | None = None) -> None:
         self.settings: Any = settings

@@ -9,12 +9,13 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 
 import pyarrow as pa
 
+from pipeline.reuse import find_kept, merge
 from pipeline.stage import Inputs, Output, Report, Stage
 from storage.artifact import Artifact
 from storage.digests import digest_bytes, digest_file
@@ -37,6 +38,8 @@ class WorkItem:
     image_ids: tuple[int, ...] = ()
     given: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     """Whole artifacts that its stage is opened with."""
+    previous: str = ""
+    """Key of the artifact that the run had of this partition; its rows are taken over where they still hold."""
 
     @property
     def upstream(self) -> dict[str, list[str]]:
@@ -105,7 +108,12 @@ def carry_out(stage: Stage, item: WorkItem, store: Store, report: Report) -> Rec
         work = stack.enter_context(store.scratch(item.key)) if stage.whole else draft
         inputs = item.open_inputs(store)
         began = time.monotonic()
-        output = stage.run(inputs, work, report)
+        kept = find_kept(stage, item.terms, inputs, item.previous, store)
+        if kept is None:
+            output = stage.run(inputs, work, report)
+        else:
+            made = stage.run(replace(inputs, without=kept.image_ids), work, report)
+            output = merge(stage, kept, made, work)
         seconds = time.monotonic() - began
         files = _collect(stage, output, draft, store.disk)
         _leave_only(files, draft, store.disk)

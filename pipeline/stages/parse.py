@@ -33,6 +33,7 @@ class ParseStage(Stage):
     reads = ("captions",)
     writes = "triplets"
     schema = TRIPLETS
+    row_wise = True
     settings: ParseSettings
 
     def row_settings(self) -> dict[str, Any]:

@@ -1,0 +1,133 @@
+"""Rows of unchanged images are taken over: only changed ones are worked, and the bytes are those of a full computation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from golden.stage_cases import TABLES, WRITER, _tagger, recorded, stages
+
+from pipeline.stage import Inputs, Output, Report, Stage
+from pipeline.work import WorkItem, carry_out
+from storage.artifact import Artifact
+from storage.digests import digest_bytes
+from storage.keys import KeyTerms
+from storage.manifest import Counts, FileEntry, Manifest
+from storage.store import Store
+from storage.tables import table_bytes
+
+Rows = list[dict[str, Any]]
+
+
+class Watch:
+    """A stage that notes which images it is given."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.seen: list[int] = []
+        self._run = stage.run
+        stage.run = self.run  # type: ignore[method-assign]
+
+    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+        self.seen += inputs.table(self.stage.reads[0])["image_id"].to_pylist()
+        return self._run(inputs, work, report)
+
+
+def _commit(store: Store, table: str, rows: Rows) -> Artifact:
+    data = table_bytes(pa.Table.from_pylist(rows, schema=TABLES[table]))
+    name, stage = f"{table}.parquet", WRITER[table]
+    terms = KeyTerms(stage, 1, {"rows": digest_bytes(data)}, {})
+    with store.draft() as draft:
+        (draft / name).write_bytes(data)
+        return store.commit(
+            draft,
+            Manifest(
+                stage=stage, key=terms.key, terms=terms.as_json(), upstream={}, schema_fingerprint="", counts=Counts(),
+                files={name: FileEntry(digest=digest_bytes(data), size=len(data))}, seconds=0, host="", versions={},
+            ),
+        )  # fmt: skip
+
+
+def _carry_out(stage: Stage, store: Store, rows: dict[str, Rows], previous: str = "", **settings: Any) -> Artifact:
+    read = {table: _commit(store, table, rows[table]) for table in stage.reads}
+    contents: dict[str, Sequence[str]] = {table: [artifact.content] for table, artifact in read.items()}
+    terms = KeyTerms(stage.name, stage.version, settings, contents)
+    folders = {table: (artifact.folder,) for table, artifact in read.items()}
+    item = WorkItem(stage.name, "golden/0000", terms, folders, previous=previous)
+    found = store.find(stage.name, carry_out(stage, item, store, lambda done, total, note="": None).key)
+    assert found is not None
+    return found
+
+
+def _rows(stage: Stage) -> dict[str, Rows]:
+    return {table: recorded(WRITER[table])["rows"] for table in stage.reads}
+
+
+def _changed_boxes(rows: dict[str, Rows]) -> int:
+    """One image's box moves."""
+    row = next(row for row in rows["images"] if len(row["boxes"]) > 1)
+    row["boxes"][0]["w"] *= 0.75
+    return int(row["image_id"])
+
+
+def _changed_words(rows: dict[str, Rows]) -> int:
+    """One image has another caption."""
+    row = next(row for row in rows["captions"] if row["captions"])
+    row["captions"][0]["text"] = "a man riding a brown horse on the beach"
+    return int(row["image_id"])
+
+
+CHANGE: dict[str, Callable[[dict[str, Rows]], int]] = {
+    "caption": _changed_boxes, "parse": _changed_words, "tag": _changed_boxes,
+}  # fmt: skip
+
+
+@pytest.fixture
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Stage:
+    stage = stages()[request.param]
+    tagger = (Artifact(_tagger(tmp_path / "tagger")),) if stage.uses else ()
+    stage.open(Inputs({"tagger": tagger}))
+    return stage
+
+
+@pytest.mark.parametrize("opened", CHANGE, indirect=True)
+def test_only_changed_images_are_worked_and_bytes_are_those_of_a_full_computation(
+    opened: Stage, tmp_path: Path
+) -> None:
+    store, rows = Store(tmp_path / "store"), _rows(opened)
+    before = _carry_out(opened, store, rows)
+    changed = CHANGE[opened.name](rows)
+    first = opened.reads[0]
+    gone = rows[first].pop(next(n for n, row in enumerate(rows[first]) if row["image_id"] != changed))
+    fresh = {**rows[first][-1], "image_id": 77}
+    rows[first].insert(0, fresh)
+    watch = Watch(opened)
+    after = _carry_out(opened, store, rows, before.key)
+    assert set(watch.seen) == {changed, 77}
+    whole = _carry_out(opened, Store(tmp_path / "other"), rows)
+    assert after.key == whole.key and after.key != before.key
+    for name in whole.manifest.files:
+        assert after.file(name).read_bytes() == whole.file(name).read_bytes()
+    assert after.manifest.counts == whole.manifest.counts
+    assert gone["image_id"] not in after.table(opened.writes)["image_id"].to_pylist()
+
+
+@pytest.mark.parametrize("opened", ["parse"], indirect=True)
+def test_nothing_is_taken_over_from_what_other_settings_made_or_is_damaged(opened: Stage, tmp_path: Path) -> None:
+    store, rows = Store(tmp_path / "store"), _rows(opened)
+    images = {row["image_id"] for row in rows["captions"]}
+    other, before = _carry_out(opened, store, rows, model="other"), _carry_out(opened, store, rows)
+    _changed_words(rows)
+    before.file("triplets.parquet").write_bytes(b"PAR1 torn")
+    for previous in (other.key, before.key, "f" * 64):
+        watch = Watch(opened)
+        after = _carry_out(opened, store, rows, previous)
+        assert set(watch.seen) == images
+        store.discard("parse", after.key)
+
+
+def test_a_stage_says_whether_its_rows_depend_on_their_image_alone() -> None:
+    assert {name for name, stage in stages().items() if stage.row_wise} == set(CHANGE)
