@@ -6,6 +6,7 @@ Sets labelled on turned pictures show by their declared sizes (`is_turned_by_exi
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,11 +78,12 @@ class BadImage(Exception):
 
 
 class Probe(NamedTuple):
-    """What a file's header says: size in raw pixels and format."""
+    """What a file's header says: size in raw pixels, format, and Pillow's name for its colours."""
 
     width: int
     height: int
     format: str
+    mode: str = "RGB"
 
 
 def read_image(path: ImagePlace, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
@@ -107,7 +109,8 @@ def read_bytes(path: ImagePlace, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
             data = path.read(limits.max_bytes + 1)
         else:
             with path.open("rb") as file:
-                data = file.read(limits.max_bytes + 1)
+                size = os.fstat(file.fileno()).st_size  # reading takes as much memory as it is asked for
+                data = file.read(min(size, limits.max_bytes) + 1)
     except FileNotFoundError:
         raise BadImage("missing file", path.name) from None
     except OSError as error:
@@ -131,7 +134,7 @@ def probe_bytes(
 ) -> Probe:
     """`probe` for bytes that were read already. Raises `BadImage`."""
     with _opened(data, limits) as image:
-        found = Probe(image.width, image.height, image.format or "")
+        found = Probe(image.width, image.height, image.format or "", image.mode)
         if verify == "decode":
             # A JPEG decoded at an eighth of its size still reads every byte of its entropy-coded data.
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))

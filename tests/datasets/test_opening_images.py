@@ -40,7 +40,7 @@ def refused(data: bytes, limits: ImageLimits | None = None) -> BadImage:
 def test_content_decides_the_format_not_the_name(tmp_path: Path, form: str) -> None:
     path = tmp_path / "picture.txt"
     path.write_bytes(encoded(noise(), form))
-    assert probe(path) == (64, 48, form)
+    assert probe(path)[:3] == (64, 48, form)
     image = read_image(path)
     assert (image.mode, image.size) == ("RGB", (64, 48))
 
@@ -60,7 +60,7 @@ def test_a_torn_webp_or_bmp_is_truncated(form: str) -> None:
 
 def test_the_header_alone_does_not_show_a_tear() -> None:
     data = encoded(noise(300, 200), "JPEG")
-    assert probe_bytes(data[: len(data) // 2], verify="header") == (300, 200, "JPEG")
+    assert probe_bytes(data[: len(data) // 2], verify="header")[:3] == (300, 200, "JPEG")
 
 
 def test_missing_empty_and_unreadable_files(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -184,4 +183,4 @@ def test_urls_stay_as_they_are_and_paths_start_from_the_root() -> None:
     ]
     data = DataSection(root=Path("data"), sources=tuple(sources))
     assert data.image_folders() == {"url": "s3://bucket/images", "path": Path("data/images")}
-    assert os.fspath(data.source("path").annotations) == os.path.join("data", "a.json")
+    assert data.source("path").annotations == Path("data/a.json")

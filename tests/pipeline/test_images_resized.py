@@ -1,0 +1,81 @@
+"""The fast way to a resized image gives Pillow's pixels, and refuses what the plain way refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from pipeline.images import BadImage, ImageLimits, read_image
+from pipeline.resize import read_resized
+
+
+def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Soft areas and hard edges."""
+    generator = np.random.default_rng(seed)
+    coarse = Image.fromarray(generator.integers(0, 255, (height // 20, width // 20, 3), dtype=np.uint8))
+    soft = coarse.resize((width, height), Image.Resampling.NEAREST).filter(ImageFilter.GaussianBlur(2))
+    soft.paste((255, 0, 30), (width // 3, height // 4, width // 2, height // 2))
+    return soft
+
+
+def assert_pillows(path: Path, width: int, height: int) -> None:
+    image = read_image(path)
+    across = image.resize((width, image.height), Image.Resampling.BICUBIC)
+    expected = np.asarray(across.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    found = read_resized(path, width, height)
+    assert found.shape == (3, height, width)
+    apart = np.abs(found.permute(1, 2, 0).numpy() - expected)
+    assert apart.max() <= 2 and (apart > 1).mean() < 1e-3  # both passes may round apart, at hard edges only
+
+
+@pytest.mark.parametrize("size", [(640, 480), (427, 640), (300, 200), (64, 700), (384, 384)])
+@pytest.mark.parametrize("target", [(384, 384), (120, 90)])
+def test_pixels_are_pillows(tmp_path: Path, size: tuple[int, int], target: tuple[int, int]) -> None:
+    photograph(*size).save(tmp_path / "a.jpg", quality=90)
+    assert_pillows(tmp_path / "a.jpg", *target)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "options"),
+    [
+        ("grey.jpg", "L", {}), ("cmyk.jpg", "CMYK", {}), ("progressive.jpg", "RGB", {"progressive": True}),
+        ("full.jpg", "RGB", {"subsampling": 0}), ("palette.png", "P", {}), ("alpha.png", "RGBA", {}),
+        ("plain.webp", "RGB", {"lossless": True}), ("plain.bmp", "RGB", {}),
+    ],
+)  # fmt: skip
+def test_every_kind_of_file(tmp_path: Path, name: str, mode: str, options: dict[str, Any]) -> None:
+    photograph(200, 160).convert(mode).save(tmp_path / name, **options)
+    assert_pillows(tmp_path / name, 96, 96)
+
+
+@pytest.mark.parametrize("cut", [0.02, 0.3, 0.9, 0.999])
+def test_a_torn_file_is_refused_as_by_the_plain_way(tmp_path: Path, cut: float) -> None:
+    path = tmp_path / "a.jpg"
+    photograph(300, 200).save(path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * cut)])
+    with pytest.raises(BadImage) as plain:
+        read_image(path)
+    with pytest.raises(BadImage) as fast:
+        read_resized(path, 96, 96)
+    assert fast.value.reason == plain.value.reason == "truncated"
+
+
+def test_limits_hold(tmp_path: Path) -> None:
+    photograph(300, 200).save(tmp_path / "a.jpg")
+    with pytest.raises(BadImage, match="too large"):
+        read_resized(tmp_path / "a.jpg", 96, 96, ImageLimits(max_side=250))
+    with pytest.raises(BadImage, match="missing file"):
+        read_resized(tmp_path / "none.jpg", 96, 96)
+
+
+def test_photographs(shared: Path) -> None:
+    for path in sorted((shared / "data" / "coco" / "sample2017").glob("*.jpg"))[:6]:
+        image = read_image(path)
+        across = image.resize((384, image.height), Image.Resampling.BICUBIC)
+        expected = np.asarray(across.resize((384, 384), Image.Resampling.BICUBIC)).astype(int)
+        apart = np.abs(read_resized(path, 384, 384).permute(1, 2, 0).numpy() - expected)
+        assert apart.max() <= 2 and (apart > 1).mean() < 1e-5
