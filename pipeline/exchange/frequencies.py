@@ -33,8 +33,8 @@ def read_frequencies(content: Any) -> tuple[list[dict[str, Any]], list[Rejected]
 
 
 def write_frequencies(relations: Mapping[str, int], objects: Mapping[str, int]) -> Iterator[tuple[str, Any]]:
-    """The fields of the file, names by falling count."""
-    ranked = [dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))) for counts in (relations, objects)]
+    """The fields of the file, names by falling count, equal ones in the order given."""
+    ranked = [dict(sorted(counts.items(), key=lambda entry: -entry[1])) for counts in (relations, objects)]
     for kind, counts in zip(KINDS, ranked, strict=True):
         yield f"{kind}_names", list(counts)
     for kind, counts in zip(KINDS, ranked, strict=True):

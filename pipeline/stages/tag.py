@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import pyarrow as pa
 from pydantic import Field
 
+from pipeline.candidates import CandidateSettings, open_candidates
 from pipeline.images import BadImage, read_image
-from pipeline.settings import Settings, runtime
+from pipeline.settings import runtime
 from pipeline.stage import Inputs, Output, Rejected, Report, Stage
 from pipeline.training.tagger_settings import CALIBRATION
 from storage.digests import digest_file
@@ -20,7 +21,6 @@ from storage.errors import Terminal
 from storage.tables import CANDIDATES, RELATIONS, write_table
 from tagger.box import Box
 from tagger.calibration import Calibration
-from tagger.candidates import candidates
 from tagger.triplet import Triplet
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 CANDIDATES_FILE = "candidates.parquet"
 
 
-class TagSettings(Settings):
-    """How candidates are scored. Which of the labels are trained on is a setting of `shard`."""
+class TagSettings(CandidateSettings):
+    """Where candidates come from and how they are scored. Which of the labels are trained on is a setting of `shard`."""
 
     predicates: Literal["pair", "image"] = "pair"
     """pair: a predicate is scored on the pairs that captions propose it for; image: every predicate that the image's
@@ -72,6 +72,11 @@ class TagStage(Stage):
     row_wise = True
     settings: TagSettings
 
+    def weights(self) -> dict[str, Path]:
+        """Dictionaries and tables that decide candidates."""
+        settings: TagSettings = self.settings
+        return settings.files()
+
     def open(self, given: Inputs) -> None:
         """Load the tagger. Raises `Terminal` when its weights do not fit, are of another network or no numbers."""
         from models.relation_tagger import RelationTagger
@@ -81,6 +86,7 @@ class TagStage(Stage):
         artifact = given.artifact("tagger")
         vocabulary = json.loads(artifact.file("vocabulary.json").read_bytes())
         settings: TagSettings = self.settings
+        self._candidates = open_candidates(settings)
         self._view = vocabulary["image_size"]
         calibration = artifact.file(CALIBRATION)
         try:
@@ -134,7 +140,8 @@ class TagStage(Stage):
         from tagger.tagging_image import Problem, TaggingImage
 
         boxes = [Box(b["category"], b["x"], b["y"], b["w"], b["h"], b["crowd"]) for b in row["boxes"]]
-        pairs = candidates([_triplet(values) for values in triplets], boxes, [values["caption"] for values in triplets])
+        captions = [values["caption"] for values in triplets]
+        pairs = self._candidates([_triplet(values) for values in triplets], boxes, captions)
         width, height = view_size(row["width"], row["height"], self._view)
 
         def load() -> Tensor | Problem:

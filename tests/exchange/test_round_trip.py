@@ -143,12 +143,20 @@ def test_labels_as_the_authors_write_them(run: Run, tmp_path: Path) -> None:
     assert read(tmp_path / "out/coco2017/captions.json") == {"1": TEXTS, "2": []}
     assert read(tmp_path / "out/coco2017/keep_names_freq.json") == {
         "relationship_names": ["ride"],
-        "object_names": ["horse", "person"],
+        "object_names": ["person", "horse"],
         "relationship_freq": {"ride": 1},
         "object_freq": {"horse": 1, "person": 1},
     }
     assert made.lost["relation scored below 0.3"] == 1
     assert made.lost["crowd box"] == made.lost["relation of a crowd box"] == 1
+
+
+def test_the_authors_frequencies_go_through_whole(shared: Path, tmp_path: Path) -> None:
+    file = shared / "data/rlipv2_priors/RLIPv2_train2017_threshold20_Tagger2_Noi24_20e_keep_names_freq.json"
+    theirs = Run(Store(tmp_path / "store"), "theirs")
+    assert not import_file(file, theirs, "coco2017").noted
+    exported(theirs, "official", tmp_path / "out")
+    assert list(read(tmp_path / "out/coco2017/keep_names_freq.json").items()) == list(read(file).items())
 
 
 def test_graphs_have_entities_with_token_bounds_and_modifiers(run: Run, tmp_path: Path) -> None:
