@@ -6,7 +6,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test torture lint bench bench-parsing bench-network bench-captioning lavis-env
+.PHONY: help setup demo test torture lint bench bench-parsing bench-network bench-captioning bench-tagger lavis-env
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -25,7 +25,7 @@ test: setup ## run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 torture: setup ## kill the chain at KILLS random moments (100); the bytes at the end must be those of an undisturbed run
-	RLIP_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/chain/test_torture.py -s
+	RLIP_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/chain -s -k 'random_moments or crash_point'
 
 lint: setup ## style, types and import arrows
 	$(BIN)/ruff check .
@@ -50,6 +50,9 @@ bench-network: setup ## speed, memory and precision of the networks beside the a
 
 bench-captioning: setup ## CPU-seconds of captioning beside transformers and (after lavis-env) LAVIS, about ten minutes
 	$(BIN)/python -m benchmarks.captioning --json out/bench-captioning.json
+
+bench-tagger: setup ## labelling beside the authors' procedure on the same weights and images, about ten minutes
+	$(BIN)/python -m benchmarks.labelling --json out/bench-tagger.json
 
 LAVIS := .lavis
 LAVIS_PYTHON ?= $(PYTHON)

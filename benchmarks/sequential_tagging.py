@@ -28,15 +28,22 @@ def label_sequentially(
     categories: Sequence[str],
     predicates: Sequence[str] | None = None,
     groups_a_call: int = GROUPS_A_CALL,
+    repeated: bool = False,
 ) -> Scores:
     """Scores of every text of a call on every pair of it.
 
     `categories`: the data set's names, without the text for no objects. `predicates`: the texts of every call; by default
-    those of its groups, in the order of first appearance, as the authors merge them.
+    those of its groups, in the order of first appearance, as the authors merge them. `repeated`: a pair stands in the
+    groups as often as it has texts, and a last group may be empty, as in the authors' files; then the best of its scores
+    counts, and those of the other pairs of its groups are others than without.
     """
-    ends = sorted({(pair.subject, pair.object) for pair in image.pairs})
     size = tagger.config.pairs
-    groups = [ends[start : start + size] for start in range(0, len(ends), size)]
+    if repeated:
+        ends = sorted((pair.subject, pair.object) for pair in image.pairs)
+        groups = [ends[start : start + size] for start in range(0, len(ends) + 1, size)]
+    else:
+        ends = sorted({(pair.subject, pair.object) for pair in image.pairs})
+        groups = [ends[start : start + size] for start in range(0, len(ends), size)]
     scores: Scores = {}
     for start in range(0, len(groups), groups_a_call):
         stacked = groups[start : start + groups_a_call]
@@ -57,7 +64,8 @@ def label_sequentially(
             for slot, (subject, object_) in enumerate(group):
                 for column, text in enumerate(texts):
                     # The authors read each score by itself.
-                    scores[subject, text, object_] = found[row, slot, column].item()
+                    score = found[row, slot, column].item()
+                    scores[subject, text, object_] = max(score, scores.get((subject, text, object_), 0.0))
     return scores
 
 

@@ -1,4 +1,4 @@
-"""How good are labels? Scored relations against planted or given truth, tagger and naive matching alike."""
+"""How good are labels? Scored relations against planted or given truth, and labels made without looking alike."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -45,10 +45,14 @@ class LabelCurve:
 
 @dataclass(frozen=True)
 class LabelComparison:
-    """Tagger and naive matching (every candidate with score 1) on the same images."""
+    """The tagger, naive matching (every candidate with score 1), and what boxes and names alone tell (each candidate
+
+    with its prior as score), on the same images and candidates.
+    """
 
     tagger: LabelCurve
     naive: LabelCurve
+    prior: LabelCurve
 
     def gain(self, recall: float = AUDITED_RECALL) -> float:
         """Precision that the tagger adds to naive matching at a reachable recall of at least `recall`."""
@@ -74,7 +78,14 @@ def audit(
     symmetric = frozenset(symmetric)
     facts = {(image, *_unordered(fact, symmetric)) for image, given in enumerate(truth) for fact in given}
     naive = _scored([naive_labels(pairs) for pairs in candidates], symmetric)
-    return LabelComparison(_curve(_scored(relations, symmetric), facts, naive), _curve(naive, facts, naive))
+    blind = _scored([prior_labels(pairs) for pairs in candidates], symmetric)
+    curves = (_curve(scored, facts, naive) for scored in (_scored(relations, symmetric), naive, blind))
+    return LabelComparison(*curves)
+
+
+def prior_labels(pairs: Sequence[Pair]) -> list[Relation]:
+    """The baseline that sees no pixels: every candidate with its prior, of several mentions the highest."""
+    return [Relation(p.subject, p.object, p.predicate, p.prior, True, p.triplet) for p in pairs]
 
 
 _Label = tuple[int, int, str, int]

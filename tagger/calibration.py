@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 BINS = 15
 _STRENGTH = 5.0
@@ -88,6 +87,9 @@ def calibration_error(probabilities: Sequence[float], truth: Sequence[bool], bin
 
 
 def _fitted(logits: Numbers, right: Numbers, near: Line, strength: float) -> Line:
+    # Here, since importing it takes a third of a second, and most who read a calibration fit none.
+    from scipy.optimize import minimize
+
     def loss(line: Numbers) -> tuple[float, Numbers]:
         raised = line[0] * logits + line[1]
         wrong = 1 / (1 + np.exp(-raised)) - right

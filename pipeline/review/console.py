@@ -91,6 +91,7 @@ def _labels(audit: DatasetAudit, threshold: float) -> list[Any]:
         )  # fmt: skip
         made.add_row(f"tagger, score ≥ {threshold:g}", *_scores(audit.labels.tagger))
         made.add_row("naive matching", *_scores(audit.labels.naive))
+        made.add_row("boxes and names alone", *_scores(audit.labels.prior))
         printed.append(made)
     if audit.captions is not None:
         found = audit.captions

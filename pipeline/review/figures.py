@@ -21,7 +21,7 @@ from storage.runs import Run
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
 
-_VERSION = 2
+_VERSION = 3
 """Raised when the same run would give other figures."""
 
 

@@ -1,9 +1,9 @@
-"""Are labels right? The tagger's and naive matching's labels against the relations that the set itself gives."""
+"""Are labels right? The tagger's labels, and such as are made without it, against the relations that the set gives."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +12,9 @@ from pipeline.review.label_counts import candidates
 from pipeline.review.nested import Items
 from storage.artifact import Artifact
 from tagger.audit import SYMMETRIC, Fact, LabelCurve, audit
-from tagger.candidates import Pair
+from tagger.calibration import calibration_error
+from tagger.candidates import Pair, naive_labels
+from tagger.predicate_audit import PredicateScores, audit_predicates
 from tagger.predicates import canonical
 from tagger.relation import Relation
 
@@ -34,7 +36,7 @@ class LabelScores:
 
 @dataclass(frozen=True)
 class LabelAudit:
-    """Both ways of labelling on the same images: those that have given relations."""
+    """The ways of labelling on the same images: those that have given relations."""
 
     images: int
     given: int
@@ -43,6 +45,14 @@ class LabelAudit:
     """Those that some candidate pair states."""
     tagger: LabelScores
     naive: LabelScores
+    prior: LabelScores
+    """What boxes and names alone tell: each candidate's prior is its score."""
+    score_error: float = 0.0
+    """Expected calibration error of the scores."""
+    calibrated_error: float | None = None
+    """That of the calibrated probabilities; None without any."""
+    predicates: tuple[PredicateScores, ...] = ()
+    """The most kept first."""
 
 
 @dataclass
@@ -57,26 +67,48 @@ class LabelCount:
     def add(self, images: pa.Table, tagged: Artifact) -> None:
         """Take in a partition: its rows of `images` and the artifact of its tagging."""
         given = _by_image(images, "relations", "subject", "predicate", "object")
-        names = ("subject", "object", "predicate", "score", "proposed", "triplet")
+        names = tuple(each.name for each in fields(Relation))
         relations = _by_image(tagged.table("relations"), "relations", *names)
-        pairs = _by_image(candidates(tagged), "pairs", "subject", "object", "predicate", "triplet", "ambiguity")
+        pairs = _by_image(candidates(tagged), "pairs", *(each.name for each in fields(Pair)))
         for image_id, facts in given.items():
             if facts and image_id in relations:
                 self._truth.append({(subject, canonical(p), object_) for subject, p, object_ in facts})
                 self._relations.append([Relation(*values) for values in relations[image_id]])
-                self._pairs.append([Pair(*values) for values in pairs.get(image_id, ())])
+                self._pairs.append([_pair(values) for values in pairs.get(image_id, ())])
 
     def audit(self) -> LabelAudit:
         """The audit of what was taken in."""
         found = audit(self._relations, self._pairs, self._truth, SYMMETRIC)
+        right = [
+            (r.subject, r.predicate, r.object) in facts
+            or (r.predicate in SYMMETRIC and (r.object, r.predicate, r.subject) in facts)
+            for of_image, facts in zip(self._relations, self._truth, strict=True)
+            for r in of_image
+        ]
+        labels = [relation for of_image in self._relations for relation in of_image]
+        sure = [relation.calibrated for relation in labels if relation.calibrated is not None]
         kept = sum(relation.score >= self.threshold for of_image in self._relations for relation in of_image)
         return LabelAudit(
             images=len(self._truth),
             given=found.tagger.truths,
             reachable=found.tagger.reachable,
             tagger=_scores(found.tagger, kept, self.threshold),
-            naive=_scores(found.naive, sum(map(len, self._pairs)), self.threshold),
+            naive=_scores(found.naive, sum(len(naive_labels(pairs)) for pairs in self._pairs), self.threshold),
+            prior=_scores(found.prior, sum(map(self._likely, self._pairs)), self.threshold),
+            score_error=calibration_error([relation.score for relation in labels], right),
+            calibrated_error=calibration_error(sure, right) if labels and len(sure) == len(labels) else None,
+            predicates=audit_predicates(self._relations, self._pairs, self._truth, self.threshold, SYMMETRIC),
         )
+
+    def _likely(self, pairs: Sequence[Pair]) -> int:
+        """Distinct labels whose prior reaches the threshold."""
+        return len({(p.subject, p.predicate, p.object) for p in pairs if p.prior >= self.threshold})
+
+
+def _pair(values: tuple[Any, ...]) -> Pair:
+    # Tables of earlier versions have no mentions: what they lack has its default.
+    known = {each.name: value for each, value in zip(fields(Pair), values, strict=True) if value is not None}
+    return Pair(**known)
 
 
 def _scores(curve: LabelCurve, kept: int, threshold: float) -> LabelScores:
@@ -91,9 +123,11 @@ def _scores(curve: LabelCurve, kept: int, threshold: float) -> LabelScores:
     )
 
 
-def _by_image(table: pa.Table, column: str, *fields: str) -> Mapping[int, Sequence[tuple[Any, ...]]]:
-    """Image id → the items of a nested column, as tuples of these fields."""
+def _by_image(table: pa.Table, column: str, *names: str) -> Mapping[int, Sequence[tuple[Any, ...]]]:
+    """Image id → the items of a nested column, as tuples of these fields; None for one that an older table lacks."""
     items = Items.of(table, column)
-    every = list(zip(*(items.values(name) for name in fields), strict=True))
+    there = {field.name for field in items.fields.type}
+    lacking = [None] * len(items)
+    every = list(zip(*(items.values(name) if name in there else lacking for name in names), strict=True))
     parts = items.by_row(len(table))
     return {image_id: every[part] for image_id, part in zip(table["image_id"].to_pylist(), parts, strict=True)}

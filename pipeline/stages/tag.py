@@ -19,8 +19,11 @@ from pipeline.training.tagger_settings import CALIBRATION
 from storage.digests import digest_file
 from storage.errors import Terminal
 from storage.tables import CANDIDATES, RELATIONS, write_table
+from tagger.audit import SYMMETRIC, audit
 from tagger.box import Box
 from tagger.calibration import Calibration
+from tagger.predicate_audit import audit_predicates
+from tagger.predicates import canonical
 from tagger.triplet import Triplet
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from tagger.tagging_image import Labels, Problem, TaggingImage
 
 CANDIDATES_FILE = "candidates.parquet"
+AUDITED_TRUTHS = 50
+"""Fewer true relations within reach say too little of a partition to refuse it."""
 
 
 class TagSettings(CandidateSettings):
@@ -48,7 +53,8 @@ class TagSettings(CandidateSettings):
     """So many of the tagger's predicates, the most frequent, stand beside the image's own; 0, as the authors do: none."""
     precision: Literal["float32", "bfloat16"] = "float32"
     audit_floor: float = Field(0.0, ge=0, le=1)
-    """A partition whose labels have a lower average precision against its given relations is not committed."""
+    """A partition whose labels have a lower average precision against its given relations (if it gives 50 that candidates
+    state) is not committed: the run stops and names the predicates."""
     batch_size: int = runtime(16, ge=1)
     """Images that go through the encoder together."""
     pairs_together: int = runtime(1600, ge=1)
@@ -120,6 +126,7 @@ class TagStage(Stage):
             for row, one in zip(rows, labels, strict=True)
             if one.problem
         ]
+        self._require(rows, images, labels, inputs.partition)
         kept = [_Kept(*each) for each in zip(rows, images, labels, strict=True) if not each[2].problem]
         relations = [
             {"image_id": one.row["image_id"], "tagger": self._tagger, "relations": one.relations(stated)}
@@ -134,6 +141,34 @@ class TagStage(Stage):
         }
         table = pa.Table.from_pylist(relations, schema=RELATIONS)
         return Output(table, {CANDIDATES_FILE: work / CANDIDATES_FILE}, rejected, rows_in=len(rows), facts=facts)
+
+    def _require(
+        self, rows: Sequence[dict[str, Any]], images: Sequence[TaggingImage], labels: Sequence[Labels], partition: str
+    ) -> None:
+        """Raises `Terminal` when labels are worse than the settings allow, as far as given relations can tell."""
+        floor = self.settings.audit_floor
+        if not floor:
+            return
+        judged = [
+            each for each in zip(rows, images, labels, strict=True) if each[0]["relations"] and not each[2].problem
+        ]
+        truth = [
+            {(r["subject"], canonical(r["predicate"]), r["object"]) for r in row["relations"]} for row, _, _ in judged
+        ]
+        relations, pairs = [one.relations for _, _, one in judged], [image.pairs for _, image, _ in judged]
+        found = audit(relations, pairs, truth, SYMMETRIC).tagger
+        if found.reachable < AUDITED_TRUTHS or found.average_precision() >= floor:
+            return
+        worst = [
+            f"{scores.predicate} {scores.average_precision:.2f} ({scores.truths} true)"
+            for scores in audit_predicates(relations, pairs, truth, self.settings.floor, SYMMETRIC)
+            if scores.truths and scores.average_precision < floor
+        ]
+        raise Terminal(
+            f"{partition}: average precision of labels {found.average_precision():.2f} over {found.reachable} reachable "
+            f"relations is below tag.audit_floor = {floor:g}; predicates below it: {', '.join(worst)}; train the tagger "
+            "longer or on more, or lower the floor"
+        )
 
     def _image(self, row: dict[str, Any], triplets: Sequence[dict[str, Any]]) -> TaggingImage:
         from pipeline.training.pixels import View, to_pixels, view_size

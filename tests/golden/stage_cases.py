@@ -77,7 +77,7 @@ def recorded(stage: str) -> dict[str, Any]:
 
 def rows_of(stage: Stage, folder: Path) -> list[dict[str, Any]]:
     """Carry the stage's case out in a store of its own; of a shard, the digest of its tar is the last row."""
-    given = {"tagger": (_tagger(folder / "tagger"),)} if stage.uses else {}
+    given = {"tagger": (tagger(folder / "tagger"),)} if stage.uses else {}
     stage.open(Inputs({name: tuple(Artifact(path) for path in paths) for name, paths in given.items()}))
     inputs = {table: (_inputs(stage.name, table, folder / table),) for table in stage.reads}
     item = WorkItem(stage.name, "golden/0000", KeyTerms(stage.name, stage.version, {}, {}), inputs, (1, 2, 9))
@@ -101,7 +101,7 @@ def _inputs(stage: str, table: str, folder: Path) -> Path:
     return folder
 
 
-def _tagger(folder: Path) -> Path:
+def tagger(folder: Path) -> Path:
     """A small tagger whose weights follow from their names, so that machines and releases of torch agree on them."""
     tokenizer = ROOT / "scenes/weights/text"
     text = {"hidden": 32, "layers": 1, "heads": 2, "feedforward": 64, "vocabulary": 1000, "max_positions": 24}

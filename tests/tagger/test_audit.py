@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from tagger.audit import audit
 from tagger.candidates import Pair
+from tagger.predicate_audit import NOTHING, TURNED, audit_predicates
 from tagger.relation import Relation
 
 
@@ -45,6 +48,28 @@ def test_naive_is_one_point_and_the_gain_is_against_it() -> None:
     assert comparison.naive.precision == pytest.approx((3 / 5,))
     assert comparison.naive.recall == pytest.approx((1,))
     assert comparison.gain(0.8) == pytest.approx(3 / 4 - 3 / 5)
+
+
+def test_what_boxes_and_names_tell_is_the_prior() -> None:
+    candidates = [[replace(p, prior=prior) for p, prior in zip(of_image, priors, strict=True)]
+                  for of_image, priors in zip(CANDIDATES, [(0.7, 0.3, 0.9), (0.9, 0.2)], strict=True)]  # fmt: skip
+    prior = audit(RELATIONS, candidates, TRUTH, {"next to"}).prior
+    assert prior.scores == (0.9, 0.7, 0.3, 0.2)
+    assert prior.precision == pytest.approx((1, 1, 3 / 4, 3 / 5))
+
+
+def test_predicates_by_hand() -> None:
+    relations = [*RELATIONS, [relation(0, "ride", 1, 0.7), relation(2, "ride", 3, 0.3), relation(3, "ride", 4, 0.1)]]
+    candidates = [*CANDIDATES, [pair(0, "ride", 1), pair(2, "ride", 3), pair(3, "ride", 4)]]
+    truth = [*TRUTH, [(1, "ride", 0), (2, "hold", 3), (2, "on", 3)]]
+    ride, *others = audit_predicates(relations, candidates, truth, 0.2, {"next to"})
+    assert (ride.predicate, ride.kept, ride.truths) == ("ride", 4, 1)
+    assert (ride.precision, ride.recall) == (1 / 4, 1)
+    assert ride.average_precision == 1
+    assert dict(ride.instead) == {TURNED: 1, NOTHING: 1, "hold": 1, "on": 1}
+    assert {scores.predicate: (scores.kept, scores.truths, scores.precision) for scores in others} == {
+        "next to": (1, 1, 1), "hold": (1, 1, 1), "on": (0, 0, None),
+    }  # fmt: skip
 
 
 def test_direction_counts_unless_symmetric() -> None:

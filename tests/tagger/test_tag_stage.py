@@ -1,0 +1,92 @@
+"""Stage tag on real files: what stops it, what goes to quarantine, what its rows say."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from golden.stage_cases import PICTURES, recorded, rows_of, stages
+from golden.stage_cases import tagger as made_tagger
+
+from models.rlip import RLIP
+from models.weights import load, save
+from pipeline.stage import Inputs
+from pipeline.stages import tag
+from pipeline.stages.tag import TagSettings, TagStage
+from storage.artifact import Artifact
+from storage.errors import Terminal
+from storage.tables import IMAGES, TRIPLETS, write_table
+
+FOLDERS = stages()["tag"].image_folders
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    return made_tagger(tmp_path / "weights")
+
+
+def opened(weights: Path, **settings: object) -> TagStage:
+    stage = TagStage(TagSettings(**{"floor": 0.0} | settings), FOLDERS)  # type: ignore[arg-type]
+    stage.open(Inputs({"tagger": (Artifact(weights),)}))
+    return stage
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Inputs:
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    for table, schema, stage in (("images", IMAGES, "ingest"), ("triplets", TRIPLETS, "parse")):
+        rows = [row for row in recorded(stage)["rows"] if row["image_id"] != 3]
+        write_table(pa.Table.from_pylist(rows, schema=schema), folder / f"{table}.parquet")
+    return Inputs({"images": (Artifact(folder),), "triplets": (Artifact(folder),)}, partition="golden/0000")
+
+
+def test_rows_say_where_a_label_comes_from_and_what_it_means(tmp_path: Path) -> None:
+    rows = rows_of(TagStage(TagSettings(floor=0.0), FOLDERS), tmp_path)
+    triplets = {row["image_id"]: row["triplets"] for row in recorded("parse")["rows"]}
+    labels = [(row["image_id"], relation) for row in rows for relation in row["relations"]]
+    assert labels and len({row["tagger"] for row in rows}) == 1 and len(rows[0]["tagger"]) == 64
+    for image_id, relation in labels:
+        assert relation["caption"] == triplets[image_id][relation["triplet"]]["caption"]
+        assert 0 < relation["calibrated"] < 1 and 0 <= relation["posterior"] <= 1
+        assert relation["calibrated"] != relation["score"]
+
+
+def test_labels_below_the_audit_floor_stop_the_run_and_name_the_predicates(
+    weights: Path, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {p["predicate"] for row in recorded("tag")["rows"] for p in row["relations"]}
+    rows = inputs.table("images").to_pylist()
+    for row in rows:  # relations that some captions state, of pairs that they do not mean
+        row["relations"] = [
+            {"subject": s, "predicate": predicate, "object": o}
+            for predicate in sorted(said)
+            for s in range(len(row["boxes"]))
+            for o in range(len(row["boxes"]))
+            if s > o
+        ]
+    write_table(pa.Table.from_pylist(rows, schema=IMAGES), inputs.artifact("images").file("images.parquet"))
+    opened(weights, audit_floor=0.99).run(inputs, tmp_path, lambda done, total, note="": None)  # too few to tell
+    monkeypatch.setattr(tag, "AUDITED_TRUTHS", 1)
+    with pytest.raises(Terminal, match=r"golden/0000: .* below tag\.audit_floor = 0\.99; predicates below it: \w+"):
+        opened(weights, audit_floor=0.99).run(inputs, tmp_path, lambda done, total, note="": None)
+
+
+def test_an_unreadable_image_goes_to_quarantine(weights: Path, inputs: Inputs, tmp_path: Path) -> None:
+    stage = opened(weights)
+    whole = stage.run(inputs, tmp_path, lambda done, total, note="": None).table.num_rows
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for path in PICTURES.glob("*.*"):
+        (pictures / path.name).write_bytes(path.read_bytes()[: 300 if path.suffix in (".jpg", ".png") else None])
+    stage.image_folders = {"golden": pictures}
+    output = stage.run(inputs, tmp_path, lambda done, total, note="": None)
+    assert output.rejected and output.table.num_rows == whole - len(output.rejected)
+    assert output.rows_in == whole
+
+
+def test_weights_of_another_network_are_named(weights: Path) -> None:
+    config = load(weights / "model.safetensors", weights).config
+    save(RLIP(replace(config, tagger=False), weights), weights / "model.safetensors")
+    with pytest.raises(Terminal, match="weights of a RLIP, not of a Relation Tagger"):
+        opened(weights)
