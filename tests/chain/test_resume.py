@@ -1,13 +1,25 @@
-"""A run that is killed at any stage ends, when started again, with the bytes of an undisturbed run."""
+"""A run that is killed at any stage ends, when started again, with the bytes of an undisturbed run; and each real stage's
+commit does at every crash point."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
+import pytest
+from faulty_disk import Died, FaultyDisk, Stop
+from replayed import Replayed, replayed
 from tiny_chain import World
+
+from pipeline.graph import build_steps
+from pipeline.recipe import load_recipe
+from pipeline.work import carry_out
+from storage.damage import find_damage
+from storage.disk import Disk
+from storage.store import Store
 
 STEPS = (
     "ingest", "caption", "parse", "train_tagger", "tag", "shard:pseudo", "pretrain:pseudo", "evaluate:pseudo",
@@ -56,3 +68,54 @@ def test_a_training_goes_on_from_its_checkpoint(finished: World, copied: World) 
     steps = [e["done"] for e in events if e.get("event") == "progress" and e["step"] == "pretrain:pseudo"]
     assert steps and min(steps) >= 4, "the steps before the checkpoint are not trained again"
     assert copied.contents() == finished.contents()
+
+
+STOPS: tuple[Stop, ...] = ("torn write", "power cut, bytes lost", "power cut, names lost", "stop")
+EVERY = bool(os.environ.get("RLIP_KILLS"))
+"""`make torture` visits each crash point with each fault; else each stage's have one of the faults in turn."""
+
+
+class NoSync(Disk):
+    """A disk that need not outlive the test."""
+
+    def sync_file(self, path: Path) -> None: ...
+    def sync_folder(self, path: Path) -> None: ...
+
+
+def _commit(made: Replayed, step: str, store: Store) -> None:
+    carry_out(made, made.item(step), store, lambda done, total, note="": None)
+
+
+def _files(root: Path) -> dict[str, bytes]:
+    """Every data file of every artifact that can be seen."""
+    store = Store(root)
+    seen = [artifact for stage in store.stages() for artifact in store.artifacts(stage)]
+    return {f"{a.folder.name}/{name}": a.file(name).read_bytes() for a in seen for name in a.manifest.files}
+
+
+@pytest.mark.timeout(1200)
+def test_each_crash_point_of_each_real_stages_commit(finished: World, tmp_path: Path) -> None:
+    artifacts, steps = finished.artifacts(), build_steps(load_recipe(finished.recipe))
+    assert {step.name for step in steps} == set(STEPS)
+    for number, (step, made) in enumerate(replayed(steps, artifacts).items()):
+        undisturbed = tmp_path / f"{number} undisturbed"
+        Store(undisturbed)
+        counted = FaultyDisk(undisturbed, 0, "stop")
+        _commit(made, step, Store(undisturbed, counted))
+        whole = _files(undisturbed)
+        theirs = {f"{made.artifact.key}/{n}": made.artifact.file(n).read_bytes() for n in made.artifact.manifest.files}
+        assert whole == theirs, f"{step}: a replay makes the bytes that the stage made"
+        for fault in STOPS if EVERY else STOPS[number % len(STOPS) :][:1]:
+            for at in range(1, len(counted.done) + 1):
+                root = tmp_path / f"{number} {fault} {at}"
+                Store(root)
+                disk = FaultyDisk(root, at, fault)
+                with pytest.raises(Died):
+                    _commit(made, step, Store(root, disk))
+                disk.cut_power()
+                assert [damage for damage in find_damage(Store(root)) if damage is not None] == []
+                assert _files(root) in ({}, whole)
+                store = Store(root, NoSync())
+                store.sweep()
+                _commit(made, step, store)
+                assert _files(root) == whole, f"{step}: after {fault} at {at} ({counted.done[at - 1]})"
