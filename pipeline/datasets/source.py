@@ -65,6 +65,18 @@ class Source(Settings):
                 raise ValueError(f"{name}: only for format 'objects365'; remove it")
         return self
 
+    def unreadable(self) -> list[str]:
+        """Annotation files that begin as no JSON does, as "field: path is ..." lines; nothing is read but their heads."""
+        found = []
+        for name in ("annotations", "relations", "captions", "image_data", *self._json_lists()):
+            path: Path | None = getattr(self, name)
+            if path is not None and (what := _no_json(path)):
+                found.append(f"{name}: {path} {what}")
+        return found
+
+    def _json_lists(self) -> tuple[str, ...]:
+        return ("objects",) if self.format == "visual_genome" else ()
+
     def missing(self) -> list[str]:
         """What the source names but the disk lacks, as "field: path" lines; empty when all is there."""
         fault = open_folder(self.images).fault()
@@ -74,3 +86,23 @@ class Source(Settings):
             if path is not None and not path.is_file():
                 lacking.append(f"{name}: no file {path}")
         return lacking
+
+
+def _no_json(path: Path) -> str:
+    """What a file is that is no JSON; "" for one that may be."""
+    if path.suffix == ".parquet":
+        return ""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        return f"can't be read ({error.strerror})"
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
+        return ""
+    if not head:
+        return "is empty; it must be downloaded again"
+    if head.startswith((b"\x1f\x8b", b"PK")):
+        return "is compressed; unpack it first"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS, not the file; `git lfs pull` fetches it"
+    return f"is no JSON, it begins with {head[:20]!r}"

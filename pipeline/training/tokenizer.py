@@ -19,13 +19,18 @@ def tokenizer_files(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in FILES if (folder / name).is_file()}
 
 
+def is_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds what a tokenizer is read from."""
+    found = tokenizer_files(folder).keys()
+    return "tokenizer.json" in found or {"vocab.json", "merges.txt"} <= found
+
+
 def copy_tokenizer(source: Path, folder: Path) -> None:
     """Copy a tokenizer's files. Raises `Terminal` when the folder has none."""
-    found = tokenizer_files(source)
-    if "tokenizer.json" not in found and not {"vocab.json", "merges.txt"} <= found.keys():
+    if not is_tokenizer(source):
         raise Terminal(f"tokenizer = {source}: needs tokenizer.json, or vocab.json and merges.txt, as roberta-base has")
     folder.mkdir(parents=True, exist_ok=True)
-    for name, path in found.items():
+    for name, path in tokenizer_files(source).items():
         shutil.copyfile(path, folder / name)
 
 

@@ -1,0 +1,100 @@
+"""What the doctor finds before any work, and that it says what to do."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+
+from pipeline.doctor import examine, require
+from pipeline.recipe import Recipe
+from pipeline.versions import stated_ranges, unmet
+from storage.errors import Terminal
+from tests.datasets.toy_sets import save_json, save_picture
+
+CONTENT = {"images": [], "annotations": [], "categories": []}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    """A recipe whose data are all there."""
+    save_picture(tmp_path / "images" / "a.jpg")
+    save_json(tmp_path / "instances.json", CONTENT)
+    save_json(tmp_path / "captions.json", {})
+    return Recipe.model_validate(
+        {
+            "name": "toy",
+            "store": str(tmp_path / "store"),
+            "data": {
+                "root": tmp_path,
+                "sources": [{"name": "toy", "format": "coco", "images": "images", "annotations": "instances.json"}],
+                "label": ["toy"],
+            },
+            "caption": {"captioner": "recorded", "recorded": ["captions.json"]},
+            "pretrain": {"arms": []},
+        }
+    )
+
+
+def changed(recipe: Recipe, **values: Any) -> Recipe:
+    return Recipe.model_validate({**recipe.model_dump(), **values})
+
+
+def missing(recipe: Recipe) -> dict[str, str]:
+    return {finding.what: finding.detail for finding in examine(recipe) if finding.state == "missing"}
+
+
+def test_nothing_is_missing_where_all_is_there(recipe: Recipe) -> None:
+    assert missing(recipe) == {}
+    require(recipe)
+    found = {finding.what: finding.detail for finding in examine(recipe)}
+    assert {"data.sources toy", "disk", "versions", "machine", "accelerator"} <= found.keys()
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (gzip.compress(b"{}"), "is compressed; unpack it first"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "is a pointer of Git LFS"),
+        (b"<html>gone</html>", "is no JSON, it begins with b'<html>"),
+        (b"", "is empty"),
+    ],
+)
+def test_annotations_that_are_no_json(recipe: Recipe, tmp_path: Path, data: bytes, told: str) -> None:
+    (tmp_path / "instances.json").write_bytes(data)
+    assert told in missing(recipe)["data.sources toy"]
+    with pytest.raises(Terminal, match=r"data.sources toy: annotations: .*instances\.json is"):
+        require(recipe)
+
+
+def test_a_tokenizer_folder_without_a_tokenizer(recipe: Recipe, tmp_path: Path) -> None:
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    asked = changed(
+        recipe, pretrain={"arms": ["none"], "settings": {"tokenizer": folder}}, data=recipe.data.model_dump()
+    )
+    assert "needs tokenizer.json, or vocab.json and merges.txt" in missing(asked)["pretrain:none tokenizer"]
+    (folder / "vocab.json").write_text("{}")
+    (folder / "merges.txt").write_text("")
+    assert missing(asked) == {}
+
+
+def test_everything_that_is_missing_is_told_at_once(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "instances.json").unlink()
+    (tmp_path / "captions.json").unlink()
+    assert {"data.sources toy", "caption recorded 0"} <= missing(recipe).keys()
+
+
+def test_versions_out_of_range_are_named_with_what_to_install() -> None:
+    wanted = [Requirement(line) for line in ("numpy>=99", "rlip-no-such-package>=1,<2", "pyarrow>=1")]
+    old, absent = unmet(wanted)
+    assert old.startswith("numpy is ") and "pip install 'numpy>=99'" in old
+    assert absent == "rlip-no-such-package is not installed: pip install 'rlip-no-such-package<2,>=1'"
+
+
+def test_extras_are_asked_for_only_by_recipes_that_use_them() -> None:
+    assert "s3fs" not in {wanted.name for wanted in stated_ranges()}
+    assert {"s3fs", "torch"} <= {wanted.name for wanted in stated_ranges(extras=["s3"])}
