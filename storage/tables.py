@@ -30,8 +30,11 @@ CAPTION = pa.struct(
         ("seed", pa.int64()),
         ("log_probability", pa.float32()),
         ("source", pa.string()),
+        ("match", pa.float32()),
+        ("times", pa.int32()),
     ]
 )
+"""`match`: probability that the caption belongs to the image, null without a filter; `times`: draws that said it."""
 
 TRIPLET = pa.struct(
     [

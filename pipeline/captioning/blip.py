@@ -5,10 +5,7 @@ Legend: B images, R draws, N live rows, S image states, D width.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +18,8 @@ from pipeline.captioning.captioner import Caption
 from pipeline.captioning.draws import uniforms
 from pipeline.captioning.image_encoder import ImageEncoder
 from pipeline.captioning.model_folder import find_model
-from pipeline.captioning.pixels import CLIP_DEVIATION, CLIP_MEAN, squared
+from pipeline.captioning.one_thread import one_thread
+from pipeline.captioning.pixels import Pixels
 from pipeline.captioning.sampling import SamplingRules, choose
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.captioning.text_decoder import TextDecoder
@@ -53,8 +51,7 @@ class BlipCaptioner:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._text = model.config.text_config
         self._prompt = self._prompt_tokens()
-        self._size: int = model.config.vision_config.image_size
-        self._mean, self._deviation = _pixel_statistics(folder)
+        self._pixels = Pixels(folder, model.config.vision_config.image_size, self._dtype)
         self._source = f"blip {settings.decoding}"
         self._encoder = ImageEncoder(model.vision_model)
         self._decoder = TextDecoder(model.text_decoder, settings.max_length)
@@ -78,7 +75,7 @@ class BlipCaptioner:
         """`draws` captions of each image (one with beam search), in the order of `images`."""
         size = self._settings.batch_size
         captions: list[list[Caption]] = []
-        with _one_thread():
+        with one_thread():
             for start in range(0, len(images), size):
                 states_BSD = self.encode(self.pixels(images[start : start + size]))
                 if self._settings.decoding == "nucleus":
@@ -89,8 +86,7 @@ class BlipCaptioner:
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
         """RGB images as the network wants them: B x 3 x H x W, its square without keeping the aspect, normalised."""
-        scaled = torch.from_numpy(squared(images, self._size)).permute(0, 3, 1, 2).float() / 255
-        return ((scaled - self._mean) / self._deviation).to(self._dtype)
+        return self._pixels(images)
 
     @torch.inference_mode()
     def encode(self, pixels_B3HW: Tensor) -> Tensor:
@@ -157,24 +153,3 @@ class BlipCaptioner:
                 f"takes {len(words) + 1} with the begin token; raise max_length or shorten the prompt"
             )
         return [self._text.bos_token_id, *words]
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Products split over threads round differently with the number of rows; more cores are for more workers."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _pixel_statistics(folder: Path) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of the pixels by channel, as the model's folder states them, else CLIP's: 3 x 1 x 1 each."""
-    stated: dict[str, Any] = {}
-    for name in ("processor_config.json", "preprocessor_config.json"):
-        content = json.loads((folder / name).read_bytes()) if (folder / name).is_file() else {}
-        stated |= content.get("image_processor", content)
-    mean, deviation = stated.get("image_mean", CLIP_MEAN), stated.get("image_std", CLIP_DEVIATION)
-    return torch.tensor(mean).view(3, 1, 1), torch.tensor(deviation).view(3, 1, 1)

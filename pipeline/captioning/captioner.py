@@ -22,6 +22,10 @@ class Caption(NamedTuple):
     """Natural logarithm of the probability the model itself gives to the words (end included); None where unknown."""
     source: str
     """Which model and decoding, or which file, it comes from."""
+    match: float | None = None
+    """How probably it belongs to the image, as the filter's matching head says; None without a filter."""
+    times: int = 1
+    """How many draws of the image said just this; more than 1 only where they were merged."""
 
 
 class Captioner(Protocol):

@@ -10,19 +10,21 @@ _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 _HUB_PATTERNS = ["*.json", "*.txt", "model*.safetensors"]
 
 
-def find_model(model: str, hub: bool) -> Path:
+def find_model(model: str, hub: bool, setting: str = "model") -> Path:
     """The folder of a model given as a folder or as a name on the hub; a download happens only with `hub`.
 
     Raises `Terminal` that names what is missing, the setting and the ways to get it.
     """
     folder = Path(model).expanduser()
     if not folder.is_dir():
-        folder = _from_hub(model, hub)
+        folder = _from_hub(model, hub, setting)
     lacking = [] if (folder / "config.json").is_file() else ["config.json"]
     lacking += [] if any(folder.glob("model*.safetensors")) else ["model.safetensors"]
     lacking += [] if any((folder / name).is_file() for name in _TOKENIZER_FILES) else [" or ".join(_TOKENIZER_FILES)]
     if lacking:
-        raise Terminal(f"captioner model {folder}: lacks {', '.join(lacking)} (setting: model). {_ways(model)}")
+        raise Terminal(
+            f"captioner model {folder}: lacks {', '.join(lacking)} (setting: {setting}). {_ways(model, setting)}"
+        )
     return folder
 
 
@@ -39,21 +41,25 @@ def find_lavis_model(model: str) -> tuple[Path, Path]:
     return checkpoints[0], vocabulary
 
 
-def _from_hub(model: str, hub: bool) -> Path:
+def _from_hub(model: str, hub: bool, setting: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(model, allow_patterns=_HUB_PATTERNS, local_files_only=not hub))
     except HFValidationError:
-        raise Terminal(f"captioner model {model}: no such folder (setting: model). {_ways(model)}") from None
+        raise Terminal(
+            f"captioner model {model}: no such folder (setting: {setting}). {_ways(model, setting)}"
+        ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         tried = "the hub did not give it" if hub else "not in the local hub cache, and hub = false"
-        raise Terminal(f"captioner model {model}: no such folder, {tried} (setting: model). {_ways(model)}") from error
+        raise Terminal(
+            f"captioner model {model}: no such folder, {tried} (setting: {setting}). {_ways(model, setting)}"
+        ) from error
 
 
-def _ways(model: str) -> str:
+def _ways(model: str, setting: str) -> str:
     return (
-        "Either set model to a folder that holds config.json, model.safetensors and the tokenizer's files, "
+        f"Either set {setting} to a folder that holds config.json, model.safetensors and the tokenizer's files, "
         f"or set hub = true on a machine with network to download {model!r} from the Hugging Face hub"
     )

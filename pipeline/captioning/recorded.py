@@ -42,6 +42,8 @@ class _Found(NamedTuple):
     source: str
     seed: int | None = None
     log_probability: float | None = None
+    match: float | None = None
+    times: int = 1
 
 
 class RecordedCaptioner:
@@ -78,7 +80,9 @@ class RecordedCaptioner:
             self.rejects.append(Rejected(image_id, "caption too long" if text else "caption empty", text[:200]))
             return
         captions = self._captions[image_id]
-        captions.append(Caption(text, len(captions), found.seed, found.log_probability, found.source))
+        captions.append(
+            Caption(text, len(captions), found.seed, found.log_probability, found.source, found.match, found.times)
+        )
 
 
 def _read(path: Path) -> Iterator[_Found]:
@@ -132,6 +136,8 @@ def _from_parquet(path: Path) -> Iterator[_Found]:
                 caption["source"] or path.stem,
                 caption["seed"],
                 caption["log_probability"],
+                caption["match"],
+                caption["times"] or 1,
             )
 
 

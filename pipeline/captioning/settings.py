@@ -39,6 +39,13 @@ class CaptionSettings(Settings):
     prompt: str = "a picture of "
     """Begins every caption for the model, and is not part of the text that comes out."""
     num_beams: int = Field(default=3, ge=1, le=32)
+    merge_draws: bool = False
+    """Whether draws of an image that say the same become one caption, the first, with `times`, their number."""
+    filter: str = runtime("")
+    """A folder (or a hub name) with a `BlipForImageTextRetrieval`, whose matching head then scores every caption (CapFilt
+    of BLIP, section 3.3); its content is part of the key. "" for no filter."""
+    match_at_least: float = Field(default=0.5, ge=0, le=1)
+    """filter: captions of a lower probability to belong to their image are left out; 0 only stores the score."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     precision: Literal["float32", "bfloat16"] = "float32"
     batch_size: int = runtime(32)

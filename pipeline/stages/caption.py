@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
+from pipeline.captioning.captioner import Caption
+from pipeline.captioning.merging import merge
 from pipeline.captioning.model_folder import find_lavis_model, find_model
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.image_reader import read_ahead
@@ -17,12 +19,15 @@ from pipeline.images import BadImage, ImageLimits
 from pipeline.stage import Inputs, Output, Rejected, Report, Stage
 from storage.tables import CAPTIONS
 
+_AFTER = {"merge_draws", "match_at_least"}
+"""What is done with captions wherever they come from."""
+
 
 class CaptionStage(Stage):
     """Captions of one partition's images that have a box (spec 1.4); an image without captions keeps an empty list."""
 
     name = "caption"
-    version = 2
+    version = 3
     reads = ("images",)
     writes = "captions"
     schema = CAPTIONS
@@ -32,29 +37,38 @@ class CaptionStage(Stage):
     def row_settings(self) -> dict[str, Any]:
         """What changes captions: of a recording its name, which captions bear, and its content, which `weights` tells."""
         if self.settings.captioner == "recorded":
-            return {"captioner": "recorded", "recorded": [path.name for path in self.settings.recorded]}
+            after = self.settings.model_dump(mode="json", include=_AFTER)
+            return {"captioner": "recorded", "recorded": [path.name for path in self.settings.recorded], **after}
         return self.settings.row_settings()
 
     def weights(self) -> dict[str, Path]:
-        """The captioner's folder, or the recordings. Raises `Terminal` when there is none."""
-        if self.settings.captioner == "recorded":
-            return {f"recorded {number}": path for number, path in enumerate(self.settings.recorded)}
-        if self.settings.captioner == "lavis":
-            checkpoint, vocabulary = find_lavis_model(self.settings.model)
-            return {"captioner": checkpoint, "vocabulary": vocabulary}
-        return {"captioner": find_model(self.settings.model, self.settings.hub)}
+        """The captioner's files, or the recordings, and the filter's. Raises `Terminal` when there is none."""
+        settings = self.settings
+        found: dict[str, Path] = {}
+        if settings.captioner == "recorded":
+            found |= {f"recorded {number}": path for number, path in enumerate(settings.recorded)}
+        elif settings.captioner == "lavis":
+            found["captioner"], found["vocabulary"] = find_lavis_model(settings.model)
+        else:
+            found["captioner"] = find_model(settings.model, settings.hub)
+        if settings.filter:
+            found["filter"] = find_model(settings.filter, settings.hub, setting="filter")
+        return found
 
     def open(self, given: Inputs) -> None:
-        """Load the captioner."""
+        """Load the captioner, and the filter where there is one."""
+        from pipeline.captioning.match_scorer import MatchScorer
         from pipeline.captioning.open_captioner import open_captioner
 
         self._captioner = open_captioner(self.settings)
+        self._scorer = MatchScorer(self.settings) if self.settings.filter else None
         self._limits = ImageLimits()
 
     def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
         """Caption the partition, a batch at a time; images that can't be read go to quarantine."""
         rows = [row for row in inputs.table("images").to_pylist() if row["boxes"]]
         made: list[dict[str, Any]] = []
+        unfit = 0
         here = {row["image_id"] for row in rows}
         rejected = [reject for reject in self._captioner.rejects if reject.image_id in here]
         ahead = self._decoded(rows)
@@ -62,16 +76,29 @@ class CaptionStage(Stage):
             batch = _readable(rows[start : start + self.settings.batch_size], ahead, rejected)
             image_ids = [image_id for image_id, _ in batch]
             captions = self._captioner.caption([image for _, image in batch if image is not None], image_ids)
-            for image_id, found in zip(image_ids, captions, strict=True):
-                made.append({"image_id": image_id, "captions": [caption._asdict() for caption in found]})
+            for (image_id, image), drawn in zip(batch, captions, strict=True):
+                found = merge(drawn) if self.settings.merge_draws else drawn
+                fit = found if image is None else self._fit(image, found)
+                unfit += len(found) - len(fit)
+                made.append({"image_id": image_id, "captions": [caption._asdict() for caption in fit]})
             report(min(start + self.settings.batch_size, len(rows)), len(rows))
         facts = {"captions": sum(len(row["captions"]) for row in made)}
+        if self._scorer:
+            facts["captions_filtered"] = unfit
         table = pa.Table.from_pylist(made, schema=CAPTIONS)
         return Output(table, rejected=rejected, rows_in=len(rows), facts=facts)
 
+    def _fit(self, image: Image.Image, captions: list[Caption]) -> list[Caption]:
+        """The captions that the filter lets through, each with its score; all of them without a filter."""
+        if self._scorer is None:
+            return captions
+        scores = self._scorer.scores(image, [caption.text for caption in captions])
+        least = self.settings.match_at_least
+        return [c._replace(match=score) for c, score in zip(captions, scores, strict=True) if score >= least]
+
     def _decoded(self, rows: list[dict[str, Any]]) -> Iterator[Image.Image | BadImage | None]:
-        """Each row's image, decoded while the captioner works on those before; a captioner that looks at none gets none."""
-        if not self._captioner.needs_images:
+        """Each row's image, decoded while the captioner works on those before; where none is looked at there is none."""
+        if not self._captioner.needs_images and self._scorer is None:
             return repeat(None, len(rows))
         places = (self.image_path(row) for row in rows)
         return read_ahead(places, self._limits, ahead=2 * self.settings.batch_size)

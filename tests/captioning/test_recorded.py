@@ -71,8 +71,24 @@ def test_several_files_are_concatenated_by_image(tmp_path: Path) -> None:
 
 def test_the_captions_table_comes_back_as_it_was(tmp_path: Path) -> None:
     captions = [
-        {"text": "a man", "draw": 0, "seed": 4, "log_probability": -2.5, "source": "blip nucleus"},
-        {"text": "a horse", "draw": 1, "seed": None, "log_probability": None, "source": "people"},
+        {
+            "text": "a man",
+            "draw": 0,
+            "seed": 4,
+            "log_probability": -2.5,
+            "source": "blip nucleus",
+            "match": 0.5,
+            "times": 2,
+        },
+        {
+            "text": "a horse",
+            "draw": 1,
+            "seed": None,
+            "log_probability": None,
+            "source": "people",
+            "match": None,
+            "times": 1,
+        },
     ]
     path = tmp_path / "captions.parquet"
     write_table(pa.Table.from_pylist([{"image_id": 8, "captions": captions}], schema=CAPTIONS), path)

@@ -1,0 +1,86 @@
+"""How well captions fit their image, by BLIP's image-text matching head (CapFilt, BLIP section 3.3).
+
+Legend: G captions of one image, T positions, S image states, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.captioning.image_encoder import ImageEncoder
+from pipeline.captioning.model_folder import find_model
+from pipeline.captioning.one_thread import one_thread
+from pipeline.captioning.packed_linear import PackedLinear
+from pipeline.captioning.pixels import Pixels
+from pipeline.captioning.settings import CaptionSettings
+from pipeline.captioning.text_layer import TextLayer
+from storage.errors import Terminal
+
+LONGEST = 128
+"""Tokens of a caption that are read."""
+
+
+class MatchScorer:
+    """Scores captions with a `BlipForImageTextRetrieval`; its image is encoded, and keyed for attention, once.
+
+    The first token is [ENC], with which the head was trained (transformers' own example leaves [CLS] there).
+    Raises `Terminal` when the folder lacks files or holds another kind of model.
+    """
+
+    def __init__(self, settings: CaptionSettings) -> None:
+        from transformers import AutoTokenizer, BlipForImageTextRetrieval
+
+        folder = find_model(settings.filter, settings.hub, setting="filter")
+        dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+        load: Any = BlipForImageTextRetrieval.from_pretrained
+        model, loading = load(
+            folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
+        )
+        missing = sorted(loading["missing_keys"])
+        if missing:
+            raise Terminal(
+                f"{folder}: no BlipForImageTextRetrieval, it lacks {missing[:3]} (setting: "
+                "filter). Use a model with a matching head, e.g. Salesforce/blip-itm-large-coco"
+            )
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        text = model.config.text_config
+        known = self._tokenizer.get_vocab()
+        # Published tokenizers lack BLIP's two additions: [DEC], the begin token, and after it [ENC].
+        self._first = known.get("[ENC]", text.bos_token_id + 1)
+        self._pixels = Pixels(folder, model.config.vision_config.image_size, dtype)
+        self._encoder = ImageEncoder(model.vision_model)
+        self._embeddings = model.text_encoder.embeddings
+        self._layers = [TextLayer(layer) for layer in model.text_encoder.encoder.layer]
+        self._head = PackedLinear.of(model.itm_head)
+
+    @torch.inference_mode()
+    def scores(self, image: Image.Image, texts: Sequence[str]) -> list[float]:
+        """Of each text the probability that it belongs to the image; depends on nothing but image and texts."""
+        if not texts:
+            return []
+        with one_thread():
+            states_1SD = self._encoder(self._pixels([image]))
+            tokens = self._tokenizer(
+                list(texts), padding=True, truncation=True, max_length=LONGEST, return_tensors="pt"
+            )
+            logits = self._logits(states_1SD, tokens["input_ids"], tokens["attention_mask"].bool())
+        scores: list[float] = logits.float().softmax(-1)[:, 1].tolist()
+        return scores
+
+    def _logits(self, states_1SD: Tensor, token_GT: Tensor, real_GT: Tensor) -> Tensor:
+        token_GT[:, 0] = self._first
+        captions, positions = token_GT.shape
+        embeddings = self._embeddings
+        hidden_GTD = embeddings.LayerNorm(
+            embeddings.word_embeddings(token_GT) + embeddings.position_embeddings(torch.arange(positions))
+        )
+        hidden_ND = hidden_GTD.flatten(0, 1)
+        seen = real_GT[:, None, None, :].expand(captions, 1, positions, positions)
+        for layer in self._layers:
+            hidden_ND, _, _ = layer.read(hidden_ND, layer.image_keys(states_1SD), captions, seen)
+        return self._head(hidden_ND.view(captions, positions, -1)[:, 0])

@@ -1,0 +1,138 @@
+"""The filter: scores are those of transformers' matching head, and the stage keeps what it should."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, BertTokenizer, BlipConfig, BlipForImageTextRetrieval
+
+from pipeline.captioning.captioner import Caption
+from pipeline.captioning.match_scorer import MatchScorer
+from pipeline.captioning.merging import merge
+from pipeline.captioning.settings import CaptionSettings
+from pipeline.stage import Inputs
+from pipeline.stages.caption import CaptionStage
+from storage.artifact import Artifact
+from storage.errors import Terminal
+from storage.tables import IMAGES, write_table
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(40)), "[DEC]", "[ENC]"]
+TEXTS = ["word1 word2", "word9", "word3 word3 word30 word31 word5", "word1 word2"]
+
+
+@pytest.fixture(scope="module")
+def matcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random matching model."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("matcher") / "model"
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    BertTokenizer(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    sizes = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3}
+    special = {"bos_token_id": WORDS.index("[DEC]"), "sep_token_id": 3, "eos_token_id": 3, "pad_token_id": 0}
+    text = {**sizes, **special, "vocab_size": len(WORDS), "encoder_hidden_size": 48, "max_position_embeddings": 40}
+    torch.manual_seed(1)
+    model = BlipForImageTextRetrieval(
+        BlipConfig(vision_config={**sizes, "image_size": 64, "patch_size": 16}, text_config=text)
+    )
+    for weights in model.parameters():
+        if weights.dim() > 1:
+            torch.nn.init.normal_(weights, std=0.25)
+    model.save_pretrained(folder)
+    return folder
+
+
+def settings(matcher: Path, **changed: Any) -> CaptionSettings:
+    return CaptionSettings(filter=str(matcher), **changed)
+
+
+def test_scores_are_those_of_transformers(matcher: Path, pictures: list[Image.Image]) -> None:
+    scorer = MatchScorer(settings(matcher))
+    model = BlipForImageTextRetrieval.from_pretrained(matcher).eval()
+    tokens: Any = AutoTokenizer.from_pretrained(matcher)(TEXTS, padding=True, return_tensors="pt")
+    tokens["input_ids"][:, 0] = WORDS.index("[ENC]")
+    seen = set()
+    for picture in pictures[:3]:
+        with torch.inference_mode():
+            pixels = scorer._pixels([picture]).expand(len(TEXTS), -1, -1, -1)
+            expected = model(tokens["input_ids"], pixels, attention_mask=tokens["attention_mask"]).itm_score
+        found = scorer.scores(picture, TEXTS)
+        assert found == pytest.approx(expected.softmax(-1)[:, 1].tolist(), abs=1e-5)
+        assert found[0] == found[3]
+        seen |= set(found)
+    assert len(seen) == 9
+
+
+def test_bfloat16_scores_are_near(matcher: Path, pictures: list[Image.Image]) -> None:
+    exact, rough = (MatchScorer(settings(matcher, precision=p)).scores(pictures[0], TEXTS) for p in _PRECISIONS)
+    assert rough == pytest.approx(exact, abs=0.05) and rough != exact
+
+
+_PRECISIONS = ("float32", "bfloat16")
+
+
+def test_no_captions_have_no_scores(matcher: Path, pictures: list[Image.Image]) -> None:
+    assert MatchScorer(settings(matcher)).scores(pictures[0], []) == []
+
+
+def test_a_captioner_is_no_filter(blip_folder: Path) -> None:
+    with pytest.raises(Terminal, match=r"no BlipForImageTextRetrieval, it lacks .*setting: filter"):
+        MatchScorer(settings(blip_folder))
+
+
+def test_a_missing_filter_names_its_setting(tmp_path: Path) -> None:
+    with pytest.raises(Terminal, match=r"setting: filter.*Either set filter to a folder"):
+        MatchScorer(settings(tmp_path / "nowhere"))
+
+
+def rows(
+    folder: Path, pictures: list[Image.Image], **changed: Any
+) -> tuple[list[list[dict[str, Any]]], dict[str, Any]]:
+    """The captions of the stage's rows, and its facts."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "pictures").mkdir(parents=True)
+    images = []
+    for number, picture in enumerate(pictures):
+        picture.save(folder / "pictures" / f"{number}.png")
+        box = {"category": "dog", "x": 0, "y": 0, "w": 5, "h": 5, "crowd": False, "source_id": 1}
+        images.append({"image_id": number, "dataset": "set", "uri": f"{number}.png", "boxes": [box]})
+    write_table(pa.Table.from_pylist(images, schema=IMAGES), folder / "images.parquet")
+    stage = CaptionStage(CaptionSettings(**changed), {"set": folder / "pictures"})
+    stage.open(Inputs())
+    output = stage.run(Inputs({"images": [Artifact(folder)]}), folder, lambda done, total, note="": None)
+    return [row["captions"] for row in output.table.to_pylist()], dict(output.facts)
+
+
+def test_the_stage_keeps_what_matches_and_stores_scores(
+    matcher: Path, blip_folder: Path, pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    plain: dict[str, Any] = {"model": str(blip_folder), "draws": 4}
+    without, facts = rows(tmp_path / "set", pictures[:4], **plain)
+    assert {c["match"] for found in without for c in found} == {None} and "captions_filtered" not in facts
+    scored, facts = rows(tmp_path / "set", pictures[:4], **plain, filter=str(matcher), match_at_least=0.0)
+    assert [[c["text"] for c in found] for found in scored] == [[c["text"] for c in found] for found in without]
+    assert facts["captions_filtered"] == 0
+    scores = sorted(c["match"] for found in scored for c in found)
+    least = (scores[7] + scores[8]) / 2
+    kept, facts = rows(tmp_path / "set", pictures[:4], **plain, filter=str(matcher), match_at_least=least)
+    assert kept == [[c for c in found if c["match"] >= least] for found in scored]
+    assert (facts["captions"], facts["captions_filtered"]) == (8, 8)
+
+
+def test_merged_draws_are_counted(blip_folder: Path, pictures: list[Image.Image], tmp_path: Path) -> None:
+    plain: dict[str, Any] = {"model": str(blip_folder), "draws": 6, "temperature": 0}
+    (every,), _ = rows(tmp_path / "set", pictures[:1], **plain)
+    (merged,), facts = rows(tmp_path / "set", pictures[:1], **plain, merge_draws=True)
+    assert [c["times"] for c in every] == [1] * 6
+    assert merged == [{**every[0], "times": 6}] and facts["captions"] == 1
+
+
+def test_merging_keeps_the_first_of_each_text() -> None:
+    drawn = [Caption(text, i, 7, -float(i), "blip") for i, text in enumerate(("b", "a", "b", "b"))]
+    assert [(c.text, c.draw, c.log_probability, c.times) for c in merge(drawn)] == [("b", 0, 0.0, 3), ("a", 1, -1.0, 1)]
