@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.review.console import table
+from pipeline.review.label_show import LabelView
 from pipeline.review.step_summary import StepSummary, summaries
 from pipeline.review.wording import bytes_in_words, harmless, in_words
 from storage.artifact import Artifact
@@ -45,9 +46,12 @@ def show_run(
     if as_json:
         rows = {name: list(head) for name, head in _heads(artifacts)}
         shown = {**summary.as_json(), "keys": {p: a.key for p, a in artifacts.items()}, "sample": rows}
-        _print_json(console, {**shown, "rejected_rows": list(_rejected(artifacts))})
+        labels = {"labels": LabelView.of(run).as_json()} if summary.step == "tag" else {}
+        _print_json(console, {**shown, "rejected_rows": list(_rejected(artifacts)), **labels})
         return
     _show_steps(console, run, [summary], as_json)
+    if summary.step == "tag":
+        LabelView.of(run).print(console)
     _show_rows(console, artifacts)
 
 

@@ -123,3 +123,13 @@ def test_the_outcome_ends_with_the_report(labelled: Book) -> None:
     assert [stage["recorded"] for stage in told["stages"]] == [True, False]
     assert told["figures"]["audits"][0]["labels"]["given"] == 3
     assert "share_of_gain" not in told["figures"]
+
+
+def test_labels_are_shown_with_their_yield_spread_and_audits(labelled: Book) -> None:
+    text = shown(labelled, "toy", "tag")
+    assert "captions →" in text and "kept (score ≥ 0.2)" in text
+    for title in ("Scores", "Predicates", "Calibration error", "By predicate", "boxes and names alone"):
+        assert title in text
+    plain = json.loads(shown(labelled, "toy", "tag", as_json=True))["labels"]
+    assert sum(plain["scores"]) == plain["counts"]["scored"] > 0
+    assert set(plain["audits"]) == {"toys"}
