@@ -30,7 +30,7 @@ from pipeline.stage import Rejected
 from storage.digests import digest_file, digest_json
 from storage.disk import LOCAL
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised when readers or this file change what is written."""
 _READ_WHOLE_BELOW = 2**23
 """Bytes of an annotation file below which its content is digested; of larger ones inode, size and times tell."""

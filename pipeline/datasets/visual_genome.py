@@ -39,6 +39,7 @@ _FOLDERS = ("", "VG_100K/", "VG_100K_2/")
 class _Image:
     """What the files say of one image, while they are being read."""
 
+    image_id: int
     width: int | None = None
     height: int | None = None
     boxes: list[Box] = field(default_factory=list)
@@ -50,9 +51,11 @@ class _Image:
 class VisualGenomeReader(Reader):
     """Images in the order of image_data where given, else of relationships.
 
-    Names and predicates are lower-cased, the first of several names is kept, exact and near-duplicate relations go
-    (aliases only compare, labels stay as written), and an image keeps its first 100 relations. Boxes are those of
-    relations, then the rest of `objects` where given. Images lie in one folder or in VG_100K and VG_100K_2.
+    The authors' steps, each with the reason under which quarantine counts what it took: names and predicates are
+    lower-cased; of several names the first is kept ("further name"); exact duplicates go ("relation duplicate"), then
+    near ones ("relation near-duplicate": aliases only compare, labels stay as written), then what exceeds an image's
+    first 100 ("relation above 100"). Boxes are those of relations, then the rest of `objects` where given.
+    Images lie in one folder or in VG_100K and VG_100K_2.
     """
 
     def __init__(self, source: Source, scratch: Path | None = None) -> None:
@@ -97,7 +100,7 @@ class VisualGenomeReader(Reader):
             if image_id in images:
                 self.rejects.append(Rejected(image_id, "duplicate image id", shown(entry)))
                 continue
-            images[image_id] = _Image(as_size(entry.get("width")), as_size(entry.get("height")))
+            images[image_id] = _Image(image_id, as_size(entry.get("width")), as_size(entry.get("height")))
 
     def _read_relationships(self, images: dict[int, _Image]) -> None:
         path = self.source.annotations
@@ -112,7 +115,7 @@ class VisualGenomeReader(Reader):
                 self.rejects.append(Rejected(image_id, reason, shown(entry)))
                 continue
             seen.add(image_id)
-            image = images.setdefault(image_id, _Image())
+            image = images.setdefault(image_id, _Image(image_id))
             for relation in entry["relationships"]:
                 self._add_relation(image_id, image, relation)
 
@@ -159,6 +162,8 @@ class VisualGenomeReader(Reader):
         if object_id is not None and object_id in image.places:
             return image.places[object_id]
         image.boxes.append(Box(name, *numbers, False, -1 if object_id is None else object_id))
+        for further in _further_names(item):
+            image.rejects.append(Rejected(image.image_id, "further name", shown(f"{name}: {further}")))
         if object_id is not None:
             image.places[object_id] = len(image.boxes) - 1
         return len(image.boxes) - 1
@@ -203,6 +208,11 @@ def _first_name(item: dict[str, Any]) -> str | None:
     names = item.get("names")
     name = names[0] if isinstance(names, list) and names else item.get("name", names)
     return " ".join(readable(name).lower().split()) if isinstance(name, str) and name.strip() else None
+
+
+def _further_names(item: dict[str, Any]) -> list[Any]:
+    names = item.get("names")
+    return names[1:] if isinstance(names, list) else []
 
 
 def _is_near(image: _Image, a: GivenRelation, b: GivenRelation) -> bool:

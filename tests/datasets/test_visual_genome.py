@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ def test_names_and_predicates_are_lower_case_and_boxes_shared(tmp_path: Path) ->
     )
     assert record.relations == (GivenRelation(0, "wears", 1), GivenRelation(0, "next to", 2))
     assert (record.dataset, record.image_id, record.path.name, record.width) == ("vg", 1, "1.jpg", None)
+    assert [(reject.reason, reject.value) for reject in record.rejects] == [("further name", "dog: puppy")]
 
 
 def test_exact_and_near_duplicates_go_and_aliases_only_compare(tmp_path: Path) -> None:
@@ -81,6 +83,20 @@ def test_an_image_keeps_its_first_hundred_relations(tmp_path: Path) -> None:
     _, (record,) = read_all(genome(tmp_path, one(relations)))
     assert [relation.predicate for relation in record.relations] == [f"predicate {n}" for n in range(100)]
     assert [reject.reason for reject in record.rejects] == ["relation above 100"] * 5
+
+
+def test_every_step_of_the_preprocessing_is_counted(tmp_path: Path) -> None:
+    twin = thing(21, "MAN", 10, 10, 40, 60, names=["MAN", "guy", "person"])
+    relations = [
+        said(MAN, "near", DOG), said(MAN, "NEAR", DOG), said(twin, "next to", DOG), said(twin, "holding", HAT),
+        *(said(DOG, f"predicate {number}", MAN) for number in range(100)),
+    ]  # fmt: skip
+    files = {"predicate_aliases": "near,next to\n"}
+    _, (record,) = read_all(genome(tmp_path, one(relations), files))
+    assert Counter(reject.reason for reject in record.rejects) == {
+        "further name": 2, "relation duplicate": 1, "relation near-duplicate": 1, "relation above 100": 2,
+    }  # fmt: skip
+    assert len(record.relations) == 100 and [box.category for box in record.boxes] == ["man", "dog", "man", "red hat"]
 
 
 def test_what_can_not_be_used(tmp_path: Path) -> None:
