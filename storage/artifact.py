@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from storage.manifest import MANIFEST, REJECTED_FILE, Manifest, parse_manifest
 from storage.tables import REJECTED, read_table
+from storage.upgrades import is_current, upgrade
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,15 @@ class Artifact:
         return self.folder / name
 
     def table(self, name: str) -> pa.Table:
-        """The table `name`, e.g. `images`. Raises FileNotFoundError when the artifact has none."""
-        return read_table(self.file(f"{name}.parquet"))
+        """The table `name`, e.g. `images`, with today's columns.
+
+        Raises FileNotFoundError when the artifact has none, `Terminal` for one of another version that can't be upgraded.
+        """
+        found = read_table(self.file(f"{name}.parquet"))
+        if is_current(found.schema, name):
+            return found
+        manifest = self.manifest
+        return upgrade(found, manifest.stage, name, f"{manifest.stage} {self.key[:12]}")
 
     def rejected(self) -> pa.Table:
         """Rows that this artifact's making put in quarantine."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from golden.stage_cases import TABLES, WRITER, _tagger, recorded, stages
+from golden.stage_cases import TABLES, WRITER, recorded, stages, tagger
 
 from pipeline.stage import Inputs, Output, Report, Stage
 from pipeline.work import WorkItem, carry_out
@@ -88,8 +88,8 @@ CHANGE: dict[str, Callable[[dict[str, Rows]], int]] = {
 @pytest.fixture
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Stage:
     stage = stages()[request.param]
-    tagger = (Artifact(_tagger(tmp_path / "tagger")),) if stage.uses else ()
-    stage.open(Inputs({"tagger": tagger}))
+    given = (Artifact(tagger(tmp_path / "tagger")),) if stage.uses else ()
+    stage.open(Inputs({"tagger": given}))
     return stage
 
 

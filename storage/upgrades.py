@@ -1,0 +1,104 @@
+"""Schema evolution: tables of older versions read as today's, by declared values; what is not declared is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from storage.errors import Terminal
+from storage.tables import CANDIDATES, CAPTIONS, IMAGES, RELATIONS, SHARD_MEMBERS, TRIPLETS
+
+SCHEMAS: Mapping[tuple[str, str], pa.Schema] = {
+    ("ingest", "images"): IMAGES,
+    ("caption", "captions"): CAPTIONS,
+    ("parse", "triplets"): TRIPLETS,
+    ("tag", "candidates"): CANDIDATES,
+    ("tag", "relations"): RELATIONS,
+    ("shard", "shards"): SHARD_MEMBERS,
+}
+"""Stage and table → today's schema."""
+
+ADDED: Mapping[str, Any] = {
+    "captions.captions.match": None,
+    "captions.captions.times": 1,
+    "triplets.triplets.subject_count": None,
+    "triplets.triplets.object_count": None,
+    "triplets.triplets.subject_attributes": None,
+    "triplets.triplets.object_attributes": None,
+    "candidates.pairs.mention": -1,
+    "candidates.pairs.prior": None,
+    "candidates.pairs.support": None,
+    "relations.tagger": None,
+    "relations.relations.caption": -1,
+    "relations.relations.calibrated": None,
+    "relations.relations.posterior": None,
+}
+"""Columns that came after the first version, as table.column.field → what rows that were made before hold."""
+
+
+def is_current(schema: pa.Schema, name: str) -> bool:
+    """Whether a table has today's schema, or one that no stage of ours is known to write."""
+    known = [wanted for (_, table), wanted in SCHEMAS.items() if table == name]
+    return not known or any(_same(pa.struct(list(schema)), pa.struct(list(wanted))) for wanted in known)
+
+
+def upgrade(table: pa.Table, stage: str, name: str, where: str) -> pa.Table:
+    """A table of an older version with today's columns. A table of a stage that is not ours comes back as it is.
+
+    Raises `Terminal` that names the column and the remedy when it can't be read as today's.
+    """
+    wanted = SCHEMAS.get((stage, name))
+    if wanted is None or _same(pa.struct(list(table.schema)), pa.struct(list(wanted))):
+        return table
+    columns = table.combine_chunks()
+    held = pa.StructArray.from_arrays(
+        [columns.column(i).combine_chunks() for i in range(columns.num_columns)], fields=list(table.schema)
+    )
+    made = _read_as(held, pa.struct(list(wanted)), name, where, stage)
+    return pa.Table.from_arrays([made.field(i) for i in range(len(wanted))], schema=wanted)
+
+
+def _read_as(held: pa.Array, wanted: pa.DataType, path: str, where: str, stage: str) -> Any:
+    """An array as another type: fields that are missing get what is declared for them."""
+    if pa.types.is_struct(wanted) and pa.types.is_struct(held.type):
+        unknown = {field.name for field in held.type} - {field.name for field in wanted}
+        if unknown:
+            raise Terminal(
+                f"{where}: column {path}.{min(unknown)} is of another version of rlip; upgrade rlip, {_again(stage)}"
+            )
+        children = [_field(held, field, f"{path}.{field.name}", where, stage) for field in wanted]
+        return pa.StructArray.from_arrays(children, fields=list(wanted), mask=held.is_null())
+    if pa.types.is_list(wanted) and pa.types.is_list(held.type):
+        values = _read_as(held.flatten(), wanted.value_type, path, where, stage)
+        lengths = held.value_lengths().fill_null(0).to_pylist()
+        offsets = [0]
+        for length in lengths:
+            offsets.append(offsets[-1] + length)
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, type=wanted, mask=held.is_null())
+    if held.type != wanted:
+        raise Terminal(f"{where}: column {path} holds {held.type}, this version reads {wanted}; {_again(stage)}")
+    return held
+
+
+def _field(held: pa.Array, field: pa.Field, path: str, where: str, stage: str) -> Any:
+    if held.type.get_field_index(field.name) >= 0:
+        return _read_as(held.field(field.name), field.type, path, where, stage)
+    if path not in ADDED:
+        raise Terminal(f"{where}: made by an older version, without column {path}; {_again(stage)}")
+    return pa.array([ADDED[path]] * len(held), field.type)
+
+
+def _again(stage: str) -> str:
+    return f"`rlip run` its recipe again: stage {stage} makes it anew"
+
+
+def _same(one: pa.DataType, other: pa.DataType) -> bool:
+    """Whether two types are equal but for the names of lists' items, which Parquet changes."""
+    if pa.types.is_struct(one) and pa.types.is_struct(other):
+        names = [field.name for field in one] == [field.name for field in other]
+        return names and all(_same(a.type, b.type) for a, b in zip(one, other, strict=True))
+    if pa.types.is_list(one) and pa.types.is_list(other):
+        return _same(one.value_type, other.value_type)
+    return bool(one == other)

@@ -1,0 +1,105 @@
+"""Tables of older versions: read as today's where that is declared, else refused with what rebuilds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from storage.artifact import Artifact
+from storage.digests import digest_file
+from storage.errors import Terminal
+from storage.keys import KeyTerms
+from storage.manifest import Counts, FileEntry, Manifest
+from storage.store import Store
+from storage.tables import CAPTIONS, RELATIONS, write_table
+from storage.upgrades import ADDED, SCHEMAS, upgrade
+
+FIRST: dict[str, list[tuple[str, pa.DataType]]] = {
+    "captions": [
+        ("text", pa.string()), ("draw", pa.int32()), ("seed", pa.int64()), ("log_probability", pa.float32()),
+        ("source", pa.string()),
+    ],
+    "relations": [
+        ("subject", pa.int32()), ("object", pa.int32()), ("predicate", pa.string()), ("score", pa.float32()),
+        ("proposed", pa.bool_()), ("triplet", pa.int32()),
+    ],
+}  # fmt: skip
+"""The items of two tables as the first version wrote them."""
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "captions": [
+        {"text": "a man", "draw": 0, "seed": 1, "log_probability": -2.0, "source": "blip"},
+        {"text": "a dog", "draw": 1, "seed": 2, "log_probability": None, "source": "blip"},
+    ],
+    "relations": [{"subject": 0, "object": 1, "predicate": "ride", "score": 0.5, "proposed": True, "triplet": 0}],
+}
+
+
+def _old(tmp_path: Path, stage: str, name: str, extra: list[tuple[str, pa.DataType]] | None = None) -> Artifact:
+    """An artifact with a table of the first version: two images, one without items."""
+    items = pa.list_(pa.struct([*FIRST[name], *(extra or [])]))
+    rows = [{"image_id": 1, name: ROWS[name]}, {"image_id": 2, name: []}]
+    store, terms = Store(tmp_path), KeyTerms(stage, 1, {}, {})
+    with store.draft() as draft:
+        path = draft / f"{name}.parquet"
+        write_table(pa.Table.from_pylist(rows, pa.schema([("image_id", pa.int64()), (name, items)])), path)
+        entry = FileEntry(digest=digest_file(path), size=path.stat().st_size)
+        manifest = Manifest(
+            stage=stage, key=terms.key, terms=terms.as_json(), upstream={}, files={path.name: entry}, counts=Counts(),
+            schema_fingerprint="", seconds=0, host="", versions={},
+        )  # fmt: skip
+        return store.commit(draft, manifest)
+
+
+def test_an_older_table_is_read_with_todays_columns(tmp_path: Path) -> None:
+    captions = _old(tmp_path, "caption", "captions").table("captions")
+    assert captions.schema == CAPTIONS
+    assert captions.to_pylist() == [
+        {"image_id": 1, "captions": [{**row, "match": None, "times": 1} for row in ROWS["captions"]]},
+        {"image_id": 2, "captions": []},
+    ]
+    relations = _old(tmp_path, "tag", "relations").table("relations")
+    assert relations.schema == RELATIONS
+    added = {"caption": -1, "calibrated": None, "posterior": None}
+    assert relations.to_pylist()[0] == {
+        "image_id": 1, "tagger": None, "relations": [{**ROWS["relations"][0], **added}],
+    }  # fmt: skip
+
+
+def test_what_is_not_declared_is_refused_with_what_rebuilds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    newer = _old(tmp_path / "newer", "caption", "captions", [("mood", pa.string())])
+    with pytest.raises(Terminal, match=r"caption \w{12}: column captions\.captions\.mood.*upgrade rlip"):
+        newer.table("captions")
+    monkeypatch.setattr("storage.upgrades.ADDED", {})
+    with pytest.raises(
+        Terminal, match=r"older version, without column captions\.captions\.match; `rlip run` its recipe"
+    ):
+        _old(tmp_path, "caption", "captions").table("captions")
+
+
+def test_every_declared_column_is_one_of_todays() -> None:
+    """And rows without it are read: whoever adds a column declares it, or has the table refused."""
+    names = {path for (_, table), schema in SCHEMAS.items() for path in _paths(table, pa.struct(list(schema)))}
+    assert set(ADDED) <= names
+    for (stage, table), schema in SCHEMAS.items():
+        old = pa.schema([_without(field, table) for field in schema if f"{table}.{field.name}" not in ADDED])
+        assert upgrade(old.empty_table(), stage, table, "x").schema == schema
+
+
+def _paths(path: str, kind: pa.DataType) -> set[str]:
+    if pa.types.is_list(kind):
+        return _paths(path, kind.value_type)
+    if pa.types.is_struct(kind):
+        return {path}.union(*(_paths(f"{path}.{field.name}", field.type) for field in kind))
+    return {path}
+
+
+def _without(field: pa.Field, path: str) -> pa.Field:
+    """A column without the fields that came later."""
+    kind = field.type
+    if pa.types.is_list(kind) and pa.types.is_struct(kind.value_type):
+        kept = [f for f in kind.value_type if f"{path}.{field.name}.{f.name}" not in ADDED]
+        return pa.field(field.name, pa.list_(pa.struct(kept)))
+    return field
