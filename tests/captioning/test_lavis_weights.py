@@ -48,3 +48,24 @@ def test_a_checkpoint_with_code_is_not_run(one_blip: Models, tmp_path: Path) -> 
     torch.save({"model": {}, "args": _Code()}, tmp_path / "code.pth")
     with pytest.raises(pickle.UnpicklingError):
         convert(tmp_path / "code.pth", one_blip[1] / "vocab.txt", tmp_path / "made")
+
+
+def test_the_words_that_blip_adds_to_the_vocabulary_get_their_places(one_blip: Models, tmp_path: Path) -> None:
+    """A checkpoint has two rows more than bert-base-uncased's list: [DEC], the begin token, and [ENC]."""
+    state = torch.load(one_blip[1] / "blip.pth", weights_only=True)["model"]
+    for name in ("bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight", "cls.predictions.bias"):
+        values = state[f"text_decoder.{name}"]
+        state[f"text_decoder.{name}"] = torch.cat([values, values[:2]])
+    state["text_decoder.cls.predictions.decoder.bias"] = state["text_decoder.cls.predictions.bias"]
+    torch.save(state, tmp_path / "blip.pth")
+    (tmp_path / "vocab.txt").write_text((one_blip[1] / "vocab.txt").read_text().replace("[DEC]", "[unused5]"))
+    convert(tmp_path / "blip.pth", tmp_path / "vocab.txt", tmp_path / "made")
+    captioner = BlipCaptioner(CaptionSettings(model=str(tmp_path / "made"), draws=1))
+    assert captioner._prompt[0] == 90 and captioner._tokenizer.convert_tokens_to_ids("[ENC]") == 91
+    assert captioner.caption([Image.new("RGB", (64, 64))], [1])[0][0].text
+
+
+def test_the_vocabulary_of_another_model_is_refused(one_blip: Models, tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[SEP]\na\n[DEC]")
+    with pytest.raises(Terminal, match=r"the vocabulary has 5 words .* the checkpoint 90"):
+        convert(one_blip[1] / "blip.pth", tmp_path / "vocab.txt", tmp_path / "made")
