@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
 from pipeline.candidates import CandidateSettings, open_candidates
 from pipeline.images import BadImage, read_image
-from pipeline.settings import runtime
+from pipeline.labeller import LabellerSettings, open_labeller
 from pipeline.stage import Inputs, Output, Rejected, Report, Stage
-from pipeline.training.tagger_settings import CALIBRATION
-from storage.digests import digest_file
 from storage.errors import Terminal
 from storage.tables import CANDIDATES, RELATIONS, write_table
 from tagger.audit import SYMMETRIC, audit
 from tagger.box import Box
-from tagger.calibration import Calibration
 from tagger.predicate_audit import audit_predicates
 from tagger.predicates import canonical
 from tagger.triplet import Triplet
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from tagger.tagging_image import Labels, Problem, TaggingImage
@@ -37,29 +33,12 @@ AUDITED_TRUTHS = 50
 """Fewer true relations within reach say too little of a partition to refuse it."""
 
 
-class TagSettings(CandidateSettings):
+class TagSettings(CandidateSettings, LabellerSettings):
     """Where candidates come from and how they are scored. Which of the labels are trained on is a setting of `shard`."""
 
-    predicates: Literal["pair", "image"] = "pair"
-    """pair: a predicate is scored on the pairs that captions propose it for; image: every predicate that the image's
-    captions propose on every proposed pair, as the authors do."""
-    floor: float = Field(0.05, ge=0, le=1)
-    """Lower scores are not kept."""
-    categories: tuple[str, ...] = ()
-    """Names in the list of texts of every image, e.g. all of the data set's; none given: the tagger's most frequent."""
-    category_texts: int = Field(100, ge=0)
-    """So many of the tagger's object names, the most frequent, where `categories` gives none."""
-    predicate_texts: int = Field(200, ge=0)
-    """So many of the tagger's predicates, the most frequent, stand beside the image's own; 0, as the authors do: none."""
-    precision: Literal["float32", "bfloat16"] = "float32"
     audit_floor: float = Field(0.0, ge=0, le=1)
     """A partition whose labels have a lower average precision against its given relations (if it gives 50 that candidates
     state) is not committed: the run stops and names the predicates."""
-    batch_size: int = runtime(16, ge=1)
-    """Images that go through the encoder together."""
-    pairs_together: int = runtime(1600, ge=1)
-    """Pairs of boxes that go through the decoders together: bounds the memory of crowded images."""
-    device: Literal["auto", "cpu", "cuda"] = runtime("auto")
 
 
 class TagStage(Stage):
@@ -79,47 +58,21 @@ class TagStage(Stage):
     settings: TagSettings
 
     def weights(self) -> dict[str, Path]:
-        """Dictionaries and tables that decide candidates."""
+        """Dictionaries and tables that decide candidates, and CLIP where it labels."""
         settings: TagSettings = self.settings
-        return settings.files()
+        return settings.files() | settings.clip_files()
 
     def open(self, given: Inputs) -> None:
-        """Load the tagger. Raises `Terminal` when its weights do not fit, are of another network or no numbers."""
-        from models.relation_tagger import RelationTagger
-        from models.weights import WeightsError, load
-        from tagger.labelling import Labeller
-
-        artifact = given.artifact("tagger")
-        vocabulary = json.loads(artifact.file("vocabulary.json").read_bytes())
-        settings: TagSettings = self.settings
-        self._candidates = open_candidates(settings)
-        self._view = vocabulary["image_size"]
-        calibration = artifact.file(CALIBRATION)
-        try:
-            tagger = load(artifact.file("model.safetensors"), artifact.folder)
-            if not isinstance(tagger, RelationTagger):
-                raise WeightsError(f"weights of a {type(tagger).__name__}, not of a Relation Tagger")
-            self._tagger = digest_file(artifact.file("model.safetensors"))
-            self._labeller = Labeller(
-                tagger.to(_device(settings.device)),
-                settings.categories or vocabulary["objects"][: settings.category_texts],
-                vocabulary["predicates"][: settings.predicate_texts],
-                Calibration.from_json(calibration.read_bytes()) if calibration.is_file() else None,
-                settings.predicates,
-                settings.floor,
-                settings.batch_size,
-                settings.pairs_together,
-                settings.precision,
-            )
-        except (WeightsError, FloatingPointError, ValueError) as error:
-            raise Terminal(f"tagger {artifact.key[:12]}: {error}; remove {artifact.folder} and run again") from error
+        """Load what proposes and what labels. Raises `Terminal` when it can't be used."""
+        self._candidates = open_candidates(self.settings)
+        self._open = open_labeller(self.settings, given.artifact("tagger"))
 
     def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
         """Score the partition's candidates; images that can't be read or scored go to quarantine."""
         rows = inputs.table("images").to_pylist()
         stated = {row["image_id"]: row["triplets"] for row in inputs.table("triplets").to_pylist()}
         images = [self._image(row, stated.get(row["image_id"], [])) for row in rows]
-        labels = self._labeller.label(images, lambda done: report(done, len(rows)))
+        labels = self._open.labeller.label(images, lambda done: report(done, len(rows)))
         report(len(rows), len(rows))
         rejected = [
             Rejected(row["image_id"], one.problem.reason, one.problem.value)
@@ -129,7 +82,7 @@ class TagStage(Stage):
         self._require(rows, images, labels, inputs.partition)
         kept = [_Kept(*each) for each in zip(rows, images, labels, strict=True) if not each[2].problem]
         relations = [
-            {"image_id": one.row["image_id"], "tagger": self._tagger, "relations": one.relations(stated)}
+            {"image_id": one.row["image_id"], "tagger": self._open.digest, "relations": one.relations(stated)}
             for one in kept
         ]
         pairs = [{"image_id": one.row["image_id"], "pairs": [asdict(p) for p in one.image.pairs]} for one in kept]
@@ -171,17 +124,23 @@ class TagStage(Stage):
         )
 
     def _image(self, row: dict[str, Any], triplets: Sequence[dict[str, Any]]) -> TaggingImage:
+        import torch
+
         from pipeline.training.pixels import View, to_pixels, view_size
         from tagger.tagging_image import Problem, TaggingImage
 
+        size = self._open.image_size
         boxes = [Box(b["category"], b["x"], b["y"], b["w"], b["h"], b["crowd"]) for b in row["boxes"]]
         captions = [values["caption"] for values in triplets]
         pairs = self._candidates([_triplet(values) for values in triplets], boxes, captions)
-        width, height = view_size(row["width"], row["height"], self._view)
+        width, height = (row["width"], row["height"]) if size is None else view_size(row["width"], row["height"], size)
 
         def load() -> Tensor | Problem:
             try:
-                return to_pixels(read_image(self.image_path(row)), View(self._view))
+                image = read_image(self.image_path(row))
+                if size is None:
+                    return torch.from_numpy(np.asarray(image, np.float32).transpose(2, 0, 1) / np.float32(255))
+                return to_pixels(image, View(size))
             except BadImage as bad:
                 return Problem(bad.reason, bad.value)
 
@@ -202,14 +161,6 @@ class _Kept(NamedTuple):
             asdict(relation) | {"caption": triplets[relation.triplet]["caption"] if relation.proposed else -1}
             for relation in self.labels.relations
         ]
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise Terminal("tag.device = 'cuda': this machine has no usable GPU; set device = 'auto' or 'cpu'")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _triplet(values: dict[str, Any]) -> Triplet:

@@ -90,3 +90,24 @@ def test_weights_of_another_network_are_named(weights: Path) -> None:
     save(RLIP(replace(config, tagger=False), weights), weights / "model.safetensors")
     with pytest.raises(Terminal, match="weights of a RLIP, not of a Relation Tagger"):
         opened(weights)
+
+
+def test_baselines_label_the_same_candidates(inputs: Inputs, weights: Path, tmp_path: Path) -> None:
+    own = opened(weights).run(inputs, tmp_path, lambda done, total, note="": None).table.to_pylist()
+    for method in ("naive", "prior"):
+        rows = opened(weights, method=method).run(inputs, tmp_path, lambda done, total, note="": None).table.to_pylist()
+        assert {row["tagger"] for row in rows} == {method}
+        terms = [
+            [{(r["subject"], r["predicate"], r["object"]) for r in row["relations"]} for row in t] for t in (rows, own)
+        ]
+        assert terms[0] == terms[1]
+
+
+def test_clip_needs_its_folder(tmp_path: Path) -> None:
+    stage = TagStage(TagSettings(method="clip"), FOLDERS)
+    with pytest.raises(Terminal, match="method 'clip' needs a folder"):
+        stage.weights()
+    empty = TagStage(TagSettings(method="clip", clip=tmp_path), FOLDERS)
+    assert empty.weights()["clip"] == tmp_path
+    with pytest.raises(Terminal, match="not a CLIP of transformers"):
+        empty.open(Inputs({"tagger": (Artifact(tmp_path),)}))
