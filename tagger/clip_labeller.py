@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -88,7 +89,8 @@ class ClipLabeller:
         return self._features[text]
 
     def _longest(self) -> int:
-        longest: int = self._model.config.text_config.max_position_embeddings
+        config: Any = self._model.config
+        longest: int = config.text_config.max_position_embeddings
         return longest
 
 
