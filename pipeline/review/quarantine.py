@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.review.step_summary import chain_order
 from storage.artifact import Artifact
@@ -33,6 +34,24 @@ class Quarantined:
 def quarantine(run: Run) -> list[Quarantined]:
     """Every reason of every step, in the order of the chain, the most frequent first."""
     return [found for step in sorted(run.steps(), key=chain_order) for found in _of_step(run, step)]
+
+
+def sampled(artifacts: Iterable[Artifact], most: int) -> list[dict[str, Any]]:
+    """Rows in quarantine: of every reason as many, `most` altogether but one at least; the most frequent reason first."""
+    held = [(artifact, artifact.manifest.counts.rejected) for artifact in artifacts]
+    counts: Counter[str] = Counter()
+    for _, reasons in held:
+        counts.update(reasons)
+    left = {
+        reason: max(1, most // len(counts)) for reason in sorted(counts, key=lambda reason: (-counts[reason], reason))
+    }
+    found: dict[str, list[dict[str, Any]]] = {reason: [] for reason in left}
+    for artifact, reasons in held:
+        if any(len(found[reason]) < left[reason] for reason in reasons):
+            for row in artifact.rejected().to_pylist():
+                if len(found[row["reason"]]) < left[row["reason"]]:
+                    found[row["reason"]].append(row)
+    return [row for rows in found.values() for row in rows]
 
 
 def _of_step(run: Run, step: str) -> Sequence[Quarantined]:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from pipeline.review.console import table
 from pipeline.review.label_show import LabelView
+from pipeline.review.quarantine import sampled
 from pipeline.review.step_summary import StepSummary, summaries
 from pipeline.review.wording import bytes_in_words, harmless, in_words
 from storage.artifact import Artifact
@@ -47,12 +48,12 @@ def show_run(
         rows = {name: list(head) for name, head in _heads(artifacts)}
         shown = {**summary.as_json(), "keys": {p: a.key for p, a in artifacts.items()}, "sample": rows}
         labels = {"labels": LabelView.of(run).as_json()} if summary.step == "tag" else {}
-        _print_json(console, {**shown, "rejected_rows": list(_rejected(artifacts)), **labels})
+        _print_json(console, {**shown, "rejected_rows": sampled(artifacts.values(), REJECTED_ROWS), **labels})
         return
     _show_steps(console, run, [summary], as_json)
     if summary.step == "tag":
         LabelView.of(run).print(console)
-    _show_rows(console, artifacts)
+    _show_rows(console, artifacts, summary.rejected)
 
 
 def _show_runs(console: Console, store: Store, as_json: bool) -> None:
@@ -91,17 +92,20 @@ def _show_steps(console: Console, run: Run, found: list[StepSummary], as_json: b
             console.print(Text(harmless(f"{step.step}: {facts}", 600), "dim"))
 
 
-def _show_rows(console: Console, artifacts: Mapping[str, Artifact]) -> None:
+def _show_rows(console: Console, artifacts: Mapping[str, Artifact], counts: Mapping[str, int]) -> None:
     for name, head in _heads(artifacts):
         made = _rows_table(f"First rows of {name}", "image", "holds")
         for row in head:
             made.add_row(*(Text(cell) for cell in in_words(row)))
         console.print(made)
-    rejected = list(_rejected(artifacts))
+    rejected = sampled(artifacts.values(), REJECTED_ROWS)
     if rejected:
-        made = _rows_table(f"First {len(rejected)} in quarantine", "image", "reason", "value")
+        made = _rows_table("In quarantine, some of each reason", "reason", "count", "image", "value")
+        told = ""
         for row in rejected:
-            made.add_row(str(row["image_id"]), Text(harmless(row["reason"])), Text(harmless(row["value"])))
+            reason, count = ("", "") if row["reason"] == told else (row["reason"], f"{counts[row['reason']]:,}")
+            told = row["reason"]
+            made.add_row(Text(harmless(reason)), count, str(row["image_id"]), Text(harmless(row["value"])))
         console.print(made)
 
 
@@ -122,17 +126,6 @@ def _heads(artifacts: Mapping[str, Artifact]) -> Iterator[tuple[str, list[dict[s
         if dot and kind == "parquet" and file != REJECTED_FILE:
             head: pa.Table = first.table(name).slice(0, SAMPLE_ROWS)
             yield name, head.to_pylist()
-
-
-def _rejected(artifacts: Mapping[str, Artifact]) -> Iterator[dict[str, Any]]:
-    """The first rows in quarantine."""
-    left = REJECTED_ROWS
-    for artifact in artifacts.values():
-        rows = artifact.rejected().slice(0, left).to_pylist()
-        left -= len(rows)
-        yield from rows
-        if not left:
-            return
 
 
 def _find_step(run: Run, found: list[StepSummary], name: str) -> StepSummary:

@@ -63,6 +63,17 @@ def test_at_most_twenty_rejected_rows_are_shown(book: Book) -> None:
     assert len(json.loads(shown(book, "toy", "ingest", as_json=True))["rejected_rows"]) == 20
 
 
+def test_a_rare_reason_is_shown_beside_a_frequent_one(book: Book) -> None:
+    many = [Rejected(n, "box duplicate", f"dog [{n}, 0, 1, 1]") for n in range(500)]
+    book.add("ingest", "toys/0000", [], rejected=many)
+    book.add("ingest", "toys/0001", [], rejected=[*many[:3], Rejected(77, "truncated", "JPEG: torn")])
+    rows = json.loads(shown(book, "toy", "ingest", as_json=True))["rejected_rows"]
+    assert [row["reason"] for row in rows] == ["box duplicate"] * 10 + ["truncated"]
+    lines = [line.split() for line in shown(book, "toy", "ingest").splitlines()]
+    assert ["box", "duplicate", "503", "0", "dog", "[0,", "0,", "1,", "1]"] in lines
+    assert ["truncated", "1", "77", "JPEG:", "torn"] in lines
+
+
 def test_text_from_captions_cannot_steer_the_terminal(book: Book) -> None:
     book.add("caption", "toys/0000", [captions(1, "a man\x1b[2J\x07 [bold]on[/bold] a horse")])
     text = shown(book, "toy", "caption")
