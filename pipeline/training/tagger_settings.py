@@ -21,10 +21,11 @@ class TaggerSettings(TrainingSettings):
     network: dict[str, Any] = Field(default={}, validate_default=True)
     """As for pre-training; the architecture is always that of the tagger."""
     loss: LossWeights = LossWeights(localised_predicates=False)
-    box_noise: float = Field(0.2, ge=0, le=1)
+    box_noise: float = Field(0.4, ge=0, le=1)
     """Boxes move by up to this share of half their size, and grow or shrink by up to this share of it."""
-    label_noise: float = Field(0.4, ge=0, le=1)
-    """Share of the pairs' labels that are replaced by random ones, so that the image has to be looked at."""
+    label_noise: float = Field(0.2, ge=0, le=1)
+    """Share of the pairs' labels that are replaced by random ones, so that the image has to be looked at; under the
+    network's `official_compat` by the first few names only, as many as the process has images, as the authors' are."""
     held_out: float = Field(0.05, ge=0, lt=1)
     """Share of the images, chosen by a hash of their ids, that the tagger is measured on instead of trained.
     Its calibration comes from them: 0 leaves scores without one."""

@@ -42,7 +42,11 @@ class TaggerTask:
             given.texts.target(sample, tagging_pairs(sample, limit, generator), soft, given.device)
             for sample in given.samples
         ]
-        queries = noisy(pair_queries(targets), self._settings, len(given.texts.objects) - 1, generator)
+        names = len(given.texts.objects) - 1
+        # The authors read the number of names off the wrong axis, that of the images.
+        if network.config.official_compat:
+            names = min(names, len(examples))
+        queries = noisy(pair_queries(targets), self._settings, names, generator)
         scored = network(given.images, given.padding, given.objects_TE, given.predicates_TE, queries)
         losses: dict[str, Tensor] = self._criterion(full_precision(scored), targets)
         return losses
