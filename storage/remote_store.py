@@ -78,7 +78,9 @@ class RemoteStore(Store):
     def refresh(self) -> None:
         """Make this machine's copies of runs and cuts those at the URL: a listing, and what changed since."""
         note = self.root / "mirrored.json"
-        known: dict[str, str] = json.loads(note.read_bytes()) if note.is_file() else {}
+        known: dict[str, str] = {}
+        with suppress(FileNotFoundError, ValueError):
+            known = json.loads(note.read_bytes())
         there = {
             f"{top}/{path}": entry.token for top in _MIRRORED for path, entry in self.depot.files.listing(top).items()
         }
@@ -253,8 +255,9 @@ class RemoteStore(Store):
         listed = self.depot.files.listing("found")
         found: dict[str, float] = {}
         for path, data in self.depot.files.read_many(f"found/{name}" for name in listed).items():
-            for key in json.loads(data):
-                found[key] = max(found.get(key, 0.0), listed[path.removeprefix("found/")].modified)
+            when = listed[path.removeprefix("found/")].modified
+            with suppress(ValueError, TypeError):  # a note that somebody spoilt spares nothing
+                found.update({key: max(found.get(key, 0.0), when) for key in json.loads(data)})
         return found
 
     def _inside(self, path: str) -> Path:

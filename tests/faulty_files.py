@@ -11,7 +11,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 T = TypeVar("T")
 
-Fault = Literal["stop", "500", "503", "timeout", "answer lost", "conflict"]
+Fault = Literal["stop", "answer lost", "conflict"]
 """stop: the process dies within the operation. answer lost: it is done, but seems to have timed out. conflict: S3 says
 of a conditional put that another is under way (409), else 503."""
 
@@ -62,10 +62,8 @@ class FaultyFiles(MemoryFileSystem):
         raise self._error(name)
 
     def _error(self, name: str) -> Exception:
-        if self.fault in ("timeout", "answer lost"):
+        if self.fault == "answer lost":
             return TimeoutError("Read timeout on endpoint URL")
-        if self.fault == "500":
-            return OSError(errno.EREMOTEIO, "We encountered an internal error. Please try again.")
-        if self.fault == "conflict" and name == "create":
+        if name == "create":
             return OSError(errno.EIO, "ConditionalRequestConflict")
         return OSError(errno.EBUSY, "Please reduce your request rate.")

@@ -3,6 +3,7 @@ undisturbed one; by one machine or by two."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -14,6 +15,12 @@ from uuid import uuid4
 
 import fsspec
 import pytest
+from botocore.exceptions import (
+    EndpointConnectionError,
+    NoCredentialsError,
+    ParamValidationError,
+    ReadTimeoutError,
+)
 from faulty_files import Dead, Fault, FaultyFiles
 from toy_chain import First, assert_valid_prefix, bytes_of, carry, first_item, run_chain
 from toy_store import put, put_chain, record
@@ -28,11 +35,12 @@ from storage.errors import Terminal, Transient
 from storage.lease import Patience
 from storage.manifest import Manifest
 from storage.open_store import existing_store, open_store
+from storage.reach import patiently, reached
 from storage.remote_store import RemoteStore
 from storage.runs import Run, runs_of
 from storage.store import Store
 
-FAULTS: tuple[Fault, ...] = ("stop", "500", "503", "timeout", "answer lost", "conflict")
+FAULTS: tuple[Fault, ...] = ("stop", "answer lost", "conflict")
 QUICK = Patience(beat=0.05, look=0.01, expiry=0.5)
 
 
@@ -74,7 +82,7 @@ def test_an_undisturbed_run_leaves_what_a_local_one_does(whole: dict[str, Any], 
     assert bytes_of(_store(url, tmp_path / "other")) == whole
 
 
-@pytest.mark.parametrize("fault", ["stop", "503", "answer lost", "conflict"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_at_any_operation_leaves_a_valid_prefix_and_the_next_run_ends_the_same(
     fault: Fault, operations: list[str], whole: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -98,6 +106,43 @@ def test_what_passes_by_itself_is_tried_again_and_nobody_notices(
         url = _url()
         run_chain(_store(url, tmp_path / str(at), FaultyFiles(at, fault, times=2)))
         assert bytes_of(_store(url, tmp_path / str(at))) == whole, f"after {fault} at {at} ({operations[at - 1]})"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (OSError(errno.EREMOTEIO, "We encountered an internal error. Please try again."), Transient, "internal error"),
+        (OSError(errno.EBUSY, "Please reduce your request rate."), Transient, "request rate"),
+        (OSError(errno.EIO, "ConditionalRequestConflict"), Transient, "ConditionalRequestConflict"),
+        (TimeoutError("timed out"), Transient, "timed out"),
+        (ReadTimeoutError(endpoint_url="u"), Transient, "Read timeout"),
+        (EndpointConnectionError(endpoint_url="u"), Transient, "Could not connect"),
+        (ConnectionResetError(104, "Connection reset by peer"), Transient, "reset"),
+        (PermissionError("Access Denied"), Terminal, "check the credentials"),
+        (NoCredentialsError(), Terminal, "AWS_ACCESS_KEY_ID"),
+        (OSError(errno.EINVAL, "The authorization header is malformed"), Terminal, "refused"),
+        (OSError(errno.ENOSPC, "No space left on device"), Terminal, "free space"),
+        (ParamValidationError(report="Invalid bucket name"), Terminal, "Invalid bucket name"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_what_the_other_side_says_is_told_apart(error: Exception, kind: type[Exception], said: str) -> None:
+    with pytest.raises(kind, match=said) as caught, reached("s3://bucket/x"):
+        raise error
+    assert type(caught.value) is kind and "s3://bucket/x" in str(caught.value)
+
+
+def test_only_what_may_pass_is_tried_again() -> None:
+    for kind, tries in ((Transient, 3), (Terminal, 1)):
+        asked: list[int] = []
+
+        def fail(asked: list[int] = asked, kind: type[Exception] = kind) -> None:
+            asked.append(1)
+            raise kind("no")
+
+        with pytest.raises(kind):
+            patiently(fail, (0.0, 0.0))
+        assert len(asked) == tries
 
 
 def test_what_a_dead_process_did_not_finish_copying_is_copied_not_computed_again(tmp_path: Path) -> None:

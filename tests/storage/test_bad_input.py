@@ -1,0 +1,125 @@
+"""What a store may be given: each mistake is one message that names the thing and the remedy, and nothing outside is touched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_store import put_chain, record
+
+from pipeline.doctor import require
+from pipeline.recipe import load_recipe
+from pipeline.why import why
+from storage.cuts import load_cut
+from storage.errors import Terminal
+from storage.manifest import parse_manifest
+from storage.open_store import existing_store
+from storage.runs import Run, find_run
+from storage.store import Store
+
+RECIPE = """
+name = "r"
+store = "{store}"
+[data]
+label = ["coco"]
+[[data.sources]]
+name = "coco"
+format = "coco"
+images = "images"
+annotations = "instances.json"
+[pretrain]
+arms = []
+"""
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b'{"format": 1}', b'{"format": "one"}', b"\xff\xfe"])
+def test_a_manifest_that_is_none_is_damaged(data: bytes) -> None:
+    with pytest.raises(Terminal, match=r"here: damaged manifest.*rlip verify --repair"):
+        parse_manifest(data, "here")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "{torn",
+        "[]",
+        '{"step": "parse"}',
+        '{"step": "parse", "stage": "parse", "partitions": 3}',
+    ],
+)
+def test_a_damaged_record_of_a_run_is_named(tmp_path: Path, entry: str) -> None:
+    store = Store(tmp_path)
+    run = record(store, "demo", put_chain(store))
+    (run.folder / "steps" / "parse.json").write_text(entry)
+    with pytest.raises(Terminal, match=r"parse\.json: damaged; remove it and run the recipe again"):
+        run.artifacts("parse")
+
+
+@pytest.mark.parametrize(
+    "place", [("parse", "../../../../etc"), ("../runs", "a" * 64), ("parse", "A" * 64), ("parse", "")]
+)
+def test_keys_and_stages_of_a_record_lead_nowhere_else(tmp_path: Path, place: tuple[str, str]) -> None:
+    store = Store(tmp_path)
+    run = record(store, "demo", put_chain(store))
+    entry = {"step": "parse", "stage": place[0], "partitions": {"toys/0000": place[1]}}
+    (run.folder / "steps" / "parse.json").write_text(json.dumps(entry))
+    with pytest.raises(Terminal, match="no stage and key"):
+        run.artifacts("parse")
+
+
+@pytest.mark.parametrize("data", ["{torn", "[]", '{"partitions": 3}', '{"partitions": [["x"]]}'])
+def test_a_damaged_cut_is_named(tmp_path: Path, data: str) -> None:
+    (tmp_path / "coco.json").write_text(data)
+    with pytest.raises(Terminal, match=r"coco\.json: damaged.*remove it and run again"):
+        load_cut(tmp_path / "coco.json")
+    assert load_cut(tmp_path / "none.json") == []
+
+
+def test_a_root_that_is_no_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Terminal, match=r"can't be written.*--set store=FOLDER"):
+        Store(tmp_path / "file")
+    for address in (tmp_path / "none", f"file://{tmp_path}/none"):
+        with pytest.raises(Terminal, match=r"no store at .*none; name it with --store, or make one with rlip run"):
+            existing_store(address)
+
+
+def test_steps_partitions_and_runs_that_are_not_there_are_told_with_what_is(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    run = record(store, "demo", put_chain(store))
+    with pytest.raises(Terminal, match=r"no artifacts of step 'tga'; its steps: caption, ingest, parse"):
+        list(why(run, "tga"))
+    with pytest.raises(Terminal, match=r"no partition 'toys/0009'; it has toys/0000"):
+        list(why(run, "parse", "toys/0009"))
+    with pytest.raises(Terminal, match=r"no run 'other' in .*; runs there: demo"):
+        find_run(store, "other")
+    with pytest.raises(Terminal, match="run name 'ü'"):
+        Run(store, "ü")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("[captoin]\ndraws = 3\n", r"captoin: unknown name; allowed are caption, data, evaluate"),
+        ("[tag]\nflor = 0.1\n", r"tag\.flor: unknown name; allowed are .*floor"),
+    ],
+)
+def test_a_recipe_that_asks_for_a_stage_that_is_not_there_is_told(tmp_path: Path, given: str, said: str) -> None:
+    (tmp_path / "r.toml").write_text(RECIPE.format(store=tmp_path / "store") + given)
+    with pytest.raises(Terminal, match=said):
+        load_recipe(tmp_path / "r.toml")
+
+
+@pytest.mark.parametrize("store", ["nosuch://bucket/x", "file/x", "s3://"])
+def test_an_address_that_is_none_is_told_before_any_work(
+    tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RLIP_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "file").touch()
+    (tmp_path / "r.toml").write_text(RECIPE.format(store=store))
+    recipe: Any = load_recipe(tmp_path / "r.toml")
+    with pytest.raises(Terminal, match=r"can't run yet:(.|\n)*store: "):
+        require(recipe)
