@@ -84,6 +84,17 @@ class BlipCaptioner:
                     captions += self._beam(states_BSD)
         return captions
 
+    @torch.inference_mode()
+    def likeliest(self, images: Sequence[Image.Image]) -> list[Caption]:
+        """The caption of each image that beam search finds, whatever `decoding` is."""
+        size = self._settings.batch_size
+        with one_thread():
+            return [
+                caption
+                for start in range(0, len(images), size)
+                for (caption,) in self._beam(self.encode(self.pixels(images[start : start + size])))
+            ]
+
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
         """RGB images as the network wants them: B x 3 x H x W, its square without keeping the aspect, normalised."""
         return self._pixels(images)
@@ -129,7 +140,7 @@ class BlipCaptioner:
         found = search(self._decoder, states_BSD, self._prompt, self._beams)
         texts = self._texts([hypothesis.tokens[len(self._prompt) :] for hypothesis in found])
         return [
-            [Caption(text, 0, None, hypothesis.log_probability, self._source)]
+            [Caption(text, 0, None, hypothesis.log_probability, "blip beam")]
             for text, hypothesis in zip(texts, found, strict=True)
         ]
 

@@ -16,7 +16,7 @@ from PIL import Image
 from pipeline.captioning.captioner import Caption
 from pipeline.captioning.draws import STEPS, uniforms
 from pipeline.captioning.lavis_worker import Pipe
-from pipeline.captioning.model_folder import find_lavis_model
+from pipeline.captioning.model_folder import find_lavis_model, find_lavis_python
 from pipeline.captioning.pixels import CLIP_DEVIATION, CLIP_MEAN, squared
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.stage import Rejected
@@ -43,12 +43,7 @@ class LavisCaptioner:
         self.rejects: list[Rejected] = []
         self._settings = settings
         self._weights, self._vocabulary = find_lavis_model(settings.model)
-        self._python = settings.lavis_python.expanduser()
-        if not self._python.is_file():
-            raise Terminal(
-                f"{self._python}: no such file (setting: lavis_python), where captioner 'lavis' expects the Python of "
-                "LAVIS's environment. Run `make lavis-env`, or set captioner to 'blip', which needs none"
-            )
+        self._python = find_lavis_python(settings.lavis_python)
         self._worker: _Worker | None = None
 
     def caption(self, images: Sequence[Image.Image], image_ids: Sequence[int]) -> list[list[Caption]]:

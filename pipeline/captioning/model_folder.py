@@ -41,6 +41,17 @@ def find_lavis_model(model: str) -> tuple[Path, Path]:
     return checkpoints[0], vocabulary
 
 
+def find_lavis_python(python: Path) -> Path:
+    """The Python of LAVIS's environment. Raises `Terminal` that says how to build it."""
+    found = python.expanduser()
+    if not found.is_file():
+        raise Terminal(
+            f"{found}: no such file (setting: lavis_python), where captioner 'lavis' expects the Python of LAVIS's "
+            "environment. Run `make lavis-env`, or set captioner to 'blip', which needs none"
+        )
+    return found
+
+
 def _from_hub(model: str, hub: bool, setting: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

@@ -39,6 +39,10 @@ class CaptionSettings(Settings):
     prompt: str = "a picture of "
     """Begins every caption for the model, and is not part of the text that comes out."""
     num_beams: int = Field(default=3, ge=1, le=32)
+    dense: Literal["no", "also", "only"] = "no"
+    """blip: beam captions of the cut-outs around pairs of boxes, beside those of the whole image or instead of them."""
+    dense_pairs: int = Field(default=100, ge=1, le=10_000)
+    """dense: pairs of an image at most, the first in the order of its boxes."""
     merge_draws: bool = False
     """Whether draws of an image that say the same become one caption, the first, with `times`, their number."""
     filter: str = runtime("")
@@ -61,6 +65,8 @@ class CaptionSettings(Settings):
             raise ValueError("recorded: name at least one file of captions, or set captioner to 'blip'")
         if self.captioner == "lavis" and self.precision != "float32":
             raise ValueError(f"precision: {self.precision} is for captioner 'blip'; 'lavis' works in float32")
+        if self.captioner != "blip" and self.dense != "no":
+            raise ValueError(f"dense: {self.dense!r} needs captioner 'blip', not {self.captioner!r}")
         if self.min_length > self.max_length:
             raise ValueError(f"min_length: {self.min_length} is above max_length ({self.max_length})")
         if self.batch_size < 1:

@@ -12,13 +12,16 @@ from PIL import Image
 
 from pipeline.captioning.captioner import Caption
 from pipeline.captioning.merging import merge
-from pipeline.captioning.model_folder import find_lavis_model, find_model
+from pipeline.captioning.model_folder import find_lavis_model, find_lavis_python, find_model
+from pipeline.captioning.pair_crops import pair_crops
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.image_reader import read_ahead
 from pipeline.images import BadImage, ImageLimits
 from pipeline.stage import Inputs, Output, Rejected, Report, Stage
 from storage.tables import CAPTIONS
 
+Batch = list[tuple[dict[str, Any], Image.Image | None]]
+"""Rows of the images table with their images, None where none is looked at."""
 _AFTER = {"merge_draws", "match_at_least"}
 """What is done with captions wherever they come from."""
 
@@ -48,6 +51,7 @@ class CaptionStage(Stage):
         if settings.captioner == "recorded":
             found |= {f"recorded {number}": path for number, path in enumerate(settings.recorded)}
         elif settings.captioner == "lavis":
+            find_lavis_python(settings.lavis_python)
             found["captioner"], found["vocabulary"] = find_lavis_model(settings.model)
         else:
             found["captioner"] = find_model(settings.model, settings.hub)
@@ -74,19 +78,32 @@ class CaptionStage(Stage):
         ahead = self._decoded(rows)
         for start in range(0, len(rows), self.settings.batch_size):
             batch = _readable(rows[start : start + self.settings.batch_size], ahead, rejected)
-            image_ids = [image_id for image_id, _ in batch]
-            captions = self._captioner.caption([image for _, image in batch if image is not None], image_ids)
-            for (image_id, image), drawn in zip(batch, captions, strict=True):
+            for (row, image), drawn in zip(batch, self._drawn(batch), strict=True):
                 found = merge(drawn) if self.settings.merge_draws else drawn
                 fit = found if image is None else self._fit(image, found)
                 unfit += len(found) - len(fit)
-                made.append({"image_id": image_id, "captions": [caption._asdict() for caption in fit]})
+                made.append({"image_id": row["image_id"], "captions": [caption._asdict() for caption in fit]})
             report(min(start + self.settings.batch_size, len(rows)), len(rows))
         facts = {"captions": sum(len(row["captions"]) for row in made)}
         if self._scorer:
             facts["captions_filtered"] = unfit
         table = pa.Table.from_pylist(made, schema=CAPTIONS)
         return Output(table, rejected=rejected, rows_in=len(rows), facts=facts)
+
+    def _drawn(self, batch: Batch) -> list[list[Caption]]:
+        """The captions of each image: of the whole of it, of its pairs of boxes, or both."""
+        from pipeline.captioning.blip import BlipCaptioner
+
+        images = [image for _, image in batch if image is not None]
+        captions: list[list[Caption]] = [[] for _ in batch]
+        if self.settings.dense != "only":
+            captions = self._captioner.caption(images, [row["image_id"] for row, _ in batch])
+        if isinstance(self._captioner, BlipCaptioner) and self.settings.dense != "no":
+            for (row, _), image, found in zip(batch, images, captions, strict=True):
+                crops = pair_crops(image, row["boxes"], self.settings.dense_pairs)
+                dense = self._captioner.likeliest(crops)
+                found += [c._replace(draw=len(found) + i, source=f"{c.source} dense") for i, c in enumerate(dense)]
+        return captions
 
     def _fit(self, image: Image.Image, captions: list[Caption]) -> list[Caption]:
         """The captions that the filter lets through, each with its score; all of them without a filter."""
@@ -106,12 +123,12 @@ class CaptionStage(Stage):
 
 def _readable(
     rows: list[dict[str, Any]], images: Iterator[Image.Image | BadImage | None], rejected: list[Rejected]
-) -> list[tuple[int, Image.Image | None]]:
-    """Image ids and images of the next rows; what can't be read is rejected."""
-    found: list[tuple[int, Image.Image | None]] = []
+) -> Batch:
+    """The next rows with their images; what can't be read is rejected."""
+    found: Batch = []
     for row, image in zip(rows, images):  # noqa: B905 - there are more images than rows
         if isinstance(image, BadImage):
             rejected.append(Rejected(row["image_id"], image.reason, image.value))
         else:
-            found.append((row["image_id"], image))
+            found.append((row, image))
     return found

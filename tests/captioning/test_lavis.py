@@ -144,3 +144,5 @@ def test_what_lacks_is_named_with_the_way_out(one_blip: Models, tmp_path: Path) 
         open_captioner(settings((tmp_path, tmp_path), tmp_path / "nowhere"))
     with pytest.raises(ValidationError, match="'lavis' works in float32"):
         settings(one_blip, tmp_path, precision="bfloat16")
+    with pytest.raises(ValidationError, match="'also' needs captioner 'blip', not 'lavis'"):
+        settings(one_blip, tmp_path, dense="also")

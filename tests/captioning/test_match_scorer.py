@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 import torch
+from caption_rows import caption_rows
 from PIL import Image
 from transformers import AutoTokenizer, BertTokenizer, BlipConfig, BlipForImageTextRetrieval
 
-from pipeline.captioning.captioner import Caption
 from pipeline.captioning.match_scorer import MatchScorer
-from pipeline.captioning.merging import merge
 from pipeline.captioning.settings import CaptionSettings
-from pipeline.stage import Inputs
-from pipeline.stages.caption import CaptionStage
-from storage.artifact import Artifact
 from storage.errors import Terminal
-from storage.tables import IMAGES, write_table
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(40)), "[DEC]", "[ENC]"]
 TEXTS = ["word1 word2", "word9", "word3 word3 word30 word31 word5", "word1 word2"]
@@ -91,48 +84,17 @@ def test_a_missing_filter_names_its_setting(tmp_path: Path) -> None:
         MatchScorer(settings(tmp_path / "nowhere"))
 
 
-def rows(
-    folder: Path, pictures: list[Image.Image], **changed: Any
-) -> tuple[list[list[dict[str, Any]]], dict[str, Any]]:
-    """The captions of the stage's rows, and its facts."""
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "pictures").mkdir(parents=True)
-    images = []
-    for number, picture in enumerate(pictures):
-        picture.save(folder / "pictures" / f"{number}.png")
-        box = {"category": "dog", "x": 0, "y": 0, "w": 5, "h": 5, "crowd": False, "source_id": 1}
-        images.append({"image_id": number, "dataset": "set", "uri": f"{number}.png", "boxes": [box]})
-    write_table(pa.Table.from_pylist(images, schema=IMAGES), folder / "images.parquet")
-    stage = CaptionStage(CaptionSettings(**changed), {"set": folder / "pictures"})
-    stage.open(Inputs())
-    output = stage.run(Inputs({"images": [Artifact(folder)]}), folder, lambda done, total, note="": None)
-    return [row["captions"] for row in output.table.to_pylist()], dict(output.facts)
-
-
 def test_the_stage_keeps_what_matches_and_stores_scores(
     matcher: Path, blip_folder: Path, pictures: list[Image.Image], tmp_path: Path
 ) -> None:
     plain: dict[str, Any] = {"model": str(blip_folder), "draws": 4}
-    without, facts = rows(tmp_path / "set", pictures[:4], **plain)
+    without, facts = caption_rows(tmp_path / "set", pictures[:4], **plain)
     assert {c["match"] for found in without for c in found} == {None} and "captions_filtered" not in facts
-    scored, facts = rows(tmp_path / "set", pictures[:4], **plain, filter=str(matcher), match_at_least=0.0)
+    scored, facts = caption_rows(tmp_path / "set", pictures[:4], **plain, filter=str(matcher), match_at_least=0.0)
     assert [[c["text"] for c in found] for found in scored] == [[c["text"] for c in found] for found in without]
     assert facts["captions_filtered"] == 0
     scores = sorted(c["match"] for found in scored for c in found)
     least = (scores[7] + scores[8]) / 2
-    kept, facts = rows(tmp_path / "set", pictures[:4], **plain, filter=str(matcher), match_at_least=least)
+    kept, facts = caption_rows(tmp_path / "set", pictures[:4], **plain, filter=str(matcher), match_at_least=least)
     assert kept == [[c for c in found if c["match"] >= least] for found in scored]
     assert (facts["captions"], facts["captions_filtered"]) == (8, 8)
-
-
-def test_merged_draws_are_counted(blip_folder: Path, pictures: list[Image.Image], tmp_path: Path) -> None:
-    plain: dict[str, Any] = {"model": str(blip_folder), "draws": 6, "temperature": 0}
-    (every,), _ = rows(tmp_path / "set", pictures[:1], **plain)
-    (merged,), facts = rows(tmp_path / "set", pictures[:1], **plain, merge_draws=True)
-    assert [c["times"] for c in every] == [1] * 6
-    assert merged == [{**every[0], "times": 6}] and facts["captions"] == 1
-
-
-def test_merging_keeps_the_first_of_each_text() -> None:
-    drawn = [Caption(text, i, 7, -float(i), "blip") for i, text in enumerate(("b", "a", "b", "b"))]
-    assert [(c.text, c.draw, c.log_probability, c.times) for c in merge(drawn)] == [("b", 0, 0.0, 3), ("a", 1, -1.0, 1)]
