@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pipeline.captioning.captioner import Caption
 from pipeline.captioning.lavis import LavisCaptioner
 from pipeline.captioning.open_captioner import open_captioner
 from pipeline.captioning.settings import CaptionSettings
+from pipeline.stages.caption import CaptionStage
 from storage.errors import Terminal, Transient
 
 Pictures = list[Image.Image]
@@ -135,6 +137,15 @@ def test_a_worker_that_dies_of_a_batch_is_tried_twice(one_blip: Models, tmp_path
     with pytest.raises(Transient, match=r"(?s)died 2 times of images 1…2 \(signal 9.*out of memory"):
         captioner.caption([Image.new("RGB", (8, 8))] * 2, [1, 2])
     assert (tmp_path / "starts").read_text().split() == ["started"] * 2
+
+
+def test_the_stage_is_keyed_by_checkpoint_and_vocabulary(one_blip: Models, tmp_path: Path) -> None:
+    folder = one_blip[1]
+    stage = CaptionStage(settings(one_blip, Path(sys.executable)))
+    assert stage.weights() == {"captioner": folder / "blip.pth", "vocabulary": folder / "vocab.txt"}
+    assert stage.row_settings()["captioner"] == "lavis"
+    with pytest.raises(Terminal, match="lavis_python"):
+        CaptionStage(settings(one_blip, tmp_path / "nowhere")).weights()
 
 
 def test_what_lacks_is_named_with_the_way_out(one_blip: Models, tmp_path: Path) -> None:
