@@ -52,11 +52,13 @@ class LabelChoice:
     def _confidence(self, relation: Relation) -> float:
         confidence = relation.score if self.measure == "score" else relation.calibrated
         if confidence is None:
-            raise ValueError("labels of a tagger without calibration: train it with held_out > 0, or measure by score")
-        if self.rule != "posterior":
-            return confidence
+            raise ValueError(
+                "shard.confidence = 'calibrated': these labels are not; train the tagger with held_out > 0, or take 'score'"
+            )
+        if self.rule != "all" and relation.proposed and relation.posterior is None:
+            raise ValueError(f"shard.rule = {self.rule!r}: these labels have no posteriors; tag again, or take 'all'")
         # What no mention proposed for this pair, no mention can mean by it.
-        return confidence * (relation.posterior or 0.0)
+        return confidence * (relation.posterior or 0.0) if self.rule == "posterior" else confidence
 
 
 _Label = tuple[int, str, int]

@@ -128,4 +128,4 @@ class ShardStage(Stage):
                 for row in inputs.table("relations").to_pylist()
             }
         except ValueError as error:
-            raise Terminal(f"{inputs.partition}: shard.confidence = {settings.confidence!r}: {error}") from error
+            raise Terminal(f"{inputs.partition}: {error}") from error

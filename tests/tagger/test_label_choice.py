@@ -57,8 +57,16 @@ def test_most_labels_of_a_pair() -> None:
 def test_calibrated_confidence() -> None:
     chosen = LabelChoice(measure="calibrated", threshold=0.4).chosen(LABELS, PAIRS)
     assert [confidence for _, confidence in chosen] == [0.4]
-    with pytest.raises(ValueError, match="without calibration"):
+    with pytest.raises(ValueError, match="held_out > 0"):
         LabelChoice(measure="calibrated").chosen([Relation(0, 1, "on", 0.5, True, 0)], [])
+
+
+@pytest.mark.parametrize("rule", ["best", "posterior"])
+def test_labels_without_posteriors_are_not_taken_for_unlikely_ones(rule: str) -> None:
+    with pytest.raises(ValueError, match="no posteriors"):
+        LabelChoice(rule=rule).chosen([relation(0, "on", 1, 0.9, None)], [])  # type: ignore[arg-type]
+    unsaid = Relation(0, 1, "on", 0.9, False, -1)
+    assert [label for label, sure in LabelChoice(rule=rule).chosen([unsaid], []) if sure] == []  # type: ignore[arg-type]
 
 
 def test_posteriors_sum_to_what_a_mention_means_and_follow_prior_and_odds() -> None:
