@@ -56,7 +56,7 @@ def _labelling(recipe: Recipe) -> list[Step]:
     data = recipe.data
     steps = [
         Step("caption", CaptionStage, recipe.caption_settings(), datasets=data.label, reads={"images": ("ingest",)}),
-        Step("parse", ParseStage, recipe.parse, datasets=data.label, reads={"captions": ("caption",)}),
+        Step("parse", ParseStage, recipe.parse_settings(), datasets=data.label, reads={"captions": ("caption",)}),
     ]
     if data.tagger:
         images = {"images": ("ingest",)}

