@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 
@@ -27,9 +28,12 @@ class Disk:
 
     def sync_all(self, files: Sequence[Path], folder: Path) -> None:
         """Force files and the folder that they lie in to the disk, together: the disk then writes once, not once each."""
-        with ThreadPoolExecutor(len(files) + 1) as pool:
-            done = [*(pool.submit(self.sync_file, path) for path in files), pool.submit(self.sync_folder, folder)]
-        for each in done:
+        under_way = [_threads().submit(self.sync_file, path) for path in files]
+        try:
+            self.sync_folder(folder)
+        finally:
+            wait(under_way)
+        for each in under_way:
             each.result()
 
     def rename(self, source: Path, target: Path) -> None:
@@ -54,6 +58,12 @@ class Disk:
         for missing in reversed([path for path in (folder, *folder.parents) if not path.is_dir()]):
             self.make(missing)
             self.sync_folder(missing.parent)
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Threads that wait for the disk; made once a process, since making them costs as much as a sync."""
+    return ThreadPoolExecutor(4, "sync")
 
 
 def _sync(path: Path, flags: int) -> None:

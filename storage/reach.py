@@ -64,7 +64,9 @@ def _meaning(error: Exception, url: str) -> PipelineError | None:
         return Terminal(f"{url}: refused ({said})")
     if isinstance(error, OSError | TimeoutError):
         return Transient(f"{url} can't be reached ({said})")
-    if isinstance(error, ImportError | ValueError):
+    if isinstance(error, ImportError):
+        return Terminal(f"{url}: {error}; for S3: pip install 'rlip[s3]'")
+    if isinstance(error, ValueError):
         return Terminal(f"{url}: {error}; name a folder, s3://bucket/folder or another address")
     if type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
         return Transient(f"{url} can't be reached ({said})") if names & _SILENT else Terminal(f"{url}: {said}")

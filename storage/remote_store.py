@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from storage.atomic import write_atomic
 from storage.depot import Depot
 from storage.digests import digest_bytes, digest_file
 from storage.disk import LOCAL, Disk
-from storage.errors import Terminal
+from storage.errors import PipelineError, Terminal
 from storage.lease import Patience, leased
 from storage.manifest import MANIFEST, Manifest
 from storage.reach import PAUSES
@@ -81,6 +82,7 @@ class RemoteStore(Store):
         known: dict[str, str] = {}
         with suppress(FileNotFoundError, ValueError):
             known = json.loads(note.read_bytes())
+        began = time.time()
         there = {
             f"{top}/{path}": entry.token for top in _MIRRORED for path, entry in self.depot.files.listing(top).items()
         }
@@ -89,7 +91,8 @@ class RemoteStore(Store):
             write_atomic(self._inside(path), data, self.disk)
         for top in _MIRRORED:
             for mine in (self.root / top).rglob("*.json"):
-                if mine.relative_to(self.root).as_posix() not in there:
+                is_older = mine.stat().st_mtime < began  # what a run puts is written there first, then here
+                if is_older and mine.relative_to(self.root).as_posix() not in there:
                     mine.unlink(missing_ok=True)
         write_atomic(note, json.dumps(there).encode(), self.disk)
 
@@ -194,7 +197,9 @@ class RemoteStore(Store):
     def freshen(self, stage: str, artifacts: Iterable[Artifact]) -> None:
         """Note that a run found these, so that `rlip gc` spares them: one small file."""
         keys = [artifact.key for artifact in artifacts]
-        if keys:
+        if not keys:
+            return
+        with suppress(PipelineError):  # who may only read finds them all the same
             self.depot.files.write(f"found/{stage}-{uuid.uuid4().hex}.json", json.dumps(keys).encode())
 
     def discard(self, stage: str, key: str) -> None:
@@ -209,9 +214,10 @@ class RemoteStore(Store):
             super().forget_run(name)
 
     def drop_copies(self, before: float) -> None:
-        """Remove notes of what runs found before `before`, and this machine's copies of what is no longer there."""
-        old = [path for path, entry in self.depot.files.listing("found").items() if entry.modified < before]
-        self.depot.files.remove(f"found/{path}" for path in old)
+        """Remove notes of what runs found or claimed before `before`, and this machine's copies of what is not there."""
+        for notes in ("found", "claims"):
+            old = [path for path, entry in self.depot.files.listing(notes).items() if entry.modified < before]
+            self.depot.files.remove(f"{notes}/{path}" for path in old)
         for stage in super().stages():
             there = self.depot.keys(stage)
             for artifact in super().artifacts(stage):
