@@ -26,6 +26,12 @@ class RunLog:
             self._said = time.monotonic()
             self._log.info("scenes: %d of %d drawn", done, total)
 
+    def reading(self, dataset: str, share: float) -> None:
+        """Say how far the reading of annotations is, now and then."""
+        if time.monotonic() - self._said >= LINE_EVERY:
+            self._said = time.monotonic()
+            self._log.info("%s: annotations, %d%% read", dataset, 100 * share)
+
     def step(self, plan: StepPlan) -> None:
         """Say what is due."""
         self._log.info("%s: %d cached, %d to do", plan.step.name, len(plan.cached), len(plan.due))

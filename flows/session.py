@@ -28,7 +28,7 @@ class Session:
     @classmethod
     def begin(cls, recipe: Recipe, display: Display, *, reports: bool) -> Session:
         """Check what the recipe needs and open its store. Raises `Terminal` before any work."""
-        prepare(recipe, display.drawing)
+        prepare(recipe, display.drawing, display.reading)
         return cls(Chain(recipe), display, reports)
 
 

@@ -38,6 +38,10 @@ class Watched:
         """Scenes are drawn before there is anything to show in Prefect."""
         self._display.drawing(done, total)
 
+    def reading(self, dataset: str, share: float) -> None:
+        """Neither is there while annotations are read."""
+        self._display.reading(dataset, share)
+
     def step(self, plan: StepPlan) -> None:
         """Make the artifact, at the share that is cached."""
         self._display.step(plan)

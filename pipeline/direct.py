@@ -21,7 +21,7 @@ Work = Callable[[Chain, StepPlan, Display], Sequence[Record]]
 
 def run(recipe: Recipe, display: Display) -> Outcome:
     """Carry out every step of a recipe. Raises `PipelineError`; whatever was committed before stays and is found again."""
-    prepare(recipe, display.drawing)
+    prepare(recipe, display.drawing, display.reading)
     chain = Chain(recipe)
     return Outcome(recipe.name, [run_step(chain, step, display, work) for step in chain.steps])
 

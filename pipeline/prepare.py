@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from pipeline.datasets.record_index import is_indexed, open_index
 from pipeline.doctor import require
+from pipeline.graph import build_steps
 from pipeline.recipe import Recipe
 from scenes.settings import SceneSettings
 from storage.errors import Terminal
 from storage.open_store import open_store
 
 
-def prepare(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> None:
-    """Check the recipe's needs, write its scenes, clear what dead writers left. Raises `Terminal` before any work.
+def prepare(
+    recipe: Recipe,
+    drawing: Callable[[int, int], None] | None = None,
+    reading: Callable[[str, float], None] | None = None,
+) -> None:
+    """Check the recipe's needs, write its scenes, read annotations that are new, clear what dead writers left.
 
-    `progress` gets (scenes drawn, all).
+    Raises `Terminal` before any work. `drawing` gets (scenes drawn, all), `reading` a data set and the share of it read.
     """
     require(recipe)
     if recipe.scenes is not None:
-        write_world(recipe.data.root, recipe.scenes, progress)
+        write_world(recipe.data.root, recipe.scenes, drawing)
+    read_annotations(recipe, reading)
     open_store(recipe.store).sweep()
+
+
+def read_annotations(recipe: Recipe, reading: Callable[[str, float], None] | None) -> None:
+    """Parse the annotations that the chain will ask for and that were not parsed before. Raises `AnnotationError`."""
+    settings = recipe.ingest_settings()
+    for name in build_steps(recipe)[0].datasets:
+        source = recipe.data.source(name)
+        if not is_indexed(source, settings.indexes):
+            open_index(source, settings.indexes, None if reading is None else partial(reading, name))
 
 
 def write_world(root: Path, settings: SceneSettings, progress: Callable[[int, int], None] | None) -> None:

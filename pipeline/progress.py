@@ -25,6 +25,9 @@ class Display(Protocol):
     def drawing(self, done: int, total: int) -> None:
         """The made world is being written: so many scenes of all."""
 
+    def reading(self, dataset: str, share: float) -> None:
+        """A data set's annotations are read for the first time: this share of them, 0 to 1."""
+
     def step(self, plan: StepPlan) -> None:
         """A step begins."""
 
@@ -50,6 +53,12 @@ class Lines:
         if time.monotonic() - self._said >= LINE_EVERY or done == total:
             self._said = time.monotonic()
             self._console.print(f"scenes: {done}/{total} drawn", highlight=False)
+
+    def reading(self, dataset: str, share: float) -> None:
+        """Say how far the reading is, now and then."""
+        if time.monotonic() - self._said >= LINE_EVERY:
+            self._said = time.monotonic()
+            self._console.print(f"{dataset}: annotations, {share:.0%} read", highlight=False)
 
     def step(self, plan: StepPlan) -> None:
         """Say what is due."""
@@ -85,6 +94,7 @@ class Bars:
         )
         self._bar: TaskID | None = None
         self._share: dict[str, float] = {}
+        self._read: dict[str, TaskID] = {}
 
     def drawing(self, done: int, total: int) -> None:
         """A bar of its own."""
@@ -92,6 +102,13 @@ class Bars:
         if self._bar is None:
             self._bar = self._bars.add_task("scenes", total=total, note="")
         self._bars.update(self._bar, completed=done)
+
+    def reading(self, dataset: str, share: float) -> None:
+        """A bar of its own, in percent."""
+        self._bars.start()
+        if dataset not in self._read:
+            self._read[dataset] = self._bars.add_task(dataset, total=100, note="annotations, read once")
+        self._bars.update(self._read[dataset], completed=round(100 * share))
 
     def step(self, plan: StepPlan) -> None:
         """A new bar, at the share that is cached."""
@@ -138,6 +155,12 @@ class JsonLines:
         if time.monotonic() - self._said >= 0.2 or done == total:
             self._said = time.monotonic()
             _say(event="drawing", done=done, total=total)
+
+    def reading(self, dataset: str, share: float) -> None:
+        """Event `reading`, at most five a second."""
+        if time.monotonic() - self._said >= 0.2:
+            self._said = time.monotonic()
+            _say(event="reading", dataset=dataset, share=round(share, 3))
 
     def step(self, plan: StepPlan) -> None:
         """Event `step`."""

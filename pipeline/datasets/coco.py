@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -49,7 +50,8 @@ class CocoReader(Reader):
     def _spill(self, boxes: BoxSpill, images: IO[str]) -> dict[int, str]:
         """Put images and annotations aside; returns the categories, which may stand at the file's end."""
         categories: list[Any] = []
-        for name, entry in stream_lists(self.source.annotations, EXPECTED, ("images", "annotations", "categories")):
+        lists = ("images", "annotations", "categories")
+        for name, entry in stream_lists(self.source.annotations, EXPECTED, lists, lambda read: self.report(read / 2)):
             if name == "annotations":
                 self._spill_box(boxes, entry)
             elif name == "images":
@@ -65,7 +67,12 @@ class CocoReader(Reader):
     ) -> Iterator[ImageRecord]:
         names = frozenset(categories.values())
         seen: set[int] = set()
-        for line in images:
+        size = max(1, os.fstat(images.fileno()).st_size)
+        done = 0
+        for number, line in enumerate(images):
+            done += len(line)
+            if number % 1000 == 0:
+                self.report(0.5 + done / size / 2)
             record = self._record(json.loads(line), seen)
             if record is None:
                 continue
@@ -73,6 +80,7 @@ class CocoReader(Reader):
             found, rejects = self._boxes(record.image_id, boxes, categories)
             relations, more = add_pairs(record.image_id, found, pairs.pop(record.image_id, []), names)
             yield replace(record, boxes=tuple(found), relations=tuple(relations), rejects=tuple(rejects + more))
+        self.report(1.0)
         self.rejects += [
             Rejected(image_id, "annotations of unknown image", f"{count} annotations")
             for image_id, count in boxes.counts()

@@ -6,11 +6,13 @@ Elements are parsed exactly as `json.load` would (NaN, which many tools write, i
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from io import TextIOWrapper
 from json import JSONDecodeError
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from pipeline.datasets.annotations import AnnotationError, explained, read_json, rows
 
@@ -42,14 +44,17 @@ def stream_rows(path: Path, expected: str) -> Iterator[Any]:
     yield from rows(read_json(path, expected), path, expected)
 
 
-def stream_lists(path: Path, expected: str, names: Collection[str]) -> Iterator[tuple[str, Any]]:
+def stream_lists(
+    path: Path, expected: str, names: Collection[str], report: Callable[[float], None] | None = None
+) -> Iterator[tuple[str, Any]]:
     """The elements of the lists `names` of a JSON object, each with its list's name, in file order; the rest is skipped.
 
+    `report` gets the share of the file that is read, 0 to 1.
     Raises `AnnotationError` when the reading comes to the fault; a list that is absent is told at the end.
     """
     missing = set(names)
     with explained(path, expected), path.open(encoding="utf-8-sig", newline="") as file:
-        text = _Text(file)
+        text = _Text(file, report)
         opening = text.peek()
         if opening != "{":
             kind = _kind(opening) if opening == "[" else _whole_kind(path, expected)
@@ -86,8 +91,10 @@ def stream_fields(path: Path, expected: str) -> Iterator[tuple[str, Any]]:
 class _Text:
     """A window on a JSON text that is read from the front to the end, once."""
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: TextIOWrapper, report: Callable[[float], None] | None = None) -> None:
         self._file = file
+        self._report = report
+        self._size = max(1, os.fstat(file.fileno()).st_size)
         self._buffer = ""
         self._at = 0
         self._line, self._column = 0, 0
@@ -178,6 +185,8 @@ class _Text:
         self._line += lines
         self._buffer = self._buffer[self._at :] + chunk
         self._at = 0
+        if self._report is not None:
+            self._report(os.lseek(self._file.fileno(), 0, os.SEEK_CUR) / self._size)
         return True
 
     def _placed(self, message: str, position: int) -> JSONDecodeError:

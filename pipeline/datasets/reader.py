@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -25,6 +25,8 @@ class Reader(ABC):
         self.source = source
         self.scratch = scratch
         """Where large things may be put aside while reading; the system's place for them when None."""
+        self.report: Callable[[float], None] = lambda share: None
+        """Gets the share of the annotations that is read, 0 to 1, now and then."""
         self.folder = open_folder(source.images)
         self.rejects: list[Rejected] = []
         """Rows that became no record (no usable id or file name, a duplicate); complete when `read` has ended."""

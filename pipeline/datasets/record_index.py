@@ -13,7 +13,7 @@ import tempfile
 import time
 import uuid
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +105,15 @@ class RecordIndex:
         )
 
 
-def open_index(source: Source, folder: Path | None) -> RecordIndex:
+def is_indexed(source: Source, folder: Path | None) -> bool:
+    """Whether `open_index` would find the index made; always when none would be kept."""
+    return folder is None or not _writable(folder) or _place(source, folder).is_dir()
+
+
+def open_index(source: Source, folder: Path | None, report: Callable[[float], None] | None = None) -> RecordIndex:
     """The index of a source in `folder`, made when its annotation files are new; of this process alone when None.
 
+    `report` gets the share of the annotations that is read, 0 to 1.
     Raises `AnnotationError` when the files can't be used, or none of the images is there.
     """
     if folder is None or not _writable(folder):
@@ -117,13 +123,18 @@ def open_index(source: Source, folder: Path | None) -> RecordIndex:
         temporary.cleanup()  # the open files live on
         return index
     reader = open_source(source, folder)
-    path = folder / f"{source.name}-{_digest(source)[:24]}"
+    reader.report = report or reader.report
+    path = _place(source, folder)
     if not path.is_dir():
         _build(reader, path)
         _remove_older(path, source.name)
     index = RecordIndex(path, reader)
     reader.require_one(index)
     return index
+
+
+def _place(source: Source, folder: Path) -> Path:
+    return folder / f"{source.name}-{_digest(source)[:24]}"
 
 
 def _build(reader: Reader, path: Path) -> Path:

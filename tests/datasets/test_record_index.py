@@ -11,7 +11,7 @@ import pytest
 from pipeline.datasets.annotations import AnnotationError
 from pipeline.datasets.json_stream import stream_lists
 from pipeline.datasets.open_source import open_source
-from pipeline.datasets.record_index import open_index
+from pipeline.datasets.record_index import is_indexed, open_index
 from pipeline.stages.ingest import IngestSettings, cut_dataset
 from storage.store import Store
 from tests.datasets.conftest import Build
@@ -60,6 +60,15 @@ def test_annotations_are_parsed_once(coco: Build, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("pipeline.datasets.coco.stream_lists", stream_lists)
     save_json(moved.annotations, {**json.loads(moved.annotations.read_text()), "annotations": BOXES[:1]})
     assert sum(len(record.boxes) for record in open_index(moved, tmp_path / "kept")) == 1
+
+
+def test_how_far_the_reading_is_gets_told(coco: Build, tmp_path: Path) -> None:
+    source = coco(IMAGES, BOXES)
+    told: list[float] = []
+    assert not is_indexed(source, tmp_path / "kept")
+    open_index(source, tmp_path / "kept", told.append)
+    assert told == sorted(told) and 0 < told[0] <= 0.5 and told[-1] == 1.0
+    assert is_indexed(source, tmp_path / "kept") and is_indexed(source, None)
 
 
 def test_a_failed_reading_leaves_nothing(coco: Build, tmp_path: Path) -> None:
