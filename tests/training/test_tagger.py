@@ -7,7 +7,10 @@ import pyarrow as pa
 import pytest
 import torch
 
+from models.config import NetworkConfig
 from models.target import Target
+from pipeline.graph import build_steps
+from pipeline.recipe import load_recipe
 from pipeline.training.job import MODEL, Job
 from pipeline.training.launch import launch
 from pipeline.training.metrics_log import MetricsLog
@@ -146,3 +149,11 @@ def test_proposals_are_what_captions_would_propose():
     assert {pairs[p.row]: p.score for p in made}[2, 1] == scores[5, 1]
     false = list(proposals(0, scored, ["hold", "next to"], {("person", "hold", "person")}, ()))
     assert {(pairs[p.row], p.right) for p in false} == {((0, 1), False), ((1, 0), False)}
+
+
+@pytest.mark.parametrize("name", ["label_coco_swin_t", "label_coco_swin_l"])
+def test_recipes_of_taggers_with_other_backbones_are_valid(root: Path, name: str):
+    recipe = load_recipe(root / "recipes" / f"{name}.toml")
+    network = NetworkConfig.from_dict(recipe.train_tagger.network)
+    assert recipe.name == name and network.tagger and network.backbone.startswith("swin_")
+    assert [step.name for step in build_steps(recipe)] == ["ingest", "caption", "parse", "train_tagger", "tag"]
