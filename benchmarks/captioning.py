@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,9 +150,8 @@ def lavis_here(folder: Path, calls: bool) -> dict[str, float]:
     return figures
 
 
-def measure(size: str, given: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(size: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Rows of one size: captioner, precision, CPU-seconds an image."""
-    rows = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         make_model(size, folder)
@@ -171,7 +170,7 @@ def measure(size: str, given: argparse.Namespace) -> list[dict[str, Any]]:
                         seconds, _ = cpu_seconds(call)
                         least[name, part] = min(least[name, part], seconds / given.images)
             for name in rivals:
-                rows.append(_row(size, name, precision, least[name, "encoder"], least[name, "total"]))
+                yield _row(size, name, precision, least[name, "encoder"], least[name, "total"])
         if given.lavis_python.is_file():
             command = [
                 given.lavis_python,
@@ -185,10 +184,9 @@ def measure(size: str, given: argparse.Namespace) -> list[dict[str, Any]]:
             if done.returncode:
                 raise SystemExit(f"LAVIS failed:\n{done.stderr}")
             figures = json.loads(done.stdout.splitlines()[-1])
-            rows.append(_row(size, "LAVIS", "fp32", figures["encoder"], figures["total"]))
+            yield _row(size, "LAVIS", "fp32", figures["encoder"], figures["total"])
             if given.ten_calls:
-                rows.append(_row(size, "LAVIS, ten calls", "fp32", DRAWS * figures["encoder"], figures["ten calls"]))
-    return rows
+                yield _row(size, "LAVIS, ten calls", "fp32", DRAWS * figures["encoder"], figures["ten calls"])
 
 
 def _row(size: str, name: str, precision: str, encoder: float, total: float) -> dict[str, Any]:
@@ -227,7 +225,11 @@ def main() -> None:
         print(json.dumps(lavis_here(given.lavis, given.ten_calls)))
         return
     torch.set_num_threads(1)
-    rows = [row for size in given.sizes for row in measure(size, given)]
+    rows = []
+    for size in given.sizes:
+        for row in measure(size, given):
+            print(json.dumps(row), file=sys.stderr)
+            rows.append(row)
     show(rows)
     if not given.lavis_python.is_file():
         print(f"LAVIS was left out: no {given.lavis_python} (`make lavis-env` builds it)")
