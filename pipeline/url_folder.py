@@ -48,9 +48,9 @@ class UrlFolder(ImageFolder):
         except KeyError:
             raise FileNotFoundError(f"{self._url}/{uri}") from None
 
-    def read(self, uri: str) -> bytes:
-        """A whole file. Raises FileNotFoundError."""
-        data = self._open().read(uri)
+    def read(self, uri: str, most: int) -> bytes:
+        """A file, of a longer one its first `most` bytes. Raises FileNotFoundError."""
+        data = self._open().read(uri, most)
         if data is None:
             raise FileNotFoundError(f"{self._url}/{uri}")
         return data
@@ -70,7 +70,7 @@ class _Remote(StoredImage):
         self._folder = folder
 
     def read(self, most: int) -> bytes:
-        return self._folder.read(self.uri)[:most]
+        return self._folder.read(self.uri, most)
 
     def is_file(self) -> bool:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -105,10 +106,19 @@ class Remote:
         found = self._do(ask)
         return sorted(posixpath.basename(i["name"].rstrip("/")) for i in found if i["type"] == "directory")
 
-    def read(self, path: str) -> bytes | None:
-        """A small file, or None where there is none."""
+    def read(self, path: str, most: int | None = None) -> bytes | None:
+        """A small file, or its first `most` bytes; None where there is none."""
+
+        def ask() -> bytes:
+            try:
+                return bytes(self._files.cat_file(self._path(path), end=most))
+            except OSError as error:
+                if most is None or error.errno != errno.EINVAL:
+                    raise
+                return bytes(self._files.cat_file(self._path(path)))  # S3 knows no range of an empty file
+
         try:
-            data: bytes = self._do(lambda: self._files.cat_file(self._path(path)))
+            data = self._do(ask)
         except FileNotFoundError:
             return None
         return data

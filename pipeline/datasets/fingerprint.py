@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from typing import Literal
 
 from pipeline.datasets.record import ImageRecord
 from pipeline.image_places import ImagePlace, StoredImage
 from pipeline.images import BadImage
 
+MOST_READ = 2**30
+"""Bytes of a file elsewhere that are read at most; no image is as long."""
 
-def fingerprint(record: ImageRecord, by: Literal["bytes", "stat"] = "bytes") -> str:
+
+def fingerprint(record: ImageRecord, by: Literal["bytes", "stat"] = "bytes", data: bytes | None = None) -> str:
     """A sha256 in hex of the file's bytes, or of its size and modification time in ns. Raises `BadImage`.
+
+    `data` are the file's bytes where they were read already.
 
     "stat" costs no reading but takes a copied file for another one, and a file changed in place with its time kept
     for the same one.
@@ -21,8 +25,10 @@ def fingerprint(record: ImageRecord, by: Literal["bytes", "stat"] = "bytes") -> 
         if by == "stat":
             size, time_ns = _size_and_time(record.path)
             return hashlib.sha256(f"{size} {time_ns}".encode()).hexdigest()
+        if data is not None:
+            return hashlib.sha256(data).hexdigest()
         if isinstance(record.path, StoredImage):
-            return hashlib.sha256(record.path.read(sys.maxsize)).hexdigest()
+            return hashlib.sha256(record.path.read(MOST_READ)).hexdigest()
         with record.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:

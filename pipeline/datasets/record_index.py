@@ -74,6 +74,10 @@ class RecordIndex:
         for position in self._positions(image_ids):
             yield self._reader.place(self._name(position))
 
+    def require_one_image(self) -> None:
+        """Raises `AnnotationError` when none of the images is there (any more)."""
+        self._reader.require_one(self)
+
     def __iter__(self) -> Iterator[ImageRecord]:
         for position in range(len(self.ids)):
             yield self._record(position)
@@ -114,7 +118,7 @@ def open_index(source: Source, folder: Path | None, report: Callable[[float], No
     """The index of a source in `folder`, made when its annotation files are new; of this process alone when None.
 
     `report` gets the share of the annotations that is read, 0 to 1.
-    Raises `AnnotationError` when the files can't be used, or none of the images is there.
+    Raises `AnnotationError` when the files can't be used, or none of the images is there while the index is made.
     """
     if folder is None or not _writable(folder):
         reader = open_source(source)
@@ -128,9 +132,7 @@ def open_index(source: Source, folder: Path | None, report: Callable[[float], No
     if not path.is_dir():
         _build(reader, path)
         _remove_older(path, source.name)
-    index = RecordIndex(path, reader)
-    reader.require_one(index)
-    return index
+    return RecordIndex(path, reader)
 
 
 def _place(source: Source, folder: Path) -> Path:
@@ -203,7 +205,9 @@ def _stamp(path: Path) -> list[Any]:
 
 
 def _remove_older(path: Path, name: str) -> None:
-    for other in path.parent.glob(f"{name}-{'?' * 24}"):
+    """Remove what newer annotations replaced, and what a killed process left half made."""
+    mark = f"{name}-{'?' * 24}"
+    for other in (*path.parent.glob(mark), *path.parent.glob(f".{mark}.*")):
         if other != path and time.time() - other.stat().st_mtime > _SPARED_SECONDS:
             shutil.rmtree(other, ignore_errors=True)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.datasets.annotations import shown
 from pipeline.datasets.record import Box, GivenRelation, ImageRecord
-from pipeline.images import DEFAULT_LIMITS, BadImage, ImageLimits, is_turned_by_exif, probe
+from pipeline.images import DEFAULT_LIMITS, BadImage, ImageLimits, is_turned_by_exif, probe, probe_bytes
 from pipeline.stage import Rejected
 
 CLIP_NOTED_ABOVE = 1.0
@@ -18,9 +18,14 @@ CLIP_NOTED_ABOVE = 1.0
 
 
 def validate(
-    record: ImageRecord, limits: ImageLimits = DEFAULT_LIMITS, verify: Literal["decode", "header"] = "decode"
+    record: ImageRecord,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    verify: Literal["decode", "header"] = "decode",
+    data: bytes | None = None,
 ) -> tuple[ImageRecord | None, list[Rejected]]:
     """The record as it can be used, or None when its image can't be; and all that was left out or mended.
+
+    `data` are the image's bytes where they were read already.
 
     Boxes come back clipped to the image, with positive size, each (category, box) once; relations point to those
     boxes. Width and height are the file's. Reasons: those of `BadImage` and of the reader; "never published";
@@ -30,7 +35,7 @@ def validate(
     """
     rejects = list(record.rejects)
     try:
-        found = probe(record.path, limits, verify)
+        found = probe(record.path, limits, verify) if data is None else probe_bytes(data, limits, verify)
     except BadImage as bad:
         unpublished = record.unpublished and bad.reason == "missing file"
         return None, [*rejects, Rejected(record.image_id, "never published" if unpublished else bad.reason, bad.value)]

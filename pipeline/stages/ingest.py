@@ -18,7 +18,7 @@ from pipeline.datasets.source import Source
 from pipeline.datasets.validate import validate
 from pipeline.image_folders import open_folder
 from pipeline.image_places import uri_of
-from pipeline.images import BadImage, ImageLimits
+from pipeline.images import BadImage, ImageLimits, read_bytes
 from pipeline.settings import Settings, runtime
 from pipeline.stage import Inputs, Output, Report, Stage
 from storage.cuts import cut_bytes, extend_cut, load_cut
@@ -72,18 +72,27 @@ class IngestStage(Stage):
         # What became no record belongs to no partition; it is told once, with the first.
         rejected = list(index.lost) if inputs.partition.endswith("/0000") else []
         for done, given in enumerate(index.records(inputs.image_ids)):
-            record, reasons = validate(given, self.settings.limits, self.settings.verify)
+            data = self._read(given)
+            record, reasons = validate(given, self.settings.limits, self.settings.verify, data)
             rejected += reasons
             if record is not None:
-                rows.append(_row(record, fingerprint(record, self.settings.fingerprint), source))
+                rows.append(_row(record, fingerprint(record, self.settings.fingerprint, data), source))
             report(done + 1, len(inputs.image_ids))
         return Output(pa.Table.from_pylist(rows, schema=IMAGES), rejected=rejected, rows_in=len(inputs.image_ids))
+
+    def _read(self, record: ImageRecord) -> bytes | None:
+        """The image's bytes, once for all checks; of one that can't be read, `validate` tells why."""
+        try:
+            return read_bytes(record.path, self.settings.limits)
+        except BadImage:
+            return None
 
 
 def cut_dataset(source: Source, size: int, settings: IngestSettings, store: Store) -> Iterator[Partition]:
     """The partitions of a data set: the stored cut, extended by new images; ids that left the set are left out."""
     open_folder(source.images).refresh()
     index = _index(source, settings.indexes)
+    index.require_one_image()
     path = store.root / "cuts" / f"{source.name}.json"
     stored = load_cut(path)
     cut = extend_cut(stored, index.ids.tolist(), size)

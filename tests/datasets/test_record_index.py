@@ -79,6 +79,20 @@ def test_a_failed_reading_leaves_nothing(coco: Build, tmp_path: Path) -> None:
     assert list((tmp_path / "kept").iterdir()) == []
 
 
+def test_old_indexes_and_halves_of_the_killed_are_removed(coco: Build, tmp_path: Path) -> None:
+    source = coco(IMAGES, BOXES)
+    first = open_index(source, tmp_path / "kept").folder
+    half = first.with_name(f".{first.name}.left")
+    other = first.with_name("toy-more-" + "a" * 24)
+    for folder in (half, other):
+        folder.mkdir()
+    for folder in (first, half, other):
+        os.utime(folder, (1, 1))
+    save_json(source.annotations, {**json.loads(source.annotations.read_text()), "annotations": BOXES[:1]})
+    second = open_index(source, tmp_path / "kept").folder
+    assert sorted((tmp_path / "kept").iterdir()) == sorted([second, other])
+
+
 def test_a_torn_index_is_named(coco: Build, tmp_path: Path) -> None:
     source = coco(IMAGES, BOXES)
     folder = open_index(source, tmp_path / "kept").folder
@@ -93,7 +107,7 @@ def test_a_kept_index_still_needs_one_of_the_images(coco: Build, tmp_path: Path)
     for path in source.images.rglob("*.jpg"):
         path.unlink()
     with pytest.raises(AnnotationError, match="none of the 4 images"):
-        open_index(source, tmp_path / "kept")
+        open_index(source, tmp_path / "kept").require_one_image()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

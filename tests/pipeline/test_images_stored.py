@@ -25,7 +25,7 @@ from storage.store import Store
 from tests.datasets.toy_sets import save_json
 
 NAMES = ("patch0/a.jpg", "patch0/b.jpg", "patch1/c.jpg")
-LOST = "patch1/lost.jpg"
+EMPTY, LOST = "patch1/empty.jpg", "patch1/lost.jpg"
 CATEGORIES = [{"id": 1, "name": "person"}]
 
 
@@ -70,6 +70,7 @@ def pack(path: Path, names: dict[str, bytes]) -> Path:
 def images(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
     """The same three pictures, kept in each way."""
     data = {name: picture(number) for number, name in enumerate(NAMES, start=1)}
+    data[EMPTY] = b""
     if request.param == "folder":
         for name, content in data.items():
             (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +80,7 @@ def images(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
         return pack(tmp_path / "all.tar", {f"./{name}": content for name, content in data.items()})
     if request.param == "tars":
         pack(tmp_path / "packed" / "patch0.tar", {n: c for n, c in data.items() if n.startswith("patch0")})
-        pack(tmp_path / "packed" / "patch1.tar", {"c.jpg": data["patch1/c.jpg"]})
+        pack(tmp_path / "packed" / "patch1.tar", {"c.jpg": data["patch1/c.jpg"], "empty.jpg": b""})
         return tmp_path / "packed"
     request.getfixturevalue("s3")
     files = fsspec.filesystem("s3", skip_instance_cache=True)
@@ -128,6 +129,8 @@ def test_files_are_found_by_uri(images: Path | str) -> None:
     assert not folder.place(LOST).is_file() and not folder.place("patch0/link.jpg").is_file()
     with pytest.raises(BadImage, match="missing file"):
         read_image(folder.place(LOST))
+    with pytest.raises(BadImage, match="empty file"):
+        read_image(folder.place(EMPTY))
     with pytest.raises(BadImage, match="too large"):
         read_image(place, ImageLimits(max_bytes=100))
     with pytest.raises(FileNotFoundError):
