@@ -155,7 +155,7 @@ def measure(size: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         make_model(size, folder)
-        for precision in PRECISIONS:
+        for precision in given.precisions:
             ours = Ours(folder, precision, given.images)
             rivals: dict[str, Ours | Transformers] = {
                 "ours": ours,
@@ -203,6 +203,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     totals = {(row["size"], row["captioner"], row["precision"]): row["total"] for row in rows}
     for row in rows:
         same = [row["precision"]] if row["captioner"] == "transformers" else list(PRECISIONS)
+        same = [p for p in same if (row["size"], "ours", p) in totals]
         ratios = [f"{row['total'] / totals[row['size'], 'ours', p]:.1f} x ({p})" for p in same]
         beside = "" if row["captioner"] == "ours" else ", ".join(ratios)
         print(
@@ -214,6 +215,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sizes", nargs="+", choices=sorted(VISION), default=["base", "large"])
+    parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=list(PRECISIONS))
     parser.add_argument("--images", type=int, default=4, help="in one batch")
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--lavis-python", type=Path, default=ROOT / ".lavis" / "bin" / "python")
