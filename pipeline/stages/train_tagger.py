@@ -16,7 +16,7 @@ class TrainTaggerStage(Stage):
     """
 
     name = "train_tagger"
-    version = 3
+    version = 4
     reads = ("images",)
     writes = "tagger"
     schema = METRICS

@@ -97,7 +97,9 @@ def check_tagger(
     proposed = [
         proposal
         for number, (image, true) in enumerate(zip(images, said, strict=True))
-        for proposal in proposals(number, image, names, true | _false(number, image, true, everywhere), symmetric)
+        for proposal in proposals(
+            number, image, names, true | _false(number, image, names, true, everywhere), symmetric
+        )
     ]
     scores = _rankings(images) | _calibration_errors(proposed) | {"held_out_images": float(count)}
     return TaggerCheck(scores, _calibrated_on(proposed))
@@ -158,14 +160,26 @@ def _stated(image: Scored, names: Sequence[str]) -> set[Statement]:
     }
 
 
-def _false(number: int, image: Scored, true: Collection[Statement], everywhere: Counter[Statement]) -> set[Statement]:
-    """Statements about the image's categories that are true elsewhere only, the usual ones more often."""
-    here = {box.category for box in image.sample.boxes}
-    options = [s for s in sorted(everywhere) if s not in true and s[0] in here and s[2] in here]
+def _false(
+    number: int, image: Scored, names: Sequence[str], true: Collection[Statement], everywhere: Counter[Statement]
+) -> set[Statement]:
+    """Statements about the image's categories that are true elsewhere only.
+
+    Usual ones are drawn more often, and such as look right: a captioner errs in what it might have seen.
+    """
+    columns = numbered(names)
+    boxes = image.sample.boxes
+    here = {box.category for box in boxes}
+    best: dict[Statement, float] = {}
+    for row, (subject, object_) in enumerate(image.pairs):
+        for predicate, column in columns.items():
+            statement = boxes[subject].category, predicate, boxes[object_].category
+            best[statement] = max(best.get(statement, 0.0), float(image.scores[row, column]))
+    options = [s for s in sorted(everywhere) if s not in true and s[0] in here and s[2] in here and s in best]
     wanted = min(len(options), round(len(true) * FALSE_SHARE / (1 - FALSE_SHARE)))
     if not wanted:
         return set()
-    weights = np.array([everywhere[statement] for statement in options], np.float64)
+    weights = np.array([everywhere[statement] * best[statement] for statement in options], np.float64)
     generator = np.random.default_rng(number)
     drawn = generator.choice(len(options), wanted, replace=False, p=weights / weights.sum())
     return {options[int(place)] for place in drawn}
