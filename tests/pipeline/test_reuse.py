@@ -9,7 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from golden.stage_cases import TABLES, WRITER, recorded, stages, tagger
+from PIL import Image
+from small_set import small_recipe, write_small_set
 
+from pipeline.direct import stage_call
+from pipeline.plan import Chain
 from pipeline.stage import Inputs, Output, Report, Stage
 from pipeline.work import WorkItem, carry_out
 from storage.artifact import Artifact
@@ -127,6 +131,28 @@ def test_nothing_is_taken_over_from_what_other_settings_made_or_is_damaged(opene
         after = _carry_out(opened, store, rows, previous)
         assert set(watch.seen) == images
         store.discard("parse", after.key)
+
+
+def test_a_chain_takes_over_rows_of_its_last_run(tmp_path: Path) -> None:
+    write_small_set(tmp_path, 6)
+
+    def captions() -> dict[str, Artifact]:
+        chain = Chain(small_recipe(tmp_path))
+        for step in chain.steps[:2]:
+            plan = chain.plan(step)
+            stage = stage_call(chain, plan).opened(chain.store)
+            made = [carry_out(stage, item, chain.store, lambda done, total, note="": None) for item in plan.due]
+            chain.finish(step, [*plan.cached, *made])
+        return chain.done["caption"]
+
+    before = captions()
+    Image.new("RGB", (64, 48), (1, 2, 3)).save(tmp_path / "images" / "000002.png")
+    after = captions()
+    changed = [part for part in before if before[part].key != after[part].key]
+    assert len(changed) == 1 and len(before) == 2
+    facts = after[changed[0]].manifest.facts
+    assert facts["images_seen"] == 1 and facts["rows taken over"] == after[changed[0]].manifest.counts.rows_in - 1 > 0
+    assert before[changed[0]].content == after[changed[0]].content, "so nothing below is computed"
 
 
 def test_a_stage_says_whether_its_rows_depend_on_their_image_alone() -> None:
