@@ -70,7 +70,7 @@ def types_stated(judge: Judge, person: bool, predicate: str, objects: Collection
 
 def ours(captions: Sequence[str], categories: Sequence[str], judge: Judge) -> Interactions:
     """Types that our triplets of an image's captions propose."""
-    triplets = [triplet for found in parse_captions(captions, load_parser()) for triplet in found]
+    triplets = [triplet for found in parse_captions(captions, load_parser(), implied=True) for triplet in found]
     return set().union(
         *(
             types_stated(

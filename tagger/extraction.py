@@ -1,11 +1,15 @@
 """Relations of one parsed caption, by rules over its dependency tree."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from spacy.tokens import Doc, Token
 
+from tagger.implied import RULE as IMPLIED
+from tagger.implied import Means, means_of_person, means_of_verb
 from tagger.mentions import Mentions
+from tagger.nouns import phrase_lemma
 from tagger.phrases import NO_LINK, PART_NOUNS, Phrase, Phrases
 from tagger.predicates import canonical
 from tagger.readings import Reading, reading
@@ -43,20 +47,44 @@ class Extraction:
         self._linked: set[int] = set()
         self._said_by_pronoun: set[tuple[int, int]] = set()
 
-    def triplets(self) -> list[Triplet]:
-        """All triplets, ordered by where predicate, subject and object stand."""
+    def triplets(self, implied: bool = False) -> list[Triplet]:
+        """All triplets, ordered by where predicate, subject and object stand; with `implied`, what activities take too."""
         for token in self._doc:
             if token.pos_ in ("VERB", "AUX"):
                 self._verb(token)
             elif self._mentions.is_noun(token) and not self._phrases.is_part_noun(token):
                 self._noun(token)
         self._adjacent_mentions()
+        if implied:
+            self._activities()
         found = [
             triplet
             for (subject, object_, lemma), triplet in self._found.items()
             if lemma not in _SAID_BY_PRONOUN or (subject, object_) not in self._said_by_pronoun
         ]
         return sorted(found, key=lambda triplet: (triplet.predicate_start, triplet.subject_start, triplet.object_start))
+
+    def _activities(self) -> None:
+        """ "A man skiing", "a skier": on skis. Left out where the caption relates the two in its own words."""
+        for token in self._doc:
+            if token.pos_ in ("VERB", "AUX"):
+                for means in means_of_verb(token):
+                    for subject in self._subjects.of(token):
+                        self._imply(subject, token, means)
+            elif self._mentions.is_noun(token) and (named := means_of_person(token)) is not None:
+                for subject in self._mentions.referents(token):
+                    self._imply(subject, token, named)
+
+    def _imply(self, subject: Token, word: Token, means: Means) -> None:
+        predicate, noun = means[0], phrase_lemma(means[1])
+        said = (found for (at, _, _), found in self._found.items() if at == subject.i and found.rule != IMPLIED)
+        if any(found.object_lemma == noun for found in said):
+            return
+        stated = self._triplet(subject, word, (word.i, word.i + 1), Reading(predicate, False, IMPLIED))
+        count = stated.subject_count
+        self._found.setdefault(
+            (subject.i, word.i, predicate), replace(stated, object_lemma=noun, object_count=count, object_attributes=())
+        )
 
     def _verb(self, verb: Token) -> None:
         if any(child.dep_ == "neg" for child in verb.children):

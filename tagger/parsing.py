@@ -64,19 +64,24 @@ def refusal(caption: str) -> str | None:
     return None
 
 
-def parse_captions(captions: Sequence[str], parser: Language) -> list[list[Triplet]]:
-    """Triplets of each caption, in order; each distinct caption is parsed once; refused ones (`refusal`) give []."""
+def parse_captions(captions: Sequence[str], parser: Language, implied: bool = False) -> list[list[Triplet]]:
+    """Triplets of each caption, in order; each distinct caption is parsed once; refused ones (`refusal`) give [].
+
+    `implied`: also what an activity takes that the caption does not name ("a man skiing": on skis; `tagger.implied`).
+    """
     distinct = [caption for caption in dict.fromkeys(captions) if refusal(caption) is None]
     documents = parser.pipe(map(_sentence, distinct), batch_size=_BATCH)
-    parsed = {caption: _triplets(document, caption) for caption, document in zip(distinct, documents, strict=True)}
+    parsed = {
+        caption: _triplets(document, caption, implied) for caption, document in zip(distinct, documents, strict=True)
+    }
     return [list(parsed.get(caption, ())) for caption in captions]
 
 
-def _triplets(document: Doc, caption: str) -> list[Triplet]:
+def _triplets(document: Doc, caption: str, implied: bool) -> list[Triplet]:
     repair(document)
     separate_clauses(document)
     added = len(document.text) - len(caption)
-    return Extraction(document, caption, added).triplets()
+    return Extraction(document, caption, added).triplets(implied)
 
 
 def _sentence(caption: str) -> str:

@@ -6,7 +6,7 @@ from tagger.categories import ANIMATE
 from tagger.closed_words import AUXILIARIES
 from tagger.lexicon import BODY_PARTS, CARRIERS, CONTAINERS, GARMENTS
 
-READINGS = frozenset({"possessive", "contents", "attire", "covering"})
+READINGS = frozenset({"possessive", "contents", "attire", "covering", "implied"})
 """The rules that state a relation which the caption has other words for."""
 
 _IN_GARMENTS = frozenset({"in", "dressed in", "clothed in", "dressed up in"})

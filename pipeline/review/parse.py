@@ -22,7 +22,7 @@ def show_parse(console: Console, caption: str, model: str, as_json: bool = False
     if reason is not None:
         raise Terminal(f"caption {reason}: {caption[:60]!r} is not parsed; at most 1,000 characters, with some letters")
     try:
-        [triplets] = parse_captions([caption], load_parser(model))
+        [triplets] = parse_captions([caption], load_parser(model), implied=True)
     except ParserUnavailableError as error:
         raise Terminal(str(error)) from error
     if as_json:

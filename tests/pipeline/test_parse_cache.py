@@ -88,4 +88,4 @@ def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path) -> None:
 
 def test_paths_are_no_part_of_the_key(tmp_path: Path) -> None:
     stage: Any = ParseStage(ParseSettings(cache=tmp_path / "parses.sqlite"))
-    assert set(stage.row_settings()) == {"model", "model_version"}
+    assert set(stage.row_settings()) == {"implied", "model", "model_version"}
