@@ -3,9 +3,9 @@
 FOLDER holds `instances_sample2017.json` (boxes), `vcoco_relations_sample2017.json` (V-COCO's interactions) and captions
 by people and by BLIP of the same images. A type (action, object) is proposed when some triplet has a person as subject,
 the object's category as object, and a predicate that states the action. The authors' way (SceneGraphParser where it is
-installed, else our parser with what theirs keeps; substrings, with DICTIONARY of their own phrases) and ours read the
-same captions. Two judges hold for both: an action's own predicate (`LITERAL`), and predicates that state it
-(`STATING`).
+installed, else our parser with what theirs keeps; substrings, with DICTIONARY of their own phrases) and ours, with what
+activities imply (`tagger.implied`), read the same captions. Two judges hold for both: an action's own predicate
+(`LITERAL`), and predicates that state it (`STATING`).
 """
 
 from __future__ import annotations

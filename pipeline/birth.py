@@ -32,7 +32,7 @@ class Birth:
     tagger: str | None
     """Content digest of the tagger's artifact."""
     labels: Sequence[Mapping[str, Any]]
-    """Relations, best first, each with its `words` (a triplet) and their caption's `draw`."""
+    """Relations, best first, each with its `words` (a triplet), their `caption`, and the `mentions` (candidates) of its pair."""
     shards: Sequence[Mapping[str, Any]]
     """Where the image lies in each kind of shard, and the threshold that labels had to reach."""
     rejected: Sequence[Mapping[str, Any]]
@@ -62,6 +62,7 @@ def birth_of(run: Run, image: str) -> Birth:
     captions = _items(at.get("caption"), "captions", image_id)
     triplets = _items(at.get("parse"), "triplets", image_id)
     labels = sorted(_items(at.get("tag"), "relations", image_id), key=lambda label: -label["score"])
+    mentions = _mentions(at.get("tag"), image_id)
     return Birth(
         run=run.name,
         partition=partition,
@@ -70,7 +71,8 @@ def birth_of(run: Run, image: str) -> Birth:
         captioner=at["caption"].manifest.terms["weights"] if "caption" in at else {},
         tagger=next(iter(at["tag"].manifest.terms["inputs"].get("tagger", [])), None) if "tag" in at else None,
         labels=[
-            {**label, "words": words, "caption": _caption(captions, words)} for label, words in _born(labels, triplets)
+            {**label, "words": words, "caption": _caption(captions, words), "mentions": mentions.get(_ends(label), [])}
+            for label, words in _born(labels, triplets)
         ],
         shards=[
             place for step in sorted(at) if step.startswith("shard:") for place in _places(step, at[step], image_id)
@@ -109,6 +111,20 @@ def _items(artifact: Artifact | None, table: str, image_id: int) -> list[dict[st
         return []
     rows = artifact.table(table).filter(pc.field("image_id") == image_id).to_pylist()
     return [item for row in rows for item in row[table]]
+
+
+def _mentions(artifact: Artifact | None, image_id: int) -> dict[tuple[int, str, int], list[dict[str, Any]]]:
+    """The candidates of an image by what they say of which pair: one for each mention that may mean it."""
+    found: dict[tuple[int, str, int], list[dict[str, Any]]] = {}
+    if artifact is not None and "candidates.parquet" in artifact.manifest.files:
+        for row in artifact.table("candidates").filter(pc.field("image_id") == image_id).to_pylist():
+            for pair in row["pairs"]:
+                found.setdefault(_ends(pair), []).append(pair)
+    return found
+
+
+def _ends(label: Mapping[str, Any]) -> tuple[int, str, int]:
+    return label["subject"], label["predicate"], label["object"]
 
 
 def _born(
@@ -170,4 +186,16 @@ def _because(label: Mapping[str, Any]) -> str:
     said = " … ".join(harmless(words[role]) for role in ("subject", "predicate", "object"))
     draw = f", draw {label['caption']['draw']}" if label["caption"] else ""
     other = "" if label["proposed"] else ", said of another pair"
-    return f"  from “{said}” (rule {words['rule']}{draw}{other})"
+    return f"  from “{said}” (rule {words['rule']}{draw}{other}{_alternatives(label)})"
+
+
+def _alternatives(label: Mapping[str, Any]) -> str:
+    """How sure the words are of this pair, where they may mean others."""
+    ambiguous = [
+        mention for mention in label["mentions"] if mention["ambiguity"] > 1 and mention.get("prior") is not None
+    ]
+    if not ambiguous:
+        return ""
+    surest = max(ambiguous, key=lambda mention: mention["prior"])
+    after = f", {label['posterior']:.2f} after its pixels" if label.get("posterior") is not None else ""
+    return f", one of {surest['ambiguity']} pairs, prior {surest['prior']:.2f}{after}"

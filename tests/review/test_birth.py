@@ -46,6 +46,21 @@ def test_what_it_says_fits_a_terminal_and_a_machine(labelled: Book, capsys: pyte
     assert json.loads(capsys.readouterr().out)["image"]["image_id"] == 2
 
 
+def test_a_label_that_words_may_mean_of_other_pairs_tells_how_sure_they_are(
+    book: Book, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = pairs(1, (0, "ride", 2, 2), (1, "ride", 2, 2))
+    for pair, prior in zip(found["pairs"], (0.75, 0.25), strict=True):
+        pair |= {"mention": 0, "prior": prior, "support": 1}
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    book.add("parse", "toys/0000", [triplets(1, (0, "man", "ride", "horse"))])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[found])
+    [label] = birth_of(book.run, "1").labels
+    assert [mention["prior"] for mention in label["mentions"]] == [0.75]
+    print_birth(book.run.store.root, "1", None, as_json=False)
+    assert "(rule hand, one of 2 pairs, prior 0.75)" in capsys.readouterr().out
+
+
 def test_control_characters_in_captions_do_not_reach_the_terminal(
     book: Book, capsys: pytest.CaptureFixture[str]
 ) -> None:
