@@ -168,8 +168,27 @@ def test_spans_and_rule_of_one_caption(parser) -> None:
     assert triplet == Triplet(
         subject="A tall man", subject_lemma="man", predicate="sitting on top of", predicate_lemma="sit on",
         object="a wooden chair", object_lemma="chair", subject_start=0, subject_end=10, predicate_start=14,
-        predicate_end=31, object_start=32, object_end=46, rule="verb-preposition",
+        predicate_end=31, object_start=32, object_end=46, rule="verb-preposition", subject_count=1, object_count=1,
+        subject_attributes=("tall",), object_attributes=("wooden",),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("caption", "counts", "attributes"),
+    [
+        ("two men riding brown horses", (2, 0), ((), ("brown",))),
+        ("a couple of dogs on a black and white bench", (2, 1), ((), ("black", "white"))),
+        ("a group of young women holding hot dogs", (0, 0), (("young",), ())),
+        ("the horse is brown and stands by 3 people", (1, 3), (("brown",), ())),
+        ("both men hold a tennis racket", (2, 1), ((), ())),
+    ],
+)
+def test_counts_and_attributes(
+    parser, caption: str, counts: tuple[int, int], attributes: tuple[tuple[str, ...], tuple[str, ...]]
+) -> None:
+    [[triplet]] = parse_captions([caption], parser)
+    assert (triplet.subject_count, triplet.object_count) == counts
+    assert (triplet.subject_attributes, triplet.object_attributes) == attributes
 
 
 def test_order_and_repeats_do_not_matter(parser) -> None:
