@@ -44,10 +44,10 @@ class LabellerSettings(Settings):
     predicate_texts: int = Field(200, ge=0)
     """So many of the tagger's predicates, the most frequent, stand beside the image's own; 0, as the authors do: none."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    batch_size: int = runtime(16, ge=1)
-    """Images that go through the encoder together."""
-    pairs_together: int = runtime(1600, ge=1)
-    """Pairs of boxes that go through the decoders together: bounds the memory of crowded images."""
+    batch_size: int = Field(16, ge=1)
+    """Images that go through the encoder together; changes no more than the last bits of scores, but these."""
+    pairs_together: int = Field(1600, ge=1)
+    """Pairs of boxes that go through the decoders together, likewise: bounds the memory of crowded images."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
 
     def clip_files(self) -> dict[str, Path]:

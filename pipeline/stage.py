@@ -91,7 +91,8 @@ class Stage(ABC):
     whole: ClassVar[bool] = False
     """True for a stage over all partitions at once, which may keep checkpoints in its work folder."""
     row_wise: ClassVar[bool] = False
-    """True where an image's row follows from that image's rows of the tables read: those of unchanged images are taken over."""
+    """True where an image's row follows from that image's rows of the tables read: those of unchanged images are taken over.
+    Not of scores whose last bits depend on what else is computed with them."""
 
     def __init__(self, settings: Settings, image_folders: Mapping[str, Path | str] | None = None) -> None:
         self.settings: Any = settings

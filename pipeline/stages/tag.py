@@ -54,7 +54,6 @@ class TagStage(Stage):
     uses = ("tagger",)
     writes = "relations"
     schema = RELATIONS
-    row_wise = True
     settings: TagSettings
 
     def weights(self) -> dict[str, Path]:

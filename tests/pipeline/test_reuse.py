@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from golden.stage_cases import TABLES, WRITER, recorded, stages, tagger
+from golden.stage_cases import TABLES, WRITER, recorded, stages
 from PIL import Image
 from small_set import small_recipe, write_small_set
 
@@ -85,15 +85,14 @@ def _changed_words(rows: dict[str, Rows]) -> int:
 
 
 CHANGE: dict[str, Callable[[dict[str, Rows]], int]] = {
-    "caption": _changed_boxes, "parse": _changed_words, "tag": _changed_boxes,
+    "caption": _changed_boxes, "parse": _changed_words,
 }  # fmt: skip
 
 
 @pytest.fixture
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Stage:
+def opened(request: pytest.FixtureRequest) -> Stage:
     stage = stages()[request.param]
-    given = (Artifact(tagger(tmp_path / "tagger")),) if stage.uses else ()
-    stage.open(Inputs({"tagger": given}))
+    stage.open(Inputs({}))
     return stage
 
 
