@@ -62,7 +62,7 @@ def test_prefect_changes_no_byte_shows_cached_states_and_leaves_nothing_running(
     direct = folder / "direct"
     _run(folder, "--direct", "--set", f"store={direct}", "--set", f"reports={folder}/direct-reports")
     _run(folder)
-    store = small_recipe(folder).store
+    store = Path(small_recipe(folder).store)
     assert _contents(store) == _contents(direct)
     assert set(_contents(store)) == {"ingest", "caption", "parse"}
 
