@@ -93,7 +93,8 @@ def cut_dataset(source: Source, size: int, settings: IngestSettings, store: Stor
     open_folder(source.images).refresh()
     index = _index(source, settings.indexes)
     index.require_one_image()
-    path = store.root / "cuts" / f"{source.name}.json"
+    # Other sets may bear the same name in other recipes: what tells them apart is where their annotations lie.
+    path = store.root / "cuts" / f"{source.name}-{digest_json(str(source.annotations.absolute()))[:12]}.json"
     stored = load_cut(path)
     cut = extend_cut(stored, index.ids.tolist(), size)
     if cut != stored:
