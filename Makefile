@@ -25,7 +25,7 @@ test: setup ## run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 torture: setup ## kill the chain at KILLS random moments (100); the bytes at the end must be those of an undisturbed run
-	RLIP_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/chain -s -k 'random_moments or crash_point'
+	RLIP_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/chain -s -k 'random_moments or crash_point or on_s3'
 
 lint: setup ## style, types and import arrows
 	$(BIN)/ruff check .

@@ -90,6 +90,8 @@ class Stage(ABC):
     schema: ClassVar[pa.Schema]
     whole: ClassVar[bool] = False
     """True for a stage over all partitions at once, which may keep checkpoints in its work folder."""
+    resumes_from: ClassVar[tuple[str, ...]] = ()
+    """Files of its work folder that are enough to go on elsewhere; the first appears whole, the others are written before."""
     row_wise: ClassVar[bool] = False
     """True where an image's row follows from that image's rows of the tables read: those of unchanged images are taken over.
     Not of scores whose last bits depend on what else is computed with them."""

@@ -105,7 +105,7 @@ def carry_out(stage: Stage, item: WorkItem, store: Store, report: Report) -> Rec
         if found is not None:
             return Record.of(item.step, item.partition, found, cached=True)
         draft = stack.enter_context(store.draft())
-        work = stack.enter_context(store.scratch(item.key)) if stage.whole else draft
+        work = stack.enter_context(store.scratch(item.key, stage.resumes_from)) if stage.whole else draft
         inputs = item.open_inputs(store)
         began = time.monotonic()
         kept = find_kept(stage, item.terms, inputs, item.previous, store)
@@ -132,7 +132,8 @@ def carry_out(stage: Stage, item: WorkItem, store: Store, report: Report) -> Rec
             versions=_versions(),
         )
         artifact = store.commit(draft, manifest)
-    store.drop_scratch(item.key)
+    if stage.whole:
+        store.drop_scratch(item.key)
     return Record.of(item.step, item.partition, artifact, cached=False)
 
 

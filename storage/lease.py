@@ -24,13 +24,16 @@ class Patience:
 
 
 @contextmanager
-def leased(files: Remote, path: str, waiting: Callable[[], None], patience: Patience = Patience()) -> Iterator[None]:
+def leased(
+    files: Remote, path: str, machine: str, waiting: Callable[[], None], patience: Patience = Patience()
+) -> Iterator[None]:
     """Hold the lease at `path`: wait while its holder shows signs of life, after calling `waiting` once.
 
     A holder counts as dead when its note stays the same for `expiry` seconds of the one who waits: no two machines'
-    clocks are compared. Where the lease can't be had (the other side fails) work goes on without.
+    clocks are compared. One of this `machine` is dead for certain, since a lock that the caller holds keeps the living
+    out. Where the lease can't be had (the other side fails) work goes on without.
     """
-    holder = uuid.uuid4().hex
+    holder = f"{machine} {uuid.uuid4().hex}"
     try:
         _take(files, path, holder, waiting, patience)
     except PipelineError:
@@ -57,6 +60,9 @@ def _take(files: Remote, path: str, holder: str, waiting: Callable[[], None], pa
         found = files.read(path)
         if found is None:
             continue
+        if (_holder(found) or "").partition(" ")[0] == holder.partition(" ")[0]:
+            files.write(path, _note(holder, 0))
+            return
         if seen is None:
             waiting()
         if found != seen:

@@ -24,6 +24,7 @@ from storage.lease import Patience, leased
 from storage.manifest import MANIFEST, Manifest
 from storage.reach import PAUSES
 from storage.remote import Entry
+from storage.resume_point import ResumePoint
 from storage.store import Holding, Store
 
 _DOWNLOADS = 8
@@ -182,7 +183,10 @@ class RemoteStore(Store):
     @contextmanager
     def claim(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
         """Work on `key` alone: on this machine by a lock, among machines by a lease. Spares work only."""
-        with super().claim(key, waiting), leased(self.depot.files, f"claims/{key}", waiting, self._patience):
+        with (
+            super().claim(key, waiting),
+            leased(self.depot.files, f"claims/{key}", self._machine(), waiting, self._patience),
+        ):
             yield
 
     def commit(self, draft: Path, manifest: Manifest) -> Artifact:
@@ -202,6 +206,20 @@ class RemoteStore(Store):
         with suppress(PipelineError):  # who may only read finds them all the same
             self.depot.files.write(f"found/{stage}-{uuid.uuid4().hex}.json", json.dumps(keys).encode())
 
+    @contextmanager
+    def scratch(self, key: str, resumes_from: Sequence[str] = ()) -> Iterator[Path]:
+        """A folder of this machine that begins, and is kept, with what another machine needs to go on."""
+        with super().scratch(key, resumes_from) as folder:
+            point = ResumePoint(self.depot.files, key, folder, resumes_from)
+            with point.kept(self._patience.look):
+                yield folder
+
+    def drop_scratch(self, key: str) -> None:
+        """Remove the scratch folder of a key whose artifact is committed, and the copies of what was in it."""
+        super().drop_scratch(key)
+        with suppress(PipelineError):  # `rlip gc` takes them later
+            self._remove_all(f"scratch/{key}")
+
     def discard(self, stage: str, key: str) -> None:
         """Remove an artifact, or what is left of one, there and here."""
         self.depot.remove(stage, key, self.depot.files.listing(f"artifacts/{stage}/{key}"))
@@ -209,13 +227,13 @@ class RemoteStore(Store):
 
     def forget_run(self, name: str) -> None:
         """Remove a run's records there and here; its artifacts stay."""
-        self.depot.files.remove(f"runs/{name}/{path}" for path in self.depot.files.listing(f"runs/{name}"))
+        self._remove_all(f"runs/{name}")
         with suppress(FileNotFoundError):
             super().forget_run(name)
 
     def drop_copies(self, before: float) -> None:
-        """Remove notes of what runs found or claimed before `before`, and this machine's copies of what is not there."""
-        for notes in ("found", "claims"):
+        """Remove what was noted or left half trained before `before`, and this machine's copies of what is not there."""
+        for notes in ("found", "claims", "scratch"):
             old = [path for path, entry in self.depot.files.listing(notes).items() if entry.modified < before]
             self.depot.files.remove(f"{notes}/{path}" for path in old)
         for stage in super().stages():
@@ -225,6 +243,20 @@ class RemoteStore(Store):
                     self.remove(artifact.folder)
         for copies in ("files", "manifests"):
             self.disk.remove_tree(self.root / copies)
+
+    def _machine(self) -> str:
+        """What tells this machine's folder from any other's."""
+        place = self.root / "machine"
+        if not place.is_file():
+            aside = self.root / f".machine-{uuid.uuid4().hex}"
+            aside.write_text(uuid.uuid4().hex)
+            with suppress(FileExistsError):
+                place.hardlink_to(aside)
+            aside.unlink()
+        return place.read_text()
+
+    def _remove_all(self, folder: str) -> None:
+        self.depot.files.remove(f"{folder}/{path}" for path in self.depot.files.listing(folder))
 
     def _send(self, here: Artifact) -> Artifact:
         """Copy an artifact there; one whose place another writer took first with other bytes gives way here."""

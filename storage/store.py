@@ -167,9 +167,10 @@ class Store:
                 self.disk.remove(path)
 
     @contextmanager
-    def scratch(self, key: str) -> Iterator[Path]:
+    def scratch(self, key: str, resumes_from: Sequence[str] = ()) -> Iterator[Path]:
         """A folder that outlives a crash, for work that resumes from its own checkpoints; one process at a time.
 
+        `resumes_from` names the files that are enough to go on (`ResumePoint`): a store elsewhere keeps copies of them.
         Raises `Transient` when another live process works on the same key.
         """
         folder = self._pending / f"scratch-{key}"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,3 +29,33 @@ def shared() -> Path:
 def root() -> Path:
     """The repository's root."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def s3_settings() -> Iterator[dict[str, str]]:
+    """An S3 server on loopback, as the environment variables that lead there."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }  # fmt: skip
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """A bucket on that server; this process and those that it starts use it."""
+    for name, value in s3_settings.items():
+        monkeypatch.setenv(name, value)
+    fsspec.filesystem("s3", skip_instance_cache=True).makedirs("bucket", exist_ok=True)
+    return "s3://bucket"
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Work from here on as another machine, which has none of the others' copies."""
+    return lambda name: monkeypatch.setenv("RLIP_CACHE", str(tmp_path / name))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.stage import Inputs, Output, Report, Stage
 from pipeline.stages.shard import SHARD_FILE
+from pipeline.training.job import RESUMES_FROM
 from pipeline.training.settings import TrainingSettings
 from storage.tables import METRICS
 
@@ -19,6 +20,7 @@ class PretrainStage(Stage):
     writes = "weights"
     schema = METRICS
     whole = True
+    resumes_from = RESUMES_FROM
     settings: TrainingSettings
 
     def weights(self) -> dict[str, Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.stage import Inputs, Output, Report, Stage
+from pipeline.training.job import RESUMES_FROM
 from pipeline.training.tagger_settings import TaggerSettings
 from storage.tables import METRICS
 
@@ -21,6 +22,7 @@ class TrainTaggerStage(Stage):
     writes = "tagger"
     schema = METRICS
     whole = True
+    resumes_from = RESUMES_FROM
     settings: TaggerSettings
 
     def weights(self) -> dict[str, Path]:

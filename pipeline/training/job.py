@@ -14,6 +14,9 @@ from pipeline.training.tagger_settings import TaggerSettings
 
 MODEL = "model.safetensors"
 METRICS_LOG = "metrics.jsonl"
+CHECKPOINT = "checkpoint.safetensors"
+RESUMES_FROM = (CHECKPOINT, METRICS_LOG)
+"""All that another machine needs of `work` to go on."""
 VOCABULARY = "vocabulary.json"
 TOKENIZER = "tokenizer"
 ERROR = "error.txt"

@@ -19,15 +19,13 @@ from models.network import Network
 from pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.training.example import Example, StepExamples
 from pipeline.training.exchange import Ranks, exchange
-from pipeline.training.job import METRICS_LOG
+from pipeline.training.job import CHECKPOINT, METRICS_LOG
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.order import Order, stable_seed
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.sources import Source
 from pipeline.training.task import Task
 from storage.errors import Terminal
-
-CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from faulty_disk import Died, FaultyDisk, Stop
+from prefect_server import await_it
 from replayed import Replayed, replayed
 from tiny_chain import World
 
@@ -18,6 +21,7 @@ from pipeline.graph import build_steps
 from pipeline.recipe import load_recipe
 from pipeline.work import carry_out
 from storage.damage import find_damage
+from storage.depot import Depot
 from storage.disk import Disk
 from storage.store import Store
 
@@ -26,6 +30,10 @@ STEPS = (
 )  # fmt: skip
 ONE_WORKER = ("run.workers=1",)
 """The undisturbed run has two: neither their number nor the crash history may change a byte."""
+
+EVERY = bool(os.environ.get("RLIP_KILLS"))
+"""`make torture` visits each crash point with each fault, else each stage's have one of the faults in turn; and it has all
+stages run on S3, else those that train."""
 
 
 def _kill_in(world: World, step: str) -> list[dict[str, Any]]:
@@ -70,9 +78,31 @@ def test_a_training_goes_on_from_its_checkpoint(finished: World, copied: World) 
     assert copied.contents() == finished.contents()
 
 
+def test_on_s3_another_machine_goes_on_from_the_checkpoint_of_a_killed_one(
+    finished: World, s3: str, machine: Callable[[str], None]
+) -> None:
+    world = World(finished.root, finished.recipe, finished.data, f"{s3}/{uuid4().hex}")
+    machine("one")
+    depot = Depot(str(world.store))
+    for step, artifacts in finished.artifacts().items():
+        for artifact in artifacts.values() if not EVERY else ():
+            if step not in ("pretrain:pseudo", "evaluate:pseudo"):
+                depot.put(artifact)
+    key = finished.artifacts()["pretrain:pseudo"]["all"].key
+    process = world.start()
+    await_it(lambda: depot.files.read(f"scratch/{key}/record.json"), 250, "no copy of a checkpoint came")
+    process.kill()
+    process.communicate(timeout=60)
+    depot.files.remove([f"claims/{key}"])  # as when the dead one's lease has run out
+    machine("other")
+    events = world.run()
+    steps = [e["done"] for e in events if e.get("event") == "progress" and e["step"] == "pretrain:pseudo"]
+    assert steps and min(steps) >= 4, "the steps before the checkpoint are not trained again"
+    assert world.contents() == finished.contents()
+    assert depot.files.listing("scratch") == {}
+
+
 STOPS: tuple[Stop, ...] = ("torn write", "power cut, bytes lost", "power cut, names lost", "stop")
-EVERY = bool(os.environ.get("RLIP_KILLS"))
-"""`make torture` visits each crash point with each fault; else each stage's have one of the faults in turn."""
 
 
 class NoSync(Disk):

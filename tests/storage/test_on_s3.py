@@ -60,12 +60,6 @@ def there(s3: str, root: Path, tmp_path: Path) -> World:
     return World(root, tmp_path / "tiny.toml", data, f"{s3}/{uuid4().hex}")
 
 
-@pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Work from here on as another machine, which has none of the others' copies."""
-    return lambda name: monkeypatch.setenv("RLIP_CACHE", str(tmp_path / name))
-
-
 def _kill_after(world: World, step: str) -> None:
     process = world.start()
     assert process.stdout is not None

@@ -10,10 +10,11 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import fsspec
+import pyarrow as pa
 import pytest
 from botocore.exceptions import (
     EndpointConnectionError,
@@ -22,16 +23,19 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 from faulty_files import Dead, Fault, FaultyFiles
-from toy_chain import First, assert_valid_prefix, bytes_of, carry, first_item, run_chain
+from toy_chain import SCHEMA, First, assert_valid_prefix, bytes_of, carry, first_item, run_chain
 from toy_store import put, put_chain, record
 
 from pipeline.care import collect_garbage, remove_run, show_usage, verify
 from pipeline.settings import Settings
-from pipeline.work import carry_out
+from pipeline.stage import Inputs, Output, Report
+from pipeline.work import WorkItem, carry_out
 from storage.artifact import Artifact
+from storage.atomic import write_atomic
 from storage.digests import digest_file
 from storage.disk import Disk
 from storage.errors import Terminal, Transient
+from storage.keys import KeyTerms
 from storage.lease import Patience
 from storage.manifest import Manifest
 from storage.open_store import existing_store, open_store
@@ -226,10 +230,75 @@ def test_machines_share_the_work_and_a_dead_ones_lease_runs_out(tmp_path: Path) 
     work("other", Slow)
     first.join()
     assert runs == ["run"] and said == ["another run makes it"], "its holder gives signs of life, so it is waited for"
-    dead = _store(_url(), tmp_path / "dead")
-    dead.depot.files.create(f"claims/{first_item().key}", b'{"holder": "dead", "beat": 3}')
-    carry(First, first_item(), dead)
-    assert dead.depot.files.listing("claims") == {}
+    assert _waits_for_a_dead_one(_store(_url(), tmp_path / "dead"), "another machine")
+
+
+def test_a_dead_process_of_the_same_machine_is_not_waited_for(tmp_path: Path) -> None:
+    store = _store(_url(), tmp_path)
+    with store.claim(first_item().key, lambda: None):
+        (note,) = store.depot.files.read_many(["claims/" + first_item().key]).values()
+    assert not _waits_for_a_dead_one(store, json.loads(note)["holder"])
+
+
+def _waits_for_a_dead_one(store: RemoteStore, holder: str) -> bool:
+    """Whether work waits until a lease runs out whose holder is dead; the work is done at the end."""
+    said: list[str] = []
+    store.depot.files.create(f"claims/{first_item().key}", json.dumps({"holder": holder, "beat": 3}).encode())
+    carry_out(First(Settings()), first_item(), store, lambda done, total, note="": said.append(note))
+    assert store.find("first", first_item().key) is not None and store.depot.files.listing("claims") == {}
+    return "another run makes it" in said
+
+
+class Counting(First):
+    """Counts to five in a file, noting each number; may be told to die on the way."""
+
+    whole = True
+    resumes_from = ("state", "notes")
+    dies_at: ClassVar[int] = 0
+    counted: ClassVar[list[int]] = []
+
+    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+        begun = int((work / "state").read_text()) if (work / "state").is_file() else 0
+        for number in range(begun + 1, 6):
+            self.counted.append(number)
+            with (work / "notes").open("a") as notes:
+                notes.write(f"{number} ")
+            write_atomic(work / "state", str(number).encode())
+            if number == self.dies_at:
+                raise RuntimeError("died")
+        return Output(pa.table({"image_id": [len((work / "notes").read_text().split())]}, schema=SCHEMA))
+
+
+def test_what_was_half_done_goes_on_on_another_machine(tmp_path: Path) -> None:
+    url, item = _url(), WorkItem("count", "all", KeyTerms("first", 1, {}, {}))
+    Counting.counted.clear()
+    Counting.dies_at = 3
+    with pytest.raises(RuntimeError):
+        carry(Counting, item, _store(url, tmp_path / "one"))
+    copies = _store(url, tmp_path / "one").depot.files
+    assert len(copies.listing("scratch")) == 3
+    Counting.dies_at = 0
+    carry(Counting, item, _store(url, tmp_path / "other"))
+    assert Counting.counted == [1, 2, 3, 4, 5]
+    (artifact,) = _store(url, tmp_path / "third").artifacts("first")
+    assert artifact.table("images")["image_id"].to_pylist() == [5]
+    assert copies.listing("scratch") == {}
+
+
+@pytest.mark.parametrize("spoilt", ["record", "file"])
+def test_copies_of_half_done_work_that_are_damaged_cost_that_work_only(spoilt: str, tmp_path: Path) -> None:
+    url, item = _url(), WorkItem("count", "all", KeyTerms("first", 1, {}, {}))
+    Counting.counted.clear()
+    Counting.dies_at = 3
+    with pytest.raises(RuntimeError):
+        carry(Counting, item, _store(url, tmp_path / "one"))
+    files = _store(url, tmp_path / "one").depot.files
+    for path in files.listing("scratch"):
+        if (path.endswith("record.json")) == (spoilt == "record"):
+            files.write(f"scratch/{path}", b"torn")
+    Counting.dies_at = 0
+    carry(Counting, item, _store(url, tmp_path / "other"))
+    assert Counting.counted == [1, 2, 3, 1, 2, 3, 4, 5]
 
 
 def test_planning_asks_once_a_stage(tmp_path: Path) -> None:
