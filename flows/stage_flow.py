@@ -44,7 +44,7 @@ def run_stage(recipe: Recipe, stage: str) -> State[list[StepOutcome]]:
 
 
 def require_above(chain: Chain, stage: str) -> None:
-    """Find the artifacts that the stage's steps read. Raises `Terminal` when some are not in the store yet."""
+    """Find the artifacts that the stage's steps read. Raises `Terminal` when some are not in the store yet or refused."""
     needed: set[str] = set()
     for step in reversed(chain.steps):
         if step.stage.name == stage or step.name in needed:
@@ -58,6 +58,7 @@ def require_above(chain: Chain, stage: str) -> None:
                 f"{stage} of recipe {chain.recipe.name!r} reads {step.name}, of which {due} partitions are due: "
                 f"run the deployment {step.stage.name}/rlip or end_to_end/rlip first"
             )
+        chain.judge(step)
 
 
 def work_in_tasks(chain: Chain, plan: StepPlan, display: Display) -> Sequence[Record]:

@@ -40,7 +40,7 @@ def summary_page(recipe: Recipe, run: Run, figures: Figures) -> str:
         "",
         "## Labels",
         "",
-        *_table([[f"{name}", f"{value:,}"] for name, value in counts.items()], ["", f"threshold {figures.threshold}"]),
+        *_table([[f"{name}", f"{value:,}"] for name, value in counts.items()], ["", f"kept: {figures.choice}"]),
         "",
         *_table([row for audit in figures.audits for row in _audit(audit)], ["labels", "precision", "recall"]),
         *_arms(figures.arms, figures.share_of_gain),

@@ -1,4 +1,4 @@
-"""`rlip explain`: the birth of an image's labels, from file and captions to score, threshold and place in a shard."""
+"""`rlip explain`: the birth of an image's labels, from file and captions to score, choice and place in a shard."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.text import Text
 
+from pipeline.kept_labels import ChoiceSettings
 from pipeline.review.wording import harmless
 from storage.artifact import Artifact
 from storage.errors import Terminal
@@ -34,7 +35,7 @@ class Birth:
     labels: Sequence[Mapping[str, Any]]
     """Relations, best first, each with its `words` (a triplet), their `caption`, and the `mentions` (candidates) of its pair."""
     shards: Sequence[Mapping[str, Any]]
-    """Where the image lies in each kind of shard, and the threshold that labels had to reach."""
+    """Where the image lies in each kind of shard, and which labels were kept."""
     rejected: Sequence[Mapping[str, Any]]
 
     def as_json(self) -> dict[str, Any]:
@@ -142,10 +143,16 @@ def _caption(captions: list[dict[str, Any]], words: Mapping[str, Any]) -> dict[s
 
 
 def _places(step: str, artifact: Artifact, image_id: int) -> Iterator[dict[str, Any]]:
-    threshold = artifact.manifest.terms["settings"].get("threshold")
+    settings = artifact.manifest.terms["settings"]
+    choice = _choice(settings).in_words() if "threshold" in settings else None
     index = artifact.table("shards")
     for row in index.filter(pc.field("image_id") == image_id).to_pylist():
-        yield {"step": step, "artifact": artifact.key, "threshold": threshold, **row}
+        yield {"step": step, "artifact": artifact.key, "labels": choice, **row}
+
+
+def _choice(settings: Mapping[str, Any]) -> ChoiceSettings:
+    """What an artifact's shard kept; settings that its version did not know have their defaults."""
+    return ChoiceSettings.model_validate({n: v for n, v in settings.items() if n in ChoiceSettings.model_fields})
 
 
 def _only_run(store: Store) -> Run:
@@ -173,7 +180,7 @@ def _lines(birth: Birth) -> Iterator[str]:
         names = [f"#{label[role]} {harmless(boxes[label[role]]['category'])}" for role in ("subject", "object")]
         yield f"  {label['score']:.3f} {names[0]} | {harmless(label['predicate'])} | {names[1]}{_because(label)}"
     for place in birth.shards:
-        limit = f", labels from score {place['threshold']:g}" if place["threshold"] is not None else ""
+        limit = f", labels of {place['labels']}" if place["labels"] is not None else ""
         yield f"{place['step']}: {place['member']} at byte {place['offset']}, {place['size']} bytes{limit}"
     for reject in birth.rejected:
         yield f"rejected by {reject['stage']}: {harmless(reject['reason'])} {harmless(reject['value'])}"

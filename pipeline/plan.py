@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.graph import Step, build_steps
 from pipeline.recipe import Recipe
+from pipeline.stage import Inputs
 from pipeline.stages.ingest import Partition, cut_dataset
 from pipeline.work import Record, WorkItem
 from storage.artifact import Artifact
@@ -72,7 +73,7 @@ class Chain:
         return plan
 
     def finish(self, step: Step, records: list[Record]) -> None:
-        """Take a step's new artifacts in, write the run's record, and check the share of rejected rows."""
+        """Take a step's new artifacts in, have them judged, write the run's record, check the share of rejected rows."""
         found = self.done[step.name]
         made = [record for record in records if record.partition not in found]
         there = self.store.find_all(step.stage.name, [record.key for record in made]) if made else {}
@@ -82,8 +83,17 @@ class Chain:
                 raise Terminal(f"{record.step} {record.partition}: artifact {record.key[:12]} vanished from the store")
             found[record.partition] = artifact
         self.done[step.name] = dict(sorted(found.items()))
+        self.judge(step)
         self.run.record(step.name, step.stage.name, {part: a.key for part, a in self.done[step.name].items()})
         self._check_rejects(step)
+
+    def judge(self, step: Step) -> None:
+        """Let a step's stage look at all that it made. Raises `Terminal` when it refuses it."""
+        if step.stage.whole:
+            return
+        made = self.done[step.name]
+        read = {table: [self.done[s][part] for part in made for s in steps] for table, steps in step.reads.items()}
+        step.stage(step.settings).judge(Inputs({**read, step.stage.writes: list(made.values())}))
 
     def _check_rejects(self, step: Step) -> None:
         counts = [artifact.manifest.counts for artifact in self.done[step.name].values()]

@@ -118,6 +118,12 @@ class Stage(ABC):
     def open(self, given: Inputs) -> None:  # noqa: B027 - most stages have nothing to load
         """Load what is heavy; called once a worker, before the first `run`."""
 
+    def judge(self, made: Inputs) -> None:  # noqa: B027 - most stages are judged a partition at a time
+        """Look at all partitions of a step before the run takes them in: what it reads, and what it `writes`, by table.
+
+        Raises `Terminal` to refuse them. What was committed stays in the store, so that another setting needs no work.
+        """
+
     @abstractmethod
     def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
         """Make the table of one partition (or of the whole set); `work` is a folder for files on their way out."""

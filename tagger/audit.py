@@ -44,6 +44,23 @@ class LabelCurve:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How many of the `kept` labels are among the `truths`; both counted once a fact."""
+
+    kept: int
+    truths: int
+    right: int
+
+    def precision(self) -> float | None:
+        """None when nothing is kept."""
+        return self.right / self.kept if self.kept else None
+
+    def recall(self) -> float | None:
+        """None when nothing is kept, as a curve without a point has none, or nothing true."""
+        return self.right / self.truths if self.kept and self.truths else None
+
+
+@dataclass(frozen=True)
 class LabelComparison:
     """The tagger, naive matching (every candidate with score 1), and what boxes and names alone tell (each candidate
 
@@ -81,6 +98,18 @@ def audit(
     blind = _scored([prior_labels(pairs) for pairs in candidates], symmetric)
     curves = (_curve(scored, facts, naive) for scored in (_scored(relations, symmetric), naive, blind))
     return LabelComparison(*curves)
+
+
+def agreement(
+    kept: Sequence[Collection[Fact]], truth: Sequence[Collection[Fact]], symmetric: Collection[str] = ()
+) -> Agreement:
+    """Compare kept labels with the truth, without scores; each argument has one entry an image, as in `audit`."""
+    symmetric = frozenset(symmetric)
+    labels, facts = (
+        {(image, *_unordered(fact, symmetric)) for image, given in enumerate(each) for fact in given}
+        for each in (kept, truth)
+    )
+    return Agreement(len(labels), len(facts), len(labels & facts))
 
 
 def prior_labels(pairs: Sequence[Pair]) -> list[Relation]:

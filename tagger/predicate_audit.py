@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from tagger.audit import Fact, audit
+from tagger.audit import Agreement, Fact, agreement, audit
 from tagger.calibration import calibration_error
 from tagger.candidates import Pair
 from tagger.relation import Relation
@@ -21,12 +21,11 @@ class PredicateScores:
 
     predicate: str
     kept: int
-    """Labels at the threshold."""
     truths: int
     """True relations that some candidate states."""
     precision: float | None
     recall: float | None
-    """Of the reachable truths, at the threshold."""
+    """Of the reachable truths."""
     average_precision: float
     calibration_error: float
     """Of all labels' probabilities, or of their scores where the tagger was never calibrated."""
@@ -38,10 +37,13 @@ def audit_predicates(
     relations: Sequence[Sequence[Relation]],
     candidates: Sequence[Sequence[Pair]],
     truth: Sequence[Collection[Fact]],
-    threshold: float,
+    kept: Sequence[Collection[Fact]],
     symmetric: Collection[str] = (),
 ) -> tuple[PredicateScores, ...]:
-    """Scores of each predicate that is labelled or reachable, the most kept first; one entry an image in each argument."""
+    """Scores of each predicate that is labelled or reachable, the most kept first; one entry an image in each argument.
+
+    `kept`: the labels that precision, recall and `instead` are of; all others are of all `relations`.
+    """
     names = {r.predicate for of_image in relations for r in of_image} | {
         pair.predicate for of_image in candidates for pair in of_image
     }
@@ -51,7 +53,7 @@ def audit_predicates(
             [[r for r in of_image if r.predicate == name] for of_image in relations],
             [[pair for pair in of_image if pair.predicate == name] for of_image in candidates],
             truth,
-            threshold,
+            [[fact for fact in facts if fact[1] == name] for facts in kept],
             symmetric,
         )
         for name in sorted(names)
@@ -64,36 +66,36 @@ def _scores(
     relations: Sequence[Sequence[Relation]],
     candidates: Sequence[Sequence[Pair]],
     truth: Sequence[Collection[Fact]],
-    threshold: float,
+    kept: Sequence[Sequence[Fact]],
     symmetric: Collection[str],
 ) -> PredicateScores:
     own = [[fact for fact in facts if fact[1] == name] for facts in truth]
     curve = audit(relations, candidates, own, symmetric).tagger
-    last = sum(score >= threshold for score in curve.scores) - 1
+    found = agreement(kept, own, symmetric)
     right: list[bool] = []
     sure: list[float] = []
-    kept = 0
     instead: Counter[str] = Counter()
-    for of_image, facts in zip(relations, truth, strict=True):
+    for of_image, labels, facts in zip(relations, kept, truth, strict=True):
         for relation in of_image:
-            ends = relation.subject, relation.object
-            holds = (ends[0], name, ends[1]) in facts or (name in symmetric and (ends[1], name, ends[0]) in facts)
-            right.append(holds)
+            right.append(_holds(relation.subject, name, relation.object, facts, symmetric))
             sure.append(relation.score if relation.calibrated is None else relation.calibrated)
-            if relation.score >= threshold:
-                kept += 1
-                if not holds:
-                    instead.update(_truths_of(ends, name, facts) or [NOTHING])
+        for subject, _, object_ in labels:
+            if not _holds(subject, name, object_, facts, symmetric):
+                instead.update(_truths_of((subject, object_), name, facts) or [NOTHING])
     return PredicateScores(
         predicate=name,
-        kept=kept,
+        kept=sum(map(len, kept)),
         truths=curve.reachable,
-        precision=curve.precision[last] if last >= 0 else None,
-        recall=curve.recall[last] if last >= 0 and curve.reachable else None,
+        precision=found.precision(),
+        recall=Agreement(found.kept, curve.reachable, found.right).recall(),
         average_precision=curve.average_precision(),
         calibration_error=calibration_error(sure, right),
         instead=tuple(sorted(instead.items(), key=lambda item: (-item[1], item[0]))),
     )
+
+
+def _holds(subject: int, name: str, object_: int, facts: Collection[Fact], symmetric: Collection[str]) -> bool:
+    return (subject, name, object_) in facts or (name in symmetric and (object_, name, subject) in facts)
 
 
 def _truths_of(ends: tuple[int, int], name: str, facts: Collection[Fact]) -> list[str]:

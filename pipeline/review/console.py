@@ -27,7 +27,7 @@ def print_outcome(console: Console, outcome: Outcome, figures: Figures, report: 
             f"{figures.unknown_captions:,} recorded captions are of images that no labelled set has: left out"
         )
     for audit in figures.audits:
-        console.print(*_labels(audit, figures.threshold), sep="\n")
+        console.print(*_labels(audit, figures.choice), sep="\n")
     if figures.arms:
         console.print(_arms(figures.arms))
     if figures.share_of_gain is not None:
@@ -79,7 +79,7 @@ def _stages(figures: Figures, outcome: Outcome) -> Table:
     return made
 
 
-def _labels(audit: DatasetAudit, threshold: float) -> list[Any]:
+def _labels(audit: DatasetAudit, choice: str) -> list[Any]:
     name = harmless(audit.dataset)
     if not audit.has_truth:
         return [Text(f"Labels of {name}: no truth, the set gives no relations to judge them by")]
@@ -89,7 +89,7 @@ def _labels(audit: DatasetAudit, threshold: float) -> list[Any]:
             f"Labels of {name}, against its {audit.labels.given:,} given relations",
             "labels", "kept", "precision", "recall", "precision at recall .8", "average precision",
         )  # fmt: skip
-        made.add_row(f"tagger, score ≥ {threshold:g}", *_scores(audit.labels.tagger))
+        made.add_row(f"tagger, {choice}", *_scores(audit.labels.tagger))
         made.add_row("naive matching", *_scores(audit.labels.naive))
         made.add_row("boxes and names alone", *_scores(audit.labels.prior))
         printed.append(made)

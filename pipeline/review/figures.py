@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline.kept_labels import ChoiceSettings
 from pipeline.review.arms import ArmScores, arm_scores, share_of_gain
 from pipeline.review.caption_audit import CaptionAudit, CaptionCount
 from pipeline.review.label_audit import LabelAudit, LabelCount
@@ -21,7 +22,7 @@ from storage.runs import Run
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
 
-_VERSION = 3
+_VERSION = 4
 """Raised when the same run would give other figures."""
 
 
@@ -39,8 +40,8 @@ class DatasetAudit:
 class Figures:
     """All figures of a run, as far as it has come."""
 
-    threshold: float
-    """The score from which a label is kept."""
+    choice: str
+    """Which labels are kept, in words."""
     labels: Yield
     predicates: tuple[PredicateCount, ...]
     audits: tuple[DatasetAudit, ...]
@@ -57,15 +58,15 @@ class Figures:
         return plain
 
 
-def compute_figures(run: Run, datasets: Sequence[str], threshold: float, unknown_captions: int = 0) -> Figures:
-    """Compute the figures of a run whose sets `datasets` were labelled; `threshold` as the shards apply it."""
-    counts, predicates = label_counts(run, datasets, threshold)
+def compute_figures(run: Run, datasets: Sequence[str], choice: ChoiceSettings, unknown_captions: int = 0) -> Figures:
+    """Compute the figures of a run whose sets `datasets` were labelled; `choice`: what the shards keep."""
+    counts, predicates = label_counts(run, datasets, choice)
     arms = arm_scores(run)
     return Figures(
-        threshold=threshold,
+        choice=choice.in_words(),
         labels=counts,
         predicates=predicates,
-        audits=tuple(_audit(run, dataset, threshold) for dataset in datasets if labelled(run, "ingest", [dataset])),
+        audits=tuple(_audit(run, dataset, choice) for dataset in datasets if labelled(run, "ingest", [dataset])),
         arms=arms,
         unknown_captions=unknown_captions,
         share_of_gain=share_of_gain(arms),
@@ -75,10 +76,9 @@ def compute_figures(run: Run, datasets: Sequence[str], threshold: float, unknown
 
 def figures_of(recipe: Recipe, run: Run) -> Figures:
     """The figures of a recipe's run. They are kept with the run and computed again when an artifact changed."""
-    threshold = recipe.shard.threshold
     recordings = recipe.caption_settings().recorded
     changed = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in recordings if path.is_file()]
-    stamp = digest_json([_VERSION, list(recipe.data.label), threshold, run_stamp(run), changed])
+    stamp = digest_json([_VERSION, list(recipe.data.label), recipe.shard.row_settings(), run_stamp(run), changed])
     adapter = TypeAdapter(Figures)
     kept = run.folder / "figures.json"
     found = _load(kept)
@@ -87,7 +87,7 @@ def figures_of(recipe: Recipe, run: Run) -> Figures:
             return adapter.validate_python(found["figures"])
         except ValidationError:
             kept.unlink()
-    figures = compute_figures(run, recipe.data.label, threshold, count_unknown_captions(recipe, run))
+    figures = compute_figures(run, recipe.data.label, recipe.shard, count_unknown_captions(recipe, run))
     run.note("figures", {"stamp": stamp, "figures": adapter.dump_python(figures, mode="json")})
     return figures
 
@@ -114,10 +114,10 @@ def run_stamp(run: Run) -> str:
     return digest_json(steps)
 
 
-def _audit(run: Run, dataset: str, threshold: float) -> DatasetAudit:
+def _audit(run: Run, dataset: str, choice: ChoiceSettings) -> DatasetAudit:
     images = labelled(run, "ingest", [dataset])
     tagged, parsed = labelled(run, "tag", [dataset]), labelled(run, "parse", [dataset])
-    labels, captions = LabelCount(threshold), CaptionCount()
+    labels, captions = LabelCount(choice), CaptionCount()
     has_truth = False
     for partition, artifact in images.items():
         table = artifact.table("images")

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from pipeline.kept_labels import ChoiceSettings, kept_labels
 from pipeline.review.label_counts import candidates, labelled
+from pipeline.training.sample import SampleRelation
 from storage.artifact import Artifact
 from storage.runs import Run
-from tagger.audit import SYMMETRIC
+from tagger.audit import SYMMETRIC, Fact
 from tagger.predicates import canonical
 
 MOST_LISTED = 10
@@ -68,7 +70,7 @@ class Sample:
         return found + 3 * bool(self.row["relations"]) - crowded
 
 
-def choose_samples(run: Run, datasets: Sequence[str], threshold: float, count: int) -> list[Sample]:
+def choose_samples(run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int) -> list[Sample]:
     """At most `count` pictures: spread evenly over the partitions, of each stretch the one with most to judge."""
     images, captioned, tagged = (labelled(run, step, datasets) for step in ("ingest", "caption", "tag"))
     partitions = sorted(images)
@@ -76,7 +78,7 @@ def choose_samples(run: Run, datasets: Sequence[str], threshold: float, count: i
     chosen: list[Sample] = []
     for place in range(every):
         partition = partitions[place * len(partitions) // every]
-        found = list(_samples(images[partition], captioned.get(partition), tagged.get(partition), threshold))
+        found = list(_samples(images[partition], captioned.get(partition), tagged.get(partition), choice))
         share = min(count * (place + 1) // every - count * place // every, len(found))
         stretches = [found[i * len(found) // share : (i + 1) * len(found) // share] for i in range(share)]
         chosen += [max(stretch, key=lambda sample: sample.interest) for stretch in stretches]
@@ -84,17 +86,19 @@ def choose_samples(run: Run, datasets: Sequence[str], threshold: float, count: i
 
 
 def _samples(
-    ingested: Artifact, captioned: Artifact | None, tagged: Artifact | None, threshold: float
+    ingested: Artifact, captioned: Artifact | None, tagged: Artifact | None, choice: ChoiceSettings
 ) -> Iterator[Sample]:
     """The images of a partition that have boxes."""
     captions = _by_id(captioned.table("captions"), "captions") if captioned else {}
-    relations = _by_id(tagged.table("relations"), "relations") if tagged else {}
-    pairs = _by_id(candidates(tagged), "pairs") if tagged else {}
+    labels, proposed = (tagged.table("relations"), candidates(tagged)) if tagged else (None, None)
+    relations = _by_id(labels, "relations") if labels is not None else {}
+    pairs = _by_id(proposed, "pairs") if proposed is not None else {}
+    chosen = kept_labels(labels, proposed, choice) if labels is not None and proposed is not None else {}
     for row in ingested.table("images").to_pylist():
         image_id = row["image_id"]
         if row["boxes"]:
             texts = [caption["text"] for caption in captions.get(image_id, [])]
-            yield _sample(row, texts, relations.get(image_id, []), pairs.get(image_id, []), threshold)
+            yield _sample(row, texts, relations.get(image_id, []), pairs.get(image_id, []), chosen.get(image_id, ()))
 
 
 def _sample(
@@ -102,7 +106,7 @@ def _sample(
     captions: Sequence[str],
     relations: Sequence[Mapping[str, Any]],
     pairs: Sequence[Mapping[str, Any]],
-    threshold: float,
+    chosen: Sequence[SampleRelation],
 ) -> Sample:
     truth = {(r["subject"], canonical(r["predicate"]), r["object"]) for r in row["relations"]}
     names = _names([box["category"] for box in row["boxes"]])
@@ -115,12 +119,12 @@ def _sample(
         return ShownRelation(names[subject], predicate, names[object_], score, proposed, right, line)
 
     ranked = sorted(relations, key=lambda r: (-r["score"], r["subject"], r["object"], r["predicate"]))
-    kept = [r for r in ranked if r["score"] >= threshold]
-    below = [r for r in ranked if r["score"] < threshold and r["proposed"]]
-    recorded = {(r["subject"], r["predicate"], r["object"]) for r in ranked}
-    unscored = [p for p in pairs if not _holds(p["subject"], p["predicate"], p["object"], recorded)]
-    labels = {(r["subject"], canonical(r["predicate"]), r["object"]) for r in kept}
-    missed = [r for r in row["relations"] if not _holds(r["subject"], canonical(r["predicate"]), r["object"], labels)]
+    labels = {(r.subject, r.predicate, r.object) for r in chosen}
+    kept = [r for r in ranked if _fact(r) in labels]
+    below = [r for r in ranked if _fact(r) not in labels and r["proposed"]]
+    recorded = set(map(_fact, ranked))
+    unscored = [p for p in pairs if not _holds(*_fact(p), recorded)]
+    missed = [r for r in row["relations"] if not _holds(*_fact(r), labels)]
     used = {index for r in kept for index in (r["subject"], r["object"])}
     named = used.union(i for r in (*below, *unscored, *missed) for i in (r["subject"], r["object"]))
     return Sample(
@@ -138,6 +142,10 @@ def _sample(
         missed=tuple(shown(r, None, False) for r in missed),
         ambiguous=sum(pair["ambiguity"] > 1 for pair in pairs),
     )
+
+
+def _fact(relation: Mapping[str, Any]) -> Fact:
+    return relation["subject"], canonical(relation["predicate"]), relation["object"]
 
 
 def _holds(subject: int, predicate: str, object_: int, relations: set[tuple[int, str, int]]) -> bool:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import pyarrow as pa
 
+from pipeline.kept_labels import ChoiceSettings, kept_labels
 from pipeline.review.label_counts import candidates
 from pipeline.review.nested import Items
 from storage.artifact import Artifact
-from tagger.audit import SYMMETRIC, Fact, LabelCurve, audit
+from tagger.audit import SYMMETRIC, Fact, LabelCurve, agreement, audit
 from tagger.calibration import calibration_error
-from tagger.candidates import Pair, naive_labels
+from tagger.candidates import Pair
 from tagger.predicate_audit import PredicateScores, audit_predicates
 from tagger.predicates import canonical
 from tagger.relation import Relation
@@ -21,13 +22,13 @@ from tagger.relation import Relation
 
 @dataclass(frozen=True)
 class LabelScores:
-    """How one way of labelling does. None: no label reaches the threshold, or the recall is not reached."""
+    """How one way of labelling does. None: no label is kept, or the recall is not reached."""
 
     kept: int
-    """Labels at the threshold."""
+    """The tagger's labels that stage `shard` keeps; of the others those whose score reaches its threshold."""
     precision: float | None
     recall: float | None
-    """Of all given relations, at the threshold."""
+    """Of all given relations."""
     precision_at_recall: float | None
     """Best precision at a recall of at least .8 of the reachable relations."""
     average_precision: float
@@ -57,24 +58,28 @@ class LabelAudit:
 
 @dataclass
 class LabelCount:
-    """Collects a `LabelAudit` over the partitions of one data set; labels are kept from the score `threshold` on."""
+    """Collects a `LabelAudit` over partitions; `choice` says which of the tagger's labels are kept."""
 
-    threshold: float
+    choice: ChoiceSettings
     _truth: list[set[Fact]] = field(default_factory=list)
     _relations: list[list[Relation]] = field(default_factory=list)
     _pairs: list[list[Pair]] = field(default_factory=list)
+    _kept: list[set[Fact]] = field(default_factory=list)
 
     def add(self, images: pa.Table, tagged: Artifact) -> None:
         """Take in a partition: its rows of `images` and the artifact of its tagging."""
         given = _by_image(images, "relations", "subject", "predicate", "object")
         names = tuple(each.name for each in fields(Relation))
-        relations = _by_image(tagged.table("relations"), "relations", *names)
-        pairs = _by_image(candidates(tagged), "pairs", *(each.name for each in fields(Pair)))
+        labels, proposed = tagged.table("relations"), candidates(tagged)
+        relations = _by_image(labels, "relations", *names)
+        pairs = _by_image(proposed, "pairs", *(each.name for each in fields(Pair)))
+        kept = kept_labels(labels, proposed, self.choice)
         for image_id, facts in given.items():
             if facts and image_id in relations:
                 self._truth.append({(subject, canonical(p), object_) for subject, p, object_ in facts})
-                self._relations.append([Relation(*values) for values in relations[image_id]])
+                self._relations.append([_relation(values) for values in relations[image_id]])
                 self._pairs.append([_pair(values) for values in pairs.get(image_id, ())])
+                self._kept.append({(r.subject, r.predicate, r.object) for r in kept[image_id]})
 
     def audit(self) -> LabelAudit:
         """The audit of what was taken in."""
@@ -87,40 +92,43 @@ class LabelCount:
         ]
         labels = [relation for of_image in self._relations for relation in of_image]
         sure = [relation.calibrated for relation in labels if relation.calibrated is not None]
-        kept = sum(relation.score >= self.threshold for of_image in self._relations for relation in of_image)
         return LabelAudit(
             images=len(self._truth),
             given=found.tagger.truths,
             reachable=found.tagger.reachable,
-            tagger=_scores(found.tagger, kept, self.threshold),
-            naive=_scores(found.naive, sum(len(naive_labels(pairs)) for pairs in self._pairs), self.threshold),
-            prior=_scores(found.prior, sum(map(self._likely, self._pairs)), self.threshold),
+            tagger=self._scores(found.tagger, self._kept),
+            naive=self._scores(found.naive, list(map(_facts, self._pairs))),
+            prior=self._scores(found.prior, [_facts(pairs, self.choice.threshold) for pairs in self._pairs]),
             score_error=calibration_error([relation.score for relation in labels], right),
             calibrated_error=calibration_error(sure, right) if labels and len(sure) == len(labels) else None,
-            predicates=audit_predicates(self._relations, self._pairs, self._truth, self.threshold, SYMMETRIC),
+            predicates=audit_predicates(self._relations, self._pairs, self._truth, self._kept, SYMMETRIC),
         )
 
-    def _likely(self, pairs: Sequence[Pair]) -> int:
-        """Distinct labels whose prior reaches the threshold."""
-        return len({(p.subject, p.predicate, p.object) for p in pairs if p.prior >= self.threshold})
+    def _scores(self, curve: LabelCurve, kept: Sequence[set[Fact]]) -> LabelScores:
+        found = agreement(kept, self._truth, SYMMETRIC)
+        return LabelScores(
+            kept=sum(map(len, kept)),
+            precision=found.precision(),
+            recall=found.recall(),
+            precision_at_recall=curve.precision_at() or None,
+            average_precision=curve.average_precision(),
+        )
 
 
 def _pair(values: tuple[Any, ...]) -> Pair:
     # Tables of earlier versions have no mentions: what they lack has its default.
     known = {each.name: value for each, value in zip(fields(Pair), values, strict=True) if value is not None}
-    return Pair(**known)
+    return Pair(**known | {"predicate": canonical(known["predicate"])})
 
 
-def _scores(curve: LabelCurve, kept: int, threshold: float) -> LabelScores:
-    # Scores fall along the curve: the last one that reaches the threshold tells precision and recall there.
-    last = sum(score >= threshold for score in curve.scores) - 1
-    return LabelScores(
-        kept=kept,
-        precision=curve.precision[last] if last >= 0 else None,
-        recall=curve.recall_of_all[last] if last >= 0 else None,
-        precision_at_recall=curve.precision_at() or None,
-        average_precision=curve.average_precision(),
-    )
+def _relation(values: tuple[Any, ...]) -> Relation:
+    found = Relation(*values)
+    return replace(found, predicate=canonical(found.predicate))
+
+
+def _facts(pairs: Sequence[Pair], least: float = 0.0) -> set[Fact]:
+    """Distinct labels whose prior reaches `least`."""
+    return {(pair.subject, pair.predicate, pair.object) for pair in pairs if pair.prior >= least}
 
 
 def _by_image(table: pa.Table, column: str, *names: str) -> Mapping[int, Sequence[tuple[Any, ...]]]:

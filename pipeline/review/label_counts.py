@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 
+from pipeline.kept_labels import ChoiceSettings, kept_labels
 from pipeline.review.nested import Items
 from storage.artifact import Artifact
 from storage.runs import Run
@@ -28,7 +28,7 @@ class Yield:
     scored: int | None = None
     """Labels with a score."""
     kept: int | None = None
-    """Labels whose score reaches the threshold."""
+    """Labels that stage `shard` keeps."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,17 @@ def candidates(tagged: Artifact) -> pa.Table:
     return tagged.table("candidates") if "candidates.parquet" in tagged.manifest.files else CANDIDATES.empty_table()
 
 
-def label_counts(run: Run, datasets: Sequence[str], threshold: float) -> tuple[Yield, tuple[PredicateCount, ...]]:
+def label_counts(run: Run, datasets: Sequence[str], choice: ChoiceSettings) -> tuple[Yield, tuple[PredicateCount, ...]]:
     """The yield of labelling these sets, and the predicates, the most kept first."""
     images, tagged = labelled(run, "ingest", datasets), labelled(run, "tag", datasets)
     kept: Counter[str] = Counter()
     scored = proposed = 0
     for artifact in tagged.values():
-        relations = Items.of(artifact.table("relations"), "relations")
-        scored += len(relations)
-        proposed += len(Items.of(candidates(artifact), "pairs"))
-        predicates = np.array(relations.values("predicate"), dtype=object)
-        kept.update(predicates[relations.numbers("score") >= threshold].tolist())
+        relations, pairs = artifact.table("relations"), candidates(artifact)
+        scored += len(Items.of(relations, "relations"))
+        proposed += len(Items.of(pairs, "pairs"))
+        for labels in kept_labels(relations, pairs, choice).values():
+            kept.update(label.predicate for label in labels)
     given: Counter[str] = Counter()
     for artifact in images.values():
         given.update(Items.of(artifact.table("images"), "relations").values("predicate"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console, Group
 from rich.text import Text
 
+from pipeline.kept_labels import ChoiceSettings
 from pipeline.review.console import share, table
 from pipeline.review.label_audit import LabelAudit, LabelCount
 from pipeline.review.label_counts import PredicateCount, Yield, label_counts, labelled
@@ -29,7 +30,8 @@ _BAR = 40
 class LabelView:
     """The labels of a run's tagging. `scores`: how many in each tenth of [0, 1]; `audits`: by data set with truth."""
 
-    threshold: float
+    choice: str
+    """What is kept, in words."""
     counts: Yield
     scores: tuple[int, ...]
     predicates: tuple[PredicateCount, ...]
@@ -37,16 +39,16 @@ class LabelView:
 
     @classmethod
     def of(cls, run: Run) -> LabelView:
-        """Computed from the run's artifacts; the threshold is the recipe's."""
-        threshold = _threshold(run)
+        """Computed from the run's artifacts; what is kept is up to the recipe."""
+        choice = _choice(run)
         datasets = sorted({partition.split("/")[0] for partition in run.artifacts("tag")})
-        counts, predicates = label_counts(run, datasets, threshold)
+        counts, predicates = label_counts(run, datasets, choice)
         spread = np.zeros(BINS, np.int64)
         for artifact in run.artifacts("tag").values():
             scores = Items.of(artifact.table("relations"), "relations").numbers("score")
             spread += np.bincount(np.minimum((scores * BINS).astype(int), BINS - 1), minlength=BINS)
-        audits = {dataset: audit for dataset in datasets if (audit := _audit(run, dataset, threshold)).given}
-        return cls(threshold, counts, tuple(spread.tolist()), predicates, audits)
+        audits = {dataset: audit for dataset in datasets if (audit := _audit(run, dataset, choice)).given}
+        return cls(choice.in_words(), counts, tuple(spread.tolist()), predicates, audits)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -57,14 +59,14 @@ class LabelView:
         console.print(Text(harmless(" → ".join(self._yield()))))
         console.print(self._spread(), self._usual())
         for dataset, audit in self.audits.items():
-            console.print(_audited(dataset, audit, self.threshold))
+            console.print(_audited(dataset, audit, self.choice))
         if not self.audits:
             console.print(Text("No audit: the labelled sets give no relations to judge by"))
 
     def _yield(self) -> Iterator[str]:
         for name, count in asdict(self.counts).items():
             if count is not None:
-                yield f"{count:,} {f'kept (score ≥ {self.threshold:g})' if name == 'kept' else name}"
+                yield f"{count:,} {f'kept ({self.choice})' if name == 'kept' else name}"
 
     def _spread(self) -> Group:
         longest = max(self.scores) or 1
@@ -81,13 +83,13 @@ class LabelView:
         return Group(made)
 
 
-def _audited(dataset: str, audit: LabelAudit, threshold: float) -> Group:
+def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
     ways = table(
         f"Labels of {harmless(dataset)}, against its {audit.given:,} given relations ({audit.reachable:,} within reach)",
         "labels", "kept", "precision", "recall", "precision at recall .8", "average precision",
     )  # fmt: skip
     for name, way in (
-        (f"tagger, score ≥ {threshold:g}", audit.tagger),
+        (f"tagger, {choice}", audit.tagger),
         ("naive matching", audit.naive),
         ("boxes and names alone", audit.prior),
     ):
@@ -105,17 +107,16 @@ def _audited(dataset: str, audit: LabelAudit, threshold: float) -> Group:
     return Group(ways, Text(errors), made)
 
 
-def _audit(run: Run, dataset: str, threshold: float) -> LabelAudit:
-    tagged, count = labelled(run, "tag", [dataset]), LabelCount(threshold)
+def _audit(run: Run, dataset: str, choice: ChoiceSettings) -> LabelAudit:
+    tagged, count = labelled(run, "tag", [dataset]), LabelCount(choice)
     for partition, artifact in labelled(run, "ingest", [dataset]).items():
         if partition in tagged:
             count.add(artifact.table("images"), tagged[partition])
     return count.audit()
 
 
-def _threshold(run: Run) -> float:
+def _choice(run: Run) -> ChoiceSettings:
     """Of the run's recipe; the default's while the run is not over."""
     path = run.folder / "recipe.json"
-    default: float = ShardSettings().threshold
-    found: Sequence[Any] = [json.loads(path.read_bytes()).get("shard", {}).get("threshold")] if path.is_file() else []
-    return next((float(value) for value in found if value is not None), default)
+    given = json.loads(path.read_bytes()).get("shard", {}) if path.is_file() else {}
+    return ShardSettings.model_validate(given)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _TEMPLATES = Path(__file__).parent / "templates"
 _MARK = "rlip-report"
 """Name of the page's meta element by which a folder is known as a report; its content is the stamp."""
-_VERSION = 1
+_VERSION = 2
 """Raised when the page would look different."""
 LONGEST_SIDE = 640
 """Pixels of a picture in the report."""
@@ -96,7 +96,7 @@ def _fill(
     written: datetime | None,
 ) -> None:
     figures = figures_of(recipe, run)
-    chosen = choose_samples(run, recipe.data.label, figures.threshold, samples)
+    chosen = choose_samples(run, recipe.data.label, recipe.shard, samples)
     folders = recipe.data.image_folders()
     style = (_TEMPLATES / "report.css").read_text()
     html = (
@@ -147,9 +147,7 @@ def _headline(figures: Figures) -> list[tuple[str, str, str]]:
     """The few numbers that a reader looks for first: value, what it is, what to hold it against."""
     tiles = []
     if figures.labels.kept is not None:
-        tiles.append(
-            (f"{figures.labels.kept:,}".replace(",", "\u2009"), "labels kept", f"score ≥ {figures.threshold:g}")
-        )
+        tiles.append((f"{figures.labels.kept:,}".replace(",", "\u2009"), "labels kept", figures.choice))
     for audit in figures.audits:
         if audit.labels and audit.labels.tagger.precision_at_recall is not None:
             naive = audit.labels.naive.precision_at_recall

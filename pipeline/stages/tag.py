@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
 
 from pipeline.candidates import CandidateSettings, open_candidates
 from pipeline.images import BadImage, read_image
+from pipeline.kept_labels import ChoiceSettings
 from pipeline.labeller import LabellerSettings, open_labeller
+from pipeline.review.label_audit import LabelCount
+from pipeline.settings import runtime
 from pipeline.stage import Inputs, Output, Rejected, Report, Stage
 from storage.errors import Terminal
 from storage.tables import CANDIDATES, RELATIONS, write_table
-from tagger.audit import SYMMETRIC, audit
 from tagger.box import Box
-from tagger.predicate_audit import audit_predicates
-from tagger.predicates import canonical
 from tagger.triplet import Triplet
 
 if TYPE_CHECKING:
@@ -29,16 +28,16 @@ if TYPE_CHECKING:
     from tagger.tagging_image import Labels, Problem, TaggingImage
 
 CANDIDATES_FILE = "candidates.parquet"
-AUDITED_TRUTHS = 50
-"""Fewer true relations within reach say too little of a partition to refuse it."""
+LOWEST = 3
+"""Predicates named where none is below the floor by itself."""
 
 
 class TagSettings(CandidateSettings, LabellerSettings):
     """Where candidates come from and how they are scored. Which of the labels are trained on is a setting of `shard`."""
 
-    audit_floor: float = Field(0.0, ge=0, le=1)
-    """A partition whose labels have a lower average precision against its given relations (if it gives 50 that candidates
-    state) is not committed: the run stops and names the predicates."""
+    audit_floor: float = runtime(0.0, ge=0, le=1)
+    """Least average precision of all labels together, against the relations that the labelled sets give: a run whose
+    labels are worse is refused, and the predicates are named. 0: whatever they are."""
 
 
 class TagStage(Stage):
@@ -49,7 +48,7 @@ class TagStage(Stage):
     """
 
     name = "tag"
-    version = 4
+    version = 5
     reads = ("images", "triplets")
     uses = ("tagger",)
     writes = "relations"
@@ -66,6 +65,36 @@ class TagStage(Stage):
         self._candidates = open_candidates(self.settings)
         self._open = open_labeller(self.settings, given.artifact("tagger"))
 
+    def judge(self, made: Inputs) -> None:
+        """Hold the labels against the relations that the labelled sets give.
+
+        Raises `Terminal` that names the predicates when they are worse than the settings allow, or can't be judged.
+        """
+        floor = self.settings.audit_floor
+        if not floor:
+            return
+        count = LabelCount(ChoiceSettings())
+        for images, tagged in zip(made.artifacts("images"), made.artifacts("relations"), strict=True):
+            count.add(images.table("images"), tagged)
+        found = count.audit()
+        if not found.reachable:
+            raise Terminal(
+                f"tag.audit_floor = {floor:g}, but the labelled sets give no relation that a candidate states: there is "
+                "nothing to judge the labels by; set it to 0"
+            )
+        if found.tagger.average_precision >= floor:
+            return
+        judged = sorted((each for each in found.predicates if each.truths), key=lambda each: each.average_precision)
+        # Each may rank its own labels well while they stand in each other's way: then the lowest are named.
+        failed = [each for each in judged if each.average_precision < floor] or judged[:LOWEST]
+        worst = [f"{each.predicate} {each.average_precision:.2f} ({each.truths} true)" for each in failed]
+        raise Terminal(
+            f"labels refused: their average precision {found.tagger.average_precision:.2f} over {found.reachable} "
+            f"relations within reach is below tag.audit_floor = {floor:g} (naive matching "
+            f"{found.naive.average_precision:.2f}); predicates with the lowest: {', '.join(worst)}. Train the tagger longer or "
+            "on more; with a lower floor, what was computed is taken as it is"
+        )
+
     def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
         """Score the partition's candidates; images that can't be read or scored go to quarantine."""
         rows = inputs.table("images").to_pylist()
@@ -78,7 +107,6 @@ class TagStage(Stage):
             for row, one in zip(rows, labels, strict=True)
             if one.problem
         ]
-        self._require(rows, images, labels, inputs.partition)
         kept = [_Kept(*each) for each in zip(rows, images, labels, strict=True) if not each[2].problem]
         relations = [
             {"image_id": one.row["image_id"], "tagger": self._open.digest, "relations": one.relations(stated)}
@@ -93,34 +121,6 @@ class TagStage(Stage):
         }
         table = pa.Table.from_pylist(relations, schema=RELATIONS)
         return Output(table, {CANDIDATES_FILE: work / CANDIDATES_FILE}, rejected, rows_in=len(rows), facts=facts)
-
-    def _require(
-        self, rows: Sequence[dict[str, Any]], images: Sequence[TaggingImage], labels: Sequence[Labels], partition: str
-    ) -> None:
-        """Raises `Terminal` when labels are worse than the settings allow, as far as given relations can tell."""
-        floor = self.settings.audit_floor
-        if not floor:
-            return
-        judged = [
-            each for each in zip(rows, images, labels, strict=True) if each[0]["relations"] and not each[2].problem
-        ]
-        truth = [
-            {(r["subject"], canonical(r["predicate"]), r["object"]) for r in row["relations"]} for row, _, _ in judged
-        ]
-        relations, pairs = [one.relations for _, _, one in judged], [image.pairs for _, image, _ in judged]
-        found = audit(relations, pairs, truth, SYMMETRIC).tagger
-        if found.reachable < AUDITED_TRUTHS or found.average_precision() >= floor:
-            return
-        worst = [
-            f"{scores.predicate} {scores.average_precision:.2f} ({scores.truths} true)"
-            for scores in audit_predicates(relations, pairs, truth, self.settings.floor, SYMMETRIC)
-            if scores.truths and scores.average_precision < floor
-        ]
-        raise Terminal(
-            f"{partition}: average precision of labels {found.average_precision():.2f} over {found.reachable} reachable "
-            f"relations is below tag.audit_floor = {floor:g}; predicates below it: {', '.join(worst)}; train the tagger "
-            "longer or on more, or lower the floor"
-        )
 
     def _image(self, row: dict[str, Any], triplets: Sequence[dict[str, Any]]) -> TaggingImage:
         import torch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,3 +58,16 @@ def test_new_images_are_computed_alone(copied: World, computed: Computed, tmp_pa
         "shard:pseudo": 1,
     }
     assert "train_tagger" not in done
+
+
+def test_labels_below_the_floor_stop_the_run_and_a_lower_floor_computes_nothing(
+    copied: World, computed: Computed
+) -> None:
+    before = copied.contents()
+    process = copied.start("tag.audit_floor=0.999", "tag.floor=0.04", "shard.threshold=0.9")
+    out, told = process.communicate(timeout=280)
+    assert process.returncode == 1
+    assert re.search(r"labels refused: .* below tag\.audit_floor = 0\.999 .*; predicates with the lowest: \w+", told)
+    assert computed([json.loads(line) for line in out.splitlines()]) == {"tag": 3}
+    assert copied.contents() == before, "the run has what it had"
+    assert copied.due("tag.audit_floor=0", "tag.floor=0.04") <= BELOW_SHARD

@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 from review.hand_made import TWO_PEOPLE, Book, captions, pairs, relations, triplets
 
+from pipeline.kept_labels import ChoiceSettings
 from pipeline.review.figures import compute_figures, figures_of
+from pipeline.review.gallery import choose_samples
+from pipeline.stage import Inputs
+from pipeline.stages.shard import ShardSettings, ShardStage
 
 
 def test_labels_are_audited_against_given_relations(labelled: Book) -> None:
-    (audit,) = compute_figures(labelled.run, ["toys"], threshold=0.5).audits
+    (audit,) = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5)).audits
     assert audit.labels is not None
     assert (audit.labels.images, audit.labels.given, audit.labels.reachable) == (2, 3, 3)
     tagger, naive = audit.labels.tagger, audit.labels.naive
@@ -32,7 +36,7 @@ def test_labels_are_audited_against_given_relations(labelled: Book) -> None:
 
 
 def test_captions_are_audited_by_category(labelled: Book) -> None:
-    (audit,) = compute_figures(labelled.run, ["toys"], threshold=0.5).audits
+    (audit,) = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5)).audits
     assert audit.captions is not None
     found = audit.captions
     # "man hold cup" names no category of the set; "horse next to man" is judged and not given.
@@ -44,7 +48,7 @@ def test_captions_are_audited_by_category(labelled: Book) -> None:
 
 
 def test_yield_and_predicates_are_counted(labelled: Book) -> None:
-    figures = compute_figures(labelled.run, ["toys"], threshold=0.5)
+    figures = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5))
     counts = figures.labels
     assert (counts.images, counts.captions, counts.triplets) == (2, 3, 3)
     assert (counts.candidates, counts.scored, counts.kept) == (7, 5, 4)
@@ -52,7 +56,7 @@ def test_yield_and_predicates_are_counted(labelled: Book) -> None:
 
 
 def test_steps_tell_counts_reasons_and_facts(labelled: Book) -> None:
-    steps = {step.step: step for step in compute_figures(labelled.run, ["toys"], threshold=0.5).steps}
+    steps = {step.step: step for step in compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5)).steps}
     assert list(steps) == ["ingest", "caption", "parse", "tag"]
     assert (steps["ingest"].rows_in, steps["ingest"].rows_out) == (3, 2)
     assert steps["ingest"].rejected == {"truncated": 1}
@@ -60,7 +64,7 @@ def test_steps_tell_counts_reasons_and_facts(labelled: Book) -> None:
 
 
 def test_a_higher_threshold_keeps_less(labelled: Book) -> None:
-    (audit,) = compute_figures(labelled.run, ["toys"], threshold=0.75).audits
+    (audit,) = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.75)).audits
     assert audit.labels is not None
     assert audit.labels.tagger.kept == 2
     assert audit.labels.tagger.precision == 1.0
@@ -71,7 +75,7 @@ def test_images_without_given_relations_are_not_audited(labelled: Book) -> None:
     labelled.add("ingest", "toys/0001", [labelled.image(9, TWO_PEOPLE)])
     labelled.add("parse", "toys/0001", [triplets(9, (0, "man", "ride", "horse"))])
     labelled.add("tag", "toys/0001", [relations(9, (0, "ride", 2, 0.99))], candidates=[])
-    figures = compute_figures(labelled.run, ["toys"], threshold=0.5)
+    figures = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5))
     (audit,) = figures.audits
     assert audit.labels is not None
     assert audit.captions is not None
@@ -85,7 +89,7 @@ def test_a_set_without_relations_has_no_truth(book: Book) -> None:
     book.add("caption", "toys/0000", [captions(1, "a man rides a horse")])
     book.add("parse", "toys/0000", [triplets(1, (0, "man", "ride", "horse"))])
     book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))])
-    figures = compute_figures(book.run, ["toys"], threshold=0.5)
+    figures = compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5))
     (audit,) = figures.audits
     assert not audit.has_truth
     assert audit.labels is None
@@ -95,12 +99,12 @@ def test_a_set_without_relations_has_no_truth(book: Book) -> None:
 
 
 def test_a_partial_run_has_what_it_has(book: Book) -> None:
-    nothing = compute_figures(book.run, ["toys"], threshold=0.5)
+    nothing = compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5))
     assert nothing.as_json()["labels"] == {}
     assert nothing.audits == ()
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, "riding", 2)])])
     book.add("caption", "toys/0000", [captions(1, "a man")])
-    figures = compute_figures(book.run, ["toys"], threshold=0.5).as_json()
+    figures = compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5)).as_json()
     assert figures["labels"] == {"images": 1, "captions": 1}
     assert figures["audits"] == [{"dataset": "toys", "has_truth": True}]
     assert "share_of_gain" not in figures
@@ -108,7 +112,7 @@ def test_a_partial_run_has_what_it_has(book: Book) -> None:
 
 def test_only_the_labelled_sets_count(labelled: Book) -> None:
     labelled.add("ingest", "test/0000", [labelled.image(7, TWO_PEOPLE, [(0, "riding", 2)], dataset="test")])
-    figures = compute_figures(labelled.run, ["toys"], threshold=0.5)
+    figures = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5))
     assert figures.labels.images == 2
     assert [audit.dataset for audit in figures.audits] == ["toys"]
 
@@ -117,7 +121,7 @@ def test_arms_are_averaged_over_seeds(book: Book) -> None:
     for arm, scores in {"none": (0.1, 0.2), "pseudo": (0.3, 0.4), "given": (0.5, 0.6)}.items():
         for seed, score in enumerate(scores):
             book.metrics(f"evaluate:{arm}:{seed}", (0, "zero_shot_map", score), (0, "detection_ap50", 0.9))
-    figures = compute_figures(book.run, ["toys"], threshold=0.5)
+    figures = compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5))
     assert [(arm.arm, arm.seeds) for arm in figures.arms] == [("none", 2), ("pseudo", 2), ("given", 2)]
     pseudo = figures.arms[1].scores["zero_shot_map"]
     assert pseudo.mean == pytest.approx(0.35)
@@ -129,17 +133,17 @@ def test_arms_are_averaged_over_seeds(book: Book) -> None:
 def test_the_share_of_gain_needs_all_arms_and_a_gain(book: Book) -> None:
     book.metrics("evaluate:none", (0, "zero_shot_map", 0.3))
     book.metrics("evaluate:pseudo", (0, "zero_shot_map", 0.4))
-    figures = compute_figures(book.run, ["toys"], threshold=0.5)
+    figures = compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5))
     assert figures.share_of_gain is None
     assert figures.arms[1].scores["zero_shot_map"].deviation is None
     book.metrics("evaluate:given", (0, "zero_shot_map", 0.3))
-    assert compute_figures(book.run, ["toys"], threshold=0.5).share_of_gain is None
+    assert compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5)).share_of_gain is None
 
 
 def test_recall_is_of_what_candidates_state(book: Book) -> None:
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, "riding", 2), (1, "holding", 2)])])
     book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.3))], candidates=[pairs(1, (0, "ride", 2, 1))])
-    (audit,) = compute_figures(book.run, ["toys"], threshold=0.5).audits
+    (audit,) = compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5)).audits
     assert audit.labels is not None
     assert (audit.labels.given, audit.labels.reachable) == (2, 1)
     tagger = audit.labels.tagger
@@ -173,3 +177,37 @@ def test_recorded_captions_of_unknown_images_are_counted(labelled: Book, recipe:
     read = recipe.model_validate(recipe.model_dump() | {"caption": settings})
     assert figures_of(read, labelled.run).unknown_captions == 2
     assert figures_of(recipe, labelled.run).unknown_captions == 0
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        ShardSettings(confidence="calibrated", threshold=0.4),
+        ShardSettings(rule="best", threshold=0.0),
+        ShardSettings(rule="posterior", threshold=0.3),
+        ShardSettings(thresholds={"ride": 0.95}, threshold=0.0),
+        ShardSettings(per_pair=1, max_relations=2, threshold=0.0),
+    ],
+)
+def test_what_counts_as_kept_is_what_the_shards_keep(book: Book, choice: ShardSettings, tmp_path: Path) -> None:
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, "riding", 2)])])
+    row = relations(1, (0, "ride", 2, 0.9), (1, "ride", 2, 0.8), (0, "sit on", 2, 0.5), (1, "next to", 0, 0.7))
+    for label, calibrated, posterior in zip(row["relations"], (0.8, 0.3, 0.45, 0.2), (0.7, 0.3, 1.0, 1.0), strict=True):
+        label |= {"calibrated": calibrated, "posterior": posterior}
+    proposed = pairs(1, (0, "ride", 2, 2), (1, "ride", 2, 2), (0, "sit on", 2, 1), (1, "next to", 0, 1))
+    for place, pair in enumerate(proposed["pairs"]):
+        pair |= {"mention": max(0, place - 1), "prior": (0.5, 0.5, 1.0, 1.0)[place]}
+    book.add("tag", "toys/0000", [row], candidates=[proposed])
+    read = {table: list(book.run.artifacts(step).values()) for table, step in
+            (("images", "ingest"), ("relations", "tag"))}  # fmt: skip
+    stage = ShardStage(choice, {"toys": book.pictures / "toys"})
+    (tmp_path / "work").mkdir()
+    shards = stage.run(Inputs(read), tmp_path / "work", lambda done, total, note="": None)
+    figures = compute_figures(book.run, ["toys"], choice)
+    (audit,) = figures.audits
+    assert 0 < shards.facts["relations"] < 4
+    assert figures.labels.kept == sum(p.kept for p in figures.predicates) == shards.facts["relations"]
+    assert audit.labels is not None and audit.labels.tagger.kept == shards.facts["relations"]
+    assert sum(scores.kept for scores in audit.labels.predicates) == shards.facts["relations"]
+    (sample,) = choose_samples(book.run, ["toys"], choice, 1)
+    assert len(sample.kept) == shards.facts["relations"]

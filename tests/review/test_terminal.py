@@ -8,6 +8,7 @@ import pytest
 from review.hand_made import Book, captions
 from rich.console import Console
 
+from pipeline.kept_labels import ChoiceSettings
 from pipeline.review.console import outcome_json, print_outcome
 from pipeline.review.figures import compute_figures
 from pipeline.review.show import show_run
@@ -110,7 +111,7 @@ def test_the_outcome_ends_with_the_report(labelled: Book) -> None:
 
     labelled.metrics("evaluate:pseudo:0", (0, "zero_shot_map", 0.25))
     labelled.metrics("evaluate:pseudo:1", (0, "zero_shot_map", 0.35))
-    figures = compute_figures(labelled.run, ["toys"], threshold=0.5)
+    figures = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5))
     outcome = Outcome(
         "toy", [StepOutcome("ingest", 1, 1, 3, 2, 1, 0.0, 0.0), StepOutcome("tag", 1, 0, 2, 2, 0, 4.0, 0.5)]
     )

@@ -62,7 +62,8 @@ def test_predicates_by_hand() -> None:
     relations = [*RELATIONS, [relation(0, "ride", 1, 0.7), relation(2, "ride", 3, 0.3), relation(3, "ride", 4, 0.1)]]
     candidates = [*CANDIDATES, [pair(0, "ride", 1), pair(2, "ride", 3), pair(3, "ride", 4)]]
     truth = [*TRUTH, [(1, "ride", 0), (2, "hold", 3), (2, "on", 3)]]
-    ride, *others = audit_predicates(relations, candidates, truth, 0.2, {"next to"})
+    kept = [[(r.subject, r.predicate, r.object) for r in of_image if r.score >= 0.2] for of_image in relations]
+    ride, *others = audit_predicates(relations, candidates, truth, kept, {"next to"})
     assert (ride.predicate, ride.kept, ride.truths) == ("ride", 4, 1)
     assert (ride.precision, ride.recall) == (1 / 4, 1)
     assert ride.average_precision == 1

@@ -11,7 +11,6 @@ from golden.stage_cases import tagger as made_tagger
 from models.rlip import RLIP
 from models.weights import load, save
 from pipeline.stage import Inputs
-from pipeline.stages import tag
 from pipeline.stages.tag import TagSettings, TagStage
 from storage.artifact import Artifact
 from storage.errors import Terminal
@@ -50,26 +49,6 @@ def test_rows_say_where_a_label_comes_from_and_what_it_means(tmp_path: Path) -> 
         assert relation["caption"] == triplets[image_id][relation["triplet"]]["caption"]
         assert 0 < relation["calibrated"] < 1 and 0 <= relation["posterior"] <= 1
         assert relation["calibrated"] != relation["score"]
-
-
-def test_labels_below_the_audit_floor_stop_the_run_and_name_the_predicates(
-    weights: Path, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said = {p["predicate"] for row in recorded("tag")["rows"] for p in row["relations"]}
-    rows = inputs.table("images").to_pylist()
-    for row in rows:  # relations that some captions state, of pairs that they do not mean
-        row["relations"] = [
-            {"subject": s, "predicate": predicate, "object": o}
-            for predicate in sorted(said)
-            for s in range(len(row["boxes"]))
-            for o in range(len(row["boxes"]))
-            if s > o
-        ]
-    write_table(pa.Table.from_pylist(rows, schema=IMAGES), inputs.artifact("images").file("images.parquet"))
-    opened(weights, audit_floor=0.99).run(inputs, tmp_path, lambda done, total, note="": None)  # too few to tell
-    monkeypatch.setattr(tag, "AUDITED_TRUTHS", 1)
-    with pytest.raises(Terminal, match=r"golden/0000: .* below tag\.audit_floor = 0\.99; predicates below it: \w+"):
-        opened(weights, audit_floor=0.99).run(inputs, tmp_path, lambda done, total, note="": None)
 
 
 def test_an_unreadable_image_goes_to_quarantine(weights: Path, inputs: Inputs, tmp_path: Path) -> None:
