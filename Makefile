@@ -42,7 +42,10 @@ CSV ?= $(RLIP_SHARED)/data/factual/dev.csv
 bench-parsing: setup ## how well captions are read: FACTUAL's graphs, V-COCO's interactions, speed
 	$(BIN)/python -m benchmarks.parsing $(CSV)
 	$(BIN)/python -m benchmarks.interactions $(RLIP_SHARED)/data/coco/annotations \
-		--dictionary $(RLIP_SHARED)/data/rlipv2_priors/hico_obj_paraphrase.json
+		--dictionary $(RLIP_SHARED)/data/rlipv2_priors/hico_obj_paraphrase.json \
+		--more $(RLIP_SHARED)/data/blip_captions/BLIP_nucleus_ViT-L.json $(RLIP_SHARED)/data/vcoco/instances_vcoco_train.json
+	$(BIN)/python -m benchmarks.implications $(RLIP_SHARED)/data/vcoco/instances_vcoco_train.json \
+		--without $(RLIP_SHARED)/data/coco/annotations/vcoco_relations_sample2017.json
 	$(BIN)/python -m benchmarks.parsing_speed $(RLIP_SHARED)/data/blip_captions/BLIP_nucleus_ViT-L.json
 
 bench-network: setup ## speed, memory and precision of the networks beside the authors' code, about ten minutes

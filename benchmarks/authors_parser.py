@@ -1,4 +1,4 @@
-"""The parser that the authors used, as a peer: SceneGraphParser, caption by caption (`pip install SceneGraphParser`)."""
+"""The parser that the authors used, as a peer: SceneGraphParser, caption by caption."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
+
+MISSING = "the authors' parser is not installed (pip install SceneGraphParser tabulate)"
+"""What a benchmark says instead of a peer's figures."""
 
 
 class PeerTriplet(NamedTuple):
@@ -19,7 +22,7 @@ class PeerTriplet(NamedTuple):
 
 def is_installed() -> bool:
     """Whether the peer can be measured here."""
-    return find_spec("sng_parser") is not None
+    return all(find_spec(name) is not None for name in ("sng_parser", "tabulate"))
 
 
 def parse_as_authors(captions: Sequence[str], model: str) -> list[list[PeerTriplet]]:

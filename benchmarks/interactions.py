@@ -2,10 +2,16 @@
 
 FOLDER holds `instances_sample2017.json` (boxes), `vcoco_relations_sample2017.json` (V-COCO's interactions) and captions
 by people and by BLIP of the same images. A type (action, object) is proposed when some triplet has a person as subject,
-the object's category as object, and a predicate that states the action. The authors' way (SceneGraphParser where it is
-installed, else our parser with what theirs keeps; substrings, with DICTIONARY of their own phrases) and ours, with what
-activities imply (`tagger.implied`), read the same captions. Two judges hold for both: an action's own predicate
-(`LITERAL`), and predicates that state it (`STATING`).
+the object's category as object, and a predicate that states the action. Read of the same captions:
+
+* authors: SceneGraphParser where it is installed, else our parser with what theirs keeps; substrings, with DICTIONARY of
+  their own phrases. Their surface predicates are brought to canonical form, so that "rides" counts as "ride": kinder
+  than their own chain, which keeps them apart.
+* read: ours without what is only implied; ours: with it (`tagger.implied`, `tagger.consequences`).
+* words: types that a caption states at all, whatever the grammar: it has a form of the action's verb and a name of the
+  object. Only what is implied can go beyond.
+
+Two judges hold for all: an action's own predicate (`LITERAL`), and predicates that state it (`STATING`).
 """
 
 from __future__ import annotations
@@ -14,15 +20,19 @@ import argparse
 import json
 import platform
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from benchmarks.authors_parser import PeerTriplet, is_installed, parse_as_authors
+from benchmarks.authors_parser import MISSING, PeerTriplet, is_installed, parse_as_authors
+from benchmarks.vcoco_gold import read_deeds
+from tagger.closed_words import FUNCTION_WORDS, tokens_of
 from tagger.matching import match
 from tagger.official_matching import Paraphrases, match_officially, read_paraphrases
 from tagger.official_triplets import as_authors_keep
 from tagger.parsing import DEFAULT_PARSER, load_parser, parse_captions
 from tagger.predicates import canonical, from_vcoco
+from tagger.verbs import verb_lemma
 from tagger.words import phrases
 
 Interactions = set[tuple[str, str]]
@@ -68,9 +78,9 @@ def types_stated(judge: Judge, person: bool, predicate: str, objects: Collection
     return {(action, category) for action in actions for category in objects}
 
 
-def ours(captions: Sequence[str], categories: Sequence[str], judge: Judge) -> Interactions:
+def ours(captions: Sequence[str], categories: Sequence[str], judge: Judge, implied: bool = True) -> Interactions:
     """Types that our triplets of an image's captions propose."""
-    triplets = [triplet for found in parse_captions(captions, load_parser(), implied=True) for triplet in found]
+    triplets = [triplet for found in parse_captions(captions, load_parser(), implied) for triplet in found]
     return set().union(
         *(
             types_stated(
@@ -104,13 +114,39 @@ def authors(captions: Sequence[str], categories: Sequence[str], judge: Judge, pa
     )
 
 
+def in_words(captions: Sequence[str], wanted: Interactions, judge: Judge) -> Interactions:
+    """Those types whose verb and object one caption has, in whatever relation."""
+    return {
+        (action, category)
+        for action, category in wanted
+        for caption in captions
+        if _has_verb(tokens_of(caption), judge[action]) and _has_noun(tokens_of(caption), category)
+    }
+
+
+def _has_verb(words: Sequence[str], stating: Collection[str]) -> bool:
+    verbs = {predicate.split()[0] for predicate in stating} - FUNCTION_WORDS
+    return any(canonical(verb_lemma(word)) in verbs for word in words)
+
+
+def _has_noun(words: Sequence[str], category: str) -> bool:
+    return any(
+        match(" ".join(words[start:end]), [category])
+        for end in range(1, len(words) + 1)
+        for start in range(max(end - 3, 0), end)
+    )
+
+
 def captions_of(folder: Path) -> dict[str, dict[int, list[str]]]:
-    """Captions by kind and image."""
+    """Captions by kind and image: by people, by all captioners together, and by each alone."""
     kinds: dict[str, dict[int, list[str]]] = {"human": defaultdict(list), "BLIP": defaultdict(list)}
     for row in json.loads((folder / "captions_sample2017.json").read_bytes())["annotations"]:
         kinds["human"][row["image_id"]].append(row["caption"])
     for row in json.loads((folder / "captions_blip_sample2017.json").read_bytes()):
-        kinds["BLIP"][row["image_id"]] += [text for name, text in row.items() if name != "image_id" and text]
+        made = {name: text for name, text in row.items() if name != "image_id" and text}
+        kinds["BLIP"][row["image_id"]] += made.values()
+        for name, text in made.items():
+            kinds.setdefault(name, defaultdict(list))[row["image_id"]].append(text)
     return kinds
 
 
@@ -131,36 +167,87 @@ def gold_of(folder: Path) -> dict[int, Interactions]:
     return {row["image_id"]: {(r["action"], r["object"]) for r in row["relations"]} for row in rows}
 
 
+def joined(captions: Path, annotations: Path) -> tuple[dict[int, list[str]], dict[int, Interactions]]:
+    """Captions and V-COCO's types of the images that both files have."""
+    gold = {
+        image: {(action, category) for (_, category), actions in deeds.items() for action in actions}
+        for image, deeds in read_deeds(annotations).items()
+    }
+    texts: dict[int, list[str]] = defaultdict(list)
+    for row in json.loads(captions.read_bytes()):
+        if row["image_id"] in gold:
+            texts[row["image_id"]].append(row["caption"])
+    return texts, gold
+
+
+def measure(
+    captions: Mapping[int, Sequence[str]],
+    boxed: Mapping[int, Sequence[str]],
+    gold: Mapping[int, Interactions],
+    judge: Judge,
+    paraphrases: Paraphrases,
+) -> dict[str, Any]:
+    """What each way reaches of the gold types of those images that have captions, and how much of what it says is right."""
+    images = sorted(gold.keys() & captions.keys())
+    ways: dict[str, Callable[[int], Interactions]] = {
+        "authors": lambda image: authors(captions[image], boxed[image], judge, paraphrases),
+        "read": lambda image: ours(captions[image], boxed[image], judge, implied=False),
+        "ours": lambda image: ours(captions[image], boxed[image], judge),
+        "words": lambda image: in_words(captions[image], gold[image], judge),
+    }
+    wanted = sum(len(gold[image]) for image in images)
+    proposed, reached = Counter[str](), Counter[str]()
+    for way, types in ways.items():
+        for image in images:
+            found = types(image)
+            proposed[way] += len(found)
+            reached[way] += len(found & gold[image])
+    return {
+        "images": len(images),
+        "types": wanted,
+        "reached": {way: round(reached[way] / max(wanted, 1), 3) for way in ways},
+        "ratio": round(reached["ours"] / max(reached["authors"], 1), 2),
+        "right of proposed": {
+            way: round(reached[way] / max(proposed[way], 1), 2) for way in ("authors", "read", "ours")
+        },
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--dictionary", type=Path, help="paraphrases in the authors' JSON format")
+    parser.add_argument("--more", type=Path, nargs=2, metavar=("CAPTIONS", "ANNOTATIONS"),
+                        help="more captions, and V-COCO's annotations of (some of) the same images")  # fmt: skip
     given = parser.parse_args()
     if given.folder is None:
         print("benchmarks.interactions: no folder given, nothing measured")
         return
     paraphrases: Paraphrases = read_paraphrases(given.dictionary) if given.dictionary else {}
-    gold, boxed, figures = gold_of(given.folder), categories_of(given.folder), {}
-    for kind, captions in captions_of(given.folder).items():
-        images = sorted(gold.keys() & captions.keys())
-        wanted = sum(len(gold[image]) for image in images)
+    boxed, sets = (
+        categories_of(given.folder),
+        [(*of, gold_of(given.folder)) for of in captions_of(given.folder).items()],
+    )
+    if given.more:
+        captions, gold = joined(*given.more)
+        boxed = {image: ["person", *sorted({name for _, name in types})] for image, types in gold.items()} | boxed
+        sets.append((given.more[0].stem, captions, gold))
+    figures = {}
+    print(f"{'':16}{'':9}{'':7}{'':6}   share of the types that are proposed{'right of what is proposed':>36}")
+    print(f"{'captions':18}{'judge':9}{'images':>7}{'types':>6}{'authors':>9}{'read':>7}{'ours':>7}{'words':>7}"
+          f"{'ours / authors':>16}{'authors':>9}{'read':>6}{'ours':>6}")  # fmt: skip
+    for kind, captions, gold in sets:
         for name, judge in (("literal", LITERAL), ("stating", STATING)):
-            reached, said = Counter[str](), Counter[str]()
-            for image in images:
-                ways = {
-                    "authors": authors(captions[image], boxed[image], judge, paraphrases),
-                    "ours": ours(captions[image], boxed[image], judge),
-                }
-                for way, types in ways.items():
-                    said[way] += len(types)
-                    reached[way] += len(types & gold[image])
-            shares = {way: round(reached[way] / wanted, 3) for way in ("authors", "ours")}
-            ratio = round(reached["ours"] / max(reached["authors"], 1), 2)
-            figures[f"{kind}, {name}"] = {
-                "images": len(images), "types": wanted, "proposed": said, "reached": shares, "ratio": ratio,
-            }  # fmt: skip
-            print(f"{kind:6}{name:8} {len(images)} images, {wanted} types: authors {shares['authors']:.3f}, "
-                  f"ours {shares['ours']:.3f}, {ratio} times; proposed in all {dict(said)}")  # fmt: skip
+            found = figures[f"{kind}, {name}"] = measure(captions, boxed, gold, judge, paraphrases)
+            if not found["images"]:
+                print(f"{kind}: none of its images has V-COCO's annotations in the file given")
+                break
+            shares, right = found["reached"], found["right of proposed"]
+            print(f"{kind:18}{name:9}{found['images']:7}{found['types']:6}{shares['authors']:9.3f}{shares['read']:7.3f}"
+                  f"{shares['ours']:7.3f}{shares['words']:7.3f}{found['ratio']:16.2f}"
+                  f"{right['authors']:9.2f}{right['read']:6.2f}{right['ours']:6.2f}")  # fmt: skip
+    if not is_installed():
+        print(f"{MISSING}: in its place our parser with what theirs keeps")
     print(
         json.dumps({"peer installed": is_installed(), "machine": platform.processor() or platform.machine(), **figures})
     )

@@ -11,7 +11,7 @@ AUXILIARIES = words("am is are was were be been being")
 PERFECT = words("has have had having")
 ADVERBS = words(
     "directly immediately just partially partly slightly very really currently happily quietly also both "
-    "carefully closely together still already almost nearly"
+    "carefully closely together still already almost nearly high"
 )
 
 # Words that open a predicate without being its verb. lemminflect would read some of them as one ("left", "near").

@@ -6,10 +6,12 @@ from itertools import pairwise
 
 from spacy.tokens import Doc, Token
 
+from tagger.consequences import consequences
 from tagger.implied import RULE as IMPLIED
 from tagger.implied import Means, means_of_person, means_of_verb
+from tagger.lexicon import BODY_PARTS
 from tagger.mentions import Mentions
-from tagger.nouns import phrase_lemma
+from tagger.nouns import noun_lemma, phrase_lemma
 from tagger.phrases import NO_LINK, PART_NOUNS, Phrase, Phrases
 from tagger.predicates import canonical
 from tagger.readings import Reading, reading
@@ -27,6 +29,10 @@ _INNER = ("compound", "poss", "nmod", "npadvmod")
 _OBJECTS = ("dobj", "dative")
 # "starts running" is one predicate, "smiling holding" two.
 _ASPECTS = words("start begin keep stop finish continue like love enjoy try go help")
+# What "in her hand" behind these is about is what is held.
+_HOLDING = words("hold have carry")
+# "Hits a ball with a bat": hits with the bat.
+_WITH_TOOLS = words("hit cut slice chop eat")
 # "a bench with a cat on it" says where the cat is, and nothing more of the bench.
 _SAID_BY_PRONOUN = ("with", "have")
 
@@ -62,18 +68,34 @@ class Extraction:
             for (subject, object_, lemma), triplet in self._found.items()
             if lemma not in _SAID_BY_PRONOUN or (subject, object_) not in self._said_by_pronoun
         ]
+        found += consequences(found) if implied else []
         return sorted(found, key=lambda triplet: (triplet.predicate_start, triplet.subject_start, triplet.object_start))
 
     def _activities(self) -> None:
         """ "A man skiing", "a skier": on skis. Left out where the caption relates the two in its own words."""
         for token in self._doc:
             if token.pos_ in ("VERB", "AUX"):
+                self._tools(token)
                 for means in means_of_verb(token):
                     for subject in self._subjects.of(token):
                         self._imply(subject, token, means)
             elif self._mentions.is_noun(token) and (named := means_of_person(token)) is not None:
                 for subject in self._mentions.referents(token):
                     self._imply(subject, token, named)
+
+    def _tools(self, verb: Token) -> None:
+        """ "Hits a ball with a bat": beside "with", which the words state, also "hit with"."""
+        if verb_lemma(verb.lower_) not in _WITH_TOOLS or not self._direct_objects(verb):
+            return
+        for phrase in self._phrases.behind(verb):
+            if phrase.object is None or self._doc[phrase.start].lower_ != "with" or phrase.end != phrase.start + 1:
+                continue
+            tools = [tool for tool in self._objects(phrase.object) if not self._mentions.is_animate(tool)]
+            meant = Reading(canonical(f"{verb.lower_} with"), False, IMPLIED)
+            for subject in self._subjects.of(verb):
+                for tool in tools:
+                    stated = self._triplet(subject, tool, (phrase.start, phrase.end), meant)
+                    self._found.setdefault((subject.i, tool.i, meant.predicate), stated)
 
     def _imply(self, subject: Token, word: Token, means: Means) -> None:
         predicate, noun = means[0], phrase_lemma(means[1])
@@ -193,9 +215,13 @@ class Extraction:
         return verb.tag_ in ("VBN", "VBD") and canonical(f"{verb.lower_} by").endswith(" by")
 
     def _resumes(self, verb: Token, phrase: Phrase) -> bool:
-        """Whether the phrase says where what is had is: "a plate has food on it"."""
-        is_pronoun = phrase.object is not None and self._mentions.is_personal(phrase.object)
-        return is_pronoun and canonical(verb.lower_) == "have"
+        """Whether the phrase says where what is had is: "a plate has food on it", "a man holds a cup in his hand"."""
+        if phrase.object is None:
+            return False
+        if self._mentions.is_personal(phrase.object):
+            return canonical(verb.lower_) == "have"
+        is_in_hand = self._doc[phrase.start].lower_ == "in" and noun_lemma(phrase.object.lower_) in BODY_PARTS
+        return is_in_hand and canonical(verb.lower_) in _HOLDING
 
     def _adjoins(self, verb: Token, start: int) -> bool:
         return all(self._doc[position].pos_ in ("ADV", "ADP", "PART") for position in range(verb.i + 1, start))

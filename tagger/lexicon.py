@@ -13,6 +13,11 @@ GARMENTS = words(
 CONTAINERS = words("bottle bowl glass box bag cup mug basket vase pot bucket jar pan can crate carton container tub")
 CARRIERS = words("plate tray platter saucer")
 
+TOOLS = words(
+    "bat racket racquet paddle club stick mallet hammer axe knife fork spoon chopstick chopsticks scissors spatula tongs"
+)
+"""Things that a verb is done with: "hits a ball with a bat" is not about a ball that has a bat."""
+
 BODY_PARTS = words(
     "head hair face eye ear nose mouth lip tooth chin cheek forehead beard mustache neck shoulder arm elbow wrist hand "
     "finger thumb chest back waist hip leg knee ankle foot toe tail paw hoof horn beak wing feather fur mane trunk tusk"

@@ -4,7 +4,9 @@ from spacy.tokens import Doc, Token
 
 from tagger.categories import ANIMATE, PEOPLE, SYNONYMS
 from tagger.inflection import known_lemmas
+from tagger.lexicon import TOOLS
 from tagger.nouns import noun_lemma
+from tagger.verbs import verb_lemma
 from tagger.words import words
 
 _GERUNDS = words(
@@ -15,13 +17,15 @@ _GERUNDS = words(
 )
 _MODIFIERS = words("compound amod nmod npadvmod")
 _NAMES = frozenset(SYNONYMS).union(*SYNONYMS.values())
+# "Holds a bowl with a spoon": what is kept may have tools of its own.
+_KEEPING = words("hold have carry contain show see")
 # Category names that captions use as verbs too.
 _ALSO_VERBS = words("ski kite skateboard snowboard surfboard bat")
 _CATEGORY_HEADS = frozenset(noun_lemma(name.split()[-1]) for name in SYNONYMS) - _ALSO_VERBS
 
 
 def repair(doc: Doc) -> None:
-    """Corrects the tree in place: participles taken for nouns, category names taken for anything but a noun."""
+    """Corrects the tree in place: participles taken for nouns, category names for anything but a noun, tools for parts."""
     for token in doc[1:]:
         before = doc[token.i - 1]
         if _is_hidden_gerund(token, before):
@@ -32,6 +36,8 @@ def repair(doc: Doc) -> None:
             _make_verb(token, before)
         elif _is_split_name(token, before):
             _make_head(token, before)
+        elif _is_tool_of_verb(token):
+            token.head = token.head.head
         elif _is_hidden_noun(token, before) or _is_hidden_name(token, before):
             _make_noun(token)
 
@@ -97,6 +103,14 @@ def _take_place(noun: Token, former: Token) -> None:
     former.head = noun
     for child in before:
         child.head = noun
+
+
+def _is_tool_of_verb(token: Token) -> bool:
+    """ "Hits a ball with a bat" read as a ball that has a bat."""
+    if token.lower_ != "with" or token.dep_ != "prep" or token.head.dep_ != "dobj" or token.head.head.i > token.i:
+        return False
+    is_kept = verb_lemma(token.head.head.lower_) in _KEEPING
+    return not is_kept and any(child.dep_ == "pobj" and noun_lemma(child.lower_) in TOOLS for child in token.rights)
 
 
 def _is_hidden_noun(token: Token, before: Token) -> bool:

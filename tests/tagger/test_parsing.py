@@ -103,6 +103,9 @@ CASES = {
     "a boy in a red shirt carrying a backpack": "boy wear shirt; boy carry backpack",
     "two people walk down the beach holding their surfboards": "person walk down beach; person hold surfboard",
     "a bench with a cat sitting on it": "cat sit on bench",
+    "a man hits a ball with a racket": "man hit ball; man with racket",
+    "a woman has a carrot in her hand": "woman have carrot; carrot in hand",
+    "a person jumping high on a skateboard": "person jump on skateboard",
     # what the small model gets wrong
     "a zebra standing in the dirt in front of a tree": "zebra stand in dirt; zebra in front of tree",
     "a fire hydrant on a city street": "fire hydrant on city street",

@@ -1,0 +1,66 @@
+"""How often what our tables say follows does follow: `python -m benchmarks.implications VCOCO_TRAIN [--without SAMPLE]`.
+
+Of the pairs of a person and an object that V-COCO annotates with the one action, the share that has the other too, for
+every row of `tagger.consequences` whose two sides are actions of V-COCO. Images of SAMPLE (the interactions of
+`benchmarks.interactions`) are left out, so that what is tuned here is measured there on other images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.interactions import LITERAL
+from benchmarks.vcoco_gold import Deeds, read_deeds
+from tagger.consequences import CONSEQUENCES, following
+
+ACTION = {predicate: action for action, (predicate,) in LITERAL.items()}
+"""V-COCO's action by canonical predicate."""
+
+
+def shares_of(images: Mapping[int, Deeds]) -> dict[tuple[str, str, str], tuple[float, int]]:
+    """(stated, object, what follows) → the share of those pairs that have it, and their number; the most pairs first."""
+    stated, both = Counter[tuple[str, str, str]](), Counter[tuple[str, str, str]]()
+    for deeds in images.values():
+        for (_, category), actions in deeds.items():
+            for predicate, action in ACTION.items():
+                if action not in actions:
+                    continue
+                for other, noun in following(predicate, category):
+                    if noun == category and other in ACTION:
+                        stated[predicate, category, other] += 1
+                        both[predicate, category, other] += ACTION[other] in actions
+    return {of: (both[of] / count, count) for of, count in stated.most_common()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("annotations", type=Path, nargs="?", help="instances_vcoco_train.json")
+    parser.add_argument("--without", type=Path, help="JSON list with the image_id of each image to leave out")
+    given = parser.parse_args()
+    if given.annotations is None:
+        print("benchmarks.implications: no annotations given, nothing measured")
+        return
+    left_out = {row["image_id"] for row in json.loads(given.without.read_bytes())} if given.without else set()
+    images = {image: deeds for image, deeds in read_deeds(given.annotations).items() if image not in left_out}
+    shares = shares_of(images)
+    print(
+        f"{len(images)} images, {len(CONSEQUENCES)} rows\n{'stated':14}{'object':16}{'follows':10}{'pairs':>6}{'share':>7}"
+    )
+    for (predicate, category, other), (share, pairs) in shares.items():
+        print(f"{predicate:14}{category:16}{other:10}{pairs:6}{share:7.2f}")
+    pairs = sum(count for _, count in shares.values())
+    total = sum(share * count for share, count in shares.values()) / max(pairs, 1)
+    print(f"{'all':40}{pairs:6}{total:7.2f}")
+    print(json.dumps({
+        "machine": platform.processor() or platform.machine(), "images": len(images), "pairs": pairs,
+        "share": round(total, 3), "shares": {" | ".join(of): round(share, 3) for of, (share, _) in shares.items()},
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""V-COCO's annotations with boxes (`instances_vcoco_train.json`): who does what with which object."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+Deeds = dict[tuple[tuple[float, ...], str], set[str]]
+"""Person's box and object's category → actions, of one image."""
+
+
+def read_deeds(path: Path) -> dict[int, Deeds]:
+    """The deeds by COCO image id."""
+    given = json.loads(path.read_bytes())
+    found: dict[int, Deeds] = {}
+    for row in given["annotations"]:
+        image = int(Path(row["file_name"]).stem.rpartition("_")[2])
+        deeds: Deeds = defaultdict(set)
+        for box, action, category in zip(row["boxes_h"], row["actions"], row["objects"], strict=True):
+            deeds[tuple(box), given["objects"][category]].add(given["classes"][action])
+        found[image] = deeds
+    return found
