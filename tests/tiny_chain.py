@@ -24,12 +24,12 @@ class World:
     data: Path
     store: Path | str
 
-    def command(self, *overrides: str, do: str = "run") -> list[str]:
-        """`rlip run --direct --json` or `rlip plan --json` on the tiny recipe."""
+    def command(self, *overrides: str, do: str = "run", direct: bool = True) -> list[str]:
+        """`rlip run --json`, with or without Prefect, or `rlip plan --json` on the tiny recipe."""
         settings = [f"data.root={self.data}", f"store={self.store}", f"reports={self.data}-reports", *overrides]
         sets = [word for setting in settings for word in ("--set", setting)]
-        direct = ["--direct"] if do == "run" else []
-        return [str(Path(sys.executable).with_name("rlip")), do, str(self.recipe), *direct, "--json", *sets]
+        way = ["--direct"] if do == "run" and direct else []
+        return [str(Path(sys.executable).with_name("rlip")), do, str(self.recipe), *way, "--json", *sets]
 
     def start(self, *overrides: str) -> subprocess.Popen[str]:
         """The command as a process whose events can be read."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,3 +72,17 @@ def test_labels_below_the_floor_stop_the_run_and_a_lower_floor_computes_nothing(
     assert computed([json.loads(line) for line in out.splitlines()]) == {"tag": 3}
     assert copied.contents() == before, "the run has what it had"
     assert copied.due("tag.audit_floor=0", "tag.floor=0.04") <= BELOW_SHARD
+
+
+def test_training_a_tagger_alone_tells_where_it_lies_and_leaves_the_run_as_it_was(copied: World) -> None:
+    done = subprocess.run(
+        copied.command(do="train-tagger"), cwd=copied.root, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    *_, outcome, told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [stage["step"] for stage in outcome["stages"] if stage["cached"] is not None] == ["ingest", "train_tagger"]
+    assert outcome["computed"] == 0
+    (tagger,) = copied.artifacts()["train_tagger"].values()
+    assert told["weights"] == str(tagger.folder / "model.safetensors")
+    assert told["images"] + told["held_out"] <= 32
+    assert {part.split("/")[0] for part in copied.contents()["ingest"]} == {"coco", "vg", "test"}

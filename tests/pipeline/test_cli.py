@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 COMMANDS = {
-    "run": {"--set", "--direct", "--json", "--help"},
+    "run": {"--set", "--until", "--direct", "--json", "--help"},
+    "train-tagger": {"--set", "--direct", "--json", "--help"},
     "plan": {"--set", "--json", "--help"},
     "show": {"--store", "--json", "--help"},
     "why": {"--store", "--json", "--help"},

@@ -1,0 +1,48 @@
+"""A recipe carried out up to a stage: the steps that it needs, and the data sets that these need."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.doctor import needs
+from pipeline.graph import build_steps
+from pipeline.recipe import load_recipe
+from storage.errors import Terminal
+
+
+def steps(root: Path, recipe: str, until: str) -> dict[str, tuple[str, ...]]:
+    """Step → data sets."""
+    made = build_steps(load_recipe(root / f"recipes/{recipe}.toml", [f"run.until={until}"]))
+    return {step.name: step.datasets for step in made}
+
+
+def test_a_tagger_needs_its_own_sets_alone(root: Path) -> None:
+    assert steps(root, "coco", "train_tagger") == {"ingest": ("vg",), "train_tagger": ()}
+
+
+def test_labels_need_no_sets_of_pre_training_and_tests(root: Path) -> None:
+    found = steps(root, "demo", "tag")
+    assert list(found) == ["ingest", "caption", "parse", "train_tagger", "tag"]
+    assert found["ingest"] == ("coco", "vg")
+
+
+def test_a_stage_of_several_steps_is_carried_out_whole(root: Path) -> None:
+    found = steps(root, "demo", "shard")
+    assert [name for name in found if name.startswith("shard")] == ["shard:pseudo", "shard:none"]
+
+
+def test_the_first_stage_covers_all_sets(root: Path) -> None:
+    assert steps(root, "demo", "ingest") == {"ingest": ("coco", "vg", "test")}
+
+
+def test_a_stage_that_the_recipe_lacks_is_told_with_those_it_has(root: Path) -> None:
+    with pytest.raises(Terminal, match="'label_coco_swin_t' has no such step; it has ingest, caption, parse, train_t"):
+        steps(root, "label_coco_swin_t", "pretrain")
+    with pytest.raises(Terminal, match=r"run\.until = 'tagger'.*'train_tagger'"):
+        steps(root, "demo", "tagger")
+
+
+def test_what_is_not_carried_out_is_not_asked_for(root: Path) -> None:
+    asked = {finding.what for finding in needs(load_recipe(root / "recipes/coco.toml", ["run.until=train_tagger"]))}
+    assert "data.sources vg" in asked
+    assert not asked & {"data.sources coco_train", "caption model", "parse.model"}
