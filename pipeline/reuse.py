@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -59,19 +58,17 @@ def find_kept(stage: Stage, terms: KeyTerms, inputs: Inputs, previous: str, stor
 def merge(stage: Stage, kept: Kept, made: Output, work: Path) -> Output:
     """The output of the whole partition: rows made now and rows taken over, in the order of a full computation.
 
-    Counts are those of a full computation. Of its facts there are the numbers of items in each table.
+    Counts are those of a full computation; facts are of the new rows alone and say so.
     """
     old = kept.artifact
     table = _merged(old.table(stage.writes), made.table, kept).cast(stage.schema)
-    tables = {stage.writes: table}
     for name, path in made.files.items():
-        tables[path.stem] = _merged(old.table(path.stem), read_table(path), kept)
-        write_table(tables[path.stem], work / name)
+        write_table(_merged(old.table(path.stem), read_table(path), kept), work / name)
     put_aside = [row for row in old.rejected().to_pylist() if row["image_id"] in kept.image_ids]
     rejected = [Rejected(row["image_id"], row["reason"], row["value"]) for row in put_aside]
     went_in = kept.image_ids & {*old.table(stage.writes)["image_id"].to_pylist(), *(r.image_id for r in rejected)}
     new_in = made.rows_in if made.rows_in is not None else len(made.table)
-    facts = {name: _items(found) for name, found in tables.items()}
+    facts = {f"{name} (new rows)": value for name, value in made.facts.items()}
     return replace(
         made,
         table=table,
@@ -118,9 +115,3 @@ def _merged(old: pa.Table, new: pa.Table, kept: Kept) -> pa.Table:
 def _in_order(rejected: Iterable[Rejected], order: tuple[int, ...]) -> list[Rejected]:
     place = {image_id: number for number, image_id in enumerate(order)}
     return sorted(rejected, key=lambda each: place.get(each.image_id, -1))
-
-
-def _items(table: pa.Table) -> int:
-    """How many items all rows hold: those of the last column, which is nested."""
-    column: Any = table.column(table.num_columns - 1)
-    return int(pc.sum(pc.list_value_length(column)).as_py() or 0) if pa.types.is_list(column.type) else len(table)

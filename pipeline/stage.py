@@ -98,6 +98,8 @@ class Stage(ABC):
 
     def __init__(self, settings: Settings, image_folders: Mapping[str, Path | str] | None = None) -> None:
         self.settings: Any = settings
+        self.worker = 0
+        """Its number among the workers that an engine runs on this machine, from 0 on: which GPU is its own."""
         self.image_folders: Mapping[str, Path | str] = image_folders or {}
         """Data set → the folder, tar or URL that the `uri` of its images is relative to: tables never hold a machine's paths."""
 
@@ -123,6 +125,10 @@ class Stage(ABC):
 
         Raises `Terminal` to refuse them. What was committed stays in the store, so that another setting needs no work.
         """
+
+    def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:
+        """Numbers for people that follow from what a partition read and what came out, however its rows were made."""
+        return {}
 
     @abstractmethod
     def run(self, inputs: Inputs, work: Path, report: Report) -> Output:

@@ -126,7 +126,7 @@ def carry_out(stage: Stage, item: WorkItem, store: Store, report: Report) -> Rec
             files=files,
             schema_fingerprint=digest_bytes(stage.schema.to_string().encode()),
             counts=_count(output),
-            facts=dict(output.facts),
+            facts={**stage.describe(inputs, output.table), **output.facts},
             seconds=round(seconds, 3),
             host=platform.node(),
             versions=_versions(),

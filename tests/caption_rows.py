@@ -32,5 +32,6 @@ def caption_rows(
     write_table(pa.Table.from_pylist(images, schema=IMAGES), folder / "images.parquet")
     stage = CaptionStage(CaptionSettings(**changed), {"set": folder / "pictures"})
     stage.open(Inputs())
-    output = stage.run(Inputs({"images": [Artifact(folder)]}), folder, lambda done, total, note="": None)
-    return [row["captions"] for row in output.table.to_pylist()], dict(output.facts)
+    inputs = Inputs({"images": [Artifact(folder)]})
+    output = stage.run(inputs, folder, lambda done, total, note="": None)
+    return [row["captions"] for row in output.table.to_pylist()], stage.describe(inputs, output.table) | dict(output.facts)

@@ -84,11 +84,13 @@ class CaptionStage(Stage):
                 unfit += len(found) - len(fit)
                 made.append({"image_id": row["image_id"], "captions": [caption._asdict() for caption in fit]})
             report(min(start + self.settings.batch_size, len(rows)), len(rows))
-        facts = {"captions": sum(len(row["captions"]) for row in made)}
-        if self._scorer:
-            facts["captions_filtered"] = unfit
+        facts = {"captions_filtered": unfit} if self._scorer else {}
         table = pa.Table.from_pylist(made, schema=CAPTIONS)
         return Output(table, rejected=rejected, rows_in=len(rows), facts=facts)
+
+    def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:
+        """How many captions there are."""
+        return {"captions": sum(len(captions) for captions in table["captions"].to_pylist())}
 
     def _drawn(self, batch: Batch) -> list[list[Caption]]:
         """The captions of each image: of the whole of it, of its pairs of boxes, or both."""

@@ -99,14 +99,18 @@ class ParseStage(Stage):
             fresh += len(made)
             report(round(len(rows) * len(parsed) / len(texts)), len(rows))
         table = [{"image_id": row["image_id"], "triplets": _triplets(row["captions"], parsed)} for row in rows]
-        facts = {
-            "captions": sum(len(row["captions"]) for row in rows),
-            "distinct captions": len(texts),
-            "captions parsed": fresh,
-        }
+        facts = {"captions parsed": fresh}
         if self._neural is not None:
             facts["facts that captions do not state"] = self._neural.unlicensed - before
         return Output(pa.Table.from_pylist(table, schema=TRIPLETS), rejected=rejected, facts=facts)
+
+    def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:
+        """How many captions were read, how many of them differ, and the triplets that they state."""
+        texts = [
+            caption["text"] for captions in inputs.table("captions")["captions"].to_pylist() for caption in captions
+        ]
+        triplets = sum(len(found) for found in table["triplets"].to_pylist())
+        return {"captions": len(texts), "distinct captions": len(set(texts)), "triplets": triplets}
 
     def _reader(self) -> Callable[[Sequence[str]], list[list[Triplet]]]:
         from tagger.parsing import ParserUnavailableError, load_parser, parse_captions

@@ -101,9 +101,10 @@ def test_only_changed_images_are_worked_and_bytes_are_those_of_a_full_computatio
     opened: Stage, tmp_path: Path
 ) -> None:
     store, rows = Store(tmp_path / "store"), _rows(opened)
+    first = opened.reads[0]
+    rows[first] += [{**rows[first][-1], "image_id": 70 + number} for number in range(3)]
     before = _carry_out(opened, store, rows)
     changed = CHANGE[opened.name](rows)
-    first = opened.reads[0]
     gone = rows[first].pop(next(n for n, row in enumerate(rows[first]) if row["image_id"] != changed))
     fresh = {**rows[first][-1], "image_id": 77}
     rows[first].insert(0, fresh)
@@ -115,6 +116,13 @@ def test_only_changed_images_are_worked_and_bytes_are_those_of_a_full_computatio
     for name in whole.manifest.files:
         assert after.file(name).read_bytes() == whole.file(name).read_bytes()
     assert after.manifest.counts == whole.manifest.counts
+    told, in_full = after.manifest.facts, whole.manifest.facts
+    described = opened.describe(
+        Inputs({t: [_commit(store, t, rows[t])] for t in opened.reads}), after.table(opened.writes)
+    )
+    assert told["rows taken over"] >= 3
+    assert described and described.items() <= told.items() and described.items() <= in_full.items()
+    assert {f"{name} (new rows)" for name in in_full.keys() - described.keys()} <= told.keys()
     assert gone["image_id"] not in after.table(opened.writes)["image_id"].to_pylist()
 
 
