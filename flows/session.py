@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from prefect.context import FlowRunContext
+
+from flows.alive import alive
 from flows.run_log import RunLog
 from pipeline.outcome import StepOutcome
 from pipeline.plan import Chain
@@ -48,10 +51,12 @@ def shared(session: Session) -> Iterator[Session]:
 
 @contextmanager
 def session_of(recipe: Recipe) -> Iterator[Session]:
-    """The session that is shared with this flow, or a new one that logs to the flow run."""
+    """The session that is shared with this flow, or a new one that logs to the flow run; marked as alive meanwhile."""
     current = _current.get()
-    if current is not None:
+    with ExitStack() as stack:
+        if current is None:
+            current = stack.enter_context(shared(Session.begin(recipe, RunLog(), reports=True)))
+        context = FlowRunContext.get()
+        if context is not None and context.flow_run is not None and context.flow_run.parent_task_run_id is None:
+            stack.enter_context(alive(current.chain.store, context.flow_run.id))
         yield current
-    else:
-        with shared(Session.begin(recipe, RunLog(), reports=True)) as session:
-            yield session

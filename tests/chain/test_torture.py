@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
 import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
+import psutil
 import pytest
 from tiny_chain import World
 
@@ -15,26 +22,89 @@ from storage.store import Store
 
 KILLS = int(os.environ.get("RLIP_KILLS", "0"))
 SEED = int(os.environ.get("RLIP_SEED", "0"))
-LONGEST = 20.0
-"""Seconds that a run may live: about two stages."""
+LONGEST = 10.0
+"""Seconds that a run may work before it or something of it is killed: about two stages."""
+PREFECT_SHARE = 0.25
+"""Of the runs; the others are `--direct`. Starting Prefect takes as long as two stages."""
+CHILD_SHARE = 0.25
+"""Of the runs; there a process below (worker, trainer, Prefect's server) is killed first, and the run itself later."""
+
+
+class Life:
+    """One run of the chain, up to its end or its death."""
+
+    def __init__(self, world: World, workers: int, direct: bool, log: Path) -> None:
+        self.how = f"{'direct' if direct else 'prefect'}, {workers} worker{'s' if workers > 1 else ''}"
+        self._log = log
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                world.command(f"run.workers={workers}", direct=direct), cwd=world.root,
+                env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=out, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    def step(self) -> str:
+        """The step that it is at; nothing before the first."""
+        found = ""
+        for line in self._log.read_text(errors="replace").splitlines():
+            with suppress(ValueError, KeyError, TypeError):
+                event = json.loads(line)
+                found = event["step"] if event["event"] == "step" else found
+        return found
+
+    def lives(self, seconds: float) -> bool:
+        """Whether it still runs so many seconds later."""
+        return self._goes_on(lambda began: time.monotonic() - began >= seconds)
+
+    def begins(self) -> bool:
+        """Whether it comes to its first step."""
+        return self._goes_on(lambda began: self.step() != "")
+
+    def said(self) -> str:
+        """The end of its output."""
+        return self._log.read_text(errors="replace")[-3000:]
+
+    def _goes_on(self, until: Callable[[float], bool]) -> bool:
+        began = time.monotonic()
+        while not until(began):
+            if self.process.poll() is not None:
+                return False
+            time.sleep(0.02)
+        return self.process.poll() is None
+
+
+def _rest(kills: int, began: float) -> str:
+    left = (time.monotonic() - began) / kills * (KILLS - kills) / 60
+    return f"; RLIP_SEED={SEED}, about {left:.0f} minutes left"
 
 
 @pytest.mark.skipif(not KILLS, reason="make torture runs it; RLIP_KILLS says how often the chain is killed")
 @pytest.mark.timeout(0)
-def test_killed_at_random_moments_it_ends_with_the_same_bytes(finished: World, fresh: World) -> None:
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(finished: World, fresh: World, tmp_path: Path) -> None:
     moments = random.Random(SEED)
-    kills = 0
-    while kills < KILLS:
-        process = fresh.start(f"run.workers={moments.choice((1, 2))}")
-        try:
-            process.communicate(timeout=moments.uniform(0.1, LONGEST))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            kills += 1
-            assert [damage for damage in find_damage(Store(fresh.store)) if damage is not None] == []
-            continue
-        assert fresh.contents() == finished.contents(), f"after {kills} kills, RLIP_SEED={SEED}"
-        shutil.rmtree(fresh.store)
+    struck: Counter[str] = Counter()
+    ends, began = 0, time.monotonic()
+    while struck.total() < KILLS:
+        direct, workers = moments.random() >= PREFECT_SHARE, moments.choice((1, 2))
+        first_a_child, first, then = moments.random() < CHILD_SHARE, *(moments.uniform(0, LONGEST) for _ in range(2))
+        life = Life(fresh, workers, direct, tmp_path / "run.log")
+        if life.begins() and first_a_child and life.lives(first):
+            below = psutil.Process(life.process.pid).children(recursive=True)
+            if below:
+                moments.choice(below).kill()
+                struck[f"below {life.step()}"] += 1
+        if life.lives(then):
+            life.process.kill()
+            struck[life.step()] += 1
+            print(f"kill {struck.total()} of {KILLS}: {life.how}, in {life.step()}{_rest(struck.total(), began)}")
+        life.process.wait(timeout=60)
+        assert [damage for damage in find_damage(Store(fresh.store)) if damage is not None] == []
+        if life.process.returncode == 0:
+            ends += 1
+            print(f"end {ends}: {life.how}, after {struck.total()} kills")
+            assert fresh.contents() == finished.contents(), f"after {struck.total()} kills, RLIP_SEED={SEED}"
+            shutil.rmtree(fresh.store)
+        elif not first_a_child and life.process.returncode != -9:
+            pytest.fail(f"a run that nothing was done to failed, RLIP_SEED={SEED}:\n{life.said()}")
     fresh.run()
-    assert fresh.contents() == finished.contents(), f"after {kills} kills, RLIP_SEED={SEED}"
+    assert fresh.contents() == finished.contents(), f"after {struck.total()} kills, RLIP_SEED={SEED}"
+    print(f"{struck.total()} kills, RLIP_SEED={SEED}, {ends + 1} ends with the same bytes; killed in: {dict(struck)}")

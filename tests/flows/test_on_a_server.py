@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,7 +61,7 @@ def count(recipe: Recipe) -> State[list[StepOutcome]]:
 
 def _count(root: Path, **failures: int) -> State[Any]:
     """Run the stage `count` on a small set; the flow's final state."""
-    recipe = small_recipe(write_small_set(root).parent)
+    recipe = small_recipe(root if (root / "recipe.toml").is_file() else write_small_set(root).parent)
     chain = Chain(recipe)
     chain.steps = [Step("ingest", CountStage, CountSettings(marks=root, **failures), datasets=("set",))]
     with shared(Session(chain, JsonLines(), reports=False)):
@@ -88,6 +90,49 @@ def _tries(server: PrefectServer, state: State[Any]) -> dict[str, tuple[str, int
         return None if open_states or len(found) < 2 else found
 
     return await_it(ended, 20, "the server does not know how the tasks ended")
+
+
+HANGING = """
+import sys, time
+from pathlib import Path
+from prefect import flow, task
+from prefect.context import FlowRunContext
+from flows.alive import alive
+from storage.store import Store
+
+@task(task_run_name="hang")
+def hang(): print(FlowRunContext.get().flow_run.id, flush=True); time.sleep(600)
+
+@flow
+def below(): hang()
+
+@flow
+def killed():
+    context = FlowRunContext.get()
+    with alive(Store(Path(sys.argv[1])), context.flow_run.id):
+        print(context.flow_run.id, flush=True)
+        below()
+
+killed()
+"""
+
+
+def test_a_run_that_was_killed_is_marked_as_crashed_by_the_next_and_a_living_one_is_not(
+    in_process: PrefectServer, tmp_path: Path, root: Path
+) -> None:
+    command = [sys.executable, "-c", HANGING, str(small_recipe(write_small_set(tmp_path).parent).store)]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(command, cwd=root, env=dict(in_process.environment), **pipe) as process:
+        runs = [process.stdout.readline().strip() for _ in range(2)]
+        assert _count(tmp_path).is_completed()
+        assert [in_process.get(f"flow_runs/{run}")["state"]["type"] for run in runs] == ["RUNNING"] * 2
+        await_it(lambda: in_process.task_states(runs[0]).get("hang"), 30, "the task is not known to the server")
+        process.kill()
+    assert _count(tmp_path).is_completed()
+    states = [in_process.get(f"flow_runs/{run}")["state"] for run in runs]
+    assert [state["type"] for state in states] == ["CRASHED"] * 2 and "process is gone" in states[0]["message"]
+    assert in_process.task_states(runs[0])["hang"] == "Crashed"
+    assert list((tmp_path / "out" / "store" / "pending").glob("*flow-*")) == []
 
 
 def test_a_stage_alone_names_what_is_due_above_it(in_process: PrefectServer, tmp_path: Path) -> None:

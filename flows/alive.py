@@ -1,0 +1,72 @@
+"""Flow runs that a killed process left behind: told from the living by a lock, and marked as crashed."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterParentFlowRunId,
+    TaskRunFilter,
+    TaskRunFilterFlowRunId,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.states import Crashed
+
+from storage.store import Store
+
+MESSAGE = "its process is gone; what it had committed is in the store, and another run goes on from there"
+_OPEN = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
+
+
+@contextmanager
+def alive(store: Store, run: UUID) -> Iterator[None]:
+    """Hold a lock while `run` lives: the kernel frees it when the process dies, however that comes.
+
+    Before, runs whose locks in this store's folder are free get the state `Crashed`, where the server knows them and has
+    not heard of their end. Those of other machines hold no lock here: they are left alone, as are the living.
+    """
+    folder = store.root / "pending"
+    for path in folder.glob("flow-*.lock"):
+        _bury(path)
+    aside = folder / f".flow-{run}"
+    with aside.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        path = aside.rename(folder / f"flow-{run}.lock")  # it is locked before anybody can look
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _bury(path: Path) -> None:
+    """Mark the run that a lock is named after, if its process is dead. What the server refuses is left for the next time."""
+    with suppress(OSError, ValueError, ObjectNotFound, PrefectHTTPStatusError), path.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with get_client(sync_client=True) as client:
+            _crash(client, UUID(path.stem.removeprefix("flow-")))
+        path.unlink(missing_ok=True)
+
+
+def _crash(client: SyncPrefectClient, run: UUID) -> None:
+    """Set the state of a flow run and of all below it that have not ended. Raises `ObjectNotFound` for an unknown one."""
+    state = client.read_flow_run(run).state
+    parent = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run]))
+    for below in client.read_flow_runs(flow_run_filter=parent):
+        _crash(client, below.id)
+    open_tasks = TaskRunFilter(
+        flow_run_id=TaskRunFilterFlowRunId(any_=[run]),
+        state=TaskRunFilterState(type=TaskRunFilterStateType(any_=_OPEN)),
+    )
+    for task in client.read_task_runs(task_run_filter=open_tasks):
+        client.set_task_run_state(task.id, Crashed(message=MESSAGE), force=True)
+    if state is not None and not state.is_final():
+        client.set_flow_run_state(run, Crashed(message=MESSAGE), force=True)
