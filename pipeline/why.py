@@ -118,12 +118,16 @@ def _differences(old: Artifact, new: Artifact) -> list[Change]:
 
 
 def _above(store: Store, change: Change, old: Artifact, new: Artifact) -> tuple[Artifact | None, Artifact | None]:
-    """The two artifacts, as far as they still exist, whose contents differ as `change` says."""
+    """The two artifacts, as far as they are known and exist, whose contents differ as `change` says.
+
+    A data set's records are no artifact, and older manifests do not name all that their keys hold.
+    """
     table = change.term.removeprefix("inputs.")
     keys = [artifact.manifest.upstream.get(table, []) for artifact in (old, new)]
-    if change.term == table or len(keys[0]) != len(keys[1]):
+    digests = [value if isinstance(value, list) else [] for value in (change.old, change.new)]
+    if change.term == table or len({len(found) for found in (*keys, *digests)}) != 1:
         return None, None
-    for place, (before, after) in enumerate(zip(change.old, change.new, strict=True)):
+    for place, (before, after) in enumerate(zip(*digests, strict=True)):
         if before != after:
             return store.locate(keys[0][place]), store.locate(keys[1][place])
     return None, None

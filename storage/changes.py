@@ -8,6 +8,8 @@ from typing import Any
 
 _ORDER = ("version", "settings", "weights", "inputs")
 """Terms in the order in which they are told: a person's own change before what follows from it."""
+_IN_WORDS = {"inputs.records": "annotations or image files"}
+"""Terms whose names tell people nothing."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Change:
     new: Any
 
     def __str__(self) -> str:
-        name = self.term.removeprefix("settings.")
+        name = _IN_WORDS.get(self.term, self.term.removeprefix("settings."))
         if isinstance(self.old, list) and isinstance(self.new, list) and len(self.old) != len(self.new):
             return f"{name}: {len(self.old)} → {len(self.new)} artifacts"
         return f"{name}: {_short(self.old)} → {_short(self.new)}"

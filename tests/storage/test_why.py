@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,32 @@ def test_a_cause_that_is_gone_from_the_store_ends_the_trail(tmp_path: Path) -> N
     (before["caption"][0].folder / "manifest.json").unlink()
     (found,) = why(record(store, "demo", after), "parse")
     assert [cause.change.term for cause in found.causes] == ["inputs.captions"]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_trail_ends_at_a_data_sets_records_and_where_a_manifest_names_too_little(
+    named: bool, tmp_path: Path
+) -> None:
+    """No artifact stands for a data set's records; manifests of old do not name all that their keys hold."""
+    store, made = Store(tmp_path), []
+    for rows in ([1], [2]):
+        images = put(store, "ingest", inputs={"records": [_Records(str(rows))]}, rows=rows)
+        made.append(put(store, "caption", inputs={"images": [images]}, rows=rows))
+    if not named:
+        for artifact in made:
+            path = artifact.folder / "manifest.json"
+            path.write_text(json.dumps(json.loads(path.read_bytes()) | {"upstream": {}}))
+    (found,) = why(record(store, "demo", {"caption": made[1:]}), "caption")
+    assert [cause.change.term for cause in found.causes] == ["inputs.images", "inputs.records"][: 1 + named]
+    if named:
+        assert found.first == "ingest: annotations or image files: [1] → [2]"
+
+
+class _Records:
+    """What ingest reads: it has a digest, and no key that could be found."""
+
+    def __init__(self, content: str) -> None:
+        self.content, self.key = content, "f" * 64
 
 
 def test_unknown_steps_and_partitions_are_named(tmp_path: Path) -> None:
