@@ -118,4 +118,5 @@ class DeformableAttention(nn.Module):
 
 def _heads_first(x_BQM: Tensor) -> Tensor:
     """B×Q×M×... to N×Q×..., N = B·M."""
-    return x_BQM.transpose(1, 2).flatten(0, 1)
+    # Of one image, flattening copies nothing: what reads it in blocks would step over the other heads each time.
+    return x_BQM.transpose(1, 2).flatten(0, 1).contiguous()

@@ -24,6 +24,8 @@ class Encoder(nn.Module):
         self.interval, self.points = config.fusion_interval, config.points
         self.recomputed = False
         """Whether the backward pass computes what is inside of image layers again."""
+        self.rows_together: int | None = None
+        """Tokens that go through the feedforward networks together, without gradients: None, all."""
         self.layers = nn.ModuleList(_ImageLayer(config) for _ in range(config.encoder_layers))
         fusions = -(-config.encoder_layers // self.interval) if config.fusion == "alif" else 0
         self.VLFuse_layers = nn.ModuleList(_Fused(config) for _ in range(fusions))
@@ -57,7 +59,7 @@ class Encoder(nn.Module):
                 image_BSD = torch.cat((image_BSD[:, :first], coarsest), dim=1)
                 texts_BTE = self.roberta_layers[step](texts_BTE, hidden_texts_1T)
                 collected.append(texts_BTE)
-            given = (image_BSD, position_BSD, references, shapes, padding_BS)
+            given = (image_BSD, position_BSD, references, shapes, padding_BS, self.rows_together)
             again = self.recomputed and torch.is_grad_enabled()
             image_BSD = checkpoint(layer, *given, use_reentrant=False) if again else layer(*given)
         return image_BSD, collected or [texts_1TE.expand(image_BSD.shape[0], -1, -1)]
@@ -94,12 +96,21 @@ class _ImageLayer(nn.Module):
         references: References,
         shapes: list[tuple[int, int]],
         padding_BS: Tensor | None,
+        rows_together: int | None,
     ) -> Tensor:
         read = self.self_attn(x_BSD + position_BSD, references, x_BSD, shapes, padding_BS)
         x_BSD = self.norm1(x_BSD + self.dropout(read))
         # In one axis: what is changed in place is then no view, whose gradients would be copied three times.
-        inner = self.dropout(F.relu_(self.linear1(x_BSD.flatten(0, 1))))
-        return self.norm2(x_BSD + self.dropout(self.linear2(inner)).view_as(x_BSD))
+        rows_ND = x_BSD.flatten(0, 1)
+        if rows_together is None:
+            outer_ND = self._feedforward(rows_ND)
+        else:
+            outer_ND = torch.cat([self._feedforward(rows) for rows in rows_ND.split(rows_together)])
+        return self.norm2(x_BSD + self.dropout(outer_ND).view_as(x_BSD))
+
+    def _feedforward(self, rows_ND: Tensor) -> Tensor:
+        outer_ND: Tensor = self.linear2(self.dropout(F.relu_(self.linear1(rows_ND))))
+        return outer_ND
 
 
 def _cell_centres(shapes: list[tuple[int, int]], valid_ratios_BL2: Tensor) -> Tensor:

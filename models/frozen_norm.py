@@ -21,14 +21,18 @@ class FoldedConv(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """The normed output. Gradients are those of the weights as they are stored."""
+        weight, bias = self.folded()
+        return F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias that compute the normed output."""
         (norm,) = self.norm
         assert isinstance(norm.weight, Tensor) and isinstance(norm.running_mean, Tensor)
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         shift = norm.bias - norm.running_mean * scale
         if self.bias is not None:
             shift = shift + self.bias * scale
-        weight = self.weight * scale[:, None, None, None]
-        return F.conv2d(input, weight, shift, self.stride, self.padding, self.dilation, self.groups)
+        return self.weight * scale[:, None, None, None], shift
 
 
 class FoldedNorm(FrozenBatchNorm2d):

@@ -85,8 +85,10 @@ def open_labeller(settings: LabellerSettings, tagger: Artifact) -> OpenLabeller:
 def _tagger(settings: LabellerSettings, artifact: Artifact) -> OpenLabeller:
     from models.relation_tagger import RelationTagger
     from models.weights import WeightsError, load
+    from pipeline.training.freed_memory import keep_freed_memory
     from tagger.labelling import Labeller
 
+    keep_freed_memory()
     vocabulary = json.loads(artifact.file("vocabulary.json").read_bytes())
     weights, calibration = artifact.file("model.safetensors"), artifact.file(CALIBRATION)
     try:

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.encoded import Encoded
+from models.packed_network import packed
 from models.relation_tagger import PairQueries, RelationTagger
 from tagger.box import Box
 from tagger.calibration import Calibration
@@ -66,13 +67,13 @@ class Labeller:
         for name, weight in tagger.named_parameters():
             if not weight.isfinite().all():
                 raise FloatingPointError(f"weight {name} is not finite: the tagger's training diverged; train it again")
-        self._tagger = tagger.eval()
         self._device = next(tagger.parameters()).device
         self._scope, self._floor, self._calibration = scope, floor, calibration
         self._images_together, self._pairs_together = images_together, pairs_together
         self._precision = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self._tagger = packed(tagger.eval(), self._precision)
         with torch.inference_mode(), self._casting():
-            self._texts = LabelTexts(tagger, categories, predicates)
+            self._texts = LabelTexts(self._tagger, categories, predicates)
 
     def label(
         self, images: Sequence[TaggingImage], progress: Callable[[int], None] = lambda done: None

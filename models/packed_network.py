@@ -1,0 +1,124 @@
+"""A network for scoring alone: weights laid out once for the processor's kernels, frozen norms folded in for good.
+
+On a CPU, PyTorch chooses its kernels anew at every call, and with one thread slower ones for products and for 1×1
+convolutions. Scores differ by rounding only.
+
+Shapes: N rows, D width, B images, H×W cells, C channels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.encoder import Encoder
+from models.frozen_norm import FoldedConv
+from models.network import Network
+
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
+
+ROWS_TOGETHER = 2048
+"""Rows whose inner activations of a feedforward network stay in the cache."""
+TYPICAL_ROWS = 2048
+"""What weights are laid out for; they work for any number of rows."""
+READ_BY_OTHERS = frozenset({"sampling_offsets"})
+"""Layers whose weights are read by the module that they belong to."""
+
+
+def packed(network: AnyNetwork, dtype: torch.dtype) -> AnyNetwork:
+    """The same network for inference in `dtype` (float32 or bfloat16), in evaluation mode.
+
+    Shares what it does not lay out anew with the given network, which stays as it is. The same network where there is
+    nothing to gain: on other devices than a CPU, or without oneDNN.
+    """
+    if not _can_pack(next(network.parameters()).device, dtype):
+        return network.eval()
+    # Bodies are left alone but for their convolutions: their own code may read weights of linear layers.
+    made = _rebuilt(network, lambda name, child: None)
+    made.backbone = _rebuilt(network.backbone, lambda name, child: _conv(child, dtype))
+    transformer = _rebuilt(network.transformer, lambda name, child: None)
+    for name in ("encoder", "ho_decoder", "verb_decoder"):
+        setattr(transformer, name, _rebuilt(getattr(network.transformer, name), lambda n, c: _linear(n, c, dtype)))
+    made.transformer = transformer
+    encoder = transformer.encoder
+    assert isinstance(encoder, Encoder)
+    encoder.rows_together = ROWS_TOGETHER
+    return made.eval()
+
+
+class PackedLinear(nn.Module):
+    """`x @ weight.T + bias` of rows of any number, in the dtype of its weight."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+        super().__init__()
+        dense = weight.detach().to(dtype).contiguous()
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(dense, TYPICAL_ROWS)
+        self._bias = None if bias is None else bias.detach().to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """…×D' of …×D."""
+        given = x.to(self._weight.dtype)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(given, self._weight, self._bias, "none", [], "")
+        return product
+
+
+class PackedConv(nn.Module):
+    """A convolution of channels-last maps in the dtype of its weight; one of single cells is a product of rows."""
+
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
+        super().__init__()
+        weight, bias = conv.folded() if isinstance(conv, FoldedConv) else (conv.weight, conv.bias)
+        assert not isinstance(conv.padding, str)
+        self._shape = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        single = conv.kernel_size == (1, 1) and self._shape == ((1, 1), (0, 0), (1, 1), 1)
+        self._product = PackedLinear(weight.flatten(1), bias, dtype) if single else None
+        self._weight = weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
+        self._bias = None if bias is None else bias.detach().to(dtype)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """B×C'×H'×W'."""
+        if self._product is not None:
+            maps: Tensor = self._product(x_BCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            return maps
+        return F.conv2d(x_BCHW.to(self._weight.dtype), self._weight, self._bias, *self._shape)
+
+
+Replace = Callable[[str, nn.Module], nn.Module | None]
+
+
+def _rebuilt(module: Any, replace: Replace) -> Any:
+    """A copy of the module tree that shares all tensors; `replace` gives what stands for a named child, or None."""
+    made = copy.copy(module)
+    made._modules = {
+        name: child if child is None else (replace(name, child) or _rebuilt(child, replace))
+        for name, child in module._modules.items()
+    }
+    return made
+
+
+def _linear(name: str, child: nn.Module, dtype: torch.dtype) -> nn.Module | None:
+    if type(child) is not nn.Linear or name in READ_BY_OTHERS:
+        return None
+    return PackedLinear(child.weight, child.bias, dtype)
+
+
+def _conv(child: nn.Module, dtype: torch.dtype) -> nn.Module | None:
+    fits = isinstance(child, FoldedConv) or type(child) is nn.Conv2d
+    # Others pad by their own rules, or have few products a weight.
+    if not fits or not isinstance(child, nn.Conv2d) or isinstance(child.padding, str) or child.groups > 1:
+        return None
+    return PackedConv(child, dtype)
+
+
+def _can_pack(device: torch.device, dtype: torch.dtype) -> bool:
+    onednn: Any = torch.backends.mkldnn
+    kernels: Any = torch.ops.mkldnn
+    there = all(hasattr(kernels, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
+    if device.type != "cpu" or not onednn.is_available() or not there:
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(kernels._is_mkldnn_bf16_supported()))

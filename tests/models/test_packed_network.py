@@ -1,0 +1,67 @@
+"""A network laid out for scoring computes what it was made of, and leaves that as it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from models.packed_network import PackedConv, PackedLinear, packed
+from models.relation_tagger import PairQueries, RelationTagger
+
+
+def network(config, tokenizer, **changes) -> RelationTagger:
+    torch.manual_seed(2)
+    made = RelationTagger(replace(config, **changes), tokenizer).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return made
+
+
+def scores(tagger: RelationTagger) -> torch.Tensor:
+    draws = torch.Generator().manual_seed(4)
+    boxes = torch.rand(2, 1, 5, 4, generator=draws) * 0.4 + 0.3
+    labels = torch.arange(5)[None] % 3
+    queries = PairQueries(boxes[0], boxes[1], labels, labels.flip(1), torch.ones(1, 5, dtype=torch.bool))
+    pixels = torch.randn(1, 3, 96, 128, generator=draws)
+    with torch.inference_mode():
+        texts = torch.randn(7, tagger.config.text.hidden, generator=draws)
+        return tagger(pixels, torch.zeros(1, 96, 128, dtype=torch.bool), texts[:4], texts[4:], queries).predicate_logits
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [{"backbone": "resnet18", "backbone_norm": "frozen"}, {"backbone": "swin_tiny_patch4_window7_224"}, {}],
+)
+def test_scores_are_the_same_but_for_rounding(small_tagger_config, tokenizer, backbone) -> None:
+    tagger = network(small_tagger_config, tokenizer, **backbone)
+    fast = packed(tagger, torch.float32)
+    torch.testing.assert_close(scores(fast), scores(tagger), atol=2e-4, rtol=1e-4)
+
+
+def test_in_half_precision_they_are_those_of_autocast(small_tagger_config, tokenizer) -> None:
+    tagger = network(small_tagger_config, tokenizer, backbone="resnet18", backbone_norm="frozen")
+    with torch.autocast("cpu", torch.bfloat16):
+        plain, fast = scores(tagger), scores(packed(tagger, torch.bfloat16))
+    torch.testing.assert_close(fast, plain, atol=0.1, rtol=0.05)
+
+
+def test_the_given_network_stays_as_it_is_and_shares_what_is_not_laid_out_anew(small_tagger_config, tokenizer) -> None:
+    tagger = network(small_tagger_config, tokenizer, backbone="resnet18", backbone_norm="frozen")
+    names, before = list(tagger.state_dict()), scores(tagger)
+    fast = packed(tagger, torch.float32)
+    assert list(tagger.state_dict()) == names and torch.equal(scores(tagger), before)
+    assert fast.bias_pred_a is tagger.bias_pred_a
+    kinds = [type(module) for module in fast.modules()]
+    if fast is not tagger:  # where the processor has such kernels
+        assert PackedConv in kinds and PackedLinear in kinds
+        assert not any(isinstance(module, nn.Conv2d) for module in fast.backbone.modules())
+
+
+def test_where_there_is_nothing_to_gain_it_is_the_network_itself(small_tagger_config, tokenizer) -> None:
+    tagger = network(small_tagger_config, tokenizer)
+    assert packed(tagger, torch.float64) is tagger
+    assert packed(tagger.to("meta"), torch.float32) is tagger
