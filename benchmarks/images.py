@@ -2,10 +2,12 @@
 
 Milliseconds of one core an image, file to normalised floats of 384 x 384, the same files in turn:
 
-torchvision   a bare loop: read_file, decode_jpeg, v2.Resize, nothing checked
-fast          `read_resized`: limits checked, bad files named
-exact         `read_image` and Pillow's own resize
-ahead         `exact` on two threads by `read_ahead`, the processor time of all threads
+torchvision   a bare loop: read_file, decode_jpeg, v2.Resize, v2.normalize, nothing checked
+ours          what stage `caption` does: `read_resized` (limits checked, bad files named), then `Pixels`
+pillow        Pillow decodes and resizes, then the same
+ahead         `ours` on two threads by `read_ahead`, the processor time of all threads
+
+and how many grey levels ours and torchvision's are off Pillow's, across then down.
 """
 
 from __future__ import annotations
@@ -28,41 +30,44 @@ from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as transforms
 
+from pipeline.captioning.pixels import CLIP_DEVIATION, CLIP_MEAN, Pixels
+from pipeline.image_places import ImagePlace
 from pipeline.image_reader import read_ahead
-from pipeline.images import BadImage, read_image
+from pipeline.images import DEFAULT_LIMITS, BadImage, ImageLimits, read_image
 from pipeline.resize import read_resized
+from pipeline.training.freed_memory import keep_freed_memory
 
 SIDE = 384
-MEAN, DEVIATION = [0.481, 0.458, 0.408], [0.269, 0.261, 0.276]
 RESIZE = v2.Resize((SIDE, SIDE), interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
+PIXELS = Pixels(Path("no folder: BLIP's own mean and deviation"), SIDE, torch.device("cpu"), torch.float32)
 ROUNDS = 3
 
 
-def normalised(pixels_CHW: Tensor) -> Tensor:
-    """The same last step for all."""
-    return transforms.normalize(transforms.to_dtype(pixels_CHW, scale=True), MEAN, DEVIATION, inplace=True)
+def squeezed(path: Path) -> Tensor:
+    return RESIZE(decode_jpeg(read_file(str(path)), mode=ImageReadMode.RGB))
 
 
 def bare(path: Path) -> Tensor:
-    return normalised(RESIZE(decode_jpeg(read_file(str(path)), mode=ImageReadMode.RGB)))
+    scaled = transforms.to_dtype(squeezed(path), scale=True)
+    return transforms.normalize(scaled, list(CLIP_MEAN), list(CLIP_DEVIATION), inplace=True)
 
 
-def fast(path: Path) -> Tensor:
-    return normalised(read_resized(path, SIDE, SIDE))
+def square(place: ImagePlace, limits: ImageLimits = DEFAULT_LIMITS) -> Tensor:
+    return read_resized(place, SIDE, SIDE, limits)
 
 
-def square(image: Image.Image) -> Image.Image:
-    return image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+def ours(path: Path) -> Tensor:
+    return PIXELS([square(path)])
 
 
-def to_floats(image: Image.Image | BadImage) -> Tensor:
-    if isinstance(image, BadImage):
-        raise image
-    return normalised(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+def resized_by_pillow(path: Path) -> np.ndarray:
+    image = read_image(path)
+    across = image.resize((SIDE, image.height), Image.Resampling.BICUBIC)
+    return np.array(across.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
-def exact(path: Path) -> Tensor:
-    return to_floats(square(read_image(path)))
+def pillow(path: Path) -> Tensor:
+    return PIXELS([torch.from_numpy(resized_by_pillow(path)).permute(2, 0, 1).float()])
 
 
 def each(read: Callable[[Path], Tensor], paths: Iterable[Path]) -> None:
@@ -71,12 +76,13 @@ def each(read: Callable[[Path], Tensor], paths: Iterable[Path]) -> None:
 
 
 def ahead(paths: Iterable[Path]) -> None:
-    for image in read_ahead(paths, prepare=square):
-        to_floats(image)
+    for levels in read_ahead(paths, square):
+        assert not isinstance(levels, BadImage), levels
+        PIXELS([levels])
 
 
 WAYS: dict[str, Callable[[list[Path]], None]] = {
-    "torchvision": partial(each, bare), "fast": partial(each, fast), "exact": partial(each, exact), "ahead": ahead,
+    "torchvision": partial(each, bare), "ours": partial(each, ours), "pillow": partial(each, pillow), "ahead": ahead,
 }  # fmt: skip
 
 
@@ -101,15 +107,14 @@ def measure(paths: list[Path]) -> dict[str, float]:
     return {name: round(ms, 3) for name, ms in best.items()}
 
 
-def difference(paths: list[Path]) -> dict[str, int]:
-    """Grey levels between `fast` and Pillow, across then down: the largest, and how many values differ by more than one."""
-    largest = above = values = 0
+def difference(paths: list[Path], read: Callable[[Path], Tensor]) -> dict[str, int]:
+    """Grey levels off Pillow: the largest, how many values are off, by how many more than one."""
+    largest = off = above = values = 0
     for path in paths:
-        image = read_image(path)
-        across = image.resize((SIDE, image.height), Image.Resampling.BICUBIC)
-        found = np.abs(np.asarray(square(across)).astype(int) - read_resized(path, SIDE, SIDE).permute(1, 2, 0).numpy())
-        largest, above, values = max(largest, int(found.max())), above + int((found > 1).sum()), values + found.size
-    return {"largest": largest, "above_one": above, "values": values}
+        found = np.abs(resized_by_pillow(path).astype(int) - read(path).permute(1, 2, 0).numpy().astype(int))
+        largest, values = max(largest, int(found.max())), values + found.size
+        off, above = off + int((found > 0).sum()), above + int((found > 1).sum())
+    return {"largest": largest, "off": off, "above_one": above, "values": values}
 
 
 def main() -> None:
@@ -119,15 +124,19 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100)
     given = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the engine's workers do
     with tempfile.TemporaryDirectory() as name:
         there = sorted(given.folder.glob("*.jpg"))[: given.images] if given.folder else noise(Path(name), given.images)
-        found, differs = measure(there), difference(there)
+        found = measure(there)
+        differs = {"ours": difference(there, square), "torchvision": difference(there, squeezed)}
     print(f"{len(there)} images\n{'':13}{'ms an image':>12}{'speed':>8}")
     for way, milliseconds in found.items():
         print(f"{way:13}{milliseconds:12.2f}{found['torchvision'] / milliseconds:7.2f}x")
-    print(
-        f"fast beside Pillow: {differs['above_one']} of {differs['values']:,} values by more than 1, largest {differs['largest']}"
-    )
+    for way, apart in differs.items():
+        print(
+            f"{way} beside Pillow: {apart['off']:,} of {apart['values']:,} values differ, {apart['above_one']} by more "
+            f"than one grey level, the largest by {apart['largest']}"
+        )
     machine = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     print(json.dumps({"images": len(there), **found, "difference": differs, **machine}))
 

@@ -6,46 +6,46 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-
-from PIL import Image
+from typing import TypeVar
 
 from pipeline.image_places import ImagePlace
-from pipeline.images import DEFAULT_LIMITS, BadImage, ImageLimits, read_image
+from pipeline.images import DEFAULT_LIMITS, BadImage, ImageLimits
 
-Prepare = Callable[[Image.Image], Image.Image]
+Read = TypeVar("Read")
 
 
 def read_ahead(
     places: Iterable[ImagePlace],
+    read: Callable[[ImagePlace, ImageLimits], Read],
     limits: ImageLimits = DEFAULT_LIMITS,
     threads: int = 2,
     ahead: int = 16,
-    prepare: Prepare | None = None,
-) -> Iterator[Image.Image | BadImage]:
-    """Each place's image as RGB, or why it can't be used, in the order of `places`.
+) -> Iterator[Read | BadImage]:
+    """What `read` makes of each place (`read_image`, say), or why its image can't be used, in the order of `places`.
 
-    At most `ahead` images are held beside the one in use, however many places there are. `prepare` is done on the
-    threads too (resizing, say): Pillow lets go of the interpreter while it decodes and resizes. Whatever else a thread
-    raises comes out here, in the image's turn; a caller that stops early leaves nothing running.
+    At most `ahead` images are held beside the one in use, however many places there are. Decoders and resizing let go
+    of the interpreter. What a thread raises but `BadImage` comes out here, in the image's turn; a caller that stops
+    early leaves nothing running.
     """
     left = iter(places)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
     try:
-        waiting: deque[Future[Image.Image | BadImage]] = deque()
+        waiting: deque[Future[Read | BadImage]] = deque()
         for place in islice(left, max(1, ahead)):
-            waiting.append(pool.submit(_read, place, limits, prepare))
+            waiting.append(pool.submit(_read_or_tell, read, place, limits))
         while waiting:
             found = waiting.popleft().result()
             for place in islice(left, 1):
-                waiting.append(pool.submit(_read, place, limits, prepare))
+                waiting.append(pool.submit(_read_or_tell, read, place, limits))
             yield found
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _read(place: ImagePlace, limits: ImageLimits, prepare: Prepare | None) -> Image.Image | BadImage:
+def _read_or_tell(
+    read: Callable[[ImagePlace, ImageLimits], Read], place: ImagePlace, limits: ImageLimits
+) -> Read | BadImage:
     try:
-        image = read_image(place, limits)
+        return read(place, limits)
     except BadImage as bad:
         return bad
-    return image if prepare is None else prepare(image)

@@ -45,9 +45,10 @@ def search(decoder: TextDecoder, states_BSD: Tensor, prompt: list[int], rules: B
     images, beams = len(states_BSD), rules.num_beams
     state, logits_NV = decoder.start(states_BSD, prompt, beams)
     found = [_Found(beams) for _ in range(images)]
-    tokens = torch.tensor(prompt).repeat(images * beams, 1)
-    scores_BK = torch.tensor([0.0] + [_NEVER] * (beams - 1)).repeat(images, 1)
-    first_row = torch.arange(images)[:, None] * beams
+    device = states_BSD.device
+    tokens = torch.tensor(prompt, device=device).repeat(images * beams, 1)
+    scores_BK = torch.tensor([0.0] + [_NEVER] * (beams - 1), device=device).repeat(images, 1)
+    first_row = torch.arange(images, device=device)[:, None] * beams
     for length in range(len(prompt), rules.max_length):
         gains_NV = logits_NV.log_softmax(-1)
         if length < rules.min_length:
@@ -60,7 +61,7 @@ def search(decoder: TextDecoder, states_BSD: Tensor, prompt: list[int], rules: B
         chosen = torch.tensor([
             found[i].take(best[i].tolist(), token[i].tolist(), [tokens[r].tolist() for r in row[i]], rules.end)
             for i in range(images)
-        ])  # fmt: skip
+        ], device=device)  # fmt: skip
         scores_BK, rows, next_token = best.gather(1, chosen), row.gather(1, chosen).view(-1), token.gather(1, chosen)
         tokens = torch.cat([tokens[rows], next_token.view(-1, 1)], dim=1)
         if length + 1 == rules.max_length or all(one.closed for one in found):

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from pipeline.captioning.beam import BeamRules, search
-from pipeline.captioning.captioner import Caption
+from pipeline.captioning.captioner import Caption, Picture
+from pipeline.captioning.device import choose_device
 from pipeline.captioning.draws import uniforms
 from pipeline.captioning.image_encoder import ImageEncoder
 from pipeline.captioning.model_folder import find_model
@@ -30,11 +30,14 @@ _COMPACT_BELOW = 0.9
 
 
 class BlipCaptioner:
-    """Captions with a `BlipForConditionalGeneration`. Raises `Terminal` when weights, tokenizer or prompt don't fit."""
+    """Captions with a `BlipForConditionalGeneration`, on the device of worker number `worker`.
+
+    Raises `Terminal` when weights, tokenizer or prompt don't fit, or there is no such device.
+    """
 
     needs_images = True
 
-    def __init__(self, settings: CaptionSettings) -> None:
+    def __init__(self, settings: CaptionSettings, worker: int = 0) -> None:
         from transformers import AutoTokenizer, BlipForConditionalGeneration
         from transformers.utils import logging
 
@@ -43,15 +46,17 @@ class BlipCaptioner:
         self._settings = settings
         self.rejects: list[Rejected] = []
         folder = find_model(settings.model, settings.hub)
-        self._dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+        self._device = choose_device(settings.device, worker)
+        dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
         model: Any = BlipForConditionalGeneration.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=self._dtype
+            folder, local_files_only=True, use_safetensors=True, dtype=dtype
         )
-        model.eval()
+        model.eval().to(self._device)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._text = model.config.text_config
         self._prompt = self._prompt_tokens()
-        self._pixels = Pixels(folder, model.config.vision_config.image_size, self._dtype)
+        self._pixels = Pixels(folder, model.config.vision_config.image_size, self._device, dtype)
+        self.side: int = self._pixels.side
         self._source = f"blip {settings.decoding}"
         self._encoder = ImageEncoder(model.vision_model)
         self._decoder = TextDecoder(model.text_decoder, settings.max_length)
@@ -71,7 +76,7 @@ class BlipCaptioner:
         )
 
     @torch.inference_mode()
-    def caption(self, images: Sequence[Image.Image], image_ids: Sequence[int]) -> list[list[Caption]]:
+    def caption(self, images: Sequence[Picture], image_ids: Sequence[int]) -> list[list[Caption]]:
         """`draws` captions of each image (one with beam search), in the order of `images`."""
         size = self._settings.batch_size
         captions: list[list[Caption]] = []
@@ -85,7 +90,7 @@ class BlipCaptioner:
         return captions
 
     @torch.inference_mode()
-    def likeliest(self, images: Sequence[Image.Image]) -> list[Caption]:
+    def likeliest(self, images: Sequence[Picture]) -> list[Caption]:
         """The caption of each image that beam search finds, whatever `decoding` is."""
         size = self._settings.batch_size
         with one_thread():
@@ -95,8 +100,8 @@ class BlipCaptioner:
                 for (caption,) in self._beam(self.encode(self.pixels(images[start : start + size])))
             ]
 
-    def pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        """RGB images as the network wants them: B x 3 x H x W, its square without keeping the aspect, normalised."""
+    def pixels(self, images: Sequence[Picture]) -> Tensor:
+        """Images as the network wants them: B x 3 x H x W, its square without keeping the aspect, normalised."""
         return self._pixels(images)
 
     @torch.inference_mode()
@@ -107,12 +112,13 @@ class BlipCaptioner:
     def _sample(self, states_BSD: Tensor, image_ids: Sequence[int]) -> list[list[Caption]]:
         settings, draws, read = self._settings, self._settings.draws, len(self._prompt)
         noise = torch.from_numpy(np.concatenate([uniforms(settings.seed, image_id, draws) for image_id in image_ids]))
+        noise = noise.to(self._device)
         rows = len(image_ids) * draws
-        tokens = torch.full((rows, settings.max_length), self._text.pad_token_id)
-        tokens[:, :read] = torch.tensor(self._prompt)
-        log_probability = torch.zeros(rows, dtype=torch.float64)
+        tokens = torch.full((rows, settings.max_length), self._text.pad_token_id, device=self._device)
+        tokens[:, :read] = torch.tensor(self._prompt, device=self._device)
+        log_probability = torch.zeros(rows, dtype=torch.float64, device=self._device)
         state, logits_NV = self._decoder.start(states_BSD, self._prompt, draws)
-        going_N = torch.ones(rows, dtype=torch.bool)
+        going_N = torch.ones(rows, dtype=torch.bool, device=self._device)
         for length in range(read, settings.max_length):
             live_N = state.rows
             token_N, gain_N = choose(logits_NV, tokens[live_N, :length], noise[live_N, length], self._rules)
@@ -127,10 +133,10 @@ class BlipCaptioner:
                 self._decoder.keep(state, going_N)
                 token_N, going_N = token_N[going_N], going_N[going_N]
             logits_NV = self._decoder.step(state, token_N)
-        texts = self._texts(tokens[:, read:].tolist())
+        texts, log_probabilities = self._texts(tokens[:, read:].tolist()), log_probability.tolist()
         return [
             [
-                Caption(texts[row], row % draws, settings.seed, float(log_probability[row]), self._source)
+                Caption(texts[row], row % draws, settings.seed, log_probabilities[row], self._source)
                 for row in range(start, start + draws)
             ]
             for start in range(0, rows, draws)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
-
-from PIL import Image
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from pipeline.stage import Rejected
+
+if TYPE_CHECKING:  # torch takes seconds to load, and commands that caption nothing import this
+    from PIL import Image
+    from torch import Tensor
+
+Picture: TypeAlias = "Image.Image | Tensor"
+"""An RGB image in raw pixels, or its grey levels (0..255, float32, 3 x H x W) at the size that a network looks at."""
 
 
 class Caption(NamedTuple):
@@ -36,6 +41,11 @@ class Captioner(Protocol):
     rejects: list[Rejected]
     """Recorded captions that could not be used, by image."""
 
-    def caption(self, images: Sequence[Image.Image], image_ids: Sequence[int]) -> list[list[Caption]]:
-        """The captions of each image, in the order of `images` (RGB, raw pixels)."""
+    @property
+    def side(self) -> int | None:
+        """Of the square that its network looks at, in pixels; None where that is not known before the first batch."""
+        ...
+
+    def caption(self, images: Sequence[Picture], image_ids: Sequence[int]) -> list[list[Caption]]:
+        """The captions of each image, in the order of `images`."""
         ...

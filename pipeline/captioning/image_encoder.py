@@ -1,6 +1,6 @@
 """BLIP's image encoder: same weights and results as transformers', with packed weights and fused attention.
 
-Legend: B images, S image states (patches and the class token), H heads, D width.
+Legend: B images, S image states (patches and the class token), N rows (image * S + state), H heads, D width.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pipeline.captioning.packed_linear import PackedLinear
 class ImageEncoder:
     """Runs the layers of a transformers `BlipVisionModel`.
 
-    Images go one by one: an image's states then can't depend on its neighbours, and what lies between two products
-    stays in the processor's cache.
+    On the CPU images go one by one: an image's states then can't depend on its neighbours, and what lies between two
+    products stays in the processor's cache. A GPU takes them together.
     """
 
     def __init__(self, model: Any) -> None:
@@ -28,14 +28,18 @@ class ImageEncoder:
 
     def __call__(self, pixels_B3HW: Tensor) -> Tensor:
         """The states of each image, B x S x D, of normalised pixels."""
-        return torch.stack([self._encode(pixels_3HW) for pixels_3HW in pixels_B3HW])
+        if pixels_B3HW.device.type != "cpu":
+            return self._encode(pixels_B3HW)
+        return torch.cat([self._encode(pixels_B3HW[i : i + 1]) for i in range(len(pixels_B3HW))])
 
-    def _encode(self, pixels_3HW: Tensor) -> Tensor:
-        hidden_SD = self._embeddings(pixels_3HW[None])[0]
+    def _encode(self, pixels_B3HW: Tensor) -> Tensor:
+        embedded_BSD = self._embeddings(pixels_B3HW)
+        images, states, width = embedded_BSD.shape
+        hidden_ND = embedded_BSD.reshape(images * states, width)
         for layer in self._layers:
-            hidden_SD = layer(hidden_SD)
-        states_SD: Tensor = self._last_norm(hidden_SD)
-        return states_SD
+            hidden_ND = layer(hidden_ND, images)
+        normed_ND: Tensor = self._last_norm(hidden_ND)
+        return normed_ND.view(images, states, width)
 
 
 class _Layer:
@@ -52,11 +56,12 @@ class _Layer:
             mlp.activation_fn,
         )
 
-    def __call__(self, hidden_SD: Tensor) -> Tensor:
-        states, width = hidden_SD.shape
-        mixed = self._mixed(self._norm_before_attention(hidden_SD))
-        query, key, value = mixed.view(1, states, 3, self._heads, width // self._heads).transpose(1, 3).unbind(2)
-        attended = attend(query, key, value).transpose(1, 2).reshape(states, width)
-        hidden_SD = hidden_SD + self._projection(attended)
-        inner = self._activation(self._inner(self._norm_before_mlp(hidden_SD)))
-        return hidden_SD + self._outer(inner)
+    def __call__(self, hidden_ND: Tensor, images: int) -> Tensor:
+        rows, width = hidden_ND.shape
+        mixed = self._mixed(self._norm_before_attention(hidden_ND))
+        mixed = mixed.view(images, rows // images, 3, self._heads, width // self._heads)
+        query, key, value = mixed.transpose(1, 3).unbind(2)
+        attended = attend(query, key, value).transpose(1, 2).reshape(rows, width)
+        hidden_ND = hidden_ND + self._projection(attended)
+        inner = self._activation(self._inner(self._norm_before_mlp(hidden_ND)))
+        return hidden_ND + self._outer(inner)

@@ -11,9 +11,9 @@ from threading import Thread
 from typing import Any
 
 import numpy as np
-from PIL import Image
+import torch
 
-from pipeline.captioning.captioner import Caption
+from pipeline.captioning.captioner import Caption, Picture
 from pipeline.captioning.draws import STEPS, uniforms
 from pipeline.captioning.lavis_worker import Pipe
 from pipeline.captioning.model_folder import find_lavis_model, find_lavis_python
@@ -38,6 +38,7 @@ class LavisCaptioner:
     """
 
     needs_images = True
+    side = None
 
     def __init__(self, settings: CaptionSettings) -> None:
         self.rejects: list[Rejected] = []
@@ -46,7 +47,7 @@ class LavisCaptioner:
         self._python = find_lavis_python(settings.lavis_python)
         self._worker: _Worker | None = None
 
-    def caption(self, images: Sequence[Image.Image], image_ids: Sequence[int]) -> list[list[Caption]]:
+    def caption(self, images: Sequence[Picture], image_ids: Sequence[int]) -> list[list[Caption]]:
         """`draws` captions of each image (one with beam search), in the order of `images`."""
         size = self._settings.batch_size
         captions: list[list[Caption]] = []
@@ -65,7 +66,7 @@ class LavisCaptioner:
         """The process id of the worker, None where none runs."""
         return self._worker.pid if self._worker else None
 
-    def _batch(self, images: Sequence[Image.Image], image_ids: Sequence[int]) -> list[list[Caption]]:
+    def _batch(self, images: Sequence[Picture], image_ids: Sequence[int]) -> list[list[Caption]]:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 worker = self._worker = self._worker or self._started()
@@ -89,13 +90,12 @@ class LavisCaptioner:
         source = f"lavis blip {settings.decoding}"
         return [Caption(c["text"], draw, seed, c["log_probability"], source) for draw, c in enumerate(found)]
 
-    def _message(
-        self, side: int, images: Sequence[Image.Image], image_ids: Sequence[int]
-    ) -> tuple[dict[str, Any], bytes]:
+    def _message(self, side: int, images: Sequence[Picture], image_ids: Sequence[int]) -> tuple[dict[str, Any], bytes]:
         settings = self._settings
         noise = np.stack([uniforms(settings.seed, image_id, settings.draws) for image_id in image_ids])
         header = {"images": len(images), "side": side, "draws": settings.draws, "steps": STEPS}
-        return header, squared(images, side).tobytes() + noise.tobytes()
+        pixels_BHW3 = squared(images, side).permute(0, 2, 3, 1).to(torch.uint8).numpy()
+        return header, pixels_BHW3.tobytes() + noise.tobytes()
 
     def _started(self) -> _Worker:
         worker = _Worker(self._python)

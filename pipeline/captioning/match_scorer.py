@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
+from pipeline.captioning.captioner import Picture
+from pipeline.captioning.device import choose_device
 from pipeline.captioning.image_encoder import ImageEncoder
 from pipeline.captioning.model_folder import find_model
 from pipeline.captioning.one_thread import one_thread
@@ -29,10 +30,10 @@ class MatchScorer:
     """Scores captions with a `BlipForImageTextRetrieval`; its image is encoded, and keyed for attention, once.
 
     The first token is [ENC], with which the head was trained (transformers' own example leaves [CLS] there).
-    Raises `Terminal` when the folder lacks files or holds another kind of model.
+    Raises `Terminal` when the folder lacks files or holds another kind of model, or there is no such device.
     """
 
-    def __init__(self, settings: CaptionSettings) -> None:
+    def __init__(self, settings: CaptionSettings, worker: int = 0) -> None:
         from transformers import AutoTokenizer, BlipForImageTextRetrieval
 
         folder = find_model(settings.filter, settings.hub, setting="filter")
@@ -47,19 +48,22 @@ class MatchScorer:
                 f"{folder}: no BlipForImageTextRetrieval, it lacks {missing[:3]} (setting: "
                 "filter). Use a model with a matching head, e.g. Salesforce/blip-itm-large-coco"
             )
+        self._device = choose_device(settings.device, worker)
+        model.to(self._device)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         text = model.config.text_config
         known = self._tokenizer.get_vocab()
         # Published tokenizers lack BLIP's two additions: [DEC], the begin token, and after it [ENC].
         self._first = known.get("[ENC]", text.bos_token_id + 1)
-        self._pixels = Pixels(folder, model.config.vision_config.image_size, dtype)
+        self._pixels = Pixels(folder, model.config.vision_config.image_size, self._device, dtype)
+        self.side: int = self._pixels.side
         self._encoder = ImageEncoder(model.vision_model)
         self._embeddings = model.text_encoder.embeddings
         self._layers = [TextLayer(layer) for layer in model.text_encoder.encoder.layer]
         self._head = PackedLinear.of(model.itm_head)
 
     @torch.inference_mode()
-    def scores(self, image: Image.Image, texts: Sequence[str]) -> list[float]:
+    def scores(self, image: Picture, texts: Sequence[str]) -> list[float]:
         """Of each text the probability that it belongs to the image; depends on nothing but image and texts."""
         if not texts:
             return []
@@ -67,7 +71,7 @@ class MatchScorer:
             states_1SD = self._encoder(self._pixels([image]))
             tokens = self._tokenizer(
                 list(texts), padding=True, truncation=True, max_length=LONGEST, return_tensors="pt"
-            )
+            ).to(self._device)
             logits = self._logits(states_1SD, tokens["input_ids"], tokens["attention_mask"].bool())
         scores: list[float] = logits.float().softmax(-1)[:, 1].tolist()
         return scores
@@ -77,7 +81,8 @@ class MatchScorer:
         captions, positions = token_GT.shape
         embeddings = self._embeddings
         hidden_GTD = embeddings.LayerNorm(
-            embeddings.word_embeddings(token_GT) + embeddings.position_embeddings(torch.arange(positions))
+            embeddings.word_embeddings(token_GT)
+            + embeddings.position_embeddings(torch.arange(positions, device=token_GT.device))
         )
         hidden_ND = hidden_GTD.flatten(0, 1)
         seen = real_GT[:, None, None, :].expand(captions, 1, positions, positions)

@@ -6,8 +6,11 @@ from pipeline.captioning.captioner import Captioner
 from pipeline.captioning.settings import CaptionSettings
 
 
-def open_captioner(settings: CaptionSettings) -> Captioner:
-    """The captioner that the settings name, ready to work. Raises `Terminal` when its files are missing."""
+def open_captioner(settings: CaptionSettings, worker: int = 0) -> Captioner:
+    """The captioner that the settings name, ready to work as one of several workers, from number 0 on.
+
+    Raises `Terminal` when its files, or the GPU that the settings name, are missing.
+    """
     if settings.captioner == "recorded":
         from pipeline.captioning.recorded import RecordedCaptioner
 
@@ -18,4 +21,4 @@ def open_captioner(settings: CaptionSettings) -> Captioner:
         return LavisCaptioner(settings)
     from pipeline.captioning.blip import BlipCaptioner
 
-    return BlipCaptioner(settings)
+    return BlipCaptioner(settings, worker)

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from PIL import Image
 
-from pipeline.captioning.captioner import Caption
+from pipeline.captioning.captioner import Caption, Picture
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.datasets.annotations import NO_IMAGE, as_id, shown
 from pipeline.stage import Rejected
@@ -50,6 +49,7 @@ class RecordedCaptioner:
     """Gives an image the captions that files hold for it, in file order; none when they hold none."""
 
     needs_images = False
+    side = None
 
     def __init__(self, settings: CaptionSettings) -> None:
         self._captions: dict[int, list[Caption]] = defaultdict(list)
@@ -59,7 +59,7 @@ class RecordedCaptioner:
             for found in _read(path):
                 self._add(found)
 
-    def caption(self, images: Sequence[Image.Image], image_ids: Sequence[int]) -> list[list[Caption]]:
+    def caption(self, images: Sequence[Picture], image_ids: Sequence[int]) -> list[list[Caption]]:
         """The captions of each image id; `images` is not looked at and may be empty."""
         return [list(self._captions.get(image_id, ())) for image_id in image_ids]
 

@@ -52,6 +52,8 @@ class CaptionSettings(Settings):
     """filter: captions of a lower probability to belong to their image are left out; 0 only stores the score."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     precision: Literal["float32", "bfloat16"] = "float32"
+    device: str = runtime("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")
+    """"cpu", "cuda" (each worker takes a GPU, in turn), one GPU such as "cuda:1", or "auto": GPUs where there are any."""
     batch_size: int = runtime(32)
     """Images that go through the network together."""
     lavis_python: Path = runtime(Path(".lavis/bin/python"))
@@ -65,6 +67,8 @@ class CaptionSettings(Settings):
             raise ValueError("recorded: name at least one file of captions, or set captioner to 'blip'")
         if self.captioner == "lavis" and self.precision != "float32":
             raise ValueError(f"precision: {self.precision} is for captioner 'blip'; 'lavis' works in float32")
+        if self.captioner == "lavis" and self.device.startswith("cuda"):
+            raise ValueError(f"device: {self.device!r} is for captioner 'blip'; 'lavis' works on the CPU")
         if self.captioner != "blip" and self.dense != "no":
             raise ValueError(f"dense: {self.dense!r} needs captioner 'blip', not {self.captioner!r}")
         if self.min_length > self.max_length:

@@ -51,7 +51,8 @@ class TextLayer:
         mixed = self._own(hidden_ND).view(sequences, rows // sequences, 3, self._heads, -1)
         query, key, value = mixed.transpose(1, 3).unbind(2)
         attended_ND = attend(query, key, value, seen).transpose(1, 2).reshape(rows, -1)
-        return self._after_own(hidden_ND, attended_ND, image, torch.arange(rows), rows // len(image[0])), key, value
+        row_N = torch.arange(rows, device=hidden_ND.device)
+        return self._after_own(hidden_ND, attended_ND, image, row_N, rows // len(image[0])), key, value
 
     def step(
         self, hidden_ND: Tensor, own: tuple[Tensor, Tensor], image: ImageKeys, length: int, row_N: Tensor, places: int

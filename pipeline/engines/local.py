@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipeline.stage import Inputs, Stage
+from pipeline.training.freed_memory import keep_freed_memory
 from pipeline.work import Record, WorkItem, carry_out
 from storage.errors import PipelineError, Terminal, Transient
 from storage.open_store import Address, open_store
@@ -38,9 +39,10 @@ class StageCall:
     given: Mapping[str, tuple[Path, ...]]
     store: Address
 
-    def opened(self, store: Store) -> Stage:
-        """Make the stage and load what is heavy."""
+    def opened(self, store: Store, worker: int = 0) -> Stage:
+        """Make the stage of worker number `worker` and load what is heavy."""
         stage = self.stage(self.settings, self.image_folders)
+        stage.worker = worker
         stage.open(Inputs({name: store.bring(paths) for name, paths in self.given.items()}))
         return stage
 
@@ -56,7 +58,7 @@ class LocalEngine:
         self._call = call
         self._progress = progress
         self._queue: queue.Queue[tuple[WorkItem, Future[Record]] | None] = queue.Queue()
-        self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(workers)]
+        self._threads = [threading.Thread(target=self._serve, args=(number,), daemon=True) for number in range(workers)]
         self._processes: set[multiprocessing.process.BaseProcess] = set()
         self._stopping = False
         for thread in self._threads:
@@ -95,8 +97,8 @@ class LocalEngine:
         for process in list(self._processes):
             process.kill()
 
-    def _serve(self) -> None:
-        """Own one worker process and feed it, until told to stop."""
+    def _serve(self, number: int) -> None:
+        """Own one worker process and feed it, until told to stop. One that takes its place has its number."""
         worker: _Worker | None = None
         while (entry := self._queue.get()) is not None:
             item, future = entry
@@ -104,7 +106,7 @@ class LocalEngine:
                 continue
             try:
                 for attempt in range(ATTEMPTS):
-                    worker = worker or _Worker(self._call, self._processes)
+                    worker = worker or _Worker(self._call, number, self._processes)
                     try:
                         future.set_result(worker.work(item, self._progress))
                         break
@@ -127,10 +129,10 @@ class LocalEngine:
 class _Worker:
     """One process and the pipe to it."""
 
-    def __init__(self, call: StageCall, processes: set[multiprocessing.process.BaseProcess]) -> None:
+    def __init__(self, call: StageCall, number: int, processes: set[multiprocessing.process.BaseProcess]) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_main, args=(theirs, call, os.getpid()), daemon=True)
+        self._process = context.Process(target=_main, args=(theirs, call, number, os.getpid()), daemon=True)
         self._processes = processes
         self._process.start()
         processes.add(self._process)
@@ -161,11 +163,12 @@ class _Worker:
         return self._process.exitcode
 
 
-def _main(pipe: Connection, call: StageCall, parent: int) -> None:
+def _main(pipe: Connection, call: StageCall, number: int, parent: int) -> None:
     """A worker's life: open the stage at the first item, then answer each item with a record or an error."""
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     limit_threads(1)
+    keep_freed_memory()
     stage: Stage | None = None
     store: Store | None = None
     while True:
@@ -175,7 +178,7 @@ def _main(pipe: Connection, call: StageCall, parent: int) -> None:
             return
         try:
             store = store or open_store(call.store)
-            stage = stage or call.opened(store)
+            stage = stage or call.opened(store, number)
             record = carry_out(
                 stage, item, store, lambda done, total, note="": pipe.send(("progress", (done, total, note)))
             )

@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 from PIL import Image
 
-from pipeline.captioning.captioner import Caption
+from pipeline.captioning.captioner import Caption, Picture
 from pipeline.captioning.merging import merge
 from pipeline.captioning.model_folder import find_lavis_model, find_lavis_python, find_model
 from pipeline.captioning.pair_crops import pair_crops
 from pipeline.captioning.settings import CaptionSettings
+from pipeline.image_places import ImagePlace
 from pipeline.image_reader import read_ahead
-from pipeline.images import BadImage, ImageLimits
+from pipeline.images import BadImage, ImageLimits, read_image
 from pipeline.stage import Inputs, Output, Rejected, Report, Stage
 from storage.tables import CAPTIONS
 
-Batch = list[tuple[dict[str, Any], Image.Image | None]]
+Batch: TypeAlias = "list[tuple[dict[str, Any], Picture | None]]"
 """Rows of the images table with their images, None where none is looked at."""
 _AFTER = {"merge_draws", "match_at_least"}
 """What is done with captions wherever they come from."""
@@ -30,7 +31,7 @@ class CaptionStage(Stage):
     """Captions of one partition's images that have a box (spec 1.4); an image without captions keeps an empty list."""
 
     name = "caption"
-    version = 3
+    version = 4
     reads = ("images",)
     writes = "captions"
     schema = CAPTIONS
@@ -64,8 +65,8 @@ class CaptionStage(Stage):
         from pipeline.captioning.match_scorer import MatchScorer
         from pipeline.captioning.open_captioner import open_captioner
 
-        self._captioner = open_captioner(self.settings)
-        self._scorer = MatchScorer(self.settings) if self.settings.filter else None
+        self._captioner = open_captioner(self.settings, self.worker)
+        self._scorer = MatchScorer(self.settings, self.worker) if self.settings.filter else None
         self._limits = ImageLimits()
 
     def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
@@ -102,12 +103,13 @@ class CaptionStage(Stage):
             captions = self._captioner.caption(images, [row["image_id"] for row, _ in batch])
         if isinstance(self._captioner, BlipCaptioner) and self.settings.dense != "no":
             for (row, _), image, found in zip(batch, images, captions, strict=True):
+                assert isinstance(image, Image.Image), "cut-outs are made of whole images"
                 crops = pair_crops(image, row["boxes"], self.settings.dense_pairs)
                 dense = self._captioner.likeliest(crops)
                 found += [c._replace(draw=len(found) + i, source=f"{c.source} dense") for i, c in enumerate(dense)]
         return captions
 
-    def _fit(self, image: Image.Image, captions: list[Caption]) -> list[Caption]:
+    def _fit(self, image: Picture, captions: list[Caption]) -> list[Caption]:
         """The captions that the filter lets through, each with its score; all of them without a filter."""
         if self._scorer is None:
             return captions
@@ -115,16 +117,26 @@ class CaptionStage(Stage):
         least = self.settings.match_at_least
         return [c._replace(match=score) for c, score in zip(captions, scores, strict=True) if score >= least]
 
-    def _decoded(self, rows: list[dict[str, Any]]) -> Iterator[Image.Image | BadImage | None]:
-        """Each row's image, decoded while the captioner works on those before; where none is looked at there is none."""
-        if not self._captioner.needs_images and self._scorer is None:
+    def _decoded(self, rows: list[dict[str, Any]]) -> Iterator[Picture | BadImage | None]:
+        """Each row's image, read while the captioner works on those before; where none is looked at there is none."""
+        looking = [self._captioner.side] if self._captioner.needs_images else []
+        looking += [self._scorer.side] if self._scorer else []
+        if not looking:
             return repeat(None, len(rows))
-        places = (self.image_path(row) for row in rows)
-        return read_ahead(places, self._limits, ahead=2 * self.settings.batch_size)
+        places, ahead = (self.image_path(row) for row in rows), 2 * self.settings.batch_size
+        (side, *others) = set(looking)
+        if side is None or others or self.settings.dense != "no":
+            return read_ahead(places, read_image, self._limits, ahead=ahead)
+        from pipeline.resize import read_resized
+
+        def read_square(place: ImagePlace, limits: ImageLimits) -> Picture:
+            return read_resized(place, side, side, limits)
+
+        return read_ahead(places, read_square, self._limits, ahead=ahead)
 
 
 def _readable(
-    rows: list[dict[str, Any]], images: Iterator[Image.Image | BadImage | None], rejected: list[Rejected]
+    rows: list[dict[str, Any]], images: Iterator[Picture | BadImage | None], rejected: list[Rejected]
 ) -> Batch:
     """The next rows with their images; what can't be read is rejected."""
     found: Batch = []

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.image_places import ImagePlace
 from pipeline.image_reader import read_ahead
-from pipeline.images import BadImage, read_image
+from pipeline.images import BadImage, ImageLimits, read_image
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def test_images_come_in_order_and_bad_ones_in_their_turn(pictures: list[Path]) -> None:
-    found = list(read_ahead(pictures, threads=3, ahead=7))
+    found = list(read_ahead(pictures, read_image, threads=3, ahead=7))
     assert len(found) == 30
     for path, image in zip(pictures, found, strict=True):
         if isinstance(image, BadImage):
@@ -48,7 +49,7 @@ def test_no_more_than_asked_for_is_read_ahead(pictures: list[Path]) -> None:
             taken += 1
             yield path
 
-    ahead = read_ahead(watched(), ahead=5)
+    ahead = read_ahead(watched(), read_image, ahead=5)
     assert taken == 0
     for used in range(1, 11):
         next(ahead)
@@ -57,26 +58,24 @@ def test_no_more_than_asked_for_is_read_ahead(pictures: list[Path]) -> None:
     assert not any(thread.name.startswith("images") for thread in threading.enumerate())
 
 
-def test_preparing_is_done_on_the_threads(pictures: list[Path]) -> None:
+def test_reading_is_done_on_the_threads(pictures: list[Path]) -> None:
     names = set()
 
-    def shrink(image: Image.Image) -> Image.Image:
+    def size_of(place: ImagePlace, limits: ImageLimits) -> tuple[int, int]:
         names.add(threading.current_thread().name.split("_")[0])
-        return image.resize((8, 8))
+        return read_image(place, limits).size
 
-    assert {image.size for image in read_ahead(pictures[:4], prepare=shrink) if not isinstance(image, BadImage)} == {
-        (8, 8)
-    }
+    assert list(read_ahead(pictures[:4], size_of)) == [(60, 40)] * 4
     assert names == {"images"}
 
 
 def test_what_goes_wrong_on_a_thread_comes_out(pictures: list[Path]) -> None:
-    def fail(image: Image.Image) -> Image.Image:
+    def fail(place: ImagePlace, limits: ImageLimits) -> Image.Image:
         raise MemoryError("too much")
 
     with pytest.raises(MemoryError, match="too much"):
-        list(read_ahead(pictures, prepare=fail))
+        list(read_ahead(pictures, fail))
 
 
 def test_nothing_to_read() -> None:
-    assert list(read_ahead([])) == []
+    assert list(read_ahead([], read_image)) == []

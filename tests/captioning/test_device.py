@@ -1,0 +1,68 @@
+"""Where a captioner works: the choice of device, and that everything follows the network there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from transformers import BlipForConditionalGeneration
+
+from pipeline.captioning.blip import BlipCaptioner
+from pipeline.captioning.device import choose_device
+from pipeline.captioning.image_encoder import ImageEncoder
+from pipeline.captioning.settings import CaptionSettings
+from pipeline.captioning.text_decoder import TextDecoder
+from storage.errors import Terminal
+
+
+def with_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+
+@pytest.mark.parametrize(
+    ("setting", "gpus", "worker", "expected"),
+    [
+        ("auto", 0, 3, "cpu"), ("auto", 2, 0, "cuda:0"), ("auto", 2, 1, "cuda:1"), ("auto", 2, 2, "cuda:0"),
+        ("cpu", 2, 1, "cpu"), ("cuda", 4, 6, "cuda:2"), ("cuda:1", 2, 0, "cuda:1"), ("cuda:1", 2, 5, "cuda:1"),
+    ],
+)  # fmt: skip
+def test_workers_share_the_gpus_in_turn(
+    monkeypatch: pytest.MonkeyPatch, setting: str, gpus: int, worker: int, expected: str
+) -> None:
+    with_gpus(monkeypatch, gpus)
+    assert choose_device(setting, worker) == torch.device(expected)
+
+
+@pytest.mark.parametrize(("setting", "gpus", "there"), [("cuda", 0, "none"), ("cuda:2", 2, "cuda:0 to cuda:1")])
+def test_a_gpu_that_is_not_there_stops(
+    monkeypatch: pytest.MonkeyPatch, blip_folder: Path, setting: str, gpus: int, there: str
+) -> None:
+    with_gpus(monkeypatch, gpus)
+    with pytest.raises(Terminal, match=rf"'{setting}' is not there.*finds {there}.*'auto' or 'cpu'"):
+        BlipCaptioner(CaptionSettings(model=str(blip_folder), device=setting))
+
+
+def test_the_device_is_in_no_key_and_is_checked_when_read() -> None:
+    assert CaptionSettings(device="cuda:1").row_settings() == CaptionSettings(device="cpu").row_settings()
+    for wrong in ("gpu", "cuda:", "cuda:x", "mps"):
+        with pytest.raises(ValidationError, match="device"):
+            CaptionSettings(device=wrong)
+    with pytest.raises(ValidationError, match="'lavis' works on the CPU"):
+        CaptionSettings(captioner="lavis", device="cuda")
+
+
+def test_nothing_of_the_network_stays_behind(blip_folder: Path) -> None:
+    """On torch's device "meta", which computes shapes only, an operand left on the CPU is an error, as it is on a GPU."""
+    model: Any = BlipForConditionalGeneration.from_pretrained(blip_folder).eval().to("meta")
+    with torch.inference_mode():
+        states = ImageEncoder(model.vision_model)(torch.empty(2, 3, 64, 64, device="meta"))
+        decoder = TextDecoder(model.text_decoder, 20)
+        state, logits = decoder.start(states, [5, 6, 7, 8], draws=3)
+        assert logits.device.type == "meta" and logits.shape[0] == 6
+        logits = decoder.step(state, torch.zeros(6, dtype=torch.long, device="meta"))
+        decoder.reorder(state, torch.zeros(6, dtype=torch.long, device="meta"))
+    assert logits.device.type == state.rows.device.type == "meta"
+    assert all(part.device.type == "meta" for pair in [*state.own, *state.image] for part in pair)
