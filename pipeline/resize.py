@@ -79,10 +79,13 @@ def resized(pixels_HW3: Tensor, width: int, height: int) -> Tensor:
 def _across(lines_NW: Tensor, width: int, start: int, stop: int) -> Tensor:
     """Columns `start` to `stop` of lines at another width."""
     made = torch.empty(len(lines_NW), stop - start)
-    for first, at, weights in _bands(lines_NW.shape[1], width)[start // _BLOCK : -(-stop // _BLOCK)]:
+    bands = _bands(lines_NW.shape[1], width)[start // _BLOCK : -(-stop // _BLOCK)]
+    left, right = bands[0].first, bands[-1].first + len(bands[-1].weights)
+    given = lines_NW[:, left:right].float()
+    for first, at, weights in bands:
         reach, count = weights.shape
-        column = at - start
-        torch.mm(lines_NW[:, first : first + reach].float(), weights, out=made[:, column : column + count])
+        source, target = first - left, at - start
+        torch.mm(given[:, source : source + reach], weights, out=made[:, target : target + count])
     return _to_levels(made)
 
 
