@@ -55,8 +55,11 @@ def query(run: Run, sql: str) -> pa.Table:
     for name, dataset in tables.items():
         connection.register(name, dataset)
     try:
-        result: pa.Table = connection.sql(sql).to_arrow_table()
-    except (duckdb.Error, AttributeError) as error:
+        answer = connection.sql(sql)
+        if answer is None:
+            raise Terminal(f"{sql!r} asks for no rows; e.g. 'select count(*) from {min(tables, default='images')}'")
+        result: pa.Table = answer.to_arrow_table()
+    except duckdb.Error as error:
         raise Terminal(f"{sql}: {error}; tables of run {run.name!r}: {', '.join(sorted(tables))}") from error
     return result
 

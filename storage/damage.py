@@ -59,6 +59,8 @@ def _examine(store: Store, stage: str, key: str) -> str | None:
         return "damaged manifest"
     if (manifest.stage, manifest.key) != (stage, key) or digest_json(manifest.terms) != key:
         return "manifest of another key"
+    if manifest.is_edited:
+        return "edited manifest"
     for name, entry in manifest.files.items():
         found = store.measure(stage, key, name, entry.digest)
         if found is None:

@@ -13,7 +13,8 @@ from storage.digests import digest_json
 from storage.errors import Terminal
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+"""1: without a seal."""
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """A plain name: manifests may come from elsewhere, and no file of theirs lies outside their folder."""
 REJECTED_FILE = "rejected.parquet"
@@ -63,6 +64,22 @@ class Manifest(BaseModel):
     seconds: float
     host: str
     versions: dict[str, str]
+    seal: str = ""
+    """Digest of all other fields, from the time of writing: a manifest that was edited since is told from one that was not."""
+
+    def as_bytes(self) -> bytes:
+        """The manifest as it is written, sealed; one that was read gives the bytes that it was read from."""
+        if self.format == 1:
+            return self.model_dump_json(indent=1, exclude={"seal"}).encode()
+        return self.model_copy(update={"seal": self.seal or self._digest()}).model_dump_json(indent=1).encode()
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether it is not as it was written."""
+        return self.format > 1 and self.seal != self._digest()
+
+    def _digest(self) -> str:
+        return digest_json(json.loads(self.model_dump_json(exclude={"seal"})))
 
     @property
     def content(self) -> str:

@@ -196,7 +196,7 @@ class Store:
         """
         target = self.folder(manifest.stage, manifest.key)
         with told(f"writing {target}"):
-            self.disk.write(draft / MANIFEST, manifest.model_dump_json(indent=1).encode())
+            self.disk.write(draft / MANIFEST, manifest.as_bytes())
             self.disk.sync_all([draft / name for name in (*manifest.files, MANIFEST)], draft)
             self.disk.make_durable(target.parent)
             if target.exists() and not (target / MANIFEST).is_file():

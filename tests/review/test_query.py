@@ -34,6 +34,8 @@ def test_tables_that_several_steps_write_bear_their_arms(labelled: Book) -> None
 def test_a_wrong_query_names_the_tables(labelled: Book) -> None:
     with pytest.raises(Terminal, match=r"candidates, captions, images, rejected, relations, triplets"):
         query(labelled.run, "select * from labels")
+    with pytest.raises(Terminal, match=r"asks for no rows; e\.g\. 'select count"):
+        query(labelled.run, "")
 
 
 @pytest.mark.parametrize(

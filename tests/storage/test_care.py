@@ -65,6 +65,7 @@ DAMAGE: dict[str, Callable[[Artifact], None]] = {
     "gone": lambda artifact: artifact.file("captions.parquet").unlink(),
     "damaged manifest": _truncate,
     "manifest of another key": lambda artifact: _edit(artifact, terms={"stage": "caption"}),
+    "edited manifest": lambda artifact: _edit(artifact, counts={"rows_in": 9, "rows_out": 9}),
     "not in the store": lambda artifact: (artifact.folder / "manifest.json").unlink(),
 }
 
@@ -104,8 +105,8 @@ def test_a_file_outside_an_artifact_is_never_looked_at(store: Store) -> None:
 
 def test_a_manifest_of_the_future_is_no_damage(store: Store) -> None:
     chain = put_chain(store)
-    _edit(chain["caption"][0], format=2, colour="red")
-    with pytest.raises(FutureManifest, match=r"manifest\.json: manifest format 2.*upgrade rlip"):
+    _edit(chain["caption"][0], format=3, colour="red")
+    with pytest.raises(FutureManifest, match=r"manifest\.json: manifest format 3.*upgrade rlip"):
         verify(store.root, None, repair=True, as_json=True)
     assert chain["caption"][0].folder.is_dir()
 

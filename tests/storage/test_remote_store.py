@@ -32,6 +32,7 @@ from pipeline.stage import Inputs, Output, Report
 from pipeline.work import WorkItem, carry_out
 from storage.artifact import Artifact
 from storage.atomic import write_atomic
+from storage.damage import find_damage
 from storage.digests import digest_file
 from storage.disk import Disk
 from storage.errors import Terminal, Transient
@@ -329,6 +330,20 @@ def test_a_place_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
             assert found.table("pretrain")["image_id"].to_pylist() == rows
             (brought,) = store.bring([store.folder("pretrain", key)])
             assert brought.content == artifact.content
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_manifests_travel_as_they_were_written_those_of_older_versions_too(version: int, tmp_path: Path) -> None:
+    url, made = _url(), put(Store(tmp_path / "made"), "parse", "toys/0000", rows=[1])
+    if version == 1:
+        values = json.loads(made.manifest_bytes()) | {"format": 1}
+        del values["seal"]
+        (made.folder / "manifest.json").write_text(json.dumps(values, indent=1))
+    one = _store(url, tmp_path / "one")
+    one.depot.put(Artifact(made.folder))
+    (brought,) = one.bring([one.folder("parse", made.key)])
+    assert json.loads(brought.manifest_bytes()) == json.loads(Artifact(made.folder).manifest_bytes())
+    assert not brought.manifest.is_edited and [d for d in find_damage(one) if d is not None] == []
 
 
 @pytest.fixture(params=["memory", "s3"])
