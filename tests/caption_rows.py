@@ -34,4 +34,6 @@ def caption_rows(
     stage.open(Inputs())
     inputs = Inputs({"images": [Artifact(folder)]})
     output = stage.run(inputs, folder, lambda done, total, note="": None)
-    return [row["captions"] for row in output.table.to_pylist()], stage.describe(inputs, output.table) | dict(output.facts)
+    return [row["captions"] for row in output.table.to_pylist()], stage.describe(inputs, output.table) | dict(
+        output.facts
+    )

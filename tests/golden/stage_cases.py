@@ -59,7 +59,7 @@ def stages() -> dict[str, Stage]:
         relations=PICTURES / "relations.json",
     )  # fmt: skip
     folders = {"golden": PICTURES}
-    captioner = CaptionSettings(model=str(ROOT / "scenes/weights/captioner"), draws=3)
+    captioner = CaptionSettings(model=str(ROOT / "scenes/weights/captioner"), draws=10)
     return {
         "ingest": IngestStage(IngestSettings(sources=(source,)), folders),
         "caption": CaptionStage(captioner, folders),

@@ -1,7 +1,8 @@
 """Rows of a stage may change only together with its version: else the store would take old artifacts for new ones.
 
 Held are ingest, caption, parse, tag and shard. Trainings and the evaluation are not: their floats depend on the machine.
-`RLIP_RECORD=1 python -m pytest tests/golden` records what came out, for stages whose version was raised.
+`RLIP_RECORD=1 python -m pytest tests/golden` records what came out, for stages whose version was raised; of a
+stage that only reads other rows than before, delete the recorded file first.
 """
 
 from __future__ import annotations
