@@ -8,10 +8,12 @@ from functools import cache
 import spacy
 from spacy.language import Language
 from spacy.tokens import Doc
+from thinc.api import NumpyOps
 
 from tagger.clauses import separate_clauses
 from tagger.closed_words import DETERMINERS
 from tagger.extraction import Extraction
+from tagger.parts_of_speech import RULER, PartsOfSpeech
 from tagger.repairs import repair
 from tagger.triplet import Triplet
 from tagger.words import words
@@ -52,7 +54,18 @@ def load_parser(name: str = DEFAULT_PARSER) -> Language:
             f"spaCy model {name!r} has no dependency parser and tagger, only {parser.pipe_names}: "
             f"use an English model such as {DEFAULT_PARSER}"
         )
+    _quicken(parser)
     return parser
+
+
+def _quicken(parser: Language) -> None:
+    """The same parses in less time: products by numpy's BLAS, twice as fast as thinc's own; parts of speech remembered."""
+    for _, component in parser.pipeline:
+        for layer in component.model.walk() if hasattr(component, "model") else ():
+            if type(layer.ops) is NumpyOps:
+                layer.ops = NumpyOps(use_blis=False)
+    if PartsOfSpeech.suits(parser):
+        parser.disable_pipe(RULER)
 
 
 def refusal(caption: str) -> str | None:
@@ -71,10 +84,17 @@ def parse_captions(captions: Sequence[str], parser: Language, implied: bool = Fa
     """
     distinct = [caption for caption in dict.fromkeys(captions) if refusal(caption) is None]
     documents = parser.pipe(map(_sentence, distinct), batch_size=_BATCH)
+    if RULER in parser.disabled:
+        documents = map(_parts_of_speech(parser), documents)
     parsed = {
         caption: _triplets(document, caption, implied) for caption, document in zip(distinct, documents, strict=True)
     }
     return [list(parsed.get(caption, ())) for caption in captions]
+
+
+@cache
+def _parts_of_speech(parser: Language) -> PartsOfSpeech:
+    return PartsOfSpeech(parser)
 
 
 def _triplets(document: Doc, caption: str, implied: bool) -> list[Triplet]:

@@ -1,5 +1,7 @@
 """Corrections of what the small spaCy model gets wrong in short captions, made on its tree before the rules read it."""
 
+from itertools import pairwise
+
 from spacy.tokens import Doc, Token
 
 from tagger.categories import ANIMATE, PEOPLE, SYNONYMS
@@ -26,8 +28,7 @@ _CATEGORY_HEADS = frozenset(noun_lemma(name.split()[-1]) for name in SYNONYMS) -
 
 def repair(doc: Doc) -> None:
     """Corrects the tree in place: participles taken for nouns, category names for anything but a noun, tools for parts."""
-    for token in doc[1:]:
-        before = doc[token.i - 1]
+    for before, token in pairwise(doc):
         if _is_hidden_gerund(token, before):
             _make_clause(token, before)
         elif token.dep_ == "acl" and token.pos_ == "NOUN" and token.lower_ in _GERUNDS:
