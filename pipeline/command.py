@@ -14,7 +14,7 @@ from pipeline.conclude import conclude
 from pipeline.doctor import examine, require
 from pipeline.explain import why_due
 from pipeline.plan import Chain
-from pipeline.prepare import write_world
+from pipeline.prepare import read_annotations, write_world
 from pipeline.progress import open_display
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.review.console import outcome_json, print_outcome
@@ -54,6 +54,8 @@ def plan_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
     """Print each step's cached and due partitions, down to where the chain must be run to know more."""
     recipe = load_recipe(path, overrides)
     require(recipe)
+    with open_display(Console(stderr=True), as_json=False) as display:
+        read_annotations(recipe, display.reading)
     rows = [
         {"step": step.step, "cached": step.cached, "due": step.due, "why": step.why} for step in why_due(Chain(recipe))
     ]

@@ -12,6 +12,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from pipeline.pace import Pace
 from pipeline.plan import WHOLE, StepPlan
 from pipeline.work import Record, WorkItem
 
@@ -47,6 +48,7 @@ class Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._said = 0.0
+        self._pace = Pace(0)
 
     def drawing(self, done: int, total: int) -> None:
         """Say how many scenes are drawn, now and then."""
@@ -63,16 +65,20 @@ class Lines:
     def step(self, plan: StepPlan) -> None:
         """Say what is due."""
         self._said = time.monotonic()
+        self._pace = Pace(len(plan.due))
         self._console.print(f"{plan.step.name}: {len(plan.cached)} cached, {len(plan.due)} to do", highlight=False)
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
-        """Say how far an item is, now and then."""
+        """Say how far an item is, how fast the step goes and when it will be done, now and then."""
+        self._pace.tell(item.partition, done, total)
         if time.monotonic() - self._said >= LINE_EVERY:
             self._said = time.monotonic()
-            self._console.print(f"{item.step} {item.partition}: {done}/{total} {note}".rstrip(), highlight=False)
+            told = ", ".join(text for text in (note, self._pace.in_words(_unit(item))) if text)
+            self._console.print(f"{item.step} {item.partition}: {done}/{total} {told}".rstrip(), highlight=False)
 
     def finished(self, record: Record) -> None:
-        """Nothing: the step's last line counts them."""
+        """Count it; the step's last line tells of it."""
+        self._pace.finish(record.partition)
 
     def done(self, plan: StepPlan, records: Sequence[Record], seconds: float) -> None:
         """Say what came out."""
@@ -95,6 +101,7 @@ class Bars:
         self._bar: TaskID | None = None
         self._share: dict[str, float] = {}
         self._read: dict[str, TaskID] = {}
+        self._pace = Pace(0)
 
     def drawing(self, done: int, total: int) -> None:
         """A bar of its own."""
@@ -114,12 +121,15 @@ class Bars:
         """A new bar, at the share that is cached."""
         self._bars.start()
         self._share = {record.partition: 1.0 for record in plan.cached}
+        self._pace = Pace(len(plan.due))
         self._bar = self._bars.add_task(plan.step.name, total=plan.partitions, completed=len(plan.cached), note="")
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
         """Move the bar by the item's share."""
         assert self._bar is not None
         self._share[item.partition] = done / max(total, 1)
+        self._pace.tell(item.partition, done, total)
+        note = ", ".join(text for text in (self._pace.in_words(_unit(item)), note) if text)
         if item.partition == WHOLE:
             self._bars.update(self._bar, completed=done, total=total, note=note)
         else:
@@ -129,6 +139,7 @@ class Bars:
         """The item's share is whole."""
         assert self._bar is not None
         self._share[record.partition] = 1.0
+        self._pace.finish(record.partition)
         if record.partition != WHOLE:
             self._bars.update(self._bar, completed=round(sum(self._share.values()), 2))
 
@@ -149,6 +160,7 @@ class JsonLines:
 
     def __init__(self) -> None:
         self._said = 0.0
+        self._pace = Pace(0)
 
     def drawing(self, done: int, total: int) -> None:
         """Event `drawing`, at most five a second."""
@@ -164,21 +176,32 @@ class JsonLines:
 
     def step(self, plan: StepPlan) -> None:
         """Event `step`."""
+        self._pace = Pace(len(plan.due))
         _say(event="step", step=plan.step.name, cached=len(plan.cached), due=len(plan.due))
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
-        """Event `progress`, at most five a second."""
+        """Event `progress`, at most five a second, with the step's images (or training steps) a second."""
+        self._pace.tell(item.partition, done, total)
         if time.monotonic() - self._said >= 0.2:
             self._said = time.monotonic()
-            _say(event="progress", step=item.step, partition=item.partition, done=done, total=total, note=note)
+            left = self._pace.seconds_left
+            _say(
+                event="progress", step=item.step, partition=item.partition, done=done, total=total, note=note,
+                rate=round(self._pace.rate, 3), seconds_left=None if left is None else round(left, 1),
+            )  # fmt: skip
 
     def finished(self, record: Record) -> None:
         """Event `committed`."""
+        self._pace.finish(record.partition)
         _say(event="committed", step=record.step, partition=record.partition, key=record.key, seconds=record.seconds)
 
     def done(self, plan: StepPlan, records: Sequence[Record], seconds: float) -> None:
         """Event `done`."""
         _say(event="done", step=plan.step.name, seconds=round(seconds, 3), rows_out=sum(r.rows_out for r in records))
+
+
+def _unit(item: WorkItem) -> str:
+    return "steps" if item.partition == WHOLE else "images"
 
 
 def summary(plan: StepPlan, records: Sequence[Record], seconds: float) -> str:

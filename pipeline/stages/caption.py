@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
@@ -76,7 +77,7 @@ class CaptionStage(Stage):
         unfit = 0
         here = {row["image_id"] for row in rows}
         rejected = [reject for reject in self._captioner.rejects if reject.image_id in here]
-        ahead = self._decoded(rows)
+        ahead, said, began = self._decoded(rows), 0, time.monotonic()
         for start in range(0, len(rows), self.settings.batch_size):
             batch = _readable(rows[start : start + self.settings.batch_size], ahead, rejected)
             for (row, image), drawn in zip(batch, self._drawn(batch), strict=True):
@@ -84,7 +85,9 @@ class CaptionStage(Stage):
                 fit = found if image is None else self._fit(image, found)
                 unfit += len(found) - len(fit)
                 made.append({"image_id": row["image_id"], "captions": [caption._asdict() for caption in fit]})
-            report(min(start + self.settings.batch_size, len(rows)), len(rows))
+                said += len(found)
+            pace = said / max(time.monotonic() - began, 1e-9)
+            report(min(start + self.settings.batch_size, len(rows)), len(rows), f"{pace:.0f} captions/s a worker")
         facts = {"captions_filtered": unfit} if self._scorer else {}
         table = pa.Table.from_pylist(made, schema=CAPTIONS)
         return Output(table, rejected=rejected, rows_in=len(rows), facts=facts)
