@@ -1,10 +1,12 @@
 """Labelling beside the authors' procedure on the same weights and images: `python -m benchmarks.labelling` (`--help`).
 
-Images are a mix as in COCO: boxes an image exponentially distributed with mean 7.3 (quantiles, so that few images are
-enough), all 80 names in the list of texts, every ordered pair a candidate with probability 1/2, of one to four
-predicates. The authors' procedure (benchmarks/sequential_tagging.py) has an image once a group, up to 16 times in one
-call, repeats a pair once a predicate, and encodes all texts for every image. Both are timed in CPU-seconds of this
-process, on random weights of the released sizes (R-Tagger, ResNet-50).
+Images are a mix as in COCO: boxes an image are exponentially distributed with mean 7.3, up to 60; all 80 names are in the
+list of texts; every ordered pair is a candidate with probability 1/2 (up to 1,500 an image), of one to four predicates.
+The mix is cut into classes by number of boxes; an image of each class is timed, and counts as often as its class occurs.
+
+The authors' procedure (benchmarks/sequential_tagging.py) has an image once a group, up to 16 times in one call, repeats a
+pair once a predicate, encodes all texts for every call, and computes images without candidates like others. Both are
+timed in CPU-seconds of this process, in turns, on random weights of the released sizes (R-Tagger, ResNet-50).
 """
 
 from __future__ import annotations
@@ -12,10 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +37,14 @@ from tagger.labelling import Labeller
 from tagger.tagging_image import TaggingImage
 
 MEAN_BOXES, MOST_BOXES, MOST_PAIRS = 7.3, 60, 1500
-NAMES = [f"thing {number}" for number in range(80)]
-PREDICATES = [f"relate to {number}" for number in range(30)]
+CLASSES = ((0, 1), (2, 4), (5, 8), (9, 14), (15, 24), (25, 39), (40, MOST_BOXES))
+"""Of numbers of boxes, first and last."""
 GOALS = {"float32": 3.0, "bfloat16": 8.0}
 TOKENIZER = Path(__file__).parents[1] / "scenes/weights/text"
+WORDS = [word[1:] for word in json.loads((TOKENIZER / "vocab.json").read_text()) if re.fullmatch("Ġ[a-z]{3,}", word)]
+# As for RoBERTa and COCO's names: three to five tokens, with the two that begin and end a text.
+NAMES = [*WORDS[:79], " ".join(WORDS[80:83])]
+PREDICATES = [f"{word} {WORDS[-1]}" for word in WORDS[:30]]
 PARTS = (
     "backbone",
     "transformer.encoder",
@@ -47,14 +55,31 @@ PARTS = (
 SMALL = {"backbone": "resnet18", "width": 64, "feedforward": 128, "fusion_width": 64}
 
 
-def mix(count: int, shape: tuple[int, int]) -> list[TaggingImage]:
-    """Images of noise whose numbers of boxes are quantiles of COCO's."""
+@dataclass(frozen=True)
+class Class:
+    """Images of similar numbers of boxes: their share of the mix, and one of them."""
+
+    share: float
+    image: TaggingImage
+
+    @property
+    def groups(self) -> int:
+        """Times that the authors encode it."""
+        return len(self.image.pairs) // 100 + 1
+
+
+def mix(shape: tuple[int, int]) -> list[Class]:
+    """The classes. Pairs grow with the square of boxes, so a class is stood for by the root mean square of its numbers."""
     draws = np.random.default_rng(7)
-    return [_image(draws, _boxes_at((2 * number + 1) / (2 * count)), shape, number) for number in range(count)]
-
-
-def _boxes_at(quantile: float) -> int:
-    return min(MOST_BOXES, max(2, round(-MEAN_BOXES * math.log(1 - quantile))))
+    counts = np.arange(MOST_BOXES + 1)
+    ends = np.exp(-np.maximum(counts - 0.5, 0) / MEAN_BOXES)
+    chances = ends - np.append(ends[1:], 0.0)
+    made = []
+    for number, (first, last) in enumerate(CLASSES):
+        own, chance = counts[first : last + 1], chances[first : last + 1]
+        boxes = round(math.sqrt((chance * own**2).sum() / chance.sum()))
+        made.append(Class(float(chance.sum()), _image(draws, boxes, shape, number)))
+    return made
 
 
 def _image(draws: np.random.Generator, boxes: int, shape: tuple[int, int], seed: int) -> TaggingImage:
@@ -66,7 +91,7 @@ def _image(draws: np.random.Generator, boxes: int, shape: tuple[int, int], seed:
     said = draws.choice(len(PREDICATES), 8, replace=False)
     pairs = [
         Pair(subject, object_, PREDICATES[int(place)], 0, 1)
-        for subject, object_ in ends or [(0, 1)]
+        for subject, object_ in ends
         for place in draws.choice(said, int(draws.integers(1, 5)), replace=False)
     ]
     pixels = torch.randn(3, *shape, generator=torch.Generator().manual_seed(seed))
@@ -96,28 +121,42 @@ def timed_parts(tagger: RelationTagger) -> Iterator[dict[str, float]]:
             handle.remove()
 
 
-def measured(name: str, tagger: RelationTagger, images: int, work: Callable[[], object]) -> dict[str, object]:
-    """CPU-seconds an image, and the share of each part."""
-    with timed_parts(tagger) as spent:
-        began, wall = time.process_time(), time.perf_counter()
-        work()
-        seconds, wall = time.process_time() - began, time.perf_counter() - wall
-    row = {
-        "what": name,
-        "cpu_seconds_an_image": round(seconds / images, 2),
-        "wall_seconds_an_image": round(wall / images, 2),
-        "shares": {part.rpartition(".")[2]: round(each / seconds, 3) for part, each in spent.items()},
-        "floor_share": round((spent["backbone"] + spent["transformer.encoder"]) / seconds, 3),
-        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2),
-    }
-    shares = ", ".join(f"{part} {share:.0%}" for part, share in row["shares"].items())  # type: ignore[attr-defined]
-    print(f"{name:28}{row['cpu_seconds_an_image']:8} CPU-s an image, {row['peak_gb']} GB; {shares}", flush=True)
-    return row
+@dataclass
+class Measured:
+    """A way of labelling: CPU-seconds an image of the mix, in all and in each part of the network."""
+
+    what: str
+    seconds: float = 0.0
+    parts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    of_classes: list[float] = field(default_factory=list)
+    peak_gb: float = 0.0
+
+    def add(self, tagger: RelationTagger, share: float, work: Callable[[], object]) -> None:
+        """Time an image of a class."""
+        with timed_parts(tagger) as spent:
+            began = time.process_time()
+            work()
+            seconds = time.process_time() - began
+        self.seconds += share * seconds
+        self.of_classes.append(round(seconds, 2))
+        self.parts = {part: self.parts[part] + share * each for part, each in spent.items()}
+        self.peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+    @property
+    def floor(self) -> float:
+        """Share of what can't be left out: backbone and encoder, once an image."""
+        return (self.parts["backbone"] + self.parts["transformer.encoder"]) / self.seconds
+
+    def print(self) -> None:
+        """A line."""
+        shares = ", ".join(f"{part.rpartition('.')[2]} {each / self.seconds:.0%}" for part, each in self.parts.items())
+        print(
+            f"{self.what:24}{self.seconds:8.2f} CPU-s an image; {shares}; peak so far {self.peak_gb:.1f} GB", flush=True
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=6)
     parser.add_argument("--height", type=int, default=800)
     parser.add_argument("--width", type=int, default=1088)
     parser.add_argument("--threads", type=int, default=1)
@@ -135,33 +174,47 @@ def main() -> None:
         "official_compat": True,
     }
     tagger = RelationTagger(NetworkConfig.from_dict(sizes), TOKENIZER).eval()
-    images = mix(given.images, (given.height, given.width))
-    boxes, pairs = (np.array([len(getattr(image, what)) for image in images]) for what in ("boxes", "pairs"))
+    classes = mix((given.height, given.width))
+    boxes, pairs, groups = (
+        sum(each.share * count for each, count in zip(classes, counts, strict=True))
+        for counts in zip(*((len(c.image.boxes), len(c.image.pairs), c.groups) for c in classes), strict=True)
+    )
     print(
-        f"{len(images)} images of {given.height}×{given.width}: {boxes.mean():.1f} boxes (at most {boxes.max()}), "
-        f"{pairs.mean():.0f} candidates (at most {pairs.max()}), {np.mean(pairs // 100 + 1):.1f} groups of the authors' an image"
+        f"images of {given.height}×{given.width}: {boxes:.1f} boxes (at most {MOST_BOXES}), {pairs:.0f} candidates, "
+        f"{groups:.2f} groups of the authors' an image"
     )
     label = {precision: Labeller(tagger, NAMES, precision=precision, scope="image") for precision in GOALS}  # type: ignore[arg-type]
+    authors, ours = (
+        Measured("the authors' procedure"),
+        {precision: Measured(f"packed, {precision}") for precision in GOALS},
+    )
+    met = replace(classes[1].image, pairs=[Pair(0, 1, predicate, 0, 1) for predicate in PREDICATES])
     for precision in GOALS:
-        label[precision].label(images[:1])  # the first pass builds kernels
-    rows = [
-        measured(f"packed, {precision}", tagger, len(images), lambda p=precision: label[p].label(images))
-        for precision in GOALS
-    ]
-    with torch.inference_mode():
-        one_by_one = lambda: [label_sequentially(tagger, image, NAMES, repeated=True) for image in images]  # noqa: E731
-        rows.append(measured("the authors' procedure", tagger, len(images), one_by_one))
-    baseline = float(rows[-1]["cpu_seconds_an_image"])  # type: ignore[arg-type]
-    gains = {p: round(baseline / float(row["cpu_seconds_an_image"]), 2) for p, row in zip(GOALS, rows, strict=False)}  # type: ignore[arg-type]
-    for precision, row in zip(GOALS, rows, strict=False):
+        label[precision].label([met])  # the first pass builds kernels, and a worker meets each text once
+    for each in classes:
+        image = each.image
+        for precision, way in ours.items():
+            way.add(tagger, each.share, lambda p=precision, i=image: label[p].label([i]))  # type: ignore[misc]
+        with torch.inference_mode():
+            authors.add(tagger, each.share, lambda i=image: label_sequentially(tagger, i, NAMES, repeated=True))  # type: ignore[misc]
+        seconds = "".join(f"{way.of_classes[-1]:9.2f}" for way in (authors, *ours.values()))
+        print(
+            f"{len(image.boxes):3} boxes, {len(image.pairs):4} candidates, {each.share:6.1%} of images: CPU-s{seconds}",
+            flush=True,
+        )
+    for way in (authors, *ours.values()):
+        way.print()
+    gains = {precision: round(authors.seconds / way.seconds, 2) for precision, way in ours.items()}
+    for precision, way in ours.items():
         print(
             f"{precision}: {gains[precision]:.1f}x images a CPU-second (goal {GOALS[precision]:g}x); one encode an image, "
-            f"the floor, is {row['floor_share']:.0%} of its time"
+            f"the floor, is {way.floor:.0%} of its time"
         )
     if given.json:
-        figures = {"boxes": boxes.tolist(), "candidates": pairs.tolist(), "rows": rows, "gains": gains}
+        figures = {"classes": [(len(c.image.boxes), len(c.image.pairs), c.share) for c in classes]}
+        rows = [asdict(way) for way in (authors, *ours.values())]
         given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(figures, indent=1))
+        given.json.write_text(json.dumps({**figures, "rows": rows, "gains": gains}, indent=1))
 
 
 if __name__ == "__main__":
