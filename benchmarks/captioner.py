@@ -27,8 +27,8 @@ from scenes.predicates import CANONICAL
 from scenes.scene import Scene
 from scenes.truth import judge, planted_triplets
 from scenes.world import make_scene
-from tagger.matching import match
-from tagger.parsing import load_parser, parse_captions
+from tagger.matching.matcher import match
+from tagger.parsing.parser import load_parser, parse_captions
 
 Named = set[tuple[str, str, str]]
 

@@ -31,10 +31,10 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as transforms
 
 from pipeline.captioning.pixels import CLIP_DEVIATION, CLIP_MEAN, Pixels
-from pipeline.image_places import ImagePlace
-from pipeline.image_reader import read_ahead
-from pipeline.images import DEFAULT_LIMITS, BadImage, ImageLimits, read_image
-from pipeline.resize import read_resized
+from pipeline.images.opening import DEFAULT_LIMITS, BadImage, ImageLimits, read_image
+from pipeline.images.places import ImagePlace
+from pipeline.images.reader import read_ahead
+from pipeline.images.resize import read_resized
 from pipeline.training.freed_memory import keep_freed_memory
 
 SIDE = 384

@@ -1,7 +1,7 @@
 """How often what our tables say follows does follow: `python -m benchmarks.implications VCOCO_TRAIN [--without SAMPLE]`.
 
 Of the pairs of a person and an object that V-COCO annotates with the one action, the share that has the other too, for
-every row of `tagger.consequences` whose two sides are actions of V-COCO. Images of SAMPLE (the interactions of
+every row of `tagger.parsing.consequences` whose two sides are actions of V-COCO. Images of SAMPLE (the interactions of
 `benchmarks.interactions`) are left out, so that what is tuned here is measured there on other images.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.interactions import LITERAL
 from benchmarks.vcoco_gold import Deeds, read_deeds
-from tagger.consequences import CONSEQUENCES, following
+from tagger.parsing.consequences import CONSEQUENCES, following
 
 ACTION = {predicate: action for action, (predicate,) in LITERAL.items()}
 """V-COCO's action by canonical predicate."""

@@ -7,7 +7,7 @@ the object's category as object, and a predicate that states the action. Read of
 * authors: SceneGraphParser where it is installed, else our parser with what theirs keeps; substrings, with DICTIONARY of
   their own phrases. Their surface predicates are brought to canonical form, so that "rides" counts as "ride": kinder
   than their own chain, which keeps them apart.
-* read: ours without what is only implied; ours: with it (`tagger.implied`, `tagger.consequences`).
+* read: ours without what is only implied; ours: with it (`tagger.parsing.implied`, `tagger.parsing.consequences`).
 * words: types that a caption states at all, whatever the grammar: it has a form of the action's verb and a name of the
   object. Only what is implied can go beyond.
 
@@ -26,14 +26,14 @@ from typing import Any
 
 from benchmarks.authors_parser import MISSING, PeerTriplet, is_installed, parse_as_authors
 from benchmarks.vcoco_gold import read_deeds
-from tagger.closed_words import FUNCTION_WORDS, tokens_of
-from tagger.matching import match
-from tagger.official_matching import Paraphrases, match_officially, read_paraphrases
-from tagger.official_triplets import as_authors_keep
-from tagger.parsing import DEFAULT_PARSER, load_parser, parse_captions
-from tagger.predicates import canonical, from_vcoco
-from tagger.verbs import verb_lemma
-from tagger.words import phrases
+from tagger.english.closed_words import FUNCTION_WORDS, tokens_of
+from tagger.english.predicates import canonical, from_vcoco
+from tagger.english.verbs import verb_lemma
+from tagger.english.words import phrases
+from tagger.matching.matcher import match
+from tagger.matching.official import Paraphrases, match_officially, read_paraphrases
+from tagger.parsing.official import as_authors_keep
+from tagger.parsing.parser import DEFAULT_PARSER, load_parser, parse_captions
 
 Interactions = set[tuple[str, str]]
 

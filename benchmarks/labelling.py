@@ -32,9 +32,9 @@ from models.relation_tagger import RelationTagger
 from pipeline.training.freed_memory import keep_freed_memory
 from pipeline.training.tagger_settings import RELEASED
 from tagger.box import Box
-from tagger.candidates import Pair
-from tagger.labelling import Labeller
-from tagger.tagging_image import TaggingImage
+from tagger.labelling.labeller import Labeller
+from tagger.labelling.tagging_image import TaggingImage
+from tagger.pair import Pair
 
 MEAN_BOXES, MOST_BOXES, MOST_PAIRS = 7.3, 60, 1500
 CLASSES = ((0, 1), (2, 4), (5, 8), (9, 14), (15, 24), (25, 39), (40, MOST_BOXES))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.authors_parser import MISSING, is_installed, parse_as_authors
 from pipeline.parse_cache import ParseCache
-from tagger.parsing import DEFAULT_PARSER, load_parser, parse_captions
+from tagger.parsing.parser import DEFAULT_PARSER, load_parser, parse_captions
 
 _TURNS = 10
 

@@ -1,6 +1,6 @@
 """The authors' way of labelling, re-enacted: one image at a time, repeated once a group, all texts encoded for every call.
 
-It is what `tagger.labelling` is compared with: by its scores in the tests, by its speed in `benchmarks/tagger.py`.
+It is what `tagger.labelling.labeller` is compared with: by its scores in the tests, by its speed in `benchmarks/tagger.py`.
 
 Shapes: G groups, P pairs a group, H×W pixels.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.relation_tagger import PairQueries, RelationTagger
-from tagger.tagging_image import TaggingImage
+from tagger.labelling.tagging_image import TaggingImage
 
 GROUPS_A_CALL = 16
 """The authors' number for ResNet-50."""

@@ -10,11 +10,12 @@ from pydantic import model_validator
 
 from pipeline.settings import Settings, runtime
 from storage.errors import Terminal
-from tagger.candidates import CandidateSource, candidates
-from tagger.cooccurrence import Cooccurrence, CooccurrenceError, read_cooccurrence
-from tagger.official_candidates import official_candidates
-from tagger.official_matching import Paraphrases, ParaphrasesError, read_paraphrases
-from tagger.readers import WORDINGS, NounReader, by_substrings, by_whole_words, by_whole_words_and
+from tagger.candidates.cooccurrence import Cooccurrence, CooccurrenceError, read_cooccurrence
+from tagger.candidates.grounding import candidates
+from tagger.candidates.official import official_candidates
+from tagger.candidates.source import CandidateSource
+from tagger.matching.official import Paraphrases, ParaphrasesError, read_paraphrases
+from tagger.matching.readers import WORDINGS, NounReader, by_substrings, by_whole_words, by_whole_words_and
 
 
 class CandidateSettings(Settings):

@@ -39,7 +39,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Carry a recipe out: what is cached is found again, the rest is computed."""
-    from pipeline.command import run_recipe
+    from pipeline.commands.run import run_recipe
 
     with _told():
         run_recipe(recipe, overrides or [], "direct" if direct else "prefect", as_json, until)
@@ -50,7 +50,7 @@ def train_tagger(
     recipe: RecipePath, overrides: Overrides = None, direct: Direct = False, as_json: AsJson = False
 ) -> None:
     """Train a recipe's Relation Tagger, on the sets that it learns from alone; say how good it is, and where it lies."""
-    from pipeline.command import train_tagger
+    from pipeline.commands.run import train_tagger
 
     with _told():
         train_tagger(recipe, overrides or [], "direct" if direct else "prefect", as_json)
@@ -59,7 +59,7 @@ def train_tagger(
 @app.command()
 def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Say what a run would do: cached, due, and why due."""
-    from pipeline.command import plan_recipe
+    from pipeline.commands.run import plan_recipe
 
     with _told():
         plan_recipe(recipe, overrides or [], as_json)
@@ -73,7 +73,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a run: rows in, out and rejected by reason, seconds, sizes; of a step also sample rows."""
-    from pipeline.command import show_run
+    from pipeline.commands.run import show_run
 
     with _told():
         show_run(store, run_name, step, as_json)
@@ -88,7 +88,7 @@ def why(
     as_json: AsJson = False,
 ) -> None:
     """Say why a run's artifacts were computed: the first thing that differs from the nearest the store had."""
-    from pipeline.why import print_why
+    from pipeline.commands.why import print_why
 
     with _told():
         print_why(store, run_name, stage, partition, as_json)
@@ -102,7 +102,7 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Tell how an image's labels came to be: file, captions, words, boxes, scores, place in a shard."""
-    from pipeline.birth import print_birth
+    from pipeline.commands.birth import print_birth
 
     with _told():
         print_birth(store, image, run_name, as_json)
@@ -116,7 +116,7 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Say which relations came, went or were scored anew between two runs, and what caused it."""
-    from pipeline.diff import print_diff
+    from pipeline.commands.diff import print_diff
 
     with _told():
         print_diff(store, before, after, as_json)
@@ -130,7 +130,7 @@ def query(
     as_json: AsJson = False,
 ) -> None:
     """Ask a run's tables in SQL (DuckDB): images, captions, triplets, candidates, relations, rejected, ..."""
-    from pipeline.query import print_query
+    from pipeline.commands.query import print_query
 
     with _told():
         print_query(store, run_name, sql, as_json)
@@ -139,7 +139,7 @@ def query(
 @app.command()
 def push(run_name: RunName, url: Url, store: StorePath = STORE, as_json: AsJson = False) -> None:
     """Copy a run to another place: only what that lacks, whole or not at all."""
-    from pipeline.transfer import print_push
+    from pipeline.commands.transfer import print_push
 
     with _told():
         print_push(store, run_name, url, as_json)
@@ -148,7 +148,7 @@ def push(run_name: RunName, url: Url, store: StorePath = STORE, as_json: AsJson 
 @app.command()
 def pull(run_name: RunName, url: Url, store: StorePath = STORE, as_json: AsJson = False) -> None:
     """Copy a run from another place: only what this store lacks, checked by digest."""
-    from pipeline.transfer import print_pull
+    from pipeline.commands.transfer import print_pull
 
     with _told():
         print_pull(store, run_name, url, as_json)
@@ -210,7 +210,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Read artifacts again and say which are damaged, and which runs need them."""
-    from pipeline.care import verify
+    from pipeline.commands.care import verify
 
     with _told():
         verify(store, run_name, repair, as_json)
@@ -224,7 +224,7 @@ def gc(
     as_json: AsJson = False,
 ) -> None:
     """List what no run refers to, and delete it when asked to."""
-    from pipeline.care import collect_garbage
+    from pipeline.commands.care import collect_garbage
 
     with _told():
         collect_garbage(store, grace, delete, as_json)
@@ -233,7 +233,7 @@ def gc(
 @app.command()
 def du(store: StorePath = STORE, as_json: AsJson = False) -> None:
     """Say how many bytes stages and runs take."""
-    from pipeline.care import show_usage
+    from pipeline.commands.care import show_usage
 
     with _told():
         show_usage(store, as_json)
@@ -242,7 +242,7 @@ def du(store: StorePath = STORE, as_json: AsJson = False) -> None:
 @app.command()
 def rm(run_name: RunName, store: StorePath = STORE, as_json: AsJson = False) -> None:
     """Forget a run; its artifacts stay until rlip gc."""
-    from pipeline.care import remove_run
+    from pipeline.commands.care import remove_run
 
     with _told():
         remove_run(store, run_name, as_json)
@@ -274,7 +274,7 @@ def scenes(
     overrides: Overrides = None,
 ) -> None:
     """Write the made world: COCO, Objects365, Visual Genome and HICO-DET formats, with planted truth."""
-    from pipeline.command import make_scenes
+    from pipeline.commands.run import make_scenes
 
     with _told():
         make_scenes(folder, recipe, overrides or [])
@@ -283,7 +283,7 @@ def scenes(
 @app.command()
 def doctor(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Check what a recipe needs: data, weights, disk, machine; say what to do about what is missing."""
-    from pipeline.command import examine_recipe
+    from pipeline.commands.run import examine_recipe
 
     with _told():
         examine_recipe(recipe, overrides or [], as_json)
@@ -308,7 +308,7 @@ def import_weights(
     as_json: AsJson = False,
 ) -> None:
     """Turn a checkpoint of RLIPv2, R-Tagger or a (DAB-)Deformable-DETR into weights of this project."""
-    from pipeline.weights import import_weights
+    from pipeline.commands.weights import import_weights
 
     with _told():
         import_weights(file, out, args, overrides or [], seed, as_json)
@@ -317,7 +317,7 @@ def import_weights(
 @weights.command("show")
 def show_weights(file: CheckpointPath, as_json: AsJson = False) -> None:
     """Say what a file of weights holds: network, settings, sizes of its parts."""
-    from pipeline.weights import show_weights
+    from pipeline.commands.weights import show_weights
 
     with _told():
         show_weights(file, as_json)

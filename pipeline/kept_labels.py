@@ -12,9 +12,9 @@ from pydantic import Field
 from pipeline.settings import Settings
 from pipeline.training.sample import SampleRelation, strongest
 from storage.errors import Terminal
-from tagger.candidates import Pair
-from tagger.label_choice import LabelChoice
-from tagger.predicates import canonical
+from tagger.english.predicates import canonical
+from tagger.labelling.label_choice import LabelChoice
+from tagger.pair import Pair
 from tagger.relation import Relation
 
 

@@ -14,14 +14,14 @@ from pipeline.training.tagger_settings import CALIBRATION
 from storage.artifact import Artifact
 from storage.digests import digest_file
 from storage.errors import Terminal
-from tagger.calibration import Calibration
+from tagger.labelling.calibration import Calibration
 
 if TYPE_CHECKING:
     import torch
 
-    from tagger.blind_labeller import BlindLabeller
-    from tagger.clip_labeller import ClipLabeller
-    from tagger.labelling import Labeller
+    from tagger.labelling.blind_labeller import BlindLabeller
+    from tagger.labelling.clip_labeller import ClipLabeller
+    from tagger.labelling.labeller import Labeller
 
 
 class LabellerSettings(Settings):
@@ -77,7 +77,7 @@ def open_labeller(settings: LabellerSettings, tagger: Artifact) -> OpenLabeller:
         return _tagger(settings, tagger)
     if settings.method == "clip":
         return _clip(settings)
-    from tagger.blind_labeller import BlindLabeller
+    from tagger.labelling.blind_labeller import BlindLabeller
 
     return OpenLabeller(BlindLabeller(settings.method, settings.floor), settings.method, None)
 
@@ -86,7 +86,7 @@ def _tagger(settings: LabellerSettings, artifact: Artifact) -> OpenLabeller:
     from models.relation_tagger import RelationTagger
     from models.weights import WeightsError, load
     from pipeline.training.freed_memory import keep_freed_memory
-    from tagger.labelling import Labeller
+    from tagger.labelling.labeller import Labeller
 
     keep_freed_memory()
     vocabulary = json.loads(artifact.file("vocabulary.json").read_bytes())
@@ -112,7 +112,7 @@ def _tagger(settings: LabellerSettings, artifact: Artifact) -> OpenLabeller:
 
 
 def _clip(settings: LabellerSettings) -> OpenLabeller:
-    from tagger.clip_labeller import ClipLabeller
+    from tagger.labelling.clip_labeller import ClipLabeller
 
     (folder,) = settings.clip_files().values()
     try:

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.image_folders import open_folder
-from pipeline.image_places import ImagePlace
+from pipeline.images.folders import open_folder
+from pipeline.images.places import ImagePlace
 from pipeline.settings import Settings
 from storage.artifact import Artifact
 

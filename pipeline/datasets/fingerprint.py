@@ -6,8 +6,8 @@ import hashlib
 from typing import Literal
 
 from pipeline.datasets.record import ImageRecord
-from pipeline.image_places import ImagePlace, StoredImage
-from pipeline.images import BadImage
+from pipeline.images.opening import BadImage
+from pipeline.images.places import ImagePlace, StoredImage
 
 MOST_READ = 2**30
 """Bytes of a file elsewhere that are read at most; no image is as long."""

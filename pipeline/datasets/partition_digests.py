@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.image_places import ImagePlace, state_of
+from pipeline.images.places import ImagePlace, state_of
 from storage.atomic import write_atomic
 
 _SETTLED_NS = 2_000_000_000

@@ -10,8 +10,8 @@ from pathlib import Path
 from pipeline.datasets.annotations import AnnotationError
 from pipeline.datasets.record import ImageRecord
 from pipeline.datasets.source import Source
-from pipeline.image_folders import open_folder
-from pipeline.image_places import ImagePlace, uri_of
+from pipeline.images.folders import open_folder
+from pipeline.images.places import ImagePlace, uri_of
 from pipeline.stage import Rejected
 
 MOST_WAITING = 10_000

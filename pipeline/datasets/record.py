@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pipeline.image_places import ImagePlace
+from pipeline.images.places import ImagePlace
 from pipeline.stage import Rejected
 
 

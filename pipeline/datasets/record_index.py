@@ -25,7 +25,7 @@ from pipeline.datasets.open_source import open_source
 from pipeline.datasets.reader import Reader
 from pipeline.datasets.record import Box, GivenRelation, ImageRecord
 from pipeline.datasets.source import Source
-from pipeline.image_places import ImagePlace
+from pipeline.images.places import ImagePlace
 from pipeline.stage import Rejected
 from storage.digests import digest_file, digest_json
 from storage.disk import LOCAL

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.image_folders import ImageRoot, open_folder
+from pipeline.images.folders import ImageRoot, open_folder
 from pipeline.settings import Settings, runtime
 
 Format = Literal["coco", "objects365", "visual_genome", "hico_det"]

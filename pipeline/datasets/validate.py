@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.datasets.annotations import shown
 from pipeline.datasets.record import Box, GivenRelation, ImageRecord
-from pipeline.images import DEFAULT_LIMITS, BadImage, ImageLimits, is_turned_by_exif, probe, probe_bytes
+from pipeline.images.opening import DEFAULT_LIMITS, BadImage, ImageLimits, is_turned_by_exif, probe, probe_bytes
 from pipeline.stage import Rejected
 
 CLIP_NOTED_ABOVE = 1.0

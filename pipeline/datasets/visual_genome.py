@@ -24,7 +24,7 @@ from pipeline.datasets.overlap import overlap
 from pipeline.datasets.reader import Reader
 from pipeline.datasets.record import Box, GivenRelation, ImageRecord
 from pipeline.datasets.source import Source
-from pipeline.image_places import ImagePlace
+from pipeline.images.places import ImagePlace
 from pipeline.stage import Rejected
 
 RELATIONSHIPS = "relationships: a list of {image_id, relationships: [{predicate, subject, object}, ...]}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.datasets.annotations import is_inside, shown
 from pipeline.datasets.json_stream import stream_fields
 from pipeline.exchange.official_labels import LabelledImage
-from pipeline.images import BadImage, probe
+from pipeline.images.opening import BadImage, probe
 from pipeline.stage import Rejected
 from storage.errors import Terminal
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from pipeline.datasets.annotations import as_id, readable, shown
 from pipeline.stage import Rejected
-from tagger.nouns import phrase_lemma
-from tagger.predicates import canonical
+from tagger.english.nouns import phrase_lemma
+from tagger.english.predicates import canonical
 
 IMPORTED_RULE = "imported"
 _TOKEN = re.compile(r"\w+|[^\w\s]")

@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from pipeline.datasets.annotations import as_id, readable, shown
 from pipeline.stage import Rejected
-from tagger.candidates import Pair
-from tagger.official_candidates import official_groups
+from tagger.candidates.official import official_groups
+from tagger.pair import Pair
 
 _PAIR = pa.struct([("subject", pa.int32()), ("object", pa.int32())])
 GROUPS = pa.schema(

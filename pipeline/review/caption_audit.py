@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.review.nested import Items
-from tagger.audit import SYMMETRIC
-from tagger.matching import match
-from tagger.predicates import canonical
+from tagger.audit.labels import SYMMETRIC
+from tagger.english.predicates import canonical
+from tagger.matching.matcher import match
 
 Named = tuple[str, str, str]
 """A relation at category level: subject category, canonical predicate, object category."""

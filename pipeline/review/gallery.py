@@ -14,8 +14,8 @@ from pipeline.review.label_counts import candidates, labelled
 from pipeline.training.sample import SampleRelation
 from storage.artifact import Artifact
 from storage.runs import Run
-from tagger.audit import SYMMETRIC, Fact
-from tagger.predicates import canonical
+from tagger.audit.labels import SYMMETRIC, Fact
+from tagger.english.predicates import canonical
 
 MOST_LISTED = 10
 """Relations of a kind listed for one picture; the rest is counted."""

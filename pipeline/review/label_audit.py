@@ -12,11 +12,11 @@ from pipeline.kept_labels import ChoiceSettings, kept_labels
 from pipeline.review.label_counts import candidates
 from pipeline.review.nested import Items
 from storage.artifact import Artifact
-from tagger.audit import SYMMETRIC, Fact, LabelCurve, agreement, audit
-from tagger.calibration import calibration_error
-from tagger.candidates import Pair
-from tagger.predicate_audit import PredicateScores, audit_predicates
-from tagger.predicates import canonical
+from tagger.audit.labels import SYMMETRIC, Fact, LabelCurve, agreement, audit
+from tagger.audit.predicates import PredicateScores, audit_predicates
+from tagger.english.predicates import canonical
+from tagger.labelling.calibration import calibration_error
+from tagger.pair import Pair
 from tagger.relation import Relation
 
 

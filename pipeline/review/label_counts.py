@@ -13,7 +13,7 @@ from pipeline.review.nested import Items
 from storage.artifact import Artifact
 from storage.runs import Run
 from storage.tables import CANDIDATES
-from tagger.predicates import canonical
+from tagger.english.predicates import canonical
 
 
 @dataclass(frozen=True)

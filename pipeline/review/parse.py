@@ -15,8 +15,8 @@ from storage.errors import Terminal
 
 def show_parse(console: Console, caption: str, model: str, as_json: bool = False) -> None:
     """Parse one caption and show what is found. Raises `Terminal` when the model is missing or the caption refused."""
-    from tagger.full_predicate import full_predicate
-    from tagger.parsing import ParserUnavailableError, load_parser, parse_captions, refusal
+    from tagger.parsing.full_predicate import full_predicate
+    from tagger.parsing.parser import ParserUnavailableError, load_parser, parse_captions, refusal
 
     reason = refusal(caption)
     if reason is not None:

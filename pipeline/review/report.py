@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.image_folders import open_folder
-from pipeline.images import BadImage, read_image
+from pipeline.images.folders import open_folder
+from pipeline.images.opening import BadImage, read_image
 from pipeline.review.arms import ZERO_SHOT, score_name, score_names, score_text
 from pipeline.review.charts import loss_charts
 from pipeline.review.figures import Figures, figures_of, run_stamp

@@ -8,11 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.images import BadImage, read_image
+from pipeline.images.opening import BadImage, read_image
 from pipeline.settings import Settings, runtime
 from pipeline.stage import Inputs, Output, Rejected, Report, Stage
 from storage.tables import METRICS
-from tagger.predicates import canonical
+from tagger.english.predicates import canonical
 
 
 class EvaluateSettings(Settings):

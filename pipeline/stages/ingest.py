@@ -16,9 +16,9 @@ from pipeline.datasets.record import ImageRecord
 from pipeline.datasets.record_index import RecordIndex, open_index
 from pipeline.datasets.source import Source
 from pipeline.datasets.validate import validate
-from pipeline.image_folders import open_folder
-from pipeline.image_places import uri_of
-from pipeline.images import BadImage, ImageLimits, read_bytes
+from pipeline.images.folders import open_folder
+from pipeline.images.opening import BadImage, ImageLimits, read_bytes
+from pipeline.images.places import uri_of
 from pipeline.settings import Settings, runtime
 from pipeline.stage import Inputs, Output, Report, Stage
 from storage.cuts import cut_bytes, extend_cut, load_cut

@@ -20,7 +20,7 @@ from storage.tables import TRIPLETS
 from tagger.triplet import Triplet
 
 if TYPE_CHECKING:
-    from tagger.neural_parsing import NeuralParser
+    from tagger.parsing.neural import NeuralParser
 
 _CHUNK = 1024
 """Captions between two progress reports."""
@@ -77,7 +77,7 @@ class ParseStage(Stage):
 
     def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
         """Parse the partition's captions that nobody has parsed yet; refused ones go to quarantine."""
-        from tagger.parsing import refusal
+        from tagger.parsing.parser import refusal
 
         rows = inputs.table("captions").to_pylist()
         rejected = [
@@ -113,11 +113,11 @@ class ParseStage(Stage):
         return {"captions": len(texts), "distinct captions": len(set(texts)), "triplets": triplets}
 
     def _reader(self) -> Callable[[Sequence[str]], list[list[Triplet]]]:
-        from tagger.parsing import ParserUnavailableError, load_parser, parse_captions
+        from tagger.parsing.parser import ParserUnavailableError, load_parser, parse_captions
 
         settings: ParseSettings = self.settings
         if settings.neural is not None:
-            from tagger.neural_parsing import NeuralParser, NeuralParserError
+            from tagger.parsing.neural import NeuralParser, NeuralParserError
 
             try:
                 self._neural = NeuralParser(settings.neural, settings.batch_size)

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.images import BadImage, probe_bytes, read_bytes
+from pipeline.images.opening import BadImage, probe_bytes, read_bytes
 from pipeline.kept_labels import ChoiceSettings, Kept, kept_labels
 from pipeline.stage import Inputs, Output, Rejected, Report, Stage
 from pipeline.training.sample import SampleRelation, TrainingSample, strongest
 from storage.errors import Terminal
 from storage.shards import Sample, write_shard
 from storage.tables import CANDIDATES, SHARD_MEMBERS
-from tagger.predicates import canonical
+from tagger.english.predicates import canonical
 
 SHARD_FILE = "shard.tar"
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp"}

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.candidates import CandidateSettings, open_candidates
-from pipeline.images import BadImage, read_image
+from pipeline.images.opening import BadImage, read_image
 from pipeline.kept_labels import ChoiceSettings
 from pipeline.labeller import LabellerSettings, open_labeller
 from pipeline.review.label_audit import LabelCount
@@ -25,7 +25,7 @@ from tagger.triplet import Triplet
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tagger.tagging_image import Labels, Problem, TaggingImage
+    from tagger.labelling.tagging_image import Labels, Problem, TaggingImage
 
 CANDIDATES_FILE = "candidates.parquet"
 LOWEST = 3
@@ -126,7 +126,7 @@ class TagStage(Stage):
         import torch
 
         from pipeline.training.pixels import View, to_pixels, view_size
-        from tagger.tagging_image import Problem, TaggingImage
+        from tagger.labelling.tagging_image import Problem, TaggingImage
 
         size = self._open.image_size
         boxes = [Box(b["category"], b["x"], b["y"], b["w"], b["h"], b["crowd"]) for b in row["boxes"]]

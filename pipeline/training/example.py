@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.images import BadImage
+from pipeline.images.opening import BadImage
 from pipeline.training.order import Order, Place, stable_seed
 from pipeline.training.pixels import load_pixels, random_view
 from pipeline.training.sample import TrainingSample, mirrored

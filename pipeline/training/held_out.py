@@ -14,7 +14,7 @@ from pipeline.training.tagger_check import MOST_IMAGES, MOST_IMAGES_BETWEEN, che
 from pipeline.training.tagger_settings import CALIBRATION, TaggerSettings
 from pipeline.training.texts import Vocabulary
 from storage.atomic import write_atomic
-from tagger.audit import SYMMETRIC
+from tagger.audit.labels import SYMMETRIC
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.image_folders import ImageRoot
+from pipeline.images.folders import ImageRoot
 from pipeline.settings import Settings
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.tagger_settings import TaggerSettings

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from pipeline.images import decode_image
+from pipeline.images.opening import decode_image
 
 STRIDE = 32
 """Sides are multiples of this: the images of a batch then come in few sizes, and no map cell is half padding."""

@@ -9,14 +9,14 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from pipeline.image_folders import open_folder
-from pipeline.images import BadImage, read_bytes
+from pipeline.images.folders import open_folder
+from pipeline.images.opening import BadImage, read_bytes
 from pipeline.training.order import stable_seed
 from pipeline.training.sample import SampleRelation, TrainingSample
 from storage.errors import Terminal
 from storage.shards import ShardReader
 from storage.tables import read_table
-from tagger.predicates import canonical
+from tagger.english.predicates import canonical
 
 
 class Source(Protocol):

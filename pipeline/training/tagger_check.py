@@ -21,7 +21,7 @@ from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.sources import Source
 from pipeline.training.texts import NO_OBJECTS, Vocabulary, numbered
-from tagger.calibration import Calibration, calibration_error
+from tagger.labelling.calibration import Calibration, calibration_error
 
 MOST_IMAGES = 500
 MOST_IMAGES_BETWEEN = 100

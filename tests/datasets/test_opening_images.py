@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from pipeline.images import BadImage, ImageLimits, decode_image, probe, probe_bytes, read_image
+from pipeline.images.opening import BadImage, ImageLimits, decode_image, probe, probe_bytes, read_image
 
 RED = (200, 30, 40)
 

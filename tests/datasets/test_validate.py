@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline.datasets.fingerprint import fingerprint
 from pipeline.datasets.record import Box, GivenRelation, ImageRecord
 from pipeline.datasets.validate import validate
-from pipeline.images import BadImage, ImageLimits
+from pipeline.images.opening import BadImage, ImageLimits
 from tests.datasets.toy_sets import save_picture
 
 

@@ -19,7 +19,7 @@ from storage.errors import Terminal
 from storage.runs import Run
 from storage.store import Store
 from storage.tables import CANDIDATES, CAPTIONS, IMAGES, RELATIONS, TRIPLETS, write_table
-from tagger.parsing import load_parser, parse_captions
+from tagger.parsing.parser import load_parser, parse_captions
 
 TEXTS = ["a man riding a brown horse on a beach", "two men and a dog next to a horse"]
 

@@ -31,7 +31,7 @@ from storage.artifact import Artifact
 from storage.keys import KeyTerms
 from storage.store import Store
 from storage.tables import CAPTIONS, IMAGES, RELATIONS, TRIPLETS, write_table
-from tagger.calibration import Calibration, Line
+from tagger.labelling.calibration import Calibration, Line
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -102,7 +102,8 @@ def test_parse_shows_what_a_caption_states(root: Path) -> None:
     assert "man" in done.stdout and "in front of (stand in front of)" in done.stdout and "attire" in done.stdout
     rows = json.loads(_rlip("parse", "a horse ridden by a man", "--json", cwd=root).stdout)
     assert [(r["subject_lemma"], r["predicate_lemma"], r["object_lemma"], r["rule"]) for r in rows] == [
-        ("man", "ride", "horse", "passive")
+        ("man", "ride", "horse", "passive"),
+        ("man", "sit on", "horse", "implied"),
     ]
 
 

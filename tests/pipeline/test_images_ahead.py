@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.image_places import ImagePlace
-from pipeline.image_reader import read_ahead
-from pipeline.images import BadImage, ImageLimits, read_image
+from pipeline.images.opening import BadImage, ImageLimits, read_image
+from pipeline.images.places import ImagePlace
+from pipeline.images.reader import read_ahead
 
 
 @pytest.fixture(scope="module")

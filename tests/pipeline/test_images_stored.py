@@ -14,9 +14,9 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from pipeline.datasets.source import Source
-from pipeline.image_folders import open_folder
-from pipeline.image_places import state_of, uri_of
-from pipeline.images import BadImage, ImageLimits, read_bytes, read_image
+from pipeline.images.folders import open_folder
+from pipeline.images.opening import BadImage, ImageLimits, read_bytes, read_image
+from pipeline.images.places import state_of, uri_of
 from pipeline.recipe import DataSection
 from pipeline.stage import Inputs
 from pipeline.stages.ingest import IngestSettings, IngestStage, cut_dataset

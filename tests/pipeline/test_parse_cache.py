@@ -15,7 +15,7 @@ from pipeline.stages.parse import ParseSettings, ParseStage
 from storage.artifact import Artifact
 from storage.errors import Terminal
 from storage.tables import CAPTIONS, write_table
-from tagger.parsing import load_parser, parse_captions
+from tagger.parsing.parser import load_parser, parse_captions
 from tagger.triplet import Triplet
 
 TEXTS = ["two men riding brown horses", "a cat on a mat", "a dog"]

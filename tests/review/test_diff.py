@@ -7,7 +7,7 @@ import json
 import pytest
 from review.hand_made import Book, relations
 
-from pipeline.diff import difference, print_diff
+from pipeline.commands.diff import difference, print_diff
 from storage.errors import Terminal
 from storage.runs import Run
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from review.hand_made import Book
 
-from pipeline.query import query
+from pipeline.commands.query import query
 from storage.errors import Terminal
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from toy_store import put_chain, record
 
+from pipeline.commands.why import why
 from pipeline.doctor import require
 from pipeline.recipe import load_recipe
-from pipeline.why import why
 from storage.cuts import load_cut
 from storage.errors import Terminal
 from storage.manifest import parse_manifest

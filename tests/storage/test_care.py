@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from toy_store import put, put_chain, record
 
-from pipeline.care import collect_garbage, remove_run, show_usage, verify
+from pipeline.commands.care import collect_garbage, remove_run, show_usage, verify
 from storage.artifact import Artifact
 from storage.damage import find_damage
 from storage.errors import Terminal

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 from tiny_chain import World
 
-from pipeline.care import verify
+from pipeline.commands.care import verify
+from pipeline.commands.query import print_query
+from pipeline.commands.why import print_why
 from pipeline.explain import why_due
 from pipeline.plan import Chain
-from pipeline.query import print_query
 from pipeline.recipe import load_recipe
-from pipeline.why import print_why
 
 RECIPE = """
 name = "tiny"

@@ -26,7 +26,7 @@ from faulty_files import Dead, Fault, FaultyFiles
 from toy_chain import SCHEMA, First, assert_valid_prefix, bytes_of, carry, first_item, run_chain
 from toy_store import put, put_chain, record
 
-from pipeline.care import collect_garbage, remove_run, show_usage, verify
+from pipeline.commands.care import collect_garbage, remove_run, show_usage, verify
 from pipeline.settings import Settings
 from pipeline.stage import Inputs, Output, Report
 from pipeline.work import WorkItem, carry_out

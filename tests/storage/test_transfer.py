@@ -13,7 +13,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from toy_store import put_chain, record
 
-from pipeline.transfer import Copied, pull, push
+from pipeline.commands.transfer import Copied, pull, push
 from storage.depot import Depot
 from storage.errors import Terminal, Transient
 from storage.runs import Run

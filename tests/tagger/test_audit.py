@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from tagger.audit import audit
-from tagger.candidates import Pair
-from tagger.predicate_audit import NOTHING, TURNED, audit_predicates
+from tagger.audit.labels import audit
+from tagger.audit.predicates import NOTHING, TURNED, audit_predicates
+from tagger.pair import Pair
 from tagger.relation import Relation
 
 

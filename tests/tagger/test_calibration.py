@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tagger.calibration import Calibration, Line, calibration_error
+from tagger.labelling.calibration import Calibration, Line, calibration_error
 
 
 def made(count: int, scale: float, offset: float, seed: int = 0) -> tuple[list[float], list[bool]]:

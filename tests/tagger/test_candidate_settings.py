@@ -10,7 +10,7 @@ from pipeline.candidates import open_candidates
 from pipeline.stages.tag import TagSettings, TagStage
 from storage.errors import Terminal
 from tagger.box import Box
-from tagger.parsing import load_parser, parse_captions
+from tagger.parsing.parser import load_parser, parse_captions
 
 BOXES = [Box("person", 0, 0, 10, 10), Box("chair", 5, 0, 10, 10), Box("cat", 40, 0, 10, 10)]
 

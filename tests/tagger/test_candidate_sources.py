@@ -4,12 +4,12 @@ from dataclasses import replace
 import pytest
 
 from tagger.box import Box, intersect
-from tagger.candidates import candidates
-from tagger.cooccurrence import Cooccurrence, CooccurrenceError, cooccurrence_table, read_cooccurrence
-from tagger.official_candidates import official_candidates, official_groups
-from tagger.official_triplets import as_authors_keep
-from tagger.parsing import load_parser, parse_captions
-from tagger.readers import WORDINGS, by_substrings, by_whole_words, by_whole_words_and, canonical_predicate
+from tagger.candidates.cooccurrence import Cooccurrence, CooccurrenceError, cooccurrence_table, read_cooccurrence
+from tagger.candidates.grounding import candidates
+from tagger.candidates.official import official_candidates, official_groups
+from tagger.matching.readers import WORDINGS, by_substrings, by_whole_words, by_whole_words_and, canonical_predicate
+from tagger.parsing.official import as_authors_keep
+from tagger.parsing.parser import load_parser, parse_captions
 
 
 def boxes(*categories: str) -> list[Box]:

@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tagger.box import Box
-from tagger.candidates import Pair, candidates, naive_labels
-from tagger.pair_prior import pair_priors
+from tagger.candidates.grounding import candidates
+from tagger.candidates.pair_prior import pair_priors
+from tagger.labelling.blind_labels import naive_labels
+from tagger.pair import Pair
 from tagger.relation import Relation
 from tagger.triplet import Triplet
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-from tagger.blind_labeller import BlindLabeller
 from tagger.box import Box
-from tagger.candidates import Pair
-from tagger.clip_labeller import ClipLabeller
-from tagger.tagging_image import Labels, Problem, TaggingImage
+from tagger.labelling.blind_labeller import BlindLabeller
+from tagger.labelling.clip_labeller import ClipLabeller
+from tagger.labelling.tagging_image import Labels, Problem, TaggingImage
+from tagger.pair import Pair
 
 PAIRS = [
     Pair(0, 1, "ride", 4, 2, mention=0, prior=0.7),

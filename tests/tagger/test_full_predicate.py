@@ -1,8 +1,8 @@
 import pytest
 
-from tagger.full_predicate import full_form, full_predicate
-from tagger.parsing import load_parser, parse_captions
-from tagger.readings import Reading, reading
+from tagger.parsing.full_predicate import full_form, full_predicate
+from tagger.parsing.parser import load_parser, parse_captions
+from tagger.parsing.readings import Reading, reading
 
 
 @pytest.mark.parametrize(

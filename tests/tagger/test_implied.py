@@ -2,10 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tagger.consequences import following
-from tagger.full_predicate import full_predicate
-from tagger.official_triplets import as_authors_keep
-from tagger.parsing import load_parser, parse_captions
+from tagger.parsing.consequences import following
+from tagger.parsing.full_predicate import full_predicate
+from tagger.parsing.official import as_authors_keep
+from tagger.parsing.parser import load_parser, parse_captions
 
 
 def implied(caption: str) -> list[str]:

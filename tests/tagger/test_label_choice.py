@@ -2,9 +2,9 @@
 
 import pytest
 
-from tagger.candidates import Pair
-from tagger.label_choice import LabelChoice
-from tagger.posterior import posteriors
+from tagger.labelling.label_choice import LabelChoice
+from tagger.labelling.posterior import posteriors
+from tagger.pair import Pair
 from tagger.relation import Relation
 
 

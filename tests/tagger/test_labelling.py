@@ -14,10 +14,10 @@ from torch import Tensor
 from models.config import NetworkConfig, TextConfig
 from models.relation_tagger import RelationTagger
 from tagger.box import Box
-from tagger.candidates import Pair
-from tagger.labelling import MISSING_BOX, NOT_A_NUMBER, Labeller
+from tagger.labelling.labeller import MISSING_BOX, NOT_A_NUMBER, Labeller
+from tagger.labelling.tagging_image import Labels, Problem, TaggingImage
+from tagger.pair import Pair
 from tagger.relation import Relation
-from tagger.tagging_image import Labels, Problem, TaggingImage
 
 CATEGORIES = ["person", "dog", "horse", "cup"]
 PREDICATES = ["ride", "hold", "next to", "on"]

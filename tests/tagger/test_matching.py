@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from noun_table import MATCHES, TRAPS
 
-from tagger import objects365
-from tagger.categories import SYNONYMS
-from tagger.matching import match
-from tagger.nouns import noun_lemma, phrase_lemma
+from tagger.categories import objects365
+from tagger.categories.coco import SYNONYMS
+from tagger.english.nouns import noun_lemma, phrase_lemma
+from tagger.matching.matcher import match
 
 COCO = tuple(SYNONYMS)
 MORE = tuple(objects365.SYNONYMS)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import ByT5Tokenizer, T5Config, T5ForConditionalGeneration
 
-from tagger.neural_parsing import NeuralParser, NeuralParserError, licensed
+from tagger.parsing.neural import NeuralParser, NeuralParserError, licensed
 
 CAPTION = "Two men riding on brown horses near a big tree"
 

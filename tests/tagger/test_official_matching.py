@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tagger.official_matching import ParaphrasesError, match_officially, read_paraphrases
+from tagger.matching.official import ParaphrasesError, match_officially, read_paraphrases
 
 PHRASES = {"person": ["man", "hair"], "chair": ["chair"], "oven": ["oven", "range"], "hot dog": ["hot dog"]}
 

@@ -1,5 +1,5 @@
-from tagger.official_triplets import as_authors_keep
-from tagger.parsing import load_parser, parse_captions
+from tagger.parsing.official import as_authors_keep
+from tagger.parsing.parser import load_parser, parse_captions
 
 
 def kept(caption: str) -> list[str]:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tagger.packing import pack
+from tagger.labelling.packing import pack
 
 
 @given(st.lists(st.integers(0, 400), max_size=12), st.integers(1, 30), st.integers(1, 500))

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tagger.parsing import ParserUnavailableError, load_parser, parse_captions, refusal
-from tagger.predicates import canonical
+from tagger.english.predicates import canonical
+from tagger.parsing.parser import ParserUnavailableError, load_parser, parse_captions, refusal
 from tagger.triplet import Triplet
 
 CASES = {

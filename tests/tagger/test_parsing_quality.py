@@ -5,8 +5,8 @@ from benchmarks.interactions import LITERAL, captions_of, categories_of, gold_of
 from benchmarks.interactions import measure as measure_interactions
 from benchmarks.parsing import graph, measure, rows_of
 from benchmarks.vcoco_gold import read_deeds
-from tagger.official_matching import read_paraphrases
-from tagger.parsing import DEFAULT_PARSER
+from tagger.matching.official import read_paraphrases
+from tagger.parsing.parser import DEFAULT_PARSER
 
 
 def test_a_graph_is_read_in_lemmas_without_attributes() -> None:

@@ -4,9 +4,9 @@ import spacy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tagger.parsing import DEFAULT_PARSER, load_parser
-from tagger.parts_of_speech import RULER, PartsOfSpeech
-from tagger.words import words
+from tagger.english.words import words
+from tagger.parsing.parser import DEFAULT_PARSER, load_parser
+from tagger.parsing.parts_of_speech import RULER, PartsOfSpeech
 
 WORDS = words(
     "a the man men is are be has having to that there it not n't 's and while in on riding ridden sat dog dogs red two "

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tagger.predicates import canonical, from_vcoco
+from tagger.english.predicates import canonical, from_vcoco
 
 FORMS = {
     "ride": ["ride", "rides", "riding", "is riding", "RIDING", "rode", "riding on", "riding on top of", "has been riding",

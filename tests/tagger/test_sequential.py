@@ -14,9 +14,9 @@ from models.relation_tagger import RelationTagger
 from recorded.recording import Recording, targets_in
 from sequential_tagging import label_sequentially
 from tagger.box import Box
-from tagger.candidates import Pair
-from tagger.labelling import Labeller
-from tagger.tagging_image import TaggingImage
+from tagger.labelling.labeller import Labeller
+from tagger.labelling.tagging_image import TaggingImage
+from tagger.pair import Pair
 
 CATEGORIES = ["person", "dog", "horse", "cup"]
 SAID = ["ride", "hold", "next to", "on", "look at"]

@@ -22,7 +22,7 @@ from pipeline.training.tagger_settings import CALIBRATION, TaggerSettings
 from pipeline.training.tagger_task import noisy, pair_queries
 from storage.errors import Terminal
 from storage.tables import IMAGES, write_table
-from tagger.calibration import Calibration
+from tagger.labelling.calibration import Calibration
 from tests.training.conftest import TINY, picture, sample
 
 

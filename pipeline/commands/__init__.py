@@ -1,0 +1,1 @@
+"""What the `rlip` commands do once they are parsed."""

@@ -1,0 +1,1 @@
+"""Image files, wherever they lie, opened with care."""

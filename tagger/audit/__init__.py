@@ -1,0 +1,1 @@
+"""How good labels are, where the truth is known."""

@@ -1,0 +1,169 @@
+"""How good are labels? Scored relations against planted or given truth, and labels made without looking alike."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from tagger.labelling.blind_labels import naive_labels, prior_labels
+from tagger.pair import Pair
+from tagger.relation import Relation
+
+AUDITED_RECALL = 0.8
+SYMMETRIC = frozenset({"next to"})
+"""Canonical predicates that hold both ways."""
+
+Fact = tuple[int, str, int]
+"""(subject box, canonical predicate, object box)"""
+
+
+@dataclass(frozen=True)
+class LabelCurve:
+    """Precision and recall of labels, from the highest score down; labels of equal score count together.
+
+    `scores`, `precision`, `recall`, `recall_of_all`: one entry for each distinct score. `recall` is over the truths
+    that some candidate states (`reachable`), `recall_of_all` over all `truths`.
+    """
+
+    labels: int
+    truths: int
+    reachable: int
+    scores: tuple[float, ...]
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+    recall_of_all: tuple[float, ...]
+
+    def average_precision(self) -> float:
+        """Area under precision over reachable recall, without interpolation; 0 without labels or truths."""
+        return _area(self.precision, self.recall)
+
+    def precision_at(self, recall: float = AUDITED_RECALL) -> float:
+        """Best precision at a reachable recall of at least `recall`; 0 if it is not reached."""
+        return _best(self.precision, self.recall, recall)
+
+    def precision_at_of_all(self, recall: float = AUDITED_RECALL) -> float:
+        """As `precision_at`, with the recall over all truths; 0 if it is not reached."""
+        return _best(self.precision, self.recall_of_all, recall)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How many of the `kept` labels are among the `truths`; both counted once a fact."""
+
+    kept: int
+    truths: int
+    right: int
+
+    def precision(self) -> float | None:
+        """None when nothing is kept."""
+        return self.right / self.kept if self.kept else None
+
+    def recall(self) -> float | None:
+        """None when nothing is kept, as a curve without a point has none, or nothing true."""
+        return self.right / self.truths if self.kept and self.truths else None
+
+
+@dataclass(frozen=True)
+class LabelComparison:
+    """The tagger, naive matching (every candidate with score 1), and what boxes and names alone tell (each candidate
+
+    with its prior as score), on the same images and candidates.
+    """
+
+    tagger: LabelCurve
+    naive: LabelCurve
+    prior: LabelCurve
+
+    def gain(self, recall: float = AUDITED_RECALL) -> float:
+        """Precision that the tagger adds to naive matching at a reachable recall of at least `recall`."""
+        return self.tagger.precision_at(recall) - self.naive.precision_at(recall)
+
+
+def audit(
+    relations: Sequence[Sequence[Relation]],
+    candidates: Sequence[Sequence[Pair]],
+    truth: Sequence[Collection[Fact]],
+    symmetric: Collection[str] = (),
+) -> LabelComparison:
+    """Compare relations and their candidates with the truth; each argument has one entry an image.
+
+    Predicates are canonical. A fact with a `symmetric` predicate holds both ways and counts once.
+    Raises ValueError when the arguments have different numbers of images.
+    """
+    if not len(relations) == len(candidates) == len(truth):
+        raise ValueError(
+            f"audit of {len(relations)} images' relations, {len(candidates)} images' candidates and {len(truth)} "
+            "images' truth: give one entry an image in each"
+        )
+    symmetric = frozenset(symmetric)
+    facts = {(image, *_unordered(fact, symmetric)) for image, given in enumerate(truth) for fact in given}
+    naive = _scored([naive_labels(pairs) for pairs in candidates], symmetric)
+    blind = _scored([prior_labels(pairs) for pairs in candidates], symmetric)
+    curves = (_curve(scored, facts, naive) for scored in (_scored(relations, symmetric), naive, blind))
+    return LabelComparison(*curves)
+
+
+def agreement(
+    kept: Sequence[Collection[Fact]], truth: Sequence[Collection[Fact]], symmetric: Collection[str] = ()
+) -> Agreement:
+    """Compare kept labels with the truth, without scores; each argument has one entry an image, as in `audit`."""
+    symmetric = frozenset(symmetric)
+    labels, facts = (
+        {(image, *_unordered(fact, symmetric)) for image, given in enumerate(each) for fact in given}
+        for each in (kept, truth)
+    )
+    return Agreement(len(labels), len(facts), len(labels & facts))
+
+
+_Label = tuple[int, int, str, int]
+
+
+def _scored(relations: Sequence[Sequence[Relation]], symmetric: frozenset[str]) -> dict[_Label, float]:
+    """Highest score of each distinct label (image, subject, predicate, object)."""
+    scored: dict[_Label, float] = {}
+    for image, of_image in enumerate(relations):
+        for relation in of_image:
+            fact = _unordered((relation.subject, relation.predicate, relation.object), symmetric)
+            scored[(image, *fact)] = max(relation.score, scored.get((image, *fact), 0.0))
+    return scored
+
+
+def _unordered(fact: Fact, symmetric: frozenset[str]) -> Fact:
+    subject, predicate, object_ = fact
+    if predicate in symmetric and object_ < subject:
+        return object_, predicate, subject
+    return fact
+
+
+def _curve(scored: dict[_Label, float], facts: set[_Label], proposed: Collection[_Label]) -> LabelCurve:
+    reachable = sum(fact in proposed for fact in facts)
+    points = list(_points(scored, facts))
+    return LabelCurve(
+        labels=len(scored),
+        truths=len(facts),
+        reachable=reachable,
+        scores=tuple(score for score, _, _ in points),
+        precision=tuple(right / kept for _, kept, right in points),
+        recall=tuple(right / max(reachable, 1) for _, _, right in points),
+        recall_of_all=tuple(right / max(len(facts), 1) for _, _, right in points),
+    )
+
+
+def _points(scored: dict[_Label, float], facts: set[_Label]) -> Iterator[tuple[float, int, int]]:
+    """(score, labels kept, right ones among them) after each distinct score, highest first."""
+    ranked = sorted(((score, label in facts) for label, score in scored.items()), reverse=True)
+    right = 0
+    for kept, (score, is_right) in enumerate(ranked, start=1):
+        right += is_right
+        if kept == len(ranked) or ranked[kept][0] != score:
+            yield score, kept, right
+
+
+def _area(precision: Sequence[float], recall: Sequence[float]) -> float:
+    steps = zip(precision, recall, (0.0, *recall), strict=False)
+    return sum(height * (reached - before) for height, reached, before in steps)
+
+
+def _best(precision: Sequence[float], recall: Sequence[float], wanted: float) -> float:
+    # Recalls are quotients of counts: .8 of 5 must be reached by 4 despite rounding.
+    return max(
+        (height for height, reached in zip(precision, recall, strict=True) if reached >= wanted - 1e-9), default=0.0
+    )

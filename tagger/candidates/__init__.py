@@ -1,0 +1,1 @@
+"""From triplets and boxes to candidate pairs, and candidates from elsewhere."""

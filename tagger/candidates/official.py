@@ -1,0 +1,66 @@
+"""The authors' enumeration of candidates: all ordered pairs of an image, cut every 100 (spec pseudo_labels 2.5)."""
+
+from collections.abc import Iterable, Sequence
+
+from tagger.box import Box, intersect
+from tagger.matching.readers import NounReader, Wording
+from tagger.pair import Pair
+from tagger.triplet import Triplet
+
+GROUP = 100
+"""Pairs of a group: half of the tagger's queries."""
+
+Group = tuple[list[tuple[int, int]], list[str]]
+"""Pairs of box indices, and the texts that every one of them is scored against."""
+
+
+def official_candidates(
+    triplets: Sequence[Triplet],
+    boxes: Sequence[Box],
+    nouns: NounReader,
+    wording: Wording,
+    overlapping: bool = False,
+) -> list[Pair]:
+    """For every ordered pair (i, j), i and j rising, one candidate for each distinct (category, text, category) stated.
+
+    Categories are asked for in the order of boxes, crowds included, as theirs are. Each pair counts as a fact of its
+    own: its prior is 1. `mention` numbers the distinct statements, `ambiguity` counts the pairs of one.
+    """
+    categories = list(dict.fromkeys(box.category for box in boxes))
+    stated: dict[tuple[str, str, str], list[int]] = {}
+    for number, triplet in enumerate(triplets):
+        predicate = wording(triplet)
+        subjects = nouns(triplet.subject, triplet.subject_lemma, categories) if predicate else []
+        objects = nouns(triplet.object, triplet.object_lemma, categories) if subjects else []
+        for subject in subjects:
+            for object_ in objects:
+                stated.setdefault((subject, predicate, object_), []).append(number)
+    texts: dict[tuple[str, str], list[tuple[int, str, list[int]]]] = {}
+    for mention, ((subject, predicate, object_), numbers) in enumerate(stated.items()):
+        texts.setdefault((subject, object_), []).append((mention, predicate, numbers))
+    found = [
+        (i, j, predicate, numbers, mention)
+        for i, j in _ordered_pairs(boxes, overlapping)
+        for mention, predicate, numbers in texts.get((boxes[i].category, boxes[j].category), ())
+    ]
+    sizes: dict[int, int] = {}
+    for *_, mention in found:
+        sizes[mention] = sizes.get(mention, 0) + 1
+    return [
+        Pair(i, j, predicate, numbers[0], sizes[mention], mention, 1.0, len(numbers))
+        for i, j, predicate, numbers, mention in found
+    ]
+
+
+def official_groups(pairs: Sequence[Pair]) -> list[Group]:
+    """Candidates as the authors' file has them: slices of 100 (a pair once a text) with the distinct texts of each.
+
+    There are n // 100 + 1 groups, so that an exact multiple, 0 included, ends with an empty one.
+    """
+    slices = [pairs[start : start + GROUP] for start in range(0, len(pairs) // GROUP * GROUP + 1, GROUP)]
+    return [([(p.subject, p.object) for p in part], list(dict.fromkeys(p.predicate for p in part))) for part in slices]
+
+
+def _ordered_pairs(boxes: Sequence[Box], overlapping: bool) -> Iterable[tuple[int, int]]:
+    usable = [index for index, box in enumerate(boxes) if not box.crowd]
+    return ((i, j) for i in usable for j in usable if i != j and (not overlapping or intersect(boxes[i], boxes[j])))

@@ -1,0 +1,1 @@
+"""Words of English: lemmas, closed classes, one form for predicates."""

@@ -1,0 +1,56 @@
+"""Kinds of things whose relation a caption implies: garments are worn, containers have contents."""
+
+from tagger.english.words import phrases, words
+
+GARMENTS = words(
+    "shirt t-shirt tshirt tee jacket coat hat cap suit dress gown robe skirt blouse sweater sweatshirt hoodie vest "
+    "jersey uniform outfit costume clothes clothing attire apparel gear pants jeans shorts trousers slacks leggings "
+    "tights overalls wetsuit swimsuit bikini trunks underwear pajamas kimono apron tuxedo tie bowtie necktie scarf "
+    "glove mitten sock shoe boot sandal sneaker heels slipper helmet headband bandana beanie visor hood glasses "
+    "sunglasses goggles eyeglasses blazer cardigan tank-top cape poncho raincoat parka sari turban wig mask top"
+)
+
+CONTAINERS = words("bottle bowl glass box bag cup mug basket vase pot bucket jar pan can crate carton container tub")
+CARRIERS = words("plate tray platter saucer")
+
+TOOLS = words(
+    "bat racket racquet paddle club stick mallet hammer axe knife fork spoon chopstick chopsticks scissors spatula tongs"
+)
+"""Things that a verb is done with: "hits a ball with a bat" is not about a ball that has a bat."""
+
+BODY_PARTS = words(
+    "head hair face eye ear nose mouth lip tooth chin cheek forehead beard mustache neck shoulder arm elbow wrist hand "
+    "finger thumb chest back waist hip leg knee ankle foot toe tail paw hoof horn beak wing feather fur mane trunk tusk"
+)
+
+# What a thing is made of or looks like: a "brick wall" is a wall and a "glass vase" a vase.
+MATERIALS = words(
+    "wood wooden metal metallic steel iron brass copper silver gold tin aluminum chrome glass brick stone rock marble "
+    "concrete cement granite ceramic porcelain clay plastic rubber leather cloth fabric cotton wool wicker bamboo "
+    "straw dirt asphalt gravel denim lace velvet silk nylon foam styrofoam vinyl wrought"
+)
+COLOURS = words(
+    "red orange yellow green blue purple violet pink brown tan beige black white gray grey silver gold golden maroon "
+    "turquoise teal navy cream khaki crimson lavender"
+)
+# Adjectives that the small model takes for parts of a compound noun.
+LOOKS = words(
+    "adult young old big large small little tall short long high tiny huge giant striped plaid floral electrical "
+    "electric rolling public commercial utility rural dark light bright baby male female wet dry open closed asian "
+    "modern vintage antique decorative passenger double stuffed soft"
+)
+_APPEARANCE = MATERIALS | COLOURS | LOOKS
+
+# Phrases that keep a word of appearance: the whole names another thing.
+_FIXED = frozenset(
+    phrases(
+        "light bulb, light fixture, light pole, light post, light switch, wine glass, gold medal, rock wall, rubber "
+        "duck, baby carriage, baby elephant, baby stroller, passenger train, double decker, high chair, high heel, "
+        "straw hat, tin foil, light signal, glass door, white board, black board, cream cheese, dry erase"
+    )
+)
+
+
+def names_more(phrase: str) -> bool:
+    """Whether the first word of a noun phrase is part of the thing's name: "wall" of "brick wall" says it all."""
+    return phrase.partition(" ")[0] not in _APPEARANCE or phrase in _FIXED

@@ -1,0 +1,218 @@
+"""One canonical form for predicates, wherever labels meet: parsed captions, given relations, test labels.
+
+`canonical` needs no parser: verb lemmas come from lemminflect, the rest from the small tables below.
+"""
+
+from functools import lru_cache
+
+from tagger.english.closed_words import ADVERBS, AUXILIARIES, DETERMINERS, FUNCTION_WORDS, PERFECT, tokens_of
+from tagger.english.inflection import inflections
+from tagger.english.verbs import participle, verb_lemma
+from tagger.english.words import merged, phrases, words
+
+_RECIPROCALS = ("each other", "one another", "another", "other")
+
+# Prepositions that say the same, after a verb or alone. Keys are free of articles.
+_PREPOSITIONS = merged(
+    {
+        "on": "on top of, on top, atop, atop of, on to, onto, upon",
+        "in": "inside, inside of, within, in middle of, in center of, in centre of",
+        "under": "beneath, underneath, below",
+        "next to": "beside, besides, beside of, next, adjacent to, alongside, alongside of, side by side with, "
+        "at side of, by side of, to side of",
+        "near": "nearby, near to, close, close to, close by",
+        "in front of": "in front, at front of",
+        "behind": "in back of",
+        "left of": "to left of, on left of, on left side of",
+        "right of": "to right of, on right of, on right side of",
+        "between": "in between",
+        "among": "amongst",
+        "toward": "towards",
+        "out of": "out from",
+    }
+)
+
+# Merged only where no verb that adds meaning comes before: "over" alone is "above", "jump over" stays.
+_BARE_PREPOSITIONS = merged({"above": "over", "near": "by", "in": "into", "with": "together with, along with"})
+
+# After a posture these carry the whole relation; "on", "in" and "at" do not ("sit on" is more than "on").
+_PLACES = frozenset(
+    phrases(
+        "next to, near, by, behind, in front of, under, above, between, among, around, left of, right of, opposite, "
+        "across from, outside, outside of, with, beyond, ahead of"
+    )
+)
+_POSTURES = words("stand sit lie park rest crouch kneel squat stop wait stay pose")
+# Verbs that only say that a thing is somewhere: dropped before every preposition.
+_LOCATIONS = words("place locate position situate see picture show display set find be")
+
+_SYNONYM_VERBS = merged({"lie": "lay", "sit": "seat", "hold": "grip, grasp, clutch", "dress": "clothe"})
+
+_PARTICLES = words("up down out back straight")
+# Particles before another preposition only: "look over at", but "sit around" a table.
+_EITHER = words("over around along")
+_DROPS_PARTICLE = words("sit stand lie look stare gaze glance peer kneel crouch squat rest lean")
+
+_PHRASES = merged(
+    {
+        "ride": "ride on, ride back of, ride on back of, ride along on, sit astride",
+        "hold": "hold up, hold out, hold on, hold onto",
+        "carry": "carry around, carry along",
+        "look at": "look toward, stare at, stare toward, gaze at, gaze toward, glance at, peer at",
+        "wear": "dress in, have on",
+        "talk to": "talk with, chat with",
+    }
+)
+
+_VCOCO = {
+    "hold obj": "hold",
+    "sit instr": "sit on",
+    "ride instr": "ride",
+    "look obj": "look at",
+    "hit instr": "hit with",
+    "hit obj": "hit",
+    "eat obj": "eat",
+    "eat instr": "eat with",
+    "jump instr": "jump on",
+    "lay instr": "lie on",
+    "talk on phone instr": "talk on",
+    "carry obj": "carry",
+    "throw obj": "throw",
+    "catch obj": "catch",
+    "cut instr": "cut with",
+    "cut obj": "cut",
+    "work on computer instr": "work on",
+    "ski instr": "ski on",
+    "surf instr": "surf on",
+    "skateboard instr": "skateboard on",
+    "snowboard instr": "snowboard on",
+    "drink instr": "drink with",
+    "kick obj": "kick",
+    "point instr": "point at",
+    "read obj": "read",
+    "stand": "stand",
+    "walk": "walk",
+    "run": "run",
+    "smile": "smile",
+}
+
+# A step shortens or maps into the tables' right-hand sides, so this many always suffice; more means a cycle.
+_MAX_STEPS = 16
+
+
+@lru_cache(maxsize=1 << 16)
+def canonical(text: str) -> str:
+    """Canonical predicate of any surface form ("is sitting on top of" and "SITS ON" both give "sit on").
+
+    Lower case, verbs as lemmas, auxiliaries and articles dropped, a verb's preposition kept, postures that add
+    nothing dropped before a spatial preposition ("standing next to" gives "next to"), synonyms merged. A passive keeps
+    its participle ("held by"): its arguments are the other way round. Deterministic, idempotent, never raises;
+    text without a word gives "".
+    """
+    seen = [text]
+    for _ in range(_MAX_STEPS):
+        following = _step(seen[-1])
+        if following == seen[-1]:
+            return following
+        if following in seen:
+            return min(seen[seen.index(following) :])
+        seen.append(following)
+    return seen[-1]
+
+
+def from_vcoco(action: str) -> str:
+    """Canonical predicate of a V-COCO action-role name ("hold obj", "talk_on_phone instr").
+
+    Raises ValueError for a name that V-COCO does not have.
+    """
+    name = " ".join(action.replace("_", " ").lower().split())
+    if name not in _VCOCO:
+        raise ValueError(f"unknown V-COCO action {action!r}: allowed are {', '.join(sorted(_VCOCO))}")
+    return _VCOCO[name]
+
+
+def _step(text: str) -> str:
+    tokens = [word for word in tokens_of(text) if word not in DETERMINERS]
+    tokens, was_copula = _without_auxiliaries(tokens)
+    tokens = _without_reciprocal(_without_adverbs(tokens))
+    if not tokens:
+        return "be" if was_copula else ""
+    phrase = " ".join(tokens)
+    if tokens[0] in FUNCTION_WORDS or tokens[0] == "side":
+        return _bare_preposition(phrase)
+    if _is_passive(tokens):
+        return f"{_participle(tokens[0])} by"
+    verb = _verb_lemma(tokens[0])
+    rest = tokens[1:]
+    if verb in _DROPS_PARTICLE and _opens_with_particle(rest):
+        rest = rest[1:]
+    place = _preposition(" ".join(rest))
+    if place and ((place in _PLACES and verb in _POSTURES) or (verb in _LOCATIONS and rest[0] in FUNCTION_WORDS)):
+        return _bare_preposition(place)
+    phrase = f"{verb} {place}".strip()
+    return _PHRASES.get(phrase, phrase)
+
+
+def _without_auxiliaries(tokens: list[str]) -> tuple[list[str], bool]:
+    start = 0
+    while start < len(tokens):
+        perfect = tokens[start] in PERFECT and tokens[start + 1 : start + 2] == ["been"]
+        if not perfect and tokens[start] not in AUXILIARIES:
+            break
+        start += 1
+    return tokens[start:], start > 0
+
+
+def _without_adverbs(tokens: list[str]) -> list[str]:
+    kept = [
+        word
+        for index, word in enumerate(tokens)
+        # "right next to" is an adverb, "right of" is not.
+        if not (word in ADVERBS or (word == "right" and _opens_place(tokens[index + 1 : index + 3])))
+    ]
+    return kept if kept else tokens
+
+
+def _opens_place(tokens: list[str]) -> bool:
+    return bool(tokens) and tokens[0] in FUNCTION_WORDS and tokens[0] not in ("of", "side")
+
+
+def _opens_with_particle(rest: list[str]) -> bool:
+    """Whether the first word adds nothing ("up at") and is not needed by what follows ("out of", "over back of")."""
+    if len(rest) < 2:
+        return bool(rest) and rest[0] in _PARTICLES
+    is_free = rest[1] in FUNCTION_WORDS and rest[1] not in ("of", "back", "side")
+    return is_free and rest[0] in _PARTICLES | _EITHER
+
+
+def _without_reciprocal(tokens: list[str]) -> list[str]:
+    phrase = " ".join(tokens)
+    for reciprocal in _RECIPROCALS:
+        if phrase.endswith(f" {reciprocal}"):
+            return phrase[: -len(reciprocal) - 1].split()
+    return tokens
+
+
+def _preposition(phrase: str) -> str:
+    return _PREPOSITIONS.get(phrase, phrase)
+
+
+def _bare_preposition(phrase: str) -> str:
+    merged = _preposition(phrase)
+    return _BARE_PREPOSITIONS.get(merged, merged)
+
+
+def _is_passive(tokens: list[str]) -> bool:
+    if tokens[1:] != ["by"]:
+        return False
+    verb = _verb_lemma(tokens[0])
+    return verb not in _POSTURES | _LOCATIONS and tokens[0] != verb and tokens[0] in inflections(verb, "VBN")
+
+
+def _participle(word: str) -> str:
+    return participle(_verb_lemma(word))
+
+
+def _verb_lemma(word: str) -> str:
+    lemma = verb_lemma(word)
+    return _SYNONYM_VERBS.get(lemma, lemma)

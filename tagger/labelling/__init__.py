@@ -1,0 +1,1 @@
+"""From candidate pairs to scored, calibrated relations."""

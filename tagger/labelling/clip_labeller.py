@@ -1,0 +1,118 @@
+"""Labels by CLIP, without a tagger: does the rectangle around both boxes look like the relation? (spec pseudo_labels 2.7)
+
+Shapes: N candidates, T texts, D width of features, H×W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+
+from tagger.labelling.tagging_image import Labels, Problem, TaggingImage
+from tagger.pair import Pair
+from tagger.relation import Relation
+
+SHARPNESS = 100.0
+"""Of the softmax over cosines: what released CLIPs were trained with."""
+
+
+class ClipLabeller:
+    """Any CLIP of transformers, from a folder with its weights, tokenizer and image processor.
+
+    Images have to load as values in [0, 1], of any size.
+    """
+
+    def __init__(
+        self, folder: Path, floor: float, crops_together: int = 64, device: torch.device | None = None
+    ) -> None:
+        """Raises OSError or ValueError when the folder holds no CLIP."""
+        self._model: CLIPModel = CLIPModel.from_pretrained(folder, local_files_only=True)
+        self._model.train(False).to(device or torch.device("cpu"))
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self._processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
+        self._floor, self._together = floor, crops_together
+        self._features: dict[str, Tensor] = {}
+
+    def label(
+        self, images: Sequence[TaggingImage], progress: Callable[[int], None] = lambda done: None
+    ) -> list[Labels]:
+        """Labels of each image; a label's score is how much likelier CLIP finds the relation than its absence."""
+        found = []
+        for done, image in enumerate(images, start=1):
+            found.append(self._label(image) if image.pairs else Labels())
+            progress(done)
+        return found
+
+    @torch.inference_mode()
+    def _label(self, image: TaggingImage) -> Labels:
+        pixels = image.load()
+        if isinstance(pixels, Problem):
+            return Labels(problem=pixels)
+        candidates: dict[tuple[int, int, str], Pair] = {}
+        for pair in image.pairs:
+            candidates.setdefault((pair.subject, pair.object, pair.predicate), pair)
+        ends = sorted({(subject, object_) for subject, object_, _ in candidates})
+        crops = [_union(image, subject, object_, pixels) for subject, object_ in ends]
+        seen = dict(zip(ends, self._seen(crops), strict=True))
+        relations = []
+        for pair in candidates.values():
+            related, unrelated = (self._read(text) for text in _texts(image, pair))
+            cosines = torch.stack((related, unrelated)) @ seen[pair.subject, pair.object]
+            score = float((SHARPNESS * cosines).softmax(0)[0])
+            if score >= self._floor:
+                relations.append(Relation(pair.subject, pair.object, pair.predicate, score, True, pair.triplet))
+        return Labels(relations)
+
+    def _seen(self, crops: Sequence[Tensor]) -> Tensor:
+        """N×D unit features of crops."""
+        rows = []
+        for start in range(0, len(crops), self._together):
+            given = self._processor(
+                images=list(crops[start : start + self._together]), return_tensors="pt", do_rescale=False
+            )
+            seen = self._model.vision_model(pixel_values=given["pixel_values"].to(self._model.device))
+            rows.append(F.normalize(self._model.visual_projection(seen.pooler_output), dim=-1))
+        return torch.cat(rows)
+
+    def _read(self, text: str) -> Tensor:
+        """D, the unit feature of a text; each is encoded once."""
+        if text not in self._features:
+            given = self._tokenizer([text], return_tensors="pt", truncation=True, max_length=self._longest())
+            read = self._model.text_model(**{name: value.to(self._model.device) for name, value in given.items()})
+            self._features[text] = F.normalize(self._model.text_projection(read.pooler_output)[0], dim=-1)
+        return self._features[text]
+
+    def _longest(self) -> int:
+        config: Any = self._model.config
+        longest: int = config.text_config.max_position_embeddings
+        return longest
+
+
+def _texts(image: TaggingImage, pair: Pair) -> tuple[str, str]:
+    subject, object_ = image.boxes[pair.subject].category, image.boxes[pair.object].category
+    return (
+        f"a photo of {subject} {pair.predicate} {object_}",
+        f"a photo of {subject} having no relation with {object_}",
+    )
+
+
+def _union(image: TaggingImage, subject: int, object_: int, pixels: Tensor) -> Tensor:
+    """The part of 3×H×W pixels around both boxes, of at least one pixel."""
+    height, width = pixels.shape[1:]
+    boxes = [image.boxes[subject], image.boxes[object_]]
+    left, top = min(box.x for box in boxes), min(box.y for box in boxes)
+    right, bottom = max(box.x + box.w for box in boxes), max(box.y + box.h for box in boxes)
+    columns = _span(left * width / image.width, right * width / image.width, width)
+    rows = _span(top * height / image.height, bottom * height / image.height, height)
+    return pixels[:, slice(*rows), slice(*columns)]
+
+
+def _span(low: float, high: float, size: int) -> tuple[int, int]:
+    start = min(max(int(low), 0), size - 1)
+    return start, min(max(round(high), start + 1), size)

@@ -1,0 +1,308 @@
+"""Candidate pairs to scored relations with the Relation Tagger: each image is encoded once.
+
+A score depends on the list of texts, since image and texts are fused before pairs are scored, and on the pairs of the
+same group. Both are functions of the image alone: its list begins with names that are the same for every image, then
+come its own categories and predicates beyond them; its groups are its distinct pairs of boxes in order, cut every
+`config.pairs`. What else is computed together changes nothing: images share a pass through the encoder only when their
+pixels have the same shape and their lists are the same, and through the decoders only when their shapes are the same.
+
+Shapes: B images, H×W pixels, N pairs, T texts, P predicate texts, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.encoded import Encoded
+from models.packed_network import packed
+from models.relation_tagger import PairQueries, RelationTagger
+from tagger.box import Box
+from tagger.labelling.calibration import Calibration
+from tagger.labelling.label_texts import LabelTexts, TextList
+from tagger.labelling.packing import Part, pack
+from tagger.labelling.posterior import posteriors
+from tagger.labelling.tagging_image import Labels, Problem, TaggingImage
+from tagger.relation import Relation
+
+FLOOR = 0.05
+NOT_A_NUMBER = "score is not a number"
+MISSING_BOX = "candidate names a missing box"
+
+Ends = tuple[int, int]
+"""(subject, object) box indices"""
+
+
+class Labeller:
+    """A tagger with the settings of its scoring and the features of all texts that it has met; one a worker."""
+
+    def __init__(
+        self,
+        tagger: RelationTagger,
+        categories: Sequence[str] = (),
+        predicates: Sequence[str] = (),
+        calibration: Calibration | None = None,
+        scope: Literal["pair", "image"] = "pair",
+        floor: float = FLOOR,
+        images_together: int = 8,
+        pairs_together: int = 1600,
+        precision: Literal["float32", "bfloat16"] = "float32",
+    ) -> None:
+        """`categories`, `predicates`: names in the list of texts of every image.
+
+        `calibration`: gives each score's probability, which posteriors are then computed from.
+        `scope`: "pair" scores a predicate on the pairs that captions propose it for, "image" every predicate that the
+        image's captions propose on every proposed pair (the authors' way). Lower scores than `floor` are not kept.
+        `images_together` and `pairs_together` bound the memory of a pass through encoder and decoders.
+        Puts the tagger in evaluation mode; runs where its parameters are.
+
+        Raises FloatingPointError when a weight is no number.
+        """
+        for name, weight in tagger.named_parameters():
+            if not weight.isfinite().all():
+                raise FloatingPointError(f"weight {name} is not finite: the tagger's training diverged; train it again")
+        self._device = next(tagger.parameters()).device
+        self._scope, self._floor, self._calibration = scope, floor, calibration
+        self._images_together, self._pairs_together = images_together, pairs_together
+        self._precision = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self._tagger = packed(tagger.eval(), self._precision)
+        with torch.inference_mode(), self._casting():
+            self._texts = LabelTexts(self._tagger, categories, predicates)
+
+    def label(
+        self, images: Sequence[TaggingImage], progress: Callable[[int], None] = lambda done: None
+    ) -> list[Labels]:
+        """Labels of each image: what reaches the floor, candidates first, in their order.
+
+        A relation that no caption proposes for its pair (scope "image") has `proposed` False and no triplet. Images
+        without candidates are not loaded. One whose scores are no numbers, that can't be read, or whose candidates name
+        boxes that it does not have, gets a problem instead of labels. `progress` is told how many images are done.
+
+        Raises ValueError for pixels of another shape than announced.
+        """
+        found = [Labels(problem=_missing_box(image)) for image in images]
+        waiting = [i for i, image in enumerate(images) if image.pairs and found[i].problem is None]
+        done = len(images) - len(waiting)
+        chunks = list(self._chunks(images, waiting))
+        with torch.inference_mode(), self._casting(), ThreadPoolExecutor(1) as pool:
+            # The next images are read while these are scored.
+            coming = pool.submit(_load, images, chunks[0]) if chunks else None
+            for number, chunk in enumerate(chunks):
+                assert coming is not None
+                loaded = coming.result()
+                if number + 1 < len(chunks):
+                    coming = pool.submit(_load, images, chunks[number + 1])
+                for position, labels in self._label(images, dict(zip(chunk, loaded, strict=True))):
+                    found[position] = labels
+                done += len(chunk)
+                progress(done)
+        return found
+
+    def _chunks(self, images: Sequence[TaggingImage], waiting: Iterable[int]) -> Iterator[list[int]]:
+        """Positions of images of the same shape; those with the same texts stand together."""
+        shapes: dict[tuple[int, int], list[int]] = {}
+        for position in waiting:
+            shapes.setdefault(images[position].shape, []).append(position)
+        for positions in shapes.values():
+            lists: dict[TextList, list[int]] = {}
+            for position in positions:
+                lists.setdefault(self._list_of(images[position]), []).append(position)
+            ordered = [position for members in lists.values() for position in members]
+            for start in range(0, len(ordered), self._images_together):
+                yield ordered[start : start + self._images_together]
+
+    def _label(
+        self, images: Sequence[TaggingImage], loaded: dict[int, Tensor | Problem]
+    ) -> Iterator[tuple[int, Labels]]:
+        pixels: dict[int, Tensor] = {}
+        for position, one in loaded.items():
+            if isinstance(one, Problem):
+                yield position, Labels(problem=one)
+            else:
+                pixels[position] = one
+        if not pixels:
+            return
+        chosen = [images[position] for position in pixels]
+        try:
+            yield from zip(pixels, self._scored(chosen, list(pixels.values())), strict=True)
+        except FloatingPointError as error:
+            if len(pixels) == 1:
+                yield from ((position, Labels(problem=Problem(NOT_A_NUMBER, str(error)))) for position in pixels)
+            else:
+                # One image's bad values must not cost the others their labels.
+                for position, one in pixels.items():
+                    yield from self._label(images, {position: one})
+
+    def _scored(self, images: Sequence[TaggingImage], pixels: Sequence[Tensor]) -> list[Labels]:
+        """Labels of images of one shape. Raises FloatingPointError when any score is no number."""
+        lists = [self._list_of(image) for image in images]
+        encoded = self._encode(lists, pixels)
+        ends = [_box_pairs(image) for image in images]
+        scores_NP = [torch.empty(len(pairs), len(texts.predicates)) for pairs, texts in zip(ends, lists, strict=True)]
+        for parts in pack([len(pairs) for pairs in ends], self._tagger.config.pairs, self._pairs_together):
+            queries = _queries(images, lists, ends, parts, self._device)
+            together = _side_by_side([encoded[part.image] for part in parts])
+            scored_BNP = self._tagger.score(together, queries).predicate_logits.float().sigmoid().cpu()
+            for part, scored_NP in zip(parts, scored_BNP, strict=True):
+                into = scores_NP[part.image]
+                into[part.start : part.end] = scored_NP[: part.end - part.start, : into.shape[1]]
+        return [
+            Labels(self._relations(image, pairs, texts, scores))
+            for image, pairs, texts, scores in zip(images, ends, lists, scores_NP, strict=True)
+        ]
+
+    def _encode(self, lists: Sequence[TextList], pixels: Sequence[Tensor]) -> list[Encoded]:
+        """Each image's own row of the encoder's output; images with the same texts are encoded together."""
+        rows_of: dict[TextList, list[int]] = {}
+        for row, texts in enumerate(lists):
+            rows_of.setdefault(texts, []).append(row)
+        encoded: dict[int, Encoded] = {}
+        for texts, rows in rows_of.items():
+            pixels_B3HW = torch.stack([pixels[row] for row in rows]).to(self._device)
+            padding_BHW = torch.zeros(pixels_B3HW[:, 0].shape, dtype=torch.bool, device=self._device)
+            together = self._tagger.encode(pixels_B3HW, padding_BHW, *self._texts.features(texts))
+            encoded |= {row: _row(together, place) for place, row in enumerate(rows)}
+        return [encoded[row] for row in range(len(lists))]
+
+    def _relations(
+        self, image: TaggingImage, ends: Sequence[Ends], texts: TextList, scores_NP: Tensor
+    ) -> list[Relation]:
+        scores = scores_NP.tolist()
+        rows = {pair: row for row, pair in enumerate(ends)}
+        columns = {predicate: column for column, predicate in enumerate(texts.predicates)}
+
+        def relation(subject: int, object_: int, predicate: str, triplet: int) -> Relation:
+            score = scores[rows[subject, object_]][columns[predicate]]
+            probability = self._calibration.probability(predicate, score) if self._calibration else None
+            return Relation(subject, object_, predicate, score, triplet >= 0, triplet, probability)
+
+        stated = [relation(pair.subject, pair.object, pair.predicate, pair.triplet) for pair in image.pairs]
+        sure = [one.score if one.calibrated is None else one.calibrated for one in stated]
+        # A label has one row, of the first mention that proposes it, and the surest of its mentions' posteriors.
+        labels: dict[tuple[int, int, str], Relation] = {}
+        for one, posterior in zip(stated, posteriors(image.pairs, sure), strict=True):
+            known = labels.setdefault((one.subject, one.object, one.predicate), one)
+            if posterior is not None and (known.posterior is None or posterior > known.posterior):
+                labels[one.subject, one.object, one.predicate] = replace(known, posterior=posterior)
+        if self._scope == "image":
+            for subject, object_ in ends:
+                for predicate in sorted({pair.predicate for pair in image.pairs}):
+                    labels.setdefault((subject, object_, predicate), relation(subject, object_, predicate, -1))
+        return [one for one in labels.values() if one.score >= self._floor]
+
+    def _list_of(self, image: TaggingImage) -> TextList:
+        return self._texts.list_for((box.category for box in image.boxes), (pair.predicate for pair in image.pairs))
+
+    def _casting(self) -> torch.autocast:
+        return torch.autocast(self._device.type, self._precision, enabled=self._precision != torch.float32)
+
+
+def _missing_box(image: TaggingImage) -> Problem | None:
+    for pair in image.pairs:
+        if not (0 <= pair.subject < len(image.boxes) and 0 <= pair.object < len(image.boxes)):
+            value = f"{pair.subject} {pair.predicate} {pair.object}, of {len(image.boxes)} boxes"
+            return Problem(MISSING_BOX, value)
+    return None
+
+
+def _load(images: Sequence[TaggingImage], positions: Iterable[int]) -> list[Tensor | Problem]:
+    return [_checked(images[position]) for position in positions]
+
+
+def _checked(image: TaggingImage) -> Tensor | Problem:
+    pixels = image.load()
+    if isinstance(pixels, Tensor) and tuple(pixels.shape) != (3, *image.shape):
+        raise ValueError(
+            f"pixels of shape {tuple(pixels.shape)} loaded where {(3, *image.shape)} was announced: compute the shape "
+            "from the size that the file really has"
+        )
+    return pixels
+
+
+def _row(encoded: Encoded, row: int) -> Encoded:
+    one = slice(row, row + 1)
+    return Encoded(
+        memory=encoded.memory[one],
+        padding=None,
+        shapes=encoded.shapes,
+        valid_ratios=encoded.valid_ratios[:1],
+        texts=[texts_BTD[one] for texts_BTD in encoded.texts],
+        hidden_texts=None,
+        objects=encoded.objects,
+    )
+
+
+def _side_by_side(rows: Sequence[Encoded]) -> Encoded:
+    """One batch of images of the same shape. Shorter lists of texts are filled up with zeros, which nothing reads."""
+    if len(rows) == 1:
+        return rows[0]
+    objects = max(row.objects for row in rows)
+    predicates = max(row.texts[0].shape[1] - row.objects for row in rows)
+
+    def filled(texts_1TD: Tensor, row: Encoded) -> Tensor:
+        of_objects, of_predicates = texts_1TD.tensor_split([row.objects], dim=1)
+        return torch.cat(
+            (
+                F.pad(of_objects, (0, 0, 0, objects - of_objects.shape[1])),
+                F.pad(of_predicates, (0, 0, 0, predicates - of_predicates.shape[1])),
+            ),
+            dim=1,
+        )
+
+    return Encoded(
+        memory=torch.cat([row.memory for row in rows]),
+        padding=None,
+        shapes=rows[0].shapes,
+        valid_ratios=rows[0].valid_ratios,
+        texts=[torch.cat([filled(row.texts[layer], row) for row in rows]) for layer in range(len(rows[0].texts))],
+        hidden_texts=None,
+        objects=objects,
+    )
+
+
+def _queries(
+    images: Sequence[TaggingImage],
+    lists: Sequence[TextList],
+    ends: Sequence[Sequence[Ends]],
+    parts: Sequence[Part],
+    device: torch.device,
+) -> PairQueries:
+    """A row for each part, filled up with empty slots to the longest."""
+    count = max(part.end - part.start for part in parts)
+    subject_boxes, object_boxes = torch.full((2, len(parts), count, 4), 0.5)
+    subject_labels, object_labels = torch.zeros(2, len(parts), count, dtype=torch.long)
+    valid = torch.zeros(len(parts), count, dtype=torch.bool)
+    for row, part in enumerate(parts):
+        image, length = images[part.image], part.end - part.start
+        places = {category: place for place, category in enumerate(lists[part.image].objects)}
+        boxes = torch.tensor([_cxcywh(box, image) for box in image.boxes])
+        labels = torch.tensor([places[box.category] for box in image.boxes])
+        subjects, objects = torch.tensor(ends[part.image][part.start : part.end]).unbind(1)
+        subject_boxes[row, :length], object_boxes[row, :length] = boxes[subjects], boxes[objects]
+        subject_labels[row, :length], object_labels[row, :length] = labels[subjects], labels[objects]
+        valid[row, :length] = True
+    tensors = (subject_boxes, object_boxes, subject_labels, object_labels, valid)
+    return PairQueries(*(tensor.to(device) for tensor in tensors))
+
+
+def _box_pairs(image: TaggingImage) -> list[Ends]:
+    """Distinct (subject, object) box indices of the candidates, sorted."""
+    return sorted({(pair.subject, pair.object) for pair in image.pairs})
+
+
+def _cxcywh(box: Box, image: TaggingImage) -> tuple[float, float, float, float]:
+    """Normalised centre and size, clipped to the image."""
+    left, top = max(box.x, 0.0), max(box.y, 0.0)
+    right, bottom = min(box.x + box.w, image.width), min(box.y + box.h, image.height)
+    return (
+        (left + right) / 2 / image.width,
+        (top + bottom) / 2 / image.height,
+        max(right - left, 0.0) / image.width,
+        max(bottom - top, 0.0) / image.height,
+    )

@@ -1,0 +1,26 @@
+"""A candidate: two boxes of an image, and a predicate that may hold between them."""
+
+from dataclasses import dataclass
+
+NO_MENTION = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An ordered pair of boxes that a caption's triplet may mean.
+
+    `subject`, `object`: indices into the image's boxes. `triplet`: index of the first triplet that states the mention.
+    `ambiguity`: number of pairs of the mention. `mention`: number of the mention in its image, counted from 0;
+    candidates of one mention are alternatives (-1: nobody said it). `prior`: probability that this pair is (one of
+    those) meant; over a mention it sums to the count stated, 1 for "a man riding a horse". `support`: number of
+    triplets that state the mention.
+    """
+
+    subject: int
+    object: int
+    predicate: str
+    triplet: int
+    ambiguity: int
+    mention: int = NO_MENTION
+    prior: float = 0.0
+    support: int = 1

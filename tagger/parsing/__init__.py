@@ -1,0 +1,1 @@
+"""From a caption to the triplets that it states."""

@@ -1,0 +1,313 @@
+"""Relations of one parsed caption, by rules over its dependency tree."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from spacy.tokens import Doc, Token
+
+from tagger.english.lexicon import BODY_PARTS
+from tagger.english.nouns import noun_lemma, phrase_lemma
+from tagger.english.predicates import canonical
+from tagger.english.verbs import verb_lemma
+from tagger.english.words import words
+from tagger.parsing.consequences import consequences
+from tagger.parsing.implied import RULE as IMPLIED
+from tagger.parsing.implied import Means, means_of_person, means_of_verb
+from tagger.parsing.mentions import Mentions
+from tagger.parsing.phrases import NO_LINK, PART_NOUNS, Phrase, Phrases
+from tagger.parsing.readings import Reading, reading
+from tagger.parsing.subjects import Subjects
+from tagger.triplet import Triplet
+
+# Prepositions that still relate subject and object when the verb's own object or another phrase stands between.
+_FAR_PREPOSITIONS = words(
+    "on in at with near under behind beside by next inside above below beneath underneath between among against "
+    "around over atop close across along down outside"
+)
+_INNER = ("compound", "poss", "nmod", "npadvmod")
+_OBJECTS = ("dobj", "dative")
+# "starts running" is one predicate, "smiling holding" two.
+_ASPECTS = words("start begin keep stop finish continue like love enjoy try go help")
+# What "in her hand" behind these is about is what is held.
+_HOLDING = words("hold have carry")
+# "Hits a ball with a bat": hits with the bat.
+_WITH_TOOLS = words("hit cut slice chop eat")
+# "a bench with a cat on it" says where the cat is, and nothing more of the bench.
+_SAID_BY_PRONOUN = ("with", "have")
+
+
+class Extraction:
+    """Finds the triplets of one parsed caption.
+
+    `doc` may begin with words that the caption has not: its first `added` characters. What follows has the caption's
+    characters, and spans are cut from `caption`.
+    """
+
+    def __init__(self, doc: Doc, caption: str, added: int = 0) -> None:
+        self._doc, self._caption, self._added = doc, caption, added
+        self._mentions = Mentions(doc)
+        self._phrases = Phrases(doc)
+        self._subjects = Subjects(self._mentions)
+        self._found: dict[tuple[int, int, str], Triplet] = {}
+        self._linked: set[int] = set()
+        self._said_by_pronoun: set[tuple[int, int]] = set()
+
+    def triplets(self, implied: bool = False) -> list[Triplet]:
+        """All triplets, ordered by where predicate, subject and object stand; with `implied`, what activities take too."""
+        for token in self._doc:
+            if token.pos_ in ("VERB", "AUX"):
+                self._verb(token)
+            elif self._mentions.is_noun(token) and not self._phrases.is_part_noun(token):
+                self._noun(token)
+        self._adjacent_mentions()
+        if implied:
+            self._activities()
+        found = [
+            triplet
+            for (subject, object_, lemma), triplet in self._found.items()
+            if lemma not in _SAID_BY_PRONOUN or (subject, object_) not in self._said_by_pronoun
+        ]
+        found += consequences(found) if implied else []
+        return sorted(found, key=lambda triplet: (triplet.predicate_start, triplet.subject_start, triplet.object_start))
+
+    def _activities(self) -> None:
+        """ "A man skiing", "a skier": on skis. Left out where the caption relates the two in its own words."""
+        for token in self._doc:
+            if token.pos_ in ("VERB", "AUX"):
+                self._tools(token)
+                for means in means_of_verb(token):
+                    for subject in self._subjects.of(token):
+                        self._imply(subject, token, means)
+            elif self._mentions.is_noun(token) and (named := means_of_person(token)) is not None:
+                for subject in self._mentions.referents(token):
+                    self._imply(subject, token, named)
+
+    def _tools(self, verb: Token) -> None:
+        """ "Hits a ball with a bat": beside "with", which the words state, also "hit with"."""
+        if verb_lemma(verb.lower_) not in _WITH_TOOLS or not self._direct_objects(verb):
+            return
+        for phrase in self._phrases.behind(verb):
+            if phrase.object is None or self._doc[phrase.start].lower_ != "with" or phrase.end != phrase.start + 1:
+                continue
+            tools = [tool for tool in self._objects(phrase.object) if not self._mentions.is_animate(tool)]
+            meant = Reading(canonical(f"{verb.lower_} with"), False, IMPLIED)
+            for subject in self._subjects.of(verb):
+                for tool in tools:
+                    stated = self._triplet(subject, tool, (phrase.start, phrase.end), meant)
+                    self._found.setdefault((subject.i, tool.i, meant.predicate), stated)
+
+    def _imply(self, subject: Token, word: Token, means: Means) -> None:
+        predicate, noun = means[0], phrase_lemma(means[1])
+        said = (found for (at, _, _), found in self._found.items() if at == subject.i and found.rule != IMPLIED)
+        if any(found.object_lemma == noun for found in said):
+            return
+        stated = self._triplet(subject, word, (word.i, word.i + 1), Reading(predicate, False, IMPLIED))
+        count = stated.subject_count
+        self._found.setdefault(
+            (subject.i, word.i, predicate), replace(stated, object_lemma=noun, object_count=count, object_attributes=())
+        )
+
+    def _verb(self, verb: Token) -> None:
+        if any(child.dep_ == "neg" for child in verb.children):
+            return
+        subjects = self._subjects.of(verb)
+        if not subjects:
+            return
+        is_copula = verb.pos_ == "AUX" and canonical(verb.lower_) == "be"
+        objects = [] if is_copula else self._direct_objects(verb)
+        self._emit(subjects, self._verb_range(verb), objects, "verb-object")
+        self._stranded(verb, subjects, is_copula)
+        for phrase in self._phrases.behind(verb):
+            if self._is_agent(verb, phrase):
+                self._emit(self._objects(phrase.object), (verb.i, phrase.start), subjects, "passive")
+                continue
+            if objects and self._resumes(verb, phrase):
+                self._emit_phrase(objects, phrase.start, phrase, "preposition")
+                continue
+            adjoins = self._adjoins(verb, phrase.start)
+            if not is_copula and adjoins and not objects:
+                self._emit_phrase(subjects, verb.i, phrase, "verb-preposition")
+            elif is_copula or adjoins or self._doc[phrase.start].lower_ in _FAR_PREPOSITIONS:
+                self._emit_phrase(subjects, phrase.start, phrase, "preposition")
+
+    def _noun(self, noun: Token) -> None:
+        transparent = self._mentions.is_transparent(noun)
+        for phrase in self._phrases.behind(noun):
+            if transparent and self._doc[phrase.start].lower_ == "of":
+                continue
+            modified = self._mentions.modified(noun, self._doc[phrase.start])
+            subjects = [referent for member in modified for referent in self._mentions.referents(member)]
+            self._emit_phrase(subjects, phrase.start, phrase, "noun-preposition")
+        self._possessor(noun)
+
+    def _possessor(self, noun: Token) -> None:
+        for child in noun.lefts:
+            mark = child.right_edge
+            if child.dep_ == "poss" and mark.dep_ == "case" and self._mentions.is_noun(child):
+                self._emit(self._mentions.referents(child), (mark.i, mark.i + 1), [noun], "possessive")
+
+    def _direct_objects(self, verb: Token) -> list[Token]:
+        for child in verb.children:
+            if child.dep_ in _OBJECTS and child.i > verb.i:
+                return self._objects(child)
+            if child.dep_ == "dobj" and self._mentions.is_relative(child) and verb.dep_ == "relcl":
+                return self._mentions.referents(verb.head)
+        return []
+
+    def _objects(self, noun: Token | None) -> list[Token]:
+        if noun is None:
+            return []
+        if self._mentions.is_personal(noun):
+            return self._subjects.antecedents(noun)
+        if not self._mentions.is_noun(noun):
+            return []
+        members = [
+            member
+            for member in self._mentions.coordinated(noun)
+            if member == noun or not self._mentions.starts_own_clause(member)
+        ]
+        return [referent for member in members for referent in self._mentions.referents(member)]
+
+    def _stranded(self, verb: Token, subjects: list[Token], is_copula: bool) -> None:
+        """ "The horse a man is riding", "the bench that a man sits on": what stands in front is the object."""
+        front = self._fronted(verb)
+        if front is None or any(child.dep_ in _OBJECTS for child in verb.children):
+            return
+        objects = self._mentions.referents(front)
+        prepositions = [child for child in verb.rights if child.dep_ in ("prep", "prt", "advmod")]
+        if not prepositions and not is_copula:
+            self._emit(subjects, self._verb_range(verb), objects, "relative-object")
+        elif len(prepositions) == 1 and prepositions[0].i == verb.i + 1 and not list(prepositions[0].children):
+            start = verb.i + is_copula
+            self._emit(subjects, (start, verb.i + 2), objects, "relative-object")
+
+    def _fronted(self, verb: Token) -> Token | None:
+        own = [child for child in verb.lefts if child.dep_ == "nsubj" and not self._mentions.is_relative(child)]
+        if verb.dep_ == "relcl" and own and self._mentions.is_noun(verb.head):
+            return verb.head
+        # Without "that" the model takes both nouns for subjects.
+        is_fronted = len(own) == 2 and verb.dep_ == "ROOT" and self._mentions.is_noun(own[0])
+        return own[0] if is_fronted and not own[0].rights else None
+
+    def _verb_range(self, verb: Token) -> tuple[int, int]:
+        """Token range of the verb with its particle and the verbs it hangs on ("trying to catch")."""
+        start, end = verb.i, verb.i + 1
+        while end < len(self._doc) and self._doc[end].dep_ == "prt" and self._doc[end].head == verb:
+            end += 1
+        head = verb
+        while head.dep_ == "xcomp" and head.head.i < start:
+            head = head.head
+            gap = range(head.i + 1, start)
+            if not all(self._doc[position].tag_ == "TO" or self._doc[position].pos_ == "ADJ" for position in gap):
+                break
+            if not gap and verb_lemma(head.lower_) not in _ASPECTS:
+                break
+            if head.pos_ == "VERB" or (head.pos_ == "ADJ" and head.dep_ == "acomp"):
+                start = head.i
+        if self._doc[start].pos_ == "ADJ":
+            start = verb.i
+        return start, end
+
+    def _is_agent(self, verb: Token, phrase: Phrase) -> bool:
+        if self._doc[phrase.start].lower_ != "by" or phrase.end != phrase.start + 1:
+            return False
+        return verb.tag_ in ("VBN", "VBD") and canonical(f"{verb.lower_} by").endswith(" by")
+
+    def _resumes(self, verb: Token, phrase: Phrase) -> bool:
+        """Whether the phrase says where what is had is: "a plate has food on it", "a man holds a cup in his hand"."""
+        if phrase.object is None:
+            return False
+        if self._mentions.is_personal(phrase.object):
+            return canonical(verb.lower_) == "have"
+        is_in_hand = self._doc[phrase.start].lower_ == "in" and noun_lemma(phrase.object.lower_) in BODY_PARTS
+        return is_in_hand and canonical(verb.lower_) in _HOLDING
+
+    def _adjoins(self, verb: Token, start: int) -> bool:
+        return all(self._doc[position].pos_ in ("ADV", "ADP", "PART") for position in range(verb.i + 1, start))
+
+    def _emit_phrase(self, subjects: list[Token], start: int, phrase: Phrase, rule: str) -> None:
+        if phrase.object is None:
+            for subject in subjects:
+                self._emit([subject], (start, phrase.end), [subject], "reciprocal")
+            return
+        objects = self._objects(phrase.object)
+        if self._mentions.is_personal(phrase.object):
+            self._said_by_pronoun |= {(object_.i, subject.i) for subject in subjects for object_ in objects}
+        self._emit(subjects, (start, phrase.end), objects, rule)
+
+    def _emit(self, subjects: Sequence[Token], predicate: tuple[int, int], objects: Sequence[Token], rule: str) -> None:
+        words = self._doc[predicate[0] : predicate[1]].text
+        for subject in subjects:
+            for object_ in objects:
+                if subject == object_ and rule != "reciprocal":
+                    continue
+                self._linked.add(object_.i)
+                implied = reading(words, self._mentions.lemma(subject), self._mentions.lemma(object_))
+                meant = implied or Reading(canonical(words), False, rule)
+                ends = (object_, subject) if meant.turned else (subject, object_)
+                key = (ends[0].i, ends[1].i, meant.predicate)
+                if meant.predicate and key not in self._found:
+                    self._found[key] = self._triplet(*ends, predicate, meant)
+
+    def _triplet(self, subject: Token, object_: Token, predicate: tuple[int, int], meant: Reading) -> Triplet:
+        subject_start, subject_end = self._characters(*self._mentions.span(subject))
+        predicate_start, predicate_end = self._characters(*predicate)
+        object_start, object_end = self._characters(*self._mentions.span(object_))
+        text = self._caption
+        return Triplet(
+            subject=text[subject_start:subject_end],
+            subject_lemma=self._mentions.lemma(subject),
+            predicate=text[predicate_start:predicate_end],
+            predicate_lemma=meant.predicate,
+            object=text[object_start:object_end],
+            object_lemma=self._mentions.lemma(object_),
+            subject_start=subject_start,
+            subject_end=subject_end,
+            predicate_start=predicate_start,
+            predicate_end=predicate_end,
+            object_start=object_start,
+            object_end=object_end,
+            rule=meant.rule,
+            subject_count=self._mentions.count(subject),
+            object_count=self._mentions.count(object_),
+            subject_attributes=self._mentions.attributes(subject),
+            object_attributes=self._mentions.attributes(object_),
+        )
+
+    def _characters(self, start: int, end: int) -> tuple[int, int]:
+        """A token range as the caption's characters."""
+        last = self._doc[end - 1]
+        first = max(self._doc[start].idx - self._added, 0)
+        while self._caption[first].isspace():
+            first += 1
+        return first, last.idx + len(last.text) - self._added
+
+    def _adjacent_mentions(self) -> None:
+        """Where the tree links nothing to a noun, read plain "noun verb/preposition noun" off the words."""
+        nouns = [
+            token
+            for token in self._doc
+            if self._mentions.is_noun(token) and token.dep_ not in _INNER and not self._phrases.is_part_noun(token)
+        ]
+        for left, right in pairwise(nouns):
+            if right.i in self._linked or right.dep_ in ("conj", "nsubj", "nsubjpass"):
+                continue
+            predicate = self._plain_predicate(left.i + 1, self._mentions.span(right)[0])
+            if predicate is not None and not self._are_linked(left, right):
+                subject = self._subjects.able(left, self._doc[predicate[0]])
+                self._emit(self._mentions.referents(subject), predicate, self._mentions.referents(right), "adjacent")
+
+    def _are_linked(self, left: Token, right: Token) -> bool:
+        return any({subject, object_} == {left.i, right.i} for subject, object_, _ in self._found)
+
+    def _plain_predicate(self, start: int, end: int) -> tuple[int, int] | None:
+        while start < end and self._doc[start].pos_ in ("AUX", "ADV") and self._doc[start].lower_ != "next":
+            start += 1
+        tokens = [self._doc[position] for position in range(start, end)]
+        if not tokens or tokens[0].lower_ in NO_LINK | {"of", "and", "or", "up"}:
+            return None
+        tail = tokens[1:] if tokens[0].pos_ == "VERB" else tokens
+        if not all(word.pos_ in ("ADP", "PART", "SCONJ") or word.lower_ in PART_NOUNS | {"next"} for word in tail):
+            return None
+        return start, end

@@ -1,0 +1,215 @@
+"""Noun mentions of a parsed caption: which tokens are nouns, what they stand for, which go together."""
+
+from collections.abc import Iterator
+
+from spacy.tokens import Doc, Token
+
+from tagger.categories.coco import ANIMATE, LEXICAL_PHRASES
+from tagger.english.lexicon import names_more
+from tagger.english.nouns import noun_lemma, phrase_lemma
+from tagger.english.words import words
+
+# "a group of people" is people, "a close up of a dog" is a dog.
+_TRANSPARENT = words(
+    "group bunch pair couple herd flock pack crowd lot number variety assortment collection row line pile stack "
+    "team set piece slice type kind close closeup picture photo photograph image view shot portrait painting "
+    "drawing dozen hundred part patch bit chunk cluster clump bunch bouquet bundle roll range layer droplet drop pane hint "
+    "sheet strip string series array mass heap pack mound half body game match"
+)
+_PERSONAL = words("it him her them itself himself herself themselves")
+_RELATIVE = words("who that which whom")
+_INDEFINITE = words("someone somebody person one")
+_NUMBERS = {
+    "a": 1, "an": 1, "one": 1, "another": 1, "two": 2, "both": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,
+    "eight": 8, "nine": 9, "ten": 10, "eleven": 11, "twelve": 12,
+}  # fmt: skip
+_SEVERAL = words("several many few multiple various numerous each every all some these those")
+_DESCRIBING = ("amod", "compound", "nmod")
+_PREMODIFIERS = words("det amod compound nummod poss nmod predet quantmod case")
+
+
+class Mentions:
+    """The nouns of one parsed caption."""
+
+    def __init__(self, doc: Doc) -> None:
+        self._doc = doc
+        self._left_conjunct = dict(self._coordinations())
+
+    def is_noun(self, token: Token) -> bool:
+        """Whether the token can be a subject or object: a noun, or a pronoun for an unnamed person."""
+        if token.pos_ in ("NOUN", "PROPN"):
+            return any(letter.isalpha() for letter in token.text)
+        return token.pos_ == "PRON" and token.lower_ in _INDEFINITE
+
+    def is_animate(self, token: Token) -> bool:
+        """Whether the noun is a person or an animal."""
+        return noun_lemma(token.lower_) in ANIMATE
+
+    def span(self, token: Token) -> tuple[int, int]:
+        """Token range of the noun with what stands before it (determiner, adjectives, compounds)."""
+        start = token.i
+        for child in reversed(list(token.lefts)):
+            if child.dep_ not in _PREMODIFIERS or child.right_edge.i != start - 1:
+                break
+            start = child.left_edge.i
+        return start, token.i + 1
+
+    def lemma(self, token: Token) -> str:
+        """Head noun in the singular with its compound words and lexical adjectives ("hot dog", "tennis racket")."""
+        if token.pos_ == "PRON":
+            return "person"
+        counted = any(child.dep_ == "nummod" for child in token.lefts) or self._is_followed_by_of(token)
+        phrase = "glass" if token.lower_ == "glasses" and counted else token.lower_
+        position = token.i - 1
+        while position >= 0:
+            before = self._doc[position]
+            longer = phrase_lemma(f"{before.lower_} {phrase}")
+            is_compound = before.dep_ == "compound" and self._heads(before, token) and names_more(longer)
+            if not is_compound and longer not in LEXICAL_PHRASES:
+                break
+            phrase = f"{before.lower_} {phrase}"
+            position -= 1
+        return phrase_lemma(phrase) or token.lower_
+
+    def count(self, token: Token) -> int:
+        """How many the noun means: its number word, 1 for a singular, 0 for a plural without a number."""
+        for child in token.lefts:
+            if child.lower_ in _NUMBERS:
+                return _NUMBERS[child.lower_]
+            if child.dep_ == "nummod" and child.text.isdecimal() and len(child.text) < 4:
+                return int(child.text)
+        if token.dep_ == "pobj" and token.head.lower_ == "of":
+            holder = noun_lemma(token.head.head.lower_)
+            if holder == "couple" or (holder == "pair" and self.is_animate(token)):
+                return 2
+        is_several = token.tag_ in ("NNS", "NNPS") or any(child.lower_ in _SEVERAL for child in token.lefts)
+        return 0 if is_several else 1
+
+    def attributes(self, token: Token) -> tuple[str, ...]:
+        """Adjectives and nouns that describe the noun and are no part of its lemma, in order."""
+        named = self.lemma(token).split()
+        found = []
+        for child in token.lefts:
+            if child.dep_ in _DESCRIBING and child.lower_ not in named and child.lower_ not in _NUMBERS:
+                found += [child, *(joined for joined in child.rights if joined.dep_ == "conj" and joined.i < token.i)]
+        if token.dep_ == "nsubj" and token.head.pos_ == "AUX":
+            found += [child for child in token.head.rights if child.dep_ == "acomp" and child.pos_ == "ADJ"]
+        return tuple(word.lower_ for word in found if word.is_alpha)
+
+    def referents(self, token: Token) -> list[Token]:
+        """The nouns that a noun stands for: itself, or what a quantity or picture noun is "of"."""
+        return self._referents(token, depth=0)
+
+    def _referents(self, token: Token, depth: int) -> list[Token]:
+        if noun_lemma(token.lower_) in _TRANSPARENT and depth < 4:
+            for child in token.rights:
+                if child.lower_ in ("of", "up") and child.dep_ in ("prep", "advmod", "prt"):
+                    nouns = [noun for noun in self._of_objects(child) if self.is_noun(noun)]
+                    if nouns:
+                        return [
+                            referent
+                            for noun in nouns
+                            for member in self.coordinated(noun)
+                            for referent in self._referents(member, depth + 1)
+                        ]
+        return [token]
+
+    def is_transparent(self, token: Token) -> bool:
+        """Whether the noun only counts or depicts what it is "of"."""
+        return self.referents(token) != [token]
+
+    def coordinated(self, token: Token) -> list[Token]:
+        """The noun and the nouns coordinated with it to its right, in order."""
+        found = [token]
+        for conjunct, left in sorted(self._left_conjunct.items()):
+            if any(left == member.i for member in found):
+                found.append(self._doc[conjunct])
+        return found
+
+    def modified(self, noun: Token, modifier: Token) -> list[Token]:
+        """The nouns that a modifier behind `noun` is about: in "a man and a woman on a bench" both.
+
+        Coordinated nouns before the modifier count as long as nothing but "and" stands between them.
+        """
+        root = noun
+        while root.i in self._left_conjunct:
+            root = self._doc[self._left_conjunct[root.i]]
+        members = [member for member in self.coordinated(root) if member.i < modifier.i]
+        if noun not in members:
+            return [noun]
+        run = members[-1:]
+        for member in reversed(members[:-1]):
+            gap = range(member.i + 1, self.span(run[0])[0])
+            if not all(self._doc[position].dep_ in ("cc", "punct", "preconj") for position in gap):
+                break
+            run.insert(0, member)
+        return run if noun in run else [noun]
+
+    def is_relative(self, token: Token) -> bool:
+        """Whether the token is a relative pronoun."""
+        return token.lower_ in _RELATIVE and token.pos_ in ("PRON", "DET", "SCONJ")
+
+    def is_personal(self, token: Token) -> bool:
+        """Whether the token is a pronoun that stands for something named before."""
+        return token.lower_ in _PERSONAL
+
+    def starts_own_clause(self, conjunct: Token) -> bool:
+        """Whether a coordinated noun does something itself: in "a car and a woman holding a cup" the woman does."""
+        return self.is_animate(conjunct) and any(
+            child.dep_ in ("acl", "relcl") and child.tag_ != "VBN" for child in conjunct.rights
+        )
+
+    def _is_followed_by_of(self, token: Token) -> bool:
+        return token.i + 1 < len(self._doc) and self._doc[token.i + 1].lower_ == "of"
+
+    def _of_objects(self, preposition: Token) -> Iterator[Token]:
+        for child in preposition.rights:
+            if child.dep_ == "pobj":
+                yield child
+            elif child.dep_ == "prep" and child.lower_ == "of":
+                yield from self._of_objects(child)
+
+    def _holder(self, left: Token, conjunct: Token) -> Token:
+        """What a new thing stands beside: in "a glass of water and a carrot" the glass, not the water."""
+        if left.dep_ != "pobj" or left.head.lower_ != "of" or self._is_new(left) or not self._is_new(conjunct):
+            return left
+        holder = left.head.head
+        return holder if self.is_noun(holder) else left
+
+    def _is_new(self, noun: Token) -> bool:
+        """Whether an article opens another thing."""
+        return any(child.lower_ in ("a", "an") for child in noun.lefts)
+
+    def _heads(self, token: Token, ancestor: Token) -> bool:
+        while token.dep_ == "compound" and token.head is not token:
+            token = token.head
+            if token == ancestor:
+                return True
+        return False
+
+    def _coordinations(self) -> Iterator[tuple[int, int]]:
+        for token in self._doc:
+            if token.dep_ == "conj" and self.is_noun(token) and token.head.i < token.i:
+                left = self._true_left(token, token.head)
+                left = left and self._holder(left, token)
+                if left is not None and not (self.starts_own_clause(token) and not self.is_animate(left)):
+                    yield token.i, left.i
+
+    def _true_left(self, conjunct: Token, head: Token) -> Token | None:
+        """The noun that a noun is coordinated with.
+
+        The small model hangs "a book" of "a man holding an umbrella and a book" on the man or on the verb.
+        """
+        between = [self._doc[position] for position in range(head.i + 1, conjunct.i)]
+        conjunctions = [token for token in between if token.dep_ == "cc"]
+        if conjunctions:
+            anchor = conjunctions[-1].head
+            if anchor.i > head.i and self.is_noun(anchor):
+                return anchor
+        if not self.is_noun(head):
+            return None
+        if self.is_animate(head) and not self.is_animate(conjunct):
+            objects = [token for token in between if token.dep_ in ("dobj", "pobj") and self.is_noun(token)]
+            if objects and not self.is_animate(objects[-1]):
+                return objects[-1]
+        return head

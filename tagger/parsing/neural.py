@@ -1,0 +1,164 @@
+"""Captions to triplets with a sequence-to-sequence model that writes scene graphs, held to the caption's own words."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from tagger.english.closed_words import DETERMINERS, FUNCTION_WORDS
+from tagger.english.nouns import noun_lemma, phrase_lemma
+from tagger.english.predicates import canonical
+from tagger.english.verbs import verb_lemma
+from tagger.parsing.parser import refusal
+from tagger.triplet import Triplet
+
+RULE = "neural"
+PROMPT = "Generate Scene Graph: "
+"""What the models of FactualSceneGraph were trained with."""
+
+_FACT = re.compile(r"\(([^()]*)\)")
+_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+_ATTRIBUTE = "is"
+
+Place = tuple[int, int]
+"""Characters of the caption, end exclusive."""
+
+
+class NeuralParserError(RuntimeError):
+    """A model folder that can't be used."""
+
+
+class NeuralParser:
+    """A scene-graph model of transformers; called like `parse_captions`.
+
+    The model writes facts "( man , ride , horse ) , ( horse , is , brown )". A fact counts only where the caption has
+    the words: the nouns and the predicate, by lemma, at places of their own; attributes go to the nouns they are about.
+    """
+
+    def __init__(self, folder: Path, batch_size: int = 32, longest: int = 200, prompt: str = PROMPT) -> None:
+        """`longest`: tokens of a graph. Raises NeuralParserError."""
+        if not folder.is_dir():
+            raise NeuralParserError(
+                f"no folder {folder}: give one with config.json, safetensors weights and a tokenizer"
+            )
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            model = AutoModelForSeq2SeqLM.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise NeuralParserError(f"{folder}: {error}; give a sequence-to-sequence model of transformers") from error
+        self._model = model.eval()
+        self._batch_size, self._longest, self._prompt = batch_size, longest, prompt
+        self.unlicensed = 0
+        """Facts that were left out because the caption does not have their words."""
+
+    def __call__(self, captions: Sequence[str]) -> list[list[Triplet]]:
+        """Triplets of each caption, in order; refused captions (`refusal`) give [].
+
+        A batch holds captions of one length in tokens: nothing is padded, so what else is parsed changes nothing.
+        """
+        distinct = [caption for caption in dict.fromkeys(captions) if refusal(caption) is None]
+        graphs = dict(self._written(distinct))
+        return [self._licensed(caption, graphs[caption]) if caption in graphs else [] for caption in captions]
+
+    def _written(self, captions: Sequence[str]) -> Iterator[tuple[str, str]]:
+        by_length: dict[int, list[tuple[str, list[int]]]] = {}
+        for caption in captions:
+            tokens = self._tokenizer(self._prompt + caption.lower(), truncation=True, max_length=512)["input_ids"]
+            by_length.setdefault(len(tokens), []).append((caption, tokens))
+        for members in by_length.values():
+            for start in range(0, len(members), self._batch_size):
+                batch = members[start : start + self._batch_size]
+                with torch.inference_mode():
+                    written = self._model.generate(
+                        input_ids=torch.tensor([tokens for _, tokens in batch]),
+                        attention_mask=torch.ones(len(batch), len(batch[0][1]), dtype=torch.long),
+                        max_new_tokens=self._longest,
+                        do_sample=False,
+                        num_beams=1,
+                    )
+                texts = self._tokenizer.batch_decode(written, skip_special_tokens=True)
+                yield from zip((caption for caption, _ in batch), texts, strict=True)
+
+    def _licensed(self, caption: str, graph: str) -> list[Triplet]:
+        triplets, refused = licensed(caption, graph)
+        self.unlicensed += refused
+        return triplets
+
+
+def licensed(caption: str, graph: str) -> tuple[list[Triplet], int]:
+    """The triplets of a written graph that the caption has words for, and how many facts have not."""
+    facts = [[part.strip() for part in fact.split(",")] for fact in _FACT.findall(graph)]
+    stated = [fact for fact in facts if len(fact) == 3 and all(fact)]
+    attributes: dict[str, list[str]] = {}
+    for noun, verb, value in stated:
+        if verb == _ATTRIBUTE and _find(caption, value, noun=False) is not None:
+            attributes.setdefault(phrase_lemma(noun), []).append(value.lower())
+    found: dict[tuple[str, str, str], Triplet] = {}
+    for subject, predicate, object_ in stated:
+        if predicate != _ATTRIBUTE:
+            triplet = _triplet(caption, subject, predicate, object_, attributes)
+            if triplet is not None:
+                found.setdefault((triplet.subject_lemma, triplet.predicate_lemma, triplet.object_lemma), triplet)
+    relations = sum(fact[1] != _ATTRIBUTE for fact in stated)
+    distinct = {tuple(fact) for fact in stated if fact[1] != _ATTRIBUTE}
+    return list(found.values()), len(facts) - len(stated) + min(relations, len(distinct)) - len(found)
+
+
+def _triplet(
+    caption: str, subject: str, predicate: str, object_: str, attributes: dict[str, list[str]]
+) -> Triplet | None:
+    subject_place = _find(caption, subject, noun=True)
+    object_place = _find(caption, object_, noun=True, taken=subject_place)
+    taken = [place for place in (subject_place, object_place) if place is not None]
+    predicate_place = _find(caption, predicate, noun=False, others=taken)
+    canonical_form = canonical(predicate)
+    if subject_place is None or object_place is None or predicate_place is None or not canonical_form:
+        return None
+    lemmas = phrase_lemma(subject), phrase_lemma(object_)
+    return Triplet(
+        subject=caption[slice(*subject_place)],
+        subject_lemma=lemmas[0],
+        predicate=caption[slice(*predicate_place)],
+        predicate_lemma=canonical_form,
+        object=caption[slice(*object_place)],
+        object_lemma=lemmas[1],
+        subject_start=subject_place[0],
+        subject_end=subject_place[1],
+        predicate_start=predicate_place[0],
+        predicate_end=predicate_place[1],
+        object_start=object_place[0],
+        object_end=object_place[1],
+        rule=RULE,
+        subject_attributes=tuple(attributes.get(lemmas[0], ())),
+        object_attributes=tuple(attributes.get(lemmas[1], ())),
+    )
+
+
+def _find(
+    caption: str, words: str, noun: bool, taken: Place | None = None, others: Sequence[Place] = ()
+) -> Place | None:
+    """Where the caption has the words one after the other, by lemma; articles between them are passed over."""
+    lemma = _noun if noun else _said
+    wanted = [lemma(word) for word in _WORD.findall(words.lower()) if word not in DETERMINERS]
+    tokens = [
+        (lemma(match.group()), match.span())
+        for match in _WORD.finditer(caption.lower() if len(caption.lower()) == len(caption) else caption)
+        if match.group() not in DETERMINERS
+    ]
+    for start in range(len(tokens) - len(wanted) + 1 if wanted else 0):
+        window = tokens[start : start + len(wanted)]
+        place = window[0][1][0], window[-1][1][1]
+        apart = all(place[1] <= other[0] or place[0] >= other[1] for other in (*others, *([taken] if taken else [])))
+        if apart and [word for word, _ in window] == wanted:
+            return place
+    return None
+
+
+def _noun(word: str) -> str:
+    return noun_lemma(word)
+
+
+def _said(word: str) -> str:
+    return word if word in FUNCTION_WORDS else verb_lemma(word)

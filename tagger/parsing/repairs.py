@@ -1,0 +1,143 @@
+"""Corrections of what the small spaCy model gets wrong in short captions, made on its tree before the rules read it."""
+
+from itertools import pairwise
+
+from spacy.tokens import Doc, Token
+
+from tagger.categories.coco import ANIMATE, PEOPLE, SYNONYMS
+from tagger.english.inflection import known_lemmas
+from tagger.english.lexicon import TOOLS
+from tagger.english.nouns import noun_lemma
+from tagger.english.verbs import verb_lemma
+from tagger.english.words import words
+
+_GERUNDS = words(
+    "standing sitting laying lying walking running riding holding wearing carrying grazing swimming flying eating "
+    "looking playing jumping landing driving sleeping resting hanging traveling crossing leaning posing feeding "
+    "drinking chasing pulling pushing watching using skiing surfing skateboarding snowboarding floating talking "
+    "waiting kneeling crouching drying reaching reading smiling"
+)
+_MODIFIERS = words("compound amod nmod npadvmod")
+_NAMES = frozenset(SYNONYMS).union(*SYNONYMS.values())
+# "Holds a bowl with a spoon": what is kept may have tools of its own.
+_KEEPING = words("hold have carry contain show see")
+# Category names that captions use as verbs too.
+_ALSO_VERBS = words("ski kite skateboard snowboard surfboard bat")
+_CATEGORY_HEADS = frozenset(noun_lemma(name.split()[-1]) for name in SYNONYMS) - _ALSO_VERBS
+
+
+def repair(doc: Doc) -> None:
+    """Corrects the tree in place: participles taken for nouns, category names for anything but a noun, tools for parts."""
+    for before, token in pairwise(doc):
+        if _is_hidden_gerund(token, before):
+            _make_clause(token, before)
+        elif token.dep_ == "acl" and token.pos_ == "NOUN" and token.lower_ in _GERUNDS:
+            token.pos_, token.tag_ = "VERB", "VBG"
+        elif _is_hidden_verb(token, before):
+            _make_verb(token, before)
+        elif _is_split_name(token, before):
+            _make_head(token, before)
+        elif _is_tool_of_verb(token):
+            token.head = token.head.head
+        elif _is_hidden_noun(token, before) or _is_hidden_name(token, before):
+            _make_noun(token)
+
+
+def _is_hidden_gerund(token: Token, before: Token) -> bool:
+    """ "A zebra standing in a field" read as a noun "standing" that "zebra" modifies."""
+    if not token.lower_.endswith("ing") or before.head != token or before.dep_ not in _MODIFIERS:
+        return False
+    is_verb = token.tag_ == "VBG" or token.lower_ in _GERUNDS
+    return is_verb and (before.pos_ in ("NOUN", "PROPN") or noun_lemma(before.lower_) in _NAMES)
+
+
+def _make_clause(gerund: Token, noun: Token) -> None:
+    _take_place(noun, gerund)
+    gerund.dep_, gerund.pos_, gerund.tag_ = "acl", "VERB", "VBG"
+
+
+def _is_hidden_verb(token: Token, before: Token) -> bool:
+    """ "A bus passes a church" read as one bus passes: "a" has no plural."""
+    if token.tag_ not in ("NNS", "NNPS") or before.head != token or before.dep_ not in _MODIFIERS | {"nsubj"}:
+        return False
+    opening = before
+    while opening.i > 0 and opening.pos_ in ("NOUN", "PROPN", "ADJ"):
+        opening = opening.nbor(-1)
+    return opening.lower_ in ("a", "an") and bool(known_lemmas(token.lower_, "VERB"))
+
+
+def _make_verb(verb: Token, noun: Token) -> None:
+    premodifiers = [child for child in verb.lefts if child != noun]
+    head = verb.head
+    if verb.dep_ in _MODIFIERS and head.i > verb.i:
+        premodifiers += [child for child in head.lefts if child.i < noun.i]
+        verb.dep_ = head.dep_
+        verb.head = verb if head.head == head else head.head
+        head.head, head.dep_ = verb, "dobj"
+    verb.pos_, verb.tag_ = "VERB", "VBZ"
+    noun.dep_, noun.pos_ = "nsubj", "NOUN"
+    for child in premodifiers:
+        child.head = noun
+
+
+def _is_split_name(token: Token, before: Token) -> bool:
+    """ "A fire hydrant" read as a fire that is hydrant."""
+    if token.pos_ in ("NOUN", "PROPN") or f"{before.lower_} {token.lower_}" not in _NAMES:
+        return False
+    return token.head == before or not token.is_ancestor(before)
+
+
+def _make_head(token: Token, before: Token) -> None:
+    _take_place(token, before)
+    token.tag_ = "NN"
+    before.dep_ = "compound"
+    for child in list(before.rights):
+        child.head = token
+
+
+def _take_place(noun: Token, former: Token) -> None:
+    """Puts the noun at the place of its wrong neighbour in the tree, with all that stands before it."""
+    before = [child for child in former.lefts if child != noun and child.i < noun.i]
+    label, head = former.dep_, former.head
+    noun.head = noun if head == former else head
+    noun.dep_, noun.pos_ = label, "NOUN"
+    former.head = noun
+    for child in before:
+        child.head = noun
+
+
+def _is_tool_of_verb(token: Token) -> bool:
+    """ "Hits a ball with a bat" read as a ball that has a bat."""
+    if token.lower_ != "with" or token.dep_ != "prep" or token.head.dep_ != "dobj" or token.head.head.i > token.i:
+        return False
+    is_kept = verb_lemma(token.head.head.lower_) in _KEEPING
+    return not is_kept and any(child.dep_ == "pobj" and noun_lemma(child.lower_) in TOOLS for child in token.rights)
+
+
+def _is_hidden_noun(token: Token, before: Token) -> bool:
+    """ "A suit and tie" read as tying."""
+    if token.pos_ not in ("VERB", "AUX") or token.tag_ in ("VBG", "VBN", "VBD"):
+        return False
+    if noun_lemma(token.lower_) not in _CATEGORY_HEADS:
+        return False
+    is_inner_noun = before.pos_ in ("NOUN", "PROPN") and noun_lemma(before.lower_) not in PEOPLE
+    return is_inner_noun or before.pos_ in ("DET", "ADJ", "CCONJ")
+
+
+def _is_hidden_name(token: Token, before: Token) -> bool:
+    """ "A kitten", "a red oven" read as an adjective."""
+    if token.pos_ != "ADJ" or before.pos_ not in ("DET", "ADJ") or token.lower_ == "orange":
+        return False
+    is_last = token.i + 1 == len(token.doc) or token.nbor().pos_ not in ("NOUN", "PROPN", "ADJ")
+    return is_last and noun_lemma(token.lower_) in ANIMATE | _CATEGORY_HEADS | _ALSO_VERBS
+
+
+def _make_noun(token: Token) -> None:
+    token.pos_, token.tag_ = "NOUN", "NN"
+    if token.dep_ == "amod" and token.head.pos_ == "VERB":
+        token.dep_ = "nsubj"
+    for child in token.children:
+        if child.i == token.i - 1 and child.dep_ == "nsubj":
+            child.dep_ = "compound"
+        elif child.i > token.i and child.tag_ == "VBG":
+            child.dep_ = "acl"
