@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
 from PIL import Image
@@ -21,6 +21,9 @@ from pipeline.images.places import ImagePlace
 from pipeline.images.reader import read_ahead
 from pipeline.stage import Inputs, Output, Rejected, Report, Stage
 from storage.tables import CAPTIONS
+
+if TYPE_CHECKING:
+    from pipeline.captioning.match_scorer import MatchScorer
 
 Batch: TypeAlias = "list[tuple[dict[str, Any], Picture | None]]"
 """Rows of the images table with their images, None where none is looked at."""
@@ -63,11 +66,10 @@ class CaptionStage(Stage):
 
     def open(self, given: Inputs) -> None:
         """Load the captioner, and the filter where there is one."""
-        from pipeline.captioning.match_scorer import MatchScorer
         from pipeline.captioning.open_captioner import open_captioner
 
         self._captioner = open_captioner(self.settings, self.worker)
-        self._scorer = MatchScorer(self.settings, self.worker) if self.settings.filter else None
+        self._scorer = self._filter() if self.settings.filter else None
         self._limits = ImageLimits()
 
     def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
@@ -96,21 +98,31 @@ class CaptionStage(Stage):
         """How many captions there are."""
         return {"captions": sum(len(captions) for captions in table["captions"].to_pylist())}
 
+    def _filter(self) -> MatchScorer:
+        from pipeline.captioning.match_scorer import MatchScorer  # loads torch, which recordings do without
+
+        return MatchScorer(self.settings, self.worker)
+
     def _drawn(self, batch: Batch) -> list[list[Caption]]:
         """The captions of each image: of the whole of it, of its pairs of boxes, or both."""
-        from pipeline.captioning.blip import BlipCaptioner
-
         images = [image for _, image in batch if image is not None]
         captions: list[list[Caption]] = [[] for _ in batch]
         if self.settings.dense != "only":
             captions = self._captioner.caption(images, [row["image_id"] for row, _ in batch])
-        if isinstance(self._captioner, BlipCaptioner) and self.settings.dense != "no":
-            for (row, _), image, found in zip(batch, images, captions, strict=True):
-                assert isinstance(image, Image.Image), "cut-outs are made of whole images"
-                crops = pair_crops(image, row["boxes"], self.settings.dense_pairs)
-                dense = self._captioner.likeliest(crops)
-                found += [c._replace(draw=len(found) + i, source=f"{c.source} dense") for i, c in enumerate(dense)]
+        if self.settings.dense != "no":
+            self._add_dense(batch, captions)
         return captions
+
+    def _add_dense(self, batch: Batch, captions: list[list[Caption]]) -> None:
+        """Add to each image's captions those of the cut-outs around its pairs of boxes."""
+        from pipeline.captioning.blip import BlipCaptioner
+
+        assert isinstance(self._captioner, BlipCaptioner), "settings allow cut-outs with BLIP alone"
+        for (row, image), found in zip(batch, captions, strict=True):
+            assert isinstance(image, Image.Image), "cut-outs are made of whole images"
+            crops = pair_crops(image, row["boxes"], self.settings.dense_pairs)
+            dense = self._captioner.likeliest(crops)
+            found += [c._replace(draw=len(found) + i, source=f"{c.source} dense") for i, c in enumerate(dense)]
 
     def _fit(self, image: Picture, captions: list[Caption]) -> list[Caption]:
         """The captions that the filter lets through, each with its score; all of them without a filter."""
