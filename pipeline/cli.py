@@ -272,12 +272,13 @@ def scenes(
         "recipes/demo.toml"
     ),
     overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write the made world: COCO, Objects365, Visual Genome and HICO-DET formats, with planted truth."""
     from pipeline.commands.run import make_scenes
 
     with _told():
-        make_scenes(folder, recipe, overrides or [])
+        make_scenes(folder, recipe, overrides or [], as_json)
 
 
 @app.command()

@@ -20,11 +20,20 @@ class Change:
     old: Any
     new: Any
 
+    @property
+    def name(self) -> str:
+        """What differs, in words."""
+        return _IN_WORDS.get(self.term, self.term.removeprefix("settings."))
+
+    @property
+    def is_content(self) -> bool:
+        """Whether it is what was read that differs, and not what a person set."""
+        return self.term.startswith("inputs.")
+
     def __str__(self) -> str:
-        name = _IN_WORDS.get(self.term, self.term.removeprefix("settings."))
         if isinstance(self.old, list) and isinstance(self.new, list) and len(self.old) != len(self.new):
-            return f"{name}: {len(self.old)} → {len(self.new)} artifacts"
-        return f"{name}: {_short(self.old)} → {_short(self.new)}"
+            return f"{self.name}: {len(self.old)} → {len(self.new)} artifacts"
+        return f"{self.name}: {_short(self.old)} → {_short(self.new)}"
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:

@@ -10,6 +10,8 @@ from heapq import nlargest
 from typing import Any, NamedTuple
 
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 from rich.text import Text
 
 from pipeline.commands.why import causes_of
@@ -24,6 +26,9 @@ from storage.store import Store
 LEAST = 0.01
 """Scores that differ by less count as equal."""
 EXAMPLES = 5
+"""Of each kind and cause."""
+DETAILED = 5
+"""Causes that are told by predicate and with examples on a terminal."""
 KINDS = ("added", "lost", "re-scored")
 STEP = "tag"
 
@@ -52,47 +57,93 @@ class Example(NamedTuple):
 
 
 @dataclass
-class Difference:
-    """What differs between two runs' relations: how often by cause and by predicate, and examples by kind."""
+class Caused:
+    """Relations that differ for one cause: how often, by kind and by predicate, and the weightiest by kind."""
 
-    same: int = 0
-    causes: dict[str, Counter[str]] = field(default_factory=dict)
+    stage: str
+    """Where it began; empty where no stage changed."""
+    what: str
+    counts: Counter[str] = field(default_factory=Counter)
     predicates: dict[str, Counter[str]] = field(default_factory=dict)
     examples: dict[str, list[Example]] = field(default_factory=dict)
 
-    def add(self, cause: str, kind: str, found: list[Example]) -> None:
-        """Count relations that differ in one way for one cause; the weightiest become examples."""
-        if not found:
-            return
-        self.causes.setdefault(cause, Counter())[kind] += len(found)
+    def add(self, kind: str, found: list[Example]) -> None:
+        """Count relations that differ in one way; the weightiest become examples."""
+        self.counts[kind] += len(found)
         for example in found:
             self.predicates.setdefault(example.predicate, Counter())[kind] += 1
         kept = [*self.examples.get(kind, []), *found]
         self.examples[kind] = nlargest(EXAMPLES, kept, key=lambda example: example.weight)
 
     def as_json(self) -> dict[str, Any]:
-        """The difference as plain values."""
+        """The same as plain values."""
         examples = {kind: [example._asdict() for example in found] for kind, found in self.examples.items()}
-        return {"same": self.same, "causes": self.causes, "predicates": self.predicates, "examples": examples}
+        return {**vars(self), "examples": examples}
+
+    def __str__(self) -> str:
+        return f"{self.stage}: {self.what}" if self.stage else self.what
+
+
+@dataclass
+class Difference:
+    """What differs between two runs' relations: how many are the same, and the others by what caused it."""
+
+    same: int = 0
+    causes: dict[tuple[str, str], Caused] = field(default_factory=dict)
+    """Stage and what changed there → what came of it."""
+
+    def add(self, cause: tuple[str, str], kind: str, found: list[Example]) -> None:
+        """Count relations that differ in one way for one cause."""
+        if found:
+            self.causes.setdefault(cause, Caused(*cause)).add(kind, found)
+
+    @property
+    def weightiest(self) -> list[Caused]:
+        """The causes, that of most relations first."""
+        return sorted(self.causes.values(), key=lambda cause: (-cause.counts.total(), str(cause)))
+
+    @property
+    def predicates(self) -> dict[str, Counter[str]]:
+        """How often each predicate differs, by kind, whatever the cause."""
+        found: dict[str, Counter[str]] = {}
+        for cause in self.causes.values():
+            for predicate, counts in cause.predicates.items():
+                found.setdefault(predicate, Counter()).update(counts)
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """The difference as plain values."""
+        causes = [cause.as_json() for cause in self.weightiest]
+        return {"same": self.same, "causes": causes, "predicates": self.predicates}
 
 
 def print_diff(root: Address, before: str, after: str, as_json: bool) -> None:
-    """Print what differs between two runs' relations."""
+    """Print what differs between two runs' relations: by cause, and of each cause by predicate, with examples."""
     store = existing_store(root)
     found = difference(find_run(store, before), find_run(store, after))
     if as_json:
         print(json.dumps(found.as_json(), ensure_ascii=False))
         return
     console = Console()
-    for title, counted in (("cause", found.causes), ("predicate", found.predicates)):
-        made = table(f"Relations of {after} beside those of {before}, by {title}", title, *KINDS)
-        for name, counts in sorted(counted.items(), key=lambda entry: (-entry[1].total(), entry[0])):
-            made.add_row(Text(harmless(name)), *(f"{counts[kind]:,}" for kind in KINDS))
-        console.print(made)
-    for kind in KINDS:
-        for example in found.examples.get(kind, []):
-            console.print(Text(f"{kind} {example}"))
+    causes = found.weightiest
+    if causes:
+        rows = {str(cause): cause.counts for cause in causes}
+        console.print(_counted(f"Relations of {after} beside those of {before}, by cause", "cause", rows))
+    for cause in causes[:DETAILED]:
+        console.print(_counted(str(cause), "predicate", cause.predicates))
+        for kind in KINDS:
+            for example in cause.examples.get(kind, []):
+                console.print(Text(f"{kind} {example}"))
+    if len(causes) > DETAILED:
+        print(f"the {DETAILED} causes of most of them in full; --json tells the other {len(causes) - DETAILED} too")
     print(f"{found.same} relations are the same")
+
+
+def _counted(title: str, what: str, counted: Mapping[str, Counter[str]]) -> Table:
+    made = table(escape(harmless(title)), what, *KINDS)
+    for name, counts in sorted(counted.items(), key=lambda entry: (-entry[1].total(), entry[0])):
+        made.add_row(Text(harmless(name)), *(f"{counts[kind]:,}" for kind in KINDS))
+    return made
 
 
 def difference(before: Run, after: Run) -> Difference:
@@ -116,7 +167,7 @@ def difference(before: Run, after: Run) -> Difference:
     return found
 
 
-def _compare(found: Difference, cause: str, before: Labels, after: Labels) -> None:
+def _compare(found: Difference, cause: tuple[str, str], before: Labels, after: Labels) -> None:
     shared = before.keys() & after.keys()
     changed = {key for key in shared if abs(before[key] - after[key]) >= LEAST}
     found.same += len(shared) - len(changed)
@@ -125,11 +176,15 @@ def _compare(found: Difference, cause: str, before: Labels, after: Labels) -> No
         found.add(cause, kind, [Example(*key, before.get(key), after.get(key)) for key in sorted(keys)])
 
 
-def _cause(store: Store, partition: str, before: Artifact | None, after: Artifact | None) -> str:
+def _cause(store: Store, partition: str, before: Artifact | None, after: Artifact | None) -> tuple[str, str]:
+    """The stage where the difference began and what changed there; of contents only which, since each partition has others."""
     if before is None or after is None:
-        return f"only one run has {partition.split('/')[0]} partitions as these"
+        return "", f"only one run has {partition.split('/')[0]} partitions as these"
     causes = list(causes_of(store, before, after))
-    return str(causes[-1]) if causes else "unknown"
+    if not causes:
+        return STEP, "unknown"
+    change = causes[-1].change
+    return causes[-1].stage, change.name if change.is_content else str(change)
 
 
 def _labels(artifact: Artifact | None) -> Labels:

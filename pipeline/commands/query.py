@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,7 +32,7 @@ def print_query(root: Address, run_name: str, sql: str, as_json: bool) -> None:
     """Print the rows that a query gives."""
     found = query(find_run(existing_store(root), run_name), sql)
     if as_json:
-        print(json.dumps(found.to_pylist(), ensure_ascii=False, default=str))
+        print(json.dumps(_plain(found.to_pylist()), ensure_ascii=False, default=str))
         return
     made = Table(*map(escape, found.column_names), box=None)
     for row in found.slice(0, SHOWN).to_pylist():
@@ -62,6 +64,15 @@ def query(run: Run, sql: str) -> pa.Table:
     except duckdb.Error as error:
         raise Terminal(f"{sql}: {error}; tables of run {run.name!r}: {', '.join(sorted(tables))}") from error
     return result
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it: what is no number (NaN, infinity) is null."""
+    if isinstance(value, dict):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _tables(run: Run) -> Iterator[tuple[str, ds.Dataset]]:

@@ -73,17 +73,17 @@ def show_run(store: Address, run_name: str | None, step: str | None, as_json: bo
     _show_run(Console(), existing_store(store), run_name, step, as_json)
 
 
-def make_scenes(folder: Path, path: Path, overrides: Sequence[str]) -> None:
+def make_scenes(folder: Path, path: Path, overrides: Sequence[str], as_json: bool) -> None:
     """Write the made world that a recipe describes."""
     from rich.progress import Progress
 
     recipe = load_recipe(path, overrides)
     if recipe.scenes is None:
         raise Terminal(f"{path} has no [scenes] section; name one that has, e.g. --recipe recipes/demo.toml")
-    with Progress(console=Console(stderr=True)) as progress:
+    with Progress(console=Console(stderr=True), disable=as_json) as progress:
         bar = progress.add_task("scenes")
         write_world(folder, recipe.scenes, lambda done, total: progress.update(bar, completed=done, total=total))
-    print(folder)
+    print(json.dumps({"folder": str(folder)}) if as_json else folder)
 
 
 def examine_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:

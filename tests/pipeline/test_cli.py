@@ -29,7 +29,7 @@ COMMANDS = {
     "du": {"--store", "--json", "--help"},
     "rm": {"--store", "--json", "--help"},
     "parse": {"--model", "--json", "--help"},
-    "scenes": {"--recipe", "--set", "--help"},
+    "scenes": {"--recipe", "--set", "--json", "--help"},
     "doctor": {"--set", "--json", "--help"},
     "weights import": {"--args", "--set", "--seed", "--json", "--help"},
     "weights show": {"--json", "--help"},

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
 import pytest
-from review.hand_made import Book, relations
+from review.hand_made import Book, Made, relations
+from toy_store import put
 
 from pipeline.commands.diff import difference, print_diff
+from pipeline.stage import Output
+from pipeline.work import WorkItem, carry_out
+from storage.artifact import Artifact
 from storage.errors import Terminal
+from storage.keys import KeyTerms
 from storage.runs import Run
+from storage.store import Store
+from storage.tables import RELATIONS
 
 BEFORE = [
     relations(1, (0, "ride", 2, 0.9), (1, "ride", 2, 0.3), (0, "near", 1, 0.5)),
@@ -37,24 +45,64 @@ def runs(book: Book) -> tuple[Run, Run]:
 def test_relations_are_told_apart_by_kind_cause_and_predicate(runs: tuple[Run, Run]) -> None:
     found = difference(*runs)
     assert found.same == 3, "one the same, one scored the same to a hundredth, one of an equal partition"
-    assert found.causes == {"tag: floor: 0.05 → 0.1": {"added": 1, "lost": 1, "re-scored": 1}}
-    assert found.predicates == {"near": {"added": 1, "lost": 1}, "ride": {"re-scored": 1}}
-    (example,) = found.examples["re-scored"]
+    (cause,) = found.weightiest
+    assert str(cause) == "tag: floor: 0.05 → 0.1"
+    assert cause.counts == {"added": 1, "lost": 1, "re-scored": 1}
+    assert cause.predicates == found.predicates == {"near": {"added": 1, "lost": 1}, "ride": {"re-scored": 1}}
+    (example,) = cause.examples["re-scored"]
     assert str(example) == "image 1: #1 ride #2, 0.300 → 0.700"
-    assert str(found.examples["lost"][0]) == "image 1: #0 near #1, 0.500 → none"
+    assert str(cause.examples["lost"][0]) == "image 1: #0 near #1, 0.500 → none"
+
+
+CAUSES = {"caption": "top_p", "parse": "model", "tag": "floor"}
+TABLES = {"caption": "captions", "parse": "triplets"}
+
+
+def _label(store: Store, caused_by: str, value: float) -> str:
+    """Captions, triplets and one relation of a partition of its own; `value` is a setting of one stage. The tag's key."""
+    stages, partition = list(CAUSES), f"toys/{list(CAUSES).index(caused_by):04d}"
+    settings = {s: {"partition": partition} | ({CAUSES[s]: value} if s == caused_by else {}) for s in stages}
+    above: dict[str, list[Artifact]] = {}
+    for stage, table in TABLES.items():
+        is_changed = stages.index(stage) >= stages.index(caused_by)
+        above = {table: [put(store, stage, partition, settings[stage], above, [int(100 * value) if is_changed else 1])]}
+    (triplets,) = above["triplets"]
+    terms = KeyTerms("tag", 1, settings["tag"], {"triplets": [triplets.content]})
+    rows = pa.Table.from_pylist([relations(1, (0, f"by {caused_by}", 1, value))], schema=RELATIONS)
+    item = WorkItem("tag", partition, terms, {"triplets": (triplets.folder,)})
+    return carry_out(Made("tag", lambda work: Output(rows)), item, store, lambda done, total, note="": None).key
+
+
+def test_each_causing_stage_has_its_own_predicates_and_examples(book: Book) -> None:
+    store = book.run.store
+    before, after = Run(store, "before"), Run(store, "after")
+    for run, value in ((before, 0.3), (after, 0.9)):
+        run.record("tag", "tag", {f"toys/{n:04d}": _label(store, stage, value) for n, stage in enumerate(CAUSES)})
+    found = difference(before, after)
+    assert {cause.stage: cause.what for cause in found.weightiest} == {
+        "caption": "top_p: 0.3 → 0.9", "parse": "model: 0.3 → 0.9", "tag": "floor: 0.3 → 0.9",
+    }  # fmt: skip
+    for cause in found.weightiest:
+        assert cause.predicates == {f"by {cause.stage}": {"re-scored": 1}}
+        assert [example.predicate for example in cause.examples["re-scored"]] == [f"by {cause.stage}"]
 
 
 def test_a_run_is_the_same_as_itself(runs: tuple[Run, Run]) -> None:
     found = difference(runs[0], runs[0])
-    assert (found.same, found.causes) == (5, {})
+    assert (found.same, found.weightiest, found.predicates) == (5, [], {})
 
 
 def test_it_prints_and_has_json(runs: tuple[Run, Run], capsys: pytest.CaptureFixture[str]) -> None:
     root = runs[0].store.root
     print_diff(root, "before", "after", as_json=False)
-    assert "added image 1: #2 near #1, none → 0.600" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "tag: floor: 0.05 → 0.1" in said and "added image 1: #2 near #1, none → 0.600" in said
     print_diff(root, "before", "after", as_json=True)
-    assert json.loads(capsys.readouterr().out)["predicates"]["ride"] == {"re-scored": 1}
+    told = json.loads(capsys.readouterr().out)
+    assert told["predicates"]["ride"] == {"re-scored": 1}
+    (cause,) = told["causes"]
+    assert (cause["stage"], cause["what"], cause["counts"]["lost"]) == ("tag", "floor: 0.05 → 0.1", 1)
+    assert cause["examples"]["added"][0]["after"] == pytest.approx(0.6)
 
 
 def test_a_run_without_relations_is_told(book: Book, runs: tuple[Run, Run]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from review.hand_made import Book
 
-from pipeline.commands.query import query
+from pipeline.commands.query import print_query, query
 from storage.errors import Terminal
 
 
@@ -29,6 +30,13 @@ def test_tables_that_several_steps_write_bear_their_arms(labelled: Book) -> None
         labelled.metrics(f"evaluate:{arm}", (0, "map", 0.5))
     sql = "select p.value - n.value as gain from scores_pseudo p join scores_none n using (name)"
     assert query(labelled.run, sql).to_pylist() == [{"gain": 0.0}]
+
+
+def test_what_json_can_not_hold_is_told_as_null(labelled: Book, capsys: pytest.CaptureFixture[str]) -> None:
+    sql = """select 'nan'::double as a, [1.5, '-inf'::double] as b, {'c': 'inf'::float} as d, date '2026-01-02' as e"""
+    print_query(labelled.run.store.root, labelled.run.name, sql, as_json=True)
+    told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert told == [{"a": None, "b": [1.5, None], "d": {"c": None}, "e": "2026-01-02"}]
 
 
 def test_a_wrong_query_names_the_tables(labelled: Book) -> None:
