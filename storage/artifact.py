@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from storage.digests import digest_file
+from storage.errors import Terminal
 from storage.manifest import MANIFEST, REJECTED_FILE, Manifest, parse_manifest
 from storage.tables import REJECTED, read_table
 from storage.upgrades import is_current, upgrade
@@ -45,9 +47,10 @@ class Artifact:
     def table(self, name: str) -> pa.Table:
         """The table `name`, e.g. `images`, with today's columns.
 
-        Raises FileNotFoundError when the artifact has none, `Terminal` for one of another version that can't be upgraded.
+        Raises FileNotFoundError when the artifact has none, `Terminal` for one that is damaged, or of another version that
+        can't be upgraded.
         """
-        found = read_table(self.file(f"{name}.parquet"))
+        found = self._read(f"{name}.parquet")
         if is_current(found.schema, name):
             return found
         manifest = self.manifest
@@ -57,4 +60,26 @@ class Artifact:
         """Rows that this artifact's making put in quarantine."""
         if REJECTED_FILE not in self.manifest.files:
             return REJECTED.empty_table()
-        return read_table(self.file(REJECTED_FILE))
+        return self._read(REJECTED_FILE)
+
+    def require_whole(self) -> None:
+        """Read the data files again. Raises `Terminal` for one that is gone or has other bytes than its digest says."""
+        for name, entry in self.manifest.files.items():
+            path = self.file(name)
+            if not path.is_file() or digest_file(path) != entry.digest:
+                raise _damaged(path, "other bytes than its digest says" if path.is_file() else "gone")
+
+    def _read(self, name: str) -> pa.Table:
+        if name not in self.manifest.files:
+            raise FileNotFoundError(f"{self.folder.parent.name} {self.key[:12]} has no {name}")
+        path = self.file(name)
+        try:
+            return read_table(path)
+        except FileNotFoundError as error:
+            raise _damaged(path, "gone") from error
+        except pa.ArrowException as error:
+            raise _damaged(path, str(error).splitlines()[0][:200]) from error
+
+
+def _damaged(path: Path, what: str) -> Terminal:
+    return Terminal(f"{path}: damaged ({what}); `rlip verify --repair` removes its artifact, then run again")

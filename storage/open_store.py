@@ -37,9 +37,12 @@ def existing_store(address: Address) -> Store:
 def local_folder(address: Address) -> Path:
     """The folder of a local store; of one elsewhere, where this machine keeps its copies.
 
-    That is in RLIP_CACHE, else in `rlip` in the user's folder of caches; it must be a local disk's.
+    That is in RLIP_CACHE, else in `rlip` in the user's folder of caches; it must be a local disk's. Raises `Terminal` for
+    an address that is empty.
     """
     text = str(address)
+    if not text:
+        raise Terminal("no store is named; name a folder, or a URL such as s3://bucket/folder")
     if not _is_remote(address):
         return Path(fsspec.filesystem("file")._strip_protocol(text)) if "://" in text else Path(text)
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

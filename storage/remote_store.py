@@ -17,7 +17,7 @@ import fsspec
 from storage.artifact import Artifact
 from storage.atomic import write_atomic
 from storage.depot import Depot
-from storage.digests import digest_bytes, digest_file
+from storage.digests import digest_bytes
 from storage.disk import LOCAL, Disk
 from storage.errors import PipelineError, Terminal
 from storage.lease import Patience, leased
@@ -118,10 +118,8 @@ class RemoteStore(Store):
         if left is None:
             return None
         try:
-            whole = all(digest_file(left.file(name)) == e.digest for name, e in left.manifest.files.items())
-        except (Terminal, FileNotFoundError):
-            whole = False
-        if not whole:
+            left.require_whole()
+        except Terminal:
             self.remove(left.folder)
             return None
         return self._send(left)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from storage.errors import Terminal
 from storage.open_store import Address, existing_store
 from storage.runs import Run, find_run, runs_of
 from storage.store import Store
+
+_IMAGE_ID = re.compile("[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def _find(run: Run, image: str) -> tuple[str, dict[str, Any]]:
     for partition, artifact in run.artifacts("ingest").items():
         images = artifact.table("images")
         meant = pc.equal(images["uri"], image)
-        if name.isdigit():
+        if _IMAGE_ID.fullmatch(name):
             meant = pc.or_(meant, pc.equal(images["image_id"], int(name)))
         found += [
             (partition, row)

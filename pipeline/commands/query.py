@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,45 +27,84 @@ from storage.runs import Run, find_run
 
 SHOWN = 100
 """Rows printed on a terminal; `--json` prints all."""
+_BATCH = 10_000
 _PARQUET = ".parquet"
 
 
 def print_query(root: Address, run_name: str, sql: str, as_json: bool) -> None:
-    """Print the rows that a query gives."""
-    found = query(find_run(existing_store(root), run_name), sql)
+    """Print the rows that a query gives, as they come: no more of them is held than a batch."""
+    names, batches = query(find_run(existing_store(root), run_name), sql)
     if as_json:
-        print(json.dumps(_plain(found.to_pylist()), ensure_ascii=False, default=str))
+        _print_json(batches)
         return
-    made = Table(*map(escape, found.column_names), box=None)
-    for row in found.slice(0, SHOWN).to_pylist():
-        made.add_row(*(Text(harmless(str(value))) for value in row.values()))
+    made, rows = Table(*map(escape, map(harmless, names)), box=None), 0
+    for batch in batches:
+        for row in batch.slice(0, max(0, SHOWN - rows)).to_pylist():
+            made.add_row(*(Text(harmless(str(value))) for value in row.values()))
+        rows += len(batch)
     Console().print(made)
-    if len(found) > SHOWN:
-        print(f"first {SHOWN} of {len(found)} rows; --json prints all")
+    if rows > SHOWN:
+        print(f"first {SHOWN} of {rows} rows; --json prints all")
 
 
-def query(run: Run, sql: str) -> pa.Table:
-    """The rows of a query over the run's tables; it can read these and no file, address or other store.
+def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
+    """Names of the columns and the rows of a query over the run's tables; it can read these and no file, address or store.
 
     Tables are named as the stages name them (`images`, `relations`, `rejected`), with the step's arm where several steps
-    write one (`shards_pseudo`); column `partition` comes with each. Raises `Terminal` on what can't be carried out.
+    write one (`shards_pseudo`); column `partition` comes with each. Raises `Terminal` on what can't be carried out, which
+    may show only when the rows are asked for.
     """
     try:
         import duckdb
     except ImportError as error:
         raise Terminal("rlip query needs DuckDB: pip install 'rlip[query]'") from error
     connection = duckdb.connect(config={"enable_external_access": False, "lock_configuration": True})
-    tables = dict(_tables(run))
-    for name, dataset in tables.items():
-        connection.register(name, dataset)
-    try:
+    tables: list[str] = []
+
+    @contextmanager
+    def told() -> Iterator[None]:
+        try:
+            yield
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            raise Terminal(f"{sql}: {error}; tables of run {run.name!r}: {', '.join(sorted(tables))}") from error
+
+    with told():
+        for name, dataset in _tables(run):
+            tables.append(name)
+            connection.register(name, dataset)
         answer = connection.sql(sql)
         if answer is None:
             raise Terminal(f"{sql!r} asks for no rows; e.g. 'select count(*) from {min(tables, default='images')}'")
-        result: pa.Table = answer.to_arrow_table()
-    except duckdb.Error as error:
-        raise Terminal(f"{sql}: {error}; tables of run {run.name!r}: {', '.join(sorted(tables))}") from error
-    return result
+        reader = answer.to_arrow_reader(_BATCH)
+    names = _distinct(reader.schema.names)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        with told(), connection:
+            for batch in reader:
+                yield batch.rename_columns(names)
+
+    return names, batches()
+
+
+def _print_json(batches: Iterator[pa.RecordBatch]) -> None:
+    """Print rows as one JSON list."""
+    begin = "["
+    for batch in batches:
+        for row in batch.to_pylist():
+            sys.stdout.write(begin + json.dumps(_plain(row), ensure_ascii=False, default=str))
+            begin = ", "
+    sys.stdout.write("[]\n" if begin == "[" else "]\n")
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Names of columns; one that stands there twice gets a number."""
+    found: list[str] = []
+    for name in names:
+        times = 1
+        while (other := name if times == 1 else f"{name}_{times}") in found:
+            times += 1
+        found.append(other)
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -42,7 +42,7 @@ def print_pull(root: Address, run_name: str, url: str, as_json: bool) -> None:
 def push(run: Run, depot: Depot, report: Report = lambda done, total: None) -> Copied:
     """Copy a run's artifacts that the depot lacks, then its records. Stopped half-way, it goes on where it was.
 
-    Raises `Terminal` when the run names an artifact that the store has lost.
+    Raises `Terminal` when the run names an artifact that the store has lost, or that is damaged here.
     """
     places = [(run.stage(step), key) for step in run.steps() for key in run.keys(step).values()]
     here = {stage: depot.keys(stage) for stage in {stage for stage, _ in places}}
@@ -52,6 +52,7 @@ def push(run: Run, depot: Depot, report: Report = lambda done, total: None) -> C
         artifact = run.store.find(stage, key)
         if artifact is None:
             raise Terminal(f"run {run.name!r} needs {stage} {key[:12]}, which the store has lost; run its recipe again")
+        artifact.require_whole()
         depot.put(artifact)
     depot.put_run(run)
     report(len(lacking), len(lacking))

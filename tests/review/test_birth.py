@@ -29,8 +29,9 @@ def test_an_image_is_named_by_id_by_set_and_id_or_by_file(labelled: Book, name: 
 
 
 def test_an_unknown_image_and_an_ambiguous_one_are_told(labelled: Book) -> None:
-    with pytest.raises(Terminal, match="no image 'toys/77'"):
-        birth_of(labelled.run, "toys/77")
+    for name in ("toys/77", "9" * 30, "²", "١", "", "toys/", "../1"):
+        with pytest.raises(Terminal, match=f"no image {name!r}"):
+            birth_of(labelled.run, name)
     labelled.add("ingest", "more/0000", [labelled.image(1, TWO_PEOPLE, dataset="more")])
     with pytest.raises(Terminal, match="2 images: toys/1, more/1"):
         birth_of(labelled.run, "1")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from review.hand_made import Book
 
@@ -12,24 +15,28 @@ from pipeline.commands.query import print_query, query
 from storage.errors import Terminal
 
 
+def _rows(labelled: Book, sql: str) -> list[dict[str, Any]]:
+    return [row for batch in query(labelled.run, sql)[1] for row in batch.to_pylist()]
+
+
 def test_every_table_of_a_run_can_be_asked(labelled: Book) -> None:
     sql = """
         select r.predicate, count(*) as times from (select unnest(relations) as r from relations)
         where r.score >= 0.5 group by 1 order by times desc, 1
     """
-    assert query(labelled.run, sql).to_pylist() == [
+    assert _rows(labelled, sql) == [
         {"predicate": "next to", "times": 2},
         {"predicate": "ride", "times": 2},
     ]
-    assert query(labelled.run, "select distinct partition from captions").to_pylist() == [{"partition": "toys/0000"}]
-    assert query(labelled.run, "select reason from rejected").to_pylist() == [{"reason": "truncated"}]
+    assert _rows(labelled, "select distinct partition from captions") == [{"partition": "toys/0000"}]
+    assert _rows(labelled, "select reason from rejected") == [{"reason": "truncated"}]
 
 
 def test_tables_that_several_steps_write_bear_their_arms(labelled: Book) -> None:
     for arm in ("pseudo", "none"):
         labelled.metrics(f"evaluate:{arm}", (0, "map", 0.5))
     sql = "select p.value - n.value as gain from scores_pseudo p join scores_none n using (name)"
-    assert query(labelled.run, sql).to_pylist() == [{"gain": 0.0}]
+    assert _rows(labelled, sql) == [{"gain": 0.0}]
 
 
 def test_what_json_can_not_hold_is_told_as_null(labelled: Book, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,11 +46,44 @@ def test_what_json_can_not_hold_is_told_as_null(labelled: Book, capsys: pytest.C
     assert told == [{"a": None, "b": [1.5, None], "d": {"c": None}, "e": "2026-01-02"}]
 
 
+def test_columns_of_one_name_are_told_apart(labelled: Book) -> None:
+    assert _rows(labelled, "select 1 as a, 2 as a, 3 as a_2") == [{"a": 1, "a_2": 2, "a_2_2": 3}]
+
+
+def test_a_huge_answer_is_counted_but_not_held(labelled: Book, capsys: pytest.CaptureFixture[str]) -> None:
+    sql = "select a.range as n, repeat('x', 500) as text from range(200000) a"
+    pa.default_memory_pool().release_unused()
+    before = pa.total_allocated_bytes()
+    names, batches = query(labelled.run, sql)
+    most = max(pa.total_allocated_bytes() - before + batch.nbytes for batch in batches)
+    assert names == ["n", "text"] and most < 50e6, "100 MB in all"
+    print_query(labelled.run.store.root, labelled.run.name, sql, as_json=False)
+    assert "first 100 of 200000 rows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "sql", ["drop view images", "create view images as select 1", "create table t as select 1 as a"]
+)
+def test_what_a_query_makes_is_gone_with_it(labelled: Book, sql: str) -> None:
+    with suppress(Terminal):
+        _rows(labelled, sql)
+    assert _rows(labelled, "select count(*) as n from images")[0]["n"] > 0
+    with pytest.raises(Terminal, match="Table with name t does not exist"):
+        _rows(labelled, "select * from t")
+
+
+def test_damaged_tables_are_named_with_the_remedy(labelled: Book) -> None:
+    (artifact,) = labelled.run.artifacts("parse").values()
+    artifact.file("triplets.parquet").write_bytes(b"torn")
+    with pytest.raises(Terminal, match=r"triplets\.parquet.*tables of run"):
+        _rows(labelled, "select * from triplets")
+
+
 def test_a_wrong_query_names_the_tables(labelled: Book) -> None:
     with pytest.raises(Terminal, match=r"candidates, captions, images, rejected, relations, triplets"):
-        query(labelled.run, "select * from labels")
+        _rows(labelled, "select * from labels")
     with pytest.raises(Terminal, match=r"asks for no rows; e\.g\. 'select count"):
-        query(labelled.run, "")
+        _rows(labelled, "")
 
 
 @pytest.mark.parametrize(
@@ -57,5 +97,5 @@ def test_a_query_reaches_nothing_but_the_run(labelled: Book, sql: str, tmp_path:
     file = tmp_path / "secret.csv"
     file.write_text("a,b\n1,2\n")
     with pytest.raises(Terminal):
-        query(labelled.run, sql.format(file=file))
+        _rows(labelled, sql.format(file=file))
     assert file.read_text() == "a,b\n1,2\n"

@@ -15,7 +15,7 @@ from pipeline.recipe import load_recipe
 from storage.cuts import load_cut
 from storage.errors import Terminal
 from storage.manifest import parse_manifest
-from storage.open_store import existing_store
+from storage.open_store import existing_store, open_store
 from storage.runs import Run, find_run
 from storage.store import Store
 
@@ -81,6 +81,8 @@ def test_a_root_that_is_no_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Terminal, match=r"can't be written.*--set store=FOLDER"):
         Store(tmp_path / "file")
+    with pytest.raises(Terminal, match="no store is named"):
+        open_store("")
     for address in (tmp_path / "none", f"file://{tmp_path}/none"):
         with pytest.raises(Terminal, match=r"no store at .*none; name it with --store, or make one with rlip run"):
             existing_store(address)

@@ -12,8 +12,10 @@ import pytest
 from toy_store import put, put_chain, record
 
 from pipeline.commands.care import collect_garbage, remove_run, show_usage, verify
+from pipeline.commands.transfer import push
 from storage.artifact import Artifact
 from storage.damage import find_damage
+from storage.depot import Depot
 from storage.errors import Terminal
 from storage.manifest import FutureManifest
 from storage.runs import Run, runs_of
@@ -79,6 +81,24 @@ def test_damage_is_found_and_says_what_needs_it(store: Store, what: str) -> None
         (found,) = [damage for damage in find_damage(store, runs) if damage is not None]
         assert (found.stage, found.key) == ("caption", chain["caption"][0].key)
         assert what in found.what and found.needed_by == ("demo caption toys/0000",)
+
+
+@pytest.mark.parametrize("damage", ["gone", "torn", "half"])
+def test_reading_and_pushing_what_is_damaged_say_what_mends_it(store: Store, damage: str, tmp_path: Path) -> None:
+    chain = put_chain(store)
+    run = record(store, "demo", chain)
+    (artifact,) = chain["caption"]
+    path = artifact.file("captions.parquet")
+    data = path.read_bytes()
+    path.unlink() if damage == "gone" else path.write_bytes(b"torn" if damage == "torn" else data[: len(data) // 2])
+    with pytest.raises(Terminal, match=r"captions\.parquet: damaged \(.*rlip verify --repair"):
+        artifact.table("captions")
+    depot = Depot(f"file://{tmp_path}/elsewhere")
+    with pytest.raises(Terminal, match=r"captions\.parquet: damaged \(.*rlip verify --repair"):
+        push(run, depot)
+    assert depot.keys("caption") == set(), "damage is not handed on"
+    with pytest.raises(FileNotFoundError):
+        artifact.table("triplets")
 
 
 def test_repair_removes_what_is_damaged_and_nothing_else(store: Store, said: Said) -> None:
