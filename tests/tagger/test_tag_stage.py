@@ -5,18 +5,27 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import torch
 from golden.stage_cases import PICTURES, recorded, rows_of, stages
 from golden.stage_cases import tagger as made_tagger
 
+from models.relation_tagger import RelationTagger
 from models.rlip import RLIP
 from models.weights import load, save
 from pipeline.stage import Inputs
 from pipeline.stages.tag import TagSettings, TagStage
+from pipeline.work import WorkItem, carry_out
 from storage.artifact import Artifact
 from storage.errors import Terminal
+from storage.keys import KeyTerms
+from storage.store import Store
 from storage.tables import IMAGES, TRIPLETS, write_table
+from tagger.labelling.labeller import NOT_A_NUMBER
 
 FOLDERS = stages()["tag"].image_folders
+
+
+def ignore(done: int, total: int, note: str = "") -> None: ...
 
 
 @pytest.fixture
@@ -53,15 +62,62 @@ def test_rows_say_where_a_label_comes_from_and_what_it_means(tmp_path: Path) -> 
 
 def test_an_unreadable_image_goes_to_quarantine(weights: Path, inputs: Inputs, tmp_path: Path) -> None:
     stage = opened(weights)
-    whole = stage.run(inputs, tmp_path, lambda done, total, note="": None).table.num_rows
+    whole = stage.run(inputs, tmp_path, ignore).table.num_rows
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for path in PICTURES.glob("*.*"):
         (pictures / path.name).write_bytes(path.read_bytes()[: 300 if path.suffix in (".jpg", ".png") else None])
     stage.image_folders = {"golden": pictures}
-    output = stage.run(inputs, tmp_path, lambda done, total, note="": None)
+    output = stage.run(inputs, tmp_path, ignore)
     assert output.rejected and output.table.num_rows == whole - len(output.rejected)
     assert output.rows_in == whole
+
+
+def test_scores_that_are_no_numbers_cost_their_image_alone_and_are_counted(
+    weights: Path, inputs: Inputs, tmp_path: Path
+) -> None:
+    sound = opened(weights, predicate_texts=0)
+    before = {row["image_id"]: row for row in sound.run(inputs, tmp_path, ignore).table.to_pylist()}
+    poison(weights, "ride", {"sit on", "on", "person", "dog", "bench", "sports ball", "bird", "apple", "no objects"})
+    item = WorkItem("tag", "golden/0000", KeyTerms("tag", 1, {}, {}), {}, (1, 2))
+    item = replace(item, inputs=dict.fromkeys(("images", "triplets"), (tmp_path / "inputs",)))
+    store = Store(tmp_path / "store")
+    record = carry_out(opened(weights, predicate_texts=0), item, store, ignore)
+    assert (record.rows_in, record.rows_out, record.rejected) == (2, 1, {NOT_A_NUMBER: 1})
+    artifact = store.find("tag", record.key)
+    assert artifact is not None
+    [row], [lost] = artifact.table("relations").to_pylist(), artifact.rejected().to_pylist()
+    assert (lost["image_id"], lost["reason"]) == (1, NOT_A_NUMBER)
+    assert row["image_id"] == 2 and row["relations"]
+    for now, then in zip(row["relations"], before[2]["relations"], strict=True):
+        assert now["score"] == pytest.approx(then["score"], abs=1e-5)
+
+
+def poison(weights: Path, text: str, others: set[str]) -> None:
+    """Weights of the text's own tokens that are numbers, but too large to compute with."""
+    network = load(weights / "model.safetensors", weights)
+    assert isinstance(network, RelationTagger)
+    encoder = network.transformer.text_encoder
+    ids = [set(encoder.tokenizer(one)["input_ids"]) for one in (text, *others)]
+    own = sorted(ids[0].difference(*ids[1:]))
+    assert own
+    with torch.no_grad():
+        rows = encoder.roberta.get_input_embeddings().weight
+        rows[own] = torch.tensor([3e38, -3e38]).repeat(rows.shape[1] // 2)
+    save(network, weights / "model.safetensors")
+
+
+def test_images_without_boxes_or_with_one_get_no_labels_and_are_never_opened(
+    weights: Path, inputs: Inputs, tmp_path: Path
+) -> None:
+    table = inputs.table("images").to_pylist()
+    few = [row | {"boxes": row["boxes"][:count], "relations": []} for count, row in enumerate(table)]
+    write_table(pa.Table.from_pylist(few, schema=IMAGES), tmp_path / "inputs" / "images.parquet")
+    stage = opened(weights)
+    stage.image_folders = {"golden": tmp_path / "no such folder"}
+    output = stage.run(inputs, tmp_path, ignore)
+    assert [(row["image_id"], row["relations"]) for row in output.table.to_pylist()] == [(1, []), (2, [])]
+    assert not output.rejected and output.facts["images without candidates"] == 2
 
 
 def test_weights_of_another_network_are_named(weights: Path) -> None:
@@ -72,9 +128,9 @@ def test_weights_of_another_network_are_named(weights: Path) -> None:
 
 
 def test_baselines_label_the_same_candidates(inputs: Inputs, weights: Path, tmp_path: Path) -> None:
-    own = opened(weights).run(inputs, tmp_path, lambda done, total, note="": None).table.to_pylist()
+    own = opened(weights).run(inputs, tmp_path, ignore).table.to_pylist()
     for method in ("naive", "prior"):
-        rows = opened(weights, method=method).run(inputs, tmp_path, lambda done, total, note="": None).table.to_pylist()
+        rows = opened(weights, method=method).run(inputs, tmp_path, ignore).table.to_pylist()
         assert {row["tagger"] for row in rows} == {method}
         terms = [
             [{(r["subject"], r["predicate"], r["object"]) for r in row["relations"]} for row in t] for t in (rows, own)
