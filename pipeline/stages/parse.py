@@ -45,7 +45,7 @@ class ParseStage(Stage):
     """Triplets of one partition's captions; each distinct caption is parsed once, for all partitions and runs."""
 
     name = "parse"
-    version = 5
+    version = 6
     reads = ("captions",)
     writes = "triplets"
     schema = TRIPLETS

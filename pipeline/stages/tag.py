@@ -48,7 +48,7 @@ class TagStage(Stage):
     """
 
     name = "tag"
-    version = 5
+    version = 6
     reads = ("images", "triplets")
     uses = ("tagger",)
     writes = "relations"

@@ -18,7 +18,9 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "fisherman, herder, shepherd, tourist, visitor, shopper, customer, student, teacher, doctor, nurse, "
         "dentist, patient, photographer, performer, musician, guitarist, singer, dancer, clown, bride, groom, "
         "mother, mom, father, dad, parent, son, daughter, brother, sister, friend, husband, wife, grandmother, "
-        "grandfather, somebody, someone, individual"
+        "grandfather, aunt, uncle, niece, nephew, bridesmaid, neighbor, neighbour, somebody, someone, individual, "
+        "clerk, courier, mailman, postman, carpenter, gardener, mechanic, butcher, sailor, lifeguard, goalkeeper, "
+        "pianist, drummer, violinist, priest, monk, nun, scientist, lawyer"
     ),
     "bicycle": phrases("bike, cycle, mountain bike, tricycle"),
     "car": phrases("automobile, sedan, suv, taxi, cab, jeep, van, minivan, convertible, auto"),

@@ -33,6 +33,8 @@ _ASPECTS = words("start begin keep stop finish continue like love enjoy try go h
 _HOLDING = words("hold have carry")
 # "Hits a ball with a bat": hits with the bat.
 _WITH_TOOLS = words("hit cut slice chop eat")
+# What one takes things by.
+_HANDLES = words("rein reins leash collar strap handle")
 # "a bench with a cat on it" says where the cat is, and nothing more of the bench.
 _SAID_BY_PRONOUN = ("with", "have")
 
@@ -119,8 +121,14 @@ class Extraction:
         self._emit(subjects, self._verb_range(verb), objects, "verb-object")
         self._stranded(verb, subjects, is_copula)
         for phrase in self._phrases.behind(verb):
+            if phrase.object is not None and self._is_means(phrase, phrase.object):
+                self._linked.add(phrase.object.i)
+                continue
             if self._is_agent(verb, phrase):
-                self._emit(self._objects(phrase.object), (verb.i, phrase.start), subjects, "passive")
+                agents = self._objects(phrase.object)
+                self._emit(agents, (verb.i, phrase.start), subjects, "passive")
+                # "Brought by a man on a scooter": he is on it.
+                subjects = agents if all(map(self._mentions.is_animate, agents)) else subjects
                 continue
             if objects and self._resumes(verb, phrase):
                 self._emit_phrase(objects, phrase.start, phrase, "preposition")
@@ -135,6 +143,11 @@ class Extraction:
         transparent = self._mentions.is_transparent(noun)
         for phrase in self._phrases.behind(noun):
             if transparent and self._doc[phrase.start].lower_ == "of":
+                continue
+            if phrase.object is not None and self._is_agent_behind(noun, phrase, phrase.object):
+                verb = noun.head.head
+                self._emit(self._objects(phrase.object), (verb.i, verb.i + 1), self._subjects.of(verb), "passive")
+                self._linked.add(phrase.object.i)
                 continue
             modified = self._mentions.modified(noun, self._doc[phrase.start])
             subjects = [referent for member in modified for referent in self._mentions.referents(member)]
@@ -214,6 +227,17 @@ class Extraction:
             return False
         return verb.tag_ in ("VBN", "VBD") and canonical(f"{verb.lower_} by").endswith(" by")
 
+    def _is_agent_behind(self, noun: Token, phrase: Phrase, agent: Token) -> bool:
+        """ "Pushed on a swing by her father": by him, not a swing near him."""
+        verb = noun.head.head
+        is_behind = noun.dep_ == "pobj" and verb.tag_ == "VBN" and self._is_agent(verb, phrase)
+        return is_behind and self._mentions.is_animate(agent)
+
+    def _is_means(self, phrase: Phrase, held: Token) -> bool:
+        """ "Hangs by its tail", "leads a horse by the reins": no place near them."""
+        is_by = self._doc[phrase.start].lower_ == "by" and phrase.end == phrase.start + 1
+        return is_by and noun_lemma(held.lower_) in BODY_PARTS | _HANDLES
+
     def _resumes(self, verb: Token, phrase: Phrase) -> bool:
         """Whether the phrase says where what is had is: "a plate has food on it", "a man holds a cup in his hand"."""
         if phrase.object is None:
@@ -291,7 +315,9 @@ class Extraction:
             if self._mentions.is_noun(token) and token.dep_ not in _INNER and not self._phrases.is_part_noun(token)
         ]
         for left, right in pairwise(nouns):
-            if right.i in self._linked or right.dep_ in ("conj", "nsubj", "nsubjpass"):
+            if right.dep_ in ("conj", "nsubj", "nsubjpass"):
+                continue
+            if any(referent.i in self._linked for referent in (right, *self._mentions.referents(right))):
                 continue
             predicate = self._plain_predicate(left.i + 1, self._mentions.span(right)[0])
             if predicate is not None and not self._are_linked(left, right):

@@ -18,6 +18,8 @@ _TRANSPARENT = words(
 )
 _PERSONAL = words("it him her them itself himself herself themselves")
 _RELATIVE = words("who that which whom")
+_NO = words("no neither")
+_NONE = words("none neither nobody nothing nowhere")
 _INDEFINITE = words("someone somebody person one")
 _NUMBERS = {
     "a": 1, "an": 1, "one": 1, "another": 1, "two": 2, "both": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,
@@ -36,10 +38,16 @@ class Mentions:
         self._left_conjunct = dict(self._coordinations())
 
     def is_noun(self, token: Token) -> bool:
-        """Whether the token can be a subject or object: a noun, or a pronoun for an unnamed person."""
+        """Whether the token can be a subject or object: a noun of what is there, or a pronoun for an unnamed person."""
         if token.pos_ in ("NOUN", "PROPN"):
-            return any(letter.isalpha() for letter in token.text)
+            return any(letter.isalpha() for letter in token.text) and not self._is_denied(token)
         return token.pos_ == "PRON" and token.lower_ in _INDEFINITE
+
+    def _is_denied(self, noun: Token) -> bool:
+        """ "No chairs", "none of the cars", "neither of the boys"."""
+        if noun.lower_ in _NONE or any(child.lower_ in _NO for child in noun.lefts):
+            return True
+        return noun.dep_ == "pobj" and noun.head.lower_ == "of" and noun.head.head.lower_ in _NONE
 
     def is_animate(self, token: Token) -> bool:
         """Whether the noun is a person or an animal."""

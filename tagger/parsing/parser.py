@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
 import spacy
@@ -83,25 +83,27 @@ def parse_captions(captions: Sequence[str], parser: Language, implied: bool = Fa
     `implied`: also what an activity takes that the caption does not name ("a man skiing": on skis; `tagger.parsing.implied`).
     """
     distinct = [caption for caption in dict.fromkeys(captions) if refusal(caption) is None]
-    documents = parser.pipe(map(_sentence, distinct), batch_size=_BATCH)
-    if RULER in parser.disabled:
-        documents = map(_parts_of_speech(parser), documents)
     parsed = {
-        caption: _triplets(document, caption, implied) for caption, document in zip(distinct, documents, strict=True)
+        caption: Extraction(tree, caption, len(tree.text) - len(caption)).triplets(implied)
+        for caption, tree in zip(distinct, trees(distinct, parser), strict=True)
     }
     return [list(parsed.get(caption, ())) for caption in captions]
+
+
+def trees(captions: Iterable[str], parser: Language) -> Iterator[Doc]:
+    """The dependency tree of each caption as the rules read it: lower case, perhaps with an article in front, corrected."""
+    documents = parser.pipe(map(_sentence, captions), batch_size=_BATCH)
+    if RULER in parser.disabled:
+        documents = map(_parts_of_speech(parser), documents)
+    for document in documents:
+        repair(document)
+        separate_clauses(document)
+        yield document
 
 
 @cache
 def _parts_of_speech(parser: Language) -> PartsOfSpeech:
     return PartsOfSpeech(parser)
-
-
-def _triplets(document: Doc, caption: str, implied: bool) -> list[Triplet]:
-    repair(document)
-    separate_clauses(document)
-    added = len(document.text) - len(caption)
-    return Extraction(document, caption, added).triplets(implied)
 
 
 def _sentence(caption: str) -> str:

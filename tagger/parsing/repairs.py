@@ -18,6 +18,8 @@ _GERUNDS = words(
     "waiting kneeling crouching drying reaching reading smiling"
 )
 _MODIFIERS = words("compound amod nmod npadvmod")
+# Plurals that do stand before other nouns.
+_PLURAL_MODIFIERS = words("sports clothes glasses")
 _NAMES = frozenset(SYNONYMS).union(*SYNONYMS.values())
 # "Holds a bowl with a spoon": what is kept may have tools of its own.
 _KEEPING = words("hold have carry contain show see")
@@ -33,8 +35,16 @@ def repair(doc: Doc) -> None:
             _make_clause(token, before)
         elif token.dep_ == "acl" and token.pos_ == "NOUN" and token.lower_ in _GERUNDS:
             token.pos_, token.tag_ = "VERB", "VBG"
+        elif _is_verb_of_participle(token, before):
+            _make_main_verb(token, before)
         elif _is_hidden_verb(token, before):
             _make_verb(token, before)
+        elif _is_hidden_subject(before, token):
+            before.dep_ = "nsubj"
+        elif _is_split_list(token):
+            token.dep_ = "conj"
+        elif _is_hidden_object(token):
+            _make_object(token)
         elif _is_split_name(token, before):
             _make_head(token, before)
         elif _is_tool_of_verb(token):
@@ -44,16 +54,23 @@ def repair(doc: Doc) -> None:
 
 
 def _is_hidden_gerund(token: Token, before: Token) -> bool:
-    """ "A zebra standing in a field" read as a noun "standing" that "zebra" modifies."""
-    if not token.lower_.endswith("ing") or before.head != token or before.dep_ not in _MODIFIERS:
+    """ "A zebra standing in a field", "a woman drinking juice" read as nouns that "zebra" and "woman" modify."""
+    if not token.lower_.endswith("ing") or before.dep_ not in _MODIFIERS:
         return False
+    if before.head != token:
+        is_of_same = before.head == token.head and token.dep_ in _MODIFIERS and token.head.i > token.i
+        return is_of_same and token.lower_ in _GERUNDS and noun_lemma(before.lower_) in ANIMATE
     is_verb = token.tag_ == "VBG" or token.lower_ in _GERUNDS
     return is_verb and (before.pos_ in ("NOUN", "PROPN") or noun_lemma(before.lower_) in _NAMES)
 
 
 def _make_clause(gerund: Token, noun: Token) -> None:
-    _take_place(noun, gerund)
+    thing = gerund.head if noun.head != gerund else None
+    _take_place(noun, thing or gerund)
     gerund.dep_, gerund.pos_, gerund.tag_ = "acl", "VERB", "VBG"
+    if thing is not None:
+        gerund.head, thing.head = noun, gerund
+        thing.dep_ = "dobj"
 
 
 def _is_hidden_verb(token: Token, before: Token) -> bool:
@@ -78,6 +95,68 @@ def _make_verb(verb: Token, noun: Token) -> None:
     noun.dep_, noun.pos_ = "nsubj", "NOUN"
     for child in premodifiers:
         child.head = noun
+
+
+def _is_verb_of_participle(token: Token, before: Token) -> bool:
+    """ "A truck filled with boxes drives along a road", "a dog chained to a fence barks" read as box drives, fence barks."""
+    if (
+        token.dep_ != "pobj"
+        or token.tag_ not in ("NNS", "VBZ")
+        or before.head != token
+        or before.dep_ not in _MODIFIERS
+    ):
+        return False
+    participle = token.head.head
+    is_bare = before.tag_ == "NNS" and before.lower_ not in _PLURAL_MODIFIERS
+    is_one = before.i > 0 and before.nbor(-1).lower_ in ("a", "an")
+    return (
+        (is_bare or is_one)
+        and participle.tag_ == "VBN"
+        and participle.dep_ == "acl"
+        and participle.head.pos_ in ("NOUN", "PROPN")
+        and participle.head.dep_ == "ROOT"
+        and bool(known_lemmas(token.lower_, "VERB"))
+    )
+
+
+def _make_main_verb(verb: Token, noun: Token) -> None:
+    preposition = verb.head
+    subject = preposition.head.head
+    for child in [child for child in verb.lefts if child != noun]:
+        child.head = noun
+    later = [child for child in preposition.head.rights if child.i > verb.i]
+    verb.head = verb
+    subject.head, noun.head = verb, preposition
+    for child in later:
+        child.head = verb
+    verb.dep_, subject.dep_, noun.dep_ = "ROOT", "nsubj", "pobj"
+    verb.pos_, verb.tag_ = "VERB", "VBZ"
+
+
+def _is_hidden_subject(noun: Token, verb: Token) -> bool:
+    """ "A kitten plays" read as a way of playing."""
+    if noun.pos_ != "NOUN" or noun.dep_ not in _MODIFIERS or noun.head != verb or verb.tag_ != "VBZ":
+        return False
+    return verb.pos_ == "VERB" and not any(child.dep_ in ("nsubj", "nsubjpass", "expl") for child in verb.children)
+
+
+def _is_split_list(token: Token) -> bool:
+    """ "A fork, a knife and a spoon" read as a fork that is knife and spoon."""
+    if token.dep_ != "appos" or token.pos_ != "NOUN" or token.head.i > token.i:
+        return False
+    return {"cc", "conj"} <= {child.dep_ for child in token.rights}
+
+
+def _is_hidden_object(token: Token) -> bool:
+    """ "Going down a slope" read as going down by so much."""
+    if token.dep_ != "npadvmod" or token.pos_ != "NOUN" or token.left_edge.i == 0:
+        return False
+    preposition = token.left_edge.nbor(-1)
+    return preposition.dep_ == "prep" and preposition.head == token.head and not list(preposition.children)
+
+
+def _make_object(token: Token) -> None:
+    token.head, token.dep_ = token.left_edge.nbor(-1), "pobj"
 
 
 def _is_split_name(token: Token, before: Token) -> bool:

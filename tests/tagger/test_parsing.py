@@ -106,6 +106,21 @@ CASES = {
     "a man hits a ball with a racket": "man hit ball; man with racket",
     "a woman has a carrot in her hand": "woman have carrot; carrot in hand",
     "a person jumping high on a skateboard": "person jump on skateboard",
+    # who does it, however far behind
+    "a ball is thrown by a boy in a blue cap": "boy throw ball; boy wear cap",
+    "a parcel is being delivered by a courier on a scooter": "courier deliver parcel; courier on scooter",
+    "a child being pushed on a swing by her father": "child push on swing; father push child",
+    "the bread was cut by a baker with a knife": "baker cut bread; baker with knife",
+    # by what one takes it: no place
+    "a monkey hanging from a branch by its tail": "monkey hang from branch",
+    # what is not there
+    "a boy with no shoes sits on a step": "boy sit on step",
+    "there are no people on the beach": "",
+    "none of the cars has a driver": "",
+    "neither of the boys is wearing a helmet": "",
+    # lists
+    "a fork, a knife and a spoon on a napkin": "fork on napkin; knife on napkin; spoon on napkin",
+    "a man, a woman and a dog sitting on a bench": "man sit on bench; woman sit on bench; dog sit on bench",
     # what the small model gets wrong
     "a zebra standing in the dirt in front of a tree": "zebra stand in dirt; zebra in front of tree",
     "a fire hydrant on a city street": "fire hydrant on city street",
@@ -113,6 +128,12 @@ CASES = {
     "a kitten eating an apple": "kitten eat apple",
     "there is a toilet and sink in this bathroom": "toilet in bathroom; sink in bathroom",
     "a kitten lies on a table": "kitten lie on table",
+    "a kitten plays with a ball": "kitten play with ball",
+    "a skier going down a slope": "skier go down slope",
+    "a woman drinking juice while looking at her phone": "woman drink juice; woman look at phone",
+    "a truck filled with boxes drives along a road": "truck fill with box; truck drive along road",
+    "a dog chained to a fence barks at a mailman": "dog chain to fence; dog bark at mailman",
+    "a vase of tulips stands next to a stack of books": "tulip in vase; vase next to book",
     # nouns
     "two women who are standing next to each other": "woman next to woman",
     "a close up of a hot dog on a plate": "hot dog on plate",
