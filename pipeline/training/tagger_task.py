@@ -42,10 +42,7 @@ class TaggerTask:
             given.texts.target(sample, tagging_pairs(sample, limit, generator), soft, given.device)
             for sample in given.samples
         ]
-        names = len(given.texts.objects) - 1
-        # The authors read the number of names off the wrong axis, that of the images.
-        if network.config.official_compat:
-            names = min(names, len(examples))
+        names = names_for_noise(len(given.texts.objects) - 1, len(examples), network.config.official_compat)
         queries = noisy(pair_queries(targets), self._settings, names, generator)
         scored = network(given.images, given.padding, given.objects_TE, given.predicates_TE, queries)
         losses: dict[str, Tensor] = self._criterion(full_precision(scored), targets)
@@ -69,6 +66,14 @@ def pair_queries(targets: Sequence[Target]) -> PairQueries:
         object_labels=filled([target.object_labels for target in targets], 0),
         valid=filled([torch.ones_like(target.subject_labels, dtype=torch.bool) for target in targets], False),
     )
+
+
+def names_for_noise(names: int, images: int, official_compat: bool) -> int:
+    """How many of a step's object names wrong labels are drawn from, the first ones: all.
+
+    The authors read the number off the wrong axis, that of the images.
+    """
+    return min(names, images) if official_compat else names
 
 
 def noisy(queries: PairQueries, settings: TaggerSettings, names: int, generator: np.random.Generator) -> PairQueries:
