@@ -18,7 +18,7 @@ PAUSES = (0.2, 1.0, 4.0)
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _LASTING = {
-    errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EMSGSIZE, errno.ENOTEMPTY,
+    errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ENAMETOOLONG, errno.EMSGSIZE, errno.ENOTEMPTY,
     errno.ENOTDIR, errno.EISDIR, getattr(errno, "EREMCHG", errno.ENOENT),
 }  # fmt: skip
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"}
@@ -56,7 +56,7 @@ def _meaning(error: Exception, url: str) -> PipelineError | None:
     said = f"{type(error).__name__}: {error}"
     if names & _NO_CREDENTIALS:
         return Terminal(f"{url}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE")
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
         return Terminal(f"{url}: not allowed ({error}); check the credentials and what they may do there")
     if isinstance(error, OSError) and error.errno in _FULL:
         return Terminal(f"{url}: disk full ({error}); free space and run again: nothing is lost")

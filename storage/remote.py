@@ -51,8 +51,8 @@ class Remote:
         self, url: str, filesystem: fsspec.AbstractFileSystem | None = None, pauses: Sequence[float] = PAUSES
     ) -> None:
         self.url = url.rstrip("/")
-        if self.url.endswith(":"):
-            raise Terminal(f"{url} names no place; name a bucket and a folder in it, e.g. s3://bucket/folder")
+        if not self.url or self.url.endswith(":"):
+            raise Terminal(f"{url!r} names no place; name a folder, or a bucket and a folder in it, e.g. s3://bucket/folder")
         self._pauses = pauses
         protocol = self.url.partition("://")[0]
         self._is_s3 = protocol in ("s3", "s3a")

@@ -124,6 +124,7 @@ def test_what_passes_by_itself_is_tried_again_and_nobody_notices(
         (EndpointConnectionError(endpoint_url="u"), Transient, "Could not connect"),
         (ConnectionResetError(104, "Connection reset by peer"), Transient, "reset"),
         (PermissionError("Access Denied"), Terminal, "check the credentials"),
+        (OSError(errno.EROFS, "Read-only file system"), Terminal, "not allowed"),
         (NoCredentialsError(), Terminal, "AWS_ACCESS_KEY_ID"),
         (OSError(errno.EINVAL, "The authorization header is malformed"), Terminal, "refused"),
         (OSError(errno.ENOSPC, "No space left on device"), Terminal, "free space"),

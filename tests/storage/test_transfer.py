@@ -132,6 +132,9 @@ def test_what_is_not_there_or_not_reached_is_told(run: Run, url: str, tmp_path: 
         pull(Run(Store(tmp_path / "there"), "other"), Depot(url))
     with pytest.raises(Terminal, match="nosuch://x"):
         Depot("nosuch://x")
+    for none in ("", "s3://"):
+        with pytest.raises(Terminal, match="names no place; name a folder, or a bucket"):
+            Depot(none)
     artifact = next(iter(run.artifacts("parse").values()))
     (artifact.folder / "manifest.json").unlink()
     with pytest.raises(Terminal, match="which the store has lost"):
