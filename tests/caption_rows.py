@@ -14,9 +14,28 @@ from pipeline.captioning.settings import CaptionSettings
 from pipeline.stage import Inputs
 from pipeline.stages.caption import CaptionStage
 from storage.artifact import Artifact
+from storage.digests import digest_file
+from storage.keys import KeyTerms
+from storage.manifest import Counts, FileEntry, Manifest
+from storage.store import Store
 from storage.tables import IMAGES, write_table
 
 ONE_BOX = {"category": "dog", "x": 0, "y": 0, "w": 5, "h": 5, "crowd": False, "source_id": 1}
+
+
+def images_artifact(root: Path, images: Sequence[dict[str, Any]]) -> Artifact:
+    """Rows of the images table, committed to a store at `root` as stage `ingest` commits its own."""
+    store, terms = Store(root), KeyTerms("ingest", 1, {}, {})
+    with store.draft() as draft:
+        path = draft / "images.parquet"
+        write_table(pa.Table.from_pylist(list(images), schema=IMAGES), path)
+        entry = FileEntry(digest=digest_file(path), size=path.stat().st_size, rows=len(images))
+        manifest = Manifest(
+            stage="ingest", key=terms.key, partition="set/0000", terms=terms.as_json(), upstream={},
+            files={path.name: entry}, schema_fingerprint="", counts=Counts(rows_in=len(images), rows_out=len(images)),
+            seconds=0.1, host="h", versions={},
+        )  # fmt: skip
+        return store.commit(draft, manifest)
 
 
 def caption_rows(
@@ -29,10 +48,9 @@ def caption_rows(
     for number, picture in enumerate(pictures):
         picture.save(folder / "pictures" / f"{number}.png")
         images.append({"image_id": number, "dataset": "set", "uri": f"{number}.png", "boxes": list(boxes)})
-    write_table(pa.Table.from_pylist(images, schema=IMAGES), folder / "images.parquet")
     stage = CaptionStage(CaptionSettings(**changed), {"set": folder / "pictures"})
     stage.open(Inputs())
-    inputs = Inputs({"images": [Artifact(folder)]})
+    inputs = Inputs({"images": [images_artifact(folder / "store", images)]})
     output = stage.run(inputs, folder, lambda done, total, note="": None)
     return [row["captions"] for row in output.table.to_pylist()], stage.describe(inputs, output.table) | dict(
         output.facts

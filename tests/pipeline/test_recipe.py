@@ -84,7 +84,7 @@ def test_overrides_that_name_nothing_are_refused(tmp_path: Path, override: str) 
         load_recipe(_recipe(tmp_path, GOOD), [override])
 
 
-@pytest.mark.parametrize("name", ["demo", "scenes", "coco_sample", "coco", "coco_objects365"])
+@pytest.mark.parametrize("name", ["demo", "scenes", "coco_sample", "blip_captions", "coco", "coco_objects365"])
 def test_the_shipped_recipes_are_valid(root: Path, name: str) -> None:
     assert load_recipe(root / "recipes" / f"{name}.toml").name == name
 
