@@ -57,11 +57,14 @@ class LabelView:
     def print(self, console: Console) -> None:
         """The tables, for reading."""
         console.print(Text(harmless(" → ".join(self._yield()))))
-        console.print(self._spread(), self._usual())
-        for dataset, audit in self.audits.items():
-            console.print(_audited(dataset, audit, self.choice))
+        parts = [self._spread(), self._usual()]
+        parts += [_audited(dataset, audit, self.choice) for dataset, audit in self.audits.items()]
         if not self.audits:
-            console.print(Text("No audit: the labelled sets give no relations to judge by"))
+            parts.append(Group(Text("No audit: the labelled sets give no relations to judge by")))
+        for part in parts:
+            console.print()
+            console.print(part)
+        console.print()
 
     def _yield(self) -> Iterator[str]:
         for name, count in asdict(self.counts).items():
@@ -72,12 +75,15 @@ class LabelView:
         longest = max(self.scores) or 1
         made = table("Scores", "from", "labels", "")
         for place, count in enumerate(self.scores):
-            made.add_row(f"{place / BINS:.1f}", f"{count:,}", Text("█" * round(_BAR * count / longest)))
+            # A single label shows too.
+            bar = "█" * max(round(_BAR * count / longest), count > 0)
+            made.add_row(f"{place / BINS:.1f}", f"{count:,}", Text(bar))
         made.columns[2].justify = "left"
         return Group(made)
 
     def _usual(self) -> Group:
-        made = table("Predicates", "predicate", "kept", "given")
+        most = f", the most frequent of {len(self.predicates):,}" if len(self.predicates) > MOST_PREDICATES else ""
+        made = table(f"Predicates{most}", "predicate", "kept", "given by the set")
         for each in self.predicates[:MOST_PREDICATES]:
             made.add_row(Text(harmless(each.predicate)), f"{each.kept:,}", f"{each.given:,}")
         return Group(made)
@@ -85,7 +91,8 @@ class LabelView:
 
 def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
     ways = table(
-        f"Labels of {harmless(dataset)}, against its {audit.given:,} given relations ({audit.reachable:,} within reach)",
+        f"Labels of {harmless(dataset)}, on the {audit.images:,} images with given relations: {audit.given:,}, of which "
+        f"candidates state {audit.reachable:,}",
         "labels", "kept", "precision", "recall", "precision at recall .8", "average precision",
     )  # fmt: skip
     for name, way in (
@@ -95,16 +102,23 @@ def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
     ):
         values = (way.precision, way.recall, way.precision_at_recall, way.average_precision)
         ways.add_row(name, f"{way.kept:,}", *map(share, values))
-    errors = f"Calibration error: {share(audit.score_error)} of scores, {share(audit.calibrated_error)} calibrated"
-    made = table("By predicate", "predicate", "kept", "true", "precision", "recall", "AP", "error", "instead of wrong")
+    calibrated = "these labels have no calibration"
+    if audit.calibrated_error is not None:
+        calibrated = f"{share(audit.calibrated_error)} calibrated"
+    errors = f"Calibration error: {share(audit.score_error)} of scores, {calibrated}"
+    made = table(
+        "By predicate, the most kept first", "predicate", "kept", "true", "precision", "recall", "average precision",
+        "calibration error", "the truth where wrong",
+    )  # fmt: skip
     for each in audit.predicates[:MOST_PREDICATES]:
         instead = ", ".join(f"{harmless(what)} {count:,}" for what, count in each.instead[:MOST_INSTEAD])
-        numbers = (each.precision, each.recall, each.average_precision, each.calibration_error)
+        ranked = each.average_precision if each.truths else None
+        numbers = (each.precision, each.recall, ranked, each.calibration_error)
         made.add_row(
             Text(harmless(each.predicate)), f"{each.kept:,}", f"{each.truths:,}", *map(share, numbers), Text(instead)
         )
     made.columns[-1].justify = "left"
-    return Group(ways, Text(errors), made)
+    return Group(ways, Text(errors), Text(), made)
 
 
 def _audit(run: Run, dataset: str, choice: ChoiceSettings) -> LabelAudit:

@@ -8,6 +8,8 @@ from typing import Any
 
 LONGEST = 160
 _MOST_ITEMS = 4
+_DIGEST = 12
+"""Characters of a digest that tell it apart."""
 
 
 def harmless(text: str, longest: int = LONGEST) -> str:
@@ -36,7 +38,7 @@ def in_words(row: Mapping[str, Any]) -> tuple[str, str]:
             more = f" (+{len(value) - _MOST_ITEMS})" if len(value) > _MOST_ITEMS else ""
             parts.append(f"{len(value)} {column}: {'; '.join(items)}{more}" if value else f"no {column}")
         elif column not in ("digest", "split"):
-            parts.append(f"{column} {_number(value)}")
+            parts.append(f"{column} {_number(value)[: _DIGEST if column == 'tagger' else None]}")
     return name, harmless(" · ".join(parts), 400)
 
 
