@@ -158,8 +158,11 @@ def pull(run_name: RunName, url: Url, store: StorePath = STORE, as_json: AsJson 
 def export(
     run_name: RunName,
     form: Annotated[
-        Literal["official", "vg", "coco", "hico", "parquet", "hf"],
-        typer.Option("--format", help="official: all files of RLIPv2's authors; hf: Hugging Face datasets."),
+        Literal["official", "vg", "coco", "hico", "parquet", "hf", "cooccurrence"],
+        typer.Option(
+            "--format",
+            help="official: all files of RLIPv2's authors; hf: Hugging Face datasets; cooccurrence: for tag.cooccurrence.",
+        ),
     ] = "official",
     out: Annotated[
         Path | None, typer.Option("--out", help="A new folder; out/export/RUN-FORMAT when left out.")

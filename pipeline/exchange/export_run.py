@@ -13,6 +13,7 @@ from typing import Literal
 from rich.console import Console
 
 from pipeline.exchange.coco_writer import write_coco
+from pipeline.exchange.cooccurrence_writer import write_cooccurrence
 from pipeline.exchange.hico_writer import write_hico
 from pipeline.exchange.hugging_face_writer import write_hugging_face
 from pipeline.exchange.official_writer import write_official, write_vg
@@ -22,7 +23,7 @@ from pipeline.exchange.tally import Tally
 from storage.errors import Terminal
 from storage.runs import Run
 
-Format = Literal["official", "vg", "coco", "hico", "parquet", "hf"]
+Format = Literal["official", "vg", "coco", "hico", "parquet", "hf", "cooccurrence"]
 
 _WRITERS: Mapping[str, Callable[[RunRows, Path, float, Tally], None]] = {
     "official": write_official,
@@ -31,6 +32,7 @@ _WRITERS: Mapping[str, Callable[[RunRows, Path, float, Tally], None]] = {
     "hico": write_hico,
     "parquet": write_parquet,
     "hf": write_hugging_face,
+    "cooccurrence": write_cooccurrence,
 }
 
 

@@ -19,6 +19,8 @@ from storage.errors import Terminal
 from storage.runs import Run
 from storage.store import Store
 from storage.tables import CANDIDATES, CAPTIONS, IMAGES, RELATIONS, TRIPLETS, write_table
+from tagger.box import Box
+from tagger.candidates.cooccurrence import Cooccurrence, read_cooccurrence
 from tagger.parsing.parser import load_parser, parse_captions
 
 TEXTS = ["a man riding a brown horse on a beach", "two men and a dog next to a horse"]
@@ -264,3 +266,34 @@ def test_an_export_replaces_nothing_and_leaves_nothing_half_done(run: Run, tmp_p
     with pytest.raises(Terminal, match="nothing in them goes into coco"):
         exported(only, "coco", tmp_path / "coco")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "store"]
+
+
+def test_predicates_between_categories_are_what_candidates_are_taken_from(tmp_path: Path) -> None:
+    run = Run(Store(tmp_path / "store"), "genome")
+    said = [
+        ("man", "riding", "brown horse"),
+        ("boy", "riding", "pony"),
+        ("woman", "on", "horse"),
+        ("sky", "over", "cow"),
+    ]
+    boxes = [box(name, 1, 2, 30, 40) for subject, _, object_ in said for name in (subject, object_)]
+    relations = [{"subject": 2 * i, "predicate": said[i][1], "object": 2 * i + 1} for i in range(len(said))]
+    image = {
+        "dataset": "vg",
+        "split": "train",
+        "digest": "d",
+        "width": 200,
+        "height": 300,
+        "uri": "7.jpg",
+        "image_id": 7,
+    }
+    step = ImportStep(run, "ingest", "images", IMAGES)
+    step.put("vg/0000", [{**image, "boxes": boxes, "relations": relations}], [])
+    step.record()
+    made = export_run(run, "cooccurrence", tmp_path / "out")
+    assert made.files == ["cooccurrence.json"]
+    table = read_cooccurrence(tmp_path / "out/cooccurrence.json")
+    assert table == {"person": {"horse": ["riding", "on"]}}
+    assert made.lost["relation of a name that means no category"] == 1
+    pairs = Cooccurrence(table)([], [Box("person", 0, 0, 5, 5), Box("horse", 1, 1, 9, 9)])
+    assert [(pair.subject, pair.object, pair.predicate) for pair in pairs] == [(0, 1, "riding"), (0, 1, "on")]
