@@ -100,3 +100,33 @@ def test_a_run_is_killed_resumed_elsewhere_and_looked_at_from_a_third_place(
     assert said() == [{"n": IMAGES}]
     print_why(there.store, "tiny", "parse", "coco/0000", as_json=True)
     assert said() == [{"partition": "coco/0000", "causes": []}]
+
+
+def _tables(world: World) -> dict[str, dict[str, str]]:
+    """Step and partition → digest of every file, as a machine sees it that has none of the copies."""
+    return {
+        f"{step} {partition}": {name: entry.digest for name, entry in artifact.manifest.files.items()}
+        for step, found in world.artifacts().items()
+        for partition, artifact in found.items()
+    }
+
+
+@pytest.mark.timeout(600)
+def test_two_runs_at_once_on_two_machines_or_one_end_with_the_bytes_of_one_alone(
+    there: World, machine: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = World(there.root, there.recipe, there.data, tmp_path / "alone")
+    alone.run()
+    for store in (there.store, tmp_path / "shared"):
+        world = World(there.root, there.recipe, there.data, store)
+        runs = []
+        for name in ("one", "other"):
+            machine(name)
+            runs.append(world.start())
+        told = [run.communicate(timeout=280) for run in runs]
+        assert [run.returncode for run in runs] == [0, 0], told
+        machine("third")
+        assert _tables(world) == _tables(alone)
+        verify(store, "tiny", repair=False, as_json=True)
+        assert json.loads(capsys.readouterr().out)["damaged"] == []
+    assert list((tmp_path / "shared" / "pending").glob("[!.]*")) == []
