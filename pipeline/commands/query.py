@@ -67,6 +67,10 @@ def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
             yield
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise Terminal(f"{sql}: {error}; tables of run {run.name!r}: {', '.join(sorted(tables))}") from error
+        except RuntimeError as error:  # what DuckDB makes of Ctrl-C
+            if "interrupted" not in str(error):
+                raise
+            raise KeyboardInterrupt from error
 
     with told():
         for name, dataset in _tables(run):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,13 @@ def test_what_a_query_makes_is_gone_with_it(labelled: Book, sql: str) -> None:
     assert _rows(labelled, "select count(*) as n from images")[0]["n"] > 0
     with pytest.raises(Terminal, match="Table with name t does not exist"):
         _rows(labelled, "select * from t")
+
+
+def test_a_query_can_be_stopped(labelled: Book) -> None:
+    endless = "select count(*) from range(100000000000) a where hash(a.range) % 7 = 3"
+    threading.Timer(1.0, signal.raise_signal, (signal.SIGINT,)).start()
+    with pytest.raises(KeyboardInterrupt):
+        _rows(labelled, endless)
 
 
 def test_damaged_tables_are_named_with_the_remedy(labelled: Book) -> None:
