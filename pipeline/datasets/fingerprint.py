@@ -6,7 +6,7 @@ import hashlib
 from typing import Literal
 
 from pipeline.datasets.record import ImageRecord
-from pipeline.images.opening import BadImage
+from pipeline.images.opening import BadImage, open_regular
 from pipeline.images.places import ImagePlace, StoredImage
 
 MOST_READ = 2**30
@@ -29,7 +29,7 @@ def fingerprint(record: ImageRecord, by: Literal["bytes", "stat"] = "bytes", dat
             return hashlib.sha256(data).hexdigest()
         if isinstance(record.path, StoredImage):
             return hashlib.sha256(record.path.read(MOST_READ)).hexdigest()
-        with record.path.open("rb") as file:
+        with open_regular(record.path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise BadImage("missing file", record.path.name) from None

@@ -7,10 +7,12 @@ Sets labelled on turned pictures show by their declared sizes (`is_turned_by_exi
 from __future__ import annotations
 
 import os
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from io import BufferedReader, BytesIO
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -108,7 +110,7 @@ def read_bytes(path: ImagePlace, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
         if isinstance(path, StoredImage):
             data = path.read(limits.max_bytes + 1)
         else:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 size = os.fstat(file.fileno()).st_size  # reading takes as much memory as it is asked for
                 data = file.read(min(size, limits.max_bytes) + 1)
     except FileNotFoundError:
@@ -120,6 +122,18 @@ def read_bytes(path: ImagePlace, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
     if len(data) > limits.max_bytes:
         raise BadImage("too large", f"more than {limits.max_bytes} bytes")
     return data
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file for reading; a pipe, which would be waited for without end, or a device is no such file.
+
+    Raises `BadImage` for those and for folders, OSError for what can't be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise BadImage("unreadable file", f"{path.name}: not a regular file")
 
 
 def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:

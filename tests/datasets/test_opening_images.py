@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from pipeline.datasets.fingerprint import fingerprint
+from pipeline.datasets.record import ImageRecord
 from pipeline.images.opening import BadImage, ImageLimits, decode_image, probe, probe_bytes, read_image
 
 RED = (200, 30, 40)
@@ -63,9 +66,17 @@ def test_the_header_alone_does_not_show_a_tear() -> None:
     assert probe_bytes(data[: len(data) // 2], verify="header")[:3] == (300, 200, "JPEG")
 
 
+@pytest.mark.timeout(20)
 def test_missing_empty_and_unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
-    for name, reason in (("none.jpg", "missing file"), ("empty.jpg", "empty file"), (".", "unreadable file")):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "device.jpg").symlink_to("/dev/zero")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    unreadable = [(name, "unreadable file") for name in (".", "pipe.jpg", "device.jpg", "loop.jpg")]
+    for name, reason in (("none.jpg", "missing file"), ("empty.jpg", "empty file"), *unreadable):
+        if name != "empty.jpg":
+            with pytest.raises(BadImage, match=reason):
+                fingerprint(ImageRecord("set", "train", 1, tmp_path / name, 8, 8))
         for read in (read_image, probe):
             with pytest.raises(BadImage) as caught:
                 read(tmp_path / name)
