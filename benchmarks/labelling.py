@@ -5,8 +5,9 @@ list of texts; every ordered pair is a candidate with probability 1/2 (up to 1,5
 The mix is cut into classes by number of boxes; an image of each class is timed, and counts as often as its class occurs.
 
 The authors' procedure (benchmarks/sequential_tagging.py) has an image once a group, up to 16 times in one call, repeats a
-pair once a predicate, encodes all texts for every call, and computes images without candidates like others. Both are
-timed in CPU-seconds of this process, in turns, on random weights of the released sizes (R-Tagger, ResNet-50).
+pair once a predicate, encodes all texts for every call, and computes images without candidates like others. It runs our
+network as it is trained. Both are timed in CPU-seconds of this process, in turns, on random weights of the released sizes
+(R-Tagger, ResNet-50). A precision that the processor has no kernels for is left out, unless it is asked for.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import platform
 import re
 import resource
 import time
@@ -28,6 +30,7 @@ from torch import nn
 
 from benchmarks.sequential_tagging import label_sequentially
 from models.config import NetworkConfig
+from models.packed_network import has_kernels
 from models.relation_tagger import RelationTagger
 from pipeline.training.freed_memory import keep_freed_memory
 from pipeline.training.tagger_settings import RELEASED
@@ -40,6 +43,7 @@ MEAN_BOXES, MOST_BOXES, MOST_PAIRS = 7.3, 60, 1500
 CLASSES = ((0, 1), (2, 4), (5, 8), (9, 14), (15, 24), (25, 39), (40, MOST_BOXES))
 """Of numbers of boxes, first and last."""
 GOALS = {"float32": 3.0, "bfloat16": 8.0}
+"""Times the authors' images a CPU-second."""
 TOKENIZER = Path(__file__).parents[1] / "scenes/weights/text"
 WORDS = [word[1:] for word in json.loads((TOKENIZER / "vocab.json").read_text()) if re.fullmatch("Ġ[a-z]{3,}", word)]
 # As for RoBERTa and COCO's names: three to five tokens, with the two that begin and end a text.
@@ -86,7 +90,8 @@ def _image(draws: np.random.Generator, boxes: int, shape: tuple[int, int], seed:
     names = draws.integers(0, len(NAMES), boxes)
     sides = draws.uniform(20, 400, (boxes, 2))
     corners = draws.uniform(0, 1, (boxes, 2)) * (np.array([640, 480]) - sides)
-    made = [Box(NAMES[n], *map(float, (*corner, *side))) for n, corner, side in zip(names, corners, sides, strict=True)]
+    frames = np.concatenate((corners, sides), 1).tolist()
+    made = [Box(NAMES[n], x, y, w, h) for n, (x, y, w, h) in zip(names, frames, strict=True)]
     ends = [(s, o) for s in range(boxes) for o in range(boxes) if s != o and draws.random() < 0.5][:MOST_PAIRS]
     said = draws.choice(len(PREDICATES), 8, replace=False)
     pairs = [
@@ -130,6 +135,7 @@ class Measured:
     parts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     of_classes: list[float] = field(default_factory=list)
     peak_gb: float = 0.0
+    """Most memory that this process had until then; ours is taken before the authors' procedure begins."""
 
     def add(self, tagger: RelationTagger, share: float, work: Callable[[], object]) -> None:
         """Time an image of a class."""
@@ -138,21 +144,37 @@ class Measured:
             work()
             seconds = time.process_time() - began
         self.seconds += share * seconds
-        self.of_classes.append(round(seconds, 2))
+        self.of_classes.append(round(seconds, 3))
         self.parts = {part: self.parts[part] + share * each for part, each in spent.items()}
-        self.peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
     @property
     def floor(self) -> float:
-        """Share of what can't be left out: backbone and encoder, once an image."""
-        return (self.parts["backbone"] + self.parts["transformer.encoder"]) / self.seconds
+        """Seconds of what can't be left out: backbone and encoder."""
+        return self.parts["backbone"] + self.parts["transformer.encoder"]
 
     def print(self) -> None:
-        """A line."""
-        shares = ", ".join(f"{part.rpartition('.')[2]} {each / self.seconds:.0%}" for part, each in self.parts.items())
-        print(
-            f"{self.what:24}{self.seconds:8.2f} CPU-s an image; {shares}; peak so far {self.peak_gb:.1f} GB", flush=True
-        )
+        """A line of the table that `print_heads` begins."""
+        rest = self.seconds - sum(self.parts.values())
+        shares = "".join(f"{each / self.seconds:10.0%}" for each in (*self.parts.values(), rest))
+        print(f"{self.what:24}{self.seconds:7.2f}{shares}{self.peak_gb:9.1f}", flush=True)
+
+
+def print_heads() -> None:
+    """The first line of a table of `Measured`."""
+    heads = [part.rpartition(".")[2].removesuffix("_encoder").replace("_decoder", " dec.") for part in PARTS]
+    print(f"{'an image of the mix':24}{'CPU-s':>7}" + "".join(f"{head:>10}" for head in (*heads, "rest")) + "  peak GB")
+
+
+def peak_gb() -> float:
+    """Most memory that this process had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def processor() -> str:
+    """Its name, and what PyTorch makes of it."""
+    known = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", known.read_text()) if known.is_file() else []
+    return f"{(names or [platform.processor() or platform.machine()])[0]}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def main() -> None:
@@ -160,12 +182,17 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=800)
     parser.add_argument("--width", type=int, default=1088)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--precisions", nargs="+", choices=GOALS, help="default: all that the processor has kernels for"
+    )
     parser.add_argument("--small", action="store_true", help="a small network, to see that this works")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     keep_freed_memory()
     torch.manual_seed(0)
+    fast = [name for name in GOALS if has_kernels(torch.device("cpu"), getattr(torch, name))]
+    precisions = given.precisions or fast or ["float32"]
     sizes = {
         **RELEASED,
         **(SMALL if given.small else {}),
@@ -179,42 +206,65 @@ def main() -> None:
         sum(each.share * count for each, count in zip(classes, counts, strict=True))
         for counts in zip(*((len(c.image.boxes), len(c.image.pairs), c.groups) for c in classes), strict=True)
     )
+    print(f"{processor()}, {given.threads} thread{'s' if given.threads > 1 else ''}")
+    for name in GOALS:
+        if name not in fast:
+            how = "by PyTorch's own code, slowly" if name in precisions else "not measured"
+            print(f"{name}: {how}, since this processor has no kernels for it")
     print(
         f"images of {given.height}×{given.width}: {boxes:.1f} boxes (at most {MOST_BOXES}), {pairs:.0f} candidates, "
         f"{groups:.2f} groups of the authors' an image"
     )
-    label = {precision: Labeller(tagger, NAMES, precision=precision, scope="image") for precision in GOALS}  # type: ignore[arg-type]
+    label = {name: Labeller(tagger, NAMES, precision=name, scope="image") for name in precisions}  # type: ignore[arg-type]
     authors, ours = (
         Measured("the authors' procedure"),
-        {precision: Measured(f"packed, {precision}") for precision in GOALS},
+        {precision: Measured(f"packed, {precision}") for precision in precisions},
     )
-    met = replace(classes[1].image, pairs=[Pair(0, 1, predicate, 0, 1) for predicate in PREDICATES])
-    for precision in GOALS:
-        label[precision].label([met])  # the first pass builds kernels, and a worker meets each text once
+    # The first pass builds kernels, and a worker meets each text once.
+    largest = classes[-1].image
+    said = [Pair(0, 1, predicate, 0, 1) for predicate in PREDICATES]
+    for precision, way in ours.items():
+        label[precision].label([replace(largest, pairs=[*largest.pairs, *said])])
+        way.peak_gb = peak_gb()
+    print(f"{'boxes':>5}{'candidates':>12}{'of images':>11}{'authors':>10}" + "".join(f"{p:>10}" for p in ours))
     for each in classes:
         image = each.image
         for precision, way in ours.items():
             way.add(tagger, each.share, lambda p=precision, i=image: label[p].label([i]))  # type: ignore[misc]
         with torch.inference_mode():
             authors.add(tagger, each.share, lambda i=image: label_sequentially(tagger, i, NAMES, repeated=True))  # type: ignore[misc]
-        seconds = "".join(f"{way.of_classes[-1]:9.2f}" for way in (authors, *ours.values()))
-        print(
-            f"{len(image.boxes):3} boxes, {len(image.pairs):4} candidates, {each.share:6.1%} of images: CPU-s{seconds}",
-            flush=True,
-        )
+        seconds = "".join(f"{way.of_classes[-1]:10.2f}" for way in (authors, *ours.values()))
+        print(f"{len(image.boxes):5}{len(image.pairs):12}{each.share:11.1%}{seconds}", flush=True)
+    authors.peak_gb = peak_gb()
+    print_heads()
     for way in (authors, *ours.values()):
         way.print()
-    gains = {precision: round(authors.seconds / way.seconds, 2) for precision, way in ours.items()}
+    gains = {precision: authors.seconds / way.seconds for precision, way in ours.items()}
     for precision, way in ours.items():
         print(
-            f"{precision}: {gains[precision]:.1f}x images a CPU-second (goal {GOALS[precision]:g}x); one encode an image, "
-            f"the floor, is {way.floor:.0%} of its time"
+            f"{precision}: {gains[precision]:.1f}x images a CPU-second (goal {GOALS[precision]:g}x). The floor, one encode "
+            f"of each image that has candidates, is {way.floor / way.seconds:.0%} of its time: with nothing else it would be "
+            f"{authors.seconds / way.floor:.1f}x"
         )
     if given.json:
-        figures = {"classes": [(len(c.image.boxes), len(c.image.pairs), c.share) for c in classes]}
-        rows = [asdict(way) for way in (authors, *ours.values())]
+        figures = {
+            "processor": processor(),
+            "threads": given.threads,
+            "torch": torch.__version__,
+            "network": "small" if given.small else "R-Tagger, ResNet-50",
+            "height": given.height,
+            "width": given.width,
+            "mix": {"boxes": boxes, "candidates": pairs, "groups": groups},
+            "classes": [
+                {"share": c.share, "boxes": len(c.image.boxes), "candidates": len(c.image.pairs), "groups": c.groups}
+                for c in classes
+            ],
+            "ways": [asdict(way) | {"floor": way.floor} for way in (authors, *ours.values())],
+            "gains": gains,
+            "goals": GOALS,
+        }
         given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps({**figures, "rows": rows, "gains": gains}, indent=1))
+        given.json.write_text(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The authors' way of labelling, re-enacted: one image at a time, repeated once a group, all texts encoded for every call.
 
-It is what `tagger.labelling.labeller` is compared with: by its scores in the tests, by its speed in `benchmarks/tagger.py`.
+It is what `tagger.labelling.labeller` is compared with: by its scores in the tests, by its speed in `benchmarks/labelling.py`.
 
 Shapes: G groups, P pairs a group, H×W pixels.
 """

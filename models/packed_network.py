@@ -36,7 +36,7 @@ def packed(network: AnyNetwork, dtype: torch.dtype) -> AnyNetwork:
     Shares what it does not lay out anew with the given network, which stays as it is. The same network where there is
     nothing to gain: on other devices than a CPU, or without oneDNN.
     """
-    if not _can_pack(next(network.parameters()).device, dtype):
+    if not has_kernels(next(network.parameters()).device, dtype):
         return network.eval()
     # Bodies are left alone but for their convolutions: their own code may read weights of linear layers.
     made = _rebuilt(network, lambda name, child: None)
@@ -115,7 +115,8 @@ def _conv(child: nn.Module, dtype: torch.dtype) -> nn.Module | None:
     return PackedConv(child, dtype)
 
 
-def _can_pack(device: torch.device, dtype: torch.dtype) -> bool:
+def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether there are such kernels: for bfloat16 the processor itself has to compute with it."""
     onednn: Any = torch.backends.mkldnn
     kernels: Any = torch.ops.mkldnn
     there = all(hasattr(kernels, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
