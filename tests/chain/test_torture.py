@@ -92,6 +92,8 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(finished: World, f
             if below:
                 moments.choice(below).kill()
                 struck[f"below {life.step()}"] += 1
+                done = struck.total()
+                print(f"kill {done} of {KILLS}: {life.how}, a process below {life.step()}{_rest(done, began)}")
         if life.lives(then):
             life.process.kill()
             struck[life.step()] += 1
