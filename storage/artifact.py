@@ -70,13 +70,13 @@ class Artifact:
                 raise _damaged(path, "other bytes than its digest says" if path.is_file() else "gone")
 
     def _read(self, name: str) -> pa.Table:
-        if name not in self.manifest.files:
-            raise FileNotFoundError(f"{self.folder.parent.name} {self.key[:12]} has no {name}")
         path = self.file(name)
         try:
             return read_table(path)
         except FileNotFoundError as error:
-            raise _damaged(path, "gone") from error
+            if name in self.manifest.files:
+                raise _damaged(path, "gone") from error
+            raise FileNotFoundError(f"{self.folder.parent.name} {self.key[:12]} has no {name}") from error
         except pa.ArrowException as error:
             raise _damaged(path, str(error).splitlines()[0][:200]) from error
 
