@@ -52,7 +52,9 @@ class Remote:
     ) -> None:
         self.url = url.rstrip("/")
         if not self.url or self.url.endswith(":"):
-            raise Terminal(f"{url!r} names no place; name a folder, or a bucket and a folder in it, e.g. s3://bucket/folder")
+            raise Terminal(
+                f"{url!r} names no place; name a folder, or a bucket and a folder in it, e.g. s3://bucket/folder"
+            )
         self._pauses = pauses
         protocol = self.url.partition("://")[0]
         self._is_s3 = protocol in ("s3", "s3a")

@@ -210,6 +210,13 @@ RELEASED = {
 what their networks differ in."""
 
 
+@pytest.mark.parametrize("name", ["coco", "coco_objects365"])
+def test_recipes_pre_train_on_the_released_sides(root: Path, name: str):
+    settings = load_recipe(root / "recipes" / f"{name}.toml").pretrain.settings
+    assert view_size(640, 480, settings.image_size) == (1056, 800)
+    assert view_size(640, 480, round(settings.image_size * settings.smallest))[1] == 480
+
+
 @pytest.mark.parametrize("name", RELEASED)
 def test_recipes_train_taggers_as_released(root: Path, name: str):
     settings = load_recipe(root / "recipes" / f"{name}.toml").train_tagger
