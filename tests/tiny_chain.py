@@ -41,7 +41,7 @@ class World:
     def run(self, *overrides: str) -> list[dict[str, Any]]:
         """Run to the end; the events."""
         process = self.start(*overrides)
-        out, err = process.communicate(timeout=280)
+        out, err = process.communicate(timeout=900)
         assert process.returncode == 0, err[-3000:]
         return [json.loads(line) for line in out.splitlines()]
 

@@ -66,7 +66,7 @@ def test_labels_below_the_floor_stop_the_run_and_a_lower_floor_computes_nothing(
 ) -> None:
     before = copied.contents()
     process = copied.start("tag.audit_floor=0.999", "tag.floor=0.04", "shard.threshold=0.9")
-    out, told = process.communicate(timeout=280)
+    out, told = process.communicate(timeout=900)
     assert process.returncode == 1
     assert re.search(r"labels refused: .* below tag\.audit_floor = 0\.999 .*; predicates with the lowest: \w+", told)
     assert computed([json.loads(line) for line in out.splitlines()]) == {"tag": 3}
