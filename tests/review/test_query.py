@@ -76,9 +76,14 @@ def test_what_a_query_makes_is_gone_with_it(labelled: Book, sql: str) -> None:
 
 def test_a_query_can_be_stopped(labelled: Book) -> None:
     endless = "select count(*) from range(100000000000) a where hash(a.range) % 7 = 3"
+    # Test runners may have processes that ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Timer(1.0, signal.raise_signal, (signal.SIGINT,)).start()
-    with pytest.raises(KeyboardInterrupt):
-        _rows(labelled, endless)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _rows(labelled, endless)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_damaged_tables_are_named_with_the_remedy(labelled: Book) -> None:
