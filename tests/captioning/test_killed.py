@@ -43,7 +43,7 @@ def _killed(world: World, when: Callable[[list[Event]], bool]) -> list[Event]:
     return events
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_at_most_the_partition_under_way_is_captioned_again(root: Path, tmp_path: Path) -> None:
     recipe = root / "tests" / "chain" / "tiny.toml"
     undisturbed, killed = (World(root, recipe, tmp_path / "data", tmp_path / name) for name in ("one", "other"))

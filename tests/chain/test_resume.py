@@ -123,7 +123,7 @@ def _files(root: Path) -> dict[str, bytes]:
     return {f"{a.folder.name}/{name}": a.file(name).read_bytes() for a in seen for name in a.manifest.files}
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_each_crash_point_of_each_real_stages_commit(finished: World, tmp_path: Path) -> None:
     artifacts, steps = finished.artifacts(), build_steps(load_recipe(finished.recipe))
     assert {step.name for step in steps} == set(STEPS)
