@@ -47,7 +47,7 @@ def test_every_one_of_5000_images_gets_its_three_captions(
     assert all([caption["source"] for caption in row["captions"]] == MODELS for row in rows)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_recipe_reads_them_for_the_images_that_it_has(
     shared: Path, said: dict[int, list[str]], root: Path, tmp_path: Path
 ) -> None:

@@ -156,7 +156,7 @@ def worker(server: PrefectServer, root: Path, tmp_path_factory: pytest.TempPathF
         process.wait(timeout=40)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_deployment_runs_is_cached_and_a_cancelled_training_keeps_its_checkpoint(
     worker: PrefectServer, tmp_path: Path
 ) -> None:

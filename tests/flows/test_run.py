@@ -57,7 +57,7 @@ def _records(folder: Path, query: str) -> list[Any]:
     return list(sqlite3.connect(folder / "out" / "prefect" / "prefect.db").execute(query))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_prefect_changes_no_byte_shows_cached_states_and_leaves_nothing_running(folder: Path) -> None:
     direct = folder / "direct"
     _run(folder, "--direct", "--set", f"store={direct}", "--set", f"reports={folder}/direct-reports")
@@ -81,7 +81,7 @@ def test_prefect_changes_no_byte_shows_cached_states_and_leaves_nothing_running(
     assert processes_on(folder) == []
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_ctrl_c_in_a_training_writes_a_checkpoint_says_how_to_resume_and_leaves_nothing_running(folder: Path) -> None:
     train_long(folder)
     process = _start(folder)
@@ -100,7 +100,7 @@ def test_ctrl_c_in_a_training_writes_a_checkpoint_says_how_to_resume_and_leaves_
     await_it(lambda: not processes_on(folder) or None, 20, "processes of the stopped run are left")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_an_error_reaches_the_terminal_once_and_in_its_own_words(folder: Path) -> None:
     process = _start(folder, "--set", "run.max_reject_share=0", "--set", "ingest.limits.max_pixels=16")
     _, err = process.communicate(timeout=280)

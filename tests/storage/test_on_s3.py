@@ -111,7 +111,7 @@ def _tables(world: World) -> dict[str, dict[str, str]]:
     }
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_two_runs_at_once_on_two_machines_or_one_end_with_the_bytes_of_one_alone(
     there: World, machine: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
