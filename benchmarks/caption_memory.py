@@ -97,12 +97,15 @@ def measure(folder: Path, images: int) -> dict[str, Any]:
         )
         peaks = {"main": 0, "worker": 0}
         main = psutil.Process(process.pid)
-        while process.poll() is None:
-            with suppress(psutil.NoSuchProcess):
-                found = {main.pid: "main"} | {child.pid: "worker" for child in main.children(recursive=True)}
-                for pid, kind in found.items():
-                    peaks[kind] = max(peaks[kind], _peak_mib(pid))
-            time.sleep(0.2)
+        try:
+            while process.poll() is None:
+                with suppress(psutil.NoSuchProcess):
+                    found = {main.pid: "main"} | {child.pid: "worker" for child in main.children(recursive=True)}
+                    for pid, kind in found.items():
+                        peaks[kind] = max(peaks[kind], _peak_mib(pid))
+                time.sleep(0.2)
+        finally:
+            process.terminate()
         seconds = time.monotonic() - began
     said = (folder / f"{images}.log").read_text()
     if process.returncode:
