@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from faulty_disk import Died, FaultyDisk
 from tiny_chain import World
 
@@ -28,6 +30,16 @@ def _files(world: World) -> dict[str, dict[str, str]]:
     }
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As in a worker."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("seed", [1, 2])
 def test_any_order_of_partitions_and_any_crashes_give_the_tables_and_tars_of_two_undisturbed_workers(
     finished: World, copied: World, seed: int
