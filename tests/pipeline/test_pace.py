@@ -1,5 +1,7 @@
 """What a user reads of a running step: its speed, and when it will be done."""
 
+import pytest
+
 from pipeline.pace import Pace
 
 
@@ -13,6 +15,7 @@ class Clock:
 def test_speed_and_time_left_follow_from_all_workers() -> None:
     clock = Clock()
     pace = Pace(4, clock)
+    pace.tell("a", 0, 100)
     assert pace.in_words("images") == ""
     clock.now += 10
     pace.tell("a", 50, 100)
@@ -21,12 +24,23 @@ def test_speed_and_time_left_follow_from_all_workers() -> None:
     assert pace.in_words("images") == "10.0 images/s, 0:00:30 left"
 
 
-def test_a_committed_partition_counts_whole_even_if_it_never_told() -> None:
+def test_loading_and_what_an_earlier_run_did_do_not_count() -> None:
     clock = Clock()
-    pace = Pace(2, clock)
+    pace = Pace(1, clock)
+    clock.now += 60
+    pace.tell("all", 400, 500)
+    clock.now += 10
+    pace.tell("all", 420, 500)
+    assert pace.in_words("steps") == "2.0 steps/s, 0:00:40 left"
+
+
+def test_a_committed_partition_counts_whole_even_if_it_told_nothing_more() -> None:
+    clock = Clock()
+    pace = Pace(3, clock)
+    pace.tell("a", 0, 10)
     clock.now += 8
     pace.finish("a")
-    assert (pace.rate, pace.seconds_left) == (0.0, 8.0)
-    pace.tell("b", 3, 10)
     pace.finish("b")
-    assert (pace.rate, pace.seconds_left) == (10 / 8, 0.0)
+    assert (pace.rate, pace.seconds_left) == pytest.approx((10 / 8, 4.0))
+    pace.finish("c")
+    assert pace.seconds_left == 0.0
