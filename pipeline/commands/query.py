@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +25,9 @@ from storage.errors import Terminal
 from storage.manifest import REJECTED_FILE
 from storage.open_store import Address, existing_store
 from storage.runs import Run, find_run
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 SHOWN = 100
 """Rows printed on a terminal; `--json` prints all."""
@@ -67,10 +71,6 @@ def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
             yield
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise Terminal(f"{sql}: {error}; tables of run {run.name!r}: {', '.join(sorted(tables))}") from error
-        except RuntimeError as error:  # what DuckDB makes of Ctrl-C
-            if "interrupted" not in str(error):
-                raise
-            raise KeyboardInterrupt from error
 
     with told():
         for name, dataset in _tables(run):
@@ -79,15 +79,28 @@ def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
         answer = connection.sql(sql)
         if answer is None:
             raise Terminal(f"{sql!r} asks for no rows; e.g. 'select count(*) from {min(tables, default='images')}'")
-        reader = answer.to_arrow_reader(_BATCH)
+        reader = _stoppable(connection, lambda: answer.to_arrow_reader(_BATCH))
     names = _distinct(reader.schema.names)
 
     def batches() -> Iterator[pa.RecordBatch]:
         with told(), connection:
-            for batch in reader:
+            while (batch := _stoppable(connection, lambda: next(reader, None))) is not None:
                 yield batch.rename_columns(names)
 
     return names, batches()
+
+
+def _stoppable(connection: DuckDBPyConnection, work: Callable[[], Any]) -> Any:
+    """What `work` gives. DuckDB's own ear for Ctrl-C is deaf while its other threads have all the tasks, so this thread waits."""
+    with ThreadPoolExecutor(1) as thread:
+        answer = thread.submit(work)
+        try:
+            return answer.result()
+        except KeyboardInterrupt:
+            while not answer.done():  # an interruption before the query begins is forgotten
+                connection.interrupt()
+                wait([answer], timeout=0.1)
+            raise
 
 
 def _print_json(batches: Iterator[pa.RecordBatch]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 from contextlib import suppress
@@ -78,7 +79,7 @@ def test_a_query_can_be_stopped(labelled: Book) -> None:
     endless = "select count(*) from range(100000000000) a where hash(a.range) % 7 = 3"
     # Test runners may have processes that ignore Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Timer(1.0, signal.raise_signal, (signal.SIGINT,)).start()
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
     try:
         with pytest.raises(KeyboardInterrupt):
             _rows(labelled, endless)
