@@ -9,11 +9,11 @@ from pathlib import Path
 
 from pipeline.graph import Step, build_steps
 from pipeline.recipe import Recipe
-from pipeline.stage import Inputs
+from pipeline.stage import Inputs, Stage
 from pipeline.stages.ingest import Partition, cut_dataset
 from pipeline.work import Record, WorkItem
 from storage.artifact import Artifact
-from storage.digests import digest_path
+from storage.digests import digest_json, digest_path
 from storage.errors import Terminal
 from storage.keys import KeyTerms
 from storage.open_store import open_store
@@ -21,6 +21,8 @@ from storage.runs import Run
 
 WHOLE = "all"
 """The partition name of a stage over the whole set."""
+PASSED = "passed"
+"""The run's note of what its stages have looked at and not refused: step → digest."""
 
 Done = Mapping[str, Mapping[str, Artifact]]
 """Step → partition → artifact, as far as the chain has come."""
@@ -96,12 +98,21 @@ class Chain:
         return {part: key for part, key in self.run.keys(step.name).items() if part.split("/")[0] in known}
 
     def judge(self, step: Step) -> None:
-        """Let a step's stage look at all that it made. Raises `Terminal` when it refuses it."""
-        if step.stage.whole:
+        """Let a step's stage look at all that it made, once: the run keeps which labels passed, by which settings.
+
+        Raises `Terminal` when it refuses it.
+        """
+        if step.stage.judge is Stage.judge:
             return
         made = self.done[step.name]
-        read = {table: [self.done[s][part] for part in made for s in steps] for table, steps in step.reads.items()}
-        step.stage(step.settings).judge(Inputs({**read, step.stage.writes: list(made.values())}))
+        tables = {table: [self.done[s][part] for part in made for s in steps] for table, steps in step.reads.items()}
+        tables[step.stage.writes] = list(made.values())
+        keys = {table: [artifact.key for artifact in found] for table, found in tables.items()}
+        stamp = digest_json([step.stage.version, step.settings.model_dump(mode="json"), keys])
+        passed = self.run.noted(PASSED)
+        if passed.get(step.name) != stamp:
+            step.stage(step.settings).judge(Inputs(tables))
+            self.run.note(PASSED, passed | {step.name: stamp})
 
     def _check_rejects(self, step: Step) -> None:
         counts = [artifact.manifest.counts for artifact in self.done[step.name].values()]

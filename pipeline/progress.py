@@ -210,7 +210,8 @@ def summary(plan: StepPlan, records: Sequence[Record], seconds: float) -> str:
         return "cached"
     fresh = [record for record in records if not record.cached]
     seen = sum(record.seen for record in fresh)
-    return f"{seen} images, {seen / max(seconds, 1e-9):.0f} images/s, {seconds:.1f} s"
+    rate = seen / max(seconds, 1e-9)
+    return f"{seen} images, {rate:.{0 if rate >= 10 else 2}f} images/s, {seconds:.1f} s"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -63,11 +64,17 @@ def _meaning(error: Exception, url: str) -> PipelineError | None:
     if isinstance(error, OSError) and error.errno in _LASTING:
         return Terminal(f"{url}: refused ({said})")
     if isinstance(error, OSError | TimeoutError):
-        return Transient(f"{url} can't be reached ({said})")
+        return Transient(_unreached(url, said))
     if isinstance(error, ImportError):
         return Terminal(f"{url}: {error}; for S3: pip install 'rlip[s3]'")
     if isinstance(error, ValueError):
         return Terminal(f"{url}: {error}; name a folder, s3://bucket/folder or another address")
     if type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
-        return Transient(f"{url} can't be reached ({said})") if names & _SILENT else Terminal(f"{url}: {said}")
+        return Transient(_unreached(url, said)) if names & _SILENT else Terminal(f"{url}: {said}")
     return None
+
+
+def _unreached(url: str, said: str) -> str:
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    hint = f"; S3 is asked for at {endpoint}, as AWS_ENDPOINT_URL says" if endpoint and url.startswith("s3") else ""
+    return f"{url} can't be reached ({said}{hint})"

@@ -33,6 +33,14 @@ class Run:
         """Keep a JSON document with the run, e.g. its recipe or the table shown at its end."""
         self.store.put(self.folder / f"{name}.json", json.dumps(value, indent=1, default=str).encode())
 
+    def noted(self, name: str) -> dict[str, Any]:
+        """The JSON object kept under that name; an empty one where there is none, or none that can be read."""
+        try:
+            found = json.loads((self.folder / f"{name}.json").read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
     def artifacts(self, step: str) -> dict[str, Artifact]:
         """Partition → artifact of a step, as far as it was recorded and still exists."""
         stage, keys = self._entry(self._file(step))[1:]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from pipeline.datasets.annotations import (
     shown,
 )
 from pipeline.datasets.json_stream import stream_rows
+from pipeline.datasets.list_spill import ListSpill
 from pipeline.datasets.overlap import overlap
 from pipeline.datasets.reader import Reader
 from pipeline.datasets.record import Box, GivenRelation, ImageRecord
@@ -35,13 +37,17 @@ MOST_RELATIONS = 100
 _FOLDERS = ("", "VG_100K/", "VG_100K_2/")
 
 
+_Size = tuple[int | None, int | None]
+"""Width and height; None where the files don't tell."""
+
+
 @dataclass
 class _Image:
-    """What the files say of one image, while they are being read."""
+    """What the files say of one image, while they are put together."""
 
     image_id: int
-    width: int | None = None
-    height: int | None = None
+    width: int | None
+    height: int | None
     boxes: list[Box] = field(default_factory=list)
     places: dict[int, int] = field(default_factory=dict)
     relations: list[GivenRelation] = field(default_factory=list)
@@ -64,24 +70,31 @@ class VisualGenomeReader(Reader):
         self._object_aliases = Aliases.read(source.object_aliases)
 
     def _records(self) -> Iterator[ImageRecord]:
-        images: dict[int, _Image] = {}
-        self._read_image_data(images)
-        self._read_relationships(images)
-        self._read_objects(images)
-        source = self.source
-        for image_id, image in images.items():
-            relations = self._deduplicated(image_id, image)
-            yield ImageRecord(
-                source.name,
-                source.split,
-                image_id,
-                self.place(f"{image_id}.jpg"),
-                image.width,
-                image.height,
-                tuple(image.boxes),
-                tuple(relations),
-                tuple(image.rejects),
-            )
+        with closing(ListSpill(self.scratch)) as relations, closing(ListSpill(self.scratch)) as objects:
+            sizes = self._read_image_data()
+            self._spill_relationships(sizes, relations)
+            self._spill_objects(sizes, objects)
+            for image_id, size in sizes.items():
+                yield self._record(_Image(image_id, *size), relations, objects)
+
+    def _record(self, image: _Image, relations: ListSpill, objects: ListSpill) -> ImageRecord:
+        for relation in relations.of(image.image_id):
+            self._add_relation(image, relation)
+        for item in objects.of(image.image_id):
+            if self._place(image, item) is None:
+                image.rejects.append(Rejected(image.image_id, "box malformed", shown(item)))
+        kept = self._deduplicated(image)
+        return ImageRecord(
+            self.source.name,
+            self.source.split,
+            image.image_id,
+            self.place(f"{image.image_id}.jpg"),
+            image.width,
+            image.height,
+            tuple(image.boxes),
+            tuple(kept),
+            tuple(image.rejects),
+        )
 
     def place(self, name: str) -> ImagePlace:
         """In one of the folders that images may lie in; in the first where the image is missing."""
@@ -92,46 +105,40 @@ class VisualGenomeReader(Reader):
         """The file's name without its folder: images may move between the official folders."""
         return record.path.name
 
-    def _read_image_data(self, images: dict[int, _Image]) -> None:
+    def _read_image_data(self) -> dict[int, _Size]:
+        """Image id → its size, where image_data is given."""
+        sizes: dict[int, _Size] = {}
         path = self.source.image_data
-        if path is None:
-            return
-        for image_id, entry in self._entries(path, IMAGE_DATA):
-            if image_id in images:
+        for image_id, entry in self._entries(path, IMAGE_DATA) if path else ():
+            if image_id in sizes:
                 self.rejects.append(Rejected(image_id, "duplicate image id", shown(entry)))
-                continue
-            images[image_id] = _Image(image_id, as_size(entry.get("width")), as_size(entry.get("height")))
+            else:
+                sizes[image_id] = as_size(entry.get("width")), as_size(entry.get("height"))
+        return sizes
 
-    def _read_relationships(self, images: dict[int, _Image]) -> None:
-        path = self.source.annotations
+    def _spill_relationships(self, sizes: dict[int, _Size], spill: ListSpill) -> None:
+        """Adds the images to `sizes` that it has no size of, where image_data is not given."""
         closed = self.source.image_data is not None
         seen: set[int] = set()
-        for image_id, entry in self._entries(path, RELATIONSHIPS):
-            if closed and image_id not in images:
+        for image_id, entry in self._entries(self.source.annotations, RELATIONSHIPS):
+            if closed and image_id not in sizes:
                 self.rejects.append(Rejected(image_id, "relations of unknown image", ""))
-                continue
-            if image_id in seen or not isinstance(entry.get("relationships"), list):
+            elif image_id in seen or not isinstance(entry.get("relationships"), list):
                 reason = "duplicate image id" if image_id in seen else "relations malformed"
                 self.rejects.append(Rejected(image_id, reason, shown(entry)))
-                continue
-            seen.add(image_id)
-            image = images.setdefault(image_id, _Image(image_id))
-            for relation in entry["relationships"]:
-                self._add_relation(image_id, image, relation)
+            else:
+                seen.add(image_id)
+                sizes.setdefault(image_id, (None, None))
+                spill.add(image_id, entry["relationships"])
 
-    def _read_objects(self, images: dict[int, _Image]) -> None:
+    def _spill_objects(self, sizes: Container[int], spill: ListSpill) -> None:
         path = self.source.objects
-        if path is None:
-            return
-        for image_id, entry in self._entries(path, OBJECTS):
-            image = images.get(image_id)
-            if image is None or not isinstance(entry.get("objects"), list):
-                reason = "annotations of unknown image" if image is None else "objects malformed"
+        for image_id, entry in self._entries(path, OBJECTS) if path else ():
+            if image_id not in sizes or not isinstance(entry.get("objects"), list):
+                reason = "objects malformed" if image_id in sizes else "annotations of unknown image"
                 self.rejects.append(Rejected(image_id, reason, shown(entry)))
-                continue
-            for item in entry["objects"]:
-                if self._place(image, item) is None:
-                    image.rejects.append(Rejected(image_id, "box malformed", shown(item)))
+            else:
+                spill.add(image_id, entry["objects"])
 
     def _entries(self, path: Path, expected: str) -> Iterator[tuple[int, dict[str, Any]]]:
         for entry in _rows(path, expected):
@@ -141,14 +148,14 @@ class VisualGenomeReader(Reader):
             else:
                 yield image_id, entry
 
-    def _add_relation(self, image_id: int, image: _Image, entry: Any) -> None:
+    def _add_relation(self, image: _Image, entry: Any) -> None:
         predicate = entry.get("predicate") if isinstance(entry, dict) else None
         if not isinstance(predicate, str) or not predicate.strip():
-            image.rejects.append(Rejected(image_id, "relation malformed", shown(entry)))
+            image.rejects.append(Rejected(image.image_id, "relation malformed", shown(entry)))
             return
         subject, target = self._place(image, entry.get("subject")), self._place(image, entry.get("object"))
         if subject is None or target is None:
-            image.rejects.append(Rejected(image_id, "relation without box", shown(entry)))
+            image.rejects.append(Rejected(image.image_id, "relation without box", shown(entry)))
             return
         image.relations.append(GivenRelation(subject, " ".join(readable(predicate).lower().split()), target))
 
@@ -168,7 +175,7 @@ class VisualGenomeReader(Reader):
             image.places[object_id] = len(image.boxes) - 1
         return len(image.boxes) - 1
 
-    def _deduplicated(self, image_id: int, image: _Image) -> list[GivenRelation]:
+    def _deduplicated(self, image: _Image) -> list[GivenRelation]:
         kept: list[GivenRelation] = []
         exact: set[GivenRelation] = set()
         by_names: dict[tuple[str, str, str], list[GivenRelation]] = {}
@@ -181,11 +188,11 @@ class VisualGenomeReader(Reader):
             )
             same_names = by_names.setdefault(names, [])
             if relation in exact:
-                image.rejects.append(Rejected(image_id, "relation duplicate", _said(image, relation)))
+                image.rejects.append(Rejected(image.image_id, "relation duplicate", _said(image, relation)))
             elif any(_is_near(image, relation, other) for other in same_names):
-                image.rejects.append(Rejected(image_id, "relation near-duplicate", _said(image, relation)))
+                image.rejects.append(Rejected(image.image_id, "relation near-duplicate", _said(image, relation)))
             elif len(kept) == MOST_RELATIONS:
-                image.rejects.append(Rejected(image_id, "relation above 100", _said(image, relation)))
+                image.rejects.append(Rejected(image.image_id, "relation above 100", _said(image, relation)))
             else:
                 exact.add(relation)
                 same_names.append(relation)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -80,13 +79,10 @@ def figures_of(recipe: Recipe, run: Run) -> Figures:
     changed = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in recordings if path.is_file()]
     stamp = digest_json([_VERSION, list(recipe.data.label), recipe.shard.row_settings(), run_stamp(run), changed])
     adapter = TypeAdapter(Figures)
-    kept = run.folder / "figures.json"
-    found = _load(kept)
+    found = run.noted("figures")
     if found.get("stamp") == stamp:
-        try:
-            return adapter.validate_python(found["figures"])
-        except ValidationError:
-            kept.unlink()
+        with suppress(ValidationError):
+            return adapter.validate_python(found.get("figures"))
     figures = compute_figures(run, recipe.data.label, recipe.shard, count_unknown_captions(recipe, run))
     run.note("figures", {"stamp": stamp, "figures": adapter.dump_python(figures, mode="json")})
     return figures
@@ -129,14 +125,6 @@ def _audit(run: Run, dataset: str, choice: ChoiceSettings) -> DatasetAudit:
     if not has_truth:
         return DatasetAudit(dataset, False, None, None)
     return DatasetAudit(dataset, True, labels.audit() if tagged else None, captions.audit() if parsed else None)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _without_none(value: Any) -> Any:

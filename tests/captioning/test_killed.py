@@ -11,8 +11,8 @@ import pytest
 from tiny_chain import World
 
 SETTINGS = (
-    "run.until=caption", "run.workers=1", "scenes.train=24", "scenes.relations=1", "scenes.test=1",
-    "data.partition_size=4", "caption.batch_size=1", "caption.draws=10",
+    "run.until=caption", "run.workers=1", "scenes.train=96", "scenes.relations=1", "scenes.test=1",
+    "data.partition_size=16", "caption.batch_size=1", "caption.draws=40",
 )  # fmt: skip
 PARTITIONS = 6
 Event = dict[str, Any]

@@ -9,7 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tiny_chain import World
+
+from pipeline.plan import Chain
+from pipeline.recipe import load_recipe
+from pipeline.stage import Inputs
+from pipeline.stages.tag import TagStage
 
 Computed = Callable[[list[dict[str, Any]]], dict[str, int]]
 BELOW_SHARD = {"shard:pseudo", "pretrain:pseudo", "evaluate:pseudo"}
@@ -72,6 +78,19 @@ def test_labels_below_the_floor_stop_the_run_and_a_lower_floor_computes_nothing(
     assert computed([json.loads(line) for line in out.splitlines()]) == {"tag": 3}
     assert copied.contents() == before, "the run has what it had"
     assert copied.due("tag.audit_floor=0", "tag.floor=0.04") <= BELOW_SHARD
+
+
+def test_labels_that_passed_are_judged_once(copied: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = [f"data.root={copied.data}", f"store={copied.store}", "run.until=tag"]
+    copied.run("tag.audit_floor=0.001", "run.until=tag")
+    judged: list[Inputs] = []
+    monkeypatch.setattr(TagStage, "judge", lambda stage, made: judged.append(made))
+    for floor, times in ((0.001, 0), (0.002, 1), (0.002, 1), (0.001, 2)):
+        chain = Chain(load_recipe(copied.recipe, [*where, f"tag.audit_floor={floor}"]))
+        for step in chain.steps:
+            assert not chain.plan(step).due
+            chain.judge(step)
+        assert len(judged) == times
 
 
 def test_training_a_tagger_alone_tells_where_it_lies_and_leaves_the_run_as_it_was(copied: World) -> None:

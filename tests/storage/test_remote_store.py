@@ -416,7 +416,9 @@ def test_a_place_that_can_not_work_is_told(s3: str, monkeypatch: pytest.MonkeyPa
         open_store("nosuch://x")
     monkeypatch.setattr("storage.reach.time.sleep", lambda seconds: None)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(Transient, match=r"s3://bucket/x can't be reached"):
+    with pytest.raises(
+        Transient, match=r"s3://bucket/x can't be reached.* at http://127\.0\.0\.1:9, as AWS_ENDPOINT_URL says"
+    ):
         open_store("s3://bucket/x")
     for name in [name for name in os.environ if name.startswith("AWS_") and "KEY" in name]:
         monkeypatch.delenv(name)
