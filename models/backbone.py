@@ -56,8 +56,7 @@ class Backbone(nn.Module):
         maps = self.body(images_B3HW.contiguous(memory_format=torch.channels_last))
         if self.norms is not None:
             maps = [norm(x) for norm, x in zip(self.norms, maps, strict=True)]
-        # Group norm, which follows, is less exact with channels last.
-        return [(x.permute(0, 3, 1, 2) if self.channels_last else x).contiguous() for x in maps]
+        return [x.permute(0, 3, 1, 2) if self.channels_last else x for x in maps]
 
 
 def _replace_batch_norms(module: nn.Module) -> None:

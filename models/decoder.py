@@ -127,6 +127,7 @@ class _Layer(nn.Module):
         self.self_attn = SelfAttention(config.width, config.heads, config.dropout)
         self.norm2 = nn.LayerNorm(config.width)
         self.linear1 = nn.Linear(config.width, config.feedforward)
+        self.activation: nn.Module = nn.ReLU(inplace=True)
         self.linear2 = nn.Linear(config.feedforward, config.width)
         self.norm3 = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
@@ -146,7 +147,7 @@ class _Layer(nn.Module):
         content_BQD = self.norm2(content_BQD + self.dropout(attended.reshape(content_BQD.shape)))
         read = self.cross_attn(content_BQD + position_BQD, references, encoded.memory, encoded.shapes, encoded.padding)
         content_BQD = self.norm1(content_BQD + self.dropout(read))
-        inner = self.dropout(F.relu_(self.linear1(content_BQD.flatten(0, 1))))
+        inner = self.dropout(self.activation(self.linear1(content_BQD.flatten(0, 1))))
         return self.norm3(content_BQD + self.dropout(self.linear2(inner)).view_as(content_BQD))
 
 

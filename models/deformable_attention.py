@@ -91,32 +91,33 @@ class DeformableAttention(nn.Module):
         value_BSD = self.value_proj(memory_BSD)
         if padding_BS is not None:
             value_BSD = value_BSD.masked_fill(padding_BS[:, :, None], 0.0)
-        offsets_BQM2LK = self._offsets(queries_BQD)
+        offsets_BQM2LK, weights_BQMLK = self._looks(queries_BQD)
+        # Under autocast only the references are sure to have kept their precision.
+        precision = references.base.dtype
+        offsets_BMQ2LK = offsets_BQM2LK.transpose(1, 2).contiguous().to(precision)
         if references.scale is not None:
-            offsets_BQM2LK = offsets_BQM2LK * references.scale
-        # Under autocast only the places are sure to have kept the references' precision.
-        places_BQM2LK = references.base + offsets_BQM2LK
-        weights_BQMLK = self.attention_weights(queries_BQD).unflatten(2, (self.heads, -1)).softmax(-1)
+            offsets_BMQ2LK = offsets_BMQ2LK * references.scale.transpose(1, 2)
+        places_BMQ2LK = offsets_BMQ2LK.add_(references.base.transpose(1, 2))
+        weights_BMQLK = weights_BQMLK.transpose(1, 2).contiguous().to(precision).softmax(-1)
         read_NQC = read(
-            _heads_first(value_BSD.unflatten(2, (self.heads, -1)).to(places_BQM2LK.dtype)),
-            _heads_first(places_BQM2LK),
-            _heads_first(weights_BQMLK.to(places_BQM2LK.dtype)),
+            value_BSD.unflatten(2, (self.heads, -1)).transpose(1, 2),
+            places_BMQ2LK.flatten(0, 1),
+            weights_BMQLK.flatten(0, 1),
             tuple(shapes),
         )
         read_BQD = read_NQC.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2)
         attended: Tensor = self.output_proj(read_BQD)
         return attended
 
-    def _offsets(self, queries_BQD: Tensor) -> Tensor:
-        """B×Q×M×2×LK: stored as M×LK×2, computed with x and y apart, as they are used."""
+    def offset_weights(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the offsets: stored as M×LK×2, computed with x and y apart (M×2×LK), as they are used."""
         layer = self.sampling_offsets
         weight, bias = (
             x.unflatten(0, (self.heads, -1, 2)).transpose(1, 2).flatten(0, 2) for x in (layer.weight, layer.bias)
         )
-        return F.linear(queries_BQD, weight, bias).unflatten(2, (self.heads, 2, -1))
+        return weight, bias
 
-
-def _heads_first(x_BQM: Tensor) -> Tensor:
-    """B×Q×M×... to N×Q×..., N = B·M."""
-    # Of one image, flattening copies nothing: what reads it in blocks would step over the other heads each time.
-    return x_BQM.transpose(1, 2).flatten(0, 1).contiguous()
+    def _looks(self, queries_BQD: Tensor) -> tuple[Tensor, Tensor]:
+        """Where queries look, B×Q×M×2×LK, and how much of it they take, B×Q×M×LK before the softmax."""
+        offsets = F.linear(queries_BQD, *self.offset_weights()).unflatten(2, (self.heads, 2, -1))
+        return offsets, self.attention_weights(queries_BQD).unflatten(2, (self.heads, -1))

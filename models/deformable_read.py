@@ -1,6 +1,6 @@
 """The reading of deformable attention: each query's weighted sum of bilinear samples from maps of several levels.
 
-Shapes: N images times heads, Q queries, S tokens of all levels, C channels a head, LK levels times points, R = 4·LK cells
+Shapes: B images, M heads, N = B·M, Q queries, S tokens of all levels, C channels a head, LK levels times points, R = 4·LK cells
 around all points.
 """
 
@@ -25,15 +25,16 @@ SUM = 0
 """How embedding_bag names its mode."""
 
 
-def read(value_NSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, shapes: Shapes) -> Tensor:
+def read(value_BMSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, shapes: Shapes) -> Tensor:
     """N×Q×C. Places are (x, y) in cells of their level, 0 in the middle of the first; what lies outside reads as zero.
 
-    All three tensors are of one dtype.
+    Places and weights are of one dtype, in which values are read.
     """
-    if value_NSC.is_cpu:
-        read_NQC: Tensor = _Read.apply(value_NSC, places_NQ2LK, weights_NQLK, shapes)
+    if value_BMSC.is_cpu:
+        read_NQC: Tensor = _Read.apply(value_BMSC, places_NQ2LK, weights_NQLK, shapes)
         return read_NQC
     # Samples are computed again in the backward pass: kept, they would take most of the memory.
+    value_NSC = value_BMSC.flatten(0, 1).to(places_NQ2LK.dtype)
     sampled: Tensor = checkpoint(read_plainly, value_NSC, places_NQ2LK, weights_NQLK, shapes, use_reentrant=False)
     return sampled
 
@@ -59,9 +60,10 @@ class _Read(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, value_NSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, shapes: Shapes) -> Tensor:
+    def forward(ctx: Any, value_BMSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, shapes: Shapes) -> Tensor:
         ctx.maps = maps = _Maps(shapes, weights_NQLK.shape[2])
-        framed_NSC = maps.framed(value_NSC)
+        ctx.of_value = value_BMSC.dtype, value_BMSC.shape[:2]
+        framed_NSC = maps.framed(value_BMSC, weights_NQLK.dtype)
         ctx.save_for_backward(framed_NSC, places_NQ2LK, weights_NQLK)
         read_NQC = framed_NSC.new_empty((*weights_NQLK.shape[:2], framed_NSC.shape[2]))
         for framed_SC, *of_heads in _heads(weights_NQLK, framed_NSC, weights_NQLK, places_NQ2LK, read_NQC):
@@ -74,7 +76,9 @@ class _Read(torch.autograd.Function):
                     mode="sum",
                     per_sample_weights=cells.entries(weights_QLK).flatten(0, 1),
                 )
-                torch.sum(of_cells.unflatten(0, (-1, 4)), 1, out=read_QC)
+                first, second, third, fourth = of_cells.unflatten(0, (-1, 4)).unbind(1)
+                # In the order of `sum`, which takes three times as long for so few.
+                torch.add(first, second, out=read_QC).add_(third).add_(fourth)
         return read_NQC
 
     @staticmethod
@@ -96,7 +100,9 @@ class _Read(torch.autograd.Function):
                 of_entries = _products(gradient, framed_SC, rows.flatten(1)).view_as(entries)
                 cells.gradients(of_entries, weights, of_block_weights, of_block_places)
             of_framed_SC.copy_(_transposed_product(rows_Q4LK.flatten(1), entries_Q4LK, gradient_QC, len(framed_SC)))
-        return ctx.maps.unframed(of_framed), of_places, of_weights, None
+        dtype, images_and_heads = ctx.of_value
+        of_value_BMSC = ctx.maps.unframed(of_framed).unflatten(0, images_and_heads).to(dtype)
+        return of_value_BMSC, of_places, of_weights, None
 
 
 def _heads(weights_NQLK: Tensor, value_NSC: Tensor, *others: Tensor) -> Iterator[list[Tensor]]:
@@ -131,12 +137,18 @@ class _Maps:
         steps = (torch.zeros_like(self.width_LK), 1, self.width_LK, self.width_LK + 1)
         self.corners_4LK = torch.stack([first_LK + step for step in steps]).int()
 
-    def framed(self, value_NSC: Tensor) -> Tensor:
+    def framed(self, value_BMSC: Tensor, dtype: torch.dtype) -> Tensor:
         """In frames, N×S'×C."""
-        framed_NSC = value_NSC.new_zeros((len(value_NSC), sum(self.sizes), value_NSC.shape[2]))
-        levels = value_NSC.split([height * width for height, width in self.shapes], dim=1)
-        for inner, level in zip(self._inner(framed_NSC), levels, strict=True):
-            inner.copy_(level.view_as(inner))
+        images, heads, _, channels = value_BMSC.shape
+        framed_NSC = value_BMSC.new_empty((images * heads, sum(self.sizes), channels), dtype=dtype)
+        for map_NHWC in self._maps(framed_NSC):
+            for edge in (slice(None, FRAME), slice(-FRAME, None)):
+                map_NHWC[:, edge].zero_()
+                map_NHWC[:, FRAME:-FRAME, edge].zero_()
+        levels = value_BMSC.split([height * width for height, width in self.shapes], dim=2)
+        for inner_NHWC, level_BMSC in zip(self._inner(framed_NSC), levels, strict=True):
+            inner_BMHWC = inner_NHWC.unflatten(0, (images, heads))
+            inner_BMHWC.copy_(level_BMSC.unflatten(2, inner_BMHWC.shape[2:4]))
         return framed_NSC
 
     def unframed(self, framed_NSC: Tensor) -> Tensor:
@@ -144,8 +156,12 @@ class _Maps:
         return torch.cat([inner.flatten(1, 2) for inner in self._inner(framed_NSC)], 1)
 
     def _inner(self, framed_NSC: Tensor) -> Iterator[Tensor]:
+        for map_NHWC in self._maps(framed_NSC):
+            yield map_NHWC[:, FRAME:-FRAME, FRAME:-FRAME]
+
+    def _maps(self, framed_NSC: Tensor) -> Iterator[Tensor]:
         for level, shape in zip(framed_NSC.split(self.sizes, dim=1), self.framed_shapes, strict=True):
-            yield level.unflatten(1, shape)[:, FRAME:-FRAME, FRAME:-FRAME]
+            yield level.unflatten(1, shape)
 
 
 class _Cells:

@@ -6,7 +6,6 @@ Shapes: B images, S tokens of all levels, L levels, T texts, D image width, E te
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -25,7 +24,7 @@ class Encoder(nn.Module):
         self.recomputed = False
         """Whether the backward pass computes what is inside of image layers again."""
         self.rows_together: int | None = None
-        """Tokens that go through the feedforward networks together, without gradients: None, all."""
+        """Tokens that go together through what follows attention, without gradients: None, all."""
         self.layers = nn.ModuleList(_ImageLayer(config) for _ in range(config.encoder_layers))
         fusions = -(-config.encoder_layers // self.interval) if config.fusion == "alif" else 0
         self.VLFuse_layers = nn.ModuleList(_Fused(config) for _ in range(fusions))
@@ -85,6 +84,7 @@ class _ImageLayer(nn.Module):
         self.self_attn = DeformableAttention(config.width, config.levels, config.heads, config.points)
         self.norm1 = nn.LayerNorm(config.width)
         self.linear1 = nn.Linear(config.width, config.feedforward)
+        self.activation: nn.Module = nn.ReLU(inplace=True)
         self.linear2 = nn.Linear(config.feedforward, config.width)
         self.norm2 = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
@@ -99,18 +99,21 @@ class _ImageLayer(nn.Module):
         rows_together: int | None,
     ) -> Tensor:
         read = self.self_attn(x_BSD + position_BSD, references, x_BSD, shapes, padding_BS)
-        x_BSD = self.norm1(x_BSD + self.dropout(read))
         # In one axis: what is changed in place is then no view, whose gradients would be copied three times.
-        rows_ND = x_BSD.flatten(0, 1)
+        before = x_BSD.flatten(0, 1), read.flatten(0, 1)
         if rows_together is None:
-            outer_ND = self._feedforward(rows_ND)
+            after_ND = self._after_attention(*before)
         else:
-            outer_ND = torch.cat([self._feedforward(rows) for rows in rows_ND.split(rows_together)])
-        return self.norm2(x_BSD + self.dropout(outer_ND).view_as(x_BSD))
+            after_ND = torch.cat(
+                [self._after_attention(*rows) for rows in zip(*(x.split(rows_together) for x in before), strict=True)]
+            )
+        return after_ND.view_as(x_BSD)
 
-    def _feedforward(self, rows_ND: Tensor) -> Tensor:
-        outer_ND: Tensor = self.linear2(self.dropout(F.relu_(self.linear1(rows_ND))))
-        return outer_ND
+    def _after_attention(self, x_ND: Tensor, read_ND: Tensor) -> Tensor:
+        x_ND = self.norm1(x_ND + self.dropout(read_ND))
+        outer_ND = self.linear2(self.dropout(self.activation(self.linear1(x_ND))))
+        normed_ND: Tensor = self.norm2(x_ND + self.dropout(outer_ND))
+        return normed_ND
 
 
 def _cell_centres(shapes: list[tuple[int, int]], valid_ratios_BL2: Tensor) -> Tensor:

@@ -222,6 +222,14 @@ def _against(queries_BND: Tensor, texts_BTD: Tensor) -> Tensor:
     return queries_BND @ texts_BTD.transpose(1, 2) + PRIOR_LOGIT
 
 
+class _MapNorm(nn.GroupNorm):
+    """Of maps in any layout: with channels last it would be less exact."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        normed: Tensor = super().forward(x_BCHW.contiguous())
+        return normed
+
+
 def _projections(channels: list[int], levels: int, width: int) -> nn.ModuleList:
     def projection(inputs: int, kernel: int, stride: int) -> nn.Sequential:
         conv = nn.Conv2d(inputs, width, kernel, stride=stride, padding=kernel // 2)
@@ -229,7 +237,7 @@ def _projections(channels: list[int], levels: int, width: int) -> nn.ModuleList:
         assert conv.bias is not None
         nn.init.zeros_(conv.bias)
         # A channel alone in its group would be its own mean.
-        return nn.Sequential(conv, nn.GroupNorm(min(32, width // 2), width))
+        return nn.Sequential(conv, _MapNorm(min(32, width // 2), width))
 
     made = [projection(inputs, 1, 1) for inputs in channels]
     for extra in range(levels - len(channels)):

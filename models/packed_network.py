@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.deformable_attention import DeformableAttention
 from models.encoder import Encoder
 from models.frozen_norm import FoldedConv
 from models.network import Network
@@ -23,11 +24,11 @@ from models.network import Network
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
 ROWS_TOGETHER = 2048
-"""Rows whose inner activations of a feedforward network stay in the cache."""
+"""Rows that stay in the cache between a layer's attention and its end."""
+ACTIVATED = "linear1"
+"""The layer of a feedforward network that a ReLU follows."""
 TYPICAL_ROWS = 2048
 """What weights are laid out for; they work for any number of rows."""
-READ_BY_OTHERS = frozenset({"sampling_offsets"})
-"""Layers whose weights are read by the module that they belong to."""
 
 
 def packed(network: AnyNetwork, dtype: torch.dtype) -> AnyNetwork:
@@ -40,10 +41,11 @@ def packed(network: AnyNetwork, dtype: torch.dtype) -> AnyNetwork:
         return network.eval()
     # Bodies are left alone but for their convolutions: their own code may read weights of linear layers.
     made = _rebuilt(network, lambda name, child: None)
-    made.backbone = _rebuilt(network.backbone, lambda name, child: _conv(child, dtype))
+    for name in ("backbone", "input_proj"):
+        setattr(made, name, _rebuilt(getattr(network, name), lambda n, c: _conv(c, dtype)))
     transformer = _rebuilt(network.transformer, lambda name, child: None)
     for name in ("encoder", "ho_decoder", "verb_decoder"):
-        setattr(transformer, name, _rebuilt(getattr(network.transformer, name), lambda n, c: _linear(n, c, dtype)))
+        setattr(transformer, name, _rebuilt(getattr(network.transformer, name), lambda n, c: _layer(n, c, dtype)))
     made.transformer = transformer
     encoder = transformer.encoder
     assert isinstance(encoder, Encoder)
@@ -54,8 +56,10 @@ def packed(network: AnyNetwork, dtype: torch.dtype) -> AnyNetwork:
 class PackedLinear(nn.Module):
     """`x @ weight.T + bias` of rows of any number, in the dtype of its weight."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, then: str = "none") -> None:
+        """`then`: what is done to the product before it is written, "none" or "relu"."""
         super().__init__()
+        self._then = then
         dense = weight.detach().to(dtype).contiguous()
         self._weight = torch.ops.mkldnn._reorder_linear_weight(dense, TYPICAL_ROWS)
         self._bias = None if bias is None else bias.detach().to(dtype)
@@ -63,8 +67,26 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """…×D' of …×D."""
         given = x.to(self._weight.dtype)
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(given, self._weight, self._bias, "none", [], "")
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(given, self._weight, self._bias, self._then, [], "")
         return product
+
+
+class PackedAttention(DeformableAttention):
+    """Deformable attention with packed layers; queries become the layers' dtype once for both."""
+
+    def __init__(self, attention: DeformableAttention, dtype: torch.dtype) -> None:
+        nn.Module.__init__(self)
+        self.levels, self.heads, self.points = attention.levels, attention.heads, attention.points
+        self._dtype = dtype
+        for name in ("value_proj", "output_proj", "attention_weights"):
+            layer = getattr(attention, name)
+            setattr(self, name, PackedLinear(layer.weight, layer.bias, dtype))
+        self._offsets = PackedLinear(*attention.offset_weights(), dtype)
+
+    def _looks(self, queries_BQD: Tensor) -> tuple[Tensor, Tensor]:
+        queries_BQD = queries_BQD.to(self._dtype)
+        offsets_BQM2LK = self._offsets(queries_BQD).unflatten(2, (self.heads, 2, -1))
+        return offsets_BQM2LK, self.attention_weights(queries_BQD).unflatten(2, (self.heads, -1))
 
 
 class PackedConv(nn.Module):
@@ -101,10 +123,14 @@ def _rebuilt(module: Any, replace: Replace) -> Any:
     return made
 
 
-def _linear(name: str, child: nn.Module, dtype: torch.dtype) -> nn.Module | None:
-    if type(child) is not nn.Linear or name in READ_BY_OTHERS:
+def _layer(name: str, child: nn.Module, dtype: torch.dtype) -> nn.Module | None:
+    if type(child) is DeformableAttention:
+        return PackedAttention(child, dtype)
+    if type(child) is nn.ReLU:
+        return nn.Identity()
+    if type(child) is not nn.Linear:
         return None
-    return PackedLinear(child.weight, child.bias, dtype)
+    return PackedLinear(child.weight, child.bias, dtype, "relu" if name == ACTIVATED else "none")
 
 
 def _conv(child: nn.Module, dtype: torch.dtype) -> nn.Module | None:

@@ -15,7 +15,7 @@ class PretrainStage(Stage):
     """The network's weights (`model.safetensors`), the names of its training set, its tokenizer, and metrics by step."""
 
     name = "pretrain"
-    version = 2
+    version = 3
     reads = ("shards",)
     writes = "weights"
     schema = METRICS

@@ -48,7 +48,7 @@ class TagStage(Stage):
     """
 
     name = "tag"
-    version = 6
+    version = 7
     reads = ("images", "triplets")
     uses = ("tagger",)
     writes = "relations"

@@ -17,7 +17,7 @@ class TrainTaggerStage(Stage):
     """
 
     name = "train_tagger"
-    version = 4
+    version = 5
     reads = ("images",)
     writes = "tagger"
     schema = METRICS

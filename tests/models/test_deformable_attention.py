@@ -59,6 +59,11 @@ def _layer():
     return layer
 
 
+def _read(value_NSC, places, weights, shapes):
+    """Of values of a single image."""
+    return deformable_read.read(value_NSC[None], places, weights, shapes)
+
+
 def test_reading_around_points_and_in_boxes():
     layer, queries, memory = _layer(), torch.randn(2, 3, 8).double(), torch.randn(2, TOKENS, 8).double()
     points, boxes = torch.rand(2, 3, 2, 2).double(), torch.rand(2, 3, 2, 4).double()
@@ -102,7 +107,7 @@ def test_the_fast_reading_is_the_plain_one(monkeypatch, block, queries):
     inputs[1][:, :1] = inputs[1][:, :1].round()  # and some just on a cell
     pushed = torch.randn(4, queries, 5)
     found = []
-    for function in (deformable_read.read, deformable_read.read_plainly):
+    for function in (_read, deformable_read.read_plainly):
         leaves = [x.clone().requires_grad_() for x in inputs]
         read = function(*leaves, tuple(SHAPES))
         found.append([read, *torch.autograd.grad(read, leaves, pushed)])
@@ -115,12 +120,12 @@ def test_the_fast_reading_is_the_plain_one(monkeypatch, block, queries):
 def test_the_plain_reading_is_used_elsewhere_than_on_the_cpu():
     with torch.device("meta"):
         value, places, weights = torch.empty(2, TOKENS, 5), torch.empty(2, 3, 2, 6), torch.empty(2, 3, 6)
-    assert deformable_read.read(value, places, weights, tuple(SHAPES)).shape == (2, 3, 5)
+    assert _read(value, places, weights, tuple(SHAPES)).shape == (2, 3, 5)
 
 
 def test_places_that_are_no_numbers_read_as_none():
     places = torch.full((1, 1, 2, 6), math.nan)
-    read = deformable_read.read(torch.randn(1, TOKENS, 5), places, torch.ones(1, 1, 6), tuple(SHAPES))
+    read = _read(torch.randn(1, TOKENS, 5), places, torch.ones(1, 1, 6), tuple(SHAPES))
     assert read.isnan().all()
-    far = deformable_read.read(torch.randn(1, TOKENS, 5), places.fill_(1e30), torch.ones(1, 1, 6), tuple(SHAPES))
+    far = _read(torch.randn(1, TOKENS, 5), places.fill_(1e30), torch.ones(1, 1, 6), tuple(SHAPES))
     assert not far.any()
