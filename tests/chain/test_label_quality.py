@@ -1,0 +1,26 @@
+"""Labels of the made world are worth training on: the demo's chain up to its labels, on fewer pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_chain import World
+
+FEWER = (
+    "scenes.train=200",
+    "scenes.relations=600",
+    "scenes.test=1",
+    "train_tagger.epochs=3",
+    "run.until=tag",
+    "tag.audit_floor=0.5",
+)
+
+
+@pytest.mark.timeout(1800)
+def test_labels_are_far_better_than_naive_ones_and_know_how_sure_they_are(root: Path, tmp_path: Path) -> None:
+    world = World(root, root / "recipes" / "demo.toml", tmp_path / "data", tmp_path / "store")
+    world.run(*FEWER)
+    audit = world.ask("show", "demo", "tag")["labels"]["audits"]["coco"]
+    assert audit["tagger"]["precision_at_recall"] >= audit["naive"]["precision_at_recall"] + 0.25
+    assert audit["calibrated_error"] <= 0.05 < audit["score_error"]
