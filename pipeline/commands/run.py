@@ -8,7 +8,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from pipeline.conclude import conclude
 from pipeline.doctor import examine, require
@@ -20,6 +21,7 @@ from pipeline.recipe import Recipe, load_recipe
 from pipeline.review.console import outcome_json, print_outcome
 from pipeline.review.show import show_run as _show_run
 from pipeline.review.trained_tagger import TrainedTagger
+from pipeline.review.wording import harmless
 from storage.errors import Terminal
 from storage.open_store import Address, existing_store, open_store
 from storage.runs import Run
@@ -92,9 +94,9 @@ def examine_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
     if as_json:
         print(json.dumps([vars(finding) for finding in findings]))
     else:
-        table = Table("", "what", "", box=None)
+        table = Table("", "what", Column("", overflow="fold"), box=None)  # folded: no path is cut short
         for finding in findings:
-            table.add_row(finding.state, finding.what, finding.detail)
+            table.add_row(finding.state, *(Text(harmless(said, len(said))) for said in (finding.what, finding.detail)))
         Console().print(table)
     missing = [finding for finding in findings if finding.state == "missing"]
     if missing:
