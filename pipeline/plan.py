@@ -104,11 +104,11 @@ class Chain:
         """
         if step.stage.judge is Stage.judge:
             return
-        made = self.done[step.name]
+        made = dict(sorted(self.done[step.name].items()))
         tables = {table: [self.done[s][part] for part in made for s in steps] for table, steps in step.reads.items()}
         tables[step.stage.writes] = list(made.values())
-        keys = {table: [artifact.key for artifact in found] for table, found in tables.items()}
-        stamp = digest_json([step.stage.version, step.settings.model_dump(mode="json"), keys])
+        contents = {table: [artifact.content for artifact in found] for table, found in tables.items()}
+        stamp = digest_json([step.stage.judge_version, step.settings.model_dump(mode="json"), contents])
         passed = self.run.noted(PASSED)
         if passed.get(step.name) != stamp:
             step.stage(step.settings).judge(Inputs(tables))

@@ -84,6 +84,8 @@ class Stage(ABC):
 
     name: ClassVar[str]
     version: ClassVar[int]
+    judge_version: ClassVar[int] = 1
+    """Raised whenever `judge` would think otherwise of the same tables."""
     reads: ClassVar[tuple[str, ...]] = ()
     uses: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[str]

@@ -75,6 +75,6 @@ def _meaning(error: Exception, url: str) -> PipelineError | None:
 
 
 def _unreached(url: str, said: str) -> str:
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    hint = f"; S3 is asked for at {endpoint}, as AWS_ENDPOINT_URL says" if endpoint and url.startswith("s3") else ""
+    asked = next((name for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if os.environ.get(name)), None)
+    hint = f"; S3 is asked for at {os.environ[asked]}, as {asked} says" if asked and url.startswith("s3") else ""
     return f"{url} can't be reached ({said}{hint})"

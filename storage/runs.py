@@ -37,7 +37,7 @@ class Run:
         """The JSON object kept under that name; an empty one where there is none, or none that can be read."""
         try:
             found = json.loads((self.folder / f"{name}.json").read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 

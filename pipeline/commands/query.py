@@ -76,7 +76,8 @@ def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
         for name, dataset in _tables(run):
             tables.append(name)
             connection.register(name, dataset)
-        answer = connection.sql(sql)
+        # Of several statements, and of some by themselves, this call carries out all it can.
+        answer = _stoppable(connection, lambda: connection.sql(sql))
         if answer is None:
             raise Terminal(f"{sql!r} asks for no rows; e.g. 'select count(*) from {min(tables, default='images')}'")
         reader = _stoppable(connection, lambda: answer.to_arrow_reader(_BATCH))
