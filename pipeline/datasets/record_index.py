@@ -29,6 +29,7 @@ from pipeline.images.places import ImagePlace
 from pipeline.stage import Rejected
 from storage.digests import digest_file, digest_json
 from storage.disk import LOCAL
+from storage.failure import told
 
 LAYOUT = 2
 """Raised when readers or this file change what is written."""
@@ -142,18 +143,19 @@ def _place(source: Source, folder: Path) -> Path:
 def _build(reader: Reader, path: Path) -> Path:
     """Write the index aside, then put it in place; another process may have been faster."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    aside.mkdir(parents=True)
-    try:
-        _write(reader, aside)
-        for name in ("records", "names", "places.npy", "lost"):
-            LOCAL.sync_file(aside / name)
+    with told(f"reading the annotations of {reader.source.name} into {path.parent}"):
         try:
-            aside.rename(path)
-        except OSError:
-            if not path.is_dir():
-                raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            _write(reader, aside)
+            for name in ("records", "names", "places.npy", "lost"):
+                LOCAL.sync_file(aside / name)
+            try:
+                aside.rename(path)
+            except OSError:
+                if not path.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
     return path
 
 

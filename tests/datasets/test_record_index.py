@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -13,6 +14,8 @@ from pipeline.datasets.json_stream import stream_lists
 from pipeline.datasets.open_source import open_source
 from pipeline.datasets.record_index import is_indexed, open_index
 from pipeline.stages.ingest import IngestSettings, cut_dataset
+from storage.disk import Disk
+from storage.errors import Terminal
 from storage.store import Store
 from tests.datasets.conftest import Build
 from tests.datasets.test_coco import box, pair
@@ -49,6 +52,19 @@ def test_an_index_gives_back_what_the_reader_reads(coco: Build, tmp_path: Path) 
         assert index.present([5, 3, 2**60, -9, 7]) == (3, 2**60, 7)
         assert [record.image_id for record in index.records([-5, 7])] == [-5, 7]
         assert list(index.paths([3])) == [source.images / "sub" / "ü b.jpg"]
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(coco: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(disk: Disk, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "kept").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(Disk, "sync_file", full)
+        with pytest.raises(Terminal, match=r"disk full while reading the annotations of .* into .*kept.*free space"):
+            open_index(coco(IMAGES, BOXES), tmp_path / "kept")
+    assert list((tmp_path / "kept").iterdir()) == []
+    assert len(list(open_index(coco(IMAGES, BOXES), tmp_path / "kept"))) == len(IMAGES)
 
 
 def test_annotations_are_parsed_once(coco: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
