@@ -58,13 +58,14 @@ def test_a_full_disk_is_told_and_leaves_nothing(coco: Build, tmp_path: Path, mon
     def full(disk: Disk, path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    (tmp_path / "kept").mkdir()
+    source, kept = coco(IMAGES, BOXES), tmp_path / "kept"
+    kept.mkdir()
     with monkeypatch.context() as patch:
         patch.setattr(Disk, "sync_file", full)
         with pytest.raises(Terminal, match=r"disk full while reading the annotations of .* into .*kept.*free space"):
-            open_index(coco(IMAGES, BOXES), tmp_path / "kept")
-    assert list((tmp_path / "kept").iterdir()) == []
-    assert len(list(open_index(coco(IMAGES, BOXES), tmp_path / "kept"))) == len(IMAGES)
+            open_index(source, kept)
+    assert list(kept.iterdir()) == []
+    assert len(list(open_index(source, kept))) == len(IMAGES)
 
 
 def test_annotations_are_parsed_once(coco: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
