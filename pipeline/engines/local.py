@@ -8,8 +8,9 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,6 +25,9 @@ from storage.open_store import Address, open_store
 from storage.store import Store
 
 Progress = Callable[[WorkItem, int, int, str], None]
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_STARTING = threading.Lock()
 
 ATTEMPTS = 3
 """How often an item is tried when its worker dies (e.g. killed for memory) before the run stops."""
@@ -134,7 +138,8 @@ class _Worker:
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_main, args=(theirs, call, number, os.getpid()), daemon=True)
         self._processes = processes
-        self._process.start()
+        with one_thread_each():
+            self._process.start()
         processes.add(self._process)
         theirs.close()
 
@@ -167,7 +172,6 @@ def _main(pipe: Connection, call: StageCall, number: int, parent: int) -> None:
     """A worker's life: open the stage at the first item, then answer each item with a record or an error."""
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    limit_threads(1)
     keep_freed_memory()
     stage: Stage | None = None
     store: Store | None = None
@@ -192,10 +196,23 @@ def _main(pipe: Connection, call: StageCall, number: int, parent: int) -> None:
             pipe.send(("error", Terminal(where)))
 
 
-def limit_threads(count: int) -> None:
-    """Keep numeric libraries that this process has yet to load to `count` threads: workers must not fight over cores."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(count)
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Processes that are started inside compute with one thread: workers must not fight over cores.
+
+    Their libraries ask the environment when they are loaded, which is before a worker's own first line.
+    """
+    with _STARTING:
+        before = {name: os.environ.get(name) for name in _THREADS}
+        os.environ.update(dict.fromkeys(_THREADS, "1"))
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
 
 def die_with_parent(parent: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 from small_stages import CountSettings, CountStage
 
@@ -39,6 +40,18 @@ def test_items_are_committed_and_the_stage_is_opened_once_a_worker(tmp_path: Pat
     assert os.getpid() not in processes and len(processes) <= 2
     assert len(list(tmp_path.glob("open-*"))) == len(processes)
     assert (2, 2) in seen
+
+
+def test_a_worker_computes_with_one_thread_from_its_first_library_on(tmp_path: Path) -> None:
+    before = dict(os.environ)
+    with LocalEngine(_call(tmp_path), 1) as engine:
+        record = engine.submit(_items(1)[0]).result()
+        artifact = Store(tmp_path / "store").find("count", record.key)
+        assert artifact is not None
+        (process,) = set(artifact.table("counts")["process"].to_pylist())
+        began_with = psutil.Process(process).environ()
+    assert began_with["OPENBLAS_NUM_THREADS"] == began_with["OMP_NUM_THREADS"] == "1"
+    assert dict(os.environ) == before
 
 
 def test_an_item_that_is_in_the_store_is_not_worked_again(tmp_path: Path) -> None:
