@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.datasets.record_index import open_index
-from pipeline.datasets.source import Source
+from pipeline.data.datasets.record_index import open_index
+from pipeline.data.datasets.source import Source
 from pipeline.stages.ingest import IngestSettings, cut_dataset
 from storage.store import Store
 

@@ -30,8 +30,8 @@ from models.losses import LossSettings, SetCriterion
 from models.predictions import Predictions
 from models.rlip import RLIP
 from models.target import Target
-from pipeline.training.freed_memory import keep_freed_memory
-from pipeline.training.loop import make_optimizer
+from pipeline.runtime.freed_memory import keep_freed_memory
+from pipeline.training.trainer import make_optimizer
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.task import full_precision
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.stage import Inputs
+from pipeline.runtime.stage import Inputs
 from pipeline.stages.parse import ParseSettings, ParseStage
 from storage.tables import CAPTIONS
 from tagger.english.words import phrases

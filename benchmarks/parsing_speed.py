@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.authors_parser import MISSING, is_installed, parse_as_authors
-from pipeline.parse_cache import ParseCache
+from pipeline.stages.parse_cache import ParseCache
 from tagger.parsing.parser import DEFAULT_PARSER, load_parser, parse_captions
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from pipeline.training.exchange import Ranks
-from pipeline.training.loop import train
+from pipeline.training.gradient_sync import Ranks
+from pipeline.training.trainer import train
 from pipeline.training.pretrain_task import PretrainTask
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from pipeline.training.settings import TrainingSettings

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.kept_labels import ChoiceSettings
-from pipeline.review.gallery import Sample, ShownRelation, choose_samples
+from pipeline.labels.kept_labels import ChoiceSettings
+from pipeline.report.gallery import Sample, ShownRelation, choose_samples
 from storage.runs import find_run
 from storage.store import Store
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from threading import Event
 
-from pipeline.plan import StepPlan
-from pipeline.work import Record, WorkItem
+from pipeline.run.planner import StepPlan
+from pipeline.runtime.execute import Record, WorkItem
 
 
 @dataclass

@@ -16,9 +16,9 @@ from flows.summary import publish_summary
 from flows.tag import tag
 from flows.tasks import CACHED
 from flows.train_tagger import train_tagger
-from pipeline.conclude import conclude
-from pipeline.outcome import Outcome
-from pipeline.recipe import Recipe
+from pipeline.run.conclude import conclude
+from pipeline.report.outcome import Outcome
+from pipeline.run.recipe import Recipe
 
 STAGES = (ingest, caption, parse, train_tagger, tag, shard, pretrain, evaluate)
 """The stages' flows, each after those that it reads from."""

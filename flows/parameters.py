@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.recipe import load_recipe
+from pipeline.run.recipe import load_recipe
 from storage.errors import PipelineError
 
 

@@ -6,14 +6,14 @@ import sys
 from typing import cast
 
 from flows.connection import connected
-from pipeline.outcome import Outcome
-from pipeline.progress import Display
-from pipeline.recipe import Recipe
+from pipeline.report.outcome import Outcome
+from pipeline.run.progress import Display
+from pipeline.run.recipe import Recipe
 from storage.open_store import local_folder
 
 
 def run(recipe: Recipe, display: Display) -> Outcome:
-    """Carry a recipe out in the flow `end_to_end`: the same steps, store and bytes as `pipeline.direct.run`.
+    """Carry a recipe out in the flow `end_to_end`: the same steps, store and bytes as `pipeline.run.runner.run`.
 
     Prefect's server is the one at PREFECT_API_URL, else a temporary one that keeps its records in `prefect` beside the
     store. Raises `PipelineError`, and `Terminal` when no server answers.

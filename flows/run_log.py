@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from prefect import get_run_logger
 
-from pipeline.plan import StepPlan
-from pipeline.progress import LINE_EVERY, summary
-from pipeline.work import Record, WorkItem
+from pipeline.run.planner import StepPlan
+from pipeline.run.progress import LINE_EVERY, summary
+from pipeline.runtime.execute import Record, WorkItem
 
 
 class RunLog:

@@ -11,11 +11,11 @@ from prefect.context import FlowRunContext
 
 from flows.alive import alive
 from flows.run_log import RunLog
-from pipeline.outcome import StepOutcome
-from pipeline.plan import Chain
-from pipeline.prepare import prepare
-from pipeline.progress import Display
-from pipeline.recipe import Recipe
+from pipeline.report.outcome import StepOutcome
+from pipeline.run.planner import Chain
+from pipeline.run.prepare import prepare
+from pipeline.run.progress import Display
+from pipeline.run.recipe import Recipe
 
 
 @dataclass

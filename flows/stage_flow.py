@@ -16,12 +16,12 @@ from flows.block import cut_blocks
 from flows.session import session_of
 from flows.tasks import CACHED, work_block, work_whole
 from flows.watched import Watched
-from pipeline.direct import open_engine, run_step
-from pipeline.outcome import StepOutcome
-from pipeline.plan import Chain, StepPlan
-from pipeline.progress import Display
-from pipeline.recipe import Recipe
-from pipeline.work import Record
+from pipeline.run.runner import open_engine, run_step
+from pipeline.report.outcome import StepOutcome
+from pipeline.run.planner import Chain, StepPlan
+from pipeline.run.progress import Display
+from pipeline.run.recipe import Recipe
+from pipeline.runtime.execute import Record
 from storage.errors import Terminal
 
 

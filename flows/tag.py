@@ -5,8 +5,8 @@ from __future__ import annotations
 from prefect import State, flow
 
 from flows.stage_flow import run_stage
-from pipeline.outcome import StepOutcome
-from pipeline.recipe import Recipe
+from pipeline.report.outcome import StepOutcome
+from pipeline.run.recipe import Recipe
 
 
 @flow(name="tag", flow_run_name="tag {recipe.name}", persist_result=False)

@@ -12,11 +12,11 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.states import Cancelled, Completed
 
 from flows.block import Block
-from pipeline.direct import work_here
-from pipeline.engines.local import LocalEngine
-from pipeline.plan import Chain, StepPlan
-from pipeline.progress import Display
-from pipeline.work import Record
+from pipeline.run.runner import work_here
+from pipeline.runtime.engines.local import LocalEngine
+from pipeline.run.planner import Chain, StepPlan
+from pipeline.run.progress import Display
+from pipeline.runtime.execute import Record
 from storage.errors import Transient
 
 CACHED = "Cached"

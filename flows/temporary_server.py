@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from pipeline.engines.local import die_with_parent
+from pipeline.runtime.engines.local import die_with_parent
 from storage.errors import Terminal
 
 HEALTHY_WITHIN = 120.0

@@ -11,9 +11,9 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from flows.artifact_key import artifact_key
-from pipeline.plan import StepPlan
-from pipeline.progress import Display, summary
-from pipeline.work import Record, WorkItem
+from pipeline.run.planner import StepPlan
+from pipeline.run.progress import Display, summary
+from pipeline.runtime.execute import Record, WorkItem
 
 EVERY = 1.0
 """Seconds between two updates of the artifact: each is a request to the server."""

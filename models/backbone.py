@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from timm.layers.norm_act import BatchNormAct2d, freeze_batch_norm_2d
 from torch import Tensor, nn
 
-from models.body import create_body, feature_info, is_window_transformer, stage_strides
+from models.backbone_factory import create_body, feature_info, is_window_transformer, stage_strides
 from models.config import ConfigError
 from models.frozen_norm import fold_frozen_norms
 

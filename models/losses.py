@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from models.boxes import cxcywh_to_xyxy, giou
-from models.layered import Layered
+from models.stacked_predictions import Layered
 from models.matcher import Matches, MatchWeights, hungarian
 from models.predicate_losses import cornernet_focal, pseudo_labels, quality_focal
 from models.predictions import Predictions

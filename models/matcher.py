@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from models.boxes import cxcywh_to_xyxy, giou
-from models.layered import Layered
+from models.stacked_predictions import Layered
 from models.target import Target
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.config import NetworkConfig
-from models.fit import misfits, summary
+from models.state_dict_diff import misfits, summary
 from models.network import Network
 from models.relation_tagger import RelationTagger
 from models.rlip import RLIP

@@ -1,1 +1,1 @@
-"""What each stage of the chain does, how it is planned, run and shown. Knows nothing of Prefect."""
+"""Rooms from `cli` down to `runtime`; a room imports only the rooms below it (docs/design.md, Rooms)."""

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from storage.errors import Terminal
-from storage.reach import PAUSES, patiently, reached
+from storage.remote_retry import PAUSES, patiently, reached
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from PIL import Image
 
 from pipeline.captioning.settings import CaptionSettings
-from pipeline.stage import Inputs
+from pipeline.runtime.stage import Inputs
 from pipeline.stages.caption import CaptionStage
 from storage.artifact import Artifact
 from storage.digests import digest_file

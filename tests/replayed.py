@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from pipeline.graph import Step
-from pipeline.settings import Settings
-from pipeline.stage import Inputs, Output, Rejected, Report, Stage
-from pipeline.work import WorkItem
+from pipeline.run.dag import Step
+from pipeline.runtime.settings import Settings
+from pipeline.runtime.stage import Inputs, Output, Rejected, Report, Stage
+from pipeline.runtime.execute import WorkItem
 from storage.artifact import Artifact
 from storage.keys import KeyTerms
 from storage.manifest import REJECTED_FILE

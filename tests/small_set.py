@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 from PIL import Image
 
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.run.recipe import Recipe, load_recipe
 
 RECIPE = """
 name = "small"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.settings import Settings, runtime
-from pipeline.stage import Inputs, Output, Rejected, Report, Stage
+from pipeline.runtime.settings import Settings, runtime
+from pipeline.runtime.stage import Inputs, Output, Rejected, Report, Stage
 from storage.errors import Terminal, Transient
 
 SCHEMA = pa.schema([("image_id", pa.int64()), ("process", pa.int64())])

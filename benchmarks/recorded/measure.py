@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput
 from models import postprocess
 from models.decoder import Decoded
 from models.encoded import Encoded
-from models.layered import Layered
+from models.stacked_predictions import Layered
 from models.losses import SetCriterion, TaggerCriterion
 from models.matcher import Matches, hungarian
 from models.network import Network

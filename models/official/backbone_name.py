@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from models.body import sized_resnet
+from models.backbone_factory import sized_resnet
 from models.config import ConfigError
 
 _BODY = "backbone.0.body."
@@ -18,7 +18,7 @@ _SWIN: dict[tuple[int, tuple[int, ...]], str] = {
 
 
 def backbone_name(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """The name by which `models.body` makes it; raises ConfigError for other backbones."""
+    """The name by which `models.backbone_factory` makes it; raises ConfigError for other backbones."""
     body = {name.removeprefix(_BODY): shape for name, shape in shapes.items() if name.startswith(_BODY)}
     if "conv1.weight" in body and "layer1.0.bn3.weight" in body:
         return sized_resnet(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.config import ConfigError, NetworkConfig
-from models.fit import misfits
+from models.state_dict_diff import misfits
 from models.official.checkpoint import Checkpoint, read_checkpoint
 from models.official.detector import from_detector
 from models.official.kind import Kind, kind_of

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.captioning.beam import BeamRules, search
 from pipeline.captioning.captioner import Caption, Picture
-from pipeline.captioning.device import choose_device
+from pipeline.runtime.device import choose_device
 from pipeline.captioning.draws import uniforms
 from pipeline.captioning.image_encoder import ImageEncoder
 from pipeline.captioning.model_folder import find_model
@@ -23,7 +23,7 @@ from pipeline.captioning.pixels import Pixels
 from pipeline.captioning.sampling import SamplingRules, choose
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.captioning.text_decoder import TextDecoder
-from pipeline.stage import Rejected
+from pipeline.runtime.stage import Rejected
 from storage.errors import Terminal
 
 _COMPACT_BELOW = 0.9

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
-from pipeline.stage import Rejected
+from pipeline.runtime.stage import Rejected
 
 if TYPE_CHECKING:  # torch takes seconds to load, and commands that caption nothing import this
     from PIL import Image

@@ -19,7 +19,7 @@ from pipeline.captioning.lavis_worker import Pipe
 from pipeline.captioning.model_folder import find_lavis_model, find_lavis_python
 from pipeline.captioning.pixels import CLIP_DEVIATION, CLIP_MEAN, squared
 from pipeline.captioning.settings import CaptionSettings
-from pipeline.stage import Rejected
+from pipeline.runtime.stage import Rejected
 from storage.errors import Terminal, Transient
 
 WORKER = Path(__file__).with_name("lavis_worker.py")

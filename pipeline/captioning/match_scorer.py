@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.captioning.captioner import Picture
-from pipeline.captioning.device import choose_device
+from pipeline.runtime.device import choose_device
 from pipeline.captioning.image_encoder import ImageEncoder
 from pipeline.captioning.model_folder import find_model
 from pipeline.captioning.one_thread import one_thread

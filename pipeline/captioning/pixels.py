@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.captioning.captioner import Picture
-from pipeline.images.resize import resized
+from pipeline.data.images.resize import resized
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 """Of the pixels by channel, scaled to 0..1, as BLIP was trained."""

@@ -20,8 +20,8 @@ import pyarrow as pa
 
 from pipeline.captioning.captioner import Caption, Picture
 from pipeline.captioning.settings import CaptionSettings
-from pipeline.datasets.annotations import NO_IMAGE, as_id, shown
-from pipeline.stage import Rejected
+from pipeline.data.datasets.annotations import NO_IMAGE, as_id, shown
+from pipeline.runtime.stage import Rejected
 from storage.errors import Terminal
 from storage.tables import CAPTIONS, read_table
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.settings import Settings, runtime
+from pipeline.runtime.settings import Settings, runtime
 
 CaptionerName = Literal["blip", "lavis", "recorded"]
 Decoding = Literal["nucleus", "beam"]

@@ -18,8 +18,8 @@ from models.rlip import RLIP
 from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.hico import HicoRules, without_duplicates
 from pipeline.evaluation.interactions import Interactions, ScoredPairs
-from pipeline.stage import Report
-from pipeline.training.pixels import View, to_pixels
+from pipeline.runtime.stage import Report
+from pipeline.data.images.views import View, to_pixels
 from pipeline.training.texts import NO_OBJECTS
 
 DUPLICATE_BOXES = 0.5

@@ -16,10 +16,10 @@ from pipeline.captioning.merging import merge
 from pipeline.captioning.model_folder import find_lavis_model, find_lavis_python, find_model
 from pipeline.captioning.pair_crops import pair_crops
 from pipeline.captioning.settings import CaptionSettings
-from pipeline.images.opening import BadImage, ImageLimits, read_image
-from pipeline.images.places import ImagePlace
-from pipeline.images.reader import read_ahead
-from pipeline.stage import Inputs, Output, Rejected, Report, Stage
+from pipeline.data.images.opening import BadImage, ImageLimits, read_image
+from pipeline.data.images.refs import ImagePlace
+from pipeline.data.images.prefetch import read_ahead
+from pipeline.runtime.stage import Inputs, Output, Rejected, Report, Stage
 from storage.tables import CAPTIONS
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class CaptionStage(Stage):
         (side, *others) = set(looking)
         if side is None or others or self.settings.dense != "no":
             return read_ahead(places, read_image, self._limits, ahead=ahead)
-        from pipeline.images.resize import read_resized
+        from pipeline.data.images.resize import read_resized
 
         def read_square(place: ImagePlace, limits: ImageLimits) -> Picture:
             return read_resized(place, side, side, limits)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.images.opening import BadImage, read_image
-from pipeline.settings import Settings, runtime
-from pipeline.stage import Inputs, Output, Rejected, Report, Stage
+from pipeline.data.images.opening import BadImage, read_image
+from pipeline.runtime.settings import Settings, runtime
+from pipeline.runtime.stage import Inputs, Output, Rejected, Report, Stage
 from storage.tables import METRICS
 from tagger.english.predicates import canonical
 

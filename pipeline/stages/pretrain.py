@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.stage import Inputs, Output, Report, Stage
+from pipeline.runtime.stage import Inputs, Output, Report, Stage
 from pipeline.stages.shard import SHARD_FILE
-from pipeline.training.job import RESUMES_FROM
+from pipeline.training.config import RESUMES_FROM
 from pipeline.training.settings import TrainingSettings
 from storage.tables import METRICS
 
@@ -29,7 +29,7 @@ class PretrainStage(Stage):
 
     def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
         """Train, in processes of their own; must be called from the main thread."""
-        from pipeline.training.job import Job, Shard
+        from pipeline.training.config import Job, Shard
         from pipeline.training.outcome import carry_out_training
 
         shards = [Shard(tar=a.file(SHARD_FILE), index=a.file("shards.parquet")) for a in inputs.artifacts("shards")]

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.images.opening import BadImage, probe_bytes, read_bytes
-from pipeline.kept_labels import ChoiceSettings, Kept, kept_labels
-from pipeline.stage import Inputs, Output, Rejected, Report, Stage
+from pipeline.data.images.opening import BadImage, probe_bytes, read_bytes
+from pipeline.labels.kept_labels import ChoiceSettings, Kept, kept_labels
+from pipeline.runtime.stage import Inputs, Output, Rejected, Report, Stage
 from pipeline.training.sample import SampleRelation, TrainingSample, strongest
 from storage.errors import Terminal
 from storage.shards import Sample, write_shard

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipeline.candidates import CandidateSettings, open_candidates
-from pipeline.images.opening import BadImage, read_image
-from pipeline.kept_labels import ChoiceSettings
-from pipeline.labeller import LabellerSettings, open_labeller
-from pipeline.review.label_audit import LabelCount
-from pipeline.settings import runtime
-from pipeline.stage import Inputs, Output, Rejected, Report, Stage
+from pipeline.stages.candidates import CandidateSettings, open_candidates
+from pipeline.data.images.opening import BadImage, read_image
+from pipeline.labels.kept_labels import ChoiceSettings
+from pipeline.stages.labeller import LabellerSettings, open_labeller
+from pipeline.labels.label_audit import LabelCount
+from pipeline.runtime.settings import runtime
+from pipeline.runtime.stage import Inputs, Output, Rejected, Report, Stage
 from storage.errors import Terminal
 from storage.tables import CANDIDATES, RELATIONS, write_table
 from tagger.box import Box
@@ -125,7 +125,7 @@ class TagStage(Stage):
     def _image(self, row: dict[str, Any], triplets: Sequence[dict[str, Any]]) -> TaggingImage:
         import torch
 
-        from pipeline.training.pixels import View, to_pixels, view_size
+        from pipeline.data.images.views import View, to_pixels, view_size
         from tagger.labelling.tagging_image import Problem, TaggingImage
 
         size = self._open.image_size

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.stage import Inputs, Output, Report, Stage
-from pipeline.training.job import RESUMES_FROM
+from pipeline.runtime.stage import Inputs, Output, Report, Stage
+from pipeline.training.config import RESUMES_FROM
 from pipeline.training.tagger_settings import TaggerSettings
 from storage.tables import METRICS
 
@@ -31,7 +31,7 @@ class TrainTaggerStage(Stage):
 
     def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
         """Train, in processes of their own; must be called from the main thread."""
-        from pipeline.training.job import Job
+        from pipeline.training.config import Job
         from pipeline.training.outcome import carry_out_training
 
         job = Job(

@@ -10,8 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.stage import Report
-from pipeline.training.job import ERROR, LAUNCHER, MODEL, SUMMARY, Job, Summary
+from pipeline.runtime.stage import Report
+from pipeline.training.config import ERROR, LAUNCHER, MODEL, SUMMARY, Job, Summary
 from storage.errors import Terminal, Transient
 
 LOG = "train.log"

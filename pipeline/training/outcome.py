@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.stage import Output, Report
-from pipeline.training.job import METRICS_LOG, MODEL, Job
+from pipeline.runtime.stage import Output, Report
+from pipeline.training.config import METRICS_LOG, MODEL, Job
 from pipeline.training.launch import launch
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.prepare import prepare

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.training.job import TOKENIZER, VOCABULARY, Job
+from pipeline.training.config import TOKENIZER, VOCABULARY, Job
 from pipeline.training.sample import TrainingSample
 from pipeline.training.sources import ImageSource, ShardSource, Source, Subset
 from pipeline.training.tagger_settings import TaggerSettings

@@ -11,7 +11,7 @@ from torch import Tensor
 from models.losses import SetCriterion
 from models.network import Network
 from models.rlip import RLIP
-from pipeline.training.example import Example
+from pipeline.training.dataset import Example
 from pipeline.training.pairs import detection_pairs
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.task import StepInputs, full_precision, loss_settings, network_config, start_from

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from models.config import NetworkConfig
-from pipeline.settings import Settings, runtime
+from pipeline.runtime.settings import Settings, runtime
 from storage.errors import Terminal
 
 

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from pipeline.images.folders import open_folder
-from pipeline.images.opening import BadImage, read_bytes
-from pipeline.training.order import stable_seed
+from pipeline.data.images.folders import open_folder
+from pipeline.data.images.opening import BadImage, read_bytes
+from pipeline.training.sampler import stable_seed
 from pipeline.training.sample import SampleRelation, TrainingSample
 from storage.errors import Terminal
 from storage.shards import ShardReader

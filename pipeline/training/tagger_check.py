@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.network import Network
 from models.relation_tagger import PairQueries, RelationTagger
 from pipeline.training.pairs import labelled_pairs, normalised_boxes
-from pipeline.training.pixels import View, load_pixels
+from pipeline.data.images.views import View, load_pixels
 from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.sources import Source

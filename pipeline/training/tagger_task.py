@@ -13,7 +13,7 @@ from models.losses import TaggerCriterion
 from models.network import Network
 from models.relation_tagger import PairQueries, RelationTagger
 from models.target import Target
-from pipeline.training.example import Example
+from pipeline.training.dataset import Example
 from pipeline.training.pairs import tagging_pairs
 from pipeline.training.tagger_settings import TaggerSettings
 from pipeline.training.task import StepInputs, full_precision, loss_settings, network_config, start_from

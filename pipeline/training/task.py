@@ -15,9 +15,9 @@ from models.losses import LossSettings
 from models.network import Network
 from models.predictions import Predictions
 from models.target import Target
-from pipeline.training.example import Example
+from pipeline.training.dataset import Example
 from pipeline.training.pairs import TargetPair, normalised_boxes
-from pipeline.training.pixels import padded_batch
+from pipeline.data.images.views import padded_batch
 from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import LossWeights, TrainingSettings
 from pipeline.training.texts import NO_OBJECTS, Vocabulary, numbered

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from pipeline.engines.local import die_with_parent
-from pipeline.training.job import LAUNCHER
+from pipeline.runtime.engines.local import die_with_parent
+from pipeline.training.config import LAUNCHER
 
 if __name__ == "__main__":
     die_with_parent(int(os.environ[LAUNCHER]))

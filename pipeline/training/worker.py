@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.engines.local import die_with_parent
-from pipeline.training.job import ERROR, LAUNCHER
+from pipeline.runtime.engines.local import die_with_parent
+from pipeline.training.config import ERROR, LAUNCHER
 
 if __name__ == "__main__":
     # Before the slow imports: a launcher that is killed meanwhile must not leave a trainer behind.
@@ -19,10 +19,10 @@ import torch
 import torch.distributed as dist
 
 from models.weights import save
-from pipeline.training.exchange import Ranks
-from pipeline.training.freed_memory import keep_freed_memory
-from pipeline.training.job import MODEL, SUMMARY, TOKENIZER, VOCABULARY, Job, Summary
-from pipeline.training.loop import Check, Trained, train
+from pipeline.training.gradient_sync import Ranks
+from pipeline.runtime.freed_memory import keep_freed_memory
+from pipeline.training.config import MODEL, SUMMARY, TOKENIZER, VOCABULARY, Job, Summary
+from pipeline.training.trainer import Check, Trained, train
 from pipeline.training.sources import ImageSource, ShardSource, Source, Subset
 from pipeline.training.task import Task
 from pipeline.training.texts import Vocabulary

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from transformers import BlipForConditionalGeneration
 
 from pipeline.captioning.blip import BlipCaptioner
-from pipeline.captioning.device import choose_device
+from pipeline.runtime.device import choose_device
 from pipeline.captioning.image_encoder import ImageEncoder
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.captioning.text_decoder import TextDecoder

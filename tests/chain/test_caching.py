@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from tiny_chain import World
 
-from pipeline.plan import Chain
-from pipeline.recipe import load_recipe
-from pipeline.stage import Inputs
+from pipeline.run.planner import Chain
+from pipeline.run.recipe import load_recipe
+from pipeline.runtime.stage import Inputs
 from pipeline.stages.tag import TagStage
 
 Computed = Callable[[list[dict[str, Any]]], dict[str, int]]

@@ -17,11 +17,11 @@ from prefect_server import await_it
 from replayed import Replayed, replayed
 from tiny_chain import World
 
-from pipeline.graph import build_steps
-from pipeline.recipe import load_recipe
-from pipeline.work import carry_out
+from pipeline.run.dag import build_steps
+from pipeline.run.recipe import load_recipe
+from pipeline.runtime.execute import carry_out
 from storage.damage import find_damage
-from storage.depot import Depot
+from storage.object_store_artifacts import Depot
 from storage.disk import Disk
 from storage.store import Store
 

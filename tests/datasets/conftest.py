@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.datasets.source import Source
+from pipeline.data.datasets.source import Source
 from tests.datasets.toy_sets import save_json, save_picture
 
 CATEGORIES = [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}, {"id": 19, "name": "horse"}]

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.datasets.annotations import AnnotationError
-from pipeline.datasets.names import COCO_CATEGORIES, read_names
-from pipeline.datasets.open_source import open_source
-from pipeline.datasets.record import Box, GivenRelation
-from pipeline.datasets.source import Source
+from pipeline.data.datasets.annotations import AnnotationError
+from pipeline.data.datasets.names import COCO_CATEGORIES, read_names
+from pipeline.data.datasets.open_source import open_source
+from pipeline.data.datasets.record import Box, GivenRelation
+from pipeline.data.datasets.source import Source
 from tests.datasets.toy_sets import read_all, save_json, save_picture
 
 VERBS = ["adjust", "no_interaction", "sit_on"]

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.datasets import json_stream
-from pipeline.datasets.annotations import AnnotationError, read_json
-from pipeline.datasets.json_stream import stream_lists, stream_rows
+from pipeline.data.datasets import json_stream
+from pipeline.data.datasets.annotations import AnnotationError, read_json
+from pipeline.data.datasets.json_stream import stream_lists, stream_rows
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),

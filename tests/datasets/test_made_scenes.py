@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.datasets.record import ImageRecord
-from pipeline.datasets.source import Source
-from pipeline.datasets.validate import validate
+from pipeline.data.datasets.record import ImageRecord
+from pipeline.data.datasets.source import Source
+from pipeline.data.datasets.validate import validate
 from scenes.formats import SceneFolders, write_scenes
 from scenes.settings import SceneSettings
 from tests.datasets.toy_sets import read_all

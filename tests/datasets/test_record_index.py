@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.datasets.annotations import AnnotationError
-from pipeline.datasets.json_stream import stream_lists
-from pipeline.datasets.open_source import open_source
-from pipeline.datasets.record_index import is_indexed, open_index
+from pipeline.data.datasets.annotations import AnnotationError
+from pipeline.data.datasets.json_stream import stream_lists
+from pipeline.data.datasets.open_source import open_source
+from pipeline.data.datasets.record_index import is_indexed, open_index
 from pipeline.stages.ingest import IngestSettings, cut_dataset
 from storage.disk import Disk
 from storage.errors import Terminal
@@ -72,9 +72,9 @@ def test_annotations_are_parsed_once(coco: Build, tmp_path: Path, monkeypatch: p
     source = coco(IMAGES, BOXES)
     first = list(map(repr, open_index(source, tmp_path / "kept")))
     moved = source.model_copy(update={"annotations": source.annotations.rename(tmp_path / "elsewhere.json")})
-    monkeypatch.setattr("pipeline.datasets.coco.stream_lists", lambda *_: pytest.fail("parsed again"))
+    monkeypatch.setattr("pipeline.data.datasets.coco.stream_lists", lambda *_: pytest.fail("parsed again"))
     assert list(map(repr, open_index(moved, tmp_path / "kept"))) == first
-    monkeypatch.setattr("pipeline.datasets.coco.stream_lists", stream_lists)
+    monkeypatch.setattr("pipeline.data.datasets.coco.stream_lists", stream_lists)
     save_json(moved.annotations, {**json.loads(moved.annotations.read_text()), "annotations": BOXES[:1]})
     assert sum(len(record.boxes) for record in open_index(moved, tmp_path / "kept")) == 1
 
@@ -143,7 +143,7 @@ def test_planning_reads_an_image_again_only_when_it_changed(
     coco: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = coco(IMAGES, BOXES)
-    monkeypatch.setattr("pipeline.datasets.partition_digests._SETTLED_NS", -(10**12))
+    monkeypatch.setattr("pipeline.data.partition_digests._SETTLED_NS", -(10**12))
     first = digests(source, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.stages.ingest.fingerprint", lambda *_: pytest.fail("read again"))
@@ -165,7 +165,7 @@ def test_what_changed_just_now_is_not_remembered(coco: Build, tmp_path: Path, mo
     source = coco(IMAGES, BOXES)
     digests(source, tmp_path)
     asked: list[str] = []
-    from pipeline.datasets.fingerprint import fingerprint
+    from pipeline.data.images.fingerprint import fingerprint
 
     def watched(record, by):  # type: ignore[no-untyped-def]
         asked.append(record.path.name)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.datasets.source import Source
+from pipeline.data.datasets.source import Source
 
 PLAIN: dict[str, Any] = {"name": "toy", "format": "coco", "images": Path("images"), "annotations": Path("a.json")}
 

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.datasets.fingerprint import fingerprint
-from pipeline.datasets.record import Box, GivenRelation, ImageRecord
-from pipeline.datasets.validate import validate
-from pipeline.images.opening import BadImage, ImageLimits
+from pipeline.data.images.fingerprint import fingerprint
+from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
+from pipeline.data.datasets.validate import validate
+from pipeline.data.images.opening import BadImage, ImageLimits
 from tests.datasets.toy_sets import save_picture
 
 

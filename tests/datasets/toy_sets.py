@@ -8,9 +8,9 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.datasets.open_source import open_source
-from pipeline.datasets.reader import Reader
-from pipeline.datasets.source import Source
+from pipeline.data.datasets.open_source import open_source
+from pipeline.data.datasets.reader import Reader
+from pipeline.data.datasets.source import Source
 
 
 def save_picture(path: Path, width: int = 100, height: int = 80) -> Path:

@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.exchange.image_files import ImageFiles
-from pipeline.exchange.import_file import Imported, import_file, kind_of
-from pipeline.exchange.official_captions import read_captions
-from pipeline.exchange.official_graphs import read_graphs
-from pipeline.exchange.official_groups import read_groups
-from pipeline.exchange.official_labels import LabelledImage, read_element
+from pipeline.interop.image_files import ImageFiles
+from pipeline.interop.import_file import Imported, import_file, kind_of
+from pipeline.interop.official_captions import read_captions
+from pipeline.interop.official_graphs import read_graphs
+from pipeline.interop.official_groups import read_groups
+from pipeline.interop.official_labels import LabelledImage, read_element
 from storage.errors import Terminal
 from storage.runs import Run
 from storage.store import Store

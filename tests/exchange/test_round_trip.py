@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline.datasets.open_source import open_source
-from pipeline.datasets.source import Source
-from pipeline.exchange.export_run import Exported, export_run
-from pipeline.exchange.import_file import import_file
-from pipeline.exchange.import_step import ImportStep
+from pipeline.data.datasets.open_source import open_source
+from pipeline.data.datasets.source import Source
+from pipeline.interop.export_run import Exported, export_run
+from pipeline.interop.import_file import import_file
+from pipeline.interop.import_step import ImportStep
 from storage.errors import Terminal
 from storage.runs import Run
 from storage.store import Store

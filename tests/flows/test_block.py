@@ -10,9 +10,9 @@ from small_stages import CountSettings, CountStage
 
 from flows.artifact_key import artifact_key
 from flows.block import cut_blocks
-from pipeline.graph import Step
-from pipeline.plan import StepPlan
-from pipeline.work import Record, WorkItem
+from pipeline.run.dag import Step
+from pipeline.run.planner import StepPlan
+from pipeline.runtime.execute import Record, WorkItem
 from storage.keys import KeyTerms
 
 STEP = Step("count", CountStage, CountSettings())

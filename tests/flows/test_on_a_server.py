@@ -19,11 +19,11 @@ from flows.connection import connected, reread_settings
 from flows.session import Session, shared
 from flows.stage_flow import run_stage
 from flows.temporary_server import answers, free_port
-from pipeline.graph import Step
-from pipeline.outcome import StepOutcome
-from pipeline.plan import Chain
-from pipeline.progress import JsonLines
-from pipeline.recipe import Recipe
+from pipeline.run.dag import Step
+from pipeline.report.outcome import StepOutcome
+from pipeline.run.planner import Chain
+from pipeline.run.progress import JsonLines
+from pipeline.run.recipe import Recipe
 from storage.errors import Terminal
 
 

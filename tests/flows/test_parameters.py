@@ -9,7 +9,7 @@ import pytest
 
 from flows.end_to_end import STAGES, end_to_end
 from flows.parameters import parameters
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.run.recipe import Recipe, load_recipe
 
 
 @pytest.mark.parametrize("name", ["demo", "coco", "coco_objects365"])

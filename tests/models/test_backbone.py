@@ -10,7 +10,7 @@ from timm.layers import DropPath
 from timm.layers.norm_act import freeze_batch_norm_2d
 
 from models.backbone import Backbone
-from models.body import create_body
+from models.backbone_factory import create_body
 from models.frozen_norm import FoldedConv, fold_frozen_norms
 
 STRIDES = (8, 16, 32)

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from models.backbone import Backbone
-from models.body import create_body, sized_resnet
+from models.backbone_factory import create_body, sized_resnet
 from models.config import ConfigError
 
 SWIN = "swin_tiny_patch4_window7_224"

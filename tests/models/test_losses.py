@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from models.boxes import cxcywh_to_xyxy, giou
-from models.layered import Layered
+from models.stacked_predictions import Layered
 from models.losses import LossSettings, SetCriterion, TaggerCriterion
 from models.matcher import MatchWeights, hungarian, matching_costs
 from models.predicate_losses import pseudo_labels

@@ -11,7 +11,7 @@ import torch
 from models.boxes import cxcywh_to_xyxy, giou
 from models.decoder import Decoder, PairBoxes
 from models.encoded import Encoded
-from models.layered import Layered
+from models.stacked_predictions import Layered
 from models.losses import LossSettings, SetCriterion
 from models.matcher import MatchWeights, matching_costs
 from models.position_encoding import encode_map

@@ -54,7 +54,7 @@ def test_the_options_of_each_command_are_these(command: str, root: Path) -> None
 
 
 def test_help_loads_nothing_heavy(root: Path) -> None:
-    code = "import sys, pipeline.cli; print(*[m for m in ('torch', 'prefect', 'pyarrow', 'numpy', 'spacy') if m in sys.modules])"
+    code = "import sys, pipeline.cli.app; print(*[m for m in ('torch', 'prefect', 'pyarrow', 'numpy', 'spacy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == ""
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.images.opening import BadImage, ImageLimits, read_image
-from pipeline.images.places import ImagePlace
-from pipeline.images.reader import read_ahead
+from pipeline.data.images.opening import BadImage, ImageLimits, read_image
+from pipeline.data.images.refs import ImagePlace
+from pipeline.data.images.prefetch import read_ahead
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from pipeline.images.opening import BadImage, ImageLimits, read_image
-from pipeline.images.resize import read_resized, resized
+from pipeline.data.images.opening import BadImage, ImageLimits, read_image
+from pipeline.data.images.resize import read_resized, resized
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:

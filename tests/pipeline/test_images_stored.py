@@ -13,12 +13,12 @@ import pytest
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
-from pipeline.datasets.source import Source
-from pipeline.images.folders import open_folder
-from pipeline.images.opening import BadImage, ImageLimits, read_bytes, read_image
-from pipeline.images.places import state_of, uri_of
-from pipeline.recipe import DataSection
-from pipeline.stage import Inputs
+from pipeline.data.datasets.source import Source
+from pipeline.data.images.folders import open_folder
+from pipeline.data.images.opening import BadImage, ImageLimits, read_bytes, read_image
+from pipeline.data.images.refs import state_of, uri_of
+from pipeline.run.recipe import DataSection
+from pipeline.runtime.stage import Inputs
 from pipeline.stages.ingest import IngestSettings, IngestStage, cut_dataset
 from storage.errors import Terminal, Transient
 from storage.store import Store

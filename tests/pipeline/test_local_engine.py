@@ -9,8 +9,8 @@ import psutil
 import pytest
 from small_stages import CountSettings, CountStage
 
-from pipeline.engines.local import LocalEngine, StageCall
-from pipeline.work import WorkItem
+from pipeline.runtime.engines.local import LocalEngine, StageCall
+from pipeline.runtime.execute import WorkItem
 from storage.errors import Terminal, Transient
 from storage.keys import KeyTerms
 from storage.store import Store

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.pace import Pace
+from pipeline.run.throughput import Pace
 
 
 class Clock:

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.parse_cache import ParseCache
-from pipeline.stage import Inputs, Output
+from pipeline.stages.parse_cache import ParseCache
+from pipeline.runtime.stage import Inputs, Output
 from pipeline.stages.parse import ParseSettings, ParseStage
 from storage.artifact import Artifact
 from storage.errors import Terminal

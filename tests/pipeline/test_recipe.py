@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.recipe import load_recipe
+from pipeline.run.recipe import load_recipe
 from storage.errors import Terminal
 
 GOOD = """

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.doctor import needs
-from pipeline.graph import build_steps
-from pipeline.recipe import load_recipe
+from pipeline.run.doctor import needs
+from pipeline.run.dag import build_steps
+from pipeline.run.recipe import load_recipe
 from storage.errors import Terminal
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from models import weights
 from parity import OWN
-from pipeline.cli import app
+from pipeline.cli.app import app
 from recorded.recording import Recording
 
 TAGGER, PARSED = OWN / "tagger_own.safetensors", OWN / "parsed_own.safetensors"

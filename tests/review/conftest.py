@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from review.hand_made import TWO_PEOPLE, Book, captions, pairs, relations, triplets
 
-from pipeline.stage import Rejected
+from pipeline.runtime.stage import Rejected
 from storage.runs import Run
 from storage.store import Store
 
@@ -67,7 +67,7 @@ def labelled(book: Book) -> Book:
 @pytest.fixture
 def recipe(book: Book) -> Any:
     """The recipe of the run in `book`: one set, `toys`, is labelled."""
-    from pipeline.recipe import Recipe
+    from pipeline.run.recipe import Recipe
 
     source = {"name": "toys", "format": "coco", "images": book.pictures / "toys", "annotations": "none.json"}
     data = {"sources": [source], "label": ["toys"], "tagger": ["toys"]}

@@ -7,7 +7,7 @@ import json
 import pytest
 from review.hand_made import TWO_PEOPLE, Book, captions, pairs, relations, triplets
 
-from pipeline.commands.birth import birth_of, print_birth
+from pipeline.cli.lineage import birth_of, print_birth
 from storage.errors import Terminal
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from review.hand_made import Book
 
-from pipeline.review.charts import HEIGHT, LEFT, POINTS, WIDTH, line_chart, loss_charts, nice_ticks
-from pipeline.review.histogram import MOST_BARS, predicate_bars
-from pipeline.review.label_counts import PredicateCount
-from pipeline.review.series import Series
+from pipeline.report.charts import HEIGHT, LEFT, POINTS, WIDTH, line_chart, loss_charts, nice_ticks
+from pipeline.report.histogram import MOST_BARS, predicate_bars
+from pipeline.labels.label_funnel import PredicateCount
+from pipeline.report.series import Series
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.0, 7.3), (0.02, 0.021), (-3.0, 4.0), (0.0, 123456.0)])

@@ -9,9 +9,9 @@ import pytest
 from review.hand_made import Book, Made, relations
 from toy_store import put
 
-from pipeline.commands.diff import difference, print_diff
-from pipeline.stage import Output
-from pipeline.work import WorkItem, carry_out
+from pipeline.cli.diff import difference, print_diff
+from pipeline.runtime.stage import Output
+from pipeline.runtime.execute import WorkItem, carry_out
 from storage.artifact import Artifact
 from storage.errors import Terminal
 from storage.keys import KeyTerms

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from review.hand_made import TWO_PEOPLE, Book, captions, pairs, relations, triplets
 
-from pipeline.kept_labels import ChoiceSettings
-from pipeline.review.figures import compute_figures, figures_of
-from pipeline.review.gallery import choose_samples
-from pipeline.stage import Inputs
+from pipeline.labels.kept_labels import ChoiceSettings
+from pipeline.report.figures import compute_figures, figures_of
+from pipeline.report.gallery import choose_samples
+from pipeline.runtime.stage import Inputs
 from pipeline.stages.shard import ShardSettings, ShardStage
 
 

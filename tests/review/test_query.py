@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from review.hand_made import Book
 
-from pipeline.commands.query import print_query, query
+from pipeline.cli.query import print_query, query
 from storage.errors import Terminal
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from review.hand_made import TWO_PEOPLE, Book, captions, relations, triplets
 
-from pipeline.review.report import write_report
+from pipeline.report.static_report import write_report
 from storage.errors import Terminal
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
@@ -64,7 +64,7 @@ def test_a_report_shows_pictures_labels_and_figures(labelled: Book, recipe: Any,
 
 
 def test_hostile_text_stays_text(book: Book, recipe: Any, tmp_path: Path) -> None:
-    from pipeline.stage import Rejected
+    from pipeline.runtime.stage import Rejected
 
     boxes = [(f"person{HOSTILE}", 10.0, 10.0, 40.0, 80.0), ("horse", 20.0, 50.0, 60.0, 60.0)]
     bad = [Rejected(2, HOSTILE, HOSTILE)]
@@ -136,7 +136,7 @@ def test_a_folder_with_other_files_is_left_alone(labelled: Book, recipe: Any, tm
 
 
 def test_a_run_that_computed_nothing_keeps_its_report(labelled: Book, recipe: Any, tmp_path: Path) -> None:
-    from pipeline.outcome import Outcome
+    from pipeline.report.outcome import Outcome
 
     folder = tmp_path / "report"
     page = write_report(recipe, labelled.run, None, folder)

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from toy_store import put_chain, record
 
-from pipeline.commands.why import why
-from pipeline.doctor import require
-from pipeline.recipe import load_recipe
-from storage.cuts import load_cut
+from pipeline.cli.why import why
+from pipeline.run.doctor import require
+from pipeline.run.recipe import load_recipe
+from pipeline.data.cuts import load_cut
 from storage.errors import Terminal
 from storage.manifest import parse_manifest
 from storage.open_store import existing_store, open_store

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from toy_store import put, put_chain, record
 
-from pipeline.commands.care import collect_garbage, remove_run, show_usage, verify
-from pipeline.commands.transfer import push
+from pipeline.cli.maintenance import collect_garbage, remove_run, show_usage, verify
+from pipeline.cli.transfer import push
 from storage.artifact import Artifact
 from storage.damage import find_damage
-from storage.depot import Depot
+from storage.object_store_artifacts import Depot
 from storage.errors import Terminal
 from storage.manifest import FutureManifest
 from storage.runs import Run, runs_of

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 from tiny_chain import World
 
-from pipeline.commands.care import verify
-from pipeline.commands.query import print_query
-from pipeline.commands.why import print_why
-from pipeline.explain import why_due
-from pipeline.plan import Chain
-from pipeline.recipe import load_recipe
+from pipeline.cli.maintenance import verify
+from pipeline.cli.query import print_query
+from pipeline.cli.why import print_why
+from pipeline.run.forecast import why_due
+from pipeline.run.planner import Chain
+from pipeline.run.recipe import load_recipe
 
 RECIPE = """
 name = "tiny"

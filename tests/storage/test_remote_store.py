@@ -26,10 +26,10 @@ from faulty_files import Dead, Fault, FaultyFiles
 from toy_chain import SCHEMA, First, assert_valid_prefix, bytes_of, carry, first_item, run_chain
 from toy_store import put, put_chain, record
 
-from pipeline.commands.care import collect_garbage, remove_run, show_usage, verify
-from pipeline.settings import Settings
-from pipeline.stage import Inputs, Output, Report
-from pipeline.work import WorkItem, carry_out
+from pipeline.cli.maintenance import collect_garbage, remove_run, show_usage, verify
+from pipeline.runtime.settings import Settings
+from pipeline.runtime.stage import Inputs, Output, Report
+from pipeline.runtime.execute import WorkItem, carry_out
 from storage.artifact import Artifact
 from storage.atomic import write_atomic
 from storage.damage import find_damage
@@ -40,7 +40,7 @@ from storage.keys import KeyTerms
 from storage.lease import Patience
 from storage.manifest import Manifest
 from storage.open_store import existing_store, open_store
-from storage.reach import patiently, reached
+from storage.remote_retry import patiently, reached
 from storage.remote_store import RemoteStore
 from storage.runs import Run, runs_of
 from storage.store import Store
@@ -414,7 +414,7 @@ def test_a_place_that_can_not_work_is_told(s3: str, monkeypatch: pytest.MonkeyPa
         existing_store("s3://bucket/empty")
     with pytest.raises(Terminal, match="nosuch://x"):
         open_store("nosuch://x")
-    monkeypatch.setattr("storage.reach.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("storage.remote_retry.time.sleep", lambda seconds: None)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(
         Transient, match=r"s3://bucket/x can't be reached.* at http://127\.0\.0\.1:9, as AWS_ENDPOINT_URL says"

@@ -13,8 +13,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from toy_store import put_chain, record
 
-from pipeline.commands.transfer import Copied, pull, push
-from storage.depot import Depot
+from pipeline.cli.transfer import Copied, pull, push
+from storage.object_store_artifacts import Depot
 from storage.errors import Terminal, Transient
 from storage.runs import Run
 from storage.store import Store

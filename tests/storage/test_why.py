@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from toy_store import put, put_chain, record
 
-from pipeline.commands.why import why
+from pipeline.cli.why import why
 from storage.changes import changes
 from storage.errors import Terminal
 from storage.store import Store

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from review.hand_made import TWO_PEOPLE, Book, pairs, relations
 
-from pipeline.stage import Inputs
+from pipeline.runtime.stage import Inputs
 from pipeline.stages.tag import TagSettings, TagStage
 from storage.errors import Terminal
 from storage.runs import Run

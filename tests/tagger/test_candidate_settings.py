@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pipeline.candidates import open_candidates
+from pipeline.stages.candidates import open_candidates
 from pipeline.stages.tag import TagSettings, TagStage
 from storage.errors import Terminal
 from tagger.box import Box

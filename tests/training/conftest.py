@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.training.job import Shard
+from pipeline.training.config import Shard
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from storage.shards import Sample, write_shard
 from storage.tables import write_table

@@ -6,7 +6,7 @@ import torch
 
 from models.config import NetworkConfig
 from models.rlip import RLIP
-from pipeline.training.loop import make_optimizer
+from pipeline.training.trainer import make_optimizer
 from pipeline.training.settings import TrainingSettings
 from tests.training.conftest import NETWORK
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from pipeline.training.order import Order, Place, stable_seed
+from pipeline.training.sampler import Order, Place, stable_seed
 
 
 def test_each_sample_comes_once_an_epoch_also_across_steps_that_straddle_epochs():

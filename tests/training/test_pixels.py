@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.training.pixels import View, padded_batch, random_view, to_pixels, view_size
+from pipeline.data.images.views import View, padded_batch, random_view, to_pixels, view_size
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline.stage import Inputs
+from pipeline.runtime.stage import Inputs
 from pipeline.stages.shard import SHARD_FILE, ShardSettings, ShardStage
 from pipeline.training.sample import SampleRelation, TrainingSample
 from storage.artifact import Artifact

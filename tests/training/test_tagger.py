@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 
 from models.config import NetworkConfig
 from models.target import Target
-from pipeline.graph import build_steps
-from pipeline.recipe import load_recipe
-from pipeline.training.job import MODEL, VOCABULARY, Job
+from pipeline.run.dag import build_steps
+from pipeline.run.recipe import load_recipe
+from pipeline.training.config import MODEL, VOCABULARY, Job
 from pipeline.training.launch import launch
 from pipeline.training.metrics_log import MetricsLog
-from pipeline.training.pixels import view_size
+from pipeline.data.images.views import view_size
 from pipeline.training.prepare import prepare
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from pipeline.training.sources import ImageSource

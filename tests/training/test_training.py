@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from pipeline.training.job import MODEL, Job
+from pipeline.training.config import MODEL, Job
 from pipeline.training.launch import launch
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.prepare import prepare

@@ -1,0 +1,1 @@
+"""The `rlip` command: `app` declares the commands, the other modules carry them out."""

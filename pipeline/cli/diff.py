@@ -1,0 +1,201 @@
+"""`rlip diff`: which relations a run has that another has not, or has with another score, and what caused it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from heapq import nlargest
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.cli.why import causes_of
+from pipeline.report.console import table
+from pipeline.report.formatting import harmless
+from storage.artifact import Artifact
+from storage.errors import Terminal
+from storage.open_store import Address, existing_store
+from storage.runs import Run, find_run
+from storage.store import Store
+
+LEAST = 0.01
+"""Scores that differ by less count as equal."""
+EXAMPLES = 5
+"""Of each kind and cause."""
+DETAILED = 5
+"""Causes that are told by predicate and with examples on a terminal."""
+KINDS = ("added", "lost", "re-scored")
+STEP = "tag"
+
+Labels = dict[tuple[int, int, str, int], float]
+"""Image, subject box, predicate, object box → score."""
+
+
+class Example(NamedTuple):
+    """One relation that differs; a score is None where a run lacks it."""
+
+    image_id: int
+    subject: int
+    predicate: str
+    object: int
+    before: float | None
+    after: float | None
+
+    @property
+    def weight(self) -> float:
+        """How much of a score came or went."""
+        return abs((self.after or 0.0) - (self.before or 0.0))
+
+    def __str__(self) -> str:
+        scores = " → ".join("none" if score is None else f"{score:.3f}" for score in (self.before, self.after))
+        return f"image {self.image_id}: #{self.subject} {harmless(self.predicate)} #{self.object}, {scores}"
+
+
+@dataclass
+class Caused:
+    """Relations that differ for one cause: how often, by kind and by predicate, and the weightiest by kind."""
+
+    stage: str
+    """Where it began; empty where no stage changed."""
+    what: str
+    counts: Counter[str] = field(default_factory=Counter)
+    predicates: dict[str, Counter[str]] = field(default_factory=dict)
+    examples: dict[str, list[Example]] = field(default_factory=dict)
+
+    def add(self, kind: str, found: list[Example]) -> None:
+        """Count relations that differ in one way; the weightiest become examples."""
+        self.counts[kind] += len(found)
+        for example in found:
+            self.predicates.setdefault(example.predicate, Counter())[kind] += 1
+        kept = [*self.examples.get(kind, []), *found]
+        self.examples[kind] = nlargest(EXAMPLES, kept, key=lambda example: example.weight)
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        examples = {kind: [example._asdict() for example in found] for kind, found in self.examples.items()}
+        return {**vars(self), "examples": examples}
+
+    def __str__(self) -> str:
+        return f"{self.stage}: {self.what}" if self.stage else self.what
+
+
+@dataclass
+class Difference:
+    """What differs between two runs' relations: how many are the same, and the others by what caused it."""
+
+    same: int = 0
+    causes: dict[tuple[str, str], Caused] = field(default_factory=dict)
+    """Stage and what changed there → what came of it."""
+
+    def add(self, cause: tuple[str, str], kind: str, found: list[Example]) -> None:
+        """Count relations that differ in one way for one cause."""
+        if found:
+            self.causes.setdefault(cause, Caused(*cause)).add(kind, found)
+
+    @property
+    def weightiest(self) -> list[Caused]:
+        """The causes, that of most relations first."""
+        return sorted(self.causes.values(), key=lambda cause: (-cause.counts.total(), str(cause)))
+
+    @property
+    def predicates(self) -> dict[str, Counter[str]]:
+        """How often each predicate differs, by kind, whatever the cause."""
+        found: dict[str, Counter[str]] = {}
+        for cause in self.causes.values():
+            for predicate, counts in cause.predicates.items():
+                found.setdefault(predicate, Counter()).update(counts)
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """The difference as plain values."""
+        causes = [cause.as_json() for cause in self.weightiest]
+        return {"same": self.same, "causes": causes, "predicates": self.predicates}
+
+
+def print_diff(root: Address, before: str, after: str, as_json: bool) -> None:
+    """Print what differs between two runs' relations: by cause, and of each cause by predicate, with examples."""
+    store = existing_store(root)
+    found = difference(find_run(store, before), find_run(store, after))
+    if as_json:
+        print(json.dumps(found.as_json(), ensure_ascii=False))
+        return
+    console = Console()
+    causes = found.weightiest
+    if causes:
+        rows = {str(cause): cause.counts for cause in causes}
+        console.print(_counted(f"Relations of {after} beside those of {before}, by cause", "cause", rows))
+    for cause in causes[:DETAILED]:
+        console.print(_counted(str(cause), "predicate", cause.predicates))
+        for kind in KINDS:
+            for example in cause.examples.get(kind, []):
+                console.print(Text(f"{kind} {example}"))
+    if len(causes) > DETAILED:
+        print(f"the {DETAILED} causes of most of them in full; --json tells the other {len(causes) - DETAILED} too")
+    print(f"{found.same} relations are the same")
+
+
+def _counted(title: str, what: str, counted: Mapping[str, Counter[str]]) -> Table:
+    made = table(escape(harmless(title)), what, *KINDS)
+    for name, counts in sorted(counted.items(), key=lambda entry: (-entry[1].total(), entry[0])):
+        made.add_row(Text(harmless(name)), *(f"{counts[kind]:,}" for kind in KINDS))
+    return made
+
+
+def difference(before: Run, after: Run) -> Difference:
+    """Compare two runs' relations, partition by partition; equal artifacts are not read twice.
+
+    Raises `Terminal` when a run has no relations.
+    """
+    found = Difference()
+    old, new = before.artifacts(STEP), after.artifacts(STEP)
+    for run, artifacts in ((before, old), (after, new)):
+        if not artifacts:
+            raise Terminal(f"run {run.name!r} has no artifacts of step {STEP!r}: nothing to compare")
+    for partition in sorted(old.keys() | new.keys()):
+        one, other = old.get(partition), new.get(partition)
+        labels = _labels(one), _labels(other) if one != other else {}
+        if one == other:
+            found.same += len(labels[0])
+            continue
+        cause = _cause(before.store, partition, one, other)
+        _compare(found, cause, *labels)
+    return found
+
+
+def _compare(found: Difference, cause: tuple[str, str], before: Labels, after: Labels) -> None:
+    shared = before.keys() & after.keys()
+    changed = {key for key in shared if abs(before[key] - after[key]) >= LEAST}
+    found.same += len(shared) - len(changed)
+    ways = {"added": after.keys() - shared, "lost": before.keys() - shared, "re-scored": changed}
+    for kind, keys in ways.items():
+        found.add(cause, kind, [Example(*key, before.get(key), after.get(key)) for key in sorted(keys)])
+
+
+def _cause(store: Store, partition: str, before: Artifact | None, after: Artifact | None) -> tuple[str, str]:
+    """The stage where the difference began and what changed there; of contents only which, since each partition has others."""
+    if before is None or after is None:
+        return "", f"only one run has {partition.split('/')[0]} partitions as these"
+    causes = list(causes_of(store, before, after))
+    if not causes:
+        return STEP, "unknown"
+    change = causes[-1].change
+    return causes[-1].stage, change.name if change.is_content else str(change)
+
+
+def _labels(artifact: Artifact | None) -> Labels:
+    return {} if artifact is None else dict(_entries(artifact))
+
+
+def _entries(artifact: Artifact) -> Iterator[tuple[tuple[int, int, str, int], float]]:
+    for row in artifact.table("relations").to_pylist():
+        for relation in row["relations"]:
+            yield _place(row["image_id"], relation), relation["score"]
+
+
+def _place(image_id: int, relation: Mapping[str, Any]) -> tuple[int, int, str, int]:
+    return image_id, relation["subject"], relation["predicate"], relation["object"]

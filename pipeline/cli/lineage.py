@@ -1,0 +1,211 @@
+"""`rlip explain`: the birth of an image's labels, from file and captions to score, choice and place in a shard."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.text import Text
+
+from pipeline.labels.kept_labels import ChoiceSettings
+from pipeline.report.formatting import harmless
+from storage.artifact import Artifact
+from storage.errors import Terminal
+from storage.open_store import Address, existing_store
+from storage.runs import Run, find_run, runs_of
+from storage.store import Store
+
+_IMAGE_ID = re.compile("[0-9]{1,18}")
+
+
+@dataclass(frozen=True)
+class Birth:
+    """All that a run knows of one image. Rows are as in the tables; digests are those in the artifacts' keys."""
+
+    run: str
+    partition: str
+    image: Mapping[str, Any]
+    captions: Sequence[Mapping[str, Any]]
+    captioner: Mapping[str, str]
+    """Role → digest of the captioner's files."""
+    tagger: str | None
+    """Content digest of the tagger's artifact."""
+    labels: Sequence[Mapping[str, Any]]
+    """Relations, best first, each with its `words` (a triplet), their `caption`, and the `mentions` (candidates) of its pair."""
+    shards: Sequence[Mapping[str, Any]]
+    """Where the image lies in each kind of shard, and which labels were kept."""
+    rejected: Sequence[Mapping[str, Any]]
+
+    def as_json(self) -> dict[str, Any]:
+        """The birth as plain values."""
+        return dict(vars(self))
+
+
+def print_birth(root: Address, image: str, run_name: str | None, as_json: bool) -> None:
+    """Print how an image's labels came to be."""
+    store = existing_store(root)
+    birth = birth_of(find_run(store, run_name) if run_name is not None else _only_run(store), image)
+    if as_json:
+        print(json.dumps(birth.as_json(), ensure_ascii=False, default=str))
+        return
+    console = Console()
+    for line in _lines(birth):
+        console.print(Text(line), soft_wrap=True)
+
+
+def birth_of(run: Run, image: str) -> Birth:
+    """What the run knows of an image, named by id, by `dataset/id`, or by its file. Raises `Terminal` for none or many."""
+    partition, row = _find(run, image)
+    image_id = row["image_id"]
+    at = {step: found[partition] for step in run.steps() if partition in (found := run.artifacts(step))}
+    captions = _items(at.get("caption"), "captions", image_id)
+    triplets = _items(at.get("parse"), "triplets", image_id)
+    labels = sorted(_items(at.get("tag"), "relations", image_id), key=lambda label: -label["score"])
+    mentions = _mentions(at.get("tag"), image_id)
+    return Birth(
+        run=run.name,
+        partition=partition,
+        image=row,
+        captions=captions,
+        captioner=at["caption"].manifest.terms["weights"] if "caption" in at else {},
+        tagger=next(iter(at["tag"].manifest.terms["inputs"].get("tagger", [])), None) if "tag" in at else None,
+        labels=[
+            {**label, "words": words, "caption": _caption(captions, words), "mentions": mentions.get(_ends(label), [])}
+            for label, words in _born(labels, triplets)
+        ],
+        shards=[
+            place for step in sorted(at) if step.startswith("shard:") for place in _places(step, at[step], image_id)
+        ],
+        rejected=[row for step in at for row in at[step].rejected().to_pylist() if row["image_id"] == image_id],
+    )
+
+
+def _find(run: Run, image: str) -> tuple[str, dict[str, Any]]:
+    """Partition and row of the one image that is meant."""
+    dataset, _, name = image.rpartition("/")
+    found = []
+    for partition, artifact in run.artifacts("ingest").items():
+        images = artifact.table("images")
+        meant = pc.equal(images["uri"], image)
+        if _IMAGE_ID.fullmatch(name):
+            meant = pc.or_(meant, pc.equal(images["image_id"], int(name)))
+        found += [
+            (partition, row)
+            for row in images.filter(meant).to_pylist()
+            if row["uri"] == image or dataset in ("", row["dataset"])
+        ]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise Terminal(
+            f"run {run.name!r} has no image {image!r}; name it by id, by set and id (coco/42) or by its file"
+        )
+    names = ", ".join(f"{row['dataset']}/{row['image_id']}" for _, row in found)
+    raise Terminal(f"{image!r} names {len(found)} images: {names}; name one of them")
+
+
+def _items(artifact: Artifact | None, table: str, image_id: int) -> list[dict[str, Any]]:
+    """The items of an image in a table; none where the step or the image's row is missing."""
+    if artifact is None:
+        return []
+    rows = artifact.table(table).filter(pc.field("image_id") == image_id).to_pylist()
+    return [item for row in rows for item in row[table]]
+
+
+def _mentions(artifact: Artifact | None, image_id: int) -> dict[tuple[int, str, int], list[dict[str, Any]]]:
+    """The candidates of an image by what they say of which pair: one for each mention that may mean it."""
+    found: dict[tuple[int, str, int], list[dict[str, Any]]] = {}
+    if artifact is not None and "candidates.parquet" in artifact.manifest.files:
+        for row in artifact.table("candidates").filter(pc.field("image_id") == image_id).to_pylist():
+            for pair in row["pairs"]:
+                found.setdefault(_ends(pair), []).append(pair)
+    return found
+
+
+def _ends(label: Mapping[str, Any]) -> tuple[int, str, int]:
+    return label["subject"], label["predicate"], label["object"]
+
+
+def _born(
+    labels: list[dict[str, Any]], triplets: list[dict[str, Any]]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each label with the words that it came from."""
+    for label in labels:
+        known = 0 <= label["triplet"] < len(triplets)
+        yield label, triplets[label["triplet"]] if known else {}
+
+
+def _caption(captions: list[dict[str, Any]], words: Mapping[str, Any]) -> dict[str, Any] | None:
+    place = words.get("caption", -1)
+    return captions[place] if 0 <= place < len(captions) else None
+
+
+def _places(step: str, artifact: Artifact, image_id: int) -> Iterator[dict[str, Any]]:
+    settings = artifact.manifest.terms["settings"]
+    choice = _choice(settings).in_words() if "threshold" in settings else None
+    index = artifact.table("shards")
+    for row in index.filter(pc.field("image_id") == image_id).to_pylist():
+        yield {"step": step, "artifact": artifact.key, "labels": choice, **row}
+
+
+def _choice(settings: Mapping[str, Any]) -> ChoiceSettings:
+    """What an artifact's shard kept; settings that its version did not know have their defaults."""
+    return ChoiceSettings.model_validate({n: v for n, v in settings.items() if n in ChoiceSettings.model_fields})
+
+
+def _only_run(store: Store) -> Run:
+    runs = runs_of(store)
+    if len(runs) != 1:
+        names = ", ".join(run.name for run in runs) or "none yet"
+        raise Terminal(f"{store.address} has {len(runs)} runs ({names}): say which one")
+    return runs[0]
+
+
+def _lines(birth: Birth) -> Iterator[str]:
+    row = birth.image
+    yield f"image {row['dataset']}/{row['image_id']}: {row['uri']}, {row['width']}x{row['height']}, digest {row['digest'][:12]}"
+    yield f"  in partition {birth.partition} of run {birth.run}"
+    for number, box in enumerate(row["boxes"]):
+        yield f"  box #{number} {harmless(box['category'])} at {box['x']:.0f},{box['y']:.0f}, {box['w']:.0f}x{box['h']:.0f}"
+    made_by = ", ".join(f"{role} {digest[:12]}" for role, digest in birth.captioner.items())
+    yield f"{len(birth.captions)} captions" + (f" by {made_by}" if made_by else "")
+    for caption in birth.captions:
+        yield f"  {harmless(caption['text'])} (draw {caption['draw']}, seed {caption['seed']})"
+    tagger = f", scored by tagger {birth.tagger[:12]}" if birth.tagger else ""
+    yield f"{len(birth.labels)} labels{tagger}"
+    boxes = row["boxes"]
+    for label in birth.labels:
+        names = [f"#{label[role]} {harmless(boxes[label[role]]['category'])}" for role in ("subject", "object")]
+        yield f"  {label['score']:.3f} {names[0]} | {harmless(label['predicate'])} | {names[1]}{_because(label)}"
+    for place in birth.shards:
+        limit = f", labels of {place['labels']}" if place["labels"] is not None else ""
+        yield f"{place['step']}: {place['member']} at byte {place['offset']}, {place['size']} bytes{limit}"
+    for reject in birth.rejected:
+        yield f"rejected by {reject['stage']}: {harmless(reject['reason'])} {harmless(reject['value'])}"
+
+
+def _because(label: Mapping[str, Any]) -> str:
+    words = label["words"]
+    if not words:
+        return ""
+    said = " … ".join(harmless(words[role]) for role in ("subject", "predicate", "object"))
+    draw = f", draw {label['caption']['draw']}" if label["caption"] else ""
+    other = "" if label["proposed"] else ", said of another pair"
+    return f"  from “{said}” (rule {words['rule']}{draw}{other}{_alternatives(label)})"
+
+
+def _alternatives(label: Mapping[str, Any]) -> str:
+    """How sure the words are of this pair, where they may mean others."""
+    ambiguous = [
+        mention for mention in label["mentions"] if mention["ambiguity"] > 1 and mention.get("prior") is not None
+    ]
+    if not ambiguous:
+        return ""
+    surest = max(ambiguous, key=lambda mention: mention["prior"])
+    after = f", {label['posterior']:.2f} after its pixels" if label.get("posterior") is not None else ""
+    return f", one of {surest['ambiguity']} pairs, prior {surest['prior']:.2f}{after}"

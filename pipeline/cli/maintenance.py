@@ -1,0 +1,122 @@
+"""`rlip verify`, `gc`, `du` and `rm`: looking after a store."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from pipeline.report.console import table
+from pipeline.report.formatting import bytes_in_words
+from storage.damage import Damage, find_damage
+from storage.errors import Terminal
+from storage.garbage import find_garbage
+from storage.open_store import Address, existing_store
+from storage.remote_store import RemoteStore
+from storage.runs import find_run
+from storage.store import Store
+from storage.usage import Share, usage_of
+
+DAY = 86400.0
+
+
+def verify(root: Address, run_name: str | None, repair: bool, as_json: bool) -> None:
+    """Read every artifact of a run or of the store again; say what is damaged, and with `repair` remove it.
+
+    Raises `Terminal` when damage stays in the store, so that scripts see it.
+    """
+    store = existing_store(root)
+    if repair:
+        store.require_writable()
+    runs = None if run_name is None else [find_run(store, run_name)]
+    console = Console(stderr=True)
+    examined = list(track(find_damage(store, runs), "reading", console=console, transient=True, disable=as_json))
+    found = [damage for damage in examined if damage is not None]
+    removed = _remove(store, found) if repair else 0
+    if as_json:
+        print(json.dumps({"examined": len(examined), "damaged": [asdict(d) for d in found], "removed": removed}))
+    else:
+        print(f"{len(examined)} artifacts read, {len(found)} damaged, {removed} removed")
+        for damage in found:
+            print(f"  {damage.stage} {damage.key[:12]}: {damage.what}{_needed(damage)}")
+    if found and not repair:
+        raise Terminal("the store is damaged; `rlip verify --repair` removes what is, and the next run rebuilds it")
+
+
+def collect_garbage(root: Address, grace_days: float, delete: bool, as_json: bool) -> None:
+    """List what no run refers to and no run found within the grace period; with `delete` remove it."""
+    store = existing_store(root)
+    if delete:
+        store.require_writable()
+    before = time.time() - grace_days * DAY
+    found = list(find_garbage(store, before))
+    if delete:
+        store.sweep()
+        for garbage in found:
+            garbage.remove(store, before)
+        if isinstance(store, RemoteStore):
+            store.drop_copies(before)
+    size = sum(garbage.size for garbage in found)
+    if as_json:
+        listed = [{"folder": g.name, "what": g.what, "size": g.size} for g in found]
+        print(json.dumps({"garbage": listed, "size": size, "deleted": delete}))
+        return
+    made = table(f"Garbage in {store.address}", "what", "folders", "size")
+    for what in sorted({garbage.what for garbage in found}):
+        sizes = [garbage.size for garbage in found if garbage.what == what]
+        made.add_row(what, f"{len(sizes):,}", bytes_in_words(sum(sizes)))
+    Console().print(made)
+    verb = "deleted" if delete else "would be deleted; `rlip gc --delete` does it"
+    print(f"{len(found)} folders, {bytes_in_words(size)}, {verb}")
+
+
+def show_usage(root: Address, as_json: bool) -> None:
+    """Print how many bytes stages and runs take."""
+    usage = usage_of(existing_store(root))
+    if as_json:
+        print(json.dumps({**asdict(usage), "size": usage.size}))
+        return
+    console = Console()
+    console.print(_shares(f"{bytes_in_words(usage.size)} in artifacts", "stage", "in no run", usage.stages))
+    console.print(_shares("Runs", "run", "in no other run", usage.runs))
+    print(f"being written: {bytes_in_words(usage.pending)}")
+
+
+def remove_run(root: Address, run_name: str, as_json: bool) -> None:
+    """Forget a run; say what `rlip gc` can then free."""
+    store = existing_store(root)
+    store.require_writable()
+    run = find_run(store, run_name)
+    (share,) = [share for share in usage_of(store).runs if share.name == run.name]
+    run.remove()
+    if as_json:
+        print(json.dumps({"removed": run.name, "freed_by_gc": share.apart}))
+        return
+    print(f"run {run.name} removed; `rlip gc` frees {bytes_in_words(share.apart)} once the grace period is over")
+
+
+def _remove(store: Store, found: list[Damage]) -> int:
+    """Remove what is there of damaged artifacts; how many those are."""
+    places = {(damage.stage, damage.key) for damage in found}
+    held = {(each.stage, each.key) for stage in {s for s, _ in places} for each in store.holdings(stage)}
+    for stage, key in places & held:
+        store.discard(stage, key)
+    return len(places & held)
+
+
+def _needed(damage: Damage) -> str:
+    if not damage.needed_by:
+        return " (in no run)"
+    more = f" and {len(damage.needed_by) - 1} more" if len(damage.needed_by) > 1 else ""
+    return f" (rebuilt by run {damage.needed_by[0]}{more})"
+
+
+def _shares(title: str, what: str, apart: str, shares: tuple[Share, ...]) -> Any:
+    made = table(title, what, "artifacts", "size", apart)
+    for share in shares:
+        made.add_row(share.name, f"{share.artifacts:,}", bytes_in_words(share.size), bytes_in_words(share.apart))
+    return made

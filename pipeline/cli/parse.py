@@ -1,0 +1,45 @@
+"""`rlip parse`: the triplets of a caption, with their places and the rules that found them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.report.formatting import harmless
+from storage.errors import Terminal
+
+
+def show_parse(console: Console, caption: str, model: str, as_json: bool = False) -> None:
+    """Parse one caption and show what is found. Raises `Terminal` when the model is missing or the caption refused."""
+    from tagger.parsing.full_predicate import full_predicate
+    from tagger.parsing.parser import ParserUnavailableError, load_parser, parse_captions, refusal
+
+    reason = refusal(caption)
+    if reason is not None:
+        raise Terminal(f"caption {reason}: {caption[:60]!r} is not parsed; at most 1,000 characters, with some letters")
+    try:
+        [triplets] = parse_captions([caption], load_parser(model), implied=True)
+    except ParserUnavailableError as error:
+        raise Terminal(str(error)) from error
+    if as_json:
+        rows = [{**asdict(triplet), "predicate_full": full_predicate(triplet)} for triplet in triplets]
+        console.print_json(json.dumps(rows))
+        return
+    if not triplets:
+        console.print("no relation found")
+        return
+    shown = Table("subject", "predicate", "object", "as written", "places", "rule", box=None, pad_edge=False)
+    for t in triplets:
+        full = full_predicate(t)
+        predicate = t.predicate_lemma if full == t.predicate_lemma else f"{t.predicate_lemma} ({full})"
+        cells = (
+            t.subject_lemma, predicate, t.object_lemma, f"{t.subject} | {t.predicate} | {t.object}",
+            f"{t.subject_start}-{t.subject_end} {t.predicate_start}-{t.predicate_end} {t.object_start}-{t.object_end}",
+            t.rule,
+        )  # fmt: skip
+        shown.add_row(*(Text(harmless(cell)) for cell in cells))
+    console.print(shown)

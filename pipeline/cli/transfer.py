@@ -1,0 +1,90 @@
+"""`rlip push` and `rlip pull`: copy a run between this store and another place, artifact by artifact."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from rich.console import Console
+from rich.progress import Progress
+
+from storage.object_store_artifacts import Depot, steps_of
+from storage.errors import Terminal
+from storage.open_store import Address, existing_store, open_store
+from storage.runs import Run, find_run
+
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What a push or pull did."""
+
+    artifacts: int
+    """Artifacts of the run."""
+    copied: int
+    """Those that the other side lacked."""
+
+
+def print_push(root: Address, run_name: str, url: str, as_json: bool) -> None:
+    """Push a run, with a bar."""
+    run = find_run(existing_store(root), run_name)
+    _show(lambda report: push(run, Depot(url), report), as_json)
+
+
+def print_pull(root: Address, run_name: str, url: str, as_json: bool) -> None:
+    """Pull a run, with a bar."""
+    run = Run(open_store(root), run_name)
+    _show(lambda report: pull(run, Depot(url), report), as_json)
+
+
+def push(run: Run, depot: Depot, report: Report = lambda done, total: None) -> Copied:
+    """Copy a run's artifacts that the depot lacks, then its records. Stopped half-way, it goes on where it was.
+
+    Raises `Terminal` when the run names an artifact that the store has lost, or that is damaged here.
+    """
+    places = [(run.stage(step), key) for step in run.steps() for key in run.keys(step).values()]
+    here = {stage: depot.keys(stage) for stage in {stage for stage, _ in places}}
+    lacking = [(stage, key) for stage, key in dict.fromkeys(places) if key not in here[stage]]
+    for done, (stage, key) in enumerate(lacking):
+        report(done, len(lacking))
+        artifact = run.store.find(stage, key)
+        if artifact is None:
+            raise Terminal(f"run {run.name!r} needs {stage} {key[:12]}, which the store has lost; run its recipe again")
+        artifact.require_whole()
+        depot.put(artifact)
+    depot.put_run(run)
+    report(len(lacking), len(lacking))
+    return Copied(len(set(places)), len(lacking))
+
+
+def pull(run: Run, depot: Depot, report: Report = lambda done, total: None) -> Copied:
+    """Copy the artifacts that the run's store lacks, checked by digest, then record the run. Goes on where it was."""
+    records = depot.run_records(run.name)
+    steps = steps_of(records, depot.url)
+    places = list(dict.fromkeys((s["stage"], key) for s in steps.values() for key in s["partitions"].values()))
+    have = {
+        stage: set(run.store.find_all(stage, [k for s, k in places if s == stage])) for stage in {s for s, _ in places}
+    }
+    lacking = [(stage, key) for stage, key in places if key not in have[stage]]
+    for done, (stage, key) in enumerate(lacking):
+        report(done, len(lacking))
+        depot.get(stage, key, run.store)
+    for step, entry in steps.items():
+        run.record(step, entry["stage"], entry["partitions"])
+    for path, data in records.items():
+        if "/" not in path and path.endswith(".json"):
+            run.note(path.removesuffix(".json"), json.loads(data))
+    report(len(lacking), len(lacking))
+    return Copied(len(places), len(lacking))
+
+
+def _show(copy: Callable[[Report], Copied], as_json: bool) -> None:
+    with Progress(console=Console(stderr=True), transient=True, disable=as_json) as progress:
+        bar = progress.add_task("copying", total=None)
+        copied = copy(lambda done, total: progress.update(bar, completed=done, total=total))
+    if as_json:
+        print(json.dumps(asdict(copied)))
+    else:
+        print(f"{copied.copied} of {copied.artifacts} artifacts copied, the others were there")

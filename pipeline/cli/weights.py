@@ -1,0 +1,136 @@
+"""What `rlip weights` does once it is parsed: official checkpoints become weights of this project; files are shown."""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from models.config import ConfigError, NetworkConfig
+from models.state_dict_diff import grouped
+from models.official.checkpoint import read_checkpoint
+from models.official.imported import Imported, import_checkpoint
+from models.official.kind import kind_of
+from models.weights import WeightsError, is_own, read_config, read_shapes, write
+from pipeline.runtime.override import apply_override
+from storage.errors import Terminal
+
+
+def import_weights(
+    file: Path, out: Path, settings: Path | None, overrides: Sequence[str], seed: int, as_json: bool
+) -> None:
+    """Write an official checkpoint as weights of this project, and say what became of its parameters.
+
+    Raises `Terminal` before anything is written when a parameter does not fit or a setting is unknown.
+    """
+    if out.is_dir() or out.resolve() == file.resolve():
+        raise Terminal(f"{out}: is {'a folder' if out.is_dir() else 'the checkpoint itself'}; name a new file to write")
+    given: dict[str, Any] = {}
+    for override in overrides:
+        apply_override(given, override)
+    with _as_terminal():
+        imported = import_checkpoint(file, settings, given, seed)
+        _write_whole(imported, out)
+    if as_json:
+        print(json.dumps(_as_json(imported, out)))
+        return
+    console = Console()
+    console.print(f"{imported.kind.value} → {out}")
+    table = Table("", "parameters", box=None)
+    table.add_column("which", overflow="fold")
+    parts = [f"{part} ({len(names)})" for part, names in _parts(imported.loaded).items()]
+    for title, names, lines in (
+        ("loaded", imported.loaded, parts),
+        ("expected to be new", imported.new, grouped(imported.new)),
+        ("unexpected", [], []),
+        ("left out", imported.left_out, grouped(imported.left_out)),
+    ):
+        table.add_row(title, f"{len(names):,}", "\n".join(lines) or "none")
+    console.print(table)
+
+
+def show_weights(file: Path, as_json: bool) -> None:
+    """Print what a file of weights holds: of this project its settings too, of an official checkpoint what it is of."""
+    with _as_terminal():
+        if is_own(file):
+            config: NetworkConfig | None = read_config(file)
+            what, shapes = "weights of this project", read_shapes(file)
+        else:
+            checkpoint = read_checkpoint(file)
+            kind, config = kind_of(checkpoint.state), None
+            what = f"{kind.value} checkpoint of the authors" if kind else "checkpoint of an unknown architecture"
+            shapes = {name: tuple(value.shape) for name, value in checkpoint.state.items()}
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    settings = _flat(config.to_dict()) if config else {}
+    if as_json:
+        parts = {part: sum(sizes[name] for name in names) for part, names in _parts(sizes).items()}
+        print(json.dumps({"file": str(file), "what": what, "settings": settings, "values": parts}))
+        return
+    console = Console()
+    console.print(f"{file}: {what}, {sum(sizes.values()):,} values")
+    if settings:
+        table = Table("setting", "value", box=None)
+        for name, value in settings.items():
+            table.add_row(name, str(value))
+        console.print(table)
+    table = Table("part", "parameters", "values", box=None)
+    for part, names in _parts(sizes).items():
+        table.add_row(part, f"{len(names):,}", f"{sum(sizes[name] for name in names):,}")
+    console.print(table)
+
+
+@contextmanager
+def _as_terminal() -> Iterator[None]:
+    try:
+        yield
+    except (WeightsError, ConfigError, OSError) as error:
+        raise Terminal(str(error)) from error
+
+
+def _write_whole(imported: Imported, out: Path) -> None:
+    """The file is there whole or not at all."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
+    try:
+        write(imported.state, imported.config, aside)
+        aside.replace(out)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _as_json(imported: Imported, out: Path) -> dict[str, Any]:
+    return {
+        "file": str(out),
+        "kind": imported.kind.value,
+        "settings": imported.config.to_dict(),
+        "loaded": imported.loaded,
+        "expected_new": imported.new,
+        "unexpected": [],
+        "left_out": imported.left_out,
+    }
+
+
+def _parts(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names by the part of the network that they are of."""
+    parts: dict[str, list[str]] = {}
+    for name in sorted(names):
+        first, _, rest = name.partition(".")
+        part = f"{first}.{rest.partition('.')[0]}" if first == "transformer" else first
+        parts.setdefault(part, []).append(name)
+    return parts
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by the names that `--set` takes."""
+    return {
+        f"{name}{'.' if inner else ''}{inner}": value
+        for name, outer in settings.items()
+        for inner, value in (outer.items() if isinstance(outer, dict) else [("", outer)])
+    }

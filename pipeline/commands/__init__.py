@@ -1,1 +1,0 @@
-"""What the `rlip` commands do once they are parsed."""

@@ -1,0 +1,1 @@
+"""Data sets as files: readers of annotation formats, image files, and partitioning."""

@@ -1,0 +1,178 @@
+"""COCO instances: any detection set in COCO's JSON layout, with relations from a pair file where it has one."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from typing import IO, Any
+
+from pipeline.data.datasets.annotations import (
+    NO_IMAGE,
+    AnnotationError,
+    as_four_numbers,
+    as_id,
+    as_size,
+    is_inside,
+    readable,
+    shown,
+)
+from pipeline.data.datasets.box_spill import BoxSpill, SpilledFault
+from pipeline.data.datasets.json_stream import stream_lists
+from pipeline.data.datasets.pairs import Pair, add_pairs, read_pairs
+from pipeline.data.datasets.reader import Reader
+from pipeline.data.datasets.record import Box, ImageRecord
+from pipeline.runtime.stage import Rejected
+
+EXPECTED = "COCO instances: an object with the lists images, annotations and categories"
+CROWD, FAKE, REFLECTED = 1, 2, 4
+"""Flags of a spilled box: `iscrowd`, and `isfake` and `isreflected` of Objects365."""
+
+
+class CocoReader(Reader):
+    """Images in the order of the list `images`; boxes in the order of `annotations`, crowd boxes included.
+
+    The file is read once, its lists in whatever order they come; boxes wait on disk until their image's turn.
+    """
+
+    def _records(self) -> Iterator[ImageRecord]:
+        with (
+            closing(BoxSpill(self.scratch)) as boxes,
+            tempfile.TemporaryFile("w+", dir=self.scratch, encoding="ascii") as images,
+        ):
+            categories = self._spill(boxes, images)
+            pairs = self._pairs()
+            yield from self._joined(images, boxes, categories, pairs)
+
+    def _spill(self, boxes: BoxSpill, images: IO[str]) -> dict[int, str]:
+        """Put images and annotations aside; returns the categories, which may stand at the file's end."""
+        categories: list[Any] = []
+        lists = ("images", "annotations", "categories")
+        for name, entry in stream_lists(self.source.annotations, EXPECTED, lists, lambda read: self.report(read / 2)):
+            if name == "annotations":
+                self._spill_box(boxes, entry)
+            elif name == "images":
+                images.write(json.dumps(entry) + "\n")
+            else:
+                categories.append(entry)
+        boxes.sort()
+        images.seek(0)
+        return self._categories(categories)
+
+    def _joined(
+        self, images: IO[str], boxes: BoxSpill, categories: dict[int, str], pairs: dict[int, list[Pair | Rejected]]
+    ) -> Iterator[ImageRecord]:
+        names = frozenset(categories.values())
+        seen: set[int] = set()
+        size = max(1, os.fstat(images.fileno()).st_size)
+        done = 0
+        for number, line in enumerate(images):
+            done += len(line)
+            if number % 1000 == 0:
+                self.report(0.5 + done / size / 2)
+            record = self._record(json.loads(line), seen)
+            if record is None:
+                continue
+            seen.add(record.image_id)
+            found, rejects = self._boxes(record.image_id, boxes, categories)
+            relations, more = add_pairs(record.image_id, found, pairs.pop(record.image_id, []), names)
+            yield replace(record, boxes=tuple(found), relations=tuple(relations), rejects=tuple(rejects + more))
+        self.report(1.0)
+        self.rejects += [
+            Rejected(image_id, "annotations of unknown image", f"{count} annotations")
+            for image_id, count in boxes.counts()
+            if image_id not in seen
+        ]
+        self.rejects += [
+            Rejected(image_id, "relations of unknown image", f"{len(pairs[image_id])} relations")
+            for image_id in sorted(pairs)
+        ]
+
+    def _category(self, name: str) -> str:
+        """The category's name as it goes into tables."""
+        return name.strip()
+
+    def _relative_path(self, file_name: str) -> str:
+        """Where the image lies in the images folder."""
+        return file_name
+
+    def _categories(self, entries: list[Any]) -> dict[int, str]:
+        path = self.source.annotations
+        categories: dict[int, str] = {}
+        for entry in entries:
+            category_id = as_id(entry.get("id")) if isinstance(entry, dict) else None
+            name = entry.get("name") if isinstance(entry, dict) else None
+            if category_id is None or not isinstance(name, str) or not name.strip():
+                raise AnnotationError(f"{path}: category {shown(entry)} lacks an integer id or a name")
+            if category_id in categories:
+                raise AnnotationError(f"{path}: category id {category_id} is listed twice")
+            categories[category_id] = self._category(readable(name))
+        return categories
+
+    def _record(self, entry: Any, seen: set[int]) -> ImageRecord | None:
+        image_id = as_id(entry.get("id")) if isinstance(entry, dict) else None
+        if image_id is None:
+            self.rejects.append(Rejected(NO_IMAGE, "image id not an integer", shown(entry)))
+            return None
+        file_name = entry.get("file_name")
+        if not isinstance(file_name, str) or not is_inside(relative := self._relative_path(file_name)):
+            self.rejects.append(Rejected(image_id, "file name not usable", shown(file_name)))
+            return None
+        if image_id in seen:
+            self.rejects.append(Rejected(image_id, "duplicate image id", shown(file_name)))
+            return None
+        source = self.source
+        size = as_size(entry.get("width")), as_size(entry.get("height"))
+        return ImageRecord(source.name, source.split, image_id, self.place(relative), *size)
+
+    def _spill_box(self, boxes: BoxSpill, entry: Any) -> None:
+        image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
+        if image_id is None:
+            self.rejects.append(Rejected(NO_IMAGE, "annotation without image id", shown(entry)))
+            return
+        category_id = as_id(entry.get("category_id"))
+        numbers = as_four_numbers(entry.get("bbox"))
+        if category_id is None or numbers is None:
+            boxes.add_fault(image_id, category_id, shown(entry.get("category_id" if category_id is None else "bbox")))
+            return
+        source_id = as_id(entry.get("id"))
+        flags = CROWD if entry.get("iscrowd") == 1 else 0
+        flags |= FAKE if entry.get("isfake") == 1 else 0
+        flags |= REFLECTED if entry.get("isreflected") == 1 else 0
+        boxes.add(image_id, category_id, numbers, -1 if source_id is None else source_id, flags)
+
+    def _boxes(
+        self, image_id: int, spilled: BoxSpill, categories: Mapping[int, str]
+    ) -> tuple[list[Box], list[Rejected]]:
+        boxes: list[Box] = []
+        rejects: list[Rejected] = []
+        for given in spilled.of(image_id):
+            if given.category_id is None:
+                rejects.append(Rejected(image_id, "unknown category id", given.value))
+            elif given.category_id not in categories:
+                rejects.append(Rejected(image_id, "unknown category id", str(given.category_id)))
+            elif isinstance(given, SpilledFault):
+                rejects.append(Rejected(image_id, "box malformed", given.value))
+            else:
+                category_id, x, y, w, h, source_id, flags = given
+                box = Box(categories[category_id], x, y, w, h, bool(flags & CROWD), source_id)
+                unwanted = self._unwanted(flags)
+                if unwanted:
+                    rejects.append(Rejected(image_id, unwanted, box.written()))
+                else:
+                    boxes.append(box)
+        return boxes, rejects
+
+    def _unwanted(self, flags: int) -> str:
+        """Why a box with these flags is left out; "" when it is not."""
+        return ""
+
+    def _pairs(self) -> dict[int, list[Pair | Rejected]]:
+        if self.source.relations is None:
+            return {}
+        pairs, rejects = read_pairs(self.source.relations, self._category)
+        self.rejects += rejects
+        return pairs

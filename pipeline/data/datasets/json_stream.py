@@ -1,0 +1,206 @@
+"""Annotation files of many gigabytes, an element at a time: lists at the top are walked here, elements parsed by `json`.
+
+Elements are parsed exactly as `json.load` would (NaN, which many tools write, included); memory holds one stretch of text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Collection, Iterator
+from io import TextIOWrapper
+from json import JSONDecodeError
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.datasets.annotations import AnnotationError, explained, read_json, rows
+
+CHUNK = 2**22
+"""Characters read at once."""
+LONGEST_ELEMENT = 2**28
+"""Characters of one element, above which a file is taken for damaged."""
+_NEAR_THE_END = 16
+"""An error this close to the end of what was read may only mean that a word or number goes on (longest: -Infinity)."""
+_EXPONENT = 2
+"""What of a number that goes on may already stand behind its end as it seems: "." or "e+"."""
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
+_KINDS = {"{": "object", "[": "list", '"': "string", "t": "boolean", "f": "boolean", "n": "null"}
+_decode = json.JSONDecoder().raw_decode
+
+
+def stream_rows(path: Path, expected: str) -> Iterator[Any]:
+    """The elements of a JSON list. Raises `AnnotationError`, as `read_json` does, when the reading comes to the fault."""
+    with explained(path, expected), path.open(encoding="utf-8-sig", newline="") as file:
+        text = _Text(file)
+        if text.peek() == "[":
+            yield from text.elements()
+            text.end()
+            return
+        if text.peek() == "{":
+            raise AnnotationError(f"{path}: holds a JSON object; expected {expected}")
+    yield from rows(read_json(path, expected), path, expected)
+
+
+def stream_lists(
+    path: Path, expected: str, names: Collection[str], report: Callable[[float], None] | None = None
+) -> Iterator[tuple[str, Any]]:
+    """The elements of the lists `names` of a JSON object, each with its list's name, in file order; the rest is skipped.
+
+    `report` gets the share of the file that is read, 0 to 1.
+    Raises `AnnotationError` when the reading comes to the fault; a list that is absent is told at the end.
+    """
+    missing = set(names)
+    with explained(path, expected), path.open(encoding="utf-8-sig", newline="") as file:
+        text = _Text(file, report)
+        opening = text.peek()
+        if opening != "{":
+            kind = _kind(opening) if opening == "[" else _whole_kind(path, expected)
+            raise AnnotationError(f"{path}: holds a JSON {kind}; expected {expected}")
+        for name in text.fields():
+            wanted = name in names
+            if text.peek() == "[":
+                missing.discard(name)
+                for element in text.elements():
+                    if wanted:
+                        yield name, element
+            elif wanted:
+                raise AnnotationError(f"{path}: field {name!r} is a JSON {_kind(text.peek())}; expected {expected}")
+            else:
+                text.value()
+        text.end()
+    if missing:
+        raise AnnotationError(f"{path}: has no field {min(missing)!r}; expected {expected}")
+
+
+def stream_fields(path: Path, expected: str) -> Iterator[tuple[str, Any]]:
+    """The fields of a JSON object, in file order. Raises `AnnotationError` when the reading comes to the fault."""
+    with explained(path, expected), path.open(encoding="utf-8-sig", newline="") as file:
+        text = _Text(file)
+        opening = text.peek()
+        if opening != "{":
+            kind = _kind(opening) if opening == "[" else _whole_kind(path, expected)
+            raise AnnotationError(f"{path}: holds a JSON {kind}; expected {expected}")
+        for name in text.fields():
+            yield name, text.value()
+        text.end()
+
+
+class _Text:
+    """A window on a JSON text that is read from the front to the end, once."""
+
+    def __init__(self, file: TextIOWrapper, report: Callable[[float], None] | None = None) -> None:
+        self._file = file
+        self._report = report
+        self._size = max(1, os.fstat(file.fileno()).st_size)
+        self._buffer = ""
+        self._at = 0
+        self._line, self._column = 0, 0
+        """Lines, and characters of the last line, before the buffer."""
+
+    def peek(self) -> str:
+        """The next character that is not blank; "" at the end."""
+        while True:
+            match = _SPACE.match(self._buffer, self._at)
+            assert match is not None  # matches nothing as well
+            self._at = match.end()
+            if self._at < len(self._buffer):
+                return self._buffer[self._at]
+            if not self._more():
+                return ""
+
+    def value(self) -> Any:
+        """The next value, whole."""
+        if self._at == len(self._buffer) or self._buffer[self._at] in " \t\n\r":
+            self.peek()
+        while True:
+            try:
+                found, end = _decode(self._buffer, self._at)
+            except JSONDecodeError as error:
+                if not (self._may_go_on(error) and self._more()):
+                    raise self._placed(error.msg, error.pos) from error
+                continue
+            if isinstance(found, int | float) and end >= len(self._buffer) - _EXPONENT and self._more():
+                continue
+            self._at = end
+            return found
+
+    def elements(self) -> Iterator[Any]:
+        """The elements of the list that begins here."""
+        self._take("[")
+        if self.peek() == "]":
+            self._at += 1
+            return
+        while True:
+            yield self.value()
+            # The regular case of millions of elements in a few steps; anything else, step by step.
+            match = _COMMA.match(self._buffer, self._at)
+            if match is not None and match.end() < len(self._buffer):
+                self._at = match.end()
+            elif self._take(",]") == "]":
+                return
+
+    def fields(self) -> Iterator[str]:
+        """The names of the object that begins here; the caller takes each value before the next name."""
+        self._take("{")
+        if self.peek() == "}":
+            self._at += 1
+            return
+        while True:
+            if self.peek() != '"':
+                raise self._placed("Expecting property name enclosed in double quotes", self._at)
+            name = self.value()
+            self._take(":")
+            yield name
+            if self._take(",}") == "}":
+                return
+
+    def end(self) -> None:
+        """Nothing but blanks may follow."""
+        if self.peek():
+            raise self._placed("Extra data", self._at)
+
+    def _take(self, allowed: str) -> str:
+        found = self.peek()
+        if not found or found not in allowed:
+            raise self._placed(f"Expecting {' or '.join(map(repr, allowed))}", self._at)
+        self._at += 1
+        return found
+
+    def _may_go_on(self, error: JSONDecodeError) -> bool:
+        if len(self._buffer) - self._at > LONGEST_ELEMENT:
+            return False
+        return error.pos >= len(self._buffer) - _NEAR_THE_END or error.msg.startswith("Unterminated string")
+
+    def _more(self) -> bool:
+        """Read on; as much as is waiting, so that a long element costs twice its length and no more."""
+        chunk = self._file.read(max(CHUNK, len(self._buffer) - self._at))
+        if not chunk:
+            return False
+        lines = self._buffer.count("\n", 0, self._at)
+        last = self._buffer.rfind("\n", 0, self._at)
+        self._column = self._at - last - 1 if lines else self._column + self._at
+        self._line += lines
+        self._buffer = self._buffer[self._at :] + chunk
+        self._at = 0
+        if self._report is not None:
+            self._report(os.lseek(self._file.fileno(), 0, os.SEEK_CUR) / self._size)
+        return True
+
+    def _placed(self, message: str, position: int) -> JSONDecodeError:
+        """The error with its place in the file instead of the one in the buffer."""
+        error = JSONDecodeError(message, self._buffer, position)
+        error.colno += self._column if error.lineno == 1 else 0
+        error.lineno += self._line
+        return error
+
+
+def _kind(opening: str) -> str:
+    return _KINDS.get(opening, "number")
+
+
+def _whole_kind(path: Path, expected: str) -> str:
+    """The kind of a file that holds one plain value. Raises `AnnotationError` when it holds none."""
+    return _kind(json.dumps(read_json(path, expected))[0])

@@ -1,0 +1,54 @@
+"""Names by id: COCO's 80 categories, and lists of names from a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pipeline.data.datasets.annotations import AnnotationError, as_id
+
+_COCO_NAMES = """
+person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, -, stop sign,
+parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, -, backpack, umbrella, -, -,
+handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard,
+surfboard, tennis racket, bottle, -, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange,
+broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, -, dining table, -, -, toilet, -, tv,
+laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, -, book, clock, vase,
+scissors, teddy bear, hair drier, toothbrush
+"""
+_EXPECTED = 'names by id: a JSON list of names, a JSON object {"name": id}, or lines such as "001 ride"'
+
+COCO_CATEGORIES: dict[int, str] = {
+    number: name
+    for number, name in enumerate((word.strip() for word in _COCO_NAMES.split(",")), start=1)
+    if name != "-"
+}
+"""COCO's category names by id, 1..90 with gaps."""
+
+
+def read_names(path: Path) -> dict[int, str]:
+    """Names by id, counted from 1 where the file gives no ids; underscores become spaces. Raises `AnnotationError`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnnotationError(f"{path}: can't be read ({error}); expected {_EXPECTED}") from error
+    names = _from_json(text) if text.lstrip()[:1] in ("[", "{") else _from_lines(text)
+    if not names:
+        raise AnnotationError(f"{path}: no names found; expected {_EXPECTED}")
+    return {number: name.strip().replace("_", " ") for number, name in names.items()}
+
+
+def _from_json(text: str) -> dict[int, str]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    pairs = enumerate(content, start=1) if isinstance(content, list) else ((i, name) for name, i in content.items())
+    names = {as_id(number): name for number, name in pairs}
+    valid = all(number is not None and isinstance(name, str) for number, name in names.items())
+    return {number: name for number, name in names.items() if number is not None} if valid else {}
+
+
+def _from_lines(text: str) -> dict[int, str]:
+    words = [line.split(maxsplit=1) for line in text.splitlines()]
+    return {int(pair[0]): pair[1] for pair in words if len(pair) == 2 and pair[0].isdecimal()}

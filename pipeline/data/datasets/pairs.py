@@ -1,0 +1,104 @@
+"""Relations in the pair layout: V-COCO's person-action-object pairs with boxes, or any subject in the same shape.
+
+The file is a list of {image_id, relations: [pair, ...]}. A pair has `person_box` (or `subject` and `subject_box`),
+`object` and `object_box`, and `action` (V-COCO's names) or `predicate`. Boxes are [x1, y1, x2, y2] in pixels.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.data.datasets.annotations import (
+    NO_IMAGE,
+    as_four_numbers,
+    as_id,
+    readable,
+    shown,
+)
+from pipeline.data.datasets.json_stream import stream_rows
+from pipeline.data.datasets.overlap import overlap
+from pipeline.data.datasets.record import Box, GivenRelation
+from pipeline.data.datasets.vcoco_actions import vcoco_predicate
+from pipeline.runtime.stage import Rejected
+
+EXPECTED = "relations: a list of {image_id, relations: [{person_box, action, object, object_box}, ...]}"
+SAME_OBJECT_IOU = 0.5
+
+
+class Pair(NamedTuple):
+    """One relation with its two boxes, whose ids are not known."""
+
+    subject: Box
+    predicate: str
+    object: Box
+
+
+def read_pairs(path: Path, category: Callable[[str], str]) -> tuple[dict[int, list[Pair | Rejected]], list[Rejected]]:
+    """Pairs by image id, in file order, and entries without an image. Raises `AnnotationError`."""
+    pairs: dict[int, list[Pair | Rejected]] = defaultdict(list)
+    rejects = []
+    for entry in stream_rows(path, EXPECTED):
+        image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
+        if image_id is None or not isinstance(entry.get("relations"), list):
+            rejects.append(Rejected(NO_IMAGE if image_id is None else image_id, "relations malformed", shown(entry)))
+            continue
+        pairs[image_id] += [_pair(image_id, relation, category) for relation in entry["relations"]]
+    return dict(pairs), rejects
+
+
+def add_pairs(
+    image_id: int, boxes: list[Box], pairs: Sequence[Pair | Rejected], categories: frozenset[str]
+) -> tuple[list[GivenRelation], list[Rejected]]:
+    """Ground pairs in `boxes`: the box of that category with the largest overlap, or a new one appended to `boxes`."""
+    relations: list[GivenRelation] = []
+    rejects: list[Rejected] = []
+    for pair in pairs:
+        if isinstance(pair, Rejected):
+            rejects.append(pair)
+            continue
+        unknown = [box.category for box in (pair.subject, pair.object) if box.category not in categories]
+        if unknown:
+            rejects.append(Rejected(image_id, "unknown category", unknown[0]))
+            continue
+        subject, target = _place(boxes, pair.subject), _place(boxes, pair.object)
+        relations.append(GivenRelation(subject, pair.predicate, target))
+    return relations, rejects
+
+
+def _pair(image_id: int, entry: Any, category: Callable[[str], str]) -> Pair | Rejected:
+    malformed = Rejected(image_id, "relation malformed", shown(entry))
+    if not isinstance(entry, dict):
+        return malformed
+    subject_name, object_name = entry.get("subject", "person"), entry.get("object")
+    predicate = entry.get("predicate", entry.get("action"))
+    if not all(isinstance(text, str) and text.strip() for text in (subject_name, object_name, predicate)):
+        return malformed
+    subject_box = as_four_numbers(entry.get("subject_box", entry.get("person_box")))
+    object_box = as_four_numbers(entry.get("object_box"))
+    if subject_box is None or object_box is None:
+        return Rejected(image_id, "relation without box", shown(entry))
+    predicate = readable(str(predicate))
+    words = predicate.strip() if "predicate" in entry else vcoco_predicate(predicate)
+    return Pair(_box(category(str(subject_name)), subject_box), words, _box(category(str(object_name)), object_box))
+
+
+def _box(category: str, xyxy: Sequence[float]) -> Box:
+    x1, y1, x2, y2 = xyxy
+    return Box(category, x1, y1, x2 - x1, y2 - y1)
+
+
+def _place(boxes: list[Box], wanted: Box) -> int:
+    """The index of the box that shows the wanted object; appended when there is none."""
+    overlaps = [
+        (overlap(box, wanted), -index)
+        for index, box in enumerate(boxes)
+        if box.category == wanted.category and not box.crowd
+    ]
+    best, index = max(overlaps, default=(0.0, 0))
+    if best >= SAME_OBJECT_IOU:
+        return -index
+    boxes.append(wanted)
+    return len(boxes) - 1

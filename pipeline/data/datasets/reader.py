@@ -1,0 +1,95 @@
+"""The one way in: a reader yields the records of a data set in a stable order and keeps what it had to leave out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from pipeline.data.datasets.annotations import AnnotationError
+from pipeline.data.datasets.record import ImageRecord
+from pipeline.data.datasets.source import Source
+from pipeline.data.images.folders import open_folder
+from pipeline.data.images.refs import ImagePlace, uri_of
+from pipeline.runtime.stage import Rejected
+
+MOST_WAITING = 10_000
+"""Records that are held back while none of their images is there."""
+
+
+class Reader(ABC):
+    """Reads one source. Subclasses parse; this class holds what is the same for every format."""
+
+    def __init__(self, source: Source, scratch: Path | None = None) -> None:
+        self.source = source
+        self.scratch = scratch
+        """Where large things may be put aside while reading; the system's place for them when None."""
+        self.report: Callable[[float], None] = lambda share: None
+        """Gets the share of the annotations that is read, 0 to 1, now and then."""
+        self.folder = open_folder(source.images)
+        self.rejects: list[Rejected] = []
+        """Rows that became no record (no usable id or file name, a duplicate); complete when `read` has ended."""
+
+    def read(self) -> Iterator[ImageRecord]:
+        """The records in the order of the annotation file. Raises `AnnotationError`.
+
+        A single missing image is left to `validate`; only a folder that has none of the images is an error here,
+        raised before the first record (of sets above 10,000 images, after the last).
+        """
+        self.rejects.clear()
+        yield from self._held_back(self._records())
+
+    def place(self, name: str) -> ImagePlace:
+        """Where the image of that name lies; `name` is relative to the folder of images."""
+        return self.folder.place(name)
+
+    def name(self, record: ImageRecord) -> str:
+        """What `place` finds the record's image by."""
+        return uri_of(record.path, self.source.images)
+
+    def require_one(self, records: Iterable[ImageRecord]) -> None:
+        """Raises `AnnotationError` when none of the records' images is there."""
+        first, count = None, 0
+        for record in records:
+            if record.path.is_file():
+                return
+            first, count = first or record, count + 1
+        raise self._none_there(first, count)
+
+    @abstractmethod
+    def _records(self) -> Iterator[ImageRecord]:
+        """Parse the annotation files."""
+
+    def _held_back(self, records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
+        waiting: list[ImageRecord] = []
+        first, count, found = None, 0, False
+        for record in records:
+            first, count = first or record, count + 1
+            found = found or record.path.is_file()
+            waiting.append(record)
+            if found or len(waiting) > MOST_WAITING:
+                yield from waiting
+                waiting.clear()
+        if not found:
+            raise self._none_there(first, count)
+
+    def _none_there(self, first: ImageRecord | None, count: int) -> AnnotationError:
+        source = self.source
+        if first is None:
+            reasons = "; ".join(sorted({reject.reason for reject in self.rejects})) or "the list of images is empty"
+            return AnnotationError(f"{source.annotations}: no usable image for data set {source.name!r} ({reasons})")
+        present = _first_names(source.images)
+        holds = f"it holds {', '.join(present)}, ..." if present else "the folder is empty"
+        holds = holds if Path(source.images).is_dir() else "it holds other names"
+        expected = f"{source.images}/{uri_of(first.path, source.images)}"
+        return AnnotationError(
+            f"{source.images}: none of the {count} images of {source.name!r} is there; expected for example "
+            f"{expected}; {holds}. Point `images` to the folder that file names in {source.annotations.name} "
+            "are relative to"
+        )
+
+
+def _first_names(root: Path | str) -> list[str]:
+    folder = Path(root)
+    return sorted(path.name for path in islice(folder.iterdir(), 3)) if folder.is_dir() else []

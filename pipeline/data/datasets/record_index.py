@@ -1,0 +1,222 @@
+"""A source's records on disk, by image: annotation files are parsed once, not once a process and partition.
+
+`records` holds a JSON line an image, `names` where the images lie, `places.npy` where both begin, `lost` what the reader
+left out. A folder is named by what it was made of, appears whole, and is only a cache: it can be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.data.datasets.annotations import AnnotationError
+from pipeline.data.datasets.open_source import open_source
+from pipeline.data.datasets.reader import Reader
+from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
+from pipeline.data.datasets.source import Source
+from pipeline.data.images.refs import ImagePlace
+from pipeline.runtime.stage import Rejected
+from storage.digests import digest_file, digest_json
+from storage.disk import LOCAL
+from storage.os_errors import told
+
+LAYOUT = 2
+"""Raised when readers or this file change what is written."""
+_READ_WHOLE_BELOW = 2**23
+"""Bytes of an annotation file below which its content is digested; of larger ones inode, size and times tell."""
+_SPARED_SECONDS = 86_400.0
+"""How long an index that newer annotations replaced is left alone: another run may be reading it."""
+_FILES = ("annotations", "relations", "image_data", "objects", "verbs", "predicate_aliases", "object_aliases")
+
+
+class RecordIndex:
+    """The records of one source, in file order; memory holds three numbers an image."""
+
+    def __init__(self, folder: Path, reader: Reader) -> None:
+        self.folder = folder
+        self._reader = reader
+        places: npt.NDArray[np.int64] = np.load(folder / "places.npy", allow_pickle=False)
+        self.ids, self._starts, self._name_starts = places[0, :-1], places[1], places[2]
+        self._order = np.argsort(self.ids, kind="stable")
+        self._sorted = self.ids[self._order]
+        self._records = (folder / "records").open("rb")
+        self._names = (folder / "names").open("rb")
+        rows = json.loads((folder / "lost").read_bytes())
+        self.lost = [Rejected(*row) for row in rows]
+        """What became no record: no usable id or file name, a duplicate, annotations of no image."""
+        if os.fstat(self._records.fileno()).st_size != self._starts[-1]:
+            raise AnnotationError(f"{folder}: damaged; delete that folder, it is made anew from the annotations")
+
+    def present(self, image_ids: Sequence[int]) -> tuple[int, ...]:
+        """Those of the ids that have a record, in the order given."""
+        wanted = np.asarray(image_ids, np.int64)
+        found = np.searchsorted(self._sorted, wanted)
+        found[found == len(self._sorted)] = 0
+        return tuple(wanted[self._sorted[found] == wanted].tolist())
+
+    def records(self, image_ids: Sequence[int]) -> Iterator[ImageRecord]:
+        """The records of images that are present, in the order given."""
+        for position in self._positions(image_ids):
+            yield self._record(position)
+
+    def paths(self, image_ids: Sequence[int]) -> Iterator[ImagePlace]:
+        """Where the images of `records` lie, without their boxes."""
+        for position in self._positions(image_ids):
+            yield self._reader.place(self._name(position))
+
+    def require_one_image(self) -> None:
+        """Raises `AnnotationError` when none of the images is there (any more)."""
+        self._reader.require_one(self)
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        for position in range(len(self.ids)):
+            yield self._record(position)
+
+    def _positions(self, image_ids: Sequence[int]) -> list[int]:
+        positions: list[int] = self._order[np.searchsorted(self._sorted, np.asarray(image_ids, np.int64))].tolist()
+        return positions
+
+    def _name(self, position: int) -> str:
+        start, end = self._name_starts[position], self._name_starts[position + 1]
+        return os.pread(self._names.fileno(), int(end - start), int(start)).decode()
+
+    def _record(self, position: int) -> ImageRecord:
+        start, end = self._starts[position], self._starts[position + 1]
+        line = json.loads(os.pread(self._records.fileno(), int(end - start), int(start)))
+        image_id, width, height, boxes, relations, rejects, unpublished = line
+        source = self._reader.source
+        return ImageRecord(
+            source.name,
+            source.split,
+            image_id,
+            self._reader.place(self._name(position)),
+            width,
+            height,
+            tuple(Box(*box) for box in boxes),
+            tuple(GivenRelation(*relation) for relation in relations),
+            tuple(Rejected(image_id, reason, value) for reason, value in rejects),
+            unpublished,
+        )
+
+
+def is_indexed(source: Source, folder: Path | None) -> bool:
+    """Whether `open_index` would find the index made; always when none would be kept."""
+    return folder is None or not _writable(folder) or _place(source, folder).is_dir()
+
+
+def open_index(source: Source, folder: Path | None, report: Callable[[float], None] | None = None) -> RecordIndex:
+    """The index of a source in `folder`, made when its annotation files are new; of this process alone when None.
+
+    `report` gets the share of the annotations that is read, 0 to 1.
+    Raises `AnnotationError` when the files can't be used, or none of the images is there while the index is made.
+    """
+    if folder is None or not _writable(folder):
+        reader = open_source(source)
+        temporary = tempfile.TemporaryDirectory(prefix="rlip-index-")
+        index = RecordIndex(_build(reader, Path(temporary.name) / "index"), reader)
+        temporary.cleanup()  # the open files live on
+        return index
+    reader = open_source(source, folder)
+    reader.report = report or reader.report
+    path = _place(source, folder)
+    if not path.is_dir():
+        _build(reader, path)
+        _remove_older(path, source.name)
+    return RecordIndex(path, reader)
+
+
+def _place(source: Source, folder: Path) -> Path:
+    return folder / f"{source.name}-{_digest(source)[:24]}"
+
+
+def _build(reader: Reader, path: Path) -> Path:
+    """Write the index aside, then put it in place; another process may have been faster."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with told(f"reading the annotations of {reader.source.name} into {path.parent}"):
+        try:
+            aside.mkdir(parents=True)
+            _write(reader, aside)
+            for name in ("records", "names", "places.npy", "lost"):
+                LOCAL.sync_file(aside / name)
+            try:
+                aside.rename(path)
+            except OSError:
+                if not path.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return path
+
+
+def _write(reader: Reader, folder: Path) -> None:
+    places = array("q")
+    with (folder / "records").open("wb", 2**20) as records, (folder / "names").open("wb", 2**20) as names:
+        start = name_start = 0
+        for record in reader.read():
+            places.extend((record.image_id, start, name_start))
+            start += records.write(_line(record))
+            name_start += names.write(reader.name(record).encode())
+        places.extend((0, start, name_start))
+    columns = np.frombuffer(places, np.int64).reshape(-1, 3).T
+    np.save(folder / "places.npy", np.ascontiguousarray(columns), allow_pickle=False)
+    lost = [[reject.image_id, reject.reason, reject.value] for reject in reader.rejects]
+    (folder / "lost").write_text(json.dumps(lost))
+
+
+def _line(record: ImageRecord) -> bytes:
+    rejects = [(reject.reason, reject.value) for reject in record.rejects]
+    values = (
+        record.image_id,
+        record.width,
+        record.height,
+        record.boxes,
+        record.relations,
+        rejects,
+        record.unpublished,
+    )
+    return json.dumps(values).encode("ascii") + b"\n"
+
+
+def _digest(source: Source) -> str:
+    """What the index is made of: the annotation files and how they are read; not where they lie."""
+    files: dict[str, Any] = {}
+    for name in _FILES:
+        path: Path | None = getattr(source, name)
+        if path is not None:
+            files[name] = _stamp(path)
+    kept = {"name", "format", "split", "drop_fake", "drop_reflected"}
+    return digest_json([LAYOUT, source.model_dump(mode="json", include=kept), files])
+
+
+def _stamp(path: Path) -> list[Any]:
+    status = path.stat()
+    if status.st_size < _READ_WHOLE_BELOW:
+        return [digest_file(path)]
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _remove_older(path: Path, name: str) -> None:
+    """Remove what newer annotations replaced, and what a killed process left half made."""
+    mark = f"{name}-{'?' * 24}"
+    for other in (*path.parent.glob(mark), *path.parent.glob(f".{mark}.*")):
+        if other != path and time.time() - other.stat().st_mtime > _SPARED_SECONDS:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)

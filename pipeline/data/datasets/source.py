@@ -1,0 +1,108 @@
+"""One data set of a recipe: which format, which files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.data.images.folders import ImageRoot, open_folder
+from pipeline.runtime.settings import Settings, runtime
+
+Format = Literal["coco", "objects365", "visual_genome", "hico_det"]
+
+_OPTIONAL_FILES: dict[Format, frozenset[str]] = {
+    "coco": frozenset({"relations"}),
+    "objects365": frozenset({"relations"}),
+    "visual_genome": frozenset({"image_data", "objects", "predicate_aliases", "object_aliases"}),
+    "hico_det": frozenset({"verbs", "objects"}),
+}
+_REQUIRED_FILES: dict[Format, frozenset[str]] = {"hico_det": frozenset({"verbs"})}
+
+
+class Source(Settings):
+    """A data set: a folder of images and its annotation files. Paths can't change rows, their content can."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """The name of the set in tables and reports."""
+    format: Format
+    split: str = "train"
+    images: ImageRoot = runtime(...)
+    """What file names in the annotations are relative to: a folder, a .tar, or a URL such as s3://bucket/folder."""
+    annotations: Path = runtime(...)
+    """coco, objects365: instances JSON; visual_genome: relationships JSON; hico_det: the list of images with pairs."""
+    relations: Path | None = runtime(None)
+    """coco, objects365: relations between boxes, in the pair layout that `datasets/pairs.py` describes."""
+    captions: Path | None = runtime(None)
+    """Recorded captions that belong to the set, for a captioner that reads them."""
+    image_data: Path | None = runtime(None)
+    """visual_genome: image_data JSON, for image sizes and images without relations."""
+    objects: Path | None = runtime(None)
+    """visual_genome: objects JSON, for boxes in no relation. hico_det: object names by id (COCO's 80 when absent)."""
+    verbs: Path | None = runtime(None)
+    """hico_det: verb names by id."""
+    predicate_aliases: Path | None = runtime(None)
+    """visual_genome: lines of equivalent predicates, used only to find near-duplicate relations."""
+    object_aliases: Path | None = runtime(None)
+    """visual_genome: lines of equivalent object names, likewise."""
+
+    drop_fake: bool = False
+    """objects365: leave out boxes of pictures of things (`isfake`). The authors keep them."""
+    drop_reflected: bool = False
+    """objects365: leave out boxes of reflections (`isreflected`). The authors keep them."""
+
+    @model_validator(mode="after")
+    def _files_fit_the_format(self) -> Source:
+        for name in sorted({"relations", "image_data", "objects", "verbs", "predicate_aliases", "object_aliases"}):
+            given = getattr(self, name) is not None
+            if given and name not in _OPTIONAL_FILES[self.format]:
+                raise ValueError(f"{name}: not used by format {self.format!r}; remove it")
+            if not given and name in _REQUIRED_FILES.get(self.format, frozenset()):
+                raise ValueError(f"{name}: required by format {self.format!r}")
+        for name in ("drop_fake", "drop_reflected"):
+            if getattr(self, name) and self.format != "objects365":
+                raise ValueError(f"{name}: only for format 'objects365'; remove it")
+        return self
+
+    def unreadable(self) -> list[str]:
+        """Annotation files that begin as no JSON does, as "field: path is ..." lines; nothing is read but their heads."""
+        found = []
+        for name in ("annotations", "relations", "captions", "image_data", *self._json_lists()):
+            path: Path | None = getattr(self, name)
+            if path is not None and (what := _no_json(path)):
+                found.append(f"{name}: {path} {what}")
+        return found
+
+    def _json_lists(self) -> tuple[str, ...]:
+        return ("objects",) if self.format == "visual_genome" else ()
+
+    def missing(self) -> list[str]:
+        """What the source names but the disk lacks, as "field: path" lines; empty when all is there."""
+        fault = open_folder(self.images).fault()
+        lacking = [f"images: {fault}"] if fault else []
+        for name in ("annotations", "captions", *sorted(_OPTIONAL_FILES[self.format])):
+            path = getattr(self, name)
+            if path is not None and not path.is_file():
+                lacking.append(f"{name}: no file {path}")
+        return lacking
+
+
+def _no_json(path: Path) -> str:
+    """What a file is that is no JSON; "" for one that may be."""
+    if path.suffix == ".parquet":
+        return ""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        return f"can't be read ({error.strerror})"
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
+        return ""
+    if not head:
+        return "is empty; it must be downloaded again"
+    if head.startswith((b"\x1f\x8b", b"PK")):
+        return "is compressed; unpack it first"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS, not the file; `git lfs pull` fetches it"
+    return f"is no JSON, it begins with {head[:20]!r}"

@@ -1,0 +1,131 @@
+"""Hold a record against its image file: what can't be used is left out with a reason, never silently."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from pipeline.data.datasets.annotations import shown
+from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
+from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, ImageLimits, is_turned_by_exif, probe, probe_bytes
+from pipeline.runtime.stage import Rejected
+
+CLIP_NOTED_ABOVE = 1.0
+"""Pixels a box may stick out before clipping is worth a note; annotation tools round by less."""
+
+
+def validate(
+    record: ImageRecord,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    verify: Literal["decode", "header"] = "decode",
+    data: bytes | None = None,
+) -> tuple[ImageRecord | None, list[Rejected]]:
+    """The record as it can be used, or None when its image can't be; and all that was left out or mended.
+
+    `data` are the image's bytes where they were read already.
+
+    Boxes come back clipped to the image, with positive size, each (category, box) once; relations point to those
+    boxes. Width and height are the file's. Reasons: those of `BadImage` and of the reader; "never published";
+    "boxes of the turned image" (labelled as viewers show it by its EXIF orientation: save such files upright);
+    "declared size wrong" and "box clipped" (mended, kept); "box not finite", "box inverted", "box empty", "box outside",
+    "box duplicate"; "relation without box", "relation to itself", "relation duplicate".
+    """
+    rejects = list(record.rejects)
+    try:
+        found = probe(record.path, limits, verify) if data is None else probe_bytes(data, limits, verify)
+    except BadImage as bad:
+        unpublished = record.unpublished and bad.reason == "missing file"
+        return None, [*rejects, Rejected(record.image_id, "never published" if unpublished else bad.reason, bad.value)]
+    declared = (record.width, record.height)
+    if declared == (found.height, found.width) != declared[::-1] and is_turned_by_exif(record.path, limits):
+        value = f"declared {record.width}x{record.height}, the pixels are {found.width}x{found.height}"
+        return None, [*rejects, Rejected(record.image_id, "boxes of the turned image", value)]
+    if None not in declared and declared != (found.width, found.height):
+        value = f"declared {record.width}x{record.height}, the file has {found.width}x{found.height}"
+        rejects.append(Rejected(record.image_id, "declared size wrong", value))
+    boxes, places, box_rejects = _usable_boxes(record, found.width, found.height)
+    relations, relation_rejects = _usable_relations(record, places)
+    rejects += box_rejects + relation_rejects
+    return replace(
+        record, width=found.width, height=found.height, boxes=boxes, relations=relations, rejects=()
+    ), rejects
+
+
+def _usable_boxes(
+    record: ImageRecord, width: int, height: int
+) -> tuple[tuple[Box, ...], list[int | None], list[Rejected]]:
+    """Usable boxes; where each of the record's boxes went (None: nowhere); and what was found wrong."""
+    kept: dict[tuple[str, float, float, float, float], int] = {}
+    boxes: list[Box] = []
+    places: list[int | None] = []
+    rejects = []
+    for box in record.boxes:
+        fault = _fault(box, width, height)
+        clipped = box if fault else _clip(box, width, height)
+        if not fault and not (clipped.w > 0 and clipped.h > 0):
+            fault = "box empty"
+        if fault:
+            rejects.append(Rejected(record.image_id, fault, box.written()))
+            places.append(None)
+            continue
+        if _moved(box, clipped) > CLIP_NOTED_ABOVE:
+            rejects.append(Rejected(record.image_id, "box clipped", f"{box.written()} in {width}x{height}"))
+        identity = (box.category, clipped.x, clipped.y, clipped.w, clipped.h)
+        if identity in kept:
+            rejects.append(Rejected(record.image_id, "box duplicate", box.written()))
+        else:
+            kept[identity] = len(boxes)
+            boxes.append(clipped)
+        places.append(kept[identity])
+    return tuple(boxes), places, rejects
+
+
+def _fault(box: Box, width: int, height: int) -> str | None:
+    if not all(math.isfinite(number) for number in (box.x, box.y, box.w, box.h)):
+        return "box not finite"
+    if box.w < 0 or box.h < 0:
+        return "box inverted"
+    if box.w == 0 or box.h == 0:
+        return "box empty"
+    if box.x >= width or box.y >= height or box.x + box.w <= 0 or box.y + box.h <= 0:
+        return "box outside"
+    return None
+
+
+def _clip(box: Box, width: int, height: int) -> Box:
+    """The part of the box inside the image, in the single precision of tables: what is compared is what is kept."""
+    x1, y1 = np.float32(max(box.x, 0.0)), np.float32(max(box.y, 0.0))
+    x2, y2 = min(box.x + box.w, float(width)), min(box.y + box.h, float(height))
+    return box._replace(x=float(x1), y=float(y1), w=float(np.float32(x2 - x1)), h=float(np.float32(y2 - y1)))
+
+
+def _moved(box: Box, clipped: Box) -> float:
+    right = abs(box.x + box.w - clipped.x - clipped.w)
+    bottom = abs(box.y + box.h - clipped.y - clipped.h)
+    return max(abs(box.x - clipped.x), abs(box.y - clipped.y), right, bottom)
+
+
+def _usable_relations(
+    record: ImageRecord, places: list[int | None]
+) -> tuple[tuple[GivenRelation, ...], list[Rejected]]:
+    relations: dict[GivenRelation, None] = {}
+    rejects = []
+    for relation in record.relations:
+        subject, target = places[relation.subject], places[relation.object]
+        said = (
+            f"{record.boxes[relation.subject].category} {relation.predicate} {record.boxes[relation.object].category}"
+        )
+        if subject is None or target is None:
+            rejects.append(Rejected(record.image_id, "relation without box", shown(said)))
+            continue
+        if subject == target:
+            rejects.append(Rejected(record.image_id, "relation to itself", shown(said)))
+            continue
+        placed = GivenRelation(subject, relation.predicate, target)
+        if placed in relations:
+            rejects.append(Rejected(record.image_id, "relation duplicate", shown(said)))
+        relations[placed] = None
+    return tuple(relations), rejects

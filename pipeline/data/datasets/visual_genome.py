@@ -1,0 +1,232 @@
+"""Visual Genome: free-text objects and relations, cleaned as the authors' preprocessing does (spec 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.datasets.aliases import Aliases
+from pipeline.data.datasets.annotations import (
+    NO_IMAGE,
+    as_four_numbers,
+    as_id,
+    as_size,
+    explained,
+    read_json,
+    readable,
+    rows,
+    shown,
+)
+from pipeline.data.datasets.json_stream import stream_rows
+from pipeline.data.datasets.list_spill import ListSpill
+from pipeline.data.datasets.overlap import overlap
+from pipeline.data.datasets.reader import Reader
+from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
+from pipeline.data.datasets.source import Source
+from pipeline.data.images.refs import ImagePlace
+from pipeline.runtime.stage import Rejected
+
+RELATIONSHIPS = "relationships: a list of {image_id, relationships: [{predicate, subject, object}, ...]}"
+OBJECTS = "objects: a list of {image_id, objects: [{object_id, names, x, y, w, h}, ...]}"
+IMAGE_DATA = "image_data: a list of {image_id, width, height}"
+NEAR_IOU = 0.7
+MOST_RELATIONS = 100
+_FOLDERS = ("", "VG_100K/", "VG_100K_2/")
+
+
+_Size = tuple[int | None, int | None]
+"""Width and height; None where the files don't tell."""
+
+
+@dataclass
+class _Image:
+    """What the files say of one image, while they are put together."""
+
+    image_id: int
+    width: int | None
+    height: int | None
+    boxes: list[Box] = field(default_factory=list)
+    places: dict[int, int] = field(default_factory=dict)
+    relations: list[GivenRelation] = field(default_factory=list)
+    rejects: list[Rejected] = field(default_factory=list)
+
+
+class VisualGenomeReader(Reader):
+    """Images in the order of image_data where given, else of relationships.
+
+    The authors' steps, each with the reason under which quarantine counts what it took: names and predicates are
+    lower-cased; of several names the first is kept ("further name"); exact duplicates go ("relation duplicate"), then
+    near ones ("relation near-duplicate": aliases only compare, labels stay as written), then what exceeds an image's
+    first 100 ("relation above 100"). Boxes are those of relations, then the rest of `objects` where given.
+    Images lie in one folder or in VG_100K and VG_100K_2.
+    """
+
+    def __init__(self, source: Source, scratch: Path | None = None) -> None:
+        super().__init__(source, scratch)
+        self._predicate_aliases = Aliases.read(source.predicate_aliases)
+        self._object_aliases = Aliases.read(source.object_aliases)
+
+    def _records(self) -> Iterator[ImageRecord]:
+        with closing(ListSpill(self.scratch)) as relations, closing(ListSpill(self.scratch)) as objects:
+            sizes = self._read_image_data()
+            self._spill_relationships(sizes, relations)
+            self._spill_objects(sizes, objects)
+            for image_id, size in sizes.items():
+                yield self._record(_Image(image_id, *size), relations, objects)
+
+    def _record(self, image: _Image, relations: ListSpill, objects: ListSpill) -> ImageRecord:
+        for relation in relations.of(image.image_id):
+            self._add_relation(image, relation)
+        for item in objects.of(image.image_id):
+            if self._place(image, item) is None:
+                image.rejects.append(Rejected(image.image_id, "box malformed", shown(item)))
+        kept = self._deduplicated(image)
+        return ImageRecord(
+            self.source.name,
+            self.source.split,
+            image.image_id,
+            self.place(f"{image.image_id}.jpg"),
+            image.width,
+            image.height,
+            tuple(image.boxes),
+            tuple(kept),
+            tuple(image.rejects),
+        )
+
+    def place(self, name: str) -> ImagePlace:
+        """In one of the folders that images may lie in; in the first where the image is missing."""
+        places = [super(VisualGenomeReader, self).place(f"{folder}{name}") for folder in _FOLDERS]
+        return next((place for place in places if place.is_file()), places[0])
+
+    def name(self, record: ImageRecord) -> str:
+        """The file's name without its folder: images may move between the official folders."""
+        return record.path.name
+
+    def _read_image_data(self) -> dict[int, _Size]:
+        """Image id → its size, where image_data is given."""
+        sizes: dict[int, _Size] = {}
+        path = self.source.image_data
+        for image_id, entry in self._entries(path, IMAGE_DATA) if path else ():
+            if image_id in sizes:
+                self.rejects.append(Rejected(image_id, "duplicate image id", shown(entry)))
+            else:
+                sizes[image_id] = as_size(entry.get("width")), as_size(entry.get("height"))
+        return sizes
+
+    def _spill_relationships(self, sizes: dict[int, _Size], spill: ListSpill) -> None:
+        """Adds the images to `sizes` that it has no size of, where image_data is not given."""
+        closed = self.source.image_data is not None
+        seen: set[int] = set()
+        for image_id, entry in self._entries(self.source.annotations, RELATIONSHIPS):
+            if closed and image_id not in sizes:
+                self.rejects.append(Rejected(image_id, "relations of unknown image", ""))
+            elif image_id in seen or not isinstance(entry.get("relationships"), list):
+                reason = "duplicate image id" if image_id in seen else "relations malformed"
+                self.rejects.append(Rejected(image_id, reason, shown(entry)))
+            else:
+                seen.add(image_id)
+                sizes.setdefault(image_id, (None, None))
+                spill.add(image_id, entry["relationships"])
+
+    def _spill_objects(self, sizes: Container[int], spill: ListSpill) -> None:
+        path = self.source.objects
+        for image_id, entry in self._entries(path, OBJECTS) if path else ():
+            if image_id not in sizes or not isinstance(entry.get("objects"), list):
+                reason = "objects malformed" if image_id in sizes else "annotations of unknown image"
+                self.rejects.append(Rejected(image_id, reason, shown(entry)))
+            else:
+                spill.add(image_id, entry["objects"])
+
+    def _entries(self, path: Path, expected: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        for entry in _rows(path, expected):
+            image_id = as_id(entry.get("image_id", entry.get("id"))) if isinstance(entry, dict) else None
+            if image_id is None:
+                self.rejects.append(Rejected(NO_IMAGE, "image id not an integer", shown(entry)))
+            else:
+                yield image_id, entry
+
+    def _add_relation(self, image: _Image, entry: Any) -> None:
+        predicate = entry.get("predicate") if isinstance(entry, dict) else None
+        if not isinstance(predicate, str) or not predicate.strip():
+            image.rejects.append(Rejected(image.image_id, "relation malformed", shown(entry)))
+            return
+        subject, target = self._place(image, entry.get("subject")), self._place(image, entry.get("object"))
+        if subject is None or target is None:
+            image.rejects.append(Rejected(image.image_id, "relation without box", shown(entry)))
+            return
+        image.relations.append(GivenRelation(subject, " ".join(readable(predicate).lower().split()), target))
+
+    def _place(self, image: _Image, item: Any) -> int | None:
+        """The index of an object's box, added when its object id is new; None when it has no name or no box."""
+        name = _first_name(item) if isinstance(item, dict) else None
+        numbers = as_four_numbers([item.get(side) for side in "xywh"]) if isinstance(item, dict) else None
+        if name is None or numbers is None:
+            return None
+        object_id = as_id(item.get("object_id"))
+        if object_id is not None and object_id in image.places:
+            return image.places[object_id]
+        image.boxes.append(Box(name, *numbers, False, -1 if object_id is None else object_id))
+        for further in _further_names(item):
+            image.rejects.append(Rejected(image.image_id, "further name", shown(f"{name}: {further}")))
+        if object_id is not None:
+            image.places[object_id] = len(image.boxes) - 1
+        return len(image.boxes) - 1
+
+    def _deduplicated(self, image: _Image) -> list[GivenRelation]:
+        kept: list[GivenRelation] = []
+        exact: set[GivenRelation] = set()
+        by_names: dict[tuple[str, str, str], list[GivenRelation]] = {}
+        for relation in image.relations:
+            subject, target = image.boxes[relation.subject], image.boxes[relation.object]
+            names = (
+                self._object_aliases.canonical(subject.category),
+                self._predicate_aliases.canonical(relation.predicate),
+                self._object_aliases.canonical(target.category),
+            )
+            same_names = by_names.setdefault(names, [])
+            if relation in exact:
+                image.rejects.append(Rejected(image.image_id, "relation duplicate", _said(image, relation)))
+            elif any(_is_near(image, relation, other) for other in same_names):
+                image.rejects.append(Rejected(image.image_id, "relation near-duplicate", _said(image, relation)))
+            elif len(kept) == MOST_RELATIONS:
+                image.rejects.append(Rejected(image.image_id, "relation above 100", _said(image, relation)))
+            else:
+                exact.add(relation)
+                same_names.append(relation)
+                kept.append(relation)
+        return kept
+
+
+def _rows(path: Path, expected: str) -> Iterator[Any]:
+    """The entries of a list, or the one entry of a file that holds a single image."""
+    with explained(path, expected), path.open("rb") as file:
+        opening = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    if opening == b"{":
+        content = read_json(path, expected)
+        yield from rows([content] if "image_id" in content else content, path, expected)
+    else:
+        yield from stream_rows(path, expected)
+
+
+def _first_name(item: dict[str, Any]) -> str | None:
+    names = item.get("names")
+    name = names[0] if isinstance(names, list) and names else item.get("name", names)
+    return " ".join(readable(name).lower().split()) if isinstance(name, str) and name.strip() else None
+
+
+def _further_names(item: dict[str, Any]) -> list[Any]:
+    names = item.get("names")
+    return names[1:] if isinstance(names, list) else []
+
+
+def _is_near(image: _Image, a: GivenRelation, b: GivenRelation) -> bool:
+    """Both boxes of two relations are all but the same; the authors' overlap counts a box's last pixel."""
+    subjects = overlap(image.boxes[a.subject], image.boxes[b.subject], pixel=1.0)
+    return subjects >= NEAR_IOU and overlap(image.boxes[a.object], image.boxes[b.object], pixel=1.0) >= NEAR_IOU
+
+
+def _said(image: _Image, relation: GivenRelation) -> str:
+    return f"{image.boxes[relation.subject].category} {relation.predicate} {image.boxes[relation.object].category}"

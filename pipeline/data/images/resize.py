@@ -1,0 +1,155 @@
+"""Images read straight to another size, with Pillow's pixels at about half of Pillow's cost.
+
+JPEGs go through torchvision's decoder, which is libjpeg as Pillow's is. The antialiased bicubic is Pillow's own, its
+weights rounded as Pillow rounds them, and the same whichever Pillow is installed (why not torchvision's own:
+docs/captioning.md). Legend: H x W pixels in, h x w out, 3 colours.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from pipeline.data.images.opening import DEFAULT_LIMITS, ImageLimits, decode_image, probe_bytes, read_bytes
+from pipeline.data.images.refs import ImagePlace
+
+_END = b"\xff\xd9"
+"""What a whole JPEG ends with. Torchvision's decoder fills the rest of a torn one with grey and says nothing."""
+_BLOCK = 16
+"""Columns made by one product: more multiply with more zeros, fewer keep the processor waiting."""
+_STRIP = 4 * _BLOCK
+"""Columns that go through both passes together: what lies between them stays in the processor's cache."""
+_SUPPORT = 2.0
+"""Half the width of the bicubic, in pixels of the smaller of the two sizes."""
+_WEIGHT_STEPS = 2**22
+"""Pillow's weights are multiples of one of these."""
+
+
+class _Weights(NamedTuple):
+    """What goes into each pixel of a row or column: the pixels, one output after the other, and where each begins."""
+
+    pixels: Tensor
+    starts: Tensor
+    weights: Tensor
+
+
+class _Band(NamedTuple):
+    """The weights of neighbouring columns, which overlap, as one small dense matrix, and where both sides of it lie."""
+
+    first: int
+    start: int
+    weights: Tensor
+
+
+def read_resized(place: ImagePlace, width: int, height: int, limits: ImageLimits = DEFAULT_LIMITS) -> Tensor:
+    """An image's RGB in grey levels (whole numbers 0..255 as float32) at another size, aspect not kept: 3 x h x w.
+
+    Raises `BadImage` as `read_image` does.
+    """
+    return resized(_pixels(read_bytes(place, limits), limits), width, height)
+
+
+@torch.no_grad()
+def resized(pixels_HW3: Tensor, width: int, height: int) -> Tensor:
+    """Bytes, H x W x 3, at another size by antialiased bicubic, as grey levels in float32: 3 x h x w.
+
+    Across first, then down, rounded to whole levels and cut to 0..255 after both. That is the order of Pillow up to 12,
+    with which BLIP was trained; from 13 on Pillow goes down first where that is cheaper, which changes values at hard
+    edges of upright pictures by as much as 13.
+    """
+    rows, before, colours = pixels_HW3.shape
+    lines_NW = pixels_HW3.transpose(1, 2).reshape(rows * colours, before)
+    made_3hw = torch.empty(colours, height, width)
+    for start in range(0, width, _STRIP):
+        stop = min(start + _STRIP, width)
+        strip_Ns = lines_NW[:, start:stop].float() if before == width else _across(lines_NW, width, start, stop)
+        strip_hs = strip_Ns.view(rows, -1) if rows == height else _down(strip_Ns.view(rows, -1), height)
+        made_3hw[:, :, start:stop] = strip_hs.view(height, colours, stop - start).transpose(0, 1)
+    return made_3hw
+
+
+def _across(lines_NW: Tensor, width: int, start: int, stop: int) -> Tensor:
+    """Columns `start` to `stop` of lines at another width."""
+    made = torch.empty(len(lines_NW), stop - start)
+    bands = _bands(lines_NW.shape[1], width)[start // _BLOCK : -(-stop // _BLOCK)]
+    left, right = bands[0].first, bands[-1].first + len(bands[-1].weights)
+    given = lines_NW[:, left:right].float()
+    for first, at, weights in bands:
+        reach, count = weights.shape
+        source, target = first - left, at - start
+        torch.mm(given[:, source : source + reach], weights, out=made[:, target : target + count])
+    return _to_levels(made)
+
+
+def _down(rows_Hs: Tensor, height: int) -> Tensor:
+    pixels, starts, weights = _weights(len(rows_Hs), height)
+    made = functional.embedding_bag(pixels, rows_Hs, starts, mode="sum", per_sample_weights=weights)
+    return _to_levels(made)
+
+
+def _to_levels(values: Tensor) -> Tensor:
+    """Whole grey levels, in place. Halves go up, as in Pillow."""
+    return values.add_(0.5).floor_().clamp_(0, 255)
+
+
+@lru_cache(maxsize=512)
+def _weights(before: int, after: int) -> _Weights:
+    """Pillow's weights from `before` to `after` pixels (its Resample.c, for 8-bit images)."""
+    scale = before / after
+    stretch = max(scale, 1.0)
+    middles = (np.arange(after) + 0.5) * scale
+    firsts = np.maximum((middles - _SUPPORT * stretch + 0.5).astype(int), 0)
+    counts = np.minimum((middles + _SUPPORT * stretch + 0.5).astype(int), before) - firsts
+    starts = counts.cumsum() - counts
+    pixels = np.arange(counts.sum()) + np.repeat(firsts - starts, counts)
+    weights = _bicubic((pixels - np.repeat(middles, counts) + 0.5) / stretch)
+    weights /= np.repeat(np.add.reduceat(weights, starts), counts)
+    rounded = np.trunc(weights * _WEIGHT_STEPS + np.copysign(0.5, weights)) / _WEIGHT_STEPS
+    return _Weights(torch.from_numpy(pixels), torch.from_numpy(starts), torch.from_numpy(rounded.astype(np.float32)))
+
+
+@lru_cache(maxsize=512)
+def _bands(before: int, after: int) -> tuple[_Band, ...]:
+    """The same weights in blocks of columns."""
+    pixels, starts, weights = _weights(before, after)
+    column = torch.zeros(len(pixels), dtype=torch.long).scatter_(0, starts[1:], 1).cumsum(0)
+    bands = []
+    for start in range(0, after, _BLOCK):
+        inside = (column >= start) & (column < start + _BLOCK)
+        here = pixels[inside]
+        first, last = int(here.min()), int(here.max())
+        matrix = torch.zeros(last + 1 - first, min(_BLOCK, after - start))
+        matrix[here - first, column[inside] - start] = weights[inside]
+        bands.append(_Band(first, start, matrix))
+    return tuple(bands)
+
+
+def _bicubic(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys' cubic with a = -0.5."""
+    x = np.abs(distance)
+    near, far = ((1.5 * x - 2.5) * x) * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x < 1, near, np.where(x < _SUPPORT, far, 0.0))
+
+
+def _pixels(data: bytes, limits: ImageLimits) -> Tensor:
+    """Bytes of an image, H x W x 3."""
+    if _is_plain_jpeg(data, limits):
+        with suppress(RuntimeError):  # Pillow then says what is wrong with it
+            encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            decoded_3HW: Tensor = decode_jpeg(encoded, mode=ImageReadMode.RGB)
+            return decoded_3HW.permute(1, 2, 0)
+    return torch.from_numpy(np.array(decode_image(data, limits)))
+
+
+def _is_plain_jpeg(data: bytes, limits: ImageLimits) -> bool:
+    """Whether the bytes are a whole JPEG in colours that need no thought. Raises `BadImage` for what may not be read."""
+    found = probe_bytes(data, limits, "header")
+    return found.format == "JPEG" and found.mode == "RGB" and data.endswith(_END)

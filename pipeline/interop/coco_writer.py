@@ -1,0 +1,106 @@
+"""A run as a data set in COCO's layout, with captions, and relations in the pair layout that `ingest` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.datasets.names import COCO_CATEGORIES
+from pipeline.interop.json_writer import number, write_list, write_object
+from pipeline.interop.relations_of import relations_of
+from pipeline.interop.run_rows import RunRows
+from pipeline.interop.tally import Tally
+
+
+def write_coco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
+    """`instances.json`, `captions.json` and `relations.json` for each data set."""
+    for dataset in rows.datasets() if "ingest" in rows.steps() else ():
+        place = folder / dataset
+        place.mkdir()
+        ids = category_ids(rows, dataset)
+        write_object(
+            place / "instances.json",
+            [
+                ("images", list(_images(rows, dataset, tally))),
+                ("annotations", list(_annotations(rows, dataset, ids))),
+                ("categories", [{"id": number, "name": name} for name, number in ids.items()]),
+            ],
+        )
+        if write_list(place / "relations.json", _relations(rows, dataset, threshold, tally)) == 0:
+            (place / "relations.json").unlink()
+        captions = list(_captions(rows, dataset, tally))
+        if captions:
+            write_object(place / "captions.json", [("annotations", captions)])
+
+
+def category_ids(rows: RunRows, dataset: str) -> dict[str, int]:
+    """Category → id: COCO's own where all are of its 80, else from 1 in the order of names."""
+    names = {box["category"] for image in rows.images(dataset, "images") for box in image.items("images", "boxes")}
+    own = {name: number for number, name in COCO_CATEGORIES.items()}
+    return own if names <= own.keys() else {name: number for number, name in enumerate(sorted(names), start=1)}
+
+
+def _images(rows: RunRows, dataset: str, tally: Tally) -> Iterator[dict[str, Any]]:
+    for image in rows.images(dataset, "images"):
+        row = image.rows["images"]
+        size = {} if row["width"] is None else {"width": row["width"], "height": row["height"]}
+        tally.note("digest of an image", 1)
+        yield {"id": row["image_id"], "file_name": row["uri"], **size}
+
+
+def _annotations(rows: RunRows, dataset: str, ids: dict[str, int]) -> Iterator[dict[str, Any]]:
+    """Boxes in stored order; ids are COCO's own where a box has one that no other has."""
+    taken: set[int] = set()
+    following = 1
+    for image in rows.images(dataset, "images"):
+        for box in image.items("images", "boxes"):
+            own = box["source_id"]
+            if own is None or own <= 0 or own in taken:
+                while following in taken:
+                    following += 1
+                own = following
+            taken.add(own)
+            yield {
+                "id": own,
+                "image_id": image.image_id,
+                "category_id": ids[box["category"]],
+                "bbox": [number(box[side]) for side in "xywh"],
+                "area": number(box["w"] * box["h"]),
+                "iscrowd": int(box["crowd"]),
+            }
+
+
+def _relations(rows: RunRows, dataset: str, threshold: float, tally: Tally) -> Iterator[dict[str, Any]]:
+    for image in rows.images(dataset, "images", "relations"):
+        boxes = image.items("images", "boxes")
+        corners = [[number(v) for v in (b["x"], b["y"], b["x"] + b["w"], b["y"] + b["h"])] for b in boxes]
+        # `ingest` grounds relations by their boxes, and never in a crowd.
+        stated = relations_of(image, threshold, tally)
+        relations = [r for r in stated if not (boxes[r["subject"]]["crowd"] or boxes[r["object"]]["crowd"])]
+        tally.note("relation of a crowd box", len(stated) - len(relations))
+        tally.note("birth and calibration of a relation", sum("score" in relation for relation in relations))
+        if relations:
+            yield {
+                "image_id": image.image_id,
+                "relations": [
+                    {
+                        "subject": boxes[r["subject"]]["category"],
+                        "subject_box": corners[r["subject"]],
+                        "predicate": r["predicate"],
+                        "object": boxes[r["object"]]["category"],
+                        "object_box": corners[r["object"]],
+                        **({"score": number(r["score"])} if "score" in r else {}),
+                    }
+                    for r in relations
+                ],
+            }
+
+
+def _captions(rows: RunRows, dataset: str, tally: Tally) -> Iterator[dict[str, Any]]:
+    following = 1
+    for image in rows.images(dataset, "captions"):
+        for caption in image.items("captions"):
+            tally.note("seed, log-probability and source of a caption", 1)
+            yield {"id": following, "image_id": image.image_id, "caption": caption["text"]}
+            following += 1

@@ -1,0 +1,42 @@
+"""Which predicates a run's relations have between two of COCO's categories: the table of `tag.cooccurrence` (spec 2.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.data.datasets.names import COCO_CATEGORIES
+from pipeline.interop.json_writer import write_object
+from pipeline.interop.relations_of import relations_of
+from pipeline.interop.run_rows import RunRows
+from pipeline.interop.tally import Tally
+from tagger.candidates.cooccurrence import cooccurrence_table
+from tagger.matching.readers import by_whole_words
+
+
+def write_cooccurrence(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
+    """`cooccurrence.json` of all sets of the run: {subject: {object: [predicate, the most frequent first]}}.
+
+    Names of boxes are read as nouns of captions are; relations of a name that means no category are counted.
+    """
+    relations = list(_relations(rows, threshold, tally))
+    categories = tuple(COCO_CATEGORIES.values())
+    names = {name for subject, _, object_ in relations for name in (subject, object_)}
+    meant = {name for name in names if by_whole_words(name, name, categories)}
+    left_out = sum(subject not in meant or object_ not in meant for subject, _, object_ in relations)
+    tally.note("relation of a name that means no category", left_out)
+    table = cooccurrence_table(relations, categories, by_whole_words)
+    if table:
+        write_object(folder / "cooccurrence.json", table.items())
+
+
+def _relations(rows: RunRows, threshold: float, tally: Tally) -> Iterator[tuple[str, str, str]]:
+    for dataset in rows.datasets() if "ingest" in rows.steps() else ():
+        for image in rows.images(dataset, "images", "relations"):
+            boxes = image.items("images", "boxes")
+            for relation in relations_of(image, threshold, tally):
+                yield (
+                    boxes[relation["subject"]]["category"],
+                    relation["predicate"],
+                    boxes[relation["object"]]["category"],
+                )

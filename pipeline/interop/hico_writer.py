@@ -1,0 +1,57 @@
+"""A run in the layout of HICO-DET that RLIPv2 reads: boxes by corners, pairs by index, names by id beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.interop.coco_writer import category_ids
+from pipeline.interop.json_writer import number, write_list, write_object
+from pipeline.interop.relations_of import relations_of, without_crowds
+from pipeline.interop.run_rows import RunRows
+from pipeline.interop.tally import Tally
+
+
+def write_hico(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
+    """`annotations.json`, `verbs.json` and `objects.json` for each data set."""
+    for dataset in rows.datasets() if "ingest" in rows.steps() else ():
+        place = folder / dataset
+        place.mkdir()
+        objects = category_ids(rows, dataset)
+        verbs: dict[str, int] = {}
+        write_list(place / "annotations.json", _elements(rows, dataset, threshold, tally, objects, verbs))
+        write_object(place / "objects.json", objects.items())
+        write_object(place / "verbs.json", verbs.items())
+
+
+def _elements(
+    rows: RunRows, dataset: str, threshold: float, tally: Tally, objects: dict[str, int], verbs: dict[str, int]
+) -> Iterator[dict[str, Any]]:
+    """Images with their pairs; `verbs` is filled with each new predicate, counted from 1."""
+    for image in rows.images(dataset, "images", "relations"):
+        row = image.rows.get("images")
+        if row is None:
+            continue
+        boxes, relations = without_crowds(image, relations_of(image, threshold, tally), tally)
+        tally.note("score, birth and calibration of a relation", sum("score" in relation for relation in relations))
+        tally.note("size and digest of an image", 1)
+        yield {
+            "file_name": row["uri"],
+            "img_id": row["image_id"],
+            "annotations": [
+                {
+                    "bbox": [number(v) for v in (b["x"], b["y"], b["x"] + b["w"], b["y"] + b["h"])],
+                    "category_id": objects[b["category"]],
+                }
+                for b in boxes
+            ],
+            "hoi_annotation": [
+                {
+                    "subject_id": r["subject"],
+                    "object_id": r["object"],
+                    "category_id": verbs.setdefault(r["predicate"], len(verbs) + 1),
+                }
+                for r in relations
+            ],
+        }

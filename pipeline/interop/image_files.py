@@ -1,0 +1,58 @@
+"""Where the images of imported labels lie, and how large they are: the authors' files say neither."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.data.datasets.annotations import is_inside, shown
+from pipeline.data.datasets.json_stream import stream_fields
+from pipeline.interop.official_labels import LabelledImage
+from pipeline.data.images.opening import BadImage, probe
+from pipeline.runtime.stage import Rejected
+from storage.errors import Terminal
+
+_EXPECTED = 'paths of images: an object {"image id": "train/patch16/name.jpg"} (spec: image_id_to_filepath.json)'
+
+
+@dataclass
+class ImageFiles:
+    """The folder of a set's images, and Objects365's paths by image id; both may be missing."""
+
+    folder: Path | None = None
+    paths: Path | None = None
+    _by_id: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.folder is not None and not self.folder.is_dir():
+            raise Terminal(f"--images {self.folder}: no such folder")
+        if self.paths is not None:
+            for image_id, path in stream_fields(self.paths, _EXPECTED):
+                if isinstance(path, str) and is_inside(path):
+                    self._by_id[image_id] = path
+
+    def complete(self, found: LabelledImage) -> None:
+        """Fill in the image's file and size, and clamp its boxes to it. What is not there is counted."""
+        image = found.image
+        listed = self._by_id.get(str(image["image_id"])) if image["dataset"] == "o365" else None
+        if listed is not None:
+            image["uri"] = listed
+        if self.folder is None:
+            return
+        if not is_inside(image["uri"]):
+            found.rejects.append(Rejected(image["image_id"], "file name not usable", shown(image["uri"])))
+            return
+        try:
+            size = probe(self.folder / image["uri"], verify="header")
+        except BadImage as bad:
+            found.rejects.append(Rejected(image["image_id"], f"{bad.reason} (labels kept)", bad.value))
+            return
+        image["width"], image["height"] = size.width, size.height
+        for box in image["boxes"]:
+            right, bottom = min(box["x"] + box["w"], size.width), min(box["y"] + box["h"], size.height)
+            # Rounding of the authors' normalised boxes is no fault.
+            beyond = max(box["x"] + box["w"] - right, box["y"] + box["h"] - bottom)
+            if beyond > 1:
+                found.rejects.append(Rejected(image["image_id"], "box beyond the image (clamped)", shown(box)))
+            if beyond > 0:
+                box["w"], box["h"] = max(right - box["x"], 0.0), max(bottom - box["y"], 0.0)

@@ -1,0 +1,255 @@
+"""`rlip import`: a file of the authors' becomes steps of a run, in partitions, as the stages would have written them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+
+from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, as_id, shown
+from pipeline.data.datasets.json_stream import stream_fields, stream_rows
+from pipeline.interop.frequencies import FREQUENCIES, read_frequencies
+from pipeline.interop.image_files import ImageFiles
+from pipeline.interop.import_step import ImportStep
+from pipeline.interop.official_captions import read_captions
+from pipeline.interop.official_graphs import read_graphs
+from pipeline.interop.official_groups import GROUPS, read_groups
+from pipeline.interop.official_labels import EXPECTED, VISUAL_GENOME, read_element
+from pipeline.interop.tally import Tally
+from pipeline.runtime.stage import Rejected
+from storage.errors import Terminal
+from storage.runs import Run
+from storage.tables import CAPTIONS, IMAGES, RELATIONS, TRIPLETS
+
+KINDS = ("labels", "captions", "graphs", "candidates", "frequencies")
+PARTITION = 1000
+"""Images of a partition, where the run has none yet."""
+_OBJECTS = "an object {image id: ...} of captions, graphs or candidates, or names with frequencies"
+_Read = Callable[[int, Any], tuple[dict[str, Any], list[Rejected]]]
+
+
+@dataclass
+class Imported:
+    """What an import made."""
+
+    run: str
+    kind: str
+    images: int = 0
+    steps: list[str] = field(default_factory=list)
+    noted: dict[str, int] = field(default_factory=dict)
+    """What was left out or mended, by reason; each of it lies in the step's quarantine."""
+
+
+def print_import(file: Path, run: Run, dataset: str, files: ImageFiles, as_json: bool) -> None:
+    """Import a file and say what came of it."""
+    made = import_file(file, run, dataset, files)
+    if as_json:
+        print(json.dumps(asdict(made)))
+        return
+    console = Console()
+    console.print(f"{made.images} images, {made.kind}: steps {', '.join(made.steps)} of run {made.run}", markup=False)
+    for reason, number in made.noted.items():
+        console.print(f"  {number} x {reason}", markup=False)
+
+
+def import_file(path: Path, run: Run, dataset: str = "imported", files: ImageFiles | None = None) -> Imported:
+    """Make steps of `run` from a file; which of the authors' it is, its content tells.
+
+    `dataset` names the set of files that name none. Raises `Terminal` for a file that is none of theirs, and for a run
+    that has the steps already; what is wrong inside goes to the steps' quarantine and is counted.
+    """
+    run.store.require_writable()
+    kind = kind_of(path)
+    made = Imported(run.name, kind)
+    tally = Tally()
+    if kind == "labels":
+        _import_labels(path, run, files or ImageFiles(), made, tally)
+    elif kind == "frequencies":
+        rows, rejects = read_frequencies(dict(stream_fields(path, _OBJECTS)))
+        step = ImportStep(run, "frequencies", "frequencies", FREQUENCIES)
+        step.put(f"{dataset}/0000", rows, rejects, len(rows))
+        step.record()
+        made.steps.append(step.name)
+        tally.note_all(rejects)
+    else:
+        _import_fields(path, run, dataset, made, tally)
+    made.noted = tally.as_json()
+    return made
+
+
+def kind_of(path: Path) -> str:
+    """Which of the authors' files it is, by its first image. Raises `AnnotationError` for another one."""
+    try:
+        with path.open("rb") as file:
+            opening = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    except OSError as error:
+        raise AnnotationError(
+            f"{path}: can't be read ({error.strerror}); expected one of {', '.join(KINDS)}"
+        ) from error
+    if opening == b"[":
+        return "labels"
+    for name, value in stream_fields(path, _OBJECTS):
+        if name in ("relationship_names", "object_names", "relationship_freq", "object_freq"):
+            return "frequencies"
+        first = value[0] if isinstance(value, list) and value else None
+        if isinstance(first, str):
+            return "captions"
+        if isinstance(first, dict):
+            return "graphs"
+        if isinstance(first, list):
+            return "candidates"
+    raise AnnotationError(f"{path}: no image tells what the file holds; expected {EXPECTED}, or {_OBJECTS}")
+
+
+def _import_labels(path: Path, run: Run, files: ImageFiles, made: Imported, tally: Tally) -> None:
+    images = ImportStep(run, "ingest", "images", IMAGES)
+    relations = ImportStep(run, "tag", "relations", RELATIONS)
+    waiting: dict[str, list[tuple[dict[str, Any], list[dict[str, Any]], list[Rejected]]]] = {}
+    numbers: dict[str, int] = {}
+    seen: set[tuple[str, int]] = set()
+    lost: list[Rejected] = []
+
+    def flush(dataset: str) -> None:
+        held = waiting.pop(dataset)
+        partition = f"{dataset}/{numbers.get(dataset, 0):04d}"
+        numbers[dataset] = numbers.get(dataset, 0) + 1
+        rejects = [reject for *_, some in held for reject in some] + lost
+        images.put(partition, [image for image, *_ in held], rejects, len(held) + len(lost))
+        labels = [{"image_id": image["image_id"], "relations": found} for image, found, _ in held]
+        # A set whose relations are all given was never tagged.
+        if dataset != VISUAL_GENOME or any(found for _, found, _ in held):
+            relations.put(partition, labels, [], len(held))
+        tally.note_all(rejects)
+        lost.clear()
+
+    for entry in stream_rows(path, EXPECTED):
+        found = read_element(entry)
+        if isinstance(found, Rejected):
+            lost.append(found)
+            continue
+        dataset, image_id = found.image["dataset"], found.image["image_id"]
+        if (dataset, image_id) in seen:
+            lost.append(Rejected(image_id, "image twice", dataset))
+            continue
+        seen.add((dataset, image_id))
+        files.complete(found)
+        waiting.setdefault(dataset, []).append((found.image, found.relations, found.rejects))
+        made.images += 1
+        if len(waiting[dataset]) == PARTITION:
+            flush(dataset)
+    for dataset in list(waiting):
+        flush(dataset)
+    if not made.images:
+        raise AnnotationError(f"{path}: no image in it can be used ({len(lost)} elements); expected {EXPECTED}")
+    tally.note_all(lost)
+    made.steps += [step.name for step in (images, relations) if step.record()]
+
+
+def _import_fields(path: Path, run: Run, dataset: str, made: Imported, tally: Tally) -> None:
+    """Captions, graphs or candidates; where the run knows its images, in its partitions."""
+    step, read = _step_of(made.kind, path, run)
+    known = _partitions_of(run)
+    sizes: dict[str, int] = {}
+    for partition in known.values():
+        sizes[partition] = sizes.get(partition, 0) + 1
+    waiting: dict[str, list[dict[str, Any]]] = {}
+    rejects: dict[str, list[Rejected]] = {}
+    lost: list[Rejected] = []
+    seen: set[int] = set()
+    number = 0
+
+    def flush(partition: str) -> None:
+        rows, some = waiting.pop(partition), rejects.pop(partition, []) + lost
+        step.put(partition, rows, some, len(rows) + len(lost))
+        tally.note_all(some)
+        lost.clear()
+
+    for name, value in stream_fields(path, _OBJECTS):
+        image_id = as_id(name)
+        if image_id is None or image_id in seen or (known and image_id not in known):
+            reason = "image id not an integer" if image_id is None else "image twice"
+            reason = reason if image_id is None or image_id in seen else "image unknown to the run"
+            lost.append(Rejected(NO_IMAGE if image_id is None else image_id, reason, shown(name)))
+            continue
+        seen.add(image_id)
+        row, some = read(image_id, value)
+        partition = known.get(image_id, f"{dataset}/{number:04d}")
+        waiting.setdefault(partition, []).append(row)
+        rejects.setdefault(partition, []).extend(some)
+        made.images += 1
+        if len(waiting[partition]) == sizes.get(partition, PARTITION):
+            flush(partition)
+            number += 1
+    for partition in list(waiting):
+        flush(partition)
+    if not made.images:
+        raise AnnotationError(f"{path}: no image in it can be used ({len(lost)} fields, e.g. {_example(lost)})")
+    tally.note_all(lost)
+    step.record()
+    made.steps.append(step.name)
+
+
+def _step_of(kind: str, path: Path, run: Run) -> tuple[ImportStep, _Read]:
+    if kind == "captions":
+        read: _Read = lambda image_id, value: read_captions(image_id, value, path.stem)  # noqa: E731
+        return ImportStep(run, "caption", "captions", CAPTIONS), read
+    if kind == "graphs":
+        texts = _texts_of(run)
+        return ImportStep(run, "parse", "triplets", TRIPLETS), lambda image_id, value: read_graphs(
+            image_id, value, texts(image_id)
+        )
+    return ImportStep(run, "candidates", "groups", GROUPS), read_groups
+
+
+def _partitions_of(run: Run) -> dict[int, str]:
+    """Image id → partition, as the run has cut its images; nothing for a run without."""
+    step = next((name for name in ("ingest", "caption", "parse") if run.artifacts(name)), None)
+    if step is None:
+        return {}
+    table = {"ingest": "images", "caption": "captions", "parse": "triplets"}[step]
+    found: dict[int, str] = {}
+    for partition, artifact in run.artifacts(step).items():
+        for image_id in artifact.table(table)["image_id"].to_pylist():
+            if found.setdefault(image_id, partition) != partition:
+                raise Terminal(
+                    f"run {run.name!r} has image {image_id} in {found[image_id]} and {partition}: files keyed by image "
+                    "id alone can't be joined to it; import them into a run of their own"
+                )
+    return found
+
+
+def _texts_of(run: Run) -> Callable[[int], list[str]]:
+    """The captions of an image, partition by partition as they are asked for."""
+    artifacts = run.artifacts("caption")
+    places = {
+        image_id: partition
+        for partition, artifact in artifacts.items()
+        for image_id in artifact.table("captions")["image_id"].to_pylist()
+    }
+    held: dict[str, dict[int, list[str]]] = {}
+
+    def texts(image_id: int) -> list[str]:
+        partition = places.get(image_id)
+        if partition is None:
+            return []
+        if partition not in held:
+            held.clear()
+            held[partition] = dict(_captions(artifacts[partition].table("captions")))
+        return held[partition][image_id]
+
+    return texts
+
+
+def _captions(table: pa.Table) -> Iterator[tuple[int, list[str]]]:
+    for row in table.filter(pc.is_valid(table["captions"])).to_pylist():
+        yield row["image_id"], [caption["text"] for caption in row["captions"]]
+
+
+def _example(rejects: list[Rejected]) -> str:
+    return f"{rejects[0].reason}: {rejects[0].value!r}" if rejects else "none at all"

@@ -1,0 +1,65 @@
+"""One step of a run that is made from a file instead of by its stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.runtime.settings import Settings
+from pipeline.runtime.stage import Inputs, Output, Rejected, Report, Stage
+from pipeline.runtime.execute import WorkItem, carry_out
+from storage.digests import digest_bytes, digest_json
+from storage.errors import Terminal
+from storage.keys import KeyTerms
+from storage.runs import Run
+from storage.tables import table_bytes
+
+
+class ImportStep:
+    """Commits partitions as artifacts of the step's stage, then records them in the run."""
+
+    def __init__(self, run: Run, name: str, table: str, schema: pa.Schema) -> None:
+        """Raises `Terminal` when the run has the step already."""
+        if run.keys(name):
+            raise Terminal(f"run {run.name!r} has a step {name!r} already; import under another name, or rlip rm it")
+        self.name = name
+        self._run, self._table, self._schema = run, table, schema
+        self._keys: dict[str, str] = {}
+
+    def put(
+        self, partition: str, rows: Sequence[dict[str, Any]], rejects: Sequence[Rejected], rows_in: int | None = None
+    ) -> None:
+        """Commit a partition. Its key follows from what is in it."""
+        table = pa.Table.from_pylist(list(rows), schema=self._schema)
+        made = _Given(self.name, self._table, table, rejects, rows_in)
+        reasons = digest_json([[reject.image_id, reject.reason, reject.value] for reject in rejects])
+        content = {"imported": digest_bytes(table_bytes(table)), "rejected": reasons, "rows in": rows_in}
+        terms = KeyTerms(self.name, made.version, content, {})
+        item = WorkItem(self.name, partition, terms)
+        self._keys[partition] = carry_out(made, item, self._run.store, lambda done, total, note="": None).key
+
+    def record(self) -> bool:
+        """Make the step part of the run; whether there is anything of it."""
+        if self._keys:
+            self._run.record(self.name, self.name, self._keys)
+        return bool(self._keys)
+
+
+class _Given(Stage):
+    """A stage whose table is there already."""
+
+    version = 0
+
+    def __init__(
+        self, name: str, writes: str, table: pa.Table, rejects: Sequence[Rejected], rows_in: int | None
+    ) -> None:
+        super().__init__(Settings())
+        self.name, self.writes, self.schema = name, writes, table.schema  # type: ignore[misc]
+        self._output = Output(table, rejected=rejects, rows_in=rows_in)
+
+    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+        """The table."""
+        return self._output

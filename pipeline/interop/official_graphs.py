@@ -1,0 +1,146 @@
+"""The authors' parsed captions: image id → one graph a caption, as SceneGraphParser gives it (spec pseudo_labels 2.1)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.data.datasets.annotations import as_id, readable, shown
+from pipeline.runtime.stage import Rejected
+from tagger.english.nouns import phrase_lemma
+from tagger.english.predicates import canonical
+
+IMPORTED_RULE = "imported"
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+_NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_ARTICLES = ("a", "an", "the")
+
+
+def read_graphs(image_id: int, graphs: Any, texts: Sequence[str]) -> tuple[dict[str, Any], list[Rejected]]:
+    """A row of `triplets`. `texts`: the image's captions where they are known, to turn token bounds into characters.
+
+    Entities without a relation have no place in our table: they are counted, as are relations of unknown entities.
+    """
+    rejects: list[Rejected] = []
+    triplets: list[dict[str, Any]] = []
+    if not isinstance(graphs, list):
+        return {"image_id": image_id, "triplets": []}, [Rejected(image_id, "graphs malformed", shown(graphs))]
+    for number, graph in enumerate(graphs):
+        entities, relations = (graph.get("entities"), graph.get("relations")) if isinstance(graph, dict) else (0, 0)
+        if not isinstance(entities, list) or not isinstance(relations, list):
+            rejects.append(Rejected(image_id, "graph malformed", shown(graph)))
+            continue
+        places = _places(texts[number]) if number < len(texts) else []
+        nouns = [_noun(entity, places) for entity in entities]
+        used: set[int] = set()
+        for relation in relations:
+            values = relation if isinstance(relation, dict) else {}
+            ends = [as_id(values.get(role)) for role in ("subject", "object")]
+            predicate = values.get("relation")
+            if not isinstance(predicate, str) or not readable(predicate).strip():
+                rejects.append(Rejected(image_id, "relation malformed", shown(relation)))
+                continue
+            known = [nouns[end] if end is not None and 0 <= end < len(nouns) else None for end in ends]
+            subject, object_ = known
+            if subject is None or object_ is None:
+                rejects.append(Rejected(image_id, "relation of unknown entity", shown(relation)))
+                continue
+            used.update(end for end in ends if end is not None)
+            triplets.append(_triplet(number, subject, readable(predicate), object_))
+        lost = sum(index not in used for index in range(len(nouns)))
+        rejects += [Rejected(image_id, "entity without a relation", "")] * lost
+    return {"image_id": image_id, "triplets": triplets}, rejects
+
+
+def write_graphs(row: Mapping[str, Any], texts: Sequence[str]) -> tuple[str, list[dict[str, Any]]]:
+    """A row of `triplets` as a field of the file: one graph for each of the image's captions."""
+    found = max((t["caption"] + 1 for t in row["triplets"]), default=0)
+    graphs: list[dict[str, Any]] = [{"entities": [], "relations": []} for _ in range(max(len(texts), found))]
+    entities: list[dict[tuple[str, int, int], int]] = [{} for _ in graphs]
+    for t in row["triplets"]:
+        number = t["caption"]
+        text = texts[number] if number < len(texts) else ""
+        ends = {}
+        for role in ("subject", "object"):
+            key = (t[role], t[f"{role}_start"], t[f"{role}_end"])
+            if key not in entities[number]:
+                entities[number][key] = len(graphs[number]["entities"])
+                graphs[number]["entities"].append(_entity(t, role, text))
+            ends[role] = entities[number][key]
+        graphs[number]["relations"].append({**ends, "relation": t["predicate"], "lemma_relation": t["predicate_lemma"]})
+    return str(row["image_id"]), graphs
+
+
+def _entity(t: Mapping[str, Any], role: str, text: str) -> dict[str, Any]:
+    span, lemma, count = t[role], t[f"{role}_lemma"], t.get(f"{role}_count")
+    described = [("amod", word) for word in t.get(f"{role}_attributes") or ()]
+    counted = [("nummod", _NUMBERS[count - 1])] if count and 1 < count <= len(_NUMBERS) else []
+    article = [("det", word) for word in span.lower().split()[:1] if word in _ARTICLES]
+    return {
+        "span": span.lower(),
+        "lemma_span": lemma,
+        "head": span.lower().split()[-1] if span.split() else span,
+        "lemma_head": lemma.rpartition(" ")[2],
+        "span_bounds": _bounds(text, t[f"{role}_start"], t[f"{role}_end"]),
+        "modifiers": [{"dep": dep, "span": word, "lemma_span": word} for dep, word in (*article, *counted, *described)],
+        "type": "unknown",
+    }
+
+
+def _noun(entity: Any, places: Sequence[tuple[int, int]]) -> dict[str, Any] | None:
+    """What a triplet's end has of an entity; None for one without words."""
+    values = entity if isinstance(entity, dict) else {}
+    span = values.get("span")
+    if not isinstance(span, str) or not readable(span).strip():
+        return None
+    lemma, head = values.get("lemma_span"), values.get("lemma_head")
+    named = next((text for text in (lemma, head) if isinstance(text, str) and readable(text).strip()), span)
+    modifiers = [m for m in _list(values.get("modifiers")) if isinstance(m, dict) and isinstance(m.get("span"), str)]
+    numbers = [m["span"] for m in modifiers if m.get("dep") == "nummod" and m["span"] in _NUMBERS]
+    start, end = _characters(values.get("span_bounds"), places)
+    return {
+        "": readable(span),
+        "_lemma": phrase_lemma(" ".join(word for word in readable(named).split() if word.lower() not in _ARTICLES)),
+        "_start": start,
+        "_end": end,
+        "_count": _NUMBERS.index(numbers[0]) + 1 if numbers else 1,
+        "_attributes": [readable(m["span"]) for m in modifiers if m.get("dep") in ("amod", "compound")],
+    }
+
+
+def _triplet(number: int, subject: dict[str, Any], predicate: str, object_: dict[str, Any]) -> dict[str, Any]:
+    ends = {
+        f"{role}{name}": value
+        for role, noun in (("subject", subject), ("object", object_))
+        for name, value in noun.items()
+    }
+    return ends | {
+        "predicate": predicate,
+        "predicate_lemma": canonical(predicate),
+        "predicate_start": -1,
+        "predicate_end": -1,
+        "caption": number,
+        "rule": IMPORTED_RULE,
+    }
+
+
+def _places(text: str) -> list[tuple[int, int]]:
+    return [match.span() for match in _TOKEN.finditer(text)]
+
+
+def _bounds(text: str, start: int, end: int) -> list[int]:
+    """The tokens that a range of characters covers; [0, 0] where the caption or the range is not known."""
+    covered = [number for number, (first, last) in enumerate(_places(text)) if first < end and last > start >= 0]
+    return [covered[0], covered[-1] + 1] if covered else [0, 0]
+
+
+def _characters(bounds: Any, places: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    ends = [as_id(bound) for bound in _list(bounds)]
+    if len(ends) != 2 or ends[0] is None or ends[1] is None or not 0 <= ends[0] < ends[1] <= len(places):
+        return -1, -1
+    return places[ends[0]][0], places[ends[1] - 1][1]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -1,0 +1,232 @@
+"""The authors' pseudo-labels and their Visual Genome file: one JSON object an image (spec pseudo_labels 4.1, 4.2)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from pipeline.data.datasets.annotations import NO_IMAGE, as_four_numbers, as_id, readable, shown
+from pipeline.interop.json_writer import number
+from pipeline.runtime.stage import Rejected
+
+EXPECTED = "labels: a list of {image_id, dataset, objects: [...], relationships: [...]}"
+VISUAL_GENOME = "vg"
+"""The name of the data set of elements that name none."""
+FIRST_IDS = {"coco2017": 10_000_000, "o365": 20_000_000}
+"""Where the authors' object and relationship ids begin."""
+_VG_RELATION = ("relationship_id", "predicate", "synsets", "subject_id", "object_id")
+_MOST_PIXELS = 1e7
+_LAST_NUMBER = re.compile(r"(\d+)\D*$")
+
+
+@dataclass
+class LabelledImage:
+    """One element as rows of our tables, and what it lost on the way."""
+
+    image: dict[str, Any]
+    relations: list[dict[str, Any]]
+    rejects: list[Rejected] = field(default_factory=list)
+
+
+def read_element(entry: Any) -> LabelledImage | Rejected:
+    """An element as rows of `images` and `relations`; a reject for what names no image.
+
+    Ids hold inside the image only. A missing data set means Visual Genome, whose relations without a confidence are
+    given ones. Relations of unknown boxes are dropped, doubled ones keep their highest confidence, self-pairs stay;
+    boxes are clamped at 0. All of it is counted.
+    """
+    image_id, name = _image_id(entry.get("image_id")) if isinstance(entry, dict) else (None, "")
+    if image_id is None:
+        return Rejected(NO_IMAGE, "image id not an integer", shown(entry))
+    dataset = entry.get("dataset", VISUAL_GENOME)
+    rejects: list[Rejected] = []
+    if not isinstance(dataset, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", dataset):
+        rejects.append(Rejected(image_id, "data set unknown", shown(dataset)))
+        dataset = VISUAL_GENOME
+    split = entry.get("data_split")
+    split = split if isinstance(split, str) and split else "train2017" if dataset == "coco2017" else "train"
+    boxes, places = _boxes(image_id, entry.get("objects"), rejects)
+    given, scored = _relations(image_id, entry.get("relationships"), places, dataset, rejects)
+    image = {
+        "dataset": dataset,
+        "split": readable(split),
+        "image_id": image_id,
+        "uri": _uri(dataset, split, image_id, name),
+        "digest": "",
+        "width": None,
+        "height": None,
+        "boxes": boxes,
+        "relations": given,
+    }
+    return LabelledImage(image, scored, rejects)
+
+
+class ElementWriter:
+    """Images as elements; ids run through the whole file, as the authors' do, unless an image brings its own."""
+
+    def __init__(self, dataset: str) -> None:
+        """`dataset`: the authors' name of the set; `vg` is written without."""
+        self._dataset = dataset
+        first = FIRST_IDS.get(dataset, 1)
+        self._objects, self._relations = count(first), count(first)
+
+    def element(self, image: Mapping[str, Any], relations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """One image with its usable boxes and the relations between them, in the order given: the authors' loader keeps
+        the first 100, so the most confident come first.
+        """
+        usable = [(index, box) for index, box in enumerate(image["boxes"]) if not box["crowd"]]
+        own = [box["source_id"] for _, box in usable]
+        known = all(own_id is not None and own_id >= 0 for own_id in own) and len(set(own)) == len(own)
+        imported = known and not image["digest"]
+        ids = {index: own[at] if imported else next(self._objects) for at, (index, _) in enumerate(usable)}
+        head: dict[str, Any] = {"image_id": image["image_id"]}
+        if self._dataset != VISUAL_GENOME:
+            head |= {"dataset": self._dataset, "data_split": _split(self._dataset, image["split"])}
+        return head | {
+            "objects": [
+                {
+                    "object_id": ids[index],
+                    **{side: number(box[side]) for side in "xywh"},
+                    "names": box["category"],
+                }
+                for index, box in usable
+            ],
+            "relationships": [
+                {
+                    "relationship_id": next(self._relations),
+                    "predicate": r["predicate"],
+                    "subject_id": ids[r["subject"]],
+                    "object_id": ids[r["object"]],
+                    **({"confidence": number(r["score"])} if "score" in r else {}),
+                }
+                for r in relations
+                if r["subject"] in ids and r["object"] in ids
+            ],
+        }
+
+    def vg_element(self, image: Mapping[str, Any], relations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The same in the layout of the authors' Visual Genome file: whole pixels, synsets (none), no confidence."""
+        element = self.element(image, relations)
+        for box in element["objects"]:
+            box |= {side: round(box[side]) for side in "xy"} | {side: max(round(box[side]), 1) for side in "wh"}
+            box["synsets"] = []
+        element["relationships"] = [
+            {name: [] if name == "synsets" else relation[name] for name in _VG_RELATION}
+            for relation in element["relationships"]
+        ]
+        return {name: element[name] for name in ("image_id", "objects", "relationships")}
+
+
+def _image_id(value: Any) -> tuple[int | None, str]:
+    """The id, and the file's name where that is what stands for it ("HICO_train2015_00000001.jpg")."""
+    found = as_id(value)
+    if found is not None or not isinstance(value, str):
+        return found, ""
+    digits = _LAST_NUMBER.search(value.rpartition(".")[0] or value)
+    return (as_id(digits.group(1)), readable(value)) if digits else (None, "")
+
+
+def _boxes(image_id: int, listed: Any, rejects: list[Rejected]) -> tuple[list[dict[str, Any]], dict[int, int]]:
+    """Usable boxes, and object id → index."""
+    boxes: list[dict[str, Any]] = []
+    places: dict[int, int] = {}
+    for entry in _list(image_id, "objects", listed, rejects):
+        values = entry if isinstance(entry, dict) else {}
+        object_id, name = as_id(values.get("object_id")), _name(values.get("names"))
+        numbers = as_four_numbers([values.get(side) for side in "xywh"])
+        if object_id is None or name is None or numbers is None or not all(abs(v) < _MOST_PIXELS for v in numbers):
+            rejects.append(Rejected(image_id, "box malformed", shown(entry)))
+            continue
+        x, y, w, h = numbers
+        left, top = max(x, 0.0), max(y, 0.0)
+        right, bottom = x + w, y + h
+        if right - left <= 0 or bottom - top <= 0:
+            rejects.append(Rejected(image_id, "box empty or outside", shown(entry)))
+        elif object_id in places:
+            rejects.append(Rejected(image_id, "object id twice", shown(entry)))
+        else:
+            # Nothing is computed anew for a box that is inside: its numbers go in as they came.
+            w, h = (w if left == x else right - left), (h if top == y else bottom - top)
+            if (left, top) != (x, y):
+                rejects.append(Rejected(image_id, "box clamped", shown(entry)))
+            places[object_id] = len(boxes)
+            boxes.append(
+                {"category": name, "x": left, "y": top, "w": w, "h": h, "crowd": False, "source_id": object_id}
+            )
+    return boxes, places
+
+
+def _relations(
+    image_id: int, listed: Any, places: Mapping[int, int], dataset: str, rejects: list[Rejected]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Relations that are given, and those with a confidence."""
+    given: dict[tuple[int, str, int], None] = {}
+    scored: dict[tuple[int, str, int], float] = {}
+    for entry in _list(image_id, "relationships", listed, rejects):
+        values = entry if isinstance(entry, dict) else {}
+        predicate = _name(values.get("predicate"))
+        ends = as_id(values.get("subject_id")), as_id(values.get("object_id"))
+        if predicate is None or None in ends:
+            rejects.append(Rejected(image_id, "relation malformed", shown(entry)))
+            continue
+        subject, object_ = (places.get(end) if end is not None else None for end in ends)
+        if subject is None or object_ is None:
+            rejects.append(Rejected(image_id, "relation of unknown box", shown(entry)))
+            continue
+        if subject == object_:
+            rejects.append(Rejected(image_id, "relation to itself (kept)", shown(entry)))
+        key = (subject, predicate, object_)
+        if key in given or key in scored:
+            rejects.append(Rejected(image_id, "relation twice", shown(entry)))
+        confidence = values.get("confidence")
+        if confidence is None and dataset == VISUAL_GENOME:
+            given[key] = None
+            continue
+        if confidence is None:
+            rejects.append(Rejected(image_id, "relation without confidence (kept with 1)", shown(entry)))
+        score = _score(1.0 if confidence is None else confidence)
+        if score is None:
+            rejects.append(Rejected(image_id, "confidence not a number from 0 to 1", shown(entry)))
+        else:
+            scored[key] = max(score, scored.get(key, 0.0))
+    return (
+        [{"subject": s, "predicate": p, "object": o} for s, p, o in given],
+        [
+            {"subject": s, "object": o, "predicate": p, "score": score, "proposed": True, "triplet": -1}
+            for (s, p, o), score in scored.items()
+        ],
+    )
+
+
+def _list(image_id: int, name: str, found: Any, rejects: list[Rejected]) -> list[Any]:
+    if isinstance(found, list):
+        return found
+    rejects.append(Rejected(image_id, f"{name} malformed", shown(found)))
+    return []
+
+
+def _name(value: Any) -> str | None:
+    """A name; of a list of names, the first (Visual Genome's own layout)."""
+    first = value[0] if isinstance(value, list) and value else value
+    return readable(first) if isinstance(first, str) and readable(first).strip() else None
+
+
+def _score(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value <= 1 and math.isfinite(value) else None
+
+
+def _uri(dataset: str, split: str, image_id: int, name: str) -> str:
+    """The rules by which the authors find the image's file, below its set's folder."""
+    if name:
+        return name
+    return f"{split}/{image_id:012d}.jpg" if dataset == "coco2017" else f"{image_id}.jpg"
+
+
+def _split(dataset: str, split: str) -> str:
+    return f"{split}2017" if dataset == "coco2017" and split in ("train", "val") else split

@@ -1,0 +1,116 @@
+"""All files of the authors' that a run has something for, in a folder for each data set (spec pseudo_labels 1-4)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.interop.frequencies import counted, write_frequencies
+from pipeline.interop.json_writer import write_list, write_object
+from pipeline.interop.official_captions import write_captions
+from pipeline.interop.official_graphs import write_graphs
+from pipeline.interop.official_groups import write_candidates, write_groups
+from pipeline.interop.official_labels import VISUAL_GENOME, ElementWriter
+from pipeline.interop.relations_of import relations_of
+from pipeline.interop.run_rows import RunRows
+from pipeline.interop.tally import Tally
+
+CAPTIONS, GRAPHS, CANDIDATES = "captions.json", "scene_graphs.json", "candidates.json"
+LABELS, FREQUENCIES, FILES = "labels.json", "keep_names_freq.json", "image_id_to_filepath.json"
+
+
+def write_official(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
+    """Captions, scene graphs, candidates, pseudo-labels, name frequencies and, for Objects365, paths of images."""
+    for dataset in rows.datasets():
+        place = folder / dataset
+        place.mkdir()
+        fields = {
+            CAPTIONS: ("caption", _captions(rows, dataset, tally)),
+            GRAPHS: ("parse", _graphs(rows, dataset, tally)),
+            CANDIDATES: ("candidates" if "candidates" in rows.steps() else "tag", _candidates(rows, dataset, tally)),
+        }
+        for name, (step, written) in fields.items():
+            if step in rows.steps() and write_object(place / name, written) == 0:
+                (place / name).unlink()
+        if "ingest" in rows.steps():
+            _labels(rows, dataset, place, threshold, tally)
+    own = rows.run.artifacts("frequencies")
+    for partition, artifact in own.items():
+        place = folder / partition.split("/")[0]
+        place.mkdir(exist_ok=True)
+        if not (place / FREQUENCIES).exists():
+            write_object(place / FREQUENCIES, write_frequencies(*counted(artifact.table("frequencies").to_pylist())))
+
+
+def write_vg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
+    """A file in the layout of the authors' Visual Genome annotations for each data set."""
+    for dataset in rows.datasets() if "ingest" in rows.steps() else ():
+        writer = ElementWriter(VISUAL_GENOME)
+        elements = (writer.vg_element(*element) for element in _elements(rows, dataset, threshold, tally, vg=True))
+        write_list(folder / f"{dataset}.json", elements)
+
+
+def _captions(rows: RunRows, dataset: str, tally: Tally) -> Iterator[tuple[str, Any]]:
+    for image in rows.images(dataset, "captions"):
+        if "captions" in image.rows:
+            tally.note("seed, log-probability and source of a caption", len(image.items("captions")))
+            yield write_captions(image.rows["captions"])
+
+
+def _graphs(rows: RunRows, dataset: str, tally: Tally) -> Iterator[tuple[str, Any]]:
+    for image in rows.images(dataset, "captions", "triplets"):
+        if "triplets" in image.rows:
+            texts = [caption["text"] for caption in image.items("captions")]
+            tally.note("rule and predicate offsets of a triplet", len(image.items("triplets")))
+            yield write_graphs(image.rows["triplets"], texts)
+
+
+def _candidates(rows: RunRows, dataset: str, tally: Tally) -> Iterator[tuple[str, Any]]:
+    for image in rows.images(dataset, "images", "candidates", "groups"):
+        if "groups" in image.rows:
+            yield write_groups(image.rows["groups"])
+        elif "candidates" in image.rows and "images" in image.rows:
+            tally.note("triplet, mention and prior of a candidate", len(image.items("candidates", "pairs")))
+            yield write_candidates(image.rows["images"], image.rows["candidates"])
+
+
+def _labels(rows: RunRows, dataset: str, place: Path, threshold: float, tally: Tally) -> None:
+    official = rows.official_name(dataset)
+    writer = ElementWriter(official)
+    relations, objects, paths = Counter[str](), Counter[str](), {}
+
+    def elements() -> Iterator[dict[str, Any]]:
+        is_vg = official == VISUAL_GENOME
+        for image, labels in _elements(rows, dataset, threshold, tally, is_vg):
+            element = writer.vg_element(image, labels) if is_vg else writer.element(image, labels)
+            relations.update(relation["predicate"] for relation in element["relationships"])
+            objects.update(box["names"] for box in element["objects"])
+            paths[str(image["image_id"])] = image["uri"]
+            yield element
+
+    write_list(place / LABELS, elements())
+    if relations:
+        write_object(place / FREQUENCIES, write_frequencies(relations, objects))
+    if official == "o365":
+        write_object(place / FILES, paths.items())
+
+
+def _elements(
+    rows: RunRows, dataset: str, threshold: float, tally: Tally, vg: bool
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    for image in rows.images(dataset, "images", "relations"):
+        if "images" not in image.rows:
+            continue
+        row, relations = dict(image.rows["images"]), relations_of(image, threshold, tally)
+        crowds = {index for index, box in enumerate(row["boxes"]) if box["crowd"]}
+        tally.note("crowd box", len(crowds))
+        tally.note("relation of a crowd box", sum(r["subject"] in crowds or r["object"] in crowds for r in relations))
+        tally.note("size and digest of an image", 1)
+        tally.note("birth and calibration of a relation", len(relations))
+        if vg:
+            sides = [box[side] for box in row["boxes"] for side in "xywh"]
+            tally.note("fraction of a pixel", sum(side != round(side) for side in sides))
+            tally.note("score of a relation", sum("score" in relation for relation in relations))
+        yield row, relations

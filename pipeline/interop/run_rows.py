@@ -1,0 +1,93 @@
+"""A run's images with all that its steps say of them, a partition at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.interop.official_labels import VISUAL_GENOME
+from storage.artifact import Artifact
+from storage.errors import Terminal
+from storage.runs import Run
+
+TABLES = {"ingest": "images", "caption": "captions", "parse": "triplets", "tag": "relations", "candidates": "groups"}
+"""Step → its table."""
+_OFFICIAL_NAMES = {"coco": "coco2017", "objects365": "o365", "visual_genome": VISUAL_GENOME, "hico_det": "hico"}
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """One image's rows, by table; a table that the run lacks, or that says nothing of the image, is missing."""
+
+    image_id: int
+    rows: Mapping[str, Mapping[str, Any]]
+
+    def items(self, table: str, name: str | None = None) -> list[dict[str, Any]]:
+        """The items of the image in a table, e.g. its relations; `name` where the column is called otherwise."""
+        found: list[dict[str, Any]] = self.rows.get(table, {}).get(name or table) or []
+        return found
+
+
+class RunRows:
+    """The rows of a run, by data set."""
+
+    def __init__(self, run: Run) -> None:
+        """Raises `Terminal` for a run without a step that can be exported."""
+        self.run = run
+        self._artifacts: dict[str, dict[str, Artifact]] = {
+            step: found for step in TABLES if (found := run.artifacts(step))
+        }
+        if not self._artifacts and not run.keys("frequencies"):
+            raise Terminal(f"run {run.name!r} has none of the steps {', '.join(TABLES)}: nothing to export")
+
+    def steps(self) -> list[str]:
+        """Steps that can be exported."""
+        return list(self._artifacts)
+
+    def datasets(self) -> list[str]:
+        """Data sets that some step has labelled: those with captions or relations, else all that were ingested."""
+        made = [step for step in self._artifacts if step != "ingest"] or ["ingest"]
+        return sorted({partition.split("/")[0] for step in made for partition in self._artifacts.get(step, ())})
+
+    def official_name(self, dataset: str) -> str:
+        """What the authors call the set: by its format in the run's recipe, else as it is named."""
+        path = self.run.folder / "recipe.json"
+        recipe = json.loads(path.read_bytes()) if path.is_file() else {}
+        formats = {source["name"]: source["format"] for source in recipe.get("data", {}).get("sources", ())}
+        return _OFFICIAL_NAMES.get(formats.get(dataset, ""), dataset)
+
+    def images(self, dataset: str, *tables: str) -> Iterator[ImageRows]:
+        """The images of a set in stored order, with the rows of `tables` (all when none is named)."""
+        for partition in sorted({p for found in self._artifacts.values() for p in found}):
+            if partition.split("/")[0] == dataset:
+                yield from self._partition(partition, tables)
+
+    def artifact_tables(self, table: str) -> Iterator[tuple[str, pa.Table]]:
+        """A table as it is stored, partition by partition."""
+        step = next((step for step, name in TABLES.items() if name == table), "tag")
+        for partition, artifact in self._artifacts.get(step, {}).items():
+            if f"{table}.parquet" in artifact.manifest.files:
+                yield partition, artifact.table(table)
+
+    def _partition(self, partition: str, tables: tuple[str, ...]) -> Iterator[ImageRows]:
+        rows: dict[int, dict[str, dict[str, Any]]] = {}
+        for step, found in self._artifacts.items():
+            artifact = found.get(partition)
+            for table in _tables_of(step, artifact):
+                if artifact is not None and (not tables or table in tables):
+                    for row in artifact.table(table).to_pylist():
+                        rows.setdefault(row["image_id"], {})[table] = row
+        for image_id, by_table in rows.items():
+            yield ImageRows(image_id, by_table)
+
+
+def _tables_of(step: str, artifact: Artifact | None) -> list[str]:
+    """The tables of a step's artifact; the tagger's has its candidates too."""
+    if artifact is None:
+        return []
+    extra = ["candidates"] if step == "tag" and "candidates.parquet" in artifact.manifest.files else []
+    return [TABLES[step], *extra]

@@ -1,0 +1,93 @@
+"""From images to labels in numbers: what each stage of labelling left over, and which predicates it kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipeline.labels.kept_labels import ChoiceSettings, kept_labels
+from pipeline.labels.flat_list import Items
+from storage.artifact import Artifact
+from storage.runs import Run
+from storage.tables import CANDIDATES
+from tagger.english.predicates import canonical
+
+
+@dataclass(frozen=True)
+class Yield:
+    """How many of each the labelled sets hold; None where the run has not come that far."""
+
+    images: int | None = None
+    captions: int | None = None
+    triplets: int | None = None
+    candidates: int | None = None
+    """Pairs of boxes that triplets propose, each predicate counted."""
+    scored: int | None = None
+    """Labels with a score."""
+    kept: int | None = None
+    """Labels that stage `shard` keeps."""
+
+
+@dataclass(frozen=True)
+class PredicateCount:
+    """How often a canonical predicate was kept, and how often the set itself gives it."""
+
+    predicate: str
+    kept: int
+    given: int
+
+
+def labelled(run: Run, step: str, datasets: Sequence[str]) -> dict[str, Artifact]:
+    """Partition → artifact of a step, only of these data sets."""
+    return {part: a for part, a in run.artifacts(step).items() if part.split("/")[0] in datasets}
+
+
+def candidates(tagged: Artifact) -> pa.Table:
+    """The candidate pairs that the tagging stage kept beside its labels; empty when it kept no such file."""
+    return tagged.table("candidates") if "candidates.parquet" in tagged.manifest.files else CANDIDATES.empty_table()
+
+
+def label_counts(run: Run, datasets: Sequence[str], choice: ChoiceSettings) -> tuple[Yield, tuple[PredicateCount, ...]]:
+    """The yield of labelling these sets, and the predicates, the most kept first."""
+    images, tagged = labelled(run, "ingest", datasets), labelled(run, "tag", datasets)
+    kept: Counter[str] = Counter()
+    scored = proposed = 0
+    for artifact in tagged.values():
+        relations, pairs = artifact.table("relations"), candidates(artifact)
+        scored += len(Items.of(relations, "relations"))
+        proposed += len(Items.of(pairs, "pairs"))
+        for labels in kept_labels(relations, pairs, choice).values():
+            kept.update(label.predicate for label in labels)
+    given: Counter[str] = Counter()
+    for artifact in images.values():
+        given.update(Items.of(artifact.table("images"), "relations").values("predicate"))
+    summed = Yield(
+        images=_rows(images),
+        captions=_items(labelled(run, "caption", datasets), "captions"),
+        triplets=_items(labelled(run, "parse", datasets), "triplets"),
+        candidates=proposed if tagged else None,
+        scored=scored if tagged else None,
+        kept=sum(kept.values()) if tagged else None,
+    )
+    return summed, _predicates(kept, given)
+
+
+def _predicates(kept: Mapping[str, int], given: Mapping[str, int]) -> tuple[PredicateCount, ...]:
+    totals: dict[str, list[int]] = {}
+    for place, counts in enumerate((kept, given)):
+        for predicate, count in counts.items():
+            totals.setdefault(canonical(predicate), [0, 0])[place] += count
+    ranked = sorted(totals.items(), key=lambda item: (-item[1][0], -item[1][1], item[0]))
+    return tuple(PredicateCount(predicate, *counts) for predicate, counts in ranked)
+
+
+def _rows(artifacts: Mapping[str, Artifact]) -> int | None:
+    return sum(a.manifest.counts.rows_out for a in artifacts.values()) if artifacts else None
+
+
+def _items(artifacts: Mapping[str, Artifact], table: str) -> int | None:
+    found = [len(Items.of(artifact.table(table), table)) for artifact in artifacts.values()]
+    return sum(found) if artifacts else None

@@ -1,0 +1,131 @@
+"""Line charts as plain geometry: the template draws it, so that every word in it is escaped like any other."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.report.series import Series, series
+from pipeline.report.step_summary import chain_order
+from storage.runs import Run
+
+WIDTH, HEIGHT = 340, 180
+LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 24
+"""Margins of the plot inside the drawing, in its own units."""
+POINTS = 200
+"""Points a line; more can't be told apart at this size."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: its legend, the arm that gives its colour, `x,y` pairs, and the last value."""
+
+    label: str
+    arm: str
+    points: str
+    last: float
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A tick: where, and what it says."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One number over training steps, a line for each training."""
+
+    title: str
+    lines: tuple[Line, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    bottom: int = HEIGHT - BOTTOM
+
+
+@dataclass(frozen=True)
+class ChartGroup:
+    """The charts of one kind of training."""
+
+    title: str
+    charts: tuple[Chart, ...]
+
+    @property
+    def legend(self) -> list[tuple[str, int]]:
+        """Each arm with the number of its trainings."""
+        return list(Counter(line.arm for line in self.charts[0].lines).items())
+
+
+def loss_charts(run: Run) -> list[ChartGroup]:
+    """Loss curves of the tagger and of pre-training, as far as they were recorded."""
+    groups = []
+    for title, stage in (("Tagger", "train_tagger"), ("Pre-training", "pretrain")):
+        steps = sorted((s for s in run.steps() if s.split(":")[0] == stage), key=chain_order)
+        charts = _charts({step: _losses(run, step) for step in steps})
+        if charts:
+            groups.append(ChartGroup(title, charts))
+    return groups
+
+
+def line_chart(title: str, lines: Mapping[str, Series]) -> Chart:
+    """A chart of series with at least one point each; the keys are step names such as `pretrain:none:1`."""
+    thin = {step: each.thinned(POINTS) for step, each in lines.items()}
+    x_high = max(float(each.steps[-1]) for each in thin.values()) or 1.0
+    low = min(float(each.values.min()) for each in thin.values())
+    high = max(float(each.values.max()) for each in thin.values())
+    low = 0.0 if 0 <= low < 0.5 * high else low
+    y_ticks = nice_ticks(low, high if high > low else low + 1.0, 4)
+    low, high = min(low, y_ticks[0]), max(high, y_ticks[-1])
+
+    def x(step: float) -> float:
+        return round(LEFT + (WIDTH - LEFT - RIGHT) * step / x_high, 1)
+
+    def y(value: float) -> float:
+        return round(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (value - low) / (high - low), 1)
+
+    drawn = []
+    for step, each in thin.items():
+        arm, _, seed = step.partition(":")[2].partition(":")
+        points = " ".join(f"{x(s)},{y(v)}" for s, v in zip(each.steps, each.values, strict=True))
+        label = f"{arm} (seed {seed})" if seed else arm or step
+        drawn.append(Line(label, arm, points, float(each.values[-1])))
+    x_ticks = tuple(Tick(x(step), _short(step)) for step in nice_ticks(0, x_high, 4) if step <= x_high)
+    return Chart(title, tuple(drawn), x_ticks, tuple(Tick(y(value), _short(value)) for value in y_ticks))
+
+
+def nice_ticks(low: float, high: float, count: int) -> list[float]:
+    """About `count` round numbers that cover low to high (low < high)."""
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    width = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+    first, last = math.floor(low / width + 1e-9), math.ceil(high / width - 1e-9)
+    return [round(i * width, 12) for i in range(first, last + 1)]
+
+
+def _losses(run: Run, step: str) -> dict[str, Series]:
+    found = {each.name: each for artifact in run.artifacts(step).values() for each in series(artifact)}
+    return {name: each for name, each in found.items() if name == "loss" or name.startswith("loss_")}
+
+
+def _charts(by_step: Mapping[str, Mapping[str, Series]]) -> tuple[Chart, ...]:
+    names: Sequence[str] = sorted(
+        {name for found in by_step.values() for name in found}, key=lambda n: (n != "loss", n)
+    )
+    return tuple(
+        line_chart(name.replace("_", " "), {step: found[name] for step, found in by_step.items() if name in found})
+        for name in names
+    )
+
+
+def _short(value: float) -> str:
+    if abs(value) >= 10_000:
+        return f"{value / 1000:g}k"
+    return f"{value:g}"

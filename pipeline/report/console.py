@@ -1,0 +1,117 @@
+"""What a run says on the terminal when it is over: the stage table, the figures, where the report lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.report.arms import ArmScores, score_name, score_names, score_text
+from pipeline.report.figures import DatasetAudit, Figures
+from pipeline.labels.label_audit import LabelScores
+from pipeline.report.stage_rows import stage_rows
+from pipeline.report.formatting import harmless
+
+if TYPE_CHECKING:
+    from pipeline.report.outcome import Outcome
+
+
+def print_outcome(console: Console, outcome: Outcome, figures: Figures, report: Path | None) -> None:
+    """Print the tables of a finished run; the report's path comes last."""
+    console.print(_stages(figures, outcome))
+    if figures.unknown_captions:
+        console.print(
+            f"{figures.unknown_captions:,} recorded captions are of images that no labelled set has: left out"
+        )
+    for audit in figures.audits:
+        console.print(*_labels(audit, figures.choice), sep="\n")
+    if figures.arms:
+        console.print(_arms(figures.arms))
+    if figures.share_of_gain is not None:
+        console.print(
+            f"Pseudo-labels bring {figures.share_of_gain:.0%} of the gain that given relations bring over none."
+        )
+    if report is not None:
+        console.print(Text(f"Report: {report}"), soft_wrap=True)
+
+
+def outcome_json(outcome: Outcome, figures: Figures, report: Path | None) -> dict[str, Any]:
+    """The same for machines: plain values that serialise as JSON."""
+    return {
+        "run": outcome.run,
+        "computed": outcome.computed,
+        "stages": [row.as_json() for row in stage_rows(figures.steps, outcome)],
+        "figures": figures.as_json(),
+        "report": str(report) if report is not None else None,
+    }
+
+
+def share(value: float | None) -> str:
+    """A share in [0, 1] with three digits."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def table(title: str, *columns: str) -> Table:
+    """An empty table: the first column holds names, the others numbers."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for place, column in enumerate(columns):
+        made.add_column(column, justify="right" if place else "left", header_style="dim", no_wrap=not place)
+    return made
+
+
+def _stages(figures: Figures, outcome: Outcome) -> Table:
+    made = table("Stages", "stage", "partitions", "cached", "rows in", "rows out", "rejected", "seconds", "images/s")
+    for row in stage_rows(figures.steps, outcome):
+        counts = (row.partitions, row.cached, row.rows_in, row.rows_out, row.rejected)
+        times = (f"{row.seconds:,.1f}", f"{row.rate:,.1f}" if row.rate else "–")
+        style = "dim" if row.recorded else ""
+        made.add_row(
+            Text(row.step),
+            *("–" if count is None else f"{count:,}" for count in counts),
+            *(Text(time, style) for time in times),
+        )
+    if any(row.recorded for row in stage_rows(figures.steps, outcome)):
+        made.caption = "dim times: as recorded when the step was computed, summed over its workers"
+        made.caption_justify = "left"
+    return made
+
+
+def _labels(audit: DatasetAudit, choice: str) -> list[Any]:
+    name = harmless(audit.dataset)
+    if not audit.has_truth:
+        return [Text(f"Labels of {name}: no truth, the set gives no relations to judge them by")]
+    printed: list[Any] = []
+    if audit.labels is not None:
+        made = table(
+            f"Labels of {name}, against its {audit.labels.given:,} given relations",
+            "labels", "kept", "precision", "recall", "precision at recall .8", "average precision",
+        )  # fmt: skip
+        made.add_row(f"tagger, {choice}", *_scores(audit.labels.tagger))
+        made.add_row("naive matching", *_scores(audit.labels.naive))
+        made.add_row("boxes and names alone", *_scores(audit.labels.prior))
+        printed.append(made)
+    if audit.captions is not None:
+        found = audit.captions
+        printed.append(
+            Text(
+                f"Captions of {name}: {share(found.precision)} of {found.judged:,} stated triplets agree with given "
+                f"relations, {share(found.recall)} of {found.given:,} given relations are stated"
+            )
+        )
+    return printed
+
+
+def _scores(scores: LabelScores) -> tuple[str, ...]:
+    values = (scores.precision, scores.recall, scores.precision_at_recall, scores.average_precision)
+    return (f"{scores.kept:,}", *map(share, values))
+
+
+def _arms(arms: tuple[ArmScores, ...]) -> Table:
+    names = score_names(arms)
+    made = table("Pre-training", "labels", "seeds", *(score_name(name) for name in names))
+    for arm in arms:
+        made.add_row(Text(arm.arm), str(arm.seeds), *(score_text(arm.scores.get(name)) for name in names))
+    return made

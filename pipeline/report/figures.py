@@ -1,0 +1,135 @@
+"""The figures of a run: how good labels, captions and arms are, and how much was made of what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.labels.kept_labels import ChoiceSettings
+from pipeline.report.arms import ArmScores, arm_scores, share_of_gain
+from pipeline.labels.caption_audit import CaptionAudit, CaptionCount
+from pipeline.labels.label_audit import LabelAudit, LabelCount
+from pipeline.labels.label_funnel import PredicateCount, Yield, label_counts, labelled
+from pipeline.report.step_summary import StepSummary, summaries
+from storage.digests import digest_json
+from storage.runs import Run
+
+if TYPE_CHECKING:
+    from pipeline.run.recipe import Recipe
+
+_VERSION = 4
+"""Raised when the same run would give other figures."""
+
+
+@dataclass(frozen=True)
+class DatasetAudit:
+    """One labelled set against its own given relations; nothing to compare with when it gives none."""
+
+    dataset: str
+    has_truth: bool
+    labels: LabelAudit | None
+    captions: CaptionAudit | None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """All figures of a run, as far as it has come."""
+
+    choice: str
+    """Which labels are kept, in words."""
+    labels: Yield
+    predicates: tuple[PredicateCount, ...]
+    audits: tuple[DatasetAudit, ...]
+    arms: tuple[ArmScores, ...]
+    unknown_captions: int
+    """Recorded captions of images that no labelled set has; they are left out."""
+    share_of_gain: float | None
+    """Of the gain in zero-shot mAP that true relations bring over none, the share that pseudo-labels bring."""
+    steps: tuple[StepSummary, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; what the run does not have is left out."""
+        plain: dict[str, Any] = _without_none(asdict(self))
+        return plain
+
+
+def compute_figures(run: Run, datasets: Sequence[str], choice: ChoiceSettings, unknown_captions: int = 0) -> Figures:
+    """Compute the figures of a run whose sets `datasets` were labelled; `choice`: what the shards keep."""
+    counts, predicates = label_counts(run, datasets, choice)
+    arms = arm_scores(run)
+    return Figures(
+        choice=choice.in_words(),
+        labels=counts,
+        predicates=predicates,
+        audits=tuple(_audit(run, dataset, choice) for dataset in datasets if labelled(run, "ingest", [dataset])),
+        arms=arms,
+        unknown_captions=unknown_captions,
+        share_of_gain=share_of_gain(arms),
+        steps=tuple(summaries(run)),
+    )
+
+
+def figures_of(recipe: Recipe, run: Run) -> Figures:
+    """The figures of a recipe's run. They are kept with the run and computed again when an artifact changed."""
+    recordings = recipe.caption_settings().recorded
+    changed = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in recordings if path.is_file()]
+    stamp = digest_json([_VERSION, list(recipe.data.label), recipe.shard.row_settings(), run_stamp(run), changed])
+    adapter = TypeAdapter(Figures)
+    found = run.noted("figures")
+    if found.get("stamp") == stamp:
+        with suppress(ValidationError):
+            return adapter.validate_python(found.get("figures"))
+    figures = compute_figures(run, recipe.data.label, recipe.shard, count_unknown_captions(recipe, run))
+    run.note("figures", {"stamp": stamp, "figures": adapter.dump_python(figures, mode="json")})
+    return figures
+
+
+def count_unknown_captions(recipe: Recipe, run: Run) -> int:
+    """Recorded captions whose image no labelled set has; 0 where captions are drawn by a model."""
+    settings = recipe.caption_settings()
+    if settings.captioner != "recorded" or "caption" not in run.steps():
+        return 0
+    from pipeline.captioning.recorded import RecordedCaptioner
+
+    captioner = RecordedCaptioner(settings)
+    known: set[int] = set()
+    for artifact in labelled(run, "ingest", recipe.data.label).values():
+        known.update(artifact.table("images")["image_id"].to_pylist())
+    return sum(map(len, captioner.caption([], sorted(captioner.image_ids() - known))))
+
+
+def run_stamp(run: Run) -> str:
+    """Digest of which artifact holds each partition of each step."""
+    steps = {
+        step: {part: artifact.key for part, artifact in run.artifacts(step).items()} for step in sorted(run.steps())
+    }
+    return digest_json(steps)
+
+
+def _audit(run: Run, dataset: str, choice: ChoiceSettings) -> DatasetAudit:
+    images = labelled(run, "ingest", [dataset])
+    tagged, parsed = labelled(run, "tag", [dataset]), labelled(run, "parse", [dataset])
+    labels, captions = LabelCount(choice), CaptionCount()
+    has_truth = False
+    for partition, artifact in images.items():
+        table = artifact.table("images")
+        has_truth = has_truth or any(table["relations"].to_pylist())
+        if partition in tagged:
+            labels.add(table, tagged[partition])
+        if partition in parsed:
+            captions.add(table, parsed[partition].table("triplets"))
+    if not has_truth:
+        return DatasetAudit(dataset, False, None, None)
+    return DatasetAudit(dataset, True, labels.audit() if tagged else None, captions.audit() if parsed else None)
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_none(each) for name, each in value.items() if each is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(each) for each in value]
+    return value

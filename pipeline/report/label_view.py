@@ -1,0 +1,136 @@
+"""What `rlip show RUN tag` adds: from images to labels, how scores are spread, the usual predicates, the audits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from rich.console import Console, Group
+from rich.text import Text
+
+from pipeline.labels.kept_labels import ChoiceSettings
+from pipeline.report.console import share, table
+from pipeline.labels.label_audit import LabelAudit, LabelCount
+from pipeline.labels.label_funnel import PredicateCount, Yield, label_counts, labelled
+from pipeline.labels.flat_list import Items
+from pipeline.report.formatting import harmless
+from pipeline.stages.shard import ShardSettings
+from storage.runs import Run
+
+BINS = 10
+MOST_PREDICATES = 12
+MOST_INSTEAD = 3
+_BAR = 40
+
+
+@dataclass(frozen=True)
+class LabelView:
+    """The labels of a run's tagging. `scores`: how many in each tenth of [0, 1]; `audits`: by data set with truth."""
+
+    choice: str
+    """What is kept, in words."""
+    counts: Yield
+    scores: tuple[int, ...]
+    predicates: tuple[PredicateCount, ...]
+    audits: dict[str, LabelAudit]
+
+    @classmethod
+    def of(cls, run: Run) -> LabelView:
+        """Computed from the run's artifacts; what is kept is up to the recipe."""
+        choice = _choice(run)
+        datasets = sorted({partition.split("/")[0] for partition in run.artifacts("tag")})
+        counts, predicates = label_counts(run, datasets, choice)
+        spread = np.zeros(BINS, np.int64)
+        for artifact in run.artifacts("tag").values():
+            scores = Items.of(artifact.table("relations"), "relations").numbers("score")
+            spread += np.bincount(np.minimum((scores * BINS).astype(int), BINS - 1), minlength=BINS)
+        audits = {dataset: audit for dataset in datasets if (audit := _audit(run, dataset, choice)).given}
+        return cls(choice.in_words(), counts, tuple(spread.tolist()), predicates, audits)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    def print(self, console: Console) -> None:
+        """The tables, for reading."""
+        console.print(Text(harmless(" → ".join(self._yield()))))
+        parts = [self._spread(), self._usual()]
+        parts += [_audited(dataset, audit, self.choice) for dataset, audit in self.audits.items()]
+        if not self.audits:
+            parts.append(Group(Text("No audit: the labelled sets give no relations to judge by")))
+        for part in parts:
+            console.print()
+            console.print(part)
+        console.print()
+
+    def _yield(self) -> Iterator[str]:
+        for name, count in asdict(self.counts).items():
+            if count is not None:
+                yield f"{count:,} {f'kept ({self.choice})' if name == 'kept' else name}"
+
+    def _spread(self) -> Group:
+        longest = max(self.scores) or 1
+        made = table("Scores", "from", "labels", "")
+        for place, count in enumerate(self.scores):
+            # A single label shows too.
+            bar = "█" * max(round(_BAR * count / longest), count > 0)
+            made.add_row(f"{place / BINS:.1f}", f"{count:,}", Text(bar))
+        made.columns[2].justify = "left"
+        return Group(made)
+
+    def _usual(self) -> Group:
+        most = f", the most frequent of {len(self.predicates):,}" if len(self.predicates) > MOST_PREDICATES else ""
+        made = table(f"Predicates{most}", "predicate", "kept", "given by the set")
+        for each in self.predicates[:MOST_PREDICATES]:
+            made.add_row(Text(harmless(each.predicate)), f"{each.kept:,}", f"{each.given:,}")
+        return Group(made)
+
+
+def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
+    ways = table(
+        f"Labels of {harmless(dataset)}, on the {audit.images:,} images with given relations: {audit.given:,}, of which "
+        f"candidates state {audit.reachable:,}",
+        "labels", "kept", "precision", "recall", "precision at recall .8", "average precision",
+    )  # fmt: skip
+    for name, way in (
+        (f"tagger, {choice}", audit.tagger),
+        ("naive matching", audit.naive),
+        ("boxes and names alone", audit.prior),
+    ):
+        values = (way.precision, way.recall, way.precision_at_recall, way.average_precision)
+        ways.add_row(name, f"{way.kept:,}", *map(share, values))
+    calibrated = "these labels have no calibration"
+    if audit.calibrated_error is not None:
+        calibrated = f"{share(audit.calibrated_error)} calibrated"
+    errors = f"Calibration error: {share(audit.score_error)} of scores, {calibrated}"
+    made = table(
+        "By predicate, the most kept first", "predicate", "kept", "true", "precision", "recall", "average precision",
+        "calibration error", "the truth where wrong",
+    )  # fmt: skip
+    for each in audit.predicates[:MOST_PREDICATES]:
+        instead = ", ".join(f"{harmless(what)} {count:,}" for what, count in each.instead[:MOST_INSTEAD])
+        ranked = each.average_precision if each.truths else None
+        numbers = (each.precision, each.recall, ranked, each.calibration_error)
+        made.add_row(
+            Text(harmless(each.predicate)), f"{each.kept:,}", f"{each.truths:,}", *map(share, numbers), Text(instead)
+        )
+    made.columns[-1].justify = "left"
+    return Group(ways, Text(errors), Text(), made)
+
+
+def _audit(run: Run, dataset: str, choice: ChoiceSettings) -> LabelAudit:
+    tagged, count = labelled(run, "tag", [dataset]), LabelCount(choice)
+    for partition, artifact in labelled(run, "ingest", [dataset]).items():
+        if partition in tagged:
+            count.add(artifact.table("images"), tagged[partition])
+    return count.audit()
+
+
+def _choice(run: Run) -> ChoiceSettings:
+    """Of the run's recipe; the default's while the run is not over."""
+    path = run.folder / "recipe.json"
+    given = json.loads(path.read_bytes()).get("shard", {}) if path.is_file() else {}
+    return ShardSettings.model_validate(given)

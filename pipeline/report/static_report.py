@@ -1,0 +1,210 @@
+"""The static report: one folder with a page and its pictures, readable anywhere, with no network and no script."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.data.images.folders import open_folder
+from pipeline.data.images.opening import BadImage, read_image
+from pipeline.report.arms import ZERO_SHOT, score_name, score_names, score_text
+from pipeline.report.charts import loss_charts
+from pipeline.report.figures import Figures, figures_of, run_stamp
+from pipeline.report.gallery import MOST_LISTED, Sample, choose_samples
+from pipeline.report.histogram import predicate_bars
+from pipeline.report.quarantine import quarantine
+from pipeline.report.stage_rows import stage_rows
+from storage.digests import digest_json
+from storage.errors import Terminal
+from storage.runs import Run
+
+if TYPE_CHECKING:
+    from pipeline.report.outcome import Outcome
+    from pipeline.run.recipe import Recipe
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_MARK = "rlip-report"
+"""Name of the page's meta element by which a folder is known as a report; its content is the stamp."""
+_VERSION = 2
+"""Raised when the page would look different."""
+LONGEST_SIDE = 640
+"""Pixels of a picture in the report."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A sample with its picture's file, or the reason why there is none."""
+
+    sample: Sample
+    file: str | None
+    problem: str
+
+
+def write_report(
+    recipe: Recipe,
+    run: Run,
+    outcome: Outcome | None,
+    folder: Path,
+    samples: int = 24,
+    *,
+    written: datetime | None = None,
+) -> Path:
+    """Write the report of a run to `folder` and return its page.
+
+    A run that computed nothing keeps the report that is there, if it shows the same artifacts. `written` is the date
+    in the page's head. Raises `Terminal` when `folder` holds something that is no report, or can't be written.
+    """
+    page = folder / "index.html"
+    stamp = digest_json([_VERSION, samples, recipe.model_dump(mode="json"), run_stamp(run)])
+    if outcome is not None and not outcome.computed and _stamp_of(page) == stamp:
+        return page
+    if folder.exists() and any(folder.iterdir()) and _stamp_of(page) is None:
+        raise Terminal(f"{folder} holds files that are no report; set `reports` in the recipe to another folder")
+    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        (aside / "images").mkdir(parents=True)
+        _fill(aside, recipe, run, outcome, samples, stamp, written)
+        _swap(aside, folder)
+    except OSError as error:
+        raise Terminal(
+            f"report {folder} can't be written ({error}); set `reports` to a folder that you may write"
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return page
+
+
+def _fill(
+    folder: Path,
+    recipe: Recipe,
+    run: Run,
+    outcome: Outcome | None,
+    samples: int,
+    stamp: str,
+    written: datetime | None,
+) -> None:
+    figures = figures_of(recipe, run)
+    chosen = choose_samples(run, recipe.data.label, recipe.shard, samples)
+    folders = recipe.data.image_folders()
+    style = (_TEMPLATES / "report.css").read_text()
+    html = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            mark=_MARK,
+            stamp=stamp,
+            style=Markup(style),
+            style_hash=_csp_hash(style),
+            name=recipe.name,
+            digest=digest_json(recipe.model_dump(mode="json")),
+            settings=json.dumps(recipe.model_dump(mode="json"), indent=2, ensure_ascii=False),
+            written=written,
+            hosts=sorted({host for step in figures.steps for host in step.hosts}),
+            figures=figures,
+            headline=_headline(figures),
+            scores=score_names(figures.arms),
+            stages=stage_rows(figures.steps, outcome),
+            losses=loss_charts(run),
+            bars=predicate_bars(figures.predicates),
+            quarantine=quarantine(run),
+            cards=[_card(sample, folders, folder) for sample in chosen],
+            listed=MOST_LISTED,
+            caption_counts=lambda texts: list(Counter(texts).items()),
+        )
+    )
+    (folder / "index.html").write_text(html, encoding="utf-8")
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["share"] = lambda value: "–" if value is None else f"{value:.3f}"
+    environment.filters["score_name"] = score_name
+    environment.filters["score_text"] = score_text
+    environment.filters["count"] = lambda value: "–" if value is None else f"{value:,}".replace(",", "\u2009")
+    environment.filters["seconds"] = _seconds
+    return environment
+
+
+def _headline(figures: Figures) -> list[tuple[str, str, str]]:
+    """The few numbers that a reader looks for first: value, what it is, what to hold it against."""
+    tiles = []
+    if figures.labels.kept is not None:
+        tiles.append((f"{figures.labels.kept:,}".replace(",", "\u2009"), "labels kept", figures.choice))
+    for audit in figures.audits:
+        if audit.labels and audit.labels.tagger.precision_at_recall is not None:
+            naive = audit.labels.naive.precision_at_recall
+            against = "naive matching does not reach it" if naive is None else f"naive matching {naive:.2f}"
+            value = f"{audit.labels.tagger.precision_at_recall:.2f}"
+            tiles.append((value, f"precision at recall .8, {audit.dataset}", against))
+    for arm in figures.arms:
+        if arm.arm == "pseudo" and ZERO_SHOT in arm.scores:
+            none = [
+                other.scores[ZERO_SHOT].mean
+                for other in figures.arms
+                if other.arm == "none" and ZERO_SHOT in other.scores
+            ]
+            against = f"without relations {none[0]:.3f}" if none else "zero-shot"
+            tiles.append((f"{arm.scores[ZERO_SHOT].mean:.3f}", "zero-shot triplet mAP", against))
+    if figures.share_of_gain is not None:
+        tiles.append((f"{figures.share_of_gain:.0%}", "of the gain of true relations", "zero-shot triplet mAP"))
+    return tiles
+
+
+def _card(sample: Sample, folders: Mapping[str, Path | str], folder: Path) -> Card:
+    row = sample.row
+    file = f"images/{row['dataset']}-{row['image_id']}.jpg"
+    try:
+        image = read_image(open_folder(folders[row["dataset"]]).place(row["uri"]))
+    except BadImage as bad:
+        return Card(sample, None, str(bad))
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    image.save(folder / file, quality=88)
+    return Card(sample, file, "")
+
+
+def _swap(aside: Path, folder: Path) -> None:
+    """Put the finished folder in place; the old one is gone only when the new one stands."""
+    old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    if folder.exists():
+        folder.rename(old)
+    aside.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _stamp_of(page: Path) -> str | None:
+    """The stamp of a report's page; None when it is no report."""
+    try:
+        with page.open(encoding="utf-8") as file:
+            head = file.read(2_000)
+    except (OSError, UnicodeDecodeError):
+        return None
+    _, found, rest = head.partition(f'<meta name="{_MARK}" content="')
+    return rest.partition('"')[0] if found else None
+
+
+def _csp_hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _seconds(value: float) -> str:
+    if value >= 120:
+        return f"{value / 60:.1f} min"
+    return f"{value:.1f} s"

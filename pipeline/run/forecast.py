@@ -1,0 +1,53 @@
+"""Why a step is due: the first thing that differs from what the run had before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pipeline.run.planner import Chain
+from pipeline.runtime.execute import WorkItem
+from storage.artifact import Artifact
+from storage.changes import changes
+
+
+@dataclass(frozen=True)
+class StepForecast:
+    """What a run would do with a step. `due` is None where it depends on a step above that must run first."""
+
+    step: str
+    cached: int
+    due: int | None
+    why: str
+
+
+def why_due(chain: Chain) -> Iterator[StepForecast]:
+    """Each step's forecast, in the chain's order. Computes nothing and writes nothing but stored cuts."""
+    waiting: set[str] = set()
+    root = chain.recipe.data.root
+    if chain.recipe.scenes is not None and not root.is_dir():
+        waiting.add("ingest")
+        yield StepForecast("ingest", 0, None, f"after the made world is written to {root}")
+    for step in chain.steps:
+        if step.name in waiting:
+            continue
+        above = {name for names in (*step.reads.values(), *step.uses.values()) for name in names}
+        blocked = sorted(above & waiting)
+        if blocked:
+            waiting.add(step.name)
+            yield StepForecast(step.name, 0, None, f"after {', '.join(blocked)}")
+            continue
+        plan = chain.plan(step)
+        if plan.due:
+            waiting.add(step.name)
+        why = _why(plan.due[0], chain.run.keys(step.name), chain.run.artifacts(step.name)) if plan.due else ""
+        yield StepForecast(step.name, len(plan.cached), len(plan.due), why)
+
+
+def _why(item: WorkItem, keys: Mapping[str, str], before: Mapping[str, Artifact]) -> str:
+    """The first term of the item's key that differs from the run's earlier artifact of the same partition."""
+    if item.partition not in keys:
+        return "new" if not keys else f"new partition {item.partition}"
+    artifact = before.get(item.partition)
+    changed = changes(artifact.manifest.terms, item.terms.as_json()) if artifact is not None else []
+    return str(changed[0]) if changed else "its artifact was removed"

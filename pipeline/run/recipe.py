@@ -1,0 +1,184 @@
+"""A recipe: one TOML file that names a run's data and the settings of every stage. Only assembles, decides nothing."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from pipeline.captioning.settings import CaptionSettings
+from pipeline.data.datasets.source import Source
+from pipeline.runtime.override import apply_override
+from pipeline.runtime.settings import Settings, runtime
+from pipeline.stages.evaluate import EvaluateSettings
+from pipeline.stages.ingest import IngestSettings
+from pipeline.stages.parse import ParseSettings
+from pipeline.stages.shard import ShardSettings
+from pipeline.stages.tag import TagSettings
+from pipeline.training.settings import TrainingSettings
+from pipeline.training.tagger_settings import TaggerSettings
+from scenes.settings import SceneSettings
+from storage.errors import Terminal
+from storage.open_store import local_folder
+
+
+class DataSection(Settings):
+    """Where the data lie and what each set is for."""
+
+    root: Path = Path("data")
+    """Folder that relative paths of the sources start from."""
+    partition_size: int = Field(1000, ge=1)
+    """Images a partition, fixed when a set is first ingested."""
+    sources: tuple[Source, ...] = Field(min_length=1)
+    label: tuple[str, ...] = ()
+    """Sets that are captioned, tagged and pre-trained on."""
+    tagger: tuple[str, ...] = ()
+    """Sets whose given relations train the tagger."""
+    mix: tuple[str, ...] = ()
+    """Sets whose given relations join the pre-training in every arm."""
+    test: tuple[str, ...] = ()
+    """Sets that the weights are evaluated on."""
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> DataSection:
+        names = [source.name for source in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"sources: names must differ, got {names}")
+        for role in ("label", "tagger", "mix", "test"):
+            for name in getattr(self, role):
+                if name not in names:
+                    raise ValueError(f"{role}: no source named {name!r}; sources are {names}")
+        return self
+
+    def source(self, name: str) -> Source:
+        """The source of that name, its paths made absolute by `root`."""
+        (found,) = [source for source in self.sources if source.name == name]
+        values = {field: getattr(found, field) for field in type(found).model_fields}
+        return found.model_copy(update={f: self.root / v for f, v in values.items() if isinstance(v, Path)})
+
+    def image_folders(self) -> dict[str, Path | str]:
+        """Data set → where its images lie."""
+        return {source.name: self.source(source.name).images for source in self.sources}
+
+
+class PretrainSection(Settings):
+    """The arms and seeds of pre-training, and the settings that all of them share."""
+
+    arms: tuple[Literal["pseudo", "none", "given"], ...] = ("pseudo",)
+    """Labels to pre-train with: the tagger's, none at all, or the relations that the set itself states."""
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    settings: TrainingSettings = TrainingSettings()
+
+
+class RunSection(Settings):
+    """How a run is carried out; nothing here changes a row."""
+
+    until: Literal["ingest", "caption", "parse", "train_tagger", "tag", "shard", "pretrain", "evaluate"] | None = (
+        runtime(None)
+    )
+    """The last stage that is carried out: it and what it needs, of the data sets that it needs; None: all."""
+    workers: int = runtime(2, ge=1, le=256)
+    """Worker processes of the local engine."""
+    blocks: int = runtime(16, ge=1, le=256)
+    """Most Prefect task runs a step: partitions are grouped into as many blocks."""
+    max_reject_share: float = runtime(0.1, ge=0, le=1)
+    """A run stops when a step loses more than this share of its rows."""
+    min_free_gib: float = runtime(1.0, ge=0)
+    """Free disk space that must be left before work starts."""
+
+
+class Recipe(Settings):
+    """A named run: data, settings by stage, and how to carry it out."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    store: str = "out/store"
+    """A folder, or a URL that fsspec knows, e.g. s3://bucket/folder."""
+    reports: Path = Path("out/reports")
+    scenes: SceneSettings | None = None
+    """When set, the made world is written to `data.root` first."""
+    data: DataSection
+    ingest: IngestSettings = IngestSettings()
+    caption: CaptionSettings = CaptionSettings()
+    parse: ParseSettings = ParseSettings()
+    train_tagger: TaggerSettings = TaggerSettings()
+    tag: TagSettings = TagSettings()
+    shard: ShardSettings = ShardSettings()
+    pretrain: PretrainSection = PretrainSection()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    run: RunSection = RunSection()
+
+    def ingest_settings(self) -> IngestSettings:
+        """The ingest section, told where the sources lie and where to keep what it parsed of them."""
+        sources = tuple(self.data.source(source.name) for source in self.data.sources)
+        indexes = self.ingest.indexes or local_folder(self.store) / "indexes"
+        return self.ingest.model_copy(update={"sources": sources, "indexes": indexes})
+
+    def caption_settings(self) -> CaptionSettings:
+        """The caption section; recordings are looked for from `data.root`."""
+        recorded = tuple(self.data.root / path for path in self.caption.recorded)
+        return self.caption.model_copy(update={"recorded": recorded})
+
+    def parse_settings(self) -> ParseSettings:
+        """The parse section, told where to keep parses."""
+        cache = self.parse.cache or local_folder(self.store) / "parses.sqlite"
+        return self.parse.model_copy(update={"cache": cache})
+
+    @model_validator(mode="after")
+    def _arms_have_what_they_need(self) -> Recipe:
+        if "pseudo" in self.pretrain.arms and not self.data.tagger:
+            raise ValueError(
+                "pretrain.arms has 'pseudo', which needs a tagger: name a set with relations in data.tagger"
+            )
+        return self
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply overrides such as `caption.top_p=0.8`.
+
+    Raises `Terminal` that names file, field, value and what is allowed.
+    """
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        near = ", ".join(sorted(str(p) for p in path.parent.glob("*.toml"))) or "none in that folder"
+        raise Terminal(f"no recipe at {path}; recipes there: {near}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise Terminal(f"{path}: not a readable TOML file: {error}") from error
+    for override in overrides:
+        apply_override(values, override)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise Terminal(_explain(path, error)) from error
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    """One line a mistake: file, field, value, what is allowed."""
+    lines = []
+    for mistake in error.errors():
+        field = ".".join(str(part) for part in mistake["loc"]) or "recipe"
+        if mistake["type"] == "extra_forbidden":
+            lines.append(f"{path}: {field}: unknown name; allowed are {_allowed(mistake['loc'])}")
+        elif mistake["type"] == "missing":
+            lines.append(f"{path}: {field}: missing")
+        else:
+            lines.append(f"{path}: {field} = {mistake['input']!r}: {mistake['msg']}"[:500])
+    return "\n".join(lines)
+
+
+def _allowed(location: tuple[int | str, ...]) -> str:
+    """The field names of the section that `location` points into."""
+    section: Any = Recipe
+    for part in location[:-1]:
+        if isinstance(part, str) and part in getattr(section, "model_fields", {}):
+            section = _model_of(section.model_fields[part].annotation)
+    return ", ".join(sorted(getattr(section, "model_fields", {}))) or "none"
+
+
+def _model_of(annotation: Any) -> Any:
+    """The settings class inside an annotation such as `X | None` or `tuple[X, ...]`."""
+    inner = [a for a in getattr(annotation, "__args__", ()) if hasattr(a, "model_fields")]
+    return inner[0] if inner else annotation

@@ -1,0 +1,185 @@
+"""One unit of work: a step's partition with its key; and how it is carried out and committed, in whatever process."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.runtime.incremental import find_kept, merge
+from pipeline.runtime.stage import Inputs, Output, Report, Stage
+from storage.artifact import Artifact
+from storage.digests import digest_bytes, digest_file
+from storage.disk import Disk
+from storage.os_errors import told
+from storage.keys import KeyTerms
+from storage.manifest import REJECTED_FILE, Counts, FileEntry, Manifest
+from storage.store import Store
+from storage.tables import REJECTED, table_bytes
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """A partition of a step that has a key: `terms` decide the bytes, `inputs` say where to read from."""
+
+    step: str
+    partition: str
+    terms: KeyTerms
+    inputs: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    image_ids: tuple[int, ...] = ()
+    given: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    """Whole artifacts that its stage is opened with."""
+    previous: str = ""
+    """Key of the artifact that the run had of this partition; its rows are taken over where they still hold."""
+
+    @property
+    def upstream(self) -> dict[str, list[str]]:
+        """Keys of all artifacts that decide its bytes, by table."""
+        return {name: [path.name for path in paths] for name, paths in {**self.inputs, **self.given}.items()}
+
+    @cached_property
+    def key(self) -> str:
+        """The key of the artifact that this item makes."""
+        return self.terms.key
+
+    def open_inputs(self, store: Store) -> Inputs:
+        """The inputs, as artifacts on this machine's disk."""
+        artifacts = {name: store.bring(paths) for name, paths in self.inputs.items()}
+        return Inputs(artifacts, self.partition, self.image_ids)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is told about a finished item: small, JSON-able, no payload."""
+
+    step: str
+    partition: str
+    key: str
+    cached: bool
+    rows_in: int
+    rows_out: int
+    rejected: Mapping[str, int]
+    seconds: float
+    seen: int
+    """Images that were worked on: a training sees each of its images many times."""
+
+    @classmethod
+    def of(cls, step: str, partition: str, artifact: Artifact, cached: bool) -> Record:
+        """The record of a committed artifact."""
+        manifest = artifact.manifest
+        counts = manifest.counts
+        return cls(
+            step=step,
+            partition=partition,
+            key=artifact.key,
+            cached=cached,
+            rows_in=counts.rows_in,
+            rows_out=counts.rows_out,
+            rejected=counts.rejected,
+            seconds=manifest.seconds,
+            seen=manifest.facts.get("images_seen", counts.rows_in),
+        )
+
+
+def carry_out(stage: Stage, item: WorkItem, store: Store, report: Report) -> Record:
+    """Run an opened stage on an item and commit the artifact; an item that is committed already costs one look.
+
+    While another process works on the same key, this one waits and then takes what that one committed.
+    """
+    found = store.find(stage.name, item.key)
+    if found is not None:
+        return Record.of(item.step, item.partition, found, cached=True)
+    with ExitStack() as stack:
+        stack.enter_context(told(f"making {item.step} {item.partition}"))
+        stack.enter_context(store.claim(item.key, lambda: report(0, 1, "another run makes it")))
+        found = store.find(stage.name, item.key) or store.recover(stage.name, item.key)
+        if found is not None:
+            return Record.of(item.step, item.partition, found, cached=True)
+        draft = stack.enter_context(store.draft())
+        work = stack.enter_context(store.scratch(item.key, stage.resumes_from)) if stage.whole else draft
+        inputs = item.open_inputs(store)
+        began = time.monotonic()
+        kept = find_kept(stage, item.terms, inputs, item.previous, store)
+        if kept is None:
+            output = stage.run(inputs, work, report)
+        else:
+            made = stage.run(replace(inputs, without=kept.image_ids), work, report)
+            output = merge(stage, kept, made, work)
+        seconds = time.monotonic() - began
+        files = _collect(stage, output, draft, store.disk)
+        _leave_only(files, draft, store.disk)
+        manifest = Manifest(
+            stage=stage.name,
+            key=item.key,
+            partition=item.partition,
+            terms=item.terms.as_json(),
+            upstream=item.upstream,
+            files=files,
+            schema_fingerprint=digest_bytes(stage.schema.to_string().encode()),
+            counts=_count(output),
+            facts={**stage.describe(inputs, output.table), **output.facts},
+            seconds=round(seconds, 3),
+            host=platform.node(),
+            versions=_versions(),
+        )
+        artifact = store.commit(draft, manifest)
+    if stage.whole:
+        store.drop_scratch(item.key)
+    return Record.of(item.step, item.partition, artifact, cached=False)
+
+
+def _collect(stage: Stage, output: Output, draft: Path, disk: Disk) -> dict[str, FileEntry]:
+    """Bring table, files and quarantine into the draft and describe each."""
+    tables: dict[str, pa.Table] = {f"{stage.writes}.parquet": output.table.cast(stage.schema)}
+    if output.rejected:
+        rows = [
+            {"image_id": r.image_id, "stage": stage.name, "reason": r.reason, "value": r.value[:500]}
+            for r in output.rejected
+        ]
+        tables[REJECTED_FILE] = pa.Table.from_pylist(rows, schema=REJECTED)
+    entries = {}
+    for name, table in tables.items():
+        data = table_bytes(table)
+        disk.write(draft / name, data)
+        entries[name] = FileEntry(digest=digest_bytes(data), size=len(data), rows=len(table))
+    for name, path in output.files.items():
+        if path != draft / name:
+            disk.rename(path, draft / name)
+        entries[name] = FileEntry(digest=digest_file(draft / name), size=os.path.getsize(draft / name))
+    return entries
+
+
+def _leave_only(files: Mapping[str, FileEntry], draft: Path, disk: Disk) -> None:
+    """Remove what the stage left in its work folder, which for one partition is the draft."""
+    for path in draft.iterdir():
+        if path.name not in files:
+            (disk.remove_tree if path.is_dir() else disk.remove)(path)
+
+
+def _count(output: Output) -> Counts:
+    rows_in = output.rows_in if output.rows_in is not None else len(output.table)
+    rows_out = output.rows_out if output.rows_out is not None else len(output.table)
+    reasons = Counter(rejected.reason for rejected in output.rejected)
+    return Counts(rows_in=rows_in, rows_out=rows_out, rejected=dict(sorted(reasons.items())))
+
+
+@cache
+def _versions() -> dict[str, str]:
+    names = ("rlip", "torch", "transformers", "spacy", "pyarrow")
+    return {name: _version(name) for name in names}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
