@@ -17,7 +17,7 @@ from random import Random
 
 import torch
 
-from pipeline.captioning.open_captioner import open_captioner
+from pipeline.captioning.captioner import open_captioner
 from pipeline.captioning.settings import CaptionSettings
 from scenes.captioning.reading import read
 from scenes.categories import WORLD_CATEGORIES

@@ -32,10 +32,10 @@ from torchvision.transforms.v2 import functional as transforms
 
 from pipeline.captioning.pixels import CLIP_DEVIATION, CLIP_MEAN, Pixels
 from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, ImageLimits, read_image
-from pipeline.data.images.refs import ImagePlace
 from pipeline.data.images.prefetch import read_ahead
+from pipeline.data.images.refs import ImagePlace
 from pipeline.data.images.resize import read_resized
-from pipeline.runtime.freed_memory import keep_freed_memory
+from pipeline.runtime.processes import keep_freed_memory
 
 SIDE = 384
 RESIZE = v2.Resize((SIDE, SIDE), interpolation=v2.InterpolationMode.BICUBIC, antialias=True)

@@ -34,8 +34,8 @@ from benchmarks.sequential_tagging import label_sequentially
 from models.config import NetworkConfig
 from models.packed_network import has_kernels
 from models.relation_tagger import RelationTagger
-from pipeline.runtime.freed_memory import keep_freed_memory
-from pipeline.training.tagger_settings import RELEASED
+from pipeline.runtime.processes import keep_freed_memory
+from pipeline.training.settings import RELEASED
 from tagger.box import Box
 from tagger.labelling.labeller import Labeller
 from tagger.labelling.tagging_image import TaggingImage

@@ -30,10 +30,10 @@ from models.losses import LossSettings, SetCriterion
 from models.predictions import Predictions
 from models.rlip import RLIP
 from models.target import Target
-from pipeline.runtime.freed_memory import keep_freed_memory
-from pipeline.training.trainer import make_optimizer
+from pipeline.runtime.processes import keep_freed_memory
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.task import full_precision
+from pipeline.training.trainer import make_optimizer
 
 TOKENS = 5
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}

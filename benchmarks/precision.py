@@ -17,12 +17,11 @@ from typing import Any
 import torch
 
 from pipeline.training.gradient_sync import Ranks
-from pipeline.training.trainer import train
-from pipeline.training.pretrain_task import PretrainTask
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from pipeline.training.settings import TrainingSettings
-from pipeline.training.texts import NO_OBJECTS, Vocabulary
-from pipeline.training.tokenizer import make_tokenizer
+from pipeline.training.task import PretrainTask
+from pipeline.training.trainer import train
+from pipeline.training.vocabulary import NO_OBJECTS, Vocabulary, make_tokenizer
 from scenes.draw import render
 from scenes.world import make_scene
 

@@ -35,9 +35,9 @@ from PIL import Image
 from pipeline.run.forecast import why_due
 from pipeline.run.planner import Chain
 from pipeline.run.recipe import load_recipe
+from pipeline.runtime.execute import Record, WorkItem, carry_out
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs, Output, Report, Stage
-from pipeline.runtime.execute import Record, WorkItem, carry_out
 from storage.atomic import put_in_place
 from storage.digests import digest_bytes
 from storage.disk import LOCAL, Disk

@@ -16,8 +16,8 @@ from flows.summary import publish_summary
 from flows.tag import tag
 from flows.tasks import CACHED
 from flows.train_tagger import train_tagger
+from pipeline.report.steps import Outcome
 from pipeline.run.conclude import conclude
-from pipeline.report.outcome import Outcome
 from pipeline.run.recipe import Recipe
 
 STAGES = (ingest, caption, parse, train_tagger, tag, shard, pretrain, evaluate)

@@ -6,7 +6,7 @@ import sys
 from typing import cast
 
 from flows.connection import connected
-from pipeline.report.outcome import Outcome
+from pipeline.report.steps import Outcome
 from pipeline.run.progress import Display
 from pipeline.run.recipe import Recipe
 from storage.open_store import local_folder

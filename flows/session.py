@@ -11,7 +11,7 @@ from prefect.context import FlowRunContext
 
 from flows.alive import alive
 from flows.run_log import RunLog
-from pipeline.report.outcome import StepOutcome
+from pipeline.report.steps import StepOutcome
 from pipeline.run.planner import Chain
 from pipeline.run.prepare import prepare
 from pipeline.run.progress import Display

@@ -16,11 +16,11 @@ from flows.block import cut_blocks
 from flows.session import session_of
 from flows.tasks import CACHED, work_block, work_whole
 from flows.watched import Watched
-from pipeline.run.runner import open_engine, run_step
-from pipeline.report.outcome import StepOutcome
+from pipeline.report.steps import StepOutcome
 from pipeline.run.planner import Chain, StepPlan
 from pipeline.run.progress import Display
 from pipeline.run.recipe import Recipe
+from pipeline.run.runner import open_engine, run_step
 from pipeline.runtime.execute import Record
 from storage.errors import Terminal
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.artifact_key import artifact_key
-from pipeline.report.outcome import Outcome
-from pipeline.run.recipe import Recipe
 from pipeline.report.arms import ArmScores
 from pipeline.report.figures import DatasetAudit, Figures, figures_of
+from pipeline.report.steps import Outcome
+from pipeline.run.recipe import Recipe
 from storage.runs import Run
 
 

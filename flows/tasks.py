@@ -12,10 +12,10 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.states import Cancelled, Completed
 
 from flows.block import Block
-from pipeline.run.runner import work_here
-from pipeline.runtime.engines.local import LocalEngine
 from pipeline.run.planner import Chain, StepPlan
 from pipeline.run.progress import Display
+from pipeline.run.runner import work_here
+from pipeline.runtime.engines.local import LocalEngine
 from pipeline.runtime.execute import Record
 from storage.errors import Transient
 

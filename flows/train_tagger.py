@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import State, flow
 
 from flows.stage_flow import run_stage
-from pipeline.report.outcome import StepOutcome
+from pipeline.report.steps import StepOutcome
 from pipeline.run.recipe import Recipe
 
 

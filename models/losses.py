@@ -13,10 +13,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from models.boxes import cxcywh_to_xyxy, giou
-from models.stacked_predictions import Layered
 from models.matcher import Matches, MatchWeights, hungarian
 from models.predicate_losses import cornernet_focal, pseudo_labels, quality_focal
 from models.predictions import Predictions
+from models.stacked_predictions import Layered
 from models.target import Target
 
 

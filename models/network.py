@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from models.backbone import Backbone
 from models.backbone_factory import is_window_transformer
+from models.check_finite import require_finite
 from models.config import NetworkConfig
 from models.decoder import Decoded, to_pairs
 from models.encoded import Encoded
-from models.check_finite import require_finite
 from models.perceptron import box_head
 from models.position_encoding import encode_map
 from models.predictions import Predictions

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.config import NetworkConfig
-from models.state_dict_diff import misfits, summary
 from models.network import Network
 from models.relation_tagger import RelationTagger
 from models.rlip import RLIP
+from models.state_dict_diff import misfits, summary
 
 
 class WeightsError(ValueError):

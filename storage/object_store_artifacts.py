@@ -14,8 +14,8 @@ from storage.artifact import Artifact
 from storage.digests import digest_file
 from storage.errors import Terminal
 from storage.manifest import MANIFEST, Manifest, parse_manifest
-from storage.remote_retry import PAUSES
 from storage.remote import Entry, Remote
+from storage.remote_retry import PAUSES
 from storage.runs import Run
 from storage.store import Store, require_place
 

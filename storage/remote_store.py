@@ -16,14 +16,14 @@ import fsspec
 
 from storage.artifact import Artifact
 from storage.atomic import write_atomic
-from storage.object_store_artifacts import Depot
 from storage.digests import digest_bytes
 from storage.disk import LOCAL, Disk
 from storage.errors import PipelineError, Terminal
 from storage.lease import Patience, leased
 from storage.manifest import MANIFEST, Manifest
-from storage.remote_retry import PAUSES
+from storage.object_store_artifacts import Depot
 from storage.remote import Entry
+from storage.remote_retry import PAUSES
 from storage.resume_point import ResumePoint
 from storage.store import Holding, Store
 

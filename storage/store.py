@@ -17,8 +17,7 @@ from storage.artifact import Artifact
 from storage.atomic import put_in_place
 from storage.digests import digest_file
 from storage.disk import LOCAL, Disk
-from storage.errors import Terminal, Transient
-from storage.os_errors import told
+from storage.errors import Terminal, Transient, told
 from storage.manifest import MANIFEST, Manifest
 
 _STAGE = re.compile(r"[a-z][a-z0-9_]{0,63}")

@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 from pipeline.run.dag import Step
+from pipeline.runtime.execute import WorkItem
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs, Output, Rejected, Report, Stage
-from pipeline.runtime.execute import WorkItem
 from storage.artifact import Artifact
 from storage.keys import KeyTerms
 from storage.manifest import REJECTED_FILE

@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.runtime.execute import WorkItem, carry_out
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs, Output, Rejected, Report, Stage
-from pipeline.runtime.execute import WorkItem, carry_out
 from storage.damage import find_damage
 from storage.keys import KeyTerms
 from storage.runs import Run

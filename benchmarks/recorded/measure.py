@@ -18,7 +18,6 @@ from transformers.utils import ModelOutput
 from models import postprocess
 from models.decoder import Decoded
 from models.encoded import Encoded
-from models.stacked_predictions import Layered
 from models.losses import SetCriterion, TaggerCriterion
 from models.matcher import Matches, hungarian
 from models.network import Network
@@ -26,6 +25,7 @@ from models.official.names import place_of, share_of
 from models.postprocess import Pairs
 from models.predicate_losses import pseudo_labels
 from models.predictions import Predictions
+from models.stacked_predictions import Layered
 from models.target import Target
 from recorded.recording import Arrays, Recording, targets_in
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from models.config import ConfigError, NetworkConfig
-from models.state_dict_diff import misfits
 from models.official.checkpoint import Checkpoint, read_checkpoint
 from models.official.detector import from_detector
 from models.official.kind import Kind, kind_of
 from models.official.names import from_official, official_shapes, place_of
 from models.official.sizes import infer_config
+from models.state_dict_diff import misfits
 from models.weights import WeightsError, build
 
 NEW_TO_DETECTORS = (

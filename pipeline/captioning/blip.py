@@ -14,15 +14,13 @@ from torch import Tensor
 
 from pipeline.captioning.beam import BeamRules, search
 from pipeline.captioning.captioner import Caption, Picture
-from pipeline.runtime.device import choose_device
-from pipeline.captioning.draws import uniforms
-from pipeline.captioning.image_encoder import ImageEncoder
+from pipeline.captioning.layers import ImageEncoder, one_thread
 from pipeline.captioning.model_folder import find_model
-from pipeline.captioning.one_thread import one_thread
 from pipeline.captioning.pixels import Pixels
-from pipeline.captioning.sampling import SamplingRules, choose
+from pipeline.captioning.sampling import SamplingRules, choose, uniforms
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.captioning.text_decoder import TextDecoder
+from pipeline.runtime.processes import choose_device
 from pipeline.runtime.stage import Rejected
 from storage.errors import Terminal
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
+from pipeline.captioning.settings import CaptionSettings
 from pipeline.runtime.stage import Rejected
 
-if TYPE_CHECKING:  # torch takes seconds to load, and commands that caption nothing import this
+if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
+
 
 Picture: TypeAlias = "Image.Image | Tensor"
 """An RGB image in raw pixels, or its grey levels (0..255, float32, 3 x H x W) at the size that a network looks at."""
@@ -49,3 +52,32 @@ class Captioner(Protocol):
     def caption(self, images: Sequence[Picture], image_ids: Sequence[int]) -> list[list[Caption]]:
         """The captions of each image, in the order of `images`."""
         ...
+
+
+def merge(captions: Sequence[Caption]) -> list[Caption]:
+    """Each text once, as its first draw has it, with the number of draws that said it."""
+    counts: Counter[str] = Counter()
+    for caption in captions:
+        counts[caption.text] += caption.times
+    first: dict[str, Caption] = {}
+    for caption in captions:
+        first.setdefault(caption.text, caption._replace(times=counts[caption.text]))
+    return list(first.values())
+
+
+def open_captioner(settings: CaptionSettings, worker: int = 0) -> Captioner:
+    """The captioner that the settings name, ready to work as one of several workers, from number 0 on.
+
+    Raises `Terminal` when its files, or the GPU that the settings name, are missing.
+    """
+    if settings.captioner == "recorded":
+        from pipeline.captioning.recorded import RecordedCaptioner
+
+        return RecordedCaptioner(settings)
+    if settings.captioner == "lavis":
+        from pipeline.captioning.lavis import LavisCaptioner
+
+        return LavisCaptioner(settings)
+    from pipeline.captioning.blip import BlipCaptioner
+
+    return BlipCaptioner(settings, worker)

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from pipeline.captioning.captioner import Caption, Picture
-from pipeline.captioning.draws import STEPS, uniforms
 from pipeline.captioning.lavis_worker import Pipe
 from pipeline.captioning.model_folder import find_lavis_model, find_lavis_python
 from pipeline.captioning.pixels import CLIP_DEVIATION, CLIP_MEAN, squared
+from pipeline.captioning.sampling import STEPS, uniforms
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.runtime.stage import Rejected
 from storage.errors import Terminal, Transient

@@ -12,14 +12,12 @@ import torch
 from torch import Tensor
 
 from pipeline.captioning.captioner import Picture
-from pipeline.runtime.device import choose_device
-from pipeline.captioning.image_encoder import ImageEncoder
+from pipeline.captioning.layers import ImageEncoder, TextLayer, one_thread
 from pipeline.captioning.model_folder import find_model
-from pipeline.captioning.one_thread import one_thread
 from pipeline.captioning.packed_linear import PackedLinear
 from pipeline.captioning.pixels import Pixels
 from pipeline.captioning.settings import CaptionSettings
-from pipeline.captioning.text_layer import TextLayer
+from pipeline.runtime.processes import choose_device
 from storage.errors import Terminal
 
 LONGEST = 128

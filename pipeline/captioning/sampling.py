@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -60,3 +62,18 @@ def _draw(scores_NV: Tensor, uniform_N: Tensor, rules: SamplingRules) -> Tensor:
     place_N1 = torch.searchsorted(cumulative_NK, target_N1, right=True)
     last_N1 = (~outside_NK).sum(-1, keepdim=True) - 1
     return tokens_NK.gather(1, torch.minimum(place_N1, last_N1))[:, 0]
+
+
+STEPS = 128
+"""Numbers kept apart for each draw: the longest caption in tokens."""
+_MASK = 2**64 - 1
+
+
+def uniforms(seed: int, image_id: int, draws: int) -> NDArray[np.float64]:
+    """Numbers in [0, 1) of shape draws x STEPS that depend on (seed, image id, draw, step) alone.
+
+    Philox is counter-based: its key is (seed, image id), its counter runs over draws and steps, so the first draws
+    of an image stay the same when more are asked for.
+    """
+    key = np.array([seed & _MASK, image_id & _MASK], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key)).random((draws, STEPS))

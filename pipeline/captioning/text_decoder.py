@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.captioning.layers import TextLayer
 from pipeline.captioning.packed_linear import PackedLinear
-from pipeline.captioning.text_layer import TextLayer
 
 
 @dataclass

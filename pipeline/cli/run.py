@@ -11,6 +11,10 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from pipeline.cli.show import show_run as _show_run
+from pipeline.report.console import outcome_json, print_outcome
+from pipeline.report.formatting import harmless
+from pipeline.report.trained_tagger import TrainedTagger
 from pipeline.run.conclude import conclude
 from pipeline.run.doctor import examine, require
 from pipeline.run.forecast import why_due
@@ -18,10 +22,6 @@ from pipeline.run.planner import Chain
 from pipeline.run.prepare import read_annotations, write_world
 from pipeline.run.progress import open_display
 from pipeline.run.recipe import Recipe, load_recipe
-from pipeline.report.console import outcome_json, print_outcome
-from pipeline.cli.show import show_run as _show_run
-from pipeline.report.trained_tagger import TrainedTagger
-from pipeline.report.formatting import harmless
 from storage.errors import Terminal
 from storage.open_store import Address, existing_store, open_store
 from storage.runs import Run

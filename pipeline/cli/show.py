@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.report.console import table
+from pipeline.report.formatting import bytes_in_words, harmless, in_words
 from pipeline.report.label_view import LabelView
 from pipeline.report.quarantine import sampled
-from pipeline.report.step_summary import StepSummary, summaries
-from pipeline.report.formatting import bytes_in_words, harmless, in_words
+from pipeline.report.steps import StepSummary, summaries
 from storage.artifact import Artifact
 from storage.errors import Terminal
 from storage.manifest import REJECTED_FILE

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.progress import Progress
 
-from storage.object_store_artifacts import Depot, steps_of
 from storage.errors import Terminal
+from storage.object_store_artifacts import Depot, steps_of
 from storage.open_store import Address, existing_store, open_store
 from storage.runs import Run, find_run
 

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 from models.config import ConfigError, NetworkConfig
-from models.state_dict_diff import grouped
 from models.official.checkpoint import read_checkpoint
 from models.official.imported import Imported, import_checkpoint
 from models.official.kind import kind_of
+from models.state_dict_diff import grouped
 from models.weights import WeightsError, is_own, read_config, read_shapes, write
-from pipeline.runtime.override import apply_override
+from pipeline.runtime.settings import apply_override
 from storage.errors import Terminal
 
 

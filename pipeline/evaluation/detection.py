@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.evaluation.boxes import pixel_iou, suppress
-from pipeline.evaluation.interactions import Floats, Integers
+from pipeline.evaluation.interactions import Floats, Integers, pixel_iou, suppress
 
 
 @dataclass(frozen=True)

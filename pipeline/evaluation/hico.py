@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.evaluation.boxes import pixel_iou, suppress
-from pipeline.evaluation.interactions import Floats, Integers, Interactions
+from pipeline.evaluation.interactions import Floats, Integers, Interactions, pixel_iou, suppress
 
 RECALL_POINTS = np.arange(0, 1.1, 0.1)
 

@@ -15,12 +15,12 @@ import torch
 from models.network import Network
 from models.postprocess import Pairs, scene_graph, zero_shot
 from models.rlip import RLIP
+from pipeline.data.images.views import View, to_pixels
 from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.hico import HicoRules, without_duplicates
 from pipeline.evaluation.interactions import Interactions, ScoredPairs
 from pipeline.runtime.stage import Report
-from pipeline.data.images.views import View, to_pixels
-from pipeline.training.texts import NO_OBJECTS
+from pipeline.training.vocabulary import NO_OBJECTS
 
 DUPLICATE_BOXES = 0.5
 """Overlap above which two boxes of a label are one detection."""

@@ -8,9 +8,7 @@ from typing import Any
 
 from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.interop.json_writer import number, write_list, write_object
-from pipeline.interop.relations_of import relations_of
-from pipeline.interop.run_rows import RunRows
-from pipeline.interop.tally import Tally
+from pipeline.interop.run_rows import RunRows, Tally, relations_of
 
 
 def write_coco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:

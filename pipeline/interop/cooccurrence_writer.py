@@ -7,9 +7,7 @@ from pathlib import Path
 
 from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.interop.json_writer import write_object
-from pipeline.interop.relations_of import relations_of
-from pipeline.interop.run_rows import RunRows
-from pipeline.interop.tally import Tally
+from pipeline.interop.run_rows import RunRows, Tally, relations_of
 from tagger.candidates.cooccurrence import cooccurrence_table
 from tagger.matching.readers import by_whole_words
 

@@ -15,11 +15,9 @@ from rich.console import Console
 from pipeline.interop.coco_writer import write_coco
 from pipeline.interop.cooccurrence_writer import write_cooccurrence
 from pipeline.interop.hico_writer import write_hico
-from pipeline.interop.hugging_face_writer import write_hugging_face
 from pipeline.interop.official_writer import write_official, write_vg
-from pipeline.interop.parquet_writer import write_parquet
-from pipeline.interop.run_rows import RunRows
-from pipeline.interop.tally import Tally
+from pipeline.interop.parquet_writer import write_hugging_face, write_parquet
+from pipeline.interop.run_rows import RunRows, Tally
 from storage.errors import Terminal
 from storage.runs import Run
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pipeline.data.datasets.annotations import is_inside, shown
 from pipeline.data.datasets.json_stream import stream_fields
-from pipeline.interop.official_labels import LabelledImage
 from pipeline.data.images.opening import BadImage, probe
+from pipeline.interop.official_labels import LabelledImage
 from pipeline.runtime.stage import Rejected
 from storage.errors import Terminal
 

@@ -14,14 +14,12 @@ from rich.console import Console
 
 from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, as_id, shown
 from pipeline.data.datasets.json_stream import stream_fields, stream_rows
-from pipeline.interop.frequencies import FREQUENCIES, read_frequencies
 from pipeline.interop.image_files import ImageFiles
 from pipeline.interop.import_step import ImportStep
-from pipeline.interop.official_captions import read_captions
-from pipeline.interop.official_graphs import read_graphs
+from pipeline.interop.official_graphs import read_captions, read_graphs
 from pipeline.interop.official_groups import GROUPS, read_groups
-from pipeline.interop.official_labels import EXPECTED, VISUAL_GENOME, read_element
-from pipeline.interop.tally import Tally
+from pipeline.interop.official_labels import EXPECTED, FREQUENCIES, VISUAL_GENOME, read_element, read_frequencies
+from pipeline.interop.run_rows import Tally
 from pipeline.runtime.stage import Rejected
 from storage.errors import Terminal
 from storage.runs import Run

@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.runtime.execute import WorkItem, carry_out
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs, Output, Rejected, Report, Stage
-from pipeline.runtime.execute import WorkItem, carry_out
 from storage.digests import digest_bytes, digest_json
 from storage.errors import Terminal
 from storage.keys import KeyTerms

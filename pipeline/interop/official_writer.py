@@ -7,15 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.interop.frequencies import counted, write_frequencies
 from pipeline.interop.json_writer import write_list, write_object
-from pipeline.interop.official_captions import write_captions
-from pipeline.interop.official_graphs import write_graphs
+from pipeline.interop.official_graphs import write_captions, write_graphs
 from pipeline.interop.official_groups import write_candidates, write_groups
-from pipeline.interop.official_labels import VISUAL_GENOME, ElementWriter
-from pipeline.interop.relations_of import relations_of
-from pipeline.interop.run_rows import RunRows
-from pipeline.interop.tally import Tally
+from pipeline.interop.official_labels import VISUAL_GENOME, ElementWriter, counted, write_frequencies
+from pipeline.interop.run_rows import RunRows, Tally, relations_of
 
 CAPTIONS, GRAPHS, CANDIDATES = "captions.json", "scene_graphs.json", "candidates.json"
 LABELS, FREQUENCIES, FILES = "labels.json", "keep_names_freq.json", "image_id_to_filepath.json"

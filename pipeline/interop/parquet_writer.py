@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.interop.run_rows import TABLES, RunRows
-from pipeline.interop.tally import Tally
+from pipeline.interop.run_rows import TABLES, ImageRows, RunRows, Tally, relations_of
 
 
 def write_parquet(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
@@ -21,3 +23,81 @@ def write_parquet(rows: RunRows, folder: Path, threshold: float, tally: Tally) -
             writer.write_table(named)
         if writer is not None:
             writer.close()
+
+
+_ROWS = 1000
+_OBJECT = pa.struct([("category", pa.string()), *((side, pa.float32()) for side in "xywh"), ("crowd", pa.bool_())])
+_RELATION = pa.struct(
+    [("subject", pa.int32()), ("predicate", pa.string()), ("object", pa.int32()), ("score", pa.float32())]
+)
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("file_name", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("captions", pa.list_(pa.string())),
+        ("objects", pa.list_(_OBJECT)),
+        ("relations", pa.list_(_RELATION)),
+    ]
+)
+"""One image: boxes in absolute pixels, top-left corner and size; relations by index into them, score null if given."""
+
+
+def write_hugging_face(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
+    """`data/<set>/<split>.parquet` for each set and split, and `README.md`, the card that names them."""
+    written: dict[str, dict[str, int]] = {}
+    for dataset in rows.datasets() if "ingest" in rows.steps() else ():
+        (folder / "data" / dataset).mkdir(parents=True)
+        writers: dict[str, pq.ParquetWriter] = {}
+        images = (image for image in rows.images(dataset, "images", "captions", "relations") if "images" in image.rows)
+        while chunk := list(islice(images, _ROWS)):
+            by_split: dict[str, list[dict[str, Any]]] = {}
+            for image in chunk:
+                split = re.sub(r"\W", "_", image.rows["images"]["split"]) or "train"
+                by_split.setdefault(split, []).append(_row(image, threshold, tally))
+            for split, part in by_split.items():
+                if split not in writers:
+                    path = folder / "data" / dataset / f"{split}.parquet"
+                    writers[split] = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+                writers[split].write_table(pa.Table.from_pylist(part, schema=SCHEMA))
+                counts = written.setdefault(dataset, {})
+                counts[split] = counts.get(split, 0) + len(part)
+        for writer in writers.values():
+            writer.close()
+    if written:
+        (folder / "README.md").write_text(_card(rows.run.name, written, threshold), encoding="utf-8")
+
+
+def _row(image: ImageRows, threshold: float, tally: Tally) -> dict[str, Any]:
+    row = image.rows["images"]
+    relations = relations_of(image, threshold, tally)
+    tally.note("pixels of an image", 1)
+    tally.note("seed, log-probability and source of a caption", len(image.items("captions")))
+    tally.note("birth and calibration of a relation", sum("score" in relation for relation in relations))
+    return {
+        "image_id": row["image_id"],
+        "file_name": row["uri"],
+        "width": row["width"],
+        "height": row["height"],
+        "captions": [caption["text"] for caption in image.items("captions")],
+        "objects": row["boxes"],
+        "relations": relations,
+    }
+
+
+def _card(run: str, written: dict[str, dict[str, int]], threshold: float) -> str:
+    lines = ["---", f"pretty_name: {run}", "task_categories:", "- object-detection", "configs:"]
+    for dataset, splits in written.items():
+        lines += [f"- config_name: {dataset}", "  data_files:"]
+        for split in splits:
+            lines += [f"  - split: {split}", f"    path: data/{dataset}/{split}.parquet"]
+    lines += [
+        "---", "", f"# {run}", "",
+        "Relations between boxes of images, in absolute pixels of the original files (top-left corner and size).",
+        f"Labels with a score were made by a Relation Tagger (scores from {threshold:g}), those without are given ones.",
+        "The images themselves are not part of it; `file_name` is relative to the folder of each set's images.", "",
+        "| set | split | images |", "|---|---|---|",
+    ]  # fmt: skip
+    lines += [f"| {name} | {split} | {count} |" for name, splits in written.items() for split, count in splits.items()]
+    return "\n".join(lines) + "\n"

@@ -1,18 +1,41 @@
-"""A run's images with all that its steps say of them, a partition at a time."""
+"""A run's images with all that its steps say of them, and the relations of each that an export writes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.interop.official_labels import VISUAL_GENOME
+from pipeline.runtime.stage import Rejected
 from storage.artifact import Artifact
 from storage.errors import Terminal
 from storage.runs import Run
+
+
+class Tally:
+    """Counts by reason."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def note(self, reason: str, number: int = 1) -> None:
+        """Count `number` more for a reason; 0 is not kept."""
+        if number:
+            self.counts[reason] += number
+
+    def note_all(self, rejects: Iterable[Rejected]) -> None:
+        """Count rejects by their reasons."""
+        self.counts.update(reject.reason for reject in rejects)
+
+    def as_json(self) -> dict[str, int]:
+        """Reason → count, the most frequent first."""
+        return dict(sorted(self.counts.items(), key=lambda entry: (-entry[1], entry[0])))
+
 
 TABLES = {"ingest": "images", "caption": "captions", "parse": "triplets", "tag": "relations", "candidates": "groups"}
 """Step → its table."""
@@ -91,3 +114,31 @@ def _tables_of(step: str, artifact: Artifact | None) -> list[str]:
         return []
     extra = ["candidates"] if step == "tag" and "candidates.parquet" in artifact.manifest.files else []
     return [TABLES[step], *extra]
+
+
+def relations_of(image: ImageRows, threshold: float, tally: Tally) -> list[dict[str, Any]]:
+    """Scored relations of at least `threshold`, the best first; of an image that was never tagged, the given ones."""
+    if "relations" not in image.rows:
+        given: list[dict[str, Any]] = image.items("images", "relations")
+        return given
+    scored = image.items("relations")
+    kept = [relation for relation in scored if relation["score"] >= threshold]
+    tally.note(f"relation scored below {threshold:g}", len(scored) - len(kept))
+    return sorted(kept, key=lambda r: (-r["score"], r["subject"], r["object"], r["predicate"]))
+
+
+def without_crowds(
+    image: ImageRows, relations: list[dict[str, Any]], tally: Tally
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Boxes that are no crowds, and the relations between them with their indices counted anew."""
+    boxes = image.items("images", "boxes")
+    usable = [index for index, box in enumerate(boxes) if not box["crowd"]]
+    places = {index: place for place, index in enumerate(usable)}
+    kept = [
+        relation | {"subject": places[relation["subject"]], "object": places[relation["object"]]}
+        for relation in relations
+        if relation["subject"] in places and relation["object"] in places
+    ]
+    tally.note("crowd box", len(boxes) - len(usable))
+    tally.note("relation of a crowd box", len(relations) - len(kept))
+    return [boxes[index] for index in usable], kept

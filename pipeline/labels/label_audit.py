@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.labels.flat_list import Items
 from pipeline.labels.kept_labels import ChoiceSettings, kept_labels
 from pipeline.labels.label_funnel import candidates
-from pipeline.labels.flat_list import Items
 from storage.artifact import Artifact
 from tagger.audit.labels import SYMMETRIC, Fact, LabelCurve, agreement, audit
 from tagger.audit.predicates import PredicateScores, audit_predicates

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipeline.labels.kept_labels import ChoiceSettings, kept_labels
 from pipeline.labels.flat_list import Items
+from pipeline.labels.kept_labels import ChoiceSettings, kept_labels
 from storage.artifact import Artifact
 from storage.runs import Run
 from storage.tables import CANDIDATES

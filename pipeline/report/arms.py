@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.report.series import series
+from pipeline.report.charts import series
 from storage.runs import Run
 
 ZERO_SHOT = "zero_shot_map"

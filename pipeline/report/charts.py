@@ -1,15 +1,67 @@
-"""Line charts as plain geometry: the template draws it, so that every word in it is escaped like any other."""
+"""Charts as plain geometry: the template draws them, so that every word in them is escaped like any other."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from pipeline.report.series import Series, series
-from pipeline.report.step_summary import chain_order
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.labels.label_funnel import PredicateCount
+from pipeline.report.steps import chain_order
+from storage.artifact import Artifact
+from storage.manifest import REJECTED_FILE
 from storage.runs import Run
+from storage.tables import METRICS, read_table
+
+
+@dataclass(frozen=True)
+class Series:
+    """One named number over training: N steps and N values."""
+
+    name: str
+    steps: npt.NDArray[np.float64]
+    values: npt.NDArray[np.float64]
+
+    def thinned(self, points: int) -> Series:
+        """At most `points` points, each the mean of its share of the steps."""
+        if len(self.steps) <= points:
+            return self
+        parts = np.array_split(np.arange(len(self.steps)), points)
+        steps = np.array([self.steps[part].mean() for part in parts])
+        values = np.array([self.values[part].mean() for part in parts])
+        return Series(self.name, steps, values)
+
+
+def metrics(artifact: Artifact) -> Iterator[pa.Table]:
+    """The tables of an artifact that hold numbers by step and name, whatever they are called."""
+    for name in sorted(artifact.manifest.files):
+        path = artifact.file(name)
+        is_table = name.endswith(".parquet") and name != REJECTED_FILE
+        if is_table and pq.read_schema(path).names == METRICS.names:
+            yield read_table(path, METRICS)
+
+
+def series(artifact: Artifact) -> list[Series]:
+    """Every named number of an artifact in the order of steps; values that are not finite are left out."""
+    found = []
+    for table in metrics(artifact):
+        names = np.array(table["name"].to_pylist(), dtype=object)
+        steps = table["step"].to_numpy().astype(np.float64)
+        values = table["value"].to_numpy().astype(np.float64)
+        for name in dict.fromkeys(names):
+            chosen = np.flatnonzero((names == name) & np.isfinite(values))
+            order = chosen[np.argsort(steps[chosen], kind="stable")]
+            if len(order):
+                found.append(Series(str(name), steps[order], values[order]))
+    return found
+
 
 WIDTH, HEIGHT = 340, 180
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 24
@@ -129,3 +181,27 @@ def _short(value: float) -> str:
     if abs(value) >= 10_000:
         return f"{value / 1000:g}k"
     return f"{value:g}"
+
+
+MOST_BARS = 24
+
+
+class Bar(NamedTuple):
+    """One predicate. `kept_share` and `given_share` are lengths in [0, 1] of the longest bar."""
+
+    predicate: str
+    kept: int
+    given: int
+    kept_share: float
+    given_share: float
+
+
+def predicate_bars(predicates: Sequence[PredicateCount]) -> list[Bar]:
+    """Bars of the most frequent predicates; the rest goes together into the last one."""
+    shown = list(predicates[:MOST_BARS])
+    rest = predicates[MOST_BARS:]
+    if rest:
+        name = f"{len(rest)} others"
+        shown.append(PredicateCount(name, sum(p.kept for p in rest), sum(p.given for p in rest)))
+    longest = max((max(p.kept, p.given) for p in shown), default=0) or 1
+    return [Bar(p.predicate, p.kept, p.given, p.kept / longest, p.given / longest) for p in shown]

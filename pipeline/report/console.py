@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.labels.label_audit import LabelScores
 from pipeline.report.arms import ArmScores, score_name, score_names, score_text
 from pipeline.report.figures import DatasetAudit, Figures
-from pipeline.labels.label_audit import LabelScores
-from pipeline.report.stage_rows import stage_rows
 from pipeline.report.formatting import harmless
+from pipeline.report.steps import stage_rows
 
 if TYPE_CHECKING:
-    from pipeline.report.outcome import Outcome
+    from pipeline.report.steps import Outcome
 
 
 def print_outcome(console: Console, outcome: Outcome, figures: Figures, report: Path | None) -> None:

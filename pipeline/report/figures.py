@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.report.arms import ArmScores, arm_scores, share_of_gain
 from pipeline.labels.caption_audit import CaptionAudit, CaptionCount
+from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.label_audit import LabelAudit, LabelCount
 from pipeline.labels.label_funnel import PredicateCount, Yield, label_counts, labelled
-from pipeline.report.step_summary import StepSummary, summaries
+from pipeline.report.arms import ArmScores, arm_scores, share_of_gain
+from pipeline.report.steps import StepSummary, summaries
 from storage.digests import digest_json
 from storage.runs import Run
 

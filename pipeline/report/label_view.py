@@ -11,11 +11,11 @@ import numpy as np
 from rich.console import Console, Group
 from rich.text import Text
 
+from pipeline.labels.flat_list import Items
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.report.console import share, table
 from pipeline.labels.label_audit import LabelAudit, LabelCount
 from pipeline.labels.label_funnel import PredicateCount, Yield, label_counts, labelled
-from pipeline.labels.flat_list import Items
+from pipeline.report.console import share, table
 from pipeline.report.formatting import harmless
 from pipeline.stages.shard import ShardSettings
 from storage.runs import Run

@@ -20,18 +20,17 @@ from markupsafe import Markup
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.report.arms import ZERO_SHOT, score_name, score_names, score_text
-from pipeline.report.charts import loss_charts
+from pipeline.report.charts import loss_charts, predicate_bars
 from pipeline.report.figures import Figures, figures_of, run_stamp
 from pipeline.report.gallery import MOST_LISTED, Sample, choose_samples
-from pipeline.report.histogram import predicate_bars
 from pipeline.report.quarantine import quarantine
-from pipeline.report.stage_rows import stage_rows
+from pipeline.report.steps import stage_rows
 from storage.digests import digest_json
 from storage.errors import Terminal
 from storage.runs import Run
 
 if TYPE_CHECKING:
-    from pipeline.report.outcome import Outcome
+    from pipeline.report.steps import Outcome
     from pipeline.run.recipe import Recipe
 
 _TEMPLATES = Path(__file__).parent / "templates"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from pipeline.report.outcome import Outcome
-from pipeline.run.recipe import Recipe
 from pipeline.report.figures import Figures, figures_of
 from pipeline.report.static_report import write_report
+from pipeline.report.steps import Outcome
+from pipeline.run.recipe import Recipe
 from storage.runs import Run
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any, Literal
 
+from packaging.requirements import Requirement
+
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe import Recipe
-from pipeline.training.tokenizer import is_tokenizer
-from pipeline.run.versions import stated_ranges, unmet
+from pipeline.training.vocabulary import is_tokenizer
 from storage.errors import PipelineError, Terminal
 from storage.open_store import open_store
 
@@ -166,3 +168,27 @@ def _accelerator(torch: Any) -> Finding:
             "note", "accelerator", f"a GPU that torch {torch.__version__} can't use: it is {why}; see pytorch.org"
         )
     return Finding("note", "accelerator", "none: captioning and training run on the CPU, fit for small models only")
+
+
+def stated_ranges(package: str = "rlip", extras: Iterable[str] = ()) -> list[Requirement]:
+    """What the package asks for, with some of its extras; nothing where it runs without being installed."""
+    try:
+        stated = distribution(package).requires or []
+    except PackageNotFoundError:
+        return []
+    environments = [{"extra": extra} for extra in ("", *extras)]
+    wanted = [Requirement(line) for line in stated]
+    return [w for w in wanted if w.marker is None or any(w.marker.evaluate(each) for each in environments)]
+
+
+def unmet(requirements: Iterable[Requirement]) -> Iterator[str]:
+    """A line for each that is absent or of another version, with what to do."""
+    for wanted in requirements:
+        asked = f"{wanted.name}{wanted.specifier}"
+        try:
+            found = version(wanted.name)
+        except PackageNotFoundError:
+            yield f"{wanted.name} is not installed: pip install '{asked}'"
+            continue
+        if not wanted.specifier.contains(found, prereleases=True):
+            yield f"{wanted.name} is {found}, tested with {wanted.specifier}: pip install '{asked}'"

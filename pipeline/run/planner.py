@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pipeline.run.dag import Step, build_steps
 from pipeline.run.recipe import Recipe
+from pipeline.runtime.execute import Record, WorkItem
 from pipeline.runtime.stage import Inputs, Stage
 from pipeline.stages.ingest import Partition, cut_dataset
-from pipeline.runtime.execute import Record, WorkItem
 from storage.artifact import Artifact
 from storage.digests import digest_json, digest_path
 from storage.errors import Terminal

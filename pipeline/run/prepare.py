@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.data.datasets.record_index import is_indexed, open_index
-from pipeline.run.doctor import require
 from pipeline.run.dag import build_steps
+from pipeline.run.doctor import require
 from pipeline.run.recipe import Recipe
 from scenes.settings import SceneSettings
 from storage.errors import Terminal

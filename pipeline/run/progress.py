@@ -12,8 +12,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from pipeline.run.throughput import Pace
 from pipeline.run.planner import WHOLE, StepPlan
+from pipeline.run.throughput import Pace
 from pipeline.runtime.execute import Record, WorkItem
 
 LINE_EVERY = 10.0

@@ -11,15 +11,13 @@ from pydantic import Field, ValidationError, model_validator
 
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.datasets.source import Source
-from pipeline.runtime.override import apply_override
-from pipeline.runtime.settings import Settings, runtime
+from pipeline.runtime.settings import Settings, apply_override, runtime
 from pipeline.stages.evaluate import EvaluateSettings
 from pipeline.stages.ingest import IngestSettings
 from pipeline.stages.parse import ParseSettings
 from pipeline.stages.shard import ShardSettings
 from pipeline.stages.tag import TagSettings
-from pipeline.training.settings import TrainingSettings
-from pipeline.training.tagger_settings import TaggerSettings
+from pipeline.training.settings import TaggerSettings, TrainingSettings
 from scenes.settings import SceneSettings
 from storage.errors import Terminal
 from storage.open_store import local_folder

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 
-from pipeline.runtime.engines.local import LocalEngine, StageCall
+from pipeline.report.steps import Outcome, StepOutcome
 from pipeline.run.dag import Step
-from pipeline.report.outcome import Outcome, StepOutcome
 from pipeline.run.planner import Chain, StepPlan
 from pipeline.run.prepare import prepare
 from pipeline.run.progress import Display
 from pipeline.run.recipe import Recipe
+from pipeline.runtime.engines.local import LocalEngine, StageCall
 from pipeline.runtime.execute import Record, carry_out
 
 Work = Callable[[Chain, StepPlan, Display], Sequence[Record]]

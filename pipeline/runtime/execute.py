@@ -20,7 +20,7 @@ from pipeline.runtime.stage import Inputs, Output, Report, Stage
 from storage.artifact import Artifact
 from storage.digests import digest_bytes, digest_file
 from storage.disk import Disk
-from storage.os_errors import told
+from storage.errors import told
 from storage.keys import KeyTerms
 from storage.manifest import REJECTED_FILE, Counts, FileEntry, Manifest
 from storage.store import Store

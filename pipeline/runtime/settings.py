@@ -1,10 +1,13 @@
-"""The base of every settings section: strict, frozen, and able to tell what changes rows from what does not."""
+"""Settings: the strict, frozen base of every section, and overrides from the command line (`--set NAME=VALUE`)."""
 
 from __future__ import annotations
 
+import tomllib
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from storage.errors import Terminal
 
 
 def runtime(default: Any, **constraints: Any) -> Any:
@@ -26,3 +29,30 @@ class Settings(BaseModel):
 
 def _is_runtime(extra: Any) -> bool:
     return isinstance(extra, dict) and bool(extra.get("runtime"))
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set one dotted name; list members are addressed by index, e.g. `data.sources.0.images=...`.
+
+    The value is read as TOML, and as plain text where it is no TOML. Raises `Terminal` that quotes the override.
+    """
+    name, separator, text = override.partition("=")
+    if not separator or not name:
+        raise Terminal(f"--set {override}: write NAME=VALUE, e.g. --set caption.top_p=0.8")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = name.split(".")
+    place: Any = values
+    for parent in parents:
+        try:
+            place = place[int(parent)] if isinstance(place, list) else place.setdefault(parent, {})
+        except (ValueError, IndexError, AttributeError) as error:
+            raise Terminal(f"--set {override}: {parent!r} names nothing that can be set") from error
+    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
+        place[int(last)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise Terminal(f"--set {override}: {name!r} is no field that can be set")

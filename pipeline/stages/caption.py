@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pyarrow as pa
 from PIL import Image
 
-from pipeline.captioning.captioner import Caption, Picture
-from pipeline.captioning.merging import merge
+from pipeline.captioning.captioner import Caption, Picture, merge
 from pipeline.captioning.model_folder import find_lavis_model, find_lavis_python, find_model
-from pipeline.captioning.pair_crops import pair_crops
+from pipeline.captioning.pixels import pair_crops
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.images.opening import BadImage, ImageLimits, read_image
-from pipeline.data.images.refs import ImagePlace
 from pipeline.data.images.prefetch import read_ahead
+from pipeline.data.images.refs import ImagePlace
 from pipeline.runtime.stage import Inputs, Output, Rejected, Report, Stage
 from storage.tables import CAPTIONS
 
@@ -66,7 +65,7 @@ class CaptionStage(Stage):
 
     def open(self, given: Inputs) -> None:
         """Load the captioner, and the filter where there is one."""
-        from pipeline.captioning.open_captioner import open_captioner
+        from pipeline.captioning.captioner import open_captioner
 
         self._captioner = open_captioner(self.settings, self.worker)
         self._scorer = self._filter() if self.settings.filter else None

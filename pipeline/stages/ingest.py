@@ -10,18 +10,16 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from pipeline.data.images.fingerprint import fingerprint
-from pipeline.data.partition_digests import PartitionDigests
 from pipeline.data.datasets.record import ImageRecord
 from pipeline.data.datasets.record_index import RecordIndex, open_index
 from pipeline.data.datasets.source import Source
 from pipeline.data.datasets.validate import validate
 from pipeline.data.images.folders import open_folder
-from pipeline.data.images.opening import BadImage, ImageLimits, read_bytes
+from pipeline.data.images.opening import BadImage, ImageLimits, fingerprint, read_bytes
 from pipeline.data.images.refs import uri_of
+from pipeline.data.partitioning import PartitionDigests, cut_bytes, extend_cut, load_cut
 from pipeline.runtime.settings import Settings, runtime
 from pipeline.runtime.stage import Inputs, Output, Report, Stage
-from pipeline.data.cuts import cut_bytes, extend_cut, load_cut
 from storage.digests import digest_json
 from storage.store import Store
 from storage.tables import IMAGES

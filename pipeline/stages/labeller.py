@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from pipeline.runtime.settings import Settings, runtime
-from pipeline.training.tagger_settings import CALIBRATION
+from pipeline.training.settings import CALIBRATION
 from storage.artifact import Artifact
 from storage.digests import digest_file
 from storage.errors import Terminal
@@ -85,7 +85,7 @@ def open_labeller(settings: LabellerSettings, tagger: Artifact) -> OpenLabeller:
 def _tagger(settings: LabellerSettings, artifact: Artifact) -> OpenLabeller:
     from models.relation_tagger import RelationTagger
     from models.weights import WeightsError, load
-    from pipeline.runtime.freed_memory import keep_freed_memory
+    from pipeline.runtime.processes import keep_freed_memory
     from tagger.labelling.labeller import Labeller
 
     keep_freed_memory()

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline.stages.parse_cache import ParseCache
 from pipeline.runtime.settings import Settings, runtime
 from pipeline.runtime.stage import Inputs, Output, Rejected, Report, Stage
+from pipeline.stages.parse_cache import ParseCache
 from storage.digests import digest_path
 from storage.errors import Terminal
 from storage.tables import TRIPLETS

@@ -30,7 +30,7 @@ class PretrainStage(Stage):
     def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
         """Train, in processes of their own; must be called from the main thread."""
         from pipeline.training.config import Job, Shard
-        from pipeline.training.outcome import carry_out_training
+        from pipeline.training.launch import carry_out_training
 
         shards = [Shard(tar=a.file(SHARD_FILE), index=a.file("shards.parquet")) for a in inputs.artifacts("shards")]
         return carry_out_training(Job(kind="pretrain", settings=self.settings, work=work, shards=tuple(shards)), report)

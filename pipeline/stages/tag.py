@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipeline.stages.candidates import CandidateSettings, open_candidates
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.stages.labeller import LabellerSettings, open_labeller
 from pipeline.labels.label_audit import LabelCount
 from pipeline.runtime.settings import runtime
 from pipeline.runtime.stage import Inputs, Output, Rejected, Report, Stage
+from pipeline.stages.candidates import CandidateSettings, open_candidates
+from pipeline.stages.labeller import LabellerSettings, open_labeller
 from storage.errors import Terminal
 from storage.tables import CANDIDATES, RELATIONS, write_table
 from tagger.box import Box

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.runtime.stage import Inputs, Output, Report, Stage
 from pipeline.training.config import RESUMES_FROM
-from pipeline.training.tagger_settings import TaggerSettings
+from pipeline.training.settings import TaggerSettings
 from storage.tables import METRICS
 
 
@@ -32,7 +32,7 @@ class TrainTaggerStage(Stage):
     def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
         """Train, in processes of their own; must be called from the main thread."""
         from pipeline.training.config import Job
-        from pipeline.training.outcome import carry_out_training
+        from pipeline.training.launch import carry_out_training
 
         job = Job(
             kind="tagger",

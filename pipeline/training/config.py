@@ -9,8 +9,7 @@ from pydantic import Field
 
 from pipeline.data.images.folders import ImageRoot
 from pipeline.runtime.settings import Settings
-from pipeline.training.settings import TrainingSettings
-from pipeline.training.tagger_settings import TaggerSettings
+from pipeline.training.settings import TaggerSettings, TrainingSettings
 
 MODEL = "model.safetensors"
 METRICS_LOG = "metrics.jsonl"

@@ -1,19 +1,137 @@
-"""The images of a step, decoded and changed, ready for a network: a pure function of seed and step."""
+"""The training set: samples from tar shards or tables of images, and the decoded examples of each step."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 import torch
 
-from pipeline.data.images.opening import BadImage
-from pipeline.training.sampler import Order, Place, stable_seed
+from pipeline.data.images.folders import open_folder
+from pipeline.data.images.opening import BadImage, read_bytes
 from pipeline.data.images.views import load_pixels, random_view
-from pipeline.training.sample import TrainingSample, mirrored
+from pipeline.training.sample import SampleRelation, TrainingSample, mirrored
+from pipeline.training.sampler import Order, Place, stable_seed
 from pipeline.training.settings import TrainingSettings
-from pipeline.training.sources import Source
 from storage.errors import Terminal
+from storage.shards import ShardReader
+from storage.tables import read_table
+from tagger.english.predicates import canonical
+
+
+class Source(Protocol):
+    """Samples by position. Must be picklable: worker processes get a copy of their own."""
+
+    def __len__(self) -> int: ...
+
+    def labels(self, position: int) -> TrainingSample:
+        """The labels of one image."""
+        ...
+
+    def image(self, position: int) -> bytes:
+        """The bytes of its file."""
+        ...
+
+
+class ShardSource:
+    """Samples of tar shards, in the order of shards and of each tar."""
+
+    def __init__(self, shards: Sequence[tuple[Path, Path]]) -> None:
+        """`shards`: (tar, index table) pairs."""
+        self._shards = [(Path(tar), read_table(Path(index))) for tar, index in shards]
+        ids = [index["image_id"].unique().to_numpy() for _, index in self._shards]
+        self._shard_of = np.repeat(np.arange(len(ids), dtype=np.int32), [len(i) for i in ids])
+        self._ids = np.concatenate(ids) if ids else np.zeros(0, np.int64)
+        self._readers: dict[int, ShardReader] = {}
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def labels(self, position: int) -> TrainingSample:
+        """The labels of one image. Raises `Terminal` when they are damaged."""
+        return TrainingSample.from_json(self._members(position)["json"])
+
+    def image(self, position: int) -> bytes:
+        """The bytes of its file."""
+        (data,) = (data for extension, data in self._members(position).items() if extension != "json")
+        return data
+
+    def _members(self, position: int) -> Mapping[str, bytes]:
+        shard = int(self._shard_of[position])
+        if shard not in self._readers:
+            self._readers[shard] = ShardReader(*self._shards[shard])
+        return self._readers[shard].read(int(self._ids[position])).members
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_readers": {}}
+
+
+class ImageSource:
+    """Samples of `images` tables whose images have relations; the files lie in the data sets' folders."""
+
+    def __init__(self, tables: Sequence[Path], folders: Mapping[str, Path | str]) -> None:
+        every = pa.concat_tables([read_table(path) for path in tables])
+        related = [row for row, relations in enumerate(every["relations"]) if len(relations)]
+        self._table = every.take(related).combine_chunks()
+        self._folders = dict(folders)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def split(self, held_out: float) -> tuple[list[int], list[int]]:
+        """Positions to train on and positions held out, by a hash of data set and image id: stable when images join."""
+        names, ids = self._table["dataset"].to_pylist(), self._table["image_id"].to_pylist()
+        shares = [stable_seed("held out", name, number) / 2**63 for name, number in zip(names, ids, strict=True)]
+        kept = [position for position, share in enumerate(shares) if share >= held_out]
+        return kept, [position for position, share in enumerate(shares) if share < held_out]
+
+    def labels(self, position: int) -> TrainingSample:
+        """The labels of one image, its relations as the data set states them, predicates canonical."""
+        row = self._row(position)
+        relations = [
+            SampleRelation(relation["subject"], relation["object"], predicate)
+            for relation in row["relations"]
+            if (predicate := canonical(relation["predicate"]))
+        ]
+        return TrainingSample.from_row(row, relations)
+
+    def image(self, position: int) -> bytes:
+        """The bytes of its file. Raises `Terminal` when it can't be read any more."""
+        row = self._row(position)
+        folder = self._folders[row["dataset"]]
+        try:
+            return read_bytes(open_folder(folder).place(row["uri"]))
+        except BadImage as error:
+            raise Terminal(
+                f"{folder}/{row['uri']}: {error}, but it was whole when it was ingested; restore it"
+            ) from error
+
+    def _row(self, position: int) -> dict[str, Any]:
+        (row,) = self._table.slice(position, 1).to_pylist()
+        return dict(row)
+
+
+class Subset:
+    """Some positions of another source."""
+
+    def __init__(self, source: Source, positions: Sequence[int]) -> None:
+        self._source = source
+        self._positions = list(positions)
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def labels(self, position: int) -> TrainingSample:
+        """As the source's."""
+        return self._source.labels(self._positions[position])
+
+    def image(self, position: int) -> bytes:
+        """As the source's."""
+        return self._source.image(self._positions[position])
 
 
 @dataclass(frozen=True)

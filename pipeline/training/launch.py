@@ -8,10 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pipeline.runtime.stage import Report
-from pipeline.training.config import ERROR, LAUNCHER, MODEL, SUMMARY, Job, Summary
+from pipeline.runtime.stage import Output, Report
+from pipeline.training.config import ERROR, LAUNCHER, METRICS_LOG, MODEL, SUMMARY, TOKENIZER, VOCABULARY, Job, Summary
+from pipeline.training.dataset import ImageSource, ShardSource, Source, Subset
+from pipeline.training.metrics_log import MetricsLog
+from pipeline.training.sample import TrainingSample
+from pipeline.training.settings import CALIBRATION, TaggerSettings
+from pipeline.training.vocabulary import NO_OBJECTS, Vocabulary, copy_tokenizer, make_tokenizer, tokenizer_files
 from storage.errors import Terminal, Transient
 
 LOG = "train.log"
@@ -114,3 +120,49 @@ def _failure(job: Job, log: Path, code: int) -> Exception:
     return Transient(
         f"training {state}; run again to go on from its last checkpoint. The end of {log}:\n" + "\n".join(tail)
     )
+
+
+def prepare(job: Job) -> dict[str, Path]:
+    """Write vocabulary and tokenizer unless an earlier attempt has; returns the files to keep with the weights.
+
+    Raises `Terminal` when there is nothing to train on.
+    """
+    vocabulary_file, tokenizer = job.work / VOCABULARY, job.work / TOKENIZER
+    if not vocabulary_file.is_file():
+        vocabulary = Vocabulary.of(_samples(training_source(job), job))
+        config = job.settings.network
+        if job.settings.tokenizer is not None:
+            copy_tokenizer(job.settings.tokenizer, tokenizer)
+        else:
+            names = (*vocabulary.objects.names, *vocabulary.predicates.names, NO_OBJECTS)
+            make_tokenizer(names, config["text"]["vocabulary"], tokenizer)
+        vocabulary.save(vocabulary_file, image_size=job.settings.image_size)
+    return {VOCABULARY: vocabulary_file, **tokenizer_files(tokenizer)}
+
+
+def training_source(job: Job) -> Source:
+    """The samples that the job trains on."""
+    if job.kind == "pretrain":
+        return ShardSource([(shard.tar, shard.index) for shard in job.shards])
+    assert isinstance(job.settings, TaggerSettings)
+    images = ImageSource(job.tables, job.image_folders)
+    return Subset(images, images.split(job.settings.held_out)[0])
+
+
+def _samples(source: Source, job: Job) -> Iterator[TrainingSample]:
+    if not len(source):
+        needed = "an image with a box" if job.kind == "pretrain" else "an image with a relation between its boxes"
+        raise Terminal(f"nothing to train on: the {job.kind} training set lacks {needed}; look at what ingest rejected")
+    for position in range(len(source)):
+        yield source.labels(position)
+
+
+def carry_out_training(job: Job, report: Report) -> Output:
+    """Train, or go on from the last checkpoint in `job.work`; model, vocabulary, tokenizer, calibration, metrics."""
+    kept = prepare(job)
+    summary = launch(job, report)
+    files: Mapping[str, Path] = {MODEL: job.work / MODEL, **kept}
+    if (job.work / CALIBRATION).is_file():
+        files = {**files, CALIBRATION: job.work / CALIBRATION}
+    table = MetricsLog(job.work / METRICS_LOG).table()
+    return Output(table, files, rows_in=summary.images, rows_out=summary.images, facts=summary.model_dump())

@@ -15,9 +15,9 @@ from models.relation_tagger import PairQueries, RelationTagger
 from models.target import Target
 from pipeline.training.dataset import Example
 from pipeline.training.pairs import tagging_pairs
-from pipeline.training.tagger_settings import TaggerSettings
+from pipeline.training.settings import TaggerSettings
 from pipeline.training.task import StepInputs, full_precision, loss_settings, network_config, start_from
-from pipeline.training.texts import Vocabulary
+from pipeline.training.vocabulary import Vocabulary
 
 
 class TaggerTask:

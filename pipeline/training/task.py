@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 
 from models.config import NetworkConfig
-from models.losses import LossSettings
+from models.losses import LossSettings, SetCriterion
 from models.network import Network
 from models.predictions import Predictions
+from models.rlip import RLIP
 from models.target import Target
-from pipeline.training.dataset import Example
-from pipeline.training.pairs import TargetPair, normalised_boxes
 from pipeline.data.images.views import padded_batch
+from pipeline.training.dataset import Example
+from pipeline.training.pairs import TargetPair, detection_pairs, normalised_boxes
 from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import LossWeights, TrainingSettings
-from pipeline.training.texts import NO_OBJECTS, Vocabulary, numbered
+from pipeline.training.vocabulary import NO_OBJECTS, Vocabulary, numbered
 
 
 class Task(Protocol):
@@ -132,3 +133,29 @@ def start_from(network: Network, initial: Path | None, tokenizer: Path) -> Netwo
         )
     network.load_state_dict({name: state.get(name, value) for name, value in own.items()})
     return network
+
+
+class PretrainTask:
+    """RLIPv2 on shards: boxes are always learnt, predicates where an image has some."""
+
+    def __init__(self, settings: TrainingSettings, vocabulary: Vocabulary, tokenizer: Path) -> None:
+        self._settings, self._vocabulary, self._tokenizer = settings, vocabulary, tokenizer
+        self._criterion = SetCriterion(loss_settings(settings.loss))
+
+    def build(self) -> Network:
+        """The network of the settings, from its initial weights where there are some."""
+        network = RLIP(network_config(self._settings), self._tokenizer)
+        return start_from(network, self._settings.initial, self._tokenizer)
+
+    def losses(
+        self, network: Network, examples: Sequence[Example], generator: np.random.Generator
+    ) -> dict[str, Tensor]:
+        """Set-prediction loss; predictions are matched to pairs."""
+        given = StepInputs(network, examples, self._vocabulary, self._settings, generator)
+        predictions = full_precision(network(given.images, given.padding, given.objects_TE, given.predicates_TE))
+        limit, soft = network.config.pairs, self._settings.soft_targets
+        targets = [
+            given.texts.target(sample, detection_pairs(sample, limit), soft, given.device) for sample in given.samples
+        ]
+        losses: dict[str, Tensor] = self._criterion(predictions, targets, given.predicates_TE.float())
+        return losses

@@ -17,13 +17,12 @@ from torch import nn
 
 from models.network import Network
 from pipeline.training.checkpoint import load_checkpoint, save_checkpoint
-from pipeline.training.dataset import Example, StepExamples
-from pipeline.training.gradient_sync import Ranks, exchange
 from pipeline.training.config import CHECKPOINT, METRICS_LOG
+from pipeline.training.dataset import Example, Source, StepExamples
+from pipeline.training.gradient_sync import Ranks, exchange
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.sampler import Order, stable_seed
 from pipeline.training.settings import TrainingSettings
-from pipeline.training.sources import Source
 from pipeline.training.task import Task
 from storage.errors import Terminal
 

@@ -19,13 +19,13 @@ import torch
 import torch.distributed as dist
 
 from models.weights import save
-from pipeline.training.gradient_sync import Ranks
-from pipeline.runtime.freed_memory import keep_freed_memory
+from pipeline.runtime.processes import keep_freed_memory
 from pipeline.training.config import MODEL, SUMMARY, TOKENIZER, VOCABULARY, Job, Summary
-from pipeline.training.trainer import Check, Trained, train
-from pipeline.training.sources import ImageSource, ShardSource, Source, Subset
+from pipeline.training.dataset import ImageSource, ShardSource, Source, Subset
+from pipeline.training.gradient_sync import Ranks
 from pipeline.training.task import Task
-from pipeline.training.texts import Vocabulary
+from pipeline.training.trainer import Check, Trained, train
+from pipeline.training.vocabulary import Vocabulary
 from storage.atomic import write_atomic
 from storage.errors import PipelineError
 
@@ -64,12 +64,12 @@ def run(job: Job, ranks: Ranks, asked_to_stop: Callable[[], bool]) -> Trained:
 def _parts(job: Job, vocabulary: Vocabulary, ranks: Ranks) -> tuple[Source, Task, Check]:
     """What to train on, how, and what to measure after a step."""
     if job.kind == "pretrain":
-        from pipeline.training.pretrain_task import PretrainTask
+        from pipeline.training.task import PretrainTask
 
         source = ShardSource([(shard.tar, shard.index) for shard in job.shards])
         return source, PretrainTask(job.settings, vocabulary, job.work / TOKENIZER), lambda network, step, total: {}
-    from pipeline.training.held_out import HeldOut
-    from pipeline.training.tagger_settings import TaggerSettings
+    from pipeline.training.settings import TaggerSettings
+    from pipeline.training.tagger_evaluation import HeldOut
     from pipeline.training.tagger_task import TaggerTask
 
     assert isinstance(job.settings, TaggerSettings)

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from tagger.labelling.blind_labels import naive_labels, prior_labels
+from tagger.labelling.blind_labeller import naive_labels, prior_labels
 from tagger.pair import Pair
 from tagger.relation import Relation
 

@@ -14,8 +14,7 @@ from PIL import Image
 from transformers import BlipForConditionalGeneration
 
 from pipeline.captioning.blip import BlipCaptioner
-from pipeline.captioning.captioner import Caption
-from pipeline.captioning.open_captioner import open_captioner
+from pipeline.captioning.captioner import Caption, open_captioner
 from pipeline.captioning.settings import CaptionSettings
 from storage.errors import Terminal
 

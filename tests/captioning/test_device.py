@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from transformers import BlipForConditionalGeneration
 
 from pipeline.captioning.blip import BlipCaptioner
-from pipeline.runtime.device import choose_device
-from pipeline.captioning.image_encoder import ImageEncoder
+from pipeline.captioning.layers import ImageEncoder
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.captioning.text_decoder import TextDecoder
+from pipeline.runtime.processes import choose_device
 from storage.errors import Terminal
 
 

@@ -14,9 +14,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from pipeline.captioning.blip import BlipCaptioner
-from pipeline.captioning.captioner import Caption
+from pipeline.captioning.captioner import Caption, open_captioner
 from pipeline.captioning.lavis import LavisCaptioner
-from pipeline.captioning.open_captioner import open_captioner
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.stages.caption import CaptionStage
 from storage.errors import Terminal, Transient

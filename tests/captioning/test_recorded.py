@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from pipeline.captioning.open_captioner import open_captioner
+from pipeline.captioning.captioner import open_captioner
 from pipeline.captioning.recorded import RecordedCaptioner
 from pipeline.captioning.settings import CaptionSettings
 from storage.errors import Terminal

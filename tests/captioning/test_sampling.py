@@ -6,8 +6,7 @@ import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from pipeline.captioning.draws import STEPS, uniforms
-from pipeline.captioning.sampling import SamplingRules, choose
+from pipeline.captioning.sampling import STEPS, SamplingRules, choose, uniforms
 
 
 def rules(**changed: float) -> SamplingRules:

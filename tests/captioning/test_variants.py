@@ -10,9 +10,8 @@ from caption_rows import ONE_BOX, caption_rows
 from PIL import Image
 
 from pipeline.captioning.blip import BlipCaptioner
-from pipeline.captioning.captioner import Caption
-from pipeline.captioning.merging import merge
-from pipeline.captioning.pair_crops import pair_crops
+from pipeline.captioning.captioner import Caption, merge
+from pipeline.captioning.pixels import pair_crops
 from pipeline.captioning.settings import CaptionSettings
 
 

@@ -21,8 +21,8 @@ from pipeline.run.dag import build_steps
 from pipeline.run.recipe import load_recipe
 from pipeline.runtime.execute import carry_out
 from storage.damage import find_damage
-from storage.object_store_artifacts import Depot
 from storage.disk import Disk
+from storage.object_store_artifacts import Depot
 from storage.store import Store
 
 STEPS = (

@@ -12,11 +12,11 @@ import torch
 from faulty_disk import Died, FaultyDisk
 from tiny_chain import World
 
-from pipeline.run.runner import stage_call
 from pipeline.run.planner import Chain
 from pipeline.run.recipe import load_recipe
-from pipeline.runtime.stage import Stage
+from pipeline.run.runner import stage_call
 from pipeline.runtime.execute import carry_out
+from pipeline.runtime.stage import Stage
 
 LABELLING = ("caption", "parse", "tag", "shard:pseudo")
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.data.datasets.annotations import AnnotationError
-from pipeline.data.datasets.open_source import open_source
 from pipeline.data.datasets.record import Box, GivenRelation
+from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import Source
 from pipeline.data.datasets.validate import validate
 from tests.datasets.conftest import Build

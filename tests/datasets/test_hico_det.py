@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.names import COCO_CATEGORIES, read_names
-from pipeline.data.datasets.open_source import open_source
 from pipeline.data.datasets.record import Box, GivenRelation
+from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import Source
 from tests.datasets.toy_sets import read_all, save_json, save_picture
 

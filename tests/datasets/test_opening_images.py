@@ -12,9 +12,16 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from pipeline.data.images.fingerprint import fingerprint
 from pipeline.data.datasets.record import ImageRecord
-from pipeline.data.images.opening import BadImage, ImageLimits, decode_image, probe, probe_bytes, read_image
+from pipeline.data.images.opening import (
+    BadImage,
+    ImageLimits,
+    decode_image,
+    fingerprint,
+    probe,
+    probe_bytes,
+    read_image,
+)
 
 RED = (200, 30, 40)
 

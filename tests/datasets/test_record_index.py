@@ -11,8 +11,7 @@ import pytest
 
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.json_stream import stream_lists
-from pipeline.data.datasets.open_source import open_source
-from pipeline.data.datasets.record_index import is_indexed, open_index
+from pipeline.data.datasets.record_index import is_indexed, open_index, open_source
 from pipeline.stages.ingest import IngestSettings, cut_dataset
 from storage.disk import Disk
 from storage.errors import Terminal
@@ -165,7 +164,7 @@ def test_what_changed_just_now_is_not_remembered(coco: Build, tmp_path: Path, mo
     source = coco(IMAGES, BOXES)
     digests(source, tmp_path)
     asked: list[str] = []
-    from pipeline.data.images.fingerprint import fingerprint
+    from pipeline.data.images.opening import fingerprint
 
     def watched(record, by):  # type: ignore[no-untyped-def]
         asked.append(record.path.name)

@@ -11,10 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.data.images.fingerprint import fingerprint
 from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
 from pipeline.data.datasets.validate import validate
-from pipeline.data.images.opening import BadImage, ImageLimits
+from pipeline.data.images.opening import BadImage, ImageLimits, fingerprint
 from tests.datasets.toy_sets import save_picture
 
 

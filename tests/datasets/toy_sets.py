@@ -8,8 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.data.datasets.open_source import open_source
 from pipeline.data.datasets.reader import Reader
+from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import Source
 
 

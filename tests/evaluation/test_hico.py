@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.evaluation.boxes import pixel_iou
 from pipeline.evaluation.hico import HicoRules, Triplet, eleven_points, score_hico, without_duplicates
-from pipeline.evaluation.interactions import Interactions, ScoredPairs
+from pipeline.evaluation.interactions import Interactions, ScoredPairs, pixel_iou
 
 PERSON, BOX = [10.0, 10.0, 50.0, 90.0], [40.0, 60.0, 80.0, 95.0]
 

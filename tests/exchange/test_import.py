@@ -13,8 +13,7 @@ from PIL import Image
 
 from pipeline.interop.image_files import ImageFiles
 from pipeline.interop.import_file import Imported, import_file, kind_of
-from pipeline.interop.official_captions import read_captions
-from pipeline.interop.official_graphs import read_graphs
+from pipeline.interop.official_graphs import read_captions, read_graphs
 from pipeline.interop.official_groups import read_groups
 from pipeline.interop.official_labels import LabelledImage, read_element
 from storage.errors import Terminal

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline.data.datasets.open_source import open_source
+from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import Source
 from pipeline.interop.export_run import Exported, export_run
 from pipeline.interop.import_file import import_file

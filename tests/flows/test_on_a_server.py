@@ -19,8 +19,8 @@ from flows.connection import connected, reread_settings
 from flows.session import Session, shared
 from flows.stage_flow import run_stage
 from flows.temporary_server import answers, free_port
+from pipeline.report.steps import StepOutcome
 from pipeline.run.dag import Step
-from pipeline.report.outcome import StepOutcome
 from pipeline.run.planner import Chain
 from pipeline.run.progress import JsonLines
 from pipeline.run.recipe import Recipe

@@ -20,13 +20,13 @@ from models.relation_tagger import RelationTagger
 from models.weights import save
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.datasets.source import Source
+from pipeline.runtime.execute import WorkItem, carry_out
 from pipeline.runtime.stage import Inputs, Stage
 from pipeline.stages.caption import CaptionStage
 from pipeline.stages.ingest import IngestSettings, IngestStage
 from pipeline.stages.parse import ParseSettings, ParseStage
 from pipeline.stages.shard import SHARD_FILE, ShardSettings, ShardStage
 from pipeline.stages.tag import TagSettings, TagStage
-from pipeline.runtime.execute import WorkItem, carry_out
 from storage.artifact import Artifact
 from storage.keys import KeyTerms
 from storage.store import Store

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from models.boxes import cxcywh_to_xyxy, giou
-from models.stacked_predictions import Layered
 from models.losses import LossSettings, SetCriterion, TaggerCriterion
 from models.matcher import MatchWeights, hungarian, matching_costs
 from models.predicate_losses import pseudo_labels
 from models.predictions import Predictions
+from models.stacked_predictions import Layered
 from models.target import Target
 
 PAIRS, OBJECTS, PREDICATES = 4, 5, 3

@@ -11,13 +11,13 @@ import torch
 from models.boxes import cxcywh_to_xyxy, giou
 from models.decoder import Decoder, PairBoxes
 from models.encoded import Encoded
-from models.stacked_predictions import Layered
 from models.losses import LossSettings, SetCriterion
 from models.matcher import MatchWeights, matching_costs
 from models.position_encoding import encode_map
 from models.predictions import Predictions
 from models.relation_tagger import PairQueries, RelationTagger
 from models.rlip import RLIP
+from models.stacked_predictions import Layered
 from models.target import Target
 
 BOTH = pytest.mark.parametrize("official", [False, True])

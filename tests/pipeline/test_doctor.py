@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from pipeline.run.doctor import examine, require
+from pipeline.run.doctor import examine, require, stated_ranges, unmet
 from pipeline.run.recipe import Recipe
-from pipeline.run.versions import stated_ranges, unmet
 from storage.errors import Terminal
 from tests.datasets.toy_sets import save_json, save_picture
 

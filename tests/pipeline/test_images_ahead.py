@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from pipeline.data.images.opening import BadImage, ImageLimits, read_image
-from pipeline.data.images.refs import ImagePlace
 from pipeline.data.images.prefetch import read_ahead
+from pipeline.data.images.refs import ImagePlace
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.stages.parse_cache import ParseCache
 from pipeline.runtime.stage import Inputs, Output
 from pipeline.stages.parse import ParseSettings, ParseStage
+from pipeline.stages.parse_cache import ParseCache
 from storage.artifact import Artifact
 from storage.errors import Terminal
 from storage.tables import CAPTIONS, write_table

@@ -12,10 +12,10 @@ from golden.stage_cases import TABLES, WRITER, recorded, stages
 from PIL import Image
 from small_set import small_recipe, write_small_set
 
-from pipeline.run.runner import stage_call
 from pipeline.run.planner import Chain
-from pipeline.runtime.stage import Inputs, Output, Report, Stage
+from pipeline.run.runner import stage_call
 from pipeline.runtime.execute import WorkItem, carry_out
+from pipeline.runtime.stage import Inputs, Output, Report, Stage
 from storage.artifact import Artifact
 from storage.digests import digest_bytes
 from storage.keys import KeyTerms

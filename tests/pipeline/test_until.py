@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run.doctor import needs
 from pipeline.run.dag import build_steps
+from pipeline.run.doctor import needs
 from pipeline.run.recipe import load_recipe
 from storage.errors import Terminal
 

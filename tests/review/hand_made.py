@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
+from pipeline.runtime.execute import WorkItem, carry_out
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs, Output, Rejected, Report, Stage
-from pipeline.runtime.execute import WorkItem, carry_out
 from storage import tables
 from storage.keys import KeyTerms
 from storage.runs import Run

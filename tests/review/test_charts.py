@@ -4,10 +4,19 @@ import numpy as np
 import pytest
 from review.hand_made import Book
 
-from pipeline.report.charts import HEIGHT, LEFT, POINTS, WIDTH, line_chart, loss_charts, nice_ticks
-from pipeline.report.histogram import MOST_BARS, predicate_bars
 from pipeline.labels.label_funnel import PredicateCount
-from pipeline.report.series import Series
+from pipeline.report.charts import (
+    HEIGHT,
+    LEFT,
+    MOST_BARS,
+    POINTS,
+    WIDTH,
+    Series,
+    line_chart,
+    loss_charts,
+    nice_ticks,
+    predicate_bars,
+)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.0, 7.3), (0.02, 0.021), (-3.0, 4.0), (0.0, 123456.0)])

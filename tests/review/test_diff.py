@@ -10,8 +10,8 @@ from review.hand_made import Book, Made, relations
 from toy_store import put
 
 from pipeline.cli.diff import difference, print_diff
-from pipeline.runtime.stage import Output
 from pipeline.runtime.execute import WorkItem, carry_out
+from pipeline.runtime.stage import Output
 from storage.artifact import Artifact
 from storage.errors import Terminal
 from storage.keys import KeyTerms

@@ -136,7 +136,7 @@ def test_a_folder_with_other_files_is_left_alone(labelled: Book, recipe: Any, tm
 
 
 def test_a_run_that_computed_nothing_keeps_its_report(labelled: Book, recipe: Any, tmp_path: Path) -> None:
-    from pipeline.report.outcome import Outcome
+    from pipeline.report.steps import Outcome
 
     folder = tmp_path / "report"
     page = write_report(recipe, labelled.run, None, folder)

@@ -8,10 +8,10 @@ import pytest
 from review.hand_made import Book, captions
 from rich.console import Console
 
+from pipeline.cli.show import show_run
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.report.console import outcome_json, print_outcome
 from pipeline.report.figures import compute_figures
-from pipeline.cli.show import show_run
 from pipeline.runtime.stage import Rejected
 from storage.errors import Terminal
 
@@ -107,7 +107,7 @@ def test_a_stage_of_several_steps_must_be_named_in_full(book: Book) -> None:
 
 
 def test_the_outcome_ends_with_the_report(labelled: Book) -> None:
-    from pipeline.report.outcome import Outcome, StepOutcome
+    from pipeline.report.steps import Outcome, StepOutcome
 
     labelled.metrics("evaluate:pseudo:0", (0, "zero_shot_map", 0.25))
     labelled.metrics("evaluate:pseudo:1", (0, "zero_shot_map", 0.35))

@@ -10,9 +10,9 @@ import pytest
 from toy_store import put_chain, record
 
 from pipeline.cli.why import why
+from pipeline.data.partitioning import load_cut
 from pipeline.run.doctor import require
 from pipeline.run.recipe import load_recipe
-from pipeline.data.cuts import load_cut
 from storage.errors import Terminal
 from storage.manifest import parse_manifest
 from storage.open_store import existing_store, open_store

@@ -15,9 +15,9 @@ from pipeline.cli.maintenance import collect_garbage, remove_run, show_usage, ve
 from pipeline.cli.transfer import push
 from storage.artifact import Artifact
 from storage.damage import find_damage
-from storage.object_store_artifacts import Depot
 from storage.errors import Terminal
 from storage.manifest import FutureManifest
+from storage.object_store_artifacts import Depot
 from storage.runs import Run, runs_of
 from storage.store import Store
 

@@ -16,9 +16,9 @@ import pytest
 from faulty_disk import Died, FaultyDisk, Stop
 from toy_chain import First, assert_valid_prefix, bytes_of, carry, first_item, run_chain
 
+from pipeline.runtime.execute import carry_out
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs, Output, Report
-from pipeline.runtime.execute import carry_out
 from storage.disk import Disk
 from storage.errors import PipelineError, Terminal, Transient
 from storage.store import Store

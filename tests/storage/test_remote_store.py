@@ -27,9 +27,9 @@ from toy_chain import SCHEMA, First, assert_valid_prefix, bytes_of, carry, first
 from toy_store import put, put_chain, record
 
 from pipeline.cli.maintenance import collect_garbage, remove_run, show_usage, verify
+from pipeline.runtime.execute import WorkItem, carry_out
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs, Output, Report
-from pipeline.runtime.execute import WorkItem, carry_out
 from storage.artifact import Artifact
 from storage.atomic import write_atomic
 from storage.damage import find_damage

@@ -12,7 +12,7 @@ import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data.cuts import extend_cut
+from pipeline.data.partitioning import extend_cut
 from storage.digests import digest_file
 from storage.errors import Terminal, Transient
 from storage.keys import KeyTerms

@@ -14,8 +14,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from toy_store import put_chain, record
 
 from pipeline.cli.transfer import Copied, pull, push
-from storage.object_store_artifacts import Depot
 from storage.errors import Terminal, Transient
+from storage.object_store_artifacts import Depot
 from storage.runs import Run
 from storage.store import Store
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tagger.box import Box
 from tagger.candidates.grounding import candidates
 from tagger.candidates.pair_prior import pair_priors
-from tagger.labelling.blind_labels import naive_labels
+from tagger.labelling.blind_labeller import naive_labels
 from tagger.pair import Pair
 from tagger.relation import Relation
 from tagger.triplet import Triplet

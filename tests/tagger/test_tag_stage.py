@@ -12,9 +12,9 @@ from golden.stage_cases import tagger as made_tagger
 from models.relation_tagger import RelationTagger
 from models.rlip import RLIP
 from models.weights import load, save
+from pipeline.runtime.execute import WorkItem, carry_out
 from pipeline.runtime.stage import Inputs
 from pipeline.stages.tag import TagSettings, TagStage
-from pipeline.runtime.execute import WorkItem, carry_out
 from storage.artifact import Artifact
 from storage.errors import Terminal
 from storage.keys import KeyTerms

@@ -6,8 +6,8 @@ import torch
 
 from models.config import NetworkConfig
 from models.rlip import RLIP
-from pipeline.training.trainer import make_optimizer
 from pipeline.training.settings import TrainingSettings
+from pipeline.training.trainer import make_optimizer
 from tests.training.conftest import NETWORK
 
 

@@ -3,8 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from pipeline.training.settings import TrainingSettings
-from pipeline.training.tagger_settings import TaggerSettings
+from pipeline.training.settings import TaggerSettings, TrainingSettings
 from storage.errors import Terminal
 
 

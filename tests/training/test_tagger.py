@@ -11,19 +11,18 @@ from safetensors.torch import load_file
 
 from models.config import NetworkConfig
 from models.target import Target
+from pipeline.data.images.views import view_size
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe import load_recipe
 from pipeline.training.config import MODEL, VOCABULARY, Job
-from pipeline.training.launch import launch
+from pipeline.training.dataset import ImageSource
+from pipeline.training.launch import launch, prepare
 from pipeline.training.metrics_log import MetricsLog
-from pipeline.data.images.views import view_size
-from pipeline.training.prepare import prepare
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
-from pipeline.training.sources import ImageSource
-from pipeline.training.tagger_check import Scored, average_precision, proposals
-from pipeline.training.tagger_settings import CALIBRATION, TaggerSettings
+from pipeline.training.settings import CALIBRATION, TaggerSettings
+from pipeline.training.tagger_evaluation import Scored, average_precision, proposals
 from pipeline.training.tagger_task import names_for_noise, noisy, pair_queries
-from pipeline.training.texts import Vocabulary
+from pipeline.training.vocabulary import Vocabulary
 from storage.errors import Terminal
 from storage.tables import IMAGES, write_table
 from tagger.labelling.calibration import Calibration

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from pipeline.training.texts import Names, Vocabulary
+from pipeline.training.vocabulary import Names, Vocabulary
 from tests.training.conftest import sample
 
 

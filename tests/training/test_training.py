@@ -10,9 +10,8 @@ import pytest
 from safetensors import safe_open
 
 from pipeline.training.config import MODEL, Job
-from pipeline.training.launch import launch
+from pipeline.training.launch import launch, prepare
 from pipeline.training.metrics_log import MetricsLog
-from pipeline.training.prepare import prepare
 from pipeline.training.settings import TrainingSettings
 from storage.errors import Terminal, Transient
 from tests.training.conftest import TINY

@@ -20,11 +20,11 @@ from pipeline.data.datasets.annotations import (
     readable,
     shown,
 )
-from pipeline.data.datasets.box_spill import BoxSpill, SpilledFault
 from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.datasets.pairs import Pair, add_pairs, read_pairs
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import Box, ImageRecord
+from pipeline.data.datasets.spill import BoxSpill, SpilledFault
 from pipeline.runtime.stage import Rejected
 
 EXPECTED = "COCO instances: an object with the lists images, annotations and categories"

@@ -19,9 +19,7 @@ from pipeline.data.datasets.annotations import (
     shown,
 )
 from pipeline.data.datasets.json_stream import stream_rows
-from pipeline.data.datasets.overlap import overlap
-from pipeline.data.datasets.record import Box, GivenRelation
-from pipeline.data.datasets.vcoco_actions import vcoco_predicate
+from pipeline.data.datasets.record import Box, GivenRelation, overlap
 from pipeline.runtime.stage import Rejected
 
 EXPECTED = "relations: a list of {image_id, relations: [{person_box, action, object, object_box}, ...]}"
@@ -102,3 +100,31 @@ def _place(boxes: list[Box], wanted: Box) -> int:
         return -index
     boxes.append(wanted)
     return len(boxes) - 1
+
+
+_WORDS = {
+    "cut instr": "cut with",
+    "drink instr": "drink from",
+    "eat instr": "eat with",
+    "hit instr": "hit with",
+    "jump instr": "jump on",
+    "lay instr": "lie on",
+    "look obj": "look at",
+    "point instr": "point at",
+    "ride instr": "ride",
+    "sit instr": "sit on",
+    "skateboard instr": "ride",
+    "ski instr": "ski on",
+    "snowboard instr": "ride",
+    "surf instr": "ride",
+    "talk_on_phone instr": "talk on",
+    "work_on_computer instr": "work on",
+}
+
+
+def vcoco_predicate(action: str) -> str:
+    """The predicate of an action such as "hold obj" or "sit instr"; of other text, spaces for underscores."""
+    action = action.strip().lower()
+    if action in _WORDS:
+        return _WORDS[action]
+    return action.removesuffix(" obj").removesuffix(" instr").replace("_", " ")

@@ -21,15 +21,18 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.datasets.annotations import AnnotationError
-from pipeline.data.datasets.open_source import open_source
+from pipeline.data.datasets.coco import CocoReader
+from pipeline.data.datasets.hico_det import HicoDetReader
+from pipeline.data.datasets.objects365 import Objects365Reader
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
-from pipeline.data.datasets.source import Source
+from pipeline.data.datasets.source import Format, Source
+from pipeline.data.datasets.visual_genome import VisualGenomeReader
 from pipeline.data.images.refs import ImagePlace
 from pipeline.runtime.stage import Rejected
 from storage.digests import digest_file, digest_json
 from storage.disk import LOCAL
-from storage.os_errors import told
+from storage.errors import told
 
 LAYOUT = 2
 """Raised when readers or this file change what is written."""
@@ -220,3 +223,19 @@ def _writable(folder: Path) -> bool:
     except OSError:
         return False
     return os.access(folder, os.W_OK)
+
+
+_READERS: dict[Format, type[Reader]] = {
+    "coco": CocoReader,
+    "objects365": Objects365Reader,
+    "visual_genome": VisualGenomeReader,
+    "hico_det": HicoDetReader,
+}
+
+
+def open_source(source: Source, scratch: Path | None = None) -> Reader:
+    """The reader of a source whose folder and files exist. Raises `AnnotationError` that names what is missing."""
+    lacking = source.missing()
+    if lacking:
+        raise AnnotationError(f"data set {source.name!r} ({source.format}): " + "; ".join(lacking))
+    return _READERS[source.format](source, scratch)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.datasets.aliases import Aliases
 from pipeline.data.datasets.annotations import (
     NO_IMAGE,
+    AnnotationError,
     as_four_numbers,
     as_id,
     as_size,
@@ -21,11 +21,10 @@ from pipeline.data.datasets.annotations import (
     shown,
 )
 from pipeline.data.datasets.json_stream import stream_rows
-from pipeline.data.datasets.list_spill import ListSpill
-from pipeline.data.datasets.overlap import overlap
 from pipeline.data.datasets.reader import Reader
-from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
+from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord, overlap
 from pipeline.data.datasets.source import Source
+from pipeline.data.datasets.spill import ListSpill
 from pipeline.data.images.refs import ImagePlace
 from pipeline.runtime.stage import Rejected
 
@@ -230,3 +229,30 @@ def _is_near(image: _Image, a: GivenRelation, b: GivenRelation) -> bool:
 
 def _said(image: _Image, relation: GivenRelation) -> str:
     return f"{image.boxes[relation.subject].category} {relation.predicate} {image.boxes[relation.object].category}"
+
+
+class Aliases:
+    """Maps a word to the first of its group. A word in several groups belongs to the first that lists it."""
+
+    def __init__(self, groups: dict[str, str]) -> None:
+        self._canonical = groups
+
+    @classmethod
+    def read(cls, path: Path | None) -> Aliases:
+        """Read lines of comma-separated equivalents; no file, no aliases. Raises `AnnotationError`."""
+        canonical: dict[str, str] = {}
+        if path is None:
+            return cls(canonical)
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise AnnotationError(f"{path}: can't be read as text ({error}); expected comma-separated lines") from error
+        for line in lines:
+            words = [" ".join(word.lower().split()) for word in line.split(",")]
+            for word in words:
+                canonical.setdefault(word, words[0])
+        return cls(canonical)
+
+    def canonical(self, word: str) -> str:
+        """The word that stands for `word`'s group, or `word` itself."""
+        return self._canonical.get(word, word)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import tarfile
+from collections import OrderedDict
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import PlainValidator
 
-from pipeline.data.images.refs import ImageFolder, ImagePlace
-from pipeline.data.images.tar_folder import TarFolder
-from pipeline.data.images.url_folder import UrlFolder
+from pipeline.data.images.refs import FileState, ImageFolder, ImagePlace, StoredImage, state_of
+from storage.errors import Terminal
+from storage.remote import Entry, Remote
 
 
 def _root(value: Any) -> Path | str:
@@ -58,3 +61,167 @@ def open_folder(root: Path | str) -> ImageFolder:
     if isinstance(root, str) and "://" in root:
         return UrlFolder(root)
     return TarFolder(Path(root)) if Path(root).suffix == ".tar" else LocalFolder(Path(root))
+
+
+class TarFolder(ImageFolder):
+    """The members of one tar, read in place. Its own name may stand before theirs, or be left out."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read_as: tuple[int, int] | None = None
+        self._members: dict[str, tuple[int, int, int]] = {}
+
+    def place(self, uri: str) -> ImagePlace:
+        """A member."""
+        return _Member(self, uri)
+
+    def fault(self) -> str:
+        """No such file."""
+        return "" if self._path.is_file() else f"no file {self._path}"
+
+    def find(self, uri: str) -> tuple[int, int, int] | None:
+        """Where a member's bytes begin, how many they are, and its time in seconds. Raises `Terminal` for a torn tar."""
+        members = self._listed()
+        stem = self._path.stem
+        names = (uri, f"{stem}/{uri}", uri.removeprefix(f"{stem}/"))
+        return next((members[name] for name in names if name in members), None)
+
+    def read(self, start: int, size: int) -> bytes:
+        """Bytes of the tar."""
+        with self._path.open("rb") as file:
+            return os.pread(file.fileno(), size, start)
+
+    def state(self) -> FileState:
+        """The tar's own."""
+        return state_of(self._path)
+
+    def _listed(self) -> dict[str, tuple[int, int, int]]:
+        status = self._path.stat()
+        as_it_is = (status.st_size, status.st_mtime_ns)
+        if as_it_is != self._read_as:
+            self._members, self._read_as = _list_tar(self._path), as_it_is
+        return self._members
+
+
+class _Member(StoredImage):
+    def __init__(self, tar: TarFolder, uri: str) -> None:
+        super().__init__(uri)
+        self._tar = tar
+
+    def read(self, most: int) -> bytes:
+        start, size, _ = self._found()
+        return self._tar.read(start, min(size, most))
+
+    def is_file(self) -> bool:
+        return self._tar.find(self.uri) is not None
+
+    def size_and_time(self) -> tuple[int, int]:
+        _, size, seconds = self._found()
+        return size, seconds * 10**9
+
+    def state(self) -> FileState:
+        start, size, _ = self._found()
+        tar = self._tar.state()
+        return FileState(f"{start} {size} in {tar.text}", tar.newest_ns)
+
+    def _found(self) -> tuple[int, int, int]:
+        found = self._tar.find(self.uri)
+        if found is None:
+            raise FileNotFoundError(self.uri)
+        return found
+
+
+def _list_tar(path: Path) -> dict[str, tuple[int, int, int]]:
+    """Plain files of a tar by name; links, devices and sparse files are no images. Raises `Terminal`."""
+    members = {}
+    try:
+        with tarfile.open(path, "r:") as archive:
+            while (member := archive.next()) is not None:
+                if member.isreg() and not member.issparse():
+                    members[member.name.removeprefix("./")] = (member.offset_data, member.size, int(member.mtime))
+                archive.members = []  # type: ignore[attr-defined] # which would hold a kilobyte a member
+    except tarfile.TarError as error:
+        raise Terminal(
+            f"{path}: can't be read as a tar ({error}); it must be whole and without compression (gunzip it first)"
+        ) from error
+    return members
+
+
+LISTINGS = 16
+"""Folders at a URL whose listings are kept in memory."""
+
+
+class UrlFolder(ImageFolder):
+    """Files at a URL. What another machine's failure means, `storage.remote` says: it never becomes a missing file."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._remote: Remote | None = None
+        self._listings: OrderedDict[str, dict[str, Entry]] = OrderedDict()
+
+    def place(self, uri: str) -> ImagePlace:
+        """A file there."""
+        return _Remote(self, uri)
+
+    def fault(self) -> str:
+        """What keeps the URL from being read."""
+        try:
+            self._open().check()
+        except Terminal as error:
+            return str(error)
+        return ""
+
+    def refresh(self) -> None:
+        """List again."""
+        self._listings.clear()
+
+    def entry(self, uri: str) -> Entry:
+        """What the listing of its folder says of a file. Raises FileNotFoundError."""
+        folder, _, name = uri.rpartition("/")
+        if folder not in self._listings:
+            self._listings[folder] = self._open().listing(folder)
+            while len(self._listings) > LISTINGS:
+                self._listings.popitem(last=False)
+        try:
+            return self._listings[folder][name]
+        except KeyError:
+            raise FileNotFoundError(f"{self._url}/{uri}") from None
+
+    def read(self, uri: str, most: int) -> bytes:
+        """A file, of a longer one its first `most` bytes. Raises FileNotFoundError."""
+        data = self._open().read(uri, most)
+        if data is None:
+            raise FileNotFoundError(f"{self._url}/{uri}")
+        return data
+
+    def _open(self) -> Remote:
+        if self._remote is None:
+            try:
+                self._remote = Remote(self._url)
+            except ImportError as error:
+                raise Terminal(f"{self._url}: {error}; pip install 'rlip[s3]'") from error
+        return self._remote
+
+
+class _Remote(StoredImage):
+    def __init__(self, folder: UrlFolder, uri: str) -> None:
+        super().__init__(uri)
+        self._folder = folder
+
+    def read(self, most: int) -> bytes:
+        return self._folder.read(self.uri, most)
+
+    def is_file(self) -> bool:
+        try:
+            self._folder.entry(self.uri)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def size_and_time(self) -> tuple[int, int]:
+        entry = self._folder.entry(self.uri)
+        return entry.size, int(entry.modified * 10**9)
+
+    def state(self) -> FileState:
+        entry = self._folder.entry(self.uri)
+        return FileState(f"{entry.size} {entry.token}", 0)

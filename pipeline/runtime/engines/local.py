@@ -17,9 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline.runtime.stage import Inputs, Stage
-from pipeline.runtime.freed_memory import keep_freed_memory
 from pipeline.runtime.execute import Record, WorkItem, carry_out
+from pipeline.runtime.processes import keep_freed_memory
+from pipeline.runtime.stage import Inputs, Stage
 from storage.errors import PipelineError, Terminal, Transient
 from storage.open_store import Address, open_store
 from storage.store import Store

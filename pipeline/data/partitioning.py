@@ -1,17 +1,47 @@
-"""What planning found out about partitions, remembered while their image files stay as they were."""
+"""Partitioning: a data set is cut once into stored partitions, and new images append partitions, so nothing old moves."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline.data.images.refs import ImagePlace, state_of
 from storage.atomic import write_atomic
+from storage.errors import Terminal
+
+
+def extend_cut(cut: Sequence[Sequence[int]], image_ids: Sequence[int], size: int) -> list[list[int]]:
+    """Append the ids that `cut` lacks as new partitions of `size` images; old partitions keep their ids and places."""
+    known = {image_id for partition in cut for image_id in partition}
+    fresh = [image_id for image_id in image_ids if image_id not in known]
+    return [list(p) for p in cut] + [fresh[i : i + size] for i in range(0, len(fresh), size)]
+
+
+def load_cut(path: Path) -> list[list[int]]:
+    """The stored cut, or an empty one. Raises `Terminal` on a damaged one."""
+    try:
+        found: list[list[int]] = json.loads(path.read_bytes())["partitions"]
+        if not all(isinstance(image_id, int) for partition in found for image_id in partition):
+            raise TypeError("an image id is no number")
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError) as error:
+        raise Terminal(
+            f"{path}: damaged ({error}); remove it and run again: images are cut anew in their order, and what moves to "
+            "another partition is computed again"
+        ) from error
+    return found
+
+
+def cut_bytes(cut: Sequence[Sequence[int]]) -> bytes:
+    """A cut as it is stored."""
+    return json.dumps({"partitions": cut}).encode()
+
 
 _SETTLED_NS = 2_000_000_000
 """A file changed less than this before it was read may change again within the same tick of its time stamp."""

@@ -6,8 +6,9 @@ Shapes: N pairs, P predicates.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,12 +16,14 @@ from numpy.typing import NDArray
 
 from models.network import Network
 from models.relation_tagger import PairQueries, RelationTagger
-from pipeline.training.pairs import labelled_pairs, normalised_boxes
 from pipeline.data.images.views import View, load_pixels
+from pipeline.training.dataset import Source
+from pipeline.training.pairs import labelled_pairs, normalised_boxes
 from pipeline.training.sample import TrainingSample
-from pipeline.training.settings import TrainingSettings
-from pipeline.training.sources import Source
-from pipeline.training.texts import NO_OBJECTS, Vocabulary, numbered
+from pipeline.training.settings import CALIBRATION, TaggerSettings, TrainingSettings
+from pipeline.training.vocabulary import NO_OBJECTS, Vocabulary, numbered
+from storage.atomic import write_atomic
+from tagger.audit.labels import SYMMETRIC
 from tagger.labelling.calibration import Calibration, calibration_error
 
 MOST_IMAGES = 500
@@ -244,3 +247,25 @@ def _truth(sample: TrainingSample, pairs: Sequence[Pair], known: dict[str, int])
             if predicate in known and (pair.subject, pair.object) in rows:
                 truth[rows[pair.subject, pair.object], known[predicate]] = True
     return truth
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Images that the tagger is measured on every `check_every` steps, and after the last one calibrated with."""
+
+    images: Source
+    vocabulary: Vocabulary
+    settings: TaggerSettings
+    device: torch.device
+    work: Path
+
+    def __call__(self, network: Network, step: int, total: int) -> Mapping[str, float]:
+        """What was measured after this step; nothing where it is not due."""
+        last = step == total
+        if not len(self.images) or not (last or step % self.settings.check_every == 0):
+            return {}
+        most = MOST_IMAGES if last else MOST_IMAGES_BETWEEN
+        found = check_tagger(network, self.images, self.vocabulary, self.settings, self.device, SYMMETRIC, most)
+        if last:
+            write_atomic(self.work / CALIBRATION, found.calibration.to_json())
+        return found.scores
