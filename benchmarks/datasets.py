@@ -27,9 +27,9 @@ import numpy as np
 from PIL import Image
 
 from pipeline.data.datasets.record_index import open_index
-from pipeline.data.datasets.source import Source
-from pipeline.stages.ingest import IngestSettings, cut_dataset
-from storage.store import Store
+from pipeline.data.datasets.source import DataSource
+from pipeline.data.partitioning import partition_dataset
+from storage.local_store import LocalStore
 
 FULL = (1_700_000, 25_000_000)
 DEFAULT = (34_000, 500_000)
@@ -68,9 +68,9 @@ def _blocks(generator: np.random.Generator, images: int, boxes: int) -> Iterator
         yield (", " if start else "") + ", ".join(lines)
 
 
-def source_in(folder: Path) -> Source:
+def source_in(folder: Path) -> DataSource:
     """The generated set; of its images the first is there."""
-    return Source(
+    return DataSource(
         name="generated", format="objects365", images=folder / "images", annotations=folder / "annotations.json"
     )
 
@@ -83,8 +83,8 @@ def index(folder: Path) -> dict[str, Any]:
 
 def plan(folder: Path) -> dict[str, Any]:
     """Cut the set."""
-    settings = IngestSettings(indexes=folder / "store" / "indexes")
-    found = list(cut_dataset(source_in(folder), PARTITION, settings, Store(folder / "store")))
+    indexes = folder / "store" / "indexes"
+    found = list(partition_dataset(source_in(folder), PARTITION, indexes, "bytes", LocalStore(folder / "store")))
     return {"partitions": len(found)}
 
 

@@ -33,7 +33,7 @@ from torchvision.transforms.v2 import functional as transforms
 from pipeline.captioning.pixels import CLIP_DEVIATION, CLIP_MEAN, Pixels
 from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, ImageLimits, read_image
 from pipeline.data.images.prefetch import read_ahead
-from pipeline.data.images.refs import ImagePlace
+from pipeline.data.images.refs import ImageRef
 from pipeline.data.images.resize import read_resized
 from pipeline.runtime.processes import keep_freed_memory
 
@@ -52,7 +52,7 @@ def bare(path: Path) -> Tensor:
     return transforms.normalize(scaled, list(CLIP_MEAN), list(CLIP_DEVIATION), inplace=True)
 
 
-def square(place: ImagePlace, limits: ImageLimits = DEFAULT_LIMITS) -> Tensor:
+def square(place: ImageRef, limits: ImageLimits = DEFAULT_LIMITS) -> Tensor:
     return read_resized(place, SIDE, SIDE, limits)
 
 

@@ -32,16 +32,18 @@ import pyarrow as pa
 from fsspec.asyn import AsyncFileSystem
 from PIL import Image
 
-from pipeline.run.forecast import why_due
-from pipeline.run.planner import Chain
+from pipeline.run.context import RunContext
+from pipeline.run.forecast import forecast
+from pipeline.run.planner import Planner
 from pipeline.run.recipe import load_recipe
-from pipeline.runtime.execute import Record, WorkItem, carry_out
+from pipeline.runtime.execute import Record, WorkItem, execute
 from pipeline.runtime.settings import Settings
-from pipeline.runtime.stage import Inputs, Output, Report, Stage
+from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
 from storage.atomic import put_in_place
 from storage.digests import digest_bytes
 from storage.disk import LOCAL, Disk
 from storage.keys import KeyTerms
+from storage.local_store import LocalStore
 from storage.manifest import Counts, FileEntry, Manifest
 from storage.store import Store
 from storage.tables import CAPTIONS, write_table
@@ -105,7 +107,7 @@ class Given(Stage):
         super().__init__(Settings())
         self._table = table
 
-    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         return Output(self._table)
 
 
@@ -157,11 +159,11 @@ def build(folder: Path, partitions: int) -> Path:
     (folder / "data" / "captions.json").write_text("[]")
     recipe = folder / "synthetic.toml"
     recipe.write_text(RECIPE.format(folder=folder))
-    chain = Chain(load_recipe(recipe))
-    chain.store.disk = NoSync()
-    for step in chain.steps:
-        plan = chain.plan(step)
-        chain.finish(step, [_take(chain.store, step.stage.name, item) for item in plan.due])
+    planner = Planner(RunContext(load_recipe(recipe)))
+    planner.context.store.disk = NoSync()
+    for step in planner.context.steps:
+        plan = planner.plan(step)
+        planner.finish(step, [_take(planner.context.store, step.stage.name, item) for item in plan.due])
     return recipe
 
 
@@ -211,7 +213,7 @@ def measure_remote(folder: Path, partitions: int) -> dict[str, Any]:
     overrides = ["store=distant://bucket", *([f"ingest.indexes={indexes}"] if indexes.exists() else [])]
     for name in ("first", "again"):
         before, began = Distant.requests, time.monotonic()
-        steps = list(why_due(Chain(load_recipe(folder / "synthetic.toml", overrides))))
+        steps = list(forecast(Planner(RunContext(load_recipe(folder / "synthetic.toml", overrides)))))
         figures[f"{name}_seconds"] = round(time.monotonic() - began, 2)
         figures[f"{name}_requests"] = Distant.requests - before
     return {"artifacts": sum(s.cached for s in steps), "due": sum(s.due or 0 for s in steps), **figures}
@@ -220,7 +222,7 @@ def measure_remote(folder: Path, partitions: int) -> dict[str, Any]:
 def measure_commit(folder: Path, rounds: int, images: int) -> dict[str, Any]:
     """Captions of so many images, ten each; plain file, the least and artifact in turn, quartiles in milliseconds."""
     table, disk = _captions(np.random.default_rng(0), images), Timed()
-    store, stage = Store(folder / f"commits{images}", disk), Given(table)
+    store, stage = LocalStore(folder / f"commits{images}", disk), Given(table)
     plain, plain_wait, least, ours = [], [], [], []
     (folder / f"least{images}").mkdir()
     for number in range(rounds):
@@ -238,7 +240,7 @@ def measure_commit(folder: Path, rounds: int, images: int) -> dict[str, Any]:
         least.append(time.monotonic() - began)
         item = WorkItem("caption", str(number), KeyTerms("caption", 1, {"round": number}, {}))
         began = time.monotonic()
-        carry_out(stage, item, store, lambda done, total, note="": None)
+        execute(stage, item, store, lambda done, total, note="": None)
         ours.append(time.monotonic() - began)
     return {
         "bytes": path.stat().st_size, "rounds": rounds, "plain_ms": _spread(plain), "commit_ms": _spread(ours),

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.temporary_server import TemporaryServer, answers
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 ANSWERS_WITHIN = 5.0
 """Seconds that the user's server may take to answer."""
@@ -30,7 +30,7 @@ def connected(home: Path) -> Iterator[Callable[[], str]]:
 
     To be entered before Prefect is imported, which reads its settings from the environment. Gives a function that
     waits for the server and tells where its web pages are: what needs no server may be done before. Raises
-    `Terminal` when the user's server does not answer.
+    `FatalError` when the user's server does not answer.
     """
     changed = (*DEFAULTS, "PREFECT_HOME", "PREFECT_API_URL")
     before = {name: os.environ.get(name) for name in changed}
@@ -40,7 +40,7 @@ def connected(home: Path) -> Iterator[Callable[[], str]]:
         address = configured_api()
         if address is not None:
             if not answers(address, ANSWERS_WITHIN):
-                raise Terminal(
+                raise FatalError(
                     f"no Prefect server answers at PREFECT_API_URL = {address}: start it (prefect server start), "
                     "or unset PREFECT_API_URL for a temporary one, or leave Prefect out with --direct"
                 )

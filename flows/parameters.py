@@ -12,7 +12,7 @@ from storage.errors import PipelineError
 
 
 def parameters(path: Path, overrides: Sequence[str] = ()) -> str:
-    """The JSON that `prefect deployment run --params` takes. Raises `Terminal` for a recipe that is not valid."""
+    """The JSON that `prefect deployment run --params` takes. Raises `FatalError` for a recipe that is not valid."""
     return json.dumps({"recipe": load_recipe(path, overrides).model_dump(mode="json")})
 
 

@@ -1,4 +1,4 @@
-"""Run a recipe with Prefect: what `rlip run` does."""
+"""Running a recipe with Prefect: what `rlip run` does."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import cast
 
 from flows.connection import connected
 from pipeline.report.steps import Outcome
+from pipeline.run.context import RunContext
 from pipeline.run.progress import Display
-from pipeline.run.recipe import Recipe
 from storage.open_store import local_folder
 
 
-def run(recipe: Recipe, display: Display) -> Outcome:
-    """Carry a recipe out in the flow `end_to_end`: the same steps, store and bytes as `pipeline.run.runner.run`.
+def run(context: RunContext, display: Display) -> Outcome:
+    """Run a recipe in the flow `end_to_end`: the same steps, store and bytes as `pipeline.run.runner.run`.
 
     Prefect's server is the one at PREFECT_API_URL, else a temporary one that keeps its records in `prefect` beside the
-    store. Raises `PipelineError`, and `Terminal` when no server answers.
+    store. Raises `PipelineError`, and `FatalError` when no server answers.
     """
-    with connected(local_folder(recipe.store).absolute().parent / "prefect") as ready:
+    with connected(local_folder(context.recipe.store).absolute().parent / "prefect") as ready:
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         from flows.end_to_end import end_to_end
         from flows.session import Session, shared
 
-        session = Session.begin(recipe, display, reports=False)
+        session = Session.begin(context, display, reports=False)
         sys.stderr.write(f"Prefect shows this run at {ready()}\n")
-        # Each flow run waits a second for its heartbeat's thread. They tell of dead workers; we are none.
+        # Each flow run waits a second for its heartbeat's thread. Heartbeats tell of dead workers, which this is not.
         with shared(session), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-            return cast(Outcome, end_to_end(recipe, return_state=True).result())
+            return cast(Outcome, end_to_end(context.recipe, return_state=True).result())

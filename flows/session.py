@@ -9,33 +9,35 @@ from dataclasses import dataclass, field
 
 from prefect.context import FlowRunContext
 
-from flows.alive import alive
-from flows.run_log import RunLog
+from flows.displays import FlowLogDisplay
+from flows.liveness import alive
 from pipeline.report.steps import StepOutcome
-from pipeline.run.planner import Chain
+from pipeline.run.context import RunContext
+from pipeline.run.planner import Planner
 from pipeline.run.prepare import prepare
 from pipeline.run.progress import Display
 from pipeline.run.recipe import Recipe
+from pipeline.run.runner import logged_run
 
 
 @dataclass
 class Session:
-    """A chain under way: where people watch it, and what its steps came to so far."""
+    """A run under way: its planner, where people watch it, and the outcomes of its steps so far."""
 
-    chain: Chain
+    planner: Planner
     display: Display
     reports: bool
     """Whether the flow writes the report at the end; the `rlip` command does so itself."""
     steps: dict[str, StepOutcome] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, recipe: Recipe, display: Display, *, reports: bool) -> Session:
-        """Check what the recipe needs and open its store. Raises `Terminal` before any work."""
-        prepare(recipe, display.drawing, display.reading)
-        return cls(Chain(recipe), display, reports)
+    def begin(cls, context: RunContext, display: Display, *, reports: bool) -> Session:
+        """Check what the recipe needs before any work. Raises `FatalError`."""
+        prepare(context, display.drawing, display.reading)
+        return cls(Planner(context), display, reports)
 
 
-# Flows are called with the recipe alone, which is what Prefect stores and shows; the rest reaches them through here.
+# Flows are called with the recipe alone, which is what Prefect stores and shows. The rest reaches them through here.
 _current: ContextVar[Session | None] = ContextVar("session", default=None)
 
 
@@ -51,12 +53,15 @@ def shared(session: Session) -> Iterator[Session]:
 
 @contextmanager
 def session_of(recipe: Recipe) -> Iterator[Session]:
-    """The session that is shared with this flow, or a new one that logs to the flow run; marked as alive meanwhile."""
+    """The session that is shared with this flow, or a new one that logs to the flow run. It is marked as alive meanwhile."""
     current = _current.get()
     with ExitStack() as stack:
         if current is None:
-            current = stack.enter_context(shared(Session.begin(recipe, RunLog(), reports=True)))
-        context = FlowRunContext.get()
-        if context is not None and context.flow_run is not None and context.flow_run.parent_task_run_id is None:
-            stack.enter_context(alive(current.chain.store, context.flow_run.id))
+            context = RunContext(recipe)
+            stack.enter_context(logged_run(context, "prefect deployment"))
+            current = stack.enter_context(shared(Session.begin(context, FlowLogDisplay(), reports=True)))
+        flow_context = FlowRunContext.get()
+        run = flow_context.flow_run if flow_context is not None else None
+        if run is not None and run.parent_task_run_id is None:
+            stack.enter_context(alive(current.planner.context.store, run.id))
         yield current

@@ -7,23 +7,25 @@ from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from flows.artifact_key import artifact_key
+from flows.displays import artifact_key
 from pipeline.report.arms import ArmScores
 from pipeline.report.figures import DatasetAudit, Figures, figures_of
 from pipeline.report.steps import Outcome
+from pipeline.run.context import RunContext
 from pipeline.run.recipe import Recipe
 from storage.runs import Run
 
 
-def publish_summary(recipe: Recipe, run: Run, outcome: Outcome) -> None:
+def publish_summary(context: RunContext, outcome: Outcome) -> None:
     """Publish the artifacts `stages-<run>` and `summary-<run>`."""
+    recipe, run = context.recipe, context.run
     create_table_artifact(
         table=[{name: str(value) for name, value in row.items()} for row in outcome.as_rows()],
         key=artifact_key("stages", recipe.name),
         description=f"What each step of {recipe.name} took in and gave out.",
     )
     create_markdown_artifact(
-        markdown=summary_page(recipe, run, figures_of(recipe, run)),
+        markdown=summary_page(recipe, run, figures_of(context.view)),
         key=artifact_key("summary", recipe.name),
         description=f"What came out of {recipe.name}, and where it lies.",
     )

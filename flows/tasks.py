@@ -12,12 +12,12 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.states import Cancelled, Completed
 
 from flows.block import Block
-from pipeline.run.planner import Chain, StepPlan
+from pipeline.run.planner import Planner, StepPlan
 from pipeline.run.progress import Display
-from pipeline.run.runner import work_here
+from pipeline.run.runner import execute_whole
 from pipeline.runtime.engines.local import LocalEngine
 from pipeline.runtime.execute import Record
-from storage.errors import Transient
+from storage.errors import RetryableError
 
 CACHED = "Cached"
 """The name of the state in which work ends that was in the store already."""
@@ -25,7 +25,7 @@ CACHED = "Cached"
 
 def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Whether a failed task is worth another try."""
-    return isinstance(state.result(raise_on_failure=False), Transient)
+    return isinstance(state.result(raise_on_failure=False), RetryableError)
 
 
 # The store decides what is done. Prefect's cache would believe in artifacts that are gone, and its results are pickles.
@@ -48,7 +48,7 @@ def work_block(name: str, block: Block, engine: LocalEngine, display: Display) -
     for future in as_completed([engine.submit(item) for item in block.waiting]):
         try:
             record = future.result()
-        except (Transient, CancelledError) as error:
+        except (RetryableError, CancelledError) as error:
             failures.append(error)
         else:
             block.records[record.partition] = record
@@ -62,9 +62,9 @@ def work_block(name: str, block: Block, engine: LocalEngine, display: Display) -
 
 
 @task(**_OURS)
-def work_whole(name: str, chain: Chain, plan: StepPlan, display: Display) -> State[list[Record]]:
+def work_whole(name: str, planner: Planner, plan: StepPlan, display: Display) -> State[list[Record]]:
     """Work a whole-set step. To be called, not submitted: signals reach the main thread only."""
-    return ended([work_here(chain, plan, display)] if plan.due else [], len(plan.cached))
+    return ended([execute_whole(planner, plan, display)] if plan.due else [], len(plan.cached))
 
 
 def ended(made: Sequence[Record], cached: int) -> State[list[Record]]:

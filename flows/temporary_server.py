@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from pipeline.runtime.engines.local import die_with_parent
-from storage.errors import Terminal
+from pipeline.runtime.processes import die_with_parent
+from storage.errors import FatalError
 
 HEALTHY_WITHIN = 120.0
 """Seconds that a server may take to answer: the first start in a folder also makes the database."""
@@ -46,7 +46,9 @@ class TemporaryServer:
             self._lock = (self._home / "starting.lock").open("w")
             self._log = (self._home / "server.log").open("w")
         except OSError as error:
-            raise Terminal(f"{self._home}: no folder for Prefect's records ({error.strerror}); set `store`") from error
+            raise FatalError(
+                f"{self._home}: no folder for Prefect's records ({error.strerror}); set `store`"
+            ) from error
         # Two servers that make one database at the same time break it: one starts after the other.
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.address = f"http://127.0.0.1:{free_port()}"
@@ -58,12 +60,12 @@ class TemporaryServer:
         return f"{self.address}/api"
 
     def ready(self) -> str:
-        """Wait until the server answers; the address of its web pages. Raises `Terminal` with its last words."""
+        """Wait until the server answers; the address of its web pages. Raises `FatalError` with its last words."""
         until = time.monotonic() + HEALTHY_WITHIN
         while not answers(self.api, seconds=2):
             if self._process.poll() is not None or time.monotonic() > until:
                 last = (self._home / "server.log").read_text(errors="replace")[-1500:].strip()
-                raise Terminal(
+                raise FatalError(
                     f"Prefect's temporary server did not start at {self.address} (log: {self._home / 'server.log'}). "
                     f"Set PREFECT_API_URL to a server that runs, or leave Prefect out with --direct.\n{last}"
                 )

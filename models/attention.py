@@ -22,7 +22,7 @@ class SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, content_BQD: Tensor, position_BQD: Tensor | None, hidden_BQ: Tensor | None) -> Tensor:
+    def forward(self, content_BQD: Tensor, position_BQD: Tensor | None, key_padding_mask_BQ: Tensor | None) -> Tensor:
         """B×Q×D. Queries whose `hidden` is True are not attended to; each row needs one that is not."""
         width = content_BQD.shape[-1]
         placed_BQD = content_BQD if position_BQD is None else content_BQD + position_BQD
@@ -31,7 +31,7 @@ class SelfAttention(nn.Module):
         )
         value = F.linear(content_BQD, self.in_proj_weight[2 * width :], self.in_proj_bias[2 * width :])
         query, key, value = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
-        seen = None if hidden_BQ is None else ~hidden_BQ[:, None, None]
+        seen = None if key_padding_mask_BQ is None else ~key_padding_mask_BQ[:, None, None]
         mixed = F.scaled_dot_product_attention(
             query, key, value, attn_mask=seen, dropout_p=self.dropout if self.training else 0.0
         )

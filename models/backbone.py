@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from timm.layers.norm_act import BatchNormAct2d, freeze_batch_norm_2d
 from torch import Tensor, nn
 
-from models.backbone_factory import create_body, feature_info, is_window_transformer, stage_strides
+from models.backbone_factory import create_backbone, feature_info, is_window_transformer, stage_strides
 from models.config import ConfigError
 from models.frozen_norm import fold_frozen_norms
 
@@ -34,7 +34,7 @@ class Backbone(nn.Module):
                 f"network setting backbone_strides: {name} has no map of stride {missing[0]}; "
                 f"it has {sorted(set(every_map))}"
             )
-        self.body = create_body(name, [every_map.index(stride) for stride in strides], drop_path)
+        self.body = create_backbone(name, [every_map.index(stride) for stride in strides], drop_path)
         self.channels: list[int] = feature_info(self.body).channels()
         self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
         windows = is_window_transformer(name)

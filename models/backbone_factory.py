@@ -37,7 +37,7 @@ def is_window_transformer(name: str) -> bool:
     return name.startswith("swin_")
 
 
-def create_body(name: str, out_indices: list[int] | None = None, drop_path: float = 0.0) -> nn.Module:
+def create_backbone(name: str, out_indices: list[int] | None = None, drop_path: float = 0.0) -> nn.Module:
     """A network that gives the maps of its stages, or of some of them; raises ConfigError for unknown names.
 
     `drop_path`: probability, in training, that the last residual block is left out; earlier ones less, in proportion.
@@ -80,7 +80,7 @@ def feature_info(body: nn.Module) -> FeatureInfo:
 def stage_strides(name: str) -> list[int]:
     """Strides of all maps of a body, finest first."""
     with torch.device("meta"):
-        strides: list[int] = feature_info(create_body(name)).reduction()
+        strides: list[int] = feature_info(create_backbone(name)).reduction()
     return strides
 
 

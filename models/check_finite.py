@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from models.predictions import Predictions
 
 
-def require_finite(predictions: Predictions, network: nn.Module) -> None:
+def check_finite(predictions: Predictions, network: nn.Module) -> None:
     """Raises FloatingPointError that names the prediction that is not finite and the damaged weight, if there is one."""
     tensors = {name: value for name, value in vars(predictions).items() if isinstance(value, Tensor)}
     sound = torch.stack([value.isfinite().all() for value in tensors.values()])

@@ -77,14 +77,14 @@ class Decoder(nn.Module):
         position_BQD: Tensor | None,
         boxes: PairBoxes,
         groups: int,
-        hidden_BQ: Tensor | None,
+        key_padding_mask_BQ: Tensor | None,
         encoded: Encoded,
         heads: tuple[nn.ModuleList, nn.ModuleList] | None,
     ) -> list[Decoded]:
         """Each layer's output. `hidden` marks queries that no query may see; without box heads, boxes stay."""
         paired = content_BQD.shape[1] == 2 * boxes.subjects.shape[1]
         ratios_BL = encoded.valid_ratios[:, None]
-        hidden_GQ = None if hidden_BQ is None else _by_group(hidden_BQ, groups)
+        key_padding_mask_GQ = None if key_padding_mask_BQ is None else _by_group(key_padding_mask_BQ, groups)
         decoded: list[Decoded] = []
         for index, layer in enumerate(self.layers):
             places_BQ = _to_queries(boxes, groups) if paired else 0.5 * (boxes.subjects + boxes.objects)
@@ -99,7 +99,7 @@ class Decoder(nn.Module):
                     if index > 0:
                         position_BQD = position_BQD * self.query_scale(content_BQD)
             assert position_BQD is not None
-            content_BQD = layer(content_BQD, position_BQD, references, groups, hidden_GQ, encoded)
+            content_BQD = layer(content_BQD, position_BQD, references, groups, key_padding_mask_GQ, encoded)
             if heads is not None:
                 subjects, objects = to_pairs(content_BQD, groups) if paired else (content_BQD, content_BQD)
                 boxes = boxes.refined(heads[0][index](subjects), heads[1][index](objects))
@@ -138,12 +138,12 @@ class _Layer(nn.Module):
         position_BQD: Tensor,
         references: References,
         groups: int,
-        hidden_GQ: Tensor | None,
+        key_padding_mask_GQ: Tensor | None,
         encoded: Encoded,
     ) -> Tensor:
         batch = content_BQD.shape[0]
         position_BQD = position_BQD.expand(batch, -1, -1)
-        attended = self.self_attn(_by_group(content_BQD, groups), _by_group(position_BQD, groups), hidden_GQ)
+        attended = self.self_attn(_by_group(content_BQD, groups), _by_group(position_BQD, groups), key_padding_mask_GQ)
         content_BQD = self.norm2(content_BQD + self.dropout(attended.reshape(content_BQD.shape)))
         read = self.cross_attn(content_BQD + position_BQD, references, encoded.memory, encoded.shapes, encoded.padding)
         content_BQD = self.norm1(content_BQD + self.dropout(read))

@@ -24,7 +24,7 @@ class Encoded:
     """B×L×2 (1×L×2 when no image is padded): share of each level's width and height that the image fills."""
     texts: list[Tensor]
     """B×T×D features of the texts for each decoder layer; the last are those after the last fusion."""
-    hidden_texts: Tensor | None
+    text_key_padding_mask: Tensor | None
     """1×T, True for texts that no attention may read; None when all may be read."""
     objects: int
     """How many of the T texts are object texts."""

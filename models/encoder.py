@@ -38,7 +38,7 @@ class Encoder(nn.Module):
         valid_ratios_BL2: Tensor,
         padding_BS: Tensor | None,
         texts_1TE: Tensor,
-        hidden_texts_1T: Tensor | None,
+        text_key_padding_mask_1T: Tensor | None,
         mask_fusion: bool,
     ) -> tuple[Tensor, list[Tensor]]:
         """Image tokens B×S×D and the texts B×T×E after each fusion (the given texts when there is none)."""
@@ -56,7 +56,7 @@ class Encoder(nn.Module):
                     image_BSD[:, first:], position_BSD[:, first:], texts_BTE, fused_padding
                 )
                 image_BSD = torch.cat((image_BSD[:, :first], coarsest), dim=1)
-                texts_BTE = self.roberta_layers[step](texts_BTE, hidden_texts_1T)
+                texts_BTE = self.roberta_layers[step](texts_BTE, text_key_padding_mask_1T)
                 collected.append(texts_BTE)
             given = (image_BSD, position_BSD, references, shapes, padding_BS, self.rows_together)
             again = self.recomputed and torch.is_grad_enabled()

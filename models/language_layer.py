@@ -20,9 +20,9 @@ class LanguageLayer(nn.Module):
         self.intermediate = _Dense(config.hidden, config.feedforward)
         self.output = _Output(config.feedforward, config)
 
-    def forward(self, texts_BTD: Tensor, hidden_BT: Tensor | None) -> Tensor:
+    def forward(self, texts_BTD: Tensor, key_padding_mask_BT: Tensor | None) -> Tensor:
         """B×T×D. Texts whose `hidden` is True are not attended to."""
-        attended_BTD = self.attention(texts_BTD, hidden_BT)
+        attended_BTD = self.attention(texts_BTD, key_padding_mask_BT)
         inner = F.gelu(self.intermediate.dense(attended_BTD))
         return self.output(inner, attended_BTD)
 
@@ -34,12 +34,12 @@ class _Attention(nn.Module):
         self.self = nn.ModuleDict({n: nn.Linear(config.hidden, config.hidden) for n in ("query", "key", "value")})
         self.output = _Output(config.hidden, config)
 
-    def forward(self, texts_BTD: Tensor, hidden_BT: Tensor | None) -> Tensor:
+    def forward(self, texts_BTD: Tensor, key_padding_mask_BT: Tensor | None) -> Tensor:
         query, key, value = (
             self.self[name](texts_BTD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for name in ("query", "key", "value")
         )
-        seen = None if hidden_BT is None else ~hidden_BT[:, None, None]
+        seen = None if key_padding_mask_BT is None else ~key_padding_mask_BT[:, None, None]
         mixed = F.scaled_dot_product_attention(
             query, key, value, attn_mask=seen, dropout_p=self.dropout if self.training else 0.0
         )

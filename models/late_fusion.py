@@ -24,14 +24,18 @@ class LateFusion(nn.Module):
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(self, queries_BQD: Tensor, texts_BTD: Tensor, hidden_BT: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+    def forward(
+        self, queries_BQD: Tensor, texts_BTD: Tensor, key_padding_mask_BT: Tensor | None
+    ) -> list[tuple[Tensor, Tensor]]:
         """Queries B×Q×D and texts B×T×D after each layer. Texts whose `hidden` is True are not attended to."""
         count = queries_BQD.shape[1]
         x_BND = torch.cat((queries_BQD, texts_BTD), dim=1)
-        hidden_BN = None if hidden_BT is None else F.pad(hidden_BT, (count, 0), value=False)
+        key_padding_mask_BN = (
+            None if key_padding_mask_BT is None else F.pad(key_padding_mask_BT, (count, 0), value=False)
+        )
         fused: list[tuple[Tensor, Tensor]] = []
         for layer in self.layers:
-            x_BND = layer(x_BND, hidden_BN)
+            x_BND = layer(x_BND, key_padding_mask_BN)
             normed_BND = self.norm(x_BND)
             fused.append((normed_BND[:, :count], normed_BND[:, count:]))
         return fused
@@ -49,7 +53,7 @@ class _Layer(nn.Module):
         self.norm2 = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BND: Tensor, hidden_BN: Tensor | None) -> Tensor:
-        x_BND = x_BND + self.dropout(self.self_attn(self.norm1(x_BND), None, hidden_BN))
+    def forward(self, x_BND: Tensor, key_padding_mask_BN: Tensor | None) -> Tensor:
+        x_BND = x_BND + self.dropout(self.self_attn(self.norm1(x_BND), None, key_padding_mask_BN))
         inner = self.dropout(F.relu_(self.linear1(self.norm2(x_BND))))
         return x_BND + self.dropout(self.linear2(inner))

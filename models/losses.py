@@ -16,7 +16,7 @@ from models.boxes import cxcywh_to_xyxy, giou
 from models.matcher import Matches, MatchWeights, hungarian
 from models.predicate_losses import cornernet_focal, pseudo_labels, quality_focal
 from models.predictions import Predictions
-from models.stacked_predictions import Layered
+from models.stacked_predictions import StackedPredictions
 from models.target import Target
 
 
@@ -53,7 +53,7 @@ class SetCriterion(nn.Module):
 
         `predicate_features` (before fusion) are needed for pseudo predicates only.
         """
-        layers = Layered.of(predictions)
+        layers = StackedPredictions.of(predictions)
         matches = hungarian(layers, targets, self.settings.match, self.settings.official_compat)
         wanted = torch.cat([target.predicates for target in targets])
         if self.settings.pseudo_predicates:
@@ -74,7 +74,7 @@ class TaggerCriterion(nn.Module):
 
     def forward(self, predictions: Predictions, targets: list[Target]) -> dict[str, Tensor]:
         """As SetCriterion; an image's target pairs are its first predictions, the other predictions are empty."""
-        layers = Layered.of(predictions)
+        layers = StackedPredictions.of(predictions)
         counts = [len(target.object_labels) for target in targets]
         device = layers.object_logits.device
         query_M = torch.cat([torch.arange(count, device=device) for count in counts])
@@ -97,7 +97,7 @@ class _Terms:
 
 
 def _terms(
-    layers: Layered,
+    layers: StackedPredictions,
     targets: list[Target],
     matches: Matches,
     wanted_NT: Tensor,
@@ -145,7 +145,9 @@ def _terms(
     return _Terms(sums, counts)
 
 
-def _asked(layers: Layered, targets: list[Target], matches: Matches, at: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def _asked(
+    layers: StackedPredictions, targets: list[Target], matches: Matches, at: tuple[Tensor, Tensor, Tensor]
+) -> Tensor:
     """K×B×P: of which predictions the predicates are judged.
 
     Not of those that stand for a pair whose predicates are unknown, and of none in an image that has only such pairs.

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from models.boxes import cxcywh_to_xyxy, giou
-from models.stacked_predictions import Layered
+from models.stacked_predictions import StackedPredictions
 from models.target import Target
 
 
@@ -41,7 +41,9 @@ class Matches:
 
 
 @torch.no_grad()
-def hungarian(layers: Layered, targets: list[Target], weights: MatchWeights, official_compat: bool = False) -> Matches:
+def hungarian(
+    layers: StackedPredictions, targets: list[Target], weights: MatchWeights, official_compat: bool = False
+) -> Matches:
     """The cheapest one-to-one assignment in each layer of each image."""
     counts = [len(target.object_labels) for target in targets]
     costs = matching_costs(layers, targets, weights, official_compat).cpu().double().numpy()
@@ -71,7 +73,7 @@ def hungarian(layers: Layered, targets: list[Target], weights: MatchWeights, off
 
 
 def matching_costs(
-    layers: Layered, targets: list[Target], weights: MatchWeights, official_compat: bool = False
+    layers: StackedPredictions, targets: list[Target], weights: MatchWeights, official_compat: bool = False
 ) -> Tensor:
     """Costs K×B×P×N; columns beyond an image's own pairs mean nothing."""
     subject_labels_BN = _padded([t.subject_labels for t in targets])

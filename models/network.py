@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models.backbone import Backbone
 from models.backbone_factory import is_window_transformer
-from models.check_finite import require_finite
+from models.check_finite import check_finite
 from models.config import NetworkConfig
 from models.decoder import Decoded, to_pairs
 from models.encoded import Encoded
@@ -86,11 +86,11 @@ class Network(nn.Module):
             [torch.stack(((~x[:, 0]).float().mean(1), (~x[:, :, 0]).float().mean(1)), -1) for x in paddings], dim=1
         )
         texts_TE = torch.cat((objects_TE, predicates_TE))
-        hidden_1T: Tensor | None = None
+        key_padding_mask_1T: Tensor | None = None
         if self.config.official_compat and self.training:
             # The authors take the sign of a text's features for its padding mask.
-            hidden_1T = (texts_TE.float().sum(1) <= 0)[None]
-            hidden_1T = hidden_1T & ~hidden_1T.all()
+            key_padding_mask_1T = (texts_TE.float().sum(1) <= 0)[None]
+            key_padding_mask_1T = key_padding_mask_1T & ~key_padding_mask_1T.all()
         padding_BS = torch.cat([x.flatten(1) for x in paddings], dim=1) if padded else None
         memory_BSD, fused = self.transformer.encoder(
             torch.cat([x.flatten(2) for x in maps], dim=2).transpose(1, 2),
@@ -99,13 +99,13 @@ class Network(nn.Module):
             valid_ratios_BL2,
             padding_BS,
             texts_TE[None],
-            hidden_1T,
+            key_padding_mask_1T,
             mask_fusion=not self.config.official_compat,
         )
         layers = self.config.decoder_layers
         texts = [self.transformer.resizer(x) for x in fused[-layers:]]
         texts = texts[:1] * (layers - len(texts)) + texts
-        return Encoded(memory_BSD, padding_BS, shapes, valid_ratios_BL2, texts, hidden_1T, len(objects_TE))
+        return Encoded(memory_BSD, padding_BS, shapes, valid_ratios_BL2, texts, key_padding_mask_1T, len(objects_TE))
 
     def _levels(self, images_B3HW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Projected maps B×D×H×W of all levels, and their paddings 1×H×W, which are none."""
@@ -155,7 +155,7 @@ class Network(nn.Module):
         embedding_ND: Tensor,
         position: Tensor | None,
         groups: int,
-        hidden_BN: Tensor | None,
+        key_padding_mask_BN: Tensor | None,
         encoded: Encoded,
     ) -> list[Decoded]:
         """The relation stage, from the subjects and objects of the last layer of the first decoder."""
@@ -168,7 +168,7 @@ class Network(nn.Module):
             layers = self.config.decoder_layers
             heads = (self.sub_bbox_embed[layers:], self.obj_bbox_embed[layers:])
         return self.transformer.verb_decoder(
-            content_BND, position, last.boxes.detach(), groups, hidden_BN, encoded, heads
+            content_BND, position, last.boxes.detach(), groups, key_padding_mask_BN, encoded, heads
         )
 
     def _predict(self, pairs: list[Decoded], relations: list[Decoded], groups: int, encoded: Encoded) -> Predictions:
@@ -194,7 +194,7 @@ class Network(nn.Module):
                 )
             )
         layers[-1].auxiliary = layers[:-1]
-        require_finite(layers[-1], self)
+        check_finite(layers[-1], self)
         return layers[-1]
 
     def _meet_late(
@@ -202,12 +202,14 @@ class Network(nn.Module):
     ) -> tuple[list[Decoded], list[Decoded], list[Tensor]]:
         """The last layer's queries and the texts after each layer of the late fusion, with the boxes of each layer."""
         objects_BTD, predicates_BTD = encoded.texts[-1].tensor_split([encoded.objects], dim=1)
-        hidden_objects_BT, hidden_predicates_BT = None, None
-        if encoded.hidden_texts is not None:
-            hidden_BT = encoded.hidden_texts.expand(len(objects_BTD), -1)
-            hidden_objects_BT, hidden_predicates_BT = hidden_BT.tensor_split([encoded.objects], dim=1)
-        found = self.transformer.obj_fusion(pairs[-1].content, objects_BTD, hidden_objects_BT)
-        related = self.transformer.verb_fusion(relations[-1].content, predicates_BTD, hidden_predicates_BT)
+        object_key_padding_mask_BT, predicate_key_padding_mask_BT = None, None
+        if encoded.text_key_padding_mask is not None:
+            key_padding_mask_BT = encoded.text_key_padding_mask.expand(len(objects_BTD), -1)
+            object_key_padding_mask_BT, predicate_key_padding_mask_BT = key_padding_mask_BT.tensor_split(
+                [encoded.objects], dim=1
+            )
+        found = self.transformer.obj_fusion(pairs[-1].content, objects_BTD, object_key_padding_mask_BT)
+        related = self.transformer.verb_fusion(relations[-1].content, predicates_BTD, predicate_key_padding_mask_BT)
         return (
             [Decoded(queries, pair.boxes) for (queries, _), pair in zip(found, pairs, strict=True)],
             [Decoded(queries, relation.boxes) for (queries, _), relation in zip(related, relations, strict=True)],

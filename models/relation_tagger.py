@@ -86,17 +86,17 @@ class RelationTagger(Network):
                 self.transformer.reference_points_sub(position[0]).sigmoid(),
                 self.transformer.reference_points_obj(position[1]).sigmoid(),
             )
-        hidden_BGP = ~queries.valid.unflatten(1, (groups, -1))
-        hidden_BGQ = torch.cat((hidden_BGP, hidden_BGP), dim=2)
+        key_padding_mask_BGP = ~queries.valid.unflatten(1, (groups, -1))
+        key_padding_mask_BGQ = torch.cat((key_padding_mask_BGP, key_padding_mask_BGP), dim=2)
         # A group of empty slots sees its first query, since a softmax over nothing is not a number.
-        hidden_BGQ[..., 0] &= ~hidden_BGP.all(2)
+        key_padding_mask_BGQ[..., 0] &= ~key_padding_mask_BGP.all(2)
         layers = self.config.decoder_layers
         detected = self.transformer.ho_decoder(
             _interleave(content, groups),
             _interleave(position, groups),
             boxes,
             groups,
-            hidden_BGQ.flatten(1),
+            key_padding_mask_BGQ.flatten(1),
             encoded,
             (self.sub_bbox_embed[:layers], self.obj_bbox_embed[:layers]),
         )
@@ -112,7 +112,7 @@ class RelationTagger(Network):
             _by_slot(subject_embedding + object_embedding, slots, groups),
             relation_position,
             groups,
-            hidden_BGQ[:, :, :slots].flatten(1),
+            key_padding_mask_BGQ[:, :, :slots].flatten(1),
             encoded,
         )
         return _first(self._predict(detected, related, groups, encoded), count)

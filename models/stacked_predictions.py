@@ -14,7 +14,7 @@ from models.predictions import Predictions
 
 
 @dataclass
-class Layered:
+class StackedPredictions:
     """As Predictions, with a leading axis of K layers: the last decoder layer first, then the auxiliary ones."""
 
     subject_logits: Tensor
@@ -24,7 +24,7 @@ class Layered:
     object_boxes: Tensor
 
     @classmethod
-    def of(cls, predictions: Predictions) -> Layered:
+    def of(cls, predictions: Predictions) -> StackedPredictions:
         """Stacks a prediction and its auxiliary ones."""
         layers = [predictions, *predictions.auxiliary]
         return cls(

@@ -9,7 +9,9 @@ Shape = tuple[int, ...]
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
-def misfits(found: Mapping[str, Shape], expected: Mapping[str, Shape], known_as: Mapping[str, str]) -> list[str]:
+def state_dict_diff(
+    found: Mapping[str, Shape], expected: Mapping[str, Shape], known_as: Mapping[str, str]
+) -> list[str]:
     """A line for each way in which parameters do not fit: missing, unexpected, of another shape.
 
     Parameters are called by the names in `known_as` where it has them.

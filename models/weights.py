@@ -16,7 +16,7 @@ from models.config import NetworkConfig
 from models.network import Network
 from models.relation_tagger import RelationTagger
 from models.rlip import RLIP
-from models.state_dict_diff import misfits, summary
+from models.state_dict_diff import state_dict_diff, summary
 
 
 class WeightsError(ValueError):
@@ -49,7 +49,7 @@ def load(path: Path | str, tokenizer_folder: Path | str | None) -> Network:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, a file is no mapping
     network = build(config, tokenizer_folder)
     shapes, expected = ({name: tuple(x.shape) for name, x in s.items()} for s in (state, network.state_dict()))
-    if wrong := misfits(shapes, expected, {}):
+    if wrong := state_dict_diff(shapes, expected, {}):
         raise WeightsError(f"{path}: weights do not fit their own configuration; {'; '.join(wrong)}; save them again")
     if broken := [name for name, value in state.items() if not value.isfinite().all()]:
         raise WeightsError(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from storage.digests import digest_file
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.manifest import MANIFEST, REJECTED_FILE, Manifest, parse_manifest
 from storage.tables import REJECTED, read_table
 from storage.upgrades import is_current, upgrade
@@ -23,7 +23,7 @@ class Artifact:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """The manifest. Raises `Terminal` when it is damaged."""
+        """The manifest. Raises `FatalError` when it is damaged."""
         return parse_manifest(self.manifest_bytes(), str(self.folder / MANIFEST))
 
     def manifest_bytes(self) -> bytes:
@@ -47,7 +47,7 @@ class Artifact:
     def table(self, name: str) -> pa.Table:
         """The table `name`, e.g. `images`, with today's columns.
 
-        Raises FileNotFoundError when the artifact has none, `Terminal` for one that is damaged, or of another version that
+        Raises FileNotFoundError when the artifact has none, `FatalError` for one that is damaged, or of another version that
         can't be upgraded.
         """
         found = self._read(f"{name}.parquet")
@@ -63,7 +63,7 @@ class Artifact:
         return self._read(REJECTED_FILE)
 
     def require_whole(self) -> None:
-        """Read the data files again. Raises `Terminal` for one that is gone or has other bytes than its digest says."""
+        """Read the data files again. Raises `FatalError` for one that is gone or has other bytes than its digest says."""
         for name, entry in self.manifest.files.items():
             path = self.file(name)
             if not path.is_file() or digest_file(path) != entry.digest:
@@ -81,5 +81,5 @@ class Artifact:
             raise _damaged(path, str(error).splitlines()[0][:200]) from error
 
 
-def _damaged(path: Path, what: str) -> Terminal:
-    return Terminal(f"{path}: damaged ({what}); `rlip verify --repair` removes its artifact, then run again")
+def _damaged(path: Path, what: str) -> FatalError:
+    return FatalError(f"{path}: damaged ({what}); `rlip verify --repair` removes its artifact, then run again")

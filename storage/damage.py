@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from storage.digests import digest_json
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.manifest import MANIFEST, FutureManifest, parse_manifest
 from storage.runs import Run, runs_of
 from storage.store import Store
@@ -30,7 +30,7 @@ def find_damage(store: Store, runs: Iterable[Run] | None = None) -> Iterator[Dam
     holders = _holders(runs_of(store) if runs is None else runs)
     places = set(holders)
     if runs is None:
-        places |= {(stage, held.key) for stage in store.stages() for held in store.holdings(stage) if held.whole}
+        places |= {(stage, held.key) for stage in store.stages() for held in store.entries(stage) if held.whole}
     for stage, key in sorted(places):
         what = _examine(store, stage, key)
         yield None if what is None else Damage(stage, key, what, tuple(holders.get((stage, key), ())))
@@ -55,7 +55,7 @@ def _examine(store: Store, stage: str, key: str) -> str | None:
         return "not in the store"
     except FutureManifest:
         raise
-    except Terminal:
+    except FatalError:
         return "damaged manifest"
     if (manifest.stage, manifest.key) != (stage, key) or digest_json(manifest.terms) != key:
         return "manifest of another key"

@@ -1,4 +1,4 @@
-"""Two kinds of failure, told apart by type: `Terminal` needs a person, `Transient` may pass when tried again."""
+"""Two kinds of failure, told apart by type: `FatalError` needs a person, `RetryableError` may pass when tried again."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class PipelineError(Exception):
     """A failure with a message that says what, where and what to do."""
 
 
-class Terminal(PipelineError):
+class FatalError(PipelineError):
     """Trying again cannot help: something must be changed first."""
 
 
-class Transient(PipelineError):
+class RetryableError(PipelineError):
     """Trying again may help: a worker died, a server did not answer."""
 
 
@@ -25,8 +25,8 @@ _MAY_PASS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENETD
 
 
 @contextmanager
-def told(doing: str) -> Iterator[None]:
-    """Turn an OSError of the disk into `Terminal` or `Transient` with a message; other errors go through.
+def translate_os_errors(doing: str) -> Iterator[None]:
+    """Turn an OSError of the disk into `FatalError` or `RetryableError` with a message; other errors go through.
 
     `doing` says what was being done, e.g. "writing tag coco/0003".
     """
@@ -35,9 +35,9 @@ def told(doing: str) -> Iterator[None]:
     except OSError as error:
         where = f"{doing}: {error.strerror}" + (f" ({error.filename})" if error.filename else "")
         if error.errno in _FULL:
-            raise Terminal(f"disk full while {where}; free space and run again: nothing is lost") from error
+            raise FatalError(f"disk full while {where}; free space and run again: nothing is lost") from error
         if error.errno in _REFUSED:
-            raise Terminal(f"not allowed while {where}; change its permissions or set `store` elsewhere") from error
+            raise FatalError(f"not allowed while {where}; change its permissions or set `store` elsewhere") from error
         if error.errno in _MAY_PASS:
-            raise Transient(f"the disk failed while {where}; if it stays so, look at the disk") from error
+            raise RetryableError(f"the disk failed while {where}; if it stays so, look at the disk") from error
         raise

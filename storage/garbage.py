@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from storage.local_store import last_used, size_of
 from storage.runs import runs_of
-from storage.store import Holding, Store, last_used, size_of
+from storage.store import Store, StoredEntry
 
 
 @dataclass(frozen=True)
 class Garbage:
     """What nothing refers to: an artifact, a torn one, or the scratch folder of a training given up."""
 
-    place: Holding | Path
+    place: StoredEntry | Path
     what: str
     size: int
     """Bytes."""
@@ -40,11 +41,11 @@ class Garbage:
 def find_garbage(store: Store, before: float) -> Iterator[Garbage]:
     """What no run refers to and no run has found since `before` (a Unix time).
 
-    Raises `Terminal` when a run's file is damaged: what it refers to can't be known.
+    Raises `FatalError` when a run's file is damaged: what it refers to can't be known.
     """
     marked = marked_keys(store)
     for stage in store.stages():
-        for held in store.holdings(stage):
+        for held in store.entries(stage):
             if held.key not in marked and held.used < before:
                 yield Garbage(held, stage if held.whole else f"torn {stage}", held.size)
     for folder in store.idle_scratch():

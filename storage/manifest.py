@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from storage.digests import digest_json
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -90,12 +90,12 @@ class Manifest(BaseModel):
         return digest_json({name: entry.digest for name, entry in self.files.items() if name != REJECTED_FILE})
 
 
-class FutureManifest(Terminal):
+class FutureManifest(FatalError):
     """A manifest that a newer version wrote: nothing is wrong with it, but this version can't read it."""
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read a manifest. Raises `Terminal` that names the file when it is damaged, `FutureManifest` when it is too new."""
+    """Read a manifest. Raises `FatalError` that names the file when it is damaged, `FutureManifest` when it is too new."""
     return parse_manifest(path.read_bytes(), str(path))
 
 
@@ -110,7 +110,7 @@ def parse_manifest(data: bytes, name: str) -> Manifest:
             values = json.loads(data)
             _require_known(values.get("format") if isinstance(values, dict) else None, name)
         reason = str(error).splitlines()[0]
-        raise Terminal(
+        raise FatalError(
             f"{name}: damaged manifest ({reason}); `rlip verify --repair` removes it, then run again"
         ) from error
 

@@ -1,4 +1,4 @@
-"""A depot: a store's artifacts and records at any fsspec URL (s3://, file://, memory://)."""
+"""Artifacts and records of runs at any fsspec URL (s3://, file://, memory://)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import fsspec
 
 from storage.artifact import Artifact
 from storage.digests import digest_file
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.manifest import MANIFEST, Manifest, parse_manifest
 from storage.remote import Entry, Remote
 from storage.remote_retry import PAUSES
@@ -20,12 +20,12 @@ from storage.runs import Run
 from storage.store import Store, require_place
 
 
-class Depot:
+class ObjectStoreArtifacts:
     """Artifacts lie as in a store. Data go first and the manifest last, so that a reader finds whole artifacts only.
 
     On object stores a data file's name holds its digest and the manifest is put on condition that there is none: of two
     writers one wins, and even where their bytes differ (trainings on two machines) neither touches what the other's
-    manifest names. Raises `Terminal` for an address or credentials that can't work, `Transient` when the other side
+    manifest names. Raises `FatalError` for an address or credentials that can't work, `RetryableError` when the other side
     fails or is silent after `pauses`.
     """
 
@@ -75,36 +75,38 @@ class Depot:
             return ours
         theirs = self.manifest(manifest.stage, manifest.key)
         if theirs is None:
-            raise Terminal(f"{self.url}: {place} is being removed while it is written; run again")
+            raise FatalError(f"{self.url}: {place} is being removed while it is written; run again")
         self._withdraw(place, manifest, parse_manifest(theirs, f"{self.url}: {place}/{MANIFEST}"))
         return theirs
 
     def download(self, stage: str, key: str, draft: Path) -> Manifest:
-        """Copy an artifact's data into a draft, checked. Raises `Terminal` where bytes aren't as they should be."""
+        """Copy an artifact's data into a draft, checked. Raises `FatalError` where bytes aren't as they should be."""
         place = _place(stage, key)
         data = self.manifest(stage, key)
         if data is None:
-            raise Terminal(f"{self.url}: {place} is not there any more; run the recipe again")
+            raise FatalError(f"{self.url}: {place} is not there any more; run the recipe again")
         manifest = parse_manifest(data, f"{self.url}: {place}/{MANIFEST}")
         if (manifest.stage, manifest.key) != (stage, key):
-            raise Terminal(f"{self.url}: {place} holds another artifact's manifest; push the run again from its source")
+            raise FatalError(
+                f"{self.url}: {place} holds another artifact's manifest; push the run again from its source"
+            )
         for name in manifest.files:
             self.download_file(manifest, name, draft)
         return manifest
 
     def download_file(self, manifest: Manifest, name: str, draft: Path) -> None:
-        """Copy one data file into a folder, checked. Raises `Terminal` where its bytes aren't as they should be."""
+        """Copy one data file into a folder, checked. Raises `FatalError` where its bytes aren't as they should be."""
         place, digest = _place(manifest.stage, manifest.key), manifest.files[name].digest
         with suppress(FileNotFoundError):
             self.files.download(f"{place}/{self._lies_as(name, digest)}", draft / name)
         if not (draft / name).is_file() or digest_file(draft / name) != digest:
-            raise Terminal(
+            raise FatalError(
                 f"{self.url}: {place}/{name} is damaged; `rlip verify --repair --store {self.url}` removes it, then "
                 "run or push again"
             )
 
     def get(self, stage: str, key: str, store: Store) -> Artifact:
-        """Copy an artifact from here into a store, its bytes checked. Raises `Terminal` where they aren't as they should."""
+        """Copy an artifact from here into a store, its bytes checked. Raises `FatalError` where they aren't as they should."""
         with store.draft() as draft:
             return store.commit(draft, self.download(stage, key, draft))
 
@@ -123,13 +125,13 @@ class Depot:
             self.files.write(f"runs/{run.name}/{path.relative_to(run.folder).as_posix()}", path.read_bytes())
 
     def run_records(self, name: str) -> dict[str, bytes]:
-        """A run's records, by path within its folder. Raises `Terminal` that lists the runs here when there is none."""
+        """A run's records, by path within its folder. Raises `FatalError` that lists the runs here when there is none."""
         folder = f"runs/{name}"
         found = self.files.read_many(f"{folder}/{path}" for path in self.files.listing(folder))
         if found:
             return {path.removeprefix(f"{folder}/"): data for path, data in found.items()}
         names = ", ".join(self.files.folders("runs")) or "none"
-        raise Terminal(f"no run {name!r} at {self.url}; runs there: {names}")
+        raise FatalError(f"no run {name!r} at {self.url}; runs there: {names}")
 
     def _lies_as(self, name: str, digest: str) -> str:
         """The name under which a data file lies here."""
@@ -151,9 +153,9 @@ def _place(stage: str, key: str) -> str:
 
 
 def steps_of(records: Mapping[str, bytes], url: str) -> dict[str, dict[str, Any]]:
-    """Step → its record, of a run's records. Raises `Terminal` on damaged ones."""
+    """Step → its record, of a run's records. Raises `FatalError` on damaged ones."""
     try:
         found = [json.loads(data) for path, data in records.items() if path.startswith("steps/")]
         return {entry["step"]: {"stage": entry["stage"], "partitions": dict(entry["partitions"])} for entry in found}
     except (ValueError, KeyError, TypeError) as error:
-        raise Terminal(f"{url}: a record of the run is damaged ({error}); push the run again") from error
+        raise FatalError(f"{url}: a record of the run is damaged ({error}); push the run again") from error

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import fsspec
 
-from storage.errors import Terminal
+from storage.errors import FatalError
+from storage.local_store import LocalStore
 from storage.remote_store import RemoteStore, folder_name
 from storage.store import Store
 
@@ -15,34 +16,34 @@ Address = str | Path
 
 
 def open_store(address: Address) -> Store:
-    """The store at an address. Raises `Terminal` for one that can't work, `Transient` when the other side is silent."""
+    """The store at an address. Raises `FatalError` for one that can't work, `RetryableError` when the other side is silent."""
     folder = local_folder(address)
-    return RemoteStore(str(address), folder) if _is_remote(address) else Store(folder)
+    return RemoteStore(str(address), folder) if _is_remote(address) else LocalStore(folder)
 
 
 def existing_store(address: Address) -> Store:
-    """A store that is there already, with its runs as they are now. Raises `Terminal` where none is."""
+    """A store that is there already, with its runs as they are now. Raises `FatalError` where none is."""
     if not _is_remote(address):
         folder = local_folder(address)
         if not (folder / "artifacts").is_dir():
-            raise Terminal(f"no store at {folder}; name it with --store, or make one with rlip run")
-        return Store(folder)
+            raise FatalError(f"no store at {folder}; name it with --store, or make one with rlip run")
+        return LocalStore(folder)
     store = open_store(address)
     store.refresh()
     if not store.stages() and not (store.root / "runs").is_dir():
-        raise Terminal(f"no store at {address}; name it with --store, or make one with rlip run")
+        raise FatalError(f"no store at {address}; name it with --store, or make one with rlip run")
     return store
 
 
 def local_folder(address: Address) -> Path:
     """The folder of a local store; of one elsewhere, where this machine keeps its copies.
 
-    That is in RLIP_CACHE, else in `rlip` in the user's folder of caches; it must be a local disk's. Raises `Terminal` for
+    That is in RLIP_CACHE, else in `rlip` in the user's folder of caches; it must be a local disk's. Raises `FatalError` for
     an address that is empty.
     """
     text = str(address)
     if not text:
-        raise Terminal("no store is named; name a folder, or a URL such as s3://bucket/folder")
+        raise FatalError("no store is named; name a folder, or a URL such as s3://bucket/folder")
     if not _is_remote(address):
         return Path(fsspec.filesystem("file")._strip_protocol(text)) if "://" in text else Path(text)
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

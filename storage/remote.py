@@ -1,4 +1,4 @@
-"""Files at an fsspec URL: each operation patient with what may pass, each error `Terminal` or `Transient`."""
+"""Files at an fsspec URL: each operation patient with what may pass, each error `FatalError` or `RetryableError`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from storage.errors import Terminal
-from storage.remote_retry import PAUSES, patiently, reached
+from storage.errors import FatalError
+from storage.remote_retry import PAUSES, retry, translate_remote_errors
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class Entry:
 class Remote:
     """Files under a URL, named by paths relative to it. On S3 a file appears whole or not at all, as the last writer put it.
 
-    Raises `Terminal` for an address or credentials that can't work, and `Transient` once what may pass did not.
+    Raises `FatalError` for an address or credentials that can't work, and `RetryableError` once what may pass did not.
     """
 
     def __init__(
@@ -52,17 +52,17 @@ class Remote:
     ) -> None:
         self.url = url.rstrip("/")
         if not self.url or self.url.endswith(":"):
-            raise Terminal(
+            raise FatalError(
                 f"{url!r} names no place; name a folder, or a bucket and a folder in it, e.g. s3://bucket/folder"
             )
         self._pauses = pauses
         protocol = self.url.partition("://")[0]
         self._is_s3 = protocol in ("s3", "s3a")
         try:
-            with reached(self.url):
+            with translate_remote_errors(self.url):
                 found, root = fsspec.core.url_to_fs(self.url, **(_S3_OPTIONS if self._is_s3 else {}))
         except FileNotFoundError as error:
-            raise Terminal(f"{self.url}: {error}") from error
+            raise FatalError(f"{self.url}: {error}") from error
         self._files: fsspec.AbstractFileSystem = filesystem or found
         if self._is_s3:
             self._files.retries = 1
@@ -74,12 +74,12 @@ class Remote:
         return "file" in self._files.protocol
 
     def check(self) -> None:
-        """Find out whether the place can be read. Raises `Terminal` for a bucket that is not there."""
+        """Find out whether the place can be read. Raises `FatalError` for a bucket that is not there."""
         bucket = self._root.partition("/")[0]
         try:
             self._do(lambda: self._files.call_s3("head_bucket", Bucket=bucket) if self._is_s3 else None)
         except FileNotFoundError as error:
-            raise Terminal(
+            raise FatalError(
                 f"{self.url}: there is no bucket {bucket!r}; make it (aws s3 mb s3://{bucket}) or name another"
             ) from error
 
@@ -210,10 +210,10 @@ class Remote:
 
     def _do(self, action: Callable[[], T]) -> T:
         def once() -> T:
-            with reached(self.url):
+            with translate_remote_errors(self.url):
                 return action()
 
-        return patiently(once, self._pauses)
+        return retry(once, self._pauses)
 
 
 def _entry(info: Mapping[str, Any]) -> Entry:

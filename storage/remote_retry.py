@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from storage.errors import PipelineError, Terminal, Transient
+from storage.errors import FatalError, PipelineError, RetryableError
 
 T = TypeVar("T")
 
@@ -27,19 +27,19 @@ _SILENT = {"HTTPClientError", "ConnectionError", "ClientError"}
 """Classes of botocore's and aiohttp's, by name since they may not be installed: the other side did not answer well."""
 
 
-def patiently(action: Callable[[], T], pauses: Sequence[float] = PAUSES) -> T:
-    """Do `action`, and again after each pause while it raises `Transient`. What is done twice must be harmless."""
+def retry(action: Callable[[], T], pauses: Sequence[float] = PAUSES) -> T:
+    """Do `action`, and again after each pause while it raises `RetryableError`. What is done twice must be harmless."""
     for pause in pauses:
         try:
             return action()
-        except Transient:
+        except RetryableError:
             time.sleep(pause * random.uniform(0.5, 1.5))
     return action()
 
 
 @contextmanager
-def reached(url: str) -> Iterator[None]:
-    """Turn what an fsspec library raises into `Terminal` or `Transient`; that a file is there or not goes through."""
+def translate_remote_errors(url: str) -> Iterator[None]:
+    """Turn what an fsspec library raises into `FatalError` or `RetryableError`; that a file is there or not goes through."""
     try:
         yield
     except (PipelineError, FileNotFoundError, FileExistsError):
@@ -52,25 +52,25 @@ def reached(url: str) -> Iterator[None]:
 
 
 def _meaning(error: Exception, url: str) -> PipelineError | None:
-    """`Terminal`, `Transient`, or None for an error that has nothing to do with the other side."""
+    """`FatalError`, `RetryableError`, or None for an error that has nothing to do with the other side."""
     names = {kind.__name__ for kind in type(error).__mro__}
     said = f"{type(error).__name__}: {error}"
     if names & _NO_CREDENTIALS:
-        return Terminal(f"{url}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE")
+        return FatalError(f"{url}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE")
     if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
-        return Terminal(f"{url}: not allowed ({error}); check the credentials and what they may do there")
+        return FatalError(f"{url}: not allowed ({error}); check the credentials and what they may do there")
     if isinstance(error, OSError) and error.errno in _FULL:
-        return Terminal(f"{url}: disk full ({error}); free space and run again: nothing is lost")
+        return FatalError(f"{url}: disk full ({error}); free space and run again: nothing is lost")
     if isinstance(error, OSError) and error.errno in _LASTING:
-        return Terminal(f"{url}: refused ({said})")
+        return FatalError(f"{url}: refused ({said})")
     if isinstance(error, OSError | TimeoutError):
-        return Transient(_unreached(url, said))
+        return RetryableError(_unreached(url, said))
     if isinstance(error, ImportError):
-        return Terminal(f"{url}: {error}; for S3: pip install 'rlip[s3]'")
+        return FatalError(f"{url}: {error}; for S3: pip install 'rlip[s3]'")
     if isinstance(error, ValueError):
-        return Terminal(f"{url}: {error}; name a folder, s3://bucket/folder or another address")
+        return FatalError(f"{url}: {error}; name a folder, s3://bucket/folder or another address")
     if type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
-        return Transient(_unreached(url, said)) if names & _SILENT else Terminal(f"{url}: {said}")
+        return RetryableError(_unreached(url, said)) if names & _SILENT else FatalError(f"{url}: {said}")
     return None
 
 

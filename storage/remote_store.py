@@ -18,14 +18,15 @@ from storage.artifact import Artifact
 from storage.atomic import write_atomic
 from storage.digests import digest_bytes
 from storage.disk import LOCAL, Disk
-from storage.errors import PipelineError, Terminal
+from storage.errors import FatalError, PipelineError
 from storage.lease import Patience, leased
+from storage.local_store import LocalStore
 from storage.manifest import MANIFEST, Manifest
-from storage.object_store_artifacts import Depot
+from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.remote import Entry
 from storage.remote_retry import PAUSES
 from storage.resume_point import ResumePoint
-from storage.store import Holding, Store
+from storage.store import StoredEntry
 
 _DOWNLOADS = 8
 _MIRRORED = ("runs", "cuts")
@@ -48,11 +49,11 @@ class RemoteArtifact(Artifact):
         return self.store.bring_file(self.manifest, name)
 
 
-class RemoteStore(Store):
-    """Artifacts, runs and cuts at a URL; `folder` of this machine holds copies of them, drafts and scratch folders.
+class RemoteStore:
+    """Artifacts, runs and cuts at a URL. A local store in `folder` holds copies of them, drafts and scratch folders.
 
-    An artifact exists once its manifest lies at the URL. It is committed here first, then copied: what a dead process
-    did not finish copying is copied by the next, not computed again. The folder may be deleted at any time.
+    An artifact exists once its manifest lies at the URL. It is committed locally first, then copied: what a dead process
+    did not finish copying, the next one copies instead of computing it again. The folder may be deleted at any time.
     """
 
     def __init__(
@@ -64,31 +65,34 @@ class RemoteStore(Store):
         patience: Patience = Patience(),  # noqa: B008
         disk: Disk = LOCAL,
     ) -> None:
-        super().__init__(folder, disk)
-        self.depot = Depot(url, filesystem, pauses)
-        self.address = self.depot.url
+        self._local = local = LocalStore(folder, disk)
+        self.remote = ObjectStoreArtifacts(url, filesystem, pauses)
+        self.root, self.disk, self.address = local.root, disk, self.remote.url
+        # These concern this machine alone.
+        self.folder, self.draft, self.remove = local.folder, local.draft, local.remove
+        self.idle_scratch, self.sweep = local.idle_scratch, local.sweep
         self._patience = patience
         self._kept = self.root / "manifests"
 
     def require_writable(self) -> None:
-        """Find out before any work whether both places can be written. Raises `Terminal`."""
-        super().require_writable()
+        """Find out before any work whether both places can be written. Raises `FatalError`."""
+        self._local.require_writable()
         probe = f"claims/probe-{uuid.uuid4().hex}"
-        self.depot.files.write(probe, b"")
-        self.depot.files.remove([probe])
+        self.remote.files.write(probe, b"")
+        self.remote.files.remove([probe])
 
     def refresh(self) -> None:
-        """Make this machine's copies of runs and cuts those at the URL: a listing, and what changed since."""
+        """Update this machine's copies of runs and cuts: one listing, then the files that changed."""
         note = self.root / "mirrored.json"
         known: dict[str, str] = {}
         with suppress(FileNotFoundError, ValueError):
             known = json.loads(note.read_bytes())
         began = time.time()
         there = {
-            f"{top}/{path}": entry.token for top in _MIRRORED for path, entry in self.depot.files.listing(top).items()
+            f"{top}/{path}": entry.token for top in _MIRRORED for path, entry in self.remote.files.listing(top).items()
         }
         changed = [p for p, token in there.items() if known.get(p) != token or not (self.root / p).is_file()]
-        for path, data in self.depot.files.read_many(changed).items():
+        for path, data in self.remote.files.read_many(changed).items():
             write_atomic(self._inside(path), data, self.disk)
         for top in _MIRRORED:
             for mine in (self.root / top).rglob("*.json"):
@@ -99,27 +103,28 @@ class RemoteStore(Store):
 
     def find(self, stage: str, key: str) -> Artifact | None:
         """The committed artifact, or None: one request."""
-        data = self.depot.manifest(stage, key)
+        data = self.remote.manifest(stage, key)
         return None if data is None else RemoteArtifact(self.folder(stage, key), self, data)
 
     def find_all(self, stage: str, keys: Iterable[str]) -> dict[str, Artifact]:
         """Key → the committed artifact, of those keys that have one: one listing, and the manifests not yet kept here."""
-        listed = {key: files[MANIFEST] for key, files in self.depot.listing(stage).items() if MANIFEST in files}
+        listed = {key: files[MANIFEST] for key, files in self.remote.listing(stage).items() if MANIFEST in files}
         places = {key: self._kept_at(stage, key, listed[key]) for key in keys if key in listed}
         known = {key: place.read_bytes() for key, place in places.items() if place.is_file()}
-        for key, data in self.depot.manifests(stage, [key for key in places if key not in known]).items():
+        for key, data in self.remote.manifests(stage, [key for key in places if key not in known]).items():
             known[key] = data
             self._keep(places[key], data)
         return {key: RemoteArtifact(self.folder(stage, key), self, known[key]) for key in places if key in known}
 
     def recover(self, stage: str, key: str) -> Artifact | None:
-        """Copy an artifact that a dead process committed on this machine and did not finish copying."""
-        left = super().find(stage, key)
+        """The artifact, if another machine has committed it meanwhile or a process died here before it was copied."""
+        found = self.find(stage, key)
+        left = self._local.find(stage, key) if found is None else None
         if left is None:
-            return None
+            return found
         try:
             left.require_whole()
-        except Terminal:
+        except FatalError:
             self.remove(left.folder)
             return None
         return self._send(left)
@@ -127,14 +132,14 @@ class RemoteStore(Store):
     def bring(self, folders: Sequence[Path]) -> tuple[Artifact, ...]:
         """The artifacts at these places, copied to this machine's disk and checked unless they are here.
 
-        Raises `Terminal` for one that is damaged or gone there.
+        Raises `FatalError` for one that is damaged or gone there.
         """
         with ThreadPoolExecutor(_DOWNLOADS) as pool:
             return tuple(pool.map(self._bring, folders))
 
     def bring_file(self, manifest: Manifest, name: str) -> Path:
         """One data file of an artifact, copied to this machine's disk and checked unless it is here."""
-        here = super().find(manifest.stage, manifest.key)
+        here = self._local.find(manifest.stage, manifest.key)
         entry = manifest.files.get(name)
         if entry is None:
             raise FileNotFoundError(f"{self.address}: {manifest.stage} {manifest.key[:12]} has no {name}")
@@ -144,57 +149,61 @@ class RemoteStore(Store):
         if not place.is_file():
             place.parent.mkdir(parents=True, exist_ok=True)
             with self.draft() as draft:
-                self.depot.download_file(manifest, name, draft)
+                self.remote.download_file(manifest, name, draft)
                 (draft / name).rename(place)
         return place
 
+    def locate(self, key: str) -> Artifact | None:
+        """The committed artifact of a key whose stage is unknown."""
+        return next((found for stage in self.stages() if (found := self.find(stage, key)) is not None), None)
+
     def stages(self) -> list[str]:
         """The stages that have made something, by name."""
-        return self.depot.stages()
+        return self.remote.stages()
 
     def artifacts(self, stage: str) -> Iterator[Artifact]:
         """Every committed artifact of a stage, in the order of keys."""
-        yield from dict(sorted(self.find_all(stage, self.depot.keys(stage)).items())).values()
+        yield from dict(sorted(self.find_all(stage, self.remote.keys(stage)).items())).values()
 
-    def holdings(self, stage: str) -> Iterator[Holding]:
+    def entries(self, stage: str) -> Iterator[StoredEntry]:
         """What lies at each place of a stage, in the order of keys: two listings, no file is read but what runs found."""
         found = self._found()
-        for key, files in sorted(self.depot.listing(stage).items()):
+        for key, files in sorted(self.remote.listing(stage).items()):
             yield _holding(stage, key, files, found)
 
     def used(self, stage: str, key: str) -> float:
         """When an artifact was made or last found by a run, as known now; by the other side's clock."""
-        files = self.depot.files.listing(f"artifacts/{stage}/{key}")
+        files = self.remote.files.listing(f"artifacts/{stage}/{key}")
         return _holding(stage, key, files, self._found()).used if files else 0.0
 
     def manifest_bytes(self, stage: str, key: str) -> bytes:
         """The manifest as it lies at the URL now."""
-        data = self.depot.manifest(stage, key)
+        data = self.remote.manifest(stage, key)
         if data is None:
             raise FileNotFoundError(f"{self.address}: artifacts/{stage}/{key}/{MANIFEST}")
         return data
 
     def measure(self, stage: str, key: str, name: str, digest: str) -> tuple[int, str] | None:
         """Size and sha256 of a data file as it lies at the URL, read again; None where it is gone."""
-        return self.depot.digest(stage, key, name, digest)
+        return self.remote.digest(stage, key, name, digest)
 
     @contextmanager
     def claim(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
         """Work on `key` alone: on this machine by a lock, among machines by a lease. Spares work only."""
         with (
-            super().claim(key, waiting),
-            leased(self.depot.files, f"claims/{key}", self._machine(), waiting, self._patience),
+            self._local.claim(key, waiting),
+            leased(self.remote.files, f"claims/{key}", self._machine(), waiting, self._patience),
         ):
             yield
 
     def commit(self, draft: Path, manifest: Manifest) -> Artifact:
-        """Commit on this machine, then copy: data first, the manifest last. Raises as `Store.commit` and `Depot` do."""
-        return self._send(super().commit(draft, manifest))
+        """Commit on this machine, then copy: data first, the manifest last. Raises as `Store.commit` does."""
+        return self._send(self._local.commit(draft, manifest))
 
     def put(self, path: Path, data: bytes) -> None:
         """Put a record at the URL, then in this machine's copy."""
-        self.depot.files.write(path.relative_to(self.root).as_posix(), data)
-        super().put(path, data)
+        self.remote.files.write(path.relative_to(self.root).as_posix(), data)
+        self._local.put(path, data)
 
     def freshen(self, stage: str, artifacts: Iterable[Artifact]) -> None:
         """Note that a run found these, so that `rlip gc` spares them: one small file."""
@@ -202,41 +211,42 @@ class RemoteStore(Store):
         if not keys:
             return
         with suppress(PipelineError):  # who may only read finds them all the same
-            self.depot.files.write(f"found/{stage}-{uuid.uuid4().hex}.json", json.dumps(keys).encode())
+            self.remote.files.write(f"found/{stage}-{uuid.uuid4().hex}.json", json.dumps(keys).encode())
 
     @contextmanager
     def scratch(self, key: str, resumes_from: Sequence[str] = ()) -> Iterator[Path]:
         """A folder of this machine that begins, and is kept, with what another machine needs to go on."""
-        with super().scratch(key, resumes_from) as folder:
-            point = ResumePoint(self.depot.files, key, folder, resumes_from)
+        with self._local.scratch(key, resumes_from) as folder:
+            point = ResumePoint(self.remote.files, key, folder, resumes_from)
             with point.kept(self._patience.look):
                 yield folder
 
     def drop_scratch(self, key: str) -> None:
         """Remove the scratch folder of a key whose artifact is committed, and the copies of what was in it."""
-        super().drop_scratch(key)
+        self._local.drop_scratch(key)
         with suppress(PipelineError):  # `rlip gc` takes them later
             self._remove_all(f"scratch/{key}")
 
     def discard(self, stage: str, key: str) -> None:
         """Remove an artifact, or what is left of one, there and here."""
-        self.depot.remove(stage, key, self.depot.files.listing(f"artifacts/{stage}/{key}"))
-        super().discard(stage, key)
+        self.remote.remove(stage, key, self.remote.files.listing(f"artifacts/{stage}/{key}"))
+        self._local.discard(stage, key)
 
     def forget_run(self, name: str) -> None:
         """Remove a run's records there and here; its artifacts stay."""
         self._remove_all(f"runs/{name}")
         with suppress(FileNotFoundError):
-            super().forget_run(name)
+            self._local.forget_run(name)
 
-    def drop_copies(self, before: float) -> None:
-        """Remove what was noted or left half trained before `before`, and this machine's copies of what is not there."""
+    def drop_leftovers(self, before: float) -> None:
+        """Remove old notes and half-trained checkpoints at the URL, and copies of what is no longer there."""
+        self.sweep()
         for notes in ("found", "claims", "scratch"):
-            old = [path for path, entry in self.depot.files.listing(notes).items() if entry.modified < before]
-            self.depot.files.remove(f"{notes}/{path}" for path in old)
-        for stage in super().stages():
-            there = self.depot.keys(stage)
-            for artifact in super().artifacts(stage):
+            old = [path for path, entry in self.remote.files.listing(notes).items() if entry.modified < before]
+            self.remote.files.remove(f"{notes}/{path}" for path in old)
+        for stage in self._local.stages():
+            there = self.remote.keys(stage)
+            for artifact in self._local.artifacts(stage):
                 if artifact.key not in there:
                     self.remove(artifact.folder)
         for copies in ("files", "manifests"):
@@ -254,27 +264,27 @@ class RemoteStore(Store):
         return place.read_text()
 
     def _remove_all(self, folder: str) -> None:
-        self.depot.files.remove(f"{folder}/{path}" for path in self.depot.files.listing(folder))
+        self.remote.files.remove(f"{folder}/{path}" for path in self.remote.files.listing(folder))
 
     def _send(self, here: Artifact) -> Artifact:
         """Copy an artifact there; one whose place another writer took first with other bytes gives way here."""
-        stands = self.depot.put(here)
+        stands = self.remote.put(here)
         if stands != here.manifest_bytes():
             self.remove(here.folder)
         return RemoteArtifact(here.folder, self, stands)
 
     def _bring(self, folder: Path) -> Artifact:
         stage, key = folder.parts[-2:]
-        here, stands = super().find(stage, key), self._stands(stage, key)
+        here, stands = self._local.find(stage, key), self._stands(stage, key)
         if here is not None and here.manifest_bytes() == stands:
             return here
         if here is not None:
             self.remove(here.folder)
         with self.draft() as draft:
-            return super().commit(draft, self.depot.download(stage, key, draft))
+            return self._local.commit(draft, self.remote.download(stage, key, draft))
 
     def _stands(self, stage: str, key: str) -> bytes | None:
-        return self.depot.manifest(stage, key)
+        return self.remote.manifest(stage, key)
 
     def _kept_at(self, stage: str, key: str, entry: Entry) -> Path:
         """Where a manifest that was read is kept; written anew there, it is another file here."""
@@ -288,25 +298,25 @@ class RemoteStore(Store):
 
     def _found(self) -> dict[str, float]:
         """Key → when a run last found it."""
-        listed = self.depot.files.listing("found")
+        listed = self.remote.files.listing("found")
         found: dict[str, float] = {}
-        for path, data in self.depot.files.read_many(f"found/{name}" for name in listed).items():
+        for path, data in self.remote.files.read_many(f"found/{name}" for name in listed).items():
             when = listed[path.removeprefix("found/")].modified
             with suppress(ValueError, TypeError):  # a note that somebody spoilt spares nothing
                 found.update({key: max(found.get(key, 0.0), when) for key in json.loads(data)})
         return found
 
     def _inside(self, path: str) -> Path:
-        """Where a record is copied to. Raises `Terminal` on a name that leads elsewhere."""
+        """Where a record is copied to. Raises `FatalError` on a name that leads elsewhere."""
         if any(part in ("", ".", "..") for part in path.split("/")):
-            raise Terminal(f"{self.address}: a record is named {path!r}, which leads out of the store; remove it")
+            raise FatalError(f"{self.address}: a record is named {path!r}, which leads out of the store; remove it")
         return self.root / path
 
 
-def _holding(stage: str, key: str, files: dict[str, Entry], found: dict[str, float]) -> Holding:
+def _holding(stage: str, key: str, files: dict[str, Entry], found: dict[str, float]) -> StoredEntry:
     size = sum(entry.size for entry in files.values())
     made = max(entry.modified for entry in files.values())
-    return Holding(stage, key, MANIFEST in files, size, max(made, found.get(key, 0.0)))
+    return StoredEntry(stage, key, MANIFEST in files, size, max(made, found.get(key, 0.0)))
 
 
 def folder_name(url: str) -> str:

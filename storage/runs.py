@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.artifact import Artifact
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.store import Store
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -19,7 +19,7 @@ class Run:
 
     def __init__(self, store: Store, name: str) -> None:
         if not _NAME.fullmatch(name):
-            raise Terminal(f"run name {name!r}: use letters, digits, '.', '_' and '-', at most 100, e.g. demo-2")
+            raise FatalError(f"run name {name!r}: use letters, digits, '.', '_' and '-', at most 100, e.g. demo-2")
         self.name = name
         self.store = store
         self.folder = store.root / "runs" / name
@@ -69,14 +69,14 @@ class Run:
         return next((self.folder / "steps").glob("*.json"), None) is not None
 
     def _entry(self, path: Path) -> tuple[str, str, dict[str, str]]:
-        """Step, stage and keys that a file records; nothing where there is none. Raises `Terminal` on a damaged one."""
+        """Step, stage and keys that a file records; nothing where there is none. Raises `FatalError` on a damaged one."""
         try:
             entry = json.loads(path.read_bytes())
             return entry["step"], entry["stage"], dict(entry["partitions"])
         except FileNotFoundError:
             return "", "", {}
         except (ValueError, KeyError, TypeError) as error:
-            raise Terminal(
+            raise FatalError(
                 f"{path}: damaged; remove it and run the recipe again: what it named is found again"
             ) from error
 
@@ -91,9 +91,9 @@ def runs_of(store: Store) -> list[Run]:
 
 
 def find_run(store: Store, name: str) -> Run:
-    """The run of that name. Raises `Terminal` that lists what there is."""
+    """The run of that name. Raises `FatalError` that lists what there is."""
     run = Run(store, name)
     if not run.exists:
         names = ", ".join(other.name for other in runs_of(store)) or "none yet"
-        raise Terminal(f"no run {name!r} in {store.address}; runs there: {names}")
+        raise FatalError(f"no run {name!r} in {store.address}; runs there: {names}")
     return run

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.tables import SHARD_MEMBERS
 
 MEMBER = re.compile(r"(\d{12})\.(jpg|png|webp|bmp|json)")
@@ -59,7 +59,7 @@ class ShardReader:
         for row in index.to_pylist():
             match = MEMBER.fullmatch(row["member"])
             if match is None:
-                raise Terminal(f"{path}: member name {row['member']!r} is not allowed; rebuild the shard")
+                raise FatalError(f"{path}: member name {row['member']!r} is not allowed; rebuild the shard")
             self._members.setdefault(row["image_id"], {})[match[2]] = (row["offset"], row["size"])
         self._file = path.open("rb")
 
@@ -69,13 +69,13 @@ class ShardReader:
         return list(self._members)
 
     def read(self, image_id: int) -> Sample:
-        """One sample. Raises KeyError for an unknown id, `Terminal` when the tar is shorter than its index says."""
+        """One sample. Raises KeyError for an unknown id, `FatalError` when the tar is shorter than its index says."""
         members = {}
         for extension, (offset, size) in self._members[image_id].items():
             self._file.seek(offset)
             data = self._file.read(size)
             if len(data) != size:
-                raise Terminal(f"{self.path}: ends before member {image_id:012d}.{extension}; rebuild the shard")
+                raise FatalError(f"{self.path}: ends before member {image_id:012d}.{extension}; rebuild the shard")
             members[extension] = data
         return Sample(image_id, members)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.tables import CANDIDATES, CAPTIONS, IMAGES, RELATIONS, SHARD_MEMBERS, TRIPLETS
 
 SCHEMAS: Mapping[tuple[str, str], pa.Schema] = {
@@ -47,7 +47,7 @@ def is_current(schema: pa.Schema, name: str) -> bool:
 def upgrade(table: pa.Table, stage: str, name: str, where: str) -> pa.Table:
     """A table of an older version with today's columns. A table of a stage that is not ours comes back as it is.
 
-    Raises `Terminal` that names the column and the remedy when it can't be read as today's.
+    Raises `FatalError` that names the column and the remedy when it can't be read as today's.
     """
     wanted = SCHEMAS.get((stage, name))
     if wanted is None or _same(pa.struct(list(table.schema)), pa.struct(list(wanted))):
@@ -65,7 +65,7 @@ def _read_as(held: pa.Array, wanted: pa.DataType, path: str, where: str, stage: 
     if pa.types.is_struct(wanted) and pa.types.is_struct(held.type):
         unknown = {field.name for field in held.type} - {field.name for field in wanted}
         if unknown:
-            raise Terminal(
+            raise FatalError(
                 f"{where}: column {path}.{min(unknown)} is of another version of rlip; upgrade rlip, {_again(stage)}"
             )
         children = [_field(held, field, f"{path}.{field.name}", where, stage) for field in wanted]
@@ -78,7 +78,7 @@ def _read_as(held: pa.Array, wanted: pa.DataType, path: str, where: str, stage: 
             offsets.append(offsets[-1] + length)
         return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, type=wanted, mask=held.is_null())
     if held.type != wanted:
-        raise Terminal(f"{where}: column {path} holds {held.type}, this version reads {wanted}; {_again(stage)}")
+        raise FatalError(f"{where}: column {path} holds {held.type}, this version reads {wanted}; {_again(stage)}")
     return held
 
 
@@ -86,7 +86,7 @@ def _field(held: pa.Array, field: pa.Field, path: str, where: str, stage: str) -
     if held.type.get_field_index(field.name) >= 0:
         return _read_as(held.field(field.name), field.type, path, where, stage)
     if path not in ADDED:
-        raise Terminal(f"{where}: made by an older version, without column {path}; {_again(stage)}")
+        raise FatalError(f"{where}: made by an older version, without column {path}; {_again(stage)}")
     return pa.array([ADDED[path]] * len(held), field.type)
 
 

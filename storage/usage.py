@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from storage.local_store import size_of
 from storage.runs import runs_of
-from storage.store import Store, size_of
+from storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Usage:
 
 def usage_of(store: Store) -> Usage:
     """Measure a store: no file is read but the runs'."""
-    sizes = {stage: {held.key: held.size for held in store.holdings(stage) if held.whole} for stage in store.stages()}
+    sizes = {stage: {held.key: held.size for held in store.entries(stage) if held.whole} for stage in store.stages()}
     every = {key: size for found in sizes.values() for key, size in found.items()}
     needed = {
         run.name: {key for step in run.steps() for key in run.keys(step).values() if key in every}

@@ -16,8 +16,8 @@ from pipeline.stages.caption import CaptionStage
 from storage.artifact import Artifact
 from storage.digests import digest_file
 from storage.keys import KeyTerms
+from storage.local_store import LocalStore
 from storage.manifest import Counts, FileEntry, Manifest
-from storage.store import Store
 from storage.tables import IMAGES, write_table
 
 ONE_BOX = {"category": "dog", "x": 0, "y": 0, "w": 5, "h": 5, "crowd": False, "source_id": 1}
@@ -25,7 +25,7 @@ ONE_BOX = {"category": "dog", "x": 0, "y": 0, "w": 5, "h": 5, "crowd": False, "s
 
 def images_artifact(root: Path, images: Sequence[dict[str, Any]]) -> Artifact:
     """Rows of the images table, committed to a store at `root` as stage `ingest` commits its own."""
-    store, terms = Store(root), KeyTerms("ingest", 1, {}, {})
+    store, terms = LocalStore(root), KeyTerms("ingest", 1, {}, {})
     with store.draft() as draft:
         path = draft / "images.parquet"
         write_table(pa.Table.from_pylist(list(images), schema=IMAGES), path)

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.run.dag import Step
 from pipeline.runtime.execute import WorkItem
 from pipeline.runtime.settings import Settings
-from pipeline.runtime.stage import Inputs, Output, Rejected, Report, Stage
+from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from storage.artifact import Artifact
 from storage.keys import KeyTerms
 from storage.manifest import REJECTED_FILE
@@ -28,7 +28,7 @@ class Replayed(Stage):
         manifest = self.artifact.manifest
         return WorkItem(step, manifest.partition, KeyTerms(**manifest.terms))
 
-    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Copy the artifact's files to where the stage writes them."""
         manifest = self.artifact.manifest
         beside = [name for name in manifest.files if name not in (f"{self.writes}.parquet", REJECTED_FILE)]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 
 from pipeline.runtime.settings import Settings, runtime
-from pipeline.runtime.stage import Inputs, Output, Rejected, Report, Stage
-from storage.errors import Terminal, Transient
+from pipeline.runtime.stage import Inputs, Output, Partition, Rejected, ReportProgress, Stage
+from storage.errors import FatalError, RetryableError
+from storage.store import Store
 
 SCHEMA = pa.schema([("image_id", pa.int64()), ("process", pa.int64())])
 
@@ -34,11 +36,16 @@ class CountStage(Stage):
     schema = SCHEMA
     settings: CountSettings
 
+    def partitions(self, dataset: str, store: Store) -> Iterator[Partition]:
+        """Eight images in two partitions."""
+        for number in range(2):
+            yield Partition(f"{dataset}/{number:04d}", tuple(range(1 + 4 * number, 5 + 4 * number)), "eight")
+
     def open(self, given: Inputs) -> None:
         """Leave a mark, so that a test can count how often the stage was opened."""
         (self.settings.marks / f"open-{os.getpid()}").touch()
 
-    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Count the ids, or do what the settings ask for, once."""
         for done, image_id in enumerate(inputs.image_ids):
             once = self.settings.marks / f"once-{image_id}"
@@ -47,9 +54,9 @@ class CountStage(Stage):
                 os.kill(os.getpid(), signal.SIGKILL)
             if image_id == self.settings.waver_at and not once.exists():
                 once.touch()
-                raise Transient("the server did not answer")
+                raise RetryableError("the server did not answer")
             if image_id == self.settings.fail_at:
-                raise Terminal(f"image {image_id} is impossible")
+                raise FatalError(f"image {image_id} is impossible")
             report(done + 1, len(inputs.image_ids))
         rejected = [Rejected(i, "unloved") for i in inputs.image_ids if i == self.settings.reject_at]
         rows = [{"image_id": i, "process": os.getpid()} for i in inputs.image_ids if i != self.settings.reject_at]

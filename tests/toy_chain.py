@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.runtime.execute import WorkItem, carry_out
+from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.settings import Settings
-from pipeline.runtime.stage import Inputs, Output, Rejected, Report, Stage
+from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from storage.damage import find_damage
 from storage.keys import KeyTerms
 from storage.runs import Run
@@ -26,7 +26,7 @@ class First(Stage):
     writes = "images"
     schema = SCHEMA
 
-    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         (work / "beside.bin").write_bytes(b"beside" * 100)
         (work / "rough.tmp").write_bytes(b"left behind")
         table = pa.table({"image_id": inputs.image_ids}, schema=SCHEMA)
@@ -43,7 +43,7 @@ class Second(Stage):
     schema = SCHEMA
     whole = True
 
-    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         ids = [2 * row["image_id"] for row in inputs.table("images").to_pylist()]
         return Output(pa.table({"image_id": ids}, schema=SCHEMA))
 
@@ -65,7 +65,7 @@ def first_item() -> WorkItem:
 
 def carry(stage: type[Stage], item: WorkItem, store: Store) -> str:
     """Carry an item out; its key."""
-    return carry_out(stage(Settings()), item, store, lambda done, total, note="": None).key
+    return execute(stage(Settings()), item, store, lambda done, total, note="": None).key
 
 
 def bytes_of(store: Store) -> dict[str, Any]:

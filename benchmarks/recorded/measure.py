@@ -25,7 +25,7 @@ from models.official.names import place_of, share_of
 from models.postprocess import Pairs
 from models.predicate_losses import pseudo_labels
 from models.predictions import Predictions
-from models.stacked_predictions import Layered
+from models.stacked_predictions import StackedPredictions
 from models.target import Target
 from recorded.recording import Arrays, Recording, targets_in
 
@@ -108,7 +108,7 @@ def measure_loss(recording: Recording, given: Arrays) -> Arrays:
         losses = TaggerCriterion(settings)(predictions, targets)
     else:
         measured |= _outputs(predictions) | _pseudo_labels(recording, predictions, texts[1], targets)
-        matches = hungarian(Layered.of(predictions), targets, settings.match, official_compat=True)
+        matches = hungarian(StackedPredictions.of(predictions), targets, settings.match, official_compat=True)
         measured |= _matches(matches, [len(target.object_labels) for target in targets])
         losses = SetCriterion(settings)(predictions, targets, texts[1])
     losses["loss"].backward()
@@ -189,7 +189,11 @@ def _memory(encoded: Encoded) -> Arrays:
     batch, tokens = encoded.memory.shape[:2]
     texts = encoded.texts[0].shape[1]
     padding = torch.zeros(1, tokens, dtype=torch.bool) if encoded.padding is None else encoded.padding
-    hidden = torch.zeros(1, texts, dtype=torch.bool) if encoded.hidden_texts is None else encoded.hidden_texts
+    hidden = (
+        torch.zeros(1, texts, dtype=torch.bool)
+        if encoded.text_key_padding_mask is None
+        else encoded.text_key_padding_mask
+    )
     return {
         "mc.img_memory": encoded.memory.numpy(force=True),
         "mc.text_memory_resized": torch.stack(encoded.texts).transpose(1, 2).numpy(force=True),

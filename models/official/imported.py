@@ -16,7 +16,7 @@ from models.official.detector import from_detector
 from models.official.kind import Kind, kind_of
 from models.official.names import from_official, official_shapes, place_of
 from models.official.sizes import infer_config
-from models.state_dict_diff import misfits
+from models.state_dict_diff import state_dict_diff
 from models.weights import WeightsError, build
 
 NEW_TO_DETECTORS = (
@@ -86,7 +86,7 @@ def import_state(checkpoint: Checkpoint, overrides: Mapping[str, Any], seed: int
         expected = {place: shape for place, shape in expected.items() if place.name not in new}
     else:
         new = []
-    if wrong := misfits(
+    if wrong := state_dict_diff(
         {str(place): tuple(state[name].shape) for name, place in places.items()},
         {str(place): shape for place, shape in expected.items()},
         {str(place): sources[name] for name, place in places.items()},

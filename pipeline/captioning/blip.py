@@ -22,7 +22,7 @@ from pipeline.captioning.settings import CaptionSettings
 from pipeline.captioning.text_decoder import TextDecoder
 from pipeline.runtime.processes import choose_device
 from pipeline.runtime.stage import Rejected
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 _COMPACT_BELOW = 0.9
 
@@ -30,7 +30,7 @@ _COMPACT_BELOW = 0.9
 class BlipCaptioner:
     """Captions with a `BlipForConditionalGeneration`, on the device of worker number `worker`.
 
-    Raises `Terminal` when weights, tokenizer or prompt don't fit, or there is no such device.
+    Raises `FatalError` when weights, tokenizer or prompt don't fit, or there is no such device.
     """
 
     needs_images = True
@@ -158,12 +158,12 @@ class BlipCaptioner:
         settings, tokenizer = self._settings, self._tokenizer
         words: list[int] = tokenizer(settings.prompt, add_special_tokens=False)["input_ids"]
         if tokenizer.unk_token_id in words:
-            raise Terminal(
+            raise FatalError(
                 f"captioner model {settings.model}: its vocabulary lacks words of the prompt {settings.prompt!r} "
                 '(setting: prompt). Use the prompt it was trained with, or "" for none'
             )
         if len(words) + 1 >= settings.max_length:
-            raise Terminal(
+            raise FatalError(
                 f"max_length: {settings.max_length} tokens leave no room after the prompt {settings.prompt!r}, which "
                 f"takes {len(words) + 1} with the begin token; raise max_length or shorten the prompt"
             )

@@ -68,7 +68,7 @@ def merge(captions: Sequence[Caption]) -> list[Caption]:
 def open_captioner(settings: CaptionSettings, worker: int = 0) -> Captioner:
     """The captioner that the settings name, ready to work as one of several workers, from number 0 on.
 
-    Raises `Terminal` when its files, or the GPU that the settings name, are missing.
+    Raises `FatalError` when its files, or the GPU that the settings name, are missing.
     """
     if settings.captioner == "recorded":
         from pipeline.captioning.recorded import RecordedCaptioner

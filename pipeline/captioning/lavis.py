@@ -20,7 +20,7 @@ from pipeline.captioning.pixels import CLIP_DEVIATION, CLIP_MEAN, squared
 from pipeline.captioning.sampling import STEPS, uniforms
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.runtime.stage import Rejected
-from storage.errors import Terminal, Transient
+from storage.errors import FatalError, RetryableError
 
 WORKER = Path(__file__).with_name("lavis_worker.py")
 ATTEMPTS = 2
@@ -33,8 +33,8 @@ _SENT = {
 class LavisCaptioner:
     """Captions with LAVIS's `BlipCaption`; decoding and noise are those of `BlipCaptioner`.
 
-    The worker starts with the first batch and again after its death. Raises `Terminal` when environment, weights or
-    vocabulary are missing or LAVIS can't load them, `Transient` when the worker dies again of the same batch.
+    The worker starts with the first batch and again after its death. Raises `FatalError` when environment, weights or
+    vocabulary are missing or LAVIS can't load them, `RetryableError` when the worker dies again of the same batch.
     """
 
     needs_images = True
@@ -74,13 +74,13 @@ class LavisCaptioner:
             except _Died as died:
                 self.close()
                 if attempt == ATTEMPTS:
-                    raise Transient(
+                    raise RetryableError(
                         f"LAVIS's worker died {ATTEMPTS} times of images {image_ids[0]}…{image_ids[-1]} ({died}). If it "
                         "was killed for memory, lower batch_size or the number of workers"
                     ) from None
                 continue
             if "error" in answer:
-                raise Terminal(f"LAVIS failed on images {image_ids[0]}…{image_ids[-1]}:\n{answer['error']}")
+                raise FatalError(f"LAVIS failed on images {image_ids[0]}…{image_ids[-1]}:\n{answer['error']}")
             return [self._captions(found) for found in answer["captions"]]
         raise AssertionError("unreachable")
 
@@ -105,12 +105,12 @@ class LavisCaptioner:
             answer = worker.ask({**stated, **files, "mean": CLIP_MEAN, "deviation": CLIP_DEVIATION})
         except _Died as died:
             worker.end()
-            raise Terminal(
+            raise FatalError(
                 f"LAVIS's worker did not start ({died}). Build its environment anew with `make lavis-env`"
             ) from None
         if "error" in answer:
             worker.end()
-            raise Terminal(f"LAVIS can't load {self._weights}:\n{answer['error']}")
+            raise FatalError(f"LAVIS can't load {self._weights}:\n{answer['error']}")
         worker.side = answer["side"]
         return worker
 

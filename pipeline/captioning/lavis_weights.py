@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.captioning.lavis_worker import HEAD_WIDTH
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 _EMBEDDINGS = "text_decoder.bert.embeddings.word_embeddings.weight"
 NORM_EPSILON = 1e-6
@@ -43,7 +43,7 @@ def to_lavis(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a LAVIS `BlipCaption` by transformers' names. Raises `Terminal` for a name that no captioner has."""
+    """Weights of a LAVIS `BlipCaption` by transformers' names. Raises `FatalError` for a name that no captioner has."""
     return _renamed(state, _OUTSIDE, _IN_BLOCK, _BLOCK)
 
 
@@ -62,7 +62,7 @@ def convert(checkpoint: Path, vocabulary: Path, folder: Path) -> None:
     missing, unexpected = model.load_state_dict(weights, strict=False)
     missing = [name for name in missing if not name.endswith("position_ids")]
     if missing or unexpected:
-        raise Terminal(f"{checkpoint}: no captioning BLIP: lacks {missing[:3]}, holds {unexpected[:3]} beyond it")
+        raise FatalError(f"{checkpoint}: no captioning BLIP: lacks {missing[:3]}, holds {unexpected[:3]} beyond it")
     model.save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
     BertTokenizer(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
@@ -79,7 +79,7 @@ def _renamed(
         names, start, rest = (in_block, f"{block[1]}{found[1]}.", found[2]) if found else (outside, "", name)
         prefix = next((old for old in names if rest.startswith(old)), None)
         if prefix is None:
-            raise Terminal(f"{name}: no weight of a captioning BLIP; expected names like {', '.join([*outside][:3])}")
+            raise FatalError(f"{name}: no weight of a captioning BLIP; expected names like {', '.join([*outside][:3])}")
         renamed[start + names[prefix] + rest[len(prefix) :]] = values
     return renamed
 
@@ -91,7 +91,7 @@ def _sizes(weights: Mapping[str, Tensor], words: list[str]) -> dict[str, Any]:
     embedded = weights[_EMBEDDINGS]
     places = weights[vision + "embeddings.position_embedding"].shape[1] - 1
     if len(words) != len(embedded) or "[DEC]" not in words:
-        raise Terminal(
+        raise FatalError(
             f"the vocabulary has {len(words)} words with [DEC] and [ENC], the checkpoint {len(embedded)}: give the "
             "vocab.txt of bert-base-uncased, which BLIP was trained with"
         )

@@ -18,7 +18,7 @@ from pipeline.captioning.packed_linear import PackedLinear
 from pipeline.captioning.pixels import Pixels
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.runtime.processes import choose_device
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 LONGEST = 128
 """Tokens of a caption that are read."""
@@ -28,7 +28,7 @@ class MatchScorer:
     """Scores captions with a `BlipForImageTextRetrieval`; its image is encoded, and keyed for attention, once.
 
     The first token is [ENC], with which the head was trained (transformers' own example leaves [CLS] there).
-    Raises `Terminal` when the folder lacks files or holds another kind of model, or there is no such device.
+    Raises `FatalError` when the folder lacks files or holds another kind of model, or there is no such device.
     """
 
     def __init__(self, settings: CaptionSettings, worker: int = 0) -> None:
@@ -42,7 +42,7 @@ class MatchScorer:
         )
         missing = sorted(loading["missing_keys"])
         if missing:
-            raise Terminal(
+            raise FatalError(
                 f"{folder}: no BlipForImageTextRetrieval, it lacks {missing[:3]} (setting: "
                 "filter). Use a model with a matching head, e.g. Salesforce/blip-itm-large-coco"
             )

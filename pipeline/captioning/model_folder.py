@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 _HUB_PATTERNS = ["*.json", "*.txt", "model*.safetensors"]
@@ -13,7 +13,7 @@ _HUB_PATTERNS = ["*.json", "*.txt", "model*.safetensors"]
 def find_model(model: str, hub: bool, setting: str = "model") -> Path:
     """The folder of a model given as a folder or as a name on the hub; a download happens only with `hub`.
 
-    Raises `Terminal` that names what is missing, the setting and the ways to get it.
+    Raises `FatalError` that names what is missing, the setting and the ways to get it.
     """
     folder = Path(model).expanduser()
     if not folder.is_dir():
@@ -22,19 +22,19 @@ def find_model(model: str, hub: bool, setting: str = "model") -> Path:
     lacking += [] if any(folder.glob("model*.safetensors")) else ["model.safetensors"]
     lacking += [] if any((folder / name).is_file() for name in _TOKENIZER_FILES) else [" or ".join(_TOKENIZER_FILES)]
     if lacking:
-        raise Terminal(
+        raise FatalError(
             f"captioner model {folder}: lacks {', '.join(lacking)} (setting: {setting}). {_ways(model, setting)}"
         )
     return folder
 
 
 def find_lavis_model(model: str) -> tuple[Path, Path]:
-    """The checkpoint and the vocabulary in a folder for LAVIS. Raises `Terminal` that says what the folder must hold."""
+    """The checkpoint and the vocabulary in a folder for LAVIS. Raises `FatalError` that says what the folder must hold."""
     folder = Path(model).expanduser()
     checkpoints, vocabulary = sorted(folder.glob("*.pth")), folder / "vocab.txt"
     if len(checkpoints) != 1 or not vocabulary.is_file():
         found = ", ".join(path.name for path in sorted(folder.iterdir())[:10]) if folder.is_dir() else "no such folder"
-        raise Terminal(
+        raise FatalError(
             f"captioner model {folder} ({found}; setting: model): captioner 'lavis' wants a folder with one BLIP "
             "checkpoint (*.pth, e.g. model_large_caption.pth) and the vocab.txt of bert-base-uncased"
         )
@@ -42,10 +42,10 @@ def find_lavis_model(model: str) -> tuple[Path, Path]:
 
 
 def find_lavis_python(python: Path) -> Path:
-    """The Python of LAVIS's environment. Raises `Terminal` that says how to build it."""
+    """The Python of LAVIS's environment. Raises `FatalError` that says how to build it."""
     found = python.expanduser()
     if not found.is_file():
-        raise Terminal(
+        raise FatalError(
             f"{found}: no such file (setting: lavis_python), where captioner 'lavis' expects the Python of LAVIS's "
             "environment. Run `make lavis-env`, or set captioner to 'blip', which needs none"
         )
@@ -59,12 +59,12 @@ def _from_hub(model: str, hub: bool, setting: str) -> Path:
     try:
         return Path(snapshot_download(model, allow_patterns=_HUB_PATTERNS, local_files_only=not hub))
     except HFValidationError:
-        raise Terminal(
+        raise FatalError(
             f"captioner model {model}: no such folder (setting: {setting}). {_ways(model, setting)}"
         ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         tried = "the hub did not give it" if hub else "not in the local hub cache, and hub = false"
-        raise Terminal(
+        raise FatalError(
             f"captioner model {model}: no such folder, {tried} (setting: {setting}). {_ways(model, setting)}"
         ) from error
 

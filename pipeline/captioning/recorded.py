@@ -22,7 +22,7 @@ from pipeline.captioning.captioner import Caption, Picture
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.datasets.annotations import NO_IMAGE, as_id, shown
 from pipeline.runtime.stage import Rejected
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.tables import CAPTIONS, read_table
 
 LONGEST_TEXT = 2000
@@ -86,16 +86,16 @@ class RecordedCaptioner:
 
 
 def _read(path: Path) -> Iterator[_Found]:
-    """The captions of one file. Raises `Terminal` when it is missing or holds something else."""
+    """The captions of one file. Raises `FatalError` when it is missing or holds something else."""
     if not path.is_file():
-        raise Terminal(f"{path}: no such file (setting: recorded); expected {EXPECTED}")
+        raise FatalError(f"{path}: no such file (setting: recorded); expected {EXPECTED}")
     if path.suffix == ".parquet":
         yield from _from_parquet(path)
         return
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise Terminal(f"{path}: can't be read as JSON ({error}); expected {EXPECTED}") from error
+        raise FatalError(f"{path}: can't be read as JSON ({error}); expected {EXPECTED}") from error
     yield from _from_json(content, path)
 
 
@@ -108,7 +108,7 @@ def _from_json(content: Any, path: Path) -> Iterator[_Found]:
     elif isinstance(content, list):
         yield from _from_rows(content, path, only_caption=False)
     else:
-        raise Terminal(f"{path}: holds neither a JSON object nor a list; expected {EXPECTED}")
+        raise FatalError(f"{path}: holds neither a JSON object nor a list; expected {EXPECTED}")
 
 
 def _from_rows(rows: list[Any], path: Path, only_caption: bool) -> Iterator[_Found]:
@@ -127,7 +127,7 @@ def _from_parquet(path: Path) -> Iterator[_Found]:
     try:
         table = read_table(path, CAPTIONS)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise Terminal(f"{path}: not a captions table ({error}); expected {EXPECTED}") from error
+        raise FatalError(f"{path}: not a captions table ({error}); expected {EXPECTED}") from error
     for row in table.to_pylist():
         for caption in row["captions"] or ():
             yield _Found(

@@ -102,10 +102,10 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Tell how an image's labels came to be: file, captions, words, boxes, scores, place in a shard."""
-    from pipeline.cli.lineage import print_birth
+    from pipeline.cli.lineage import print_lineage
 
     with _told():
-        print_birth(store, image, run_name, as_json)
+        print_lineage(store, image, run_name, as_json)
 
 
 @app.command()
@@ -344,9 +344,11 @@ class _told:  # noqa: N801 - reads as a verb where it is used
         if isinstance(error, KeyboardInterrupt):
             sys.stderr.write(f"\n{RESUME}\n")
             raise typer.Exit(130) from None
-        from storage.errors import PipelineError, Transient
+        from storage.errors import PipelineError, RetryableError
 
         if isinstance(error, PipelineError):
-            advice = "\nThis may pass: run the same command again to resume." if isinstance(error, Transient) else ""
+            advice = (
+                "\nThis may pass: run the same command again to resume." if isinstance(error, RetryableError) else ""
+            )
             sys.stderr.write(f"Error: {error}{advice}\n")
             raise typer.Exit(1) from None

@@ -18,7 +18,7 @@ from pipeline.cli.why import causes_of
 from pipeline.report.console import table
 from pipeline.report.formatting import harmless
 from storage.artifact import Artifact
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.open_store import Address, existing_store
 from storage.runs import Run, find_run
 from storage.store import Store
@@ -149,13 +149,13 @@ def _counted(title: str, what: str, counted: Mapping[str, Counter[str]]) -> Tabl
 def difference(before: Run, after: Run) -> Difference:
     """Compare two runs' relations, partition by partition; equal artifacts are not read twice.
 
-    Raises `Terminal` when a run has no relations.
+    Raises `FatalError` when a run has no relations.
     """
     found = Difference()
     old, new = before.artifacts(STEP), after.artifacts(STEP)
     for run, artifacts in ((before, old), (after, new)):
         if not artifacts:
-            raise Terminal(f"run {run.name!r} has no artifacts of step {STEP!r}: nothing to compare")
+            raise FatalError(f"run {run.name!r} has no artifacts of step {STEP!r}: nothing to compare")
     for partition in sorted(old.keys() | new.keys()):
         one, other = old.get(partition), new.get(partition)
         labels = _labels(one), _labels(other) if one != other else {}

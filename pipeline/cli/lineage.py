@@ -15,7 +15,7 @@ from rich.text import Text
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.report.formatting import harmless
 from storage.artifact import Artifact
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.open_store import Address, existing_store
 from storage.runs import Run, find_run, runs_of
 from storage.store import Store
@@ -24,7 +24,7 @@ _IMAGE_ID = re.compile("[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
-class Birth:
+class Lineage:
     """All that a run knows of one image. Rows are as in the tables; digests are those in the artifacts' keys."""
 
     run: str
@@ -46,10 +46,10 @@ class Birth:
         return dict(vars(self))
 
 
-def print_birth(root: Address, image: str, run_name: str | None, as_json: bool) -> None:
+def print_lineage(root: Address, image: str, run_name: str | None, as_json: bool) -> None:
     """Print how an image's labels came to be."""
     store = existing_store(root)
-    birth = birth_of(find_run(store, run_name) if run_name is not None else _only_run(store), image)
+    birth = lineage_of(find_run(store, run_name) if run_name is not None else _only_run(store), image)
     if as_json:
         print(json.dumps(birth.as_json(), ensure_ascii=False, default=str))
         return
@@ -58,8 +58,8 @@ def print_birth(root: Address, image: str, run_name: str | None, as_json: bool) 
         console.print(Text(line), soft_wrap=True)
 
 
-def birth_of(run: Run, image: str) -> Birth:
-    """What the run knows of an image, named by id, by `dataset/id`, or by its file. Raises `Terminal` for none or many."""
+def lineage_of(run: Run, image: str) -> Lineage:
+    """What the run knows of an image, named by id, by `dataset/id`, or by its file. Raises `FatalError` for none or many."""
     partition, row = _find(run, image)
     image_id = row["image_id"]
     at = {step: found[partition] for step in run.steps() if partition in (found := run.artifacts(step))}
@@ -67,7 +67,7 @@ def birth_of(run: Run, image: str) -> Birth:
     triplets = _items(at.get("parse"), "triplets", image_id)
     labels = sorted(_items(at.get("tag"), "relations", image_id), key=lambda label: -label["score"])
     mentions = _mentions(at.get("tag"), image_id)
-    return Birth(
+    return Lineage(
         run=run.name,
         partition=partition,
         image=row,
@@ -102,11 +102,11 @@ def _find(run: Run, image: str) -> tuple[str, dict[str, Any]]:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise Terminal(
+        raise FatalError(
             f"run {run.name!r} has no image {image!r}; name it by id, by set and id (coco/42) or by its file"
         )
     names = ", ".join(f"{row['dataset']}/{row['image_id']}" for _, row in found)
-    raise Terminal(f"{image!r} names {len(found)} images: {names}; name one of them")
+    raise FatalError(f"{image!r} names {len(found)} images: {names}; name one of them")
 
 
 def _items(artifact: Artifact | None, table: str, image_id: int) -> list[dict[str, Any]]:
@@ -162,11 +162,11 @@ def _only_run(store: Store) -> Run:
     runs = runs_of(store)
     if len(runs) != 1:
         names = ", ".join(run.name for run in runs) or "none yet"
-        raise Terminal(f"{store.address} has {len(runs)} runs ({names}): say which one")
+        raise FatalError(f"{store.address} has {len(runs)} runs ({names}): say which one")
     return runs[0]
 
 
-def _lines(birth: Birth) -> Iterator[str]:
+def _lines(birth: Lineage) -> Iterator[str]:
     row = birth.image
     yield f"image {row['dataset']}/{row['image_id']}: {row['uri']}, {row['width']}x{row['height']}, digest {row['digest'][:12]}"
     yield f"  in partition {birth.partition} of run {birth.run}"

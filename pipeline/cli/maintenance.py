@@ -13,10 +13,9 @@ from rich.progress import track
 from pipeline.report.console import table
 from pipeline.report.formatting import bytes_in_words
 from storage.damage import Damage, find_damage
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.garbage import find_garbage
 from storage.open_store import Address, existing_store
-from storage.remote_store import RemoteStore
 from storage.runs import find_run
 from storage.store import Store
 from storage.usage import Share, usage_of
@@ -27,7 +26,7 @@ DAY = 86400.0
 def verify(root: Address, run_name: str | None, repair: bool, as_json: bool) -> None:
     """Read every artifact of a run or of the store again; say what is damaged, and with `repair` remove it.
 
-    Raises `Terminal` when damage stays in the store, so that scripts see it.
+    Raises `FatalError` when damage stays in the store, so that scripts see it.
     """
     store = existing_store(root)
     if repair:
@@ -44,7 +43,7 @@ def verify(root: Address, run_name: str | None, repair: bool, as_json: bool) -> 
         for damage in found:
             print(f"  {damage.stage} {damage.key[:12]}: {damage.what}{_needed(damage)}")
     if found and not repair:
-        raise Terminal("the store is damaged; `rlip verify --repair` removes what is, and the next run rebuilds it")
+        raise FatalError("the store is damaged; `rlip verify --repair` removes what is, and the next run rebuilds it")
 
 
 def collect_garbage(root: Address, grace_days: float, delete: bool, as_json: bool) -> None:
@@ -55,11 +54,9 @@ def collect_garbage(root: Address, grace_days: float, delete: bool, as_json: boo
     before = time.time() - grace_days * DAY
     found = list(find_garbage(store, before))
     if delete:
-        store.sweep()
         for garbage in found:
             garbage.remove(store, before)
-        if isinstance(store, RemoteStore):
-            store.drop_copies(before)
+        store.drop_leftovers(before)
     size = sum(garbage.size for garbage in found)
     if as_json:
         listed = [{"folder": g.name, "what": g.what, "size": g.size} for g in found]
@@ -102,7 +99,7 @@ def remove_run(root: Address, run_name: str, as_json: bool) -> None:
 def _remove(store: Store, found: list[Damage]) -> int:
     """Remove what is there of damaged artifacts; how many those are."""
     places = {(damage.stage, damage.key) for damage in found}
-    held = {(each.stage, each.key) for stage in {s for s, _ in places} for each in store.holdings(stage)}
+    held = {(each.stage, each.key) for stage in {s for s, _ in places} for each in store.entries(stage)}
     for stage, key in places & held:
         store.discard(stage, key)
     return len(places & held)

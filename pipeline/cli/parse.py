@@ -10,21 +10,23 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.report.formatting import harmless
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 
 def show_parse(console: Console, caption: str, model: str, as_json: bool = False) -> None:
-    """Parse one caption and show what is found. Raises `Terminal` when the model is missing or the caption refused."""
+    """Parse one caption and show what is found. Raises `FatalError` when the model is missing or the caption refused."""
     from tagger.parsing.full_predicate import full_predicate
     from tagger.parsing.parser import ParserUnavailableError, load_parser, parse_captions, refusal
 
     reason = refusal(caption)
     if reason is not None:
-        raise Terminal(f"caption {reason}: {caption[:60]!r} is not parsed; at most 1,000 characters, with some letters")
+        raise FatalError(
+            f"caption {reason}: {caption[:60]!r} is not parsed; at most 1,000 characters, with some letters"
+        )
     try:
         [triplets] = parse_captions([caption], load_parser(model), implied=True)
     except ParserUnavailableError as error:
-        raise Terminal(str(error)) from error
+        raise FatalError(str(error)) from error
     if as_json:
         rows = [{**asdict(triplet), "predicate_full": full_predicate(triplet)} for triplet in triplets]
         console.print_json(json.dumps(rows))

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.report.formatting import harmless
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.manifest import REJECTED_FILE
 from storage.open_store import Address, existing_store
 from storage.runs import Run, find_run
@@ -55,13 +55,13 @@ def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
     """Names of the columns and the rows of a query over the run's tables; it can read these and no file, address or store.
 
     Tables are named as the stages name them (`images`, `relations`, `rejected`), with the step's arm where several steps
-    write one (`shards_pseudo`); column `partition` comes with each. Raises `Terminal` on what can't be carried out, which
+    write one (`shards_pseudo`); column `partition` comes with each. Raises `FatalError` on what can't be carried out, which
     may show only when the rows are asked for.
     """
     try:
         import duckdb
     except ImportError as error:
-        raise Terminal("rlip query needs DuckDB: pip install 'rlip[query]'") from error
+        raise FatalError("rlip query needs DuckDB: pip install 'rlip[query]'") from error
     connection = duckdb.connect(config={"enable_external_access": False, "lock_configuration": True})
     tables: list[str] = []
 
@@ -70,7 +70,7 @@ def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
         try:
             yield
         except (duckdb.Error, pa.ArrowException, OSError) as error:
-            raise Terminal(f"{sql}: {error}; tables of run {run.name!r}: {', '.join(sorted(tables))}") from error
+            raise FatalError(f"{sql}: {error}; tables of run {run.name!r}: {', '.join(sorted(tables))}") from error
 
     with told():
         for name, dataset in _tables(run):
@@ -79,7 +79,7 @@ def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
         # Of several statements, and of some by themselves, this call carries out all it can.
         answer = _stoppable(connection, lambda: connection.sql(sql))
         if answer is None:
-            raise Terminal(f"{sql!r} asks for no rows; e.g. 'select count(*) from {min(tables, default='images')}'")
+            raise FatalError(f"{sql!r} asks for no rows; e.g. 'select count(*) from {min(tables, default='images')}'")
         reader = _stoppable(connection, lambda: answer.to_arrow_reader(_BATCH))
     names = _distinct(reader.schema.names)
 

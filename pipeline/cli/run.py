@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -14,37 +15,42 @@ from rich.text import Text
 from pipeline.cli.show import show_run as _show_run
 from pipeline.report.console import outcome_json, print_outcome
 from pipeline.report.formatting import harmless
+from pipeline.report.steps import Outcome
 from pipeline.report.trained_tagger import TrainedTagger
-from pipeline.run.conclude import conclude
+from pipeline.run.context import RunContext
 from pipeline.run.doctor import examine, require
-from pipeline.run.forecast import why_due
-from pipeline.run.planner import Chain
+from pipeline.run.forecast import forecast
+from pipeline.run.planner import Planner
 from pipeline.run.prepare import read_annotations, write_world
-from pipeline.run.progress import open_display
-from pipeline.run.recipe import Recipe, load_recipe
-from storage.errors import Terminal
-from storage.open_store import Address, existing_store, open_store
-from storage.runs import Run
+from pipeline.run.progress import Display, open_display
+from pipeline.run.recipe import load_recipe
+from pipeline.run.runner import conclude, logged_run
+from storage.errors import FatalError
+from storage.open_store import Address, existing_store
 
 
-def run_recipe(path: Path, overrides: Sequence[str], runner: str, as_json: bool, until: str | None = None) -> Recipe:
-    """Run a recipe by the named runner, all of it or `until` a stage, and show what came out."""
+def run_recipe(
+    path: Path, overrides: Sequence[str], runner: str, as_json: bool, until: str | None = None
+) -> RunContext:
+    """Run a recipe with the named runner, all of it or `until` a stage, and show what came out."""
     recipe = load_recipe(path, overrides if until is None else [*overrides, f"run.until={until}"])
-    console = Console(stderr=as_json)
-    with open_display(console, as_json) as display:
-        outcome = _runner(runner)(recipe, display)
-    figures, report = conclude(recipe, Run(open_store(recipe.store), recipe.name), outcome)
+    context, console = RunContext(recipe), Console(stderr=as_json)
+    with logged_run(context, runner) as log_file:
+        with open_display(console, as_json) as display:
+            outcome = _runner(runner)(context, display)
+        figures, report = conclude(context, outcome)
     if as_json:
-        print(json.dumps(outcome_json(outcome, figures, report)))
+        print(json.dumps(outcome_json(outcome, figures, report) | {"log": str(log_file)}))
     else:
         print_outcome(console, outcome, figures, report)
-    return recipe
+        console.print(Text(f"Log: {log_file}"), soft_wrap=True)
+    return context
 
 
 def train_tagger(path: Path, overrides: Sequence[str], runner: str, as_json: bool) -> None:
     """Run a recipe until its tagger is trained; say how good it is and where its weights are."""
-    recipe = run_recipe(path, overrides, runner, as_json, until="train_tagger")
-    (tagger,) = Run(open_store(recipe.store), recipe.name).artifacts("train_tagger").values()
+    context = run_recipe(path, overrides, runner, as_json, until="train_tagger")
+    (tagger,) = context.run.artifacts("train_tagger").values()
     trained = TrainedTagger.of(tagger)
     if as_json:
         print(json.dumps(trained.as_json()))
@@ -53,14 +59,12 @@ def train_tagger(path: Path, overrides: Sequence[str], runner: str, as_json: boo
 
 
 def plan_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
-    """Print each step's cached and due partitions, down to where the chain must be run to know more."""
-    recipe = load_recipe(path, overrides)
-    require(recipe)
+    """Print each step's cached and due partitions, down to where the chain must run to know more."""
+    context = RunContext(load_recipe(path, overrides))
+    require(context)
     with open_display(Console(stderr=True), as_json=False) as display:
-        read_annotations(recipe, display.reading)
-    rows = [
-        {"step": step.step, "cached": step.cached, "due": step.due, "why": step.why} for step in why_due(Chain(recipe))
-    ]
+        read_annotations(context, display.reading)
+    rows = [asdict(step) for step in forecast(Planner(context))]
     if as_json:
         print(json.dumps(rows))
         return
@@ -81,7 +85,7 @@ def make_scenes(folder: Path, path: Path, overrides: Sequence[str], as_json: boo
 
     recipe = load_recipe(path, overrides)
     if recipe.scenes is None:
-        raise Terminal(f"{path} has no [scenes] section; name one that has, e.g. --recipe recipes/demo.toml")
+        raise FatalError(f"{path} has no [scenes] section; name one that has, e.g. --recipe recipes/demo.toml")
     with Progress(console=Console(stderr=True), disable=as_json) as progress:
         bar = progress.add_task("scenes")
         write_world(folder, recipe.scenes, lambda done, total: progress.update(bar, completed=done, total=total))
@@ -90,7 +94,7 @@ def make_scenes(folder: Path, path: Path, overrides: Sequence[str], as_json: boo
 
 def examine_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
     """Print what the doctor finds; exit code 1 when something is missing."""
-    findings = list(examine(load_recipe(path, overrides)))
+    findings = list(examine(RunContext(load_recipe(path, overrides))))
     if as_json:
         print(json.dumps([vars(finding) for finding in findings]))
     else:
@@ -100,10 +104,11 @@ def examine_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
         Console().print(table)
     missing = [finding for finding in findings if finding.state == "missing"]
     if missing:
-        raise Terminal(f"{len(missing)} thing(s) missing for {path}, see above")
+        raise FatalError(f"{len(missing)} thing(s) missing for {path}, see above")
 
 
-def _runner(name: str):  # type: ignore[no-untyped-def]
-    """The function that carries recipes out, found by name so that the pipeline need not know who drives it."""
+def _runner(name: str) -> Callable[[RunContext, Display], Outcome]:
+    """The function that runs recipes, found by entry point so that the pipeline need not know what drives it."""
     (entry,) = entry_points(group="rlip.runners", name=name)
-    return entry.load()
+    found: Callable[[RunContext, Display], Outcome] = entry.load()
+    return found

@@ -17,7 +17,7 @@ from pipeline.report.label_view import LabelView
 from pipeline.report.quarantine import sampled
 from pipeline.report.steps import StepSummary, summaries
 from storage.artifact import Artifact
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.manifest import REJECTED_FILE
 from storage.runs import Run, find_run, runs_of
 from storage.store import Store
@@ -31,7 +31,7 @@ def show_run(
 ) -> None:
     """Show the runs of a store, one run's steps, or one step with sample rows and rows in quarantine.
 
-    `step` may also be a stage's name when one step of that stage was recorded. Raises `Terminal` that names what
+    `step` may also be a stage's name when one step of that stage was recorded. Raises `FatalError` that names what
     exists when there is no such run or step.
     """
     if run_name is None:
@@ -136,7 +136,7 @@ def _find_step(run: Run, found: list[StepSummary], name: str) -> StepSummary:
         return chosen[0]
     what = f"{len(of_stage)} steps of stage" if of_stage else "no step"
     steps = ", ".join(summary.step for summary in of_stage or found) or "none yet"
-    raise Terminal(f"run {run.name!r} has {what} {name!r}; name one of: {steps}")
+    raise FatalError(f"run {run.name!r} has {what} {name!r}; name one of: {steps}")
 
 
 def _print_json(console: Console, value: dict[str, Any]) -> None:

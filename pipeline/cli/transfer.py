@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.progress import Progress
 
-from storage.errors import Terminal
-from storage.object_store_artifacts import Depot, steps_of
+from storage.errors import FatalError
+from storage.object_store_artifacts import ObjectStoreArtifacts, steps_of
 from storage.open_store import Address, existing_store, open_store
 from storage.runs import Run, find_run
 
@@ -30,39 +30,41 @@ class Copied:
 def print_push(root: Address, run_name: str, url: str, as_json: bool) -> None:
     """Push a run, with a bar."""
     run = find_run(existing_store(root), run_name)
-    _show(lambda report: push(run, Depot(url), report), as_json)
+    _show(lambda report: push(run, ObjectStoreArtifacts(url), report), as_json)
 
 
 def print_pull(root: Address, run_name: str, url: str, as_json: bool) -> None:
     """Pull a run, with a bar."""
     run = Run(open_store(root), run_name)
-    _show(lambda report: pull(run, Depot(url), report), as_json)
+    _show(lambda report: pull(run, ObjectStoreArtifacts(url), report), as_json)
 
 
-def push(run: Run, depot: Depot, report: Report = lambda done, total: None) -> Copied:
-    """Copy a run's artifacts that the depot lacks, then its records. Stopped half-way, it goes on where it was.
+def push(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, total: None) -> Copied:
+    """Copy a run's artifacts that the remote lacks, then its records. Stopped half-way, it goes on where it was.
 
-    Raises `Terminal` when the run names an artifact that the store has lost, or that is damaged here.
+    Raises `FatalError` when the run names an artifact that the store has lost, or that is damaged here.
     """
     places = [(run.stage(step), key) for step in run.steps() for key in run.keys(step).values()]
-    here = {stage: depot.keys(stage) for stage in {stage for stage, _ in places}}
+    here = {stage: remote.keys(stage) for stage in {stage for stage, _ in places}}
     lacking = [(stage, key) for stage, key in dict.fromkeys(places) if key not in here[stage]]
     for done, (stage, key) in enumerate(lacking):
         report(done, len(lacking))
         artifact = run.store.find(stage, key)
         if artifact is None:
-            raise Terminal(f"run {run.name!r} needs {stage} {key[:12]}, which the store has lost; run its recipe again")
+            raise FatalError(
+                f"run {run.name!r} needs {stage} {key[:12]}, which the store has lost; run its recipe again"
+            )
         artifact.require_whole()
-        depot.put(artifact)
-    depot.put_run(run)
+        remote.put(artifact)
+    remote.put_run(run)
     report(len(lacking), len(lacking))
     return Copied(len(set(places)), len(lacking))
 
 
-def pull(run: Run, depot: Depot, report: Report = lambda done, total: None) -> Copied:
+def pull(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, total: None) -> Copied:
     """Copy the artifacts that the run's store lacks, checked by digest, then record the run. Goes on where it was."""
-    records = depot.run_records(run.name)
-    steps = steps_of(records, depot.url)
+    records = remote.run_records(run.name)
+    steps = steps_of(records, remote.url)
     places = list(dict.fromkeys((s["stage"], key) for s in steps.values() for key in s["partitions"].values()))
     have = {
         stage: set(run.store.find_all(stage, [k for s, k in places if s == stage])) for stage in {s for s, _ in places}
@@ -70,7 +72,7 @@ def pull(run: Run, depot: Depot, report: Report = lambda done, total: None) -> C
     lacking = [(stage, key) for stage, key in places if key not in have[stage]]
     for done, (stage, key) in enumerate(lacking):
         report(done, len(lacking))
-        depot.get(stage, key, run.store)
+        remote.get(stage, key, run.store)
     for step, entry in steps.items():
         run.record(step, entry["stage"], entry["partitions"])
     for path, data in records.items():

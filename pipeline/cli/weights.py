@@ -20,7 +20,7 @@ from models.official.kind import kind_of
 from models.state_dict_diff import grouped
 from models.weights import WeightsError, is_own, read_config, read_shapes, write
 from pipeline.runtime.settings import apply_override
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 
 def import_weights(
@@ -28,10 +28,12 @@ def import_weights(
 ) -> None:
     """Write an official checkpoint as weights of this project, and say what became of its parameters.
 
-    Raises `Terminal` before anything is written when a parameter does not fit or a setting is unknown.
+    Raises `FatalError` before anything is written when a parameter does not fit or a setting is unknown.
     """
     if out.is_dir() or out.resolve() == file.resolve():
-        raise Terminal(f"{out}: is {'a folder' if out.is_dir() else 'the checkpoint itself'}; name a new file to write")
+        raise FatalError(
+            f"{out}: is {'a folder' if out.is_dir() else 'the checkpoint itself'}; name a new file to write"
+        )
     given: dict[str, Any] = {}
     for override in overrides:
         apply_override(given, override)
@@ -91,7 +93,7 @@ def _as_terminal() -> Iterator[None]:
     try:
         yield
     except (WeightsError, ConfigError, OSError) as error:
-        raise Terminal(str(error)) from error
+        raise FatalError(str(error)) from error
 
 
 def _write_whole(imported: Imported, out: Path) -> None:

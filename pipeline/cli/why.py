@@ -13,7 +13,7 @@ from rich.text import Text
 
 from storage.artifact import Artifact
 from storage.changes import Change, changes
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.open_store import Address, existing_store
 from storage.runs import Run, find_run
 from storage.store import Store
@@ -77,15 +77,15 @@ def why(run: Run, step: str, partition: str | None = None) -> Iterator[Why]:
     """Why each partition of a run's step (or one) is another artifact than the nearest that the store has beside it.
 
     Nearest is what was made for the same partition with the fewest terms that differ, and is no part of the run.
-    Raises `Terminal` for a step or partition that the run does not have.
+    Raises `FatalError` for a step or partition that the run does not have.
     """
     artifacts = run.artifacts(step)
     if not artifacts:
-        raise Terminal(
+        raise FatalError(
             f"run {run.name!r} has no artifacts of step {step!r}; its steps: {', '.join(sorted(run.steps()))}"
         )
     if partition is not None and partition not in artifacts:
-        raise Terminal(f"step {step!r} has no partition {partition!r}; it has {_some(list(artifacts))}")
+        raise FatalError(f"step {step!r} has no partition {partition!r}; it has {_some(list(artifacts))}")
     own = {key for other in run.steps() for key in run.keys(other).values()}
     beside: dict[str, list[Artifact]] = {}
     for other in run.store.artifacts(run.stage(step)):

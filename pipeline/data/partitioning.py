@@ -1,18 +1,62 @@
-"""Partitioning: a data set is cut once into stored partitions, and new images append partitions, so nothing old moves."""
+"""Partitioning: a data set is cut once into stored partitions; new images append partitions, so nothing old moves."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pipeline.data.images.refs import ImagePlace, state_of
+from pipeline.data.datasets.record import ImageRecord
+from pipeline.data.datasets.record_index import RecordIndex, open_index
+from pipeline.data.datasets.source import DataSource
+from pipeline.data.images.folders import open_folder
+from pipeline.data.images.opening import BadImage, fingerprint
+from pipeline.data.images.refs import ImageRef, state_of
+from pipeline.runtime.stage import Partition
 from storage.atomic import write_atomic
-from storage.errors import Terminal
+from storage.digests import digest_json
+from storage.errors import FatalError
+from storage.store import Store
+
+_SETTLED_NS = 2_000_000_000
+"""A file changed less than this before it was read may change again within the same tick of its time stamp."""
+
+
+def partition_dataset(
+    source: DataSource, size: int, indexes: Path | None, fingerprint_by: Literal["bytes", "stat"], store: Store
+) -> Iterator[Partition]:
+    """The partitions of a data set: the stored cut, extended by new images. Ids that left the set are left out."""
+    open_folder(source.images).refresh()
+    index = index_of(source, indexes)
+    index.require_one_image()
+    # Sets in other recipes may have the same name: the place of their annotations tells them apart.
+    path = store.root / "cuts" / f"{source.name}-{digest_json(str(source.annotations.absolute()))[:12]}.json"
+    stored = load_cut(path)
+    cut = extend_cut(stored, index.ids.tolist(), size)
+    if cut != stored:
+        store.put(path, json.dumps({"partitions": cut}).encode())
+    remembered = PartitionDigests(index.folder)
+    for number, image_ids in enumerate(cut):
+        present = index.present(image_ids)
+        digest = remembered.find(number, index.refs(present), [fingerprint_by, present])
+        if digest is None:
+            described = [_described(record, fingerprint_by) for record in index.records(present)]
+            lost = [[reject.image_id, reject.reason, reject.value] for reject in index.lost] if number == 0 else []
+            digest = digest_json([source.split, described, lost])
+            remembered.keep(number, digest)
+        yield Partition(f"{source.name}/{number:04d}", present, digest)
+    remembered.save()
+
+
+@lru_cache(maxsize=8)
+def index_of(source: DataSource, folder: Path | None) -> RecordIndex:
+    """The records of a source, opened once per process."""
+    return open_index(source, folder)
 
 
 def extend_cut(cut: Sequence[Sequence[int]], image_ids: Sequence[int], size: int) -> list[list[int]]:
@@ -23,34 +67,25 @@ def extend_cut(cut: Sequence[Sequence[int]], image_ids: Sequence[int], size: int
 
 
 def load_cut(path: Path) -> list[list[int]]:
-    """The stored cut, or an empty one. Raises `Terminal` on a damaged one."""
+    """The stored cut, or an empty one. Raises `FatalError` when it is damaged."""
     try:
         found: list[list[int]] = json.loads(path.read_bytes())["partitions"]
         if not all(isinstance(image_id, int) for partition in found for image_id in partition):
-            raise TypeError("an image id is no number")
+            raise TypeError("an image id is not a number")
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError) as error:
-        raise Terminal(
-            f"{path}: damaged ({error}); remove it and run again: images are cut anew in their order, and what moves to "
-            "another partition is computed again"
+        raise FatalError(
+            f"{path}: damaged ({error}); remove it and run again: images are then partitioned anew in their order, and "
+            "whatever moves to another partition is computed again"
         ) from error
     return found
 
 
-def cut_bytes(cut: Sequence[Sequence[int]]) -> bytes:
-    """A cut as it is stored."""
-    return json.dumps({"partitions": cut}).encode()
-
-
-_SETTLED_NS = 2_000_000_000
-"""A file changed less than this before it was read may change again within the same tick of its time stamp."""
-
-
 class PartitionDigests:
-    """Digests by partition number, each held by the size, times and inode of every image file it was made of.
+    """Cached digests by partition number, each valid while every image file keeps its size, times and inode.
 
-    A cache, kept in an index's folder.
+    The cache lies in the folder of the data set's index.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,34 +96,45 @@ class PartitionDigests:
         self._stamp: str | None = None
         self._changed = False
 
-    def find(self, number: int, paths: Iterable[ImagePlace], rest: Any) -> str | None:
-        """The digest of a partition when its files, and what else decides it (`rest`), are as they were."""
+    def find(self, number: int, refs: Iterable[ImageRef], rest: Any) -> str | None:
+        """The digest of a partition, if its files and `rest`, which is whatever else decides it, have not changed."""
         began = time.time_ns()
-        stamp, newest = _stamp(paths, rest)
+        stamp, newest = _stamp(refs, rest)
         self._stamp = stamp if newest < began - _SETTLED_NS else None
         found = self._known.get(str(number))
         return found[1] if found is not None and found[0] == self._stamp else None
 
     def keep(self, number: int, digest: str) -> None:
-        """Remember the digest of the partition that `find` was asked for last."""
+        """Remember the digest of the partition that `find` was last asked for."""
         if self._stamp is not None:
             self._known[str(number)] = [self._stamp, digest]
             self._changed = True
 
     def save(self) -> None:
-        """Write what is new; where nothing may be written, the next plan reads the files again."""
+        """Write what is new. Where nothing may be written, the next plan reads the files again."""
         if self._changed:
             with suppress(OSError):
                 write_atomic(self._path, json.dumps(self._known).encode())
 
 
-def _stamp(paths: Iterable[ImagePlace], rest: Any) -> tuple[str, int]:
-    """A digest of the state of files, and the newest change among them in ns since 1970."""
+def _described(record: ImageRecord, fingerprint_by: Literal["bytes", "stat"]) -> list[Any]:
+    """Everything that decides an image's row, as JSON: its annotations, and the fingerprint of its file."""
+    try:
+        found = fingerprint(record.path, fingerprint_by)
+    except BadImage as bad:
+        found = bad.reason
+    boxes = [[str(value) for value in box] for box in record.boxes]
+    rejects = [[reject.reason, reject.value] for reject in record.rejects]
+    return [record.image_id, record.path.name, record.width, record.height, boxes, record.relations, rejects, found]
+
+
+def _stamp(refs: Iterable[ImageRef], rest: Any) -> tuple[str, int]:
+    """A digest of the state of all files, and the newest change among them in ns since 1970."""
     found = hashlib.sha256(json.dumps(rest).encode())
     newest = 0
-    for path in paths:
+    for ref in refs:
         try:
-            state = state_of(path)
+            state = state_of(ref)
         except OSError as error:
             found.update(f"{error.errno}\n".encode())
             continue

@@ -19,7 +19,7 @@ from pipeline.data.images.views import View, to_pixels
 from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.hico import HicoRules, without_duplicates
 from pipeline.evaluation.interactions import Interactions, ScoredPairs
-from pipeline.runtime.stage import Report
+from pipeline.runtime.stage import ReportProgress
 from pipeline.training.vocabulary import NO_OBJECTS
 
 DUPLICATE_BOXES = 0.5
@@ -48,7 +48,7 @@ class ZeroShot:
 
     @torch.inference_mode()
     def predict(
-        self, images: Sequence[Any], rules: HicoRules, batch: int, report: Report
+        self, images: Sequence[Any], rules: HicoRules, batch: int, report: ReportProgress
     ) -> Iterator[tuple[int, Interactions, Detections]]:
         """For each image (RGB, in any order): its position, the interactions that count, and its detections."""
         by_shape: dict[tuple[int, int], list[int]] = {}

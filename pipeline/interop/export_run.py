@@ -18,7 +18,7 @@ from pipeline.interop.hico_writer import write_hico
 from pipeline.interop.official_writer import write_official, write_vg
 from pipeline.interop.parquet_writer import write_hugging_face, write_parquet
 from pipeline.interop.run_rows import RunRows, Tally
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.runs import Run
 
 Format = Literal["official", "vg", "coco", "hico", "parquet", "hf", "cooccurrence"]
@@ -63,10 +63,10 @@ def export_run(run: Run, form: Format, folder: Path, threshold: float = 0.0) -> 
     """Write a run into `folder`, which must not exist yet: it appears whole, or not at all.
 
     Relations that score less than `threshold` are left out (of `parquet`, which copies tables, none are). Raises
-    `Terminal` for a folder that is there, and for a run without what the format is made of.
+    `FatalError` for a folder that is there, and for a run without what the format is made of.
     """
     if folder.exists():
-        raise Terminal(f"{folder} exists already: name a new folder with --out, or remove it")
+        raise FatalError(f"{folder} exists already: name a new folder with --out, or remove it")
     rows, tally = RunRows(run), Tally()
     aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
@@ -74,10 +74,10 @@ def export_run(run: Run, form: Format, folder: Path, threshold: float = 0.0) -> 
         _WRITERS[form](rows, aside, threshold, tally)
         files = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
         if not files:
-            raise Terminal(f"run {run.name!r} has steps {', '.join(rows.steps())}: nothing in them goes into {form}")
+            raise FatalError(f"run {run.name!r} has steps {', '.join(rows.steps())}: nothing in them goes into {form}")
         aside.rename(folder)
     except OSError as error:
-        raise Terminal(f"{folder}: can't be written ({error.strerror}); name another folder with --out") from error
+        raise FatalError(f"{folder}: can't be written ({error.strerror}); name another folder with --out") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return Exported(run.name, form, str(folder), files, tally.as_json())

@@ -10,7 +10,7 @@ from pipeline.data.datasets.json_stream import stream_fields
 from pipeline.data.images.opening import BadImage, probe
 from pipeline.interop.official_labels import LabelledImage
 from pipeline.runtime.stage import Rejected
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 _EXPECTED = 'paths of images: an object {"image id": "train/patch16/name.jpg"} (spec: image_id_to_filepath.json)'
 
@@ -25,7 +25,7 @@ class ImageFiles:
 
     def __post_init__(self) -> None:
         if self.folder is not None and not self.folder.is_dir():
-            raise Terminal(f"--images {self.folder}: no such folder")
+            raise FatalError(f"--images {self.folder}: no such folder")
         if self.paths is not None:
             for image_id, path in stream_fields(self.paths, _EXPECTED):
                 if isinstance(path, str) and is_inside(path):

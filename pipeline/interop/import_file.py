@@ -21,7 +21,7 @@ from pipeline.interop.official_groups import GROUPS, read_groups
 from pipeline.interop.official_labels import EXPECTED, FREQUENCIES, VISUAL_GENOME, read_element, read_frequencies
 from pipeline.interop.run_rows import Tally
 from pipeline.runtime.stage import Rejected
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.runs import Run
 from storage.tables import CAPTIONS, IMAGES, RELATIONS, TRIPLETS
 
@@ -59,7 +59,7 @@ def print_import(file: Path, run: Run, dataset: str, files: ImageFiles, as_json:
 def import_file(path: Path, run: Run, dataset: str = "imported", files: ImageFiles | None = None) -> Imported:
     """Make steps of `run` from a file; which of the authors' it is, its content tells.
 
-    `dataset` names the set of files that name none. Raises `Terminal` for a file that is none of theirs, and for a run
+    `dataset` names the set of files that name none. Raises `FatalError` for a file that is none of theirs, and for a run
     that has the steps already; what is wrong inside goes to the steps' quarantine and is counted.
     """
     run.store.require_writable()
@@ -215,7 +215,7 @@ def _partitions_of(run: Run) -> dict[int, str]:
     for partition, artifact in run.artifacts(step).items():
         for image_id in artifact.table(table)["image_id"].to_pylist():
             if found.setdefault(image_id, partition) != partition:
-                raise Terminal(
+                raise FatalError(
                     f"run {run.name!r} has image {image_id} in {found[image_id]} and {partition}: files keyed by image "
                     "id alone can't be joined to it; import them into a run of their own"
                 )

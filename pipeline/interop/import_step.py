@@ -8,11 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.runtime.execute import WorkItem, carry_out
+from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.settings import Settings
-from pipeline.runtime.stage import Inputs, Output, Rejected, Report, Stage
+from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from storage.digests import digest_bytes, digest_json
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.keys import KeyTerms
 from storage.runs import Run
 from storage.tables import table_bytes
@@ -22,9 +22,9 @@ class ImportStep:
     """Commits partitions as artifacts of the step's stage, then records them in the run."""
 
     def __init__(self, run: Run, name: str, table: str, schema: pa.Schema) -> None:
-        """Raises `Terminal` when the run has the step already."""
+        """Raises `FatalError` when the run has the step already."""
         if run.keys(name):
-            raise Terminal(f"run {run.name!r} has a step {name!r} already; import under another name, or rlip rm it")
+            raise FatalError(f"run {run.name!r} has a step {name!r} already; import under another name, or rlip rm it")
         self.name = name
         self._run, self._table, self._schema = run, table, schema
         self._keys: dict[str, str] = {}
@@ -39,7 +39,7 @@ class ImportStep:
         content = {"imported": digest_bytes(table_bytes(table)), "rejected": reasons, "rows in": rows_in}
         terms = KeyTerms(self.name, made.version, content, {})
         item = WorkItem(self.name, partition, terms)
-        self._keys[partition] = carry_out(made, item, self._run.store, lambda done, total, note="": None).key
+        self._keys[partition] = execute(made, item, self._run.store, lambda done, total, note="": None).key
 
     def record(self) -> bool:
         """Make the step part of the run; whether there is anything of it."""
@@ -60,6 +60,6 @@ class _Given(Stage):
         self.name, self.writes, self.schema = name, writes, table.schema  # type: ignore[misc]
         self._output = Output(table, rejected=rejects, rows_in=rows_in)
 
-    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """The table."""
         return self._output

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipeline.interop.official_labels import VISUAL_GENOME
 from pipeline.runtime.stage import Rejected
 from storage.artifact import Artifact
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.runs import Run
 
 
@@ -59,13 +59,13 @@ class RunRows:
     """The rows of a run, by data set."""
 
     def __init__(self, run: Run) -> None:
-        """Raises `Terminal` for a run without a step that can be exported."""
+        """Raises `FatalError` for a run without a step that can be exported."""
         self.run = run
         self._artifacts: dict[str, dict[str, Artifact]] = {
             step: found for step in TABLES if (found := run.artifacts(step))
         }
         if not self._artifacts and not run.keys("frequencies"):
-            raise Terminal(f"run {run.name!r} has none of the steps {', '.join(TABLES)}: nothing to export")
+            raise FatalError(f"run {run.name!r} has none of the steps {', '.join(TABLES)}: nothing to export")
 
     def steps(self) -> list[str]:
         """Steps that can be exported."""

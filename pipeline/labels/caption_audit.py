@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.labels.flat_list import Items
+from pipeline.labels.flat_list import FlatList
 from tagger.audit.labels import SYMMETRIC
 from tagger.english.predicates import canonical
 from tagger.matching.matcher import match
@@ -54,7 +54,7 @@ class CaptionCount:
 
     def add(self, images: pa.Table, triplets: pa.Table) -> None:
         """Take in a partition: rows of both tables are matched by image id."""
-        boxes, given = Items.of(images, "boxes"), Items.of(images, "relations")
+        boxes, given = FlatList.of(images, "boxes"), FlatList.of(images, "relations")
         categories = boxes.values("category")
         box_slices, given_slices = boxes.by_row(len(images)), given.by_row(len(images))
         truth = list(zip(given.values("subject"), given.values("predicate"), given.values("object"), strict=True))
@@ -134,7 +134,7 @@ def _directions(relation: Named) -> list[tuple[str, str]]:
 
 def _stated(triplets: pa.Table) -> Mapping[int, list[tuple[str, str, str]]]:
     """Image id → the triplets of its captions, each once a caption, predicates canonical."""
-    items = Items.of(triplets, "triplets")
+    items = FlatList.of(triplets, "triplets")
     columns: list[list[Any]] = [
         items.values(name) for name in ("caption", "subject_lemma", "predicate_lemma", "object_lemma")
     ]

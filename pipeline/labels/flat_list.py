@@ -14,14 +14,14 @@ Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Items:
+class FlatList:
     """The N items of a nested column. `row` (N) tells the table row, thus the image, that each belongs to."""
 
     row: Indices
     fields: pa.StructArray
 
     @classmethod
-    def of(cls, table: pa.Table, column: str) -> Items:
+    def of(cls, table: pa.Table, column: str) -> FlatList:
         """The items of `column`, e.g. the captions of the `captions` table."""
         lists = table[column].combine_chunks()
         if isinstance(lists, pa.ChunkedArray):

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from pipeline.runtime.settings import Settings
 from pipeline.training.sample import SampleRelation, strongest
-from storage.errors import Terminal
+from storage.errors import FatalError
 from tagger.english.predicates import canonical
 from tagger.labelling.label_choice import LabelChoice
 from tagger.pair import Pair
@@ -57,7 +57,7 @@ Kept = Mapping[int, tuple[SampleRelation, ...]]
 def kept_labels(relations: pa.Table, candidates: pa.Table, settings: ChoiceSettings) -> Kept:
     """What is kept of a partition's `relations`; `candidates` are read by rule "best" alone.
 
-    Raises `Terminal` when the labels lack what the settings ask for.
+    Raises `FatalError` when the labels lack what the settings ask for.
     """
     pairs: dict[int, list[Pair]] = {}
     if settings.rule == "best":
@@ -73,7 +73,7 @@ def kept_labels(relations: pa.Table, candidates: pa.Table, settings: ChoiceSetti
             for row in relations.to_pylist()
         }
     except ValueError as error:
-        raise Terminal(str(error)) from error
+        raise FatalError(str(error)) from error
 
 
 def _relations(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> list[Relation]:

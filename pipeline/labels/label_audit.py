@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.labels.flat_list import Items
+from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings, kept_labels
 from pipeline.labels.label_funnel import candidates
 from storage.artifact import Artifact
@@ -133,7 +133,7 @@ def _facts(pairs: Sequence[Pair], least: float = 0.0) -> set[Fact]:
 
 def _by_image(table: pa.Table, column: str, *names: str) -> Mapping[int, Sequence[tuple[Any, ...]]]:
     """Image id → the items of a nested column, as tuples of these fields; None for one that an older table lacks."""
-    items = Items.of(table, column)
+    items = FlatList.of(table, column)
     there = {field.name for field in items.fields.type}
     lacking = [None] * len(items)
     every = list(zip(*(items.values(name) if name in there else lacking for name in names), strict=True))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipeline.labels.flat_list import Items
+from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings, kept_labels
 from storage.artifact import Artifact
 from storage.runs import Run
@@ -17,7 +17,7 @@ from tagger.english.predicates import canonical
 
 
 @dataclass(frozen=True)
-class Yield:
+class LabelFunnel:
     """How many of each the labelled sets hold; None where the run has not come that far."""
 
     images: int | None = None
@@ -50,21 +50,23 @@ def candidates(tagged: Artifact) -> pa.Table:
     return tagged.table("candidates") if "candidates.parquet" in tagged.manifest.files else CANDIDATES.empty_table()
 
 
-def label_counts(run: Run, datasets: Sequence[str], choice: ChoiceSettings) -> tuple[Yield, tuple[PredicateCount, ...]]:
+def label_counts(
+    run: Run, datasets: Sequence[str], choice: ChoiceSettings
+) -> tuple[LabelFunnel, tuple[PredicateCount, ...]]:
     """The yield of labelling these sets, and the predicates, the most kept first."""
     images, tagged = labelled(run, "ingest", datasets), labelled(run, "tag", datasets)
     kept: Counter[str] = Counter()
     scored = proposed = 0
     for artifact in tagged.values():
         relations, pairs = artifact.table("relations"), candidates(artifact)
-        scored += len(Items.of(relations, "relations"))
-        proposed += len(Items.of(pairs, "pairs"))
+        scored += len(FlatList.of(relations, "relations"))
+        proposed += len(FlatList.of(pairs, "pairs"))
         for labels in kept_labels(relations, pairs, choice).values():
             kept.update(label.predicate for label in labels)
     given: Counter[str] = Counter()
     for artifact in images.values():
-        given.update(Items.of(artifact.table("images"), "relations").values("predicate"))
-    summed = Yield(
+        given.update(FlatList.of(artifact.table("images"), "relations").values("predicate"))
+    summed = LabelFunnel(
         images=_rows(images),
         captions=_items(labelled(run, "caption", datasets), "captions"),
         triplets=_items(labelled(run, "parse", datasets), "triplets"),
@@ -89,5 +91,5 @@ def _rows(artifacts: Mapping[str, Artifact]) -> int | None:
 
 
 def _items(artifacts: Mapping[str, Artifact], table: str) -> int | None:
-    found = [len(Items.of(artifact.table(table), table)) for artifact in artifacts.values()]
+    found = [len(FlatList.of(artifact.table(table), table)) for artifact in artifacts.values()]
     return sum(found) if artifacts else None

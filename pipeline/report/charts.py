@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.labels.label_funnel import PredicateCount
-from pipeline.report.steps import chain_order
+from pipeline.stages.order import chain_order
 from storage.artifact import Artifact
 from storage.manifest import REJECTED_FILE
 from storage.runs import Run

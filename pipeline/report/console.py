@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,10 +13,7 @@ from pipeline.labels.label_audit import LabelScores
 from pipeline.report.arms import ArmScores, score_name, score_names, score_text
 from pipeline.report.figures import DatasetAudit, Figures
 from pipeline.report.formatting import harmless
-from pipeline.report.steps import stage_rows
-
-if TYPE_CHECKING:
-    from pipeline.report.steps import Outcome
+from pipeline.report.steps import Outcome, stage_rows
 
 
 def print_outcome(console: Console, outcome: Outcome, figures: Figures, report: Path | None) -> None:

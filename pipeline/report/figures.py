@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline.captioning.recorded import RecordedCaptioner
 from pipeline.labels.caption_audit import CaptionAudit, CaptionCount
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.label_audit import LabelAudit, LabelCount
-from pipeline.labels.label_funnel import PredicateCount, Yield, label_counts, labelled
+from pipeline.labels.label_funnel import LabelFunnel, PredicateCount, label_counts, labelled
 from pipeline.report.arms import ArmScores, arm_scores, share_of_gain
 from pipeline.report.steps import StepSummary, summaries
+from pipeline.report.view import RunView
 from storage.digests import digest_json
 from storage.runs import Run
-
-if TYPE_CHECKING:
-    from pipeline.run.recipe import Recipe
 
 _VERSION = 4
 """Raised when the same run would give other figures."""
@@ -41,7 +40,7 @@ class Figures:
 
     choice: str
     """Which labels are kept, in words."""
-    labels: Yield
+    labels: LabelFunnel
     predicates: tuple[PredicateCount, ...]
     audits: tuple[DatasetAudit, ...]
     arms: tuple[ArmScores, ...]
@@ -73,31 +72,28 @@ def compute_figures(run: Run, datasets: Sequence[str], choice: ChoiceSettings, u
     )
 
 
-def figures_of(recipe: Recipe, run: Run) -> Figures:
-    """The figures of a recipe's run. They are kept with the run and computed again when an artifact changed."""
-    recordings = recipe.caption_settings().recorded
+def figures_of(view: RunView) -> Figures:
+    """The figures of a run. They are kept with the run and computed again when an artifact changed."""
+    run, recordings = view.run, view.captioning.recorded
     changed = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in recordings if path.is_file()]
-    stamp = digest_json([_VERSION, list(recipe.data.label), recipe.shard.row_settings(), run_stamp(run), changed])
+    stamp = digest_json([_VERSION, list(view.label_sets), view.choice.row_settings(), run_stamp(run), changed])
     adapter = TypeAdapter(Figures)
     found = run.noted("figures")
     if found.get("stamp") == stamp:
         with suppress(ValidationError):
             return adapter.validate_python(found.get("figures"))
-    figures = compute_figures(run, recipe.data.label, recipe.shard, count_unknown_captions(recipe, run))
+    figures = compute_figures(run, view.label_sets, view.choice, count_unknown_captions(view))
     run.note("figures", {"stamp": stamp, "figures": adapter.dump_python(figures, mode="json")})
     return figures
 
 
-def count_unknown_captions(recipe: Recipe, run: Run) -> int:
-    """Recorded captions whose image no labelled set has; 0 where captions are drawn by a model."""
-    settings = recipe.caption_settings()
-    if settings.captioner != "recorded" or "caption" not in run.steps():
+def count_unknown_captions(view: RunView) -> int:
+    """Recorded captions of images that no labelled set has; 0 where a model draws the captions."""
+    if view.captioning.captioner != "recorded" or "caption" not in view.run.steps():
         return 0
-    from pipeline.captioning.recorded import RecordedCaptioner
-
-    captioner = RecordedCaptioner(settings)
+    captioner = RecordedCaptioner(view.captioning)
     known: set[int] = set()
-    for artifact in labelled(run, "ingest", recipe.data.label).values():
+    for artifact in labelled(view.run, "ingest", view.label_sets).values():
         known.update(artifact.table("images")["image_id"].to_pylist())
     return sum(map(len, captioner.caption([], sorted(captioner.image_ids() - known))))
 

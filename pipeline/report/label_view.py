@@ -11,10 +11,10 @@ import numpy as np
 from rich.console import Console, Group
 from rich.text import Text
 
-from pipeline.labels.flat_list import Items
+from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.label_audit import LabelAudit, LabelCount
-from pipeline.labels.label_funnel import PredicateCount, Yield, label_counts, labelled
+from pipeline.labels.label_funnel import LabelFunnel, PredicateCount, label_counts, labelled
 from pipeline.report.console import share, table
 from pipeline.report.formatting import harmless
 from pipeline.stages.shard import ShardSettings
@@ -32,7 +32,7 @@ class LabelView:
 
     choice: str
     """What is kept, in words."""
-    counts: Yield
+    counts: LabelFunnel
     scores: tuple[int, ...]
     predicates: tuple[PredicateCount, ...]
     audits: dict[str, LabelAudit]
@@ -45,7 +45,7 @@ class LabelView:
         counts, predicates = label_counts(run, datasets, choice)
         spread = np.zeros(BINS, np.int64)
         for artifact in run.artifacts("tag").values():
-            scores = Items.of(artifact.table("relations"), "relations").numbers("score")
+            scores = FlatList.of(artifact.table("relations"), "relations").numbers("score")
             spread += np.bincount(np.minimum((scores * BINS).astype(int), BINS - 1), minlength=BINS)
         audits = {dataset: audit for dataset in datasets if (audit := _audit(run, dataset, choice)).given}
         return cls(choice.in_words(), counts, tuple(spread.tolist()), predicates, audits)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pipeline.report.steps import chain_order
+from pipeline.stages.order import chain_order
 from storage.artifact import Artifact
 from storage.runs import Run
 

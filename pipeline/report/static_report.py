@@ -12,26 +12,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.data.images.folders import open_folder
+from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.report.arms import ZERO_SHOT, score_name, score_names, score_text
 from pipeline.report.charts import loss_charts, predicate_bars
 from pipeline.report.figures import Figures, figures_of, run_stamp
 from pipeline.report.gallery import MOST_LISTED, Sample, choose_samples
 from pipeline.report.quarantine import quarantine
-from pipeline.report.steps import stage_rows
+from pipeline.report.steps import Outcome, stage_rows
+from pipeline.report.view import RunView
 from storage.digests import digest_json
-from storage.errors import Terminal
-from storage.runs import Run
-
-if TYPE_CHECKING:
-    from pipeline.report.steps import Outcome
-    from pipeline.run.recipe import Recipe
+from storage.errors import FatalError
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MARK = "rlip-report"
@@ -52,8 +47,7 @@ class Card:
 
 
 def write_report(
-    recipe: Recipe,
-    run: Run,
+    view: RunView,
     outcome: Outcome | None,
     folder: Path,
     samples: int = 24,
@@ -63,21 +57,21 @@ def write_report(
     """Write the report of a run to `folder` and return its page.
 
     A run that computed nothing keeps the report that is there, if it shows the same artifacts. `written` is the date
-    in the page's head. Raises `Terminal` when `folder` holds something that is no report, or can't be written.
+    in the page's head. Raises `FatalError` when `folder` holds something that is no report, or can't be written.
     """
     page = folder / "index.html"
-    stamp = digest_json([_VERSION, samples, recipe.model_dump(mode="json"), run_stamp(run)])
+    stamp = digest_json([_VERSION, samples, view.recipe, run_stamp(view.run)])
     if outcome is not None and not outcome.computed and _stamp_of(page) == stamp:
         return page
     if folder.exists() and any(folder.iterdir()) and _stamp_of(page) is None:
-        raise Terminal(f"{folder} holds files that are no report; set `reports` in the recipe to another folder")
+        raise FatalError(f"{folder} holds files that are no report; set `reports` in the recipe to another folder")
     aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
         (aside / "images").mkdir(parents=True)
-        _fill(aside, recipe, run, outcome, samples, stamp, written)
+        _fill(aside, view, outcome, samples, stamp, written)
         _swap(aside, folder)
     except OSError as error:
-        raise Terminal(
+        raise FatalError(
             f"report {folder} can't be written ({error}); set `reports` to a folder that you may write"
         ) from error
     finally:
@@ -87,16 +81,14 @@ def write_report(
 
 def _fill(
     folder: Path,
-    recipe: Recipe,
-    run: Run,
+    view: RunView,
     outcome: Outcome | None,
     samples: int,
     stamp: str,
     written: datetime | None,
 ) -> None:
-    figures = figures_of(recipe, run)
-    chosen = choose_samples(run, recipe.data.label, recipe.shard, samples)
-    folders = recipe.data.image_folders()
+    figures = figures_of(view)
+    chosen = choose_samples(view.run, view.label_sets, view.choice, samples)
     style = (_TEMPLATES / "report.css").read_text()
     html = (
         _environment()
@@ -106,19 +98,19 @@ def _fill(
             stamp=stamp,
             style=Markup(style),
             style_hash=_csp_hash(style),
-            name=recipe.name,
-            digest=digest_json(recipe.model_dump(mode="json")),
-            settings=json.dumps(recipe.model_dump(mode="json"), indent=2, ensure_ascii=False),
+            name=view.run.name,
+            digest=digest_json(view.recipe),
+            settings=json.dumps(view.recipe, indent=2, ensure_ascii=False),
             written=written,
             hosts=sorted({host for step in figures.steps for host in step.hosts}),
             figures=figures,
             headline=_headline(figures),
             scores=score_names(figures.arms),
             stages=stage_rows(figures.steps, outcome),
-            losses=loss_charts(run),
+            losses=loss_charts(view.run),
             bars=predicate_bars(figures.predicates),
-            quarantine=quarantine(run),
-            cards=[_card(sample, folders, folder) for sample in chosen],
+            quarantine=quarantine(view.run),
+            cards=[_card(sample, view.image_folders, folder) for sample in chosen],
             listed=MOST_LISTED,
             caption_counts=lambda texts: list(Counter(texts).items()),
         )
@@ -171,7 +163,7 @@ def _card(sample: Sample, folders: Mapping[str, Path | str], folder: Path) -> Ca
     row = sample.row
     file = f"images/{row['dataset']}-{row['image_id']}.jpg"
     try:
-        image = read_image(open_folder(folders[row["dataset"]]).place(row["uri"]))
+        image = read_image(locate_image(folders, row))
     except BadImage as bad:
         return Card(sample, None, str(bad))
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))

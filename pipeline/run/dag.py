@@ -1,4 +1,4 @@
-"""The chain as a list of steps: which stage runs with which settings over which data sets, and what feeds it."""
+"""The chain as a list of steps: which stage runs with which settings over which data sets, and what it reads."""
 
 from __future__ import annotations
 
@@ -16,30 +16,35 @@ from pipeline.stages.pretrain import PretrainStage
 from pipeline.stages.shard import ShardStage
 from pipeline.stages.tag import TagStage
 from pipeline.stages.train_tagger import TrainTaggerStage
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 
 @dataclass(frozen=True)
 class Step:
-    """A stage at its place in the chain. `name` is the stage's name, with the arm and seed where there are several."""
+    """A stage at its place in the chain. `name` is the stage's name, followed by arm and seed where there are several."""
 
     name: str
     stage: type[Stage]
     settings: Settings
     datasets: tuple[str, ...] = ()
-    """Data sets whose partitions it covers; nothing for a stage over the whole set."""
+    """Data sets whose partitions it covers; empty for a stage over the whole set."""
     reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Table → the steps that write it. A partition reads the partition of its own name, a whole stage all of them."""
+    """Table → the steps that write it. A partition reads the partition of the same name, a whole-set stage reads all."""
     uses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Table → the steps whose whole artifacts the stage is opened with."""
     from_datasets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """For a whole stage: table → only the partitions of these data sets."""
+    """For a whole-set stage: table → only the partitions of these data sets."""
+
+    @property
+    def needs(self) -> set[str]:
+        """Names of the steps whose artifacts it reads or is opened with."""
+        return {name for names in (*self.reads.values(), *self.uses.values()) for name in names}
 
 
 def build_steps(recipe: Recipe) -> list[Step]:
     """The steps of a recipe, each after everything that it reads. Stages that nothing asks for are left out.
 
-    Raises `Terminal` when it is to be carried out up to a stage that it does not have.
+    Raises `FatalError` when `run.until` names a stage that the recipe does not have.
     """
     data = recipe.data
     ingested = tuple(dict.fromkeys((*data.label, *data.mix, *data.tagger, *data.test)))
@@ -56,22 +61,22 @@ def build_steps(recipe: Recipe) -> list[Step]:
 
 
 def _needed(recipe: Recipe, steps: Sequence[Step], last: str) -> list[Step]:
-    """The steps of stage `last` and those that they need, over the data sets that they need.
+    """The steps of stage `last` and the steps that they need, over the data sets that they need.
 
-    Raises `Terminal` when the recipe has no such step.
+    Raises `FatalError` when the recipe has no such step.
     """
     needed = {step.name for step in steps if step.stage.name == last}
     if not needed:
         stages = ", ".join(dict.fromkeys(step.stage.name for step in steps))
-        raise Terminal(f"run.until = {last!r}: recipe {recipe.name!r} has no such step; it has {stages}")
+        raise FatalError(f"run.until = {last!r}: recipe {recipe.name!r} has no such step; it has {stages}")
     for step in reversed(steps):
         if step.name in needed:
-            needed.update(name for names in (*step.reads.values(), *step.uses.values()) for name in names)
-    kept = [step for step in steps if step.name in needed]
-    if last == "ingest":
-        return kept
-    read = {name for step in kept[1:] for name in (*step.datasets, *step.from_datasets.get("images", ()))}
-    return [replace(kept[0], datasets=tuple(name for name in kept[0].datasets if name in read)), *kept[1:]]
+            needed |= step.needs
+    first, *rest = [step for step in steps if step.name in needed]
+    if not rest:
+        return [first]
+    read = {name for step in rest for name in (*step.datasets, *step.from_datasets.get("images", ()))}
+    return [replace(first, datasets=tuple(name for name in first.datasets if name in read)), *rest]
 
 
 def _labelling(recipe: Recipe) -> list[Step]:

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
-from pipeline.run.dag import build_steps
+from pipeline.run.context import RunContext
 from pipeline.run.recipe import Recipe
+from pipeline.stages.parse import ParseStage
 from pipeline.training.vocabulary import is_tokenizer
-from storage.errors import PipelineError, Terminal
-from storage.open_store import open_store
+from storage.errors import FatalError, PipelineError
 
 GIB = 2**30
 LEAST_GIB_A_WORKER = 1.5
@@ -32,55 +32,54 @@ class Finding:
     detail: str
 
 
-def examine(recipe: Recipe) -> Iterator[Finding]:
+def examine(context: RunContext) -> Iterator[Finding]:
     """Check data, weights, store, disk, versions and machine of a recipe."""
-    yield from needs(recipe)
-    yield from _versions(recipe)
-    yield from _machine(recipe)
+    yield from needs(context)
+    yield from _versions(context.recipe)
+    yield from _machine(context.recipe)
 
 
-def needs(recipe: Recipe) -> Iterator[Finding]:
+def needs(context: RunContext) -> Iterator[Finding]:
     """Check what a recipe can't do without: data, weights, store and disk. Loads nothing heavy."""
-    yield from _data(recipe)
-    yield from _weights(recipe)
-    yield from _store(recipe)
+    yield from _data(context)
+    yield from _weights(context)
+    yield from _store(context)
 
 
-def require(recipe: Recipe) -> None:
-    """Raises one `Terminal` that lists everything that is missing, so that it can be mended in one go."""
-    missing = [f"{finding.what}: {finding.detail}" for finding in needs(recipe) if finding.state == "missing"]
+def require(context: RunContext) -> None:
+    """Raise one `FatalError` that lists everything that is missing, so that it can be fixed in one go."""
+    missing = [f"{finding.what}: {finding.detail}" for finding in needs(context) if finding.state == "missing"]
     if missing:
-        raise Terminal(f"recipe {recipe.name!r} can't run yet:\n  " + "\n  ".join(missing))
+        raise FatalError(f"recipe {context.recipe.name!r} can't run yet:\n  " + "\n  ".join(missing))
 
 
-def _data(recipe: Recipe) -> Iterator[Finding]:
+def _data(context: RunContext) -> Iterator[Finding]:
+    recipe = context.recipe
     if recipe.scenes is not None:
         yield Finding("ok", "data", f"made world, written to {recipe.data.root} when missing")
         return
-    for name in build_steps(recipe)[0].datasets:
-        source = recipe.data.source(name)
+    for source in context.sources:
         lacking = source.missing()
         hint = f" (looked from {Path.cwd()}; set data.root, e.g. --set data.root=FOLDER)" if lacking else ""
         lacking = lacking or source.unreadable()
         detail = "; ".join(lacking) or f"{source.images}, {source.annotations}"
-        yield Finding("missing" if lacking else "ok", f"data.sources {name}", detail + hint)
+        yield Finding("missing" if lacking else "ok", f"data.sources {source.name}", detail + hint)
 
 
-def _weights(recipe: Recipe) -> Iterator[Finding]:
+def _weights(context: RunContext) -> Iterator[Finding]:
     seen: set[Path] = set()
-    steps = build_steps(recipe)
-    for step in steps:
+    for step in context.steps:
         try:
             found = step.stage(step.settings).weights()
-        except Terminal as error:
+        except FatalError as error:
             yield Finding("missing", step.name, str(error))
             continue
         for role, path in found.items():
             if path not in seen:
                 seen.add(path)
                 yield _weight(f"{step.name} {role}", role, path)
-    if any(step.name == "parse" for step in steps):
-        yield _parser(recipe.parse.model)
+    if any(step.stage is ParseStage for step in context.steps):
+        yield _parser(context.recipe.parse.model)
 
 
 def _parser(package: str) -> Finding:
@@ -115,11 +114,11 @@ def _versions(recipe: Recipe) -> Iterator[Finding]:
         yield Finding("ok", "versions", f"{len(wanted)} packages in the ranges that were tested")
 
 
-def _store(recipe: Recipe) -> Iterator[Finding]:
+def _store(context: RunContext) -> Iterator[Finding]:
+    recipe = context.recipe
     try:
-        store = open_store(recipe.store)
-        store.require_writable()
-        root = store.root
+        context.store.require_writable()
+        root = context.store.root
     except PipelineError as error:
         yield Finding("missing", "store", str(error))
         return

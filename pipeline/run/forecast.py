@@ -1,11 +1,11 @@
-"""Why a step is due: the first thing that differs from what the run had before."""
+"""What a run would do with each step, and the first thing that differs from what the run had before."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from pipeline.run.planner import Chain
+from pipeline.run.planner import Planner
 from pipeline.runtime.execute import WorkItem
 from storage.artifact import Artifact
 from storage.changes import changes
@@ -21,26 +21,27 @@ class StepForecast:
     why: str
 
 
-def why_due(chain: Chain) -> Iterator[StepForecast]:
-    """Each step's forecast, in the chain's order. Computes nothing and writes nothing but stored cuts."""
+def forecast(planner: Planner) -> Iterator[StepForecast]:
+    """Each step's forecast, in the order of the chain. Computes nothing, and writes nothing but stored cuts."""
     waiting: set[str] = set()
-    root = chain.recipe.data.root
-    if chain.recipe.scenes is not None and not root.is_dir():
-        waiting.add("ingest")
-        yield StepForecast("ingest", 0, None, f"after the made world is written to {root}")
-    for step in chain.steps:
+    context = planner.context
+    first, root = context.steps[0].name, context.recipe.data.root
+    if context.recipe.scenes is not None and not root.is_dir():
+        waiting.add(first)
+        yield StepForecast(first, 0, None, f"after the made world is written to {root}")
+    for step in context.steps:
         if step.name in waiting:
             continue
-        above = {name for names in (*step.reads.values(), *step.uses.values()) for name in names}
-        blocked = sorted(above & waiting)
+        blocked = sorted(step.needs & waiting)
         if blocked:
             waiting.add(step.name)
             yield StepForecast(step.name, 0, None, f"after {', '.join(blocked)}")
             continue
-        plan = chain.plan(step)
+        plan = planner.plan(step)
         if plan.due:
             waiting.add(step.name)
-        why = _why(plan.due[0], chain.run.keys(step.name), chain.run.artifacts(step.name)) if plan.due else ""
+        run = context.run
+        why = _why(plan.due[0], run.keys(step.name), run.artifacts(step.name)) if plan.due else ""
         yield StepForecast(step.name, len(plan.cached), len(plan.due), why)
 
 

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from pipeline.run.dag import Step, build_steps
-from pipeline.run.recipe import Recipe
+from pipeline.run.context import RunContext
+from pipeline.run.dag import Step
 from pipeline.runtime.execute import Record, WorkItem
-from pipeline.runtime.stage import Inputs, Stage
-from pipeline.stages.ingest import Partition, cut_dataset
+from pipeline.runtime.stage import WHOLE, Inputs, Partition, Stage, dataset_of
 from storage.artifact import Artifact
 from storage.digests import digest_json, digest_path
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.keys import KeyTerms
-from storage.open_store import open_store
-from storage.runs import Run
 
-WHOLE = "all"
-"""The partition name of a stage over the whole set."""
 PASSED = "passed"
-"""The run's note of what its stages have looked at and not refused: step → digest."""
-
-Done = Mapping[str, Mapping[str, Artifact]]
-"""Step → partition → artifact, as far as the chain has come."""
+"""The run's note of the audits that its steps passed: step → digest."""
 
 
 @dataclass
 class StepPlan:
-    """A step's items: those already in the store and those that must be worked."""
+    """A step's items: those that the store already has, and those that are due."""
 
     step: Step
     cached: list[Record] = field(default_factory=list)
@@ -42,28 +35,25 @@ class StepPlan:
         return len(self.cached) + len(self.due)
 
 
-class Chain:
-    """A recipe on a store: plans one step after the other and keeps the run's record.
+class Planner:
+    """Plans one step of a run after the other, and records finished steps.
 
-    Keys hold the *content* of what was read, so a step can be planned once the steps above it are done; equal
-    content above means that everything below is found again (early cut-off).
+    Keys hold the *content* of what was read, so a step can be planned once the steps above it are done. Equal content
+    above means that everything below is found in the store (early cut-off).
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.store = open_store(recipe.store)
-        self.store.refresh()
-        self.run = Run(self.store, recipe.name)
-        self.steps = build_steps(recipe)
+    def __init__(self, context: RunContext) -> None:
+        self.context = context
         self.done: dict[str, dict[str, Artifact]] = {}
+        """Step → partition → artifact, for the steps planned so far."""
 
     def plan(self, step: Step) -> StepPlan:
-        """Look every partition of `step` up. Raises `Terminal` on settings or data that can't work."""
+        """Look up every partition of `step`. Raises `FatalError` for settings or data that can't work."""
         plan = StepPlan(step)
-        found: dict[str, Artifact] = {}
+        store, found = self.context.store, {}
         items = list(self._items(step))
-        there = self.store.find_all(step.stage.name, [item.key for item in items])
-        self.store.freshen(step.stage.name, there.values())
+        there = store.find_all(step.stage.name, [item.key for item in items])
+        store.freshen(step.stage.name, there.values())
         for item in items:
             artifact = there.get(item.key)
             if artifact is None:
@@ -75,59 +65,66 @@ class Chain:
         return plan
 
     def finish(self, step: Step, records: list[Record]) -> None:
-        """Take a step's new artifacts in, have them judged, write the run's record, check the share of rejected rows."""
+        """Accept a step's new artifacts: audit them, record them in the run, and check the share of rejected rows."""
         found = self.done[step.name]
         made = [record for record in records if record.partition not in found]
-        there = self.store.find_all(step.stage.name, [record.key for record in made]) if made else {}
+        there = self.context.store.find_all(step.stage.name, [record.key for record in made]) if made else {}
         for record in made:
             artifact = there.get(record.key)
             if artifact is None:
-                raise Terminal(f"{record.step} {record.partition}: artifact {record.key[:12]} vanished from the store")
+                raise FatalError(
+                    f"{record.step} {record.partition}: artifact {record.key[:12]} vanished from the store; run again"
+                )
             found[record.partition] = artifact
         self.done[step.name] = dict(sorted(found.items()))
-        self.judge(step)
-        keys = {part: artifact.key for part, artifact in self.done[step.name].items()}
-        self.run.record(step.name, step.stage.name, dict(sorted((self._elsewhere(step) | keys).items())))
+        self.audit(step)
+        keys = {partition: artifact.key for partition, artifact in self.done[step.name].items()}
+        self.context.run.record(step.name, step.stage.name, dict(sorted((self._other_sets(step) | keys).items())))
         self._check_rejects(step)
 
-    def _elsewhere(self, step: Step) -> dict[str, str]:
-        """What the run has of data sets that its stages up to the last one asked for do not need: that stays."""
-        if self.recipe.run.until is None:
-            return {}
-        known = {source.name for source in self.recipe.data.sources}.difference(step.datasets)
-        return {part: key for part, key in self.run.keys(step.name).items() if part.split("/")[0] in known}
+    def audit(self, step: Step) -> None:
+        """Let a step's stage inspect everything it made. The run remembers what passed, so each audit happens once.
 
-    def judge(self, step: Step) -> None:
-        """Let a step's stage look at all that it made, once: the run keeps which labels passed, by which settings.
-
-        Raises `Terminal` when it refuses it.
+        Raises `FatalError` when the stage refuses it.
         """
-        if step.stage.judge is Stage.judge:
+        if step.stage.audit is Stage.audit:
             return
         made = dict(sorted(self.done[step.name].items()))
         tables = {table: [self.done[s][part] for part in made for s in steps] for table, steps in step.reads.items()}
         tables[step.stage.writes] = list(made.values())
         contents = {table: [artifact.content for artifact in found] for table, found in tables.items()}
-        stamp = digest_json([step.stage.judge_version, step.settings.model_dump(mode="json"), contents])
-        passed = self.run.noted(PASSED)
+        stamp = digest_json([step.stage.audit_version, step.settings.model_dump(mode="json"), contents])
+        run = self.context.run
+        passed = run.noted(PASSED)
         if passed.get(step.name) != stamp:
-            step.stage(step.settings).judge(Inputs(tables))
-            self.run.note(PASSED, passed | {step.name: stamp})
+            step.stage(step.settings).audit(Inputs(tables))
+            run.note(PASSED, passed | {step.name: stamp})
+
+    def given(self, step: Step) -> dict[str, tuple[Path, ...]]:
+        """Folders of the whole artifacts that the step's stage is opened with."""
+        return _folders({table: self._whole(step, table, steps) for table, steps in step.uses.items()})
+
+    def _other_sets(self, step: Step) -> dict[str, str]:
+        """What the run has for data sets that this partial run (`run.until`) does not touch. It stays."""
+        if self.context.recipe.run.until is None:
+            return {}
+        known = {source.name for source in self.context.recipe.data.sources}.difference(step.datasets)
+        return {part: key for part, key in self.context.run.keys(step.name).items() if dataset_of(part) in known}
 
     def _check_rejects(self, step: Step) -> None:
+        recipe = self.context.recipe
         counts = [artifact.manifest.counts for artifact in self.done[step.name].values()]
         rows_in, rows_out = sum(c.rows_in for c in counts), sum(c.rows_out for c in counts)
-        limit = self.recipe.run.max_reject_share
+        limit = recipe.run.max_reject_share
         if step.stage.whole or not rows_in or (rows_in - rows_out) / rows_in <= limit:
             return
-        reasons: dict[str, int] = {}
+        reasons: Counter[str] = Counter()
         for count in counts:
-            for reason, number in count.rejected.items():
-                reasons[reason] = reasons.get(reason, 0) + number
-        listed = ", ".join(f"{reason}: {number}" for reason, number in sorted(reasons.items(), key=lambda r: -r[1]))
-        raise Terminal(
+            reasons.update(count.rejected)
+        listed = ", ".join(f"{reason}: {number}" for reason, number in reasons.most_common())
+        raise FatalError(
             f"{step.name}: {rows_in - rows_out} of {rows_in} rows rejected ({listed}), more than run.max_reject_share = "
-            f"{limit}; `rlip show {self.recipe.name} {step.name}` lists them. Mend the data, or raise the limit"
+            f"{limit}; `rlip show {recipe.name} {step.name}` lists them. Fix the data, or raise the limit"
         )
 
     def _items(self, step: Step) -> Iterator[WorkItem]:
@@ -135,38 +132,29 @@ class Chain:
         settings = stage.row_settings()
         weights = {role: _digest(path) for role, path in stage.weights().items()}
         uses = {table: self._whole(step, table, steps) for table, steps in step.uses.items()}
-        before = self.run.keys(step.name) if step.stage.row_wise else {}
-        for partition, image_ids, inputs in self._partitions(step):
+        before = self.context.run.keys(step.name) if step.stage.row_wise else {}
+        for partition, inputs in self._partitions(step, stage):
             digests = {table: [artifact.content for artifact in found] for table, found in {**inputs, **uses}.items()}
-            if isinstance(partition, Partition):
+            if partition.digest:
                 digests["records"] = [partition.digest]
             terms = KeyTerms(stage.name, stage.version, settings, digests, weights)
-            name = str(partition)
-            yield WorkItem(step.name, name, terms, _folders(inputs), image_ids, _folders(uses), before.get(name, ""))
+            name, ids = partition.name, partition.image_ids
+            yield WorkItem(step.name, name, terms, _folders(inputs), ids, _folders(uses), before.get(name, ""))
 
-    def given(self, step: Step) -> dict[str, tuple[Path, ...]]:
-        """Folders of the whole artifacts that the step's stage is opened with."""
-        return _folders({table: self._whole(step, table, steps) for table, steps in step.uses.items()})
-
-    def _partitions(self, step: Step) -> Iterator[tuple[str | Partition, tuple[int, ...], dict[str, list[Artifact]]]]:
-        """Each partition of a step with its image ids (ingest only) and the artifacts it reads."""
-        if step.name == "ingest":
-            for name in step.datasets:
-                source = self.recipe.data.source(name)
-                size = self.recipe.data.partition_size
-                for partition in cut_dataset(source, size, self.recipe.ingest_settings(), self.store):
-                    yield partition, partition.image_ids, {}
-        elif step.stage.whole:
-            yield WHOLE, (), {table: self._whole(step, table, steps) for table, steps in step.reads.items()}
+    def _partitions(self, step: Step, stage: Stage) -> Iterator[tuple[Partition, dict[str, list[Artifact]]]]:
+        """Each partition of a step with the artifacts that it reads."""
+        if step.stage.whole:
+            yield Partition(WHOLE, (), ""), {table: self._whole(step, table, s) for table, s in step.reads.items()}
+        elif not step.reads:
+            for dataset in step.datasets:
+                for partition in stage.partitions(dataset, self.context.store):
+                    yield partition, {}
         else:
-            first = next(iter(step.reads.values()))
-            for upstream in first:
+            for upstream in next(iter(step.reads.values())):
                 for name in self.done[upstream]:
-                    if name.split("/")[0] in step.datasets:
-                        yield name, (), self._own(name, step)
-
-    def _own(self, partition: str, step: Step) -> dict[str, list[Artifact]]:
-        return {table: [self.done[s][partition] for s in steps] for table, steps in step.reads.items()}
+                    if dataset_of(name) in step.datasets:
+                        inputs = {table: [self.done[s][name] for s in steps] for table, steps in step.reads.items()}
+                        yield Partition(name, (), ""), inputs
 
     def _whole(self, step: Step, table: str, steps: tuple[str, ...]) -> list[Artifact]:
         wanted = step.from_datasets.get(table)
@@ -174,7 +162,7 @@ class Chain:
             artifact
             for name in steps
             for partition, artifact in self.done[name].items()
-            if wanted is None or partition.split("/")[0] in wanted
+            if wanted is None or dataset_of(partition) in wanted
         ]
 
 

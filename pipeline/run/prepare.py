@@ -1,4 +1,4 @@
-"""Before the first step: what a run needs is there, and the made world is written where a recipe asks for it."""
+"""Before the first step: check what the run needs, write the made world where a recipe asks for it, and tidy the store."""
 
 from __future__ import annotations
 
@@ -7,46 +7,44 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.data.datasets.record_index import is_indexed, open_index
-from pipeline.run.dag import build_steps
+from pipeline.run.context import RunContext
 from pipeline.run.doctor import require
-from pipeline.run.recipe import Recipe
 from scenes.settings import SceneSettings
-from storage.errors import Terminal
-from storage.open_store import open_store
+from storage.errors import FatalError
 
 
 def prepare(
-    recipe: Recipe,
+    context: RunContext,
     drawing: Callable[[int, int], None] | None = None,
     reading: Callable[[str, float], None] | None = None,
 ) -> None:
-    """Check the recipe's needs, write its scenes, read annotations that are new, clear what dead writers left.
+    """Check the recipe's needs, write its scenes, read new annotations, and remove what dead writers left.
 
-    Raises `Terminal` before any work. `drawing` gets (scenes drawn, all), `reading` a data set and the share of it read.
+    `drawing` receives (scenes drawn, all scenes), `reading` a data set and the share of it that is read. Raises
+    `FatalError` before any work.
     """
-    require(recipe)
-    if recipe.scenes is not None:
-        write_world(recipe.data.root, recipe.scenes, drawing)
-    read_annotations(recipe, reading)
-    open_store(recipe.store).sweep()
+    require(context)
+    if context.recipe.scenes is not None:
+        write_world(context.recipe.data.root, context.recipe.scenes, drawing)
+    read_annotations(context, reading)
+    context.store.sweep()
 
 
-def read_annotations(recipe: Recipe, reading: Callable[[str, float], None] | None) -> None:
-    """Parse the annotations that the chain will ask for and that were not parsed before. Raises `AnnotationError`."""
-    settings = recipe.ingest_settings()
-    for name in build_steps(recipe)[0].datasets:
-        source = recipe.data.source(name)
-        if not is_indexed(source, settings.indexes):
-            open_index(source, settings.indexes, None if reading is None else partial(reading, name))
+def read_annotations(context: RunContext, reading: Callable[[str, float], None] | None) -> None:
+    """Parse the annotations that the steps need and that were not parsed before. Raises `AnnotationError`."""
+    indexes = context.recipe.ingest_settings().indexes
+    for source in context.sources:
+        if not is_indexed(source, indexes):
+            open_index(source, indexes, None if reading is None else partial(reading, source.name))
 
 
 def write_world(root: Path, settings: SceneSettings, progress: Callable[[int, int], None] | None) -> None:
-    """Write the made world unless it is there. Raises `Terminal` when the folder holds something else or is closed."""
+    """Write the made world unless it is there. Raises `FatalError` when the folder can't be written or holds other files."""
     from scenes.formats import write_scenes
 
     try:
         write_scenes(root, settings, progress)
     except OSError as error:
-        raise Terminal(
+        raise FatalError(
             f"the made world can't be written to data.root = {root}: {error}; choose another folder"
         ) from error

@@ -12,9 +12,10 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from pipeline.run.planner import WHOLE, StepPlan
-from pipeline.run.throughput import Pace
+from pipeline.run.planner import StepPlan
+from pipeline.run.throughput import Throughput
 from pipeline.runtime.execute import Record, WorkItem
+from pipeline.runtime.stage import WHOLE
 
 LINE_EVERY = 10.0
 """Seconds between plain progress lines of one step."""
@@ -48,7 +49,7 @@ class Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._said = 0.0
-        self._pace = Pace(0)
+        self._pace = Throughput(0)
 
     def drawing(self, done: int, total: int) -> None:
         """Say how many scenes are drawn, now and then."""
@@ -65,7 +66,7 @@ class Lines:
     def step(self, plan: StepPlan) -> None:
         """Say what is due."""
         self._said = time.monotonic()
-        self._pace = Pace(len(plan.due))
+        self._pace = Throughput(len(plan.due))
         self._console.print(f"{plan.step.name}: {len(plan.cached)} cached, {len(plan.due)} to do", highlight=False)
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
@@ -101,7 +102,7 @@ class Bars:
         self._bar: TaskID | None = None
         self._share: dict[str, float] = {}
         self._read: dict[str, TaskID] = {}
-        self._pace = Pace(0)
+        self._pace = Throughput(0)
 
     def drawing(self, done: int, total: int) -> None:
         """A bar of its own."""
@@ -121,7 +122,7 @@ class Bars:
         """A new bar, at the share that is cached."""
         self._bars.start()
         self._share = {record.partition: 1.0 for record in plan.cached}
-        self._pace = Pace(len(plan.due))
+        self._pace = Throughput(len(plan.due))
         self._bar = self._bars.add_task(plan.step.name, total=plan.partitions, completed=len(plan.cached), note="")
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
@@ -160,7 +161,7 @@ class JsonLines:
 
     def __init__(self) -> None:
         self._said = 0.0
-        self._pace = Pace(0)
+        self._pace = Throughput(0)
 
     def drawing(self, done: int, total: int) -> None:
         """Event `drawing`, at most five a second."""
@@ -176,7 +177,7 @@ class JsonLines:
 
     def step(self, plan: StepPlan) -> None:
         """Event `step`."""
-        self._pace = Pace(len(plan.due))
+        self._pace = Throughput(len(plan.due))
         _say(event="step", step=plan.step.name, cached=len(plan.cached), due=len(plan.due))
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.captioning.settings import CaptionSettings
-from pipeline.data.datasets.source import Source
+from pipeline.data.datasets.source import DataSource
+from pipeline.runtime.logs import LogFormat
 from pipeline.runtime.settings import Settings, apply_override, runtime
 from pipeline.stages.evaluate import EvaluateSettings
 from pipeline.stages.ingest import IngestSettings
@@ -19,7 +20,7 @@ from pipeline.stages.shard import ShardSettings
 from pipeline.stages.tag import TagSettings
 from pipeline.training.settings import TaggerSettings, TrainingSettings
 from scenes.settings import SceneSettings
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.open_store import local_folder
 
 
@@ -30,7 +31,7 @@ class DataSection(Settings):
     """Folder that relative paths of the sources start from."""
     partition_size: int = Field(1000, ge=1)
     """Images a partition, fixed when a set is first ingested."""
-    sources: tuple[Source, ...] = Field(min_length=1)
+    sources: tuple[DataSource, ...] = Field(min_length=1)
     label: tuple[str, ...] = ()
     """Sets that are captioned, tagged and pre-trained on."""
     tagger: tuple[str, ...] = ()
@@ -51,7 +52,7 @@ class DataSection(Settings):
                     raise ValueError(f"{role}: no source named {name!r}; sources are {names}")
         return self
 
-    def source(self, name: str) -> Source:
+    def source(self, name: str) -> DataSource:
         """The source of that name, its paths made absolute by `root`."""
         (found,) = [source for source in self.sources if source.name == name]
         values = {field: getattr(found, field) for field in type(found).model_fields}
@@ -74,10 +75,8 @@ class PretrainSection(Settings):
 class RunSection(Settings):
     """How a run is carried out; nothing here changes a row."""
 
-    until: Literal["ingest", "caption", "parse", "train_tagger", "tag", "shard", "pretrain", "evaluate"] | None = (
-        runtime(None)
-    )
-    """The last stage that is carried out: it and what it needs, of the data sets that it needs; None: all."""
+    until: str | None = runtime(None)
+    """The last stage to run, with the steps and data sets that it needs; None: all stages."""
     workers: int = runtime(2, ge=1, le=256)
     """Worker processes of the local engine."""
     blocks: int = runtime(16, ge=1, le=256)
@@ -86,6 +85,8 @@ class RunSection(Settings):
     """A run stops when a step loses more than this share of its rows."""
     min_free_gib: float = runtime(1.0, ge=0)
     """Free disk space that must be left before work starts."""
+    log_format: LogFormat = runtime("text")
+    """Lines of the run's log files: text for people, or JSON for machines."""
 
 
 class Recipe(Settings):
@@ -112,7 +113,8 @@ class Recipe(Settings):
         """The ingest section, told where the sources lie and where to keep what it parsed of them."""
         sources = tuple(self.data.source(source.name) for source in self.data.sources)
         indexes = self.ingest.indexes or local_folder(self.store) / "indexes"
-        return self.ingest.model_copy(update={"sources": sources, "indexes": indexes})
+        size = self.data.partition_size
+        return self.ingest.model_copy(update={"sources": sources, "indexes": indexes, "partition_size": size})
 
     def caption_settings(self) -> CaptionSettings:
         """The caption section; recordings are looked for from `data.root`."""
@@ -136,21 +138,21 @@ class Recipe(Settings):
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply overrides such as `caption.top_p=0.8`.
 
-    Raises `Terminal` that names file, field, value and what is allowed.
+    Raises `FatalError` that names file, field, value and what is allowed.
     """
     try:
         values = tomllib.loads(path.read_text())
     except FileNotFoundError as error:
         near = ", ".join(sorted(str(p) for p in path.parent.glob("*.toml"))) or "none in that folder"
-        raise Terminal(f"no recipe at {path}; recipes there: {near}") from error
+        raise FatalError(f"no recipe at {path}; recipes there: {near}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise Terminal(f"{path}: not a readable TOML file: {error}") from error
+        raise FatalError(f"{path}: not a readable TOML file: {error}") from error
     for override in overrides:
         apply_override(values, override)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise Terminal(_explain(path, error)) from error
+        raise FatalError(_explain(path, error)) from error
 
 
 def _explain(path: Path, error: ValidationError) -> str:

@@ -1,50 +1,63 @@
-"""Run a recipe in this process and its workers, with no Prefect: the same steps, the same store, the same bytes."""
+"""Running a recipe in this process and its workers, without Prefect: the same steps, the same store, the same bytes."""
 
 from __future__ import annotations
 
+import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
 
+from pipeline.report.figures import Figures, figures_of
+from pipeline.report.static_report import write_report
 from pipeline.report.steps import Outcome, StepOutcome
+from pipeline.run.context import RunContext
 from pipeline.run.dag import Step
-from pipeline.run.planner import Chain, StepPlan
+from pipeline.run.planner import Planner, StepPlan
 from pipeline.run.prepare import prepare
 from pipeline.run.progress import Display
-from pipeline.run.recipe import Recipe
 from pipeline.runtime.engines.local import LocalEngine, StageCall
-from pipeline.runtime.execute import Record, carry_out
+from pipeline.runtime.execute import Record, execute, installed_version
+from pipeline.runtime.logs import bound, log
+from storage.errors import PipelineError
 
-Work = Callable[[Chain, StepPlan, Display], Sequence[Record]]
-"""How a runner works the due items of a step; it may do more than that, but gives their records."""
-
-
-def run(recipe: Recipe, display: Display) -> Outcome:
-    """Carry out every step of a recipe. Raises `PipelineError`; whatever was committed before stays and is found again."""
-    prepare(recipe, display.drawing, display.reading)
-    chain = Chain(recipe)
-    return Outcome(recipe.name, [run_step(chain, step, display, work) for step in chain.steps])
+Work = Callable[[Planner, StepPlan, Display], Sequence[Record]]
+"""How a runner executes the due items of a step. It may do more than that, but returns their records."""
 
 
-def run_step(chain: Chain, step: Step, display: Display, work: Work) -> StepOutcome:
-    """Plan a step, work what is due, and take the artifacts into the run. The steps above must be done."""
-    plan = chain.plan(step)
-    display.step(plan)
-    began = time.monotonic()
-    records = [*plan.cached, *work(chain, plan, display)]
-    seconds = time.monotonic() - began
-    chain.finish(step, records)
-    display.done(plan, records, seconds)
-    return StepOutcome.of(plan, records, seconds)
+def run(context: RunContext, display: Display) -> Outcome:
+    """Run every step of a recipe. Raises `PipelineError`; whatever was committed before stays and is found again."""
+    prepare(context, display.drawing, display.reading)
+    planner = Planner(context)
+    return Outcome(context.recipe.name, [run_step(planner, step, display, work) for step in context.steps])
 
 
-def work(chain: Chain, plan: StepPlan, display: Display) -> Sequence[Record]:
-    """Work the due items of a step: whole-set stages here, partitions in the engine's workers."""
+def run_step(planner: Planner, step: Step, display: Display, work: Work) -> StepOutcome:
+    """Plan a step, execute what is due, and record the artifacts in the run. The steps above must be done."""
+    with bound(step=step.name):
+        plan = planner.plan(step)
+        display.step(plan)
+        log.info("planned", extra={"fields": {"cached": len(plan.cached), "due": len(plan.due)}})
+        began = time.monotonic()
+        records = [*plan.cached, *work(planner, plan, display)]
+        seconds = time.monotonic() - began
+        planner.finish(step, records)
+        display.done(plan, records, seconds)
+        outcome = step_outcome(plan, records, seconds)
+        counts = {"rows_in": outcome.rows_in, "rows_out": outcome.rows_out, "rejected": outcome.rejected}
+        log.info("done", extra={"fields": {"seconds": outcome.seconds, **counts}})
+        return outcome
+
+
+def work(planner: Planner, plan: StepPlan, display: Display) -> Sequence[Record]:
+    """Execute the due items of a step: whole-set stages in this process, partitions in the engine's workers."""
     if not plan.due:
         return []
     if plan.step.stage.whole:
-        return [work_here(chain, plan, display)]
-    with open_engine(chain, plan, display) as engine:
+        return [execute_whole(planner, plan, display)]
+    with open_engine(planner, plan, display) as engine:
         records = []
         for future in as_completed([engine.submit(item) for item in plan.due]):
             records.append(future.result())
@@ -52,22 +65,72 @@ def work(chain: Chain, plan: StepPlan, display: Display) -> Sequence[Record]:
     return records
 
 
-def open_engine(chain: Chain, plan: StepPlan, display: Display) -> LocalEngine:
+def open_engine(planner: Planner, plan: StepPlan, display: Display) -> LocalEngine:
     """The step's worker processes, no more than there are items due."""
-    return LocalEngine(stage_call(chain, plan), min(chain.recipe.run.workers, len(plan.due)), display.progress)
+    workers = min(planner.context.recipe.run.workers, len(plan.due))
+    return LocalEngine(stage_call(planner, plan), workers, display.progress)
 
 
-def work_here(chain: Chain, plan: StepPlan, display: Display) -> Record:
-    """Work a whole-set step in this process and thread, where signals reach its trainer."""
+def execute_whole(planner: Planner, plan: StepPlan, display: Display) -> Record:
+    """Execute a whole-set step in this process and thread, where signals reach its trainer."""
     (item,) = plan.due
-    stage = stage_call(chain, plan).opened(chain.store)
-    record = carry_out(stage, item, chain.store, lambda done, total, note="": display.progress(item, done, total, note))
+    store = planner.context.store
+    stage = stage_call(planner, plan).opened(store)
+    record = execute(stage, item, store, lambda done, total, note="": display.progress(item, done, total, note))
     display.finished(record)
     return record
 
 
-def stage_call(chain: Chain, plan: StepPlan) -> StageCall:
+def stage_call(planner: Planner, plan: StepPlan) -> StageCall:
     """How a worker makes the step's stage."""
-    step = plan.step
-    folders = chain.recipe.data.image_folders()
-    return StageCall(step.stage, step.settings, folders, chain.given(step), chain.store.address)
+    step, context = plan.step, planner.context
+    folders = context.recipe.data.image_folders()
+    return StageCall(step.stage, step.settings, folders, planner.given(step), context.store.address, context.logs)
+
+
+def step_outcome(plan: StepPlan, records: Sequence[Record], seconds: float) -> StepOutcome:
+    """Sum up a step's records; `seconds` is the wall time of this run."""
+    fresh = sum(record.seen for record in records if not record.cached)
+    return StepOutcome(
+        step=plan.step.name,
+        partitions=plan.partitions,
+        cached=len(plan.cached),
+        rows_in=sum(record.rows_in for record in records),
+        rows_out=sum(record.rows_out for record in records),
+        rejected=sum(sum(record.rejected.values()) for record in records),
+        seconds=round(seconds, 2),
+        rate=round(fresh / seconds, 1) if fresh and seconds else 0.0,
+    )
+
+
+@contextmanager
+def logged_run(context: RunContext, runner: str) -> Iterator[Path]:
+    """Log to the run's file how the run begins and ends, whatever ends it. Gives the file's path."""
+    fields = {
+        "runner": runner,
+        "store": context.recipe.store,
+        "host": platform.node(),
+        "rlip": installed_version("rlip"),
+    }
+    with context.logs.open("run") as path:
+        log.info("run started", extra={"fields": fields})
+        try:
+            yield path
+        except KeyboardInterrupt:
+            log.warning("run stopped by the user")
+            raise
+        except PipelineError as error:
+            log.error("run failed", extra={"fields": {"error": error}})
+            raise
+        except Exception:
+            log.exception("run failed")
+            raise
+        log.info("run finished")
+
+
+def conclude(context: RunContext, outcome: Outcome) -> tuple[Figures, Path]:
+    """Keep recipe and outcome with the run and write the report. Returns the figures and the report's page."""
+    context.run.note("recipe", context.recipe.model_dump(mode="json"))
+    context.run.note("outcome", outcome.as_rows())
+    view, folder = context.view, context.recipe.reports / context.recipe.name
+    return figures_of(view), write_report(view, outcome, folder, written=datetime.now())

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 
-class Pace:
+class Throughput:
     """Counts what a step's workers do from their first report on, so that loading and what was done before don't count.
 
     Of steps by partition the time that is left follows from the share of partitions, as those not begun have not told

@@ -1,4 +1,4 @@
-"""One unit of work: a step's partition with its key; and how it is carried out and committed, in whatever process."""
+"""Executing one item, a partition of a step with its key: run the stage, commit the artifact, in whichever process."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.runtime.incremental import find_kept, merge
-from pipeline.runtime.stage import Inputs, Output, Report, Stage
+from pipeline.runtime.incremental import find_reusable, merge
+from pipeline.runtime.logs import bound, log
+from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
 from storage.artifact import Artifact
 from storage.digests import digest_bytes, digest_file
 from storage.disk import Disk
-from storage.errors import told
+from storage.errors import translate_os_errors
 from storage.keys import KeyTerms
 from storage.manifest import REJECTED_FILE, Counts, FileEntry, Manifest
 from storage.store import Store
@@ -29,7 +30,7 @@ from storage.tables import REJECTED, table_bytes
 
 @dataclass(frozen=True)
 class WorkItem:
-    """A partition of a step that has a key: `terms` decide the bytes, `inputs` say where to read from."""
+    """A partition of a step with its key: `terms` decide the bytes, `inputs` say where to read from."""
 
     step: str
     partition: str
@@ -37,9 +38,9 @@ class WorkItem:
     inputs: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     image_ids: tuple[int, ...] = ()
     given: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
-    """Whole artifacts that its stage is opened with."""
+    """Whole artifacts that the stage is opened with."""
     previous: str = ""
-    """Key of the artifact that the run had of this partition; its rows are taken over where they still hold."""
+    """Key of the artifact that the run had for this partition. Rows that are still valid are reused."""
 
     @property
     def upstream(self) -> dict[str, list[str]]:
@@ -59,7 +60,7 @@ class WorkItem:
 
 @dataclass(frozen=True)
 class Record:
-    """What is told about a finished item: small, JSON-able, no payload."""
+    """What is translate_os_errors about a finished item: small, JSON-able, no payload."""
 
     step: str
     partition: str
@@ -70,7 +71,7 @@ class Record:
     rejected: Mapping[str, int]
     seconds: float
     seen: int
-    """Images that were worked on: a training sees each of its images many times."""
+    """Images processed. A training sees each of its images many times."""
 
     @classmethod
     def of(cls, step: str, partition: str, artifact: Artifact, cached: bool) -> Record:
@@ -90,55 +91,70 @@ class Record:
         )
 
 
-def carry_out(stage: Stage, item: WorkItem, store: Store, report: Report) -> Record:
-    """Run an opened stage on an item and commit the artifact; an item that is committed already costs one look.
+def execute(stage: Stage, item: WorkItem, store: Store, report: ReportProgress) -> Record:
+    """Run an opened stage on an item and commit the artifact; an item that is already committed costs one lookup.
 
-    While another process works on the same key, this one waits and then takes what that one committed.
+    While another process works on the same key, this one waits and then takes what the other committed.
     """
-    found = store.find(stage.name, item.key)
-    if found is not None:
+    with bound(step=item.step, partition=item.partition):
+        found = store.find(stage.name, item.key)
+        if found is None:
+            return _claim_and_make(stage, item, store, report)
+        log.info("cached", extra={"fields": {"key": item.key}})
         return Record.of(item.step, item.partition, found, cached=True)
+
+
+def _claim_and_make(stage: Stage, item: WorkItem, store: Store, report: ReportProgress) -> Record:
     with ExitStack() as stack:
-        stack.enter_context(told(f"making {item.step} {item.partition}"))
-        stack.enter_context(store.claim(item.key, lambda: report(0, 1, "another run makes it")))
-        found = store.find(stage.name, item.key) or store.recover(stage.name, item.key)
+        stack.enter_context(translate_os_errors(f"making {item.step} {item.partition}"))
+        stack.enter_context(store.claim(item.key, lambda: report(0, 1, "another run is making it")))
+        found = store.recover(stage.name, item.key)
         if found is not None:
+            log.info("made by another process", extra={"fields": {"key": item.key}})
             return Record.of(item.step, item.partition, found, cached=True)
+        log.info("started", extra={"fields": {"key": item.key}})
         draft = stack.enter_context(store.draft())
         work = stack.enter_context(store.scratch(item.key, stage.resumes_from)) if stage.whole else draft
-        inputs = item.open_inputs(store)
-        began = time.monotonic()
-        kept = find_kept(stage, item.terms, inputs, item.previous, store)
-        if kept is None:
-            output = stage.run(inputs, work, report)
-        else:
-            made = stage.run(replace(inputs, without=kept.image_ids), work, report)
-            output = merge(stage, kept, made, work)
-        seconds = time.monotonic() - began
-        files = _collect(stage, output, draft, store.disk)
-        _leave_only(files, draft, store.disk)
-        manifest = Manifest(
-            stage=stage.name,
-            key=item.key,
-            partition=item.partition,
-            terms=item.terms.as_json(),
-            upstream=item.upstream,
-            files=files,
-            schema_fingerprint=digest_bytes(stage.schema.to_string().encode()),
-            counts=_count(output),
-            facts={**stage.describe(inputs, output.table), **output.facts},
-            seconds=round(seconds, 3),
-            host=platform.node(),
-            versions=_versions(),
-        )
-        artifact = store.commit(draft, manifest)
+        artifact = store.commit(draft, _make(stage, item, store, report, draft, work))
     if stage.whole:
         store.drop_scratch(item.key)
-    return Record.of(item.step, item.partition, artifact, cached=False)
+    record = Record.of(item.step, item.partition, artifact, cached=False)
+    counts = {"rows_in": record.rows_in, "rows_out": record.rows_out, "rejected": dict(record.rejected)}
+    log.info("committed", extra={"fields": {"key": item.key, "seconds": record.seconds, **counts}})
+    return record
+
+
+def _make(stage: Stage, item: WorkItem, store: Store, report: ReportProgress, draft: Path, work: Path) -> Manifest:
+    """Run the stage, lay its files out in the draft and describe them."""
+    inputs = item.open_inputs(store)
+    began = time.monotonic()
+    reusable = find_reusable(stage, item.terms, inputs, item.previous, store)
+    if reusable is None:
+        output = stage.run(inputs, work, report)
+    else:
+        made = stage.run(replace(inputs, without=reusable.image_ids), work, report)
+        output = merge(stage, reusable, made, work)
+    seconds = time.monotonic() - began
+    files = _collect(stage, output, draft, store.disk)
+    _leave_only(files, draft, store.disk)
+    return Manifest(
+        stage=stage.name,
+        key=item.key,
+        partition=item.partition,
+        terms=item.terms.as_json(),
+        upstream=item.upstream,
+        files=files,
+        schema_fingerprint=digest_bytes(stage.schema.to_string().encode()),
+        counts=_count(output),
+        facts={**stage.describe(inputs, output.table), **output.facts},
+        seconds=round(seconds, 3),
+        host=platform.node(),
+        versions=_versions(),
+    )
 
 
 def _collect(stage: Stage, output: Output, draft: Path, disk: Disk) -> dict[str, FileEntry]:
-    """Bring table, files and quarantine into the draft and describe each."""
+    """Bring the table, further files and quarantined rows into the draft and describe each file."""
     tables: dict[str, pa.Table] = {f"{stage.writes}.parquet": output.table.cast(stage.schema)}
     if output.rejected:
         rows = [
@@ -159,7 +175,7 @@ def _collect(stage: Stage, output: Output, draft: Path, disk: Disk) -> dict[str,
 
 
 def _leave_only(files: Mapping[str, FileEntry], draft: Path, disk: Disk) -> None:
-    """Remove what the stage left in its work folder, which for one partition is the draft."""
+    """Remove whatever else the stage left in the draft."""
     for path in draft.iterdir():
         if path.name not in files:
             (disk.remove_tree if path.is_dir() else disk.remove)(path)
@@ -174,12 +190,12 @@ def _count(output: Output) -> Counts:
 
 @cache
 def _versions() -> dict[str, str]:
-    names = ("rlip", "torch", "transformers", "spacy", "pyarrow")
-    return {name: _version(name) for name in names}
+    return {name: installed_version(name) for name in ("rlip", "torch", "transformers", "spacy", "pyarrow")}
 
 
-def _version(name: str) -> str:
+def installed_version(package: str) -> str:
+    """The version of an installed package, or "not installed"."""
     try:
-        return importlib.metadata.version(name)
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"

@@ -1,4 +1,4 @@
-"""Rows taken over: of a partition in which a few images changed, only those are worked again."""
+"""Incremental reuse: when a few images of a partition changed, only those are processed again."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from storage.tables import read_table, write_table
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Rows of an earlier artifact that are what the stage would make again."""
+class ReusableRows:
+    """Rows of an earlier artifact that equal what the stage would produce now."""
 
     artifact: Artifact
     image_ids: frozenset[int]
-    """The images whose rows these are, or that the stage left out or rejected."""
+    """The images that these rows belong to, or that the stage left out or rejected."""
     order: tuple[int, ...]
     """All images in the order of the new rows."""
 
 
-def find_kept(stage: Stage, terms: KeyTerms, inputs: Inputs, previous: str, store: Store) -> Kept | None:
-    """What can be taken over from the artifact `previous` (a key) of the same stage, version, settings and weights.
+def find_reusable(stage: Stage, terms: KeyTerms, inputs: Inputs, previous: str, store: Store) -> ReusableRows | None:
+    """The rows that can be reused from the artifact `previous` (a key) of the same stage, version, settings and weights.
 
-    Nothing can where a stage is not `row_wise`, or where that artifact, or what it was made from, is gone or damaged.
+    None where the stage is not `row_wise`, or where that artifact, or one that it was made from, is gone or damaged.
     """
     if not (stage.row_wise and previous):
         return None
@@ -52,35 +52,35 @@ def find_kept(stage: Stage, terms: KeyTerms, inputs: Inputs, previous: str, stor
     except (PipelineError, OSError, pa.ArrowException):
         return None
     order = tuple(rows[stage.reads[0]]["image_id"].to_pylist())
-    return Kept(artifact, frozenset(same), order) if same else None
+    return ReusableRows(artifact, frozenset(same), order) if same else None
 
 
-def merge(stage: Stage, kept: Kept, made: Output, work: Path) -> Output:
-    """The output of the whole partition: rows made now and rows taken over, in the order of a full computation.
+def merge(stage: Stage, reusable: ReusableRows, made: Output, work: Path) -> Output:
+    """The output of the whole partition: new and reused rows, in the order of a full computation.
 
-    Counts are those of a full computation; facts are of the new rows alone and say so.
+    Counts equal those of a full computation. Facts describe the new rows alone, and their names say so.
     """
-    old = kept.artifact
-    table = _merged(old.table(stage.writes), made.table, kept).cast(stage.schema)
+    old = reusable.artifact
+    table = _merged(old.table(stage.writes), made.table, reusable).cast(stage.schema)
     for name, path in made.files.items():
-        write_table(_merged(old.table(path.stem), read_table(path), kept), work / name)
-    put_aside = [row for row in old.rejected().to_pylist() if row["image_id"] in kept.image_ids]
+        write_table(_merged(old.table(path.stem), read_table(path), reusable), work / name)
+    put_aside = [row for row in old.rejected().to_pylist() if row["image_id"] in reusable.image_ids]
     rejected = [Rejected(row["image_id"], row["reason"], row["value"]) for row in put_aside]
-    went_in = kept.image_ids & {*old.table(stage.writes)["image_id"].to_pylist(), *(r.image_id for r in rejected)}
+    went_in = reusable.image_ids & {*old.table(stage.writes)["image_id"].to_pylist(), *(r.image_id for r in rejected)}
     new_in = made.rows_in if made.rows_in is not None else len(made.table)
     facts = {f"{name} (new rows)": value for name, value in made.facts.items()}
     return replace(
         made,
         table=table,
         files={name: work / name for name in made.files},
-        rejected=_in_order([*rejected, *made.rejected], kept.order),
+        rejected=_in_order([*rejected, *made.rejected], reusable.order),
         rows_in=new_in + len(went_in),
         facts={**facts, "rows taken over": len(went_in), "images_seen": new_in},
     )
 
 
 def _comparable(artifact: Artifact, terms: KeyTerms, stage: Stage) -> bool:
-    """Whether the keys differ in the rows read alone, and the earlier artifact's tables are whole."""
+    """Whether the keys differ only in the rows read, and the earlier artifact's tables are intact."""
     read = {f"inputs.{table}" for table in stage.reads}
     if any(change.term not in read for change in changes(artifact.manifest.terms, terms.as_json())):
         return False
@@ -96,17 +96,17 @@ def _before(artifact: Artifact, inputs: Inputs, table: str, store: Store) -> pa.
 
 
 def _equal_rows(before: pa.Table, now: pa.Table) -> set[int]:
-    """Ids of the images whose rows are the same, value by value; another schema makes all rows others."""
+    """Ids of the images whose rows are equal value by value; no rows are equal under another schema."""
     if before.schema != now.schema:
         return set()
     old = {row["image_id"]: row for row in before.to_pylist()}
     return {row["image_id"] for row in now.to_pylist() if old.get(row["image_id"]) == row}
 
 
-def _merged(old: pa.Table, new: pa.Table, kept: Kept) -> pa.Table:
-    taken = old.filter(pc.is_in(old["image_id"], pa.array(kept.image_ids, pa.int64())))
+def _merged(old: pa.Table, new: pa.Table, reusable: ReusableRows) -> pa.Table:
+    taken = old.filter(pc.is_in(old["image_id"], pa.array(reusable.image_ids, pa.int64())))
     both = pa.concat_tables([taken, new.cast(taken.schema)])
-    place = {image_id: number for number, image_id in enumerate(kept.order)}
+    place = {image_id: number for number, image_id in enumerate(reusable.order)}
     ids = both["image_id"].to_pylist()
     rows = sorted(range(len(ids)), key=lambda row: place[ids[row]])
     return both.take(pa.array(rows, pa.int64())).combine_chunks()

@@ -1,23 +1,59 @@
-"""What a process of ours is set up with: death with its parent, one thread, memory that it keeps, its device."""
+"""Set-up of our processes: they die with their parent, use one thread, keep freed memory, and choose a device."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import torch
+from storage.errors import FatalError
 
-from storage.errors import Terminal
+if TYPE_CHECKING:  # torch takes seconds to load, and most processes that import this module don't need it
+    import torch
 
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_STARTING = threading.Lock()
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-"""glibc's names of its settings."""
+"""glibc's numbers of these settings."""
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask Linux to kill this process when its parent (a process id) ends, even by SIGKILL."""
+    prctl_set_pdeathsig = 1
+    ctypes.CDLL(None, use_errno=True).prctl(prctl_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Limit processes started inside this context to one thread each, so that workers don't compete for cores.
+
+    Numerical libraries read the environment when they are loaded, which is before a worker's own first line.
+    """
+    with _STARTING:
+        before = {name: os.environ.get(name) for name in _THREADS}
+        os.environ.update(dict.fromkeys(_THREADS, "1"))
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep large blocks that it frees; says whether it could (with glibc only).
+    """Let this process keep the large blocks that it frees. Returns whether it could, which needs glibc.
 
-    By default each large tensor's memory goes back to the system when it is freed, and is cleared and mapped again, page by
-    page, for the next one: a quarter of the time of a training step on the CPU.
+    By default, the memory of each large tensor goes back to the system when it is freed, and is cleared and mapped again
+    page by page for the next one. That is a quarter of the time of a training step on the CPU.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -25,19 +61,22 @@ def keep_freed_memory() -> bool:
     return bool(libc.mallopt(_MMAP_MAX, 0)) and bool(libc.mallopt(_TRIM_THRESHOLD, -1))
 
 
-def choose_device(setting: str, worker: int = 0) -> torch.device:
-    """The device that `setting` means to worker number `worker`: "cuda" deals the GPUs out to the workers in turn.
+def choose_device(setting: str, number: int = 0) -> torch.device:
+    """The device that `setting` means to worker or local rank `number`.
 
-    "auto" is "cuda" where there is a GPU and "cpu" elsewhere. Raises `Terminal` when a GPU is asked for that isn't there.
+    "cuda" assigns the GPUs to the workers in turn, "cuda:1" names one, and "auto" is "cuda" where there is a GPU and "cpu"
+    elsewhere. Raises `FatalError` when the machine lacks the GPU that is asked for.
     """
+    import torch
+
     count = torch.cuda.device_count()
     if setting == "cpu" or (setting == "auto" and count == 0):
         return torch.device("cpu")
-    _, _, number = setting.partition(":")
-    if count == 0 or (number and int(number) >= count):
-        there = "none" if count == 0 else f"cuda:0 to cuda:{count - 1}"
-        raise Terminal(
-            f"device: {setting!r} is not there, torch {torch.__version__} finds {there} (setting: device). Set it to "
-            "'auto' or 'cpu', or see `rlip doctor` for why a GPU can't be used"
+    _, _, index = setting.partition(":")
+    if count == 0 or (index and int(index) >= count):
+        available = "none" if count == 0 else f"cuda:0 to cuda:{count - 1}"
+        raise FatalError(
+            f"device = {setting!r}: torch {torch.__version__} finds no such GPU (available: {available}). Set device to "
+            "'auto' or 'cpu'; `rlip doctor` says why a GPU can't be used"
         )
-    return torch.device("cuda", int(number) if number else worker % count)
+    return torch.device("cuda", int(index) if index else number % count)

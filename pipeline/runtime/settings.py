@@ -7,38 +7,34 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 
 def runtime(default: Any, **constraints: Any) -> Any:
-    """A field that cannot change rows (batch size, threads, a path whose content is digested): no part of any key."""
+    """A field that cannot change rows (batch size, threads, a path whose content is digested). It is part of no key."""
     return Field(default, json_schema_extra={"runtime": True}, **constraints)
 
 
 class Settings(BaseModel):
-    """Settings of one part of a recipe. Unknown names and wrong types are errors that name the field."""
+    """Settings of one part of a recipe. Unknown names and wrong types raise errors that name the field."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def row_settings(self) -> dict[str, Any]:
-        """The fields that change rows, as JSON values: what goes into a key."""
+        """The fields that change rows, as JSON values, which go into a key."""
         fields = type(self).model_fields
         kept = {name for name, field in fields.items() if not _is_runtime(field.json_schema_extra)}
         return self.model_dump(mode="json", include=kept)
 
 
-def _is_runtime(extra: Any) -> bool:
-    return isinstance(extra, dict) and bool(extra.get("runtime"))
-
-
 def apply_override(values: dict[str, Any], override: str) -> None:
-    """Set one dotted name; list members are addressed by index, e.g. `data.sources.0.images=...`.
+    """Set one dotted name; an index addresses a list member, e.g. `data.sources.0.images=...`.
 
-    The value is read as TOML, and as plain text where it is no TOML. Raises `Terminal` that quotes the override.
+    The value is read as TOML, or as plain text where it is not valid TOML. Raises `FatalError` that quotes the override.
     """
     name, separator, text = override.partition("=")
     if not separator or not name:
-        raise Terminal(f"--set {override}: write NAME=VALUE, e.g. --set caption.top_p=0.8")
+        raise FatalError(f"--set {override}: write NAME=VALUE, e.g. --set caption.top_p=0.8")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -49,10 +45,14 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         try:
             place = place[int(parent)] if isinstance(place, list) else place.setdefault(parent, {})
         except (ValueError, IndexError, AttributeError) as error:
-            raise Terminal(f"--set {override}: {parent!r} names nothing that can be set") from error
+            raise FatalError(f"--set {override}: {parent!r} names nothing that can be set") from error
     if isinstance(place, list) and last.isdigit() and int(last) < len(place):
         place[int(last)] = value
     elif isinstance(place, dict):
         place[last] = value
     else:
-        raise Terminal(f"--set {override}: {name!r} is no field that can be set")
+        raise FatalError(f"--set {override}: {name!r} is not a field that can be set")
+
+
+def _is_runtime(extra: Any) -> bool:
+    return isinstance(extra, dict) and bool(extra.get("runtime"))

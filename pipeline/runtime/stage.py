@@ -1,9 +1,9 @@
-"""The one protocol: a stage turns tables into a table, for one partition or for a whole set."""
+"""The one protocol: a stage turns tables into a table, for one partition or for a whole data set."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -11,22 +11,38 @@ from typing import Any, ClassVar, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.data.images.folders import open_folder
-from pipeline.data.images.refs import ImagePlace
 from pipeline.runtime.settings import Settings
 from storage.artifact import Artifact
+from storage.store import Store
+
+WHOLE = "all"
+"""The partition name of a stage that runs over the whole data set at once."""
 
 
-class Report(Protocol):
-    """Where a stage tells how far it is; called often, cheap, never raises."""
+class ReportProgress(Protocol):
+    """Callback through which a stage reports progress. It is called often, must be cheap and must never raise."""
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
-        """`done` of `total` rows or steps are finished; `note` tells what the number can't."""
+        """`done` of `total` rows or steps are finished; `note` adds what the numbers can't say."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A slice of a data set: its name (`dataset/0003`), its image ids, and the digest of everything ingest reads of it."""
+
+    name: str
+    image_ids: tuple[int, ...]
+    digest: str
+
+
+def dataset_of(partition: str) -> str:
+    """The data set that a partition name such as `coco/0003` belongs to."""
+    return partition.partition("/")[0]
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """Something put in quarantine: the image it belongs to, a short reason that can be counted, the offending value."""
+    """A quarantined item: the image it belongs to, a short countable reason, and the offending value."""
 
     image_id: int
     reason: str
@@ -35,25 +51,25 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a stage reads: the partition's name, artifacts by table name (in partition order), ingest's image ids."""
+    """What a stage reads: the partition's name, artifacts by table name (in partition order), and ingest's image ids."""
 
     by_table: Mapping[str, Sequence[Artifact]] = field(default_factory=dict)
     partition: str = ""
     image_ids: tuple[int, ...] = ()
     without: frozenset[int] = frozenset()
-    """Images whose rows `table` leaves out: they need no work."""
+    """Images that need no work: `table` leaves their rows out."""
 
     def artifacts(self, table: str) -> Sequence[Artifact]:
         """The artifacts that hold `table`."""
         return self.by_table[table]
 
     def artifact(self, table: str) -> Artifact:
-        """The one artifact that holds `table`."""
+        """The only artifact that holds `table`."""
         (only,) = self.by_table[table]
         return only
 
     def table(self, table: str) -> pa.Table:
-        """The table `table`, all partitions one after the other, but for images that need no work."""
+        """The rows of `table` in all partitions, without the images that need no work."""
         found = pa.concat_tables([artifact.table(table) for artifact in self.by_table[table]])
         if not self.without:
             return found
@@ -63,7 +79,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Output:
-    """What a stage made: its table, further data files by name, rows in quarantine, and numbers for people."""
+    """What a stage produced: its table, further data files by name, quarantined rows, and figures for people."""
 
     table: pa.Table
     files: Mapping[str, Path] = field(default_factory=dict)
@@ -78,37 +94,33 @@ class Output:
 class Stage(ABC):
     """One stage. A subclass is a small file in `pipeline/stages/` over plain functions.
 
-    `version` is raised whenever the same input would give other rows. `reads` names the tables of the same partition,
-    `uses` whole artifacts that `open` gets (e.g. the tagger's weights), `writes` the table that comes out.
+    Raise `version` whenever the same input would give other rows. `reads` names tables of the same partition, `uses` names
+    whole artifacts that `open` receives (such as the tagger's weights), and `writes` names the table that the stage makes.
+    A stage that reads no table is a source: it defines the partitions of its data sets.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
-    judge_version: ClassVar[int] = 1
-    """Raised whenever `judge` would think otherwise of the same tables."""
+    audit_version: ClassVar[int] = 1
+    """Raise it whenever `audit` would judge the same tables differently."""
     reads: ClassVar[tuple[str, ...]] = ()
     uses: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[str]
     schema: ClassVar[pa.Schema]
     whole: ClassVar[bool] = False
-    """True for a stage over all partitions at once, which may keep checkpoints in its work folder."""
+    """True for a stage that runs over all partitions at once; it may keep checkpoints in its work folder."""
     resumes_from: ClassVar[tuple[str, ...]] = ()
-    """Files of its work folder that are enough to go on elsewhere; the first appears whole, the others are written before."""
+    """Files of the work folder that suffice to resume on another machine. The first appears atomically, after the others."""
     row_wise: ClassVar[bool] = False
-    """True where an image's row follows from that image's rows of the tables read: those of unchanged images are taken over.
-    Not of scores whose last bits depend on what else is computed with them."""
+    """True where an image's row depends only on that image's rows in the tables read, so that rows of unchanged images can
+    be reused. It is False for scores whose last bits depend on what else is in the batch."""
 
     def __init__(self, settings: Settings, image_folders: Mapping[str, Path | str] | None = None) -> None:
         self.settings: Any = settings
         self.worker = 0
-        """Its number among the workers that an engine runs on this machine, from 0 on: which GPU is its own."""
+        """Its number among the workers of this machine, counted from 0. It decides which GPU the stage uses."""
         self.image_folders: Mapping[str, Path | str] = image_folders or {}
-        """Data set → the folder, tar or URL that the `uri` of its images is relative to: tables never hold a machine's paths."""
-
-    def image_path(self, row: Mapping[str, Any]) -> ImagePlace:
-        """Where the image of a row of the `images` table lies."""
-        uri: str = row["uri"]
-        return open_folder(self.image_folders[row["dataset"]]).place(uri)
+        """Data set → the folder, tar or URL that the `uri` of its images is relative to. Tables never hold local paths."""
 
     def row_settings(self) -> dict[str, Any]:
         """The settings that change rows."""
@@ -116,22 +128,26 @@ class Stage(ABC):
         return row_settings
 
     def weights(self) -> dict[str, Path]:
-        """Model files (or folders) whose content decides rows, by role. Raises `Terminal` when one is missing."""
+        """Model files or folders whose content decides rows, by role. Raises `FatalError` when one is missing."""
         return {}
 
+    def partitions(self, dataset: str, store: Store) -> Iterator[Partition]:
+        """The partitions of a data set, for a stage that reads no table."""
+        raise NotImplementedError(f"stage {self.name} takes its partitions from the tables that it reads")
+
     def open(self, given: Inputs) -> None:  # noqa: B027 - most stages have nothing to load
-        """Load what is heavy; called once a worker, before the first `run`."""
+        """Load what is heavy. The engine calls this once per worker, before the first `run`."""
 
-    def judge(self, made: Inputs) -> None:  # noqa: B027 - most stages are judged a partition at a time
-        """Look at all partitions of a step before the run takes them in: what it reads, and what it `writes`, by table.
+    def audit(self, made: Inputs) -> None:  # noqa: B027 - most stages are checked one partition at a time
+        """Inspect all partitions of a step before the run accepts them: what it reads, and what it `writes`, by table.
 
-        Raises `Terminal` to refuse them. What was committed stays in the store, so that another setting needs no work.
+        Raises `FatalError` to refuse them. Committed artifacts stay in the store, so that another setting needs no work.
         """
 
     def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:
-        """Numbers for people that follow from what a partition read and what came out, however its rows were made."""
+        """Figures that follow from a partition's inputs and output alone, whether or not rows were reused."""
         return {}
 
     @abstractmethod
-    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
-        """Make the table of one partition (or of the whole set); `work` is a folder for files on their way out."""
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
+        """Make the table of one partition or of the whole set; `work` is a folder for files on their way out."""

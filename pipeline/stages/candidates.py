@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from pipeline.runtime.settings import Settings, runtime
-from storage.errors import Terminal
+from storage.errors import FatalError
 from tagger.candidates.cooccurrence import Cooccurrence, CooccurrenceError, read_cooccurrence
 from tagger.candidates.grounding import candidates
 from tagger.candidates.official import official_candidates
@@ -42,23 +42,23 @@ class CandidateSettings(Settings):
         return self
 
     def files(self) -> dict[str, Path]:
-        """Files whose content decides candidates, by role. Raises `Terminal` when one is missing."""
+        """Files whose content decides candidates, by role. Raises `FatalError` when one is missing."""
         named = {"paraphrases": self.paraphrases, "cooccurrence": self.cooccurrence}
         found = {role: path for role, path in named.items() if path is not None}
         for role, path in found.items():
             if not path.is_file():
-                raise Terminal(f"tag.{role}: no file {path}")
+                raise FatalError(f"tag.{role}: no file {path}")
         return found
 
 
 def open_candidates(settings: CandidateSettings) -> CandidateSource:
-    """The source that the settings name. Raises `Terminal` on a file that can't be used."""
+    """The source that the settings name. Raises `FatalError` on a file that can't be used."""
     try:
         if settings.cooccurrence is not None:
             return Cooccurrence(read_cooccurrence(settings.cooccurrence), settings.overlap)
         paraphrases = read_paraphrases(settings.paraphrases) if settings.paraphrases is not None else {}
     except (CooccurrenceError, ParaphrasesError) as error:
-        raise Terminal(f"tag: {error}") from error
+        raise FatalError(f"tag: {error}") from error
     nouns, wording = noun_reader(settings, paraphrases), WORDINGS[settings.wording]
     if settings.enumeration == "official":
         return lambda triplets, boxes, captions=(): official_candidates(

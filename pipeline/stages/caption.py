@@ -15,10 +15,11 @@ from pipeline.captioning.captioner import Caption, Picture, merge
 from pipeline.captioning.model_folder import find_lavis_model, find_lavis_python, find_model
 from pipeline.captioning.pixels import pair_crops
 from pipeline.captioning.settings import CaptionSettings
+from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, ImageLimits, read_image
 from pipeline.data.images.prefetch import read_ahead
-from pipeline.data.images.refs import ImagePlace
-from pipeline.runtime.stage import Inputs, Output, Rejected, Report, Stage
+from pipeline.data.images.refs import ImageRef
+from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from storage.tables import CAPTIONS
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class CaptionStage(Stage):
         return self.settings.row_settings()
 
     def weights(self) -> dict[str, Path]:
-        """The captioner's files, or the recordings, and the filter's. Raises `Terminal` when there is none."""
+        """The captioner's files, or the recordings, and the filter's. Raises `FatalError` when there is none."""
         settings = self.settings
         found: dict[str, Path] = {}
         if settings.captioner == "recorded":
@@ -71,7 +72,7 @@ class CaptionStage(Stage):
         self._scorer = self._filter() if self.settings.filter else None
         self._limits = ImageLimits()
 
-    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Caption the partition, a batch at a time; images that can't be read go to quarantine."""
         rows = [row for row in inputs.table("images").to_pylist() if row["boxes"]]
         made: list[dict[str, Any]] = []
@@ -137,13 +138,13 @@ class CaptionStage(Stage):
         looking += [self._scorer.side] if self._scorer else []
         if not looking:
             return repeat(None, len(rows))
-        places, ahead = (self.image_path(row) for row in rows), 2 * self.settings.batch_size
+        places, ahead = (locate_image(self.image_folders, row) for row in rows), 2 * self.settings.batch_size
         (side, *others) = set(looking)
         if side is None or others or self.settings.dense != "no":
             return read_ahead(places, read_image, self._limits, ahead=ahead)
         from pipeline.data.images.resize import read_resized
 
-        def read_square(place: ImagePlace, limits: ImageLimits) -> Picture:
+        def read_square(place: ImageRef, limits: ImageLimits) -> Picture:
             return read_resized(place, side, side, limits)
 
         return read_ahead(places, read_square, self._limits, ahead=ahead)

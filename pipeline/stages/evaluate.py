@@ -8,9 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.runtime.settings import Settings, runtime
-from pipeline.runtime.stage import Inputs, Output, Rejected, Report, Stage
+from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from storage.tables import METRICS
 from tagger.english.predicates import canonical
 
@@ -35,7 +36,7 @@ class EvaluateStage(Stage):
     whole = True
     settings: EvaluateSettings
 
-    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Predict every test image, then score; images that can't be read go to quarantine."""
         from models.weights import load
         from pipeline.evaluation.detection import average_precision_50
@@ -70,7 +71,7 @@ class EvaluateStage(Stage):
         rows, images, rejected = [], [], []
         for row in inputs.table("images").to_pylist():
             try:
-                images.append(read_image(self.image_path(row)))
+                images.append(read_image(locate_image(self.image_folders, row)))
                 rows.append(row)
             except BadImage as bad:
                 rejected.append(Rejected(row["image_id"], bad.reason, bad.value))

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from pipeline.runtime.processes import choose_device, keep_freed_memory
 from pipeline.runtime.settings import Settings, runtime
 from pipeline.training.settings import CALIBRATION
 from storage.artifact import Artifact
 from storage.digests import digest_file
-from storage.errors import Terminal
+from storage.errors import FatalError
 from tagger.labelling.calibration import Calibration
 
 if TYPE_CHECKING:
-    import torch
-
     from tagger.labelling.blind_labeller import BlindLabeller
     from tagger.labelling.clip_labeller import ClipLabeller
     from tagger.labelling.labeller import Labeller
@@ -51,11 +50,11 @@ class LabellerSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
 
     def clip_files(self) -> dict[str, Path]:
-        """CLIP's folder, where CLIP labels. Raises `Terminal` when there is none."""
+        """CLIP's folder, where CLIP labels. Raises `FatalError` when there is none."""
         if self.method != "clip":
             return {}
         if self.clip is None or not self.clip.is_dir():
-            raise Terminal(f"tag.clip = {self.clip}: method 'clip' needs a folder with a CLIP's weights and files")
+            raise FatalError(f"tag.clip = {self.clip}: method 'clip' needs a folder with a CLIP's weights and files")
         return {"clip": self.clip}
 
 
@@ -71,21 +70,23 @@ class OpenLabeller:
     image_size: int | None
 
 
-def open_labeller(settings: LabellerSettings, tagger: Artifact) -> OpenLabeller:
-    """Load what labels. Raises `Terminal` when weights do not fit, are of another network or no numbers."""
+def open_labeller(settings: LabellerSettings, tagger: Artifact, worker: int = 0) -> OpenLabeller:
+    """Load the labeller of worker number `worker`.
+
+    Raises `FatalError` for weights that do not fit, belong to another network or are not finite, and for a missing GPU.
+    """
     if settings.method == "tagger":
-        return _tagger(settings, tagger)
+        return _tagger(settings, tagger, worker)
     if settings.method == "clip":
-        return _clip(settings)
+        return _clip(settings, worker)
     from tagger.labelling.blind_labeller import BlindLabeller
 
     return OpenLabeller(BlindLabeller(settings.method, settings.floor), settings.method, None)
 
 
-def _tagger(settings: LabellerSettings, artifact: Artifact) -> OpenLabeller:
+def _tagger(settings: LabellerSettings, artifact: Artifact, worker: int) -> OpenLabeller:
     from models.relation_tagger import RelationTagger
     from models.weights import WeightsError, load
-    from pipeline.runtime.processes import keep_freed_memory
     from tagger.labelling.labeller import Labeller
 
     keep_freed_memory()
@@ -96,7 +97,7 @@ def _tagger(settings: LabellerSettings, artifact: Artifact) -> OpenLabeller:
         if not isinstance(tagger, RelationTagger):
             raise WeightsError(f"weights of a {type(tagger).__name__}, not of a Relation Tagger")
         labeller = Labeller(
-            tagger.to(_device(settings.device)),
+            tagger.to(choose_device(settings.device, worker)),
             settings.categories or vocabulary["objects"][: settings.category_texts],
             vocabulary["predicates"][: settings.predicate_texts],
             Calibration.from_json(calibration.read_bytes()) if calibration.is_file() else None,
@@ -107,24 +108,16 @@ def _tagger(settings: LabellerSettings, artifact: Artifact) -> OpenLabeller:
             settings.precision,
         )
     except (WeightsError, FloatingPointError, ValueError) as error:
-        raise Terminal(f"tagger {artifact.key[:12]}: {error}; remove {artifact.folder} and run again") from error
+        raise FatalError(f"tagger {artifact.key[:12]}: {error}; remove {artifact.folder} and run again") from error
     return OpenLabeller(labeller, digest_file(weights), vocabulary["image_size"])
 
 
-def _clip(settings: LabellerSettings) -> OpenLabeller:
+def _clip(settings: LabellerSettings, worker: int) -> OpenLabeller:
     from tagger.labelling.clip_labeller import ClipLabeller
 
     (folder,) = settings.clip_files().values()
     try:
-        labeller = ClipLabeller(folder, settings.floor, settings.batch_size, _device(settings.device))
+        labeller = ClipLabeller(folder, settings.floor, settings.batch_size, choose_device(settings.device, worker))
     except (OSError, ValueError) as error:
-        raise Terminal(f"tag.clip = {folder}: not a CLIP of transformers ({error})") from error
+        raise FatalError(f"tag.clip = {folder}: not a CLIP of transformers ({error})") from error
     return OpenLabeller(labeller, f"clip {folder.name}", None)
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise Terminal("tag.device = 'cuda': this machine has no usable GPU; set device = 'auto' or 'cpu'")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

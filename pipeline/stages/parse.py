@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.runtime.settings import Settings, runtime
-from pipeline.runtime.stage import Inputs, Output, Rejected, Report, Stage
+from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from pipeline.stages.parse_cache import ParseCache
 from storage.digests import digest_path
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.tables import TRIPLETS
 from tagger.triplet import Triplet
 
@@ -69,13 +69,13 @@ class ParseStage(Stage):
         return {"parser": folder} if folder.is_dir() else {}
 
     def open(self, given: Inputs) -> None:
-        """Load what reads captions. Raises `Terminal` when it is missing or can't be used."""
+        """Load what reads captions. Raises `FatalError` when it is missing or can't be used."""
         self._neural: NeuralParser | None = None
         self._parse = self._reader()
         path = self.settings.cache
         self._cache = ParseCache(path, self._parser_version()) if path is not None else None
 
-    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Parse the partition's captions that nobody has parsed yet; refused ones go to quarantine."""
         from tagger.parsing.parser import refusal
 
@@ -123,11 +123,11 @@ class ParseStage(Stage):
                 self._neural = NeuralParser(settings.neural, settings.batch_size)
                 return self._neural
             except NeuralParserError as error:
-                raise Terminal(f"parse.neural: {error}") from error
+                raise FatalError(f"parse.neural: {error}") from error
         try:
             parser = load_parser(settings.model)
         except ParserUnavailableError as error:
-            raise Terminal(f"parse.model: {error}") from error
+            raise FatalError(f"parse.model: {error}") from error
         return lambda captions: parse_captions(captions, parser, settings.implied)
 
     def _parser_version(self) -> str:

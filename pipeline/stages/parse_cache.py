@@ -12,7 +12,7 @@ from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
-from storage.errors import Terminal, Transient
+from storage.errors import FatalError, RetryableError
 from tagger.triplet import Triplet
 
 _ASKED = 500
@@ -30,7 +30,7 @@ class ParseCache:
     """
 
     def __init__(self, path: Path, version: str) -> None:
-        """`version` tells everything but the text that decides a parse. Raises `Terminal` where `path` can't be used."""
+        """`version` tells everything but the text that decides a parse. Raises `FatalError` where `path` can't be used."""
         self._path = path
         self._parser = hashlib.sha256("\0".join([version, *_NAMES]).encode()).digest()
         with self._open() as connection:
@@ -66,12 +66,14 @@ class ParseCache:
                 yield connection
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
-                raise Transient(f"{self._path}: another process has written to it for {_WAIT:g} seconds") from error
-            raise Terminal(f"{self._path}: {error}; set parse.cache to a file that you may write") from error
+                raise RetryableError(
+                    f"{self._path}: another process has written to it for {_WAIT:g} seconds"
+                ) from error
+            raise FatalError(f"{self._path}: {error}; set parse.cache to a file that you may write") from error
         except (sqlite3.DatabaseError, zlib.error, ValueError, TypeError) as error:
-            raise Terminal(f"{self._path}: damaged ({error}); remove it: captions are then parsed again") from error
+            raise FatalError(f"{self._path}: damaged ({error}); remove it: captions are then parsed again") from error
         except OSError as error:
-            raise Terminal(f"{self._path}: {error.strerror}; set parse.cache to a file that you may write") from error
+            raise FatalError(f"{self._path}: {error.strerror}; set parse.cache to a file that you may write") from error
 
 
 def _digest(text: str) -> bytes:

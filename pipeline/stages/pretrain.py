@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.runtime.stage import Inputs, Output, Report, Stage
+from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
 from pipeline.stages.shard import SHARD_FILE
 from pipeline.training.config import RESUMES_FROM
 from pipeline.training.settings import TrainingSettings
@@ -27,10 +27,12 @@ class PretrainStage(Stage):
         """Tokenizer and initial weights, where the settings name them."""
         return self.settings.files()
 
-    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Train, in processes of their own; must be called from the main thread."""
-        from pipeline.training.config import Job, Shard
-        from pipeline.training.launch import carry_out_training
+        from pipeline.training.config import Shard, TrainConfig
+        from pipeline.training.launch import run_training
 
         shards = [Shard(tar=a.file(SHARD_FILE), index=a.file("shards.parquet")) for a in inputs.artifacts("shards")]
-        return carry_out_training(Job(kind="pretrain", settings=self.settings, work=work, shards=tuple(shards)), report)
+        return run_training(
+            TrainConfig(kind="pretrain", settings=self.settings, work=work, shards=tuple(shards)), report
+        )

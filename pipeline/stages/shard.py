@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, probe_bytes, read_bytes
 from pipeline.labels.kept_labels import ChoiceSettings, Kept, kept_labels
-from pipeline.runtime.stage import Inputs, Output, Rejected, Report, Stage
+from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from pipeline.training.sample import SampleRelation, TrainingSample, strongest
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.shards import Sample, write_shard
 from storage.tables import CANDIDATES, SHARD_MEMBERS
 from tagger.english.predicates import canonical
@@ -46,7 +47,7 @@ class ShardStage(Stage):
         names = ("labels", "max_relations") if self.settings.labels == "given" else ("labels",)
         return {name: given[name] for name in names}
 
-    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Write the partition's tar."""
         rows = inputs.table("images").to_pylist()
         kept = self._kept(inputs) if self.settings.labels == "pseudo" else {}
@@ -61,7 +62,7 @@ class ShardStage(Stage):
                     counts["without a box"] += 1
                     continue
                 try:
-                    data = read_bytes(self.image_path(row))
+                    data = read_bytes(locate_image(self.image_folders, row))
                     extension = _EXTENSIONS[probe_bytes(data).format]
                 except BadImage as error:
                     rejected.append(Rejected(row["image_id"], error.reason, error.value))
@@ -84,10 +85,10 @@ class ShardStage(Stage):
         return TrainingSample.from_row(row, relations)
 
     def _kept(self, inputs: Inputs) -> Kept:
-        """The labels of each image that are trained on. Raises `Terminal` when they lack what the settings ask for."""
+        """The labels of each image that are trained on. Raises `FatalError` when they lack what the settings ask for."""
         tagged = inputs.artifact("relations")
         candidates = tagged.table("candidates") if self.settings.rule == "best" else CANDIDATES.empty_table()
         try:
             return kept_labels(tagged.table("relations"), candidates, self.settings)
-        except Terminal as error:
-            raise Terminal(f"{inputs.partition}: {error}") from error
+        except FatalError as error:
+            raise FatalError(f"{inputs.partition}: {error}") from error

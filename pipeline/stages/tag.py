@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.label_audit import LabelCount
 from pipeline.runtime.settings import runtime
-from pipeline.runtime.stage import Inputs, Output, Rejected, Report, Stage
+from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from pipeline.stages.candidates import CandidateSettings, open_candidates
 from pipeline.stages.labeller import LabellerSettings, open_labeller
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.tables import CANDIDATES, RELATIONS, write_table
 from tagger.box import Box
 from tagger.triplet import Triplet
@@ -61,14 +62,14 @@ class TagStage(Stage):
         return settings.files() | settings.clip_files()
 
     def open(self, given: Inputs) -> None:
-        """Load what proposes and what labels. Raises `Terminal` when it can't be used."""
+        """Load what proposes and what labels. Raises `FatalError` when it can't be used."""
         self._candidates = open_candidates(self.settings)
-        self._open = open_labeller(self.settings, given.artifact("tagger"))
+        self._open = open_labeller(self.settings, given.artifact("tagger"), self.worker)
 
-    def judge(self, made: Inputs) -> None:
+    def audit(self, made: Inputs) -> None:
         """Hold the labels against the relations that the labelled sets give.
 
-        Raises `Terminal` that names the predicates when they are worse than the settings allow, or can't be judged.
+        Raises `FatalError` that names the predicates when they are worse than the settings allow, or can't be judged.
         """
         floor = self.settings.audit_floor
         if not floor:
@@ -78,7 +79,7 @@ class TagStage(Stage):
             count.add(images.table("images"), tagged)
         found = count.audit()
         if not found.reachable:
-            raise Terminal(
+            raise FatalError(
                 f"tag.audit_floor = {floor:g}, but the labelled sets give no relation that a candidate states: there is "
                 "nothing to judge the labels by; set it to 0"
             )
@@ -88,14 +89,14 @@ class TagStage(Stage):
         # Each may rank its own labels well while they stand in each other's way: then the lowest are named.
         failed = [each for each in judged if each.average_precision < floor] or judged[:LOWEST]
         worst = [f"{each.predicate} {each.average_precision:.2f} ({each.truths} true)" for each in failed]
-        raise Terminal(
+        raise FatalError(
             f"labels refused: their average precision {found.tagger.average_precision:.2f} over {found.reachable} "
             f"relations within reach is below tag.audit_floor = {floor:g} (naive matching "
             f"{found.naive.average_precision:.2f}); predicates with the lowest: {', '.join(worst)}. Train the tagger longer or "
             "on more; with a lower floor, what was computed is taken as it is"
         )
 
-    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Score the partition's candidates; images that can't be read or scored go to quarantine."""
         rows = inputs.table("images").to_pylist()
         stated = {row["image_id"]: row["triplets"] for row in inputs.table("triplets").to_pylist()}
@@ -107,7 +108,7 @@ class TagStage(Stage):
             for row, one in zip(rows, labels, strict=True)
             if one.problem
         ]
-        kept = [_Kept(*each) for each in zip(rows, images, labels, strict=True) if not each[2].problem]
+        kept = [_Labelled(*each) for each in zip(rows, images, labels, strict=True) if not each[2].problem]
         relations = [
             {"image_id": one.row["image_id"], "tagger": self._open.digest, "relations": one.relations(stated)}
             for one in kept
@@ -136,7 +137,7 @@ class TagStage(Stage):
 
         def load() -> Tensor | Problem:
             try:
-                image = read_image(self.image_path(row))
+                image = read_image(locate_image(self.image_folders, row))
                 if size is None:
                     return torch.from_numpy(np.asarray(image, np.float32).transpose(2, 0, 1) / np.float32(255))
                 return to_pixels(image, View(size))
@@ -146,7 +147,7 @@ class TagStage(Stage):
         return TaggingImage(row["width"], row["height"], boxes, pairs, (height, width), load)
 
 
-class _Kept(NamedTuple):
+class _Labelled(NamedTuple):
     """An image that was labelled."""
 
     row: dict[str, Any]

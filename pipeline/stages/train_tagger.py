@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.runtime.stage import Inputs, Output, Report, Stage
+from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
 from pipeline.training.config import RESUMES_FROM
 from pipeline.training.settings import TaggerSettings
 from storage.tables import METRICS
@@ -29,16 +29,16 @@ class TrainTaggerStage(Stage):
         """Tokenizer and initial weights, where the settings name them."""
         return self.settings.files()
 
-    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Train, in processes of their own; must be called from the main thread."""
-        from pipeline.training.config import Job
-        from pipeline.training.launch import carry_out_training
+        from pipeline.training.config import TrainConfig
+        from pipeline.training.launch import run_training
 
-        job = Job(
+        job = TrainConfig(
             kind="tagger",
             settings=self.settings,
             work=work,
             tables=tuple(artifact.file("images.parquet") for artifact in inputs.artifacts("images")),
             image_folders=dict(self.image_folders),
         )
-        return carry_out_training(job, report)
+        return run_training(job, report)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from storage.atomic import put_in_place
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 FORMAT = 1
 _MODEL, _FIRST, _SECOND, _STEPS = "model.", "exp_avg.", "exp_avg_sq.", "steps."
@@ -34,7 +34,7 @@ def save_checkpoint(path: Path, step: int, processes: int, network: nn.Module, o
 def load_checkpoint(path: Path, processes: int, network: nn.Module, optimizer: torch.optim.AdamW) -> int:
     """Put the state back and return how many steps it has seen; 0 and nothing changed when there is no checkpoint.
 
-    Raises `Terminal` when the file is damaged or belongs to another network or number of processes.
+    Raises `FatalError` when the file is damaged or belongs to another network or number of processes.
     """
     if not path.is_file():
         return 0
@@ -43,18 +43,18 @@ def load_checkpoint(path: Path, processes: int, network: nn.Module, optimizer: t
             about = json.loads((file.metadata() or {})["checkpoint"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, KeyError, ValueError) as error:
-        raise Terminal(f"{path}: damaged checkpoint ({error}); remove it to train from the beginning") from error
+        raise FatalError(f"{path}: damaged checkpoint ({error}); remove it to train from the beginning") from error
     if about["format"] != FORMAT:
-        raise Terminal(f"{path}: checkpoint format {about['format']}, this version reads {FORMAT}; remove it")
+        raise FatalError(f"{path}: checkpoint format {about['format']}, this version reads {FORMAT}; remove it")
     if about["processes"] != processes:
-        raise Terminal(
+        raise FatalError(
             f"{path}: written by {about['processes']} processes, now there are {processes}, which would end with other "
             f"weights; set processes = {about['processes']} to go on, or remove the file to train from the beginning"
         )
     own = network.state_dict()
     saved = {name.removeprefix(_MODEL): value for name, value in tensors.items() if name.startswith(_MODEL)}
     if {n: v.shape for n, v in own.items()} != {n: v.shape for n, v in saved.items()}:
-        raise Terminal(f"{path}: holds another network than the settings describe; remove it")
+        raise FatalError(f"{path}: holds another network than the settings describe; remove it")
     network.load_state_dict(saved)
     for name, parameter in network.named_parameters():
         if _FIRST + name in tensors:

@@ -31,7 +31,7 @@ class Shard(Settings):
     index: Path
 
 
-class Job(Settings):
+class TrainConfig(Settings):
     """A training: of what, on what, how. `work` keeps its checkpoints and gets its results."""
 
     kind: Literal["pretrain", "tagger"]

@@ -11,19 +11,19 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline.data.images.folders import open_folder
+from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_bytes
 from pipeline.data.images.views import load_pixels, random_view
 from pipeline.training.sample import SampleRelation, TrainingSample, mirrored
-from pipeline.training.sampler import Order, Place, stable_seed
+from pipeline.training.sampler import Place, StepSampler, stable_seed
 from pipeline.training.settings import TrainingSettings
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.shards import ShardReader
 from storage.tables import read_table
 from tagger.english.predicates import canonical
 
 
-class Source(Protocol):
+class SampleSource(Protocol):
     """Samples by position. Must be picklable: worker processes get a copy of their own."""
 
     def __len__(self) -> int: ...
@@ -52,7 +52,7 @@ class ShardSource:
         return len(self._ids)
 
     def labels(self, position: int) -> TrainingSample:
-        """The labels of one image. Raises `Terminal` when they are damaged."""
+        """The labels of one image. Raises `FatalError` when they are damaged."""
         return TrainingSample.from_json(self._members(position)["json"])
 
     def image(self, position: int) -> bytes:
@@ -100,13 +100,13 @@ class ImageSource:
         return TrainingSample.from_row(row, relations)
 
     def image(self, position: int) -> bytes:
-        """The bytes of its file. Raises `Terminal` when it can't be read any more."""
+        """The bytes of its file. Raises `FatalError` when it can't be read any more."""
         row = self._row(position)
         folder = self._folders[row["dataset"]]
         try:
-            return read_bytes(open_folder(folder).place(row["uri"]))
+            return read_bytes(locate_image(self._folders, row))
         except BadImage as error:
-            raise Terminal(
+            raise FatalError(
                 f"{folder}/{row['uri']}: {error}, but it was whole when it was ingested; restore it"
             ) from error
 
@@ -118,7 +118,7 @@ class ImageSource:
 class Subset:
     """Some positions of another source."""
 
-    def __init__(self, source: Source, positions: Sequence[int]) -> None:
+    def __init__(self, source: SampleSource, positions: Sequence[int]) -> None:
         self._source = source
         self._positions = list(positions)
 
@@ -142,10 +142,12 @@ class Example:
     sample: TrainingSample
 
 
-class StepExamples(torch.utils.data.Dataset[list[Example]]):
+class StepDataset(torch.utils.data.Dataset[list[Example]]):
     """Step → this process's examples of it. A map-style data set, so that loader processes can share the work."""
 
-    def __init__(self, source: Source, order: Order, settings: TrainingSettings, rank: int, ranks: int) -> None:
+    def __init__(
+        self, source: SampleSource, order: StepSampler, settings: TrainingSettings, rank: int, ranks: int
+    ) -> None:
         self._source, self._order, self._settings = source, order, settings
         self._rank, self._ranks = rank, ranks
 
@@ -160,7 +162,7 @@ class StepExamples(torch.utils.data.Dataset[list[Example]]):
         try:
             pixels = load_pixels(self._source.image(place.position), view)
         except BadImage as error:
-            raise Terminal(
+            raise FatalError(
                 f"image {sample.image_id} of {sample.dataset}: {error}; it was whole when it was ingested: "
                 "restore it, or remove the artifact that holds it and run again"
             ) from error

@@ -24,7 +24,7 @@ class Ranks:
 
 
 @dataclass(frozen=True)
-class Exchanged:
+class SyncedGradients:
     """The same in every process."""
 
     losses: dict[str, float]
@@ -34,7 +34,9 @@ class Exchanged:
     """Whether any process was asked to stop."""
 
 
-def exchange(parameters: Sequence[Tensor], losses: Mapping[str, Tensor], stop: bool, ranks: Ranks) -> Exchanged:
+def sync_gradients(
+    parameters: Sequence[Tensor], losses: Mapping[str, Tensor], stop: bool, ranks: Ranks
+) -> SyncedGradients:
     """Replace each parameter's gradient by the mean over processes, and take the mean of the losses.
 
     A parameter that no process has a gradient for keeps none, so that the optimizer leaves it alone.
@@ -55,4 +57,4 @@ def exchange(parameters: Sequence[Tensor], losses: Mapping[str, Tensor], stop: b
         parameter.grad = gradient.view_as(parameter).div_(ranks.count) if any_has else None
     norm = float(flat[: sum(sizes)].norm())
     values = (means / ranks.count).tolist()
-    return Exchanged(dict(zip(losses, values, strict=True)), norm, bool(stops.item() > 0))
+    return SyncedGradients(dict(zip(losses, values, strict=True)), norm, bool(stops.item() > 0))

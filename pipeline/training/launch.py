@@ -11,14 +11,24 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pipeline.runtime.stage import Output, Report
-from pipeline.training.config import ERROR, LAUNCHER, METRICS_LOG, MODEL, SUMMARY, TOKENIZER, VOCABULARY, Job, Summary
-from pipeline.training.dataset import ImageSource, ShardSource, Source, Subset
+from pipeline.runtime.stage import Output, ReportProgress
+from pipeline.training.config import (
+    ERROR,
+    LAUNCHER,
+    METRICS_LOG,
+    MODEL,
+    SUMMARY,
+    TOKENIZER,
+    VOCABULARY,
+    Summary,
+    TrainConfig,
+)
+from pipeline.training.dataset import ImageSource, SampleSource, ShardSource, Subset
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import CALIBRATION, TaggerSettings
 from pipeline.training.vocabulary import NO_OBJECTS, Vocabulary, copy_tokenizer, make_tokenizer, tokenizer_files
-from storage.errors import Terminal, Transient
+from storage.errors import FatalError, RetryableError
 
 LOG = "train.log"
 GRACE_SECONDS = 20.0
@@ -27,11 +37,11 @@ _PROGRESS = re.compile(r"step (\d+)/(\d+): (.*)")
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def launch(job: Job, report: Report) -> Summary:
+def launch(job: TrainConfig, report: ReportProgress) -> Summary:
     """Run the job's processes to their end; the model lies in `job.work` then.
 
     Must be called from the main thread: only there do signals interrupt it, and Linux ends the processes with the
-    thread that started them. Raises `Terminal` for what the trainer says can't work, else `Transient` with the end of
+    thread that started them. Raises `FatalError` for what the trainer says can't work, else `RetryableError` with the end of
     its log; on any other exception (Ctrl-C, a cancelled flow) the trainer gets time to write a checkpoint first.
     """
     for name in (ERROR, SUMMARY, MODEL):
@@ -59,7 +69,7 @@ def launch(job: Job, report: Report) -> Summary:
     return Summary.model_validate_json((job.work / SUMMARY).read_bytes())
 
 
-def _command(job: Job, job_file: Path) -> list[str]:
+def _command(job: TrainConfig, job_file: Path) -> list[str]:
     worker = ["-m", "pipeline.training.worker", str(job_file)]
     if job.settings.processes == 1:
         return [sys.executable, *worker]
@@ -67,7 +77,7 @@ def _command(job: Job, job_file: Path) -> list[str]:
     return [sys.executable, *torchrun, f"--nproc-per-node={job.settings.processes}", *worker]
 
 
-def _environment(job: Job) -> dict[str, str]:
+def _environment(job: TrainConfig) -> dict[str, str]:
     """Paths, threads, and the process that the trainer must not outlive."""
     paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     threads = str(job.settings.threads)
@@ -83,7 +93,7 @@ def _environment(job: Job) -> dict[str, str]:
     }
 
 
-def _follow(process: subprocess.Popen[bytes], log: Path, start: int, report: Report) -> int:
+def _follow(process: subprocess.Popen[bytes], log: Path, start: int, report: ReportProgress) -> int:
     """Pass the log's progress lines on until the process ends; returns its exit code."""
     with log.open("rb") as lines:
         lines.seek(start)
@@ -112,20 +122,20 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         return
 
 
-def _failure(job: Job, log: Path, code: int) -> Exception:
+def _failure(job: TrainConfig, log: Path, code: int) -> Exception:
     if (job.work / ERROR).is_file():
-        return Terminal((job.work / ERROR).read_text())
+        return FatalError((job.work / ERROR).read_text())
     tail = log.read_text(errors="replace").splitlines()[-15:]
     state = f"ended with exit code {code}" if code else "stopped before its last step"
-    return Transient(
+    return RetryableError(
         f"training {state}; run again to go on from its last checkpoint. The end of {log}:\n" + "\n".join(tail)
     )
 
 
-def prepare(job: Job) -> dict[str, Path]:
+def prepare(job: TrainConfig) -> dict[str, Path]:
     """Write vocabulary and tokenizer unless an earlier attempt has; returns the files to keep with the weights.
 
-    Raises `Terminal` when there is nothing to train on.
+    Raises `FatalError` when there is nothing to train on.
     """
     vocabulary_file, tokenizer = job.work / VOCABULARY, job.work / TOKENIZER
     if not vocabulary_file.is_file():
@@ -140,7 +150,7 @@ def prepare(job: Job) -> dict[str, Path]:
     return {VOCABULARY: vocabulary_file, **tokenizer_files(tokenizer)}
 
 
-def training_source(job: Job) -> Source:
+def training_source(job: TrainConfig) -> SampleSource:
     """The samples that the job trains on."""
     if job.kind == "pretrain":
         return ShardSource([(shard.tar, shard.index) for shard in job.shards])
@@ -149,15 +159,17 @@ def training_source(job: Job) -> Source:
     return Subset(images, images.split(job.settings.held_out)[0])
 
 
-def _samples(source: Source, job: Job) -> Iterator[TrainingSample]:
+def _samples(source: SampleSource, job: TrainConfig) -> Iterator[TrainingSample]:
     if not len(source):
         needed = "an image with a box" if job.kind == "pretrain" else "an image with a relation between its boxes"
-        raise Terminal(f"nothing to train on: the {job.kind} training set lacks {needed}; look at what ingest rejected")
+        raise FatalError(
+            f"nothing to train on: the {job.kind} training set lacks {needed}; look at what ingest rejected"
+        )
     for position in range(len(source)):
         yield source.labels(position)
 
 
-def carry_out_training(job: Job, report: Report) -> Output:
+def run_training(job: TrainConfig, report: ReportProgress) -> Output:
     """Train, or go on from the last checkpoint in `job.work`; model, vocabulary, tokenizer, calibration, metrics."""
     kept = prepare(job)
     summary = launch(job, report)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 
 class SampleBox(NamedTuple):
@@ -49,14 +49,14 @@ class TrainingSample:
 
     @classmethod
     def from_json(cls, data: bytes) -> TrainingSample:
-        """The inverse of `to_json`. Raises `Terminal` when fields are missing, unknown or ill-typed."""
+        """The inverse of `to_json`. Raises `FatalError` when fields are missing, unknown or ill-typed."""
         try:
             values = json.loads(data)
             boxes = tuple(SampleBox(**box) for box in values.pop("boxes"))
             relations = tuple(SampleRelation(**relation) for relation in values.pop("relations"))
             return cls(boxes=boxes, relations=relations, **values)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise Terminal(f"a shard's sample is damaged ({error}): {data[:120]!r}; rebuild the shard") from error
+            raise FatalError(f"a shard's sample is damaged ({error}): {data[:120]!r}; rebuild the shard") from error
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], relations: Sequence[SampleRelation]) -> TrainingSample:

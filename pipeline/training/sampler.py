@@ -15,7 +15,7 @@ class Place(NamedTuple):
     epoch: int
 
 
-class Order:
+class StepSampler:
     """Each epoch is a permutation of all samples; steps run on across its end, so every sample comes once an epoch."""
 
     def __init__(self, samples: int, batch: int, seed: int) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from models.config import NetworkConfig
 from pipeline.runtime.settings import Settings, runtime
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 
 class LossWeights(Settings):
@@ -105,12 +105,12 @@ class TrainingSettings(Settings):
         return self.model_copy(update={"seed": seed})
 
     def files(self) -> dict[str, Path]:
-        """Files whose content decides the outcome, by role. Raises `Terminal` when one is missing."""
+        """Files whose content decides the outcome, by role. Raises `FatalError` when one is missing."""
         named = {"tokenizer": self.tokenizer, "initial": self.initial}
         given = {role: path for role, path in named.items() if path is not None}
         for role, path in given.items():
             if not path.exists():
-                raise Terminal(f"{role} = {path}: no such file or folder; correct the path or leave {role} out")
+                raise FatalError(f"{role} = {path}: no such file or folder; correct the path or leave {role} out")
         return given
 
 

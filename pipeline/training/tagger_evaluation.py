@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from models.network import Network
 from models.relation_tagger import PairQueries, RelationTagger
 from pipeline.data.images.views import View, load_pixels
-from pipeline.training.dataset import Source
+from pipeline.training.dataset import SampleSource
 from pipeline.training.pairs import labelled_pairs, normalised_boxes
 from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import CALIBRATION, TaggerSettings, TrainingSettings
@@ -76,7 +76,7 @@ class Scored:
 
 def check_tagger(
     network: Network,
-    source: Source,
+    source: SampleSource,
     vocabulary: Vocabulary,
     settings: TrainingSettings,
     device: torch.device,
@@ -205,7 +205,7 @@ def _calibration_errors(proposed: Sequence[Proposal]) -> dict[str, float]:
 @torch.inference_mode()
 def _scored(
     network: RelationTagger,
-    source: Source,
+    source: SampleSource,
     image: int,
     vocabulary: Vocabulary,
     settings: TrainingSettings,
@@ -253,7 +253,7 @@ def _truth(sample: TrainingSample, pairs: Sequence[Pair], known: dict[str, int])
 class HeldOut:
     """Images that the tagger is measured on every `check_every` steps, and after the last one calibrated with."""
 
-    images: Source
+    images: SampleSource
     vocabulary: Vocabulary
     settings: TaggerSettings
     device: torch.device

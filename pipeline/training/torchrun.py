@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from pipeline.runtime.engines.local import die_with_parent
+from pipeline.runtime.processes import die_with_parent
 from pipeline.training.config import LAUNCHER
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ from torch import nn
 from models.network import Network
 from pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.training.config import CHECKPOINT, METRICS_LOG
-from pipeline.training.dataset import Example, Source, StepExamples
-from pipeline.training.gradient_sync import Ranks, exchange
+from pipeline.training.dataset import Example, SampleSource, StepDataset
+from pipeline.training.gradient_sync import Ranks, sync_gradients
 from pipeline.training.metrics_log import MetricsLog
-from pipeline.training.sampler import Order, stable_seed
+from pipeline.training.sampler import StepSampler, stable_seed
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.task import Task
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ Check = Callable[[Network, int, int], Mapping[str, float]]
 
 def train(
     task: Task,
-    source: Source,
+    source: SampleSource,
     settings: TrainingSettings,
     work: Path,
     ranks: Ranks,
@@ -65,9 +65,9 @@ def train(
 
     `check` runs in the first process, on its own; it must leave the network as it was.
 
-    Raises `Terminal` when the loss is no number.
+    Raises `FatalError` when the loss is no number.
     """
-    order = Order(len(source), settings.batch, settings.seed)
+    order = StepSampler(len(source), settings.batch, settings.seed)
     total = settings.steps or order.steps(settings.epochs)
     torch.manual_seed(stable_seed("weights", settings.seed))
     network = task.build().to(ranks.device).train()
@@ -85,7 +85,7 @@ def train(
             progress(begun, total, "going on from the last checkpoint")
     step, stop, began, told = begun, False, time.monotonic(), 0.0
     for examples in _examples(
-        StepExamples(source, order, settings, ranks.rank, ranks.count), range(begun, total), settings
+        StepDataset(source, order, settings, ranks.rank, ranks.count), range(begun, total), settings
     ):
         for group, rate in zip(optimizer.param_groups, _rates(settings), strict=True):
             group["lr"] = rate * schedule(settings, step, total)
@@ -94,9 +94,9 @@ def train(
         generator = np.random.default_rng(stable_seed("draws", settings.seed, step, ranks.rank))
         losses = _losses(task, network, examples, generator, settings, ranks, step)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
-        shared = exchange(parameters, losses, asked_to_stop(), ranks)
+        shared = sync_gradients(parameters, losses, asked_to_stop(), ranks)
         if not math.isfinite(shared.norm + shared.losses["loss"]):
-            raise Terminal(_diverged(step, settings, f"loss {shared.losses['loss']}, gradient norm {shared.norm}"))
+            raise FatalError(_diverged(step, settings, f"loss {shared.losses['loss']}, gradient norm {shared.norm}"))
         _clip(parameters, settings.clip / (shared.norm + 1e-6))
         optimizer.step()
         step += 1
@@ -147,7 +147,7 @@ def _rates(settings: TrainingSettings) -> tuple[float, float, float]:
     return settings.lr_backbone, settings.lr_text, settings.lr
 
 
-def _examples(steps: StepExamples, remaining: range, settings: TrainingSettings) -> Iterator[list[Example]]:
+def _examples(steps: StepDataset, remaining: range, settings: TrainingSettings) -> Iterator[list[Example]]:
     """The examples of each remaining step, prepared here or by loader processes."""
     return iter(
         torch.utils.data.DataLoader(
@@ -173,7 +173,7 @@ def _losses(
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
             return task.losses(network, examples, generator)
     except FloatingPointError as error:
-        raise Terminal(_diverged(step, settings, str(error))) from error
+        raise FatalError(_diverged(step, settings, str(error))) from error
 
 
 def _clip(parameters: list[nn.Parameter], factor: float) -> None:

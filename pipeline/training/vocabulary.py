@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.training.sample import TrainingSample, mirrored_predicate
 from storage.atomic import write_atomic
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 NO_OBJECTS = "no objects"
 """The text that stands for the absence of an object; always the last of the object texts."""
@@ -109,9 +109,11 @@ def is_tokenizer(folder: Path) -> bool:
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copy a tokenizer's files. Raises `Terminal` when the folder has none."""
+    """Copy a tokenizer's files. Raises `FatalError` when the folder has none."""
     if not is_tokenizer(source):
-        raise Terminal(f"tokenizer = {source}: needs tokenizer.json, or vocab.json and merges.txt, as roberta-base has")
+        raise FatalError(
+            f"tokenizer = {source}: needs tokenizer.json, or vocab.json and merges.txt, as roberta-base has"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for name, path in tokenizer_files(source).items():
         shutil.copyfile(path, folder / name)

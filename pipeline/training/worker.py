@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.runtime.engines.local import die_with_parent
+from pipeline.runtime.processes import die_with_parent
 from pipeline.training.config import ERROR, LAUNCHER
 
 if __name__ == "__main__":
@@ -19,9 +19,9 @@ import torch
 import torch.distributed as dist
 
 from models.weights import save
-from pipeline.runtime.processes import keep_freed_memory
-from pipeline.training.config import MODEL, SUMMARY, TOKENIZER, VOCABULARY, Job, Summary
-from pipeline.training.dataset import ImageSource, ShardSource, Source, Subset
+from pipeline.runtime.processes import choose_device, keep_freed_memory
+from pipeline.training.config import MODEL, SUMMARY, TOKENIZER, VOCABULARY, Summary, TrainConfig
+from pipeline.training.dataset import ImageSource, SampleSource, ShardSource, Subset
 from pipeline.training.gradient_sync import Ranks
 from pipeline.training.task import Task
 from pipeline.training.trainer import Check, Trained, train
@@ -32,7 +32,7 @@ from storage.errors import PipelineError
 
 def main(path: Path) -> int:
     """Train as the job says; the exit code is 0 when all steps are done, or when it stopped because it was asked to."""
-    job = Job.model_validate_json(path.read_bytes())
+    job = TrainConfig.model_validate_json(path.read_bytes())
     try:
         asked = _listen()
         ranks = _join(job)
@@ -47,7 +47,7 @@ def main(path: Path) -> int:
     return 0
 
 
-def run(job: Job, ranks: Ranks, asked_to_stop: Callable[[], bool]) -> Trained:
+def run(job: TrainConfig, ranks: Ranks, asked_to_stop: Callable[[], bool]) -> Trained:
     """One process's part of the training; process 0 leaves the results in the job's work folder."""
     settings = job.settings
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -61,7 +61,7 @@ def run(job: Job, ranks: Ranks, asked_to_stop: Callable[[], bool]) -> Trained:
     return trained
 
 
-def _parts(job: Job, vocabulary: Vocabulary, ranks: Ranks) -> tuple[Source, Task, Check]:
+def _parts(job: TrainConfig, vocabulary: Vocabulary, ranks: Ranks) -> tuple[SampleSource, Task, Check]:
     """What to train on, how, and what to measure after a step."""
     if job.kind == "pretrain":
         from pipeline.training.task import PretrainTask
@@ -79,15 +79,12 @@ def _parts(job: Job, vocabulary: Vocabulary, ranks: Ranks) -> tuple[Source, Task
     return Subset(images, kept), TaggerTask(job.settings, vocabulary, job.work / TOKENIZER), check
 
 
-def _join(job: Job) -> Ranks:
+def _join(job: TrainConfig) -> Ranks:
     """Take this process's place among the others."""
     count, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    cuda = job.settings.device == "cuda" or (job.settings.device == "auto" and torch.cuda.is_available())
-    if cuda and not torch.cuda.is_available():
-        raise ValueError("device = 'cuda': this machine has no usable GPU; set device = 'auto' or 'cpu'")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+    device = choose_device(job.settings.device, int(os.environ.get("LOCAL_RANK", 0)))
     if count > 1:
-        dist.init_process_group("nccl" if cuda else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Ranks(rank, count, device)
 
 
@@ -103,7 +100,7 @@ def _tell(step: int, total: int, note: str) -> None:
     print(f"step {step}/{total}: {note}", flush=True)
 
 
-def _finish(job: Job, trained: Trained, images: int, ranks: Ranks) -> None:
+def _finish(job: TrainConfig, trained: Trained, images: int, ranks: Ranks) -> None:
     aside = job.work / f".{MODEL}.new"
     save(trained.network, aside)
     aside.replace(job.work / MODEL)

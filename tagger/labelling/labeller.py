@@ -233,7 +233,7 @@ def _row(encoded: Encoded, row: int) -> Encoded:
         shapes=encoded.shapes,
         valid_ratios=encoded.valid_ratios[:1],
         texts=[texts_BTD[one] for texts_BTD in encoded.texts],
-        hidden_texts=None,
+        text_key_padding_mask=None,
         objects=encoded.objects,
     )
 
@@ -261,7 +261,7 @@ def _side_by_side(rows: Sequence[Encoded]) -> Encoded:
         shapes=rows[0].shapes,
         valid_ratios=rows[0].valid_ratios,
         texts=[torch.cat([filled(row.texts[layer], row) for row in rows]) for layer in range(len(rows[0].texts))],
-        hidden_texts=None,
+        text_key_padding_mask=None,
         objects=objects,
     )
 

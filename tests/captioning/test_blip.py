@@ -16,7 +16,7 @@ from transformers import BlipForConditionalGeneration
 from pipeline.captioning.blip import BlipCaptioner
 from pipeline.captioning.captioner import Caption, open_captioner
 from pipeline.captioning.settings import CaptionSettings
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 Pictures = list[Image.Image]
 
@@ -186,9 +186,9 @@ def test_draws_follow_the_distribution(blip_folder: Path, pictures: Pictures) ->
 
 
 def test_a_missing_model_names_setting_and_ways(tmp_path: Path) -> None:
-    with pytest.raises(Terminal, match=r"(?s)nowhere.*setting: model.*set model to a folder.*hub = true"):
+    with pytest.raises(FatalError, match=r"(?s)nowhere.*setting: model.*set model to a folder.*hub = true"):
         captioner(tmp_path / "nowhere")
-    with pytest.raises(Terminal, match=r"(?s)some/model.*hub = false.*hub = true"):
+    with pytest.raises(FatalError, match=r"(?s)some/model.*hub = false.*hub = true"):
         BlipCaptioner(CaptionSettings(model="some/model-that-nobody-has"))
 
 
@@ -197,17 +197,17 @@ def test_a_folder_that_lacks_a_file_names_it(blip_folder: Path, tmp_path: Path, 
     folder = Path(shutil.copytree(blip_folder, tmp_path / "model"))
     (folder / name).unlink()
     (folder / "vocab.txt").unlink()
-    with pytest.raises(Terminal, match=rf"lacks .*{name}"):
+    with pytest.raises(FatalError, match=rf"lacks .*{name}"):
         captioner(folder)
 
 
 def test_a_prompt_outside_the_vocabulary_stops(blip_folder: Path) -> None:
-    with pytest.raises(Terminal, match=r"prompt 'a photograph of'.*setting: prompt"):
+    with pytest.raises(FatalError, match=r"prompt 'a photograph of'.*setting: prompt"):
         captioner(blip_folder, prompt="a photograph of")
 
 
 def test_a_prompt_that_fills_the_caption_stops(blip_folder: Path) -> None:
-    with pytest.raises(Terminal, match="leave no room"):
+    with pytest.raises(FatalError, match="leave no room"):
         captioner(blip_folder, max_length=4, min_length=0)
 
 

@@ -15,7 +15,7 @@ from pipeline.captioning.layers import ImageEncoder
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.captioning.text_decoder import TextDecoder
 from pipeline.runtime.processes import choose_device
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 
 def with_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -41,7 +41,7 @@ def test_a_gpu_that_is_not_there_stops(
     monkeypatch: pytest.MonkeyPatch, blip_folder: Path, setting: str, gpus: int, there: str
 ) -> None:
     with_gpus(monkeypatch, gpus)
-    with pytest.raises(Terminal, match=rf"'{setting}' is not there.*finds {there}.*'auto' or 'cpu'"):
+    with pytest.raises(FatalError, match=rf"'{setting}' is not there.*finds {there}.*'auto' or 'cpu'"):
         BlipCaptioner(CaptionSettings(model=str(blip_folder), device=setting))
 
 

@@ -18,7 +18,7 @@ from pipeline.captioning.captioner import Caption, open_captioner
 from pipeline.captioning.lavis import LavisCaptioner
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.stages.caption import CaptionStage
-from storage.errors import Terminal, Transient
+from storage.errors import FatalError, RetryableError
 
 Pictures = list[Image.Image]
 Models = tuple[Path, Path]
@@ -109,7 +109,7 @@ def test_weights_that_are_no_captioner_are_named(python: Path, one_blip: Models,
     torch.save({"model": {"visual_encoder.cls_token": torch.zeros(1, 1, 64)}}, tmp_path / "half.pth")
     (tmp_path / "vocab.txt").write_bytes((one_blip[1] / "vocab.txt").read_bytes())
     captioner = LavisCaptioner(settings((tmp_path, tmp_path), python))
-    with pytest.raises(Terminal, match=r"(?s)can't load .*half\.pth.*KeyError"):
+    with pytest.raises(FatalError, match=r"(?s)can't load .*half\.pth.*KeyError"):
         captioner.caption([Image.new("RGB", (8, 8))], [1])
     assert captioner.worker_pid is None
 
@@ -119,7 +119,7 @@ def test_an_interpreter_without_lavis_says_so_with_its_stderr(one_blip: Models, 
     false.write_text("#!/bin/sh\necho 'no such library' >&2\nexit 3\n")
     false.chmod(0o755)
     captioner = LavisCaptioner(settings(one_blip, false))
-    with pytest.raises(Terminal, match=r"(?s)did not start \(exit code 3.*no such library.*make lavis-env"):
+    with pytest.raises(FatalError, match=r"(?s)did not start \(exit code 3.*no such library.*make lavis-env"):
         captioner.caption([Image.new("RGB", (8, 8))], [1])
 
 
@@ -133,7 +133,7 @@ def test_a_worker_that_dies_of_a_batch_is_tried_twice(one_blip: Models, tmp_path
     )
     dying.chmod(0o755)
     captioner = LavisCaptioner(settings(one_blip, dying))
-    with pytest.raises(Transient, match=r"(?s)died 2 times of images 1…2 \(signal 9.*out of memory"):
+    with pytest.raises(RetryableError, match=r"(?s)died 2 times of images 1…2 \(signal 9.*out of memory"):
         captioner.caption([Image.new("RGB", (8, 8))] * 2, [1, 2])
     assert (tmp_path / "starts").read_text().split() == ["started"] * 2
 
@@ -143,14 +143,14 @@ def test_the_stage_is_keyed_by_checkpoint_and_vocabulary(one_blip: Models, tmp_p
     stage = CaptionStage(settings(one_blip, Path(sys.executable)))
     assert stage.weights() == {"captioner": folder / "blip.pth", "vocabulary": folder / "vocab.txt"}
     assert stage.row_settings()["captioner"] == "lavis"
-    with pytest.raises(Terminal, match="lavis_python"):
+    with pytest.raises(FatalError, match="lavis_python"):
         CaptionStage(settings(one_blip, tmp_path / "nowhere")).weights()
 
 
 def test_what_lacks_is_named_with_the_way_out(one_blip: Models, tmp_path: Path) -> None:
-    with pytest.raises(Terminal, match=r"(?s)no such file \(setting: lavis_python\).*make lavis-env"):
+    with pytest.raises(FatalError, match=r"(?s)no such file \(setting: lavis_python\).*make lavis-env"):
         LavisCaptioner(settings(one_blip, tmp_path / "nowhere"))
-    with pytest.raises(Terminal, match=r"one BLIP checkpoint.*vocab\.txt"):
+    with pytest.raises(FatalError, match=r"one BLIP checkpoint.*vocab\.txt"):
         open_captioner(settings((tmp_path, tmp_path), tmp_path / "nowhere"))
     with pytest.raises(ValidationError, match="'lavis' works in float32"):
         settings(one_blip, tmp_path, precision="bfloat16")

@@ -13,7 +13,7 @@ from transformers import BlipForConditionalGeneration
 from pipeline.captioning.blip import BlipCaptioner
 from pipeline.captioning.lavis_weights import convert, to_lavis, to_transformers
 from pipeline.captioning.settings import CaptionSettings
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 Models = tuple[Path, Path]
 
@@ -35,7 +35,7 @@ def test_a_converted_checkpoint_captions_as_the_original(
 
 
 def test_a_weight_of_something_else_is_named() -> None:
-    with pytest.raises(Terminal, match=r"queue: no weight of a captioning BLIP"):
+    with pytest.raises(FatalError, match=r"queue: no weight of a captioning BLIP"):
         to_transformers({"queue": torch.zeros(1)})
 
 
@@ -67,5 +67,5 @@ def test_the_words_that_blip_adds_to_the_vocabulary_get_their_places(one_blip: M
 
 def test_the_vocabulary_of_another_model_is_refused(one_blip: Models, tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("[PAD]\n[SEP]\na\n[DEC]")
-    with pytest.raises(Terminal, match=r"the vocabulary has 5 words .* the checkpoint 90"):
+    with pytest.raises(FatalError, match=r"the vocabulary has 5 words .* the checkpoint 90"):
         convert(one_blip[1] / "blip.pth", tmp_path / "vocab.txt", tmp_path / "made")

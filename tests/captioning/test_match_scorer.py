@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, BertTokenizer, BlipConfig, BlipForImageT
 
 from pipeline.captioning.match_scorer import MatchScorer
 from pipeline.captioning.settings import CaptionSettings
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(40)), "[DEC]", "[ENC]"]
 TEXTS = ["word1 word2", "word9", "word3 word3 word30 word31 word5", "word1 word2"]
@@ -75,12 +75,12 @@ def test_no_captions_have_no_scores(matcher: Path, pictures: list[Image.Image]) 
 
 
 def test_a_captioner_is_no_filter(blip_folder: Path) -> None:
-    with pytest.raises(Terminal, match=r"no BlipForImageTextRetrieval, it lacks .*setting: filter"):
+    with pytest.raises(FatalError, match=r"no BlipForImageTextRetrieval, it lacks .*setting: filter"):
         MatchScorer(settings(blip_folder))
 
 
 def test_a_missing_filter_names_its_setting(tmp_path: Path) -> None:
-    with pytest.raises(Terminal, match=r"setting: filter.*Either set filter to a folder"):
+    with pytest.raises(FatalError, match=r"setting: filter.*Either set filter to a folder"):
         MatchScorer(settings(tmp_path / "nowhere"))
 
 

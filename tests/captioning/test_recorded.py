@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pipeline.captioning.captioner import open_captioner
 from pipeline.captioning.recorded import RecordedCaptioner
 from pipeline.captioning.settings import CaptionSettings
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.tables import CAPTIONS, write_table
 
 
@@ -128,19 +128,19 @@ def test_control_characters_are_stripped(tmp_path: Path) -> None:
 def test_a_file_that_is_something_else_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "bad.json"
     path.write_bytes(content.encode("latin-1"))
-    with pytest.raises(Terminal, match=r"bad\.json.*expected COCO captions"):
+    with pytest.raises(FatalError, match=r"bad\.json.*expected COCO captions"):
         recorded(path)
 
 
 def test_a_missing_file_and_a_false_table_are_named(tmp_path: Path) -> None:
-    with pytest.raises(Terminal, match=r"gone\.json: no such file"):
+    with pytest.raises(FatalError, match=r"gone\.json: no such file"):
         recorded(tmp_path / "gone.json")
     path = tmp_path / "false.parquet"
     write_table(pa.table({"a": [1]}), path)
-    with pytest.raises(Terminal, match=r"false\.parquet: not a captions table"):
+    with pytest.raises(FatalError, match=r"false\.parquet: not a captions table"):
         recorded(path)
     path.write_bytes(b"PAR1 and no more")
-    with pytest.raises(Terminal, match=r"false\.parquet: not a captions table"):
+    with pytest.raises(FatalError, match=r"false\.parquet: not a captions table"):
         recorded(path)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from tiny_chain import World
 
-from pipeline.run.planner import Chain
+from pipeline.run.context import RunContext
+from pipeline.run.planner import Planner
 from pipeline.run.recipe import load_recipe
 from pipeline.runtime.stage import Inputs
 from pipeline.stages.tag import TagStage
@@ -84,12 +85,12 @@ def test_labels_that_passed_are_judged_once(copied: World, monkeypatch: pytest.M
     where = [f"data.root={copied.data}", f"store={copied.store}", "run.until=tag"]
     copied.run("tag.audit_floor=0.001", "run.until=tag")
     judged: list[Inputs] = []
-    monkeypatch.setattr(TagStage, "judge", lambda stage, made: judged.append(made))
+    monkeypatch.setattr(TagStage, "audit", lambda stage, made: judged.append(made))
     for floor, times in ((0.001, 0), (0.002, 1), (0.002, 1), (0.001, 2)):
-        chain = Chain(load_recipe(copied.recipe, [*where, f"tag.audit_floor={floor}"]))
-        for step in chain.steps:
-            assert not chain.plan(step).due
-            chain.judge(step)
+        planner = Planner(RunContext(load_recipe(copied.recipe, [*where, f"tag.audit_floor={floor}"])))
+        for step in planner.context.steps:
+            assert not planner.plan(step).due
+            planner.audit(step)
         assert len(judged) == times
 
 

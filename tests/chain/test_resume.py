@@ -19,10 +19,11 @@ from tiny_chain import World
 
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe import load_recipe
-from pipeline.runtime.execute import carry_out
+from pipeline.runtime.execute import execute
 from storage.damage import find_damage
 from storage.disk import Disk
-from storage.object_store_artifacts import Depot
+from storage.local_store import LocalStore
+from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.store import Store
 
 STEPS = (
@@ -83,23 +84,23 @@ def test_on_s3_another_machine_goes_on_from_the_checkpoint_of_a_killed_one(
 ) -> None:
     world = World(finished.root, finished.recipe, finished.data, f"{s3}/{uuid4().hex}")
     machine("one")
-    depot = Depot(str(world.store))
+    remote = ObjectStoreArtifacts(str(world.store))
     for step, artifacts in finished.artifacts().items():
         for artifact in artifacts.values() if not EVERY else ():
             if step not in ("pretrain:pseudo", "evaluate:pseudo"):
-                depot.put(artifact)
+                remote.put(artifact)
     key = finished.artifacts()["pretrain:pseudo"]["all"].key
     process = world.start()
-    await_it(lambda: depot.files.read(f"scratch/{key}/record.json"), 250, "no copy of a checkpoint came")
+    await_it(lambda: remote.files.read(f"scratch/{key}/record.json"), 250, "no copy of a checkpoint came")
     process.kill()
     process.communicate(timeout=60)
-    depot.files.remove([f"claims/{key}"])  # as when the dead one's lease has run out
+    remote.files.remove([f"claims/{key}"])  # as when the dead one's lease has run out
     machine("other")
     events = world.run()
     steps = [e["done"] for e in events if e.get("event") == "progress" and e["step"] == "pretrain:pseudo"]
     assert steps and min(steps) >= 4, "the steps before the checkpoint are not trained again"
     assert world.contents() == finished.contents()
-    assert depot.files.listing("scratch") == {}
+    assert remote.files.listing("scratch") == {}
 
 
 STOPS: tuple[Stop, ...] = ("torn write", "power cut, bytes lost", "power cut, names lost", "stop")
@@ -113,12 +114,12 @@ class NoSync(Disk):
 
 
 def _commit(made: Replayed, step: str, store: Store) -> None:
-    carry_out(made, made.item(step), store, lambda done, total, note="": None)
+    execute(made, made.item(step), store, lambda done, total, note="": None)
 
 
 def _files(root: Path) -> dict[str, bytes]:
     """Every data file of every artifact that can be seen."""
-    store = Store(root)
+    store = LocalStore(root)
     seen = [artifact for stage in store.stages() for artifact in store.artifacts(stage)]
     return {f"{a.folder.name}/{name}": a.file(name).read_bytes() for a in seen for name in a.manifest.files}
 
@@ -129,23 +130,23 @@ def test_each_crash_point_of_each_real_stages_commit(finished: World, tmp_path: 
     assert {step.name for step in steps} == set(STEPS)
     for number, (step, made) in enumerate(replayed(steps, artifacts).items()):
         undisturbed = tmp_path / f"{number} undisturbed"
-        Store(undisturbed)
+        LocalStore(undisturbed)
         counted = FaultyDisk(undisturbed, 0, "stop")
-        _commit(made, step, Store(undisturbed, counted))
+        _commit(made, step, LocalStore(undisturbed, counted))
         whole = _files(undisturbed)
         theirs = {f"{made.artifact.key}/{n}": made.artifact.file(n).read_bytes() for n in made.artifact.manifest.files}
         assert whole == theirs, f"{step}: a replay makes the bytes that the stage made"
         for fault in STOPS if EVERY else STOPS[number % len(STOPS) :][:1]:
             for at in range(1, len(counted.done) + 1):
                 root = tmp_path / f"{number} {fault} {at}"
-                Store(root)
+                LocalStore(root)
                 disk = FaultyDisk(root, at, fault)
                 with pytest.raises(Died):
-                    _commit(made, step, Store(root, disk))
+                    _commit(made, step, LocalStore(root, disk))
                 disk.cut_power()
-                assert [damage for damage in find_damage(Store(root)) if damage is not None] == []
+                assert [damage for damage in find_damage(LocalStore(root)) if damage is not None] == []
                 assert _files(root) in ({}, whole)
-                store = Store(root, NoSync())
+                store = LocalStore(root, NoSync())
                 store.sweep()
                 _commit(made, step, store)
                 assert _files(root) == whole, f"{step}: after {fault} at {at} ({counted.done[at - 1]})"

@@ -12,10 +12,11 @@ import torch
 from faulty_disk import Died, FaultyDisk
 from tiny_chain import World
 
-from pipeline.run.planner import Chain
+from pipeline.run.context import RunContext
+from pipeline.run.planner import Planner
 from pipeline.run.recipe import load_recipe
 from pipeline.run.runner import stage_call
-from pipeline.runtime.execute import carry_out
+from pipeline.runtime.execute import execute
 from pipeline.runtime.stage import Stage
 
 LABELLING = ("caption", "parse", "tag", "shard:pseudo")
@@ -59,20 +60,21 @@ def test_any_order_of_partitions_and_any_crashes_give_the_tables_and_tars_of_two
 def _goes_to_the_end(world: World, chance: random.Random, opened: dict[str, Stage]) -> bool:
     """One life of a run without workers, its partitions in some order, that dies at some operation of the disk."""
     settings = [f"data.root={world.data}", f"store={world.store}"]
-    chain = Chain(load_recipe(world.recipe, settings))
-    chain.store.sweep()
-    chain.store.disk = FaultyDisk(Path(world.store), chance.randint(1, 100), "stop")
+    planner = Planner(RunContext(load_recipe(world.recipe, settings)))
+    planner.context.store.sweep()
+    planner.context.store.disk = FaultyDisk(Path(world.store), chance.randint(1, 100), "stop")
     try:
-        for step in chain.steps:
-            plan = chain.plan(step)
+        for step in planner.context.steps:
+            plan = planner.plan(step)
             chance.shuffle(plan.due)
             assert step.name in LABELLING or not plan.due
             if plan.due and step.name not in opened:
-                opened[step.name] = stage_call(chain, plan).opened(chain.store)
+                opened[step.name] = stage_call(planner, plan).opened(planner.context.store)
             made = [
-                carry_out(opened[step.name], item, chain.store, lambda done, total, note="": None) for item in plan.due
+                execute(opened[step.name], item, planner.context.store, lambda done, total, note="": None)
+                for item in plan.due
             ]
-            chain.finish(step, [*plan.cached, *made])
+            planner.finish(step, [*plan.cached, *made])
     except Died:
         return False
     return True

@@ -18,7 +18,7 @@ import pytest
 from tiny_chain import World
 
 from storage.damage import find_damage
-from storage.store import Store
+from storage.local_store import LocalStore
 
 KILLS = int(os.environ.get("RLIP_KILLS", "0"))
 SEED = int(os.environ.get("RLIP_SEED", "0"))
@@ -99,7 +99,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(finished: World, f
             struck[life.step()] += 1
             print(f"kill {struck.total()} of {KILLS}: {life.how}, in {life.step()}{_rest(struck.total(), began)}")
         life.process.wait(timeout=60)
-        assert [damage for damage in find_damage(Store(fresh.store)) if damage is not None] == []
+        assert [damage for damage in find_damage(LocalStore(fresh.store)) if damage is not None] == []
         if life.process.returncode == 0:
             ends += 1
             print(f"end {ends}: {life.how}, after {struck.total()} kills")

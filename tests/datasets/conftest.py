@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.data.datasets.source import Source
+from pipeline.data.datasets.source import DataSource
 from tests.datasets.toy_sets import save_json, save_picture
 
 CATEGORIES = [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}, {"id": 19, "name": "horse"}]
-Build = Callable[..., Source]
+Build = Callable[..., DataSource]
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def coco(tmp_path: Path) -> Build:
         categories: list[Any] = CATEGORIES,
         without: tuple[str, ...] = (),
         **settings: Any,
-    ) -> Source:
+    ) -> DataSource:
         folder = tmp_path / "images"
         folder.mkdir()
         for image in images:
@@ -43,6 +43,6 @@ def coco(tmp_path: Path) -> Build:
         }
         if relations is not None:
             chosen["relations"] = save_json(tmp_path / "relations.json", relations)
-        return Source(**chosen)
+        return DataSource(**chosen)
 
     return build

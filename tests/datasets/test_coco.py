@@ -11,7 +11,7 @@ import pytest
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.record import Box, GivenRelation
 from pipeline.data.datasets.record_index import open_source
-from pipeline.data.datasets.source import Source
+from pipeline.data.datasets.source import DataSource
 from pipeline.data.datasets.validate import validate
 from tests.datasets.conftest import Build
 from tests.datasets.toy_sets import read_all, save_json, save_picture
@@ -131,7 +131,7 @@ def test_an_annotation_file_that_is_something_else(coco: Build, content: str, me
 
 
 def test_missing_files_are_named_all_at_once(tmp_path: Path) -> None:
-    source = Source(
+    source = DataSource(
         name="toy",
         format="coco",
         images=tmp_path / "no",
@@ -330,7 +330,7 @@ def test_objects365_names_become_the_authors(shared: Path, coco: Build) -> None:
 def test_real_coco_images(shared: Path) -> None:
     folder = shared / "data" / "coco"
     reader, records = read_all(
-        Source(
+        DataSource(
             name="coco",
             format="coco",
             images=folder / "sample2017",

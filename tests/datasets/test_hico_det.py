@@ -11,17 +11,17 @@ from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.names import COCO_CATEGORIES, read_names
 from pipeline.data.datasets.record import Box, GivenRelation
 from pipeline.data.datasets.record_index import open_source
-from pipeline.data.datasets.source import Source
+from pipeline.data.datasets.source import DataSource
 from tests.datasets.toy_sets import read_all, save_json, save_picture
 
 VERBS = ["adjust", "no_interaction", "sit_on"]
 
 
-def hico(folder: Path, entries: Any, verbs: Any = VERBS, **more: Any) -> Source:
+def hico(folder: Path, entries: Any, verbs: Any = VERBS, **more: Any) -> DataSource:
     images = folder / "images"
     for number in (1, 2):
         save_picture(images / f"HICO_test2015_{number:08}.jpg")
-    return Source(
+    return DataSource(
         name="hico",
         format="hico_det",
         split="test",

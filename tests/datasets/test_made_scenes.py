@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.data.datasets.record import ImageRecord
-from pipeline.data.datasets.source import Source
+from pipeline.data.datasets.source import DataSource
 from pipeline.data.datasets.validate import validate
 from scenes.formats import SceneFolders, write_scenes
 from scenes.settings import SceneSettings
@@ -23,7 +23,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SceneFolders:
     return write_scenes(tmp_path_factory.mktemp("made") / "scenes", settings)
 
 
-def checked(source: Source) -> list[ImageRecord]:
+def checked(source: DataSource) -> list[ImageRecord]:
     reader, records = read_all(source)
     assert not reader.rejects
     found = []
@@ -53,7 +53,7 @@ def relations(path: Path, field: str) -> list[int]:
 
 
 def test_coco(made: SceneFolders) -> None:
-    source = Source(
+    source = DataSource(
         name="coco",
         format="coco",
         images=made.coco_images,
@@ -67,7 +67,7 @@ def test_coco(made: SceneFolders) -> None:
 
 
 def test_objects365(made: SceneFolders) -> None:
-    source = Source(
+    source = DataSource(
         name="o365",
         format="objects365",
         images=made.objects365_images,
@@ -80,7 +80,7 @@ def test_objects365(made: SceneFolders) -> None:
 
 
 def test_visual_genome(made: SceneFolders) -> None:
-    source = Source(
+    source = DataSource(
         name="vg",
         format="visual_genome",
         images=made.vg_images,
@@ -94,7 +94,7 @@ def test_visual_genome(made: SceneFolders) -> None:
 
 
 def test_hico_det(made: SceneFolders) -> None:
-    source = Source(
+    source = DataSource(
         name="hico",
         format="hico_det",
         split="test",

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from pipeline.data.datasets.record import ImageRecord
 from pipeline.data.images.opening import (
     BadImage,
     ImageLimits,
@@ -83,7 +82,7 @@ def test_missing_empty_and_unreadable_files(tmp_path: Path) -> None:
     for name, reason in (("none.jpg", "missing file"), ("empty.jpg", "empty file"), *unreadable):
         if name != "empty.jpg":
             with pytest.raises(BadImage, match=reason):
-                fingerprint(ImageRecord("set", "train", 1, tmp_path / name, 8, 8))
+                fingerprint(tmp_path / name)
         for read in (read_image, probe):
             with pytest.raises(BadImage) as caught:
                 read(tmp_path / name)

@@ -12,10 +12,10 @@ import pytest
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.datasets.record_index import is_indexed, open_index, open_source
-from pipeline.stages.ingest import IngestSettings, cut_dataset
+from pipeline.data.partitioning import partition_dataset
 from storage.disk import Disk
-from storage.errors import Terminal
-from storage.store import Store
+from storage.errors import FatalError
+from storage.local_store import LocalStore
 from tests.datasets.conftest import Build
 from tests.datasets.test_coco import box, pair
 from tests.datasets.toy_sets import save_json
@@ -61,7 +61,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(coco: Build, tmp_path: Path, mon
     kept.mkdir()
     with monkeypatch.context() as patch:
         patch.setattr(Disk, "sync_file", full)
-        with pytest.raises(Terminal, match=r"disk full while reading the annotations of .* into .*kept.*free space"):
+        with pytest.raises(FatalError, match=r"disk full while reading the annotations of .* into .*kept.*free space"):
             open_index(source, kept)
     assert list(kept.iterdir()) == []
     assert len(list(open_index(source, kept))) == len(IMAGES)
@@ -134,18 +134,18 @@ def test_a_folder_that_may_not_be_written_costs_another_reading(coco: Build, tmp
 
 
 def digests(source, folder: Path, by: str = "bytes") -> list[str]:  # type: ignore[no-untyped-def]
-    settings = IngestSettings(sources=(source,), indexes=folder / "indexes", fingerprint=by)  # type: ignore[arg-type]
-    return [partition.digest for partition in cut_dataset(source, 2, settings, Store(folder / "store"))]
+    found = partition_dataset(source, 2, folder / "indexes", by, LocalStore(folder / "store"))  # type: ignore[arg-type]
+    return [partition.digest for partition in found]
 
 
 def test_planning_reads_an_image_again_only_when_it_changed(
     coco: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = coco(IMAGES, BOXES)
-    monkeypatch.setattr("pipeline.data.partition_digests._SETTLED_NS", -(10**12))
+    monkeypatch.setattr("pipeline.data.partitioning._SETTLED_NS", -(10**12))
     first = digests(source, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.stages.ingest.fingerprint", lambda *_: pytest.fail("read again"))
+        patch.setattr("pipeline.data.partitioning.fingerprint", lambda *_: pytest.fail("read again"))
         assert digests(source, tmp_path) == first
     changed = source.images / "c.jpg"
     before = changed.stat()
@@ -166,10 +166,10 @@ def test_what_changed_just_now_is_not_remembered(coco: Build, tmp_path: Path, mo
     asked: list[str] = []
     from pipeline.data.images.opening import fingerprint
 
-    def watched(record, by):  # type: ignore[no-untyped-def]
-        asked.append(record.path.name)
-        return fingerprint(record, by)
+    def watched(ref, by):  # type: ignore[no-untyped-def]
+        asked.append(ref.name)
+        return fingerprint(ref, by)
 
-    monkeypatch.setattr("pipeline.stages.ingest.fingerprint", watched)
+    monkeypatch.setattr("pipeline.data.partitioning.fingerprint", watched)
     digests(source, tmp_path)
     assert asked == ["a.jpg", "ü b.jpg", "c.jpg", "d.jpg"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.data.datasets.source import Source
+from pipeline.data.datasets.source import DataSource
 
 PLAIN: dict[str, Any] = {"name": "toy", "format": "coco", "images": Path("images"), "annotations": Path("a.json")}
 
@@ -28,10 +28,10 @@ PLAIN: dict[str, Any] = {"name": "toy", "format": "coco", "images": Path("images
 )
 def test_a_wrong_field_is_named(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        Source(**{**PLAIN, **changed})
+        DataSource(**{**PLAIN, **changed})
 
 
 def test_paths_are_no_part_of_a_key() -> None:
-    assert Source(**PLAIN).row_settings() == {
+    assert DataSource(**PLAIN).row_settings() == {
         "name": "toy", "format": "coco", "split": "train", "drop_fake": False, "drop_reflected": False,
     }  # fmt: skip

@@ -144,14 +144,14 @@ def test_whatever_comes_in_what_goes_out_is_usable(picture: Path, given_boxes: l
 
 def test_fingerprints(tmp_path: Path) -> None:
     path = save_picture(tmp_path / "a.jpg")
-    by_bytes = fingerprint(record(path))
+    by_bytes = fingerprint(record(path).path)
     assert by_bytes == hashlib.sha256(path.read_bytes()).hexdigest()
-    by_stat = fingerprint(record(path), by="stat")
+    by_stat = fingerprint(record(path).path, by="stat")
     os.utime(path, ns=(1, 1))
-    assert fingerprint(record(path)) == by_bytes
-    assert fingerprint(record(path), by="stat") != by_stat
+    assert fingerprint(record(path).path) == by_bytes
+    assert fingerprint(record(path).path, by="stat") != by_stat
     path.write_bytes(path.read_bytes() + b"\x00")
-    assert fingerprint(record(path)) != by_bytes
+    assert fingerprint(record(path).path) != by_bytes
     for by in ("bytes", "stat"):
         with pytest.raises(BadImage, match="missing file"):
-            fingerprint(record(tmp_path / "no.jpg"), by=by)  # type: ignore[arg-type]
+            fingerprint(record(tmp_path / "no.jpg").path, by=by)  # type: ignore[arg-type]

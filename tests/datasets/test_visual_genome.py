@@ -11,7 +11,7 @@ import pytest
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.record import Box, GivenRelation
 from pipeline.data.datasets.record_index import open_source
-from pipeline.data.datasets.source import Source
+from pipeline.data.datasets.source import DataSource
 from pipeline.data.datasets.validate import validate
 from tests.datasets.toy_sets import read_all, save_json, save_picture
 
@@ -26,7 +26,7 @@ def said(subject: dict[str, Any], predicate: Any, target: Any) -> dict[str, Any]
 
 def genome(
     folder: Path, relationships: Any, files: dict[str, Any] | None = None, image_ids: tuple[int, ...] = (1,)
-) -> Source:
+) -> DataSource:
     images = folder / "images"
     images.mkdir(exist_ok=True)
     for image_id in image_ids:
@@ -39,7 +39,7 @@ def genome(
         else:
             save_json(folder / name, content)
     path = save_json(folder / "relationships.json", relationships)
-    return Source(name="vg", format="visual_genome", images=images, annotations=path, **extra)
+    return DataSource(name="vg", format="visual_genome", images=images, annotations=path, **extra)
 
 
 def one(relations: list[Any], image_id: Any = 1) -> list[Any]:
@@ -159,7 +159,7 @@ def test_a_file_that_is_something_else(tmp_path: Path) -> None:
 
 def test_real_images(shared: Path) -> None:
     folder = shared / "data" / "visual_genome"
-    source = Source(
+    source = DataSource(
         name="vg",
         format="visual_genome",
         images=folder / "images",

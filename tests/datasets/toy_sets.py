@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record_index import open_source
-from pipeline.data.datasets.source import Source
+from pipeline.data.datasets.source import DataSource
 
 
 def save_picture(path: Path, width: int = 100, height: int = 80) -> Path:
@@ -26,7 +26,7 @@ def save_json(path: Path, content: Any) -> Path:
     return path
 
 
-def read_all(source: Source) -> tuple[Reader, list[Any]]:
+def read_all(source: DataSource) -> tuple[Reader, list[Any]]:
     """The reader of a source after reading, and its records."""
     reader = open_source(source)
     return reader, list(reader.read())

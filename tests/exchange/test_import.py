@@ -16,9 +16,9 @@ from pipeline.interop.import_file import Imported, import_file, kind_of
 from pipeline.interop.official_graphs import read_captions, read_graphs
 from pipeline.interop.official_groups import read_groups
 from pipeline.interop.official_labels import LabelledImage, read_element
-from storage.errors import Terminal
+from storage.errors import FatalError
+from storage.local_store import LocalStore
 from storage.runs import Run
-from storage.store import Store
 
 BOX = {"object_id": 10_000_000, "x": 412.8, "y": 157.61, "w": 53.05, "h": 138.01, "names": "person"}
 HORSE = {"object_id": 10_000_001, "x": 1.0, "y": 2.0, "w": 30.0, "h": 40.0, "names": "horse"}
@@ -36,7 +36,7 @@ def element(**values: Any) -> dict[str, Any]:
 def imported(tmp_path: Path, content: Any, **given: Any) -> tuple[Imported, Run]:
     path = tmp_path / "file.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    run = Run(Store(tmp_path / "store"), "theirs")
+    run = Run(LocalStore(tmp_path / "store"), "theirs")
     return import_file(path, run, **given), run
 
 
@@ -152,7 +152,7 @@ def test_captions_and_graphs_join_the_partitions_of_the_run(tmp_path: Path) -> N
 
 def test_a_step_is_imported_once(tmp_path: Path) -> None:
     imported(tmp_path, {"1": ["a cat"]})
-    with pytest.raises(Terminal, match=r"has a step 'caption' already"):
+    with pytest.raises(FatalError, match=r"has a step 'caption' already"):
         imported(tmp_path, {"1": ["a dog"]})
 
 
@@ -160,9 +160,9 @@ def test_a_step_is_imported_once(tmp_path: Path) -> None:
     "content", ["", "{}", "[]", "3", "[{]", '{"1": 3}', '[{"image_id": null}]', '{"x": ["a cat"]}']
 )
 def test_other_files_are_one_message_that_names_the_file(tmp_path: Path, content: str) -> None:
-    with pytest.raises(Terminal, match=r"file\.json"):
+    with pytest.raises(FatalError, match=r"file\.json"):
         imported(tmp_path, content)
-    assert not Run(Store(tmp_path / "store"), "theirs").exists
+    assert not Run(LocalStore(tmp_path / "store"), "theirs").exists
 
 
 def test_the_authors_frequencies_are_recognised(shared: Path) -> None:
@@ -213,7 +213,7 @@ def test_no_file_of_labels_crashes(tmp_path_factory: pytest.TempPathFactory, lis
     folder = tmp_path_factory.mktemp("labels")
     try:
         made, run = imported(folder, [element(), *listed])
-    except Terminal as error:
+    except FatalError as error:
         assert "file.json" in str(error)
         return
     assert made.images == len(rows(run, "ingest", "images"))

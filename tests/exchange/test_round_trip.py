@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from pipeline.data.datasets.record_index import open_source
-from pipeline.data.datasets.source import Source
+from pipeline.data.datasets.source import DataSource
 from pipeline.interop.export_run import Exported, export_run
 from pipeline.interop.import_file import import_file
 from pipeline.interop.import_step import ImportStep
-from storage.errors import Terminal
+from storage.errors import FatalError
+from storage.local_store import LocalStore
 from storage.runs import Run
-from storage.store import Store
 from storage.tables import CANDIDATES, CAPTIONS, IMAGES, RELATIONS, TRIPLETS, write_table
 from tagger.box import Box
 from tagger.candidates.cooccurrence import Cooccurrence, read_cooccurrence
@@ -46,7 +46,7 @@ def label(subject: int, predicate: str, object_: int, score: float) -> dict[str,
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A run with all steps: two images, a crowd box first, so that indices differ with and without crowds."""
-    run = Run(Store(tmp_path / "store"), "ours")
+    run = Run(LocalStore(tmp_path / "store"), "ours")
     boxes = [
         box("person", 0, 0, 5, 5, crowd=True),
         box("person", 12.8, 57.61, 53.05, 138.01, source_id=4),
@@ -155,7 +155,7 @@ def test_labels_as_the_authors_write_them(run: Run, tmp_path: Path) -> None:
 
 def test_the_authors_frequencies_go_through_whole(shared: Path, tmp_path: Path) -> None:
     file = shared / "data/rlipv2_priors/RLIPv2_train2017_threshold20_Tagger2_Noi24_20e_keep_names_freq.json"
-    theirs = Run(Store(tmp_path / "store"), "theirs")
+    theirs = Run(LocalStore(tmp_path / "store"), "theirs")
     assert not import_file(file, theirs, "coco2017").noted
     exported(theirs, "official", tmp_path / "out")
     assert list(read(tmp_path / "out/coco2017/keep_names_freq.json").items()) == list(read(file).items())
@@ -217,8 +217,9 @@ def test_coco_and_hico_are_read_by_our_own_readers(run: Run, tmp_path: Path) -> 
     coco = tmp_path / "coco/coco2017"
     hico = tmp_path / "hico/coco2017"
     sources = (
-        Source(name="a", format="coco", images=tmp_path, annotations=coco / "instances.json", relations=coco / "relations.json"),
-        Source(name="b", format="hico_det", images=tmp_path, annotations=hico / "annotations.json",
+        DataSource(name="a", format="coco", images=tmp_path, annotations=coco / "instances.json",
+                   relations=coco / "relations.json"),
+        DataSource(name="b", format="hico_det", images=tmp_path, annotations=hico / "annotations.json",
                verbs=hico / "verbs.json", objects=hico / "objects.json"),
     )  # fmt: skip
     (tmp_path / "train2017").mkdir()
@@ -259,17 +260,17 @@ def test_hugging_face_rows_join_captions_boxes_and_relations(run: Run, tmp_path:
 
 def test_an_export_replaces_nothing_and_leaves_nothing_half_done(run: Run, tmp_path: Path) -> None:
     exported(run, "vg", tmp_path / "out")
-    with pytest.raises(Terminal, match="exists already"):
+    with pytest.raises(FatalError, match="exists already"):
         exported(run, "vg", tmp_path / "out")
     only = Run(run.store, "captions-only")
     only.record("caption", run.stage("caption"), run.keys("caption"))
-    with pytest.raises(Terminal, match="nothing in them goes into coco"):
+    with pytest.raises(FatalError, match="nothing in them goes into coco"):
         exported(only, "coco", tmp_path / "coco")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "store"]
 
 
 def test_predicates_between_categories_are_what_candidates_are_taken_from(tmp_path: Path) -> None:
-    run = Run(Store(tmp_path / "store"), "genome")
+    run = Run(LocalStore(tmp_path / "store"), "genome")
     said = [
         ("man", "riding", "brown horse"),
         ("boy", "riding", "pony"),

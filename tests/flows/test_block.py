@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_stages import CountSettings, CountStage
 
-from flows.artifact_key import artifact_key
 from flows.block import cut_blocks
+from flows.displays import artifact_key
 from pipeline.run.dag import Step
 from pipeline.run.planner import StepPlan
 from pipeline.runtime.execute import Record, WorkItem

@@ -9,7 +9,7 @@ import pytest
 
 from flows.connection import configured_api, connected
 from flows.temporary_server import free_port
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_a_server_that_does_not_answer_is_named_with_the_ways_out(
     address = f"http://127.0.0.1:{free_port()}/api"
     monkeypatch.setenv("PREFECT_API_URL", address)
     before = dict(os.environ)
-    with pytest.raises(Terminal) as caught, connected(no_settings / "prefect"):
+    with pytest.raises(FatalError) as caught, connected(no_settings / "prefect"):
         pass
     for word in (address, "prefect server start", "unset PREFECT_API_URL", "--direct"):
         assert word in str(caught.value)
@@ -50,5 +50,5 @@ def test_a_server_set_in_the_active_profile_counts(no_settings: Path, monkeypatc
 
 def test_a_folder_that_can_not_be_written_is_named(no_settings: Path) -> None:
     (no_settings / "file").touch()
-    with pytest.raises(Terminal, match="file"), connected(no_settings / "file" / "prefect"):
+    with pytest.raises(FatalError, match="file"), connected(no_settings / "file" / "prefect"):
         pass

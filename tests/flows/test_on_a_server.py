@@ -14,17 +14,17 @@ from prefect_server import PrefectServer, await_it, client_environment, plain
 from small_set import processes_on, small_recipe, train_long, write_small_set
 from small_stages import CountSettings, CountStage
 
-from flows.caption import caption
 from flows.connection import connected, reread_settings
 from flows.session import Session, shared
-from flows.stage_flow import run_stage
+from flows.stages import caption, run_stage
 from flows.temporary_server import answers, free_port
 from pipeline.report.steps import StepOutcome
+from pipeline.run.context import RunContext
 from pipeline.run.dag import Step
-from pipeline.run.planner import Chain
+from pipeline.run.planner import Planner
 from pipeline.run.progress import JsonLines
 from pipeline.run.recipe import Recipe
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +62,9 @@ def count(recipe: Recipe) -> State[list[StepOutcome]]:
 def _count(root: Path, **failures: int) -> State[Any]:
     """Run the stage `count` on a small set; the flow's final state."""
     recipe = small_recipe(root if (root / "recipe.toml").is_file() else write_small_set(root).parent)
-    chain = Chain(recipe)
-    chain.steps = [Step("ingest", CountStage, CountSettings(marks=root, **failures), datasets=("set",))]
-    with shared(Session(chain, JsonLines(), reports=False)):
+    planner = Planner(RunContext(recipe))
+    planner.context.steps = [Step("ingest", CountStage, CountSettings(marks=root, **failures), datasets=("set",))]
+    with shared(Session(planner, JsonLines(), reports=False)):
         state: State[Any] = count(recipe, return_state=True)  # type: ignore[assignment]
     return state
 
@@ -74,7 +74,7 @@ def test_what_may_pass_is_tried_again_and_only_that(in_process: PrefectServer, t
     assert wavered.is_completed() and [step.rows_out for step in wavered.result()] == [8]
     assert _tries(in_process, wavered) == {"ingest set/0000": ("COMPLETED", 1), "ingest set/0001": ("COMPLETED", 2)}
     failed = _count(tmp_path / "fails", fail_at=2)
-    with pytest.raises(Terminal, match="image 2 is impossible"):
+    with pytest.raises(FatalError, match="image 2 is impossible"):
         failed.result()
     assert _tries(in_process, failed)["ingest set/0000"] == ("FAILED", 1)
 
@@ -97,8 +97,8 @@ import sys, time
 from pathlib import Path
 from prefect import flow, task
 from prefect.context import FlowRunContext
-from flows.alive import alive
-from storage.store import Store
+from flows.liveness import alive
+from storage.local_store import LocalStore
 
 @task(task_run_name="hang")
 def hang(): print(FlowRunContext.get().flow_run.id, flush=True); time.sleep(600)
@@ -109,7 +109,7 @@ def below(): hang()
 @flow
 def killed():
     context = FlowRunContext.get()
-    with alive(Store(Path(sys.argv[1])), context.flow_run.id):
+    with alive(LocalStore(Path(sys.argv[1])), context.flow_run.id):
         print(context.flow_run.id, flush=True)
         below()
 
@@ -137,7 +137,7 @@ def test_a_run_that_was_killed_is_marked_as_crashed_by_the_next_and_a_living_one
 
 def test_a_stage_alone_names_what_is_due_above_it(in_process: PrefectServer, tmp_path: Path) -> None:
     write_small_set(tmp_path / "set")
-    with pytest.raises(Terminal, match=r"reads ingest, of which 2 partitions are due.*ingest/rlip"):
+    with pytest.raises(FatalError, match=r"reads ingest, of which 2 partitions are due.*ingest/rlip"):
         caption(small_recipe(tmp_path / "set"))
 
 

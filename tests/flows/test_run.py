@@ -15,8 +15,8 @@ import pytest
 from prefect_server import await_it, client_environment
 from small_set import processes_on, small_recipe, train_long, write_small_set
 
+from storage.local_store import LocalStore
 from storage.runs import Run
-from storage.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def _run(folder: Path, *words: str) -> list[dict[str, Any]]:
 
 
 def _contents(store: Path) -> dict[str, dict[str, str]]:
-    run = Run(Store(store), "small")
+    run = Run(LocalStore(store), "small")
     return {step: {part: a.content for part, a in run.artifacts(step).items()} for step in run.steps()}
 
 

@@ -19,8 +19,8 @@ from models.config import NetworkConfig
 from models.relation_tagger import RelationTagger
 from models.weights import save
 from pipeline.captioning.settings import CaptionSettings
-from pipeline.data.datasets.source import Source
-from pipeline.runtime.execute import WorkItem, carry_out
+from pipeline.data.datasets.source import DataSource
+from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.stage import Inputs, Stage
 from pipeline.stages.caption import CaptionStage
 from pipeline.stages.ingest import IngestSettings, IngestStage
@@ -29,7 +29,7 @@ from pipeline.stages.shard import SHARD_FILE, ShardSettings, ShardStage
 from pipeline.stages.tag import TagSettings, TagStage
 from storage.artifact import Artifact
 from storage.keys import KeyTerms
-from storage.store import Store
+from storage.local_store import LocalStore
 from storage.tables import CAPTIONS, IMAGES, RELATIONS, TRIPLETS, write_table
 from tagger.labelling.calibration import Calibration, Line
 
@@ -54,7 +54,7 @@ SENTENCES = (
 
 def stages() -> dict[str, Stage]:
     """The stages that are held to their version, by name."""
-    source = Source(
+    source = DataSource(
         name="golden", format="coco", images=PICTURES, annotations=PICTURES / "instances.json",
         relations=PICTURES / "relations.json",
     )  # fmt: skip
@@ -81,8 +81,8 @@ def rows_of(stage: Stage, folder: Path) -> list[dict[str, Any]]:
     stage.open(Inputs({name: tuple(Artifact(path) for path in paths) for name, paths in given.items()}))
     inputs = {table: (_inputs(stage.name, table, folder / table),) for table in stage.reads}
     item = WorkItem(stage.name, "golden/0000", KeyTerms(stage.name, stage.version, {}, {}), inputs, (1, 2, 9))
-    store = Store(folder / "store")
-    artifact = store.find(stage.name, carry_out(stage, item, store, lambda done, total, note="": None).key)
+    store = LocalStore(folder / "store")
+    artifact = store.find(stage.name, execute(stage, item, store, lambda done, total, note="": None).key)
     assert artifact is not None
     rows: list[dict[str, Any]] = artifact.table(stage.writes).to_pylist()
     if SHARD_FILE in artifact.manifest.files:

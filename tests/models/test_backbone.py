@@ -10,7 +10,7 @@ from timm.layers import DropPath
 from timm.layers.norm_act import freeze_batch_norm_2d
 
 from models.backbone import Backbone
-from models.backbone_factory import create_body
+from models.backbone_factory import create_backbone
 from models.frozen_norm import FoldedConv, fold_frozen_norms
 
 STRIDES = (8, 16, 32)
@@ -54,14 +54,14 @@ def test_images_side_by_side_are_computed_as_alone():
 def test_residual_blocks_are_left_out_as_often_as_asked(drop_path):
     for name in ("swin_tiny_patch4_window7_224", "resnet_w16_1_1_1_1"):
         with torch.device("meta"):
-            body = create_body(name, drop_path=drop_path)
+            body = create_backbone(name, drop_path=drop_path)
         rates = [module.drop_prob for module in body.modules() if isinstance(module, DropPath)]
         assert max(rates, default=0.0) == pytest.approx(drop_path)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "test_resnet", "resnet_w16_1_2_1_1"])
 def test_folded_norms_compute_and_learn_as_they_do_unfolded(name):
-    plain = freeze_batch_norm_2d(create_body(name))
+    plain = freeze_batch_norm_2d(create_backbone(name))
     for name_, buffer in plain.named_buffers():
         buffer.copy_(torch.rand_like(buffer) + (0.5 if "var" in name_ or "weight" in name_ else 0))
     folded = deepcopy(plain)
@@ -80,7 +80,7 @@ def test_folded_norms_compute_and_learn_as_they_do_unfolded(name):
 
 
 def test_folded_norms_follow_their_values():
-    body = freeze_batch_norm_2d(create_body("test_resnet"))
+    body = freeze_batch_norm_2d(create_backbone("test_resnet"))
     fold_frozen_norms(body)
     images = torch.randn(1, 3, 64, 64)
     before = body(images)[-1]

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from models.backbone import Backbone
-from models.backbone_factory import create_body, sized_resnet
+from models.backbone_factory import create_backbone, sized_resnet
 from models.config import ConfigError
 
 SWIN = "swin_tiny_patch4_window7_224"
@@ -15,7 +15,7 @@ SWIN = "swin_tiny_patch4_window7_224"
 
 def test_a_resnet_of_timm_s_width_is_timm_s():
     theirs = timm.create_model("resnet26", features_only=True, out_indices=[2, 3, 4]).eval()
-    ours = create_body("resnet_w64_2_2_2_2", [2, 3, 4]).eval()
+    ours = create_backbone("resnet_w64_2_2_2_2", [2, 3, 4]).eval()
     ours.load_state_dict(theirs.state_dict())
     image = torch.randn(1, 3, 50, 70)
     with torch.no_grad():

@@ -15,7 +15,7 @@ from models.losses import LossSettings, SetCriterion, TaggerCriterion
 from models.matcher import MatchWeights, hungarian, matching_costs
 from models.predicate_losses import pseudo_labels
 from models.predictions import Predictions
-from models.stacked_predictions import Layered
+from models.stacked_predictions import StackedPredictions
 from models.target import Target
 
 PAIRS, OBJECTS, PREDICATES = 4, 5, 3
@@ -89,7 +89,7 @@ def test_giou_against_a_loop():
 
 def test_costs_and_matches_against_brute_force():
     predictions, targets = make_predictions(), [make_target(3), make_target(2)]
-    layers = Layered.of(predictions)
+    layers = StackedPredictions.of(predictions)
     costs = matching_costs(layers, targets, MatchWeights())
     matches = hungarian(layers, targets, MatchWeights())
     for layer, predicted in enumerate((predictions, *predictions.auxiliary)):
@@ -110,7 +110,7 @@ def test_costs_and_matches_against_brute_force():
 
 def test_more_targets_than_predictions_are_matched_as_far_as_they_go():
     predictions, targets = make_predictions(), [make_target(7), make_target(1)]
-    matches = hungarian(Layered.of(predictions), targets, MatchWeights())
+    matches = hungarian(StackedPredictions.of(predictions), targets, MatchWeights())
     assert (matches.image == 0).sum(1).tolist() == [PAIRS, PAIRS]
     assert SetCriterion()(predictions, targets)["loss"].isfinite()
 
@@ -125,7 +125,7 @@ def test_predictions_that_are_no_numbers_are_named():
 @pytest.mark.parametrize("localised", [True, False])
 def test_terms_against_loops(localised):
     predictions, targets = make_predictions(layers=1), [make_target(3), make_target(2)]
-    matches = hungarian(Layered.of(predictions), targets, MatchWeights())
+    matches = hungarian(StackedPredictions.of(predictions), targets, MatchWeights())
     losses = SetCriterion(LossSettings(localised_predicates=localised))(predictions, targets)
 
     flat = {name: torch.cat([getattr(t, name) for t in targets]) for name in vars(targets[0])}
@@ -167,7 +167,7 @@ def test_unknown_predicates_give_no_predicate_loss_and_no_cost():
     predictions, known = make_predictions(layers=1), make_target(2)
     unknown = replace(known, predicate_known=torch.zeros(2, dtype=torch.bool))
     other = replace(unknown, predicates=1 - known.predicates)
-    costs = [matching_costs(Layered.of(predictions), [t, t], MatchWeights()) for t in (unknown, other)]
+    costs = [matching_costs(StackedPredictions.of(predictions), [t, t], MatchWeights()) for t in (unknown, other)]
     assert torch.equal(*costs)
     losses = SetCriterion()(predictions, [unknown, unknown])
     assert losses["loss_predicates"].item() == 0
@@ -179,7 +179,7 @@ def test_unknown_predicates_give_no_predicate_loss_and_no_cost():
 def test_one_unknown_pair_leaves_the_others_to_be_learnt():
     predictions, target = make_predictions(images=1, layers=1), make_target(2)
     target.predicate_known[0] = False
-    matches = hungarian(Layered.of(predictions), [target], MatchWeights())
+    matches = hungarian(StackedPredictions.of(predictions), [target], MatchWeights())
     SetCriterion()(predictions, [target])["loss"].backward()
     learnt = predictions.predicate_logits.grad[0].abs().sum(1) > 0
     expected = [True] * PAIRS

@@ -54,7 +54,8 @@ def test_the_options_of_each_command_are_these(command: str, root: Path) -> None
 
 
 def test_help_loads_nothing_heavy(root: Path) -> None:
-    code = "import sys, pipeline.cli.app; print(*[m for m in ('torch', 'prefect', 'pyarrow', 'numpy', 'spacy') if m in sys.modules])"
+    heavy = ("torch", "prefect", "pyarrow", "numpy", "spacy")
+    code = f"import sys, pipeline.cli.app; print(*[name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == ""
 

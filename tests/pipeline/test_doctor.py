@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
+from pipeline.run.context import RunContext
 from pipeline.run.doctor import examine, require, stated_ranges, unmet
 from pipeline.run.recipe import Recipe
-from storage.errors import Terminal
+from storage.errors import FatalError
 from tests.datasets.toy_sets import save_json, save_picture
 
 CONTENT = {"images": [], "annotations": [], "categories": []}
@@ -43,13 +44,13 @@ def changed(recipe: Recipe, **values: Any) -> Recipe:
 
 
 def missing(recipe: Recipe) -> dict[str, str]:
-    return {finding.what: finding.detail for finding in examine(recipe) if finding.state == "missing"}
+    return {finding.what: finding.detail for finding in examine(RunContext(recipe)) if finding.state == "missing"}
 
 
 def test_nothing_is_missing_where_all_is_there(recipe: Recipe) -> None:
     assert missing(recipe) == {}
-    require(recipe)
-    found = {finding.what: finding.detail for finding in examine(recipe)}
+    require(RunContext(recipe))
+    found = {finding.what: finding.detail for finding in examine(RunContext(recipe))}
     assert {"data.sources toy", "disk", "versions", "machine", "accelerator"} <= found.keys()
 
 
@@ -65,8 +66,8 @@ def test_nothing_is_missing_where_all_is_there(recipe: Recipe) -> None:
 def test_annotations_that_are_no_json(recipe: Recipe, tmp_path: Path, data: bytes, told: str) -> None:
     (tmp_path / "instances.json").write_bytes(data)
     assert told in missing(recipe)["data.sources toy"]
-    with pytest.raises(Terminal, match=r"data.sources toy: annotations: .*instances\.json is"):
-        require(recipe)
+    with pytest.raises(FatalError, match=r"data.sources toy: annotations: .*instances\.json is"):
+        require(RunContext(recipe))
 
 
 def test_a_tokenizer_folder_without_a_tokenizer(recipe: Recipe, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.data.images.opening import BadImage, ImageLimits, read_image
 from pipeline.data.images.prefetch import read_ahead
-from pipeline.data.images.refs import ImagePlace
+from pipeline.data.images.refs import ImageRef
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_no_more_than_asked_for_is_read_ahead(pictures: list[Path]) -> None:
 def test_reading_is_done_on_the_threads(pictures: list[Path]) -> None:
     names = set()
 
-    def size_of(place: ImagePlace, limits: ImageLimits) -> tuple[int, int]:
+    def size_of(place: ImageRef, limits: ImageLimits) -> tuple[int, int]:
         names.add(threading.current_thread().name.split("_")[0])
         return read_image(place, limits).size
 
@@ -70,7 +70,7 @@ def test_reading_is_done_on_the_threads(pictures: list[Path]) -> None:
 
 
 def test_what_goes_wrong_on_a_thread_comes_out(pictures: list[Path]) -> None:
-    def fail(place: ImagePlace, limits: ImageLimits) -> Image.Image:
+    def fail(place: ImageRef, limits: ImageLimits) -> Image.Image:
         raise MemoryError("too much")
 
     with pytest.raises(MemoryError, match="too much"):

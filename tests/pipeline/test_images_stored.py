@@ -13,15 +13,15 @@ import pytest
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
-from pipeline.data.datasets.source import Source
+from pipeline.data.datasets.source import DataSource
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import BadImage, ImageLimits, read_bytes, read_image
 from pipeline.data.images.refs import state_of, uri_of
 from pipeline.run.recipe import DataSection
 from pipeline.runtime.stage import Inputs
-from pipeline.stages.ingest import IngestSettings, IngestStage, cut_dataset
-from storage.errors import Terminal, Transient
-from storage.store import Store
+from pipeline.stages.ingest import IngestSettings, IngestStage
+from storage.errors import FatalError, RetryableError
+from storage.local_store import LocalStore
 from tests.datasets.toy_sets import save_json
 
 NAMES = ("patch0/a.jpg", "patch0/b.jpg", "patch1/c.jpg")
@@ -89,20 +89,22 @@ def images(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
     return f"s3://pictures/{tmp_path.name}"
 
 
-def source_of(images: Path | str, folder: Path) -> Source:
+def source_of(images: Path | str, folder: Path) -> DataSource:
     names = (*NAMES, LOST)
     content = {
         "images": [{"id": n, "file_name": name, "width": 100, "height": 80} for n, name in enumerate(names)],
         "annotations": [{"id": n, "image_id": n, "category_id": 1, "bbox": [5, 5, 20, 20]} for n in range(4)],
         "categories": CATEGORIES,
     }
-    return Source(name="toy", format="coco", images=images, annotations=save_json(folder / "instances.json", content))
+    return DataSource(
+        name="toy", format="coco", images=images, annotations=save_json(folder / "instances.json", content)
+    )
 
 
-def ingested(source: Source, folder: Path) -> tuple[list[dict[str, Any]], list[tuple[int, str]], list[str]]:
-    settings = IngestSettings(sources=(source,), indexes=folder / "indexes")
-    parts = list(cut_dataset(source, 2, settings, Store(folder / "store")))
-    outputs = [IngestStage(settings).run(Inputs({}, str(p), p.image_ids), folder, lambda *_: None) for p in parts]
+def ingested(source: DataSource, folder: Path) -> tuple[list[dict[str, Any]], list[tuple[int, str]], list[str]]:
+    settings = IngestSettings(sources=(source,), indexes=folder / "indexes", partition_size=2)
+    parts = list(IngestStage(settings).partitions(source.name, LocalStore(folder / "store")))
+    outputs = [IngestStage(settings).run(Inputs({}, p.name, p.image_ids), folder, lambda *_: None) for p in parts]
     rows = [row for output in outputs for row in output.table.to_pylist()]
     rejected = [(reject.image_id, reject.reason) for output in outputs for reject in output.rejected]
     return rows, rejected, [part.digest for part in parts]
@@ -149,7 +151,7 @@ def test_tars_that_can_not_be_read(tmp_path: Path) -> None:
     whole = pack(tmp_path / "all.tar", {"a.jpg": picture(1), "b.jpg": picture(2)}).read_bytes()
     for name, data in (("torn.tar", whole[:900]), ("text.tar", b"no tar at all" * 100)):
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(Terminal, match=rf"{name}: can't be read as a tar .*whole and without compression"):
+        with pytest.raises(FatalError, match=rf"{name}: can't be read as a tar .*whole and without compression"):
             open_folder(tmp_path / name).place("a.jpg").is_file()
 
 
@@ -175,13 +177,13 @@ def test_what_is_wrong_with_a_place_is_told_before_work(s3: ThreadedMotoServer, 
 def test_a_silent_network_is_no_missing_image(s3: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr("storage.remote.Remote.__init__.__defaults__", (None, ()))
-    with pytest.raises(Transient):
+    with pytest.raises(RetryableError):
         read_image(open_folder("s3://pictures/silent").place("a.jpg"))
 
 
 def test_urls_stay_as_they_are_and_paths_start_from_the_root() -> None:
     sources = [
-        Source(name=name, format="coco", images=images, annotations=Path("a.json"))
+        DataSource(name=name, format="coco", images=images, annotations=Path("a.json"))
         for name, images in (("url", "s3://bucket/images"), ("path", "images"))
     ]
     data = DataSection(root=Path("data"), sources=tuple(sources))

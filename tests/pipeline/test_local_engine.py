@@ -11,9 +11,9 @@ from small_stages import CountSettings, CountStage
 
 from pipeline.runtime.engines.local import LocalEngine, StageCall
 from pipeline.runtime.execute import WorkItem
-from storage.errors import Terminal, Transient
+from storage.errors import FatalError, RetryableError
 from storage.keys import KeyTerms
-from storage.store import Store
+from storage.local_store import LocalStore
 
 
 def _items(count: int) -> list[WorkItem]:
@@ -31,7 +31,7 @@ def test_items_are_committed_and_the_stage_is_opened_once_a_worker(tmp_path: Pat
     seen: list[tuple[int, int]] = []
     with LocalEngine(_call(tmp_path), 2, lambda item, done, total, note: seen.append((done, total))) as engine:
         records = [future.result() for future in [engine.submit(item) for item in _items(6)]]
-    store = Store(tmp_path / "store")
+    store = LocalStore(tmp_path / "store")
     processes = set()
     for record, item in zip(records, _items(6), strict=True):
         artifact = store.find("count", item.key)
@@ -46,7 +46,7 @@ def test_a_worker_computes_with_one_thread_from_its_first_library_on(tmp_path: P
     before = dict(os.environ)
     with LocalEngine(_call(tmp_path), 1) as engine:
         record = engine.submit(_items(1)[0]).result()
-        artifact = Store(tmp_path / "store").find("count", record.key)
+        artifact = LocalStore(tmp_path / "store").find("count", record.key)
         assert artifact is not None
         (process,) = set(artifact.table("counts")["process"].to_pylist())
         began_with = psutil.Process(process).environ()
@@ -69,9 +69,9 @@ def test_a_worker_that_dies_is_replaced_and_its_item_tried_again(tmp_path: Path)
 def test_errors_keep_their_type_and_words(tmp_path: Path) -> None:
     with LocalEngine(_call(tmp_path, fail_at=0, waver_at=10), 1) as engine:
         first, second, third = [engine.submit(item) for item in _items(3)]
-        with pytest.raises(Terminal, match="image 0 is impossible"):
+        with pytest.raises(FatalError, match="image 0 is impossible"):
             first.result()
-        with pytest.raises(Transient, match="did not answer"):
+        with pytest.raises(RetryableError, match="did not answer"):
             second.result()
         assert third.result().rows_out == 2
 
@@ -80,6 +80,6 @@ def test_what_is_rejected_is_counted_and_kept_for_reading(tmp_path: Path) -> Non
     with LocalEngine(_call(tmp_path, reject_at=1), 1) as engine:
         record = engine.submit(_items(1)[0]).result()
     assert (record.rows_in, record.rows_out, record.rejected) == (2, 1, {"unloved": 1})
-    artifact = Store(tmp_path / "store").find("count", record.key)
+    artifact = LocalStore(tmp_path / "store").find("count", record.key)
     assert artifact is not None
     assert artifact.rejected().to_pylist() == [{"image_id": 1, "stage": "count", "reason": "unloved", "value": ""}]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.run.throughput import Pace
+from pipeline.run.throughput import Throughput
 
 
 class Clock:
@@ -14,7 +14,7 @@ class Clock:
 
 def test_speed_and_time_left_follow_from_all_workers() -> None:
     clock = Clock()
-    pace = Pace(4, clock)
+    pace = Throughput(4, clock)
     pace.tell("a", 0, 100)
     assert pace.in_words("images") == ""
     clock.now += 10
@@ -26,7 +26,7 @@ def test_speed_and_time_left_follow_from_all_workers() -> None:
 
 def test_loading_and_what_an_earlier_run_did_do_not_count() -> None:
     clock = Clock()
-    pace = Pace(1, clock)
+    pace = Throughput(1, clock)
     clock.now += 60
     pace.tell("all", 400, 500)
     clock.now += 10
@@ -36,7 +36,7 @@ def test_loading_and_what_an_earlier_run_did_do_not_count() -> None:
 
 def test_a_committed_partition_counts_whole_even_if_it_told_nothing_more() -> None:
     clock = Clock()
-    pace = Pace(3, clock)
+    pace = Throughput(3, clock)
     pace.tell("a", 0, 10)
     clock.now += 8
     pace.finish("a")

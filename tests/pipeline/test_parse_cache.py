@@ -13,7 +13,7 @@ from pipeline.runtime.stage import Inputs, Output
 from pipeline.stages.parse import ParseSettings, ParseStage
 from pipeline.stages.parse_cache import ParseCache
 from storage.artifact import Artifact
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.tables import CAPTIONS, write_table
 from tagger.parsing.parser import load_parser, parse_captions
 from tagger.triplet import Triplet
@@ -79,10 +79,10 @@ def test_two_processes_may_write_at_once(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "parses.sqlite"
     path.write_bytes(b"no database at all" * 100)
-    with pytest.raises(Terminal, match=r"parses\.sqlite: damaged.*remove it"):
+    with pytest.raises(FatalError, match=r"parses\.sqlite: damaged.*remove it"):
         ParseCache(path, "1")
     (tmp_path / "file").write_text("")
-    with pytest.raises(Terminal, match=r"set parse\.cache"):
+    with pytest.raises(FatalError, match=r"set parse\.cache"):
         ParseCache(tmp_path / "file/parses.sqlite", "1")
 
 

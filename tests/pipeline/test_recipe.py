@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.run.recipe import load_recipe
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 GOOD = """
 name = "r"
@@ -41,7 +41,7 @@ def _recipe(tmp_path: Path, text: str) -> Path:
 )
 def test_mistakes_are_named(tmp_path: Path, change: str, words: list[str]) -> None:
     path = _recipe(tmp_path, GOOD.replace('name = "r"', change, 1))
-    with pytest.raises(Terminal) as caught:
+    with pytest.raises(FatalError) as caught:
         load_recipe(path)
     for word in words:
         assert word in str(caught.value)
@@ -49,24 +49,24 @@ def test_mistakes_are_named(tmp_path: Path, change: str, words: list[str]) -> No
 
 def test_a_role_must_name_a_source(tmp_path: Path) -> None:
     path = _recipe(tmp_path, GOOD.replace('label = ["coco"]', 'label = ["cooc"]'))
-    with pytest.raises(Terminal, match=r"cooc.*sources are \['coco'\]"):
+    with pytest.raises(FatalError, match=r"cooc.*sources are \['coco'\]"):
         load_recipe(path)
 
 
 def test_pseudo_labels_need_a_tagger(tmp_path: Path) -> None:
     path = _recipe(tmp_path, GOOD.replace('tagger = ["coco"]', ""))
-    with pytest.raises(Terminal, match=r"pseudo.*data\.tagger"):
+    with pytest.raises(FatalError, match=r"pseudo.*data\.tagger"):
         load_recipe(path)
 
 
 def test_a_missing_recipe_lists_what_is_there(tmp_path: Path) -> None:
     path = _recipe(tmp_path, GOOD)
-    with pytest.raises(Terminal, match=r"no recipe at .*r\.toml"):
+    with pytest.raises(FatalError, match=r"no recipe at .*r\.toml"):
         load_recipe(path.with_name("s.toml"))
 
 
 def test_torn_toml_is_told(tmp_path: Path) -> None:
-    with pytest.raises(Terminal, match="not a readable TOML"):
+    with pytest.raises(FatalError, match="not a readable TOML"):
         load_recipe(_recipe(tmp_path, "name = "))
 
 
@@ -80,7 +80,7 @@ def test_overrides_reach_sections_and_list_members(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("override", ["caption.top_p", "=1", "data.sources.7.images=x", "data.sources.x.images=y"])
 def test_overrides_that_name_nothing_are_refused(tmp_path: Path, override: str) -> None:
-    with pytest.raises(Terminal, match="--set"):
+    with pytest.raises(FatalError, match="--set"):
         load_recipe(_recipe(tmp_path, GOOD), [override])
 
 

@@ -12,13 +12,15 @@ from golden.stage_cases import TABLES, WRITER, recorded, stages
 from PIL import Image
 from small_set import small_recipe, write_small_set
 
-from pipeline.run.planner import Chain
+from pipeline.run.context import RunContext
+from pipeline.run.planner import Planner
 from pipeline.run.runner import stage_call
-from pipeline.runtime.execute import WorkItem, carry_out
-from pipeline.runtime.stage import Inputs, Output, Report, Stage
+from pipeline.runtime.execute import WorkItem, execute
+from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
 from storage.artifact import Artifact
 from storage.digests import digest_bytes
 from storage.keys import KeyTerms
+from storage.local_store import LocalStore
 from storage.manifest import Counts, FileEntry, Manifest
 from storage.store import Store
 from storage.tables import table_bytes
@@ -35,7 +37,7 @@ class Watch:
         self._run = stage.run
         stage.run = self.run  # type: ignore[method-assign]
 
-    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         self.seen += inputs.table(self.stage.reads[0])["image_id"].to_pylist()
         return self._run(inputs, work, report)
 
@@ -61,7 +63,7 @@ def _carry_out(stage: Stage, store: Store, rows: dict[str, Rows], previous: str 
     terms = KeyTerms(stage.name, stage.version, settings, contents)
     folders = {table: (artifact.folder,) for table, artifact in read.items()}
     item = WorkItem(stage.name, "golden/0000", terms, folders, previous=previous)
-    found = store.find(stage.name, carry_out(stage, item, store, lambda done, total, note="": None).key)
+    found = store.find(stage.name, execute(stage, item, store, lambda done, total, note="": None).key)
     assert found is not None
     return found
 
@@ -100,7 +102,7 @@ def opened(request: pytest.FixtureRequest) -> Stage:
 def test_only_changed_images_are_worked_and_bytes_are_those_of_a_full_computation(
     opened: Stage, tmp_path: Path
 ) -> None:
-    store, rows = Store(tmp_path / "store"), _rows(opened)
+    store, rows = LocalStore(tmp_path / "store"), _rows(opened)
     first = opened.reads[0]
     rows[first] += [{**rows[first][-1], "image_id": 70 + number} for number in range(3)]
     before = _carry_out(opened, store, rows)
@@ -111,7 +113,7 @@ def test_only_changed_images_are_worked_and_bytes_are_those_of_a_full_computatio
     watch = Watch(opened)
     after = _carry_out(opened, store, rows, before.key)
     assert set(watch.seen) == {changed, 77}
-    whole = _carry_out(opened, Store(tmp_path / "other"), rows)
+    whole = _carry_out(opened, LocalStore(tmp_path / "other"), rows)
     assert after.key == whole.key and after.key != before.key
     for name in whole.manifest.files:
         assert after.file(name).read_bytes() == whole.file(name).read_bytes()
@@ -128,7 +130,7 @@ def test_only_changed_images_are_worked_and_bytes_are_those_of_a_full_computatio
 
 @pytest.mark.parametrize("opened", ["parse"], indirect=True)
 def test_nothing_is_taken_over_from_what_other_settings_made_or_is_damaged(opened: Stage, tmp_path: Path) -> None:
-    store, rows = Store(tmp_path / "store"), _rows(opened)
+    store, rows = LocalStore(tmp_path / "store"), _rows(opened)
     images = {row["image_id"] for row in rows["captions"]}
     other, before = _carry_out(opened, store, rows, model="other"), _carry_out(opened, store, rows)
     _changed_words(rows)
@@ -144,13 +146,13 @@ def test_a_chain_takes_over_rows_of_its_last_run(tmp_path: Path) -> None:
     write_small_set(tmp_path, 6)
 
     def captions() -> dict[str, Artifact]:
-        chain = Chain(small_recipe(tmp_path))
-        for step in chain.steps[:2]:
-            plan = chain.plan(step)
-            stage = stage_call(chain, plan).opened(chain.store)
-            made = [carry_out(stage, item, chain.store, lambda done, total, note="": None) for item in plan.due]
-            chain.finish(step, [*plan.cached, *made])
-        return chain.done["caption"]
+        planner = Planner(RunContext(small_recipe(tmp_path)))
+        for step in planner.context.steps[:2]:
+            plan = planner.plan(step)
+            stage = stage_call(planner, plan).opened(planner.context.store)
+            made = [execute(stage, item, planner.context.store, lambda done, total, note="": None) for item in plan.due]
+            planner.finish(step, [*plan.cached, *made])
+        return planner.done["caption"]
 
     before = captions()
     Image.new("RGB", (64, 48), (1, 2, 3)).save(tmp_path / "images" / "000002.png")
@@ -168,8 +170,8 @@ def test_sets_of_one_name_in_one_store_are_cut_each_by_itself(tmp_path: Path) ->
         write_small_set(tmp_path / name, size)
 
     def cut(name: str, store: Path) -> list[int]:
-        chain = Chain(small_recipe(tmp_path / name, f"store={store}"))
-        return [len(item.image_ids) for item in chain.plan(chain.steps[0]).due]
+        planner = Planner(RunContext(small_recipe(tmp_path / name, f"store={store}")))
+        return [len(item.image_ids) for item in planner.plan(planner.context.steps[0]).due]
 
     assert len(cut("first", tmp_path / "shared")) == 2
     assert cut("second", tmp_path / "shared") == cut("second", tmp_path / "own")

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.run.context import RunContext
 from pipeline.run.dag import build_steps
 from pipeline.run.doctor import needs
 from pipeline.run.recipe import load_recipe
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 
 def steps(root: Path, recipe: str, until: str) -> dict[str, tuple[str, ...]]:
@@ -36,13 +37,18 @@ def test_the_first_stage_covers_all_sets(root: Path) -> None:
 
 
 def test_a_stage_that_the_recipe_lacks_is_told_with_those_it_has(root: Path) -> None:
-    with pytest.raises(Terminal, match="'label_coco_swin_t' has no such step; it has ingest, caption, parse, train_t"):
+    with pytest.raises(
+        FatalError, match="'label_coco_swin_t' has no such step; it has ingest, caption, parse, train_t"
+    ):
         steps(root, "label_coco_swin_t", "pretrain")
-    with pytest.raises(Terminal, match=r"run\.until = 'tagger'.*'train_tagger'"):
+    with pytest.raises(FatalError, match=r"run\.until = 'tagger'.*'train_tagger'"):
         steps(root, "demo", "tagger")
 
 
 def test_what_is_not_carried_out_is_not_asked_for(root: Path) -> None:
-    asked = {finding.what for finding in needs(load_recipe(root / "recipes/coco.toml", ["run.until=train_tagger"]))}
+    asked = {
+        finding.what
+        for finding in needs(RunContext(load_recipe(root / "recipes/coco.toml", ["run.until=train_tagger"])))
+    }
     assert "data.sources vg" in asked
     assert not asked & {"data.sources coco_train", "caption model", "parse.model"}

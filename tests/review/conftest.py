@@ -9,14 +9,14 @@ import pytest
 from review.hand_made import TWO_PEOPLE, Book, captions, pairs, relations, triplets
 
 from pipeline.runtime.stage import Rejected
+from storage.local_store import LocalStore
 from storage.runs import Run
-from storage.store import Store
 
 
 @pytest.fixture
 def book(tmp_path: Path) -> Book:
     """An empty run."""
-    return Book(Run(Store(tmp_path / "store"), "toy"), tmp_path / "pictures")
+    return Book(Run(LocalStore(tmp_path / "store"), "toy"), tmp_path / "pictures")
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from pipeline.runtime.execute import WorkItem, carry_out
+from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.settings import Settings
-from pipeline.runtime.stage import Inputs, Output, Rejected, Report, Stage
+from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from storage import tables
 from storage.keys import KeyTerms
 from storage.runs import Run
@@ -40,7 +40,7 @@ class Made(Stage):
         self.writes, self.schema = SCHEMAS[self.name]  # type: ignore[misc]
         self._output = output
 
-    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         return self._output(work)
 
 
@@ -76,7 +76,7 @@ class Book:
 
         stage = Made(step, output)
         terms = KeyTerms(stage.name, 1, settings or {"step": step, "partition": partition}, {})
-        record = carry_out(stage, WorkItem(step, partition, terms), self.run.store, lambda done, total, note="": None)
+        record = execute(stage, WorkItem(step, partition, terms), self.run.store, lambda done, total, note="": None)
         keys = self._keys.setdefault(step, {})
         keys[partition] = record.key
         self.run.record(step, stage.name, keys)

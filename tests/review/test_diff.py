@@ -10,10 +10,10 @@ from review.hand_made import Book, Made, relations
 from toy_store import put
 
 from pipeline.cli.diff import difference, print_diff
-from pipeline.runtime.execute import WorkItem, carry_out
+from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.stage import Output
 from storage.artifact import Artifact
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.keys import KeyTerms
 from storage.runs import Run
 from storage.store import Store
@@ -70,7 +70,7 @@ def _label(store: Store, caused_by: str, value: float) -> str:
     terms = KeyTerms("tag", 1, settings["tag"], {"triplets": [triplets.content]})
     rows = pa.Table.from_pylist([relations(1, (0, f"by {caused_by}", 1, value))], schema=RELATIONS)
     item = WorkItem("tag", partition, terms, {"triplets": (triplets.folder,)})
-    return carry_out(Made("tag", lambda work: Output(rows)), item, store, lambda done, total, note="": None).key
+    return execute(Made("tag", lambda work: Output(rows)), item, store, lambda done, total, note="": None).key
 
 
 def test_each_causing_stage_has_its_own_predicates_and_examples(book: Book) -> None:
@@ -107,5 +107,5 @@ def test_it_prints_and_has_json(runs: tuple[Run, Run], capsys: pytest.CaptureFix
 
 def test_a_run_without_relations_is_told(book: Book, runs: tuple[Run, Run]) -> None:
     book.metrics("train_tagger", (0, "loss", 1.0))
-    with pytest.raises(Terminal, match="run 'toy' has no artifacts of step 'tag'"):
+    with pytest.raises(FatalError, match="run 'toy' has no artifacts of step 'tag'"):
         difference(runs[0], book.run)

@@ -10,6 +10,7 @@ from review.hand_made import TWO_PEOPLE, Book, captions, pairs, relations, tripl
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.report.figures import compute_figures, figures_of
 from pipeline.report.gallery import choose_samples
+from pipeline.run.context import run_view
 from pipeline.runtime.stage import Inputs
 from pipeline.stages.shard import ShardSettings, ShardStage
 
@@ -153,21 +154,21 @@ def test_recall_is_of_what_candidates_state(book: Book) -> None:
 
 
 def test_figures_are_kept_with_the_run_until_an_artifact_changes(labelled: Book, recipe: object) -> None:
-    first = figures_of(recipe, labelled.run)  # type: ignore[arg-type]
+    first = figures_of(run_view(recipe, labelled.run))  # type: ignore[arg-type]
     kept = labelled.run.folder / "figures.json"
     told = json.loads(kept.read_bytes())
-    assert figures_of(recipe, labelled.run) == first  # type: ignore[arg-type]
+    assert figures_of(run_view(recipe, labelled.run)) == first  # type: ignore[arg-type]
     told["figures"]["labels"]["images"] = 77
     kept.write_text(json.dumps(told))
-    assert figures_of(recipe, labelled.run).labels.images == 77  # type: ignore[arg-type]
+    assert figures_of(run_view(recipe, labelled.run)).labels.images == 77  # type: ignore[arg-type]
     labelled.add("ingest", "toys/0001", [labelled.image(9, TWO_PEOPLE)])
-    assert figures_of(recipe, labelled.run).labels.images == 3  # type: ignore[arg-type]
+    assert figures_of(run_view(recipe, labelled.run)).labels.images == 3  # type: ignore[arg-type]
 
 
 def test_damaged_kept_figures_are_computed_again(labelled: Book, recipe: object) -> None:
-    first = figures_of(recipe, labelled.run)  # type: ignore[arg-type]
+    first = figures_of(run_view(recipe, labelled.run))  # type: ignore[arg-type]
     (labelled.run.folder / "figures.json").write_text("{torn")
-    assert figures_of(recipe, labelled.run) == first  # type: ignore[arg-type]
+    assert figures_of(run_view(recipe, labelled.run)) == first  # type: ignore[arg-type]
 
 
 def test_recorded_captions_of_unknown_images_are_counted(labelled: Book, recipe: Any, tmp_path: Path) -> None:
@@ -175,8 +176,8 @@ def test_recorded_captions_of_unknown_images_are_counted(labelled: Book, recipe:
     recorded.write_text(json.dumps({"1": ["a man rides a horse"], "77": ["a cup", "a red cup"]}))
     settings = {"captioner": "recorded", "recorded": [str(recorded)]}
     read = recipe.model_validate(recipe.model_dump() | {"caption": settings})
-    assert figures_of(read, labelled.run).unknown_captions == 2
-    assert figures_of(recipe, labelled.run).unknown_captions == 0
+    assert figures_of(run_view(read, labelled.run)).unknown_captions == 2
+    assert figures_of(run_view(recipe, labelled.run)).unknown_captions == 0
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from review.hand_made import Book
 
 from pipeline.cli.query import print_query, query
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 
 def _rows(labelled: Book, sql: str) -> list[dict[str, Any]]:
@@ -68,10 +68,10 @@ def test_a_huge_answer_is_counted_but_not_held(labelled: Book, capsys: pytest.Ca
     "sql", ["drop view images", "create view images as select 1", "create table t as select 1 as a"]
 )
 def test_what_a_query_makes_is_gone_with_it(labelled: Book, sql: str) -> None:
-    with suppress(Terminal):
+    with suppress(FatalError):
         _rows(labelled, sql)
     assert _rows(labelled, "select count(*) as n from images")[0]["n"] > 0
-    with pytest.raises(Terminal, match="Table with name t does not exist"):
+    with pytest.raises(FatalError, match="Table with name t does not exist"):
         _rows(labelled, "select * from t")
 
 
@@ -94,14 +94,14 @@ def test_a_query_can_be_stopped(labelled: Book, endless: str) -> None:
 def test_damaged_tables_are_named_with_the_remedy(labelled: Book) -> None:
     (artifact,) = labelled.run.artifacts("parse").values()
     artifact.file("triplets.parquet").write_bytes(b"torn")
-    with pytest.raises(Terminal, match=r"triplets\.parquet.*tables of run"):
+    with pytest.raises(FatalError, match=r"triplets\.parquet.*tables of run"):
         _rows(labelled, "select * from triplets")
 
 
 def test_a_wrong_query_names_the_tables(labelled: Book) -> None:
-    with pytest.raises(Terminal, match=r"candidates, captions, images, rejected, relations, triplets"):
+    with pytest.raises(FatalError, match=r"candidates, captions, images, rejected, relations, triplets"):
         _rows(labelled, "select * from labels")
-    with pytest.raises(Terminal, match=r"asks for no rows; e\.g\. 'select count"):
+    with pytest.raises(FatalError, match=r"asks for no rows; e\.g\. 'select count"):
         _rows(labelled, "")
 
 
@@ -115,6 +115,6 @@ def test_a_wrong_query_names_the_tables(labelled: Book) -> None:
 def test_a_query_reaches_nothing_but_the_run(labelled: Book, sql: str, tmp_path: Path) -> None:
     file = tmp_path / "secret.csv"
     file.write_text("a,b\n1,2\n")
-    with pytest.raises(Terminal):
+    with pytest.raises(FatalError):
         _rows(labelled, sql.format(file=file))
     assert file.read_text() == "a,b\n1,2\n"

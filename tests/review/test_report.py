@@ -10,7 +10,8 @@ from PIL import Image
 from review.hand_made import TWO_PEOPLE, Book, captions, relations, triplets
 
 from pipeline.report.static_report import write_report
-from storage.errors import Terminal
+from pipeline.run.context import run_view
+from storage.errors import FatalError
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 
@@ -35,7 +36,7 @@ class Page(HTMLParser):
 
 
 def report(recipe: Any, book: Book, folder: Path, **options: Any) -> Page:
-    return Page(write_report(recipe, book.run, None, folder, **options))
+    return Page(write_report(run_view(recipe, book.run), None, folder, **options))
 
 
 def test_a_report_shows_pictures_labels_and_figures(labelled: Book, recipe: Any, tmp_path: Path) -> None:
@@ -130,7 +131,7 @@ def test_a_folder_with_other_files_is_left_alone(labelled: Book, recipe: Any, tm
     folder = tmp_path / "thesis"
     folder.mkdir()
     (folder / "index.html").write_text("<h1>mine</h1>")
-    with pytest.raises(Terminal, match="no report"):
+    with pytest.raises(FatalError, match="no report"):
         report(recipe, labelled, folder)
     assert (folder / "index.html").read_text() == "<h1>mine</h1>"
 
@@ -139,10 +140,10 @@ def test_a_run_that_computed_nothing_keeps_its_report(labelled: Book, recipe: An
     from pipeline.report.steps import Outcome
 
     folder = tmp_path / "report"
-    page = write_report(recipe, labelled.run, None, folder)
+    page = write_report(run_view(recipe, labelled.run), None, folder)
     (folder / "images" / "mark").write_bytes(b"")
-    assert write_report(recipe, labelled.run, Outcome("toy"), folder) == page
+    assert write_report(run_view(recipe, labelled.run), Outcome("toy"), folder) == page
     assert (folder / "images" / "mark").exists()
     labelled.metrics("train_tagger", (0, "loss", 2.0))
-    write_report(recipe, labelled.run, Outcome("toy"), folder)
+    write_report(run_view(recipe, labelled.run), Outcome("toy"), folder)
     assert not (folder / "images" / "mark").exists()

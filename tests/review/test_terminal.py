@@ -13,7 +13,7 @@ from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.report.console import outcome_json, print_outcome
 from pipeline.report.figures import compute_figures
 from pipeline.runtime.stage import Rejected
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 
 def console() -> tuple[Console, io.StringIO]:
@@ -94,7 +94,7 @@ def test_text_from_captions_cannot_steer_the_terminal(book: Book) -> None:
 def test_unknown_names_are_answered_with_those_that_exist(
     labelled: Book, arguments: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(Terminal, match=message):
+    with pytest.raises(FatalError, match=message):
         shown(labelled, *arguments)
 
 
@@ -102,7 +102,7 @@ def test_a_stage_of_several_steps_must_be_named_in_full(book: Book) -> None:
     book.metrics("pretrain:none", (0, "loss", 1.0))
     assert "step 0 · name loss · value 1" in shown(book, "toy", "pretrain")
     book.metrics("pretrain:pseudo", (0, "loss", 1.0))
-    with pytest.raises(Terminal, match="2 steps of stage 'pretrain'; name one of: pretrain:none, pretrain:pseudo"):
+    with pytest.raises(FatalError, match="2 steps of stage 'pretrain'; name one of: pretrain:none, pretrain:pseudo"):
         shown(book, "toy", "pretrain")
 
 

@@ -11,13 +11,14 @@ from toy_store import put_chain, record
 
 from pipeline.cli.why import why
 from pipeline.data.partitioning import load_cut
+from pipeline.run.context import RunContext
 from pipeline.run.doctor import require
 from pipeline.run.recipe import load_recipe
-from storage.errors import Terminal
+from storage.errors import FatalError
+from storage.local_store import LocalStore
 from storage.manifest import parse_manifest
 from storage.open_store import existing_store, open_store
 from storage.runs import Run, find_run
-from storage.store import Store
 
 RECIPE = """
 name = "r"
@@ -36,7 +37,7 @@ arms = []
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b'{"format": 1}', b'{"format": "one"}', b"\xff\xfe"])
 def test_a_manifest_that_is_none_is_damaged(data: bytes) -> None:
-    with pytest.raises(Terminal, match=r"here: damaged manifest.*rlip verify --repair"):
+    with pytest.raises(FatalError, match=r"here: damaged manifest.*rlip verify --repair"):
         parse_manifest(data, "here")
 
 
@@ -50,10 +51,10 @@ def test_a_manifest_that_is_none_is_damaged(data: bytes) -> None:
     ],
 )
 def test_a_damaged_record_of_a_run_is_named(tmp_path: Path, entry: str) -> None:
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
     run = record(store, "demo", put_chain(store))
     (run.folder / "steps" / "parse.json").write_text(entry)
-    with pytest.raises(Terminal, match=r"parse\.json: damaged; remove it and run the recipe again"):
+    with pytest.raises(FatalError, match=r"parse\.json: damaged; remove it and run the recipe again"):
         run.artifacts("parse")
 
 
@@ -61,43 +62,43 @@ def test_a_damaged_record_of_a_run_is_named(tmp_path: Path, entry: str) -> None:
     "place", [("parse", "../../../../etc"), ("../runs", "a" * 64), ("parse", "A" * 64), ("parse", "")]
 )
 def test_keys_and_stages_of_a_record_lead_nowhere_else(tmp_path: Path, place: tuple[str, str]) -> None:
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
     run = record(store, "demo", put_chain(store))
     entry = {"step": "parse", "stage": place[0], "partitions": {"toys/0000": place[1]}}
     (run.folder / "steps" / "parse.json").write_text(json.dumps(entry))
-    with pytest.raises(Terminal, match="no stage and key"):
+    with pytest.raises(FatalError, match="not a stage and a key"):
         run.artifacts("parse")
 
 
 @pytest.mark.parametrize("data", ["{torn", "[]", '{"partitions": 3}', '{"partitions": [["x"]]}'])
 def test_a_damaged_cut_is_named(tmp_path: Path, data: str) -> None:
     (tmp_path / "coco.json").write_text(data)
-    with pytest.raises(Terminal, match=r"coco\.json: damaged.*remove it and run again"):
+    with pytest.raises(FatalError, match=r"coco\.json: damaged.*remove it and run again"):
         load_cut(tmp_path / "coco.json")
     assert load_cut(tmp_path / "none.json") == []
 
 
 def test_a_root_that_is_no_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(Terminal, match=r"can't be written.*--set store=FOLDER"):
-        Store(tmp_path / "file")
-    with pytest.raises(Terminal, match="no store is named"):
+    with pytest.raises(FatalError, match=r"can't be written.*--set store=FOLDER"):
+        LocalStore(tmp_path / "file")
+    with pytest.raises(FatalError, match="no store is named"):
         open_store("")
     for address in (tmp_path / "none", f"file://{tmp_path}/none"):
-        with pytest.raises(Terminal, match=r"no store at .*none; name it with --store, or make one with rlip run"):
+        with pytest.raises(FatalError, match=r"no store at .*none; name it with --store, or make one with rlip run"):
             existing_store(address)
 
 
 def test_steps_partitions_and_runs_that_are_not_there_are_told_with_what_is(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
     run = record(store, "demo", put_chain(store))
-    with pytest.raises(Terminal, match=r"no artifacts of step 'tga'; its steps: caption, ingest, parse"):
+    with pytest.raises(FatalError, match=r"no artifacts of step 'tga'; its steps: caption, ingest, parse"):
         list(why(run, "tga"))
-    with pytest.raises(Terminal, match=r"no partition 'toys/0009'; it has toys/0000"):
+    with pytest.raises(FatalError, match=r"no partition 'toys/0009'; it has toys/0000"):
         list(why(run, "parse", "toys/0009"))
-    with pytest.raises(Terminal, match=r"no run 'other' in .*; runs there: demo"):
+    with pytest.raises(FatalError, match=r"no run 'other' in .*; runs there: demo"):
         find_run(store, "other")
-    with pytest.raises(Terminal, match="run name 'ü'"):
+    with pytest.raises(FatalError, match="run name 'ü'"):
         Run(store, "ü")
 
 
@@ -110,7 +111,7 @@ def test_steps_partitions_and_runs_that_are_not_there_are_told_with_what_is(tmp_
 )
 def test_a_recipe_that_asks_for_a_stage_that_is_not_there_is_told(tmp_path: Path, given: str, said: str) -> None:
     (tmp_path / "r.toml").write_text(RECIPE.format(store=tmp_path / "store") + given)
-    with pytest.raises(Terminal, match=said):
+    with pytest.raises(FatalError, match=said):
         load_recipe(tmp_path / "r.toml")
 
 
@@ -123,5 +124,5 @@ def test_an_address_that_is_none_is_told_before_any_work(
     (tmp_path / "file").touch()
     (tmp_path / "r.toml").write_text(RECIPE.format(store=store))
     recipe: Any = load_recipe(tmp_path / "r.toml")
-    with pytest.raises(Terminal, match=r"can't run yet:(.|\n)*store: "):
-        require(recipe)
+    with pytest.raises(FatalError, match=r"can't run yet:(.|\n)*store: "):
+        require(RunContext(recipe))

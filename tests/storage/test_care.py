@@ -15,9 +15,10 @@ from pipeline.cli.maintenance import collect_garbage, remove_run, show_usage, ve
 from pipeline.cli.transfer import push
 from storage.artifact import Artifact
 from storage.damage import find_damage
-from storage.errors import Terminal
+from storage.errors import FatalError
+from storage.local_store import LocalStore
 from storage.manifest import FutureManifest
-from storage.object_store_artifacts import Depot
+from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.runs import Run, runs_of
 from storage.store import Store
 
@@ -32,7 +33,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Said:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+    return LocalStore(tmp_path / "store")
 
 
 def _edit(artifact: Artifact, **values: Any) -> None:
@@ -91,12 +92,12 @@ def test_reading_and_pushing_what_is_damaged_say_what_mends_it(store: Store, dam
     path = artifact.file("captions.parquet")
     data = path.read_bytes()
     path.unlink() if damage == "gone" else path.write_bytes(b"torn" if damage == "torn" else data[: len(data) // 2])
-    with pytest.raises(Terminal, match=r"captions\.parquet: damaged \(.*rlip verify --repair"):
+    with pytest.raises(FatalError, match=r"captions\.parquet: damaged \(.*rlip verify --repair"):
         artifact.table("captions")
-    depot = Depot(f"file://{tmp_path}/elsewhere")
-    with pytest.raises(Terminal, match=r"captions\.parquet: damaged \(.*rlip verify --repair"):
-        push(run, depot)
-    assert depot.keys("caption") == set(), "damage is not handed on"
+    remote = ObjectStoreArtifacts(f"file://{tmp_path}/elsewhere")
+    with pytest.raises(FatalError, match=r"captions\.parquet: damaged \(.*rlip verify --repair"):
+        push(run, remote)
+    assert remote.keys("caption") == set(), "damage is not handed on"
     with pytest.raises(FileNotFoundError):
         artifact.table("triplets")
 
@@ -105,7 +106,7 @@ def test_repair_removes_what_is_damaged_and_nothing_else(store: Store, said: Sai
     chain, other = put_chain(store), put_chain(store, "toys/0001")
     record(store, "demo", chain, other)
     _flip(chain["caption"][0])
-    with pytest.raises(Terminal, match="--repair"):
+    with pytest.raises(FatalError, match="--repair"):
         verify(store.root, None, repair=False, as_json=True)
     assert said()["removed"] == 0 and chain["caption"][0].folder.is_dir()
     verify(store.root, "demo", repair=True, as_json=True)
@@ -165,17 +166,17 @@ def test_torn_folders_and_given_up_trainings_are_garbage_unless_someone_works_in
 def test_nothing_is_garbage_while_a_run_cannot_be_read(store: Store) -> None:
     run = record(store, "demo", put_chain(store))
     (run.folder / "steps" / "parse.json").write_text('{"step": "pa')
-    with pytest.raises(Terminal, match=r"parse\.json: damaged; remove it"):
+    with pytest.raises(FatalError, match=r"parse\.json: damaged; remove it"):
         collect_garbage(store.root, grace_days=0, delete=True, as_json=True)
 
 
 def test_a_key_that_names_a_place_elsewhere_is_refused(store: Store) -> None:
     run = Run(store, "demo")
     run.record("parse", "parse", {"toys/0000": "../../../etc"})
-    with pytest.raises(Terminal, match="no stage and key"):
+    with pytest.raises(FatalError, match="not a stage and a key"):
         run.artifacts("parse")
     run.record("parse", "../parse", {"toys/0000": "a" * 64})
-    with pytest.raises(Terminal, match="no stage and key"):
+    with pytest.raises(FatalError, match="not a stage and a key"):
         run.artifacts("parse")
 
 
@@ -196,10 +197,10 @@ def test_a_removed_run_leaves_its_artifacts_to_gc(store: Store, said: Said) -> N
 
 
 def test_a_store_or_run_that_is_not_there_is_named(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(Terminal, match=r"no store at .*none; name it with --store"):
+    with pytest.raises(FatalError, match=r"no store at .*none; name it with --store"):
         show_usage(tmp_path / "none", as_json=True)
     assert not (tmp_path / "none").exists()
-    with pytest.raises(Terminal, match=r"no run 'demo'.*runs there: none yet"):
+    with pytest.raises(FatalError, match=r"no run 'demo'.*runs there: none yet"):
         remove_run(store.root, "demo", as_json=True)
 
 
@@ -214,7 +215,7 @@ def test_a_store_that_may_not_be_written_can_still_be_read(store: Store, said: S
         assert said()["examined"] == 3
         show_usage(store.root, as_json=True)
         for change in (lambda: remove_run(store.root, "demo", True), lambda: verify(store.root, None, True, True)):
-            with pytest.raises(Terminal, match="can't be written"):
+            with pytest.raises(FatalError, match="can't be written"):
                 change()
     finally:
         for folder in folders:

@@ -16,16 +16,17 @@ import pytest
 from faulty_disk import Died, FaultyDisk, Stop
 from toy_chain import First, assert_valid_prefix, bytes_of, carry, first_item, run_chain
 
-from pipeline.runtime.execute import carry_out
+from pipeline.runtime.execute import execute
 from pipeline.runtime.settings import Settings
-from pipeline.runtime.stage import Inputs, Output, Report
+from pipeline.runtime.stage import Inputs, Output, ReportProgress
 from storage.disk import Disk
-from storage.errors import PipelineError, Terminal, Transient
+from storage.errors import FatalError, PipelineError, RetryableError
+from storage.local_store import LocalStore
 from storage.store import Store
 
 STOPS: tuple[Stop, ...] = ("stop", "torn write", "power cut, names lost", "power cut, bytes lost")
 ERRORS: dict[int, type[PipelineError]] = {
-    errno.ENOSPC: Terminal, errno.EACCES: Terminal, errno.EROFS: Terminal, errno.EIO: Transient,
+    errno.ENOSPC: FatalError, errno.EACCES: FatalError, errno.EROFS: FatalError, errno.EIO: RetryableError,
 }  # fmt: skip
 
 
@@ -33,8 +34,8 @@ ERRORS: dict[int, type[PipelineError]] = {
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What an undisturbed run leaves."""
     root = tmp_path_factory.mktemp("undisturbed")
-    run_chain(Store(root))
-    return bytes_of(Store(root))
+    run_chain(LocalStore(root))
+    return bytes_of(LocalStore(root))
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,8 @@ def operations(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The disk operations of an undisturbed run."""
     root = tmp_path_factory.mktemp("counted")
     disk = FaultyDisk(root, 0, "stop")
-    Store(root)
-    run_chain(Store(root, disk))
+    LocalStore(root)
+    run_chain(LocalStore(root, disk))
     return disk.done
 
 
@@ -60,7 +61,7 @@ def test_the_crash_points_are_all_of_a_commit(operations: list[str]) -> None:
 
 
 def test_an_artifact_holds_what_its_manifest_names_and_no_more(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
     run_chain(store)
     for stage in ("first", "second"):
         for artifact in store.artifacts(stage):
@@ -69,11 +70,11 @@ def test_an_artifact_holds_what_its_manifest_names_and_no_more(tmp_path: Path) -
 
 @pytest.mark.parametrize("fault", STOPS[2:])
 def test_what_was_committed_outlives_a_power_cut(fault: Stop, whole: dict[str, Any], tmp_path: Path) -> None:
-    Store(tmp_path)
+    LocalStore(tmp_path)
     disk = FaultyDisk(tmp_path, 0, fault)
-    run_chain(Store(tmp_path, disk))
+    run_chain(LocalStore(tmp_path, disk))
     disk.cut_power()
-    assert bytes_of(Store(tmp_path)) == whole
+    assert bytes_of(LocalStore(tmp_path)) == whole
 
 
 @pytest.mark.parametrize("fault", STOPS)
@@ -82,16 +83,16 @@ def test_a_crash_anywhere_leaves_a_valid_prefix(
 ) -> None:
     for at in range(1, len(operations) + 1):
         root = tmp_path / str(at)
-        Store(root)
+        LocalStore(root)
         disk = FaultyDisk(root, at, fault)
         with pytest.raises(Died):
-            run_chain(Store(root, disk))
+            run_chain(LocalStore(root, disk))
         disk.cut_power()
-        assert_valid_prefix(Store(root), whole)
-        store = Store(root, NoSync())
+        assert_valid_prefix(LocalStore(root), whole)
+        store = LocalStore(root, NoSync())
         store.sweep()
         run_chain(store)
-        assert bytes_of(Store(root)) == whole, f"after {fault} at operation {at} ({operations[at - 1]})"
+        assert bytes_of(LocalStore(root)) == whole, f"after {fault} at operation {at} ({operations[at - 1]})"
         left = [path.name for path in (root / "pending").glob("[!.]*") if not path.name.startswith("scratch")]
         assert left == [], f"after {fault} at operation {at} ({operations[at - 1]})"
 
@@ -103,17 +104,19 @@ def test_an_error_anywhere_is_told_and_leaves_a_valid_prefix(
     told = 0
     for at in range(1, len(operations) + 1):
         root = tmp_path / str(at)
-        Store(root)
+        LocalStore(root)
         try:
-            run_chain(Store(root, FaultyDisk(root, at, code)))
+            run_chain(LocalStore(root, FaultyDisk(root, at, code)))
         except PipelineError as error:
             assert type(error) is ERRORS[code] and str(root) in str(error)
             told += 1
-        assert_valid_prefix(Store(root), whole)
-        store = Store(root, NoSync())
+        assert_valid_prefix(LocalStore(root), whole)
+        store = LocalStore(root, NoSync())
         store.sweep()
         run_chain(store)
-        assert bytes_of(Store(root)) == whole, f"after {errno.errorcode[code]} at operation {at} ({operations[at - 1]})"
+        assert bytes_of(LocalStore(root)) == whole, (
+            f"after {errno.errorcode[code]} at operation {at} ({operations[at - 1]})"
+        )
     assert told > len(operations) // 2
 
 
@@ -132,7 +135,7 @@ class Counted(First):
     together = threading.Barrier(4)
     patience: ClassVar[float] = 20
 
-    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         self.runs.append(inputs.partition)
         with suppress(threading.BrokenBarrierError):
             self.together.wait(self.patience)
@@ -153,7 +156,7 @@ def test_two_writers_of_one_key_are_harmless(kind: type[Store], whole: dict[str,
         writer.join()
     assert keys == [item.key] * 4
     assert len(Counted.runs) == (1 if kind is Store else 4), "claims spare the work, but the bytes don't need them"
-    assert bytes_of(Store(tmp_path)).items() <= whole.items()
+    assert bytes_of(LocalStore(tmp_path)).items() <= whole.items()
     assert list((tmp_path / "pending").glob("[!.]*")) == []
 
 
@@ -161,7 +164,7 @@ def test_the_claim_of_a_killed_process_holds_nobody_back(whole: dict[str, Any], 
     item = first_item()
     code = (
         "import sys, time; from pathlib import Path; from storage.store import Store\n"
-        "with Store(Path(sys.argv[1])).claim(sys.argv[2], print): print('claimed', flush=True); time.sleep(60)"
+        "with LocalStore(Path(sys.argv[1])).claim(sys.argv[2], print): print('claimed', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code, str(tmp_path), item.key]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as holder:
@@ -170,6 +173,6 @@ def test_the_claim_of_a_killed_process_holds_nobody_back(whole: dict[str, Any], 
         kill.start()
         said: list[str] = []
         stage = First(Settings())
-        carry_out(stage, item, Store(tmp_path), lambda done, total, note="": said.append(note))
+        execute(stage, item, LocalStore(tmp_path), lambda done, total, note="": said.append(note))
     assert said == ["another run makes it"]
-    assert bytes_of(Store(tmp_path)).items() <= whole.items()
+    assert bytes_of(LocalStore(tmp_path)).items() <= whole.items()

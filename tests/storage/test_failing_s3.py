@@ -15,8 +15,8 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from toy_chain import bytes_of, run_chain
 from werkzeug.serving import make_server
 
+from storage.local_store import LocalStore
 from storage.remote_store import RemoteStore
-from storage.store import Store
 
 ANSWERS = {
     "500 Internal Server Error": "InternalError",
@@ -65,7 +65,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Failing]:
 
 
 def test_a_run_on_a_failing_server_ends_as_an_undisturbed_one(failing: Failing, tmp_path: Path) -> None:
-    local = Store(tmp_path / "local")
+    local = LocalStore(tmp_path / "local")
     run_chain(local)
     url = f"s3://failing/{uuid4().hex}"
     failing.at_work = True

@@ -17,8 +17,9 @@ from tiny_chain import World
 from pipeline.cli.maintenance import verify
 from pipeline.cli.query import print_query
 from pipeline.cli.why import print_why
-from pipeline.run.forecast import why_due
-from pipeline.run.planner import Chain
+from pipeline.run.context import RunContext
+from pipeline.run.forecast import forecast
+from pipeline.run.planner import Planner
 from pipeline.run.recipe import load_recipe
 
 RECIPE = """
@@ -74,7 +75,7 @@ def _kill_after(world: World, step: str) -> None:
 
 def _due(world: World, *overrides: str) -> dict[str, int | None]:
     recipe = load_recipe(world.recipe, [f"data.root={world.data}", f"store={world.store}", *overrides])
-    return {step.step: step.due for step in why_due(Chain(recipe)) if step.due != 0}
+    return {step.step: step.due for step in forecast(Planner(RunContext(recipe))) if step.due != 0}
 
 
 def test_a_run_is_killed_resumed_elsewhere_and_looked_at_from_a_third_place(

@@ -27,20 +27,21 @@ from toy_chain import SCHEMA, First, assert_valid_prefix, bytes_of, carry, first
 from toy_store import put, put_chain, record
 
 from pipeline.cli.maintenance import collect_garbage, remove_run, show_usage, verify
-from pipeline.runtime.execute import WorkItem, carry_out
+from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.settings import Settings
-from pipeline.runtime.stage import Inputs, Output, Report
+from pipeline.runtime.stage import Inputs, Output, ReportProgress
 from storage.artifact import Artifact
 from storage.atomic import write_atomic
 from storage.damage import find_damage
 from storage.digests import digest_file
 from storage.disk import Disk
-from storage.errors import Terminal, Transient
+from storage.errors import FatalError, RetryableError
 from storage.keys import KeyTerms
 from storage.lease import Patience
+from storage.local_store import LocalStore
 from storage.manifest import Manifest
 from storage.open_store import existing_store, open_store
-from storage.remote_retry import patiently, reached
+from storage.remote_retry import retry, translate_remote_errors
 from storage.remote_store import RemoteStore
 from storage.runs import Run, runs_of
 from storage.store import Store
@@ -68,7 +69,7 @@ def _url() -> str:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What an undisturbed run leaves in a local store."""
-    store = Store(tmp_path_factory.mktemp("undisturbed"))
+    store = LocalStore(tmp_path_factory.mktemp("undisturbed"))
     run_chain(store)
     return bytes_of(store)
 
@@ -96,7 +97,7 @@ def test_a_fault_at_any_operation_leaves_a_valid_prefix_and_the_next_run_ends_th
         url, machine = _url(), tmp_path / str(at)
         # Every third machine does not come back: another, which has no copies, goes on.
         next_machine = tmp_path / f"{at}-other" if at % 3 == 0 else machine
-        with suppress(Dead, Transient):
+        with suppress(Dead, RetryableError):
             run_chain(_store(url, machine, FaultyFiles(at, fault, times=50)))
         assert_valid_prefix(_store(url, tmp_path / f"{at}-reader"), whole)
         run_chain(_store(url, next_machine))
@@ -116,30 +117,34 @@ def test_what_passes_by_itself_is_tried_again_and_nobody_notices(
 @pytest.mark.parametrize(
     ("error", "kind", "said"),
     [
-        (OSError(errno.EREMOTEIO, "We encountered an internal error. Please try again."), Transient, "internal error"),
-        (OSError(errno.EBUSY, "Please reduce your request rate."), Transient, "request rate"),
-        (OSError(errno.EIO, "ConditionalRequestConflict"), Transient, "ConditionalRequestConflict"),
-        (TimeoutError("timed out"), Transient, "timed out"),
-        (ReadTimeoutError(endpoint_url="u"), Transient, "Read timeout"),
-        (EndpointConnectionError(endpoint_url="u"), Transient, "Could not connect"),
-        (ConnectionResetError(104, "Connection reset by peer"), Transient, "reset"),
-        (PermissionError("Access Denied"), Terminal, "check the credentials"),
-        (OSError(errno.EROFS, "Read-only file system"), Terminal, "not allowed"),
-        (NoCredentialsError(), Terminal, "AWS_ACCESS_KEY_ID"),
-        (OSError(errno.EINVAL, "The authorization header is malformed"), Terminal, "refused"),
-        (OSError(errno.ENOSPC, "No space left on device"), Terminal, "free space"),
-        (ParamValidationError(report="Invalid bucket name"), Terminal, "Invalid bucket name"),
+        (
+            OSError(errno.EREMOTEIO, "We encountered an internal error. Please try again."),
+            RetryableError,
+            "internal error",
+        ),
+        (OSError(errno.EBUSY, "Please reduce your request rate."), RetryableError, "request rate"),
+        (OSError(errno.EIO, "ConditionalRequestConflict"), RetryableError, "ConditionalRequestConflict"),
+        (TimeoutError("timed out"), RetryableError, "timed out"),
+        (ReadTimeoutError(endpoint_url="u"), RetryableError, "Read timeout"),
+        (EndpointConnectionError(endpoint_url="u"), RetryableError, "Could not connect"),
+        (ConnectionResetError(104, "Connection reset by peer"), RetryableError, "reset"),
+        (PermissionError("Access Denied"), FatalError, "check the credentials"),
+        (OSError(errno.EROFS, "Read-only file system"), FatalError, "not allowed"),
+        (NoCredentialsError(), FatalError, "AWS_ACCESS_KEY_ID"),
+        (OSError(errno.EINVAL, "The authorization header is malformed"), FatalError, "refused"),
+        (OSError(errno.ENOSPC, "No space left on device"), FatalError, "free space"),
+        (ParamValidationError(report="Invalid bucket name"), FatalError, "Invalid bucket name"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
 def test_what_the_other_side_says_is_told_apart(error: Exception, kind: type[Exception], said: str) -> None:
-    with pytest.raises(kind, match=said) as caught, reached("s3://bucket/x"):
+    with pytest.raises(kind, match=said) as caught, translate_remote_errors("s3://bucket/x"):
         raise error
     assert type(caught.value) is kind and "s3://bucket/x" in str(caught.value)
 
 
 def test_only_what_may_pass_is_tried_again() -> None:
-    for kind, tries in ((Transient, 3), (Terminal, 1)):
+    for kind, tries in ((RetryableError, 3), (FatalError, 1)):
         asked: list[int] = []
 
         def fail(asked: list[int] = asked, kind: type[Exception] = kind) -> None:
@@ -147,7 +152,7 @@ def test_only_what_may_pass_is_tried_again() -> None:
             raise kind("no")
 
         with pytest.raises(kind):
-            patiently(fail, (0.0, 0.0))
+            retry(fail, (0.0, 0.0))
         assert len(asked) == tries
 
 
@@ -176,9 +181,9 @@ def test_copies_that_a_disk_spoilt_are_not_sent(whole: dict[str, Any], tmp_path:
     url = _url()
     store = _store(url, tmp_path / "one")
     run_chain(store)
-    for artifact in list(Store(tmp_path / "one").artifacts("first")):
+    for artifact in list(LocalStore(tmp_path / "one").artifacts("first")):
         artifact.file("beside.bin").write_bytes(b"spoilt")
-        store.depot.remove("first", artifact.key, ["manifest.json"])
+        store.remote.remove("first", artifact.key, ["manifest.json"])
     run_chain(store)
     assert bytes_of(_store(url, tmp_path / "other")) == whole
 
@@ -187,7 +192,7 @@ def test_two_machines_whose_bytes_differ_end_with_one_whole_artifact(tmp_path: P
     """As two trainings of one key may: floats differ by machine."""
     url = _url()
     stores = [_store(url, tmp_path / name) for name in ("one", "other")]
-    made = [put(Store(tmp_path / f"made{n}"), "pretrain", settings={}, rows=[n]) for n in range(2)]
+    made = [put(LocalStore(tmp_path / f"made{n}"), "pretrain", settings={}, rows=[n]) for n in range(2)]
     assert made[0].key == made[1].key and made[0].content != made[1].content
     stands = [_commit(store, artifact) for store, artifact in zip(stores, made, strict=True)]
     assert stands[0].content == stands[1].content == made[0].content
@@ -198,7 +203,7 @@ def test_two_machines_whose_bytes_differ_end_with_one_whole_artifact(tmp_path: P
         )
         (brought,) = store.bring([store.folder("pretrain", made[0].key)])
         assert brought.content == made[0].content
-    assert len(stores[0].depot.listing("pretrain")[made[0].key]) == 2, "the loser's data are withdrawn"
+    assert len(stores[0].remote.listing("pretrain")[made[0].key]) == 2, "the loser's data are withdrawn"
 
 
 def _commit(store: Store, artifact: Artifact) -> Artifact:
@@ -224,7 +229,7 @@ def test_machines_share_the_work_and_a_dead_ones_lease_runs_out(tmp_path: Path) 
 
     def work(machine: str, stage: type[First]) -> None:
         store = _store(url, tmp_path / machine)
-        carry_out(stage(Settings()), first_item(), store, lambda done, total, note="": said.append(note))
+        execute(stage(Settings()), first_item(), store, lambda done, total, note="": said.append(note))
 
     first = threading.Thread(target=work, args=("one", Slow))
     first.start()
@@ -238,16 +243,16 @@ def test_machines_share_the_work_and_a_dead_ones_lease_runs_out(tmp_path: Path) 
 def test_a_dead_process_of_the_same_machine_is_not_waited_for(tmp_path: Path) -> None:
     store = _store(_url(), tmp_path)
     with store.claim(first_item().key, lambda: None):
-        (note,) = store.depot.files.read_many(["claims/" + first_item().key]).values()
+        (note,) = store.remote.files.read_many(["claims/" + first_item().key]).values()
     assert not _waits_for_a_dead_one(store, json.loads(note)["holder"])
 
 
 def _waits_for_a_dead_one(store: RemoteStore, holder: str) -> bool:
     """Whether work waits until a lease runs out whose holder is dead; the work is done at the end."""
     said: list[str] = []
-    store.depot.files.create(f"claims/{first_item().key}", json.dumps({"holder": holder, "beat": 3}).encode())
-    carry_out(First(Settings()), first_item(), store, lambda done, total, note="": said.append(note))
-    assert store.find("first", first_item().key) is not None and store.depot.files.listing("claims") == {}
+    store.remote.files.create(f"claims/{first_item().key}", json.dumps({"holder": holder, "beat": 3}).encode())
+    execute(First(Settings()), first_item(), store, lambda done, total, note="": said.append(note))
+    assert store.find("first", first_item().key) is not None and store.remote.files.listing("claims") == {}
     return "another run makes it" in said
 
 
@@ -259,7 +264,7 @@ class Counting(First):
     dies_at: ClassVar[int] = 0
     counted: ClassVar[list[int]] = []
 
-    def run(self, inputs: Inputs, work: Path, report: Report) -> Output:
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         begun = int((work / "state").read_text()) if (work / "state").is_file() else 0
         for number in range(begun + 1, 6):
             self.counted.append(number)
@@ -277,7 +282,7 @@ def test_what_was_half_done_goes_on_on_another_machine(tmp_path: Path) -> None:
     Counting.dies_at = 3
     with pytest.raises(RuntimeError):
         carry(Counting, item, _store(url, tmp_path / "one"))
-    copies = _store(url, tmp_path / "one").depot.files
+    copies = _store(url, tmp_path / "one").remote.files
     assert len(copies.listing("scratch")) == 3
     Counting.dies_at = 0
     carry(Counting, item, _store(url, tmp_path / "other"))
@@ -294,7 +299,7 @@ def test_copies_of_half_done_work_that_are_damaged_cost_that_work_only(spoilt: s
     Counting.dies_at = 3
     with pytest.raises(RuntimeError):
         carry(Counting, item, _store(url, tmp_path / "one"))
-    files = _store(url, tmp_path / "one").depot.files
+    files = _store(url, tmp_path / "one").remote.files
     for path in files.listing("scratch"):
         if (path.endswith("record.json")) == (spoilt == "record"):
             files.write(f"scratch/{path}", b"torn")
@@ -305,7 +310,7 @@ def test_copies_of_half_done_work_that_are_damaged_cost_that_work_only(spoilt: s
 
 def test_planning_asks_once_a_stage(tmp_path: Path) -> None:
     url = _url()
-    made = [put(Store(tmp_path / "made"), "parse", f"toys/{n:04d}", {"n": n}) for n in range(50)]
+    made = [put(LocalStore(tmp_path / "made"), "parse", f"toys/{n:04d}", {"n": n}) for n in range(50)]
     for artifact in made:
         _commit(_store(url, tmp_path / "one"), artifact)
     files = FaultyFiles()
@@ -321,7 +326,7 @@ def test_a_place_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
     url, key = _url(), ""
     one, other = _store(url, tmp_path / "one"), _store(url, tmp_path / "other")
     for rows, writer, reader in (([1], one, other), ([2], other, one)):
-        artifact = put(Store(tmp_path / f"made{rows}"), "pretrain", settings={}, rows=rows)
+        artifact = put(LocalStore(tmp_path / f"made{rows}"), "pretrain", settings={}, rows=rows)
         key = artifact.key
         writer.discard("pretrain", key)
         _commit(writer, artifact)
@@ -335,13 +340,13 @@ def test_a_place_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_manifests_travel_as_they_were_written_those_of_older_versions_too(version: int, tmp_path: Path) -> None:
-    url, made = _url(), put(Store(tmp_path / "made"), "parse", "toys/0000", rows=[1])
+    url, made = _url(), put(LocalStore(tmp_path / "made"), "parse", "toys/0000", rows=[1])
     if version == 1:
         values = json.loads(made.manifest_bytes()) | {"format": 1}
         del values["seal"]
         (made.folder / "manifest.json").write_text(json.dumps(values, indent=1))
     one = _store(url, tmp_path / "one")
-    one.depot.put(Artifact(made.folder))
+    one.remote.put(Artifact(made.folder))
     (brought,) = one.bring([one.folder("parse", made.key)])
     assert json.loads(brought.manifest_bytes()) == json.loads(Artifact(made.folder).manifest_bytes())
     assert not brought.manifest.is_edited and [d for d in find_damage(one) if d is not None] == []
@@ -372,7 +377,7 @@ def test_care_of_a_store_elsewhere(url: str, tmp_path: Path, capsys: pytest.Capt
     files, root = fsspec.core.url_to_fs(url)
     (data,) = [path for path in files.find(f"{root}/artifacts/caption") if path.endswith(".parquet")]
     files.pipe_file(data, b"other")
-    with pytest.raises(Terminal, match="--repair"):
+    with pytest.raises(FatalError, match="--repair"):
         verify(url, "demo", repair=False, as_json=True)
     assert "bytes instead of" in json.loads(capsys.readouterr().out)["damaged"][0]["what"]
     verify(url, "demo", repair=True, as_json=True)
@@ -408,23 +413,24 @@ def test_runs_and_cuts_are_those_that_others_wrote(url: str, tmp_path: Path, mon
 
 def test_a_place_that_can_not_work_is_told(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RLIP_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(Terminal, match=r"no bucket 'nosuch'.*aws s3 mb"):
+    with pytest.raises(FatalError, match=r"no bucket 'nosuch'.*aws s3 mb"):
         open_store("s3://nosuch/x")
-    with pytest.raises(Terminal, match=r"no store at s3://bucket/empty.*rlip run"):
+    with pytest.raises(FatalError, match=r"no store at s3://bucket/empty.*rlip run"):
         existing_store("s3://bucket/empty")
-    with pytest.raises(Terminal, match="nosuch://x"):
+    with pytest.raises(FatalError, match="nosuch://x"):
         open_store("nosuch://x")
     monkeypatch.setattr("storage.remote_retry.time.sleep", lambda seconds: None)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(
-        Transient, match=r"s3://bucket/x can't be reached.* at http://127\.0\.0\.1:9, as AWS_ENDPOINT_URL says"
+        RetryableError,
+        match=r"s3://bucket/x can't be reached.* at http://127\.0\.0\.1:9, as AWS_ENDPOINT_URL says",
     ):
         open_store("s3://bucket/x")
     for name in [name for name in os.environ if name.startswith("AWS_") and "KEY" in name]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(Terminal, match="AWS_ACCESS_KEY_ID"):
+    with pytest.raises(FatalError, match="AWS_ACCESS_KEY_ID"):
         open_store("s3://bucket/x")
 
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from pipeline.data.partitioning import extend_cut
 from storage.digests import digest_file
-from storage.errors import Terminal, Transient
+from storage.errors import FatalError, RetryableError
 from storage.keys import KeyTerms
+from storage.local_store import LocalStore
 from storage.manifest import Counts, FileEntry, Manifest
 from storage.runs import Run
 from storage.shards import Sample, ShardReader, write_shard
@@ -40,7 +41,7 @@ def _commit(store: Store, key: str = "a" * 64) -> None:
 
 
 def test_a_committed_artifact_is_found_and_says_what_it_holds(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
     _commit(store)
     artifact = store.find("parse", "a" * 64)
     assert artifact is not None
@@ -50,7 +51,7 @@ def test_a_committed_artifact_is_found_and_says_what_it_holds(tmp_path: Path) ->
 
 
 def test_a_draft_that_is_not_committed_leaves_nothing(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
     with pytest.raises(RuntimeError), store.draft() as draft:
         (draft / "half").write_bytes(b"x")
         raise RuntimeError
@@ -59,7 +60,7 @@ def test_a_draft_that_is_not_committed_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_manifest_is_no_artifact_and_gives_way(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
     torn = store.folder("parse", "a" * 64)
     torn.mkdir(parents=True)
     (torn / "triplets.parquet").write_bytes(b"ro")
@@ -70,46 +71,46 @@ def test_a_folder_without_a_manifest_is_no_artifact_and_gives_way(tmp_path: Path
 
 
 def test_committing_a_key_twice_is_harmless(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
     _commit(store)
     _commit(store)
     assert len(list(store.artifacts("parse"))) == 1
 
 
 def test_a_full_disk_is_told_and_nothing_is_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "rename", full)
-    with pytest.raises(Terminal, match="disk full"):
+    with pytest.raises(FatalError, match="disk full"):
         _commit(store)
     assert store.find("parse", "a" * 64) is None
 
 
 def test_a_root_that_cannot_be_made_is_refused_with_advice(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(Terminal, match=r"can't be written.*store"):
-        Store(tmp_path / "file" / "store")
+    with pytest.raises(FatalError, match=r"can't be written.*store"):
+        LocalStore(tmp_path / "file" / "store")
 
 
 def test_a_damaged_manifest_names_its_file(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
     _commit(store)
     path = store.folder("parse", "a" * 64) / "manifest.json"
     path.write_text(path.read_text()[:40])
     artifact = store.find("parse", "a" * 64)
     assert artifact is not None
-    with pytest.raises(Terminal, match=r"manifest\.json: damaged"):
+    with pytest.raises(FatalError, match=r"manifest\.json: damaged"):
         _ = artifact.content
 
 
 def test_scratch_outlives_its_writer_and_admits_one_at_a_time(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
     with store.scratch("k") as work:
         (work / "checkpoint").write_bytes(b"step 10")
-        with pytest.raises(Transient, match="another process"), store.scratch("k"):
+        with pytest.raises(RetryableError, match="another process"), store.scratch("k"):
             pass
     with store.scratch("k") as work:
         assert (work / "checkpoint").read_bytes() == b"step 10"
@@ -120,7 +121,7 @@ def test_scratch_outlives_its_writer_and_admits_one_at_a_time(tmp_path: Path) ->
 
 
 def test_sweeping_takes_the_drafts_of_the_dead_and_spares_the_living(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
     dead = tmp_path / "pending" / "draft-dead"
     dead.mkdir()
     with store.draft() as living:
@@ -130,7 +131,7 @@ def test_sweeping_takes_the_drafts_of_the_dead_and_spares_the_living(tmp_path: P
 
 
 def test_rejected_rows_are_no_part_of_the_content(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
     with store.draft() as draft:
         plain = _manifest(draft, "a" * 64)
         more = plain.model_copy(
@@ -161,12 +162,12 @@ def test_a_key_does_not_depend_on_the_order_of_settings() -> None:
 
 @pytest.mark.parametrize("name", ["../x", "", "a/b", ".hidden", "ü", "a" * 101])
 def test_run_names_cannot_leave_the_store(tmp_path: Path, name: str) -> None:
-    with pytest.raises(Terminal, match="run name"):
-        Run(Store(tmp_path), name)
+    with pytest.raises(FatalError, match="run name"):
+        Run(LocalStore(tmp_path), name)
 
 
 def test_a_run_remembers_its_artifacts(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
     _commit(store)
     run = Run(store, "demo")
     run.record("parse", "parse", {"coco/0000": "a" * 64, "coco/0001": "b" * 64})
@@ -208,8 +209,8 @@ def test_a_tar_cut_short_and_a_strange_member_are_refused(tmp_path: Path) -> Non
     index = write_shard(tmp_path / "a.tar", SAMPLES)
     whole = (tmp_path / "a.tar").read_bytes()
     (tmp_path / "a.tar").write_bytes(whole[:1800])
-    with pytest.raises(Terminal, match="ends before member"):
+    with pytest.raises(FatalError, match="ends before member"):
         ShardReader(tmp_path / "a.tar", index).read(12)
     rows = [{"image_id": 1, "member": "../../evil.pkl", "offset": 0, "size": 1}]
-    with pytest.raises(Terminal, match="not allowed"):
+    with pytest.raises(FatalError, match="not allowed"):
         ShardReader(tmp_path / "a.tar", pa.Table.from_pylist(rows, schema=SHARD_MEMBERS))

@@ -14,10 +14,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 from toy_store import put_chain, record
 
 from pipeline.cli.transfer import Copied, pull, push
-from storage.errors import Terminal, Transient
-from storage.object_store_artifacts import Depot
+from storage.errors import FatalError, RetryableError
+from storage.local_store import LocalStore
+from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.runs import Run
-from storage.store import Store
 
 
 @pytest.fixture(params=["memory", "file", "s3"])
@@ -25,19 +25,19 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty place of each kind."""
     if request.param == "s3":
         return f"{request.getfixturevalue('s3')}/{uuid4().hex}"
-    return f"memory://{uuid4().hex}" if request.param == "memory" else f"file://{tmp_path}/depot"
+    return f"memory://{uuid4().hex}" if request.param == "memory" else f"file://{tmp_path}/remote"
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    store = Store(tmp_path / "here")
+    store = LocalStore(tmp_path / "here")
     run = record(store, "demo", put_chain(store, "toys/0000"), put_chain(store, "toys/0001"))
     run.note("recipe", {"name": "demo"})
     return run
 
 
 def _there(tmp_path: Path) -> Run:
-    return Run(Store(tmp_path / "there"), "demo")
+    return Run(LocalStore(tmp_path / "there"), "demo")
 
 
 def _contents(run: Run) -> dict[str, dict[str, str]]:
@@ -45,34 +45,34 @@ def _contents(run: Run) -> dict[str, dict[str, str]]:
 
 
 def test_a_run_comes_back_as_it_was_and_nothing_is_copied_twice(run: Run, url: str, tmp_path: Path) -> None:
-    assert push(run, Depot(url)) == Copied(6, 6)
-    assert push(run, Depot(url)) == Copied(6, 0)
+    assert push(run, ObjectStoreArtifacts(url)) == Copied(6, 6)
+    assert push(run, ObjectStoreArtifacts(url)) == Copied(6, 0)
     there = _there(tmp_path)
-    assert pull(there, Depot(url)) == Copied(6, 6)
-    assert pull(there, Depot(url)) == Copied(6, 0)
+    assert pull(there, ObjectStoreArtifacts(url)) == Copied(6, 6)
+    assert pull(there, ObjectStoreArtifacts(url)) == Copied(6, 0)
     assert _contents(there) == _contents(run)
     assert json.loads((there.folder / "recipe.json").read_bytes()) == {"name": "demo"}
 
 
 def test_bytes_that_changed_on_the_way_are_refused(run: Run, url: str, tmp_path: Path) -> None:
-    push(run, Depot(url))
+    push(run, ObjectStoreArtifacts(url))
     files, root = fsspec.core.url_to_fs(url)
     (first, *_) = [path for path in files.find(root) if "/captions." in path]
     files.pipe_file(first, b"other")
-    with pytest.raises(Terminal, match=r"captions\.parquet is damaged"):
-        pull(_there(tmp_path), Depot(url))
+    with pytest.raises(FatalError, match=r"captions\.parquet is damaged"):
+        pull(_there(tmp_path), ObjectStoreArtifacts(url))
     assert not _there(tmp_path).exists
 
 
 def test_a_manifest_is_put_on_condition_that_there_is_none(run: Run, s3: str) -> None:
-    depot = Depot(f"{s3}/{uuid4().hex}")
-    push(run, depot)
-    files, root = fsspec.core.url_to_fs(depot.url)
+    remote = ObjectStoreArtifacts(f"{s3}/{uuid4().hex}")
+    push(run, remote)
+    files, root = fsspec.core.url_to_fs(remote.url)
     (manifest, *_) = [path for path in files.find(root) if path.endswith("manifest.json")]
     with pytest.raises(FileExistsError):
         files.pipe_file(manifest, b"{}", mode="create")
     for artifact in run.artifacts("parse").values():
-        depot.put(artifact)  # a second writer of the same key is not an error
+        remote.put(artifact)  # a second writer of the same key is not an error
 
 
 class _Stopped(BaseException):
@@ -110,35 +110,35 @@ def test_a_push_that_stops_anywhere_leaves_whole_artifacts_and_goes_on(
     run: Run, error: BaseException, tmp_path: Path
 ) -> None:
     counted = FaultyFiles(0, error)
-    push(run, Depot(f"memory://{uuid4().hex}", counted))
+    push(run, ObjectStoreArtifacts(f"memory://{uuid4().hex}", counted))
     assert counted.done > 12
     for at in range(1, counted.done + 1):
         url = f"memory://{uuid4().hex}"
-        with pytest.raises(_Stopped if isinstance(error, _Stopped) else Transient):
-            push(run, Depot(url, FaultyFiles(at, error), pauses=()))
-        depot, store = Depot(url), Store(tmp_path / str(at))
+        with pytest.raises(_Stopped if isinstance(error, _Stopped) else RetryableError):
+            push(run, ObjectStoreArtifacts(url, FaultyFiles(at, error), pauses=()))
+        remote, store = ObjectStoreArtifacts(url), LocalStore(tmp_path / str(at))
         for stage in ("ingest", "caption", "parse"):
-            for key in depot.keys(stage):
-                depot.get(stage, key, store)
-        assert push(run, depot).copied <= 6
+            for key in remote.keys(stage):
+                remote.get(stage, key, store)
+        assert push(run, remote).copied <= 6
         pulled = Run(store, "demo")
-        pull(pulled, depot)
+        pull(pulled, remote)
         assert _contents(pulled) == _contents(run)
 
 
 def test_what_is_not_there_or_not_reached_is_told(run: Run, url: str, tmp_path: Path) -> None:
-    push(run, Depot(url))
-    with pytest.raises(Terminal, match=r"no run 'other'.*runs there: demo"):
-        pull(Run(Store(tmp_path / "there"), "other"), Depot(url))
-    with pytest.raises(Terminal, match="nosuch://x"):
-        Depot("nosuch://x")
+    push(run, ObjectStoreArtifacts(url))
+    with pytest.raises(FatalError, match=r"no run 'other'.*runs there: demo"):
+        pull(Run(LocalStore(tmp_path / "there"), "other"), ObjectStoreArtifacts(url))
+    with pytest.raises(FatalError, match="nosuch://x"):
+        ObjectStoreArtifacts("nosuch://x")
     for none in ("", "s3://"):
-        with pytest.raises(Terminal, match="names no place; name a folder, or a bucket"):
-            Depot(none)
+        with pytest.raises(FatalError, match="names no place; name a folder, or a bucket"):
+            ObjectStoreArtifacts(none)
     artifact = next(iter(run.artifacts("parse").values()))
     (artifact.folder / "manifest.json").unlink()
-    with pytest.raises(Terminal, match="which the store has lost"):
-        push(run, Depot(f"memory://{uuid4().hex}"))
+    with pytest.raises(FatalError, match="which the store has lost"):
+        push(run, ObjectStoreArtifacts(f"memory://{uuid4().hex}"))
 
 
 def test_missing_credentials_are_told(run: Run, s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -147,22 +147,22 @@ def test_missing_credentials_are_told(run: Run, s3: str, monkeypatch: pytest.Mon
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", str(tmp_path))
     files = fsspec.filesystem("s3", skip_instance_cache=True)
-    with pytest.raises(Terminal, match="AWS_ACCESS_KEY_ID"):
-        Depot(f"{s3}/x", files).put(next(iter(run.artifacts("parse").values())))
+    with pytest.raises(FatalError, match="AWS_ACCESS_KEY_ID"):
+        ObjectStoreArtifacts(f"{s3}/x", files).put(next(iter(run.artifacts("parse").values())))
 
 
 def test_names_from_elsewhere_stay_inside_the_store(run: Run, tmp_path: Path) -> None:
     url = f"memory://{uuid4().hex}"
-    push(run, Depot(url))
+    push(run, ObjectStoreArtifacts(url))
     files, root = fsspec.core.url_to_fs(url)
     path = f"{root}/runs/demo/steps/parse.json"
     record = {"step": "parse", "stage": "parse", "partitions": {"toys/0000": "../../../../etc"}}
     files.pipe_file(path, json.dumps(record).encode())
-    with pytest.raises(Terminal, match="no stage and key"):
-        pull(_there(tmp_path), Depot(url))
+    with pytest.raises(FatalError, match="not a stage and a key"):
+        pull(_there(tmp_path), ObjectStoreArtifacts(url))
     key = next(iter(run.keys("caption").values()))
     manifest = f"{root}/artifacts/caption/{key}/manifest.json"
     values = json.loads(files.cat_file(manifest))
     files.pipe_file(manifest, json.dumps({**values, "files": {"../../evil": {"digest": "0" * 64, "size": 1}}}).encode())
-    with pytest.raises(Terminal, match="damaged manifest"):
-        Depot(url).get("caption", key, Store(tmp_path / "there"))
+    with pytest.raises(FatalError, match="damaged manifest"):
+        ObjectStoreArtifacts(url).get("caption", key, LocalStore(tmp_path / "there"))

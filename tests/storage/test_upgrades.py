@@ -10,10 +10,10 @@ import pytest
 
 from storage.artifact import Artifact
 from storage.digests import digest_file
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.keys import KeyTerms
+from storage.local_store import LocalStore
 from storage.manifest import Counts, FileEntry, Manifest
-from storage.store import Store
 from storage.tables import CAPTIONS, RELATIONS, write_table
 from storage.upgrades import ADDED, SCHEMAS, upgrade
 
@@ -41,7 +41,7 @@ def _old(tmp_path: Path, stage: str, name: str, extra: list[tuple[str, pa.DataTy
     """An artifact with a table of the first version: two images, one without items."""
     items = pa.list_(pa.struct([*FIRST[name], *(extra or [])]))
     rows = [{"image_id": 1, name: ROWS[name]}, {"image_id": 2, name: []}]
-    store, terms = Store(tmp_path), KeyTerms(stage, 1, {}, {})
+    store, terms = LocalStore(tmp_path), KeyTerms(stage, 1, {}, {})
     with store.draft() as draft:
         path = draft / f"{name}.parquet"
         write_table(pa.Table.from_pylist(rows, pa.schema([("image_id", pa.int64()), (name, items)])), path)
@@ -70,11 +70,11 @@ def test_an_older_table_is_read_with_todays_columns(tmp_path: Path) -> None:
 
 def test_what_is_not_declared_is_refused_with_what_rebuilds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     newer = _old(tmp_path / "newer", "caption", "captions", [("mood", pa.string())])
-    with pytest.raises(Terminal, match=r"caption \w{12}: column captions\.captions\.mood.*upgrade rlip"):
+    with pytest.raises(FatalError, match=r"caption \w{12}: column captions\.captions\.mood.*upgrade rlip"):
         newer.table("captions")
     monkeypatch.setattr("storage.upgrades.ADDED", {})
     with pytest.raises(
-        Terminal, match=r"older version, without column captions\.captions\.match; `rlip run` its recipe"
+        FatalError, match=r"older version, without column captions\.captions\.match; `rlip run` its recipe"
     ):
         _old(tmp_path, "caption", "captions").table("captions")
 

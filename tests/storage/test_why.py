@@ -10,12 +10,12 @@ from toy_store import put, put_chain, record
 
 from pipeline.cli.why import why
 from storage.changes import changes
-from storage.errors import Terminal
-from storage.store import Store
+from storage.errors import FatalError
+from storage.local_store import LocalStore
 
 
 def test_a_changed_input_is_followed_up_to_the_setting_that_changed_it(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
     before, after = put_chain(store, top_p=0.9, rows=[1, 2]), put_chain(store, top_p=0.5, rows=[1, 2, 3])
     (found,) = why(record(store, "demo", after), "parse", "toys/0000")
     assert [(cause.stage, cause.change.term) for cause in found.causes] == [
@@ -28,7 +28,7 @@ def test_a_changed_input_is_followed_up_to_the_setting_that_changed_it(tmp_path:
 
 
 def test_the_nearest_is_of_the_same_partition_and_differs_least(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
     put(store, "caption", "toys/0001", {"top_p": 0.5, "draws": 10})
     put(store, "caption", "toys/0000", {"top_p": 0.9, "draws": 3})
     near = put(store, "caption", "toys/0000", {"top_p": 0.9, "draws": 10})
@@ -38,13 +38,13 @@ def test_the_nearest_is_of_the_same_partition_and_differs_least(tmp_path: Path) 
 
 
 def test_what_has_nothing_beside_it_is_new(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
     run = record(store, "demo", put_chain(store, "toys/0000"), put_chain(store, "toys/0001"))
     assert all(found.causes == () and found.first.startswith("new") for found in why(run, "parse"))
 
 
 def test_a_cause_that_is_gone_from_the_store_ends_the_trail(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
     before, after = put_chain(store, top_p=0.9, rows=[1]), put_chain(store, top_p=0.5, rows=[2])
     (before["caption"][0].folder / "manifest.json").unlink()
     (found,) = why(record(store, "demo", after), "parse")
@@ -56,7 +56,7 @@ def test_the_trail_ends_at_a_data_sets_records_and_where_a_manifest_names_too_li
     named: bool, tmp_path: Path
 ) -> None:
     """No artifact stands for a data set's records; manifests of old do not name all that their keys hold."""
-    store, made = Store(tmp_path), []
+    store, made = LocalStore(tmp_path), []
     for rows in ([1], [2]):
         images = put(store, "ingest", inputs={"records": [_Records(str(rows))]}, rows=rows)
         made.append(put(store, "caption", inputs={"images": [images]}, rows=rows))
@@ -78,11 +78,11 @@ class _Records:
 
 
 def test_unknown_steps_and_partitions_are_named(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
     run = record(store, "demo", put_chain(store))
-    with pytest.raises(Terminal, match="'tag'; its steps: caption, ingest, parse"):
+    with pytest.raises(FatalError, match="'tag'; its steps: caption, ingest, parse"):
         list(why(run, "tag"))
-    with pytest.raises(Terminal, match="it has toys/0000"):
+    with pytest.raises(FatalError, match="it has toys/0000"):
         list(why(run, "parse", "toys/0009"))
 
 

@@ -7,14 +7,14 @@ from review.hand_made import TWO_PEOPLE, Book, pairs, relations
 
 from pipeline.runtime.stage import Inputs
 from pipeline.stages.tag import TagSettings, TagStage
-from storage.errors import Terminal
+from storage.errors import FatalError
+from storage.local_store import LocalStore
 from storage.runs import Run
-from storage.store import Store
 
 
 def made(folder: Path, *riders: int, given: bool = True) -> Inputs:
     """A partition a rider: person 0 rides the horse, and the tagger takes the rider for likelier than the other."""
-    book = Book(Run(Store(folder / "store"), "toy"), folder / "pictures")
+    book = Book(Run(LocalStore(folder / "store"), "toy"), folder / "pictures")
     for number, rider in enumerate(riders):
         truth = [(0, "riding", 2), (1, "next to", 0)] if given else []
         book.add("ingest", f"toys/{number:04}", [book.image(number, TWO_PEOPLE, truth)])
@@ -29,12 +29,12 @@ def made(folder: Path, *riders: int, given: bool = True) -> Inputs:
 
 
 def judge(labels: Inputs, floor: float) -> None:
-    TagStage(TagSettings(audit_floor=floor)).judge(labels)
+    TagStage(TagSettings(audit_floor=floor)).audit(labels)
 
 
 def test_labels_below_the_floor_are_refused_and_their_predicates_named(tmp_path: Path) -> None:
     with pytest.raises(
-        Terminal, match=r"tag\.audit_floor = 0\.9 .*; predicates with the lowest: ride 0\.50 \(2 true\)\. "
+        FatalError, match=r"tag\.audit_floor = 0\.9 .*; predicates with the lowest: ride 0\.50 \(2 true\)\. "
     ) as told:
         judge(made(tmp_path, 1, 1), 0.9)
     assert "next to" not in str(told.value)
@@ -43,12 +43,12 @@ def test_labels_below_the_floor_are_refused_and_their_predicates_named(tmp_path:
 def test_the_floor_is_that_of_all_partitions_together(tmp_path: Path) -> None:
     mixed = made(tmp_path, 0, 0, 0, 1)
     judge(mixed, 0.75)  # the last partition alone has .58
-    with pytest.raises(Terminal, match="4 true"):
+    with pytest.raises(FatalError, match="4 true"):
         judge(mixed, 0.99)
 
 
 def test_labels_that_nothing_can_judge_are_refused_too(tmp_path: Path) -> None:
-    with pytest.raises(Terminal, match="nothing to judge the labels by; set it to 0"):
+    with pytest.raises(FatalError, match="nothing to judge the labels by; set it to 0"):
         judge(made(tmp_path, 0, given=False), 0.1)
 
 

@@ -12,13 +12,13 @@ from golden.stage_cases import tagger as made_tagger
 from models.relation_tagger import RelationTagger
 from models.rlip import RLIP
 from models.weights import load, save
-from pipeline.runtime.execute import WorkItem, carry_out
+from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.stage import Inputs
 from pipeline.stages.tag import TagSettings, TagStage
 from storage.artifact import Artifact
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.keys import KeyTerms
-from storage.store import Store
+from storage.local_store import LocalStore
 from storage.tables import IMAGES, TRIPLETS, write_table
 from tagger.labelling.labeller import NOT_A_NUMBER
 
@@ -81,8 +81,8 @@ def test_scores_that_are_no_numbers_cost_their_image_alone_and_are_counted(
     poison(weights, "ride", {"sit on", "on", "person", "dog", "bench", "sports ball", "bird", "apple", "no objects"})
     item = WorkItem("tag", "golden/0000", KeyTerms("tag", 1, {}, {}), {}, (1, 2))
     item = replace(item, inputs=dict.fromkeys(("images", "triplets"), (tmp_path / "inputs",)))
-    store = Store(tmp_path / "store")
-    record = carry_out(opened(weights, predicate_texts=0), item, store, ignore)
+    store = LocalStore(tmp_path / "store")
+    record = execute(opened(weights, predicate_texts=0), item, store, ignore)
     assert (record.rows_in, record.rows_out, record.rejected) == (2, 1, {NOT_A_NUMBER: 1})
     artifact = store.find("tag", record.key)
     assert artifact is not None
@@ -123,7 +123,7 @@ def test_images_without_boxes_or_with_one_get_no_labels_and_are_never_opened(
 def test_weights_of_another_network_are_named(weights: Path) -> None:
     config = load(weights / "model.safetensors", weights).config
     save(RLIP(replace(config, tagger=False), weights), weights / "model.safetensors")
-    with pytest.raises(Terminal, match="weights of a RLIP, not of a Relation Tagger"):
+    with pytest.raises(FatalError, match="weights of a RLIP, not of a Relation Tagger"):
         opened(weights)
 
 
@@ -140,9 +140,9 @@ def test_baselines_label_the_same_candidates(inputs: Inputs, weights: Path, tmp_
 
 def test_clip_needs_its_folder(tmp_path: Path) -> None:
     stage = TagStage(TagSettings(method="clip"), FOLDERS)
-    with pytest.raises(Terminal, match="method 'clip' needs a folder"):
+    with pytest.raises(FatalError, match="method 'clip' needs a folder"):
         stage.weights()
     empty = TagStage(TagSettings(method="clip", clip=tmp_path), FOLDERS)
     assert empty.weights()["clip"] == tmp_path
-    with pytest.raises(Terminal, match="not a CLIP of transformers"):
+    with pytest.raises(FatalError, match="not a CLIP of transformers"):
         empty.open(Inputs({"tagger": (Artifact(tmp_path),)}))

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.training.settings import TaggerSettings, TrainingSettings
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,6 @@ def test_the_tagger_is_always_a_tagger_with_the_released_differences():
 
 
 def test_files_that_are_missing_are_named(tmp_path):
-    with pytest.raises(Terminal, match=r"initial = .*no such file"):
+    with pytest.raises(FatalError, match=r"initial = .*no such file"):
         TrainingSettings(initial=tmp_path / "none.safetensors").files()
     assert TrainingSettings().files() == {}

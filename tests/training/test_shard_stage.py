@@ -12,7 +12,7 @@ from pipeline.runtime.stage import Inputs
 from pipeline.stages.shard import SHARD_FILE, ShardSettings, ShardStage
 from pipeline.training.sample import SampleRelation, TrainingSample
 from storage.artifact import Artifact
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.shards import ShardReader
 from storage.tables import IMAGES, RELATIONS, write_table
 
@@ -105,7 +105,7 @@ def test_predicates_have_thresholds_of_their_own_and_a_pair_its_surest_label(inp
 
 
 def test_labels_without_calibration_are_not_taken_for_calibrated(inputs, tmp_path):
-    with pytest.raises(Terminal, match=r"shard\.confidence = 'calibrated'.*held_out"):
+    with pytest.raises(FatalError, match=r"shard\.confidence = 'calibrated'.*held_out"):
         shard(inputs, tmp_path / "work", confidence="calibrated")
 
 

@@ -14,7 +14,7 @@ from models.target import Target
 from pipeline.data.images.views import view_size
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe import load_recipe
-from pipeline.training.config import MODEL, VOCABULARY, Job
+from pipeline.training.config import MODEL, VOCABULARY, TrainConfig
 from pipeline.training.dataset import ImageSource
 from pipeline.training.launch import launch, prepare
 from pipeline.training.metrics_log import MetricsLog
@@ -23,7 +23,7 @@ from pipeline.training.settings import CALIBRATION, TaggerSettings
 from pipeline.training.tagger_evaluation import Scored, average_precision, proposals
 from pipeline.training.tagger_task import names_for_noise, noisy, pair_queries
 from pipeline.training.vocabulary import Vocabulary
-from storage.errors import Terminal
+from storage.errors import FatalError
 from storage.tables import IMAGES, write_table
 from tagger.labelling.calibration import Calibration
 from tests.training.conftest import TINY, picture, sample
@@ -127,14 +127,14 @@ def test_only_images_with_relations_train_the_tagger_and_its_predicates_are_cano
 def test_an_image_that_vanished_is_named(images):
     table, folder = images
     (folder / "1.jpg").unlink()
-    with pytest.raises(Terminal, match=r"1\.jpg.*restore it"):
+    with pytest.raises(FatalError, match=r"1\.jpg.*restore it"):
         ImageSource([table], {"made": folder}).image(0)
 
 
 def test_a_tagger_is_trained_and_measured_on_held_out_images(images, work):
     table, folder = images
     settings = TaggerSettings(**(TINY | {"steps": 3, "processes": 1, "held_out": 0.4, "check_every": 2}))
-    job = Job(kind="tagger", settings=settings, work=work, tables=(table,), image_folders={"made": folder})
+    job = TrainConfig(kind="tagger", settings=settings, work=work, tables=(table,), image_folders={"made": folder})
     prepare(job)
     summary = launch(job, lambda done, total, note="": None)
     assert summary.images < 10
@@ -157,7 +157,7 @@ def test_several_sets_train_one_tagger_in_half_precision_in_several_processes(tm
     settings = TaggerSettings(
         **(TINY | {"steps": 2, "processes": 2, "held_out": 0.3, "precision": "bfloat16", "log_every": 1})
     )
-    job = Job(
+    job = TrainConfig(
         kind="tagger",
         settings=settings,
         work=work,

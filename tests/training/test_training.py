@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from pipeline.training.config import MODEL, Job
+from pipeline.training.config import MODEL, TrainConfig
 from pipeline.training.launch import launch, prepare
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.settings import TrainingSettings
-from storage.errors import Terminal, Transient
+from storage.errors import FatalError, RetryableError
 from tests.training.conftest import TINY
 
 STEPS = 12
 
 
-def job(work: Path, shard, **changes) -> Job:
+def job(work: Path, shard, **changes) -> TrainConfig:
     settings = TrainingSettings(**(TINY | {"steps": STEPS, "checkpoint_every": 3} | changes))
-    made = Job(kind="pretrain", settings=settings, work=work, shards=(shard,))
+    made = TrainConfig(kind="pretrain", settings=settings, work=work, shards=(shard,))
     prepare(made)
     return made
 
@@ -52,7 +52,7 @@ def killed_in_the_middle(work: Path, shard, number: int) -> None:
 
     thread = threading.Thread(target=strike)
     thread.start()
-    with pytest.raises(Transient, match="run again to go on from its last checkpoint"):
+    with pytest.raises(RetryableError, match="run again to go on from its last checkpoint"):
         launch(job(work, shard), ignore)
     thread.join()
     assert not (work / MODEL).exists()
@@ -117,23 +117,23 @@ def test_one_process_needs_no_torchrun_and_reports_as_it_goes(work, shard):
 
 
 def test_a_diverging_training_says_at_which_step_and_what_to_do(work, shard):
-    with pytest.raises(Terminal, match=r"diverged at step \d+ .*lower lr = "):
+    with pytest.raises(FatalError, match=r"diverged at step \d+ .*lower lr = "):
         launch(job(work, shard, processes=1, lr=1e30, lr_backbone=1e30, lr_text=1e30, warmup=0, clip=1e30), ignore)
 
 
 def test_a_checkpoint_of_another_process_count_is_refused(work, shard):
     launch(job(work, shard, processes=1, steps=3), ignore)
-    with pytest.raises(Terminal, match="set processes = 1 to go on"):
+    with pytest.raises(FatalError, match="set processes = 1 to go on"):
         launch(job(work, shard, processes=2, steps=6), ignore)
 
 
 def test_a_damaged_checkpoint_is_a_clear_error(work, shard):
     (work / "checkpoint.safetensors").write_bytes(b"torn")
-    with pytest.raises(Terminal, match="damaged checkpoint"):
+    with pytest.raises(FatalError, match="damaged checkpoint"):
         launch(job(work, shard, processes=1, steps=3), ignore)
 
 
 def test_nothing_to_train_on_is_said_before_any_process_starts(work):
     settings = TrainingSettings(**TINY)
-    with pytest.raises(Terminal, match="nothing to train on"):
-        prepare(Job(kind="pretrain", settings=settings, work=work))
+    with pytest.raises(FatalError, match="nothing to train on"):
+        prepare(TrainConfig(kind="pretrain", settings=settings, work=work))

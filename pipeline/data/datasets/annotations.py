@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from storage.errors import Terminal
+from storage.errors import FatalError
 
 NO_IMAGE = -1
 """The image id of a reject whose own id can't be read."""
 _LEAST, _MOST = -(2**63), 2**63 - 1
 
 
-class AnnotationError(Terminal):
+class AnnotationError(FatalError):
     """An annotation file or image folder that can't be used; the message names it and says what is expected."""
 
 

@@ -18,7 +18,7 @@ from pipeline.data.datasets.json_stream import stream_rows
 from pipeline.data.datasets.names import COCO_CATEGORIES, read_names
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
-from pipeline.data.datasets.source import Source
+from pipeline.data.datasets.source import DataSource
 from pipeline.runtime.stage import Rejected
 
 EXPECTED = "HICO-DET: a list of {file_name, img_id, annotations, hoi_annotation}"
@@ -27,9 +27,9 @@ EXPECTED = "HICO-DET: a list of {file_name, img_id, annotations, hoi_annotation}
 class HicoDetReader(Reader):
     """Images in file order; verbs by their id in the verb list, "no interaction" included."""
 
-    def __init__(self, source: Source, scratch: Path | None = None) -> None:
+    def __init__(self, source: DataSource, scratch: Path | None = None) -> None:
         super().__init__(source, scratch)
-        assert source.verbs is not None  # Source requires it for this format
+        assert source.verbs is not None  # DataSource requires it for this format
         self._verbs = read_names(source.verbs)
         self._objects = COCO_CATEGORIES if source.objects is None else read_names(source.objects)
 

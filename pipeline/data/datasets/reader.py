@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.record import ImageRecord
-from pipeline.data.datasets.source import Source
+from pipeline.data.datasets.source import DataSource
 from pipeline.data.images.folders import open_folder
-from pipeline.data.images.refs import ImagePlace, uri_of
+from pipeline.data.images.refs import ImageRef, uri_of
 from pipeline.runtime.stage import Rejected
 
 MOST_WAITING = 10_000
@@ -21,7 +21,7 @@ MOST_WAITING = 10_000
 class Reader(ABC):
     """Reads one source. Subclasses parse; this class holds what is the same for every format."""
 
-    def __init__(self, source: Source, scratch: Path | None = None) -> None:
+    def __init__(self, source: DataSource, scratch: Path | None = None) -> None:
         self.source = source
         self.scratch = scratch
         """Where large things may be put aside while reading; the system's place for them when None."""
@@ -40,7 +40,7 @@ class Reader(ABC):
         self.rejects.clear()
         yield from self._held_back(self._records())
 
-    def place(self, name: str) -> ImagePlace:
+    def place(self, name: str) -> ImageRef:
         """Where the image of that name lies; `name` is relative to the folder of images."""
         return self.folder.place(name)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pipeline.data.images.refs import ImagePlace
+from pipeline.data.images.refs import ImageRef
 from pipeline.runtime.stage import Rejected
 
 
@@ -41,7 +41,7 @@ class ImageRecord:
     dataset: str
     split: str
     image_id: int
-    path: ImagePlace
+    path: ImageRef
     width: int | None = None
     """Declared width in pixels; None where the data set does not say."""
     height: int | None = None

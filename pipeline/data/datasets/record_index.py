@@ -26,13 +26,13 @@ from pipeline.data.datasets.hico_det import HicoDetReader
 from pipeline.data.datasets.objects365 import Objects365Reader
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
-from pipeline.data.datasets.source import Format, Source
+from pipeline.data.datasets.source import DataSource, Format
 from pipeline.data.datasets.visual_genome import VisualGenomeReader
-from pipeline.data.images.refs import ImagePlace
+from pipeline.data.images.refs import ImageRef
 from pipeline.runtime.stage import Rejected
 from storage.digests import digest_file, digest_json
 from storage.disk import LOCAL
-from storage.errors import told
+from storage.errors import translate_os_errors
 
 LAYOUT = 2
 """Raised when readers or this file change what is written."""
@@ -73,7 +73,7 @@ class RecordIndex:
         for position in self._positions(image_ids):
             yield self._record(position)
 
-    def paths(self, image_ids: Sequence[int]) -> Iterator[ImagePlace]:
+    def refs(self, image_ids: Sequence[int]) -> Iterator[ImageRef]:
         """Where the images of `records` lie, without their boxes."""
         for position in self._positions(image_ids):
             yield self._reader.place(self._name(position))
@@ -113,12 +113,12 @@ class RecordIndex:
         )
 
 
-def is_indexed(source: Source, folder: Path | None) -> bool:
+def is_indexed(source: DataSource, folder: Path | None) -> bool:
     """Whether `open_index` would find the index made; always when none would be kept."""
     return folder is None or not _writable(folder) or _place(source, folder).is_dir()
 
 
-def open_index(source: Source, folder: Path | None, report: Callable[[float], None] | None = None) -> RecordIndex:
+def open_index(source: DataSource, folder: Path | None, report: Callable[[float], None] | None = None) -> RecordIndex:
     """The index of a source in `folder`, made when its annotation files are new; of this process alone when None.
 
     `report` gets the share of the annotations that is read, 0 to 1.
@@ -139,14 +139,14 @@ def open_index(source: Source, folder: Path | None, report: Callable[[float], No
     return RecordIndex(path, reader)
 
 
-def _place(source: Source, folder: Path) -> Path:
+def _place(source: DataSource, folder: Path) -> Path:
     return folder / f"{source.name}-{_digest(source)[:24]}"
 
 
 def _build(reader: Reader, path: Path) -> Path:
     """Write the index aside, then put it in place; another process may have been faster."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with told(f"reading the annotations of {reader.source.name} into {path.parent}"):
+    with translate_os_errors(f"reading the annotations of {reader.source.name} into {path.parent}"):
         try:
             aside.mkdir(parents=True)
             _write(reader, aside)
@@ -191,7 +191,7 @@ def _line(record: ImageRecord) -> bytes:
     return json.dumps(values).encode("ascii") + b"\n"
 
 
-def _digest(source: Source) -> str:
+def _digest(source: DataSource) -> str:
     """What the index is made of: the annotation files and how they are read; not where they lie."""
     files: dict[str, Any] = {}
     for name in _FILES:
@@ -233,7 +233,7 @@ _READERS: dict[Format, type[Reader]] = {
 }
 
 
-def open_source(source: Source, scratch: Path | None = None) -> Reader:
+def open_source(source: DataSource, scratch: Path | None = None) -> Reader:
     """The reader of a source whose folder and files exist. Raises `AnnotationError` that names what is missing."""
     lacking = source.missing()
     if lacking:

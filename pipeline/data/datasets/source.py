@@ -21,7 +21,7 @@ _OPTIONAL_FILES: dict[Format, frozenset[str]] = {
 _REQUIRED_FILES: dict[Format, frozenset[str]] = {"hico_det": frozenset({"verbs"})}
 
 
-class Source(Settings):
+class DataSource(Settings):
     """A data set: a folder of images and its annotation files. Paths can't change rows, their content can."""
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
@@ -53,7 +53,7 @@ class Source(Settings):
     """objects365: leave out boxes of reflections (`isreflected`). The authors keep them."""
 
     @model_validator(mode="after")
-    def _files_fit_the_format(self) -> Source:
+    def _files_fit_the_format(self) -> DataSource:
         for name in sorted({"relations", "image_data", "objects", "verbs", "predicate_aliases", "object_aliases"}):
             given = getattr(self, name) is not None
             if given and name not in _OPTIONAL_FILES[self.format]:

@@ -23,9 +23,9 @@ from pipeline.data.datasets.annotations import (
 from pipeline.data.datasets.json_stream import stream_rows
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord, overlap
-from pipeline.data.datasets.source import Source
+from pipeline.data.datasets.source import DataSource
 from pipeline.data.datasets.spill import ListSpill
-from pipeline.data.images.refs import ImagePlace
+from pipeline.data.images.refs import ImageRef
 from pipeline.runtime.stage import Rejected
 
 RELATIONSHIPS = "relationships: a list of {image_id, relationships: [{predicate, subject, object}, ...]}"
@@ -63,7 +63,7 @@ class VisualGenomeReader(Reader):
     Images lie in one folder or in VG_100K and VG_100K_2.
     """
 
-    def __init__(self, source: Source, scratch: Path | None = None) -> None:
+    def __init__(self, source: DataSource, scratch: Path | None = None) -> None:
         super().__init__(source, scratch)
         self._predicate_aliases = Aliases.read(source.predicate_aliases)
         self._object_aliases = Aliases.read(source.object_aliases)
@@ -95,7 +95,7 @@ class VisualGenomeReader(Reader):
             tuple(image.rejects),
         )
 
-    def place(self, name: str) -> ImagePlace:
+    def place(self, name: str) -> ImageRef:
         """In one of the folders that images may lie in; in the first where the image is missing."""
         places = [super(VisualGenomeReader, self).place(f"{folder}{name}") for folder in _FOLDERS]
         return next((place for place in places if place.is_file()), places[0])

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import tarfile
 from collections import OrderedDict
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import PlainValidator
 
-from pipeline.data.images.refs import FileState, ImageFolder, ImagePlace, StoredImage, state_of
-from storage.errors import Terminal
+from pipeline.data.images.refs import FileState, ImageFolder, ImageRef, StoredImage, state_of
+from storage.errors import FatalError
 from storage.remote import Entry, Remote
 
 
@@ -33,7 +34,7 @@ class LocalFolder(ImageFolder):
         self._root = root
         self._tars: dict[str, TarFolder | None] = {}
 
-    def place(self, uri: str) -> ImagePlace:
+    def place(self, uri: str) -> ImageRef:
         """The file, or the member of the tar that stands for its folder."""
         first, slash, _ = uri.partition("/")
         if slash:
@@ -55,6 +56,12 @@ class LocalFolder(ImageFolder):
         self._tars.clear()
 
 
+def locate_image(folders: Mapping[str, Path | str], row: Mapping[str, Any]) -> ImageRef:
+    """The image file of a row of the `images` table. `folders` maps each data set to where its images lie."""
+    uri: str = row["uri"]
+    return open_folder(folders[row["dataset"]]).place(uri)
+
+
 @lru_cache(maxsize=64)
 def open_folder(root: Path | str) -> ImageFolder:
     """The folder of images at a root; one a process, so that listings are shared."""
@@ -71,7 +78,7 @@ class TarFolder(ImageFolder):
         self._read_as: tuple[int, int] | None = None
         self._members: dict[str, tuple[int, int, int]] = {}
 
-    def place(self, uri: str) -> ImagePlace:
+    def place(self, uri: str) -> ImageRef:
         """A member."""
         return _Member(self, uri)
 
@@ -80,7 +87,7 @@ class TarFolder(ImageFolder):
         return "" if self._path.is_file() else f"no file {self._path}"
 
     def find(self, uri: str) -> tuple[int, int, int] | None:
-        """Where a member's bytes begin, how many they are, and its time in seconds. Raises `Terminal` for a torn tar."""
+        """Where a member's bytes begin, how many they are, and its time in seconds. Raises `FatalError` for a torn tar."""
         members = self._listed()
         stem = self._path.stem
         names = (uri, f"{stem}/{uri}", uri.removeprefix(f"{stem}/"))
@@ -132,7 +139,7 @@ class _Member(StoredImage):
 
 
 def _list_tar(path: Path) -> dict[str, tuple[int, int, int]]:
-    """Plain files of a tar by name; links, devices and sparse files are no images. Raises `Terminal`."""
+    """Plain files of a tar by name; links, devices and sparse files are no images. Raises `FatalError`."""
     members = {}
     try:
         with tarfile.open(path, "r:") as archive:
@@ -141,7 +148,7 @@ def _list_tar(path: Path) -> dict[str, tuple[int, int, int]]:
                     members[member.name.removeprefix("./")] = (member.offset_data, member.size, int(member.mtime))
                 archive.members = []  # type: ignore[attr-defined] # which would hold a kilobyte a member
     except tarfile.TarError as error:
-        raise Terminal(
+        raise FatalError(
             f"{path}: can't be read as a tar ({error}); it must be whole and without compression (gunzip it first)"
         ) from error
     return members
@@ -159,7 +166,7 @@ class UrlFolder(ImageFolder):
         self._remote: Remote | None = None
         self._listings: OrderedDict[str, dict[str, Entry]] = OrderedDict()
 
-    def place(self, uri: str) -> ImagePlace:
+    def place(self, uri: str) -> ImageRef:
         """A file there."""
         return _Remote(self, uri)
 
@@ -167,7 +174,7 @@ class UrlFolder(ImageFolder):
         """What keeps the URL from being read."""
         try:
             self._open().check()
-        except Terminal as error:
+        except FatalError as error:
             return str(error)
         return ""
 
@@ -199,7 +206,7 @@ class UrlFolder(ImageFolder):
             try:
                 self._remote = Remote(self._url)
             except ImportError as error:
-                raise Terminal(f"{self._url}: {error}; pip install 'rlip[s3]'") from error
+                raise FatalError(f"{self._url}: {error}; pip install 'rlip[s3]'") from error
         return self._remote
 
 

@@ -20,8 +20,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 
-from pipeline.data.datasets.record import ImageRecord
-from pipeline.data.images.refs import ImagePlace, StoredImage
+from pipeline.data.images.refs import ImageRef, StoredImage
 from pipeline.runtime.settings import Settings
 
 ImageFormat = Literal["JPEG", "PNG", "WEBP", "BMP"]
@@ -90,13 +89,13 @@ class Probe(NamedTuple):
     mode: str = "RGB"
 
 
-def read_image(path: ImagePlace, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+def read_image(path: ImageRef, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
     """Read and decode an image file as RGB, in raw pixel orientation. Raises `BadImage`."""
     return decode_image(read_bytes(path, limits), limits)
 
 
 def probe(
-    path: ImagePlace, limits: ImageLimits = DEFAULT_LIMITS, verify: Literal["decode", "header"] = "decode"
+    path: ImageRef, limits: ImageLimits = DEFAULT_LIMITS, verify: Literal["decode", "header"] = "decode"
 ) -> Probe:
     """Size and format of an image file. Raises `BadImage`.
 
@@ -106,7 +105,7 @@ def probe(
     return probe_bytes(read_bytes(path, limits), limits, verify)
 
 
-def read_bytes(path: ImagePlace, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
+def read_bytes(path: ImageRef, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
     """The bytes of an image file that is within the limits. Raises `BadImage`."""
     try:
         if isinstance(path, StoredImage):
@@ -158,7 +157,7 @@ def probe_bytes(
         return found
 
 
-def is_turned_by_exif(path: ImagePlace, limits: ImageLimits = DEFAULT_LIMITS) -> bool:
+def is_turned_by_exif(path: ImageRef, limits: ImageLimits = DEFAULT_LIMITS) -> bool:
     """Whether viewers show the picture turned by a quarter: its EXIF orientation is 5 to 8. Raises `BadImage`."""
     with _opened(read_bytes(path, limits), limits) as image:
         return image.getexif().get(_ORIENTATION, 1) in range(5, 9)
@@ -233,7 +232,7 @@ MOST_READ = 2**30
 """Bytes of a file elsewhere that are read at most; no image is as long."""
 
 
-def fingerprint(record: ImageRecord, by: Literal["bytes", "stat"] = "bytes", data: bytes | None = None) -> str:
+def fingerprint(ref: ImageRef, by: Literal["bytes", "stat"] = "bytes", data: bytes | None = None) -> str:
     """A sha256 in hex of the file's bytes, or of its size and modification time in ns. Raises `BadImage`.
 
     `data` are the file's bytes where they were read already.
@@ -243,21 +242,21 @@ def fingerprint(record: ImageRecord, by: Literal["bytes", "stat"] = "bytes", dat
     """
     try:
         if by == "stat":
-            size, time_ns = _size_and_time(record.path)
+            size, time_ns = _size_and_time(ref)
             return hashlib.sha256(f"{size} {time_ns}".encode()).hexdigest()
         if data is not None:
             return hashlib.sha256(data).hexdigest()
-        if isinstance(record.path, StoredImage):
-            return hashlib.sha256(record.path.read(MOST_READ)).hexdigest()
-        with open_regular(record.path) as file:
+        if isinstance(ref, StoredImage):
+            return hashlib.sha256(ref.read(MOST_READ)).hexdigest()
+        with open_regular(ref) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
-        raise BadImage("missing file", record.path.name) from None
+        raise BadImage("missing file", ref.name) from None
     except OSError as error:
-        raise BadImage("unreadable file", f"{record.path.name}: {error.strerror}") from error
+        raise BadImage("unreadable file", f"{ref.name}: {error.strerror}") from error
 
 
-def _size_and_time(place: ImagePlace) -> tuple[int, int]:
+def _size_and_time(place: ImageRef) -> tuple[int, int]:
     if isinstance(place, StoredImage):
         return place.size_and_time()
     status = place.stat()

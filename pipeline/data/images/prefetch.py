@@ -9,14 +9,14 @@ from itertools import islice
 from typing import TypeVar
 
 from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, ImageLimits
-from pipeline.data.images.refs import ImagePlace
+from pipeline.data.images.refs import ImageRef
 
 Read = TypeVar("Read")
 
 
 def read_ahead(
-    places: Iterable[ImagePlace],
-    read: Callable[[ImagePlace, ImageLimits], Read],
+    places: Iterable[ImageRef],
+    read: Callable[[ImageRef, ImageLimits], Read],
     limits: ImageLimits = DEFAULT_LIMITS,
     threads: int = 2,
     ahead: int = 16,
@@ -43,7 +43,7 @@ def read_ahead(
 
 
 def _read_or_tell(
-    read: Callable[[ImagePlace, ImageLimits], Read], place: ImagePlace, limits: ImageLimits
+    read: Callable[[ImageRef, ImageLimits], Read], place: ImageRef, limits: ImageLimits
 ) -> Read | BadImage:
     try:
         return read(place, limits)

@@ -40,7 +40,7 @@ class StoredImage(ABC):
         """What tells whether it is as it was."""
 
 
-ImagePlace = Path | StoredImage
+ImageRef = Path | StoredImage
 """One image's file. Both kinds have `name` and `is_file()`."""
 
 
@@ -48,7 +48,7 @@ class ImageFolder(ABC):
     """A data set's images by `uri`, the name relative to the folder, as annotations and tables state it."""
 
     @abstractmethod
-    def place(self, uri: str) -> ImagePlace:
+    def place(self, uri: str) -> ImageRef:
         """The file of that name, which need not be there."""
 
     def fault(self) -> str:
@@ -59,7 +59,7 @@ class ImageFolder(ABC):
         """Forget what was listed."""
 
 
-def state_of(place: ImagePlace) -> FileState:
+def state_of(place: ImageRef) -> FileState:
     """What tells whether a file is as it was. Raises FileNotFoundError and other OSErrors.
 
     Of local files the time of change (ctime) is part of it, which nobody can set back.
@@ -71,7 +71,7 @@ def state_of(place: ImagePlace) -> FileState:
     return FileState(text, status.st_ctime_ns)
 
 
-def uri_of(place: ImagePlace, root: Path | str) -> str:
+def uri_of(place: ImageRef, root: Path | str) -> str:
     """The name of a file relative to the folder that it was found in."""
     if isinstance(place, StoredImage):
         return place.uri

@@ -19,7 +19,7 @@ from torch.nn import functional
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from pipeline.data.images.opening import DEFAULT_LIMITS, ImageLimits, decode_image, probe_bytes, read_bytes
-from pipeline.data.images.refs import ImagePlace
+from pipeline.data.images.refs import ImageRef
 
 _END = b"\xff\xd9"
 """What a whole JPEG ends with. Torchvision's decoder fills the rest of a torn one with grey and says nothing."""
@@ -49,7 +49,7 @@ class _Band(NamedTuple):
     weights: Tensor
 
 
-def read_resized(place: ImagePlace, width: int, height: int, limits: ImageLimits = DEFAULT_LIMITS) -> Tensor:
+def read_resized(place: ImageRef, width: int, height: int, limits: ImageLimits = DEFAULT_LIMITS) -> Tensor:
     """An image's RGB in grey levels (whole numbers 0..255 as float32) at another size, aspect not kept: 3 x h x w.
 
     Raises `BadImage` as `read_image` does.

@@ -1,47 +1,46 @@
-"""The local engine: a few processes, each of which opens the stage once and then works item by item."""
+"""The local engine: a pool of processes, each of which opens the stage once and then executes item after item."""
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import traceback
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline.runtime.execute import Record, WorkItem, carry_out
-from pipeline.runtime.processes import keep_freed_memory
+from pipeline.runtime.execute import Record, WorkItem, execute
+from pipeline.runtime.logs import RunLogs, log
+from pipeline.runtime.processes import die_with_parent, keep_freed_memory, one_thread_each
 from pipeline.runtime.stage import Inputs, Stage
-from storage.errors import PipelineError, Terminal, Transient
+from storage.errors import FatalError, PipelineError, RetryableError
 from storage.open_store import Address, open_store
 from storage.store import Store
 
 Progress = Callable[[WorkItem, int, int, str], None]
 
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_STARTING = threading.Lock()
-
 ATTEMPTS = 3
-"""How often an item is tried when its worker dies (e.g. killed for memory) before the run stops."""
+"""How often an item is tried when its worker dies (e.g. killed for lack of memory) before the run stops."""
 
 
 @dataclass(frozen=True)
 class StageCall:
-    """How a worker makes its stage: class, settings, where images lie, what `open` gets, and the store's address."""
+    """How a worker makes its stage: class, settings, image folders, what `open` receives, store and logs."""
 
     stage: type[Stage]
     settings: Any
     image_folders: Mapping[str, Path | str]
     given: Mapping[str, tuple[Path, ...]]
     store: Address
+    logs: RunLogs | None = None
 
     def opened(self, store: Store, worker: int = 0) -> Stage:
         """Make the stage of worker number `worker` and load what is heavy."""
@@ -52,10 +51,10 @@ class StageCall:
 
 
 class LocalEngine:
-    """A pool of `workers` processes for one stage. Use as a context manager; `submit` is safe from any thread.
+    """A pool of `workers` processes for one stage. Use it as a context manager; `submit` is safe from any thread.
 
-    A worker that dies is replaced and its item tried again, `ATTEMPTS` times in all; then its future raises
-    `Transient`. Workers die with this process, whatever ends it.
+    A worker that dies is replaced and its item tried again, `ATTEMPTS` times in all; then the item's future raises
+    `RetryableError`. Workers die with this process, whatever ends it.
     """
 
     def __init__(self, call: StageCall, workers: int, progress: Progress | None = None) -> None:
@@ -69,7 +68,7 @@ class LocalEngine:
             thread.start()
 
     def submit(self, item: WorkItem) -> Future[Record]:
-        """Queue an item; the future gives its record or raises what went wrong."""
+        """Queue an item. The future gives its record or raises what went wrong."""
         future: Future[Record] = Future()
         self._queue.put((item, future))
         return future
@@ -80,7 +79,7 @@ class LocalEngine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait for queued items; after an error drop them and end the workers at once (commits are atomic)."""
+        """Wait for queued items. After an error, drop them and end the workers at once (commits are atomic)."""
         if kind is not None:
             self._stop()
         for _ in self._threads:
@@ -89,7 +88,7 @@ class LocalEngine:
             thread.join(timeout=None if kind is None else 10)
 
     def _stop(self) -> None:
-        """Cancel what waits, and end the workers at what they are doing."""
+        """Cancel what is queued and kill the workers."""
         self._stopping = True
         while True:
             try:
@@ -102,32 +101,44 @@ class LocalEngine:
             process.kill()
 
     def _serve(self, number: int) -> None:
-        """Own one worker process and feed it, until told to stop. One that takes its place has its number."""
+        """Own one worker process and feed it items until told to stop. A replacement keeps the worker's number."""
         worker: _Worker | None = None
         while (entry := self._queue.get()) is not None:
             item, future = entry
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                for attempt in range(ATTEMPTS):
+                for attempt in range(1, ATTEMPTS + 1):
                     worker = worker or _Worker(self._call, number, self._processes)
                     try:
-                        future.set_result(worker.work(item, self._progress))
+                        future.set_result(worker.execute(item, self._progress))
                         break
                     except (EOFError, BrokenPipeError, ConnectionResetError):
                         code = worker.close()
                         worker = None
-                        if self._stopping:
-                            raise Transient(f"{item.step} {item.partition}: stopped") from None
-                        if attempt == ATTEMPTS - 1:
-                            raise Transient(
-                                f"{item.step} {item.partition}: its worker process died {ATTEMPTS} times "
-                                f"(last exit code {code}); look for lack of memory, then run again to resume"
-                            ) from None
+                        self._note_death(item, number, attempt, code)
             except BaseException as error:
                 future.set_exception(error)
         if worker is not None:
             worker.close()
+
+    def _note_death(self, item: WorkItem, number: int, attempt: int, code: int | None) -> None:
+        """Log a worker's death. Raises `RetryableError` when the item is not to be tried again."""
+        if self._stopping:
+            raise RetryableError(f"{item.step} {item.partition}: stopped") from None
+        fields = {
+            "step": item.step,
+            "partition": item.partition,
+            "worker": number,
+            "exit_code": code,
+            "attempt": attempt,
+        }
+        log.warning("worker died", extra={"fields": fields})
+        if attempt == ATTEMPTS:
+            raise RetryableError(
+                f"{item.step} {item.partition}: its worker process died {ATTEMPTS} times (last exit code {code}); check "
+                "whether memory ran out, then run again to resume"
+            ) from None
 
 
 class _Worker:
@@ -143,7 +154,7 @@ class _Worker:
         processes.add(self._process)
         theirs.close()
 
-    def work(self, item: WorkItem, progress: Progress | None) -> Record:
+    def execute(self, item: WorkItem, progress: Progress | None) -> Record:
         """Send an item and follow it to its record. Raises EOFError when the process dies."""
         self._pipe.send(item)
         while True:
@@ -158,7 +169,7 @@ class _Worker:
                 raise value
 
     def close(self) -> int | None:
-        """End the process; returns its exit code."""
+        """End the process and return its exit code."""
         self._pipe.close()
         self._process.join(timeout=5)
         if self._process.is_alive():
@@ -175,49 +186,25 @@ def _main(pipe: Connection, call: StageCall, number: int, parent: int) -> None:
     keep_freed_memory()
     stage: Stage | None = None
     store: Store | None = None
-    while True:
-        try:
-            item: WorkItem = pipe.recv()
-        except EOFError:
-            return
-        try:
-            store = store or open_store(call.store)
-            stage = stage or call.opened(store, number)
-            record = carry_out(
-                stage, item, store, lambda done, total, note="": pipe.send(("progress", (done, total, note)))
-            )
-            pipe.send(("record", record))
-        except PipelineError as error:
-            pipe.send(("error", error))
-        except Exception as error:
-            import traceback
-
-            where = f"{item.step} {item.partition}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
-            pipe.send(("error", Terminal(where)))
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Processes that are started inside compute with one thread: workers must not fight over cores.
-
-    Their libraries ask the environment when they are loaded, which is before a worker's own first line.
-    """
-    with _STARTING:
-        before = {name: os.environ.get(name) for name in _THREADS}
-        os.environ.update(dict.fromkeys(_THREADS, "1"))
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
-
-
-def die_with_parent(parent: int) -> None:
-    """Ask Linux to end this process when its parent thread's process ends, even by SIGKILL."""
-    prctl_set_pdeathsig = 1
-    ctypes.CDLL(None, use_errno=True).prctl(prctl_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+    with ExitStack() as stack:
+        if call.logs is not None:
+            stack.enter_context(call.logs.open(f"worker-{number}"))
+        while True:
+            try:
+                item: WorkItem = pipe.recv()
+            except EOFError:
+                return
+            try:
+                store = store or open_store(call.store)
+                stage = stage or call.opened(store, number)
+                record = execute(
+                    stage, item, store, lambda done, total, note="": pipe.send(("progress", (done, total, note)))
+                )
+                pipe.send(("record", record))
+            except PipelineError as error:
+                log.error("failed", extra={"fields": {"step": item.step, "partition": item.partition, "error": error}})
+                pipe.send(("error", error))
+            except Exception as error:
+                log.exception("failed", extra={"fields": {"step": item.step, "partition": item.partition}})
+                where = f"{item.step} {item.partition}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
+                pipe.send(("error", FatalError(where)))

@@ -1,0 +1,122 @@
+"""One flow for each stage: it plans the stage's steps and executes them, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from threading import Event
+from typing import Any, cast
+
+from prefect import Flow, State, flow
+from prefect.states import Completed
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.utilities.annotations import quote
+
+from flows.block import cut_blocks
+from flows.displays import ArtifactDisplay
+from flows.session import session_of
+from flows.tasks import CACHED, work_block, work_whole
+from pipeline.report.steps import StepOutcome
+from pipeline.run.planner import Planner, StepPlan
+from pipeline.run.progress import Display
+from pipeline.run.recipe import Recipe
+from pipeline.run.runner import open_engine, run_step
+from pipeline.runtime.execute import Record
+from pipeline.runtime.stage import Stage
+from pipeline.stages.order import STAGES
+from storage.errors import FatalError
+
+
+def stage_flow(stage: type[Stage]) -> Flow[[Recipe], Any]:
+    """The flow of a stage, named like it."""
+
+    @flow(
+        name=stage.name,
+        flow_run_name=f"{stage.name} {{recipe.name}}",
+        description=stage.__doc__,
+        persist_result=False,
+    )
+    def run(recipe: Recipe) -> State[list[StepOutcome]]:
+        return run_stage(recipe, stage.name)
+
+    return run
+
+
+STAGE_FLOWS = tuple(map(stage_flow, STAGES))
+"""The stages' flows, each after those that it reads from."""
+# Deployments name their flow as an attribute of this module.
+ingest, caption, parse, train_tagger, tag, shard, pretrain, evaluate = STAGE_FLOWS
+
+
+def run_stage(recipe: Recipe, stage: str) -> State[list[StepOutcome]]:
+    """Run a stage's steps, one for each arm and seed. The steps that they read must be done.
+
+    Raises `FatalError` that names the stages which are due above, and whatever a step raises.
+    """
+    with session_of(recipe) as session:
+        planner = session.planner
+        require_above(planner, stage)
+        outcomes = []
+        for step in planner.context.steps:
+            if step.stage.name == stage:
+                display = ArtifactDisplay(session.display, recipe.name)
+                outcomes.append(run_step(planner, step, display, work_in_tasks))
+                session.steps[step.name] = outcomes[-1]
+    made = sum(outcome.partitions - (outcome.cached or 0) for outcome in outcomes)
+    message = f"{made} of {sum(outcome.partitions for outcome in outcomes)} partitions made"
+    return Completed(name=None if made else CACHED, message=message, data=outcomes)
+
+
+def require_above(planner: Planner, stage: str) -> None:
+    """Find the artifacts that the stage's steps read. Raises `FatalError` when some are missing or were refused."""
+    context = planner.context
+    needed: set[str] = set()
+    for step in reversed(context.steps):
+        if step.stage.name == stage or step.name in needed:
+            needed |= step.needs
+    for step in context.steps:
+        if step.name not in needed or step.name in planner.done:
+            continue
+        due = len(planner.plan(step).due)
+        if due:
+            raise FatalError(
+                f"{stage} of recipe {context.recipe.name!r} reads {step.name}, of which {due} partitions are due: "
+                f"run the deployment {step.stage.name}/rlip or end_to_end/rlip first"
+            )
+        planner.audit(step)
+
+
+def work_in_tasks(planner: Planner, plan: StepPlan, display: Display) -> Sequence[Record]:
+    """Execute a step's due items in Prefect tasks; where there are none, one task says `Cached`."""
+    if plan.step.stage.whole:
+        given = (plan.step.name, quote(planner), quote(plan), quote(display))
+        return cast(list[Record], work_whole(*given, return_state=True).result())
+    run, stop = planner.context.recipe.run, Event()
+    # One thread more than there are workers, so that none is idle between two blocks. The engine is left first, which
+    # ends its items, so that the task runner has nothing to wait for.
+    pool: ThreadPoolTaskRunner[State[list[Record]]] = ThreadPoolTaskRunner(max_workers=run.workers + 1)
+    with pool as runner, open_engine(planner, plan, display) as engine:
+        running = {
+            runner.submit(
+                work_block,
+                {"name": str(block), "block": quote(block), "engine": quote(engine), "display": quote(display)},
+            ).wrapped_future
+            for block in cut_blocks(plan, run.blocks, stop)
+        }
+        try:
+            return gather(running, display)
+        except BaseException:
+            stop.set()
+            raise
+
+
+def gather(running: set[Future[State[list[Record]]]], display: Display) -> list[Record]:
+    """Wait for the blocks while showing their progress. Raises what the first failed block raised."""
+    records: list[Record] = []
+    while running:
+        finished, running = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+        for future in finished:
+            records += future.result().result()
+        if isinstance(display, ArtifactDisplay):
+            display.pulse()
+    return records

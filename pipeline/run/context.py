@@ -1,0 +1,62 @@
+"""The context of a run: its recipe, steps, store and record, each made once and handed to everything that needs them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import cached_property
+
+from pipeline.data.datasets.source import DataSource
+from pipeline.report.view import RunView
+from pipeline.run.dag import build_steps
+from pipeline.run.recipe import Recipe
+from pipeline.runtime.logs import RunLogs
+from storage.open_store import open_store
+from storage.runs import Run
+from storage.store import Store
+
+
+class RunContext:
+    """A recipe that is ready to run. The store is opened at first use, so that `rlip doctor` can report why it can't be.
+
+    Raises `FatalError` when the recipe is to be run up to a stage that it does not have.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.steps = build_steps(recipe)
+        started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        self.logs = RunLogs(recipe.reports / f"{recipe.name}.logs" / started, recipe.name, recipe.run.log_format)
+
+    @cached_property
+    def store(self) -> Store:
+        """The recipe's store, its view of runs up to date. Raises `PipelineError` when it can't be opened."""
+        store = open_store(self.recipe.store)
+        store.refresh()
+        return store
+
+    @cached_property
+    def run(self) -> Run:
+        """The record of this run in the store."""
+        return Run(self.store, self.recipe.name)
+
+    @property
+    def sources(self) -> list[DataSource]:
+        """The data sets that the steps need, with absolute paths."""
+        return [self.recipe.data.source(name) for name in self.steps[0].datasets]
+
+    @property
+    def view(self) -> RunView:
+        """What reports show of this run."""
+        return run_view(self.recipe, self.run)
+
+
+def run_view(recipe: Recipe, run: Run) -> RunView:
+    """What reports show of a recipe's run."""
+    return RunView(
+        run=run,
+        label_sets=recipe.data.label,
+        choice=recipe.shard,
+        captioning=recipe.caption_settings(),
+        image_folders=recipe.data.image_folders(),
+        recipe=recipe.model_dump(mode="json"),
+    )

@@ -1,0 +1,31 @@
+"""The stages of the chain, each after those whose tables it reads."""
+
+from __future__ import annotations
+
+from pipeline.runtime.stage import Stage
+from pipeline.stages.caption import CaptionStage
+from pipeline.stages.evaluate import EvaluateStage
+from pipeline.stages.ingest import IngestStage
+from pipeline.stages.parse import ParseStage
+from pipeline.stages.pretrain import PretrainStage
+from pipeline.stages.shard import ShardStage
+from pipeline.stages.tag import TagStage
+from pipeline.stages.train_tagger import TrainTaggerStage
+
+STAGES: tuple[type[Stage], ...] = (
+    IngestStage,
+    CaptionStage,
+    ParseStage,
+    TrainTaggerStage,
+    TagStage,
+    ShardStage,
+    PretrainStage,
+    EvaluateStage,
+)
+
+_PLACES = {stage.name: place for place, stage in enumerate(STAGES)}
+
+
+def chain_order(step: str) -> tuple[int, str]:
+    """A sort key that puts step names (`shard:pseudo`) in the order of the chain. Steps of other stages come last."""
+    return _PLACES.get(step.partition(":")[0], len(STAGES)), step

@@ -1,0 +1,280 @@
+"""A store on a local disk: immutable artifact folders named by key, each committed by one rename."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from storage.artifact import Artifact
+from storage.atomic import put_in_place
+from storage.digests import digest_file
+from storage.disk import LOCAL, Disk
+from storage.errors import FatalError, RetryableError, translate_os_errors
+from storage.manifest import MANIFEST, Manifest
+from storage.store import STAGE_NAME, StoredEntry, require_place
+
+
+class LocalStore:
+    """A store in a folder: `artifacts/<stage>/<key>/`, `runs/`, `cuts/`, and `pending/` for what is being written.
+
+    Raises `FatalError` on construction when the root is missing and can't be created. Reading needs no write permission.
+    """
+
+    def __init__(self, root: Path, disk: Disk = LOCAL) -> None:
+        self.root = root.absolute()
+        self.address = str(self.root)
+        self.disk = disk
+        self._artifacts = self.root / "artifacts"
+        self._pending = self.root / "pending"
+        with self._writing():
+            self._pending.mkdir(parents=True, exist_ok=True)
+            self._artifacts.mkdir(exist_ok=True)
+
+    def require_writable(self) -> None:
+        """Find out before any work whether the store can be written. Raises `FatalError`."""
+        with self._writing():
+            probe = self._pending / f".probe-{uuid.uuid4().hex}"
+            probe.touch()
+            probe.unlink()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise FatalError(
+                f"store root {self.root} can't be written ({error.strerror}); "
+                "set `store` in the recipe (--set store=FOLDER) to a folder that you may write"
+            ) from error
+
+    def folder(self, stage: str, key: str) -> Path:
+        """Where the artifact of this stage and key lies once it is committed.
+
+        Both may come from a file that nobody vouches for: raises `FatalError` on what could name a place elsewhere.
+        """
+        require_place(stage, key)
+        return self._artifacts / stage / key
+
+    def find(self, stage: str, key: str) -> Artifact | None:
+        """The committed artifact, or None. A folder without a manifest does not count as one."""
+        folder = self.folder(stage, key)
+        return Artifact(folder) if (folder / MANIFEST).is_file() else None
+
+    def find_all(self, stage: str, keys: Iterable[str]) -> dict[str, Artifact]:
+        """Key → the committed artifact, of those keys that have one."""
+        found = {key: self.find(stage, key) for key in keys}
+        return {key: artifact for key, artifact in found.items() if artifact is not None}
+
+    def recover(self, stage: str, key: str) -> Artifact | None:
+        """The artifact, if another process has committed it meanwhile."""
+        return self.find(stage, key)
+
+    def bring(self, folders: Sequence[Path]) -> tuple[Artifact, ...]:
+        """The artifacts at these places, all their files on this machine's disk."""
+        return tuple(Artifact(folder) for folder in folders)
+
+    def refresh(self) -> None:
+        """Nothing to fetch: what other processes write to this disk is visible at once."""
+
+    def locate(self, key: str) -> Artifact | None:
+        """The committed artifact of a key whose stage isn't known."""
+        return next((found for stage in self.stages() if (found := self.find(stage, key)) is not None), None)
+
+    def stages(self) -> list[str]:
+        """The stages that have made something, by name."""
+        return sorted(folder.name for folder in self._artifacts.iterdir() if STAGE_NAME.fullmatch(folder.name))
+
+    def artifacts(self, stage: str) -> Iterator[Artifact]:
+        """Every committed artifact of a stage, in the order of keys."""
+        for folder in sorted((self._artifacts / stage).glob("*")):
+            if (folder / MANIFEST).is_file():
+                yield Artifact(folder)
+
+    def entries(self, stage: str) -> Iterator[StoredEntry]:
+        """What lies at each place of a stage, in the order of keys; no file is read."""
+        for folder in sorted((self._artifacts / stage).iterdir()):
+            yield StoredEntry(stage, folder.name, (folder / MANIFEST).is_file(), size_of(folder), last_used(folder))
+
+    def used(self, stage: str, key: str) -> float:
+        """When an artifact was made or last found by a run, as known now (a Unix time)."""
+        return last_used(self.folder(stage, key))
+
+    def manifest_bytes(self, stage: str, key: str) -> bytes:
+        """The manifest as it lies in the store now, whatever this machine has kept of it."""
+        return (self.folder(stage, key) / MANIFEST).read_bytes()
+
+    def measure(self, stage: str, key: str, name: str, digest: str) -> tuple[int, str] | None:
+        """Size and sha256 of a data file, read again; None where it is gone. `digest` is what the manifest says."""
+        path = self.folder(stage, key) / name
+        return (path.stat().st_size, digest_file(path)) if path.is_file() else None
+
+    @contextmanager
+    def draft(self) -> Iterator[Path]:
+        """A folder to write an artifact's files in; whatever `commit` did not take is removed on the way out."""
+        folder = self._pending / f"draft-{uuid.uuid4().hex}"
+        with ExitStack() as held:
+            with self._gate(fcntl.LOCK_SH):
+                held.enter_context(_held(folder.with_suffix(".lock")))
+            self.disk.make(folder)
+            try:
+                yield folder
+            finally:
+                self.disk.remove_tree(folder)
+                self.disk.remove(folder.with_suffix(".lock"))
+
+    @contextmanager
+    def claim(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
+        """Work on `key` alone on this machine: wait while another live process does, after calling `waiting`.
+
+        Spares work only: correctness never rests on it. The kernel frees the claim of a process that dies.
+        """
+        path = self._pending / f"claim-{key}.lock"
+        with path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                self.disk.remove(path)
+
+    @contextmanager
+    def scratch(self, key: str, resumes_from: Sequence[str] = ()) -> Iterator[Path]:
+        """A folder that outlives a crash, for work that resumes from its own checkpoints; one process at a time.
+
+        `resumes_from` names the files that are enough to go on (`ResumePoint`): a store elsewhere keeps copies of them.
+        Raises `RetryableError` when another live process works on the same key.
+        """
+        folder = self._pending / f"scratch-{key}"
+        try:
+            with _held(folder.with_suffix(".lock")):
+                self.disk.make(folder)
+                yield folder
+        except BlockingIOError as error:
+            raise RetryableError(
+                f"another process is computing {key[:12]} in {folder}; wait for it, then run again"
+            ) from error
+
+    def drop_scratch(self, key: str) -> None:
+        """Remove the scratch folder of a key whose artifact is committed."""
+        self.disk.remove_tree(self._pending / f"scratch-{key}")
+        self.disk.remove(self._pending / f"scratch-{key}.lock")
+
+    def commit(self, draft: Path, manifest: Manifest) -> Artifact:
+        """Make `draft` the artifact of the manifest's stage and key: all files to disk, then one rename.
+
+        When the artifact exists already, the draft is dropped: both hold the same bytes. Raises `FatalError` on a full
+        disk or one that may not be written, `RetryableError` on a failing one; the store is then as it was.
+        """
+        target = self.folder(manifest.stage, manifest.key)
+        with translate_os_errors(f"writing {target}"):
+            self.disk.write(draft / MANIFEST, manifest.as_bytes())
+            self.disk.sync_all([draft / name for name in (*manifest.files, MANIFEST)], draft)
+            self.disk.make_durable(target.parent)
+            if target.exists() and not (target / MANIFEST).is_file():
+                self.remove(target)
+            try:
+                self.disk.rename(draft, target)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not (target / MANIFEST).is_file():
+                    raise
+            self.disk.sync_folder(target.parent)
+        return Artifact(target)
+
+    def put(self, path: Path, data: bytes) -> None:
+        """Put a record at `path` in the store: readers see the old bytes or the new ones. Raises as `commit` does."""
+        with translate_os_errors(f"writing {path}"), self.draft() as draft:
+            self.disk.make_durable(path.parent)
+            self.disk.write(draft / path.name, data)
+            put_in_place(draft / path.name, path, self.disk)
+
+    def freshen(self, stage: str, artifacts: Iterable[Artifact]) -> None:
+        """Note that a run found these, so that `rlip gc` spares them although no run refers to them yet."""
+        for artifact in artifacts:
+            with suppress(OSError):
+                os.utime(artifact.folder / MANIFEST)
+
+    def discard(self, stage: str, key: str) -> None:
+        """Remove an artifact, or what is left of one."""
+        self.remove(self.folder(stage, key))
+
+    def forget_run(self, name: str) -> None:
+        """Remove a run's records; its artifacts stay."""
+        folder = self.root / "runs" / name
+        aside = folder.with_name(f".{name}.{uuid.uuid4().hex}")
+        folder.rename(aside)
+        shutil.rmtree(aside)
+
+    def remove(self, folder: Path) -> None:
+        """Remove an artifact's or a scratch folder: it is gone by one rename, a crash leaves only what `sweep` takes."""
+        aside = self._pending / f"draft-{uuid.uuid4().hex}"
+        with suppress(FileNotFoundError):
+            self.disk.rename(folder, aside)
+        self.disk.remove_tree(aside)
+        if folder.parent == self._pending:
+            self.disk.remove(folder.with_suffix(".lock"))
+
+    def idle_scratch(self) -> Iterator[Path]:
+        """Scratch folders that no live process works in."""
+        for folder in sorted(self._pending.glob("scratch-*")):
+            if folder.is_dir():
+                try:
+                    with _held(folder.with_suffix(".lock")):
+                        pass
+                except BlockingIOError:
+                    continue
+                yield folder
+
+    def sweep(self) -> int:
+        """Remove drafts that a dead process left behind; returns how many. Scratch folders stay: they can be resumed."""
+        cleaned = 0
+        with self._gate(fcntl.LOCK_EX):
+            for folder in {path.with_suffix("") for path in self._pending.glob("draft-*")}:
+                with suppress(BlockingIOError), _held(folder.with_suffix(".lock")):
+                    cleaned += folder.is_dir()
+                    self.disk.remove_tree(folder)
+                    self.disk.remove(folder.with_suffix(".lock"))
+        for claim in self._pending.glob("claim-*.lock"):
+            with suppress(BlockingIOError), _held(claim):
+                self.disk.remove(claim)
+        return cleaned
+
+    def drop_leftovers(self, before: float) -> None:
+        """Remove what dead processes left behind."""
+        self.sweep()
+
+    @contextmanager
+    def _gate(self, kind: int) -> Iterator[None]:
+        """Shared by those who open a draft, closed while drafts are swept: none is swept before its lock is held."""
+        with (self._pending / ".gate").open("w") as gate:
+            fcntl.flock(gate, kind)
+            yield
+
+
+def last_used(folder: Path) -> float:
+    """When an artifact was made or last found; of another folder, when anything in it last changed."""
+    manifest = folder / MANIFEST
+    if manifest.is_file():
+        return manifest.stat().st_mtime
+    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Hold a lock that the kernel frees when its process dies. Raises BlockingIOError when a live process holds it."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
