@@ -17,8 +17,8 @@ from random import Random
 
 import torch
 
-from pipeline.captioning.captioner import open_captioner
 from pipeline.captioning.settings import CaptionSettings
+from pipeline.stages.caption import open_captioner
 from scenes.captioning.reading import read
 from scenes.categories import WORLD_CATEGORIES
 from scenes.draw import render

@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 
+from models.config import NO_OBJECTS
 from pipeline.training.gradient_sync import Ranks
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.task import PretrainTask
 from pipeline.training.trainer import train
-from pipeline.training.vocabulary import NO_OBJECTS, Vocabulary, make_tokenizer
+from pipeline.training.vocabulary import Vocabulary, make_tokenizer
 from scenes.draw import render
 from scenes.world import make_scene
 

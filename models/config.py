@@ -1,182 +1,163 @@
-"""Sizes and switches of a network; everything needed to rebuild it around its weights."""
+"""Sizes and switches of a network and of its losses; everything needed to rebuild a network around its weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Literal, Self
 
-ARCHITECTURES = ("parseda", "parsed")
-FUSIONS = ("alif", "late", "none")
-GATES = ("VXAc", "GLIP", "none")
-RELATION_QUERIES = ("vanilla_MBF", "vanilla", "MBF")
-BACKBONE_NORMS = ("frozen", "batch", "group")
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+NO_OBJECTS = "no objects"
+"""The text that stands for the absence of an object. It is always the last of the object texts."""
 
 
 class ConfigError(ValueError):
-    """A setting has a value that no network can be built from; the message names the field and what is allowed."""
+    """A setting has a value that no network can be built from. The message names the field and what is allowed."""
 
 
-@dataclass(frozen=True, kw_only=True)
+def _require(holds: bool, name: str, value: object, allowed: str) -> None:
+    if not holds:
+        raise ValueError(f"{name}={value!r}: must be {allowed}")
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
 class TextConfig:
-    """Kind and sizes of the text encoder; the defaults are roberta-base."""
+    """Kind and sizes of the text encoder. The defaults are those of roberta-base."""
 
     kind: str = "roberta"
     """Any model type of transformers that takes BERT's settings and has a pooled output: roberta, bert, ..."""
-    hidden: int = 768
-    layers: int = 12
-    heads: int = 12
-    feedforward: int = 3072
-    vocabulary: int = 50265
-    max_positions: int = 514
-    """Longest token sequence + 2, as RoBERTa counts positions from its padding index."""
-    dropout: float = 0.1
+    hidden: int = Field(default=768, ge=1)
+    layers: int = Field(default=12, ge=1)
+    heads: int = Field(default=12, ge=1)
+    feedforward: int = Field(default=3072, ge=1)
+    vocabulary: int = Field(default=50265, ge=1)
+    max_positions: int = Field(default=514, ge=4)
+    """Longest token sequence + 2, because RoBERTa counts positions from its padding index."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
     """Of the text encoder, the language layers, the fusion attention and the resizer."""
-    initial_deviation: float = 0.02
-    """Of random weights. Small encoders need about 0.25: with less, all texts begin as one and are never told apart."""
+    initial_deviation: float = Field(default=0.02, gt=0)
+    """Standard deviation of random weights. Small encoders need about 0.25: with less, all texts start out alike and are
+    never told apart."""
 
-    def __post_init__(self) -> None:
-        for name in ("hidden", "layers", "heads", "feedforward", "vocabulary"):
-            _require(getattr(self, name) >= 1, f"text.{name}", getattr(self, name), "a whole number of at least 1")
-        _require(self.max_positions >= 4, "text.max_positions", self.max_positions, "at least 4")
-        _require(self.hidden % self.heads == 0, "text.hidden", self.hidden, f"a multiple of text.heads={self.heads}")
-        _require(0.0 <= self.dropout < 1.0, "text.dropout", self.dropout, "a number in [0, 1)")
-        _require(self.initial_deviation > 0, "text.initial_deviation", self.initial_deviation, "above 0")
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        _require(self.hidden % self.heads == 0, "hidden", self.hidden, f"a multiple of heads={self.heads}")
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
 class NetworkConfig:
-    """Sizes of RLIPv2; the defaults are the released ParSeDA with ResNet-50."""
+    """Sizes of RLIPv2. The defaults are those of the released ParSeDA with ResNet-50.
 
-    architecture: str = "parseda"
+    Constructing one directly raises pydantic's ValidationError for bad values, `from_dict` raises ConfigError.
+    """
+
+    architecture: Literal["parseda", "parsed"] = "parseda"
     backbone: str = "resnet50"
     """Any timm name that supports feature extraction."""
-    backbone_norm: str = "frozen"
+    backbone_norm: Literal["frozen", "batch", "group"] = "frozen"
     """frozen: batch statistics and first stage fixed, for pre-trained backbones; batch: as timm builds it;
     group: group norm instead of batch norm, for training from scratch with small batches."""
-    backbone_strides: tuple[int, ...] = (8, 16, 32)
+    backbone_strides: tuple[int, ...] = Field(default=(8, 16, 32), strict=False, min_length=1)
     """Strides of the backbone maps that are used, finest first."""
-    backbone_drop_path: float = 0.0
-    """Probability of leaving out the backbone's last residual block in training; the released scripts have 0.2 for Swin-T
+    backbone_drop_path: float = Field(default=0.0, ge=0, lt=1)
+    """Probability of leaving out the backbone's last residual block in training. The released scripts use 0.2 for Swin-T
     and 0.5 for Swin-L."""
-    levels: int = 4
+    levels: int = Field(default=4, ge=1)
     """Feature levels; those beyond the backbone's are made by stride-2 convolutions."""
-    width: int = 256
-    heads: int = 8
-    points: int = 4
-    encoder_layers: int = 6
-    decoder_layers: int = 3
+    width: int = Field(default=256, ge=1, multiple_of=32)
+    """A multiple of the 32 groups of group norm."""
+    heads: int = Field(default=8, ge=1)
+    points: int = Field(default=4, ge=1)
+    encoder_layers: int = Field(default=6, ge=1)
+    decoder_layers: int = Field(default=3, ge=1)
     """Of the subject-object decoder and of the relation decoder each."""
-    feedforward: int = 2048
-    pairs: int = 100
-    """Subject-object pairs predicted an image; in the tagger, pairs that attend to each other."""
-    dropout: float = 0.0
-    fusion: str = "alif"
+    feedforward: int = Field(default=2048, ge=1)
+    pairs: int = Field(default=100, ge=1)
+    """Subject-object pairs predicted per image; in the tagger, pairs that attend to each other."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    fusion: Literal["alif", "late", "none"] = "alif"
     """alif: texts and image meet within the encoder; late: texts and decoded queries meet at the end, as in RLIPv1;
     none: they meet in the heads only."""
-    fusion_interval: int = 2
-    fusion_width: int = 2048
-    fusion_heads: int = 8
-    gate: str = "VXAc"
-    relation_queries: str = "vanilla_MBF"
-    relation_branches: int = 16
-    text: TextConfig = field(default_factory=TextConfig)
+    fusion_interval: int = Field(default=2, ge=1)
+    fusion_width: int = Field(default=2048, ge=1)
+    fusion_heads: int = Field(default=8, ge=1)
+    gate: Literal["VXAc", "GLIP", "none"] = "VXAc"
+    relation_queries: Literal["vanilla_MBF", "vanilla", "MBF"] = "vanilla_MBF"
+    relation_branches: int = Field(default=16, ge=1)
+    text: TextConfig = TextConfig()
     official_compat: bool = False
     """Compute as the authors' code does, defects included, so that their weights give their numbers."""
     tagger: bool = False
 
-    def __post_init__(self) -> None:
-        _choice("architecture", self.architecture, ARCHITECTURES)
-        _choice("backbone_norm", self.backbone_norm, BACKBONE_NORMS)
-        _choice("fusion", self.fusion, FUSIONS)
-        _choice("gate", self.gate, GATES)
-        _choice("relation_queries", self.relation_queries, RELATION_QUERIES)
-        for name in (
-            "width",
-            "heads",
-            "points",
-            "levels",
-            "encoder_layers",
-            "decoder_layers",
-            "feedforward",
-            "pairs",
-            "fusion_interval",
-            "fusion_width",
-            "fusion_heads",
-            "relation_branches",
-        ):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
-        _require(self.width % 32 == 0, "width", self.width, "a multiple of 32 (group norm)")
-        _require(self.width % self.heads == 0, "width", self.width, f"a multiple of heads={self.heads}")
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        width, strides = self.width, self.backbone_strides
+        _require(width % self.heads == 0, "width", width, f"a multiple of heads={self.heads}")
+        branches = self.relation_branches
+        _require(width % branches == 0, "relation_branches", branches, f"a divisor of width={width}")
+        fused = self.fusion_width
         _require(
-            self.width % self.relation_branches == 0,
-            "relation_branches",
-            self.relation_branches,
-            f"a divisor of width={self.width}",
+            fused % self.fusion_heads == 0, "fusion_width", fused, f"a multiple of fusion_heads={self.fusion_heads}"
         )
-        _require(
-            self.fusion_width % self.fusion_heads == 0,
-            "fusion_width",
-            self.fusion_width,
-            f"a multiple of fusion_heads={self.fusion_heads}",
-        )
-        for name in ("dropout", "backbone_drop_path"):
-            _require(0.0 <= getattr(self, name) < 1.0, name, getattr(self, name), "a number in [0, 1)")
-        _require(
-            1 <= len(self.backbone_strides) <= self.levels,
-            "backbone_strides",
-            self.backbone_strides,
-            f"between 1 and levels={self.levels} strides",
-        )
-        _require(
-            list(self.backbone_strides) == sorted(set(self.backbone_strides)),
-            "backbone_strides",
-            self.backbone_strides,
-            "increasing strides",
-        )
-        _require(
-            not (self.tagger and self.fusion == "late"), "fusion", self.fusion, "'alif' or 'none' when tagger is true"
-        )
-        _require(
-            not self.tagger or self.architecture == "parsed",
-            "architecture",
-            self.architecture,
-            "'parsed' when tagger is true",
-        )
+        most = self.levels
+        _require(len(strides) <= most, "backbone_strides", strides, f"between 1 and levels={most} strides")
+        _require(list(strides) == sorted(set(strides)), "backbone_strides", strides, "increasing strides")
+        if self.tagger:
+            _require(self.fusion != "late", "fusion", self.fusion, "'alif' or 'none' when tagger is true")
+            architecture = self.architecture
+            _require(architecture == "parsed", "architecture", architecture, "'parsed' when tagger is true")
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return asdict(self) | {"backbone_strides": list(self.backbone_strides)}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> NetworkConfig:
-        """The inverse of `to_dict`; unknown or ill-typed fields raise ConfigError."""
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`. Raises ConfigError for unknown or ill-typed fields."""
         given = dict(values)
-        text = given.pop("text", {})
-        if not isinstance(text, TextConfig):
-            if not isinstance(text, Mapping):
-                raise ConfigError(f"network setting text={text!r}: must be a table of text encoder sizes")
-            text = TextConfig(**_checked(TextConfig, text, "text."))
-        if isinstance(given.get("backbone_strides"), list):
-            given["backbone_strides"] = tuple(given["backbone_strides"])
-        return cls(text=text, **_checked(cls, given, ""))
+        try:
+            if isinstance(given.get("text"), Mapping):
+                given["text"] = _made(TextConfig, given["text"], "text.")
+            return cls(**given)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, cls, "")) from error
 
 
-def _checked(owner: type, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    kinds = {f.name: type(f.default) for f in fields(owner) if f.name != "text"}
-    for name, value in values.items():
-        if name not in kinds:
-            raise ConfigError(f"network setting {prefix}{name}: unknown; allowed: {', '.join(sorted(kinds))}")
-        kind = kinds[name]
-        fits = type(value) is kind or (kind is float and type(value) is int)
-        _require(fits, prefix + name, value, f"of type {kind.__name__}")
-    return dict(values)
+class LossSettings(BaseModel):
+    """Weights of the loss terms. The defaults are those of the released pre-training."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    classes: float = Field(1.0, ge=0)
+    predicates: float = Field(1.0, ge=0)
+    box: float = Field(2.5, ge=0)
+    giou: float = Field(1.0, ge=0)
+    background: float = Field(0.1, ge=0)
+    """Weight of "no objects" in the class loss."""
+    localised_predicates: bool = True
+    """True: predicates are expected only as much as both boxes are right (quality focal); False: CornerNet focal."""
+    pseudo_predicates: bool = False
+    """Also expect, more weakly, predicates whose texts are similar to the true ones."""
 
 
-def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    _require(value in allowed, name, value, "one of " + ", ".join(allowed))
+def _made(kind: type[TextConfig], values: Mapping[str, Any], prefix: str) -> TextConfig:
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, kind, prefix)) from error
 
 
-def _require(holds: bool, name: str, value: object, allowed: str) -> None:
-    if not holds:
-        raise ConfigError(f"network setting {name}={value!r}: must be {allowed}")
+def _explain(error: ValidationError, kind: type[Any], prefix: str) -> str:
+    """The first mistake in plain words: setting, value, what is allowed."""
+    mistake = error.errors()[0]
+    name = prefix + ".".join(map(str, mistake["loc"]))
+    said = mistake["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    if mistake["type"] == "unexpected_keyword_argument":
+        return f"network setting {name}: unknown; allowed: {', '.join(sorted(kind.__dataclass_fields__))}"
+    if mistake["loc"]:
+        return f"network setting {name}={mistake['input']!r}: {said}"
+    return f"network setting {prefix}{said}"

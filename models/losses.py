@@ -6,13 +6,14 @@ pairs of all images, E text width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from models.boxes import cxcywh_to_xyxy, giou
+from models.config import LossSettings
 from models.matcher import Matches, MatchWeights, hungarian
 from models.predicate_losses import cornernet_focal, pseudo_labels, quality_focal
 from models.predictions import Predictions
@@ -20,31 +21,20 @@ from models.stacked_predictions import StackedPredictions
 from models.target import Target
 
 
-@dataclass(frozen=True)
-class LossSettings:
-    """Weights of the terms and what the predicate loss compares with; the defaults are the released pre-training."""
-
-    classes: float = 1.0
-    predicates: float = 1.0
-    box: float = 2.5
-    giou: float = 1.0
-    background: float = 0.1
-    """Weight of "no objects" in the class loss."""
-    localised_predicates: bool = True
-    """True: predicates are expected as much as both boxes are right (quality focal); False: CornerNet focal."""
-    pseudo_predicates: bool = False
-    """Also expect, more weakly, predicates whose texts are similar to the true ones."""
-    match: MatchWeights = field(default_factory=MatchWeights)
-    official_compat: bool = False
-    """Normalise terms and differentiate pseudo-labels as the authors' code does."""
-
-
 class SetCriterion(nn.Module):
     """Loss of predictions that are free to stand for any target."""
 
-    def __init__(self, settings: LossSettings | None = None) -> None:
+    def __init__(
+        self,
+        settings: LossSettings | None = None,
+        *,
+        match: MatchWeights | None = None,
+        official_compat: bool = False,
+    ) -> None:
+        """`official_compat`: normalise terms and differentiate pseudo-labels as the authors' code does."""
         super().__init__()
-        self.settings = settings or LossSettings()
+        self.settings, self.match = settings or LossSettings(), match or MatchWeights()
+        self.official_compat = official_compat
 
     def forward(
         self, predictions: Predictions, targets: list[Target], predicate_features_TE: Tensor | None = None
@@ -54,23 +44,27 @@ class SetCriterion(nn.Module):
         `predicate_features` (before fusion) are needed for pseudo predicates only.
         """
         layers = StackedPredictions.of(predictions)
-        matches = hungarian(layers, targets, self.settings.match, self.settings.official_compat)
+        matches = hungarian(layers, targets, self.match, self.official_compat)
         wanted = torch.cat([target.predicates for target in targets])
         if self.settings.pseudo_predicates:
             if predicate_features_TE is None:
                 raise ValueError("pseudo predicates need predicate_features, the texts' features before fusion")
-            features = predicate_features_TE if self.settings.official_compat else predicate_features_TE.detach()
+            features = predicate_features_TE if self.official_compat else predicate_features_TE.detach()
             wanted = wanted + pseudo_labels(features, wanted)
         counted_BP = torch.ones(layers.object_logits.shape[1:3], dtype=torch.bool, device=wanted.device)
-        return _weigh(_terms(layers, targets, matches, wanted, counted_BP, self.settings), self.settings)
+        return _weigh(
+            _terms(layers, targets, matches, wanted, counted_BP, self.settings), self.settings, self.official_compat
+        )
 
 
 class TaggerCriterion(nn.Module):
     """Loss of predictions that stand for the target at their own position."""
 
-    def __init__(self, settings: LossSettings | None = None) -> None:
+    def __init__(self, settings: LossSettings | None = None, *, official_compat: bool = False) -> None:
+        """`official_compat`: normalise terms as the authors' code does."""
         super().__init__()
         self.settings = settings or LossSettings(localised_predicates=False)
+        self.official_compat = official_compat
 
     def forward(self, predictions: Predictions, targets: list[Target]) -> dict[str, Tensor]:
         """As SetCriterion; an image's target pairs are its first predictions, the other predictions are empty."""
@@ -85,7 +79,9 @@ class TaggerCriterion(nn.Module):
         slots = torch.arange(layers.object_logits.shape[2], device=device)
         counted_BP = slots < torch.tensor(counts, device=device)[:, None]
         wanted = torch.cat([target.predicates for target in targets])
-        return _weigh(_terms(layers, targets, matches, wanted, counted_BP, self.settings), self.settings)
+        return _weigh(
+            _terms(layers, targets, matches, wanted, counted_BP, self.settings), self.settings, self.official_compat
+        )
 
 
 @dataclass
@@ -159,9 +155,9 @@ def _asked(
     return asked_KBP
 
 
-def _weigh(terms: _Terms, settings: LossSettings) -> dict[str, Tensor]:
+def _weigh(terms: _Terms, settings: LossSettings, official_compat: bool) -> dict[str, Tensor]:
     """Means of the terms and their weighted total."""
-    if settings.official_compat:
+    if official_compat:
         divisors = _local_counts(terms.counts)
     else:
         names = list(terms.counts)

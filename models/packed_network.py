@@ -20,6 +20,7 @@ from models.deformable_attention import DeformableAttention
 from models.encoder import Encoder
 from models.frozen_norm import FoldedConv
 from models.network import Network
+from models.packed_linear import PackedLinear, can_pack
 
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
@@ -27,8 +28,6 @@ ROWS_TOGETHER = 2048
 """Rows that stay in the cache between a layer's attention and its end."""
 ACTIVATED = "linear1"
 """The layer of a feedforward network that a ReLU follows."""
-TYPICAL_ROWS = 2048
-"""What weights are laid out for; they work for any number of rows."""
 
 
 def packed(network: AnyNetwork, dtype: torch.dtype) -> AnyNetwork:
@@ -37,7 +36,7 @@ def packed(network: AnyNetwork, dtype: torch.dtype) -> AnyNetwork:
     Shares what it does not lay out anew with the given network, which stays as it is. The same network where there is
     nothing to gain: on other devices than a CPU, or without oneDNN.
     """
-    if not has_kernels(next(network.parameters()).device, dtype):
+    if not can_pack(next(network.parameters()).device, dtype):
         return network.eval()
     # Bodies are left alone but for their convolutions: their own code may read weights of linear layers.
     made = _rebuilt(network, lambda name, child: None)
@@ -53,24 +52,6 @@ def packed(network: AnyNetwork, dtype: torch.dtype) -> AnyNetwork:
     return made.eval()
 
 
-class PackedLinear(nn.Module):
-    """`x @ weight.T + bias` of rows of any number, in the dtype of its weight."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, then: str = "none") -> None:
-        """`then`: what is done to the product before it is written, "none" or "relu"."""
-        super().__init__()
-        self._then = then
-        dense = weight.detach().to(dtype).contiguous()
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(dense, TYPICAL_ROWS)
-        self._bias = None if bias is None else bias.detach().to(dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """…×D' of …×D."""
-        given = x.to(self._weight.dtype)
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(given, self._weight, self._bias, self._then, [], "")
-        return product
-
-
 class PackedAttention(DeformableAttention):
     """Deformable attention with packed layers; queries become the layers' dtype once for both."""
 
@@ -80,8 +61,8 @@ class PackedAttention(DeformableAttention):
         self._dtype = dtype
         for name in ("value_proj", "output_proj", "attention_weights"):
             layer = getattr(attention, name)
-            setattr(self, name, PackedLinear(layer.weight, layer.bias, dtype))
-        self._offsets = PackedLinear(*attention.offset_weights(), dtype)
+            setattr(self, name, PackedLinear(layer.weight, layer.bias, dtype=dtype))
+        self._offsets = PackedLinear(*attention.offset_weights(), dtype=dtype)
 
     def _looks(self, queries_BQD: Tensor) -> tuple[Tensor, Tensor]:
         queries_BQD = queries_BQD.to(self._dtype)
@@ -98,7 +79,7 @@ class PackedConv(nn.Module):
         assert not isinstance(conv.padding, str)
         self._shape = (conv.stride, conv.padding, conv.dilation, conv.groups)
         single = conv.kernel_size == (1, 1) and self._shape == ((1, 1), (0, 0), (1, 1), 1)
-        self._product = PackedLinear(weight.flatten(1), bias, dtype) if single else None
+        self._product = PackedLinear(weight.flatten(1), bias, dtype=dtype) if single else None
         self._weight = weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
         self._bias = None if bias is None else bias.detach().to(dtype)
 
@@ -130,7 +111,7 @@ def _layer(name: str, child: nn.Module, dtype: torch.dtype) -> nn.Module | None:
         return nn.Identity()
     if type(child) is not nn.Linear:
         return None
-    return PackedLinear(child.weight, child.bias, dtype, "relu" if name == ACTIVATED else "none")
+    return PackedLinear(child.weight, child.bias, dtype=dtype, then="relu" if name == ACTIVATED else "none")
 
 
 def _conv(child: nn.Module, dtype: torch.dtype) -> nn.Module | None:
@@ -139,13 +120,3 @@ def _conv(child: nn.Module, dtype: torch.dtype) -> nn.Module | None:
     if not fits or not isinstance(child, nn.Conv2d) or isinstance(child.padding, str) or child.groups > 1:
         return None
     return PackedConv(child, dtype)
-
-
-def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether there are such kernels: for bfloat16 the processor itself has to compute with it."""
-    onednn: Any = torch.backends.mkldnn
-    kernels: Any = torch.ops.mkldnn
-    there = all(hasattr(kernels, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
-    if device.type != "cpu" or not onednn.is_available() or not there:
-        return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(kernels._is_mkldnn_bf16_supported()))

@@ -105,12 +105,15 @@ def measure_loss(recording: Recording, given: Arrays) -> Arrays:
     measured: Arrays = {}
     if recording.config.tagger:
         measured |= {f"train.{key}": value for key, value in _outputs(predictions).items()}
-        losses = TaggerCriterion(settings)(predictions, targets)
+        losses = TaggerCriterion(settings, official_compat=True)(predictions, targets)
     else:
         measured |= _outputs(predictions) | _pseudo_labels(recording, predictions, texts[1], targets)
-        matches = hungarian(StackedPredictions.of(predictions), targets, settings.match, official_compat=True)
+        matches = hungarian(
+            StackedPredictions.of(predictions), targets, recording.match_weights(), official_compat=True
+        )
         measured |= _matches(matches, [len(target.object_labels) for target in targets])
-        losses = SetCriterion(settings)(predictions, targets, texts[1])
+        criterion = SetCriterion(settings, match=recording.match_weights(), official_compat=True)
+        losses = criterion(predictions, targets, texts[1])
     losses["loss"].backward()
     return (
         measured

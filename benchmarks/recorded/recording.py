@@ -18,9 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.config import TextConfig
+from models.config import LossSettings, TextConfig
 from models.encoded import Encoded
-from models.losses import LossSettings
 from models.matcher import MatchWeights
 from models.official.checkpoint import read_checkpoint
 from models.official.imported import import_state
@@ -106,10 +105,10 @@ class Recording:
         valid = torch.stack([torch.arange(slots) < len(target.subject_labels) for target in targets])
         return PairQueries(*boxes_and_labels, valid)
 
-    def loss_settings(self) -> LossSettings:
-        """What the recorded losses were weighed with."""
+    def match_weights(self) -> MatchWeights:
+        """What the recorded matching costs were weighted with."""
         args = self.args
-        match = MatchWeights(
+        return MatchWeights(
             object_class=args["set_cost_obj_class"],
             # The authors weigh both classes by the object's weight.
             subject_class=args["set_cost_obj_class"],
@@ -117,6 +116,10 @@ class Recording:
             box=args["set_cost_bbox"],
             giou=args["set_cost_giou"],
         )
+
+    def loss_settings(self) -> LossSettings:
+        """What the recorded losses were weighted with."""
+        args = self.args
         return LossSettings(
             classes=args["obj_loss_coef"],
             predicates=args["verb_loss_coef"],
@@ -125,8 +128,6 @@ class Recording:
             background=args["eos_coef"],
             localised_predicates=args["giou_verb_label"],
             pseudo_predicates=args["pseudo_verb"],
-            match=match,
-            official_compat=True,
         )
 
     def _with_heads(self, text: TextConfig, state: dict[str, Tensor]) -> TextConfig:

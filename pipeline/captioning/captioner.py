@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
-from pipeline.captioning.settings import CaptionSettings
 from pipeline.runtime.stage import Rejected
 
 if TYPE_CHECKING:
@@ -63,21 +62,3 @@ def merge(captions: Sequence[Caption]) -> list[Caption]:
     for caption in captions:
         first.setdefault(caption.text, caption._replace(times=counts[caption.text]))
     return list(first.values())
-
-
-def open_captioner(settings: CaptionSettings, worker: int = 0) -> Captioner:
-    """The captioner that the settings name, ready to work as one of several workers, from number 0 on.
-
-    Raises `FatalError` when its files, or the GPU that the settings name, are missing.
-    """
-    if settings.captioner == "recorded":
-        from pipeline.captioning.recorded import RecordedCaptioner
-
-        return RecordedCaptioner(settings)
-    if settings.captioner == "lavis":
-        from pipeline.captioning.lavis import LavisCaptioner
-
-        return LavisCaptioner(settings)
-    from pipeline.captioning.blip import BlipCaptioner
-
-    return BlipCaptioner(settings, worker)

@@ -10,10 +10,20 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.captioning.packed_linear import PackedLinear
+from models.packed_linear import PackedLinear
+
+LEAST_ROWS = 16
+"""Products with fewer rows are padded, because a caption must not depend on how many others are in the batch."""
+TYPICAL_ROWS = 320
+"""What the layout of weights is chosen for; it works for any number of rows."""
+
+
+def packed(*layers: nn.Linear) -> PackedLinear:
+    """One product for layers that read the same rows. A row's result does not depend on the other rows."""
+    return PackedLinear.of(*layers, typical_rows=TYPICAL_ROWS, least_rows=LEAST_ROWS)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None = None) -> Tensor:
@@ -79,10 +89,10 @@ class _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         self._heads: int = attention.num_heads
         self._norm_before_attention, self._norm_before_mlp = layer.layer_norm1, layer.layer_norm2
-        self._mixed, self._projection = PackedLinear.of(attention.qkv), PackedLinear.of(attention.projection)
+        self._mixed, self._projection = packed(attention.qkv), packed(attention.projection)
         self._inner, self._outer, self._activation = (
-            PackedLinear.of(mlp.fc1),
-            PackedLinear.of(mlp.fc2),
+            packed(mlp.fc1),
+            packed(mlp.fc2),
             mlp.activation_fn,
         )
 
@@ -93,8 +103,8 @@ class _Layer:
         query, key, value = mixed.transpose(1, 3).unbind(2)
         attended = attend(query, key, value).transpose(1, 2).reshape(rows, width)
         hidden_ND = hidden_ND + self._projection(attended)
-        inner = self._activation(self._inner(self._norm_before_mlp(hidden_ND)))
-        return hidden_ND + self._outer(inner)
+        outer: Tensor = self._outer(self._activation(self._inner(self._norm_before_mlp(hidden_ND))))
+        return hidden_ND + outer
 
 
 ImageKeys = tuple[Tensor, Tensor]
@@ -107,12 +117,12 @@ class TextLayer:
     def __init__(self, layer: Any) -> None:
         own, cross = layer.attention.self, layer.crossattention.self
         self._heads: int = own.num_attention_heads
-        self._own = PackedLinear.of(own.query, own.key, own.value)
+        self._own = packed(own.query, own.key, own.value)
         self._own_output = _AddAndNorm(layer.attention.output)
-        self._cross_query, self._image_keys = PackedLinear.of(cross.query), PackedLinear.of(cross.key, cross.value)
+        self._cross_query, self._image_keys = packed(cross.query), packed(cross.key, cross.value)
         self._cross_output = _AddAndNorm(layer.crossattention.output)
         self._inner, self._activation = (
-            PackedLinear.of(layer.intermediate.dense),
+            packed(layer.intermediate.dense),
             layer.intermediate.intermediate_act_fn,
         )
         self._outer = _AddAndNorm(layer.output)
@@ -175,7 +185,7 @@ class _AddAndNorm:
     """A product, added to what went in before it, normalised."""
 
     def __init__(self, output: Any) -> None:
-        self._dense, self._norm = PackedLinear.of(output.dense), output.LayerNorm
+        self._dense, self._norm = packed(output.dense), output.LayerNorm
 
     def __call__(self, update_ND: Tensor, residual_ND: Tensor) -> Tensor:
         normed: Tensor = self._norm(self._dense(update_ND) + residual_ND)

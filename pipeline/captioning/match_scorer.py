@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from pipeline.captioning.captioner import Picture
-from pipeline.captioning.layers import ImageEncoder, TextLayer, one_thread
+from pipeline.captioning.layers import ImageEncoder, TextLayer, one_thread, packed
 from pipeline.captioning.model_folder import find_model
-from pipeline.captioning.packed_linear import PackedLinear
 from pipeline.captioning.pixels import Pixels
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.runtime.processes import choose_device
@@ -58,7 +57,7 @@ class MatchScorer:
         self._encoder = ImageEncoder(model.vision_model)
         self._embeddings = model.text_encoder.embeddings
         self._layers = [TextLayer(layer) for layer in model.text_encoder.encoder.layer]
-        self._head = PackedLinear.of(model.itm_head)
+        self._head = packed(model.itm_head)
 
     @torch.inference_mode()
     def scores(self, image: Picture, texts: Sequence[str]) -> list[float]:
@@ -86,4 +85,5 @@ class MatchScorer:
         seen = real_GT[:, None, None, :].expand(captions, 1, positions, positions)
         for layer in self._layers:
             hidden_ND, _, _ = layer.read(hidden_ND, layer.image_keys(states_1SD), captions, seen)
-        return self._head(hidden_ND.view(captions, positions, -1)[:, 0])
+        logits: Tensor = self._head(hidden_ND.view(captions, positions, -1)[:, 0])
+        return logits

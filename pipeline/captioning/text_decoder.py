@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.captioning.layers import TextLayer
-from pipeline.captioning.packed_linear import PackedLinear
+from pipeline.captioning.layers import TextLayer, packed
 
 
 @dataclass
@@ -40,9 +39,9 @@ class TextDecoder:
         bert, head = model.bert, model.cls.predictions
         self._embeddings = bert.embeddings
         self._layers = [TextLayer(layer) for layer in bert.encoder.layer]
-        self._transform, self._activation = PackedLinear.of(head.transform.dense), head.transform.transform_act_fn
+        self._transform, self._activation = packed(head.transform.dense), head.transform.transform_act_fn
         self._head_norm = head.transform.LayerNorm
-        self._vocabulary = PackedLinear.of(head.decoder)
+        self._vocabulary = packed(head.decoder)
         self._most_positions = most_positions
 
     def start(self, states_BSD: Tensor, prompt: list[int], draws: int) -> tuple[DecoderState, Tensor]:
@@ -86,7 +85,8 @@ class TextDecoder:
         return embedded
 
     def _logits(self, hidden_ND: Tensor) -> Tensor:
-        return self._vocabulary(self._head_norm(self._activation(self._transform(hidden_ND)))).float()
+        logits: Tensor = self._vocabulary(self._head_norm(self._activation(self._transform(hidden_ND))))
+        return logits.float()
 
     def _for_draws(self, prompt_BHTd: Tensor, draws: int) -> Tensor:
         """A cache with room for a whole caption, that begins with the prompt of the row's image."""

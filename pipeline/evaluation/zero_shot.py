@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.config import NO_OBJECTS
 from models.network import Network
 from models.postprocess import Pairs, scene_graph, zero_shot
 from models.rlip import RLIP
@@ -20,7 +21,6 @@ from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.hico import HicoRules, without_duplicates
 from pipeline.evaluation.interactions import Interactions, ScoredPairs
 from pipeline.runtime.stage import ReportProgress
-from pipeline.training.vocabulary import NO_OBJECTS
 
 DUPLICATE_BOXES = 0.5
 """Overlap above which two boxes of a label are one detection."""

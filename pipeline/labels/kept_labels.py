@@ -50,11 +50,11 @@ class ChoiceSettings(Settings):
         return words if self.per_pair is None else f"{words}, at most {self.per_pair} a pair"
 
 
-Kept = Mapping[int, tuple[SampleRelation, ...]]
+KeptLabels = Mapping[int, tuple[SampleRelation, ...]]
 """Image id → its kept labels, predicates canonical, each with its confidence."""
 
 
-def kept_labels(relations: pa.Table, candidates: pa.Table, settings: ChoiceSettings) -> Kept:
+def kept_labels(relations: pa.Table, candidates: pa.Table, settings: ChoiceSettings) -> KeptLabels:
     """What is kept of a partition's `relations`; `candidates` are read by rule "best" alone.
 
     Raises `FatalError` when the labels lack what the settings ask for.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pyarrow as pa
 from PIL import Image
 
-from pipeline.captioning.captioner import Caption, Picture, merge
+from pipeline.captioning.captioner import Caption, Captioner, Picture, merge
 from pipeline.captioning.model_folder import find_lavis_model, find_lavis_python, find_model
 from pipeline.captioning.pixels import pair_crops
 from pipeline.captioning.settings import CaptionSettings
@@ -66,8 +66,6 @@ class CaptionStage(Stage):
 
     def open(self, given: Inputs) -> None:
         """Load the captioner, and the filter where there is one."""
-        from pipeline.captioning.captioner import open_captioner
-
         self._captioner = open_captioner(self.settings, self.worker)
         self._scorer = self._filter() if self.settings.filter else None
         self._limits = ImageLimits()
@@ -161,3 +159,21 @@ def _readable(
         else:
             found.append((row, image))
     return found
+
+
+def open_captioner(settings: CaptionSettings, worker: int = 0) -> Captioner:
+    """The captioner that the settings name, ready to work as one of several workers, from number 0 on.
+
+    Raises `FatalError` when its files, or the GPU that the settings name, are missing.
+    """
+    if settings.captioner == "recorded":
+        from pipeline.captioning.recorded import RecordedCaptioner
+
+        return RecordedCaptioner(settings)
+    if settings.captioner == "lavis":
+        from pipeline.captioning.lavis import LavisCaptioner
+
+        return LavisCaptioner(settings)
+    from pipeline.captioning.blip import BlipCaptioner
+
+    return BlipCaptioner(settings, worker)

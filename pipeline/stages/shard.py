@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, probe_bytes, read_bytes
-from pipeline.labels.kept_labels import ChoiceSettings, Kept, kept_labels
+from pipeline.labels.kept_labels import ChoiceSettings, KeptLabels, kept_labels
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from pipeline.training.sample import SampleRelation, TrainingSample, strongest
 from storage.errors import FatalError
@@ -77,14 +77,14 @@ class ShardStage(Stage):
         boxed = len(rows) - counts["without a box"]
         return Output(index, {SHARD_FILE: path}, rejected, rows_in=boxed, rows_out=counts["images"], facts=counts)
 
-    def _sample(self, row: dict[str, Any], kept: Kept) -> TrainingSample:
+    def _sample(self, row: dict[str, Any], kept: KeptLabels) -> TrainingSample:
         relations = kept.get(row["image_id"], ())
         if self.settings.labels == "given":
             stated = [SampleRelation(r["subject"], r["object"], canonical(r["predicate"])) for r in row["relations"]]
             relations = strongest([relation for relation in stated if relation.predicate], self.settings.max_relations)
         return TrainingSample.from_row(row, relations)
 
-    def _kept(self, inputs: Inputs) -> Kept:
+    def _kept(self, inputs: Inputs) -> KeptLabels:
         """The labels of each image that are trained on. Raises `FatalError` when they lack what the settings ask for."""
         tagged = inputs.artifact("relations")
         candidates = tagged.table("candidates") if self.settings.rule == "best" else CANDIDATES.empty_table()

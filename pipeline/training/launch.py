@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from models.config import NO_OBJECTS
 from pipeline.runtime.stage import Output, ReportProgress
 from pipeline.training.config import (
     ERROR,
@@ -27,7 +28,7 @@ from pipeline.training.dataset import ImageSource, SampleSource, ShardSource, Su
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import CALIBRATION, TaggerSettings
-from pipeline.training.vocabulary import NO_OBJECTS, Vocabulary, copy_tokenizer, make_tokenizer, tokenizer_files
+from pipeline.training.vocabulary import Vocabulary, copy_tokenizer, make_tokenizer, tokenizer_files
 from storage.errors import FatalError, RetryableError
 
 LOG = "train.log"

@@ -7,24 +7,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from models.config import NetworkConfig
+from models.config import LossSettings, NetworkConfig
 from pipeline.runtime.settings import Settings, runtime
 from storage.errors import FatalError
-
-
-class LossWeights(Settings):
-    """Weights of the loss terms; the defaults are the released pre-training's."""
-
-    classes: float = Field(1.0, ge=0)
-    predicates: float = Field(1.0, ge=0)
-    box: float = Field(2.5, ge=0)
-    giou: float = Field(1.0, ge=0)
-    background: float = Field(0.1, ge=0)
-    """Weight of "no objects" in the class loss."""
-    localised_predicates: bool = True
-    """Expect predicates as much as both boxes are right."""
-    pseudo_predicates: bool = False
-    """Also expect, more weakly, predicates whose texts are similar to the true ones."""
 
 
 class TrainingSettings(Settings):
@@ -56,7 +41,7 @@ class TrainingSettings(Settings):
     """Share of the training after which the step schedule drops the rate."""
     warmup: int = Field(0, ge=0)
     """Steps in which the rate rises from nothing."""
-    loss: LossWeights = LossWeights()
+    loss: LossSettings = LossSettings()
 
     image_size: int = Field(640, ge=32)
     """Pixels of the longest side; both sides are rounded to multiples of 32."""
@@ -125,7 +110,7 @@ class TaggerSettings(TrainingSettings):
 
     network: dict[str, Any] = Field(default={}, validate_default=True)
     """As for pre-training; the architecture is always that of the tagger."""
-    loss: LossWeights = LossWeights(localised_predicates=False)
+    loss: LossSettings = LossSettings(localised_predicates=False)
     box_noise: float = Field(0.4, ge=0, le=1)
     """Boxes move by up to this share of half their size, and grow or shrink by up to this share of it."""
     label_noise: float = Field(0.2, ge=0, le=1)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.config import NO_OBJECTS
 from models.network import Network
 from models.relation_tagger import PairQueries, RelationTagger
 from pipeline.data.images.views import View, load_pixels
@@ -21,7 +22,7 @@ from pipeline.training.dataset import SampleSource
 from pipeline.training.pairs import labelled_pairs, normalised_boxes
 from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import CALIBRATION, TaggerSettings, TrainingSettings
-from pipeline.training.vocabulary import NO_OBJECTS, Vocabulary, numbered
+from pipeline.training.vocabulary import Vocabulary, numbered
 from storage.atomic import write_atomic
 from tagger.audit.labels import SYMMETRIC
 from tagger.labelling.calibration import Calibration, calibration_error
@@ -34,7 +35,7 @@ FOLDS = 2
 FALSE_SHARE = 0.3
 """Of what captions state about boxes, the share that is not so."""
 
-Pair = tuple[int, int]
+BoxPair = tuple[int, int]
 Statement = tuple[str, str, str]
 """(subject category, predicate, object category)"""
 
@@ -69,7 +70,7 @@ class Scored:
     """One image's scores and truth, N×P, of its pairs of boxes."""
 
     sample: TrainingSample
-    pairs: list[Pair]
+    pairs: list[BoxPair]
     scores: NDArray[np.float32]
     truth: NDArray[np.bool_]
 
@@ -239,7 +240,7 @@ def _scored(
     yield Scored(sample, pairs, predictions.predicate_logits[0].sigmoid().float().cpu().numpy(), truth)
 
 
-def _truth(sample: TrainingSample, pairs: Sequence[Pair], known: dict[str, int]) -> NDArray[np.bool_]:
+def _truth(sample: TrainingSample, pairs: Sequence[BoxPair], known: dict[str, int]) -> NDArray[np.bool_]:
     truth = np.zeros((len(pairs), len(known)), dtype=bool)
     rows = {pair: row for row, pair in enumerate(pairs)}
     for pair in labelled_pairs(sample):

@@ -16,7 +16,7 @@ from models.target import Target
 from pipeline.training.dataset import Example
 from pipeline.training.pairs import tagging_pairs
 from pipeline.training.settings import TaggerSettings
-from pipeline.training.task import StepInputs, full_precision, loss_settings, network_config, start_from
+from pipeline.training.task import StepInputs, full_precision, network_config, start_from
 from pipeline.training.vocabulary import Vocabulary
 
 
@@ -25,7 +25,7 @@ class TaggerTask:
 
     def __init__(self, settings: TaggerSettings, vocabulary: Vocabulary, tokenizer: Path) -> None:
         self._settings, self._vocabulary, self._tokenizer = settings, vocabulary, tokenizer
-        self._criterion = TaggerCriterion(loss_settings(settings.loss))
+        self._criterion = TaggerCriterion(settings.loss)
 
     def build(self) -> Network:
         """The network of the settings, from its initial weights where there are some."""

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.config import NetworkConfig
-from models.losses import LossSettings, SetCriterion
+from models.config import NO_OBJECTS, NetworkConfig
+from models.losses import SetCriterion
 from models.network import Network
 from models.predictions import Predictions
 from models.rlip import RLIP
@@ -20,8 +20,8 @@ from pipeline.data.images.views import padded_batch
 from pipeline.training.dataset import Example
 from pipeline.training.pairs import TargetPair, detection_pairs, normalised_boxes
 from pipeline.training.sample import TrainingSample
-from pipeline.training.settings import LossWeights, TrainingSettings
-from pipeline.training.vocabulary import NO_OBJECTS, Vocabulary, numbered
+from pipeline.training.settings import TrainingSettings
+from pipeline.training.vocabulary import Vocabulary, numbered
 
 
 class Task(Protocol):
@@ -104,19 +104,6 @@ def network_config(settings: TrainingSettings) -> NetworkConfig:
     return NetworkConfig.from_dict(settings.network)
 
 
-def loss_settings(weights: LossWeights) -> LossSettings:
-    """The settings of the criterion."""
-    return LossSettings(
-        classes=weights.classes,
-        predicates=weights.predicates,
-        box=weights.box,
-        giou=weights.giou,
-        background=weights.background,
-        localised_predicates=weights.localised_predicates,
-        pseudo_predicates=weights.pseudo_predicates,
-    )
-
-
 def start_from(network: Network, initial: Path | None, tokenizer: Path) -> Network:
     """The network with the weights of a file, or as it is. Raises ValueError that names what does not fit."""
     if initial is None:
@@ -140,7 +127,7 @@ class PretrainTask:
 
     def __init__(self, settings: TrainingSettings, vocabulary: Vocabulary, tokenizer: Path) -> None:
         self._settings, self._vocabulary, self._tokenizer = settings, vocabulary, tokenizer
-        self._criterion = SetCriterion(loss_settings(settings.loss))
+        self._criterion = SetCriterion(settings.loss)
 
     def build(self) -> Network:
         """The network of the settings, from its initial weights where there are some."""

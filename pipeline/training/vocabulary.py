@@ -16,9 +16,6 @@ from pipeline.training.sample import TrainingSample, mirrored_predicate
 from storage.atomic import write_atomic
 from storage.errors import FatalError
 
-NO_OBJECTS = "no objects"
-"""The text that stands for the absence of an object; always the last of the object texts."""
-
 
 @dataclass(frozen=True)
 class Names:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.config import NO_OBJECTS
 from models.relation_tagger import RelationTagger
 
-NO_OBJECTS = "no objects"
 MOST_REMEMBERED = 20_000
 """Strings beyond the fixed lists that are kept; then all of them are forgotten."""
 

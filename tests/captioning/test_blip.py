@@ -14,8 +14,9 @@ from PIL import Image
 from transformers import BlipForConditionalGeneration
 
 from pipeline.captioning.blip import BlipCaptioner
-from pipeline.captioning.captioner import Caption, open_captioner
+from pipeline.captioning.captioner import Caption
 from pipeline.captioning.settings import CaptionSettings
+from pipeline.stages.caption import open_captioner
 from storage.errors import FatalError
 
 Pictures = list[Image.Image]

@@ -41,7 +41,7 @@ def test_a_gpu_that_is_not_there_stops(
     monkeypatch: pytest.MonkeyPatch, blip_folder: Path, setting: str, gpus: int, there: str
 ) -> None:
     with_gpus(monkeypatch, gpus)
-    with pytest.raises(FatalError, match=rf"'{setting}' is not there.*finds {there}.*'auto' or 'cpu'"):
+    with pytest.raises(FatalError, match=rf"'{setting}': .*no such GPU \(available: {there}\).*'auto' or 'cpu'"):
         BlipCaptioner(CaptionSettings(model=str(blip_folder), device=setting))
 
 

@@ -14,10 +14,10 @@ from PIL import Image
 from pydantic import ValidationError
 
 from pipeline.captioning.blip import BlipCaptioner
-from pipeline.captioning.captioner import Caption, open_captioner
+from pipeline.captioning.captioner import Caption
 from pipeline.captioning.lavis import LavisCaptioner
 from pipeline.captioning.settings import CaptionSettings
-from pipeline.stages.caption import CaptionStage
+from pipeline.stages.caption import CaptionStage, open_captioner
 from storage.errors import FatalError, RetryableError
 
 Pictures = list[Image.Image]

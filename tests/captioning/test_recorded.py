@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from pipeline.captioning.captioner import open_captioner
 from pipeline.captioning.recorded import RecordedCaptioner
 from pipeline.captioning.settings import CaptionSettings
+from pipeline.stages.caption import open_captioner
 from storage.errors import FatalError
 from storage.tables import CAPTIONS, write_table
 

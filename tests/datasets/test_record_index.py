@@ -50,7 +50,7 @@ def test_an_index_gives_back_what_the_reader_reads(coco: Build, tmp_path: Path) 
         assert index.ids.tolist() == [7, 3, -5, 2**60]
         assert index.present([5, 3, 2**60, -9, 7]) == (3, 2**60, 7)
         assert [record.image_id for record in index.records([-5, 7])] == [-5, 7]
-        assert list(index.paths([3])) == [source.images / "sub" / "ü b.jpg"]
+        assert list(index.refs([3])) == [source.images / "sub" / "ü b.jpg"]
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(coco: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

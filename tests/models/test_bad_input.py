@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from models import postprocess
-from models.losses import LossSettings, SetCriterion, TaggerCriterion
+from models.config import LossSettings
+from models.losses import SetCriterion, TaggerCriterion
 from models.predicate_losses import pseudo_labels
 from models.relation_tagger import PairQueries, RelationTagger
 from models.rlip import RLIP

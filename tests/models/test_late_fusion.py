@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from models.config import ConfigError
 from models.late_fusion import LateFusion
 from models.relation_tagger import RelationTagger
 from models.rlip import RLIP
@@ -94,5 +93,5 @@ def test_texts_that_official_weights_hid_are_hidden_here_too(small_config, token
 
 
 def test_the_tagger_has_no_late_fusion(small_tagger_config, tokenizer):
-    with pytest.raises(ConfigError, match="fusion"):
+    with pytest.raises(ValueError, match="fusion='late': must be"):
         RelationTagger(replace(small_tagger_config, fusion="late"), tokenizer)

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from models.boxes import cxcywh_to_xyxy, giou
-from models.losses import LossSettings, SetCriterion, TaggerCriterion
+from models.config import LossSettings
+from models.losses import SetCriterion, TaggerCriterion
 from models.matcher import MatchWeights, hungarian, matching_costs
 from models.predicate_losses import pseudo_labels
 from models.predictions import Predictions
@@ -193,8 +194,8 @@ def test_images_without_pairs(counts, official):
     predictions = make_predictions()
     targets = [make_target(count) for count in counts]
     for criterion in (
-        SetCriterion(LossSettings(official_compat=official)),
-        TaggerCriterion(LossSettings(localised_predicates=False, official_compat=False)),
+        SetCriterion(official_compat=official),
+        TaggerCriterion(),
     ):
         losses = criterion(predictions, targets)
         assert all(value.isfinite() for value in losses.values())

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing
 
-from models.losses import LossSettings, SetCriterion
+from models.losses import SetCriterion
 from models.predictions import Predictions
 from models.target import Target
 
@@ -31,7 +31,7 @@ def image(number: int) -> tuple[list[torch.Tensor], Target]:
 def losses(numbers: list[int], official: bool) -> dict[str, float]:
     predicted, targets = zip(*map(image, numbers), strict=True)
     joined = Predictions(*(torch.cat(parts) for parts in zip(*predicted, strict=True)))
-    terms = SetCriterion(LossSettings(official_compat=official))(joined, list(targets))
+    terms = SetCriterion(official_compat=official)(joined, list(targets))
     return {name: value.item() for name, value in terms.items()}
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.config import ConfigError
-from models.losses import LossSettings, SetCriterion
+from models.config import ConfigError, LossSettings
+from models.losses import SetCriterion
 from models.rlip import RLIP
 from models.target import Target
 

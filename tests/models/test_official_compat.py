@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from models.boxes import cxcywh_to_xyxy, giou
+from models.config import LossSettings
 from models.decoder import Decoder, PairBoxes
 from models.encoded import Encoded
-from models.losses import LossSettings, SetCriterion
+from models.losses import SetCriterion
 from models.matcher import MatchWeights, matching_costs
 from models.position_encoding import encode_map
 from models.predictions import Predictions
@@ -154,8 +155,8 @@ def test_boxes_are_refined_in_the_relation_decoder_by_heads_that_no_loss_reaches
 @BOTH
 def test_pseudo_labels_pull_at_the_texts(official):
     features = torch.tensor([[0.0, 0.0], [0.1, 0.2], [1.0, 2.0]], requires_grad=True)
-    settings = LossSettings(pseudo_predicates=True, official_compat=official)
-    SetCriterion(settings)(predictions(), [target(2), target(1)], features)["loss"].backward()
+    criterion = SetCriterion(LossSettings(pseudo_predicates=True), official_compat=official)
+    criterion(predictions(), [target(2), target(1)], features)["loss"].backward()
     assert (features.grad is not None and bool(features.grad.any())) == official
 
 

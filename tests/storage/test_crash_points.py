@@ -22,7 +22,6 @@ from pipeline.runtime.stage import Inputs, Output, ReportProgress
 from storage.disk import Disk
 from storage.errors import FatalError, PipelineError, RetryableError
 from storage.local_store import LocalStore
-from storage.store import Store
 
 STOPS: tuple[Stop, ...] = ("stop", "torn write", "power cut, names lost", "power cut, bytes lost")
 ERRORS: dict[int, type[PipelineError]] = {
@@ -120,7 +119,7 @@ def test_an_error_anywhere_is_told_and_leaves_a_valid_prefix(
     assert told > len(operations) // 2
 
 
-class Unclaimed(Store):
+class Unclaimed(LocalStore):
     """A store whose claims hold nobody back, as between machines."""
 
     @contextmanager
@@ -142,11 +141,11 @@ class Counted(First):
         return super().run(inputs, work, report)
 
 
-@pytest.mark.parametrize("kind", [Store, Unclaimed])
-def test_two_writers_of_one_key_are_harmless(kind: type[Store], whole: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [LocalStore, Unclaimed])
+def test_two_writers_of_one_key_are_harmless(kind: type[LocalStore], whole: dict[str, Any], tmp_path: Path) -> None:
     Counted.runs.clear()
     Counted.together.reset()
-    Counted.patience = 0.2 if kind is Store else 20
+    Counted.patience = 0.2 if kind is LocalStore else 20
     item = first_item()
     keys: list[str] = []
     writers = [threading.Thread(target=lambda: keys.append(carry(Counted, item, kind(tmp_path)))) for _ in range(4)]
@@ -155,7 +154,7 @@ def test_two_writers_of_one_key_are_harmless(kind: type[Store], whole: dict[str,
     for writer in writers:
         writer.join()
     assert keys == [item.key] * 4
-    assert len(Counted.runs) == (1 if kind is Store else 4), "claims spare the work, but the bytes don't need them"
+    assert len(Counted.runs) == (1 if kind is LocalStore else 4), "claims spare the work, but the bytes don't need them"
     assert bytes_of(LocalStore(tmp_path)).items() <= whole.items()
     assert list((tmp_path / "pending").glob("[!.]*")) == []
 
@@ -163,7 +162,7 @@ def test_two_writers_of_one_key_are_harmless(kind: type[Store], whole: dict[str,
 def test_the_claim_of_a_killed_process_holds_nobody_back(whole: dict[str, Any], tmp_path: Path) -> None:
     item = first_item()
     code = (
-        "import sys, time; from pathlib import Path; from storage.store import Store\n"
+        "import sys, time; from pathlib import Path; from storage.local_store import LocalStore\n"
         "with LocalStore(Path(sys.argv[1])).claim(sys.argv[2], print): print('claimed', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code, str(tmp_path), item.key]
@@ -174,5 +173,5 @@ def test_the_claim_of_a_killed_process_holds_nobody_back(whole: dict[str, Any], 
         said: list[str] = []
         stage = First(Settings())
         execute(stage, item, LocalStore(tmp_path), lambda done, total, note="": said.append(note))
-    assert said == ["another run makes it"]
+    assert said == ["another run is making it"]
     assert bytes_of(LocalStore(tmp_path)).items() <= whole.items()

@@ -236,7 +236,9 @@ def test_machines_share_the_work_and_a_dead_ones_lease_runs_out(tmp_path: Path) 
     assert began.wait(20)
     work("other", Slow)
     first.join()
-    assert runs == ["run"] and said == ["another run makes it"], "its holder gives signs of life, so it is waited for"
+    assert runs == ["run"] and said == ["another run is making it"], (
+        "its holder gives signs of life, so it is waited for"
+    )
     assert _waits_for_a_dead_one(_store(_url(), tmp_path / "dead"), "another machine")
 
 
@@ -253,7 +255,7 @@ def _waits_for_a_dead_one(store: RemoteStore, holder: str) -> bool:
     store.remote.files.create(f"claims/{first_item().key}", json.dumps({"holder": holder, "beat": 3}).encode())
     execute(First(Settings()), first_item(), store, lambda done, total, note="": said.append(note))
     assert store.find("first", first_item().key) is not None and store.remote.files.listing("claims") == {}
-    return "another run makes it" in said
+    return "another run is making it" in said
 
 
 class Counting(First):
@@ -436,6 +438,6 @@ def test_a_place_that_can_not_work_is_told(s3: str, monkeypatch: pytest.MonkeyPa
 
 def test_a_folder_may_be_named_by_its_url(tmp_path: Path) -> None:
     store = open_store(f"file://{tmp_path}/store")
-    assert type(store) is Store and store.root == tmp_path / "store"
+    assert type(store) is LocalStore and store.root == tmp_path / "store"
     put_chain(store)
     assert existing_store(f"file://{tmp_path}/store").stages() == ["caption", "ingest", "parse"]

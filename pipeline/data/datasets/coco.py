@@ -21,7 +21,7 @@ from pipeline.data.datasets.annotations import (
     shown,
 )
 from pipeline.data.datasets.json_stream import stream_lists
-from pipeline.data.datasets.pairs import Pair, add_pairs, read_pairs
+from pipeline.data.datasets.pairs import GivenPair, add_pairs, read_pairs
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import Box, ImageRecord
 from pipeline.data.datasets.spill import BoxSpill, SpilledFault
@@ -63,7 +63,7 @@ class CocoReader(Reader):
         return self._categories(categories)
 
     def _joined(
-        self, images: IO[str], boxes: BoxSpill, categories: dict[int, str], pairs: dict[int, list[Pair | Rejected]]
+        self, images: IO[str], boxes: BoxSpill, categories: dict[int, str], pairs: dict[int, list[GivenPair | Rejected]]
     ) -> Iterator[ImageRecord]:
         names = frozenset(categories.values())
         seen: set[int] = set()
@@ -170,7 +170,7 @@ class CocoReader(Reader):
         """Why a box with these flags is left out; "" when it is not."""
         return ""
 
-    def _pairs(self) -> dict[int, list[Pair | Rejected]]:
+    def _pairs(self) -> dict[int, list[GivenPair | Rejected]]:
         if self.source.relations is None:
             return {}
         pairs, rejects = read_pairs(self.source.relations, self._category)

@@ -26,7 +26,7 @@ EXPECTED = "relations: a list of {image_id, relations: [{person_box, action, obj
 SAME_OBJECT_IOU = 0.5
 
 
-class Pair(NamedTuple):
+class GivenPair(NamedTuple):
     """One relation with its two boxes, whose ids are not known."""
 
     subject: Box
@@ -34,9 +34,11 @@ class Pair(NamedTuple):
     object: Box
 
 
-def read_pairs(path: Path, category: Callable[[str], str]) -> tuple[dict[int, list[Pair | Rejected]], list[Rejected]]:
+def read_pairs(
+    path: Path, category: Callable[[str], str]
+) -> tuple[dict[int, list[GivenPair | Rejected]], list[Rejected]]:
     """Pairs by image id, in file order, and entries without an image. Raises `AnnotationError`."""
-    pairs: dict[int, list[Pair | Rejected]] = defaultdict(list)
+    pairs: dict[int, list[GivenPair | Rejected]] = defaultdict(list)
     rejects = []
     for entry in stream_rows(path, EXPECTED):
         image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
@@ -48,7 +50,7 @@ def read_pairs(path: Path, category: Callable[[str], str]) -> tuple[dict[int, li
 
 
 def add_pairs(
-    image_id: int, boxes: list[Box], pairs: Sequence[Pair | Rejected], categories: frozenset[str]
+    image_id: int, boxes: list[Box], pairs: Sequence[GivenPair | Rejected], categories: frozenset[str]
 ) -> tuple[list[GivenRelation], list[Rejected]]:
     """Ground pairs in `boxes`: the box of that category with the largest overlap, or a new one appended to `boxes`."""
     relations: list[GivenRelation] = []
@@ -66,7 +68,7 @@ def add_pairs(
     return relations, rejects
 
 
-def _pair(image_id: int, entry: Any, category: Callable[[str], str]) -> Pair | Rejected:
+def _pair(image_id: int, entry: Any, category: Callable[[str], str]) -> GivenPair | Rejected:
     malformed = Rejected(image_id, "relation malformed", shown(entry))
     if not isinstance(entry, dict):
         return malformed
@@ -80,7 +82,9 @@ def _pair(image_id: int, entry: Any, category: Callable[[str], str]) -> Pair | R
         return Rejected(image_id, "relation without box", shown(entry))
     predicate = readable(str(predicate))
     words = predicate.strip() if "predicate" in entry else vcoco_predicate(predicate)
-    return Pair(_box(category(str(subject_name)), subject_box), words, _box(category(str(object_name)), object_box))
+    return GivenPair(
+        _box(category(str(subject_name)), subject_box), words, _box(category(str(object_name)), object_box)
+    )
 
 
 def _box(category: str, xyxy: Sequence[float]) -> Box:
