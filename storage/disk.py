@@ -74,5 +74,16 @@ def _sync(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
+class CacheDisk(Disk):
+    """A local disk for caches: nothing is forced to it, since what a power cut takes can be made again."""
+
+    def sync_file(self, path: Path) -> None:
+        """Nothing."""
+
+    def sync_folder(self, path: Path) -> None:
+        """Nothing."""
+
+
 LOCAL = Disk()
 """The disk of this machine."""
+CACHE = CacheDisk()

@@ -17,7 +17,7 @@ import fsspec
 from storage.artifact import Artifact
 from storage.atomic import write_atomic
 from storage.digests import digest_bytes
-from storage.disk import LOCAL, Disk
+from storage.disk import CACHE, LOCAL, Disk
 from storage.errors import FatalError, PipelineError
 from storage.lease import Patience, leased
 from storage.local_store import LocalStore
@@ -113,7 +113,7 @@ class RemoteStore:
         known = {key: place.read_bytes() for key, place in places.items() if place.is_file()}
         for key, data in self.remote.manifests(stage, [key for key in places if key not in known]).items():
             known[key] = data
-            self._keep(places[key], data)
+            write_atomic(places[key], data, CACHE)
         return {key: RemoteArtifact(self.folder(stage, key), self, known[key]) for key in places if key in known}
 
     def recover(self, stage: str, key: str) -> Artifact | None:
@@ -289,12 +289,6 @@ class RemoteStore:
     def _kept_at(self, stage: str, key: str, entry: Entry) -> Path:
         """Where a manifest that was read is kept; written anew there, it is another file here."""
         return self._kept / stage / f"{key}-{digest_bytes(entry.token.encode())[:12]}.json"
-
-    def _keep(self, place: Path, data: bytes) -> None:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        aside = place.with_name(f".{uuid.uuid4().hex}")
-        aside.write_bytes(data)
-        aside.rename(place)
 
     def _found(self) -> dict[str, float]:
         """Key → when a run last found it."""

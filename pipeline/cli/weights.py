@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from models.official.kind import kind_of
 from models.state_dict_diff import grouped
 from models.weights import WeightsError, is_own, read_config, read_shapes, write
 from pipeline.runtime.settings import apply_override
+from storage.atomic import atomic_file
 from storage.errors import FatalError
 
 
@@ -39,7 +39,8 @@ def import_weights(
         apply_override(given, override)
     with _as_terminal():
         imported = import_checkpoint(file, settings, given, seed)
-        _write_whole(imported, out)
+        with atomic_file(out) as aside:
+            write(imported.state, imported.config, aside)
     if as_json:
         print(json.dumps(_as_json(imported, out)))
         return
@@ -94,17 +95,6 @@ def _as_terminal() -> Iterator[None]:
         yield
     except (WeightsError, ConfigError, OSError) as error:
         raise FatalError(str(error)) from error
-
-
-def _write_whole(imported: Imported, out: Path) -> None:
-    """The file is there whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
-    try:
-        write(imported.state, imported.config, aside)
-        aside.replace(out)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _as_json(imported: Imported, out: Path) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +16,7 @@ from pipeline.interop.hico_writer import write_hico
 from pipeline.interop.official_writer import write_official, write_vg
 from pipeline.interop.parquet_writer import write_hugging_face, write_parquet
 from pipeline.interop.run_rows import RunRows, Tally
+from storage.atomic import atomic_folder
 from storage.errors import FatalError
 from storage.runs import Run
 
@@ -68,16 +67,14 @@ def export_run(run: Run, form: Format, folder: Path, threshold: float = 0.0) -> 
     if folder.exists():
         raise FatalError(f"{folder} exists already: name a new folder with --out, or remove it")
     rows, tally = RunRows(run), Tally()
-    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
-        aside.mkdir(parents=True)
-        _WRITERS[form](rows, aside, threshold, tally)
-        files = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
-        if not files:
-            raise FatalError(f"run {run.name!r} has steps {', '.join(rows.steps())}: nothing in them goes into {form}")
-        aside.rename(folder)
+        with atomic_folder(folder, replace=False) as aside:
+            _WRITERS[form](rows, aside, threshold, tally)
+            files = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
+            if not files:
+                raise FatalError(
+                    f"run {run.name!r} has steps {', '.join(rows.steps())}: nothing in them goes into {form}"
+                )
     except OSError as error:
         raise FatalError(f"{folder}: can't be written ({error.strerror}); name another folder with --out") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return Exported(run.name, form, str(folder), files, tally.as_json())

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import shutil
-import uuid
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from pipeline.report.gallery import MOST_LISTED, Sample, choose_samples
 from pipeline.report.quarantine import quarantine
 from pipeline.report.steps import Outcome, stage_rows
 from pipeline.report.view import RunView
+from storage.atomic import atomic_folder
 from storage.digests import digest_json
 from storage.errors import FatalError
 
@@ -65,17 +64,14 @@ def write_report(
         return page
     if folder.exists() and any(folder.iterdir()) and _stamp_of(page) is None:
         raise FatalError(f"{folder} holds files that are no report; set `reports` in the recipe to another folder")
-    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
-        (aside / "images").mkdir(parents=True)
-        _fill(aside, view, outcome, samples, stamp, written)
-        _swap(aside, folder)
+        with atomic_folder(folder, replace=True) as aside:
+            (aside / "images").mkdir()
+            _fill(aside, view, outcome, samples, stamp, written)
     except OSError as error:
         raise FatalError(
             f"report {folder} can't be written ({error}); set `reports` to a folder that you may write"
         ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return page
 
 
@@ -169,15 +165,6 @@ def _card(sample: Sample, folders: Mapping[str, Path | str], folder: Path) -> Ca
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     image.save(folder / file, quality=88)
     return Card(sample, file, "")
-
-
-def _swap(aside: Path, folder: Path) -> None:
-    """Put the finished folder in place; the old one is gone only when the new one stands."""
-    old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    if folder.exists():
-        folder.rename(old)
-    aside.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _stamp_of(page: Path) -> str | None:

@@ -26,7 +26,7 @@ from pipeline.training.gradient_sync import Ranks
 from pipeline.training.task import Task
 from pipeline.training.trainer import Check, Trained, train
 from pipeline.training.vocabulary import Vocabulary
-from storage.atomic import write_atomic
+from storage.atomic import put_in_place, write_atomic
 from storage.errors import PipelineError
 
 
@@ -103,7 +103,7 @@ def _tell(step: int, total: int, note: str) -> None:
 def _finish(job: TrainConfig, trained: Trained, images: int, ranks: Ranks) -> None:
     aside = job.work / f".{MODEL}.new"
     save(trained.network, aside)
-    aside.replace(job.work / MODEL)
+    put_in_place(aside, job.work / MODEL)
     seen = (trained.steps - trained.resumed_from) * job.settings.batch
     summary = Summary(
         steps=trained.steps,

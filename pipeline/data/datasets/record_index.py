@@ -11,7 +11,6 @@ import os
 import shutil
 import tempfile
 import time
-import uuid
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from pipeline.data.datasets.source import DataSource, Format
 from pipeline.data.datasets.visual_genome import VisualGenomeReader
 from pipeline.data.images.refs import ImageRef
 from pipeline.runtime.stage import Rejected
+from storage.atomic import atomic_folder
 from storage.digests import digest_file, digest_json
 from storage.disk import LOCAL
 from storage.errors import translate_os_errors
@@ -144,21 +144,14 @@ def _place(source: DataSource, folder: Path) -> Path:
 
 
 def _build(reader: Reader, path: Path) -> Path:
-    """Write the index aside, then put it in place; another process may have been faster."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with translate_os_errors(f"reading the annotations of {reader.source.name} into {path.parent}"):
-        try:
-            aside.mkdir(parents=True)
-            _write(reader, aside)
-            for name in ("records", "names", "places.npy", "lost"):
-                LOCAL.sync_file(aside / name)
-            try:
-                aside.rename(path)
-            except OSError:
-                if not path.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+    """Write the index. Another process may have been faster: then its index stays."""
+    with (
+        translate_os_errors(f"reading the annotations of {reader.source.name} into {path.parent}"),
+        atomic_folder(path, replace=False) as aside,
+    ):
+        _write(reader, aside)
+        for name in ("records", "names", "places.npy", "lost"):
+            LOCAL.sync_file(aside / name)
     return path
 
 

