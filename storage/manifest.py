@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
@@ -94,13 +93,11 @@ class FutureManifest(FatalError):
     """A manifest that a newer version wrote: nothing is wrong with it, but this version can't read it."""
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Read a manifest. Raises `FatalError` that names the file when it is damaged, `FutureManifest` when it is too new."""
-    return parse_manifest(path.read_bytes(), str(path))
-
-
 def parse_manifest(data: bytes, name: str) -> Manifest:
-    """A manifest's bytes, checked; `name` stands in errors, which are those of `read_manifest`."""
+    """A manifest's bytes, checked. `name` is how errors call it.
+
+    Raises `FatalError` when it is damaged, `FutureManifest` when a newer version wrote it.
+    """
     try:
         manifest = Manifest.model_validate_json(data)
         _require_known(manifest.format, name)

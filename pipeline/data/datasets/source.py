@@ -34,8 +34,6 @@ class DataSource(Settings):
     """coco, objects365: instances JSON; visual_genome: relationships JSON; hico_det: the list of images with pairs."""
     relations: Path | None = runtime(None)
     """coco, objects365: relations between boxes, in the pair layout that `datasets/pairs.py` describes."""
-    captions: Path | None = runtime(None)
-    """Recorded captions that belong to the set, for a captioner that reads them."""
     image_data: Path | None = runtime(None)
     """visual_genome: image_data JSON, for image sizes and images without relations."""
     objects: Path | None = runtime(None)
@@ -68,7 +66,7 @@ class DataSource(Settings):
     def unreadable(self) -> list[str]:
         """Annotation files that begin as no JSON does, as "field: path is ..." lines; nothing is read but their heads."""
         found = []
-        for name in ("annotations", "relations", "captions", "image_data", *self._json_lists()):
+        for name in ("annotations", "relations", "image_data", *self._json_lists()):
             path: Path | None = getattr(self, name)
             if path is not None and (what := _no_json(path)):
                 found.append(f"{name}: {path} {what}")
@@ -81,7 +79,7 @@ class DataSource(Settings):
         """What the source names but the disk lacks, as "field: path" lines; empty when all is there."""
         fault = open_folder(self.images).fault()
         lacking = [f"images: {fault}"] if fault else []
-        for name in ("annotations", "captions", *sorted(_OPTIONAL_FILES[self.format])):
+        for name in ("annotations", *sorted(_OPTIONAL_FILES[self.format])):
             path = getattr(self, name)
             if path is not None and not path.is_file():
                 lacking.append(f"{name}: no file {path}")

@@ -13,7 +13,7 @@ from pipeline.data.datasets.source import DataSource
 from pipeline.data.datasets.validate import validate
 from scenes.formats import SceneFolders, write_scenes
 from scenes.settings import SceneSettings
-from tests.datasets.toy_sets import read_all
+from tests.data.toy_sets import read_all
 
 
 @pytest.fixture(scope="module")

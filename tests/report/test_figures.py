@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from review.hand_made import TWO_PEOPLE, Book, captions, pairs, relations, triplets
+from hand_made import TWO_PEOPLE, Book, captions, pairs, relations, triplets
 
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.report.figures import compute_figures, figures_of

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hand_made import TWO_PEOPLE, Book, captions, relations, triplets
 from PIL import Image
-from review.hand_made import TWO_PEOPLE, Book, captions, relations, triplets
 
 from pipeline.report.static_report import write_report
 from pipeline.run.context import run_view

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from review.hand_made import TWO_PEOPLE, Book, captions, pairs, relations, triplets
+from hand_made import TWO_PEOPLE, Book, captions, pairs, relations, triplets
 
 from pipeline.cli.lineage import lineage_of, print_lineage
 from storage.errors import FatalError

@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
 from pipeline.data.datasets.validate import validate
 from pipeline.data.images.opening import BadImage, ImageLimits, fingerprint
-from tests.datasets.toy_sets import save_picture
+from tests.data.toy_sets import save_picture
 
 
 @pytest.fixture(scope="module")

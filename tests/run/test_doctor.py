@@ -13,7 +13,7 @@ from pipeline.run.context import RunContext
 from pipeline.run.doctor import examine, require, stated_ranges, unmet
 from pipeline.run.recipe import Recipe
 from storage.errors import FatalError
-from tests.datasets.toy_sets import save_json, save_picture
+from tests.data.toy_sets import save_json, save_picture
 
 CONTENT = {"images": [], "annotations": [], "categories": []}
 

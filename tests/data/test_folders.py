@@ -22,7 +22,7 @@ from pipeline.runtime.stage import Inputs
 from pipeline.stages.ingest import IngestSettings, IngestStage
 from storage.errors import FatalError, RetryableError
 from storage.local_store import LocalStore
-from tests.datasets.toy_sets import save_json
+from tests.data.toy_sets import save_json
 
 NAMES = ("patch0/a.jpg", "patch0/b.jpg", "patch1/c.jpg")
 EMPTY, LOST = "patch1/empty.jpg", "patch1/lost.jpg"

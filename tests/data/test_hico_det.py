@@ -12,7 +12,7 @@ from pipeline.data.datasets.names import COCO_CATEGORIES, read_names
 from pipeline.data.datasets.record import Box, GivenRelation
 from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import DataSource
-from tests.datasets.toy_sets import read_all, save_json, save_picture
+from tests.data.toy_sets import read_all, save_json, save_picture
 
 VERBS = ["adjust", "no_interaction", "sit_on"]
 

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.data.test_coco import box, pair
 
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.json_stream import stream_lists
@@ -16,9 +17,8 @@ from pipeline.data.partitioning import partition_dataset
 from storage.disk import Disk
 from storage.errors import FatalError
 from storage.local_store import LocalStore
-from tests.datasets.conftest import Build
-from tests.datasets.test_coco import box, pair
-from tests.datasets.toy_sets import save_json
+from tests.data.conftest import Build
+from tests.data.toy_sets import save_json
 
 IMAGES = [
     {"id": 7, "file_name": "a.jpg", "width": 100, "height": 80},

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from review.hand_made import Book, captions
+from hand_made import Book, captions
 from rich.console import Console
 
 from pipeline.cli.show import show_run

@@ -13,7 +13,7 @@ from pipeline.data.datasets.record import Box, GivenRelation
 from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.datasets.validate import validate
-from tests.datasets.toy_sets import read_all, save_json, save_picture
+from tests.data.toy_sets import read_all, save_json, save_picture
 
 
 def thing(number: int, name: str, x: int = 0, y: int = 0, w: int = 20, h: int = 20, **more: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from review.hand_made import TWO_PEOPLE, Book, pairs, relations
+from hand_made import TWO_PEOPLE, Book, pairs, relations
 
 from pipeline.runtime.stage import Inputs
 from pipeline.stages.tag import TagSettings, TagStage

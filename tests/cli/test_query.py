@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from review.hand_made import Book
+from hand_made import Book
 
 from pipeline.cli.query import print_query, query
 from storage.errors import FatalError

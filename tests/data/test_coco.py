@@ -13,8 +13,8 @@ from pipeline.data.datasets.record import Box, GivenRelation
 from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.datasets.validate import validate
-from tests.datasets.conftest import Build
-from tests.datasets.toy_sets import read_all, save_json, save_picture
+from tests.data.conftest import Build
+from tests.data.toy_sets import read_all, save_json, save_picture
 
 IMAGE = {"id": 7, "file_name": "a.jpg", "width": 100, "height": 80}
 

@@ -6,7 +6,7 @@ import json
 
 import pyarrow as pa
 import pytest
-from review.hand_made import Book, Made, relations
+from hand_made import Book, Made, relations
 from toy_store import put
 
 from pipeline.cli.diff import difference, print_diff

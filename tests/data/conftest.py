@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.data.datasets.source import DataSource
-from tests.datasets.toy_sets import save_json, save_picture
+from tests.data.toy_sets import save_json, save_picture
 
 CATEGORIES = [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}, {"id": 19, "name": "horse"}]
 Build = Callable[..., DataSource]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from review.hand_made import Book
+from hand_made import Book
 
 from pipeline.labels.label_funnel import PredicateCount
 from pipeline.report.charts import (
