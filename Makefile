@@ -6,7 +6,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test torture lint bench bench-parsing bench-network bench-captioning bench-tagger lavis-env
+.PHONY: help setup demo test torture lint reference bench bench-parsing bench-network bench-captioning bench-tagger lavis-env
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -32,6 +32,9 @@ lint: setup ## style, types and import arrows
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+reference: setup ## write docs/cli.md and docs/settings.md from the code
+	$(BIN)/python docs/reference.py
 
 bench: setup ## speed and memory, side by side, as a table and as JSON
 	@for script in benchmarks/*.py; do $(BIN)/python -m benchmarks.$$(basename $$script .py) || exit 1; done

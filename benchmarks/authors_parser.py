@@ -1,4 +1,4 @@
-"""The parser that the authors used, as a peer: SceneGraphParser, caption by caption."""
+"""Runs the authors' parser, SceneGraphParser, caption by caption for comparison."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 MISSING = "the authors' parser is not installed (pip install SceneGraphParser tabulate)"
-"""What a benchmark says instead of a peer's figures."""
+"""Message of benchmarks when the authors' parser cannot run."""
 
 
 class PeerTriplet(NamedTuple):
-    """A relation as the peer gives it: surface spans, surface predicate."""
+    """A relation of the authors' parser: spans and predicate as in the caption's text."""
 
     subject: str
     predicate: str
@@ -21,12 +21,12 @@ class PeerTriplet(NamedTuple):
 
 
 def is_installed() -> bool:
-    """Whether the peer can be measured here."""
+    """Returns whether the authors' parser is installed."""
     return all(find_spec(name) is not None for name in ("sng_parser", "tabulate"))
 
 
 def parse_as_authors(captions: Sequence[str], model: str) -> list[list[PeerTriplet]]:
-    """Relations of each caption by the peer, over the spaCy model of that name."""
+    """Returns the relations of each caption by the authors' parser, with the spaCy model `model`."""
     peer = _peer(model)
     return [_relations(peer.parse(caption)) for caption in captions]
 

@@ -1,9 +1,9 @@
-"""Peak memory of captioning by the number of images: `python -m benchmarks.caption_memory`.
+"""Measures peak memory of captioning by number of images: `python -m benchmarks.caption_memory`.
 
-`rlip run --until caption` with one worker on 1,000, 10,000 and 100,000 images, each in processes of its own: a BLIP of one
-layer and 32 pixels with random weights, ten draws of eight tokens an image, partitions of 1,000. A thousand JPEGs serve in
-turn, each decoded for every image that names it. What is shown is the most that a process held, in MiB: of the worker,
-which captions, and of the main process, which plans and records.
+Runs `rlip run --until caption` with one worker on 1,000, 10,000 and 100,000 images, each in separate processes. The
+model is a BLIP of one layer and 32 pixels with random weights that draws ten captions of eight tokens per image, in
+partitions of 1,000. The images share 1,000 JPEG files, decoded again for every image. Prints the peak memory in MiB of
+the worker, which captions, and of the main process, which plans and records.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ max_length = 8
 
 
 def make_model(folder: Path) -> None:
-    """The smallest BLIP that captions."""
+    """Writes a minimal BLIP captioner."""
     from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGeneration
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "a", "picture", "of"]
@@ -70,7 +70,7 @@ def make_model(folder: Path) -> None:
 
 
 def make_images(folder: Path) -> None:
-    """JPEGs of noise."""
+    """Writes JPEGs of noise."""
     generator = np.random.default_rng(0)
     folder.mkdir()
     for number in range(FILES):
@@ -78,7 +78,7 @@ def make_images(folder: Path) -> None:
 
 
 def make_annotations(path: Path, images: int) -> None:
-    """A box on every image; files come in turn."""
+    """Writes annotations with one box per image, cycling through the image files."""
     listed = [{"id": n, "file_name": f"{n % FILES}.jpg", "width": SIDE, "height": SIDE} for n in range(images)]
     boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [8, 8, 20, 20]} for n in range(images)]
     categories = [{"id": 1, "name": "thing"}]
@@ -86,7 +86,7 @@ def make_annotations(path: Path, images: int) -> None:
 
 
 def measure(folder: Path, images: int) -> dict[str, Any]:
-    """Run the chain up to its captions; the most memory of each kind of process, and how long it took."""
+    """Runs the pipeline up to its captions. Returns the peak memory of each kind of process, and the seconds."""
     recipe = folder / f"{images}.toml"
     recipe.write_text(RECIPE.format(folder=folder, images=images))
     command = [Path(sys.executable).with_name("rlip"), "run", recipe, "--direct", "--json", "--until", "caption"]
@@ -107,17 +107,17 @@ def measure(folder: Path, images: int) -> dict[str, Any]:
         finally:
             process.terminate()
         seconds = time.monotonic() - began
-    said = (folder / f"{images}.log").read_text()
+    output = (folder / f"{images}.log").read_text()
     if process.returncode:
-        raise SystemExit(f"the run failed:\n{said[-3000:]}")
-    events = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+        raise SystemExit(f"rlip run failed on {images} images:\n{output[-3000:]}")
+    events = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     (rows,) = [e["rows_out"] for e in events if e.get("event") == "done" and e["step"] == "caption"]
-    assert rows == images, f"{rows} of {images} captioned"
+    assert rows == images, f"only {rows} of {images} images have captions"
     return {"images": images, "worker_mib": peaks["worker"], "main_mib": peaks["main"], "seconds": round(seconds, 1)}
 
 
 def _peak_mib(pid: int) -> int:
-    """The most memory that a process held so far; 0 when it has ended."""
+    """Returns a process's peak memory so far in MiB; 0 if it has ended."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM"):
@@ -126,7 +126,7 @@ def _peak_mib(pid: int) -> int:
 
 
 def main() -> None:
-    """Measure and print, as a table and as JSON."""
+    """Measures, and prints a table and JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=list(SIZES))
     given = parser.parse_args()

@@ -1,8 +1,8 @@
-"""How true the shipped captioner's captions are, read by the chain's own parser: `python -m benchmarks.captioner`.
+"""Measures how many triplets of the shipped captioner's captions are true: `python -m benchmarks.captioner`.
 
-Scenes are of a seed that no training used. A triplet is (subject category, canonical predicate, object category); one
-whose nouns name no category is left out of both figures and counted as `unnamed`. The same parser reads the grammar's
-own true captions too, which shows how much of the loss is reading.
+The pipeline's own parser reads captions of scenes from a seed that no training used. A triplet is (subject category,
+canonical predicate, object category). Triplets with a noun of no category are left out and counted as `unnamed`. The
+parser also reads the grammar's true captions, which shows how much of the loss is due to parsing.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ Named = set[tuple[str, str, str]]
 def judged(
     scenes: Sequence[Scene], texts: Sequence[Sequence[str]], stated: Sequence[Sequence[Named]]
 ) -> dict[str, float]:
-    said = right = planted = found = 0
+    total = right = planted = found = 0
     for scene, captions in zip(scenes, stated, strict=True):
         truth = planted_triplets(scene)
         for triplets in captions:
-            said += len(triplets)
+            total += len(triplets)
             right += len(judge(triplets, truth)[0])
         planted += len(truth)
         found += len(judge(set().union(*captions), truth)[1])
     return {
-        "precision": round(right / said, 4),
+        "precision": round(right / total, 4),
         "recall": round(found / planted, 4),
-        "stated": said,
+        "stated": total,
         "planted": planted,
     }
 
 
 def by_parser(texts: Sequence[Sequence[str]]) -> tuple[list[list[Named]], int]:
-    """Stated triplets of each caption of each image, and how many had a noun that names nothing."""
+    """Returns the triplets of each caption of each image, and the number of triplets with a noun of no category."""
     flat = [text for captions in texts for text in captions]
     named, unnamed = [], 0
     for triplets in parse_captions(flat, load_parser()):
@@ -61,7 +61,7 @@ def by_parser(texts: Sequence[Sequence[str]]) -> tuple[list[list[Named]], int]:
         for t in triplets:
             subjects, objects = (match(noun, WORLD_CATEGORIES) for noun in (t.subject, t.object))
             unnamed += not (subjects and objects)
-            # "bike" may name two categories: the first, as in the list of names, is taken for what was meant.
+            # A noun such as "bike" may name two categories: the first in the list counts.
             here |= {(s, t.predicate_lemma, o) for s in subjects[:1] for o in objects[:1]}
         named.append(here)
     rows = iter(named)

@@ -1,10 +1,10 @@
-"""CPU-seconds of captioning, side by side: `make bench-captioning` (`python -m benchmarks.captioning --help` for sizes).
+"""Compares CPU-seconds of captioners: `make bench-captioning` (`python -m benchmarks.captioning --help` for sizes).
 
-BLIP-base and BLIP-large sized networks with random weights caption the same images with the authors' settings, ten nucleus
-draws of 20 tokens: this project's captioner, transformers' own `generate(num_return_sequences=10)` at the same
-precision, and, where `make lavis-env` has built its environment, LAVIS's own `generate(num_captions=10)`. One thread;
-random weights hardly ever end a caption, so all draws are of full length, which is the worst case for us.
-The same weights go through all three; the least of `--repeat` interleaved runs counts.
+Networks of BLIP-base and BLIP-large size with the same random weights caption the same images with the authors'
+settings, ten nucleus draws of 20 tokens, in one thread. Compared are this project's captioner, transformers'
+`generate(num_return_sequences=10)` at the same precision, and LAVIS's `generate(num_captions=10)` if `make lavis-env`
+has built its environment. Random weights hardly ever end a caption, so all draws have full length, which is our worst
+case. The minimum of `--repeat` interleaved runs counts.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ TEXT = {
 }
 TEXT["large"] = TEXT["base"]
 VOCABULARY = 30524
-"""Of bert-base-uncased with BLIP's [DEC] and [ENC]."""
+"""Vocabulary size of bert-base-uncased with BLIP's [DEC] and [ENC]."""
 DRAWS = 10
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 def make_model(size: str, folder: Path) -> None:
-    """A random BLIP of `size` as a folder for transformers, and as a LAVIS checkpoint beside it."""
+    """Writes a BLIP of `size` with random weights, as a transformers folder with a LAVIS checkpoint in it."""
     from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGeneration
 
     from pipeline.captioning.lavis_weights import to_lavis
@@ -66,7 +66,7 @@ def make_model(size: str, folder: Path) -> None:
     torch.manual_seed(0)
     model = BlipForConditionalGeneration(config)
     for values in model.vision_model.parameters():
-        if values.dim() > 1:  # transformers draws them so small that products would be denormal, and slow
+        if values.dim() > 1:  # transformers' initial values are so small that products would be denormal, and slow
             torch.nn.init.normal_(values, std=0.02)
     model.save_pretrained(folder)
     torch.save({"model": to_lavis(model.state_dict())}, folder / "blip.pth")
@@ -101,7 +101,7 @@ class Ours:
 
 
 class Transformers:
-    """The library's own way, on the pixels that our captioner gets."""
+    """transformers' own generation, on the same pixels as our captioner."""
 
     def __init__(self, folder: Path, precision: str, ours: Ours) -> None:
         from transformers import BlipForConditionalGeneration
@@ -132,7 +132,7 @@ class Transformers:
 
 
 def lavis_here(folder: Path, calls: bool) -> dict[str, float]:
-    """In LAVIS's environment: one image, ten captions by one call, and by ten calls as the authors' script does."""
+    """Measures LAVIS, in its own environment, on one image: ten captions by one call, or also by ten like the authors."""
     torch.set_num_threads(1)
     model = runpy.run_path(str(WORKER))["build"](folder / "blip.pth", folder / "vocab.txt", "a picture of ")
     pixels = torch.randn(1, 3, 384, 384, generator=torch.Generator().manual_seed(1))
@@ -151,7 +151,7 @@ def lavis_here(folder: Path, calls: bool) -> dict[str, float]:
 
 
 def measure(size: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Rows of one size: captioner, precision, CPU-seconds an image."""
+    """Yields a row of CPU-seconds per image for each captioner and precision at one size."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         make_model(size, folder)
@@ -182,7 +182,7 @@ def measure(size: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
             ]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
-                raise SystemExit(f"LAVIS failed:\n{done.stderr}")
+                raise SystemExit(f"LAVIS failed; rebuild it with `make lavis-env`:\n{done.stderr}")
             figures = json.loads(done.stdout.splitlines()[-1])
             yield _row(size, "LAVIS", "fp32", figures["encoder"], figures["total"])
             if given.ten_calls:
@@ -197,9 +197,9 @@ def _row(size: str, name: str, precision: str, encoder: float, total: float) -> 
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """The table, with how many times ours is as fast: at the same precision, against LAVIS at any."""
-    print("CPU-seconds an image, one thread, ten captions of 20 tokens")
-    print(f"{'size':6} {'captioner':18} {'':5} {'encoder':>8} {'decoder':>8} {'total':>8}   ours is faster by")
+    """Prints the table with our speed-up: over transformers at the same precision, over LAVIS at each of ours."""
+    print("CPU-seconds per image, one thread, ten captions of 20 tokens")
+    print(f"{'size':6} {'captioner':18} {'':5} {'encoder':>8} {'decoder':>8} {'total':>8}   our speed-up")
     totals = {(row["size"], row["captioner"], row["precision"]): row["total"] for row in rows}
     for row in rows:
         same = [row["precision"]] if row["captioner"] == "transformers" else list(PRECISIONS)
@@ -216,11 +216,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sizes", nargs="+", choices=sorted(VISION), default=["base", "large"])
     parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=list(PRECISIONS))
-    parser.add_argument("--images", type=int, default=4, help="in one batch")
+    parser.add_argument("--images", type=int, default=4, help="images per batch")
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--lavis-python", type=Path, default=ROOT / ".lavis" / "bin" / "python")
-    parser.add_argument("--ten-calls", action="store_true", help="time LAVIS the authors' way too: minutes more")
-    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--ten-calls", action="store_true", help="also time LAVIS by ten calls: takes minutes")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--lavis", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.lavis:
@@ -234,7 +234,7 @@ def main() -> None:
             rows.append(row)
     show(rows)
     if not given.lavis_python.is_file():
-        print(f"LAVIS was left out: no {given.lavis_python} (`make lavis-env` builds it)")
+        print(f"LAVIS not measured: {given.lavis_python} does not exist; build it with `make lavis-env`")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     figures = {
         "machine": platform.processor() or platform.machine(), "torch": torch.__version__, "images": given.images,

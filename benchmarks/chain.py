@@ -1,6 +1,6 @@
-"""Time and memory of a whole run, and of doing it again: `python benchmarks/chain.py [RECIPE]`, in an empty folder of its own.
+"""Measures time and memory of a run in a new folder, and of repeating it: `python benchmarks/chain.py [RECIPE]`.
 
-Memory is the proportional set size (a shared page counts once) of the command and all its descendants, read once a second.
+Memory is the proportional set size (shared pages count once) of the command and its descendants, sampled every second.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Measured:
-    """One call of the command."""
+    """Measurements of one call of the command."""
 
     what: str
     seconds: float
     cpu_seconds: float
     peak_mib: float
     computed: int
-    """Partitions that were not in the store."""
+    """Number of partitions that were not in the store."""
 
 
 def measure(what: str, command: list[str]) -> tuple[Measured, dict[str, Any]]:
-    """Run a command that prints its outcome as the last JSON line. Raises CalledProcessError when it fails."""
+    """Runs a command whose last line of output is its outcome as JSON. Raises CalledProcessError if it fails."""
     before = os.times()
     began = time.monotonic()
     with tempfile.TemporaryFile("w+") as out:
@@ -51,7 +51,7 @@ def measure(what: str, command: list[str]) -> tuple[Measured, dict[str, Any]]:
 
 
 def _family(pid: int) -> list[int]:
-    """A process and all its living descendants."""
+    """Returns a process and all its live descendants."""
     try:
         children = [
             int(child)

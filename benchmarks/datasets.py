@@ -1,12 +1,12 @@
-"""What reading annotations costs: `python benchmarks/datasets.py` (`--full`: 1.7 million images, 25 million boxes).
+"""Measures reading annotations: `python benchmarks/datasets.py` (`--full`: 1.7 million images, 25 million boxes).
 
-A file in the shape of Objects365's is generated, its annotations in random order. Each line is a process of its own:
+Generates a file in Objects365's layout with annotations in random order. Runs each part in a separate process:
 
-index    the file parsed into an index, once
-plan     the data set cut into partitions from that index (of its images only one is there)
-again    the same with nothing changed
-stage    the records of one partition in the middle, as a worker of `ingest` reads them
-json     the whole file by `json.load`, as the authors' scripts do; left out with --full
+index    parses the file into an index, once
+plan     partitions the data set from that index (only one of its images exists)
+again    repeats `plan` without any change
+stage    reads the records of one partition in the middle, like a worker of `ingest`
+json     loads the whole file with Python's `json`, like the authors' scripts; not run with --full
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PARTITION = 1000
 
 
 def generate(path: Path, images: int, boxes: int) -> None:
-    """An annotation file of `boxes` boxes on `images` images, written in blocks."""
+    """Writes an annotation file of `boxes` boxes on `images` images, in blocks."""
     generator = np.random.default_rng(0)
     with path.open("w", 2**20) as file:
         file.write('{"images": [')
@@ -69,27 +69,27 @@ def _blocks(generator: np.random.Generator, images: int, boxes: int) -> Iterator
 
 
 def source_in(folder: Path) -> DataSource:
-    """The generated set; of its images the first is there."""
+    """Returns the generated set, of which only the first image exists."""
     return DataSource(
         name="generated", format="objects365", images=folder / "images", annotations=folder / "annotations.json"
     )
 
 
 def index(folder: Path) -> dict[str, Any]:
-    """Parse the file and keep its records."""
+    """Parses the file and stores its index."""
     made = open_index(source_in(folder), folder / "store" / "indexes")
     return {"bytes_kept": sum(path.stat().st_size for path in made.folder.iterdir())}
 
 
 def plan(folder: Path) -> dict[str, Any]:
-    """Cut the set."""
+    """Partitions the set."""
     indexes = folder / "store" / "indexes"
     found = list(partition_dataset(source_in(folder), PARTITION, indexes, "bytes", LocalStore(folder / "store")))
     return {"partitions": len(found)}
 
 
 def stage(folder: Path) -> dict[str, Any]:
-    """Read a partition in the middle."""
+    """Reads one partition in the middle."""
     opened = open_index(source_in(folder), folder / "store" / "indexes")
     middle = len(opened.ids) // 2
     began = time.perf_counter()
@@ -98,7 +98,7 @@ def stage(folder: Path) -> dict[str, Any]:
 
 
 def whole(folder: Path) -> dict[str, Any]:
-    """The file as Python objects."""
+    """Loads the file as Python objects."""
     content = json.loads((folder / "annotations.json").read_bytes())
     return {"objects": len(content["annotations"])}
 
@@ -109,7 +109,7 @@ PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 
 def measure(part: str, folder: Path) -> dict[str, Any]:
-    """Do a part in this process, and say what it took."""
+    """Runs a part in this process. Returns its time and memory."""
     before, base = time.process_time(), _peak_mib()
     began = time.perf_counter()
     found = PARTS[part](folder)
@@ -120,16 +120,16 @@ def measure(part: str, folder: Path) -> dict[str, Any]:
 
 
 def _peak_mib() -> int:
-    """The most memory that this process held since its program started (getrusage counts the parent's too)."""
+    """Returns this process's peak memory since its program started (getrusage would include the parent's)."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) // 1024
 
 
 def main() -> None:
-    """Generate, measure and print, as a table and as JSON."""
+    """Generates the file, measures, and prints a table and JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="the size of Objects365: 10 GB of disk, some minutes")
-    parser.add_argument("--folder", type=Path, help="where to work: a folder of the disk that is meant")
+    parser.add_argument("--full", action="store_true", help="the size of Objects365: 10 GB of disk, several minutes")
+    parser.add_argument("--folder", type=Path, help="parent of the work folder, on the disk to measure")
     parser.add_argument("--measure", choices=PARTS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
@@ -144,12 +144,12 @@ def main() -> None:
         size = (folder / "annotations.json").stat().st_size
         print(f"{images:,} images, {boxes:,} boxes, {size / 2**30:.2f} GiB of JSON")
         found = {part: _apart(part, folder) for part in PARTS if not (given.full and part == "json")}
-    print(f"{'':8}{'seconds':>9}{'CPU':>9}{'peak MiB':>10}{'bytes a box':>13}")
-    for part, told in found.items():
-        grown = (told["peak_mib"] - told["start_mib"]) * 2**20 / boxes
-        print(f"{part:8}{told['seconds']:9.2f}{told['cpu_seconds']:9.2f}{told['peak_mib']:10,}{grown:13,.0f}")
+    print(f"{'':8}{'seconds':>9}{'CPU':>9}{'peak MiB':>10}{'bytes/box':>13}")
+    for part, row in found.items():
+        grown = (row["peak_mib"] - row["start_mib"]) * 2**20 / boxes
+        print(f"{part:8}{row['seconds']:9.2f}{row['cpu_seconds']:9.2f}{row['peak_mib']:10,}{grown:13,.0f}")
     print(
-        f"a partition's records: {found['stage']['read_ms']} ms; index {found['index']['bytes_kept'] / boxes:.0f} bytes a box"
+        f"records of a partition: {found['stage']['read_ms']} ms; index: {found['index']['bytes_kept'] / boxes:.0f} bytes/box"
     )
     machine = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     print(json.dumps({"images": images, "boxes": boxes, "json_bytes": size, **found, **machine}))

@@ -1,13 +1,13 @@
-"""The input path of captioning: `python benchmarks/images.py FOLDER` (of JPEGs; noise when none is named).
+"""Measures the input path of captioning: `python benchmarks/images.py FOLDER` (of JPEGs; noise if none is named).
 
-Milliseconds of one core an image, file to normalised floats of 384 x 384, the same files in turn:
+Prints CPU milliseconds per image, from the file to normalised floats of 384 x 384, on the same files:
 
-torchvision   a bare loop: read_file, decode_jpeg, v2.Resize, v2.normalize, nothing checked
-ours          what stage `caption` does: `read_resized` (limits checked, bad files named), then `Pixels`
-pillow        Pillow decodes and resizes, then the same
-ahead         `ours` on two threads by `read_ahead`, the processor time of all threads
+torchvision   a bare loop without checks: read_file, decode_jpeg, v2.Resize, v2.normalize
+ours          like stage `caption`: `read_resized` (checks limits, reports bad files), then `Pixels`
+pillow        Pillow decodes and resizes, then `Pixels`
+ahead         `ours` on two threads by `read_ahead`, CPU time of all threads
 
-and how many grey levels ours and torchvision's are off Pillow's, across then down.
+Also prints how far ours and torchvision's grey levels are from Pillow's, which resizes across, then down.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ WAYS: dict[str, Callable[[list[Path]], None]] = {
 
 
 def noise(folder: Path, images: int) -> list[Path]:
-    """JPEGs of smoothed noise, of the sizes and detail of photographs."""
+    """Writes JPEGs of smoothed noise, with the size and detail of photographs."""
     generator = np.random.default_rng(0)
     paths = [folder / f"{number}.jpg" for number in range(images)]
     for path in paths:
@@ -97,7 +97,7 @@ def noise(folder: Path, images: int) -> list[Path]:
 
 
 def measure(paths: list[Path]) -> dict[str, float]:
-    """The best of some rounds, ways in turn, in milliseconds of processor time an image."""
+    """Returns each way's CPU milliseconds per image, the minimum of `ROUNDS` interleaved rounds."""
     best = dict.fromkeys(WAYS, float("inf"))
     for _ in range(ROUNDS):
         for name, way in WAYS.items():
@@ -108,7 +108,7 @@ def measure(paths: list[Path]) -> dict[str, float]:
 
 
 def difference(paths: list[Path], read: Callable[[Path], Tensor]) -> dict[str, int]:
-    """Grey levels off Pillow: the largest, how many values are off, by how many more than one."""
+    """Compares grey levels with Pillow's: largest difference, values that differ at all and by more than one level."""
     largest = off = above = values = 0
     for path in paths:
         found = np.abs(resized_by_pillow(path).astype(int) - read(path).permute(1, 2, 0).numpy().astype(int))
@@ -118,7 +118,7 @@ def difference(paths: list[Path], read: Callable[[Path], Tensor]) -> dict[str, i
 
 
 def main() -> None:
-    """Measure and print, as a table and as JSON."""
+    """Measures, and prints a table and JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--images", type=int, default=100)
@@ -129,13 +129,13 @@ def main() -> None:
         there = sorted(given.folder.glob("*.jpg"))[: given.images] if given.folder else noise(Path(name), given.images)
         found = measure(there)
         differs = {"ours": difference(there, square), "torchvision": difference(there, squeezed)}
-    print(f"{len(there)} images\n{'':13}{'ms an image':>12}{'speed':>8}")
+    print(f"{len(there)} images\n{'':13}{'ms/image':>12}{'speed':>8}")
     for way, milliseconds in found.items():
         print(f"{way:13}{milliseconds:12.2f}{found['torchvision'] / milliseconds:7.2f}x")
     for way, apart in differs.items():
         print(
-            f"{way} beside Pillow: {apart['off']:,} of {apart['values']:,} values differ, {apart['above_one']} by more "
-            f"than one grey level, the largest by {apart['largest']}"
+            f"{way} against Pillow: {apart['off']:,} of {apart['values']:,} values differ, {apart['above_one']} by "
+            f"more than one grey level; largest difference {apart['largest']}"
         )
     machine = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     print(json.dumps({"images": len(there), **found, "difference": differs, **machine}))

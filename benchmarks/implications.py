@@ -1,8 +1,8 @@
-"""How often what our tables say follows does follow: `python -m benchmarks.implications VCOCO_TRAIN [--without SAMPLE]`.
+"""Measures how often implied actions hold: `python -m benchmarks.implications VCOCO_TRAIN [--without SAMPLE]`.
 
-Of the pairs of a person and an object that V-COCO annotates with the one action, the share that has the other too, for
-every row of `tagger.parsing.consequences` whose two sides are actions of V-COCO. Images of SAMPLE (the interactions of
-`benchmarks.interactions`) are left out, so that what is tuned here is measured there on other images.
+For each row of `tagger.parsing.consequences` between two actions of V-COCO: the share of V-COCO's (person, object)
+pairs with the first action that also have the second. Leaves out the images of SAMPLE, on which
+`benchmarks.interactions` measures, so that rules are not tuned on the images of that benchmark.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from benchmarks.vcoco_gold import Deeds, read_deeds
 from tagger.parsing.consequences import CONSEQUENCES, following
 
 ACTION = {predicate: action for action, (predicate,) in LITERAL.items()}
-"""V-COCO's action by canonical predicate."""
+"""Canonical predicate → V-COCO's action."""
 
 
 def shares_of(images: Mapping[int, Deeds]) -> dict[tuple[str, str, str], tuple[float, int]]:
-    """(stated, object, what follows) → the share of those pairs that have it, and their number; the most pairs first."""
+    """Returns (stated, object, implied) → (share of pairs with the implied action, pair count), most pairs first."""
     stated, both = Counter[tuple[str, str, str]](), Counter[tuple[str, str, str]]()
     for deeds in images.values():
         for (_, category), actions in deeds.items():
@@ -40,10 +40,10 @@ def shares_of(images: Mapping[int, Deeds]) -> dict[tuple[str, str, str], tuple[f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("annotations", type=Path, nargs="?", help="instances_vcoco_train.json")
-    parser.add_argument("--without", type=Path, help="JSON list with the image_id of each image to leave out")
+    parser.add_argument("--without", type=Path, help="JSON list with the image_id of every image to leave out")
     given = parser.parse_args()
     if given.annotations is None:
-        print("benchmarks.implications: no annotations given, nothing measured")
+        print("benchmarks.implications: nothing measured; name a file of annotations, instances_vcoco_train.json")
         return
     left_out = {row["image_id"] for row in json.loads(given.without.read_bytes())} if given.without else set()
     images = {image: deeds for image, deeds in read_deeds(given.annotations).items() if image not in left_out}

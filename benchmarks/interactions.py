@@ -1,17 +1,17 @@
-"""How many of an image's interactions its captions propose: `python -m benchmarks.interactions FOLDER`.
+"""Measures how many of an image's interactions its captions propose: `python -m benchmarks.interactions FOLDER`.
 
-FOLDER holds `instances_sample2017.json` (boxes), `vcoco_relations_sample2017.json` (V-COCO's interactions) and captions
-by people and by BLIP of the same images. A type (action, object) is proposed when some triplet has a person as subject,
-the object's category as object, and a predicate that states the action. Read of the same captions:
+FOLDER holds `instances_sample2017.json` (boxes), `vcoco_relations_sample2017.json` (V-COCO's interactions), and
+captions of the same images by people and by BLIP. A type (action, object) is proposed if a triplet has a person as
+subject, the object's category as object, and a predicate that states the action. Four ways read the same captions:
 
-* authors: SceneGraphParser where it is installed, else our parser with what theirs keeps; substrings, with DICTIONARY of
-  their own phrases. Their surface predicates are brought to canonical form, so that "rides" counts as "ride": kinder
-  than their own chain, which keeps them apart.
-* read: ours without what is only implied; ours: with it (`tagger.parsing.implied`, `tagger.parsing.consequences`).
-* words: types that a caption states at all, whatever the grammar: it has a form of the action's verb and a name of the
-  object. Only what is implied can go beyond.
+* authors: SceneGraphParser or, if it is not installed, our parser reduced to what theirs keeps; matched by substrings
+  and by the phrases of --dictionary. Their predicates are converted to canonical form, so that "rides" counts as
+  "ride", which their own chain does not do.
+* read: ours without implied triplets. ours: with them (`tagger.parsing.implied`, `tagger.parsing.consequences`).
+* words: types for which a caption has a form of the action's verb and a name of the object, regardless of grammar. Only
+  implied triplets can exceed it.
 
-Two judges hold for all: an action's own predicate (`LITERAL`), and predicates that state it (`STATING`).
+All ways are judged twice: by an action's own predicate (`LITERAL`), and by all predicates that state it (`STATING`).
 """
 
 from __future__ import annotations
@@ -63,23 +63,23 @@ STATING = {
     "kick obj": phrases("kick"),
     "read obj": phrases("read"),
 }
-"""Canonical predicates that state V-COCO's actions; the same for both ways of reading."""
+"""V-COCO's action → canonical predicates that state it; the same for all ways."""
 
 
 LITERAL = {action: (from_vcoco(action),) for action in STATING}
-"""The action's own predicate alone: "man on a surfboard" does not say that he surfs."""
+"""V-COCO's action → its own predicate: "man on a surfboard" does not state that he surfs."""
 
 Judge = Mapping[str, Collection[str]]
 
 
 def types_stated(judge: Judge, person: bool, predicate: str, objects: Collection[str]) -> Interactions:
-    """Types that one triplet states, of an object that may be any of `objects`."""
+    """Returns the types that one triplet states if its object can be any of `objects`."""
     actions = [action for action, stating in judge.items() if canonical(predicate) in stating] if person else []
     return {(action, category) for action in actions for category in objects}
 
 
 def ours(captions: Sequence[str], categories: Sequence[str], judge: Judge, implied: bool = True) -> Interactions:
-    """Types that our triplets of an image's captions propose."""
+    """Returns the types that our triplets of an image's captions propose."""
     triplets = [triplet for found in parse_captions(captions, load_parser(), implied) for triplet in found]
     return set().union(
         *(
@@ -95,7 +95,7 @@ def ours(captions: Sequence[str], categories: Sequence[str], judge: Judge, impli
 
 
 def authors(captions: Sequence[str], categories: Sequence[str], judge: Judge, paraphrases: Paraphrases) -> Interactions:
-    """Types that the authors' parser and substring rule propose."""
+    """Returns the types that the authors' parser and substring rule propose."""
     if is_installed():
         stated = [t for found in parse_as_authors(captions, DEFAULT_PARSER) for t in found]
     else:
@@ -115,7 +115,7 @@ def authors(captions: Sequence[str], categories: Sequence[str], judge: Judge, pa
 
 
 def in_words(captions: Sequence[str], wanted: Interactions, judge: Judge) -> Interactions:
-    """Those types whose verb and object one caption has, in whatever relation."""
+    """Returns the types whose verb and object occur in one caption, related or not."""
     return {
         (action, category)
         for action, category in wanted
@@ -138,7 +138,7 @@ def _has_noun(words: Sequence[str], category: str) -> bool:
 
 
 def captions_of(folder: Path) -> dict[str, dict[int, list[str]]]:
-    """Captions by kind and image: by people, by all captioners together, and by each alone."""
+    """Returns captions by kind and image id: by people, by all captioners together, and by each captioner."""
     kinds: dict[str, dict[int, list[str]]] = {"human": defaultdict(list), "BLIP": defaultdict(list)}
     for row in json.loads((folder / "captions_sample2017.json").read_bytes())["annotations"]:
         kinds["human"][row["image_id"]].append(row["caption"])
@@ -151,7 +151,7 @@ def captions_of(folder: Path) -> dict[str, dict[int, list[str]]]:
 
 
 def categories_of(folder: Path) -> dict[int, list[str]]:
-    """Categories of each image's boxes, in the order of annotations."""
+    """Returns the distinct categories of each image's boxes, in the order of annotations."""
     given = json.loads((folder / "instances_sample2017.json").read_bytes())
     names = {category["id"]: category["name"] for category in given["categories"]}
     found: dict[int, list[str]] = defaultdict(list)
@@ -162,13 +162,13 @@ def categories_of(folder: Path) -> dict[int, list[str]]:
 
 
 def gold_of(folder: Path) -> dict[int, Interactions]:
-    """The interactions of each image."""
+    """Returns the interactions of each image."""
     rows = json.loads((folder / "vcoco_relations_sample2017.json").read_bytes())
     return {row["image_id"]: {(r["action"], r["object"]) for r in row["relations"]} for row in rows}
 
 
 def joined(captions: Path, annotations: Path) -> tuple[dict[int, list[str]], dict[int, Interactions]]:
-    """Captions and V-COCO's types of the images that both files have."""
+    """Returns captions of the images with V-COCO annotations, and V-COCO's types of all its images."""
     gold = {
         image: {(action, category) for (_, category), actions in deeds.items() for action in actions}
         for image, deeds in read_deeds(annotations).items()
@@ -187,7 +187,7 @@ def measure(
     judge: Judge,
     paraphrases: Paraphrases,
 ) -> dict[str, Any]:
-    """What each way reaches of the gold types of those images that have captions, and how much of what it says is right."""
+    """Returns each way's recall and precision on the gold types of images with captions."""
     images = sorted(gold.keys() & captions.keys())
     ways: dict[str, Callable[[int], Interactions]] = {
         "authors": lambda image: authors(captions[image], boxed[image], judge, paraphrases),
@@ -218,10 +218,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--dictionary", type=Path, help="paraphrases in the authors' JSON format")
     parser.add_argument("--more", type=Path, nargs=2, metavar=("CAPTIONS", "ANNOTATIONS"),
-                        help="more captions, and V-COCO's annotations of (some of) the same images")  # fmt: skip
+                        help="more captions, and V-COCO's annotations of at least some of their images")  # fmt: skip
     given = parser.parse_args()
     if given.folder is None:
-        print("benchmarks.interactions: no folder given, nothing measured")
+        print("benchmarks.interactions: nothing measured; name a folder of annotations and captions")
         return
     paraphrases: Paraphrases = read_paraphrases(given.dictionary) if given.dictionary else {}
     boxed, sets = (
@@ -233,21 +233,21 @@ def main() -> None:
         boxed = {image: ["person", *sorted({name for _, name in types})] for image, types in gold.items()} | boxed
         sets.append((given.more[0].stem, captions, gold))
     figures = {}
-    print(f"{'':16}{'':9}{'':7}{'':6}   share of the types that are proposed{'right of what is proposed':>36}")
+    print(f"{'':16}{'':9}{'':7}{'':6}   share of types that are proposed    {'precision':>36}")
     print(f"{'captions':18}{'judge':9}{'images':>7}{'types':>6}{'authors':>9}{'read':>7}{'ours':>7}{'words':>7}"
           f"{'ours / authors':>16}{'authors':>9}{'read':>6}{'ours':>6}")  # fmt: skip
     for kind, captions, gold in sets:
         for name, judge in (("literal", LITERAL), ("stating", STATING)):
             found = figures[f"{kind}, {name}"] = measure(captions, boxed, gold, judge, paraphrases)
             if not found["images"]:
-                print(f"{kind}: none of its images has V-COCO's annotations in the file given")
+                print(f"{kind}: V-COCO's file annotates none of its images; name another with --more")
                 break
             shares, right = found["reached"], found["right of proposed"]
             print(f"{kind:18}{name:9}{found['images']:7}{found['types']:6}{shares['authors']:9.3f}{shares['read']:7.3f}"
                   f"{shares['ours']:7.3f}{shares['words']:7.3f}{found['ratio']:16.2f}"
                   f"{right['authors']:9.2f}{right['read']:6.2f}{right['ours']:6.2f}")  # fmt: skip
     if not is_installed():
-        print(f"{MISSING}: in its place our parser with what theirs keeps")
+        print(f"{MISSING}; measured our parser, reduced to what theirs keeps, instead")
     print(
         json.dumps({"peer installed": is_installed(), "machine": platform.processor() or platform.machine(), **figures})
     )

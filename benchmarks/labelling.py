@@ -1,14 +1,14 @@
-"""Labelling beside the authors' procedure on the same weights and images: `python -m benchmarks.labelling` (`--help`).
+"""Compares the speed of labelling with the authors' procedure: `python -m benchmarks.labelling` (`--help`).
 
-Images are a mix as in COCO: boxes an image are exponentially distributed with mean 7.3, up to 60; all 80 names are in the
-list of texts; every ordered pair is a candidate with probability 1/2 (up to 1,500 an image), of one to four predicates.
-The mix is cut into classes by number of boxes; an image of each class is timed, and counts as often as its class occurs.
+The images are a mix like COCO's: boxes per image are exponentially distributed with mean 7.3, up to 60; all 80 names
+are in the list of texts; every ordered pair is a candidate with probability 1/2 (up to 1,500 per image), with one to
+four predicates. The mix has classes by number of boxes. One image per class is timed, weighted by the class's share.
 
-The authors' procedure (benchmarks/sequential_tagging.py) has an image once a group, up to 16 times in one call, repeats a
-pair once a predicate, encodes all texts for every call, and computes images without candidates like others. It runs our
-network as it is trained. Both are timed in CPU-seconds of this process, in turns of which the least counts, on random
-weights of the released sizes (R-Tagger, ResNet-50). A precision that the processor has no kernels for is left out, unless
-it is asked for.
+The authors' procedure (benchmarks/sequential_tagging.py) encodes an image once per group of pairs, up to 16 groups per
+call, repeats a pair for each of its predicates, encodes all texts in every call, and processes images without
+candidates like others. It uses our network as trained. Both run on random weights of the released sizes (R-Tagger,
+ResNet-50); the minimum CPU-seconds of interleaved turns count. Precisions without kernels on this processor are left
+out unless requested.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from torch import nn
 
 from benchmarks.sequential_tagging import label_sequentially
 from models.config import NetworkConfig
-from models.packed_network import has_kernels
+from models.packed_linear import can_pack
 from models.relation_tagger import RelationTagger
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.training.settings import RELEASED
@@ -43,12 +43,12 @@ from tagger.pair import Pair
 
 MEAN_BOXES, MOST_BOXES, MOST_PAIRS = 7.3, 60, 1500
 CLASSES = ((0, 1), (2, 4), (5, 8), (9, 14), (15, 24), (25, 39), (40, MOST_BOXES))
-"""Of numbers of boxes, first and last."""
+"""Smallest and largest number of boxes of each class."""
 GOALS = {"float32": 3.0, "bfloat16": 8.0}
-"""Times the authors' images a CPU-second."""
+"""Goals for the speed-up over the authors' procedure."""
 TOKENIZER = Path(__file__).parents[1] / "scenes/weights/text"
 WORDS = [word[1:] for word in json.loads((TOKENIZER / "vocab.json").read_text()) if re.fullmatch("Ġ[a-z]{3,}", word)]
-# As for RoBERTa and COCO's names: three to five tokens, with the two that begin and end a text.
+# Three to five tokens including start and end, like COCO's names in RoBERTa's vocabulary.
 NAMES = [*WORDS[:79], " ".join(WORDS[80:83])]
 PREDICATES = [f"{word} {WORDS[-1]}" for word in WORDS[:30]]
 PARTS = (
@@ -63,19 +63,19 @@ SMALL = {"backbone": "resnet18", "width": 64, "feedforward": 128, "fusion_width"
 
 @dataclass(frozen=True)
 class Class:
-    """Images of similar numbers of boxes: their share of the mix, and one of them."""
+    """Images with a similar number of boxes: their share of the mix, and an example."""
 
     share: float
     image: TaggingImage
 
     @property
     def groups(self) -> int:
-        """Times that the authors encode it."""
+        """Number of times that the authors encode the image."""
         return len(self.image.pairs) // 100 + 1
 
 
 def mix(shape: tuple[int, int]) -> list[Class]:
-    """The classes. Pairs grow with the square of boxes, so a class is stood for by the root mean square of its numbers."""
+    """Returns the classes. Pairs grow with boxes squared, so an example has the root mean square of its class."""
     draws = np.random.default_rng(7)
     counts = np.arange(MOST_BOXES + 1)
     ends = np.exp(-np.maximum(counts - 0.5, 0) / MEAN_BOXES)
@@ -95,11 +95,11 @@ def _image(draws: np.random.Generator, boxes: int, shape: tuple[int, int], seed:
     frames = np.concatenate((corners, sides), 1).tolist()
     made = [Box(NAMES[n], x, y, w, h) for n, (x, y, w, h) in zip(names, frames, strict=True)]
     ends = [(s, o) for s in range(boxes) for o in range(boxes) if s != o and draws.random() < 0.5][:MOST_PAIRS]
-    said = draws.choice(len(PREDICATES), 8, replace=False)
+    stated = draws.choice(len(PREDICATES), 8, replace=False)
     pairs = [
         Pair(subject, object_, PREDICATES[int(place)], 0, 1)
         for subject, object_ in ends
-        for place in draws.choice(said, int(draws.integers(1, 5)), replace=False)
+        for place in draws.choice(stated, int(draws.integers(1, 5)), replace=False)
     ]
     pixels = torch.randn(3, *shape, generator=torch.Generator().manual_seed(seed))
     return TaggingImage(640, 480, made, pairs, shape, lambda: pixels)
@@ -107,7 +107,7 @@ def _image(draws: np.random.Generator, boxes: int, shape: tuple[int, int], seed:
 
 @contextmanager
 def timed_parts(tagger: RelationTagger) -> Iterator[dict[str, float]]:
-    """CPU-seconds of each part of the network."""
+    """Measures the CPU-seconds of each part of the network."""
     spent = dict.fromkeys(PARTS, 0.0)
     began: dict[str, float] = {}
 
@@ -129,11 +129,11 @@ def timed_parts(tagger: RelationTagger) -> Iterator[dict[str, float]]:
 
 
 Timed = tuple[float, dict[str, float]]
-"""CPU-seconds in all, and of each part of the network."""
+"""Total CPU-seconds, and those of each part of the network."""
 
 
 def timed(tagger: RelationTagger, work: Callable[[], object]) -> Timed:
-    """What `work` takes."""
+    """Measures the CPU-seconds of `work`."""
     with timed_parts(tagger) as spent:
         began = time.process_time()
         work()
@@ -141,24 +141,24 @@ def timed(tagger: RelationTagger, work: Callable[[], object]) -> Timed:
 
 
 def forget_texts(tagger: RelationTagger) -> None:
-    """The network remembers texts while its weights stay untouched; the authors' encodes them for every image."""
+    """Clears the network's cached texts by changing its weights in place: the authors' encodes texts per image."""
     with torch.no_grad():
         next(tagger.transformer.text_encoder.parameters()).mul_(1.0)
 
 
 @dataclass
 class Measured:
-    """A way of labelling: CPU-seconds an image of the mix, in all and in each part of the network."""
+    """CPU-seconds per image of the mix for one way of labelling, in total and by part of the network."""
 
     what: str
     seconds: float = 0.0
     parts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     of_classes: list[float] = field(default_factory=list)
     peak_gb: float = 0.0
-    """Most memory that this process had until then; ours is taken before the authors' procedure begins."""
+    """Peak memory of this process so far. Ours is read before the authors' procedure runs."""
 
     def add(self, share: float, timed: Timed) -> None:
-        """Take in what an image of a class took."""
+        """Adds the time of a class's image, weighted by the class's share."""
         seconds, spent = timed
         self.seconds += share * seconds
         self.of_classes.append(round(seconds, 3))
@@ -166,29 +166,29 @@ class Measured:
 
     @property
     def floor(self) -> float:
-        """Seconds of what can't be left out: backbone and encoder."""
+        """CPU-seconds of the backbone and encoder, which no way can leave out."""
         return self.parts["backbone"] + self.parts["transformer.encoder"]
 
     def print(self) -> None:
-        """A line of the table that `print_heads` begins."""
+        """Prints a row of the table that `print_heads` starts."""
         rest = self.seconds - sum(self.parts.values())
         shares = "".join(f"{each / self.seconds:10.0%}" for each in (*self.parts.values(), rest))
         print(f"{self.what:24}{self.seconds:7.2f}{shares}{self.peak_gb:9.1f}", flush=True)
 
 
 def print_heads() -> None:
-    """The first line of a table of `Measured`."""
+    """Prints the header of a table of `Measured`."""
     heads = [part.rpartition(".")[2].removesuffix("_encoder").replace("_decoder", " dec.") for part in PARTS]
-    print(f"{'an image of the mix':24}{'CPU-s':>7}" + "".join(f"{head:>10}" for head in (*heads, "rest")) + "  peak GB")
+    print(f"{'per image of mix':24}{'CPU-s':>7}" + "".join(f"{head:>10}" for head in (*heads, "rest")) + "  peak GB")
 
 
 def peak_gb() -> float:
-    """Most memory that this process had."""
+    """Returns the peak memory of this process in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def processor() -> str:
-    """Its name, and what PyTorch makes of it."""
+    """Returns the processor's name and the CPU capability that PyTorch uses."""
     known = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", known.read_text()) if known.is_file() else []
     return f"{(names or [platform.processor() or platform.machine()])[0]}, {torch.backends.cpu.get_cpu_capability()}"
@@ -198,18 +198,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--height", type=int, default=800)
     parser.add_argument("--width", type=int, default=1088)
-    parser.add_argument("--repeat", type=int, default=2, help="turns; of each way the least counts")
+    parser.add_argument("--repeat", type=int, default=2, help="number of turns; the minimum of each way counts")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--precisions", nargs="+", choices=GOALS, help="default: all that the processor has kernels for"
-    )
-    parser.add_argument("--small", action="store_true", help="a small network, to see that this works")
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--precisions", nargs="+", choices=GOALS, help="default: all with kernels on this processor")
+    parser.add_argument("--small", action="store_true", help="use a small network, to test this script")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     keep_freed_memory()
     torch.manual_seed(0)
-    fast = [name for name in GOALS if has_kernels(torch.device("cpu"), getattr(torch, name))]
+    fast = [name for name in GOALS if can_pack(torch.device("cpu"), getattr(torch, name))]
     precisions = given.precisions or fast or ["float32"]
     sizes = {
         **RELEASED,
@@ -227,24 +225,24 @@ def main() -> None:
     print(f"{processor()}, {given.threads} thread{'s' if given.threads > 1 else ''}")
     for name in GOALS:
         if name not in fast:
-            how = "by PyTorch's own code, slowly" if name in precisions else "not measured"
-            print(f"{name}: {how}, since this processor has no kernels for it")
+            how = "runs slowly on PyTorch's own code" if name in precisions else "not measured"
+            print(f"{name}: {how}, because this processor has no kernels for it")
     print(
         f"images of {given.height}×{given.width}: {boxes:.1f} boxes (at most {MOST_BOXES}), {pairs:.0f} candidates, "
-        f"{groups:.2f} groups of the authors' an image"
+        f"{groups:.2f} of the authors' groups per image"
     )
     label = {name: Labeller(tagger, NAMES, precision=name, scope="image") for name in precisions}  # type: ignore[arg-type]
     authors, ours = (
         Measured("the authors' procedure"),
         {precision: Measured(f"packed, {precision}") for precision in precisions},
     )
-    # The first pass builds kernels, and a worker meets each text once.
+    # Warm-up: the first pass builds kernels, and a worker encodes each text only once.
     largest = classes[-1].image
-    said = [Pair(0, 1, predicate, 0, 1) for predicate in PREDICATES]
+    every = [Pair(0, 1, predicate, 0, 1) for predicate in PREDICATES]
     for precision, way in ours.items():
-        label[precision].label([replace(largest, pairs=[*largest.pairs, *said])])
+        label[precision].label([replace(largest, pairs=[*largest.pairs, *every])])
         way.peak_gb = peak_gb()
-    print(f"{'boxes':>5}{'candidates':>12}{'of images':>11}{'authors':>10}" + "".join(f"{p:>10}" for p in ours))
+    print(f"{'boxes':>5}{'candidates':>12}{'share':>11}{'authors':>10}" + "".join(f"{p:>10}" for p in ours))
     for each in classes:
         work: list[tuple[Measured, Callable[[], object]]] = [
             (way, partial(label[precision].label, [each.image])) for precision, way in ours.items()
@@ -266,9 +264,9 @@ def main() -> None:
     gains = {precision: authors.seconds / way.seconds for precision, way in ours.items()}
     for precision, way in ours.items():
         print(
-            f"{precision}: {gains[precision]:.1f}x images a CPU-second (goal {GOALS[precision]:g}x). The floor, one encode "
-            f"of each image that has candidates, is {way.floor / way.seconds:.0%} of its time: with nothing else it would be "
-            f"{authors.seconds / way.floor:.1f}x"
+            f"{precision}: {gains[precision]:.1f}x the images per CPU-second (goal {GOALS[precision]:g}x). One encoding "
+            f"of each image with candidates, the floor, is {way.floor / way.seconds:.0%} of the time; alone it would "
+            f"give {authors.seconds / way.floor:.1f}x"
         )
     if given.json:
         figures = {

@@ -1,8 +1,8 @@
-"""Speed, memory and precision of the networks, beside the authors' code: `python benchmarks/network.py` (`--help` for sizes).
+"""Compares the networks' speed, memory and precision with the authors' code: `python benchmarks/network.py` (`--help`).
 
-The workload is that of the authors' recorded timing: ParSeDA with ResNet-50, two images of 512×640, 100 object and 60
-predicate texts of five tokens, two threads; a step is forward, loss, backward, clipping and AdamW with the released
-dropouts. Each measurement runs in a process of its own, so that its peak memory is its own. CPU-seconds are medians.
+The workload is that of the recorded timing of the authors' code: ParSeDA with ResNet-50, two images of 512×640, 100
+object and 60 predicate texts of five tokens, two threads. A step is forward, loss, backward, clipping and AdamW with
+the released dropouts. Each measurement runs in a separate process, for its own peak memory. CPU-seconds are medians.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ WORK = ("forward", "forward, texts remembered", "step", "step, layers recomputed
 MATMUL_SIZES = (1024, 2048, 4096)
 
 AUTHORS_PEAK = 194.0
-"""GFLOP/s of fp32 matrix products on the machine of the authors' code's timing, two threads."""
+"""GFLOP/s of fp32 matrix products, two threads, on the machine where the authors' code was timed."""
 AUTHORS_SHARE = 102 / 194
-"""Share of that peak which their forward pass reached."""
+"""Share of that peak that the authors' forward pass reached."""
 AUTHORS_CPU_SECONDS = {"forward": (9.5, 9.5), "step": (21.6, 24.7), "step, layers recomputed": (21.6, 24.7)}
 AUTHORS_PEAK_GB = 8.28
 GOALS = {("step", "fp32"): 0.7, ("step", "bf16"): 0.35, ("forward", "bf16"): 0.3}
-"""CPU-seconds as a share of the authors' at most."""
+"""Maximum CPU-seconds as a share of the authors'."""
 MEMORY_GOAL = 0.6
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is computed, and how often it is measured."""
+    """Sizes of the computation, and number of repetitions."""
 
     height: int
     width: int
@@ -65,7 +65,7 @@ class Workload:
     small: bool
 
     def network(self) -> RLIP:
-        """With the authors' computation, so that the same function is timed."""
+        """Builds the network with `official_compat`, so that it computes the same function as the authors'."""
         config = NetworkConfig(official_compat=True)
         if self.small:
             text = TextConfig(hidden=64, layers=2, heads=4, feedforward=128, vocabulary=400, max_positions=40)
@@ -76,13 +76,13 @@ class Workload:
         return RLIP(config, None)
 
     def images(self) -> tuple[Tensor, Tensor]:
-        """Pixels and their padding, which is none."""
+        """Returns random pixels and their padding mask, which is all False."""
         generator = torch.Generator().manual_seed(1)
         pixels = torch.randn(self.batch, 3, self.height, self.width, generator=generator)
         return pixels, torch.zeros(self.batch, self.height, self.width, dtype=torch.bool)
 
     def texts(self, network: RLIP) -> tuple[Tensor, Tensor]:
-        """Features of the object and of the predicate texts."""
+        """Encodes random texts. Returns object features and predicate features."""
         generator = torch.Generator().manual_seed(2)
         ids = torch.randint(
             4, network.config.text.vocabulary, (self.objects + self.predicates, TOKENS), generator=generator
@@ -92,7 +92,7 @@ class Workload:
         return features[: self.objects], features[self.objects :]
 
     def targets(self) -> list[Target]:
-        """Four pairs an image."""
+        """Returns random targets with four pairs per image."""
         generator = torch.Generator().manual_seed(3)
         return [
             Target(
@@ -108,11 +108,11 @@ class Workload:
 
 
 RECORDED = Workload(height=512, width=640, batch=2, objects=100, predicates=60, threads=2, repeat=5, small=False)
-"""The workload of the authors' timing."""
+"""Workload of the authors' timing."""
 
 
 def forward_call(workload: Workload, network: RLIP, precision: str, remember: bool) -> Callable[[], Predictions]:
-    """The forward pass in evaluation mode."""
+    """Returns a call of the forward pass in evaluation mode. `remember`: reuses encoded texts."""
     network.eval().requires_grad_(False)
     pixels, padding = workload.images()
     with torch.inference_mode(), autocast(precision):
@@ -127,7 +127,7 @@ def forward_call(workload: Workload, network: RLIP, precision: str, remember: bo
 
 
 def step_call(workload: Workload, network: RLIP, precision: str) -> Callable[[], float]:
-    """A training step; gives the loss."""
+    """Returns a call of one training step, which returns the loss."""
     network.train()
     criterion = SetCriterion(LossSettings(pseudo_predicates=True, official_compat=True))
     settings = TrainingSettings(network=network.config.to_dict())
@@ -150,12 +150,12 @@ def step_call(workload: Workload, network: RLIP, precision: str) -> Callable[[],
 
 
 def autocast(precision: str) -> Any:
-    """The precision's context."""
+    """Returns the context manager of a precision."""
     return nullcontext() if precision == "fp32" else torch.autocast("cpu", PRECISIONS[precision])
 
 
 def measure(workload: Workload, work: str, precision: str) -> dict[str, Any]:
-    """In this process: CPU-seconds and wall seconds of each repetition, peak memory, operations and where time goes."""
+    """Measures in this process: CPU and wall seconds, peak memory, operations, and a profile by operator."""
     network = workload.network()
     if work.startswith("step"):
         if work != "step":
@@ -192,7 +192,7 @@ def measure(workload: Workload, work: str, precision: str) -> dict[str, Any]:
 
 
 def matmul_peak(precision: str) -> float:
-    """The most GFLOP/s that products of square matrices reach here."""
+    """Measures the maximum GFLOP/s of products of square matrices on this machine."""
     best = 0.0
     for size in MATMUL_SIZES:
         a, b = torch.randn(2, size, size).to(PRECISIONS[precision])
@@ -205,7 +205,7 @@ def matmul_peak(precision: str) -> float:
 
 
 def drift(workload: Workload) -> dict[str, float]:
-    """How far bf16 leads from fp32, of the same weights and without dropout: largest and mean differences."""
+    """Measures the largest and mean differences of bf16 from fp32, with the same weights and without dropout."""
     network = workload.network()
     outcome: dict[str, float] = {}
     exact, rough = (forward_call(workload, network, precision, remember=False)() for precision in PRECISIONS)
@@ -219,16 +219,16 @@ def drift(workload: Workload) -> dict[str, float]:
 
 
 def in_own_process(workload: Workload, *what: str) -> Any:
-    """The outcome of one measurement."""
+    """Runs one measurement in a separate process. Returns its outcome."""
     command = [sys.executable, __file__, "--child", json.dumps([asdict(workload), *what])]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"measuring {what} failed:\n{done.stderr}")
+        raise SystemExit(f"measurement {what} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def child(text: str) -> None:
-    """One measurement, printed as JSON."""
+    """Runs one measurement and prints it as JSON."""
     sizes, what, *arguments = json.loads(text)
     workload = Workload(**sizes)
     torch.set_num_threads(workload.threads)
@@ -242,10 +242,10 @@ def child(text: str) -> None:
 
 
 def beside_the_authors(row: dict[str, Any], operations: float, peak: float, threads: int) -> dict[str, float]:
-    """CPU-seconds as a share of what the authors' code would take here, guessed in two ways.
+    """Returns CPU-seconds as a share of the authors' code on this machine, which is estimated in two ways.
 
-    By peak: their seconds, as much fewer as products of matrices are faster here. By share: the same operations at the
-    share of the peak that their forward pass reached; `operations` in GFLOP, those that are not done twice.
+    By peak: their seconds, scaled by the ratio of the peaks of matrix products. By share: the same operations at the
+    share of the peak that their forward pass reached. `operations`: GFLOP without recomputed layers.
     """
     low, high = AUTHORS_CPU_SECONDS[row["work"]]
     by_peak = (low + high) / 2 * AUTHORS_PEAK / peak
@@ -258,7 +258,7 @@ def beside_the_authors(row: dict[str, Any], operations: float, peak: float, thre
 
 
 def lines(row: dict[str, Any]) -> Iterator[str]:
-    """A measurement for reading."""
+    """Yields the printed lines of a measurement."""
     name = f"{row['work']}, {row['precision']}"
     yield (
         f"{name:34}{row['cpu_seconds']:8.2f}{row['wall_seconds']:8.2f}{row['peak_mib'] * 2**20 / 1e9:7.2f}"
@@ -279,18 +279,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in asdict(RECORDED).items():
         if isinstance(default, bool):
-            parser.add_argument(f"--{name}", action="store_true", help="a small network, to see that this works")
+            parser.add_argument(f"--{name}", action="store_true", help="use a small network, to test this script")
         else:
             parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--work", nargs="+", choices=WORK, default=WORK)
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     given = vars(parser.parse_args())
     if given["child"]:
         return child(given["child"])
     workload = Workload(**{name: given[name] for name in asdict(RECORDED)})
     peaks = {precision: in_own_process(workload, "peak", precision) for precision in PRECISIONS}
-    print("products of matrices reach " + ", ".join(f"{peak:.0f} GFLOP/s in {name}" for name, peak in peaks.items()))
+    print("matrix products reach " + ", ".join(f"{peak:.0f} GFLOP/s in {name}" for name, peak in peaks.items()))
     print(f"{'':34}{'CPU-s':>8}{'wall s':>8}{'GB':>7}{'GFLOP':>8}{'GFLOP/s':>9}{'of peak':>9}")
     rows: list[dict[str, Any]] = []
     for work in given["work"]:

@@ -1,9 +1,9 @@
-"""How well boxes alone tell which pair is meant: `python -m benchmarks.pair_prior VRD [--vcoco FILE]`.
+"""Measures how well boxes alone predict which pair is meant: `python -m benchmarks.pair_prior VRD [--vcoco FILE]`.
 
-VRD is a file in the layout of Visual Relationship Detection's annotations, boxes as [ymin, ymax, xmin, xmax]; V-COCO's is
-a JSON object with `annotations` of boxes_h, boxes_o (corners), actions and objects. For each predicate between two
-categories of an image that has more pairs of these categories than annotated ones: the share of the prior that falls on
-annotated pairs, and how often the likeliest pair is one. Weights are fitted on every other image, judged on the rest.
+VRD is a file in the layout of Visual Relationship Detection's annotations, with boxes as [ymin, ymax, xmin, xmax].
+V-COCO's file is a JSON object with `annotations` of boxes_h, boxes_o (corners), actions and objects. For predicates
+between two categories with more pairs in an image than annotated ones, measures the prior's share on annotated pairs
+and how often the likeliest pair is annotated. Weights are fitted on every other image and evaluated on the rest.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ Relations = Iterable[tuple[Box, str, Box]]
 
 
 class Choice(NamedTuple):
-    """The alternatives of a mention: features (pairs × 5), and which of them people annotated."""
+    """Alternatives of a mention (a predicate between two categories): features (pairs × 5), and the annotated pairs."""
 
     features: np.ndarray[Any, Any]
     meant: np.ndarray[Any, Any]
 
 
 def vrd(path: Path) -> Iterator[Relations]:
-    """Relations of each image."""
+    """Yields the relations of each image."""
 
     def box(end: dict[str, Any]) -> Box:
         top, bottom, left, right = end["bbox"]
@@ -46,7 +46,7 @@ def vrd(path: Path) -> Iterator[Relations]:
 
 
 def vcoco(path: Path) -> Iterator[Relations]:
-    """Interactions of each image; only boxes of interactions are known."""
+    """Yields the interactions of each image. The file has only boxes of interactions."""
 
     def box(category: str, corners: Sequence[float]) -> Box:
         left, top, right, bottom = (round(value, 1) for value in corners)
@@ -58,7 +58,7 @@ def vcoco(path: Path) -> Iterator[Relations]:
 
 
 def choices(relations: Relations) -> Iterator[Choice]:
-    """The mentions of one image that leave a choice."""
+    """Yields the mentions of one image that leave a choice."""
     relations = list(relations)
     boxes = list(dict.fromkeys(end for subject, _, object_ in relations for end in (subject, object_)))
     stated: dict[tuple[str, str, str], set[tuple[Box, Box]]] = {}
@@ -79,7 +79,7 @@ def choices(relations: Relations) -> Iterator[Choice]:
 
 
 def fitted(found: Sequence[Choice]) -> np.ndarray[Any, Any]:
-    """The weights under which the annotated pairs together are likeliest."""
+    """Fits the weights by maximum likelihood of the annotated pairs."""
 
     def loss(weights: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
         total, slope = 1e-3 * float(weights @ weights), 2e-3 * weights
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--vcoco", type=Path)
     given = parser.parse_args()
     if given.vrd is None:
-        print("benchmarks.pair_prior: no annotations given, nothing measured")
+        print("benchmarks.pair_prior: nothing measured; name a file of VRD's annotations")
         return
     sets = {"VRD": list(vrd(given.vrd))} | ({"V-COCO": list(vcoco(given.vcoco))} if given.vcoco else {})
     halves = {
@@ -128,8 +128,8 @@ def main() -> None:
             "mentions": len(held_out), "uniform": uniform,
             "shipped": judged(held_out, SHIPPED), "fitted": judged(held_out, weights),
         }  # fmt: skip
-        print(f"{name:8}{len(held_out)} mentions with a choice: share on annotated pairs {uniform} uniform, "
-              f"{rows[name]['shipped']['share on annotated']} prior; likeliest is one in "
+        print(f"{name:8}{len(held_out)} mentions with a choice: share on annotated pairs {uniform} (uniform), "
+              f"{rows[name]['shipped']['share on annotated']} (prior); likeliest pair annotated in "
               f"{rows[name]['shipped']['likeliest is']}")  # fmt: skip
     print(
         json.dumps(

@@ -1,6 +1,6 @@
-"""How far our networks are from recorded ones: `python benchmarks/parity.py FOLDER`; exit code 1 beyond a tolerance.
+"""Compares our networks with recordings: `python benchmarks/parity.py FOLDER`. Exits with 1 beyond a tolerance.
 
-FOLDER holds recordings in the layout that `recorded/recording.py` tells; without it, our own are compared.
+FOLDER holds recordings in the layout that `recorded/recording.py` describes. The default is our own recordings.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ OWN = Path(__file__).with_name("recorded") / "own"
 
 
 def differences(recording: Recording) -> Iterator[Difference]:
-    """The largest difference of each group in each part that was recorded."""
+    """Yields the largest difference of each group in each recorded part."""
     for part in recording.parts():
         arrays = recording.arrays(part)
         yield from compare(part, arrays, measure(recording, part, arrays))
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Prints a row for each recording, part and group; 0 when all hold."""
+    """Prints a row for each recording, part and group. Returns 0 if all are within their tolerances, else 1."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", default=OWN, metavar="FOLDER")
-    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args(words)
-    torch.set_num_threads(1)  # the same order of additions on every machine
+    torch.set_num_threads(1)  # for the same order of additions on every machine
     try:
         names = recordings_in(given.folder)
     except FileNotFoundError as error:
@@ -45,7 +45,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if given.json:
         print(json.dumps([_as_json(name, difference) for name, difference in rows], indent=1))
     else:
-        # Names are long: a file or a pipe gets them whole.
+        # Names are long: a file or a pipe gets them without truncation.
         Console(width=None if sys.stdout.isatty() else 200).print(_table(rows))
     return 0 if all(row.holds for _, row in rows) else 1
 

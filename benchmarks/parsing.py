@@ -1,7 +1,7 @@
-"""How well captions are read, against graphs that people checked: `python -m benchmarks.parsing CSV`.
+"""Evaluates parsed captions against graphs that people checked: `python -m benchmarks.parsing CSV`.
 
-The file has FACTUAL's columns `caption` and `scene_graph`, a graph being "( man , ride , horse ) , ( horse , is , brown )".
-Attributes ("is") are left out. A triplet is right when subject, predicate and object, in lemmas, are those of the graph.
+The file has FACTUAL's columns `caption` and `scene_graph`, e.g. "( man , ride , horse ) , ( horse , is , brown )".
+Attributes ("is") are left out. A triplet is right if the lemmas of its subject, predicate and object match the graph's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TRIPLET = re.compile(r"\( (.*?) \)")
 
 @dataclass
 class Score:
-    """Counts of what was found, what was wanted, and what is both, summed over captions."""
+    """Counts of found, wanted, and right (found and wanted) items, summed over captions."""
 
     found: int = 0
     wanted: int = 0
@@ -51,7 +51,7 @@ class Score:
 
 @dataclass
 class Reading:
-    """Scores of triplets, of subject-object pairs, and of predicates where the pair is right; what was missed."""
+    """Scores of triplets, of subject-object pairs, of predicates given a right pair, and by rule; frequent errors."""
 
     triplets: Score = field(default_factory=Score)
     pairs: Score = field(default_factory=Score)
@@ -78,7 +78,7 @@ def pairs_of(stated: set[Stated]) -> set[tuple[str, ...]]:
 
 
 def graph(text: str) -> set[Stated]:
-    """The relations of a written graph, in lemmas."""
+    """Parses the relations of a graph as lemmas."""
     parts = [part.split(" , ") for part in _TRIPLET.findall(text)]
     return {
         (phrase_lemma(part[0]), predicate_lemma(part[1]), phrase_lemma(part[2]))
@@ -99,7 +99,7 @@ def rows_of(path: Path) -> tuple[list[str], list[set[Stated]]]:
 
 
 def measure(captions: Sequence[str], graphs: Iterable[set[Stated]], model: str) -> tuple[Reading, float]:
-    """The reading of all captions, and CPU seconds that parsing them took, the model's loading apart."""
+    """Parses and scores all captions. Returns the scores and the CPU-seconds of parsing without loading the model."""
     parser = load_parser(model)
     parse_captions(captions[:64], parser)
     began = time.process_time()
@@ -118,10 +118,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("csv", type=Path, nargs="?", help="a file with columns caption and scene_graph")
     parser.add_argument("--model", default=DEFAULT_PARSER)
-    parser.add_argument("--limit", type=int, help="read so many captions only")
+    parser.add_argument("--limit", type=int, help="maximum number of captions")
     given = parser.parse_args()
     if given.csv is None:
-        print("benchmarks.parsing: no file of captions and graphs given, nothing measured")
+        print("benchmarks.parsing: nothing measured; name a CSV file of captions and graphs")
         return
     captions, graphs = rows_of(given.csv)
     captions, graphs = captions[: given.limit], graphs[: given.limit]
@@ -131,7 +131,7 @@ def main() -> None:
         "subject-object pairs": reading.pairs.figures(),
         "predicates given the pair": reading.predicates.figures(),
     }
-    print(f"{len(captions)} captions, {len(captions) / seconds:.0f} a CPU second\n")
+    print(f"{len(captions)} captions, {len(captions) / seconds:.0f} per CPU-second\n")
     print(f"{'':28}{'precision':>10}{'recall':>8}{'F1':>8}{'found':>8}{'wanted':>8}")
     for name, figures in scores.items():
         print(f"{name:28}{figures['precision']:10.3f}{figures['recall']:8.3f}{figures['f1']:8.3f}"

@@ -1,7 +1,7 @@
-"""Peak memory of a worker of stage `parse` by the captions that it has read: `python -m benchmarks.parsing_memory`.
+"""Measures peak memory of a `parse` worker by number of captions: `python -m benchmarks.parsing_memory`.
 
-Made captions, each another one, ten an image, go through the stage partition by partition, as in a run, with the cache
-of parses. Flat means that any number of captions fits: a worker holds one partition.
+Distinct generated captions, ten per image, go through the stage partition by partition, as in a run, with the cache of
+parses. A flat curve means that any number of captions fits in memory, because a worker holds one partition.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ class Partition(Inputs):
 
 
 def captions() -> Iterator[str]:
-    """Captions, no two alike."""
+    """Yields distinct captions."""
     for where, colour, look, what, does, who in product(_WHERE, _COLOURS, _LOOKS, _WHAT, _DOES, _WHO):
         yield f"a {look} {who} {does} a {colour} {what} {where}"
 
 
 def partitions(total: int, images: int) -> Iterator[Partition]:
-    """`total` captions in partitions of so many images."""
+    """Yields `total` captions in partitions of `images` images."""
     made = islice(captions(), total)
     plain = {"seed": 0, "log_probability": None, "source": "made"}
     while texts := list(islice(made, images * DRAWS)):
@@ -71,11 +71,11 @@ def partitions(total: int, images: int) -> Iterator[Partition]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--captions", type=int, default=10_000, help=f"how many in all, {MOST} at most")
-    parser.add_argument("--images", type=int, default=100, help="of a partition")
+    parser.add_argument("--captions", type=int, default=10_000, help=f"number of captions, at most {MOST}")
+    parser.add_argument("--images", type=int, default=100, help="images per partition")
     given = parser.parse_args()
     if not 0 < given.captions <= MOST:
-        parser.error(f"--captions: {given.captions}; give 1 to {MOST}")
+        parser.error(f"--captions: {given.captions} is out of range; use 1 to {MOST}")
     every = max(given.captions // 10, 1)
     with tempfile.TemporaryDirectory() as folder:
         stage = ParseStage(ParseSettings(cache=Path(folder) / "parses.sqlite"), {})
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def measured(stage: ParseStage, total: int, images: int, work: Path, every: int) -> dict[int, float]:
-    """Captions read so far → the peak of resident memory in MiB, about once in `every` captions, printed as it comes."""
+    """Prints and returns captions parsed so far → peak resident memory in MiB, about once per `every` captions."""
     print(f"{'captions':>9} {'triplets':>9} {'peak MiB':>9} {'CPU s':>7}")
     series: dict[int, float] = {}
     done = triplets = 0

@@ -1,6 +1,6 @@
-"""Whether training in bf16 ends where training in fp32 does: `python benchmarks/precision.py`.
+"""Compares the final loss of training in bf16 and in fp32: `python benchmarks/precision.py`.
 
-The same network, seed and scenes of the made world in both; compared is the mean loss of the last steps.
+Both train the same network with the same seed on the same synthetic scenes. The mean loss of the last steps counts.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from scenes.world import make_scene
 
 GOAL = 0.02
 LAST = 20
-"""Steps whose mean loss is compared."""
+"""Number of last steps whose mean loss is compared."""
 
 
 class Scenes:
-    """Scenes of one seed, with their planted relations, as a source of training samples."""
+    """Training samples from the scenes of one seed and their planted relations."""
 
     def __init__(self, seed: int, count: int) -> None:
         self._scenes = [make_scene(seed, index) for index in range(count)]
@@ -58,7 +58,7 @@ class Scenes:
 
 
 def losses(source: Scenes, settings: TrainingSettings, folder: Path) -> list[float]:
-    """The loss of each step."""
+    """Trains and returns the loss of each step."""
     vocabulary = Vocabulary.of(source.labels(position) for position in range(len(source)))
     names = (*vocabulary.objects.names, *vocabulary.predicates.names, NO_OBJECTS)
     make_tokenizer(names, settings.network["text"]["vocabulary"], folder / "tokenizer")
@@ -70,7 +70,7 @@ def losses(source: Scenes, settings: TrainingSettings, folder: Path) -> list[flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", type=Path, default=Path("recipes/demo.toml"), help="whose network is trained")
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/demo.toml"), help="recipe of the network to train")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--scenes", type=int, default=1600)
     parser.add_argument("--threads", type=int, default=2)
@@ -98,10 +98,10 @@ def main() -> None:
             every = losses(source, settings.model_copy(update={"precision": precision}), Path(folder))
         ends[precision] = statistics.mean(every[-LAST:])
         print(
-            f"{precision}: loss {every[0]:.3f} at first, {ends[precision]:.4f} over the last {LAST} of {len(every)} steps"
+            f"{precision}: first loss {every[0]:.3f}, mean {ends[precision]:.4f} of the last {LAST} of {len(every)} steps"
         )
     apart = abs(ends["bfloat16"] / ends["float32"] - 1)
-    print(f"apart by {apart:.2%}, at most {GOAL:.0%}: {'reached' if apart <= GOAL else 'missed'}")
+    print(f"difference {apart:.2%}; goal: at most {GOAL:.0%}, {'reached' if apart <= GOAL else 'missed'}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The authors' way of labelling, re-enacted: one image at a time, repeated once a group, all texts encoded for every call.
+"""Reimplements the authors' labelling: one image at a time, repeated per group, with all texts encoded in every call.
 
-It is what `tagger.labelling.labeller` is compared with: by its scores in the tests, by its speed in `benchmarks/labelling.py`.
+Tests compare its scores, and `benchmarks/labelling.py` its speed, with `tagger.labelling.labeller`.
 
-Shapes: G groups, P pairs a group, H×W pixels.
+Shapes: G groups, P pairs per group, H×W pixels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from models.relation_tagger import PairQueries, RelationTagger
 from tagger.labelling.tagging_image import TaggingImage
 
 GROUPS_A_CALL = 16
-"""The authors' number for ResNet-50."""
+"""The authors' value for ResNet-50."""
 
 Scores = dict[tuple[int, str, int], float]
 """(subject box, predicate, object box) → score"""
@@ -30,12 +30,12 @@ def label_sequentially(
     groups_a_call: int = GROUPS_A_CALL,
     repeated: bool = False,
 ) -> Scores:
-    """Scores of every text of a call on every pair of it.
+    """Scores every text of a call on every pair of the call.
 
-    `categories`: the data set's names, without the text for no objects. `predicates`: the texts of every call; by default
-    those of its groups, in the order of first appearance, as the authors merge them. `repeated`: a pair stands in the
-    groups as often as it has texts, and a last group may be empty, as in the authors' files; then the best of its scores
-    counts, and those of the other pairs of its groups are others than without.
+    `categories`: the data set's names, without the text for no objects. `predicates`: the texts of every call; default:
+    those of its groups in the order of first appearance, as the authors merge them. `repeated`: a pair is in the groups
+    once per text, and the last group may be empty, as in the authors' files. Then a pair's best score counts, and the
+    repetition also changes the scores of other pairs in its groups.
     """
     size = tagger.config.pairs
     if repeated:
@@ -48,8 +48,8 @@ def label_sequentially(
     for start in range(0, len(groups), groups_a_call):
         stacked = groups[start : start + groups_a_call]
         inside = {pair for group in stacked for pair in group}
-        said = dict.fromkeys(p.predicate for p in image.pairs if (p.subject, p.object) in inside)
-        texts = list(said if predicates is None else predicates)
+        proposed = dict.fromkeys(p.predicate for p in image.pairs if (p.subject, p.object) in inside)
+        texts = list(proposed if predicates is None else predicates)
         pixels = image.load()
         assert isinstance(pixels, Tensor)
         repeated_G3HW = pixels[None].repeat(len(stacked), 1, 1, 1)
@@ -63,7 +63,7 @@ def label_sequentially(
         for row, group in enumerate(stacked):
             for slot, (subject, object_) in enumerate(group):
                 for column, text in enumerate(texts):
-                    # The authors read each score by itself.
+                    # The authors also read each score individually.
                     score = found[row, slot, column].item()
                     scores[subject, text, object_] = max(score, scores.get((subject, text, object_), 0.0))
     return scores
@@ -72,7 +72,7 @@ def label_sequentially(
 def _queries(
     image: TaggingImage, groups: Sequence[Sequence[tuple[int, int]]], categories: Sequence[str], slots: int
 ) -> PairQueries:
-    """All slots of every group, empty ones included."""
+    """Returns queries for all slots of every group, including empty ones."""
     boxes = torch.tensor([_cxcywh(image, place) for place in range(len(image.boxes))])
     labels = torch.tensor([categories.index(box.category) for box in image.boxes])
     subject_boxes, object_boxes = torch.zeros(2, len(groups), slots, 4)

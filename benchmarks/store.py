@@ -1,12 +1,12 @@
-"""What the store costs: `python benchmarks/store.py`.
+"""Measures the cost of the store: `python benchmarks/store.py`.
 
-plan    `rlip plan` over a store of 2,050 partitions in six stages with everything cached: seconds, and the peak of memory
-remote  the same plan where each request to the store takes 20 ms (an object store in memory, with s3fs's concurrency):
-        by a machine that has read no manifest yet, and again
-commit  a partition's captions committed as an artifact, beside the same Parquet file written plainly and synced; by size.
-        Both wait for the disk until the bytes are safe; a commit waits once more, until its name is safe too: the name
-        must not be seen before the bytes are safe, so the two waits can't be one. What is left is the processor's.
-        The least that keeps both is measured beside it: one file, synced, renamed, its folder synced; no manifest.
+plan    `rlip plan` with 2,050 partitions in six stages, all cached: seconds and peak memory
+remote  the same plan with 20 ms per request to the store (an object store in memory, with s3fs's concurrency), on a
+        machine that has read no manifest yet, and again
+commit  a commit of a partition's captions, by size, compared with writing and syncing the same Parquet file. Both wait
+        until the bytes are on disk. A commit also waits until its name is on disk: the name must not be visible before
+        the bytes are safe, so the two waits cannot be combined. The rest is CPU time. Also measures the minimum with
+        both guarantees: one file, synced and renamed, and its folder synced, without a manifest.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ arms = ["pseudo", "none"]
 
 
 class NoSync(Disk):
-    """For a store that the benchmark only reads."""
+    """Skips syncing, for a store that only this benchmark reads."""
 
     def sync_file(self, path: Path) -> None: ...
     def sync_folder(self, path: Path) -> None: ...
 
 
 class Timed(Disk):
-    """Notes how long each wait for the disk takes: for bytes and their folder, then for the artifact's name."""
+    """Records the seconds of each wait for the disk: for bytes and their folder, then for the artifact's name."""
 
     def __init__(self) -> None:
         self.bytes_safe: list[float] = []
@@ -96,7 +96,7 @@ class Timed(Disk):
 
 
 class Given(Stage):
-    """Gives a table that is there already: what is left is the store's own work."""
+    """Returns a given table, so that only the store's own work is measured."""
 
     name = "caption"
     version = 1
@@ -112,7 +112,7 @@ class Given(Stage):
 
 
 class Distant(AsyncFileSystem):
-    """Objects in memory, each request to which takes `DELAY` seconds; a listing tells a thousand."""
+    """An object store in memory. Each request takes `DELAY` seconds; a listing takes one per thousand objects."""
 
     protocol = "distant"
     cachable = False
@@ -146,7 +146,7 @@ class Distant(AsyncFileSystem):
 
 
 def build(folder: Path, partitions: int) -> Path:
-    """A data set of tiny images, one a partition, and a store in which every key of its recipe is taken."""
+    """Writes a data set of tiny images, one per partition, and a store with all its keys. Returns the recipe's path."""
     (folder / "data" / "images").mkdir(parents=True)
     Image.new("RGB", (16, 16)).save(folder / "data" / "images" / "0.png")
     data = (folder / "data" / "images" / "0.png").read_bytes()
@@ -168,7 +168,7 @@ def build(folder: Path, partitions: int) -> Path:
 
 
 def _take(store: Store, stage: str, item: WorkItem) -> Record:
-    """An artifact of the item's key, as big as a manifest is."""
+    """Commits a small artifact, with a full manifest, under the item's key."""
     data = item.key.encode()
     with store.draft() as draft:
         (draft / "table.parquet").write_bytes(data)
@@ -182,7 +182,7 @@ def _take(store: Store, stage: str, item: WorkItem) -> Record:
 
 
 def measure_plan(folder: Path, partitions: int) -> dict[str, Any]:
-    """The command in a process of its own, three times; the median."""
+    """Runs the command three times in separate processes. Returns median times."""
     recipe = build(folder, partitions)
     command = [str(Path(sys.executable).with_name("rlip")), "plan", str(recipe), "--json"]
     seconds, processor = [], []
@@ -201,7 +201,7 @@ def measure_plan(folder: Path, partitions: int) -> dict[str, Any]:
 
 
 def measure_remote(folder: Path, partitions: int) -> dict[str, Any]:
-    """Copy the local store's artifacts and plan from there, twice."""
+    """Copies the local store's artifacts to the remote store and plans from there, twice."""
     fsspec.register_implementation("distant", Distant)
     os.environ["RLIP_CACHE"] = str(folder / "cache")
     for top in ("artifacts", "cuts", "runs"):
@@ -209,7 +209,7 @@ def measure_remote(folder: Path, partitions: int) -> dict[str, Any]:
             if path.is_file():
                 Distant.objects[f"bucket/{path.relative_to(folder / 'store')}"] = path.read_bytes()
     figures: dict[str, Any] = {}
-    indexes = folder / "store" / "indexes"  # parsed annotations are no part of what is measured
+    indexes = folder / "store" / "indexes"  # parsing annotations is not measured here
     overrides = ["store=distant://bucket", *([f"ingest.indexes={indexes}"] if indexes.exists() else [])]
     for name in ("first", "again"):
         before, began = Distant.requests, time.monotonic()
@@ -220,7 +220,7 @@ def measure_remote(folder: Path, partitions: int) -> dict[str, Any]:
 
 
 def measure_commit(folder: Path, rounds: int, images: int) -> dict[str, Any]:
-    """Captions of so many images, ten each; plain file, the least and artifact in turn, quartiles in milliseconds."""
+    """Commits captions of `images` images, ten each. Returns quartiles in ms of plain file, minimum and artifact."""
     table, disk = _captions(np.random.default_rng(0), images), Timed()
     store, stage = LocalStore(folder / f"commits{images}", disk), Given(table)
     plain, plain_wait, least, ours = [], [], [], []
@@ -252,7 +252,7 @@ def measure_commit(folder: Path, rounds: int, images: int) -> dict[str, Any]:
 
 
 def _spread(seconds: list[float]) -> list[float]:
-    """Lower quartile, median and upper quartile, in milliseconds."""
+    """Returns lower quartile, median and upper quartile in milliseconds."""
     return [round(quartile * 1000, 2) for quartile in statistics.quantiles(seconds, method="inclusive")]
 
 
@@ -277,11 +277,11 @@ def _captions(generator: np.random.Generator, images: int) -> pa.Table:
 
 
 def main() -> None:
-    """Measure and print, as lines and as JSON."""
+    """Measures, and prints lines and JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--partitions", type=int, default=2050)
     parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--folder", type=Path, help="where to work: a folder of the disk that is meant")
+    parser.add_argument("--folder", type=Path, help="parent of the work folder, on the disk to measure")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         plan = measure_plan(Path(name), arguments.partitions)
@@ -298,9 +298,9 @@ def main() -> None:
     for commit in commits:
         low, middle, high = commit["commit_ms"]
         print(
-            f"commit of {commit['bytes']:,} bytes: {middle} ms ({low} to {high}), of which {commit['bytes_wait_ms'][1]} wait for "
-            f"the bytes and {commit['name_wait_ms'][1]} for the name; plain and synced {commit['plain_ms'][1]} ms, of which "
-            f"{commit['plain_wait_ms'][1]} wait; ratio {commit['ratio']}, at the least {commit['least_ratio']}"
+            f"commit of {commit['bytes']:,} bytes: {middle} ms ({low} to {high}), with {commit['bytes_wait_ms'][1]} waiting "
+            f"for the bytes and {commit['name_wait_ms'][1]} for the name; plain and synced: {commit['plain_ms'][1]} ms, with "
+            f"{commit['plain_wait_ms'][1]} waiting; ratio {commit['ratio']}, minimum ratio {commit['least_ratio']}"
         )
     machine = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     print(json.dumps({"plan": plan, "remote": remote, "commit": commits, **machine}))

@@ -1,4 +1,4 @@
-"""V-COCO's annotations with boxes (`instances_vcoco_train.json`): who does what with which object."""
+"""Reads V-COCO's annotations with boxes (`instances_vcoco_train.json`): which person does what with which object."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections import defaultdict
 from pathlib import Path
 
 Deeds = dict[tuple[tuple[float, ...], str], set[str]]
-"""Person's box and object's category → actions, of one image."""
+"""(person's box, object's category) → actions, in one image."""
 
 
 def read_deeds(path: Path) -> dict[int, Deeds]:
-    """The deeds by COCO image id."""
+    """Returns each image's actions by COCO image id."""
     given = json.loads(path.read_bytes())
     found: dict[int, Deeds] = {}
     for row in given["annotations"]:

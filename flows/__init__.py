@@ -1,1 +1,1 @@
-"""Prefect drives and shows the chain: one flow a stage, and the whole of it. What is done is decided by the store."""
+"""Prefect runs and displays the chain: one flow per stage, and one for all. The store alone decides what is done."""

@@ -1,4 +1,4 @@
-"""Blocks: a step's partitions in as few groups as Prefect shows well; a group is one task run."""
+"""Blocks: groups of the partitions of a step, few enough for Prefect to display well. Each group is one task run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.runtime.execute import Record, WorkItem
 
 @dataclass
 class Block:
-    """A slice of a step's partitions, in their order. `records` fills up as items are committed, also over retries."""
+    """A slice of the partitions of a step, in order. `records` collects the committed items, also over retries."""
 
     step: str
     first: str
@@ -21,12 +21,12 @@ class Block:
     cached: int
     due: Sequence[WorkItem]
     stop: Event
-    """Set when the step is given up: nothing is to be tried again."""
+    """Set when the step is abandoned, so that nothing is retried."""
     records: dict[str, Record] = field(default_factory=dict)
 
     @property
     def waiting(self) -> list[WorkItem]:
-        """The items that still have no record."""
+        """The items that have no record yet."""
         return [item for item in self.due if item.partition not in self.records]
 
     def __str__(self) -> str:
@@ -34,7 +34,7 @@ class Block:
 
 
 def cut_blocks(plan: StepPlan, most: int, stop: Event) -> list[Block]:
-    """The step's partitions in at most `most` blocks of about equal size; a step with nothing due is one block."""
+    """Group the partitions of a step into at most `most` blocks of about equal size; one block if nothing is due."""
     due = {item.partition: item for item in plan.due}
     names = sorted([*due, *(record.partition for record in plan.cached)])
     count = min(most, len(names)) if due else min(1, len(names))

@@ -1,4 +1,4 @@
-"""Which Prefect server a run speaks to: the one that the user has set, or a temporary one beside the store."""
+"""Connects a run to a Prefect server: the one that the user has configured, or a temporary one beside the store."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from flows.temporary_server import TemporaryServer, answers
 from storage.errors import FatalError
 
 ANSWERS_WITHIN = 5.0
-"""Seconds that the user's server may take to answer."""
+"""Seconds that the configured server may take to answer."""
 
 DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
 }
-"""Unless the user says otherwise Prefect tells the outside nothing and logs to its server, not between the bars: errors
-reach the terminal once, as `rlip` words them."""
+"""Defaults that the user can override: Prefect sends no telemetry and logs to its server only, not between the progress bars.
+Errors reach the terminal once, as `rlip` words them."""
 
 
 @contextmanager
 def connected(home: Path) -> Iterator[Callable[[], str]]:
-    """Make Prefect in this process speak to the right server; `home` is where a temporary one keeps its records.
+    """Connect Prefect in this process to a server. A temporary server keeps its records in the folder `home`.
 
-    To be entered before Prefect is imported, which reads its settings from the environment. Gives a function that
-    waits for the server and tells where its web pages are: what needs no server may be done before. Raises
-    `FatalError` when the user's server does not answer.
+    Enter it before importing Prefect, which reads its settings from the environment. Yields a function that waits for
+    the server and returns the address of its web pages, so that work that needs no server can be done first. Raises
+    `FatalError` when the configured server does not answer.
     """
     changed = (*DEFAULTS, "PREFECT_HOME", "PREFECT_API_URL")
     before = {name: os.environ.get(name) for name in changed}
@@ -42,7 +42,7 @@ def connected(home: Path) -> Iterator[Callable[[], str]]:
             if not answers(address, ANSWERS_WITHIN):
                 raise FatalError(
                     f"no Prefect server answers at PREFECT_API_URL = {address}: start it (prefect server start), "
-                    "or unset PREFECT_API_URL for a temporary one, or leave Prefect out with --direct"
+                    "or unset PREFECT_API_URL for a temporary one, or run without Prefect with --direct"
                 )
             pages = address.rstrip("/").removesuffix("/api")
             yield lambda: pages
@@ -61,12 +61,12 @@ def connected(home: Path) -> Iterator[Callable[[], str]]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = old
-        if imported:  # else this would be the first reading of the settings, and make Prefect's folder in the home
+        if imported:  # otherwise this would read the settings for the first time and create ~/.prefect
             reread_settings()
 
 
 def configured_api() -> str | None:
-    """The API that the user has set, in the environment or in the active profile of Prefect."""
+    """The API URL that the user has set in the environment or in the active Prefect profile, if any."""
     if "PREFECT_API_URL" in os.environ:
         return os.environ["PREFECT_API_URL"] or None
     home = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect"))
@@ -80,7 +80,7 @@ def configured_api() -> str | None:
 
 
 def reread_settings() -> None:
-    """Let a Prefect that was imported earlier see the environment as it is now."""
+    """Make Prefect, if it is already imported, read its settings from the environment again."""
     if "prefect" in sys.modules:
         from prefect.context import refresh_global_settings_context
 
@@ -88,7 +88,7 @@ def reread_settings() -> None:
 
 
 def drain() -> None:
-    """Send what Prefect still has in its queues: states and logs travel in the background."""
+    """Send what Prefect still has in its queues: it sends states and logs in the background."""
     if "prefect.main" not in sys.modules:
         return
     from prefect.events.worker import EventsWorker

@@ -1,4 +1,4 @@
-"""Where a flow run shows its progress: log lines of a deployment, and a progress artifact in Prefect."""
+"""Displays of a flow run: log lines of a deployment, and a progress artifact in Prefect."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ from pipeline.run.progress import LINE_EVERY, Display, summary
 from pipeline.runtime.execute import Record, WorkItem
 
 UPDATE_EVERY = 1.0
-"""Seconds between two updates of the artifact: each is a request to the server."""
+"""Seconds between two updates of the artifact. Each update is a request to the server."""
 
 
 def artifact_key(*parts: str) -> str:
-    """A key of a Prefect artifact, e.g. `progress-demo-shard-pseudo`: lower-case letters, digits and dashes only."""
+    """Key of a Prefect artifact, e.g. `progress-demo-shard-pseudo`: lower-case letters, digits and dashes only."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
 class FlowLogDisplay:
-    """Log lines of the flow run: one when a step begins, one every ten seconds, one when it ends."""
+    """Writes log lines of the flow run: one when a step starts, one every ten seconds, one when it ends."""
 
     def __init__(self) -> None:
-        # Progress arrives on the engine's threads, which are outside the flow run: its logger is taken here, inside.
+        # Progress arrives on threads of the engine, outside the flow run, so its logger is looked up here.
         self._log = get_run_logger()
         self._said = time.monotonic()
 
     def drawing(self, done: int, total: int) -> None:
-        """Say now and then how many scenes are drawn."""
+        """Log how many scenes are drawn, at intervals."""
         if self._is_due() or done == total:
             self._log.info("scenes: %d of %d drawn", done, total)
 
     def reading(self, dataset: str, share: float) -> None:
-        """Say now and then how much of the annotations is read."""
+        """Log how much of the annotations is read, at intervals."""
         if self._is_due():
             self._log.info("%s: annotations, %d%% read", dataset, 100 * share)
 
     def step(self, plan: StepPlan) -> None:
-        """Say what is due."""
-        self._log.info("%s: %d cached, %d to do", plan.step.name, len(plan.cached), len(plan.due))
+        """Log how much is cached and due."""
+        self._log.info("%s: %d cached, %d due", plan.step.name, len(plan.cached), len(plan.due))
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
-        """Say now and then how far an item is."""
+        """Log the progress of an item, at intervals."""
         if self._is_due():
             self._log.info("%s %s: %d/%d %s", item.step, item.partition, done, total, note)
 
     def finished(self, record: Record) -> None:
-        """Nothing: the step's last line counts its items."""
+        """Log nothing: the last line of the step counts its items."""
 
     def done(self, plan: StepPlan, records: Sequence[Record], seconds: float) -> None:
-        """Say what came out."""
+        """Log a summary of the step."""
         self._log.info("%s: %s", plan.step.name, summary(plan, records, seconds))
 
     def _is_due(self) -> bool:
@@ -67,9 +67,9 @@ class FlowLogDisplay:
 
 
 class ArtifactDisplay:
-    """Passes everything on to `display`, and publishes one step's progress in Prefect from the flow run's own thread.
+    """Forwards everything to `display`, and publishes the progress of one step as an artifact in Prefect.
 
-    Progress may come from any thread; `pulse` publishes it and belongs to the thread that made this object.
+    Progress may come from any thread. Only the thread that created this object may call `pulse`, which publishes it.
     """
 
     def __init__(self, display: Display, run: str) -> None:
@@ -82,15 +82,15 @@ class ArtifactDisplay:
         self._published = 0.0
 
     def drawing(self, done: int, total: int) -> None:
-        """Passed on: scenes are drawn before Prefect has anything to show."""
+        """Forward: scenes are drawn before Prefect has anything to show."""
         self._display.drawing(done, total)
 
     def reading(self, dataset: str, share: float) -> None:
-        """Passed on, likewise."""
+        """Forward, for the same reason."""
         self._display.reading(dataset, share)
 
     def step(self, plan: StepPlan) -> None:
-        """Create the artifact, at the share that is cached."""
+        """Create the artifact, starting at the share that is cached."""
         self._display.step(plan)
         self._partitions = plan.partitions
         self._share = {record.partition: 1.0 for record in plan.cached}
@@ -100,7 +100,7 @@ class ArtifactDisplay:
         self._published = time.monotonic()
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
-        """Note an item's share. A whole-set stage reports on the flow run's thread and is published at once."""
+        """Note the share of an item. A whole-set stage reports on the thread of the flow run and is published at once."""
         self._share[item.partition] = done / max(total, 1)
         self._display.progress(item, done, total, note)
         if threading.get_ident() == self._thread:
@@ -112,13 +112,13 @@ class ArtifactDisplay:
         self._display.finished(record)
 
     def pulse(self) -> None:
-        """Publish what was noted, if the last time is long enough ago."""
+        """Publish the progress if the last update is at least `UPDATE_EVERY` seconds ago."""
         if self._artifact is not None and time.monotonic() - self._published >= UPDATE_EVERY:
             self._published = time.monotonic()
             update_progress_artifact(self._artifact, self._percent())
 
     def done(self, plan: StepPlan, records: Sequence[Record], seconds: float) -> None:
-        """Publish the end."""
+        """Publish the summary of the step."""
         if self._artifact is not None and plan.due:
             description = f"{plan.step.name}: {summary(plan, records, seconds)}"
             update_progress_artifact(self._artifact, 100.0, description)

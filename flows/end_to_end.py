@@ -18,7 +18,7 @@ from pipeline.run.runner import conclude
 
 @flow(name="end_to_end", flow_run_name="{recipe.name}", persist_result=False)
 def end_to_end(recipe: Recipe) -> State[Outcome]:
-    """Raw images to evaluated weights: each stage of the recipe is taken from the store or computed."""
+    """Run the whole chain from raw images to evaluated weights. What is in the store is reused, the rest is computed."""
     with session_of(recipe) as session:
         context = session.planner.context
         asked = {step.stage.name for step in context.steps}
@@ -30,4 +30,4 @@ def end_to_end(recipe: Recipe) -> State[Outcome]:
         if session.reports:
             conclude(context, outcome)
     made = outcome.computed
-    return Completed(name=None if made else CACHED, message=f"{made} partitions made", data=outcome)
+    return Completed(name=None if made else CACHED, message=f"{made} partitions computed", data=outcome)

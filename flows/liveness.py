@@ -1,4 +1,4 @@
-"""Flow runs that a killed process left behind: told from the living by a lock, and marked as crashed."""
+"""Finds flow runs whose process was killed, by a lock that living processes hold, and marks them as crashed."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from prefect.states import Crashed
 
 from storage.store import Store
 
-MESSAGE = "its process is gone; what it had committed is in the store, and another run goes on from there"
+MESSAGE = "its process is gone; what it committed is in the store, and another run continues from there"
 _OPEN = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
 
 
 @contextmanager
 def alive(store: Store, run: UUID) -> Iterator[None]:
-    """Hold a lock while `run` lives: the kernel frees it when the process dies, however that comes.
+    """Hold a lock while `run` is alive. The kernel releases it when the process dies, for whatever reason.
 
-    Before, runs whose locks in this store's folder are free get the state `Crashed`, where the server knows them and has
-    not heard of their end. Those of other machines hold no lock here: they are left alone, as are the living.
+    First marks runs as `Crashed` whose lock file in this store is no longer locked, if the server knows them and has no
+    final state for them. Runs of other machines have no lock file here and are left alone, as are living runs.
     """
     folder = store.root / "pending"
     for path in folder.glob("flow-*.lock"):
@@ -40,7 +40,7 @@ def alive(store: Store, run: UUID) -> Iterator[None]:
     aside = folder / f".flow-{run}"
     with aside.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        path = aside.rename(folder / f"flow-{run}.lock")  # it is locked before anybody can look
+        path = aside.rename(folder / f"flow-{run}.lock")  # locked before it becomes visible
         try:
             yield
         finally:
@@ -48,7 +48,7 @@ def alive(store: Store, run: UUID) -> Iterator[None]:
 
 
 def _bury(path: Path) -> None:
-    """Mark the run that a lock is named after, if its process is dead. What the server refuses is left for the next time."""
+    """Mark the run that a lock file names if its process is dead. If the server refuses, the file stays for the next run."""
     with suppress(OSError, ValueError, ObjectNotFound, PrefectHTTPStatusError), path.open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with get_client(sync_client=True) as client:
@@ -57,7 +57,7 @@ def _bury(path: Path) -> None:
 
 
 def _crash(client: SyncPrefectClient, run: UUID) -> None:
-    """Set the state of a flow run and of all below it that have not ended. Raises `ObjectNotFound` for an unknown one."""
+    """Mark a flow run, and the flow and task runs below it, as crashed unless final. Raises `ObjectNotFound` if unknown."""
     state = client.read_flow_run(run).state
     parent = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run]))
     for below in client.read_flow_runs(flow_run_filter=parent):

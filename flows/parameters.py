@@ -1,4 +1,4 @@
-"""A recipe file as the parameters of a deployment: `python -m flows.parameters RECIPE [NAME=VALUE ...]`."""
+"""Prints a recipe as the parameters of a deployment: `python -m flows.parameters RECIPE [NAME=VALUE ...]`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from storage.errors import PipelineError
 
 
 def parameters(path: Path, overrides: Sequence[str] = ()) -> str:
-    """The JSON that `prefect deployment run --params` takes. Raises `FatalError` for a recipe that is not valid."""
+    """The JSON that `prefect deployment run --params` takes. Raises `FatalError` for an invalid recipe."""
     return json.dumps({"recipe": load_recipe(path, overrides).model_dump(mode="json")})
 
 

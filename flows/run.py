@@ -1,4 +1,4 @@
-"""Running a recipe with Prefect: what `rlip run` does."""
+"""Runs a recipe with Prefect; the default runner of `rlip run`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from storage.open_store import local_folder
 
 
 def run(context: RunContext, display: Display) -> Outcome:
-    """Run a recipe in the flow `end_to_end`: the same steps, store and bytes as `pipeline.run.runner.run`.
+    """Run a recipe in the flow `end_to_end`, with the same steps, store and bytes as `pipeline.run.runner.run`.
 
-    Prefect's server is the one at PREFECT_API_URL, else a temporary one that keeps its records in `prefect` beside the
-    store. Raises `PipelineError`, and `FatalError` when no server answers.
+    Uses the configured Prefect server, or else a temporary one that keeps its records in the folder `prefect` beside
+    the store. Raises `PipelineError`, and `FatalError` when no server answers.
     """
     with connected(local_folder(context.recipe.store).absolute().parent / "prefect") as ready:
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -26,6 +26,6 @@ def run(context: RunContext, display: Display) -> Outcome:
 
         session = Session.begin(context, display, reports=False)
         sys.stderr.write(f"Prefect shows this run at {ready()}\n")
-        # Each flow run waits a second for its heartbeat's thread. Heartbeats tell of dead workers, which this is not.
+        # Heartbeats detect dead workers, which do not exist here, and make each flow run wait a second for a thread.
         with shared(session), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             return cast(Outcome, end_to_end(context.recipe, return_state=True).result())

@@ -1,4 +1,4 @@
-"""The session: what the flows of one run share in a process, so that nothing is planned twice."""
+"""The session: the state that the flows of one run share in a process, so that nothing is planned twice."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from pipeline.run.runner import logged_run
 
 @dataclass
 class Session:
-    """A run under way: its planner, where people watch it, and the outcomes of its steps so far."""
+    """A run in progress: its planner, its display, and the outcomes of its steps so far."""
 
     planner: Planner
     display: Display
     reports: bool
-    """Whether the flow writes the report at the end; the `rlip` command does so itself."""
+    """Whether the flow writes the report at the end; the `rlip` command writes its own."""
     steps: dict[str, StepOutcome] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, context: RunContext, display: Display, *, reports: bool) -> Session:
-        """Check what the recipe needs before any work. Raises `FatalError`."""
+        """Prepare the run and start a session. Raises `FatalError` before any work if something is missing."""
         prepare(context, display.drawing, display.reading)
         return cls(Planner(context), display, reports)
 
 
-# Flows are called with the recipe alone, which is what Prefect stores and shows. The rest reaches them through here.
+# Prefect stores and shows the arguments of a flow, so flows take the recipe alone. The session reaches them this way.
 _current: ContextVar[Session | None] = ContextVar("session", default=None)
 
 
 @contextmanager
 def shared(session: Session) -> Iterator[Session]:
-    """Let the flows called inside work in `session`."""
+    """Make the flows called in this context use `session`."""
     token = _current.set(session)
     try:
         yield session
@@ -53,7 +53,7 @@ def shared(session: Session) -> Iterator[Session]:
 
 @contextmanager
 def session_of(recipe: Recipe) -> Iterator[Session]:
-    """The session that is shared with this flow, or a new one that logs to the flow run. It is marked as alive meanwhile."""
+    """The session shared with this flow, or a new one that logs to the flow run. Holds the lock of a top-level flow run."""
     current = _current.get()
     with ExitStack() as stack:
         if current is None:

@@ -1,4 +1,4 @@
-"""One flow for each stage: it plans the stage's steps and executes them, block by block."""
+"""One flow per stage. It plans the steps of the stage and executes them block by block."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from storage.errors import FatalError
 
 
 def stage_flow(stage: type[Stage]) -> Flow[[Recipe], Any]:
-    """The flow of a stage, named like it."""
+    """Create the flow of a stage, with the name of the stage."""
 
     @flow(
         name=stage.name,
@@ -43,15 +43,15 @@ def stage_flow(stage: type[Stage]) -> Flow[[Recipe], Any]:
 
 
 STAGE_FLOWS = tuple(map(stage_flow, STAGES))
-"""The stages' flows, each after those that it reads from."""
-# Deployments name their flow as an attribute of this module.
+"""The flows of all stages, each after those that it reads from."""
+# Deployments refer to a flow by an attribute of this module.
 ingest, caption, parse, train_tagger, tag, shard, pretrain, evaluate = STAGE_FLOWS
 
 
 def run_stage(recipe: Recipe, stage: str) -> State[list[StepOutcome]]:
-    """Run a stage's steps, one for each arm and seed. The steps that they read must be done.
+    """Run the steps of a stage, one per arm and seed. The steps that they read must be done.
 
-    Raises `FatalError` that names the stages which are due above, and whatever a step raises.
+    Raises `FatalError` that names the step which must run first, and whatever a step raises.
     """
     with session_of(recipe) as session:
         planner = session.planner
@@ -63,12 +63,12 @@ def run_stage(recipe: Recipe, stage: str) -> State[list[StepOutcome]]:
                 outcomes.append(run_step(planner, step, display, work_in_tasks))
                 session.steps[step.name] = outcomes[-1]
     made = sum(outcome.partitions - (outcome.cached or 0) for outcome in outcomes)
-    message = f"{made} of {sum(outcome.partitions for outcome in outcomes)} partitions made"
+    message = f"{made} of {sum(outcome.partitions for outcome in outcomes)} partitions computed"
     return Completed(name=None if made else CACHED, message=message, data=outcomes)
 
 
 def require_above(planner: Planner, stage: str) -> None:
-    """Find the artifacts that the stage's steps read. Raises `FatalError` when some are missing or were refused."""
+    """Find the artifacts that the steps of a stage read. Raises `FatalError` if some are missing or an audit refuses them."""
     context = planner.context
     needed: set[str] = set()
     for step in reversed(context.steps):
@@ -87,13 +87,13 @@ def require_above(planner: Planner, stage: str) -> None:
 
 
 def work_in_tasks(planner: Planner, plan: StepPlan, display: Display) -> Sequence[Record]:
-    """Execute a step's due items in Prefect tasks; where there are none, one task says `Cached`."""
+    """Execute the due items of a step in Prefect tasks. If none are due, one task ends in state `Cached`."""
     if plan.step.stage.whole:
         given = (plan.step.name, quote(planner), quote(plan), quote(display))
         return cast(list[Record], work_whole(*given, return_state=True).result())
     run, stop = planner.context.recipe.run, Event()
-    # One thread more than there are workers, so that none is idle between two blocks. The engine is left first, which
-    # ends its items, so that the task runner has nothing to wait for.
+    # One more thread than workers, so that no worker is idle between two blocks. The engine closes first and ends its
+    # items, so that the task runner has nothing to wait for.
     pool: ThreadPoolTaskRunner[State[list[Record]]] = ThreadPoolTaskRunner(max_workers=run.workers + 1)
     with pool as runner, open_engine(planner, plan, display) as engine:
         running = {

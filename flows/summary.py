@@ -1,4 +1,4 @@
-"""The end of a run as Prefect artifacts: the stage table and a page of figures and paths."""
+"""Publishes the result of a run as Prefect artifacts: the table of steps, and a page of figures and paths."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def publish_summary(context: RunContext, outcome: Outcome) -> None:
     create_table_artifact(
         table=[{name: str(value) for name, value in row.items()} for row in outcome.as_rows()],
         key=artifact_key("stages", recipe.name),
-        description=f"What each step of {recipe.name} took in and gave out.",
+        description=f"Rows and time of each step of {recipe.name}.",
     )
     create_markdown_artifact(
         markdown=summary_page(recipe, run, figures_of(context.view)),
         key=artifact_key("summary", recipe.name),
-        description=f"What came out of {recipe.name}, and where it lies.",
+        description=f"Results of {recipe.name}, and where to find them.",
     )
 
 
 def summary_page(recipe: Recipe, run: Run, figures: Figures) -> str:
-    """The figures and paths of a run in Markdown, without any text out of the data: Prefect renders it."""
+    """The figures and paths of a run in Markdown. Contains no text from the data, because Prefect renders it."""
     counts = {name: value for name, value in asdict(figures.labels).items() if value is not None}
     lines = [
         f"# {recipe.name}",
@@ -51,7 +51,7 @@ def summary_page(recipe: Recipe, run: Run, figures: Figures) -> str:
 
 
 def _audit(audit: DatasetAudit) -> list[list[str]]:
-    """Tagger and naive matching on one set, where the set gives the truth."""
+    """Rows for the tagger and for naive matching on one data set; none if the data set has no true relations."""
     if audit.labels is None:
         return []
     ways = (("tagger", audit.labels.tagger), ("naive matching", audit.labels.naive))
@@ -59,13 +59,13 @@ def _audit(audit: DatasetAudit) -> list[list[str]]:
 
 
 def _arms(arms: tuple[ArmScores, ...], share: float | None) -> list[str]:
-    """The scores of pre-training, one row an arm."""
+    """The scores of pre-training, one row per arm."""
     names = sorted({name for arm in arms for name in arm.scores})
     rows = [
         [f"{arm.arm} ({arm.seeds})", *(_share(arm.scores[n].mean if n in arm.scores else None) for n in names)]
         for arm in arms
     ]
-    gain = [] if share is None else ["", f"Pseudo-labels bring {share:.2f} of the gain that true relations bring."]
+    gain = [] if share is None else ["", f"Pseudo-labels yield {share:.2f} of the gain of true relations."]
     return ["", "## Scores", "", *_table(rows, ["arm (seeds)", *names]), *gain] if names else []
 
 

@@ -1,4 +1,4 @@
-"""The two tasks: a block of partitions on the engine's workers, and a whole-set step in the flow run's own thread."""
+"""The two tasks: a block of partitions on the workers of the engine, and a whole-set step in the thread of the flow run."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from pipeline.runtime.execute import Record
 from storage.errors import RetryableError
 
 CACHED = "Cached"
-"""The name of the state in which work ends that was in the store already."""
+"""Name of the final state of a run that found everything in the store."""
 
 
 def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Whether a failed task is worth another try."""
+    """Whether to retry a failed task."""
     return isinstance(state.result(raise_on_failure=False), RetryableError)
 
 
-# The store decides what is done. Prefect's cache would believe in artifacts that are gone, and its results are pickles.
+# The store decides what is done: Prefect's cache would trust artifacts that no longer exist, and its results are pickles.
 _OURS: dict[str, Any] = {
     "cache_policy": NO_CACHE,
     "persist_result": False,
@@ -41,9 +41,9 @@ _OURS: dict[str, Any] = {
 
 @task(**_OURS)
 def work_block(name: str, block: Block, engine: LocalEngine, display: Display) -> State[list[Record]]:
-    """Work a block's items on `engine` and wait for all of them; on a retry only those that failed."""
+    """Process the items of a block on `engine` and wait for all of them; on a retry, only those that failed."""
     if block.stop.is_set():
-        return Cancelled(message="stopped before it was done")
+        return Cancelled(message="stopped before it finished")
     failures: list[Exception] = []
     for future in as_completed([engine.submit(item) for item in block.waiting]):
         try:
@@ -54,7 +54,7 @@ def work_block(name: str, block: Block, engine: LocalEngine, display: Display) -
             block.records[record.partition] = record
             display.finished(record)
     if block.stop.is_set():
-        return Cancelled(message="stopped before it was done")
+        return Cancelled(message="stopped before it finished")
     if failures:
         raise failures[0]
     made = list(block.records.values())
@@ -63,11 +63,11 @@ def work_block(name: str, block: Block, engine: LocalEngine, display: Display) -
 
 @task(**_OURS)
 def work_whole(name: str, planner: Planner, plan: StepPlan, display: Display) -> State[list[Record]]:
-    """Work a whole-set step. To be called, not submitted: signals reach the main thread only."""
+    """Process a whole-set step. Call it, do not submit it: signals reach the main thread only."""
     return ended([execute_whole(planner, plan, display)] if plan.due else [], len(plan.cached))
 
 
 def ended(made: Sequence[Record], cached: int) -> State[list[Record]]:
-    """The state of work that went well: named `Cached` when nothing was made."""
-    message = f"{cached} cached, {len(made)} made, {sum(record.rows_out for record in made)} rows"
+    """The state of a successful task: named `Cached` if nothing was computed."""
+    message = f"{cached} cached, {len(made)} computed, {sum(record.rows_out for record in made)} rows"
     return Completed(name=None if made else CACHED, message=message, data=list(made))

@@ -1,4 +1,4 @@
-"""A Prefect server for the length of one run: a process of its own on a free port, its records kept in a folder."""
+"""A Prefect server for the duration of one run: a separate process on a free port that keeps its records in a folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.runtime.processes import die_with_parent
 from storage.errors import FatalError
 
 HEALTHY_WITHIN = 120.0
-"""Seconds that a server may take to answer: the first start in a folder also makes the database."""
+"""Seconds that a server may take to answer. The first start in a folder also creates the database."""
 
 SERVER_SETTINGS = {
     "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
@@ -27,15 +27,15 @@ SERVER_SETTINGS = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "2",
 }
-"""SQLite may be busy for longer than Prefect expects on a machine that is. And it refuses who would write after another
-has: Prefect's client tries again two seconds later, so the states of tasks are written in batches and not one by one."""
+"""On a busy machine SQLite may be busy for longer than Prefect expects. It also refuses a writer that comes second, and
+Prefect's client retries only two seconds later, so task states are written in batches instead of one by one."""
 
 
 class TemporaryServer:
-    """Starts at once on construction; `ready` waits for it. A context manager that ends it.
+    """Starts on construction; `ready` waits until it answers. Leaving the context stops it.
 
-    Prefect has a temporary server of its own; this one survives the Ctrl-C that its terminal also sends to it, so that
-    the run's last states are recorded, and it ends with this process even when that is killed. It has the web pages.
+    Prefect has a temporary server of its own. This one survives a Ctrl-C in the terminal, so that the last states of the
+    run are recorded, ends with this process even if the process is killed, and serves the web pages.
     """
 
     def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
@@ -47,27 +47,27 @@ class TemporaryServer:
             self._log = (self._home / "server.log").open("w")
         except OSError as error:
             raise FatalError(
-                f"{self._home}: no folder for Prefect's records ({error.strerror}); set `store`"
+                f"{self._home}: can't keep Prefect's records there ({error.strerror}); change `store`"
             ) from error
-        # Two servers that make one database at the same time break it: one starts after the other.
+        # Two servers that create one database at the same time break it, so they start one after the other.
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.address = f"http://127.0.0.1:{free_port()}"
         self._process = self._start()
 
     @property
     def api(self) -> str:
-        """The API's URL."""
+        """URL of the API."""
         return f"{self.address}/api"
 
     def ready(self) -> str:
-        """Wait until the server answers; the address of its web pages. Raises `FatalError` with its last words."""
+        """Wait until the server answers, and return the address of its web pages. Raises `FatalError` with the end of its log."""
         until = time.monotonic() + HEALTHY_WITHIN
         while not answers(self.api, seconds=2):
             if self._process.poll() is not None or time.monotonic() > until:
                 last = (self._home / "server.log").read_text(errors="replace")[-1500:].strip()
                 raise FatalError(
                     f"Prefect's temporary server did not start at {self.address} (log: {self._home / 'server.log'}). "
-                    f"Set PREFECT_API_URL to a server that runs, or leave Prefect out with --direct.\n{last}"
+                    f"Set PREFECT_API_URL to a running server, or run without Prefect with --direct.\n{last}"
                 )
             time.sleep(0.1)
         self._lock.close()
@@ -77,7 +77,7 @@ class TemporaryServer:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End the server."""
+        """Stop the server."""
         self._lock.close()
         self._process.terminate()
         try:
@@ -103,7 +103,7 @@ class TemporaryServer:
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nothing listens on."""
+    """A TCP port of this machine on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -116,6 +116,6 @@ def answers(api: str, seconds: float) -> bool:
         with urllib.request.urlopen(f"{api.rstrip('/')}/health", timeout=seconds) as answer:
             return bool(answer.status == 200)
     except urllib.error.HTTPError as error:
-        return error.code in (401, 403)  # it wants to know who asks: Prefect's client will tell
+        return error.code in (401, 403)  # it asks for credentials, which Prefect's client will send
     except (OSError, ValueError):
         return False

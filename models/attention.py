@@ -1,4 +1,4 @@
-"""Multi-head self-attention whose positions steer where to look but not what is read, as in DETR.
+"""Multi-head self-attention as in DETR: positions enter queries and keys, but not values.
 
 Shapes: B batch, Q queries, D width.
 """
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class SelfAttention(nn.Module):
-    """Parameters are named as torch.nn.MultiheadAttention's."""
+    """Multi-head self-attention with the parameter names of torch.nn.MultiheadAttention."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, content_BQD: Tensor, position_BQD: Tensor | None, key_padding_mask_BQ: Tensor | None) -> Tensor:
-        """B×Q×D. Queries whose `hidden` is True are not attended to; each row needs one that is not."""
+        """Returns B×Q×D. Queries whose `key_padding_mask_BQ` is True are not attended to; each row needs one False."""
         width = content_BQD.shape[-1]
         placed_BQD = content_BQD if position_BQD is None else content_BQD + position_BQD
         query, key = F.linear(placed_BQD, self.in_proj_weight[: 2 * width], self.in_proj_bias[: 2 * width]).chunk(

@@ -1,4 +1,4 @@
-"""Image features from any convolutional network or window transformer (spec 1.3).
+"""Image features from a convolutional network or a window transformer (docs/networks.md, 2).
 
 Shapes: B images, H×W pixels or cells, C channels.
 """
@@ -19,11 +19,11 @@ from models.frozen_norm import fold_frozen_norms
 
 GROUP_CHANNELS = 8
 PATCH = 4
-"""Side of the squares of pixels that a window transformer begins with."""
+"""Side in pixels of the square patches that a window transformer starts from."""
 
 
 class Backbone(nn.Module):
-    """Maps of chosen strides, finest first."""
+    """Extracts feature maps of the chosen strides, finest first."""
 
     def __init__(self, name: str, norm: str, strides: Sequence[int], drop_path: float = 0.0) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Backbone(nn.Module):
         if missing:
             raise ConfigError(
                 f"network setting backbone_strides: {name} has no map of stride {missing[0]}; "
-                f"it has {sorted(set(every_map))}"
+                f"choose from {sorted(set(every_map))}"
             )
         self.body = create_backbone(name, [every_map.index(stride) for stride in strides], drop_path)
         self.channels: list[int] = feature_info(self.body).channels()
@@ -48,11 +48,11 @@ class Backbone(nn.Module):
             _replace_batch_norms(self.body)
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
-        """B×C×H×W maps of the chosen strides."""
+        """Returns B×C×H×W maps of the chosen strides."""
         if self.norms is not None:
             height, width = images_B3HW.shape[2:]
             images_B3HW = F.pad(images_B3HW, (0, -width % PATCH, 0, -height % PATCH))
-        # Convolutions and pooling are faster so, on CPU and GPU alike.
+        # Convolutions and pooling are faster with channels last, on CPU and GPU alike.
         maps = self.body(images_B3HW.contiguous(memory_format=torch.channels_last))
         if self.norms is not None:
             maps = [norm(x) for norm, x in zip(self.norms, maps, strict=True)]
@@ -76,7 +76,7 @@ def _is_residual(body: nn.Module) -> bool:
 
 
 def _freeze_as_pretrained(backbone: Backbone) -> None:
-    """Fix what the authors fix: stem and first stage of residual networks, norms and position biases of others."""
+    """Freezes what the authors do: stem and first stage of residual networks, norms and position biases of others."""
     if _is_residual(backbone.body):
         fixed = [p for n, p in backbone.body.named_parameters() if not n.startswith(("layer2", "layer3", "layer4"))]
     else:

@@ -1,6 +1,6 @@
-"""Bodies of the backbone by name: timm's, and bottleneck ResNets of any width and depth.
+"""Builds backbone bodies by name: timm's, and bottleneck ResNets of any width and depth.
 
-A name such as `resnet_w16_2_2_3_2` is a ResNet with a stem of 16 channels and 2, 2, 3 and 2 blocks in its stages;
+For example, `resnet_w16_2_2_3_2` is a ResNet with a stem of 16 channels and 2, 2, 3 and 2 blocks in its stages;
 `resnet_w64_3_4_6_3` is ResNet-50.
 """
 
@@ -21,7 +21,7 @@ _SIZED_RESNET = re.compile(r"resnet_w([1-9]\d*)_([1-9]\d*)_([1-9]\d*)_([1-9]\d*)
 
 
 def sized_resnet(width: int, blocks: list[int]) -> str:
-    """The name of a bottleneck ResNet: timm's where it has one."""
+    """Returns the name of a bottleneck ResNet: timm's where it has one."""
     named: dict[tuple[int, ...], str] = {
         (3, 4, 6, 3): "resnet50",
         (3, 4, 23, 3): "resnet101",
@@ -33,14 +33,14 @@ def sized_resnet(width: int, blocks: list[int]) -> str:
 
 
 def is_window_transformer(name: str) -> bool:
-    """Whether the name is of a Swin transformer, the first version."""
+    """Whether the name is that of a Swin transformer (version 1)."""
     return name.startswith("swin_")
 
 
 def create_backbone(name: str, out_indices: list[int] | None = None, drop_path: float = 0.0) -> nn.Module:
-    """A network that gives the maps of its stages, or of some of them; raises ConfigError for unknown names.
+    """Builds a network that returns the maps of all or some of its stages. Raises `ConfigError` for unknown names.
 
-    `drop_path`: probability, in training, that the last residual block is left out; earlier ones less, in proportion.
+    `drop_path`: probability of skipping the last residual block in training; proportionally less for earlier ones.
     """
     chosen: dict[str, Any] = {} if out_indices is None else {"out_indices": out_indices}
     if drop_path or is_window_transformer(name):
@@ -61,31 +61,31 @@ def create_backbone(name: str, out_indices: list[int] | None = None, drop_path: 
         return body
     if not timm.is_model(name):
         raise ConfigError(
-            f"network setting backbone={name!r}: not a timm model (see timm.list_models()), and not of the form "
+            f"network setting backbone={name!r}: neither a timm model (see timm.list_models()) nor of the form "
             "resnet_w16_2_2_2_2"
         )
     if is_window_transformer(name):
-        # Windows keep their size on images of any size, as detectors have it.
+        # Windows keep their size whatever the image size, as in detectors.
         chosen |= {"strict_img_size": False, "always_partition": True}
     return timm.create_model(name, pretrained=False, features_only=True, **chosen)
 
 
 def feature_info(body: nn.Module) -> FeatureInfo:
-    """Strides and channels of a body's maps."""
+    """Returns the strides and channels of a body's maps."""
     info = body.feature_info
     assert isinstance(info, FeatureInfo)
     return info
 
 
 def stage_strides(name: str) -> list[int]:
-    """Strides of all maps of a body, finest first."""
+    """Returns the strides of all maps of a body, finest first."""
     with torch.device("meta"):
         strides: list[int] = feature_info(create_backbone(name)).reduction()
     return strides
 
 
 class _SizedResNet(ResNet):
-    """Its stem is as narrow as its first stage, where timm's has 64 channels always."""
+    """A ResNet whose stem is as narrow as its first stage; timm's stem always has 64 channels."""
 
     def __init__(self, stem: int, layers: list[int], **settings: Any) -> None:
         widths = tuple(stem * 2**stage for stage in range(4))

@@ -1,4 +1,4 @@
-"""Arithmetic of boxes. cxcywh: centre x, centre y, width, height; xyxy: left, top, right, bottom. Any unit."""
+"""Box arithmetic. cxcywh: centre x, centre y, width, height; xyxy: left, top, right, bottom. Any unit."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from torch import Tensor
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """...×4 to ...×4."""
+    """Converts ...×4 boxes from cxcywh to xyxy."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat((centre - half, centre + half), dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """...×4 to ...×4."""
+    """Converts ...×4 boxes from xyxy to cxcywh."""
     first, last = boxes[..., :2], boxes[..., 2:]
     return torch.cat(((first + last) / 2, last - first), dim=-1)
 
 
 def giou(first: Tensor, second: Tensor) -> Tensor:
-    """Generalised intersection over union (Rezatofighi et al., 2019) of xyxy boxes whose leading axes broadcast.
+    """Returns the generalised IoU (Rezatofighi et al., 2019) of xyxy boxes whose leading axes broadcast.
 
-    In [-1, 1]; two boxes without area give a finite value, not NaN.
+    It lies in [-1, 1]; two boxes without area give a finite value, not NaN.
     """
     area_first = (first[..., 2:] - first[..., :2]).prod(-1)
     area_second = (second[..., 2:] - second[..., :2]).prod(-1)
@@ -41,6 +41,6 @@ def giou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def inverse_sigmoid(values: Tensor, margin: float = 1e-5) -> Tensor:
-    """Logit of values in [0, 1], each side kept at least `margin` away from 0."""
+    """Returns the logit of values p in [0, 1], with p and 1 - p clamped to at least `margin`."""
     values = values.clamp(0, 1)
     return torch.log(values.clamp(min=margin) / (1 - values).clamp(min=margin))

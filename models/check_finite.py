@@ -1,4 +1,4 @@
-"""Predictions that are not numbers, and what is to blame for them."""
+"""Detects predictions that are not finite, and names the likely cause."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from models.predictions import Predictions
 
 
 def check_finite(predictions: Predictions, network: nn.Module) -> None:
-    """Raises FloatingPointError that names the prediction that is not finite and the damaged weight, if there is one."""
+    """Raises `FloatingPointError` that names the prediction that is not finite and the damaged weight, if any."""
     tensors = {name: value for name, value in vars(predictions).items() if isinstance(value, Tensor)}
     sound = torch.stack([value.isfinite().all() for value in tensors.values()])
     if sound.all():
@@ -17,8 +17,8 @@ def check_finite(predictions: Predictions, network: nn.Module) -> None:
     name = list(tensors)[int(sound.int().argmin())]
     damaged = next((name for name, weight in network.named_parameters() if not weight.isfinite().all()), None)
     advice = (
-        f"so is the weight {damaged}: load sound weights, or train with a lower learning rate"
+        f"the weight {damaged} has one too: load undamaged weights, or train with a lower learning rate"
         if damaged
-        else "all weights are sound: look for bad values in the images, or for weights too large for the precision"
+        else "all weights are finite: look for bad values in the images, or for weights too large for the precision"
     )
-    raise FloatingPointError(f"{name}: a value is infinite or not a number; {advice}")
+    raise FloatingPointError(f"{name}: a value is NaN or infinite; {advice}")

@@ -1,4 +1,4 @@
-"""Sizes and switches of a network and of its losses; everything needed to rebuild a network around its weights."""
+"""Settings of a network and of its losses: everything needed to rebuild a network around its weights."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.dataclasses import dataclass
 
 NO_OBJECTS = "no objects"
-"""The text that stands for the absence of an object. It is always the last of the object texts."""
+"""The text that stands for the absence of an object; always the last of the object texts."""
 
 
 class ConfigError(ValueError):
-    """A setting has a value that no network can be built from. The message names the field and what is allowed."""
+    """Raised for a setting that no network can be built from; the message names the field and what is allowed."""
 
 
 def _require(holds: bool, name: str, value: object, allowed: str) -> None:
@@ -22,24 +22,29 @@ def _require(holds: bool, name: str, value: object, allowed: str) -> None:
         raise ValueError(f"{name}={value!r}: must be {allowed}")
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True))
 class TextConfig:
     """Kind and sizes of the text encoder. The defaults are those of roberta-base."""
 
     kind: str = "roberta"
-    """Any model type of transformers that takes BERT's settings and has a pooled output: roberta, bert, ..."""
+    """A model type of transformers that takes BERT's settings and has a pooled output, e.g. roberta or bert."""
     hidden: int = Field(default=768, ge=1)
+    """Width of token features."""
     layers: int = Field(default=12, ge=1)
+    """Number of transformer layers."""
     heads: int = Field(default=12, ge=1)
+    """Attention heads of each layer."""
     feedforward: int = Field(default=3072, ge=1)
+    """Width of the feed-forward networks."""
     vocabulary: int = Field(default=50265, ge=1)
+    """Number of tokens that the tokenizer knows, at most."""
     max_positions: int = Field(default=514, ge=4)
-    """Longest token sequence + 2, because RoBERTa counts positions from its padding index."""
+    """Length of the longest token sequence + 2, because RoBERTa counts positions from its padding index."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Of the text encoder, the language layers, the fusion attention and the resizer."""
+    """Dropout in the text encoder, the language layers, the fusion attention and the resizer."""
     initial_deviation: float = Field(default=0.02, gt=0)
-    """Standard deviation of random weights. Small encoders need about 0.25: with less, all texts start out alike and are
-    never told apart."""
+    """Standard deviation of the initial weights. Small encoders need about 0.25: with less, the features of all texts
+    start out alike and never become distinguishable."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -47,50 +52,63 @@ class TextConfig:
         return self
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True))
 class NetworkConfig:
-    """Sizes of RLIPv2. The defaults are those of the released ParSeDA with ResNet-50.
+    """Sizes and variants of an RLIPv2 network. The defaults are those of the released ParSeDA with ResNet-50.
 
-    Constructing one directly raises pydantic's ValidationError for bad values, `from_dict` raises ConfigError.
+    The constructor raises pydantic's `ValidationError` for bad values; `from_dict` raises `ConfigError`.
     """
 
     architecture: Literal["parseda", "parsed"] = "parseda"
+    """parseda: anchored queries, as DAB-DETR has them; parsed: learned queries, as Deformable DETR has them."""
     backbone: str = "resnet50"
-    """Any timm name that supports feature extraction."""
+    """Any timm model that supports feature extraction, or a ResNet of any size, e.g. resnet_w16_2_2_2_2."""
     backbone_norm: Literal["frozen", "batch", "group"] = "frozen"
-    """frozen: batch statistics and first stage fixed, for pre-trained backbones; batch: as timm builds it;
+    """frozen: fixed batch statistics and first stage, for pre-trained backbones; batch: as timm builds it;
     group: group norm instead of batch norm, for training from scratch with small batches."""
     backbone_strides: tuple[int, ...] = Field(default=(8, 16, 32), strict=False, min_length=1)
-    """Strides of the backbone maps that are used, finest first."""
+    """Strides of the backbone maps to use, finest first."""
     backbone_drop_path: float = Field(default=0.0, ge=0, lt=1)
-    """Probability of leaving out the backbone's last residual block in training. The released scripts use 0.2 for Swin-T
+    """Probability of skipping the backbone's last residual block in training. The released scripts use 0.2 for Swin-T
     and 0.5 for Swin-L."""
     levels: int = Field(default=4, ge=1)
-    """Feature levels; those beyond the backbone's are made by stride-2 convolutions."""
+    """Number of feature levels; stride-2 convolutions produce those beyond the backbone's maps."""
     width: int = Field(default=256, ge=1, multiple_of=32)
-    """A multiple of the 32 groups of group norm."""
+    """Width of image features and queries; a multiple of the 32 groups of group norm."""
     heads: int = Field(default=8, ge=1)
+    """Attention heads of the encoder and the decoders."""
     points: int = Field(default=4, ge=1)
+    """Points that each head of deformable attention samples per level."""
     encoder_layers: int = Field(default=6, ge=1)
+    """Layers of the image encoder."""
     decoder_layers: int = Field(default=3, ge=1)
-    """Of the subject-object decoder and of the relation decoder each."""
+    """Number of layers in each of the two decoders, for subjects and objects and for relations."""
     feedforward: int = Field(default=2048, ge=1)
+    """Width of the feed-forward networks of encoder and decoders."""
     pairs: int = Field(default=100, ge=1)
-    """Subject-object pairs predicted per image; in the tagger, pairs that attend to each other."""
+    """Number of subject-object pairs predicted per image; in the tagger, number of pairs that attend to each other."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout of encoder and decoders."""
     fusion: Literal["alif", "late", "none"] = "alif"
-    """alif: texts and image meet within the encoder; late: texts and decoded queries meet at the end, as in RLIPv1;
-    none: they meet in the heads only."""
+    """alif: the encoder fuses texts and image; late: texts and decoded queries are fused at the end, as in RLIPv1;
+    none: texts and queries are only compared in the heads."""
     fusion_interval: int = Field(default=2, ge=1)
+    """alif: images and texts are fused before every so many encoder layers."""
     fusion_width: int = Field(default=2048, ge=1)
+    """Width of the fusion attention."""
     fusion_heads: int = Field(default=8, ge=1)
+    """Heads of the fusion attention."""
     gate: Literal["VXAc", "GLIP", "none"] = "VXAc"
+    """What scales the fused update: one learned number (VXAc), one per channel (GLIP), or nothing."""
     relation_queries: Literal["vanilla_MBF", "vanilla", "MBF"] = "vanilla_MBF"
+    """Content of relation queries: learned (vanilla), made from subject and object (MBF), or the sum of both."""
     relation_branches: int = Field(default=16, ge=1)
+    """Branches of the module that makes relation queries from subject and object."""
     text: TextConfig = TextConfig()
     official_compat: bool = False
     """Compute as the authors' code does, defects included, so that their weights give their numbers."""
     tagger: bool = False
+    """Whether this is a Relation Tagger, whose pairs of boxes are given."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -112,12 +130,12 @@ class NetworkConfig:
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Returns plain values, ready for JSON."""
         return asdict(self) | {"backbone_strides": list(self.backbone_strides)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`. Raises ConfigError for unknown or ill-typed fields."""
+        """Builds a configuration from the values of `to_dict`. Raises `ConfigError` for unknown or ill-typed fields."""
         given = dict(values)
         try:
             if isinstance(given.get("text"), Mapping):
@@ -130,18 +148,22 @@ class NetworkConfig:
 class LossSettings(BaseModel):
     """Weights of the loss terms. The defaults are those of the released pre-training."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     classes: float = Field(1.0, ge=0)
+    """Weight of the subject and object class losses."""
     predicates: float = Field(1.0, ge=0)
+    """Weight of the predicate loss."""
     box: float = Field(2.5, ge=0)
+    """Weight of the L1 box losses."""
     giou: float = Field(1.0, ge=0)
+    """Weight of the generalised IoU losses."""
     background: float = Field(0.1, ge=0)
     """Weight of "no objects" in the class loss."""
     localised_predicates: bool = True
-    """True: predicates are expected only as much as both boxes are right (quality focal); False: CornerNet focal."""
+    """True: scale predicate targets by how well both boxes fit (quality focal loss); False: CornerNet focal loss."""
     pseudo_predicates: bool = False
-    """Also expect, more weakly, predicates whose texts are similar to the true ones."""
+    """Also use predicates whose texts are similar to the true ones as weaker targets."""
 
 
 def _made(kind: type[TextConfig], values: Mapping[str, Any], prefix: str) -> TextConfig:
@@ -152,12 +174,12 @@ def _made(kind: type[TextConfig], values: Mapping[str, Any], prefix: str) -> Tex
 
 
 def _explain(error: ValidationError, kind: type[Any], prefix: str) -> str:
-    """The first mistake in plain words: setting, value, what is allowed."""
+    """Describes the first mistake: setting, value, what is allowed."""
     mistake = error.errors()[0]
     name = prefix + ".".join(map(str, mistake["loc"]))
-    said = mistake["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    message = mistake["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if mistake["type"] == "unexpected_keyword_argument":
         return f"network setting {name}: unknown; allowed: {', '.join(sorted(kind.__dataclass_fields__))}"
     if mistake["loc"]:
-        return f"network setting {name}={mistake['input']!r}: {said}"
-    return f"network setting {prefix}{said}"
+        return f"network setting {name}={mistake['input']!r}: {message}"
+    return f"network setting {prefix}{message}"

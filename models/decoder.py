@@ -1,9 +1,9 @@
-"""Decoders of pair queries (spec 3.1 to 3.3): first subjects and objects together, then relations.
+"""Decoders of pair queries: first subjects and objects together, then relations (docs/networks.md, 4).
 
-Shapes: B images, G groups, P pairs a group, N = G·P pairs, Q queries (2·N or N), D width, L levels.
+Shapes: B images, G groups, P pairs per group, N = G·P pairs, Q queries (2·N or N), D width, L levels.
 
-Queries of different groups do not attend to each other. With two queries a pair, each group holds its subjects, then
-its objects.
+Queries of different groups do not attend to each other. With two queries per pair, each group holds its subjects,
+then its objects.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from models.position_encoding import encode_boxes
 
 @dataclass
 class PairBoxes:
-    """Current boxes of N pairs as seen by the queries: B×N×4 cxcywh, or B×N×2 before the first refinement."""
+    """Current boxes of N pairs as the queries see them: B×N×4 cxcywh, or B×N×2 before the first refinement."""
 
     subjects: Tensor
     objects: Tensor
 
     def detach(self) -> PairBoxes:
-        """The same boxes, through which no gradient goes."""
+        """Returns the same boxes, detached from the gradient."""
         return PairBoxes(self.subjects.detach(), self.objects.detach())
 
     def refined(self, subject_change_BN4: Tensor, object_change_BN4: Tensor) -> PairBoxes:
-        """Boxes after a change in logits."""
+        """Returns the boxes after a change in logits."""
         return PairBoxes(_refine(self.subjects, subject_change_BN4), _refine(self.objects, object_change_BN4))
 
 
@@ -48,7 +48,7 @@ def _refine(boxes: Tensor, change_BN4: Tensor) -> Tensor:
 
 @dataclass
 class Decoded:
-    """One decoder layer's queries and the boxes after it."""
+    """The queries and boxes after one decoder layer."""
 
     content: Tensor
     """B×Q×D"""
@@ -56,9 +56,9 @@ class Decoded:
 
 
 class Decoder(nn.Module):
-    """Layers of self-attention, deformable reading of the image, and box refinement.
+    """Layers of self-attention, deformable attention to the image, and box refinement.
 
-    With `anchored`, positions of queries are made anew from their boxes before each layer (DAB); without, the given
+    With `anchored`, query positions are recomputed from their boxes before each layer (DAB-DETR); otherwise the given
     positions are used throughout.
     """
 
@@ -81,7 +81,7 @@ class Decoder(nn.Module):
         encoded: Encoded,
         heads: tuple[nn.ModuleList, nn.ModuleList] | None,
     ) -> list[Decoded]:
-        """Each layer's output. `hidden` marks queries that no query may see; without box heads, boxes stay."""
+        """Returns each layer's output. `key_padding_mask_BQ` marks queries to ignore; without `heads`, boxes stay."""
         paired = content_BQD.shape[1] == 2 * boxes.subjects.shape[1]
         ratios_BL = encoded.valid_ratios[:, None]
         key_padding_mask_GQ = None if key_padding_mask_BQ is None else _by_group(key_padding_mask_BQ, groups)
@@ -114,7 +114,7 @@ def _to_queries(boxes: PairBoxes, groups: int) -> Tensor:
 
 
 def to_pairs(queries_BQD: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Subjects and objects, each B×N×D."""
+    """Splits queries into subjects and objects, each B×N×D."""
     subjects, objects = queries_BQD.unflatten(1, (groups, 2, -1)).unbind(2)
     return subjects.flatten(1, 2), objects.flatten(1, 2)
 
@@ -152,5 +152,5 @@ class _Layer(nn.Module):
 
 
 def _by_group(queries_BQD: Tensor, groups: int) -> Tensor:
-    """Queries B×Q×..., those of each group by themselves."""
+    """Moves the groups of B×Q×... queries into the batch axis."""
     return queries_BQD.unflatten(1, (groups, -1)).flatten(0, 1)

@@ -1,7 +1,7 @@
 """Multi-scale deformable attention (Zhu et al., 2021, section 4.1).
 
-Shapes: B images, Q queries, S tokens of all levels, L levels, K sampling points a level, LK both in one axis, M heads,
-C = D / M channels.
+Shapes: B images, Q queries, S tokens of all levels, L levels, K sampling points per level, LK both in one axis,
+M heads, C = D / M channels.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ class References:
     base: Tensor
     """B×Q×1×2×LK"""
     scale: Tensor | None
-    """B×Q×1×2×LK; None when offsets are cells."""
+    """B×Q×1×2×LK; None when offsets count cells."""
 
     @classmethod
     def at_points(cls, points_BQL2: Tensor, shapes: list[tuple[int, int]], points: int) -> References:
-        """Offsets count cells of each level around points in [0, 1]."""
+        """Builds references at points in [0, 1]; offsets count cells of each level."""
         return cls(_for_points(points_BQL2 * _sizes(points_BQL2, shapes) - 0.5, points), None)
 
     @classmethod
     def in_boxes(cls, boxes_BQL4: Tensor, shapes: list[tuple[int, int]], points: int) -> References:
-        """Offsets are scaled by half the cxcywh boxes' size and the number of points."""
+        """Builds references in cxcywh boxes; offsets are scaled by half the box size over the number of points."""
         size_L2 = _sizes(boxes_BQL4, shapes)
         base_BQL2 = boxes_BQL4[..., :2] * size_L2 - 0.5
         scale_BQL2 = boxes_BQL4[..., 2:] * size_L2 / (2 * points)
         return cls(_for_points(base_BQL2, points), _for_points(scale_BQL2, points))
 
     def to(self, dtype: torch.dtype) -> References:
-        """The same in another precision."""
+        """Returns the references in another precision."""
         return References(self.base.to(dtype), None if self.scale is None else self.scale.to(dtype))
 
 
@@ -52,7 +52,7 @@ def _for_points(values_BQL2: Tensor, points: int) -> Tensor:
 
 
 class DeformableAttention(nn.Module):
-    """Each query reads `points` places of every level, at learned offsets from its reference."""
+    """Lets each query read `points` places of every level, at learned offsets from its reference."""
 
     def __init__(self, width: int, levels: int, heads: int, points: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class DeformableAttention(nn.Module):
         self.output_proj = nn.Linear(width, width)
 
     def reset_parameters(self) -> None:
-        """Offsets start on a star, farther for later points; weights start uniform."""
+        """Starts offsets on a star, farther out for later points, and weights uniform."""
         nn.init.zeros_(self.sampling_offsets.weight)
         angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
         star = torch.stack((angle.cos(), angle.sin()), dim=-1)
@@ -87,12 +87,12 @@ class DeformableAttention(nn.Module):
         shapes: list[tuple[int, int]],
         padding_BS: Tensor | None,
     ) -> Tensor:
-        """B×Q×D. Tokens whose padding is True read as zero."""
+        """Returns B×Q×D. Tokens whose padding is True read as zero."""
         value_BSD = self.value_proj(memory_BSD)
         if padding_BS is not None:
             value_BSD = value_BSD.masked_fill(padding_BS[:, :, None], 0.0)
-        offsets_BQM2LK, weights_BQMLK = self._looks(queries_BQD)
-        # Under autocast only the references are sure to have kept their precision.
+        offsets_BQM2LK, weights_BQMLK = self._offsets_and_weights(queries_BQD)
+        # Under autocast, only the references are guaranteed to keep their precision.
         precision = references.base.dtype
         offsets_BMQ2LK = offsets_BQM2LK.transpose(1, 2).contiguous().to(precision)
         if references.scale is not None:
@@ -110,14 +110,14 @@ class DeformableAttention(nn.Module):
         return attended
 
     def offset_weights(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the offsets: stored as M×LK×2, computed with x and y apart (M×2×LK), as they are used."""
+        """Returns weight and bias of the offsets, reordered from M×LK×2, as stored, to M×2×LK, as used."""
         layer = self.sampling_offsets
         weight, bias = (
             x.unflatten(0, (self.heads, -1, 2)).transpose(1, 2).flatten(0, 2) for x in (layer.weight, layer.bias)
         )
         return weight, bias
 
-    def _looks(self, queries_BQD: Tensor) -> tuple[Tensor, Tensor]:
-        """Where queries look, B×Q×M×2×LK, and how much of it they take, B×Q×M×LK before the softmax."""
+    def _offsets_and_weights(self, queries_BQD: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the offsets, B×Q×M×2×LK, and the weights before the softmax, B×Q×M×LK."""
         offsets = F.linear(queries_BQD, *self.offset_weights()).unflatten(2, (self.heads, 2, -1))
         return offsets, self.attention_weights(queries_BQD).unflatten(2, (self.heads, -1))

@@ -1,7 +1,7 @@
-"""The reading of deformable attention: each query's weighted sum of bilinear samples from maps of several levels.
+"""The sampling step of deformable attention: each query's weighted sum of bilinear samples from maps of several levels.
 
-Shapes: B images, M heads, N = B·M, Q queries, S tokens of all levels, C channels a head, LK levels times points, R = 4·LK cells
-around all points.
+Shapes: B images, M heads, N = B·M, Q queries, S tokens of all levels, C channels per head, LK levels times points,
+R = 4·LK cells around all points.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from torch.utils.checkpoint import checkpoint
 
 Shapes = tuple[tuple[int, int], ...]
 BLOCK = 2**18
-"""Cells in work at a time: few enough to stay in the cache."""
+"""Number of cells processed at a time: few enough to stay in the cache."""
 FRAME = 2
-"""Cells of zeros around a map."""
+"""Width, in cells, of the frame of zeros around a map."""
 SUM = 0
-"""How embedding_bag names its mode."""
+"""embedding_bag's number for the mode `sum`."""
 
 
 def read(value_BMSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, shapes: Shapes) -> Tensor:
-    """N×Q×C. Places are (x, y) in cells of their level, 0 in the middle of the first; what lies outside reads as zero.
+    """Returns N×Q×C. Places are (x, y) in cells of their level, 0 at the centre of the first; outside, values are zero.
 
-    Places and weights are of one dtype, in which values are read.
+    Places and weights share one dtype, in which values are read.
     """
     if value_BMSC.is_cpu:
         read_NQC: Tensor = _Read.apply(value_BMSC, places_NQ2LK, weights_NQLK, shapes)
         return read_NQC
-    # Samples are computed again in the backward pass: kept, they would take most of the memory.
+    # The backward pass recomputes the samples: keeping them would take most of the memory.
     value_NSC = value_BMSC.flatten(0, 1).to(places_NQ2LK.dtype)
     sampled: Tensor = checkpoint(read_plainly, value_NSC, places_NQ2LK, weights_NQLK, shapes, use_reentrant=False)
     return sampled
 
 
 def read_plainly(value_NSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, shapes: Shapes) -> Tensor:
-    """As `read`, level by level with grid_sample."""
+    """Same as `read`, level by level with grid_sample."""
     maps = value_NSC.transpose(1, 2).split([height * width for height, width in shapes], dim=2)
     samples = []
     for (height, width), level_NCS, places_NQ2K in zip(
@@ -53,10 +53,10 @@ def read_plainly(value_NSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, 
 
 
 class _Read(torch.autograd.Function):
-    """On the CPU, a product of a sparse matrix (Q×S, R entries a row) with the values, for each image and head.
+    """On the CPU, multiplies a sparse matrix (Q×S, R entries per row) by the values, for each image and head.
 
-    The matrix is made in blocks that fit the cache (of few queries if they read much, of several heads if they read
-    little), and again in the backward pass: it is as large as all else that a layer keeps.
+    The matrix is built in blocks that fit the cache (of few queries if they read much, of several heads if they read
+    little), and rebuilt in the backward pass, because it is as large as everything else that a layer keeps.
     """
 
     @staticmethod
@@ -69,7 +69,7 @@ class _Read(torch.autograd.Function):
         for framed_SC, *of_heads in _heads(weights_NQLK, framed_NSC, weights_NQLK, places_NQ2LK, read_NQC):
             for weights_QLK, places_Q2LK, read_QC, first_Q in _blocks(*of_heads):
                 cells = _Cells(places_Q2LK, first_Q, maps)
-                # Each of the four cells by itself: shorter sums round less.
+                # The four cells are summed separately: shorter sums round less.
                 of_cells = F.embedding_bag(
                     cells.rows().flatten(0, 1),
                     framed_SC,
@@ -77,7 +77,7 @@ class _Read(torch.autograd.Function):
                     per_sample_weights=cells.entries(weights_QLK).flatten(0, 1),
                 )
                 first, second, third, fourth = of_cells.unflatten(0, (-1, 4)).unbind(1)
-                # In the order of `sum`, which takes three times as long for so few.
+                # Same order as `sum`, which takes three times as long for so few terms.
                 torch.add(first, second, out=read_QC).add_(third).add_(fourth)
         return read_NQC
 
@@ -106,8 +106,8 @@ class _Read(torch.autograd.Function):
 
 
 def _heads(weights_NQLK: Tensor, value_NSC: Tensor, *others: Tensor) -> Iterator[list[Tensor]]:
-    """Tensors (N×…) of as many images and heads as make a block, theirs one after the other; where each query's tokens
-    begin comes last."""
+    """Yields the tensors (N×…) in groups of as many images and heads as fill a block, flattened into one axis; the
+    index of each query's first token comes last."""
     queries, tokens = weights_NQLK.shape[1], value_NSC.shape[1]
     heads = max(1, BLOCK // max(1, 4 * weights_NQLK.shape[1:].numel()))
     for group in zip(*(x.split(heads) for x in (value_NSC, *others)), strict=True):
@@ -116,13 +116,13 @@ def _heads(weights_NQLK: Tensor, value_NSC: Tensor, *others: Tensor) -> Iterator
 
 
 def _blocks(weights_QLK: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Tensors in blocks of queries."""
+    """Yields the tensors in blocks of queries."""
     queries = max(1, BLOCK // (4 * max(1, weights_QLK.shape[1])))
     yield from zip(*(x.split(queries) for x in (weights_QLK, *others)), strict=True)
 
 
 class _Maps:
-    """Maps in a frame of zeros that is as wide as a place has cells beside it: what lies outside is no special case."""
+    """Adds a frame of zeros to maps, wide enough for the cells beside a place: places outside need no special case."""
 
     def __init__(self, shapes: Shapes, points: int) -> None:
         self.shapes = shapes
@@ -132,13 +132,13 @@ class _Maps:
         level_of_LK = torch.arange(len(shapes)).repeat_interleave(points // len(shapes))
         self.size_2LK = torch.tensor([[width, height] for height, width in shapes])[level_of_LK].T
         self.width_LK = torch.tensor([width for _, width in self.framed_shapes])[level_of_LK]
-        # From the first cell inside of the frame.
+        # Indices count from the first cell inside the frame.
         first_LK = torch.tensor(starts)[level_of_LK] + FRAME * (self.width_LK + 1)
         steps = (torch.zeros_like(self.width_LK), 1, self.width_LK, self.width_LK + 1)
         self.corners_4LK = torch.stack([first_LK + step for step in steps]).int()
 
     def framed(self, value_BMSC: Tensor, dtype: torch.dtype) -> Tensor:
-        """In frames, N×S'×C."""
+        """Returns the framed maps, N×S'×C."""
         images, heads, _, channels = value_BMSC.shape
         framed_NSC = value_BMSC.new_empty((images * heads, sum(self.sizes), channels), dtype=dtype)
         for map_NHWC in self._maps(framed_NSC):
@@ -152,7 +152,7 @@ class _Maps:
         return framed_NSC
 
     def unframed(self, framed_NSC: Tensor) -> Tensor:
-        """Without the frames, N×S×C."""
+        """Returns the maps without their frames, N×S×C."""
         return torch.cat([inner.flatten(1, 2) for inner in self._inner(framed_NSC)], 1)
 
     def _inner(self, framed_NSC: Tensor) -> Iterator[Tensor]:
@@ -175,13 +175,13 @@ class _Cells:
         self.part_Q2LK = within_Q2LK.sub_(self.floor_Q2LK)
 
     def rows(self, out: Tensor | None = None) -> Tensor:
-        """Q×4×LK, the framed tokens that the cells are. A place that is no number has some, and no numbers as shares."""
+        """Returns the Q×4×LK indices of the cells' framed tokens. A NaN place gets a valid index, but NaN entries."""
         x_QLK, y_QLK = self.floor_Q2LK.unbind(1)
         cell_QLK = torch.addcmul(x_QLK, y_QLK, self.maps.width_LK.to(x_QLK.dtype)).nan_to_num_(0).int()
         return torch.add(cell_QLK.add_(self.first_Q[:, None])[:, None], self.maps.corners_4LK, out=out)
 
     def entries(self, weights_QLK: Tensor, out: Tensor | None = None) -> Tensor:
-        """Q×4×LK: how much of each cell is in the samples times their weights."""
+        """Returns Q×4×LK: each cell's share of its sample, times the sample's weight."""
         out = weights_QLK.new_empty((len(weights_QLK), 4, weights_QLK.shape[1])) if out is None else out
         x_QLK, y_QLK = self.part_Q2LK.unbind(1)
         lower_QLK = weights_QLK * y_QLK
@@ -193,7 +193,7 @@ class _Cells:
     def gradients(
         self, of_entries_Q4LK: Tensor, weights_QLK: Tensor, of_weights_QLK: Tensor, of_places_Q2LK: Tensor
     ) -> None:
-        """Write the gradients of weights and places, given those of the entries without weights."""
+        """Writes the gradients of weights and places, given those of the entries without weights."""
         x_QLK, y_QLK = self.part_Q2LK.unbind(1)
         upper_left, upper_right, lower_left, lower_right = of_entries_Q4LK.unbind(1)
         upper_slope, lower_slope = upper_right - upper_left, lower_right - lower_left
@@ -205,7 +205,7 @@ class _Cells:
 
 
 def _products(first_QC: Tensor, table_SC: Tensor, rows_QR: Tensor) -> Tensor:
-    """Q×R: the product of each row of the first matrix with the rows of the table that belong to it."""
+    """Returns Q×R: the products of each row of the first matrix with the table rows that belong to it."""
     starts = torch.arange(0, rows_QR.numel(), rows_QR.shape[1], dtype=torch.int32)
     bag_of = torch.arange(len(rows_QR), dtype=torch.int32).repeat_interleave(rows_QR.shape[1])
     products: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
@@ -215,7 +215,7 @@ def _products(first_QC: Tensor, table_SC: Tensor, rows_QR: Tensor) -> Tensor:
 
 
 def _transposed_product(rows_QR: Tensor, entries: Tensor, dense_QC: Tensor, count: int) -> Tensor:
-    """count×C: the transposed sparse matrix times a dense one. PyTorch has no fast way."""
+    """Returns count×C: the transposed sparse matrix times a dense one, by SciPy, because PyTorch is slow here."""
     starts = torch.arange(0, rows_QR.numel() + 1, rows_QR.shape[1], dtype=torch.int32)
     matrix = (entries.flatten().numpy(), rows_QR.flatten().numpy(), starts.numpy())
     sparse = csr_array(matrix, shape=(len(rows_QR), count), copy=False)

@@ -1,4 +1,4 @@
-"""Images and texts after the encoder: all that the decoders need.
+"""Images and texts after the encoder: everything that the decoders need.
 
 Shapes: B images, S image tokens of all levels, L levels, T texts (objects first, then predicates), D width.
 """
@@ -23,8 +23,8 @@ class Encoded:
     valid_ratios: Tensor
     """B×L×2 (1×L×2 when no image is padded): share of each level's width and height that the image fills."""
     texts: list[Tensor]
-    """B×T×D features of the texts for each decoder layer; the last are those after the last fusion."""
+    """B×T×D text features for each decoder layer; the last ones come from the last fusion."""
     text_key_padding_mask: Tensor | None
     """1×T, True for texts that no attention may read; None when all may be read."""
     objects: int
-    """How many of the T texts are object texts."""
+    """Number of object texts among the T texts."""

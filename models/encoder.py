@@ -1,4 +1,4 @@
-"""The ALIF encoder: deformable attention over the image, fused early and sparsely with the texts (spec 2).
+"""The ALIF encoder: deformable attention over the image, fused early and sparsely with the texts (docs/networks.md, 3).
 
 Shapes: B images, S tokens of all levels, L levels, T texts, D image width, E text width.
 """
@@ -16,15 +16,15 @@ from models.language_layer import LanguageLayer
 
 
 class Encoder(nn.Module):
-    """Before every `fusion_interval`-th image layer, the coarsest level is fused with the texts."""
+    """Encodes the image; before every `fusion_interval`-th layer, fuses the coarsest level with the texts."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.interval, self.points = config.fusion_interval, config.points
         self.recomputed = False
-        """Whether the backward pass computes what is inside of image layers again."""
+        """Whether the backward pass recomputes the activations inside image layers."""
         self.rows_together: int | None = None
-        """Tokens that go together through what follows attention, without gradients: None, all."""
+        """Number of tokens processed at a time after attention, for use without gradients; None: all."""
         self.layers = nn.ModuleList(_ImageLayer(config) for _ in range(config.encoder_layers))
         fusions = -(-config.encoder_layers // self.interval) if config.fusion == "alif" else 0
         self.VLFuse_layers = nn.ModuleList(_Fused(config) for _ in range(fusions))
@@ -41,8 +41,8 @@ class Encoder(nn.Module):
         text_key_padding_mask_1T: Tensor | None,
         mask_fusion: bool,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Image tokens B×S×D and the texts B×T×E after each fusion (the given texts when there is none)."""
-        # In doubles, so that a cell's centre on its own map is exact.
+        """Returns image tokens B×S×D and the texts B×T×E after each fusion (the given texts when there is none)."""
+        # In double precision, so that a cell's centre on its own map is exact.
         centres_BSL2 = _cell_centres(shapes, valid_ratios_BL2.double())
         references = References.at_points(centres_BSL2, shapes, self.points).to(position_BSD.dtype)
         first = image_BSD.shape[1] - shapes[-1][0] * shapes[-1][1]
@@ -65,7 +65,7 @@ class Encoder(nn.Module):
 
 
 class _Fused(nn.Module):
-    """A level of naming that the authors have."""
+    """Wraps `Fusion` so that parameter names match the authors'."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class _ImageLayer(nn.Module):
         rows_together: int | None,
     ) -> Tensor:
         read = self.self_attn(x_BSD + position_BSD, references, x_BSD, shapes, padding_BS)
-        # In one axis: what is changed in place is then no view, whose gradients would be copied three times.
+        # Flattened, so that in-place changes do not act on a view, whose gradients would be copied three times.
         before = x_BSD.flatten(0, 1), read.flatten(0, 1)
         if rows_together is None:
             after_ND = self._after_attention(*before)
@@ -117,7 +117,7 @@ class _ImageLayer(nn.Module):
 
 
 def _cell_centres(shapes: list[tuple[int, int]], valid_ratios_BL2: Tensor) -> Tensor:
-    """Each token's centre as B×S×L×2 (x, y): its share of the valid image, on the map of every level."""
+    """Returns each token's centre as B×S×L×2 (x, y): its position in the valid image, on the map of every level."""
     own_levels = []
     for level, (height, width) in enumerate(shapes):
         y = (torch.arange(height).to(valid_ratios_BL2) + 0.5) / height

@@ -1,6 +1,6 @@
-"""Gated bidirectional attention between image tokens and texts (spec 2.2).
+"""Gated bidirectional attention between image tokens and texts (docs/networks.md, 3).
 
-Shapes: B images, V image tokens, T texts, D image width, E text width, M heads, C channels a head.
+Shapes: B images, V image tokens, T texts, D image width, E text width, M heads, C channels per head.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from models.config import NetworkConfig
 
 
 class Fusion(nn.Module):
-    """Image tokens read from texts and texts from image tokens, by one table of logits, each behind a gate.
+    """Lets image tokens read from texts and texts from image tokens, by one table of logits; each has a gate.
 
-    The residual starts from the layer-normalised input, as in the paper's code: out = LN(x) + gate * delta.
+    The residual starts from the layer-normalised input, as in the authors' code: out = LN(x) + gate * delta.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -31,9 +31,9 @@ class Fusion(nn.Module):
     def forward(
         self, image_BVD: Tensor, position_BVD: Tensor, texts_BTE: Tensor, padding_BV: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """New (B×V×D, B×T×E). Image tokens whose padding is True are not read by the texts.
+        """Returns updated image tokens B×V×D and texts B×T×E. Texts do not read image tokens whose padding is True.
 
-        `texts` and `position` may have a batch of 1 that stands for every image.
+        `texts_BTE` and `position_BVD` may have a batch size of 1, shared by all images.
         """
         image_BVD, texts_BTE = self.layer_norm_v(image_BVD), self.layer_norm_l(texts_BTE)
         delta_BVD, delta_BTE = self.attn(image_BVD, position_BVD, texts_BTE, padding_BV)

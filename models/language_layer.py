@@ -1,4 +1,4 @@
-"""A post-norm transformer layer over the set of label texts (spec 2.3).
+"""A post-norm transformer layer over the set of label texts (docs/networks.md, 3).
 
 Shapes: B images, T texts, D hidden width of the text encoder.
 """
@@ -12,7 +12,7 @@ from models.config import TextConfig
 
 
 class LanguageLayer(nn.Module):
-    """RoBERTa's layer without positions, so that the order of the texts does not matter. Named as RoBERTa's."""
+    """RoBERTa's layer without positions, so that the order of texts does not matter. Parameter names are RoBERTa's."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class LanguageLayer(nn.Module):
         self.output = _Output(config.feedforward, config)
 
     def forward(self, texts_BTD: Tensor, key_padding_mask_BT: Tensor | None) -> Tensor:
-        """B×T×D. Texts whose `hidden` is True are not attended to."""
+        """Returns B×T×D. Texts whose `key_padding_mask_BT` is True are not attended to."""
         attended_BTD = self.attention(texts_BTD, key_padding_mask_BT)
         inner = F.gelu(self.intermediate.dense(attended_BTD))
         return self.output(inner, attended_BTD)

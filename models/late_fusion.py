@@ -1,4 +1,4 @@
-"""RLIPv1's fusion: what the decoders found and the texts meet only at the end (RLIP, Yuan et al., 2022, RLIP-ParSeD).
+"""RLIPv1's fusion: decoded queries and texts meet only at the end (RLIP, Yuan et al., 2022, RLIP-ParSeD).
 
 Shapes: B images, Q queries, T texts, D width.
 """
@@ -14,9 +14,9 @@ from models.config import NetworkConfig
 
 
 class LateFusion(nn.Module):
-    """A cross-modal encoder over one sequence of decoded queries and texts; the image tokens never see the texts.
+    """Cross-modal encoder over one sequence of decoded queries and texts; the image tokens never see the texts.
 
-    It has as many layers as a decoder, and each stands for a decoder layer in the heads.
+    It has as many layers as a decoder; in the heads, each of them stands for a decoder layer.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -27,7 +27,7 @@ class LateFusion(nn.Module):
     def forward(
         self, queries_BQD: Tensor, texts_BTD: Tensor, key_padding_mask_BT: Tensor | None
     ) -> list[tuple[Tensor, Tensor]]:
-        """Queries B×Q×D and texts B×T×D after each layer. Texts whose `hidden` is True are not attended to."""
+        """Returns queries B×Q×D and texts B×T×D per layer. Texts with `key_padding_mask_BT` True are ignored."""
         count = queries_BQD.shape[1]
         x_BND = torch.cat((queries_BQD, texts_BTD), dim=1)
         key_padding_mask_BN = (
@@ -42,7 +42,7 @@ class LateFusion(nn.Module):
 
 
 class _Layer(nn.Module):
-    """A pre-norm transformer layer. Parameters are named as the authors'."""
+    """A pre-norm transformer layer with the authors' parameter names."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()

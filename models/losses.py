@@ -1,4 +1,4 @@
-"""Losses of pair predictions (spec 4.2 to 4.4).
+"""Losses of pair predictions (docs/networks.md, 6).
 
 Shapes: K layers, B images, P pairs, To object texts (the last for "no objects"), Tv predicate texts, M matched
 pairs of all images, E text width.
@@ -22,7 +22,7 @@ from models.target import Target
 
 
 class SetCriterion(nn.Module):
-    """Loss of predictions that are free to stand for any target."""
+    """Loss of predictions that may stand for any target and are matched to them."""
 
     def __init__(
         self,
@@ -39,16 +39,16 @@ class SetCriterion(nn.Module):
     def forward(
         self, predictions: Predictions, targets: list[Target], predicate_features_TE: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Scalars: `loss`, the weighted total, and each term; terms of auxiliary layers end in _0, _1, ...
+        """Returns scalars: `loss`, the weighted total, and each term; terms of auxiliary layers end in _0, _1, ...
 
-        `predicate_features` (before fusion) are needed for pseudo predicates only.
+        `predicate_features_TE` (before fusion) are required for pseudo predicates only.
         """
         layers = StackedPredictions.of(predictions)
         matches = hungarian(layers, targets, self.match, self.official_compat)
         wanted = torch.cat([target.predicates for target in targets])
         if self.settings.pseudo_predicates:
             if predicate_features_TE is None:
-                raise ValueError("pseudo predicates need predicate_features, the texts' features before fusion")
+                raise ValueError("pseudo predicates require predicate_features_TE, the texts' features before fusion")
             features = predicate_features_TE if self.official_compat else predicate_features_TE.detach()
             wanted = wanted + pseudo_labels(features, wanted)
         counted_BP = torch.ones(layers.object_logits.shape[1:3], dtype=torch.bool, device=wanted.device)
@@ -58,7 +58,7 @@ class SetCriterion(nn.Module):
 
 
 class TaggerCriterion(nn.Module):
-    """Loss of predictions that stand for the target at their own position."""
+    """Loss of predictions that stand for the targets at their own positions."""
 
     def __init__(self, settings: LossSettings | None = None, *, official_compat: bool = False) -> None:
         """`official_compat`: normalise terms as the authors' code does."""
@@ -67,7 +67,7 @@ class TaggerCriterion(nn.Module):
         self.official_compat = official_compat
 
     def forward(self, predictions: Predictions, targets: list[Target]) -> dict[str, Tensor]:
-        """As SetCriterion; an image's target pairs are its first predictions, the other predictions are empty."""
+        """Same as `SetCriterion`; an image's first predictions stand for its target pairs, the others are empty."""
         layers = StackedPredictions.of(predictions)
         counts = [len(target.object_labels) for target in targets]
         device = layers.object_logits.device
@@ -86,7 +86,7 @@ class TaggerCriterion(nn.Module):
 
 @dataclass
 class _Terms:
-    """Sums over the batch and what they are divided by, each of K layers."""
+    """Sums over the batch and their divisors, each for K layers."""
 
     sums: dict[str, Tensor]
     counts: dict[str, Tensor]
@@ -134,29 +134,29 @@ def _terms(
     goal = torch.zeros_like(layers.predicate_logits)
     goal[at] = expected_KMT
     focal = quality_focal if settings.localised_predicates else cornernet_focal
-    asked_KBP = _asked(layers, targets, matches, at) & counted_BP
-    sums["predicates"] = (focal(layers.predicate_logits, goal) * asked_KBP[..., None]).flatten(1).sum(1)
+    judged_KBP = _judged(layers, targets, matches, at) & counted_BP
+    sums["predicates"] = (focal(layers.predicate_logits, goal) * judged_KBP[..., None]).flatten(1).sum(1)
     positive = goal > 0 if settings.localised_predicates else goal == 1
-    counts["predicates"] = (positive & asked_KBP[..., None]).flatten(1).sum(1).to(goal.dtype)
+    counts["predicates"] = (positive & judged_KBP[..., None]).flatten(1).sum(1).to(goal.dtype)
     return _Terms(sums, counts)
 
 
-def _asked(
+def _judged(
     layers: StackedPredictions, targets: list[Target], matches: Matches, at: tuple[Tensor, Tensor, Tensor]
 ) -> Tensor:
-    """K×B×P: of which predictions the predicates are judged.
+    """Returns K×B×P: whether a prediction's predicates enter the loss.
 
-    Not of those that stand for a pair whose predicates are unknown, and of none in an image that has only such pairs.
+    False where it stands for a pair with unknown predicates, and for all predictions if an image has only such pairs.
     """
-    says_nothing_B = torch.stack([~t.predicate_known.any() & (len(t.predicate_known) > 0) for t in targets])
-    asked_KBP = (~says_nothing_B)[None, :, None].expand(layers.predicate_logits.shape[:3]).clone()
+    unknown_B = torch.stack([~t.predicate_known.any() & (len(t.predicate_known) > 0) for t in targets])
+    judged_KBP = (~unknown_B)[None, :, None].expand(layers.predicate_logits.shape[:3]).clone()
     known_N = torch.cat([target.predicate_known for target in targets])
-    asked_KBP[at] = known_N[matches.target]
-    return asked_KBP
+    judged_KBP[at] = known_N[matches.target]
+    return judged_KBP
 
 
 def _weigh(terms: _Terms, settings: LossSettings, official_compat: bool) -> dict[str, Tensor]:
-    """Means of the terms and their weighted total."""
+    """Returns the means of the terms and their weighted total."""
     if official_compat:
         divisors = _local_counts(terms.counts)
     else:
@@ -189,7 +189,7 @@ def _weigh(terms: _Terms, settings: LossSettings, official_compat: bool) -> dict
 
 
 def _local_counts(counts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' divisors: only the number of pairs is shared over ranks."""
+    """Returns the authors' divisors: only the number of pairs is averaged over ranks."""
     pairs = _mean_over_ranks(counts["subject_box"]).clamp(min=1)
     objects = counts["object_box"] + 1e-4
     return counts | {

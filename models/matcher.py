@@ -1,7 +1,7 @@
-"""Assignment of targets to predictions (spec 4.1).
+"""Assignment of targets to predictions (docs/networks.md, 6).
 
-Shapes: K layers, B images, P pairs, N target pairs of an image (padded to the most of any), To and Tv texts,
-M = sum of min(N, P) over the images, matched pairs.
+Shapes: K layers, B images, P pairs, N target pairs of an image (padded to the largest number), To and Tv texts,
+M matched pairs, the sum of min(N, P) over the images.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from models.target import Target
 
 @dataclass(frozen=True)
 class MatchWeights:
-    """Weight of each term of the cost; the defaults are the released scripts'."""
+    """Weight of each term of the cost. The defaults are those of the released scripts."""
 
     object_class: float = 1.0
     subject_class: float = 1.0
@@ -32,25 +32,25 @@ class MatchWeights:
 
 @dataclass
 class Matches:
-    """Which prediction stands for which target: indices K×M, images in order, the same images in every layer."""
+    """K×M indices of matched predictions and targets; images are in order, the same in every layer."""
 
     image: Tensor
     query: Tensor
     target: Tensor
-    """Counted over the targets of all images in their order."""
+    """Index into the targets of all images, concatenated in order."""
 
 
 @torch.no_grad()
 def hungarian(
     layers: StackedPredictions, targets: list[Target], weights: MatchWeights, official_compat: bool = False
 ) -> Matches:
-    """The cheapest one-to-one assignment in each layer of each image."""
+    """Finds the cheapest one-to-one assignment for each layer of each image."""
     counts = [len(target.object_labels) for target in targets]
     costs = matching_costs(layers, targets, weights, official_compat).cpu().double().numpy()
     if not np.isfinite(costs).all():
         raise FloatingPointError(
-            "predictions are not finite, so nothing can be matched to them; "
-            "look for a learning rate that is too high or for bad values in the images"
+            "predictions are not finite and cannot be matched; "
+            "lower the learning rate, or look for bad values in the images"
         )
     starts = np.concatenate(([0], np.cumsum(counts)))
     rows = []
@@ -75,7 +75,7 @@ def hungarian(
 def matching_costs(
     layers: StackedPredictions, targets: list[Target], weights: MatchWeights, official_compat: bool = False
 ) -> Tensor:
-    """Costs K×B×P×N; columns beyond an image's own pairs mean nothing."""
+    """Returns costs K×B×P×N; columns beyond an image's own pairs are meaningless."""
     subject_labels_BN = _padded([t.subject_labels for t in targets])
     object_labels_BN = _padded([t.object_labels for t in targets])
     class_cost = -(
@@ -103,14 +103,14 @@ def _padded(parts: list[Tensor]) -> Tensor:
 
 
 def _of_labels(logits_KBPT: Tensor, labels_BN: Tensor) -> Tensor:
-    """Probability K×B×P×N of each target's label."""
+    """Returns the probability K×B×P×N of each target's label."""
     layers, _, pairs, _ = logits_KBPT.shape
     index = labels_BN[None, :, None].expand(layers, -1, pairs, -1)
     return logits_KBPT.softmax(-1).gather(-1, index)
 
 
 def _predicate_cost(logits_KBPT: Tensor, targets: list[Target]) -> Tensor:
-    """Minus the mean of the mean score of true predicates and the mean of 1 - score of the others."""
+    """Returns minus the average of two means: the score of true predicates, and 1 - score of the others."""
     truth_BTN = _padded([t.predicates for t in targets]).transpose(1, 2)
     known_BN = _padded([t.predicate_known for t in targets])[:, None]
     scores = logits_KBPT.sigmoid()

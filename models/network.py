@@ -1,7 +1,7 @@
-"""What RLIP and the Relation Tagger share: the encoder of images and texts, the heads, the relation stage.
+"""The parts that RLIP and the Relation Tagger share: the encoder of images and texts, the heads, the relation stage.
 
 Shapes: B images, H×W pixels, S tokens of all levels, L levels, T texts (To objects, then Tv predicates), E text
-width, D width, G groups, P pairs a group, N = G·P pairs.
+width, D width, G groups, P pairs per group, N = G·P pairs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PRIOR_LOGIT = -math.log(99)
 
 
 class Network(nn.Module):
-    """Encoder and heads; subclasses make the queries. Parameters are named as the authors', see `official.py`."""
+    """Encoder and heads; subclasses add the queries. Parameter names mirror the authors' (see `official/names.py`)."""
 
     def __init__(self, config: NetworkConfig, tokenizer_folder: Path | str | None) -> None:
         super().__init__()
@@ -38,14 +38,14 @@ class Network(nn.Module):
         self.backbone = Backbone(
             config.backbone, config.backbone_norm, config.backbone_strides, config.backbone_drop_path
         )
-        # The authors count a map's cells from their centres after Swin, from their ends after ResNet.
+        # The authors place a map's positions at the centres of cells after Swin, at their ends after ResNet.
         self.first_cell = 0.5 if config.official_compat and is_window_transformer(config.backbone) else 1.0
         self.input_proj = _projections(self.backbone.channels, config.levels, width)
         self.transformer = Transformer(config, tokenizer_folder)
         self.projection_text = nn.Linear(width, width)
         self.bias_obj_a = nn.Parameter(torch.zeros(width))
         self.bias_pred_a = nn.Parameter(torch.zeros(width))
-        # The authors refine boxes in the relation decoder too, by heads that no loss reaches.
+        # The authors also refine boxes in the relation decoder, with heads that no loss reaches.
         heads = 2 * layers if config.official_compat else layers
         first_points = config.architecture == "parsed" and (config.official_compat or not config.tagger)
         self.sub_bbox_embed, self.obj_bbox_embed = (
@@ -54,21 +54,21 @@ class Network(nn.Module):
         )
 
     def recompute(self) -> None:
-        """From now on a training step keeps little of the encoder and the text encoder for its backward pass, which computes
-        it again: the same gradients, less memory, more time."""
+        """Makes the backward pass recompute activations of encoder and text encoder instead of keeping them: the same
+        gradients, less memory, more time."""
         self.transformer.encoder.recomputed = True
         self.transformer.text_encoder.recomputed = True
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Features T×E of label texts, before any fusion."""
+        """Returns T×E features of label texts, before any fusion."""
         return self.transformer.text_encoder(texts)
 
     def encode(self, images_B3HW: Tensor, padding_BHW: Tensor, objects_TE: Tensor, predicates_TE: Tensor) -> Encoded:
-        """Encodes a batch together with its label texts.
+        """Encodes a batch of images together with its label texts.
 
-        `padding` is True on padded pixels, which lie right of and below the image. The last of `objects` is the text
-        that stands for "no objects". Images are normalised by ImageNet's mean and deviation.
-        Raises ValueError when there are no object texts; there may be no predicates.
+        `padding_BHW` is True on padded pixels, right of and below the image. The last of `objects_TE` is the text that
+        stands for "no objects". Images are normalised by ImageNet's mean and standard deviation.
+        Raises `ValueError` when there are no object texts; predicates may be empty.
         """
         if len(objects_TE) == 0:
             raise ValueError('the list of object texts is empty; give at least the text that stands for "no objects"')
@@ -88,7 +88,7 @@ class Network(nn.Module):
         texts_TE = torch.cat((objects_TE, predicates_TE))
         key_padding_mask_1T: Tensor | None = None
         if self.config.official_compat and self.training:
-            # The authors take the sign of a text's features for its padding mask.
+            # The authors derive a text's padding mask from the sign of its summed features.
             key_padding_mask_1T = (texts_TE.float().sum(1) <= 0)[None]
             key_padding_mask_1T = key_padding_mask_1T & ~key_padding_mask_1T.all()
         padding_BS = torch.cat([x.flatten(1) for x in paddings], dim=1) if padded else None
@@ -108,7 +108,7 @@ class Network(nn.Module):
         return Encoded(memory_BSD, padding_BS, shapes, valid_ratios_BL2, texts, key_padding_mask_1T, len(objects_TE))
 
     def _levels(self, images_B3HW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Projected maps B×D×H×W of all levels, and their paddings 1×H×W, which are none."""
+        """Returns projected maps B×D×H×W of all levels, and paddings 1×H×W that are False everywhere."""
         raw = self.backbone(images_B3HW)
         maps = [project(x) for project, x in zip(self.input_proj, raw, strict=False)]
         last = raw[-1]
@@ -118,9 +118,9 @@ class Network(nn.Module):
         return maps, [torch.zeros(1, *x.shape[2:], dtype=torch.bool, device=x.device) for x in maps]
 
     def _padded_levels(self, images_B3HW: Tensor, padding_BHW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """As `_levels`, with paddings B×H×W.
+        """Same as `_levels`, with paddings B×H×W.
 
-        Images of each size are computed by themselves, so that padding reaches no convolution and no norm.
+        Images of each size are processed separately, so that padding reaches no convolution and no norm.
         """
         if self.config.official_compat:
             maps, _ = self._levels(images_B3HW)
@@ -158,7 +158,7 @@ class Network(nn.Module):
         key_padding_mask_BN: Tensor | None,
         encoded: Encoded,
     ) -> list[Decoded]:
-        """The relation stage, from the subjects and objects of the last layer of the first decoder."""
+        """Runs the relation stage on the subjects and objects of the first decoder's last layer."""
         content_BND = embedding_ND.expand(len(subjects_BND), -1, -1)
         if self.config.relation_queries != "vanilla":
             mixed = self.transformer.verb_tgt_generator(subjects_BND, objects_BND)
@@ -172,13 +172,13 @@ class Network(nn.Module):
         )
 
     def _predict(self, pairs: list[Decoded], relations: list[Decoded], groups: int, encoded: Encoded) -> Predictions:
-        """Logits of every layer against its texts; the last layer's hold the others.
+        """Scores every layer against its texts; the last layer's predictions hold the others.
 
-        Raises FloatingPointError when they are no numbers.
+        Raises `FloatingPointError` when they are not finite.
         """
         texts = encoded.texts
         if self.config.fusion == "late":
-            pairs, relations, texts = self._meet_late(pairs, relations, encoded)
+            pairs, relations, texts = self._fuse_late(pairs, relations, encoded)
         layers = []
         for pair, relation, texts_BTD in zip(pairs, relations, texts, strict=True):
             classifiers_BTD = self.projection_text(F.normalize(texts_BTD, dim=-1) / 2)
@@ -197,10 +197,10 @@ class Network(nn.Module):
         check_finite(layers[-1], self)
         return layers[-1]
 
-    def _meet_late(
+    def _fuse_late(
         self, pairs: list[Decoded], relations: list[Decoded], encoded: Encoded
     ) -> tuple[list[Decoded], list[Decoded], list[Tensor]]:
-        """The last layer's queries and the texts after each layer of the late fusion, with the boxes of each layer."""
+        """Returns the last layer's queries and the texts after each fusion layer, with each decoder layer's boxes."""
         objects_BTD, predicates_BTD = encoded.texts[-1].tensor_split([encoded.objects], dim=1)
         object_key_padding_mask_BT, predicate_key_padding_mask_BT = None, None
         if encoded.text_key_padding_mask is not None:
@@ -225,7 +225,7 @@ def _against(queries_BND: Tensor, texts_BTD: Tensor) -> Tensor:
 
 
 class _MapNorm(nn.GroupNorm):
-    """Of maps in any layout: with channels last it would be less exact."""
+    """Group norm on contiguous maps: with channels last it is less exact."""
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         normed: Tensor = super().forward(x_BCHW.contiguous())
@@ -238,7 +238,7 @@ def _projections(channels: list[int], levels: int, width: int) -> nn.ModuleList:
         nn.init.xavier_uniform_(conv.weight)
         assert conv.bias is not None
         nn.init.zeros_(conv.bias)
-        # A channel alone in its group would be its own mean.
+        # At least two channels per group: a single value would be its own mean.
         return nn.Sequential(conv, _MapNorm(min(32, width // 2), width))
 
     made = [projection(inputs, 1, 1) for inputs in channels]

@@ -1,4 +1,4 @@
-"""A linear layer for inference whose weight is laid out once for the processor's matrix kernels.
+"""A linear layer for inference whose weight is laid out once for the CPU's matrix kernels.
 
 Shapes: N rows, D width.
 """
@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 
 class PackedLinear(nn.Module):
-    """`x @ weight.T + bias` for any number of rows, in the dtype of its weight.
+    """Computes `x @ weight.T + bias` for any number of rows, in the dtype of its weight.
 
-    On a CPU with oneDNN the weight is packed once: `F.linear` repacks it, or reads it badly, at every call. Elsewhere it is
-    `F.linear`.
+    On a CPU with oneDNN the weight is packed once, whereas `F.linear` repacks it, or reads it badly, at every call.
+    Elsewhere this is `F.linear`.
     """
 
     def __init__(
@@ -29,9 +29,9 @@ class PackedLinear(nn.Module):
         typical_rows: int = 2048,
         least_rows: int = 1,
     ) -> None:
-        """`then`: what is applied to the product before it is written. `typical_rows`: what the layout is chosen for.
+        """`then` is applied to the product before it is written; the layout is chosen for `typical_rows`.
 
-        Products with fewer than `least_rows` rows are padded to that number, because kernels for few rows round differently.
+        Fewer than `least_rows` rows are padded to that number, because kernels for few rows round differently.
         """
         super().__init__()
         dtype = dtype or weight.dtype
@@ -43,12 +43,12 @@ class PackedLinear(nn.Module):
 
     @classmethod
     def of(cls, *layers: nn.Linear, **layout: Any) -> PackedLinear:
-        """One product for layers that read the same rows, their outputs side by side. `layout`: as for the constructor."""
+        """Merges layers that read the same rows; their outputs lie side by side. `layout`: as for the constructor."""
         weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
         return cls(weight, bias, **layout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """…×D' of …×D."""
+        """Maps …×D to …×D'."""
         rows = len(x)
         if rows < self._least_rows:
             return self.forward(F.pad(x, (0, 0, 0, self._least_rows - rows)))[:rows]
@@ -61,7 +61,7 @@ class PackedLinear(nn.Module):
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether such kernels exist. For bfloat16, the processor itself has to compute with it."""
+    """Whether packed kernels exist. For bfloat16, the processor itself must support it."""
     onednn: Any = torch.backends.mkldnn
     kernels: Any = torch.ops.mkldnn
     exist = all(hasattr(kernels, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))

@@ -1,7 +1,7 @@
-"""A network for scoring alone: weights laid out once for the processor's kernels, frozen norms folded in for good.
+"""Packs networks for inference: weights laid out once for the CPU's kernels, frozen norms folded in permanently.
 
-On a CPU, PyTorch chooses its kernels anew at every call, and with one thread slower ones for products and for 1×1
-convolutions. Scores differ by rounding only.
+On a CPU, PyTorch chooses its kernels anew at every call and, with one thread, picks slower ones for matrix products and
+1×1 convolutions. Scores differ only by rounding.
 
 Shapes: N rows, D width, B images, H×W cells, C channels.
 """
@@ -25,20 +25,20 @@ from models.packed_linear import PackedLinear, can_pack
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
 ROWS_TOGETHER = 2048
-"""Rows that stay in the cache between a layer's attention and its end."""
+"""Number of rows that stay in the cache between a layer's attention and its end."""
 ACTIVATED = "linear1"
-"""The layer of a feedforward network that a ReLU follows."""
+"""Name of the feedforward layer that a ReLU follows."""
 
 
 def packed(network: AnyNetwork, dtype: torch.dtype) -> AnyNetwork:
-    """The same network for inference in `dtype` (float32 or bfloat16), in evaluation mode.
+    """Packs a network for inference in `dtype` (float32 or bfloat16), in evaluation mode.
 
-    Shares what it does not lay out anew with the given network, which stays as it is. The same network where there is
-    nothing to gain: on other devices than a CPU, or without oneDNN.
+    The result shares tensors that are not repacked with the given network, which stays unchanged. Where packing gains
+    nothing (on devices other than a CPU, or without oneDNN), returns the given network itself.
     """
     if not can_pack(next(network.parameters()).device, dtype):
         return network.eval()
-    # Bodies are left alone but for their convolutions: their own code may read weights of linear layers.
+    # Only the convolutions of backbones are replaced: the code of a body may read the weights of linear layers.
     made = _rebuilt(network, lambda name, child: None)
     for name in ("backbone", "input_proj"):
         setattr(made, name, _rebuilt(getattr(network, name), lambda n, c: _conv(c, dtype)))
@@ -53,7 +53,7 @@ def packed(network: AnyNetwork, dtype: torch.dtype) -> AnyNetwork:
 
 
 class PackedAttention(DeformableAttention):
-    """Deformable attention with packed layers; queries become the layers' dtype once for both."""
+    """Deformable attention with packed layers; queries are cast to their dtype once, for offsets and weights."""
 
     def __init__(self, attention: DeformableAttention, dtype: torch.dtype) -> None:
         nn.Module.__init__(self)
@@ -64,14 +64,14 @@ class PackedAttention(DeformableAttention):
             setattr(self, name, PackedLinear(layer.weight, layer.bias, dtype=dtype))
         self._offsets = PackedLinear(*attention.offset_weights(), dtype=dtype)
 
-    def _looks(self, queries_BQD: Tensor) -> tuple[Tensor, Tensor]:
+    def _offsets_and_weights(self, queries_BQD: Tensor) -> tuple[Tensor, Tensor]:
         queries_BQD = queries_BQD.to(self._dtype)
         offsets_BQM2LK = self._offsets(queries_BQD).unflatten(2, (self.heads, 2, -1))
         return offsets_BQM2LK, self.attention_weights(queries_BQD).unflatten(2, (self.heads, -1))
 
 
 class PackedConv(nn.Module):
-    """A convolution of channels-last maps in the dtype of its weight; one of single cells is a product of rows."""
+    """A convolution of channels-last maps in the dtype of its weight; a 1×1 convolution becomes a matrix product."""
 
     def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class PackedConv(nn.Module):
         self._bias = None if bias is None else bias.detach().to(dtype)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """B×C'×H'×W'."""
+        """Returns B×C'×H'×W' maps."""
         if self._product is not None:
             maps: Tensor = self._product(x_BCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
             return maps
@@ -95,7 +95,7 @@ Replace = Callable[[str, nn.Module], nn.Module | None]
 
 
 def _rebuilt(module: Any, replace: Replace) -> Any:
-    """A copy of the module tree that shares all tensors; `replace` gives what stands for a named child, or None."""
+    """Copies the module tree but shares all tensors; `replace` returns the substitute of a named child, or None."""
     made = copy.copy(module)
     made._modules = {
         name: child if child is None else (replace(name, child) or _rebuilt(child, replace))
@@ -116,7 +116,7 @@ def _layer(name: str, child: nn.Module, dtype: torch.dtype) -> nn.Module | None:
 
 def _conv(child: nn.Module, dtype: torch.dtype) -> nn.Module | None:
     fits = isinstance(child, FoldedConv) or type(child) is nn.Conv2d
-    # Others pad by their own rules, or have few products a weight.
+    # The others have padding rules of their own, or few products per weight.
     if not fits or not isinstance(child, nn.Conv2d) or isinstance(child.padding, str) or child.groups > 1:
         return None
     return PackedConv(child, dtype)

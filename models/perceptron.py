@@ -1,4 +1,4 @@
-"""Small perceptrons: of boxes, anchors and query scales.
+"""Small perceptrons for boxes, anchors and query scales.
 
 Shapes: ... any leading axes.
 """
@@ -20,16 +20,16 @@ class Perceptron(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
-        """...×inputs to ...×outputs."""
+        """Maps ...×inputs to ...×outputs."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
         return self.layers[-1](x)
 
 
 def box_head(width: int, from_point: bool) -> Perceptron:
-    """Predicts the change of a box in logits; starts at no change.
+    """Builds a head that predicts the change of a box in logits, initially none.
 
-    `from_point`: what it changes is a point, so that its size starts small instead of at half of the image.
+    `from_point`: the head starts from a point, so the box's size starts small instead of at half of the image.
     """
     head = Perceptron(width, width, 4, 3)
     last = head.layers[-1]
@@ -42,7 +42,7 @@ def box_head(width: int, from_point: bool) -> Perceptron:
 
 
 def point_head(width: int) -> nn.Linear:
-    """Predicts a point in logits from a query's position."""
+    """Builds a layer that predicts a point in logits from a query's position."""
     head = nn.Linear(width, 2)
     nn.init.xavier_uniform_(head.weight)
     nn.init.zeros_(head.bias)

@@ -1,6 +1,6 @@
-"""Sine encodings of positions (spec 1.5 and 3.1).
+"""Sine encodings of map positions (DETR) and of boxes (DAB-DETR).
 
-Shapes: B images, H×W a feature map, Q queries, F features a coordinate.
+Shapes: B images, H×W a feature map, Q queries, F features per coordinate.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ TEMPERATURE = 10000.0
 
 
 def encode_map(valid_BHW: Tensor, width: int, first: float = 1.0) -> Tensor:
-    """Encoding B×H·W×width of a map's positions: half the features for y, then half for x.
+    """Returns B×H·W×width encodings of a map's positions: half the features for y, then half for x.
 
-    Positions count valid cells from `first` on and are normalised by how many there are, so padding does not move them.
+    Positions count valid cells from `first` on and are normalised by their number, so padding does not move them.
     """
     y_BHW = valid_BHW.cumsum(1, dtype=torch.float32)
     x_BHW = valid_BHW.cumsum(2, dtype=torch.float32)
@@ -26,13 +26,13 @@ def encode_map(valid_BHW: Tensor, width: int, first: float = 1.0) -> Tensor:
 
 
 def encode_boxes(boxes_BQ4: Tensor, width: int) -> Tensor:
-    """Encoding B×Q×2·width of cxcywh boxes, in the order y, x, width, height."""
+    """Returns B×Q×2·width encodings of cxcywh boxes, in the order y, x, width, height."""
     x, y, w, h = boxes_BQ4.unbind(-1)
     return _waves(torch.stack((y, x, w, h), dim=-1), width // 2).flatten(2)
 
 
 def _waves(positions: Tensor, features: int) -> Tensor:
-    """...×features: sine on even features, cosine on odd ones, a frequency for each pair; positions run over [0, 1]."""
+    """Returns ...×features: sine on even, cosine on odd features, one frequency per pair; positions lie in [0, 1]."""
     pair = torch.arange(features // 2, dtype=torch.float32, device=positions.device)
     angle = positions[..., None] * (2 * math.pi) / TEMPERATURE ** (2 * pair / features)
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)

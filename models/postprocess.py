@@ -1,4 +1,4 @@
-"""From predictions to what evaluation reads (spec 6.1 and 6.4).
+"""Converts predictions into the scored pairs that evaluation reads (docs/networks.md, 5).
 
 Shapes: B images, P pairs, To object texts (the last for "no objects"), Tv predicate texts.
 """
@@ -16,7 +16,7 @@ from models.predictions import Predictions
 
 @dataclass
 class Pairs:
-    """Scored pairs of one image; boxes are xyxy in pixels of the size asked for."""
+    """Scored pairs of one image; boxes are xyxy in pixels of the requested size."""
 
     subject_labels: Tensor
     """P"""
@@ -31,35 +31,35 @@ class Pairs:
     object_boxes: Tensor
     """P×4"""
     predicate_scores: Tensor
-    """P×Tv, ready to be ranked"""
+    """P×Tv, ready for ranking"""
 
     def where(self, keep: Tensor) -> Pairs:
-        """The pairs for which `keep` is True."""
+        """Returns the pairs for which `keep` is True."""
         return Pairs(**{name: value[keep] for name, value in vars(self).items()})
 
 
 @torch.no_grad()
 def hoi(predictions: Predictions, sizes: list[tuple[int, int]]) -> list[Pairs]:
-    """HICO-DET: score = predicate * object class; sizes are (height, width) in pixels."""
+    """Scores pairs for HICO-DET: predicate * object class. Sizes are (height, width) in pixels."""
     return [_scored(pairs, pairs.object_scores) for pairs in _pairs(predictions, sizes)]
 
 
 @torch.no_grad()
 def zero_shot(predictions: Predictions, sizes: list[tuple[int, int]], subject: int) -> list[Pairs]:
-    """As `hoi`, of the pairs whose likeliest subject is the object text `subject`."""
+    """Same as `hoi`, but only of pairs whose most likely subject is the object text with index `subject`."""
     return [pairs.where(pairs.subject_labels == subject) for pairs in hoi(predictions, sizes)]
 
 
 @torch.no_grad()
 def scene_graph(predictions: Predictions, sizes: list[tuple[int, int]]) -> list[Pairs]:
-    """Open Images: score = predicate * object class * subject class."""
+    """Scores pairs for Open Images: predicate * object class * subject class."""
     return [_scored(pairs, pairs.object_scores * pairs.subject_scores) for pairs in _pairs(predictions, sizes)]
 
 
 def _pairs(predictions: Predictions, sizes: list[tuple[int, int]]) -> list[Pairs]:
-    """Labels leave out "no objects"; predicate scores are still their own."""
+    """Returns pairs whose labels exclude "no objects"; predicate scores are not yet multiplied by class scores."""
     if predictions.object_logits.shape[-1] < 2:
-        raise ValueError('"no objects" is the only object text, so there is nothing to find; name some objects')
+        raise ValueError('"no objects" is the only object text, so there is nothing to find; add names of objects')
     subject_scores, subject_labels = predictions.subject_logits.softmax(-1)[..., :-1].max(-1)
     object_scores, object_labels = predictions.object_logits.softmax(-1)[..., :-1].max(-1)
     predicates = predictions.predicate_logits.sigmoid()

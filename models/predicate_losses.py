@@ -1,4 +1,4 @@
-"""Losses of predicate scores and soft labels from similar texts (spec 4.3 and 4.4).
+"""Focal losses of predicate scores, and soft labels for predicates with similar texts (docs/networks.md, 6).
 
 Shapes: ... any leading axes, Tv predicate texts, N pairs, E text width.
 """
@@ -12,14 +12,14 @@ SIMILAR = 0.3
 
 
 def quality_focal(logits: Tensor, goal: Tensor) -> Tensor:
-    """Elementwise cross-entropy with a goal in [0, 1], weighted by the squared distance to it (Li et al., 2020)."""
+    """Returns elementwise cross-entropy, weighted by the squared distance to a goal in [0, 1] (Li et al., 2020)."""
     score = logits.sigmoid().clamp(1e-6, 1 - 1e-6)
     entropy = -(goal * score.log() + (1 - goal) * (1 - score).log())
     return (goal - score).square() * entropy
 
 
 def cornernet_focal(logits: Tensor, goal: Tensor) -> Tensor:
-    """Elementwise focal loss that is milder on negatives with a high goal (Law and Deng, 2018)."""
+    """Returns an elementwise focal loss that penalises negatives less when their goal is high (Law and Deng, 2018)."""
     score = logits.sigmoid().clamp(1e-6, 1 - 1e-6)
     positive = -score.log() * (1 - score).square()
     negative = -(1 - score).log() * score.square() * (1 - goal) ** 4
@@ -27,10 +27,10 @@ def cornernet_focal(logits: Tensor, goal: Tensor) -> Tensor:
 
 
 def pseudo_labels(features_TE: Tensor, truth_NT: Tensor) -> Tensor:
-    """N×Tv: how similar each predicate's text is to those of the pair's true predicates; 0 for the true ones."""
+    """Returns N×Tv similarities of predicate texts to those of the pair's true predicates; 0 for the true ones."""
     if truth_NT.numel() == 0:
         return torch.zeros_like(truth_NT)
-    # By products, which take no T×T×E numbers; in doubles, since they cancel where texts are alike.
+    # Matrix products avoid a T×T×E tensor; double precision, because their terms cancel for similar texts.
     wide_TE = features_TE.double()
     distance_TT = torch.cdist(wide_TE + 1e-6, wide_TE, compute_mode="use_mm_for_euclid_dist").to(truth_NT.dtype)
     similarity_TT = distance_TT.max(1, keepdim=True).values - distance_TT

@@ -1,4 +1,4 @@
-"""What a network says about pairs of boxes.
+"""Predictions of a network: scores and boxes of subject-object pairs.
 
 Shapes: B images, P pairs, To object texts (the last stands for "no objects"), Tv predicate texts.
 """
@@ -12,10 +12,10 @@ from torch import Tensor
 
 @dataclass
 class Predictions:
-    """Scores and boxes of P subject-object pairs an image.
+    """Scores and boxes of P subject-object pairs per image.
 
-    Class logits are for a softmax over the object texts, predicate logits for a sigmoid each.
-    Boxes are (centre x, centre y, width, height), normalised by the size of the image without its padding.
+    Class logits go through a softmax over the object texts, predicate logits through a sigmoid each.
+    Boxes are (centre x, centre y, width, height), normalised by the image size without padding.
     """
 
     subject_logits: Tensor
@@ -29,4 +29,4 @@ class Predictions:
     object_boxes: Tensor
     """B×P×4"""
     auxiliary: list[Predictions] = field(default_factory=list)
-    """The same from the earlier decoder layers, first layer first."""
+    """Predictions of the earlier decoder layers, first layer first."""

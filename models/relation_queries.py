@@ -1,4 +1,4 @@
-"""Content of relation queries from their subject and object (spec 3.2).
+"""Content of relation queries, computed from their subject and object (docs/networks.md, 4).
 
 Shapes: B images, P pairs, D width, R branches.
 """
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 
 class RelationQueries(nn.Module):
-    """Multi-branch fusion: R low-rank bilinear branches, summed.
+    """Multi-branch fusion: the sum of R low-rank bilinear branches.
 
-    The branches' matrices lie side by side in three square ones, which gives the same sum.
+    The matrices of all branches lie side by side in three square ones, which gives the same sum.
     """
 
     def __init__(self, width: int, branches: int) -> None:
@@ -24,7 +24,7 @@ class RelationQueries(nn.Module):
         self.fc_3 = nn.Linear(width, width)
 
     def reset_parameters(self) -> None:
-        """Each branch starts as a layer of its own, by Xavier's rule."""
+        """Initialises each branch as a layer of its own, with Xavier's rule."""
         with torch.no_grad():
             for layer, axis in ((self.fc_1, 0), (self.fc_2, 0), (self.fc_3, 1)):
                 for branch in layer.weight.chunk(self.branches, dim=axis):
@@ -32,5 +32,5 @@ class RelationQueries(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, subjects_BPD: Tensor, objects_BPD: Tensor) -> Tensor:
-        """B×P×D."""
+        """Returns B×P×D."""
         return F.relu(self.fc_3(F.relu(self.fc_1(subjects_BPD) * self.fc_2(objects_BPD))))

@@ -1,6 +1,6 @@
-"""The Relation Tagger: ParSeD whose queries are given pairs of labelled boxes (spec 3.6).
+"""The Relation Tagger: ParSeD whose queries are given pairs of labelled boxes (docs/tagger.md).
 
-Shapes: B images, N pairs, G groups, P pairs a group, T texts, E text width, D width.
+Shapes: B images, N pairs, G groups, P pairs per group, T texts, E text width, D width.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from models.predictions import Predictions
 
 @dataclass
 class PairQueries:
-    """Pairs of labelled boxes to be scored; boxes are cxcywh, normalised by the size of the image without padding."""
+    """Pairs of labelled boxes to score. Boxes are cxcywh, normalised by the image size without padding."""
 
     subject_boxes: Tensor
     """B×N×4"""
@@ -34,21 +34,21 @@ class PairQueries:
     object_labels: Tensor
     """B×N"""
     valid: Tensor
-    """B×N bool; False marks empty slots, whose predictions mean nothing."""
+    """B×N bool; False marks empty slots, whose predictions are meaningless."""
 
 
 class RelationTagger(Network):
     """Scores the relations of given pairs.
 
-    Pairs are taken in groups of `config.pairs`, in their order; only pairs of the same group attend to each other.
+    Pairs are split, in their order, into groups of `config.pairs`; only pairs of the same group attend to each other.
     """
 
     def __init__(self, config: NetworkConfig, tokenizer_folder: Path | str | None) -> None:
         if not config.tagger:
-            raise ConfigError("network setting tagger=False: RelationTagger needs True")
+            raise ConfigError("network setting tagger=False: set it to True, or build RLIP instead of RelationTagger")
         super().__init__(config, tokenizer_folder)
         width = config.width
-        # The authors learn an embedding for each slot; here all slots share one, so that order does not matter.
+        # The authors learn one embedding per slot; here all slots share one, so that order does not matter.
         slots = config.pairs if config.official_compat else 1
         self.transformer.coord_proj = nn.Linear(4, width)
         self.transformer.verb_tgt = nn.Embedding(2 * slots, width)
@@ -61,11 +61,11 @@ class RelationTagger(Network):
     def forward(
         self, images_B3HW: Tensor, padding_BHW: Tensor, objects_TE: Tensor, predicates_TE: Tensor, queries: PairQueries
     ) -> Predictions:
-        """`encode` and `score` in one."""
+        """Runs `encode`, then `score`."""
         return self.score(self.encode(images_B3HW, padding_BHW, objects_TE, predicates_TE), queries)
 
     def score(self, encoded: Encoded, queries: PairQueries) -> Predictions:
-        """Predictions of N pairs an image, for any N."""
+        """Predicts the relations of N pairs per image, for any N."""
         count = queries.valid.shape[1]
         groups = max(1, -(-count // self.config.pairs))
         slots = self.config.pairs if groups > 1 else max(1, count)
@@ -88,7 +88,7 @@ class RelationTagger(Network):
             )
         key_padding_mask_BGP = ~queries.valid.unflatten(1, (groups, -1))
         key_padding_mask_BGQ = torch.cat((key_padding_mask_BGP, key_padding_mask_BGP), dim=2)
-        # A group of empty slots sees its first query, since a softmax over nothing is not a number.
+        # A group of empty slots attends to its first query, because a softmax over nothing is NaN.
         key_padding_mask_BGQ[..., 0] &= ~key_padding_mask_BGP.all(2)
         layers = self.config.decoder_layers
         detected = self.transformer.ho_decoder(
@@ -130,7 +130,7 @@ def _fill(queries: PairQueries, slots: int) -> PairQueries:
 
 
 def _interleave(subjects_and_objects: list[Tensor], groups: int) -> Tensor:
-    """Two tensors B×N×D as queries B×2N×D: each group's subjects, then its objects."""
+    """Merges two B×N×D tensors into B×2N×D queries: each group's subjects, then its objects."""
     return torch.cat([x.unflatten(1, (groups, -1)) for x in subjects_and_objects], dim=2).flatten(1, 2)
 
 

@@ -1,4 +1,4 @@
-"""RLIPv2-ParSeDA and ParSeD: detection of subject-object pairs and their relations (spec 1 to 3).
+"""RLIPv2-ParSeDA and ParSeD: detection of subject-object pairs and their relations (ICCV 2023, arXiv 2308.09351).
 
 Shapes: B images, H×W pixels, P pairs, T texts, E text width, D width.
 """
@@ -19,15 +19,15 @@ from models.perceptron import point_head
 from models.predictions import Predictions
 
 ANCHOR_SIDE = 0.25
-"""Width and height of the boxes that queries begin with, in shares of the image."""
+"""Initial width and height of the queries' anchor boxes, as shares of the image."""
 
 
 class RLIP(Network):
-    """Finds pairs of objects in images and says how they relate, in the words of any label texts."""
+    """Detects pairs of objects in images and scores their relations against any label texts."""
 
     def __init__(self, config: NetworkConfig, tokenizer_folder: Path | str | None) -> None:
         if config.tagger:
-            raise ConfigError("network setting tagger=True: build RelationTagger from it instead of RLIP")
+            raise ConfigError("network setting tagger=True: set it to False, or build RelationTagger instead of RLIP")
         super().__init__(config, tokenizer_folder)
         width, pairs = config.width, config.pairs
         if config.architecture == "parseda":
@@ -45,11 +45,11 @@ class RLIP(Network):
     def forward(
         self, images_B3HW: Tensor, padding_BHW: Tensor, objects_TE: Tensor, predicates_TE: Tensor
     ) -> Predictions:
-        """Pairs in each image, scored against the texts; see `encode` for the inputs."""
+        """Predicts pairs in each image, scored against the texts; see `encode` for the inputs."""
         return self.decode(self.encode(images_B3HW, padding_BHW, objects_TE, predicates_TE))
 
     def decode(self, encoded: Encoded) -> Predictions:
-        """Pairs in images that are already encoded."""
+        """Predicts pairs in images that are already encoded."""
         batch, pairs, layers = len(encoded.memory), self.config.pairs, self.config.decoder_layers
         position_BQD: Tensor | None = None
         if self.config.architecture == "parseda":
@@ -87,7 +87,7 @@ class RLIP(Network):
 
 
 def _spread_anchors(pairs: int) -> Tensor:
-    """P×4 boxes whose centres fill the image evenly (the R2 sequence), so that an object is near one from the start."""
+    """Returns P×4 boxes with centres spread evenly over the image (R2 sequence), so that each object starts near one."""
     steps = torch.arange(pairs, dtype=torch.float64)[:, None] * torch.tensor([0.7548776662466927, 0.5698402909980532])
     centres = (0.5 + steps).remainder(1.0).float()
     return torch.cat((centres, torch.full((pairs, 2), ANCHOR_SIDE)), dim=1)

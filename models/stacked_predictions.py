@@ -1,4 +1,4 @@
-"""The predictions of all decoder layers in one set of tensors.
+"""Predictions of all decoder layers, stacked into one set of tensors.
 
 Shapes: K layers, B images, P pairs, To object texts, Tv predicate texts.
 """
@@ -15,7 +15,7 @@ from models.predictions import Predictions
 
 @dataclass
 class StackedPredictions:
-    """As Predictions, with a leading axis of K layers: the last decoder layer first, then the auxiliary ones."""
+    """`Predictions` with a leading axis of K layers: the last decoder layer first, then the auxiliary ones."""
 
     subject_logits: Tensor
     object_logits: Tensor
@@ -25,7 +25,7 @@ class StackedPredictions:
 
     @classmethod
     def of(cls, predictions: Predictions) -> StackedPredictions:
-        """Stacks a prediction and its auxiliary ones."""
+        """Stacks predictions with their auxiliary ones."""
         layers = [predictions, *predictions.auxiliary]
         return cls(
             subject_logits=torch.stack([x.subject_logits for x in layers]),

@@ -1,4 +1,4 @@
-"""Whether parameters fit a network, and what does not, in few words."""
+"""Compares parameters with those that a network expects, and summarises the differences."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 def state_dict_diff(
     found: Mapping[str, Shape], expected: Mapping[str, Shape], known_as: Mapping[str, str]
 ) -> list[str]:
-    """A line for each way in which parameters do not fit: missing, unexpected, of another shape.
+    """Returns a line for each kind of mismatch: missing, unexpected, or of another shape.
 
-    Parameters are called by the names in `known_as` where it has them.
+    Parameters are reported under their names in `known_as`, where it has them.
     """
     lines = []
     if missing := expected.keys() - found.keys():
         lines.append(f"missing: {summary(missing)}")
     if unexpected := found.keys() - expected.keys():
         lines.append(f"unexpected: {summary(known_as.get(name, name) for name in unexpected)}")
-    unlike: dict[tuple[Shape, Shape], list[str]] = {}
+    mismatched: dict[tuple[Shape, Shape], list[str]] = {}
     for name in sorted(found.keys() & expected.keys()):
         if found[name] != expected[name]:
-            unlike.setdefault((found[name], expected[name]), []).append(known_as.get(name, name))
-    for (has, wants), names in unlike.items():
-        lines.append(f"of shape {has} where the network has {wants}: {summary(names)}")
+            mismatched.setdefault((found[name], expected[name]), []).append(known_as.get(name, name))
+    for (has, wants), names in mismatched.items():
+        lines.append(f"shape {has}, but the network expects {wants}: {summary(names)}")
     return lines
 
 
 def summary(names: Iterable[str]) -> str:
-    """All names in one line."""
+    """Joins the grouped names into one line."""
     return ", ".join(grouped(names))
 
 
 def grouped(names: Iterable[str]) -> list[str]:
-    """All names, those that differ in numbers only taken together: `layers.*.norm.weight (6)`."""
+    """Sorts names and merges those that differ only in numbers: `layers.*.norm.weight (6)`."""
     together: dict[str, list[str]] = {}
     for name in sorted(names):
         together.setdefault(_NUMBER.sub("*", name), []).append(name)

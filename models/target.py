@@ -1,4 +1,4 @@
-"""What is true of an image's pairs.
+"""Ground truth of an image's pairs.
 
 Shapes: N pairs, Tv predicate texts.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass
 class Target:
-    """N pairs of one image; boxes are cxcywh, normalised by the size of the image without padding."""
+    """The N true pairs of one image; boxes are cxcywh, normalised by the image size without padding."""
 
     subject_labels: Tensor
     """N int64, indices into the object texts"""
@@ -25,4 +25,4 @@ class Target:
     predicates: Tensor
     """N×Tv in [0, 1]"""
     predicate_known: Tensor
-    """N bool; False: the boxes are true but nothing is known of the pair's predicates"""
+    """N bool; False: the boxes are true, but the pair's predicates are unknown"""

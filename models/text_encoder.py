@@ -1,4 +1,4 @@
-"""The encoder of label texts, RoBERTa by default (spec 1.6).
+"""The encoder of label texts, RoBERTa by default (docs/networks.md, 1).
 
 Shapes: T texts, N tokens of the longest text, D hidden width of the text encoder.
 """
@@ -17,13 +17,13 @@ from models.config import ConfigError, TextConfig
 from models.tokenizer import ROBERTA_PADDING, load_tokenizer
 
 REMEMBERED = 64
-"""How many lists of texts an encoder in evaluation mode keeps the features of."""
+"""Number of text lists whose features an encoder in evaluation mode caches."""
 
 
 class TextEncoder(nn.Module):
-    """One pooled feature a text; each text is encoded by itself, without a prompt.
+    """Encodes each text by itself, without a prompt, into one pooled feature.
 
-    Without a tokenizer folder, only `encode_tokens` can be used.
+    Without a tokenizer folder, only `encode_tokens` works.
     """
 
     def __init__(self, config: TextConfig, tokenizer_folder: Path | str | None) -> None:
@@ -32,18 +32,18 @@ class TextEncoder(nn.Module):
         self.tokenizer = load_tokenizer(Path(tokenizer_folder), config) if tokenizer_folder else None
         self.padding = ROBERTA_PADDING if self.tokenizer is None else self.tokenizer.pad_token_id
         self.tokens_of: dict[str, list[int]] = {}
-        # Whatever its kind: weights on disk bear this name.
+        # This name serves every kind of encoder, because weights on disk use it.
         self.roberta = _build(config, self.padding)
         self.recomputed = False
-        """Whether the backward pass computes what is inside again."""
+        """Whether the backward pass recomputes activations instead of keeping them."""
         self._features_of: dict[tuple[object, ...], Tensor] = {}
         self._weights: list[tuple[int, int]] = []
 
     def forward(self, texts: Sequence[str]) -> Tensor:
-        """Pooled features T×D: tanh(dense(first token)). A text given twice is encoded once.
+        """Returns T×D pooled features: tanh(dense(first token)). A text given twice is encoded once.
 
-        In evaluation mode and without gradients, a list that was encoded before is not encoded again, as long as the
-        weights are the same: the features are those of the first time, bit for bit.
+        In evaluation mode and without gradients, the features of a list are cached until the weights change, and are
+        bit-identical to the first result.
         """
         if self.training or torch.is_grad_enabled() or any(p.is_inference() for p in self.roberta.parameters()):
             return self._encode(texts)
@@ -59,7 +59,7 @@ class TextEncoder(nn.Module):
         return self._features_of[key].clone()
 
     def encode_tokens(self, ids_TN: Tensor, mask_TN: Tensor) -> Tensor:
-        """Pooled features T×D of token ids; the mask is 1 on tokens and 0 on padding."""
+        """Returns T×D pooled features of token ids; the mask is 1 on tokens and 0 on padding."""
         if self.recomputed and torch.is_grad_enabled():
             pooled_TD: Tensor = checkpoint(self._pooled, ids_TN, mask_TN, use_reentrant=False)
             return pooled_TD
@@ -85,14 +85,14 @@ class TextEncoder(nn.Module):
 
     def _tokens(self, text: str) -> list[int]:
         if self.tokenizer is None:
-            raise ConfigError("the network was built without a tokenizer, so texts can't be encoded; name its folder")
+            raise ConfigError("the network has no tokenizer and cannot encode texts; build it with a tokenizer folder")
         if text not in self.tokens_of:
             self.tokens_of[text] = self.tokenizer(text, truncation=True, max_length=self.longest)["input_ids"]
         return self.tokens_of[text]
 
 
 def _build(config: TextConfig, padding: int) -> PreTrainedModel:
-    """A transformers model with random weights; raises ConfigError for a kind that is unknown or gives no pooled output."""
+    """Builds a randomly initialised model. Raises `ConfigError` for a kind that is unknown or has no pooled output."""
     try:
         settings = AutoConfig.for_model(
             config.kind,
@@ -117,7 +117,7 @@ def _build(config: TextConfig, padding: int) -> PreTrainedModel:
         ) from error
     if model.main_input_name != "input_ids" or getattr(model, "pooler", None) is None:
         raise ConfigError(
-            f"network setting text.kind={config.kind!r}: gives no pooled output of texts; use roberta, bert or another "
-            "kind that does"
+            f"network setting text.kind={config.kind!r}: has no pooled output of texts; use roberta, bert or another "
+            "kind that has one"
         )
     return model

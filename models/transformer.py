@@ -1,4 +1,4 @@
-"""The parts that the authors keep under `transformer`: encoder, decoders, relation queries, text encoder.
+"""The modules that the authors keep under `transformer`: encoder, decoders, relation queries, text encoder.
 
 Shapes: B images, T texts, E text width, D width, P pairs.
 """
@@ -23,14 +23,14 @@ class Transformer(nn.Module):
     """Holds the modules under the authors' names; `Network` and its subclasses call them."""
 
     reference_points_sub: nn.Linear
-    """Of ParSeD: where a subject's position says to look first."""
+    """ParSeD: from a subject's position to the point where it looks first."""
     reference_points_obj: nn.Linear
     verb_query_embed: nn.Embedding
-    """Of ParSeD with fused relation queries: their positions."""
+    """ParSeD with fused relation queries: their positions."""
     coord_proj: nn.Linear
-    """Of the tagger: from a box to a position."""
+    """Tagger: from a box to a position."""
     verb_tgt: nn.Embedding
-    """Of the tagger: content of relation queries, first for subjects, then for objects."""
+    """Tagger: content of relation queries, first for subjects, then for objects."""
 
     def __init__(self, config: NetworkConfig, tokenizer_folder: Path | str | None) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Transformer(nn.Module):
 
 
 class _Resizer(nn.Module):
-    """From the width of texts to that of the image: B×T×E to B×T×D."""
+    """Maps texts from their width to that of the image: B×T×E to B×T×D."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Networks on disk: safetensors whose metadata hold the configuration."""
+"""Reads and writes networks as safetensors files whose metadata hold the configuration."""
 
 from __future__ import annotations
 
@@ -20,48 +20,48 @@ from models.state_dict_diff import state_dict_diff, summary
 
 
 class WeightsError(ValueError):
-    """A file is not a network's weights; the message names the file and what is wrong with it."""
+    """Raised for a file that is not a network's weights; the message names the file and what is wrong with it."""
 
 
 def build(config: NetworkConfig, tokenizer_folder: Path | str | None) -> Network:
-    """A new network of the kind that the configuration is of; without a tokenizer it can't encode texts."""
+    """Builds a new network of the configured kind; without a tokenizer it cannot encode texts."""
     return (RelationTagger if config.tagger else RLIP)(config, tokenizer_folder)
 
 
 def save(network: Network, path: Path | str) -> None:
-    """Writes parameters and buffers; the same values give the same bytes."""
+    """Writes parameters and buffers; equal values give identical bytes."""
     write(network.state_dict(), network.config, path)
 
 
 def write(state: Mapping[str, Tensor], config: NetworkConfig, path: Path | str) -> None:
-    """As `save`, of a network's state."""
+    """Same as `save`, for a network's state."""
     values = {name: value.detach().contiguous().cpu() for name, value in state.items()}
     save_file(values, str(path), metadata={"network": json.dumps(config.to_dict(), sort_keys=True)})
 
 
 def load(path: Path | str, tokenizer_folder: Path | str | None) -> Network:
-    """The network that `save` wrote, an RLIP or a RelationTagger, in evaluation mode.
+    """Loads the network that `save` wrote, an RLIP or a RelationTagger, in evaluation mode.
 
-    Raises FileNotFoundError, or WeightsError that names the file and what is wrong with it.
+    Raises `FileNotFoundError`, or `WeightsError` that names the file and what is wrong with it.
     """
     with _opened(Path(path)) as file:
         config = _config(Path(path), file)
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, a file is no mapping
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, a file is not a mapping
     network = build(config, tokenizer_folder)
     shapes, expected = ({name: tuple(x.shape) for name, x in s.items()} for s in (state, network.state_dict()))
     if wrong := state_dict_diff(shapes, expected, {}):
         raise WeightsError(f"{path}: weights do not fit their own configuration; {'; '.join(wrong)}; save them again")
     if broken := [name for name, value in state.items() if not value.isfinite().all()]:
         raise WeightsError(
-            f"{path}: values that are not numbers or are infinite in {summary(broken)}; the training that wrote them "
-            "diverged: take an earlier checkpoint, or train again with a lower rate"
+            f"{path}: NaN or infinite values in {summary(broken)}; the training that wrote them diverged: use an "
+            "earlier checkpoint, or train again with a lower learning rate"
         )
     network.load_state_dict(state)
     return network.eval()
 
 
 def is_own(path: Path | str) -> bool:
-    """Whether this project wrote the file, told by its metadata."""
+    """Whether this project wrote the file, judging by its metadata."""
     try:
         with _opened(Path(path)) as file:
             return "network" in (file.metadata() or {})
@@ -70,13 +70,13 @@ def is_own(path: Path | str) -> bool:
 
 
 def read_config(path: Path | str) -> NetworkConfig:
-    """The configuration inside a weights file."""
+    """Reads the configuration in a weights file."""
     with _opened(Path(path)) as file:
         return _config(Path(path), file)
 
 
 def read_shapes(path: Path | str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of what a weights file holds; no value is read."""
+    """Reads the names and shapes of the tensors in a weights file, but no values."""
     with _opened(Path(path)) as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
@@ -96,10 +96,10 @@ def _config(path: Path, file: Any) -> NetworkConfig:
     metadata = file.metadata() or {}
     if "network" not in metadata:
         raise WeightsError(
-            f"{path}: has no network configuration in its metadata, so it was not written by this "
-            "project; convert official weights first, with `rlip weights import`"
+            f"{path}: no network configuration in the metadata, so this project did not write the file; convert "
+            "official weights first, with `rlip weights import`"
         )
     try:
         return NetworkConfig.from_dict(json.loads(metadata["network"]))
     except ValueError as error:
-        raise WeightsError(f"{path}: its network configuration can't be used: {error}") from error
+        raise WeightsError(f"{path}: invalid network configuration: {error}") from error

@@ -1,1 +1,1 @@
-"""A made world with known relations: pictures, boxes, captions and planted truth, deterministic by (seed, index)."""
+"""A synthetic world whose pictures, boxes, captions and known relations are deterministic by (seed, index)."""

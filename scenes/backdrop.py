@@ -1,4 +1,4 @@
-"""Grounds and what stands on them that is no object: sky and hills, walls and floors, trees, clouds, pictures."""
+"""Draws backgrounds, which contain no objects: sky and hills, walls and floors, trees, clouds, pictures."""
 
 from random import Random
 
@@ -16,7 +16,7 @@ def _rect(x0: float, y0: float, x1: float, y1: float, colour: Colour) -> Stroke:
 
 
 def make_backdrop(rng: Random, width: int, height: int, indoor: bool) -> tuple[Stroke, ...]:
-    """Strokes from back to front, in pixels."""
+    """Returns the strokes of a background from back to front, in pixels."""
     return tuple(_room(rng, width, height) if indoor else _landscape(rng, width, height))
 
 

@@ -1,4 +1,4 @@
-"""Object categories: COCO's eighty names with COCO's ids, and those that the made world draws."""
+"""Object categories: COCO's 80 names with COCO's ids, and the subset that the synthetic world draws."""
 
 COCO_CATEGORIES: dict[str, int] = {
     "person": 1, "bicycle": 2, "car": 3, "motorcycle": 4, "airplane": 5, "bus": 6, "train": 7, "truck": 8, "boat": 9,

@@ -1,4 +1,4 @@
-"""Named colours, and small changes of them."""
+"""Named colours, and functions that vary them."""
 
 from random import Random
 
@@ -23,12 +23,12 @@ HAIR: tuple[Colour, ...] = ((45, 35, 30), (110, 70, 35), (215, 175, 90), (90, 90
 
 
 def shaded(colour: Colour, factor: float) -> Colour:
-    """Darker (factor < 1) or lighter (> 1)."""
+    """Darkens (factor < 1) or lightens (factor > 1) a colour."""
     r, g, b = (max(0, min(255, round(v * factor))) for v in colour)
     return r, g, b
 
 
 def varied(rng: Random, colour: Colour, spread: int = 14) -> Colour:
-    """The colour with a small random change of each channel."""
+    """Changes each channel of a colour by a random amount of at most `spread`."""
     r, g, b = (max(0, min(255, v + rng.randint(-spread, spread))) for v in colour)
     return r, g, b

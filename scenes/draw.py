@@ -1,4 +1,4 @@
-"""From strokes to pixels."""
+"""Renders strokes to pixels."""
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -10,7 +10,7 @@ SUPERSAMPLE = 2
 
 
 def put(canvas: ImageDraw.ImageDraw, stroke: Stroke, scale: float, fill: int | tuple[int, int, int]) -> None:
-    """Draws one stroke at a scale with a fill of its own."""
+    """Draws one stroke at a scale, with `fill` in place of the stroke's colour."""
     points = [v * scale for v in stroke.points]
     if stroke.kind == "line":
         width = max(1, round(stroke.width * scale))
@@ -31,7 +31,7 @@ def put(canvas: ImageDraw.ImageDraw, stroke: Stroke, scale: float, fill: int | t
 
 
 def render(scene: Scene) -> Image.Image:
-    """The scene's picture: RGB, scene.width by scene.height."""
+    """Renders a scene as an RGB image of scene.width by scene.height pixels."""
     size = (scene.width * SUPERSAMPLE, scene.height * SUPERSAMPLE)
     image = Image.new("RGB", size)
     canvas = ImageDraw.Draw(image)
@@ -47,7 +47,7 @@ def render(scene: Scene) -> Image.Image:
 
 
 def label_map(strokes: list[tuple[int, Stroke]], width: int, height: int) -> np.ndarray:
-    """Which object each pixel shows: 0 for none, else the object's position + 1; (height, width) uint8."""
+    """Returns the object that each pixel shows as (height, width) uint8: the object's index + 1, 0 for none."""
     image = Image.new("L", (width, height))
     canvas = ImageDraw.Draw(image)
     for owner, stroke in strokes:

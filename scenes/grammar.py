@@ -1,6 +1,6 @@
-"""Captions for training the captioner, and captions of written data sets. Every sentence is true of its scene.
+"""Generates captions for the captioner's training and for written data sets. Every caption is true of its scene.
 
-Nothing that makes labels may import this module: the chain must read pictures, not the sentences' recipe.
+Code that makes labels must not import this module: the pipeline must read pictures, not the grammar of the captions.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from random import Random
 Thing = tuple[str, str, str]
 """(category, noun, colour) of an object."""
 Fact = tuple[int, str, int]
-"""(subject, predicate, object) by position."""
+"""(subject, predicate, object); the objects by index."""
 
 NOUNS: dict[str, tuple[str, ...]] = {
     "man": ("man",) * 8 + ("person", "person"),
@@ -30,7 +30,7 @@ NOUNS: dict[str, tuple[str, ...]] = {
     "cup": ("cup",) * 3 + ("mug",),
     "laptop": ("laptop",) * 4 + ("computer",),
 }
-"""What an object may be called; categories that are not listed go by their own name."""
+"""Noun -> names that captions use for it, repeated by frequency. Other categories keep their own name."""
 
 FORMS: dict[str, tuple[tuple[str, ...], str, str | None]] = {
     "riding": (("riding",), "rides", "ridden by"),
@@ -48,16 +48,16 @@ FORMS: dict[str, tuple[tuple[str, ...], str, str | None]] = {
     "kicking": (("kicking",), "kicks", "kicked by"),
     "eating": (("eating",), "eats", "eaten by"),
 }
-"""Predicate -> participles or prepositions, third person, passive with its agent's "by"."""
+"""Predicate -> (participles or prepositions, third person, passive with "by" or None)."""
 
 CAN_STAND = frozenset({"man", "woman", "boy", "girl", "horse", "dog", "cat", "cow", "sheep", "elephant"})
 COLOUR_SHARE = 0.1
 
 
 def caption(things: Sequence[Thing], facts: Sequence[Fact], rng: Random, opening: bool = True) -> str:
-    """One lower-case sentence that states one or two of a scene's facts.
+    """Returns a lower-case sentence that states one or two of a scene's facts.
 
-    `opening` allows "there is ..."; captions that continue a prompt such as "a picture of" must not open so.
+    `opening` allows "there is ...", which must not follow a prompt such as "a picture of".
     """
     first = rng.choice(facts)
     if rng.random() < 0.68 or len(facts) == 1:
@@ -114,7 +114,7 @@ def _finite(sentence: str) -> bool:
 
 
 def vocabulary(categories: Sequence[str], colours: Sequence[str]) -> list[str]:
-    """Every word that a caption can hold, sorted."""
+    """Returns all words that captions can contain, sorted."""
     phrases = ["a an and is there while by rider", *categories, *colours]
     phrases += [noun for nouns in NOUNS.values() for noun in nouns]
     for participles, third, passive in FORMS.values():

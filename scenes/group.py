@@ -1,4 +1,4 @@
-"""A group: a few figures that belong together, in units of an adult's height, y upwards from the ground."""
+"""Groups of a few related figures, in units of an adult's height, y upwards from the ground."""
 
 from dataclasses import dataclass, field
 from random import Random
@@ -10,12 +10,12 @@ from scenes.ink import Pen, Point, Stroke
 
 ROOFS: dict[str, tuple[float, float, float]] = {"car": (-0.19, 0.14, 0.5), "bus": (-0.7, 0.7, 0.76)}
 NOBODY = -1
-"""Owner of strokes that belong to no object: leashes, trees."""
+"""Owner of strokes that belong to no object, e.g. leashes."""
 
 
 @dataclass
 class Draft:
-    """An object before its group is placed."""
+    """An object whose group is not yet placed."""
 
     category: str
     noun: str
@@ -23,14 +23,14 @@ class Draft:
     base: float = 0.0
     grounded: bool = True
     rests: bool = False
-    """Put down on another object's surface."""
+    """Whether the object was put down on another's surface."""
     surface: tuple[float, float, float] | None = None
-    """(left, right, height) of what others can rest on or lie beneath."""
+    """(left, right, height) of the surface on or under which other objects can be; None if there is none."""
 
 
 @dataclass
 class Group:
-    """Figures, their strokes from back to front, and the relations that their making planted."""
+    """Figures, their strokes from back to front, and their planted relations."""
 
     rng: Random
     drafts: list[Draft] = field(default_factory=list)
@@ -38,21 +38,21 @@ class Group:
     planted: list[tuple[int, str, int]] = field(default_factory=list)
 
     def extent(self, owner: int | None = None) -> tuple[float, float, float, float]:
-        """(x0, y0, x1, y1) of one object's strokes, or of all."""
+        """Returns the bounding box (x0, y0, x1, y1) of one object's strokes, or of all strokes."""
         boxes = [s.extent() for who, s in self.strokes if owner is None or who == owner]
         return (
             min(b[0] for b in boxes), min(b[1] for b in boxes), max(b[2] for b in boxes), max(b[3] for b in boxes),
         )  # fmt: skip
 
     def pen(self, owner: int, x: float, y: float, scale: float = 1.0, facing: int = 1) -> Pen:
-        """A pen for one object's strokes."""
+        """Returns a pen for one object's strokes."""
         return Pen(self.strokes, owner, x, y, scale, facing)
 
     def add(
         self, category: str, x: float, y: float = 0.0, *, facing: int = 1, pose: str = "stand", scale: float = 1.0,
         grounded: bool = True, rests: bool = False,
     ) -> int:  # fmt: skip
-        """Draws a figure other than a person; returns its position among the drafts."""
+        """Draws a figure other than a person. Returns its index in `drafts`."""
         name, colour = pick_colour(self.rng, category)
         me = len(self.drafts)
         surface = SURFACES.get(category) or ROOFS.get(category)
@@ -64,7 +64,7 @@ class Group:
         return me
 
     def beside(self, category: str, gap: float, side: int, base: float = 0.0) -> int:
-        """Adds a figure or a standing person whose box begins `gap` beyond the group's on a side."""
+        """Adds a figure or standing person at `gap` from the group's box, right (1) or left (-1). Returns its index."""
         x0, _, x1, _ = self.extent()
         start = len(self.strokes)
         if category == "person":
@@ -82,7 +82,7 @@ class Group:
 
 
 class PersonFigure:
-    """A person drawn in steps, so that things can come between the body and the arms: body, gear, head, arms."""
+    """A person drawn in steps (body, gear, head, arms), so that objects can go between body and arms."""
 
     def __init__(
         self, group: Group, x: float, y: float = 0.0, *, facing: int = 1, pose: str = "stand", hip: float | None = None,
@@ -108,7 +108,7 @@ class PersonFigure:
             self.straps()
 
     def wear(self, category: str) -> int:
-        """Puts a tie on the chest, or a backpack on the back (before the body is drawn over it)."""
+        """Adds a tie on the chest, or a backpack on the back (before the body is drawn over it). Returns its index."""
         group, pen = self.group, self.pen
         name, colour = pick_colour(group.rng, category)
         it = len(group.drafts)
@@ -119,16 +119,16 @@ class PersonFigure:
         return it
 
     def straps(self) -> None:
-        """Draws a worn backpack's straps over the shirt."""
+        """Draws the straps of a worn backpack over the shirt."""
         self.pen.line([(-0.1, self.hip + 0.31), (0.0, self.hip + 0.22), (-0.12, self.hip + 0.08)], 0.035, (60, 50, 45))
 
     def reach(self, hand: Point, side: int = 1, bend: float = 0.0) -> None:
-        """Draws the arm of a side to a point of the figure."""
+        """Draws the arm on a side (1 ahead, -1 behind) with its hand at a point of the figure."""
         body.arm(self.pen, self.looks, hand, self.hip, side, bend)
         self.free.discard(side)
 
     def take(self, category: str, predicate: str) -> int:
-        """Holds a thing out in front, or carries it hanging from the lowered arm; returns the thing."""
+        """Adds an object held out in front, or carried in the lowered arm. Returns the object's index."""
         group, pen, hip = self.group, self.pen, self.hip
         if predicate == "carrying":
             hand = (0.27, hip + 0.0)
@@ -147,7 +147,7 @@ class PersonFigure:
         return it
 
     def finish(self) -> int:
-        """Draws the head and the arms that hang free; returns the person."""
+        """Draws the head and the arms that are still free. Returns the person's index."""
         body.head(self.pen, self.looks, self.hip, self.profile)
         for side in sorted(self.free):
             body.arm(self.pen, self.looks, (side * 0.19, self.hip + 0.01), self.hip, side)

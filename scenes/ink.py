@@ -1,7 +1,7 @@
-"""Strokes: the few shapes that every figure is drawn with, and a pen that places them.
+"""Strokes, the basic shapes of all figures, and a pen that places them.
 
-Figures are drawn in their own units (x to the right in the direction they face, y upwards from the ground);
-a `Pen` moves, scales and mirrors them. Strokes that reach the picture are in pixels, y downwards.
+Figures have their own coordinates: x in the direction that they face, y upwards from the ground. A `Pen` moves, scales
+and mirrors them. Strokes in the picture are in pixels, y downwards.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ Point = tuple[float, float]
 
 
 class Stroke(NamedTuple):
-    """One shape. `kind` is ellipse, ring (an ellipse's outline), polygon or line; `width` is for ring and line."""
+    """One shape. `kind` is ellipse, ring (an ellipse's outline), polygon or line; `width` applies to ring and line."""
 
     kind: str
     points: tuple[float, ...]
@@ -21,7 +21,7 @@ class Stroke(NamedTuple):
     width: float = 0.0
 
     def moved(self, x: float, y: float, scale: float, sign: int = 1) -> "Stroke":
-        """To (x + sign * scale * px, y - scale * py): from y upwards to y downwards."""
+        """Maps each point to (x + sign * scale * px, y - scale * py), which turns y upwards to y downwards."""
         p = self.points
         moved = [0.0] * len(p)
         moved[0::2] = [x + sign * scale * v for v in p[0::2]]
@@ -29,12 +29,12 @@ class Stroke(NamedTuple):
         return Stroke(self.kind, tuple(moved), self.colour, self.width * scale)
 
     def shifted(self, dx: float) -> "Stroke":
-        """The same shape, dx further along x."""
+        """Returns the shape moved by dx along x."""
         p = self.points
         return Stroke(self.kind, tuple(v + dx if i % 2 == 0 else v for i, v in enumerate(p)), self.colour, self.width)
 
     def extent(self) -> tuple[float, float, float, float]:
-        """Smallest and largest x and y touched: (x0, y0, x1, y1)."""
+        """Returns the bounding box (x0, y0, x1, y1). It includes the width of a line."""
         half = self.width / 2 if self.kind == "line" else 0.0
         xs, ys = self.points[0::2], self.points[1::2]
         return min(xs) - half, min(ys) - half, max(xs) + half, max(ys) + half
@@ -42,7 +42,7 @@ class Stroke(NamedTuple):
 
 @dataclass
 class Pen:
-    """Draws one object's strokes into a shared list, from a place (x, y), at a scale, facing right (1) or left (-1)."""
+    """Appends one object's strokes to a shared list, placed at (x, y), scaled, and facing right (1) or left (-1)."""
 
     strokes: list[tuple[int, Stroke]]
     owner: int
@@ -59,25 +59,25 @@ class Pen:
         self.strokes.append((self.owner, Stroke(kind, tuple(p), colour, width * s)))
 
     def place(self, x: float, y: float) -> Point:
-        """A point of the figure in the group's units."""
+        """Converts a point of the figure to the group's coordinates."""
         return self.x + self.facing * self.scale * x, self.y + self.scale * y
 
     def ellipse(self, x: float, y: float, rx: float, ry: float, colour: Colour) -> None:
-        """An ellipse around (x, y)."""
+        """Draws a filled ellipse around (x, y)."""
         self._put("ellipse", (x - rx, y - ry, x + rx, y + ry), colour)
 
     def ring(self, x: float, y: float, radius: float, width: float, colour: Colour) -> None:
-        """A circle around (x, y), its line inside the radius."""
+        """Draws a circle around (x, y). Its line lies inside the radius."""
         self._put("ring", (x - radius, y - radius, x + radius, y + radius), colour, width)
 
     def rect(self, x0: float, y0: float, x1: float, y1: float, colour: Colour) -> None:
-        """A rectangle between two corners."""
+        """Draws a filled rectangle between two corners."""
         self._put("polygon", (x0, y0, x1, y0, x1, y1, x0, y1), colour)
 
     def polygon(self, points: Sequence[Point], colour: Colour) -> None:
-        """A filled polygon."""
+        """Draws a filled polygon."""
         self._put("polygon", [v for point in points for v in point], colour)
 
     def line(self, points: Sequence[Point], width: float, colour: Colour) -> None:
-        """A line with round ends."""
+        """Draws a line with round ends."""
         self._put("line", [v for point in points for v in point], colour, width)

@@ -1,4 +1,4 @@
-"""How each kind of group is made: one function a relation, which plants it by construction."""
+"""Makes groups of figures. Each function plants one relation by construction."""
 
 from collections.abc import Callable
 from random import Random
@@ -9,7 +9,7 @@ from scenes.figures.furniture import SURFACES
 from scenes.group import NOBODY, ROOFS, Draft, Group, PersonFigure
 
 GAP = (0.03, 0.07)
-"""Distance of neighbours, in units."""
+"""Minimum and maximum gap between neighbours, in units."""
 
 
 def _facing(rng: Random) -> int:
@@ -36,7 +36,7 @@ def ride(rng: Random, mount: str | None = None) -> Group:
 
 
 def sit(rng: Random) -> Group:
-    """A person on a seat, the legs bent over its edge; sometimes with something in the hand."""
+    """A person on a seat with the legs bent over its edge, sometimes holding something."""
     group, f = Group(rng), _facing(rng)
     seat = rng.choice(("bench", "bench", "chair", "chair", "couch", "bed"))
     it = group.add(seat, 0.0, facing=f)
@@ -50,7 +50,7 @@ def sit(rng: Random) -> Group:
 
 
 def lie(rng: Random) -> Group:
-    """A cat, a dog or a person stretched out on furniture."""
+    """A cat, a dog or a person lying on furniture."""
     group, f = Group(rng), _facing(rng)
     who = rng.choice(("cat", "dog", "person"))
     where = "bed" if who == "person" else rng.choice(("couch", "couch", "bed", "bench"))
@@ -69,7 +69,7 @@ def lie(rng: Random) -> Group:
 
 
 def hold(rng: Random) -> Group:
-    """A person with a thing held out in front, or under an umbrella."""
+    """A person holding an object out in front, or an umbrella."""
     group = Group(rng)
     someone = PersonFigure(group, 0.0, facing=_facing(rng))
     someone.take(rng.choice(("umbrella", "umbrella", "cup", "book", "sports ball", "apple")), "holding")
@@ -78,7 +78,7 @@ def hold(rng: Random) -> Group:
 
 
 def carry(rng: Random) -> Group:
-    """A person with a thing hanging from the lowered arm."""
+    """A person carrying an object in the lowered arm."""
     group = Group(rng)
     someone = PersonFigure(group, 0.0, facing=_facing(rng), pose=rng.choice(("stand", "walk")))
     someone.take(rng.choice(("suitcase", "handbag", "backpack")), "carrying")
@@ -90,7 +90,7 @@ def wear(rng: Random) -> Group:
     """A person with a tie on the chest or a backpack on the back."""
     group = Group(rng)
     someone = PersonFigure(group, 0.0, facing=_facing(rng), gear=False)
-    # The pack hangs behind the body, so a fresh figure is drawn over it.
+    # The backpack is behind the body, so the body is drawn again on top of it.
     if rng.random() < 0.5:
         someone.wear("tie")
     else:
@@ -117,7 +117,7 @@ def walk(rng: Random) -> Group:
 
 
 def kick(rng: Random) -> Group:
-    """A person whose foot has just met a ball."""
+    """A person kicking a ball."""
     group, f = Group(rng), _facing(rng)
     kicker = PersonFigure(group, 0.0, facing=f, pose="kick")
     foot = kicker.pen.place(0.33, 0.13)
@@ -128,7 +128,7 @@ def kick(rng: Random) -> Group:
 
 
 def look(rng: Random) -> Group:
-    """A person whose head is turned, in profile, to what stands a little further off."""
+    """A person looking, in profile, at something a short distance away."""
     group, f = Group(rng), _facing(rng)
     target = rng.choice(("tv", "tv", "dog", "cat", "bird", "horse", "cow", "sheep"))
     viewer = PersonFigure(group, 0.0, facing=f, profile=True).finish()
@@ -138,7 +138,7 @@ def look(rng: Random) -> Group:
 
 
 def eat(rng: Random) -> Group:
-    """An animal with its head down on an apple."""
+    """An animal with its head down at an apple."""
     group, f = Group(rng), _facing(rng)
     who = rng.choice(("horse", "cow", "sheep", "elephant"))
     me = group.add(who, 0.0, facing=f, pose="graze")
@@ -175,7 +175,7 @@ def _rest(group: Group, support: str, facing: int, count: int) -> None:
 
 
 def on(rng: Random) -> Group:
-    """Things put down on furniture, or a bird on a car's roof; sometimes something beneath."""
+    """Objects on furniture, or a bird on a car's roof, sometimes with something under a table."""
     group, f = Group(rng), _facing(rng)
     support = rng.choice(("dining table", "dining table", *ON))
     group.add(support, 0.0, facing=f)
@@ -192,7 +192,7 @@ def _beneath(group: Group, support: str) -> None:
 
 
 def under(rng: Random) -> Group:
-    """Something beneath furniture; sometimes something on top too."""
+    """An object under furniture, sometimes with another on top."""
     group, f = Group(rng), _facing(rng)
     support = rng.choice(("dining table", "dining table", "bench"))
     group.add(support, 0.0, facing=f)
@@ -209,7 +209,7 @@ FRONTS = ("car", "bench", "couch", "motorcycle", "sheep", "chair", "suitcase")
 
 
 def next_to(rng: Random) -> Group:
-    """Two that stand side by side, touching nothing."""
+    """Two figures side by side that do not touch."""
     group = Group(rng)
     first = rng.choice(LANDMARKS)
     group.add(first, 0.0, facing=_facing(rng))
@@ -218,7 +218,7 @@ def next_to(rng: Random) -> Group:
 
 
 def behind(rng: Random) -> Group:
-    """One that stands further back, partly hidden by the other."""
+    """Two figures, of which the front one partly hides the rear one."""
     group = Group(rng)
     rear = rng.choice(REARS)
     front = rng.choice([f for f in FRONTS if rear == "person" or f in ("sheep", "motorcycle", "bench", "car")])
@@ -233,7 +233,7 @@ def behind(rng: Random) -> Group:
 
 
 def alone(rng: Random, category: str) -> Group:
-    """One figure that has nothing to do with the others."""
+    """One figure without a planted relation."""
     group = Group(rng)
     if category == "person":
         PersonFigure(group, 0.0, facing=_facing(rng), gear=False).finish()

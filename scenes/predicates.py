@@ -1,4 +1,4 @@
-"""The predicates of the made world, as Visual Genome's annotators would write them."""
+"""Predicates of the synthetic world, in the wording of Visual Genome's annotators."""
 
 PREDICATES: tuple[str, ...] = (
     "riding", "holding", "carrying", "wearing", "sitting on", "lying on", "next to", "behind", "under", "on",
@@ -21,12 +21,12 @@ CANONICAL: dict[str, str] = {
     "kicking": "kick",
     "eating": "eat",
 }
-"""Planted name -> canonical form: verbs as lemma, prepositions kept."""
+"""Planted predicate -> canonical form: verbs as lemmas, prepositions kept."""
 
 SYMMETRIC: frozenset[str] = frozenset({"next to"})
-"""Predicates that hold from object to subject whenever they hold from subject to object."""
+"""Predicates that hold in both directions."""
 
 
 def canonical_names() -> tuple[str, ...]:
-    """Canonical forms of all planted predicates, in the order of PREDICATES."""
+    """Returns the canonical forms of all planted predicates, in the order of PREDICATES."""
     return tuple(CANONICAL[name] for name in PREDICATES)

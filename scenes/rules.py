@@ -1,21 +1,21 @@
-"""Spatial relations by one geometric rule, asked of every pair of a scene, so that the planted truth is complete.
+"""Spatial relations by geometric rules. They test every pair of a scene, so that the ground truth is complete.
 
-All lengths are pixels. A pair that a rule finds too close to call makes the scene be thrown away.
+All lengths are in pixels. A scene with a pair that is too close to call is discarded.
 """
 
 from dataclasses import dataclass
 
 NEAR = 9.0
-"""Neighbours' boxes are at most this far apart."""
+"""Maximum gap between the boxes of neighbours."""
 CLEAR = 13.0
-"""Boxes of objects that are not neighbours are at least this far apart."""
+"""Minimum gap between the boxes of objects that are not neighbours."""
 LEVEL = 5.0
-"""Objects on one ground line differ by less than this."""
+"""Objects on the same ground line differ in height by less than this."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """What the rules look at: (x0, y0, x1, y1) of the whole figure, and where it stands."""
+    """Input of the rules for one object: the box (x0, y0, x1, y1) of the whole figure, and where it stands."""
 
     category: str
     box: tuple[float, float, float, float]
@@ -30,7 +30,7 @@ class TooCloseToCallError(Exception):
 
 
 def _overlap(a: Placed, b: Placed) -> float:
-    """Horizontal overlap as a share of the narrower one; negative when apart."""
+    """Returns the horizontal overlap as a share of the narrower box; negative if they are apart."""
     shared = min(a.box[2], b.box[2]) - max(a.box[0], b.box[0])
     return shared / min(a.box[2] - a.box[0], b.box[2] - b.box[0])
 
@@ -44,7 +44,7 @@ def _touch(a: Placed, b: Placed) -> bool:
 
 
 def on(a: Placed, b: Placed) -> bool:
-    """a was put down, and its bottom's middle meets b's surface."""
+    """Returns whether a rests on b: a was put down, and the middle of its base is on b's surface."""
     if not a.rests or b.surface is None:
         return False
     left, right, height = b.surface
@@ -52,7 +52,7 @@ def on(a: Placed, b: Placed) -> bool:
 
 
 def under(a: Placed, b: Placed) -> bool:
-    """a stands on b's ground line, within its width, with its top below b's surface."""
+    """Returns whether a stands on b's ground line, within b's width and with its top below b's surface."""
     if not a.grounded or b.surface is None or b.category not in ("dining table", "bench", "chair"):
         return False
     left, right, height = b.surface
@@ -61,7 +61,7 @@ def under(a: Placed, b: Placed) -> bool:
 
 
 def behind(a: Placed, b: Placed) -> bool:
-    """a stands further back than b, and b hides a part of it."""
+    """Returns whether a stands further back than b and b hides part of it. Raises TooCloseToCallError."""
     if not (a.grounded and b.grounded) or a.base > b.base - LEVEL or not _touch(a, b):
         return False
     overlap = _overlap(a, b)
@@ -71,7 +71,7 @@ def behind(a: Placed, b: Placed) -> bool:
 
 
 def next_to(a: Placed, b: Placed) -> bool:
-    """a and b stand side by side on one ground line."""
+    """Returns whether a and b stand side by side on one ground line. Raises TooCloseToCallError."""
     if not (a.grounded and b.grounded) or abs(a.base - b.base) >= 2 * LEVEL:
         return False
     gap = _gap(a, b)
@@ -83,9 +83,9 @@ def next_to(a: Placed, b: Placed) -> bool:
 
 
 def spatial_relations(placed: list[Placed], planted: set[tuple[int, int]]) -> list[tuple[int, str, int]]:
-    """All spatial relations among pairs that are not already related by what they do.
+    """Returns all spatial relations of pairs that have no planted relation.
 
-    `planted` holds pairs in both orders. A symmetric relation is given once, the earlier object as subject.
+    `planted` holds pairs in both orders. A symmetric relation is listed once, with the earlier object as subject.
     Raises TooCloseToCallError.
     """
     found: list[tuple[int, str, int]] = []

@@ -1,4 +1,4 @@
-"""What a made scene is: objects, relations, and the ink that draws them."""
+"""A synthetic scene: its objects, relations, and the strokes that draw them."""
 
 from dataclasses import dataclass, field
 
@@ -7,28 +7,28 @@ from scenes.ink import Stroke
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object. Boxes are (x, y, width, height) in pixels of the picture, origin at the top left."""
+    """One object. Boxes are (x, y, width, height) in pixels, with the origin at the top left of the picture."""
 
     category: str
     box: tuple[float, float, float, float]
-    """Extent of the pixels that remain visible."""
+    """Bounding box of the visible pixels."""
     full_box: tuple[float, float, float, float]
-    """Extent of the whole figure, hidden parts included."""
+    """Bounding box of the whole figure, hidden parts included."""
     base: float
-    """Height in the picture (pixels from the top) of the line that the object stands on."""
+    """The y coordinate, in pixels from the top, of the line that the object stands on."""
     grounded: bool
-    """Stands on the ground itself; false when another object supports it."""
+    """Whether the object stands on the ground; false if another object supports it."""
     noun: str
-    """What it is called in particular: man, woman, boy or girl for a person, else the category."""
+    """Specific noun: man, woman, boy or girl for a person, else the category."""
     colour: str
-    """Name of its main colour."""
+    """Name of the main colour."""
     visible: float
     """Visible share of the figure's pixels, 0 to 1."""
 
 
 @dataclass(frozen=True)
 class Relation:
-    """A planted relation between two objects, given by their position in `Scene.objects`."""
+    """A planted relation between two objects, which are indices into `Scene.objects`."""
 
     subject: int
     predicate: str
@@ -37,7 +37,7 @@ class Relation:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture's complete description: every relation among `scenes.predicates` that holds is listed."""
+    """Complete description of a picture. Lists every relation of `scenes.predicates` that holds."""
 
     seed: int
     index: int
@@ -51,7 +51,7 @@ class Scene:
     """(object, stroke) from back to front."""
 
     def triplets(self) -> set[tuple[str, str, str]]:
-        """Planted relations as (subject category, predicate, object category)."""
+        """Returns planted relations as (subject category, predicate, object category)."""
         return {
             (self.objects[r.subject].category, r.predicate, self.objects[r.object].category) for r in self.relations
         }

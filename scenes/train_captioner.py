@@ -1,7 +1,7 @@
-"""Trains the small captioner on made scenes: `python -m scenes.train_captioner --out DIR --minutes 86 --threads 1`.
+"""Trains the captioner on synthetic scenes: `python -m scenes.train_captioner --out DIR --minutes 86 --threads 1`.
 
-Each picture is encoded once and teaches several captions in one pass of the decoder. Two heads that the exported
-captioner drops speed the encoder up. Stopped at any moment, the same command goes on from its last checkpoint.
+Each picture is encoded once for several captions in one pass of the decoder. Two heads, which the exported captioner
+drops, help the encoder learn faster. After an interruption, the same command resumes from the last checkpoint.
 """
 
 import argparse
@@ -32,7 +32,7 @@ SAVE_SECONDS = 180
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and on what to train."""
+    """Duration, data and hyperparameters of the training."""
 
     out: Path
     minutes: float
@@ -46,12 +46,12 @@ class Settings:
     check_minutes: float
 
     def rate_at(self, step: int, share: float) -> float:
-        """Learning rate: a warm-up by steps, then a cosine over the share of the time that is spent."""
+        """Learning rate: linear warm-up over steps, times a cosine over the share of the time spent."""
         return self.rate * min(1.0, (step + 1) / WARMUP) * (0.51 + 0.5 * math.cos(math.pi * share))
 
 
 def train(settings: Settings) -> None:
-    """Trains until the minutes are spent, then exports to `out/captioner`; a signal saves and ends early."""
+    """Trains for `minutes`, then exports to `out/captioner`. SIGINT or SIGTERM saves a checkpoint and stops early."""
     torch.set_num_threads(settings.threads)
     settings.out.mkdir(parents=True, exist_ok=True)
     held_out = PictureCache.open(settings.pictures, HELD_OUT_SEED, HELD_OUT)
@@ -103,7 +103,7 @@ def _step(
 
 
 def _check(settings: Settings, learner: Learner, held_out: PictureCache, log: TextIO, spent: float) -> None:
-    """Notes precision and recall on scenes of another seed, and exports the captioner as it is."""
+    """Logs precision and recall on held-out scenes, and exports the current captioner."""
     learner.eval()
     state = torch.get_rng_state()
     torch.manual_seed(0)
@@ -120,16 +120,16 @@ def _note(log: TextIO, entry: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, log and exported captioner")
-    parser.add_argument("--minutes", type=float, default=86, help="time to train, earlier runs included")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint, log and exported captioner")
+    parser.add_argument("--minutes", type=float, default=86, help="training time, including earlier runs")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--pictures", type=Path, help="folder for the drawn pictures, 3 GB (default: OUT/pictures)")
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--scenes", type=int, default=40_000)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--captions", type=int, default=4, help="captions a picture in each step")
+    parser.add_argument("--captions", type=int, default=4, help="captions per picture in each step")
     parser.add_argument("--rate", type=float, default=1.2e-3)
     parser.add_argument("--check-minutes", type=float, default=8)
     given = vars(parser.parse_args())

@@ -1,6 +1,6 @@
-"""Makes the byte-level vocabulary of the small text encoders: `python -m scenes.train_text_tokenizer --out FOLDER`.
+"""Trains the byte-level vocabulary of the small text encoders: `python -m scenes.train_text_tokenizer --out FOLDER`.
 
-Any string can be encoded, as all 256 bytes are in it; names of objects and relations come out as one or two tokens.
+It encodes any string, because it contains all 256 bytes. Names of objects and relations become one or two tokens.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from scenes.world import make_scene
 
 SIZE = 1200
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-"""RoBERTa's special tokens; the first four take its ids 0 to 3."""
+"""RoBERTa's special tokens. The first four have RoBERTa's ids, 0 to 3."""
 
 
 def corpus(scenes: int = 400, seed: int = 7) -> list[str]:
-    """Names and relations, alone and after a space, and captions of a few scenes."""
+    """Returns names and predicates, each with and without a leading space, and captions of some scenes."""
     lines = [*COCO_CATEGORIES, *PREDICATES, *canonical_names()]
     lines += ["no objects", "no relation", "in front of", "a photo of"]
     lines += [noun for nouns in NOUNS.values() for noun in nouns]
@@ -37,7 +37,7 @@ def corpus(scenes: int = 400, seed: int = 7) -> list[str]:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Writes vocab.json, merges.txt and RoBERTa's two configuration files."""
+    """Writes vocab.json, merges.txt, RoBERTa's two tokenizer files and config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = ByteLevelBPETokenizer()
     tokenizer.train_from_iterator(
@@ -51,12 +51,12 @@ def write_tokenizer(folder: Path) -> None:
     settings = {**special, "add_prefix_space": False, "model_max_length": 62, "tokenizer_class": "RobertaTokenizer"}
     for name, content in (("special_tokens_map.json", special), ("tokenizer_config.json", settings)):
         (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-    # AutoTokenizer asks for the model's type.
+    # AutoTokenizer needs the model's type.
     (folder / "config.json").write_text(json.dumps({"model_type": "roberta"}) + "\n")
 
 
 def main() -> None:
-    """Command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     write_tokenizer(parser.parse_args().out)

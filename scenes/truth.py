@@ -1,4 +1,4 @@
-"""Judges stated triplets against the planted truth."""
+"""Judges stated triplets against the planted relations."""
 
 from collections.abc import Iterable
 
@@ -10,24 +10,24 @@ _SYMMETRIC = frozenset(CANONICAL[p] for p in SYMMETRIC)
 
 
 def planted_triplets(scene: Scene) -> set[Triplet]:
-    """(subject category, canonical predicate, object category), one order of each symmetric relation."""
+    """Returns (subject category, canonical predicate, object category), with one order of each symmetric relation."""
     return {(s, CANONICAL[p], o) for s, p, o in scene.triplets()}
 
 
 def closure(triplets: Iterable[Triplet]) -> set[Triplet]:
-    """The triplets and, for symmetric predicates, their reverses."""
+    """Returns the triplets and the reverses of those with symmetric predicates."""
     known = set(triplets)
     return known | {(o, p, s) for s, p, o in known if p in _SYMMETRIC}
 
 
 def true_pairs(scene: Scene) -> set[tuple[int, str, int]]:
-    """All true (subject position, canonical predicate, object position), symmetric ones in both orders."""
+    """Returns all true (subject index, canonical predicate, object index), symmetric ones in both orders."""
     pairs = {(r.subject, CANONICAL[r.predicate], r.object) for r in scene.relations}
     return pairs | {(o, p, s) for s, p, o in pairs if p in _SYMMETRIC}
 
 
 def judge(stated: Iterable[Triplet], planted: Iterable[Triplet]) -> tuple[set[Triplet], set[Triplet]]:
-    """(stated triplets that are true, planted triplets that were stated); both in canonical form."""
+    """Returns (stated triplets that are true, planted triplets that were stated), in canonical form."""
     stated, planted = set(stated), set(planted)
     true = stated & closure(planted)
     found = planted & closure(stated)

@@ -1,4 +1,4 @@
-"""The made world: `make_scene(seed, index)` is the same scene on every machine."""
+"""Generates synthetic scenes: `make_scene(seed, index)` gives the same scene on every machine."""
 
 from random import Random
 
@@ -21,13 +21,13 @@ COMPANIONS = ("person", "person", "dog", "suitcase", "bicycle", "chair", "cow")
 
 
 def make_scene(seed: int, index: int) -> Scene:
-    """Scene number `index` of a seed."""
+    """Generates scene number `index` of a seed. Raises RuntimeError if 200 attempts give no unambiguous layout."""
     for attempt in range(200):
         try:
             return _attempt(Random(f"{seed}/{index}/{attempt}"), seed, index)
         except TooCloseToCallError:
             continue
-    raise RuntimeError(f"scene {index} of seed {seed}: 200 layouts were all too close to call")
+    raise RuntimeError(f"scene {index} of seed {seed}: all 200 layouts were too close to call; use another seed")
 
 
 def _attempt(rng: Random, seed: int, index: int) -> Scene:
@@ -67,7 +67,7 @@ def _attempt(rng: Random, seed: int, index: int) -> Scene:
 
 
 def _unit(row: list[Group], width: int) -> float:
-    """Pixels a unit when the row just fits the width."""
+    """Returns the scale, in pixels per unit, at which the row exactly fits the width."""
     taken = 2 * MARGIN + (len(row) - 1) * (CLEAR + 4)
     return (width - taken) / sum(g.extent()[2] - g.extent()[0] for g in row)
 
@@ -75,7 +75,7 @@ def _unit(row: list[Group], width: int) -> float:
 def _spread(
     rng: Random, row: list[Group], base: float, scale: float, width: int
 ) -> list[tuple[Group, float, float, float]]:
-    """Places a row's groups from left to right: (group, x of its origin, ground line, scale)."""
+    """Places a row's groups from left to right, as (group, x of its origin, ground line, scale)."""
     widths = [(g.extent()[2] - g.extent()[0]) * scale for g in row]
     slack = width - 2 * MARGIN - sum(widths) - (len(row) - 1) * (CLEAR + 4)
     cuts = sorted(rng.uniform(0, slack) for _ in row)
@@ -92,7 +92,7 @@ def _settle(
     rng: Random, seed: int, index: int, size: tuple[int, int], indoor: bool,
     groups: list[tuple[Group, float, float, float]],
 ) -> Scene:  # fmt: skip
-    """Pixels, visible boxes, and every relation that holds."""
+    """Converts placed groups to a scene: strokes in pixels, visible boxes, and every relation that holds."""
     width, height = size
     strokes: list[tuple[int, Stroke]] = []
     placed: list[Placed] = []

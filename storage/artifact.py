@@ -17,7 +17,7 @@ from storage.upgrades import is_current, upgrade
 
 @dataclass(frozen=True)
 class Artifact:
-    """A committed artifact, read only. `folder` is named by the artifact's key."""
+    """A committed artifact, read-only. `folder` is named after the artifact's key."""
 
     folder: Path
 
@@ -37,7 +37,7 @@ class Artifact:
 
     @cached_property
     def content(self) -> str:
-        """Digest of the data files that stages below may read."""
+        """Digest of the data files that downstream stages may read."""
         return self.manifest.content
 
     def file(self, name: str) -> Path:
@@ -47,8 +47,8 @@ class Artifact:
     def table(self, name: str) -> pa.Table:
         """The table `name`, e.g. `images`, with today's columns.
 
-        Raises FileNotFoundError when the artifact has none, `FatalError` for one that is damaged, or of another version that
-        can't be upgraded.
+        Raises FileNotFoundError when the artifact has no such table, and `FatalError` for a table that is damaged or of a
+        version that cannot be upgraded.
         """
         found = self._read(f"{name}.parquet")
         if is_current(found.schema, name):
@@ -57,17 +57,17 @@ class Artifact:
         return upgrade(found, manifest.stage, name, f"{manifest.stage} {self.key[:12]}")
 
     def rejected(self) -> pa.Table:
-        """Rows that this artifact's making put in quarantine."""
+        """Rows that were quarantined when this artifact was made."""
         if REJECTED_FILE not in self.manifest.files:
             return REJECTED.empty_table()
         return self._read(REJECTED_FILE)
 
     def require_whole(self) -> None:
-        """Read the data files again. Raises `FatalError` for one that is gone or has other bytes than its digest says."""
+        """Read the data files again. Raises `FatalError` for one that is gone or does not match its digest."""
         for name, entry in self.manifest.files.items():
             path = self.file(name)
             if not path.is_file() or digest_file(path) != entry.digest:
-                raise _damaged(path, "other bytes than its digest says" if path.is_file() else "gone")
+                raise _damaged(path, "bytes do not match the digest" if path.is_file() else "gone")
 
     def _read(self, name: str) -> pa.Table:
         path = self.file(name)
@@ -82,4 +82,4 @@ class Artifact:
 
 
 def _damaged(path: Path, what: str) -> FatalError:
-    return FatalError(f"{path}: damaged ({what}); `rlip verify --repair` removes its artifact, then run again")
+    return FatalError(f"{path}: damaged ({what}); remove its artifact with `rlip verify --repair`, then run again")

@@ -1,4 +1,4 @@
-"""Writing that survives a crash: a file or folder appears whole or not at all."""
+"""Writes that survive a crash: a file or folder appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from storage.disk import LOCAL, Disk
 
 
 def write_atomic(path: Path, data: bytes, disk: Disk = LOCAL) -> None:
-    """Put `data` at `path`: readers see the old bytes or the new ones, never a mixture."""
+    """Write `data` to `path`: readers see the old bytes or the new ones, never a mixture."""
     with atomic_file(path, disk) as aside:
         disk.write(aside, data)
 
 
 @contextmanager
 def atomic_file(path: Path, disk: Disk = LOCAL) -> Iterator[Path]:
-    """A path to write a file to, which becomes `path` when the context ends without an error."""
+    """A temporary path to write a file to, which becomes `path` when the context ends without an error."""
     disk.make_durable(path.parent)
     aside = _beside(path)
     try:
@@ -33,7 +33,7 @@ def atomic_file(path: Path, disk: Disk = LOCAL) -> Iterator[Path]:
 def atomic_folder(path: Path, *, replace: bool) -> Iterator[Path]:
     """A folder to fill, which becomes `path` when the context ends without an error.
 
-    A folder that lies there by then gives way if `replace` is set; otherwise it stays and the new one is dropped.
+    A folder that exists there by then is replaced if `replace` is set; otherwise it stays and the new one is dropped.
     """
     aside, old = _beside(path), _beside(path)
     try:
@@ -52,7 +52,7 @@ def atomic_folder(path: Path, *, replace: bool) -> Iterator[Path]:
 
 
 def put_in_place(aside: Path, path: Path, disk: Disk = LOCAL) -> None:
-    """Rename a finished file to `path` in the same folder. Its bytes are on the disk before its name is."""
+    """Rename a finished file to `path` in the same folder. Its bytes reach the disk before its name does."""
     disk.sync_file(aside)
     disk.rename(aside, path)
     disk.sync_folder(path.parent)

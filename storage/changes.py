@@ -1,4 +1,4 @@
-"""What differs between the terms of two keys: the answer to "why was this computed?"."""
+"""Differences between the terms of two keys: the answer to "why was this computed?"."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 _ORDER = ("version", "settings", "weights", "inputs")
-"""Terms in the order in which they are told: a person's own change before what follows from it."""
+"""Terms in the order of reporting: a person's own change before what follows from it."""
 _IN_WORDS = {"inputs.records": "annotations or image files"}
-"""Terms whose names tell people nothing."""
+"""Descriptions of terms whose names mean nothing to people."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One term of a key that differs: its dotted name, e.g. `settings.top_p` or `inputs.images`, and both values."""
+    """One differing term of a key: its dotted name, e.g. `settings.top_p` or `inputs.images`, and both values."""
 
     term: str
     old: Any
@@ -22,12 +22,12 @@ class Change:
 
     @property
     def name(self) -> str:
-        """What differs, in words."""
+        """The differing term in words."""
         return _IN_WORDS.get(self.term, self.term.removeprefix("settings."))
 
     @property
     def is_content(self) -> bool:
-        """Whether it is what was read that differs, and not what a person set."""
+        """Whether the content that was read differs, rather than something that a person set."""
         return self.term.startswith("inputs.")
 
     def __str__(self) -> str:
@@ -37,7 +37,7 @@ class Change:
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
-    """The terms that differ, most telling first; terms as `KeyTerms.as_json` gives them."""
+    """The terms that differ, most informative first. Takes terms as returned by `KeyTerms.as_json`."""
     return [change for term in _ORDER for change in _differ(term, old.get(term), new.get(term))]
 
 
@@ -54,7 +54,7 @@ def _plain(value: Any) -> Any:
 
 
 def _short(value: Any) -> str:
-    """A value in a few words; of a list of digests the first."""
+    """A value in a few words: the only item of a list, the first 12 characters of a digest."""
     if value is None:
         return "unset"
     if isinstance(value, list) and len(value) == 1:

@@ -1,4 +1,4 @@
-"""Damage: what a store holds that is not what its manifests say."""
+"""Damage: content of a store that does not match its manifests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from storage.store import Store
 
 @dataclass(frozen=True)
 class Damage:
-    """An artifact that can't be trusted, in what way, and which steps of runs hold it (`run step partition`)."""
+    """An artifact that cannot be trusted, what is wrong with it, and which steps of runs need it (`run step partition`)."""
 
     stage: str
     key: str
@@ -23,9 +23,9 @@ class Damage:
 
 
 def find_damage(store: Store, runs: Iterable[Run] | None = None) -> Iterator[Damage | None]:
-    """Read every artifact of `runs` (or of the whole store) again; for each its damage, or None when it is whole.
+    """Read every artifact of `runs` (or of the whole store) again. Yields the damage of each, or None when it is whole.
 
-    What a run names and the store has lost counts as damage too. Raises `FutureManifest` for what a newer version wrote.
+    An artifact that a run names and the store has lost is damaged too. Raises `FutureManifest` for one of a newer version.
     """
     holders = _holders(runs_of(store) if runs is None else runs)
     places = set(holders)
@@ -37,7 +37,7 @@ def find_damage(store: Store, runs: Iterable[Run] | None = None) -> Iterator[Dam
 
 
 def _holders(runs: Iterable[Run]) -> dict[tuple[str, str], list[str]]:
-    """Stage and key → which steps of runs hold it."""
+    """Stage and key → steps of runs that need it."""
     found: dict[tuple[str, str], list[str]] = {}
     for run in runs:
         for step in run.steps():
@@ -68,5 +68,5 @@ def _examine(store: Store, stage: str, key: str) -> str | None:
         if found[0] != entry.size:
             return f"{name}: {found[0]} bytes instead of {entry.size}"
         if found[1] != entry.digest:
-            return f"{name}: other bytes than its digest says"
+            return f"{name}: bytes do not match the digest"
     return None

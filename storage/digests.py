@@ -9,7 +9,7 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> bytes:
-    """JSON with sorted keys and no spaces: equal values give equal bytes. NaN is refused (ValueError)."""
+    """JSON with sorted keys and no spaces, so that equal values give equal bytes. Raises ValueError on NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
@@ -30,7 +30,7 @@ def digest_file(path: Path) -> str:
 
 
 def digest_path(path: Path) -> str:
-    """sha256 of a file, or of a folder's relative names and file digests (hidden files left out)."""
+    """sha256 of a file, or of the relative names and digests of the files in a folder, without hidden ones."""
     if path.is_file():
         return digest_file(path)
     names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())

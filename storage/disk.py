@@ -1,4 +1,4 @@
-"""The operations by which the store changes a disk, each a point where a process can die or the disk can fail."""
+"""The operations by which the store changes a disk. At each, the process can die or the disk can fail."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 
 
 class Disk:
-    """A local disk. Tests put one in its place that stops or fails at a chosen operation."""
+    """A local disk. Tests replace it by one that stops or fails at a chosen operation."""
 
     def write(self, path: Path, data: bytes) -> None:
-        """Write a new file; its bytes may not outlive a power cut before `sync_file`."""
+        """Write a new file. Its bytes may not survive a power cut before `sync_file`."""
         path.write_bytes(data)
 
     def sync_file(self, path: Path) -> None:
@@ -23,11 +23,11 @@ class Disk:
         _sync(path, os.O_RDONLY)
 
     def sync_folder(self, path: Path) -> None:
-        """Force a folder's entries to the disk, so that a rename in it outlives a power cut."""
+        """Force a folder's entries to the disk, so that a rename in it survives a power cut."""
         _sync(path, os.O_RDONLY | os.O_DIRECTORY)
 
     def sync_all(self, files: Sequence[Path], folder: Path) -> None:
-        """Force files and the folder that they lie in to the disk, together: the disk then writes once, not once each."""
+        """Force files and their folder to the disk together, so that the disk writes once and not once per file."""
         under_way = [_threads().submit(self.sync_file, path) for path in files]
         try:
             self.sync_folder(folder)
@@ -37,24 +37,24 @@ class Disk:
             each.result()
 
     def rename(self, source: Path, target: Path) -> None:
-        """Give a file or folder another place at once. A file there gives way, a folder with entries does not (OSError)."""
+        """Move a file or folder atomically. Replaces a file at `target`; raises OSError for a folder with entries there."""
         source.rename(target)
 
     def make(self, folder: Path) -> None:
-        """Make one folder, unless it is there."""
+        """Make one folder, unless it exists."""
         folder.mkdir(exist_ok=True)
 
     def remove(self, path: Path) -> None:
-        """Remove a file, if it is there; what can't be removed stays."""
+        """Remove a file, if it exists and can be removed."""
         with suppress(OSError):
             path.unlink()
 
     def remove_tree(self, folder: Path) -> None:
-        """Remove a folder and all in it; what can't be removed stays."""
+        """Remove a folder and everything in it, as far as it can be removed."""
         shutil.rmtree(folder, ignore_errors=True)
 
     def make_durable(self, folder: Path) -> None:
-        """Make a folder and those above it so that they outlive a power cut."""
+        """Make a folder and its missing parents such that they survive a power cut."""
         for missing in reversed([path for path in (folder, *folder.parents) if not path.is_dir()]):
             self.make(missing)
             self.sync_folder(missing.parent)
@@ -62,7 +62,7 @@ class Disk:
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    """Threads that wait for the disk; made once a process, since making them costs as much as a sync."""
+    """Threads that wait for the disk. Made once per process, since making them costs as much as a sync."""
     return ThreadPoolExecutor(4, "sync")
 
 
@@ -75,13 +75,13 @@ def _sync(path: Path, flags: int) -> None:
 
 
 class CacheDisk(Disk):
-    """A local disk for caches: nothing is forced to it, since what a power cut takes can be made again."""
+    """A local disk for caches. Nothing is synced, since what a power cut takes can be made again."""
 
     def sync_file(self, path: Path) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def sync_folder(self, path: Path) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 LOCAL = Disk()

@@ -1,4 +1,4 @@
-"""Two kinds of failure, told apart by type: `FatalError` needs a person, `RetryableError` may pass when tried again."""
+"""Two kinds of failure, distinguished by type: `FatalError` needs a person, `RetryableError` may pass on a retry."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from contextlib import contextmanager
 
 
 class PipelineError(Exception):
-    """A failure with a message that says what, where and what to do."""
+    """A failure whose message says what is wrong, where, and what to do."""
 
 
 class FatalError(PipelineError):
-    """Trying again cannot help: something must be changed first."""
+    """A retry cannot help: a person must change something first."""
 
 
 class RetryableError(PipelineError):
-    """Trying again may help: a worker died, a server did not answer."""
+    """A retry may help, e.g. after a worker died or a server did not answer."""
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -26,7 +26,7 @@ _MAY_PASS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENETD
 
 @contextmanager
 def translate_os_errors(doing: str) -> Iterator[None]:
-    """Turn an OSError of the disk into `FatalError` or `RetryableError` with a message; other errors go through.
+    """Turn an OSError of the disk into a `FatalError` or `RetryableError` with a message. Other errors pass through.
 
     `doing` says what was being done, e.g. "writing tag coco/0003".
     """
@@ -39,5 +39,5 @@ def translate_os_errors(doing: str) -> Iterator[None]:
         if error.errno in _REFUSED:
             raise FatalError(f"not allowed while {where}; change its permissions or set `store` elsewhere") from error
         if error.errno in _MAY_PASS:
-            raise RetryableError(f"the disk failed while {where}; if it stays so, look at the disk") from error
+            raise RetryableError(f"the disk failed while {where}; if this persists, check the disk") from error
         raise

@@ -1,4 +1,4 @@
-"""Garbage: what no run refers to. Marked from the runs, spared for a grace period, removed by one rename each."""
+"""Garbage: what no run refers to. It is spared for a grace period, then removed by one rename each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from storage.store import Store, StoredEntry
 
 @dataclass(frozen=True)
 class Garbage:
-    """What nothing refers to: an artifact, a torn one, or the scratch folder of a training given up."""
+    """Something that no run refers to: an artifact, the remains of one, or the scratch folder of an abandoned training."""
 
     place: StoredEntry | Path
     what: str
@@ -22,7 +22,7 @@ class Garbage:
 
     @property
     def name(self) -> str:
-        """Its place in the store."""
+        """Its path in the store."""
         return (
             f"pending/{self.place.name}"
             if isinstance(self.place, Path)
@@ -30,7 +30,7 @@ class Garbage:
         )
 
     def remove(self, store: Store, before: float) -> None:
-        """Remove it, unless a run has found it since."""
+        """Remove it, unless a run has found it since `before`."""
         if isinstance(self.place, Path):
             if last_used(self.place) < before:
                 store.remove(self.place)
@@ -41,7 +41,7 @@ class Garbage:
 def find_garbage(store: Store, before: float) -> Iterator[Garbage]:
     """What no run refers to and no run has found since `before` (a Unix time).
 
-    Raises `FatalError` when a run's file is damaged: what it refers to can't be known.
+    Raises `FatalError` when a run's file is damaged, since what it refers to is then unknown.
     """
     marked = marked_keys(store)
     for stage in store.stages():

@@ -1,4 +1,4 @@
-"""Keys: everything that decides an artifact's bytes, and nothing else (docs/design.md, Keys)."""
+"""Keys: everything that decides an artifact's bytes, and nothing else (docs/design.md, Stages, partitions, keys, artifacts)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from storage.digests import digest_json
 class KeyTerms:
     """The terms of one artifact's key.
 
-    `settings` holds only the fields that change rows (no batch size, device, worker count, path); `inputs` holds the
-    content digests of the artifacts read, by table; `weights` the digests of the model files used, by role.
+    `settings` holds only the fields that change rows (no batch size, device, worker count or path), `inputs` the content
+    digests of the artifacts read, by table, and `weights` the digests of the model files used, by role.
     """
 
     stage: str

@@ -1,4 +1,4 @@
-"""Leases: a note in a store that somebody makes an artifact, for machines that share no locks. It spares work only."""
+"""Leases: notes in a store that someone is making an artifact, for machines that share no locks. They only save work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from storage.remote import Remote
 
 @dataclass(frozen=True)
 class Patience:
-    """Seconds between signs of life, between looks, and without a sign after which a holder counts as dead."""
+    """Seconds between signs of life, between looks at them, and of silence after which a holder counts as dead."""
 
     beat: float = 15.0
     look: float = 2.0
@@ -27,11 +27,11 @@ class Patience:
 def leased(
     files: Remote, path: str, machine: str, waiting: Callable[[], None], patience: Patience = Patience()
 ) -> Iterator[None]:
-    """Hold the lease at `path`: wait while its holder shows signs of life, after calling `waiting` once.
+    """Hold the lease at `path`. Calls `waiting` once, then waits, while another holder shows signs of life.
 
-    A holder counts as dead when its note stays the same for `expiry` seconds of the one who waits: no two machines'
-    clocks are compared. One of this `machine` is dead for certain, since a lock that the caller holds keeps the living
-    out. Where the lease can't be had (the other side fails) work goes on without.
+    A holder counts as dead when its note stays the same for `expiry` seconds by the clock of the one who waits; clocks of
+    two machines are never compared. A holder on this `machine` is certainly dead, since the caller holds a lock that
+    excludes live ones. If the lease cannot be had because the remote side fails, work goes on without it.
     """
     holder = f"{machine} {uuid.uuid4().hex}"
     try:
@@ -53,7 +53,7 @@ def leased(
 
 
 def _take(files: Remote, path: str, holder: str, waiting: Callable[[], None], patience: Patience) -> None:
-    """Come to hold the lease."""
+    """Acquire the lease."""
     seen: bytes | None = None
     since = time.monotonic()
     while not files.create(path, _note(holder, 0)):
@@ -74,7 +74,7 @@ def _take(files: Remote, path: str, holder: str, waiting: Callable[[], None], pa
 
 
 def _live(files: Remote, path: str, holder: str, beat: float, done: threading.Event) -> None:
-    """Give signs of life until done."""
+    """Give signs of life until `done` is set."""
     number = 0
     while not done.wait(beat):
         number += 1

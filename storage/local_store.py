@@ -23,7 +23,7 @@ from storage.store import STAGE_NAME, StoredEntry, require_place
 class LocalStore:
     """A store in a folder: `artifacts/<stage>/<key>/`, `runs/`, `cuts/`, and `pending/` for what is being written.
 
-    Raises `FatalError` on construction when the root is missing and can't be created. Reading needs no write permission.
+    Raises `FatalError` on construction when the root is missing and cannot be created. Reading needs no write permission.
     """
 
     def __init__(self, root: Path, disk: Disk = LOCAL) -> None:
@@ -50,14 +50,11 @@ class LocalStore:
         except OSError as error:
             raise FatalError(
                 f"store root {self.root} can't be written ({error.strerror}); "
-                "set `store` in the recipe (--set store=FOLDER) to a folder that you may write"
+                "set `store` in the recipe (--set store=FOLDER) to a writable folder"
             ) from error
 
     def folder(self, stage: str, key: str) -> Path:
-        """Where the artifact of this stage and key lies once it is committed.
-
-        Both may come from a file that nobody vouches for: raises `FatalError` on what could name a place elsewhere.
-        """
+        """Where a committed artifact lies. Raises `FatalError` for names (from untrusted files) that could lead elsewhere."""
         require_place(stage, key)
         return self._artifacts / stage / key
 
@@ -67,7 +64,7 @@ class LocalStore:
         return Artifact(folder) if (folder / MANIFEST).is_file() else None
 
     def find_all(self, stage: str, keys: Iterable[str]) -> dict[str, Artifact]:
-        """Key → the committed artifact, of those keys that have one."""
+        """Key → committed artifact, for those keys that have one."""
         found = {key: self.find(stage, key) for key in keys}
         return {key: artifact for key, artifact in found.items() if artifact is not None}
 
@@ -76,37 +73,37 @@ class LocalStore:
         return self.find(stage, key)
 
     def bring(self, folders: Sequence[Path]) -> tuple[Artifact, ...]:
-        """The artifacts at these places, all their files on this machine's disk."""
+        """The artifacts at these places. Their files are already on this machine's disk."""
         return tuple(Artifact(folder) for folder in folders)
 
     def refresh(self) -> None:
-        """Nothing to fetch: what other processes write to this disk is visible at once."""
+        """Does nothing: what other processes write to this disk is visible at once."""
 
     def locate(self, key: str) -> Artifact | None:
-        """The committed artifact of a key whose stage isn't known."""
+        """The committed artifact of a key whose stage is unknown."""
         return next((found for stage in self.stages() if (found := self.find(stage, key)) is not None), None)
 
     def stages(self) -> list[str]:
-        """The stages that have made something, by name."""
+        """Names of the stages that have artifacts, sorted."""
         return sorted(folder.name for folder in self._artifacts.iterdir() if STAGE_NAME.fullmatch(folder.name))
 
     def artifacts(self, stage: str) -> Iterator[Artifact]:
-        """Every committed artifact of a stage, in the order of keys."""
+        """Every committed artifact of a stage, ordered by key."""
         for folder in sorted((self._artifacts / stage).glob("*")):
             if (folder / MANIFEST).is_file():
                 yield Artifact(folder)
 
     def entries(self, stage: str) -> Iterator[StoredEntry]:
-        """What lies at each place of a stage, in the order of keys; no file is read."""
+        """What lies at each place of a stage, ordered by key. Reads no file."""
         for folder in sorted((self._artifacts / stage).iterdir()):
             yield StoredEntry(stage, folder.name, (folder / MANIFEST).is_file(), size_of(folder), last_used(folder))
 
     def used(self, stage: str, key: str) -> float:
-        """When an artifact was made or last found by a run, as known now (a Unix time)."""
+        """Unix time at which an artifact was made or last found by a run."""
         return last_used(self.folder(stage, key))
 
     def manifest_bytes(self, stage: str, key: str) -> bytes:
-        """The manifest as it lies in the store now, whatever this machine has kept of it."""
+        """The manifest as it lies in the store now."""
         return (self.folder(stage, key) / MANIFEST).read_bytes()
 
     def measure(self, stage: str, key: str, name: str, digest: str) -> tuple[int, str] | None:
@@ -116,7 +113,7 @@ class LocalStore:
 
     @contextmanager
     def draft(self) -> Iterator[Path]:
-        """A folder to write an artifact's files in; whatever `commit` did not take is removed on the way out."""
+        """A folder to write an artifact's files in. Whatever `commit` did not take is removed on exit."""
         folder = self._pending / f"draft-{uuid.uuid4().hex}"
         with ExitStack() as held:
             with self._gate(fcntl.LOCK_SH):
@@ -130,9 +127,9 @@ class LocalStore:
 
     @contextmanager
     def claim(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
-        """Work on `key` alone on this machine: wait while another live process does, after calling `waiting`.
+        """Work on `key` alone on this machine. Calls `waiting` before it waits for another live process.
 
-        Spares work only: correctness never rests on it. The kernel frees the claim of a process that dies.
+        Saves work; correctness never needs it. The kernel frees the claim of a process that dies.
         """
         path = self._pending / f"claim-{key}.lock"
         with path.open("w") as lock:
@@ -148,9 +145,9 @@ class LocalStore:
 
     @contextmanager
     def scratch(self, key: str, resumes_from: Sequence[str] = ()) -> Iterator[Path]:
-        """A folder that outlives a crash, for work that resumes from its own checkpoints; one process at a time.
+        """A folder that outlives a crash, for work that resumes from its own checkpoints. Admits one process at a time.
 
-        `resumes_from` names the files that are enough to go on (`ResumePoint`): a store elsewhere keeps copies of them.
+        `resumes_from` names the files that suffice to resume; a remote store keeps copies of them (`ResumePoint`).
         Raises `RetryableError` when another live process works on the same key.
         """
         folder = self._pending / f"scratch-{key}"
@@ -169,10 +166,10 @@ class LocalStore:
         self.disk.remove(self._pending / f"scratch-{key}.lock")
 
     def commit(self, draft: Path, manifest: Manifest) -> Artifact:
-        """Make `draft` the artifact of the manifest's stage and key: all files to disk, then one rename.
+        """Make `draft` the artifact of the manifest's stage and key: sync all files to disk, then rename once.
 
-        When the artifact exists already, the draft is dropped: both hold the same bytes. Raises `FatalError` on a full
-        disk or one that may not be written, `RetryableError` on a failing one; the store is then as it was.
+        If the artifact already exists, the draft is dropped, since both hold the same bytes. Raises `FatalError` on a
+        full or unwritable disk and `RetryableError` on a failing one; the store is then unchanged.
         """
         target = self.folder(manifest.stage, manifest.key)
         with translate_os_errors(f"writing {target}"):
@@ -190,31 +187,31 @@ class LocalStore:
         return Artifact(target)
 
     def put(self, path: Path, data: bytes) -> None:
-        """Put a record at `path` in the store: readers see the old bytes or the new ones. Raises as `commit` does."""
+        """Write a record at `path` in the store: readers see the old bytes or the new ones. Raises as `commit` does."""
         with translate_os_errors(f"writing {path}"), self.draft() as draft:
             self.disk.make_durable(path.parent)
             self.disk.write(draft / path.name, data)
             put_in_place(draft / path.name, path, self.disk)
 
     def freshen(self, stage: str, artifacts: Iterable[Artifact]) -> None:
-        """Note that a run found these, so that `rlip gc` spares them although no run refers to them yet."""
+        """Note that a run found these, by renewing the times of their manifests, so that `rlip gc` spares them."""
         for artifact in artifacts:
             with suppress(OSError):
                 os.utime(artifact.folder / MANIFEST)
 
     def discard(self, stage: str, key: str) -> None:
-        """Remove an artifact, or what is left of one."""
+        """Remove an artifact, or the remains of one."""
         self.remove(self.folder(stage, key))
 
     def forget_run(self, name: str) -> None:
-        """Remove a run's records; its artifacts stay."""
+        """Remove a run's records. Its artifacts stay."""
         folder = self.root / "runs" / name
         aside = folder.with_name(f".{name}.{uuid.uuid4().hex}")
         folder.rename(aside)
         shutil.rmtree(aside)
 
     def remove(self, folder: Path) -> None:
-        """Remove an artifact's or a scratch folder: it is gone by one rename, a crash leaves only what `sweep` takes."""
+        """Remove an artifact's folder or a scratch folder by one rename. What a crash leaves behind, `sweep` removes."""
         aside = self._pending / f"draft-{uuid.uuid4().hex}"
         with suppress(FileNotFoundError):
             self.disk.rename(folder, aside)
@@ -223,7 +220,7 @@ class LocalStore:
             self.disk.remove(folder.with_suffix(".lock"))
 
     def idle_scratch(self) -> Iterator[Path]:
-        """Scratch folders that no live process works in."""
+        """Scratch folders in which no live process works."""
         for folder in sorted(self._pending.glob("scratch-*")):
             if folder.is_dir():
                 try:
@@ -234,7 +231,7 @@ class LocalStore:
                 yield folder
 
     def sweep(self) -> int:
-        """Remove drafts that a dead process left behind; returns how many. Scratch folders stay: they can be resumed."""
+        """Remove drafts that dead processes left behind, and return how many. Scratch folders stay for resuming."""
         cleaned = 0
         with self._gate(fcntl.LOCK_EX):
             for folder in {path.with_suffix("") for path in self._pending.glob("draft-*")}:
@@ -253,14 +250,14 @@ class LocalStore:
 
     @contextmanager
     def _gate(self, kind: int) -> Iterator[None]:
-        """Shared by those who open a draft, closed while drafts are swept: none is swept before its lock is held."""
+        """Lock out `sweep` (exclusive) while a draft is opened (shared): no draft is swept before its own lock is held."""
         with (self._pending / ".gate").open("w") as gate:
             fcntl.flock(gate, kind)
             yield
 
 
 def last_used(folder: Path) -> float:
-    """When an artifact was made or last found; of another folder, when anything in it last changed."""
+    """When an artifact was made or last found. For any other folder: when anything in it last changed."""
     manifest = folder / MANIFEST
     if manifest.is_file():
         return manifest.stat().st_mtime
@@ -268,13 +265,13 @@ def last_used(folder: Path) -> float:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files in a folder."""
+    """Total bytes of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
-    """Hold a lock that the kernel frees when its process dies. Raises BlockingIOError when a live process holds it."""
+    """Hold a lock that the kernel frees when this process dies. Raises BlockingIOError while a live process holds it."""
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

@@ -1,4 +1,4 @@
-"""The manifest: one JSON file in each artifact that says what it holds and how it came to be."""
+"""The manifest: one JSON file in each artifact that says what it holds and how it was made."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from storage.errors import FatalError
 
 MANIFEST = "manifest.json"
 FORMAT = 2
-"""1: without a seal."""
+"""Format 1 has no seal."""
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-"""A plain name: manifests may come from elsewhere, and no file of theirs lies outside their folder."""
+"""A plain name: manifests may come from elsewhere, and must not name files outside their folder."""
 REJECTED_FILE = "rejected.parquet"
 
 
@@ -33,7 +33,7 @@ class FileEntry(BaseModel):
 
 
 class Counts(BaseModel):
-    """How many rows went in, came out, and were put aside, by reason (a row may lose items and still come out)."""
+    """How many rows went in, came out, and were quarantined, by reason. A row may lose items and still come out."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,7 +43,7 @@ class Counts(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What an artifact holds (files), why it exists (terms, upstream) and how its making went (counts, facts)."""
+    """What an artifact holds (files), why it exists (terms, upstream) and how it was made (counts, facts)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,7 +51,7 @@ class Manifest(BaseModel):
     stage: str
     key: str
     partition: str = ""
-    """The partition that it was first made for; another run may know it by another name."""
+    """The partition that it was first made for. Another run may use another name."""
     terms: dict[str, Any]
     upstream: dict[str, list[str]]
     """Keys of the artifacts read, by table."""
@@ -59,22 +59,22 @@ class Manifest(BaseModel):
     schema_fingerprint: str
     counts: Counts
     facts: dict[str, Any] = {}
-    """Measured numbers for people; no part of the content."""
+    """Measured numbers for people. They are not part of the content."""
     seconds: float
     host: str
     versions: dict[str, str]
     seal: str = ""
-    """Digest of all other fields, from the time of writing: a manifest that was edited since is told from one that was not."""
+    """Digest of all other fields at the time of writing. It reveals later edits."""
 
     def as_bytes(self) -> bytes:
-        """The manifest as it is written, sealed; one that was read gives the bytes that it was read from."""
+        """The manifest as it is written, sealed. A manifest that was read gives the bytes that it was read from."""
         if self.format == 1:
             return self.model_dump_json(indent=1, exclude={"seal"}).encode()
         return self.model_copy(update={"seal": self.seal or self._digest()}).model_dump_json(indent=1).encode()
 
     @property
     def is_edited(self) -> bool:
-        """Whether it is not as it was written."""
+        """Whether it was edited after it was written."""
         return self.format > 1 and self.seal != self._digest()
 
     def _digest(self) -> str:
@@ -82,21 +82,21 @@ class Manifest(BaseModel):
 
     @property
     def content(self) -> str:
-        """Digest of what stages below may read: equal content means that nothing below needs to run again.
+        """Digest of what downstream stages may read: equal content means that nothing downstream needs to run again.
 
-        Rows in quarantine are for people and do not count.
+        Quarantined rows are for people and do not count.
         """
         return digest_json({name: entry.digest for name, entry in self.files.items() if name != REJECTED_FILE})
 
 
 class FutureManifest(FatalError):
-    """A manifest that a newer version wrote: nothing is wrong with it, but this version can't read it."""
+    """A manifest that a newer version wrote. It is not damaged, but this version cannot read it."""
 
 
 def parse_manifest(data: bytes, name: str) -> Manifest:
-    """A manifest's bytes, checked. `name` is how errors call it.
+    """Parse and check a manifest. Errors call it `name`.
 
-    Raises `FatalError` when it is damaged, `FutureManifest` when a newer version wrote it.
+    Raises `FatalError` when it is damaged and `FutureManifest` when a newer version wrote it.
     """
     try:
         manifest = Manifest.model_validate_json(data)
@@ -108,10 +108,10 @@ def parse_manifest(data: bytes, name: str) -> Manifest:
             _require_known(values.get("format") if isinstance(values, dict) else None, name)
         reason = str(error).splitlines()[0]
         raise FatalError(
-            f"{name}: damaged manifest ({reason}); `rlip verify --repair` removes it, then run again"
+            f"{name}: damaged manifest ({reason}); remove it with `rlip verify --repair`, then run again"
         ) from error
 
 
 def _require_known(found: object, name: str) -> None:
     if isinstance(found, int) and found > FORMAT:
-        raise FutureManifest(f"{name}: manifest format {found}, this version reads {FORMAT}; upgrade rlip")
+        raise FutureManifest(f"{name}: manifest format {found}, but this version reads {FORMAT}; upgrade rlip")

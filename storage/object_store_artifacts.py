@@ -21,12 +21,12 @@ from storage.store import Store, require_place
 
 
 class ObjectStoreArtifacts:
-    """Artifacts lie as in a store. Data go first and the manifest last, so that a reader finds whole artifacts only.
+    """Artifacts at a URL, laid out as in a store. Data are written before the manifest: readers find whole artifacts only.
 
-    On object stores a data file's name holds its digest and the manifest is put on condition that there is none: of two
-    writers one wins, and even where their bytes differ (trainings on two machines) neither touches what the other's
-    manifest names. Raises `FatalError` for an address or credentials that can't work, `RetryableError` when the other side
-    fails or is silent after `pauses`.
+    On object stores, the name of a data file holds its digest, and the manifest is put on condition that there is none.
+    Of two writers one wins; even where their bytes differ (trainings on two machines), neither touches what the other's
+    manifest names. Raises `FatalError` for an unusable address or credentials, and `RetryableError` when the other side
+    still fails or is silent after all `pauses`.
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class ObjectStoreArtifacts:
         self.files.check()
 
     def stages(self) -> list[str]:
-        """The stages that have something here."""
+        """Names of the stages that have something here."""
         return self.files.folders("artifacts")
 
     def listing(self, stage: str) -> dict[str, dict[str, Entry]]:
-        """Key → the files that lie in its place, by one listing."""
+        """Key → the files at its place, by one listing."""
         found: dict[str, dict[str, Entry]] = {}
         for path, entry in self.files.listing(f"artifacts/{stage}").items():
             key, _, name = path.partition("/")
@@ -57,19 +57,19 @@ class ObjectStoreArtifacts:
         return self.files.read(f"{_place(stage, key)}/{MANIFEST}")
 
     def manifests(self, stage: str, keys: Iterable[str]) -> dict[str, bytes]:
-        """Manifests of many artifacts, asked for together."""
+        """Key → manifest of many artifacts, requested together."""
         paths = {f"{_place(stage, key)}/{MANIFEST}": key for key in keys}
         return {paths[path]: data for path, data in self.files.read_many(paths).items()}
 
     def put(self, artifact: Artifact) -> bytes:
-        """Copy an artifact here; the manifest that stands, which is another writer's when that was faster.
+        """Copy an artifact here. Returns the manifest that is then in place: another writer's if that one was faster.
 
-        One that is here already costs its data again: ask `keys` first.
+        Uploads the data again if the artifact is already here; check `keys` first.
         """
         manifest = artifact.manifest
         place = _place(manifest.stage, manifest.key)
         for name, entry in manifest.files.items():
-            self.files.upload(artifact.file(name), f"{place}/{self._lies_as(name, entry.digest)}")
+            self.files.upload(artifact.file(name), f"{place}/{self._stored_name(name, entry.digest)}")
         ours = artifact.manifest_bytes()
         if self.files.create(f"{place}/{MANIFEST}", ours):
             return ours
@@ -80,11 +80,11 @@ class ObjectStoreArtifacts:
         return theirs
 
     def download(self, stage: str, key: str, draft: Path) -> Manifest:
-        """Copy an artifact's data into a draft, checked. Raises `FatalError` where bytes aren't as they should be."""
+        """Copy an artifact's data into a draft and check them. Raises `FatalError` where bytes do not match their digest."""
         place = _place(stage, key)
         data = self.manifest(stage, key)
         if data is None:
-            raise FatalError(f"{self.url}: {place} is not there any more; run the recipe again")
+            raise FatalError(f"{self.url}: {place} no longer exists; run the recipe again")
         manifest = parse_manifest(data, f"{self.url}: {place}/{MANIFEST}")
         if (manifest.stage, manifest.key) != (stage, key):
             raise FatalError(
@@ -95,37 +95,37 @@ class ObjectStoreArtifacts:
         return manifest
 
     def download_file(self, manifest: Manifest, name: str, draft: Path) -> None:
-        """Copy one data file into a folder, checked. Raises `FatalError` where its bytes aren't as they should be."""
+        """Copy one data file into a folder and check it. Raises `FatalError` where its bytes do not match its digest."""
         place, digest = _place(manifest.stage, manifest.key), manifest.files[name].digest
         with suppress(FileNotFoundError):
-            self.files.download(f"{place}/{self._lies_as(name, digest)}", draft / name)
+            self.files.download(f"{place}/{self._stored_name(name, digest)}", draft / name)
         if not (draft / name).is_file() or digest_file(draft / name) != digest:
             raise FatalError(
-                f"{self.url}: {place}/{name} is damaged; `rlip verify --repair --store {self.url}` removes it, then "
+                f"{self.url}: {place}/{name} is damaged; remove it with `rlip verify --repair --store {self.url}`, then "
                 "run or push again"
             )
 
     def get(self, stage: str, key: str, store: Store) -> Artifact:
-        """Copy an artifact from here into a store, its bytes checked. Raises `FatalError` where they aren't as they should."""
+        """Copy an artifact from here into a store and check its bytes. Raises `FatalError` where they do not match."""
         with store.draft() as draft:
             return store.commit(draft, self.download(stage, key, draft))
 
     def digest(self, stage: str, key: str, name: str, digest: str) -> tuple[int, str] | None:
         """Size and sha256 of a data file whose manifest says `digest`, read again; None where it is gone."""
-        return self.files.digest(f"{_place(stage, key)}/{self._lies_as(name, digest)}")
+        return self.files.digest(f"{_place(stage, key)}/{self._stored_name(name, digest)}")
 
     def remove(self, stage: str, key: str, names: Iterable[str]) -> None:
-        """Remove an artifact's files: the manifest first, so that nobody finds half of it."""
+        """Remove an artifact's files, the manifest first, so that nobody finds half an artifact."""
         ordered = sorted(names, key=lambda name: name != MANIFEST)
         self.files.remove(f"{_place(stage, key)}/{name}" for name in ordered)
 
     def put_run(self, run: Run) -> None:
-        """Copy a run's records here: to be done after its artifacts."""
+        """Copy a run's records here. Call it after its artifacts are here."""
         for path in sorted(path for path in run.folder.rglob("*.json") if path.is_file()):
             self.files.write(f"runs/{run.name}/{path.relative_to(run.folder).as_posix()}", path.read_bytes())
 
     def run_records(self, name: str) -> dict[str, bytes]:
-        """A run's records, by path within its folder. Raises `FatalError` that lists the runs here when there is none."""
+        """A run's records, by path within its folder. For an unknown run, raises `FatalError` that lists the runs here."""
         folder = f"runs/{name}"
         found = self.files.read_many(f"{folder}/{path}" for path in self.files.listing(folder))
         if found:
@@ -133,17 +133,17 @@ class ObjectStoreArtifacts:
         names = ", ".join(self.files.folders("runs")) or "none"
         raise FatalError(f"no run {name!r} at {self.url}; runs there: {names}")
 
-    def _lies_as(self, name: str, digest: str) -> str:
-        """The name under which a data file lies here."""
+    def _stored_name(self, name: str, digest: str) -> str:
+        """The name under which a data file is stored here."""
         if self.files.renames:
             return name
         stem, dot, kind = name.rpartition(".")
         return f"{stem}.{digest[:16]}.{kind}" if dot else f"{name}.{digest[:16]}"
 
     def _withdraw(self, place: str, ours: Manifest, theirs: Manifest) -> None:
-        """Remove what we put and the winner's manifest does not name."""
-        kept = {self._lies_as(name, entry.digest) for name, entry in theirs.files.items()}
-        put = [self._lies_as(name, entry.digest) for name, entry in ours.files.items()]
+        """Remove what we put here, except for what the winner's manifest names."""
+        kept = {self._stored_name(name, entry.digest) for name, entry in theirs.files.items()}
+        put = [self._stored_name(name, entry.digest) for name, entry in ours.files.items()]
         self.files.remove(f"{place}/{name}" for name in put if name not in kept)
 
 
@@ -153,7 +153,7 @@ def _place(stage: str, key: str) -> str:
 
 
 def steps_of(records: Mapping[str, bytes], url: str) -> dict[str, dict[str, Any]]:
-    """Step → its record, of a run's records. Raises `FatalError` on damaged ones."""
+    """Step → its record, from a run's records. Raises `FatalError` on a damaged one."""
     try:
         found = [json.loads(data) for path, data in records.items() if path.startswith("steps/")]
         return {entry["step"]: {"stage": entry["stage"], "partitions": dict(entry["partitions"])} for entry in found}

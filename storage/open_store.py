@@ -1,4 +1,4 @@
-"""A store by its address: a folder, or a URL that fsspec knows, e.g. s3://bucket/folder."""
+"""Opens a store by its address: a folder, or a URL that fsspec knows, e.g. s3://bucket/folder."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Address = str | Path
 
 
 def open_store(address: Address) -> Store:
-    """The store at an address. Raises `FatalError` for one that can't work, `RetryableError` when the other side is silent."""
+    """The store at an address. Raises `FatalError` for an unusable address, `RetryableError` when a remote one is silent."""
     folder = local_folder(address)
     return RemoteStore(str(address), folder) if _is_remote(address) else LocalStore(folder)
 
 
 def existing_store(address: Address) -> Store:
-    """A store that is there already, with its runs as they are now. Raises `FatalError` where none is."""
+    """A store that already exists, with its runs as they are now. Raises `FatalError` where there is none."""
     if not _is_remote(address):
         folder = local_folder(address)
         if not (folder / "artifacts").is_dir():
@@ -36,10 +36,10 @@ def existing_store(address: Address) -> Store:
 
 
 def local_folder(address: Address) -> Path:
-    """The folder of a local store; of one elsewhere, where this machine keeps its copies.
+    """The folder of a local store, or the folder in which this machine keeps its copies of a remote store.
 
-    That is in RLIP_CACHE, else in `rlip` in the user's folder of caches; it must be a local disk's. Raises `FatalError` for
-    an address that is empty.
+    The latter is in RLIP_CACHE, or else in `rlip` in the user's cache folder, and must be on a local disk. Raises
+    `FatalError` for an empty address.
     """
     text = str(address)
     if not text:

@@ -1,4 +1,4 @@
-"""Files at an fsspec URL: each operation patient with what may pass, each error `FatalError` or `RetryableError`."""
+"""Files at an fsspec URL. Each operation retries what may pass; each error is a `FatalError` or a `RetryableError`."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ _S3_OPTIONS: dict[str, Any] = {
     "config_kwargs": {"connect_timeout": 5, "read_timeout": 60, "retries": {"total_max_attempts": 1}},
     "skip_instance_cache": True,
 }
-"""One layer of retries, ours; and the endpoint and credentials that the environment names now."""
+"""Leaves retries to us alone, and uses the endpoint and credentials that the environment names now."""
 _CHUNK = 2**20
 _AT_ONCE = 512
-"""Small files that are asked for together."""
+"""Number of small files requested together."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file as a listing tells it."""
+    """A file as reported by a listing."""
 
     size: int
     """Bytes."""
     token: str
-    """Another token means that the file was written anew."""
+    """Changes when the file is rewritten."""
     modified: float
-    """Unix time, by the other side's clock."""
+    """Unix time, by the remote clock."""
 
 
 class Remote:
     """Files under a URL, named by paths relative to it. On S3 a file appears whole or not at all, as the last writer put it.
 
-    Raises `FatalError` for an address or credentials that can't work, and `RetryableError` once what may pass did not.
+    Raises `FatalError` for an unusable address or credentials, and `RetryableError` when all retries have failed.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Remote:
         self.url = url.rstrip("/")
         if not self.url or self.url.endswith(":"):
             raise FatalError(
-                f"{url!r} names no place; name a folder, or a bucket and a folder in it, e.g. s3://bucket/folder"
+                f"{url!r} is not a complete address; name a folder, or a bucket and a folder in it, e.g. s3://bucket/folder"
             )
         self._pauses = pauses
         protocol = self.url.partition("://")[0]
@@ -70,21 +70,21 @@ class Remote:
 
     @property
     def renames(self) -> bool:
-        """Whether files lie in folders of a disk, where a rename makes a file appear at once."""
+        """Whether files are on a disk, where a rename makes a file appear at once."""
         return "file" in self._files.protocol
 
     def check(self) -> None:
-        """Find out whether the place can be read. Raises `FatalError` for a bucket that is not there."""
+        """Check that the URL can be reached. Raises `FatalError` for a bucket that does not exist."""
         bucket = self._root.partition("/")[0]
         try:
             self._do(lambda: self._files.call_s3("head_bucket", Bucket=bucket) if self._is_s3 else None)
         except FileNotFoundError as error:
             raise FatalError(
-                f"{self.url}: there is no bucket {bucket!r}; make it (aws s3 mb s3://{bucket}) or name another"
+                f"{self.url}: there is no bucket {bucket!r}; create it (aws s3 mb s3://{bucket}) or name another"
             ) from error
 
     def listing(self, folder: str) -> dict[str, Entry]:
-        """Every file below a folder, by its path relative to that: one listing."""
+        """Every file below a folder, by its path relative to the folder, from one listing."""
 
         def ask() -> Mapping[str, Mapping[str, Any]]:
             self._files.invalidate_cache()
@@ -97,7 +97,7 @@ class Remote:
         return {posixpath.relpath(path, start): _entry(info) for path, info in self._do(ask).items()}
 
     def folders(self, folder: str) -> list[str]:
-        """Names of the folders in a folder."""
+        """Names of the folders in a folder, sorted."""
 
         def ask() -> list[Mapping[str, Any]]:
             self._files.invalidate_cache()
@@ -109,7 +109,7 @@ class Remote:
         return sorted(posixpath.basename(i["name"].rstrip("/")) for i in found if i["type"] == "directory")
 
     def read(self, path: str, most: int | None = None) -> bytes | None:
-        """A small file, or its first `most` bytes; None where there is none."""
+        """Bytes of a small file, or its first `most` bytes; None where there is no file."""
 
         def ask() -> bytes:
             try:
@@ -117,7 +117,7 @@ class Remote:
             except OSError as error:
                 if most is None or error.errno != errno.EINVAL:
                     raise
-                return bytes(self._files.cat_file(self._path(path)))  # S3 knows no range of an empty file
+                return bytes(self._files.cat_file(self._path(path)))  # S3 rejects a range of an empty file
 
         try:
             data = self._do(ask)
@@ -126,7 +126,7 @@ class Remote:
         return data
 
     def read_many(self, paths: Iterable[str]) -> dict[str, bytes]:
-        """Small files, many asked for at once; those that are not there are left out."""
+        """Path → bytes of small files, many requested at once. Missing files are left out."""
         wanted, found = list(paths), {}
         for start in range(0, len(wanted), _AT_ONCE):
             chunk = {self._path(path): path for path in wanted[start : start + _AT_ONCE]}
@@ -135,11 +135,11 @@ class Remote:
         return found
 
     def write(self, path: str, data: bytes) -> None:
-        """Write a small file; one that is there is replaced."""
+        """Write a small file, or replace it."""
         self._do(lambda: self._put(path, data, "overwrite"))
 
     def create(self, path: str, data: bytes) -> bool:
-        """Write a small file unless there is one; whether this call, or a try of it that seemed to fail, did not find one.
+        """Write a small file unless one exists. Returns whether this call wrote it, even by a try that seemed to fail.
 
         On S3 the put carries If-None-Match: of two writers one wins.
         """
@@ -150,7 +150,7 @@ class Remote:
         return True
 
     def upload(self, local: Path, path: str) -> None:
-        """Copy a file there."""
+        """Copy a local file to `path`."""
 
         def put() -> None:
             self._make_room(self._path(path))
@@ -159,7 +159,7 @@ class Remote:
         self._do(put)
 
     def download(self, path: str, local: Path) -> None:
-        """Copy a file from there. Raises FileNotFoundError where there is none."""
+        """Copy `path` to a local file. Raises FileNotFoundError where there is none."""
         self._do(lambda: self._files.get_file(self._path(path), str(local)))
 
     def digest(self, path: str) -> tuple[int, str] | None:
@@ -179,7 +179,7 @@ class Remote:
             return None
 
     def remove(self, paths: Iterable[str]) -> None:
-        """Remove files, in their order; those that are not there are no error."""
+        """Remove files in the given order. A missing file is not an error."""
         for path in paths:
             with suppress(FileNotFoundError):
                 self._do(lambda path=path: self._files.rm_file(self._path(path)))  # type: ignore[misc]
@@ -201,7 +201,7 @@ class Remote:
             self._files.pipe_file(full, data, mode=mode)
 
     def _make_room(self, full: str) -> None:
-        """Make the folder that a file goes to. S3 has none; asked for one, it would make a bucket that is missing."""
+        """Make the folder of a file. Not on S3: it has no folders, and the call would create a missing bucket."""
         if not self._is_s3:
             self._files.makedirs(posixpath.dirname(full), exist_ok=True)
 

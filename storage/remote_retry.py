@@ -1,4 +1,4 @@
-"""What another machine's failures mean: which need a person, and which may pass and are worth another try."""
+"""Failures of a remote store: which need a person, and which may pass and are worth a retry."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from storage.errors import FatalError, PipelineError, RetryableError
 T = TypeVar("T")
 
 PAUSES = (0.2, 1.0, 4.0)
-"""Seconds between tries of what may pass, each varied by half so that many workers don't come back at once."""
+"""Seconds between tries, each varied by half so that many workers do not come back at once."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _LASTING = {
@@ -24,11 +24,11 @@ _LASTING = {
 }  # fmt: skip
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"}
 _SILENT = {"HTTPClientError", "ConnectionError", "ClientError"}
-"""Classes of botocore's and aiohttp's, by name since they may not be installed: the other side did not answer well."""
+"""Classes of botocore and aiohttp for missing or bad answers, by name since the packages may not be installed."""
 
 
 def retry(action: Callable[[], T], pauses: Sequence[float] = PAUSES) -> T:
-    """Do `action`, and again after each pause while it raises `RetryableError`. What is done twice must be harmless."""
+    """Call `action`, and again after each pause while it raises `RetryableError`. It must be harmless to repeat."""
     for pause in pauses:
         try:
             return action()
@@ -39,7 +39,7 @@ def retry(action: Callable[[], T], pauses: Sequence[float] = PAUSES) -> T:
 
 @contextmanager
 def translate_remote_errors(url: str) -> Iterator[None]:
-    """Turn what an fsspec library raises into `FatalError` or `RetryableError`; that a file is there or not goes through."""
+    """Turn errors of fsspec libraries into `FatalError` or `RetryableError`, except FileNotFoundError and FileExistsError."""
     try:
         yield
     except (PipelineError, FileNotFoundError, FileExistsError):
@@ -52,29 +52,29 @@ def translate_remote_errors(url: str) -> Iterator[None]:
 
 
 def _meaning(error: Exception, url: str) -> PipelineError | None:
-    """`FatalError`, `RetryableError`, or None for an error that has nothing to do with the other side."""
+    """`FatalError`, `RetryableError`, or None for an error that is unrelated to the remote side."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    said = f"{type(error).__name__}: {error}"
+    detail = f"{type(error).__name__}: {error}"
     if names & _NO_CREDENTIALS:
         return FatalError(f"{url}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE")
     if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
-        return FatalError(f"{url}: not allowed ({error}); check the credentials and what they may do there")
+        return FatalError(f"{url}: not allowed ({error}); check the credentials and their permissions")
     if isinstance(error, OSError) and error.errno in _FULL:
         return FatalError(f"{url}: disk full ({error}); free space and run again: nothing is lost")
     if isinstance(error, OSError) and error.errno in _LASTING:
-        return FatalError(f"{url}: refused ({said})")
+        return FatalError(f"{url}: refused ({detail})")
     if isinstance(error, OSError | TimeoutError):
-        return RetryableError(_unreached(url, said))
+        return RetryableError(_unreached(url, detail))
     if isinstance(error, ImportError):
         return FatalError(f"{url}: {error}; for S3: pip install 'rlip[s3]'")
     if isinstance(error, ValueError):
         return FatalError(f"{url}: {error}; name a folder, s3://bucket/folder or another address")
     if type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
-        return RetryableError(_unreached(url, said)) if names & _SILENT else FatalError(f"{url}: {said}")
+        return RetryableError(_unreached(url, detail)) if names & _SILENT else FatalError(f"{url}: {detail}")
     return None
 
 
-def _unreached(url: str, said: str) -> str:
-    asked = next((name for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if os.environ.get(name)), None)
-    hint = f"; S3 is asked for at {os.environ[asked]}, as {asked} says" if asked and url.startswith("s3") else ""
-    return f"{url} can't be reached ({said}{hint})"
+def _unreached(url: str, detail: str) -> str:
+    source = next((name for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if os.environ.get(name)), None)
+    hint = f"; the endpoint is {os.environ[source]}, set by {source}" if source and url.startswith("s3") else ""
+    return f"{url} can't be reached ({detail}{hint})"

@@ -1,4 +1,4 @@
-"""A store whose truth lies elsewhere (S3 or another object store), with a folder of this machine to work in."""
+"""A store at a URL (S3 or another object store), with a folder on this machine to work in."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MIRRORED = ("runs", "cuts")
 
 @dataclass(frozen=True)
 class RemoteArtifact(Artifact):
-    """An artifact that lies elsewhere: its manifest is here, its data come when they are asked for."""
+    """An artifact of a remote store. Its manifest is in memory; its data are copied to this machine on demand."""
 
     store: RemoteStore = field(compare=False, repr=False)
     known: bytes = field(compare=False, repr=False)
@@ -52,8 +52,8 @@ class RemoteArtifact(Artifact):
 class RemoteStore:
     """Artifacts, runs and cuts at a URL. A local store in `folder` holds copies of them, drafts and scratch folders.
 
-    An artifact exists once its manifest lies at the URL. It is committed locally first, then copied: what a dead process
-    did not finish copying, the next one copies instead of computing it again. The folder may be deleted at any time.
+    An artifact exists once its manifest is at the URL. It is committed locally first and then copied, so that the next
+    process finishes what a dead one did not copy, without computing it again. The folder may be deleted at any time.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class RemoteStore:
         self.remote.files.remove([probe])
 
     def refresh(self) -> None:
-        """Update this machine's copies of runs and cuts: one listing, then the files that changed."""
+        """Update this machine's copies of runs and cuts. Lists each once, then reads the files that changed."""
         note = self.root / "mirrored.json"
         known: dict[str, str] = {}
         with suppress(FileNotFoundError, ValueError):
@@ -96,18 +96,18 @@ class RemoteStore:
             write_atomic(self._inside(path), data, self.disk)
         for top in _MIRRORED:
             for mine in (self.root / top).rglob("*.json"):
-                is_older = mine.stat().st_mtime < began  # what a run puts is written there first, then here
+                is_older = mine.stat().st_mtime < began  # a run writes its records there first, then here
                 if is_older and mine.relative_to(self.root).as_posix() not in there:
                     mine.unlink(missing_ok=True)
         write_atomic(note, json.dumps(there).encode(), self.disk)
 
     def find(self, stage: str, key: str) -> Artifact | None:
-        """The committed artifact, or None: one request."""
+        """The committed artifact, or None. Costs one request."""
         data = self.remote.manifest(stage, key)
         return None if data is None else RemoteArtifact(self.folder(stage, key), self, data)
 
     def find_all(self, stage: str, keys: Iterable[str]) -> dict[str, Artifact]:
-        """Key → the committed artifact, of those keys that have one: one listing, and the manifests not yet kept here."""
+        """Key → committed artifact, for those keys that have one. Lists once, then reads manifests not yet cached here."""
         listed = {key: files[MANIFEST] for key, files in self.remote.listing(stage).items() if MANIFEST in files}
         places = {key: self._kept_at(stage, key, listed[key]) for key in keys if key in listed}
         known = {key: place.read_bytes() for key, place in places.items() if place.is_file()}
@@ -117,7 +117,7 @@ class RemoteStore:
         return {key: RemoteArtifact(self.folder(stage, key), self, known[key]) for key in places if key in known}
 
     def recover(self, stage: str, key: str) -> Artifact | None:
-        """The artifact, if another machine has committed it meanwhile or a process died here before it was copied."""
+        """The artifact, if another machine has committed it meanwhile, or a process died here before it was copied."""
         found = self.find(stage, key)
         left = self._local.find(stage, key) if found is None else None
         if left is None:
@@ -130,20 +130,20 @@ class RemoteStore:
         return self._send(left)
 
     def bring(self, folders: Sequence[Path]) -> tuple[Artifact, ...]:
-        """The artifacts at these places, copied to this machine's disk and checked unless they are here.
+        """The artifacts at these places, copied to this machine's disk and checked unless they are already here.
 
-        Raises `FatalError` for one that is damaged or gone there.
+        Raises `FatalError` for one that is damaged or missing at the URL.
         """
         with ThreadPoolExecutor(_DOWNLOADS) as pool:
             return tuple(pool.map(self._bring, folders))
 
     def bring_file(self, manifest: Manifest, name: str) -> Path:
-        """One data file of an artifact, copied to this machine's disk and checked unless it is here."""
+        """One data file of an artifact, copied to this machine's disk and checked unless it is already here."""
         here = self._local.find(manifest.stage, manifest.key)
         entry = manifest.files.get(name)
         if entry is None:
             raise FileNotFoundError(f"{self.address}: {manifest.stage} {manifest.key[:12]} has no {name}")
-        if here is not None and here.manifest_bytes() == self._stands(manifest.stage, manifest.key):
+        if here is not None and here.manifest_bytes() == self._manifest_there(manifest.stage, manifest.key):
             return here.file(name)
         place = self.root / "files" / manifest.stage / manifest.key / entry.digest[:16] / name
         if not place.is_file():
@@ -158,38 +158,38 @@ class RemoteStore:
         return next((found for stage in self.stages() if (found := self.find(stage, key)) is not None), None)
 
     def stages(self) -> list[str]:
-        """The stages that have made something, by name."""
+        """Names of the stages that have artifacts, sorted."""
         return self.remote.stages()
 
     def artifacts(self, stage: str) -> Iterator[Artifact]:
-        """Every committed artifact of a stage, in the order of keys."""
+        """Every committed artifact of a stage, ordered by key."""
         yield from dict(sorted(self.find_all(stage, self.remote.keys(stage)).items())).values()
 
     def entries(self, stage: str) -> Iterator[StoredEntry]:
-        """What lies at each place of a stage, in the order of keys: two listings, no file is read but what runs found."""
+        """What lies at each place of a stage, ordered by key. Lists twice; reads only the notes of what runs found."""
         found = self._found()
         for key, files in sorted(self.remote.listing(stage).items()):
             yield _holding(stage, key, files, found)
 
     def used(self, stage: str, key: str) -> float:
-        """When an artifact was made or last found by a run, as known now; by the other side's clock."""
+        """Unix time at which an artifact was made or last found by a run, by the remote clock."""
         files = self.remote.files.listing(f"artifacts/{stage}/{key}")
         return _holding(stage, key, files, self._found()).used if files else 0.0
 
     def manifest_bytes(self, stage: str, key: str) -> bytes:
-        """The manifest as it lies at the URL now."""
+        """The manifest as it is at the URL now."""
         data = self.remote.manifest(stage, key)
         if data is None:
             raise FileNotFoundError(f"{self.address}: artifacts/{stage}/{key}/{MANIFEST}")
         return data
 
     def measure(self, stage: str, key: str, name: str, digest: str) -> tuple[int, str] | None:
-        """Size and sha256 of a data file as it lies at the URL, read again; None where it is gone."""
+        """Size and sha256 of a data file at the URL, read again; None where it is gone."""
         return self.remote.digest(stage, key, name, digest)
 
     @contextmanager
     def claim(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
-        """Work on `key` alone: on this machine by a lock, among machines by a lease. Spares work only."""
+        """Work on `key` alone: on this machine by a lock, among machines by a lease. Only saves work."""
         with (
             self._local.claim(key, waiting),
             leased(self.remote.files, f"claims/{key}", self._machine(), waiting, self._patience),
@@ -197,49 +197,49 @@ class RemoteStore:
             yield
 
     def commit(self, draft: Path, manifest: Manifest) -> Artifact:
-        """Commit on this machine, then copy: data first, the manifest last. Raises as `Store.commit` does."""
+        """Commit on this machine, then copy to the URL: data first, the manifest last."""
         return self._send(self._local.commit(draft, manifest))
 
     def put(self, path: Path, data: bytes) -> None:
-        """Put a record at the URL, then in this machine's copy."""
+        """Write a record at the URL, then in this machine's copy."""
         self.remote.files.write(path.relative_to(self.root).as_posix(), data)
         self._local.put(path, data)
 
     def freshen(self, stage: str, artifacts: Iterable[Artifact]) -> None:
-        """Note that a run found these, so that `rlip gc` spares them: one small file."""
+        """Note in one small file that a run found these, so that `rlip gc` spares them."""
         keys = [artifact.key for artifact in artifacts]
         if not keys:
             return
-        with suppress(PipelineError):  # who may only read finds them all the same
+        with suppress(PipelineError):  # without permission to write, a run still finds them
             self.remote.files.write(f"found/{stage}-{uuid.uuid4().hex}.json", json.dumps(keys).encode())
 
     @contextmanager
     def scratch(self, key: str, resumes_from: Sequence[str] = ()) -> Iterator[Path]:
-        """A folder of this machine that begins, and is kept, with what another machine needs to go on."""
+        """A folder on this machine. Files in `resumes_from` are fetched first, and copied to the URL when they change."""
         with self._local.scratch(key, resumes_from) as folder:
             point = ResumePoint(self.remote.files, key, folder, resumes_from)
             with point.kept(self._patience.look):
                 yield folder
 
     def drop_scratch(self, key: str) -> None:
-        """Remove the scratch folder of a key whose artifact is committed, and the copies of what was in it."""
+        """Remove the scratch folder of a key whose artifact is committed, and its copies at the URL."""
         self._local.drop_scratch(key)
-        with suppress(PipelineError):  # `rlip gc` takes them later
+        with suppress(PipelineError):  # `rlip gc` removes them later
             self._remove_all(f"scratch/{key}")
 
     def discard(self, stage: str, key: str) -> None:
-        """Remove an artifact, or what is left of one, there and here."""
+        """Remove an artifact, or the remains of one, at the URL and here."""
         self.remote.remove(stage, key, self.remote.files.listing(f"artifacts/{stage}/{key}"))
         self._local.discard(stage, key)
 
     def forget_run(self, name: str) -> None:
-        """Remove a run's records there and here; its artifacts stay."""
+        """Remove a run's records at the URL and here. Its artifacts stay."""
         self._remove_all(f"runs/{name}")
         with suppress(FileNotFoundError):
             self._local.forget_run(name)
 
     def drop_leftovers(self, before: float) -> None:
-        """Remove old notes and half-trained checkpoints at the URL, and copies of what is no longer there."""
+        """Remove old notes and checkpoints at the URL; here, cached files and copies of artifacts that are gone there."""
         self.sweep()
         for notes in ("found", "claims", "scratch"):
             old = [path for path, entry in self.remote.files.listing(notes).items() if entry.modified < before]
@@ -253,7 +253,7 @@ class RemoteStore:
             self.disk.remove_tree(self.root / copies)
 
     def _machine(self) -> str:
-        """What tells this machine's folder from any other's."""
+        """A random name that identifies this machine's folder. It is made once."""
         place = self.root / "machine"
         if not place.is_file():
             aside = self.root / f".machine-{uuid.uuid4().hex}"
@@ -267,27 +267,27 @@ class RemoteStore:
         self.remote.files.remove(f"{folder}/{path}" for path in self.remote.files.listing(folder))
 
     def _send(self, here: Artifact) -> Artifact:
-        """Copy an artifact there; one whose place another writer took first with other bytes gives way here."""
-        stands = self.remote.put(here)
-        if stands != here.manifest_bytes():
+        """Copy an artifact to the URL. If another writer was first, with other bytes, remove the local one."""
+        there = self.remote.put(here)
+        if there != here.manifest_bytes():
             self.remove(here.folder)
-        return RemoteArtifact(here.folder, self, stands)
+        return RemoteArtifact(here.folder, self, there)
 
     def _bring(self, folder: Path) -> Artifact:
         stage, key = folder.parts[-2:]
-        here, stands = self._local.find(stage, key), self._stands(stage, key)
-        if here is not None and here.manifest_bytes() == stands:
+        here, there = self._local.find(stage, key), self._manifest_there(stage, key)
+        if here is not None and here.manifest_bytes() == there:
             return here
         if here is not None:
             self.remove(here.folder)
         with self.draft() as draft:
             return self._local.commit(draft, self.remote.download(stage, key, draft))
 
-    def _stands(self, stage: str, key: str) -> bytes | None:
+    def _manifest_there(self, stage: str, key: str) -> bytes | None:
         return self.remote.manifest(stage, key)
 
     def _kept_at(self, stage: str, key: str, entry: Entry) -> Path:
-        """Where a manifest that was read is kept; written anew there, it is another file here."""
+        """Where a manifest is cached. A manifest that is rewritten at the URL gets another file here."""
         return self._kept / stage / f"{key}-{digest_bytes(entry.token.encode())[:12]}.json"
 
     def _found(self) -> dict[str, float]:
@@ -296,12 +296,12 @@ class RemoteStore:
         found: dict[str, float] = {}
         for path, data in self.remote.files.read_many(f"found/{name}" for name in listed).items():
             when = listed[path.removeprefix("found/")].modified
-            with suppress(ValueError, TypeError):  # a note that somebody spoilt spares nothing
+            with suppress(ValueError, TypeError):  # a damaged note protects nothing
                 found.update({key: max(found.get(key, 0.0), when) for key in json.loads(data)})
         return found
 
     def _inside(self, path: str) -> Path:
-        """Where a record is copied to. Raises `FatalError` on a name that leads elsewhere."""
+        """Where a record is copied to. Raises `FatalError` for a name that leads out of the store."""
         if any(part in ("", ".", "..") for part in path.split("/")):
             raise FatalError(f"{self.address}: a record is named {path!r}, which leads out of the store; remove it")
         return self.root / path
@@ -314,6 +314,6 @@ def _holding(stage: str, key: str, files: dict[str, Entry], found: dict[str, flo
 
 
 def folder_name(url: str) -> str:
-    """A name for the folder of a URL's copies: readable, and another one for another URL."""
+    """A readable name for the folder that holds copies of a URL, different for each URL."""
     plain = "".join(c if c.isalnum() else "-" for c in url)[:60]
     return f"{plain}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"

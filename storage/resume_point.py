@@ -1,4 +1,4 @@
-"""A resume point: the files from which unfinished work goes on, copied to where the store lies, for another machine."""
+"""A resume point: copies in the store of the files from which another machine can resume unfinished work."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _NOTE = ".resume_point"
 class ResumePoint:
     """The named files of a scratch folder, and their copies in `scratch/<key>/` of the store.
 
-    `names` are in the order of writing: what stands in a file is at least what the files before it ask for. The first
-    appears whole, by a rename; it is what tells that there is something new. Data go first under names that hold their
-    digests, the record that names them last. It spares work only: where the other side fails, work goes on without.
+    The files are copied in the order of `names`, so that each copy holds at least what the copies before it require. The
+    first file appears whole, by a rename, and signals that there is something new. Data are uploaded under names that hold
+    their digests, the record that names them last. It only saves work: if the remote side fails, work goes on without it.
     """
 
     def __init__(self, files: Remote, key: str, folder: Path, names: Sequence[str]) -> None:
@@ -35,7 +35,7 @@ class ResumePoint:
 
     @contextmanager
     def kept(self, look: float) -> Iterator[None]:
-        """Take over what another machine left; send what is new, looked for every `look` seconds, and once on the way out."""
+        """Fetch what another machine left. Send what is new, checked for every `look` seconds and once more on exit."""
         if not self._names:
             yield
             return
@@ -51,32 +51,32 @@ class ResumePoint:
             sender.join()
 
     def fetch(self) -> None:
-        """Put the copies in place, unless this machine made them or took them over before. Damaged ones are left."""
+        """Put the copies in place, unless this machine made or already fetched them. Ignores damaged copies."""
         data = self._files.read(f"{self._place}/{_RECORD}")
         if data is not None and data != self._known():
             self._take(data)
         self._sent = self._state()
 
     def send(self) -> None:
-        """Copy the files there, if the first is another than was sent last."""
+        """Copy the files to the store if the first one has changed since the last transfer."""
         state = self._state()
         if state is None or state == self._sent:
             return
         aside = self._folder / ".sending"
         aside.mkdir(exist_ok=True)
         record: dict[str, str] = {}
-        for name in self._names:  # a file that grows must not grow between its digest and its copy
+        for name in self._names:  # a growing file must not grow between its digest and its copy
             shutil.copyfile(self._folder / name, aside / name)
             record[name] = digest_file(aside / name)
         for name, digest in record.items():
-            self._files.upload(aside / name, self._lies_at(name, digest))
+            self._files.upload(aside / name, self._copy_of(name, digest))
         data, before = json.dumps(record).encode(), self._known()
         self._files.write(f"{self._place}/{_RECORD}", data)
         (self._folder / _NOTE).write_bytes(data)
         shutil.rmtree(aside)
         self._sent = state
         old = json.loads(before or b"{}")
-        self._files.remove(self._lies_at(name, old[name]) for name in old if old[name] != record.get(name))
+        self._files.remove(self._copy_of(name, old[name]) for name in old if old[name] != record.get(name))
 
     def _keep(self, look: float, done: threading.Event) -> None:
         while not done.wait(look):
@@ -93,23 +93,23 @@ class ResumePoint:
         aside = self._folder / ".fetching"
         aside.mkdir(exist_ok=True)
         for name, digest in record.items():
-            self._files.download(self._lies_at(name, digest), aside / name)
+            self._files.download(self._copy_of(name, digest), aside / name)
             if digest_file(aside / name) != digest:
                 return
         for name in reversed(self._names):
             LOCAL.rename(aside / name, self._folder / name)
         (self._folder / _NOTE).write_bytes(data)
 
-    def _lies_at(self, name: str, digest: str) -> str:
+    def _copy_of(self, name: str, digest: str) -> str:
         return f"{self._place}/{digest[:16]}-{name}"
 
     def _known(self) -> bytes | None:
-        """The record that this machine last wrote or took over."""
+        """The record that this machine last wrote or fetched."""
         note = self._folder / _NOTE
         return note.read_bytes() if note.is_file() else None
 
     def _state(self) -> tuple[int, int] | None:
-        """What tells the first file from another in its place."""
+        """Inode and modification time of the first file, which identify its version; None where there is no file."""
         path = self._folder / self._names[0]
         if not path.is_file():
             return None

@@ -1,4 +1,4 @@
-"""Runs: the named, human-facing results. A run maps partition → key for each step, and points into the artifacts."""
+"""Runs: the named results that people use. A run maps partition → key for each step, and so points to artifacts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class Run:
-    """The folder `runs/<name>/` of a store: one JSON file a step, plus the recipe that made them."""
+    """The folder `runs/<name>/` of a store: one JSON file per step, plus the recipe that made them."""
 
     def __init__(self, store: Store, name: str) -> None:
         if not _NAME.fullmatch(name):
@@ -25,16 +25,16 @@ class Run:
         self.folder = store.root / "runs" / name
 
     def record(self, step: str, stage: str, keys: dict[str, str]) -> None:
-        """Say which artifact holds each partition of a step. `keys`: partition → key."""
+        """Record which artifact holds each partition of a step. `keys`: partition → key."""
         entry = {"step": step, "stage": stage, "partitions": keys}
         self.store.put(self._file(step), json.dumps(entry, indent=1).encode())
 
     def note(self, name: str, value: Any) -> None:
-        """Keep a JSON document with the run, e.g. its recipe or the table shown at its end."""
+        """Store a JSON document with the run, e.g. its recipe or the table shown at its end."""
         self.store.put(self.folder / f"{name}.json", json.dumps(value, indent=1, default=str).encode())
 
     def noted(self, name: str) -> dict[str, Any]:
-        """The JSON object kept under that name; an empty one where there is none, or none that can be read."""
+        """The JSON object stored under that name, or an empty one where there is none that can be read."""
         try:
             found = json.loads((self.folder / f"{name}.json").read_bytes())
         except (OSError, ValueError, RecursionError):
@@ -42,7 +42,7 @@ class Run:
         return found if isinstance(found, dict) else {}
 
     def artifacts(self, step: str) -> dict[str, Artifact]:
-        """Partition → artifact of a step, as far as it was recorded and still exists."""
+        """Partition → artifact of a step, for those that were recorded and still exist."""
         stage, keys = self._entry(self._file(step))[1:]
         found = self.store.find_all(stage, keys.values()) if keys else {}
         return {part: found[key] for part, key in keys.items() if key in found}
@@ -52,7 +52,7 @@ class Run:
         return self._entry(self._file(step))[2]
 
     def stage(self, step: str) -> str:
-        """The stage that a recorded step carries out."""
+        """The stage that a recorded step executes."""
         return self._entry(self._file(step))[1]
 
     def steps(self) -> list[str]:
@@ -69,7 +69,7 @@ class Run:
         return next((self.folder / "steps").glob("*.json"), None) is not None
 
     def _entry(self, path: Path) -> tuple[str, str, dict[str, str]]:
-        """Step, stage and keys that a file records; nothing where there is none. Raises `FatalError` on a damaged one."""
+        """Step, stage and keys recorded in a file; empty where there is no file. Raises `FatalError` for a damaged one."""
         try:
             entry = json.loads(path.read_bytes())
             return entry["step"], entry["stage"], dict(entry["partitions"])
@@ -77,7 +77,7 @@ class Run:
             return "", "", {}
         except (ValueError, KeyError, TypeError) as error:
             raise FatalError(
-                f"{path}: damaged; remove it and run the recipe again: what it named is found again"
+                f"{path}: damaged; remove it and run the recipe again: the artifacts that it named are reused"
             ) from error
 
     def _file(self, step: str) -> Path:
@@ -91,7 +91,7 @@ def runs_of(store: Store) -> list[Run]:
 
 
 def find_run(store: Store, name: str) -> Run:
-    """The run of that name. Raises `FatalError` that lists what there is."""
+    """The run of that name. For an unknown one, raises `FatalError` that lists the runs of the store."""
     run = Run(store, name)
     if not run.exists:
         names = ", ".join(other.name for other in runs_of(store)) or "none yet"

@@ -1,4 +1,4 @@
-"""Tar shards in WebDataset's layout, written so that equal samples give equal bytes, and read by offset."""
+"""Tar shards in WebDataset's layout. Equal samples give equal bytes; samples are read by offset."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from storage.errors import FatalError
 from storage.tables import SHARD_MEMBERS
 
 MEMBER = re.compile(r"(\d{12})\.(jpg|png|webp|bmp|json)")
-"""The only member names that shards hold; anything else is refused on reading."""
+"""The only member names that shards may hold. The reader refuses anything else."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Sample:
 def write_shard(path: Path, samples: Iterable[Sample]) -> pa.Table:
     """Write a tar and return its index (schema `SHARD_MEMBERS`).
 
-    Members have mtime 0, owner 0:0, mode 0644 and USTAR headers, in the order given: no clock, user or host gets in.
+    Members have mtime 0, owner 0:0, mode 0644 and USTAR headers, in the given order: no clock, user or host matters.
     """
     rows: list[dict[str, object]] = []
     with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -51,7 +51,7 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> pa.Table:
 
 
 class ShardReader:
-    """Reads samples of one tar by its index: no scan, no extraction, names checked against the allow-list."""
+    """Reads samples of one tar by its index, without scanning or extraction. Member names must match `MEMBER`."""
 
     def __init__(self, path: Path, index: pa.Table) -> None:
         self.path = path
@@ -69,7 +69,7 @@ class ShardReader:
         return list(self._members)
 
     def read(self, image_id: int) -> Sample:
-        """One sample. Raises KeyError for an unknown id, `FatalError` when the tar is shorter than its index says."""
+        """One sample. Raises KeyError for an unknown id and `FatalError` when the tar is shorter than its index says."""
         members = {}
         for extension, (offset, size) in self._members[image_id].items():
             self._file.seek(offset)

@@ -41,7 +41,7 @@ class Store(Protocol):
     root: Path
     """Where the store lies, or, for a remote store, where this machine keeps its copies and works."""
     address: str
-    """What opens this store again in any process."""
+    """The address that opens this store in any process."""
     disk: Disk
 
     def require_writable(self) -> None:
@@ -127,6 +127,6 @@ class Store(Protocol):
 
 
 def require_place(stage: str, key: str) -> None:
-    """Raise `FatalError` for what is not a stage name and a key: it could lead to a place elsewhere."""
+    """Raise `FatalError` unless these are a stage name and a key. Other names could lead out of the store."""
     if not (STAGE_NAME.fullmatch(stage) and _KEY.fullmatch(key)):
         raise FatalError(f"{stage[:40]!r}, {key[:80]!r}: not a stage and a key; the file that names them is damaged")

@@ -1,4 +1,4 @@
-"""Arrow schemas of the tables that flow between stages: one row is one image, nested columns hold its items."""
+"""Arrow schemas of the tables that flow between stages. One row is one image; nested columns hold its items."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ BOX = pa.struct(
         ("source_id", pa.int64()),
     ]
 )
-"""One box: absolute pixels, top-left corner and size."""
+"""One bounding box: top-left corner and size, in absolute pixels."""
 
 GIVEN_RELATION = pa.struct([("subject", pa.int32()), ("predicate", pa.string()), ("object", pa.int32())])
-"""A relation that a data set states: indices into the image's boxes."""
+"""A relation given by a data set. `subject` and `object` are indices into the image's boxes."""
 
 CAPTION = pa.struct(
     [
@@ -34,7 +34,7 @@ CAPTION = pa.struct(
         ("times", pa.int32()),
     ]
 )
-"""`match`: probability that the caption belongs to the image, null without a filter; `times`: draws that said it."""
+"""`match`: probability that the caption belongs to the image, null without a filter; `times`: number of draws that gave it."""
 
 TRIPLET = pa.struct(
     [
@@ -58,7 +58,7 @@ TRIPLET = pa.struct(
         ("object_attributes", pa.list_(pa.string())),
     ]
 )
-"""Words of one caption: surfaces, head lemmas, canonical predicate; offsets count the caption's characters.
+"""Words of one caption: surface forms, head lemmas, canonical predicate. Offsets count the caption's characters.
 
 A count is 0 for a plural without a number.
 """
@@ -77,8 +77,8 @@ CANDIDATE = pa.struct(
 )
 """A triplet grounded to one ordered pair of boxes.
 
-Candidates of one `mention` (-1: of none) are alternatives: it has `ambiguity` of them, `support` triplets state it, and
-its `prior`s sum to the number of pairs that are meant. A pair has a row in each mention that may mean it.
+Candidates of one `mention` (-1: none) are alternatives. A mention has `ambiguity` candidates, `support` triplets state it,
+and its `prior`s sum to the number of pairs that are meant. A pair has one row per mention that may mean it.
 """
 
 RELATION = pa.struct(
@@ -94,9 +94,9 @@ RELATION = pa.struct(
         ("posterior", pa.float32()),
     ]
 )
-"""A scored label; `proposed` tells whether this very pair was named by the triplet (of that caption; -1: of none).
+"""A scored label. `proposed` says whether the triplet (of `caption`; -1: of none) named this very pair.
 
-`calibrated` is the probability that the score stands for, `posterior` that of the pair to be meant by the mention.
+`calibrated` is the probability that corresponds to the score, `posterior` that of the mention to mean this pair.
 """
 
 IMAGES = pa.schema(
@@ -116,12 +116,12 @@ CAPTIONS = pa.schema([("image_id", pa.int64()), ("captions", pa.list_(CAPTION))]
 TRIPLETS = pa.schema([("image_id", pa.int64()), ("triplets", pa.list_(TRIPLET))])
 CANDIDATES = pa.schema([("image_id", pa.int64()), ("pairs", pa.list_(CANDIDATE))])
 RELATIONS = pa.schema([("image_id", pa.int64()), ("tagger", pa.string()), ("relations", pa.list_(RELATION))])
-"""`tagger` is the digest of what scored."""
+"""`tagger` is the digest of the tagger that made the scores."""
 
 REJECTED = pa.schema(
     [("image_id", pa.int64()), ("stage", pa.string()), ("reason", pa.string()), ("value", pa.string())]
 )
-"""Rows in quarantine: what was left out, where, why, and the offending value as text."""
+"""Quarantined rows: what was left out, where, why, and the offending value as text."""
 
 SHARD_MEMBERS = pa.schema(
     [("image_id", pa.int64()), ("member", pa.string()), ("offset", pa.int64()), ("size", pa.int64())]
@@ -133,7 +133,7 @@ METRICS = pa.schema([("step", pa.int64()), ("name", pa.string()), ("value", pa.f
 
 
 def table_bytes(table: pa.Table) -> bytes:
-    """`table` as Parquet, with settings under which equal tables give equal bytes."""
+    """`table` as Parquet bytes, with settings under which equal tables give equal bytes."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", compression_level=3, write_statistics=False, store_schema=False)
     written: bytes = sink.getvalue().to_pybytes()
@@ -146,6 +146,6 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 
 def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
-    """Read a Parquet file; with `schema`, cast to it (raises pyarrow.ArrowInvalid when the file has another shape)."""
+    """Read a Parquet file. With `schema`, cast to it; raises pyarrow.ArrowInvalid when the file has another shape."""
     table = pq.read_table(path)
     return table if schema is None else table.cast(schema)

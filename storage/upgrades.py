@@ -1,4 +1,4 @@
-"""Schema evolution: tables of older versions read as today's, by declared values; what is not declared is refused."""
+"""Schema evolution: older tables are read with today's columns by declared values; anything undeclared is refused."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ ADDED: Mapping[str, Any] = {
     "relations.relations.calibrated": None,
     "relations.relations.posterior": None,
 }
-"""Columns that came after the first version, as table.column.field → what rows that were made before hold."""
+"""Columns added after the first version, as table.column.field → their value in rows that were made before."""
 
 
 def is_current(schema: pa.Schema, name: str) -> bool:
-    """Whether a table has today's schema, or one that no stage of ours is known to write."""
+    """Whether a table has today's schema. Also true for a table that no stage in `SCHEMAS` writes."""
     known = [wanted for (_, table), wanted in SCHEMAS.items() if table == name]
     return not known or any(_same(pa.struct(list(schema)), pa.struct(list(wanted))) for wanted in known)
 
 
 def upgrade(table: pa.Table, stage: str, name: str, where: str) -> pa.Table:
-    """A table of an older version with today's columns. A table of a stage that is not ours comes back as it is.
+    """A table of an older version with today's columns. A table of a stage outside `SCHEMAS` is returned unchanged.
 
-    Raises `FatalError` that names the column and the remedy when it can't be read as today's.
+    Raises `FatalError` that names the column and the remedy when the table cannot be upgraded.
     """
     wanted = SCHEMAS.get((stage, name))
     if wanted is None or _same(pa.struct(list(table.schema)), pa.struct(list(wanted))):
@@ -61,12 +61,12 @@ def upgrade(table: pa.Table, stage: str, name: str, where: str) -> pa.Table:
 
 
 def _read_as(held: pa.Array, wanted: pa.DataType, path: str, where: str, stage: str) -> Any:
-    """An array as another type: fields that are missing get what is declared for them."""
+    """An array as another type. Missing fields get their declared values."""
     if pa.types.is_struct(wanted) and pa.types.is_struct(held.type):
         unknown = {field.name for field in held.type} - {field.name for field in wanted}
         if unknown:
             raise FatalError(
-                f"{where}: column {path}.{min(unknown)} is of another version of rlip; upgrade rlip, {_again(stage)}"
+                f"{where}: column {path}.{min(unknown)} is of another version of rlip; upgrade rlip or {_again(stage)}"
             )
         children = [_field(held, field, f"{path}.{field.name}", where, stage) for field in wanted]
         return pa.StructArray.from_arrays(children, fields=list(wanted), mask=held.is_null())
@@ -78,7 +78,7 @@ def _read_as(held: pa.Array, wanted: pa.DataType, path: str, where: str, stage: 
             offsets.append(offsets[-1] + length)
         return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, type=wanted, mask=held.is_null())
     if held.type != wanted:
-        raise FatalError(f"{where}: column {path} holds {held.type}, this version reads {wanted}; {_again(stage)}")
+        raise FatalError(f"{where}: column {path} is {held.type}, but this version reads {wanted}; {_again(stage)}")
     return held
 
 
@@ -91,11 +91,11 @@ def _field(held: pa.Array, field: pa.Field, path: str, where: str, stage: str) -
 
 
 def _again(stage: str) -> str:
-    return f"`rlip run` its recipe again: stage {stage} makes it anew"
+    return f"run its recipe again (`rlip run`): stage {stage} recomputes the table"
 
 
 def _same(one: pa.DataType, other: pa.DataType) -> bool:
-    """Whether two types are equal but for the names of lists' items, which Parquet changes."""
+    """Whether two types are equal except for the names of list items, which Parquet changes."""
     if pa.types.is_struct(one) and pa.types.is_struct(other):
         names = [field.name for field in one] == [field.name for field in other]
         return names and all(_same(a.type, b.type) for a, b in zip(one, other, strict=True))

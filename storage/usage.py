@@ -1,4 +1,4 @@
-"""Usage: how many bytes stages and runs take, and what removing a run would free."""
+"""Usage: how many bytes stages and runs take, and how many removing a run would free."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from storage.store import Store
 
 @dataclass(frozen=True)
 class Share:
-    """Artifacts and bytes of a stage or a run; `apart` are the bytes that no run (a stage's) or no other run needs."""
+    """Artifacts and bytes of a stage or a run. `apart`: bytes that no run needs (of a stage) or no other run (of a run)."""
 
     name: str
     artifacts: int
@@ -23,7 +23,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Usage:
-    """A store's bytes, by stage and by run, and of what is being written."""
+    """Bytes of a store, by stage and by run; `pending`: bytes of what is being written."""
 
     stages: tuple[Share, ...]
     runs: tuple[Share, ...]
@@ -36,7 +36,7 @@ class Usage:
 
 
 def usage_of(store: Store) -> Usage:
-    """Measure a store: no file is read but the runs'."""
+    """Measure a store. Reads only the records of runs."""
     sizes = {stage: {held.key: held.size for held in store.entries(stage) if held.whole} for stage in store.stages()}
     every = {key: size for found in sizes.values() for key, size in found.items()}
     needed = {

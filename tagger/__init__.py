@@ -1,1 +1,1 @@
-"""From captions to relation labels, as plain functions: parsing, matching, candidates, labelling, audit."""
+"""Turns captions into relation labels with plain functions: parsing, matching, candidates, labelling, audit."""

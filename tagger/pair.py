@@ -11,8 +11,8 @@ class Pair:
 
     `subject`, `object`: indices into the image's boxes. `triplet`: index of the first triplet that states the mention.
     `ambiguity`: number of pairs of the mention. `mention`: number of the mention in its image, counted from 0;
-    candidates of one mention are alternatives (-1: nobody said it). `prior`: probability that this pair is (one of
-    those) meant; over a mention it sums to the count stated, 1 for "a man riding a horse". `support`: number of
+    candidates of one mention are alternatives (-1: no caption states it). `prior`: probability that this pair is (one
+    of those) meant; over a mention it sums to the stated count, 1 for "a man riding a horse". `support`: number of
     triplets that state the mention.
     """
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A row of the relations table: box indices, canonical predicate, score in [0, 1], and where it came from.
+    """A row of the relations table: box indices, canonical predicate, score in [0, 1], and origin.
 
     `proposed`: the caption's triplet `triplet` proposed this very pair; -1 if none did.
-    `calibrated`: the probability that the score stands for; None of a tagger that was never calibrated.
+    `calibrated`: the probability that the score stands for; None when the tagger is not calibrated.
     `posterior`: the probability that this pair is (one of those) meant by the mention that proposed it, given that the
-    mention is right; of several mentions the highest; None where none proposed it.
+    mention is right; the highest over several mentions; None when no mention proposed it.
     """
 
     subject: int

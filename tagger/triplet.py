@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Triplet:
-    """Subject, predicate and object as written, their lemmas, and where they stand in the caption.
+    """Subject, predicate and object as written, their lemmas, and their positions in the caption.
 
-    Offsets are in characters: `caption[subject_start:subject_end] == subject`, and so for predicate and object.
+    Offsets are in characters: `caption[subject_start:subject_end] == subject`, likewise for predicate and object.
     `subject_lemma`, `object_lemma`: head noun, singular, with its compound words ("tennis racket").
-    `predicate_lemma`: canonical form; for a passive it is the active verb, and subject and object are turned around.
+    `predicate_lemma`: canonical form; for a passive it is the active verb, and subject and object are swapped.
     `rule`: name of the parser rule that found it.
-    `subject_count`, `object_count`: how many are meant, 0 for several without a number ("men").
+    `subject_count`, `object_count`: how many are meant; 0 for several without a number ("men").
     `subject_attributes`, `object_attributes`: adjectives and other words that describe it, in order ("red", "brick").
     """
 

@@ -1,4 +1,4 @@
-"""Stage `caption` run on pictures that are given."""
+"""Runs stage `caption` on given pictures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ONE_BOX = {"category": "dog", "x": 0, "y": 0, "w": 5, "h": 5, "crowd": False, "s
 
 
 def images_artifact(root: Path, images: Sequence[dict[str, Any]]) -> Artifact:
-    """Rows of the images table, committed to a store at `root` as stage `ingest` commits its own."""
+    """Commit rows of the images table to a store at `root`, as stage `ingest` does."""
     store, terms = LocalStore(root), KeyTerms("ingest", 1, {}, {})
     with store.draft() as draft:
         path = draft / "images.parquet"
@@ -41,7 +41,7 @@ def images_artifact(root: Path, images: Sequence[dict[str, Any]]) -> Artifact:
 def caption_rows(
     folder: Path, pictures: list[Image.Image], boxes: Sequence[dict[str, Any]] = (ONE_BOX,), **changed: Any
 ) -> tuple[list[list[dict[str, Any]]], dict[str, Any]]:
-    """The captions of the stage's rows, and its facts."""
+    """Caption `pictures`. Returns the captions of each row, and the facts of the stage."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "pictures").mkdir(parents=True)
     images = []

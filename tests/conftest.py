@@ -1,4 +1,4 @@
-"""Fixtures that every test folder shares."""
+"""Fixtures shared by all test folders."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from storage.runs import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# A shell that runs the tests in its background lets them, and all that they start, ignore Ctrl-C, which some are about.
+# Tests started in the background of a shell, and their child processes, ignore Ctrl-C, which some tests are about.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real data and reference recordings; tests that need it are skipped where it is absent."""
+    """The folder of real data and reference recordings. Tests that need it are skipped if it is absent."""
     folder = Path(os.environ.get("RLIP_SHARED", ROOT.parent / "shared"))
     if not folder.is_dir():
         pytest.skip(f"no folder {folder} (set RLIP_SHARED)")
@@ -33,13 +33,13 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The repository's root."""
+    """Root folder of the repository."""
     return ROOT
 
 
 @pytest.fixture(scope="session")
 def s3_settings() -> Iterator[dict[str, str]]:
-    """An S3 server on loopback, as the environment variables that lead there."""
+    """An S3 server on loopback. Yields the environment variables that point to it."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -54,7 +54,7 @@ def s3_settings() -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def s3(s3_settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """A bucket on that server; this process and those that it starts use it."""
+    """A bucket on that server, for this process and its child processes."""
     for name, value in s3_settings.items():
         monkeypatch.setenv(name, value)
     fsspec.filesystem("s3", skip_instance_cache=True).makedirs("bucket", exist_ok=True)
@@ -63,7 +63,7 @@ def s3(s3_settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Work from here on as another machine, which has none of the others' copies."""
+    """A function that makes this process act as another machine, which has none of the copies of the others."""
     return lambda name: monkeypatch.setenv("RLIP_CACHE", str(tmp_path / name))
 
 
@@ -75,9 +75,9 @@ def book(tmp_path: Path) -> Book:
 
 @pytest.fixture
 def labelled(book: Book) -> Book:
-    """Two images of a set with truth, labelled, with figures that can be counted by hand.
+    """Two labelled images of a data set with true relations, small enough to count all figures by hand.
 
-    Given: in image 1 person 0 rides horse 2 and stands next to person 1; in image 2 person 0 rides horse 2.
+    Given relations: in image 1 person 0 rides horse 2 and stands next to person 1; in image 2 person 0 rides horse 2.
     """
     book.add(
         "ingest",
@@ -120,7 +120,7 @@ def labelled(book: Book) -> Book:
 
 @pytest.fixture
 def recipe(book: Book) -> Any:
-    """The recipe of the run in `book`: one set, `toys`, is labelled."""
+    """The recipe of the run in `book`, with one labelled data set, `toys`."""
     from pipeline.run.recipe import Recipe
 
     source = {"name": "toys", "format": "coco", "images": book.pictures / "toys", "annotations": "none.json"}

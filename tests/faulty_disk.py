@@ -1,4 +1,4 @@
-"""A disk that stops or fails at one chosen operation, and that forgets at a power cut what was never synced."""
+"""A disk that stops or fails at one chosen operation, and that loses what was never synced at a power cut."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Literal
 from storage.disk import Disk
 
 Stop = Literal["stop", "torn write", "power cut, names lost", "power cut, bytes lost"]
-"""stop: the process dies before the operation. torn write: within it, half the bytes written. power cut: the machine
-dies too; what no folder was synced for has no name any more, or what was not synced itself has half its bytes."""
+"""stop: the process dies before the operation. torn write: it dies within a write, with half the bytes written. power cut:
+the machine dies too; entries of folders that were not synced vanish, or files that were not synced lose half their bytes."""
 
 
 class Died(BaseException):
-    """The process is dead: nothing that it does from here on reaches the disk."""
+    """The process is dead: nothing that it does from now on reaches the disk."""
 
 
 class FaultyDisk(Disk):
-    """Does as it is told up to operation number `at` (counted from 1; 0 for never), where `fault` happens.
+    """Works normally up to operation number `at` (counted from 1; 0 for never), where `fault` happens.
 
-    A fault that is a number is the errno that the operation reports, once; the process lives on.
+    A fault that is a number is the errno that the operation reports once; the process continues.
     """
 
     def __init__(self, root: Path, at: int, fault: Stop | int) -> None:
@@ -73,7 +73,7 @@ class FaultyDisk(Disk):
             super().remove_tree(folder)
 
     def cut_power(self) -> None:
-        """Leave on the disk what outlives a power cut."""
+        """Reduce the disk to what survives a power cut."""
         if self.fault == "power cut, names lost":
             self._lose_names(self.root)
         elif self.fault == "power cut, bytes lost":
@@ -86,7 +86,7 @@ class FaultyDisk(Disk):
             self._fail(path)
 
     def _may_remove(self, name: str, path: Path) -> bool:
-        """What can't be removed stays, and no error is told of it."""
+        """Whether to remove `path`. On an errno fault the path stays, and no error is raised."""
         happens = self._happens(name, path)
         if happens and not isinstance(self.fault, int):
             self._fail(path)

@@ -1,4 +1,4 @@
-"""An object store in memory that stops or fails at one chosen operation, as S3 and the way there do."""
+"""An object store in memory that stops or fails at a chosen operation, as S3 and the network do."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from fsspec.implementations.memory import MemoryFileSystem
 T = TypeVar("T")
 
 Fault = Literal["stop", "answer lost", "conflict"]
-"""stop: the process dies within the operation. answer lost: it is done, but seems to have timed out. conflict: S3 says
-of a conditional put that another is under way (409), else 503."""
+"""stop: the process dies within the operation. answer lost: the operation succeeds but seems to time out. conflict: S3
+reports another conditional put in progress (409) for a conditional put, and 503 for any other operation."""
 
 
 class Dead(BaseException):
-    """The process is dead: nothing that it does from here on reaches the other side."""
+    """The process is dead: nothing that it does from now on reaches the object store."""
 
 
 class FaultyFiles(MemoryFileSystem):
-    """Does as it is told, but for `times` operations from number `at` on (counted from 1; 0 for never) `fault` happens."""
+    """Works normally, except that `fault` happens in `times` operations from number `at` on (counted from 1; 0 for never)."""
 
     cachable = False
 

@@ -1,4 +1,4 @@
-"""Runs with hand-made tables, committed as the stages commit theirs, and the rows that they are made of."""
+"""Builds runs with hand-made tables, committed as stages commit theirs, and the rows of such tables."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SCHEMAS = {
 
 
 class Made(Stage):
-    """A stage whose rows are given by hand."""
+    """A stage with hand-made rows."""
 
     version = 1
 
@@ -46,7 +46,7 @@ class Made(Stage):
 
 @dataclass
 class Book:
-    """Writes a run, step by step."""
+    """Writes a run step by step."""
 
     run: Run
     pictures: Path
@@ -91,7 +91,7 @@ class Book:
         relations: Sequence[tuple[int, str, int]] = (),
         dataset: str = "toys",
     ) -> dict[str, Any]:
-        """A row of `images`, with its picture on disk."""
+        """A row of `images`; writes its picture to disk."""
         uri = f"{image_id}.png"
         (self.pictures / dataset).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (200, 120), (90, 120, 60 + image_id % 100)).save(self.pictures / dataset / uri)

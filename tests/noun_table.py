@@ -1,4 +1,4 @@
-"""Nouns that name a category, and nouns that only look like it; by category, of COCO's 80 and Objects365's 365 names."""
+"""Nouns that name a category, and nouns that only look like it, by category name of COCO (80) and Objects365 (365)."""
 
 MATCHES = {
     "person": "man, women, little boys, girl, baby, toddler, old lady, guy, policeman, firefighters, chef, surfer, skier, "

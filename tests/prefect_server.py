@@ -1,4 +1,4 @@
-"""A real Prefect server and worker for tests, used as their documentation says."""
+"""A real Prefect server and worker for tests, used as documented."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class PrefectServer:
-    """Where it listens, and the environment of those who speak to it."""
+    """The API URL of a server, and the environment of its clients."""
 
     api: str
     environment: Mapping[str, str]
 
     def command(self, *words: str, cwd: Path) -> str:
-        """Run a `prefect` command to its end; what it printed."""
+        """Run a `prefect` command to its end and return its output."""
         done = subprocess.run(
             [sys.executable, "-m", "prefect", "--no-prompt", *words],
             env=dict(self.environment), cwd=cwd, capture_output=True, text=True, timeout=120,
@@ -34,7 +34,7 @@ class PrefectServer:
         return done.stdout
 
     def start(self, *words: str, cwd: Path) -> subprocess.Popen[bytes]:
-        """A `prefect` command that goes on."""
+        """Start a `prefect` command in the background."""
         log = (cwd / f"{words[0]}.log").open("wb")
         return subprocess.Popen(
             [sys.executable, "-m", "prefect", *words],
@@ -42,15 +42,15 @@ class PrefectServer:
         )  # fmt: skip
 
     def post(self, path: str, **body: Any) -> Any:
-        """The answer to a POST."""
+        """Send a POST request and return the answer."""
         return self._answer("POST", path, json=body)
 
     def get(self, path: str) -> Any:
-        """The answer to a GET."""
+        """Send a GET request and return the answer."""
         return self._answer("GET", path)
 
     def _answer(self, method: str, path: str, **more: Any) -> Any:
-        """The server asks for patience (503) when its SQLite is busy, as Prefect's own client knows."""
+        """Retries while the server answers 503 because its SQLite is busy, as the Prefect client does."""
 
         def asked() -> httpx.Response | None:
             answer = httpx.request(method, f"{self.api}/{path}", timeout=60, **more)
@@ -61,13 +61,13 @@ class PrefectServer:
         return answer.json()
 
     def submit(self, deployment: str, recipe: Mapping[str, Any]) -> str:
-        """Ask for a run of a deployment; its id."""
+        """Request a run of a deployment and return its id."""
         found = self.get(f"deployments/name/{deployment}")
         run = self.post(f"deployments/{found['id']}/create_flow_run", parameters={"recipe": recipe})
         return str(run["id"])
 
     def final_state(self, run: str, seconds: float) -> dict[str, Any]:
-        """The state in which a flow run ends."""
+        """Wait for the final state of a flow run."""
 
         def ended() -> dict[str, Any] | None:
             state = self.get(f"flow_runs/{run}")["state"]
@@ -76,20 +76,20 @@ class PrefectServer:
         return await_it(ended, seconds, f"flow run {run} did not end")
 
     def task_states(self, run: str) -> dict[str, str]:
-        """Task run → name of its state, for a flow run and those below it."""
+        """Task run → name of its state, for a flow run and its direct subflows."""
         below = self.post("flow_runs/filter", flow_runs={"parent_flow_run_id": {"any_": [run]}})
         ids = [run, *(flow["id"] for flow in below)]
         tasks = self.post("task_runs/filter", flow_runs={"id": {"any_": ids}}, limit=200)
         return {task["name"]: task["state_name"] for task in tasks if task["state"] is not None}
 
     def logs(self, run: str) -> str:
-        """What a flow run logged."""
+        """The log of a flow run."""
         entries = self.post("logs/filter", logs={"flow_run_id": {"any_": [run]}}, limit=200)
         return "\n".join(entry["message"] for entry in entries)
 
 
 def client_environment(home: Path, **more: str) -> dict[str, str]:
-    """An environment for Prefect's processes that leaves this user's own settings out."""
+    """An environment for Prefect processes without the Prefect settings of this user."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
     ours = {"PREFECT_HOME": str(home), "DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     patient = {"PREFECT_SERVER_DATABASE_TIMEOUT": "60", "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60"}
@@ -97,7 +97,7 @@ def client_environment(home: Path, **more: str) -> dict[str, str]:
 
 
 def await_it(look: Callable[[], Found | None], seconds: float, complaint: str) -> Found:
-    """Look until there is something."""
+    """Call `look` until it returns something. Fails with `complaint` after `seconds`."""
     until = time.monotonic() + seconds
     while (found := look()) is None:
         assert time.monotonic() < until, complaint
@@ -106,5 +106,5 @@ def await_it(look: Callable[[], Found | None], seconds: float, complaint: str) -
 
 
 def plain(recipe: Any) -> dict[str, Any]:
-    """A recipe as the parameters of a deployment hold it."""
+    """A recipe as plain JSON values, as in the parameters of a deployment."""
     return dict(json.loads(recipe.model_dump_json()))

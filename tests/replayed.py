@@ -1,4 +1,4 @@
-"""A real stage's commit without its work: the stage gives what it once made, so that every crash point can be visited."""
+"""Replays the commit of a real stage from an earlier artifact, cheaply enough to test every crash point."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from storage.manifest import REJECTED_FILE
 
 
 class Replayed(Stage):
-    """Makes an artifact of a real stage again, from its files."""
+    """Makes an artifact of a real stage again from its files."""
 
     def __init__(self, stage: type[Stage], artifact: Artifact) -> None:
         super().__init__(Settings())
@@ -24,12 +24,12 @@ class Replayed(Stage):
         self.artifact = artifact
 
     def item(self, step: str) -> WorkItem:
-        """The item whose key is the artifact's."""
+        """The work item with the key of the artifact."""
         manifest = self.artifact.manifest
         return WorkItem(step, manifest.partition, KeyTerms(**manifest.terms))
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        """Copy the artifact's files to where the stage writes them."""
+        """Copy the files of the artifact to where the stage writes them."""
         manifest = self.artifact.manifest
         beside = [name for name in manifest.files if name not in (f"{self.writes}.parquet", REJECTED_FILE)]
         for name in beside:

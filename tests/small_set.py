@@ -1,4 +1,4 @@
-"""A data set of small real pictures with boxes and captions, in COCO's layout, recipes for it, and who works on it."""
+"""A data set of small pictures with boxes and captions in COCO format, recipes for it, and the processes that use it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ text = { hidden = 32, layers = 1, heads = 2, feedforward = 64, vocabulary = 300,
 
 
 def write_small_set(root: Path, count: int = 8) -> Path:
-    """Write `count` pictures, their annotations and a recipe into `root`; the recipe's path."""
+    """Write `count` pictures, their annotations and a recipe into `root`. Returns the path of the recipe."""
     (root / "images").mkdir(parents=True)
     images, annotations, captions = [], [], []
     for number in range(1, count + 1):
@@ -92,18 +92,18 @@ def write_small_set(root: Path, count: int = 8) -> Path:
 
 
 def small_recipe(root: Path, *overrides: str) -> Recipe:
-    """The recipe of a set written here before."""
+    """The recipe that `write_small_set` wrote into `root`."""
     return load_recipe(root / "recipe.toml", overrides)
 
 
 def train_long(root: Path) -> None:
-    """Add a training to the recipe of a set, small but for its length: for tests that stop it."""
+    """Add a small but very long training to the recipe, for tests that stop it."""
     recipe = root / "recipe.toml"
     recipe.write_text(recipe.read_text().replace("[pretrain]\narms = []\n", LONG_TRAINING))
 
 
 def processes_on(root: Path) -> list[str]:
-    """Command lines of the processes, other than this one, whose words or folder name the set."""
+    """Folder and command line of the other processes that mention `root` in either."""
     lines = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
         line = " ".join([process.info["cwd"] or "", *(process.info["cmdline"] or [])])

@@ -1,4 +1,4 @@
-"""Small real stages for tests of engines and runners: they write real tables, and fail in chosen ways."""
+"""A small stage for tests of engines and runners: it writes a real table and fails in configured ways."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCHEMA = pa.schema([("image_id", pa.int64()), ("process", pa.int64())])
 
 
 class CountSettings(Settings):
-    """`die_at`, `fail_at`, `waver_at`: the image id at which something happens; `marks` remembers that it did."""
+    """`die_at`, `fail_at`, `waver_at`, `reject_at`: the image id at which it happens; `marks` is a folder for marker files."""
 
     marks: Path = runtime(Path())
     die_at: int = runtime(-1)
@@ -28,7 +28,7 @@ class CountSettings(Settings):
 
 
 class CountStage(Stage):
-    """One row an image id, with the id of the process that made it."""
+    """Writes one row per image id, with the id of the process that made it."""
 
     name = "count"
     version = 1
@@ -42,11 +42,11 @@ class CountStage(Stage):
             yield Partition(f"{dataset}/{number:04d}", tuple(range(1 + 4 * number, 5 + 4 * number)), "eight")
 
     def open(self, given: Inputs) -> None:
-        """Leave a mark, so that a test can count how often the stage was opened."""
+        """Leave a marker file, so that a test can count how often the stage was opened."""
         (self.settings.marks / f"open-{os.getpid()}").touch()
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        """Count the ids, or do what the settings ask for, once."""
+        """Write a row per id. Dies and wavers once, fails always at the ids of the settings."""
         for done, image_id in enumerate(inputs.image_ids):
             once = self.settings.marks / f"once-{image_id}"
             if image_id == self.settings.die_at and not once.exists():

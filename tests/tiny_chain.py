@@ -1,4 +1,4 @@
-"""The tiny chain as a user runs it: `rlip run` in a process of its own, and what it left in its store."""
+"""Runs the tiny chain as users do, by `rlip run` in a separate process, and reads its store afterwards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from storage.runs import Run
 
 @dataclass(frozen=True)
 class World:
-    """Where a test's data and store lie, and how it calls `rlip run`."""
+    """The data and store of a test, and how it calls `rlip run`."""
 
     root: Path
     recipe: Path
@@ -25,21 +25,21 @@ class World:
     store: Path | str
 
     def command(self, *overrides: str, do: str = "run", direct: bool = True) -> list[str]:
-        """`rlip run --json`, with or without Prefect, or `rlip plan --json` on the tiny recipe."""
+        """The command line of `rlip run --json`, with or without Prefect, or of `rlip plan --json`."""
         settings = [f"data.root={self.data}", f"store={self.store}", f"reports={self.data}-reports", *overrides]
         sets = [word for setting in settings for word in ("--set", setting)]
         way = ["--direct"] if do == "run" and direct else []
         return [str(Path(sys.executable).with_name("rlip")), do, str(self.recipe), *way, "--json", *sets]
 
     def start(self, *overrides: str) -> subprocess.Popen[str]:
-        """The command as a process whose events can be read."""
+        """Start the command as a process whose events can be read."""
         return subprocess.Popen(
             self.command(*overrides), cwd=self.root, env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     def run(self, *overrides: str) -> list[dict[str, Any]]:
-        """Run to the end; the events."""
+        """Run to the end and return the events."""
         process = self.start(*overrides)
         out, err = process.communicate(timeout=900)
         assert process.returncode == 0, err[-3000:]
@@ -54,14 +54,14 @@ class World:
         return {row["step"] for row in json.loads(done.stdout) if row["due"] != 0}
 
     def ask(self, *words: str) -> Any:
-        """What another command says of the store, e.g. `why tiny tag`, as JSON."""
+        """The JSON output of another command about the store, e.g. `why tiny tag`."""
         command = [str(Path(sys.executable).with_name("rlip")), *words, "--store", str(self.store), "--json"]
         done = subprocess.run(command, cwd=self.root, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     def artifacts(self) -> dict[str, dict[str, Artifact]]:
-        """Step → partition → artifact of the run."""
+        """Step → partition → artifact in the run."""
         run = Run(existing_store(self.store), "tiny")
         return {step: run.artifacts(step) for step in run.steps()}
 

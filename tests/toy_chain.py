@@ -1,4 +1,4 @@
-"""A chain of two small stages, and what it leaves in a store, byte by byte: for tests that disturb it."""
+"""A chain of two small stages, for tests that disturb it and compare the store byte by byte."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCHEMA = pa.schema([("image_id", pa.int64())])
 
 
 class First(Stage):
-    """A table, a file beside it, a row in quarantine."""
+    """Writes a table, a second file and a quarantined row."""
 
     name = "first"
     version = 1
@@ -34,7 +34,7 @@ class First(Stage):
 
 
 class Second(Stage):
-    """Twice what the first stage wrote; over the whole set, so it works in a scratch folder."""
+    """Doubles what the first stage wrote. A whole-set stage, so it works in a scratch folder."""
 
     name = "second"
     version = 1
@@ -49,7 +49,7 @@ class Second(Stage):
 
 
 def run_chain(store: Store) -> None:
-    """Two stages, each recorded once it is done."""
+    """Run both stages and record each when it is done."""
     run = Run(store, "small")
     first = first_item()
     run.record("first", "first", {"toys/0000": carry(First, first, store)})
@@ -59,17 +59,17 @@ def run_chain(store: Store) -> None:
 
 
 def first_item() -> WorkItem:
-    """The one partition of the first stage."""
+    """The only partition of the first stage."""
     return WorkItem("first", "toys/0000", KeyTerms("first", 1, {}, {}), {}, (1, 2, 3))
 
 
 def carry(stage: type[Stage], item: WorkItem, store: Store) -> str:
-    """Carry an item out; its key."""
+    """Execute an item and return its key."""
     return execute(stage(Settings()), item, store, lambda done, total, note="": None).key
 
 
 def bytes_of(store: Store) -> dict[str, Any]:
-    """All data files and runs, byte by byte; of manifests the terms and files, since seconds differ."""
+    """The bytes of all data files and run records; of manifests only terms, upstream and files, since seconds differ."""
     store.refresh()
     found: dict[str, Any] = {}
     for stage in store.stages():
@@ -85,6 +85,6 @@ def bytes_of(store: Store) -> dict[str, Any]:
 
 
 def assert_valid_prefix(store: Store, whole: dict[str, Any]) -> None:
-    """Whatever a reader can see is whole, and is what an undisturbed run would have made."""
+    """Assert that all visible artifacts are complete and are what an undisturbed run would have made."""
     assert [damage for damage in find_damage(store) if damage is not None] == []
     assert bytes_of(store).items() <= whole.items()

@@ -1,4 +1,4 @@
-"""Small stores for tests: artifacts with rows of their own, committed as stages commit theirs, and runs that name them."""
+"""Small stores for tests: artifacts with given rows, committed as stages commit theirs, and runs that refer to them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def put(
     rows: Sequence[int] = (1, 2),
     version: int = 1,
 ) -> Artifact:
-    """Commit an artifact whose table holds `rows`; its key follows from the other arguments, as a stage's does."""
+    """Commit an artifact whose table holds `rows`. Its key follows from the other arguments, as for a real stage."""
     inputs = inputs or {}
     contents = {table: [artifact.content for artifact in found] for table, found in inputs.items()}
     terms = KeyTerms(stage, version, {"partition": partition, **(settings or {})}, contents)
@@ -46,7 +46,7 @@ def put(
 
 
 def put_chain(store: Store, partition: str = "toys/0000", top_p: float = 0.9, rows: Sequence[int] = (1, 2)) -> Inputs:
-    """Images, captions and triplets of one partition; captions follow from `top_p` and `rows`."""
+    """Commit images, captions and triplets of one partition; captions depend on `top_p` and `rows`."""
     images = put(store, "ingest", partition)
     captions = put(store, "caption", partition, {"top_p": top_p}, {"images": [images]}, rows)
     triplets = put(store, "parse", partition, {}, {"captions": [captions]}, rows)
@@ -54,7 +54,7 @@ def put_chain(store: Store, partition: str = "toys/0000", top_p: float = 0.9, ro
 
 
 def record(store: Store, name: str, *chains: Inputs) -> Run:
-    """A run that names the artifacts of whole chains."""
+    """Record a run that refers to the artifacts of whole chains."""
     run = Run(store, name)
     for stage in chains[0]:
         artifacts = [artifact for chain in chains for artifact in chain[stage]]

@@ -1,1 +1,1 @@
-"""Recordings of networks, and how far ours is from them; `recording.py` tells the layout."""
+"""Recordings of networks and comparisons with them. `recording.py` describes the layout."""

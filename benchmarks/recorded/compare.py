@@ -1,4 +1,4 @@
-"""How far measured arrays are from recorded ones, by group."""
+"""Compares measured arrays with recorded ones, by group."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ TOLERANCES = {
     "gradients": 1e-4,
     "post-processing": 1e-5,
 }
-"""Absolute for activations, outputs and scores; of losses and gradients relative; of boxes in pixels relative to the
-image; of matches the share that differs."""
+"""Maximum differences: absolute for activations, outputs and scores, relative for losses and gradients, relative to the
+image for boxes in pixels; matches must be equal."""
 NOISE = 1e-4
-"""Gradients of smaller norms are rounding."""
+"""Gradients with smaller norms are rounding errors and not compared."""
 _SMALL = 1e-2
-"""Norms below it are sums that cancel: their difference counts as if they were as large, since processors round differently."""
+"""Minimum norm to divide by: smaller norms come from sums that cancel, which processors round differently."""
 _NOT_COMPARED = re.compile(
     r"(in|tgt\d+|cost)\..*|(post\.)?orig_sizes|subject_category_id|loss\..*_error(_\d+)?"
     r"|(train\.)?mc\.(ho_query_embed|key_padding_mask|attn_mask)|step\.(names|delta_norm)"
 )
-"""Inputs, intermediate results in a layout that only the authors' code has, figures for logs, an optimiser's step."""
+"""Keys not compared: inputs, intermediates in a layout of the authors' code only, logged figures, optimiser steps."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest difference of a group of quantities."""
+    """Largest difference in a group of quantities."""
 
     part: str
     group: str
     compared: int
-    """How many quantities."""
+    """Number of quantities."""
     largest: float
     where: str
-    """The quantity that differs most."""
+    """Quantity with the largest difference."""
 
     @property
     def tolerance(self) -> float:
-        """What the largest difference may be."""
+        """Maximum allowed difference."""
         return TOLERANCES[self.group]
 
     @property
@@ -55,7 +55,7 @@ class Difference:
 
 
 def compare(part: str, recorded: Arrays, measured: Arrays) -> list[Difference]:
-    """The largest difference of each group; infinite where something recorded was not measured."""
+    """Returns the largest difference of each group; infinite if a recorded quantity was not measured."""
     by_group: dict[str, list[tuple[float, str]]] = {}
     for group, key, difference in _differences(recorded, measured):
         by_group.setdefault(group, []).append((difference, key))
@@ -67,7 +67,7 @@ def compare(part: str, recorded: Arrays, measured: Arrays) -> list[Difference]:
 
 
 def _differences(recorded: Arrays, measured: Arrays) -> Iterator[tuple[str, str, float]]:
-    """(group, key, difference) of everything that is compared."""
+    """Yields (group, key, difference) of each compared quantity."""
     norms = dict(zip(recorded.get("grad.names", ()), recorded.get("grad.norms", ()), strict=True))
     for key, expected in recorded.items():
         if norms.get(key.removeprefix("gradfull."), np.inf) <= NOISE:
@@ -110,15 +110,15 @@ def _group(key: str) -> str:
 
 
 def _longest_side(key: str, recorded: Arrays) -> float:
-    """Of the image that boxes are of, in pixels."""
+    """Returns the longest side, in pixels, of the image of the boxes under `key`."""
     sizes = recorded["post.orig_sizes"] if "post.orig_sizes" in recorded else recorded["orig_sizes"]
     return float(sizes[int(key.split(".")[-2])].max())
 
 
 def _largest(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference of an element; of whole numbers and truth values 1 where any differs.
+    """Returns the largest difference of an element; for integers and booleans, 1 if any element differs.
 
-    Where the recorded is not a number, as the authors' tagger is about images without pairs, ours may be anything.
+    Ignores elements whose recorded value is NaN, which the authors' tagger gives for images without pairs.
     """
     if found.shape != expected.shape:
         return np.inf
@@ -129,7 +129,7 @@ def _largest(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _relative(found: np.ndarray, expected: np.ndarray) -> float:
-    """Of the norms of the difference and of what is expected."""
+    """Returns the norm of the difference divided by the norm of the expected values."""
     if found.shape != expected.shape:
         return np.inf
     size = float(np.linalg.norm(expected))

@@ -1,4 +1,4 @@
-"""What our network gives, under the names that recordings have for it.
+"""Computes our network's values under the names of recordings.
 
 Shapes: B images, S image tokens, L levels, T texts, D width, E text width, K decoder layers, P pairs.
 """
@@ -45,11 +45,11 @@ TERMS = {
     "loss_obj_giou": "loss_object_giou",
 }
 SMALL = 600
-"""Gradients of parameters of up to so many elements are recorded in full."""
+"""Maximum number of elements of parameters whose gradients are recorded in full."""
 
 
 def measure(recording: Recording, part: str, given: Arrays) -> Arrays:
-    """Everything that is compared of a part; `given` holds its targets and sizes of images."""
+    """Computes all compared values of a part. `given` holds the part's targets and image sizes."""
     if part == "forward":
         return measure_forward(recording, given)
     if part == "evalpath_post":
@@ -60,7 +60,7 @@ def measure(recording: Recording, part: str, given: Arrays) -> Arrays:
 
 
 def measure_forward(recording: Recording, given: Arrays) -> Arrays:
-    """Activations and outputs as in training, where texts are hidden by the sign of their features."""
+    """Computes activations and outputs as in training, where texts whose features sum to at most 0 are hidden."""
     recording.network.train()
     targets = targets_in(given)
     with torch.no_grad(), _watching(recording.network) as seen:
@@ -75,7 +75,7 @@ def measure_forward(recording: Recording, given: Arrays) -> Arrays:
 
 
 def measure_evaluation(recording: Recording, given: Arrays) -> Arrays:
-    """Outputs and results as in evaluation, where every text is seen."""
+    """Computes outputs and results as in evaluation, where no text is hidden."""
     encoded, predictions = _evaluate(recording)
     sizes = [tuple(row) for row in given["post.orig_sizes"].tolist()]
     subject = recording.args.get("subject_category_id", 0)
@@ -89,14 +89,14 @@ def measure_evaluation(recording: Recording, given: Arrays) -> Arrays:
 
 
 def measure_zero_shot(recording: Recording, given: Arrays) -> Arrays:
-    """Results of pairs whose likeliest subject is the recorded one."""
+    """Computes the results of pairs whose likeliest subject is the recorded category."""
     subject = int(given["subject_category_id"])
     sizes = [tuple(row) for row in given["orig_sizes"].tolist()]
     return _results("", postprocess.zero_shot(_evaluate(recording)[1], sizes, subject), subject)
 
 
 def measure_loss(recording: Recording, given: Arrays) -> Arrays:
-    """Outputs, matches, losses and gradients of a training step."""
+    """Computes outputs, matches, losses and gradients of a training step."""
     recording.network.train().zero_grad()
     targets = targets_in(given)
     texts = recording.texts()
@@ -187,7 +187,7 @@ def _evaluate(recording: Recording) -> tuple[Encoded, Predictions]:
 
 
 def _memory(encoded: Encoded) -> Arrays:
-    """What the encoder hands over, in the authors' layout: texts as K×T×B×D."""
+    """Returns the encoder's output in the authors' layout, with texts as K×T×B×D."""
     sizes = np.array(encoded.shapes)
     batch, tokens = encoded.memory.shape[:2]
     texts = encoded.texts[0].shape[1]
@@ -209,7 +209,7 @@ def _memory(encoded: Encoded) -> Arrays:
 
 
 def _layers(predictions: Predictions) -> list[tuple[str, Predictions]]:
-    """The last layer and the auxiliary ones, with the prefixes of their keys."""
+    """Returns the last layer and the auxiliary layers with their key prefixes."""
     return [("out.", predictions), *((f"out.aux{k}.", layer) for k, layer in enumerate(predictions.auxiliary))]
 
 
@@ -231,7 +231,7 @@ def _pseudo_labels(
 
 
 def _results(prefix: str, images: list[Pairs], subject: int | None) -> Arrays:
-    """Results of each image: subjects first, then objects; a `subject` stands for the label of all subjects."""
+    """Returns each image's results, subjects before objects. `subject`, if given, replaces all subject labels."""
     results: Arrays = {}
     for image, pairs in enumerate(images):
         count = len(pairs.object_labels)
@@ -270,9 +270,9 @@ def _losses(losses: dict[str, Tensor], layers: int) -> Arrays:
 
 
 def _gradients(recording: Recording, clipped: bool) -> Arrays:
-    """Norms of the gradients of the authors' parameters, and the small gradients in full.
+    """Returns gradient norms of the authors' parameters, and the gradients of small parameters in full.
 
-    `clipped`: these are as the optimiser's step left them, while norms are from before.
+    `clipped`: the full gradients are clipped as by the optimiser's step; norms are always from before clipping.
     """
     parameters = dict(recording.network.named_parameters())
     gradients: Arrays = {}
@@ -289,7 +289,7 @@ def _gradients(recording: Recording, clipped: bool) -> Arrays:
         share = share_of(place, ours.grad, recording.config.relation_branches)
         norms[name] = share.double().norm().item()
         if value.numel() <= SMALL:
-            # Of gates that the authors use the first element of, ours has no other.
+            # The authors use only the first element of some gates; ours have no other.
             unused = value.numel() - share.numel()
             gradients[f"gradfull.{name}"] = F.pad(share.flatten(), (0, unused)).view(value.shape).numpy()
     total = float(np.linalg.norm(list(norms.values())))

@@ -1,8 +1,7 @@
-"""Records small networks of ours in the layout of the reference recordings: `python -m recorded.record FOLDER` in
-benchmarks/.
+"""Records small networks in the layout of reference recordings: `python -m recorded.record FOLDER` in benchmarks/.
 
-Such a recording says nothing of the authors' code. Made when the reference recordings agree, it notices later changes
-where those are absent.
+The networks are ours, so the recordings do not involve the authors' code. Made while the reference recordings agree,
+they detect later changes where the reference recordings are not available.
 """
 
 from __future__ import annotations
@@ -42,15 +41,15 @@ LOSSES = {
     "clip_max_norm": 0.1,
 }
 OBJECTS, PREDICATES, WIDTH = 6, 4, 32
-"""Numbers of label texts, the width of images and texts."""
+"""Number of object texts and predicate texts, and the width of image and text features."""
 HEIGHT_WIDTH = (72, 80)
-"""More than 64: of a map of one or two cells, group norm leaves only rounding."""
+"""More than 64, because group norm reduces a feature map of one or two cells to rounding errors."""
 OF_ENCODER = ("act.input_proj.", "act.enc.layer", "mc.img_memory", "mc.pos_embed")
-"""Large, and the same for all kinds: kept of one."""
+"""Large values that are equal for all kinds, so only one kind records them."""
 
 
 def main() -> None:
-    """Writes every kind of network into the folder that is given."""
+    """Writes every kind of network to the given folder."""
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +58,7 @@ def main() -> None:
 
 
 def record(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
-    """Writes one network: weights, settings, and all parts that its kind has."""
+    """Writes one network: weights, settings, and all parts of its kind."""
     torch.manual_seed(0)
     tagger = name.startswith("tagger")
     config = _config(name, settings)
@@ -85,14 +84,14 @@ def record(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
         given["post_zs"] = {"orig_sizes": sizes, "subject_category_id": np.array(1)}
     for part, arrays in given.items():
         measured = measure(recording, part, arrays)
-        # The norms of gradients do; all gradients would double the size.
+        # Norms of gradients are enough; full gradients would double the size.
         left_out = ("gradfull.",) if config.architecture == "parseda" else ("gradfull.", *OF_ENCODER)
         measured = {key: value for key, value in measured.items() if not key.startswith(left_out)}
         _write(folder, name, part, arrays | measured)
 
 
 def to_official(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Tensor]:
-    """A network's values by the authors' names; box heads by the names that decoders have for them."""
+    """Converts a state dict to the authors' names. Box heads get the names of the decoders' copies."""
     official: dict[str, Tensor] = {}
     encoder = "transformer.encoder." if config.architecture == "parseda" else "transformer.ho_encoder."
     for name, value in state.items():
@@ -147,7 +146,7 @@ def _config(name: str, settings: Mapping[str, Any]) -> NetworkConfig:
 
 @torch.no_grad()
 def _move(network: Network) -> None:
-    """Moves every value that begins as a constant, behind which a mistake could hide."""
+    """Randomises all values that are initialised to constants, because constants could hide mistakes."""
     for name, value in network.state_dict().items():
         if name.endswith("running_var"):
             value.uniform_(0.5, 1.5)
@@ -178,7 +177,7 @@ def _inputs(config: NetworkConfig) -> Arrays:
 
 
 def _targets(kind: str) -> Arrays:
-    """Targets of both images; empty: the second has none; soft: some predicates are not sure."""
+    """Returns targets of two images. empty: the second image has none; soft: some predicates have values below 1."""
     generator = np.random.default_rng(2)
     arrays: Arrays = {}
     for image, pairs in enumerate((3, 0 if kind == "empty" else 2)):

@@ -1,10 +1,10 @@
-"""A recorded network: its weights in our modules, what it was given and what it gave.
+"""A recorded network: its weights in our modules, its inputs and its outputs.
 
 A recording named N is a set of files: `N.safetensors` (weights by the authors' names), `N_args.json` (the training's
-settings under "args"), and `N_PART.npz` for each part that was recorded: forward, evalpath_post, post_zs, loss_hard,
-loss_soft, loss_empty.
+settings under "args"), and `N_PART.npz` for each recorded part: forward, evalpath_post, post_zs, loss_hard, loss_soft,
+loss_empty.
 
-Shapes: B images, H×W pixels, T texts, N tokens of the longest, P pairs.
+Shapes: B images, H×W pixels, T texts, N tokens of the longest text, P pairs.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ Arrays = dict[str, np.ndarray]
 
 
 def recordings_in(folder: Path) -> list[str]:
-    """Names of the recordings in a folder. Raises FileNotFoundError when there are none."""
+    """Returns the names of the recordings in a folder. Raises FileNotFoundError if there are none."""
     names = sorted(
         path.name.removesuffix("_args.json")
         for path in folder.glob("*_args.json")
         if path.with_name(path.name.removesuffix("_args.json") + "_forward.npz").is_file()
     )
     if not names:
-        raise FileNotFoundError(f"{folder}: no recording, i.e. no NAME_args.json beside a NAME_forward.npz")
+        raise FileNotFoundError(f"{folder}: no recording; name a folder with NAME_args.json beside NAME_forward.npz")
     return names
 
 
 class Recording:
-    """One recorded network, loaded through the importer of official checkpoints; nothing is dropped out."""
+    """One recorded network, loaded by the importer of official checkpoints, without dropout."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self.name = folder, name
@@ -62,20 +62,20 @@ class Recording:
         self.images, self.padding = self.tensor("in.images"), self.tensor("in.mask")
 
     def parts(self) -> list[str]:
-        """Which parts were recorded."""
+        """Returns the recorded parts."""
         return [part for part in PARTS if (self.folder / f"{self.name}_{part}.npz").is_file()]
 
     def arrays(self, part: str) -> Arrays:
-        """Everything recorded of a part."""
+        """Returns all recorded arrays of a part."""
         with np.load(self.folder / f"{self.name}_{part}.npz", allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
 
     def tensor(self, key: str) -> Tensor:
-        """An input, of the part `forward`, as all parts have the same."""
+        """Returns an input of the part `forward`. All parts have the same inputs."""
         return torch.from_numpy(self.forward[key])
 
     def texts(self) -> tuple[Tensor, Tensor]:
-        """Features T×E of the object texts and of the predicate texts."""
+        """Returns features T×E of the object texts and of the predicate texts."""
         features = self.network.transformer.text_encoder.encode_tokens(
             self.tensor("in.input_ids"), self.tensor("in.attention_mask")
         )
@@ -83,18 +83,18 @@ class Recording:
         return features[:objects], features[objects:]
 
     def encode(self, texts: tuple[Tensor, Tensor]) -> Encoded:
-        """The recorded images together with the texts."""
+        """Encodes the recorded images together with the texts."""
         return self.network.encode(self.images, self.padding, *texts)
 
     def decode(self, encoded: Encoded, targets: list[Target]) -> Predictions:
-        """Predictions for the recorded images; a tagger is asked about the targets' pairs."""
+        """Returns predictions for the recorded images. A tagger scores the targets' pairs."""
         if isinstance(self.network, RelationTagger):
             return self.network.score(encoded, self.queries(targets))
         assert isinstance(self.network, RLIP)
         return self.network.decode(encoded)
 
     def queries(self, targets: list[Target]) -> PairQueries:
-        """The targets' boxes and labels in all slots of the tagger."""
+        """Returns the targets' boxes and labels, padded to the tagger's number of slots."""
         slots = self.config.pairs
 
         def padded(name: str) -> Tensor:
@@ -106,11 +106,11 @@ class Recording:
         return PairQueries(*boxes_and_labels, valid)
 
     def match_weights(self) -> MatchWeights:
-        """What the recorded matching costs were weighted with."""
+        """Returns the recorded weights of the matching costs."""
         args = self.args
         return MatchWeights(
             object_class=args["set_cost_obj_class"],
-            # The authors weigh both classes by the object's weight.
+            # The authors weight both classes by the object's weight.
             subject_class=args["set_cost_obj_class"],
             predicates=args["set_cost_verb_class"],
             box=args["set_cost_bbox"],
@@ -118,7 +118,7 @@ class Recording:
         )
 
     def loss_settings(self) -> LossSettings:
-        """What the recorded losses were weighted with."""
+        """Returns the recorded weights of the losses."""
         args = self.args
         return LossSettings(
             classes=args["obj_loss_coef"],
@@ -131,7 +131,7 @@ class Recording:
         )
 
     def _with_heads(self, text: TextConfig, state: dict[str, Tensor]) -> TextConfig:
-        """The text encoder with as many heads as give the recorded features: no file says how many."""
+        """Sets the number of heads that best reproduces the recorded text features, because no file states it."""
         prefix = "transformer.text_encoder."
         own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         recorded_TD = self.tensor("act.text.pooler_output")
@@ -148,7 +148,7 @@ class Recording:
 
 
 def targets_in(arrays: Arrays) -> list[Target]:
-    """The targets of each image, as a part recorded them."""
+    """Returns the recorded targets of each image."""
     of_images: dict[int, dict[str, Tensor]] = {}
     for key, value in arrays.items():
         prefix, _, name = key.partition(".")

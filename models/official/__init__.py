@@ -1,1 +1,1 @@
-"""The authors' checkpoints: reading them safely, inferring what network they are of, moving their values into ours."""
+"""Reads the authors' checkpoints safely, infers their network, and moves their values into ours."""

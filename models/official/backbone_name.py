@@ -1,4 +1,4 @@
-"""Which backbone a checkpoint has, told by the shapes of its parameters."""
+"""Determines a checkpoint's backbone from the shapes of its parameters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SWIN: dict[tuple[int, tuple[int, ...]], str] = {
 
 
 def backbone_name(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """The name by which `models.backbone_factory` makes it; raises ConfigError for other backbones."""
+    """Returns the backbone's name in `models.backbone_factory`. Raises `ConfigError` for unsupported backbones."""
     body = {name.removeprefix(_BODY): shape for name, shape in shapes.items() if name.startswith(_BODY)}
     if "conv1.weight" in body and "layer1.0.bn3.weight" in body:
         return sized_resnet(
@@ -32,7 +32,7 @@ def backbone_name(shapes: Mapping[str, tuple[int, ...]]) -> str:
         if (width, depths) in _SWIN and window in (7, 12):
             return f"swin_{_SWIN[width, depths]}_patch4_window{window}_{32 * window}"
     raise ConfigError(
-        f"the backbone is none of bottleneck ResNets and Swin transformers; its parameters begin with {sorted(body)[:3]}"
+        f"unsupported backbone (neither a bottleneck ResNet nor a Swin); its parameters begin with {sorted(body)[:3]}"
     )
 
 

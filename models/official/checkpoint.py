@@ -1,4 +1,4 @@
-"""What an official checkpoint file holds, read without running anything in it."""
+"""Reads official checkpoint files without running any code in them."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _UNSUPPORTED = re.compile(r"(?:GLOBAL|global:?) ([\w.]+)")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The `model` table of a checkpoint and the settings that it was trained with."""
+    """The `model` table of a checkpoint and the settings of its training."""
 
     path: Path
     state: dict[str, Tensor]
-    """By the authors' names; floating tensors in 32 bits, all finite."""
+    """Tensors by the authors' names; floating-point ones in 32 bits, all finite."""
     args: dict[str, Any]
-    """The training's command-line settings; empty when the file has none."""
+    """Command-line settings of the training; empty when the file has none."""
 
 
 def read_checkpoint(path: Path, args_file: Path | None = None) -> Checkpoint:
     """Reads a PyTorch checkpoint or a safetensors file with official names.
 
-    `args_file` is a JSON file with the training's settings, plain or under "args", for checkpoints without their own.
-    Raises FileNotFoundError, or WeightsError that names the file and the key that is wrong.
+    `args_file` is a JSON file with the training's settings, at the top level or under "args", for checkpoints without
+    their own. Raises `FileNotFoundError`, or `WeightsError` that names the file and the invalid key.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
@@ -55,29 +55,29 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise WeightsError(f"{path}: already holds weights of this project, so there is nothing to import")
     try:
         with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, {}  # noqa: SIM118, a file is no mapping
+            return {name: file.get_tensor(name) for name in file.keys()}, {}  # noqa: SIM118, a file is not a mapping
     except SafetensorError as error:
-        raise WeightsError(f"{path}: not a readable safetensors file, perhaps cut short ({error})") from error
+        raise WeightsError(f"{path}: not a readable safetensors file, perhaps truncated ({error})") from error
 
 
 def _read_pickled(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            # Mapped, not read: most of a checkpoint is the optimiser's state, which nobody asks for.
+            # Memory-mapped: most of a checkpoint is the optimiser's state, which is not needed.
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged or hostile file may fail in any way
         if named := _UNSUPPORTED.search(str(error)):
             raise WeightsError(
-                f"{path}: asks for {named[1]}, which is code and not weights; nothing of it was run. Only tensors, "
-                "plain values and argparse.Namespace are read"
+                f"{path}: contains {named[1]}, which is code, not weights; none of it was run. Only tensors, plain "
+                "values and argparse.Namespace are allowed"
             ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(f"{path}: not a readable PyTorch checkpoint, perhaps cut short ({reason})") from error
+        raise WeightsError(f"{path}: not a readable PyTorch checkpoint, perhaps truncated ({reason})") from error
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a table of parameters")
     state, args = content.get("model", content), content.get("args", {})
     if not isinstance(state, Mapping):
-        raise WeightsError(f"{path}: its `model` is a {type(state).__name__}, not a table of parameters")
+        raise WeightsError(f"{path}: `model` is a {type(state).__name__}, not a table of parameters")
     if isinstance(args, argparse.Namespace):
         args = vars(args)
     return dict(state), dict(args) if isinstance(args, Mapping) else {}
@@ -92,7 +92,7 @@ def _read_args(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path}: not a readable JSON file ({error})") from error
     args = content.get("args", content) if isinstance(content, dict) else content
     if not isinstance(args, dict):
-        raise WeightsError(f"{path}: not a table of settings")
+        raise WeightsError(f"{path}: not a table of settings; expected a JSON object, plain or under 'args'")
     return args
 
 
@@ -107,5 +107,5 @@ def _checked(path: Path, name: object, value: object) -> Tensor:
     if not value.is_floating_point():
         return value
     if not value.isfinite().all():
-        raise WeightsError(f"{path}: {name} holds values that are not numbers or are infinite; the training diverged")
+        raise WeightsError(f"{path}: {name} holds NaN or infinite values; the training diverged")
     return value.float()

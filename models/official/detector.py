@@ -1,4 +1,4 @@
-"""From a detector's parameter names to those of an official RLIP (spec 7.3)."""
+"""Maps a detector's parameters to those of an official RLIP."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ _DECODER = re.compile(r"transformer\.decoder\.(?:layers\.(\d+)|query_scale|ref_p
 _HEAD = re.compile(r"bbox_embed\.(\d+)\.(.*)")
 _QUERIES = ("query_embed.weight", "refpoint_embed.weight", "tgt_embed.weight")
 _LEFT_OUT = ("class_embed.", "transformer.decoder.bbox_embed.", "transformer.decoder.class_embed.")
-"""Classes are texts in RLIP; the decoder's own box heads are the same as the top-level ones."""
+"""In RLIP, classes are texts; the decoder's own box heads duplicate the top-level ones."""
 
 
 def from_detector(
     state: Mapping[str, Tensor], kind: Kind, overrides: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Official RLIP parameters made of a detector's, and the detector's name that each comes from.
+    """Returns official RLIP parameters made from a detector's, and the detector's name that each comes from.
 
     The first layers of the decoder become both decoders, the box heads become the subjects' and the objects', and the
-    first queries become queries of subjects, then of objects. `overrides` may ask for other numbers of
-    `decoder_layers` and `pairs` than the released ones.
+    first queries become queries of subjects, then of objects. `overrides` may set `decoder_layers` and
+    `pairs` to other numbers than the released ones.
     """
-    layers = _asked(overrides, "decoder_layers", RELEASED_LAYERS)
-    rows = 2 * _asked(overrides, "pairs", RELEASED_PAIRS)
+    layers = _setting(overrides, "decoder_layers", RELEASED_LAYERS)
+    rows = 2 * _setting(overrides, "pairs", RELEASED_PAIRS)
     made: dict[str, Tensor] = {}
     sources: dict[str, str] = {}
     for name, value in state.items():
         if name in _QUERIES and value.dim() != 2:
-            raise ConfigError(f"the parameter {name} has shape {tuple(value.shape)}; expected a row a query")
+            raise ConfigError(f"the parameter {name} has shape {tuple(value.shape)}; expected one row per query")
         for target in _targets(name, kind, layers):
             made[target] = value[:rows] if name in _QUERIES else value
             sources[target] = name
@@ -47,7 +47,7 @@ def from_detector(
     return made, sources
 
 
-def _asked(overrides: Mapping[str, Any], name: str, released: int) -> int:
+def _setting(overrides: Mapping[str, Any], name: str, released: int) -> int:
     number = overrides.get(name, released)
     if type(number) is not int or number < 1:
         raise ConfigError(f"network setting {name}={number!r}: must be a whole number of at least 1")
@@ -55,7 +55,7 @@ def _asked(overrides: Mapping[str, Any], name: str, released: int) -> int:
 
 
 def _targets(name: str, kind: Kind, decoder_layers: int) -> list[str]:
-    """The names in RLIP that a detector's parameter is copied to."""
+    """Returns the names in RLIP that a detector's parameter is copied to."""
     if name.startswith(_LEFT_OUT):
         return []
     if decoder := _DECODER.fullmatch(name):

@@ -1,4 +1,4 @@
-"""An official checkpoint as a network of ours."""
+"""Imports an official checkpoint as a network of this project."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ NEW_TO_DETECTORS = (
     "transformer.verb_query_embed.",
     "transformer.verb_tgt_generator.",
 )
-"""What reads texts and relates, which no detector has."""
+"""Parameters that read texts and relate objects, which no detector has."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """The state of a network of ours made of a checkpoint's, and what became of every parameter."""
+    """The state of our network made from a checkpoint, and what became of every parameter."""
 
     kind: Kind
     config: NetworkConfig
@@ -43,29 +43,29 @@ class Imported:
     loaded: list[str]
     """Names in the checkpoint whose values are used."""
     new: list[str]
-    """Names in our network that the checkpoint has no values for, as is expected of a detector; they are random."""
+    """Names in our network without values in the checkpoint, as expected of a detector; initialised at random."""
     left_out: list[str]
-    """Names in the checkpoint that take no part in our network's forward pass."""
+    """Names in the checkpoint that our network's forward pass does not use."""
 
 
 def import_checkpoint(
     path: Path, args_file: Path | None = None, overrides: Mapping[str, Any] | None = None, seed: int = 0
 ) -> Imported:
-    """Reads an official checkpoint of any `Kind`; what is new is random, the same for the same seed.
+    """Imports an official checkpoint of any `Kind`; new parameters are random, the same for the same seed.
 
     `args_file`: see `read_checkpoint`. `overrides` are settings of NetworkConfig that neither shapes nor the training's
-    settings tell, or that should differ. Raises FileNotFoundError, or WeightsError that names file and parameters.
+    settings determine, or that should differ. Raises `FileNotFoundError`, or `WeightsError` with file and parameters.
     """
     return import_state(read_checkpoint(path, args_file), overrides or {}, seed)
 
 
 def import_state(checkpoint: Checkpoint, overrides: Mapping[str, Any], seed: int = 0) -> Imported:
-    """As `import_checkpoint`, of a checkpoint that is already read."""
+    """Same as `import_checkpoint`, for a checkpoint that is already read."""
     kind = kind_of(checkpoint.state)
     if kind is None:
         raise WeightsError(
-            f"{checkpoint.path}: of another architecture than {', '.join(kind.value for kind in Kind)}; its parameters "
-            f"begin with {', '.join(sorted(checkpoint.state)[:3]) or 'nothing'}"
+            f"{checkpoint.path}: unsupported architecture; expected {', '.join(kind.value for kind in Kind)}; its "
+            f"parameters begin with {', '.join(sorted(checkpoint.state)[:3]) or 'nothing'}"
         )
     sources = {name: name for name in checkpoint.state}
     state: Mapping[str, Tensor] = checkpoint.state
@@ -91,7 +91,7 @@ def import_state(checkpoint: Checkpoint, overrides: Mapping[str, Any], seed: int
         {str(place): shape for place, shape in expected.items()},
         {str(place): sources[name] for name, place in places.items()},
     ):
-        raise WeightsError(f"{checkpoint.path} does not fit the {kind.value} it was taken for; " + "; ".join(wrong))
+        raise WeightsError(f"{checkpoint.path}: looks like {kind.value} but does not fit it; " + "; ".join(wrong))
     loaded = {sources[name] for name in places}
     return Imported(
         kind=kind,
@@ -104,7 +104,7 @@ def import_state(checkpoint: Checkpoint, overrides: Mapping[str, Any], seed: int
 
 
 def expected_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of everything that a network of `config` keeps; costs no memory."""
+    """Returns names and shapes of the whole state of a network of `config`, without allocating memory."""
     with torch.device("meta"):
         network = build(config, None)
     return {name: tuple(value.shape) for name, value in network.state_dict().items()}

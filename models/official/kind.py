@@ -1,4 +1,4 @@
-"""Which network a checkpoint is of, told by its names."""
+"""Determines which network a checkpoint belongs to from its parameter names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Kind(Enum):
-    """Networks whose checkpoints can be read."""
+    """Networks whose checkpoints can be imported."""
 
     PARSEDA = "RLIPv2-ParSeDA"
     PARSED = "RLIPv2-ParSeD"
@@ -17,17 +17,17 @@ class Kind(Enum):
 
     @property
     def detector(self) -> bool:
-        """Whether it detects objects only, so that everything about texts and relations will be new."""
+        """Whether the network only detects objects, so that everything about texts and relations is new."""
         return self in (Kind.DEFORMABLE, Kind.DAB_DEFORMABLE)
 
     @property
     def anchored(self) -> bool:
-        """Whether queries begin with boxes (ParSeDA) or with positions (ParSeD)."""
+        """Whether queries start from boxes (ParSeDA) instead of positions (ParSeD)."""
         return self in (Kind.PARSEDA, Kind.DAB_DEFORMABLE)
 
 
 def kind_of(names: Collection[str]) -> Kind | None:
-    """The network that has parameters of these names; None when it is none of those that can be read."""
+    """Returns the kind of network with parameters of these names; None when it is not supported."""
     present = set(names)
     if "transformer.ho_decoder.layers.0.cross_attn.sampling_offsets.weight" in present:
         if "transformer.coord_proj.weight" in present:

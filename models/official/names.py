@@ -1,4 +1,4 @@
-"""From the authors' parameter names to ours (spec 7)."""
+"""Maps the authors' parameter names to ours."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PREFIXES = (
     ("transformer.text_encoder.", "transformer.text_encoder.roberta."),
 )
 _DERIVED = ("position_ids", "relative_position_index", "attn_mask", "num_batches_tracked")
-"""Buffers that are made from sizes alone, or that only count."""
+"""Buffers that follow from sizes alone, or that only count."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Place:
 
     name: str
     branch: int | None = None
-    """Which share of it, of the relation queries' branches, whose matrices lie side by side in ours."""
+    """Index of the relation queries' branch; the matrices of all branches lie side by side in ours."""
 
     def __str__(self) -> str:
         if self.branch is None:
@@ -42,7 +42,7 @@ class Place:
 
 
 def place_of(official: str, config: NetworkConfig) -> Place | None:
-    """The place of an official name; None for what takes no part in the forward pass of a network of `config`.
+    """Returns the place of an official name; None if the forward pass of a network of `config` does not use it.
 
     Box heads that the authors store under two names have one place.
     """
@@ -55,7 +55,7 @@ def place_of(official: str, config: NetworkConfig) -> Place | None:
         index = int(layer) + (config.decoder_layers if stage == "verb" else 0)
         return place_of(f"{role}_bbox_embed.{index}.{rest}", config)
     if head := _HEAD.fullmatch(official):
-        # Heads of the relation decoder, which no loss reaches, exist in ours only for the authors' numbers.
+        # We keep heads of the relation decoder, which no loss reaches, only to reproduce the authors' numbers.
         used = config.decoder_layers * (2 if config.official_compat else 1)
         return Place(official) if int(head[1]) < used else None
     if branch := _BRANCH.fullmatch(official):
@@ -71,10 +71,10 @@ def place_of(official: str, config: NetworkConfig) -> Place | None:
 
 
 def from_official(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Tensor]:
-    """The state of a network of `config` with the values of an official checkpoint's `model` table.
+    """Returns the state of a network of `config` with the values of an official checkpoint's `model` table.
 
-    Where two names of a box head have different values, as in converted detectors, the top-level one counts, since it
-    is the one that is loaded last.
+    Where the two names of a box head have different values, as in converted detectors, the top-level one wins, because
+    it is loaded last.
     """
     placed: dict[str, Tensor] = {}
     branches: dict[str, dict[int, Tensor]] = {}
@@ -94,7 +94,7 @@ def from_official(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[st
 
 
 def official_shapes(ours: Mapping[str, tuple[int, ...]], config: NetworkConfig) -> dict[Place, tuple[int, ...]]:
-    """The places of a network of ours, with the shapes that official parameters there must have."""
+    """Returns the places in our network, with the shapes that official parameters there must have."""
     shapes: dict[Place, tuple[int, ...]] = {}
     for name, shape in ours.items():
         if name.startswith("transformer.verb_tgt_generator."):
@@ -110,19 +110,19 @@ def official_shapes(ours: Mapping[str, tuple[int, ...]], config: NetworkConfig) 
 
 
 def share_of(place: Place, whole: Tensor, branches: int) -> Tensor:
-    """The part of our tensor, or of its gradient, that stands for the official parameter of this place."""
+    """Returns the part of our tensor, or of its gradient, that corresponds to the official parameter of this place."""
     if place.branch is None or place.name.endswith("fc_3.bias"):
         return whole
     return whole.chunk(branches, dim=1 if place.name.endswith("fc_3.weight") else 0)[place.branch]
 
 
 def _is_scalar_gate(name: str, config: NetworkConfig) -> bool:
-    """Whether the authors keep a number a channel but use the first alone."""
+    """Whether the authors store one number per channel but use only the first."""
     return config.gate == "VXAc" and name.endswith((".gamma_v", ".gamma_l"))
 
 
 def _with_norm_index(name: str) -> str:
-    """The authors count the output norms of window transformers from the second stage on, we from the first used."""
+    """Renumbers output norms of window transformers: the authors' 1 (the second stage) is our 0 (the first used)."""
     if not name.startswith("backbone.norms."):
         return name
     number, _, rest = name.removeprefix("backbone.norms.").partition(".")

@@ -1,4 +1,4 @@
-"""The configuration of a network from the shapes of its parameters and the settings it was trained with."""
+"""Infers a network's configuration from the shapes of its parameters and the settings of its training."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ _ONLY = {
     "fusion_last_vis": True,
     "lang_aux_loss": True,
 }
-"""Settings of the authors' code that our networks have one value of."""
+"""Settings of the authors' code for which our networks support only one value."""
 _EXAMPLES = {"heads": 8, "gate": "VXAc", "relation_queries": "vanilla_MBF", "text.heads": 12}
-"""What shapes may leave open, as the released networks have it."""
+"""The released networks' values of settings that shapes may leave open."""
 _LANGUAGE = "transformer.text_encoder."
 
 
 def infer_config(shapes: Shapes, kind: Kind, args: Mapping[str, Any], overrides: Mapping[str, Any]) -> NetworkConfig:
-    """The configuration of the network whose official parameters have these shapes.
+    """Infers the configuration of the network whose official parameters have these shapes.
 
-    `args` are the authors' command-line settings; `overrides` are settings of NetworkConfig that count before anything
-    else. Raises ConfigError that names what is not supported or what nothing tells.
+    `args` are the authors' command-line settings; `overrides` are settings of NetworkConfig that take precedence over
+    everything else. Raises `ConfigError` that names what is not supported or cannot be inferred.
     """
     complete = any(name.startswith(_LANGUAGE) for name in shapes)
-    told = _vision(shapes, kind, args, overrides) | (_language(shapes, kind, args) if complete else {"text": {}})
-    told |= {name: value for name, value in overrides.items() if name != "text"}
-    asked = overrides.get("text", {})
-    if not isinstance(asked, Mapping):
-        raise ConfigError(f"network setting text={asked!r}: name one of its settings, e.g. text.heads")
-    told["text"] |= asked
-    open_settings = [name for name, value in told.items() if value is None]
-    open_settings += [f"text.{name}" for name, value in told["text"].items() if value is None]
+    settings = _vision(shapes, kind, args, overrides) | (_language(shapes, kind, args) if complete else {"text": {}})
+    settings |= {name: value for name, value in overrides.items() if name != "text"}
+    text = overrides.get("text", {})
+    if not isinstance(text, Mapping):
+        raise ConfigError(f"network setting text={text!r}: set one of its settings instead, e.g. text.heads")
+    settings["text"] |= text
+    open_settings = [name for name, value in settings.items() if value is None]
+    open_settings += [f"text.{name}" for name, value in settings["text"].items() if value is None]
     if open_settings:
         raise ConfigError(
-            f"nothing in the file tells {', '.join(open_settings)}: give the settings of the training with --args "
-            f"FILE.json, or {' '.join(f'--set {name}={_EXAMPLES[name]}' for name in open_settings)} if that is so"
+            f"cannot infer {', '.join(open_settings)} from the file: pass the training's settings with --args "
+            f"FILE.json, or {' '.join(f'--set {name}={_EXAMPLES[name]}' for name in open_settings)} if correct"
         )
-    return NetworkConfig.from_dict(told)
+    return NetworkConfig.from_dict(settings)
 
 
 def _vision(shapes: Shapes, kind: Kind, args: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes of what finds objects."""
+    """Returns the settings of the parts that detect objects."""
     _refuse_others(args)
     encoder = _encoder(kind)
     levels, width = _matrix(shapes, "transformer.level_embed")
@@ -79,11 +79,11 @@ def _vision(shapes: Shapes, kind: Kind, args: Mapping[str, Any], overrides: Mapp
 
 
 def _language(shapes: Shapes, kind: Kind, args: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes of what reads texts and relates."""
+    """Returns the settings of the parts that read texts and relate objects."""
     encoder = _encoder(kind)
     layers, fusions = _count(shapes, f"{encoder}.layers"), _count(shapes, f"{encoder}.VLFuse_layers")
     vocabulary, hidden = _matrix(shapes, f"{_LANGUAGE}embeddings.word_embeddings.weight")
-    told: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "relation_queries": _relation_queries(shapes, kind, args),
         "text": {
             "hidden": hidden,
@@ -95,10 +95,10 @@ def _language(shapes: Shapes, kind: Kind, args: Mapping[str, Any]) -> dict[str, 
         },
     }
     if branches := _count(shapes, "transformer.verb_tgt_generator.fc_1"):
-        told["relation_branches"] = branches
+        settings["relation_branches"] = branches
     if not fusions:
-        return told | {"fusion": "none"}
-    return told | {
+        return settings | {"fusion": "none"}
+    return settings | {
         "gate": _GATES.get(args["gating_mechanism"], args["gating_mechanism"]) if "gating_mechanism" in args else None,
         "fusion_interval": args.get("fusion_interval", -(-layers // fusions)),
         "fusion_width": _matrix(shapes, f"{encoder}.VLFuse_layers.0.b_attn.attn.v_proj.weight")[0],
@@ -113,11 +113,11 @@ def _relation_queries(shapes: Shapes, kind: Kind, args: Mapping[str, Any]) -> st
 
 
 def _matrix(shapes: Shapes, name: str) -> tuple[int, int]:
-    """Rows and columns of a parameter that sizes are told by."""
+    """Returns the rows and columns of a parameter from which sizes are inferred."""
     shape = shapes.get(name)
     if shape is None or len(shape) != 2 or 0 in shape:
         found = "is missing" if shape is None else f"has shape {shape}"
-        raise ConfigError(f"the parameter {name} {found}; the network's sizes are told by its rows and columns")
+        raise ConfigError(f"the parameter {name} {found}; the network's sizes are inferred from its rows and columns")
     return shape[0], shape[1]
 
 
@@ -126,7 +126,7 @@ def _encoder(kind: Kind) -> str:
 
 
 def _count(shapes: Shapes, prefix: str) -> int:
-    """How many numbered parts lie under a prefix."""
+    """Counts the numbered parts under a prefix."""
     numbered = re.compile(re.escape(prefix) + r"\.(\d+)\.")
     return len({found[1] for name in shapes if (found := numbered.match(name))})
 

@@ -1,1 +1,1 @@
-"""Captioners: one protocol; BLIP by transformers, and captions that were recorded elsewhere."""
+"""Captioners behind one protocol: BLIP in transformers or LAVIS, and captions recorded elsewhere."""

@@ -1,6 +1,6 @@
-"""Beam search as the authors' library did it: hypotheses compare by log-probability over length, prompt included.
+"""Beam search as in the authors' library: hypotheses compare by log-probability over length, prompt included.
 
-(Today's transformers divides by the length without the prompt, which favours other captions.)
+(Current transformers divides by the length without the prompt, which favours other captions.)
 Legend: B images, K beams, N rows (image * K + beam), V vocabulary.
 """
 
@@ -19,7 +19,7 @@ _NEVER = -1e9
 
 @dataclass(frozen=True)
 class BeamRules:
-    """How a search goes; the fields are those of `CaptionSettings`, lengths with the prompt."""
+    """How a search runs. Fields other than `end` are those of `CaptionSettings`; lengths include the prompt."""
 
     end: int
     """The token that ends a caption."""
@@ -29,19 +29,19 @@ class BeamRules:
 
 
 class Hypothesis(NamedTuple):
-    """A caption's tokens, with the prompt and without the end, and its log-probability, with the end if it came."""
+    """A caption's tokens (with the prompt, without the end) and its log-probability (with the end, if it was reached)."""
 
     tokens: list[int]
     log_probability: float
 
     @property
     def score(self) -> float:
-        """What hypotheses compare by."""
+        """The value that hypotheses are compared by."""
         return self.log_probability / len(self.tokens)
 
 
 def search(decoder: TextDecoder, states_BSD: Tensor, prompt: list[int], rules: BeamRules) -> list[Hypothesis]:
-    """The best hypothesis for each image."""
+    """Find the best hypothesis for each image."""
     images, beams = len(states_BSD), rules.num_beams
     state, logits_NV = decoder.start(states_BSD, prompt, beams)
     found = [_Found(beams) for _ in range(images)]
@@ -55,7 +55,7 @@ def search(decoder: TextDecoder, states_BSD: Tensor, prompt: list[int], rules: B
             gains_NV[:, rules.end] = -torch.inf
         vocabulary = gains_NV.shape[1]
         totals_BKV = gains_NV.view(images, beams, vocabulary) + scores_BK[:, :, None]
-        # Twice as many as beams: at most half of them can end.
+        # Twice as many continuations as beams, because at most half of them can end.
         best, place = totals_BKV.view(images, beams * vocabulary).topk(2 * beams)
         row, token = first_row + place // vocabulary, place % vocabulary
         chosen = torch.tensor([
@@ -75,15 +75,15 @@ def search(decoder: TextDecoder, states_BSD: Tensor, prompt: list[int], rules: B
 
 @dataclass
 class _Found:
-    """The best ended hypotheses of one image, as many as beams."""
+    """The best ended hypotheses of one image, at most as many as beams."""
 
     most: int
     closed: bool = False
-    """No open hypothesis could become one of the best any more."""
+    """True when no open hypothesis can become one of the best any more."""
     kept: list[Hypothesis] = field(default_factory=list)
 
     def take(self, totals: list[float], tokens: list[int], before: list[list[int]], end: int) -> list[int]:
-        """Look at the best continuations, best first. Returns the places of those that go on, as many as beams."""
+        """Process the best continuations, best first. Returns the places of those that continue, as many as beams."""
         if self.closed:
             return list(range(self.most))
         onward: list[int] = []
@@ -96,14 +96,14 @@ class _Found:
         return onward[: self.most]
 
     def finish(self, tokens: list[list[int]], totals: list[float]) -> None:
-        """Hypotheses that have reached the greatest length compete too."""
+        """Let hypotheses that have reached the maximum length compete too."""
         if not self.closed:
-            for said, total in zip(tokens, totals, strict=True):
-                self._add(Hypothesis(said, total))
+            for sequence, total in zip(tokens, totals, strict=True):
+                self._add(Hypothesis(sequence, total))
 
     @property
     def best(self) -> Hypothesis:
-        """The one with the highest score, the latest of equals."""
+        """The hypothesis with the highest score; of equal ones the latest."""
         return max(reversed(self.kept), key=lambda hypothesis: hypothesis.score)
 
     def _add(self, hypothesis: Hypothesis) -> None:

@@ -1,4 +1,4 @@
-"""BLIP by transformers: the image is encoded once for all its draws, and each draw is seeded on its own.
+"""BLIP in transformers: each image is encoded once for all its draws, and each draw has its own random numbers.
 
 Legend: B images, R draws, N live rows, S image states, D width.
 """
@@ -30,7 +30,7 @@ _COMPACT_BELOW = 0.9
 class BlipCaptioner:
     """Captions with a `BlipForConditionalGeneration`, on the device of worker number `worker`.
 
-    Raises `FatalError` when weights, tokenizer or prompt don't fit, or there is no such device.
+    Raises `FatalError` when weights, tokenizer or prompt don't fit, or the device does not exist.
     """
 
     needs_images = True
@@ -75,7 +75,7 @@ class BlipCaptioner:
 
     @torch.inference_mode()
     def caption(self, images: Sequence[Picture], image_ids: Sequence[int]) -> list[list[Caption]]:
-        """`draws` captions of each image (one with beam search), in the order of `images`."""
+        """Caption each image, in the order of `images`: `draws` captions, or one with beam search."""
         size = self._settings.batch_size
         captions: list[list[Caption]] = []
         with one_thread():
@@ -89,7 +89,7 @@ class BlipCaptioner:
 
     @torch.inference_mode()
     def likeliest(self, images: Sequence[Picture]) -> list[Caption]:
-        """The caption of each image that beam search finds, whatever `decoding` is."""
+        """Caption each image with beam search, whatever `decoding` is."""
         size = self._settings.batch_size
         with one_thread():
             return [
@@ -99,12 +99,12 @@ class BlipCaptioner:
             ]
 
     def pixels(self, images: Sequence[Picture]) -> Tensor:
-        """Images as the network wants them: B x 3 x H x W, its square without keeping the aspect, normalised."""
+        """Prepare images for the network: B x 3 x H x W, resized to its square without keeping the aspect ratio, normalised."""
         return self._pixels(images)
 
     @torch.inference_mode()
     def encode(self, pixels_B3HW: Tensor) -> Tensor:
-        """The states that the captions are decoded from: B x S x D."""
+        """Encode pixels into the states that captions are decoded from: B x S x D."""
         return self._encoder(pixels_B3HW)
 
     def _sample(self, states_BSD: Tensor, image_ids: Sequence[int]) -> list[list[Caption]]:
@@ -148,8 +148,8 @@ class BlipCaptioner:
             for text, hypothesis in zip(texts, found, strict=True)
         ]
 
-    def _texts(self, said: list[list[int]]) -> list[str]:
-        ids = [row[: row.index(self._rules.end)] if self._rules.end in row else row for row in said]
+    def _texts(self, rows: list[list[int]]) -> list[str]:
+        ids = [row[: row.index(self._rules.end)] if self._rules.end in row else row for row in rows]
         texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=True)
         return [text.strip() for text in texts]
 
@@ -165,6 +165,6 @@ class BlipCaptioner:
         if len(words) + 1 >= settings.max_length:
             raise FatalError(
                 f"max_length: {settings.max_length} tokens leave no room after the prompt {settings.prompt!r}, which "
-                f"takes {len(words) + 1} with the begin token; raise max_length or shorten the prompt"
+                f"takes {len(words) + 1} tokens with the begin token; raise max_length or shorten the prompt"
             )
         return [self._text.bos_token_id, *words]

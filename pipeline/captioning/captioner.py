@@ -1,4 +1,4 @@
-"""The captioner protocol: images in, captions out, each with its origin."""
+"""The captioner protocol: it takes images and returns captions, each with its origin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 Picture: TypeAlias = "Image.Image | Tensor"
-"""An RGB image in raw pixels, or its grey levels (0..255, float32, 3 x H x W) at the size that a network looks at."""
+"""An RGB image in raw pixels, or pixel values (0..255, float32, 3 x H x W) at the size that a network takes."""
 
 
 class Caption(NamedTuple):
@@ -22,39 +22,39 @@ class Caption(NamedTuple):
 
     text: str
     draw: int
-    """Its position among the captions of the image, from 0."""
+    """Its position among the captions of the image, counted from 0."""
     seed: int | None
     """The seed it was sampled with; None for captions that were not sampled."""
     log_probability: float | None
-    """Natural logarithm of the probability the model itself gives to the words (end included); None where unknown."""
+    """Natural logarithm of the probability that the model itself gives the words (end included); None where unknown."""
     source: str
-    """Which model and decoding, or which file, it comes from."""
+    """The model and decoding, or the file, that it comes from."""
     match: float | None = None
-    """How probably it belongs to the image, as the filter's matching head says; None without a filter."""
+    """Probability that it belongs to the image, from the filter's matching head; None without a filter."""
     times: int = 1
-    """How many draws of the image said just this; more than 1 only where they were merged."""
+    """Number of draws of the image with this text; more than 1 only where draws were merged."""
 
 
 class Captioner(Protocol):
-    """Makes captions. The captions of an image depend on the image and its id only: not on batch, order or worker."""
+    """Makes captions. The captions of an image depend on the image and its id only, not on batch, order or worker."""
 
     needs_images: bool
-    """False for a captioner that looks at ids only: images need not be decoded for it."""
+    """False for a captioner that uses ids only, so that images need not be decoded for it."""
     rejects: list[Rejected]
-    """Recorded captions that could not be used, by image."""
+    """Recorded captions that could not be used, each with its image."""
 
     @property
     def side(self) -> int | None:
-        """Of the square that its network looks at, in pixels; None where that is not known before the first batch."""
+        """Side in pixels of the square image that its network takes; None where unknown before the first batch."""
         ...
 
     def caption(self, images: Sequence[Picture], image_ids: Sequence[int]) -> list[list[Caption]]:
-        """The captions of each image, in the order of `images`."""
+        """Caption each image, in the order of `images`."""
         ...
 
 
 def merge(captions: Sequence[Caption]) -> list[Caption]:
-    """Each text once, as its first draw has it, with the number of draws that said it."""
+    """Merge equal texts: each text once, as in its first draw, with the number of draws that have it."""
     counts: Counter[str] = Counter()
     for caption in captions:
         counts[caption.text] += caption.times

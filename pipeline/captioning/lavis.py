@@ -1,4 +1,4 @@
-"""BLIP by salesforce-lavis, which needs libraries of 2023: a worker process in an environment of its own, fed over pipes."""
+"""BLIP in salesforce-lavis, which needs libraries of 2023: a worker process in its own environment, fed over pipes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from storage.errors import FatalError, RetryableError
 
 WORKER = Path(__file__).with_name("lavis_worker.py")
 ATTEMPTS = 2
-"""How often a batch is given to a worker that dies of it."""
+"""How many times a batch that kills its worker is tried."""
 _SENT = {
     "decoding", "top_p", "top_k", "temperature", "max_length", "min_length", "repetition_penalty", "prompt", "num_beams",
 }  # fmt: skip
@@ -33,8 +33,8 @@ _SENT = {
 class LavisCaptioner:
     """Captions with LAVIS's `BlipCaption`; decoding and noise are those of `BlipCaptioner`.
 
-    The worker starts with the first batch and again after its death. Raises `FatalError` when environment, weights or
-    vocabulary are missing or LAVIS can't load them, `RetryableError` when the worker dies again of the same batch.
+    The worker starts with the first batch, and again after it dies. Raises `FatalError` when environment, weights or
+    vocabulary are missing or LAVIS can't load them, and `RetryableError` when one batch kills the worker twice.
     """
 
     needs_images = True
@@ -48,7 +48,7 @@ class LavisCaptioner:
         self._worker: _Worker | None = None
 
     def caption(self, images: Sequence[Picture], image_ids: Sequence[int]) -> list[list[Caption]]:
-        """`draws` captions of each image (one with beam search), in the order of `images`."""
+        """Caption each image, in the order of `images`: `draws` captions, or one with beam search."""
         size = self._settings.batch_size
         captions: list[list[Caption]] = []
         for start in range(0, len(images), size):
@@ -56,14 +56,14 @@ class LavisCaptioner:
         return captions
 
     def close(self) -> None:
-        """End the worker; the next batch starts another."""
+        """Stop the worker; the next batch starts another."""
         if self._worker is not None:
             self._worker.end()
             self._worker = None
 
     @property
     def worker_pid(self) -> int | None:
-        """The process id of the worker, None where none runs."""
+        """The worker's process id; None when no worker runs."""
         return self._worker.pid if self._worker else None
 
     def _batch(self, images: Sequence[Picture], image_ids: Sequence[int]) -> list[list[Caption]]:
@@ -75,8 +75,8 @@ class LavisCaptioner:
                 self.close()
                 if attempt == ATTEMPTS:
                     raise RetryableError(
-                        f"LAVIS's worker died {ATTEMPTS} times of images {image_ids[0]}…{image_ids[-1]} ({died}). If it "
-                        "was killed for memory, lower batch_size or the number of workers"
+                        f"LAVIS's worker died {ATTEMPTS} times on images {image_ids[0]}…{image_ids[-1]} ({died}). If it "
+                        "was killed for lack of memory, lower caption.batch_size or run.workers"
                     ) from None
                 continue
             if "error" in answer:
@@ -106,7 +106,7 @@ class LavisCaptioner:
         except _Died as died:
             worker.end()
             raise FatalError(
-                f"LAVIS's worker did not start ({died}). Build its environment anew with `make lavis-env`"
+                f"LAVIS's worker did not start ({died}). Rebuild its environment with `make lavis-env`"
             ) from None
         if "error" in answer:
             worker.end()
@@ -116,14 +116,14 @@ class LavisCaptioner:
 
 
 class _Died(Exception):
-    """The worker ended without an answer; says how, and the end of its stderr."""
+    """The worker ended without an answer; the message says how, with the end of its stderr."""
 
 
 class _Worker:
     """One worker process."""
 
     side = 0
-    """Of the square that its network wants, in pixels."""
+    """Side in pixels of the square image that its network takes."""
 
     def __init__(self, python: Path) -> None:
         self._process = subprocess.Popen(
@@ -145,7 +145,7 @@ class _Worker:
         return self._process.pid
 
     def ask(self, header: dict[str, Any], payload: bytes = b"") -> dict[str, Any]:
-        """Send a message and wait for the answer. Raises `_Died` when there will be none."""
+        """Send a message and wait for the answer. Raises `_Died` when none will come."""
         try:
             self._pipe.write(header, payload)
             message = self._pipe.read()
@@ -156,7 +156,7 @@ class _Worker:
         return message[0]
 
     def end(self) -> None:
-        """Kill it if it lives, and wait."""
+        """Kill the process if it is alive, and wait for its end."""
         self._process.kill()
         self._process.wait()
         self._listener.join()
@@ -164,7 +164,7 @@ class _Worker:
             assert stream
             try:
                 stream.close()
-            except OSError:  # what was written last can't be flushed any more
+            except OSError:  # the last message can no longer be flushed
                 continue
 
     def _listen(self) -> None:
@@ -176,5 +176,5 @@ class _Worker:
         code = self._process.wait()
         self._listener.join()
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        said = "\n".join(self._last_lines) or "nothing"
-        return f"{how}; its stderr: {said}"
+        lines = "\n".join(self._last_lines) or "nothing"
+        return f"{how}; its stderr: {lines}"

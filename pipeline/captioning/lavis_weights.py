@@ -1,4 +1,4 @@
-"""One BLIP in two spellings: LAVIS's (and the original's) checkpoint, and transformers' folder.
+"""Converts BLIP weights between the checkpoint of LAVIS (and of the original) and the folder of transformers.
 
 `python -m pipeline.captioning.lavis_weights CHECKPOINT.pth VOCAB.txt FOLDER` writes the folder that captioner "blip" reads.
 """
@@ -20,7 +20,7 @@ from storage.errors import FatalError
 
 _EMBEDDINGS = "text_decoder.bert.embeddings.word_embeddings.weight"
 NORM_EPSILON = 1e-6
-"""Of the image encoder's norms in BLIP and LAVIS; transformers' default is 1e-5."""
+"""Epsilon of the image encoder's norms in BLIP and LAVIS; transformers' default is 1e-5."""
 _BLOCK = ("visual_encoder.blocks.", "vision_model.encoder.layers.")
 _IN_BLOCK = {
     "norm1.": "layer_norm1.", "norm2.": "layer_norm2.", "attn.qkv.": "self_attn.qkv.",
@@ -36,14 +36,14 @@ _OUTSIDE = {
 
 
 def to_lavis(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a `BlipForConditionalGeneration` by LAVIS's names."""
+    """Rename weights of a `BlipForConditionalGeneration` to LAVIS's names."""
     return _renamed(
         state, {new: old for old, new in _OUTSIDE.items()}, {n: o for o, n in _IN_BLOCK.items()}, _BLOCK[::-1]
     )
 
 
 def to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a LAVIS `BlipCaption` by transformers' names. Raises `FatalError` for a name that no captioner has."""
+    """Rename weights of a LAVIS `BlipCaption` to transformers' names. Raises `FatalError` for a name that no captioner has."""
     return _renamed(state, _OUTSIDE, _IN_BLOCK, _BLOCK)
 
 
@@ -54,7 +54,7 @@ def convert(checkpoint: Path, vocabulary: Path, folder: Path) -> None:
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     weights = to_transformers(state.get("model", state))
     words = vocabulary.read_text(encoding="utf-8").splitlines()
-    # BLIP adds these two to bert-base-uncased's vocabulary, in this order; a list that is full has them already.
+    # BLIP adds these two to bert-base-uncased's vocabulary, in this order; a complete list has them already.
     added = [word for word in ("[DEC]", "[ENC]") if word not in words]
     words += added[: max(0, len(weights[_EMBEDDINGS]) - len(words))]
     config = BlipConfig(**_sizes(weights, words))
@@ -62,7 +62,7 @@ def convert(checkpoint: Path, vocabulary: Path, folder: Path) -> None:
     missing, unexpected = model.load_state_dict(weights, strict=False)
     missing = [name for name in missing if not name.endswith("position_ids")]
     if missing or unexpected:
-        raise FatalError(f"{checkpoint}: no captioning BLIP: lacks {missing[:3]}, holds {unexpected[:3]} beyond it")
+        raise FatalError(f"{checkpoint}: not a captioning BLIP: lacks {missing[:3]}, has unknown {unexpected[:3]}")
     model.save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
     BertTokenizer(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
@@ -79,20 +79,20 @@ def _renamed(
         names, start, rest = (in_block, f"{block[1]}{found[1]}.", found[2]) if found else (outside, "", name)
         prefix = next((old for old in names if rest.startswith(old)), None)
         if prefix is None:
-            raise FatalError(f"{name}: no weight of a captioning BLIP; expected names like {', '.join([*outside][:3])}")
+            raise FatalError(f"{name}: not a captioning BLIP's weight; expected names like {', '.join([*outside][:3])}")
         renamed[start + names[prefix] + rest[len(prefix) :]] = values
     return renamed
 
 
 def _sizes(weights: Mapping[str, Tensor], words: list[str]) -> dict[str, Any]:
-    """The configuration that the shapes tell."""
+    """The configuration that the shapes show."""
     bert, vision = "text_decoder.bert.", "vision_model."
     patches = weights[vision + "embeddings.patch_embedding.weight"]
     embedded = weights[_EMBEDDINGS]
     places = weights[vision + "embeddings.position_embedding"].shape[1] - 1
     if len(words) != len(embedded) or "[DEC]" not in words:
         raise FatalError(
-            f"the vocabulary has {len(words)} words with [DEC] and [ENC], the checkpoint {len(embedded)}: give the "
+            f"the vocabulary has {len(words)} words with [DEC] and [ENC], the checkpoint {len(embedded)}: use the "
             "vocab.txt of bert-base-uncased, which BLIP was trained with"
         )
     end = words.index("[SEP]")

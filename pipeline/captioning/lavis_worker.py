@@ -1,8 +1,8 @@
-"""Captions with LAVIS, in LAVIS's own environment: a process that reads batches from stdin and writes captions to stdout.
+"""Captions with LAVIS in its own environment: a process that reads batches from stdin and writes captions to stdout.
 
-Run by path with `python -I`, so that nothing of this repository is on its path; it imports LAVIS, PyTorch and the
-standard library. A message is 8 bytes (the length of the header), the header in JSON and `bytes` bytes of payload.
-The first message states weights and settings; each further one is a batch of images with the noise of their draws.
+It is run by path with `python -I`, so that nothing of this repository is importable; it imports LAVIS, PyTorch,
+transformers and the standard library. A message is 8 bytes (the length of the header), the header in JSON, and `bytes`
+bytes of payload. The first message holds weights and settings, each later one a batch of images with their draws' noise.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from torch import Tensor
 from transformers import BertTokenizer, LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 HEAD_WIDTH = 64
-"""Of every BLIP: the one size that a checkpoint's shapes don't show."""
+"""Width of an attention head in every BLIP: the one size that a checkpoint's shapes don't show."""
 
 
 def build(weights: Path, vocabulary: Path, prompt: str) -> Any:
-    """LAVIS's `BlipCaption` in the sizes that the checkpoint's shapes tell; nothing is downloaded."""
+    """Build LAVIS's `BlipCaption` in the sizes that the checkpoint's shapes show. Nothing is downloaded."""
     _only_the_captioner()
     from lavis.models.blip_models.blip_caption import BlipCaption
     from lavis.models.med import BertConfig, XBertLMHeadDecoder
@@ -65,15 +65,15 @@ def build(weights: Path, vocabulary: Path, prompt: str) -> Any:
     missing, unexpected = model.load_state_dict(state, strict=False)
     missing = [name for name in missing if not name.endswith("position_ids")]
     if missing or [name for name in unexpected if not name.endswith("position_ids")]:
-        raise ValueError(f"{weights}: no captioning BLIP: lacks {missing[:3]}, holds {unexpected[:3]} beyond it")
+        raise ValueError(f"{weights}: not a captioning BLIP: lacks {missing[:3]}, has unknown {unexpected[:3]}")
     return model.eval()
 
 
 def _only_the_captioner() -> None:
-    """Keep LAVIS's packages from importing every model, task and data set it has, with what those require."""
+    """Keep LAVIS's packages from importing all models, tasks and data sets, with everything those require."""
     found = PathFinder.find_spec("lavis")
     if found is None or not found.submodule_search_locations:
-        raise ImportError(f"{sys.executable} has no salesforce-lavis")
+        raise ImportError(f"{sys.executable} has no salesforce-lavis; rebuild the environment with `make lavis-env`")
     root = found.submodule_search_locations[0]
     for name, folder in (("lavis", root), ("lavis.models", f"{root}/models")):
         sys.modules[name] = ModuleType(name)
@@ -87,7 +87,7 @@ def _layers(state: dict[str, Tensor], prefix: str) -> int:
 
 
 class ByNoise:
-    """The last logits processor: temperature, top-k and top-p, then the token that the row's uniform number picks."""
+    """The last logits processor: temperature, top-k and top-p, then the token that the row's uniform number selects."""
 
     def __init__(self, noise: Tensor, settings: dict[str, Any]) -> None:
         self._noise = noise
@@ -101,7 +101,7 @@ class ByNoise:
             self._warpers.append(TopPLogitsWarper(settings["top_p"]))
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Minus infinity everywhere but at the chosen token: whatever samples from it gets that one."""
+        """Minus infinity everywhere but at the chosen token, so that any sampler takes that one."""
         warp: Any = self._warpers
         ranked, tokens = warp(input_ids, scores).sort(dim=-1, descending=True)
         cumulative = ranked.softmax(-1).double().cumsum(-1)
@@ -115,7 +115,7 @@ class ByNoise:
 
 @torch.inference_mode()
 def caption(model: Any, pixels_13HW: Tensor, noise_RT: Tensor, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """The captions of one image: one for each row of noise, or the one that beam search finds."""
+    """Caption one image. Returns one caption per row of noise, or the one that beam search finds."""
     tokenizer, decoder = model.tokenizer, model.text_decoder
     prompt = [tokenizer.bos_token_id, *tokenizer(settings["prompt"], add_special_tokens=False).input_ids]
     nucleus = settings["decoding"] == "nucleus"
@@ -148,9 +148,9 @@ def caption(model: Any, pixels_13HW: Tensor, noise_RT: Tensor, settings: dict[st
     read = len(prompt)
     gains = logits[:, read - 1 : -1].float().log_softmax(-1).gather(2, tokens[:, read:, None])[:, :, 0]
     found = []
-    for said, gain in zip(tokens[:, read:].tolist(), gains, strict=True):
-        end = said.index(tokenizer.sep_token_id) if tokenizer.sep_token_id in said else len(said)
-        text = tokenizer.decode(said[:end], skip_special_tokens=True).strip()
+    for ids, gain in zip(tokens[:, read:].tolist(), gains, strict=True):
+        end = ids.index(tokenizer.sep_token_id) if tokenizer.sep_token_id in ids else len(ids)
+        text = tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
         found.append({"text": text, "log_probability": float(gain[: end + 1].double().sum())})
     return found
 
@@ -158,26 +158,26 @@ def caption(model: Any, pixels_13HW: Tensor, noise_RT: Tensor, settings: dict[st
 class Pipe:
     """Messages over two byte streams."""
 
-    def __init__(self, given: BinaryIO, told: BinaryIO) -> None:
-        self._given, self._told = given, told
+    def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
+        self._source, self._sink = source, sink
 
     def read(self) -> tuple[dict[str, Any], bytes] | None:
-        """The next header and payload; None at the end of the stream."""
-        length = self._given.read(8)
+        """Read the next header and payload. Returns None at the end of the stream."""
+        length = self._source.read(8)
         if len(length) < 8:
             return None
-        header = json.loads(self._given.read(int.from_bytes(length, "little")))
-        return header, self._given.read(header["bytes"])
+        header = json.loads(self._source.read(int.from_bytes(length, "little")))
+        return header, self._source.read(header["bytes"])
 
     def write(self, header: dict[str, Any], payload: bytes = b"") -> None:
         """Send one message."""
         text = json.dumps({**header, "bytes": len(payload)}).encode()
-        self._told.write(len(text).to_bytes(8, "little") + text + payload)
-        self._told.flush()
+        self._sink.write(len(text).to_bytes(8, "little") + text + payload)
+        self._sink.flush()
 
 
 def serve(pipe: Pipe) -> None:
-    """Answer messages until stdin ends. What goes wrong with one is its answer; the next may still go well."""
+    """Answer messages until stdin ends. The answer to a message that fails is the error; later messages may still succeed."""
     model: Any = None
     settings: dict[str, Any] = {}
     while (message := pipe.read()) is not None:
@@ -195,7 +195,7 @@ def serve(pipe: Pipe) -> None:
 
 
 def _batch(model: Any, header: dict[str, Any], payload: bytes, settings: dict[str, Any]) -> list[list[dict[str, Any]]]:
-    """Images go one by one: their number would change the rounding, and with it captions."""
+    """Caption images one by one, because their number would change the rounding, and thereby captions."""
     images, side, draws, steps = (header[name] for name in ("images", "side", "draws", "steps"))
     cut = images * side * side * 3
     pixels = torch.frombuffer(bytearray(payload[:cut]), dtype=torch.uint8).view(images, side, side, 3)
@@ -206,7 +206,7 @@ def _batch(model: Any, header: dict[str, Any], payload: bytes, settings: dict[st
 
 
 if __name__ == "__main__":
-    # What LAVIS and its libraries print must not get among the answers.
+    # What LAVIS and its libraries print must not mix with the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     sys.stdout = sys.stderr

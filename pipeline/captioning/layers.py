@@ -1,4 +1,4 @@
-"""BLIP's layers for inference: same weights and results as transformers', with packed weights and fused attention.
+"""BLIP's layers for inference: same weights and results as in transformers, with packed weights and fused attention.
 
 Legend: B images, G sequences, N rows, S image states (patches and the class token), T positions, H heads, D width.
 """
@@ -16,23 +16,21 @@ from torch.nn import functional as F
 from models.packed_linear import PackedLinear
 
 LEAST_ROWS = 16
-"""Products with fewer rows are padded, because a caption must not depend on how many others are in the batch."""
+"""Products with fewer rows are padded to this number, because a caption must not depend on the size of its batch."""
 TYPICAL_ROWS = 320
-"""What the layout of weights is chosen for; it works for any number of rows."""
+"""Number of rows that the layout of weights is chosen for; it works for any number."""
 
 
 def packed(*layers: nn.Linear) -> PackedLinear:
-    """One product for layers that read the same rows. A row's result does not depend on the other rows."""
+    """Combine layers that read the same rows into one product. A row's result does not depend on the other rows."""
     return PackedLinear.of(*layers, typical_rows=TYPICAL_ROWS, least_rows=LEAST_ROWS)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None = None) -> Tensor:
-    """Softmax of the scaled products of queries (… x Q x d) and keys (… x K x d), times the values (… x K x d).
+    """Attention: the softmax of scaled products of queries (… x Q x d) and keys (… x K x d), times values (… x K x d).
 
-    `seen` (bool, broadcast to … x Q x K) leaves keys out.
-
-    On CPUs the fused kernel is the fastest in float32; in bfloat16 it converts block by block, and plain products take
-    half as long.
+    `seen` (bool, broadcast to … x Q x K) is true for the keys that a query sees. On CPUs the fused kernel is the fastest
+    in float32; in bfloat16 it converts block by block, and plain products take half the time.
     """
     if query.dtype == torch.bfloat16 and query.device.type == "cpu":
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
@@ -45,7 +43,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None = None
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Products split over threads round differently with the number of rows; more cores are for more workers."""
+    """Use one thread: products split over threads round differently with the number of rows. More cores serve more workers."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -57,8 +55,8 @@ def one_thread() -> Iterator[None]:
 class ImageEncoder:
     """Runs the layers of a transformers `BlipVisionModel`.
 
-    On the CPU images go one by one: an image's states then can't depend on its neighbours, and what lies between two
-    products stays in the processor's cache. A GPU takes them together.
+    On the CPU images go one by one: an image's states then can't depend on its neighbours, and intermediate results stay
+    in the processor's cache. A GPU takes them together.
     """
 
     def __init__(self, model: Any) -> None:
@@ -67,7 +65,7 @@ class ImageEncoder:
         self._last_norm = model.post_layernorm
 
     def __call__(self, pixels_B3HW: Tensor) -> Tensor:
-        """The states of each image, B x S x D, of normalised pixels."""
+        """Encode normalised pixels into the states of each image, B x S x D."""
         if pixels_B3HW.device.type != "cpu":
             return self._encode(pixels_B3HW)
         return torch.cat([self._encode(pixels_B3HW[i : i + 1]) for i in range(len(pixels_B3HW))])
@@ -83,7 +81,7 @@ class ImageEncoder:
 
 
 class _Layer:
-    """One layer: self-attention, then feed-forward, each on normalised states and added to them."""
+    """One layer: self-attention, then feed-forward, each on normalised states with a residual connection."""
 
     def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
@@ -112,7 +110,7 @@ ImageKeys = tuple[Tensor, Tensor]
 
 
 class TextLayer:
-    """Self-attention, cross-attention to the image, feed-forward: a transformers `BlipTextLayer`."""
+    """Runs a transformers `BlipTextLayer`: self-attention, cross-attention to the image, feed-forward."""
 
     def __init__(self, layer: Any) -> None:
         own, cross = layer.attention.self, layer.crossattention.self
@@ -128,7 +126,7 @@ class TextLayer:
         self._outer = _AddAndNorm(layer.output)
 
     def image_keys(self, states_BSD: Tensor) -> ImageKeys:
-        """Keys and values of the images."""
+        """Compute the keys and values of images."""
         keys, values = [], []
         for states_SD in states_BSD:
             both = self._image_keys(states_SD).view(len(states_SD), 2, self._heads, -1).permute(1, 2, 0, 3).contiguous()
@@ -137,9 +135,9 @@ class TextLayer:
         return torch.stack(keys), torch.stack(values)
 
     def read(self, hidden_ND: Tensor, image: ImageKeys, sequences: int, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The layer's output for whole sequences, (G*T) x D, as many for each image, and their own keys and values.
+        """Run whole sequences, equally many per image. Returns the output, (G*T) x D, and the sequences' own keys and values.
 
-        `seen` (bool, broadcast to G x H x T x T) tells which positions see which.
+        `seen` (bool, broadcast to G x H x T x T) says which positions see which.
         """
         rows = len(hidden_ND)
         mixed = self._own(hidden_ND).view(sequences, rows // sequences, 3, self._heads, -1)
@@ -151,9 +149,9 @@ class TextLayer:
     def step(
         self, hidden_ND: Tensor, own: tuple[Tensor, Tensor], image: ImageKeys, length: int, row_N: Tensor, places: int
     ) -> Tensor:
-        """The layer's output for one more position of rows whose first `length` positions are in the cache `own`.
+        """Run one more position of rows whose first `length` positions are in the cache `own`.
 
-        Row number r, of those that `row_N` lists, looks at image r // places.
+        `row_N` lists the numbers of the rows; row number r attends to image r // places.
         """
         rows, (keys, values), until = len(hidden_ND), own, length + 1
         query, key, value = self._own(hidden_ND).view(rows, 3, self._heads, -1).unbind(1)
@@ -182,7 +180,7 @@ class TextLayer:
 
 
 class _AddAndNorm:
-    """A product, added to what went in before it, normalised."""
+    """A linear layer, the residual connection, then layer normalisation."""
 
     def __init__(self, output: Any) -> None:
         self._dense, self._norm = packed(output.dense), output.LayerNorm

@@ -1,4 +1,4 @@
-"""How well captions fit their image, by BLIP's image-text matching head (CapFilt, BLIP section 3.3).
+"""Scores how well captions fit their image, with BLIP's image-text matching head (CapFilt; BLIP, section 3.3).
 
 Legend: G captions of one image, T positions, S image states, D width.
 """
@@ -20,14 +20,14 @@ from pipeline.runtime.processes import choose_device
 from storage.errors import FatalError
 
 LONGEST = 128
-"""Tokens of a caption that are read."""
+"""Maximum number of tokens that are read of a caption."""
 
 
 class MatchScorer:
-    """Scores captions with a `BlipForImageTextRetrieval`; its image is encoded, and keyed for attention, once.
+    """Scores captions with a `BlipForImageTextRetrieval`; their image is encoded, and its attention keys computed, once.
 
     The first token is [ENC], with which the head was trained (transformers' own example leaves [CLS] there).
-    Raises `FatalError` when the folder lacks files or holds another kind of model, or there is no such device.
+    Raises `FatalError` when the folder lacks files or holds another kind of model, or the device does not exist.
     """
 
     def __init__(self, settings: CaptionSettings, worker: int = 0) -> None:
@@ -42,15 +42,15 @@ class MatchScorer:
         missing = sorted(loading["missing_keys"])
         if missing:
             raise FatalError(
-                f"{folder}: no BlipForImageTextRetrieval, it lacks {missing[:3]} (setting: "
-                "filter). Use a model with a matching head, e.g. Salesforce/blip-itm-large-coco"
+                f"{folder}: not a BlipForImageTextRetrieval: it lacks {missing[:3]} (setting: filter). "
+                "Use a model with a matching head, e.g. Salesforce/blip-itm-large-coco"
             )
         self._device = choose_device(settings.device, worker)
         model.to(self._device)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         text = model.config.text_config
         known = self._tokenizer.get_vocab()
-        # Published tokenizers lack BLIP's two additions: [DEC], the begin token, and after it [ENC].
+        # Published tokenizers lack BLIP's two additions: [DEC], the begin token, followed by [ENC].
         self._first = known.get("[ENC]", text.bos_token_id + 1)
         self._pixels = Pixels(folder, model.config.vision_config.image_size, self._device, dtype)
         self.side: int = self._pixels.side
@@ -61,7 +61,7 @@ class MatchScorer:
 
     @torch.inference_mode()
     def scores(self, image: Picture, texts: Sequence[str]) -> list[float]:
-        """Of each text the probability that it belongs to the image; depends on nothing but image and texts."""
+        """The probability that each text belongs to the image. It depends on the image and the texts alone."""
         if not texts:
             return []
         with one_thread():

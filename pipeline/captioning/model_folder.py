@@ -1,4 +1,4 @@
-"""Finding a captioner's files on disk, with an error that says how to get them."""
+"""Finds a captioner's files on disk; errors say how to get them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _HUB_PATTERNS = ["*.json", "*.txt", "model*.safetensors"]
 
 
 def find_model(model: str, hub: bool, setting: str = "model") -> Path:
-    """The folder of a model given as a folder or as a name on the hub; a download happens only with `hub`.
+    """Find the folder of a model, given as a folder or as a name on the hub. Only with `hub` is it downloaded.
 
-    Raises `FatalError` that names what is missing, the setting and the ways to get it.
+    Raises `FatalError` that names what is missing, the setting, and the ways to get it.
     """
     folder = Path(model).expanduser()
     if not folder.is_dir():
@@ -29,25 +29,25 @@ def find_model(model: str, hub: bool, setting: str = "model") -> Path:
 
 
 def find_lavis_model(model: str) -> tuple[Path, Path]:
-    """The checkpoint and the vocabulary in a folder for LAVIS. Raises `FatalError` that says what the folder must hold."""
+    """Find the checkpoint and the vocabulary in a folder for LAVIS. Raises `FatalError` that says what the folder must hold."""
     folder = Path(model).expanduser()
     checkpoints, vocabulary = sorted(folder.glob("*.pth")), folder / "vocab.txt"
     if len(checkpoints) != 1 or not vocabulary.is_file():
         found = ", ".join(path.name for path in sorted(folder.iterdir())[:10]) if folder.is_dir() else "no such folder"
         raise FatalError(
-            f"captioner model {folder} ({found}; setting: model): captioner 'lavis' wants a folder with one BLIP "
+            f"captioner model {folder} ({found}; setting: model): captioner 'lavis' needs a folder with one BLIP "
             "checkpoint (*.pth, e.g. model_large_caption.pth) and the vocab.txt of bert-base-uncased"
         )
     return checkpoints[0], vocabulary
 
 
 def find_lavis_python(python: Path) -> Path:
-    """The Python of LAVIS's environment. Raises `FatalError` that says how to build it."""
+    """Find the Python of LAVIS's environment. Raises `FatalError` that says how to build it."""
     found = python.expanduser()
     if not found.is_file():
         raise FatalError(
-            f"{found}: no such file (setting: lavis_python), where captioner 'lavis' expects the Python of LAVIS's "
-            "environment. Run `make lavis-env`, or set captioner to 'blip', which needs none"
+            f"{found}: no such file (setting: lavis_python); captioner 'lavis' needs the Python of LAVIS's environment "
+            "there. Run `make lavis-env`, or set captioner to 'blip', which needs no such environment"
         )
     return found
 
@@ -63,7 +63,7 @@ def _from_hub(model: str, hub: bool, setting: str) -> Path:
             f"captioner model {model}: no such folder (setting: {setting}). {_ways(model, setting)}"
         ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        tried = "the hub did not give it" if hub else "not in the local hub cache, and hub = false"
+        tried = "and it could not be downloaded from the hub" if hub else "not in the local hub cache, and hub = false"
         raise FatalError(
             f"captioner model {model}: no such folder, {tried} (setting: {setting}). {_ways(model, setting)}"
         ) from error
@@ -72,5 +72,5 @@ def _from_hub(model: str, hub: bool, setting: str) -> Path:
 def _ways(model: str, setting: str) -> str:
     return (
         f"Either set {setting} to a folder that holds config.json, model.safetensors and the tokenizer's files, "
-        f"or set hub = true on a machine with network to download {model!r} from the Hugging Face hub"
+        f"or set hub = true on a machine with network access to download {model!r} from the Hugging Face hub"
     )

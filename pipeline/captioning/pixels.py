@@ -1,4 +1,4 @@
-"""Images as BLIP wants them: a square, without keeping the aspect (spec pseudo_labels 1.2)."""
+"""Prepares images for BLIP: as a square, without keeping the aspect ratio (docs/captioning.md, Pixels)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pipeline.captioning.captioner import Picture
 from pipeline.data.images.resize import resized
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-"""Of the pixels by channel, scaled to 0..1, as BLIP was trained."""
+"""Mean of pixels scaled to 0..1, by channel, as BLIP was trained."""
 CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
 def squared(images: Sequence[Picture], side: int) -> Tensor:
-    """Grey levels, B x 3 x side x side."""
+    """Turn images into squares of pixel values: B x 3 x side x side."""
     return torch.stack([_square(image, side) for image in images])
 
 
@@ -31,12 +31,12 @@ def _square(image: Picture, side: int) -> Tensor:
     if not isinstance(image, Tensor):
         return resized(torch.from_numpy(np.array(image)), side, side)
     if image.shape != (3, side, side):
-        raise ValueError(f"grey levels of shape {tuple(image.shape)}: the network wants 3 x {side} x {side}")
+        raise ValueError(f"pixels of shape {tuple(image.shape)}: the network takes 3 x {side} x {side}")
     return image
 
 
 class Pixels:
-    """From images to what a network of the folder wants: B x 3 x side x side, normalised as the folder states."""
+    """Turns images into network input: B x 3 x side x side, normalised as the model's folder states."""
 
     def __init__(self, folder: Path, side: int, device: torch.device, dtype: torch.dtype) -> None:
         stated: dict[str, Any] = {}
@@ -48,16 +48,16 @@ class Pixels:
         self.side, self._device, self._dtype = side, device, dtype
 
     def __call__(self, images: Sequence[Picture]) -> Tensor:
-        """The pixels of the images."""
+        """Prepare the images."""
         levels = squared(images, self.side).to(self._device)
         return levels.sub_(self._mean).div_(self._deviation).to(self._dtype)
 
 
 def pair_crops(image: Image.Image, boxes: Sequence[Mapping[str, Any]], most: int) -> list[Image.Image]:
-    """For the first `most` unordered pairs of boxes, crowds left out, the part of the image that holds both.
+    """Crop the image around each of the first `most` unordered pairs of boxes, crowds left out.
 
     Boxes are x, y, w, h in pixels; the rectangle around a pair grows to whole pixels and ends at the image's border.
-    (The authors' script left the second box's right and bottom out.)
+    (The authors' script left out the second box's right and bottom.)
     """
     crops: list[Image.Image] = []
     single = [box for box in boxes if not box["crowd"]]

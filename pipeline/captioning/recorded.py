@@ -1,4 +1,4 @@
-"""Captions that were made elsewhere: by people, by the authors' scripts, by another captioner.
+"""Captions made elsewhere: by people, by the authors' scripts, or by another captioner.
 
 A file is one of:
 * COCO captions, an object with `annotations`: [{image_id, caption}, ...];
@@ -26,7 +26,7 @@ from storage.errors import FatalError
 from storage.tables import CAPTIONS, read_table
 
 LONGEST_TEXT = 2000
-"""Characters: more is no caption."""
+"""Maximum length of a caption in characters."""
 EXPECTED = (
     "COCO captions JSON, a JSON object {image id: [captions]}, a JSON list of {image_id, caption}, "
     "or Parquet of the captions table"
@@ -46,7 +46,7 @@ class _Found(NamedTuple):
 
 
 class RecordedCaptioner:
-    """Gives an image the captions that files hold for it, in file order; none when they hold none."""
+    """Looks up the captions that files hold for an image, in file order; there may be none."""
 
     needs_images = False
     side = None
@@ -60,11 +60,11 @@ class RecordedCaptioner:
                 self._add(found)
 
     def caption(self, images: Sequence[Picture], image_ids: Sequence[int]) -> list[list[Caption]]:
-        """The captions of each image id; `images` is not looked at and may be empty."""
+        """The captions of each image id; `images` is ignored and may be empty."""
         return [list(self._captions.get(image_id, ())) for image_id in image_ids]
 
     def image_ids(self) -> frozenset[int]:
-        """The images that have captions, for a caller who wants to know which of them it does not have."""
+        """The ids of images that have captions, so that a caller can find those that it lacks."""
         return frozenset(self._captions)
 
     def _add(self, found: _Found) -> None:
@@ -146,6 +146,6 @@ def _listed(texts: Any) -> list[Any]:
 
 
 def _clean(text: str) -> str:
-    """The text without control and other invisible characters, blanks single."""
+    """The text with single blanks, without control and other invisible characters."""
     spaced = (" " if unicodedata.category(c) == "Cc" else c for c in text)
     return " ".join("".join(c for c in spaced if not unicodedata.category(c).startswith("C")).split())

@@ -1,4 +1,4 @@
-"""From logits to the next token: repetition penalty, least length, temperature, top-k, top-p, then one uniform a row.
+"""Chooses the next token: repetition penalty, minimum length, temperature, top-k, top-p, then one uniform per row.
 
 Order and meaning of the steps are those of transformers' `generate`. Legend: N rows, V vocabulary, T tokens so far.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SamplingRules:
-    """How a token is chosen; the fields are those of `CaptionSettings`."""
+    """How a token is chosen. Fields other than `end` are those of `CaptionSettings`."""
 
     end: int
     """The token that ends a caption."""
@@ -27,11 +27,11 @@ class SamplingRules:
 
 
 def choose(logits_NV: Tensor, history_NT: Tensor, uniform_N: Tensor, rules: SamplingRules) -> tuple[Tensor, Tensor]:
-    """The next token of each row, and its log-probability under the model itself (before any rule).
+    """Choose the next token of each row. Returns it and its log-probability under the model itself (before any rule).
 
-    `logits_NV` is float32, `uniform_N` float64 in [0, 1): the token is found by inverting the cumulative distribution
-    over the kept tokens, likeliest first, so that a row's choice depends on nothing but the row. Temperature 0 takes
-    the likeliest.
+    `logits_NV` is float32, `uniform_N` float64 in [0, 1). The token is found by inverting the cumulative distribution
+    over the kept tokens, most probable first, so a row's choice depends on that row alone. Temperature 0 takes the most
+    probable token.
     """
     scores_NV = _penalised(logits_NV, history_NT, rules.repetition_penalty)
     if history_NT.shape[1] < rules.min_length:
@@ -54,7 +54,7 @@ def _draw(scores_NV: Tensor, uniform_N: Tensor, rules: SamplingRules) -> Tensor:
     scores_NK, tokens_NK = (scores_NV / rules.temperature).topk(kept, dim=-1)
     probabilities_NK = scores_NK.softmax(-1)
     before_NK = probabilities_NK.cumsum(-1) - probabilities_NK
-    # A token stays while the likelier ones hold less than top_p; the likeliest always does.
+    # A token is kept while more probable ones hold less than top_p; the most probable token always is.
     outside_NK = before_NK >= rules.top_p
     outside_NK[:, 0] = False
     cumulative_NK = probabilities_NK.masked_fill(outside_NK, 0.0).double().cumsum(-1)
@@ -65,15 +65,15 @@ def _draw(scores_NV: Tensor, uniform_N: Tensor, rules: SamplingRules) -> Tensor:
 
 
 STEPS = 128
-"""Numbers kept apart for each draw: the longest caption in tokens."""
+"""Random numbers reserved per draw: the longest caption in tokens."""
 _MASK = 2**64 - 1
 
 
 def uniforms(seed: int, image_id: int, draws: int) -> NDArray[np.float64]:
-    """Numbers in [0, 1) of shape draws x STEPS that depend on (seed, image id, draw, step) alone.
+    """Random numbers in [0, 1), draws x STEPS, that depend on (seed, image id, draw, step) alone.
 
-    Philox is counter-based: its key is (seed, image id), its counter runs over draws and steps, so the first draws
-    of an image stay the same when more are asked for.
+    Philox is counter-based: its key is (seed, image id) and its counter runs over draws and steps, so the first draws
+    of an image stay the same when more are requested.
     """
     key = np.array([seed & _MASK, image_id & _MASK], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).random((draws, STEPS))

@@ -1,4 +1,4 @@
-"""Settings of the captioning: which captioner, how it decodes."""
+"""Settings of captioning: which captioner to use, and how it decodes."""
 
 from __future__ import annotations
 
@@ -14,61 +14,67 @@ Decoding = Literal["nucleus", "beam"]
 
 
 class CaptionSettings(Settings):
-    """The defaults are the authors' (spec 1.3): ten nucleus draws an image, five to twenty tokens, prompt included."""
+    """How images are captioned. The defaults are the authors': ten nucleus draws per image (docs/captioning.md, Decoding)."""
 
     captioner: CaptionerName = "blip"
+    """What makes captions. blip: BLIP in transformers; lavis: BLIP in LAVIS; recorded: files of captions."""
     model: str = runtime("Salesforce/blip-image-captioning-large")
-    """blip: a folder with config.json, model.safetensors and the tokenizer's files, or a name on the Hugging Face hub;
-    its content is part of the key. lavis: a folder with one BLIP checkpoint (*.pth) and vocab.txt."""
+    """The captioner's model; its content is part of the key. blip: a folder with `config.json`, `model.safetensors` and the
+    tokenizer's files, or a name on the Hugging Face hub; lavis: a folder with one BLIP checkpoint (`*.pth`) and `vocab.txt`."""
     hub: bool = runtime(False)
-    """blip: whether a model that is not on disk may be downloaded from the hub."""
+    """Whether BLIP's or the filter's model may be downloaded from the Hugging Face hub when it is not on disk."""
     decoding: Decoding = "nucleus"
-    """"beam" gives one caption an image, without `draws`, sampling settings and repetition penalty."""
+    """Decoding. nucleus: sampling; beam: beam search, with one caption per image; the settings marked nucleus have no effect."""
     draws: int = Field(default=10, ge=1, le=256)
+    """nucleus: number of captions per image."""
     top_p: float = Field(default=0.9, gt=0, le=1)
+    """nucleus: tokens are drawn from the smallest set of most probable tokens that reaches this probability."""
     top_k: int = Field(default=50, ge=0)
-    """0 switches it off. The authors never set it, but their library's default of 50 was in force."""
+    """nucleus: tokens are drawn from at most this many most probable ones, 0 for all; the authors' library defaults to 50."""
     temperature: float = Field(default=1.0, ge=0)
-    """0 takes the likeliest token at every step: all draws are then the same."""
+    """nucleus: divisor of the logits; 0 takes the most probable token at every step, so that all draws are the same."""
     max_length: int = Field(default=20, ge=2, le=128)
-    """In tokens, with the begin token and the prompt."""
+    """Maximum length of a caption in tokens, counted with the begin token and the prompt."""
     min_length: int = Field(default=5, ge=0)
-    """Likewise."""
+    """Minimum length of a caption in tokens, counted with the begin token and the prompt."""
     repetition_penalty: float = Field(default=1.1, gt=0)
-    """"nucleus" only: divides (or multiplies, below zero) the logits of tokens already there, the prompt's included."""
+    """nucleus: divisor of positive logits and factor of negative ones for tokens that occurred already, the prompt's included."""
     prompt: str = "a picture of "
-    """Begins every caption for the model, and is not part of the text that comes out."""
+    """Text with which every caption begins for the model; it is not part of the resulting text."""
     num_beams: int = Field(default=3, ge=1, le=32)
+    """Number of beams of beam search."""
     dense: Literal["no", "also", "only"] = "no"
-    """blip: beam captions of the cut-outs around pairs of boxes, beside those of the whole image or instead of them."""
+    """blip: beam captions of crops around pairs of boxes. no: none; also: beside the whole image's; only: instead of those."""
     dense_pairs: int = Field(default=100, ge=1, le=10_000)
-    """dense: pairs of an image at most, the first in the order of its boxes."""
+    """dense: maximum number of pairs of boxes per image, taken in the order of its boxes."""
     merge_draws: bool = False
-    """Whether draws of an image that say the same become one caption, the first, with `times`, their number."""
+    """Whether equal captions of an image become one, the first of them, with their number as `times`."""
     filter: str = runtime("")
-    """A folder (or a hub name) with a `BlipForImageTextRetrieval`, whose matching head then scores every caption (CapFilt
-    of BLIP, section 3.3); its content is part of the key. "" for no filter."""
+    """Folder or hub name of a `BlipForImageTextRetrieval` whose matching head scores every caption (CapFilt; BLIP, section
+    3.3); its content is part of the key. "" for no filter."""
     match_at_least: float = Field(default=0.5, ge=0, le=1)
-    """filter: captions of a lower probability to belong to their image are left out; 0 only stores the score."""
+    """filter: minimum probability that a caption belongs to its image; others are left out. 0 only stores the score."""
     seed: int = Field(default=0, ge=0, lt=2**63)
+    """nucleus: seed of the random numbers, which follow from it, the image id, the draw and the position alone."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """Floating-point format of the captioner's and the filter's weights and computation; lavis supports float32 only."""
     device: str = runtime("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")
-    """"cpu", "cuda" (each worker takes a GPU, in turn), one GPU such as "cuda:1", or "auto": GPUs where there are any."""
+    """Where models run: "cpu", "cuda" (workers take GPUs in turn), "cuda:1" (that GPU), or "auto" (GPUs if any, else the CPU)."""
     batch_size: int = runtime(32)
-    """Images that go through the network together."""
+    """Images per batch of the network, at least 1."""
     lavis_python: Path = runtime(Path(".lavis/bin/python"))
-    """lavis: the Python of LAVIS's environment, which `make lavis-env` builds."""
+    """lavis: Python interpreter of LAVIS's environment, which `make lavis-env` builds."""
     recorded: tuple[Path, ...] = runtime(())
-    """recorded: files of captions (see `recorded.py`); an image's captions are those of all files, in order."""
+    """recorded: files of captions (docs/captioning.md, Decoding); an image gets the captions of all files, in their order."""
 
     @model_validator(mode="after")
     def _consistent(self) -> CaptionSettings:
         if self.captioner == "recorded" and not self.recorded:
             raise ValueError("recorded: name at least one file of captions, or set captioner to 'blip'")
         if self.captioner == "lavis" and self.precision != "float32":
-            raise ValueError(f"precision: {self.precision} is for captioner 'blip'; 'lavis' works in float32")
+            raise ValueError(f"precision: {self.precision} needs captioner 'blip'; 'lavis' supports float32 only")
         if self.captioner == "lavis" and self.device.startswith("cuda"):
-            raise ValueError(f"device: {self.device!r} is for captioner 'blip'; 'lavis' works on the CPU")
+            raise ValueError(f"device: {self.device!r} needs captioner 'blip'; 'lavis' runs on the CPU only")
         if self.captioner != "blip" and self.dense != "no":
             raise ValueError(f"dense: {self.dense!r} needs captioner 'blip', not {self.captioner!r}")
         if self.min_length > self.max_length:

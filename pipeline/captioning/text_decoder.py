@@ -1,4 +1,4 @@
-"""BLIP's text decoder, run for many draws of an image at once: same weights and results as transformers', less work.
+"""BLIP's text decoder for many draws per image: same weights and results as in transformers, with less work.
 
 The keys and values of an image are computed once and shared by its draws (transformers repeats them for every draw),
 the prompt is read in one pass, and rows that have ended drop out of the computation.
@@ -25,11 +25,11 @@ class DecoderState:
     rows: Tensor
     """The numbers of the live rows, ascending."""
     length: int
-    """Positions in the cache."""
+    """Number of positions in the cache."""
     own: list[tuple[Tensor, Tensor]]
-    """For each layer, keys and values of the rows' own tokens: N x H x T x (D/H)."""
+    """Keys and values of the rows' own tokens, per layer: N x H x T x (D/H)."""
     image: list[tuple[Tensor, Tensor]]
-    """For each layer, keys and values of the image: B x H x S x (D/H)."""
+    """Keys and values of the images, per layer: B x H x S x (D/H)."""
 
 
 class TextDecoder:
@@ -45,7 +45,7 @@ class TextDecoder:
         self._most_positions = most_positions
 
     def start(self, states_BSD: Tensor, prompt: list[int], draws: int) -> tuple[DecoderState, Tensor]:
-        """Read the prompt for each image. Returns the state, and the next token's logits: (B*R) x V, float32."""
+        """Read the prompt for each image. Returns the state and the next token's logits: (B*R) x V, float32."""
         images, positions, device = len(states_BSD), len(prompt), states_BSD.device
         embedded_TD = self._embed(torch.tensor(prompt, device=device), torch.arange(positions, device=device))
         hidden_ND = embedded_TD.repeat(images, 1)
@@ -68,13 +68,13 @@ class TextDecoder:
         return self._logits(hidden_ND)
 
     def keep(self, state: DecoderState, kept_N: Tensor) -> None:
-        """Drop every live row whose mark in `kept_N` (bool) is false."""
+        """Drop every live row for which `kept_N` (bool) is false."""
         place = kept_N.nonzero()[:, 0]
         state.rows = state.rows[place]
         self.reorder(state, place)
 
     def reorder(self, state: DecoderState, place_N: Tensor) -> None:
-        """Live row i goes on from what row `place_N[i]`, of the same image, has said."""
+        """Continue live row i from the tokens of row `place_N[i]`, which is of the same image."""
         state.own = [(keys[place_N], values[place_N]) for keys, values in state.own]
 
     def _embed(self, token_N: Tensor, position: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class TextDecoder:
         return logits.float()
 
     def _for_draws(self, prompt_BHTd: Tensor, draws: int) -> Tensor:
-        """A cache with room for a whole caption, that begins with the prompt of the row's image."""
+        """A cache with room for a whole caption, which begins with the prompt of each row's image."""
         images, heads, positions, width = prompt_BHTd.shape
         cache = prompt_BHTd.new_zeros(images, draws, heads, self._most_positions, width)
         cache[:, :, :, :positions] = prompt_BHTd[:, None]

@@ -1,1 +1,1 @@
-"""The `rlip` command: `app` declares the commands, the other modules carry them out."""
+"""The `rlip` command: `app` declares the subcommands, the other modules implement them."""

@@ -1,4 +1,4 @@
-"""`python -m pipeline.cli`: the `rlip` command where it is not on the path."""
+"""Runs the `rlip` command as `python -m pipeline.cli`, for environments where `rlip` is not on the path."""
 
 from pipeline.cli.app import app
 

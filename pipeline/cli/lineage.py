@@ -1,4 +1,4 @@
-"""`rlip explain`: the birth of an image's labels, from file and captions to score, choice and place in a shard."""
+"""`rlip explain`: traces the labels of an image from its file and captions to their scores and places in shards."""
 
 from __future__ import annotations
 
@@ -25,41 +25,41 @@ _IMAGE_ID = re.compile("[0-9]{1,18}")
 
 @dataclass(frozen=True)
 class Lineage:
-    """All that a run knows of one image. Rows are as in the tables; digests are those in the artifacts' keys."""
+    """All that a run knows about one image. Rows are as in the tables; digests are those in the artifact keys."""
 
     run: str
     partition: str
     image: Mapping[str, Any]
     captions: Sequence[Mapping[str, Any]]
     captioner: Mapping[str, str]
-    """Role → digest of the captioner's files."""
+    """Role → digest of a file or folder of the captioner."""
     tagger: str | None
-    """Content digest of the tagger's artifact."""
+    """Content digest of the tagger artifact."""
     labels: Sequence[Mapping[str, Any]]
-    """Relations, best first, each with its `words` (a triplet), their `caption`, and the `mentions` (candidates) of its pair."""
+    """Relations, best first, each with its `words` (a triplet), its `caption`, and the `mentions` (candidates) of its pair."""
     shards: Sequence[Mapping[str, Any]]
-    """Where the image lies in each kind of shard, and which labels were kept."""
+    """The place of the image in each kind of shard, and which labels were kept there."""
     rejected: Sequence[Mapping[str, Any]]
 
     def as_json(self) -> dict[str, Any]:
-        """The birth as plain values."""
+        """Return the lineage as plain values."""
         return dict(vars(self))
 
 
 def print_lineage(root: Address, image: str, run_name: str | None, as_json: bool) -> None:
-    """Print how an image's labels came to be."""
+    """Print where the labels of an image come from."""
     store = existing_store(root)
-    birth = lineage_of(find_run(store, run_name) if run_name is not None else _only_run(store), image)
+    lineage = lineage_of(find_run(store, run_name) if run_name is not None else _only_run(store), image)
     if as_json:
-        print(json.dumps(birth.as_json(), ensure_ascii=False, default=str))
+        print(json.dumps(lineage.as_json(), ensure_ascii=False, default=str))
         return
     console = Console()
-    for line in _lines(birth):
+    for line in _lines(lineage):
         console.print(Text(line), soft_wrap=True)
 
 
 def lineage_of(run: Run, image: str) -> Lineage:
-    """What the run knows of an image, named by id, by `dataset/id`, or by its file. Raises `FatalError` for none or many."""
+    """Look up an image by id, by `dataset/id` or by file name. Raises `FatalError` unless exactly one image matches."""
     partition, row = _find(run, image)
     image_id = row["image_id"]
     at = {step: found[partition] for step in run.steps() if partition in (found := run.artifacts(step))}
@@ -76,7 +76,7 @@ def lineage_of(run: Run, image: str) -> Lineage:
         tagger=next(iter(at["tag"].manifest.terms["inputs"].get("tagger", [])), None) if "tag" in at else None,
         labels=[
             {**label, "words": words, "caption": _caption(captions, words), "mentions": mentions.get(_ends(label), [])}
-            for label, words in _born(labels, triplets)
+            for label, words in _with_words(labels, triplets)
         ],
         shards=[
             place for step in sorted(at) if step.startswith("shard:") for place in _places(step, at[step], image_id)
@@ -86,7 +86,7 @@ def lineage_of(run: Run, image: str) -> Lineage:
 
 
 def _find(run: Run, image: str) -> tuple[str, dict[str, Any]]:
-    """Partition and row of the one image that is meant."""
+    """Partition and row of the one image that `image` names."""
     dataset, _, name = image.rpartition("/")
     found = []
     for partition, artifact in run.artifacts("ingest").items():
@@ -103,14 +103,14 @@ def _find(run: Run, image: str) -> tuple[str, dict[str, Any]]:
         return found[0]
     if not found:
         raise FatalError(
-            f"run {run.name!r} has no image {image!r}; name it by id, by set and id (coco/42) or by its file"
+            f"run {run.name!r} has no image {image!r}; name it by id, by data set and id (coco/42) or by file name"
         )
     names = ", ".join(f"{row['dataset']}/{row['image_id']}" for _, row in found)
     raise FatalError(f"{image!r} names {len(found)} images: {names}; name one of them")
 
 
 def _items(artifact: Artifact | None, table: str, image_id: int) -> list[dict[str, Any]]:
-    """The items of an image in a table; none where the step or the image's row is missing."""
+    """The items of an image in a table; none if the step or the row of the image is missing."""
     if artifact is None:
         return []
     rows = artifact.table(table).filter(pc.field("image_id") == image_id).to_pylist()
@@ -118,7 +118,7 @@ def _items(artifact: Artifact | None, table: str, image_id: int) -> list[dict[st
 
 
 def _mentions(artifact: Artifact | None, image_id: int) -> dict[tuple[int, str, int], list[dict[str, Any]]]:
-    """The candidates of an image by what they say of which pair: one for each mention that may mean it."""
+    """The candidates of an image by subject, predicate and object: one for each mention that may refer to the pair."""
     found: dict[tuple[int, str, int], list[dict[str, Any]]] = {}
     if artifact is not None and "candidates.parquet" in artifact.manifest.files:
         for row in artifact.table("candidates").filter(pc.field("image_id") == image_id).to_pylist():
@@ -131,10 +131,10 @@ def _ends(label: Mapping[str, Any]) -> tuple[int, str, int]:
     return label["subject"], label["predicate"], label["object"]
 
 
-def _born(
+def _with_words(
     labels: list[dict[str, Any]], triplets: list[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Each label with the words that it came from."""
+    """Each label with the triplet that it came from; empty if unknown."""
     for label in labels:
         known = 0 <= label["triplet"] < len(triplets)
         yield label, triplets[label["triplet"]] if known else {}
@@ -154,7 +154,7 @@ def _places(step: str, artifact: Artifact, image_id: int) -> Iterator[dict[str, 
 
 
 def _choice(settings: Mapping[str, Any]) -> ChoiceSettings:
-    """What an artifact's shard kept; settings that its version did not know have their defaults."""
+    """Which labels a shard artifact kept. Settings that its version did not have get their defaults."""
     return ChoiceSettings.model_validate({n: v for n, v in settings.items() if n in ChoiceSettings.model_fields})
 
 
@@ -162,30 +162,30 @@ def _only_run(store: Store) -> Run:
     runs = runs_of(store)
     if len(runs) != 1:
         names = ", ".join(run.name for run in runs) or "none yet"
-        raise FatalError(f"{store.address} has {len(runs)} runs ({names}): say which one")
+        raise FatalError(f"{store.address} has {len(runs)} runs ({names}); name one of them")
     return runs[0]
 
 
-def _lines(birth: Lineage) -> Iterator[str]:
-    row = birth.image
+def _lines(lineage: Lineage) -> Iterator[str]:
+    row = lineage.image
     yield f"image {row['dataset']}/{row['image_id']}: {row['uri']}, {row['width']}x{row['height']}, digest {row['digest'][:12]}"
-    yield f"  in partition {birth.partition} of run {birth.run}"
+    yield f"  in partition {lineage.partition} of run {lineage.run}"
     for number, box in enumerate(row["boxes"]):
         yield f"  box #{number} {harmless(box['category'])} at {box['x']:.0f},{box['y']:.0f}, {box['w']:.0f}x{box['h']:.0f}"
-    made_by = ", ".join(f"{role} {digest[:12]}" for role, digest in birth.captioner.items())
-    yield f"{len(birth.captions)} captions" + (f" by {made_by}" if made_by else "")
-    for caption in birth.captions:
+    made_by = ", ".join(f"{role} {digest[:12]}" for role, digest in lineage.captioner.items())
+    yield f"{len(lineage.captions)} captions" + (f" by {made_by}" if made_by else "")
+    for caption in lineage.captions:
         yield f"  {harmless(caption['text'])} (draw {caption['draw']}, seed {caption['seed']})"
-    tagger = f", scored by tagger {birth.tagger[:12]}" if birth.tagger else ""
-    yield f"{len(birth.labels)} labels{tagger}"
+    tagger = f", scored by tagger {lineage.tagger[:12]}" if lineage.tagger else ""
+    yield f"{len(lineage.labels)} labels{tagger}"
     boxes = row["boxes"]
-    for label in birth.labels:
+    for label in lineage.labels:
         names = [f"#{label[role]} {harmless(boxes[label[role]]['category'])}" for role in ("subject", "object")]
         yield f"  {label['score']:.3f} {names[0]} | {harmless(label['predicate'])} | {names[1]}{_because(label)}"
-    for place in birth.shards:
+    for place in lineage.shards:
         limit = f", labels of {place['labels']}" if place["labels"] is not None else ""
         yield f"{place['step']}: {place['member']} at byte {place['offset']}, {place['size']} bytes{limit}"
-    for reject in birth.rejected:
+    for reject in lineage.rejected:
         yield f"rejected by {reject['stage']}: {harmless(reject['reason'])} {harmless(reject['value'])}"
 
 
@@ -193,19 +193,19 @@ def _because(label: Mapping[str, Any]) -> str:
     words = label["words"]
     if not words:
         return ""
-    said = " … ".join(harmless(words[role]) for role in ("subject", "predicate", "object"))
+    quoted = " … ".join(harmless(words[role]) for role in ("subject", "predicate", "object"))
     draw = f", draw {label['caption']['draw']}" if label["caption"] else ""
-    other = "" if label["proposed"] else ", said of another pair"
-    return f"  from “{said}” (rule {words['rule']}{draw}{other}{_alternatives(label)})"
+    other = "" if label["proposed"] else ", stated about another pair"
+    return f"  from “{quoted}” (rule {words['rule']}{draw}{other}{_alternatives(label)})"
 
 
 def _alternatives(label: Mapping[str, Any]) -> str:
-    """How sure the words are of this pair, where they may mean others."""
+    """The probability that the words mean this pair, if they may also mean others."""
     ambiguous = [
         mention for mention in label["mentions"] if mention["ambiguity"] > 1 and mention.get("prior") is not None
     ]
     if not ambiguous:
         return ""
     surest = max(ambiguous, key=lambda mention: mention["prior"])
-    after = f", {label['posterior']:.2f} after its pixels" if label.get("posterior") is not None else ""
+    after = f", posterior {label['posterior']:.2f}" if label.get("posterior") is not None else ""
     return f", one of {surest['ambiguity']} pairs, prior {surest['prior']:.2f}{after}"

@@ -1,4 +1,4 @@
-"""`rlip verify`, `gc`, `du` and `rm`: looking after a store."""
+"""`rlip verify`, `gc`, `du` and `rm`: maintenance of a store."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ DAY = 86400.0
 
 
 def verify(root: Address, run_name: str | None, repair: bool, as_json: bool) -> None:
-    """Read every artifact of a run or of the store again; say what is damaged, and with `repair` remove it.
+    """Read every artifact of a run or of the store again. Report damage and, with `repair`, remove it.
 
-    Raises `FatalError` when damage stays in the store, so that scripts see it.
+    Raises `FatalError` when damage remains in the store, so that scripts see it.
     """
     store = existing_store(root)
     if repair:
@@ -43,11 +43,11 @@ def verify(root: Address, run_name: str | None, repair: bool, as_json: bool) -> 
         for damage in found:
             print(f"  {damage.stage} {damage.key[:12]}: {damage.what}{_needed(damage)}")
     if found and not repair:
-        raise FatalError("the store is damaged; `rlip verify --repair` removes what is, and the next run rebuilds it")
+        raise FatalError("the store is damaged; `rlip verify --repair` removes damage, and the next run rebuilds it")
 
 
 def collect_garbage(root: Address, grace_days: float, delete: bool, as_json: bool) -> None:
-    """List what no run refers to and no run found within the grace period; with `delete` remove it."""
+    """List what no run refers to and no run used within the grace period. With `delete`, remove it."""
     store = existing_store(root)
     if delete:
         store.require_writable()
@@ -67,12 +67,12 @@ def collect_garbage(root: Address, grace_days: float, delete: bool, as_json: boo
         sizes = [garbage.size for garbage in found if garbage.what == what]
         made.add_row(what, f"{len(sizes):,}", bytes_in_words(sum(sizes)))
     Console().print(made)
-    verb = "deleted" if delete else "would be deleted; `rlip gc --delete` does it"
+    verb = "deleted" if delete else "not deleted; `rlip gc --delete` deletes them"
     print(f"{len(found)} folders, {bytes_in_words(size)}, {verb}")
 
 
 def show_usage(root: Address, as_json: bool) -> None:
-    """Print how many bytes stages and runs take."""
+    """Print how many bytes each stage and each run takes."""
     usage = usage_of(existing_store(root))
     if as_json:
         print(json.dumps({**asdict(usage), "size": usage.size}))
@@ -84,7 +84,7 @@ def show_usage(root: Address, as_json: bool) -> None:
 
 
 def remove_run(root: Address, run_name: str, as_json: bool) -> None:
-    """Forget a run; say what `rlip gc` can then free."""
+    """Remove a run and report how many bytes `rlip gc` can then free."""
     store = existing_store(root)
     store.require_writable()
     run = find_run(store, run_name)
@@ -93,11 +93,11 @@ def remove_run(root: Address, run_name: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"removed": run.name, "freed_by_gc": share.apart}))
         return
-    print(f"run {run.name} removed; `rlip gc` frees {bytes_in_words(share.apart)} once the grace period is over")
+    print(f"run {run.name} removed; `rlip gc --delete` frees {bytes_in_words(share.apart)} after the grace period")
 
 
 def _remove(store: Store, found: list[Damage]) -> int:
-    """Remove what is there of damaged artifacts; how many those are."""
+    """Remove those damaged artifacts that still exist, and return their number."""
     places = {(damage.stage, damage.key) for damage in found}
     held = {(each.stage, each.key) for stage in {s for s, _ in places} for each in store.entries(stage)}
     for stage, key in places & held:

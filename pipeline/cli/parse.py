@@ -1,4 +1,4 @@
-"""`rlip parse`: the triplets of a caption, with their places and the rules that found them."""
+"""`rlip parse`: shows the triplets of a caption, their character offsets and the rules that found them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from storage.errors import FatalError
 
 
 def show_parse(console: Console, caption: str, model: str, as_json: bool = False) -> None:
-    """Parse one caption and show what is found. Raises `FatalError` when the model is missing or the caption refused."""
+    """Parse one caption and show its triplets. Raises `FatalError` if the model is missing or the caption is refused."""
     from tagger.parsing.full_predicate import full_predicate
     from tagger.parsing.parser import ParserUnavailableError, load_parser, parse_captions, refusal
 
     reason = refusal(caption)
     if reason is not None:
         raise FatalError(
-            f"caption {reason}: {caption[:60]!r} is not parsed; at most 1,000 characters, with some letters"
+            f"caption {reason}: {caption[:60]!r} can't be parsed; give at most 1,000 characters, with some letters"
         )
     try:
         [triplets] = parse_captions([caption], load_parser(model), implied=True)

@@ -1,4 +1,4 @@
-"""`rlip query`: SQL over the tables of a run's steps, with DuckDB."""
+"""`rlip query`: runs SQL over the tables of a run, with DuckDB."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _PARQUET = ".parquet"
 
 
 def print_query(root: Address, run_name: str, sql: str, as_json: bool) -> None:
-    """Print the rows that a query gives, as they come: no more of them is held than a batch."""
+    """Print the rows of a query as they arrive. Holds no more than one batch of them."""
     names, batches = query(find_run(existing_store(root), run_name), sql)
     if as_json:
         _print_json(batches)
@@ -52,11 +52,11 @@ def print_query(root: Address, run_name: str, sql: str, as_json: bool) -> None:
 
 
 def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
-    """Names of the columns and the rows of a query over the run's tables; it can read these and no file, address or store.
+    """Run a query over the tables of a run. Returns the column names and the batches of rows.
 
-    Tables are named as the stages name them (`images`, `relations`, `rejected`), with the step's arm where several steps
-    write one (`shards_pseudo`); column `partition` comes with each. Raises `FatalError` on what can't be carried out, which
-    may show only when the rows are asked for.
+    The query can read these tables and no file, URL or store. Tables have the names that stages give them (`images`,
+    `relations`, `rejected`), plus the arm of the step if several steps write one (`shards_pseudo`). Each has a column
+    `partition`. Raises `FatalError` if the query fails, possibly only when the rows are read.
     """
     try:
         import duckdb
@@ -66,17 +66,17 @@ def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
     tables: list[str] = []
 
     @contextmanager
-    def told() -> Iterator[None]:
+    def errors_explained() -> Iterator[None]:
         try:
             yield
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise FatalError(f"{sql}: {error}; tables of run {run.name!r}: {', '.join(sorted(tables))}") from error
 
-    with told():
+    with errors_explained():
         for name, dataset in _tables(run):
             tables.append(name)
             connection.register(name, dataset)
-        # Of several statements, and of some by themselves, this call carries out all it can.
+        # This call already executes all it can of several statements, and some single ones, so it must be stoppable.
         answer = _stoppable(connection, lambda: connection.sql(sql))
         if answer is None:
             raise FatalError(f"{sql!r} asks for no rows; e.g. 'select count(*) from {min(tables, default='images')}'")
@@ -84,7 +84,7 @@ def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
     names = _distinct(reader.schema.names)
 
     def batches() -> Iterator[pa.RecordBatch]:
-        with told(), connection:
+        with errors_explained(), connection:
             while (batch := _stoppable(connection, lambda: next(reader, None))) is not None:
                 yield batch.rename_columns(names)
 
@@ -92,20 +92,20 @@ def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
 
 
 def _stoppable(connection: DuckDBPyConnection, work: Callable[[], Any]) -> Any:
-    """What `work` gives. DuckDB's own ear for Ctrl-C is deaf while its other threads have all the tasks, so this thread waits."""
+    """Call `work` in a thread. DuckDB ignores Ctrl-C while its other threads run all tasks, so this thread waits for it."""
     with ThreadPoolExecutor(1) as thread:
         answer = thread.submit(work)
         try:
             return answer.result()
         except KeyboardInterrupt:
-            while not answer.done():  # an interruption before the query begins is forgotten
+            while not answer.done():  # an interrupt before the query begins has no effect
                 connection.interrupt()
                 wait([answer], timeout=0.1)
             raise
 
 
 def _print_json(batches: Iterator[pa.RecordBatch]) -> None:
-    """Print rows as one JSON list."""
+    """Print the rows as one JSON list."""
     begin = "["
     for batch in batches:
         for row in batch.to_pylist():
@@ -115,7 +115,7 @@ def _print_json(batches: Iterator[pa.RecordBatch]) -> None:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Names of columns; one that stands there twice gets a number."""
+    """Column names made distinct: a repeated name gets a number."""
     found: list[str] = []
     for name in names:
         times = 1
@@ -126,7 +126,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON can hold it: what is no number (NaN, infinity) is null."""
+    """A value that JSON can represent: NaN and infinity become null."""
     if isinstance(value, dict):
         return {str(name): _plain(each) for name, each in value.items()}
     if isinstance(value, list):
@@ -135,7 +135,7 @@ def _plain(value: Any) -> Any:
 
 
 def _tables(run: Run) -> Iterator[tuple[str, ds.Dataset]]:
-    """Name → the table over all partitions, read when it is asked for."""
+    """Names and tables of a run, each over all partitions and read on demand."""
     files: dict[str, dict[str, list[tuple[str, Path]]]] = {}
     for step in run.steps():
         for partition, artifact in run.artifacts(step).items():
@@ -153,7 +153,7 @@ def _tables(run: Run) -> Iterator[tuple[str, ds.Dataset]]:
 
 
 def _dataset(entries: list[tuple[str, Path]]) -> ds.Dataset:
-    """Files of one table as one, with the partition's name in each row."""
+    """The files of one table as one data set, with the name of the partition in each row."""
     form = ds.ParquetFileFormat()
     files = LocalFileSystem()
     fragments = [

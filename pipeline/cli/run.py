@@ -1,4 +1,4 @@
-"""What the `rlip` commands do once they are parsed."""
+"""Implements the `rlip` commands that work on a recipe, and `rlip show`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from storage.open_store import Address, existing_store
 def run_recipe(
     path: Path, overrides: Sequence[str], runner: str, as_json: bool, until: str | None = None
 ) -> RunContext:
-    """Run a recipe with the named runner, all of it or `until` a stage, and show what came out."""
+    """Run a recipe with the named runner, completely or up to stage `until`, and print the outcome."""
     recipe = load_recipe(path, overrides if until is None else [*overrides, f"run.until={until}"])
     context, console = RunContext(recipe), Console(stderr=as_json)
     with logged_run(context, runner) as log_file:
@@ -48,7 +48,7 @@ def run_recipe(
 
 
 def train_tagger(path: Path, overrides: Sequence[str], runner: str, as_json: bool) -> None:
-    """Run a recipe until its tagger is trained; say how good it is and where its weights are."""
+    """Run a recipe until its tagger is trained; print its scores and the path of its weights."""
     context = run_recipe(path, overrides, runner, as_json, until="train_tagger")
     (tagger,) = context.run.artifacts("train_tagger").values()
     trained = TrainedTagger.of(tagger)
@@ -59,7 +59,7 @@ def train_tagger(path: Path, overrides: Sequence[str], runner: str, as_json: boo
 
 
 def plan_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
-    """Print each step's cached and due partitions, down to where the chain must run to know more."""
+    """Print the cached and due partitions of each step, as far as they are known before the chain runs."""
     context = RunContext(load_recipe(path, overrides))
     require(context)
     with open_display(Console(stderr=True), as_json=False) as display:
@@ -75,17 +75,17 @@ def plan_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
 
 
 def show_run(store: Address, run_name: str | None, step: str | None, as_json: bool) -> None:
-    """Print runs, a run, or a step of it."""
+    """Print all runs, one run, or one step of it."""
     _show_run(Console(), existing_store(store), run_name, step, as_json)
 
 
 def make_scenes(folder: Path, path: Path, overrides: Sequence[str], as_json: bool) -> None:
-    """Write the made world that a recipe describes."""
+    """Write the synthetic world that a recipe describes."""
     from rich.progress import Progress
 
     recipe = load_recipe(path, overrides)
     if recipe.scenes is None:
-        raise FatalError(f"{path} has no [scenes] section; name one that has, e.g. --recipe recipes/demo.toml")
+        raise FatalError(f"{path} has no [scenes] section; use a recipe with one, e.g. --recipe recipes/demo.toml")
     with Progress(console=Console(stderr=True), disable=as_json) as progress:
         bar = progress.add_task("scenes")
         write_world(folder, recipe.scenes, lambda done, total: progress.update(bar, completed=done, total=total))
@@ -93,22 +93,22 @@ def make_scenes(folder: Path, path: Path, overrides: Sequence[str], as_json: boo
 
 
 def examine_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
-    """Print what the doctor finds; exit code 1 when something is missing."""
+    """Print what the doctor finds. Raises `FatalError` if something is missing."""
     findings = list(examine(RunContext(load_recipe(path, overrides))))
     if as_json:
         print(json.dumps([vars(finding) for finding in findings]))
     else:
-        table = Table("", "what", Column("", overflow="fold"), box=None)  # folded: no path is cut short
+        table = Table("", "what", Column("", overflow="fold"), box=None)  # folded, so that no path is truncated
         for finding in findings:
-            table.add_row(finding.state, *(Text(harmless(said, len(said))) for said in (finding.what, finding.detail)))
+            table.add_row(finding.state, *(Text(harmless(text, len(text))) for text in (finding.what, finding.detail)))
         Console().print(table)
     missing = [finding for finding in findings if finding.state == "missing"]
     if missing:
-        raise FatalError(f"{len(missing)} thing(s) missing for {path}, see above")
+        raise FatalError(f"{path}: {len(missing)} requirement(s) missing; the list above says how to fix each")
 
 
 def _runner(name: str) -> Callable[[RunContext, Display], Outcome]:
-    """The function that runs recipes, found by entry point so that the pipeline need not know what drives it."""
+    """The function that runs recipes. It is found by entry point, so that the pipeline does not depend on its runners."""
     (entry,) = entry_points(group="rlip.runners", name=name)
     found: Callable[[RunContext, Display], Outcome] = entry.load()
     return found

@@ -1,4 +1,4 @@
-"""`rlip show`: which runs there are, what a run's steps did, what a step's rows look like."""
+"""`rlip show`: lists runs, what the steps of a run did, and sample rows of a step."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ REJECTED_ROWS = 20
 def show_run(
     console: Console, store: Store, run_name: str | None, step: str | None = None, as_json: bool = False
 ) -> None:
-    """Show the runs of a store, one run's steps, or one step with sample rows and rows in quarantine.
+    """Show the runs of a store, the steps of one run, or one step with sample rows and quarantined rows.
 
-    `step` may also be a stage's name when one step of that stage was recorded. Raises `FatalError` that names what
-    exists when there is no such run or step.
+    `step` may also be the name of a stage if one step of that stage was recorded. Raises `FatalError` if there is no such
+    run or step; its message lists those that exist.
     """
     if run_name is None:
         _show_runs(console, store, as_json)
@@ -61,7 +61,7 @@ def _show_runs(console: Console, store: Store, as_json: bool) -> None:
     if as_json:
         _print_json(console, {"runs": [{"run": run.name, "steps": steps} for run, steps in runs]})
     elif not runs:
-        console.print(Text(f"No runs in {store.address}; `rlip run RECIPE` makes one"))
+        console.print(Text(f"No runs in {store.address}; `rlip run RECIPE` creates one"))
     else:
         made = table(f"Runs in {store.address}", "run", "steps", "partitions")
         for run, steps in runs:
@@ -100,11 +100,11 @@ def _show_rows(console: Console, artifacts: Mapping[str, Artifact], counts: Mapp
         console.print(made)
     rejected = sampled(artifacts.values(), REJECTED_ROWS)
     if rejected:
-        made = _rows_table("In quarantine, some of each reason", "reason", "count", "image", "value")
-        told = ""
+        made = _rows_table("Quarantined rows, some of each reason", "reason", "count", "image", "value")
+        previous = ""
         for row in rejected:
-            reason, count = ("", "") if row["reason"] == told else (row["reason"], f"{counts[row['reason']]:,}")
-            told = row["reason"]
+            reason, count = ("", "") if row["reason"] == previous else (row["reason"], f"{counts[row['reason']]:,}")
+            previous = row["reason"]
             made.add_row(Text(harmless(reason)), count, str(row["image_id"]), Text(harmless(row["value"])))
         console.print(made)
 
@@ -117,7 +117,7 @@ def _rows_table(title: str, *columns: str) -> Table:
 
 
 def _heads(artifacts: Mapping[str, Artifact]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The first rows of every table of the first partition."""
+    """Name and first rows of every table of the first partition."""
     first = next(iter(artifacts.values()), None)
     if first is None:
         return

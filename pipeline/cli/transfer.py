@@ -1,4 +1,4 @@
-"""`rlip push` and `rlip pull`: copy a run between this store and another place, artifact by artifact."""
+"""`rlip push` and `rlip pull`: copy a run between this store and another location, artifact by artifact."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Copied:
-    """What a push or pull did."""
+    """The result of a push or pull."""
 
     artifacts: int
-    """Artifacts of the run."""
+    """Number of artifacts of the run."""
     copied: int
-    """Those that the other side lacked."""
+    """Number of artifacts that were missing at the destination."""
 
 
 def print_push(root: Address, run_name: str, url: str, as_json: bool) -> None:
-    """Push a run, with a bar."""
+    """Push a run and show a progress bar."""
     run = find_run(existing_store(root), run_name)
     _show(lambda report: push(run, ObjectStoreArtifacts(url), report), as_json)
 
 
 def print_pull(root: Address, run_name: str, url: str, as_json: bool) -> None:
-    """Pull a run, with a bar."""
+    """Pull a run and show a progress bar."""
     run = Run(open_store(root), run_name)
     _show(lambda report: pull(run, ObjectStoreArtifacts(url), report), as_json)
 
 
 def push(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, total: None) -> Copied:
-    """Copy a run's artifacts that the remote lacks, then its records. Stopped half-way, it goes on where it was.
+    """Copy the artifacts that the remote lacks, then the records of the run. An interrupted push can be resumed.
 
-    Raises `FatalError` when the run names an artifact that the store has lost, or that is damaged here.
+    Raises `FatalError` when an artifact of the run is missing from the store or damaged here.
     """
     places = [(run.stage(step), key) for step in run.steps() for key in run.keys(step).values()]
     here = {stage: remote.keys(stage) for stage in {stage for stage, _ in places}}
@@ -62,7 +62,7 @@ def push(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, t
 
 
 def pull(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, total: None) -> Copied:
-    """Copy the artifacts that the run's store lacks, checked by digest, then record the run. Goes on where it was."""
+    """Copy the artifacts that the local store lacks, verified by digest, then record the run. Can be resumed."""
     records = remote.run_records(run.name)
     steps = steps_of(records, remote.url)
     places = list(dict.fromkeys((s["stage"], key) for s in steps.values() for key in s["partitions"].values()))
@@ -89,4 +89,4 @@ def _show(copy: Callable[[Report], Copied], as_json: bool) -> None:
     if as_json:
         print(json.dumps(asdict(copied)))
     else:
-        print(f"{copied.copied} of {copied.artifacts} artifacts copied, the others were there")
+        print(f"{copied.copied} of {copied.artifacts} artifacts copied; the others already existed")

@@ -1,4 +1,4 @@
-"""What `rlip weights` does once it is parsed: official checkpoints become weights of this project; files are shown."""
+"""`rlip weights`: converts official checkpoints into weights of this project, and shows what a file holds."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from storage.errors import FatalError
 def import_weights(
     file: Path, out: Path, settings: Path | None, overrides: Sequence[str], seed: int, as_json: bool
 ) -> None:
-    """Write an official checkpoint as weights of this project, and say what became of its parameters.
+    """Convert an official checkpoint into weights of this project and report what became of its parameters.
 
-    Raises `FatalError` before anything is written when a parameter does not fit or a setting is unknown.
+    Raises `FatalError`, before writing anything, when a parameter does not fit or a setting is unknown.
     """
     if out.is_dir() or out.resolve() == file.resolve():
         raise FatalError(
@@ -60,7 +60,7 @@ def import_weights(
 
 
 def show_weights(file: Path, as_json: bool) -> None:
-    """Print what a file of weights holds: of this project its settings too, of an official checkpoint what it is of."""
+    """Print the parts of a weights file, plus the settings of our weights or the kind of an official checkpoint."""
     with _as_terminal():
         if is_own(file):
             config: NetworkConfig | None = read_config(file)
@@ -110,7 +110,7 @@ def _as_json(imported: Imported, out: Path) -> dict[str, Any]:
 
 
 def _parts(names: Iterable[str]) -> dict[str, list[str]]:
-    """Names by the part of the network that they are of."""
+    """Parameter names by the part of the network that they belong to."""
     parts: dict[str, list[str]] = {}
     for name in sorted(names):
         first, _, rest = name.partition(".")
@@ -120,7 +120,7 @@ def _parts(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by the names that `--set` takes."""
+    """The settings by the dotted names that `--set` takes."""
     return {
         f"{name}{'.' if inner else ''}{inner}": value
         for name, outer in settings.items()

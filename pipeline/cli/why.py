@@ -1,4 +1,4 @@
-"""`rlip why`: what made a run's artifact another one than the store already had, followed up to the first cause."""
+"""`rlip why`: finds why an artifact was computed although the store had similar ones, back to the first cause."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from storage.store import Store
 
 @dataclass(frozen=True)
 class Cause:
-    """One artifact beside the one nearest to it: the first term of their keys that differs."""
+    """One artifact compared with the one nearest to it: the first term of their keys that differs."""
 
     stage: str
     key: str
@@ -34,18 +34,18 @@ class Cause:
 
 @dataclass(frozen=True)
 class Why:
-    """Why a partition was computed: causes from the stage asked about up to the first; none when it was new."""
+    """Why a partition was computed: the causes from the requested stage back to the first; none if it was new."""
 
     partition: str
     causes: tuple[Cause, ...]
 
     @property
     def first(self) -> str:
-        """The first cause in a few words."""
+        """The first cause in words."""
         return str(self.causes[-1]) if self.causes else "new: the store has no other artifact of this partition"
 
     def as_json(self) -> dict[str, Any]:
-        """The causes as plain values."""
+        """Return the causes as plain values."""
         listed = [
             {"stage": c.stage, "key": c.key, "nearest": c.nearest, "term": c.change.term, "old": c.change.old,
              "new": c.change.new}
@@ -55,7 +55,7 @@ class Why:
 
 
 def print_why(root: Address, run_name: str, step: str, partition: str | None, as_json: bool) -> None:
-    """Print the causes of one partition, or count the first causes of all of a step's partitions."""
+    """Print the causes of one partition, or count the first causes over all partitions of a step."""
     run = find_run(existing_store(root), run_name)
     found = list(why(run, step, partition))
     if as_json:
@@ -74,9 +74,9 @@ def print_why(root: Address, run_name: str, step: str, partition: str | None, as
 
 
 def why(run: Run, step: str, partition: str | None = None) -> Iterator[Why]:
-    """Why each partition of a run's step (or one) is another artifact than the nearest that the store has beside it.
+    """Explain why each partition of a step (or one partition) differs from the nearest artifact that the store has.
 
-    Nearest is what was made for the same partition with the fewest terms that differ, and is no part of the run.
+    The nearest artifact is the one of the same partition with the fewest differing terms that is not part of the run.
     Raises `FatalError` for a step or partition that the run does not have.
     """
     artifacts = run.artifacts(step)
@@ -102,7 +102,7 @@ def _nearest(artifact: Artifact, beside: Sequence[Artifact]) -> Artifact | None:
 
 
 def causes_of(store: Store, old: Artifact, new: Artifact) -> Iterator[Cause]:
-    """What differs between two artifacts of a stage and, while that is something they read, what differs there."""
+    """Yield what differs between two artifacts of a stage and, as long as that is an input, what differs in the input."""
     nearest: Artifact | None = old
     current: Artifact | None = new
     while nearest is not None and current is not None:
@@ -118,9 +118,9 @@ def _differences(old: Artifact, new: Artifact) -> list[Change]:
 
 
 def _above(store: Store, change: Change, old: Artifact, new: Artifact) -> tuple[Artifact | None, Artifact | None]:
-    """The two artifacts, as far as they are known and exist, whose contents differ as `change` says.
+    """The two upstream artifacts whose contents differ as `change` says; None where unknown or no longer in the store.
 
-    A data set's records are no artifact, and older manifests do not name all that their keys hold.
+    The records of a data set are not an artifact, and older manifests do not name all artifacts behind their keys.
     """
     table = change.term.removeprefix("inputs.")
     keys = [artifact.manifest.upstream.get(table, []) for artifact in (old, new)]

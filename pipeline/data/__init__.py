@@ -1,1 +1,1 @@
-"""Data sets as files: readers of annotation formats, image files, and partitioning."""
+"""Reads data sets from files: annotation formats, images, and partitioning."""

@@ -1,4 +1,4 @@
-"""Partitioning: a data set is cut once into stored partitions; new images append partitions, so nothing old moves."""
+"""Partitions a data set once and stores the result. New images append partitions, so existing ones never change."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from storage.errors import FatalError
 from storage.store import Store
 
 _SETTLED_NS = 2_000_000_000
-"""A file changed less than this before it was read may change again within the same tick of its time stamp."""
+"""A file changed more recently than this before it was read may change again within the same timestamp tick."""
 
 
 def partition_dataset(
     source: DataSource, size: int, indexes: Path | None, fingerprint_by: Literal["bytes", "stat"], store: Store
 ) -> Iterator[Partition]:
-    """The partitions of a data set: the stored cut, extended by new images. Ids that left the set are left out."""
+    """Yields the stored partitions of a data set, extended by new images. Ids no longer in it are left out."""
     open_folder(source.images).refresh()
     index = index_of(source, indexes)
     index.require_one_image()
-    # Sets in other recipes may have the same name: the place of their annotations tells them apart.
+    # Data sets of other recipes may have the same name; the path of their annotations distinguishes them.
     path = store.root / "cuts" / f"{source.name}-{digest_json(str(source.annotations.absolute()))[:12]}.json"
     stored = load_cut(path)
     cut = extend_cut(stored, index.ids.tolist(), size)
@@ -55,19 +55,19 @@ def partition_dataset(
 
 @lru_cache(maxsize=8)
 def index_of(source: DataSource, folder: Path | None) -> RecordIndex:
-    """The records of a source, opened once per process."""
+    """Opens the record index of a source, once per process."""
     return open_index(source, folder)
 
 
 def extend_cut(cut: Sequence[Sequence[int]], image_ids: Sequence[int], size: int) -> list[list[int]]:
-    """Append the ids that `cut` lacks as new partitions of `size` images; old partitions keep their ids and places."""
+    """Appends ids missing from `cut` as new partitions of `size` images. Existing partitions stay as they are."""
     known = {image_id for partition in cut for image_id in partition}
     fresh = [image_id for image_id in image_ids if image_id not in known]
     return [list(p) for p in cut] + [fresh[i : i + size] for i in range(0, len(fresh), size)]
 
 
 def load_cut(path: Path) -> list[list[int]]:
-    """The stored cut, or an empty one. Raises `FatalError` when it is damaged."""
+    """Loads the stored partitions; empty if there are none. Raises `FatalError` when the file is damaged."""
     try:
         found: list[list[int]] = json.loads(path.read_bytes())["partitions"]
         if not all(isinstance(image_id, int) for partition in found for image_id in partition):
@@ -76,8 +76,8 @@ def load_cut(path: Path) -> list[list[int]]:
         return []
     except (ValueError, KeyError, TypeError) as error:
         raise FatalError(
-            f"{path}: damaged ({error}); remove it and run again: images are then partitioned anew in their order, and "
-            "whatever moves to another partition is computed again"
+            f"{path}: damaged ({error}); remove it and run again: images are then partitioned from scratch, and those "
+            "that move to another partition are computed again"
         ) from error
     return found
 
@@ -85,7 +85,7 @@ def load_cut(path: Path) -> list[list[int]]:
 class PartitionDigests:
     """Cached digests by partition number, each valid while every image file keeps its size, times and inode.
 
-    The cache lies in the folder of the data set's index.
+    The cache is stored in the folder of the data set's index.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -97,7 +97,7 @@ class PartitionDigests:
         self._changed = False
 
     def find(self, number: int, refs: Iterable[ImageRef], rest: Any) -> str | None:
-        """The digest of a partition, if its files and `rest`, which is whatever else decides it, have not changed."""
+        """The cached digest of a partition; None if its files or `rest`, its other inputs, have changed."""
         began = time.time_ns()
         stamp, newest = _stamp(refs, rest)
         self._stamp = stamp if newest < began - _SETTLED_NS else None
@@ -105,20 +105,20 @@ class PartitionDigests:
         return found[1] if found is not None and found[0] == self._stamp else None
 
     def keep(self, number: int, digest: str) -> None:
-        """Remember the digest of the partition that `find` was last asked for."""
+        """Caches the digest of the partition that `find` was last called for."""
         if self._stamp is not None:
             self._known[str(number)] = [self._stamp, digest]
             self._changed = True
 
     def save(self) -> None:
-        """Write what is new. Where nothing may be written, the next plan reads the files again."""
+        """Writes new digests. If the folder is not writable, the next plan reads the files again."""
         if self._changed:
             with suppress(OSError):
                 write_atomic(self._path, json.dumps(self._known).encode())
 
 
 def _described(record: ImageRecord, fingerprint_by: Literal["bytes", "stat"]) -> list[Any]:
-    """Everything that decides an image's row, as JSON: its annotations, and the fingerprint of its file."""
+    """Everything that determines the row of an image, as JSON values: annotations and the fingerprint of its file."""
     try:
         found = fingerprint(record.path, fingerprint_by)
     except BadImage as bad:
@@ -129,7 +129,7 @@ def _described(record: ImageRecord, fingerprint_by: Literal["bytes", "stat"]) ->
 
 
 def _stamp(refs: Iterable[ImageRef], rest: Any) -> tuple[str, int]:
-    """A digest of the state of all files, and the newest change among them in ns since 1970."""
+    """Digest of the states of all files, and the time of the newest change in ns since 1970."""
     found = hashlib.sha256(json.dumps(rest).encode())
     newest = 0
     for ref in refs:

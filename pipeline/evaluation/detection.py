@@ -1,4 +1,4 @@
-"""Average precision of object detection at IoU 0.5 (COCO's rules, through pycocotools)."""
+"""Average precision of object detection at IoU 0.5, by COCO's rules with pycocotools."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pipeline.evaluation.interactions import Floats, Integers, pixel_iou, suppre
 
 @dataclass(frozen=True)
 class Detections:
-    """Labelled boxes of one image: N×4 absolute pixels (left, top, right, bottom); ground truth goes without scores."""
+    """Labelled boxes of one image, N×4 absolute pixels (left, top, right, bottom). Ground truth has no scores."""
 
     boxes: Floats
     labels: Integers
     scores: Floats | None = None
 
     def without_duplicates(self, threshold: float) -> Detections:
-        """Suppress, within a label, boxes that overlap a better one by more than `threshold`; best first."""
+        """Suppresses boxes that overlap a better one of the same label by more than `threshold`. Sorts best first."""
         if self.scores is None or not len(self.labels):
             return self
         same = self.labels[:, None] == self.labels[None, :]
@@ -31,10 +31,7 @@ class Detections:
 
 
 def average_precision_50(predictions: Sequence[Detections], truths: Sequence[Detections]) -> dict[int, float]:
-    """Average precision at IoU 0.5 of each label that the ground truth has, images in the same order.
-
-    Raises ValueError on unequal lengths.
-    """
+    """Returns AP50 per label of the ground truth. Images are in the same order; unequal lengths raise ValueError."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

@@ -1,8 +1,8 @@
 """Mean average precision of HICO-DET (Chao et al. 2018, default setting), as the public evaluators compute it.
 
-Rules: the 100 best interactions an image; pair-wise suppression within equal triplets; a prediction is right when a
-true interaction has the same three labels and both boxes overlap by at least half (+1 pixel convention), each truth
-once; 11-point average precision for each triplet of the ground truth; the mean over those triplets.
+Rules: The 100 best interactions per image count, except duplicates, which pairwise suppression within equal triplets
+removes. A prediction is correct when a true interaction has the same three labels and both boxes overlap by at least half
+(+1 pixel convention). Each truth is found once. The score is the mean 11-point average precision over the true triplets.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RECALL_POINTS = np.arange(0, 1.1, 0.1)
 
 
 class Triplet(NamedTuple):
-    """Labels of an interaction, as indices into the names of the test set."""
+    """The labels of an interaction, as indices into the names of the test set."""
 
     subject: int
     object: int
@@ -28,45 +28,45 @@ class Triplet(NamedTuple):
 
 @dataclass(frozen=True)
 class HicoRules:
-    """What the public evaluators fix."""
+    """The rules that the public evaluators fix."""
 
     per_image: int = 100
-    """Interactions of an image that count, best first."""
+    """Number of interactions per image that count, taken best first."""
     overlap: float = 0.5
-    """Least overlap of both boxes."""
+    """Minimum IoU of both boxes."""
     suppression: float | None = 0.7
-    """Pairs of one triplet whose weighted overlap is above this are duplicates; None keeps them."""
+    """Weighted overlap above which two pairs of one triplet are duplicates. None keeps duplicates."""
     subject_power: float = 1.0
     object_power: float = 0.5
-    """Weights of the two overlaps: IoU_subject ** subject_power * IoU_object ** object_power."""
+    """The weighted overlap is IoU_subject ** subject_power * IoU_object ** object_power."""
     images_without_truth: bool = True
-    """Whether predictions on images without ground truth count as wrong. The authors' code forgets them."""
+    """Whether predictions on images without ground truth count as wrong. The authors' code ignores them."""
 
 
 @dataclass(frozen=True)
 class HicoScores:
-    """Average precision and largest recall by triplet of the ground truth."""
+    """Average precision and maximum recall per triplet of the ground truth."""
 
     average_precision: Mapping[Triplet, float]
     recall: Mapping[Triplet, float]
     truths: Mapping[Triplet, int] = field(default_factory=dict)
-    """How many true interactions the test set has, by triplet."""
+    """Number of true interactions in the test set, per triplet."""
 
     def mean(self, triplets: Iterable[Triplet] | None = None) -> float:
-        """Mean average precision over all triplets, or over those of `triplets` that the ground truth has; else NaN."""
+        """Returns the mean AP over all triplets, or over those of `triplets` in the ground truth. NaN if there are none."""
         chosen = self.average_precision.keys() if triplets is None else set(triplets) & self.average_precision.keys()
         return float(np.mean([self.average_precision[t] for t in sorted(chosen)])) if chosen else float("nan")
 
     @property
     def mean_recall(self) -> float:
-        """Mean of the largest recalls over triplets."""
+        """Mean over triplets of the maximum recall."""
         return float(np.mean(list(self.recall.values()))) if self.recall else float("nan")
 
 
 def score_hico(
     predictions: Sequence[Interactions], truths: Sequence[Interactions], rules: HicoRules | None = None
 ) -> HicoScores:
-    """Score predictions against ground truth, images in the same order. Raises ValueError on unequal lengths."""
+    """Scores predictions against the truth of the same images in the same order. Raises ValueError on unequal lengths."""
     rules = rules or HicoRules()
     every_truth = np.concatenate([truth.triplets for truth in truths] or [np.zeros((0, 3), np.int64)])
     kinds, truth_counts = np.unique(every_truth, axis=0, return_counts=True)
@@ -81,7 +81,7 @@ def score_hico(
     numbers = _numbered(np.concatenate(triplet or [np.zeros((0, 3), np.int64)]), kinds)
     scores = np.concatenate(score or [np.zeros(0)])
     hits = np.concatenate(right or [np.zeros(0, bool)])
-    # Within a triplet best first; ties keep the order of images.
+    # Within a triplet the best comes first, and ties keep the order of images.
     order = np.lexsort((-scores, numbers))
     numbers, hits = numbers[order], hits[order]
     bounds = np.searchsorted(numbers, np.arange(len(kinds) + 1))
@@ -95,7 +95,7 @@ def score_hico(
 
 
 def without_duplicates(predicted: Interactions, rules: HicoRules) -> Interactions:
-    """The interactions of an image that count: the best `per_image`, duplicates of a triplet suppressed; best first."""
+    """Takes the best `per_image` interactions of an image and suppresses duplicates of a triplet. Sorts best first."""
     best = predicted.take(np.argsort(-_scores(predicted), kind="stable")[: rules.per_image])
     if rules.suppression is None or not len(best):
         return best
@@ -109,7 +109,7 @@ def without_duplicates(predicted: Interactions, rules: HicoRules) -> Interaction
 
 
 def eleven_points(hits: np.ndarray, truths: int) -> tuple[float, float]:
-    """11-point average precision and largest recall of predictions sorted best first; `hits` says which are right."""
+    """Returns 11-point average precision and maximum recall. `hits` marks correct predictions, best first."""
     if not len(hits):
         return 0.0, 0.0
     found = np.cumsum(hits)
@@ -122,7 +122,7 @@ def eleven_points(hits: np.ndarray, truths: int) -> tuple[float, float]:
 
 
 def _right(predicted: Interactions, truth: Interactions, overlap: float) -> np.ndarray:
-    """For predictions sorted best first: whether each is the first to find the truth that it overlaps most."""
+    """Marks each prediction that is the first to find the truth it overlaps most. Predictions are sorted best first."""
     right = np.zeros(len(predicted), dtype=bool)
     if not len(truth) or not len(predicted):
         return right
@@ -138,7 +138,7 @@ def _right(predicted: Interactions, truth: Interactions, overlap: float) -> np.n
 
 
 def _numbered(triplets: Integers, kinds: Integers) -> Integers:
-    """The row of `kinds` (sorted, unique) that equals each triplet; len(kinds) where none does."""
+    """Returns the row of `kinds` (sorted, unique) that equals each triplet, or len(kinds) where none does."""
     if not len(kinds) or not len(triplets):
         return np.full(len(triplets), len(kinds), dtype=np.int64)
     base = int(max(kinds.max(), triplets.max())) + 1
@@ -150,5 +150,5 @@ def _numbered(triplets: Integers, kinds: Integers) -> Integers:
 
 def _scores(predicted: Interactions) -> Floats:
     if predicted.scores is None:
-        raise ValueError("predictions need scores; only ground truth goes without")
+        raise ValueError("predictions have no scores; only ground truth may lack them")
     return predicted.scores

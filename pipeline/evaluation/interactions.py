@@ -1,4 +1,4 @@
-"""Interactions of one image: pairs of labelled boxes with a predicate, as arrays.
+"""Interactions of one image as arrays: pairs of labelled boxes, each with a predicate.
 
 Boxes are N×4 absolute pixels (left, top, right, bottom); labels and predicates are indices into name lists.
 """
@@ -17,7 +17,7 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Interactions:
-    """N interactions of one image; `scores` orders predictions and is left out for ground truth."""
+    """N interactions of one image. `scores` ranks predictions; ground truth has none."""
 
     subject_boxes: Floats
     object_boxes: Floats
@@ -30,7 +30,7 @@ class Interactions:
         return len(self.predicates)
 
     def take(self, index: NDArray[Any]) -> Interactions:
-        """The interactions that `index` (positions or a mask) selects, in that order."""
+        """Returns the interactions that `index` (positions or a mask) selects, in that order."""
         return Interactions(
             subject_boxes=self.subject_boxes[index],
             object_boxes=self.object_boxes[index],
@@ -48,9 +48,9 @@ class Interactions:
 
 @dataclass(frozen=True)
 class ScoredPairs:
-    """What a network says of the P pairs of one image, before it is cut down to interactions.
+    """The scores of a network for the P pairs of one image, before the best interactions are selected.
 
-    `predicate_scores` is P×V, in [0, 1], with whatever else counts (class scores) already multiplied in.
+    `predicate_scores` is P×V, in [0, 1]. Other factors, e.g. class scores, are already multiplied in.
     """
 
     subject_boxes: Floats
@@ -60,7 +60,7 @@ class ScoredPairs:
     predicate_scores: Floats
 
     def best(self, limit: int) -> Interactions:
-        """The `limit` interactions with the highest scores, best first; ties in the order of pairs, then predicates."""
+        """Returns the `limit` highest-scoring interactions, best first. Ties are in the order of pairs, then predicates."""
         pairs, vocabulary = self.predicate_scores.shape
         flat = self.predicate_scores.reshape(-1)
         order = np.argsort(-flat, kind="stable")[:limit]
@@ -76,9 +76,9 @@ class ScoredPairs:
 
 
 def pixel_iou(left: Floats, right: Floats) -> Floats:
-    """N×M overlaps of N×4 and M×4 boxes (left, top, right, bottom; both ends belong to the box).
+    """Returns the N×M IoU of N×4 and M×4 boxes (left, top, right, bottom; both ends belong to the box).
 
-    A side is `end - start + 1` pixels long; boxes whose intersection has no positive extent do not overlap.
+    A side is `end - start + 1` pixels long. Boxes whose intersection has no positive extent do not overlap.
     """
     start = np.maximum(left[:, None, :2], right[None, :, :2])
     end = np.minimum(left[:, None, 2:], right[None, :, 2:])
@@ -88,9 +88,9 @@ def pixel_iou(left: Floats, right: Floats) -> Floats:
 
 
 def suppress(scores: Floats, overlaps: Floats, same: np.ndarray, threshold: float) -> Integers:
-    """Greedy suppression: positions to keep, best score first.
+    """Suppresses duplicates greedily. Returns the positions to keep, best score first.
 
-    `overlaps` and `same` are N×N; an item goes when a better kept one has `same` and an overlap above `threshold`.
+    `overlaps` and `same` are N×N. An item is dropped when a better kept one has `same` and an overlap above `threshold`.
     """
     conflicts = same & (overlaps > threshold)
     alive = np.ones(len(scores), dtype=bool)

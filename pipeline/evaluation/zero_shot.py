@@ -1,4 +1,4 @@
-"""Runs pre-trained weights on a test set whose names they may never have seen, and scores pairs and boxes.
+"""Runs a pre-trained network on a test set with names it may never have seen, and scores pairs and boxes.
 
 Shapes: B images, P pairs.
 """
@@ -23,22 +23,22 @@ from pipeline.evaluation.interactions import Interactions, ScoredPairs
 from pipeline.runtime.stage import ReportProgress
 
 DUPLICATE_BOXES = 0.5
-"""Overlap above which two boxes of a label are one detection."""
+"""IoU above which two boxes of one label count as the same detection."""
 
 
 @dataclass(frozen=True)
 class TestNames:
-    """The names of a test set: what the network is asked for."""
+    """The object and predicate names of a test set, which are the texts that the network gets."""
 
     objects: tuple[str, ...]
     predicates: tuple[str, ...]
 
 
 class ZeroShot:
-    """Pre-trained weights, asked for the names of a test set."""
+    """A pre-trained network with the names of a test set as its texts."""
 
     def __init__(self, network: Network, names: TestNames, image_size: int, subject: str | None) -> None:
-        """`subject`: only pairs whose likeliest subject is this name count (HICO-DET: "person"); None: all."""
+        """`subject`: the name that the likeliest subject of a pair must have (HICO-DET: "person"); None allows all."""
         assert isinstance(network, RLIP)
         self._network, self._image_size = network.eval(), image_size
         self._subject = None if subject is None else names.objects.index(subject)
@@ -50,7 +50,7 @@ class ZeroShot:
     def predict(
         self, images: Sequence[Any], rules: HicoRules, batch: int, report: ReportProgress
     ) -> Iterator[tuple[int, Interactions, Detections]]:
-        """For each image (RGB, in any order): its position, the interactions that count, and its detections."""
+        """Yields the position of each RGB image, its interactions that count, and its detections, in any order."""
         by_shape: dict[tuple[int, int], list[int]] = {}
         pixels = [to_pixels(image, View(self._image_size)) for image in images]
         for position, tensor in enumerate(pixels):
@@ -73,7 +73,7 @@ class ZeroShot:
 
 
 def truth_interactions(row: Mapping[str, Any], names: TestNames, canonical: Mapping[str, str]) -> Interactions:
-    """The given relations of a row of the `images` table."""
+    """Returns the given relations of a row of the `images` table."""
     boxes = np.array([[b["x"], b["y"], b["x"] + b["w"], b["y"] + b["h"]] for b in row["boxes"]], np.float64).reshape(
         -1, 4
     )
@@ -90,7 +90,7 @@ def truth_interactions(row: Mapping[str, Any], names: TestNames, canonical: Mapp
 
 
 def truth_detections(row: Mapping[str, Any], names: TestNames) -> Detections:
-    """The boxes of a row of the `images` table."""
+    """Returns the boxes of a row of the `images` table."""
     boxes = np.array([[b["x"], b["y"], b["x"] + b["w"], b["y"] + b["h"]] for b in row["boxes"]], np.float64).reshape(
         -1, 4
     )
@@ -108,7 +108,7 @@ def _scored_pairs(pairs: Pairs) -> ScoredPairs:
 
 
 def _detections(pairs: Pairs) -> Detections:
-    """Subjects and objects of all pairs as detections, duplicates suppressed."""
+    """Returns the subjects and objects of all pairs as detections without duplicates."""
     boxes = torch.cat((pairs.subject_boxes, pairs.object_boxes)).double().numpy()
     labels = torch.cat((pairs.subject_labels, pairs.object_labels)).numpy()
     scores = torch.cat((pairs.subject_scores, pairs.object_scores)).double().numpy()

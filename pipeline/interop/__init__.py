@@ -1,1 +1,1 @@
-"""Files of others: the authors' formats, COCO, HICO-DET and Visual Genome, in and out of runs."""
+"""Imports and exports runs in external formats: the authors' files, COCO, HICO-DET and Visual Genome."""

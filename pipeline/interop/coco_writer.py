@@ -1,4 +1,4 @@
-"""A run as a data set in COCO's layout, with captions, and relations in the pair layout that `ingest` reads."""
+"""Writes a run as a COCO data set with captions, and with relations in the pair layout that `ingest` reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.interop.run_rows import RunRows, Tally, relations_of
 
 
 def write_coco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
-    """`instances.json`, `captions.json` and `relations.json` for each data set."""
+    """Writes `instances.json`, `captions.json` and `relations.json` for each data set."""
     for dataset in rows.datasets() if "ingest" in rows.steps() else ():
         place = folder / dataset
         place.mkdir()
@@ -33,7 +33,7 @@ def write_coco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> N
 
 
 def category_ids(rows: RunRows, dataset: str) -> dict[str, int]:
-    """Category → id: COCO's own where all are of its 80, else from 1 in the order of names."""
+    """Returns category → id: COCO's own ids if all categories are COCO's, else 1, 2, ... in alphabetical order."""
     names = {box["category"] for image in rows.images(dataset, "images") for box in image.items("images", "boxes")}
     own = {name: number for number, name in COCO_CATEGORIES.items()}
     return own if names <= own.keys() else {name: number for number, name in enumerate(sorted(names), start=1)}
@@ -48,7 +48,7 @@ def _images(rows: RunRows, dataset: str, tally: Tally) -> Iterator[dict[str, Any
 
 
 def _annotations(rows: RunRows, dataset: str, ids: dict[str, int]) -> Iterator[dict[str, Any]]:
-    """Boxes in stored order; ids are COCO's own where a box has one that no other has."""
+    """Yields boxes in stored order. A box keeps its source id if that is positive and not yet taken."""
     taken: set[int] = set()
     following = 1
     for image in rows.images(dataset, "images"):
@@ -73,7 +73,7 @@ def _relations(rows: RunRows, dataset: str, threshold: float, tally: Tally) -> I
     for image in rows.images(dataset, "images", "relations"):
         boxes = image.items("images", "boxes")
         corners = [[number(v) for v in (b["x"], b["y"], b["x"] + b["w"], b["y"] + b["h"])] for b in boxes]
-        # `ingest` grounds relations by their boxes, and never in a crowd.
+        # `ingest` matches relations to boxes by coordinates and never to a crowd box.
         stated = relations_of(image, threshold, tally)
         relations = [r for r in stated if not (boxes[r["subject"]]["crowd"] or boxes[r["object"]]["crowd"])]
         tally.note("relation of a crowd box", len(stated) - len(relations))

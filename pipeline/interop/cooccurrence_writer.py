@@ -1,4 +1,4 @@
-"""Which predicates a run's relations have between two of COCO's categories: the table of `tag.cooccurrence` (spec 2.6)."""
+"""Writes the table of `tag.cooccurrence` from a run's relations (docs/triplets.md, Other ways to candidates)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tagger.matching.readers import by_whole_words
 
 
 def write_cooccurrence(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
-    """`cooccurrence.json` of all sets of the run: {subject: {object: [predicate, the most frequent first]}}.
+    """Writes `cooccurrence.json` over all sets of the run: {subject: {object: [predicates, most frequent first]}}.
 
-    Names of boxes are read as nouns of captions are; relations of a name that means no category are counted.
+    Box names map to categories like nouns in captions. A relation with a name of no category is left out and counted.
     """
     relations = list(_relations(rows, threshold, tally))
     categories = tuple(COCO_CATEGORIES.values())

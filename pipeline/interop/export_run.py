@@ -1,4 +1,4 @@
-"""`rlip export`: a run's labels in the formats of others, and what those can't hold."""
+"""`rlip export`: writes a run's labels in external formats and counts what those formats cannot hold."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ _WRITERS: Mapping[str, Callable[[RunRows, Path, float, Tally], None]] = {
 
 @dataclass
 class Exported:
-    """What an export wrote."""
+    """Files that an export wrote, and what it lost."""
 
     run: str
     format: str
     folder: str
     files: list[str] = field(default_factory=list)
     lost: dict[str, int] = field(default_factory=dict)
-    """What the format can't hold, or a setting left out: how often."""
+    """Reason → count: information that the format cannot hold or that a setting excluded."""
 
 
 def print_export(run: Run, form: Format, folder: Path, threshold: float, as_json: bool) -> None:
-    """Export a run and say what was written, and what was lost by it."""
+    """Exports a run and prints the files written and the counts of what was lost."""
     made = export_run(run, form, folder, threshold)
     if as_json:
         print(json.dumps(asdict(made)))
@@ -55,17 +55,17 @@ def print_export(run: Run, form: Format, folder: Path, threshold: float, as_json
     for name in made.files:
         console.print(str(folder / name), markup=False, soft_wrap=True)
     for reason, number in made.lost.items():
-        console.print(f"  not in it: {number} x {reason}", markup=False)
+        console.print(f"  not exported: {number} x {reason}", markup=False)
 
 
 def export_run(run: Run, form: Format, folder: Path, threshold: float = 0.0) -> Exported:
-    """Write a run into `folder`, which must not exist yet: it appears whole, or not at all.
+    """Writes a run into the new folder `folder`, which appears complete or not at all.
 
-    Relations that score less than `threshold` are left out (of `parquet`, which copies tables, none are). Raises
-    `FatalError` for a folder that is there, and for a run without what the format is made of.
+    Leaves out relations that score below `threshold`; `parquet` copies whole tables and ignores it. Raises `FatalError`
+    if the folder exists or cannot be written, or if the run has no steps that the format needs.
     """
     if folder.exists():
-        raise FatalError(f"{folder} exists already: name a new folder with --out, or remove it")
+        raise FatalError(f"{folder} already exists; name a new folder with --out, or remove this one")
     rows, tally = RunRows(run), Tally()
     try:
         with atomic_folder(folder, replace=False) as aside:
@@ -73,8 +73,8 @@ def export_run(run: Run, form: Format, folder: Path, threshold: float = 0.0) -> 
             files = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
             if not files:
                 raise FatalError(
-                    f"run {run.name!r} has steps {', '.join(rows.steps())}: nothing in them goes into {form}"
+                    f"run {run.name!r}: its steps {', '.join(rows.steps())} have nothing for {form}; set another --format"
                 )
     except OSError as error:
-        raise FatalError(f"{folder}: can't be written ({error.strerror}); name another folder with --out") from error
+        raise FatalError(f"{folder}: cannot be written ({error.strerror}); name another folder with --out") from error
     return Exported(run.name, form, str(folder), files, tally.as_json())

@@ -1,4 +1,4 @@
-"""A run in the layout of HICO-DET that RLIPv2 reads: boxes by corners, pairs by index, names by id beside it."""
+"""Writes a run in RLIPv2's HICO-DET layout: boxes as corners, pairs by box index, names in separate files by id."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.interop.run_rows import RunRows, Tally, relations_of, without_crow
 
 
 def write_hico(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
-    """`annotations.json`, `verbs.json` and `objects.json` for each data set."""
+    """Writes `annotations.json`, `verbs.json` and `objects.json` for each data set."""
     for dataset in rows.datasets() if "ingest" in rows.steps() else ():
         place = folder / dataset
         place.mkdir()
@@ -26,7 +26,7 @@ def write_hico(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> N
 def _elements(
     rows: RunRows, dataset: str, threshold: float, tally: Tally, objects: dict[str, int], verbs: dict[str, int]
 ) -> Iterator[dict[str, Any]]:
-    """Images with their pairs; `verbs` is filled with each new predicate, counted from 1."""
+    """Yields images with their pairs and adds each new predicate to `verbs`, with ids from 1."""
     for image in rows.images(dataset, "images", "relations"):
         row = image.rows.get("images")
         if row is None:

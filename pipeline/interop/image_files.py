@@ -1,4 +1,4 @@
-"""Where the images of imported labels lie, and how large they are: the authors' files say neither."""
+"""Finds the files and sizes of images with imported labels, which the authors' label files do not state."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pipeline.interop.official_labels import LabelledImage
 from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
 
-_EXPECTED = 'paths of images: an object {"image id": "train/patch16/name.jpg"} (spec: image_id_to_filepath.json)'
+_EXPECTED = 'paths of images: an object {"image id": "train/patch16/name.jpg"} (image_id_to_filepath.json)'
 
 
 @dataclass
 class ImageFiles:
-    """The folder of a set's images, and Objects365's paths by image id; both may be missing."""
+    """Image folder of a set and Objects365's paths by image id. Both are optional."""
 
     folder: Path | None = None
     paths: Path | None = None
@@ -25,14 +25,14 @@ class ImageFiles:
 
     def __post_init__(self) -> None:
         if self.folder is not None and not self.folder.is_dir():
-            raise FatalError(f"--images {self.folder}: no such folder")
+            raise FatalError(f"--images {self.folder}: not a folder; name the folder that holds the images")
         if self.paths is not None:
             for image_id, path in stream_fields(self.paths, _EXPECTED):
                 if isinstance(path, str) and is_inside(path):
                     self._by_id[image_id] = path
 
     def complete(self, found: LabelledImage) -> None:
-        """Fill in the image's file and size, and clamp its boxes to it. What is not there is counted."""
+        """Sets the image's file and size and clamps its boxes to it. Adds unusable files to the image's rejects."""
         image = found.image
         listed = self._by_id.get(str(image["image_id"])) if image["dataset"] == "o365" else None
         if listed is not None:
@@ -50,7 +50,7 @@ class ImageFiles:
         image["width"], image["height"] = size.width, size.height
         for box in image["boxes"]:
             right, bottom = min(box["x"] + box["w"], size.width), min(box["y"] + box["h"], size.height)
-            # Rounding of the authors' normalised boxes is no fault.
+            # The authors' normalised boxes are off by up to a pixel of rounding, which is not an error.
             beyond = max(box["x"] + box["w"] - right, box["y"] + box["h"] - bottom)
             if beyond > 1:
                 found.rejects.append(Rejected(image["image_id"], "box beyond the image (clamped)", shown(box)))

@@ -1,4 +1,4 @@
-"""`rlip import`: a file of the authors' becomes steps of a run, in partitions, as the stages would have written them."""
+"""`rlip import`: converts one of the authors' files to steps of a run, in partitions as the stages write them."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from storage.tables import CAPTIONS, IMAGES, RELATIONS, TRIPLETS
 
 KINDS = ("labels", "captions", "graphs", "candidates", "frequencies")
 PARTITION = 1000
-"""Images of a partition, where the run has none yet."""
+"""Images per partition, if the run has no partitions yet."""
 _OBJECTS = "an object {image id: ...} of captions, graphs or candidates, or names with frequencies"
 _Read = Callable[[int, Any], tuple[dict[str, Any], list[Rejected]]]
 
 
 @dataclass
 class Imported:
-    """What an import made."""
+    """Result of an import."""
 
     run: str
     kind: str
     images: int = 0
     steps: list[str] = field(default_factory=list)
     noted: dict[str, int] = field(default_factory=dict)
-    """What was left out or mended, by reason; each of it lies in the step's quarantine."""
+    """Reason → count of what was left out or fixed. Every case is quarantined with its step."""
 
 
 def print_import(file: Path, run: Run, dataset: str, files: ImageFiles, as_json: bool) -> None:
-    """Import a file and say what came of it."""
+    """Imports a file and prints the result."""
     made = import_file(file, run, dataset, files)
     if as_json:
         print(json.dumps(asdict(made)))
@@ -57,10 +57,10 @@ def print_import(file: Path, run: Run, dataset: str, files: ImageFiles, as_json:
 
 
 def import_file(path: Path, run: Run, dataset: str = "imported", files: ImageFiles | None = None) -> Imported:
-    """Make steps of `run` from a file; which of the authors' it is, its content tells.
+    """Imports one of the authors' files into `run` as steps. The kind of file follows from its content.
 
-    `dataset` names the set of files that name none. Raises `FatalError` for a file that is none of theirs, and for a run
-    that has the steps already; what is wrong inside goes to the steps' quarantine and is counted.
+    `dataset` is the set's name if the file states none. Quarantines and counts bad entries. Raises `FatalError` if the
+    file is not one of the authors' or if the run already has the steps.
     """
     run.store.require_writable()
     kind = kind_of(path)
@@ -82,13 +82,13 @@ def import_file(path: Path, run: Run, dataset: str = "imported", files: ImageFil
 
 
 def kind_of(path: Path) -> str:
-    """Which of the authors' files it is, by its first image. Raises `AnnotationError` for another one."""
+    """Detects the kind of file from its first image. Raises `AnnotationError` if it is none of `KINDS`."""
     try:
         with path.open("rb") as file:
             opening = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     except OSError as error:
         raise AnnotationError(
-            f"{path}: can't be read ({error.strerror}); expected one of {', '.join(KINDS)}"
+            f"{path}: cannot be read ({error.strerror}); name a readable file of {', '.join(KINDS)}"
         ) from error
     if opening == b"[":
         return "labels"
@@ -102,7 +102,7 @@ def kind_of(path: Path) -> str:
             return "graphs"
         if isinstance(first, list):
             return "candidates"
-    raise AnnotationError(f"{path}: no image tells what the file holds; expected {EXPECTED}, or {_OBJECTS}")
+    raise AnnotationError(f"{path}: unknown kind of file; expected {EXPECTED}, or {_OBJECTS}")
 
 
 def _import_labels(path: Path, run: Run, files: ImageFiles, made: Imported, tally: Tally) -> None:
@@ -120,7 +120,7 @@ def _import_labels(path: Path, run: Run, files: ImageFiles, made: Imported, tall
         rejects = [reject for *_, some in held for reject in some] + lost
         images.put(partition, [image for image, *_ in held], rejects, len(held) + len(lost))
         labels = [{"image_id": image["image_id"], "relations": found} for image, found, _ in held]
-        # A set whose relations are all given was never tagged.
+        # A Visual Genome set without any confidence holds annotations only: it was never tagged.
         if dataset != VISUAL_GENOME or any(found for _, found, _ in held):
             relations.put(partition, labels, [], len(held))
         tally.note_all(rejects)
@@ -144,13 +144,13 @@ def _import_labels(path: Path, run: Run, files: ImageFiles, made: Imported, tall
     for dataset in list(waiting):
         flush(dataset)
     if not made.images:
-        raise AnnotationError(f"{path}: no image in it can be used ({len(lost)} elements); expected {EXPECTED}")
+        raise AnnotationError(f"{path}: none of its {len(lost)} elements is a usable image; expected {EXPECTED}")
     tally.note_all(lost)
     made.steps += [step.name for step in (images, relations) if step.record()]
 
 
 def _import_fields(path: Path, run: Run, dataset: str, made: Imported, tally: Tally) -> None:
-    """Captions, graphs or candidates; where the run knows its images, in its partitions."""
+    """Imports captions, graphs or candidates, in the run's own partitions if it has the images."""
     step, read = _step_of(made.kind, path, run)
     known = _partitions_of(run)
     sizes: dict[str, int] = {}
@@ -187,7 +187,7 @@ def _import_fields(path: Path, run: Run, dataset: str, made: Imported, tally: Ta
     for partition in list(waiting):
         flush(partition)
     if not made.images:
-        raise AnnotationError(f"{path}: no image in it can be used ({len(lost)} fields, e.g. {_example(lost)})")
+        raise AnnotationError(f"{path}: none of its {len(lost)} fields is a usable image, e.g. {_example(lost)}")
     tally.note_all(lost)
     step.record()
     made.steps.append(step.name)
@@ -206,7 +206,7 @@ def _step_of(kind: str, path: Path, run: Run) -> tuple[ImportStep, _Read]:
 
 
 def _partitions_of(run: Run) -> dict[int, str]:
-    """Image id → partition, as the run has cut its images; nothing for a run without."""
+    """Returns image id → partition of the run's images; empty if the run has none."""
     step = next((name for name in ("ingest", "caption", "parse") if run.artifacts(name)), None)
     if step is None:
         return {}
@@ -216,14 +216,14 @@ def _partitions_of(run: Run) -> dict[int, str]:
         for image_id in artifact.table(table)["image_id"].to_pylist():
             if found.setdefault(image_id, partition) != partition:
                 raise FatalError(
-                    f"run {run.name!r} has image {image_id} in {found[image_id]} and {partition}: files keyed by image "
-                    "id alone can't be joined to it; import them into a run of their own"
+                    f"run {run.name!r} has image {image_id} in {found[image_id]} and {partition}: a file keyed by "
+                    "image id alone cannot be joined to it; import the file into a run of its own"
                 )
     return found
 
 
 def _texts_of(run: Run) -> Callable[[int], list[str]]:
-    """The captions of an image, partition by partition as they are asked for."""
+    """Returns a lookup of an image's captions that holds one partition in memory."""
     artifacts = run.artifacts("caption")
     places = {
         image_id: partition
@@ -250,4 +250,4 @@ def _captions(table: pa.Table) -> Iterator[tuple[int, list[str]]]:
 
 
 def _example(rejects: list[Rejected]) -> str:
-    return f"{rejects[0].reason}: {rejects[0].value!r}" if rejects else "none at all"
+    return f"{rejects[0].reason}: {rejects[0].value!r}" if rejects else "the file is empty"

@@ -1,4 +1,4 @@
-"""One step of a run that is made from a file instead of by its stage."""
+"""Commits imported rows as a step of a run, in place of the step's stage."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class ImportStep:
     """Commits partitions as artifacts of the step's stage, then records them in the run."""
 
     def __init__(self, run: Run, name: str, table: str, schema: pa.Schema) -> None:
-        """Raises `FatalError` when the run has the step already."""
+        """Raises `FatalError` if the run already has the step."""
         if run.keys(name):
-            raise FatalError(f"run {run.name!r} has a step {name!r} already; import under another name, or rlip rm it")
+            raise FatalError(f"run {run.name!r} already has a step {name!r}; import --as another run, or rlip rm it")
         self.name = name
         self._run, self._table, self._schema = run, table, schema
         self._keys: dict[str, str] = {}
@@ -32,7 +32,7 @@ class ImportStep:
     def put(
         self, partition: str, rows: Sequence[dict[str, Any]], rejects: Sequence[Rejected], rows_in: int | None = None
     ) -> None:
-        """Commit a partition. Its key follows from what is in it."""
+        """Commits a partition under a key that is derived from its content."""
         table = pa.Table.from_pylist(list(rows), schema=self._schema)
         made = _Given(self.name, self._table, table, rejects, rows_in)
         reasons = digest_json([[reject.image_id, reject.reason, reject.value] for reject in rejects])
@@ -42,14 +42,14 @@ class ImportStep:
         self._keys[partition] = execute(made, item, self._run.store, lambda done, total, note="": None).key
 
     def record(self) -> bool:
-        """Make the step part of the run; whether there is anything of it."""
+        """Records the step in the run. Returns False, and records nothing, if no partition was committed."""
         if self._keys:
             self._run.record(self.name, self.name, self._keys)
         return bool(self._keys)
 
 
 class _Given(Stage):
-    """A stage whose table is there already."""
+    """A stage that returns a given table."""
 
     version = 0
 
@@ -61,5 +61,5 @@ class _Given(Stage):
         self._output = Output(table, rejected=rejects, rows_in=rows_in)
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        """The table."""
+        """Returns the given table."""
         return self._output

@@ -1,4 +1,4 @@
-"""JSON files of any length, written an element at a time."""
+"""Writes JSON files of any length, one element at a time."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 
 
 def write_list(path: Path, elements: Iterable[Any]) -> int:
-    """Write a JSON list; how many elements it has."""
+    """Writes a JSON list. Returns its number of elements."""
     return _write(path, "[]", (_text(element) for element in elements))
 
 
 def write_object(path: Path, fields: Iterable[tuple[str, Any]]) -> int:
-    """Write a JSON object of distinct names; how many fields it has."""
+    """Writes a JSON object with distinct names. Returns its number of fields."""
     return _write(path, "{}", (f"{_text(name)}: {_text(value)}" for name, value in fields))
 
 
 def number(value: float) -> float:
-    """A table's single-precision number as the shortest decimal that means it: 412.8, not 412.79998779296875."""
+    """Returns the shortest decimal that rounds to the float32 value: 412.8, not 412.79998779296875."""
     return float(str(np.float32(value)))
 
 

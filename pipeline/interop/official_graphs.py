@@ -1,4 +1,4 @@
-"""The authors' parsed captions: image id → one graph a caption, as SceneGraphParser gives it (spec pseudo_labels 2.1)."""
+"""Reads and writes the authors' captions and scene graphs: image id → captions, or SceneGraphParser's graph of each."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _ARTICLES = ("a", "an", "the")
 
 
 def read_graphs(image_id: int, graphs: Any, texts: Sequence[str]) -> tuple[dict[str, Any], list[Rejected]]:
-    """A row of `triplets`. `texts`: the image's captions where they are known, to turn token bounds into characters.
+    """Converts graphs to a row of `triplets` and rejects. `texts`: captions, if known, for character offsets.
 
-    Entities without a relation have no place in our table: they are counted, as are relations of unknown entities.
+    The table has no place for entities without a relation; they are rejected, as are relations of unknown entities.
     """
     rejects: list[Rejected] = []
     triplets: list[dict[str, Any]] = []
@@ -54,7 +54,7 @@ def read_graphs(image_id: int, graphs: Any, texts: Sequence[str]) -> tuple[dict[
 
 
 def write_graphs(row: Mapping[str, Any], texts: Sequence[str]) -> tuple[str, list[dict[str, Any]]]:
-    """A row of `triplets` as a field of the file: one graph for each of the image's captions."""
+    """Converts a row of `triplets` to a field of the file: one graph per caption of the image."""
     found = max((t["caption"] + 1 for t in row["triplets"]), default=0)
     graphs: list[dict[str, Any]] = [{"entities": [], "relations": []} for _ in range(max(len(texts), found))]
     entities: list[dict[tuple[str, int, int], int]] = [{} for _ in graphs]
@@ -89,7 +89,7 @@ def _entity(t: Mapping[str, Any], role: str, text: str) -> dict[str, Any]:
 
 
 def _noun(entity: Any, places: Sequence[tuple[int, int]]) -> dict[str, Any] | None:
-    """What a triplet's end has of an entity; None for one without words."""
+    """Returns the columns that an entity fills for one end of a triplet; None if it has no text."""
     values = entity if isinstance(entity, dict) else {}
     span = values.get("span")
     if not isinstance(span, str) or not readable(span).strip():
@@ -130,7 +130,7 @@ def _places(text: str) -> list[tuple[int, int]]:
 
 
 def _bounds(text: str, start: int, end: int) -> list[int]:
-    """The tokens that a range of characters covers; [0, 0] where the caption or the range is not known."""
+    """Returns the token bounds that a character range covers; [0, 0] if the caption or the range is unknown."""
     covered = [number for number, (first, last) in enumerate(_places(text)) if first < end and last > start >= 0]
     return [covered[0], covered[-1] + 1] if covered else [0, 0]
 
@@ -147,7 +147,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def read_captions(image_id: int, texts: Any, source: str) -> tuple[dict[str, Any], list[Rejected]]:
-    """A row of `captions`; `source` names the file. What is no text is rejected, and draws keep their places."""
+    """Converts texts to a row of `captions` from `source`. Rejects what is not text; draws keep their numbers."""
     if not isinstance(texts, list):
         return {"image_id": image_id, "captions": []}, [Rejected(image_id, "captions malformed", shown(texts))]
     rejects = [
@@ -162,5 +162,5 @@ def read_captions(image_id: int, texts: Any, source: str) -> tuple[dict[str, Any
 
 
 def write_captions(row: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """A row of `captions` as a field of the file."""
+    """Converts a row of `captions` to a field of the file."""
     return str(row["image_id"]), [caption["text"] for caption in row["captions"]]

@@ -1,4 +1,4 @@
-"""The authors' candidates: image id → groups of at most 100 pairs with their texts (spec pseudo_labels 2.5)."""
+"""Reads and writes the authors' candidates: image id → groups of at most 100 pairs with the group's texts."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ GROUPS = pa.schema(
         ("groups", pa.list_(pa.struct([("pairs", pa.list_(_PAIR)), ("predicates", pa.list_(pa.string()))]))),
     ]
 )
-"""Imported candidates: which text belongs to which pair is not known, so they are kept as they are grouped."""
+"""Imported candidates. They stay grouped, because the file does not state which text belongs to which pair."""
 _MOST_BOXES = 2**31
 
 
 def read_groups(image_id: int, groups: Any) -> tuple[dict[str, Any], list[Rejected]]:
-    """A row of `groups`."""
+    """Converts groups to a row of `groups` and rejects."""
     rejects: list[Rejected] = []
     kept: list[dict[str, Any]] = []
     if not isinstance(groups, list):
@@ -50,13 +50,13 @@ def read_groups(image_id: int, groups: Any) -> tuple[dict[str, Any], list[Reject
 
 
 def write_groups(row: Mapping[str, Any]) -> tuple[str, list[Any]]:
-    """A row of `groups` as a field of the file."""
+    """Converts a row of `groups` to a field of the file."""
     groups = [[[[p["subject"], p["object"]] for p in g["pairs"]], g["predicates"]] for g in row["groups"]]
     return str(row["image_id"]), groups
 
 
 def write_candidates(image: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[str, list[Any]]:
-    """A row of `candidates` as a field of the file: indices count usable boxes, pairs rise, each (pair, text) once."""
+    """Converts a row of `candidates` to a field of the file: distinct, sorted by pair, indices without crowd boxes."""
     places = {index: at for at, index in enumerate(i for i, box in enumerate(image["boxes"]) if not box["crowd"])}
     stated = dict.fromkeys(
         (places[p["subject"]], places[p["object"]], p["predicate"])

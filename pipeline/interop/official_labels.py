@@ -1,4 +1,4 @@
-"""The authors' pseudo-labels and their Visual Genome file: one JSON object an image (spec pseudo_labels 4.1, 4.2)."""
+"""Reads and writes the authors' pseudo-labels and their Visual Genome file: one JSON object per image."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pipeline.runtime.stage import Rejected
 
 EXPECTED = "labels: a list of {image_id, dataset, objects: [...], relationships: [...]}"
 VISUAL_GENOME = "vg"
-"""The name of the data set of elements that name none."""
+"""Data set of elements that name none."""
 FIRST_IDS = {"coco2017": 10_000_000, "o365": 20_000_000}
-"""Where the authors' object and relationship ids begin."""
+"""The authors' first object and relationship id in each set."""
 _VG_RELATION = ("relationship_id", "predicate", "synsets", "subject_id", "object_id")
 _MOST_PIXELS = 1e7
 _LAST_NUMBER = re.compile(r"(\d+)\D*$")
@@ -28,7 +28,7 @@ _LAST_NUMBER = re.compile(r"(\d+)\D*$")
 
 @dataclass
 class LabelledImage:
-    """One element as rows of our tables, and what it lost on the way."""
+    """One element as rows of our tables, with its rejects."""
 
     image: dict[str, Any]
     relations: list[dict[str, Any]]
@@ -36,11 +36,11 @@ class LabelledImage:
 
 
 def read_element(entry: Any) -> LabelledImage | Rejected:
-    """An element as rows of `images` and `relations`; a reject for what names no image.
+    """Converts an element to rows of `images` and `relations`, or to a reject if it names no image.
 
-    Ids hold inside the image only. A missing data set means Visual Genome, whose relations without a confidence are
-    given ones. Relations of unknown boxes are dropped, doubled ones keep their highest confidence, self-pairs stay;
-    boxes are clamped at 0. All of it is counted.
+    Object ids are local to the image. A missing data set means Visual Genome, whose relations without a confidence are
+    annotations. Drops relations of unknown boxes, keeps the highest confidence of duplicates, keeps self-pairs and
+    clamps boxes at 0. Every such case becomes a reject.
     """
     image_id, name = _image_id(entry.get("image_id")) if isinstance(entry, dict) else (None, "")
     if image_id is None:
@@ -69,18 +69,18 @@ def read_element(entry: Any) -> LabelledImage | Rejected:
 
 
 class ElementWriter:
-    """Images as elements; ids run through the whole file, as the authors' do, unless an image brings its own."""
+    """Converts images to elements. Ids are unique over the file, as the authors' are; imported images keep theirs."""
 
     def __init__(self, dataset: str) -> None:
-        """`dataset`: the authors' name of the set; `vg` is written without."""
+        """`dataset`: the authors' name of the set. Elements of `vg` do not state it."""
         self._dataset = dataset
         first = FIRST_IDS.get(dataset, 1)
         self._objects, self._relations = count(first), count(first)
 
     def element(self, image: Mapping[str, Any], relations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """One image with its usable boxes and the relations between them, in the order given: the authors' loader keeps
-        the first 100, so the most confident come first.
-        """
+        """Converts one image: its boxes without crowds, and the relations between them in the given order.
+
+        Pass the most confident relations first: the authors' loader keeps an image's first 100."""
         usable = [(index, box) for index, box in enumerate(image["boxes"]) if not box["crowd"]]
         own = [box["source_id"] for _, box in usable]
         known = all(own_id is not None and own_id >= 0 for own_id in own) and len(set(own)) == len(own)
@@ -112,7 +112,7 @@ class ElementWriter:
         }
 
     def vg_element(self, image: Mapping[str, Any], relations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The same in the layout of the authors' Visual Genome file: whole pixels, synsets (none), no confidence."""
+        """Converts one image to the authors' Visual Genome layout: whole pixels, empty synsets, no confidence."""
         element = self.element(image, relations)
         for box in element["objects"]:
             box |= {side: round(box[side]) for side in "xy"} | {side: max(round(box[side]), 1) for side in "wh"}
@@ -125,7 +125,7 @@ class ElementWriter:
 
 
 def _image_id(value: Any) -> tuple[int | None, str]:
-    """The id, and the file's name where that is what stands for it ("HICO_train2015_00000001.jpg")."""
+    """Returns the id, and the file name if the value is one ("HICO_train2015_00000001.jpg")."""
     found = as_id(value)
     if found is not None or not isinstance(value, str):
         return found, ""
@@ -134,7 +134,7 @@ def _image_id(value: Any) -> tuple[int | None, str]:
 
 
 def _boxes(image_id: int, listed: Any, rejects: list[Rejected]) -> tuple[list[dict[str, Any]], dict[int, int]]:
-    """Usable boxes, and object id → index."""
+    """Returns the usable boxes and object id → box index."""
     boxes: list[dict[str, Any]] = []
     places: dict[int, int] = {}
     for entry in _list(image_id, "objects", listed, rejects):
@@ -152,7 +152,7 @@ def _boxes(image_id: int, listed: Any, rejects: list[Rejected]) -> tuple[list[di
         elif object_id in places:
             rejects.append(Rejected(image_id, "object id twice", shown(entry)))
         else:
-            # Nothing is computed anew for a box that is inside: its numbers go in as they came.
+            # A box inside the image keeps its exact numbers: recomputing its sides would round them.
             w, h = (w if left == x else right - left), (h if top == y else bottom - top)
             if (left, top) != (x, y):
                 rejects.append(Rejected(image_id, "box clamped", shown(entry)))
@@ -166,7 +166,7 @@ def _boxes(image_id: int, listed: Any, rejects: list[Rejected]) -> tuple[list[di
 def _relations(
     image_id: int, listed: Any, places: Mapping[int, int], dataset: str, rejects: list[Rejected]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Relations that are given, and those with a confidence."""
+    """Returns annotated relations, and relations with a confidence."""
     given: dict[tuple[int, str, int], None] = {}
     scored: dict[tuple[int, str, int], float] = {}
     for entry in _list(image_id, "relationships", listed, rejects):
@@ -213,7 +213,7 @@ def _list(image_id: int, name: str, found: Any, rejects: list[Rejected]) -> list
 
 
 def _name(value: Any) -> str | None:
-    """A name; of a list of names, the first (Visual Genome's own layout)."""
+    """Returns a name; of a list of names (Visual Genome's own layout), the first."""
     first = value[0] if isinstance(value, list) and value else value
     return readable(first) if isinstance(first, str) and readable(first).strip() else None
 
@@ -225,7 +225,7 @@ def _score(value: Any) -> float | None:
 
 
 def _uri(dataset: str, split: str, image_id: int, name: str) -> str:
-    """The rules by which the authors find the image's file, below its set's folder."""
+    """Returns the image's path below its set's folder, by the authors' rules."""
     if name:
         return name
     return f"{split}/{image_id:012d}.jpg" if dataset == "coco2017" else f"{image_id}.jpg"
@@ -240,7 +240,7 @@ KINDS = ("relationship", "object")
 
 
 def read_frequencies(content: Any) -> tuple[list[dict[str, Any]], list[Rejected]]:
-    """Rows of `frequencies`; names without a count (files without the maps) count 0."""
+    """Converts a file's content to rows of `frequencies` and rejects. A name without a count gets 0."""
     rows, rejects = [], []
     for kind in KINDS:
         names, counts = content.get(f"{kind}_names"), content.get(f"{kind}_freq")
@@ -257,7 +257,7 @@ def read_frequencies(content: Any) -> tuple[list[dict[str, Any]], list[Rejected]
 
 
 def write_frequencies(relations: Mapping[str, int], objects: Mapping[str, int]) -> Iterator[tuple[str, Any]]:
-    """The fields of the file, names by falling count, equal ones in the order given."""
+    """Yields the fields of the file. Names are sorted by descending count; ties keep their order."""
     ranked = [dict(sorted(counts.items(), key=lambda entry: -entry[1])) for counts in (relations, objects)]
     for kind, counts in zip(KINDS, ranked, strict=True):
         yield f"{kind}_names", list(counts)
@@ -266,6 +266,6 @@ def write_frequencies(relations: Mapping[str, int], objects: Mapping[str, int]) 
 
 
 def counted(rows: list[dict[str, Any]]) -> tuple[Counter[str], Counter[str]]:
-    """Rows of `frequencies` as counts of relations and of objects."""
+    """Converts rows of `frequencies` to counts of relations and of objects."""
     relations, objects = (Counter({r["name"]: r["count"] for r in rows if r["kind"] == kind}) for kind in KINDS)
     return relations, objects

@@ -1,4 +1,4 @@
-"""All files of the authors' that a run has something for, in a folder for each data set (spec pseudo_labels 1-4)."""
+"""Writes those of the authors' files that a run has data for, in one folder per data set (docs/exchange.md)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LABELS, FREQUENCIES, FILES = "labels.json", "keep_names_freq.json", "image_id_to
 
 
 def write_official(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
-    """Captions, scene graphs, candidates, pseudo-labels, name frequencies and, for Objects365, paths of images."""
+    """Writes captions, scene graphs, candidates, labels, name frequencies and, for Objects365, image paths."""
     for dataset in rows.datasets():
         place = folder / dataset
         place.mkdir()
@@ -41,7 +41,7 @@ def write_official(rows: RunRows, folder: Path, threshold: float, tally: Tally) 
 
 
 def write_vg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
-    """A file in the layout of the authors' Visual Genome annotations for each data set."""
+    """Writes each data set as a file in the layout of the authors' Visual Genome annotations."""
     for dataset in rows.datasets() if "ingest" in rows.steps() else ():
         writer = ElementWriter(VISUAL_GENOME)
         elements = (writer.vg_element(*element) for element in _elements(rows, dataset, threshold, tally, vg=True))

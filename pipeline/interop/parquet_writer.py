@@ -1,4 +1,4 @@
-"""A run's tables, each as one Parquet file: nothing is lost."""
+"""Writes a run as Parquet: each table whole, without loss, or one row per image for Hugging Face `datasets`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.interop.run_rows import TABLES, ImageRows, RunRows, Tally, relatio
 
 
 def write_parquet(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
-    """`images.parquet`, `captions.parquet` and so on, with the partition of each row."""
+    """Writes `images.parquet`, `captions.parquet` etc., with a column for each row's partition."""
     for table in (*TABLES.values(), "candidates"):
         writer: pq.ParquetWriter | None = None
         for partition, part in rows.artifact_tables(table):
@@ -41,11 +41,11 @@ SCHEMA = pa.schema(
         ("relations", pa.list_(_RELATION)),
     ]
 )
-"""One image: boxes in absolute pixels, top-left corner and size; relations by index into them, score null if given."""
+"""One image. Boxes: absolute pixels, top-left corner and size. Relations: box indices; score null if annotated."""
 
 
 def write_hugging_face(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
-    """`data/<set>/<split>.parquet` for each set and split, and `README.md`, the card that names them."""
+    """Writes `data/<set>/<split>.parquet` for each set and split, and the dataset card `README.md`."""
     written: dict[str, dict[str, int]] = {}
     for dataset in rows.datasets() if "ingest" in rows.steps() else ():
         (folder / "data" / dataset).mkdir(parents=True)
@@ -94,9 +94,9 @@ def _card(run: str, written: dict[str, dict[str, int]], threshold: float) -> str
             lines += [f"  - split: {split}", f"    path: data/{dataset}/{split}.parquet"]
     lines += [
         "---", "", f"# {run}", "",
-        "Relations between boxes of images, in absolute pixels of the original files (top-left corner and size).",
-        f"Labels with a score were made by a Relation Tagger (scores from {threshold:g}), those without are given ones.",
-        "The images themselves are not part of it; `file_name` is relative to the folder of each set's images.", "",
+        "Relations between bounding boxes, in absolute pixels of the original files (top-left corner and size).",
+        f"Labels with a score come from a Relation Tagger (minimum score {threshold:g}), others are annotations.",
+        "The images are not included; `file_name` is relative to the image folder of each set.", "",
         "| set | split | images |", "|---|---|---|",
     ]  # fmt: skip
     lines += [f"| {name} | {split} | {count} |" for name, splits in written.items() for split, count in splits.items()]

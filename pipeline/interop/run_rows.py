@@ -1,4 +1,4 @@
-"""A run's images with all that its steps say of them, and the relations of each that an export writes."""
+"""Reads a run's images with their rows of all steps, and selects the relations that an export writes."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ class Tally:
         self.counts: Counter[str] = Counter()
 
     def note(self, reason: str, number: int = 1) -> None:
-        """Count `number` more for a reason; 0 is not kept."""
+        """Adds `number` to the count of a reason; 0 adds no entry."""
         if number:
             self.counts[reason] += number
 
     def note_all(self, rejects: Iterable[Rejected]) -> None:
-        """Count rejects by their reasons."""
+        """Counts rejects by reason."""
         self.counts.update(reject.reason for reject in rejects)
 
     def as_json(self) -> dict[str, int]:
-        """Reason → count, the most frequent first."""
+        """Returns reason → count, most frequent first."""
         return dict(sorted(self.counts.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
 TABLES = {"ingest": "images", "caption": "captions", "parse": "triplets", "tag": "relations", "candidates": "groups"}
-"""Step → its table."""
+"""Step → table."""
 _OFFICIAL_NAMES = {"coco": "coco2017", "objects365": "o365", "visual_genome": VISUAL_GENOME, "hico_det": "hico"}
 
 
 @dataclass(frozen=True)
 class ImageRows:
-    """One image's rows, by table; a table that the run lacks, or that says nothing of the image, is missing."""
+    """One image's rows by table. Tables without a row for the image are absent."""
 
     image_id: int
     rows: Mapping[str, Mapping[str, Any]]
 
     def items(self, table: str, name: str | None = None) -> list[dict[str, Any]]:
-        """The items of the image in a table, e.g. its relations; `name` where the column is called otherwise."""
+        """Returns the image's items in a table, e.g. its relations. `name`: the column, if not named like the table."""
         found: list[dict[str, Any]] = self.rows.get(table, {}).get(name or table) or []
         return found
 
@@ -59,38 +59,38 @@ class RunRows:
     """The rows of a run, by data set."""
 
     def __init__(self, run: Run) -> None:
-        """Raises `FatalError` for a run without a step that can be exported."""
+        """Raises `FatalError` if the run has no step to export."""
         self.run = run
         self._artifacts: dict[str, dict[str, Artifact]] = {
             step: found for step in TABLES if (found := run.artifacts(step))
         }
         if not self._artifacts and not run.keys("frequencies"):
-            raise FatalError(f"run {run.name!r} has none of the steps {', '.join(TABLES)}: nothing to export")
+            raise FatalError(f"run {run.name!r} has none of the steps {', '.join(TABLES)}; run one before an export")
 
     def steps(self) -> list[str]:
-        """Steps that can be exported."""
+        """Returns the run's steps that can be exported."""
         return list(self._artifacts)
 
     def datasets(self) -> list[str]:
-        """Data sets that some step has labelled: those with captions or relations, else all that were ingested."""
+        """Returns the data sets with rows of any step after `ingest`, or all ingested ones if there is no such step."""
         made = [step for step in self._artifacts if step != "ingest"] or ["ingest"]
         return sorted({partition.split("/")[0] for step in made for partition in self._artifacts.get(step, ())})
 
     def official_name(self, dataset: str) -> str:
-        """What the authors call the set: by its format in the run's recipe, else as it is named."""
+        """Returns the authors' name for the set, by its format in the run's recipe, or its own name."""
         path = self.run.folder / "recipe.json"
         recipe = json.loads(path.read_bytes()) if path.is_file() else {}
         formats = {source["name"]: source["format"] for source in recipe.get("data", {}).get("sources", ())}
         return _OFFICIAL_NAMES.get(formats.get(dataset, ""), dataset)
 
     def images(self, dataset: str, *tables: str) -> Iterator[ImageRows]:
-        """The images of a set in stored order, with the rows of `tables` (all when none is named)."""
+        """Yields the images of a set in stored order, with their rows in `tables` (all tables if none is named)."""
         for partition in sorted({p for found in self._artifacts.values() for p in found}):
             if partition.split("/")[0] == dataset:
                 yield from self._partition(partition, tables)
 
     def artifact_tables(self, table: str) -> Iterator[tuple[str, pa.Table]]:
-        """A table as it is stored, partition by partition."""
+        """Yields (partition, table) for each partition, as stored."""
         step = next((step for step, name in TABLES.items() if name == table), "tag")
         for partition, artifact in self._artifacts.get(step, {}).items():
             if f"{table}.parquet" in artifact.manifest.files:
@@ -109,7 +109,7 @@ class RunRows:
 
 
 def _tables_of(step: str, artifact: Artifact | None) -> list[str]:
-    """The tables of a step's artifact; the tagger's has its candidates too."""
+    """Returns the tables of a step's artifact. The tagger's also holds its candidates."""
     if artifact is None:
         return []
     extra = ["candidates"] if step == "tag" and "candidates.parquet" in artifact.manifest.files else []
@@ -117,7 +117,7 @@ def _tables_of(step: str, artifact: Artifact | None) -> list[str]:
 
 
 def relations_of(image: ImageRows, threshold: float, tally: Tally) -> list[dict[str, Any]]:
-    """Scored relations of at least `threshold`, the best first; of an image that was never tagged, the given ones."""
+    """Returns relations that score at least `threshold`, best first, or annotated ones if the image is not tagged."""
     if "relations" not in image.rows:
         given: list[dict[str, Any]] = image.items("images", "relations")
         return given
@@ -130,7 +130,7 @@ def relations_of(image: ImageRows, threshold: float, tally: Tally) -> list[dict[
 def without_crowds(
     image: ImageRows, relations: list[dict[str, Any]], tally: Tally
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Boxes that are no crowds, and the relations between them with their indices counted anew."""
+    """Returns the boxes without crowds, and the relations between them, re-indexed."""
     boxes = image.items("images", "boxes")
     usable = [index for index, box in enumerate(boxes) if not box["crowd"]]
     places = {index: place for place, index in enumerate(usable)}

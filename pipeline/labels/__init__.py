@@ -1,1 +1,1 @@
-"""Which labels are kept, how many each stage yields, and how they agree with given relations."""
+"""Chooses the labels to keep, counts them per stage, and audits them against given relations."""

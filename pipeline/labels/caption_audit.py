@@ -1,4 +1,4 @@
-"""Do captions say what is so? The triplets that they state against the relations that the set itself gives."""
+"""Audits captions: compares the triplets that they state with the relations that the data set itself gives."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ Named = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class CaptionAudit:
-    """Agreement of captions with given relations by category, on images that have any; as good as they are complete."""
+    """Agreement of captions with given relations by category, on images that have any. Missing relations lower it."""
 
     images: int
     """Images with given relations."""
     stated: int
-    """Triplets that captions state."""
+    """Triplets that the captions state."""
     judged: int
-    """Those whose nouns both name categories of the set: the others have no box to be compared with."""
+    """Stated triplets whose nouns both name categories of the data set; the others have no box to compare with."""
     true: int
-    """Those judged that a given relation of the image bears out."""
+    """Judged triplets that a given relation of the image confirms."""
     given: int
-    """Given relations, once an image and category triple."""
+    """Given relations, counted once per image and category triple."""
     found: int
-    """Those of them that any caption of the image states."""
+    """Given relations that any caption of the image states."""
 
     @property
     def precision(self) -> float | None:
-        """Share true of the judged."""
+        """Share of judged triplets that are true."""
         return self.true / self.judged if self.judged else None
 
     @property
     def recall(self) -> float | None:
-        """Share found of the given."""
+        """Share of given relations that are found."""
         return self.found / self.given if self.given else None
 
 
@@ -53,7 +53,7 @@ class CaptionCount:
     _vocabulary: set[str] = field(default_factory=set)
 
     def add(self, images: pa.Table, triplets: pa.Table) -> None:
-        """Take in a partition: rows of both tables are matched by image id."""
+        """Add a partition. Rows of the two tables are matched by image id."""
         boxes, given = FlatList.of(images, "boxes"), FlatList.of(images, "relations")
         categories = boxes.values("category")
         box_slices, given_slices = boxes.by_row(len(images)), given.by_row(len(images))
@@ -67,7 +67,7 @@ class CaptionCount:
                 self._images.append((sorted(set(own)), named, stated.get(image_id, [])))
 
     def audit(self) -> CaptionAudit | None:
-        """The audit of what was taken in; None when the set gives no relations."""
+        """Audits everything added so far; None when the data set gives no relations."""
         if not self._images:
             return None
         reader = _Nouns(sorted(self._vocabulary))
@@ -84,35 +84,35 @@ class CaptionCount:
 
 
 class _Nouns:
-    """Which categories a noun means; remembers what it was asked."""
+    """Looks up which categories a noun means, and caches the answers."""
 
     def __init__(self, vocabulary: Sequence[str]) -> None:
         self._vocabulary = tuple(vocabulary)
         self._known: dict[tuple[str, tuple[str, ...]], frozenset[str]] = {}
 
     def among(self, noun: str, categories: Sequence[str]) -> frozenset[str]:
-        """The categories of an image that the noun means."""
+        """The ones of an image's `categories` that the noun means."""
         key = (noun, tuple(categories))
         if key not in self._known:
             self._known[key] = frozenset(match(noun, categories))
         return self._known[key]
 
     def known(self, noun: str) -> bool:
-        """Whether the noun means any category of the set."""
+        """Whether the noun means any category of the data set."""
         return bool(self.among(noun, self._vocabulary))
 
 
 def _judge(
     nouns: _Nouns, categories: list[str], given: set[Named], stated: list[tuple[str, str, str]]
 ) -> tuple[int, int, int]:
-    """Of one image: triplets judged, triplets true, given relations found."""
+    """Counts for one image: triplets judged, triplets true, given relations found."""
     judged = true = 0
     found: set[Named] = set()
     for subject, predicate, object_ in stated:
         if not (nouns.known(subject) and nouns.known(object_)):
             continue
         judged += 1
-        borne_out = {
+        confirmed = {
             relation
             for relation in given
             if any(
@@ -121,8 +121,8 @@ def _judge(
                 if relation[1] == predicate
             )
         }
-        true += bool(borne_out)
-        found |= borne_out
+        true += bool(confirmed)
+        found |= confirmed
     return judged, true, len(found)
 
 
@@ -133,7 +133,7 @@ def _directions(relation: Named) -> list[tuple[str, str]]:
 
 
 def _stated(triplets: pa.Table) -> Mapping[int, list[tuple[str, str, str]]]:
-    """Image id → the triplets of its captions, each once a caption, predicates canonical."""
+    """Image id → the triplets of its captions, each once per caption, with canonical predicates."""
     items = FlatList.of(triplets, "triplets")
     columns: list[list[Any]] = [
         items.values(name) for name in ("caption", "subject_lemma", "predicate_lemma", "object_lemma")

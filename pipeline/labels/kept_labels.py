@@ -1,4 +1,4 @@
-"""Which scored labels are kept: the settings of stage `shard` that say so, for the shards and for all that counts labels."""
+"""Chooses which scored labels are kept, by settings of stage `shard` that shards, figures and reports share."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ from tagger.relation import Relation
 
 
 class ChoiceSettings(Settings):
-    """Which of the tagger's labels are trained on; none of it runs the tagger again."""
+    """Which of the tagger's labels are used for training. Changing these never reruns the tagger."""
 
     confidence: Literal["score", "calibrated"] = "score"
-    """What counts as a pseudo relation's confidence: the tagger's raw score, or the probability that it stands for."""
+    """Confidence of a pseudo relation: the tagger's raw score, or the calibrated probability for that score."""
     rule: Literal["all", "best", "posterior"] = "all"
-    """Of the pairs that a caption may mean: all; as many as it means, the likeliest; or all, each less sure by as much as
-    the others are likelier."""
+    """Which pairs to keep of an ambiguous caption. all: every pair; best: the likeliest, as many as the caption means;
+    posterior: every pair, with its confidence multiplied by its posterior."""
     threshold: float = Field(0.2, ge=0.0, le=1.0)
     """Pseudo relations with a lower confidence are left out."""
     thresholds: dict[str, Annotated[float, Field(ge=0.0, le=1.0)]] = Field(default_factory=dict)
-    """Thresholds of single predicates, by canonical name."""
+    """Thresholds for individual predicates, by canonical name."""
     per_pair: int | None = Field(None, ge=1)
-    """At most so many pseudo relations of an ordered pair of boxes, the surest."""
+    """Maximum number of pseudo relations per ordered pair of boxes; the most confident are kept. None: no limit."""
     max_relations: int = Field(100, ge=1)
-    """At most so many relations an image, best score first."""
+    """Maximum number of relations per image; the best-scoring are kept."""
 
     def choice(self) -> LabelChoice:
-        """The rule that is applied to each image."""
+        """The rule to apply to each image."""
         return LabelChoice(self.confidence, self.rule, self.threshold, self.thresholds, self.per_pair)
 
     def in_words(self) -> str:
-        """The same in short, e.g. "score ≥ 0.2, best of each mention"."""
+        """A short description, e.g. "score ≥ 0.2, best of each mention"."""
         weighed = " times posterior" if self.rule == "posterior" else ""
         words = f"{self.confidence}{weighed} ≥ {self.threshold:g}"
         if self.thresholds:
             words += f" ({', '.join(f'{name} {least:g}' for name, least in sorted(self.thresholds.items()))})"
         if self.rule == "best":
             words += ", best of each mention"
-        return words if self.per_pair is None else f"{words}, at most {self.per_pair} a pair"
+        return words if self.per_pair is None else f"{words}, at most {self.per_pair} per pair"
 
 
 KeptLabels = Mapping[int, tuple[SampleRelation, ...]]
-"""Image id → its kept labels, predicates canonical, each with its confidence."""
+"""Image id → its kept labels, each with canonical predicate and confidence."""
 
 
 def kept_labels(relations: pa.Table, candidates: pa.Table, settings: ChoiceSettings) -> KeptLabels:
-    """What is kept of a partition's `relations`; `candidates` are read by rule "best" alone.
+    """Chooses the labels to keep from a partition's `relations`; only rule "best" reads `candidates`.
 
-    Raises `FatalError` when the labels lack what the settings ask for.
+    Raises `FatalError` when the labels lack a value that the settings require.
     """
     pairs: dict[int, list[Pair]] = {}
     if settings.rule == "best":

@@ -1,4 +1,4 @@
-"""Are labels right? The tagger's labels, and such as are made without it, against the relations that the set gives."""
+"""Audits labels: compares the tagger's labels and two baselines with the relations that the data set gives."""
 
 from __future__ import annotations
 
@@ -22,43 +22,43 @@ from tagger.relation import Relation
 
 @dataclass(frozen=True)
 class LabelScores:
-    """How one way of labelling does. None: no label is kept, or the recall is not reached."""
+    """Scores of one labelling method. None: no label is kept, or the recall is not reached."""
 
     kept: int
-    """The tagger's labels that stage `shard` keeps; of the others those whose score reaches its threshold."""
+    """For the tagger, the labels that stage `shard` keeps; for a baseline, those whose score reaches the threshold."""
     precision: float | None
     recall: float | None
-    """Of all given relations."""
+    """Over all given relations."""
     precision_at_recall: float | None
-    """Best precision at a recall of at least .8 of the reachable relations."""
+    """Best precision at a recall of at least .8 over the reachable relations."""
     average_precision: float
-    """Area under precision over the recall of reachable relations."""
+    """Area under the precision-recall curve, with recall over the reachable relations."""
 
 
 @dataclass(frozen=True)
 class LabelAudit:
-    """The ways of labelling on the same images: those that have given relations."""
+    """Scores of all labelling methods on the same images, namely those with given relations."""
 
     images: int
     given: int
-    """Given relations; of a symmetric predicate both directions are one."""
+    """Given relations; the two directions of a symmetric predicate count once."""
     reachable: int
-    """Those that some candidate pair states."""
+    """Given relations that some candidate pair proposes."""
     tagger: LabelScores
     naive: LabelScores
     prior: LabelScores
-    """What boxes and names alone tell: each candidate's prior is its score."""
+    """Baseline from boxes and names alone: each candidate is scored with its prior."""
     score_error: float = 0.0
     """Expected calibration error of the scores."""
     calibrated_error: float | None = None
-    """That of the calibrated probabilities; None without any."""
+    """Expected calibration error of the calibrated probabilities; None when the labels have none."""
     predicates: tuple[PredicateScores, ...] = ()
-    """The most kept first."""
+    """Predicates with the most kept labels come first."""
 
 
 @dataclass
 class LabelCount:
-    """Collects a `LabelAudit` over partitions; `choice` says which of the tagger's labels are kept."""
+    """Collects a `LabelAudit` over partitions; `choice` decides which of the tagger's labels are kept."""
 
     choice: ChoiceSettings
     _truth: list[set[Fact]] = field(default_factory=list)
@@ -67,7 +67,7 @@ class LabelCount:
     _kept: list[set[Fact]] = field(default_factory=list)
 
     def add(self, images: pa.Table, tagged: Artifact) -> None:
-        """Take in a partition: its rows of `images` and the artifact of its tagging."""
+        """Add a partition: its rows of `images` and the artifact of its stage `tag`."""
         given = _by_image(images, "relations", "subject", "predicate", "object")
         names = tuple(each.name for each in fields(Relation))
         labels, proposed = tagged.table("relations"), candidates(tagged)
@@ -82,7 +82,7 @@ class LabelCount:
                 self._kept.append({(r.subject, r.predicate, r.object) for r in kept[image_id]})
 
     def audit(self) -> LabelAudit:
-        """The audit of what was taken in."""
+        """Audits everything added so far."""
         found = audit(self._relations, self._pairs, self._truth, SYMMETRIC)
         right = [
             (r.subject, r.predicate, r.object) in facts
@@ -116,7 +116,7 @@ class LabelCount:
 
 
 def _pair(values: tuple[Any, ...]) -> Pair:
-    # Tables of earlier versions have no mentions: what they lack has its default.
+    # Tables of earlier versions have no mentions: missing fields take their defaults.
     known = {each.name: value for each, value in zip(fields(Pair), values, strict=True) if value is not None}
     return Pair(**known | {"predicate": canonical(known["predicate"])})
 
@@ -127,15 +127,15 @@ def _relation(values: tuple[Any, ...]) -> Relation:
 
 
 def _facts(pairs: Sequence[Pair], least: float = 0.0) -> set[Fact]:
-    """Distinct labels whose prior reaches `least`."""
+    """Distinct labels with a prior of at least `least`."""
     return {(pair.subject, pair.predicate, pair.object) for pair in pairs if pair.prior >= least}
 
 
 def _by_image(table: pa.Table, column: str, *names: str) -> Mapping[int, Sequence[tuple[Any, ...]]]:
-    """Image id → the items of a nested column, as tuples of these fields; None for one that an older table lacks."""
+    """Image id → items of a nested column, as tuples of the fields `names`; None for a field that an older table lacks."""
     items = FlatList.of(table, column)
-    there = {field.name for field in items.fields.type}
+    present = {field.name for field in items.fields.type}
     lacking = [None] * len(items)
-    every = list(zip(*(items.values(name) if name in there else lacking for name in names), strict=True))
+    every = list(zip(*(items.values(name) if name in present else lacking for name in names), strict=True))
     parts = items.by_row(len(table))
     return {image_id: every[part] for image_id, part in zip(table["image_id"].to_pylist(), parts, strict=True)}

@@ -1,4 +1,4 @@
-"""From images to labels in numbers: what each stage of labelling left over, and which predicates it kept."""
+"""Counts the labelling funnel from images to kept labels, and how often each predicate is kept."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tagger.english.predicates import canonical
 
 @dataclass(frozen=True)
 class LabelFunnel:
-    """How many of each the labelled sets hold; None where the run has not come that far."""
+    """Counts over the labelled data sets; None for stages that the run has not reached."""
 
     images: int | None = None
     captions: int | None = None
     triplets: int | None = None
     candidates: int | None = None
-    """Pairs of boxes that triplets propose, each predicate counted."""
+    """Proposals of a predicate for a pair of boxes."""
     scored: int | None = None
     """Labels with a score."""
     kept: int | None = None
@@ -33,7 +33,7 @@ class LabelFunnel:
 
 @dataclass(frozen=True)
 class PredicateCount:
-    """How often a canonical predicate was kept, and how often the set itself gives it."""
+    """How often a canonical predicate was kept, and how often the data sets themselves give it."""
 
     predicate: str
     kept: int
@@ -41,19 +41,19 @@ class PredicateCount:
 
 
 def labelled(run: Run, step: str, datasets: Sequence[str]) -> dict[str, Artifact]:
-    """Partition → artifact of a step, only of these data sets."""
+    """Partition → artifact of a step, for these data sets only."""
     return {part: a for part, a in run.artifacts(step).items() if part.split("/")[0] in datasets}
 
 
 def candidates(tagged: Artifact) -> pa.Table:
-    """The candidate pairs that the tagging stage kept beside its labels; empty when it kept no such file."""
+    """The candidate pairs stored beside the labels of stage `tag`; empty when the artifact has no such file."""
     return tagged.table("candidates") if "candidates.parquet" in tagged.manifest.files else CANDIDATES.empty_table()
 
 
 def label_counts(
     run: Run, datasets: Sequence[str], choice: ChoiceSettings
 ) -> tuple[LabelFunnel, tuple[PredicateCount, ...]]:
-    """The yield of labelling these sets, and the predicates, the most kept first."""
+    """Counts the labels of these data sets, and their predicates with the most kept first."""
     images, tagged = labelled(run, "ingest", datasets), labelled(run, "tag", datasets)
     kept: Counter[str] = Counter()
     scored = proposed = 0

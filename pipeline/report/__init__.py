@@ -1,1 +1,1 @@
-"""What people read when a run is over: figures, tables for the terminal, and the static report."""
+"""Presents a finished run: figures, tables for the terminal, and the static report."""

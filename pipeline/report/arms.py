@@ -1,4 +1,4 @@
-"""Scores of the arms of pre-training over seeds, and what pseudo-labels bring of true relations' gain."""
+"""Aggregates scores of the pre-training arms over seeds, and the share of the gain that pseudo-labels recover."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Spread:
-    """One score over the seeds of an arm."""
+    """Mean and spread of one score over the seeds of an arm."""
 
     mean: float
     deviation: float | None
@@ -30,7 +30,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Mean and deviation of at least one value."""
+        """Computes mean and deviation of one or more values."""
         deviation = statistics.stdev(values) if len(values) > 1 else None
         return cls(statistics.fmean(values), deviation, tuple(values))
 
@@ -45,7 +45,7 @@ class ArmScores:
 
 
 def arm_scores(run: Run) -> tuple[ArmScores, ...]:
-    """Scores of every arm that was evaluated, in the order none, pseudo, given."""
+    """Collects the scores of every evaluated arm, in the order none, pseudo, given."""
     collected: dict[str, dict[str, list[float]]] = {}
     seeds: dict[str, int] = {}
     for step in sorted(run.steps()):
@@ -66,7 +66,7 @@ def arm_scores(run: Run) -> tuple[ArmScores, ...]:
 
 
 def share_of_gain(arms: Sequence[ArmScores], score: str = ZERO_SHOT) -> float | None:
-    """(pseudo - none) / (given - none) of the mean scores; None unless all three arms have it and given beats none."""
+    """(pseudo - none) / (given - none) of the mean scores; None unless all arms have the score and given beats none."""
     means = {arm.arm: arm.scores[score].mean for arm in arms if score in arm.scores}
     if not {"none", "pseudo", "given"} <= means.keys() or means["given"] <= means["none"]:
         return None
@@ -74,19 +74,19 @@ def share_of_gain(arms: Sequence[ArmScores], score: str = ZERO_SHOT) -> float | 
 
 
 def score_names(arms: Sequence[ArmScores]) -> list[str]:
-    """Names of all scores that any arm has, the headline ones first."""
+    """Names of all scores that any arm has, headline scores first."""
     names = {name for arm in arms for name in arm.scores}
     first = [name for name in (ZERO_SHOT, DETECTION) if name in names]
     return first + sorted(names.difference(first))
 
 
 def score_name(name: str) -> str:
-    """A score's name in words."""
+    """The display name of a score."""
     return _WORDS.get(name, name.replace("_", " "))
 
 
 def score_text(score: Spread | None) -> str:
-    """A score as it is shown: shares with three digits and their spread, counts as whole numbers."""
+    """Formats a score: shares with three digits and their deviation, counts as whole numbers."""
     if score is None:
         return "–"
     if all(value > 1 and value.is_integer() for value in score.values):

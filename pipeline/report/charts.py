@@ -1,4 +1,4 @@
-"""Charts as plain geometry: the template draws them, so that every word in them is escaped like any other."""
+"""Computes charts as plain geometry. The template draws them, so that their text is escaped like all other text."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from storage.tables import METRICS, read_table
 
 @dataclass(frozen=True)
 class Series:
-    """One named number over training: N steps and N values."""
+    """One named metric over training: N steps and N values."""
 
     name: str
     steps: npt.NDArray[np.float64]
     values: npt.NDArray[np.float64]
 
     def thinned(self, points: int) -> Series:
-        """At most `points` points, each the mean of its share of the steps."""
+        """Reduces the series to at most `points` points, each the mean of consecutive steps."""
         if len(self.steps) <= points:
             return self
         parts = np.array_split(np.arange(len(self.steps)), points)
@@ -40,7 +40,7 @@ class Series:
 
 
 def metrics(artifact: Artifact) -> Iterator[pa.Table]:
-    """The tables of an artifact that hold numbers by step and name, whatever they are called."""
+    """Yields the metrics tables of an artifact. They are recognised by their columns, not by file name."""
     for name in sorted(artifact.manifest.files):
         path = artifact.file(name)
         is_table = name.endswith(".parquet") and name != REJECTED_FILE
@@ -49,7 +49,7 @@ def metrics(artifact: Artifact) -> Iterator[pa.Table]:
 
 
 def series(artifact: Artifact) -> list[Series]:
-    """Every named number of an artifact in the order of steps; values that are not finite are left out."""
+    """All metrics of an artifact, ordered by step; values that are not finite are left out."""
     found = []
     for table in metrics(artifact):
         names = np.array(table["name"].to_pylist(), dtype=object)
@@ -65,14 +65,14 @@ def series(artifact: Artifact) -> list[Series]:
 
 WIDTH, HEIGHT = 340, 180
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 24
-"""Margins of the plot inside the drawing, in its own units."""
+"""Margins of the plot inside the drawing, in drawing units."""
 POINTS = 200
-"""Points a line; more can't be told apart at this size."""
+"""Points per line; more cannot be distinguished at this size."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line: its legend, the arm that gives its colour, `x,y` pairs, and the last value."""
+    """One line: its legend, the arm that determines its colour, its `x,y` pairs, and its last value."""
 
     label: str
     arm: str
@@ -82,7 +82,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Tick:
-    """A tick: where, and what it says."""
+    """An axis tick: position and label."""
 
     at: float
     text: str
@@ -90,7 +90,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Chart:
-    """One number over training steps, a line for each training."""
+    """One metric over training steps, with one line per training."""
 
     title: str
     lines: tuple[Line, ...]
@@ -112,12 +112,12 @@ class ChartGroup:
 
     @property
     def legend(self) -> list[tuple[str, int]]:
-        """Each arm with the number of its trainings."""
+        """Each arm with its number of trainings."""
         return list(Counter(line.arm for line in self.charts[0].lines).items())
 
 
 def loss_charts(run: Run) -> list[ChartGroup]:
-    """Loss curves of the tagger and of pre-training, as far as they were recorded."""
+    """Loss curves of the tagger and of pre-training, where recorded."""
     groups = []
     for title, stage in (("Tagger", "train_tagger"), ("Pre-training", "pretrain")):
         steps = sorted((s for s in run.steps() if s.split(":")[0] == stage), key=chain_order)
@@ -128,7 +128,7 @@ def loss_charts(run: Run) -> list[ChartGroup]:
 
 
 def line_chart(title: str, lines: Mapping[str, Series]) -> Chart:
-    """A chart of series with at least one point each; the keys are step names such as `pretrain:none:1`."""
+    """Lays out a chart. Each series has at least one point; the keys are step names such as `pretrain:none:1`."""
     thin = {step: each.thinned(POINTS) for step, each in lines.items()}
     x_high = max(float(each.steps[-1]) for each in thin.values()) or 1.0
     low = min(float(each.values.min()) for each in thin.values())
@@ -154,7 +154,7 @@ def line_chart(title: str, lines: Mapping[str, Series]) -> Chart:
 
 
 def nice_ticks(low: float, high: float, count: int) -> list[float]:
-    """About `count` round numbers that cover low to high (low < high)."""
+    """About `count` round numbers that cover the range low..high (low < high)."""
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     width = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
@@ -187,7 +187,7 @@ MOST_BARS = 24
 
 
 class Bar(NamedTuple):
-    """One predicate. `kept_share` and `given_share` are lengths in [0, 1] of the longest bar."""
+    """The bar of one predicate. `kept_share` and `given_share` are lengths in [0, 1], relative to the longest bar."""
 
     predicate: str
     kept: int
@@ -197,7 +197,7 @@ class Bar(NamedTuple):
 
 
 def predicate_bars(predicates: Sequence[PredicateCount]) -> list[Bar]:
-    """Bars of the most frequent predicates; the rest goes together into the last one."""
+    """Bars of the most frequent predicates; the last bar sums up all others."""
     shown = list(predicates[:MOST_BARS])
     rest = predicates[MOST_BARS:]
     if rest:

@@ -1,4 +1,4 @@
-"""What a run says on the terminal when it is over: the stage table, the figures, where the report lies."""
+"""Prints a finished run on the terminal: the stage table, the figures, and the path of the report."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pipeline.report.steps import Outcome, stage_rows
 
 
 def print_outcome(console: Console, outcome: Outcome, figures: Figures, report: Path | None) -> None:
-    """Print the tables of a finished run; the report's path comes last."""
+    """Prints the tables of a finished run; the path of the report comes last."""
     console.print(_stages(figures, outcome))
     if figures.unknown_captions:
         console.print(
-            f"{figures.unknown_captions:,} recorded captions are of images that no labelled set has: left out"
+            f"{figures.unknown_captions:,} recorded captions ignored: no labelled data set contains their images"
         )
     for audit in figures.audits:
         console.print(*_labels(audit, figures.choice), sep="\n")
@@ -29,14 +29,14 @@ def print_outcome(console: Console, outcome: Outcome, figures: Figures, report: 
         console.print(_arms(figures.arms))
     if figures.share_of_gain is not None:
         console.print(
-            f"Pseudo-labels bring {figures.share_of_gain:.0%} of the gain that given relations bring over none."
+            f"Pseudo-labels recover {figures.share_of_gain:.0%} of the gain of given relations over no relations."
         )
     if report is not None:
         console.print(Text(f"Report: {report}"), soft_wrap=True)
 
 
 def outcome_json(outcome: Outcome, figures: Figures, report: Path | None) -> dict[str, Any]:
-    """The same for machines: plain values that serialise as JSON."""
+    """The outcome as plain values that serialise as JSON."""
     return {
         "run": outcome.run,
         "computed": outcome.computed,
@@ -47,12 +47,12 @@ def outcome_json(outcome: Outcome, figures: Figures, report: Path | None) -> dic
 
 
 def share(value: float | None) -> str:
-    """A share in [0, 1] with three digits."""
+    """Formats a share in [0, 1] with three digits."""
     return "–" if value is None else f"{value:.3f}"
 
 
 def table(title: str, *columns: str) -> Table:
-    """An empty table: the first column holds names, the others numbers."""
+    """Creates an empty table. The first column holds names, the others hold numbers."""
     made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for place, column in enumerate(columns):
         made.add_column(column, justify="right" if place else "left", header_style="dim", no_wrap=not place)
@@ -71,7 +71,7 @@ def _stages(figures: Figures, outcome: Outcome) -> Table:
             *(Text(time, style) for time in times),
         )
     if any(row.recorded for row in stage_rows(figures.steps, outcome)):
-        made.caption = "dim times: as recorded when the step was computed, summed over its workers"
+        made.caption = "dimmed times: recorded when the step was computed, summed over its workers"
         made.caption_justify = "left"
     return made
 
@@ -79,11 +79,11 @@ def _stages(figures: Figures, outcome: Outcome) -> Table:
 def _labels(audit: DatasetAudit, choice: str) -> list[Any]:
     name = harmless(audit.dataset)
     if not audit.has_truth:
-        return [Text(f"Labels of {name}: no truth, the set gives no relations to judge them by")]
+        return [Text(f"Labels of {name}: not audited, because the data set gives no relations to compare with")]
     printed: list[Any] = []
     if audit.labels is not None:
         made = table(
-            f"Labels of {name}, against its {audit.labels.given:,} given relations",
+            f"Labels of {name}, compared with its {audit.labels.given:,} given relations",
             "labels", "kept", "precision", "recall", "precision at recall .8", "average precision",
         )  # fmt: skip
         made.add_row(f"tagger, {choice}", *_scores(audit.labels.tagger))

@@ -1,4 +1,4 @@
-"""The figures of a run: how good labels, captions and arms are, and how much was made of what."""
+"""Computes the figures of a run: the quality of labels, captions and arms, and counts per stage."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pipeline.report.view import RunView
 from storage.digests import digest_json
 from storage.runs import Run
 
-_VERSION = 4
-"""Raised when the same run would give other figures."""
+_VERSION = 5
+"""Incremented whenever the same run would give different figures."""
 
 
 @dataclass(frozen=True)
 class DatasetAudit:
-    """One labelled set against its own given relations; nothing to compare with when it gives none."""
+    """One labelled data set compared with its own given relations; both audits are None when it gives none."""
 
     dataset: str
     has_truth: bool
@@ -36,28 +36,28 @@ class DatasetAudit:
 
 @dataclass(frozen=True)
 class Figures:
-    """All figures of a run, as far as it has come."""
+    """All figures that a run has so far."""
 
     choice: str
-    """Which labels are kept, in words."""
+    """Description of which labels are kept."""
     labels: LabelFunnel
     predicates: tuple[PredicateCount, ...]
     audits: tuple[DatasetAudit, ...]
     arms: tuple[ArmScores, ...]
     unknown_captions: int
-    """Recorded captions of images that no labelled set has; they are left out."""
+    """Recorded captions of images that no labelled data set contains; they are ignored."""
     share_of_gain: float | None
-    """Of the gain in zero-shot mAP that true relations bring over none, the share that pseudo-labels bring."""
+    """Share of the gain in zero-shot mAP, of given relations over no relations, that pseudo-labels recover."""
     steps: tuple[StepSummary, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; what the run does not have is left out."""
+        """The figures as plain values; missing figures are left out."""
         plain: dict[str, Any] = _without_none(asdict(self))
         return plain
 
 
 def compute_figures(run: Run, datasets: Sequence[str], choice: ChoiceSettings, unknown_captions: int = 0) -> Figures:
-    """Compute the figures of a run whose sets `datasets` were labelled; `choice`: what the shards keep."""
+    """Computes the figures of a run. `datasets` are the labelled data sets; `choice` is what the shards keep."""
     counts, predicates = label_counts(run, datasets, choice)
     arms = arm_scores(run)
     return Figures(
@@ -73,7 +73,7 @@ def compute_figures(run: Run, datasets: Sequence[str], choice: ChoiceSettings, u
 
 
 def figures_of(view: RunView) -> Figures:
-    """The figures of a run. They are kept with the run and computed again when an artifact changed."""
+    """The figures of a run. They are cached with the run and recomputed when an artifact changes."""
     run, recordings = view.run, view.captioning.recorded
     changed = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in recordings if path.is_file()]
     stamp = digest_json([_VERSION, list(view.label_sets), view.choice.row_settings(), run_stamp(run), changed])
@@ -88,7 +88,7 @@ def figures_of(view: RunView) -> Figures:
 
 
 def count_unknown_captions(view: RunView) -> int:
-    """Recorded captions of images that no labelled set has; 0 where a model draws the captions."""
+    """Counts recorded captions of images that no labelled data set contains; 0 when a model generates the captions."""
     if view.captioning.captioner != "recorded" or "caption" not in view.run.steps():
         return 0
     captioner = RecordedCaptioner(view.captioning)
@@ -99,7 +99,7 @@ def count_unknown_captions(view: RunView) -> int:
 
 
 def run_stamp(run: Run) -> str:
-    """Digest of which artifact holds each partition of each step."""
+    """Digest of the artifact keys of all partitions of all steps."""
     steps = {
         step: {part: artifact.key for part, artifact in run.artifacts(step).items()} for step in sorted(run.steps())
     }

@@ -1,4 +1,4 @@
-"""Rows of the tables in a few words, for a terminal: text from captions and files is made harmless first."""
+"""Formats table rows for a terminal. Text from captions and files is sanitised first."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 LONGEST = 160
 _MOST_ITEMS = 4
 _DIGEST = 12
-"""Characters of a digest that tell it apart."""
+"""Leading characters of a digest that identify it."""
 
 
 def harmless(text: str, longest: int = LONGEST) -> str:
-    """`text` without characters that steer a terminal, on one line, cut to `longest` characters."""
+    """Sanitises `text` for a terminal: no control characters, one line, at most `longest` characters."""
     printable = "".join(character if character.isprintable() else "�" for character in " ".join(text.split()))
     return printable if len(printable) <= longest else printable[: longest - 1] + "…"
 
 
 def bytes_in_words(count: float) -> str:
-    """A number of bytes with the unit that fits."""
+    """Formats a number of bytes with a suitable unit."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -28,7 +28,7 @@ def bytes_in_words(count: float) -> str:
 
 
 def in_words(row: Mapping[str, Any]) -> tuple[str, str]:
-    """A row's name (its image id where it has one) and what it holds."""
+    """The name of a row (its image id, if any) and a summary of its content."""
     rest = dict(row)
     name = str(rest.pop("image_id", ""))
     parts = []

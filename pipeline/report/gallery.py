@@ -1,4 +1,4 @@
-"""Sample pictures with everything that was said and decided about them."""
+"""Selects sample pictures and collects their captions, labels and given relations."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tagger.audit.labels import SYMMETRIC, Fact
 from tagger.english.predicates import canonical
 
 MOST_LISTED = 10
-"""Relations of a kind listed for one picture; the rest is counted."""
+"""Relations of each kind shown for one picture; the report folds the others away."""
 
 
 class ShownBox(NamedTuple):
-    """A box with the name that the relations call it by.
+    """A box and the name that relations refer to it by.
 
-    `used`: a kept label touches it; `named`: any label or given relation does.
+    `used`: a kept label refers to it; `named`: any shown label or given relation does.
     """
 
     name: str
@@ -37,7 +37,7 @@ class ShownBox(NamedTuple):
 
 
 class ShownRelation(NamedTuple):
-    """A label in words. `score` None: below what the tagger records. `right` None: the image has no given relations."""
+    """A label as text. `score` is None below the recording floor, `right` is None without given relations in the image."""
 
     subject: str
     predicate: str
@@ -46,12 +46,12 @@ class ShownRelation(NamedTuple):
     proposed: bool
     right: bool | None
     line: tuple[float, float, float, float]
-    """From the subject's centre to the object's, in pixels."""
+    """x1, y1, x2, y2 in pixels, from the centre of the subject to that of the object."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture of the gallery. `missed`: given relations that were not kept."""
+    """One picture of the gallery. `missed` are given relations that were not kept."""
 
     row: Mapping[str, Any]
     boxes: tuple[ShownBox, ...]
@@ -60,18 +60,18 @@ class Sample:
     dropped: tuple[ShownRelation, ...]
     missed: tuple[ShownRelation, ...]
     ambiguous: int
-    """Candidate pairs that compete with others for the same words."""
+    """Candidate pairs that compete with others for the same mention."""
 
     @property
     def interest(self) -> int:
-        """How much there is to judge: competing pairs, labels kept and dropped, truth; each counted up to a limit."""
+        """How much there is to judge: competing pairs, kept and dropped labels (each capped), truth; minus crowding."""
         found = min(self.ambiguous, 6) + min(len(self.kept), 3) + min(len(self.dropped), 3)
         crowded = max(0, len(self.boxes) - 12)
         return found + 3 * bool(self.row["relations"]) - crowded
 
 
 def choose_samples(run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int) -> list[Sample]:
-    """At most `count` pictures: spread evenly over the partitions, of each stretch the one with most to judge."""
+    """At most `count` pictures, spread evenly over the partitions: the most interesting one of each stretch."""
     images, captioned, tagged = (labelled(run, step, datasets) for step in ("ingest", "caption", "tag"))
     partitions = sorted(images)
     every = min(count, len(partitions))
@@ -88,7 +88,7 @@ def choose_samples(run: Run, datasets: Sequence[str], choice: ChoiceSettings, co
 def _samples(
     ingested: Artifact, captioned: Artifact | None, tagged: Artifact | None, choice: ChoiceSettings
 ) -> Iterator[Sample]:
-    """The images of a partition that have boxes."""
+    """Yields the images of a partition that have boxes."""
     captions = _by_id(captioned.table("captions"), "captions") if captioned else {}
     labels, proposed = (tagged.table("relations"), candidates(tagged)) if tagged else (None, None)
     relations = _by_id(labels, "relations") if labels is not None else {}
@@ -155,7 +155,7 @@ def _holds(subject: int, predicate: str, object_: int, relations: set[tuple[int,
 
 
 def _names(categories: Sequence[str]) -> list[str]:
-    """A name for each box: its category, numbered where there are several."""
+    """Names each box by its category, numbered where the category occurs more than once."""
     totals, seen = Counter(categories), Counter[str]()
     names = []
     for category in categories:

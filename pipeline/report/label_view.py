@@ -1,4 +1,4 @@
-"""What `rlip show RUN tag` adds: from images to labels, how scores are spread, the usual predicates, the audits."""
+"""Extra output of `rlip show RUN tag`: the label funnel, the score histogram, frequent predicates, and the audits."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _BAR = 40
 
 @dataclass(frozen=True)
 class LabelView:
-    """The labels of a run's tagging. `scores`: how many in each tenth of [0, 1]; `audits`: by data set with truth."""
+    """The labels of a run. `scores`: counts per tenth of [0, 1]; `audits`: by data set that gives relations."""
 
     choice: str
-    """What is kept, in words."""
+    """Description of which labels are kept."""
     counts: LabelFunnel
     scores: tuple[int, ...]
     predicates: tuple[PredicateCount, ...]
@@ -39,7 +39,7 @@ class LabelView:
 
     @classmethod
     def of(cls, run: Run) -> LabelView:
-        """Computed from the run's artifacts; what is kept is up to the recipe."""
+        """Computes the view from the artifacts of a run; its recipe decides which labels are kept."""
         choice = _choice(run)
         datasets = sorted({partition.split("/")[0] for partition in run.artifacts("tag")})
         counts, predicates = label_counts(run, datasets, choice)
@@ -51,16 +51,16 @@ class LabelView:
         return cls(choice.in_words(), counts, tuple(spread.tolist()), predicates, audits)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The view as plain values."""
         return asdict(self)
 
     def print(self, console: Console) -> None:
-        """The tables, for reading."""
+        """Prints the tables."""
         console.print(Text(harmless(" → ".join(self._yield()))))
         parts = [self._spread(), self._usual()]
         parts += [_audited(dataset, audit, self.choice) for dataset, audit in self.audits.items()]
         if not self.audits:
-            parts.append(Group(Text("No audit: the labelled sets give no relations to judge by")))
+            parts.append(Group(Text("No audit: the labelled data sets give no relations to compare with")))
         for part in parts:
             console.print()
             console.print(part)
@@ -75,14 +75,14 @@ class LabelView:
         longest = max(self.scores) or 1
         made = table("Scores", "from", "labels", "")
         for place, count in enumerate(self.scores):
-            # A single label shows too.
+            # Even a single label gets a visible bar.
             bar = "█" * max(round(_BAR * count / longest), count > 0)
             made.add_row(f"{place / BINS:.1f}", f"{count:,}", Text(bar))
         made.columns[2].justify = "left"
         return Group(made)
 
     def _usual(self) -> Group:
-        most = f", the most frequent of {len(self.predicates):,}" if len(self.predicates) > MOST_PREDICATES else ""
+        most = f", most frequent of {len(self.predicates):,}" if len(self.predicates) > MOST_PREDICATES else ""
         made = table(f"Predicates{most}", "predicate", "kept", "given by the set")
         for each in self.predicates[:MOST_PREDICATES]:
             made.add_row(Text(harmless(each.predicate)), f"{each.kept:,}", f"{each.given:,}")
@@ -91,8 +91,8 @@ class LabelView:
 
 def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
     ways = table(
-        f"Labels of {harmless(dataset)}, on the {audit.images:,} images with given relations: {audit.given:,}, of which "
-        f"candidates state {audit.reachable:,}",
+        f"Labels of {harmless(dataset)}, on the {audit.images:,} images with given relations: {audit.given:,} given, "
+        f"{audit.reachable:,} of them proposed by candidates",
         "labels", "kept", "precision", "recall", "precision at recall .8", "average precision",
     )  # fmt: skip
     for name, way in (
@@ -102,13 +102,13 @@ def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
     ):
         values = (way.precision, way.recall, way.precision_at_recall, way.average_precision)
         ways.add_row(name, f"{way.kept:,}", *map(share, values))
-    calibrated = "these labels have no calibration"
+    calibrated = "labels are not calibrated"
     if audit.calibrated_error is not None:
-        calibrated = f"{share(audit.calibrated_error)} calibrated"
-    errors = f"Calibration error: {share(audit.score_error)} of scores, {calibrated}"
+        calibrated = f"{share(audit.calibrated_error)} after calibration"
+    errors = f"Calibration error: {share(audit.score_error)} for raw scores, {calibrated}"
     made = table(
-        "By predicate, the most kept first", "predicate", "kept", "true", "precision", "recall", "average precision",
-        "calibration error", "the truth where wrong",
+        "By predicate, most kept first", "predicate", "kept", "true", "precision", "recall", "average precision",
+        "calibration error", "correct where wrong",
     )  # fmt: skip
     for each in audit.predicates[:MOST_PREDICATES]:
         instead = ", ".join(f"{harmless(what)} {count:,}" for what, count in each.instead[:MOST_INSTEAD])
@@ -130,7 +130,7 @@ def _audit(run: Run, dataset: str, choice: ChoiceSettings) -> LabelAudit:
 
 
 def _choice(run: Run) -> ChoiceSettings:
-    """Of the run's recipe; the default's while the run is not over."""
+    """The settings from the run's recipe; the defaults while the run is unfinished."""
     path = run.folder / "recipe.json"
     given = json.loads(path.read_bytes()).get("shard", {}) if path.is_file() else {}
     return ShardSettings.model_validate(given)

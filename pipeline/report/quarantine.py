@@ -1,4 +1,4 @@
-"""What was put aside, by step and reason, with a few of the offending values."""
+"""Collects quarantined rows by step and reason, with a few offending values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXAMPLES = 3
 
 
 class Example(NamedTuple):
-    """A row in quarantine."""
+    """A quarantined row."""
 
     image_id: int
     value: str
@@ -23,7 +23,7 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Quarantined:
-    """One reason of one step."""
+    """Count and examples of one reason in one step."""
 
     step: str
     reason: str
@@ -32,12 +32,12 @@ class Quarantined:
 
 
 def quarantine(run: Run) -> list[Quarantined]:
-    """Every reason of every step, in the order of the chain, the most frequent first."""
+    """All reasons of all steps, in the order of the chain; within a step, the most frequent reason comes first."""
     return [found for step in sorted(run.steps(), key=chain_order) for found in _of_step(run, step)]
 
 
 def sampled(artifacts: Iterable[Artifact], most: int) -> list[dict[str, Any]]:
-    """Rows in quarantine: of every reason as many, `most` altogether but one at least; the most frequent reason first."""
+    """Samples about `most` quarantined rows: equally many per reason, at least one; most frequent reason first."""
     held = [(artifact, artifact.manifest.counts.rejected) for artifact in artifacts]
     counts: Counter[str] = Counter()
     for _, reasons in held:

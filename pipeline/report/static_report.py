@@ -1,4 +1,4 @@
-"""The static report: one folder with a page and its pictures, readable anywhere, with no network and no script."""
+"""Writes the static report: a folder with one page and its pictures, readable without network access or scripts."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from storage.errors import FatalError
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MARK = "rlip-report"
-"""Name of the page's meta element by which a folder is known as a report; its content is the stamp."""
-_VERSION = 2
-"""Raised when the page would look different."""
+"""Name of the meta element that identifies a page as a report; its content is the stamp."""
+_VERSION = 3
+"""Incremented whenever the page of the same run would look different."""
 LONGEST_SIDE = 640
-"""Pixels of a picture in the report."""
+"""Longest side of the pictures in the report, in pixels."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """A sample with its picture's file, or the reason why there is none."""
+    """A sample with the file of its picture, or the reason why there is none."""
 
     sample: Sample
     file: str | None
@@ -53,24 +53,24 @@ def write_report(
     *,
     written: datetime | None = None,
 ) -> Path:
-    """Write the report of a run to `folder` and return its page.
+    """Writes the report of a run to `folder` and returns the path of its page.
 
-    A run that computed nothing keeps the report that is there, if it shows the same artifacts. `written` is the date
-    in the page's head. Raises `FatalError` when `folder` holds something that is no report, or can't be written.
+    A run that computed nothing keeps an existing report of the same artifacts. `written` is the date in the page
+    header. Raises `FatalError` when `folder` holds anything but a report, or cannot be written.
     """
     page = folder / "index.html"
     stamp = digest_json([_VERSION, samples, view.recipe, run_stamp(view.run)])
     if outcome is not None and not outcome.computed and _stamp_of(page) == stamp:
         return page
     if folder.exists() and any(folder.iterdir()) and _stamp_of(page) is None:
-        raise FatalError(f"{folder} holds files that are no report; set `reports` in the recipe to another folder")
+        raise FatalError(f"{folder}: holds files that are not a report; set `reports` in the recipe to another folder")
     try:
         with atomic_folder(folder, replace=True) as aside:
             (aside / "images").mkdir()
             _fill(aside, view, outcome, samples, stamp, written)
     except OSError as error:
         raise FatalError(
-            f"report {folder} can't be written ({error}); set `reports` to a folder that you may write"
+            f"{folder}: the report can't be written ({error}); set `reports` in the recipe to a writable folder"
         ) from error
     return page
 
@@ -131,7 +131,7 @@ def _environment() -> Environment:
 
 
 def _headline(figures: Figures) -> list[tuple[str, str, str]]:
-    """The few numbers that a reader looks for first: value, what it is, what to hold it against."""
+    """The headline numbers: value, what it measures, what to compare it with."""
     tiles = []
     if figures.labels.kept is not None:
         tiles.append((f"{figures.labels.kept:,}".replace(",", "\u2009"), "labels kept", figures.choice))
@@ -151,7 +151,7 @@ def _headline(figures: Figures) -> list[tuple[str, str, str]]:
             against = f"without relations {none[0]:.3f}" if none else "zero-shot"
             tiles.append((f"{arm.scores[ZERO_SHOT].mean:.3f}", "zero-shot triplet mAP", against))
     if figures.share_of_gain is not None:
-        tiles.append((f"{figures.share_of_gain:.0%}", "of the gain of true relations", "zero-shot triplet mAP"))
+        tiles.append((f"{figures.share_of_gain:.0%}", "of the gain of given relations", "zero-shot triplet mAP"))
     return tiles
 
 
@@ -168,7 +168,7 @@ def _card(sample: Sample, folders: Mapping[str, Path | str], folder: Path) -> Ca
 
 
 def _stamp_of(page: Path) -> str | None:
-    """The stamp of a report's page; None when it is no report."""
+    """The stamp of a report page; None when the file is not a report."""
     try:
         with page.open(encoding="utf-8") as file:
             head = file.read(2_000)

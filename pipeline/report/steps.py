@@ -1,4 +1,4 @@
-"""What each step of a run did: the outcome of this run, and what the manifests recorded earlier."""
+"""Summarises the steps of a run, from this run's outcome and from recorded manifests."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from storage.runs import Run
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """A step's line in the stage table. `rejected` counts quarantined rows and items, `rate` is images per second."""
+    """One row of the stage table. `rejected` counts quarantined rows and items; `rate` is in images per second."""
 
     step: str
     partitions: int
     cached: int | None
-    """Partitions found in the store; None when only the record of a run is at hand."""
+    """Partitions that were cached; None when only the record of a run is available."""
     rows_in: int
     rows_out: int
     rejected: int
     seconds: float
-    """Wall time of this run, or, if `recorded`, working time summed over the workers of an earlier one."""
+    """Wall time in this run or, if `recorded`, the compute time of an earlier run summed over its workers."""
     rate: float
     recorded: bool = False
-    """Whether seconds and rate are those of the earlier computation."""
+    """Whether `seconds` and `rate` come from an earlier run."""
 
     def as_json(self) -> dict[str, Any]:
-        """The line as plain values."""
+        """The row as plain values."""
         return asdict(self)
 
 
 @dataclass
 class Outcome:
-    """A finished run."""
+    """The outcome of a finished run."""
 
     run: str
     steps: list[StepOutcome] = field(default_factory=list)
@@ -47,16 +47,16 @@ class Outcome:
         return sum(step.partitions - (step.cached or 0) for step in self.steps)
 
     def as_rows(self) -> list[dict[str, Any]]:
-        """The steps as plain rows."""
+        """The steps as plain values."""
         return [step.as_json() for step in self.steps]
 
 
 @dataclass(frozen=True)
 class StepSummary:
-    """What the manifests of one recorded step add up to.
+    """Totals over the manifests of one recorded step.
 
-    `seconds` is working time summed over partitions, `rate` images per second of it. A training counts the images that it
-    saw over all epochs.
+    `seconds` is compute time summed over partitions; `rate` is images per second of compute time, where a training
+    counts the images that it saw over all epochs.
     """
 
     step: str
@@ -64,17 +64,17 @@ class StepSummary:
     rows_in: int
     rows_out: int
     rejected: Mapping[str, int]
-    """Rejects by reason. A row may lose items and still come out, so these do not equal rows_in - rows_out."""
+    """Rejects by reason. A row may lose items and still be kept, so the sum need not equal rows_in - rows_out."""
     seconds: float
     rate: float
     bytes: int
     facts: Mapping[str, Any]
-    """What the stage measured: counts are summed over partitions, other numbers averaged, the rest kept where all agree."""
+    """Measurements of the stage: integers are summed over partitions, floats averaged, others kept if all agree."""
     hosts: tuple[str, ...]
 
     @classmethod
     def of(cls, step: str, artifacts: Iterable[Artifact]) -> StepSummary:
-        """Sum up the manifests of a step's artifacts."""
+        """Aggregates the manifests of a step's artifacts."""
         manifests = [artifact.manifest for artifact in artifacts]
         rejected: Counter[str] = Counter()
         for manifest in manifests:
@@ -100,7 +100,7 @@ class StepSummary:
         return asdict(self)
 
     def as_outcome(self, cached: int | None) -> StepOutcome:
-        """The summary as a line of the stage table."""
+        """The summary as a row of the stage table."""
         return StepOutcome(
             step=self.step,
             partitions=self.partitions,
@@ -115,12 +115,12 @@ class StepSummary:
 
 
 def summaries(run: Run) -> list[StepSummary]:
-    """Every recorded step of a run, in the order of the chain. Steps whose artifacts are gone have no partitions."""
+    """All recorded steps of a run, in the order of the chain. Steps whose artifacts are gone have no partitions."""
     return [StepSummary.of(step, run.artifacts(step).values()) for step in sorted(run.steps(), key=chain_order)]
 
 
 def stage_rows(steps: Sequence[StepSummary], outcome: Outcome | None) -> list[StepOutcome]:
-    """The stage table. A step that this run computed shows its wall time, the others what their manifests recorded."""
+    """The rows of the stage table. Steps that this run computed show wall time, the others their recorded time."""
     if outcome is None:
         return [step.as_outcome(None) for step in steps]
     recorded = {step.step: step for step in steps}

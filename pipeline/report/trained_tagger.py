@@ -1,4 +1,4 @@
-"""What a training of the Relation Tagger came to: where its weights are, and what held-out images say of them."""
+"""Result of training the Relation Tagger: the path of its weights, and its scores on held-out images."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from pipeline.training.config import MODEL
 from storage.artifact import Artifact
 
 _IN_WORDS = {
-    "held_out_map": "mAP of predicates",
-    "held_out_recall": "recall, two predicates a pair",
-    "held_out_recall_20": "recall, 20 labels an image",
-    "held_out_recall_50": "recall, 50 labels an image",
-    "held_out_calibration_error": "calibration error of scores",
-    "held_out_calibrated_error": "calibration error, calibrated",
+    "held_out_map": "predicate mAP",
+    "held_out_recall": "recall, two predicates per pair",
+    "held_out_recall_20": "recall, 20 labels per image",
+    "held_out_recall_50": "recall, 50 labels per image",
+    "held_out_calibration_error": "calibration error, raw scores",
+    "held_out_calibrated_error": "calibration error, calibrated scores",
 }
 
 
 @dataclass(frozen=True)
 class TrainedTagger:
-    """`scores`: the last measurement on held-out images; nothing when none were held out."""
+    """A trained tagger. `scores` is the last measurement on held-out images; empty when none were held out."""
 
     weights: str
     images: int
-    """On which it was trained."""
+    """Number of training images."""
     held_out: int
     scores: dict[str, float]
 
     @classmethod
     def of(cls, tagger: Artifact) -> TrainedTagger:
-        """Read from the artifact of stage `train_tagger`."""
+        """Reads the result from the artifact of stage `train_tagger`."""
         last = {row["name"]: row["value"] for row in tagger.table("tagger").to_pylist()}
         return cls(
             weights=str(tagger.file(MODEL)),
@@ -44,13 +44,13 @@ class TrainedTagger:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The result as plain values."""
         return asdict(self)
 
     def print(self, console: Console) -> None:
-        """For reading; the weights' path comes last."""
+        """Prints the scores; the path of the weights comes last."""
         if self.scores:
-            made = table(f"Tagger of {self.images:,} images, asked about {self.held_out:,} others", "measured", "")
+            made = table(f"Tagger of {self.images:,} images, scored on {self.held_out:,} held-out images", "metric", "")
             for name, score in self.scores.items():
                 made.add_row(_IN_WORDS[name], share(score))
             console.print(made)

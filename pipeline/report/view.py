@@ -1,4 +1,4 @@
-"""What a report is told about a run."""
+"""A run with the settings that its report depends on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from storage.runs import Run
 
 @dataclass(frozen=True)
 class RunView:
-    """A run with those settings of its recipe that figures and reports depend on."""
+    """A run with the recipe settings that figures and reports depend on."""
 
     run: Run
     label_sets: tuple[str, ...]
@@ -23,6 +23,6 @@ class RunView:
     """Which labels the shards keep."""
     captioning: CaptionSettings
     image_folders: Mapping[str, Path | str]
-    """Data set → where its images lie."""
+    """Data set → location of its images."""
     recipe: Mapping[str, Any]
     """The whole recipe as JSON values, for display."""

@@ -16,9 +16,9 @@ from storage.store import Store
 
 
 class RunContext:
-    """A recipe that is ready to run. The store is opened at first use, so that `rlip doctor` can report why it can't be.
+    """A recipe that is ready to run. The store is opened on first use, so that `rlip doctor` can report why it can't be.
 
-    Raises `FatalError` when the recipe is to be run up to a stage that it does not have.
+    Raises `FatalError` when `run.until` names a stage that the recipe does not have.
     """
 
     def __init__(self, recipe: Recipe) -> None:

@@ -1,4 +1,4 @@
-"""The chain as a list of steps: which stage runs with which settings over which data sets, and what it reads."""
+"""The chain as a list of steps: each with a stage, its settings, its data sets and the steps that it reads."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ class Step:
     stage: type[Stage]
     settings: Settings
     datasets: tuple[str, ...] = ()
-    """Data sets whose partitions it covers; empty for a stage over the whole set."""
+    """Data sets whose partitions the step covers; empty for a whole-set stage."""
     reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Table → the steps that write it. A partition reads the partition of the same name, a whole-set stage reads all."""
+    """Table → the steps that write it. A partition reads the partition of the same name; a whole-set stage reads all."""
     uses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Table → the steps whose whole artifacts the stage is opened with."""
     from_datasets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """For a whole-set stage: table → only the partitions of these data sets."""
+    """For a whole-set stage: table → data sets. Only partitions of these data sets are read."""
 
     @property
     def needs(self) -> set[str]:
-        """Names of the steps whose artifacts it reads or is opened with."""
+        """Names of the steps whose artifacts this step reads or is opened with."""
         return {name for names in (*self.reads.values(), *self.uses.values()) for name in names}
 
 
 def build_steps(recipe: Recipe) -> list[Step]:
-    """The steps of a recipe, each after everything that it reads. Stages that nothing asks for are left out.
+    """Return the steps of a recipe, each after everything that it reads. Stages that nothing needs are left out.
 
     Raises `FatalError` when `run.until` names a stage that the recipe does not have.
     """
@@ -80,7 +80,7 @@ def _needed(recipe: Recipe, steps: Sequence[Step], last: str) -> list[Step]:
 
 
 def _labelling(recipe: Recipe) -> list[Step]:
-    """From images to relations with scores; without a set to train a tagger on, to triplets."""
+    """The steps from images to scored relations, or to triplets if there is no data set to train a tagger on."""
     data = recipe.data
     steps = [
         Step("caption", CaptionStage, recipe.caption_settings(), datasets=data.label, reads={"images": ("ingest",)}),
@@ -104,7 +104,7 @@ def _labelling(recipe: Recipe) -> list[Step]:
 
 
 def _arm(recipe: Recipe, arm: str) -> list[Step]:
-    """Shards of one kind of label, then pre-training on them and evaluation, once a seed."""
+    """The steps of one arm: shards of one kind of label, then pre-training on them and evaluation, once per seed."""
     reads = {"images": ("ingest",), "relations": ("tag",)} if arm == "pseudo" else {"images": ("ingest",)}
     shard = f"shard:{arm}"
     settings = recipe.shard.model_copy(update={"labels": arm})

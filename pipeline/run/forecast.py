@@ -1,4 +1,4 @@
-"""What a run would do with each step, and the first thing that differs from what the run had before."""
+"""Forecasts what a run would do with each step, and the first difference from what the run had before."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from storage.changes import changes
 
 @dataclass(frozen=True)
 class StepForecast:
-    """What a run would do with a step. `due` is None where it depends on a step above that must run first."""
+    """What a run would do with a step. `due` is None if it depends on an earlier step that must run first."""
 
     step: str
     cached: int
@@ -22,13 +22,13 @@ class StepForecast:
 
 
 def forecast(planner: Planner) -> Iterator[StepForecast]:
-    """Each step's forecast, in the order of the chain. Computes nothing, and writes nothing but stored cuts."""
+    """Yield the forecast of each step in the order of the chain. Computes nothing and writes only the stored partitioning."""
     waiting: set[str] = set()
     context = planner.context
     first, root = context.steps[0].name, context.recipe.data.root
     if context.recipe.scenes is not None and not root.is_dir():
         waiting.add(first)
-        yield StepForecast(first, 0, None, f"after the made world is written to {root}")
+        yield StepForecast(first, 0, None, f"after the synthetic world is written to {root}")
     for step in context.steps:
         if step.name in waiting:
             continue

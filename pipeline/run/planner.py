@@ -1,4 +1,4 @@
-"""Planning: the key of every partition of a step, whether it is cached, and what is due."""
+"""Plans a step: the key of every partition, whether it is cached, and what is due."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from storage.errors import FatalError
 from storage.keys import KeyTerms
 
 PASSED = "passed"
-"""The run's note of the audits that its steps passed: step → digest."""
+"""Name of the note in which a run keeps the audits that its steps passed: step → digest."""
 
 
 @dataclass
@@ -36,10 +36,10 @@ class StepPlan:
 
 
 class Planner:
-    """Plans one step of a run after the other, and records finished steps.
+    """Plans the steps of a run one after the other, and records finished steps.
 
-    Keys hold the *content* of what was read, so a step can be planned once the steps above it are done. Equal content
-    above means that everything below is found in the store (early cut-off).
+    Keys hold the *content* of what was read, so a step can be planned once the steps it needs are done. If they
+    yield equal content, everything downstream is found in the store (early cut-off).
     """
 
     def __init__(self, context: RunContext) -> None:
@@ -83,9 +83,9 @@ class Planner:
         self._check_rejects(step)
 
     def audit(self, step: Step) -> None:
-        """Let a step's stage inspect everything it made. The run remembers what passed, so each audit happens once.
+        """Let the stage of a step inspect all its artifacts. The run remembers what passed, so each audit happens once.
 
-        Raises `FatalError` when the stage refuses it.
+        Raises `FatalError` when the stage refuses them.
         """
         if step.stage.audit is Stage.audit:
             return
@@ -101,11 +101,11 @@ class Planner:
             run.note(PASSED, passed | {step.name: stamp})
 
     def given(self, step: Step) -> dict[str, tuple[Path, ...]]:
-        """Folders of the whole artifacts that the step's stage is opened with."""
+        """Folders of the artifacts that the stage of the step is opened with, by table."""
         return _folders({table: self._whole(step, table, steps) for table, steps in step.uses.items()})
 
     def _other_sets(self, step: Step) -> dict[str, str]:
-        """What the run has for data sets that this partial run (`run.until`) does not touch. It stays."""
+        """Partition → key, for data sets that this partial run (`run.until`) does not touch. They stay in the record."""
         if self.context.recipe.run.until is None:
             return {}
         known = {source.name for source in self.context.recipe.data.sources}.difference(step.datasets)
@@ -142,7 +142,7 @@ class Planner:
             yield WorkItem(step.name, name, terms, _folders(inputs), ids, _folders(uses), before.get(name, ""))
 
     def _partitions(self, step: Step, stage: Stage) -> Iterator[tuple[Partition, dict[str, list[Artifact]]]]:
-        """Each partition of a step with the artifacts that it reads."""
+        """Yield each partition of a step with the artifacts that it reads."""
         if step.stage.whole:
             yield Partition(WHOLE, (), ""), {table: self._whole(step, table, s) for table, s in step.reads.items()}
         elif not step.reads:

@@ -1,4 +1,4 @@
-"""Before the first step: check what the run needs, write the made world where a recipe asks for it, and tidy the store."""
+"""Prepares a run: checks what it needs, writes the synthetic world if the recipe has one, and sweeps the store."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def prepare(
     drawing: Callable[[int, int], None] | None = None,
     reading: Callable[[str, float], None] | None = None,
 ) -> None:
-    """Check the recipe's needs, write its scenes, read new annotations, and remove what dead writers left.
+    """Check what the recipe needs, write its scenes, read new annotations, and remove what dead writers left.
 
-    `drawing` receives (scenes drawn, all scenes), `reading` a data set and the share of it that is read. Raises
-    `FatalError` before any work.
+    `drawing` receives the number of scenes drawn and their total, `reading` the name of a data set and the share of its
+    annotations that is read. Raises `FatalError` before any work.
     """
     require(context)
     if context.recipe.scenes is not None:
@@ -31,7 +31,7 @@ def prepare(
 
 
 def read_annotations(context: RunContext, reading: Callable[[str, float], None] | None) -> None:
-    """Parse the annotations that the steps need and that were not parsed before. Raises `AnnotationError`."""
+    """Parse the annotations that the steps need, unless they were parsed before. Raises `AnnotationError`."""
     indexes = context.recipe.ingest_settings().indexes
     for source in context.sources:
         if not is_indexed(source, indexes):
@@ -39,12 +39,12 @@ def read_annotations(context: RunContext, reading: Callable[[str, float], None] 
 
 
 def write_world(root: Path, settings: SceneSettings, progress: Callable[[int, int], None] | None) -> None:
-    """Write the made world unless it is there. Raises `FatalError` when the folder can't be written or holds other files."""
+    """Write the synthetic world unless it exists. Raises `FatalError` if `root` can't be written or holds other files."""
     from scenes.formats import write_scenes
 
     try:
         write_scenes(root, settings, progress)
     except OSError as error:
         raise FatalError(
-            f"the made world can't be written to data.root = {root}: {error}; choose another folder"
+            f"data.root = {root}: can't write the synthetic world: {error}; choose another folder"
         ) from error

@@ -1,4 +1,4 @@
-"""What a person sees while a run works: bars on a terminal, plain lines elsewhere, JSON lines for machines."""
+"""Shows the progress of a run: bars on a terminal, plain lines elsewhere, JSON lines for machines."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from pipeline.runtime.execute import Record, WorkItem
 from pipeline.runtime.stage import WHOLE
 
 LINE_EVERY = 10.0
-"""Seconds between plain progress lines of one step."""
+"""Seconds between two progress lines of a step."""
 
 
 class Display(Protocol):
-    """Where the runners tell how far they are. Safe to call from any thread."""
+    """Receives the progress of a run. Its methods may be called from any thread."""
 
     def drawing(self, done: int, total: int) -> None:
-        """The made world is being written: so many scenes of all."""
+        """`done` of `total` scenes of the synthetic world are written."""
 
     def reading(self, dataset: str, share: float) -> None:
-        """A data set's annotations are read for the first time: this share of them, 0 to 1."""
+        """This share (0 to 1) of the annotations of a data set is read; they are read only once."""
 
     def step(self, plan: StepPlan) -> None:
-        """A step begins."""
+        """A step starts."""
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
-        """An item is `done` of `total` images (or training steps) far."""
+        """`done` of `total` images (or training steps) of an item are finished."""
 
     def finished(self, record: Record) -> None:
         """An item is committed."""
@@ -44,51 +44,51 @@ class Display(Protocol):
 
 
 class Lines:
-    """Plain lines: one when a step begins, one every ten seconds, one when it ends."""
+    """Prints plain lines: one when a step starts, one every ten seconds, one when it ends."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._said = 0.0
+        self._printed_at = 0.0
         self._pace = Throughput(0)
 
     def drawing(self, done: int, total: int) -> None:
-        """Say how many scenes are drawn, now and then."""
-        if time.monotonic() - self._said >= LINE_EVERY or done == total:
-            self._said = time.monotonic()
+        """Print how many scenes are drawn, at intervals."""
+        if time.monotonic() - self._printed_at >= LINE_EVERY or done == total:
+            self._printed_at = time.monotonic()
             self._console.print(f"scenes: {done}/{total} drawn", highlight=False)
 
     def reading(self, dataset: str, share: float) -> None:
-        """Say how far the reading is, now and then."""
-        if time.monotonic() - self._said >= LINE_EVERY:
-            self._said = time.monotonic()
+        """Print how much of the annotations is read, at intervals."""
+        if time.monotonic() - self._printed_at >= LINE_EVERY:
+            self._printed_at = time.monotonic()
             self._console.print(f"{dataset}: annotations, {share:.0%} read", highlight=False)
 
     def step(self, plan: StepPlan) -> None:
-        """Say what is due."""
-        self._said = time.monotonic()
+        """Print how much is cached and due."""
+        self._printed_at = time.monotonic()
         self._pace = Throughput(len(plan.due))
-        self._console.print(f"{plan.step.name}: {len(plan.cached)} cached, {len(plan.due)} to do", highlight=False)
+        self._console.print(f"{plan.step.name}: {len(plan.cached)} cached, {len(plan.due)} due", highlight=False)
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
-        """Say how far an item is, how fast the step goes and when it will be done, now and then."""
+        """Print the progress of an item, and the rate and remaining time of the step, at intervals."""
         self._pace.tell(item.partition, done, total)
-        if time.monotonic() - self._said >= LINE_EVERY:
-            self._said = time.monotonic()
-            told = ", ".join(text for text in (note, self._pace.in_words(_unit(item))) if text)
-            self._console.print(f"{item.step} {item.partition}: {done}/{total} {told}".rstrip(), highlight=False)
+        if time.monotonic() - self._printed_at >= LINE_EVERY:
+            self._printed_at = time.monotonic()
+            details = ", ".join(text for text in (note, self._pace.in_words(_unit(item))) if text)
+            self._console.print(f"{item.step} {item.partition}: {done}/{total} {details}".rstrip(), highlight=False)
 
     def finished(self, record: Record) -> None:
-        """Count it; the step's last line tells of it."""
+        """Count the item. The last line of the step reports the total."""
         self._pace.finish(record.partition)
 
     def done(self, plan: StepPlan, records: Sequence[Record], seconds: float) -> None:
-        """Say what came out."""
+        """Print a summary of the step."""
         if plan.due:
             self._console.print(f"{plan.step.name}: {summary(plan, records, seconds)}", highlight=False)
 
 
 class Bars:
-    """One bar a step, in images for a partition's stage and in training steps for a whole-set stage."""
+    """Shows one bar per step, in partitions or, for a whole-set stage, in training steps."""
 
     def __init__(self, console: Console) -> None:
         self._bars = Progress(
@@ -105,28 +105,28 @@ class Bars:
         self._pace = Throughput(0)
 
     def drawing(self, done: int, total: int) -> None:
-        """A bar of its own."""
+        """Move the bar of the scenes."""
         self._bars.start()
         if self._bar is None:
             self._bar = self._bars.add_task("scenes", total=total, note="")
         self._bars.update(self._bar, completed=done)
 
     def reading(self, dataset: str, share: float) -> None:
-        """A bar of its own, in percent."""
+        """Move the bar of this data set, in percent."""
         self._bars.start()
         if dataset not in self._read:
-            self._read[dataset] = self._bars.add_task(dataset, total=100, note="annotations, read once")
+            self._read[dataset] = self._bars.add_task(dataset, total=100, note="reading annotations (once)")
         self._bars.update(self._read[dataset], completed=round(100 * share))
 
     def step(self, plan: StepPlan) -> None:
-        """A new bar, at the share that is cached."""
+        """Add a bar that starts at the cached partitions."""
         self._bars.start()
         self._share = {record.partition: 1.0 for record in plan.cached}
         self._pace = Throughput(len(plan.due))
         self._bar = self._bars.add_task(plan.step.name, total=plan.partitions, completed=len(plan.cached), note="")
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
-        """Move the bar by the item's share."""
+        """Move the bar to the new share of the item."""
         assert self._bar is not None
         self._share[item.partition] = done / max(total, 1)
         self._pace.tell(item.partition, done, total)
@@ -137,7 +137,7 @@ class Bars:
             self._bars.update(self._bar, completed=round(sum(self._share.values()), 2), note=note)
 
     def finished(self, record: Record) -> None:
-        """The item's share is whole."""
+        """Count the item as complete."""
         assert self._bar is not None
         self._share[record.partition] = 1.0
         self._pace.finish(record.partition)
@@ -145,60 +145,60 @@ class Bars:
             self._bars.update(self._bar, completed=round(sum(self._share.values()), 2))
 
     def done(self, plan: StepPlan, records: Sequence[Record], seconds: float) -> None:
-        """Fill the bar and say what came out."""
+        """Fill the bar and show a summary of the step."""
         assert self._bar is not None
         total = self._bars.tasks[self._bar].total
         self._bars.update(self._bar, completed=total, note=summary(plan, records, seconds))
         self._bars.stop_task(self._bar)
 
     def stop(self) -> None:
-        """Leave the terminal as it was."""
+        """Stop drawing and restore the terminal."""
         self._bars.stop()
 
 
 class JsonLines:
-    """One JSON object a line, for machines."""
+    """Prints one JSON object per line, for machines."""
 
     def __init__(self) -> None:
-        self._said = 0.0
+        self._printed_at = 0.0
         self._pace = Throughput(0)
 
     def drawing(self, done: int, total: int) -> None:
-        """Event `drawing`, at most five a second."""
-        if time.monotonic() - self._said >= 0.2 or done == total:
-            self._said = time.monotonic()
-            _say(event="drawing", done=done, total=total)
+        """Emit event `drawing`, at most five per second."""
+        if time.monotonic() - self._printed_at >= 0.2 or done == total:
+            self._printed_at = time.monotonic()
+            _emit(event="drawing", done=done, total=total)
 
     def reading(self, dataset: str, share: float) -> None:
-        """Event `reading`, at most five a second."""
-        if time.monotonic() - self._said >= 0.2:
-            self._said = time.monotonic()
-            _say(event="reading", dataset=dataset, share=round(share, 3))
+        """Emit event `reading`, at most five per second."""
+        if time.monotonic() - self._printed_at >= 0.2:
+            self._printed_at = time.monotonic()
+            _emit(event="reading", dataset=dataset, share=round(share, 3))
 
     def step(self, plan: StepPlan) -> None:
-        """Event `step`."""
+        """Emit event `step`."""
         self._pace = Throughput(len(plan.due))
-        _say(event="step", step=plan.step.name, cached=len(plan.cached), due=len(plan.due))
+        _emit(event="step", step=plan.step.name, cached=len(plan.cached), due=len(plan.due))
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
-        """Event `progress`, at most five a second, with the step's images (or training steps) a second."""
+        """Emit event `progress`, at most five per second, with the rate of the step in images (or training steps) per second."""
         self._pace.tell(item.partition, done, total)
-        if time.monotonic() - self._said >= 0.2:
-            self._said = time.monotonic()
+        if time.monotonic() - self._printed_at >= 0.2:
+            self._printed_at = time.monotonic()
             left = self._pace.seconds_left
-            _say(
+            _emit(
                 event="progress", step=item.step, partition=item.partition, done=done, total=total, note=note,
                 rate=round(self._pace.rate, 3), seconds_left=None if left is None else round(left, 1),
             )  # fmt: skip
 
     def finished(self, record: Record) -> None:
-        """Event `committed`."""
+        """Emit event `committed`."""
         self._pace.finish(record.partition)
-        _say(event="committed", step=record.step, partition=record.partition, key=record.key, seconds=record.seconds)
+        _emit(event="committed", step=record.step, partition=record.partition, key=record.key, seconds=record.seconds)
 
     def done(self, plan: StepPlan, records: Sequence[Record], seconds: float) -> None:
-        """Event `done`."""
-        _say(event="done", step=plan.step.name, seconds=round(seconds, 3), rows_out=sum(r.rows_out for r in records))
+        """Emit event `done`."""
+        _emit(event="done", step=plan.step.name, seconds=round(seconds, 3), rows_out=sum(r.rows_out for r in records))
 
 
 def _unit(item: WorkItem) -> str:
@@ -206,7 +206,7 @@ def _unit(item: WorkItem) -> str:
 
 
 def summary(plan: StepPlan, records: Sequence[Record], seconds: float) -> str:
-    """One line: rows, rate, what was cached."""
+    """One line with images, rate and seconds of the step, or "cached"."""
     if not plan.due:
         return "cached"
     fresh = [record for record in records if not record.cached]
@@ -217,7 +217,7 @@ def summary(plan: StepPlan, records: Sequence[Record], seconds: float) -> str:
 
 @contextmanager
 def open_display(console: Console, as_json: bool) -> Iterator[Display]:
-    """The display that fits where the output goes."""
+    """The display that suits the output: JSON lines, bars on a terminal, or plain lines."""
     if as_json:
         yield JsonLines()
     elif console.is_terminal:
@@ -230,6 +230,6 @@ def open_display(console: Console, as_json: bool) -> Iterator[Display]:
         yield Lines(console)
 
 
-def _say(**event: object) -> None:
+def _emit(**event: object) -> None:
     sys.stdout.write(json.dumps(event) + "\n")
     sys.stdout.flush()

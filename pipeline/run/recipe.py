@@ -1,4 +1,4 @@
-"""A recipe: one TOML file that names a run's data and the settings of every stage. Only assembles, decides nothing."""
+"""A recipe: one TOML file with the data of a run and the settings of every stage. This module only assembles them."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from storage.open_store import local_folder
 
 
 class DataSection(Settings):
-    """Where the data lie and what each set is for."""
+    """Where the data are, and what each data set is used for."""
 
     root: Path = Path("data")
-    """Folder that relative paths of the sources start from."""
+    """Folder that relative paths of the sources start at."""
     partition_size: int = Field(1000, ge=1)
-    """Images a partition, fixed when a set is first ingested."""
+    """Number of images per partition, fixed when a data set is first ingested."""
     sources: tuple[DataSource, ...] = Field(min_length=1)
     label: tuple[str, ...] = ()
-    """Sets that are captioned, tagged and pre-trained on."""
+    """Data sets to caption, tag and pre-train on."""
     tagger: tuple[str, ...] = ()
-    """Sets whose given relations train the tagger."""
+    """Data sets whose annotated relations train the tagger."""
     mix: tuple[str, ...] = ()
-    """Sets whose given relations join the pre-training in every arm."""
+    """Data sets whose annotated relations are added to the pre-training in every arm."""
     test: tuple[str, ...] = ()
-    """Sets that the weights are evaluated on."""
+    """Data sets to evaluate the pre-trained weights on."""
 
     @model_validator(mode="after")
     def _names_exist(self) -> DataSection:
@@ -53,13 +53,13 @@ class DataSection(Settings):
         return self
 
     def source(self, name: str) -> DataSource:
-        """The source of that name, its paths made absolute by `root`."""
+        """The source with that name, its paths joined to `root`."""
         (found,) = [source for source in self.sources if source.name == name]
         values = {field: getattr(found, field) for field in type(found).model_fields}
         return found.model_copy(update={f: self.root / v for f, v in values.items() if isinstance(v, Path)})
 
     def image_folders(self) -> dict[str, Path | str]:
-        """Data set → where its images lie."""
+        """Data set → folder or URL of its images."""
         return {source.name: self.source(source.name).images for source in self.sources}
 
 
@@ -67,37 +67,40 @@ class PretrainSection(Settings):
     """The arms and seeds of pre-training, and the settings that all of them share."""
 
     arms: tuple[Literal["pseudo", "none", "given"], ...] = ("pseudo",)
-    """Labels to pre-train with: the tagger's, none at all, or the relations that the set itself states."""
+    """Relations to pre-train with: those of the tagger (pseudo), none, or those annotated in the data set (given)."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """Each arm is pre-trained and evaluated once per seed."""
     settings: TrainingSettings = TrainingSettings()
 
 
 class RunSection(Settings):
-    """How a run is carried out; nothing here changes a row."""
+    """How a run is executed. Nothing here changes a row."""
 
     until: str | None = runtime(None)
-    """The last stage to run, with the steps and data sets that it needs; None: all stages."""
+    """The last stage to run, with only the steps and data sets that it needs; unset: all stages."""
     workers: int = runtime(2, ge=1, le=256)
-    """Worker processes of the local engine."""
+    """Number of worker processes of the local engine."""
     blocks: int = runtime(16, ge=1, le=256)
-    """Most Prefect task runs a step: partitions are grouped into as many blocks."""
+    """Maximum number of Prefect task runs per step; partitions are grouped into at most this many blocks."""
     max_reject_share: float = runtime(0.1, ge=0, le=1)
-    """A run stops when a step loses more than this share of its rows."""
+    """The run stops when a step rejects more than this share of its rows."""
     min_free_gib: float = runtime(1.0, ge=0)
-    """Free disk space that must be left before work starts."""
+    """Free disk space in GiB that the store must have when a run starts."""
     log_format: LogFormat = runtime("text")
-    """Lines of the run's log files: text for people, or JSON for machines."""
+    """Format of the log files: text for people, or JSON for machines."""
 
 
 class Recipe(Settings):
-    """A named run: data, settings by stage, and how to carry it out."""
+    """A named run: its data, the settings of each stage, and how to execute it."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run in the store and of its reports."""
     store: str = "out/store"
-    """A folder, or a URL that fsspec knows, e.g. s3://bucket/folder."""
+    """A folder or an fsspec URL, e.g. s3://bucket/folder."""
     reports: Path = Path("out/reports")
+    """Folder of reports and log files."""
     scenes: SceneSettings | None = None
-    """When set, the made world is written to `data.root` first."""
+    """If set, the synthetic world is written to `data.root` before the first step."""
     data: DataSection
     ingest: IngestSettings = IngestSettings()
     caption: CaptionSettings = CaptionSettings()
@@ -110,19 +113,19 @@ class Recipe(Settings):
     run: RunSection = RunSection()
 
     def ingest_settings(self) -> IngestSettings:
-        """The ingest section, told where the sources lie and where to keep what it parsed of them."""
+        """The ingest section, plus the sources and the folder for their parsed annotations."""
         sources = tuple(self.data.source(source.name) for source in self.data.sources)
         indexes = self.ingest.indexes or local_folder(self.store) / "indexes"
         size = self.data.partition_size
         return self.ingest.model_copy(update={"sources": sources, "indexes": indexes, "partition_size": size})
 
     def caption_settings(self) -> CaptionSettings:
-        """The caption section; recordings are looked for from `data.root`."""
+        """The caption section, with paths of recordings joined to `data.root`."""
         recorded = tuple(self.data.root / path for path in self.caption.recorded)
         return self.caption.model_copy(update={"recorded": recorded})
 
     def parse_settings(self) -> ParseSettings:
-        """The parse section, told where to keep parses."""
+        """The parse section, plus the file that caches parses."""
         cache = self.parse.cache or local_folder(self.store) / "parses.sqlite"
         return self.parse.model_copy(update={"cache": cache})
 
@@ -130,7 +133,7 @@ class Recipe(Settings):
     def _arms_have_what_they_need(self) -> Recipe:
         if "pseudo" in self.pretrain.arms and not self.data.tagger:
             raise ValueError(
-                "pretrain.arms has 'pseudo', which needs a tagger: name a set with relations in data.tagger"
+                "pretrain.arms has 'pseudo', which needs a tagger; name a data set with relations in data.tagger"
             )
         return self
 
@@ -138,13 +141,13 @@ class Recipe(Settings):
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply overrides such as `caption.top_p=0.8`.
 
-    Raises `FatalError` that names file, field, value and what is allowed.
+    Raises `FatalError` with the file, the field, its value and what is allowed.
     """
     try:
         values = tomllib.loads(path.read_text())
     except FileNotFoundError as error:
-        near = ", ".join(sorted(str(p) for p in path.parent.glob("*.toml"))) or "none in that folder"
-        raise FatalError(f"no recipe at {path}; recipes there: {near}") from error
+        near = ", ".join(sorted(str(p) for p in path.parent.glob("*.toml"))) or "none"
+        raise FatalError(f"no recipe at {path}; recipes in that folder: {near}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
         raise FatalError(f"{path}: not a readable TOML file: {error}") from error
     for override in overrides:
@@ -156,7 +159,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _explain(path: Path, error: ValidationError) -> str:
-    """One line a mistake: file, field, value, what is allowed."""
+    """One line per error: file, field, value, and what is allowed."""
     lines = []
     for mistake in error.errors():
         field = ".".join(str(part) for part in mistake["loc"]) or "recipe"

@@ -1,4 +1,4 @@
-"""Running a recipe in this process and its workers, without Prefect: the same steps, the same store, the same bytes."""
+"""Runs a recipe in this process and its workers, without Prefect: same steps, same store, same bytes as with it."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from pipeline.runtime.logs import bound, log
 from storage.errors import PipelineError
 
 Work = Callable[[Planner, StepPlan, Display], Sequence[Record]]
-"""How a runner executes the due items of a step. It may do more than that, but returns their records."""
+"""Function with which a runner executes the due items of a step. It may do more, but returns their records."""
 
 
 def run(context: RunContext, display: Display) -> Outcome:
-    """Run every step of a recipe. Raises `PipelineError`; whatever was committed before stays and is found again."""
+    """Run every step of a recipe. Raises `PipelineError`; what was committed before stays in the store and is reused."""
     prepare(context, display.drawing, display.reading)
     planner = Planner(context)
     return Outcome(context.recipe.name, [run_step(planner, step, display, work) for step in context.steps])
 
 
 def run_step(planner: Planner, step: Step, display: Display, work: Work) -> StepOutcome:
-    """Plan a step, execute what is due, and record the artifacts in the run. The steps above must be done."""
+    """Plan a step, execute what is due, and record the artifacts in the run. The steps that it needs must be done."""
     with bound(step=step.name):
         plan = planner.plan(step)
         display.step(plan)
@@ -52,7 +52,7 @@ def run_step(planner: Planner, step: Step, display: Display, work: Work) -> Step
 
 
 def work(planner: Planner, plan: StepPlan, display: Display) -> Sequence[Record]:
-    """Execute the due items of a step: whole-set stages in this process, partitions in the engine's workers."""
+    """Execute the due items of a step: a whole-set stage in this process, partitions in the workers of the engine."""
     if not plan.due:
         return []
     if plan.step.stage.whole:
@@ -66,7 +66,7 @@ def work(planner: Planner, plan: StepPlan, display: Display) -> Sequence[Record]
 
 
 def open_engine(planner: Planner, plan: StepPlan, display: Display) -> LocalEngine:
-    """The step's worker processes, no more than there are items due."""
+    """Start the worker processes of a step, at most one per due item."""
     workers = min(planner.context.recipe.run.workers, len(plan.due))
     return LocalEngine(stage_call(planner, plan), workers, display.progress)
 
@@ -82,7 +82,7 @@ def execute_whole(planner: Planner, plan: StepPlan, display: Display) -> Record:
 
 
 def stage_call(planner: Planner, plan: StepPlan) -> StageCall:
-    """How a worker makes the step's stage."""
+    """What a worker needs to create the stage of the step."""
     step, context = plan.step, planner.context
     folders = context.recipe.data.image_folders()
     return StageCall(step.stage, step.settings, folders, planner.given(step), context.store.address, context.logs)
@@ -105,7 +105,7 @@ def step_outcome(plan: StepPlan, records: Sequence[Record], seconds: float) -> S
 
 @contextmanager
 def logged_run(context: RunContext, runner: str) -> Iterator[Path]:
-    """Log to the run's file how the run begins and ends, whatever ends it. Gives the file's path."""
+    """Log start and end of the run, however it ends. Yields the path of the log file."""
     fields = {
         "runner": runner,
         "store": context.recipe.store,
@@ -129,7 +129,7 @@ def logged_run(context: RunContext, runner: str) -> Iterator[Path]:
 
 
 def conclude(context: RunContext, outcome: Outcome) -> tuple[Figures, Path]:
-    """Keep recipe and outcome with the run and write the report. Returns the figures and the report's page."""
+    """Store recipe and outcome with the run and write the report. Returns the figures and the path of the report."""
     context.run.note("recipe", context.recipe.model_dump(mode="json"))
     context.run.note("outcome", outcome.as_rows())
     view, folder = context.view, context.recipe.reports / context.recipe.name

@@ -1,4 +1,4 @@
-"""How fast a step goes, and when it will be done."""
+"""Measures the rate of a step and estimates its remaining time."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from datetime import timedelta
 
 
 class Throughput:
-    """Counts what a step's workers do from their first report on, so that loading and what was done before don't count.
+    """Counts what the workers of a step do after their first report, so that loading and earlier work do not count.
 
-    Of steps by partition the time that is left follows from the share of partitions, as those not begun have not told
-    how many images they hold; cached ones are left out.
+    The remaining time follows from the share of the due partitions that is done, not from images: the number of images
+    of a partition is unknown until the partition starts. Cached partitions are left out.
     """
 
     def __init__(self, partitions: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -20,19 +20,19 @@ class Throughput:
         self._first: tuple[float, int, float] | None = None
 
     def tell(self, partition: str, done: int, total: int) -> None:
-        """A partition is `done` of `total` images (or a training so many steps) far."""
+        """Note that `done` of `total` images (or training steps) of a partition are finished."""
         self._done[partition] = (done, total)
         if self._first is None:
             self._first = (self._clock(), self._count(), self._share())
 
     def finish(self, partition: str) -> None:
-        """A partition is committed."""
+        """Note that a partition is committed."""
         done, total = self._done.get(partition, (0, 0))
         self.tell(partition, max(done, total), max(done, total))
 
     @property
     def rate(self) -> float:
-        """Images (or steps) a second; 0 before anything was done."""
+        """Images (or training steps) per second; 0 before the first report."""
         if self._first is None:
             return 0.0
         began, count, _ = self._first
@@ -40,7 +40,7 @@ class Throughput:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until all partitions are done at this pace; None before it can be known."""
+        """Seconds until all partitions are done at this rate; None if still unknown."""
         if self._first is None:
             return None
         began, _, before = self._first
@@ -48,7 +48,7 @@ class Throughput:
         return (self._clock() - began) * (1 - share) / (share - before) if share > before else None
 
     def in_words(self, unit: str) -> str:
-        """E.g. "4.2 images/s, 0:03:10 left"; nothing before it can be known."""
+        """E.g. "4.2 images/s, 0:03:10 left"; empty if still unknown."""
         left = self.seconds_left
         if left is None:
             return ""

@@ -60,7 +60,7 @@ class WorkItem:
 
 @dataclass(frozen=True)
 class Record:
-    """What is translate_os_errors about a finished item: small, JSON-able, no payload."""
+    """What is reported about a finished item: small, JSON-able, without payload."""
 
     step: str
     partition: str
@@ -92,7 +92,7 @@ class Record:
 
 
 def execute(stage: Stage, item: WorkItem, store: Store, report: ReportProgress) -> Record:
-    """Run an opened stage on an item and commit the artifact; an item that is already committed costs one lookup.
+    """Run an opened stage on an item and commit the artifact. An item that is already committed costs one lookup.
 
     While another process works on the same key, this one waits and then takes what the other committed.
     """

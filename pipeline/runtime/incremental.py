@@ -25,7 +25,7 @@ class ReusableRows:
 
     artifact: Artifact
     image_ids: frozenset[int]
-    """The images that these rows belong to, or that the stage left out or rejected."""
+    """The images of these rows, and unchanged images that the stage left out or rejected."""
     order: tuple[int, ...]
     """All images in the order of the new rows."""
 
@@ -80,7 +80,7 @@ def merge(stage: Stage, reusable: ReusableRows, made: Output, work: Path) -> Out
 
 
 def _comparable(artifact: Artifact, terms: KeyTerms, stage: Stage) -> bool:
-    """Whether the keys differ only in the rows read, and the earlier artifact's tables are intact."""
+    """Whether the keys differ only in the rows read and the earlier artifact's tables are intact."""
     read = {f"inputs.{table}" for table in stage.reads}
     if any(change.term not in read for change in changes(artifact.manifest.terms, terms.as_json())):
         return False
@@ -89,14 +89,14 @@ def _comparable(artifact: Artifact, terms: KeyTerms, stage: Stage) -> bool:
 
 
 def _before(artifact: Artifact, inputs: Inputs, table: str, store: Store) -> pa.Table | None:
-    """The rows of `table` that the earlier artifact was made from."""
+    """The rows of `table` from which the earlier artifact was made."""
     stage = inputs.artifact(table).manifest.stage
     found = store.find_all(stage, artifact.manifest.upstream[table])
     return pa.concat_tables([each.table(table) for each in found.values()]) if len(found) == 1 else None
 
 
 def _equal_rows(before: pa.Table, now: pa.Table) -> set[int]:
-    """Ids of the images whose rows are equal value by value; no rows are equal under another schema."""
+    """Ids of the images whose rows are equal value by value. Under different schemas, no rows are equal."""
     if before.schema != now.schema:
         return set()
     old = {row["image_id"]: row for row in before.to_pylist()}

@@ -77,7 +77,7 @@ class _LogFile(logging.FileHandler):
             ) from error
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name that `logging` calls
-        """Go on without this event: a disk that fills up must not stop the run through its log."""
+        """Drop this event: a full disk must not stop the run because of its log."""
 
 
 class _Formatter(logging.Formatter):
@@ -96,6 +96,12 @@ class _Formatter(logging.Formatter):
             event = {"time": time, "level": record.levelname.lower(), "event": record.getMessage(), **fields}
             return json.dumps(event, ensure_ascii=False, default=str)
         exception = fields.pop("exception", None)
-        words = " ".join(f"{name}={value}" for name, value in fields.items())
+        words = " ".join(f"{name}={_quoted(value)}" for name, value in fields.items())
         line = f"{time} {record.levelname:<7} {record.getMessage()} {words}".rstrip()
         return f"{line}\n{exception}" if exception else line
+
+
+def _quoted(value: Any) -> str:
+    """A value as one word: quoted, with line breaks escaped, where it has blanks."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if any(character.isspace() for character in text) else text

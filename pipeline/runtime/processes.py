@@ -1,4 +1,4 @@
-"""Set-up of our processes: they die with their parent, use one thread, keep freed memory, and choose a device."""
+"""Setup of our processes: they die with their parent, use one thread, keep freed memory, and choose a device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # torch takes seconds to load, and most processes that import
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _STARTING = threading.Lock()
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-"""glibc's numbers of these settings."""
+"""The numbers of these settings in glibc."""
 
 
 def die_with_parent(parent: int) -> None:
@@ -62,7 +62,7 @@ def keep_freed_memory() -> bool:
 
 
 def choose_device(setting: str, number: int = 0) -> torch.device:
-    """The device that `setting` means to worker or local rank `number`.
+    """The device that `setting` selects for worker or local rank `number`.
 
     "cuda" assigns the GPUs to the workers in turn, "cuda:1" names one, and "auto" is "cuda" where there is a GPU and "cpu"
     elsewhere. Raises `FatalError` when the machine lacks the GPU that is asked for.

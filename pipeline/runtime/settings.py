@@ -18,7 +18,7 @@ def runtime(default: Any, **constraints: Any) -> Any:
 class Settings(BaseModel):
     """Settings of one part of a recipe. Unknown names and wrong types raise errors that name the field."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     def row_settings(self) -> dict[str, Any]:
         """The fields that change rows, as JSON values, which go into a key."""
@@ -45,7 +45,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         try:
             place = place[int(parent)] if isinstance(place, list) else place.setdefault(parent, {})
         except (ValueError, IndexError, AttributeError) as error:
-            raise FatalError(f"--set {override}: {parent!r} names nothing that can be set") from error
+            raise FatalError(f"--set {override}: {parent!r} is not a section or list item") from error
     if isinstance(place, list) and last.isdigit() and int(last) < len(place):
         place[int(last)] = value
     elif isinstance(place, dict):

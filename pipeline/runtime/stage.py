@@ -57,7 +57,7 @@ class Inputs:
     partition: str = ""
     image_ids: tuple[int, ...] = ()
     without: frozenset[int] = frozenset()
-    """Images that need no work: `table` leaves their rows out."""
+    """Images that need no processing: `table` leaves their rows out."""
 
     def artifacts(self, table: str) -> Sequence[Artifact]:
         """The artifacts that hold `table`."""
@@ -69,7 +69,7 @@ class Inputs:
         return only
 
     def table(self, table: str) -> pa.Table:
-        """The rows of `table` in all partitions, without the images that need no work."""
+        """The rows of `table` in all partitions, without the images that need no processing."""
         found = pa.concat_tables([artifact.table(table) for artifact in self.by_table[table]])
         if not self.without:
             return found
@@ -136,12 +136,12 @@ class Stage(ABC):
         raise NotImplementedError(f"stage {self.name} takes its partitions from the tables that it reads")
 
     def open(self, given: Inputs) -> None:  # noqa: B027 - most stages have nothing to load
-        """Load what is heavy. The engine calls this once per worker, before the first `run`."""
+        """Load models and whatever else is heavy. The engine calls this once per worker, before the first `run`."""
 
     def audit(self, made: Inputs) -> None:  # noqa: B027 - most stages are checked one partition at a time
         """Inspect all partitions of a step before the run accepts them: what it reads, and what it `writes`, by table.
 
-        Raises `FatalError` to refuse them. Committed artifacts stay in the store, so that another setting needs no work.
+        Raises `FatalError` to refuse them. Committed artifacts stay in the store, so that a run with another setting reuses them.
         """
 
     def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:
@@ -150,4 +150,4 @@ class Stage(ABC):
 
     @abstractmethod
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        """Make the table of one partition or of the whole set; `work` is a folder for files on their way out."""
+        """Make the table of one partition or of the whole set; `work` is a folder for its data files."""

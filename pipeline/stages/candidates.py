@@ -1,4 +1,4 @@
-"""Where stage `tag` takes its candidates from: settings and the source that they name."""
+"""Where stage `tag` takes its candidates from: the settings, and the source that they name."""
 
 from __future__ import annotations
 
@@ -19,40 +19,41 @@ from tagger.matching.readers import WORDINGS, NounReader, by_substrings, by_whol
 
 
 class CandidateSettings(Settings):
-    """How words become candidates. The defaults are ours; the others are there to compare with (docs/triplets.md)."""
+    """How triplets become candidates; non-default values are for comparison (docs/triplets.md, Other ways to candidates)."""
 
     matching: Literal["words", "official"] = "words"
-    """Nouns to categories: whole words from the head noun, or the authors' substrings."""
+    """How nouns match categories. words: whole words, from the head noun; official: substrings, as in the authors' code."""
     paraphrases: Path | None = runtime(None)
-    """Phrases by category in the authors' JSON format: beside our own words, or all that substrings are looked for."""
+    """JSON file of phrases by category, in the authors' format; its content is part of the key. With matching "words" they
+    join the built-in synonyms, with "official" they replace them."""
     wording: Literal["canonical", "full", "official"] = "canonical"
-    """Words of predicates: "in front of", "stand in front of", or what the authors' parser keeps of the surface."""
+    """How predicates are worded. canonical: "in front of"; full: "stand in front of"; official: like the authors' parser."""
     enumeration: Literal["mentions", "official"] = "mentions"
-    """Alternatives of a mention, or all ordered pairs, each a fact of its own, as the authors list them."""
+    """How pairs are listed. mentions: as alternatives of a mention; official: all ordered pairs as facts, as the authors do."""
     overlap: bool = False
-    """Only pairs of boxes that intersect."""
+    """Whether only pairs of boxes that intersect become candidates."""
     cooccurrence: Path | None = runtime(None)
-    """Predicates by pair of categories in the authors' JSON format: candidates come from it, captions are not read."""
+    """JSON file of predicates by category pair, in the authors' format, used instead of captions; its content is in the key."""
 
     @model_validator(mode="after")
     def _captions_or_not(self) -> CandidateSettings:
         ways = (self.matching, self.wording, self.enumeration) != ("words", "canonical", "mentions")
         if self.cooccurrence is not None and (ways or self.paraphrases is not None):
-            raise ValueError("cooccurrence: reads no captions; leave matching, paraphrases, wording, enumeration out")
+            raise ValueError("cooccurrence: reads no captions; leave out matching, paraphrases, wording, enumeration")
         return self
 
     def files(self) -> dict[str, Path]:
-        """Files whose content decides candidates, by role. Raises `FatalError` when one is missing."""
+        """The files whose content decides candidates, by role. Raises `FatalError` when one is missing."""
         named = {"paraphrases": self.paraphrases, "cooccurrence": self.cooccurrence}
         found = {role: path for role, path in named.items() if path is not None}
         for role, path in found.items():
             if not path.is_file():
-                raise FatalError(f"tag.{role}: no file {path}")
+                raise FatalError(f"tag.{role}: no file {path}; set it to an existing file or leave it out")
         return found
 
 
 def open_candidates(settings: CandidateSettings) -> CandidateSource:
-    """The source that the settings name. Raises `FatalError` on a file that can't be used."""
+    """Open the source that the settings name. Raises `FatalError` when a file cannot be used."""
     try:
         if settings.cooccurrence is not None:
             return Cooccurrence(read_cooccurrence(settings.cooccurrence), settings.overlap)
@@ -68,7 +69,7 @@ def open_candidates(settings: CandidateSettings) -> CandidateSource:
 
 
 def noun_reader(settings: CandidateSettings, paraphrases: Paraphrases) -> NounReader:
-    """How nouns are read."""
+    """The function that matches nouns to categories."""
     if settings.matching == "official":
         return by_substrings(paraphrases)
     return by_whole_words_and(paraphrases) if paraphrases else by_whole_words

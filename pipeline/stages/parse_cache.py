@@ -1,4 +1,4 @@
-"""Parsed captions, kept for all partitions and all runs: each distinct text is parsed once by a version of the parser."""
+"""A cache of parsed captions for all partitions and runs: each version of the parser parses each distinct text once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any
 from storage.errors import FatalError, RetryableError
 from tagger.triplet import Triplet
 
-_ASKED = 500
-"""Texts looked up at once: SQLite binds a thousand values at most in its older builds."""
+_TEXTS_PER_QUERY = 500
+"""Limited because older builds of SQLite bind at most a thousand values per query."""
 _WAIT = 120.0
 """Seconds to wait for another writer."""
 _NAMES = [field.name for field in fields(Triplet)]
@@ -24,26 +24,26 @@ _MAKE = "CREATE TABLE IF NOT EXISTS parses (parser BLOB, text BLOB, triplets BLO
 
 
 class ParseCache:
-    """One SQLite file for any number of processes; a writer that is killed leaves what it had committed.
+    """One SQLite file for any number of processes. What a writer has committed stays even if it is killed.
 
     A parse does not depend on what else is parsed with it, so rows are the same with and without the cache.
     """
 
     def __init__(self, path: Path, version: str) -> None:
-        """`version` tells everything but the text that decides a parse. Raises `FatalError` where `path` can't be used."""
+        """`version` identifies everything but the text that decides a parse. Raises `FatalError` when `path` cannot be used."""
         self._path = path
         self._parser = hashlib.sha256("\0".join([version, *_NAMES]).encode()).digest()
         with self._open() as connection:
             connection.execute(_MAKE)
 
     def find(self, texts: Sequence[str]) -> dict[str, list[Triplet]]:
-        """The parses of those texts that are there."""
+        """Look up texts. Returns the parses of those that are cached."""
         by_digest = {_digest(text): text for text in texts}
         digests = list(by_digest)
         found: dict[str, list[Triplet]] = {}
         with self._open() as connection:
-            for start in range(0, len(digests), _ASKED):
-                asked = digests[start : start + _ASKED]
+            for start in range(0, len(digests), _TEXTS_PER_QUERY):
+                asked = digests[start : start + _TEXTS_PER_QUERY]
                 marks = ",".join("?" * len(asked))
                 rows = connection.execute(
                     f"SELECT text, triplets FROM parses WHERE parser = ? AND text IN ({marks})", (self._parser, *asked)
@@ -52,14 +52,14 @@ class ParseCache:
         return found
 
     def keep(self, parsed: Mapping[str, Sequence[Triplet]]) -> None:
-        """Add parses, all or none; those that are there already stay."""
+        """Add parses, all or none; parses that are already cached stay."""
         rows = [(self._parser, _digest(text), _packed(triplets)) for text, triplets in parsed.items()]
         with self._open() as connection:
             connection.executemany("INSERT OR IGNORE INTO parses VALUES (?, ?, ?)", rows)
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """A connection with one transaction. Each use has its own: none is carried into a forked process."""
+        """A connection with one transaction. Each use opens its own, so that a forked process inherits none."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self._path, timeout=_WAIT)) as connection, connection:
@@ -67,13 +67,13 @@ class ParseCache:
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 raise RetryableError(
-                    f"{self._path}: another process has written to it for {_WAIT:g} seconds"
+                    f"{self._path}: another process has locked it for {_WAIT:g} seconds; run again when it is done"
                 ) from error
-            raise FatalError(f"{self._path}: {error}; set parse.cache to a file that you may write") from error
+            raise FatalError(f"{self._path}: {error}; set parse.cache to a writable file") from error
         except (sqlite3.DatabaseError, zlib.error, ValueError, TypeError) as error:
-            raise FatalError(f"{self._path}: damaged ({error}); remove it: captions are then parsed again") from error
+            raise FatalError(f"{self._path}: damaged ({error}); remove it, and captions are parsed again") from error
         except OSError as error:
-            raise FatalError(f"{self._path}: {error.strerror}; set parse.cache to a file that you may write") from error
+            raise FatalError(f"{self._path}: {error.strerror}; set parse.cache to a writable file") from error
 
 
 def _digest(text: str) -> bytes:

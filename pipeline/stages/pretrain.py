@@ -1,4 +1,4 @@
-"""Stage `pretrain`: RLIPv2 learns to find and name related pairs from the shards (spec rlipv2_network 4 and 5)."""
+"""Stage `pretrain`: trains RLIPv2 on the shards to detect and name related pairs (docs/networks.md, 6)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from storage.tables import METRICS
 
 
 class PretrainStage(Stage):
-    """The network's weights (`model.safetensors`), the names of its training set, its tokenizer, and metrics by step."""
+    """Makes the network's weights (`model.safetensors`), with its training set's names, its tokenizer and metrics per step."""
 
     name = "pretrain"
     version = 3
@@ -24,11 +24,11 @@ class PretrainStage(Stage):
     settings: TrainingSettings
 
     def weights(self) -> dict[str, Path]:
-        """Tokenizer and initial weights, where the settings name them."""
+        """The tokenizer and the initial weights, where the settings name them."""
         return self.settings.files()
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        """Train, in processes of their own; must be called from the main thread."""
+        """Train in separate processes. Must be called from the main thread."""
         from pipeline.training.config import Shard, TrainConfig
         from pipeline.training.launch import run_training
 

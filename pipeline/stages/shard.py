@@ -1,4 +1,4 @@
-"""Stage `shard`: each image's bytes and labels in one tar, ready for training."""
+"""Stage `shard`: packs the bytes and labels of a partition's images into one tar, ready for training."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp"}
 
 
 class ShardSettings(ChoiceSettings):
-    """Which labels go into the shards."""
+    """Which labels go into the shards. Changing them does not run the tagger again."""
 
     labels: Literal["pseudo", "given", "none"] = "pseudo"
-    """pseudo: the tagger's relations; given: those of the data set; none: boxes only."""
+    """Source of the relations. pseudo: the tagger; given: the data set itself; none: no relations, boxes only."""
 
 
 class ShardStage(Stage):
-    """One tar and its index for each partition; images without a box are left out, unreadable ones rejected."""
+    """Writes one tar and its index per partition. Images without a box are left out; unreadable images are rejected."""
 
     name = "shard"
     version = 2
@@ -40,7 +40,7 @@ class ShardStage(Stage):
         self.reads = ("images", "relations") if settings.labels == "pseudo" else ("images",)  # type: ignore[misc]
 
     def row_settings(self) -> dict[str, Any]:
-        """Without pseudo-labels their choice changes nothing, without relations neither does their number."""
+        """The settings that change rows: the choice of labels only for pseudo-labels, `max_relations` only with relations."""
         given = super().row_settings()
         if self.settings.labels == "pseudo":
             return given
@@ -85,7 +85,7 @@ class ShardStage(Stage):
         return TrainingSample.from_row(row, relations)
 
     def _kept(self, inputs: Inputs) -> KeptLabels:
-        """The labels of each image that are trained on. Raises `FatalError` when they lack what the settings ask for."""
+        """The labels of each image to train on. Raises `FatalError` when they lack what the settings ask for."""
         tagged = inputs.artifact("relations")
         candidates = tagged.table("candidates") if self.settings.rule == "best" else CANDIDATES.empty_table()
         try:

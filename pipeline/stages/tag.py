@@ -1,4 +1,4 @@
-"""Stage `tag`: triplets become candidate pairs of boxes, and the R-Tagger scores each (spec pseudo_labels 2.5, 3.3)."""
+"""Stage `tag`: turns triplets into candidate pairs of boxes and scores each (docs/tagger.md, Labelling)."""
 
 from __future__ import annotations
 
@@ -30,22 +30,21 @@ if TYPE_CHECKING:
 
 CANDIDATES_FILE = "candidates.parquet"
 LOWEST = 3
-"""Predicates named where none is below the floor by itself."""
+"""Number of predicates that a refusal names when no single one is below the floor."""
 
 
 class TagSettings(CandidateSettings, LabellerSettings):
-    """Where candidates come from and how they are scored. Which of the labels are trained on is a setting of `shard`."""
+    """Where candidates come from and how they are scored. Section `shard` chooses the labels to train on."""
 
     audit_floor: float = runtime(0.0, ge=0, le=1)
-    """Least average precision of all labels together, against the relations that the labelled sets give: a run whose
-    labels are worse is refused, and the predicates are named. 0: whatever they are."""
+    """Minimum average precision of all labels together, against the relations that the labelled sets state. A run with
+    worse labels is refused, and the worst predicates are named. 0 switches the check off."""
 
 
 class TagStage(Stage):
-    """Scored relations of one partition; `candidates.parquet` beside them holds every pair that was considered.
+    """Makes the scored relations of one partition; `candidates.parquet` beside them holds every pair that was considered.
 
-    The texts that a score depends on are the same for every image, but for categories and predicates that only the
-    image itself names.
+    The texts that a score depends on are the same for every image, except for categories and predicates of its own.
     """
 
     name = "tag"
@@ -57,19 +56,19 @@ class TagStage(Stage):
     settings: TagSettings
 
     def weights(self) -> dict[str, Path]:
-        """Dictionaries and tables that decide candidates, and CLIP where it labels."""
+        """The dictionaries and tables that decide candidates, and CLIP's folder for method "clip"."""
         settings: TagSettings = self.settings
         return settings.files() | settings.clip_files()
 
     def open(self, given: Inputs) -> None:
-        """Load what proposes and what labels. Raises `FatalError` when it can't be used."""
+        """Load the source of candidates and the labeller. Raises `FatalError` when one cannot be used."""
         self._candidates = open_candidates(self.settings)
         self._open = open_labeller(self.settings, given.artifact("tagger"), self.worker)
 
     def audit(self, made: Inputs) -> None:
-        """Hold the labels against the relations that the labelled sets give.
+        """Compare the labels with the relations that the labelled sets state.
 
-        Raises `FatalError` that names the predicates when they are worse than the settings allow, or can't be judged.
+        Raises `FatalError` when labels are worse than the settings allow, naming the predicates, or cannot be judged.
         """
         floor = self.settings.audit_floor
         if not floor:
@@ -80,24 +79,24 @@ class TagStage(Stage):
         found = count.audit()
         if not found.reachable:
             raise FatalError(
-                f"tag.audit_floor = {floor:g}, but the labelled sets give no relation that a candidate states: there is "
-                "nothing to judge the labels by; set it to 0"
+                f"tag.audit_floor = {floor:g}: the labelled sets state no relation that has a candidate, so there is nothing "
+                "to judge the labels by; set it to 0"
             )
         if found.tagger.average_precision >= floor:
             return
         judged = sorted((each for each in found.predicates if each.truths), key=lambda each: each.average_precision)
-        # Each may rank its own labels well while they stand in each other's way: then the lowest are named.
+        # Each predicate may rank its own labels well although all together rank badly; then the lowest are named.
         failed = [each for each in judged if each.average_precision < floor] or judged[:LOWEST]
         worst = [f"{each.predicate} {each.average_precision:.2f} ({each.truths} true)" for each in failed]
         raise FatalError(
             f"labels refused: their average precision {found.tagger.average_precision:.2f} over {found.reachable} "
-            f"relations within reach is below tag.audit_floor = {floor:g} (naive matching "
-            f"{found.naive.average_precision:.2f}); predicates with the lowest: {', '.join(worst)}. Train the tagger longer or "
-            "on more; with a lower floor, what was computed is taken as it is"
+            f"reachable relations is below tag.audit_floor = {floor:g} (naive matching: "
+            f"{found.naive.average_precision:.2f}); worst predicates: {', '.join(worst)}. Train the tagger longer or on more "
+            "data, or lower the floor, which recomputes nothing"
         )
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        """Score the partition's candidates; images that can't be read or scored go to quarantine."""
+        """Score the partition's candidates; images that cannot be read or scored go to quarantine."""
         rows = inputs.table("images").to_pylist()
         stated = {row["image_id"]: row["triplets"] for row in inputs.table("triplets").to_pylist()}
         images = [self._image(row, stated.get(row["image_id"], [])) for row in rows]
@@ -148,14 +147,14 @@ class TagStage(Stage):
 
 
 class _Labelled(NamedTuple):
-    """An image that was labelled."""
+    """A labelled image."""
 
     row: dict[str, Any]
     image: TaggingImage
     labels: Labels
 
     def relations(self, stated: Mapping[int, Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-        """Its relations as rows, each with the caption of its triplet."""
+        """The image's relations as rows, each with the caption of its triplet."""
         triplets = stated.get(self.row["image_id"], [])
         return [
             asdict(relation) | {"caption": triplets[relation.triplet]["caption"] if relation.proposed else -1}

@@ -1,4 +1,4 @@
-"""Stage `train_tagger`: the Relation Tagger learns from sets that state relations (spec rlipv2_network 3.6)."""
+"""Stage `train_tagger`: trains the Relation Tagger on data sets that state relations (docs/tagger.md, Training)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from storage.tables import METRICS
 
 
 class TrainTaggerStage(Stage):
-    """The tagger's weights (`model.safetensors`), the names it knows, its tokenizer, and its metrics by step.
+    """Makes the tagger's weights (`model.safetensors`), with the names it knows, its tokenizer and metrics per step.
 
-    `calibration.json` tells what its scores mean, where images were held out.
+    `calibration.json` turns its scores into probabilities. It exists where images were held out.
     """
 
     name = "train_tagger"
@@ -26,19 +26,19 @@ class TrainTaggerStage(Stage):
     settings: TaggerSettings
 
     def weights(self) -> dict[str, Path]:
-        """Tokenizer and initial weights, where the settings name them."""
+        """The tokenizer and the initial weights, where the settings name them."""
         return self.settings.files()
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        """Train, in processes of their own; must be called from the main thread."""
+        """Train in separate processes. Must be called from the main thread."""
         from pipeline.training.config import TrainConfig
         from pipeline.training.launch import run_training
 
-        job = TrainConfig(
+        config = TrainConfig(
             kind="tagger",
             settings=self.settings,
             work=work,
             tables=tuple(artifact.file("images.parquet") for artifact in inputs.artifacts("images")),
             image_folders=dict(self.image_folders),
         )
-        return run_training(job, report)
+        return run_training(config, report)

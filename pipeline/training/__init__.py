@@ -1,1 +1,1 @@
-"""The one training loop: tagger and pre-training, in one process or many, resumable at every step."""
+"""Trains the tagger and the pre-training network with one loop, in one process or many, resumable at every step."""

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that the next step depends on, in one file that appears whole or not at all."""
+"""Checkpoints: everything that the next step depends on, in one file that is written atomically."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MODEL, _FIRST, _SECOND, _STEPS = "model.", "exp_avg.", "exp_avg_sq.", "steps."
 
 
 def save_checkpoint(path: Path, step: int, processes: int, network: nn.Module, optimizer: torch.optim.AdamW) -> None:
-    """Write the state after `step` steps: parameters, buffers, and AdamW's averages by parameter name."""
+    """Writes the state after `step` steps: parameters, buffers, and AdamW's averages by parameter name."""
     tensors = {_MODEL + name: value for name, value in network.state_dict().items()}
     names: dict[torch.Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
     for parameter, state in optimizer.state.items():
@@ -32,9 +32,9 @@ def save_checkpoint(path: Path, step: int, processes: int, network: nn.Module, o
 
 
 def load_checkpoint(path: Path, processes: int, network: nn.Module, optimizer: torch.optim.AdamW) -> int:
-    """Put the state back and return how many steps it has seen; 0 and nothing changed when there is no checkpoint.
+    """Restores the state and returns its number of steps. Without a checkpoint, returns 0 and changes nothing.
 
-    Raises `FatalError` when the file is damaged or belongs to another network or number of processes.
+    Raises `FatalError` when the file is damaged or belongs to another network or another number of processes.
     """
     if not path.is_file():
         return 0
@@ -45,16 +45,16 @@ def load_checkpoint(path: Path, processes: int, network: nn.Module, optimizer: t
     except (SafetensorError, KeyError, ValueError) as error:
         raise FatalError(f"{path}: damaged checkpoint ({error}); remove it to train from the beginning") from error
     if about["format"] != FORMAT:
-        raise FatalError(f"{path}: checkpoint format {about['format']}, this version reads {FORMAT}; remove it")
+        raise FatalError(f"{path}: has checkpoint format {about['format']}, but this version reads {FORMAT}; remove it")
     if about["processes"] != processes:
         raise FatalError(
-            f"{path}: written by {about['processes']} processes, now there are {processes}, which would end with other "
-            f"weights; set processes = {about['processes']} to go on, or remove the file to train from the beginning"
+            f"{path}: was written by {about['processes']} processes, and {processes} would end with other weights; "
+            f"set processes = {about['processes']} to continue, or remove the file to train from the beginning"
         )
     own = network.state_dict()
     saved = {name.removeprefix(_MODEL): value for name, value in tensors.items() if name.startswith(_MODEL)}
     if {n: v.shape for n, v in own.items()} != {n: v.shape for n, v in saved.items()}:
-        raise FatalError(f"{path}: holds another network than the settings describe; remove it")
+        raise FatalError(f"{path}: holds another network than the settings describe; remove it to start again")
     network.load_state_dict(saved)
     for name, parameter in network.named_parameters():
         if _FIRST + name in tensors:

@@ -1,4 +1,4 @@
-"""What a stage hands to its training processes: one JSON file, nothing else."""
+"""The configuration that a stage hands to its training processes as one JSON file, and the names of their files."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ MODEL = "model.safetensors"
 METRICS_LOG = "metrics.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
 RESUMES_FROM = (CHECKPOINT, METRICS_LOG)
-"""All that another machine needs of `work` to go on."""
+"""The files of `work` that another machine needs to resume the training."""
 VOCABULARY = "vocabulary.json"
 TOKENIZER = "tokenizer"
 ERROR = "error.txt"
 SUMMARY = "summary.json"
 LAUNCHER = "RLIP_LAUNCHER"
-"""Environment variable: id of the process that a training process must not outlive."""
+"""Environment variable with the id of the process that a training process must not outlive."""
 
 
 class Shard(Settings):
@@ -32,28 +32,28 @@ class Shard(Settings):
 
 
 class TrainConfig(Settings):
-    """A training: of what, on what, how. `work` keeps its checkpoints and gets its results."""
+    """Describes a training. `work` is the folder for its checkpoints and results."""
 
     kind: Literal["pretrain", "tagger"]
     settings: TrainingSettings | TaggerSettings
     work: Path
     shards: tuple[Shard, ...] = ()
-    """pretrain: the training set."""
+    """Training set (pretrain)."""
     tables: tuple[Path, ...] = ()
-    """tagger: `images` tables of the training set."""
+    """The `images` tables of the training set (tagger)."""
     image_folders: dict[str, ImageRoot] = Field(default_factory=dict)
-    """tagger: data set → folder of its images."""
+    """Data set → folder of its images (tagger)."""
 
 
 class Summary(Settings):
-    """How a training went, for people."""
+    """Summary of a finished training, for people."""
 
     steps: int
     resumed_from: int
     images: int
-    """Images of the training set."""
+    """Number of images in the training set."""
     images_seen: int
-    """Images that the steps since `resumed_from` were trained on, over all epochs."""
+    """Number of images that the steps since `resumed_from` trained on; an image counts once per epoch."""
     images_per_second: float
     processes: int
     device: str

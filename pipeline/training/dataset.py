@@ -1,4 +1,4 @@
-"""The training set: samples from tar shards or tables of images, and the decoded examples of each step."""
+"""The training set: samples from tar shards or `images` tables, and the decoded examples of each step."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from tagger.english.predicates import canonical
 
 
 class SampleSource(Protocol):
-    """Samples by position. Must be picklable: worker processes get a copy of their own."""
+    """Samples by position. A source must be picklable, because each loader process gets its own copy."""
 
     def __len__(self) -> int: ...
 
     def labels(self, position: int) -> TrainingSample:
-        """The labels of one image."""
+        """Returns the labels of one image."""
         ...
 
     def image(self, position: int) -> bytes:
-        """The bytes of its file."""
+        """Returns the bytes of its file."""
         ...
 
 
 class ShardSource:
-    """Samples of tar shards, in the order of shards and of each tar."""
+    """Samples of tar shards, in the order of the shards and of the files in each tar."""
 
     def __init__(self, shards: Sequence[tuple[Path, Path]]) -> None:
-        """`shards`: (tar, index table) pairs."""
+        """`shards`: pairs of a tar and its index table."""
         self._shards = [(Path(tar), read_table(Path(index))) for tar, index in shards]
         ids = [index["image_id"].unique().to_numpy() for _, index in self._shards]
         self._shard_of = np.repeat(np.arange(len(ids), dtype=np.int32), [len(i) for i in ids])
@@ -52,11 +52,11 @@ class ShardSource:
         return len(self._ids)
 
     def labels(self, position: int) -> TrainingSample:
-        """The labels of one image. Raises `FatalError` when they are damaged."""
+        """Returns the labels of one image. Raises `FatalError` when they are damaged."""
         return TrainingSample.from_json(self._members(position)["json"])
 
     def image(self, position: int) -> bytes:
-        """The bytes of its file."""
+        """Returns the bytes of its file."""
         (data,) = (data for extension, data in self._members(position).items() if extension != "json")
         return data
 
@@ -71,7 +71,7 @@ class ShardSource:
 
 
 class ImageSource:
-    """Samples of `images` tables whose images have relations; the files lie in the data sets' folders."""
+    """Samples of the images in `images` tables that have relations. Their files are in the folders of the data sets."""
 
     def __init__(self, tables: Sequence[Path], folders: Mapping[str, Path | str]) -> None:
         every = pa.concat_tables([read_table(path) for path in tables])
@@ -83,14 +83,14 @@ class ImageSource:
         return len(self._table)
 
     def split(self, held_out: float) -> tuple[list[int], list[int]]:
-        """Positions to train on and positions held out, by a hash of data set and image id: stable when images join."""
+        """Splits positions into kept and held-out ones by a hash of data set and image id, stable when images are added."""
         names, ids = self._table["dataset"].to_pylist(), self._table["image_id"].to_pylist()
         shares = [stable_seed("held out", name, number) / 2**63 for name, number in zip(names, ids, strict=True)]
         kept = [position for position, share in enumerate(shares) if share >= held_out]
         return kept, [position for position, share in enumerate(shares) if share < held_out]
 
     def labels(self, position: int) -> TrainingSample:
-        """The labels of one image, its relations as the data set states them, predicates canonical."""
+        """Returns the labels of one image: the relations of the data set with canonical predicates."""
         row = self._row(position)
         relations = [
             SampleRelation(relation["subject"], relation["object"], predicate)
@@ -100,15 +100,13 @@ class ImageSource:
         return TrainingSample.from_row(row, relations)
 
     def image(self, position: int) -> bytes:
-        """The bytes of its file. Raises `FatalError` when it can't be read any more."""
+        """Returns the bytes of its file. Raises `FatalError` when it can no longer be read."""
         row = self._row(position)
         folder = self._folders[row["dataset"]]
         try:
             return read_bytes(locate_image(self._folders, row))
         except BadImage as error:
-            raise FatalError(
-                f"{folder}/{row['uri']}: {error}, but it was whole when it was ingested; restore it"
-            ) from error
+            raise FatalError(f"{folder}/{row['uri']}: {error}, but it was readable at ingest; restore it") from error
 
     def _row(self, position: int) -> dict[str, Any]:
         (row,) = self._table.slice(position, 1).to_pylist()
@@ -116,7 +114,7 @@ class ImageSource:
 
 
 class Subset:
-    """Some positions of another source."""
+    """A source restricted to some positions of another source."""
 
     def __init__(self, source: SampleSource, positions: Sequence[int]) -> None:
         self._source = source
@@ -126,33 +124,33 @@ class Subset:
         return len(self._positions)
 
     def labels(self, position: int) -> TrainingSample:
-        """As the source's."""
+        """Returns the labels of one image."""
         return self._source.labels(self._positions[position])
 
     def image(self, position: int) -> bytes:
-        """As the source's."""
+        """Returns the bytes of its file."""
         return self._source.image(self._positions[position])
 
 
 @dataclass(frozen=True)
 class Example:
-    """One image as a step sees it: pixels 3×H×W and its labels, both mirrored when the view is."""
+    """One image as a step sees it: pixels 3×H×W and labels, both mirrored when the view is."""
 
     pixels: torch.Tensor
     sample: TrainingSample
 
 
 class StepDataset(torch.utils.data.Dataset[list[Example]]):
-    """Step → this process's examples of it. A map-style data set, so that loader processes can share the work."""
+    """Maps a step to its examples for this process. It is map-style, so that loader processes can share the work."""
 
     def __init__(
-        self, source: SampleSource, order: StepSampler, settings: TrainingSettings, rank: int, ranks: int
+        self, source: SampleSource, sampler: StepSampler, settings: TrainingSettings, rank: int, ranks: int
     ) -> None:
-        self._source, self._order, self._settings = source, order, settings
+        self._source, self._sampler, self._settings = source, sampler, settings
         self._rank, self._ranks = rank, ranks
 
     def __getitem__(self, step: int) -> list[Example]:
-        return [self._example(place) for place in self._order.step(step, self._rank, self._ranks)]
+        return [self._example(place) for place in self._sampler.step(step, self._rank, self._ranks)]
 
     def _example(self, place: Place) -> Example:
         sample = self._source.labels(place.position)
@@ -163,7 +161,7 @@ class StepDataset(torch.utils.data.Dataset[list[Example]]):
             pixels = load_pixels(self._source.image(place.position), view)
         except BadImage as error:
             raise FatalError(
-                f"image {sample.image_id} of {sample.dataset}: {error}; it was whole when it was ingested: "
+                f"image {sample.image_id} of {sample.dataset}: {error}, but the file was readable at ingest; "
                 "restore it, or remove the artifact that holds it and run again"
             ) from error
         return Example(pixels, mirrored(sample) if view.mirrored else sample)

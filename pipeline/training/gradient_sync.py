@@ -1,7 +1,7 @@
-"""What training processes tell each other after a backward pass, in one collective: gradients, losses, who must stop.
+"""Synchronises gradients, losses and stop requests of all training processes in one collective after a backward pass.
 
-Not DistributedDataParallel: it lays gradients out anew after its first step, so with three processes or more the order
-of summation, and with it the last bits of the weights, would depend on where a training was resumed.
+This is not DistributedDataParallel, because that rearranges its gradient buckets after the first step. With three or more
+processes, the order of summation and so the last bits of the weights would depend on where a training was resumed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the processes of a training."""
+    """The rank and device of this process, and the number of processes in its training."""
 
     rank: int = 0
     count: int = 1
@@ -25,7 +25,7 @@ class Ranks:
 
 @dataclass(frozen=True)
 class SyncedGradients:
-    """The same in every process."""
+    """The result of a synchronisation, the same in every process."""
 
     losses: dict[str, float]
     norm: float
@@ -37,9 +37,9 @@ class SyncedGradients:
 def sync_gradients(
     parameters: Sequence[Tensor], losses: Mapping[str, Tensor], stop: bool, ranks: Ranks
 ) -> SyncedGradients:
-    """Replace each parameter's gradient by the mean over processes, and take the mean of the losses.
+    """Replaces each parameter's gradient by its mean over all processes, and averages the losses.
 
-    A parameter that no process has a gradient for keeps none, so that the optimizer leaves it alone.
+    A parameter without a gradient in any process keeps none, so that the optimizer leaves it alone.
     """
     device = ranks.device
     has = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.float32)

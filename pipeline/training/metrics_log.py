@@ -1,4 +1,4 @@
-"""The metrics of a training as it goes: one JSON line a value, each step's exactly once whatever was interrupted."""
+"""The log of a training's metrics: one JSON line per value, each step exactly once even after an interruption."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from storage.tables import METRICS
 
 
 class MetricsLog:
-    """Appends to a file; `rewind` forgets what came after a step, since it will be done again."""
+    """Appends metrics to a file. `rewind` removes those after a step, because the training repeats them."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def rewind(self, step: int) -> None:
-        """Keep only values of the first `step` steps."""
+        """Keeps only the values of the first `step` steps."""
         kept = [row for row in self._rows() if row["step"] <= step]
         write_atomic(self._path, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append the values measured at a step."""
+        """Appends the values measured at a step."""
         with self._path.open("a") as file:
             for name, value in values.items():
                 file.write(json.dumps({"step": step, "name": name, "value": value}) + "\n")
 
     def sync(self) -> None:
-        """Force the file to the disk; before a checkpoint, so that its metrics are never lost."""
+        """Forces the file to disk. Call it before a checkpoint is written, so that its metrics are never lost."""
         with self._path.open("a") as file:
             os.fsync(file.fileno())
 
     def table(self) -> pa.Table:
-        """All values (schema METRICS), by step and name; what was measured again after a crash counts once."""
+        """Returns all values by step and name (schema METRICS). A value measured again after a crash counts once."""
         rows = {(row["step"], row["name"]): row for row in self._rows()}
         return pa.Table.from_pylist([rows[place] for place in sorted(rows)], schema=METRICS)
 
@@ -48,4 +48,4 @@ class MetricsLog:
             try:
                 yield json.loads(line)
             except ValueError:
-                return  # torn by a crash: what follows was written after the last checkpoint
+                return  # torn by a crash; everything from here on was written after the last checkpoint

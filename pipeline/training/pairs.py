@@ -1,4 +1,4 @@
-"""From boxes and relations to the pairs that a network is asked for."""
+"""Builds the target pairs of a network from boxes and relations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.training.sample import TrainingSample
 
 @dataclass(frozen=True)
 class TargetPair:
-    """An ordered pair of boxes, by index. `known` False: nothing is known of its predicates, only its boxes count."""
+    """An ordered pair of boxes, by index. When `known` is False its predicates are unknown and only its boxes count."""
 
     subject: int
     object: int
@@ -22,7 +22,7 @@ class TargetPair:
 
 
 def labelled_pairs(sample: TrainingSample) -> list[TargetPair]:
-    """Relations merged by (subject, object); the surest pair first."""
+    """Merges the relations of each (subject, object) pair. The most confident pair comes first."""
     merged: dict[tuple[int, int], dict[str, float]] = {}
     for relation in sample.relations:
         predicates = merged.setdefault((relation.subject, relation.object), {})
@@ -32,10 +32,10 @@ def labelled_pairs(sample: TrainingSample) -> list[TargetPair]:
 
 
 def detection_pairs(sample: TrainingSample, limit: int) -> list[TargetPair]:
-    """Labelled pairs, then each box that those leave out, paired with itself; up to `limit`.
+    """Returns up to `limit` pairs: the labelled pairs, then each remaining box paired with itself.
 
-    So every object is learnt, with or without relations, and nothing is made up about who belongs to whom. A box has no
-    relation to itself; yet in an image without any known relation that says nothing, and no predicate is judged there.
+    So the network learns every object, with or without relations, and no pairing is invented. A box has no relation to
+    itself. In an image without any known relation this says nothing, so no predicate is judged there.
     """
     pairs = labelled_pairs(sample)[:limit]
     covered = {index for pair in pairs for index in (pair.subject, pair.object)}
@@ -44,7 +44,7 @@ def detection_pairs(sample: TrainingSample, limit: int) -> list[TargetPair]:
 
 
 def tagging_pairs(sample: TrainingSample, limit: int, generator: np.random.Generator) -> list[TargetPair]:
-    """Labelled pairs, then random other ordered pairs of boxes as negatives (spec 3.6), up to `limit`."""
+    """Returns up to `limit` pairs: labelled pairs, then random others as negatives (docs/tagger.md, Training)."""
     pairs = labelled_pairs(sample)[:limit]
     taken = {(relation.subject, relation.object) for relation in sample.relations}
     count = len(sample.boxes)
@@ -54,7 +54,7 @@ def tagging_pairs(sample: TrainingSample, limit: int, generator: np.random.Gener
 
 
 def normalised_boxes(sample: TrainingSample) -> np.ndarray:
-    """N×4 boxes (centre x, centre y, width, height) in shares of the image, cut at its edges."""
+    """Returns N×4 boxes (centre x, centre y, width, height) as shares of the image, clipped to its edges."""
     corners = np.array([(b.x, b.y, b.x + b.w, b.y + b.h) for b in sample.boxes], np.float32).reshape(-1, 4)
     corners = (corners / np.array([sample.width, sample.height] * 2, np.float32)).clip(0, 1)
     return np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], axis=1)

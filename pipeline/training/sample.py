@@ -1,4 +1,4 @@
-"""What training knows of one image: its boxes and relations, and how that is written beside the image in a shard."""
+"""The labels of one training image, its boxes and relations, and their JSON form beside the image in a shard."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from storage.errors import FatalError
 
 
 class SampleBox(NamedTuple):
-    """An object: absolute pixels of the raw image, top-left corner and size."""
+    """The bounding box of an object: top-left corner and size in absolute pixels of the raw image."""
 
     category: str
     x: float
@@ -31,7 +31,7 @@ class SampleRelation(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """One image's labels. `width` and `height` are the raw image's pixels."""
+    """The labels of one image. `width` and `height` are those of the raw image in pixels."""
 
     image_id: int
     dataset: str
@@ -41,7 +41,7 @@ class TrainingSample:
     relations: tuple[SampleRelation, ...]
 
     def to_json(self) -> bytes:
-        """The sample's JSON member; equal samples give equal bytes."""
+        """Returns the JSON member of a shard. Equal samples give equal bytes."""
         values = asdict(self)
         values["boxes"] = [box._asdict() for box in self.boxes]
         values["relations"] = [relation._asdict() for relation in self.relations]
@@ -49,20 +49,20 @@ class TrainingSample:
 
     @classmethod
     def from_json(cls, data: bytes) -> TrainingSample:
-        """The inverse of `to_json`. Raises `FatalError` when fields are missing, unknown or ill-typed."""
+        """Reads the output of `to_json`. Raises `FatalError` when fields are missing, unknown or ill-typed."""
         try:
             values = json.loads(data)
             boxes = tuple(SampleBox(**box) for box in values.pop("boxes"))
             relations = tuple(SampleRelation(**relation) for relation in values.pop("relations"))
             return cls(boxes=boxes, relations=relations, **values)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise FatalError(f"a shard's sample is damaged ({error}): {data[:120]!r}; rebuild the shard") from error
+            raise FatalError(f"a sample of a shard is damaged ({error}): {data[:120]!r}; rebuild the shard") from error
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], relations: Sequence[SampleRelation]) -> TrainingSample:
-        """The sample of a row of the `images` table; `relations` index the row's boxes.
+        """Builds the sample of a row of the `images` table. `relations` index the boxes of the row.
 
-        Crowd boxes stand for many objects and are left out, with the relations that touch them.
+        Crowd boxes stand for many objects, so they are left out together with their relations.
         """
         kept = [index for index, box in enumerate(row["boxes"]) if not box["crowd"]]
         place = {index: position for position, index in enumerate(kept)}
@@ -82,7 +82,7 @@ class TrainingSample:
 
 
 def mirrored(sample: TrainingSample) -> TrainingSample:
-    """The sample of the image's mirror image."""
+    """Returns the sample of the mirrored image."""
     return replace(
         sample,
         boxes=tuple(box._replace(x=sample.width - box.x - box.w) for box in sample.boxes),
@@ -91,13 +91,13 @@ def mirrored(sample: TrainingSample) -> TrainingSample:
 
 
 def mirrored_predicate(predicate: str) -> str:
-    """The predicate that holds in the mirror image: "left" and "right" change places."""
+    """Returns the predicate that holds in the mirrored image: "left" and "right" change places."""
     sides = {"left": "right", "right": "left"}
     return " ".join(sides.get(word, word) for word in predicate.split(" "))
 
 
 def strongest(relations: Sequence[SampleRelation], limit: int) -> tuple[SampleRelation, ...]:
-    """The `limit` most confident relations, each (subject, predicate, object) once, in the order of the boxes."""
+    """Returns the `limit` most confident relations, each triplet once, ordered by subject, object, predicate."""
     best: dict[tuple[int, str, int], SampleRelation] = {}
     for relation in relations:
         name = (relation.subject, relation.predicate, relation.object)

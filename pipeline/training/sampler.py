@@ -1,4 +1,4 @@
-"""Which samples a step trains on: a pure function of seed and step, so that resuming needs no state."""
+"""Selects the samples of each step as a pure function of seed and step, so that resuming needs no state."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import numpy as np
 
 
 class Place(NamedTuple):
-    """A sample's position in its source and the epoch in which it comes."""
+    """The position of a sample in its source, and the epoch that it is drawn in."""
 
     position: int
     epoch: int
 
 
 class StepSampler:
-    """Each epoch is a permutation of all samples; steps run on across its end, so every sample comes once an epoch."""
+    """Draws every sample once per epoch, in random order. A step may straddle the end of an epoch."""
 
     def __init__(self, samples: int, batch: int, seed: int) -> None:
         if samples < 1:
-            raise ValueError("an order needs at least one sample")
+            raise ValueError("StepSampler: samples must be at least 1")
         self._samples, self._batch, self._seed = samples, batch, seed
         self._shuffled: tuple[int, np.ndarray] | None = None
 
     def steps(self, epochs: int) -> int:
-        """Steps that `epochs` epochs take."""
+        """Returns the number of steps in `epochs` epochs."""
         return -(-epochs * self._samples // self._batch)
 
     def step(self, step: int, rank: int = 0, ranks: int = 1) -> list[Place]:
-        """The share of one of `ranks` processes in a step's samples; together the shares are the step, in order."""
+        """Returns the samples of a step for one of `ranks` processes. The shares of all ranks in order make up the step."""
         first, last = (self._batch * part // ranks for part in (rank, rank + 1))
         return [self._place(step * self._batch + item) for item in range(first, last)]
 
@@ -42,6 +42,6 @@ class StepSampler:
 
 
 def stable_seed(*parts: str | int) -> int:
-    """A 63-bit seed from names and numbers, the same in every process and on every machine."""
+    """Derives a 63-bit seed from names and numbers. It is the same in every process and on every machine."""
     digest = hashlib.sha256("\0".join(str(part) for part in parts).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

@@ -1,4 +1,4 @@
-"""Settings of a training: what is learnt, from what sizes, how long, and how it is carried out."""
+"""Settings of trainings: network, schedule, augmentation and execution."""
 
 from __future__ import annotations
 
@@ -13,84 +13,94 @@ from storage.errors import FatalError
 
 
 class TrainingSettings(Settings):
-    """Defaults are the released recipe for 64 images a step; `network` is a table of network settings."""
+    """Settings of a training. The defaults are the released recipe for 64 images per step."""
 
     seed: int = Field(0, ge=0)
+    """Seed of all randomness: initial weights, order and augmentation of images, label texts, negative pairs, noise, dropout."""
     network: dict[str, Any] = Field(default={}, validate_default=True)
-    """Sizes and switches of the network (see models/config.py); what is left out has the released size."""
+    """Table of network settings (models/config.py). A setting that is left out has its released value."""
     tokenizer: Path | None = runtime(None)
-    """Folder with a RoBERTa tokenizer's files; without it, one is made from the label names of the training set."""
+    """Folder with the files of a RoBERTa tokenizer. Without it, one is made from the label names of the training set."""
     initial: Path | None = runtime(None)
-    """Weights to start from (safetensors, as this project writes them); without it, random ones."""
+    """Safetensors file of this project with weights to start from. Weights that it lacks, or all without it, are random."""
 
     epochs: int = Field(20, ge=1)
+    """Length of the training in epochs, unless `steps` is given."""
     steps: int | None = Field(None, ge=1)
-    """Length of the training in steps instead of epochs."""
+    """Length of the training in steps, instead of `epochs`."""
     batch: int = Field(64, ge=1)
-    """Images a step, over all processes."""
+    """Number of images per step, over all processes."""
     lr: float = Field(1.41e-4, gt=0)
+    """Peak learning rate of all parameters outside the backbone and the text encoder."""
     lr_backbone: float = Field(1.41e-5, ge=0)
-    """0: the backbone stays as it is, and no gradient of it is computed."""
+    """Peak learning rate of the backbone. 0 freezes the backbone, and no gradient of it is computed."""
     lr_text: float = Field(1.41e-5, ge=0)
+    """Peak learning rate of the text encoder."""
     weight_decay: float = Field(1e-4, ge=0)
+    """Weight decay of AdamW, for all parameters."""
     clip: float = Field(0.1, gt=0)
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient over all parameters. A larger gradient is scaled down to it."""
     schedule: Literal["step", "cosine"] = "step"
-    """step: a tenth of the rate from `drop_at` on; cosine: down to a hundredth at the end."""
+    """Course of the learning rates. step: a tenth from `drop_at` on; cosine: a smooth fall to a hundredth at the end."""
     drop_at: float = Field(0.75, gt=0, le=1)
-    """Share of the training after which the step schedule drops the rate."""
+    """Share of the training, in (0, 1], after which the step schedule drops the learning rates."""
     warmup: int = Field(0, ge=0)
-    """Steps in which the rate rises from nothing."""
+    """Number of first steps in which the learning rates rise linearly to their full value; 0: no warm-up."""
     loss: LossSettings = LossSettings()
 
     image_size: int = Field(640, ge=32)
-    """Pixels of the longest side; both sides are rounded to multiples of 32."""
+    """Longest side of an image in pixels. Both sides are rounded to multiples of 32."""
     smallest: float = Field(1.0, gt=0, le=1)
-    """Images are scaled to a random size between this share of `image_size` and all of it."""
+    """Smallest scale of an image: its longest side is drawn between this share of `image_size` and all of it."""
     flip: float = Field(0.5, ge=0, le=1)
-    """Share of images that are mirrored; "left" and "right" in predicates change places."""
+    """Probability that an image is mirrored. "left" and "right" in its predicates then change places."""
     colour: float = Field(0.4, ge=0, lt=1)
-    """Strength of random changes of brightness, contrast and saturation."""
+    """Strength c of colour augmentation: brightness, contrast and saturation are scaled by factors in [1 - c, 1 + c]."""
     object_texts: int = Field(333, ge=1)
-    """Object names that a step is judged against: those of its images, filled up with others by frequency."""
+    """Number of object names that a step is judged against: those of its images, then others drawn by frequency."""
     predicate_texts: int = Field(167, ge=1)
+    """Number of predicate names that a step is judged against, chosen like the object names."""
     soft_targets: bool = False
-    """Expect a pseudo-label as much as it is sure, instead of fully."""
+    """Use the confidence of a pseudo-label as its target, instead of 1."""
 
     log_every: int = Field(20, ge=1)
-    """Steps between two rows of metrics."""
+    """Number of steps between two entries of the losses and the gradient norm in the metrics."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """Number format that the network computes in, by autocast. Its weights stay float32."""
 
     checkpoint_every: int = runtime(500, ge=1)
-    """Steps between two checkpoints."""
+    """Number of steps between two checkpoints."""
     processes: int = runtime(2, ge=1, le=1024)
-    """Training processes on this machine: one a GPU, or sharing its cores."""
+    """Number of training processes on this machine: one per GPU, or several that share its cores."""
     threads: int = runtime(1, ge=1)
-    """Threads of each process."""
+    """Number of CPU threads per training process."""
     recompute: bool = runtime(False)
-    """Keep less for the backward pass and compute it again there: the same weights in the end, less memory, more time."""
+    """Compute parts of the forward pass again in the backward pass: less memory, more time, the same weights."""
     loaders: int = runtime(0, ge=0)
-    """Processes that prepare images for each training process; 0 prepares them in between."""
+    """Number of processes that prepare images for each training process. 0: it prepares them itself, between steps."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
+    """Device to train on. auto: the GPUs of the machine if it has any, otherwise its CPU."""
 
     @field_validator("network")
     @classmethod
     def _is_a_network(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Written out in full, so that a changed default changes the key."""
+        """Fills in all defaults, so that a changed default changes the key."""
         return NetworkConfig.from_dict(values).to_dict()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.batch < self.processes:
-            raise ValueError(f"batch: {self.batch} images can't be shared by processes = {self.processes}")
+            raise ValueError(
+                f"batch: {self.batch} images can't be shared by processes = {self.processes}; use fewer processes"
+            )
         return self
 
     def reseeded(self, seed: int) -> Self:
-        """The same settings with another seed."""
+        """Returns the same settings with another seed."""
         return self.model_copy(update={"seed": seed})
 
     def files(self) -> dict[str, Path]:
-        """Files whose content decides the outcome, by role. Raises `FatalError` when one is missing."""
+        """Returns the files whose content decides the outcome, by role. Raises `FatalError` when one is missing."""
         named = {"tokenizer": self.tokenizer, "initial": self.initial}
         given = {role: path for role, path in named.items() if path is not None}
         for role, path in given.items():
@@ -100,27 +110,26 @@ class TrainingSettings(Settings):
 
 
 CALIBRATION = "calibration.json"
-"""File beside a tagger's weights that tells what its scores mean."""
+"""File beside the weights of a tagger that maps its scores to probabilities."""
 RELEASED = {"feedforward": 1024, "dropout": 0.1, "gate": "GLIP", "relation_queries": "vanilla"}
-"""Where the released tagger differs from the released pre-training."""
+"""Network settings in which the released tagger differs from the released pre-training."""
 
 
 class TaggerSettings(TrainingSettings):
-    """Training of the Relation Tagger; the defaults are the released recipe."""
+    """Settings of the Relation Tagger's training. The defaults are the released recipe."""
 
     network: dict[str, Any] = Field(default={}, validate_default=True)
-    """As for pre-training; the architecture is always that of the tagger."""
+    """Table of network settings, as for pre-training. The architecture is always that of the tagger."""
     loss: LossSettings = LossSettings(localised_predicates=False)
     box_noise: float = Field(0.4, ge=0, le=1)
-    """Boxes move by up to this share of half their size, and grow or shrink by up to this share of it."""
+    """Box noise b, as a share of box size: a box moves by up to b/2 of its size, and grows or shrinks by up to b."""
     label_noise: float = Field(0.2, ge=0, le=1)
-    """Share of the pairs' labels that are replaced by random ones, so that the image has to be looked at; under the
-    network's `official_compat` by the first few names only, as many as the process has images, as the authors' are."""
+    """Probability that a box's label is replaced by a random one, so that the network has to look at the image. With
+    `network.official_compat`, only the first few names are drawn, as many as the process has images, as the authors do."""
     held_out: float = Field(0.05, ge=0, lt=1)
-    """Share of the images, chosen by a hash of their ids, that the tagger is measured on instead of trained.
-    Its calibration comes from them: 0 leaves scores without one."""
+    """Share of the images, chosen by a hash of their ids, held out to measure and calibrate the tagger. 0: neither."""
     check_every: int = Field(1000, ge=1)
-    """Steps between two measurements on some of them."""
+    """Number of steps between two measurements on some of the held-out images."""
 
     @field_validator("network")
     @classmethod

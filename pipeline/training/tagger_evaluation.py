@@ -1,4 +1,4 @@
-"""How well a trained tagger knows the relations of held-out images, given their boxes, and what its scores mean there.
+"""Measures how well a tagger finds the relations of held-out images, given their boxes, and calibrates its scores.
 
 Shapes: N pairs, P predicates.
 """
@@ -29,11 +29,11 @@ from tagger.labelling.calibration import Calibration, calibration_error
 
 MOST_IMAGES = 500
 MOST_IMAGES_BETWEEN = 100
-"""While the training goes on."""
+"""Maximum number of images measured during the training. At its end it is `MOST_IMAGES`."""
 RECALLS = (20, 50)
 FOLDS = 2
 FALSE_SHARE = 0.3
-"""Of what captions state about boxes, the share that is not so."""
+"""Share of false statements in what captions state about boxes."""
 
 BoxPair = tuple[int, int]
 Statement = tuple[str, str, str]
@@ -42,11 +42,11 @@ Statement = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Proposal:
-    """A label that a caption would propose, and whether it is right."""
+    """A label that a caption would propose, and whether it is correct."""
 
     image: int
     row: int
-    """Of its pair among the image's."""
+    """Row of its pair among those of the image."""
     predicate: str
     score: float
     right: bool
@@ -54,20 +54,20 @@ class Proposal:
 
 @dataclass(frozen=True)
 class TaggerCheck:
-    """What held-out images say of a tagger."""
+    """Measurements of a tagger on held-out images, and its calibration."""
 
     scores: dict[str, float]
-    """held_out_map: mean over predicates of the average precision of all pairs' ranking; held_out_recall: share of the
-    given relations whose predicate is among the two best of its pair; held_out_recall_20: share of an image's given
-    relations among its 20 best labels, mean over images; held_out_calibration_error: of proposals' scores;
-    held_out_calibrated_error: of their probabilities, each by a calibration of other images; held_out_images: how many."""
+    """held_out_map: mean over predicates of the average precision over all pairs; held_out_recall: share of the given
+    relations whose predicate is among the two best of its pair; held_out_recall_20, _50: share of an image's given
+    relations among its 20 (50) best labels, mean over images; held_out_calibration_error: of the proposals' scores;
+    held_out_calibrated_error: of their probabilities, calibrated on other images; held_out_images: number of images."""
     calibration: Calibration
-    """Fitted on the proposals of all of them."""
+    """Calibration fitted on the proposals of all images."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One image's scores and truth, N×P, of its pairs of boxes."""
+    """Scores and truth of the box pairs of one image, N×P."""
 
     sample: TrainingSample
     pairs: list[BoxPair]
@@ -84,11 +84,11 @@ def check_tagger(
     symmetric: Collection[str] = (),
     most: int = MOST_IMAGES,
 ) -> TaggerCheck:
-    """Score every ordered pair of boxes against every predicate; measure that against the given relations.
+    """Scores every ordered pair of boxes for every predicate, and measures the scores against the given relations.
 
-    Proposals are what captions would propose: for each given relation, and for some that only other images have, all
-    pairs of boxes of its two categories. A relation of a `symmetric` predicate holds both ways there. Leaves the network
-    in training mode.
+    Proposals imitate those of captions: all pairs of boxes of the two categories of each given relation, and of some
+    relations that only other images have. For proposals, a relation with a `symmetric` predicate holds both ways.
+    The network is left in training mode.
     """
     assert isinstance(network, RelationTagger)
     network.eval()
@@ -96,11 +96,11 @@ def check_tagger(
     images = [s for i in range(count) for s in _scored(network, source, i, vocabulary, settings, device)]
     network.train()
     names = vocabulary.predicates.names
-    said = [_stated(image, names) for image in images]
-    everywhere = Counter(statement for of_image in said for statement in sorted(of_image))
+    stated = [_stated(image, names) for image in images]
+    everywhere = Counter(statement for of_image in stated for statement in sorted(of_image))
     proposed = [
         proposal
-        for number, (image, true) in enumerate(zip(images, said, strict=True))
+        for number, (image, true) in enumerate(zip(images, stated, strict=True))
         for proposal in proposals(
             number, image, names, true | _false(number, image, names, true, everywhere), symmetric
         )
@@ -110,7 +110,7 @@ def check_tagger(
 
 
 def average_precision(scores: NDArray[np.float32], truth: NDArray[np.bool_]) -> float:
-    """Mean, over the true items, of the precision down to each in the ranking by score."""
+    """Ranks items by score and returns the mean, over the true items, of the precision down to each."""
     order = np.argsort(-scores, kind="stable")
     hits = truth[order]
     precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
@@ -141,7 +141,7 @@ def _rankings(images: Sequence[Scored]) -> dict[str, float]:
 def proposals(
     number: int, image: Scored, names: Sequence[str], stated: Collection[Statement], symmetric: Collection[str]
 ) -> Iterator[Proposal]:
-    """The labels that captions which state this would propose for the image of this number."""
+    """Yields the labels of an image that captions with the `stated` facts would propose. `number` identifies the image."""
     boxes, columns = image.sample.boxes, numbered(names)
     given = {(r.subject, r.predicate, r.object) for r in image.sample.relations}
     predicates: dict[tuple[str, str], list[str]] = {}
@@ -155,7 +155,7 @@ def proposals(
 
 
 def _stated(image: Scored, names: Sequence[str]) -> set[Statement]:
-    """The image's relations at the level of categories, of known predicates."""
+    """Returns the relations of the image that have known predicates, with categories in place of boxes."""
     boxes, known = image.sample.boxes, set(names)
     return {
         (boxes[r.subject].category, r.predicate, boxes[r.object].category)
@@ -167,9 +167,9 @@ def _stated(image: Scored, names: Sequence[str]) -> set[Statement]:
 def _false(
     number: int, image: Scored, names: Sequence[str], true: Collection[Statement], everywhere: Counter[Statement]
 ) -> set[Statement]:
-    """Statements about the image's categories that are true elsewhere only.
+    """Draws statements about the categories of the image that are true only in other images.
 
-    Usual ones are drawn more often, and such as look right: a captioner errs in what it might have seen.
+    Common and plausible statements are drawn more often, because a captioner errs in what it might have seen.
     """
     columns = numbered(names)
     boxes = image.sample.boxes
@@ -212,12 +212,12 @@ def _scored(
     settings: TrainingSettings,
     device: torch.device,
 ) -> Iterator[Scored]:
-    """Scores and truth of one image; nothing of one without relations of known predicates and categories."""
+    """Yields scores and truth of one image. Yields nothing if it has no relation of known predicate and categories."""
     sample = source.labels(image)
     known = numbered(vocabulary.predicates.names)
     objects = [*vocabulary.objects.names, NO_OBJECTS]
     places = numbered(objects)
-    # A held-out image may have a category that training lacks: then its pairs are no measure of the tagger.
+    # A held-out image may have a category that is not in the training set. Its pairs cannot measure the tagger.
     named = [index for index, box in enumerate(sample.boxes) if box.category in places]
     pairs = [(s, o) for s in named for o in named if s != o]
     truth = _truth(sample, pairs, known)
@@ -252,7 +252,7 @@ def _truth(sample: TrainingSample, pairs: Sequence[BoxPair], known: dict[str, in
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Images that the tagger is measured on every `check_every` steps, and after the last one calibrated with."""
+    """Measures the tagger on held-out images every `check_every` steps, and calibrates it after the last step."""
 
     images: SampleSource
     vocabulary: Vocabulary
@@ -261,7 +261,7 @@ class HeldOut:
     work: Path
 
     def __call__(self, network: Network, step: int, total: int) -> Mapping[str, float]:
-        """What was measured after this step; nothing where it is not due."""
+        """Returns the measurements after this step, or nothing when none is due."""
         last = step == total
         if not len(self.images) or not (last or step % self.settings.check_every == 0):
             return {}

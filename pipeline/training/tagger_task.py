@@ -1,4 +1,4 @@
-"""Training the Relation Tagger: boxes and labels of pairs are given, with noise; their predicates are asked for."""
+"""Trains the Relation Tagger: it gets the boxes and labels of pairs, with noise, and predicts their predicates."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from pipeline.training.vocabulary import Vocabulary
 
 
 class TaggerTask:
-    """R-Tagger on images with given relations; pairs without one are negatives."""
+    """Trains the R-Tagger on images with given relations. Pairs without a relation are negatives."""
 
     def __init__(self, settings: TaggerSettings, vocabulary: Vocabulary, tokenizer: Path) -> None:
         self._settings, self._vocabulary, self._tokenizer = settings, vocabulary, tokenizer
         self._criterion = TaggerCriterion(settings.loss)
 
     def build(self) -> Network:
-        """The network of the settings, from its initial weights where there are some."""
+        """Builds the network of the settings, with its initial weights where the settings name some."""
         network = RelationTagger(network_config(self._settings), self._tokenizer)
         return start_from(network, self._settings.initial, self._tokenizer)
 
     def losses(
         self, network: Network, examples: Sequence[Example], generator: np.random.Generator
     ) -> dict[str, Tensor]:
-        """Loss by position: the i-th prediction stands for the i-th pair."""
+        """Computes the loss by position: the i-th prediction belongs to the i-th pair."""
         given = StepInputs(network, examples, self._vocabulary, self._settings, generator)
         limit, soft = network.config.pairs, self._settings.soft_targets
         targets = [
@@ -50,7 +50,7 @@ class TaggerTask:
 
 
 def pair_queries(targets: Sequence[Target]) -> PairQueries:
-    """The targets' boxes and labels as queries, filled up with empty slots to the longest."""
+    """Turns boxes and labels of the targets into queries, padded with empty slots to the longest target."""
     count = max(1, *(len(target.subject_labels) for target in targets))
 
     def filled(columns: list[Tensor], value: float) -> Tensor:
@@ -69,15 +69,12 @@ def pair_queries(targets: Sequence[Target]) -> PairQueries:
 
 
 def names_for_noise(names: int, images: int, official_compat: bool) -> int:
-    """How many of a step's object names wrong labels are drawn from, the first ones: all.
-
-    The authors read the number off the wrong axis, that of the images.
-    """
+    """Returns from how many first object names wrong labels are drawn: all. The authors read the images axis by mistake."""
     return min(names, images) if official_compat else names
 
 
 def noisy(queries: PairQueries, settings: TaggerSettings, names: int, generator: np.random.Generator) -> PairQueries:
-    """Queries with boxes moved and scaled, and labels replaced, at random (spec 3.6). `names`: object texts to draw from."""
+    """Moves and scales boxes and replaces labels at random. `names`: number of object texts to draw labels from."""
 
     def moved(boxes: Tensor) -> Tensor:
         drawn = torch.from_numpy(generator.uniform(-1, 1, boxes.shape).astype(np.float32)).to(boxes.device)

@@ -1,4 +1,4 @@
-"""What the training loop needs to know of what it trains."""
+"""The interface between the training loop and what it trains, the inputs of a step, and the pre-training task."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Task(Protocol):
     """A network and its loss on the examples of one process and step."""
 
     def build(self) -> Network:
-        """A new network; random weights come from torch's current generator."""
+        """Builds a new network. Random weights come from torch's current generator."""
         ...
 
     def losses(
         self, network: Network, examples: Sequence[Example], generator: np.random.Generator
     ) -> dict[str, Tensor]:
-        """Scalars by name, among them the total `loss`. Whatever is random comes from `generator` or from torch's."""
+        """Returns scalars by name, including the total `loss`. All randomness comes from `generator` or from torch's."""
         ...
 
 
@@ -55,12 +55,12 @@ class StepTexts:
         self._object_places, self._predicate_places = numbered(self.objects), numbered(self.predicates)
 
     def encode(self, network: Network) -> tuple[Tensor, Tensor]:
-        """Features of the object texts and of the predicate texts."""
+        """Returns the features of the object texts and of the predicate texts."""
         features = network.encode_texts([*self.objects, *self.predicates])
         return features[: len(self.objects)], features[len(self.objects) :]
 
     def target(self, sample: TrainingSample, pairs: Sequence[TargetPair], soft: bool, device: torch.device) -> Target:
-        """The pairs as tensors; `soft`: predicates count as much as they are sure."""
+        """Converts pairs to tensors. `soft`: a predicate's target is its confidence instead of 1."""
         boxes = torch.from_numpy(normalised_boxes(sample))
         labels = torch.tensor([self._object_places[box.category] for box in sample.boxes], dtype=torch.int64)
         subject = torch.tensor([pair.subject for pair in pairs], dtype=torch.int64)
@@ -75,7 +75,7 @@ class StepTexts:
 
 
 class StepInputs:
-    """What a network is given in one step: images B×3×H×W with padding B×H×W, and the texts' features."""
+    """The inputs of a network in one step: images B×3×H×W with padding B×H×W, and text features."""
 
     def __init__(
         self,
@@ -94,18 +94,18 @@ class StepInputs:
 
 
 def full_precision(predictions: Predictions) -> Predictions:
-    """The predictions in 32 bits, whatever the network computed in: losses and matching need them."""
+    """Converts predictions to float32, which losses and matching need, whatever the network computed in."""
     tensors = {name: value.float() for name, value in vars(predictions).items() if isinstance(value, Tensor)}
     return Predictions(**tensors, auxiliary=[full_precision(layer) for layer in predictions.auxiliary])
 
 
 def network_config(settings: TrainingSettings) -> NetworkConfig:
-    """The sizes of the network."""
+    """Returns the network configuration of the settings."""
     return NetworkConfig.from_dict(settings.network)
 
 
 def start_from(network: Network, initial: Path | None, tokenizer: Path) -> Network:
-    """The network with the weights of a file, or as it is. Raises ValueError that names what does not fit."""
+    """Loads the weights of a file into the network, if one is given. Raises ValueError when a shape differs."""
     if initial is None:
         return network
     from models.weights import load
@@ -115,29 +115,29 @@ def start_from(network: Network, initial: Path | None, tokenizer: Path) -> Netwo
     unfit = [name for name in own if name in state and state[name].shape != own[name].shape]
     if unfit:
         raise ValueError(
-            f"initial = {initial}: {unfit[0]} has shape {tuple(state[unfit[0]].shape)}, the network's is "
-            f"{tuple(own[unfit[0]].shape)}; use weights of the same sizes or change `network`"
+            f"initial = {initial}: {unfit[0]} has shape {tuple(state[unfit[0]].shape)}, but the network has "
+            f"{tuple(own[unfit[0]].shape)}; use weights of the same sizes, or change `network`"
         )
     network.load_state_dict({name: state.get(name, value) for name, value in own.items()})
     return network
 
 
 class PretrainTask:
-    """RLIPv2 on shards: boxes are always learnt, predicates where an image has some."""
+    """Trains RLIPv2 on shards. It learns boxes from every image, and predicates from images that have relations."""
 
     def __init__(self, settings: TrainingSettings, vocabulary: Vocabulary, tokenizer: Path) -> None:
         self._settings, self._vocabulary, self._tokenizer = settings, vocabulary, tokenizer
         self._criterion = SetCriterion(settings.loss)
 
     def build(self) -> Network:
-        """The network of the settings, from its initial weights where there are some."""
+        """Builds the network of the settings, with its initial weights where the settings name some."""
         network = RLIP(network_config(self._settings), self._tokenizer)
         return start_from(network, self._settings.initial, self._tokenizer)
 
     def losses(
         self, network: Network, examples: Sequence[Example], generator: np.random.Generator
     ) -> dict[str, Tensor]:
-        """Set-prediction loss; predictions are matched to pairs."""
+        """Computes the set-prediction loss, with predictions matched to pairs."""
         given = StepInputs(network, examples, self._vocabulary, self._settings, generator)
         predictions = full_precision(network(given.images, given.padding, given.objects_TE, given.predicates_TE))
         limit, soft = network.config.pairs, self._settings.soft_targets

@@ -1,4 +1,4 @@
-"""torchrun that ends with the process that started it: `python -m pipeline.training.torchrun ARGUMENTS`."""
+"""Runs torchrun so that it ends with its parent process: `python -m pipeline.training.torchrun ARGUMENTS`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The training loop. Every step is a pure function of the weights before it, the seed, its number and the process count,
+"""The training loop. Interrupted and resumed, a training ends with the same bits as an undisturbed one.
 
-so a training that is interrupted and resumed ends with the same bits as one that is not.
+Every step is a pure function of the weights before it, the seed, the step number and the number of processes.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from storage.errors import FatalError
 
 @dataclass(frozen=True)
 class Trained:
-    """How a training went."""
+    """The outcome of a training."""
 
     network: Network
     steps: int
-    """Steps that the network has seen."""
+    """Number of steps that the network has been trained for."""
     total: int
-    """Steps that it should see; more than `steps` when it was asked to stop."""
+    """Number of steps to train for; more than `steps` when the training was asked to stop."""
     resumed_from: int
     seconds: float
-    """Of this process's steps."""
+    """Duration of the steps of this process."""
 
     @property
     def finished(self) -> bool:
-        """Whether all steps were done."""
+        """Whether all steps have run."""
         return self.steps == self.total
 
 
 Progress = Callable[[int, int, str], None]
 Check = Callable[[Network, int, int], Mapping[str, float]]
-"""What is measured of a network after a step (of so many): values by name, most often none."""
+"""Measures a network after a step, given the step and the total. Returns values by name, usually none."""
 
 
 def train(
@@ -61,14 +61,13 @@ def train(
     progress: Progress,
     check: Check = lambda network, step, total: {},
 ) -> Trained:
-    """Train from the last checkpoint in `work` to the end, or until any process is asked to stop.
+    """Trains from the last checkpoint in `work` to the end, or until any process is asked to stop.
 
-    `check` runs in the first process, on its own; it must leave the network as it was.
-
-    Raises `FatalError` when the loss is no number.
+    `check` runs in the first process alone and must leave the network unchanged.
+    Raises `FatalError` when the loss or the gradient is not finite.
     """
-    order = StepSampler(len(source), settings.batch, settings.seed)
-    total = settings.steps or order.steps(settings.epochs)
+    sampler = StepSampler(len(source), settings.batch, settings.seed)
+    total = settings.steps or sampler.steps(settings.epochs)
     torch.manual_seed(stable_seed("weights", settings.seed))
     network = task.build().to(ranks.device).train()
     if settings.lr_backbone == 0:
@@ -77,16 +76,15 @@ def train(
         network.recompute()
     optimizer = make_optimizer(network, settings)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    begun = load_checkpoint(work / CHECKPOINT, ranks.count, network, optimizer)
+    first = load_checkpoint(work / CHECKPOINT, ranks.count, network, optimizer)
     metrics = MetricsLog(work / METRICS_LOG)
     if ranks.rank == 0:
-        metrics.rewind(begun)
-        if begun:
-            progress(begun, total, "going on from the last checkpoint")
-    step, stop, began, told = begun, False, time.monotonic(), 0.0
-    for examples in _examples(
-        StepDataset(source, order, settings, ranks.rank, ranks.count), range(begun, total), settings
-    ):
+        metrics.rewind(first)
+        if first:
+            progress(first, total, "continuing from the last checkpoint")
+    step, stop, started, reported = first, False, time.monotonic(), 0.0
+    dataset = StepDataset(source, sampler, settings, ranks.rank, ranks.count)
+    for examples in _examples(dataset, range(first, total), settings):
         for group, rate in zip(optimizer.param_groups, _rates(settings), strict=True):
             group["lr"] = rate * schedule(settings, step, total)
         optimizer.zero_grad(set_to_none=True)
@@ -94,32 +92,32 @@ def train(
         generator = np.random.default_rng(stable_seed("draws", settings.seed, step, ranks.rank))
         losses = _losses(task, network, examples, generator, settings, ranks, step)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
-        shared = sync_gradients(parameters, losses, asked_to_stop(), ranks)
-        if not math.isfinite(shared.norm + shared.losses["loss"]):
-            raise FatalError(_diverged(step, settings, f"loss {shared.losses['loss']}, gradient norm {shared.norm}"))
-        _clip(parameters, settings.clip / (shared.norm + 1e-6))
+        synced = sync_gradients(parameters, losses, asked_to_stop(), ranks)
+        if not math.isfinite(synced.norm + synced.losses["loss"]):
+            raise FatalError(_diverged(step, settings, f"loss {synced.losses['loss']}, gradient norm {synced.norm}"))
+        _clip(parameters, settings.clip / (synced.norm + 1e-6))
         optimizer.step()
         step += 1
-        stop = shared.stop
+        stop = synced.stop
         if ranks.rank == 0:
             now = time.monotonic()
             if step % settings.log_every == 0 or step == total:
-                metrics.write(step, shared.losses | {"gradient_norm": shared.norm})
+                metrics.write(step, synced.losses | {"gradient_norm": synced.norm})
             metrics.write(step, check(network, step, total))
-            if now - told > 1 or step == total:
-                speed = (step - begun) * settings.batch / (now - began)
-                progress(step, total, f"loss {shared.losses['loss']:.2f}, {speed:.0f} images/s")
-                told = now
+            if now - reported > 1 or step == total:
+                speed = (step - first) * settings.batch / (now - started)
+                progress(step, total, f"loss {synced.losses['loss']:.2f}, {speed:.0f} images/s")
+                reported = now
             if step % settings.checkpoint_every == 0 or step == total or stop:
                 metrics.sync()
                 save_checkpoint(work / CHECKPOINT, step, ranks.count, network, optimizer)
         if stop:
             break
-    return Trained(network, step, total, begun, time.monotonic() - began)
+    return Trained(network, step, total, first, time.monotonic() - started)
 
 
 def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
-    """AdamW over three groups by name: backbone, text encoder, the rest; the order of `_rates`."""
+    """Builds AdamW over three parameter groups: backbone, text encoder, the rest, in the order of `_rates`."""
     groups: dict[str, list[nn.Parameter]] = {"backbone": [], "text_encoder": [], "": []}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
@@ -128,14 +126,14 @@ def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.opti
         [{"params": members} for members in groups.values()],
         lr=settings.lr,
         weight_decay=settings.weight_decay,
-        # One pass over the weights instead of ten, and no copies of them. Weights, gradients and averages must lie in
-        # memory alike, which is why no weight has its channels last.
+        # One pass over the weights instead of ten, without copies. Weights, gradients and averages must have the same
+        # memory layout, so no weight is channels-last.
         fused=True,
     )
 
 
 def schedule(settings: TrainingSettings, step: int, total: int) -> float:
-    """Factor of the learning rates at a step."""
+    """Returns the factor of the learning rates at a step."""
     warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
     done = step / total
     if settings.schedule == "step":
@@ -148,7 +146,7 @@ def _rates(settings: TrainingSettings) -> tuple[float, float, float]:
 
 
 def _examples(steps: StepDataset, remaining: range, settings: TrainingSettings) -> Iterator[list[Example]]:
-    """The examples of each remaining step, prepared here or by loader processes."""
+    """Yields the examples of each remaining step, prepared here or by loader processes."""
     return iter(
         torch.utils.data.DataLoader(
             steps,
@@ -184,5 +182,5 @@ def _clip(parameters: list[nn.Parameter], factor: float) -> None:
 def _diverged(step: int, settings: TrainingSettings, what: str) -> str:
     return (
         f"training diverged at step {step + 1} ({what}); lower lr = {settings.lr} (or raise warmup = "
-        f"{settings.warmup}, or lower clip = {settings.clip}) and run again: a changed setting starts afresh"
+        f"{settings.warmup}, or lower clip = {settings.clip}) and run again: changed settings start a new training"
     )

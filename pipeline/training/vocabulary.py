@@ -1,4 +1,4 @@
-"""The names of a training set, the label texts of a step, and the tokenizer that reads them."""
+"""The label names of a training set, the choice of a step's label texts, and the tokenizer that reads them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from storage.errors import FatalError
 
 @dataclass(frozen=True)
 class Names:
-    """Label names and how often the training set has each, the most frequent first."""
+    """Label names and their counts in the training set, most frequent first."""
 
     names: tuple[str, ...]
     counts: tuple[int, ...]
 
     @classmethod
     def of(cls, counts: Counter[str]) -> Names:
-        """From counts; ties in alphabetical order."""
+        """Ranks names by count, ties in alphabetical order."""
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         return cls(tuple(name for name, _ in ranked), tuple(count for _, count in ranked))
 
     def draw(self, present: Iterable[str], budget: int, generator: np.random.Generator) -> list[str]:
-        """All names when they fit the budget; else those present (however many) and others, drawn by frequency."""
+        """Returns all names if they fit the budget, otherwise all present ones plus others drawn by frequency."""
         if len(self.names) <= budget:
             return list(self.names)
         here = sorted(set(present))
@@ -54,7 +54,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, samples: Iterable[TrainingSample]) -> Vocabulary:
-        """Count the names of all samples; a predicate that mirroring changes counts for its mirror image too."""
+        """Counts the names of all samples. A predicate that mirroring changes counts for its mirrored form too."""
         objects: Counter[str] = Counter()
         predicates: Counter[str] = Counter()
         for sample in samples:
@@ -66,7 +66,7 @@ class Vocabulary:
         return cls(Names.of(objects), Names.of(predicates))
 
     def save(self, path: Path, **facts: Any) -> None:
-        """Write as JSON: ordered names with counts, and whatever else readers of the weights need."""
+        """Writes JSON: ordered names with counts, and `facts` that readers of the weights need."""
         values = {
             "objects": self.objects.names,
             "predicates": self.predicates.names,
@@ -77,36 +77,36 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
-        """The inverse of `save`."""
+        """Reads a file that `save` wrote."""
         values = json.loads(path.read_bytes())
         kinds = (("objects", "object_counts"), ("predicates", "predicate_counts"))
         return cls(*(Names(tuple(values[names]), tuple(values[counts])) for names, counts in kinds))
 
 
 def numbered(names: Sequence[str]) -> dict[str, int]:
-    """Name → its place."""
+    """Maps each name to its position."""
     return {name: place for place, name in enumerate(names)}
 
 
 FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 """The files of a tokenizer folder that are kept with weights."""
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-"""In RoBERTa's order: their places are their ids."""
+"""Special tokens in the order of RoBERTa, because their positions are their ids."""
 
 
 def tokenizer_files(folder: Path) -> dict[str, Path]:
-    """The tokenizer's files in a folder, by name."""
+    """Finds the tokenizer files in a folder, by name."""
     return {name: folder / name for name in FILES if (folder / name).is_file()}
 
 
 def is_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds what a tokenizer is read from."""
+    """Whether a folder holds the files that a tokenizer needs."""
     found = tokenizer_files(folder).keys()
     return "tokenizer.json" in found or {"vocab.json", "merges.txt"} <= found
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copy a tokenizer's files. Raises `FatalError` when the folder has none."""
+    """Copies the files of a tokenizer. Raises `FatalError` when the folder has none."""
     if not is_tokenizer(source):
         raise FatalError(
             f"tokenizer = {source}: needs tokenizer.json, or vocab.json and merges.txt, as roberta-base has"
@@ -117,9 +117,9 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
 
 
 def make_tokenizer(names: Iterable[str], vocabulary: int, folder: Path) -> None:
-    """Write a byte-level BPE of RoBERTa's form: all bytes, and merges that make the names' words single tokens.
+    """Writes a byte-level BPE tokenizer in RoBERTa's form, with merges that make the words of the names single tokens.
 
-    `vocabulary`: the most tokens it may have, at least 261.
+    `vocabulary`: maximum number of tokens, at least 261.
     """
     from tokenizers import ByteLevelBPETokenizer
 

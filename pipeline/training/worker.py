@@ -1,4 +1,4 @@
-"""One training process: `python -m pipeline.training.worker JOB.json`, by itself or under torchrun."""
+"""Runs one training process: `python -m pipeline.training.worker CONFIG.json`, alone or under torchrun."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.runtime.processes import die_with_parent
 from pipeline.training.config import ERROR, LAUNCHER
 
 if __name__ == "__main__":
-    # Before the slow imports: a launcher that is killed meanwhile must not leave a trainer behind.
+    # This comes before the slow imports: a launcher killed during them must not leave a trainer behind.
     die_with_parent(int(os.environ.get(LAUNCHER, os.getppid())))
 
 import torch
@@ -31,80 +31,81 @@ from storage.errors import PipelineError
 
 
 def main(path: Path) -> int:
-    """Train as the job says; the exit code is 0 when all steps are done, or when it stopped because it was asked to."""
-    job = TrainConfig.model_validate_json(path.read_bytes())
+    """Trains as the configuration says. The exit code is 0 when it finished or stopped on request, otherwise 1."""
+    config = TrainConfig.model_validate_json(path.read_bytes())
     try:
         asked = _listen()
-        ranks = _join(job)
-        trained = run(job, ranks, asked)
+        ranks = _join(config)
+        trained = run(config, ranks, asked)
         if ranks.count > 1:
             dist.destroy_process_group()
     except (PipelineError, ValueError) as error:
-        write_atomic(job.work / ERROR, str(error).encode())
+        write_atomic(config.work / ERROR, str(error).encode())
         print(f"error: {error}", flush=True)
         return 1
     print("finished" if trained.finished else f"stopped after step {trained.steps} of {trained.total}", flush=True)
     return 0
 
 
-def run(job: TrainConfig, ranks: Ranks, asked_to_stop: Callable[[], bool]) -> Trained:
-    """One process's part of the training; process 0 leaves the results in the job's work folder."""
-    settings = job.settings
+def run(config: TrainConfig, ranks: Ranks, asked_to_stop: Callable[[], bool]) -> Trained:
+    """Runs the part of one process in the training. Process 0 writes the results to `config.work`."""
+    settings = config.settings
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.set_num_threads(settings.threads)
     keep_freed_memory()
-    vocabulary = Vocabulary.load(job.work / VOCABULARY)
-    source, task, check = _parts(job, vocabulary, ranks)
-    trained = train(task, source, settings, job.work, ranks, asked_to_stop, _tell, check)
+    vocabulary = Vocabulary.load(config.work / VOCABULARY)
+    source, task, check = _parts(config, vocabulary, ranks)
+    trained = train(task, source, settings, config.work, ranks, asked_to_stop, _report, check)
     if ranks.rank == 0 and trained.finished:
-        _finish(job, trained, len(source), ranks)
+        _finish(config, trained, len(source), ranks)
     return trained
 
 
-def _parts(job: TrainConfig, vocabulary: Vocabulary, ranks: Ranks) -> tuple[SampleSource, Task, Check]:
-    """What to train on, how, and what to measure after a step."""
-    if job.kind == "pretrain":
+def _parts(config: TrainConfig, vocabulary: Vocabulary, ranks: Ranks) -> tuple[SampleSource, Task, Check]:
+    """Builds the source to train on, the task, and the check to run after each step."""
+    if config.kind == "pretrain":
         from pipeline.training.task import PretrainTask
 
-        source = ShardSource([(shard.tar, shard.index) for shard in job.shards])
-        return source, PretrainTask(job.settings, vocabulary, job.work / TOKENIZER), lambda network, step, total: {}
+        source = ShardSource([(shard.tar, shard.index) for shard in config.shards])
+        task = PretrainTask(config.settings, vocabulary, config.work / TOKENIZER)
+        return source, task, lambda network, step, total: {}
     from pipeline.training.settings import TaggerSettings
     from pipeline.training.tagger_evaluation import HeldOut
     from pipeline.training.tagger_task import TaggerTask
 
-    assert isinstance(job.settings, TaggerSettings)
-    images = ImageSource(job.tables, job.image_folders)
-    kept, held_out = images.split(job.settings.held_out)
-    check = HeldOut(Subset(images, held_out), vocabulary, job.settings, ranks.device, job.work)
-    return Subset(images, kept), TaggerTask(job.settings, vocabulary, job.work / TOKENIZER), check
+    assert isinstance(config.settings, TaggerSettings)
+    images = ImageSource(config.tables, config.image_folders)
+    kept, held_out = images.split(config.settings.held_out)
+    check = HeldOut(Subset(images, held_out), vocabulary, config.settings, ranks.device, config.work)
+    return Subset(images, kept), TaggerTask(config.settings, vocabulary, config.work / TOKENIZER), check
 
 
-def _join(job: TrainConfig) -> Ranks:
-    """Take this process's place among the others."""
+def _join(config: TrainConfig) -> Ranks:
+    """Joins this process to the others of its training."""
     count, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    device = choose_device(job.settings.device, int(os.environ.get("LOCAL_RANK", 0)))
+    device = choose_device(config.settings.device, int(os.environ.get("LOCAL_RANK", 0)))
     if count > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Ranks(rank, count, device)
 
 
 def _listen() -> Callable[[], bool]:
-    """SIGTERM and SIGINT ask for a checkpoint and an end after the current step."""
+    """Makes SIGTERM and SIGINT request a checkpoint and an end after the current step."""
     asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: asked.append(received))
     return lambda: bool(asked)
 
 
-def _tell(step: int, total: int, note: str) -> None:
+def _report(step: int, total: int, note: str) -> None:
     print(f"step {step}/{total}: {note}", flush=True)
 
 
-def _finish(job: TrainConfig, trained: Trained, images: int, ranks: Ranks) -> None:
-    aside = job.work / f".{MODEL}.new"
+def _finish(config: TrainConfig, trained: Trained, images: int, ranks: Ranks) -> None:
+    aside = config.work / f".{MODEL}.new"
     save(trained.network, aside)
-    put_in_place(aside, job.work / MODEL)
-    seen = (trained.steps - trained.resumed_from) * job.settings.batch
+    put_in_place(aside, config.work / MODEL)
+    seen = (trained.steps - trained.resumed_from) * config.settings.batch
     summary = Summary(
         steps=trained.steps,
         resumed_from=trained.resumed_from,
@@ -114,7 +115,7 @@ def _finish(job: TrainConfig, trained: Trained, images: int, ranks: Ranks) -> No
         processes=ranks.count,
         device=str(ranks.device.type),
     )
-    write_atomic(job.work / SUMMARY, summary.model_dump_json().encode())
+    write_atomic(config.work / SUMMARY, summary.model_dump_json().encode())
 
 
 if __name__ == "__main__":

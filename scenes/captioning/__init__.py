@@ -1,1 +1,1 @@
-"""The small captioner of made scenes: its model, what it learns from, and how it is measured."""
+"""The small captioner of synthetic scenes: its model, training data and evaluation."""

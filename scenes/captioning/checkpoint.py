@@ -1,4 +1,4 @@
-"""Training state in one safetensors file, replaced at once."""
+"""Saves and loads the training state as one safetensors file, which is replaced atomically."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from scenes.captioning.learner import Learner
 
 
 def save_checkpoint(path: Path, learner: Learner, optimizer: torch.optim.Optimizer, step: int, seconds: float) -> None:
-    """Weights, optimizer state, step and seconds spent. A kill leaves the old file or the new one."""
+    """Saves weights, optimizer state, step and seconds spent. A kill leaves either the old or the new file."""
     tensors = {f"model.{name}": p.detach().contiguous() for name, p in learner.named_parameters()}
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{key}": value.contiguous() for key, value in state.items()}
@@ -21,9 +21,9 @@ def save_checkpoint(path: Path, learner: Learner, optimizer: torch.optim.Optimiz
 
 
 def load_checkpoint(path: Path, learner: Learner, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """Puts a checkpoint back; returns its step and the seconds spent before it."""
+    """Restores a checkpoint. Returns its step and the seconds spent before it."""
     tensors = load_file(path)
-    # Parameters that are tied have one name among the parameters, so each is there once.
+    # `named_parameters` lists tied parameters once, so the file does too.
     with torch.no_grad():
         for name, parameter in learner.named_parameters():
             parameter.copy_(tensors[f"model.{name}"])
@@ -34,5 +34,5 @@ def load_checkpoint(path: Path, learner: Learner, optimizer: torch.optim.Optimiz
             state.setdefault(int(i), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     with safe_open(path, "pt") as file:
-        told = file.metadata()
-    return int(told["step"]), float(told["seconds"])
+        metadata = file.metadata()
+    return int(metadata["step"]), float(metadata["seconds"])

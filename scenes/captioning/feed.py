@@ -1,4 +1,4 @@
-"""Batches of pictures with freshly made captions and the training heads' targets."""
+"""Batches of pictures with newly generated captions and targets of the auxiliary heads."""
 
 from random import Random
 from typing import Any
@@ -15,26 +15,26 @@ from scenes.grammar import caption
 from scenes.predicates import PREDICATES
 
 KNOWN_SCENES = 5_000
-"""The relations head knows the triplets of this many scenes; rarer ones have no output."""
+"""The relation head has an output for each triplet in this many scenes; rarer triplets have none."""
 PEOPLE = ("man", "woman", "boy", "girl")
 PARTS = (*WORLD_CATEGORIES, *PEOPLE, *(f"{p} subject" for p in PREDICATES), *(f"{p} object" for p in PREDICATES))
 
 
 def triplet(scene: dict[str, Any], relation: list[Any]) -> tuple[str, str, str]:
-    """A described scene's relation by categories."""
+    """Returns a relation of a scene's description as (subject category, predicate, object category)."""
     subject, predicate, target = relation
     return scene["objects"][subject][0], predicate, scene["objects"][target][0]
 
 
 def normalised(pictures: np.ndarray) -> Tensor:
-    """(B, SIDE, SIDE, 3) uint8 to (B, 3, SIDE, SIDE), as BLIP's image processor does."""
+    """Normalises (B, SIDE, SIDE, 3) uint8 to (B, 3, SIDE, SIDE) floats like BLIP's image processor."""
     like = BlipImageProcessor()
     mean, std = (torch.tensor(v)[:, None, None] * 255 for v in (like.image_mean, like.image_std))
     return (torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2).float() - mean) / std
 
 
 class Feed:
-    """`batch(step)` is the same whenever it is asked for, so training goes on where it stopped."""
+    """Batches by step number. `batch(step)` is deterministic, so training can resume at any step."""
 
     def __init__(self, cache: PictureCache, seed: int, batch: int, captions: int) -> None:
         self.cache, self.seed, self.size, self.captions = cache, seed, batch, captions
@@ -45,7 +45,7 @@ class Feed:
         self.part = {name: i for i, name in enumerate(PARTS)}
 
     def batch(self, step: int) -> dict[str, Tensor]:
-        """What `Learner.forward` takes; each picture is mirrored by chance, which no relation minds."""
+        """Returns the input of `Learner.forward`. Mirrors pictures at random, which keeps all relations true."""
         count = len(self.cache.scenes)
         epoch, at = divmod(step, count // self.size)
         order = np.random.default_rng((self.seed, epoch)).permutation(count)
@@ -73,7 +73,7 @@ class Feed:
         }
 
     def _captions(self, scenes: list[dict[str, Any]], rng: Random) -> dict[str, Tensor]:
-        """Each picture's captions in one row; a token sees its own caption's earlier tokens alone."""
+        """Packs each picture's captions into one row. A token attends to earlier tokens of its own caption only."""
         rows: list[tuple[list[int], list[int], list[int], list[int]]] = []
         for scene in scenes:
             tokens: list[int] = []
@@ -100,7 +100,7 @@ class Feed:
         return {"tokens": tokens_BL, "targets": targets_BL, "places": places_BL, "mask": mask}
 
     def _parts(self, scene: dict[str, Any], mirrored: bool) -> np.ndarray:
-        """(GRID * GRID, parts): the share of each patch that boxes cover, for what is in them and what that does."""
+        """Returns (GRID * GRID, parts): how much of each patch the boxes of each category and each role cover."""
         out = np.zeros((len(PARTS), GRID, GRID), dtype=np.float32)
         edges = np.arange(GRID)
         roles = [[o[0], *([o[1]] if o[1] in PEOPLE else [])] for o in scene["objects"]]
@@ -111,7 +111,7 @@ class Feed:
             x = 1 - x - w if mirrored else x
             across = np.clip(np.minimum(edges + 1, (x + w) * GRID) - np.maximum(edges, x * GRID), 0, 1)
             down = np.clip(np.minimum(edges + 1, (y + h) * GRID) - np.maximum(edges, y * GRID), 0, 1)
-            # A box seldom fills its edge patches; the lift keeps small things from counting for nothing.
+            # Boxes rarely fill the patches at their edges; the factor keeps small objects from being lost.
             cover = np.minimum(1.0, 1.5 * down[:, None] * across[None])
             for name in names:
                 plane = out[self.part[name]]

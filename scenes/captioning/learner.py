@@ -1,4 +1,4 @@
-"""The captioner with two heads that it needs for learning alone."""
+"""The captioner with two auxiliary heads for training."""
 
 import torch
 from torch import Tensor, nn
@@ -7,13 +7,13 @@ from torch.nn import functional as F
 from scenes.captioning.model import fresh_model
 
 ONE_PART, ONE_RELATION = 10.0, 10.0
-"""Weights of the heads' losses, which are means over many mostly empty outputs."""
+"""Weights of the heads' losses. They are large because these losses are means over mostly empty outputs."""
 
 
 class Learner(nn.Module):
-    """B pictures, N patches, L tokens of all captions of a picture in a row, T parts, R relations.
+    """Captioner and heads. One predicts the categories and roles in each patch, the other the picture's relations.
 
-    One head tells of each patch what it shows and which part that plays; the other, which relations the picture holds.
+    Shapes: B pictures, N patches, L tokens of all captions of a picture in a row, T parts, R relations.
     """
 
     def __init__(self, parts: int, relations: int) -> None:
@@ -26,8 +26,8 @@ class Learner(nn.Module):
             nn.init.constant_(head.bias, -3.5)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The losses by name, from pixels (B, 3, SIDE, SIDE), tokens, places and targets (B, L; -1 where nothing is
-        taught), mask (B, 1, L, L), parts (B, N, T) and relations (B, R)."""  # fmt: skip
+        """Returns the losses by name, from pixels (B, 3, SIDE, SIDE), tokens, places and targets (B, L; target -1 is
+        ignored), mask (B, 1, L, L), parts (B, N, T) and relations (B, R)."""  # fmt: skip
         seen_BND = self.captioner.vision_model(pixel_values=batch["pixels"]).last_hidden_state
         decoder = self.captioner.text_decoder
         hidden_BLD = decoder.bert(
@@ -44,7 +44,7 @@ class Learner(nn.Module):
         return losses
 
     def groups(self, decay: float) -> list[dict[str, object]]:
-        """Parameters for an optimizer: matrices decay, biases and norms do not."""
+        """Returns parameter groups for an optimizer. Weight decay applies to matrices, not to biases and norms."""
         parameters: list[torch.nn.Parameter] = list(self.parameters())
         return [
             {"params": [p for p in parameters if p.dim() > 1], "weight_decay": decay},

@@ -1,4 +1,4 @@
-"""What a captioner's draws state, against the planted truth, by the grammar's own reader."""
+"""Evaluates a captioner's captions against the planted relations, with the grammar's own reader."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ AT_ONCE = 25
 
 @torch.no_grad()
 def draw_captions(model: BlipForConditionalGeneration, pixels: Tensor, draws: int = DRAWS) -> list[list[str]]:
-    """Nucleus draws of each picture as BLIP's authors make them: prompt, p = 0.9, 5 to 20 tokens with the prompt."""
+    """Samples captions of each picture like BLIP's authors: prompt, nucleus p = 0.9, 5 to 20 tokens with the prompt."""
     vocabulary = words()
     prompt = [DEC, *(vocabulary.index(w) for w in PROMPT.split())]
     out: list[list[str]] = []
@@ -37,20 +37,20 @@ def draw_captions(model: BlipForConditionalGeneration, pixels: Tensor, draws: in
 
 
 def judge_captions(scenes: Sequence[dict[str, Any]], drawn: Sequence[Sequence[str]]) -> dict[str, float]:
-    """`precision`: share of stated triplets that are true; `recall`: share of planted ones that some draw states;
-    `silent`: share of captions that state none."""  # fmt: skip
+    """Returns `precision`, the share of stated triplets that are true; `recall`, the share of planted triplets that
+    some caption states; and `silent`, the share of captions that state none."""  # fmt: skip
     stated = true = planted = found = silent = texts_read = 0
     for scene, texts in zip(scenes, drawn, strict=True):
         truth = {triplet(scene, r) for r in scene["relations"]}
         holds = truth | {(o, p, s) for s, p, o in truth if p in SYMMETRIC}
-        said_here = set()
+        stated_here = set()
         for text in texts:
-            said = read(text)
+            triplets = read(text)
             texts_read += 1
-            silent += not said
-            stated += len(said)
-            true += len(said & holds)
-            said_here |= said | {(o, p, s) for s, p, o in said if p in SYMMETRIC}
+            silent += not triplets
+            stated += len(triplets)
+            true += len(triplets & holds)
+            stated_here |= triplets | {(o, p, s) for s, p, o in triplets if p in SYMMETRIC}
         planted += len(truth)
-        found += len(truth & said_here)
+        found += len(truth & stated_here)
     return {"precision": true / max(1, stated), "recall": found / planted, "silent": silent / texts_read}

@@ -1,4 +1,4 @@
-"""The small captioner: transformers' BLIP at a size that trains on a CPU, with a word-level vocabulary of its own."""
+"""The small captioner: transformers' BLIP, small enough to train on a CPU, with its own word-level vocabulary."""
 
 import json
 import math
@@ -20,12 +20,12 @@ GRID = SIDE // PATCH
 
 
 def words() -> list[str]:
-    """The vocabulary in the order of its ids."""
+    """Returns the vocabulary in the order of its ids."""
     return [*SPECIAL, *sorted({*vocabulary(WORLD_CATEGORIES, list(NAMED)), *PROMPT.split()})]
 
 
 def configuration() -> BlipConfig:
-    """BLIP's configuration at this size: 2.3 million parameters."""
+    """Returns BLIP's configuration at this size, 2.3 million parameters."""
     return BlipConfig(
         text_config={
             "vocab_size": len(words()), "hidden_size": 160, "num_hidden_layers": 2, "num_attention_heads": 5,
@@ -42,10 +42,10 @@ def configuration() -> BlipConfig:
 
 
 def fresh_model(seed: int = 0) -> BlipForConditionalGeneration:
-    """An untrained captioner.
+    """Returns an untrained captioner.
 
-    transformers draws BLIP's vision weights with a deviation of 1e-10, which learns nothing, so all are drawn anew:
-    linear layers with 0.02-like scales, patches as cosine waves, patch places as sine waves.
+    transformers initialises BLIP's vision weights with a deviation of 1e-10, from which it does not learn. So all
+    weights are drawn again: linear layers Xavier-uniform, patch filters as cosine waves, patch positions as sine waves.
     """
     torch.manual_seed(seed)
     model = BlipForConditionalGeneration(configuration())
@@ -65,7 +65,7 @@ def fresh_model(seed: int = 0) -> BlipForConditionalGeneration:
 
 
 def _cosine_patches(channels: int) -> torch.Tensor:
-    """(channels, 3, PATCH, PATCH): the lowest cosine waves of brightness and of two colour differences."""
+    """Returns (channels, 3, PATCH, PATCH): the lowest cosine waves of brightness and of two colour differences."""
     n = torch.arange(PATCH) + 0.5
     waves = torch.stack([torch.cos(math.pi * k * n / PATCH) * math.sqrt((2 if k else 1) / PATCH) for k in range(PATCH)])
     order = sorted(((i, j) for i in range(PATCH) for j in range(PATCH)), key=lambda ij: (ij[0] ** 2 + ij[1] ** 2, ij))
@@ -81,7 +81,7 @@ def _cosine_patches(channels: int) -> torch.Tensor:
 
 
 def _sine_places(width: int) -> torch.Tensor:
-    """(1, 1 + GRID * GRID, width): sine waves of each patch's row and column."""
+    """Returns (1, 1 + GRID * GRID, width): sine waves of each patch's row and column."""
     quarter = width // 4
     rates = torch.exp(-math.log(40.0) * torch.arange(quarter) / quarter)
     ys, xs = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
@@ -91,14 +91,14 @@ def _sine_places(width: int) -> torch.Tensor:
 
 
 def processor(vocabulary_file: Path) -> BlipProcessor:
-    """Image processor and tokenizer as BLIP's, at this captioner's size."""
+    """Returns BLIP's image processor and tokenizer at this captioner's size."""
     images = BlipImageProcessor(size={"height": SIDE, "width": SIDE})
     tokenizer = BertTokenizer(str(vocabulary_file), do_lower_case=True, model_max_length=32)
     return BlipProcessor(images, tokenizer)  # type: ignore[no-untyped-call]
 
 
 def export(model: BlipForConditionalGeneration, folder: Path) -> None:
-    """Writes the folder that `from_pretrained` reads: half-precision weights, configuration, vocabulary, processors."""
+    """Writes a folder for `from_pretrained`: half-precision weights, configuration, vocabulary and processors."""
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary_file = folder / "vocab.txt"
     vocabulary_file.write_text("\n".join(words()) + "\n")
@@ -110,7 +110,7 @@ def export(model: BlipForConditionalGeneration, folder: Path) -> None:
     # Older releases of transformers look for the image processor by this name.
     made.image_processor.save_pretrained(folder)
     vocabulary_file.write_text("\n".join(words()) + "\n")
-    # Loaded in single precision by default: half precision is for the file, CPUs compute in float32.
+    # Only the file is in half precision: loading defaults to float32, in which CPUs compute.
     path = folder / "config.json"
     settings = json.loads(path.read_text())
     settings["dtype"] = "float32"

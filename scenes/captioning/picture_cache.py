@@ -1,4 +1,4 @@
-"""Training pictures drawn once: a memory-mapped array of small pictures and one JSON line a scene."""
+"""Caches training pictures as a memory-mapped array of small pictures, with one JSON line per scene."""
 
 import json
 from concurrent.futures import ProcessPoolExecutor
@@ -14,17 +14,17 @@ from scenes.scene import Scene
 from scenes.world import make_scene
 
 SIDE = 160
-"""Pictures are squeezed to SIDE x SIDE pixels, bicubic, as the captioner's image processor does."""
+"""Pictures are resized to SIDE x SIDE pixels, bicubic, like in the captioner's image processor."""
 CHUNK = 500
 
 
 def squeezed(scene: Scene) -> np.ndarray:
-    """The scene's picture as (SIDE, SIDE, 3) uint8."""
+    """Renders a scene as (SIDE, SIDE, 3) uint8."""
     return np.asarray(render(scene).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
 def description(scene: Scene) -> dict[str, Any]:
-    """What captions and training targets are made from; boxes as shares of the picture's width and height."""
+    """Describes a scene for captions and training targets. Boxes are shares of the picture's width and height."""
     w, h = scene.width, scene.height
     return {
         "seed": scene.seed,
@@ -57,7 +57,7 @@ class PictureCache:
 
     @classmethod
     def open(cls, folder: Path, seed: int, count: int, processes: int = 2) -> "PictureCache":
-        """Opens the cache of a seed's first `count` scenes, drawing it first where it is missing."""
+        """Opens the cache of a seed's first `count` scenes. Draws the pictures first if the cache does not exist."""
         stem = folder / f"scenes-{seed}-{count}"
         array, lines = stem.with_suffix(".npy"), stem.with_suffix(".jsonl")
         if not lines.exists():
@@ -68,7 +68,7 @@ class PictureCache:
 
 
 def _draw(array: Path, lines: Path, seed: int, count: int, processes: int) -> None:
-    """Draws what is missing; goes on after the last whole chunk of an interrupted run."""
+    """Draws the pictures. Resumes after the last complete chunk of an interrupted run."""
     aside = lines.with_suffix(".part")
     done = aside.read_text().splitlines() if aside.exists() and array.exists() else []
     done = done[: len(done) // CHUNK * CHUNK]

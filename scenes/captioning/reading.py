@@ -1,4 +1,4 @@
-"""Reads the captions of the grammar's own kind back into planted terms: a quick measure while the captioner trains."""
+"""Parses captions of the grammar back to planted triplets, as a quick measure during the captioner's training."""
 
 import re
 from functools import cache
@@ -30,7 +30,7 @@ def _lexicon() -> tuple[re.Pattern[str], dict[str, tuple[str, str]]]:
 
 
 def read(caption: str) -> set[Triplet]:
-    """Stated (subject category, predicate, object category), active voice."""
+    """Returns the stated (subject category, predicate, object category), in active voice."""
     pattern, entries = _lexicon()
     items = [entries[m.group(1)] for m in pattern.finditer(caption)]
     stated: set[Triplet] = set()

@@ -1,1 +1,1 @@
-"""How each category looks: functions that draw one figure with a pen, in units of an adult's height."""
+"""Functions that draw one figure of each category with a pen, in units of an adult's height."""

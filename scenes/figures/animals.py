@@ -1,4 +1,4 @@
-"""Animals from the side: one body plan with each species' own parts, standing, grazing or lying; and a bird."""
+"""Draws animals from the side: four-legged ones by a common body plan, standing, grazing or lying, and a bird."""
 
 from dataclasses import dataclass
 from random import Random
@@ -11,7 +11,7 @@ EYE: Colour = (15, 15, 20)
 
 @dataclass(frozen=True)
 class Build:
-    """Proportions in units of an adult's height."""
+    """Proportions of a species, in units of an adult's height."""
 
     length: float
     back: float
@@ -21,7 +21,7 @@ class Build:
     leg: float
     """Thickness of a leg."""
     neck: tuple[float, float]
-    """Head's centre from the front end of the body: ahead, above the back."""
+    """Centre of the head relative to the front end of the back: (ahead, above)."""
     head: float
     colours: tuple[str, ...]
 
@@ -40,13 +40,13 @@ BIRDS = ("blue", "red", "yellow", "black")
 
 
 def animal_colour(rng: Random, species: str) -> tuple[str, Colour]:
-    """A colour that the species comes in: its name and value."""
+    """Picks a colour of the species. Returns its name and value."""
     name = rng.choice(BIRDS if species == "bird" else BUILDS[species].colours)
     return name, varied(rng, NAMED[name], 10)
 
 
 def animal(pen: Pen, species: str, colour: Colour, pose: str = "stand") -> tuple[float, float]:
-    """Draws the animal around x = 0 with its feet at y = 0; pose is stand, graze or lie. Returns its mouth."""
+    """Draws an animal around x = 0, feet at y = 0. `pose` is stand, graze or lie. Returns its mouth's position."""
     b = BUILDS[species]
     half = b.length / 2
     lying = pose == "lie"
@@ -152,7 +152,7 @@ def _head(pen: Pen, species: str, x: float, y: float, r: float, colour: Colour, 
 
 
 def bird(pen: Pen, colour: Colour) -> None:
-    """A bird on its feet at y = 0."""
+    """Draws a bird that stands on y = 0."""
     for x in (-0.015, 0.035):
         pen.line([(x, 0.07), (x, 0.0)], 0.018, (200, 130, 40))
     pen.polygon([(-0.07, 0.13), (-0.21, 0.19), (-0.2, 0.11), (-0.08, 0.08)], shaded(colour, 0.65))

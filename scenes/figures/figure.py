@@ -1,4 +1,4 @@
-"""One way to draw anything but a person: by category name."""
+"""Draws any figure except a person by its category name."""
 
 from collections.abc import Callable
 from random import Random
@@ -32,7 +32,7 @@ COLOURS: dict[str, tuple[str, ...]] = {
 
 
 def pick_colour(rng: Random, category: str) -> tuple[str, Colour]:
-    """A colour that the category comes in: its name and value."""
+    """Picks a colour of the category. Returns its name and value."""
     if category in BUILDS or category == "bird":
         return animal_colour(rng, category)
     name = rng.choice(COLOURS[category])
@@ -40,7 +40,7 @@ def pick_colour(rng: Random, category: str) -> tuple[str, Colour]:
 
 
 def draw(pen: Pen, category: str, colour: Colour, pose: str = "stand") -> None:
-    """Draws a figure; `pose` matters to animals alone."""
+    """Draws a figure. `pose` applies to animals only."""
     if category in BUILDS:
         animal(pen, category, colour, pose)
     elif category == "bird":

@@ -1,4 +1,4 @@
-"""Furniture standing on y = 0 around x = 0; SURFACES gives what can be sat on or put on."""
+"""Draws furniture around x = 0, standing on y = 0. SURFACES lists where other figures can sit or rest."""
 
 from scenes.colours import shaded
 from scenes.ink import Colour, Pen
@@ -14,7 +14,7 @@ SURFACES: dict[str, tuple[float, float, float]] = {
 
 
 def chair(pen: Pen, colour: Colour) -> None:
-    """A chair from the side; the seat faces ahead."""
+    """A chair from the side, facing ahead."""
     dark = shaded(colour, 0.75)
     for x in (-0.16, 0.14):
         pen.line([(x, 0.3), (x, 0.0)], 0.05, dark)
@@ -47,7 +47,7 @@ def couch(pen: Pen, colour: Colour) -> None:
 
 
 def bed(pen: Pen, colour: Colour) -> None:
-    """A bed from the side, its head behind."""
+    """A bed from the side, with its head end behind."""
     wood = (125, 85, 50)
     pen.rect(-0.7, 0.0, -0.62, 0.62, wood)
     pen.rect(0.66, 0.0, 0.73, 0.4, wood)

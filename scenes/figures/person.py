@@ -1,4 +1,4 @@
-"""People: upright, seated, astride, kicking, lying; arms that reach; a head seen from the front or from the side."""
+"""Draws people: upright, seated, astride, kicking or lying, with arms that reach, and a head from the front or side."""
 
 from dataclasses import dataclass
 from random import Random
@@ -16,7 +16,7 @@ SHOULDER = 0.72
 
 @dataclass(frozen=True)
 class Looks:
-    """What makes a person recognisable: kind, colours, size."""
+    """A person's kind, colours and size."""
 
     kind: str
     skin: Colour
@@ -28,7 +28,7 @@ class Looks:
 
 
 def draw_looks(rng: Random) -> Looks:
-    """Random looks."""
+    """Draws random looks."""
     kind = rng.choice(KINDS)
     shirt_name = rng.choice(("red", "blue", "green", "yellow", "orange", "purple", "pink", "white", "black"))
     trousers = varied(rng, NAMED[rng.choice(("blue", "black", "gray", "brown"))])
@@ -50,7 +50,7 @@ def _leg(pen: Pen, points: list[Point], colour: Colour) -> None:
 
 
 def legs(pen: Pen, looks: Looks, pose: str, hip: float = HIP) -> None:
-    """Legs for a pose: stand, walk, sit, ride, kick. The hip is at (0, hip); feet reach the ground unless riding."""
+    """Draws the legs of a pose: stand, walk, sit, ride, kick. The hip is at (0, hip). Only `ride` has no foot down."""
     skirt = looks.kind in ("woman", "girl")
     colour = looks.skin if skirt else looks.trousers
     far = shaded(colour, 0.86)
@@ -70,11 +70,11 @@ def legs(pen: Pen, looks: Looks, pose: str, hip: float = HIP) -> None:
     elif pose == "ride":
         _leg(pen, [(0.0, hip), (0.11, hip - 0.14), (0.07, hip - 0.32)], colour)
     else:
-        raise ValueError(f"no such pose: {pose}")
+        raise ValueError(f"pose {pose!r}: unknown; use stand, walk, kick, sit or ride")
 
 
 def trunk(pen: Pen, looks: Looks, hip: float = HIP, skirt: bool = True) -> None:
-    """Torso with the shirt or dress, from the hip to the shoulders."""
+    """Draws the torso with the shirt or dress, from the hip to the shoulders."""
     top = hip + 0.32
     if looks.kind in ("woman", "girl") and skirt:
         pen.polygon([(-0.12, top), (0.12, top), (0.2, hip - 0.1), (-0.2, hip - 0.1)], looks.shirt)
@@ -84,7 +84,7 @@ def trunk(pen: Pen, looks: Looks, hip: float = HIP, skirt: bool = True) -> None:
 
 
 def arm(pen: Pen, looks: Looks, hand: Point, hip: float = HIP, side: int = 1, bend: float = 0.0) -> None:
-    """An arm from the shoulder on a side (1 ahead, -1 behind) to the hand; `bend` lowers the elbow."""
+    """Draws an arm from the shoulder on a side (1 ahead, -1 behind) to the hand. `bend` lowers the elbow."""
     x, y = side * 0.12, hip + 0.28
     elbow = ((x + hand[0]) / 2, (y + hand[1]) / 2 - bend)
     sleeve = shaded(looks.shirt, 0.8)
@@ -94,7 +94,7 @@ def arm(pen: Pen, looks: Looks, hand: Point, hip: float = HIP, side: int = 1, be
 
 
 def head(pen: Pen, looks: Looks, hip: float = HIP, profile: bool = False, x: float = 0.0) -> None:
-    """Head on the shoulders; from the front with two eyes, or from the side with a nose, turned ahead."""
+    """Draws the head on the shoulders, from the front with two eyes or in profile with a nose, facing ahead."""
     y = hip + 0.45
     long_hair = looks.kind in ("woman", "girl")
     pen.rect(x - 0.04, hip + 0.3, x + 0.04, y, shaded(looks.skin, 0.9))
@@ -126,7 +126,7 @@ def head(pen: Pen, looks: Looks, hip: float = HIP, profile: bool = False, x: flo
 
 
 def lying(pen: Pen, looks: Looks) -> None:
-    """A person on the back, head at x = 0, feet ahead at x = 0.9, resting on y = 0."""
+    """Draws a person lying on the back on y = 0, with the head at x = 0 and the feet ahead at x = 0.9."""
     pen.line([(0.4, 0.085), (0.86, 0.07)], 0.1, looks.trousers)
     pen.ellipse(0.89, 0.09, 0.035, 0.06, SHOE)
     pen.polygon([(0.13, 0.02), (0.13, 0.17), (0.45, 0.16), (0.47, 0.02)], looks.shirt)

@@ -1,11 +1,11 @@
-"""Things to hold, carry, wear or put down. Each is drawn around x = 0, resting on y = 0 unless said otherwise."""
+"""Draws things to hold, carry, wear or put down, around x = 0 and resting on y = 0 unless stated otherwise."""
 
 from scenes.colours import shaded
 from scenes.ink import Colour, Pen
 
 
 def umbrella(pen: Pen, colour: Colour) -> None:
-    """Open, with its grip at (0, 0) and the canopy's top at y = 0.72."""
+    """An open umbrella with its grip at (0, 0) and the top of its canopy at y = 0.72."""
     pen.line([(0, -0.05), (0, 0.68)], 0.03, (90, 70, 55))
     pen.polygon(
         [(-0.4, 0.42), (-0.32, 0.58), (-0.18, 0.68), (0, 0.72), (0.18, 0.68), (0.32, 0.58), (0.4, 0.42), (0.27, 0.46),
@@ -15,7 +15,7 @@ def umbrella(pen: Pen, colour: Colour) -> None:
 
 
 def backpack(pen: Pen, colour: Colour) -> None:
-    """A backpack that stands."""
+    """An upright backpack."""
     pen.rect(-0.11, 0.0, 0.11, 0.24, colour)
     pen.ellipse(0, 0.24, 0.11, 0.07, colour)
     pen.rect(-0.075, 0.02, 0.075, 0.12, shaded(colour, 0.65))
@@ -60,7 +60,7 @@ def cup(pen: Pen, colour: Colour) -> None:
 
 
 def tie(pen: Pen, colour: Colour) -> None:
-    """Hangs down from (0, 0) to y = -0.3."""
+    """A tie that hangs down from (0, 0) to y = -0.3."""
     pen.polygon([(-0.06, 0.0), (0.06, 0.0), (0.04, -0.06), (-0.04, -0.06)], shaded(colour, 0.75))
     pen.polygon([(-0.04, -0.06), (0.04, -0.06), (0.085, -0.24), (0, -0.32), (-0.085, -0.24)], colour)
 
@@ -73,7 +73,7 @@ def laptop(pen: Pen, colour: Colour) -> None:
 
 
 def tv(pen: Pen, colour: Colour) -> None:
-    """On a stand, with a screen that shows something."""
+    """A TV on a stand, with a picture on its screen."""
     pen.rect(-0.18, 0.0, 0.18, 0.04, (50, 50, 54))
     pen.rect(-0.03, 0.0, 0.03, 0.14, (50, 50, 54))
     pen.rect(-0.34, 0.12, 0.34, 0.56, (28, 28, 32))
@@ -82,7 +82,7 @@ def tv(pen: Pen, colour: Colour) -> None:
 
 
 def apple(pen: Pen, colour: Colour) -> None:
-    """An apple with its leaf."""
+    """An apple with a leaf."""
     pen.ellipse(-0.03, 0.075, 0.065, 0.075, colour)
     pen.ellipse(0.03, 0.075, 0.065, 0.075, colour)
     pen.line([(0, 0.13), (0.02, 0.19)], 0.022, (90, 60, 30))

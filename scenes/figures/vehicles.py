@@ -1,4 +1,4 @@
-"""Vehicles from the side, standing on y = 0 around x = 0."""
+"""Draws vehicles from the side, around x = 0 and standing on y = 0."""
 
 from scenes.colours import shaded
 from scenes.ink import Colour, Pen
@@ -38,7 +38,7 @@ def bus(pen: Pen, colour: Colour) -> None:
 
 
 def bicycle(pen: Pen, colour: Colour) -> tuple[float, float]:
-    """Returns the height of the saddle and of the handlebar."""
+    """A bicycle. Returns the heights of its saddle and handlebar."""
     for x in (-0.27, 0.27):
         pen.ring(x, 0.19, 0.19, 0.032, TYRE)
         pen.ellipse(x, 0.19, 0.03, 0.03, METAL)
@@ -51,7 +51,7 @@ def bicycle(pen: Pen, colour: Colour) -> tuple[float, float]:
 
 
 def motorcycle(pen: Pen, colour: Colour) -> tuple[float, float]:
-    """Returns the height of the saddle and of the handlebar."""
+    """A motorcycle. Returns the heights of its saddle and handlebar."""
     for x in (-0.31, 0.31):
         pen.ellipse(x, 0.155, 0.155, 0.155, TYRE)
         pen.ellipse(x, 0.155, 0.07, 0.07, METAL)

@@ -1,4 +1,4 @@
-"""Made scenes written as public data sets: COCO, Objects365, Visual Genome and HICO-DET."""
+"""Writes synthetic scenes in the layouts of COCO, Objects365, Visual Genome and HICO-DET."""
 
 from scenes.formats.folders import SceneFolders
 from scenes.formats.write import write_scenes

@@ -1,4 +1,4 @@
-"""COCO's instances JSON, Objects365's variant of it, and planted relations as pairs of boxes."""
+"""Converts scenes to COCO's instances JSON, Objects365's variant of it, and planted relations as pairs of boxes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ SUPER = {
 
 
 def instances(images: Sequence[Written]) -> dict[str, Any]:
-    """COCO's layout. A figure's outline is given as its box, its area as the box's."""
+    """Returns COCO's layout. Segmentation and area are those of the bounding box."""
     annotations: list[dict[str, Any]] = []
     for image in images:
         for (category, _, _), (x, y, w, h) in zip(image.things, image.boxes, strict=True):
@@ -41,7 +41,7 @@ def instances(images: Sequence[Written]) -> dict[str, Any]:
 
 
 def objects365(images: Sequence[Written]) -> dict[str, Any]:
-    """Objects365's layout: capitalised names, ids that count from 1, the flags isfake and isreflected."""
+    """Returns Objects365's layout: capitalised names, consecutive ids from 1, the flags isfake and isreflected."""
     numbers = {name: i for i, name in enumerate(COCO_CATEGORIES, start=1)}
     content = instances(images)
     by_id = {number: name for name, number in COCO_CATEGORIES.items()}
@@ -54,7 +54,7 @@ def objects365(images: Sequence[Written]) -> dict[str, Any]:
 
 
 def pairs(images: Sequence[Written]) -> list[dict[str, Any]]:
-    """[{image_id, relations: [{subject, subject_box, predicate, object, object_box}]}], boxes as [x1, y1, x2, y2]."""
+    """Lists {image_id, relations: [{subject, subject_box, predicate, object, object_box}]}; boxes: [x1, y1, x2, y2]."""
     out = []
     for image in images:
         corners = [[x, y, x + w, y + h] for x, y, w, h in image.boxes]

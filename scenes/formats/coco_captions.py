@@ -1,4 +1,4 @@
-"""COCO's captions JSON: five true sentences an image."""
+"""Generates COCO's captions JSON with five true captions per image."""
 
 from collections.abc import Sequence
 from random import Random
@@ -12,7 +12,7 @@ CAPTIONS = 5
 
 
 def captions(images: Sequence[Written], seed: int) -> dict[str, Any]:
-    """COCO's layout; an image's sentences depend on the seed and its id alone."""
+    """Returns COCO's layout. An image's captions depend on the seed, its id and its scene only."""
     annotations: list[dict[str, Any]] = []
     for image in images:
         rng = Random(f"captions/{seed}/{image.image_id}")

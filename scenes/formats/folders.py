@@ -1,4 +1,4 @@
-"""Where a written set of scenes keeps its files."""
+"""File layout of a written set of scenes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class SceneFolders:
-    """Paths below the root; a part with no images has no files."""
+    """Paths below the root. Files of a part exist only if it has images."""
 
     root: Path
 
     @property
     def stamp(self) -> Path:
-        """The settings that the set was written with; present only when all is written."""
+        """Settings of the set. The file exists only once the set is complete."""
         return self.root / "scenes.json"
 
     @property
@@ -27,12 +27,12 @@ class SceneFolders:
 
     @property
     def coco_captions(self) -> Path:
-        """Five captions an image."""
+        """Five captions per image."""
         return self.root / "coco" / "annotations" / "captions_train.json"
 
     @property
     def coco_relations(self) -> Path:
-        """The planted relations as pairs of boxes."""
+        """Planted relations as pairs of boxes."""
         return self.root / "coco" / "annotations" / "relations_train.json"
 
     @property
@@ -42,12 +42,12 @@ class SceneFolders:
 
     @property
     def objects365_instances(self) -> Path:
-        """Boxes and categories, as the set names its file."""
+        """Boxes and categories, under Objects365's own file name."""
         return self.root / "objects365" / "zhiyuan_objv2_train.json"
 
     @property
     def objects365_relations(self) -> Path:
-        """The planted relations as pairs of boxes."""
+        """Planted relations as pairs of boxes."""
         return self.root / "objects365" / "relations_train.json"
 
     @property
@@ -62,12 +62,12 @@ class SceneFolders:
 
     @property
     def vg_objects(self) -> Path:
-        """All objects, those in no relation too."""
+        """All objects, including those without a relation."""
         return self.root / "vg" / "objects.json"
 
     @property
     def vg_image_data(self) -> Path:
-        """Images' sizes."""
+        """Image sizes."""
         return self.root / "vg" / "image_data.json"
 
     @property
@@ -82,10 +82,10 @@ class SceneFolders:
 
     @property
     def hico_verbs(self) -> Path:
-        """A list of verb names; ids count from 1."""
+        """List of verb names, whose ids count from 1."""
         return self.root / "hico" / "verbs.json"
 
     @property
     def hico_objects(self) -> Path:
-        """Object name to id."""
+        """Object name -> id."""
         return self.root / "hico" / "objects.json"

@@ -1,8 +1,8 @@
-"""HICO-DET's ground truth in the layout that RLIPv2's authors read, for subjects of any category.
+"""Converts scenes to HICO-DET ground truth in the layout of RLIPv2's authors, with subjects of any category.
 
 A list of images: {file_name, img_id, width, height, annotations: [{bbox: [x1, y1, x2, y2], category_id}],
-hoi_annotation: [{subject_id, object_id, category_id}]}. subject_id and object_id count an image's annotations from 0;
-the category_id of a box is COCO's, that of a relation counts the verb list from 1.
+hoi_annotation: [{subject_id, object_id, category_id}]}. subject_id and object_id index an image's annotations from 0.
+The category_id of a box is COCO's, that of a relation is an index into the verb list from 1.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from scenes.predicates import PREDICATES
 
 
 def ground_truth(images: Sequence[Written]) -> list[dict[str, Any]]:
-    """Every planted relation, symmetric ones in both orders."""
+    """Returns the list of images with all planted relations, symmetric ones in both orders."""
     verbs = {name: i for i, name in enumerate(PREDICATES, start=1)}
     out = []
     for image in images:

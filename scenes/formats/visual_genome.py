@@ -1,4 +1,4 @@
-"""Visual Genome's relationships, objects and image_data, in words as varied as annotators'."""
+"""Converts scenes to Visual Genome's relationships, objects and image_data, with varied wording like annotators'."""
 
 from collections.abc import Sequence
 from random import Random
@@ -22,13 +22,13 @@ SURFACES: dict[str, tuple[str, ...]] = {
     "kicking": ("kicking", "kicking", "kicks"),
     "eating": ("eating", "eating", "eats"),
 }
-"""Planted predicate -> what annotators write for it."""
+"""Planted predicate -> wordings of annotators."""
 PARTICULAR = 0.25
-"""Share of people who are called man, woman, boy or girl."""
+"""Share of persons that are named man, woman, boy or girl."""
 
 
 def visual_genome(images: Sequence[Written], seed: int) -> dict[str, list[dict[str, Any]]]:
-    """The three files by name. Object and relationship ids are unique over all images."""
+    """Returns the three files by name. Object and relationship ids are unique over all images."""
     relationships, objects, image_data = [], [], []
     object_id = relationship_id = 0
     for image in images:
@@ -52,5 +52,5 @@ def visual_genome(images: Sequence[Written], seed: int) -> dict[str, list[dict[s
 
 
 def _named(item: dict[str, Any]) -> dict[str, Any]:
-    """Relationships give one name where objects give a list."""
+    """Converts an object entry to the end of a relationship, which has one name instead of a list."""
     return {"name": item["names"][0], **{k: v for k, v in item.items() if k != "names"}}

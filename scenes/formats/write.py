@@ -1,4 +1,4 @@
-"""Writes a set of made scenes in public formats, aside first, so that a folder with a stamp is a whole one."""
+"""Writes a set of synthetic scenes to a temporary folder and renames it, so that a folder with a stamp is complete."""
 
 import json
 import multiprocessing
@@ -22,24 +22,24 @@ from scenes.settings import SceneSettings
 from scenes.world import make_scene
 
 LAYOUT = 1
-"""Raised when the same settings would give other bytes."""
+"""Increased when the same settings would give other bytes."""
 PARTS = {"coco": 1, "objects365": 2, "vg": 3, "hico": 4}
 CHUNK = 25
 PATCH = 500
-"""Images in each of Objects365's patch folders."""
+"""Images per patch folder of Objects365."""
 
 Progress = Callable[[int, int], None]
 
 
 def part_seed(settings: SceneSettings, part: str) -> int:
-    """The seed of a part's scenes: never a multiple of ten, which the captioner's training seeds are."""
+    """Returns the seed of a part's scenes. It is never a multiple of ten, unlike the captioner's training seeds."""
     return settings.seed * 10 + PARTS[part]
 
 
 def write_scenes(root: Path, settings: SceneSettings, progress: Progress | None = None) -> SceneFolders:
-    """Writes the set to `root` unless it is there already with the same settings; `progress` gets (images done, all).
+    """Writes the set to `root`, unless it already exists with the same settings. `progress` gets (images done, total).
 
-    Raises FileExistsError when `root` holds something that is not a set of scenes, OSError when it can't be written.
+    Raises FileExistsError if `root` holds anything but a set of scenes, OSError if it cannot be written.
     """
     folders = SceneFolders(root)
     stamp = json.dumps({"layout": LAYOUT, "settings": settings.content()}, indent=1, sort_keys=True)
@@ -47,7 +47,7 @@ def write_scenes(root: Path, settings: SceneSettings, progress: Progress | None 
         if folders.stamp.read_text() == stamp:
             return folders
     elif root.exists() and any(root.iterdir()):
-        raise FileExistsError(f"{root}: not empty and no set of scenes; choose another folder or empty this one")
+        raise FileExistsError(f"{root}: not empty and not a set of scenes; choose another folder or empty this one")
     aside = root.parent / f".{root.name}.{os.getpid()}.part"
     shutil.rmtree(aside, ignore_errors=True)
     try:
@@ -67,7 +67,7 @@ def _write(at: SceneFolders, settings: SceneSettings, progress: Progress | None)
     images_at = {"coco": at.coco_images, "objects365": at.objects365_images, "vg": at.vg_images, "hico": at.hico_images}
     total, done = sum(counts.values()), 0
     written: dict[str, list[Written]] = {part: [] for part in counts}
-    # Spawned, not forked: the caller may hold threads and locks.
+    # Spawned, not forked, because the caller may have threads and locks.
     with ProcessPoolExecutor(settings.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         jobs = []
         for part, count in counts.items():
@@ -99,7 +99,7 @@ def _write(at: SceneFolders, settings: SceneSettings, progress: Progress | None)
 
 
 def _draw(part: str, folder: Path, seed: int, start: int, stop: int, quality: int) -> list[Written]:
-    """Draws and saves scenes start to stop of a part."""
+    """Draws and saves the scenes from `start` up to, but not including, `stop` of a part."""
     out = []
     for index in range(start, stop):
         scene = make_scene(seed, index)

@@ -1,4 +1,4 @@
-"""A scene as the writers see it, small enough to travel between processes."""
+"""The part of a scene that the writers need, small enough to send between processes."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Written:
-    """One image that lies on the disk. Boxes are (x, y, width, height) in pixels."""
+    """One image that is saved on disk. Boxes are (x, y, width, height) in pixels."""
 
     image_id: int
     file_name: str
@@ -20,11 +20,11 @@ class Written:
     """(category, noun, colour) of each object."""
     boxes: tuple[Box, ...]
     facts: tuple[tuple[int, str, int], ...]
-    """Planted relations, once each."""
+    """Planted relations as (subject index, predicate, object index), once each."""
 
     @classmethod
     def of(cls, scene: Scene, image_id: int, file_name: str) -> "Written":
-        """What the writers need of a scene."""
+        """Extracts the data of a scene."""
         return cls(
             image_id,
             file_name,
@@ -36,7 +36,7 @@ class Written:
         )
 
     def all_facts(self) -> list[tuple[int, str, int]]:
-        """Planted relations, symmetric ones in both orders."""
+        """Returns the planted relations, symmetric ones in both orders."""
         both = []
         for subject, predicate, target in self.facts:
             both.append((subject, predicate, target))

@@ -1,1 +1,1 @@
-"""How good labels are, where the truth is known."""
+"""Measures the quality of labels where the truth is known."""

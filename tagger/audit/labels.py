@@ -1,4 +1,4 @@
-"""How good are labels? Scored relations against planted or given truth, and labels made without looking alike."""
+"""Scores relations against planted or given truth, beside baselines that do not look at the image."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from tagger.relation import Relation
 
 AUDITED_RECALL = 0.8
 SYMMETRIC = frozenset({"next to"})
-"""Canonical predicates that hold both ways."""
+"""Canonical predicates that hold in both directions."""
 
 Fact = tuple[int, str, int]
 """(subject box, canonical predicate, object box)"""
@@ -17,10 +17,10 @@ Fact = tuple[int, str, int]
 
 @dataclass(frozen=True)
 class LabelCurve:
-    """Precision and recall of labels, from the highest score down; labels of equal score count together.
+    """Precision and recall of labels, from the highest score down; labels with equal scores form one point.
 
-    `scores`, `precision`, `recall`, `recall_of_all`: one entry for each distinct score. `recall` is over the truths
-    that some candidate states (`reachable`), `recall_of_all` over all `truths`.
+    `scores`, `precision`, `recall`, `recall_of_all`: one entry per distinct score. `recall` is measured over the
+    truths that at least one candidate states (`reachable`), `recall_of_all` over all `truths`.
     """
 
     labels: int
@@ -32,7 +32,7 @@ class LabelCurve:
     recall_of_all: tuple[float, ...]
 
     def average_precision(self) -> float:
-        """Area under precision over reachable recall, without interpolation; 0 without labels or truths."""
+        """Area under the curve of precision over reachable recall, not interpolated; 0 without labels or truths."""
         return _area(self.precision, self.recall)
 
     def precision_at(self, recall: float = AUDITED_RECALL) -> float:
@@ -40,32 +40,32 @@ class LabelCurve:
         return _best(self.precision, self.recall, recall)
 
     def precision_at_of_all(self, recall: float = AUDITED_RECALL) -> float:
-        """As `precision_at`, with the recall over all truths; 0 if it is not reached."""
+        """Like `precision_at`, but with recall over all truths; 0 if it is not reached."""
         return _best(self.precision, self.recall_of_all, recall)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How many of the `kept` labels are among the `truths`; both counted once a fact."""
+    """How many of the `kept` labels are among the `truths`; each fact counts once."""
 
     kept: int
     truths: int
     right: int
 
     def precision(self) -> float | None:
-        """None when nothing is kept."""
+        """Share of the kept labels that are true; None when nothing is kept."""
         return self.right / self.kept if self.kept else None
 
     def recall(self) -> float | None:
-        """None when nothing is kept, as a curve without a point has none, or nothing true."""
+        """Share of the truths that are kept; None when nothing is kept (a curve without points) or nothing is true."""
         return self.right / self.truths if self.kept and self.truths else None
 
 
 @dataclass(frozen=True)
 class LabelComparison:
-    """The tagger, naive matching (every candidate with score 1), and what boxes and names alone tell (each candidate
+    """Curves of the tagger and of two baselines that ignore the pixels, on the same images and candidates.
 
-    with its prior as score), on the same images and candidates.
+    `naive`: every candidate with score 1. `prior`: every candidate with its prior, which uses boxes and names only.
     """
 
     tagger: LabelCurve
@@ -73,7 +73,7 @@ class LabelComparison:
     prior: LabelCurve
 
     def gain(self, recall: float = AUDITED_RECALL) -> float:
-        """Precision that the tagger adds to naive matching at a reachable recall of at least `recall`."""
+        """Precision that the tagger gains over naive matching at a reachable recall of at least `recall`."""
         return self.tagger.precision_at(recall) - self.naive.precision_at(recall)
 
 
@@ -83,15 +83,15 @@ def audit(
     truth: Sequence[Collection[Fact]],
     symmetric: Collection[str] = (),
 ) -> LabelComparison:
-    """Compare relations and their candidates with the truth; each argument has one entry an image.
+    """Compares relations and their candidates with the truth; each argument has one entry per image.
 
-    Predicates are canonical. A fact with a `symmetric` predicate holds both ways and counts once.
-    Raises ValueError when the arguments have different numbers of images.
+    Predicates are canonical. A fact with a `symmetric` predicate holds in both directions and counts once.
+    Raises ValueError when the arguments cover different numbers of images.
     """
     if not len(relations) == len(candidates) == len(truth):
         raise ValueError(
-            f"audit of {len(relations)} images' relations, {len(candidates)} images' candidates and {len(truth)} "
-            "images' truth: give one entry an image in each"
+            f"audit: relations for {len(relations)} images, candidates for {len(candidates)} and truth for "
+            f"{len(truth)}; give one entry per image in each"
         )
     symmetric = frozenset(symmetric)
     facts = {(image, *_unordered(fact, symmetric)) for image, given in enumerate(truth) for fact in given}
@@ -104,7 +104,7 @@ def audit(
 def agreement(
     kept: Sequence[Collection[Fact]], truth: Sequence[Collection[Fact]], symmetric: Collection[str] = ()
 ) -> Agreement:
-    """Compare kept labels with the truth, without scores; each argument has one entry an image, as in `audit`."""
+    """Compares kept labels with the truth, ignoring scores; each argument has one entry per image, as in `audit`."""
     symmetric = frozenset(symmetric)
     labels, facts = (
         {(image, *_unordered(fact, symmetric)) for image, given in enumerate(each) for fact in given}
@@ -148,7 +148,7 @@ def _curve(scored: dict[_Label, float], facts: set[_Label], proposed: Collection
 
 
 def _points(scored: dict[_Label, float], facts: set[_Label]) -> Iterator[tuple[float, int, int]]:
-    """(score, labels kept, right ones among them) after each distinct score, highest first."""
+    """Yields (score, labels kept, right labels among them) after each distinct score, highest first."""
     ranked = sorted(((score, label in facts) for label, score in scored.items()), reverse=True)
     right = 0
     for kept, (score, is_right) in enumerate(ranked, start=1):
@@ -163,7 +163,7 @@ def _area(precision: Sequence[float], recall: Sequence[float]) -> float:
 
 
 def _best(precision: Sequence[float], recall: Sequence[float], wanted: float) -> float:
-    # Recalls are quotients of counts: .8 of 5 must be reached by 4 despite rounding.
+    # Recall is a quotient of counts: 4 of 5 must reach .8 despite rounding.
     return max(
         (height for height, reached in zip(precision, recall, strict=True) if reached >= wanted - 1e-9), default=0.0
     )

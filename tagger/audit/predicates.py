@@ -1,4 +1,4 @@
-"""Which predicates are labelled well, and what the wrong labels should have said."""
+"""Scores labels per predicate, and reports what wrong labels should have stated."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ TURNED = "(the other way round)"
 
 @dataclass(frozen=True)
 class PredicateScores:
-    """Labels of one predicate. None where there is nothing to divide by."""
+    """Scores of the labels of one predicate; None where there is nothing to divide by."""
 
     predicate: str
     kept: int
     truths: int
-    """True relations that some candidate states."""
+    """True relations that at least one candidate states."""
     precision: float | None
     recall: float | None
-    """Of the reachable truths."""
+    """Recall over the reachable truths."""
     average_precision: float
     calibration_error: float
-    """Of all labels' probabilities, or of their scores where the tagger was never calibrated."""
+    """Calibration error of all labels' probabilities, or of their scores when the tagger is not calibrated."""
     instead: tuple[tuple[str, int], ...]
-    """What is true of the pairs of wrong labels, and how often, the most frequent first."""
+    """What is true of the box pairs of wrong labels, with counts, most frequent first."""
 
 
 def audit_predicates(
@@ -40,9 +40,9 @@ def audit_predicates(
     kept: Sequence[Collection[Fact]],
     symmetric: Collection[str] = (),
 ) -> tuple[PredicateScores, ...]:
-    """Scores of each predicate that is labelled or reachable, the most kept first; one entry an image in each argument.
+    """Scores each predicate that is labelled or proposed, most kept labels first; arguments have one entry per image.
 
-    `kept`: the labels that precision, recall and `instead` are of; all others are of all `relations`.
+    Precision, recall and `instead` are computed on the `kept` labels, the other scores on all `relations`.
     """
     names = {r.predicate for of_image in relations for r in of_image} | {
         pair.predicate for of_image in candidates for pair in of_image

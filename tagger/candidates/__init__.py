@@ -1,1 +1,1 @@
-"""From triplets and boxes to candidate pairs, and candidates from elsewhere."""
+"""Builds candidate pairs from triplets and boxes, or from other sources."""

@@ -1,4 +1,4 @@
-"""Candidates without captions: every predicate that Visual Genome has between two categories (spec pseudo_labels 2.6)."""
+"""Proposes Visual Genome's predicates of two categories, no captions (docs/triplets.md, Other ways to candidates)."""
 
 import json
 from collections import Counter
@@ -15,18 +15,18 @@ Table = dict[str, dict[str, list[str]]]
 
 
 class CooccurrenceError(ValueError):
-    """A table of predicates that can't be used; the message names file, place and what is allowed."""
+    """A table of predicates cannot be used; the message names the file, the position and the expected format."""
 
 
 class Cooccurrence:
-    """A source of candidates that reads no captions."""
+    """Proposes candidates without reading captions."""
 
     def __init__(self, table: Table, overlapping: bool = False) -> None:
-        """`overlapping`: boxes of a pair must intersect."""
+        """`overlapping`: the two boxes of a pair must intersect."""
         self._table, self._overlapping = table, overlapping
 
     def __call__(self, triplets: Sequence[Triplet], boxes: Sequence[Box], captions: Sequence[int] = ()) -> list[Pair]:
-        """Every ordered pair of boxes with every predicate of its categories; nobody stated them, their prior is 0."""
+        """Returns each ordered pair of boxes with each predicate of its categories; no caption states it: prior 0."""
         usable = [index for index, box in enumerate(boxes) if not box.crowd]
         numbers = Counter(boxes[index].category for index in usable)
         return [
@@ -41,9 +41,9 @@ class Cooccurrence:
 def cooccurrence_table(
     relations: Iterable[tuple[str, str, str]], categories: Collection[str], nouns: NounReader, least: int = 0
 ) -> Table:
-    """The predicates of (subject name, predicate, object name) by the categories that both names mean.
+    """Groups the predicates of (subject name, predicate, object name) by the categories that both names mean.
 
-    Names and predicates that occur fewer than `least` times are left out; predicates come by falling frequency.
+    Names and predicates that occur fewer than `least` times are left out; predicates are sorted by falling frequency.
     """
     relations = list(relations)
     predicates = Counter(predicate for _, predicate, _ in relations)
@@ -63,20 +63,20 @@ def cooccurrence_table(
 
 
 def read_cooccurrence(path: Path) -> Table:
-    """A table in the authors' JSON format. Raises CooccurrenceError."""
+    """Reads a table in the authors' JSON format. Raises CooccurrenceError when the file is missing or malformed."""
     expected = "give a JSON file {subject: {object: [predicate, ...]}}"
     try:
         table = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise CooccurrenceError(f"{path}: {error}; {expected}") from error
     if not isinstance(table, dict):
-        raise CooccurrenceError(f"{path}: a {type(table).__name__}; {expected}")
+        raise CooccurrenceError(f"{path}: holds a {type(table).__name__}; {expected}")
     for subject, by_object in table.items():
         if not isinstance(by_object, dict):
-            raise CooccurrenceError(f"{path}: {subject!r} has a {type(by_object).__name__}; {expected}")
+            raise CooccurrenceError(f"{path}: {subject!r} maps to a {type(by_object).__name__}; {expected}")
         for object_, listed in by_object.items():
             if not isinstance(listed, list) or not all(isinstance(text, str) and text for text in listed):
-                raise CooccurrenceError(f"{path}: {subject!r}, {object_!r} have {str(listed)[:80]}; {expected}")
+                raise CooccurrenceError(f"{path}: {subject!r}, {object_!r} map to {str(listed)[:80]}; {expected}")
     return table
 
 

@@ -1,4 +1,4 @@
-"""Triplets of captions to candidate pairs of boxes (spec pseudo_labels 2.5, with the pair-text link kept)."""
+"""Turns caption triplets into candidate pairs of boxes, each linked to its triplet (docs/triplets.md, Ambiguity)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from tagger.pair import Pair
 from tagger.triplet import Triplet
 
 SEVERAL = 2
-"""What a plural without a number counts for: two at least."""
+"""Assumed count of a plural without a number: at least two."""
 
 
 @dataclass
 class _Mention:
-    """What several triplets may say alike: the predicate between some of these subjects and some of these objects."""
+    """One statement of one or more triplets: a predicate between some of these subjects and some of these objects."""
 
     triplets: list[int]
     stated: dict[int, int]
-    """Caption → pairs that it counts."""
+    """Caption → number of pairs that it states."""
     subject_attributes: set[str]
     object_attributes: set[str]
 
@@ -32,14 +32,14 @@ def candidates(
     wording: Wording = canonical_predicate,
     overlapping: bool = False,
 ) -> list[Pair]:
-    """Every ordered pair of distinct boxes whose categories match a triplet's subject and object.
+    """Returns every ordered pair of distinct boxes whose categories match a triplet's subject and object.
 
-    `captions`: the number of each triplet's caption; without it every triplet counts as of a caption of its own.
-    Triplets with one predicate and the same boxes are one mention: captions repeat each other, while what
-    one caption says twice is counted twice. Crowd boxes are left out. A mention has each pair once; two mentions
-    ("a dog on a couch", "an animal on a couch") may share some. The order is by mention, then subject, then object.
+    `captions`: the caption number of each triplet; without it, each triplet counts as a separate caption.
+    Triplets with the same predicate and the same boxes form one mention: captions repeat each other, but what one
+    caption says twice counts twice. Crowd boxes are left out. A mention has each pair once; two mentions
+    ("a dog on a couch", "an animal on a couch") may share pairs. The order is by mention, then subject, then object.
 
-    `nouns` reads categories off nouns, `wording` words predicates; with `overlapping` both boxes must intersect.
+    `nouns` maps nouns to categories, `wording` words predicates; with `overlapping` both boxes must intersect.
     """
     indices_by_category = _indices_by_category(boxes)
     mentions: dict[tuple[str, tuple[int, ...], tuple[int, ...]], _Mention] = {}
@@ -64,7 +64,7 @@ def candidates(
 
 
 def _stated(triplet: Triplet) -> int:
-    """How many pairs a triplet counts: "two men on horses" are two, "two women next to each other" both ways."""
+    """Number of pairs that a triplet states: 2 for "two men on horses"; "next to each other" counts both directions."""
     subjects, objects = triplet.subject_count or SEVERAL, triplet.object_count or SEVERAL
     return subjects * (subjects - 1) if triplet.rule == "reciprocal" and subjects > 1 else max(subjects, objects)
 

@@ -1,4 +1,4 @@
-"""The authors' enumeration of candidates: all ordered pairs of an image, cut every 100 (spec pseudo_labels 2.5)."""
+"""Enumerates candidates as the authors do: all ordered pairs (docs/triplets.md, Other ways to candidates)."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,10 +8,10 @@ from tagger.pair import Pair
 from tagger.triplet import Triplet
 
 GROUP = 100
-"""Pairs of a group: half of the tagger's queries."""
+"""Number of pairs in a group: half of the tagger's queries."""
 
 Group = tuple[list[tuple[int, int]], list[str]]
-"""Pairs of box indices, and the texts that every one of them is scored against."""
+"""Pairs of box indices, and the texts that each of them is scored against."""
 
 
 def official_candidates(
@@ -21,10 +21,10 @@ def official_candidates(
     wording: Wording,
     overlapping: bool = False,
 ) -> list[Pair]:
-    """For every ordered pair (i, j), i and j rising, one candidate for each distinct (category, text, category) stated.
+    """Returns one candidate per ordered pair (i, j), ascending, and distinct (category, text, category) stated.
 
-    Categories are asked for in the order of boxes, crowds included, as theirs are. Each pair counts as a fact of its
-    own: its prior is 1. `mention` numbers the distinct statements, `ambiguity` counts the pairs of one.
+    Categories are matched in the order of the boxes, including crowds, as in the authors' code. Each pair counts as a
+    separate fact: its prior is 1. `mention` numbers the distinct statements, `ambiguity` counts the pairs of each.
     """
     categories = list(dict.fromkeys(box.category for box in boxes))
     stated: dict[tuple[str, str, str], list[int]] = {}
@@ -53,9 +53,9 @@ def official_candidates(
 
 
 def official_groups(pairs: Sequence[Pair]) -> list[Group]:
-    """Candidates as the authors' file has them: slices of 100 (a pair once a text) with the distinct texts of each.
+    """Splits candidates as in the authors' file: slices of 100 (a pair once per text) with the distinct texts of each.
 
-    There are n // 100 + 1 groups, so that an exact multiple, 0 included, ends with an empty one.
+    There are n // 100 + 1 groups, so an exact multiple of 100, including 0, ends with an empty group.
     """
     slices = [pairs[start : start + GROUP] for start in range(0, len(pairs) // GROUP * GROUP + 1, GROUP)]
     return [([(p.subject, p.object) for p in part], list(dict.fromkeys(p.predicate for p in part))) for part in slices]

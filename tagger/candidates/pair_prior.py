@@ -1,4 +1,4 @@
-"""Which of the box pairs that a statement may mean is meant: a prior from the boxes' sizes, overlap and distance."""
+"""Estimates which of its possible box pairs a statement means: a prior from box sizes, overlap and distance."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -6,23 +6,23 @@ from collections.abc import Collection, Sequence
 from tagger.box import Box
 from tagger.english.words import words
 
-# Fitted by `benchmarks/pair_prior.py` on pairs that people annotated, among all pairs of the same two categories.
+# Fitted by `benchmarks/pair_prior.py` on human-annotated pairs among all pairs of the same two categories.
 SUBJECT_SIZE, OBJECT_SIZE, OVERLAP, GAP, DISTANCE = -0.01, 0.05, 1.69, -1.3, -1.22
 SAID_SIZE = 1.0
-"""What "large" or "small" adds to, or takes from, the weight of a noun's size."""
+"""Amount that "large" adds to the weight of a noun's size and "small" subtracts from it."""
 
 LEAST = 1e-9
-"""No pair's weight beside the likeliest one is less: none is ruled out."""
+"""Lower bound of a pair's weight relative to the likeliest pair, so that no pair is ruled out."""
 
 _LARGE = words("large big huge giant tall long enormous massive adult older")
 _SMALL = words("small little tiny young baby short miniature toddler")
 
 
 def features(subject: Box, object_: Box) -> tuple[float, float, float, float, float]:
-    """What tells a related pair: log sizes of both boxes, overlap, gap, and distance of their centres.
+    """Returns the features of a pair: log sizes of both boxes, overlap, gap, and distance between their centres.
 
-    A size is the root of an area in pixels; overlap is a share of the smaller box; gap and distance are log(1 + d) of
-    lengths in mean sizes. Only differences between pairs of one image count, so its own size does not.
+    A size is the square root of an area in pixels; overlap is a share of the smaller box; gap and distance are
+    log(1 + d) of lengths in mean sizes. Only differences between pairs of one image count, so image size does not.
     """
     shared_w = min(subject.x + subject.w, object_.x + object_.w) - max(subject.x, object_.x)
     shared_h = min(subject.y + subject.h, object_.y + object_.h) - max(subject.y, object_.y)
@@ -48,32 +48,32 @@ def pair_priors(
     subject_attributes: Collection[str] = (),
     object_attributes: Collection[str] = (),
 ) -> list[float]:
-    """The probability of each pair to be one of the `stated` pairs that are meant.
+    """Returns the probability that each pair is one of the `stated` pairs that are meant.
 
-    The priors sum to `stated`, or to the number of pairs where that is less; none is above 1.
+    The priors sum to `stated`, or to the number of pairs if that is smaller; none exceeds 1.
     """
-    sizes = SUBJECT_SIZE + _said(subject_attributes), OBJECT_SIZE + _said(object_attributes)
+    sizes = SUBJECT_SIZE + _size_shift(subject_attributes), OBJECT_SIZE + _size_shift(object_attributes)
     weights = (*sizes, OVERLAP, GAP, DISTANCE)
     scores = [
         sum(weight * value for weight, value in zip(weights, features(boxes[s], boxes[o]), strict=True))
         for s, o in pairs
     ]
     highest = max(scores, default=0.0)
-    return _dealt([max(math.exp(score - highest), LEAST) for score in scores], stated)
+    return _distributed([max(math.exp(score - highest), LEAST) for score in scores], stated)
 
 
-def _said(attributes: Collection[str]) -> float:
-    said = set(attributes)
-    return SAID_SIZE * (bool(said & _LARGE) - bool(said & _SMALL))
+def _size_shift(attributes: Collection[str]) -> float:
+    stated = set(attributes)
+    return SAID_SIZE * (bool(stated & _LARGE) - bool(stated & _SMALL))
 
 
-def _dealt(weights: Sequence[float], total: int) -> list[float]:
-    """`total` in proportion to the weights, at most 1 each: what one can't take goes to the others."""
-    dealt = [1.0] * len(weights)
+def _distributed(weights: Sequence[float], total: int) -> list[float]:
+    """Distributes `total` in proportion to the weights, at most 1 each; the excess goes to the others."""
+    shares = [1.0] * len(weights)
     left, remaining = float(total), math.fsum(weights)
     if total < len(weights):
         for place in sorted(range(len(weights)), key=lambda place: -weights[place]):
-            dealt[place] = min(left * weights[place] / remaining, 1.0)
-            left -= dealt[place]
+            shares[place] = min(left * weights[place] / remaining, 1.0)
+            left -= shares[place]
             remaining = max(remaining - weights[place], LEAST)
-    return dealt
+    return shares

@@ -1,4 +1,4 @@
-"""What every source of candidates is."""
+"""The interface of candidate sources."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,7 +9,7 @@ from tagger.triplet import Triplet
 
 
 class CandidateSource(Protocol):
-    """Where an image's candidates come from."""
+    """Proposes the candidates of an image."""
 
     def __call__(self, triplets: Sequence[Triplet], boxes: Sequence[Box], captions: Sequence[int] = ()) -> list[Pair]:
-        """Candidates for boxes of one image; `captions` holds the number of each triplet's caption."""
+        """Returns candidates for the boxes of one image; `captions` holds the caption number of each triplet."""

@@ -1,1 +1,1 @@
-"""Which words name the categories of COCO and Objects365, and which only look so."""
+"""Tables of words that name the categories of COCO and Objects365, and of phrases that only seem to."""

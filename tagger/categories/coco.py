@@ -1,6 +1,6 @@
-"""Words that name COCO's 80 categories in captions, and phrases that look like one but are another thing.
+"""Words that name COCO's 80 categories in captions, and phrases that look like one but name another thing.
 
-Everything is written as `nouns.phrase_lemma` gives it: lower case, singular head noun last.
+All entries have the form that `nouns.phrase_lemma` returns: lower case, singular head noun last.
 """
 
 from tagger.english.words import phrases, words
@@ -120,7 +120,7 @@ _ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "
 
 PEOPLE = frozenset(("person", *SYNONYMS["person"]))
 
-# What acts by itself: people and animals.
+# Things that act by themselves: people and animals.
 ANIMATE = PEOPLE.union(_ANIMALS, *(SYNONYMS[animal] for animal in _ANIMALS)) | words(
     "animal goat monkey lion tiger pig rabbit deer camel fox antelope"
 )
@@ -128,7 +128,7 @@ ANIMATE = PEOPLE.union(_ANIMALS, *(SYNONYMS[animal] for animal in _ANIMALS)) | w
 # Other data sets' spellings of the names above.
 ALIASES = {"dinning table": "dining table", "hair dryer": "hair drier", "television": "tv", "sofa": "couch"}
 
-# Adjectives that make another thing of their noun: the parser keeps them in the lemma ("hot dog").
+# Phrases whose first word changes what the noun names: the parser keeps it in the lemma ("hot dog").
 LEXICAL_PHRASES = frozenset(
     phrases(
         "american football, cellular phone, cutting board, dining table, double decker, electric drill, flat screen, "

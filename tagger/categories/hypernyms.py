@@ -1,6 +1,6 @@
 """Broader words and their kinds: an "animal" may be a dog, and a "coffee table" is a table.
 
-Kinds are plain names of categories, as in the synonym tables.
+Kinds are plain category names, as in the synonym tables.
 """
 
 from tagger.english.words import phrases

@@ -1,6 +1,6 @@
-"""Words that name those of Objects365's 365 categories that COCO has not; keys are plain names, see `ALIASES`.
+"""Words that name those of Objects365's 365 categories that COCO lacks; keys are plain names, see `ALIASES`.
 
-The set's own spellings ("Bakset", "Trash bin Can") are led to plain names. Notation as in `tagger.categories.coco`.
+`ALIASES` maps the set's own spellings ("Bakset", "Trash bin Can") to plain names. Notation: `tagger.categories.coco`.
 """
 
 from tagger.english.words import merged, phrases

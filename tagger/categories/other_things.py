@@ -1,4 +1,4 @@
-"""Phrases whose head noun alone would name a category, and that are another thing: a "cable car" is no car."""
+"""Phrases whose head noun alone would name a category, but that name another thing: a "cable car" is not a car."""
 
 from tagger.english.words import phrases
 

@@ -1,1 +1,1 @@
-"""Words of English: lemmas, closed classes, one form for predicates."""
+"""English words: lemmas, closed classes and the canonical form of predicates."""

@@ -1,4 +1,4 @@
-"""Words of English's small closed classes, as predicates have them."""
+"""The small closed word classes of English, as they occur in predicates."""
 
 import re
 
@@ -14,7 +14,7 @@ ADVERBS = words(
     "carefully closely together still already almost nearly high"
 )
 
-# Words that open a predicate without being its verb. lemminflect would read some of them as one ("left", "near").
+# Words that open a predicate without being its verb. lemminflect would read some of them as verbs ("left", "near").
 FUNCTION_WORDS = words(
     "about above across adjacent after against ahead along alongside among amongst and apart around as astride at "
     "atop away back before behind below beneath beside besides between beyond by close down during far for from "
@@ -25,5 +25,5 @@ FUNCTION_WORDS = words(
 
 
 def tokens_of(text: str) -> list[str]:
-    """The words of `text`, lower case, without punctuation."""
+    """Returns the words of `text` in lower case, without punctuation."""
     return _WORD.findall(text.lower())

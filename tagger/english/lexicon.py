@@ -1,4 +1,4 @@
-"""Kinds of things whose relation a caption implies: garments are worn, containers have contents."""
+"""Kinds of things that imply a relation in captions: garments are worn, containers have contents."""
 
 from tagger.english.words import phrases, words
 
@@ -16,14 +16,14 @@ CARRIERS = words("plate tray platter saucer")
 TOOLS = words(
     "bat racket racquet paddle club stick mallet hammer axe knife fork spoon chopstick chopsticks scissors spatula tongs"
 )
-"""Things that a verb is done with: "hits a ball with a bat" is not about a ball that has a bat."""
+"""Instruments of verbs: in "hits a ball with a bat", the ball does not have the bat."""
 
 BODY_PARTS = words(
     "head hair face eye ear nose mouth lip tooth chin cheek forehead beard mustache neck shoulder arm elbow wrist hand "
     "finger thumb chest back waist hip leg knee ankle foot toe tail paw hoof horn beak wing feather fur mane trunk tusk"
 )
 
-# What a thing is made of or looks like: a "brick wall" is a wall and a "glass vase" a vase.
+# Materials and looks are not part of a name: a "brick wall" is a wall and a "glass vase" is a vase.
 MATERIALS = words(
     "wood wooden metal metallic steel iron brass copper silver gold tin aluminum chrome glass brick stone rock marble "
     "concrete cement granite ceramic porcelain clay plastic rubber leather cloth fabric cotton wool wicker bamboo "
@@ -33,7 +33,7 @@ COLOURS = words(
     "red orange yellow green blue purple violet pink brown tan beige black white gray grey silver gold golden maroon "
     "turquoise teal navy cream khaki crimson lavender"
 )
-# Adjectives that the small model takes for parts of a compound noun.
+# Adjectives that the small spaCy model reads as parts of a compound noun.
 LOOKS = words(
     "adult young old big large small little tall short long high tiny huge giant striped plaid floral electrical "
     "electric rolling public commercial utility rural dark light bright baby male female wet dry open closed asian "
@@ -41,7 +41,7 @@ LOOKS = words(
 )
 _APPEARANCE = MATERIALS | COLOURS | LOOKS
 
-# Phrases that keep a word of appearance: the whole names another thing.
+# Phrases that keep a word of appearance, because the whole phrase names another thing.
 _FIXED = frozenset(
     phrases(
         "light bulb, light fixture, light pole, light post, light switch, wine glass, gold medal, rock wall, rubber "
@@ -52,5 +52,5 @@ _FIXED = frozenset(
 
 
 def names_more(phrase: str) -> bool:
-    """Whether the first word of a noun phrase is part of the thing's name: "wall" of "brick wall" says it all."""
+    """Whether the first word of a noun phrase is part of the thing's name: "brick" in "brick wall" is not."""
     return phrase.partition(" ")[0] not in _APPEARANCE or phrase in _FIXED

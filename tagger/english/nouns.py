@@ -1,4 +1,4 @@
-"""Noun lemmas without a parser: singular, lower case, the same for captions and category names."""
+"""Computes noun lemmas without a parser: singular, lower case, the same for captions and category names."""
 
 import re
 from functools import lru_cache
@@ -8,7 +8,7 @@ from tagger.english.words import words
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
-# Where lemminflect's answer is not the thing that captions mean: eyewear is not a drinking glass.
+# Words that lemminflect reads in another sense than captions: eyewear is not a drinking glass.
 _OVERRIDES = {
     "people": "person",
     "persons": "person",
@@ -31,7 +31,7 @@ _DRINKS = words("wine shot beer champagne water drinking martini cocktail juice"
 
 @lru_cache(maxsize=1 << 15)
 def noun_lemma(word: str) -> str:
-    """Singular of one word ("knives" gives "knife"); unknown words lose a regular plural ending; never raises."""
+    """Returns the singular of a word ("knives": "knife"); unknown words lose a regular plural ending; never raises."""
     word = word.lower()
     if word in _OVERRIDES:
         return _OVERRIDES[word]
@@ -47,7 +47,7 @@ def noun_lemma(word: str) -> str:
 
 @lru_cache(maxsize=1 << 15)
 def phrase_lemma(phrase: str) -> str:
-    """Lower-case words of a noun phrase or category name, the last one singular ("Stop_Signs" gives "stop sign")."""
+    """Returns a noun phrase or category name in lower case, its last word singular ("Stop_Signs" gives "stop sign")."""
     tokens = _WORD.findall(phrase.replace("_", " ").lower())
     if not tokens:
         return ""

@@ -1,4 +1,4 @@
-"""One canonical form for predicates, wherever labels meet: parsed captions, given relations, test labels.
+"""Brings the predicates of all label sources (parsed captions, given relations, test labels) into one canonical form.
 
 `canonical` needs no parser: verb lemmas come from lemminflect, the rest from the small tables below.
 """
@@ -12,7 +12,7 @@ from tagger.english.words import merged, phrases, words
 
 _RECIPROCALS = ("each other", "one another", "another", "other")
 
-# Prepositions that say the same, after a verb or alone. Keys are free of articles.
+# Synonymous prepositions, after a verb or alone. Variants have no articles.
 _PREPOSITIONS = merged(
     {
         "on": "on top of, on top, atop, atop of, on to, onto, upon",
@@ -32,10 +32,10 @@ _PREPOSITIONS = merged(
     }
 )
 
-# Merged only where no verb that adds meaning comes before: "over" alone is "above", "jump over" stays.
+# Merged only where no verb that adds meaning comes before: "over" alone is "above", but "jump over" stays.
 _BARE_PREPOSITIONS = merged({"above": "over", "near": "by", "in": "into", "with": "together with, along with"})
 
-# After a posture these carry the whole relation; "on", "in" and "at" do not ("sit on" is more than "on").
+# After a posture verb these carry the whole relation; "on", "in" and "at" do not ("sit on" says more than "on").
 _PLACES = frozenset(
     phrases(
         "next to, near, by, behind, in front of, under, above, between, among, around, left of, right of, opposite, "
@@ -43,13 +43,13 @@ _PLACES = frozenset(
     )
 )
 _POSTURES = words("stand sit lie park rest crouch kneel squat stop wait stay pose")
-# Verbs that only say that a thing is somewhere: dropped before every preposition.
+# Verbs that only locate a thing: dropped before every preposition.
 _LOCATIONS = words("place locate position situate see picture show display set find be")
 
 _SYNONYM_VERBS = merged({"lie": "lay", "sit": "seat", "hold": "grip, grasp, clutch", "dress": "clothe"})
 
 _PARTICLES = words("up down out back straight")
-# Particles before another preposition only: "look over at", but "sit around" a table.
+# Particles only before another preposition: "look over at", but not "sit around" a table.
 _EITHER = words("over around along")
 _DROPS_PARTICLE = words("sit stand lie look stare gaze glance peer kneel crouch squat rest lean")
 
@@ -96,18 +96,18 @@ _VCOCO = {
     "smile": "smile",
 }
 
-# A step shortens or maps into the tables' right-hand sides, so this many always suffice; more means a cycle.
+# A step shortens the text or maps it to a right-hand side of the tables, so this many suffice; more means a cycle.
 _MAX_STEPS = 16
 
 
 @lru_cache(maxsize=1 << 16)
 def canonical(text: str) -> str:
-    """Canonical predicate of any surface form ("is sitting on top of" and "SITS ON" both give "sit on").
+    """Returns the canonical predicate of any surface form ("is sitting on top of" and "SITS ON" both give "sit on").
 
-    Lower case, verbs as lemmas, auxiliaries and articles dropped, a verb's preposition kept, postures that add
-    nothing dropped before a spatial preposition ("standing next to" gives "next to"), synonyms merged. A passive keeps
-    its participle ("held by"): its arguments are the other way round. Deterministic, idempotent, never raises;
-    text without a word gives "".
+    Lowers the case, reduces verbs to lemmas, drops auxiliaries and articles, keeps a verb's preposition, drops postures
+    that add nothing before a spatial preposition ("standing next to" gives "next to"), and merges synonyms. A passive
+    keeps its participle ("held by"), because its arguments are swapped. Deterministic and idempotent; never raises.
+    Text without a word gives "".
     """
     seen = [text]
     for _ in range(_MAX_STEPS):
@@ -121,13 +121,13 @@ def canonical(text: str) -> str:
 
 
 def from_vcoco(action: str) -> str:
-    """Canonical predicate of a V-COCO action-role name ("hold obj", "talk_on_phone instr").
+    """Returns the canonical predicate of a V-COCO action-role name ("hold obj", "talk_on_phone instr").
 
-    Raises ValueError for a name that V-COCO does not have.
+    Raises ValueError for a name that is not in V-COCO.
     """
     name = " ".join(action.replace("_", " ").lower().split())
     if name not in _VCOCO:
-        raise ValueError(f"unknown V-COCO action {action!r}: allowed are {', '.join(sorted(_VCOCO))}")
+        raise ValueError(f"unknown V-COCO action {action!r}; use one of {', '.join(sorted(_VCOCO))}")
     return _VCOCO[name]
 
 
@@ -167,7 +167,7 @@ def _without_adverbs(tokens: list[str]) -> list[str]:
     kept = [
         word
         for index, word in enumerate(tokens)
-        # "right next to" is an adverb, "right of" is not.
+        # "right" is an adverb in "right next to", but not in "right of".
         if not (word in ADVERBS or (word == "right" and _opens_place(tokens[index + 1 : index + 3])))
     ]
     return kept if kept else tokens
@@ -178,7 +178,7 @@ def _opens_place(tokens: list[str]) -> bool:
 
 
 def _opens_with_particle(rest: list[str]) -> bool:
-    """Whether the first word adds nothing ("up at") and is not needed by what follows ("out of", "over back of")."""
+    """Whether the first word adds nothing ("up at") and the next word does not need it ("out of", "over back of")."""
     if len(rest) < 2:
         return bool(rest) and rest[0] in _PARTICLES
     is_free = rest[1] in FUNCTION_WORDS and rest[1] not in ("of", "back", "side")

@@ -1,10 +1,10 @@
-"""Verb lemmas without a parser, as captions mean them."""
+"""Computes verb lemmas without a parser, in the sense that captions use."""
 
 from functools import lru_cache
 
 from tagger.english.inflection import inflections, known_lemmas, likeliest_lemma
 
-# Forms that are verbs of their own too ("to saw", "to found"): captions mean the inflected reading.
+# Forms that are also verbs themselves ("to saw", "to found"): captions mean the inflected reading.
 _IRREGULAR = {
     "saw": "see",
     "found": "find",
@@ -23,7 +23,7 @@ _IRREGULAR = {
 
 @lru_cache(maxsize=1 << 14)
 def verb_lemma(word: str) -> str:
-    """Lemma of one lower-case word read as a verb ("rode" and "riding" give "ride"); unknown words stay as they are."""
+    """Returns the verb lemma of a lower-case word ("rode" and "riding" give "ride"); unknown words stay unchanged."""
     if word in _IRREGULAR:
         return _IRREGULAR[word]
     lemmas = known_lemmas(word, "VERB")
@@ -35,5 +35,5 @@ def verb_lemma(word: str) -> str:
 
 
 def participle(word: str) -> str:
-    """Past participle of any form of a verb ("holds" gives "held")."""
+    """Returns the past participle of any form of a verb ("holds" gives "held")."""
     return inflections(verb_lemma(word), "VBN")[0]

@@ -1,1 +1,1 @@
-"""From candidate pairs to scored, calibrated relations."""
+"""Turns candidate pairs into scored, calibrated relations."""

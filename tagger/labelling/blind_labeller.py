@@ -1,4 +1,4 @@
-"""What candidates say without a look at the image: the two baselines of every audit."""
+"""Labels candidates without looking at the image: the two baselines of every audit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tagger.relation import Relation
 
 
 def naive_labels(pairs: Sequence[Pair]) -> list[Relation]:
-    """The naive baseline: every candidate gets its label with score 1, once."""
+    """Returns the naive baseline: each distinct candidate as a label with score 1."""
     first: dict[tuple[int, int, str], Relation] = {}
     for pair in pairs:
         label = Relation(pair.subject, pair.object, pair.predicate, 1.0, True, pair.triplet)
@@ -20,12 +20,12 @@ def naive_labels(pairs: Sequence[Pair]) -> list[Relation]:
 
 
 def prior_labels(pairs: Sequence[Pair]) -> list[Relation]:
-    """The baseline that sees no pixels: every candidate with its prior, of several mentions the highest."""
+    """Returns the baseline without pixels: every candidate with its prior; the highest of several mentions counts."""
     return [Relation(p.subject, p.object, p.predicate, p.prior, True, p.triplet) for p in pairs]
 
 
 class BlindLabeller:
-    """Every candidate with score 1 ("naive"), or with what boxes and names alone tell, its prior ("prior")."""
+    """Labels each candidate with score 1 ("naive") or with its prior, which uses boxes and names only ("prior")."""
 
     def __init__(self, way: Literal["naive", "prior"], floor: float) -> None:
         self._way, self._floor = way, floor
@@ -33,7 +33,7 @@ class BlindLabeller:
     def label(
         self, images: Sequence[TaggingImage], progress: Callable[[int], None] = lambda done: None
     ) -> list[Labels]:
-        """Labels of each image, each label once; no image is loaded."""
+        """Returns the labels of each image, each label once; loads no image."""
         labels = [Labels([one for one in self._scored(image) if one.score >= self._floor]) for image in images]
         progress(len(images))
         return labels

@@ -1,7 +1,7 @@
-"""From scores to probabilities: a line on the score's logit, fitted on labels whose truth is known.
+"""Converts scores to probabilities by a line on the score's logit, fitted on labels whose truth is known.
 
-A focal loss and rare positives leave a tagger's scores without the meaning of a probability. Each predicate that was
-seen often enough has a line of its own, held near the line of all predicates together by as much as it was seen little.
+Because of the focal loss and rare positives, a tagger's scores are not probabilities. Each predicate with enough labels
+has its own line, pulled towards the common line of all predicates, the more strongly the fewer labels it has.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 BINS = 15
 _STRENGTH = 5.0
-"""How strongly a predicate's line is held to the common one: a penalty on the squares of its differences."""
+"""How strongly a predicate's line is pulled towards the common one: a penalty on the squared differences."""
 _FEWEST = 20
-"""Labels with which a predicate gets a line of its own."""
+"""Minimum number of labels for a predicate to get its own line."""
 _EDGE = 1e-6
 
 Numbers = NDArray[np.float64]
@@ -34,14 +34,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A line for each predicate that has one, and the common one for all others."""
+    """Maps scores to probabilities: a line per frequent predicate, and the common line for all others."""
 
     common: Line = Line()
     lines: Mapping[str, Line] = field(default_factory=dict)
 
     @classmethod
     def fit(cls, predicates: Sequence[str], scores: Sequence[float], truth: Sequence[bool]) -> Calibration:
-        """The likeliest lines. Without labels the scores stay as they are."""
+        """Fits the likeliest lines. Without labels, scores stay unchanged."""
         if not predicates:
             return cls()
         logits, right = _logits(np.asarray(scores, np.float64)), np.asarray(truth, np.float64)
@@ -55,17 +55,17 @@ class Calibration:
         return cls(common, lines)
 
     def probability(self, predicate: str, score: float) -> float:
-        """What a score of this predicate stands for."""
+        """Returns the probability that a score of this predicate stands for."""
         line = self.lines.get(predicate, self.common)
         return _sigmoid(line.scale * float(_logits(np.array([score]))[0]) + line.offset)
 
     def to_json(self) -> bytes:
-        """Equal calibrations give equal bytes."""
+        """Serializes the calibration; equal calibrations give equal bytes."""
         return json.dumps(asdict(self), indent=1, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Calibration:
-        """The inverse of `to_json`. Raises ValueError when something else is given."""
+        """Inverts `to_json`. Raises ValueError for any other input."""
         try:
             values = json.loads(data)
             return cls(Line(**values["common"]), {name: Line(**line) for name, line in values["lines"].items()})
@@ -74,9 +74,9 @@ class Calibration:
 
 
 def calibration_error(probabilities: Sequence[float], truth: Sequence[bool], bins: int = BINS) -> float:
-    """Expected calibration error: mean distance of a bin's mean probability and its share of right ones, by its size.
+    """Expected calibration error: |mean probability - share of right labels| of each bin, weighted by bin size.
 
-    Bins are of equal width. 0 without labels.
+    Bins have equal width. The error is 0 without labels.
     """
     if not len(probabilities):
         return 0.0
@@ -87,7 +87,7 @@ def calibration_error(probabilities: Sequence[float], truth: Sequence[bool], bin
 
 
 def _fitted(logits: Numbers, right: Numbers, near: Line, strength: float) -> Line:
-    # Here, since importing it takes a third of a second, and most who read a calibration fit none.
+    # Imported here because it takes a third of a second, and most readers of a calibration fit none.
     from scipy.optimize import minimize
 
     def loss(line: Numbers) -> tuple[float, Numbers]:
@@ -97,7 +97,7 @@ def _fitted(logits: Numbers, right: Numbers, near: Line, strength: float) -> Lin
         value = float((np.logaddexp(0, raised) - right * raised).sum() + strength / 2 * (away**2).sum())
         return value, np.array([(wrong * logits).sum(), wrong.sum()]) + strength * away
 
-    # A line that falls would turn the ranking round.
+    # A falling line would reverse the ranking.
     found = minimize(loss, [near.scale, near.offset], jac=True, method="L-BFGS-B", bounds=[(0.01, None), (None, None)])
     return Line(round(float(found.x[0]), 6), round(float(found.x[1]), 6))
 

@@ -1,6 +1,6 @@
-"""Labels by CLIP, without a tagger: does the rectangle around both boxes look like the relation? (spec pseudo_labels 2.7)
+"""Labels with CLIP instead of a tagger: does the rectangle around both boxes look like the relation?
 
-Shapes: N candidates, T texts, D width of features, H×W pixels.
+Shapes: N candidates, T texts, D feature width, H×W pixels. See docs/tagger.md, How good they are.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from tagger.pair import Pair
 from tagger.relation import Relation
 
 SHARPNESS = 100.0
-"""Of the softmax over cosines: what released CLIPs were trained with."""
+"""Scale of the cosines in the softmax, as in the training of the released CLIP models."""
 
 
 class ClipLabeller:
-    """Any CLIP of transformers, from a folder with its weights, tokenizer and image processor.
+    """Labels with any CLIP model of transformers, from a folder with its weights, tokenizer and image processor.
 
-    Images have to load as values in [0, 1], of any size.
+    Images must load as values in [0, 1]; they may have any size.
     """
 
     def __init__(
         self, folder: Path, floor: float, crops_together: int = 64, device: torch.device | None = None
     ) -> None:
-        """Raises OSError or ValueError when the folder holds no CLIP."""
+        """Raises OSError or ValueError when the folder holds no CLIP model."""
         self._model: CLIPModel = CLIPModel.from_pretrained(folder, local_files_only=True)
         self._model.train(False).to(device or torch.device("cpu"))
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -42,7 +42,7 @@ class ClipLabeller:
     def label(
         self, images: Sequence[TaggingImage], progress: Callable[[int], None] = lambda done: None
     ) -> list[Labels]:
-        """Labels of each image; a label's score is how much likelier CLIP finds the relation than its absence."""
+        """Returns the labels of each image; a score is CLIP's probability of the relation against its absence."""
         found = []
         for done, image in enumerate(images, start=1):
             found.append(self._label(image) if image.pairs else Labels())
@@ -59,18 +59,18 @@ class ClipLabeller:
             candidates.setdefault((pair.subject, pair.object, pair.predicate), pair)
         ends = sorted({(subject, object_) for subject, object_, _ in candidates})
         crops = [_union(image, subject, object_, pixels) for subject, object_ in ends]
-        seen = dict(zip(ends, self._seen(crops), strict=True))
+        features = dict(zip(ends, self._crop_features(crops), strict=True))
         relations = []
         for pair in candidates.values():
-            related, unrelated = (self._read(text) for text in _texts(image, pair))
-            cosines = torch.stack((related, unrelated)) @ seen[pair.subject, pair.object]
+            related, unrelated = (self._text_feature(text) for text in _texts(image, pair))
+            cosines = torch.stack((related, unrelated)) @ features[pair.subject, pair.object]
             score = float((SHARPNESS * cosines).softmax(0)[0])
             if score >= self._floor:
                 relations.append(Relation(pair.subject, pair.object, pair.predicate, score, True, pair.triplet))
         return Labels(relations)
 
-    def _seen(self, crops: Sequence[Tensor]) -> Tensor:
-        """N×D unit features of crops."""
+    def _crop_features(self, crops: Sequence[Tensor]) -> Tensor:
+        """Returns N×D, the unit features of the crops."""
         rows = []
         for start in range(0, len(crops), self._together):
             given = self._processor(
@@ -80,8 +80,8 @@ class ClipLabeller:
             rows.append(F.normalize(self._model.visual_projection(seen.pooler_output), dim=-1))
         return torch.cat(rows)
 
-    def _read(self, text: str) -> Tensor:
-        """D, the unit feature of a text; each is encoded once."""
+    def _text_feature(self, text: str) -> Tensor:
+        """Returns D, the unit feature of a text; each text is encoded once."""
         if text not in self._features:
             given = self._tokenizer([text], return_tensors="pt", truncation=True, max_length=self._longest())
             read = self._model.text_model(**{name: value.to(self._model.device) for name, value in given.items()})
@@ -103,7 +103,7 @@ def _texts(image: TaggingImage, pair: Pair) -> tuple[str, str]:
 
 
 def _union(image: TaggingImage, subject: int, object_: int, pixels: Tensor) -> Tensor:
-    """The part of 3×H×W pixels around both boxes, of at least one pixel."""
+    """Crops 3×H×W pixels to the rectangle around both boxes, at least one pixel."""
     height, width = pixels.shape[1:]
     boxes = [image.boxes[subject], image.boxes[object_]]
     left, top = min(box.x for box in boxes), min(box.y for box in boxes)

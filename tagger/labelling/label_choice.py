@@ -1,4 +1,4 @@
-"""Which scored labels are trained on, and how sure each is taken to be."""
+"""Chooses the scored labels to train on, and the confidence of each."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,12 @@ from tagger.relation import Relation
 
 @dataclass(frozen=True)
 class LabelChoice:
-    """Rules over the labels of one image; none needs the tagger.
+    """Selects labels of one image by rules that do not need the tagger.
 
-    `measure`: what counts as a label's confidence. `rule`: "all" keeps every pair of a mention; "best" as many as the
-    mention means, the likeliest; "posterior" all, each with its confidence times its posterior. `threshold`: the least
-    confidence, for predicates that `thresholds` does not name. `per_pair`: at most so many labels, the surest, of an
-    ordered pair of boxes (None: any number).
+    `measure`: the field that is a label's confidence. `rule`: "all" keeps every pair of a mention; "best" the
+    likeliest, as many as the mention means; "posterior" every pair, its confidence times its posterior. `threshold`:
+    the minimum confidence for predicates that `thresholds` does not name. `per_pair`: the maximum number of labels per
+    ordered pair of boxes, the most confident ones (None: no limit).
     """
 
     measure: Literal["score", "calibrated"] = "score"
@@ -26,9 +26,9 @@ class LabelChoice:
     per_pair: int | None = None
 
     def chosen(self, relations: Sequence[Relation], pairs: Sequence[Pair]) -> list[tuple[Relation, float]]:
-        """Kept labels with their confidence, in the given order. `pairs`: the image's candidates; only "best" reads them.
+        """Returns the kept labels with their confidence, in the given order; only "best" reads the candidates `pairs`.
 
-        Raises ValueError when a label lacks what the measure or the rule asks for.
+        Raises ValueError when a label lacks the value that the measure or the rule needs.
         """
         sure = [(relation, self._confidence(relation)) for relation in relations]
         if self.rule == "best":
@@ -53,11 +53,11 @@ class LabelChoice:
         confidence = relation.score if self.measure == "score" else relation.calibrated
         if confidence is None:
             raise ValueError(
-                "shard.confidence = 'calibrated': these labels are not; train the tagger with held_out > 0, or take 'score'"
+                "shard.confidence = 'calibrated': labels are not calibrated; train the tagger with held_out > 0 or use 'score'"
             )
         if self.rule != "all" and relation.proposed and relation.posterior is None:
-            raise ValueError(f"shard.rule = {self.rule!r}: these labels have no posteriors; tag again, or take 'all'")
-        # What no mention proposed for this pair, no mention can mean by it.
+            raise ValueError(f"shard.rule = {self.rule!r}: labels have no posteriors; run `tag` again, or use 'all'")
+        # If no mention proposed the label for this pair, no mention can mean it: its posterior is 0.
         return confidence * (relation.posterior or 0.0) if self.rule == "posterior" else confidence
 
 
@@ -69,7 +69,7 @@ def _label(item: Relation | Pair) -> _Label:
 
 
 def _best(confidences: Mapping[_Label, float], relations: Sequence[Relation], pairs: Sequence[Pair]) -> set[_Label]:
-    """The likeliest labels of each mention: as many as it means."""
+    """Returns the likeliest labels of each mention, as many as the mention means."""
     priors: dict[int, float] = {}
     members: dict[int, list[_Label]] = {}
     for pair in pairs:

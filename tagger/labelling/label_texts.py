@@ -1,6 +1,6 @@
-"""Features of label texts: each distinct string is encoded once, and never anew for another image.
+"""Caches features of label texts: each distinct string is encoded once, not once per image.
 
-Shapes: T object texts (the last is "no objects"), P predicate texts, E width of text features.
+Shapes: T object texts (the last is "no objects"), P predicate texts, E text feature width.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from models.config import NO_OBJECTS
 from models.relation_tagger import RelationTagger
 
 MOST_REMEMBERED = 20_000
-"""Strings beyond the fixed lists that are kept; then all of them are forgotten."""
+"""Number of cached strings beyond the fixed lists; when the cache is full, it is cleared."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class TextList:
 
 
 class LabelTexts:
-    """Lists of texts that begin with the same names for every image, and what their features are.
+    """Builds text lists that begin with the same names for every image, and computes their features.
 
-    The fixed names are encoded together, all others one by one: so the features of a string never depend on which
-    strings were asked for before it, and scores don't depend on the order of the work.
+    The fixed names are encoded together, all others one by one. So the features of a string never depend on which
+    strings were requested before, and scores do not depend on the order of processing.
     """
 
     def __init__(self, tagger: RelationTagger, objects: Sequence[str], predicates: Sequence[str]) -> None:
-        """`objects`, `predicates`: the names that stand in every list. Must be called in the precision of the scoring."""
+        """`objects`, `predicates`: the names in every list. Must be called in the precision of the scoring."""
         self._tagger = tagger
         self._objects, self._predicates = tuple(dict.fromkeys(objects)), tuple(dict.fromkeys(predicates))
         fixed = list(dict.fromkeys([*self._objects, NO_OBJECTS, *self._predicates]))
@@ -40,14 +40,14 @@ class LabelTexts:
         self._others: dict[str, Tensor] = {}
 
     def list_for(self, objects: Iterable[str], predicates: Iterable[str]) -> TextList:
-        """The list of an image with these names: the fixed ones, then its own others in alphabetical order."""
+        """Returns the list of an image with these names: the fixed ones, then its others in alphabetical order."""
         return TextList(
             self._objects + tuple(sorted(set(objects).difference(self._objects))),
             self._predicates + tuple(sorted(set(predicates).difference(self._predicates))),
         )
 
     def features(self, texts: TextList) -> tuple[Tensor, Tensor]:
-        """T×E of the objects and "no objects", and P×E."""
+        """Returns the features of the objects and "no objects" (T×E), and of the predicates (P×E)."""
         return self._stacked([*texts.objects, NO_OBJECTS]), self._stacked(texts.predicates)
 
     def _stacked(self, texts: Sequence[str]) -> Tensor:

@@ -1,10 +1,10 @@
-"""Candidate pairs to scored relations with the Relation Tagger: each image is encoded once.
+"""Scores candidate pairs with the Relation Tagger; each image is encoded once.
 
-A score depends on the list of texts, since image and texts are fused before pairs are scored, and on the pairs of the
-same group. Both are functions of the image alone: its list begins with names that are the same for every image, then
-come its own categories and predicates beyond them; its groups are its distinct pairs of boxes in order, cut every
-`config.pairs`. What else is computed together changes nothing: images share a pass through the encoder only when their
-pixels have the same shape and their lists are the same, and through the decoders only when their shapes are the same.
+A score depends on the list of texts, because image and texts are fused before pairs are scored, and on the pairs of the
+same group. Both depend on the image alone: its list begins with names that are the same for every image, followed by
+its other categories and predicates; its groups are its distinct pairs of boxes in order, cut every `config.pairs`.
+Batching changes no score: images share a pass through the encoder only when their pixels have the same shape and their
+lists are the same, and a pass through the decoders only when their shapes are the same.
 
 Shapes: B images, H×W pixels, N pairs, T texts, P predicate texts, D width.
 """
@@ -40,7 +40,7 @@ Ends = tuple[int, int]
 
 
 class Labeller:
-    """A tagger with the settings of its scoring and the features of all texts that it has met; one a worker."""
+    """Labels images with a tagger and caches the features of all texts; one instance per worker."""
 
     def __init__(
         self,
@@ -54,15 +54,15 @@ class Labeller:
         pairs_together: int = 1600,
         precision: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
-        """`categories`, `predicates`: names in the list of texts of every image.
+        """`categories`, `predicates`: names in the text list of every image.
 
-        `calibration`: gives each score's probability, which posteriors are then computed from.
+        `calibration`: converts each score to a probability, from which posteriors are computed.
         `scope`: "pair" scores a predicate on the pairs that captions propose it for, "image" every predicate that the
-        image's captions propose on every proposed pair (the authors' way). Lower scores than `floor` are not kept.
-        `images_together` and `pairs_together` bound the memory of a pass through encoder and decoders.
-        Puts the tagger in evaluation mode; runs where its parameters are.
+        image's captions propose on every proposed pair (the authors' way). Scores below `floor` are dropped.
+        `images_together` and `pairs_together` bound the memory of a pass through the encoder and the decoders.
+        Puts the tagger in evaluation mode and runs on the device of its parameters.
 
-        Raises FloatingPointError when a weight is no number.
+        Raises FloatingPointError when a weight is not finite.
         """
         for name, weight in tagger.named_parameters():
             if not weight.isfinite().all():
@@ -78,20 +78,20 @@ class Labeller:
     def label(
         self, images: Sequence[TaggingImage], progress: Callable[[int], None] = lambda done: None
     ) -> list[Labels]:
-        """Labels of each image: what reaches the floor, candidates first, in their order.
+        """Returns the labels of each image that reach the floor: candidates first, in their order.
 
         A relation that no caption proposes for its pair (scope "image") has `proposed` False and no triplet. Images
-        without candidates are not loaded. One whose scores are no numbers, that can't be read, or whose candidates name
-        boxes that it does not have, gets a problem instead of labels. `progress` is told how many images are done.
+        without candidates are not loaded. An image gets a problem instead of labels when its scores are not numbers, it
+        can't be read, or its candidates name missing boxes. `progress` is called with the number of images done.
 
-        Raises ValueError for pixels of another shape than announced.
+        Raises ValueError when pixels do not have the announced shape.
         """
         found = [Labels(problem=_missing_box(image)) for image in images]
         waiting = [i for i, image in enumerate(images) if image.pairs and found[i].problem is None]
         done = len(images) - len(waiting)
         chunks = list(self._chunks(images, waiting))
         with torch.inference_mode(), self._casting(), ThreadPoolExecutor(1) as pool:
-            # The next images are read while these are scored.
+            # Read the next images while these are scored.
             coming = pool.submit(_load, images, chunks[0]) if chunks else None
             for number, chunk in enumerate(chunks):
                 assert coming is not None
@@ -105,7 +105,7 @@ class Labeller:
         return found
 
     def _chunks(self, images: Sequence[TaggingImage], waiting: Iterable[int]) -> Iterator[list[int]]:
-        """Positions of images of the same shape; those with the same texts stand together."""
+        """Yields positions of images of the same shape; images with the same texts are adjacent."""
         shapes: dict[tuple[int, int], list[int]] = {}
         for position in waiting:
             shapes.setdefault(images[position].shape, []).append(position)
@@ -135,12 +135,12 @@ class Labeller:
             if len(pixels) == 1:
                 yield from ((position, Labels(problem=Problem(NOT_A_NUMBER, str(error)))) for position in pixels)
             else:
-                # One image's bad values must not cost the others their labels.
+                # The bad values of one image must not cost the others their labels.
                 for position, one in pixels.items():
                     yield from self._label(images, {position: one})
 
     def _scored(self, images: Sequence[TaggingImage], pixels: Sequence[Tensor]) -> list[Labels]:
-        """Labels of images of one shape. Raises FloatingPointError when any score is no number."""
+        """Labels images of one shape. Raises FloatingPointError when any score is not a number."""
         lists = [self._list_of(image) for image in images]
         encoded = self._encode(lists, pixels)
         ends = [_box_pairs(image) for image in images]
@@ -158,7 +158,7 @@ class Labeller:
         ]
 
     def _encode(self, lists: Sequence[TextList], pixels: Sequence[Tensor]) -> list[Encoded]:
-        """Each image's own row of the encoder's output; images with the same texts are encoded together."""
+        """Returns each image's row of the encoder output; images with the same texts are encoded together."""
         rows_of: dict[TextList, list[int]] = {}
         for row, texts in enumerate(lists):
             rows_of.setdefault(texts, []).append(row)
@@ -184,7 +184,7 @@ class Labeller:
 
         stated = [relation(pair.subject, pair.object, pair.predicate, pair.triplet) for pair in image.pairs]
         sure = [one.score if one.calibrated is None else one.calibrated for one in stated]
-        # A label has one row, of the first mention that proposes it, and the surest of its mentions' posteriors.
+        # A label has one row: that of the first mention that proposes it, with the highest posterior of its mentions.
         labels: dict[tuple[int, int, str], Relation] = {}
         for one, posterior in zip(stated, posteriors(image.pairs, sure), strict=True):
             known = labels.setdefault((one.subject, one.object, one.predicate), one)
@@ -219,8 +219,8 @@ def _checked(image: TaggingImage) -> Tensor | Problem:
     pixels = image.load()
     if isinstance(pixels, Tensor) and tuple(pixels.shape) != (3, *image.shape):
         raise ValueError(
-            f"pixels of shape {tuple(pixels.shape)} loaded where {(3, *image.shape)} was announced: compute the shape "
-            "from the size that the file really has"
+            f"loaded pixels have shape {tuple(pixels.shape)}, but {(3, *image.shape)} was announced; compute the shape "
+            "from the actual size of the file"
         )
     return pixels
 
@@ -239,7 +239,7 @@ def _row(encoded: Encoded, row: int) -> Encoded:
 
 
 def _side_by_side(rows: Sequence[Encoded]) -> Encoded:
-    """One batch of images of the same shape. Shorter lists of texts are filled up with zeros, which nothing reads."""
+    """Batches images of the same shape. Shorter text lists are padded with zeros, which nothing reads."""
     if len(rows) == 1:
         return rows[0]
     objects = max(row.objects for row in rows)
@@ -273,7 +273,7 @@ def _queries(
     parts: Sequence[Part],
     device: torch.device,
 ) -> PairQueries:
-    """A row for each part, filled up with empty slots to the longest."""
+    """Builds one row per part, padded with empty slots to the longest part."""
     count = max(part.end - part.start for part in parts)
     subject_boxes, object_boxes = torch.full((2, len(parts), count, 4), 0.5)
     subject_labels, object_labels = torch.zeros(2, len(parts), count, dtype=torch.long)
@@ -292,12 +292,12 @@ def _queries(
 
 
 def _box_pairs(image: TaggingImage) -> list[Ends]:
-    """Distinct (subject, object) box indices of the candidates, sorted."""
+    """Returns the distinct (subject, object) box indices of the candidates, sorted."""
     return sorted({(pair.subject, pair.object) for pair in image.pairs})
 
 
 def _cxcywh(box: Box, image: TaggingImage) -> tuple[float, float, float, float]:
-    """Normalised centre and size, clipped to the image."""
+    """Returns the normalised centre and size of a box, clipped to the image."""
     left, top = max(box.x, 0.0), max(box.y, 0.0)
     right, bottom = min(box.x + box.w, image.width), min(box.y + box.h, image.height)
     return (

@@ -1,7 +1,7 @@
-"""How much goes through the decoder at once: pairs of many images, or a part of one image's.
+"""Packs pairs into decoder calls: the pairs of many images, or part of one image's pairs.
 
-A tagger lets only the pairs of a group attend to each other, and groups are consecutive pairs of an image. Whatever is
-packed together, a group stays whole, so packing changes no score.
+In a tagger only the pairs of a group attend to each other, and a group is a run of consecutive pairs of an image.
+Packing never splits a group, so it changes no score.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Part:
-    """Consecutive pairs of one image: from `start` up to `end`."""
+    """Consecutive pairs of one image, from `start` to `end` (exclusive)."""
 
     image: int
     start: int
@@ -18,10 +18,10 @@ class Part:
 
 
 def pack(counts: Sequence[int], group: int, most: int) -> Iterator[list[Part]]:
-    """Calls of the decoder for images with so many pairs, of at most `most` slots each, but at least one group.
+    """Yields decoder calls for images with `counts` pairs, each of at most `most` slots but at least one group.
 
-    `group`: pairs of a full group. A call has as many slots for each image as its longest part; so only parts of similar
-    length, up to twice as long, share one. An image with more pairs than a call takes is cut between groups.
+    `group`: number of pairs in a full group. A call has as many slots per image as its longest part, so only parts of
+    similar length, up to twice as long, share a call. An image with too many pairs for a call is cut between groups.
     """
     whole = max(1, most // group) * group
     parts = [

@@ -1,4 +1,4 @@
-"""Which of the pairs that a mention may mean it means, once the image was looked at."""
+"""Estimates which of its possible pairs a mention means, given the pixels."""
 
 import math
 from collections.abc import Sequence
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from tagger.pair import NO_MENTION, Pair
 
 LEAST = 1e-6
-"""Probabilities are taken to be at least so far from 0 and 1."""
+"""Minimum distance of probabilities from 0 and 1."""
 
 
 def posteriors(pairs: Sequence[Pair], probabilities: Sequence[float]) -> list[float | None]:
-    """The probability of each candidate to be (one of those) meant by its mention; None for one of no mention.
+    """Returns the probability that each candidate is (one of those) meant by its mention; None without a mention.
 
-    `probabilities`: of each candidate's relation, from its pixels. Over a mention, posteriors sum to what its priors sum
-    to: the number of pairs that it means. They are in proportion to prior times odds, but none is above 1: what one can't
-    take goes to the others.
+    `probabilities`: the probability of each candidate's relation, from its pixels. Over a mention, posteriors have the
+    same sum as priors: the number of pairs that it means. They are proportional to prior times odds, but at most 1:
+    the excess goes to the others.
     """
     mentions: dict[int, list[int]] = {}
     for place, pair in enumerate(pairs):
@@ -35,7 +35,7 @@ def _odds(probability: float) -> float:
 
 
 def _shares(weights: Sequence[float], total: float) -> list[float]:
-    """`total` in proportion to the weights, the largest first, at most 1 each."""
+    """Distributes `total` in proportion to the weights, the largest first, at most 1 each."""
     shares = [0.0] * len(weights)
     left, remaining = total, math.fsum(weights)
     for place in sorted(range(len(weights)), key=lambda place: -weights[place]):

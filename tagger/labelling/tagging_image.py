@@ -1,4 +1,4 @@
-"""What labelling knows of one image, and what it says about it."""
+"""The input and output of labelling for one image."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +22,9 @@ class Problem(NamedTuple):
 class TaggingImage:
     """An image with its boxes and candidate pairs.
 
-    `width`, `height`: pixels of the original image, which the boxes are measured in.
-    `shape`: (H, W) of what `load` gives: 3×H×W float pixels, normalised as the tagger was trained, or the problem with
-    the image. `load` may be called from another thread.
+    `width`, `height`: size of the original image in pixels, the unit of the boxes.
+    `load` returns 3×H×W float pixels, normalised as in the tagger's training, or the problem with the image; it may be
+    called from another thread. `shape`: (H, W) of these pixels.
     """
 
     width: int
@@ -37,7 +37,7 @@ class TaggingImage:
 
 @dataclass(frozen=True)
 class Labels:
-    """The relations of an image, or the problem for which it has none."""
+    """The relations of an image, or the problem that prevented them."""
 
     relations: list[Relation] = field(default_factory=list)
     problem: Problem | None = None

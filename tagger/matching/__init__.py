@@ -1,1 +1,1 @@
-"""From the nouns of a caption to the box categories of one image."""
+"""Maps the nouns of a caption to the box categories of one image."""

@@ -1,4 +1,4 @@
-"""Nouns of captions to the box categories of one image, by whole words from the head noun, longest phrase first."""
+"""Matches nouns to the box categories of an image, by whole words from the head noun, longest phrase first."""
 
 from collections.abc import Collection, Mapping
 from functools import lru_cache
@@ -12,14 +12,14 @@ _NOTHING: frozenset[str] = frozenset()
 
 
 def match(noun: str, categories: Collection[str], more: Mapping[str, Collection[str]] | None = None) -> list[str]:
-    """Those of `categories` that the noun phrase names, in their given order; empty if none.
+    """Returns the `categories` that the noun phrase names, in their given order; empty if there are none.
 
-    `more`: further phrases by category, in lemmas (`phrase_lemma`), which count as much as our own synonyms.
+    `more`: further phrases by category, as lemmas (`phrase_lemma`), which count like our own synonyms.
 
     The phrase is read from its head (last word) and its longest known ending decides: "teddy bear" is not a bear,
     "brown teddy bear" is a teddy bear, and an unknown "dog bowl" is a bowl. A category that has the ending as its own
-    name beats one that has it as a synonym, that one beats the kinds of a broader word ("animal" for a dog), and last
-    come broader categories ("fire truck" for a truck). Slash names ("handbag/satchel") are matched by each part.
+    name beats one that has it as a synonym, which beats the kinds of a broader word ("animal" for a dog); broader
+    categories ("fire truck" for a truck) come last. Each part of a slash name ("handbag/satchel") can match.
     """
     words = phrase_lemma(noun).split()
     distinct = list(dict.fromkeys(categories))
@@ -61,7 +61,7 @@ def _broader_words(category: str) -> frozenset[str]:
 
 @lru_cache(maxsize=1 << 14)
 def _broader(phrase: str) -> tuple[str, ...]:
-    """The broader words for what the phrase names, from the one with the fewest kinds."""
+    """Returns the broader words for what the phrase names, the word with the fewest kinds first."""
     table = _synonym_table()
     found = [
         (len(kinds), word)
@@ -78,7 +78,7 @@ def _aliases() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def _synonym_table() -> dict[str, frozenset[str]]:
-    """Synonyms by plain name; a name that both data sets have has the words of both tables."""
+    """Maps plain names to synonyms; a name of both data sets gets the words of both tables."""
     ours, more = _in_lemmas(coco.SYNONYMS), _in_lemmas(objects365.SYNONYMS)
     return {name: ours.get(name, _NOTHING) | more.get(name, _NOTHING) for name in ours.keys() | more.keys()}
 

@@ -1,4 +1,4 @@
-"""The authors' rule from words to categories, for comparison: any phrase that is a substring (spec pseudo_labels 2.3)."""
+"""Matches words to categories by substrings, as the authors do (docs/triplets.md, Other ways to candidates)."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -9,14 +9,14 @@ Paraphrases = Mapping[str, Sequence[str]]
 
 
 class ParaphrasesError(ValueError):
-    """A dictionary of paraphrases that can't be used; the message names file, place and what is allowed."""
+    """A dictionary of paraphrases cannot be used; the message names the file, the position and the expected format."""
 
 
 def match_officially(span: str, categories: Collection[str], paraphrases: Paraphrases) -> list[str]:
-    """The category, of `categories` in order, whose phrase is the last to be found anywhere in the span; else none.
+    """Returns the last of `categories` that has a phrase anywhere in the span; empty if there is none.
 
-    "A chair" is a person by this rule, for "hair" is a phrase of person, unless a later category matches too.
-    A category without paraphrases has its own name.
+    By this rule "a chair" is a person, because "hair" is a phrase of person, unless a later category matches too.
+    A category without paraphrases matches by its own name.
     """
     lowered = span.lower()
     found: list[str] = []
@@ -27,14 +27,14 @@ def match_officially(span: str, categories: Collection[str], paraphrases: Paraph
 
 
 def read_paraphrases(path: Path) -> dict[str, list[str]]:
-    """A dictionary in the authors' JSON format, {category: [phrase, ...]}. Raises ParaphrasesError."""
+    """Reads the authors' JSON format, {category: [phrase, ...]}. Raises ParaphrasesError for any other file."""
     try:
         given = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ParaphrasesError(f"{path}: {error}; give a JSON file {{category: [phrase, ...]}}") from error
     if not isinstance(given, dict):
-        raise ParaphrasesError(f"{path}: a {type(given).__name__} where {{category: [phrase, ...]}} is needed")
+        raise ParaphrasesError(f"{path}: holds a {type(given).__name__}; give a JSON file {{category: [phrase, ...]}}")
     for category, listed in given.items():
         if not isinstance(listed, list) or not all(isinstance(phrase, str) and phrase for phrase in listed):
-            raise ParaphrasesError(f"{path}: {category!r} has {listed!r}, a list of phrases is needed")
+            raise ParaphrasesError(f"{path}: {category!r} maps to {listed!r}; give a list of phrases")
     return given

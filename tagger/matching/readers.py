@@ -1,4 +1,4 @@
-"""How the words of triplets become categories and predicates: our ways, and the authors' for comparison."""
+"""Maps the words of triplets to categories and predicates: our methods, and the authors' for comparison."""
 
 from collections.abc import Callable, Collection, Mapping
 
@@ -11,19 +11,19 @@ from tagger.parsing.official import authors_predicate
 from tagger.triplet import Triplet
 
 NounReader = Callable[[str, str, Collection[str]], list[str]]
-"""From a noun as written, its lemma and the image's categories to those it means."""
+"""Maps a noun as written, its lemma and the image's categories to the categories that it means."""
 
 Wording = Callable[[Triplet], str]
-"""From a triplet to the predicate of its candidates; empty for triplets that are left out."""
+"""Maps a triplet to the predicate of its candidates; empty for triplets that are left out."""
 
 
 def by_whole_words(surface: str, lemma: str, categories: Collection[str]) -> list[str]:
-    """Our matching: `tagger.matching.matcher`."""
+    """Matches by our rules: `tagger.matching.matcher`."""
     return match(lemma, categories)
 
 
 def by_whole_words_and(paraphrases: Paraphrases) -> NounReader:
-    """Our matching, with phrases of an external dictionary beside our own synonyms."""
+    """Returns our matching, with the phrases of an external dictionary added to our own synonyms."""
     more: Mapping[str, Collection[str]] = {
         category: frozenset(map(phrase_lemma, phrases)) for category, phrases in paraphrases.items()
     }
@@ -31,7 +31,7 @@ def by_whole_words_and(paraphrases: Paraphrases) -> NounReader:
 
 
 def by_substrings(paraphrases: Paraphrases) -> NounReader:
-    """The authors' matching: any phrase inside the noun as written, the last category wins."""
+    """Returns the authors' matching: any phrase inside the noun as written counts, and the last category wins."""
     remembered: dict[tuple[str, tuple[str, ...]], list[str]] = {}
 
     def read(surface: str, lemma: str, categories: Collection[str]) -> list[str]:
@@ -44,7 +44,7 @@ def by_substrings(paraphrases: Paraphrases) -> NounReader:
 
 
 def canonical_predicate(triplet: Triplet) -> str:
-    """ "in front of" of "is standing in front of"."""
+    """Returns the canonical predicate: "in front of" for "is standing in front of"."""
     return canonical(triplet.predicate_lemma)
 
 
@@ -53,4 +53,4 @@ WORDINGS: Mapping[str, Wording] = {
     "full": full_predicate,
     "official": authors_predicate,
 }
-"""Wordings by the name that settings give them."""
+"""Wordings by their name in the settings."""

@@ -1,1 +1,1 @@
-"""From a caption to the triplets that it states."""
+"""Parses captions into the triplets that they state."""

@@ -1,6 +1,6 @@
-"""Separates clauses joined by "and" or "while": in "a dog under a car and a cat sleeps on it" the car is no subject.
+"""Separates clauses joined by "and" or "while": in "a dog under a car and a cat sleeps on it" the car is not a subject.
 
-The small spaCy model tends to read the second clause's subject as one more object of the first clause.
+The small spaCy model tends to read the second clause's subject as another object of the first clause.
 """
 
 from spacy.tokens import Doc, Token
@@ -11,14 +11,14 @@ from tagger.english.words import words
 
 _JOINTS = words("and while but")
 _PREMODIFIER_TAGS = words("DET ADJ NOUN PROPN NUM")
-# "with a cup and a book on it", "of a man and a woman sitting": the nouns stay together.
+# After these, joined nouns stay together: "with a cup and a book on it", "of a man and a woman sitting".
 _BINDING = words("with of between and or to from for as")
 _PLACES = words("on in at near next under behind beside above below beneath underneath over inside atop by against")
 _POSTURES = words("seated parked perched dressed")
 
 
 def separate_clauses(doc: Doc) -> None:
-    """Changes the tree so that a noun behind "and" that opens a clause of its own is that clause's subject."""
+    """Changes the tree so that a noun after a conjunction that opens its own clause becomes that clause's subject."""
     for token in doc[1:-1]:
         if token.pos_ not in ("NOUN", "PROPN") or doc[token.i + 1].pos_ in ("NOUN", "PROPN"):
             continue
@@ -38,7 +38,7 @@ def _phrase_start(noun: Token) -> int:
 
 
 def _last_relation(doc: Doc, end: int, including_binding: bool) -> Token | None:
-    """The verb or preposition nearest before `end`, unless it binds what follows it together."""
+    """Returns the last verb or preposition before `end`, unless it binds together what follows it."""
     for position in range(end - 1, 0, -1):
         token = doc[position]
         if token.pos_ in ("VERB", "ADP", "SCONJ") or token.lower_ in ("next", "to"):
@@ -84,7 +84,7 @@ def _attach(noun: Token, verb: Token, label: str) -> None:
 
 
 def _detach(noun: Token, modifier: Token, label: str) -> None:
-    """Makes the noun independent of the clause before and the modifier its own."""
+    """Detaches the noun from the preceding clause and attaches the modifier to it."""
     if modifier.is_ancestor(noun):
         return
     if modifier.head != noun:

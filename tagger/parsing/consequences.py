@@ -1,7 +1,7 @@
-"""What follows from a stated relation of a person and a thing: who rides a horse sits on it, who reads a book holds it.
+"""Infers what a stated relation of a person and a thing implies: who rides a horse sits on it, a reader holds the book.
 
-A consequence is listed where it is plain. Where V-COCO annotates both actions, at least seven in ten pairs with
-the one have the other too: `python -m benchmarks.implications` counts them.
+Only plain consequences are listed. Where V-COCO annotates both actions, at least seven in ten pairs with the first
+have the second too: `python -m benchmarks.implications` counts them.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from tagger.english.words import phrases
 from tagger.parsing.implied import RULE
 from tagger.triplet import Triplet
 
-# Predicates, things, what follows of the same two. Things are COCO's categories, with their synonyms; "" is any.
+# (predicates, things, consequences for the same two). Things are COCO categories with their synonyms; "" is any thing.
 CONSEQUENCES = (
     ("ride, on, stand on", "skateboard", "skateboard on"),
     ("ride, on, stand on", "surfboard", "surf on"),
@@ -29,7 +29,7 @@ CONSEQUENCES = (
     ("catch, hit, kick", "sports ball, frisbee", "look at"),
     ("hit with, cut with, drink with, drink from", "", "hold"),
 )
-# The same, of another thing that the image may have.
+# (predicates, things, consequence, another thing that it is about and that the image may have).
 CONSEQUENCES_ELSEWHERE = (
     ("sit at", "dining table, desk", "sit on", "chair"),
     ("drink", "wine", "drink with", "wine glass"),
@@ -37,14 +37,14 @@ CONSEQUENCES_ELSEWHERE = (
 )
 
 _UNCLEAR = frozenset({"board"})
-"""Synonyms of several categories that do different things."""
+"""Synonyms shared by several categories with different consequences."""
 
 
 def consequences(triplets: Sequence[Triplet]) -> list[Triplet]:
-    """What follows from the triplets of one caption and is not among them, at any remove; of people only.
+    """Returns the direct and indirect consequences of one caption's triplets that are not among them; for people only.
 
-    A consequence has its triplet's words and places. One of another thing ("sit at a table": on a chair) is left out
-    where the caption says something of the person and such a thing.
+    A consequence has its triplet's words and positions. One about another thing ("sit at a table": on a chair) is left
+    out when the caption itself relates the person to such a thing.
     """
     named = {(t.subject_start, t.object_lemma) for t in triplets}
     stated = {(t.subject_start, t.predicate_lemma, t.object_lemma) for t in triplets}
@@ -67,14 +67,14 @@ def consequences(triplets: Sequence[Triplet]) -> list[Triplet]:
 
 @lru_cache(maxsize=1 << 14)
 def following(predicate: str, noun: str) -> tuple[tuple[str, str], ...]:
-    """Predicates and nouns that follow from a canonical predicate and a noun lemma, in order."""
+    """Returns the predicates and nouns that follow from a canonical predicate and a noun lemma, in order."""
     reached = [(predicate, noun)]
     for pair in reached:
-        reached += [found for found in dict.fromkeys(_at_once(*pair)) if found not in reached]
+        reached += [found for found in dict.fromkeys(_direct(*pair)) if found not in reached]
     return tuple(reached[1:])
 
 
-def _at_once(predicate: str, noun: str) -> list[tuple[str, str]]:
+def _direct(predicate: str, noun: str) -> list[tuple[str, str]]:
     same = [
         (following, noun)
         for predicates, things, followings in CONSEQUENCES

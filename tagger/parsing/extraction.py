@@ -1,4 +1,4 @@
-"""Relations of one parsed caption, by rules over its dependency tree."""
+"""Extracts the relations of one parsed caption by rules over its dependency tree."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,30 +20,30 @@ from tagger.parsing.readings import Reading, reading
 from tagger.parsing.subjects import Subjects
 from tagger.triplet import Triplet
 
-# Prepositions that still relate subject and object when the verb's own object or another phrase stands between.
+# Prepositions that still relate subject and object when the verb's own object or another phrase comes between.
 _FAR_PREPOSITIONS = words(
     "on in at with near under behind beside by next inside above below beneath underneath between among against "
     "around over atop close across along down outside"
 )
 _INNER = ("compound", "poss", "nmod", "npadvmod")
 _OBJECTS = ("dobj", "dative")
-# "starts running" is one predicate, "smiling holding" two.
+# "starts running" is one predicate, "smiling holding" is two.
 _ASPECTS = words("start begin keep stop finish continue like love enjoy try go help")
-# What "in her hand" behind these is about is what is held.
+# After these verbs, "in her hand" describes the object.
 _HOLDING = words("hold have carry")
-# "Hits a ball with a bat": hits with the bat.
+# In "hits a ball with a bat", the bat is what the verb is done with.
 _WITH_TOOLS = words("hit cut slice chop eat")
-# What one takes things by.
+# Parts that things are held or led by.
 _HANDLES = words("rein reins leash collar strap handle")
-# "a bench with a cat on it" says where the cat is, and nothing more of the bench.
+# "a bench with a cat on it" states where the cat is, and nothing else about the bench.
 _SAID_BY_PRONOUN = ("with", "have")
 
 
 class Extraction:
     """Finds the triplets of one parsed caption.
 
-    `doc` may begin with words that the caption has not: its first `added` characters. What follows has the caption's
-    characters, and spans are cut from `caption`.
+    `doc` may begin with words that are not in the caption: its first `added` characters. The rest matches the caption
+    character by character, and spans are cut from `caption`.
     """
 
     def __init__(self, doc: Doc, caption: str, added: int = 0) -> None:
@@ -56,7 +56,7 @@ class Extraction:
         self._said_by_pronoun: set[tuple[int, int]] = set()
 
     def triplets(self, implied: bool = False) -> list[Triplet]:
-        """All triplets, ordered by where predicate, subject and object stand; with `implied`, what activities take too."""
+        """Returns all triplets by position of predicate, subject and object; `implied` adds what activities imply."""
         for token in self._doc:
             if token.pos_ in ("VERB", "AUX"):
                 self._verb(token)
@@ -74,7 +74,7 @@ class Extraction:
         return sorted(found, key=lambda triplet: (triplet.predicate_start, triplet.subject_start, triplet.object_start))
 
     def _activities(self) -> None:
-        """ "A man skiing", "a skier": on skis. Left out where the caption relates the two in its own words."""
+        """Adds what activities imply ("a man skiing", "a skier": on skis) unless the caption itself relates the two."""
         for token in self._doc:
             if token.pos_ in ("VERB", "AUX"):
                 self._tools(token)
@@ -86,7 +86,7 @@ class Extraction:
                     self._imply(subject, token, named)
 
     def _tools(self, verb: Token) -> None:
-        """ "Hits a ball with a bat": beside "with", which the words state, also "hit with"."""
+        """Adds "hit with" for "hits a ball with a bat", beside "with", which the caption states."""
         if verb_lemma(verb.lower_) not in _WITH_TOOLS or not self._direct_objects(verb):
             return
         for phrase in self._phrases.behind(verb):
@@ -127,7 +127,7 @@ class Extraction:
             if self._is_agent(verb, phrase):
                 agents = self._objects(phrase.object)
                 self._emit(agents, (verb.i, phrase.start), subjects, "passive")
-                # "Brought by a man on a scooter": he is on it.
+                # In "brought by a man on a scooter", he is on it.
                 subjects = agents if all(map(self._mentions.is_animate, agents)) else subjects
                 continue
             if objects and self._resumes(verb, phrase):
@@ -183,7 +183,7 @@ class Extraction:
         return [referent for member in members for referent in self._mentions.referents(member)]
 
     def _stranded(self, verb: Token, subjects: list[Token], is_copula: bool) -> None:
-        """ "The horse a man is riding", "the bench that a man sits on": what stands in front is the object."""
+        """Handles "the horse a man is riding", "the bench that a man sits on": the noun in front is the object."""
         front = self._fronted(verb)
         if front is None or any(child.dep_ in _OBJECTS for child in verb.children):
             return
@@ -199,12 +199,12 @@ class Extraction:
         own = [child for child in verb.lefts if child.dep_ == "nsubj" and not self._mentions.is_relative(child)]
         if verb.dep_ == "relcl" and own and self._mentions.is_noun(verb.head):
             return verb.head
-        # Without "that" the model takes both nouns for subjects.
+        # Without "that", the model reads both nouns as subjects.
         is_fronted = len(own) == 2 and verb.dep_ == "ROOT" and self._mentions.is_noun(own[0])
         return own[0] if is_fronted and not own[0].rights else None
 
     def _verb_range(self, verb: Token) -> tuple[int, int]:
-        """Token range of the verb with its particle and the verbs it hangs on ("trying to catch")."""
+        """Returns the token range of the verb with its particle and its governing verbs ("trying to catch")."""
         start, end = verb.i, verb.i + 1
         while end < len(self._doc) and self._doc[end].dep_ == "prt" and self._doc[end].head == verb:
             end += 1
@@ -228,18 +228,18 @@ class Extraction:
         return verb.tag_ in ("VBN", "VBD") and canonical(f"{verb.lower_} by").endswith(" by")
 
     def _is_agent_behind(self, noun: Token, phrase: Phrase, agent: Token) -> bool:
-        """ "Pushed on a swing by her father": by him, not a swing near him."""
+        """Whether the phrase names the agent, as in "pushed on a swing by her father", and not a place near it."""
         verb = noun.head.head
         is_behind = noun.dep_ == "pobj" and verb.tag_ == "VBN" and self._is_agent(verb, phrase)
         return is_behind and self._mentions.is_animate(agent)
 
     def _is_means(self, phrase: Phrase, held: Token) -> bool:
-        """ "Hangs by its tail", "leads a horse by the reins": no place near them."""
+        """Whether "by" names no place, as in "hangs by its tail" and "leads a horse by the reins"."""
         is_by = self._doc[phrase.start].lower_ == "by" and phrase.end == phrase.start + 1
         return is_by and noun_lemma(held.lower_) in BODY_PARTS | _HANDLES
 
     def _resumes(self, verb: Token, phrase: Phrase) -> bool:
-        """Whether the phrase says where what is had is: "a plate has food on it", "a man holds a cup in his hand"."""
+        """Whether the phrase locates the verb's object: "a plate has food on it", "a man holds a cup in his hand"."""
         if phrase.object is None:
             return False
         if self._mentions.is_personal(phrase.object):
@@ -300,7 +300,7 @@ class Extraction:
         )
 
     def _characters(self, start: int, end: int) -> tuple[int, int]:
-        """A token range as the caption's characters."""
+        """Converts a token range to a character range of the caption."""
         last = self._doc[end - 1]
         first = max(self._doc[start].idx - self._added, 0)
         while self._caption[first].isspace():
@@ -308,7 +308,7 @@ class Extraction:
         return first, last.idx + len(last.text) - self._added
 
     def _adjacent_mentions(self) -> None:
-        """Where the tree links nothing to a noun, read plain "noun verb/preposition noun" off the words."""
+        """Reads plain "noun verb/preposition noun" sequences where the tree links nothing to the second noun."""
         nouns = [
             token
             for token in self._doc

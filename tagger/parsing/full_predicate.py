@@ -1,4 +1,4 @@
-"""The predicate as its caption words it: lemmas with every preposition, where `canonical` keeps what labels need."""
+"""Words the predicate as its caption does: lemmas with every preposition; `canonical` keeps only what labels need."""
 
 from functools import lru_cache
 
@@ -15,9 +15,9 @@ _VARIANTS = merged(
 
 
 def full_predicate(triplet: Triplet) -> str:
-    """ "stand in front of" where the canonical predicate is "in front of"; the verb itself for a passive.
+    """Returns the whole predicate: "stand in front of" (canonical: "in front of"); for a passive, the verb itself.
 
-    A relation that the words only imply ("man in a suit", rule "attire") has its canonical form.
+    A relation that the words only imply ("man in a suit", rule "attire") keeps its canonical form.
     """
     if triplet.rule in READINGS:
         return triplet.predicate_lemma
@@ -27,7 +27,7 @@ def full_predicate(triplet: Triplet) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def full_form(text: str) -> str:
-    """Any predicate in lemmas, without articles, auxiliaries and adverbs of degree; "be" for a bare copula."""
+    """Returns any predicate as lemmas, without articles, auxiliaries and adverbs of degree; "be" for a bare copula."""
     tokens = [word for word in tokens_of(text) if word not in DETERMINERS]
     while tokens and tokens[0] in AUXILIARIES:
         tokens = tokens[1:]

@@ -1,4 +1,4 @@
-"""What an activity is done with, though the caption does not name it: who skis has skis, a surfer a surfboard."""
+"""Infers what an activity is done with when the caption does not name it: a skier has skis, a surfer a surfboard."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from tagger.english.verbs import verb_lemma
 RULE = "implied"
 
 Means = tuple[str, str]
-"""Canonical predicate and noun."""
+"""(canonical predicate, noun)"""
 
 _VERBS: dict[str, Means] = {
     "ski": ("ski on", "skis"),
@@ -46,7 +46,7 @@ _PEOPLE: dict[str, Means] = {
 
 
 def means_of_verb(verb: Token) -> Iterator[Means]:
-    """What the activity of a verb is done with."""
+    """Yields what the activity of a verb is done with."""
     lemma = verb_lemma(verb.lower_)
     if lemma in _VERBS:
         yield _VERBS[lemma]
@@ -56,7 +56,7 @@ def means_of_verb(verb: Token) -> Iterator[Means]:
 
 
 def means_of_person(noun: Token) -> Means | None:
-    """What a person named after an activity does it with."""
+    """Returns what a person named after an activity does it with."""
     head = noun_lemma(noun.lower_)
     compounds = " ".join(child.lower_ for child in noun.lefts if child.dep_ == "compound")
     return _PEOPLE.get(f"{compounds} {head}".strip()) or _PEOPLE.get(head)

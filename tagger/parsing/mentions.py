@@ -1,4 +1,4 @@
-"""Noun mentions of a parsed caption: which tokens are nouns, what they stand for, which go together."""
+"""Finds the noun mentions of a parsed caption: which tokens are nouns, what they stand for, which are coordinated."""
 
 from collections.abc import Iterator
 
@@ -38,13 +38,13 @@ class Mentions:
         self._left_conjunct = dict(self._coordinations())
 
     def is_noun(self, token: Token) -> bool:
-        """Whether the token can be a subject or object: a noun of what is there, or a pronoun for an unnamed person."""
+        """Whether the token can be subject or object: a noun, if not negated, or a pronoun for an unnamed person."""
         if token.pos_ in ("NOUN", "PROPN"):
-            return any(letter.isalpha() for letter in token.text) and not self._is_denied(token)
+            return any(letter.isalpha() for letter in token.text) and not self._is_negated(token)
         return token.pos_ == "PRON" and token.lower_ in _INDEFINITE
 
-    def _is_denied(self, noun: Token) -> bool:
-        """ "No chairs", "none of the cars", "neither of the boys"."""
+    def _is_negated(self, noun: Token) -> bool:
+        """Whether the noun is negated: "no chairs", "none of the cars", "neither of the boys"."""
         if noun.lower_ in _NONE or any(child.lower_ in _NO for child in noun.lefts):
             return True
         return noun.dep_ == "pobj" and noun.head.lower_ == "of" and noun.head.head.lower_ in _NONE
@@ -54,7 +54,7 @@ class Mentions:
         return noun_lemma(token.lower_) in ANIMATE
 
     def span(self, token: Token) -> tuple[int, int]:
-        """Token range of the noun with what stands before it (determiner, adjectives, compounds)."""
+        """Returns the token range of the noun with its premodifiers (determiner, adjectives, compounds)."""
         start = token.i
         for child in reversed(list(token.lefts)):
             if child.dep_ not in _PREMODIFIERS or child.right_edge.i != start - 1:
@@ -63,7 +63,7 @@ class Mentions:
         return start, token.i + 1
 
     def lemma(self, token: Token) -> str:
-        """Head noun in the singular with its compound words and lexical adjectives ("hot dog", "tennis racket")."""
+        """Returns the singular head noun with compound words and lexical adjectives ("hot dog", "tennis racket")."""
         if token.pos_ == "PRON":
             return "person"
         counted = any(child.dep_ == "nummod" for child in token.lefts) or self._is_followed_by_of(token)
@@ -80,7 +80,7 @@ class Mentions:
         return phrase_lemma(phrase) or token.lower_
 
     def count(self, token: Token) -> int:
-        """How many the noun means: its number word, 1 for a singular, 0 for a plural without a number."""
+        """Returns how many the noun means: its number word, 1 for a singular, 0 for a plural without a number."""
         for child in token.lefts:
             if child.lower_ in _NUMBERS:
                 return _NUMBERS[child.lower_]
@@ -94,7 +94,7 @@ class Mentions:
         return 0 if is_several else 1
 
     def attributes(self, token: Token) -> tuple[str, ...]:
-        """Adjectives and nouns that describe the noun and are no part of its lemma, in order."""
+        """Returns the adjectives and nouns that describe the noun but are not part of its lemma, in order."""
         named = self.lemma(token).split()
         found = []
         for child in token.lefts:
@@ -105,7 +105,7 @@ class Mentions:
         return tuple(word.lower_ for word in found if word.is_alpha)
 
     def referents(self, token: Token) -> list[Token]:
-        """The nouns that a noun stands for: itself, or what a quantity or picture noun is "of"."""
+        """Returns the nouns that a noun stands for: itself, or what a quantity or picture noun is "of"."""
         return self._referents(token, depth=0)
 
     def _referents(self, token: Token, depth: int) -> list[Token]:
@@ -127,7 +127,7 @@ class Mentions:
         return self.referents(token) != [token]
 
     def coordinated(self, token: Token) -> list[Token]:
-        """The noun and the nouns coordinated with it to its right, in order."""
+        """Returns the noun and the nouns coordinated with it to its right, in order."""
         found = [token]
         for conjunct, left in sorted(self._left_conjunct.items()):
             if any(left == member.i for member in found):
@@ -135,9 +135,9 @@ class Mentions:
         return found
 
     def modified(self, noun: Token, modifier: Token) -> list[Token]:
-        """The nouns that a modifier behind `noun` is about: in "a man and a woman on a bench" both.
+        """Returns the nouns that a modifier after `noun` describes: both in "a man and a woman on a bench".
 
-        Coordinated nouns before the modifier count as long as nothing but "and" stands between them.
+        Coordinated nouns before the modifier count as long as only conjunctions and punctuation separate them.
         """
         root = noun
         while root.i in self._left_conjunct:
@@ -158,11 +158,11 @@ class Mentions:
         return token.lower_ in _RELATIVE and token.pos_ in ("PRON", "DET", "SCONJ")
 
     def is_personal(self, token: Token) -> bool:
-        """Whether the token is a pronoun that stands for something named before."""
+        """Whether the token is a pronoun that refers to something mentioned before."""
         return token.lower_ in _PERSONAL
 
     def starts_own_clause(self, conjunct: Token) -> bool:
-        """Whether a coordinated noun does something itself: in "a car and a woman holding a cup" the woman does."""
+        """Whether a coordinated noun has its own clause, as the woman does in "a car and a woman holding a cup"."""
         return self.is_animate(conjunct) and any(
             child.dep_ in ("acl", "relcl") and child.tag_ != "VBN" for child in conjunct.rights
         )
@@ -178,14 +178,14 @@ class Mentions:
                 yield from self._of_objects(child)
 
     def _holder(self, left: Token, conjunct: Token) -> Token:
-        """What a new thing stands beside: in "a glass of water and a carrot" the glass, not the water."""
+        """Returns what a new thing is coordinated with: in "a glass of water and a carrot" the glass, not the water."""
         if left.dep_ != "pobj" or left.head.lower_ != "of" or self._is_new(left) or not self._is_new(conjunct):
             return left
         holder = left.head.head
         return holder if self.is_noun(holder) else left
 
     def _is_new(self, noun: Token) -> bool:
-        """Whether an article opens another thing."""
+        """Whether an article introduces another thing."""
         return any(child.lower_ in ("a", "an") for child in noun.lefts)
 
     def _heads(self, token: Token, ancestor: Token) -> bool:
@@ -204,9 +204,9 @@ class Mentions:
                     yield token.i, left.i
 
     def _true_left(self, conjunct: Token, head: Token) -> Token | None:
-        """The noun that a noun is coordinated with.
+        """Returns the noun that a noun is coordinated with.
 
-        The small model hangs "a book" of "a man holding an umbrella and a book" on the man or on the verb.
+        In "a man holding an umbrella and a book", the small model attaches "a book" to the man or to the verb.
         """
         between = [self._doc[position] for position in range(head.i + 1, conjunct.i)]
         conjunctions = [token for token in between if token.dep_ == "cc"]

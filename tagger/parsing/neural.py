@@ -1,4 +1,4 @@
-"""Captions to triplets with a sequence-to-sequence model that writes scene graphs, held to the caption's own words."""
+"""Parses captions with a sequence-to-sequence model that writes scene graphs, restricted to the caption's own words."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -16,32 +16,32 @@ from tagger.triplet import Triplet
 
 RULE = "neural"
 PROMPT = "Generate Scene Graph: "
-"""What the models of FactualSceneGraph were trained with."""
+"""Prompt that the models of FactualSceneGraph were trained with."""
 
 _FACT = re.compile(r"\(([^()]*)\)")
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _ATTRIBUTE = "is"
 
 Place = tuple[int, int]
-"""Characters of the caption, end exclusive."""
+"""Character range of the caption, end exclusive."""
 
 
 class NeuralParserError(RuntimeError):
-    """A model folder that can't be used."""
+    """A model folder cannot be used."""
 
 
 class NeuralParser:
-    """A scene-graph model of transformers; called like `parse_captions`.
+    """Parses captions with a scene-graph model of transformers; called like `parse_captions`.
 
-    The model writes facts "( man , ride , horse ) , ( horse , is , brown )". A fact counts only where the caption has
-    the words: the nouns and the predicate, by lemma, at places of their own; attributes go to the nouns they are about.
+    The model writes facts such as "( man , ride , horse ) , ( horse , is , brown )". A fact counts only if the caption
+    has its nouns and predicate, by lemma and at separate positions; attributes go to the nouns that they describe.
     """
 
     def __init__(self, folder: Path, batch_size: int = 32, longest: int = 200, prompt: str = PROMPT) -> None:
-        """`longest`: tokens of a graph. Raises NeuralParserError."""
+        """`longest`: maximum number of tokens of a graph. Raises NeuralParserError when the folder cannot be used."""
         if not folder.is_dir():
             raise NeuralParserError(
-                f"no folder {folder}: give one with config.json, safetensors weights and a tokenizer"
+                f"{folder}: folder not found; give one with config.json, safetensors weights and a tokenizer"
             )
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
@@ -51,12 +51,12 @@ class NeuralParser:
         self._model = model.eval()
         self._batch_size, self._longest, self._prompt = batch_size, longest, prompt
         self.unlicensed = 0
-        """Facts that were left out because the caption does not have their words."""
+        """Number of facts that were left out because the caption lacks their words."""
 
     def __call__(self, captions: Sequence[str]) -> list[list[Triplet]]:
-        """Triplets of each caption, in order; refused captions (`refusal`) give [].
+        """Returns the triplets of each caption, in order; refused captions (`refusal`) give [].
 
-        A batch holds captions of one length in tokens: nothing is padded, so what else is parsed changes nothing.
+        A batch holds captions of equal length in tokens: nothing is padded, so other captions never change a result.
         """
         distinct = [caption for caption in dict.fromkeys(captions) if refusal(caption) is None]
         graphs = dict(self._written(distinct))
@@ -88,7 +88,7 @@ class NeuralParser:
 
 
 def licensed(caption: str, graph: str) -> tuple[list[Triplet], int]:
-    """The triplets of a written graph that the caption has words for, and how many facts have not."""
+    """Returns the triplets of a written graph that the caption has words for, and the number of other facts."""
     facts = [[part.strip() for part in fact.split(",")] for fact in _FACT.findall(graph)]
     stated = [fact for fact in facts if len(fact) == 3 and all(fact)]
     attributes: dict[str, list[str]] = {}
@@ -139,8 +139,8 @@ def _triplet(
 def _find(
     caption: str, words: str, noun: bool, taken: Place | None = None, others: Sequence[Place] = ()
 ) -> Place | None:
-    """Where the caption has the words one after the other, by lemma; articles between them are passed over."""
-    lemma = _noun if noun else _said
+    """Finds where the caption has the words in sequence, by lemma; ignores articles between them."""
+    lemma = _noun if noun else _verb
     wanted = [lemma(word) for word in _WORD.findall(words.lower()) if word not in DETERMINERS]
     tokens = [
         (lemma(match.group()), match.span())
@@ -160,5 +160,5 @@ def _noun(word: str) -> str:
     return noun_lemma(word)
 
 
-def _said(word: str) -> str:
+def _verb(word: str) -> str:
     return word if word in FUNCTION_WORDS else verb_lemma(word)

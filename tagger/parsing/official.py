@@ -1,4 +1,4 @@
-"""What the authors' parser keeps of a caption's relations, for comparison (spec pseudo_labels 2.1)."""
+"""Keeps the relations that the authors' parser finds, as it words them (docs/triplets.md, Other ways to candidates)."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -6,20 +6,20 @@ from dataclasses import replace
 from tagger.english.closed_words import FUNCTION_WORDS, tokens_of
 from tagger.triplet import Triplet
 
-# Their rules: subject, verb and object; prepositions of nouns and verbs; passives turned around.
+# The authors' rules: subject, verb and object; prepositions of nouns and verbs; passives with their ends swapped.
 _RULES = frozenset({"verb-object", "verb-preposition", "preposition", "noun-preposition", "passive"})
 
 
 def as_authors_keep(triplets: Iterable[Triplet]) -> list[Triplet]:
-    """Triplets of their rules, with `authors_predicate` as `predicate_lemma`; offsets stay those of the whole predicate."""
+    """Returns the triplets of their rules, worded by `authors_predicate`; offsets still cover the whole predicate."""
     kept = ((triplet, authors_predicate(triplet)) for triplet in triplets)
     return [replace(triplet, predicate_lemma=predicate) for triplet, predicate in kept if predicate]
 
 
 def authors_predicate(triplet: Triplet) -> str:
-    """The predicate as their parser words it: surface words, and of a verb with its preposition the preposition alone.
+    """Returns the predicate in their wording: surface words, and of a verb with a preposition only the preposition.
 
-    "A woman playing in a room" gives "in". Empty for relations that their rules don't find.
+    "A woman playing in a room" gives "in". Empty for relations that their rules do not find.
     """
     if triplet.rule not in _RULES:
         return ""

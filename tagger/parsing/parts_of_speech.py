@@ -1,4 +1,4 @@
-"""The parts of speech that a spaCy pipeline's attribute ruler gives, remembered: its patterns need a fifth of a parse."""
+"""Caches the parts of speech of a spaCy attribute ruler, whose patterns take a fifth of the parsing time."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,21 +14,21 @@ _ASKED = {"TAG", "LOWER", "DEP", "IS_SPACE"}
 _CHOICES = {"IN", "NOT_IN"}
 
 _Key = tuple[int, int, int, int, int]
-"""Word if some pattern names it, tag, label, whether it is space, and the label of the word before."""
+"""(word, if a pattern names it; tag; label; whether it is space; label of the previous word)"""
 
 
 class PartsOfSpeech:
-    """Sets `pos` as the pipeline's own ruler does; tags and labels stay, lemmas and morphology are left out."""
+    """Sets `pos` as the pipeline's own ruler does; tags and labels stay, lemmas and morphology are not set."""
 
     def __init__(self, parser: Language) -> None:
-        """For a pipeline that `suits`."""
+        """`parser` must satisfy `suits`."""
         self._ruler: Any = parser.get_pipe(RULER)
         self._named = {parser.vocab.strings[word] for token in _tokens(parser) for word in _words(token)}
         self._known: dict[_Key, int] = {}
 
     @staticmethod
     def suits(parser: Language) -> bool:
-        """Whether the ruler's parts of speech hang on what is remembered here, and on nothing else."""
+        """Whether the ruler's parts of speech depend only on what the cache key contains."""
         if RULER not in parser.pipe_names:
             return False
         are_local = all(
@@ -42,7 +42,7 @@ class PartsOfSpeech:
         )
 
     def __call__(self, doc: Doc) -> Doc:
-        """Set the parts of speech of a parsed document, and return it."""
+        """Sets the parts of speech of a parsed document and returns it."""
         before, keys, named = 0, list[_Key](), self._named
         for word, tag, label, space in doc.to_array([LOWER, TAG, DEP, IS_SPACE]).tolist():
             keys.append((word if word in named else 0, tag, label, space, before))
@@ -58,13 +58,13 @@ class PartsOfSpeech:
     def _learn(self, doc: Doc, keys: list[_Key]) -> None:
         self._ruler(doc)
         for token, key in zip(doc, keys, strict=True):
-            # What the ruler gives another tag or label must pass through it each time.
+            # Tokens whose tag or label the ruler changes must pass through it each time.
             if (token.tag, token.dep) == key[1:3]:
                 self._known[key] = token.pos
 
 
 def _patterns(parser: Language) -> Iterator[tuple[list[dict[str, Any]], int]]:
-    """Patterns that decide a part of speech, each with the place of the token that it is about."""
+    """Yields the patterns that decide a part of speech, each with the position of the token that it applies to."""
     ruler: Any = parser.get_pipe(RULER)
     for rule in ruler.patterns:
         if "POS" in rule["attrs"]:

@@ -1,4 +1,4 @@
-"""Prepositional phrases of a dependency tree: "in front of a car" is one preposition and the car."""
+"""Finds the prepositional phrases of a dependency tree: "in front of a car" is one preposition and the car."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ PART_NOUNS = words(
 """Nouns that are part of a preposition: "in front of", "on the back of"."""
 
 NO_LINK = words("as during than like about until since per via while whereas although though because if when")
-"""Prepositions that relate nothing one sees."""
+"""Prepositions that state no visible relation."""
 
 _RECIPROCALS = (("each", "other"), ("one", "another"))
 
 
 @dataclass(frozen=True)
 class Phrase:
-    """Token range of a preposition (end exclusive) and the token it governs; none for "next to each other"."""
+    """Token range of a preposition (end exclusive) and the token it governs; None for "next to each other"."""
 
     start: int
     end: int
@@ -28,7 +28,7 @@ class Phrase:
 
     @property
     def reciprocal(self) -> bool:
-        """Whether it relates its subjects to each other."""
+        """Whether the phrase relates its subjects to each other."""
         return self.object is None
 
 
@@ -39,7 +39,7 @@ class Phrases:
         self._doc = doc
 
     def behind(self, head: Token) -> Iterator[Phrase]:
-        """Phrases that hang on a noun or verb, to its right."""
+        """Yields the phrases attached to a noun or verb, to its right."""
         for child in head.rights:
             if child.dep_ in ("prep", "agent"):
                 yield from self._followed(child, child.i)
@@ -54,7 +54,7 @@ class Phrases:
                         yield from self._followed(preposition, child.i)
 
     def is_part_noun(self, token: Token) -> bool:
-        """Whether the noun belongs to a preposition, as "front" in "in front of"."""
+        """Whether the noun belongs to a preposition, like "front" in "in front of"."""
         return token.dep_ == "pobj" and token.lower_ in PART_NOUNS and self._of_after(token) is not None
 
     def _followed(self, preposition: Token, start: int) -> Iterator[Phrase]:

@@ -1,4 +1,4 @@
-"""What a caption implies beyond its words: "the leg of a man" has a man who has a leg, "a man in a suit" wears it."""
+"""Reads what captions imply beyond their words: in "the leg of a man" the man has a leg, "a man in a suit" wears it."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from tagger.english.closed_words import AUXILIARIES
 from tagger.english.lexicon import BODY_PARTS, CARRIERS, CONTAINERS, GARMENTS
 
 READINGS = frozenset({"possessive", "contents", "attire", "covering", "implied"})
-"""The rules that state a relation which the caption has other words for."""
+"""The rules that state a relation for which the caption has other words."""
 
 _IN_GARMENTS = frozenset({"in", "dressed in", "clothed in", "dressed up in"})
 _COVERED = frozenset({"covered in", "covered with", "covered by"})
@@ -15,7 +15,7 @@ _COVERED = frozenset({"covered in", "covered with", "covered by"})
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The implied relation: canonical predicate, whether subject and object change places, and the rule's name."""
+    """The implied relation: canonical predicate, whether subject and object are swapped, and the rule's name."""
 
     predicate: str
     turned: bool
@@ -23,7 +23,7 @@ class Reading:
 
 
 def reading(predicate: str, subject: str, object_: str) -> Reading | None:
-    """How to read `predicate`, as written, between two noun lemmas; None where it means what it says."""
+    """Returns how to read `predicate`, as written, between two noun lemmas; None when it is meant literally."""
     words = [word for word in predicate.lower().split() if word not in AUXILIARIES]
     phrase = " ".join(words)
     if phrase == "of":

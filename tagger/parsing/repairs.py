@@ -1,4 +1,4 @@
-"""Corrections of what the small spaCy model gets wrong in short captions, made on its tree before the rules read it."""
+"""Corrects the small spaCy model's errors on short captions, in its tree, before the rules read it."""
 
 from itertools import pairwise
 
@@ -18,18 +18,18 @@ _GERUNDS = words(
     "waiting kneeling crouching drying reaching reading smiling"
 )
 _MODIFIERS = words("compound amod nmod npadvmod")
-# Plurals that do stand before other nouns.
+# Plurals that can modify another noun.
 _PLURAL_MODIFIERS = words("sports clothes glasses")
 _NAMES = frozenset(SYNONYMS).union(*SYNONYMS.values())
-# "Holds a bowl with a spoon": what is kept may have tools of its own.
+# In "holds a bowl with a spoon", the object may have its own tools.
 _KEEPING = words("hold have carry contain show see")
-# Category names that captions use as verbs too.
+# Category names that captions also use as verbs.
 _ALSO_VERBS = words("ski kite skateboard snowboard surfboard bat")
 _CATEGORY_HEADS = frozenset(noun_lemma(name.split()[-1]) for name in SYNONYMS) - _ALSO_VERBS
 
 
 def repair(doc: Doc) -> None:
-    """Corrects the tree in place: participles taken for nouns, category names for anything but a noun, tools for parts."""
+    """Corrects the tree in place: participles read as nouns, category names not read as nouns, tools read as parts."""
     for before, token in pairwise(doc):
         if _is_hidden_gerund(token, before):
             _make_clause(token, before)
@@ -54,7 +54,7 @@ def repair(doc: Doc) -> None:
 
 
 def _is_hidden_gerund(token: Token, before: Token) -> bool:
-    """ "A zebra standing in a field", "a woman drinking juice" read as nouns that "zebra" and "woman" modify."""
+    """Detects gerunds read as nouns that a noun modifies: "a zebra standing in a field", "a woman drinking juice"."""
     if not token.lower_.endswith("ing") or before.dep_ not in _MODIFIERS:
         return False
     if before.head != token:
@@ -74,7 +74,7 @@ def _make_clause(gerund: Token, noun: Token) -> None:
 
 
 def _is_hidden_verb(token: Token, before: Token) -> bool:
-    """ "A bus passes a church" read as one bus passes: "a" has no plural."""
+    """Detects "a bus passes a church" with "passes" read as a plural noun, which can't follow "a"."""
     if token.tag_ not in ("NNS", "NNPS") or before.head != token or before.dep_ not in _MODIFIERS | {"nsubj"}:
         return False
     opening = before
@@ -98,7 +98,7 @@ def _make_verb(verb: Token, noun: Token) -> None:
 
 
 def _is_verb_of_participle(token: Token, before: Token) -> bool:
-    """ "A truck filled with boxes drives along a road", "a dog chained to a fence barks" read as box drives, fence barks."""
+    """Detects "a truck filled with boxes drives", "a dog chained to a fence barks" read as box drives, fence barks."""
     if (
         token.dep_ != "pobj"
         or token.tag_ not in ("NNS", "VBZ")
@@ -134,21 +134,21 @@ def _make_main_verb(verb: Token, noun: Token) -> None:
 
 
 def _is_hidden_subject(noun: Token, verb: Token) -> bool:
-    """ "A kitten plays" read as a way of playing."""
+    """Detects "a kitten plays" with "kitten" read as a modifier of the verb."""
     if noun.pos_ != "NOUN" or noun.dep_ not in _MODIFIERS or noun.head != verb or verb.tag_ != "VBZ":
         return False
     return verb.pos_ == "VERB" and not any(child.dep_ in ("nsubj", "nsubjpass", "expl") for child in verb.children)
 
 
 def _is_split_list(token: Token) -> bool:
-    """ "A fork, a knife and a spoon" read as a fork that is knife and spoon."""
+    """Detects "a fork, a knife and a spoon" read as a fork that is a knife and a spoon."""
     if token.dep_ != "appos" or token.pos_ != "NOUN" or token.head.i > token.i:
         return False
     return {"cc", "conj"} <= {child.dep_ for child in token.rights}
 
 
 def _is_hidden_object(token: Token) -> bool:
-    """ "Going down a slope" read as going down by so much."""
+    """Detects "going down a slope" with "a slope" read as an adverbial, not as the object of "down"."""
     if token.dep_ != "npadvmod" or token.pos_ != "NOUN" or token.left_edge.i == 0:
         return False
     preposition = token.left_edge.nbor(-1)
@@ -160,7 +160,7 @@ def _make_object(token: Token) -> None:
 
 
 def _is_split_name(token: Token, before: Token) -> bool:
-    """ "A fire hydrant" read as a fire that is hydrant."""
+    """Detects "a fire hydrant" with "fire" read as the head."""
     if token.pos_ in ("NOUN", "PROPN") or f"{before.lower_} {token.lower_}" not in _NAMES:
         return False
     return token.head == before or not token.is_ancestor(before)
@@ -175,7 +175,7 @@ def _make_head(token: Token, before: Token) -> None:
 
 
 def _take_place(noun: Token, former: Token) -> None:
-    """Puts the noun at the place of its wrong neighbour in the tree, with all that stands before it."""
+    """Moves the noun to the tree position of `former`, its wrong neighbour, with everything before it."""
     before = [child for child in former.lefts if child != noun and child.i < noun.i]
     label, head = former.dep_, former.head
     noun.head = noun if head == former else head
@@ -186,7 +186,7 @@ def _take_place(noun: Token, former: Token) -> None:
 
 
 def _is_tool_of_verb(token: Token) -> bool:
-    """ "Hits a ball with a bat" read as a ball that has a bat."""
+    """Detects "hits a ball with a bat" read as a ball that has a bat."""
     if token.lower_ != "with" or token.dep_ != "prep" or token.head.dep_ != "dobj" or token.head.head.i > token.i:
         return False
     is_kept = verb_lemma(token.head.head.lower_) in _KEEPING
@@ -194,7 +194,7 @@ def _is_tool_of_verb(token: Token) -> bool:
 
 
 def _is_hidden_noun(token: Token, before: Token) -> bool:
-    """ "A suit and tie" read as tying."""
+    """Detects "a suit and tie" with "tie" read as a verb."""
     if token.pos_ not in ("VERB", "AUX") or token.tag_ in ("VBG", "VBN", "VBD"):
         return False
     if noun_lemma(token.lower_) not in _CATEGORY_HEADS:
@@ -204,7 +204,7 @@ def _is_hidden_noun(token: Token, before: Token) -> bool:
 
 
 def _is_hidden_name(token: Token, before: Token) -> bool:
-    """ "A kitten", "a red oven" read as an adjective."""
+    """Detects "a kitten", "a red oven" with the noun read as an adjective."""
     if token.pos_ != "ADJ" or before.pos_ not in ("DET", "ADJ") or token.lower_ == "orange":
         return False
     is_last = token.i + 1 == len(token.doc) or token.nbor().pos_ not in ("NOUN", "PROPN", "ADJ")

@@ -1,4 +1,4 @@
-"""Who does what a verb says: its own subject, the noun that its clause is about, or the governing verb's subject."""
+"""Finds who performs a verb: its own subject, the noun that its clause modifies, or the governing verb's subject."""
 
 from spacy.tokens import Token
 
@@ -8,7 +8,7 @@ from tagger.english.predicates import canonical
 from tagger.english.words import words
 from tagger.parsing.mentions import Mentions
 
-# Done by people and animals: "a boy in a shirt carrying a bag" is not about a shirt that carries.
+# Performed by people and animals only: in "a boy in a shirt carrying a bag", the shirt does not carry.
 _AGENTIVE = words(
     "hold wear carry ride look eat read use watch drink talk feed play throw catch hit swing pet brush cut walk "
     "type text push pull kick lead hug kiss smile point reach lick chew bite chase sniff fly touch grab cook "
@@ -26,15 +26,15 @@ class Subjects:
         self._by_verb: dict[int, list[Token]] = {}
 
     def of(self, verb: Token) -> list[Token]:
-        """Nouns that do what the verb says (for a passive: that undergo it)."""
+        """Returns the nouns that perform the verb (for a passive: that undergo it)."""
         if verb.i not in self._by_verb:
-            # Broken sentences have verbs that wait for each other's subjects: they have none.
+            # In broken sentences, verbs may wait for each other's subjects: they have none.
             self._by_verb[verb.i] = []
             self._by_verb[verb.i] = self._found(verb)
         return self._by_verb[verb.i]
 
     def able(self, noun: Token, verb: Token) -> Token:
-        """The noun, or whom it is a place or garment of when it can't do what the verb says."""
+        """Returns the noun or, if it can't perform the verb, the person or animal whose place or garment it is."""
         is_worn = noun_lemma(noun.lower_) in GARMENTS
         if verb.tag_ == "VBN" or not (is_worn or canonical(verb.lower_) in _AGENTIVE):
             return noun
@@ -50,7 +50,7 @@ class Subjects:
         return able if self._mentions.is_animate(able) else noun
 
     def antecedents(self, pronoun: Token) -> list[Token]:
-        """In "a bench with a cat sitting on it" and "a bench has a cat on it" the pronoun is the bench."""
+        """Resolves a pronoun: it is the bench in "a bench with a cat sitting on it" and "a bench has a cat on it"."""
         for ancestor in pronoun.ancestors:
             if ancestor.dep_ == "prep" and ancestor.lower_ == "with":
                 head = ancestor.head
@@ -63,7 +63,7 @@ class Subjects:
         return []
 
     def _found(self, verb: Token) -> list[Token]:
-        # Two subjects are one too many: the nearer one is the verb's own ("... while a cat looks at a cow").
+        # Of two subjects, the nearer one is the verb's own ("... while a cat looks at a cow").
         for child in [*reversed(list(verb.lefts)), *verb.rights]:
             if child.dep_ in ("nsubj", "nsubjpass"):
                 if self._mentions.is_relative(child):

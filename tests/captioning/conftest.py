@@ -60,14 +60,13 @@ def save_blip(folder: Path, spread: float = 0.25, width: int = 48, heads: int = 
 
 @pytest.fixture(scope="session")
 def blip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder as `BlipCaptioner` loads it."""
     torch.set_num_threads(1)
     return save_blip(tmp_path_factory.mktemp("models") / "small-blip")
 
 
 @pytest.fixture(scope="session")
 def one_blip(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """One BLIP twice: a folder for transformers, and a folder with a checkpoint in LAVIS's spelling."""
+    """One BLIP twice: a folder for transformers, and a folder with a checkpoint that has LAVIS's names."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("one")
     original = save_blip(folder / "original", width=128, heads=2, spread=0.12)
@@ -81,7 +80,7 @@ def one_blip(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def pictures() -> list[Image.Image]:
-    """Eleven pictures of noise of different sizes."""
+    """Eleven noise images of three sizes."""
     random = np.random.default_rng(3)
     sizes = [(64, 64), (80, 50), (50, 90)]
     shapes = [sizes[i % 3] for i in range(11)]

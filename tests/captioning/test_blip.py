@@ -1,4 +1,4 @@
-"""The BLIP captioner: seeded by image and draw, equal to transformers where that is defined, clear when files lack."""
+"""The BLIP captioner: seeded by image and draw, equal to transformers where comparable, clear about missing files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def texts(drawn: list[Caption]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def whole(blip_folder: Path, pictures: Pictures) -> dict[int, list[Caption]]:
-    """All pictures in one batch: what every other way of batching must give to the bit."""
+    """All pictures in one batch: every other batching must give the same bits."""
     return captions(blip_folder, pictures, list(range(100, 111)), draws=6, batch_size=64)
 
 
@@ -44,9 +44,9 @@ def test_captions_are_words_that_end_at_different_lengths(whole: dict[int, list[
     lengths = {len(caption.text.split()) for drawn in whole.values() for caption in drawn}
     assert len(lengths) > 4
     assert max(lengths) <= 20 - 4
-    said = [text for drawn in whole.values() for text in texts(drawn)]
-    assert all(text and "picture" not in text.split() and "[" not in text for text in said)
-    assert len(set(said)) > len(said) / 2
+    found = [text for drawn in whole.values() for text in texts(drawn)]
+    assert all(text and "picture" not in text.split() and "[" not in text for text in found)
+    assert len(set(found)) > len(found) / 2
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
@@ -135,7 +135,7 @@ def test_beam_search_gives_one_caption_at_least_as_likely_as_the_greedy_one(
     beams = captioner(blip_folder, decoding="beam", num_beams=4).caption(pictures, ids)
     greedy = captioner(blip_folder, temperature=0, draws=1, repetition_penalty=1.0).caption(pictures, ids)
     assert [len(drawn) for drawn in beams] == [1] * len(pictures)
-    # Beams compare by likelihood a token, so a single image may lose; all together must win.
+    # Beams compare by likelihood per token, so a single image may lose; all together must win.
     assert sum(_score(drawn) for drawn in beams) > sum(_score(drawn) for drawn in greedy)
 
 
@@ -157,17 +157,17 @@ def test_log_probability_is_the_models_own(blip_folder: Path, pictures: Pictures
     model = BlipForConditionalGeneration.from_pretrained(blip_folder).eval()
     for caption in found:
         words = ours._tokenizer(caption.text, add_special_tokens=False)["input_ids"]
-        said = [5, 6, 7, 8, *words]
-        if len(said) < 20:
-            said.append(3)
+        sequence = [5, 6, 7, 8, *words]
+        if len(sequence) < 20:
+            sequence.append(3)
         with torch.inference_mode():
-            logits = model(pixel_values=ours.pixels(pictures[:1]), input_ids=torch.tensor([said])).logits[0]
-        steps = logits.log_softmax(-1)[3:-1].gather(1, torch.tensor(said[4:])[:, None])
+            logits = model(pixel_values=ours.pixels(pictures[:1]), input_ids=torch.tensor([sequence])).logits[0]
+        steps = logits.log_softmax(-1)[3:-1].gather(1, torch.tensor(sequence[4:])[:, None])
         assert caption.log_probability == pytest.approx(float(steps.sum()), abs=1e-3)
 
 
 def test_draws_follow_the_distribution(blip_folder: Path, pictures: Pictures) -> None:
-    """First words of many draws against the probabilities that transformers' own warpers leave."""
+    """Compare the first words of many draws with the probabilities that transformers' own warpers leave."""
     from transformers import TopKLogitsWarper, TopPLogitsWarper
 
     ours = captioner(blip_folder, draws=256, max_length=5, min_length=0, top_k=12, top_p=0.8, repetition_penalty=1.0)

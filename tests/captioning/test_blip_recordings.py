@@ -1,4 +1,4 @@
-"""The recipe that is fed by BLIP's own captions, and all 15,000 of them through the stage."""
+"""The recipe that reads BLIP's own captions, and the stage on all 15,000 of them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ MODELS = ["BLIP_ViT-L", "BLIP_nucleus_ViT-L", "BLIP_2_2.7b"]
 
 
 @pytest.fixture(scope="module")
-def said(shared: Path) -> dict[int, list[str]]:
-    """Image id → what each of the models says of it, blanks single."""
+def expected(shared: Path) -> dict[int, list[str]]:
+    """Image id → the caption of each model, with single blanks."""
     found: dict[int, list[str]] = {}
     for model in MODELS:
         for row in json.loads((shared / "data" / "blip_captions" / f"{model}.json").read_text()):
@@ -30,12 +30,12 @@ def said(shared: Path) -> dict[int, list[str]]:
 
 
 def test_every_one_of_5000_images_gets_its_three_captions(
-    shared: Path, said: dict[int, list[str]], tmp_path: Path
+    shared: Path, expected: dict[int, list[str]], tmp_path: Path
 ) -> None:
     files = tuple(shared / "data" / "blip_captions" / f"{model}.json" for model in MODELS)
     stage = CaptionStage(CaptionSettings(captioner="recorded", recorded=files))
     images = [
-        {"image_id": image_id, "dataset": "coco", "uri": f"{image_id}.jpg", "boxes": [ONE_BOX]} for image_id in said
+        {"image_id": image_id, "dataset": "coco", "uri": f"{image_id}.jpg", "boxes": [ONE_BOX]} for image_id in expected
     ]
     stage.open(Inputs())
     output = stage.run(
@@ -43,13 +43,13 @@ def test_every_one_of_5000_images_gets_its_three_captions(
     )
     rows = output.table.to_pylist()
     assert len(rows) == 5000 and not output.rejected
-    assert {row["image_id"]: [caption["text"] for caption in row["captions"]] for row in rows} == said
+    assert {row["image_id"]: [caption["text"] for caption in row["captions"]] for row in rows} == expected
     assert all([caption["source"] for caption in row["captions"]] == MODELS for row in rows)
 
 
 @pytest.mark.timeout(1800)
 def test_the_recipe_reads_them_for_the_images_that_it_has(
-    shared: Path, said: dict[int, list[str]], root: Path, tmp_path: Path
+    shared: Path, expected: dict[int, list[str]], root: Path, tmp_path: Path
 ) -> None:
     world = World(root, root / "recipes" / "blip_captions.toml", shared / "data", tmp_path / "store")
     world.run("run.until=parse", f"reports={tmp_path}/reports")
@@ -60,6 +60,6 @@ def test_the_recipe_reads_them_for_the_images_that_it_has(
     )
     captioned = {image_id: [caption["text"] for caption in found] for image_id, found in captions.items() if found}
     assert len(captions) == 188 and len(captioned) == 40
-    assert captioned == {image_id: said[image_id] for image_id in captioned}
+    assert captioned == {image_id: expected[image_id] for image_id in captioned}
     assert all(image_id in captioned for image_id, found in triplets.items() if found)
-    assert sum(map(bool, triplets.values())) > 30, "most captions state something"
+    assert sum(map(bool, triplets.values())) > 30, "most captions should state something"

@@ -1,4 +1,4 @@
-"""Where a captioner works: the choice of device, and that everything follows the network there."""
+"""Where a captioner runs: the choice of device, and that every tensor follows the network there."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_device_is_in_no_key_and_is_checked_when_read() -> None:
     for wrong in ("gpu", "cuda:", "cuda:x", "mps"):
         with pytest.raises(ValidationError, match="device"):
             CaptionSettings(device=wrong)
-    with pytest.raises(ValidationError, match="'lavis' works on the CPU"):
+    with pytest.raises(ValidationError, match="'lavis' runs on the CPU only"):
         CaptionSettings(captioner="lavis", device="cuda")
 
 

@@ -1,4 +1,4 @@
-"""Captioning that is killed, again and again: what was committed stays, what was under way is done again, same bytes."""
+"""Captioning that is killed repeatedly: committed partitions stay, the interrupted one is redone, and bytes are the same."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _within_the_third(events: list[Event]) -> bool:
 
 
 def _killed(world: World, when: Callable[[list[Event]], bool]) -> list[Event]:
-    """The events of stage `caption` up to the moment `when` they are such that the run is killed."""
+    """Run until `when` is true of the events of stage `caption`, then kill the run. Returns those events."""
     process = world.start(*SETTINGS)
     assert process.stdout is not None and process.stderr is not None
     events: list[Event] = []
@@ -39,7 +39,7 @@ def _killed(world: World, when: Callable[[list[Event]], bool]) -> list[Event]:
                 process.kill()
                 break
     process.communicate(timeout=60)
-    assert process.returncode == -9, "it was killed before its end"
+    assert process.returncode == -9, "the run ended before it was killed"
     return events
 
 
@@ -53,7 +53,7 @@ def test_at_most_the_partition_under_way_is_captioned_again(root: Path, tmp_path
         events = _killed(killed, when)
         (step,) = [event for event in events if event["event"] == "step"]
         assert step["cached"] + step["due"] == PARTITIONS
-        assert max(done, begun - 1) <= step["cached"], "all that was committed, and all that was begun but for the last"
+        assert max(done, begun - 1) <= step["cached"], "a finished partition is due again"
         done = step["cached"] + sum(event["event"] == "committed" for event in events)
         begun = step["cached"] + len({event["partition"] for event in events if "partition" in event})
     assert 2 <= done < PARTITIONS

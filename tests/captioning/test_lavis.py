@@ -1,4 +1,4 @@
-"""LAVIS in its own environment: same words as our captioner from the same weights, and what happens when it dies."""
+"""LAVIS in its own environment: the same words as our captioner from the same weights, and what happens when it dies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ Models = tuple[Path, Path]
 
 @pytest.fixture(scope="module")
 def python(root: Path) -> Path:
-    """The Python of LAVIS's environment."""
     found = Path(os.environ.get("RLIP_LAVIS_PYTHON", root / ".lavis/bin/python"))
     if not found.is_file():
         pytest.skip(f"no {found}: `make lavis-env` builds it (or set RLIP_LAVIS_PYTHON)")
@@ -35,7 +34,7 @@ def python(root: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def lavis(python: Path, one_blip: Models) -> Iterator[LavisCaptioner]:
-    """A captioner with two draws, whose worker is warm."""
+    """A captioner with four draws whose worker the tests share."""
     captioner = LavisCaptioner(settings(one_blip, python, draws=4))
     yield captioner
     captioner.close()
@@ -124,7 +123,7 @@ def test_an_interpreter_without_lavis_says_so_with_its_stderr(one_blip: Models, 
 
 
 def test_a_worker_that_dies_of_a_batch_is_tried_twice(one_blip: Models, tmp_path: Path) -> None:
-    """A process that loads, then dies of every batch: the images are named, and that trying again may help."""
+    """A process that loads, then dies on every batch: the error names the images and is retryable."""
     dying = tmp_path / "python"
     dying.write_text(
         "#!/bin/sh\nhead -c 8 >/dev/null\n"
@@ -133,7 +132,7 @@ def test_a_worker_that_dies_of_a_batch_is_tried_twice(one_blip: Models, tmp_path
     )
     dying.chmod(0o755)
     captioner = LavisCaptioner(settings(one_blip, dying))
-    with pytest.raises(RetryableError, match=r"(?s)died 2 times of images 1…2 \(signal 9.*out of memory"):
+    with pytest.raises(RetryableError, match=r"(?s)died 2 times on images 1…2 \(signal 9.*out of memory"):
         captioner.caption([Image.new("RGB", (8, 8))] * 2, [1, 2])
     assert (tmp_path / "starts").read_text().split() == ["started"] * 2
 
@@ -152,7 +151,7 @@ def test_what_lacks_is_named_with_the_way_out(one_blip: Models, tmp_path: Path) 
         LavisCaptioner(settings(one_blip, tmp_path / "nowhere"))
     with pytest.raises(FatalError, match=r"one BLIP checkpoint.*vocab\.txt"):
         open_captioner(settings((tmp_path, tmp_path), tmp_path / "nowhere"))
-    with pytest.raises(ValidationError, match="'lavis' works in float32"):
+    with pytest.raises(ValidationError, match="'lavis' supports float32 only"):
         settings(one_blip, tmp_path, precision="bfloat16")
     with pytest.raises(ValidationError, match="'also' needs captioner 'blip', not 'lavis'"):
         settings(one_blip, tmp_path, dense="also")

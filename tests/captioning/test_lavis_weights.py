@@ -1,4 +1,4 @@
-"""One BLIP in two spellings: nothing is lost on the way, and a checkpoint with code in it is not run."""
+"""One BLIP with two sets of names: conversion loses nothing, and code in a checkpoint is not run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_converted_checkpoint_captions_as_the_original(
 
 
 def test_a_weight_of_something_else_is_named() -> None:
-    with pytest.raises(FatalError, match=r"queue: no weight of a captioning BLIP"):
+    with pytest.raises(FatalError, match=r"queue: not a captioning BLIP's weight"):
         to_transformers({"queue": torch.zeros(1)})
 
 
@@ -51,7 +51,7 @@ def test_a_checkpoint_with_code_is_not_run(one_blip: Models, tmp_path: Path) -> 
 
 
 def test_the_words_that_blip_adds_to_the_vocabulary_get_their_places(one_blip: Models, tmp_path: Path) -> None:
-    """A checkpoint has two rows more than bert-base-uncased's list: [DEC], the begin token, and [ENC]."""
+    """A checkpoint has two more rows than bert-base-uncased's list: [DEC], the begin token, and [ENC]."""
     state = torch.load(one_blip[1] / "blip.pth", weights_only=True)["model"]
     for name in ("bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight", "cls.predictions.bias"):
         values = state[f"text_decoder.{name}"]

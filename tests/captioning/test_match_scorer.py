@@ -1,4 +1,4 @@
-"""The filter: scores are those of transformers' matching head, and the stage keeps what it should."""
+"""The filter: its scores are those of transformers' matching head, and the stage keeps the captions that it should."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ TEXTS = ["word1 word2", "word9", "word3 word3 word30 word31 word5", "word1 word2
 
 @pytest.fixture(scope="module")
 def matcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small random matching model."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("matcher") / "model"
     folder.mkdir()
@@ -75,7 +74,7 @@ def test_no_captions_have_no_scores(matcher: Path, pictures: list[Image.Image]) 
 
 
 def test_a_captioner_is_no_filter(blip_folder: Path) -> None:
-    with pytest.raises(FatalError, match=r"no BlipForImageTextRetrieval, it lacks .*setting: filter"):
+    with pytest.raises(FatalError, match=r"not a BlipForImageTextRetrieval: it lacks .*setting: filter"):
         MatchScorer(settings(blip_folder))
 
 

@@ -1,4 +1,4 @@
-"""Recorded captions: every layout that exists, and what files from outside may get wrong."""
+"""Recorded captions: every supported layout, and what can be wrong in files from outside."""
 
 from __future__ import annotations
 

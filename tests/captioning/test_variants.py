@@ -1,4 +1,4 @@
-"""What is made of draws: merged ones, and captions of cut-outs around pairs of boxes."""
+"""Variants of captions: merged draws, and captions of crops around pairs of boxes."""
 
 from __future__ import annotations
 

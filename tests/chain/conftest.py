@@ -1,4 +1,4 @@
-"""The tiny chain, run once to its end, for every test to compare with."""
+"""The tiny chain, run once to its end, with which every test compares."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tiny_chain import World
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, root: Path) -> World:
-    """The tiny chain, run to its end, undisturbed."""
+    """The tiny chain, run to its end without disturbance."""
     folder = tmp_path_factory.mktemp("chain")
     world = World(root, root / "tests" / "chain" / "tiny.toml", folder / "data", folder / "store")
     world.run()
@@ -35,7 +35,7 @@ def copied(finished: World, tmp_path: Path) -> World:
 
 @pytest.fixture
 def computed() -> Callable[[list[dict[str, Any]]], dict[str, int]]:
-    """From a run's events: step → how many partitions were computed."""
+    """Counts computed partitions from the events of a run: step → count."""
 
     def count(events: list[dict[str, Any]]) -> dict[str, int]:
         return {event["step"]: event["due"] for event in events if event.get("event") == "step" and event["due"]}

@@ -1,4 +1,4 @@
-"""What is computed again after a change: the changed stage and what lies below it, and nothing else."""
+"""What is recomputed after a change: the changed stage and everything downstream, and nothing else."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def test_another_threshold_re_runs_the_shards_and_below(copied: World, computed:
     done = computed(copied.run("shard.threshold=0.5"))
     assert set(done) <= BELOW_SHARD
     assert done["shard:pseudo"] == 3
-    told = {each["partition"]: each["causes"] for each in copied.ask("why", "tiny", "shard:pseudo")}
-    assert [[(c["term"], c["old"], c["new"]) for c in causes] for causes in told.values()] == [
+    output = {each["partition"]: each["causes"] for each in copied.ask("why", "tiny", "shard:pseudo")}
+    assert [[(c["term"], c["old"], c["new"]) for c in causes] for causes in output.values()] == [
         [("settings.threshold", 0.05, 0.5)]
     ] * 3
 
@@ -73,11 +73,11 @@ def test_labels_below_the_floor_stop_the_run_and_a_lower_floor_computes_nothing(
 ) -> None:
     before = copied.contents()
     process = copied.start("tag.audit_floor=0.999", "tag.floor=0.04", "shard.threshold=0.9")
-    out, told = process.communicate(timeout=900)
+    out, errors = process.communicate(timeout=900)
     assert process.returncode == 1
-    assert re.search(r"labels refused: .* below tag\.audit_floor = 0\.999 .*; predicates with the lowest: \w+", told)
+    assert re.search(r"labels refused: .* below tag\.audit_floor = 0\.999 .*; worst predicates: \w+", errors)
     assert computed([json.loads(line) for line in out.splitlines()]) == {"tag": 3}
-    assert copied.contents() == before, "the run has what it had"
+    assert copied.contents() == before, "the run still refers to the same artifacts"
     assert copied.due("tag.audit_floor=0", "tag.floor=0.04") <= BELOW_SHARD
 
 
@@ -99,10 +99,10 @@ def test_training_a_tagger_alone_tells_where_it_lies_and_leaves_the_run_as_it_wa
         copied.command(do="train-tagger"), cwd=copied.root, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    *_, outcome, told = [json.loads(line) for line in done.stdout.splitlines()]
+    *_, outcome, output = [json.loads(line) for line in done.stdout.splitlines()]
     assert [stage["step"] for stage in outcome["stages"] if stage["cached"] is not None] == ["ingest", "train_tagger"]
     assert outcome["computed"] == 0
     (tagger,) = copied.artifacts()["train_tagger"].values()
-    assert told["weights"] == str(tagger.folder / "model.safetensors")
-    assert told["images"] + told["held_out"] <= 32
+    assert output["weights"] == str(tagger.folder / "model.safetensors")
+    assert output["images"] + output["held_out"] <= 32
     assert {part.split("/")[0] for part in copied.contents()["ingest"]} == {"coco", "vg", "test"}

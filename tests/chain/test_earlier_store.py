@@ -1,7 +1,7 @@
-"""A store that an earlier version wrote is read as it is: nothing in it is computed again.
+"""A store that an earlier version wrote is read as it is: nothing in it is recomputed.
 
-`earlier/store.tar.xz` is the store of a run of `earlier/recipe.toml` by version 0.1.0. When a stage's version rises on
-purpose, record it anew: run the recipe with an empty store, and pack that without its caches (`indexes`, `parses.sqlite`).
+`earlier/store.tar.xz` is the store of a run of `earlier/recipe.toml` by version 0.1.0. When a stage's version is raised on
+purpose, record it again: run the recipe with an empty store, and pack it without its caches (`indexes`, `parses.sqlite`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EARLIER = Path(__file__).parent / "earlier"
 
 @pytest.fixture
 def earlier(tmp_path: Path, root: Path) -> World:
-    """The unpacked store, and the pictures that it was made from."""
+    """The unpacked store, and the pictures from which it was made."""
     with tarfile.open(EARLIER / "store.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     parsed = find_run(existing_store(tmp_path / "store"), "earlier").artifacts("parse")

@@ -1,4 +1,4 @@
-"""Labels of the made world are worth training on: the demo's chain up to its labels, on fewer pictures."""
+"""Labels of the generated scenes are worth training on: the demo's chain up to its labels, on fewer pictures."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A run that is killed at any stage ends, when started again, with the bytes of an undisturbed run; and each real stage's
-commit does at every crash point."""
+"""A run that is killed at any stage and started again ends with the bytes of an undisturbed run. So does the commit of each
+real stage at every crash point."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ STEPS = (
     "ingest", "caption", "parse", "train_tagger", "tag", "shard:pseudo", "pretrain:pseudo", "evaluate:pseudo",
 )  # fmt: skip
 ONE_WORKER = ("run.workers=1",)
-"""The undisturbed run has two: neither their number nor the crash history may change a byte."""
+"""The undisturbed run has two workers: neither their number nor the crash history may change a byte."""
 
 EVERY = bool(os.environ.get("RLIP_KILLS"))
-"""`make torture` visits each crash point with each fault, else each stage's have one of the faults in turn; and it has all
-stages run on S3, else those that train."""
+"""Set by `make torture`: visit each crash point with each fault, and run all stages on S3. Otherwise each stage gets one of
+the faults in turn, and only pretraining and evaluation run on S3."""
 
 
 def _kill_in(world: World, step: str) -> list[dict[str, Any]]:
-    """Run until `step` is under way (a partition committed, a checkpoint written), then SIGKILL the run's process."""
+    """Run until `step` is in progress (a partition committed, a checkpoint written), then SIGKILL the run's process."""
     process = world.start(*ONE_WORKER)
     assert process.stdout is not None
     events = []
@@ -66,7 +66,7 @@ def test_killed_at_every_stage_it_ends_with_the_same_bytes(finished: World, fres
                 committed[place] = committed.get(place, 0) + 1
     fresh.run(*ONE_WORKER)
     assert fresh.contents() == finished.contents()
-    assert all(times == 1 for times in committed.values()), "what was committed is never computed again"
+    assert all(times == 1 for times in committed.values()), "what was committed is never recomputed"
 
 
 def test_a_training_goes_on_from_its_checkpoint(finished: World, copied: World) -> None:
@@ -91,10 +91,10 @@ def test_on_s3_another_machine_goes_on_from_the_checkpoint_of_a_killed_one(
                 remote.put(artifact)
     key = finished.artifacts()["pretrain:pseudo"]["all"].key
     process = world.start()
-    await_it(lambda: remote.files.read(f"scratch/{key}/record.json"), 250, "no copy of a checkpoint came")
+    await_it(lambda: remote.files.read(f"scratch/{key}/record.json"), 250, "no copy of a checkpoint arrived")
     process.kill()
     process.communicate(timeout=60)
-    remote.files.remove([f"claims/{key}"])  # as when the dead one's lease has run out
+    remote.files.remove([f"claims/{key}"])  # as if the lease of the killed run had expired
     machine("other")
     events = world.run()
     steps = [e["done"] for e in events if e.get("event") == "progress" and e["step"] == "pretrain:pseudo"]
@@ -107,7 +107,7 @@ STOPS: tuple[Stop, ...] = ("torn write", "power cut, bytes lost", "power cut, na
 
 
 class NoSync(Disk):
-    """A disk that need not outlive the test."""
+    """A disk without syncs, since it need not outlive the test."""
 
     def sync_file(self, path: Path) -> None: ...
     def sync_folder(self, path: Path) -> None: ...
@@ -118,7 +118,7 @@ def _commit(made: Replayed, step: str, store: Store) -> None:
 
 
 def _files(root: Path) -> dict[str, bytes]:
-    """Every data file of every artifact that can be seen."""
+    """Every data file of every visible artifact."""
     store = LocalStore(root)
     seen = [artifact for stage in store.stages() for artifact in store.artifacts(stage)]
     return {f"{a.folder.name}/{name}": a.file(name).read_bytes() for a in seen for name in a.manifest.files}
@@ -135,7 +135,7 @@ def test_each_crash_point_of_each_real_stages_commit(finished: World, tmp_path: 
         _commit(made, step, LocalStore(undisturbed, counted))
         whole = _files(undisturbed)
         theirs = {f"{made.artifact.key}/{n}": made.artifact.file(n).read_bytes() for n in made.artifact.manifest.files}
-        assert whole == theirs, f"{step}: a replay makes the bytes that the stage made"
+        assert whole == theirs, f"{step}: a replay gives the bytes that the stage made"
         for fault in STOPS if EVERY else STOPS[number % len(STOPS) :][:1]:
             for at in range(1, len(counted.done) + 1):
                 root = tmp_path / f"{number} {fault} {at}"

@@ -1,4 +1,4 @@
-"""The same recipe gives the same bytes, table by table and tar by tar: whatever the order, the workers and the crashes."""
+"""The same recipe gives the same bytes in every table and tar, whatever the order, the workers and the crashes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LABELLING = ("caption", "parse", "tag", "shard:pseudo")
 
 
 def _files(world: World) -> dict[str, dict[str, str]]:
-    """Step and partition → digest of every file, those in quarantine too."""
+    """Step and partition → digest of every file, including quarantined rows."""
     return {
         f"{step} {partition}": {name: entry.digest for name, entry in artifact.manifest.files.items()}
         for step, found in world.artifacts().items()
@@ -33,7 +33,7 @@ def _files(world: World) -> dict[str, dict[str, str]]:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """As in a worker."""
+    """One thread, as in a worker."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -54,11 +54,11 @@ def test_any_order_of_partitions_and_any_crashes_give_the_tables_and_tars_of_two
     assert crashes > 2
     assert _files(copied) == _files(finished)
     assert any(name.endswith(".tar") for files in _files(copied).values() for name in files)
-    assert copied.due() == set(), "so nothing below is computed again"
+    assert copied.due() == set(), "so nothing downstream is recomputed"
 
 
 def _goes_to_the_end(world: World, chance: random.Random, opened: dict[str, Stage]) -> bool:
-    """One life of a run without workers, its partitions in some order, that dies at some operation of the disk."""
+    """Whether a run, without workers and in random order of partitions, ends before a crash at a random disk operation."""
     settings = [f"data.root={world.data}", f"store={world.store}"]
     planner = Planner(RunContext(load_recipe(world.recipe, settings)))
     planner.context.store.sweep()

@@ -1,4 +1,4 @@
-"""The chain killed at many random moments: `make torture`. The short version is `test_resume.py`."""
+"""Kills the chain at many random moments: `make torture`. The short version is `test_resume.py`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from storage.local_store import LocalStore
 KILLS = int(os.environ.get("RLIP_KILLS", "0"))
 SEED = int(os.environ.get("RLIP_SEED", "0"))
 LONGEST = 10.0
-"""Seconds that a run may work before it or something of it is killed: about two stages."""
+"""Maximum seconds before a run or one of its processes is killed: about two stages."""
 PREFECT_SHARE = 0.25
-"""Of the runs; the others are `--direct`. Starting Prefect takes as long as two stages."""
+"""Share of runs with Prefect; the others are `--direct`. Starting Prefect takes as long as two stages."""
 CHILD_SHARE = 0.25
-"""Of the runs; there a process below (worker, trainer, Prefect's server) is killed first, and the run itself later."""
+"""Share of runs in which a child process (worker, trainer, Prefect's server) is killed before the run itself."""
 
 
 class Life:
@@ -43,7 +43,7 @@ class Life:
             )  # fmt: skip
 
     def step(self) -> str:
-        """The step that it is at; nothing before the first."""
+        """The current step; empty before the first."""
         found = ""
         for line in self._log.read_text(errors="replace").splitlines():
             with suppress(ValueError, KeyError, TypeError):
@@ -52,11 +52,11 @@ class Life:
         return found
 
     def lives(self, seconds: float) -> bool:
-        """Whether it still runs so many seconds later."""
+        """Whether it still runs after `seconds` more seconds."""
         return self._goes_on(lambda began: time.monotonic() - began >= seconds)
 
     def begins(self) -> bool:
-        """Whether it comes to its first step."""
+        """Whether it reaches its first step."""
         return self._goes_on(lambda began: self.step() != "")
 
     def said(self) -> str:
@@ -77,7 +77,7 @@ def _rest(kills: int, began: float) -> str:
     return f"; RLIP_SEED={SEED}, about {left:.0f} minutes left"
 
 
-@pytest.mark.skipif(not KILLS, reason="make torture runs it; RLIP_KILLS says how often the chain is killed")
+@pytest.mark.skipif(not KILLS, reason="run by make torture; RLIP_KILLS sets how often the chain is killed")
 @pytest.mark.timeout(0)
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(finished: World, fresh: World, tmp_path: Path) -> None:
     moments = random.Random(SEED)
@@ -106,7 +106,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(finished: World, f
             assert fresh.contents() == finished.contents(), f"after {struck.total()} kills, RLIP_SEED={SEED}"
             shutil.rmtree(fresh.store)
         elif not first_a_child and life.process.returncode != -9:
-            pytest.fail(f"a run that nothing was done to failed, RLIP_SEED={SEED}:\n{life.said()}")
+            pytest.fail(f"a run failed without being killed, RLIP_SEED={SEED}:\n{life.said()}")
     fresh.run()
     assert fresh.contents() == finished.contents(), f"after {struck.total()} kills, RLIP_SEED={SEED}"
     print(f"{struck.total()} kills, RLIP_SEED={SEED}, {ends + 1} ends with the same bytes; killed in: {dict(struck)}")

@@ -1,4 +1,4 @@
-"""The `rlip` command as a user meets it: its surface is frozen, its errors are one message and an exit code."""
+"""The `rlip` command as users see it: its options are fixed, and an error is one message and an exit code."""
 
 from __future__ import annotations
 

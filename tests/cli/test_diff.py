@@ -1,4 +1,4 @@
-"""`rlip diff`: relations that came, went or were scored anew between two runs, with the change that caused it."""
+"""`rlip diff`: relations that were added, lost or re-scored between two runs, with the change that caused it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ AFTER = [
 
 @pytest.fixture
 def runs(book: Book) -> tuple[Run, Run]:
-    """The same store, labels of two settings; partition 1 is the same artifact in both."""
+    """Two runs in one store with labels of different settings; partition 1 is the same artifact in both."""
     both = []
     for name, rows, floor in (("before", BEFORE, 0.05), ("after", AFTER, 0.1)):
         run = Run(book.run.store, name)
@@ -44,7 +44,7 @@ def runs(book: Book) -> tuple[Run, Run]:
 
 def test_relations_are_told_apart_by_kind_cause_and_predicate(runs: tuple[Run, Run]) -> None:
     found = difference(*runs)
-    assert found.same == 3, "one the same, one scored the same to a hundredth, one of an equal partition"
+    assert found.same == 3, "one is equal, one differs by less than 0.01, and one is in a shared partition"
     (cause,) = found.weightiest
     assert str(cause) == "tag: floor: 0.05 → 0.1"
     assert cause.counts == {"added": 1, "lost": 1, "re-scored": 1}
@@ -59,7 +59,7 @@ TABLES = {"caption": "captions", "parse": "triplets"}
 
 
 def _label(store: Store, caused_by: str, value: float) -> str:
-    """Captions, triplets and one relation of a partition of its own; `value` is a setting of one stage. The tag's key."""
+    """Make captions, triplets and one relation in a separate partition; `value` sets one stage. Returns the key of `tag`."""
     stages, partition = list(CAUSES), f"toys/{list(CAUSES).index(caused_by):04d}"
     settings = {s: {"partition": partition} | ({CAUSES[s]: value} if s == caused_by else {}) for s in stages}
     above: dict[str, list[Artifact]] = {}
@@ -95,12 +95,12 @@ def test_a_run_is_the_same_as_itself(runs: tuple[Run, Run]) -> None:
 def test_it_prints_and_has_json(runs: tuple[Run, Run], capsys: pytest.CaptureFixture[str]) -> None:
     root = runs[0].store.root
     print_diff(root, "before", "after", as_json=False)
-    said = capsys.readouterr().out
-    assert "tag: floor: 0.05 → 0.1" in said and "added image 1: #2 near #1, none → 0.600" in said
+    text = capsys.readouterr().out
+    assert "tag: floor: 0.05 → 0.1" in text and "added image 1: #2 near #1, none → 0.600" in text
     print_diff(root, "before", "after", as_json=True)
-    told = json.loads(capsys.readouterr().out)
-    assert told["predicates"]["ride"] == {"re-scored": 1}
-    (cause,) = told["causes"]
+    parsed = json.loads(capsys.readouterr().out)
+    assert parsed["predicates"]["ride"] == {"re-scored": 1}
+    (cause,) = parsed["causes"]
     assert (cause["stage"], cause["what"], cause["counts"]["lost"]) == ("tag", "floor: 0.05 → 0.1", 1)
     assert cause["examples"]["added"][0]["after"] == pytest.approx(0.6)
 

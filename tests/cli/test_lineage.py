@@ -1,4 +1,4 @@
-"""`rlip explain` tells an image's labels from file to score; a name that fits no image or several is told."""
+"""`rlip explain` traces the labels of an image from file to score, and reports a name that fits no image or several."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from storage.errors import FatalError
 
 
 def test_a_label_tells_words_rule_caption_and_score(labelled: Book) -> None:
-    birth = lineage_of(labelled.run, "toys/1")
-    assert birth.partition == "toys/0000" and birth.image["uri"] == "1.png"
-    assert [caption["text"] for caption in birth.captions] == ["a man rides a horse", "a man holds a cup"]
-    best = birth.labels[0]
+    lineage = lineage_of(labelled.run, "toys/1")
+    assert lineage.partition == "toys/0000" and lineage.image["uri"] == "1.png"
+    assert [caption["text"] for caption in lineage.captions] == ["a man rides a horse", "a man holds a cup"]
+    best = lineage.labels[0]
     assert (best["subject"], best["predicate"], best["object"]) == (0, "ride", 2)
     assert best["score"] == pytest.approx(0.9)
     assert (best["words"]["subject"], best["words"]["rule"]) == ("man", "hand")
     assert best["caption"]["text"] == "a man rides a horse"
-    assert [label["score"] for label in birth.labels] == sorted((x["score"] for x in birth.labels), reverse=True)
+    assert [label["score"] for label in lineage.labels] == sorted((x["score"] for x in lineage.labels), reverse=True)
 
 
 @pytest.mark.parametrize("name", ["1", "toys/1", "1.png"])
@@ -41,8 +41,8 @@ def test_an_unknown_image_and_an_ambiguous_one_are_told(labelled: Book) -> None:
 def test_what_it_says_fits_a_terminal_and_a_machine(labelled: Book, capsys: pytest.CaptureFixture[str]) -> None:
     root = labelled.run.store.root
     print_lineage(root, "2", None, as_json=False)
-    said = capsys.readouterr().out
-    assert "box #0 person" in said and "0.600 #0 person | ride | #2 horse" in said
+    text = capsys.readouterr().out
+    assert "box #0 person" in text and "0.600 #0 person | ride | #2 horse" in text
     print_lineage(root, "2", "toy", as_json=True)
     assert json.loads(capsys.readouterr().out)["image"]["image_id"] == 2
 

@@ -1,4 +1,4 @@
-"""`rlip query`: SQL over a run's tables and over nothing else."""
+"""`rlip query`: SQL over the tables of a run and over nothing else."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def test_tables_that_several_steps_write_bear_their_arms(labelled: Book) -> None
 def test_what_json_can_not_hold_is_told_as_null(labelled: Book, capsys: pytest.CaptureFixture[str]) -> None:
     sql = """select 'nan'::double as a, [1.5, '-inf'::double] as b, {'c': 'inf'::float} as d, date '2026-01-02' as e"""
     print_query(labelled.run.store.root, labelled.run.name, sql, as_json=True)
-    told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
-    assert told == [{"a": None, "b": [1.5, None], "d": {"c": None}, "e": "2026-01-02"}]
+    parsed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert parsed == [{"a": None, "b": [1.5, None], "d": {"c": None}, "e": "2026-01-02"}]
 
 
 def test_columns_of_one_name_are_told_apart(labelled: Book) -> None:
@@ -59,7 +59,7 @@ def test_a_huge_answer_is_counted_but_not_held(labelled: Book, capsys: pytest.Ca
     before = pa.total_allocated_bytes()
     names, batches = query(labelled.run, sql)
     most = max(pa.total_allocated_bytes() - before + batch.nbytes for batch in batches)
-    assert names == ["n", "text"] and most < 50e6, "100 MB in all"
+    assert names == ["n", "text"] and most < 50e6, "the whole answer has 100 MB"
     print_query(labelled.run.store.root, labelled.run.name, sql, as_json=False)
     assert "first 100 of 200000 rows" in capsys.readouterr().out
 
@@ -80,8 +80,8 @@ ENDLESS = "select count(*) from range(100000000000) a where hash(a.range) % 7 = 
 
 @pytest.mark.parametrize("endless", [ENDLESS, f"create table t as {ENDLESS}; select * from t"])
 def test_a_query_can_be_stopped(labelled: Book, endless: str) -> None:
-    _rows(labelled, "select 1")  # what is loaded for it must not take the time until it is stopped
-    # Test runners may have processes that ignore Ctrl-C.
+    _rows(labelled, "select 1")  # loads DuckDB now, so that the timer below interrupts the query itself
+    # Test runners may start processes that ignore Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
     try:

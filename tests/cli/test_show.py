@@ -49,12 +49,12 @@ def test_a_step_shows_sample_rows_and_quarantine(labelled: Book) -> None:
     assert "man | ride | horse" in shown(labelled, "toy", "parse")
     assert "#0 ride #2 0.90" in shown(labelled, "toy", "tag")
     assert "JPEG: <b>cut</b>" in shown(labelled, "toy", "ingest")
-    told = json.loads(shown(labelled, "toy", "ingest", as_json=True))
-    assert told["rejected_rows"] == [
+    parsed = json.loads(shown(labelled, "toy", "ingest", as_json=True))
+    assert parsed["rejected_rows"] == [
         {"image_id": 3, "stage": "ingest", "reason": "truncated", "value": "JPEG: <b>cut</b>"}
     ]
-    assert [row["image_id"] for row in told["sample"]["images"]] == [1, 2]
-    assert list(told["keys"]) == ["toys/0000"]
+    assert [row["image_id"] for row in parsed["sample"]["images"]] == [1, 2]
+    assert list(parsed["keys"]) == ["toys/0000"]
 
 
 def test_at_most_twenty_rejected_rows_are_shown(book: Book) -> None:
@@ -130,11 +130,11 @@ def test_the_outcome_ends_with_the_report(labelled: Book) -> None:
     ]
     assert next(line for line in lines if line.startswith("naive")).split()[-3:] == ["1.000", "0.429", "0.429"]
     assert any("0.300 ± 0.071" in line for line in lines)
-    told = json.loads(json.dumps(outcome_json(outcome, figures, None)))
-    assert told["computed"] == 1
-    assert [stage["recorded"] for stage in told["stages"]] == [True, False]
-    assert told["figures"]["audits"][0]["labels"]["given"] == 3
-    assert "share_of_gain" not in told["figures"]
+    parsed = json.loads(json.dumps(outcome_json(outcome, figures, None)))
+    assert parsed["computed"] == 1
+    assert [stage["recorded"] for stage in parsed["stages"]] == [True, False]
+    assert parsed["figures"]["audits"][0]["labels"]["given"] == 3
+    assert "share_of_gain" not in parsed["figures"]
 
 
 def test_labels_are_shown_with_their_yield_spread_and_audits(labelled: Book) -> None:

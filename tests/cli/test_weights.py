@@ -1,4 +1,4 @@
-"""`rlip weights` as a user meets it."""
+"""`rlip weights` as users see it."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def test_what_became_of_every_parameter_is_told(tmp_path: Path) -> None:
     assert ["expected", "to", "be", "new", "0", "none"] in rows and ["unexpected", "0", "none"] in rows
     assert ["left", "out", "1", "query_embed.weight"] in rows
     assert next(row for row in rows if row[:1] == ["loaded"])[1] == str(len(load_file(TAGGER)) - 1)
-    told = json.loads(rlip_weights("import", TAGGER, out, *OF_TAGGER, "--json").stdout)
-    assert told["expected_new"] == told["unexpected"] == [] and told["left_out"] == ["query_embed.weight"]
-    assert told["kind"] == "R-Tagger" and told["settings"]["gate"] == "GLIP" and "bias_obj_a" in told["loaded"]
+    parsed = json.loads(rlip_weights("import", TAGGER, out, *OF_TAGGER, "--json").stdout)
+    assert parsed["expected_new"] == parsed["unexpected"] == [] and parsed["left_out"] == ["query_embed.weight"]
+    assert parsed["kind"] == "R-Tagger" and parsed["settings"]["gate"] == "GLIP" and "bias_obj_a" in parsed["loaded"]
 
 
 def test_what_does_not_fit_stops_before_anything_is_written(tmp_path: Path) -> None:
@@ -59,21 +59,21 @@ def test_what_does_not_fit_stops_before_anything_is_written(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("import", "none.pth", "new.safetensors"), "no checkpoint at none.pth"),
         (("import", TAGGER, OWN), "is a folder"),
         (("import", TAGGER, TAGGER), "the checkpoint itself"),
         (("import", TAGGER, "new.safetensors", "--set", "gate"), "write NAME=VALUE"),
         (("import", TAGGER, "new.safetensors", "--args", "none.json"), "no settings at none.json"),
-        (("import", TAGGER, "new.safetensors"), "nothing in the file tells heads"),
+        (("import", TAGGER, "new.safetensors"), "cannot infer heads, gate"),
         (("show", "none"), "no weights at none"),
         (("show", OWN / "tagger_own_args.json"), "not a readable PyTorch checkpoint"),
     ],
 )
-def test_mistakes_are_one_message(words: tuple[object, ...], said: str) -> None:
+def test_mistakes_are_one_message(words: tuple[object, ...], message: str) -> None:
     done = rlip_weights(*words)
-    assert done.exit_code == 1 and said in done.output and "Traceback" not in done.output
+    assert done.exit_code == 1 and message in done.output and "Traceback" not in done.output
 
 
 def test_files_are_shown(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_files_are_shown(tmp_path: Path) -> None:
     assert rlip_weights("import", PARSED, out, *OF_PARSED).exit_code == 0
     done = rlip_weights("show", out)
     assert "weights of this project" in done.stdout and "text.heads" in done.stdout and "MBF" in done.stdout
-    told = json.loads(rlip_weights("show", out, "--json").stdout)
+    parsed = json.loads(rlip_weights("show", out, "--json").stdout)
     state = weights.load(out, None).state_dict()
-    assert sum(told["values"].values()) == sum(value.numel() for value in state.values())
-    assert told["settings"]["relation_queries"] == "MBF" and told["settings"]["official_compat"] is True
+    assert sum(parsed["values"].values()) == sum(value.numel() for value in state.values())
+    assert parsed["settings"]["relation_queries"] == "MBF" and parsed["settings"]["official_compat"] is True

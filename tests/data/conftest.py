@@ -1,4 +1,4 @@
-"""Small data sets on disk, written by the tests themselves."""
+"""Builds small data sets on disk for the tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Build = Callable[..., DataSource]
 
 @pytest.fixture
 def coco(tmp_path: Path) -> Build:
-    """Writes a COCO-format set; images without a file name in `without` get a picture of 100 x 80."""
+    """Returns a function that writes a COCO-format data set, with a 100 x 80 picture per file name not in `without`."""
 
     def build(
         images: list[Any],

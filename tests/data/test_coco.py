@@ -1,4 +1,4 @@
-"""COCO-format sets and their relation files."""
+"""Tests data sets in COCO format and their relation files."""
 
 from __future__ import annotations
 
@@ -270,10 +270,10 @@ def test_objects365_files_that_were_never_published(coco: Build) -> None:
     source = coco([*images, {"id": 9, "file_name": PATCHED}], [], format="objects365")
     save_picture(source.images / "patch8" / "objects365_v1_00420917.jpg")
     _, records = read_all(source)
-    told = [[(reject.reason, reject.value) for reject in validate(record)[1]] for record in records]
-    assert told[0] == [("never published", "objects365_v1_00320532.jpg")]
-    assert [reasons[0][0] for reasons in told[:4]] == ["never published"] * 3 + ["missing file"]
-    assert told[4] == []
+    rejects = [[(reject.reason, reject.value) for reject in validate(record)[1]] for record in records]
+    assert rejects[0] == [("never published", "objects365_v1_00320532.jpg")]
+    assert [found[0][0] for found in rejects[:4]] == ["never published"] * 3 + ["missing file"]
+    assert rejects[4] == []
     save_picture(source.images / "patch6" / "objects365_v1_00320534.jpg")
     assert validate(records[1])[0] is not None
 

@@ -1,4 +1,4 @@
-"""Images in tars and on S3: the same rows as from a folder, and a silent network is never a missing image."""
+"""Images in tars and on S3 give the same rows as in a folder, and a network failure is never a missing image."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CATEGORIES = [{"id": 1, "name": "person"}]
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[ThreadedMotoServer]:
-    """An S3 server of our own on loopback, with a bucket."""
+    """Starts a local S3 server on loopback with one bucket."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -68,7 +68,7 @@ def pack(path: Path, names: dict[str, bytes]) -> Path:
 
 @pytest.fixture(params=["folder", "tar", "tars", "s3"])
 def images(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
-    """The same three pictures, kept in each way."""
+    """Stores the same three pictures in each kind of location."""
     data = {name: picture(number) for number, name in enumerate(NAMES, start=1)}
     data[EMPTY] = b""
     if request.param == "folder":
@@ -151,7 +151,7 @@ def test_tars_that_can_not_be_read(tmp_path: Path) -> None:
     whole = pack(tmp_path / "all.tar", {"a.jpg": picture(1), "b.jpg": picture(2)}).read_bytes()
     for name, data in (("torn.tar", whole[:900]), ("text.tar", b"no tar at all" * 100)):
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(FatalError, match=rf"{name}: can't be read as a tar .*whole and without compression"):
+        with pytest.raises(FatalError, match=rf"{name}: can't be read as a tar .*complete and uncompressed"):
             open_folder(tmp_path / name).place("a.jpg").is_file()
 
 

@@ -1,4 +1,4 @@
-"""HICO-DET in the authors' layout, and the lists of names it needs."""
+"""Tests HICO-DET in the authors' layout, and the name lists that it needs."""
 
 from __future__ import annotations
 

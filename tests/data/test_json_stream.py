@@ -1,4 +1,4 @@
-"""Lists read element by element say what `json.load` would say, wherever the file is cut into stretches."""
+"""Lists streamed element by element equal the result of `json.load`, wherever the buffer boundaries fall."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ values = st.recursive(
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that is read a few characters at a time."""
+    """A file that is streamed a few characters at a time."""
     monkeypatch.setattr(json_stream, "CHUNK", 5)
     return tmp_path / "annotations.json"
 

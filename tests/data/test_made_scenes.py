@@ -1,4 +1,4 @@
-"""The made world's files, read back by the readers of the public formats: every planted relation arrives."""
+"""Reads the files of the made world with the readers of the public formats. No planted relation may get lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.data.toy_sets import read_all
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> SceneFolders:
-    """A few scenes in each format."""
+    """Writes a few scenes in each format."""
     settings = SceneSettings(seed=3, train=6, objects365=4, relations=5, test=4, processes=1)
     return write_scenes(tmp_path_factory.mktemp("made") / "scenes", settings)
 
@@ -34,14 +34,14 @@ def checked(source: DataSource) -> list[ImageRecord]:
     return found
 
 
-def stated(path: Path) -> list[set[tuple[str, str, str]]]:
+def planted(path: Path) -> list[set[tuple[str, str, str]]]:
     return [
         {(relation["subject"], relation["predicate"], relation["object"]) for relation in image["relations"]}
         for image in json.loads(path.read_text())
     ]
 
 
-def said(records: list[ImageRecord]) -> list[set[tuple[str, str, str]]]:
+def read_back(records: list[ImageRecord]) -> list[set[tuple[str, str, str]]]:
     return [
         {(r.boxes[x.subject].category, x.predicate, r.boxes[x.object].category) for x in r.relations} for r in records
     ]
@@ -61,7 +61,7 @@ def test_coco(made: SceneFolders) -> None:
         relations=made.coco_relations,
     )
     records = checked(source)
-    assert len(records) == 6 and said(records) == stated(made.coco_relations)
+    assert len(records) == 6 and read_back(records) == planted(made.coco_relations)
     assert [len(record.relations) for record in records] == relations(made.coco_relations, "relations")
     assert all(box.source_id > 0 for record in records for box in record.boxes)
 
@@ -75,7 +75,7 @@ def test_objects365(made: SceneFolders) -> None:
         relations=made.objects365_relations,
     )
     records = checked(source)
-    assert len(records) == 4 and said(records) == stated(made.objects365_relations)
+    assert len(records) == 4 and read_back(records) == planted(made.objects365_relations)
     assert all(box.source_id > 0 for record in records for box in record.boxes)
 
 

@@ -1,4 +1,4 @@
-"""Opening images: what is refused and why, and that what is accepted comes out as the right RGB."""
+"""Tests which images are refused and why, and that accepted images decode to the right RGB."""
 
 from __future__ import annotations
 
@@ -118,6 +118,7 @@ def test_the_allow_list_can_be_narrowed() -> None:
 
 def test_sizes_out_of_bounds(tmp_path: Path) -> None:
     assert refused(encoded(Image.new("RGB", (1, 1)))).reason == "too small"
+    assert refused(encoded(Image.new("RGB", (40, 30))), min_side=31).reason == "too small"
     wide = refused(encoded(Image.new("L", (30_000, 10))))
     assert wide.reason == "too large" and "30000x10" in wide.value
     assert refused(encoded(noise()), ImageLimits(max_pixels=3000)).reason == "too large"
@@ -128,7 +129,7 @@ def test_sizes_out_of_bounds(tmp_path: Path) -> None:
 
 
 def test_a_bomb_is_refused_by_its_header() -> None:
-    """A 19,000 x 19,000 picture in a few bytes: nothing is decoded."""
+    """A 19,000 x 19,000 picture in a few bytes is refused before any decoding."""
     data = bytearray(encoded(Image.new("1", (19, 19))))
     data[16:24] = (19_000).to_bytes(4, "big") * 2
     import zlib

@@ -1,4 +1,4 @@
-"""Reading ahead: the same images in the same order as one after the other, with a bound on what is held."""
+"""Prefetching yields the same images in the same order as sequential reading, and holds a bounded number of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.data.images.refs import ImageRef
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Thirty pictures of noise; the fifth is torn, the ninth is missing."""
+    """Thirty noise pictures; the fifth is truncated, the ninth is missing."""
     folder = tmp_path_factory.mktemp("pictures")
     generator = np.random.default_rng(0)
     paths = [folder / f"{number}.png" for number in range(30)]

@@ -1,4 +1,4 @@
-"""Records kept on disk: the same as read from the annotations, read once, and made anew when the annotations change."""
+"""Cached records equal those in the annotations, which are parsed once and again only when they change."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.data.test_coco import box, pair
 
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.json_stream import stream_lists
@@ -18,6 +17,7 @@ from storage.disk import Disk
 from storage.errors import FatalError
 from storage.local_store import LocalStore
 from tests.data.conftest import Build
+from tests.data.test_coco import box, pair
 from tests.data.toy_sets import save_json
 
 IMAGES = [
@@ -80,10 +80,10 @@ def test_annotations_are_parsed_once(coco: Build, tmp_path: Path, monkeypatch: p
 
 def test_how_far_the_reading_is_gets_told(coco: Build, tmp_path: Path) -> None:
     source = coco(IMAGES, BOXES)
-    told: list[float] = []
+    reported: list[float] = []
     assert not is_indexed(source, tmp_path / "kept")
-    open_index(source, tmp_path / "kept", told.append)
-    assert told == sorted(told) and 0 < told[0] <= 0.5 and told[-1] == 1.0
+    open_index(source, tmp_path / "kept", reported.append)
+    assert reported == sorted(reported) and 0 < reported[0] <= 0.5 and reported[-1] == 1.0
     assert is_indexed(source, tmp_path / "kept") and is_indexed(source, None)
 
 

@@ -1,4 +1,4 @@
-"""The fast way to a resized image gives Pillow's pixels, and refuses what the plain way refuses."""
+"""The fast resizing path gives the same pixels as Pillow, and refuses the same files as the plain path."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.data.images.resize import read_resized, resized
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Soft areas and hard edges."""
+    """A picture with soft areas and hard edges."""
     generator = np.random.default_rng(seed)
     coarse = Image.fromarray(generator.integers(0, 255, (height // 20, width // 20, 3), dtype=np.uint8))
     soft = coarse.resize((width, height), Image.Resampling.NEAREST).filter(ImageFilter.GaussianBlur(2))

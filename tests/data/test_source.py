@@ -1,4 +1,4 @@
-"""Settings of a source: what fits a format, and what goes into a key."""
+"""Tests which source settings fit each format, and which of them go into a key."""
 
 from __future__ import annotations
 

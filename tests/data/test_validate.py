@@ -1,4 +1,4 @@
-"""Records against their files: boxes, sizes, relations; and what stands for a file's content."""
+"""Validates records against their image files: boxes, sizes, relations; and tests fingerprints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.data.toy_sets import save_picture
 
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A picture of 100 x 80."""
+    """A 100 x 80 picture."""
     return save_picture(tmp_path_factory.mktemp("pictures") / "a.jpg")
 
 

@@ -1,4 +1,4 @@
-"""From image bytes to network input."""
+"""Tests the conversion of images to network input."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Visual Genome's relationships, objects and aliases."""
+"""Tests Visual Genome's relationships, objects and aliases."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def thing(number: int, name: str, x: int = 0, y: int = 0, w: int = 20, h: int = 
     return {"object_id": number, "name": name, "x": x, "y": y, "w": w, "h": h, **more}
 
 
-def said(subject: dict[str, Any], predicate: Any, target: Any) -> dict[str, Any]:
+def fact(subject: dict[str, Any], predicate: Any, target: Any) -> dict[str, Any]:
     return {"relationship_id": 1, "subject": subject, "predicate": predicate, "object": target}
 
 
@@ -50,7 +50,7 @@ MAN, HAT, DOG = thing(1, "Man", 10, 10, 40, 60), thing(2, "red  Hat", 20, 5, 20,
 
 
 def test_names_and_predicates_are_lower_case_and_boxes_shared(tmp_path: Path) -> None:
-    relations = [said(MAN, "WEARS", HAT), said(MAN, " next  to", thing(3, "", 60, 40, 30, 30, names=["Dog", "puppy"]))]
+    relations = [fact(MAN, "WEARS", HAT), fact(MAN, " next  to", thing(3, "", 60, 40, 30, 30, names=["Dog", "puppy"]))]
     _, (record,) = read_all(genome(tmp_path, one(relations)))
     assert record.boxes == (
         Box("man", 10, 10, 40, 60, False, 1),
@@ -65,11 +65,11 @@ def test_names_and_predicates_are_lower_case_and_boxes_shared(tmp_path: Path) ->
 def test_exact_and_near_duplicates_go_and_aliases_only_compare(tmp_path: Path) -> None:
     same_man = thing(11, "man", 11, 10, 40, 60)
     relations = [
-        said(MAN, "near", DOG),
-        said(MAN, "near", DOG),
-        said(same_man, "beside", DOG),
-        said(same_man, "holding", DOG),
-        said(thing(12, "man", 50, 10, 40, 60), "near", DOG),
+        fact(MAN, "near", DOG),
+        fact(MAN, "near", DOG),
+        fact(same_man, "beside", DOG),
+        fact(same_man, "holding", DOG),
+        fact(thing(12, "man", 50, 10, 40, 60), "near", DOG),
     ]
     files = {"predicate_aliases": "near,next to,beside\n", "object_aliases": "man,guy\n"}
     _, (record,) = read_all(genome(tmp_path, one(relations), files))
@@ -79,7 +79,7 @@ def test_exact_and_near_duplicates_go_and_aliases_only_compare(tmp_path: Path) -
 
 
 def test_an_image_keeps_its_first_hundred_relations(tmp_path: Path) -> None:
-    relations = [said(MAN, f"predicate {number}", DOG) for number in range(105)]
+    relations = [fact(MAN, f"predicate {number}", DOG) for number in range(105)]
     _, (record,) = read_all(genome(tmp_path, one(relations)))
     assert [relation.predicate for relation in record.relations] == [f"predicate {n}" for n in range(100)]
     assert [reject.reason for reject in record.rejects] == ["relation above 100"] * 5
@@ -88,8 +88,8 @@ def test_an_image_keeps_its_first_hundred_relations(tmp_path: Path) -> None:
 def test_every_step_of_the_preprocessing_is_counted(tmp_path: Path) -> None:
     twin = thing(21, "MAN", 10, 10, 40, 60, names=["MAN", "guy", "person"])
     relations = [
-        said(MAN, "near", DOG), said(MAN, "NEAR", DOG), said(twin, "next to", DOG), said(twin, "holding", HAT),
-        *(said(DOG, f"predicate {number}", MAN) for number in range(100)),
+        fact(MAN, "near", DOG), fact(MAN, "NEAR", DOG), fact(twin, "next to", DOG), fact(twin, "holding", HAT),
+        *(fact(DOG, f"predicate {number}", MAN) for number in range(100)),
     ]  # fmt: skip
     files = {"predicate_aliases": "near,next to\n"}
     _, (record,) = read_all(genome(tmp_path, one(relations), files))
@@ -101,13 +101,13 @@ def test_every_step_of_the_preprocessing_is_counted(tmp_path: Path) -> None:
 
 def test_what_can_not_be_used(tmp_path: Path) -> None:
     relations = [
-        said(MAN, "on", {"object_id": 9, "name": "bench", "x": 1}),
-        said(MAN, "on", thing(10, " ")),
-        said(MAN, "  ", DOG),
-        said(MAN, 5, DOG),
-        said(MAN, "on", None),
+        fact(MAN, "on", {"object_id": 9, "name": "bench", "x": 1}),
+        fact(MAN, "on", thing(10, " ")),
+        fact(MAN, "  ", DOG),
+        fact(MAN, 5, DOG),
+        fact(MAN, "on", None),
         "nonsense",
-        said(MAN, "near", DOG),
+        fact(MAN, "near", DOG),
     ]
     content = [*one(relations), *one([]), {"image_id": 2}, {"relationships": []}, 7]
     reader, records = read_all(genome(tmp_path, content))
@@ -133,7 +133,7 @@ def test_image_data_orders_and_objects_add_boxes(tmp_path: Path) -> None:
         "image_data": [{"image_id": 2, "width": 100, "height": 80}, {"image_id": 1, "width": 90, "height": 80}],
         "objects": [{"image_id": 1, "objects": [DOG, thing(7, "", names=["tree"])]}, {"image_id": 5, "objects": []}],
     }
-    content = [*one([said(MAN, "near", DOG)]), *one([], image_id=3)]
+    content = [*one([fact(MAN, "near", DOG)]), *one([], image_id=3)]
     reader, records = read_all(genome(tmp_path, content, files, image_ids=(1, 2)))
     assert [(record.image_id, record.width) for record in records] == [(2, 100), (1, 90)]
     assert [box.category for box in records[1].boxes] == ["man", "dog", "tree"]
@@ -144,7 +144,7 @@ def test_image_data_orders_and_objects_add_boxes(tmp_path: Path) -> None:
 
 
 def test_images_may_lie_in_the_two_official_folders(tmp_path: Path) -> None:
-    content = [*one([said(MAN, "near", DOG)]), *one([], image_id=2)]
+    content = [*one([fact(MAN, "near", DOG)]), *one([], image_id=2)]
     source = genome(tmp_path, content, image_ids=())
     save_picture(source.images / "VG_100K_2" / "1.jpg")
     save_picture(source.images / "VG_100K" / "2.jpg")

@@ -1,4 +1,4 @@
-"""Pictures and annotation files for tests, and a way to read a source to its end."""
+"""Helpers that write pictures and annotation files, and read a source to its end."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pipeline.data.datasets.source import DataSource
 
 
 def save_picture(path: Path, width: int = 100, height: int = 80) -> Path:
-    """A plain picture at `path`."""
+    """Writes a plain picture to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height), (90, 120, 60)).save(path, "JPEG")
     return path
 
 
 def save_json(path: Path, content: Any) -> Path:
-    """`content` as JSON at `path`."""
+    """Writes `content` as JSON to `path`."""
     path.write_text(json.dumps(content))
     return path
 
 
 def read_all(source: DataSource) -> tuple[Reader, list[Any]]:
-    """The reader of a source after reading, and its records."""
+    """Reads a source to its end. Returns the exhausted reader and the records."""
     reader = open_source(source)
     return reader, list(reader.read())

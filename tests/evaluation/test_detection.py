@@ -1,4 +1,4 @@
-"""Detection AP50 through pycocotools."""
+"""AP50 of detections with pycocotools."""
 
 import numpy as np
 import pytest

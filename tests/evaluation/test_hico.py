@@ -1,4 +1,4 @@
-"""HICO-DET's metric: small cases worked out by hand, and the figures of two public evaluators on recorded input."""
+"""The metric of HICO-DET: small cases computed by hand, and the results of two public evaluators on recorded input."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ PERSON, BOX = [10.0, 10.0, 50.0, 90.0], [40.0, 60.0, 80.0, 95.0]
 
 
 def interactions(rows, scores=None):
-    """Rows of (subject box, object box, subject label, object label, predicate)."""
+    """`rows`: (subject box, object box, subject label, object label, predicate)."""
     columns = list(zip(*rows, strict=True)) if rows else [[], [], [], [], []]
     return Interactions(
         np.array(columns[0], float).reshape(-1, 4),
@@ -124,7 +124,7 @@ def test_agrees_with_a_public_evaluator_on_800_images_of_hico_det(shared: Path):
         for name in ("rare", "non_rare")
     }
     assert len(scores.average_precision) == expected["triplets with ground truth"]
-    # The recorded evaluator orders equal scores arbitrarily; here verbs that were not predicted all score zero.
+    # The recorded evaluator orders equal scores arbitrarily, and all verbs that were not predicted score zero here.
     assert scores.mean() == pytest.approx(expected["mAP"], abs=2e-4)
     assert scores.mean(groups["rare"]) == pytest.approx(expected["mAP rare"], abs=1e-3)
     assert scores.mean(groups["non_rare"]) == pytest.approx(expected["mAP non-rare"], abs=1e-3)

@@ -1,4 +1,4 @@
-"""Blocks hold every partition once, in order, in no more groups than asked for."""
+"""Blocks hold every partition once, in order, in no more groups than requested."""
 
 from __future__ import annotations
 

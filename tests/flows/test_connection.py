@@ -1,4 +1,4 @@
-"""Which server a run speaks to, and what it says when there is none."""
+"""Which server a run connects to, and the error if none answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from storage.errors import FatalError
 
 @pytest.fixture
 def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A user who has never set Prefect up; the folder that is their home."""
+    """The environment of a user who has never configured Prefect. Returns their home folder."""
     for name in list(os.environ):
         if name.startswith("PREFECT"):
             monkeypatch.delenv(name)

@@ -1,4 +1,4 @@
-"""Flows on a real server: retries, what a stage alone says, deployments on a process worker, cancelling a training."""
+"""Flows on a real server: retries, a stage run alone, deployments on a process worker, cancelling a training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from storage.errors import FatalError
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """A server on a free port, with a folder of its own."""
+    """A server on a free port, with its own folder."""
     home = tmp_path_factory.mktemp("prefect")
     port = free_port()
     api = f"http://127.0.0.1:{port}/api"
@@ -45,7 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
 
 @pytest.fixture
 def in_process(server: PrefectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[PrefectServer]:
-    """Flows called in this process speak to the server."""
+    """Connects flows called in this process to the server."""
     for name in ("PREFECT_API_URL", "PREFECT_HOME"):
         monkeypatch.setenv(name, server.environment[name])
     with connected(tmp_path):
@@ -55,12 +55,12 @@ def in_process(server: PrefectServer, monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 @flow(name="count")
 def count(recipe: Recipe) -> State[list[StepOutcome]]:
-    """The flow of a stage that fails in chosen ways."""
+    """The flow of a stage that fails in configured ways."""
     return run_stage(recipe, "count")
 
 
 def _count(root: Path, **failures: int) -> State[Any]:
-    """Run the stage `count` on a small set; the flow's final state."""
+    """Run stage `count` on a small data set, and return the final state of the flow."""
     recipe = small_recipe(root if (root / "recipe.toml").is_file() else write_small_set(root).parent)
     planner = Planner(RunContext(recipe))
     planner.context.steps = [Step("ingest", CountStage, CountSettings(marks=root, **failures), datasets=("set",))]
@@ -80,7 +80,7 @@ def test_what_may_pass_is_tried_again_and_only_that(in_process: PrefectServer, t
 
 
 def _tries(server: PrefectServer, state: State[Any]) -> dict[str, tuple[str, int]]:
-    """Task run → how it ended and how often it was run, once the server knows of both."""
+    """Task run → its final state and number of attempts, once the server knows them."""
     flows = {"id": {"any_": [str(state.state_details.flow_run_id)]}}
 
     def ended() -> dict[str, tuple[str, int]] | None:
@@ -143,7 +143,7 @@ def test_a_stage_alone_names_what_is_due_above_it(in_process: PrefectServer, tmp
 
 @pytest.fixture(scope="module")
 def worker(server: PrefectServer, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """The deployments of prefect.yaml, and a process worker that was started elsewhere."""
+    """The deployments of prefect.yaml, and a process worker started in another folder."""
     elsewhere = tmp_path_factory.mktemp("worker")
     server.command("work-pool", "create", "rlip", "--type", "process", cwd=elsewhere)
     deploying = PrefectServer(server.api, {**server.environment, "RLIP_ROOT": str(root)})
@@ -179,7 +179,7 @@ def test_a_deployment_runs_is_cached_and_a_cancelled_training_keeps_its_checkpoi
         "ingest set/0000 to set/0001": "Cached",
         **{f"shard:none set/000{number}": "Completed" for number in (0, 1)},
     }
-    await_it(lambda: not processes_on(folder) or None, 20, "processes of the cancelled run are left")
+    await_it(lambda: not processes_on(folder) or None, 20, "processes of the cancelled run are still running")
 
 
 def _as_many(found: dict[str, str], wanted: int) -> dict[str, str] | None:

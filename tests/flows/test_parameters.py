@@ -1,4 +1,4 @@
-"""A recipe survives the way into a deployment's parameters and back, and Prefect can describe its fields."""
+"""A recipe survives the round trip through the parameters of a deployment, and Prefect can describe its fields."""
 
 from __future__ import annotations
 

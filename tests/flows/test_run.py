@@ -1,4 +1,4 @@
-"""`rlip run` with Prefect: the same bytes as without it, shown by a server that lasts as long as the run."""
+"""`rlip run` with Prefect: the same bytes as without it, displayed by a server that lives as long as the run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from storage.runs import Run
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small set, its recipe, and the home of a user who has never used Prefect."""
+    """A small data set, its recipe, and the home of a user who has never used Prefect."""
     folder = tmp_path_factory.mktemp("run") / "set"
     write_small_set(folder)
     (folder / "home").mkdir()
@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """`rlip run --json` as a terminal starts it: in a process group of its own."""
+    """Start `rlip run --json` as a terminal does, in its own process group."""
     environment = client_environment(folder)
     del environment["PREFECT_HOME"]
     return subprocess.Popen(
@@ -40,7 +40,7 @@ def _start(folder: Path, *words: str) -> subprocess.Popen[str]:
 
 
 def _run(folder: Path, *words: str) -> list[dict[str, Any]]:
-    """Run to the end; the events."""
+    """Run to the end and return the events."""
     process = _start(folder, *words)
     out, err = process.communicate(timeout=280)
     assert process.returncode == 0, err
@@ -53,7 +53,7 @@ def _contents(store: Path) -> dict[str, dict[str, str]]:
 
 
 def _records(folder: Path, query: str) -> list[Any]:
-    """What the temporary server kept beside the store."""
+    """Query the database that the temporary server kept beside the store."""
     return list(sqlite3.connect(folder / "out" / "prefect" / "prefect.db").execute(query))
 
 
@@ -97,7 +97,7 @@ def test_ctrl_c_in_a_training_writes_a_checkpoint_says_how_to_resume_and_leaves_
     assert list((folder / "out" / "store" / "pending").glob("scratch-*/checkpoint.safetensors"))
     ((state,),) = _records(folder, "select state_type from flow_run where name = 'pretrain small'")
     assert state == "CRASHED"
-    await_it(lambda: not processes_on(folder) or None, 20, "processes of the stopped run are left")
+    await_it(lambda: not processes_on(folder) or None, 20, "processes of the stopped run are still running")
 
 
 @pytest.mark.timeout(1800)

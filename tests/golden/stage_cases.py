@@ -1,4 +1,4 @@
-"""One small real case a stage: its settings, what it reads, and the rows that come out, as plain values.
+"""One small real case per stage: its settings, what it reads, and the rows that come out, as plain values.
 
 Each stage reads the recorded rows of the stage above, so that a change in one stage shows in that stage alone.
 """
@@ -49,11 +49,11 @@ SENTENCES = (
     "the boy is about to throw the frisbee to his friend",
     "a tall building",
 )
-"""Read by the parser beside the recorded captions: one construction each."""
+"""Captions for the parser beside the recorded ones: one construction each."""
 
 
 def stages() -> dict[str, Stage]:
-    """The stages that are held to their version, by name."""
+    """The stages whose rows may change only with their version, by name."""
     source = DataSource(
         name="golden", format="coco", images=PICTURES, annotations=PICTURES / "instances.json",
         relations=PICTURES / "relations.json",
@@ -70,13 +70,13 @@ def stages() -> dict[str, Stage]:
 
 
 def recorded(stage: str) -> dict[str, Any]:
-    """What was recorded of a stage: `version` and `rows`."""
+    """What is recorded of a stage: `version` and `rows`."""
     found: dict[str, Any] = json.loads((HERE / "rows" / f"{stage}.json").read_bytes())
     return found
 
 
 def rows_of(stage: Stage, folder: Path) -> list[dict[str, Any]]:
-    """Carry the stage's case out in a store of its own; of a shard, the digest of its tar is the last row."""
+    """Run the stage's case in a store of its own. The last row of a shard is the digest of its tar."""
     given = {"tagger": (tagger(folder / "tagger"),)} if stage.uses else {}
     stage.open(Inputs({name: tuple(Artifact(path) for path in paths) for name, paths in given.items()}))
     inputs = {table: (_inputs(stage.name, table, folder / table),) for table in stage.reads}
@@ -91,7 +91,7 @@ def rows_of(stage: Stage, folder: Path) -> list[dict[str, Any]]:
 
 
 def _inputs(stage: str, table: str, folder: Path) -> Path:
-    """A folder with the recorded rows of `table`; the parser's captions are more."""
+    """A folder with the recorded rows of `table`, and further captions for the parser."""
     rows = recorded(WRITER[table])["rows"]
     if stage == "parse":
         plain = {"seed": 0, "log_probability": None, "source": "hand"}
@@ -132,7 +132,7 @@ def tagger(folder: Path) -> Path:
 
 
 def settle(rows: list[dict[str, Any]], stage: str) -> list[dict[str, Any]]:
-    """Rows as they are recorded: plain JSON, floats to six digits, relations of an image in the order of their terms."""
+    """Rows as they are recorded: plain JSON, floats to six digits, the relations of an image sorted by their terms."""
     settled: list[dict[str, Any]] = json.loads(json.dumps(rows), parse_float=lambda text: float(f"{float(text):.6g}"))
     if stage == "tag":
         key: Callable[[dict[str, Any]], tuple[Any, ...]] = lambda r: (r["subject"], r["object"], r["predicate"])  # noqa: E731

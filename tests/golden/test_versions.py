@@ -1,8 +1,8 @@
-"""Rows of a stage may change only together with its version: else the store would take old artifacts for new ones.
+"""The rows of a stage may change only with its version; otherwise the store would take old artifacts for new ones.
 
-Held are ingest, caption, parse, tag and shard. Trainings and the evaluation are not: their floats depend on the machine.
-`RLIP_RECORD=1 python -m pytest tests/golden` records what came out, for stages whose version was raised; of a
-stage that only reads other rows than before, delete the recorded file first.
+This covers ingest, caption, parse, tag and shard, but not trainings and the evaluation, whose floats depend on the machine.
+`RLIP_RECORD=1 python -m pytest tests/golden` records the new rows of stages whose version was raised. For a stage that
+only reads other rows than before, delete the recorded file first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from golden.stage_cases import HERE, recorded, rows_of, settle, stages
 
 STAGES = ("ingest", "caption", "parse", "tag", "shard")
 TOLERANCE = 1e-3
-"""Relative, of floats: between processors log-probabilities and scores differ by less."""
+"""Relative tolerance of floats: between processors, log-probabilities and scores differ by less."""
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -33,7 +33,7 @@ def test_rows_change_only_with_the_version(name: str, tmp_path: Path) -> None:
         return
     difference = _difference(before["rows"], rows, "rows")
     assert difference is None, (
-        f"{name} gives other rows than recorded with version {before['version']} ({difference}): raise "
+        f"{name} gives other rows than those recorded with version {before['version']} ({difference}): raise "
         f"{type(stage).__name__}.version{'' if stage.version == before['version'] else ' (done)'} and re-record with "
         "RLIP_RECORD=1 python -m pytest tests/golden"
     )

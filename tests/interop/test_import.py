@@ -1,4 +1,4 @@
-"""The authors' files come in whole; what is wrong in them is counted and in quarantine, and nothing crashes."""
+"""Imports of the authors' files are complete. Bad entries are counted and quarantined, and none crashes the import."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_captions_and_graphs_join_the_partitions_of_the_run(tmp_path: Path) -> N
 
 def test_a_step_is_imported_once(tmp_path: Path) -> None:
     imported(tmp_path, {"1": ["a cat"]})
-    with pytest.raises(FatalError, match=r"has a step 'caption' already"):
+    with pytest.raises(FatalError, match=r"already has a step 'caption'"):
         imported(tmp_path, {"1": ["a dog"]})
 
 

@@ -1,4 +1,4 @@
-"""What goes out comes in again: nothing that a format holds is lost, and what it can't hold is told."""
+"""Exports can be imported again: no data that a format can hold is lost, and the rest is counted."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def label(subject: int, predicate: str, object_: int, score: float) -> dict[str,
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """A run with all steps: two images, a crowd box first, so that indices differ with and without crowds."""
+    """A run with all steps and two images. Its first box is a crowd, so indices differ with and without crowds."""
     run = Run(LocalStore(tmp_path / "store"), "ours")
     boxes = [
         box("person", 0, 0, 5, 5, crowd=True),
@@ -90,7 +90,7 @@ def run(tmp_path: Path) -> Run:
         made = ImportStep(run, step, table, schema)
         made.put("coco2017/0000", items, [])
         made.record()
-    # As stage `tag` does, the candidates lie beside its relations.
+    # Stage `tag` stores its candidates beside its relations.
     [artifact] = run.artifacts("tag").values()
     table = pa.Table.from_pylist([{"image_id": 1, "pairs": pairs}, {"image_id": 2, "pairs": []}], schema=CANDIDATES)
     write_table(table, artifact.file("candidates.parquet"))
@@ -260,25 +260,25 @@ def test_hugging_face_rows_join_captions_boxes_and_relations(run: Run, tmp_path:
 
 def test_an_export_replaces_nothing_and_leaves_nothing_half_done(run: Run, tmp_path: Path) -> None:
     exported(run, "vg", tmp_path / "out")
-    with pytest.raises(FatalError, match="exists already"):
+    with pytest.raises(FatalError, match="already exists"):
         exported(run, "vg", tmp_path / "out")
     only = Run(run.store, "captions-only")
     only.record("caption", run.stage("caption"), run.keys("caption"))
-    with pytest.raises(FatalError, match="nothing in them goes into coco"):
+    with pytest.raises(FatalError, match="have nothing for coco"):
         exported(only, "coco", tmp_path / "coco")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "store"]
 
 
 def test_predicates_between_categories_are_what_candidates_are_taken_from(tmp_path: Path) -> None:
     run = Run(LocalStore(tmp_path / "store"), "genome")
-    said = [
+    stated = [
         ("man", "riding", "brown horse"),
         ("boy", "riding", "pony"),
         ("woman", "on", "horse"),
         ("sky", "over", "cow"),
     ]
-    boxes = [box(name, 1, 2, 30, 40) for subject, _, object_ in said for name in (subject, object_)]
-    relations = [{"subject": 2 * i, "predicate": said[i][1], "object": 2 * i + 1} for i in range(len(said))]
+    boxes = [box(name, 1, 2, 30, 40) for subject, _, object_ in stated for name in (subject, object_)]
+    relations = [{"subject": 2 * i, "predicate": stated[i][1], "object": 2 * i + 1} for i in range(len(stated))]
     image = {
         "dataset": "vg",
         "split": "train",

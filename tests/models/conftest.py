@@ -1,4 +1,4 @@
-"""Small networks to test."""
+"""Fixtures: small networks and a small tokenizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from parity import OWN
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small byte-level tokenizer of RoBERTa's kind."""
+    """Folder with a small byte-level tokenizer like RoBERTa's."""
     folder = tmp_path_factory.mktemp("tokenizer")
     model = ByteLevelBPETokenizer(lowercase=True)
     words = ["person dog bicycle traffic light riding holding sitting on next to no objects"] * 4
@@ -29,7 +29,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_config() -> NetworkConfig:
-    """A ParSeDA that trains from nothing in moments."""
+    """A ParSeDA that trains from scratch in moments."""
     text = TextConfig(hidden=32, layers=1, heads=2, feedforward=32, vocabulary=300, max_positions=16, dropout=0.0)
     return NetworkConfig(
         architecture="parseda",
@@ -56,13 +56,13 @@ def small_tagger_config(small_config: NetworkConfig) -> NetworkConfig:
 
 @pytest.fixture(scope="session")
 def own() -> Path:
-    """The folder of recordings of our own."""
+    """Folder of our own recordings."""
     return OWN
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """The same order of additions on every machine."""
+    """One thread and a fixed seed, for the same order of additions on every machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -93,7 +93,7 @@ def test_folded_norms_follow_their_values():
 
 @pytest.mark.parametrize("norm", ["frozen", "group"])
 def test_weights_and_their_gradients_lie_in_memory_alike(norm):
-    """As the fused optimizer takes for granted."""
+    """The fused optimizer relies on this."""
     backbone = Backbone("test_resnet", norm, STRIDES)
     sum(x.square().mean() for x in backbone(torch.randn(1, 3, 64, 64))).backward()
     learnt = [parameter for parameter in backbone.parameters() if parameter.grad is not None]

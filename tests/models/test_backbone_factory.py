@@ -1,4 +1,4 @@
-"""Bodies of the backbone: ResNets of any width, Swin on images of any size."""
+"""Backbone bodies: ResNets of any width, Swin on images of any size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unusual input gives sound numbers, and input that makes no sense an error that names it."""
+"""Unusual input gives finite numbers; nonsensical input raises an error that names it."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ TOKENS = 26
 
 
 def _bilinear(image: torch.Tensor, x: float, y: float) -> torch.Tensor:
-    """A map C×H×W at cell coordinates, zero outside."""
+    """Samples a map C×H×W at cell coordinates; zero outside."""
     value = torch.zeros(image.shape[0], dtype=image.dtype)
     left, top = int(x // 1), int(y // 1)
     for row in (top, top + 1):
@@ -60,7 +60,7 @@ def _layer():
 
 
 def _read(value_NSC, places, weights, shapes):
-    """Of values of a single image."""
+    """Reads the values of a single image."""
     return deformable_read.read(value_NSC[None], places, weights, shapes)
 
 
@@ -101,18 +101,18 @@ def test_the_fast_reading_is_the_plain_one(monkeypatch, block, queries):
     monkeypatch.setattr(deformable_read, "BLOCK", block)
     inputs = [
         torch.randn(4, TOKENS, 5),
-        torch.rand(4, queries, 2, 6) * 12 - 4,  # many outside of the maps
+        torch.rand(4, queries, 2, 6) * 12 - 4,  # many outside the maps
         torch.rand(4, queries, 6),
     ]
-    inputs[1][:, :1] = inputs[1][:, :1].round()  # and some just on a cell
+    inputs[1][:, :1] = inputs[1][:, :1].round()  # and some exactly on a cell
     pushed = torch.randn(4, queries, 5)
     found = []
     for function in (_read, deformable_read.read_plainly):
         leaves = [x.clone().requires_grad_() for x in inputs]
         read = function(*leaves, tuple(SHAPES))
         found.append([read, *torch.autograd.grad(read, leaves, pushed)])
-    for fast, plain, name in zip(*found, ("read", "of value", "of places", "of weights"), strict=True):
-        if name == "of places":  # at a cell's middle the slope to either side is right
+    for fast, plain, name in zip(*found, ("output", "grad_value", "grad_places", "grad_weights"), strict=True):
+        if name == "grad_places":  # at a cell's centre the slope to either side is correct
             fast, plain = fast[:, 1:], plain[:, 1:]
         torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 

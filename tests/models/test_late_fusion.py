@@ -18,7 +18,7 @@ PREDICATES = ["riding", "holding"]
 
 @pytest.fixture(params=["parseda", "parsed"])
 def network(request, small_config, tokenizer):
-    """Moved off its constant initial values, so that nothing hides behind a zero."""
+    """A network moved off its constant initial values, so that no effect is hidden by a zero."""
     network = RLIP(replace(small_config, architecture=request.param, fusion="late"), tokenizer).eval()
     with torch.no_grad():
         for parameter in network.parameters():
@@ -36,9 +36,9 @@ def test_image_tokens_know_no_text_but_predictions_do(network):
     first, second = (encode(network, images, objects) for objects in (OBJECTS, OTHER_OBJECTS))
     assert torch.equal(first.memory, second.memory)
     found, others = network.decode(first), network.decode(second)
-    # "dog" is asked for in both, but in other company.
+    # "dog" is in both lists, but beside other labels.
     assert (found.object_logits[..., 1] - others.object_logits[..., 1]).abs().max() > 1e-4
-    # Object and predicate texts meet their own queries only, and boxes are the decoders'.
+    # Object and predicate texts are fused only with their own queries, and boxes come from the decoders.
     torch.testing.assert_close(found.predicate_logits, others.predicate_logits)
     torch.testing.assert_close(found.subject_boxes, others.subject_boxes)
 
@@ -59,7 +59,7 @@ def test_gradients_reach_image_and_texts_through_the_fusion(network):
     fusion = network.transformer.obj_fusion
     network(images, padding, objects, predicates).object_logits[..., 0].sum().backward()
     assert images.grad.abs().max() > 0
-    assert (objects.grad.abs().amax(1) > 0).all()  # also of the texts that were not asked for
+    assert (objects.grad.abs().amax(1) > 0).all()  # also for the texts whose logits are not in the sum
     assert predicates.grad is None or not predicates.grad.any()
     assert all(parameter.grad.abs().max() > 0 for parameter in fusion.layers[0].linear1.parameters())
 
@@ -67,10 +67,10 @@ def test_gradients_reach_image_and_texts_through_the_fusion(network):
 def test_each_layer_is_a_pre_norm_transformer_layer(small_config):
     fusion = LateFusion(small_config).eval()
     queries, texts = torch.randn(2, 4, 32), torch.randn(2, 3, 32)
-    hidden = torch.tensor([[False, True, False], [False, False, False]])
+    key_padding_mask = torch.tensor([[False, True, False], [False, False, False]])
     expected = torch.cat((queries, texts), dim=1)
-    ignored = torch.cat((torch.zeros(2, 4, dtype=torch.bool), hidden), dim=1)
-    for layer, (found, words) in zip(fusion.layers, fusion(queries, texts, hidden), strict=True):
+    ignored = torch.cat((torch.zeros(2, 4, dtype=torch.bool), key_padding_mask), dim=1)
+    for layer, (found, words) in zip(fusion.layers, fusion(queries, texts, key_padding_mask), strict=True):
         plain = nn.TransformerEncoderLayer(
             32, small_config.heads, small_config.feedforward, 0.0, batch_first=True, norm_first=True
         )

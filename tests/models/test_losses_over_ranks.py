@@ -1,4 +1,4 @@
-"""Losses of a batch that is shared by processes: their mean is the loss of the whole batch."""
+"""Losses of a batch that is split over processes: their mean is the loss of the whole batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAIRS_OF_IMAGES = (3, 1)
 
 
 def image(number: int) -> tuple[list[torch.Tensor], Target]:
-    """An image's predictions (with a batch of 1) and its target."""
+    """Returns an image's predictions (batch size 1) and its target."""
     torch.manual_seed(number)
     pairs = PAIRS_OF_IMAGES[number]
     predicted = [torch.randn(1, 4, 5), torch.randn(1, 4, 5), torch.randn(1, 4, 3)]

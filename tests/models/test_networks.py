@@ -1,4 +1,4 @@
-"""What RLIP promises of its inputs: shapes, order of labels, padding, gradients, repeatability."""
+"""What RLIP guarantees: shapes, order of labels, padding, gradients, repeatability."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def predict(network, images, padding=None, objects=OBJECTS, predicates=PREDICATE
 
 @pytest.fixture
 def moved_network(small_config, tokenizer):
-    """A network whose constant initial values are moved, so that nothing hides behind a zero."""
+    """A network whose constant initial values are moved, so that no effect is hidden by a zero."""
     network = RLIP(small_config, tokenizer).eval()
     with torch.no_grad():
         for parameter in network.parameters():
@@ -74,7 +74,7 @@ def test_padding_changes_nothing(moved_network):
     images, padding = torch.zeros(2, 3, 128, 160), torch.ones(2, 128, 160, dtype=torch.bool)
     images[0, :, :70, :96], padding[0, :70, :96] = small[0], False
     images[1], padding[1] = big[0], False
-    images[0, :, 70:] = 7.0  # what lies in padding is not looked at
+    images[0, :, 70:] = 7.0  # the contents of the padding do not matter
     together = predict(moved_network, images, padding)
     for name in FIELDS:
         torch.testing.assert_close(getattr(together, name)[:1], getattr(alone, name), atol=1e-5, rtol=0)
@@ -93,7 +93,7 @@ def test_order_of_labels_moves_their_columns_only(moved_network):
     torch.testing.assert_close(moved.subject_boxes, given.subject_boxes, atol=1e-5, rtol=0)
 
 
-def test_labels_tell_apart(moved_network):
+def test_labels_get_different_logits(moved_network):
     logits = predict(moved_network, torch.randn(1, 3, 64, 96)).object_logits
     assert (logits - logits.roll(1, dims=-1)).abs().min() > 0
 
@@ -102,7 +102,7 @@ def test_labels_tell_apart(moved_network):
 @pytest.mark.parametrize("fusion", ["alif", "late", "none"])
 def test_every_parameter_learns(small_config, tokenizer, architecture, fusion):
     network = RLIP(replace(small_config, architecture=architecture, fusion=fusion), tokenizer).train()
-    with torch.no_grad():  # box heads start at zero and let nothing through to what is below them
+    with torch.no_grad():  # box heads start at zero and pass no gradient to the layers below
         for parameter in network.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
     predictions = predict(network, torch.randn(2, 3, 64, 96))
@@ -118,7 +118,7 @@ def test_every_parameter_learns(small_config, tokenizer, architecture, fusion):
         for name, parameter in network.named_parameters()
         if parameter.requires_grad and not parameter.grad.any() and "key.bias" not in name
     ]
-    # Words that no label has, and positions that no label reaches, are not learnt.
+    # Embeddings of words that no label contains and of positions that no label reaches get no gradient.
     assert all("embeddings" in name for name in dead), dead
 
 

@@ -1,4 +1,4 @@
-"""The authors' parameter names and shapes, at full size: each has its place in ours, and nothing of ours is left over."""
+"""The authors' parameter names and shapes, at full size: each has its place in ours, and none of ours is left over."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from models.official.kind import Kind, kind_of
 from models.official.names import from_official, place_of, share_of
 from models.official.sizes import infer_config
 
-UNTOLD: dict[str, dict[str, Any]] = {
+NOT_INFERRED: dict[str, dict[str, Any]] = {
     "parseda": {"gate": "VXAc", "relation_queries": "vanilla_MBF"},
     "parsed": {"gate": "VXAc", "relation_queries": "vanilla_MBF"},
     "tagger": {"gate": "GLIP"},
 }
-"""What neither names nor shapes tell of the released networks."""
+"""Settings of the released networks that neither names nor shapes determine."""
 RELEASED = {
     "parseda": (Kind.PARSEDA, NetworkConfig(official_compat=True)),
     "parsed": (Kind.PARSED, NetworkConfig(architecture="parsed", feedforward=1024, official_compat=True)),
@@ -47,7 +47,7 @@ WITHOUT_A_PLACE = {
 
 
 def released(shared: Path, name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Parameters of a released network without values, and which names are aliases of which."""
+    """Returns a released network's parameters without values, and the parameter that each alias stands for."""
     lines = (shared / "oracle" / f"{name}_r50_state_dict.tsv").read_text().splitlines()
     rows = [row for row in (line.split("\t") for line in lines) if row[1].startswith("(")]
     state = {row[0]: torch.empty(ast.literal_eval(row[1]), device="meta") for row in rows}
@@ -59,7 +59,7 @@ def test_the_network_is_told_from_names_and_shapes(shared, name):
     state, _ = released(shared, name)
     kind, config = RELEASED[name]
     assert kind_of(state) is kind
-    assert infer_config({key: tuple(x.shape) for key, x in state.items()}, kind, {}, UNTOLD[name]) == config
+    assert infer_config({key: tuple(x.shape) for key, x in state.items()}, kind, {}, NOT_INFERRED[name]) == config
 
 
 @pytest.mark.parametrize("name", RELEASED)
@@ -70,7 +70,7 @@ def test_every_official_parameter_has_its_place(shared, name):
     assert {official for official, place in places.items() if place is None} == WITHOUT_A_PLACE[name]
     for official, target in aliases.items():
         assert places[official] == places[target]
-    # One to one, once aliases are counted as one.
+    # One to one, with aliases counted once.
     taken = Counter(place for official, place in places.items() if place and official not in aliases)
     assert set(taken.values()) == {1}
     expected = expected_shapes(config)
@@ -101,7 +101,7 @@ def test_window_transformers_are_told_and_have_their_places(name):
 
 
 def _as_the_authors_name(name: str) -> str:
-    """Output norms are numbered by stages; windows are merged at the end of the stage before."""
+    """The authors number output norms by stage and merge windows at the end of the stage before."""
     name = re.sub(r"^backbone\.norms\.(\d)", lambda found: f"backbone.0.body.norm{int(found[1]) + 1}", name)
     name = re.sub(
         r"^backbone\.body\.layers_(\d)\.downsample",
@@ -123,13 +123,13 @@ def test_the_settings_of_the_training_tell_what_shapes_do_not(shared):
         "fusion_interval": 2,
     }
     config = infer_config(shapes, Kind.PARSED, args, {})
-    told = (config.gate, config.relation_queries, config.heads, config.points, config.dropout)
-    assert told == ("none", "MBF", 4, 8, 0.1)
+    inferred = (config.gate, config.relation_queries, config.heads, config.points, config.dropout)
+    assert inferred == ("none", "MBF", 4, 8, 0.1)
     assert infer_config(shapes, Kind.PARSED, args, {"gate": "GLIP", "text": {"dropout": 0.3}}).gate == "GLIP"
 
 
 @pytest.mark.parametrize(
-    ("args", "overrides", "said"),
+    ("args", "overrides", "message"),
     [
         ({}, {}, "--set relation_queries="),
         ({"gating_mechanism": "VXAc"}, {}, "relation_queries"),
@@ -140,11 +140,11 @@ def test_the_settings_of_the_training_tell_what_shapes_do_not(shared):
         ({}, {"gate": "GLIP", "relation_queries": "MBF", "size": 1}, "size"),
     ],
 )
-def test_what_nothing_tells_or_is_not_supported_is_named(shared, args, overrides, said):
+def test_what_nothing_tells_or_is_not_supported_is_named(shared, args, overrides, message):
     shapes = {key: tuple(value.shape) for key, value in released(shared, "parseda")[0].items()}
     with pytest.raises(ConfigError) as error:
         infer_config(shapes, Kind.PARSEDA, args, overrides)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_an_unknown_backbone_is_named():
@@ -154,4 +154,4 @@ def test_an_unknown_backbone_is_named():
 
 def test_text_sizes_are_of_the_file_not_of_a_default(shared):
     shapes = {key: tuple(value.shape) for key, value in released(shared, "parseda")[0].items()}
-    assert infer_config(shapes, Kind.PARSEDA, {}, UNTOLD["parseda"]).text == TextConfig()
+    assert infer_config(shapes, Kind.PARSEDA, {}, NOT_INFERRED["parseda"]).text == TextConfig()

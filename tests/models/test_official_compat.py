@@ -1,4 +1,4 @@
-"""What `official_compat` brings back of the authors' code, each difference shown: on as they compute, off as we think right."""
+"""Each difference that `official_compat` makes: on, networks compute as the authors' do; off, as we think right."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OBJECTS, PREDICATES = ["person", "dog", "bicycle", "no objects"], ["riding", "ho
 
 
 def moved(network):
-    """The network off its constant initial values, so that nothing hides behind a zero."""
+    """Moves the network off its constant initial values, so that no effect is hidden by a zero."""
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

@@ -1,4 +1,4 @@
-"""A network laid out for scoring computes what it was made of, and leaves that as it is."""
+"""A packed network computes the same scores as the original and leaves it unchanged."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_scores_are_the_same_but_for_rounding(small_tagger_config, tokenizer, ba
     tagger = network(small_tagger_config, tokenizer, **backbone)
     fast = packed(tagger, torch.float32)
     torch.testing.assert_close(scores(fast), scores(tagger), atol=2e-4, rtol=1e-4)
-    fast.transformer.encoder.rows_together = 50  # as a larger picture is: in parts
+    fast.transformer.encoder.rows_together = 50  # splits the rows, as for a larger image
     torch.testing.assert_close(scores(fast), scores(tagger), atol=2e-4, rtol=1e-4)
 
 
@@ -58,7 +58,7 @@ def test_the_given_network_stays_as_it_is_and_shares_what_is_not_laid_out_anew(s
     assert list(tagger.state_dict()) == names and torch.equal(scores(tagger), before)
     assert fast.bias_pred_a is tagger.bias_pred_a
     kinds = [type(module) for module in fast.modules()]
-    if fast is not tagger:  # where the processor has such kernels
+    if fast is not tagger:  # where the processor has packed kernels
         assert PackedConv in kinds and PackedLinear in kinds
         assert not any(isinstance(module, nn.Conv2d) for module in fast.backbone.modules())
 

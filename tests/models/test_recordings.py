@@ -18,7 +18,7 @@ from recorded.recording import Recording, recordings_in
 
 
 def assert_agrees(recording: Recording) -> set[str]:
-    """Groups that were compared; fails with all that differ by too much."""
+    """Returns the compared groups; fails and lists all values that differ too much."""
     found = list(differences(recording))
     assert not [difference for difference in found if not difference.holds]
     return {difference.group for difference in found}
@@ -82,7 +82,7 @@ def test_the_command_tells_agreement_by_its_exit_code(own: Path, tmp_path: Path,
     assert "out.pred_verb_logits" in beyond and "outputs" in beyond and "1.0e-03" in beyond
 
 
-def test_a_folder_without_recordings_is_told(tmp_path: Path, capsys: CaptureFixture[str]) -> None:
+def test_a_folder_without_recordings_is_an_error(tmp_path: Path, capsys: CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([str(tmp_path)])
     assert "no recording" in capsys.readouterr().err

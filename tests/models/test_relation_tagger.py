@@ -1,4 +1,4 @@
-"""Scores of given pairs: of any number, in any company."""
+"""Scores of given pairs: any number of them, with any other pairs beside them."""
 
 from __future__ import annotations
 

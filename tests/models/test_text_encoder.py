@@ -1,4 +1,4 @@
-"""Features of label texts: each text by itself, encoded once, and not at all when it is remembered."""
+"""Features of label texts: each text is encoded by itself, once, and not at all when it is cached."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def encoder(small_config, tokenizer):
 
 @pytest.fixture
 def encoded_rows(encoder, monkeypatch):
-    """How many texts each call of the language model has encoded."""
+    """Number of texts that each call of the language model encoded."""
     rows, plain = [], encoder.encode_tokens
     monkeypatch.setattr(encoder, "encode_tokens", lambda ids, mask: rows.append(len(ids)) or plain(ids, mask))
     return rows
@@ -44,13 +44,13 @@ def test_in_evaluation_a_list_is_encoded_once_and_its_features_keep_their_bits(e
     plain = encoder(LABELS).detach()
     with torch.inference_mode():
         first = encoder(LABELS)
-        first.zero_()  # what the caller does to its copy is no one else's business
+        first.zero_()  # the caller may change its copy without changing the cache
         again = encoder(LABELS)
     with torch.no_grad():
         assert torch.equal(encoder(LABELS), plain)
     assert torch.equal(again, plain)
     assert encoded_rows == [3, 3]
-    encoder(LABELS)  # with gradients: never from memory
+    encoder(LABELS)  # with gradients: never cached
     assert encoded_rows == [3, 3, 3]
 
 
@@ -93,7 +93,7 @@ def test_two_thousand_texts_and_none(encoder):
 
 @pytest.fixture(scope="module")
 def word_pieces(tmp_path_factory):
-    """A folder with a tokenizer of BERT's kind."""
+    """Folder with a tokenizer like BERT's."""
     folder = tmp_path_factory.mktemp("word_pieces")
     pieces = BertWordPieceTokenizer(lowercase=True)
     pieces.train_from_iterator(["person dog bicycle traffic light riding"] * 4, vocab_size=200, show_progress=False)

@@ -1,4 +1,4 @@
-"""Configurations, tokenizers and weights on disk, good and bad."""
+"""Configurations and weights on disk, valid and invalid."""
 
 from __future__ import annotations
 

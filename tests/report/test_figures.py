@@ -20,13 +20,13 @@ def test_labels_are_audited_against_given_relations(labelled: Book) -> None:
     assert audit.labels is not None
     assert (audit.labels.images, audit.labels.given, audit.labels.reachable) == (2, 3, 3)
     tagger, naive = audit.labels.tagger, audit.labels.naive
-    # Kept: ride .9 right, next to .8 right (given the other way round), next to .7 wrong, ride .6 right.
+    # Kept: ride .9 right, next to .8 right (given in the other direction), next to .7 wrong, ride .6 right.
     assert tagger.kept == 4
     assert tagger.precision == pytest.approx(3 / 4)
     assert tagger.recall == pytest.approx(1.0)
     assert tagger.precision_at_recall == pytest.approx(3 / 4)
     assert tagger.average_precision == pytest.approx((1 + 1 + 3 / 4) / 3)
-    # Proposed: three right, two wrong rides, two wrong next to.
+    # Proposed: three right, two wrong "ride", two wrong "next to".
     assert naive.kept == 7
     assert audit.labels.prior.kept == 0 and audit.labels.prior.precision_at_recall == naive.precision_at_recall
     assert sum(scores.kept for scores in audit.labels.predicates) == tagger.kept
@@ -40,7 +40,7 @@ def test_captions_are_audited_by_category(labelled: Book) -> None:
     (audit,) = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5)).audits
     assert audit.captions is not None
     found = audit.captions
-    # "man hold cup" names no category of the set; "horse next to man" is judged and not given.
+    # "man hold cup" names no category of the data set; "horse next to man" is judged but not given.
     assert (found.stated, found.judged, found.true) == (3, 2, 1)
     # person ride horse (image 1), person next to person (image 1), person ride horse (image 2); the first is stated.
     assert (found.given, found.found) == (3, 1)
@@ -156,10 +156,10 @@ def test_recall_is_of_what_candidates_state(book: Book) -> None:
 def test_figures_are_kept_with_the_run_until_an_artifact_changes(labelled: Book, recipe: object) -> None:
     first = figures_of(run_view(recipe, labelled.run))  # type: ignore[arg-type]
     kept = labelled.run.folder / "figures.json"
-    told = json.loads(kept.read_bytes())
+    stored = json.loads(kept.read_bytes())
     assert figures_of(run_view(recipe, labelled.run)) == first  # type: ignore[arg-type]
-    told["figures"]["labels"]["images"] = 77
-    kept.write_text(json.dumps(told))
+    stored["figures"]["labels"]["images"] = 77
+    kept.write_text(json.dumps(stored))
     assert figures_of(run_view(recipe, labelled.run)).labels.images == 77  # type: ignore[arg-type]
     labelled.add("ingest", "toys/0001", [labelled.image(9, TWO_PEOPLE)])
     assert figures_of(run_view(recipe, labelled.run)).labels.images == 3  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 
 
 class Page(HTMLParser):
-    """Elements and text of a page."""
+    """Parses the elements and the text of a page."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ def test_a_report_shows_pictures_labels_and_figures(labelled: Book, recipe: Any,
         ("20.0", "50.0", "60.0", "60.0"),
     }
     marks = [str(mark["class"]).split()[-1] for mark in page.all("span") if "mark" in str(mark.get("class"))]
-    # Kept: three right and one wrong. Dropped: one scored, two candidates that got no score.
+    # Kept: three right, one wrong. Dropped: one scored label and two candidates without a score.
     assert marks.count("right") == 3
     assert marks.count("wrong") == 4
     assert [figure.get("class") for figure in page.all("polyline")] == ["arm-", "arm-", "arm-none"]
@@ -94,7 +94,7 @@ def test_a_partial_run_gets_a_report_too(book: Book, recipe: Any, tmp_path: Path
     assert "No step has been recorded yet" in report(recipe, book, tmp_path / "empty").text
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
     page = report(recipe, book, tmp_path / "ingested")
-    assert "No truth" in page.text
+    assert "No ground truth" in page.text
     assert len(page.all("img")) == 1
 
 
@@ -131,7 +131,7 @@ def test_a_folder_with_other_files_is_left_alone(labelled: Book, recipe: Any, tm
     folder = tmp_path / "thesis"
     folder.mkdir()
     (folder / "index.html").write_text("<h1>mine</h1>")
-    with pytest.raises(FatalError, match="no report"):
+    with pytest.raises(FatalError, match="not a report"):
         report(recipe, labelled, folder)
     assert (folder / "index.html").read_text() == "<h1>mine</h1>"
 

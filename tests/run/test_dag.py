@@ -1,4 +1,4 @@
-"""A recipe carried out up to a stage: the steps that it needs, and the data sets that these need."""
+"""A recipe run up to a stage: the steps that this needs, and the data sets that those steps need."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from storage.errors import FatalError
 
 
 def steps(root: Path, recipe: str, until: str) -> dict[str, tuple[str, ...]]:
-    """Step → data sets."""
+    """Step → its data sets."""
     made = build_steps(load_recipe(root / f"recipes/{recipe}.toml", [f"run.until={until}"]))
     return {step.name: step.datasets for step in made}
 

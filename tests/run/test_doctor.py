@@ -1,4 +1,4 @@
-"""What the doctor finds before any work, and that it says what to do."""
+"""The doctor finds what is missing before any work, and says what to do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONTENT = {"images": [], "annotations": [], "categories": []}
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
-    """A recipe whose data are all there."""
+    """A recipe with complete data."""
     save_picture(tmp_path / "images" / "a.jpg")
     save_json(tmp_path / "instances.json", CONTENT)
     save_json(tmp_path / "captions.json", {})
@@ -55,17 +55,17 @@ def test_nothing_is_missing_where_all_is_there(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (gzip.compress(b"{}", mtime=0), "is compressed; unpack it first"),
-        (b"version https://git-lfs.github.com/spec/v1\noid", "is a pointer of Git LFS"),
-        (b"<html>gone</html>", "is no JSON, it begins with b'<html>"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "is a Git LFS pointer"),
+        (b"<html>gone</html>", "is not JSON: it begins with b'<html>"),
         (b"", "is empty"),
     ],
 )
-def test_annotations_that_are_no_json(recipe: Recipe, tmp_path: Path, data: bytes, told: str) -> None:
+def test_annotations_that_are_no_json(recipe: Recipe, tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "instances.json").write_bytes(data)
-    assert told in missing(recipe)["data.sources toy"]
+    assert message in missing(recipe)["data.sources toy"]
     with pytest.raises(FatalError, match=r"data.sources toy: annotations: .*instances\.json is"):
         require(RunContext(recipe))
 

@@ -1,4 +1,4 @@
-"""A wrong recipe stops before any work and says file, field, value and what is allowed."""
+"""An invalid recipe fails before any work, with file, field, value and what is allowed."""
 
 from __future__ import annotations
 

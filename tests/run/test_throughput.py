@@ -1,4 +1,4 @@
-"""What a user reads of a running step: its speed, and when it will be done."""
+"""The rate and remaining time that users see of a running step."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Rows of unchanged images are taken over: only changed ones are worked, and the bytes are those of a full computation."""
+"""Rows of unchanged images are reused: only changed images are processed, and the bytes equal a full computation's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Rows = list[dict[str, Any]]
 
 
 class Watch:
-    """A stage that notes which images it is given."""
+    """Wraps a stage and records which images it gets."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
@@ -57,7 +57,7 @@ def _commit(store: Store, table: str, rows: Rows) -> Artifact:
         )  # fmt: skip
 
 
-def _carry_out(stage: Stage, store: Store, rows: dict[str, Rows], previous: str = "", **settings: Any) -> Artifact:
+def _execute(stage: Stage, store: Store, rows: dict[str, Rows], previous: str = "", **settings: Any) -> Artifact:
     read = {table: _commit(store, table, rows[table]) for table in stage.reads}
     contents: dict[str, Sequence[str]] = {table: [artifact.content] for table, artifact in read.items()}
     terms = KeyTerms(stage.name, stage.version, settings, contents)
@@ -73,14 +73,14 @@ def _rows(stage: Stage) -> dict[str, Rows]:
 
 
 def _changed_boxes(rows: dict[str, Rows]) -> int:
-    """One image's box moves."""
+    """Changes a box of one image. Returns the image's id."""
     row = next(row for row in rows["images"] if len(row["boxes"]) > 1)
     row["boxes"][0]["w"] *= 0.75
     return int(row["image_id"])
 
 
 def _changed_words(rows: dict[str, Rows]) -> int:
-    """One image has another caption."""
+    """Changes a caption of one image. Returns the image's id."""
     row = next(row for row in rows["captions"] if row["captions"])
     row["captions"][0]["text"] = "a man riding a brown horse on the beach"
     return int(row["image_id"])
@@ -105,26 +105,26 @@ def test_only_changed_images_are_worked_and_bytes_are_those_of_a_full_computatio
     store, rows = LocalStore(tmp_path / "store"), _rows(opened)
     first = opened.reads[0]
     rows[first] += [{**rows[first][-1], "image_id": 70 + number} for number in range(3)]
-    before = _carry_out(opened, store, rows)
+    before = _execute(opened, store, rows)
     changed = CHANGE[opened.name](rows)
     gone = rows[first].pop(next(n for n, row in enumerate(rows[first]) if row["image_id"] != changed))
     fresh = {**rows[first][-1], "image_id": 77}
     rows[first].insert(0, fresh)
     watch = Watch(opened)
-    after = _carry_out(opened, store, rows, before.key)
+    after = _execute(opened, store, rows, before.key)
     assert set(watch.seen) == {changed, 77}
-    whole = _carry_out(opened, LocalStore(tmp_path / "other"), rows)
+    whole = _execute(opened, LocalStore(tmp_path / "other"), rows)
     assert after.key == whole.key and after.key != before.key
     for name in whole.manifest.files:
         assert after.file(name).read_bytes() == whole.file(name).read_bytes()
     assert after.manifest.counts == whole.manifest.counts
-    told, in_full = after.manifest.facts, whole.manifest.facts
+    facts, in_full = after.manifest.facts, whole.manifest.facts
     described = opened.describe(
         Inputs({t: [_commit(store, t, rows[t])] for t in opened.reads}), after.table(opened.writes)
     )
-    assert told["rows taken over"] >= 3
-    assert described and described.items() <= told.items() and described.items() <= in_full.items()
-    assert {f"{name} (new rows)" for name in in_full.keys() - described.keys()} <= told.keys()
+    assert facts["rows taken over"] >= 3
+    assert described and described.items() <= facts.items() and described.items() <= in_full.items()
+    assert {f"{name} (new rows)" for name in in_full.keys() - described.keys()} <= facts.keys()
     assert gone["image_id"] not in after.table(opened.writes)["image_id"].to_pylist()
 
 
@@ -132,12 +132,12 @@ def test_only_changed_images_are_worked_and_bytes_are_those_of_a_full_computatio
 def test_nothing_is_taken_over_from_what_other_settings_made_or_is_damaged(opened: Stage, tmp_path: Path) -> None:
     store, rows = LocalStore(tmp_path / "store"), _rows(opened)
     images = {row["image_id"] for row in rows["captions"]}
-    other, before = _carry_out(opened, store, rows, model="other"), _carry_out(opened, store, rows)
+    other, before = _execute(opened, store, rows, model="other"), _execute(opened, store, rows)
     _changed_words(rows)
     before.file("triplets.parquet").write_bytes(b"PAR1 torn")
     for previous in (other.key, before.key, "f" * 64):
         watch = Watch(opened)
-        after = _carry_out(opened, store, rows, previous)
+        after = _execute(opened, store, rows, previous)
         assert set(watch.seen) == images
         store.discard("parse", after.key)
 
@@ -161,7 +161,7 @@ def test_a_chain_takes_over_rows_of_its_last_run(tmp_path: Path) -> None:
     assert len(changed) == 1 and len(before) == 2
     facts = after[changed[0]].manifest.facts
     assert facts["images_seen"] == 1 and facts["rows taken over"] == after[changed[0]].manifest.counts.rows_in - 1 > 0
-    assert before[changed[0]].content == after[changed[0]].content, "so nothing below is computed"
+    assert before[changed[0]].content == after[changed[0]].content, "so nothing downstream is computed"
 
 
 def test_sets_of_one_name_in_one_store_are_cut_each_by_itself(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The local engine opens a stage once a worker, survives a worker's death, and tells errors as they are."""
+"""The local engine opens a stage once per worker, survives a worker's death, and passes errors on unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Large tensors one after the other lie in the same memory, not in memory that the system has just cleared."""
+"""Consecutive large tensors reuse the same memory instead of memory that the system has just cleared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shipped captioner: loads as any BLIP does, fits its size, and says true things about scenes it never saw."""
+"""The shipped captioner loads like any BLIP, is small, and states true relations of scenes it was not trained on."""
 
 from __future__ import annotations
 

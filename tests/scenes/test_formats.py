@@ -1,4 +1,4 @@
-"""Written sets: readable by the tools of each format, the same bytes each time, never half there."""
+"""Written sets are readable by the tools of each format, reproducible byte for byte, and never incomplete."""
 
 from __future__ import annotations
 

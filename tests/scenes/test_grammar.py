@@ -1,4 +1,4 @@
-"""Captions of made scenes: true, short, varied, and inside the captioner's vocabulary."""
+"""Captions of synthetic scenes are true, short, varied, and within the captioner's vocabulary."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scenes.world import make_scene
 
 
 @pytest.fixture(scope="module")
-def told() -> list[tuple[Scene, list[str]]]:
+def captioned() -> list[tuple[Scene, list[str]]]:
     rng = Random(3)
     out = []
     for i in range(80):
@@ -26,8 +26,8 @@ def told() -> list[tuple[Scene, list[str]]]:
     return out
 
 
-def test_captions_say_only_what_is_planted(told: list[tuple[Scene, list[str]]]) -> None:
-    for scene, captions in told:
+def test_captions_say_only_what_is_planted(captioned: list[tuple[Scene, list[str]]]) -> None:
+    for scene, captions in captioned:
         truth = scene.triplets()
         truth |= {(o, p, s) for s, p, o in truth if p in SYMMETRIC}
         for text in captions:
@@ -35,16 +35,16 @@ def test_captions_say_only_what_is_planted(told: list[tuple[Scene, list[str]]]) 
             assert read(text) <= truth, (scene.index, text)
 
 
-def test_captions_are_short_and_known_to_the_captioner(told: list[tuple[Scene, list[str]]]) -> None:
+def test_captions_are_short_and_known_to_the_captioner(captioned: list[tuple[Scene, list[str]]]) -> None:
     known = set(words())
-    for _, captions in told:
+    for _, captions in captioned:
         for text in captions:
             assert text == text.lower() and len(text.split()) <= 17
             assert set(text.split()) <= known
 
 
-def test_captions_vary(told: list[tuple[Scene, list[str]]]) -> None:
-    texts = [text for _, captions in told for text in captions]
+def test_captions_vary(captioned: list[tuple[Scene, list[str]]]) -> None:
+    texts = [text for _, captions in captioned for text in captions]
     assert len(set(texts)) > 0.6 * len(texts)
     for word in ("there", "while", "by", "is", "couch", "sofa", "bike", "bicycle", "puppy", "lady", "beside"):
         assert any(word in text.split() for text in texts), word

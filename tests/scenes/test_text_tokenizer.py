@@ -1,4 +1,4 @@
-"""The small text encoders' vocabulary: RoBERTa's ids, any string, names in few tokens."""
+"""The vocabulary of the small text encoders has RoBERTa's special ids, encodes any string, and keeps names short."""
 
 from __future__ import annotations
 

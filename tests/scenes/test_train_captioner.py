@@ -1,4 +1,4 @@
-"""Training the captioner: an interrupted run goes on where it stopped."""
+"""Training the captioner resumes from its checkpoint with the same losses, and exports the trained model."""
 
 from __future__ import annotations
 

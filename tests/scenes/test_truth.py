@@ -1,4 +1,4 @@
-"""Judging stated triplets."""
+"""Stated triplets are judged against the planted truth."""
 
 from __future__ import annotations
 

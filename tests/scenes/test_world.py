@@ -1,4 +1,4 @@
-"""The made world: the same everywhere, whole, and true by its own rules."""
+"""The synthetic world is deterministic, complete, and consistent with its own rules."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_scene_depends_on_seed_and_index_alone() -> None:
 
 
 def test_the_world_has_not_moved() -> None:
-    """Shipped weights were trained on these very scenes: a change here asks for new weights and a new LAYOUT."""
+    """Shipped weights were trained on exactly these scenes: a change here needs new weights and a new LAYOUT."""
     digest = hashlib.sha256()
     for i in range(20):
         scene = make_scene(0, i)
@@ -49,7 +49,7 @@ def test_boxes_lie_inside_and_are_big_enough(scenes: list[Scene]) -> None:
 
 
 def test_boxes_bound_what_is_drawn() -> None:
-    """The picture changes inside a box when its object is taken away, and nowhere outside."""
+    """Removing an object changes the picture up to the edges of its box and nowhere outside."""
     scene = make_scene(31, 3)
     whole = np.asarray(render(scene)).astype(int)
     for i, thing in enumerate(scene.objects):
@@ -69,7 +69,7 @@ def test_everything_occurs(scenes: list[Scene]) -> None:
 
 
 def test_scenes_are_ambiguous_on_purpose(scenes: list[Scene]) -> None:
-    """Matching categories alone proposes at least as many wrong pairs as right ones."""
+    """About half or more of the pairs that categories alone propose are wrong."""
     proposed = right = ambiguous = 0
     for scene in scenes:
         names = [o.category for o in scene.objects]

@@ -1,4 +1,4 @@
-"""The floor under a run's labels: over all partitions together, before the run takes them in."""
+"""The floor under a run's labels holds for all partitions together, before the run accepts them."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from storage.runs import Run
 
 
 def made(folder: Path, *riders: int, given: bool = True) -> Inputs:
-    """A partition a rider: person 0 rides the horse, and the tagger takes the rider for likelier than the other."""
+    """One partition per rider: person 0 rides the horse, and the tagger scores `rider` above the other person."""
     book = Book(Run(LocalStore(folder / "store"), "toy"), folder / "pictures")
     for number, rider in enumerate(riders):
         truth = [(0, "riding", 2), (1, "next to", 0)] if given else []
@@ -34,10 +34,10 @@ def judge(labels: Inputs, floor: float) -> None:
 
 def test_labels_below_the_floor_are_refused_and_their_predicates_named(tmp_path: Path) -> None:
     with pytest.raises(
-        FatalError, match=r"tag\.audit_floor = 0\.9 .*; predicates with the lowest: ride 0\.50 \(2 true\)\. "
-    ) as told:
+        FatalError, match=r"tag\.audit_floor = 0\.9 .*; worst predicates: ride 0\.50 \(2 true\)\. "
+    ) as refused:
         judge(made(tmp_path, 1, 1), 0.9)
-    assert "next to" not in str(told.value)
+    assert "next to" not in str(refused.value)
 
 
 def test_the_floor_is_that_of_all_partitions_together(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where candidates come from is a setting of stage `tag`, and what its files hold decides keys."""
+"""Settings of stage `tag` choose where candidates come from, and the content of their files is part of keys."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Each distinct caption is parsed once, across partitions, runs and processes; the rows are the same either way."""
+"""Each distinct caption is parsed once across partitions, runs and processes; rows are the same without the cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage shard, on real image files and tables."""
+"""Stage `shard` on real image files and tables."""
 
 import io
 from pathlib import Path
@@ -56,7 +56,7 @@ def scored(subject, predicate, object_, score):
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> Inputs:
-    """Three good images (the second a PNG named .jpg), one torn, one without boxes."""
+    """Three good images (the second a PNG named .jpg), one truncated, one without boxes."""
     pair = [box("person"), box("dog")]
     given = [{"subject": 0, "predicate": "sitting on", "object": 1}]
     rows = [
@@ -93,7 +93,7 @@ def test_pseudo_labels_above_the_threshold_go_into_the_shard(inputs, tmp_path):
     assert samples[2].relations == ()
     assert samples[5].relations == (SampleRelation(0, 1, "walk", 0.21),)
     assert [(r.image_id, r.reason) for r in output.rejected] == [(3, "truncated")]
-    assert (output.rows_in, output.rows_out) == (4, 3)  # an image without a box is left out, which is no reject
+    assert (output.rows_in, output.rows_out) == (4, 3)  # an image without a box is left out, not rejected
     assert output.facts == {"images": 3, "without a box": 1, "relations": 2}
 
 

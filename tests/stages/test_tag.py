@@ -1,4 +1,4 @@
-"""Stage tag on real files: what stops it, what goes to quarantine, what its rows say."""
+"""Stage `tag` on real files: what stops it, what goes to quarantine, and what its rows hold."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -94,7 +94,7 @@ def test_scores_that_are_no_numbers_cost_their_image_alone_and_are_counted(
 
 
 def poison(weights: Path, text: str, others: set[str]) -> None:
-    """Weights of the text's own tokens that are numbers, but too large to compute with."""
+    """Make the weights of the text's own tokens finite, but too large to compute with."""
     network = load(weights / "model.safetensors", weights)
     assert isinstance(network, RelationTagger)
     encoder = network.transformer.text_encoder
@@ -123,7 +123,7 @@ def test_images_without_boxes_or_with_one_get_no_labels_and_are_never_opened(
 def test_weights_of_another_network_are_named(weights: Path) -> None:
     config = load(weights / "model.safetensors", weights).config
     save(RLIP(replace(config, tagger=False), weights), weights / "model.safetensors")
-    with pytest.raises(FatalError, match="weights of a RLIP, not of a Relation Tagger"):
+    with pytest.raises(FatalError, match="holds weights of RLIP, not of a Relation Tagger"):
         opened(weights)
 
 
@@ -144,5 +144,15 @@ def test_clip_needs_its_folder(tmp_path: Path) -> None:
         stage.weights()
     empty = TagStage(TagSettings(method="clip", clip=tmp_path), FOLDERS)
     assert empty.weights()["clip"] == tmp_path
-    with pytest.raises(FatalError, match="not a CLIP of transformers"):
+    with pytest.raises(FatalError, match="not a transformers CLIP model"):
         empty.open(Inputs({"tagger": (Artifact(tmp_path),)}))
+
+
+def test_the_most_frequent_names_of_the_tagger_stand_beside_those_of_the_image(weights: Path, inputs: Inputs) -> None:
+    """More object texts change scores, since all texts of an image are fused with it, but not what is scored."""
+    few, more = (
+        opened(weights, category_texts=number, predicate_texts=0).run(inputs, weights, ignore).table.to_pylist()
+        for number in (0, 2)
+    )
+    scores = [[relation["score"] for row in rows for relation in row["relations"]] for rows in (few, more)]
+    assert len(scores[0]) == len(scores[1]) > 0 and scores[0] != scores[1]

@@ -1,4 +1,4 @@
-"""What a store may be given: each mistake is one message that names the thing and the remedy, and nothing outside is touched."""
+"""Bad input to a store: each mistake gives one message with what is wrong and the remedy. Nothing outside is touched."""
 
 from __future__ import annotations
 
@@ -103,15 +103,15 @@ def test_steps_partitions_and_runs_that_are_not_there_are_told_with_what_is(tmp_
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ("[captoin]\ndraws = 3\n", r"captoin: unknown name; allowed are caption, data, evaluate"),
         ("[tag]\nflor = 0.1\n", r"tag\.flor: unknown name; allowed are .*floor"),
     ],
 )
-def test_a_recipe_that_asks_for_a_stage_that_is_not_there_is_told(tmp_path: Path, given: str, said: str) -> None:
+def test_a_recipe_that_asks_for_a_stage_that_is_not_there_is_told(tmp_path: Path, given: str, message: str) -> None:
     (tmp_path / "r.toml").write_text(RECIPE.format(store=tmp_path / "store") + given)
-    with pytest.raises(FatalError, match=said):
+    with pytest.raises(FatalError, match=message):
         load_recipe(tmp_path / "r.toml")
 
 

@@ -1,4 +1,4 @@
-"""Looking after a store: damage is found, named and removed; garbage is what no run needs; nothing else is touched."""
+"""Maintenance of a store: damage is found, named and removed; garbage is what no run needs; nothing else is touched."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.runs import Run, runs_of
 from storage.store import Store
 
-Said = Callable[[], Any]
+Printed = Callable[[], Any]
 
 
 @pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]) -> Said:
-    """What was printed as JSON since the last call."""
+def printed(capsys: pytest.CaptureFixture[str]) -> Printed:
+    """Returns what was printed as JSON since the last call."""
     return lambda: json.loads(capsys.readouterr().out)
 
 
@@ -64,7 +64,7 @@ def _point_outside(artifact: Artifact) -> None:
 
 DAMAGE: dict[str, Callable[[Artifact], None]] = {
     "bytes instead of": _shorten,
-    "other bytes than its digest says": _flip,
+    "bytes do not match the digest": _flip,
     "gone": lambda artifact: artifact.file("captions.parquet").unlink(),
     "damaged manifest": _truncate,
     "manifest of another key": lambda artifact: _edit(artifact, terms={"stage": "caption"}),
@@ -97,21 +97,21 @@ def test_reading_and_pushing_what_is_damaged_say_what_mends_it(store: Store, dam
     remote = ObjectStoreArtifacts(f"file://{tmp_path}/elsewhere")
     with pytest.raises(FatalError, match=r"captions\.parquet: damaged \(.*rlip verify --repair"):
         push(run, remote)
-    assert remote.keys("caption") == set(), "damage is not handed on"
+    assert remote.keys("caption") == set(), "damaged artifacts are not pushed"
     with pytest.raises(FileNotFoundError):
         artifact.table("triplets")
 
 
-def test_repair_removes_what_is_damaged_and_nothing_else(store: Store, said: Said) -> None:
+def test_repair_removes_what_is_damaged_and_nothing_else(store: Store, printed: Printed) -> None:
     chain, other = put_chain(store), put_chain(store, "toys/0001")
     record(store, "demo", chain, other)
     _flip(chain["caption"][0])
     with pytest.raises(FatalError, match="--repair"):
         verify(store.root, None, repair=False, as_json=True)
-    assert said()["removed"] == 0 and chain["caption"][0].folder.is_dir()
+    assert printed()["removed"] == 0 and chain["caption"][0].folder.is_dir()
     verify(store.root, "demo", repair=True, as_json=True)
-    told = said()
-    assert (told["examined"], told["removed"]) == (6, 1)
+    report = printed()
+    assert (report["examined"], report["removed"]) == (6, 1)
     assert not chain["caption"][0].folder.exists()
     assert len(list(store.artifacts("caption"))) == 1 and len(list(store.artifacts("parse"))) == 2
     assert list((store.root / "pending").glob("[!.]*")) == []
@@ -132,25 +132,27 @@ def test_a_manifest_of_the_future_is_no_damage(store: Store) -> None:
     assert chain["caption"][0].folder.is_dir()
 
 
-def test_garbage_is_what_no_run_needs_and_none_found_lately(store: Store, said: Said) -> None:
+def test_garbage_is_what_no_run_needs_and_none_found_lately(store: Store, printed: Printed) -> None:
     kept, old, found_again = put_chain(store, top_p=0.9), put_chain(store, top_p=0.5, rows=[7]), put(store, "tag")
     record(store, "demo", kept)
     for folder in [artifact.folder for stage in ("caption", "parse") for artifact in old[stage]] + [found_again.folder]:
         os.utime(folder / "manifest.json", (0, 0))
     store.freshen("tag", [found_again])
     collect_garbage(store.root, grace_days=1, delete=False, as_json=True)
-    told = said()
-    assert sorted(garbage["what"] for garbage in told["garbage"]) == ["caption", "parse"]
+    report = printed()
+    assert sorted(garbage["what"] for garbage in report["garbage"]) == ["caption", "parse"]
     assert old["caption"][0].folder.is_dir(), "a dry run deletes nothing"
     collect_garbage(store.root, grace_days=1, delete=True, as_json=True)
-    assert said()["size"] == told["size"]
+    assert printed()["size"] == report["size"]
     assert [artifact.key for artifact in store.artifacts("caption")] == [kept["caption"][0].key]
     assert store.find("tag", found_again.key) is not None
     collect_garbage(store.root, grace_days=1, delete=True, as_json=True)
-    assert said()["garbage"] == []
+    assert printed()["garbage"] == []
 
 
-def test_torn_folders_and_given_up_trainings_are_garbage_unless_someone_works_in_them(store: Store, said: Said) -> None:
+def test_torn_folders_and_given_up_trainings_are_garbage_unless_someone_works_in_them(
+    store: Store, printed: Printed
+) -> None:
     torn = store.folder("parse", "a" * 64)
     torn.mkdir(parents=True)
     with store.scratch("k1") as idle:
@@ -159,7 +161,7 @@ def test_torn_folders_and_given_up_trainings_are_garbage_unless_someone_works_in
         for path in (torn, idle / "checkpoint", idle, busy):
             os.utime(path, (0, 0))
         collect_garbage(store.root, grace_days=1, delete=True, as_json=True)
-        assert sorted(garbage["what"] for garbage in said()["garbage"]) == ["scratch", "torn parse"]
+        assert sorted(garbage["what"] for garbage in printed()["garbage"]) == ["scratch", "torn parse"]
         assert busy.is_dir() and not idle.exists() and not torn.exists()
 
 
@@ -180,19 +182,19 @@ def test_a_key_that_names_a_place_elsewhere_is_refused(store: Store) -> None:
         run.artifacts("parse")
 
 
-def test_a_removed_run_leaves_its_artifacts_to_gc(store: Store, said: Said) -> None:
+def test_a_removed_run_leaves_its_artifacts_to_gc(store: Store, printed: Printed) -> None:
     shared, own = put_chain(store, "toys/0000"), put_chain(store, "toys/0001")
     record(store, "one", shared)
     record(store, "two", shared, own)
     show_usage(store.root, as_json=True)
-    usage = said()
+    usage = printed()
     (of_two,) = [share for share in usage["runs"] if share["name"] == "two"]
     assert of_two["artifacts"] == 6 and of_two["size"] == usage["size"]
     remove_run(store.root, "two", as_json=True)
-    assert said()["freed_by_gc"] == of_two["apart"] > 0
+    assert printed()["freed_by_gc"] == of_two["apart"] > 0
     assert [run.name for run in runs_of(store)] == ["one"]
     collect_garbage(store.root, grace_days=-1, delete=True, as_json=True)
-    assert said()["size"] == of_two["apart"]
+    assert printed()["size"] == of_two["apart"]
     assert all(store.find(stage, shared[stage][0].key) for stage in shared)
 
 
@@ -204,15 +206,15 @@ def test_a_store_or_run_that_is_not_there_is_named(store: Store, tmp_path: Path)
         remove_run(store.root, "demo", as_json=True)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_store_that_may_not_be_written_can_still_be_read(store: Store, said: Said) -> None:
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
+def test_a_store_that_may_not_be_written_can_still_be_read(store: Store, printed: Printed) -> None:
     record(store, "demo", put_chain(store))
     folders = [store.root, *(path for path in store.root.rglob("*") if path.is_dir())]
     for folder in folders:
         folder.chmod(0o555)
     try:
         verify(store.root, "demo", repair=False, as_json=True)
-        assert said()["examined"] == 3
+        assert printed()["examined"] == 3
         show_usage(store.root, as_json=True)
         for change in (lambda: remove_run(store.root, "demo", True), lambda: verify(store.root, None, True, True)):
             with pytest.raises(FatalError, match="can't be written"):

@@ -1,5 +1,5 @@
-"""Every crash point of a commit: wherever it stops or fails, the store holds whole artifacts only, and the next attempt
-ends with the bytes of an undisturbed one."""
+"""Every crash point of a commit: wherever it stops or fails, the store holds only whole artifacts, and the next attempt
+gives the bytes of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ERRORS: dict[int, type[PipelineError]] = {
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What an undisturbed run leaves."""
+    """The bytes that an undisturbed run leaves."""
     root = tmp_path_factory.mktemp("undisturbed")
     run_chain(LocalStore(root))
     return bytes_of(LocalStore(root))
@@ -48,7 +48,7 @@ def operations(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 class NoSync(Disk):
-    """A disk that need not outlive the test."""
+    """A disk without syncs, since it need not outlive the test."""
 
     def sync_file(self, path: Path) -> None: ...
     def sync_folder(self, path: Path) -> None: ...
@@ -100,7 +100,7 @@ def test_a_crash_anywhere_leaves_a_valid_prefix(
 def test_an_error_anywhere_is_told_and_leaves_a_valid_prefix(
     code: int, operations: list[str], whole: dict[str, Any], tmp_path: Path
 ) -> None:
-    told = 0
+    raised = 0
     for at in range(1, len(operations) + 1):
         root = tmp_path / str(at)
         LocalStore(root)
@@ -108,7 +108,7 @@ def test_an_error_anywhere_is_told_and_leaves_a_valid_prefix(
             run_chain(LocalStore(root, FaultyDisk(root, at, code)))
         except PipelineError as error:
             assert type(error) is ERRORS[code] and str(root) in str(error)
-            told += 1
+            raised += 1
         assert_valid_prefix(LocalStore(root), whole)
         store = LocalStore(root, NoSync())
         store.sweep()
@@ -116,11 +116,11 @@ def test_an_error_anywhere_is_told_and_leaves_a_valid_prefix(
         assert bytes_of(LocalStore(root)) == whole, (
             f"after {errno.errorcode[code]} at operation {at} ({operations[at - 1]})"
         )
-    assert told > len(operations) // 2
+    assert raised > len(operations) // 2
 
 
 class Unclaimed(LocalStore):
-    """A store whose claims hold nobody back, as between machines."""
+    """A store whose claims exclude nobody, as between machines."""
 
     @contextmanager
     def claim(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
@@ -128,7 +128,7 @@ class Unclaimed(LocalStore):
 
 
 class Counted(First):
-    """Notes each run, and gives the others time to come."""
+    """Records each run, and gives the other writers time to arrive."""
 
     runs: ClassVar[list[str]] = []
     together = threading.Barrier(4)
@@ -154,7 +154,7 @@ def test_two_writers_of_one_key_are_harmless(kind: type[LocalStore], whole: dict
     for writer in writers:
         writer.join()
     assert keys == [item.key] * 4
-    assert len(Counted.runs) == (1 if kind is LocalStore else 4), "claims spare the work, but the bytes don't need them"
+    assert len(Counted.runs) == (1 if kind is LocalStore else 4), "claims save work, but the bytes don't need them"
     assert bytes_of(LocalStore(tmp_path)).items() <= whole.items()
     assert list((tmp_path / "pending").glob("[!.]*")) == []
 
@@ -170,8 +170,8 @@ def test_the_claim_of_a_killed_process_holds_nobody_back(whole: dict[str, Any], 
         assert holder.stdout is not None and holder.stdout.readline() == b"claimed\n"
         kill = threading.Timer(0.3, holder.kill)
         kill.start()
-        said: list[str] = []
+        notes: list[str] = []
         stage = First(Settings())
-        execute(stage, item, LocalStore(tmp_path), lambda done, total, note="": said.append(note))
-    assert said == ["another run is making it"]
+        execute(stage, item, LocalStore(tmp_path), lambda done, total, note="": notes.append(note))
+    assert notes == ["another run is making it"]
     assert bytes_of(LocalStore(tmp_path)).items() <= whole.items()

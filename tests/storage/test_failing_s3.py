@@ -1,4 +1,4 @@
-"""A real S3 client before a server that fails every fifth request: 500, 503, 409, a connection cut after the work is done."""
+"""A real S3 client and a server that fails every fifth request: 500, 503, 409, or an answer lost after the work is done."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ANSWERS = {
 
 
 class Failing:
-    """Passes requests on to the real server, but for every fifth: it fails before it, or its answer is lost after it."""
+    """Passes requests on to the real server. Every fifth fails before it gets there, or its answer is lost afterwards."""
 
     def __init__(self, server: Callable[..., Iterable[bytes]]) -> None:
         self.server = server
@@ -52,7 +52,7 @@ class Failing:
 
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Failing]:
-    """That server on loopback, with a bucket."""
+    """The failing server on loopback, with a bucket."""
     application = Failing(DomainDispatcherApplication(create_backend_app))
     server = make_server("127.0.0.1", 0, application, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,4 +1,4 @@
-"""`rlip run` with its store on S3: killed on one machine, resumed on another, looked at from a third."""
+"""`rlip run` with its store on S3: killed on one machine, resumed on another, inspected from a third."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ IMAGES = 6
 
 @pytest.fixture
 def there(s3: str, root: Path, tmp_path: Path) -> World:
-    """A small set with recorded captions, and an empty store on S3."""
+    """A small data set with recorded captions, and an empty store on S3."""
     data = tmp_path / "data"
     (data / "images").mkdir(parents=True)
     ids = range(1, IMAGES + 1)
@@ -89,22 +89,22 @@ def test_a_run_is_killed_resumed_elsewhere_and_looked_at_from_a_third_place(
     machine("third")
     capsys.readouterr()
 
-    def said() -> Any:
+    def printed() -> Any:
         return json.loads(capsys.readouterr().out)
 
     assert _due(there) == {}
     (tmp_path / "data" / "images" / "1.png").write_bytes((tmp_path / "data" / "images" / "2.png").read_bytes())
     assert _due(there)["ingest"] == 1
     verify(there.store, "tiny", repair=False, as_json=True)
-    assert said() == {"examined": 9, "damaged": [], "removed": 0}
+    assert printed() == {"examined": 9, "damaged": [], "removed": 0}
     print_query(there.store, "tiny", "select count(*) as n from triplets", as_json=True)
-    assert said() == [{"n": IMAGES}]
+    assert printed() == [{"n": IMAGES}]
     print_why(there.store, "tiny", "parse", "coco/0000", as_json=True)
-    assert said() == [{"partition": "coco/0000", "causes": []}]
+    assert printed() == [{"partition": "coco/0000", "causes": []}]
 
 
 def _tables(world: World) -> dict[str, dict[str, str]]:
-    """Step and partition → digest of every file, as a machine sees it that has none of the copies."""
+    """Step and partition → digest of every file, as seen by a machine that has no copies."""
     return {
         f"{step} {partition}": {name: entry.digest for name, entry in artifact.manifest.files.items()}
         for step, found in world.artifacts().items()
@@ -124,8 +124,8 @@ def test_two_runs_at_once_on_two_machines_or_one_end_with_the_bytes_of_one_alone
         for name in ("one", "other"):
             machine(name)
             runs.append(world.start())
-        told = [run.communicate(timeout=280) for run in runs]
-        assert [run.returncode for run in runs] == [0, 0], told
+        outputs = [run.communicate(timeout=280) for run in runs]
+        assert [run.returncode for run in runs] == [0, 0], outputs
         machine("third")
         assert _tables(world) == _tables(alone)
         verify(store, "tiny", repair=False, as_json=True)

@@ -1,5 +1,5 @@
-"""A store on an object store: wherever its making stops or fails, whole artifacts only, and the next run ends as an
-undisturbed one; by one machine or by two."""
+"""A store on an object store: wherever a run stops or fails, there are only whole artifacts, and the next run, on the same
+machine or another, ends like an undisturbed one."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ QUICK = Patience(beat=0.05, look=0.01, expiry=0.5)
 
 
 class NoSync(Disk):
-    """A disk that need not outlive the test."""
+    """A disk without syncs, since it need not outlive the test."""
 
     def sync_file(self, path: Path) -> None: ...
     def sync_folder(self, path: Path) -> None: ...
 
 
 def _store(url: str, folder: Path, files: FaultyFiles | None = None, tries: int = 3) -> RemoteStore:
-    """A machine's store; `folder` is the machine's."""
+    """The store as a machine sees it; `folder` is on that machine."""
     return RemoteStore(url, folder, files or FaultyFiles(), (0.0,) * (tries - 1), QUICK, NoSync())
 
 
@@ -68,7 +68,7 @@ def _url() -> str:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What an undisturbed run leaves in a local store."""
+    """The bytes that an undisturbed run leaves in a local store."""
     store = LocalStore(tmp_path_factory.mktemp("undisturbed"))
     run_chain(store)
     return bytes_of(store)
@@ -76,7 +76,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def operations(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What an undisturbed run asks of the other side."""
+    """The operations that an undisturbed run requests from the remote side."""
     files = FaultyFiles()
     run_chain(_store(_url(), tmp_path_factory.mktemp("counted"), files))
     return files.asked
@@ -95,7 +95,7 @@ def test_a_fault_at_any_operation_leaves_a_valid_prefix_and_the_next_run_ends_th
     assert {"put_file", "create", "pipe_file", "cat_file", "rm_file"} <= set(operations)
     for at in range(1, len(operations) + 1):
         url, machine = _url(), tmp_path / str(at)
-        # Every third machine does not come back: another, which has no copies, goes on.
+        # Every third machine does not come back: another one, without copies, resumes.
         next_machine = tmp_path / f"{at}-other" if at % 3 == 0 else machine
         with suppress(Dead, RetryableError):
             run_chain(_store(url, machine, FaultyFiles(at, fault, times=50)))
@@ -115,7 +115,7 @@ def test_what_passes_by_itself_is_tried_again_and_nobody_notices(
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "said"),
+    ("error", "kind", "message"),
     [
         (
             OSError(errno.EREMOTEIO, "We encountered an internal error. Please try again."),
@@ -137,8 +137,8 @@ def test_what_passes_by_itself_is_tried_again_and_nobody_notices(
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
-def test_what_the_other_side_says_is_told_apart(error: Exception, kind: type[Exception], said: str) -> None:
-    with pytest.raises(kind, match=said) as caught, translate_remote_errors("s3://bucket/x"):
+def test_what_the_other_side_says_is_told_apart(error: Exception, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message) as caught, translate_remote_errors("s3://bucket/x"):
         raise error
     assert type(caught.value) is kind and "s3://bucket/x" in str(caught.value)
 
@@ -189,7 +189,7 @@ def test_copies_that_a_disk_spoilt_are_not_sent(whole: dict[str, Any], tmp_path:
 
 
 def test_two_machines_whose_bytes_differ_end_with_one_whole_artifact(tmp_path: Path) -> None:
-    """As two trainings of one key may: floats differ by machine."""
+    """For example, two trainings of one key: floats differ by machine."""
     url = _url()
     stores = [_store(url, tmp_path / name) for name in ("one", "other")]
     made = [put(LocalStore(tmp_path / f"made{n}"), "pretrain", settings={}, rows=[n]) for n in range(2)]
@@ -203,7 +203,7 @@ def test_two_machines_whose_bytes_differ_end_with_one_whole_artifact(tmp_path: P
         )
         (brought,) = store.bring([store.folder("pretrain", made[0].key)])
         assert brought.content == made[0].content
-    assert len(stores[0].remote.listing("pretrain")[made[0].key]) == 2, "the loser's data are withdrawn"
+    assert len(stores[0].remote.listing("pretrain")[made[0].key]) == 2, "the loser's data are removed"
 
 
 def _commit(store: Store, artifact: Artifact) -> Artifact:
@@ -225,20 +225,18 @@ def test_machines_share_the_work_and_a_dead_ones_lease_runs_out(tmp_path: Path) 
             time.sleep(1.0)
             return super().run(*given)
 
-    said: list[str] = []
+    notes: list[str] = []
 
     def work(machine: str, stage: type[First]) -> None:
         store = _store(url, tmp_path / machine)
-        execute(stage(Settings()), first_item(), store, lambda done, total, note="": said.append(note))
+        execute(stage(Settings()), first_item(), store, lambda done, total, note="": notes.append(note))
 
     first = threading.Thread(target=work, args=("one", Slow))
     first.start()
     assert began.wait(20)
     work("other", Slow)
     first.join()
-    assert runs == ["run"] and said == ["another run is making it"], (
-        "its holder gives signs of life, so it is waited for"
-    )
+    assert runs == ["run"] and notes == ["another run is making it"], "a holder that shows signs of life is waited for"
     assert _waits_for_a_dead_one(_store(_url(), tmp_path / "dead"), "another machine")
 
 
@@ -250,16 +248,16 @@ def test_a_dead_process_of_the_same_machine_is_not_waited_for(tmp_path: Path) ->
 
 
 def _waits_for_a_dead_one(store: RemoteStore, holder: str) -> bool:
-    """Whether work waits until a lease runs out whose holder is dead; the work is done at the end."""
-    said: list[str] = []
+    """Whether a claim waits until the lease of a dead holder expires. The work is done in the end."""
+    notes: list[str] = []
     store.remote.files.create(f"claims/{first_item().key}", json.dumps({"holder": holder, "beat": 3}).encode())
-    execute(First(Settings()), first_item(), store, lambda done, total, note="": said.append(note))
+    execute(First(Settings()), first_item(), store, lambda done, total, note="": notes.append(note))
     assert store.find("first", first_item().key) is not None and store.remote.files.listing("claims") == {}
-    return "another run is making it" in said
+    return "another run is making it" in notes
 
 
 class Counting(First):
-    """Counts to five in a file, noting each number; may be told to die on the way."""
+    """Counts to five in a file and notes each number. Dies at `dies_at`, if set."""
 
     whole = True
     resumes_from = ("state", "notes")
@@ -321,7 +319,7 @@ def test_planning_asks_once_a_stage(tmp_path: Path) -> None:
     again = FaultyFiles()
     found = _store(url, tmp_path / "one", again).find_all("parse", [artifact.key for artifact in made])
     assert {key: artifact.content for key, artifact in found.items()} == {a.key: a.content for a in made}
-    assert again.asked == ["find"], "manifests that were read are kept"
+    assert again.asked == ["find"], "manifests that were read are cached"
 
 
 def test_a_place_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
@@ -356,7 +354,7 @@ def test_manifests_travel_as_they_were_written_those_of_older_versions_too(versi
 
 @pytest.fixture(params=["memory", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty place of each kind; this machine's copies lie in the test's folder."""
+    """An empty location of each kind. This machine's copies are in the test's folder."""
     monkeypatch.setenv("RLIP_CACHE", str(tmp_path / "cache"))
     return f"{request.getfixturevalue('s3')}/{uuid4().hex}" if request.param == "s3" else _url()
 
@@ -373,8 +371,10 @@ def test_care_of_a_store_elsewhere(url: str, tmp_path: Path, capsys: pytest.Capt
     store.freshen("caption", lost["caption"])
     for delete in (False, True):
         collect_garbage(url, grace_days=0, delete=delete, as_json=True)
-        told = json.loads(capsys.readouterr().out)
-        assert sorted(each["what"] for each in told["garbage"]) == ["caption", "parse"] and told["deleted"] is delete
+        report = json.loads(capsys.readouterr().out)
+        assert (
+            sorted(each["what"] for each in report["garbage"]) == ["caption", "parse"] and report["deleted"] is delete
+        )
     assert [artifact.key for artifact in store.artifacts("caption")] == [kept["caption"][0].key]
     files, root = fsspec.core.url_to_fs(url)
     (data,) = [path for path in files.find(f"{root}/artifacts/caption") if path.endswith(".parquet")]
@@ -425,7 +425,7 @@ def test_a_place_that_can_not_work_is_told(s3: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(
         RetryableError,
-        match=r"s3://bucket/x can't be reached.* at http://127\.0\.0\.1:9, as AWS_ENDPOINT_URL says",
+        match=r"s3://bucket/x can't be reached.* the endpoint is http://127\.0\.0\.1:9, set by AWS_ENDPOINT_URL",
     ):
         open_store("s3://bucket/x")
     for name in [name for name in os.environ if name.startswith("AWS_") and "KEY" in name]:

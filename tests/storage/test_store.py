@@ -1,4 +1,4 @@
-"""The store keeps its promises: whole artifacts or none, keys that see what matters, tars without clocks."""
+"""Guarantees of the store: whole artifacts or none, keys that cover what decides the bytes, reproducible tars."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs copied between stores: whole artifacts or none, only what is lacking, checked by digest; on S3 too."""
+"""Runs copied between stores: whole artifacts or none, only what is missing, checked by digest; also on S3."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from storage.runs import Run
 
 @pytest.fixture(params=["memory", "file", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty place of each kind."""
+    """An empty location of each kind."""
     if request.param == "s3":
         return f"{request.getfixturevalue('s3')}/{uuid4().hex}"
     return f"memory://{uuid4().hex}" if request.param == "memory" else f"file://{tmp_path}/remote"
@@ -76,11 +76,11 @@ def test_a_manifest_is_put_on_condition_that_there_is_none(run: Run, s3: str) ->
 
 
 class _Stopped(BaseException):
-    """The process is dead."""
+    """The process died."""
 
 
 class FaultyFiles(MemoryFileSystem):
-    """Memory that stops, or reports an error, at one chosen operation; a put that is stopped leaves half an object."""
+    """A memory file system that stops or fails at one chosen operation. A put that is stopped leaves half an object."""
 
     cachable = False
 
@@ -133,7 +133,7 @@ def test_what_is_not_there_or_not_reached_is_told(run: Run, url: str, tmp_path: 
     with pytest.raises(FatalError, match="nosuch://x"):
         ObjectStoreArtifacts("nosuch://x")
     for none in ("", "s3://"):
-        with pytest.raises(FatalError, match="names no place; name a folder, or a bucket"):
+        with pytest.raises(FatalError, match="is not a complete address; name a folder, or a bucket"):
             ObjectStoreArtifacts(none)
     artifact = next(iter(run.artifacts("parse").values()))
     (artifact.folder / "manifest.json").unlink()

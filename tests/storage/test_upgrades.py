@@ -1,4 +1,4 @@
-"""Tables of older versions: read as today's where that is declared, else refused with what rebuilds them."""
+"""Tables of older versions are read with today's columns where that is declared, and refused with the remedy elsewhere."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ def test_what_is_not_declared_is_refused_with_what_rebuilds_it(tmp_path: Path, m
         newer.table("captions")
     monkeypatch.setattr("storage.upgrades.ADDED", {})
     with pytest.raises(
-        FatalError, match=r"older version, without column captions\.captions\.match; `rlip run` its recipe"
+        FatalError, match=r"older version, without column captions\.captions\.match; run its recipe again"
     ):
         _old(tmp_path, "caption", "captions").table("captions")
 
 
 def test_every_declared_column_is_one_of_todays() -> None:
-    """And rows without it are read: whoever adds a column declares it, or has the table refused."""
+    """Rows without such a column are read too. An added column must be declared, or older tables are refused."""
     names = {path for (_, table), schema in SCHEMAS.items() for path in _paths(table, pa.struct(list(schema)))}
     assert set(ADDED) <= names
     for (stage, table), schema in SCHEMAS.items():
@@ -97,7 +97,7 @@ def _paths(path: str, kind: pa.DataType) -> set[str]:
 
 
 def _without(field: pa.Field, path: str) -> pa.Field:
-    """A column without the fields that came later."""
+    """A column without the fields that were added later."""
     kind = field.type
     if pa.types.is_list(kind) and pa.types.is_struct(kind.value_type):
         kept = [f for f in kind.value_type if f"{path}.{field.name}.{f.name}" not in ADDED]

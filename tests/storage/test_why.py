@@ -1,4 +1,4 @@
-"""Why an artifact was computed: the first term that differs from the nearest one, followed up to its cause."""
+"""Why an artifact was computed: the first term that differs from the nearest artifact, traced up to its cause."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_cause_that_is_gone_from_the_store_ends_the_trail(tmp_path: Path) -> N
 def test_the_trail_ends_at_a_data_sets_records_and_where_a_manifest_names_too_little(
     named: bool, tmp_path: Path
 ) -> None:
-    """No artifact stands for a data set's records; manifests of old do not name all that their keys hold."""
+    """No artifact holds the records of a data set. Old manifests do not name everything that their keys cover."""
     store, made = LocalStore(tmp_path), []
     for rows in ([1], [2]):
         images = put(store, "ingest", inputs={"records": [_Records(str(rows))]}, rows=rows)
@@ -71,7 +71,7 @@ def test_the_trail_ends_at_a_data_sets_records_and_where_a_manifest_names_too_li
 
 
 class _Records:
-    """What ingest reads: it has a digest, and no key that could be found."""
+    """What ingest reads: it has a digest, but no key that the store knows."""
 
     def __init__(self, content: str) -> None:
         self.content, self.key = content, "f" * 64

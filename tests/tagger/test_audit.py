@@ -16,7 +16,7 @@ def pair(subject: int, predicate: str, object_: int) -> Pair:
     return Pair(subject, object_, predicate, 0, 1)
 
 
-# Image 0: two right of three candidates. Image 1: one right of two; one truth that no candidate states.
+# Image 0: two of three candidates are right. Image 1: one of two is right, and no candidate states the other truth.
 CANDIDATES = [
     [pair(0, "ride", 1), pair(2, "ride", 1), pair(0, "hold", 3)],
     [pair(0, "next to", 1), pair(1, "on", 0)],
@@ -100,5 +100,5 @@ def test_nothing_labelled_or_nothing_true() -> None:
 
 
 def test_different_numbers_of_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="1 images' relations, 2 images' candidates"):
+    with pytest.raises(ValueError, match="relations for 1 images, candidates for 2 and truth for 2"):
         audit([[]], [[], []], [[], []])

@@ -1,4 +1,4 @@
-"""Probabilities from scores."""
+"""Calibration of scores to probabilities."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from tagger.labelling.calibration import Calibration, Line, calibration_error
 
 
 def made(count: int, scale: float, offset: float, seed: int = 0) -> tuple[list[float], list[bool]]:
-    """Scores whose true probability lies on a line of their logits."""
+    """Draws scores and truths; the logit of the true probability lies on a line over the scores' logits."""
     draws = np.random.default_rng(seed)
     logits = draws.normal(-1, 2, count)
     truth = draws.random(count) < 1 / (1 + np.exp(-(scale * logits + offset)))

@@ -1,4 +1,4 @@
-"""CLIP as labeller, a tiny random one; and labels made blindly."""
+"""The CLIP labeller with a tiny random model, and labels made without looking at the image."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which labels are kept, by hand."""
+"""Choice of labels, checked by hand."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def relation(subject: int, predicate: str, object_: int, score: float, posterior
     return Relation(subject, object_, predicate, score, True, 0, score / 2, posterior)
 
 
-# "a man rides a horse" may mean (0, 2) or (1, 2); "two men next to a dog" may mean three pairs, two are meant.
+# "a man rides a horse" may mean (0, 2) or (1, 2); "two men next to a dog" means two of three possible pairs.
 PAIRS = [
     Pair(0, 2, "ride", 0, 2, mention=0, prior=0.5),
     Pair(1, 2, "ride", 0, 2, mention=0, prior=0.5),
@@ -74,7 +74,7 @@ def test_posteriors_sum_to_what_a_mention_means_and_follow_prior_and_odds() -> N
     assert all(one is not None and 0 <= one <= 1 for one in found)
     assert found[:2] == pytest.approx([16 / 17, 1 / 17])  # odds 4 and 1/4
     assert sum(found[2:]) == pytest.approx(2)  # type: ignore[arg-type]
-    assert found[2] == 1.0  # the surest can take no more
+    assert found[2] == 1.0  # the likeliest is capped at 1
     assert found[3:] == pytest.approx([0.9, 0.1])
 
 

@@ -1,4 +1,4 @@
-"""Scores of a small random tagger: what they may depend on, and what they may not."""
+"""Scores of a small random tagger: what they may and may not depend on."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -172,13 +172,13 @@ def with_load(original: TaggingImage, load: Callable[[], Tensor | Problem]) -> T
 def test_images_without_candidates_are_not_loaded_and_unreadable_ones_say_why(tagger: RelationTagger) -> None:
     torn_problem = Problem("truncated", "12 of 99 bytes")
     idle, torn = with_load(image(0, []), never), with_load(image(1, RIDING), lambda: torn_problem)
-    told: list[int] = []
+    reported: list[int] = []
     labeller = Labeller(tagger, CATEGORIES, PREDICATES, floor=0.0)
-    nothing, lost, fine = labeller.label([idle, torn, image(2, RIDING)], told.append)
+    nothing, lost, fine = labeller.label([idle, torn, image(2, RIDING)], reported.append)
     assert nothing == Labels()
     assert lost == Labels(problem=torn_problem)
     assert len(fine.relations) == len(RIDING)
-    assert told == [3]
+    assert reported == [3]
     assert labeller.label([torn]) == [Labels(problem=torn_problem)]
     assert labeller.label([]) == []
 
@@ -232,7 +232,7 @@ def test_a_candidate_that_names_a_missing_box_costs_its_image_the_labels(tagger:
 
 
 def test_pixels_of_another_shape_are_refused(tagger: RelationTagger) -> None:
-    with pytest.raises(ValueError, match=r"\(3, 32, 32\) loaded where \(3, 64, 96\)"):
+    with pytest.raises(ValueError, match=r"shape \(3, 32, 32\), but \(3, 64, 96\) was announced"):
         tag(tagger, [with_load(image(0, RIDING), lambda: torch.zeros(3, 32, 32))])
 
 

@@ -95,7 +95,7 @@ def test_nouns_that_name_a_category_are_found() -> None:
 def test_nouns_that_only_look_like_a_category_are_not() -> None:
     cases = [(category, noun) for category, nouns in TRAPS.items() for noun in nouns.split(", ")]
     wrong = [
-        f"{noun} is no {category}"
+        f"{noun} is not a {category}"
         for category, noun in cases
         if any(category in match(noun, names) for names in ([category], COCO, [category, *MORE]))
     ]

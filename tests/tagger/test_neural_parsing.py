@@ -1,4 +1,4 @@
-"""A model that writes graphs is held to the caption's words, and read like the rules' parser."""
+"""The scene-graph parser is restricted to the caption's words and is called like the rule-based one."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ CAPTION = "Two men riding on brown horses near a big tree"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model of a few thousand weights."""
+    """A random model with a few thousand weights."""
     made = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
     tokenizer = ByT5Tokenizer()
@@ -68,7 +68,7 @@ def test_a_model_folder_parses_like_the_rules(folder: Path) -> None:
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(NeuralParserError, match="no folder"):
+    with pytest.raises(NeuralParserError, match="none: folder not found"):
         NeuralParser(tmp_path / "none")
     with pytest.raises(NeuralParserError, match=tmp_path.name):
         NeuralParser(tmp_path)

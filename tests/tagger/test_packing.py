@@ -1,4 +1,4 @@
-"""What goes through the decoders together."""
+"""Packing of pairs into decoder calls."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -28,7 +28,7 @@ CASES = {
     "a man talking on a cell phone": "man talk on cell phone",
     "a red bus passes by an old church": "bus pass by church",
     "a vase filled with flowers": "vase fill with flower",
-    # postures before places add nothing
+    # postures before places are dropped
     "a man is standing in front of a car": "man in front of car",
     "a white toilet sitting next to a stone wall": "toilet next to wall",
     "a boy stands behind a bicycle": "boy behind bicycle",
@@ -43,7 +43,7 @@ CASES = {
     "a lamp above a bed": "lamp above bed",
     "a dog underneath a table": "dog under table",
     "a mirror is above a sink": "mirror above sink",
-    # passives turn around
+    # passives swap subject and object
     "a horse ridden by a man": "man ride horse",
     "an umbrella held by a woman": "woman hold umbrella",
     "a backpack is carried by a boy": "boy carry backpack",
@@ -64,7 +64,7 @@ CASES = {
     "a plate topped with a sandwich and a salad": "plate top with sandwich; plate top with salad",
     "a clock and plate on a table": "clock on table; plate on table",
     "a woman sitting on a bench and holding a book": "woman sit on bench; woman hold book",
-    # joined clauses do not cross
+    # joined clauses stay separate
     "a dog next to a car and a woman holding an umbrella": "dog next to car; woman hold umbrella",
     "a man in a suit and a woman in a dress": "man wear suit; woman wear dress",
     "a kid wears a backpack and a table is next to a purse": "kid wear backpack; table next to purse",
@@ -87,11 +87,11 @@ CASES = {
     "a man holding glasses of wine": "man hold glass; wine in glass",
     "a person at a desk working on a laptop": "person at desk; person work on laptop",
     "a man in a suit standing in front of a car": "man wear suit; man in front of car",
-    # bare nouns first
+    # a bare noun at the start
     "clock on a wall": "clock on wall",
     "pillows on the bed": "pillow on bed",
     "log leaning against a fence": "log lean against fence",
-    # what stands in front is the object
+    # objects in front of the subject
     "the shirt the man is wearing": "man wear shirt",
     "the chair the woman is sitting on": "woman sit on chair",
     "a plate that has vegetables on it": "vegetable on plate",
@@ -106,14 +106,14 @@ CASES = {
     "a man hits a ball with a racket": "man hit ball; man with racket",
     "a woman has a carrot in her hand": "woman have carrot; carrot in hand",
     "a person jumping high on a skateboard": "person jump on skateboard",
-    # who does it, however far behind
+    # agents, however far behind the verb
     "a ball is thrown by a boy in a blue cap": "boy throw ball; boy wear cap",
     "a parcel is being delivered by a courier on a scooter": "courier deliver parcel; courier on scooter",
     "a child being pushed on a swing by her father": "child push on swing; father push child",
     "the bread was cut by a baker with a knife": "baker cut bread; baker with knife",
-    # by what one takes it: no place
+    # "by" with a handle is not a place
     "a monkey hanging from a branch by its tail": "monkey hang from branch",
-    # what is not there
+    # negation
     "a boy with no shoes sits on a step": "boy sit on step",
     "there are no people on the beach": "",
     "none of the cars has a driver": "",
@@ -121,7 +121,7 @@ CASES = {
     # lists
     "a fork, a knife and a spoon on a napkin": "fork on napkin; knife on napkin; spoon on napkin",
     "a man, a woman and a dog sitting on a bench": "man sit on bench; woman sit on bench; dog sit on bench",
-    # what the small model gets wrong
+    # errors of the small model
     "a zebra standing in the dirt in front of a tree": "zebra stand in dirt; zebra in front of tree",
     "a fire hydrant on a city street": "fire hydrant on city street",
     "a red oven sitting next to a cat": "oven next to cat",
@@ -141,11 +141,11 @@ CASES = {
     "a herd of sheep in a field": "sheep in field",
     "a girl in glasses next to two glasses": "girl wear glasses; girl next to glass",
     "knives and forks on a table": "knife on table; fork on table",
-    # writing
+    # case, whitespace and punctuation
     "A MAN IS HOLDING A CUP.": "man hold cup",
     "  A   man  rides\ta horse \n": "man ride horse",
     "a man riding a horse. a dog under a table.": "man ride horse; dog under table",
-    # nothing to find
+    # no relation stated
     "a black and white photo of a dog": "",
     "a brown horse": "",
     "he is here": "",

@@ -1,4 +1,4 @@
-"""What people checked: FACTUAL's graphs and V-COCO's interactions, by the benchmarks that report on them."""
+"""Parsing judged by human annotations: FACTUAL's graphs and V-COCO's interactions, as the benchmarks measure it."""
 
 from benchmarks.implications import shares_of
 from benchmarks.interactions import LITERAL, captions_of, categories_of, gold_of

@@ -1,4 +1,4 @@
-"""Remembered parts of speech are the ruler's own."""
+"""Cached parts of speech equal the ruler's own."""
 
 import spacy
 from hypothesis import given, settings

@@ -1,4 +1,4 @@
-"""Labels are those of the authors' procedure: one image, one group after the other, nothing shared or remembered."""
+"""Labels equal those of the authors' procedure: image by image, group by group, with nothing shared or cached."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ from tagger.pair import Pair
 CATEGORIES = ["person", "dog", "horse", "cup"]
 SAID = ["ride", "hold", "next to", "on", "look at"]
 CLOSE = 3e-6
-"""Of scores around .01; a pair more or less in a group moves them by ten times as much."""
+"""Tolerance for scores around .01; one pair more or less in a group changes them by ten times as much."""
 
 
 def network(folder: Path, official_compat: bool, relation_queries: str) -> RelationTagger:
@@ -44,7 +44,7 @@ def network(folder: Path, official_compat: bool, relation_queries: str) -> Relat
 
 
 def crowded(seed: int, boxes: int, pairs: int, shape: tuple[int, int] = (64, 96)) -> TaggingImage:
-    """An image of noise with random boxes, and pairs that say one or more things."""
+    """Makes an image of noise with random boxes, and pairs with one or more predicates."""
     draws = torch.Generator().manual_seed(seed)
     pixels = torch.randn(3, *shape, generator=draws)
     sides = (torch.rand(boxes, 4, generator=draws) * torch.tensor([120.0, 80, 60, 40])).tolist()
@@ -65,7 +65,7 @@ def crowded(seed: int, boxes: int, pairs: int, shape: tuple[int, int] = (64, 96)
 
 
 def furthest(tagger: RelationTagger, images: Sequence[TaggingImage], fixed: Sequence[str], groups_a_call: int) -> float:
-    """The largest difference of a score between packed and sequential labelling; every pair and text must have one."""
+    """Returns the largest score difference between packed and sequential labelling; no packed label may be missing."""
     packed = Labeller(tagger, CATEGORIES, fixed, scope="image", floor=0.0, images_together=4).label(images)
     apart = 0.0
     with torch.no_grad():
@@ -82,9 +82,9 @@ def furthest(tagger: RelationTagger, images: Sequence[TaggingImage], fixed: Sequ
 def test_packing_changes_no_score(official_compat: bool, relation_queries: str, tmp_path: Path) -> None:
     tagger = network(tmp_path, official_compat, relation_queries)
     images = [crowded(1, 5, 11), crowded(2, 3, 5), crowded(4, 5, 3, (96, 64)), crowded(5, 2, 1)]
-    # The authors' own lists: the texts of the groups that go together, all of an image's.
+    # The authors' own lists: the texts of the groups that go together, here all texts of an image.
     assert furthest(tagger, images, [], 16) < CLOSE
-    # One group at a time, with the list that the image has here.
+    # One group at a time, with our list for the image.
     assert furthest(tagger, images, ["stand", "on", "hold"], 1) < CLOSE
 
 
@@ -99,7 +99,7 @@ def test_packing_changes_no_score_of_the_authors_weights(recording: Recording, m
     assert isinstance(tagger, RelationTagger)
     with torch.no_grad():
         features = torch.cat(recording.texts())
-    # The recording has ids of tokens, not the words: features of its first texts stand for our names.
+    # The recording has token ids, not words: the features of its first texts stand for our names.
     rows = {text: row for row, text in enumerate([*CATEGORIES, *SAID, "stand", "no objects"])}
     monkeypatch.setattr(tagger, "encode_texts", lambda texts: _rows(features, [rows[text] for text in texts]))
     images = [crowded(6, 6, 23), crowded(7, 3, 5)]
@@ -108,8 +108,8 @@ def test_packing_changes_no_score_of_the_authors_weights(recording: Recording, m
 
 
 def test_scores_are_those_that_the_authors_recorded(recording: Recording) -> None:
-    """Of the image that fills its batch: recorded together with a padded one, here by itself and packed."""
-    recording.network.train()  # as it was recorded: in evaluation no text is hidden
+    """Checks the image that fills its batch: recorded beside a padded image, scored here without one."""
+    recording.network.train()  # as in the recording: evaluation mode hides no text
     with torch.no_grad():
         objects, predicates = recording.texts()
         given = recording.tensor("in.images"), recording.tensor("in.mask")
@@ -128,7 +128,7 @@ def _rows(features: Tensor, rows: list[int]) -> Tensor:
 
 
 def test_a_group_of_other_pairs_is_another_score(tmp_path: Path) -> None:
-    """So the equality above says something: pairs of a group do attend to each other."""
+    """Shows that the equality above is not trivial: pairs of a group do attend to each other."""
     tagger = network(tmp_path, False, "vanilla")
     image = crowded(1, 5, 14)
     labeller = Labeller(tagger, CATEGORIES, [], floor=0.0)

@@ -51,18 +51,18 @@ TINY = {
     "schedule": "cosine",
     "log_every": 2,
 }
-"""Settings of a training that takes seconds; dropout is on, so that resuming must restore its randomness too."""
+"""Settings of a training that takes seconds. Dropout is on, so that resuming must restore its randomness too."""
 
 
 def picture(seed: int) -> bytes:
-    """A JPEG of noise."""
+    """Returns a JPEG of noise."""
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(seed).integers(0, 255, (60, 80, 3), np.uint8)).save(buffer, "JPEG")
     return buffer.getvalue()
 
 
 def sample(image_id: int) -> TrainingSample:
-    """A person, a dog and a kite; every other image says that the person holds the kite."""
+    """Returns a person, a dog and a kite. In every other image the person holds the kite."""
     boxes = (
         SampleBox("person", 5.0, 5.0, 20.0, 50.0),
         SampleBox("dog", 40.0, 30.0, 30.0, 25.0),
@@ -74,7 +74,7 @@ def sample(image_id: int) -> TrainingSample:
 
 @pytest.fixture(scope="session")
 def shard(tmp_path_factory: pytest.TempPathFactory) -> Shard:
-    """Ten images."""
+    """A shard of ten images."""
     folder = tmp_path_factory.mktemp("shard")
     samples = [Sample(i, {"jpg": picture(i), "json": sample(i).to_json()}) for i in range(1, 11)]
     write_table(write_shard(folder / "shard.tar", samples), folder / "shards.parquet")

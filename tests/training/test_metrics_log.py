@@ -1,4 +1,4 @@
-"""The metrics log: each value once, whatever was interrupted."""
+"""The metrics log keeps each value once, even after an interruption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The optimizer of trainings: the fused one takes the plain one's steps."""
+"""The fused optimizer of trainings takes the same steps as the plain one."""
 
 from __future__ import annotations
 

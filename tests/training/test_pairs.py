@@ -1,4 +1,4 @@
-"""Pairs that a network is asked for."""
+"""Target pairs of a network."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Training samples: exact through JSON, crowds left out, the strongest relations kept."""
+"""Training samples survive JSON, leave out crowds and keep the strongest relations."""
 
 import pytest
 

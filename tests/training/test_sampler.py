@@ -1,4 +1,4 @@
-"""Which samples a step trains on."""
+"""Selection of the samples of each step."""
 
 from collections import Counter
 
@@ -8,8 +8,8 @@ from pipeline.training.sampler import Place, StepSampler, stable_seed
 
 
 def test_each_sample_comes_once_an_epoch_also_across_steps_that_straddle_epochs():
-    order = StepSampler(samples=10, batch=4, seed=3)
-    places = [place for step in range(order.steps(2)) for place in order.step(step)]
+    sampler = StepSampler(samples=10, batch=4, seed=3)
+    places = [place for step in range(sampler.steps(2)) for place in sampler.step(step)]
     assert Counter(place.epoch for place in places) == {0: 10, 1: 10}
     assert (
         {p.position for p in places if p.epoch == 0} == {p.position for p in places if p.epoch == 1} == set(range(10))
@@ -25,9 +25,9 @@ def test_any_step_can_be_asked_for_first():
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_the_shares_of_all_processes_are_the_step(ranks):
-    order = StepSampler(10, 4, seed=0)
-    shares = [place for rank in range(ranks) for place in order.step(5, rank, ranks)]
-    assert shares == order.step(5)
+    sampler = StepSampler(10, 4, seed=0)
+    shares = [place for rank in range(ranks) for place in sampler.step(5, rank, ranks)]
+    assert shares == sampler.step(5)
 
 
 def test_seeds_and_epochs_shuffle_differently():

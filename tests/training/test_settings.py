@@ -1,4 +1,4 @@
-"""Settings of a training: what is refused, and what changes the key."""
+"""Settings of a training: which are refused, and which change the key."""
 
 import pytest
 from pydantic import ValidationError

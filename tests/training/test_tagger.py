@@ -1,4 +1,4 @@
-"""The tagger's training: pairs as queries, noise, and what it is measured on."""
+"""Training of the tagger: pairs as queries, noise, and measurements."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_noise_stays_within_its_bounds_and_leaves_the_targets_alone():
     assert 0 < shift[..., :2].max() <= 0.1 + 1e-5
     assert 0 < shift[..., 2:].max() <= 0.2 + 1e-5
     replaced = moved.subject_labels[moved.subject_labels != queries.subject_labels]
-    assert 0 <= replaced.min() < 10 and 40 < replaced.max() < 50  # all names, not the first few as for the authors
+    assert 0 <= replaced.min() < 10 and 40 < replaced.max() < 50  # all names, not the first few as in the authors' code
     assert 0.1 < (moved.subject_labels != queries.subject_labels).float().mean() < 0.4
 
 
@@ -80,12 +80,12 @@ def test_average_precision_of_a_ranking():
 
 @pytest.fixture
 def images(tmp_path: Path) -> tuple[Path, Path]:
-    """A folder of images and their table: twenty, every other one with relations."""
+    """The table and folder of twenty images. Every other one has relations."""
     return made_set(tmp_path, "made", range(1, 21))
 
 
 def made_set(root: Path, name: str, numbers: Iterable[int], prefix: str = "is") -> tuple[Path, Path]:
-    """A set's table and folder of images; its predicates begin with a word of its own."""
+    """Writes a data set. Returns its table and image folder. Its predicates begin with `prefix`."""
     folder = root / name
     folder.mkdir()
     rows = []
@@ -134,9 +134,9 @@ def test_an_image_that_vanished_is_named(images):
 def test_a_tagger_is_trained_and_measured_on_held_out_images(images, work):
     table, folder = images
     settings = TaggerSettings(**(TINY | {"steps": 3, "processes": 1, "held_out": 0.4, "check_every": 2}))
-    job = TrainConfig(kind="tagger", settings=settings, work=work, tables=(table,), image_folders={"made": folder})
-    prepare(job)
-    summary = launch(job, lambda done, total, note="": None)
+    config = TrainConfig(kind="tagger", settings=settings, work=work, tables=(table,), image_folders={"made": folder})
+    prepare(config)
+    summary = launch(config, lambda done, total, note="": None)
     assert summary.images < 10
     assert (work / MODEL).is_file()
     rows = MetricsLog(work / "metrics.jsonl").table().to_pylist()
@@ -147,7 +147,7 @@ def test_a_tagger_is_trained_and_measured_on_held_out_images(images, work):
         "held_out_calibrated_error",
     ]  # fmt: skip
     assert all(0 <= measured[name] <= 1 for measured in (between, scores) for name in shares)
-    assert scores["held_out_recall_50"] == 1  # an image has twelve labels in all
+    assert scores["held_out_recall_50"] == 1  # an image has only twelve labels
     calibration = Calibration.from_json((work / CALIBRATION).read_bytes())
     assert 0 < calibration.probability("hold", 0.5) < 1
 
@@ -157,17 +157,17 @@ def test_several_sets_train_one_tagger_in_half_precision_in_several_processes(tm
     settings = TaggerSettings(
         **(TINY | {"steps": 2, "processes": 2, "held_out": 0.3, "precision": "bfloat16", "log_every": 1})
     )
-    job = TrainConfig(
+    config = TrainConfig(
         kind="tagger",
         settings=settings,
         work=work,
         tables=tuple(table for table, _ in sets.values()),
         image_folders={name: folder for name, (_, folder) in sets.items()},
     )
-    prepare(job)
+    prepare(config)
     known = Vocabulary.load(work / VOCABULARY).predicates.names
     assert {"hold", "left of"} < set(known) and any("never" in name for name in known)
-    summary = launch(job, lambda done, total, note="": None)
+    summary = launch(config, lambda done, total, note="": None)
     held_out = {row["name"]: row["value"] for row in MetricsLog(work / "metrics.jsonl").table().to_pylist()}
     assert (summary.processes, summary.images + held_out["held_out_images"]) == (2, 6 + 4)
     assert np.isfinite(held_out["loss"])
@@ -205,8 +205,7 @@ RELEASED = {
     "label_coco_swin_t": (32, 1e-4, 1e-5, "swin_tiny_patch4_window7_224", 2048, 0.0, "VXAc", "vanilla_MBF", 0.2),
     "label_coco_swin_l": (16, 1e-4, 1e-5, "swin_large_patch4_window7_224", 2048, 0.0, "VXAc", "vanilla_MBF", 0.5),
 }
-"""The authors' scripts (spec rlipv2_network 5, scripts/verb_tagger): images a step, rate, rate of backbone and texts, then
-what their networks differ in."""
+"""The authors' scripts (RLIPv2, scripts/verb_tagger): batch, lr, lr_backbone and lr_text, then network differences."""
 
 
 @pytest.mark.parametrize("name", ["coco", "coco_objects365"])
@@ -225,7 +224,7 @@ def test_recipes_train_taggers_as_released(root: Path, name: str):
         settings.batch, settings.lr, settings.lr_backbone, network.backbone, network.feedforward, network.dropout,
         network.gate, network.relation_queries, network.backbone_drop_path,
     )  # fmt: skip
-    # 20 epochs, a tenth of the rate from the 15th; shorter sides of 480 to 800; 100 pairs; 333 and 167 texts.
+    # 20 epochs, a tenth of the learning rate after the 15th, shorter sides of 480 to 800, 100 pairs, 333 and 167 texts.
     assert (settings.epochs, settings.epochs * settings.drop_at, settings.schedule) == (20, 15, "step")
     assert view_size(640, 480, settings.image_size) == (1056, 800)
     assert view_size(640, 480, round(settings.image_size * settings.smallest))[1] == 480

@@ -1,4 +1,4 @@
-"""Whole trainings in real processes: resumed ones end with the bits of undisturbed ones, failures say what to do."""
+"""Whole trainings in real processes: resumed ones give the same bits as undisturbed ones, failures say what to do."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from tests.training.conftest import TINY
 STEPS = 12
 
 
-def job(work: Path, shard, **changes) -> TrainConfig:
+def config(work: Path, shard, **changes) -> TrainConfig:
     settings = TrainingSettings(**(TINY | {"steps": STEPS, "checkpoint_every": 3} | changes))
     made = TrainConfig(kind="pretrain", settings=settings, work=work, shards=(shard,))
     prepare(made)
@@ -37,12 +37,12 @@ def outcome(work: Path) -> tuple[bytes, list[dict]]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, shard) -> tuple[bytes, list[dict]]:
     work = tmp_path_factory.mktemp("undisturbed")
-    launch(job(work, shard), ignore)
+    launch(config(work, shard), ignore)
     return outcome(work)
 
 
 def killed_in_the_middle(work: Path, shard, number: int) -> None:
-    """Kill all trainer processes at once as soon as there is a checkpoint."""
+    """Kills all trainer processes at once as soon as there is a checkpoint."""
 
     def strike() -> None:
         while not (work / "checkpoint.safetensors").is_file():
@@ -52,19 +52,19 @@ def killed_in_the_middle(work: Path, shard, number: int) -> None:
 
     thread = threading.Thread(target=strike)
     thread.start()
-    with pytest.raises(RetryableError, match="run again to go on from its last checkpoint"):
-        launch(job(work, shard), ignore)
+    with pytest.raises(RetryableError, match="run again to continue from its last checkpoint"):
+        launch(config(work, shard), ignore)
     thread.join()
     assert not (work / MODEL).exists()
     assert not trainers(work)
 
 
 def trainers(work: Path) -> list[int]:
-    """Processes whose command line names the work folder's job."""
+    """Returns the processes whose command line names the config file in the work folder."""
     found = []
     for folder in Path("/proc").iterdir():
         try:
-            if folder.name.isdigit() and f"{work}/job.json" in (folder / "cmdline").read_text():
+            if folder.name.isdigit() and f"{work}/config.json" in (folder / "cmdline").read_text():
                 found.append(int(folder.name))
         except OSError:
             continue
@@ -73,7 +73,7 @@ def trainers(work: Path) -> list[int]:
 
 def test_a_killed_training_ends_with_the_same_bits(work, shard, undisturbed):
     killed_in_the_middle(work, shard, signal.SIGKILL)
-    summary = launch(job(work, shard), ignore)
+    summary = launch(config(work, shard), ignore)
     assert summary.resumed_from >= 3
     assert outcome(work) == undisturbed
 
@@ -87,11 +87,11 @@ def test_a_training_asked_to_stop_writes_a_checkpoint_first(work, shard, undistu
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        launch(job(work, shard, checkpoint_every=1000), cancel)
+        launch(config(work, shard, checkpoint_every=1000), cancel)
     assert not trainers(work)
     with safe_open(str(work / "checkpoint.safetensors"), framework="pt") as file:
         assert "checkpoint" in file.metadata()
-    summary = launch(job(work, shard, checkpoint_every=1000), ignore)
+    summary = launch(config(work, shard, checkpoint_every=1000), ignore)
     assert summary.resumed_from >= 1
     assert outcome(work) == undisturbed
 
@@ -102,35 +102,35 @@ def test_metrics_have_every_step_once(undisturbed):
 
 
 def test_the_seed_decides_the_weights(work, shard, undisturbed):
-    launch(job(work, shard, seed=1), ignore)
+    launch(config(work, shard, seed=1), ignore)
     assert outcome(work)[0] != undisturbed[0]
 
 
 def test_one_process_needs_no_torchrun_and_reports_as_it_goes(work, shard):
-    told = []
+    reported = []
     summary = launch(
-        job(work, shard, processes=1, steps=3), lambda done, total, note="": told.append((done, total, note))
+        config(work, shard, processes=1, steps=3), lambda done, total, note="": reported.append((done, total, note))
     )
     assert summary.processes == 1 and summary.steps == 3
-    assert told[-1][:2] == (3, 3)
-    assert "loss" in told[-1][2] and "images/s" in told[-1][2]
+    assert reported[-1][:2] == (3, 3)
+    assert "loss" in reported[-1][2] and "images/s" in reported[-1][2]
 
 
 def test_a_diverging_training_says_at_which_step_and_what_to_do(work, shard):
     with pytest.raises(FatalError, match=r"diverged at step \d+ .*lower lr = "):
-        launch(job(work, shard, processes=1, lr=1e30, lr_backbone=1e30, lr_text=1e30, warmup=0, clip=1e30), ignore)
+        launch(config(work, shard, processes=1, lr=1e30, lr_backbone=1e30, lr_text=1e30, warmup=0, clip=1e30), ignore)
 
 
 def test_a_checkpoint_of_another_process_count_is_refused(work, shard):
-    launch(job(work, shard, processes=1, steps=3), ignore)
-    with pytest.raises(FatalError, match="set processes = 1 to go on"):
-        launch(job(work, shard, processes=2, steps=6), ignore)
+    launch(config(work, shard, processes=1, steps=3), ignore)
+    with pytest.raises(FatalError, match="set processes = 1 to continue"):
+        launch(config(work, shard, processes=2, steps=6), ignore)
 
 
 def test_a_damaged_checkpoint_is_a_clear_error(work, shard):
     (work / "checkpoint.safetensors").write_bytes(b"torn")
     with pytest.raises(FatalError, match="damaged checkpoint"):
-        launch(job(work, shard, processes=1, steps=3), ignore)
+        launch(config(work, shard, processes=1, steps=3), ignore)
 
 
 def test_nothing_to_train_on_is_said_before_any_process_starts(work):

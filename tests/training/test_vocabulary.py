@@ -1,4 +1,4 @@
-"""Label texts of a step."""
+"""Choice of the label texts of a step."""
 
 from collections import Counter
 

@@ -1,1 +1,1 @@
-"""Readers of public detection and relation formats: annotation files in, one record an image out."""
+"""Readers of public detection and relation formats. They turn annotation files into one record per image."""

@@ -1,4 +1,4 @@
-"""Reading annotation files that may be missing, torn or something else altogether: clear errors, safe conversions."""
+"""Reads annotation files that may be missing, truncated or of another kind, with clear errors and safe conversions."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any
 from storage.errors import FatalError
 
 NO_IMAGE = -1
-"""The image id of a reject whose own id can't be read."""
+"""Image id of a reject whose own id cannot be read."""
 _LEAST, _MOST = -(2**63), 2**63 - 1
 
 
 class AnnotationError(FatalError):
-    """An annotation file or image folder that can't be used; the message names it and says what is expected."""
+    """An annotation file or image folder cannot be used. The message names it and says what is expected."""
 
 
 def read_json(path: Path, expected: str) -> Any:
-    """The content of a JSON file; `expected` says in an error what the file should hold. Raises `AnnotationError`."""
+    """Reads a JSON file. `expected` describes, for errors, what the file should hold. Raises `AnnotationError`."""
     with explained(path, expected), path.open("rb") as file:
         return json.load(file)
 
 
 @contextmanager
 def explained(path: Path, expected: str) -> Iterator[None]:
-    """Whatever goes wrong while the JSON file at `path` is read comes out as `AnnotationError`."""
+    """Converts any error while the JSON file at `path` is read to `AnnotationError`."""
     try:
         yield
     except FileNotFoundError:
@@ -45,15 +45,15 @@ def explained(path: Path, expected: str) -> Iterator[None]:
 
 
 def rows(content: Any, path: Path, expected: str) -> list[Any]:
-    """A JSON list. Raises `AnnotationError`."""
+    """Returns `content` if it is a list. Raises `AnnotationError` otherwise."""
     if not isinstance(content, list):
         raise AnnotationError(f"{path}: holds a JSON {_kind(content)}; expected {expected}")
     return content
 
 
 def as_id(value: Any) -> int | None:
-    """An integer id in the range of int64 from an int, a whole float or a string of digits; None for anything else."""
-    if type(value) is int and _LEAST <= value <= _MOST:  # all but a few, of millions
+    """Converts an int, a whole float or a string of digits to an id in the range of int64; None for anything else."""
+    if type(value) is int and _LEAST <= value <= _MOST:  # fast path: almost all of millions of ids
         return value
     if isinstance(value, str) and value.strip().isdecimal() and value.isascii():
         value = int(value) if len(value) < 20 else None
@@ -65,11 +65,11 @@ def as_id(value: Any) -> int | None:
 
 
 def as_four_numbers(value: Any) -> tuple[float, float, float, float] | None:
-    """Four numbers (NaN and infinity pass) from a JSON list; None for anything else."""
+    """Converts a JSON list of four numbers (including NaN and infinity) to floats; None for anything else."""
     if not isinstance(value, list) or len(value) != 4:
         return None
     a, b, c, d = value
-    if type(a) is type(b) is type(c) is type(d) is float:  # all but a few, of millions
+    if type(a) is type(b) is type(c) is type(d) is float:  # fast path: almost all of millions of boxes
         return a, b, c, d
     if any(isinstance(item, bool) or not isinstance(item, int | float) for item in value):
         return None
@@ -80,25 +80,25 @@ def as_four_numbers(value: Any) -> tuple[float, float, float, float] | None:
 
 
 def as_size(value: Any) -> int | None:
-    """A positive pixel count, or None."""
+    """Converts a value to a positive pixel count; None if it is not one."""
     size = as_id(value)
     return size if size is not None and 0 < size < 2**31 else None
 
 
 def is_inside(relative: str) -> bool:
-    """Whether a file name from an annotation file stays inside the folder it is joined to."""
+    """Whether a file name from an annotation file stays inside the folder that it is joined to."""
     path = PurePosixPath(relative.replace("\\", "/"))
     plain = "\0" not in relative and readable(relative) == relative
     return plain and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 def shown(value: Any) -> str:
-    """A value as short text, for quarantine."""
+    """Formats a value as short text for quarantine."""
     return readable(str(value)[:200])
 
 
 def readable(text: str) -> str:
-    """The text without halves of characters, which JSON can hold and tables can't: "?" in their place."""
+    """Replaces lone surrogates, which JSON can hold but tables cannot, by "?"."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 

@@ -1,4 +1,4 @@
-"""COCO instances: any detection set in COCO's JSON layout, with relations from a pair file where it has one."""
+"""Reads detection sets in COCO's instances JSON, with relations from a pair file if there is one."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from pipeline.runtime.stage import Rejected
 
 EXPECTED = "COCO instances: an object with the lists images, annotations and categories"
 CROWD, FAKE, REFLECTED = 1, 2, 4
-"""Flags of a spilled box: `iscrowd`, and `isfake` and `isreflected` of Objects365."""
+"""Flags of a spilled box: COCO's `iscrowd`, Objects365's `isfake` and `isreflected`."""
 
 
 class CocoReader(Reader):
-    """Images in the order of the list `images`; boxes in the order of `annotations`, crowd boxes included.
+    """Yields images in the order of the list `images`, with boxes in the order of `annotations`, including crowd boxes.
 
-    The file is read once, its lists in whatever order they come; boxes wait on disk until their image's turn.
+    The file is read once, with its lists in any order. Boxes are spilled to disk until their image's turn.
     """
 
     def _records(self) -> Iterator[ImageRecord]:
@@ -48,7 +48,7 @@ class CocoReader(Reader):
             yield from self._joined(images, boxes, categories, pairs)
 
     def _spill(self, boxes: BoxSpill, images: IO[str]) -> dict[int, str]:
-        """Put images and annotations aside; returns the categories, which may stand at the file's end."""
+        """Spills images and annotations to disk. Returns the categories, which may come last in the file."""
         categories: list[Any] = []
         lists = ("images", "annotations", "categories")
         for name, entry in stream_lists(self.source.annotations, EXPECTED, lists, lambda read: self.report(read / 2)):
@@ -92,11 +92,11 @@ class CocoReader(Reader):
         ]
 
     def _category(self, name: str) -> str:
-        """The category's name as it goes into tables."""
+        """The category name as stored in tables."""
         return name.strip()
 
     def _relative_path(self, file_name: str) -> str:
-        """Where the image lies in the images folder."""
+        """The path of the image relative to the images folder."""
         return file_name
 
     def _categories(self, entries: list[Any]) -> dict[int, str]:
@@ -106,9 +106,9 @@ class CocoReader(Reader):
             category_id = as_id(entry.get("id")) if isinstance(entry, dict) else None
             name = entry.get("name") if isinstance(entry, dict) else None
             if category_id is None or not isinstance(name, str) or not name.strip():
-                raise AnnotationError(f"{path}: category {shown(entry)} lacks an integer id or a name")
+                raise AnnotationError(f"{path}: category {shown(entry)} lacks an integer id or a name; add it")
             if category_id in categories:
-                raise AnnotationError(f"{path}: category id {category_id} is listed twice")
+                raise AnnotationError(f"{path}: category id {category_id} is listed twice; make the ids unique")
             categories[category_id] = self._category(readable(name))
         return categories
 
@@ -167,7 +167,7 @@ class CocoReader(Reader):
         return boxes, rejects
 
     def _unwanted(self, flags: int) -> str:
-        """Why a box with these flags is left out; "" when it is not."""
+        """The reason to reject a box with these flags; "" to keep it."""
         return ""
 
     def _pairs(self) -> dict[int, list[GivenPair | Rejected]]:

@@ -1,4 +1,4 @@
-"""HICO-DET in the layout of RLIPv2's authors: boxes with COCO category ids, pairs by index into the boxes."""
+"""Reads HICO-DET in the layout of RLIPv2's authors: boxes with COCO category ids, pairs as indices into the boxes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXPECTED = "HICO-DET: a list of {file_name, img_id, annotations, hoi_annotation}
 
 
 class HicoDetReader(Reader):
-    """Images in file order; verbs by their id in the verb list, "no interaction" included."""
+    """Yields images in file order. Verbs are ids into the verb list, including "no interaction"."""
 
     def __init__(self, source: DataSource, scratch: Path | None = None) -> None:
         super().__init__(source, scratch)

@@ -1,6 +1,6 @@
-"""Annotation files of many gigabytes, an element at a time: lists at the top are walked here, elements parsed by `json`.
+"""Streams annotation files of many gigabytes element by element, holding only one window of text in memory.
 
-Elements are parsed exactly as `json.load` would (NaN, which many tools write, included); memory holds one stretch of text.
+Top-level lists are walked here. `json` parses their elements, exactly as `json.load` would (many tools write NaN).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 from pipeline.data.datasets.annotations import AnnotationError, explained, read_json, rows
 
 CHUNK = 2**22
-"""Characters read at once."""
+"""Characters read at a time."""
 LONGEST_ELEMENT = 2**28
-"""Characters of one element, above which a file is taken for damaged."""
+"""Maximum length of one element in characters; above it, the file is considered damaged."""
 _NEAR_THE_END = 16
-"""An error this close to the end of what was read may only mean that a word or number goes on (longest: -Infinity)."""
+"""An error this close to the end of the buffer may only mean that a word or number continues (longest: -Infinity)."""
 _EXPONENT = 2
-"""What of a number that goes on may already stand behind its end as it seems: "." or "e+"."""
+"""Characters that may follow the apparent end of a number that continues beyond the buffer: "." or "e+"."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
@@ -32,7 +32,7 @@ _decode = json.JSONDecoder().raw_decode
 
 
 def stream_rows(path: Path, expected: str) -> Iterator[Any]:
-    """The elements of a JSON list. Raises `AnnotationError`, as `read_json` does, when the reading comes to the fault."""
+    """Yields the elements of a JSON list. Raises `AnnotationError`, as `read_json` does, on reaching the error."""
     with explained(path, expected), path.open(encoding="utf-8-sig", newline="") as file:
         text = _Text(file)
         if text.peek() == "[":
@@ -47,10 +47,10 @@ def stream_rows(path: Path, expected: str) -> Iterator[Any]:
 def stream_lists(
     path: Path, expected: str, names: Collection[str], report: Callable[[float], None] | None = None
 ) -> Iterator[tuple[str, Any]]:
-    """The elements of the lists `names` of a JSON object, each with its list's name, in file order; the rest is skipped.
+    """Yields the elements of the lists `names` of a JSON object with the name of their list, in file order.
 
-    `report` gets the share of the file that is read, 0 to 1.
-    Raises `AnnotationError` when the reading comes to the fault; a list that is absent is told at the end.
+    Other fields are skipped. `report` gets the share of the file that has been read, 0 to 1.
+    Raises `AnnotationError` on reaching the error, or at the end when a list is missing.
     """
     missing = set(names)
     with explained(path, expected), path.open(encoding="utf-8-sig", newline="") as file:
@@ -76,7 +76,7 @@ def stream_lists(
 
 
 def stream_fields(path: Path, expected: str) -> Iterator[tuple[str, Any]]:
-    """The fields of a JSON object, in file order. Raises `AnnotationError` when the reading comes to the fault."""
+    """Yields the fields of a JSON object in file order. Raises `AnnotationError` on reaching the error."""
     with explained(path, expected), path.open(encoding="utf-8-sig", newline="") as file:
         text = _Text(file)
         opening = text.peek()
@@ -89,7 +89,7 @@ def stream_fields(path: Path, expected: str) -> Iterator[tuple[str, Any]]:
 
 
 class _Text:
-    """A window on a JSON text that is read from the front to the end, once."""
+    """A window that moves over a JSON text once, from start to end."""
 
     def __init__(self, file: TextIOWrapper, report: Callable[[float], None] | None = None) -> None:
         self._file = file
@@ -98,13 +98,13 @@ class _Text:
         self._buffer = ""
         self._at = 0
         self._line, self._column = 0, 0
-        """Lines, and characters of the last line, before the buffer."""
+        """Number of lines, and of characters of the last line, before the buffer."""
 
     def peek(self) -> str:
-        """The next character that is not blank; "" at the end."""
+        """The next character that is not whitespace; "" at the end."""
         while True:
             match = _SPACE.match(self._buffer, self._at)
-            assert match is not None  # matches nothing as well
+            assert match is not None  # the pattern also matches the empty string
             self._at = match.end()
             if self._at < len(self._buffer):
                 return self._buffer[self._at]
@@ -112,7 +112,7 @@ class _Text:
                 return ""
 
     def value(self) -> Any:
-        """The next value, whole."""
+        """Parses the next value."""
         if self._at == len(self._buffer) or self._buffer[self._at] in " \t\n\r":
             self.peek()
         while True:
@@ -128,14 +128,14 @@ class _Text:
             return found
 
     def elements(self) -> Iterator[Any]:
-        """The elements of the list that begins here."""
+        """Yields the elements of the list that starts here."""
         self._take("[")
         if self.peek() == "]":
             self._at += 1
             return
         while True:
             yield self.value()
-            # The regular case of millions of elements in a few steps; anything else, step by step.
+            # Fast path for the regular case, millions of elements; anything else goes through `_take`.
             match = _COMMA.match(self._buffer, self._at)
             if match is not None and match.end() < len(self._buffer):
                 self._at = match.end()
@@ -143,7 +143,7 @@ class _Text:
                 return
 
     def fields(self) -> Iterator[str]:
-        """The names of the object that begins here; the caller takes each value before the next name."""
+        """Yields the field names of the object that starts here. The caller must read each value before going on."""
         self._take("{")
         if self.peek() == "}":
             self._at += 1
@@ -158,7 +158,7 @@ class _Text:
                 return
 
     def end(self) -> None:
-        """Nothing but blanks may follow."""
+        """Checks that only whitespace follows."""
         if self.peek():
             raise self._placed("Extra data", self._at)
 
@@ -175,7 +175,7 @@ class _Text:
         return error.pos >= len(self._buffer) - _NEAR_THE_END or error.msg.startswith("Unterminated string")
 
     def _more(self) -> bool:
-        """Read on; as much as is waiting, so that a long element costs twice its length and no more."""
+        """Reads on, at least as much as is pending, so that a long element costs at most twice its length."""
         chunk = self._file.read(max(CHUNK, len(self._buffer) - self._at))
         if not chunk:
             return False
@@ -190,7 +190,7 @@ class _Text:
         return True
 
     def _placed(self, message: str, position: int) -> JSONDecodeError:
-        """The error with its place in the file instead of the one in the buffer."""
+        """A JSON error whose position refers to the file instead of the buffer."""
         error = JSONDecodeError(message, self._buffer, position)
         error.colno += self._column if error.lineno == 1 else 0
         error.lineno += self._line
@@ -202,5 +202,5 @@ def _kind(opening: str) -> str:
 
 
 def _whole_kind(path: Path, expected: str) -> str:
-    """The kind of a file that holds one plain value. Raises `AnnotationError` when it holds none."""
+    """The JSON type of a file that holds one plain value. Raises `AnnotationError` when it holds none."""
     return _kind(json.dumps(read_json(path, expected))[0])

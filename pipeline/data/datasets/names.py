@@ -1,4 +1,4 @@
-"""Names by id: COCO's 80 categories, and lists of names from a file."""
+"""Maps ids to names: COCO's 80 categories, and lists of names read from a file."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ COCO_CATEGORIES: dict[int, str] = {
     for number, name in enumerate((word.strip() for word in _COCO_NAMES.split(",")), start=1)
     if name != "-"
 }
-"""COCO's category names by id, 1..90 with gaps."""
+"""COCO's category names by id, 1 to 90 with gaps."""
 
 
 def read_names(path: Path) -> dict[int, str]:
-    """Names by id, counted from 1 where the file gives no ids; underscores become spaces. Raises `AnnotationError`."""
+    """Reads names by id (from 1 if the file has no ids), with spaces for underscores. Raises `AnnotationError`."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

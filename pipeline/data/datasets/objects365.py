@@ -1,4 +1,4 @@
-"""Objects365 v2: COCO's JSON layout with its own file names and misspelt category names (spec 4.4)."""
+"""Reads Objects365 v2: COCO's JSON layout with its own file names and misspelt category names (docs/datasets.md)."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _UNPUBLISHED = frozenset(
         "patch16/objects365_v2_00908726.jpg",
     }
 )
-"""Listed by the official annotations of train, in no archive (spec 6)."""
+"""Images that the official training annotations list but no archive contains (docs/datasets.md)."""
 
 
 class Objects365Reader(CocoReader):
-    """`images` is the folder that holds patch0, patch1, ...; names come out lower-case, without typos and blanks.
+    """Reads Objects365. `images` is the folder with patch0, patch1, ...; names are lower-cased, stripped and corrected.
 
-    Slash names ("cabinet/shelf") stay as they are. Doubled boxes, frequent in this set, are dropped by `validate`.
-    Boxes marked as fake (a picture of the thing) or as a reflection stay, as the authors keep them, unless the source
-    says `drop_fake` or `drop_reflected`.
+    Names with a slash ("cabinet/shelf") stay as they are. `validate` drops duplicate boxes, which are frequent here.
+    Boxes marked as fake (a picture of the object) or as a reflection are kept, as the authors do, unless the source
+    sets `drop_fake` or `drop_reflected`.
     """
 
     def _category(self, name: str) -> str:
@@ -47,7 +47,7 @@ class Objects365Reader(CocoReader):
         return _SPELLING.get(name, name)
 
     def _relative_path(self, file_name: str) -> str:
-        """`images/v2/patch16/objects365_v2_00900461.jpg` lies at `patch16/objects365_v2_00900461.jpg`."""
+        """Maps `images/v2/patch16/objects365_v2_00900461.jpg` to `patch16/objects365_v2_00900461.jpg`."""
         return str(PurePosixPath(*PurePosixPath(file_name).parts[-2:]))
 
     def _record(self, entry: Any, seen: set[int]) -> ImageRecord | None:

@@ -1,7 +1,7 @@
-"""Relations in the pair layout: V-COCO's person-action-object pairs with boxes, or any subject in the same shape.
+"""Reads relations in the pair layout: V-COCO's person-action-object pairs with boxes, or pairs with any subject.
 
 The file is a list of {image_id, relations: [pair, ...]}. A pair has `person_box` (or `subject` and `subject_box`),
-`object` and `object_box`, and `action` (V-COCO's names) or `predicate`. Boxes are [x1, y1, x2, y2] in pixels.
+`object`, `object_box`, and `action` (V-COCO's names) or `predicate`. Boxes are [x1, y1, x2, y2] in pixels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SAME_OBJECT_IOU = 0.5
 
 
 class GivenPair(NamedTuple):
-    """One relation with its two boxes, whose ids are not known."""
+    """A relation with its two boxes, whose ids are unknown."""
 
     subject: Box
     predicate: str
@@ -37,7 +37,7 @@ class GivenPair(NamedTuple):
 def read_pairs(
     path: Path, category: Callable[[str], str]
 ) -> tuple[dict[int, list[GivenPair | Rejected]], list[Rejected]]:
-    """Pairs by image id, in file order, and entries without an image. Raises `AnnotationError`."""
+    """Reads pairs by image id, in file order, and rejects malformed entries. Raises `AnnotationError`."""
     pairs: dict[int, list[GivenPair | Rejected]] = defaultdict(list)
     rejects = []
     for entry in stream_rows(path, EXPECTED):
@@ -52,7 +52,7 @@ def read_pairs(
 def add_pairs(
     image_id: int, boxes: list[Box], pairs: Sequence[GivenPair | Rejected], categories: frozenset[str]
 ) -> tuple[list[GivenRelation], list[Rejected]]:
-    """Ground pairs in `boxes`: the box of that category with the largest overlap, or a new one appended to `boxes`."""
+    """Grounds pairs in `boxes`: in the box of the same category with the largest overlap, else in an appended box."""
     relations: list[GivenRelation] = []
     rejects: list[Rejected] = []
     for pair in pairs:
@@ -93,7 +93,7 @@ def _box(category: str, xyxy: Sequence[float]) -> Box:
 
 
 def _place(boxes: list[Box], wanted: Box) -> int:
-    """The index of the box that shows the wanted object; appended when there is none."""
+    """The index of the box that shows the wanted object; appends a box when there is none."""
     overlaps = [
         (overlap(box, wanted), -index)
         for index, box in enumerate(boxes)
@@ -127,7 +127,7 @@ _WORDS = {
 
 
 def vcoco_predicate(action: str) -> str:
-    """The predicate of an action such as "hold obj" or "sit instr"; of other text, spaces for underscores."""
+    """Converts an action such as "hold obj" or "sit instr" to a predicate; other text only has underscores replaced."""
     action = action.strip().lower()
     if action in _WORDS:
         return _WORDS[action]

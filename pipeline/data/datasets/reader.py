@@ -1,4 +1,4 @@
-"""The one way in: a reader yields the records of a data set in a stable order and keeps what it had to leave out."""
+"""The reader interface: yields the records of a data set in a stable order and collects rejected rows."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ from pipeline.data.images.refs import ImageRef, uri_of
 from pipeline.runtime.stage import Rejected
 
 MOST_WAITING = 10_000
-"""Records that are held back while none of their images is there."""
+"""Maximum number of records held back until one of their images is found."""
 
 
 class Reader(ABC):
-    """Reads one source. Subclasses parse; this class holds what is the same for every format."""
+    """Reads one source. Subclasses parse a format; this class holds what all formats share."""
 
     def __init__(self, source: DataSource, scratch: Path | None = None) -> None:
         self.source = source
         self.scratch = scratch
-        """Where large things may be put aside while reading; the system's place for them when None."""
+        """Folder for large temporary files while reading; the system default when None."""
         self.report: Callable[[float], None] = lambda share: None
-        """Gets the share of the annotations that is read, 0 to 1, now and then."""
+        """Called now and then with the share of the annotations that has been read, 0 to 1."""
         self.folder = open_folder(source.images)
         self.rejects: list[Rejected] = []
-        """Rows that became no record (no usable id or file name, a duplicate); complete when `read` has ended."""
+        """Rows without a record (no usable id or file name, or a duplicate). Complete once `read` is exhausted."""
 
     def read(self) -> Iterator[ImageRecord]:
-        """The records in the order of the annotation file. Raises `AnnotationError`.
+        """Yields the records in the order of the annotation file. Raises `AnnotationError`.
 
-        A single missing image is left to `validate`; only a folder that has none of the images is an error here,
-        raised before the first record (of sets above 10,000 images, after the last).
+        Single missing images are left to `validate`. Only a folder with none of the images is an error here, raised
+        before the first record (after the last one in data sets of more than 10,000 images).
         """
         self.rejects.clear()
         yield from self._held_back(self._records())
 
     def place(self, name: str) -> ImageRef:
-        """Where the image of that name lies; `name` is relative to the folder of images."""
+        """The location of the image with this name; `name` is relative to the images folder."""
         return self.folder.place(name)
 
     def name(self, record: ImageRecord) -> str:
-        """What `place` finds the record's image by."""
+        """The name by which `place` finds the record's image."""
         return uri_of(record.path, self.source.images)
 
     def require_one(self, records: Iterable[ImageRecord]) -> None:
-        """Raises `AnnotationError` when none of the records' images is there."""
+        """Raises `AnnotationError` when none of the records' images exists."""
         first, count = None, 0
         for record in records:
             if record.path.is_file():
@@ -59,7 +59,7 @@ class Reader(ABC):
 
     @abstractmethod
     def _records(self) -> Iterator[ImageRecord]:
-        """Parse the annotation files."""
+        """Parses the annotation files."""
 
     def _held_back(self, records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
         waiting: list[ImageRecord] = []
@@ -84,9 +84,8 @@ class Reader(ABC):
         holds = holds if Path(source.images).is_dir() else "it holds other names"
         expected = f"{source.images}/{uri_of(first.path, source.images)}"
         return AnnotationError(
-            f"{source.images}: none of the {count} images of {source.name!r} is there; expected for example "
-            f"{expected}; {holds}. Point `images` to the folder that file names in {source.annotations.name} "
-            "are relative to"
+            f"{source.images}: none of the {count} images of {source.name!r} exists; expected e.g. {expected}; {holds}; "
+            f"set `images` to the folder that file names in {source.annotations.name} are relative to"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a reader yields: one image with its boxes and given relations, as the annotation files state them."""
+"""The record of one image that a reader yields: boxes and given relations as the annotation files state them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.runtime.stage import Rejected
 
 
 class Box(NamedTuple):
-    """One annotated box: absolute raw pixels, top-left corner and size, not yet checked against the image."""
+    """One annotated box: top-left corner and size in absolute raw pixels, not yet checked against the image."""
 
     category: str
     x: float
@@ -19,15 +19,15 @@ class Box(NamedTuple):
     h: float
     crowd: bool = False
     source_id: int = -1
-    """The id of the box in its data set, -1 where it has none."""
+    """Id of the box in its data set; -1 if it has none."""
 
     def written(self) -> str:
-        """The box as quarantine shows it."""
+        """Formats the box for quarantine."""
         return f"{self.category} [{self.x:g}, {self.y:g}, {self.w:g}, {self.h:g}]"[:200]
 
 
 class GivenRelation(NamedTuple):
-    """A relation that the data set states: indices into the record's boxes."""
+    """A relation that the data set gives; `subject` and `object` are indices into the record's boxes."""
 
     subject: int
     predicate: str
@@ -36,24 +36,24 @@ class GivenRelation(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image as its data set describes it; `rejects` holds what the reader had to leave out of it."""
+    """One image as its data set describes it. `rejects` holds what the reader had to leave out."""
 
     dataset: str
     split: str
     image_id: int
     path: ImageRef
     width: int | None = None
-    """Declared width in pixels; None where the data set does not say."""
+    """Declared width in pixels; None if the data set does not state it."""
     height: int | None = None
     boxes: tuple[Box, ...] = ()
     relations: tuple[GivenRelation, ...] = ()
     rejects: tuple[Rejected, ...] = ()
     unpublished: bool = False
-    """The data set lists the image, but nobody ever got the file."""
+    """Whether the data set lists the image without its file ever having been published."""
 
 
 def overlap(a: Box, b: Box, pixel: float = 0.0) -> float:
-    """Intersection over union; `pixel` = 1 for the convention that a box includes its last pixel."""
+    """Intersection over union of two boxes. `pixel` = 1 follows the convention that a box includes its last pixel."""
     width = min(a.x + a.w, b.x + b.w) - max(a.x, b.x) + pixel
     height = min(a.y + a.h, b.y + b.h) - max(a.y, b.y) + pixel
     if not (width > 0 and height > 0):

@@ -1,7 +1,7 @@
-"""A source's records on disk, by image: annotation files are parsed once, not once a process and partition.
+"""Caches a source's records on disk by image, so that annotation files are parsed only once.
 
-`records` holds a JSON line an image, `names` where the images lie, `places.npy` where both begin, `lost` what the reader
-left out. A folder is named by what it was made of, appears whole, and is only a cache: it can be deleted at any time.
+An index folder holds `records`, one JSON line per image; `names` of images; `places.npy`, the offsets into both; and
+`lost`, the rejects. Named by a digest of its inputs, it appears atomically and is only a cache: delete it at any time.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from storage.disk import LOCAL
 from storage.errors import translate_os_errors
 
 LAYOUT = 2
-"""Raised when readers or this file change what is written."""
+"""Incremented whenever readers or this module change what is written."""
 _READ_WHOLE_BELOW = 2**23
-"""Bytes of an annotation file below which its content is digested; of larger ones inode, size and times tell."""
+"""Annotation files below this size in bytes are digested by content, larger ones by inode, size and times."""
 _SPARED_SECONDS = 86_400.0
-"""How long an index that newer annotations replaced is left alone: another run may be reading it."""
+"""Age below which a replaced index is not removed, because another run may still be reading it."""
 _FILES = ("annotations", "relations", "image_data", "objects", "verbs", "predicate_aliases", "object_aliases")
 
 
 class RecordIndex:
-    """The records of one source, in file order; memory holds three numbers an image."""
+    """The records of one source in file order. Memory holds only three numbers per image."""
 
     def __init__(self, folder: Path, reader: Reader) -> None:
         self.folder = folder
@@ -57,29 +57,29 @@ class RecordIndex:
         self._names = (folder / "names").open("rb")
         rows = json.loads((folder / "lost").read_bytes())
         self.lost = [Rejected(*row) for row in rows]
-        """What became no record: no usable id or file name, a duplicate, annotations of no image."""
+        """Rows without a record: no usable id or file name, a duplicate, or annotations of an unknown image."""
         if os.fstat(self._records.fileno()).st_size != self._starts[-1]:
-            raise AnnotationError(f"{folder}: damaged; delete that folder, it is made anew from the annotations")
+            raise AnnotationError(f"{folder}: damaged; delete that folder, it is rebuilt from the annotations")
 
     def present(self, image_ids: Sequence[int]) -> tuple[int, ...]:
-        """Those of the ids that have a record, in the order given."""
+        """The ids that have a record, in the given order."""
         wanted = np.asarray(image_ids, np.int64)
         found = np.searchsorted(self._sorted, wanted)
         found[found == len(self._sorted)] = 0
         return tuple(wanted[self._sorted[found] == wanted].tolist())
 
     def records(self, image_ids: Sequence[int]) -> Iterator[ImageRecord]:
-        """The records of images that are present, in the order given."""
+        """Yields the records of images that are present, in the given order."""
         for position in self._positions(image_ids):
             yield self._record(position)
 
     def refs(self, image_ids: Sequence[int]) -> Iterator[ImageRef]:
-        """Where the images of `records` lie, without their boxes."""
+        """Yields the image locations of `records` without reading the boxes."""
         for position in self._positions(image_ids):
             yield self._reader.place(self._name(position))
 
     def require_one_image(self) -> None:
-        """Raises `AnnotationError` when none of the images is there (any more)."""
+        """Raises `AnnotationError` when none of the images exists (any more)."""
         self._reader.require_one(self)
 
     def __iter__(self) -> Iterator[ImageRecord]:
@@ -114,21 +114,21 @@ class RecordIndex:
 
 
 def is_indexed(source: DataSource, folder: Path | None) -> bool:
-    """Whether `open_index` would find the index made; always when none would be kept."""
+    """Whether `open_index` would find an existing index. Also true when no index could be stored."""
     return folder is None or not _writable(folder) or _place(source, folder).is_dir()
 
 
 def open_index(source: DataSource, folder: Path | None, report: Callable[[float], None] | None = None) -> RecordIndex:
-    """The index of a source in `folder`, made when its annotation files are new; of this process alone when None.
+    """Opens the index of a source in `folder`, building it if the annotation files are new.
 
-    `report` gets the share of the annotations that is read, 0 to 1.
-    Raises `AnnotationError` when the files can't be used, or none of the images is there while the index is made.
+    Without a writable `folder` the index is private to this process. `report` gets the share of the annotations read so
+    far, 0 to 1. Raises `AnnotationError` when the files cannot be used, or no image exists on building.
     """
     if folder is None or not _writable(folder):
         reader = open_source(source)
         temporary = tempfile.TemporaryDirectory(prefix="rlip-index-")
         index = RecordIndex(_build(reader, Path(temporary.name) / "index"), reader)
-        temporary.cleanup()  # the open files live on
+        temporary.cleanup()  # the open file handles stay valid
         return index
     reader = open_source(source, folder)
     reader.report = report or reader.report
@@ -144,7 +144,7 @@ def _place(source: DataSource, folder: Path) -> Path:
 
 
 def _build(reader: Reader, path: Path) -> Path:
-    """Write the index. Another process may have been faster: then its index stays."""
+    """Writes the index. If another process was faster, its index is kept."""
     with (
         translate_os_errors(f"reading the annotations of {reader.source.name} into {path.parent}"),
         atomic_folder(path, replace=False) as aside,
@@ -185,7 +185,7 @@ def _line(record: ImageRecord) -> bytes:
 
 
 def _digest(source: DataSource) -> str:
-    """What the index is made of: the annotation files and how they are read; not where they lie."""
+    """Digest of the index inputs: the annotation files and how they are read, but not their paths."""
     files: dict[str, Any] = {}
     for name in _FILES:
         path: Path | None = getattr(source, name)
@@ -203,7 +203,7 @@ def _stamp(path: Path) -> list[Any]:
 
 
 def _remove_older(path: Path, name: str) -> None:
-    """Remove what newer annotations replaced, and what a killed process left half made."""
+    """Removes indexes of older annotations, and incomplete ones left by killed processes."""
     mark = f"{name}-{'?' * 24}"
     for other in (*path.parent.glob(mark), *path.parent.glob(f".{mark}.*")):
         if other != path and time.time() - other.stat().st_mtime > _SPARED_SECONDS:
@@ -227,7 +227,7 @@ _READERS: dict[Format, type[Reader]] = {
 
 
 def open_source(source: DataSource, scratch: Path | None = None) -> Reader:
-    """The reader of a source whose folder and files exist. Raises `AnnotationError` that names what is missing."""
+    """Creates the reader of a source. Raises `AnnotationError`, naming the folder and files that are missing."""
     lacking = source.missing()
     if lacking:
         raise AnnotationError(f"data set {source.name!r} ({source.format}): " + "; ".join(lacking))

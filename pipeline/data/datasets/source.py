@@ -1,4 +1,4 @@
-"""One data set of a recipe: which format, which files."""
+"""The settings of one data set in a recipe: its format and files."""
 
 from __future__ import annotations
 
@@ -22,31 +22,33 @@ _REQUIRED_FILES: dict[Format, frozenset[str]] = {"hico_det": frozenset({"verbs"}
 
 
 class DataSource(Settings):
-    """A data set: a folder of images and its annotation files. Paths can't change rows, their content can."""
+    """A data set: a folder of images and its annotation files. Rows depend on their content, never on paths."""
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    """The name of the set in tables and reports."""
+    """Name of the data set in tables and reports."""
     format: Format
+    """The layout of the annotation files."""
     split: str = "train"
+    """The name of the split in tables and exports."""
     images: ImageRoot = runtime(...)
-    """What file names in the annotations are relative to: a folder, a .tar, or a URL such as s3://bucket/folder."""
+    """Root of the file names in the annotations: a folder, a .tar, or a URL such as s3://bucket/folder."""
     annotations: Path = runtime(...)
     """coco, objects365: instances JSON; visual_genome: relationships JSON; hico_det: the list of images with pairs."""
     relations: Path | None = runtime(None)
-    """coco, objects365: relations between boxes, in the pair layout that `datasets/pairs.py` describes."""
+    """coco, objects365: relations between boxes, in the pair layout described in `datasets/pairs.py`."""
     image_data: Path | None = runtime(None)
-    """visual_genome: image_data JSON, for image sizes and images without relations."""
+    """visual_genome: image_data JSON with image sizes and images without relations."""
     objects: Path | None = runtime(None)
-    """visual_genome: objects JSON, for boxes in no relation. hico_det: object names by id (COCO's 80 when absent)."""
+    """visual_genome: objects JSON, for boxes in no relation. hico_det: object names by id (default: COCO's 80)."""
     verbs: Path | None = runtime(None)
     """hico_det: verb names by id."""
     predicate_aliases: Path | None = runtime(None)
-    """visual_genome: lines of equivalent predicates, used only to find near-duplicate relations."""
+    """visual_genome: file with equivalent predicates per line, used only to find near-duplicate relations."""
     object_aliases: Path | None = runtime(None)
-    """visual_genome: lines of equivalent object names, likewise."""
+    """visual_genome: file with equivalent object names per line, used in the same way."""
 
     drop_fake: bool = False
-    """objects365: leave out boxes of pictures of things (`isfake`). The authors keep them."""
+    """objects365: leave out boxes of depicted objects (`isfake`). The authors keep them."""
     drop_reflected: bool = False
     """objects365: leave out boxes of reflections (`isreflected`). The authors keep them."""
 
@@ -57,14 +59,14 @@ class DataSource(Settings):
             if given and name not in _OPTIONAL_FILES[self.format]:
                 raise ValueError(f"{name}: not used by format {self.format!r}; remove it")
             if not given and name in _REQUIRED_FILES.get(self.format, frozenset()):
-                raise ValueError(f"{name}: required by format {self.format!r}")
+                raise ValueError(f"{name}: required by format {self.format!r}; set it")
         for name in ("drop_fake", "drop_reflected"):
             if getattr(self, name) and self.format != "objects365":
                 raise ValueError(f"{name}: only for format 'objects365'; remove it")
         return self
 
     def unreadable(self) -> list[str]:
-        """Annotation files that begin as no JSON does, as "field: path is ..." lines; nothing is read but their heads."""
+        """Annotation files that cannot be JSON, as "field: path is ..." lines. Only the start of each file is read."""
         found = []
         for name in ("annotations", "relations", "image_data", *self._json_lists()):
             path: Path | None = getattr(self, name)
@@ -76,7 +78,7 @@ class DataSource(Settings):
         return ("objects",) if self.format == "visual_genome" else ()
 
     def missing(self) -> list[str]:
-        """What the source names but the disk lacks, as "field: path" lines; empty when all is there."""
+        """Files and folders of the source that do not exist, as "field: path" lines; empty when all exist."""
         fault = open_folder(self.images).fault()
         lacking = [f"images: {fault}"] if fault else []
         for name in ("annotations", *sorted(_OPTIONAL_FILES[self.format])):
@@ -87,7 +89,7 @@ class DataSource(Settings):
 
 
 def _no_json(path: Path) -> str:
-    """What a file is that is no JSON; "" for one that may be."""
+    """Describes a file that is not JSON; "" for one that may be."""
     if path.suffix == ".parquet":
         return ""
     try:
@@ -98,9 +100,9 @@ def _no_json(path: Path) -> str:
     if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
         return ""
     if not head:
-        return "is empty; it must be downloaded again"
+        return "is empty; download it again"
     if head.startswith((b"\x1f\x8b", b"PK")):
         return "is compressed; unpack it first"
     if head.startswith(b"version https://git-lfs"):
-        return "is a pointer of Git LFS, not the file; `git lfs pull` fetches it"
-    return f"is no JSON, it begins with {head[:20]!r}"
+        return "is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
+    return f"is not JSON: it begins with {head[:20]!r}; check that it is the right file"

@@ -1,4 +1,4 @@
-"""Annotations on their way from file order to image order: they wait on disk, a few bytes of memory each."""
+"""Reorders annotations from file order to image order on disk, with a few bytes of memory per annotation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _IS_FAULT = 128
 
 
 class SpilledBox(NamedTuple):
-    """A box as its annotation states it; whether there is such a category is known only at the end of the file."""
+    """A box as annotated. Whether its category exists is known only at the end of the file."""
 
     category_id: int
     x: float
@@ -33,14 +33,14 @@ class SpilledBox(NamedTuple):
 
 
 class SpilledFault(NamedTuple):
-    """An annotation without a usable box, or (`category_id` None) without a usable category."""
+    """An annotation without a usable box or, if `category_id` is None, without a usable category."""
 
     category_id: int | None
     value: str
 
 
 class BoxSpill:
-    """Takes annotations in any order, gives those of an image in the order they came. `flags` are the caller's, below 128."""
+    """Stores annotations in any order; returns those of an image in insertion order. `flags` (below 128) are opaque."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._rows = tempfile.TemporaryFile(dir=folder, buffering=2**20)  # noqa: SIM115 - closed by `close`
@@ -48,7 +48,7 @@ class BoxSpill:
         self._image_ids = array("q")
         self._order: npt.NDArray[np.uint32] | None = None
         self._ids: npt.NDArray[np.int64] = np.empty(0, np.int64)
-        """Every image id once, ascending; `_firsts` says where its boxes begin in `_order`."""
+        """Distinct image ids in ascending order; `_firsts` holds where the boxes of each start in `_order`."""
         self._firsts: npt.NDArray[np.int64] = np.zeros(1, np.int64)
 
     def close(self) -> None:
@@ -59,12 +59,12 @@ class BoxSpill:
     def add(
         self, image_id: int, category_id: int, box: tuple[float, float, float, float], source_id: int, flags: int
     ) -> None:
-        """Take a box of an image."""
+        """Adds a box of an image."""
         self._image_ids.append(image_id)
         self._rows.write(_BOX.pack(category_id, *box, source_id, flags))
 
     def add_fault(self, image_id: int, category_id: int | None, value: str) -> None:
-        """Take an annotation that has no usable box, or no usable category (None); `value` is what it has instead."""
+        """Adds an annotation without a usable box or category (None); `value` is the offending value."""
         data = value.encode("utf-8", "surrogatepass")
         row = _FAULT.pack(category_id or 0, self._texts.tell(), len(data), category_id is None, 0, 0, _IS_FAULT)
         self._texts.write(data)
@@ -72,7 +72,7 @@ class BoxSpill:
         self._rows.write(row)
 
     def sort(self) -> None:
-        """Ends the taking; from here on `of` answers."""
+        """Ends the insertion; `of` can be called from here on."""
         self._rows.flush()
         self._texts.flush()
         ids = np.frombuffer(self._image_ids, np.int64) if self._image_ids else np.empty(0, np.int64)
@@ -84,14 +84,14 @@ class BoxSpill:
         self._image_ids = array("q")
 
     def counts(self) -> Iterator[tuple[int, int]]:
-        """Every image id that has annotations, in ascending order, with their number."""
+        """Yields each image id that has annotations, in ascending order, with their count."""
         counts = np.diff(self._firsts)
         for start in range(0, len(self._ids), 2**16):
             block = slice(start, start + 2**16)
             yield from zip(self._ids[block].tolist(), counts[block].tolist(), strict=True)
 
     def of(self, image_id: int) -> list[SpilledBox | SpilledFault]:
-        """The annotations of an image, in the order in which they came."""
+        """The annotations of an image, in insertion order."""
         assert self._order is not None, "sort first"
         place = int(np.searchsorted(self._ids, image_id))
         if place == len(self._ids) or self._ids[place] != image_id:
@@ -112,24 +112,24 @@ class BoxSpill:
 
 
 class ListSpill:
-    """Takes lists of JSON values in any order of images, gives those of an image one after the other as they came."""
+    """Stores lists of JSON values for images in any order and returns the values of an image in insertion order."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._file = tempfile.TemporaryFile(dir=folder, buffering=2**20)  # noqa: SIM115 - closed by `close`
         self._places: dict[int, list[int]] = {}
-        """Where the lists of an image begin in the file; each is a line."""
+        """Offsets of an image's lists in the file, one line per list."""
 
     def close(self) -> None:
         """Give the disk space back."""
         self._file.close()
 
     def add(self, image_id: int, values: list[Any]) -> None:
-        """Take a list of an image."""
+        """Adds a list of values of an image."""
         self._places.setdefault(image_id, []).append(self._file.tell())
         self._file.write(json.dumps(values).encode() + b"\n")
 
     def of(self, image_id: int) -> Iterator[Any]:
-        """The values of an image."""
+        """Yields the values of an image."""
         for place in self._places.get(image_id, ()):
             self._file.seek(place)
             yield from json.loads(self._file.readline())

@@ -1,4 +1,4 @@
-"""Hold a record against its image file: what can't be used is left out with a reason, never silently."""
+"""Validates a record against its image file. Whatever cannot be used is rejected with a reason, never silently."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, ImageLimits, 
 from pipeline.runtime.stage import Rejected
 
 CLIP_NOTED_ABOVE = 1.0
-"""Pixels a box may stick out before clipping is worth a note; annotation tools round by less."""
+"""Pixels by which a box may exceed the image before its clipping is recorded; annotation tools round by less."""
 
 
 def validate(
@@ -23,14 +23,14 @@ def validate(
     verify: Literal["decode", "header"] = "decode",
     data: bytes | None = None,
 ) -> tuple[ImageRecord | None, list[Rejected]]:
-    """The record as it can be used, or None when its image can't be; and all that was left out or mended.
+    """Returns the usable record (None when its image cannot be used) and everything that was rejected or fixed.
 
-    `data` are the image's bytes where they were read already.
+    `data` are the bytes of the image, if already read.
 
-    Boxes come back clipped to the image, with positive size, each (category, box) once; relations point to those
-    boxes. Width and height are the file's. Reasons: those of `BadImage` and of the reader; "never published";
-    "boxes of the turned image" (labelled as viewers show it by its EXIF orientation: save such files upright);
-    "declared size wrong" and "box clipped" (mended, kept); "box not finite", "box inverted", "box empty", "box outside",
+    Returned boxes are clipped to the image and have positive size, each (category, box) once; relations point to those
+    boxes. Width and height are those of the file. Reasons: those of `BadImage` and of the reader; "never published";
+    "boxes of the turned image" (annotated as viewers show it by its EXIF orientation: save such files upright);
+    "declared size wrong", "box clipped" (fixed and kept); "box not finite", "box inverted", "box empty", "box outside",
     "box duplicate"; "relation without box", "relation to itself", "relation duplicate".
     """
     rejects = list(record.rejects)
@@ -57,7 +57,7 @@ def validate(
 def _usable_boxes(
     record: ImageRecord, width: int, height: int
 ) -> tuple[tuple[Box, ...], list[int | None], list[Rejected]]:
-    """Usable boxes; where each of the record's boxes went (None: nowhere); and what was found wrong."""
+    """Returns the usable boxes, the new index of each of the record's boxes (None: rejected), and the rejects."""
     kept: dict[tuple[str, float, float, float, float], int] = {}
     boxes: list[Box] = []
     places: list[int | None] = []
@@ -96,7 +96,7 @@ def _fault(box: Box, width: int, height: int) -> str | None:
 
 
 def _clip(box: Box, width: int, height: int) -> Box:
-    """The part of the box inside the image, in the single precision of tables: what is compared is what is kept."""
+    """Clips the box to the image, in the single precision of tables so that comparisons see what is stored."""
     x1, y1 = np.float32(max(box.x, 0.0)), np.float32(max(box.y, 0.0))
     x2, y2 = min(box.x + box.w, float(width)), min(box.y + box.h, float(height))
     return box._replace(x=float(x1), y=float(y1), w=float(np.float32(x2 - x1)), h=float(np.float32(y2 - y1)))
@@ -115,17 +115,17 @@ def _usable_relations(
     rejects = []
     for relation in record.relations:
         subject, target = places[relation.subject], places[relation.object]
-        said = (
+        text = (
             f"{record.boxes[relation.subject].category} {relation.predicate} {record.boxes[relation.object].category}"
         )
         if subject is None or target is None:
-            rejects.append(Rejected(record.image_id, "relation without box", shown(said)))
+            rejects.append(Rejected(record.image_id, "relation without box", shown(text)))
             continue
         if subject == target:
-            rejects.append(Rejected(record.image_id, "relation to itself", shown(said)))
+            rejects.append(Rejected(record.image_id, "relation to itself", shown(text)))
             continue
         placed = GivenRelation(subject, relation.predicate, target)
         if placed in relations:
-            rejects.append(Rejected(record.image_id, "relation duplicate", shown(said)))
+            rejects.append(Rejected(record.image_id, "relation duplicate", shown(text)))
         relations[placed] = None
     return tuple(relations), rejects

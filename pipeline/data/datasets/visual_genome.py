@@ -1,4 +1,4 @@
-"""Visual Genome: free-text objects and relations, cleaned as the authors' preprocessing does (spec 4.2)."""
+"""Reads Visual Genome: free-text objects and relations, cleaned as in the authors' preprocessing (docs/datasets.md)."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _FOLDERS = ("", "VG_100K/", "VG_100K_2/")
 
 
 _Size = tuple[int | None, int | None]
-"""Width and height; None where the files don't tell."""
+"""Width and height; None if the files do not state them."""
 
 
 @dataclass
 class _Image:
-    """What the files say of one image, while they are put together."""
+    """One image while its data from several files is assembled."""
 
     image_id: int
     width: int | None
@@ -54,13 +54,13 @@ class _Image:
 
 
 class VisualGenomeReader(Reader):
-    """Images in the order of image_data where given, else of relationships.
+    """Yields images in the order of image_data if given, otherwise of relationships.
 
-    The authors' steps, each with the reason under which quarantine counts what it took: names and predicates are
-    lower-cased; of several names the first is kept ("further name"); exact duplicates go ("relation duplicate"), then
-    near ones ("relation near-duplicate": aliases only compare, labels stay as written), then what exceeds an image's
-    first 100 ("relation above 100"). Boxes are those of relations, then the rest of `objects` where given.
-    Images lie in one folder or in VG_100K and VG_100K_2.
+    Applies the authors' steps, here with the reasons of their rejects: names and predicates are lower-cased; only the
+    first of several names is kept ("further name"); exact duplicates are removed ("relation duplicate"), then near ones
+    ("relation near-duplicate"; aliases only affect the comparison), then those after an image's first 100 ("relation
+    above 100"). Boxes are those of relations, then the remaining `objects` if given. Images may be in one folder or in
+    VG_100K and VG_100K_2.
     """
 
     def __init__(self, source: DataSource, scratch: Path | None = None) -> None:
@@ -96,16 +96,16 @@ class VisualGenomeReader(Reader):
         )
 
     def place(self, name: str) -> ImageRef:
-        """In one of the folders that images may lie in; in the first where the image is missing."""
+        """The location in the first folder that has the image; in the first folder of all if none has it."""
         places = [super(VisualGenomeReader, self).place(f"{folder}{name}") for folder in _FOLDERS]
         return next((place for place in places if place.is_file()), places[0])
 
     def name(self, record: ImageRecord) -> str:
-        """The file's name without its folder: images may move between the official folders."""
+        """The file name without its folder, because images may move between the official folders."""
         return record.path.name
 
     def _read_image_data(self) -> dict[int, _Size]:
-        """Image id → its size, where image_data is given."""
+        """Image id → its size; empty if image_data is not given."""
         sizes: dict[int, _Size] = {}
         path = self.source.image_data
         for image_id, entry in self._entries(path, IMAGE_DATA) if path else ():
@@ -116,7 +116,7 @@ class VisualGenomeReader(Reader):
         return sizes
 
     def _spill_relationships(self, sizes: dict[int, _Size], spill: ListSpill) -> None:
-        """Adds the images to `sizes` that it has no size of, where image_data is not given."""
+        """Spills relationships to disk. Without image_data, adds their images to `sizes`."""
         closed = self.source.image_data is not None
         seen: set[int] = set()
         for image_id, entry in self._entries(self.source.annotations, RELATIONSHIPS):
@@ -159,7 +159,7 @@ class VisualGenomeReader(Reader):
         image.relations.append(GivenRelation(subject, " ".join(readable(predicate).lower().split()), target))
 
     def _place(self, image: _Image, item: Any) -> int | None:
-        """The index of an object's box, added when its object id is new; None when it has no name or no box."""
+        """The index of an object's box, which is added if its object id is new; None when it has no name or no box."""
         name = _first_name(item) if isinstance(item, dict) else None
         numbers = as_four_numbers([item.get(side) for side in "xywh"]) if isinstance(item, dict) else None
         if name is None or numbers is None:
@@ -187,11 +187,11 @@ class VisualGenomeReader(Reader):
             )
             same_names = by_names.setdefault(names, [])
             if relation in exact:
-                image.rejects.append(Rejected(image.image_id, "relation duplicate", _said(image, relation)))
+                image.rejects.append(Rejected(image.image_id, "relation duplicate", _text(image, relation)))
             elif any(_is_near(image, relation, other) for other in same_names):
-                image.rejects.append(Rejected(image.image_id, "relation near-duplicate", _said(image, relation)))
+                image.rejects.append(Rejected(image.image_id, "relation near-duplicate", _text(image, relation)))
             elif len(kept) == MOST_RELATIONS:
-                image.rejects.append(Rejected(image.image_id, "relation above 100", _said(image, relation)))
+                image.rejects.append(Rejected(image.image_id, "relation above 100", _text(image, relation)))
             else:
                 exact.add(relation)
                 same_names.append(relation)
@@ -200,7 +200,7 @@ class VisualGenomeReader(Reader):
 
 
 def _rows(path: Path, expected: str) -> Iterator[Any]:
-    """The entries of a list, or the one entry of a file that holds a single image."""
+    """Yields the entries of a list, or the only entry of a file that holds a single image."""
     with explained(path, expected), path.open("rb") as file:
         opening = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if opening == b"{":
@@ -222,24 +222,24 @@ def _further_names(item: dict[str, Any]) -> list[Any]:
 
 
 def _is_near(image: _Image, a: GivenRelation, b: GivenRelation) -> bool:
-    """Both boxes of two relations are all but the same; the authors' overlap counts a box's last pixel."""
+    """Whether both boxes of two relations nearly coincide. As in the authors' code, a box includes its last pixel."""
     subjects = overlap(image.boxes[a.subject], image.boxes[b.subject], pixel=1.0)
     return subjects >= NEAR_IOU and overlap(image.boxes[a.object], image.boxes[b.object], pixel=1.0) >= NEAR_IOU
 
 
-def _said(image: _Image, relation: GivenRelation) -> str:
+def _text(image: _Image, relation: GivenRelation) -> str:
     return f"{image.boxes[relation.subject].category} {relation.predicate} {image.boxes[relation.object].category}"
 
 
 class Aliases:
-    """Maps a word to the first of its group. A word in several groups belongs to the first that lists it."""
+    """Maps a word to the first word of its group. A word in several groups belongs to the first that lists it."""
 
     def __init__(self, groups: dict[str, str]) -> None:
         self._canonical = groups
 
     @classmethod
     def read(cls, path: Path | None) -> Aliases:
-        """Read lines of comma-separated equivalents; no file, no aliases. Raises `AnnotationError`."""
+        """Reads lines of comma-separated equivalents; no aliases when `path` is None. Raises `AnnotationError`."""
         canonical: dict[str, str] = {}
         if path is None:
             return cls(canonical)
@@ -254,5 +254,5 @@ class Aliases:
         return cls(canonical)
 
     def canonical(self, word: str) -> str:
-        """The word that stands for `word`'s group, or `word` itself."""
+        """The first word of the group of `word`, or `word` itself if it has none."""
         return self._canonical.get(word, word)

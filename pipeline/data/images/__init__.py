@@ -1,1 +1,1 @@
-"""Image files, wherever they lie, opened with care."""
+"""Locates image files in folders, tars and at URLs, and opens them safely."""

@@ -1,4 +1,4 @@
-"""From where a data set says that its images lie to the files: a local folder, tars, or a URL."""
+"""Resolves the images of a data set to files in a local folder, in tars, or at a URL."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from storage.remote import Entry, Remote
 def _root(value: Any) -> Path | str:
     if isinstance(value, str | Path):
         return value if isinstance(value, str) and "://" in value else Path(value)
-    raise ValueError("a folder, a .tar file, or a URL that fsspec knows")
+    raise ValueError(f"{value!r} is not a folder, a .tar file, or a URL that fsspec supports; set one of these")
 
 
 ImageRoot = Annotated[Path | str, PlainValidator(_root)]
-"""A folder (whose subfolders may be tars of their names), a `.tar` file, or a URL such as s3://bucket/folder."""
+"""A folder (with subfolders or tars named after them), a `.tar` file, or a URL such as s3://bucket/folder."""
 
 
 class LocalFolder(ImageFolder):
-    """A folder of the disk; what would lie in a subfolder that isn't there may lie in a tar of its name."""
+    """A local folder. A tar may take the place of a subfolder of the same name."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._tars: dict[str, TarFolder | None] = {}
 
     def place(self, uri: str) -> ImageRef:
-        """The file, or the member of the tar that stands for its folder."""
+        """The file, or the member of the tar that takes the place of its folder."""
         first, slash, _ = uri.partition("/")
         if slash:
             if first not in self._tars:
@@ -48,30 +48,30 @@ class LocalFolder(ImageFolder):
         return self._root / uri
 
     def fault(self) -> str:
-        """No such folder."""
+        """Reports a missing folder."""
         return "" if self._root.is_dir() else f"no folder {self._root}"
 
     def refresh(self) -> None:
-        """Look for tars again."""
+        """Forgets which subfolders are tars."""
         self._tars.clear()
 
 
 def locate_image(folders: Mapping[str, Path | str], row: Mapping[str, Any]) -> ImageRef:
-    """The image file of a row of the `images` table. `folders` maps each data set to where its images lie."""
+    """Locates the image file of a row of the `images` table. `folders` maps each data set to its images root."""
     uri: str = row["uri"]
     return open_folder(folders[row["dataset"]]).place(uri)
 
 
 @lru_cache(maxsize=64)
 def open_folder(root: Path | str) -> ImageFolder:
-    """The folder of images at a root; one a process, so that listings are shared."""
+    """Opens the folder of images at a root, once per process so that listings are shared."""
     if isinstance(root, str) and "://" in root:
         return UrlFolder(root)
     return TarFolder(Path(root)) if Path(root).suffix == ".tar" else LocalFolder(Path(root))
 
 
 class TarFolder(ImageFolder):
-    """The members of one tar, read in place. Its own name may stand before theirs, or be left out."""
+    """The members of one tar, read in place. Member names may start with the name of the tar or omit it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -79,34 +79,34 @@ class TarFolder(ImageFolder):
         self._members: dict[str, tuple[int, int, int]] = {}
 
     def place(self, uri: str) -> ImageRef:
-        """A member."""
+        """The member of that name."""
         return _Member(self, uri)
 
     def fault(self) -> str:
-        """No such file."""
+        """Reports a missing file."""
         return "" if self._path.is_file() else f"no file {self._path}"
 
     def find(self, uri: str) -> tuple[int, int, int] | None:
-        """Where a member's bytes begin, how many they are, and its time in seconds. Raises `FatalError` for a torn tar."""
+        """Offset and size in bytes of a member, and its time in seconds. Raises `FatalError` for a damaged tar."""
         members = self._listed()
         stem = self._path.stem
         names = (uri, f"{stem}/{uri}", uri.removeprefix(f"{stem}/"))
         return next((members[name] for name in names if name in members), None)
 
     def read(self, start: int, size: int) -> bytes:
-        """Bytes of the tar."""
+        """Reads bytes of the tar."""
         with self._path.open("rb") as file:
             return os.pread(file.fileno(), size, start)
 
     def state(self) -> FileState:
-        """The tar's own."""
+        """The state of the tar itself."""
         return state_of(self._path)
 
     def _listed(self) -> dict[str, tuple[int, int, int]]:
         status = self._path.stat()
-        as_it_is = (status.st_size, status.st_mtime_ns)
-        if as_it_is != self._read_as:
-            self._members, self._read_as = _list_tar(self._path), as_it_is
+        current = (status.st_size, status.st_mtime_ns)
+        if current != self._read_as:
+            self._members, self._read_as = _list_tar(self._path), current
         return self._members
 
 
@@ -139,27 +139,27 @@ class _Member(StoredImage):
 
 
 def _list_tar(path: Path) -> dict[str, tuple[int, int, int]]:
-    """Plain files of a tar by name; links, devices and sparse files are no images. Raises `FatalError`."""
+    """Lists the plain files of a tar by name; links, devices and sparse files are skipped. Raises `FatalError`."""
     members = {}
     try:
         with tarfile.open(path, "r:") as archive:
             while (member := archive.next()) is not None:
                 if member.isreg() and not member.issparse():
                     members[member.name.removeprefix("./")] = (member.offset_data, member.size, int(member.mtime))
-                archive.members = []  # type: ignore[attr-defined] # which would hold a kilobyte a member
+                archive.members = []  # type: ignore[attr-defined] # saves a kilobyte of memory per member
     except tarfile.TarError as error:
         raise FatalError(
-            f"{path}: can't be read as a tar ({error}); it must be whole and without compression (gunzip it first)"
+            f"{path}: can't be read as a tar ({error}); it must be complete and uncompressed (gunzip it first)"
         ) from error
     return members
 
 
 LISTINGS = 16
-"""Folders at a URL whose listings are kept in memory."""
+"""Number of folders at a URL whose listings are cached in memory."""
 
 
 class UrlFolder(ImageFolder):
-    """Files at a URL. What another machine's failure means, `storage.remote` says: it never becomes a missing file."""
+    """Files at a URL. `storage.remote` classifies remote failures, so that none is mistaken for a missing file."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -167,11 +167,11 @@ class UrlFolder(ImageFolder):
         self._listings: OrderedDict[str, dict[str, Entry]] = OrderedDict()
 
     def place(self, uri: str) -> ImageRef:
-        """A file there."""
+        """The file of that name at the URL."""
         return _Remote(self, uri)
 
     def fault(self) -> str:
-        """What keeps the URL from being read."""
+        """Reports why the URL cannot be read."""
         try:
             self._open().check()
         except FatalError as error:
@@ -179,11 +179,11 @@ class UrlFolder(ImageFolder):
         return ""
 
     def refresh(self) -> None:
-        """List again."""
+        """Forgets all listings."""
         self._listings.clear()
 
     def entry(self, uri: str) -> Entry:
-        """What the listing of its folder says of a file. Raises FileNotFoundError."""
+        """The entry of a file in the listing of its folder. Raises FileNotFoundError."""
         folder, _, name = uri.rpartition("/")
         if folder not in self._listings:
             self._listings[folder] = self._open().listing(folder)
@@ -195,7 +195,7 @@ class UrlFolder(ImageFolder):
             raise FileNotFoundError(f"{self._url}/{uri}") from None
 
     def read(self, uri: str, most: int) -> bytes:
-        """A file, of a longer one its first `most` bytes. Raises FileNotFoundError."""
+        """Reads at most the first `most` bytes of a file. Raises FileNotFoundError."""
         data = self._open().read(uri, most)
         if data is None:
             raise FileNotFoundError(f"{self._url}/{uri}")
@@ -206,7 +206,7 @@ class UrlFolder(ImageFolder):
             try:
                 self._remote = Remote(self._url)
             except ImportError as error:
-                raise FatalError(f"{self._url}: {error}; pip install 'rlip[s3]'") from error
+                raise FatalError(f"{self._url}: {error}; run pip install 'rlip[s3]'") from error
         return self._remote
 
 

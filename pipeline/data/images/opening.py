@@ -1,7 +1,7 @@
-"""Opening images that nobody vouches for: allow-listed formats by content, caps on bytes and pixels, RGB out.
+"""Opens untrusted images as RGB: formats are allow-listed by content, bytes and pixels are limited.
 
 EXIF orientation is not applied: COCO, Objects365, Visual Genome and HICO-DET state boxes in the file's raw pixels.
-Sets labelled on turned pictures show by their declared sizes (`is_turned_by_exif`).
+Data sets annotated on rotated pictures are recognised by their declared sizes (`is_turned_by_exif`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pipeline.runtime.settings import Settings
 
 ImageFormat = Literal["JPEG", "PNG", "WEBP", "BMP"]
 PILLOW_WARNS_ABOVE = 89_478_485
-"""Pillow's own alarm for decompression bombs, in pixels; our cap stays below it."""
+"""Pillow's own threshold for decompression bombs, in pixels; our limit stays below it."""
 
 _HEADER_BYTES = 32
 _ORIENTATION = 0x0112
@@ -51,24 +51,25 @@ _OTHER_SIGNATURES = (
 
 
 class ImageLimits(Settings):
-    """What an image file may be."""
+    """Limits on image files."""
 
     formats: tuple[ImageFormat, ...] = ("JPEG", "PNG", "WEBP", "BMP")
-    """Formats that are decoded; a file's content decides, never its extension."""
+    """Formats that are decoded. The content of a file decides, never its extension."""
     max_pixels: int = Field(default=80_000_000, gt=0, le=PILLOW_WARNS_ABOVE)
+    """Largest number of pixels, width times height."""
     max_side: int = Field(default=20_000, gt=0)
-    """The longest side in pixels."""
+    """Maximum length of a side in pixels."""
     min_side: int = Field(default=8, gt=0)
-    """The shortest side in pixels: less than this shows nothing."""
+    """Minimum length of a side in pixels; smaller images show nothing."""
     max_bytes: int = Field(default=128 * 2**20, gt=0)
-    """Size of the file."""
+    """Maximum size of the file in bytes."""
 
 
 DEFAULT_LIMITS = ImageLimits()
 
 
 class BadImage(Exception):
-    """An image that can't be used. `reason` is one of a few short phrases that can be counted, `value` tells the rest.
+    """An image cannot be used. `reason` is one of a few short, countable phrases; `value` holds the details.
 
     Reasons: missing file, unreadable file, empty file, not an image, format not allowed, too large, too small,
     truncated, corrupt.
@@ -81,7 +82,7 @@ class BadImage(Exception):
 
 
 class Probe(NamedTuple):
-    """What a file's header says: size in raw pixels, format, and Pillow's name for its colours."""
+    """Content of a file header: size in raw pixels, format, and Pillow's colour mode."""
 
     width: int
     height: int
@@ -90,29 +91,29 @@ class Probe(NamedTuple):
 
 
 def read_image(path: ImageRef, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
-    """Read and decode an image file as RGB, in raw pixel orientation. Raises `BadImage`."""
+    """Reads and decodes an image file as RGB, in raw pixel orientation. Raises `BadImage`."""
     return decode_image(read_bytes(path, limits), limits)
 
 
 def probe(
     path: ImageRef, limits: ImageLimits = DEFAULT_LIMITS, verify: Literal["decode", "header"] = "decode"
 ) -> Probe:
-    """Size and format of an image file. Raises `BadImage`.
+    """Determines size and format of an image file. Raises `BadImage`.
 
-    "decode" runs the decoder over the whole file, so that a torn file is found here and not hours later;
-    "header" reads the header only.
+    "decode" runs the decoder over the whole file, so that a truncated file is found here and not hours later;
+    "header" checks only the header.
     """
     return probe_bytes(read_bytes(path, limits), limits, verify)
 
 
 def read_bytes(path: ImageRef, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
-    """The bytes of an image file that is within the limits. Raises `BadImage`."""
+    """Reads the bytes of an image file within the limits. Raises `BadImage`."""
     try:
         if isinstance(path, StoredImage):
             data = path.read(limits.max_bytes + 1)
         else:
             with open_regular(path) as file:
-                size = os.fstat(file.fileno()).st_size  # reading takes as much memory as it is asked for
+                size = os.fstat(file.fileno()).st_size  # read() allocates as much memory as it is asked for
                 data = file.read(min(size, limits.max_bytes) + 1)
     except FileNotFoundError:
         raise BadImage("missing file", path.name) from None
@@ -126,9 +127,9 @@ def read_bytes(path: ImageRef, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a file for reading; a pipe, which would be waited for without end, or a device is no such file.
+    """Opens a regular file for reading. Pipes, which could block forever, and devices are refused.
 
-    Raises `BadImage` for those and for folders, OSError for what can't be opened.
+    Raises `BadImage` for those and for folders, and OSError for files that cannot be opened.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -138,7 +139,7 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
-    """Decode bytes as RGB: transparency is laid on white, 16-bit grey keeps its upper byte. Raises `BadImage`."""
+    """Decodes bytes as RGB. Transparency is blended with white, 16-bit grey keeps its upper byte. Raises `BadImage`."""
     with _opened(data, limits) as image:
         image.load()
         return _as_rgb(image)
@@ -147,7 +148,7 @@ def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Ima
 def probe_bytes(
     data: bytes, limits: ImageLimits = DEFAULT_LIMITS, verify: Literal["decode", "header"] = "decode"
 ) -> Probe:
-    """`probe` for bytes that were read already. Raises `BadImage`."""
+    """Like `probe`, for bytes that were already read. Raises `BadImage`."""
     with _opened(data, limits) as image:
         found = Probe(image.width, image.height, image.format or "", image.mode)
         if verify == "decode":
@@ -158,14 +159,14 @@ def probe_bytes(
 
 
 def is_turned_by_exif(path: ImageRef, limits: ImageLimits = DEFAULT_LIMITS) -> bool:
-    """Whether viewers show the picture turned by a quarter: its EXIF orientation is 5 to 8. Raises `BadImage`."""
+    """Whether viewers show the picture rotated by 90 degrees (EXIF orientation 5 to 8). Raises `BadImage`."""
     with _opened(read_bytes(path, limits), limits) as image:
         return image.getexif().get(_ORIENTATION, 1) in range(5, 9)
 
 
 @contextmanager
 def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
-    """The image with its header read and its size checked; whatever decoding raises inside comes out as `BadImage`."""
+    """Opens the image and checks its size. Converts any decoding error inside the context to `BadImage`."""
     form = _identify(data, limits)
     try:
         with warnings.catch_warnings():
@@ -182,7 +183,7 @@ def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
         raise BadImage("corrupt", f"{form} with an unreadable header") from error
     except OSError as error:
         raise BadImage("truncated" if _is_cut_off(str(error)) else "corrupt", f"{form}: {error}") from error
-    except Exception as error:  # decoders fed with hostile bytes raise anything
+    except Exception as error:  # decoders may raise anything on hostile bytes
         raise BadImage("corrupt", f"{form}: {type(error).__name__}: {error}") from error
 
 
@@ -229,16 +230,16 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 
 MOST_READ = 2**30
-"""Bytes of a file elsewhere that are read at most; no image is as long."""
+"""Maximum number of bytes read from a stored image; no image is that long."""
 
 
 def fingerprint(ref: ImageRef, by: Literal["bytes", "stat"] = "bytes", data: bytes | None = None) -> str:
-    """A sha256 in hex of the file's bytes, or of its size and modification time in ns. Raises `BadImage`.
+    """SHA-256 in hex of the bytes of a file, or of its size and modification time in ns. Raises `BadImage`.
 
-    `data` are the file's bytes where they were read already.
+    `data` are the bytes of the file, if already read.
 
-    "stat" costs no reading but takes a copied file for another one, and a file changed in place with its time kept
-    for the same one.
+    "stat" reads no content, but treats a copy as a different file, and a file modified in place with its time preserved
+    as unchanged.
     """
     try:
         if by == "stat":

@@ -1,4 +1,4 @@
-"""Images read and decoded ahead of their use, off the main thread, in their order."""
+"""Prefetches images: reads and decodes them in order on worker threads, ahead of their use."""
 
 from __future__ import annotations
 
@@ -21,28 +21,27 @@ def read_ahead(
     threads: int = 2,
     ahead: int = 16,
 ) -> Iterator[Read | BadImage]:
-    """What `read` makes of each place (`read_image`, say), or why its image can't be used, in the order of `places`.
+    """Yields the result of `read` (e.g. `read_image`) for each place, or its `BadImage`, in the order of `places`.
 
-    At most `ahead` images are held beside the one in use, however many places there are. Decoders and resizing let go
-    of the interpreter. What a thread raises but `BadImage` comes out here, in the image's turn; a caller that stops
-    early leaves nothing running.
+    At most `ahead` images are held in addition to the current one. Decoding and resizing release the GIL. Any exception
+    other than `BadImage` is raised here, in the turn of its image. Closing the iterator early leaves nothing running.
     """
     left = iter(places)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
     try:
         waiting: deque[Future[Read | BadImage]] = deque()
         for place in islice(left, max(1, ahead)):
-            waiting.append(pool.submit(_read_or_tell, read, place, limits))
+            waiting.append(pool.submit(_read_or_error, read, place, limits))
         while waiting:
             found = waiting.popleft().result()
             for place in islice(left, 1):
-                waiting.append(pool.submit(_read_or_tell, read, place, limits))
+                waiting.append(pool.submit(_read_or_error, read, place, limits))
             yield found
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _read_or_tell(
+def _read_or_error(
     read: Callable[[ImageRef, ImageLimits], Read], place: ImageRef, limits: ImageLimits
 ) -> Read | BadImage:
     try:

@@ -1,4 +1,4 @@
-"""An image's file, wherever it lies: a path of this machine, or something that is read in another way."""
+"""References to image files: a local path, or an image stored in a tar or at a URL."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import NamedTuple
 
 
 class FileState(NamedTuple):
-    """What tells, without reading it, whether a file is as it was."""
+    """State of a file that shows, without reading it, whether the file has changed."""
 
     text: str
-    """Another text means that the file may have changed."""
+    """Differs if the file may have changed."""
     newest_ns: int
-    """When it last changed, in ns since 1970; 0 where nothing can change unseen."""
+    """Time of the last change in ns since 1970; 0 where every change alters the text."""
 
 
 class StoredImage(ABC):
-    """An image's file that is no file of the local disk. Reading raises FileNotFoundError where there is none."""
+    """An image file that is not on the local disk. Reading raises FileNotFoundError if it does not exist."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -25,19 +25,19 @@ class StoredImage(ABC):
 
     @abstractmethod
     def read(self, most: int) -> bytes:
-        """The file's bytes, of a longer one its first `most`."""
+        """Reads at most the first `most` bytes of the file."""
 
     @abstractmethod
     def is_file(self) -> bool:
-        """Whether it is there."""
+        """Whether the file exists."""
 
     @abstractmethod
     def size_and_time(self) -> tuple[int, int]:
-        """Bytes, and when it was written in ns since 1970."""
+        """Size in bytes, and modification time in ns since 1970."""
 
     @abstractmethod
     def state(self) -> FileState:
-        """What tells whether it is as it was."""
+        """The state that shows whether the file has changed."""
 
 
 ImageRef = Path | StoredImage
@@ -49,20 +49,20 @@ class ImageFolder(ABC):
 
     @abstractmethod
     def place(self, uri: str) -> ImageRef:
-        """The file of that name, which need not be there."""
+        """The file of that name, which need not exist."""
 
     def fault(self) -> str:
-        """Why the folder can't be used; "" when it can."""
+        """Why the folder cannot be used; "" when it can."""
         return ""
 
-    def refresh(self) -> None:  # noqa: B027 - most folders remember nothing
-        """Forget what was listed."""
+    def refresh(self) -> None:  # noqa: B027 - most folders cache nothing
+        """Forgets cached listings."""
 
 
 def state_of(place: ImageRef) -> FileState:
-    """What tells whether a file is as it was. Raises FileNotFoundError and other OSErrors.
+    """The state that shows whether a file has changed. Raises FileNotFoundError and other OSErrors.
 
-    Of local files the time of change (ctime) is part of it, which nobody can set back.
+    For local files it includes the time of change (ctime), which cannot be set back.
     """
     if isinstance(place, StoredImage):
         return place.state()
@@ -72,7 +72,7 @@ def state_of(place: ImageRef) -> FileState:
 
 
 def uri_of(place: ImageRef, root: Path | str) -> str:
-    """The name of a file relative to the folder that it was found in."""
+    """The name of a file relative to `root`, the folder it was found in."""
     if isinstance(place, StoredImage):
         return place.uri
     return place.as_posix().removeprefix(f"{Path(root).as_posix()}/")

@@ -1,8 +1,8 @@
-"""Images read straight to another size, with Pillow's pixels at about half of Pillow's cost.
+"""Reads images at another size, with the same pixels as Pillow at about half the cost.
 
-JPEGs go through torchvision's decoder, which is libjpeg as Pillow's is. The antialiased bicubic is Pillow's own, its
-weights rounded as Pillow rounds them, and the same whichever Pillow is installed (why not torchvision's own:
-docs/captioning.md). Legend: H x W pixels in, h x w out, 3 colours.
+JPEGs are decoded by torchvision, which uses libjpeg as Pillow does. The antialiased bicubic filter is Pillow's, with
+weights rounded as in Pillow, and does not depend on the installed Pillow (docs/captioning.md explains why torchvision's
+own is not used). Legend: H x W pixels in, h x w out, 3 colours.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from pipeline.data.images.opening import DEFAULT_LIMITS, ImageLimits, decode_ima
 from pipeline.data.images.refs import ImageRef
 
 _END = b"\xff\xd9"
-"""What a whole JPEG ends with. Torchvision's decoder fills the rest of a torn one with grey and says nothing."""
+"""The end of a complete JPEG. Torchvision's decoder silently fills the rest of a truncated one with grey."""
 _BLOCK = 16
-"""Columns made by one product: more multiply with more zeros, fewer keep the processor waiting."""
+"""Columns per matrix product. More columns multiply more zeros; fewer leave the processor waiting."""
 _STRIP = 4 * _BLOCK
-"""Columns that go through both passes together: what lies between them stays in the processor's cache."""
+"""Columns that go through both passes together, so that intermediate values stay in the processor's cache."""
 _SUPPORT = 2.0
-"""Half the width of the bicubic, in pixels of the smaller of the two sizes."""
+"""Half the width of the bicubic filter, in pixels of the smaller of the two sizes."""
 _WEIGHT_STEPS = 2**22
-"""Pillow's weights are multiples of one of these."""
+"""Pillow's weights are multiples of 1 / this."""
 
 
 class _Weights(NamedTuple):
-    """What goes into each pixel of a row or column: the pixels, one output after the other, and where each begins."""
+    """Input pixels and weights of all output pixels of a row or column, concatenated; each begins at its `starts`."""
 
     pixels: Tensor
     starts: Tensor
@@ -42,7 +42,7 @@ class _Weights(NamedTuple):
 
 
 class _Band(NamedTuple):
-    """The weights of neighbouring columns, which overlap, as one small dense matrix, and where both sides of it lie."""
+    """The overlapping weights of neighbouring columns as a dense matrix, with its first input and output column."""
 
     first: int
     start: int
@@ -50,7 +50,7 @@ class _Band(NamedTuple):
 
 
 def read_resized(place: ImageRef, width: int, height: int, limits: ImageLimits = DEFAULT_LIMITS) -> Tensor:
-    """An image's RGB in grey levels (whole numbers 0..255 as float32) at another size, aspect not kept: 3 x h x w.
+    """Reads an image as RGB at another size, ignoring the aspect ratio: 3 x h x w, whole levels 0..255 as float32.
 
     Raises `BadImage` as `read_image` does.
     """
@@ -59,11 +59,11 @@ def read_resized(place: ImageRef, width: int, height: int, limits: ImageLimits =
 
 @torch.no_grad()
 def resized(pixels_HW3: Tensor, width: int, height: int) -> Tensor:
-    """Bytes, H x W x 3, at another size by antialiased bicubic, as grey levels in float32: 3 x h x w.
+    """Resizes H x W x 3 bytes with the antialiased bicubic filter to 3 x h x w levels in float32.
 
-    Across first, then down, rounded to whole levels and cut to 0..255 after both. That is the order of Pillow up to 12,
-    with which BLIP was trained; from 13 on Pillow goes down first where that is cheaper, which changes values at hard
-    edges of upright pictures by as much as 13.
+    Resizes horizontally first, then vertically; each pass rounds to whole levels and clamps to 0..255. Pillow up to 12,
+    with which BLIP was trained, uses this order. Since 13, Pillow resizes vertically first where that is cheaper, which
+    changes values at hard edges of upright pictures by as much as 13.
     """
     rows, before, colours = pixels_HW3.shape
     lines_NW = pixels_HW3.transpose(1, 2).reshape(rows * colours, before)
@@ -77,7 +77,7 @@ def resized(pixels_HW3: Tensor, width: int, height: int) -> Tensor:
 
 
 def _across(lines_NW: Tensor, width: int, start: int, stop: int) -> Tensor:
-    """Columns `start` to `stop` of lines at another width."""
+    """Resizes lines horizontally; returns columns `start` to `stop` of the result."""
     made = torch.empty(len(lines_NW), stop - start)
     bands = _bands(lines_NW.shape[1], width)[start // _BLOCK : -(-stop // _BLOCK)]
     left, right = bands[0].first, bands[-1].first + len(bands[-1].weights)
@@ -96,13 +96,13 @@ def _down(rows_Hs: Tensor, height: int) -> Tensor:
 
 
 def _to_levels(values: Tensor) -> Tensor:
-    """Whole grey levels, in place. Halves go up, as in Pillow."""
+    """Rounds to whole levels and clamps, in place. Halves are rounded up, as in Pillow."""
     return values.add_(0.5).floor_().clamp_(0, 255)
 
 
 @lru_cache(maxsize=512)
 def _weights(before: int, after: int) -> _Weights:
-    """Pillow's weights from `before` to `after` pixels (its Resample.c, for 8-bit images)."""
+    """Pillow's weights for resizing `before` to `after` pixels (Resample.c, 8-bit images)."""
     scale = before / after
     stretch = max(scale, 1.0)
     middles = (np.arange(after) + 0.5) * scale
@@ -118,7 +118,7 @@ def _weights(before: int, after: int) -> _Weights:
 
 @lru_cache(maxsize=512)
 def _bands(before: int, after: int) -> tuple[_Band, ...]:
-    """The same weights in blocks of columns."""
+    """The weights of `_weights` in blocks of columns."""
     pixels, starts, weights = _weights(before, after)
     column = torch.zeros(len(pixels), dtype=torch.long).scatter_(0, starts[1:], 1).cumsum(0)
     bands = []
@@ -133,16 +133,16 @@ def _bands(before: int, after: int) -> tuple[_Band, ...]:
 
 
 def _bicubic(distance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Keys' cubic with a = -0.5."""
+    """Keys' cubic kernel with a = -0.5."""
     x = np.abs(distance)
     near, far = ((1.5 * x - 2.5) * x) * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
     return np.where(x < 1, near, np.where(x < _SUPPORT, far, 0.0))
 
 
 def _pixels(data: bytes, limits: ImageLimits) -> Tensor:
-    """Bytes of an image, H x W x 3."""
+    """Decodes an image to H x W x 3 bytes."""
     if _is_plain_jpeg(data, limits):
-        with suppress(RuntimeError):  # Pillow then says what is wrong with it
+        with suppress(RuntimeError):  # Pillow then reports what is wrong
             encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
             decoded_3HW: Tensor = decode_jpeg(encoded, mode=ImageReadMode.RGB)
             return decoded_3HW.permute(1, 2, 0)
@@ -150,6 +150,6 @@ def _pixels(data: bytes, limits: ImageLimits) -> Tensor:
 
 
 def _is_plain_jpeg(data: bytes, limits: ImageLimits) -> bool:
-    """Whether the bytes are a whole JPEG in colours that need no thought. Raises `BadImage` for what may not be read."""
+    """Whether the bytes are a complete JPEG in plain RGB. Raises `BadImage` for images that are refused."""
     found = probe_bytes(data, limits, "header")
     return found.format == "JPEG" and found.mode == "RGB" and data.endswith(_END)

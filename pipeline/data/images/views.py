@@ -1,4 +1,4 @@
-"""From an image file's bytes to what the network sees: size, mirroring, colour, normalisation.
+"""Converts image bytes to network input: resizing, mirroring, colour jitter, normalisation.
 
 Shapes: B images, H×W pixels.
 """
@@ -15,17 +15,17 @@ from PIL import Image, ImageEnhance
 from pipeline.data.images.opening import decode_image
 
 STRIDE = 32
-"""Sides are multiples of this: the images of a batch then come in few sizes, and no map cell is half padding."""
+"""Sides are multiples of this, so that batches have few distinct sizes and no feature map cell is partly padding."""
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 @dataclass(frozen=True)
 class View:
-    """How an image is changed before training sees it."""
+    """How an image is transformed for training."""
 
     size: int
-    """Pixels of the longest side."""
+    """Length of the longest side in pixels."""
     mirrored: bool = False
     brightness: float = 1.0
     contrast: float = 1.0
@@ -33,7 +33,7 @@ class View:
 
 
 def random_view(generator: np.random.Generator, size: int, smallest: float, flip: float, colour: float) -> View:
-    """A view drawn for one image of one epoch."""
+    """Draws a random view for one image of one epoch."""
     scale = generator.uniform(smallest, 1.0)
     mirrored = bool(generator.random() < flip)
     brightness, contrast, saturation = (float(x) for x in generator.uniform(1 - colour, 1 + colour, 3))
@@ -41,12 +41,12 @@ def random_view(generator: np.random.Generator, size: int, smallest: float, flip
 
 
 def load_pixels(data: bytes, view: View) -> torch.Tensor:
-    """3×H×W, normalised by ImageNet's mean and deviation. Raises `BadImage`."""
+    """Decodes an image to 3×H×W, normalised by ImageNet's mean and standard deviation. Raises `BadImage`."""
     return to_pixels(decode_image(data), view)
 
 
 def to_pixels(image: Image.Image, view: View) -> torch.Tensor:
-    """As `load_pixels`, of a decoded RGB image."""
+    """Like `load_pixels`, for a decoded RGB image."""
     size = view_size(image.width, image.height, view.size)
     if size != image.size:
         image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
@@ -64,13 +64,13 @@ def to_pixels(image: Image.Image, view: View) -> torch.Tensor:
 
 
 def view_size(width: int, height: int, longest: int) -> tuple[int, int]:
-    """Width and height with the longest side `longest`, both rounded to multiples of 32 (at least 32)."""
+    """Width and height for a longest side of `longest`, both rounded to multiples of 32 (at least 32)."""
     scale = longest / max(width, height)
     return tuple(max(STRIDE, round(side * scale / STRIDE) * STRIDE) for side in (width, height))  # type: ignore[return-value]
 
 
 def padded_batch(images: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images laid into the top left of B×3×H×W zeros, and B×H×W padding, True where there is no image."""
+    """Places images in the top left of B×3×H×W zeros. Also returns the B×H×W padding mask, True outside the image."""
     height, width = (max(image.shape[side] for image in images) for side in (1, 2))
     batch = torch.zeros(len(images), 3, height, width).contiguous(memory_format=torch.channels_last)
     padding = torch.ones(len(images), height, width, dtype=torch.bool)

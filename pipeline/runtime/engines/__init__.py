@@ -1,1 +1,1 @@
-"""Engines carry out a stage's items in workers that open the stage once."""
+"""Engines execute a stage's items in workers that open the stage once."""

@@ -43,7 +43,7 @@ class StageCall:
     logs: RunLogs | None = None
 
     def opened(self, store: Store, worker: int = 0) -> Stage:
-        """Make the stage of worker number `worker` and load what is heavy."""
+        """Make the stage of worker number `worker` and open it."""
         stage = self.stage(self.settings, self.image_folders)
         stage.worker = worker
         stage.open(Inputs({name: store.bring(paths) for name, paths in self.given.items()}))
@@ -180,7 +180,7 @@ class _Worker:
 
 
 def _main(pipe: Connection, call: StageCall, number: int, parent: int) -> None:
-    """A worker's life: open the stage at the first item, then answer each item with a record or an error."""
+    """Main loop of a worker: open the stage at the first item, and answer each item with a record or an error."""
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_freed_memory()

@@ -1,0 +1,168 @@
+"""Writes docs/cli.md and docs/settings.md from the code: `python docs/reference.py`. A test holds the pages to the code."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import fields as dataclass_fields
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import typer
+from pydantic import BaseModel
+
+from models.config import NetworkConfig
+from pipeline.cli.app import app
+from pipeline.run.recipe import Recipe
+
+HERE = Path(__file__).parent
+MADE = "<!-- Made by `python docs/reference.py` from the code. -->"
+
+
+def cli_page() -> str:
+    """The commands of `rlip`, with their arguments and options."""
+    commands = list(_commands(app, "rlip"))
+    lines = [MADE, "", "# Commands", "", app.info.help, "", "| command | what it does |", "|---|---|"]
+    lines += [f"| [`{name}`](#{name.replace(' ', '-')}) | {_doc(command)} |" for name, command in commands]
+    for name, command in commands:
+        parameters = list(_parameters(command))
+        arguments = [shown for kind, shown, _, _ in parameters if kind == "argument"]
+        lines += ["", f"## {name}", "", _doc(command), "", f"    {' '.join([name, *arguments, '[OPTIONS]'])}", ""]
+        lines += ["| name | meaning | default |", "|---|---|---|"]
+        lines += [f"| `{shown}` | {text} | {default} |" for _, shown, text, default in parameters]
+    return "\n".join(lines) + "\n"
+
+
+def settings_page() -> str:
+    """The sections of a recipe, with every setting, its type, its default and whether it decides rows."""
+    lines = [
+        MADE, "", "# Settings", "",
+        "Every setting of a recipe, by section. A setting with a ● decides rows: changing it recomputes its stage and whatever",
+        "below it then differs. The others (paths, batch sizes, devices, workers) change no row. `rlip run RECIPE --set",
+        "shard.threshold=0.3` sets one for a single run.",
+    ]  # fmt: skip
+    for section, model, keyed in _sections(Recipe, "", keyed=False, seen=set()):
+        lines += ["", f"## {section or 'the recipe'}", "", " ".join((model.__doc__ or "").split()), ""]
+        lines += ["| setting | type | default | | meaning |", "|---|---|---|---|---|"]
+        lines += [_setting(*field, keyed) for field in _fields(model) if _section_of(field[1]) is None]
+    return "\n".join(lines) + "\n"
+
+
+def _commands(group: typer.Typer, prefix: str) -> Iterator[tuple[str, Callable[..., None]]]:
+    for command in group.registered_commands:
+        assert command.callback is not None
+        yield f"{prefix} {command.name or command.callback.__name__}", command.callback
+    for below in group.registered_groups:
+        assert below.typer_instance is not None
+        yield from _commands(below.typer_instance, f"{prefix} {below.name}")
+
+
+def _doc(of: object) -> str:
+    return " ".join((inspect.getdoc(of) or "").split())
+
+
+def _parameters(command: Callable[..., None]) -> Iterator[tuple[str, str, str, str]]:
+    """Kind, name as it is written, meaning and default of each parameter."""
+    hints = get_type_hints(command, include_extras=True)
+    for name, parameter in inspect.signature(command).parameters.items():
+        annotation, info = get_args(hints[name])[:2]
+        default = "required" if parameter.default is parameter.empty else _code(parameter.default or None)
+        text = " ".join((info.help or "").split()).replace("|", "\\|")
+        if isinstance(info, typer.models.ArgumentInfo):
+            yield "argument", str(info.metavar or name.upper()), text, default
+            continue
+        given = [info.default, *(info.param_decls or ())]
+        flag = next((word for word in given if str(word).startswith("--")), f"--{name.replace('_', '-')}")
+        value = "" if annotation is bool else f" {info.metavar or _type(annotation).upper()}"
+        if get_origin(annotation) is Literal:
+            value = " " + "\\|".join(get_args(annotation))
+        yield "option", f"{flag}{value}", text, default
+
+
+def _sections(
+    model: type[Any], prefix: str, keyed: bool, seen: set[type[Any]]
+) -> Iterator[tuple[str, type[Any], bool]]:
+    """Dotted name, class, and whether the section is a stage's settings, for a model and all models inside it, each once."""
+    yield prefix.removesuffix("."), model, keyed
+    stages = {"ingest", "caption", "parse", "train_tagger", "tag", "shard", "evaluate", "settings"}
+    for name, annotation, _, _, _ in _fields(model):
+        inner = _section_of(annotation)
+        if name == "network":
+            inner = NetworkConfig
+        if inner is not None and inner not in seen and not (prefix == "ingest." and name == "sources"):
+            seen.add(inner)
+            yield from _sections(inner, f"{prefix}{name}.", keyed or name in stages, seen)
+
+
+def _fields(model: type[Any]) -> Iterator[tuple[str, Any, Any, str, bool]]:
+    """Name, annotation, default, description and whether it is a runtime setting, of each field."""
+    if is_dataclass(model):
+        described = getattr(model, "__pydantic_fields__", {})
+        for each in dataclass_fields(model):
+            info = described[each.name]
+            yield (
+                each.name,
+                info.annotation,
+                info.get_default(call_default_factory=False),
+                info.description or "",
+                False,
+            )
+        return
+    assert issubclass(model, BaseModel)
+    for name, info in model.model_fields.items():
+        extra = info.json_schema_extra
+        runtime = isinstance(extra, dict) and bool(extra.get("runtime"))
+        default = "required" if info.is_required() else info.get_default(call_default_factory=True)
+        yield name, info.annotation, default, info.description or "", runtime
+
+
+def _section_of(annotation: Any) -> type[Any] | None:
+    """The settings class inside an annotation such as `X`, `X | None` or `tuple[X, ...]`."""
+    for each in (annotation, *get_args(annotation)):
+        if isinstance(each, type) and (issubclass(each, BaseModel) or is_dataclass(each)):
+            return each
+    return None
+
+
+def _setting(name: str, annotation: Any, default: Any, description: str, runtime: bool, keyed: bool) -> str:
+    if name == "network":
+        default = ""
+    shown = default if default == "required" else _code(default)
+    decides = "●" if keyed and not runtime else ""
+    text = " ".join(description.split()).replace("|", "\\|")
+    return f"| `{name}` | {_type(annotation)} | {shown} | {decides} | {text} |"
+
+
+def _type(annotation: Any) -> str:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(inner[0])
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in inner)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_type(each) for each in inner if each is not type(None)))
+    if origin is tuple:
+        return f"list of {_type(inner[0])}"
+    if origin is dict:
+        return "table"
+    names = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
+    return names.get(
+        annotation, "table" if _section_of(annotation) else str(getattr(annotation, "__name__", annotation))
+    )
+
+
+def _code(value: Any) -> str:
+    if value is None or value == "":
+        return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        return f"`[{', '.join(map(str, value))}]`"
+    return f"`{value}`"
+
+
+if __name__ == "__main__":
+    (HERE / "cli.md").write_text(cli_page(), encoding="utf-8")
+    (HERE / "settings.md").write_text(settings_page(), encoding="utf-8")
