@@ -43,12 +43,12 @@ PIXELS = Pixels(Path("no folder: BLIP's own mean and deviation"), SIDE, torch.de
 ROUNDS = 3
 
 
-def squeezed(path: Path) -> Tensor:
+def render_small(path: Path) -> Tensor:
     return RESIZE(decode_jpeg(read_file(str(path)), mode=ImageReadMode.RGB))
 
 
 def bare(path: Path) -> Tensor:
-    scaled = transforms.to_dtype(squeezed(path), scale=True)
+    scaled = transforms.to_dtype(render_small(path), scale=True)
     return transforms.normalize(scaled, list(CLIP_MEAN), list(CLIP_DEVIATION), inplace=True)
 
 
@@ -128,7 +128,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         there = sorted(given.folder.glob("*.jpg"))[: given.images] if given.folder else noise(Path(name), given.images)
         found = measure(there)
-        differs = {"ours": difference(there, square), "torchvision": difference(there, squeezed)}
+        differs = {"ours": difference(there, square), "torchvision": difference(there, render_small)}
     print(f"{len(there)} images\n{'':13}{'ms/image':>12}{'speed':>8}")
     for way, milliseconds in found.items():
         print(f"{way:13}{milliseconds:12.2f}{found['torchvision'] / milliseconds:7.2f}x")

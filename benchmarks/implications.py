@@ -15,14 +15,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.interactions import LITERAL
-from benchmarks.vcoco_gold import Deeds, read_deeds
+from benchmarks.vcoco_gold import Interactions, read_interactions
 from tagger.parsing.consequences import CONSEQUENCES, following
 
 ACTION = {predicate: action for action, (predicate,) in LITERAL.items()}
 """Canonical predicate → V-COCO's action."""
 
 
-def shares_of(images: Mapping[int, Deeds]) -> dict[tuple[str, str, str], tuple[float, int]]:
+def shares_of(images: Mapping[int, Interactions]) -> dict[tuple[str, str, str], tuple[float, int]]:
     """Returns (stated, object, implied) → (share of pairs with the implied action, pair count), most pairs first."""
     stated, both = Counter[tuple[str, str, str]](), Counter[tuple[str, str, str]]()
     for deeds in images.values():
@@ -46,7 +46,7 @@ def main() -> None:
         print("benchmarks.implications: nothing measured; name a file of annotations, instances_vcoco_train.json")
         return
     left_out = {row["image_id"] for row in json.loads(given.without.read_bytes())} if given.without else set()
-    images = {image: deeds for image, deeds in read_deeds(given.annotations).items() if image not in left_out}
+    images = {image: deeds for image, deeds in read_interactions(given.annotations).items() if image not in left_out}
     shares = shares_of(images)
     print(
         f"{len(images)} images, {len(CONSEQUENCES)} rows\n{'stated':14}{'object':16}{'follows':10}{'pairs':>6}{'share':>7}"

@@ -25,14 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.authors_parser import MISSING, PeerTriplet, is_installed, parse_as_authors
-from benchmarks.vcoco_gold import read_deeds
+from benchmarks.vcoco_gold import read_interactions
 from tagger.english.closed_words import FUNCTION_WORDS, tokens_of
 from tagger.english.predicates import canonical, from_vcoco
 from tagger.english.verbs import verb_lemma
 from tagger.english.words import phrases
 from tagger.matching.matcher import match
 from tagger.matching.official import Paraphrases, match_officially, read_paraphrases
-from tagger.parsing.official import as_authors_keep
+from tagger.parsing.official import to_authors_triplets
 from tagger.parsing.parser import DEFAULT_PARSER, load_parser, parse_captions
 
 Interactions = set[tuple[str, str]]
@@ -99,7 +99,7 @@ def authors(captions: Sequence[str], categories: Sequence[str], judge: Judge, pa
     if is_installed():
         stated = [t for found in parse_as_authors(captions, DEFAULT_PARSER) for t in found]
     else:
-        kept = [as_authors_keep(found) for found in parse_captions(captions, load_parser())]
+        kept = [to_authors_triplets(found) for found in parse_captions(captions, load_parser())]
         stated = [PeerTriplet(t.subject, t.predicate_lemma, t.object) for found in kept for t in found]
     return set().union(
         *(
@@ -171,7 +171,7 @@ def joined(captions: Path, annotations: Path) -> tuple[dict[int, list[str]], dic
     """Returns captions of the images with V-COCO annotations, and V-COCO's types of all its images."""
     gold = {
         image: {(action, category) for (_, category), actions in deeds.items() for action in actions}
-        for image, deeds in read_deeds(annotations).items()
+        for image, deeds in read_interactions(annotations).items()
     }
     texts: dict[int, list[str]] = defaultdict(list)
     for row in json.loads(captions.read_bytes()):

@@ -41,8 +41,8 @@ from tagger.labelling.labeller import Labeller
 from tagger.labelling.tagging_image import TaggingImage
 from tagger.pair import Pair
 
-MEAN_BOXES, MOST_BOXES, MOST_PAIRS = 7.3, 60, 1500
-CLASSES = ((0, 1), (2, 4), (5, 8), (9, 14), (15, 24), (25, 39), (40, MOST_BOXES))
+MEAN_BOXES, MAX_BOXES, MAX_PAIRS = 7.3, 60, 1500
+CLASSES = ((0, 1), (2, 4), (5, 8), (9, 14), (15, 24), (25, 39), (40, MAX_BOXES))
 """Smallest and largest number of boxes of each class."""
 GOALS = {"float32": 3.0, "bfloat16": 8.0}
 """Goals for the speed-up over the authors' procedure."""
@@ -77,7 +77,7 @@ class Class:
 def mix(shape: tuple[int, int]) -> list[Class]:
     """Returns the classes. Pairs grow with boxes squared, so an example has the root mean square of its class."""
     draws = np.random.default_rng(7)
-    counts = np.arange(MOST_BOXES + 1)
+    counts = np.arange(MAX_BOXES + 1)
     ends = np.exp(-np.maximum(counts - 0.5, 0) / MEAN_BOXES)
     chances = ends - np.append(ends[1:], 0.0)
     made = []
@@ -94,7 +94,7 @@ def _image(draws: np.random.Generator, boxes: int, shape: tuple[int, int], seed:
     corners = draws.uniform(0, 1, (boxes, 2)) * (np.array([640, 480]) - sides)
     frames = np.concatenate((corners, sides), 1).tolist()
     made = [Box(NAMES[n], x, y, w, h) for n, (x, y, w, h) in zip(names, frames, strict=True)]
-    ends = [(s, o) for s in range(boxes) for o in range(boxes) if s != o and draws.random() < 0.5][:MOST_PAIRS]
+    ends = [(s, o) for s in range(boxes) for o in range(boxes) if s != o and draws.random() < 0.5][:MAX_PAIRS]
     stated = draws.choice(len(PREDICATES), 8, replace=False)
     pairs = [
         Pair(subject, object_, PREDICATES[int(place)], 0, 1)
@@ -176,7 +176,7 @@ class Measured:
         print(f"{self.what:24}{self.seconds:7.2f}{shares}{self.peak_gb:9.1f}", flush=True)
 
 
-def print_heads() -> None:
+def print_header() -> None:
     """Prints the header of a table of `Measured`."""
     heads = [part.rpartition(".")[2].removesuffix("_encoder").replace("_decoder", " dec.") for part in PARTS]
     print(f"{'per image of mix':24}{'CPU-s':>7}" + "".join(f"{head:>10}" for head in (*heads, "rest")) + "  peak GB")
@@ -228,7 +228,7 @@ def main() -> None:
             how = "runs slowly on PyTorch's own code" if name in precisions else "not measured"
             print(f"{name}: {how}, because this processor has no kernels for it")
     print(
-        f"images of {given.height}×{given.width}: {boxes:.1f} boxes (at most {MOST_BOXES}), {pairs:.0f} candidates, "
+        f"images of {given.height}×{given.width}: {boxes:.1f} boxes (at most {MAX_BOXES}), {pairs:.0f} candidates, "
         f"{groups:.2f} of the authors' groups per image"
     )
     label = {name: Labeller(tagger, NAMES, precision=name, scope="image") for name in precisions}  # type: ignore[arg-type]
@@ -258,7 +258,7 @@ def main() -> None:
         seconds = "".join(f"{way.of_classes[-1]:10.2f}" for way in (authors, *ours.values()))
         print(f"{len(each.image.boxes):5}{len(each.image.pairs):12}{each.share:11.1%}{seconds}", flush=True)
     authors.peak_gb = peak_gb()
-    print_heads()
+    print_header()
     for way in (authors, *ours.values()):
         way.print()
     gains = {precision: authors.seconds / way.seconds for precision, way in ours.items()}

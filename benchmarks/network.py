@@ -241,7 +241,7 @@ def child(text: str) -> None:
     print(json.dumps(kinds[what](*arguments)))
 
 
-def beside_the_authors(row: dict[str, Any], operations: float, peak: float, threads: int) -> dict[str, float]:
+def compare_with_authors(row: dict[str, Any], operations: float, peak: float, threads: int) -> dict[str, float]:
     """Returns CPU-seconds as a share of the authors' code on this machine, which is estimated in two ways.
 
     By peak: their seconds, scaled by the ratio of the peaks of matrix products. By share: the same operations at the
@@ -299,7 +299,7 @@ def main() -> None:
             row["share_of_peak"] = round(row["gflop_per_second"] / peak, 3)
             if work in AUTHORS_CPU_SECONDS and replace(workload, repeat=RECORDED.repeat) == RECORDED:
                 once = next((other["gflop"] for other in rows if other["work"] == work.split(",")[0]), row["gflop"])
-                row |= beside_the_authors(row, once, peaks["fp32"], workload.threads)
+                row |= compare_with_authors(row, once, peaks["fp32"], workload.threads)
             rows.append(row)
             print("\n".join(lines(row)), flush=True)
     apart = in_own_process(workload, "drift")

@@ -7,15 +7,15 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from prefect import get_run_logger
 from prefect.context import FlowRunContext
 
-from flows.displays import FlowLogDisplay
 from flows.liveness import alive
 from pipeline.report.steps import StepOutcome
 from pipeline.run.context import RunContext
 from pipeline.run.planner import Planner
 from pipeline.run.prepare import prepare
-from pipeline.run.progress import Display
+from pipeline.run.progress import Display, Lines
 from pipeline.run.recipe import Recipe
 from pipeline.run.runner import logged_run
 
@@ -59,7 +59,9 @@ def session_of(recipe: Recipe) -> Iterator[Session]:
         if current is None:
             context = RunContext(recipe)
             stack.enter_context(logged_run(context, "prefect deployment"))
-            current = stack.enter_context(shared(Session.begin(context, FlowLogDisplay(), reports=True)))
+            # Progress arrives on threads of the engine, outside the flow run, so its logger is looked up here.
+            display = Lines(get_run_logger().info)
+            current = stack.enter_context(shared(Session.begin(context, display, reports=True)))
         flow_context = FlowRunContext.get()
         run = flow_context.flow_run if flow_context is not None else None
         if run is not None and run.parent_task_run_id is None:

@@ -13,9 +13,9 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
 from flows.block import cut_blocks
-from flows.displays import ArtifactDisplay
+from flows.progress import ArtifactDisplay
 from flows.session import session_of
-from flows.tasks import CACHED, work_block, work_whole
+from flows.tasks import CACHED, run_block, run_whole
 from pipeline.report.steps import StepOutcome
 from pipeline.run.planner import Planner, StepPlan
 from pipeline.run.progress import Display
@@ -90,7 +90,7 @@ def work_in_tasks(planner: Planner, plan: StepPlan, display: Display) -> Sequenc
     """Execute the due items of a step in Prefect tasks. If none are due, one task ends in state `Cached`."""
     if plan.step.stage.whole:
         given = (plan.step.name, quote(planner), quote(plan), quote(display))
-        return cast(list[Record], work_whole(*given, return_state=True).result())
+        return cast(list[Record], run_whole(*given, return_state=True).result())
     run, stop = planner.context.recipe.run, Event()
     # One more thread than workers, so that no worker is idle between two blocks. The engine closes first and ends its
     # items, so that the task runner has nothing to wait for.
@@ -98,7 +98,7 @@ def work_in_tasks(planner: Planner, plan: StepPlan, display: Display) -> Sequenc
     with pool as runner, open_engine(planner, plan, display) as engine:
         running = {
             runner.submit(
-                work_block,
+                run_block,
                 {"name": str(block), "block": quote(block), "engine": quote(engine), "display": quote(display)},
             ).wrapped_future
             for block in cut_blocks(plan, run.blocks, stop)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from flows.displays import artifact_key
+from flows.progress import artifact_key
 from pipeline.report.arms import ArmScores
 from pipeline.report.figures import DatasetAudit, Figures, figures_of
 from pipeline.report.steps import Outcome

@@ -23,7 +23,7 @@ CACHED = "Cached"
 """Name of the final state of a run that found everything in the store."""
 
 
-def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+def is_retryable(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Whether to retry a failed task."""
     return isinstance(state.result(raise_on_failure=False), RetryableError)
 
@@ -34,13 +34,13 @@ _OURS: dict[str, Any] = {
     "persist_result": False,
     "retries": 2,
     "retry_delay_seconds": [2, 10],
-    "retry_condition_fn": may_pass,
+    "retry_condition_fn": is_retryable,
     "task_run_name": "{name}",
 }
 
 
 @task(**_OURS)
-def work_block(name: str, block: Block, engine: LocalEngine, display: Display) -> State[list[Record]]:
+def run_block(name: str, block: Block, engine: LocalEngine, display: Display) -> State[list[Record]]:
     """Process the items of a block on `engine` and wait for all of them; on a retry, only those that failed."""
     if block.stop.is_set():
         return Cancelled(message="stopped before it finished")
@@ -62,7 +62,7 @@ def work_block(name: str, block: Block, engine: LocalEngine, display: Display) -
 
 
 @task(**_OURS)
-def work_whole(name: str, planner: Planner, plan: StepPlan, display: Display) -> State[list[Record]]:
+def run_whole(name: str, planner: Planner, plan: StepPlan, display: Display) -> State[list[Record]]:
     """Process a whole-set step. Call it, do not submit it: signals reach the main thread only."""
     return ended([execute_whole(planner, plan, display)] if plan.due else [], len(plan.cached))
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from scenes.captioning.checkpoint import load_checkpoint, save_checkpoint
-from scenes.captioning.feed import PARTS, Feed, normalised
+from scenes.captioning.feed import PARTS, Feed, normalise
 from scenes.captioning.learner import Learner
 from scenes.captioning.measure import draw_captions, judge_captions
 from scenes.captioning.model import export
@@ -107,7 +107,7 @@ def _check(settings: Settings, learner: Learner, held_out: PictureCache, log: Te
     learner.eval()
     state = torch.get_rng_state()
     torch.manual_seed(0)
-    drawn = draw_captions(learner.captioner, normalised(np.asarray(held_out.pictures)))
+    drawn = draw_captions(learner.captioner, normalise(np.asarray(held_out.pictures)))
     torch.set_rng_state(state)
     learner.train()
     figures = judge_captions(held_out.scenes, drawn)

@@ -12,7 +12,7 @@ from scenes.interactions import GAP, INDOORS, MAKERS, OUTDOORS, alone
 from scenes.rules import CLEAR, Placed, TooCloseToCallError, spatial_relations
 from scenes.scene import Relation, Scene, SceneObject
 
-MOST_OBJECTS = 8
+MAX_OBJECTS = 8
 SMALLEST_UNIT = 58.0
 LARGEST_UNIT = 100.0
 MARGIN = 4.0
@@ -61,7 +61,7 @@ def _attempt(rng: Random, seed: int, index: int) -> Scene:
         if scale < SMALLEST_UNIT * 0.9:
             raise TooCloseToCallError
         objects += _spread(rng, row, base, scale, width)
-    if sum(len(g.drafts) for g, *_ in objects) > MOST_OBJECTS:
+    if sum(len(g.drafts) for g, *_ in objects) > MAX_OBJECTS:
         raise TooCloseToCallError
     return _settle(rng, seed, index, (width, height), indoor, objects)
 

@@ -24,7 +24,7 @@ class Patience:
 
 
 @contextmanager
-def leased(
+def hold_lease(
     files: Remote, path: str, machine: str, waiting: Callable[[], None], patience: Patience = Patience()
 ) -> Iterator[None]:
     """Hold the lease at `path`. Calls `waiting` once, then waits, while another holder shows signs of life.

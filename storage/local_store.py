@@ -17,7 +17,7 @@ from storage.digests import digest_file
 from storage.disk import LOCAL, Disk
 from storage.errors import FatalError, RetryableError, translate_os_errors
 from storage.manifest import MANIFEST, Manifest
-from storage.store import STAGE_NAME, StoredEntry, require_place
+from storage.store import STAGE_NAME, StoredEntry, require_valid_address
 
 
 class LocalStore:
@@ -55,7 +55,7 @@ class LocalStore:
 
     def folder(self, stage: str, key: str) -> Path:
         """Where a committed artifact lies. Raises `FatalError` for names (from untrusted files) that could lead elsewhere."""
-        require_place(stage, key)
+        require_valid_address(stage, key)
         return self._artifacts / stage / key
 
     def find(self, stage: str, key: str) -> Artifact | None:
@@ -72,7 +72,7 @@ class LocalStore:
         """The artifact, if another process has committed it meanwhile."""
         return self.find(stage, key)
 
-    def bring(self, folders: Sequence[Path]) -> tuple[Artifact, ...]:
+    def fetch_artifacts(self, folders: Sequence[Path]) -> tuple[Artifact, ...]:
         """The artifacts at these places. Their files are already on this machine's disk."""
         return tuple(Artifact(folder) for folder in folders)
 
@@ -193,7 +193,7 @@ class LocalStore:
             self.disk.write(draft / path.name, data)
             put_in_place(draft / path.name, path, self.disk)
 
-    def freshen(self, stage: str, artifacts: Iterable[Artifact]) -> None:
+    def touch(self, stage: str, artifacts: Iterable[Artifact]) -> None:
         """Note that a run found these, by renewing the times of their manifests, so that `rlip gc` spares them."""
         for artifact in artifacts:
             with suppress(OSError):
@@ -203,7 +203,7 @@ class LocalStore:
         """Remove an artifact, or the remains of one."""
         self.remove(self.folder(stage, key))
 
-    def forget_run(self, name: str) -> None:
+    def remove_run(self, name: str) -> None:
         """Remove a run's records. Its artifacts stay."""
         folder = self.root / "runs" / name
         aside = folder.with_name(f".{name}.{uuid.uuid4().hex}")
@@ -244,7 +244,7 @@ class LocalStore:
                 self.disk.remove(claim)
         return cleaned
 
-    def drop_leftovers(self, before: float) -> None:
+    def clean_up(self, before: float) -> None:
         """Remove what dead processes left behind."""
         self.sweep()
 

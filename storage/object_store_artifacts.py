@@ -17,7 +17,7 @@ from storage.manifest import MANIFEST, Manifest, parse_manifest
 from storage.remote import Entry, Remote
 from storage.remote_retry import PAUSES
 from storage.runs import Run
-from storage.store import Store, require_place
+from storage.store import Store, require_valid_address
 
 
 class ObjectStoreArtifacts:
@@ -148,7 +148,7 @@ class ObjectStoreArtifacts:
 
 
 def _place(stage: str, key: str) -> str:
-    require_place(stage, key)
+    require_valid_address(stage, key)
     return f"artifacts/{stage}/{key}"
 
 

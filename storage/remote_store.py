@@ -19,7 +19,7 @@ from storage.atomic import write_atomic
 from storage.digests import digest_bytes
 from storage.disk import CACHE, LOCAL, Disk
 from storage.errors import FatalError, PipelineError
-from storage.lease import Patience, leased
+from storage.lease import Patience, hold_lease
 from storage.local_store import LocalStore
 from storage.manifest import MANIFEST, Manifest
 from storage.object_store_artifacts import ObjectStoreArtifacts
@@ -45,7 +45,7 @@ class RemoteArtifact(Artifact):
         return self.known
 
     def file(self, name: str) -> Path:
-        """Path of one data file, copied to this machine's disk and checked. Raises as `RemoteStore.bring` does."""
+        """Path of one data file, copied to this machine's disk and checked. Raises as `RemoteStore.fetch_artifacts` does."""
         return self.store.bring_file(self.manifest, name)
 
 
@@ -129,7 +129,7 @@ class RemoteStore:
             return None
         return self._send(left)
 
-    def bring(self, folders: Sequence[Path]) -> tuple[Artifact, ...]:
+    def fetch_artifacts(self, folders: Sequence[Path]) -> tuple[Artifact, ...]:
         """The artifacts at these places, copied to this machine's disk and checked unless they are already here.
 
         Raises `FatalError` for one that is damaged or missing at the URL.
@@ -192,7 +192,7 @@ class RemoteStore:
         """Work on `key` alone: on this machine by a lock, among machines by a lease. Only saves work."""
         with (
             self._local.claim(key, waiting),
-            leased(self.remote.files, f"claims/{key}", self._machine(), waiting, self._patience),
+            hold_lease(self.remote.files, f"claims/{key}", self._machine(), waiting, self._patience),
         ):
             yield
 
@@ -205,7 +205,7 @@ class RemoteStore:
         self.remote.files.write(path.relative_to(self.root).as_posix(), data)
         self._local.put(path, data)
 
-    def freshen(self, stage: str, artifacts: Iterable[Artifact]) -> None:
+    def touch(self, stage: str, artifacts: Iterable[Artifact]) -> None:
         """Note in one small file that a run found these, so that `rlip gc` spares them."""
         keys = [artifact.key for artifact in artifacts]
         if not keys:
@@ -232,13 +232,13 @@ class RemoteStore:
         self.remote.remove(stage, key, self.remote.files.listing(f"artifacts/{stage}/{key}"))
         self._local.discard(stage, key)
 
-    def forget_run(self, name: str) -> None:
+    def remove_run(self, name: str) -> None:
         """Remove a run's records at the URL and here. Its artifacts stay."""
         self._remove_all(f"runs/{name}")
         with suppress(FileNotFoundError):
-            self._local.forget_run(name)
+            self._local.remove_run(name)
 
-    def drop_leftovers(self, before: float) -> None:
+    def clean_up(self, before: float) -> None:
         """Remove old notes and checkpoints at the URL; here, cached files and copies of artifacts that are gone there."""
         self.sweep()
         for notes in ("found", "claims", "scratch"):

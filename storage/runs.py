@@ -33,7 +33,7 @@ class Run:
         """Store a JSON document with the run, e.g. its recipe or the table shown at its end."""
         self.store.put(self.folder / f"{name}.json", json.dumps(value, indent=1, default=str).encode())
 
-    def noted(self, name: str) -> dict[str, Any]:
+    def read_document(self, name: str) -> dict[str, Any]:
         """The JSON object stored under that name, or an empty one where there is none that can be read."""
         try:
             found = json.loads((self.folder / f"{name}.json").read_bytes())
@@ -61,7 +61,7 @@ class Run:
 
     def remove(self) -> None:
         """Forget the run; its artifacts stay until `rlip gc`."""
-        self.store.forget_run(self.name)
+        self.store.remove_run(self.name)
 
     @property
     def exists(self) -> bool:

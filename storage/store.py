@@ -62,7 +62,7 @@ class Store(Protocol):
     def recover(self, stage: str, key: str) -> Artifact | None:
         """The artifact, if another process has committed it meanwhile or died with a commit that can be finished."""
 
-    def bring(self, folders: Sequence[Path]) -> tuple[Artifact, ...]:
+    def fetch_artifacts(self, folders: Sequence[Path]) -> tuple[Artifact, ...]:
         """The artifacts at these places, with all their files on this machine's disk."""
 
     def locate(self, key: str) -> Artifact | None:
@@ -104,13 +104,13 @@ class Store(Protocol):
     def put(self, path: Path, data: bytes) -> None:
         """Write a record at `path` below `root`: readers see the old bytes or the new ones."""
 
-    def freshen(self, stage: str, artifacts: Iterable[Artifact]) -> None:
+    def touch(self, stage: str, artifacts: Iterable[Artifact]) -> None:
         """Note that a run found these, so that `rlip gc` spares them although no run refers to them yet."""
 
     def discard(self, stage: str, key: str) -> None:
         """Remove an artifact, or the remains of one."""
 
-    def forget_run(self, name: str) -> None:
+    def remove_run(self, name: str) -> None:
         """Remove a run's records. Its artifacts stay."""
 
     def remove(self, folder: Path) -> None:
@@ -122,11 +122,11 @@ class Store(Protocol):
     def sweep(self) -> int:
         """Remove drafts that dead processes left behind, and return how many. Scratch folders stay for resuming."""
 
-    def drop_leftovers(self, before: float) -> None:
+    def clean_up(self, before: float) -> None:
         """Remove what dead processes left behind, and notes and copies from before `before` (a Unix time)."""
 
 
-def require_place(stage: str, key: str) -> None:
+def require_valid_address(stage: str, key: str) -> None:
     """Raise `FatalError` unless these are a stage name and a key. Other names could lead out of the store."""
     if not (STAGE_NAME.fullmatch(stage) and _KEY.fullmatch(key)):
         raise FatalError(f"{stage[:40]!r}, {key[:80]!r}: not a stage and a key; the file that names them is damaged")

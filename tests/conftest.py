@@ -10,7 +10,7 @@ from typing import Any
 
 import fsspec
 import pytest
-from hand_made import TWO_PEOPLE, Book, captions, pairs, relations, triplets
+from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, triplets
 
 from pipeline.runtime.stage import Rejected
 from storage.local_store import LocalStore
@@ -68,13 +68,13 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Book:
+def book(tmp_path: Path) -> RunBuilder:
     """An empty run."""
-    return Book(Run(LocalStore(tmp_path / "store"), "toy"), tmp_path / "pictures")
+    return RunBuilder(Run(LocalStore(tmp_path / "store"), "toy"), tmp_path / "pictures")
 
 
 @pytest.fixture
-def labelled(book: Book) -> Book:
+def labelled(book: RunBuilder) -> RunBuilder:
     """Two labelled images of a data set with true relations, small enough to count all figures by hand.
 
     Given relations: in image 1 person 0 rides horse 2 and stands next to person 1; in image 2 person 0 rides horse 2.
@@ -119,7 +119,7 @@ def labelled(book: Book) -> Book:
 
 
 @pytest.fixture
-def recipe(book: Book) -> Any:
+def recipe(book: RunBuilder) -> Any:
     """The recipe of the run in `book`, with one labelled data set, `toys`."""
     from pipeline.run.recipe import Recipe
 

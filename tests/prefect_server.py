@@ -56,7 +56,7 @@ class PrefectServer:
             answer = httpx.request(method, f"{self.api}/{path}", timeout=60, **more)
             return None if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else answer
 
-        answer = await_it(asked, 60, f"{method} {path}: the server stays too busy")
+        answer = wait_for(asked, 60, f"{method} {path}: the server stays too busy")
         answer.raise_for_status()
         return answer.json()
 
@@ -73,7 +73,7 @@ class PrefectServer:
             state = self.get(f"flow_runs/{run}")["state"]
             return state if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
 
-        return await_it(ended, seconds, f"flow run {run} did not end")
+        return wait_for(ended, seconds, f"flow run {run} did not end")
 
     def task_states(self, run: str) -> dict[str, str]:
         """Task run → name of its state, for a flow run and its direct subflows."""
@@ -96,7 +96,7 @@ def client_environment(home: Path, **more: str) -> dict[str, str]:
     return kept | ours | patient | {"OMP_NUM_THREADS": "1", "PREFECT_WORKER_QUERY_SECONDS": "2"} | more
 
 
-def await_it(look: Callable[[], Found | None], seconds: float, complaint: str) -> Found:
+def wait_for(look: Callable[[], Found | None], seconds: float, complaint: str) -> Found:
     """Call `look` until it returns something. Fails with `complaint` after `seconds`."""
     until = time.monotonic() + seconds
     while (found := look()) is None:

@@ -23,7 +23,7 @@ class CountSettings(Settings):
     marks: Path = runtime(Path())
     die_at: int = runtime(-1)
     fail_at: int = runtime(-1)
-    waver_at: int = runtime(-1)
+    fail_once_at: int = runtime(-1)
     reject_at: int = runtime(-1)
 
 
@@ -39,7 +39,7 @@ class CountStage(Stage):
     def partitions(self, dataset: str, store: Store) -> Iterator[Partition]:
         """Eight images in two partitions."""
         for number in range(2):
-            yield Partition(f"{dataset}/{number:04d}", tuple(range(1 + 4 * number, 5 + 4 * number)), "eight")
+            yield Partition(f"{dataset}/{number:04d}", tuple(range(1 + 4 * number, 5 + 4 * number)), f"eight-{number}")
 
     def open(self, given: Inputs) -> None:
         """Leave a marker file, so that a test can count how often the stage was opened."""
@@ -52,7 +52,7 @@ class CountStage(Stage):
             if image_id == self.settings.die_at and not once.exists():
                 once.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            if image_id == self.settings.waver_at and not once.exists():
+            if image_id == self.settings.fail_once_at and not once.exists():
                 once.touch()
                 raise RetryableError("the server did not answer")
             if image_id == self.settings.fail_at:

@@ -88,7 +88,7 @@ class BlipCaptioner:
         return captions
 
     @torch.inference_mode()
-    def likeliest(self, images: Sequence[Picture]) -> list[Caption]:
+    def caption_with_beams(self, images: Sequence[Picture]) -> list[Caption]:
         """Caption each image with beam search, whatever `decoding` is."""
         size = self._settings.batch_size
         with one_thread():

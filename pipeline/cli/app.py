@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -26,6 +27,21 @@ Url = Annotated[str, typer.Argument(metavar="URL", help="A folder, s3://bucket/f
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 STORE = "out/store"
 RESUME = "Stopped. Everything committed is kept: run the same command again to resume."
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"rlip {importlib.metadata.version('rlip')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """The options of `rlip` itself; everything else is a command."""
 
 
 @app.command()

@@ -16,14 +16,14 @@ from rich.text import Text
 
 from pipeline.cli.why import causes_of
 from pipeline.report.console import table
-from pipeline.report.formatting import harmless
+from pipeline.report.formatting import sanitise
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.open_store import Address, existing_store
 from storage.runs import Run, find_run
 from storage.store import Store
 
-LEAST = 0.01
+MIN_SCORE_CHANGE = 0.01
 """Scores that differ by less than this count as equal."""
 EXAMPLES = 5
 """Number of examples per kind and cause."""
@@ -53,11 +53,11 @@ class Example(NamedTuple):
 
     def __str__(self) -> str:
         scores = " → ".join("none" if score is None else f"{score:.3f}" for score in (self.before, self.after))
-        return f"image {self.image_id}: #{self.subject} {harmless(self.predicate)} #{self.object}, {scores}"
+        return f"image {self.image_id}: #{self.subject} {sanitise(self.predicate)} #{self.object}, {scores}"
 
 
 @dataclass
-class Caused:
+class CauseSummary:
     """The relations that differ for one cause: counts by kind and by predicate, and the largest changes as examples."""
 
     stage: str
@@ -89,16 +89,16 @@ class Difference:
     """What differs between the relations of two runs: the number of equal ones, and the others by cause."""
 
     same: int = 0
-    causes: dict[tuple[str, str], Caused] = field(default_factory=dict)
+    causes: dict[tuple[str, str], CauseSummary] = field(default_factory=dict)
     """Stage and what changed there → the relations that differ because of it."""
 
     def add(self, cause: tuple[str, str], kind: str, found: list[Example]) -> None:
         """Count relations that differ in one way because of one cause."""
         if found:
-            self.causes.setdefault(cause, Caused(*cause)).add(kind, found)
+            self.causes.setdefault(cause, CauseSummary(*cause)).add(kind, found)
 
     @property
-    def weightiest(self) -> list[Caused]:
+    def by_size(self) -> list[CauseSummary]:
         """The causes, those with the most relations first."""
         return sorted(self.causes.values(), key=lambda cause: (-cause.counts.total(), str(cause)))
 
@@ -113,7 +113,7 @@ class Difference:
 
     def as_json(self) -> dict[str, Any]:
         """Return the difference as plain values."""
-        causes = [cause.as_json() for cause in self.weightiest]
+        causes = [cause.as_json() for cause in self.by_size]
         return {"same": self.same, "causes": causes, "predicates": self.predicates}
 
 
@@ -125,7 +125,7 @@ def print_diff(root: Address, before: str, after: str, as_json: bool) -> None:
         print(json.dumps(found.as_json(), ensure_ascii=False))
         return
     console = Console()
-    causes = found.weightiest
+    causes = found.by_size
     if causes:
         rows = {str(cause): cause.counts for cause in causes}
         console.print(_counted(f"Relations of {after} compared with {before}, by cause", "cause", rows))
@@ -140,9 +140,9 @@ def print_diff(root: Address, before: str, after: str, as_json: bool) -> None:
 
 
 def _counted(title: str, what: str, counted: Mapping[str, Counter[str]]) -> Table:
-    made = table(escape(harmless(title)), what, *KINDS)
+    made = table(escape(sanitise(title)), what, *KINDS)
     for name, counts in sorted(counted.items(), key=lambda entry: (-entry[1].total(), entry[0])):
-        made.add_row(Text(harmless(name)), *(f"{counts[kind]:,}" for kind in KINDS))
+        made.add_row(Text(sanitise(name)), *(f"{counts[kind]:,}" for kind in KINDS))
     return made
 
 
@@ -169,7 +169,7 @@ def difference(before: Run, after: Run) -> Difference:
 
 def _compare(found: Difference, cause: tuple[str, str], before: Labels, after: Labels) -> None:
     shared = before.keys() & after.keys()
-    changed = {key for key in shared if abs(before[key] - after[key]) >= LEAST}
+    changed = {key for key in shared if abs(before[key] - after[key]) >= MIN_SCORE_CHANGE}
     found.same += len(shared) - len(changed)
     ways = {"added": after.keys() - shared, "lost": before.keys() - shared, "re-scored": changed}
     for kind, keys in ways.items():

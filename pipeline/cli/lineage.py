@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.report.formatting import harmless
+from pipeline.report.formatting import sanitise
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.open_store import Address, existing_store
@@ -171,29 +171,29 @@ def _lines(lineage: Lineage) -> Iterator[str]:
     yield f"image {row['dataset']}/{row['image_id']}: {row['uri']}, {row['width']}x{row['height']}, digest {row['digest'][:12]}"
     yield f"  in partition {lineage.partition} of run {lineage.run}"
     for number, box in enumerate(row["boxes"]):
-        yield f"  box #{number} {harmless(box['category'])} at {box['x']:.0f},{box['y']:.0f}, {box['w']:.0f}x{box['h']:.0f}"
+        yield f"  box #{number} {sanitise(box['category'])} at {box['x']:.0f},{box['y']:.0f}, {box['w']:.0f}x{box['h']:.0f}"
     made_by = ", ".join(f"{role} {digest[:12]}" for role, digest in lineage.captioner.items())
     yield f"{len(lineage.captions)} captions" + (f" by {made_by}" if made_by else "")
     for caption in lineage.captions:
-        yield f"  {harmless(caption['text'])} (draw {caption['draw']}, seed {caption['seed']})"
+        yield f"  {sanitise(caption['text'])} (draw {caption['draw']}, seed {caption['seed']})"
     tagger = f", scored by tagger {lineage.tagger[:12]}" if lineage.tagger else ""
     yield f"{len(lineage.labels)} labels{tagger}"
     boxes = row["boxes"]
     for label in lineage.labels:
-        names = [f"#{label[role]} {harmless(boxes[label[role]]['category'])}" for role in ("subject", "object")]
-        yield f"  {label['score']:.3f} {names[0]} | {harmless(label['predicate'])} | {names[1]}{_because(label)}"
+        names = [f"#{label[role]} {sanitise(boxes[label[role]]['category'])}" for role in ("subject", "object")]
+        yield f"  {label['score']:.3f} {names[0]} | {sanitise(label['predicate'])} | {names[1]}{_because(label)}"
     for place in lineage.shards:
         limit = f", labels of {place['labels']}" if place["labels"] is not None else ""
         yield f"{place['step']}: {place['member']} at byte {place['offset']}, {place['size']} bytes{limit}"
     for reject in lineage.rejected:
-        yield f"rejected by {reject['stage']}: {harmless(reject['reason'])} {harmless(reject['value'])}"
+        yield f"rejected by {reject['stage']}: {sanitise(reject['reason'])} {sanitise(reject['value'])}"
 
 
 def _because(label: Mapping[str, Any]) -> str:
     words = label["words"]
     if not words:
         return ""
-    quoted = " … ".join(harmless(words[role]) for role in ("subject", "predicate", "object"))
+    quoted = " … ".join(sanitise(words[role]) for role in ("subject", "predicate", "object"))
     draw = f", draw {label['caption']['draw']}" if label["caption"] else ""
     other = "" if label["proposed"] else ", stated about another pair"
     return f"  from “{quoted}” (rule {words['rule']}{draw}{other}{_alternatives(label)})"

@@ -56,7 +56,7 @@ def collect_garbage(root: Address, grace_days: float, delete: bool, as_json: boo
     if delete:
         for garbage in found:
             garbage.remove(store, before)
-        store.drop_leftovers(before)
+        store.clean_up(before)
     size = sum(garbage.size for garbage in found)
     if as_json:
         listed = [{"folder": g.name, "what": g.what, "size": g.size} for g in found]

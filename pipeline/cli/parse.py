@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.report.formatting import harmless
+from pipeline.report.formatting import sanitise
 from storage.errors import FatalError
 
 
@@ -43,5 +43,5 @@ def show_parse(console: Console, caption: str, model: str, as_json: bool = False
             f"{t.subject_start}-{t.subject_end} {t.predicate_start}-{t.predicate_end} {t.object_start}-{t.object_end}",
             t.rule,
         )  # fmt: skip
-        shown.add_row(*(Text(harmless(cell)) for cell in cells))
+        shown.add_row(*(Text(sanitise(cell)) for cell in cells))
     console.print(shown)

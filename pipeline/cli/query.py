@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.report.formatting import harmless
+from pipeline.report.formatting import sanitise
 from storage.errors import FatalError
 from storage.manifest import REJECTED_FILE
 from storage.open_store import Address, existing_store
@@ -41,10 +41,10 @@ def print_query(root: Address, run_name: str, sql: str, as_json: bool) -> None:
     if as_json:
         _print_json(batches)
         return
-    made, rows = Table(*map(escape, map(harmless, names)), box=None), 0
+    made, rows = Table(*map(escape, map(sanitise, names)), box=None), 0
     for batch in batches:
         for row in batch.slice(0, max(0, SHOWN - rows)).to_pylist():
-            made.add_row(*(Text(harmless(str(value))) for value in row.values()))
+            made.add_row(*(Text(sanitise(str(value))) for value in row.values()))
         rows += len(batch)
     Console().print(made)
     if rows > SHOWN:

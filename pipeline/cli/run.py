@@ -14,7 +14,7 @@ from rich.text import Text
 
 from pipeline.cli.show import show_run as _show_run
 from pipeline.report.console import outcome_json, print_outcome
-from pipeline.report.formatting import harmless
+from pipeline.report.formatting import sanitise
 from pipeline.report.steps import Outcome
 from pipeline.report.trained_tagger import TrainedTagger
 from pipeline.run.context import RunContext
@@ -100,7 +100,7 @@ def examine_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
     else:
         table = Table("", "what", Column("", overflow="fold"), box=None)  # folded, so that no path is truncated
         for finding in findings:
-            table.add_row(finding.state, *(Text(harmless(text, len(text))) for text in (finding.what, finding.detail)))
+            table.add_row(finding.state, *(Text(sanitise(text, len(text))) for text in (finding.what, finding.detail)))
         Console().print(table)
     missing = [finding for finding in findings if finding.state == "missing"]
     if missing:

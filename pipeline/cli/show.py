@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.report.console import table
-from pipeline.report.formatting import bytes_in_words, harmless, in_words
+from pipeline.report.formatting import bytes_in_words, in_words, sanitise
 from pipeline.report.label_view import LabelView
 from pipeline.report.quarantine import sampled
 from pipeline.report.steps import StepSummary, summaries
@@ -86,10 +86,10 @@ def _show_steps(console: Console, run: Run, found: list[StepSummary], as_json: b
     for step in found:
         if step.rejected:
             reasons = ", ".join(f"{reason}: {count:,}" for reason, count in step.rejected.items())
-            console.print(Text(harmless(f"{step.step} rejected {reasons}")))
+            console.print(Text(sanitise(f"{step.step} rejected {reasons}")))
         if step.facts:
             facts = ", ".join(f"{name} {value}" for name, value in step.facts.items())
-            console.print(Text(harmless(f"{step.step}: {facts}", 600), "dim"))
+            console.print(Text(sanitise(f"{step.step}: {facts}", 600), "dim"))
 
 
 def _show_rows(console: Console, artifacts: Mapping[str, Artifact], counts: Mapping[str, int]) -> None:
@@ -105,7 +105,7 @@ def _show_rows(console: Console, artifacts: Mapping[str, Artifact], counts: Mapp
         for row in rejected:
             reason, count = ("", "") if row["reason"] == previous else (row["reason"], f"{counts[row['reason']]:,}")
             previous = row["reason"]
-            made.add_row(Text(harmless(reason)), count, str(row["image_id"]), Text(harmless(row["value"])))
+            made.add_row(Text(sanitise(reason)), count, str(row["image_id"]), Text(sanitise(row["value"])))
         console.print(made)
 
 

@@ -20,7 +20,7 @@ from storage.store import Store
 
 
 @dataclass(frozen=True)
-class Cause:
+class KeyDifference:
     """One artifact compared with the one nearest to it: the first term of their keys that differs."""
 
     stage: str
@@ -37,7 +37,7 @@ class Why:
     """Why a partition was computed: the causes from the requested stage back to the first; none if it was new."""
 
     partition: str
-    causes: tuple[Cause, ...]
+    causes: tuple[KeyDifference, ...]
 
     @property
     def first(self) -> str:
@@ -101,7 +101,7 @@ def _nearest(artifact: Artifact, beside: Sequence[Artifact]) -> Artifact | None:
     return min(beside, key=lambda other: (len(_differences(other, artifact)), other.key), default=None)
 
 
-def causes_of(store: Store, old: Artifact, new: Artifact) -> Iterator[Cause]:
+def causes_of(store: Store, old: Artifact, new: Artifact) -> Iterator[KeyDifference]:
     """Yield what differs between two artifacts of a stage and, as long as that is an input, what differs in the input."""
     nearest: Artifact | None = old
     current: Artifact | None = new
@@ -109,7 +109,7 @@ def causes_of(store: Store, old: Artifact, new: Artifact) -> Iterator[Cause]:
         differing = _differences(nearest, current)
         if not differing:
             return
-        yield Cause(current.manifest.stage, current.key, nearest.key, differing[0])
+        yield KeyDifference(current.manifest.stage, current.key, nearest.key, differing[0])
         nearest, current = _above(store, differing[0], nearest, current)
 
 

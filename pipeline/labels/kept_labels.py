@@ -28,7 +28,7 @@ class ChoiceSettings(Settings):
     posterior: every pair, with its confidence multiplied by its posterior."""
     threshold: float = Field(0.2, ge=0.0, le=1.0)
     """Pseudo relations with a lower confidence are left out."""
-    thresholds: dict[str, Annotated[float, Field(ge=0.0, le=1.0)]] = Field(default_factory=dict)
+    thresholds: dict[str, Annotated[float, Field(ge=0.0, le=1.0)]] = {}
     """Thresholds for individual predicates, by canonical name."""
     per_pair: int | None = Field(None, ge=1)
     """Maximum number of pseudo relations per ordered pair of boxes; the most confident are kept. None: no limit."""

@@ -40,7 +40,7 @@ class PredicateCount:
     given: int
 
 
-def labelled(run: Run, step: str, datasets: Sequence[str]) -> dict[str, Artifact]:
+def labelled_partitions(run: Run, step: str, datasets: Sequence[str]) -> dict[str, Artifact]:
     """Partition → artifact of a step, for these data sets only."""
     return {part: a for part, a in run.artifacts(step).items() if part.split("/")[0] in datasets}
 
@@ -54,7 +54,7 @@ def label_counts(
     run: Run, datasets: Sequence[str], choice: ChoiceSettings
 ) -> tuple[LabelFunnel, tuple[PredicateCount, ...]]:
     """Counts the labels of these data sets, and their predicates with the most kept first."""
-    images, tagged = labelled(run, "ingest", datasets), labelled(run, "tag", datasets)
+    images, tagged = labelled_partitions(run, "ingest", datasets), labelled_partitions(run, "tag", datasets)
     kept: Counter[str] = Counter()
     scored = proposed = 0
     for artifact in tagged.values():
@@ -68,8 +68,8 @@ def label_counts(
         given.update(FlatList.of(artifact.table("images"), "relations").values("predicate"))
     summed = LabelFunnel(
         images=_rows(images),
-        captions=_items(labelled(run, "caption", datasets), "captions"),
-        triplets=_items(labelled(run, "parse", datasets), "triplets"),
+        captions=_items(labelled_partitions(run, "caption", datasets), "captions"),
+        triplets=_items(labelled_partitions(run, "parse", datasets), "triplets"),
         candidates=proposed if tagged else None,
         scored=scored if tagged else None,
         kept=sum(kept.values()) if tagged else None,

@@ -183,7 +183,7 @@ def _short(value: float) -> str:
     return f"{value:g}"
 
 
-MOST_BARS = 24
+MAX_BARS = 24
 
 
 class Bar(NamedTuple):
@@ -198,8 +198,8 @@ class Bar(NamedTuple):
 
 def predicate_bars(predicates: Sequence[PredicateCount]) -> list[Bar]:
     """Bars of the most frequent predicates; the last bar sums up all others."""
-    shown = list(predicates[:MOST_BARS])
-    rest = predicates[MOST_BARS:]
+    shown = list(predicates[:MAX_BARS])
+    rest = predicates[MAX_BARS:]
     if rest:
         name = f"{len(rest)} others"
         shown.append(PredicateCount(name, sum(p.kept for p in rest), sum(p.given for p in rest)))

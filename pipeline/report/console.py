@@ -12,7 +12,7 @@ from rich.text import Text
 from pipeline.labels.label_audit import LabelScores
 from pipeline.report.arms import ArmScores, score_name, score_names, score_text
 from pipeline.report.figures import DatasetAudit, Figures
-from pipeline.report.formatting import harmless
+from pipeline.report.formatting import sanitise
 from pipeline.report.steps import Outcome, stage_rows
 
 
@@ -77,7 +77,7 @@ def _stages(figures: Figures, outcome: Outcome) -> Table:
 
 
 def _labels(audit: DatasetAudit, choice: str) -> list[Any]:
-    name = harmless(audit.dataset)
+    name = sanitise(audit.dataset)
     if not audit.has_truth:
         return [Text(f"Labels of {name}: not audited, because the data set gives no relations to compare with")]
     printed: list[Any] = []

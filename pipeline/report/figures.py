@@ -13,7 +13,7 @@ from pipeline.captioning.recorded import RecordedCaptioner
 from pipeline.labels.caption_audit import CaptionAudit, CaptionCount
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.label_audit import LabelAudit, LabelCount
-from pipeline.labels.label_funnel import LabelFunnel, PredicateCount, label_counts, labelled
+from pipeline.labels.label_funnel import LabelFunnel, PredicateCount, label_counts, labelled_partitions
 from pipeline.report.arms import ArmScores, arm_scores, share_of_gain
 from pipeline.report.steps import StepSummary, summaries
 from pipeline.report.view import RunView
@@ -64,7 +64,9 @@ def compute_figures(run: Run, datasets: Sequence[str], choice: ChoiceSettings, u
         choice=choice.in_words(),
         labels=counts,
         predicates=predicates,
-        audits=tuple(_audit(run, dataset, choice) for dataset in datasets if labelled(run, "ingest", [dataset])),
+        audits=tuple(
+            _audit(run, dataset, choice) for dataset in datasets if labelled_partitions(run, "ingest", [dataset])
+        ),
         arms=arms,
         unknown_captions=unknown_captions,
         share_of_gain=share_of_gain(arms),
@@ -78,7 +80,7 @@ def figures_of(view: RunView) -> Figures:
     changed = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in recordings if path.is_file()]
     stamp = digest_json([_VERSION, list(view.label_sets), view.choice.row_settings(), run_stamp(run), changed])
     adapter = TypeAdapter(Figures)
-    found = run.noted("figures")
+    found = run.read_document("figures")
     if found.get("stamp") == stamp:
         with suppress(ValidationError):
             return adapter.validate_python(found.get("figures"))
@@ -93,7 +95,7 @@ def count_unknown_captions(view: RunView) -> int:
         return 0
     captioner = RecordedCaptioner(view.captioning)
     known: set[int] = set()
-    for artifact in labelled(view.run, "ingest", view.label_sets).values():
+    for artifact in labelled_partitions(view.run, "ingest", view.label_sets).values():
         known.update(artifact.table("images")["image_id"].to_pylist())
     return sum(map(len, captioner.caption([], sorted(captioner.image_ids() - known))))
 
@@ -107,8 +109,8 @@ def run_stamp(run: Run) -> str:
 
 
 def _audit(run: Run, dataset: str, choice: ChoiceSettings) -> DatasetAudit:
-    images = labelled(run, "ingest", [dataset])
-    tagged, parsed = labelled(run, "tag", [dataset]), labelled(run, "parse", [dataset])
+    images = labelled_partitions(run, "ingest", [dataset])
+    tagged, parsed = labelled_partitions(run, "tag", [dataset]), labelled_partitions(run, "parse", [dataset])
     labels, captions = LabelCount(choice), CaptionCount()
     has_truth = False
     for partition, artifact in images.items():

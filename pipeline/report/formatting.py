@@ -12,7 +12,7 @@ _DIGEST = 12
 """Leading characters of a digest that identify it."""
 
 
-def harmless(text: str, longest: int = LONGEST) -> str:
+def sanitise(text: str, longest: int = LONGEST) -> str:
     """Sanitises `text` for a terminal: no control characters, one line, at most `longest` characters."""
     printable = "".join(character if character.isprintable() else "�" for character in " ".join(text.split()))
     return printable if len(printable) <= longest else printable[: longest - 1] + "…"
@@ -39,7 +39,7 @@ def in_words(row: Mapping[str, Any]) -> tuple[str, str]:
             parts.append(f"{len(value)} {column}: {'; '.join(items)}{more}" if value else f"no {column}")
         elif column not in ("digest", "split"):
             parts.append(f"{column} {_number(value)[: _DIGEST if column == 'tagger' else None]}")
-    return name, harmless(" · ".join(parts), 400)
+    return name, sanitise(" · ".join(parts), 400)
 
 
 def _plain(item: Any) -> str:

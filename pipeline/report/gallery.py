@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from pipeline.labels.kept_labels import ChoiceSettings, kept_labels
-from pipeline.labels.label_funnel import candidates, labelled
+from pipeline.labels.label_funnel import candidates, labelled_partitions
 from pipeline.training.sample import SampleRelation
 from storage.artifact import Artifact
 from storage.runs import Run
 from tagger.audit.labels import SYMMETRIC, Fact
 from tagger.english.predicates import canonical
 
-MOST_LISTED = 10
+MAX_LISTED = 10
 """Relations of each kind shown for one picture; the report folds the others away."""
 
 
@@ -72,7 +72,7 @@ class Sample:
 
 def choose_samples(run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int) -> list[Sample]:
     """At most `count` pictures, spread evenly over the partitions: the most interesting one of each stretch."""
-    images, captioned, tagged = (labelled(run, step, datasets) for step in ("ingest", "caption", "tag"))
+    images, captioned, tagged = (labelled_partitions(run, step, datasets) for step in ("ingest", "caption", "tag"))
     partitions = sorted(images)
     every = min(count, len(partitions))
     chosen: list[Sample] = []

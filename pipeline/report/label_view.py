@@ -14,15 +14,15 @@ from rich.text import Text
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.label_audit import LabelAudit, LabelCount
-from pipeline.labels.label_funnel import LabelFunnel, PredicateCount, label_counts, labelled
+from pipeline.labels.label_funnel import LabelFunnel, PredicateCount, label_counts, labelled_partitions
 from pipeline.report.console import share, table
-from pipeline.report.formatting import harmless
+from pipeline.report.formatting import sanitise
 from pipeline.stages.shard import ShardSettings
 from storage.runs import Run
 
 BINS = 10
-MOST_PREDICATES = 12
-MOST_INSTEAD = 3
+MAX_PREDICATES = 12
+MAX_CONFUSIONS = 3
 _BAR = 40
 
 
@@ -56,7 +56,7 @@ class LabelView:
 
     def print(self, console: Console) -> None:
         """Prints the tables."""
-        console.print(Text(harmless(" → ".join(self._yield()))))
+        console.print(Text(sanitise(" → ".join(self._yield()))))
         parts = [self._spread(), self._usual()]
         parts += [_audited(dataset, audit, self.choice) for dataset, audit in self.audits.items()]
         if not self.audits:
@@ -82,16 +82,16 @@ class LabelView:
         return Group(made)
 
     def _usual(self) -> Group:
-        most = f", most frequent of {len(self.predicates):,}" if len(self.predicates) > MOST_PREDICATES else ""
+        most = f", most frequent of {len(self.predicates):,}" if len(self.predicates) > MAX_PREDICATES else ""
         made = table(f"Predicates{most}", "predicate", "kept", "given by the set")
-        for each in self.predicates[:MOST_PREDICATES]:
-            made.add_row(Text(harmless(each.predicate)), f"{each.kept:,}", f"{each.given:,}")
+        for each in self.predicates[:MAX_PREDICATES]:
+            made.add_row(Text(sanitise(each.predicate)), f"{each.kept:,}", f"{each.given:,}")
         return Group(made)
 
 
 def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
     ways = table(
-        f"Labels of {harmless(dataset)}, on the {audit.images:,} images with given relations: {audit.given:,} given, "
+        f"Labels of {sanitise(dataset)}, on the {audit.images:,} images with given relations: {audit.given:,} given, "
         f"{audit.reachable:,} of them proposed by candidates",
         "labels", "kept", "precision", "recall", "precision at recall .8", "average precision",
     )  # fmt: skip
@@ -110,20 +110,20 @@ def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
         "By predicate, most kept first", "predicate", "kept", "true", "precision", "recall", "average precision",
         "calibration error", "correct where wrong",
     )  # fmt: skip
-    for each in audit.predicates[:MOST_PREDICATES]:
-        instead = ", ".join(f"{harmless(what)} {count:,}" for what, count in each.instead[:MOST_INSTEAD])
+    for each in audit.predicates[:MAX_PREDICATES]:
+        instead = ", ".join(f"{sanitise(what)} {count:,}" for what, count in each.instead[:MAX_CONFUSIONS])
         ranked = each.average_precision if each.truths else None
         numbers = (each.precision, each.recall, ranked, each.calibration_error)
         made.add_row(
-            Text(harmless(each.predicate)), f"{each.kept:,}", f"{each.truths:,}", *map(share, numbers), Text(instead)
+            Text(sanitise(each.predicate)), f"{each.kept:,}", f"{each.truths:,}", *map(share, numbers), Text(instead)
         )
     made.columns[-1].justify = "left"
     return Group(ways, Text(errors), Text(), made)
 
 
 def _audit(run: Run, dataset: str, choice: ChoiceSettings) -> LabelAudit:
-    tagged, count = labelled(run, "tag", [dataset]), LabelCount(choice)
-    for partition, artifact in labelled(run, "ingest", [dataset]).items():
+    tagged, count = labelled_partitions(run, "tag", [dataset]), LabelCount(choice)
+    for partition, artifact in labelled_partitions(run, "ingest", [dataset]).items():
         if partition in tagged:
             count.add(artifact.table("images"), tagged[partition])
     return count.audit()

@@ -19,7 +19,7 @@ from pipeline.data.images.opening import BadImage, read_image
 from pipeline.report.arms import ZERO_SHOT, score_name, score_names, score_text
 from pipeline.report.charts import loss_charts, predicate_bars
 from pipeline.report.figures import Figures, figures_of, run_stamp
-from pipeline.report.gallery import MOST_LISTED, Sample, choose_samples
+from pipeline.report.gallery import MAX_LISTED, Sample, choose_samples
 from pipeline.report.quarantine import quarantine
 from pipeline.report.steps import Outcome, stage_rows
 from pipeline.report.view import RunView
@@ -107,7 +107,7 @@ def _fill(
             bars=predicate_bars(figures.predicates),
             quarantine=quarantine(view.run),
             cards=[_card(sample, view.image_folders, folder) for sample in chosen],
-            listed=MOST_LISTED,
+            listed=MAX_LISTED,
             caption_counts=lambda texts: list(Counter(texts).items()),
         )
     )

@@ -53,7 +53,7 @@ class Planner:
         store, found = self.context.store, {}
         items = list(self._items(step))
         there = store.find_all(step.stage.name, [item.key for item in items])
-        store.freshen(step.stage.name, there.values())
+        store.touch(step.stage.name, there.values())
         for item in items:
             artifact = there.get(item.key)
             if artifact is None:
@@ -95,7 +95,7 @@ class Planner:
         contents = {table: [artifact.content for artifact in found] for table, found in tables.items()}
         stamp = digest_json([step.stage.audit_version, step.settings.model_dump(mode="json"), contents])
         run = self.context.run
-        passed = run.noted(PASSED)
+        passed = run.read_document(PASSED)
         if passed.get(step.name) != stamp:
             step.stage(step.settings).audit(Inputs(tables))
             run.note(PASSED, passed | {step.name: stamp})

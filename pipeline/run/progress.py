@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 
 from rich.console import Console
@@ -44,47 +45,50 @@ class Display(Protocol):
 
 
 class Lines:
-    """Prints plain lines: one when a step starts, one every ten seconds, one when it ends."""
+    """Writes plain lines: one when a step starts, one every ten seconds, one when it ends."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._printed_at = 0.0
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write = write
+        self._written_at = 0.0
         self._pace = Throughput(0)
 
     def drawing(self, done: int, total: int) -> None:
-        """Print how many scenes are drawn, at intervals."""
-        if time.monotonic() - self._printed_at >= LINE_EVERY or done == total:
-            self._printed_at = time.monotonic()
-            self._console.print(f"scenes: {done}/{total} drawn", highlight=False)
+        """Write how many scenes are drawn, at intervals."""
+        if self._is_due() or done == total:
+            self._write(f"scenes: {done}/{total} drawn")
 
     def reading(self, dataset: str, share: float) -> None:
-        """Print how much of the annotations is read, at intervals."""
-        if time.monotonic() - self._printed_at >= LINE_EVERY:
-            self._printed_at = time.monotonic()
-            self._console.print(f"{dataset}: annotations, {share:.0%} read", highlight=False)
+        """Write how much of the annotations is read, at intervals."""
+        if self._is_due():
+            self._write(f"{dataset}: annotations, {share:.0%} read")
 
     def step(self, plan: StepPlan) -> None:
-        """Print how much is cached and due."""
-        self._printed_at = time.monotonic()
+        """Write how much is cached and due."""
+        self._written_at = time.monotonic()
         self._pace = Throughput(len(plan.due))
-        self._console.print(f"{plan.step.name}: {len(plan.cached)} cached, {len(plan.due)} due", highlight=False)
+        self._write(f"{plan.step.name}: {len(plan.cached)} cached, {len(plan.due)} due")
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
-        """Print the progress of an item, and the rate and remaining time of the step, at intervals."""
-        self._pace.tell(item.partition, done, total)
-        if time.monotonic() - self._printed_at >= LINE_EVERY:
-            self._printed_at = time.monotonic()
+        """Write the progress of an item, and the rate and remaining time of the step, at intervals."""
+        self._pace.update(item.partition, done, total)
+        if self._is_due():
             details = ", ".join(text for text in (note, self._pace.in_words(_unit(item))) if text)
-            self._console.print(f"{item.step} {item.partition}: {done}/{total} {details}".rstrip(), highlight=False)
+            self._write(f"{item.step} {item.partition}: {done}/{total} {details}".rstrip())
 
     def finished(self, record: Record) -> None:
         """Count the item. The last line of the step reports the total."""
         self._pace.finish(record.partition)
 
     def done(self, plan: StepPlan, records: Sequence[Record], seconds: float) -> None:
-        """Print a summary of the step."""
+        """Write a summary of the step."""
         if plan.due:
-            self._console.print(f"{plan.step.name}: {summary(plan, records, seconds)}", highlight=False)
+            self._write(f"{plan.step.name}: {summary(plan, records, seconds)}")
+
+    def _is_due(self) -> bool:
+        due = time.monotonic() - self._written_at >= LINE_EVERY
+        if due:
+            self._written_at = time.monotonic()
+        return due
 
 
 class Bars:
@@ -129,7 +133,7 @@ class Bars:
         """Move the bar to the new share of the item."""
         assert self._bar is not None
         self._share[item.partition] = done / max(total, 1)
-        self._pace.tell(item.partition, done, total)
+        self._pace.update(item.partition, done, total)
         note = ", ".join(text for text in (self._pace.in_words(_unit(item)), note) if text)
         if item.partition == WHOLE:
             self._bars.update(self._bar, completed=done, total=total, note=note)
@@ -182,7 +186,7 @@ class JsonLines:
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
         """Emit event `progress`, at most five per second, with the rate of the step in images (or training steps) per second."""
-        self._pace.tell(item.partition, done, total)
+        self._pace.update(item.partition, done, total)
         if time.monotonic() - self._printed_at >= 0.2:
             self._printed_at = time.monotonic()
             left = self._pace.seconds_left
@@ -227,7 +231,7 @@ def open_display(console: Console, as_json: bool) -> Iterator[Display]:
         finally:
             bars.stop()
     else:
-        yield Lines(console)
+        yield Lines(partial(console.print, highlight=False))
 
 
 def _emit(**event: object) -> None:

@@ -19,7 +19,7 @@ class Throughput:
         self._done: dict[str, tuple[int, int]] = {}
         self._first: tuple[float, int, float] | None = None
 
-    def tell(self, partition: str, done: int, total: int) -> None:
+    def update(self, partition: str, done: int, total: int) -> None:
         """Note that `done` of `total` images (or training steps) of a partition are finished."""
         self._done[partition] = (done, total)
         if self._first is None:
@@ -28,7 +28,7 @@ class Throughput:
     def finish(self, partition: str) -> None:
         """Note that a partition is committed."""
         done, total = self._done.get(partition, (0, 0))
-        self.tell(partition, max(done, total), max(done, total))
+        self.update(partition, max(done, total), max(done, total))
 
     @property
     def rate(self) -> float:

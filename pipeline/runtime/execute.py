@@ -54,7 +54,7 @@ class WorkItem:
 
     def open_inputs(self, store: Store) -> Inputs:
         """The inputs, as artifacts on this machine's disk."""
-        artifacts = {name: store.bring(paths) for name, paths in self.inputs.items()}
+        artifacts = {name: store.fetch_artifacts(paths) for name, paths in self.inputs.items()}
         return Inputs(artifacts, self.partition, self.image_ids)
 
 

@@ -119,7 +119,7 @@ class CaptionStage(Stage):
         for (row, image), found in zip(batch, captions, strict=True):
             assert isinstance(image, Image.Image), "crops are cut from whole images"
             crops = pair_crops(image, row["boxes"], self.settings.dense_pairs)
-            dense = self._captioner.likeliest(crops)
+            dense = self._captioner.caption_with_beams(crops)
             found += [c._replace(draw=len(found) + i, source=f"{c.source} dense") for i, c in enumerate(dense)]
 
     def _fit(self, image: Picture, captions: list[Caption]) -> list[Caption]:

@@ -88,7 +88,7 @@ class ParseStage(Stage):
         ]
         texts = sorted({caption["text"] for row in rows for caption in row["captions"]})
         parsed: dict[str, list[Triplet]] = {}
-        fresh, before = 0, self._neural.unlicensed if self._neural is not None else 0
+        fresh, before = 0, self._neural.unsupported_facts if self._neural is not None else 0
         for chunk in (texts[i : i + _CHUNK] for i in range(0, len(texts), _CHUNK)):
             known = self._cache.find(chunk) if self._cache is not None else {}
             unknown = [text for text in chunk if text not in known]
@@ -101,7 +101,7 @@ class ParseStage(Stage):
         table = [{"image_id": row["image_id"], "triplets": _triplets(row["captions"], parsed)} for row in rows]
         facts = {"captions parsed": fresh}
         if self._neural is not None:
-            facts["facts that captions do not state"] = self._neural.unlicensed - before
+            facts["facts that captions do not state"] = self._neural.unsupported_facts - before
         return Output(pa.Table.from_pylist(table, schema=TRIPLETS), rejected=rejected, facts=facts)
 
     def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:

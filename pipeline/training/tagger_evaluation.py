@@ -22,14 +22,14 @@ from pipeline.training.dataset import SampleSource
 from pipeline.training.pairs import labelled_pairs, normalised_boxes
 from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import CALIBRATION, TaggerSettings, TrainingSettings
-from pipeline.training.vocabulary import Vocabulary, numbered
+from pipeline.training.vocabulary import Vocabulary, index_by_name
 from storage.atomic import write_atomic
 from tagger.audit.labels import SYMMETRIC
 from tagger.labelling.calibration import Calibration, calibration_error
 
-MOST_IMAGES = 500
-MOST_IMAGES_BETWEEN = 100
-"""Maximum number of images measured during the training. At its end it is `MOST_IMAGES`."""
+MAX_IMAGES = 500
+MAX_IMAGES_BETWEEN = 100
+"""Maximum number of images measured during the training. At its end it is `MAX_IMAGES`."""
 RECALLS = (20, 50)
 FOLDS = 2
 FALSE_SHARE = 0.3
@@ -82,7 +82,7 @@ def check_tagger(
     settings: TrainingSettings,
     device: torch.device,
     symmetric: Collection[str] = (),
-    most: int = MOST_IMAGES,
+    most: int = MAX_IMAGES,
 ) -> TaggerCheck:
     """Scores every ordered pair of boxes for every predicate, and measures the scores against the given relations.
 
@@ -142,7 +142,7 @@ def proposals(
     number: int, image: Scored, names: Sequence[str], stated: Collection[Statement], symmetric: Collection[str]
 ) -> Iterator[Proposal]:
     """Yields the labels of an image that captions with the `stated` facts would propose. `number` identifies the image."""
-    boxes, columns = image.sample.boxes, numbered(names)
+    boxes, columns = image.sample.boxes, index_by_name(names)
     given = {(r.subject, r.predicate, r.object) for r in image.sample.relations}
     predicates: dict[tuple[str, str], list[str]] = {}
     for subject_name, predicate, object_name in sorted(stated):
@@ -171,7 +171,7 @@ def _false(
 
     Common and plausible statements are drawn more often, because a captioner errs in what it might have seen.
     """
-    columns = numbered(names)
+    columns = index_by_name(names)
     boxes = image.sample.boxes
     here = {box.category for box in boxes}
     best: dict[Statement, float] = {}
@@ -214,9 +214,9 @@ def _scored(
 ) -> Iterator[Scored]:
     """Yields scores and truth of one image. Yields nothing if it has no relation of known predicate and categories."""
     sample = source.labels(image)
-    known = numbered(vocabulary.predicates.names)
+    known = index_by_name(vocabulary.predicates.names)
     objects = [*vocabulary.objects.names, NO_OBJECTS]
-    places = numbered(objects)
+    places = index_by_name(objects)
     # A held-out image may have a category that is not in the training set. Its pairs cannot measure the tagger.
     named = [index for index, box in enumerate(sample.boxes) if box.category in places]
     pairs = [(s, o) for s in named for o in named if s != o]
@@ -265,7 +265,7 @@ class HeldOut:
         last = step == total
         if not len(self.images) or not (last or step % self.settings.check_every == 0):
             return {}
-        most = MOST_IMAGES if last else MOST_IMAGES_BETWEEN
+        most = MAX_IMAGES if last else MAX_IMAGES_BETWEEN
         found = check_tagger(network, self.images, self.vocabulary, self.settings, self.device, SYMMETRIC, most)
         if last:
             write_atomic(self.work / CALIBRATION, found.calibration.to_json())

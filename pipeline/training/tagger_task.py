@@ -43,7 +43,7 @@ class TaggerTask:
             for sample in given.samples
         ]
         names = names_for_noise(len(given.texts.objects) - 1, len(examples), network.config.official_compat)
-        queries = noisy(pair_queries(targets), self._settings, names, generator)
+        queries = add_noise(pair_queries(targets), self._settings, names, generator)
         scored = network(given.images, given.padding, given.objects_TE, given.predicates_TE, queries)
         losses: dict[str, Tensor] = self._criterion(full_precision(scored), targets)
         return losses
@@ -73,7 +73,9 @@ def names_for_noise(names: int, images: int, official_compat: bool) -> int:
     return min(names, images) if official_compat else names
 
 
-def noisy(queries: PairQueries, settings: TaggerSettings, names: int, generator: np.random.Generator) -> PairQueries:
+def add_noise(
+    queries: PairQueries, settings: TaggerSettings, names: int, generator: np.random.Generator
+) -> PairQueries:
     """Moves and scales boxes and replaces labels at random. `names`: number of object texts to draw labels from."""
 
     def moved(boxes: Tensor) -> Tensor:

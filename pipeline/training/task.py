@@ -21,7 +21,7 @@ from pipeline.training.dataset import Example
 from pipeline.training.pairs import TargetPair, detection_pairs, normalised_boxes
 from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import TrainingSettings
-from pipeline.training.vocabulary import Vocabulary, numbered
+from pipeline.training.vocabulary import Vocabulary, index_by_name
 
 
 class Task(Protocol):
@@ -52,7 +52,7 @@ class StepTexts:
         predicates = {relation.predicate for sample in samples for relation in sample.relations}
         self.objects = [*vocabulary.objects.draw(objects, settings.object_texts, generator), NO_OBJECTS]
         self.predicates = vocabulary.predicates.draw(predicates, settings.predicate_texts, generator)
-        self._object_places, self._predicate_places = numbered(self.objects), numbered(self.predicates)
+        self._object_places, self._predicate_places = index_by_name(self.objects), index_by_name(self.predicates)
 
     def encode(self, network: Network) -> tuple[Tensor, Tensor]:
         """Returns the features of the object texts and of the predicate texts."""

@@ -28,7 +28,7 @@ from storage.errors import FatalError
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """The outcome of a training."""
 
     network: Network
@@ -60,7 +60,7 @@ def train(
     asked_to_stop: Callable[[], bool],
     progress: Progress,
     check: Check = lambda network, step, total: {},
-) -> Trained:
+) -> TrainingResult:
     """Trains from the last checkpoint in `work` to the end, or until any process is asked to stop.
 
     `check` runs in the first process alone and must leave the network unchanged.
@@ -113,7 +113,7 @@ def train(
                 save_checkpoint(work / CHECKPOINT, step, ranks.count, network, optimizer)
         if stop:
             break
-    return Trained(network, step, total, first, time.monotonic() - started)
+    return TrainingResult(network, step, total, first, time.monotonic() - started)
 
 
 def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:

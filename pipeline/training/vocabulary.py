@@ -83,7 +83,7 @@ class Vocabulary:
         return cls(*(Names(tuple(values[names]), tuple(values[counts])) for names, counts in kinds))
 
 
-def numbered(names: Sequence[str]) -> dict[str, int]:
+def index_by_name(names: Sequence[str]) -> dict[str, int]:
     """Maps each name to its position."""
     return {name: place for place, name in enumerate(names)}
 

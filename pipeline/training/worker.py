@@ -24,7 +24,7 @@ from pipeline.training.config import MODEL, SUMMARY, TOKENIZER, VOCABULARY, Summ
 from pipeline.training.dataset import ImageSource, SampleSource, ShardSource, Subset
 from pipeline.training.gradient_sync import Ranks
 from pipeline.training.task import Task
-from pipeline.training.trainer import Check, Trained, train
+from pipeline.training.trainer import Check, TrainingResult, train
 from pipeline.training.vocabulary import Vocabulary
 from storage.atomic import put_in_place, write_atomic
 from storage.errors import PipelineError
@@ -47,7 +47,7 @@ def main(path: Path) -> int:
     return 0
 
 
-def run(config: TrainConfig, ranks: Ranks, asked_to_stop: Callable[[], bool]) -> Trained:
+def run(config: TrainConfig, ranks: Ranks, asked_to_stop: Callable[[], bool]) -> TrainingResult:
     """Runs the part of one process in the training. Process 0 writes the results to `config.work`."""
     settings = config.settings
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -101,7 +101,7 @@ def _report(step: int, total: int, note: str) -> None:
     print(f"step {step}/{total}: {note}", flush=True)
 
 
-def _finish(config: TrainConfig, trained: Trained, images: int, ranks: Ranks) -> None:
+def _finish(config: TrainConfig, trained: TrainingResult, images: int, ranks: Ranks) -> None:
     aside = config.work / f".{MODEL}.new"
     save(trained.network, aside)
     put_in_place(aside, config.work / MODEL)

@@ -26,7 +26,7 @@ def triplet(scene: dict[str, Any], relation: list[Any]) -> tuple[str, str, str]:
     return scene["objects"][subject][0], predicate, scene["objects"][target][0]
 
 
-def normalised(pictures: np.ndarray) -> Tensor:
+def normalise(pictures: np.ndarray) -> Tensor:
     """Normalises (B, SIDE, SIDE, 3) uint8 to (B, 3, SIDE, SIDE) floats like BLIP's image processor."""
     like = BlipImageProcessor()
     mean, std = (torch.tensor(v)[:, None, None] * 255 for v in (like.image_mean, like.image_std))
@@ -66,7 +66,7 @@ class Feed:
                 if known is not None:
                     relations[i, known] = 1.0
         return {
-            "pixels": normalised(pictures),
+            "pixels": normalise(pictures),
             "parts": torch.from_numpy(parts),
             "relations": relations,
             **words_given,

@@ -18,7 +18,7 @@ SIDE = 160
 CHUNK = 500
 
 
-def squeezed(scene: Scene) -> np.ndarray:
+def render_small(scene: Scene) -> np.ndarray:
     """Renders a scene as (SIDE, SIDE, 3) uint8."""
     return np.asarray(render(scene).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
@@ -42,7 +42,7 @@ def _fill(path: str, seed: int, start: int, stop: int) -> list[str]:
     lines = []
     for i in range(start, stop):
         scene = make_scene(seed, i)
-        pictures[i] = squeezed(scene)
+        pictures[i] = render_small(scene)
         lines.append(json.dumps(description(scene)))
     pictures.flush()
     return lines

@@ -39,7 +39,7 @@ class LabelCurve:
         """Best precision at a reachable recall of at least `recall`; 0 if it is not reached."""
         return _best(self.precision, self.recall, recall)
 
-    def precision_at_of_all(self, recall: float = AUDITED_RECALL) -> float:
+    def precision_at_total_recall(self, recall: float = AUDITED_RECALL) -> float:
         """Like `precision_at`, but with recall over all truths; 0 if it is not reached."""
         return _best(self.precision, self.recall_of_all, recall)
 

@@ -12,7 +12,7 @@ from tagger.pair import Pair
 from tagger.relation import Relation
 
 NOTHING = "(no relation)"
-TURNED = "(the other way round)"
+REVERSED = "(the other way round)"
 
 
 @dataclass(frozen=True)
@@ -100,4 +100,4 @@ def _holds(subject: int, name: str, object_: int, facts: Collection[Fact], symme
 
 def _truths_of(ends: tuple[int, int], name: str, facts: Collection[Fact]) -> list[str]:
     here = sorted(predicate for subject, predicate, object_ in facts if (subject, object_) == ends)
-    return [TURNED] if (ends[1], name, ends[0]) in facts else here
+    return [REVERSED] if (ends[1], name, ends[0]) in facts else here

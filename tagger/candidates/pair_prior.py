@@ -8,7 +8,7 @@ from tagger.english.words import words
 
 # Fitted by `benchmarks/pair_prior.py` on human-annotated pairs among all pairs of the same two categories.
 SUBJECT_SIZE, OBJECT_SIZE, OVERLAP, GAP, DISTANCE = -0.01, 0.05, 1.69, -1.3, -1.22
-SAID_SIZE = 1.0
+STATED_SIZE_WEIGHT = 1.0
 """Amount that "large" adds to the weight of a noun's size and "small" subtracts from it."""
 
 LEAST = 1e-9
@@ -64,7 +64,7 @@ def pair_priors(
 
 def _size_shift(attributes: Collection[str]) -> float:
     stated = set(attributes)
-    return SAID_SIZE * (bool(stated & _LARGE) - bool(stated & _SMALL))
+    return STATED_SIZE_WEIGHT * (bool(stated & _LARGE) - bool(stated & _SMALL))
 
 
 def _distributed(weights: Sequence[float], total: int) -> list[float]:

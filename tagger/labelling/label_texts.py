@@ -12,7 +12,7 @@ from torch import Tensor
 from models.config import NO_OBJECTS
 from models.relation_tagger import RelationTagger
 
-MOST_REMEMBERED = 20_000
+CACHE_LIMIT = 20_000
 """Number of cached strings beyond the fixed lists; when the cache is full, it is cleared."""
 
 
@@ -60,7 +60,7 @@ class LabelTexts:
         if found is None:
             found = self._others.get(text)
         if found is None:
-            if len(self._others) >= MOST_REMEMBERED:
+            if len(self._others) >= CACHE_LIMIT:
                 self._others.clear()
             found = self._others[text] = self._tagger.encode_texts([text])[0]
         return found

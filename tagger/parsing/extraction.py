@@ -321,7 +321,7 @@ class Extraction:
                 continue
             predicate = self._plain_predicate(left.i + 1, self._mentions.span(right)[0])
             if predicate is not None and not self._are_linked(left, right):
-                subject = self._subjects.able(left, self._doc[predicate[0]])
+                subject = self._subjects.capable_subject(left, self._doc[predicate[0]])
                 self._emit(self._mentions.referents(subject), predicate, self._mentions.referents(right), "adjacent")
 
     def _are_linked(self, left: Token, right: Token) -> bool:

@@ -50,7 +50,7 @@ class NeuralParser:
             raise NeuralParserError(f"{folder}: {error}; give a sequence-to-sequence model of transformers") from error
         self._model = model.eval()
         self._batch_size, self._longest, self._prompt = batch_size, longest, prompt
-        self.unlicensed = 0
+        self.unsupported_facts = 0
         """Number of facts that were left out because the caption lacks their words."""
 
     def __call__(self, captions: Sequence[str]) -> list[list[Triplet]]:
@@ -82,12 +82,12 @@ class NeuralParser:
                 yield from zip((caption for caption, _ in batch), texts, strict=True)
 
     def _licensed(self, caption: str, graph: str) -> list[Triplet]:
-        triplets, refused = licensed(caption, graph)
-        self.unlicensed += refused
+        triplets, refused = supported_triplets(caption, graph)
+        self.unsupported_facts += refused
         return triplets
 
 
-def licensed(caption: str, graph: str) -> tuple[list[Triplet], int]:
+def supported_triplets(caption: str, graph: str) -> tuple[list[Triplet], int]:
     """Returns the triplets of a written graph that the caption has words for, and the number of other facts."""
     facts = [[part.strip() for part in fact.split(",")] for fact in _FACT.findall(graph)]
     stated = [fact for fact in facts if len(fact) == 3 and all(fact)]

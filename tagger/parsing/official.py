@@ -10,7 +10,7 @@ from tagger.triplet import Triplet
 _RULES = frozenset({"verb-object", "verb-preposition", "preposition", "noun-preposition", "passive"})
 
 
-def as_authors_keep(triplets: Iterable[Triplet]) -> list[Triplet]:
+def to_authors_triplets(triplets: Iterable[Triplet]) -> list[Triplet]:
     """Returns the triplets of their rules, worded by `authors_predicate`; offsets still cover the whole predicate."""
     kept = ((triplet, authors_predicate(triplet)) for triplet in triplets)
     return [replace(triplet, predicate_lemma=predicate) for triplet, predicate in kept if predicate]

@@ -33,7 +33,7 @@ class Subjects:
             self._by_verb[verb.i] = self._found(verb)
         return self._by_verb[verb.i]
 
-    def able(self, noun: Token, verb: Token) -> Token:
+    def capable_subject(self, noun: Token, verb: Token) -> Token:
         """Returns the noun or, if it can't perform the verb, the person or animal whose place or garment it is."""
         is_worn = noun_lemma(noun.lower_) in GARMENTS
         if verb.tag_ == "VBN" or not (is_worn or canonical(verb.lower_) in _AGENTIVE):
@@ -92,7 +92,7 @@ class Subjects:
             return self.of(head)
         if not self._mentions.is_noun(head):
             return []
-        return self._modified(self.able(head, verb), verb)
+        return self._modified(self.capable_subject(head, verb), verb)
 
     def _modified(self, noun: Token, modifier: Token) -> list[Token]:
         members = self._mentions.modified(noun, modifier)

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 from faulty_disk import Died, FaultyDisk, Stop
-from prefect_server import await_it
+from prefect_server import wait_for
 from replayed import Replayed, replayed
 from tiny_chain import World
 
@@ -91,7 +91,7 @@ def test_on_s3_another_machine_goes_on_from_the_checkpoint_of_a_killed_one(
                 remote.put(artifact)
     key = finished.artifacts()["pretrain:pseudo"]["all"].key
     process = world.start()
-    await_it(lambda: remote.files.read(f"scratch/{key}/record.json"), 250, "no copy of a checkpoint arrived")
+    wait_for(lambda: remote.files.read(f"scratch/{key}/record.json"), 250, "no copy of a checkpoint arrived")
     process.kill()
     process.communicate(timeout=60)
     remote.files.remove([f"claims/{key}"])  # as if the lease of the killed run had expired

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -113,3 +114,10 @@ def test_a_caption_that_is_not_parsed_is_one_message(root: Path) -> None:
         done = _rlip("parse", caption, cwd=root)
         assert done.returncode == 1
         assert done.stderr.startswith("Error: caption ") and "Traceback" not in done.stderr
+
+
+def test_the_version_is_that_of_the_package_and_the_module_runs_like_the_command(root: Path) -> None:
+    version = f"rlip {importlib.metadata.version('rlip')}\n"
+    assert _rlip("--version", cwd=root).stdout == version
+    command = [sys.executable, "-m", "pipeline.cli", "--version"]
+    assert subprocess.run(command, cwd=root, capture_output=True, text=True).stdout == version

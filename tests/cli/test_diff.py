@@ -6,7 +6,7 @@ import json
 
 import pyarrow as pa
 import pytest
-from hand_made import Book, Made, relations
+from run_builder import Made, RunBuilder, relations
 from toy_store import put
 
 from pipeline.cli.diff import difference, print_diff
@@ -30,12 +30,12 @@ AFTER = [
 
 
 @pytest.fixture
-def runs(book: Book) -> tuple[Run, Run]:
+def runs(book: RunBuilder) -> tuple[Run, Run]:
     """Two runs in one store with labels of different settings; partition 1 is the same artifact in both."""
     both = []
     for name, rows, floor in (("before", BEFORE, 0.05), ("after", AFTER, 0.1)):
         run = Run(book.run.store, name)
-        one = Book(run, book.pictures)
+        one = RunBuilder(run, book.pictures)
         one.add("tag", "toys/0000", rows, settings={"floor": floor})
         one.add("tag", "toys/0001", [relations(3, (0, "on", 1, 0.8))], settings={"partition": 1})
         both.append(run)
@@ -45,7 +45,7 @@ def runs(book: Book) -> tuple[Run, Run]:
 def test_relations_are_told_apart_by_kind_cause_and_predicate(runs: tuple[Run, Run]) -> None:
     found = difference(*runs)
     assert found.same == 3, "one is equal, one differs by less than 0.01, and one is in a shared partition"
-    (cause,) = found.weightiest
+    (cause,) = found.by_size
     assert str(cause) == "tag: floor: 0.05 → 0.1"
     assert cause.counts == {"added": 1, "lost": 1, "re-scored": 1}
     assert cause.predicates == found.predicates == {"near": {"added": 1, "lost": 1}, "ride": {"re-scored": 1}}
@@ -73,23 +73,23 @@ def _label(store: Store, caused_by: str, value: float) -> str:
     return execute(Made("tag", lambda work: Output(rows)), item, store, lambda done, total, note="": None).key
 
 
-def test_each_causing_stage_has_its_own_predicates_and_examples(book: Book) -> None:
+def test_each_causing_stage_has_its_own_predicates_and_examples(book: RunBuilder) -> None:
     store = book.run.store
     before, after = Run(store, "before"), Run(store, "after")
     for run, value in ((before, 0.3), (after, 0.9)):
         run.record("tag", "tag", {f"toys/{n:04d}": _label(store, stage, value) for n, stage in enumerate(CAUSES)})
     found = difference(before, after)
-    assert {cause.stage: cause.what for cause in found.weightiest} == {
+    assert {cause.stage: cause.what for cause in found.by_size} == {
         "caption": "top_p: 0.3 → 0.9", "parse": "model: 0.3 → 0.9", "tag": "floor: 0.3 → 0.9",
     }  # fmt: skip
-    for cause in found.weightiest:
+    for cause in found.by_size:
         assert cause.predicates == {f"by {cause.stage}": {"re-scored": 1}}
         assert [example.predicate for example in cause.examples["re-scored"]] == [f"by {cause.stage}"]
 
 
 def test_a_run_is_the_same_as_itself(runs: tuple[Run, Run]) -> None:
     found = difference(runs[0], runs[0])
-    assert (found.same, found.weightiest, found.predicates) == (5, [], {})
+    assert (found.same, found.by_size, found.predicates) == (5, [], {})
 
 
 def test_it_prints_and_has_json(runs: tuple[Run, Run], capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,7 +105,7 @@ def test_it_prints_and_has_json(runs: tuple[Run, Run], capsys: pytest.CaptureFix
     assert cause["examples"]["added"][0]["after"] == pytest.approx(0.6)
 
 
-def test_a_run_without_relations_is_told(book: Book, runs: tuple[Run, Run]) -> None:
+def test_a_run_without_relations_is_told(book: RunBuilder, runs: tuple[Run, Run]) -> None:
     book.metrics("train_tagger", (0, "loss", 1.0))
     with pytest.raises(FatalError, match="run 'toy' has no artifacts of step 'tag'"):
         difference(runs[0], book.run)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from hand_made import TWO_PEOPLE, Book, captions, pairs, relations, triplets
+from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, triplets
 
 from pipeline.cli.lineage import lineage_of, print_lineage
 from storage.errors import FatalError
 
 
-def test_a_label_tells_words_rule_caption_and_score(labelled: Book) -> None:
+def test_a_label_tells_words_rule_caption_and_score(labelled: RunBuilder) -> None:
     lineage = lineage_of(labelled.run, "toys/1")
     assert lineage.partition == "toys/0000" and lineage.image["uri"] == "1.png"
     assert [caption["text"] for caption in lineage.captions] == ["a man rides a horse", "a man holds a cup"]
@@ -24,11 +24,11 @@ def test_a_label_tells_words_rule_caption_and_score(labelled: Book) -> None:
 
 
 @pytest.mark.parametrize("name", ["1", "toys/1", "1.png"])
-def test_an_image_is_named_by_id_by_set_and_id_or_by_file(labelled: Book, name: str) -> None:
+def test_an_image_is_named_by_id_by_set_and_id_or_by_file(labelled: RunBuilder, name: str) -> None:
     assert lineage_of(labelled.run, name).image["image_id"] == 1
 
 
-def test_an_unknown_image_and_an_ambiguous_one_are_told(labelled: Book) -> None:
+def test_an_unknown_image_and_an_ambiguous_one_are_told(labelled: RunBuilder) -> None:
     for name in ("toys/77", "9" * 30, "²", "١", "", "toys/", "../1"):
         with pytest.raises(FatalError, match=f"no image {name!r}"):
             lineage_of(labelled.run, name)
@@ -38,7 +38,7 @@ def test_an_unknown_image_and_an_ambiguous_one_are_told(labelled: Book) -> None:
     assert lineage_of(labelled.run, "more/1").labels == []
 
 
-def test_what_it_says_fits_a_terminal_and_a_machine(labelled: Book, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_it_says_fits_a_terminal_and_a_machine(labelled: RunBuilder, capsys: pytest.CaptureFixture[str]) -> None:
     root = labelled.run.store.root
     print_lineage(root, "2", None, as_json=False)
     text = capsys.readouterr().out
@@ -48,7 +48,7 @@ def test_what_it_says_fits_a_terminal_and_a_machine(labelled: Book, capsys: pyte
 
 
 def test_a_label_that_words_may_mean_of_other_pairs_tells_how_sure_they_are(
-    book: Book, capsys: pytest.CaptureFixture[str]
+    book: RunBuilder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = pairs(1, (0, "ride", 2, 2), (1, "ride", 2, 2))
     for pair, prior in zip(found["pairs"], (0.75, 0.25), strict=True):
@@ -63,7 +63,7 @@ def test_a_label_that_words_may_mean_of_other_pairs_tells_how_sure_they_are(
 
 
 def test_control_characters_in_captions_do_not_reach_the_terminal(
-    book: Book, capsys: pytest.CaptureFixture[str]
+    book: RunBuilder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
     book.add("caption", "toys/0000", [captions(1, "a \x1b[31mred\x1b[0m man")])

@@ -12,17 +12,17 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hand_made import Book
+from run_builder import RunBuilder
 
 from pipeline.cli.query import print_query, query
 from storage.errors import FatalError
 
 
-def _rows(labelled: Book, sql: str) -> list[dict[str, Any]]:
+def _rows(labelled: RunBuilder, sql: str) -> list[dict[str, Any]]:
     return [row for batch in query(labelled.run, sql)[1] for row in batch.to_pylist()]
 
 
-def test_every_table_of_a_run_can_be_asked(labelled: Book) -> None:
+def test_every_table_of_a_run_can_be_asked(labelled: RunBuilder) -> None:
     sql = """
         select r.predicate, count(*) as times from (select unnest(relations) as r from relations)
         where r.score >= 0.5 group by 1 order by times desc, 1
@@ -35,25 +35,25 @@ def test_every_table_of_a_run_can_be_asked(labelled: Book) -> None:
     assert _rows(labelled, "select reason from rejected") == [{"reason": "truncated"}]
 
 
-def test_tables_that_several_steps_write_bear_their_arms(labelled: Book) -> None:
+def test_tables_that_several_steps_write_bear_their_arms(labelled: RunBuilder) -> None:
     for arm in ("pseudo", "none"):
         labelled.metrics(f"evaluate:{arm}", (0, "map", 0.5))
     sql = "select p.value - n.value as gain from scores_pseudo p join scores_none n using (name)"
     assert _rows(labelled, sql) == [{"gain": 0.0}]
 
 
-def test_what_json_can_not_hold_is_told_as_null(labelled: Book, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_json_can_not_hold_is_told_as_null(labelled: RunBuilder, capsys: pytest.CaptureFixture[str]) -> None:
     sql = """select 'nan'::double as a, [1.5, '-inf'::double] as b, {'c': 'inf'::float} as d, date '2026-01-02' as e"""
     print_query(labelled.run.store.root, labelled.run.name, sql, as_json=True)
     parsed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert parsed == [{"a": None, "b": [1.5, None], "d": {"c": None}, "e": "2026-01-02"}]
 
 
-def test_columns_of_one_name_are_told_apart(labelled: Book) -> None:
+def test_columns_of_one_name_are_told_apart(labelled: RunBuilder) -> None:
     assert _rows(labelled, "select 1 as a, 2 as a, 3 as a_2") == [{"a": 1, "a_2": 2, "a_2_2": 3}]
 
 
-def test_a_huge_answer_is_counted_but_not_held(labelled: Book, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_huge_answer_is_counted_but_not_held(labelled: RunBuilder, capsys: pytest.CaptureFixture[str]) -> None:
     sql = "select a.range as n, repeat('x', 500) as text from range(200000) a"
     pa.default_memory_pool().release_unused()
     before = pa.total_allocated_bytes()
@@ -67,7 +67,7 @@ def test_a_huge_answer_is_counted_but_not_held(labelled: Book, capsys: pytest.Ca
 @pytest.mark.parametrize(
     "sql", ["drop view images", "create view images as select 1", "create table t as select 1 as a"]
 )
-def test_what_a_query_makes_is_gone_with_it(labelled: Book, sql: str) -> None:
+def test_what_a_query_makes_is_gone_with_it(labelled: RunBuilder, sql: str) -> None:
     with suppress(FatalError):
         _rows(labelled, sql)
     assert _rows(labelled, "select count(*) as n from images")[0]["n"] > 0
@@ -79,7 +79,7 @@ ENDLESS = "select count(*) from range(100000000000) a where hash(a.range) % 7 = 
 
 
 @pytest.mark.parametrize("endless", [ENDLESS, f"create table t as {ENDLESS}; select * from t"])
-def test_a_query_can_be_stopped(labelled: Book, endless: str) -> None:
+def test_a_query_can_be_stopped(labelled: RunBuilder, endless: str) -> None:
     _rows(labelled, "select 1")  # loads DuckDB now, so that the timer below interrupts the query itself
     # Test runners may start processes that ignore Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -91,14 +91,14 @@ def test_a_query_can_be_stopped(labelled: Book, endless: str) -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_damaged_tables_are_named_with_the_remedy(labelled: Book) -> None:
+def test_damaged_tables_are_named_with_the_remedy(labelled: RunBuilder) -> None:
     (artifact,) = labelled.run.artifacts("parse").values()
     artifact.file("triplets.parquet").write_bytes(b"torn")
     with pytest.raises(FatalError, match=r"triplets\.parquet.*tables of run"):
         _rows(labelled, "select * from triplets")
 
 
-def test_a_wrong_query_names_the_tables(labelled: Book) -> None:
+def test_a_wrong_query_names_the_tables(labelled: RunBuilder) -> None:
     with pytest.raises(FatalError, match=r"candidates, captions, images, rejected, relations, triplets"):
         _rows(labelled, "select * from labels")
     with pytest.raises(FatalError, match=r"asks for no rows; e\.g\. 'select count"):
@@ -112,7 +112,7 @@ def test_a_wrong_query_names_the_tables(labelled: Book) -> None:
         "attach '{file}' as other", "install httpfs", "set enable_external_access = true",
     ],
 )  # fmt: skip
-def test_a_query_reaches_nothing_but_the_run(labelled: Book, sql: str, tmp_path: Path) -> None:
+def test_a_query_reaches_nothing_but_the_run(labelled: RunBuilder, sql: str, tmp_path: Path) -> None:
     file = tmp_path / "secret.csv"
     file.write_text("a,b\n1,2\n")
     with pytest.raises(FatalError):

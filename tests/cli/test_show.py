@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
-from hand_made import Book, captions
 from rich.console import Console
+from run_builder import RunBuilder, captions
 
 from pipeline.cli.show import show_run
 from pipeline.labels.kept_labels import ChoiceSettings
@@ -21,31 +21,31 @@ def console() -> tuple[Console, io.StringIO]:
     return Console(file=out, width=140, force_terminal=False), out
 
 
-def shown(book: Book, *arguments: str | None, as_json: bool = False) -> str:
+def shown(book: RunBuilder, *arguments: str | None, as_json: bool = False) -> str:
     terminal, out = console()
     show_run(terminal, book.run.store, *arguments, as_json=as_json)  # type: ignore[arg-type]
     return out.getvalue()
 
 
-def test_runs_are_listed(labelled: Book) -> None:
+def test_runs_are_listed(labelled: RunBuilder) -> None:
     assert "toy" in shown(labelled, None)
     assert json.loads(shown(labelled, None, as_json=True)) == {
         "runs": [{"run": "toy", "steps": ["caption", "ingest", "parse", "tag"]}]
     }
 
 
-def test_a_store_without_runs_says_so(book: Book) -> None:
+def test_a_store_without_runs_says_so(book: RunBuilder) -> None:
     assert "No runs" in shown(book, None)
 
 
-def test_steps_show_counts_reasons_and_facts(labelled: Book) -> None:
+def test_steps_show_counts_reasons_and_facts(labelled: RunBuilder) -> None:
     text = shown(labelled, "toy")
     assert [line.split()[0] for line in text.splitlines()[2:6]] == ["ingest", "caption", "parse", "tag"]
     assert "ingest rejected truncated: 1" in text
     assert "images/s 2.0" in text
 
 
-def test_a_step_shows_sample_rows_and_quarantine(labelled: Book) -> None:
+def test_a_step_shows_sample_rows_and_quarantine(labelled: RunBuilder) -> None:
     assert "man | ride | horse" in shown(labelled, "toy", "parse")
     assert "#0 ride #2 0.90" in shown(labelled, "toy", "tag")
     assert "JPEG: <b>cut</b>" in shown(labelled, "toy", "ingest")
@@ -57,14 +57,14 @@ def test_a_step_shows_sample_rows_and_quarantine(labelled: Book) -> None:
     assert list(parsed["keys"]) == ["toys/0000"]
 
 
-def test_at_most_twenty_rejected_rows_are_shown(book: Book) -> None:
+def test_at_most_twenty_rejected_rows_are_shown(book: RunBuilder) -> None:
     for part in range(3):
         rejected = [Rejected(100 * part + n, "too small", "1x1") for n in range(8)]
         book.add("ingest", f"toys/{part:04d}", [], rejected=rejected)
     assert len(json.loads(shown(book, "toy", "ingest", as_json=True))["rejected_rows"]) == 20
 
 
-def test_a_rare_reason_is_shown_beside_a_frequent_one(book: Book) -> None:
+def test_a_rare_reason_is_shown_beside_a_frequent_one(book: RunBuilder) -> None:
     many = [Rejected(n, "box duplicate", f"dog [{n}, 0, 1, 1]") for n in range(500)]
     book.add("ingest", "toys/0000", [], rejected=many)
     book.add("ingest", "toys/0001", [], rejected=[*many[:3], Rejected(77, "truncated", "JPEG: torn")])
@@ -75,7 +75,7 @@ def test_a_rare_reason_is_shown_beside_a_frequent_one(book: Book) -> None:
     assert ["truncated", "1", "77", "JPEG:", "torn"] in lines
 
 
-def test_text_from_captions_cannot_steer_the_terminal(book: Book) -> None:
+def test_text_from_captions_cannot_steer_the_terminal(book: RunBuilder) -> None:
     book.add("caption", "toys/0000", [captions(1, "a man\x1b[2J\x07 [bold]on[/bold] a horse")])
     text = shown(book, "toy", "caption")
     assert "\x1b" not in text
@@ -92,13 +92,13 @@ def test_text_from_captions_cannot_steer_the_terminal(book: Book) -> None:
     ],
 )
 def test_unknown_names_are_answered_with_those_that_exist(
-    labelled: Book, arguments: tuple[str, ...], message: str
+    labelled: RunBuilder, arguments: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(FatalError, match=message):
         shown(labelled, *arguments)
 
 
-def test_a_stage_of_several_steps_must_be_named_in_full(book: Book) -> None:
+def test_a_stage_of_several_steps_must_be_named_in_full(book: RunBuilder) -> None:
     book.metrics("pretrain:none", (0, "loss", 1.0))
     assert "step 0 · name loss · value 1" in shown(book, "toy", "pretrain")
     book.metrics("pretrain:pseudo", (0, "loss", 1.0))
@@ -106,7 +106,7 @@ def test_a_stage_of_several_steps_must_be_named_in_full(book: Book) -> None:
         shown(book, "toy", "pretrain")
 
 
-def test_the_outcome_ends_with_the_report(labelled: Book) -> None:
+def test_the_outcome_ends_with_the_report(labelled: RunBuilder) -> None:
     from pipeline.report.steps import Outcome, StepOutcome
 
     labelled.metrics("evaluate:pseudo:0", (0, "zero_shot_map", 0.25))
@@ -137,7 +137,7 @@ def test_the_outcome_ends_with_the_report(labelled: Book) -> None:
     assert "share_of_gain" not in parsed["figures"]
 
 
-def test_labels_are_shown_with_their_yield_spread_and_audits(labelled: Book) -> None:
+def test_labels_are_shown_with_their_yield_spread_and_audits(labelled: RunBuilder) -> None:
     text = shown(labelled, "toy", "tag")
     assert "captions →" in text and "kept (score ≥ 0.2)" in text
     for title in ("Scores", "Predicates", "Calibration error", "By predicate", "boxes and names alone"):

@@ -118,7 +118,7 @@ def test_the_allow_list_can_be_narrowed() -> None:
 
 def test_sizes_out_of_bounds(tmp_path: Path) -> None:
     assert refused(encoded(Image.new("RGB", (1, 1)))).reason == "too small"
-    assert refused(encoded(Image.new("RGB", (40, 30))), min_side=31).reason == "too small"
+    assert refused(encoded(Image.new("RGB", (40, 30))), ImageLimits(min_side=31)).reason == "too small"
     wide = refused(encoded(Image.new("L", (30_000, 10))))
     assert wide.reason == "too large" and "30000x10" in wide.value
     assert refused(encoded(noise()), ImageLimits(max_pixels=3000)).reason == "too large"

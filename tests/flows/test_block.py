@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from small_stages import CountSettings, CountStage
 
 from flows.block import cut_blocks
-from flows.displays import artifact_key
+from flows.progress import artifact_key
 from pipeline.run.dag import Step
 from pipeline.run.planner import StepPlan
 from pipeline.runtime.execute import Record, WorkItem

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from prefect import State, flow
-from prefect_server import PrefectServer, await_it, client_environment, plain
+from prefect_server import PrefectServer, client_environment, plain, wait_for
 from small_set import processes_on, small_recipe, train_long, write_small_set
 from small_stages import CountSettings, CountStage
 
@@ -36,7 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     server = PrefectServer(api, client_environment(home, PREFECT_API_URL=api))
     process = server.start("server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui", cwd=home)
     try:
-        await_it(lambda: answers(api, 2) or None, 120, f"no server at {api}")
+        wait_for(lambda: answers(api, 2) or None, 120, f"no server at {api}")
         yield server
     finally:
         process.terminate()
@@ -70,7 +70,7 @@ def _count(root: Path, **failures: int) -> State[Any]:
 
 
 def test_what_may_pass_is_tried_again_and_only_that(in_process: PrefectServer, tmp_path: Path) -> None:
-    wavered = _count(tmp_path / "wavers", waver_at=6)
+    wavered = _count(tmp_path / "wavers", fail_once_at=6)
     assert wavered.is_completed() and [step.rows_out for step in wavered.result()] == [8]
     assert _tries(in_process, wavered) == {"ingest set/0000": ("COMPLETED", 1), "ingest set/0001": ("COMPLETED", 2)}
     failed = _count(tmp_path / "fails", fail_at=2)
@@ -89,7 +89,7 @@ def _tries(server: PrefectServer, state: State[Any]) -> dict[str, tuple[str, int
         open_states = {"PENDING", "RUNNING", "SCHEDULED"} & {kind for kind, _ in found.values()}
         return None if open_states or len(found) < 2 else found
 
-    return await_it(ended, 20, "the server does not know how the tasks ended")
+    return wait_for(ended, 20, "the server does not know how the tasks ended")
 
 
 HANGING = """
@@ -126,7 +126,7 @@ def test_a_run_that_was_killed_is_marked_as_crashed_by_the_next_and_a_living_one
         runs = [process.stdout.readline().strip() for _ in range(2)]
         assert _count(tmp_path).is_completed()
         assert [in_process.get(f"flow_runs/{run}")["state"]["type"] for run in runs] == ["RUNNING"] * 2
-        await_it(lambda: in_process.task_states(runs[0]).get("hang"), 30, "the task is not known to the server")
+        wait_for(lambda: in_process.task_states(runs[0]).get("hang"), 30, "the task is not known to the server")
         process.kill()
     assert _count(tmp_path).is_completed()
     states = [in_process.get(f"flow_runs/{run}")["state"] for run in runs]
@@ -169,17 +169,17 @@ def test_a_deployment_runs_is_cached_and_a_cancelled_training_keeps_its_checkpoi
     train_long(folder)
     second = worker.submit("end_to_end/rlip", plain(small_recipe(folder)))
     pending = folder / "out" / "store" / "pending"
-    await_it(lambda: next(pending.glob("scratch-*/checkpoint.safetensors"), None), 240, worker.logs(second))
+    wait_for(lambda: next(pending.glob("scratch-*/checkpoint.safetensors"), None), 240, worker.logs(second))
     assert any("pipeline.training" in line for line in processes_on(folder))
     worker.post(f"flow_runs/{second}/set_state", state={"type": "CANCELLING"}, force=False)
     assert worker.final_state(second, 120)["type"] == "CANCELLED", worker.logs(second)
     assert list(pending.glob("scratch-*/checkpoint.safetensors"))
-    tasks = await_it(lambda: _as_many(worker.task_states(second), 7), 20, "task runs are missing")
+    tasks = wait_for(lambda: _as_many(worker.task_states(second), 7), 20, "task runs are missing")
     assert {name: state for name, state in tasks.items() if " set/" in name} == {
         "ingest set/0000 to set/0001": "Cached",
         **{f"shard:none set/000{number}": "Completed" for number in (0, 1)},
     }
-    await_it(lambda: not processes_on(folder) or None, 20, "processes of the cancelled run are still running")
+    wait_for(lambda: not processes_on(folder) or None, 20, "processes of the cancelled run are still running")
 
 
 def _as_many(found: dict[str, str], wanted: int) -> dict[str, str] | None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.end_to_end import STAGES, end_to_end
+from flows.end_to_end import end_to_end
 from flows.parameters import parameters
+from flows.stages import STAGE_FLOWS
 from pipeline.run.recipe import Recipe, load_recipe
 
 
@@ -20,7 +21,7 @@ def test_a_recipe_comes_back_as_it_was(root: Path, name: str) -> None:
 
 
 def test_every_flow_is_typed_by_the_recipe(root: Path) -> None:
-    for each in (*STAGES, end_to_end):
+    for each in (*STAGE_FLOWS, end_to_end):
         schema = each.parameters.model_dump()
         assert schema["required"] == ["recipe"]
         assert "caption" in schema["definitions"]["Recipe"]["properties"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect_server import await_it, client_environment
+from prefect_server import client_environment, wait_for
 from small_set import processes_on, small_recipe, train_long, write_small_set
 
 from storage.local_store import LocalStore
@@ -97,7 +97,7 @@ def test_ctrl_c_in_a_training_writes_a_checkpoint_says_how_to_resume_and_leaves_
     assert list((folder / "out" / "store" / "pending").glob("scratch-*/checkpoint.safetensors"))
     ((state,),) = _records(folder, "select state_type from flow_run where name = 'pretrain small'")
     assert state == "CRASHED"
-    await_it(lambda: not processes_on(folder) or None, 20, "processes of the stopped run are still running")
+    wait_for(lambda: not processes_on(folder) or None, 20, "processes of the stopped run are still running")
 
 
 @pytest.mark.timeout(1800)

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hand_made import Book
+from run_builder import RunBuilder
 
 from pipeline.labels.label_funnel import PredicateCount
 from pipeline.report.charts import (
     HEIGHT,
     LEFT,
-    MOST_BARS,
+    MAX_BARS,
     POINTS,
     WIDTH,
     Series,
@@ -42,7 +42,7 @@ def test_a_flat_line_of_one_step_can_be_drawn() -> None:
     assert len(chart.lines[0].points.split()) == 1
 
 
-def test_only_losses_are_drawn_and_broken_values_left_out(book: Book) -> None:
+def test_only_losses_are_drawn_and_broken_values_left_out(book: RunBuilder) -> None:
     book.metrics("pretrain:pseudo:0", (0, "loss", 4.0), (1, "loss", float("nan")), (2, "loss", 2.0), (0, "speed", 50.0))
     book.metrics("pretrain:pseudo:1", (0, "loss", 5.0))
     (group,) = loss_charts(book.run)
@@ -52,8 +52,8 @@ def test_only_losses_are_drawn_and_broken_values_left_out(book: Book) -> None:
 
 
 def test_rare_predicates_share_the_last_bar() -> None:
-    bars = predicate_bars([PredicateCount(f"p{i}", 100 - i, 1) for i in range(MOST_BARS + 3)])
-    assert len(bars) == MOST_BARS + 1
+    bars = predicate_bars([PredicateCount(f"p{i}", 100 - i, 1) for i in range(MAX_BARS + 3)])
+    assert len(bars) == MAX_BARS + 1
     assert bars[-1].predicate == "3 others"
-    assert bars[-1].kept == sum(100 - i for i in range(MOST_BARS, MOST_BARS + 3))
+    assert bars[-1].kept == sum(100 - i for i in range(MAX_BARS, MAX_BARS + 3))
     assert max(bar.kept_share for bar in bars) == 1.0

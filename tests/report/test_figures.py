@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hand_made import TWO_PEOPLE, Book, captions, pairs, relations, triplets
+from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, triplets
 
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.report.figures import compute_figures, figures_of
@@ -15,7 +15,7 @@ from pipeline.runtime.stage import Inputs
 from pipeline.stages.shard import ShardSettings, ShardStage
 
 
-def test_labels_are_audited_against_given_relations(labelled: Book) -> None:
+def test_labels_are_audited_against_given_relations(labelled: RunBuilder) -> None:
     (audit,) = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5)).audits
     assert audit.labels is not None
     assert (audit.labels.images, audit.labels.given, audit.labels.reachable) == (2, 3, 3)
@@ -36,7 +36,7 @@ def test_labels_are_audited_against_given_relations(labelled: Book) -> None:
     assert naive.precision_at_recall == pytest.approx(3 / 7)
 
 
-def test_captions_are_audited_by_category(labelled: Book) -> None:
+def test_captions_are_audited_by_category(labelled: RunBuilder) -> None:
     (audit,) = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5)).audits
     assert audit.captions is not None
     found = audit.captions
@@ -48,7 +48,7 @@ def test_captions_are_audited_by_category(labelled: Book) -> None:
     assert found.recall == pytest.approx(1 / 3)
 
 
-def test_yield_and_predicates_are_counted(labelled: Book) -> None:
+def test_yield_and_predicates_are_counted(labelled: RunBuilder) -> None:
     figures = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5))
     counts = figures.labels
     assert (counts.images, counts.captions, counts.triplets) == (2, 3, 3)
@@ -56,7 +56,7 @@ def test_yield_and_predicates_are_counted(labelled: Book) -> None:
     assert [(p.predicate, p.kept, p.given) for p in figures.predicates] == [("ride", 2, 2), ("next to", 2, 1)]
 
 
-def test_steps_tell_counts_reasons_and_facts(labelled: Book) -> None:
+def test_steps_tell_counts_reasons_and_facts(labelled: RunBuilder) -> None:
     steps = {step.step: step for step in compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5)).steps}
     assert list(steps) == ["ingest", "caption", "parse", "tag"]
     assert (steps["ingest"].rows_in, steps["ingest"].rows_out) == (3, 2)
@@ -64,7 +64,7 @@ def test_steps_tell_counts_reasons_and_facts(labelled: Book) -> None:
     assert steps["tag"].facts == {"images/s": 2.0}
 
 
-def test_a_higher_threshold_keeps_less(labelled: Book) -> None:
+def test_a_higher_threshold_keeps_less(labelled: RunBuilder) -> None:
     (audit,) = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.75)).audits
     assert audit.labels is not None
     assert audit.labels.tagger.kept == 2
@@ -72,7 +72,7 @@ def test_a_higher_threshold_keeps_less(labelled: Book) -> None:
     assert audit.labels.tagger.recall == pytest.approx(2 / 3)
 
 
-def test_images_without_given_relations_are_not_audited(labelled: Book) -> None:
+def test_images_without_given_relations_are_not_audited(labelled: RunBuilder) -> None:
     labelled.add("ingest", "toys/0001", [labelled.image(9, TWO_PEOPLE)])
     labelled.add("parse", "toys/0001", [triplets(9, (0, "man", "ride", "horse"))])
     labelled.add("tag", "toys/0001", [relations(9, (0, "ride", 2, 0.99))], candidates=[])
@@ -85,7 +85,7 @@ def test_images_without_given_relations_are_not_audited(labelled: Book) -> None:
     assert (audit.captions.images, audit.captions.stated) == (2, 3)
 
 
-def test_a_set_without_relations_has_no_truth(book: Book) -> None:
+def test_a_set_without_relations_has_no_truth(book: RunBuilder) -> None:
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
     book.add("caption", "toys/0000", [captions(1, "a man rides a horse")])
     book.add("parse", "toys/0000", [triplets(1, (0, "man", "ride", "horse"))])
@@ -99,7 +99,7 @@ def test_a_set_without_relations_has_no_truth(book: Book) -> None:
     assert figures.labels.kept == 1
 
 
-def test_a_partial_run_has_what_it_has(book: Book) -> None:
+def test_a_partial_run_has_what_it_has(book: RunBuilder) -> None:
     nothing = compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5))
     assert nothing.as_json()["labels"] == {}
     assert nothing.audits == ()
@@ -111,14 +111,14 @@ def test_a_partial_run_has_what_it_has(book: Book) -> None:
     assert "share_of_gain" not in figures
 
 
-def test_only_the_labelled_sets_count(labelled: Book) -> None:
+def test_only_the_labelled_sets_count(labelled: RunBuilder) -> None:
     labelled.add("ingest", "test/0000", [labelled.image(7, TWO_PEOPLE, [(0, "riding", 2)], dataset="test")])
     figures = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5))
     assert figures.labels.images == 2
     assert [audit.dataset for audit in figures.audits] == ["toys"]
 
 
-def test_arms_are_averaged_over_seeds(book: Book) -> None:
+def test_arms_are_averaged_over_seeds(book: RunBuilder) -> None:
     for arm, scores in {"none": (0.1, 0.2), "pseudo": (0.3, 0.4), "given": (0.5, 0.6)}.items():
         for seed, score in enumerate(scores):
             book.metrics(f"evaluate:{arm}:{seed}", (0, "zero_shot_map", score), (0, "detection_ap50", 0.9))
@@ -131,7 +131,7 @@ def test_arms_are_averaged_over_seeds(book: Book) -> None:
     assert figures.share_of_gain == pytest.approx(0.5)
 
 
-def test_the_share_of_gain_needs_all_arms_and_a_gain(book: Book) -> None:
+def test_the_share_of_gain_needs_all_arms_and_a_gain(book: RunBuilder) -> None:
     book.metrics("evaluate:none", (0, "zero_shot_map", 0.3))
     book.metrics("evaluate:pseudo", (0, "zero_shot_map", 0.4))
     figures = compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5))
@@ -141,7 +141,7 @@ def test_the_share_of_gain_needs_all_arms_and_a_gain(book: Book) -> None:
     assert compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5)).share_of_gain is None
 
 
-def test_recall_is_of_what_candidates_state(book: Book) -> None:
+def test_recall_is_of_what_candidates_state(book: RunBuilder) -> None:
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, "riding", 2), (1, "holding", 2)])])
     book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.3))], candidates=[pairs(1, (0, "ride", 2, 1))])
     (audit,) = compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5)).audits
@@ -153,7 +153,7 @@ def test_recall_is_of_what_candidates_state(book: Book) -> None:
     assert audit.labels.naive.recall == 0.5
 
 
-def test_figures_are_kept_with_the_run_until_an_artifact_changes(labelled: Book, recipe: object) -> None:
+def test_figures_are_kept_with_the_run_until_an_artifact_changes(labelled: RunBuilder, recipe: object) -> None:
     first = figures_of(run_view(recipe, labelled.run))  # type: ignore[arg-type]
     kept = labelled.run.folder / "figures.json"
     stored = json.loads(kept.read_bytes())
@@ -165,13 +165,13 @@ def test_figures_are_kept_with_the_run_until_an_artifact_changes(labelled: Book,
     assert figures_of(run_view(recipe, labelled.run)).labels.images == 3  # type: ignore[arg-type]
 
 
-def test_damaged_kept_figures_are_computed_again(labelled: Book, recipe: object) -> None:
+def test_damaged_kept_figures_are_computed_again(labelled: RunBuilder, recipe: object) -> None:
     first = figures_of(run_view(recipe, labelled.run))  # type: ignore[arg-type]
     (labelled.run.folder / "figures.json").write_text("{torn")
     assert figures_of(run_view(recipe, labelled.run)) == first  # type: ignore[arg-type]
 
 
-def test_recorded_captions_of_unknown_images_are_counted(labelled: Book, recipe: Any, tmp_path: Path) -> None:
+def test_recorded_captions_of_unknown_images_are_counted(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
     recorded = tmp_path / "captions.json"
     recorded.write_text(json.dumps({"1": ["a man rides a horse"], "77": ["a cup", "a red cup"]}))
     settings = {"captioner": "recorded", "recorded": [str(recorded)]}
@@ -190,7 +190,7 @@ def test_recorded_captions_of_unknown_images_are_counted(labelled: Book, recipe:
         ShardSettings(per_pair=1, max_relations=2, threshold=0.0),
     ],
 )
-def test_what_counts_as_kept_is_what_the_shards_keep(book: Book, choice: ShardSettings, tmp_path: Path) -> None:
+def test_what_counts_as_kept_is_what_the_shards_keep(book: RunBuilder, choice: ShardSettings, tmp_path: Path) -> None:
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, "riding", 2)])])
     row = relations(1, (0, "ride", 2, 0.9), (1, "ride", 2, 0.8), (0, "sit on", 2, 0.5), (1, "next to", 0, 0.7))
     for label, calibrated, posterior in zip(row["relations"], (0.8, 0.3, 0.45, 0.2), (0.7, 0.3, 1.0, 1.0), strict=True):

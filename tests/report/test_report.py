@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hand_made import TWO_PEOPLE, Book, captions, relations, triplets
 from PIL import Image
+from run_builder import TWO_PEOPLE, RunBuilder, captions, relations, triplets
 
 from pipeline.report.static_report import write_report
 from pipeline.run.context import run_view
@@ -35,11 +35,11 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def report(recipe: Any, book: Book, folder: Path, **options: Any) -> Page:
+def report(recipe: Any, book: RunBuilder, folder: Path, **options: Any) -> Page:
     return Page(write_report(run_view(recipe, book.run), None, folder, **options))
 
 
-def test_a_report_shows_pictures_labels_and_figures(labelled: Book, recipe: Any, tmp_path: Path) -> None:
+def test_a_report_shows_pictures_labels_and_figures(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
     labelled.metrics("train_tagger", (0, "loss", 2.0), (10, "loss", 0.5), (10, "loss_predicate", 0.25))
     labelled.metrics("pretrain:none", (0, "loss", 9.0), (50, "loss", 3.0))
     labelled.metrics("evaluate:none", (50, "zero_shot_map", 0.125), (50, "triplets", 37.0))
@@ -64,7 +64,7 @@ def test_a_report_shows_pictures_labels_and_figures(labelled: Book, recipe: Any,
     assert [figure.get("class") for figure in page.all("polyline")] == ["arm-", "arm-", "arm-none"]
 
 
-def test_hostile_text_stays_text(book: Book, recipe: Any, tmp_path: Path) -> None:
+def test_hostile_text_stays_text(book: RunBuilder, recipe: Any, tmp_path: Path) -> None:
     from pipeline.runtime.stage import Rejected
 
     boxes = [(f"person{HOSTILE}", 10.0, 10.0, 40.0, 80.0), ("horse", 20.0, 50.0, 60.0, 60.0)]
@@ -80,7 +80,7 @@ def test_hostile_text_stays_text(book: Book, recipe: Any, tmp_path: Path) -> Non
     assert not any(name.startswith("on") or name == "style" for _, found in page.elements for name in found)
 
 
-def test_nothing_is_fetched_and_no_script_may_run(labelled: Book, recipe: Any, tmp_path: Path) -> None:
+def test_nothing_is_fetched_and_no_script_may_run(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
     page = report(recipe, labelled, tmp_path / "report")
     (policy,) = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
     assert str(policy).startswith("default-src 'none'; img-src 'self'; style-src 'sha256-")
@@ -90,7 +90,7 @@ def test_nothing_is_fetched_and_no_script_may_run(labelled: Book, recipe: Any, t
     assert not page.all("link")
 
 
-def test_a_partial_run_gets_a_report_too(book: Book, recipe: Any, tmp_path: Path) -> None:
+def test_a_partial_run_gets_a_report_too(book: RunBuilder, recipe: Any, tmp_path: Path) -> None:
     assert "No step has been recorded yet" in report(recipe, book, tmp_path / "empty").text
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
     page = report(recipe, book, tmp_path / "ingested")
@@ -98,7 +98,7 @@ def test_a_partial_run_gets_a_report_too(book: Book, recipe: Any, tmp_path: Path
     assert len(page.all("img")) == 1
 
 
-def test_a_picture_that_is_gone_is_named_not_fatal(labelled: Book, recipe: Any, tmp_path: Path) -> None:
+def test_a_picture_that_is_gone_is_named_not_fatal(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
     (labelled.pictures / "toys" / "1.png").unlink()
     (labelled.pictures / "toys" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
     page = report(recipe, labelled, tmp_path / "report")
@@ -106,7 +106,7 @@ def test_a_picture_that_is_gone_is_named_not_fatal(labelled: Book, recipe: Any, 
     assert page.text.count("No picture") == 2
 
 
-def test_samples_are_spread_and_repeatable(book: Book, recipe: Any, tmp_path: Path) -> None:
+def test_samples_are_spread_and_repeatable(book: RunBuilder, recipe: Any, tmp_path: Path) -> None:
     for part in range(3):
         rows = [book.image(100 * part + n, TWO_PEOPLE) for n in range(10)]
         book.add("ingest", f"toys/{part:04d}", rows)
@@ -118,7 +118,7 @@ def test_samples_are_spread_and_repeatable(book: Book, recipe: Any, tmp_path: Pa
     assert len(report(recipe, book, tmp_path / "many", samples=99).all("img")) == 30
 
 
-def test_an_old_report_is_replaced_as_a_whole(labelled: Book, recipe: Any, tmp_path: Path) -> None:
+def test_an_old_report_is_replaced_as_a_whole(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
     folder = tmp_path / "report"
     report(recipe, labelled, folder)
     (folder / "images" / "stale.jpg").write_bytes(b"old")
@@ -127,7 +127,7 @@ def test_an_old_report_is_replaced_as_a_whole(labelled: Book, recipe: Any, tmp_p
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_folder_with_other_files_is_left_alone(labelled: Book, recipe: Any, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_left_alone(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
     folder = tmp_path / "thesis"
     folder.mkdir()
     (folder / "index.html").write_text("<h1>mine</h1>")
@@ -136,7 +136,7 @@ def test_a_folder_with_other_files_is_left_alone(labelled: Book, recipe: Any, tm
     assert (folder / "index.html").read_text() == "<h1>mine</h1>"
 
 
-def test_a_run_that_computed_nothing_keeps_its_report(labelled: Book, recipe: Any, tmp_path: Path) -> None:
+def test_a_run_that_computed_nothing_keeps_its_report(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
     from pipeline.report.steps import Outcome
 
     folder = tmp_path / "report"

@@ -15,11 +15,11 @@ class Clock:
 def test_speed_and_time_left_follow_from_all_workers() -> None:
     clock = Clock()
     pace = Throughput(4, clock)
-    pace.tell("a", 0, 100)
+    pace.update("a", 0, 100)
     assert pace.in_words("images") == ""
     clock.now += 10
-    pace.tell("a", 50, 100)
-    pace.tell("b", 50, 100)
+    pace.update("a", 50, 100)
+    pace.update("b", 50, 100)
     assert (pace.rate, pace.seconds_left) == (10.0, 30.0)
     assert pace.in_words("images") == "10.0 images/s, 0:00:30 left"
 
@@ -28,16 +28,16 @@ def test_loading_and_what_an_earlier_run_did_do_not_count() -> None:
     clock = Clock()
     pace = Throughput(1, clock)
     clock.now += 60
-    pace.tell("all", 400, 500)
+    pace.update("all", 400, 500)
     clock.now += 10
-    pace.tell("all", 420, 500)
+    pace.update("all", 420, 500)
     assert pace.in_words("steps") == "2.0 steps/s, 0:00:40 left"
 
 
 def test_a_committed_partition_counts_whole_even_if_it_told_nothing_more() -> None:
     clock = Clock()
     pace = Throughput(3, clock)
-    pace.tell("a", 0, 10)
+    pace.update("a", 0, 10)
     clock.now += 8
     pace.finish("a")
     pace.finish("b")

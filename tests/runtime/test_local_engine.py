@@ -67,7 +67,7 @@ def test_a_worker_that_dies_is_replaced_and_its_item_tried_again(tmp_path: Path)
 
 
 def test_errors_keep_their_type_and_words(tmp_path: Path) -> None:
-    with LocalEngine(_call(tmp_path, fail_at=0, waver_at=10), 1) as engine:
+    with LocalEngine(_call(tmp_path, fail_at=0, fail_once_at=10), 1) as engine:
         first, second, third = [engine.submit(item) for item in _items(3)]
         with pytest.raises(FatalError, match="image 0 is impossible"):
             first.result()

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertTokenizer, BlipForConditionalGeneration, BlipProcessor
 
-from scenes.captioning.feed import normalised
+from scenes.captioning.feed import normalise
 from scenes.captioning.measure import draw_captions, judge_captions
 from scenes.captioning.model import DEC, PROMPT, SEP, words
-from scenes.captioning.picture_cache import description, squeezed
+from scenes.captioning.picture_cache import description, render_small
 from scenes.draw import render
 from scenes.world import make_scene
 
@@ -50,13 +50,13 @@ def test_processor_sees_what_training_saw(folder: Path) -> None:
     processor = BlipProcessor.from_pretrained(folder, local_files_only=True)
     scene = make_scene(SEED, 0)
     pixels = processor(images=render(scene), text=PROMPT, return_tensors="pt")["pixel_values"]
-    assert torch.allclose(pixels, normalised(squeezed(scene)[None]), atol=0.05)
+    assert torch.allclose(pixels, normalise(render_small(scene)[None]), atol=0.05)
 
 
 def test_captions_are_mostly_true(model: BlipForConditionalGeneration) -> None:
     scenes = [make_scene(SEED, i) for i in range(24)]
     torch.manual_seed(1)
-    drawn = draw_captions(model, normalised(np.stack([squeezed(scene) for scene in scenes])))
+    drawn = draw_captions(model, normalise(np.stack([render_small(scene) for scene in scenes])))
     figures = judge_captions([description(scene) for scene in scenes], drawn)
     assert figures["precision"] >= 0.6, figures
     assert figures["recall"] >= 0.75, figures

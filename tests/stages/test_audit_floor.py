@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hand_made import TWO_PEOPLE, Book, pairs, relations
+from run_builder import TWO_PEOPLE, RunBuilder, pairs, relations
 
 from pipeline.runtime.stage import Inputs
 from pipeline.stages.tag import TagSettings, TagStage
@@ -14,7 +14,7 @@ from storage.runs import Run
 
 def made(folder: Path, *riders: int, given: bool = True) -> Inputs:
     """One partition per rider: person 0 rides the horse, and the tagger scores `rider` above the other person."""
-    book = Book(Run(LocalStore(folder / "store"), "toy"), folder / "pictures")
+    book = RunBuilder(Run(LocalStore(folder / "store"), "toy"), folder / "pictures")
     for number, rider in enumerate(riders):
         truth = [(0, "riding", 2), (1, "next to", 0)] if given else []
         book.add("ingest", f"toys/{number:04}", [book.image(number, TWO_PEOPLE, truth)])

@@ -137,7 +137,7 @@ def test_garbage_is_what_no_run_needs_and_none_found_lately(store: Store, printe
     record(store, "demo", kept)
     for folder in [artifact.folder for stage in ("caption", "parse") for artifact in old[stage]] + [found_again.folder]:
         os.utime(folder / "manifest.json", (0, 0))
-    store.freshen("tag", [found_again])
+    store.touch("tag", [found_again])
     collect_garbage(store.root, grace_days=1, delete=False, as_json=True)
     report = printed()
     assert sorted(garbage["what"] for garbage in report["garbage"]) == ["caption", "parse"]

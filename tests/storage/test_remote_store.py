@@ -201,7 +201,7 @@ def test_two_machines_whose_bytes_differ_end_with_one_whole_artifact(tmp_path: P
         assert found is not None and digest_file(found.file("pretrain.parquet")) == digest_file(
             made[0].file("pretrain.parquet")
         )
-        (brought,) = store.bring([store.folder("pretrain", made[0].key)])
+        (brought,) = store.fetch_artifacts([store.folder("pretrain", made[0].key)])
         assert brought.content == made[0].content
     assert len(stores[0].remote.listing("pretrain")[made[0].key]) == 2, "the loser's data are removed"
 
@@ -334,7 +334,7 @@ def test_a_place_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
             (found,) = store.find_all("pretrain", [key]).values()
             assert found.content == artifact.content
             assert found.table("pretrain")["image_id"].to_pylist() == rows
-            (brought,) = store.bring([store.folder("pretrain", key)])
+            (brought,) = store.fetch_artifacts([store.folder("pretrain", key)])
             assert brought.content == artifact.content
 
 
@@ -347,7 +347,7 @@ def test_manifests_travel_as_they_were_written_those_of_older_versions_too(versi
         (made.folder / "manifest.json").write_text(json.dumps(values, indent=1))
     one = _store(url, tmp_path / "one")
     one.remote.put(Artifact(made.folder))
-    (brought,) = one.bring([one.folder("parse", made.key)])
+    (brought,) = one.fetch_artifacts([one.folder("parse", made.key)])
     assert json.loads(brought.manifest_bytes()) == json.loads(Artifact(made.folder).manifest_bytes())
     assert not brought.manifest.is_edited and [d for d in find_damage(one) if d is not None] == []
 
@@ -368,7 +368,7 @@ def test_care_of_a_store_elsewhere(url: str, tmp_path: Path, capsys: pytest.Capt
     show_usage(url, as_json=True)
     (runs,) = json.loads(capsys.readouterr().out)["runs"]
     assert (runs["name"], runs["artifacts"]) == ("demo", 3)
-    store.freshen("caption", lost["caption"])
+    store.touch("caption", lost["caption"])
     for delete in (False, True):
         collect_garbage(url, grace_days=0, delete=delete, as_json=True)
         report = json.loads(capsys.readouterr().out)
@@ -393,7 +393,7 @@ def test_care_of_a_store_elsewhere(url: str, tmp_path: Path, capsys: pytest.Capt
 def test_what_a_run_found_lately_is_no_garbage(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     store = open_store(url)
     chain = put_chain(store)
-    store.freshen("parse", chain["parse"])
+    store.touch("parse", chain["parse"])
     collect_garbage(url, grace_days=1, delete=True, as_json=True)
     assert json.loads(capsys.readouterr().out)["garbage"] == []
 

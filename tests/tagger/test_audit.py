@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from tagger.audit.labels import audit
-from tagger.audit.predicates import NOTHING, TURNED, audit_predicates
+from tagger.audit.predicates import NOTHING, REVERSED, audit_predicates
 from tagger.pair import Pair
 from tagger.relation import Relation
 
@@ -38,8 +38,8 @@ def test_curve_by_hand() -> None:
     assert curve.average_precision() == pytest.approx(1 / 3 + 1 / 3 + 3 / 4 / 3)
     assert curve.precision_at(0.8) == pytest.approx(3 / 4)
     assert curve.precision_at(0.6) == 1
-    assert curve.precision_at_of_all(0.7) == pytest.approx(3 / 4)
-    assert curve.precision_at_of_all(0.8) == 0
+    assert curve.precision_at_total_recall(0.7) == pytest.approx(3 / 4)
+    assert curve.precision_at_total_recall(0.8) == 0
 
 
 def test_naive_is_one_point_and_the_gain_is_against_it() -> None:
@@ -67,7 +67,7 @@ def test_predicates_by_hand() -> None:
     assert (ride.predicate, ride.kept, ride.truths) == ("ride", 4, 1)
     assert (ride.precision, ride.recall) == (1 / 4, 1)
     assert ride.average_precision == 1
-    assert dict(ride.instead) == {TURNED: 1, NOTHING: 1, "hold": 1, "on": 1}
+    assert dict(ride.instead) == {REVERSED: 1, NOTHING: 1, "hold": 1, "on": 1}
     assert {scores.predicate: (scores.kept, scores.truths, scores.precision) for scores in others} == {
         "next to": (1, 1, 1), "hold": (1, 1, 1), "on": (0, 0, None),
     }  # fmt: skip

@@ -8,7 +8,7 @@ from tagger.candidates.cooccurrence import Cooccurrence, CooccurrenceError, cooc
 from tagger.candidates.grounding import candidates
 from tagger.candidates.official import official_candidates, official_groups
 from tagger.matching.readers import WORDINGS, by_substrings, by_whole_words, by_whole_words_and, canonical_predicate
-from tagger.parsing.official import as_authors_keep
+from tagger.parsing.official import to_authors_triplets
 from tagger.parsing.parser import load_parser, parse_captions
 
 
@@ -83,7 +83,7 @@ def test_wordings_of_one_predicate() -> None:
         "full": "stand in front of",
         "official": "in front of",
     }
-    assert [t.predicate_lemma for t in as_authors_keep([said])] == ["in front of"]
+    assert [t.predicate_lemma for t in to_authors_triplets([said])] == ["in front of"]
 
 
 def test_cooccurring_predicates_need_no_caption() -> None:

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from tagger.parsing.consequences import following
 from tagger.parsing.full_predicate import full_predicate
-from tagger.parsing.official import as_authors_keep
+from tagger.parsing.official import to_authors_triplets
 from tagger.parsing.parser import load_parser, parse_captions
 
 
@@ -78,4 +78,4 @@ def test_it_is_asked_for_traceable_and_never_the_authors() -> None:
     assert [t for t in found if t.rule != "implied"] == plain
     assert caption[skiing.object_start : skiing.object_end] == "skiing"
     assert (skiing.subject_count, skiing.object_count, full_predicate(skiing)) == (2, 2, "ski on")
-    assert as_authors_keep([skiing]) == []
+    assert to_authors_triplets([skiing]) == []

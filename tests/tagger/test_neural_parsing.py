@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import ByT5Tokenizer, T5Config, T5ForConditionalGeneration
 
-from tagger.parsing.neural import NeuralParser, NeuralParserError, licensed
+from tagger.parsing.neural import NeuralParser, NeuralParserError, supported_triplets
 
 CAPTION = "Two men riding on brown horses near a big tree"
 
@@ -28,11 +28,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stated(caption: str, graph: str) -> list[tuple[str, str, str]]:
-    return [(t.subject_lemma, t.predicate_lemma, t.object_lemma) for t in licensed(caption, graph)[0]]
+    return [(t.subject_lemma, t.predicate_lemma, t.object_lemma) for t in supported_triplets(caption, graph)[0]]
 
 
 def test_facts_get_their_places_and_attributes() -> None:
-    [triplet], refused = licensed(CAPTION, "( man , ride on , horse ) , ( horse , is , brown )")
+    [triplet], refused = supported_triplets(CAPTION, "( man , ride on , horse ) , ( horse , is , brown )")
     assert refused == 0
     assert (triplet.subject, triplet.predicate, triplet.object) == ("men", "riding on", "horses")
     assert CAPTION[triplet.predicate_start : triplet.predicate_end] == "riding on"
@@ -46,14 +46,14 @@ def test_facts_get_their_places_and_attributes() -> None:
      "( man , horses , men )", "( man , near )", "( , , )"],
 )  # fmt: skip
 def test_what_the_caption_does_not_say_is_left_out_and_counted(fact: str) -> None:
-    assert licensed(CAPTION, f"{fact} , ( horse , near , tree )")[1] == 1
+    assert supported_triplets(CAPTION, f"{fact} , ( horse , near , tree )")[1] == 1
     assert stated(CAPTION, f"{fact} , ( horse , near , tree )") == [("horse", "near", "tree")]
 
 
 @given(st.text(max_size=60), st.text(max_size=80))
 def test_any_graph_of_any_caption_is_read_and_every_word_is_the_captions(caption: str, graph: str) -> None:
     for text in (graph, f"( {caption} , on , {graph} )", f"( {caption[:5]} , {caption[5:9]} , {caption[9:]} )"):
-        for t in licensed(caption, text)[0]:
+        for t in supported_triplets(caption, text)[0]:
             assert caption[t.subject_start : t.subject_end] == t.subject
             assert caption[t.predicate_start : t.predicate_end] == t.predicate
             assert caption[t.object_start : t.object_end] == t.object

@@ -1,10 +1,10 @@
-from tagger.parsing.official import as_authors_keep
+from tagger.parsing.official import to_authors_triplets
 from tagger.parsing.parser import load_parser, parse_captions
 
 
 def kept(caption: str) -> list[str]:
     [triplets] = parse_captions([caption], load_parser())
-    return [f"{t.subject_lemma} {t.predicate_lemma} {t.object_lemma}" for t in as_authors_keep(triplets)]
+    return [f"{t.subject_lemma} {t.predicate_lemma} {t.object_lemma}" for t in to_authors_triplets(triplets)]
 
 
 def test_a_verb_loses_itself_to_its_preposition() -> None:

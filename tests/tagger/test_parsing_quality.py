@@ -4,7 +4,7 @@ from benchmarks.implications import shares_of
 from benchmarks.interactions import LITERAL, captions_of, categories_of, gold_of
 from benchmarks.interactions import measure as measure_interactions
 from benchmarks.parsing import graph, measure, rows_of
-from benchmarks.vcoco_gold import read_deeds
+from benchmarks.vcoco_gold import read_interactions
 from tagger.matching.official import read_paraphrases
 from tagger.parsing.parser import DEFAULT_PARSER
 
@@ -32,5 +32,5 @@ def test_interactions_are_proposed_thrice_as_often_as_the_authors_way_does(share
 
 
 def test_what_follows_from_a_relation_follows_where_people_annotated_both(shared) -> None:
-    shares = shares_of(read_deeds(shared / "data/vcoco/instances_vcoco_train.json"))
+    shares = shares_of(read_interactions(shared / "data/vcoco/instances_vcoco_train.json"))
     assert min(share for share, pairs in shares.values() if pairs >= 10) >= 0.7

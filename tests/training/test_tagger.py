@@ -21,7 +21,7 @@ from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from pipeline.training.settings import CALIBRATION, TaggerSettings
 from pipeline.training.tagger_evaluation import Scored, average_precision, proposals
-from pipeline.training.tagger_task import names_for_noise, noisy, pair_queries
+from pipeline.training.tagger_task import add_noise, names_for_noise, pair_queries
 from pipeline.training.vocabulary import Vocabulary
 from storage.errors import FatalError
 from storage.tables import IMAGES, write_table
@@ -46,7 +46,7 @@ def test_noise_stays_within_its_bounds_and_leaves_the_targets_alone():
     queries = pair_queries([target(200)])
     before = queries.subject_boxes.clone()
     settings = TaggerSettings(box_noise=0.2, label_noise=0.25)
-    moved = noisy(queries, settings, 50, np.random.default_rng(0))
+    moved = add_noise(queries, settings, 50, np.random.default_rng(0))
     assert torch.equal(queries.subject_boxes, before)
     shift = (moved.subject_boxes - before).abs() / before[..., 2:].repeat(1, 1, 2)
     assert 0 < shift[..., :2].max() <= 0.1 + 1e-5
@@ -58,7 +58,7 @@ def test_noise_stays_within_its_bounds_and_leaves_the_targets_alone():
 
 def test_no_noise_changes_nothing():
     queries = pair_queries([target(5)])
-    same = noisy(queries, TaggerSettings(box_noise=0, label_noise=0), 50, np.random.default_rng(0))
+    same = add_noise(queries, TaggerSettings(box_noise=0, label_noise=0), 50, np.random.default_rng(0))
     assert torch.equal(same.subject_boxes, queries.subject_boxes)
     assert torch.equal(same.object_labels, queries.object_labels)
 
@@ -66,7 +66,7 @@ def test_no_noise_changes_nothing():
 def test_wrong_labels_are_any_of_the_names_and_the_authors_the_first_few():
     queries, settings = pair_queries([target(200)]), TaggerSettings(label_noise=1)
     drawn = {
-        compat: noisy(queries, settings, names_for_noise(50, 8, compat), np.random.default_rng(0)).object_labels
+        compat: add_noise(queries, settings, names_for_noise(50, 8, compat), np.random.default_rng(0)).object_labels
         for compat in (False, True)
     }
     assert drawn[False].min() == 0 and drawn[False].max() == 49

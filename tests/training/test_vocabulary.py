@@ -3,9 +3,14 @@
 from collections import Counter
 
 import numpy as np
+import pytest
+import torch
 
+from pipeline.training.pairs import TargetPair
+from pipeline.training.settings import TrainingSettings
+from pipeline.training.task import StepTexts
 from pipeline.training.vocabulary import Names, Vocabulary
-from tests.training.conftest import sample
+from tests.training.conftest import TINY, sample
 
 
 def test_a_small_vocabulary_is_used_whole_in_a_fixed_order():
@@ -42,3 +47,15 @@ def test_the_vocabulary_knows_mirror_images_and_survives_its_file(tmp_path):
     }
     vocabulary.save(tmp_path / "v.json", image_size=64)
     assert Vocabulary.load(tmp_path / "v.json") == vocabulary
+
+
+@pytest.mark.parametrize(("soft", "expected"), [(True, 0.4), (False, 1.0)])
+def test_soft_targets_are_the_confidences_of_the_labels(soft: bool, expected: float):
+    samples = [sample(1)]
+    settings = TrainingSettings.model_validate(TINY)
+    texts = StepTexts(Vocabulary.of(samples), settings, samples, np.random.default_rng(0))
+    predicate = samples[0].relations[0].predicate
+    pairs = [TargetPair(subject=0, object=1, predicates={predicate: 0.4})]
+    target = texts.target(samples[0], pairs, soft=soft, device=torch.device("cpu"))
+    assert target.predicates[0, texts.predicates.index(predicate)].item() == pytest.approx(expected)
+    assert target.predicates.sum().item() == pytest.approx(expected)

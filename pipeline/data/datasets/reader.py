@@ -14,7 +14,7 @@ from pipeline.data.images.folders import open_folder
 from pipeline.data.images.refs import ImageRef, uri_of
 from pipeline.runtime.stage import Rejected
 
-MOST_WAITING = 10_000
+MAX_WAITING = 10_000
 """Maximum number of records held back until one of their images is found."""
 
 
@@ -68,7 +68,7 @@ class Reader(ABC):
             first, count = first or record, count + 1
             found = found or record.path.is_file()
             waiting.append(record)
-            if found or len(waiting) > MOST_WAITING:
+            if found or len(waiting) > MAX_WAITING:
                 yield from waiting
                 waiting.clear()
         if not found:

@@ -32,7 +32,7 @@ RELATIONSHIPS = "relationships: a list of {image_id, relationships: [{predicate,
 OBJECTS = "objects: a list of {image_id, objects: [{object_id, names, x, y, w, h}, ...]}"
 IMAGE_DATA = "image_data: a list of {image_id, width, height}"
 NEAR_IOU = 0.7
-MOST_RELATIONS = 100
+MAX_RELATIONS = 100
 _FOLDERS = ("", "VG_100K/", "VG_100K_2/")
 
 
@@ -190,7 +190,7 @@ class VisualGenomeReader(Reader):
                 image.rejects.append(Rejected(image.image_id, "relation duplicate", _text(image, relation)))
             elif any(_is_near(image, relation, other) for other in same_names):
                 image.rejects.append(Rejected(image.image_id, "relation near-duplicate", _text(image, relation)))
-            elif len(kept) == MOST_RELATIONS:
+            elif len(kept) == MAX_RELATIONS:
                 image.rejects.append(Rejected(image.image_id, "relation above 100", _text(image, relation)))
             else:
                 exact.add(relation)

@@ -229,7 +229,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-MOST_READ = 2**30
+MAX_READ = 2**30
 """Maximum number of bytes read from a stored image; no image is that long."""
 
 
@@ -248,7 +248,7 @@ def fingerprint(ref: ImageRef, by: Literal["bytes", "stat"] = "bytes", data: byt
         if data is not None:
             return hashlib.sha256(data).hexdigest()
         if isinstance(ref, StoredImage):
-            return hashlib.sha256(ref.read(MOST_READ)).hexdigest()
+            return hashlib.sha256(ref.read(MAX_READ)).hexdigest()
         with open_regular(ref) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:

@@ -46,7 +46,7 @@ class StageCall:
         """Make the stage of worker number `worker` and open it."""
         stage = self.stage(self.settings, self.image_folders)
         stage.worker = worker
-        stage.open(Inputs({name: store.bring(paths) for name, paths in self.given.items()}))
+        stage.open(Inputs({name: store.fetch_artifacts(paths) for name, paths in self.given.items()}))
         return stage
 
 

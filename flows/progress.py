@@ -1,4 +1,4 @@
-"""Displays of a flow run: log lines of a deployment, and a progress artifact in Prefect."""
+"""Publishes the progress of a flow run as an artifact in Prefect."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from typing import cast
 from uuid import UUID
 
-from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from pipeline.run.planner import StepPlan
-from pipeline.run.progress import LINE_EVERY, Display, summary
+from pipeline.run.progress import Display, summary
 from pipeline.runtime.execute import Record, WorkItem
 
 UPDATE_EVERY = 1.0
@@ -23,47 +22,6 @@ UPDATE_EVERY = 1.0
 def artifact_key(*parts: str) -> str:
     """Key of a Prefect artifact, e.g. `progress-demo-shard-pseudo`: lower-case letters, digits and dashes only."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
-
-
-class FlowLogDisplay:
-    """Writes log lines of the flow run: one when a step starts, one every ten seconds, one when it ends."""
-
-    def __init__(self) -> None:
-        # Progress arrives on threads of the engine, outside the flow run, so its logger is looked up here.
-        self._log = get_run_logger()
-        self._said = time.monotonic()
-
-    def drawing(self, done: int, total: int) -> None:
-        """Log how many scenes are drawn, at intervals."""
-        if self._is_due() or done == total:
-            self._log.info("scenes: %d of %d drawn", done, total)
-
-    def reading(self, dataset: str, share: float) -> None:
-        """Log how much of the annotations is read, at intervals."""
-        if self._is_due():
-            self._log.info("%s: annotations, %d%% read", dataset, 100 * share)
-
-    def step(self, plan: StepPlan) -> None:
-        """Log how much is cached and due."""
-        self._log.info("%s: %d cached, %d due", plan.step.name, len(plan.cached), len(plan.due))
-
-    def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
-        """Log the progress of an item, at intervals."""
-        if self._is_due():
-            self._log.info("%s %s: %d/%d %s", item.step, item.partition, done, total, note)
-
-    def finished(self, record: Record) -> None:
-        """Log nothing: the last line of the step counts its items."""
-
-    def done(self, plan: StepPlan, records: Sequence[Record], seconds: float) -> None:
-        """Log a summary of the step."""
-        self._log.info("%s: %s", plan.step.name, summary(plan, records, seconds))
-
-    def _is_due(self) -> bool:
-        due = time.monotonic() - self._said >= LINE_EVERY
-        if due:
-            self._said = time.monotonic()
-        return due
 
 
 class ArtifactDisplay:

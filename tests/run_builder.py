@@ -45,7 +45,7 @@ class Made(Stage):
 
 
 @dataclass
-class Book:
+class RunBuilder:
     """Writes a run step by step."""
 
     run: Run
