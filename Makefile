@@ -18,7 +18,7 @@ $(BIN)/.installed: pyproject.toml
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-demo: setup ## run the whole chain on the made world; ends with figures and the report's path
+demo: setup ## run the whole chain on the synthetic world; ends with figures and the report's path
 	$(BIN)/rlip run recipes/demo.toml
 
 test: setup ## run every test

@@ -52,7 +52,7 @@ def reasons(entry: dict[str, Any]) -> list[str]:
 
 def test_labels_become_images_and_scored_relations(tmp_path: Path) -> None:
     made, run = imported(tmp_path, [element()])
-    assert (made.kind, made.images, made.steps, made.read_document) == ("labels", 1, ["ingest", "tag"], {})
+    assert (made.kind, made.images, made.steps, made.noted) == ("labels", 1, ["ingest", "tag"], {})
     [image] = rows(run, "ingest", "images")
     assert (image["dataset"], image["split"], image["uri"]) == ("coco2017", "val2017", "val2017/000000000139.jpg")
     assert [box["source_id"] for box in image["boxes"]] == [10_000_000, 10_000_001]
@@ -66,7 +66,7 @@ def test_sets_in_one_file_stay_apart_although_their_ids_collide(tmp_path: Path) 
     made, run = imported(tmp_path, [element(), theirs, element(), {**element(), "image_id": "x"}])
     assert set(run.artifacts("ingest")) == {"coco2017/0000", "o365/0000"}
     assert made.images == 2
-    assert made.read_document == {"image id not an integer": 1, "image twice": 1}
+    assert made.noted == {"image id not an integer": 1, "image twice": 1}
 
 
 def test_a_missing_set_is_visual_genome_and_its_relations_are_given(tmp_path: Path) -> None:
@@ -124,8 +124,8 @@ def test_with_a_folder_of_images_sizes_are_known_and_boxes_clamped(tmp_path: Pat
     known, unknown = rows(run, "ingest", "images")
     assert (known["width"], known["height"], unknown["width"]) == (440, 300, None)
     assert known["boxes"][0]["x"] + known["boxes"][0]["w"] == pytest.approx(440)
-    assert made.read_document["box beyond the image (clamped)"] == 1
-    assert sum(made.read_document.values()) == 2
+    assert made.noted["box beyond the image (clamped)"] == 1
+    assert sum(made.noted.values()) == 2
 
 
 def test_captions_and_graphs_join_the_partitions_of_the_run(tmp_path: Path) -> None:
@@ -138,13 +138,13 @@ def test_captions_and_graphs_join_the_partitions_of_the_run(tmp_path: Path) -> N
         ],
     }
     made, _ = imported(tmp_path, {"139": ["a man riding a horse", 3], "5": ["a dog"], "77": ["a cat"], "b": []})
-    assert made.read_document == {"caption not a text": 1, "image id not an integer": 1, "image unknown to the run": 1}
+    assert made.noted == {"caption not a text": 1, "image id not an integer": 1, "image unknown to the run": 1}
     assert {p: len(a.table("captions")) for p, a in run.artifacts("caption").items()} == {
         "coco2017/0000": 1,
         "o365/0000": 1,
     }
     made, _ = imported(tmp_path, {"139": [graph]})
-    assert made.read_document == {"entity without a relation": 1, "relation of unknown entity": 1}
+    assert made.noted == {"entity without a relation": 1, "relation of unknown entity": 1}
     [triplet] = rows(run, "parse", "triplets")[0]["triplets"]
     assert (triplet["subject_lemma"], triplet["predicate_lemma"], triplet["object_lemma"]) == ("man", "ride", "horse")
     assert (triplet["subject_start"], triplet["subject_end"], triplet["object_start"]) == (0, 5, -1)

@@ -156,7 +156,7 @@ def test_labels_as_the_authors_write_them(run: Run, tmp_path: Path) -> None:
 def test_the_authors_frequencies_go_through_whole(shared: Path, tmp_path: Path) -> None:
     file = shared / "data/rlipv2_priors/RLIPv2_train2017_threshold20_Tagger2_Noi24_20e_keep_names_freq.json"
     theirs = Run(LocalStore(tmp_path / "store"), "theirs")
-    assert not import_file(file, theirs, "coco2017").read_document
+    assert not import_file(file, theirs, "coco2017").noted
     exported(theirs, "official", tmp_path / "out")
     assert list(read(tmp_path / "out/coco2017/keep_names_freq.json").items()) == list(read(file).items())
 
@@ -177,7 +177,7 @@ def test_files_come_in_and_go_out_the_same(run: Run, tmp_path: Path, name: str) 
     again = Run(run.store, "again")
     for file in dict.fromkeys(["captions", name]) if name == "scene_graphs" else [name]:
         made = import_file(tmp_path / f"out/coco2017/{file}.json", again, "coco2017")
-    assert not made.read_document
+    assert not made.noted
     exported(again, "official", tmp_path / "again")
     assert read(tmp_path / f"again/coco2017/{name}.json") == read(tmp_path / f"out/coco2017/{name}.json")
 

@@ -1,4 +1,4 @@
-"""Reads the files of the made world with the readers of the public formats. No planted relation may get lost."""
+"""Reads the files of the synthetic world with the readers of the public formats. No planted relation may get lost."""
 
 from __future__ import annotations
 
