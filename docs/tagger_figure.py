@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.report.gallery import Sample, ShownRelation, choose_samples
+from storage.open_store import existing_store
 from storage.runs import find_run
-from storage.store import Store
 
 PICTURE = Path(__file__).with_name("tagger_real.png")
 RUN, DATASET, IMAGES = "coco_sample", "coco", (203629, 177489, 341921)
@@ -60,7 +60,7 @@ class Sheet:
 
 def draw(store: Path) -> Sheet:
     """The whole picture."""
-    run = find_run(Store(store), RUN)
+    run = find_run(existing_store(store), RUN)
     choice = ChoiceSettings(threshold=THRESHOLD)
     every = {sample.row["image_id"]: sample for sample in choose_samples(run, [DATASET], choice, sys.maxsize)}
     sheet = Sheet(len(IMAGES) * (PANEL + GAP) - GAP, HEIGHT + 44 + ROWS * LINE)

@@ -35,7 +35,7 @@ class DataSource(Settings):
     annotations: Path = runtime(...)
     """coco, objects365: instances JSON; visual_genome: relationships JSON; hico_det: the list of images with pairs."""
     relations: Path | None = runtime(None)
-    """coco, objects365: relations between boxes, in the pair layout described in `datasets/pairs.py`."""
+    """coco, objects365: relations between boxes, in the pair layout described in `pipeline/data/datasets/pairs.py`."""
     image_data: Path | None = runtime(None)
     """visual_genome: image_data JSON with image sizes and images without relations."""
     objects: Path | None = runtime(None)
