@@ -184,6 +184,9 @@ def export(
     ] = "official",
     out: Annotated[Path | None, typer.Option("--out", help="A new folder; out/export/RUN-FORMAT if omitted.")] = None,
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Leave out relations with a lower score.")] = 0.0,
+    all_scores: Annotated[
+        bool, typer.Option("--all", help="Every scored relation, not only those that the run keeps.")
+    ] = False,
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
@@ -194,14 +197,16 @@ def export(
 
     with _errors_reported():
         folder = out if out is not None else Path("out/export") / f"{run_name}-{form}"
-        print_export(find_run(existing_store(store), run_name), form, folder, threshold, as_json)
+        print_export(find_run(existing_store(store), run_name), form, folder, threshold, all_scores, as_json)
 
 
 @app.command(name="import")
 def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON of the RLIPv2 authors; its kind is detected.")],
     run_name: Annotated[str, typer.Option("--as", metavar="RUN", help="Name of the run to import into.")],
-    dataset: Annotated[str, typer.Option(help="Name of the data set, for files that state none.")] = "imported",
+    dataset: Annotated[
+        str | None, typer.Option(help="Name of the data set; default: as the file states, or imported.")
+    ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the images, to read sizes and clamp boxes.")] = None,
     paths: Annotated[Path | None, typer.Option(help="The image_id_to_filepath.json of Objects365.")] = None,
     store: StorePath = STORE,

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.labels.kept_labels import ChoiceSettings
+from pipeline.labels.kept_labels import recorded_choice
 from pipeline.report.formatting import sanitise
 from storage.artifact import Artifact
 from storage.errors import FatalError
@@ -147,15 +147,10 @@ def _caption(captions: list[dict[str, Any]], words: Mapping[str, Any]) -> dict[s
 
 def _places(step: str, artifact: Artifact, image_id: int) -> Iterator[dict[str, Any]]:
     settings = artifact.manifest.terms["settings"]
-    choice = _choice(settings).in_words() if "threshold" in settings else None
+    choice = recorded_choice(settings).in_words() if "threshold" in settings else None
     index = artifact.table("shards")
     for row in index.filter(pc.field("image_id") == image_id).to_pylist():
         yield {"step": step, "artifact": artifact.key, "labels": choice, **row}
-
-
-def _choice(settings: Mapping[str, Any]) -> ChoiceSettings:
-    """Which labels a shard artifact kept. Settings that its version did not have get their defaults."""
-    return ChoiceSettings.model_validate({n: v for n, v in settings.items() if n in ChoiceSettings.model_fields})
 
 
 def _only_run(store: Store) -> Run:

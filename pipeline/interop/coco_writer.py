@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,23 @@ def write_coco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> N
         place = folder / dataset
         place.mkdir()
         ids = category_ids(rows, dataset)
-        write_object(
-            place / "instances.json",
-            [
-                ("images", list(_images(rows, dataset, tally))),
-                ("annotations", list(_annotations(rows, dataset, ids))),
-                ("categories", [{"id": number, "name": name} for name, number in ids.items()]),
-            ],
-        )
-        if write_list(place / "relations.json", _relations(rows, dataset, threshold, tally)) == 0:
+        images = list(_images(rows, dataset))
+        annotations = list(_annotations(rows, dataset, ids))
+        categories = [{"id": number, "name": name} for name, number in ids.items()]
+        parts = [("images", images), ("annotations", annotations), ("categories", categories)]
+        write_object(place / "instances.json", parts)
+        tally.note("digest of an image", len(images))
+        tally.wrote.update({"images": len(images), "boxes": len(annotations)})
+        of_image: dict[int, list[int]] = {}
+        for annotation in annotations:
+            of_image.setdefault(annotation["image_id"], []).append(annotation["id"])
+        if write_list(place / "relations.json", _relations(rows, dataset, threshold, tally, of_image)) == 0:
             (place / "relations.json").unlink()
         captions = list(_captions(rows, dataset, tally))
         if captions:
-            write_object(place / "captions.json", [("annotations", captions)])
+            listed = [("images", list(_images(rows, dataset))), ("annotations", captions)]
+            write_object(place / "captions.json", listed)
+            tally.wrote["captions"] += len(captions)
 
 
 def category_ids(rows: RunRows, dataset: str) -> dict[str, int]:
@@ -39,11 +43,10 @@ def category_ids(rows: RunRows, dataset: str) -> dict[str, int]:
     return own if names <= own.keys() else {name: number for number, name in enumerate(sorted(names), start=1)}
 
 
-def _images(rows: RunRows, dataset: str, tally: Tally) -> Iterator[dict[str, Any]]:
+def _images(rows: RunRows, dataset: str) -> Iterator[dict[str, Any]]:
     for image in rows.images(dataset, "images"):
         row = image.rows["images"]
         size = {} if row["width"] is None else {"width": row["width"], "height": row["height"]}
-        tally.note("digest of an image", 1)
         yield {"id": row["image_id"], "file_name": row["uri"], **size}
 
 
@@ -69,7 +72,10 @@ def _annotations(rows: RunRows, dataset: str, ids: dict[str, int]) -> Iterator[d
             }
 
 
-def _relations(rows: RunRows, dataset: str, threshold: float, tally: Tally) -> Iterator[dict[str, Any]]:
+def _relations(
+    rows: RunRows, dataset: str, threshold: float, tally: Tally, ids: Mapping[int, Sequence[int]]
+) -> Iterator[dict[str, Any]]:
+    """Yields the relations of each image. `ids`: image id → annotation ids of its boxes."""
     for image in rows.images(dataset, "images", "relations"):
         boxes = image.items("images", "boxes")
         corners = [[number(v) for v in (b["x"], b["y"], b["x"] + b["w"], b["y"] + b["h"])] for b in boxes]
@@ -77,12 +83,15 @@ def _relations(rows: RunRows, dataset: str, threshold: float, tally: Tally) -> I
         stated = relations_of(image, threshold, tally)
         relations = [r for r in stated if not (boxes[r["subject"]]["crowd"] or boxes[r["object"]]["crowd"])]
         tally.note("relation of a crowd box", len(stated) - len(relations))
-        tally.note("birth and calibration of a relation", sum("score" in relation for relation in relations))
+        tally.note("origin and calibration of a relation", sum("score" in relation for relation in relations))
+        tally.wrote["relations"] += len(relations)
         if relations:
             yield {
                 "image_id": image.image_id,
                 "relations": [
                     {
+                        "subject_id": ids[image.image_id][r["subject"]],
+                        "object_id": ids[image.image_id][r["object"]],
                         "subject": boxes[r["subject"]]["category"],
                         "subject_box": corners[r["subject"]],
                         "predicate": r["predicate"],

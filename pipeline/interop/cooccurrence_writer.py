@@ -23,6 +23,7 @@ def write_cooccurrence(rows: RunRows, folder: Path, threshold: float, tally: Tal
     meant = {name for name in names if by_whole_words(name, name, categories)}
     left_out = sum(subject not in meant or object_ not in meant for subject, _, object_ in relations)
     tally.note("relation of a name that means no category", left_out)
+    tally.wrote["relations counted"] += len(relations) - left_out
     table = cooccurrence_table(relations, categories, by_whole_words)
     if table:
         write_object(folder / "cooccurrence.json", table.items())

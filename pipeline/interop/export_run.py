@@ -33,6 +33,9 @@ _WRITERS: Mapping[str, Callable[[RunRows, Path, float, Tally], None]] = {
 }
 
 
+WITHOUT_SCORES = ("vg", "hico", "cooccurrence")
+
+
 @dataclass
 class Exported:
     """Files that an export wrote, and what it lost."""
@@ -40,33 +43,46 @@ class Exported:
     run: str
     format: str
     folder: str
+    labels: str = ""
+    """Which relations were exported: the choice that the run's shards keep, or all."""
     files: list[str] = field(default_factory=list)
+    wrote: dict[str, int] = field(default_factory=dict)
+    """Images, boxes, captions, relations etc. → count."""
     lost: dict[str, int] = field(default_factory=dict)
     """Reason → count: information that the format cannot hold or that a setting excluded."""
 
 
-def print_export(run: Run, form: Format, folder: Path, threshold: float, as_json: bool) -> None:
-    """Exports a run and prints the files written and the counts of what was lost."""
-    made = export_run(run, form, folder, threshold)
+def print_export(
+    run: Run, form: Format, folder: Path, threshold: float, all_scores: bool = False, as_json: bool = False
+) -> None:
+    """Exports a run and prints the files, how much was written, and what was lost."""
+    made = export_run(run, form, folder, threshold, all_scores)
     if as_json:
         print(json.dumps(asdict(made)))
         return
     console = Console()
     for name in made.files:
         console.print(str(folder / name), markup=False, soft_wrap=True)
+    wrote = ", ".join(f"{number:,} {what}" for what, number in made.wrote.items())
+    console.print(f"{wrote}; labels: {made.labels}", markup=False, soft_wrap=True)
     for reason, number in made.lost.items():
         console.print(f"  not exported: {number} x {reason}", markup=False)
 
 
-def export_run(run: Run, form: Format, folder: Path, threshold: float = 0.0) -> Exported:
+def export_run(run: Run, form: Format, folder: Path, threshold: float = 0.0, all_scores: bool = False) -> Exported:
     """Writes a run into the new folder `folder`, which appears complete or not at all.
 
-    Leaves out relations that score below `threshold`; `parquet` copies whole tables and ignores it. Raises `FatalError`
-    if the folder exists or cannot be written, or if the run has no steps that the format needs.
+    Relations are those that the run's shards keep, or with `all_scores` every scored one; in either case those below
+    `threshold` are left out. `parquet` copies whole tables and ignores both. Raises `FatalError` if the folder exists or
+    cannot be written, if the run has no steps that the format needs, or if `all_scores` is asked of a format without scores.
     """
     if folder.exists():
         raise FatalError(f"{folder} already exists; name a new folder with --out, or remove this one")
-    rows, tally = RunRows(run), Tally()
+    if all_scores and form in WITHOUT_SCORES:
+        raise FatalError(
+            f"{form} holds no scores, so --all would mix kept and rejected labels; leave out --all, or export coco"
+        )
+    rows, tally = RunRows(run, all_scores or form == "parquet"), Tally()
     try:
         with atomic_folder(folder, replace=False) as aside:
             _WRITERS[form](rows, aside, threshold, tally)
@@ -77,4 +93,5 @@ def export_run(run: Run, form: Format, folder: Path, threshold: float = 0.0) -> 
                 )
     except OSError as error:
         raise FatalError(f"{folder}: cannot be written ({error.strerror}); name another folder with --out") from error
-    return Exported(run.name, form, str(folder), files, tally.as_json())
+    labels = "all scores" if rows.choice is None else f"kept, {rows.choice.in_words()}"
+    return Exported(run.name, form, str(folder), labels, files, dict(tally.wrote), tally.as_json())

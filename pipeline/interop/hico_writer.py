@@ -32,8 +32,9 @@ def _elements(
         if row is None:
             continue
         boxes, relations = without_crowds(image, relations_of(image, threshold, tally), tally)
-        tally.note("score, birth and calibration of a relation", sum("score" in relation for relation in relations))
+        tally.note("score, origin and calibration of a relation", sum("score" in relation for relation in relations))
         tally.note("size and digest of an image", 1)
+        tally.wrote.update({"images": 1, "boxes": len(boxes), "relations": len(relations)})
         yield {
             "file_name": row["uri"],
             "img_id": row["image_id"],

@@ -21,6 +21,10 @@ class ImageFiles:
 
     folder: Path | None = None
     paths: Path | None = None
+    found: int = 0
+    """How many images were found so far."""
+    missing: str = ""
+    """File of the first image that was not found."""
     _by_id: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -32,7 +36,10 @@ class ImageFiles:
                     self._by_id[image_id] = path
 
     def complete(self, found: LabelledImage) -> None:
-        """Sets the image's file and size and clamps its boxes to it. Adds unusable files to the image's rejects."""
+        """Sets the image's file and size and clamps its boxes to it. Adds unusable files to the image's rejects.
+
+        A file lies at its path inside the folder (train2017/1.jpg) or, by its name alone, in the folder itself.
+        """
         image = found.image
         listed = self._by_id.get(str(image["image_id"])) if image["dataset"] == "o365" else None
         if listed is not None:
@@ -42,11 +49,16 @@ class ImageFiles:
         if not is_inside(image["uri"]):
             found.rejects.append(Rejected(image["image_id"], "file name not usable", shown(image["uri"])))
             return
+        name = Path(image["uri"]).name
+        if not (self.folder / image["uri"]).exists() and (self.folder / name).exists():
+            image["uri"] = name
         try:
             size = probe(self.folder / image["uri"], verify="header")
         except BadImage as bad:
+            self.missing = self.missing or image["uri"]
             found.rejects.append(Rejected(image["image_id"], f"{bad.reason} (labels kept)", bad.value))
             return
+        self.found += 1
         image["width"], image["height"] = size.width, size.height
         for box in image["boxes"]:
             right, bottom = min(box["x"] + box["w"], size.width), min(box["y"] + box["h"], size.height)

@@ -44,7 +44,7 @@ class Imported:
     """Reason → count of what was left out or fixed. Every case is quarantined with its step."""
 
 
-def print_import(file: Path, run: Run, dataset: str, files: ImageFiles, as_json: bool) -> None:
+def print_import(file: Path, run: Run, dataset: str | None, files: ImageFiles, as_json: bool) -> None:
     """Imports a file and prints the result."""
     made = import_file(file, run, dataset, files)
     if as_json:
@@ -56,19 +56,23 @@ def print_import(file: Path, run: Run, dataset: str, files: ImageFiles, as_json:
         console.print(f"  {number} x {reason}", markup=False)
 
 
-def import_file(path: Path, run: Run, dataset: str = "imported", files: ImageFiles | None = None) -> Imported:
+def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFiles | None = None) -> Imported:
     """Imports one of the authors' files into `run` as steps. The kind of file follows from its content.
 
-    `dataset` is the set's name if the file states none. Quarantines and counts bad entries. Raises `FatalError` if the
-    file is not one of the authors' or if the run already has the steps.
+    `dataset` names the set; without it, labels go to the sets that the file states, other files to "imported". Bad entries
+    are quarantined and counted. Raises `FatalError` if the file is not one of the authors', if the run already has the
+    steps, or if a folder of images has none of them.
     """
     run.store.require_writable()
     kind = kind_of(path)
     made = Imported(run.name, kind)
     tally = Tally()
     if kind == "labels":
-        _import_labels(path, run, files or ImageFiles(), made, tally)
-    elif kind == "frequencies":
+        _import_labels(path, run, dataset, files or ImageFiles(), made, tally)
+        made.noted = tally.as_json()
+        return made
+    dataset = dataset or "imported"
+    if kind == "frequencies":
         rows, rejects = read_frequencies(dict(stream_fields(path, _OBJECTS)))
         step = ImportStep(run, "frequencies", "frequencies", FREQUENCIES)
         step.put(f"{dataset}/0000", rows, rejects, len(rows))
@@ -105,17 +109,18 @@ def kind_of(path: Path) -> str:
     raise AnnotationError(f"{path}: unknown kind of file; expected {EXPECTED}, or {_OBJECTS}")
 
 
-def _import_labels(path: Path, run: Run, files: ImageFiles, made: Imported, tally: Tally) -> None:
+def _import_labels(path: Path, run: Run, name: str | None, files: ImageFiles, made: Imported, tally: Tally) -> None:
     images = ImportStep(run, "ingest", "images", IMAGES)
     relations = ImportStep(run, "tag", "relations", RELATIONS)
     waiting: dict[str, list[tuple[dict[str, Any], list[dict[str, Any]], list[Rejected]]]] = {}
     numbers: dict[str, int] = {}
+    stated: set[str] = set()
     seen: set[tuple[str, int]] = set()
     lost: list[Rejected] = []
 
     def flush(dataset: str) -> None:
         held = waiting.pop(dataset)
-        partition = f"{dataset}/{numbers.get(dataset, 0):04d}"
+        partition = f"{name or dataset}/{numbers.get(dataset, 0):04d}"
         numbers[dataset] = numbers.get(dataset, 0) + 1
         rejects = [reject for *_, some in held for reject in some] + lost
         images.put(partition, [image for image, *_ in held], rejects, len(held) + len(lost))
@@ -132,11 +137,17 @@ def _import_labels(path: Path, run: Run, files: ImageFiles, made: Imported, tall
             lost.append(found)
             continue
         dataset, image_id = found.image["dataset"], found.image["image_id"]
+        stated.add(dataset)
+        if name is not None and len(stated) > 1:
+            raise FatalError(
+                f"{path}: holds the sets {', '.join(sorted(stated))}, whose ids may collide; import it without --dataset"
+            )
         if (dataset, image_id) in seen:
             lost.append(Rejected(image_id, "image twice", dataset))
             continue
         seen.add((dataset, image_id))
         files.complete(found)
+        found.image["dataset"] = name or dataset
         waiting.setdefault(dataset, []).append((found.image, found.relations, found.rejects))
         made.images += 1
         if len(waiting[dataset]) == PARTITION:
@@ -146,6 +157,11 @@ def _import_labels(path: Path, run: Run, files: ImageFiles, made: Imported, tall
     if not made.images:
         raise AnnotationError(f"{path}: none of its {len(lost)} elements is a usable image; expected {EXPECTED}")
     tally.note_all(lost)
+    if files.folder is not None and not files.found:
+        raise FatalError(
+            f"{path}: none of its {made.images} images can be read in {files.folder}, e.g. {files.missing}; name the folder"
+            " that holds them with --images, or leave it out to import the labels without sizes"
+        )
     made.steps += [step.name for step in (images, relations) if step.record()]
 
 

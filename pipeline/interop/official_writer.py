@@ -52,6 +52,7 @@ def _captions(rows: RunRows, dataset: str, tally: Tally) -> Iterator[tuple[str, 
     for image in rows.images(dataset, "captions"):
         if "captions" in image.rows:
             tally.note("seed, log-probability and source of a caption", len(image.items("captions")))
+            tally.wrote["captions"] += len(image.items("captions"))
             yield write_captions(image.rows["captions"])
 
 
@@ -60,6 +61,7 @@ def _graphs(rows: RunRows, dataset: str, tally: Tally) -> Iterator[tuple[str, An
         if "triplets" in image.rows:
             texts = [caption["text"] for caption in image.items("captions")]
             tally.note("rule and predicate offsets of a triplet", len(image.items("triplets")))
+            tally.wrote["triplets"] += len(image.items("triplets"))
             yield write_graphs(image.rows["triplets"], texts)
 
 
@@ -102,9 +104,12 @@ def _elements(
         row, relations = dict(image.rows["images"]), relations_of(image, threshold, tally)
         crowds = {index for index, box in enumerate(row["boxes"]) if box["crowd"]}
         tally.note("crowd box", len(crowds))
-        tally.note("relation of a crowd box", sum(r["subject"] in crowds or r["object"] in crowds for r in relations))
+        of_crowds = sum(r["subject"] in crowds or r["object"] in crowds for r in relations)
+        tally.note("relation of a crowd box", of_crowds)
+        boxes = len(row["boxes"]) - len(crowds)
+        tally.wrote.update({"images": 1, "boxes": boxes, "relations": len(relations) - of_crowds})
         tally.note("size and digest of an image", 1)
-        tally.note("birth and calibration of a relation", len(relations))
+        tally.note("origin and calibration of a relation", len(relations))
         if vg:
             sides = [box[side] for box in row["boxes"] for side in "xywh"]
             tally.note("fraction of a pixel", sum(side != round(side) for side in sides))

@@ -21,6 +21,7 @@ def write_parquet(rows: RunRows, folder: Path, threshold: float, tally: Tally) -
             named = part.add_column(0, "partition", pa.array([partition] * len(part), pa.string()))
             writer = writer or pq.ParquetWriter(folder / f"{table}.parquet", named.schema, compression="zstd")
             writer.write_table(named)
+            tally.wrote[f"rows of {table}"] += len(named)
         if writer is not None:
             writer.close()
 
@@ -66,27 +67,33 @@ def write_hugging_face(rows: RunRows, folder: Path, threshold: float, tally: Tal
         for writer in writers.values():
             writer.close()
     if written:
-        (folder / "README.md").write_text(_card(rows.run.name, written, threshold), encoding="utf-8")
+        (folder / "README.md").write_text(_card(rows, written, threshold), encoding="utf-8")
 
 
 def _row(image: ImageRows, threshold: float, tally: Tally) -> dict[str, Any]:
     row = image.rows["images"]
     relations = relations_of(image, threshold, tally)
     tally.note("pixels of an image", 1)
-    tally.note("seed, log-probability and source of a caption", len(image.items("captions")))
-    tally.note("birth and calibration of a relation", sum("score" in relation for relation in relations))
+    captions = image.items("captions")
+    tally.wrote.update(
+        {"images": 1, "boxes": len(row["boxes"]), "captions": len(captions), "relations": len(relations)}
+    )
+    tally.note("seed, log-probability and source of a caption", len(captions))
+    tally.note("origin and calibration of a relation", sum("score" in relation for relation in relations))
     return {
         "image_id": row["image_id"],
         "file_name": row["uri"],
         "width": row["width"],
         "height": row["height"],
-        "captions": [caption["text"] for caption in image.items("captions")],
+        "captions": [caption["text"] for caption in captions],
         "objects": row["boxes"],
         "relations": relations,
     }
 
 
-def _card(run: str, written: dict[str, dict[str, int]], threshold: float) -> str:
+def _card(rows: RunRows, written: dict[str, dict[str, int]], threshold: float) -> str:
+    run, kept = rows.run.name, "all scores" if rows.choice is None else f"kept: {rows.choice.in_words()}"
+    kept += f", not below {threshold:g}" if threshold else ""
     lines = ["---", f"pretty_name: {run}", "task_categories:", "- object-detection", "configs:"]
     for dataset, splits in written.items():
         lines += [f"- config_name: {dataset}", "  data_files:"]
@@ -95,7 +102,7 @@ def _card(run: str, written: dict[str, dict[str, int]], threshold: float) -> str
     lines += [
         "---", "", f"# {run}", "",
         "Relations between bounding boxes, in absolute pixels of the original files (top-left corner and size).",
-        f"Labels with a score come from a Relation Tagger (minimum score {threshold:g}), others are annotations.",
+        f"Labels with a score come from a Relation Tagger ({kept}), others are annotations.",
         "The images are not included; `file_name` is relative to the image folder of each set.", "",
         "| set | split | images |", "|---|---|---|",
     ]  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.interop.official_labels import VISUAL_GENOME
+from pipeline.labels.kept_labels import choice_of, kept_labels
+from pipeline.labels.label_funnel import candidates
 from pipeline.runtime.stage import Rejected
 from storage.artifact import Artifact
 from storage.errors import FatalError
@@ -18,10 +19,11 @@ from storage.runs import Run
 
 
 class Tally:
-    """Counts by reason."""
+    """Counts what is lost by reason, and what an export writes by kind."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.wrote: Counter[str] = Counter()
 
     def note(self, reason: str, number: int = 1) -> None:
         """Adds `number` to the count of a reason; 0 adds no entry."""
@@ -56,11 +58,13 @@ class ImageRows:
 
 
 class RunRows:
-    """The rows of a run, by data set."""
+    """The rows of a run, by data set. Relations are those that the run's shards keep, unless `all_scores` asks for every one."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, all_scores: bool = False) -> None:
         """Raises `FatalError` if the run has no step to export."""
         self.run = run
+        self.choice = None if all_scores else choice_of(run)
+        """Which relations are kept; None: all, as for imported labels."""
         self._artifacts: dict[str, dict[str, Artifact]] = {
             step: found for step in TABLES if (found := run.artifacts(step))
         }
@@ -78,9 +82,8 @@ class RunRows:
 
     def official_name(self, dataset: str) -> str:
         """Returns the authors' name for the set, by its format in the run's recipe, or its own name."""
-        path = self.run.folder / "recipe.json"
-        recipe = json.loads(path.read_bytes()) if path.is_file() else {}
-        formats = {source["name"]: source["format"] for source in recipe.get("data", {}).get("sources", ())}
+        data = self.run.read_document("recipe").get("data", {})
+        formats = {source["name"]: source["format"] for source in data.get("sources", ())}
         return _OFFICIAL_NAMES.get(formats.get(dataset, ""), dataset)
 
     def images(self, dataset: str, *tables: str) -> Iterator[ImageRows]:
@@ -102,10 +105,29 @@ class RunRows:
             artifact = found.get(partition)
             for table in _tables_of(step, artifact):
                 if artifact is not None and (not tables or table in tables):
-                    for row in artifact.table(table).to_pylist():
+                    for row in self._kept(artifact) if table == "relations" else artifact.table(table).to_pylist():
                         rows.setdefault(row["image_id"], {})[table] = row
         for image_id, by_table in rows.items():
             yield ImageRows(image_id, by_table)
+
+    def _kept(self, tagged: Artifact) -> Iterator[dict[str, Any]]:
+        """The rows of `relations`, reduced to the labels that are kept, with their confidence as score."""
+        relations = tagged.table("relations")
+        kept = kept_labels(relations, candidates(tagged), self.choice) if self.choice is not None else {}
+        for row in relations.to_pylist():
+            scored, row["not_kept"] = row["relations"], 0
+            if self.choice is not None:
+                row["relations"] = [
+                    {
+                        "subject": label.subject,
+                        "predicate": label.predicate,
+                        "object": label.object,
+                        "score": label.confidence,
+                    }
+                    for label in kept[row["image_id"]]
+                ]
+                row["not_kept"] = len(scored) - len(row["relations"])
+            yield row
 
 
 def _tables_of(step: str, artifact: Artifact | None) -> list[str]:
@@ -122,6 +144,7 @@ def relations_of(image: ImageRows, threshold: float, tally: Tally) -> list[dict[
         given: list[dict[str, Any]] = image.items("images", "relations")
         return given
     scored = image.items("relations")
+    tally.note("relation that the run does not keep", image.rows["relations"]["not_kept"])
     kept = [relation for relation in scored if relation["score"] >= threshold]
     tally.note(f"relation scored below {threshold:g}", len(scored) - len(kept))
     return sorted(kept, key=lambda r: (-r["score"], r["subject"], r["object"], r["predicate"]))

@@ -12,6 +12,7 @@ from pydantic import Field
 from pipeline.runtime.settings import Settings
 from pipeline.training.sample import SampleRelation, strongest
 from storage.errors import FatalError
+from storage.runs import Run
 from tagger.english.predicates import canonical
 from tagger.labelling.label_choice import LabelChoice
 from tagger.pair import Pair
@@ -28,7 +29,7 @@ class ChoiceSettings(Settings):
     posterior: every pair, with its confidence multiplied by its posterior."""
     threshold: float = Field(0.2, ge=0.0, le=1.0)
     """Pseudo relations with a lower confidence are left out."""
-    thresholds: dict[str, Annotated[float, Field(ge=0.0, le=1.0)]] = {}
+    thresholds: dict[str, Annotated[float, Field(ge=0.0, le=1.0)]] = Field({})
     """Thresholds for individual predicates, by canonical name."""
     per_pair: int | None = Field(None, ge=1)
     """Maximum number of pseudo relations per ordered pair of boxes; the most confident are kept. None: no limit."""
@@ -48,6 +49,18 @@ class ChoiceSettings(Settings):
         if self.rule == "best":
             words += ", best of each mention"
         return words if self.per_pair is None else f"{words}, at most {self.per_pair} per pair"
+
+
+def choice_of(run: Run) -> ChoiceSettings | None:
+    """Which labels the shards of a run keep or, before it has shards, those that its recipe keeps. None for imported labels."""
+    shard = next(iter(run.artifacts("shard:pseudo").values()), None)
+    settings = shard.manifest.terms["settings"] if shard is not None else run.read_document("recipe").get("shard")
+    return None if settings is None else recorded_choice(settings)
+
+
+def recorded_choice(settings: Mapping[str, Any]) -> ChoiceSettings:
+    """The choice among settings of stage `shard`. Settings that its version did not have get their defaults."""
+    return ChoiceSettings.model_validate({n: v for n, v in settings.items() if n in ChoiceSettings.model_fields})
 
 
 KeptLabels = Mapping[int, tuple[SampleRelation, ...]]

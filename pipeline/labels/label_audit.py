@@ -55,6 +55,12 @@ class LabelAudit:
     predicates: tuple[PredicateScores, ...] = ()
     """Predicates with the most kept labels come first."""
 
+    @property
+    def best_baseline(self) -> tuple[str, LabelScores]:
+        """The baseline that a headline compares with: the one with the higher precision at a recall of .8."""
+        ways = (("naive matching", self.naive), ("boxes and names alone", self.prior))
+        return max(ways, key=lambda way: way[1].precision_at_recall or 0.0)
+
 
 @dataclass
 class LabelCount:

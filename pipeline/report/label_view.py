@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,12 +11,11 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from pipeline.labels.flat_list import FlatList
-from pipeline.labels.kept_labels import ChoiceSettings
+from pipeline.labels.kept_labels import ChoiceSettings, choice_of
 from pipeline.labels.label_audit import LabelAudit, LabelCount
 from pipeline.labels.label_funnel import LabelFunnel, PredicateCount, label_counts, labelled_partitions
 from pipeline.report.console import share, table
 from pipeline.report.formatting import sanitise
-from pipeline.stages.shard import ShardSettings
 from storage.runs import Run
 
 BINS = 10
@@ -40,7 +38,7 @@ class LabelView:
     @classmethod
     def of(cls, run: Run) -> LabelView:
         """Computes the view from the artifacts of a run; its recipe decides which labels are kept."""
-        choice = _choice(run)
+        choice = choice_of(run) or ChoiceSettings()
         datasets = sorted({partition.split("/")[0] for partition in run.artifacts("tag")})
         counts, predicates = label_counts(run, datasets, choice)
         spread = np.zeros(BINS, np.int64)
@@ -127,10 +125,3 @@ def _audit(run: Run, dataset: str, choice: ChoiceSettings) -> LabelAudit:
         if partition in tagged:
             count.add(artifact.table("images"), tagged[partition])
     return count.audit()
-
-
-def _choice(run: Run) -> ChoiceSettings:
-    """The settings from the run's recipe; the defaults while the run is unfinished."""
-    path = run.folder / "recipe.json"
-    given = json.loads(path.read_bytes()).get("shard", {}) if path.is_file() else {}
-    return ShardSettings.model_validate(given)

@@ -137,8 +137,12 @@ def _headline(figures: Figures) -> list[tuple[str, str, str]]:
         tiles.append((f"{figures.labels.kept:,}".replace(",", "\u2009"), "labels kept", figures.choice))
     for audit in figures.audits:
         if audit.labels and audit.labels.tagger.precision_at_recall is not None:
-            naive = audit.labels.naive.precision_at_recall
-            against = "naive matching does not reach it" if naive is None else f"naive matching {naive:.2f}"
+            name, best = audit.labels.best_baseline
+            against = (
+                "no baseline reaches it"
+                if best.precision_at_recall is None
+                else f"{name} {best.precision_at_recall:.2f}"
+            )
             value = f"{audit.labels.tagger.precision_at_recall:.2f}"
             tiles.append((value, f"precision at recall .8, {audit.dataset}", against))
     for arm in figures.arms:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from pipeline.data.datasets.source import DataSource
+from pipeline.labels.kept_labels import choice_of
 from pipeline.report.view import RunView
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe import Recipe
@@ -55,7 +56,7 @@ def run_view(recipe: Recipe, run: Run) -> RunView:
     return RunView(
         run=run,
         label_sets=recipe.data.label,
-        choice=recipe.shard,
+        choice=choice_of(run) or recipe.shard,
         captioning=recipe.caption_settings(),
         image_folders=recipe.data.image_folders(),
         recipe=recipe.model_dump(mode="json"),

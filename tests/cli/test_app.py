@@ -23,7 +23,7 @@ COMMANDS = {
     "query": {"--store", "--json", "--help"},
     "push": {"--store", "--json", "--help"},
     "pull": {"--store", "--json", "--help"},
-    "export": {"--format", "--out", "--threshold", "--store", "--json", "--help"},
+    "export": {"--format", "--out", "--threshold", "--all", "--store", "--json", "--help"},
     "import": {"--as", "--dataset", "--images", "--paths", "--store", "--json", "--help"},
     "verify": {"--repair", "--store", "--json", "--help"},
     "gc": {"--grace", "--delete", "--store", "--json", "--help"},

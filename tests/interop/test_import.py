@@ -128,6 +128,28 @@ def test_with_a_folder_of_images_sizes_are_known_and_boxes_clamped(tmp_path: Pat
     assert sum(made.noted.values()) == 2
 
 
+def test_an_image_is_found_by_its_name_alone(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (640, 480)).save(tmp_path / "pictures/000000000139.jpg")
+    made, run = imported(tmp_path, [element()], files=ImageFiles(tmp_path / "pictures"), dataset="mine")
+    [image] = rows(run, "ingest", "images")
+    assert (image["uri"], image["width"], image["dataset"]) == ("000000000139.jpg", 640, "mine")
+    assert set(run.artifacts("ingest")) == set(run.artifacts("tag")) == {"mine/0000"}
+    assert made.noted == {}
+
+
+def test_a_folder_without_any_of_the_images_stops_the_import(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    with pytest.raises(FatalError, match=r"none of its 1 images can be read in .*val2017/000000000139.jpg"):
+        imported(tmp_path, [element()], files=ImageFiles(tmp_path / "pictures"))
+    assert not Run(LocalStore(tmp_path / "store"), "theirs").exists
+
+
+def test_one_name_is_not_given_to_two_sets(tmp_path: Path) -> None:
+    with pytest.raises(FatalError, match="coco2017, o365"):
+        imported(tmp_path, [element(), element(dataset="o365")], dataset="mine")
+
+
 def test_captions_and_graphs_join_the_partitions_of_the_run(tmp_path: Path) -> None:
     _, run = imported(tmp_path, [element(), element(dataset="o365", image_id=5)])
     graph = {

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
 
 from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import DataSource
@@ -104,8 +105,8 @@ def vars_of(triplet: Any) -> dict[str, Any]:
     return {name: getattr(triplet, name) for name in triplet.__dataclass_fields__}
 
 
-def exported(run: Run, form: Any, folder: Path, threshold: float = 0.0) -> Exported:
-    return export_run(run, form, folder, threshold)
+def exported(run: Run, form: Any, folder: Path, threshold: float = 0.0, all_scores: bool = False) -> Exported:
+    return export_run(run, form, folder, threshold, all_scores)
 
 
 def read(path: Path) -> Any:
@@ -195,6 +196,42 @@ def test_triplets_come_back_but_for_rule_and_predicate_offsets(run: Run, tmp_pat
         for one in (run, again)
     )  # fmt: skip
     assert before == after
+
+
+@pytest.mark.parametrize("form", ["official", "vg", "coco", "hico", "hf", "cooccurrence"])
+def test_only_labels_that_the_run_keeps_are_exported(run: Run, tmp_path: Path, form: str) -> None:
+    run.note("recipe", {"shard": {"threshold": 0.6}})
+    made = exported(run, form, tmp_path / "out")
+    assert made.labels == "kept, score ≥ 0.6"
+    assert made.lost["relation that the run does not keep"] == 2
+    assert made.wrote.get("relations", made.wrote.get("relations counted")) == 1
+    content = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*.json"))
+    assert b"near" not in content
+
+
+@pytest.mark.parametrize("form", ["official", "coco", "hf"])
+def test_every_score_is_exported_on_request(run: Run, tmp_path: Path, form: str) -> None:
+    run.note("recipe", {"shard": {"threshold": 0.6}})
+    made = exported(run, form, tmp_path / "out", all_scores=True)
+    assert made.labels == "all scores" and "relation that the run does not keep" not in made.lost
+    assert made.wrote["relations"] == 3 - made.lost.get("relation of a crowd box", 0)
+
+
+@pytest.mark.parametrize("form", ["vg", "hico", "cooccurrence"])
+def test_a_format_without_scores_takes_no_rejected_labels(run: Run, tmp_path: Path, form: str) -> None:
+    with pytest.raises(FatalError, match="holds no scores"):
+        exported(run, form, tmp_path / "out", all_scores=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_pycocotools_reads_boxes_and_captions_and_relations_name_annotations(run: Run, tmp_path: Path) -> None:
+    exported(run, "coco", tmp_path / "out")
+    captions, instances = (COCO(tmp_path / f"out/coco2017/{name}.json") for name in ("captions", "instances"))
+    assert [each["caption"] for each in captions.loadAnns(captions.getAnnIds(imgIds=[1]))] == TEXTS
+    first = read(tmp_path / "out/coco2017/relations.json")[0]["relations"][0]
+    ends = instances.loadAnns([first["subject_id"], first["object_id"]])
+    names = [instances.cats[end["category_id"]]["name"] for end in ends]
+    assert (names, first["predicate"]) == (["person", "horse"], "ride")
 
 
 def test_vg_has_whole_pixels_and_no_confidence(run: Run, tmp_path: Path) -> None:

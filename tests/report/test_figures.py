@@ -10,6 +10,7 @@ from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, trip
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.report.figures import compute_figures, figures_of
 from pipeline.report.gallery import choose_samples
+from pipeline.report.label_view import LabelView
 from pipeline.run.context import run_view
 from pipeline.runtime.stage import Inputs
 from pipeline.stages.shard import ShardSettings, ShardStage
@@ -212,3 +213,11 @@ def test_what_counts_as_kept_is_what_the_shards_keep(book: RunBuilder, choice: S
     assert sum(scores.kept for scores in audit.labels.predicates) == shards.facts["relations"]
     (sample,) = choose_samples(book.run, ["toys"], choice, 1)
     assert len(sample.kept) == shards.facts["relations"]
+
+
+def test_what_is_kept_is_read_from_the_shards_not_from_the_last_command(labelled: RunBuilder, recipe: Any) -> None:
+    labelled.add("shard:pseudo", "toys/0000", [], settings={"threshold": 0.75, "labels": "pseudo"})
+    labelled.run.note("recipe", {"shard": {"threshold": 0.1}})
+    assert LabelView.of(labelled.run).choice == "score ≥ 0.75"
+    figures = figures_of(run_view(recipe, labelled.run))
+    assert (figures.choice, figures.labels.kept) == ("score ≥ 0.75", 2)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 from run_builder import TWO_PEOPLE, RunBuilder, captions, relations, triplets
 
+from pipeline.report.figures import figures_of
 from pipeline.report.static_report import write_report
 from pipeline.run.context import run_view
 from storage.errors import FatalError
@@ -62,6 +64,15 @@ def test_a_report_shows_pictures_labels_and_figures(labelled: RunBuilder, recipe
     assert marks.count("right") == 3
     assert marks.count("wrong") == 4
     assert [figure.get("class") for figure in page.all("polyline")] == ["arm-", "arm-", "arm-none"]
+
+
+def test_the_headline_compares_with_the_best_baseline(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
+    (audit,) = figures_of(run_view(recipe, labelled.run)).audits
+    assert audit.labels is not None
+    name, best = audit.labels.best_baseline
+    assert f"{name} {best.precision_at_recall:.2f}" in report(recipe, labelled, tmp_path / "report").text
+    boxes_alone = replace(best, precision_at_recall=0.99)
+    assert replace(audit.labels, prior=boxes_alone).best_baseline == ("boxes and names alone", boxes_alone)
 
 
 def test_hostile_text_stays_text(book: RunBuilder, recipe: Any, tmp_path: Path) -> None:
