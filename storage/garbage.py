@@ -38,12 +38,12 @@ class Garbage:
             store.discard(self.place.stage, self.place.key)
 
 
-def find_garbage(store: Store, before: float) -> Iterator[Garbage]:
-    """What no run refers to and no run has found since `before` (a Unix time).
+def find_garbage(store: Store, before: float, *, history: bool = True) -> Iterator[Garbage]:
+    """What no run refers to and no run has found since `before` (a Unix time). Without `history` only the newest states count.
 
     Raises `FatalError` when a run's file is damaged, since what it refers to is then unknown.
     """
-    marked = marked_keys(store)
+    marked = marked_keys(store, history=history)
     for stage in store.stages():
         for held in store.entries(stage):
             if held.key not in marked and held.used < before:
@@ -53,6 +53,7 @@ def find_garbage(store: Store, before: float) -> Iterator[Garbage]:
             yield Garbage(folder, "scratch", size_of(folder))
 
 
-def marked_keys(store: Store) -> set[str]:
-    """The keys that any run refers to."""
-    return {key for run in runs_of(store) for step in run.steps() for key in run.keys(step).values()}
+def marked_keys(store: Store, *, history: bool = True) -> set[str]:
+    """The keys that any run refers to, now or (with `history`) in its records."""
+    states = [state for run in runs_of(store) for state in (run, *(run.records() if history else ()))]
+    return {key for state in states for step in state.steps() for key in state.keys(step).values()}

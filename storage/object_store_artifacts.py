@@ -16,7 +16,7 @@ from storage.errors import FatalError
 from storage.manifest import MANIFEST, Manifest, parse_manifest
 from storage.remote import Entry, Remote
 from storage.remote_retry import PAUSES
-from storage.runs import Run
+from storage.runs import Run, RunRecord
 from storage.store import Store, require_valid_address
 
 
@@ -120,9 +120,10 @@ class ObjectStoreArtifacts:
         self.files.remove(f"{_place(stage, key)}/{name}" for name in ordered)
 
     def put_run(self, run: Run) -> None:
-        """Copy a run's records here. Call it after its artifacts are here."""
-        for path in sorted(path for path in run.folder.rglob("*.json") if path.is_file()):
-            self.files.write(f"runs/{run.name}/{path.relative_to(run.folder).as_posix()}", path.read_bytes())
+        """Copy a run's records here, or its history alone for a `RunRecord`. Call it after its artifacts are here."""
+        folder = run.folder / "records" if isinstance(run, RunRecord) else run.folder
+        for path in sorted(path for path in folder.rglob("*.json") if path.is_file()):
+            self.files.write(path.relative_to(run.store.root).as_posix(), path.read_bytes())
 
     def run_records(self, name: str) -> dict[str, bytes]:
         """A run's records, by path within its folder. For an unknown run, raises `FatalError` that lists the runs here."""
@@ -152,9 +153,15 @@ def _place(stage: str, key: str) -> str:
     return f"artifacts/{stage}/{key}"
 
 
-def steps_of(records: Mapping[str, bytes], url: str) -> dict[str, dict[str, Any]]:
-    """Step → its record, from a run's records. Raises `FatalError` on a damaged one."""
+def steps_of(records: Mapping[str, bytes], url: str, number: str = "") -> dict[str, dict[str, Any]]:
+    """Step → its stage and keys: the newest, or those of record `number`. Raises `FatalError` on a damaged or unknown one."""
     try:
+        if number:
+            history = [data for path, data in sorted(records.items()) if path.startswith("records/")]
+            if not (number.isdecimal() and 1 <= int(number) <= len(history)):
+                raise FatalError(f"{url}: the run has {len(history)} records, not a record {number!r}")
+            states = json.loads(history[int(number) - 1])["steps"]
+            return {step: {"stage": s["stage"], "partitions": dict(s["partitions"])} for step, s in states.items()}
         found = [json.loads(data) for path, data in records.items() if path.startswith("steps/")]
         return {entry["step"]: {"stage": entry["stage"], "partitions": dict(entry["partitions"])} for entry in found}
     except (ValueError, KeyError, TypeError) as error:

@@ -1,9 +1,15 @@
-"""Runs: the named results that people use. A run maps partition → key for each step, and so points to artifacts."""
+"""Runs: the named results that people use. A run maps partition → key for each step, and so points to artifacts.
+
+A run has a history: each execution appends a record that is never rewritten, and `name@2` is the state after the second.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,29 +41,43 @@ class Run:
 
     def read_document(self, name: str) -> dict[str, Any]:
         """The JSON object stored under that name, or an empty one where there is none that can be read."""
-        try:
-            found = json.loads((self.folder / f"{name}.json").read_bytes())
-        except (OSError, ValueError, RecursionError):
-            return {}
+        found = self._read(name)
         return found if isinstance(found, dict) else {}
+
+    def append(self, status: str, **facts: Any) -> None:
+        """Append the state of the run to its history, as a record that is never rewritten. `facts` are JSON values."""
+        self._append(datetime.now(UTC), status, facts)
+
+    def adopt(self) -> None:
+        """Make the state of a run without a history its first record, before anything is added to it."""
+        if not self.exists or self.records():
+            return
+        made = max(path.stat().st_mtime for path in (self.folder / "steps").glob("*.json"))
+        facts = {"recipe": self.read_document("recipe"), "outcome": self._read("outcome") or []}
+        self._append(datetime.fromtimestamp(made, UTC), "earlier", facts)
+
+    def records(self) -> list[RunRecord]:
+        """The history, oldest first. Raises `FatalError` when a record is damaged."""
+        paths = sorted((self.folder / "records").glob("*.json"))
+        return [RunRecord(self, number, path) for number, path in enumerate(paths, start=1)]
 
     def artifacts(self, step: str) -> dict[str, Artifact]:
         """Partition → artifact of a step, for those that were recorded and still exist."""
-        stage, keys = self._entry(self._file(step))[1:]
+        stage, keys = self._entry(step)
         found = self.store.find_all(stage, keys.values()) if keys else {}
         return {part: found[key] for part, key in keys.items() if key in found}
 
     def keys(self, step: str) -> dict[str, str]:
         """Partition → key of a step, as recorded, whether or not the artifacts still exist."""
-        return self._entry(self._file(step))[2]
+        return self._entry(step)[1]
 
     def stage(self, step: str) -> str:
         """The stage that a recorded step executes."""
-        return self._entry(self._file(step))[1]
+        return self._entry(step)[0]
 
     def steps(self) -> list[str]:
         """Names of the recorded steps, in no particular order."""
-        return [self._entry(path)[0] for path in sorted((self.folder / "steps").glob("*.json"))]
+        return [self._load(path)[0] for path in sorted((self.folder / "steps").glob("*.json"))]
 
     def remove(self) -> None:
         """Forget the run; its artifacts stay until `rlip gc`."""
@@ -68,7 +88,23 @@ class Run:
         """Whether anything was recorded under this name."""
         return next((self.folder / "steps").glob("*.json"), None) is not None
 
-    def _entry(self, path: Path) -> tuple[str, str, dict[str, str]]:
+    def _entry(self, step: str) -> tuple[str, dict[str, str]]:
+        """Stage and keys of a step; empty for one that was not recorded. Raises `FatalError` if its file is damaged."""
+        return self._load(self._file(step))[1:]
+
+    def _append(self, time: datetime, status: str, facts: Mapping[str, Any]) -> None:
+        steps = {step: dict(zip(("stage", "partitions"), self._entry(step), strict=True)) for step in self.steps()}
+        content = {"time": time.isoformat(timespec="seconds"), "status": status, **facts, "steps": steps}
+        name = f"{time:%Y%m%dT%H%M%S}.{time.microsecond:06d}-{uuid.uuid4().hex[:8]}.json"
+        self.store.put(self.folder / "records" / name, json.dumps(content, indent=1, default=str).encode())
+
+    def _read(self, name: str) -> Any:
+        try:
+            return json.loads((self.folder / f"{name}.json").read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return None
+
+    def _load(self, path: Path) -> tuple[str, str, dict[str, str]]:
         """Step, stage and keys recorded in a file; empty where there is no file. Raises `FatalError` for a damaged one."""
         try:
             entry = json.loads(path.read_bytes())
@@ -84,6 +120,59 @@ class Run:
         return self.folder / "steps" / f"{step.replace(':', '.')}.json"
 
 
+class RunRecord(Run):
+    """The state of a run after one of its executions, read from its history. It cannot be changed."""
+
+    def __init__(self, run: Run, number: int, path: Path) -> None:
+        """Raises `FatalError` if the record is damaged."""
+        super().__init__(run.store, run.name)
+        self.name = f"{run.name}@{number}"
+        try:
+            self._content: dict[str, Any] = json.loads(path.read_bytes())
+            self._steps = {
+                step: (entry["stage"], dict(entry["partitions"])) for step, entry in self._content["steps"].items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FatalError(
+                f"{path}: damaged record of run {run.name!r}; remove it: nothing else depends on it"
+            ) from error
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Time, status, host, recipe and outcome of the execution."""
+        return {name: value for name, value in self._content.items() if name != "steps"}
+
+    def steps(self) -> list[str]:
+        """Names of the steps that the run had then."""
+        return sorted(self._steps)
+
+    def record(self, step: str, stage: str, keys: dict[str, str]) -> None:
+        """Raises `FatalError`: history is not rewritten."""
+        raise self._refusal()
+
+    def note(self, name: str, value: Any) -> None:
+        """Raises `FatalError`: history is not rewritten."""
+        raise self._refusal()
+
+    def remove(self) -> None:
+        """Raises `FatalError`: a run is removed with its history."""
+        raise self._refusal()
+
+    @property
+    def exists(self) -> bool:
+        """True: it was read."""
+        return True
+
+    def _entry(self, step: str) -> tuple[str, dict[str, str]]:
+        return self._steps.get(step, ("", {}))
+
+    def _read(self, name: str) -> Any:
+        return self._content.get(name)
+
+    def _refusal(self) -> FatalError:
+        return FatalError(f"{self.name} is a record of what was done and can't be changed; name the run without @")
+
+
 def runs_of(store: Store) -> list[Run]:
     """The runs of a store, by name."""
     names = sorted(folder.name for folder in (store.root / "runs").glob("*") if _NAME.fullmatch(folder.name))
@@ -91,9 +180,16 @@ def runs_of(store: Store) -> list[Run]:
 
 
 def find_run(store: Store, name: str) -> Run:
-    """The run of that name. For an unknown one, raises `FatalError` that lists the runs of the store."""
+    """The run of that name, or of `name@2` its second record. For an unknown one, raises `FatalError` that lists what exists."""
+    name, at, number = name.partition("@")
     run = Run(store, name)
     if not run.exists:
         names = ", ".join(other.name for other in runs_of(store)) or "none yet"
         raise FatalError(f"no run {name!r} in {store.address}; runs there: {names}")
-    return run
+    if not at:
+        return run
+    records = run.records()
+    if not (number.isdecimal() and 1 <= int(number) <= len(records)):
+        known = f"{name}@1 to {name}@{len(records)}" if records else "none yet"
+        raise FatalError(f"run {name!r} has no record {number!r}; records: {known} (`rlip runs {name}`)")
+    return records[int(number) - 1]

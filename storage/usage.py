@@ -36,11 +36,17 @@ class Usage:
 
 
 def usage_of(store: Store) -> Usage:
-    """Measure a store. Reads only the records of runs."""
+    """Measure a store. Reads only the records of runs; a run needs what any of its records names."""
     sizes = {stage: {held.key: held.size for held in store.entries(stage) if held.whole} for stage in store.stages()}
     every = {key: size for found in sizes.values() for key, size in found.items()}
     needed = {
-        run.name: {key for step in run.steps() for key in run.keys(step).values() if key in every}
+        run.name: {
+            key
+            for state in (run, *run.records())
+            for step in state.steps()
+            for key in state.keys(step).values()
+            if key in every
+        }
         for run in runs_of(store)
     }
     times = Counter(key for keys in needed.values() for key in keys)

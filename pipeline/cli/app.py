@@ -22,7 +22,9 @@ NETWORK_SET = "Override a setting of the network, e.g. text.heads=4. Can be repe
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help=SET)]
 Direct = Annotated[bool, typer.Option("--direct", help="Run without Prefect, in this process and its workers.")]
 StorePath = Annotated[str, typer.Option("--store", help="The store: a folder or a URL such as s3://bucket/folder.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run; `rlip show` lists all runs.")]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="Name of a run, or RUN@2 for its second record; `rlip runs` lists them.")
+]
 Url = Annotated[str, typer.Argument(metavar="URL", help="A folder, s3://bucket/folder or another fsspec URL.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 STORE = "out/store"
@@ -93,6 +95,19 @@ def show(
 
     with _errors_reported():
         show_run(store, run_name, step, as_json)
+
+
+@app.command()
+def runs(
+    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run; all runs if omitted.")] = None,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """List what was executed: each record of a run with its time, host and outcome; RUN@2 names the state after the second."""
+    from pipeline.cli.show import show_records
+
+    with _errors_reported():
+        show_records(store, run_name, as_json)
 
 
 @app.command()
@@ -240,6 +255,9 @@ def verify(
 def gc(
     grace: Annotated[float, typer.Option(min=0, help="Keep what a run made or used within this many days.")] = 14.0,
     delete: Annotated[bool, typer.Option("--delete", help="Delete the garbage; without this, only list it.")] = False,
+    newest: Annotated[
+        bool, typer.Option("--newest", help="Spare only what the newest state of each run needs.")
+    ] = False,
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
@@ -247,7 +265,7 @@ def gc(
     from pipeline.cli.maintenance import collect_garbage
 
     with _errors_reported():
-        collect_garbage(store, grace, delete, as_json)
+        collect_garbage(store, grace, delete, newest, as_json)
 
 
 @app.command()

@@ -46,13 +46,16 @@ def verify(root: Address, run_name: str | None, repair: bool, as_json: bool) -> 
         raise FatalError("the store is damaged; `rlip verify --repair` removes damage, and the next run rebuilds it")
 
 
-def collect_garbage(root: Address, grace_days: float, delete: bool, as_json: bool) -> None:
-    """List what no run refers to and no run used within the grace period. With `delete`, remove it."""
+def collect_garbage(root: Address, grace_days: float, delete: bool, newest: bool, as_json: bool) -> None:
+    """List what no run refers to and no run used within the grace period. With `delete`, remove it.
+
+    With `newest`, only the newest state of each run counts, and the records before it may lose artifacts.
+    """
     store = existing_store(root)
     if delete:
         store.require_writable()
     before = time.time() - grace_days * DAY
-    found = list(find_garbage(store, before))
+    found = list(find_garbage(store, before, history=not newest))
     if delete:
         for garbage in found:
             garbage.remove(store, before)

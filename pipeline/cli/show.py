@@ -19,6 +19,7 @@ from pipeline.report.steps import StepSummary, summaries
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.manifest import REJECTED_FILE
+from storage.open_store import Address, existing_store
 from storage.runs import Run, find_run, runs_of
 from storage.store import Store
 
@@ -54,6 +55,25 @@ def show_run(
     if summary.step == "tag":
         LabelView.of(run).print(console)
     _show_rows(console, artifacts, summary.rejected)
+
+
+def show_records(root: Address, run_name: str | None, as_json: bool) -> None:
+    """List the executions of a run, or of all runs, oldest first. A run without a history has executed no recipe yet."""
+    store, console = existing_store(root), Console()
+    runs = runs_of(store) if run_name is None else [find_run(store, run_name.partition("@")[0])]
+    records = [record for run in runs for record in run.records()]
+    if as_json:
+        _print_json(console, {"records": [{"run": record.name, **record.facts} for record in records]})
+        return
+    made = table(f"Executions in {store.address}", "run", "time (UTC)", "status", "computed", "cached", "host", "rlip")
+    for record in records:
+        facts = record.facts
+        steps = facts.get("outcome") or []
+        cached = sum(step["cached"] or 0 for step in steps)
+        computed = sum(step["partitions"] for step in steps) - cached
+        texts = (facts["time"][:19].replace("T", " "), facts["status"], f"{computed:,}", f"{cached:,}")
+        made.add_row(*map(Text, (record.name, *texts, facts.get("host", "–"), facts.get("rlip", "–"))))
+    console.print(made)
 
 
 def _show_runs(console: Console, store: Store, as_json: bool) -> None:

@@ -35,8 +35,9 @@ def print_push(root: Address, run_name: str, url: str, as_json: bool) -> None:
 
 def print_pull(root: Address, run_name: str, url: str, as_json: bool) -> None:
     """Pull a run and show a progress bar."""
-    run = Run(open_store(root), run_name)
-    _show(lambda report: pull(run, ObjectStoreArtifacts(url), report), as_json)
+    name, _, number = run_name.partition("@")
+    run = Run(open_store(root), name)
+    _show(lambda report: pull(run, ObjectStoreArtifacts(url), report, number), as_json)
 
 
 def push(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, total: None) -> Copied:
@@ -61,10 +62,13 @@ def push(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, t
     return Copied(len(set(places)), len(lacking))
 
 
-def pull(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, total: None) -> Copied:
-    """Copy the artifacts that the local store lacks, verified by digest, then record the run. Can be resumed."""
+def pull(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, total: None, number: str = "") -> Copied:
+    """Copy the artifacts that the local store lacks, verified by digest, then record the run with its history.
+
+    With a `number`, copies the artifacts of that record; a run that exists here keeps its state. Can be resumed.
+    """
     records = remote.run_records(run.name)
-    steps = steps_of(records, remote.url)
+    steps = steps_of(records, remote.url, number)
     places = list(dict.fromkeys((s["stage"], key) for s in steps.values() for key in s["partitions"].values()))
     have = {
         stage: set(run.store.find_all(stage, [k for s, k in places if s == stage])) for stage in {s for s, _ in places}
@@ -73,10 +77,13 @@ def pull(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, t
     for done, (stage, key) in enumerate(lacking):
         report(done, len(lacking))
         remote.get(stage, key, run.store)
-    for step, entry in steps.items():
+    is_newest = not number or not run.exists
+    for step, entry in steps.items() if is_newest else ():
         run.record(step, entry["stage"], entry["partitions"])
     for path, data in records.items():
-        if "/" not in path and path.endswith(".json"):
+        if path.startswith("records/"):
+            run.store.put(run.folder / path, data)
+        elif "/" not in path and path.endswith(".json") and is_newest:
             run.note(path.removesuffix(".json"), json.loads(data))
     report(len(lacking), len(lacking))
     return Copied(len(places), len(lacking))

@@ -41,6 +41,11 @@ class RunContext:
         return Run(self.store, self.recipe.name)
 
     @property
+    def started(self) -> bool:
+        """Whether the store was opened, so that the run may have changed it."""
+        return "store" in self.__dict__
+
+    @property
     def sources(self) -> list[DataSource]:
         """The data sets that the steps need, with absolute paths."""
         return [self.recipe.data.source(name) for name in self.steps[0].datasets]

@@ -18,7 +18,7 @@ def prepare(
     drawing: Callable[[int, int], None] | None = None,
     reading: Callable[[str, float], None] | None = None,
 ) -> None:
-    """Check what the recipe needs, write its scenes, read new annotations, and remove what dead writers left.
+    """Check what the recipe needs, write its scenes, read new annotations, remove what dead writers left, keep old history.
 
     `drawing` receives the number of scenes drawn and their total, `reading` the name of a data set and the share of its
     annotations that is read. Raises `FatalError` before any work.
@@ -28,6 +28,7 @@ def prepare(
         write_world(context.recipe.data.root, context.recipe.scenes, drawing)
     read_annotations(context, reading)
     context.store.sweep()
+    context.run.adopt()
 
 
 def read_annotations(context: RunContext, reading: Callable[[str, float], None] | None) -> None:

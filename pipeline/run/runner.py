@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -118,19 +118,36 @@ def logged_run(context: RunContext, runner: str) -> Iterator[Path]:
             yield path
         except KeyboardInterrupt:
             log.warning("run stopped by the user")
+            _append_failure(context, "stopped")
             raise
         except PipelineError as error:
             log.error("run failed", extra={"fields": {"error": error}})
+            _append_failure(context, "failed", error=str(error))
             raise
-        except Exception:
+        except Exception as error:
             log.exception("run failed")
+            _append_failure(context, "failed", error=repr(error))
             raise
         log.info("run finished")
+
+
+def append_record(context: RunContext, status: str, **facts: object) -> None:
+    """Append this execution to the history of the run: its recipe, host and version, and the state of every step."""
+    host = {"host": platform.node(), "rlip": installed_version("rlip")}
+    context.run.append(status, **host, recipe=context.recipe.model_dump(mode="json"), **facts)
+
+
+def _append_failure(context: RunContext, status: str, **facts: object) -> None:
+    """Append an execution that did not complete, unless it changed nothing or its store can't be written."""
+    with suppress(PipelineError):
+        if context.started and context.run.exists:
+            append_record(context, status, **facts)
 
 
 def conclude(context: RunContext, outcome: Outcome) -> tuple[Figures, Path]:
     """Store recipe and outcome with the run and write the report. Returns the figures and the path of the report."""
     context.run.note("recipe", context.recipe.model_dump(mode="json"))
     context.run.note("outcome", outcome.as_rows())
+    append_record(context, "completed", outcome=outcome.as_rows())
     view, folder = context.view, context.recipe.reports / context.recipe.name
     return figures_of(view), write_report(view, outcome, folder, written=datetime.now())

@@ -106,3 +106,16 @@ def test_training_a_tagger_alone_tells_where_it_lies_and_leaves_the_run_as_it_wa
     assert output["weights"] == str(tagger.folder / "model.safetensors")
     assert output["images"] + output["held_out"] <= 32
     assert {part.split("/")[0] for part in copied.contents()["ingest"]} == {"coco", "vg", "test"}
+
+
+def test_a_run_tells_of_what_it_has_not_of_the_last_command(copied: World) -> None:
+    before = copied.ask("show", "tiny", "tag")["labels"]
+    copied.run("shard.threshold=0.9", "run.until=ingest")
+    assert copied.ask("show", "tiny", "tag")["labels"] == before
+    copied.run("shard.threshold=0.9", "run.until=shard")
+    after = copied.ask("show", "tiny", "tag")["labels"]
+    assert after["choice"] == "score ≥ 0.9" != before["choice"]
+    assert copied.ask("show", "tiny@1", "tag")["labels"] == before
+    records = copied.ask("runs", "tiny")["records"]
+    assert [record["run"] for record in records] == [f"tiny@{n}" for n in range(1, len(records) + 1)]
+    assert records[-1]["recipe"]["shard"]["threshold"] == 0.9

@@ -1,0 +1,99 @@
+"""A run keeps the record of every execution: `name@2` is what the second one left, whatever came after."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from toy_store import put_chain, record
+
+from pipeline.cli.transfer import pull, push
+from storage.errors import FatalError
+from storage.garbage import find_garbage
+from storage.local_store import LocalStore
+from storage.object_store_artifacts import ObjectStoreArtifacts
+from storage.runs import Run, find_run
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    """A store with a run that was executed twice, the second time with other captions."""
+    store = LocalStore(tmp_path / "store")
+    for top_p in (0.9, 0.5):
+        record(store, "toy", put_chain(store, top_p=top_p)).append("completed", recipe={"top_p": top_p}, outcome=[])
+    return store
+
+
+def test_a_record_stays_as_it_was_written(store: LocalStore) -> None:
+    first, second, newest = (find_run(store, name) for name in ("toy@1", "toy@2", "toy"))
+    assert first.keys("caption") != second.keys("caption") == newest.keys("caption")
+    assert first.keys("ingest") == newest.keys("ingest")
+    assert (first.read_document("recipe"), first.name) == ({"top_p": 0.9}, "toy@1")
+    assert first.artifacts("caption")["toys/0000"].manifest.terms["settings"]["top_p"] == 0.9
+    assert set(first.steps()) == {"ingest", "caption", "parse"}
+
+
+def test_history_is_not_rewritten(store: LocalStore) -> None:
+    first = find_run(store, "toy@1")
+    for change in (lambda: first.record("tag", "tag", {}), lambda: first.note("recipe", {}), first.remove):
+        with pytest.raises(FatalError, match="toy@1 is a record"):
+            change()
+
+
+@pytest.mark.parametrize("number", ["0", "3", "-1", "x", ""])
+def test_an_unknown_record_is_answered_with_those_that_exist(store: LocalStore, number: str) -> None:
+    with pytest.raises(FatalError, match="toy@1 to toy@2"):
+        find_run(store, f"toy@{number}")
+
+
+def test_a_damaged_record_is_named(store: LocalStore) -> None:
+    path = min((store.root / "runs/toy/records").iterdir())
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(FatalError, match=path.name):
+        find_run(store, "toy@1")
+
+
+def test_a_run_of_an_earlier_version_becomes_the_first_record(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    run = record(store, "toy", put_chain(store))
+    run.note("recipe", {"name": "toy"})
+    run.adopt()
+    run.adopt()
+    [first] = run.records()
+    assert (first.facts["status"], first.facts["recipe"]) == ("earlier", {"name": "toy"})
+    assert {step: first.keys(step) for step in first.steps()} == {step: run.keys(step) for step in run.steps()}
+
+
+def test_garbage_spares_what_records_need_unless_only_the_newest_state_counts(store: LocalStore) -> None:
+    older = set(find_run(store, "toy@1").keys("caption").values())
+    before = time.time() + 60
+    assert list(find_garbage(store, before)) == []
+    names = " ".join(garbage.name for garbage in find_garbage(store, before, history=False))
+    assert all(key in names for key in older)
+
+
+def test_a_pull_brings_the_history_and_on_request_the_artifacts_of_a_record(store: LocalStore, tmp_path: Path) -> None:
+    remote = ObjectStoreArtifacts(str(tmp_path / "remote"))
+    for name in ("toy@1", "toy"):
+        push(find_run(store, name), remote)
+    assert [folder.name for folder in (tmp_path / "remote/runs").iterdir()] == ["toy"]
+    here = LocalStore(tmp_path / "here")
+    pull(Run(here, "toy"), remote)
+    assert find_run(here, "toy@1").keys("caption") == find_run(store, "toy@1").keys("caption")
+    assert find_run(here, "toy@1").artifacts("caption") == {}
+    pull(Run(here, "toy"), remote, number="1")
+    assert len(find_run(here, "toy@1").artifacts("caption")) == 1
+    assert find_run(here, "toy").keys("caption") == find_run(store, "toy").keys("caption")
+    with pytest.raises(FatalError, match="2 records"):
+        pull(Run(here, "toy"), remote, number="3")
+
+
+def test_records_list_time_status_and_host(store: LocalStore, capsys: pytest.CaptureFixture[str]) -> None:
+    from pipeline.cli.show import show_records
+
+    show_records(store.root, None, as_json=True)
+    listed = json.loads(capsys.readouterr().out)["records"]
+    assert [(each["run"], each["status"]) for each in listed] == [("toy@1", "completed"), ("toy@2", "completed")]
+    assert listed[0]["time"] <= listed[1]["time"]
