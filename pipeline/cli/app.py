@@ -159,14 +159,15 @@ def diff(
 def query(
     run_name: RunName,
     sql: Annotated[str, typer.Argument(metavar="SQL", help="E.g. 'select count(*) from images'.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Write all rows to this new .csv or .parquet file.")] = None,
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Run an SQL query (DuckDB) on the tables of a run: images, captions, triplets, candidates, relations, rejected, ..."""
+    """Run an SQL query (DuckDB) on the tables of a run: labels (one row each), images, captions, triplets, rejected, ..."""
     from pipeline.cli.query import print_query
 
     with _errors_reported():
-        print_query(store, run_name, sql, as_json)
+        print_query(store, run_name, sql, as_json, out)
 
 
 @app.command()
@@ -191,7 +192,7 @@ def pull(run_name: RunName, url: Url, store: StorePath = STORE, as_json: AsJson 
 def export(
     run_name: RunName,
     form: Annotated[
-        Literal["official", "vg", "coco", "hico", "parquet", "hf", "cooccurrence"],
+        Literal["official", "vg", "coco", "hico", "parquet", "csv", "hf", "cooccurrence"],
         typer.Option(
             "--format",
             help="official: the files of the RLIPv2 authors; hf: Hugging Face datasets; cooccurrence: for tag.cooccurrence.",

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from pyarrow import csv
 from pyarrow.fs import LocalFileSystem
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.labels.flat_labels import LABELS, flat_labels
 from pipeline.report.formatting import sanitise
+from storage.atomic import atomic_file
 from storage.errors import FatalError
 from storage.manifest import REJECTED_FILE
 from storage.open_store import Address, existing_store
@@ -35,9 +42,12 @@ _BATCH = 10_000
 _PARQUET = ".parquet"
 
 
-def print_query(root: Address, run_name: str, sql: str, as_json: bool) -> None:
-    """Print the rows of a query as they arrive. Holds no more than one batch of them."""
+def print_query(root: Address, run_name: str, sql: str, as_json: bool, out: Path | None = None) -> None:
+    """Print the rows of a query as they arrive, or write them to a file. Holds no more than one batch of them."""
     names, batches = query(find_run(existing_store(root), run_name), sql)
+    if out is not None:
+        print(f"{_write(batches, out):,} rows written to {out}")
+        return
     if as_json:
         _print_json(batches)
         return
@@ -56,7 +66,8 @@ def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
 
     The query can read these tables and no file, URL or store. Tables have the names that stages give them (`images`,
     `relations`, `rejected`), plus the arm of the step if several steps write one (`shards_pseudo`). Each has a column
-    `partition`. Raises `FatalError` if the query fails, possibly only when the rows are read.
+    `partition`. `labels` has one row per label (`pipeline/labels/flat_labels.py`). Raises `FatalError` if the query fails,
+    possibly only when the rows are read.
     """
     try:
         import duckdb
@@ -64,6 +75,7 @@ def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
         raise FatalError("rlip query needs DuckDB: pip install 'rlip[query]'") from error
     connection = duckdb.connect(config={"enable_external_access": False, "lock_configuration": True})
     tables: list[str] = []
+    folder = TemporaryDirectory(prefix="rlip-query-")
 
     @contextmanager
     def errors_explained() -> Iterator[None]:
@@ -76,6 +88,10 @@ def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
         for name, dataset in _tables(run):
             tables.append(name)
             connection.register(name, dataset)
+        if "relations" in tables:
+            tables.append("labels")
+        if "relations" in tables and re.search(r"\blabels\b", sql, re.IGNORECASE):
+            connection.register("labels", _labels(run, Path(folder.name) / "labels.parquet"))
         # This call already executes all it can of several statements, and some single ones, so it must be stoppable.
         answer = _stoppable(connection, lambda: connection.sql(sql))
         if answer is None:
@@ -84,7 +100,7 @@ def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
     names = _distinct(reader.schema.names)
 
     def batches() -> Iterator[pa.RecordBatch]:
-        with errors_explained(), connection:
+        with errors_explained(), folder, connection:
             while (batch := _stoppable(connection, lambda: next(reader, None))) is not None:
                 yield batch.rename_columns(names)
 
@@ -102,6 +118,37 @@ def _stoppable(connection: DuckDBPyConnection, work: Callable[[], Any]) -> Any:
                 connection.interrupt()
                 wait([answer], timeout=0.1)
             raise
+
+
+def _labels(run: Run, path: Path) -> ds.Dataset:
+    """The flat labels of a run, written to a file so that no more than a partition is held in memory."""
+    with pq.ParquetWriter(path, LABELS) as writer:
+        for table in flat_labels(run):
+            writer.write_table(table)
+    return ds.dataset(path)
+
+
+def _write(batches: Iterator[pa.RecordBatch], out: Path) -> int:
+    """Write rows as CSV or Parquet, by the suffix of the new file `out`. Returns their number."""
+    writers = {".csv": csv.CSVWriter, ".parquet": pq.ParquetWriter}
+    if out.suffix not in writers:
+        raise FatalError(f"--out {out}: name a file that ends in {' or '.join(writers)}; --json prints JSON")
+    if out.exists():
+        raise FatalError(f"--out {out} already exists; name a new file, or remove this one")
+    first = next(batches, None)
+    if first is None:
+        raise FatalError(f"--out {out}: the query found no rows, so nothing was written")
+    rows = 0
+    try:
+        with atomic_file(out) as aside, writers[out.suffix](aside, first.schema) as writer:
+            for batch in chain([first], batches):
+                writer.write_batch(batch)
+                rows += len(batch)
+    except OSError as error:
+        raise FatalError(f"--out {out}: can't be written ({error.strerror}); name another file") from error
+    except pa.ArrowException as error:
+        raise FatalError(f"--out {out}: {error}; select plain columns, or write .parquet") from error
+    return rows
 
 
 def _print_json(batches: Iterator[pa.RecordBatch]) -> None:

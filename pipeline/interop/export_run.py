@@ -14,13 +14,13 @@ from pipeline.interop.coco_writer import write_coco
 from pipeline.interop.cooccurrence_writer import write_cooccurrence
 from pipeline.interop.hico_writer import write_hico
 from pipeline.interop.official_writer import write_official, write_vg
-from pipeline.interop.parquet_writer import write_hugging_face, write_parquet
+from pipeline.interop.parquet_writer import write_csv, write_hugging_face, write_parquet
 from pipeline.interop.run_rows import RunRows, Tally
 from storage.atomic import atomic_folder
 from storage.errors import FatalError
 from storage.runs import Run
 
-Format = Literal["official", "vg", "coco", "hico", "parquet", "hf", "cooccurrence"]
+Format = Literal["official", "vg", "coco", "hico", "parquet", "csv", "hf", "cooccurrence"]
 
 _WRITERS: Mapping[str, Callable[[RunRows, Path, float, Tally], None]] = {
     "official": write_official,
@@ -28,6 +28,7 @@ _WRITERS: Mapping[str, Callable[[RunRows, Path, float, Tally], None]] = {
     "coco": write_coco,
     "hico": write_hico,
     "parquet": write_parquet,
+    "csv": write_csv,
     "hf": write_hugging_face,
     "cooccurrence": write_cooccurrence,
 }

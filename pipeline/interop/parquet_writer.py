@@ -1,4 +1,4 @@
-"""Writes a run as Parquet: each table whole, without loss, or one row per image for Hugging Face `datasets`."""
+"""Writes a run as tables: each whole as Parquet, labels as CSV, or one row per image for Hugging Face `datasets`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow import csv
 
 from pipeline.interop.run_rows import TABLES, ImageRows, RunRows, Tally, relations_of
+from pipeline.labels.flat_labels import LABELS, flat_labels
 
 
 def write_parquet(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
@@ -24,6 +27,25 @@ def write_parquet(rows: RunRows, folder: Path, threshold: float, tally: Tally) -
             tally.wrote[f"rows of {table}"] += len(named)
         if writer is not None:
             writer.close()
+
+    with pq.ParquetWriter(folder / "labels.parquet", LABELS, compression="zstd") as flat:
+        for part in flat_labels(rows.run):
+            flat.write_table(part)
+            tally.wrote["labels"] += len(part)
+    if not tally.wrote["labels"]:
+        (folder / "labels.parquet").unlink()
+
+
+def write_csv(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
+    """Writes `labels.csv`: one row per label, with names, boxes, score, caption and words."""
+    with csv.CSVWriter(folder / "labels.csv", LABELS) as writer:
+        for part in flat_labels(rows.run):
+            chosen = part if rows.choice is None else part.filter(part["kept"])
+            tally.note("relation that the run does not keep", len(part) - len(chosen))
+            above = chosen.filter(pc.greater_equal(chosen["score"], threshold))
+            tally.note(f"relation scored below {threshold:g}", len(chosen) - len(above))
+            writer.write_table(above)
+            tally.wrote["labels"] += len(above)
 
 
 _ROWS = 1000

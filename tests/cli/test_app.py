@@ -21,7 +21,7 @@ COMMANDS = {
     "why": {"--store", "--json", "--help"},
     "explain": {"--store", "--json", "--help"},
     "diff": {"--store", "--json", "--help"},
-    "query": {"--store", "--json", "--help"},
+    "query": {"--out", "--store", "--json", "--help"},
     "push": {"--store", "--json", "--help"},
     "pull": {"--store", "--json", "--help"},
     "export": {"--format", "--out", "--threshold", "--all", "--store", "--json", "--help"},

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 from run_builder import RunBuilder
 
@@ -99,8 +101,8 @@ def test_damaged_tables_are_named_with_the_remedy(labelled: RunBuilder) -> None:
 
 
 def test_a_wrong_query_names_the_tables(labelled: RunBuilder) -> None:
-    with pytest.raises(FatalError, match=r"candidates, captions, images, rejected, relations, triplets"):
-        _rows(labelled, "select * from labels")
+    with pytest.raises(FatalError, match=r"candidates, captions, images, labels, rejected, relations, triplets"):
+        _rows(labelled, "select * from tags")
     with pytest.raises(FatalError, match=r"asks for no rows; e\.g\. 'select count"):
         _rows(labelled, "")
 
@@ -118,3 +120,36 @@ def test_a_query_reaches_nothing_but_the_run(labelled: RunBuilder, sql: str, tmp
     with pytest.raises(FatalError):
         _rows(labelled, sql.format(file=file))
     assert file.read_text() == "a,b\n1,2\n"
+
+
+def test_labels_are_one_row_each_with_names_boxes_and_words(labelled: RunBuilder) -> None:
+    labelled.run.note("recipe", {"shard": {"threshold": 0.75}})
+    found = _rows(labelled, "select * from labels order by score desc")
+    assert len(found) == 5 and [row["kept"] for row in found] == [True, True, False, False, False]
+    first = found[0]
+    assert (first["subject_category"], first["predicate"], first["object_category"]) == ("person", "ride", "horse")
+    assert (first["subject_x"], first["object_w"], first["caption"]) == (10.0, 60.0, "a man rides a horse")
+    twice = "select count(*) as n from labels a join labels b using (image_id, subject_x, predicate, object_x)"
+    assert _rows(labelled, twice)[0]["n"] >= 5
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.parquet"])
+def test_an_answer_is_written_to_a_file(labelled: RunBuilder, tmp_path: Path, name: str) -> None:
+    out = tmp_path / name
+    sql = "select image_id, predicate, score, kept from labels"
+    print_query(labelled.run.store.root, labelled.run.name, sql, as_json=False, out=out)
+    read = pa.csv.read_csv(out) if out.suffix == ".csv" else pa.parquet.read_table(out)
+    assert (len(read), read.column_names) == (5, ["image_id", "predicate", "score", "kept"])
+    with pytest.raises(FatalError, match="already exists"):
+        print_query(labelled.run.store.root, labelled.run.name, sql, as_json=False, out=out)
+
+
+def test_a_file_that_cannot_hold_the_answer_is_one_message_and_no_file(labelled: RunBuilder, tmp_path: Path) -> None:
+    for name, sql in (
+        ("a.csv", "select relations from relations"),
+        ("a.xls", "select 1"),
+        ("b.csv", "select 1 where false"),
+    ):
+        with pytest.raises(FatalError, match="--out"):
+            print_query(labelled.run.store.root, labelled.run.name, sql, as_json=False, out=tmp_path / name)
+    assert not list(tmp_path.glob("*.[cx]*"))

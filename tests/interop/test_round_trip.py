@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
@@ -277,12 +278,23 @@ def test_coco_and_hico_are_read_by_our_own_readers(run: Run, tmp_path: Path) -> 
 
 def test_parquet_copies_every_table_whole(run: Run, tmp_path: Path) -> None:
     made = exported(run, "parquet", tmp_path / "out")
-    assert made.files == [f"{name}.parquet" for name in ("candidates", "captions", "images", "relations", "triplets")]
+    names = ("candidates", "captions", "images", "labels", "relations", "triplets")
+    assert made.files == [f"{name}.parquet" for name in names]
     assert made.lost == {}
     table = pa.parquet.read_table(tmp_path / "out/relations.parquet")
     [artifact] = run.artifacts("tag").values()
     assert table.drop_columns(["partition"]).equals(artifact.table("relations"))
     assert table["partition"].to_pylist() == ["coco2017/0000"] * 2
+
+
+def test_csv_has_a_row_for_each_kept_label(run: Run, tmp_path: Path) -> None:
+    run.note("recipe", {"shard": {"threshold": 0.4}})
+    exported(run, "csv", tmp_path / "kept")
+    everything = exported(run, "csv", tmp_path / "all", all_scores=True)
+    kept, scored = (pa.csv.read_csv(tmp_path / f"{name}/labels.csv").to_pylist() for name in ("kept", "all"))
+    assert [(row["predicate"], row["kept"]) for row in kept] == [("ride", True), ("near", True)]
+    assert [row["kept"] for row in scored] == [False, True, True] and everything.wrote == {"labels": 3}
+    assert (kept[0]["subject_category"], kept[0]["object_h"], kept[0]["caption"]) == ("person", 40.0, TEXTS[0])
 
 
 def test_hugging_face_rows_join_captions_boxes_and_relations(run: Run, tmp_path: Path) -> None:

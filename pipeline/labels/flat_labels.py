@@ -1,0 +1,88 @@
+"""Flattens the labels of a run for analysis: one row per scored label, with its names, boxes, caption and words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.labels.kept_labels import choice_of, kept_labels
+from pipeline.labels.label_funnel import candidates
+from storage.artifact import Artifact
+from storage.runs import Run
+from tagger.english.predicates import canonical
+
+_BOX = ("category", "x", "y", "w", "h")
+LABELS = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("image_id", pa.int64()),
+        ("file_name", pa.string()),
+        *((f"subject_{name}", pa.string() if name == "category" else pa.float32()) for name in _BOX),
+        ("predicate", pa.string()),
+        *((f"object_{name}", pa.string() if name == "category" else pa.float32()) for name in _BOX),
+        ("score", pa.float32()),
+        ("kept", pa.bool_()),
+        ("caption", pa.string()),
+        ("words", pa.string()),
+    ]
+)
+"""`predicate` is canonical. Boxes: absolute pixels, top-left corner and size. `kept`: whether the run's shards keep the
+label. `caption` and `words` (subject, predicate, object as written) are null where the run has no triplet for the label."""
+
+
+def flat_labels(run: Run) -> Iterator[pa.Table]:
+    """Yields the labels of each partition that was ingested and tagged, in the schema `LABELS`."""
+    images, captions, triplets = (run.artifacts(step) for step in ("ingest", "caption", "parse"))
+    choice = choice_of(run)
+    for partition, tagged in sorted(run.artifacts("tag").items()):
+        if partition not in images:
+            continue
+        rows = {row["image_id"]: row for row in images[partition].table("images").to_pylist()}
+        texts = _items(captions.get(partition), "captions")
+        parsed = _items(triplets.get(partition), "triplets")
+        relations = tagged.table("relations")
+        kept = None if choice is None else kept_labels(relations, candidates(tagged), choice)
+        found: list[dict[str, Any]] = []
+        for row in relations.to_pylist():
+            image_id = row["image_id"]
+            chosen = None if kept is None else {(k.subject, k.predicate, k.object) for k in kept[image_id]}
+            for label in row["relations"]:
+                words = _at(parsed.get(image_id, []), label["triplet"])
+                caption = _at(texts.get(image_id, []), words["caption"]) if words else None
+                found.append(_row(rows[image_id], label, chosen, words, caption))
+        yield pa.Table.from_pylist(found, schema=LABELS)
+
+
+def _row(
+    image: Mapping[str, Any],
+    label: Mapping[str, Any],
+    chosen: set[tuple[int, str, int]] | None,
+    words: Mapping[str, Any] | None,
+    caption: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    ends = {f"{role}_{name}": image["boxes"][label[role]][name] for role in ("subject", "object") for name in _BOX}
+    predicate = canonical(label["predicate"])
+    return {
+        "dataset": image["dataset"],
+        "image_id": image["image_id"],
+        "file_name": image["uri"],
+        **ends,
+        "predicate": predicate,
+        "score": label["score"],
+        "kept": chosen is None or (label["subject"], predicate, label["object"]) in chosen,
+        "caption": None if caption is None else caption["text"],
+        "words": None if words is None else f"{words['subject']}, {words['predicate']}, {words['object']}",
+    }
+
+
+def _items(artifact: Artifact | None, table: str) -> dict[int, list[dict[str, Any]]]:
+    """Image id → its items in a table."""
+    if artifact is None:
+        return {}
+    return {row["image_id"]: row[table] or [] for row in artifact.table(table).to_pylist()}
+
+
+def _at(items: list[dict[str, Any]], place: int) -> dict[str, Any] | None:
+    return items[place] if 0 <= place < len(items) else None
