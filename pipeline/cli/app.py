@@ -266,7 +266,7 @@ def gc(
     from pipeline.cli.maintenance import collect_garbage
 
     with _errors_reported():
-        collect_garbage(store, grace, delete, newest, as_json)
+        collect_garbage(store, grace, delete, as_json, newest)
 
 
 @app.command()

@@ -46,7 +46,7 @@ def verify(root: Address, run_name: str | None, repair: bool, as_json: bool) -> 
         raise FatalError("the store is damaged; `rlip verify --repair` removes damage, and the next run rebuilds it")
 
 
-def collect_garbage(root: Address, grace_days: float, delete: bool, newest: bool, as_json: bool) -> None:
+def collect_garbage(root: Address, grace_days: float, delete: bool, as_json: bool, newest: bool = False) -> None:
     """List what no run refers to and no run used within the grace period. With `delete`, remove it.
 
     With `newest`, only the newest state of each run counts, and the records before it may lose artifacts.
