@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,7 +63,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _read_pickled(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
             # Memory-mapped: most of a checkpoint is the optimiser's state, which is not needed.
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged or hostile file may fail in any way
@@ -71,8 +73,9 @@ def _read_pickled(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"{path}: contains {named[1]}, which is code, not weights; none of it was run. Only tensors, plain "
                 "values and argparse.Namespace are allowed"
             ) from error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(f"{path}: not a readable PyTorch checkpoint, perhaps truncated ({reason})") from error
+        # torch's own messages advise to load such files with weights_only=False, which would run their code.
+        reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+        raise WeightsError(f"{path}: not a readable PyTorch checkpoint, perhaps truncated{reason}") from error
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a table of parameters")
     state, args = content.get("model", content), content.get("args", {})

@@ -28,7 +28,7 @@ RunName = Annotated[
 Url = Annotated[str, typer.Argument(metavar="URL", help="A folder, s3://bucket/folder or another fsspec URL.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 STORE = "out/store"
-RESUME = "Stopped. Everything committed is kept: run the same command again to resume."
+RESUMES = " Everything committed is kept: run the same command again to resume."
 
 
 def _print_version(asked: bool) -> None:
@@ -59,7 +59,7 @@ def run(
     """Run a recipe: reuse the artifacts that the store has, compute the rest, and write the report."""
     from pipeline.cli.run import run_recipe
 
-    with _errors_reported():
+    with _errors_reported(resumes=True):
         run_recipe(recipe, overrides or [], "direct" if direct else "prefect", as_json, until)
 
 
@@ -70,7 +70,7 @@ def train_tagger(
     """Train the Relation Tagger of a recipe, running only the steps it needs; print its scores and the path of its weights."""
     from pipeline.cli.run import train_tagger
 
-    with _errors_reported():
+    with _errors_reported(resumes=True):
         train_tagger(recipe, overrides or [], "direct" if direct else "prefect", as_json)
 
 
@@ -175,7 +175,7 @@ def push(run_name: RunName, url: Url, store: StorePath = STORE, as_json: AsJson 
     """Copy a run to another location. Only missing artifacts are copied; the run appears there once it is complete."""
     from pipeline.cli.transfer import print_push
 
-    with _errors_reported():
+    with _errors_reported(resumes=True):
         print_push(store, run_name, url, as_json)
 
 
@@ -184,7 +184,7 @@ def pull(run_name: RunName, url: Url, store: StorePath = STORE, as_json: AsJson 
     """Copy a run from another location. Only missing artifacts are copied, and each is verified by its digest."""
     from pipeline.cli.transfer import print_pull
 
-    with _errors_reported():
+    with _errors_reported(resumes=True):
         print_pull(store, run_name, url, as_json)
 
 
@@ -362,7 +362,13 @@ def show_weights(file: CheckpointPath, as_json: AsJson = False) -> None:
 
 
 class _errors_reported:  # noqa: N801 - used like a function
-    """Turns a `PipelineError` into one message and exit code 1, Ctrl-C and SIGTERM into advice and exit code 130."""
+    """Turns a `PipelineError` into one message and exit code 1, Ctrl-C and SIGTERM into one and exit code 130.
+
+    `resumes`: whether the command goes on where it stopped, which the message then says.
+    """
+
+    def __init__(self, *, resumes: bool = False) -> None:
+        self._advice = RESUMES if resumes else ""
 
     def __enter__(self) -> None:
         import signal
@@ -376,7 +382,7 @@ class _errors_reported:  # noqa: N801 - used like a function
         if error is None:
             return
         if isinstance(error, KeyboardInterrupt):
-            sys.stderr.write(f"\n{RESUME}\n")
+            sys.stderr.write(f"\nStopped.{self._advice}\n")
             raise typer.Exit(130) from None
         from storage.errors import PipelineError, RetryableError
 

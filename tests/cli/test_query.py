@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -153,3 +156,16 @@ def test_a_file_that_cannot_hold_the_answer_is_one_message_and_no_file(labelled:
         with pytest.raises(FatalError, match="--out"):
             print_query(labelled.run.store.root, labelled.run.name, sql, as_json=False, out=tmp_path / name)
     assert not list(tmp_path.glob("*.[cx]*"))
+
+
+def test_a_stopped_query_says_nothing_of_commits(labelled: RunBuilder) -> None:
+    command = [sys.executable, "-m", "pipeline.cli", "query", labelled.run.name, ENDLESS]
+    process = subprocess.Popen(
+        [*command, "--store", str(labelled.run.store.root)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    maps, deadline = Path(f"/proc/{process.pid}/maps"), time.monotonic() + 60
+    while "duckdb" not in maps.read_text() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.communicate(timeout=60)[1].strip() == "Stopped."
+    assert process.returncode == 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,12 @@ def test_files_are_shown(tmp_path: Path) -> None:
     state = weights.load(out, None).state_dict()
     assert sum(parsed["values"].values()) == sum(value.numel() for value in state.values())
     assert parsed["settings"]["relation_queries"] == "MBF" and parsed["settings"]["official_compat"] is True
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("content", [bytes(range(256)) * 20, b"hello", pickle.dumps({"model": 1}, protocol=4)])
+def test_no_message_advises_to_run_the_code_of_a_damaged_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "torn.pth").write_bytes(content)
+    done = rlip_weights("show", tmp_path / "torn.pth")
+    assert done.exit_code == 1 and "weights_only" not in done.output
+    assert "torn.pth" in done.output and "checkpoint" in done.output
