@@ -89,9 +89,16 @@ def _show_runs(console: Console, store: Store, as_json: bool) -> None:
         console.print(made)
 
 
+def _lost(run: Run) -> dict[str, int]:
+    """Step → number of recorded artifacts that the store no longer has."""
+    missing = {step: len(run.keys(step)) - len(run.artifacts(step)) for step in sorted(run.steps())}
+    return {step: number for step, number in missing.items() if number}
+
+
 def _show_steps(console: Console, run: Run, found: list[StepSummary], as_json: bool) -> None:
+    lost = _lost(run)
     if as_json:
-        _print_json(console, {"run": run.name, "steps": [summary.as_json() for summary in found]})
+        _print_json(console, {"run": run.name, "steps": [summary.as_json() for summary in found], "lost": lost})
         return
     made = table(
         f"Run {run.name}", "step", "partitions", "rows in", "rows out", "rejected", "seconds", "images/s", "size"
@@ -103,6 +110,9 @@ def _show_steps(console: Console, run: Run, found: list[StepSummary], as_json: b
             Text(step.step), *(f"{n:,}" for n in counts), f"{step.seconds:,.1f}", rate, bytes_in_words(step.bytes)
         )
     console.print(made)
+    for name, number in lost.items():
+        text = f"{name}: the store has lost {number} of {len(run.keys(name))} artifacts; run the recipe again, or pull the run"
+        console.print(Text(sanitise(text, 200), "bold"))
     for step in found:
         if step.rejected:
             reasons = ", ".join(f"{reason}: {count:,}" for reason, count in step.rejected.items())

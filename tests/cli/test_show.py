@@ -45,6 +45,14 @@ def test_steps_show_counts_reasons_and_facts(labelled: RunBuilder) -> None:
     assert "images/s 2.0" in text
 
 
+def test_lost_artifacts_are_named(labelled: RunBuilder) -> None:
+    assert "lost" not in shown(labelled, "toy") and json.loads(shown(labelled, "toy", as_json=True))["lost"] == {}
+    (artifact,) = labelled.run.artifacts("parse").values()
+    labelled.run.store.discard("parse", artifact.key)
+    assert "parse: the store has lost 1 of 1 artifacts" in shown(labelled, "toy")
+    assert json.loads(shown(labelled, "toy", as_json=True))["lost"] == {"parse": 1}
+
+
 def test_a_step_shows_sample_rows_and_quarantine(labelled: RunBuilder) -> None:
     assert "man | ride | horse" in shown(labelled, "toy", "parse")
     assert "#0 ride #2 0.90" in shown(labelled, "toy", "tag")
