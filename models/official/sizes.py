@@ -127,8 +127,8 @@ def _encoder(kind: Kind) -> str:
 
 def _count(shapes: Shapes, prefix: str) -> int:
     """Counts the numbered parts under a prefix."""
-    index_by_name = re.compile(re.escape(prefix) + r"\.(\d+)\.")
-    return len({found[1] for name in shapes if (found := index_by_name.match(name))})
+    layer = re.compile(re.escape(prefix) + r"\.(\d+)\.")
+    return len({found[1] for name in shapes if (found := layer.match(name))})
 
 
 def _refuse_others(args: Mapping[str, Any]) -> None:

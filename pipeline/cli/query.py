@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -75,7 +75,7 @@ def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
         raise FatalError("rlip query needs DuckDB: pip install 'rlip[query]'") from error
     connection = duckdb.connect(config={"enable_external_access": False, "lock_configuration": True})
     tables: list[str] = []
-    folder = TemporaryDirectory(prefix="rlip-query-")
+    resources = ExitStack()
 
     @contextmanager
     def errors_explained() -> Iterator[None]:
@@ -91,7 +91,8 @@ def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
         if "relations" in tables:
             tables.append("labels")
         if "relations" in tables and re.search(r"\blabels\b", sql, re.IGNORECASE):
-            connection.register("labels", _labels(run, Path(folder.name) / "labels.parquet"))
+            folder = resources.enter_context(TemporaryDirectory(prefix="rlip-query-"))
+            connection.register("labels", _labels(run, Path(folder) / "labels.parquet"))
         # This call already executes all it can of several statements, and some single ones, so it must be stoppable.
         answer = _stoppable(connection, lambda: connection.sql(sql))
         if answer is None:
@@ -100,7 +101,7 @@ def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
     names = _distinct(reader.schema.names)
 
     def batches() -> Iterator[pa.RecordBatch]:
-        with errors_explained(), folder, connection:
+        with errors_explained(), resources, connection:
             while (batch := _stoppable(connection, lambda: next(reader, None))) is not None:
                 yield batch.rename_columns(names)
 

@@ -89,14 +89,14 @@ def _show_runs(console: Console, store: Store, as_json: bool) -> None:
         console.print(made)
 
 
-def _lost(run: Run) -> dict[str, int]:
+def _lost(run: Run, found: list[StepSummary]) -> dict[str, int]:
     """Step → number of recorded artifacts that the store no longer has."""
-    missing = {step: len(run.keys(step)) - len(run.artifacts(step)) for step in sorted(run.steps())}
+    missing = {summary.step: len(run.keys(summary.step)) - summary.partitions for summary in found}
     return {step: number for step, number in missing.items() if number}
 
 
 def _show_steps(console: Console, run: Run, found: list[StepSummary], as_json: bool) -> None:
-    lost = _lost(run)
+    lost = _lost(run, found)
     if as_json:
         _print_json(console, {"run": run.name, "steps": [summary.as_json() for summary in found], "lost": lost})
         return

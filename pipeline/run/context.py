@@ -7,6 +7,7 @@ from functools import cached_property
 
 from pipeline.data.datasets.source import DataSource
 from pipeline.labels.kept_labels import choice_of
+from pipeline.report.steps import StepOutcome
 from pipeline.report.view import RunView
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe import Recipe
@@ -25,6 +26,8 @@ class RunContext:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.steps = build_steps(recipe)
+        self.outcomes: list[StepOutcome] = []
+        """The steps that this execution has finished so far."""
         started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         self.logs = RunLogs(recipe.reports / f"{recipe.name}.logs" / started, recipe.name, recipe.run.log_format)
 
@@ -41,8 +44,8 @@ class RunContext:
         return Run(self.store, self.recipe.name)
 
     @property
-    def started(self) -> bool:
-        """Whether the store was opened, so that the run may have changed it."""
+    def has_opened_store(self) -> bool:
+        """Whether the store was opened: before, the execution can't have changed anything."""
         return "store" in self.__dict__
 
     @property

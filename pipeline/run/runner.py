@@ -46,6 +46,7 @@ def run_step(planner: Planner, step: Step, display: Display, work: Work) -> Step
         planner.finish(step, records)
         display.done(plan, records, seconds)
         outcome = step_outcome(plan, records, seconds)
+        planner.context.outcomes.append(outcome)
         counts = {"rows_in": outcome.rows_in, "rows_out": outcome.rows_out, "rejected": outcome.rejected}
         log.info("done", extra={"fields": {"seconds": outcome.seconds, **counts}})
         return outcome
@@ -105,7 +106,7 @@ def step_outcome(plan: StepPlan, records: Sequence[Record], seconds: float) -> S
 
 @contextmanager
 def logged_run(context: RunContext, runner: str) -> Iterator[Path]:
-    """Log start and end of the run, however it ends. Yields the path of the log file."""
+    """Log start and end of an execution, and append it to the history of the run. Yields the path of the log file."""
     fields = {
         "runner": runner,
         "store": context.recipe.store,
@@ -118,36 +119,37 @@ def logged_run(context: RunContext, runner: str) -> Iterator[Path]:
             yield path
         except KeyboardInterrupt:
             log.warning("run stopped by the user")
-            _append_failure(context, "stopped")
+            _append_unfinished(context, "stopped")
             raise
         except PipelineError as error:
             log.error("run failed", extra={"fields": {"error": error}})
-            _append_failure(context, "failed", error=str(error))
+            _append_unfinished(context, "failed", error=str(error))
             raise
         except Exception as error:
             log.exception("run failed")
-            _append_failure(context, "failed", error=repr(error))
+            _append_unfinished(context, "failed", error=repr(error))
             raise
+        _append_record(context, "completed")
         log.info("run finished")
 
 
-def append_record(context: RunContext, status: str, **facts: object) -> None:
-    """Append this execution to the history of the run: its recipe, host and version, and the state of every step."""
+def _append_record(context: RunContext, status: str, **facts: object) -> None:
+    """Append this execution to the history of the run: its recipe, host and outcome, and the state of every step."""
     host = {"host": platform.node(), "rlip": installed_version("rlip")}
-    context.run.append(status, **host, recipe=context.recipe.model_dump(mode="json"), **facts)
+    outcome = [step.as_json() for step in context.outcomes]
+    context.run.append(status, **host, recipe=context.recipe.model_dump(mode="json"), outcome=outcome, **facts)
 
 
-def _append_failure(context: RunContext, status: str, **facts: object) -> None:
-    """Append an execution that did not complete, unless it changed nothing or its store can't be written."""
+def _append_unfinished(context: RunContext, status: str, **facts: object) -> None:
+    """Append an execution that did not complete, if the run has anything. What stopped it matters more than a failure here."""
     with suppress(PipelineError):
-        if context.started and context.run.exists:
-            append_record(context, status, **facts)
+        if context.has_opened_store and context.run.exists:
+            _append_record(context, status, **facts)
 
 
 def conclude(context: RunContext, outcome: Outcome) -> tuple[Figures, Path]:
     """Store recipe and outcome with the run and write the report. Returns the figures and the path of the report."""
     context.run.note("recipe", context.recipe.model_dump(mode="json"))
     context.run.note("outcome", outcome.as_rows())
-    append_record(context, "completed", outcome=outcome.as_rows())
     view, folder = context.view, context.recipe.reports / context.recipe.name
     return figures_of(view), write_report(view, outcome, folder, written=datetime.now())

@@ -168,4 +168,5 @@ def test_a_stopped_query_says_nothing_of_commits(labelled: RunBuilder) -> None:
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGTERM)
     assert process.communicate(timeout=60)[1].strip() == "Stopped."
-    assert process.returncode == 130
+    # CPython ends as if by Ctrl-C if the signal arrived while a library was being imported.
+    assert process.returncode in (130, -signal.SIGINT)

@@ -44,6 +44,24 @@ def test_a_failed_run_logs_why(tmp_path: Path) -> None:
     assert "INFO    run started" in started and "ERROR   run failed" in failed and "nowhere" in failed
 
 
+def test_every_execution_is_recorded_with_how_it_ended(tmp_path: Path) -> None:
+    write_small_set(tmp_path)
+
+    def execute(*settings: str) -> RunContext:
+        context = RunContext(small_recipe(tmp_path, "run.workers=1", "run.until=ingest", *settings))
+        with logged_run(context, "direct"), open_display(Console(quiet=True), as_json=False) as display:
+            run(context, display)
+        return context
+
+    execute()
+    with pytest.raises(FatalError, match="8 of 8 rows rejected"):
+        execute("ingest.limits.min_side=5000", "run.max_reject_share=0")
+    first, second = execute().run.records()[:2]
+    assert (first.facts["status"], [step["step"] for step in first.facts["outcome"]]) == ("completed", ["ingest"])
+    assert (second.facts["status"], second.facts["outcome"]) == ("failed", [])
+    assert "rejected" in second.facts["error"]
+
+
 def test_a_log_that_can_not_be_written_stops_before_work(tmp_path: Path) -> None:
     write_small_set(tmp_path)
     (tmp_path / "taken").write_text("a file")

@@ -76,9 +76,11 @@ def test_garbage_spares_what_records_need_unless_only_the_newest_state_counts(st
 
 def test_a_pull_brings_the_history_and_on_request_the_artifacts_of_a_record(store: LocalStore, tmp_path: Path) -> None:
     remote = ObjectStoreArtifacts(str(tmp_path / "remote"))
-    for name in ("toy@1", "toy"):
-        push(find_run(store, name), remote)
-    assert [folder.name for folder in (tmp_path / "remote/runs").iterdir()] == ["toy"]
+    push(find_run(store, "toy@1"), remote)
+    assert [path.name for path in (tmp_path / "remote/runs/toy").iterdir()] == ["records"], (
+        "its newest artifacts are not there"
+    )
+    push(find_run(store, "toy"), remote)
     here = LocalStore(tmp_path / "here")
     pull(Run(here, "toy"), remote)
     assert find_run(here, "toy@1").keys("caption") == find_run(store, "toy@1").keys("caption")
