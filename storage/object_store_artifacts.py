@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ from storage.remote import Entry, Remote
 from storage.remote_retry import PAUSES
 from storage.runs import Run, RunRecord
 from storage.store import Store, require_valid_address
+
+_DOCUMENT = re.compile(r"[a-z]+\.json")
+_RECORD = re.compile(r"records/[A-Za-z0-9][A-Za-z0-9.-]*\.json")
+"""Paths within a run's folder. A listing may hold others, which could lead out of the store."""
 
 
 class ObjectStoreArtifacts:
@@ -153,16 +158,44 @@ def _place(stage: str, key: str) -> str:
     return f"artifacts/{stage}/{key}"
 
 
+def history_of(records: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The records of a run's executions, oldest first, by path within its folder. Other names are left out."""
+    return {path: data for path, data in sorted(records.items()) if _RECORD.fullmatch(path)}
+
+
 def steps_of(records: Mapping[str, bytes], url: str, number: str = "") -> dict[str, dict[str, Any]]:
     """Step → its stage and keys: the newest, or those of record `number`. Raises `FatalError` on a damaged or unknown one."""
-    try:
+    with _damage_named(url):
         if number:
-            history = [data for path, data in sorted(records.items()) if path.startswith("records/")]
-            if not (number.isdecimal() and 1 <= int(number) <= len(history)):
-                raise FatalError(f"{url}: the run has {len(history)} records, not a record {number!r}")
-            states = json.loads(history[int(number) - 1])["steps"]
-            return {step: {"stage": s["stage"], "partitions": dict(s["partitions"])} for step, s in states.items()}
-        found = [json.loads(data) for path, data in records.items() if path.startswith("steps/")]
-        return {entry["step"]: {"stage": entry["stage"], "partitions": dict(entry["partitions"])} for entry in found}
-    except (ValueError, KeyError, TypeError) as error:
+            found = _record(records, url, number)["steps"]
+        else:
+            entries = [json.loads(data) for path, data in records.items() if path.startswith("steps/")]
+            found = {entry["step"]: entry for entry in entries}
+        return {step: {"stage": e["stage"], "partitions": dict(e["partitions"])} for step, e in found.items()}
+
+
+def documents_of(records: Mapping[str, bytes], url: str, number: str = "") -> dict[str, Any]:
+    """Name → JSON document of a run, such as its recipe, or of its record `number`. Raises as `steps_of` does."""
+    with _damage_named(url):
+        if number:
+            record = _record(records, url, number)
+            return {name: record[name] for name in ("recipe", "outcome") if name in record}
+        return {
+            path.removesuffix(".json"): json.loads(data) for path, data in records.items() if _DOCUMENT.fullmatch(path)
+        }
+
+
+def _record(records: Mapping[str, bytes], url: str, number: str) -> dict[str, Any]:
+    history = list(history_of(records).values())
+    if not (number.isdecimal() and 1 <= int(number) <= len(history)):
+        raise FatalError(f"{url}: the run has {len(history)} records, not a record {number!r}")
+    content: dict[str, Any] = json.loads(history[int(number) - 1])
+    return content
+
+
+@contextmanager
+def _damage_named(url: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FatalError(f"{url}: a record of the run is damaged ({error}); push the run again") from error

@@ -18,6 +18,7 @@ from storage.errors import FatalError
 from storage.store import Store
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_STEP = re.compile(r"[a-z][a-z0-9_]*(:[A-Za-z0-9._-]+)*")
 
 
 class Run:
@@ -50,14 +51,14 @@ class Run:
 
     def adopt(self) -> None:
         """Make the state of a run without a history its first record, before anything is added to it."""
-        if not self.exists or self.records():
+        if self.records() or not self.steps():
             return
         made = max(path.stat().st_mtime for path in (self.folder / "steps").glob("*.json"))
         facts = {"recipe": self.read_document("recipe"), "outcome": self._read("outcome") or []}
         self._append(datetime.fromtimestamp(made, UTC), "earlier", facts)
 
     def records(self) -> list[RunRecord]:
-        """The history, oldest first. Raises `FatalError` when a record is damaged."""
+        """The history, oldest first; a record's number is its place. Raises `FatalError` when a record is damaged."""
         paths = sorted((self.folder / "records").glob("*.json"))
         return [RunRecord(self, number, path) for number, path in enumerate(paths, start=1)]
 
@@ -85,8 +86,8 @@ class Run:
 
     @property
     def exists(self) -> bool:
-        """Whether anything was recorded under this name."""
-        return next((self.folder / "steps").glob("*.json"), None) is not None
+        """Whether anything was recorded under this name: a step, or, after a push of a record alone, its history."""
+        return any(next((self.folder / kind).glob("*.json"), None) is not None for kind in ("steps", "records"))
 
     def _entry(self, step: str) -> tuple[str, dict[str, str]]:
         """Stage and keys of a step; empty for one that was not recorded. Raises `FatalError` if its file is damaged."""
@@ -117,6 +118,8 @@ class Run:
             ) from error
 
     def _file(self, step: str) -> Path:
+        if not _STEP.fullmatch(step):
+            raise FatalError(f"run {self.name!r}: {step!r} is not the name of a step, e.g. shard:pseudo")
         return self.folder / "steps" / f"{step.replace(':', '.')}.json"
 
 
@@ -134,7 +137,7 @@ class RunRecord(Run):
             }
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FatalError(
-                f"{path}: damaged record of run {run.name!r}; remove it: nothing else depends on it"
+                f"{path}: damaged record of run {run.name!r}; remove it, and the later ones move up by one"
             ) from error
 
     @property
@@ -152,6 +155,14 @@ class RunRecord(Run):
 
     def note(self, name: str, value: Any) -> None:
         """Raises `FatalError`: history is not rewritten."""
+        raise self._refusal()
+
+    def append(self, status: str, **facts: Any) -> None:
+        """Raises `FatalError`: only a run as it is now goes into its history."""
+        raise self._refusal()
+
+    def adopt(self) -> None:
+        """Raises `FatalError`, as `append` does."""
         raise self._refusal()
 
     def remove(self) -> None:

@@ -235,7 +235,9 @@ def import_(
     from storage.runs import Run
 
     with _errors_reported():
-        print_import(file, Run(open_store(store), run_name), dataset, ImageFiles(images, paths), as_json)
+        opened = open_store(store)
+        opened.refresh()
+        print_import(file, Run(opened, run_name), dataset, ImageFiles(images, paths), as_json)
 
 
 @app.command()

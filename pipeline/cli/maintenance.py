@@ -91,12 +91,12 @@ def remove_run(root: Address, run_name: str, as_json: bool) -> None:
     store = existing_store(root)
     store.require_writable()
     run = find_run(store, run_name)
-    (share,) = [share for share in usage_of(store).runs if share.name == run.name]
+    freed = next((share.apart for share in usage_of(store).runs if share.name == run.name), 0)
     run.remove()
     if as_json:
-        print(json.dumps({"removed": run.name, "freed_by_gc": share.apart}))
+        print(json.dumps({"removed": run.name, "freed_by_gc": freed}))
         return
-    print(f"run {run.name} removed; `rlip gc --delete` frees {bytes_in_words(share.apart)} after the grace period")
+    print(f"run {run.name} removed; `rlip gc --delete` frees {bytes_in_words(freed)} after the grace period")
 
 
 def _remove(store: Store, found: list[Damage]) -> int:

@@ -40,13 +40,17 @@ SHOWN = 100
 """Rows printed on a terminal; `--json` prints all."""
 _BATCH = 10_000
 _PARQUET = ".parquet"
+_WRITERS = {".csv": csv.CSVWriter, _PARQUET: pq.ParquetWriter}
 
 
 def print_query(root: Address, run_name: str, sql: str, as_json: bool, out: Path | None = None) -> None:
     """Print the rows of a query as they arrive, or write them to a file. Holds no more than one batch of them."""
+    if out is not None:
+        _require_new_table(out)
     names, batches = query(find_run(existing_store(root), run_name), sql)
     if out is not None:
-        print(f"{_write(batches, out):,} rows written to {out}")
+        rows = _write(batches, out)
+        print(json.dumps({"file": str(out), "rows": rows}) if as_json else f"{rows:,} rows written to {out}")
         return
     if as_json:
         _print_json(batches)
@@ -129,24 +133,26 @@ def _labels(run: Run, path: Path) -> ds.Dataset:
     return ds.dataset(path)
 
 
-def _write(batches: Iterator[pa.RecordBatch], out: Path) -> int:
-    """Write rows as CSV or Parquet, by the suffix of the new file `out`. Returns their number."""
-    writers = {".csv": csv.CSVWriter, ".parquet": pq.ParquetWriter}
-    if out.suffix not in writers:
-        raise FatalError(f"--out {out}: name a file that ends in {' or '.join(writers)}; --json prints JSON")
+def _require_new_table(out: Path) -> None:
+    if out.suffix not in _WRITERS:
+        raise FatalError(f"--out {out}: name a file that ends in {' or '.join(_WRITERS)}; --json prints JSON")
     if out.exists():
         raise FatalError(f"--out {out} already exists; name a new file, or remove this one")
+
+
+def _write(batches: Iterator[pa.RecordBatch], out: Path) -> int:
+    """Write rows as CSV or Parquet, by the suffix of the new file `out`. Returns their number."""
     first = next(batches, None)
     if first is None:
         raise FatalError(f"--out {out}: the query found no rows, so nothing was written")
     rows = 0
     try:
-        with atomic_file(out) as aside, writers[out.suffix](aside, first.schema) as writer:
+        with atomic_file(out) as aside, _WRITERS[out.suffix](aside, first.schema) as writer:
             for batch in chain([first], batches):
                 writer.write_batch(batch)
                 rows += len(batch)
     except OSError as error:
-        raise FatalError(f"--out {out}: can't be written ({error.strerror}); name another file") from error
+        raise FatalError(f"--out {out}: can't be written ({error.strerror or error}); name another file") from error
     except pa.ArrowException as error:
         raise FatalError(f"--out {out}: {error}; select plain columns, or write .parquet") from error
     return rows

@@ -58,7 +58,7 @@ def show_run(
 
 
 def show_records(root: Address, run_name: str | None, as_json: bool) -> None:
-    """List the executions of a run, or of all runs, oldest first. A run without a history has executed no recipe yet."""
+    """List the executions of a run, or of all runs, oldest first. Runs of earlier versions begin theirs when next executed."""
     store, console = existing_store(root), Console()
     runs = runs_of(store) if run_name is None else [find_run(store, run_name.partition("@")[0])]
     records = [record for run in runs for record in run.records()]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from storage.errors import FatalError
-from storage.object_store_artifacts import ObjectStoreArtifacts, steps_of
+from storage.object_store_artifacts import ObjectStoreArtifacts, documents_of, history_of, steps_of
 from storage.open_store import Address, existing_store, open_store
 from storage.runs import Run, find_run
 
@@ -36,7 +36,9 @@ def print_push(root: Address, run_name: str, url: str, as_json: bool) -> None:
 def print_pull(root: Address, run_name: str, url: str, as_json: bool) -> None:
     """Pull a run and show a progress bar."""
     name, _, number = run_name.partition("@")
-    run = Run(open_store(root), name)
+    store = open_store(root)
+    store.refresh()
+    run = Run(store, name)
     _show(lambda report: pull(run, ObjectStoreArtifacts(url), report, number), as_json)
 
 
@@ -69,6 +71,11 @@ def pull(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, t
     """
     records = remote.run_records(run.name)
     steps = steps_of(records, remote.url, number)
+    documents = documents_of(records, remote.url, number)
+    if not steps:
+        raise FatalError(
+            f"{remote.url} has records of run {run.name!r} but no newest state; pull one, e.g. {run.name}@1"
+        )
     places = list(dict.fromkeys((s["stage"], key) for s in steps.values() for key in s["partitions"].values()))
     have = {
         stage: set(run.store.find_all(stage, [k for s, k in places if s == stage])) for stage in {s for s, _ in places}
@@ -77,14 +84,13 @@ def pull(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, t
     for done, (stage, key) in enumerate(lacking):
         report(done, len(lacking))
         remote.get(stage, key, run.store)
-    is_newest = not number or not run.exists
-    for step, entry in steps.items() if is_newest else ():
-        run.record(step, entry["stage"], entry["partitions"])
-    for path, data in records.items():
-        if path.startswith("records/"):
-            run.store.put(run.folder / path, data)
-        elif "/" not in path and path.endswith(".json") and is_newest:
-            run.note(path.removesuffix(".json"), json.loads(data))
+    if not number or not run.exists:
+        for step, entry in steps.items():
+            run.record(step, entry["stage"], entry["partitions"])
+        for name, document in documents.items():
+            run.note(name, document)
+    for path, data in history_of(records).items():
+        run.store.put(run.folder / path, data)
     report(len(lacking), len(lacking))
     return Copied(len(places), len(lacking))
 

@@ -31,7 +31,7 @@ def write_coco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> N
             (place / "relations.json").unlink()
         captions = list(_captions(rows, dataset, tally))
         if captions:
-            listed = [("images", list(_images(rows, dataset))), ("annotations", captions)]
+            listed = [("images", images), ("annotations", captions)]
             write_object(place / "captions.json", listed)
             tally.wrote["captions"] += len(captions)
 

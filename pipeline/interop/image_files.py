@@ -50,13 +50,17 @@ class ImageFiles:
             found.rejects.append(Rejected(image["image_id"], "file name not usable", shown(image["uri"])))
             return
         name = Path(image["uri"]).name
-        if not (self.folder / image["uri"]).exists() and (self.folder / name).exists():
-            image["uri"] = name
         try:
+            if not (self.folder / image["uri"]).exists() and (self.folder / name).exists():
+                image["uri"] = name
             size = probe(self.folder / image["uri"], verify="header")
         except BadImage as bad:
             self.missing = self.missing or image["uri"]
             found.rejects.append(Rejected(image["image_id"], f"{bad.reason} (labels kept)", bad.value))
+            return
+        except OSError:  # e.g. a name that is too long for a file
+            self.missing = self.missing or image["uri"]
+            found.rejects.append(Rejected(image["image_id"], "file name not usable", shown(image["uri"])))
             return
         self.found += 1
         image["width"], image["height"] = size.width, size.height

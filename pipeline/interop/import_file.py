@@ -18,7 +18,14 @@ from pipeline.interop.image_files import ImageFiles
 from pipeline.interop.import_step import ImportStep
 from pipeline.interop.official_graphs import read_captions, read_graphs
 from pipeline.interop.official_groups import GROUPS, read_groups
-from pipeline.interop.official_labels import EXPECTED, FREQUENCIES, VISUAL_GENOME, read_element, read_frequencies
+from pipeline.interop.official_labels import (
+    DATASET,
+    EXPECTED,
+    FREQUENCIES,
+    VISUAL_GENOME,
+    read_element,
+    read_frequencies,
+)
 from pipeline.interop.run_rows import Tally
 from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
@@ -64,6 +71,8 @@ def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFi
     steps, or if a folder of images has none of them.
     """
     run.store.require_writable()
+    if dataset is not None and not DATASET.fullmatch(dataset):
+        raise FatalError(f"--dataset {dataset!r}: use letters, digits, '.', '_' and '-', e.g. coco2017")
     kind = kind_of(path)
     made = Imported(run.name, kind)
     tally = Tally()
@@ -146,17 +155,16 @@ def _import_labels(path: Path, run: Run, name: str | None, files: ImageFiles, ma
             lost.append(Rejected(image_id, "image twice", dataset))
             continue
         seen.add((dataset, image_id))
+        if len(waiting.get(dataset, ())) == PARTITION:
+            flush(dataset)
         files.complete(found)
         found.image["dataset"] = name or dataset
         waiting.setdefault(dataset, []).append((found.image, found.relations, found.rejects))
         made.images += 1
-        if len(waiting[dataset]) == PARTITION:
-            flush(dataset)
     for dataset in list(waiting):
         flush(dataset)
     if not made.images:
         raise AnnotationError(f"{path}: none of its {len(lost)} elements is a usable image; expected {EXPECTED}")
-    tally.note_all(lost)
     if files.folder is not None and not files.found:
         raise FatalError(
             f"{path}: none of its {made.images} images can be read in {files.folder}, e.g. {files.missing}; name the folder"
@@ -176,7 +184,7 @@ def _import_fields(path: Path, run: Run, dataset: str, made: Imported, tally: Ta
     rejects: dict[str, list[Rejected]] = {}
     lost: list[Rejected] = []
     seen: set[int] = set()
-    number = 0
+    number, full = 0, ""
 
     def flush(partition: str) -> None:
         rows, some = waiting.pop(partition), rejects.pop(partition, []) + lost
@@ -198,13 +206,15 @@ def _import_fields(path: Path, run: Run, dataset: str, made: Imported, tally: Ta
         rejects.setdefault(partition, []).extend(some)
         made.images += 1
         if len(waiting[partition]) == sizes.get(partition, PARTITION):
-            flush(partition)
+            # The last partition is held, so that bad entries at the end of the file still find a quarantine.
+            if full:
+                flush(full)
+            full = partition
             number += 1
     for partition in list(waiting):
         flush(partition)
     if not made.images:
         raise AnnotationError(f"{path}: none of its {len(lost)} fields is a usable image, e.g. {_example(lost)}")
-    tally.note_all(lost)
     step.record()
     made.steps.append(step.name)
 

@@ -23,6 +23,7 @@ FIRST_IDS = {"coco2017": 10_000_000, "o365": 20_000_000}
 """The authors' first object and relationship id in each set."""
 _VG_RELATION = ("relationship_id", "predicate", "synsets", "subject_id", "object_id")
 _MOST_PIXELS = 1e7
+DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _LAST_NUMBER = re.compile(r"(\d+)\D*$")
 
 
@@ -47,7 +48,7 @@ def read_element(entry: Any) -> LabelledImage | Rejected:
         return Rejected(NO_IMAGE, "image id not an integer", shown(entry))
     dataset = entry.get("dataset", VISUAL_GENOME)
     rejects: list[Rejected] = []
-    if not isinstance(dataset, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", dataset):
+    if not isinstance(dataset, str) or not DATASET.fullmatch(dataset):
         rejects.append(Rejected(image_id, "data set unknown", shown(dataset)))
         dataset = VISUAL_GENOME
     split = entry.get("data_split")

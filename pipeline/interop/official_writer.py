@@ -109,7 +109,7 @@ def _elements(
         boxes = len(row["boxes"]) - len(crowds)
         tally.wrote.update({"images": 1, "boxes": boxes, "relations": len(relations) - of_crowds})
         tally.note("size and digest of an image", 1)
-        tally.note("origin and calibration of a relation", len(relations))
+        tally.note("origin and calibration of a relation", sum("score" in relation for relation in relations))
         if vg:
             sides = [box[side] for box in row["boxes"] for side in "xywh"]
             tally.note("fraction of a pixel", sum(side != round(side) for side in sides))

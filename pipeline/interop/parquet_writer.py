@@ -37,15 +37,18 @@ def write_parquet(rows: RunRows, folder: Path, threshold: float, tally: Tally) -
 
 
 def write_csv(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
-    """Writes `labels.csv`: one row per label, with names, boxes, score, caption and words."""
+    """Writes `labels.csv`: one row per scored label, with names, boxes, score, caption and words."""
     with csv.CSVWriter(folder / "labels.csv", LABELS) as writer:
         for part in flat_labels(rows.run):
             chosen = part if rows.choice is None else part.filter(part["kept"])
             tally.note("relation that the run does not keep", len(part) - len(chosen))
-            above = chosen.filter(pc.greater_equal(chosen["score"], threshold))
+            sure = pc.coalesce(chosen["confidence"], chosen["score"])
+            above = chosen.filter(pc.greater_equal(sure, threshold))
             tally.note(f"relation scored below {threshold:g}", len(chosen) - len(above))
             writer.write_table(above)
             tally.wrote["labels"] += len(above)
+    if not tally.wrote["labels"]:
+        (folder / "labels.csv").unlink()
 
 
 _ROWS = 1000

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.interop.official_labels import VISUAL_GENOME
 from pipeline.labels.kept_labels import choice_of, kept_labels
-from pipeline.labels.label_funnel import candidates
+from pipeline.labels.label_funnel import candidates, require_same_boxes
 from pipeline.runtime.stage import Rejected
 from storage.artifact import Artifact
 from storage.errors import FatalError
@@ -101,6 +101,9 @@ class RunRows:
 
     def _partition(self, partition: str, tables: tuple[str, ...]) -> Iterator[ImageRows]:
         rows: dict[int, dict[str, dict[str, Any]]] = {}
+        ingested, tagged = (self._artifacts.get(step, {}).get(partition) for step in ("ingest", "tag"))
+        if ingested is not None and tagged is not None and (not tables or "relations" in tables):
+            require_same_boxes(ingested, tagged)
         for step, found in self._artifacts.items():
             artifact = found.get(partition)
             for table in _tables_of(step, artifact):

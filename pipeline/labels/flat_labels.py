@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.labels.kept_labels import choice_of, kept_labels
-from pipeline.labels.label_funnel import candidates
+from pipeline.labels.label_funnel import candidates, require_same_boxes
 from storage.artifact import Artifact
 from storage.runs import Run
 from tagger.english.predicates import canonical
@@ -24,21 +24,27 @@ LABELS = pa.schema(
         *((f"object_{name}", pa.string() if name == "category" else pa.float32()) for name in _BOX),
         ("score", pa.float32()),
         ("kept", pa.bool_()),
+        ("confidence", pa.float32()),
         ("caption", pa.string()),
         ("words", pa.string()),
     ]
 )
 """`predicate` is canonical. Boxes: absolute pixels, top-left corner and size. `kept`: whether the run's shards keep the
-label. `caption` and `words` (subject, predicate, object as written) are null where the run has no triplet for the label."""
+label, and with which `confidence` (null if not); of equal labels the best counts. `caption` and `words` (subject,
+predicate, object as written) are null where the run has no triplet for the label."""
 
 
 def flat_labels(run: Run) -> Iterator[pa.Table]:
-    """Yields the labels of each partition that was ingested and tagged, in the schema `LABELS`."""
+    """Yields the labels of each partition that was ingested and tagged, in the schema `LABELS`, best first in an image.
+
+    Raises `FatalError` when images were ingested again after they were tagged.
+    """
     images, captions, triplets = (run.artifacts(step) for step in ("ingest", "caption", "parse"))
     choice = choice_of(run)
     for partition, tagged in sorted(run.artifacts("tag").items()):
         if partition not in images:
             continue
+        require_same_boxes(images[partition], tagged)
         rows = {row["image_id"]: row for row in images[partition].table("images").to_pylist()}
         texts = _items(captions.get(partition), "captions")
         parsed = _items(triplets.get(partition), "triplets")
@@ -47,8 +53,10 @@ def flat_labels(run: Run) -> Iterator[pa.Table]:
         found: list[dict[str, Any]] = []
         for row in relations.to_pylist():
             image_id = row["image_id"]
-            chosen = None if kept is None else {(k.subject, k.predicate, k.object) for k in kept[image_id]}
-            for label in row["relations"]:
+            chosen = (
+                None if kept is None else {(k.subject, k.predicate, k.object): k.confidence for k in kept[image_id]}
+            )
+            for label in sorted(row["relations"], key=lambda label: -label["score"]):
                 words = _at(parsed.get(image_id, []), label["triplet"])
                 caption = _at(texts.get(image_id, []), words["caption"]) if words else None
                 found.append(_row(rows[image_id], label, chosen, words, caption))
@@ -58,12 +66,14 @@ def flat_labels(run: Run) -> Iterator[pa.Table]:
 def _row(
     image: Mapping[str, Any],
     label: Mapping[str, Any],
-    chosen: set[tuple[int, str, int]] | None,
+    chosen: dict[tuple[int, str, int], float] | None,
     words: Mapping[str, Any] | None,
     caption: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     ends = {f"{role}_{name}": image["boxes"][label[role]][name] for role in ("subject", "object") for name in _BOX}
     predicate = canonical(label["predicate"])
+    place = label["subject"], predicate, label["object"]
+    confidence = label["score"] if chosen is None else chosen.pop(place, None)
     return {
         "dataset": image["dataset"],
         "image_id": image["image_id"],
@@ -71,7 +81,8 @@ def _row(
         **ends,
         "predicate": predicate,
         "score": label["score"],
-        "kept": chosen is None or (label["subject"], predicate, label["object"]) in chosen,
+        "kept": confidence is not None,
+        "confidence": confidence,
         "caption": None if caption is None else caption["text"],
         "words": None if words is None else f"{words['subject']}, {words['predicate']}, {words['object']}",
     }

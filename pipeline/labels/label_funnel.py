@@ -11,6 +11,7 @@ import pyarrow as pa
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings, kept_labels
 from storage.artifact import Artifact
+from storage.errors import FatalError
 from storage.runs import Run
 from storage.tables import CANDIDATES
 from tagger.english.predicates import canonical
@@ -48,6 +49,15 @@ def labelled_partitions(run: Run, step: str, datasets: Sequence[str]) -> dict[st
 def candidates(tagged: Artifact) -> pa.Table:
     """The candidate pairs stored beside the labels of stage `tag`; empty when the artifact has no such file."""
     return tagged.table("candidates") if "candidates.parquet" in tagged.manifest.files else CANDIDATES.empty_table()
+
+
+def require_same_boxes(ingested: Artifact, tagged: Artifact) -> None:
+    """Raise `FatalError` when labels were made from other images than these: their box indices would mean other boxes."""
+    read = tagged.manifest.terms["inputs"].get("images")
+    if read is not None and ingested.content not in read:
+        raise FatalError(
+            f"{tagged.manifest.partition}: the labels were made before its images were ingested again; run stage tag again"
+        )
 
 
 def label_counts(

@@ -28,7 +28,9 @@ class RunContext:
         self.steps = build_steps(recipe)
         self.outcomes: list[StepOutcome] = []
         """The steps that this execution has finished so far."""
-        started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        self.is_prepared = False
+        """Whether the checks before a run have passed; until then, an execution changes nothing that a run has."""
+        started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
         self.logs = RunLogs(recipe.reports / f"{recipe.name}.logs" / started, recipe.name, recipe.run.log_format)
 
     @cached_property
@@ -42,11 +44,6 @@ class RunContext:
     def run(self) -> Run:
         """The record of this run in the store."""
         return Run(self.store, self.recipe.name)
-
-    @property
-    def has_opened_store(self) -> bool:
-        """Whether the store was opened: before, the execution can't have changed anything."""
-        return "store" in self.__dict__
 
     @property
     def sources(self) -> list[DataSource]:

@@ -29,6 +29,7 @@ def prepare(
     read_annotations(context, reading)
     context.store.sweep()
     context.run.adopt()
+    context.is_prepared = True
 
 
 def read_annotations(context: RunContext, reading: Callable[[str, float], None] | None) -> None:

@@ -117,10 +117,6 @@ def logged_run(context: RunContext, runner: str) -> Iterator[Path]:
         log.info("run started", extra={"fields": fields})
         try:
             yield path
-        except KeyboardInterrupt:
-            log.warning("run stopped by the user")
-            _append_unfinished(context, "stopped")
-            raise
         except PipelineError as error:
             log.error("run failed", extra={"fields": {"error": error}})
             _append_unfinished(context, "failed", error=str(error))
@@ -128,6 +124,10 @@ def logged_run(context: RunContext, runner: str) -> Iterator[Path]:
         except Exception as error:
             log.exception("run failed")
             _append_unfinished(context, "failed", error=repr(error))
+            raise
+        except BaseException:  # Ctrl-C, or a signal that Prefect turns into an exception of its own
+            log.warning("run stopped")
+            _append_unfinished(context, "stopped")
             raise
         _append_record(context, "completed")
         log.info("run finished")
@@ -141,9 +141,9 @@ def _append_record(context: RunContext, status: str, **facts: object) -> None:
 
 
 def _append_unfinished(context: RunContext, status: str, **facts: object) -> None:
-    """Append an execution that did not complete, if the run has anything. What stopped it matters more than a failure here."""
+    """Append an execution that did not complete, once it may have changed the run. A failure here must not hide its reason."""
     with suppress(PipelineError):
-        if context.has_opened_store and context.run.exists:
+        if context.is_prepared:
             _append_record(context, status, **facts)
 
 

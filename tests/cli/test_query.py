@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-from run_builder import RunBuilder
+from run_builder import RunBuilder, relations
 
 from pipeline.cli.query import print_query, query
 from storage.errors import FatalError
@@ -134,6 +134,16 @@ def test_labels_are_one_row_each_with_names_boxes_and_words(labelled: RunBuilder
     assert (first["subject_x"], first["object_w"], first["caption"]) == (10.0, 60.0, "a man rides a horse")
     twice = "select count(*) as n from labels a join labels b using (image_id, subject_x, predicate, object_x)"
     assert _rows(labelled, twice)[0]["n"] >= 5
+
+
+def test_of_labels_that_mean_the_same_the_best_is_kept(book: RunBuilder) -> None:
+    boxes = [("person", 10.0, 10.0, 40.0, 80.0), ("horse", 20.0, 50.0, 60.0, 60.0)]
+    book.add("ingest", "toys/0000", [book.image(1, boxes)])
+    book.add("tag", "toys/0000", [relations(1, (0, "riding", 1, 0.6), (0, "ride", 1, 0.9))], candidates=[])
+    book.run.note("recipe", {"shard": {"threshold": 0.5}})
+    kept = _rows(book, "select predicate, kept, round(confidence, 2) as confidence from labels order by score desc")
+    assert [(row["predicate"], row["kept"]) for row in kept] == [("ride", True), ("ride", False)]
+    assert kept[0]["confidence"] == pytest.approx(0.9) and kept[1]["confidence"] is None
 
 
 @pytest.mark.parametrize("name", ["labels.csv", "labels.parquet"])

@@ -150,6 +150,30 @@ def test_one_name_is_not_given_to_two_sets(tmp_path: Path) -> None:
         imported(tmp_path, [element(), element(dataset="o365")], dataset="mine")
 
 
+def test_every_bad_entry_is_quarantined_with_a_step(tmp_path: Path) -> None:
+    def quarantined(run: Run, step: str) -> list[str]:
+        return [reason for a in run.artifacts(step).values() for reason in a.rejected()["reason"].to_pylist()]
+
+    _, run = imported(tmp_path, [element(), {**element(), "image_id": "x"}])
+    assert quarantined(run, "ingest") == ["image id not an integer"]
+    made, _ = imported(tmp_path, {"139": ["a cat"], "77": ["a dog"]})
+    assert quarantined(run, "caption") == list(made.noted) == ["image unknown to the run"]
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", ""])
+def test_a_name_of_a_set_is_no_path(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FatalError, match="--dataset"):
+        imported(tmp_path, [element()], dataset=name)
+
+
+def test_a_file_name_that_is_too_long_is_a_reject(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (440, 300)).save(tmp_path / "pictures/000000000139.jpg")
+    long = element(dataset="hico", image_id=f"{'x' * 300}_7.jpg")
+    made, _ = imported(tmp_path, [element(), long], files=ImageFiles(tmp_path / "pictures"))
+    assert made.images == 2 and sum(made.noted.values()) >= 1
+
+
 def test_captions_and_graphs_join_the_partitions_of_the_run(tmp_path: Path) -> None:
     _, run = imported(tmp_path, [element(), element(dataset="o365", image_id=5)])
     graph = {

@@ -181,7 +181,9 @@ def test_files_come_in_and_go_out_the_same(run: Run, tmp_path: Path, name: str) 
         made = import_file(tmp_path / f"out/coco2017/{file}.json", again, "coco2017")
     assert not made.noted
     exported(again, "official", tmp_path / "again")
-    assert read(tmp_path / f"again/coco2017/{name}.json") == read(tmp_path / f"out/coco2017/{name}.json")
+    assert (tmp_path / f"again/coco2017/{name}.json").read_bytes() == (
+        tmp_path / f"out/coco2017/{name}.json"
+    ).read_bytes()
 
 
 def test_triplets_come_back_but_for_rule_and_predicate_offsets(run: Run, tmp_path: Path) -> None:
@@ -206,8 +208,9 @@ def test_only_labels_that_the_run_keeps_are_exported(run: Run, tmp_path: Path, f
     assert made.labels == "kept, score ≥ 0.6"
     assert made.lost["relation that the run does not keep"] == 2
     assert made.wrote.get("relations", made.wrote.get("relations counted")) == 1
-    content = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*.json"))
-    assert b"near" not in content
+    rows = [pa.parquet.read_table(path).to_pylist() for path in (tmp_path / "out").rglob("*.parquet")]
+    content = "".join(path.read_text() for path in (tmp_path / "out").rglob("*.json")) + str(rows)
+    assert "ride" in content and "near" not in content
 
 
 @pytest.mark.parametrize("form", ["official", "coco", "hf"])
@@ -293,8 +296,25 @@ def test_csv_has_a_row_for_each_kept_label(run: Run, tmp_path: Path) -> None:
     everything = exported(run, "csv", tmp_path / "all", all_scores=True)
     kept, scored = (pa.csv.read_csv(tmp_path / f"{name}/labels.csv").to_pylist() for name in ("kept", "all"))
     assert [(row["predicate"], row["kept"]) for row in kept] == [("ride", True), ("near", True)]
-    assert [row["kept"] for row in scored] == [False, True, True] and everything.wrote == {"labels": 3}
+    assert [row["kept"] for row in scored] == [True, True, False] and everything.wrote == {"labels": 3}
     assert (kept[0]["subject_category"], kept[0]["object_h"], kept[0]["caption"]) == ("person", 40.0, TEXTS[0])
+
+
+def test_labels_of_earlier_images_are_refused(run: Run, tmp_path: Path) -> None:
+    [tagged] = run.artifacts("tag").values()
+    manifest = json.loads(tagged.file("manifest.json").read_bytes())
+    manifest["terms"]["inputs"] = {"images": ["0" * 64]}
+    tagged.file("manifest.json").write_text(json.dumps(manifest))
+    for form in ("csv", "coco", "official"):
+        with pytest.raises(FatalError, match="run stage tag again"):
+            exported(run, form, tmp_path / form)
+
+
+def test_a_run_without_labels_has_no_csv(run: Run, tmp_path: Path) -> None:
+    only = Run(run.store, "captions-only")
+    only.record("caption", run.stage("caption"), run.keys("caption"))
+    with pytest.raises(FatalError, match="have nothing for csv"):
+        exported(only, "csv", tmp_path / "out")
 
 
 def test_hugging_face_rows_join_captions_boxes_and_relations(run: Run, tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from toy_store import put_chain, record
 
+from pipeline.cli.maintenance import remove_run
 from pipeline.cli.transfer import pull, push
 from storage.errors import FatalError
 from storage.garbage import find_garbage
 from storage.local_store import LocalStore
-from storage.object_store_artifacts import ObjectStoreArtifacts
+from storage.object_store_artifacts import ObjectStoreArtifacts, documents_of, history_of
 from storage.runs import Run, find_run
 
 
@@ -90,6 +91,36 @@ def test_a_pull_brings_the_history_and_on_request_the_artifacts_of_a_record(stor
     assert find_run(here, "toy").keys("caption") == find_run(store, "toy").keys("caption")
     with pytest.raises(FatalError, match="2 records"):
         pull(Run(here, "toy"), remote, number="3")
+
+
+def test_a_record_pulled_alone_is_the_run_with_the_recipe_that_made_it(store: LocalStore, tmp_path: Path) -> None:
+    remote = ObjectStoreArtifacts(str(tmp_path / "remote"))
+    push(find_run(store, "toy@1"), remote)
+    there, here = LocalStore(tmp_path / "remote"), LocalStore(tmp_path / "here")
+    assert list(find_garbage(there, time.time() + 60)) == []
+    with pytest.raises(FatalError, match=r"pull one, e\.g\. toy@1"):
+        pull(Run(here, "toy"), remote)
+    assert not Run(here, "toy").exists
+    pull(Run(here, "toy"), remote, number="1")
+    pulled, first = find_run(here, "toy"), find_run(store, "toy@1")
+    assert pulled.keys("caption") == first.keys("caption")
+    assert pulled.read_document("recipe") == {"top_p": 0.9}
+
+
+@pytest.mark.parametrize("path", ["records/../../../../x.json", "../../x.json", "records/a/../../../../x.json"])
+def test_no_path_in_a_listing_leads_out_of_the_store(path: str) -> None:
+    records = {path: b"{}", "recipe.json": b"{}"}
+    assert history_of(records) == {} and list(documents_of(records, "url")) == ["recipe"]
+
+
+def test_no_step_leads_out_of_the_store(store: LocalStore) -> None:
+    with pytest.raises(FatalError, match="not the name of a step"):
+        Run(store, "toy").record("../../../../x", "caption", {})
+
+
+def test_a_record_is_not_removed_alone(store: LocalStore) -> None:
+    with pytest.raises(FatalError, match="toy@1 is a record"):
+        remove_run(store.root, "toy@1", as_json=False)
 
 
 def test_records_list_time_status_and_host(store: LocalStore, capsys: pytest.CaptureFixture[str]) -> None:
