@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -91,7 +92,8 @@ def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
     with errors_explained():
         for name, dataset in _tables(run):
             tables.append(name)
-            connection.register(name, dataset)
+            # DuckDB reads the schema here, and would report Ctrl-C as an error of its own.
+            _stoppable(connection, partial(connection.register, name, dataset))
         if "relations" in tables:
             tables.append("labels")
         if "relations" in tables and re.search(r"\blabels\b", sql, re.IGNORECASE):

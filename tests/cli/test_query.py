@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
@@ -173,10 +174,9 @@ def test_a_stopped_query_says_nothing_of_commits(labelled: RunBuilder) -> None:
     process = subprocess.Popen(
         [*command, "--store", str(labelled.run.store.root)], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    maps, deadline = Path(f"/proc/{process.pid}/maps"), time.monotonic() + 60
-    while "duckdb" not in maps.read_text() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    deadline = time.monotonic() + 120
+    while psutil.Process(process.pid).cpu_times().user < 8 and time.monotonic() < deadline:
+        time.sleep(0.1)  # only the query itself takes so much
     os.killpg(process.pid, signal.SIGTERM)
     assert process.communicate(timeout=60)[1].strip() == "Stopped."
-    # CPython ends as if by Ctrl-C if the signal arrived while a library was being imported.
-    assert process.returncode in (130, -signal.SIGINT)
+    assert process.returncode == 130
