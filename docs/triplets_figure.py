@@ -12,7 +12,7 @@ from scenes.draw import render
 from scenes.scene import Scene
 from scenes.world import make_scene
 from tagger.box import Box
-from tagger.candidates.grounding import candidates
+from tagger.candidates.grounding import ground
 from tagger.pair import Pair
 from tagger.parsing.parser import load_parser, parse_captions, trees
 from tagger.triplet import Triplet
@@ -91,7 +91,7 @@ def draw() -> Sheet:
     scene = make_scene(*SCENE)
     boxes = [Box(thing.category, *thing.box) for thing in scene.objects]
     stated = parse_captions([GROUNDED], parser)[0]
-    pairs = candidates(stated, boxes)
+    pairs = ground(stated, boxes).pairs
     sheet.text((MARGIN, 362), f"“{GROUNDED}”", size=18)
     for mention, left in enumerate((MARGIN, WIDTH // 2 + MARGIN // 2)):
         alternatives = [pair for pair in pairs if pair.mention == mention]

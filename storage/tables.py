@@ -115,6 +115,16 @@ IMAGES = pa.schema(
 CAPTIONS = pa.schema([("image_id", pa.int64()), ("captions", pa.list_(CAPTION))])
 TRIPLETS = pa.schema([("image_id", pa.int64()), ("triplets", pa.list_(TRIPLET))])
 CANDIDATES = pa.schema([("image_id", pa.int64()), ("pairs", pa.list_(CANDIDATE))])
+DROPPED = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("triplet", pa.int32()),
+        ("reason", pa.string()),
+        ("value", pa.string()),
+    ]
+)
+"""Triplets that led to no candidate: the index among the image's triplets, the reason, and the word that it is about."""
+
 RELATIONS = pa.schema([("image_id", pa.int64()), ("tagger", pa.string()), ("relations", pa.list_(RELATION))])
 """`tagger` is the digest of the tagger that made the scores."""
 

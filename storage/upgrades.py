@@ -8,13 +8,14 @@ from typing import Any
 import pyarrow as pa
 
 from storage.errors import FatalError
-from storage.tables import CANDIDATES, CAPTIONS, IMAGES, RELATIONS, SHARD_MEMBERS, TRIPLETS
+from storage.tables import CANDIDATES, CAPTIONS, DROPPED, IMAGES, RELATIONS, SHARD_MEMBERS, TRIPLETS
 
 SCHEMAS: Mapping[tuple[str, str], pa.Schema] = {
     ("ingest", "images"): IMAGES,
     ("caption", "captions"): CAPTIONS,
     ("parse", "triplets"): TRIPLETS,
     ("tag", "candidates"): CANDIDATES,
+    ("tag", "dropped"): DROPPED,
     ("tag", "relations"): RELATIONS,
     ("shard", "shards"): SHARD_MEMBERS,
 }

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.labels.kept_labels import recorded_choice
+from pipeline.labels.kept_labels import choice_of, judged_labels, recorded_choice
+from pipeline.labels.label_funnel import candidates, dropped
 from pipeline.report.formatting import sanitise
 from storage.artifact import Artifact
 from storage.errors import FatalError
@@ -36,7 +37,10 @@ class Lineage:
     tagger: str | None
     """Content digest of the tagger artifact."""
     labels: Sequence[Mapping[str, Any]]
-    """Relations, best first, each with its `words` (a triplet), its `caption`, and the `mentions` (candidates) of its pair."""
+    """Relations, best first, each with its `words` (a triplet), its `caption`, the `mentions` (candidates) of its pair, and
+    the reason why it is not kept (`not_kept`, None for a kept one)."""
+    dropped: Sequence[Mapping[str, Any]]
+    """Triplets that led to no candidate, each with the `reason` and the `value`, the word that it is about."""
     shards: Sequence[Mapping[str, Any]]
     """The place of the image in each kind of shard, and which labels were kept there."""
     rejected: Sequence[Mapping[str, Any]]
@@ -65,7 +69,7 @@ def lineage_of(run: Run, image: str) -> Lineage:
     at = {step: found[partition] for step in run.steps() if partition in (found := run.artifacts(step))}
     captions = _items(at.get("caption"), "captions", image_id)
     triplets = _items(at.get("parse"), "triplets", image_id)
-    labels = sorted(_items(at.get("tag"), "relations", image_id), key=lambda label: -label["score"])
+    labels = sorted(_labels(run, at.get("tag"), image_id), key=lambda label: -label["score"])
     mentions = _mentions(at.get("tag"), image_id)
     return Lineage(
         run=run.name,
@@ -78,6 +82,7 @@ def lineage_of(run: Run, image: str) -> Lineage:
             {**label, "words": words, "caption": _caption(captions, words), "mentions": mentions.get(_ends(label), [])}
             for label, words in _with_words(labels, triplets)
         ],
+        dropped=_dropped(at.get("tag"), triplets, image_id),
         shards=[
             place for step in sorted(at) if step.startswith("shard:") for place in _places(step, at[step], image_id)
         ],
@@ -115,6 +120,27 @@ def _items(artifact: Artifact | None, table: str, image_id: int) -> list[dict[st
         return []
     rows = artifact.table(table).filter(pc.field("image_id") == image_id).to_pylist()
     return [item for row in rows for item in row[table]]
+
+
+def _labels(run: Run, tagged: Artifact | None, image_id: int) -> list[dict[str, Any]]:
+    """The relations of an image, each with the reason why it is not kept."""
+    labels, choice = _items(tagged, "relations", image_id), choice_of(run)
+    if tagged is None or choice is None:
+        return [label | {"not_kept": None} for label in labels]
+    of_image = pc.field("image_id") == image_id
+    judged = judged_labels(tagged.table("relations").filter(of_image), candidates(tagged).filter(of_image), choice)
+    verdicts = judged.get(image_id, ())
+    return [label | {"not_kept": one.reason} for label, one in zip(labels, verdicts, strict=True)]
+
+
+def _dropped(tagged: Artifact | None, triplets: list[dict[str, Any]], image_id: int) -> list[dict[str, Any]]:
+    lost = dropped(tagged) if tagged is not None else None
+    rows = [] if lost is None else lost.filter(pc.field("image_id") == image_id).to_pylist()
+    return [
+        {**triplets[row["triplet"]], "reason": row["reason"], "value": row["value"]}
+        for row in rows
+        if row["triplet"] < len(triplets)
+    ]
 
 
 def _mentions(artifact: Artifact | None, image_id: int) -> dict[tuple[int, str, int], list[dict[str, Any]]]:
@@ -177,6 +203,13 @@ def _lines(lineage: Lineage) -> Iterator[str]:
     for label in lineage.labels:
         names = [f"#{label[role]} {sanitise(boxes[label[role]]['category'])}" for role in ("subject", "object")]
         yield f"  {label['score']:.3f} {names[0]} | {sanitise(label['predicate'])} | {names[1]}{_because(label)}"
+        if label["not_kept"] is not None:
+            yield f"        not kept: {label['not_kept']}"
+    if lineage.dropped:
+        yield f"{len(lineage.dropped)} triplets that led to no candidate"
+    for triplet in lineage.dropped:
+        about = f" ({sanitise(triplet['value'])})" if triplet["value"] else ""
+        yield f"  “{_quoted(triplet)}”: {triplet['reason']}{about}"
     for place in lineage.shards:
         limit = f", labels of {place['labels']}" if place["labels"] is not None else ""
         yield f"{place['step']}: {place['member']} at byte {place['offset']}, {place['size']} bytes{limit}"
@@ -188,10 +221,13 @@ def _because(label: Mapping[str, Any]) -> str:
     words = label["words"]
     if not words:
         return ""
-    quoted = " … ".join(sanitise(words[role]) for role in ("subject", "predicate", "object"))
     draw = f", draw {label['caption']['draw']}" if label["caption"] else ""
     other = "" if label["proposed"] else ", stated about another pair"
-    return f"  from “{quoted}” (rule {words['rule']}{draw}{other}{_alternatives(label)})"
+    return f"  from “{_quoted(words)}” (rule {words['rule']}{draw}{other}{_alternatives(label)})"
+
+
+def _quoted(words: Mapping[str, Any]) -> str:
+    return " … ".join(sanitise(words[role]) for role in ("subject", "predicate", "object"))
 
 
 def _alternatives(label: Mapping[str, Any]) -> str:

@@ -7,11 +7,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.labels.kept_labels import choice_of, kept_labels
+from pipeline.labels.kept_labels import choice_of, judged_labels
 from pipeline.labels.label_funnel import candidates, require_same_boxes
 from storage.artifact import Artifact
 from storage.runs import Run
 from tagger.english.predicates import canonical
+from tagger.labelling.label_choice import Judged
 
 _BOX = ("category", "x", "y", "w", "h")
 LABELS = pa.schema(
@@ -24,13 +25,14 @@ LABELS = pa.schema(
         *((f"object_{name}", pa.string() if name == "category" else pa.float32()) for name in _BOX),
         ("score", pa.float32()),
         ("kept", pa.bool_()),
+        ("reason", pa.string()),
         ("confidence", pa.float32()),
         ("caption", pa.string()),
         ("words", pa.string()),
     ]
 )
 """`predicate` is canonical. Boxes: absolute pixels, top-left corner and size. `kept`: whether the run's shards keep the
-label, and with which `confidence` (null if not); of equal labels the best counts. `caption` and `words` (subject,
+label, and with which `confidence` (null if not), or the `reason` why not. `caption` and `words` (subject,
 predicate, object as written) are null where the run has no triplet for the label."""
 
 
@@ -49,40 +51,36 @@ def flat_labels(run: Run) -> Iterator[pa.Table]:
         texts = _items(captions.get(partition), "captions")
         parsed = _items(triplets.get(partition), "triplets")
         relations = tagged.table("relations")
-        kept = None if choice is None else kept_labels(relations, candidates(tagged), choice)
+        judged = {} if choice is None else judged_labels(relations, candidates(tagged), choice)
         found: list[dict[str, Any]] = []
         for row in relations.to_pylist():
-            image_id = row["image_id"]
-            chosen = (
-                None if kept is None else {(k.subject, k.predicate, k.object): k.confidence for k in kept[image_id]}
-            )
-            for label in sorted(row["relations"], key=lambda label: -label["score"]):
+            image_id, labels = row["image_id"], row["relations"]
+            verdicts = judged.get(image_id, [Judged(label["score"]) for label in labels])
+            for label, verdict in sorted(zip(labels, verdicts, strict=True), key=lambda pair: -pair[0]["score"]):
                 words = _at(parsed.get(image_id, []), label["triplet"])
                 caption = _at(texts.get(image_id, []), words["caption"]) if words else None
-                found.append(_row(rows[image_id], label, chosen, words, caption))
+                found.append(_row(rows[image_id], label, verdict, words, caption))
         yield pa.Table.from_pylist(found, schema=LABELS)
 
 
 def _row(
     image: Mapping[str, Any],
     label: Mapping[str, Any],
-    chosen: dict[tuple[int, str, int], float] | None,
+    verdict: Judged,
     words: Mapping[str, Any] | None,
     caption: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     ends = {f"{role}_{name}": image["boxes"][label[role]][name] for role in ("subject", "object") for name in _BOX}
-    predicate = canonical(label["predicate"])
-    place = label["subject"], predicate, label["object"]
-    confidence = label["score"] if chosen is None else chosen.pop(place, None)
     return {
         "dataset": image["dataset"],
         "image_id": image["image_id"],
         "file_name": image["uri"],
         **ends,
-        "predicate": predicate,
+        "predicate": canonical(label["predicate"]),
         "score": label["score"],
-        "kept": confidence is not None,
-        "confidence": confidence,
+        "kept": verdict.reason is None,
+        "reason": verdict.reason,
+        "confidence": verdict.confidence if verdict.reason is None else None,
         "caption": None if caption is None else caption["text"],
         "words": None if words is None else f"{words['subject']}, {words['predicate']}, {words['object']}",
     }

@@ -1,8 +1,11 @@
-"""Chooses which scored labels are kept, by settings of stage `shard` that shards, figures and reports share."""
+"""Chooses which scored labels are kept, by settings of stage `shard` that shards, figures and reports share.
+
+A label that is not kept has a reason, so that every label can be accounted for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Annotated, Any, Literal
 
@@ -10,11 +13,11 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipeline.runtime.settings import Settings
-from pipeline.training.sample import SampleRelation, strongest
+from pipeline.training.sample import SampleRelation
 from storage.errors import FatalError
 from storage.runs import Run
 from tagger.english.predicates import canonical
-from tagger.labelling.label_choice import LabelChoice
+from tagger.labelling.label_choice import Judged, LabelChoice
 from tagger.pair import Pair
 from tagger.relation import Relation
 
@@ -67,8 +70,29 @@ KeptLabels = Mapping[int, tuple[SampleRelation, ...]]
 """Image id → its kept labels, each with canonical predicate and confidence."""
 
 
+UNREADABLE = "no canonical predicate"
+REPEATED = "the same label in other words counts"
+OVER_PER_IMAGE = "over the limit per image"
+
+
 def kept_labels(relations: pa.Table, candidates: pa.Table, settings: ChoiceSettings) -> KeptLabels:
-    """Chooses the labels to keep from a partition's `relations`; only rule "best" reads `candidates`.
+    """Chooses the labels to keep from a partition's `relations`, as `judged_labels` does."""
+    rows = relations.to_pylist()
+    found: dict[int, tuple[SampleRelation, ...]] = {}
+    for row, judged in zip(rows, judged_labels(relations, candidates, settings).values(), strict=True):
+        kept = [
+            SampleRelation(label["subject"], label["object"], canonical(label["predicate"]), one.confidence)
+            for label, one in zip(row["relations"], judged, strict=True)
+            if one.reason is None
+        ]
+        found[row["image_id"]] = tuple(sorted(kept, key=lambda r: (r.subject, r.object, r.predicate)))
+    return found
+
+
+def judged_labels(
+    relations: pa.Table, candidates: pa.Table, settings: ChoiceSettings
+) -> Mapping[int, Sequence[Judged]]:
+    """Image id → a verdict on each label of a partition's `relations`, in order; only rule "best" reads `candidates`.
 
     Raises `FatalError` when the labels lack a value that the settings require.
     """
@@ -77,22 +101,34 @@ def kept_labels(relations: pa.Table, candidates: pa.Table, settings: ChoiceSetti
         for row in candidates.to_pylist():
             pairs[row["image_id"]] = [Pair(**pair) for pair in row["pairs"]]
     choice, names = settings.choice(), [each.name for each in fields(Relation)]
-    try:
-        return {
-            row["image_id"]: _of_image(
-                choice.chosen(_relations(row["relations"], names), pairs.get(row["image_id"], [])),
-                settings.max_relations,
-            )
-            for row in relations.to_pylist()
-        }
-    except ValueError as error:
-        raise FatalError(str(error)) from error
+    found: dict[int, Sequence[Judged]] = {}
+    for row in relations.to_pylist():
+        labels = [Relation(**{name: values[name] for name in names}) for values in row["relations"]]
+        try:
+            judged = choice.judge(labels, pairs.get(row["image_id"], []))
+        except ValueError as error:
+            raise FatalError(str(error)) from error
+        found[row["image_id"]] = _distinct(labels, judged, settings.max_relations)
+    return found
 
 
-def _relations(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> list[Relation]:
-    return [Relation(**{name: values[name] for name in names}) for values in rows]
-
-
-def _of_image(chosen: Iterable[tuple[Relation, float]], most: int) -> tuple[SampleRelation, ...]:
-    labels = [SampleRelation(r.subject, r.object, canonical(r.predicate), round(sure, 6)) for r, sure in chosen]
-    return strongest([label for label in labels if label.predicate], most)
+def _distinct(labels: Sequence[Relation], judged: Sequence[Judged], most: int) -> list[Judged]:
+    """Leaves out labels without a canonical predicate, all but the surest of equal labels, and those over the limit."""
+    found = [Judged(round(one.confidence, 6), one.reason) for one in judged]
+    best: dict[tuple[int, int, str], int] = {}
+    for place, label in enumerate(labels):
+        if found[place].reason is not None:
+            continue
+        name = label.subject, label.object, canonical(label.predicate)
+        if not name[2]:
+            found[place] = found[place]._replace(reason=UNREADABLE)
+        elif name not in best or found[place].confidence > found[best[name]].confidence:
+            if name in best:
+                found[best[name]] = found[best[name]]._replace(reason=REPEATED)
+            best[name] = place
+        else:
+            found[place] = found[place]._replace(reason=REPEATED)
+    ranked = sorted(best, key=lambda name: (-found[best[name]].confidence, *name))
+    for name in ranked[most:]:
+        found[best[name]] = found[best[name]]._replace(reason=OVER_PER_IMAGE)
+    return found

@@ -20,7 +20,7 @@ from pipeline.report.view import RunView
 from storage.digests import digest_json
 from storage.runs import Run
 
-_VERSION = 5
+_VERSION = 6
 """Incremented whenever the same run would give different figures."""
 
 

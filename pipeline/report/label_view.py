@@ -55,7 +55,8 @@ class LabelView:
     def print(self, console: Console) -> None:
         """Prints the tables."""
         console.print(Text(sanitise(" → ".join(self._yield()))))
-        parts = [self._spread(), self._usual()]
+        parts = [self._losses()] if self.counts.lost else []
+        parts += [self._spread(), self._usual()]
         parts += [_audited(dataset, audit, self.choice) for dataset, audit in self.audits.items()]
         if not self.audits:
             parts.append(Group(Text("No audit: the labelled data sets give no relations to compare with")))
@@ -65,9 +66,16 @@ class LabelView:
         console.print()
 
     def _yield(self) -> Iterator[str]:
-        for name, count in asdict(self.counts).items():
-            if count is not None:
-                yield f"{count:,} {f'kept ({self.choice})' if name == 'kept' else name}"
+        for name, count in self.counts.levels():
+            yield f"{count:,} {f'kept ({self.choice})' if name == 'kept' else name}"
+
+    def _losses(self) -> Group:
+        made = table("What led to nothing, and why", "of", "number", "reason")
+        for level, reasons in self.counts.lost.items():
+            for place, (reason, count) in enumerate(reasons.items()):
+                made.add_row("" if place else level, f"{count:,}", Text(sanitise(reason)))
+        made.columns[2].justify = "left"
+        return Group(made)
 
     def _spread(self) -> Group:
         longest = max(self.scores) or 1

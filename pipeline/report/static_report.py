@@ -30,7 +30,7 @@ from storage.errors import FatalError
 _TEMPLATES = Path(__file__).parent / "templates"
 _MARK = "rlip-report"
 """Name of the meta element that identifies a page as a report; its content is the stamp."""
-_VERSION = 3
+_VERSION = 4
 """Incremented whenever the page of the same run would look different."""
 LONGEST_SIDE = 640
 """Longest side of the pictures in the report, in pixels."""

@@ -11,7 +11,7 @@ from pydantic import model_validator
 from pipeline.runtime.settings import Settings, runtime
 from storage.errors import FatalError
 from tagger.candidates.cooccurrence import Cooccurrence, CooccurrenceError, read_cooccurrence
-from tagger.candidates.grounding import candidates
+from tagger.candidates.grounding import ground
 from tagger.candidates.official import official_candidates
 from tagger.candidates.source import CandidateSource
 from tagger.matching.official import Paraphrases, ParaphrasesError, read_paraphrases
@@ -62,10 +62,10 @@ def open_candidates(settings: CandidateSettings) -> CandidateSource:
         raise FatalError(f"tag: {error}") from error
     nouns, wording = noun_reader(settings, paraphrases), WORDINGS[settings.wording]
     if settings.enumeration == "official":
-        return lambda triplets, boxes, captions=(): official_candidates(
-            triplets, boxes, nouns, wording, settings.overlap
+        return lambda triplets, boxes, captions=(), known=(): official_candidates(
+            triplets, boxes, nouns, wording, settings.overlap, known
         )
-    return partial(candidates, nouns=nouns, wording=wording, overlapping=settings.overlap)
+    return partial(ground, nouns=nouns, wording=wording, overlapping=settings.overlap)
 
 
 def noun_reader(settings: CandidateSettings, paraphrases: Paraphrases) -> NounReader:

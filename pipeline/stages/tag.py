@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,8 +19,9 @@ from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Sta
 from pipeline.stages.candidates import CandidateSettings, open_candidates
 from pipeline.stages.labeller import LabellerSettings, open_labeller
 from storage.errors import FatalError
-from storage.tables import CANDIDATES, RELATIONS, write_table
+from storage.tables import CANDIDATES, DROPPED, RELATIONS, write_table
 from tagger.box import Box
+from tagger.candidates.source import Candidates
 from tagger.triplet import Triplet
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from tagger.labelling.tagging_image import Labels, Problem, TaggingImage
 
 CANDIDATES_FILE = "candidates.parquet"
+DROPPED_FILE = "dropped.parquet"
+QUARANTINED = "image in quarantine"
+"""Why the triplets of an image led to nothing that could not be read or scored."""
 LOWEST = 3
 """Number of predicates that a refusal names when no single one is below the floor."""
 
@@ -42,13 +46,16 @@ class TagSettings(CandidateSettings, LabellerSettings):
 
 
 class TagStage(Stage):
-    """Makes the scored relations of one partition; `candidates.parquet` beside them holds every pair that was considered.
+    """Makes the scored relations of one partition.
+
+    Beside them, `candidates.parquet` holds every pair that was considered, and `dropped.parquet` every triplet that led to
+    none, with the reason.
 
     The texts that a score depends on are the same for every image, except for categories and predicates of its own.
     """
 
     name = "tag"
-    version = 7
+    version = 8
     reads = ("images", "triplets")
     uses = ("tagger",)
     writes = "relations"
@@ -99,7 +106,9 @@ class TagStage(Stage):
         """Score the partition's candidates; images that cannot be read or scored go to quarantine."""
         rows = inputs.table("images").to_pylist()
         stated = {row["image_id"]: row["triplets"] for row in inputs.table("triplets").to_pylist()}
-        images = [self._image(row, stated.get(row["image_id"], [])) for row in rows]
+        known = sorted({box["category"] for row in rows for box in row["boxes"]}.union(self.settings.categories))
+        proposed = [self._propose(row, stated.get(row["image_id"], []), known) for row in rows]
+        images = [self._image(row, given) for row, given in zip(rows, proposed, strict=True)]
         labels = self._open.labeller.label(images, lambda done: report(done, len(rows)))
         report(len(rows), len(rows))
         rejected = [
@@ -114,24 +123,31 @@ class TagStage(Stage):
         ]
         pairs = [{"image_id": one.row["image_id"], "pairs": [asdict(p) for p in one.image.pairs]} for one in kept]
         write_table(pa.Table.from_pylist(pairs, schema=CANDIDATES), work / CANDIDATES_FILE)
+        lost = _dropped(rows, proposed, stated, {reject.image_id for reject in rejected})
+        write_table(pa.Table.from_pylist(lost, schema=DROPPED), work / DROPPED_FILE)
         facts = {
+            "triplets dropped": len(lost),
             "candidates": sum(len(image.pairs) for image in images),
             "images without candidates": sum(not image.pairs for image in images),
             "relations": sum(len(row["relations"]) for row in relations),
         }
         table = pa.Table.from_pylist(relations, schema=RELATIONS)
-        return Output(table, {CANDIDATES_FILE: work / CANDIDATES_FILE}, rejected, rows_in=len(rows), facts=facts)
+        files = {name: work / name for name in (CANDIDATES_FILE, DROPPED_FILE)}
+        return Output(table, files, rejected, rows_in=len(rows), facts=facts)
 
-    def _image(self, row: dict[str, Any], triplets: Sequence[dict[str, Any]]) -> TaggingImage:
+    def _propose(
+        self, row: Mapping[str, Any], triplets: Sequence[Mapping[str, Any]], known: Collection[str]
+    ) -> Candidates:
+        captions = [values["caption"] for values in triplets]
+        return self._candidates([_triplet(values) for values in triplets], _boxes(row), captions, known)
+
+    def _image(self, row: dict[str, Any], proposed: Candidates) -> TaggingImage:
         import torch
 
         from pipeline.data.images.views import View, to_pixels, view_size
         from tagger.labelling.tagging_image import Problem, TaggingImage
 
         size = self._open.image_size
-        boxes = [Box(b["category"], b["x"], b["y"], b["w"], b["h"], b["crowd"]) for b in row["boxes"]]
-        captions = [values["caption"] for values in triplets]
-        pairs = self._candidates([_triplet(values) for values in triplets], boxes, captions)
         width, height = (row["width"], row["height"]) if size is None else view_size(row["width"], row["height"], size)
 
         def load() -> Tensor | Problem:
@@ -143,7 +159,7 @@ class TagStage(Stage):
             except BadImage as bad:
                 return Problem(bad.reason, bad.value)
 
-        return TaggingImage(row["width"], row["height"], boxes, pairs, (height, width), load)
+        return TaggingImage(row["width"], row["height"], _boxes(row), proposed.pairs, (height, width), load)
 
 
 class _Labelled(NamedTuple):
@@ -162,5 +178,27 @@ class _Labelled(NamedTuple):
         ]
 
 
-def _triplet(values: dict[str, Any]) -> Triplet:
+def _boxes(row: Mapping[str, Any]) -> list[Box]:
+    return [Box(b["category"], b["x"], b["y"], b["w"], b["h"], b["crowd"]) for b in row["boxes"]]
+
+
+def _dropped(
+    rows: Sequence[Mapping[str, Any]],
+    proposed: Sequence[Candidates],
+    stated: Mapping[int, Sequence[Mapping[str, Any]]],
+    quarantined: Collection[int],
+) -> list[dict[str, Any]]:
+    """The triplets that led to no candidate, as rows. Those of a quarantined image were not considered at all."""
+    found: list[dict[str, Any]] = []
+    for row, candidates in zip(rows, proposed, strict=True):
+        image_id = row["image_id"]
+        if image_id in quarantined:
+            numbers = range(len(stated.get(image_id, ())))
+            found += [{"image_id": image_id, "triplet": n, "reason": QUARANTINED, "value": ""} for n in numbers]
+        else:
+            found += [{"image_id": image_id, **each._asdict()} for each in candidates.dropped]
+    return found
+
+
+def _triplet(values: Mapping[str, Any]) -> Triplet:
     return Triplet(**{name: value for name, value in values.items() if name != "caption"})

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from tagger.box import Box, intersect
+from tagger.candidates.source import Candidates, Dropped, Loss
 from tagger.matching.readers import NounReader
 from tagger.pair import NO_MENTION, Pair
 from tagger.triplet import Triplet
@@ -25,17 +26,24 @@ class Cooccurrence:
         """`overlapping`: the two boxes of a pair must intersect."""
         self._table, self._overlapping = table, overlapping
 
-    def __call__(self, triplets: Sequence[Triplet], boxes: Sequence[Box], captions: Sequence[int] = ()) -> list[Pair]:
+    def __call__(
+        self,
+        triplets: Sequence[Triplet],
+        boxes: Sequence[Box],
+        captions: Sequence[int] = (),
+        known: Collection[str] = (),
+    ) -> Candidates:
         """Returns each ordered pair of boxes with each predicate of its categories; no caption states it: prior 0."""
         usable = [index for index, box in enumerate(boxes) if not box.crowd]
         numbers = Counter(boxes[index].category for index in usable)
-        return [
+        pairs = [
             Pair(i, j, predicate, NO_MENTION, _pairs(boxes[i].category, boxes[j].category, numbers), support=0)
             for i in usable
             for j in usable
             if i != j and (not self._overlapping or intersect(boxes[i], boxes[j]))
             for predicate in self._table.get(boxes[i].category, {}).get(boxes[j].category, ())
         ]
+        return Candidates(pairs, [Dropped(number, Loss.CAPTIONS_UNUSED, "") for number in range(len(triplets))])
 
 
 def cooccurrence_table(

@@ -1,10 +1,11 @@
 """Turns caption triplets into candidate pairs of boxes, each linked to its triplet (docs/triplets.md, Ambiguity)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from tagger.box import Box, intersect
 from tagger.candidates.pair_prior import pair_priors
+from tagger.candidates.source import Candidates, Dropped, dropped
 from tagger.matching.readers import NounReader, Wording, by_whole_words, canonical_predicate
 from tagger.pair import Pair
 from tagger.triplet import Triplet
@@ -24,30 +25,34 @@ class _Mention:
     object_attributes: set[str]
 
 
-def candidates(
+def ground(
     triplets: Sequence[Triplet],
     boxes: Sequence[Box],
     captions: Sequence[int] = (),
+    known: Collection[str] = (),
     nouns: NounReader = by_whole_words,
     wording: Wording = canonical_predicate,
     overlapping: bool = False,
-) -> list[Pair]:
+) -> Candidates:
     """Returns every ordered pair of distinct boxes whose categories match a triplet's subject and object.
 
     `captions`: the caption number of each triplet; without it, each triplet counts as a separate caption.
     Triplets with the same predicate and the same boxes form one mention: captions repeat each other, but what one
     caption says twice counts twice. Crowd boxes are left out. A mention has each pair once; two mentions
     ("a dog on a couch", "an animal on a couch") may share pairs. The order is by mention, then subject, then object.
+    Every triplet either supports one mention or is dropped with its reason; `known` as in `CandidateSource`.
 
     `nouns` maps nouns to categories, `wording` words predicates; with `overlapping` both boxes must intersect.
     """
     indices_by_category = _indices_by_category(boxes)
     mentions: dict[tuple[str, tuple[int, ...], tuple[int, ...]], _Mention] = {}
+    lost: list[Dropped] = []
     for number, triplet in enumerate(triplets):
         predicate = wording(triplet)
         subjects = _meant(nouns(triplet.subject, triplet.subject_lemma, indices_by_category), indices_by_category)
         objects = _meant(nouns(triplet.object, triplet.object_lemma, indices_by_category), indices_by_category)
         if not predicate or not _pairs(subjects, objects, boxes, overlapping):
+            lost.append(dropped(number, triplet, predicate, subjects, objects, nouns, known))
             continue
         mention = mentions.setdefault((predicate, tuple(subjects), tuple(objects)), _Mention([], {}, set(), set()))
         caption = captions[number] if captions else number
@@ -55,12 +60,13 @@ def candidates(
         mention.stated[caption] = mention.stated.get(caption, 0) + _stated(triplet)
         mention.subject_attributes.update(triplet.subject_attributes)
         mention.object_attributes.update(triplet.object_attributes)
-    return [
+    found = [
         Pair(subject, object_, predicate, mention.triplets[0], len(pairs), number, prior, len(mention.triplets))
         for number, ((predicate, subjects, objects), mention) in enumerate(mentions.items())
         if (pairs := _pairs(subjects, objects, boxes, overlapping))
         for (subject, object_), prior in zip(pairs, _priors(mention, pairs, boxes), strict=True)
     ]
+    return Candidates(found, lost)
 
 
 def _stated(triplet: Triplet) -> int:

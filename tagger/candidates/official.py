@@ -1,8 +1,9 @@
 """Enumerates candidates as the authors do: all ordered pairs (docs/triplets.md, Other ways to candidates)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from tagger.box import Box, intersect
+from tagger.candidates.source import Candidates, Dropped, dropped
 from tagger.matching.readers import NounReader, Wording
 from tagger.pair import Pair
 from tagger.triplet import Triplet
@@ -20,36 +21,48 @@ def official_candidates(
     nouns: NounReader,
     wording: Wording,
     overlapping: bool = False,
-) -> list[Pair]:
+    known: Collection[str] = (),
+) -> Candidates:
     """Returns one candidate per ordered pair (i, j), ascending, and distinct (category, text, category) stated.
 
     Categories are matched in the order of the boxes, including crowds, as in the authors' code. Each pair counts as a
     separate fact: its prior is 1. `mention` numbers the distinct statements, `ambiguity` counts the pairs of each.
+    A triplet is dropped if none of its statements has a pair; `known` as in `CandidateSource`.
     """
     categories = list(dict.fromkeys(box.category for box in boxes))
+    possible = list(_ordered_pairs(boxes, overlapping))
+    paired = {(boxes[i].category, boxes[j].category) for i, j in possible}
+    lost: list[Dropped] = []
     stated: dict[tuple[str, str, str], list[int]] = {}
     for number, triplet in enumerate(triplets):
         predicate = wording(triplet)
         subjects = nouns(triplet.subject, triplet.subject_lemma, categories) if predicate else []
-        objects = nouns(triplet.object, triplet.object_lemma, categories) if subjects else []
+        objects = nouns(triplet.object, triplet.object_lemma, categories) if predicate else []
         for subject in subjects:
             for object_ in objects:
                 stated.setdefault((subject, predicate, object_), []).append(number)
+        if not any((subject, object_) in paired for subject in subjects for object_ in objects):
+            first, second = (
+                [i for i, box in enumerate(boxes) if box.category in meant and not box.crowd]
+                for meant in (subjects, objects)
+            )
+            lost.append(dropped(number, triplet, predicate, first, second, nouns, known))
     texts: dict[tuple[str, str], list[tuple[int, str, list[int]]]] = {}
     for mention, ((subject, predicate, object_), numbers) in enumerate(stated.items()):
         texts.setdefault((subject, object_), []).append((mention, predicate, numbers))
     found = [
         (i, j, predicate, numbers, mention)
-        for i, j in _ordered_pairs(boxes, overlapping)
+        for i, j in possible
         for mention, predicate, numbers in texts.get((boxes[i].category, boxes[j].category), ())
     ]
     sizes: dict[int, int] = {}
     for *_, mention in found:
         sizes[mention] = sizes.get(mention, 0) + 1
-    return [
+    pairs = [
         Pair(i, j, predicate, numbers[0], sizes[mention], mention, 1.0, len(numbers))
         for i, j, predicate, numbers, mention in found
     ]
+    return Candidates(pairs, lost)
 
 
 def official_groups(pairs: Sequence[Pair]) -> list[Group]:

@@ -1,12 +1,28 @@
-"""Chooses the scored labels to train on, and the confidence of each."""
+"""Chooses the scored labels to train on, with the confidence of each and the reason why others are left out."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from enum import StrEnum
+from typing import Literal, NamedTuple
 
 from tagger.pair import NO_MENTION, Pair
 from tagger.relation import Relation
+
+
+class NotKept(StrEnum):
+    """Why a scored label is not kept. The first reason that applies counts."""
+
+    LESS_LIKELY = "another pair of its mention is likelier"
+    BELOW_THRESHOLD = "below the threshold"
+    OVER_PER_PAIR = "over the limit per pair"
+
+
+class Judged(NamedTuple):
+    """The confidence of a label; `reason` is None when it is kept."""
+
+    confidence: float
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -25,29 +41,26 @@ class LabelChoice:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     per_pair: int | None = None
 
-    def chosen(self, relations: Sequence[Relation], pairs: Sequence[Pair]) -> list[tuple[Relation, float]]:
-        """Returns the kept labels with their confidence, in the given order; only "best" reads the candidates `pairs`.
+    def judge(self, relations: Sequence[Relation], pairs: Sequence[Pair]) -> list[Judged]:
+        """Returns a verdict on each label, in the given order; only "best" reads the candidates `pairs`.
 
         Raises ValueError when a label lacks the value that the measure or the rule needs.
         """
-        sure = [(relation, self._confidence(relation)) for relation in relations]
-        if self.rule == "best":
-            best = _best(dict(zip(map(_label, relations), (s for _, s in sure), strict=True)), relations, pairs)
-            sure = [(relation, confidence) for relation, confidence in sure if _label(relation) in best]
-        kept = [
-            (relation, confidence)
-            for relation, confidence in sure
-            if confidence >= self.thresholds.get(relation.predicate, self.threshold)
+        sure = [self._confidence(relation) for relation in relations]
+        judged = [
+            Judged(confidence, self._reason(r, confidence)) for r, confidence in zip(relations, sure, strict=True)
         ]
-        if self.per_pair is None:
-            return kept
-        places: Counter[tuple[int, int]] = Counter()
-        surest = set()
-        for relation, _ in sorted(kept, key=lambda one: (-one[1], one[0].predicate)):
-            places[relation.subject, relation.object] += 1
-            if places[relation.subject, relation.object] <= self.per_pair:
-                surest.add(_label(relation))
-        return [(relation, confidence) for relation, confidence in kept if _label(relation) in surest]
+        if self.rule == "best":
+            best = _best(dict(zip(map(_label, relations), sure, strict=True)), relations, pairs)
+            judged = [
+                one if _label(relation) in best else Judged(one.confidence, NotKept.LESS_LIKELY)
+                for relation, one in zip(relations, judged, strict=True)
+            ]
+        return judged if self.per_pair is None else _strongest_per_pair(relations, judged, self.per_pair)
+
+    def _reason(self, relation: Relation, confidence: float) -> str | None:
+        least = self.thresholds.get(relation.predicate, self.threshold)
+        return NotKept.BELOW_THRESHOLD if confidence < least else None
 
     def _confidence(self, relation: Relation) -> float:
         confidence = relation.score if self.measure == "score" else relation.calibrated
@@ -66,6 +79,19 @@ _Label = tuple[int, str, int]
 
 def _label(item: Relation | Pair) -> _Label:
     return item.subject, item.predicate, item.object
+
+
+def _strongest_per_pair(relations: Sequence[Relation], judged: Sequence[Judged], most: int) -> list[Judged]:
+    """Leaves out all but the `most` most confident kept labels of each ordered pair of boxes."""
+    kept = [place for place, one in enumerate(judged) if one.reason is None]
+    counts: Counter[tuple[int, int]] = Counter()
+    found = list(judged)
+    for place in sorted(kept, key=lambda place: (-judged[place].confidence, relations[place].predicate)):
+        ends = relations[place].subject, relations[place].object
+        counts[ends] += 1
+        if counts[ends] > most:
+            found[place] = Judged(judged[place].confidence, NotKept.OVER_PER_PAIR)
+    return found
 
 
 def _best(confidences: Mapping[_Label, float], relations: Sequence[Relation], pairs: Sequence[Pair]) -> set[_Label]:

@@ -1,7 +1,8 @@
 """A store that an earlier version wrote is read as it is: nothing in it is recomputed.
 
-`earlier/store.tar.xz` is the store of a run of `earlier/recipe.toml` by version 0.1.0. When a stage's version is raised on
-purpose, record it again: run the recipe with an empty store, and pack it without its caches (`indexes`, `parses.sqlite`).
+`earlier/store.tar.xz` is the store of a run of `earlier/recipe.toml`. When a stage's version is raised on purpose, record it
+again: run the recipe with an empty store, and pack it without its caches (`indexes`, `parses.sqlite`) and without the run's
+`records`, which runs of version 0.1.0 do not have.
 """
 
 from __future__ import annotations

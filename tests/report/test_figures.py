@@ -102,12 +102,12 @@ def test_a_set_without_relations_has_no_truth(book: RunBuilder) -> None:
 
 def test_a_partial_run_has_what_it_has(book: RunBuilder) -> None:
     nothing = compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5))
-    assert nothing.as_json()["labels"] == {}
+    assert nothing.as_json()["labels"] == {"lost": {}}
     assert nothing.audits == ()
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, "riding", 2)])])
     book.add("caption", "toys/0000", [captions(1, "a man")])
     figures = compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5)).as_json()
-    assert figures["labels"] == {"images": 1, "captions": 1}
+    assert figures["labels"] == {"images": 1, "captions": 1, "lost": {}}
     assert figures["audits"] == [{"dataset": "toys", "has_truth": True}]
     assert "share_of_gain" not in figures
 

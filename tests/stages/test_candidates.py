@@ -17,7 +17,7 @@ BOXES = [Box("person", 0, 0, 10, 10), Box("chair", 5, 0, 10, 10), Box("cat", 40,
 
 def found(settings: TagSettings) -> list[tuple[int, str, int]]:
     [triplets] = parse_captions(["a cat sitting on a chair"], load_parser())
-    return [(pair.subject, pair.predicate, pair.object) for pair in open_candidates(settings)(triplets, BOXES)]
+    return [(pair.subject, pair.predicate, pair.object) for pair in open_candidates(settings)(triplets, BOXES).pairs]
 
 
 @pytest.fixture

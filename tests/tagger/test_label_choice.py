@@ -2,7 +2,7 @@
 
 import pytest
 
-from tagger.labelling.label_choice import LabelChoice
+from tagger.labelling.label_choice import LabelChoice, NotKept
 from tagger.labelling.posterior import posteriors
 from tagger.pair import Pair
 from tagger.relation import Relation
@@ -27,9 +27,14 @@ LABELS = [
 ]
 
 
+def chosen(choice: LabelChoice, labels: list[Relation] = LABELS) -> list[tuple[Relation, float]]:
+    judged = choice.judge(labels, PAIRS)
+    return [(label, one.confidence) for label, one in zip(labels, judged, strict=True) if one.reason is None]
+
+
 def kept(**settings: object) -> list[tuple[int, str, int]]:
-    chosen = LabelChoice(**settings).chosen(LABELS, PAIRS)  # type: ignore[arg-type]
-    return [(label.subject, label.predicate, label.object) for label, _ in chosen]
+    choice = LabelChoice(**settings)  # type: ignore[arg-type]
+    return [(label.subject, label.predicate, label.object) for label, _ in chosen(choice)]
 
 
 def test_all_above_the_threshold() -> None:
@@ -43,30 +48,46 @@ def test_best_keeps_as_many_of_a_mention_as_it_means() -> None:
 
 
 def test_posterior_weighs_confidences() -> None:
-    chosen = LabelChoice(rule="posterior", threshold=0.3).chosen(LABELS, PAIRS)
-    assert [(label.subject, label.predicate) for label, _ in chosen] == [(0, "ride"), (0, "next to"), (1, "next to")]
-    assert [confidence for _, confidence in chosen] == pytest.approx([0.72, 0.45, 0.32])
+    found = chosen(LabelChoice(rule="posterior", threshold=0.3))
+    assert [(label.subject, label.predicate) for label, _ in found] == [(0, "ride"), (0, "next to"), (1, "next to")]
+    assert [confidence for _, confidence in found] == pytest.approx([0.72, 0.45, 0.32])
 
 
 def test_most_labels_of_a_pair() -> None:
     both = [relation(0, "on", 1, 0.4), relation(0, "ride", 1, 0.9), relation(1, "on", 0, 0.3)]
-    chosen = LabelChoice(per_pair=1).chosen(both, [])
-    assert [(label.subject, label.predicate) for label, _ in chosen] == [(0, "ride"), (1, "on")]
+    found = chosen(LabelChoice(per_pair=1), both)
+    assert [(label.subject, label.predicate) for label, _ in found] == [(0, "ride"), (1, "on")]
 
 
 def test_calibrated_confidence() -> None:
-    chosen = LabelChoice(measure="calibrated", threshold=0.4).chosen(LABELS, PAIRS)
-    assert [confidence for _, confidence in chosen] == [0.4]
+    found = chosen(LabelChoice(measure="calibrated", threshold=0.4))
+    assert [confidence for _, confidence in found] == [0.4]
     with pytest.raises(ValueError, match="held_out > 0"):
-        LabelChoice(measure="calibrated").chosen([Relation(0, 1, "on", 0.5, True, 0)], [])
+        LabelChoice(measure="calibrated").judge([Relation(0, 1, "on", 0.5, True, 0)], [])
 
 
 @pytest.mark.parametrize("rule", ["best", "posterior"])
 def test_labels_without_posteriors_are_not_taken_for_unlikely_ones(rule: str) -> None:
     with pytest.raises(ValueError, match="no posteriors"):
-        LabelChoice(rule=rule).chosen([relation(0, "on", 1, 0.9, None)], [])  # type: ignore[arg-type]
+        LabelChoice(rule=rule).judge([relation(0, "on", 1, 0.9, None)], [])  # type: ignore[arg-type]
     unsaid = Relation(0, 1, "on", 0.9, False, -1)
-    assert [label for label, sure in LabelChoice(rule=rule).chosen([unsaid], []) if sure] == []  # type: ignore[arg-type]
+    [judged] = LabelChoice(rule=rule).judge([unsaid], [])  # type: ignore[arg-type]
+    assert judged.reason is not None
+
+
+def test_every_label_that_is_not_kept_has_the_reason() -> None:
+    choice = LabelChoice(rule="best", threshold=0.45, per_pair=1)
+    labels = [*LABELS, relation(0, "above", 2, 0.5), relation(0, "on", 2, 0.1)]
+    pairs = [*PAIRS, Pair(0, 2, "above", 2, 1, mention=2, prior=1.0), Pair(0, 2, "on", 3, 1, mention=3, prior=1.0)]
+    assert [one.reason for one in choice.judge(labels, pairs)] == [
+        None,
+        NotKept.LESS_LIKELY,
+        None,
+        NotKept.BELOW_THRESHOLD,
+        NotKept.LESS_LIKELY,
+        NotKept.OVER_PER_PAIR,
+        NotKept.BELOW_THRESHOLD,
+    ]
 
 
 def test_posteriors_sum_to_what_a_mention_means_and_follow_prior_and_odds() -> None:
