@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
@@ -38,7 +37,7 @@ def summary_page(recipe: Recipe, run: Run, figures: Figures) -> str:
         f"# {recipe.name}",
         "",
         f"* artifacts by step: `{run.folder}`",
-        f"* report: `{Path(recipe.reports, recipe.name, 'index.html').absolute()}`",
+        f"* report: `{(recipe.report / 'index.html').absolute()}`",
         "",
         "## Labels",
         "",

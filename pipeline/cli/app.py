@@ -241,6 +241,21 @@ def import_(
 
 
 @app.command()
+def report(
+    run_name: RunName,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; unset: where the run's report lies.")] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="Number of pictures to show.")] = 24,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Write the report of a run anew, also of an older execution (RUN@2) or of a run that was pulled or imported."""
+    from pipeline.cli.report import write_run_report
+
+    with _errors_reported():
+        write_run_report(store, run_name, out, pictures, as_json)
+
+
+@app.command()
 def verify(
     run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Check only this run's artifacts.")] = None,
     repair: Annotated[bool, typer.Option("--repair", help="Remove what is damaged; the next run rebuilds it.")] = False,

@@ -1,4 +1,4 @@
-"""`rlip diff`: compares the relations of two runs and finds which change caused each difference."""
+"""`rlip diff`: compares two runs: their relations with the change that caused each difference, labels kept, settings, figures."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.cli.comparison import Comparison, in_words
 from pipeline.cli.why import causes_of
 from pipeline.report.console import table
 from pipeline.report.formatting import sanitise
@@ -118,11 +119,12 @@ class Difference:
 
 
 def print_diff(root: Address, before: str, after: str, as_json: bool) -> None:
-    """Print the difference between the relations of two runs: by cause, and per cause by predicate, with examples."""
+    """Print how two runs differ: relations by cause with examples, labels kept, settings, and figures side by side."""
     store = existing_store(root)
-    found = difference(find_run(store, before), find_run(store, after))
+    runs = find_run(store, before), find_run(store, after)
+    found, beside = difference(*runs), Comparison.of(*runs)
     if as_json:
-        print(json.dumps(found.as_json(), ensure_ascii=False))
+        print(json.dumps({**found.as_json(), **beside.as_json()}, ensure_ascii=False, default=str))
         return
     console = Console()
     causes = found.by_size
@@ -136,7 +138,21 @@ def print_diff(root: Address, before: str, after: str, as_json: bool) -> None:
                 console.print(Text(f"{kind} {example}"))
     if len(causes) > DETAILED:
         print(f"only the {DETAILED} largest of {len(causes)} causes are shown in full; --json shows them all")
-    print(f"{found.same} relations are unchanged")
+    print(f"{found.same:,} scored relations are unchanged")
+    _print_comparison(console, before, after, beside)
+
+
+def _print_comparison(console: Console, before: str, after: str, beside: Comparison) -> None:
+    kept = beside.kept
+    alone = f"{kept.lost.total():,} by {before} alone, {kept.added.total():,} by {after} alone"
+    print(f"{kept.same:,} labels are kept by both, {alone}")
+    for title, rows in (("Settings that differ", beside.settings), ("Figures", beside.figures)):
+        made = table(title, "name", escape(sanitise(before)), escape(sanitise(after)))
+        for row in rows:
+            made.add_row(Text(sanitise(row.name)), *(Text(sanitise(in_words(v))) for v in (row.before, row.after)))
+        if rows:
+            console.print()
+            console.print(made)
 
 
 def _counted(title: str, what: str, counted: Mapping[str, Counter[str]]) -> Table:

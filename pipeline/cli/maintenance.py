@@ -12,6 +12,8 @@ from rich.progress import track
 
 from pipeline.report.console import table
 from pipeline.report.formatting import bytes_in_words
+from pipeline.report.static_report import remove_report
+from pipeline.report.view import report_folder
 from storage.damage import Damage, find_damage
 from storage.errors import FatalError
 from storage.garbage import find_garbage
@@ -92,11 +94,16 @@ def remove_run(root: Address, run_name: str, as_json: bool) -> None:
     store.require_writable()
     run = find_run(store, run_name)
     freed = next((share.apart for share in usage_of(store).runs if share.name == run.name), 0)
+    folder = report_folder(run)
     run.remove()
+    reported = remove_report(run, folder)
     if as_json:
-        print(json.dumps({"removed": run.name, "freed_by_gc": freed}))
+        print(json.dumps({"removed": run.name, "report": str(folder) if reported else None, "freed_by_gc": freed}))
         return
-    print(f"run {run.name} removed; `rlip gc --delete` frees {bytes_in_words(freed)} after the grace period")
+    with_report = " with its report" if reported else ""
+    print(
+        f"run {run.name} removed{with_report}; `rlip gc --delete` frees {bytes_in_words(freed)} after the grace period"
+    )
 
 
 def _remove(store: Store, found: list[Damage]) -> int:

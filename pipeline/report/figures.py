@@ -18,7 +18,8 @@ from pipeline.report.arms import ArmScores, arm_scores, share_of_gain
 from pipeline.report.steps import StepSummary, summaries
 from pipeline.report.view import RunView
 from storage.digests import digest_json
-from storage.runs import Run
+from storage.errors import FatalError
+from storage.runs import Run, RunRecord
 
 _VERSION = 6
 """Incremented whenever the same run would give different figures."""
@@ -75,7 +76,7 @@ def compute_figures(run: Run, datasets: Sequence[str], choice: ChoiceSettings, u
 
 
 def figures_of(view: RunView) -> Figures:
-    """The figures of a run. They are cached with the run and recomputed when an artifact changes."""
+    """The figures of a run. They are cached with the run, if it is not an older record, and recomputed when artifacts change."""
     run, recordings = view.run, view.captioning.recorded
     changed = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in recordings if path.is_file()]
     stamp = digest_json([_VERSION, list(view.label_sets), view.choice.row_settings(), run_stamp(run), changed])
@@ -85,7 +86,10 @@ def figures_of(view: RunView) -> Figures:
         with suppress(ValidationError):
             return adapter.validate_python(found.get("figures"))
     figures = compute_figures(run, view.label_sets, view.choice, count_unknown_captions(view))
-    run.note("figures", {"stamp": stamp, "figures": adapter.dump_python(figures, mode="json")})
+    if isinstance(run, RunRecord):
+        return figures
+    with suppress(FatalError):  # a store that can't be written caches nothing
+        run.note("figures", {"stamp": stamp, "figures": adapter.dump_python(figures, mode="json")})
     return figures
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,10 +28,13 @@ from pipeline.report.view import RunView
 from storage.atomic import atomic_folder
 from storage.digests import digest_json
 from storage.errors import FatalError
+from storage.runs import Run
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MARK = "rlip-report"
 """Name of the meta element that identifies a page as a report; its content is the stamp."""
+_STORE = "rlip-store"
+"""Name of the meta element that names the store of the run."""
 _VERSION = 4
 """Incremented whenever the page of the same run would look different."""
 LONGEST_SIDE = 640
@@ -56,7 +61,7 @@ def write_report(
     """Writes the report of a run to `folder` and returns the path of its page.
 
     A run that computed nothing keeps an existing report of the same artifacts. `written` is the date in the page
-    header. Raises `FatalError` when `folder` holds anything but a report, or cannot be written.
+    header. Raises `FatalError` when `folder` holds anything but a report of this store, or cannot be written.
     """
     page = folder / "index.html"
     stamp = digest_json([_VERSION, samples, view.recipe, run_stamp(view.run)])
@@ -64,6 +69,7 @@ def write_report(
         return page
     if folder.exists() and any(folder.iterdir()) and _stamp_of(page) is None:
         raise FatalError(f"{folder}: holds files that are not a report; set `reports` in the recipe to another folder")
+    _require_same_store(page, view.run)
     try:
         with atomic_folder(folder, replace=True) as aside:
             (aside / "images").mkdir()
@@ -73,6 +79,36 @@ def write_report(
             f"{folder}: the report can't be written ({error}); set `reports` in the recipe to a writable folder"
         ) from error
     return page
+
+
+def remove_report(run: Run, folder: Path) -> bool:
+    """Removes the reports of a run and its records, and logs that lie in the store. Returns whether there was a report."""
+    pages = [folder / "index.html", *folder.parent.glob(f"{folder.name}@*/index.html")]
+    found = [page.parent for page in pages if _stamp_of(page) is not None and _is_of(page, run)]
+    for report in found:
+        shutil.rmtree(report)
+    if folder.resolve().is_relative_to(run.store.root.resolve()):
+        shutil.rmtree(folder.with_name(f"{folder.name}.logs"), ignore_errors=True)
+    return bool(found)
+
+
+def _require_same_store(page: Path, run: Run) -> None:
+    if not _is_of(page, run):
+        raise FatalError(
+            f"{page}: is the report of run {run.name!r} in the store {_meta(page, _STORE)}; set `reports` in the recipe to "
+            "another folder, or leave it out: reports then lie in their store"
+        )
+
+
+def _is_of(page: Path, run: Run) -> bool:
+    """Whether a page reports on a run of this store. In the store's own folder, which may have moved, every page does."""
+    inside = page.resolve().is_relative_to(run.store.root.resolve())
+    return inside or _meta(page, _STORE) in (None, _address(run))
+
+
+def _address(run: Run) -> str:
+    store = run.store
+    return str(store.root.resolve()) if store.address == str(store.root) else store.address
 
 
 def _fill(
@@ -86,17 +122,19 @@ def _fill(
     figures = figures_of(view)
     chosen = choose_samples(view.run, view.label_sets, view.choice, samples)
     style = (_TEMPLATES / "report.css").read_text()
-    html = (
+    text = (
         _environment()
         .get_template("report.html")
         .render(
             mark=_MARK,
             stamp=stamp,
+            store_mark=_STORE,
+            store=_address(view.run),
             style=Markup(style),
             style_hash=_csp_hash(style),
             name=view.run.name,
             digest=digest_json(view.recipe),
-            settings=json.dumps(view.recipe, indent=2, ensure_ascii=False),
+            recipe=json.dumps(view.recipe, indent=2, ensure_ascii=False) if view.recipe else "",
             written=written,
             hosts=sorted({host for step in figures.steps for host in step.hosts}),
             figures=figures,
@@ -111,7 +149,7 @@ def _fill(
             caption_counts=lambda texts: list(Counter(texts).items()),
         )
     )
-    (folder / "index.html").write_text(html, encoding="utf-8")
+    (folder / "index.html").write_text(text, encoding="utf-8")
 
 
 def _environment() -> Environment:
@@ -161,6 +199,8 @@ def _headline(figures: Figures) -> list[tuple[str, str, str]]:
 
 def _card(sample: Sample, folders: Mapping[str, Path | str], folder: Path) -> Card:
     row = sample.row
+    if row["dataset"] not in folders:
+        return Card(sample, None, "the run does not know where the images of this data set lie")
     file = f"images/{row['dataset']}-{row['image_id']}.jpg"
     try:
         image = read_image(locate_image(folders, row))
@@ -173,13 +213,18 @@ def _card(sample: Sample, folders: Mapping[str, Path | str], folder: Path) -> Ca
 
 def _stamp_of(page: Path) -> str | None:
     """The stamp of a report page; None when the file is not a report."""
+    return _meta(page, _MARK)
+
+
+def _meta(page: Path, name: str) -> str | None:
+    """The content of a meta element of a report page; None when the file has no such element."""
     try:
         with page.open(encoding="utf-8") as file:
             head = file.read(2_000)
     except (OSError, UnicodeDecodeError):
         return None
-    _, found, rest = head.partition(f'<meta name="{_MARK}" content="')
-    return rest.partition('"')[0] if found else None
+    _, found, rest = head.partition(f'<meta name="{name}" content="')
+    return html.unescape(rest.partition('"')[0]) if found else None
 
 
 def _csp_hash(text: str) -> str:

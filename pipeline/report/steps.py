@@ -71,6 +71,8 @@ class StepSummary:
     facts: Mapping[str, Any]
     """Measurements of the stage: integers are summed over partitions, floats averaged, others kept if all agree."""
     hosts: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The settings that the artifacts were computed with, whatever a later recipe says; those that partitions agree on."""
 
     @classmethod
     def of(cls, step: str, artifacts: Iterable[Artifact]) -> StepSummary:
@@ -93,6 +95,7 @@ class StepSummary:
             bytes=sum(entry.size for manifest in manifests for entry in manifest.files.values()),
             facts=_facts([manifest.facts for manifest in manifests]),
             hosts=tuple(sorted({manifest.host for manifest in manifests})),
+            settings=_common([manifest.terms.get("settings", {}) for manifest in manifests]),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -130,6 +133,12 @@ def stage_rows(steps: Sequence[StepSummary], outcome: Outcome | None) -> list[St
         else line
         for line in outcome.steps
     ]
+
+
+def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The settings that have the same value in all artifacts."""
+    first = settings[0] if settings else {}
+    return {name: value for name, value in first.items() if all(other.get(name) == value for other in settings)}
 
 
 def _facts(facts: list[dict[str, Any]]) -> dict[str, Any]:

@@ -11,6 +11,15 @@ from pipeline.captioning.settings import CaptionSettings
 from pipeline.labels.kept_labels import ChoiceSettings
 from storage.runs import Run
 
+REPORTS = "reports"
+"""Folder of reports in a store, where the recipe names no other."""
+
+
+def report_folder(run: Run) -> Path:
+    """Where the report of a run lies, by the recipe that was recorded with it."""
+    chosen = run.read_document("recipe").get("reports")
+    return (Path(chosen) if chosen else run.store.root / REPORTS) / run.name
+
 
 @dataclass(frozen=True)
 class RunView:
@@ -25,4 +34,4 @@ class RunView:
     image_folders: Mapping[str, Path | str]
     """Data set → location of its images."""
     recipe: Mapping[str, Any]
-    """The whole recipe as JSON values, for display."""
+    """The recipe of the last execution as JSON values, for display; empty for imported labels."""

@@ -31,7 +31,9 @@ class RunContext:
         self.is_prepared = False
         """Whether the checks before a run have passed; until then, an execution changes nothing that a run has."""
         started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-        self.logs = RunLogs(recipe.reports / f"{recipe.name}.logs" / started, recipe.name, recipe.run.log_format)
+        self.logs = RunLogs(
+            recipe.report.with_name(f"{recipe.name}.logs") / started, recipe.name, recipe.run.log_format
+        )
 
     @cached_property
     def store(self) -> Store:

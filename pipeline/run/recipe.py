@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.datasets.source import DataSource
+from pipeline.report.view import REPORTS
 from pipeline.runtime.logs import LogFormat
 from pipeline.runtime.settings import Settings, apply_override, runtime
 from pipeline.stages.evaluate import EvaluateSettings
@@ -22,6 +23,7 @@ from pipeline.training.settings import TaggerSettings, TrainingSettings
 from scenes.settings import SceneSettings
 from storage.errors import FatalError
 from storage.open_store import local_folder
+from storage.runs import Run
 
 
 class DataSection(Settings):
@@ -97,8 +99,8 @@ class Recipe(Settings):
     """Name of the run in the store and of its reports."""
     store: str = "out/store"
     """A folder or an fsspec URL, e.g. s3://bucket/folder."""
-    reports: Path = Path("out/reports")
-    """Folder of reports and log files."""
+    reports: Path | None = None
+    """Folder of reports and log files; unset: `reports` in the store, or in this machine's copies of a store at a URL."""
     scenes: SceneSettings | None = None
     """If set, the synthetic world is written to `data.root` before the first step."""
     data: DataSection
@@ -111,6 +113,11 @@ class Recipe(Settings):
     pretrain: PretrainSection = PretrainSection()
     evaluate: EvaluateSettings = EvaluateSettings()
     run: RunSection = RunSection()
+
+    @property
+    def report(self) -> Path:
+        """Folder of this run's report."""
+        return (self.reports or local_folder(self.store) / REPORTS) / self.name
 
     def ingest_settings(self) -> IngestSettings:
         """The ingest section, plus the sources and the folder for their parsed annotations."""
@@ -156,6 +163,20 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise FatalError(_explain(path, error)) from error
+
+
+def recorded_recipe(run: Run) -> Recipe | None:
+    """The recipe that was recorded with a run; None for one without a recipe, e.g. of imported labels.
+
+    Raises `FatalError` when another version recorded it in a form that this one does not know.
+    """
+    found = run.read_document("recipe")
+    try:
+        return Recipe.model_validate(found) if found else None
+    except ValidationError as error:
+        raise FatalError(
+            f"the recipe recorded with run {run.name!r} is of another version: {error.errors()[0]['msg']}"
+        ) from error
 
 
 def _explain(path: Path, error: ValidationError) -> str:

@@ -151,5 +151,5 @@ def conclude(context: RunContext, outcome: Outcome) -> tuple[Figures, Path]:
     """Store recipe and outcome with the run and write the report. Returns the figures and the path of the report."""
     context.run.note("recipe", context.recipe.model_dump(mode="json"))
     context.run.note("outcome", outcome.as_rows())
-    view, folder = context.view, context.recipe.reports / context.recipe.name
-    return figures_of(view), write_report(view, outcome, folder, written=datetime.now())
+    view = context.view
+    return figures_of(view), write_report(view, outcome, context.recipe.report, written=datetime.now())

@@ -9,6 +9,7 @@ import pytest
 from run_builder import Made, RunBuilder, relations
 from toy_store import put
 
+from pipeline.cli.comparison import Comparison
 from pipeline.cli.diff import difference, print_diff
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.stage import Output
@@ -96,13 +97,30 @@ def test_it_prints_and_has_json(runs: tuple[Run, Run], capsys: pytest.CaptureFix
     root = runs[0].store.root
     print_diff(root, "before", "after", as_json=False)
     text = capsys.readouterr().out
+    assert "4 labels are kept by both, 1 by before alone, 1 by after alone" in text and "seconds, tag" in text
     assert "tag: floor: 0.05 → 0.1" in text and "added image 1: #2 near #1, none → 0.600" in text
     print_diff(root, "before", "after", as_json=True)
     parsed = json.loads(capsys.readouterr().out)
     assert parsed["predicates"]["ride"] == {"re-scored": 1}
+    assert {"name": "scored", "before": 5, "after": 5} in parsed["figures"]
+    assert parsed["kept"] == {"same": 4, "added": {"near": 1}, "lost": {"near": 1}}
     (cause,) = parsed["causes"]
     assert (cause["stage"], cause["what"], cause["counts"]["lost"]) == ("tag", "floor: 0.05 → 0.1", 1)
     assert cause["examples"]["added"][0]["after"] == pytest.approx(0.6)
+
+
+def test_what_is_kept_is_compared_with_settings_and_figures(runs: tuple[Run, Run]) -> None:
+    store, (before, _) = runs[0].store, runs
+    stricter = Run(store, "stricter")
+    for run, threshold in ((before, 0.2), (stricter, 0.45)):
+        run.record("tag", "tag", before.keys("tag"))
+        RunBuilder(run, store.root).add("shard:pseudo", "toys/0000", [], settings={"threshold": threshold})
+    found = Comparison.of(before, stricter)
+    assert difference(before, stricter).same == 5, "the relations are the same"
+    assert (found.kept.same, found.kept.added, found.kept.lost) == (3, {}, {"ride": 2})
+    assert found.settings == (("shard:pseudo.threshold", 0.2, 0.45),)
+    figures = {row.name: (row.before, row.after) for row in found.figures}
+    assert figures["kept"] == (5, 3) and figures["scored"] == (5, 5) and "seconds, tag" in figures
 
 
 def test_a_run_without_relations_is_told(book: RunBuilder, runs: tuple[Run, Run]) -> None:

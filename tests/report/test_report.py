@@ -10,10 +10,14 @@ import pytest
 from PIL import Image
 from run_builder import TWO_PEOPLE, RunBuilder, captions, relations, triplets
 
+from pipeline.cli.maintenance import remove_run
+from pipeline.cli.report import write_run_report
 from pipeline.report.figures import figures_of
-from pipeline.report.static_report import write_report
+from pipeline.report.static_report import remove_report, write_report
 from pipeline.run.context import run_view
 from storage.errors import FatalError
+from storage.local_store import LocalStore
+from storage.runs import Run
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 
@@ -158,3 +162,44 @@ def test_a_run_that_computed_nothing_keeps_its_report(labelled: RunBuilder, reci
     labelled.metrics("train_tagger", (0, "loss", 2.0))
     write_report(run_view(recipe, labelled.run), Outcome("toy"), folder)
     assert not (folder / "images" / "mark").exists()
+
+
+def test_a_report_of_another_store_is_not_overwritten(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
+    page = write_report(run_view(recipe, labelled.run), None, tmp_path / "report")
+    (tmp_path / "another").mkdir()
+    other = RunBuilder(Run(LocalStore(tmp_path / "another" / "store"), "toy"), labelled.pictures)
+    other.metrics("train_tagger", (0, "loss", 2.0))
+    before = page.read_bytes()
+    with pytest.raises(FatalError, match=r"is the report of run 'toy' in the store .*leave it out"):
+        write_report(run_view(recipe, other.run), None, tmp_path / "report")
+    assert page.read_bytes() == before
+    assert not remove_report(other.run, tmp_path / "report") and page.exists()
+    assert recipe.model_copy(update={"store": str(other.run.store.root)}).report == other.run.store.root / "reports/toy"
+
+
+def test_a_report_is_written_anew_and_goes_with_its_run(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
+    store = labelled.run.store
+    labelled.run.note("recipe", recipe.model_dump(mode="json"))
+    labelled.run.append("completed", recipe=recipe.model_dump(mode="json"))
+    labelled.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], settings={"floor": 0.9})
+    write_run_report(store.root, "toy", None, 24, as_json=False)
+    write_run_report(store.root, "toy@1", None, 24, as_json=False)
+    now, then = (Page(store.root / "reports" / name / "index.html") for name in ("toy", "toy@1"))
+    assert "1 labels kept" in " ".join(now.text.split()) and "1 labels kept" not in " ".join(then.text.split())
+    (store.root / "reports" / "toy.logs").mkdir()
+    remove_run(store.root, "toy", as_json=False)
+    assert not list((store.root / "reports").glob("toy*"))
+
+
+def test_imported_labels_have_a_report_too(labelled: RunBuilder) -> None:
+    write_run_report(labelled.run.store.root, "toy", None, 24, as_json=False)
+    page = Page(labelled.run.store.root / "reports" / "toy" / "index.html")
+    assert "imported labels" in page.text and "does not know where the images" in page.text
+
+
+def test_a_step_tells_the_settings_that_it_was_computed_with(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
+    labelled.add("shard:pseudo", "toys/0000", [], settings={"threshold": 0.2})
+    stricter = recipe.model_copy(update={"shard": recipe.shard.model_copy(update={"threshold": 0.9})})
+    text = report(stricter, labelled, tmp_path / "report").text
+    settings = text.split("Settings that each step was computed with")[1].split("Recipe of the last execution")[0]
+    assert "threshold 0.2" in " ".join(settings.split()) and "score ≥ 0.2" in text

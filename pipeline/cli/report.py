@@ -1,0 +1,37 @@
+"""`rlip report`: writes the report of a run anew."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+from pipeline.captioning.settings import CaptionSettings
+from pipeline.labels.kept_labels import ChoiceSettings, choice_of
+from pipeline.report.static_report import write_report
+from pipeline.report.view import RunView, report_folder
+from pipeline.run.context import run_view
+from pipeline.run.recipe import recorded_recipe
+from storage.open_store import Address, existing_store
+from storage.runs import Run, find_run
+
+
+def write_run_report(root: Address, run_name: str, out: Path | None, pictures: int, as_json: bool) -> None:
+    """Write the report of a run to `out`, or where the run's report lies. Prints the path of its page."""
+    run = find_run(existing_store(root), run_name)
+    recipe = recorded_recipe(run)
+    view = run_view(recipe, run) if recipe is not None else _imported(run)
+    page = write_report(view, None, out or report_folder(run), pictures, written=datetime.now())
+    print(json.dumps({"report": str(page)}) if as_json else f"Report: {page}")
+
+
+def _imported(run: Run) -> RunView:
+    """A run without a recipe, whose pictures no recipe locates."""
+    return RunView(
+        run=run,
+        label_sets=tuple(sorted({partition.split("/")[0] for partition in run.artifacts("tag")})),
+        choice=choice_of(run) or ChoiceSettings(threshold=0.0),
+        captioning=CaptionSettings(),
+        image_folders={},
+        recipe={},
+    )
