@@ -45,7 +45,7 @@ def stage_flow(stage: type[Stage]) -> Flow[[Recipe], Any]:
 STAGE_FLOWS = tuple(map(stage_flow, STAGES))
 """The flows of all stages, each after those that it reads from."""
 # Deployments refer to a flow by an attribute of this module.
-ingest, caption, parse, train_tagger, tag, shard, pretrain, evaluate = STAGE_FLOWS
+ingest, caption, parse, train_tagger, import_tagger, tag, shard, pretrain, evaluate = STAGE_FLOWS
 
 
 def run_stage(recipe: Recipe, stage: str) -> State[list[StepOutcome]]:

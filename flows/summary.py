@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.progress import artifact_key
@@ -32,7 +30,7 @@ def publish_summary(context: RunContext, outcome: Outcome) -> None:
 
 def summary_page(recipe: Recipe, run: Run, figures: Figures) -> str:
     """The figures and paths of a run in Markdown. Contains no text from the data, because Prefect renders it."""
-    counts = {name: value for name, value in asdict(figures.labels).items() if value is not None}
+    counts = [[name, f"{count:,}"] for name, count in figures.labels.levels()]
     lines = [
         f"# {recipe.name}",
         "",
@@ -41,7 +39,7 @@ def summary_page(recipe: Recipe, run: Run, figures: Figures) -> str:
         "",
         "## Labels",
         "",
-        *_table([[f"{name}", f"{value:,}"] for name, value in counts.items()], ["", f"kept: {figures.choice}"]),
+        *_table(counts, ["", f"kept: {figures.choice}"]),
         "",
         *_table([row for audit in figures.audits for row in _audit(audit)], ["labels", "precision", "recall"]),
         *_arms(figures.arms, figures.share_of_gain),

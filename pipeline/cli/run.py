@@ -70,7 +70,8 @@ def plan_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
         return
     table = Table("step", "cached", "due", "why", box=None)
     for row in rows:
-        table.add_row(*("?" if value is None else str(value) for value in row.values()))
+        due = "not known" if row["due"] is None else f"{'at most ' if row['at_most'] else ''}{row['due']}"
+        table.add_row(row["step"], str(row["cached"]), due, Text(sanitise(row["why"], 200)))
     Console().print(table)
 
 

@@ -64,14 +64,15 @@ def _stages(figures: Figures, outcome: Outcome) -> Table:
     for row in stage_rows(figures.steps, outcome):
         counts = (row.partitions, row.cached, row.rows_in, row.rows_out, row.rejected)
         times = (f"{row.seconds:,.1f}", f"{row.rate:,.1f}" if row.rate else "–")
-        style = "dim" if row.recorded else ""
+        mark = "*" if row.recorded else ""
         made.add_row(
             Text(row.step),
             *("–" if count is None else f"{count:,}" for count in counts),
-            *(Text(time, style) for time in times),
+            times[0] + mark,
+            times[1],
         )
     if any(row.recorded for row in stage_rows(figures.steps, outcome)):
-        made.caption = "dimmed times: recorded when the step was computed, summed over its workers"
+        made.caption = "* recorded when the step was computed, summed over its workers"
         made.caption_justify = "left"
     return made
 

@@ -10,6 +10,7 @@ from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Stage
 from pipeline.stages.caption import CaptionStage
 from pipeline.stages.evaluate import EvaluateStage
+from pipeline.stages.import_tagger import ImportTaggerSettings, ImportTaggerStage
 from pipeline.stages.ingest import IngestStage
 from pipeline.stages.parse import ParseStage
 from pipeline.stages.pretrain import PretrainStage
@@ -47,7 +48,8 @@ def build_steps(recipe: Recipe) -> list[Step]:
     Raises `FatalError` when `run.until` names a stage that the recipe does not have.
     """
     data = recipe.data
-    ingested = tuple(dict.fromkeys((*data.label, *data.mix, *data.tagger, *data.test)))
+    trained_on = data.tagger if recipe.tag.weights is None else ()
+    ingested = tuple(dict.fromkeys((*data.label, *data.mix, *trained_on, *data.test)))
     steps = [Step("ingest", IngestStage, recipe.ingest_settings(), datasets=ingested)]
     arms = recipe.pretrain.arms
     if "pseudo" in arms or not arms:
@@ -86,21 +88,27 @@ def _labelling(recipe: Recipe) -> list[Step]:
         Step("caption", CaptionStage, recipe.caption_settings(), datasets=data.label, reads={"images": ("ingest",)}),
         Step("parse", ParseStage, recipe.parse_settings(), datasets=data.label, reads={"captions": ("caption",)}),
     ]
-    if data.tagger:
-        images = {"images": ("ingest",)}
-        trained_on = {"images": data.tagger}
-        steps += [
-            Step("train_tagger", TrainTaggerStage, recipe.train_tagger, reads=images, from_datasets=trained_on),
-            Step(
-                "tag",
-                TagStage,
-                recipe.tag,
-                datasets=data.label,
-                reads={**images, "triplets": ("parse",)},
-                uses={"tagger": ("train_tagger",)},
-            ),
-        ]
+    tagger = _tagger(recipe)
+    if tagger is not None:
+        reads = {"images": ("ingest",), "triplets": ("parse",)}
+        uses = {"tagger": (tagger.name,)}
+        steps += [tagger, Step("tag", TagStage, recipe.tag, datasets=data.label, reads=reads, uses=uses)]
     return steps
+
+
+def _tagger(recipe: Recipe) -> Step | None:
+    """The step that makes the tagger: by taking one over, or by training it."""
+    if recipe.tag.weights is not None:
+        trained = recipe.train_tagger
+        taken = ImportTaggerSettings(
+            weights=recipe.tag.weights, store=recipe.store, tokenizer=trained.tokenizer, image_size=trained.image_size
+        )
+        return Step("import_tagger", ImportTaggerStage, taken)
+    if not recipe.data.tagger:
+        return None
+    trained_on = {"images": recipe.data.tagger}
+    reads = {"images": ("ingest",)}
+    return Step("train_tagger", TrainTaggerStage, recipe.train_tagger, reads=reads, from_datasets=trained_on)
 
 
 def _arm(recipe: Recipe, arm: str) -> list[Step]:

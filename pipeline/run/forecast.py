@@ -5,44 +5,76 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from pipeline.run.dag import Step
 from pipeline.run.planner import Planner
 from pipeline.runtime.execute import WorkItem
+from pipeline.runtime.stage import WHOLE, dataset_of
 from storage.artifact import Artifact
 from storage.changes import changes
+
+_Causes = dict[str, str]
+"""Partition → why it is due."""
 
 
 @dataclass(frozen=True)
 class StepForecast:
-    """What a run would do with a step. `due` is None if it depends on an earlier step that must run first."""
+    """What a run would do with a step. `due` is None while not even its number of partitions is known."""
 
     step: str
     cached: int
     due: int | None
     why: str
+    at_most: bool = False
+    """Whether partitions count as due because what they read is due. They stay cached if it turns out as it was."""
 
 
 def forecast(planner: Planner) -> Iterator[StepForecast]:
     """Yield the forecast of each step in the order of the chain. Computes nothing and writes only the stored partitioning."""
-    waiting: set[str] = set()
     context = planner.context
-    first, root = context.steps[0].name, context.recipe.data.root
+    first, root = context.steps[0], context.recipe.data.root
     if context.recipe.scenes is not None and not root.is_dir():
-        waiting.add(first)
-        yield StepForecast(first, 0, None, f"after the synthetic world is written to {root}")
+        yield StepForecast(first.name, 0, None, f"after the synthetic world is written to {root}")
+        for step in context.steps[1:]:
+            yield StepForecast(step.name, 0, None, f"after {', '.join(sorted(step.needs)) or first.name}")
+        return
+    pending: dict[str, _Causes] = {}
     for step in context.steps:
-        if step.name in waiting:
-            continue
-        blocked = sorted(step.needs & waiting)
-        if blocked:
-            waiting.add(step.name)
-            yield StepForecast(step.name, 0, None, f"after {', '.join(blocked)}")
-            continue
-        plan = planner.plan(step)
-        if plan.due:
-            waiting.add(step.name)
-        run = context.run
-        why = _why(plan.due[0], run.keys(step.name), run.artifacts(step.name)) if plan.due else ""
-        yield StepForecast(step.name, len(plan.cached), len(plan.due), why)
+        inherited = _inherited(planner, step, pending)
+        cached, due = 0, {}
+        if WHOLE not in inherited:
+            plan = planner.plan(step, without=inherited)
+            keys, before = context.run.keys(step.name), context.run.artifacts(step.name)
+            cached, due = len(plan.cached), {item.partition: _why(item, keys, before) for item in plan.due}
+        pending[step.name] = causes = due | inherited
+        if WHOLE in inherited:
+            planner.done[step.name] = {}
+        why = next(iter(causes.values()), "")
+        yield StepForecast(step.name, cached, len(causes), why, at_most=bool(inherited))
+
+
+def _inherited(planner: Planner, step: Step, pending: Mapping[str, _Causes]) -> _Causes:
+    """The partitions of a step that wait for what they read, each with the first cause and the step where it lies."""
+    found: _Causes = {}
+    for table, names in {**step.reads, **step.uses}.items():
+        for name in names:
+            for partition, why in pending[name].items():
+                cause = why if ": " in why and why.partition(": ")[0] in pending else f"{name}: {why}"
+                if step.stage.whole:
+                    wanted = step.from_datasets.get(table)
+                    if wanted is None or dataset_of(partition) in wanted:
+                        found.setdefault(WHOLE, cause)
+                elif table in step.uses:
+                    found = dict.fromkeys(_partitions(planner, step, pending), cause) | found
+                elif dataset_of(partition) in step.datasets:
+                    found.setdefault(partition, cause)
+    return found
+
+
+def _partitions(planner: Planner, step: Step, pending: Mapping[str, _Causes]) -> list[str]:
+    """All partitions that a step will have."""
+    upstream = next(iter(step.reads.values()))
+    every = {partition for name in upstream for partition in (*planner.done[name], *pending[name])}
+    return sorted(partition for partition in every if dataset_of(partition) in step.datasets)
 
 
 def _why(item: WorkItem, keys: Mapping[str, str], before: Mapping[str, Artifact]) -> str:

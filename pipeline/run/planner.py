@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -47,11 +47,14 @@ class Planner:
         self.done: dict[str, dict[str, Artifact]] = {}
         """Step → partition → artifact, for the steps planned so far."""
 
-    def plan(self, step: Step) -> StepPlan:
-        """Look up every partition of `step`. Raises `FatalError` for settings or data that can't work."""
+    def plan(self, step: Step, without: Collection[str] = ()) -> StepPlan:
+        """Look up every partition of `step` but those `without`, whose inputs are not made yet.
+
+        Raises `FatalError` for settings or data that can't work.
+        """
         plan = StepPlan(step)
         store, found = self.context.store, {}
-        items = list(self._items(step))
+        items = list(self._items(step, without))
         there = store.find_all(step.stage.name, [item.key for item in items])
         store.touch(step.stage.name, there.values())
         for item in items:
@@ -127,13 +130,13 @@ class Planner:
             f"{limit}; `rlip show {recipe.name} {step.name}` lists them. Fix the data, or raise the limit"
         )
 
-    def _items(self, step: Step) -> Iterator[WorkItem]:
+    def _items(self, step: Step, without: Collection[str]) -> Iterator[WorkItem]:
         stage = step.stage(step.settings)
         settings = stage.row_settings()
         weights = {role: _digest(path) for role, path in stage.weights().items()}
         uses = {table: self._whole(step, table, steps) for table, steps in step.uses.items()}
         before = self.context.run.keys(step.name) if step.stage.row_wise else {}
-        for partition, inputs in self._partitions(step, stage):
+        for partition, inputs in self._partitions(step, stage, without):
             digests = {table: [artifact.content for artifact in found] for table, found in {**inputs, **uses}.items()}
             if partition.digest:
                 digests["records"] = [partition.digest]
@@ -141,10 +144,15 @@ class Planner:
             name, ids = partition.name, partition.image_ids
             yield WorkItem(step.name, name, terms, _folders(inputs), ids, _folders(uses), before.get(name, ""))
 
-    def _partitions(self, step: Step, stage: Stage) -> Iterator[tuple[Partition, dict[str, list[Artifact]]]]:
+    def _partitions(
+        self, step: Step, stage: Stage, without: Collection[str]
+    ) -> Iterator[tuple[Partition, dict[str, list[Artifact]]]]:
         """Yield each partition of a step with the artifacts that it reads."""
         if step.stage.whole:
-            yield Partition(WHOLE, (), ""), {table: self._whole(step, table, s) for table, s in step.reads.items()}
+            every = {table: self._whole(step, table, steps) for table, steps in step.reads.items()}
+            taken = {table: [a for a in found if stage.takes(table, a)] for table, found in every.items()}
+            # If it takes nothing, the stage itself says what it lacks.
+            yield Partition(WHOLE, (), ""), {table: found or every[table] for table, found in taken.items()}
         elif not step.reads:
             for dataset in step.datasets:
                 for partition in stage.partitions(dataset, self.context.store):
@@ -152,7 +160,7 @@ class Planner:
         else:
             for upstream in next(iter(step.reads.values())):
                 for name in self.done[upstream]:
-                    if dataset_of(name) in step.datasets:
+                    if dataset_of(name) in step.datasets and name not in without:
                         inputs = {table: [self.done[s][name] for s in steps] for table, steps in step.reads.items()}
                         yield Partition(name, (), ""), inputs
 

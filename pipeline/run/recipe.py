@@ -25,23 +25,35 @@ from storage.errors import FatalError
 from storage.open_store import local_folder
 from storage.runs import Run
 
+RECIPES = Path(__file__).parents[2] / "recipes"
+"""The project's own recipes, which a recipe in any folder can extend."""
+
 
 class DataSection(Settings):
     """Where the data are, and what each data set is used for."""
 
-    root: Path = Path("data")
-    """Folder that relative paths of the sources start at."""
+    root: Path = Path()
+    """Folder that relative paths of the sources start at; unset: the recipe's folder."""
     partition_size: int = Field(1000, ge=1)
     """Number of images per partition, fixed when a data set is first ingested."""
     sources: tuple[DataSource, ...] = Field(min_length=1)
     label: tuple[str, ...] = ()
-    """Data sets to caption, tag and pre-train on."""
+    """Data sets to caption, tag and pre-train on; all, if no set has a role."""
     tagger: tuple[str, ...] = ()
     """Data sets whose annotated relations train the tagger."""
     mix: tuple[str, ...] = ()
     """Data sets whose annotated relations are added to the pre-training in every arm."""
     test: tuple[str, ...] = ()
     """Data sets to evaluate the pre-trained weights on."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_roles_label_all(cls, values: Any) -> Any:
+        roles = ("label", "tagger", "mix", "test")
+        sources = values.get("sources") if isinstance(values, dict) else None
+        if not isinstance(sources, list) or any(role in values for role in roles):
+            return values
+        return {**values, "label": [s["name"] for s in sources if isinstance(s, dict) and "name" in s]}
 
     @model_validator(mode="after")
     def _names_exist(self) -> DataSection:
@@ -96,7 +108,7 @@ class Recipe(Settings):
     """A named run: its data, the settings of each stage, and how to execute it."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Name of the run in the store and of its reports."""
+    """Name of the run in the store and of its reports; unset: the name of the recipe's file."""
     store: str = "out/store"
     """A folder or an fsspec URL, e.g. s3://bucket/folder."""
     reports: Path | None = None
@@ -110,7 +122,8 @@ class Recipe(Settings):
     train_tagger: TaggerSettings = TaggerSettings()
     tag: TagSettings = TagSettings()
     shard: ShardSettings = ShardSettings()
-    pretrain: PretrainSection = PretrainSection()
+    pretrain: PretrainSection = PretrainSection(arms=())
+    """Without this section, the run ends with labels."""
     evaluate: EvaluateSettings = EvaluateSettings()
     run: RunSection = RunSection()
 
@@ -138,31 +151,57 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _arms_have_what_they_need(self) -> Recipe:
-        if "pseudo" in self.pretrain.arms and not self.data.tagger:
+        if "pseudo" in self.pretrain.arms and not self.data.tagger and self.tag.weights is None:
             raise ValueError(
-                "pretrain.arms has 'pseudo', which needs a tagger; name a data set with relations in data.tagger"
+                "pretrain.arms has 'pseudo', which needs a tagger; name a data set with relations in data.tagger, or a trained "
+                "tagger in tag.weights"
             )
         return self
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply overrides such as `caption.top_p=0.8`.
+    """Read a recipe, with the one that it extends, and apply overrides such as `caption.top_p=0.8`.
 
     Raises `FatalError` with the file, the field, its value and what is allowed.
     """
+    values = _read(path)
+    values.setdefault("name", path.stem)
+    for override in overrides:
+        apply_override(values, override)
+    if isinstance(values.get("data"), dict):
+        values["data"].setdefault("root", str(path.parent))
     try:
-        values = tomllib.loads(path.read_text())
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise FatalError(_explain(path, error)) from error
+
+
+def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a recipe over those of the recipe that it extends: sections are joined, other values replaced."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         near = ", ".join(sorted(str(p) for p in path.parent.glob("*.toml"))) or "none"
         raise FatalError(f"no recipe at {path}; recipes in that folder: {near}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
         raise FatalError(f"{path}: not a readable TOML file: {error}") from error
-    for override in overrides:
-        apply_override(values, override)
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        raise FatalError(_explain(path, error)) from error
+    extended = values.pop("extends", None)
+    if extended is None:
+        return values
+    if not isinstance(extended, str):
+        raise FatalError(f'{path}: extends = {extended!r}: name one recipe, e.g. extends = "coco_sample.toml"')
+    chain = (*extending, path.resolve())
+    base = next((p for p in (path.parent / extended, RECIPES / extended) if p.is_file()), path.parent / extended)
+    if base.resolve() in chain:
+        raise FatalError(f"{path}: extends {extended}, which extends it in turn; end the circle")
+    below = _read(base, chain)
+    below.pop("name", None)
+    return _joined(below, values)
+
+
+def _joined(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    both = {name for name in above if isinstance(above[name], dict) and isinstance(below.get(name), dict)}
+    return {**below, **above, **{name: _joined(below[name], above[name]) for name in both}}
 
 
 def recorded_recipe(run: Run) -> Recipe | None:

@@ -135,6 +135,10 @@ class Stage(ABC):
         """The partitions of a data set, for a stage that reads no table."""
         raise NotImplementedError(f"stage {self.name} takes its partitions from the tables that it reads")
 
+    def takes(self, table: str, artifact: Artifact) -> bool:
+        """Whether a stage over all partitions reads this one. What it would not use must not change its key."""
+        return True
+
     def open(self, given: Inputs) -> None:  # noqa: B027 - most stages have nothing to load
         """Load models and whatever else is heavy. The engine calls this once per worker, before the first `run`."""
 

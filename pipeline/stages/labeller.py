@@ -29,6 +29,9 @@ class LabellerSettings(Settings):
     method: Literal["tagger", "clip", "prior", "naive"] = "tagger"
     """What scores candidates. tagger: the Relation Tagger; clip: a CLIP model that compares the rectangle around both boxes
     with words; prior: each candidate's prior, from boxes and names alone; naive: every candidate gets score 1."""
+    weights: str | None = runtime(None)
+    """A trained tagger to take over instead of training one: a weights file, a folder with one, or a run of the store
+    (`demo`, `demo@2`). Its content is part of the key."""
     clip: Path | None = runtime(None)
     """Folder of a transformers CLIP model for method "clip"; its content is part of the key."""
     predicates: Literal["pair", "image"] = "pair"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.runtime.stage import Stage
 from pipeline.stages.caption import CaptionStage
 from pipeline.stages.evaluate import EvaluateStage
+from pipeline.stages.import_tagger import ImportTaggerStage
 from pipeline.stages.ingest import IngestStage
 from pipeline.stages.parse import ParseStage
 from pipeline.stages.pretrain import PretrainStage
@@ -17,6 +18,7 @@ STAGES: tuple[type[Stage], ...] = (
     CaptionStage,
     ParseStage,
     TrainTaggerStage,
+    ImportTaggerStage,
     TagStage,
     ShardStage,
     PretrainStage,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow.compute as pc
+
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
 from pipeline.training.config import RESUMES_FROM
 from pipeline.training.settings import TaggerSettings
+from storage.artifact import Artifact
 from storage.tables import METRICS
 
 
@@ -28,6 +31,10 @@ class TrainTaggerStage(Stage):
     def weights(self) -> dict[str, Path]:
         """The tokenizer and the initial weights, where the settings name them."""
         return self.settings.files()
+
+    def takes(self, table: str, artifact: Artifact) -> bool:
+        """Only partitions that state relations: new images without any do not train the tagger again."""
+        return any(pc.list_value_length(artifact.table(table)["relations"]).to_pylist())
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Train in separate processes. Must be called from the main thread."""

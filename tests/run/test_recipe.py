@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.run.dag import build_steps
 from pipeline.run.recipe import load_recipe
 from storage.errors import FatalError
 
@@ -47,6 +48,36 @@ def test_mistakes_are_named(tmp_path: Path, change: str, words: list[str]) -> No
         assert word in str(caught.value)
 
 
+def test_a_short_recipe_labels_its_pictures_and_trains_nothing(tmp_path: Path) -> None:
+    text = '[[data.sources]]\nname = "mine"\nimages = "."\nannotations = "instances.json"\n[tag]\nweights = "demo"\n'
+    recipe = load_recipe(_recipe(tmp_path, text))
+    assert (recipe.name, recipe.data.root, recipe.data.label) == ("r", tmp_path, ("mine",))
+    assert recipe.data.sources[0].format == "coco"
+    assert [step.name for step in build_steps(recipe)] == ["ingest", "caption", "parse", "import_tagger", "tag"]
+
+
+def test_a_recipe_extends_another_in_its_folder_or_in_the_project(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(GOOD.replace('name = "r"', 'name = "base"\n[caption]\ntop_p = 0.5\ndraws = 3'))
+    recipe = load_recipe(_recipe(tmp_path, 'extends = "base.toml"\n[caption]\ndraws = 4\n'))
+    assert (recipe.name, recipe.caption.top_p, recipe.caption.draws) == ("r", 0.5, 4)
+    assert recipe.data.label == ("coco",)
+    project = load_recipe(_recipe(tmp_path, 'extends = "coco_sample.toml"\n[data]\nroot = "elsewhere"\n'))
+    assert (project.name, project.data.root, project.train_tagger.epochs) == ("r", Path("elsewhere"), 20)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('extends = "none.toml"', r"no recipe at .*none\.toml"),
+        ('extends = "r.toml"', "end the circle"),
+        ("extends = 3", "name one recipe"),
+    ],
+)
+def test_a_base_that_is_none_is_told(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(FatalError, match=message):
+        load_recipe(_recipe(tmp_path, text))
+
+
 def test_a_role_must_name_a_source(tmp_path: Path) -> None:
     path = _recipe(tmp_path, GOOD.replace('label = ["coco"]', 'label = ["cooc"]'))
     with pytest.raises(FatalError, match=r"cooc.*sources are \['coco'\]"):
@@ -54,7 +85,7 @@ def test_a_role_must_name_a_source(tmp_path: Path) -> None:
 
 
 def test_pseudo_labels_need_a_tagger(tmp_path: Path) -> None:
-    path = _recipe(tmp_path, GOOD.replace('tagger = ["coco"]', ""))
+    path = _recipe(tmp_path, GOOD.replace('tagger = ["coco"]', "") + "[pretrain]\n")
     with pytest.raises(FatalError, match=r"pseudo.*data\.tagger"):
         load_recipe(path)
 

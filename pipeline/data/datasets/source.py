@@ -26,7 +26,7 @@ class DataSource(Settings):
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Name of the data set in tables and reports."""
-    format: Format
+    format: Format = "coco"
     """The layout of the annotation files."""
     split: str = "train"
     """The name of the split in tables and exports."""

@@ -1,0 +1,91 @@
+"""Stage `import_tagger`: takes over a trained tagger, of another run or from a file, in place of training one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from pipeline.runtime.settings import Settings, runtime
+from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
+from pipeline.training.config import MODEL, VOCABULARY
+from pipeline.training.settings import CALIBRATION
+from pipeline.training.vocabulary import is_tokenizer, tokenizer_files
+from storage.errors import FatalError
+from storage.open_store import existing_store
+from storage.runs import find_run
+from storage.tables import METRICS, read_table
+
+_STEPS = ("train_tagger", "import_tagger")
+_METRICS = "tagger.parquet"
+
+
+class ImportTaggerSettings(Settings):
+    """Where the tagger comes from; filled in from the sections `tag` and `train_tagger`."""
+
+    weights: str = runtime("")
+    """A weights file, a folder with one, or a run of the store (`demo`, `demo@2`)."""
+    store: str = runtime("")
+    tokenizer: Path | None = runtime(None)
+    """Folder of the tokenizer, for weights that have none beside them."""
+    image_size: int = 800
+    """Side that images are scaled to, for weights that have no vocabulary.json beside them, which tells it."""
+
+
+class ImportTaggerStage(Stage):
+    """Makes the same artifact as `train_tagger` does, so that equal weights lead to the same keys below."""
+
+    name = "import_tagger"
+    version = 1
+    writes = "tagger"
+    schema = METRICS
+    whole = True
+    settings: ImportTaggerSettings
+
+    def weights(self) -> dict[str, Path]:
+        """The files of the tagger. Raises `FatalError` that says what is missing where."""
+        settings: ImportTaggerSettings = self.settings
+        model = _find(settings.weights, settings.store)
+        beside = model.parent
+        tokenizer = beside if is_tokenizer(beside) else settings.tokenizer
+        if tokenizer is None or not is_tokenizer(tokenizer):
+            raise FatalError(
+                f"tag.weights = {settings.weights}: {beside} has no tokenizer (tokenizer.json, or vocab.json and merges.txt); "
+                "copy its files there, or set train_tagger.tokenizer to its folder, e.g. of roberta-base"
+            )
+        names = (VOCABULARY, CALIBRATION, _METRICS)
+        return {MODEL: model, **{n: beside / n for n in names if (beside / n).is_file()}, **tokenizer_files(tokenizer)}
+
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
+        """Copy the files. Weights alone know no names; then images are scaled as the settings say."""
+        found = self.weights()
+        metrics = found.pop(_METRICS, None)
+        files = {name: Path(shutil.copyfile(path, work / name)) for name, path in found.items()}
+        if VOCABULARY not in files:
+            files[VOCABULARY] = work / VOCABULARY
+            vocabulary = {"objects": [], "predicates": [], "image_size": self.settings.image_size}
+            files[VOCABULARY].write_text(json.dumps(vocabulary))
+        table = METRICS.empty_table() if metrics is None else read_table(metrics, METRICS)
+        return Output(table, files, rows_in=0, rows_out=0, facts={"from": self.settings.weights})
+
+
+def _find(weights: str, store: str) -> Path:
+    """The weights file that `weights` names."""
+    path = Path(weights)
+    if path.is_dir() or path.suffix == ".safetensors":
+        file = path / MODEL if path.is_dir() else path
+        if not file.is_file():
+            raise FatalError(
+                f"tag.weights = {weights}: no file {file}; name a .safetensors file, or a run of the store"
+            )
+        return file
+    if path.is_file():
+        raise FatalError(f"tag.weights = {weights}: not a .safetensors file; convert it with `rlip weights import`")
+    try:
+        run = find_run(existing_store(store), weights)
+    except FatalError as error:
+        raise FatalError(f"tag.weights = {weights}: neither a file nor a run ({error})") from error
+    for step in _STEPS:
+        for artifact in run.artifacts(step).values():
+            return artifact.file(MODEL)
+    raise FatalError(f"tag.weights = {weights}: run {run.name!r} has no tagger; run its recipe until train_tagger")

@@ -1,0 +1,83 @@
+"""docs/your_data.md, followed to the letter: its recipes are written and its commands run, in a folder with six pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_chain import World
+
+from storage.local_store import LocalStore
+from storage.runs import Run
+
+
+@pytest.fixture
+def workplace(finished: World, root: Path, tmp_path: Path) -> Path:
+    """A folder with six pictures, where a run named `demo` has a tagger."""
+    (tmp_path / "scenes").symlink_to(root / "scenes")
+    shutil.copytree(finished.store, tmp_path / "out" / "store")
+    shutil.copytree(tmp_path / "out/store/runs/tiny", tmp_path / "out/store/runs/demo")
+    given = json.loads((finished.data / "coco/annotations/instances_train.json").read_bytes())
+    images = sorted(given["images"], key=lambda image: image["id"])[:6]
+    kept = {image["id"] for image in images}
+    (tmp_path / "mine").mkdir()
+    for image in images:
+        shutil.copy(finished.data / "coco/train" / image["file_name"], tmp_path / "mine")
+    given |= {"images": images, "annotations": [a for a in given["annotations"] if a["image_id"] in kept]}
+    (tmp_path / "mine" / "instances.json").write_text(json.dumps(given))
+    return tmp_path
+
+
+def rlip(folder: Path, *words: str) -> str:
+    bin_folder = str(Path(sys.executable).parent)
+    done = subprocess.run(
+        [f"{bin_folder}/rlip", *words], cwd=folder, capture_output=True, text=True, timeout=600,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{bin_folder}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert done.returncode == 0, f"{words}: {done.stdout[-1500:]}{done.stderr[-1500:]}"
+    return done.stdout
+
+
+@pytest.mark.timeout(900)
+def test_the_page_leads_from_six_pictures_to_labels(workplace: Path, root: Path) -> None:
+    page = (root / "docs" / "your_data.md").read_text()
+    recipe, extended = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert len([line for line in recipe.splitlines() if line]) <= 10
+    (workplace / "mine" / "mine.toml").write_text(recipe)
+    commands = re.findall(r"^    rlip (.*)$", page, re.MULTILINE)
+    assert len(commands) >= 8
+    said = {command: rlip(workplace, *shlex.split(command)) for command in commands}
+    assert "6 images →" in said["show mine tag"]
+    assert Path(workplace, said["report mine --pictures 6"].split("Report: ")[1].strip()).is_file()
+    assert (workplace / "out/export/mine-csv/labels.csv").is_file()
+    (workplace / "mine" / "more.toml").write_text(extended)
+    plan = {row["step"]: row["due"] for row in json.loads(rlip(workplace, "plan", "mine/more.toml", "--json"))}
+    assert plan == {"ingest": 0, "caption": 1, "parse": 1, "import_tagger": 0, "tag": 1}
+    store = LocalStore(workplace / "out" / "store")
+    (taken,) = Run(store, "mine").artifacts("import_tagger").values()
+    (trained,) = Run(store, "demo").artifacts("train_tagger").values()
+    assert taken.content == trained.content, "equal weights lead to equal keys below"
+
+
+def test_a_tagger_that_is_none_is_told(workplace: Path, root: Path) -> None:
+    (workplace / "mine" / "mine.toml").write_text(
+        '[[data.sources]]\nname = "mine"\nimages = "."\nannotations = "instances.json"\n'
+        '[caption]\nmodel = "scenes/weights/captioner"\n'
+    )
+    command = [str(Path(sys.executable).with_name("rlip")), "run", "mine/mine.toml", "--direct"]
+    for weights, words in (
+        ("nothing", "neither a file nor a run"),
+        ("mine/instances.json", "not a .safetensors file"),
+        ("mine", "no file mine/model.safetensors"),
+    ):
+        done = subprocess.run(
+            [*command, "--set", f"tag.weights={weights}"], cwd=workplace, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 1 and f"tag.weights = {weights}" in done.stderr and words in done.stderr, done.stderr
