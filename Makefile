@@ -1,5 +1,8 @@
 # One word a command; `make help` lists them.
-PYTHON ?= python3
+# The first interpreter that fits pyproject.toml and can make virtual environments; PYTHON=... names another.
+FITS := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
+PYTHON ?= $(shell for each in python3 python3.11 python3.12 python3.13 python3.14; do \
+	$$each -c '$(FITS)' 2>/dev/null && echo $$each && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
 export DO_NOT_TRACK := 1
@@ -14,6 +17,8 @@ help: ## list the commands
 setup: $(BIN)/.installed ## create .venv and install everything into it
 
 $(BIN)/.installed: pyproject.toml
+	@test -n "$(PYTHON)" && $(PYTHON) -c '$(FITS)' 2>/dev/null || { echo "$(or $(PYTHON),python3) is no Python 3.11 to 3.14 that can make \
+	virtual environments. Install one (Debian: apt install python3 python3-venv), or name one: make setup PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
@@ -61,13 +66,14 @@ bench-tagger: setup ## labelling beside the authors' procedure on the same weigh
 	$(BIN)/python -m benchmarks.labelling --json out/bench-tagger.json
 
 LAVIS := .lavis
-LAVIS_PYTHON ?= $(PYTHON)
+LAVIS_PYTHON ?= $(shell for each in python3 python3.11 python3.10; do \
+	$$each -c 'import sys, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))' 2>/dev/null && echo $$each && break; done)
 
 lavis-env: $(LAVIS)/.installed ## create .lavis, the environment of captioner "lavis" (Python 3.10 or 3.11: LAVIS_PYTHON)
 
 $(LAVIS)/.installed: requirements-lavis.txt
-	@$(LAVIS_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))' || \
-		{ echo "$(LAVIS_PYTHON) is neither Python 3.10 nor 3.11, and LAVIS's libraries have no wheels for others: make lavis-env LAVIS_PYTHON=python3.11"; exit 1; }
+	@test -n "$(LAVIS_PYTHON)" && $(LAVIS_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))' || \
+		{ echo "$(or $(LAVIS_PYTHON),python3) is neither Python 3.10 nor 3.11, and LAVIS's libraries have no wheels for others: make lavis-env LAVIS_PYTHON=python3.11"; exit 1; }
 	$(LAVIS_PYTHON) -m venv $(LAVIS)
 	grep -v '^salesforce-lavis' $< > $(LAVIS)/requirements.txt
 	$(LAVIS)/bin/pip install -q --disable-pip-version-check -r $(LAVIS)/requirements.txt

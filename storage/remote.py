@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from storage.errors import FatalError
+from storage.errors import FatalError, translate_os_errors
 from storage.remote_retry import PAUSES, retry, translate_remote_errors
 
 T = TypeVar("T")
@@ -24,6 +24,7 @@ _S3_OPTIONS: dict[str, Any] = {
     "skip_instance_cache": True,
 }
 """Leaves retries to us alone, and uses the endpoint and credentials that the environment names now."""
+_OF_THE_WRITER = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _CHUNK = 2**20
 _AT_ONCE = 512
 """Number of small files requested together."""
@@ -160,7 +161,18 @@ class Remote:
 
     def download(self, path: str, local: Path) -> None:
         """Copy `path` to a local file. Raises FileNotFoundError where there is none."""
-        self._do(lambda: self._files.get_file(self._path(path), str(local)))
+
+        def get() -> None:
+            try:
+                self._files.get_file(self._path(path), str(local))
+            except OSError as error:
+                if error.errno not in _OF_THE_WRITER:
+                    raise
+                # What is read can't be full or read-only, so this machine's disk is.
+                with translate_os_errors(f"copying {self.url}/{path} to {local}"):
+                    raise
+
+        self._do(get)
 
     def digest(self, path: str) -> tuple[int, str] | None:
         """Size and sha256 of a file's bytes, read again; None where there is none."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
 
 from storage.errors import FatalError
 
@@ -26,6 +29,32 @@ def find_model(model: str, hub: bool, setting: str = "model") -> Path:
             f"captioner model {folder}: lacks {', '.join(lacking)} (setting: {setting}). {_ways(model, setting)}"
         )
     return folder
+
+
+def model_fault(folder: Path) -> str:
+    """Describes what keeps a folder from being a BLIP model, by its configuration and the heads of its weights; or "".
+
+    Weights are not loaded: that takes longer than every other check before a run.
+    """
+    try:
+        kind = json.loads((folder / "config.json").read_bytes()).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        return f"config.json can't be read ({error}); copy the folder again"
+    if kind != "blip":
+        return f"config.json describes a model of type {kind!r}, not 'blip'; name a folder with BLIP's weights"
+    for path in sorted(folder.glob("model*.safetensors")):
+        try:
+            with safe_open(str(path), framework="np"):
+                pass
+        except (OSError, SafetensorError) as error:
+            return f"{path.name} can't be read ({error}); copy it again"
+    for path in (folder / name for name in _TOKENIZER_FILES if name.endswith(".json")):
+        try:
+            if path.is_file():
+                json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            return f"{path.name} can't be read ({error}); copy it again"
+    return ""
 
 
 def find_lavis_model(model: str) -> tuple[Path, Path]:

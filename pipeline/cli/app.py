@@ -11,7 +11,6 @@ import typer
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="RLIPv2 as one pipeline: raw detection images → captions → relations → pre-trained and evaluated weights.",
 )
@@ -378,6 +377,60 @@ def show_weights(file: CheckpointPath, as_json: AsJson = False) -> None:
         show_weights(file, as_json)
 
 
+data = typer.Typer(no_args_is_help=True, help="Public data sets and weights: download them and show what is there.")
+app.add_typer(data, name="data")
+DataRoot = Annotated[Path, typer.Option("--root", help="The folder that recipes call data.root.")]
+DATA = Path("data")
+
+
+@data.command("get")
+def get_data(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]...",
+            help="coco, objects365, visual_genome, hico_det, vcoco, blip or roberta; lists all if omitted.",
+        ),
+    ] = None,
+    root: DataRoot = DATA,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="PART", help="Only this part, e.g. val. Can be repeated.")
+    ] = None,
+    mirror: Annotated[
+        str | None,
+        typer.Option(envvar="RLIP_MIRROR", metavar="URL", help="Get https://host/path from URL/host/path instead."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Download public data sets and weights to where the recipes look for them; resumes, verifies and unpacks."""
+    from pipeline.cli.data import get_data
+
+    with _errors_reported(resumes=True):
+        get_data(names or [], root, only or [], mirror, as_json)
+
+
+@data.command("list")
+def list_data(root: DataRoot = DATA, as_json: AsJson = False) -> None:
+    """List the public data sets and weights: official page, size, what goes where, and whether it is there."""
+    from pipeline.cli.data import list_data
+
+    with _errors_reported():
+        list_data(root, as_json)
+
+
+def _interrupt_again(dropped: sys.UnraisableHookArgs) -> None:
+    """Python drops an interrupt that arrives inside a finaliser or a callback of a C library. Raise it again outside."""
+    if not issubclass(dropped.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(dropped)
+        return
+    import signal
+    from threading import Timer, main_thread
+
+    again = Timer(0.05, signal.pthread_kill, (main_thread().ident, signal.SIGINT))
+    again.daemon = True
+    again.start()
+
+
 class _errors_reported:  # noqa: N801 - used like a function
     """Turns a `PipelineError` into one message and exit code 1, Ctrl-C and SIGTERM into one and exit code 130.
 
@@ -394,6 +447,7 @@ class _errors_reported:  # noqa: N801 - used like a function
             raise KeyboardInterrupt
 
         signal.signal(signal.SIGTERM, stop)
+        sys.unraisablehook = _interrupt_again
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None:

@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.show import show_run as _show_run
@@ -18,7 +18,7 @@ from pipeline.report.formatting import sanitise
 from pipeline.report.steps import Outcome
 from pipeline.report.trained_tagger import TrainedTagger
 from pipeline.run.context import RunContext
-from pipeline.run.doctor import examine, require
+from pipeline.run.doctor import examine, require_readable
 from pipeline.run.forecast import forecast
 from pipeline.run.planner import Planner
 from pipeline.run.prepare import read_annotations, write_world
@@ -61,7 +61,7 @@ def train_tagger(path: Path, overrides: Sequence[str], runner: str, as_json: boo
 def plan_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
     """Print the cached and due partitions of each step, as far as they are known before the chain runs."""
     context = RunContext(load_recipe(path, overrides))
-    require(context)
+    require_readable(context)
     with open_display(Console(stderr=True), as_json=False) as display:
         read_annotations(context, display.reading)
     rows = [asdict(step) for step in forecast(Planner(context))]
@@ -99,10 +99,10 @@ def examine_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
     if as_json:
         print(json.dumps([vars(finding) for finding in findings]))
     else:
-        table = Table("", "what", Column("", overflow="fold"), box=None)  # folded, so that no path is truncated
-        for finding in findings:
-            table.add_row(finding.state, *(Text(sanitise(text, len(text))) for text in (finding.what, finding.detail)))
-        Console().print(table)
+        console = Console()
+        for finding in findings:  # one line each, so that a path can be copied whole
+            line = f"{finding.state:<7}  {finding.what}: {finding.detail}"
+            console.print(Text(sanitise(line, len(line))), soft_wrap=True)
     missing = [finding for finding in findings if finding.state == "missing"]
     if missing:
         raise FatalError(f"{path}: {len(missing)} requirement(s) missing; the list above says how to fix each")

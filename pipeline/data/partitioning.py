@@ -39,7 +39,8 @@ def partition_dataset(
     stored = load_cut(path)
     cut = extend_cut(stored, index.ids.tolist(), size)
     if cut != stored:
-        store.put(path, json.dumps({"partitions": cut}).encode())
+        with suppress(FatalError):  # a store that can't be written can be planned with; a run is refused before
+            store.put(path, json.dumps({"partitions": cut}).encode())
     remembered = PartitionDigests(index.folder)
     for number, image_ids in enumerate(cut):
         present = index.present(image_ids)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.interop.json_writer import number, write_list, write_object
 from pipeline.interop.run_rows import RunRows, Tally, relations_of
+from pipeline.interop.segmentations import Segmentations, annotation_file
 
 
 def write_coco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
@@ -18,7 +20,8 @@ def write_coco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> N
         place.mkdir()
         ids = category_ids(rows, dataset)
         images = list(_images(rows, dataset))
-        annotations = list(_annotations(rows, dataset, ids))
+        with closing(Segmentations(annotation_file(rows.run, dataset))) as outlines:
+            annotations = list(_annotations(rows, dataset, ids, outlines))
         categories = [{"id": number, "name": name} for name, number in ids.items()]
         parts = [("images", images), ("annotations", annotations), ("categories", categories)]
         write_object(place / "instances.json", parts)
@@ -50,13 +53,14 @@ def _images(rows: RunRows, dataset: str) -> Iterator[dict[str, Any]]:
         yield {"id": row["image_id"], "file_name": row["uri"], **size}
 
 
-def _annotations(rows: RunRows, dataset: str, ids: dict[str, int]) -> Iterator[dict[str, Any]]:
-    """Yields boxes in stored order. A box keeps its source id if that is positive and not yet taken."""
+def _annotations(rows: RunRows, dataset: str, ids: dict[str, int], outlines: Segmentations) -> Iterator[dict[str, Any]]:
+    """Yields boxes in stored order. A box keeps its source id if that is positive and not yet taken, and its outline then."""
     taken: set[int] = set()
     following = 1
     for image in rows.images(dataset, "images"):
         for box in image.items("images", "boxes"):
             own = box["source_id"]
+            outline = None if own is None or own in taken else outlines.find(own)
             if own is None or own <= 0 or own in taken:
                 while following in taken:
                     following += 1
@@ -69,6 +73,7 @@ def _annotations(rows: RunRows, dataset: str, ids: dict[str, int]) -> Iterator[d
                 "bbox": [number(box[side]) for side in "xywh"],
                 "area": number(box["w"] * box["h"]),
                 "iscrowd": int(box["crowd"]),
+                **({"segmentation": outline} if outline is not None else {}),
             }
 
 

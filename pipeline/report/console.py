@@ -52,10 +52,13 @@ def share(value: float | None) -> str:
 
 
 def table(title: str, *columns: str) -> Table:
-    """Creates an empty table. The first column holds names, the others hold numbers."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    """Creates an empty table. The first column holds names, the others hold numbers. Headings wrap, but are never cut."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for place, column in enumerate(columns):
-        made.add_column(column, justify="right" if place else "left", header_style="dim", no_wrap=not place)
+        longest = max(map(len, column.split(" ")))
+        made.add_column(
+            column, justify="right" if place else "left", header_style="dim", no_wrap=not place, min_width=longest
+        )
     return made
 
 

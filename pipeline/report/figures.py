@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.captioning.recorded import RecordedCaptioner
 from pipeline.labels.caption_audit import CaptionAudit, CaptionCount
+from pipeline.labels.coverage import CoverageCount, LabelCoverage
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.label_audit import LabelAudit, LabelCount
 from pipeline.labels.label_funnel import LabelFunnel, PredicateCount, label_counts, labelled_partitions
@@ -21,18 +22,22 @@ from storage.digests import digest_json
 from storage.errors import FatalError
 from storage.runs import Run, RunRecord
 
-_VERSION = 6
+_VERSION = 7
 """Incremented whenever the same run would give different figures."""
 
 
 @dataclass(frozen=True)
 class DatasetAudit:
-    """One labelled data set compared with its own given relations; both audits are None when it gives none."""
+    """One labelled data set compared with its own given relations; both audits are None when it gives none.
+
+    `coverage` is None before any of its partitions is tagged.
+    """
 
     dataset: str
     has_truth: bool
     labels: LabelAudit | None
     captions: CaptionAudit | None
+    coverage: LabelCoverage | None = None
 
 
 @dataclass(frozen=True)
@@ -115,18 +120,23 @@ def run_stamp(run: Run) -> str:
 def _audit(run: Run, dataset: str, choice: ChoiceSettings) -> DatasetAudit:
     images = labelled_partitions(run, "ingest", [dataset])
     tagged, parsed = labelled_partitions(run, "tag", [dataset]), labelled_partitions(run, "parse", [dataset])
-    labels, captions = LabelCount(choice), CaptionCount()
+    labels, captions, covered = LabelCount(choice), CaptionCount(), CoverageCount(choice)
     has_truth = False
     for partition, artifact in images.items():
         table = artifact.table("images")
         has_truth = has_truth or any(table["relations"].to_pylist())
+        triplets = parsed[partition].table("triplets") if partition in parsed else None
         if partition in tagged:
             labels.add(table, tagged[partition])
-        if partition in parsed:
-            captions.add(table, parsed[partition].table("triplets"))
+            covered.add(table, tagged[partition], triplets)
+        if triplets is not None:
+            captions.add(table, triplets)
+    coverage = covered.coverage()
     if not has_truth:
-        return DatasetAudit(dataset, False, None, None)
-    return DatasetAudit(dataset, True, labels.audit() if tagged else None, captions.audit() if parsed else None)
+        return DatasetAudit(dataset, False, None, None, coverage)
+    return DatasetAudit(
+        dataset, True, labels.audit() if tagged else None, captions.audit() if parsed else None, coverage
+    )
 
 
 def _without_none(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Extra output of `rlip show RUN tag`: the label funnel, the score histogram, frequent predicates, and the audits."""
+"""Extra output of `rlip show RUN tag`: the label funnel, the score histogram, frequent predicates, audits and coverage."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console, Group
 from rich.text import Text
 
+from pipeline.labels.coverage import CoverageCount, LabelCoverage
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings, choice_of
 from pipeline.labels.label_audit import LabelAudit, LabelCount
@@ -21,12 +22,16 @@ from storage.runs import Run
 BINS = 10
 MAX_PREDICATES = 12
 MAX_CONFUSIONS = 3
+MAX_MISSING = 15
 _BAR = 40
 
 
 @dataclass(frozen=True)
 class LabelView:
-    """The labels of a run. `scores`: counts per tenth of [0, 1]; `audits`: by data set that gives relations."""
+    """The labels of a run. `scores`: counts per tenth of [0, 1]; `audits`: by data set that gives relations.
+
+    `coverage`: by data set whose images the run has.
+    """
 
     choice: str
     """Description of which labels are kept."""
@@ -34,6 +39,7 @@ class LabelView:
     scores: tuple[int, ...]
     predicates: tuple[PredicateCount, ...]
     audits: dict[str, LabelAudit]
+    coverage: dict[str, LabelCoverage]
 
     @classmethod
     def of(cls, run: Run) -> LabelView:
@@ -45,8 +51,10 @@ class LabelView:
         for artifact in run.artifacts("tag").values():
             scores = FlatList.of(artifact.table("relations"), "relations").numbers("score")
             spread += np.bincount(np.minimum((scores * BINS).astype(int), BINS - 1), minlength=BINS)
-        audits = {dataset: audit for dataset in datasets if (audit := _audit(run, dataset, choice)).given}
-        return cls(choice.in_words(), counts, tuple(spread.tolist()), predicates, audits)
+        judged = {dataset: _judge(run, dataset, choice) for dataset in datasets}
+        audits = {dataset: audit for dataset, (audit, _) in judged.items() if audit.given}
+        coverage = {dataset: found for dataset, (_, found) in judged.items() if found is not None}
+        return cls(choice.in_words(), counts, tuple(spread.tolist()), predicates, audits, coverage)
 
     def as_json(self) -> dict[str, Any]:
         """The view as plain values."""
@@ -57,7 +65,9 @@ class LabelView:
         console.print(Text(sanitise(" → ".join(self._yield()))))
         parts = [self._losses()] if self.counts.lost else []
         parts += [self._spread(), self._usual()]
-        parts += [_audited(dataset, audit, self.choice) for dataset, audit in self.audits.items()]
+        for dataset in sorted(self.audits.keys() | self.coverage.keys()):
+            parts += [_audited(dataset, self.audits[dataset], self.choice)] if dataset in self.audits else []
+            parts += _covered(dataset, self.coverage[dataset]) if dataset in self.coverage else []
         if not self.audits:
             parts.append(Group(Text("No audit: the labelled data sets give no relations to compare with")))
         for part in parts:
@@ -127,9 +137,39 @@ def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
     return Group(ways, Text(errors), Text(), made)
 
 
-def _audit(run: Run, dataset: str, choice: ChoiceSettings) -> LabelAudit:
-    tagged, count = labelled_partitions(run, "tag", [dataset]), LabelCount(choice)
+def _covered(dataset: str, coverage: LabelCoverage) -> list[Group]:
+    spread = table(
+        f"Coverage of {sanitise(dataset)}, per image of {coverage.images:,} with boxes",
+        "relations", "number", "mean", "median", "without", "predicates", "tail",
+    )  # fmt: skip
+    for name, found in (("kept", coverage.kept), ("given by the set", coverage.given)):
+        if found is not None:
+            mean, median = ("–" if value is None else f"{value:.2f}" for value in (found.mean, found.median))
+            numbers = (f"{found.relations:,}", mean, median, share(found.share_without), f"{found.predicates:,}")
+            spread.add_row(name, *numbers, share(found.tail_share))
+    missing = table("Predicates that no kept label has", "of", "missing", "why", "which")
+    for each in coverage.lists:
+        missing.add_row(each.name, f"{each.missing:,} of {each.predicates:,}")
+        for reason, count in each.reasons.items():
+            named = each.by_reason()[reason][:MAX_MISSING]
+            more = f" (+{count - len(named):,})" if count > len(named) else ""
+            missing.add_row("", f"{count:,}", reason, Text(", ".join(map(sanitise, named)) + more))
+    for column in missing.columns[2:]:
+        column.justify = "left"
+    pairs = table("Precision by the pair's geometry", "measure", "bin", "kept", "precision", "naive", "naive precision")
+    for place, row in enumerate(coverage.geometry):
+        repeated = place and coverage.geometry[place - 1].measure == row.measure
+        kept, naive = (f"{row.kept:,}", share(row.precision)), (f"{row.naive:,}", share(row.naive_precision))
+        pairs.add_row("" if repeated else row.measure, row.bin, *kept, *naive)
+    return [Group(spread), Group(missing), *([Group(pairs)] if coverage.geometry else [])]
+
+
+def _judge(run: Run, dataset: str, choice: ChoiceSettings) -> tuple[LabelAudit, LabelCoverage | None]:
+    tagged, parsed = labelled_partitions(run, "tag", [dataset]), labelled_partitions(run, "parse", [dataset])
+    count, covered = LabelCount(choice), CoverageCount(choice)
     for partition, artifact in labelled_partitions(run, "ingest", [dataset]).items():
         if partition in tagged:
-            count.add(artifact.table("images"), tagged[partition])
-    return count.audit()
+            images = artifact.table("images")
+            count.add(images, tagged[partition])
+            covered.add(images, tagged[partition], parsed[partition].table("triplets") if partition in parsed else None)
+    return count.audit(), covered.coverage()

@@ -29,13 +29,14 @@ from storage.atomic import atomic_folder
 from storage.digests import digest_json
 from storage.errors import FatalError
 from storage.runs import Run
+from tagger.audit.coverage import FREQUENT
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MARK = "rlip-report"
 """Name of the meta element that identifies a page as a report; its content is the stamp."""
 _STORE = "rlip-store"
 """Name of the meta element that names the store of the run."""
-_VERSION = 4
+_VERSION = 5
 """Incremented whenever the page of the same run would look different."""
 LONGEST_SIDE = 640
 """Longest side of the pictures in the report, in pixels."""
@@ -138,6 +139,7 @@ def _fill(
             written=written,
             hosts=sorted({host for step in figures.steps for host in step.hosts}),
             figures=figures,
+            frequent=FREQUENT,
             headline=_headline(figures),
             scores=score_names(figures.arms),
             stages=stage_rows(figures.steps, outcome),
@@ -161,6 +163,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["share"] = lambda value: "–" if value is None else f"{value:.3f}"
+    environment.filters["decimals"] = lambda value: "–" if value is None else f"{value:.2f}"
     environment.filters["score_name"] = score_name
     environment.filters["score_text"] = score_text
     environment.filters["count"] = lambda value: "–" if value is None else f"{value:,}".replace(",", "\u2009")

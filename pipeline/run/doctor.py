@@ -5,16 +5,23 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from packaging.requirements import Requirement
 
+from pipeline.captioning.model_folder import model_fault
+from pipeline.data.catalogue import where_to_get
+from pipeline.data.datasets.source import json_fault, text_fault
 from pipeline.run.context import RunContext
+from pipeline.run.finding import Finding
+from pipeline.run.networks import networks, unfit_networks
 from pipeline.run.recipe import Recipe
+from pipeline.stages.candidates import open_candidates
+from pipeline.stages.caption import CaptionStage
 from pipeline.stages.parse import ParseStage
+from pipeline.stages.tag import TagStage
 from pipeline.training.vocabulary import is_tokenizer
 from storage.errors import FatalError, PipelineError
 
@@ -23,32 +30,39 @@ LEAST_GIB_A_WORKER = 1.5
 """Memory of a worker with a small captioner."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """The result of one check. Only state `missing` stops a run."""
-
-    state: Literal["ok", "missing", "note"]
-    what: str
-    detail: str
-
-
 def examine(context: RunContext) -> Iterator[Finding]:
     """Check data, weights, store, disk, versions and machine for a recipe."""
     yield from needs(context)
+    yield from networks(context)
     yield from _versions(context.recipe)
     yield from _machine(context.recipe)
 
 
 def needs(context: RunContext) -> Iterator[Finding]:
     """Check what a recipe cannot run without: data, weights, store and disk. Imports nothing heavy."""
+    yield from readable(context)
+    yield from _store(context)
+
+
+def readable(context: RunContext) -> Iterator[Finding]:
+    """Check what a recipe reads: data and weights. A plan needs no more."""
     yield from _data(context)
     yield from _weights(context)
-    yield from _store(context)
 
 
 def require(context: RunContext) -> None:
     """Raise one `FatalError` that lists everything that is missing, so that it can be fixed at once."""
-    missing = [f"{finding.what}: {finding.detail}" for finding in needs(context) if finding.state == "missing"]
+    _refuse(context, needs(context))
+    _refuse(context, unfit_networks(context))
+
+
+def require_readable(context: RunContext) -> None:
+    """Raise one `FatalError` that lists what a plan lacks. The store may be full or read-only."""
+    _refuse(context, readable(context))
+
+
+def _refuse(context: RunContext, findings: Iterable[Finding]) -> None:
+    missing = [f"{finding.what}: {finding.detail}" for finding in findings if finding.state == "missing"]
     if missing:
         raise FatalError(f"recipe {context.recipe.name!r} can't run yet:\n  " + "\n  ".join(missing))
 
@@ -61,6 +75,7 @@ def _data(context: RunContext) -> Iterator[Finding]:
     for source in context.sources:
         lacking = source.missing()
         hint = f" (relative to {Path.cwd()}; set data.root, e.g. --set data.root=FOLDER)" if lacking else ""
+        hint += _had(source.annotations) or _had(source.images) if lacking else ""
         lacking = lacking or source.unreadable()
         detail = "; ".join(lacking) or f"{source.images}, {source.annotations}"
         yield Finding("missing" if lacking else "ok", f"data.sources {source.name}", detail + hint)
@@ -72,14 +87,48 @@ def _weights(context: RunContext) -> Iterator[Finding]:
         try:
             found = step.stage(step.settings).weights()
         except FatalError as error:
-            yield Finding("missing", step.name, str(error))
+            named = (getattr(step.settings, name, None) for name in ("tokenizer", "model"))
+            ways = [way for path in named if path is not None and not Path(path).exists() and (way := _had(path))]
+            yield Finding("missing", step.name, f"{error}{''.join(ways)}")
             continue
         for role, path in found.items():
             if path not in seen:
                 seen.add(path)
                 yield _weight(f"{step.name} {role}", role, path)
+        if step.stage is TagStage:
+            yield from _candidate_files(context.recipe)
+        if step.stage is CaptionStage:
+            yield from _captioner(context.recipe)
     if any(step.stage is ParseStage for step in context.steps):
         yield _parser(context.recipe.parse.model)
+
+
+def _had(path: Path | str) -> str:
+    """Where a missing public set or model is had, as a further sentence; "" for anything else."""
+    sentence = where_to_get(path)
+    return f". {sentence}" if sentence else ""
+
+
+def _candidate_files(recipe: Recipe) -> Iterator[Finding]:
+    """Open the files that decide candidates, which is quick."""
+    try:
+        open_candidates(recipe.tag)
+    except FatalError as error:
+        yield Finding("missing", "tag", str(error))
+
+
+def _captioner(recipe: Recipe) -> Iterator[Finding]:
+    """Look into the captioner's folder, or into the files of recorded captions."""
+    settings = recipe.caption_settings()
+    for path in settings.recorded if settings.captioner == "recorded" else ():
+        if path.is_file() and (what := json_fault(path) or text_fault(path)):
+            yield Finding("missing", "caption.recorded", f"{path} {what}")
+    models = {"caption.model": settings.model} if settings.captioner == "blip" else {}
+    models |= {"caption.filter": settings.filter} if settings.filter else {}
+    for what, model in models.items():
+        folder = Path(model).expanduser()
+        if folder.is_dir() and (fault := model_fault(folder)):
+            yield Finding("missing", what, f"{folder}: {fault}")
 
 
 def _parser(package: str) -> Finding:
@@ -135,13 +184,6 @@ def _machine(recipe: Recipe) -> Iterator[Finding]:
     cores, memory = psutil.cpu_count() or 1, psutil.virtual_memory().available / GIB
     yield Finding("ok", "machine", f"{cores} cores, {memory:.0f} GiB memory available, torch {torch.__version__}")
     yield _accelerator(torch)
-    count = torch.cuda.device_count()
-    for section, processes in (
-        ("train_tagger", recipe.train_tagger.processes),
-        ("pretrain", recipe.pretrain.settings.processes),
-    ):
-        if count and processes > count:
-            yield Finding("note", f"{section} processes", f"{processes} processes on {count} GPU(s); set it to {count}")
     if (share := memory / recipe.run.workers) < LEAST_GIB_A_WORKER:
         least = f"{share:.1f} GiB for each of {recipe.run.workers} workers; lower run.workers if workers are killed"
         yield Finding("note", "memory", least)

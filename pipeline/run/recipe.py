@@ -228,8 +228,40 @@ def _explain(path: Path, error: ValidationError) -> str:
         elif mistake["type"] == "missing":
             lines.append(f"{path}: {field}: missing")
         else:
-            lines.append(f"{path}: {field} = {mistake['input']!r}: {mistake['msg']}"[:500])
+            given = "" if isinstance(mistake["input"], dict | list | Settings) else f" = {mistake['input']!r}"
+            lines.append(f"{path}: {field}{given}: {_wanted(mistake)}"[:500])
     return "\n".join(lines)
+
+
+_WANTED = {
+    "int": "give a whole number",
+    "float": "give a number",
+    "bool": "give true or false",
+    "string": "give text in quotes",
+    "path": "give a path in quotes",
+    "tuple": 'give a list, e.g. ["coco"]',
+    "list": 'give a list, e.g. ["coco"]',
+    "model": "give a section, e.g. [section] with one setting a line",
+    "dict": "give a section, e.g. [section] with one setting a line",
+    "literal_error": "give one of {expected}",
+    "greater_than_equal": "give at least {ge}",
+    "greater_than": "give more than {gt}",
+    "less_than_equal": "give at most {le}",
+    "less_than": "give less than {lt}",
+    "string_pattern_mismatch": "give text that matches {pattern}",
+    "string_too_short": "give at least {min_length} character(s)",
+    "too_short": "give at least {min_length}",
+}
+"""Kind of mistake, or its first word → what a setting must be."""
+
+
+def _wanted(mistake: Any) -> str:
+    """What a setting must be, in words. Checks of this project say it themselves."""
+    kind, context = mistake["type"], mistake.get("ctx", {})
+    if kind in ("value_error", "assertion_error"):
+        return str(context.get("error", mistake["msg"]))
+    known = _WANTED.get(kind) or _WANTED.get(kind.partition("_")[0])
+    return known.format(**context) if known else str(mistake["msg"])
 
 
 def _allowed(location: tuple[int | str, ...]) -> str:

@@ -36,6 +36,8 @@ COMMANDS = {
     "doctor": {"--set", "--json", "--help"},
     "weights import": {"--args", "--set", "--seed", "--json", "--help"},
     "weights show": {"--json", "--help"},
+    "data get": {"--root", "--only", "--mirror", "--json", "--help"},
+    "data list": {"--root", "--json", "--help"},
 }
 
 
@@ -116,6 +118,22 @@ def test_a_caption_that_is_not_parsed_is_one_message(root: Path) -> None:
         done = _rlip("parse", caption, cwd=root)
         assert done.returncode == 1
         assert done.stderr.startswith("Error: caption ") and "Traceback" not in done.stderr
+
+
+def test_an_interrupt_that_arrives_in_a_finaliser_is_not_lost(root: Path) -> None:
+    code = """
+import os, signal, time
+from pipeline.cli.app import _errors_reported
+class Finalised:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(10): pass
+with _errors_reported(resumes=True):
+    Finalised()
+    time.sleep(30)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=20)
+    assert done.stderr.startswith("\nStopped.")
 
 
 def test_the_version_is_that_of_the_package_and_the_module_runs_like_the_command(root: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from run_builder import RunBuilder, captions
+from run_builder import TWO_PEOPLE, RunBuilder, captions, relations
 
 from pipeline.cli.show import show_run
 from pipeline.labels.kept_labels import ChoiceSettings
@@ -16,9 +16,9 @@ from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
 
 
-def console() -> tuple[Console, io.StringIO]:
+def console(width: int = 140) -> tuple[Console, io.StringIO]:
     out = io.StringIO()
-    return Console(file=out, width=140, force_terminal=False), out
+    return Console(file=out, width=width, force_terminal=False), out
 
 
 def shown(book: RunBuilder, *arguments: str | None, as_json: bool = False) -> str:
@@ -153,3 +153,35 @@ def test_labels_are_shown_with_their_yield_spread_and_audits(labelled: RunBuilde
     plain = json.loads(shown(labelled, "toy", "tag", as_json=True))["labels"]
     assert sum(plain["scores"]) == plain["counts"]["scored"] > 0
     assert set(plain["audits"]) == {"toys"}
+
+
+def test_coverage_is_shown_beside_the_audit(labelled: RunBuilder) -> None:
+    terminal, out = console(width=80)
+    show_run(terminal, labelled.run.store, "toy", "tag")
+    lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    for heading in (
+        "relations number mean median without predicates tail",
+        "of missing why which",
+        "measure bin kept precision naive naive precision",
+    ):
+        assert heading in lines
+    assert "kept 4 2.00 2.00 0.000 2 0.000" in lines
+    assert "given by the set 3 1.50 1.50 0.000 2 0.000" in lines
+    assert "1 no candidate has it holding" in lines
+    assert "distance < 1/2 3 0.667 3 0.667" in lines and "1/2 to 1 0 – 0 –" in lines
+    # At most 15 names are printed.
+    assert "(+33)" in out.getvalue()
+    plain = json.loads(shown(labelled, "toy", "tag", as_json=True))["labels"]["coverage"]["toys"]
+    assert (plain["images"], plain["kept"]["relations"], plain["given"]["relations"]) == (2, 4, 3)
+    assert [(each["name"], each["missing"]) for each in plain["lists"]] == [("Visual Genome", 49), ("the set's own", 0)]
+    assert plain["geometry"][0] == {
+        "measure": "distance", "bin": "< 1/2", "kept": 3, "precision": 2 / 3, "naive": 3, "naive_precision": 2 / 3,
+    }  # fmt: skip
+
+
+def test_coverage_needs_no_given_relations(book: RunBuilder) -> None:
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[])
+    text = shown(book, "toy", "tag")
+    assert "Coverage of toys, per image of 1 with boxes" in text and "No audit" in text
+    assert "given by the set  " not in text.split("Coverage")[1] and "geometry" not in text

@@ -113,11 +113,6 @@ def test_a_folder_without_any_of_the_images_stops_before_work(coco: Build) -> No
         ("[1, 2]", "holds a JSON list; expected COCO instances"),
         ('{"images": [], "categories": []}', "has no field 'annotations'"),
         ('{"images": 3, "annotations": [], "categories": []}', "field 'images' is a JSON number"),
-        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "lacks an integer id or a name"),
-        (
-            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}',
-            "category id 1 is listed twice",
-        ),
         ('{"images": [], "annotations": [], "categories": []}', "no usable image for data set 'toy'"),
         ("\xff\xfe\x00", "not valid JSON"),
     ],
@@ -358,3 +353,24 @@ def test_a_name_list_that_is_no_list_of_relations(coco: Build, tmp_path: Path) -
         list(open_source(source).read())
     save_json(tmp_path / "relations.json", [])
     assert len(list(open_source(source).read())) == 1
+
+
+@pytest.mark.parametrize(
+    ("category", "reason", "kept"),
+    [
+        ({"id": 18}, "category without an integer id or a name", ["person"]),
+        ({"id": 18, "name": " "}, "category without an integer id or a name", ["person"]),
+        ({"id": 1, "name": "dog"}, "category id of several names", []),
+        ({"id": 1, "name": "person"}, None, ["person"]),
+    ],
+)
+def test_an_unusable_category_costs_its_boxes_and_not_the_set(
+    coco: Build, category: dict[str, Any], reason: str | None, kept: list[str]
+) -> None:
+    boxes = [box(1, 1, [10, 10, 20, 20]), box(2, 18, [30, 30, 20, 20])]
+    source = coco([IMAGE], boxes, categories=[{"id": 1, "name": "person"}, category])
+    reader = open_source(source)
+    (record,) = reader.read()
+    assert [box.category for box in record.boxes] == kept
+    assert [reject.reason for reject in reader.rejects] == ([reason] if reason else [])
+    assert {reject.reason for reject in record.rejects} == {"unknown category id"}

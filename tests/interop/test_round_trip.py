@@ -238,6 +238,18 @@ def test_pycocotools_reads_boxes_and_captions_and_relations_name_annotations(run
     assert (names, first["predicate"]) == (["person", "horse"], "ride")
 
 
+def test_outlines_come_from_the_file_that_was_ingested(run: Run, tmp_path: Path) -> None:
+    outline = [[1.0, 2.0, 3.0, 4.0, 5.0, 6.5]]
+    given = [{"id": 5, "segmentation": outline}, {"id": 4, "segmentation": []}, {"id": 99, "segmentation": [[0]]}]
+    (tmp_path / "instances.json").write_text(json.dumps({"annotations": given}))
+    source = {"name": "coco2017", "format": "coco", "annotations": "instances.json"}
+    run.note("recipe", {"data": {"root": str(tmp_path), "sources": [source]}})
+    exported(run, "coco", tmp_path / "out", all_scores=True)
+    annotations = {each["id"]: each for each in read(tmp_path / "out/coco2017/instances.json")["annotations"]}
+    assert annotations[5]["segmentation"] == outline
+    assert [number for number, each in annotations.items() if "segmentation" in each] == [5]
+
+
 def test_vg_has_whole_pixels_and_no_confidence(run: Run, tmp_path: Path) -> None:
     made = exported(run, "vg", tmp_path / "out")
     first = read(tmp_path / "out/coco2017.json")[0]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, triplets
 
+from pipeline.labels.coverage import MAX_MISSING
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.report.figures import compute_figures, figures_of
 from pipeline.report.gallery import choose_samples
@@ -14,6 +15,8 @@ from pipeline.report.label_view import LabelView
 from pipeline.run.context import run_view
 from pipeline.runtime.stage import Inputs
 from pipeline.stages.shard import ShardSettings, ShardStage
+from tagger.audit.coverage import NEVER_KEPT, NEVER_PROPOSED, NEVER_STATED
+from tagger.english.predicates import canonical
 
 
 def test_labels_are_audited_against_given_relations(labelled: RunBuilder) -> None:
@@ -47,6 +50,73 @@ def test_captions_are_audited_by_category(labelled: RunBuilder) -> None:
     assert (found.given, found.found) == (3, 1)
     assert found.precision == pytest.approx(1 / 2)
     assert found.recall == pytest.approx(1 / 3)
+
+
+def test_coverage_by_hand(labelled: RunBuilder) -> None:
+    (audit,) = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5)).audits
+    found = audit.coverage
+    assert found is not None and found.given is not None and audit.labels is not None
+    assert (found.images, found.kept.relations, found.kept.mean, found.kept.share_without) == (2, 4, 2.0, 0.0)
+    assert (found.given.relations, found.given.mean, found.given.median) == (3, 1.5, 1.5)
+    usual, own = found.lists
+    assert (usual.name, usual.predicates, usual.missing) == ("Visual Genome", 50, 49)
+    assert usual.reasons == {NEVER_STATED: 48, NEVER_PROPOSED: 1}
+    assert usual.by_reason()[NEVER_PROPOSED] == ["holding"]
+    assert (own.predicates, own.missing) == (2, 0)
+    rows = {(row.measure, row.bin): row for row in found.geometry}
+    # Kept: person 0 rides the horse below, twice; person 0 left of person 1; person 0 above the horse, wrongly.
+    assert [(name, rows["direction", name].kept, rows["direction", name].precision)
+            for name in ("left", "right", "above", "below")] == [
+        ("left", 1, 1.0), ("right", 0, None), ("above", 1, 0.0), ("below", 2, 1.0),
+    ]  # fmt: skip
+    assert [(row.kept, row.precision, row.naive, row.naive_precision) for row in found.geometry[:3]] == [
+        (3, 2 / 3, 3, 2 / 3), (0, None, 0, None), (1, 1.0, 4, 1 / 4),
+    ]  # fmt: skip
+    for measure in ("distance", "size ratio", "direction"):
+        of_measure = [row for (name, _), row in rows.items() if name == measure]
+        assert sum(row.kept for row in of_measure) == audit.labels.tagger.kept
+        assert sum(row.naive for row in of_measure) == audit.labels.naive.kept
+
+
+def test_what_is_never_kept_could_have_been(labelled: RunBuilder) -> None:
+    (audit,) = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.95)).audits
+    assert audit.coverage is not None
+    assert (audit.coverage.kept.relations, audit.coverage.kept.share_without) == (0, 1.0)
+    own = audit.coverage.lists[1]
+    assert own.by_reason() == {NEVER_KEPT: ["ride", "next to"]}
+    assert [(each.triplets, each.candidates, each.scored) for each in own.listed] == [(1, 4, 3), (1, 3, 2)]
+    assert all(row.precision is None for row in audit.coverage.geometry)
+
+
+def test_coverage_is_of_tagged_images_with_boxes(labelled: RunBuilder) -> None:
+    # Image 9 has no box, 10 was quarantined by `tag`, 11 has labels of boxes that it had before; 12 is not tagged yet.
+    ride = [(0, "riding", 2)]
+    rows = [labelled.image(9, []), labelled.image(10, TWO_PEOPLE, ride), labelled.image(11, TWO_PEOPLE, ride)]
+    labelled.add("ingest", "toys/0001", rows)
+    labelled.add("tag", "toys/0001", [relations(9), relations(11, (0, "ride", 3, 0.9), (0, "ride", 2, 0.9))],
+                 candidates=[pairs(10, (0, "ride", 2, 1)), pairs(11, (0, "ride", 3, 1))])  # fmt: skip
+    labelled.add("ingest", "toys/0002", [labelled.image(12, TWO_PEOPLE, ride)])
+    (audit,) = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5)).audits
+    found = audit.coverage
+    assert found is not None and found.given is not None
+    assert (found.images, found.kept.relations, found.kept.mean) == (4, 6, 6 / 4)
+    assert (found.kept.share_without, found.given.relations) == (1 / 4, 5)
+    assert [(row.kept, row.naive) for row in found.geometry[:3]] == [(4, 3), (0, 0), (1, 4)]
+    # Triplets of the new partition are unknown.
+    assert {each.triplets for each in found.lists[0].listed} == {None}
+
+
+def test_a_long_list_names_the_most_given_predicates_that_are_missing(book: RunBuilder) -> None:
+    verbs = [f"verb{place} on" for place in range(MAX_MISSING + 5)]
+    given = [(0, verb, 2) for verb in verbs] + [(1, verbs[-1], 2)]
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, given)])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[])
+    (audit,) = compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5)).audits
+    assert audit.coverage is not None
+    own = audit.coverage.lists[1]
+    assert (own.predicates, own.missing, len(own.listed)) == (MAX_MISSING + 5, MAX_MISSING + 5, MAX_MISSING)
+    assert own.reasons == {NEVER_PROPOSED: MAX_MISSING + 5}
+    assert own.listed[0].predicate == canonical(verbs[-1])
 
 
 def test_yield_and_predicates_are_counted(labelled: RunBuilder) -> None:
@@ -96,7 +166,10 @@ def test_a_set_without_relations_has_no_truth(book: RunBuilder) -> None:
     assert not audit.has_truth
     assert audit.labels is None
     assert audit.captions is None
-    assert figures.as_json()["audits"] == [{"dataset": "toys", "has_truth": False}]
+    assert audit.coverage is not None and audit.coverage.kept.relations == 1
+    assert (audit.coverage.given, audit.coverage.geometry, len(audit.coverage.lists)) == (None, (), 1)
+    (plain,) = figures.as_json()["audits"]
+    assert plain.keys() == {"dataset", "has_truth", "coverage"} and plain["has_truth"] is False
     assert figures.labels.kept == 1
 
 

@@ -79,6 +79,16 @@ def test_the_headline_compares_with_the_best_baseline(labelled: RunBuilder, reci
     assert replace(audit.labels, prior=boxes_alone).best_baseline == ("boxes and names alone", boxes_alone)
 
 
+def test_coverage_is_folded_away_below_the_agreement(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
+    page = report(recipe, labelled, tmp_path / "report")
+    assert [found for found in page.all("details") if found.get("class") == "coverage"] == [{"class": "coverage"}]
+    words = page.text.split("What the labels cover and miss")[1].split()
+    text = " ".join(words)
+    assert "kept 4 2.00 2.00 0.000 2 0.000" in text
+    assert "Visual Genome 49 of 50" in text and "1 no candidate has it holding" in text
+    assert "distance < 1/2 3 0.667 3 0.667 1/2 to 1 0 – 0 – > 1 1 1.000 4 0.250" in text
+
+
 def test_hostile_text_stays_text(book: RunBuilder, recipe: Any, tmp_path: Path) -> None:
     from pipeline.runtime.stage import Rejected
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from pipeline.run.context import RunContext
-from pipeline.run.doctor import examine, require, stated_ranges, unmet
+from pipeline.run.doctor import examine, require, require_readable, stated_ranges, unmet
 from pipeline.run.recipe import Recipe
 from storage.errors import FatalError
 from tests.data.toy_sets import save_json, save_picture
@@ -61,12 +63,13 @@ def test_nothing_is_missing_where_all_is_there(recipe: Recipe) -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid", "is a Git LFS pointer"),
         (b"<html>gone</html>", "is not JSON: it begins with b'<html>"),
         (b"", "is empty"),
+        (b'{"images": [{"id": 1}, {"id"', "ends in the middle of its JSON, with b'"),
     ],
 )
 def test_annotations_that_are_no_json(recipe: Recipe, tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "instances.json").write_bytes(data)
-    assert message in missing(recipe)["data.sources toy"]
-    with pytest.raises(FatalError, match=r"data.sources toy: annotations: .*instances\.json is"):
+    assert re.search(message, missing(recipe)["data.sources toy"])
+    with pytest.raises(FatalError, match=r"data.sources toy: annotations: .*instances\.json (is|ends)"):
         require(RunContext(recipe))
 
 
@@ -80,6 +83,57 @@ def test_a_tokenizer_folder_without_a_tokenizer(recipe: Recipe, tmp_path: Path) 
     (folder / "vocab.json").write_text("{}")
     (folder / "merges.txt").write_text("")
     assert missing(asked) == {}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ('{"1": "caf\xe9"}'.encode("latin-1"), "is not UTF-8 text \\(byte 10\\)"),
+        (b'{"1": "a man', "ends in the middle"),
+    ],
+)
+def test_recorded_captions_that_can_not_be_read(recipe: Recipe, tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "captions.json").write_bytes(data)
+    assert re.search(message, missing(recipe)["caption.recorded"])
+
+
+def test_a_captioner_is_looked_into(recipe: Recipe, tmp_path: Path, root: Path) -> None:
+    folder = shutil.copytree(root / "scenes/weights/captioner", tmp_path / "captioner")
+    asked = changed(recipe, caption={"model": str(folder)}, data=recipe.data.model_dump())
+    assert missing(asked) == {}
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:1000])
+    assert "model.safetensors can't be read" in missing(asked)["caption.model"]
+    (folder / "model.safetensors").write_bytes(weights)
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    assert "a model of type 'bert', not 'blip'" in missing(asked)["caption.model"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"network": {"backbone": "resnet999"}}, "backbone='resnet999': neither a timm model"),
+        ({"network": {"backbone": "resnet50", "backbone_strides": [7]}}, "strides"),
+        ({"initial": "scenes/weights/detector/model.safetensors"}, "other shapes, e.g. "),
+        ({"initial": "scenes/weights/captioner/model.safetensors"}, "none of its .* entries belongs to this network"),
+        ({"initial": "README.md"}, "initial: README.md: not a readable safetensors file"),
+        ({"device": "cuda"}, "torch finds no GPU"),
+    ],
+)
+def test_networks_that_can_not_be_trained_stop_a_run_before_work(
+    recipe: Recipe, root: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], message: str
+) -> None:
+    monkeypatch.chdir(root)
+    asked = changed(recipe, pretrain={"arms": ["none"], "settings": settings}, data=recipe.data.model_dump())
+    assert re.search(message, missing(asked)["pretrain:none network"])
+    with pytest.raises(FatalError, match=message):
+        require(RunContext(asked))
+
+
+def test_a_plan_needs_neither_space_nor_permission(recipe: Recipe) -> None:
+    full = changed(recipe, run={"min_free_gib": 1e9}, data=recipe.data.model_dump())
+    assert "min_free_gib" in missing(full)["disk"]
+    require_readable(RunContext(full))
 
 
 def test_everything_that_is_missing_is_told_at_once(recipe: Recipe, tmp_path: Path) -> None:

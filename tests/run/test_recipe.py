@@ -34,10 +34,13 @@ def _recipe(tmp_path: Path, text: str) -> Path:
     [
         ('name = "r"\ncolour = 3', ["r.toml", "colour", "unknown name", "caption"]),
         ('name = "a/b"', ["name", "a/b"]),
-        ('name = "r"\n[caption]\ntop_p = 1.5', ["caption.top_p = 1.5", "less than or equal to 1"]),
+        ('name = "r"\n[caption]\ntop_p = 1.5', ["caption.top_p = 1.5", "give at most 1"]),
         ('name = "r"\n[caption]\ntop_q = 1', ["caption.top_q", "unknown name", "top_p"]),
-        ('name = "r"\n[run]\nworkers = "many"', ["run.workers = 'many'", "integer"]),
-        ('name = "r"\n[shard]\nthreshold = -1', ["shard.threshold = -1"]),
+        ('name = "r"\n[run]\nworkers = "many"', ["run.workers = 'many'", "give a whole number"]),
+        ('name = "r"\n[shard]\nthreshold = -1', ["shard.threshold = -1", "give at least 0"]),
+        ('name = "r"\n[shard]\nrule = "most"', ["shard.rule = 'most'", "give one of 'all', 'best' or 'posterior'"]),
+        ('name = "r"\ncaption = 3', ["caption = 3: give a section"]),
+        ('name = "r"\n[pretrain]\nseeds = 3', ["pretrain.seeds = 3: give a list"]),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, change: str, words: list[str]) -> None:
@@ -46,6 +49,7 @@ def test_mistakes_are_named(tmp_path: Path, change: str, words: list[str]) -> No
         load_recipe(path)
     for word in words:
         assert word in str(caught.value)
+    assert "Input should" not in str(caught.value) and "Value error" not in str(caught.value)
 
 
 def test_a_short_recipe_labels_its_pictures_and_trains_nothing(tmp_path: Path) -> None:

@@ -166,3 +166,18 @@ def test_names_from_elsewhere_stay_inside_the_store(run: Run, tmp_path: Path) ->
     files.pipe_file(manifest, json.dumps({**values, "files": {"../../evil": {"digest": "0" * 64, "size": 1}}}).encode())
     with pytest.raises(FatalError, match="damaged manifest"):
         ObjectStoreArtifacts(url).get("caption", key, LocalStore(tmp_path / "there"))
+
+
+def test_a_full_disk_here_is_not_blamed_on_the_other_side(run: Run, tmp_path: Path) -> None:
+    url = f"memory://{uuid4().hex}"
+    push(run, ObjectStoreArtifacts(url))
+
+    class FullHere(MemoryFileSystem):
+        cachable = False
+
+        def get_file(self, rpath: str, lpath: str, **settings: Any) -> None:
+            raise OSError(28, "No space left on device", lpath)
+
+    pulled = _there(tmp_path)
+    with pytest.raises(FatalError, match=rf"disk full while copying memory://.* to {tmp_path}/there/.*free space"):
+        pull(pulled, ObjectStoreArtifacts(url, FullHere()))

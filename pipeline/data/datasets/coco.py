@@ -12,7 +12,6 @@ from typing import IO, Any
 
 from pipeline.data.datasets.annotations import (
     NO_IMAGE,
-    AnnotationError,
     as_four_numbers,
     as_id,
     as_size,
@@ -100,17 +99,20 @@ class CocoReader(Reader):
         return file_name
 
     def _categories(self, entries: list[Any]) -> dict[int, str]:
-        path = self.source.annotations
+        """The categories that boxes can name. Unusable ones cost their boxes, not the set."""
         categories: dict[int, str] = {}
+        unusable: set[int] = set()
         for entry in entries:
             category_id = as_id(entry.get("id")) if isinstance(entry, dict) else None
             name = entry.get("name") if isinstance(entry, dict) else None
             if category_id is None or not isinstance(name, str) or not name.strip():
-                raise AnnotationError(f"{path}: category {shown(entry)} lacks an integer id or a name; add it")
-            if category_id in categories:
-                raise AnnotationError(f"{path}: category id {category_id} is listed twice; make the ids unique")
-            categories[category_id] = self._category(readable(name))
-        return categories
+                self.rejects.append(Rejected(NO_IMAGE, "category without an integer id or a name", shown(entry)))
+                continue
+            name = self._category(readable(name))
+            if categories.setdefault(category_id, name) != name:
+                self.rejects.append(Rejected(NO_IMAGE, "category id of several names", shown(entry)))
+                unusable.add(category_id)
+        return {category_id: name for category_id, name in categories.items() if category_id not in unusable}
 
     def _record(self, entry: Any, seen: set[int]) -> ImageRecord | None:
         image_id = as_id(entry.get("id")) if isinstance(entry, dict) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,9 @@ _OPTIONAL_FILES: dict[Format, frozenset[str]] = {
     "hico_det": frozenset({"verbs", "objects"}),
 }
 _REQUIRED_FILES: dict[Format, frozenset[str]] = {"hico_det": frozenset({"verbs"})}
+
+
+_ENDS = {b"{": b"}", b"[": b"]"}
 
 
 class DataSource(Settings):
@@ -66,11 +70,11 @@ class DataSource(Settings):
         return self
 
     def unreadable(self) -> list[str]:
-        """Annotation files that cannot be JSON, as "field: path is ..." lines. Only the start of each file is read."""
+        """Annotation files that cannot be JSON, as "field: path is ..." lines. Only start and end of each file are read."""
         found = []
         for name in ("annotations", "relations", "image_data", *self._json_lists()):
             path: Path | None = getattr(self, name)
-            if path is not None and (what := _no_json(path)):
+            if path is not None and (what := json_fault(path)):
                 found.append(f"{name}: {path} {what}")
         return found
 
@@ -88,17 +92,22 @@ class DataSource(Settings):
         return lacking
 
 
-def _no_json(path: Path) -> str:
-    """Describes a file that is not JSON; "" for one that may be."""
+def json_fault(path: Path) -> str:
+    """Describes a file that is not JSON, by its start and its end; "" for one that may be."""
     if path.suffix == ".parquet":
         return ""
     try:
         with path.open("rb") as file:
             head = file.read(64)
+            file.seek(max(0, path.stat().st_size - 64))
+            tail = file.read().rstrip(b" \t\r\n\0")
     except OSError as error:
         return f"can't be read ({error.strerror})"
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
-        return ""
+    first = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    if first in _ENDS:
+        if tail[-1:] == _ENDS[first]:
+            return ""
+        return f"ends in the middle of its JSON, with {tail[-20:]!r}: it was not written or downloaded completely; get it again"
     if not head:
         return "is empty; download it again"
     if head.startswith((b"\x1f\x8b", b"PK")):
@@ -106,3 +115,17 @@ def _no_json(path: Path) -> str:
     if head.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
     return f"is not JSON: it begins with {head[:20]!r}; check that it is the right file"
+
+
+def text_fault(path: Path) -> str:
+    """Describes a file that is not UTF-8 text, reading all of it; "" for one that is."""
+    decoder, place = codecs.getincrementaldecoder("utf-8")(), 0
+    with path.open("rb") as file:
+        while data := file.read(2**20):
+            try:
+                decoder.decode(data)
+            except UnicodeDecodeError as error:
+                where = place + error.start
+                return f"is not UTF-8 text (byte {where:,}): convert it, e.g. iconv -f latin1 -t utf8"
+            place += len(data)
+    return ""

@@ -1,0 +1,155 @@
+"""`rlip data`: downloads public data sets and weights to where the recipes look for them, and lists them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from pipeline.data.archives import gunzip, unpack
+from pipeline.data.catalogue import CATALOGUE, PublicFile, PublicSet, find_sets, in_bytes
+from pipeline.data.download import Report, download, mirrored, require_digest
+from storage.errors import FatalError
+
+
+def get_data(names: Sequence[str], root: Path, only: Sequence[str], mirror: str | None, as_json: bool) -> None:
+    """Download what is missing of the sets; without names, list all sets.
+
+    What must be got by hand is told at the end, with a `FatalError`, unless it is there.
+    """
+    if not names:
+        list_data(root, as_json)
+        return
+    sets = find_sets(names)
+    files = _chosen(sets, only)
+    lacking = [file for file in files if not file.is_there(root)]
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
+        console=console, transient=True, disable=as_json,
+    )  # fmt: skip
+    with bar:
+        for number, file in enumerate(lacking, start=1):
+            _get(file, root, mirror, bar, f"{number}/{len(lacking)} {Path(file.path).name}")
+            if not as_json:
+                bar.console.print(f"{', '.join(str(root / place) for place in file.places)}", soft_wrap=True)
+    by_hand = [each for each in sets if each.by_hand and not each.is_there(root)]
+    if as_json:
+        got = [str(root / place) for file in lacking for place in file.places]
+        there = [str(root / place) for file in files if file not in lacking for place in file.places]
+        print(json.dumps({"got": got, "there": there, "by_hand": [each.name for each in by_hand]}))
+    else:
+        print(f"{len(lacking)} of {len(files)} files downloaded; the others were there")
+        for each in sets:
+            if each.note:
+                print(f"{each.name}: {each.note}")
+    if by_hand:
+        raise FatalError("\n".join(_by_hand(each, root) for each in by_hand))
+
+
+def list_data(root: Path, as_json: bool) -> None:
+    """Print each set's official page, approximate size, what goes where, and whether it is there."""
+    if as_json:
+        print(json.dumps([_as_json(each, root) for each in CATALOGUE.values()]))
+        return
+    for each in CATALOGUE.values():
+        print(f"{each.name}: {each.title}, about {in_bytes(each.size)}, {each.page}")
+        for part in each.parts:
+            files = [file for file in each.files if file.part == part]
+            print(
+                f"  {part:12} {in_bytes(sum(f.size for f in files)):>9}  {_state(files, root):16}  {_where(files, root)}"
+            )
+        for place in each.hand_places:
+            print(f"  {'by hand':12} {'':>9}  {'there' if (root / place).exists() else 'missing':16}  {root / place}")
+        for text in (each.by_hand, each.note):
+            if text:
+                print(f"  {text}")
+
+
+def _chosen(sets: Sequence[PublicSet], only: Sequence[str]) -> list[PublicFile]:
+    parts = dict.fromkeys(part for each in sets for part in each.parts)
+    for part in only:
+        if part not in parts:
+            raise FatalError(f"--only {part}: no such part; {_named(sets)} has {', '.join(parts) or 'none'}")
+    return [file for each in sets for file in each.files if not only or file.part in only]
+
+
+def _named(sets: Sequence[PublicSet]) -> str:
+    return ", ".join(each.name for each in sets)
+
+
+def _get(file: PublicFile, root: Path, mirror: str | None, bar: Progress, title: str) -> None:
+    """Download a file, unless it lies there already, and unpack it."""
+    task = bar.add_task(title, total=None)
+    path = root / file.path
+    if path.is_file():
+        # An archive from a stopped unpacking, or one that was copied to a machine without network.
+        if file.digest is not None:
+            require_digest(path, file.digest)
+    else:
+        download(mirrored(file.url, mirror), path, file.digest, _report(bar, task))
+    if file.then != "keep":
+        bar.reset(task, description=f"{title}: unpacking", total=None)
+    if file.then == "unpack":
+        unpack(path, path.parent, _report(bar, task))
+    elif file.then == "gunzip":
+        gunzip(path, root / file.places[0], _report(bar, task))
+    bar.remove_task(task)
+    if not file.is_there(root):
+        lacking = ", ".join(str(root / place) for place in file.places if not (root / place).exists())
+        raise FatalError(f"{file.url} was unpacked in {path.parent} but holds no {lacking}; look there what it holds")
+
+
+def _report(bar: Progress, task: TaskID) -> Report:
+    return lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _by_hand(each: PublicSet, root: Path) -> str:
+    places = "\n".join(f"  {root / place}" for place in each.hand_places)
+    return f"{each.name} can't be downloaded by a command. Official page: {each.page}\n{each.by_hand}\nIt goes to\n{places}"
+
+
+def _state(files: Sequence[PublicFile], root: Path) -> str:
+    there = sum(file.is_there(root) for file in files)
+    return "there" if there == len(files) else "missing" if not there else f"{there} of {len(files)} there"
+
+
+def _where(files: Sequence[PublicFile], root: Path) -> str:
+    places = [str(root / place) for file in files for place in file.places]
+    return ", ".join(places) if len(places) <= 6 else f"{places[0]} ... {places[-1]}"
+
+
+def _as_json(each: PublicSet, root: Path) -> dict[str, Any]:
+    return {
+        "name": each.name,
+        "title": each.title,
+        "page": each.page,
+        "size": each.size,
+        "there": each.is_there(root),
+        "by_hand": each.by_hand,
+        "note": each.note,
+        "files": [
+            {
+                "part": file.part,
+                "url": file.url,
+                "size": file.size,
+                "digest": file.digest,
+                "places": [str(root / place) for place in file.places],
+                "there": file.is_there(root),
+            }
+            for file in each.files
+        ],
+        "places_by_hand": [str(root / place) for place in each.hand_places],
+    }

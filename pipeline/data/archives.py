@@ -1,0 +1,134 @@
+"""Unpacks downloaded archives: whole or not at all, and never outside the target folder."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from pipeline.data.datasets.annotations import is_inside
+from pipeline.data.download import Report, require_space
+from storage.atomic import atomic_file
+from storage.errors import FatalError
+
+_CHUNK = 1 << 20
+
+
+def unpack(archive: Path, folder: Path, report: Report = lambda done, total: None) -> None:
+    """Unpack a .zip or .tar.gz into `folder` and remove the archive.
+
+    Files appear in `folder` only once all are unpacked; those that exist there under other names stay. Raises
+    `FatalError` for a member that would lie outside the folder, a damaged archive (which is removed) and a full disk.
+    """
+    aside = folder / f".{archive.name}.unpacking"
+    try:
+        with _errors_told(archive):
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            (_unpack_zip if archive.suffix == ".zip" else _unpack_tar)(archive, aside, report)
+            # One call for all files: images come by the hundred thousand, and a sync of each would take hours.
+            os.sync()
+            _move_into(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    archive.unlink()
+
+
+def gunzip(archive: Path, path: Path, report: Report = lambda done, total: None) -> None:
+    """Decompress a .gz file to `path`, which appears only when it is whole, and remove the archive. Raises as `unpack` does."""
+    total = archive.stat().st_size
+    with _errors_told(archive):
+        require_space(archive.parent, total, f"unpacking {archive}")
+        with (
+            archive.open("rb") as packed,
+            gzip.open(packed) as source,
+            atomic_file(path) as aside,
+            aside.open("wb") as target,
+        ):
+            _copy(source, target, lambda _: report(packed.tell(), total))
+    archive.unlink()
+
+
+def _unpack_zip(archive: Path, aside: Path, report: Report) -> None:
+    with zipfile.ZipFile(archive) as packed:
+        members = packed.infolist()
+        for member in members:
+            _require_plain(archive, member.filename, _is_link(member))
+        total = sum(member.file_size for member in members)
+        require_space(aside, total, f"unpacking {archive}")
+        done = 0
+        for member in members:
+            if not member.is_dir():
+                with packed.open(member) as source:
+                    _write(source, aside / member.filename)
+                done += member.file_size
+                report(done, total)
+
+
+def _unpack_tar(archive: Path, aside: Path, report: Report) -> None:
+    total = archive.stat().st_size
+    require_space(aside, total, f"unpacking {archive}")
+    with archive.open("rb") as packed, tarfile.open(fileobj=packed, mode="r:gz") as members:
+        for member in members:
+            _require_plain(archive, member.name, not (member.isreg() or member.isdir()))
+            source = members.extractfile(member)
+            if source is not None:
+                _write(source, aside / member.name)
+                report(packed.tell(), total)
+
+
+def _require_plain(archive: Path, name: str, special: bool) -> None:
+    if special or not is_inside(name) or "\\" in name:
+        what = "is a link or a device" if special else "would lie outside the folder"
+        raise FatalError(
+            f"{archive}: member {name!r} {what}, so nothing was unpacked; this is not the published archive: remove it, and "
+            "get it from its official page (`rlip data list`)"
+        )
+
+
+def _is_link(member: zipfile.ZipInfo) -> bool:
+    return stat.S_ISLNK(member.external_attr >> 16)
+
+
+def _write(source: IO[bytes], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as target:
+        _copy(source, target, lambda count: None)
+
+
+def _copy(source: IO[bytes] | gzip.GzipFile, target: IO[bytes], copied: Callable[[int], None]) -> None:
+    while chunk := source.read(_CHUNK):
+        target.write(chunk)
+        copied(len(chunk))
+
+
+def _move_into(aside: Path, folder: Path) -> None:
+    """Move everything in `aside` to `folder`, joining folders that exist in both and replacing files."""
+    for entry in sorted(aside.iterdir()):
+        target = folder / entry.name
+        if entry.is_dir() and target.is_dir():
+            _move_into(entry, target)
+        else:
+            entry.rename(target)
+
+
+@contextmanager
+def _errors_told(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        archive.unlink(missing_ok=True)
+        raise FatalError(f"{archive}: was damaged ({error}) and is removed; run again to download it anew") from error
+    except OSError as error:
+        raise FatalError(
+            f"unpacking {archive} failed: {error.strerror} ({error.filename}); free some space or change permissions, and "
+            "run again: the archive is kept"
+        ) from error

@@ -1,0 +1,200 @@
+"""Measures what the labels of a data set miss: density, predicates of lists, tail, and precision by the pair's geometry."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.labels.flat_list import FlatList, Indices
+from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
+from pipeline.labels.label_funnel import candidates
+from storage.artifact import Artifact
+from tagger.audit.coverage import (
+    PAIR_BINS,
+    VG_PREDICATES,
+    CodedLabels,
+    Density,
+    MissingPredicate,
+    PairBin,
+    bin_counts,
+    density,
+    missing_predicates,
+    precision_by_bin,
+)
+from tagger.audit.labels import SYMMETRIC
+from tagger.english.predicates import canonical
+
+MAX_MISSING = 100
+"""Missing predicates that a list names. Visual Genome as it is has tens of thousands of predicates."""
+
+
+@dataclass(frozen=True)
+class PredicateList:
+    """Which predicates of a list no kept label has."""
+
+    name: str
+    predicates: int
+    """Length of the list."""
+    missing: int
+    reasons: dict[str, int]
+    """Reason → how many are missing for it."""
+    listed: tuple[MissingPredicate, ...]
+    """The first `MAX_MISSING` that are missing, in the list's order."""
+
+    def by_reason(self) -> dict[str, list[str]]:
+        """Reason → the listed predicates that are missing for it."""
+        return {reason: [each.predicate for each in self.listed if each.reason == reason] for reason in self.reasons}
+
+
+@dataclass(frozen=True)
+class LabelCoverage:
+    """What the kept labels of a data set cover and miss, over the images with boxes that stage `tag` has done."""
+
+    images: int
+    kept: Density
+    given: Density | None
+    """The same for the distinct relations that the set gives; None when it gives none."""
+    lists: tuple[PredicateList, ...]
+    """Visual Genome's usual predicates, then the set's own (canonical, most given first) when it gives relations."""
+    geometry: tuple[PairBin, ...]
+    """Precision by distance, size ratio and direction of the pair, on images with given relations; empty without any."""
+
+
+@dataclass
+class CoverageCount:
+    """Collects a `LabelCoverage` over the partitions of one data set; `choice` decides which labels are kept."""
+
+    choice: ChoiceSettings
+    _codes: dict[str, int] = field(default_factory=dict)
+    _kept: Counter[str] = field(default_factory=Counter)
+    _given: Counter[str] = field(default_factory=Counter)
+    _scored: Counter[str] = field(default_factory=Counter)
+    _candidates: Counter[str] = field(default_factory=Counter)
+    _triplets: Counter[str] | None = field(default_factory=Counter)
+    _kept_per_image: list[Indices] = field(default_factory=list)
+    _given_per_image: list[Indices] = field(default_factory=list)
+    _bins: Indices = field(default_factory=lambda: np.zeros((2, len(PAIR_BINS), 2), np.int64))
+
+    def add(self, images: pa.Table, tagged: Artifact, triplets: pa.Table | None) -> None:
+        """Add a partition: its rows of `images`, the artifact of its stage `tag`, and its triplets if the run has them."""
+        boxes, proposed, scored = _Boxes.of(images), candidates(tagged), tagged.table("relations")
+        judged = judged_labels(scored, proposed, self.choice).values()
+        labels = self._located(scored, "relations", images, boxes)
+        kept = labels.where(np.array([one.reason is None for of_image in judged for one in of_image], bool))
+        naive = self._located(proposed, "pairs", images, boxes)
+        every_given = self._located(images, "relations", images, boxes)
+        given = every_given.where(every_given.inside).distinct(boxes, len(self._codes))
+        self._count(self._kept, kept.coded.predicate)
+        self._count(self._given, given.coded.predicate)
+        self._count(self._scored, labels.coded.predicate)
+        self._count(self._candidates, naive.coded.predicate)
+        if triplets is None:
+            self._triplets = None
+        elif self._triplets is not None:
+            self._count(self._triplets, self._predicates(FlatList.of(triplets, "triplets"), "predicate_lemma"))
+        given_per_image = given.per_image(len(images))
+        self._kept_per_image.append(kept.per_image(len(images))[boxes.number > 0])
+        self._given_per_image.append(given_per_image[boxes.number > 0])
+        is_tagged = pc.is_in(images["image_id"], value_set=scored["image_id"]).to_numpy()
+        # The last element answers for labels of images without a row, whose index is -1.
+        is_audited = np.append((given_per_image > 0) & is_tagged, False)
+        symmetric = [self._codes[name] for name in SYMMETRIC if name in self._codes]
+        for place, found in enumerate((kept, naive)):
+            audited = found.where(found.inside & is_audited[found.image])
+            self._bins[place] += bin_counts(boxes.xywh, audited.coded, given.coded, symmetric)
+
+    def coverage(self) -> LabelCoverage | None:
+        """The coverage of everything added so far; None when nothing was."""
+        if not self._kept_per_image:
+            return None
+        kept_per_image = np.concatenate(self._kept_per_image)
+        lists = [self._list("Visual Genome", VG_PREDICATES)]
+        gives = self._given.total() > 0
+        if gives:
+            lists.append(self._list("the set's own", [name for name, _ in _ranked(self._given) if name]))
+        return LabelCoverage(
+            images=len(kept_per_image),
+            kept=density(kept_per_image, self._kept),
+            given=density(np.concatenate(self._given_per_image), self._given) if gives else None,
+            lists=tuple(lists),
+            geometry=precision_by_bin(*self._bins) if gives else (),
+        )
+
+    def _list(self, name: str, names: Iterable[str]) -> PredicateList:
+        every = list(names)
+        missing = missing_predicates(every, self._kept, self._scored, self._candidates, self._triplets)
+        reasons = dict(_ranked(Counter(each.reason for each in missing)))
+        return PredicateList(name, len(every), len(missing), reasons, tuple(missing[:MAX_MISSING]))
+
+    def _located(self, table: pa.Table, column: str, images: pa.Table, boxes: _Boxes) -> _Located:
+        items = FlatList.of(table, column)
+        rows = pc.index_in(table["image_id"], value_set=images["image_id"]).fill_null(-1).to_numpy().astype(np.int64)
+        image = rows[items.row]
+        subject, object_ = (items.numbers(name).astype(np.int64) for name in ("subject", "object"))
+        number, start = np.append(boxes.number, 0)[image], np.append(boxes.start, 0)[image]
+        inside = (np.minimum(subject, object_) >= 0) & (np.maximum(subject, object_) < number)
+        return _Located(
+            image, CodedLabels(start + subject, start + object_, self._predicates(items, "predicate")), inside
+        )
+
+    def _predicates(self, items: FlatList, name: str) -> Indices:
+        """The codes of the items' predicates, by canonical form; each text is brought into it once."""
+        encoded = pc.dictionary_encode(items.fields.field(name))
+        forms = [canonical(text) for text in encoded.dictionary.to_pylist()]
+        codes = np.array([self._codes.setdefault(form, len(self._codes)) for form in forms], np.int64)
+        found: Indices = codes[encoded.indices.to_numpy(zero_copy_only=False)]
+        return found
+
+    def _count(self, counter: Counter[str], predicates: Indices) -> None:
+        counts = np.bincount(predicates, minlength=len(self._codes)).tolist()
+        counter.update({form: counts[code] for form, code in self._codes.items() if counts[code]})
+
+
+@dataclass(frozen=True)
+class _Boxes:
+    """The B boxes of I images in one sequence; `number` and `start` (I): how many an image has, and its first."""
+
+    xywh: npt.NDArray[np.float64]
+    number: Indices
+    start: Indices
+
+    @classmethod
+    def of(cls, images: pa.Table) -> _Boxes:
+        boxes = FlatList.of(images, "boxes")
+        number = np.bincount(boxes.row, minlength=len(images))
+        xywh = np.stack([boxes.numbers(name).astype(np.float64) for name in ("x", "y", "w", "h")], axis=1)
+        return cls(xywh, number, np.cumsum(number) - number)
+
+
+@dataclass(frozen=True)
+class _Located:
+    """N labels with the row of their image (N; -1: none) and whether both boxes are among the image's (N).
+
+    Labels are outside when images were ingested again, with fewer boxes, after they were tagged.
+    """
+
+    image: Indices
+    coded: CodedLabels
+    inside: npt.NDArray[np.bool_]
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> _Located:
+        return _Located(self.image[chosen], self.coded.where(chosen), self.inside[chosen])
+
+    def distinct(self, boxes: _Boxes, predicates: int) -> _Located:
+        first = np.unique(self.coded.keys(len(boxes.xywh), predicates), return_index=True)[1]
+        chosen = np.zeros(len(self.image), bool)
+        chosen[first] = True
+        return self.where(chosen)
+
+    def per_image(self, images: int) -> Indices:
+        return np.bincount(self.image[self.image >= 0], minlength=images)
+
+
+def _ranked(counts: Counter[str]) -> list[tuple[str, int]]:
+    return sorted(((name, count) for name, count in counts.items() if count), key=lambda each: (-each[1], each[0]))

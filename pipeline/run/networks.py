@@ -1,0 +1,130 @@
+"""Checks of the networks that a recipe trains or takes over: they are built, and their weights read, before any work.
+
+Networks are built without memory for their parameters, which takes a second; loading torch takes longer. A run therefore
+remembers what it found fit (`recall`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.run.context import RunContext
+from pipeline.run.dag import Step
+from pipeline.run.finding import Finding
+from pipeline.stages.import_tagger import ImportTaggerStage
+from pipeline.training.config import MODEL, VOCABULARY
+from pipeline.training.settings import TrainingSettings
+from storage.digests import digest_json
+from storage.errors import FatalError, PipelineError
+
+FIT = "fit"
+"""Name of the note in which a run keeps the networks that passed."""
+
+
+def unfit_networks(context: RunContext) -> Iterator[Finding]:
+    """Yield what stops the networks of a recipe from being built. A run that passed before looks at nothing."""
+    stamp = digest_json([[step.name, step.settings.model_dump(mode="json"), _files(step)] for step in _steps(context)])
+    if context.run.read_document(FIT).get("stamp") == stamp:
+        return
+    unfit = [finding for finding in networks(context) if finding.state == "missing"]
+    yield from unfit
+    if not unfit:
+        context.run.note(FIT, {"stamp": stamp})
+
+
+def networks(context: RunContext) -> Iterator[Finding]:
+    """Build each network of a recipe, and compare initial weights and a tagger that is taken over with it."""
+    for step in _steps(context):
+        try:
+            detail = _taken_over(step) if step.stage is ImportTaggerStage else _trained(step.settings)
+        except FatalError as error:
+            yield Finding("missing", f"{step.name} network", str(error))
+        else:
+            yield Finding("ok", f"{step.name} network", detail)
+
+
+def _steps(context: RunContext) -> list[Step]:
+    return [s for s in context.steps if s.stage is ImportTaggerStage or isinstance(s.settings, TrainingSettings)]
+
+
+def _files(step: Step) -> list[Any]:
+    """Size and time of the files that a network starts from."""
+    try:
+        paths = step.stage(step.settings).weights().values()
+        return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+    except (OSError, PipelineError):
+        return []
+
+
+def _trained(settings: Any) -> str:
+    """Builds the network of a training. Raises `FatalError` when it can't be built, or can't start from its weights."""
+    import torch
+
+    from models.weights import WeightsError, build, read_shapes
+    from pipeline.training.task import network_config
+
+    try:
+        with torch.device("meta"):
+            network = build(network_config(settings), None)
+    except Exception as error:  # timm raises what it likes for stages that a model does not have
+        raise FatalError(f"{error}; change the section's `network`") from error
+    own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    _require_devices(settings)
+    name = settings.network["backbone"]
+    if settings.initial is None:
+        return f"{type(network).__name__} with {name}, from random weights"
+    try:
+        given = read_shapes(settings.initial)
+    except (OSError, WeightsError) as error:
+        raise FatalError(f"initial: {error}") from error
+    wrong = [each for each in own if each in given and given[each] != own[each]]
+    if wrong:
+        raise FatalError(
+            f"initial = {settings.initial}: {len(wrong)} entries have other shapes, e.g. {wrong[0]} {given[wrong[0]]}, where the "
+            f"network has {own[wrong[0]]}; use weights of the same sizes, or change `network`"
+        )
+    taken = len(own.keys() & given.keys())
+    if not taken:
+        raise FatalError(
+            f"initial = {settings.initial}: none of its {len(given)} entries belongs to this network; convert official weights "
+            "with `rlip weights import`"
+        )
+    rest = ", the others random" if taken < len(own) else ""
+    return f"{type(network).__name__} with {name}; {taken} of {len(own)} entries from {settings.initial}{rest}"
+
+
+def _require_devices(settings: Any) -> None:
+    """Raises `FatalError` when a training asks for GPUs that the machine does not have."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if settings.device == "cuda" and not count:
+        raise FatalError(
+            'device = "cuda", but torch finds no GPU; use device = "auto", or see `rlip doctor`, accelerator'
+        )
+    if settings.device != "cpu" and count and settings.processes > count:
+        raise FatalError(
+            f"processes = {settings.processes}, but the machine has {count} GPU(s), one for each process: set it to {count}, "
+            'or device = "cpu"'
+        )
+
+
+def _taken_over(step: Step) -> str:
+    """Reads the tagger that is taken over. Raises `FatalError` when it is none."""
+    from models.weights import WeightsError, read_config
+
+    files = step.stage(step.settings).weights()
+    try:
+        config = read_config(files[MODEL])
+        if VOCABULARY in files:
+            json.loads(files[VOCABULARY].read_bytes())["image_size"]
+    except (OSError, ValueError, KeyError, TypeError, WeightsError) as error:
+        raise FatalError(f"tag.weights: {error!s} ({files[MODEL]}); name the weights of a Relation Tagger") from error
+    if not config.tagger:
+        raise FatalError(
+            f"tag.weights: {files[MODEL]} holds a detector, not a Relation Tagger; name the weights of a tagger"
+        )
+    return f"tagger with {config.backbone}, from {Path(files[MODEL])}"

@@ -1,0 +1,562 @@
+"""Downloads resume, verify and unpack; an error is one message; and the layout is what the recipes look for."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from pipeline.cli.data import get_data
+from pipeline.data import download as download_module
+from pipeline.data.archives import gunzip, unpack
+from pipeline.data.catalogue import CATALOGUE, PublicFile, where_to_get
+from pipeline.data.download import ATTEMPTS, download, mirrored
+from pipeline.data.images.folders import open_folder
+from pipeline.data.images.refs import StoredImage
+from pipeline.run.recipe import load_recipe
+from storage.errors import FatalError, RetryableError
+
+CONTENT = bytes(range(256)) * 4096
+MEBIBYTE = len(CONTENT)
+
+
+class Server:
+    """A web server on loopback. `cut` ends the next responses after that many bytes, `refuse` drops the next connections."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.cut: list[int] = []
+        self.refuse = 0
+        self.busy = 0
+        self.ranges = True
+        self.shift = 0
+        self.tag: str | None = '"{}"'
+        self.redirect: dict[str, tuple[str, str]] = {}
+        self.asked: list[str | None] = []
+        self.sent = 0
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, self))
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, server: Server, *rest: Any) -> None:
+        self.all = server
+        super().__init__(*rest)
+
+    def do_GET(self) -> None:
+        self.close_connection = True
+        name, server = urlsplit(self.path).path, self.all
+        server.asked.append(self.headers.get("Range"))
+        if server.refuse:
+            server.refuse -= 1
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        if server.busy:
+            server.busy -= 1
+            self.send_error(503)
+            return
+        if name in server.redirect:
+            target, tag = server.redirect[name]
+            self.send_response(302)
+            self.send_header("Location", target)
+            self.send_header("X-Linked-ETag", f'"{tag}"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if name not in server.files:
+            self.send_error(404)
+            return
+        self._send(server.files[name])
+
+    def _send(self, data: bytes) -> None:
+        server = self.all
+        tag = None if server.tag is None else server.tag.format(hashlib.md5(data).hexdigest())
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        start = int(asked[1]) if asked and server.ranges and self.headers.get("If-Range") == tag else 0
+        shift = server.shift if start else 0
+        start, data = start - shift, data[: len(data) - shift]
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        if tag is not None:
+            self.send_header("ETag", tag)
+        self.send_header("Content-Length", str(len(data) - start))
+        self.end_headers()
+        end = start + server.cut.pop(0) if server.cut else len(data)
+        self.wfile.write(data[start:end])
+        server.sent += len(data[start:end])
+
+    def log_message(self, *parts: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    running = Server()
+    yield running
+    running.stop()
+
+
+def _never(seconds: float) -> None:
+    raise AssertionError(f"paused for {seconds} s")
+
+
+class _StoppedError(Exception):
+    pass
+
+
+def _stop_at(count: int) -> Callable[[int, int | None], None]:
+    """Ends a download as Ctrl-C does, once `count` bytes have arrived."""
+
+    def report(done: int, total: int | None) -> None:
+        if done >= count:
+            raise _StoppedError
+
+    return report
+
+
+def _names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_whole_file_is_downloaded_with_progress(server: Server, tmp_path: Path) -> None:
+    server.files["/a/big.bin"] = CONTENT * 3
+    seen: list[tuple[int, int | None]] = []
+    path = tmp_path / "new" / "big.bin"
+    download(f"{server.url}/a/big.bin", path, report=lambda *step: seen.append(step), sleep=_never)
+    assert path.read_bytes() == CONTENT * 3
+    assert seen[0] == (0, 3 * MEBIBYTE) and seen[-1] == (3 * MEBIBYTE, 3 * MEBIBYTE)
+    assert seen == sorted(seen)
+    assert _names(tmp_path) == {"new/big.bin"}
+
+
+def test_an_interrupted_download_requests_only_the_rest(server: Server, tmp_path: Path) -> None:
+    server.files["/big.bin"] = CONTENT * 4
+    url, path = f"{server.url}/big.bin", tmp_path / "big.bin"
+    server.cut = [2 * MEBIBYTE + 5]
+    with pytest.raises(_StoppedError):
+        download(url, path, report=_stop_at(2 * MEBIBYTE), sleep=_never)
+    assert not path.exists()
+    kept = (tmp_path / "big.bin.part").stat().st_size
+    assert kept >= 2 * MEBIBYTE
+    server.sent, server.asked = 0, []
+    download(url, path, sleep=_never)
+    assert path.read_bytes() == CONTENT * 4
+    assert server.asked == [f"bytes={kept}-"] and server.sent == 4 * MEBIBYTE - kept
+    assert _names(tmp_path) == {"big.bin"}
+
+
+def test_a_connection_that_ends_early_is_resumed_after_a_pause(server: Server, tmp_path: Path) -> None:
+    server.files["/big.bin"] = CONTENT * 2
+    server.cut = [1000, 500]
+    pauses: list[float] = []
+    download(f"{server.url}/big.bin", tmp_path / "big.bin", sleep=pauses.append)
+    assert server.asked == [None, "bytes=1000-", "bytes=1500-"] and server.sent == 2 * MEBIBYTE
+    assert pauses == [1.0, 1.0]
+    assert (tmp_path / "big.bin").read_bytes() == CONTENT * 2
+
+
+@pytest.mark.parametrize("kind", ["refuse", "busy"])
+def test_a_server_that_fails_twice_is_asked_again_with_growing_pauses(
+    server: Server, tmp_path: Path, kind: str
+) -> None:
+    server.files["/a.bin"] = CONTENT
+    setattr(server, kind, 2)
+    pauses: list[float] = []
+    download(f"{server.url}/a.bin", tmp_path / "a.bin", sleep=pauses.append)
+    assert pauses == [1.0, 2.0]
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_a_server_that_always_fails_ends_as_retryable_and_keeps_the_part(server: Server, tmp_path: Path) -> None:
+    server.files["/a.bin"] = CONTENT
+    server.cut, server.busy = [100], 0
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        server.busy = 99
+
+    with pytest.raises(RetryableError, match=rf"a\.bin: gave up after {ATTEMPTS} attempts .*503.*a\.bin\.part"):
+        download(f"{server.url}/a.bin", tmp_path / "a.bin", sleep=pause)
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0]
+    assert (tmp_path / "a.bin.part").read_bytes() == CONTENT[:100]
+
+
+def test_a_file_that_changed_meanwhile_starts_over(server: Server, tmp_path: Path) -> None:
+    server.files["/big.bin"] = CONTENT * 3
+    url, path = f"{server.url}/big.bin", tmp_path / "big.bin"
+    with pytest.raises(_StoppedError):
+        download(url, path, report=_stop_at(MEBIBYTE), sleep=_never)
+    server.files["/big.bin"] = CONTENT[::-1] * 2
+    download(url, path, sleep=_never)
+    assert path.read_bytes() == CONTENT[::-1] * 2
+
+
+@pytest.mark.parametrize(("attribute", "value"), [("ranges", False), ("tag", None), ("tag", 'W/"{}"')])
+def test_without_ranges_or_a_strong_tag_the_whole_file_is_fetched_again(
+    server: Server, tmp_path: Path, attribute: str, value: Any
+) -> None:
+    setattr(server, attribute, value)
+    server.files["/big.bin"] = CONTENT * 3
+    url, path = f"{server.url}/big.bin", tmp_path / "big.bin"
+    with pytest.raises(_StoppedError):
+        download(url, path, report=_stop_at(MEBIBYTE), sleep=_never)
+    server.sent = 0
+    download(url, path, sleep=_never)
+    assert path.read_bytes() == CONTENT * 3 and server.sent == 3 * MEBIBYTE
+
+
+def test_a_range_that_was_not_asked_for_is_not_appended(server: Server, tmp_path: Path) -> None:
+    server.files["/big.bin"] = CONTENT * 3
+    url, path = f"{server.url}/big.bin", tmp_path / "big.bin"
+    with pytest.raises(_StoppedError):
+        download(url, path, report=_stop_at(MEBIBYTE), sleep=_never)
+    server.shift = 7
+    download(url, path, sleep=lambda seconds: None)
+    assert path.read_bytes() == CONTENT * 3
+
+
+def test_a_part_that_was_whole_before_the_stop_is_not_requested_again(server: Server, tmp_path: Path) -> None:
+    server.files["/a.bin"] = CONTENT
+    url, path = f"{server.url}/a.bin", tmp_path / "a.bin"
+    with pytest.raises(_StoppedError):
+        download(url, path, report=_stop_at(MEBIBYTE), sleep=_never)
+    server.asked = []
+    download(url, path, sleep=_never)
+    assert server.asked == [] and path.read_bytes() == CONTENT
+
+
+def test_a_published_digest_is_verified(server: Server, tmp_path: Path) -> None:
+    server.files["/a.bin"] = CONTENT
+    for kind in ("md5", "sha256"):
+        download(f"{server.url}/a.bin", tmp_path / kind, f"{kind}:{hashlib.new(kind, CONTENT).hexdigest()}")
+        assert (tmp_path / kind).read_bytes() == CONTENT
+
+
+def test_a_wrong_digest_is_refused_and_nothing_is_kept(server: Server, tmp_path: Path) -> None:
+    server.files["/a.bin"] = CONTENT
+    with pytest.raises(FatalError, match=r"a\.bin: what arrived is not the published file \(its md5 is .*, but 00"):
+        download(f"{server.url}/a.bin", tmp_path / "a.bin", f"md5:{'0' * 32}", sleep=_never)
+    assert _names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_the_digest_that_the_hub_states_in_its_redirect_is_verified(
+    server: Server, tmp_path: Path, right: bool
+) -> None:
+    server.files["/cdn/model"] = CONTENT
+    stated = hashlib.sha256(CONTENT if right else b"other").hexdigest()
+    server.redirect["/hub/model"] = (f"{server.url}/cdn/model", stated)
+    if right:
+        download(f"{server.url}/hub/model", tmp_path / "model", sleep=_never)
+        assert (tmp_path / "model").read_bytes() == CONTENT
+    else:
+        with pytest.raises(FatalError, match=f"{stated} is published"):
+            download(f"{server.url}/hub/model", tmp_path / "model", sleep=_never)
+        assert _names(tmp_path) == set()
+
+
+def test_a_file_that_is_not_there_is_one_message_without_retry(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(FatalError, match=r"/lost\.zip: no such file on the server \(404 .*rlip data list"):
+        download(f"{server.url}/lost.zip", tmp_path / "lost.zip", sleep=_never)
+    assert not (tmp_path / "lost.zip").exists()
+
+
+def test_no_network_is_told_at_once(tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/a.bin"
+        with pytest.raises(FatalError, match=r"no connection to 127\.0\.0\.1:\d+ .*refused.*proxy.*RLIP_MIRROR"):
+            download(url, tmp_path / "a.bin", sleep=_never)
+
+
+def test_a_disk_without_room_is_told_before_anything_is_fetched(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.files["/a.bin"] = CONTENT
+    monkeypatch.setattr(download_module.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10}))
+    with pytest.raises(FatalError, match=r"disk full: .*needs .* GiB more in .*--root"):
+        download(f"{server.url}/a.bin", tmp_path / "a.bin", sleep=_never)
+    assert not (tmp_path / "a.bin").exists()
+
+
+def test_a_disk_that_fills_up_meanwhile_is_told(server: Server, tmp_path: Path) -> None:
+    server.files["/a.bin"] = CONTENT
+    (tmp_path / "a.bin.part").symlink_to("/dev/full")
+    with pytest.raises(FatalError, match=r"disk full while writing .*a\.bin\.part; .*it resumes"):
+        download(f"{server.url}/a.bin", tmp_path / "a.bin", sleep=_never)
+    assert not (tmp_path / "a.bin").exists()
+
+
+def test_two_downloads_of_one_file_do_not_mix(server: Server, tmp_path: Path) -> None:
+    server.files["/a.bin"] = CONTENT
+    url, path = f"{server.url}/a.bin", tmp_path / "a.bin"
+
+    def second(done: int, total: int | None) -> None:
+        with pytest.raises(FatalError, match="another process is downloading it"):
+            download(url, path)
+
+    download(url, path, report=second)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_mirror_has_the_host_as_its_first_folder() -> None:
+    url = "https://host.org/a/b%20c.zip?x=1"
+    assert mirrored(url, "http://127.0.0.1:80/m/") == "http://127.0.0.1:80/m/host.org/a/b%20c.zip?x=1"
+    assert mirrored(url, None) == url
+
+
+def _zip(members: dict[str, bytes]) -> bytes:
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as packed:
+        for name, data in members.items():
+            packed.writestr(name, data)
+    return target.getvalue()
+
+
+def _tar(members: dict[str, bytes], mode: str = "w:gz") -> bytes:
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode=mode) as packed:  # type: ignore[call-overload]
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            packed.addfile(member, io.BytesIO(data))
+    return target.getvalue()
+
+
+MAKE = {"a.zip": _zip, "a.tar.gz": _tar}
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_an_archive_is_unpacked_beside_what_is_there(tmp_path: Path, name: str) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_bytes(b"mine")
+    archive = tmp_path / name
+    archive.write_bytes(MAKE[name]({"notes/one.txt": b"1", "two/deep/2.txt": b"2"}))
+    unpack(archive, tmp_path)
+    assert _names(tmp_path) == {"notes/mine.txt", "notes/one.txt", "two/deep/2.txt"}
+    assert (tmp_path / "two/deep/2.txt").read_bytes() == b"2"
+
+
+@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("member", ["../evil", "/evil", "a/../../evil", "..\\evil"])
+def test_a_member_that_leads_out_of_the_folder_is_refused_and_nothing_is_unpacked(
+    tmp_path: Path, name: str, member: str
+) -> None:
+    folder = tmp_path / "in" / "here"
+    folder.mkdir(parents=True)
+    archive = folder / name
+    archive.write_bytes(MAKE[name]({"good.txt": b"1", member: b"evil"}))
+    with pytest.raises(FatalError, match="would lie outside the folder, so nothing was unpacked"):
+        unpack(archive, folder)
+    assert _names(tmp_path) == {f"in/here/{name}"}
+
+
+def test_links_in_archives_are_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        link = zipfile.ZipInfo("link")
+        link.external_attr = 0o120777 << 16
+        packed.writestr(link, "/etc/passwd")
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+        member = tarfile.TarInfo("link")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(member)
+    for name in MAKE:
+        with pytest.raises(FatalError, match="is a link or a device"):
+            unpack(tmp_path / name, tmp_path)
+    assert _names(tmp_path) == set(MAKE)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_damaged_archive_is_removed_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+    whole = MAKE[name]({"one.bin": os.urandom(5000), "two.bin": os.urandom(5000)})
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FatalError, match=r"was damaged .* run again to download it anew"):
+        unpack(tmp_path / name, tmp_path)
+    assert _names(tmp_path) == set()
+
+
+def test_a_compressed_tar_becomes_one_that_is_read_in_place(tmp_path: Path) -> None:
+    archive = tmp_path / "patch3.tar.gz"
+    archive.write_bytes(gzip.compress(_tar({"patch3/a.jpg": b"picture"}, "w:")))
+    gunzip(archive, tmp_path / "patch3.tar")
+    assert _names(tmp_path) == {"patch3.tar"}
+    image = open_folder(tmp_path / "patch3.tar").place("patch3/a.jpg")
+    assert isinstance(image, StoredImage) and image.read(100) == b"picture"
+    archive.write_bytes(gzip.compress(os.urandom(5000))[:3000])
+    with pytest.raises(FatalError, match="was damaged"):
+        gunzip(archive, tmp_path / "patch4.tar")
+    assert _names(tmp_path) == {"patch3.tar"}
+
+
+def _address(file: PublicFile) -> str:
+    return urlsplit(mirrored(file.url, "http://mirror")).path
+
+
+def _serve_tiny(server: Server) -> None:
+    """Serve tiny files under the addresses of the catalogue, laid out as the official archives are."""
+    for each in CATALOGUE.values():
+        for file in each.files:
+            folder = Path(file.path).parent
+            inside = [str(Path(place).relative_to(folder)) for place in file.places]
+            members = {name if Path(name).suffix else f"{name}/1.jpg": b"[]" for name in inside}
+            if file.path.endswith(".zip"):
+                server.files[_address(file)] = _zip(members)
+            elif file.then == "gunzip":
+                patch = Path(file.places[0]).stem
+                server.files[_address(file)] = gzip.compress(_tar({f"{patch}/1.jpg": b"x"}, "w:"))
+            elif file.path.endswith(".tar.gz"):
+                server.files[_address(file)] = _tar(members)
+            else:
+                server.files[_address(file)] = b"{}"
+
+
+@pytest.fixture
+def without_digests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The catalogue without the digests of the real archives."""
+    for name, each in CATALOGUE.items():
+        files = tuple(replace(file, digest=None) for file in each.files)
+        monkeypatch.setitem(CATALOGUE, name, replace(each, files=files))
+
+
+@pytest.mark.parametrize("recipe", ["coco", "coco_objects365", "label_coco_swin_l"])
+@pytest.mark.usefixtures("without_digests")
+def test_the_layout_is_what_the_recipes_look_for(server: Server, tmp_path: Path, root: Path, recipe: str) -> None:
+    _serve_tiny(server)
+    names = ["coco", "visual_genome", "roberta", *(["objects365"] if recipe == "coco_objects365" else [])]
+    get_data(names, tmp_path, [], server.url, as_json=True)
+    loaded = load_recipe(root / f"recipes/{recipe}.toml", [f"data.root={tmp_path}"])
+    for name in dict.fromkeys((*loaded.data.label, *loaded.data.tagger)):
+        source = loaded.data.source(name)
+        assert source.missing() == [] and source.unreadable() == []
+    assert (tmp_path / "weights" / "roberta-base" / "vocab.json").is_file()
+    assert loaded.train_tagger.tokenizer == Path("data/weights/roberta-base")
+    assert [path for path in _names(tmp_path) if path.endswith((".zip", ".gz", ".part", ".json.part"))] == []
+
+
+def test_the_layout_by_hand_is_what_the_recipe_looks_for(root: Path) -> None:
+    source = load_recipe(root / "recipes/coco.toml").data.source("hico_test")
+    places = {Path("data") / place for place in CATALOGUE["hico_det"].hand_places}
+    assert places == {source.images, source.annotations, source.verbs}
+
+
+@pytest.mark.usefixtures("without_digests")
+def test_a_set_that_is_there_is_not_downloaded_again_and_an_archive_that_was_copied_is_unpacked(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _serve_tiny(server)
+    (tmp_path / "coco").mkdir()
+    (tmp_path / "coco" / "val2017.zip").write_bytes(_zip({"val2017/mine.jpg": b"mine"}))
+    get_data(["coco"], tmp_path, ["val"], server.url, as_json=True)
+    assert server.asked == [] and _names(tmp_path) == {"coco/val2017/mine.jpg"}
+    capsys.readouterr()
+    get_data(["coco"], tmp_path, ["val"], server.url, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"got": [], "there": [f"{tmp_path}/coco/val2017"], "by_hand": []}
+
+
+def test_a_copied_archive_with_a_wrong_digest_is_not_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "coco").mkdir()
+    (tmp_path / "coco" / "val2017.zip").write_bytes(_zip({"val2017/mine.jpg": b"mine"}))
+    with pytest.raises(FatalError, match=r"val2017\.zip: its md5 is .*442b8da7639aecaf257c1dceb8ba8c80 is published"):
+        get_data(["coco"], tmp_path, ["val"], None, as_json=True)
+    assert _names(tmp_path) == {"coco/val2017.zip"}
+
+
+def test_what_can_only_be_got_by_hand_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(
+        FatalError, match=r"(?s)hico_det can't be downloaded.*umich\.edu.*Google Drive.*test_hico\.json"
+    ):
+        get_data(["hico_det"], tmp_path, [], None, as_json=False)
+    for place in CATALOGUE["hico_det"].hand_places:
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text("[]")
+    get_data(["hico_det"], tmp_path, [], None, as_json=False)
+
+
+def test_unknown_sets_and_parts_are_told_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(FatalError, match="no public set named 'coc'; the sets are coco, objects365"):
+        get_data(["coc"], tmp_path, [], None, as_json=True)
+    with pytest.raises(FatalError, match="--only test: no such part; coco has annotations, val, train"):
+        get_data(["coco"], tmp_path, ["test"], None, as_json=True)
+
+
+def test_every_file_of_the_catalogue_has_its_own_place_inside_the_root() -> None:
+    files = [file for each in CATALOGUE.values() for file in each.files]
+    paths = [place for file in files for place in {file.path, *file.places}]
+    assert len(set(paths)) == len(paths)
+    assert not [path for path in paths if Path(path).is_absolute() or ".." in Path(path).parts]
+    assert all(re.fullmatch(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", file.digest) for file in files if file.digest)
+    assert all(urlsplit(file.url).scheme in ("http", "https") for file in files)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("coco", "COCO 2017 (about 20.4 GB, https://cocodataset.org/#download) is downloaded by `rlip data get coco`"),
+        ("data/coco/train2017", "`rlip data get coco`"),
+        ("/x y/coco/annotations/instances_val2017.json", "`rlip data get coco --root '/x y'`"),
+        ("objects365/train", "`rlip data get objects365 --root .`"),
+        ("tokenizer", "`rlip data get roberta`"),
+        (Path("data/weights/roberta-base"), "`rlip data get roberta`"),
+        ("Salesforce/blip-image-captioning-large", "`rlip data get blip`"),
+        ("hico_det", "is had by hand from http://www-personal.umich.edu/~ywchao/hico/; `rlip data get hico_det` says how"),
+    ],
+)  # fmt: skip
+def test_where_to_get_names_page_size_and_command(asked: str | Path, said: str) -> None:
+    assert where_to_get(asked).endswith(said)
+
+
+def test_where_to_get_says_nothing_of_other_sets() -> None:
+    for asked in ("mine", "mine/instances.json", "/data/mine/images", "coco/mine", "initial", ""):
+        assert where_to_get(asked) == ""
+
+
+def test_the_command_downloads_from_a_mirror_and_lists_what_is_there(server: Server, tmp_path: Path) -> None:
+    _serve_tiny(server)
+    rlip = str(Path(sys.executable).with_name("rlip"))
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "RLIP_MIRROR": server.url, "NO_COLOR": "1", "TERM": "dumb"}
+        command = [rlip, "data", *words, "--root", str(tmp_path)]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+
+    done = run("get", "roberta")
+    assert done.returncode == 0, done.stderr
+    assert "3 of 3 files downloaded" in done.stdout
+    folder = tmp_path / "weights" / "roberta-base"
+    assert {path.name for path in folder.iterdir()} == {"tokenizer.json", "vocab.json", "merges.txt"}
+    listed = {each["name"]: each for each in json.loads(run("list", "--json").stdout)}
+    assert listed["roberta"]["there"] and not listed["coco"]["there"] and list(listed) == list(CATALOGUE)
+    shown = run("get").stdout
+    assert shown == run("list").stdout and re.search(rf"roberta +2\.7 MB  there +{folder}/tokenizer\.json", shown)
+    del server.files["/raw.githubusercontent.com/s-gupta/v-coco/master/data/vcoco/vcoco_test.json"]
+    done = run("get", "vcoco", "--only", "test")
+    assert done.returncode == 1 and done.stderr.strip().startswith("Error: ") and "404" in done.stderr
