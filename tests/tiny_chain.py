@@ -26,7 +26,7 @@ class World:
 
     def command(self, *overrides: str, do: str = "run", direct: bool = True) -> list[str]:
         """The command line of `rlip run --json`, with or without Prefect, or of `rlip plan --json`."""
-        settings = [f"data.root={self.data}", f"store={self.store}", f"reports={self.data}-reports", *overrides]
+        settings = [f"data.root={self.data}", f"store={self.store}", *overrides]
         sets = [word for setting in settings for word in ("--set", setting)]
         way = ["--direct"] if do == "run" and direct else []
         return [str(Path(sys.executable).with_name("rlip")), do, str(self.recipe), *way, "--json", *sets]

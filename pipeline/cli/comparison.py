@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from pipeline.labels.kept_labels import ChoiceSettings, choice_of, judged_labels
+from pipeline.labels.kept_labels import ChoiceSettings, choice_or_all, judged_labels
 from pipeline.labels.label_funnel import candidates
 from pipeline.report.arms import arm_scores, score_name
 from pipeline.report.label_view import LabelView
@@ -15,9 +15,6 @@ from pipeline.report.steps import summaries
 from storage.artifact import Artifact
 from storage.runs import Run
 from tagger.english.predicates import canonical
-
-_EVERY_LABEL = ChoiceSettings(threshold=0.0)
-"""Imported labels, which no shard chooses from, are all kept."""
 
 
 class Changed(NamedTuple):
@@ -58,7 +55,7 @@ class Comparison:
 
 def _kept_change(before: Run, after: Run) -> KeptChange:
     found = KeptChange()
-    choices = choice_of(before) or _EVERY_LABEL, choice_of(after) or _EVERY_LABEL
+    choices = choice_or_all(before), choice_or_all(after)
     old, new = before.artifacts("tag"), after.artifacts("tag")
     for partition in sorted(old.keys() | new.keys()):
         one = _kept(old.get(partition), choices[0])

@@ -13,7 +13,6 @@ from rich.progress import track
 from pipeline.report.console import table
 from pipeline.report.formatting import bytes_in_words
 from pipeline.report.static_report import remove_report
-from pipeline.report.view import report_folder
 from storage.damage import Damage, find_damage
 from storage.errors import FatalError
 from storage.garbage import find_garbage
@@ -94,11 +93,10 @@ def remove_run(root: Address, run_name: str, as_json: bool) -> None:
     store.require_writable()
     run = find_run(store, run_name)
     freed = next((share.apart for share in usage_of(store).runs if share.name == run.name), 0)
-    folder = report_folder(run)
+    reported = remove_report(run)
     run.remove()
-    reported = remove_report(run, folder)
     if as_json:
-        print(json.dumps({"removed": run.name, "report": str(folder) if reported else None, "freed_by_gc": freed}))
+        print(json.dumps({"removed": run.name, "report": reported, "freed_by_gc": freed}))
         return
     with_report = " with its report" if reported else ""
     print(

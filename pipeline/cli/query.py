@@ -87,7 +87,17 @@ def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
         try:
             yield
         except (duckdb.Error, pa.ArrowException, OSError) as error:
-            raise FatalError(f"{sql}: {error}; tables of run {run.name!r}: {', '.join(sorted(tables))}") from error
+            lacking = (
+                "relations" in tables and "dropped" not in tables and re.search(r"\bdropped\b", sql, re.IGNORECASE)
+            )
+            hint = (
+                "; the labels are of a version that did not record dropped triplets: run stage tag again"
+                if lacking
+                else ""
+            )
+            raise FatalError(
+                f"{sql}: {error}; tables of run {run.name!r}: {', '.join(sorted(tables))}{hint}"
+            ) from error
 
     with errors_explained():
         for name, dataset in _tables(run):

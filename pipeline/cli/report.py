@@ -7,9 +7,9 @@ from datetime import datetime
 from pathlib import Path
 
 from pipeline.captioning.settings import CaptionSettings
-from pipeline.labels.kept_labels import ChoiceSettings, choice_of
-from pipeline.report.static_report import write_report
-from pipeline.report.view import RunView, report_folder
+from pipeline.labels.kept_labels import choice_or_all
+from pipeline.report.static_report import report_folder, write_report
+from pipeline.report.view import RunView
 from pipeline.run.context import run_view
 from pipeline.run.recipe import recorded_recipe
 from storage.open_store import Address, existing_store
@@ -30,7 +30,7 @@ def _imported(run: Run) -> RunView:
     return RunView(
         run=run,
         label_sets=tuple(sorted({partition.split("/")[0] for partition in run.artifacts("tag")})),
-        choice=choice_of(run) or ChoiceSettings(threshold=0.0),
+        choice=choice_or_all(run),
         captioning=CaptionSettings(),
         image_folders={},
         recipe={},

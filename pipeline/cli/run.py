@@ -49,6 +49,11 @@ def run_recipe(
 
 def train_tagger(path: Path, overrides: Sequence[str], runner: str, as_json: bool) -> None:
     """Run a recipe until its tagger is trained; print its scores and the path of its weights."""
+    taken = load_recipe(path, overrides).tag.weights
+    if taken is not None:
+        raise FatalError(
+            f"{path}: takes over the tagger {taken} (tag.weights), so none is trained; leave tag.weights out"
+        )
     context = run_recipe(path, overrides, runner, as_json, until="train_tagger")
     (tagger,) = context.run.artifacts("train_tagger").values()
     trained = TrainedTagger.of(tagger)

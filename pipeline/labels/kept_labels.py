@@ -61,6 +61,15 @@ def choice_of(run: Run) -> ChoiceSettings | None:
     return None if settings is None else recorded_choice(settings)
 
 
+EVERY_LABEL = ChoiceSettings(threshold=0.0, max_relations=2**31)
+"""Keeps all labels, as those of an import are, which no shard chooses from."""
+
+
+def choice_or_all(run: Run) -> ChoiceSettings:
+    """Which labels a run keeps; all of imported ones."""
+    return choice_of(run) or EVERY_LABEL
+
+
 def recorded_choice(settings: Mapping[str, Any]) -> ChoiceSettings:
     """The choice among settings of stage `shard`. Settings that its version did not have get their defaults."""
     return ChoiceSettings.model_validate({n: v for n, v in settings.items() if n in ChoiceSettings.model_fields})

@@ -36,7 +36,7 @@ class LabelFunnel:
     grounded: int | None = None
     """Triplets that led to candidates; None, too, when the tagger's version did not record what became of triplets."""
     candidates: int | None = None
-    """Proposals of a predicate for a pair of boxes."""
+    """Proposals of a predicate for a pair of boxes. None, too, for imported labels without candidates."""
     unproposed: int | None = None
     """Labels with a score that no caption proposes for their pair."""
     scored: int | None = None
@@ -102,8 +102,9 @@ def label_counts(
         alone = labels.values("proposed").count(False)
         distinct = _distinct(pairs)
         scored, unproposed, proposed = scored + len(labels), unproposed + alone, proposed + considered
-        lost["candidates"][REPEATED] += considered - distinct
-        lost["candidates"][BELOW_FLOOR] += distinct - (len(labels) - alone)
+        if "candidates.parquet" in artifact.manifest.files:
+            lost["candidates"][REPEATED] += considered - distinct
+            lost["candidates"][BELOW_FLOOR] += distinct - (len(labels) - alone)
         judged = judged_labels(relations, pairs, choice).values()
         verdicts = [one.reason for of_image in judged for one in of_image]
         lost["scored"].update(reason for reason in verdicts if reason is not None)
@@ -119,6 +120,7 @@ def label_counts(
     for partition, artifact in parsed.items() if tagged else ():
         lost["triplets"].update(_ungrounded(artifact, tagged.get(partition)))
     triplets = _items(parsed, "triplets")
+    has_candidates = any("candidates.parquet" in artifact.manifest.files for artifact in tagged.values())
     explained = bool(tagged) and all(dropped(artifact) is not None for artifact in tagged.values())
     if not explained:
         del lost["triplets"]
@@ -127,8 +129,8 @@ def label_counts(
         captions=_items(captioned, "captions"),
         triplets=triplets,
         grounded=triplets - lost["triplets"].total() if explained and triplets is not None else None,
-        candidates=proposed if tagged else None,
-        unproposed=unproposed if tagged else None,
+        candidates=proposed if has_candidates else None,
+        unproposed=unproposed if has_candidates else None,
         scored=scored if tagged else None,
         kept=kept.total() if tagged else None,
         lost={level: found for level, reasons in lost.items() if (found := _most_frequent_first(reasons))},

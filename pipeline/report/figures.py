@@ -50,8 +50,8 @@ class Figures:
     predicates: tuple[PredicateCount, ...]
     audits: tuple[DatasetAudit, ...]
     arms: tuple[ArmScores, ...]
-    unknown_captions: int
-    """Recorded captions of images that no labelled data set contains; they are ignored."""
+    unknown_captions: int | None
+    """Recorded captions of images that no labelled data set contains; they are ignored. None: not known."""
     share_of_gain: float | None
     """Share of the gain in zero-shot mAP, of given relations over no relations, that pseudo-labels recover."""
     steps: tuple[StepSummary, ...]
@@ -62,7 +62,9 @@ class Figures:
         return plain
 
 
-def compute_figures(run: Run, datasets: Sequence[str], choice: ChoiceSettings, unknown_captions: int = 0) -> Figures:
+def compute_figures(
+    run: Run, datasets: Sequence[str], choice: ChoiceSettings, unknown_captions: int | None = 0
+) -> Figures:
     """Computes the figures of a run. `datasets` are the labelled data sets; `choice` is what the shards keep."""
     counts, predicates = label_counts(run, datasets, choice)
     arms = arm_scores(run)
@@ -98,10 +100,15 @@ def figures_of(view: RunView) -> Figures:
     return figures
 
 
-def count_unknown_captions(view: RunView) -> int:
-    """Counts recorded captions of images that no labelled data set contains; 0 when a model generates the captions."""
+def count_unknown_captions(view: RunView) -> int | None:
+    """Counts recorded captions of images that no labelled data set contains; 0 when a model generates the captions.
+
+    None when the recordings are not on this machine, e.g. for a run that was pulled.
+    """
     if view.captioning.captioner != "recorded" or "caption" not in view.run.steps():
         return 0
+    if not all(path.is_file() for path in view.captioning.recorded):
+        return None
     captioner = RecordedCaptioner(view.captioning)
     known: set[int] = set()
     for artifact in labelled_partitions(view.run, "ingest", view.label_sets).values():

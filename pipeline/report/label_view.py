@@ -12,7 +12,7 @@ from rich.text import Text
 
 from pipeline.labels.coverage import CoverageCount, LabelCoverage
 from pipeline.labels.flat_list import FlatList
-from pipeline.labels.kept_labels import ChoiceSettings, choice_of
+from pipeline.labels.kept_labels import ChoiceSettings, choice_or_all
 from pipeline.labels.label_audit import LabelAudit, LabelCount
 from pipeline.labels.label_funnel import LabelFunnel, PredicateCount, label_counts, labelled_partitions
 from pipeline.report.console import share, table
@@ -44,7 +44,7 @@ class LabelView:
     @classmethod
     def of(cls, run: Run) -> LabelView:
         """Computes the view from the artifacts of a run; its recipe decides which labels are kept."""
-        choice = choice_of(run) or ChoiceSettings()
+        choice = choice_or_all(run)
         datasets = sorted({partition.split("/")[0] for partition in run.artifacts("tag")})
         counts, predicates = label_counts(run, datasets, choice)
         spread = np.zeros(BINS, np.int64)

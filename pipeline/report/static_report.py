@@ -24,7 +24,7 @@ from pipeline.report.figures import Figures, figures_of, run_stamp
 from pipeline.report.gallery import MAX_LISTED, Sample, choose_samples
 from pipeline.report.quarantine import quarantine
 from pipeline.report.steps import Outcome, stage_rows
-from pipeline.report.view import RunView
+from pipeline.report.view import REPORTS, RunView
 from storage.atomic import atomic_folder
 from storage.digests import digest_json
 from storage.errors import FatalError
@@ -38,6 +38,7 @@ _STORE = "rlip-store"
 """Name of the meta element that names the store of the run."""
 _VERSION = 5
 """Incremented whenever the page of the same run would look different."""
+_ADVICE = "`reports` in the recipe, or --out of `rlip report`"
 LONGEST_SIDE = 640
 """Longest side of the pictures in the report, in pixels."""
 
@@ -68,43 +69,56 @@ def write_report(
     stamp = digest_json([_VERSION, samples, view.recipe, run_stamp(view.run)])
     if outcome is not None and not outcome.computed and _stamp_of(page) == stamp:
         return page
-    if folder.exists() and any(folder.iterdir()) and _stamp_of(page) is None:
-        raise FatalError(f"{folder}: holds files that are not a report; set `reports` in the recipe to another folder")
-    _require_same_store(page, view.run)
+    require_place(view.run, folder)
     try:
         with atomic_folder(folder, replace=True) as aside:
             (aside / "images").mkdir()
             _fill(aside, view, outcome, samples, stamp, written)
     except OSError as error:
-        raise FatalError(
-            f"{folder}: the report can't be written ({error}); set `reports` in the recipe to a writable folder"
-        ) from error
+        raise FatalError(f"{folder}: the report can't be written ({error}); name another folder: {_ADVICE}") from error
     return page
 
 
-def remove_report(run: Run, folder: Path) -> bool:
+def report_folder(run: Run) -> Path:
+    """Where the report of a run lies: in the folder that its recipe named, if it has one of this store there, or in the store."""
+    chosen = run.read_document("recipe").get("reports")
+    if chosen and _meta(Path(chosen, run.name, "index.html"), _STORE) == _address(run):
+        return Path(chosen, run.name)
+    return run.store.root / REPORTS / run.name
+
+
+def require_place(run: Run, folder: Path) -> None:
+    """Raises `FatalError` when the report of a run would overwrite anything but an earlier report of this store."""
+    page = folder / "index.html"
+    if not folder.exists() or not any(folder.iterdir()) or _is_of(page, run):
+        return
+    advice = f"remove it, or name another folder: {_ADVICE}"
+    if _stamp_of(page) is None:
+        raise FatalError(f"{folder}: holds files that are not a report; {advice}")
+    other = _meta(page, _STORE) or "which it does not name"
+    raise FatalError(f"{page}: is the report of a run in another store, {other}; {advice}")
+
+
+def remove_report(run: Run) -> bool:
     """Removes the reports of a run and its records, and logs that lie in the store. Returns whether there was a report."""
+    folder = report_folder(run)
     pages = [folder / "index.html", *folder.parent.glob(f"{folder.name}@*/index.html")]
-    found = [page.parent for page in pages if _stamp_of(page) is not None and _is_of(page, run)]
+    found = [page.parent for page in pages if _is_of(page, run)]
     for report in found:
         shutil.rmtree(report)
-    if folder.resolve().is_relative_to(run.store.root.resolve()):
-        shutil.rmtree(folder.with_name(f"{folder.name}.logs"), ignore_errors=True)
+    logs = folder.with_name(f"{folder.name}.logs")
+    if _is_inside(folder, run) and not (logs / "index.html").exists():  # a run may be named so
+        shutil.rmtree(logs, ignore_errors=True)
     return bool(found)
 
 
-def _require_same_store(page: Path, run: Run) -> None:
-    if not _is_of(page, run):
-        raise FatalError(
-            f"{page}: is the report of run {run.name!r} in the store {_meta(page, _STORE)}; set `reports` in the recipe to "
-            "another folder, or leave it out: reports then lie in their store"
-        )
-
-
 def _is_of(page: Path, run: Run) -> bool:
-    """Whether a page reports on a run of this store. In the store's own folder, which may have moved, every page does."""
-    inside = page.resolve().is_relative_to(run.store.root.resolve())
-    return inside or _meta(page, _STORE) in (None, _address(run))
+    """Whether a page reports on a run of this store. In the store's own folder, which may have moved, every report does."""
+    return _stamp_of(page) is not None and (_is_inside(page, run) or _meta(page, _STORE) == _address(run))
+
+
+def _is_inside(path: Path, run: Run) -> bool:
+    return path.resolve().is_relative_to(run.store.root.resolve())
 
 
 def _address(run: Run) -> str:

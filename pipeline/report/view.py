@@ -15,12 +15,6 @@ REPORTS = "reports"
 """Folder of reports in a store, where the recipe names no other."""
 
 
-def report_folder(run: Run) -> Path:
-    """Where the report of a run lies, by the recipe that was recorded with it."""
-    chosen = run.read_document("recipe").get("reports")
-    return (Path(chosen) if chosen else run.store.root / REPORTS) / run.name
-
-
 @dataclass(frozen=True)
 class RunView:
     """A run with the recipe settings that figures and reports depend on."""

@@ -12,8 +12,10 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from pipeline.captioning.model_folder import model_fault
+from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.catalogue import where_to_get
 from pipeline.data.datasets.source import json_fault, text_fault
+from pipeline.report.static_report import require_place
 from pipeline.run.context import RunContext
 from pipeline.run.finding import Finding
 from pipeline.run.networks import networks, unfit_networks
@@ -42,6 +44,7 @@ def needs(context: RunContext) -> Iterator[Finding]:
     """Check what a recipe cannot run without: data, weights, store and disk. Imports nothing heavy."""
     yield from readable(context)
     yield from _store(context)
+    yield from _report(context)
 
 
 def readable(context: RunContext) -> Iterator[Finding]:
@@ -106,6 +109,8 @@ def _weights(context: RunContext) -> Iterator[Finding]:
 def _had(path: Path | str) -> str:
     """Where a missing public set or model is had, as a further sentence; "" for anything else."""
     sentence = where_to_get(path)
+    if sentence and str(path) == CaptionSettings().model:
+        sentence += "; then set caption.model=data/weights/blip-image-captioning-large"
     return f". {sentence}" if sentence else ""
 
 
@@ -175,6 +180,14 @@ def _store(context: RunContext) -> Iterator[Finding]:
         yield Finding("missing", "disk", need)
     else:
         yield Finding("ok", "disk", f"{free:.0f} GiB free in {root}")
+
+
+def _report(context: RunContext) -> Iterator[Finding]:
+    """Check that the report at the end of the run overwrites nothing."""
+    try:
+        require_place(context.run, context.recipe.report)
+    except PipelineError as error:
+        yield Finding("missing", "reports", str(error))
 
 
 def _machine(recipe: Recipe) -> Iterator[Finding]:

@@ -185,6 +185,8 @@ def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise FatalError(f"no recipe at {path}; recipes in that folder: {near}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
         raise FatalError(f"{path}: not a readable TOML file: {error}") from error
+    if isinstance(values.get("data"), dict) and "sources" in values["data"]:
+        values["data"].setdefault("root", str(path.parent))
     extended = values.pop("extends", None)
     if extended is None:
         return values
@@ -210,12 +212,27 @@ def recorded_recipe(run: Run) -> Recipe | None:
     Raises `FatalError` when another version recorded it in a form that this one does not know.
     """
     found = run.read_document("recipe")
-    try:
-        return Recipe.model_validate(found) if found else None
-    except ValidationError as error:
-        raise FatalError(
-            f"the recipe recorded with run {run.name!r} is of another version: {error.errors()[0]['msg']}"
-        ) from error
+    while found:
+        try:
+            return Recipe.model_validate(found)
+        except ValidationError as error:
+            unknown = [mistake["loc"] for mistake in error.errors() if mistake["type"] == "extra_forbidden"]
+            if not unknown:
+                reason = _explain(Path("recipe.json"), error)
+                raise FatalError(
+                    f"the recipe recorded with run {run.name!r} is of another version: {reason}"
+                ) from error
+            for location in unknown:
+                _remove(found, location)
+    return None
+
+
+def _remove(values: Any, location: tuple[int | str, ...]) -> None:
+    """Removes a setting that this version does not have any more."""
+    *sections, name = location
+    for section in sections:
+        values = values[section]
+    del values[name]
 
 
 def _explain(path: Path, error: ValidationError) -> str:

@@ -45,16 +45,15 @@ class ImportTaggerStage(Stage):
     def weights(self) -> dict[str, Path]:
         """The files of the tagger. Raises `FatalError` that says what is missing where."""
         settings: ImportTaggerSettings = self.settings
-        model = _find(settings.weights, settings.store)
-        beside = model.parent
-        tokenizer = beside if is_tokenizer(beside) else settings.tokenizer
-        if tokenizer is None or not is_tokenizer(tokenizer):
+        found = _files(settings.weights, settings.store)
+        if "tokenizer.json" in found or {"vocab.json", "merges.txt"} <= found.keys():
+            return found
+        if settings.tokenizer is None or not is_tokenizer(settings.tokenizer):
             raise FatalError(
-                f"tag.weights = {settings.weights}: {beside} has no tokenizer (tokenizer.json, or vocab.json and merges.txt); "
-                "copy its files there, or set train_tagger.tokenizer to its folder, e.g. of roberta-base"
+                f"tag.weights = {settings.weights}: no tokenizer lies beside {found[MODEL]} (tokenizer.json, or vocab.json and "
+                "merges.txt); copy its files there, or set train_tagger.tokenizer to its folder, e.g. of roberta-base"
             )
-        names = (VOCABULARY, CALIBRATION, _METRICS)
-        return {MODEL: model, **{n: beside / n for n in names if (beside / n).is_file()}, **tokenizer_files(tokenizer)}
+        return found | tokenizer_files(settings.tokenizer)
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Copy the files. Weights alone know no names; then images are scaled as the settings say."""
@@ -69,8 +68,8 @@ class ImportTaggerStage(Stage):
         return Output(table, files, rows_in=0, rows_out=0, facts={"from": self.settings.weights})
 
 
-def _find(weights: str, store: str) -> Path:
-    """The weights file that `weights` names."""
+def _files(weights: str, store: str) -> dict[str, Path]:
+    """The files of the tagger that `weights` names, by name."""
     path = Path(weights)
     if path.is_dir() or path.suffix == ".safetensors":
         file = path / MODEL if path.is_dir() else path
@@ -78,7 +77,9 @@ def _find(weights: str, store: str) -> Path:
             raise FatalError(
                 f"tag.weights = {weights}: no file {file}; name a .safetensors file, or a run of the store"
             )
-        return file
+        beside = {name: file.parent / name for name in (VOCABULARY, CALIBRATION, _METRICS)}
+        known = {name: each for name, each in beside.items() if each.is_file()}
+        return {MODEL: file, **known, **tokenizer_files(file.parent)}
     if path.is_file():
         raise FatalError(f"tag.weights = {weights}: not a .safetensors file; convert it with `rlip weights import`")
     try:
@@ -87,5 +88,6 @@ def _find(weights: str, store: str) -> Path:
         raise FatalError(f"tag.weights = {weights}: neither a file nor a run ({error})") from error
     for step in _STEPS:
         for artifact in run.artifacts(step).values():
-            return artifact.file(MODEL)
+            # A remote store fetches each file on its own, so that none lies beside another.
+            return {name: artifact.file(name) for name in artifact.manifest.files}
     raise FatalError(f"tag.weights = {weights}: run {run.name!r} has no tagger; run its recipe until train_tagger")

@@ -34,10 +34,10 @@ def earlier(tmp_path: Path, root: Path) -> World:
     return World(root, EARLIER / "recipe.toml", root / "tests" / "golden" / "pictures", tmp_path / "store")
 
 
-def test_every_step_of_an_earlier_version_is_found(earlier: World, tmp_path: Path) -> None:
+def test_every_step_of_an_earlier_version_is_found(earlier: World) -> None:
     before = find_run(existing_store(earlier.store), "earlier")
     keys = {step: before.keys(step) for step in before.steps()}
-    events = earlier.run(f"reports={tmp_path / 'reports'}")
+    events = earlier.run()
     planned = {event["step"]: (event["cached"], event["due"]) for event in events if event.get("event") == "step"}
     assert planned == {step: (len(found), 0) for step, found in keys.items()}
     assert len(planned) == 11 and events[-1]["computed"] == 0

@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 from tiny_chain import World
 
+from pipeline.cli.transfer import push
+from pipeline.stages.import_tagger import ImportTaggerSettings, ImportTaggerStage
 from storage.local_store import LocalStore
+from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.runs import Run
 
 
@@ -81,3 +84,12 @@ def test_a_tagger_that_is_none_is_told(workplace: Path, root: Path) -> None:
             [*command, "--set", f"tag.weights={weights}"], cwd=workplace, capture_output=True, text=True, timeout=120
         )
         assert done.returncode == 1 and f"tag.weights = {weights}" in done.stderr and words in done.stderr, done.stderr
+
+
+def test_a_tagger_of_a_remote_store_comes_with_all_its_files(finished: World, tmp_path: Path) -> None:
+    store = LocalStore(Path(finished.store))
+    url = f"memory://{tmp_path.name}"
+    push(Run(store, "tiny"), ObjectStoreArtifacts(url))
+    files = ImportTaggerStage(ImportTaggerSettings(weights="tiny", store=url)).weights()
+    (trained,) = Run(store, "tiny").artifacts("train_tagger").values()
+    assert files.keys() == trained.manifest.files.keys()

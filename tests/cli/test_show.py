@@ -146,6 +146,7 @@ def test_the_outcome_ends_with_the_report(labelled: RunBuilder) -> None:
 
 
 def test_labels_are_shown_with_their_yield_spread_and_audits(labelled: RunBuilder) -> None:
+    labelled.run.note("recipe", {"shard": {"threshold": 0.2}})
     text = shown(labelled, "toy", "tag")
     assert "captions →" in text and "kept (score ≥ 0.2)" in text
     for title in ("Scores", "Predicates", "Calibration error", "By predicate", "boxes and names alone"):
@@ -156,6 +157,7 @@ def test_labels_are_shown_with_their_yield_spread_and_audits(labelled: RunBuilde
 
 
 def test_coverage_is_shown_beside_the_audit(labelled: RunBuilder) -> None:
+    labelled.run.note("recipe", {"shard": {"threshold": 0.2}})
     terminal, out = console(width=80)
     show_run(terminal, labelled.run.store, "toy", "tag")
     lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]

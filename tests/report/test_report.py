@@ -13,8 +13,10 @@ from run_builder import TWO_PEOPLE, RunBuilder, captions, relations, triplets
 from pipeline.cli.maintenance import remove_run
 from pipeline.cli.report import write_run_report
 from pipeline.report.figures import figures_of
+from pipeline.report.label_view import LabelView
 from pipeline.report.static_report import remove_report, write_report
-from pipeline.run.context import run_view
+from pipeline.run.context import RunContext, run_view
+from pipeline.run.doctor import needs
 from storage.errors import FatalError
 from storage.local_store import LocalStore
 from storage.runs import Run
@@ -180,10 +182,18 @@ def test_a_report_of_another_store_is_not_overwritten(labelled: RunBuilder, reci
     other = RunBuilder(Run(LocalStore(tmp_path / "another" / "store"), "toy"), labelled.pictures)
     other.metrics("train_tagger", (0, "loss", 2.0))
     before = page.read_bytes()
-    with pytest.raises(FatalError, match=r"is the report of run 'toy' in the store .*leave it out"):
+    with pytest.raises(
+        FatalError, match=r"is the report of a run in another store, .*store; remove it, or name another"
+    ):
         write_report(run_view(recipe, other.run), None, tmp_path / "report")
+    elsewhere = recipe.model_copy(update={"store": str(other.run.store.root), "reports": tmp_path, "name": "report"})
+    stopped = [finding.detail for finding in needs(RunContext(elsewhere)) if finding.what == "reports"]
+    assert stopped and "in another store" in stopped[0], "a run is refused before its work"
+    other.run.note("recipe", {"reports": str(tmp_path)})
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "index.html").write_bytes(before)
+    assert not remove_report(other.run) and (tmp_path / "toy").exists()
     assert page.read_bytes() == before
-    assert not remove_report(other.run, tmp_path / "report") and page.exists()
     assert recipe.model_copy(update={"store": str(other.run.store.root)}).report == other.run.store.root / "reports/toy"
 
 
@@ -201,10 +211,27 @@ def test_a_report_is_written_anew_and_goes_with_its_run(labelled: RunBuilder, re
     assert not list((store.root / "reports").glob("toy*"))
 
 
-def test_imported_labels_have_a_report_too(labelled: RunBuilder) -> None:
-    write_run_report(labelled.run.store.root, "toy", None, 24, as_json=False)
-    page = Page(labelled.run.store.root / "reports" / "toy" / "index.html")
+def test_imported_labels_have_a_report_too(book: RunBuilder) -> None:
+    row = book.image(1, TWO_PEOPLE) | {"width": None, "height": None}
+    book.add("ingest", "toys/0000", [row])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.1), (1, "ride", 2, 0.9))])
+    write_run_report(book.run.store.root, "toy", None, 24, as_json=False)
+    page = Page(book.run.store.root / "reports" / "toy" / "index.html")
     assert "imported labels" in page.text and "does not know where the images" in page.text
+    assert "2 labels kept" in " ".join(page.text.split())
+    counts = LabelView.of(book.run).counts
+    assert (counts.candidates, counts.scored, counts.kept, counts.lost) == (None, 2, 2, {})
+
+
+def test_a_recipe_of_an_earlier_version_and_recordings_that_are_gone_do_not_stop_a_report(
+    labelled: RunBuilder, recipe: Any
+) -> None:
+    recorded = recipe.model_dump(mode="json")
+    recorded["data"]["sources"][0]["captions"] = None
+    recorded["caption"] |= {"captioner": "recorded", "recorded": ["gone.json"]}
+    labelled.run.note("recipe", recorded)
+    write_run_report(labelled.run.store.root, "toy", None, 24, as_json=False)
+    assert "labels kept" in Page(labelled.run.store.root / "reports" / "toy" / "index.html").text
 
 
 def test_a_step_tells_the_settings_that_it_was_computed_with(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:

@@ -65,6 +65,9 @@ def test_a_recipe_extends_another_in_its_folder_or_in_the_project(tmp_path: Path
     recipe = load_recipe(_recipe(tmp_path, 'extends = "base.toml"\n[caption]\ndraws = 4\n'))
     assert (recipe.name, recipe.caption.top_p, recipe.caption.draws) == ("r", 0.5, 4)
     assert recipe.data.label == ("coco",)
+    (tmp_path / "below").mkdir()
+    beneath = load_recipe(_recipe(tmp_path / "below", 'extends = "../base.toml"\n'))
+    assert beneath.data.root == Path(tmp_path, "below", ".."), "its pictures lie where the base has them"
     project = load_recipe(_recipe(tmp_path, 'extends = "coco_sample.toml"\n[data]\nroot = "elsewhere"\n'))
     assert (project.name, project.data.root, project.train_tagger.epochs) == ("r", Path("elsewhere"), 20)
 
