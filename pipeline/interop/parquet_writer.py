@@ -18,7 +18,7 @@ from pipeline.labels.flat_labels import LABELS, flat_labels
 
 def write_parquet(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `images.parquet`, `captions.parquet` etc., with a column for each row's partition."""
-    for table in (*TABLES.values(), "candidates"):
+    for table in (*TABLES.values(), "candidates", "dropped"):
         writer: pq.ParquetWriter | None = None
         for partition, part in rows.artifact_tables(table):
             named = part.add_column(0, "partition", pa.array([partition] * len(part), pa.string()))

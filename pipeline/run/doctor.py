@@ -22,6 +22,7 @@ from pipeline.run.networks import networks, unfit_networks
 from pipeline.run.recipe import Recipe
 from pipeline.stages.candidates import open_candidates
 from pipeline.stages.caption import CaptionStage
+from pipeline.stages.import_tagger import ImportTaggerStage
 from pipeline.stages.parse import ParseStage
 from pipeline.stages.tag import TagStage
 from pipeline.training.vocabulary import is_tokenizer
@@ -95,7 +96,8 @@ def _weights(context: RunContext) -> Iterator[Finding]:
             yield Finding("missing", step.name, f"{error}{''.join(ways)}")
             continue
         for role, path in found.items():
-            if path not in seen:
+            # A tagger that is taken over has one line, among the networks.
+            if path not in seen and step.stage is not ImportTaggerStage:
                 seen.add(path)
                 yield _weight(f"{step.name} {role}", role, path)
         if step.stage is TagStage:

@@ -60,6 +60,10 @@ def test_the_page_leads_from_six_pictures_to_labels(workplace: Path, root: Path)
     assert "6 images →" in said["show mine tag"]
     assert Path(workplace, said["report mine --pictures 6"].split("Report: ")[1].strip()).is_file()
     assert (workplace / "out/export/mine-csv/labels.csv").is_file()
+    rlip(workplace, "export", "mine", "--format", "parquet", "--out", "tables")
+    assert {"labels.parquet", "candidates.parquet", "dropped.parquet"} <= {
+        p.name for p in (workplace / "tables").iterdir()
+    }
     (workplace / "mine" / "more.toml").write_text(extended)
     plan = {row["step"]: row["due"] for row in json.loads(rlip(workplace, "plan", "mine/more.toml", "--json"))}
     assert plan == {"ingest": 0, "caption": 1, "parse": 1, "import_tagger": 0, "tag": 1}
