@@ -22,6 +22,7 @@ def write_coco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> N
         images = list(_images(rows, dataset))
         with closing(Segmentations(annotation_file(rows.run, dataset))) as outlines:
             annotations = list(_annotations(rows, dataset, ids, outlines))
+            tally.note("outline behind the place where the annotation file is damaged", int(outlines.is_damaged))
         categories = [{"id": number, "name": name} for name, number in ids.items()]
         parts = [("images", images), ("annotations", annotations), ("categories", categories)]
         write_object(place / "instances.json", parts)

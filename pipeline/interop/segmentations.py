@@ -22,10 +22,12 @@ class Segmentations:
     """Annotation id → its `segmentation`, as the file has it. Texts wait on disk: COCO's take a gigabyte in memory."""
 
     def __init__(self, path: Path | None) -> None:
-        """Without a file, or with one that cannot be read any more, nothing is known."""
+        """Without a file nothing is known, and of one that changed only what stands before its first error."""
+        self.is_damaged = False
+        """Whether the file could not be read to its end."""
         self._texts = TemporaryFile()  # noqa: SIM115 - `close` closes it
         places: list[tuple[int, int, int]] = []
-        for number, outline in _outlines(path) if path is not None and path.is_file() else ():
+        for number, outline in self._outlines(path) if path is not None and path.is_file() else ():
             text = json.dumps(outline).encode()
             places.append((number, self._texts.tell(), len(text)))
             self._texts.write(text)
@@ -43,6 +45,18 @@ class Segmentations:
         """Remove the texts from disk."""
         self._texts.close()
 
+    def _outlines(self, path: Path) -> Iterator[tuple[int, Any]]:
+        try:
+            for _, entry in stream_lists(path, EXPECTED, ("annotations",)):
+                if (
+                    isinstance(entry, dict)
+                    and entry.get("segmentation")
+                    and (number := as_id(entry.get("id"))) is not None
+                ):
+                    yield number, entry["segmentation"]
+        except AnnotationError:
+            self.is_damaged = True
+
 
 def annotation_file(run: Run, dataset: str) -> Path | None:
     """The annotation file that a data set of a run was read from, if the run's recipe names one in COCO's layout."""
@@ -51,12 +65,3 @@ def annotation_file(run: Run, dataset: str) -> Path | None:
         if source.get("name") == dataset and source.get("format") in _FORMATS:
             return Path(data.get("root", "."), source["annotations"])
     return None
-
-
-def _outlines(path: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        for _, entry in stream_lists(path, EXPECTED, ("annotations",)):
-            if isinstance(entry, dict) and entry.get("segmentation") and (number := as_id(entry.get("id"))) is not None:
-                yield number, entry["segmentation"]
-    except AnnotationError:
-        return  # the file changed since it was ingested; what it gave so far is as before

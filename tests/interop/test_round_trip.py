@@ -248,6 +248,9 @@ def test_outlines_come_from_the_file_that_was_ingested(run: Run, tmp_path: Path)
     annotations = {each["id"]: each for each in read(tmp_path / "out/coco2017/instances.json")["annotations"]}
     assert annotations[5]["segmentation"] == outline
     assert [number for number, each in annotations.items() if "segmentation" in each] == [5]
+    (tmp_path / "instances.json").write_text(json.dumps({"annotations": given})[:-20])
+    made = exported(run, "coco", tmp_path / "damaged", all_scores=True)
+    assert made.lost["outline behind the place where the annotation file is damaged"] == 1
 
 
 def test_vg_has_whole_pixels_and_no_confidence(run: Run, tmp_path: Path) -> None:
