@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test torture lint reference bench bench-parsing bench-network bench-captioning bench-tagger lavis-env
+.PHONY: help setup demo test torture lint reference bench bench-parsing bench-network bench-captioning bench-tagger bench-shards lavis-env
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -64,6 +64,9 @@ bench-captioning: setup ## CPU-seconds of captioning beside transformers and (af
 
 bench-tagger: setup ## labelling beside the authors' procedure on the same weights and images, about ten minutes
 	$(BIN)/python -m benchmarks.labelling --json out/bench-tagger.json
+
+bench-shards: setup ## shards and streams beside webdataset, litdata, spdl, grain and (MOSAIC=python) MosaicML, about five minutes
+	RLIP_SHARED=$(RLIP_SHARED) $(BIN)/python -m benchmarks.shards $(if $(MOSAIC),--mosaic $(MOSAIC)) --json out/bench-shards.json
 
 LAVIS := .lavis
 LAVIS_PYTHON ?= $(shell for each in python3 python3.11 python3.10; do \

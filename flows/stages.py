@@ -45,7 +45,9 @@ def stage_flow(stage: type[Stage]) -> Flow[[Recipe], Any]:
 STAGE_FLOWS = tuple(map(stage_flow, STAGES))
 """The flows of all stages, each after those that it reads from."""
 # Deployments refer to a flow by an attribute of this module.
-ingest, caption, parse, train_tagger, import_tagger, tag, shard, pretrain, evaluate = STAGE_FLOWS
+(
+    ingest, fingerprint, caption, parse, shard_tagger, train_tagger, import_tagger, tag, shard, overlap, pretrain, evaluate,
+) = STAGE_FLOWS  # fmt: skip
 
 
 def run_stage(recipe: Recipe, stage: str) -> State[list[StepOutcome]]:

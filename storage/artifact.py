@@ -44,6 +44,10 @@ class Artifact:
         """Path of one data file."""
         return self.folder / name
 
+    def location(self, name: str) -> str:
+        """Where ranges of one data file can be read: a path, or the URL of a remote store."""
+        return str(self.file(name))
+
     def table(self, name: str) -> pa.Table:
         """The table `name`, e.g. `images`, with today's columns.
 

@@ -110,6 +110,13 @@ class ObjectStoreArtifacts:
                 "run or push again"
             )
 
+    def location(self, manifest: Manifest, name: str) -> str:
+        """The URL of a data file. Raises FileNotFoundError when the artifact has no such file."""
+        entry = manifest.files.get(name)
+        if entry is None:
+            raise FileNotFoundError(f"{self.url}: {manifest.stage} {manifest.key[:12]} has no {name}")
+        return f"{self.url}/{_place(manifest.stage, manifest.key)}/{self._stored_name(name, entry.digest)}"
+
     def get(self, stage: str, key: str, store: Store) -> Artifact:
         """Copy an artifact from here into a store and check its bytes. Raises `FatalError` where they do not match."""
         with store.draft() as draft:

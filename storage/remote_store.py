@@ -48,6 +48,10 @@ class RemoteArtifact(Artifact):
         """Path of one data file, copied to this machine's disk and checked. Raises as `RemoteStore.fetch_artifacts` does."""
         return self.store.bring_file(self.manifest, name)
 
+    def location(self, name: str) -> str:
+        """The URL of one data file. Nothing is copied to this machine."""
+        return self.store.remote.location(self.manifest, name)
+
 
 class RemoteStore:
     """Artifacts, runs and cuts at a URL. A local store in `folder` holds copies of them, drafts and scratch folders.

@@ -134,9 +134,55 @@ REJECTED = pa.schema(
 """Quarantined rows: what was left out, where, why, and the offending value as text."""
 
 SHARD_MEMBERS = pa.schema(
-    [("image_id", pa.int64()), ("member", pa.string()), ("offset", pa.int64()), ("size", pa.int64())]
+    [
+        ("shard", pa.string()),
+        ("key", pa.string()),
+        ("extension", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("digest", pa.string()),
+        ("check", pa.string()),
+        ("dataset", pa.string()),
+        ("image_id", pa.int64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("phash", pa.uint64()),
+    ]
 )
-"""The index of one tar shard: where each member's bytes lie."""
+"""The index of tar shards, one row per member: the tar, where the member's bytes lie in it, and their sha256.
+
+`check` is the 128-bit XXH3 of the bytes, which every read is compared with: it takes a tenth of the time of a sha256.
+
+Members with the same `key` make up a sample. `dataset` to `phash` describe its image; they are null in the index of a tar
+that another program wrote. Only the member that holds the image has a `phash`.
+"""
+
+SHARD_STATISTICS = pa.schema(
+    [("shard", pa.string()), ("kind", pa.string()), ("name", pa.string()), ("count", pa.int64())]
+)
+"""What a tar holds, so that nobody has to read it to know: counts by kind "total" (names images, images without relations,
+boxes, relations), "object" (category names) and "predicate" (canonical
+predicates) and "surface" (predicates in the words of captions and data sets)."""
+
+FINGERPRINTS = pa.schema(
+    [("dataset", pa.string()), ("image_id", pa.int64()), ("digest", pa.string()), ("phash", pa.uint64())]
+)
+"""What recognises an evaluation image: sha256 of its bytes, and its perceptual hash, null for one without structure."""
+
+OVERLAP = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("image_id", pa.int64()),
+        ("test_dataset", pa.string()),
+        ("test_image_id", pa.int64()),
+        ("how", pa.string()),
+        ("distance", pa.int32()),
+    ]
+)
+"""Training images that are also evaluation images. `how` is "same bytes", "same image id" or "near-duplicate".
+
+`distance` counts the bits in which the perceptual hashes of a near-duplicate differ; it is null for the others.
+"""
 
 METRICS = pa.schema([("step", pa.int64()), ("name", pa.string()), ("value", pa.float64())])
 """Numbers that a whole-set stage measured (losses by step, scores at the end)."""

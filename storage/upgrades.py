@@ -8,7 +8,17 @@ from typing import Any
 import pyarrow as pa
 
 from storage.errors import FatalError
-from storage.tables import CANDIDATES, CAPTIONS, DROPPED, IMAGES, RELATIONS, SHARD_MEMBERS, TRIPLETS
+from storage.tables import (
+    CANDIDATES,
+    CAPTIONS,
+    DROPPED,
+    FINGERPRINTS,
+    IMAGES,
+    OVERLAP,
+    RELATIONS,
+    SHARD_MEMBERS,
+    TRIPLETS,
+)
 
 SCHEMAS: Mapping[tuple[str, str], pa.Schema] = {
     ("ingest", "images"): IMAGES,
@@ -18,6 +28,9 @@ SCHEMAS: Mapping[tuple[str, str], pa.Schema] = {
     ("tag", "dropped"): DROPPED,
     ("tag", "relations"): RELATIONS,
     ("shard", "shards"): SHARD_MEMBERS,
+    ("shard_tagger", "shards"): SHARD_MEMBERS,
+    ("fingerprint", "fingerprints"): FINGERPRINTS,
+    ("overlap", "overlap"): OVERLAP,
 }
 """Stage and table → today's schema."""
 

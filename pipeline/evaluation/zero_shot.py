@@ -16,7 +16,7 @@ from models.config import NO_OBJECTS
 from models.network import Network
 from models.postprocess import Pairs, scene_graph, zero_shot
 from models.rlip import RLIP
-from pipeline.data.images.views import View, to_pixels
+from pipeline.data.images.views import to_pixels
 from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.hico import HicoRules, without_duplicates
 from pipeline.evaluation.interactions import Interactions, ScoredPairs
@@ -52,7 +52,7 @@ class ZeroShot:
     ) -> Iterator[tuple[int, Interactions, Detections]]:
         """Yields the position of each RGB image, its interactions that count, and its detections, in any order."""
         by_shape: dict[tuple[int, int], list[int]] = {}
-        pixels = [to_pixels(image, View(self._image_size)) for image in images]
+        pixels = [to_pixels(image, self._image_size) for image in images]
         for position, tensor in enumerate(pixels):
             by_shape.setdefault((tensor.shape[1], tensor.shape[2]), []).append(position)
         done = 0

@@ -87,14 +87,39 @@ OVER_PER_IMAGE = "over the limit per image"
 def kept_labels(relations: pa.Table, candidates: pa.Table, settings: ChoiceSettings) -> KeptLabels:
     """Chooses the labels to keep from a partition's `relations`, as `judged_labels` does."""
     rows = relations.to_pylist()
+    ambiguities = {row["image_id"]: _ambiguities(row["pairs"]) for row in candidates.to_pylist()}
     found: dict[int, tuple[SampleRelation, ...]] = {}
     for row, judged in zip(rows, judged_labels(relations, candidates, settings).values(), strict=True):
+        clear = ambiguities.get(row["image_id"], {})
         kept = [
-            SampleRelation(label["subject"], label["object"], canonical(label["predicate"]), one.confidence)
+            SampleRelation(
+                label["subject"],
+                label["object"],
+                canonical(label["predicate"]),
+                one.confidence,
+                surface=label["predicate"],
+                ambiguity=clear.get((label["subject"], label["object"], label["predicate"])),
+                triplet=_known(label["triplet"]),
+                caption=_known(label["caption"]),
+            )
             for label, one in zip(row["relations"], judged, strict=True)
             if one.reason is None
         ]
         found[row["image_id"]] = tuple(sorted(kept, key=lambda r: (r.subject, r.object, r.predicate)))
+    return found
+
+
+def _known(number: int | None) -> int | None:
+    """A number of the relations table, where -1 and null stand for none."""
+    return None if number is None or number < 0 else number
+
+
+def _ambiguities(pairs: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int, str], int]:
+    """Label → the number of pairs that its clearest mention may mean."""
+    found: dict[tuple[int, int, str], int] = {}
+    for pair in pairs:
+        label = pair["subject"], pair["object"], pair["predicate"]
+        found[label] = min(pair["ambiguity"], found.get(label, pair["ambiguity"]))
     return found
 
 

@@ -10,11 +10,13 @@ from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Stage
 from pipeline.stages.caption import CaptionStage
 from pipeline.stages.evaluate import EvaluateStage
+from pipeline.stages.fingerprint import FingerprintStage
 from pipeline.stages.import_tagger import ImportTaggerSettings, ImportTaggerStage
 from pipeline.stages.ingest import IngestStage
+from pipeline.stages.overlap import OverlapSettings, OverlapStage
 from pipeline.stages.parse import ParseStage
 from pipeline.stages.pretrain import PretrainStage
-from pipeline.stages.shard import ShardStage
+from pipeline.stages.shard import ShardStage, ShardTaggerStage
 from pipeline.stages.tag import TagStage
 from pipeline.stages.train_tagger import TrainTaggerStage
 from storage.errors import FatalError
@@ -36,10 +38,13 @@ class Step:
     from_datasets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """For a whole-set stage: table → data sets. Only partitions of these data sets are read."""
 
+    after: tuple[str, ...] = ()
+    """Steps that must have passed before, although nothing that they write is read."""
+
     @property
     def needs(self) -> set[str]:
-        """Names of the steps whose artifacts this step reads or is opened with."""
-        return {name for names in (*self.reads.values(), *self.uses.values()) for name in names}
+        """Names of the steps whose artifacts this step reads or is opened with, or that must have passed before it."""
+        return {name for names in (*self.reads.values(), *self.uses.values(), self.after) for name in names}
 
 
 def build_steps(recipe: Recipe) -> list[Step]:
@@ -52,11 +57,13 @@ def build_steps(recipe: Recipe) -> list[Step]:
     ingested = tuple(dict.fromkeys((*data.label, *data.mix, *trained_on, *data.test)))
     steps = [Step("ingest", IngestStage, recipe.ingest_settings(), datasets=ingested)]
     arms = recipe.pretrain.arms
+    if data.test:
+        images = {"images": ("ingest",)}
+        steps.append(Step("fingerprint", FingerprintStage, Settings(), datasets=data.test, reads=images))
     if "pseudo" in arms or not arms:
         steps += _labelling(recipe)
     if data.mix:
-        settings = recipe.shard.model_copy(update={"labels": "given"})
-        steps.append(Step("shard:mix", ShardStage, settings, datasets=data.mix, reads={"images": ("ingest",)}))
+        steps.append(_shards(recipe, "mix", data.mix, labels="given"))
     for arm in arms:
         steps += _arm(recipe, arm)
     return steps if recipe.run.until is None else _needed(recipe, steps, recipe.run.until)
@@ -89,47 +96,55 @@ def _labelling(recipe: Recipe) -> list[Step]:
         Step("parse", ParseStage, recipe.parse_settings(), datasets=data.label, reads={"captions": ("caption",)}),
     ]
     tagger = _tagger(recipe)
-    if tagger is not None:
+    if tagger:
         reads = {"images": ("ingest",), "triplets": ("parse",)}
-        uses = {"tagger": (tagger.name,)}
-        steps += [tagger, Step("tag", TagStage, recipe.tag, datasets=data.label, reads=reads, uses=uses)]
+        uses = {"tagger": (tagger[-1].name,)}
+        steps += [*tagger, Step("tag", TagStage, recipe.tag, datasets=data.label, reads=reads, uses=uses)]
     return steps
 
 
-def _tagger(recipe: Recipe) -> Step | None:
-    """The step that makes the tagger: by taking one over, or by training it."""
+def _tagger(recipe: Recipe) -> list[Step]:
+    """The steps that make the tagger: by taking one over, or by training it on images with relations."""
     if recipe.tag.weights is not None:
         trained = recipe.train_tagger
         taken = ImportTaggerSettings(
-            weights=recipe.tag.weights, store=recipe.store, tokenizer=trained.tokenizer, image_size=trained.image_size
+            weights=recipe.tag.weights, store=recipe.store, tokenizer=trained.tokenizer, image_size=trained.whole_size
         )
-        return Step("import_tagger", ImportTaggerStage, taken)
+        return [Step("import_tagger", ImportTaggerStage, taken)]
     if not recipe.data.tagger:
-        return None
-    trained_on = {"images": recipe.data.tagger}
+        return []
+    chosen = recipe.shard_settings().model_copy(update={"labels": "given", "without_relations": "drop"})
     reads = {"images": ("ingest",)}
-    return Step("train_tagger", TrainTaggerStage, recipe.train_tagger, reads=reads, from_datasets=trained_on)
+    packed = Step("shard_tagger", ShardTaggerStage, chosen, datasets=recipe.data.tagger, reads=reads)
+    return [packed, Step("train_tagger", TrainTaggerStage, recipe.train_tagger, reads={"shards": (packed.name,)})]
+
+
+def _shards(recipe: Recipe, use: str, datasets: tuple[str, ...], labels: str) -> Step:
+    """The step that packs data sets to pre-train on, without the images of the evaluation sets."""
+    reads = {"images": ("ingest",)}
+    if labels == "pseudo":
+        reads["relations"] = ("tag",)
+    uses = {"fingerprints": ("fingerprint",)} if recipe.data.test else {}
+    chosen = recipe.shard_settings().model_copy(update={"labels": labels})
+    return Step(f"shard:{use}", ShardStage, chosen, datasets=datasets, reads=reads, uses=uses)
 
 
 def _arm(recipe: Recipe, arm: str) -> list[Step]:
     """The steps of one arm: shards of one kind of label, then pre-training on them and evaluation, once per seed."""
-    reads = {"images": ("ingest",), "relations": ("tag",)} if arm == "pseudo" else {"images": ("ingest",)}
-    shard = f"shard:{arm}"
-    settings = recipe.shard.model_copy(update={"labels": arm})
-    steps = [Step(shard, ShardStage, settings, datasets=recipe.data.label, reads=reads)]
-    shards = (shard, "shard:mix") if recipe.data.mix else (shard,)
+    packed = _shards(recipe, arm, recipe.data.label, labels=arm)
+    steps, shards = [packed], (packed.name, "shard:mix") if recipe.data.mix else (packed.name,)
+    checked: tuple[str, ...] = ()
+    if recipe.data.test:
+        compared = OverlapSettings(distance=recipe.shard.near_duplicates, allow=recipe.pretrain.allow_overlap)
+        reads = {"shards": shards, "fingerprints": ("fingerprint",)}
+        steps.append(Step(f"overlap:{arm}", OverlapStage, compared, reads=reads))
+        checked = (f"overlap:{arm}",)
     for seed in recipe.pretrain.seeds:
         suffix = arm if len(recipe.pretrain.seeds) == 1 else f"{arm}:{seed}"
-        pretrain = f"pretrain:{suffix}"
-        steps.append(Step(pretrain, PretrainStage, recipe.pretrain.settings.reseeded(seed), reads={"shards": shards}))
+        pretrain, settings = f"pretrain:{suffix}", recipe.pretrain.settings.reseeded(seed)
+        steps.append(Step(pretrain, PretrainStage, settings, reads={"shards": shards}, after=checked))
         if recipe.data.test:
-            steps.append(
-                Step(
-                    f"evaluate:{suffix}",
-                    EvaluateStage,
-                    recipe.evaluate,
-                    reads={"images": ("ingest",), "weights": (pretrain,)},
-                    from_datasets={"images": recipe.data.test},
-                )
-            )
+            tested = {"images": recipe.data.test}
+            reads = {"images": ("ingest",), "weights": (pretrain,)}
+            steps.append(Step(f"evaluate:{suffix}", EvaluateStage, recipe.evaluate, reads=reads, from_datasets=tested))
     return steps

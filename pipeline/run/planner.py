@@ -93,7 +93,12 @@ class Planner:
         if step.stage.audit is Stage.audit:
             return
         made = dict(sorted(self.done[step.name].items()))
-        tables = {table: [self.done[s][part] for part in made for s in steps] for table, steps in step.reads.items()}
+        tables = {
+            table: self._whole(step, table, steps)
+            if step.stage.whole
+            else [self.done[s][part] for part in made for s in steps]
+            for table, steps in step.reads.items()
+        }
         tables[step.stage.writes] = list(made.values())
         contents = {table: [artifact.content for artifact in found] for table, found in tables.items()}
         stamp = digest_json([step.stage.audit_version, step.settings.model_dump(mode="json"), contents])

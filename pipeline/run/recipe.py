@@ -84,6 +84,8 @@ class PretrainSection(Settings):
     """Relations to pre-train with: those of the tagger (pseudo), none, or those annotated in the data set (given)."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Each arm is pre-trained and evaluated once per seed."""
+    allow_overlap: bool = runtime(False)
+    """Train although images of `data.test` are among those to train on. Their scores then say nothing about new images."""
     settings: TrainingSettings = TrainingSettings()
 
 
@@ -148,6 +150,12 @@ class Recipe(Settings):
         """The parse section, plus the file that caches parses."""
         cache = self.parse.cache or local_folder(self.store) / "parses.sqlite"
         return self.parse.model_copy(update={"cache": cache})
+
+    def shard_settings(self) -> ShardSettings:
+        """The shard section, with paths of exclusion lists joined to `data.root`."""
+        return self.shard.model_copy(
+            update={"exclude": tuple(each.below(self.data.root) for each in self.shard.exclude)}
+        )
 
     @model_validator(mode="after")
     def _arms_have_what_they_need(self) -> Recipe:

@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -21,7 +21,7 @@ from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
 from storage.artifact import Artifact
 from storage.digests import digest_bytes, digest_file
 from storage.disk import Disk
-from storage.errors import translate_os_errors
+from storage.errors import FatalError, translate_os_errors
 from storage.keys import KeyTerms
 from storage.manifest import REJECTED_FILE, Counts, FileEntry, Manifest
 from storage.store import Store
@@ -52,9 +52,12 @@ class WorkItem:
         """The key of the artifact that this item makes."""
         return self.terms.key
 
-    def open_inputs(self, store: Store) -> Inputs:
-        """The inputs, as artifacts on this machine's disk."""
-        artifacts = {name: store.fetch_artifacts(paths) for name, paths in self.inputs.items()}
+    def open_inputs(self, store: Store, streams: Collection[str] = ()) -> Inputs:
+        """The inputs, as artifacts on this machine's disk, except for the tables in `streams`, which stay in the store."""
+        artifacts = {
+            name: _in_place(store, paths) if name in streams else store.fetch_artifacts(paths)
+            for name, paths in self.inputs.items()
+        }
         return Inputs(artifacts, self.partition, self.image_ids)
 
 
@@ -126,7 +129,7 @@ def _claim_and_make(stage: Stage, item: WorkItem, store: Store, report: ReportPr
 
 def _make(stage: Stage, item: WorkItem, store: Store, report: ReportProgress, draft: Path, work: Path) -> Manifest:
     """Run the stage, lay its files out in the draft and describe them."""
-    inputs = item.open_inputs(store)
+    inputs = item.open_inputs(store, stage.streams)
     began = time.monotonic()
     reusable = find_reusable(stage, item.terms, inputs, item.previous, store)
     if reusable is None:
@@ -151,6 +154,17 @@ def _make(stage: Stage, item: WorkItem, store: Store, report: ReportProgress, dr
         host=platform.node(),
         versions=_versions(),
     )
+
+
+def _in_place(store: Store, paths: Sequence[Path]) -> tuple[Artifact, ...]:
+    """The artifacts at these places, without their files. Raises `FatalError` for one that is gone."""
+    found: dict[str, Artifact] = {}
+    for stage in {path.parent.name for path in paths}:
+        found |= store.find_all(stage, [path.name for path in paths if path.parent.name == stage])
+    for path in paths:
+        if path.name not in found:
+            raise FatalError(f"artifact {path.name[:12]} vanished from the store; run again")
+    return tuple(found[path.name] for path in paths)
 
 
 def _collect(stage: Stage, output: Output, draft: Path, disk: Disk) -> dict[str, FileEntry]:

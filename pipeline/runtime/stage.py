@@ -111,6 +111,8 @@ class Stage(ABC):
     """True for a stage that runs over all partitions at once; it may keep checkpoints in its work folder."""
     resumes_from: ClassVar[tuple[str, ...]] = ()
     """Files of the work folder that suffice to resume on another machine. The first appears atomically, after the others."""
+    streams: ClassVar[frozenset[str]] = frozenset()
+    """Tables whose artifacts stay where they lie: of a remote store, only the files that the stage asks for are copied."""
     row_wise: ClassVar[bool] = False
     """True where an image's row depends only on that image's rows in the tables read, so that rows of unchanged images can
     be reused. It is False for scores whose last bits depend on what else is in the batch."""

@@ -5,22 +5,27 @@ from __future__ import annotations
 from pipeline.runtime.stage import Stage
 from pipeline.stages.caption import CaptionStage
 from pipeline.stages.evaluate import EvaluateStage
+from pipeline.stages.fingerprint import FingerprintStage
 from pipeline.stages.import_tagger import ImportTaggerStage
 from pipeline.stages.ingest import IngestStage
+from pipeline.stages.overlap import OverlapStage
 from pipeline.stages.parse import ParseStage
 from pipeline.stages.pretrain import PretrainStage
-from pipeline.stages.shard import ShardStage
+from pipeline.stages.shard import ShardStage, ShardTaggerStage
 from pipeline.stages.tag import TagStage
 from pipeline.stages.train_tagger import TrainTaggerStage
 
 STAGES: tuple[type[Stage], ...] = (
     IngestStage,
+    FingerprintStage,
     CaptionStage,
     ParseStage,
+    ShardTaggerStage,
     TrainTaggerStage,
     ImportTaggerStage,
     TagStage,
     ShardStage,
+    OverlapStage,
     PretrainStage,
     EvaluateStage,
 )

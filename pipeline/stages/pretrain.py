@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
-from pipeline.stages.shard import SHARD_FILE
 from pipeline.training.config import RESUMES_FROM
 from pipeline.training.settings import TrainingSettings
 from storage.tables import METRICS
@@ -15,11 +14,12 @@ class PretrainStage(Stage):
     """Makes the network's weights (`model.safetensors`), with its training set's names, its tokenizer and metrics per step."""
 
     name = "pretrain"
-    version = 3
+    version = 4
     reads = ("shards",)
     writes = "weights"
     schema = METRICS
     whole = True
+    streams = frozenset({"shards"})
     resumes_from = RESUMES_FROM
     settings: TrainingSettings
 
@@ -29,10 +29,9 @@ class PretrainStage(Stage):
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Train in separate processes. Must be called from the main thread."""
-        from pipeline.training.config import Shard, TrainConfig
+        from pipeline.training.config import TrainConfig
         from pipeline.training.launch import run_training
+        from pipeline.training.shards import shards_of
 
-        shards = [Shard(tar=a.file(SHARD_FILE), index=a.file("shards.parquet")) for a in inputs.artifacts("shards")]
-        return run_training(
-            TrainConfig(kind="pretrain", settings=self.settings, work=work, shards=tuple(shards)), report
-        )
+        shards = tuple(shards_of(inputs.artifacts("shards")))
+        return run_training(TrainConfig(kind="pretrain", settings=self.settings, work=work, shards=shards), report)

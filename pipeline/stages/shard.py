@@ -1,94 +1,190 @@
-"""Stage `shard`: packs the bytes and labels of a partition's images into one tar, ready for training."""
+"""Stage `shard`: packs the bytes and labels of a partition's images into tars, ready for training (docs/shards.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
+from pydantic import Field
+
+from pipeline.data.exclusions import Contaminated, Contamination, ExclusionList, exclusion_files
 from pipeline.data.images.folders import locate_image
-from pipeline.data.images.opening import BadImage, probe_bytes, read_bytes
+from pipeline.data.images.opening import BadImage, read_bytes
+from pipeline.data.images.perceptual_hash import DEFAULT_DISTANCE, probe_and_hash
 from pipeline.labels.kept_labels import ChoiceSettings, KeptLabels, kept_labels
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from pipeline.training.sample import SampleRelation, TrainingSample, strongest
+from pipeline.training.statistics import STATISTICS_FILE, statistics_of
 from storage.errors import FatalError
-from storage.shards import Sample, write_shard
-from storage.tables import CANDIDATES, SHARD_MEMBERS
+from storage.shards.writer import LABELS, Sample, write_shards
+from storage.tables import REJECTED, SHARD_MEMBERS, write_table
 from tagger.english.predicates import canonical
 
-SHARD_FILE = "shard.tar"
+EXCLUDED_FILE = "excluded.parquet"
+"""The ledger of images that a list or an evaluation set has (schema `REJECTED`)."""
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp"}
 
 
 class ShardSettings(ChoiceSettings):
-    """Which labels go into the shards. Changing them does not run the tagger again."""
+    """Which labels and images go into the shards. Changing them does not run the tagger again."""
 
     labels: Literal["pseudo", "given", "none"] = "pseudo"
     """Source of the relations. pseudo: the tagger; given: the data set itself; none: no relations, boxes only."""
+    without_relations: Literal["keep", "drop"] = "keep"
+    """What becomes of images without any relation to train on. They still teach boxes."""
+    max_bytes: int = Field(2**30, ge=2**20)
+    """Largest size of a tar in bytes. A partition with more gets several."""
+    exclude: tuple[ExclusionList, ...] = ()
+    """Lists of images that must not be trained on, such as a test set."""
+    near_duplicates: int | None = Field(DEFAULT_DISTANCE, ge=0, le=16)
+    """Images whose perceptual hash differs from that of an image in `data.test` by at most this many of 64 bits are left out,
+    as are those with the same bytes or the same id in the same data set. None: only these."""
 
 
 class ShardStage(Stage):
-    """Writes one tar and its index per partition. Images without a box are left out; unreadable images are rejected."""
+    """Writes tars with an index and statistics. Images without a box are left out; unreadable images are rejected."""
 
     name = "shard"
-    version = 2
+    version = 3
     writes = "shards"
+    uses = ("fingerprints",)
     schema = SHARD_MEMBERS
+    settings: ShardSettings
 
     def __init__(self, settings: ShardSettings, image_folders: Mapping[str, Path | str] | None = None) -> None:
         super().__init__(settings, image_folders)
         self.reads = ("images", "relations") if settings.labels == "pseudo" else ("images",)  # type: ignore[misc]
+        self._contamination = Contamination(settings.exclude, None, settings.near_duplicates)
 
     def row_settings(self) -> dict[str, Any]:
         """The settings that change rows: the choice of labels only for pseudo-labels, `max_relations` only with relations."""
         given = super().row_settings()
+        given["exclude"] = [each.row_settings() for each in self.settings.exclude]
         if self.settings.labels == "pseudo":
             return given
-        names = ("labels", "max_relations") if self.settings.labels == "given" else ("labels",)
-        return {name: given[name] for name in names}
+        for name in ChoiceSettings.model_fields:
+            if name != "max_relations" or self.settings.labels == "none":
+                del given[name]
+        return given
+
+    def weights(self) -> dict[str, Path]:
+        """The lists of images to leave out. Their content decides rows."""
+        return exclusion_files(self.settings.exclude)
+
+    def open(self, given: Inputs) -> None:
+        """Reads the fingerprints of the evaluation sets."""
+        if given.by_table.get("fingerprints"):
+            known = given.table("fingerprints")
+            self._contamination = Contamination(self.settings.exclude, known, self.settings.near_duplicates)
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        """Write the partition's tar."""
+        """Writes the tars of the partition."""
         rows = inputs.table("images").to_pylist()
-        kept = self._kept(inputs) if self.settings.labels == "pseudo" else {}
-        rejected: list[Rejected] = []
-        counts = {"images": 0, "without a box": 0, "relations": 0}
+        packed = _Packed(self.name)
+        index = write_shards(work, self._samples(rows, inputs, packed, report), self.settings.max_bytes)
+        write_table(statistics_of(index, packed.labels), work / STATISTICS_FILE)
+        write_table(pa.Table.from_pylist(packed.excluded, schema=REJECTED), work / EXCLUDED_FILE)
+        files = (*sorted(set(index["shard"].to_pylist())), STATISTICS_FILE, EXCLUDED_FILE)
+        reasons = Counter(each["reason"] for each in packed.excluded)
+        return Output(
+            index,
+            {name: work / name for name in files},
+            packed.rejected,
+            rows_in=len(packed.labels) + len(packed.rejected),
+            rows_out=len(packed.labels),
+            facts={**packed.counts, "images": len(packed.labels), "excluded": dict(sorted(reasons.items()))},
+        )
 
-        def samples() -> Iterator[Sample]:
-            for done, row in enumerate(rows):
-                report(done, len(rows))
-                sample = self._sample(row, kept)
-                if not sample.boxes:
-                    counts["without a box"] += 1
-                    continue
-                try:
-                    data = read_bytes(locate_image(self.image_folders, row))
-                    extension = _EXTENSIONS[probe_bytes(data).format]
-                except BadImage as error:
-                    rejected.append(Rejected(row["image_id"], error.reason, error.value))
-                    continue
-                counts["images"] += 1
-                counts["relations"] += len(sample.relations)
-                yield Sample(row["image_id"], {extension: data, "json": sample.to_json()})
-            report(len(rows), len(rows))
+    def _samples(
+        self, rows: Sequence[dict[str, Any]], inputs: Inputs, packed: _Packed, report: ReportProgress
+    ) -> Iterator[Sample]:
+        """Yields the images to pack, and notes in `packed` what becomes of each."""
+        kept, tagger = self._kept(inputs) if self.settings.labels == "pseudo" else ({}, None)
+        for done, row in enumerate(rows):
+            report(done, len(rows))
+            labels = self._labels(row, kept, tagger)
+            if not labels.boxes:
+                packed.counts["without a box"] += 1
+            elif not labels.relations and self.settings.without_relations == "drop":
+                packed.counts["without a relation"] += 1
+            elif (listed := self._contamination.listed(row["dataset"], row["image_id"])) is not None:
+                packed.exclude(row, listed)
+            else:
+                yield from self._sample(row, labels, packed)
+        report(len(rows), len(rows))
 
-        path = work / SHARD_FILE
-        index = write_shard(path, samples())
-        boxed = len(rows) - counts["without a box"]
-        return Output(index, {SHARD_FILE: path}, rejected, rows_in=boxed, rows_out=counts["images"], facts=counts)
+    def _sample(self, row: dict[str, Any], labels: TrainingSample, packed: _Packed) -> Iterator[Sample]:
+        """Yields the image with its labels, unless it is unreadable or that of an evaluation set."""
+        try:
+            data = read_bytes(locate_image(self.image_folders, row))
+            probe, phash = probe_and_hash(data)
+        except BadImage as error:
+            packed.rejected.append(Rejected(row["image_id"], error.reason, error.value))
+            return
+        digest = hashlib.sha256(data).hexdigest()
+        found = self._contamination.find(row["dataset"], row["image_id"], digest, phash)
+        if found is not None:
+            packed.exclude(row, found)
+            return
+        members = {_EXTENSIONS[probe.format]: data, LABELS: labels.to_json()}
+        sample = Sample(row["dataset"], row["image_id"], members, row["width"], row["height"], phash)
+        packed.labels[sample.key] = labels
+        packed.counts["relations"] += len(labels.relations)
+        yield sample
 
-    def _sample(self, row: dict[str, Any], kept: KeptLabels) -> TrainingSample:
+    def _labels(self, row: dict[str, Any], kept: KeptLabels, tagger: str | None) -> TrainingSample:
         relations = kept.get(row["image_id"], ())
         if self.settings.labels == "given":
-            stated = [SampleRelation(r["subject"], r["object"], canonical(r["predicate"])) for r in row["relations"]]
+            stated = [
+                SampleRelation(r["subject"], r["object"], canonical(r["predicate"]), surface=r["predicate"])
+                for r in row["relations"]
+            ]
             relations = strongest([relation for relation in stated if relation.predicate], self.settings.max_relations)
-        return TrainingSample.from_row(row, relations)
+        return TrainingSample.from_row(row, relations, self.settings.labels, tagger)
 
-    def _kept(self, inputs: Inputs) -> KeptLabels:
-        """The labels of each image to train on. Raises `FatalError` when they lack what the settings ask for."""
+    def _kept(self, inputs: Inputs) -> tuple[KeptLabels, str | None]:
+        """The labels of each image to train on, and the digest of the tagger that scored them.
+
+        Raises `FatalError` when they lack what the settings ask for.
+        """
         tagged = inputs.artifact("relations")
-        candidates = tagged.table("candidates") if self.settings.rule == "best" else CANDIDATES.empty_table()
+        relations = tagged.table("relations")
+        tagger = relations["tagger"][0].as_py() if len(relations) else None
         try:
-            return kept_labels(tagged.table("relations"), candidates, self.settings)
+            return kept_labels(relations, tagged.table("candidates"), self.settings), tagger
         except FatalError as error:
             raise FatalError(f"{inputs.partition}: {error}") from error
+
+
+class ShardTaggerStage(ShardStage):
+    """Writes the shards that train the tagger: the images with relations of data sets that state some.
+
+    It is a stage of its own because the tagger comes before stage `shard`, which packs what the tagger labelled.
+    """
+
+    name = "shard_tagger"
+
+
+@dataclass
+class _Packed:
+    """What became of the images of a partition."""
+
+    stage: str
+    labels: dict[str, TrainingSample] = field(default_factory=dict)
+    """The packed ones, by key."""
+    rejected: list[Rejected] = field(default_factory=list)
+    excluded: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of images that must not be trained on (schema `REJECTED`)."""
+    counts: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("without a box", "without a relation", "relations"), 0)
+    )
+
+    def exclude(self, row: Mapping[str, Any], found: Contaminated) -> None:
+        """Notes an image that must not be trained on."""
+        image = {"image_id": row["image_id"], "stage": self.stage}
+        self.excluded.append({**image, "reason": found.reason, "value": found.value})

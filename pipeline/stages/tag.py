@@ -144,7 +144,7 @@ class TagStage(Stage):
     def _image(self, row: dict[str, Any], proposed: Candidates) -> TaggingImage:
         import torch
 
-        from pipeline.data.images.views import View, to_pixels, view_size
+        from pipeline.data.images.views import to_pixels, view_size
         from tagger.labelling.tagging_image import Problem, TaggingImage
 
         size = self._open.image_size
@@ -155,7 +155,7 @@ class TagStage(Stage):
                 image = read_image(locate_image(self.image_folders, row))
                 if size is None:
                     return torch.from_numpy(np.asarray(image, np.float32).transpose(2, 0, 1) / np.float32(255))
-                return to_pixels(image, View(size))
+                return to_pixels(image, size)
             except BadImage as bad:
                 return Problem(bad.reason, bad.value)
 

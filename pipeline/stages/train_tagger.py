@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow.compute as pc
-
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
 from pipeline.training.config import RESUMES_FROM
 from pipeline.training.settings import TaggerSettings
@@ -20,11 +18,12 @@ class TrainTaggerStage(Stage):
     """
 
     name = "train_tagger"
-    version = 5
-    reads = ("images",)
+    version = 6
+    reads = ("shards",)
     writes = "tagger"
     schema = METRICS
     whole = True
+    streams = frozenset({"shards"})
     resumes_from = RESUMES_FROM
     settings: TaggerSettings
 
@@ -34,18 +33,13 @@ class TrainTaggerStage(Stage):
 
     def takes(self, table: str, artifact: Artifact) -> bool:
         """Only partitions that state relations: new images without any do not train the tagger again."""
-        return any(pc.list_value_length(artifact.table(table)["relations"]).to_pylist())
+        return artifact.manifest.counts.rows_out > 0
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Train in separate processes. Must be called from the main thread."""
         from pipeline.training.config import TrainConfig
         from pipeline.training.launch import run_training
+        from pipeline.training.shards import shards_of
 
-        config = TrainConfig(
-            kind="tagger",
-            settings=self.settings,
-            work=work,
-            tables=tuple(artifact.file("images.parquet") for artifact in inputs.artifacts("images")),
-            image_folders=dict(self.image_folders),
-        )
-        return run_training(config, report)
+        shards = tuple(shards_of(inputs.artifacts("shards")))
+        return run_training(TrainConfig(kind="tagger", settings=self.settings, work=work, shards=shards), report)

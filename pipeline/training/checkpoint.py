@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,31 +15,40 @@ from torch import nn
 from storage.atomic import put_in_place
 from storage.errors import FatalError
 
-FORMAT = 1
+FORMAT = 2
 _MODEL, _FIRST, _SECOND, _STEPS = "model.", "exp_avg.", "exp_avg_sq.", "steps."
 
 
-def save_checkpoint(path: Path, step: int, processes: int, network: nn.Module, optimizer: torch.optim.AdamW) -> None:
-    """Writes the state after `step` steps: parameters, buffers, and AdamW's averages by parameter name."""
+def save_checkpoint(
+    path: Path,
+    step: int,
+    processes: int,
+    stream: Mapping[str, Any],
+    network: nn.Module,
+    optimizer: torch.optim.AdamW,
+) -> None:
+    """Writes the state after `step` steps: parameters, buffers, AdamW's averages by parameter name, and the stream's place."""
     tensors = {_MODEL + name: value for name, value in network.state_dict().items()}
     names: dict[torch.Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
     for parameter, state in optimizer.state.items():
         name = names[parameter]
         tensors |= {_FIRST + name: state["exp_avg"], _SECOND + name: state["exp_avg_sq"], _STEPS + name: state["step"]}
-    about = {"format": FORMAT, "step": step, "processes": processes}
+    about = {"format": FORMAT, "step": step, "processes": processes, "stream": stream}
     aside = path.with_name(f".{path.name}.new")
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     save_file(plain, aside, metadata={"checkpoint": json.dumps(about)})
     put_in_place(aside, path)
 
 
-def load_checkpoint(path: Path, processes: int, network: nn.Module, optimizer: torch.optim.AdamW) -> int:
-    """Restores the state and returns its number of steps. Without a checkpoint, returns 0 and changes nothing.
+def load_checkpoint(
+    path: Path, processes: int, network: nn.Module, optimizer: torch.optim.AdamW
+) -> tuple[int, dict[str, Any]]:
+    """Restores the state. Returns its number of steps and the stream's place; without a checkpoint, 0 and an empty one.
 
     Raises `FatalError` when the file is damaged or belongs to another network or another number of processes.
     """
     if not path.is_file():
-        return 0
+        return 0, {}
     try:
         with safe_open(str(path), framework="pt") as file:
             about = json.loads((file.metadata() or {})["checkpoint"])
@@ -63,4 +74,4 @@ def load_checkpoint(path: Path, processes: int, network: nn.Module, optimizer: t
                 "exp_avg": tensors[_FIRST + name].to(parameter.device),
                 "exp_avg_sq": tensors[_SECOND + name].to(parameter.device),
             }
-    return int(about["step"])
+    return int(about["step"]), about["stream"]

@@ -7,7 +7,6 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.data.images.folders import ImageRoot
 from pipeline.runtime.settings import Settings
 from pipeline.training.settings import TaggerSettings, TrainingSettings
 
@@ -16,6 +15,12 @@ METRICS_LOG = "metrics.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
 RESUMES_FROM = (CHECKPOINT, METRICS_LOG)
 """The files of `work` that another machine needs to resume the training."""
+SAMPLES = "samples"
+"""Folder of the map of the samples to train on."""
+HELD_OUT = "held_out"
+"""Folder of the map of the samples that measure the tagger."""
+RANGES = "ranges"
+"""Folder of what was read from a remote store."""
 VOCABULARY = "vocabulary.json"
 TOKENIZER = "tokenizer"
 ERROR = "error.txt"
@@ -25,10 +30,12 @@ LAUNCHER = "RLIP_LAUNCHER"
 
 
 class Shard(Settings):
-    """A tar and its index table."""
+    """A tar, by path or URL, its name in the index, and the files that describe it and others of its partition."""
 
-    tar: Path
+    tar: str
+    name: str
     index: Path
+    statistics: Path
 
 
 class TrainConfig(Settings):
@@ -38,11 +45,7 @@ class TrainConfig(Settings):
     settings: TrainingSettings | TaggerSettings
     work: Path
     shards: tuple[Shard, ...] = ()
-    """Training set (pretrain)."""
-    tables: tuple[Path, ...] = ()
-    """The `images` tables of the training set (tagger)."""
-    image_folders: dict[str, ImageRoot] = Field(default_factory=dict)
-    """Data set → folder of its images (tagger)."""
+    """The training set, one data set after the other."""
 
 
 class Summary(Settings):
@@ -57,3 +60,5 @@ class Summary(Settings):
     images_per_second: float
     processes: int
     device: str
+    damaged: dict[str, str] = Field(default_factory=dict)
+    """Samples that were left out because they are damaged, by key, with the reason."""

@@ -34,6 +34,15 @@ class SyncedGradients:
     """Whether any process was asked to stop."""
 
 
+def gathered(found: Mapping[int, str], ranks: Ranks) -> dict[int, str]:
+    """Returns what all processes have found, the same in every process."""
+    if ranks.count == 1:
+        return dict(found)
+    every: list[Mapping[int, str] | None] = [None] * ranks.count
+    dist.all_gather_object(every, dict(found))
+    return {number: reason for each in every if each for number, reason in each.items()}
+
+
 def sync_gradients(
     parameters: Sequence[Tensor], losses: Mapping[str, Tensor], stop: bool, ranks: Ranks
 ) -> SyncedGradients:

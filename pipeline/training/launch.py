@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from models.config import NO_OBJECTS
@@ -24,12 +24,12 @@ from pipeline.training.config import (
     Summary,
     TrainConfig,
 )
-from pipeline.training.dataset import ImageSource, SampleSource, ShardSource, Subset
 from pipeline.training.metrics_log import MetricsLog
-from pipeline.training.sample import TrainingSample
-from pipeline.training.settings import CALIBRATION, TaggerSettings
+from pipeline.training.settings import CALIBRATION
+from pipeline.training.shards import map_samples
 from pipeline.training.vocabulary import Vocabulary, copy_tokenizer, make_tokenizer, tokenizer_files
 from storage.errors import FatalError, RetryableError
+from storage.tables import read_table
 
 LOG = "train.log"
 GRACE_SECONDS = 20.0
@@ -139,35 +139,23 @@ def prepare(config: TrainConfig) -> dict[str, Path]:
     Raises `FatalError` when there is nothing to train on.
     """
     vocabulary_file, tokenizer = config.work / VOCABULARY, config.work / TOKENIZER
+    if not len(map_samples(config)):
+        needed = "an image with a box" if config.kind == "pretrain" else "an image with a relation between its boxes"
+        raise FatalError(
+            f"nothing to train on: the {config.kind} training set lacks {needed}; check what ingest rejected and what stage "
+            "shard left out"
+        )
     if not vocabulary_file.is_file():
-        vocabulary = Vocabulary.of(_samples(training_source(config), config))
+        statistics = [read_table(path) for path in sorted({shard.statistics for shard in config.shards})]
+        vocabulary = Vocabulary.of(statistics, config.settings.predicate_form)
         network = config.settings.network
         if config.settings.tokenizer is not None:
             copy_tokenizer(config.settings.tokenizer, tokenizer)
         else:
             names = (*vocabulary.objects.names, *vocabulary.predicates.names, NO_OBJECTS)
             make_tokenizer(names, network["text"]["vocabulary"], tokenizer)
-        vocabulary.save(vocabulary_file, image_size=config.settings.image_size)
+        vocabulary.save(vocabulary_file, image_size=config.settings.whole_size)
     return {VOCABULARY: vocabulary_file, **tokenizer_files(tokenizer)}
-
-
-def training_source(config: TrainConfig) -> SampleSource:
-    """Returns the samples to train on."""
-    if config.kind == "pretrain":
-        return ShardSource([(shard.tar, shard.index) for shard in config.shards])
-    assert isinstance(config.settings, TaggerSettings)
-    images = ImageSource(config.tables, config.image_folders)
-    return Subset(images, images.split(config.settings.held_out)[0])
-
-
-def _samples(source: SampleSource, config: TrainConfig) -> Iterator[TrainingSample]:
-    if not len(source):
-        needed = "an image with a box" if config.kind == "pretrain" else "an image with a relation between its boxes"
-        raise FatalError(
-            f"nothing to train on: the {config.kind} training set lacks {needed}; check what ingest rejected"
-        )
-    for position in range(len(source)):
-        yield source.labels(position)
 
 
 def run_training(config: TrainConfig, report: ReportProgress) -> Output:

@@ -1,4 +1,4 @@
-"""The labels of one training image, its boxes and relations, and their JSON form beside the image in a shard."""
+"""The labels of one training image, its objects and relations, and their JSON form in a shard (docs/shards.md, Labels)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
+from pipeline.data.images.training_view import Crop, TrainingView
 from storage.errors import FatalError
+
+VERSION = 1
+"""Version of the JSON form. Raise it whenever a reader of the older form would misread the new one."""
 
 
 class SampleBox(NamedTuple):
@@ -27,6 +31,14 @@ class SampleRelation(NamedTuple):
     object: int
     predicate: str
     confidence: float = 1.0
+    surface: str = ""
+    """The predicate in the words of the caption or the data set."""
+    ambiguity: int | None = None
+    """The number of pairs that the caption may mean; None for a relation that no caption states of this pair."""
+    triplet: int | None = None
+    """The triplet of the image that it came from, by number."""
+    caption: int | None = None
+    """The caption of that triplet."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +51,17 @@ class TrainingSample:
     height: int
     boxes: tuple[SampleBox, ...]
     relations: tuple[SampleRelation, ...]
+    labels: str = "given"
+    """Who stated the relations: pseudo (a tagger), given (the data set), or none."""
+    tagger: str | None = None
+    """Digest of the tagger's weights."""
 
     def to_json(self) -> bytes:
         """Returns the JSON member of a shard. Equal samples give equal bytes."""
-        values = asdict(self)
-        values["boxes"] = [box._asdict() for box in self.boxes]
-        values["relations"] = [relation._asdict() for relation in self.relations]
+        values = {"version": VERSION} | asdict(self)
+        del values["boxes"], values["relations"]
+        values["objects"] = [box._asdict() for box in self.boxes]
+        values["relations"] = [_stated(relation) for relation in self.relations]
         return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod
@@ -52,14 +69,25 @@ class TrainingSample:
         """Reads the output of `to_json`. Raises `FatalError` when fields are missing, unknown or ill-typed."""
         try:
             values = json.loads(data)
-            boxes = tuple(SampleBox(**box) for box in values.pop("boxes"))
+            version = values.pop("version")
+            if version != VERSION:
+                raise FatalError(
+                    f"a sample of a shard has labels of version {version}, but this version reads {VERSION}"
+                )
+            boxes = tuple(SampleBox(**box) for box in values.pop("objects"))
             relations = tuple(SampleRelation(**relation) for relation in values.pop("relations"))
             return cls(boxes=boxes, relations=relations, **values)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise FatalError(f"a sample of a shard is damaged ({error}): {data[:120]!r}; rebuild the shard") from error
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any], relations: Sequence[SampleRelation]) -> TrainingSample:
+    def from_row(
+        cls,
+        row: Mapping[str, Any],
+        relations: Sequence[SampleRelation],
+        labels: str = "given",
+        tagger: str | None = None,
+    ) -> TrainingSample:
         """Builds the sample of a row of the `images` table. `relations` index the boxes of the row.
 
         Crowd boxes stand for many objects, so they are left out together with their relations.
@@ -78,7 +106,46 @@ class TrainingSample:
                 for relation in relations
                 if relation.subject in place and relation.object in place
             ),
+            labels=labels,
+            tagger=tagger,
         )
+
+    def worded(self) -> TrainingSample:
+        """Returns the sample with predicates in the words of its captions or its data set."""
+        return replace(self, relations=tuple(r._replace(predicate=r.surface or r.predicate) for r in self.relations))
+
+
+def _stated(relation: SampleRelation) -> dict[str, Any]:
+    """The fields of a relation without those that are unknown."""
+    return {name: value for name, value in relation._asdict().items() if value not in (None, "")}
+
+
+def viewed(sample: TrainingSample, view: TrainingView) -> TrainingSample:
+    """Returns the labels of what the view shows, in pixels of the view.
+
+    Boxes are clipped to what is shown. Boxes without any area left are dropped together with their relations. An
+    official view leaves "left" and "right" in predicates when it mirrors, as the authors do.
+    """
+    left, top, width, height = view.crop or Crop(0, 0, sample.width, sample.height)
+    across, down = view.width / width, view.height / height
+    boxes: list[SampleBox] = []
+    place: dict[int, int] = {}
+    for index, box in enumerate(sample.boxes):
+        x, right = (min(max(edge - left, 0.0), width) for edge in (box.x, box.x + box.w))
+        y, bottom = (min(max(edge - top, 0.0), height) for edge in (box.y, box.y + box.h))
+        if right > x and bottom > y:
+            place[index] = len(boxes)
+            boxes.append(SampleBox(box.category, x * across, y * down, (right - x) * across, (bottom - y) * down))
+    relations = tuple(
+        relation._replace(subject=place[relation.subject], object=place[relation.object])
+        for relation in sample.relations
+        if relation.subject in place and relation.object in place
+    )
+    shown = replace(sample, width=view.width, height=view.height, boxes=tuple(boxes), relations=relations)
+    if not view.mirrored:
+        return shown
+    turned = mirrored(shown)
+    return replace(turned, relations=relations) if view.official else turned
 
 
 def mirrored(sample: TrainingSample) -> TrainingSample:

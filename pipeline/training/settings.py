@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from models.config import LossSettings, NetworkConfig
+from pipeline.data.images.training_view import ViewSettings
 from pipeline.runtime.settings import Settings, runtime
 from storage.errors import FatalError
+from storage.stream.mix import Mix
 
 
-class TrainingSettings(Settings):
+class MixSettings(Settings):
+    """How several data sets are mixed."""
+
+    kind: Literal["concat", "proportional", "temperature"] = "concat"
+    """concat: one large set, each image once per epoch, as the authors do. proportional: every stretch of the training has
+    images of each set in proportion to its size. temperature: in proportion to its size to the power of 1 / `temperature`."""
+    temperature: float = Field(2.0, gt=0)
+    """For "temperature": 1 is proportional; the higher, the more equal the shares of large and small sets."""
+    weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Data set → factor of its share, unless the kind is "concat"; 1 where it is left out."""
+
+    @model_validator(mode="after")
+    def _is_a_mix(self) -> Self:
+        if self.kind == "concat" and self.weights:
+            raise ValueError('weights: "concat" takes every image once; choose kind "proportional" or "temperature"')
+        return self
+
+    def storage(self) -> Mix:
+        """Returns the same for streams."""
+        return Mix(self.kind, self.temperature, self.weights)
+
+
+class TrainingSettings(ViewSettings):
     """Settings of a training. The defaults are the released recipe for 64 images per step."""
 
     seed: int = Field(0, ge=0)
@@ -48,18 +72,18 @@ class TrainingSettings(Settings):
     """Number of first steps in which the learning rates rise linearly to their full value; 0: no warm-up."""
     loss: LossSettings = LossSettings()
 
-    image_size: int = Field(640, ge=32)
-    """Longest side of an image in pixels. Both sides are rounded to multiples of 32."""
-    smallest: float = Field(1.0, gt=0, le=1)
-    """Smallest scale of an image: its longest side is drawn between this share of `image_size` and all of it."""
-    flip: float = Field(0.5, ge=0, le=1)
-    """Probability that an image is mirrored. "left" and "right" in its predicates then change places."""
-    colour: float = Field(0.4, ge=0, lt=1)
-    """Strength c of colour augmentation: brightness, contrast and saturation are scaled by factors in [1 - c, 1 + c]."""
+    mix: MixSettings = MixSettings()
+    bucket: int = Field(16, ge=1)
+    """Number of images in a row whose views have similar sizes, so that little of a batch is padding. 1: any order."""
     object_texts: int = Field(333, ge=1)
     """Number of object names that a step is judged against: those of its images, then others drawn by frequency."""
     predicate_texts: int = Field(167, ge=1)
     """Number of predicate names that a step is judged against, chosen like the object names."""
+    self_pairs: bool = True
+    """Also learn boxes that are in no relation, as pairs of a box with itself. The authors leave them out."""
+    predicate_form: Literal["predicate", "surface"] = "predicate"
+    """Form of predicates. predicate: canonical ("hold"); surface: as captions and data sets word them ("is holding"), as the
+    authors do."""
     soft_targets: bool = False
     """Use the confidence of a pseudo-label as its target, instead of 1."""
 
@@ -76,6 +100,10 @@ class TrainingSettings(Settings):
     """Number of CPU threads per training process."""
     recompute: bool = runtime(False)
     """Compute parts of the forward pass again in the backward pass: less memory, more time, the same weights."""
+    max_damaged: float = runtime(0.01, ge=0, le=1)
+    """A training stops when more than this share of its samples is damaged. Damaged samples are left out and named."""
+    cache_gib: float = runtime(20.0, ge=0)
+    """Size in GiB of the copies that this machine keeps of samples in a remote store. 0: none."""
     loaders: int = runtime(0, ge=0)
     """Number of processes that prepare images for each training process. 0: it prepares them itself, between steps."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
@@ -94,6 +122,17 @@ class TrainingSettings(Settings):
                 f"batch: {self.batch} images can't be shared by processes = {self.processes}; use fewer processes"
             )
         return self
+
+    @property
+    def view(self) -> ViewSettings:
+        """The settings of how an image is cut, resized, mirrored and coloured."""
+        return ViewSettings(**{name: getattr(self, name) for name in ViewSettings.model_fields})
+
+    @property
+    def whole_size(self) -> int:
+        """The longest side in pixels at which the network sees whole images after its training: that of a 4:3 image at its
+        largest."""
+        return round(max(self.shortest) * 4 / 3) if self.shortest else self.image_size
 
     def reseeded(self, seed: int) -> Self:
         """Returns the same settings with another seed."""

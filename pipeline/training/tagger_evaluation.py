@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from models.config import NO_OBJECTS
 from models.network import Network
 from models.relation_tagger import PairQueries, RelationTagger
-from pipeline.data.images.views import View, load_pixels
-from pipeline.training.dataset import SampleSource
+from pipeline.data.images.views import load_pixels
 from pipeline.training.pairs import labelled_pairs, normalised_boxes
 from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import CALIBRATION, TaggerSettings, TrainingSettings
+from pipeline.training.shards import ShardSamples
 from pipeline.training.vocabulary import Vocabulary, index_by_name
 from storage.atomic import write_atomic
 from tagger.audit.labels import SYMMETRIC
@@ -77,7 +77,7 @@ class Scored:
 
 def check_tagger(
     network: Network,
-    source: SampleSource,
+    source: ShardSamples,
     vocabulary: Vocabulary,
     settings: TrainingSettings,
     device: torch.device,
@@ -206,7 +206,7 @@ def _calibration_errors(proposed: Sequence[Proposal]) -> dict[str, float]:
 @torch.inference_mode()
 def _scored(
     network: RelationTagger,
-    source: SampleSource,
+    source: ShardSamples,
     image: int,
     vocabulary: Vocabulary,
     settings: TrainingSettings,
@@ -224,7 +224,7 @@ def _scored(
     if not truth.any():
         return
     texts = network.encode_texts([*objects, *known])
-    pixels = load_pixels(source.image(image), View(settings.image_size))[None].to(device)
+    pixels = load_pixels(source.image(image), settings.whole_size)[None].to(device)
     padding = torch.zeros(pixels.shape[0], *pixels.shape[2:], dtype=torch.bool, device=device)
     boxes = torch.from_numpy(normalised_boxes(sample)).to(device)
     subject, object_ = (torch.tensor([pair[role] for pair in pairs], device=device) for role in (0, 1))
@@ -254,7 +254,7 @@ def _truth(sample: TrainingSample, pairs: Sequence[BoxPair], known: dict[str, in
 class HeldOut:
     """Measures the tagger on held-out images every `check_every` steps, and calibrates it after the last step."""
 
-    images: SampleSource
+    images: ShardSamples
     vocabulary: Vocabulary
     settings: TaggerSettings
     device: torch.device

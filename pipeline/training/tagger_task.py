@@ -13,7 +13,7 @@ from models.losses import TaggerCriterion
 from models.network import Network
 from models.relation_tagger import PairQueries, RelationTagger
 from models.target import Target
-from pipeline.training.dataset import Example
+from pipeline.training.batches import Batch
 from pipeline.training.pairs import tagging_pairs
 from pipeline.training.settings import TaggerSettings
 from pipeline.training.task import StepInputs, full_precision, network_config, start_from
@@ -32,17 +32,15 @@ class TaggerTask:
         network = RelationTagger(network_config(self._settings), self._tokenizer)
         return start_from(network, self._settings.initial, self._tokenizer)
 
-    def losses(
-        self, network: Network, examples: Sequence[Example], generator: np.random.Generator
-    ) -> dict[str, Tensor]:
+    def losses(self, network: Network, batch: Batch, generator: np.random.Generator) -> dict[str, Tensor]:
         """Computes the loss by position: the i-th prediction belongs to the i-th pair."""
-        given = StepInputs(network, examples, self._vocabulary, self._settings, generator)
+        given = StepInputs(network, batch, self._vocabulary, self._settings, generator)
         limit, soft = network.config.pairs, self._settings.soft_targets
         targets = [
             given.texts.target(sample, tagging_pairs(sample, limit, generator), soft, given.device)
             for sample in given.samples
         ]
-        names = names_for_noise(len(given.texts.objects) - 1, len(examples), network.config.official_compat)
+        names = names_for_noise(len(given.texts.objects) - 1, len(batch.samples), network.config.official_compat)
         queries = add_noise(pair_queries(targets), self._settings, names, generator)
         scored = network(given.images, given.padding, given.objects_TE, given.predicates_TE, queries)
         losses: dict[str, Tensor] = self._criterion(full_precision(scored), targets)

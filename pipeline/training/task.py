@@ -16,24 +16,21 @@ from models.network import Network
 from models.predictions import Predictions
 from models.rlip import RLIP
 from models.target import Target
-from pipeline.data.images.views import padded_batch
-from pipeline.training.dataset import Example
-from pipeline.training.pairs import TargetPair, detection_pairs, normalised_boxes
+from pipeline.training.batches import Batch
+from pipeline.training.pairs import TargetPair, detection_pairs, labelled_pairs, normalised_boxes
 from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.vocabulary import Vocabulary, index_by_name
 
 
 class Task(Protocol):
-    """A network and its loss on the examples of one process and step."""
+    """A network and its loss on the batch of one process and step."""
 
     def build(self) -> Network:
         """Builds a new network. Random weights come from torch's current generator."""
         ...
 
-    def losses(
-        self, network: Network, examples: Sequence[Example], generator: np.random.Generator
-    ) -> dict[str, Tensor]:
+    def losses(self, network: Network, batch: Batch, generator: np.random.Generator) -> dict[str, Tensor]:
         """Returns scalars by name, including the total `loss`. All randomness comes from `generator` or from torch's."""
         ...
 
@@ -80,17 +77,16 @@ class StepInputs:
     def __init__(
         self,
         network: Network,
-        examples: Sequence[Example],
+        batch: Batch,
         vocabulary: Vocabulary,
         settings: TrainingSettings,
         generator: np.random.Generator,
     ) -> None:
-        self.samples = [example.sample for example in examples]
+        self.samples = batch.samples
         self.texts = StepTexts(vocabulary, settings, self.samples, generator)
         self.objects_TE, self.predicates_TE = self.texts.encode(network)
-        images, padding = padded_batch([example.pixels for example in examples])
         self.device = self.objects_TE.device
-        self.images, self.padding = images.to(self.device), padding.to(self.device)
+        self.images, self.padding = batch.images(self.device)
 
 
 def full_precision(predictions: Predictions) -> Predictions:
@@ -134,15 +130,18 @@ class PretrainTask:
         network = RLIP(network_config(self._settings), self._tokenizer)
         return start_from(network, self._settings.initial, self._tokenizer)
 
-    def losses(
-        self, network: Network, examples: Sequence[Example], generator: np.random.Generator
-    ) -> dict[str, Tensor]:
+    def losses(self, network: Network, batch: Batch, generator: np.random.Generator) -> dict[str, Tensor]:
         """Computes the set-prediction loss, with predictions matched to pairs."""
-        given = StepInputs(network, examples, self._vocabulary, self._settings, generator)
+        given = StepInputs(network, batch, self._vocabulary, self._settings, generator)
         predictions = full_precision(network(given.images, given.padding, given.objects_TE, given.predicates_TE))
         limit, soft = network.config.pairs, self._settings.soft_targets
+        pairs = [
+            detection_pairs(sample, limit) if self._settings.self_pairs else labelled_pairs(sample)[:limit]
+            for sample in given.samples
+        ]
         targets = [
-            given.texts.target(sample, detection_pairs(sample, limit), soft, given.device) for sample in given.samples
+            given.texts.target(sample, of_sample, soft, given.device)
+            for sample, of_sample in zip(given.samples, pairs, strict=True)
         ]
         losses: dict[str, Tensor] = self._criterion(predictions, targets, given.predicates_TE.float())
         return losses

@@ -16,15 +16,17 @@ import torch
 from torch import nn
 
 from models.network import Network
+from pipeline.training.batches import Batch, StepBatches, sample_sequence
 from pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.training.config import CHECKPOINT, METRICS_LOG
-from pipeline.training.dataset import Example, SampleSource, StepDataset
-from pipeline.training.gradient_sync import Ranks, sync_gradients
+from pipeline.training.gradient_sync import Ranks, gathered, sync_gradients
 from pipeline.training.metrics_log import MetricsLog
-from pipeline.training.sampler import StepSampler, stable_seed
 from pipeline.training.settings import TrainingSettings
+from pipeline.training.shards import ShardSamples
 from pipeline.training.task import Task
 from storage.errors import FatalError
+from storage.stream.order import stable_seed
+from storage.stream.stream import Skipped
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class TrainingResult:
     resumed_from: int
     seconds: float
     """Duration of the steps of this process."""
+    damaged: Mapping[int, str]
+    """Samples that were left out, by number, with the reason."""
 
     @property
     def finished(self) -> bool:
@@ -53,7 +57,7 @@ Check = Callable[[Network, int, int], Mapping[str, float]]
 
 def train(
     task: Task,
-    source: SampleSource,
+    samples: ShardSamples,
     settings: TrainingSettings,
     work: Path,
     ranks: Ranks,
@@ -64,10 +68,10 @@ def train(
     """Trains from the last checkpoint in `work` to the end, or until any process is asked to stop.
 
     `check` runs in the first process alone and must leave the network unchanged.
-    Raises `FatalError` when the loss or the gradient is not finite.
+    Raises `FatalError` when the loss or the gradient is not finite, or too many samples are damaged.
     """
-    sampler = StepSampler(len(source), settings.batch, settings.seed)
-    total = settings.steps or sampler.steps(settings.epochs)
+    sequence = sample_sequence(samples, settings)
+    total = settings.steps or -(-settings.epochs * len(sequence) // settings.batch)
     torch.manual_seed(stable_seed("weights", settings.seed))
     network = task.build().to(ranks.device).train()
     if settings.lr_backbone == 0:
@@ -76,21 +80,27 @@ def train(
         network.recompute()
     optimizer = make_optimizer(network, settings)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    first = load_checkpoint(work / CHECKPOINT, ranks.count, network, optimizer)
+    first, stream = load_checkpoint(work / CHECKPOINT, ranks.count, network, optimizer)
+    skipped = Skipped(len(samples), settings.max_damaged)
+    if stream:
+        sequence.restore(stream["sequence"])
+        skipped.reasons |= {int(sample): reason for sample, reason in stream["skipped"].items()}
     metrics = MetricsLog(work / METRICS_LOG)
     if ranks.rank == 0:
         metrics.rewind(first)
         if first:
             progress(first, total, "continuing from the last checkpoint")
     step, stop, started, reported = first, False, time.monotonic(), 0.0
-    dataset = StepDataset(source, sampler, settings, ranks.rank, ranks.count)
-    for examples in _examples(dataset, range(first, total), settings):
+    batches = StepBatches(samples, settings, ranks.rank, ranks.count, dict(skipped.reasons))
+    for batch in _loaded(batches, range(first, total), settings, ranks.device):
+        for sample, reason in batch.damaged.items():
+            skipped.add(sample, reason)
         for group, rate in zip(optimizer.param_groups, _rates(settings), strict=True):
             group["lr"] = rate * schedule(settings, step, total)
         optimizer.zero_grad(set_to_none=True)
         torch.manual_seed(stable_seed("step", settings.seed, step, ranks.rank))
         generator = np.random.default_rng(stable_seed("draws", settings.seed, step, ranks.rank))
-        losses = _losses(task, network, examples, generator, settings, ranks, step)
+        losses = _losses(task, network, batch, generator, settings, ranks, step)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
         synced = sync_gradients(parameters, losses, asked_to_stop(), ranks)
         if not math.isfinite(synced.norm + synced.losses["loss"]):
@@ -99,6 +109,9 @@ def train(
         optimizer.step()
         step += 1
         stop = synced.stop
+        is_saved = step % settings.checkpoint_every == 0 or step == total or stop
+        if is_saved:
+            skipped.reasons |= gathered(skipped.reasons, ranks)
         if ranks.rank == 0:
             now = time.monotonic()
             if step % settings.log_every == 0 or step == total:
@@ -108,12 +121,14 @@ def train(
                 speed = (step - first) * settings.batch / (now - started)
                 progress(step, total, f"loss {synced.losses['loss']:.2f}, {speed:.0f} images/s")
                 reported = now
-            if step % settings.checkpoint_every == 0 or step == total or stop:
+            if is_saved:
                 metrics.sync()
-                save_checkpoint(work / CHECKPOINT, step, ranks.count, network, optimizer)
+                left_out = {str(sample): reason for sample, reason in sorted(skipped.reasons.items())}
+                stream = {"sequence": sequence.state(step * settings.batch), "skipped": left_out}
+                save_checkpoint(work / CHECKPOINT, step, ranks.count, stream, network, optimizer)
         if stop:
             break
-    return TrainingResult(network, step, total, first, time.monotonic() - started)
+    return TrainingResult(network, step, total, first, time.monotonic() - started, skipped.reasons)
 
 
 def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
@@ -145,15 +160,18 @@ def _rates(settings: TrainingSettings) -> tuple[float, float, float]:
     return settings.lr_backbone, settings.lr_text, settings.lr
 
 
-def _examples(steps: StepDataset, remaining: range, settings: TrainingSettings) -> Iterator[list[Example]]:
-    """Yields the examples of each remaining step, prepared here or by loader processes."""
+def _loaded(
+    batches: StepBatches, remaining: range, settings: TrainingSettings, device: torch.device
+) -> Iterator[Batch]:
+    """Yields the batch of each remaining step, prepared here or by loader processes."""
     return iter(
         torch.utils.data.DataLoader(
-            steps,
+            batches,
             batch_size=None,
             sampler=remaining,
             num_workers=settings.loaders,
             multiprocessing_context="spawn" if settings.loaders else None,
+            pin_memory=device.type == "cuda",
         )
     )
 
@@ -161,7 +179,7 @@ def _examples(steps: StepDataset, remaining: range, settings: TrainingSettings) 
 def _losses(
     task: Task,
     network: Network,
-    examples: list[Example],
+    batch: Batch,
     generator: np.random.Generator,
     settings: TrainingSettings,
     ranks: Ranks,
@@ -169,7 +187,7 @@ def _losses(
 ) -> dict[str, torch.Tensor]:
     try:
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            return task.losses(network, examples, generator)
+            return task.losses(network, batch, generator)
     except FloatingPointError as error:
         raise FatalError(_diverged(step, settings, str(error))) from error
 

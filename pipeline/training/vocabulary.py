@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 
-from pipeline.training.sample import TrainingSample, mirrored_predicate
+from pipeline.training.sample import mirrored_predicate
+from pipeline.training.statistics import counts_by_name
 from storage.atomic import write_atomic
 from storage.errors import FatalError
 
@@ -53,13 +55,10 @@ class Vocabulary:
     predicates: Names
 
     @classmethod
-    def of(cls, samples: Iterable[TrainingSample]) -> Vocabulary:
-        """Counts the names of all samples. A predicate that mirroring changes counts for its mirrored form too."""
-        objects: Counter[str] = Counter()
-        predicates: Counter[str] = Counter()
-        for sample in samples:
-            objects.update(box.category for box in sample.boxes)
-            predicates.update(relation.predicate for relation in sample.relations)
+    def of(cls, statistics: Iterable[pa.Table], predicates_as: Literal["predicate", "surface"]) -> Vocabulary:
+        """Sums the counts of shards. A predicate that mirroring changes counts for its mirrored form too."""
+        tables = list(statistics)
+        objects, predicates = (counts_by_name(tables, kind) for kind in ("object", predicates_as))
         for name, count in list(predicates.items()):
             if mirrored_predicate(name) != name:
                 predicates[mirrored_predicate(name)] += count

@@ -20,14 +20,15 @@ import torch.distributed as dist
 
 from models.weights import save
 from pipeline.runtime.processes import choose_device, keep_freed_memory
-from pipeline.training.config import MODEL, SUMMARY, TOKENIZER, VOCABULARY, Summary, TrainConfig
-from pipeline.training.dataset import ImageSource, SampleSource, ShardSource, Subset
+from pipeline.training.config import HELD_OUT, MODEL, SAMPLES, SUMMARY, TOKENIZER, VOCABULARY, Summary, TrainConfig
 from pipeline.training.gradient_sync import Ranks
+from pipeline.training.shards import ShardSamples, range_cache
 from pipeline.training.task import Task
 from pipeline.training.trainer import Check, TrainingResult, train
 from pipeline.training.vocabulary import Vocabulary
 from storage.atomic import put_in_place, write_atomic
 from storage.errors import PipelineError
+from storage.shards.sample_map import SampleMap
 
 
 def main(path: Path) -> int:
@@ -54,30 +55,32 @@ def run(config: TrainConfig, ranks: Ranks, asked_to_stop: Callable[[], bool]) ->
     torch.set_num_threads(settings.threads)
     keep_freed_memory()
     vocabulary = Vocabulary.load(config.work / VOCABULARY)
-    source, task, check = _parts(config, vocabulary, ranks)
-    trained = train(task, source, settings, config.work, ranks, asked_to_stop, _report, check)
+    samples = _samples(config, SAMPLES)
+    task, check = _parts(config, vocabulary, ranks)
+    trained = train(task, samples, settings, config.work, ranks, asked_to_stop, _report, check)
     if ranks.rank == 0 and trained.finished:
-        _finish(config, trained, len(source), ranks)
+        _finish(config, trained, samples, ranks)
     return trained
 
 
-def _parts(config: TrainConfig, vocabulary: Vocabulary, ranks: Ranks) -> tuple[SampleSource, Task, Check]:
-    """Builds the source to train on, the task, and the check to run after each step."""
+def _samples(config: TrainConfig, name: str) -> ShardSamples:
+    return ShardSamples(SampleMap(config.work / name), range_cache(config), config.settings.predicate_form)
+
+
+def _parts(config: TrainConfig, vocabulary: Vocabulary, ranks: Ranks) -> tuple[Task, Check]:
+    """Builds the task, and the check to run after each step."""
     if config.kind == "pretrain":
         from pipeline.training.task import PretrainTask
 
-        source = ShardSource([(shard.tar, shard.index) for shard in config.shards])
-        task = PretrainTask(config.settings, vocabulary, config.work / TOKENIZER)
-        return source, task, lambda network, step, total: {}
+        return PretrainTask(config.settings, vocabulary, config.work / TOKENIZER), lambda network, step, total: {}
     from pipeline.training.settings import TaggerSettings
     from pipeline.training.tagger_evaluation import HeldOut
     from pipeline.training.tagger_task import TaggerTask
 
     assert isinstance(config.settings, TaggerSettings)
-    images = ImageSource(config.tables, config.image_folders)
-    kept, held_out = images.split(config.settings.held_out)
-    check = HeldOut(Subset(images, held_out), vocabulary, config.settings, ranks.device, config.work)
-    return Subset(images, kept), TaggerTask(config.settings, vocabulary, config.work / TOKENIZER), check
+    held_out = _samples(config, HELD_OUT)
+    check = HeldOut(held_out, vocabulary, config.settings, ranks.device, config.work)
+    return TaggerTask(config.settings, vocabulary, config.work / TOKENIZER), check
 
 
 def _join(config: TrainConfig) -> Ranks:
@@ -101,7 +104,7 @@ def _report(step: int, total: int, note: str) -> None:
     print(f"step {step}/{total}: {note}", flush=True)
 
 
-def _finish(config: TrainConfig, trained: TrainingResult, images: int, ranks: Ranks) -> None:
+def _finish(config: TrainConfig, trained: TrainingResult, samples: ShardSamples, ranks: Ranks) -> None:
     aside = config.work / f".{MODEL}.new"
     save(trained.network, aside)
     put_in_place(aside, config.work / MODEL)
@@ -109,11 +112,12 @@ def _finish(config: TrainConfig, trained: TrainingResult, images: int, ranks: Ra
     summary = Summary(
         steps=trained.steps,
         resumed_from=trained.resumed_from,
-        images=images,
+        images=len(samples),
         images_seen=seen,
         images_per_second=round(seen / max(trained.seconds, 1e-9), 1),
         processes=ranks.count,
         device=str(ranks.device.type),
+        damaged={samples.samples.key(sample): reason for sample, reason in sorted(trained.damaged.items())},
     )
     write_atomic(config.work / SUMMARY, summary.model_dump_json().encode())
 

@@ -38,6 +38,12 @@ COMMANDS = {
     "weights show": {"--json", "--help"},
     "data get": {"--root", "--only", "--mirror", "--json", "--help"},
     "data list": {"--root", "--json", "--help"},
+    "shards index": {"--format", "--keep-damaged", "--json", "--help"},
+    "shards ls": {"--json", "--help"},
+    "shards info": {"--json", "--help"},
+    "shards verify": {"--json", "--help"},
+    "shards preview": {"--out", "--samples", "--help"},
+    "shards publish": {"--step", "--license", "--index", "--store", "--json", "--help"},
 }
 
 

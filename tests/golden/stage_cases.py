@@ -25,12 +25,12 @@ from pipeline.runtime.stage import Inputs, Stage
 from pipeline.stages.caption import CaptionStage
 from pipeline.stages.ingest import IngestSettings, IngestStage
 from pipeline.stages.parse import ParseSettings, ParseStage
-from pipeline.stages.shard import SHARD_FILE, ShardSettings, ShardStage
+from pipeline.stages.shard import ShardSettings, ShardStage
 from pipeline.stages.tag import TagSettings, TagStage
 from storage.artifact import Artifact
 from storage.keys import KeyTerms
 from storage.local_store import LocalStore
-from storage.tables import CAPTIONS, IMAGES, RELATIONS, TRIPLETS, write_table
+from storage.tables import CANDIDATES, CAPTIONS, IMAGES, RELATIONS, TRIPLETS, write_table
 from tagger.labelling.calibration import Calibration, Line
 
 HERE = Path(__file__).parent
@@ -77,7 +77,7 @@ def recorded(stage: str) -> dict[str, Any]:
 
 def rows_of(stage: Stage, folder: Path) -> list[dict[str, Any]]:
     """Run the stage's case in a store of its own. The last row of a shard is the digest of its tar."""
-    given = {"tagger": (tagger(folder / "tagger"),)} if stage.uses else {}
+    given = {"tagger": (tagger(folder / "tagger"),)} if "tagger" in stage.uses else {}
     stage.open(Inputs({name: tuple(Artifact(path) for path in paths) for name, paths in given.items()}))
     inputs = {table: (_inputs(stage.name, table, folder / table),) for table in stage.reads}
     item = WorkItem(stage.name, "golden/0000", KeyTerms(stage.name, stage.version, {}, {}), inputs, (1, 2, 9))
@@ -85,8 +85,8 @@ def rows_of(stage: Stage, folder: Path) -> list[dict[str, Any]]:
     artifact = store.find(stage.name, execute(stage, item, store, lambda done, total, note="": None).key)
     assert artifact is not None
     rows: list[dict[str, Any]] = artifact.table(stage.writes).to_pylist()
-    if SHARD_FILE in artifact.manifest.files:
-        rows.append({"tar": artifact.manifest.files[SHARD_FILE].digest})
+    files = artifact.manifest.files
+    rows += [{"tar": files[name].digest} for name in sorted(files) if name.endswith(".tar")]
     return rows
 
 
@@ -98,6 +98,7 @@ def _inputs(stage: str, table: str, folder: Path) -> Path:
         rows = [*rows, {"image_id": 3, "captions": [{"text": s, "draw": d, **plain} for d, s in enumerate(SENTENCES)]}]
     folder.mkdir()
     write_table(pa.Table.from_pylist(rows, schema=TABLES[table]), folder / f"{table}.parquet")
+    write_table(CANDIDATES.empty_table(), folder / "candidates.parquet")
     return folder
 
 

@@ -18,18 +18,27 @@ def steps(root: Path, recipe: str, until: str) -> dict[str, tuple[str, ...]]:
 
 
 def test_a_tagger_needs_its_own_sets_alone(root: Path) -> None:
-    assert steps(root, "coco", "train_tagger") == {"ingest": ("vg",), "train_tagger": ()}
+    assert steps(root, "coco", "train_tagger") == {
+        "ingest": ("vg",), "shard_tagger": ("vg",), "train_tagger": (),
+    }  # fmt: skip
 
 
 def test_labels_need_no_sets_of_pre_training_and_tests(root: Path) -> None:
     found = steps(root, "demo", "tag")
-    assert list(found) == ["ingest", "caption", "parse", "train_tagger", "tag"]
+    assert list(found) == ["ingest", "caption", "parse", "shard_tagger", "train_tagger", "tag"]
     assert found["ingest"] == ("coco", "vg")
 
 
 def test_a_stage_of_several_steps_is_carried_out_whole(root: Path) -> None:
     found = steps(root, "demo", "shard")
-    assert [name for name in found if name.startswith("shard")] == ["shard:pseudo", "shard:none"]
+    assert [name for name in found if name.startswith("shard:")] == ["shard:pseudo", "shard:none"]
+
+
+def test_a_training_waits_for_the_check_against_its_test_sets(root: Path) -> None:
+    made = {step.name: step for step in build_steps(load_recipe(root / "recipes/demo.toml"))}
+    assert made["pretrain:pseudo"].after == ("overlap:pseudo",)
+    assert "overlap:none" in steps(root, "demo", "pretrain")
+    assert not made["pretrain:pseudo"].reads.keys() & {"overlap", "fingerprints"}  # a new test set trains nothing again
 
 
 def test_the_first_stage_covers_all_sets(root: Path) -> None:
@@ -38,10 +47,10 @@ def test_the_first_stage_covers_all_sets(root: Path) -> None:
 
 def test_a_stage_that_the_recipe_lacks_is_told_with_those_it_has(root: Path) -> None:
     with pytest.raises(
-        FatalError, match="'label_coco_swin_t' has no such step; it has ingest, caption, parse, train_t"
+        FatalError, match="'label_coco_swin_t' has no such step; it has ingest, caption, parse, shard_tagger, train_t"
     ):
         steps(root, "label_coco_swin_t", "pretrain")
-    with pytest.raises(FatalError, match=r"run\.until = 'tagger'.*parse, train_tagger, tag"):
+    with pytest.raises(FatalError, match=r"run\.until = 'tagger'.*parse, shard_tagger, train_tagger, tag"):
         steps(root, "demo", "tagger")
 
 

@@ -69,10 +69,11 @@ def test_pictures_without_relations_do_not_train_the_tagger_again(tmp_path: Path
     def tagger_key() -> str:
         index_of.cache_clear()
         recipe = small_recipe(tmp_path)
-        run(RunContext(small_recipe(tmp_path, "run.until=ingest")), Silent())  # type: ignore[arg-type]
+        run(RunContext(small_recipe(tmp_path, "run.until=shard_tagger")), Silent())  # type: ignore[arg-type]
         planner = Planner(RunContext(recipe))
         steps = {step.name: step for step in planner.context.steps}
         planner.plan(steps["ingest"])
+        planner.plan(steps["shard_tagger"])
         (item,) = planner.plan(steps["train_tagger"]).due
         assert (item.partition, steps["train_tagger"].stage) == (WHOLE, TrainTaggerStage)
         return item.key

@@ -1,6 +1,8 @@
 """Stage `shard` on real image files and tables."""
 
+import hashlib
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +10,15 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from pipeline.data.images.perceptual_hash import perceptual_hash
 from pipeline.runtime.stage import Inputs
-from pipeline.stages.shard import SHARD_FILE, ShardSettings, ShardStage
+from pipeline.stages.shard import ShardSettings, ShardStage
 from pipeline.training.sample import SampleRelation, TrainingSample
 from storage.artifact import Artifact
 from storage.errors import FatalError
-from storage.shards import ShardReader
-from storage.tables import IMAGES, RELATIONS, write_table
+from storage.shards.reader import SampleReader
+from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
+from storage.tables import CANDIDATES, FINGERPRINTS, IMAGES, REJECTED, RELATIONS, read_table, write_table
 
 
 def image_bytes(form="JPEG"):
@@ -51,7 +55,13 @@ def scored(subject, predicate, object_, score):
         "score": score,
         "proposed": True,
         "triplet": 0,
+        "caption": 3,
     }
+
+
+def candidate(subject, predicate, object_, ambiguity):
+    pair = {"subject": subject, "object": object_, "predicate": predicate, "triplet": 0, "ambiguity": ambiguity}
+    return pair | {"mention": 0, "prior": 0.5, "support": 1}
 
 
 @pytest.fixture
@@ -74,27 +84,96 @@ def inputs(tmp_path: Path) -> Inputs:
     folder.mkdir()
     write_table(pa.Table.from_pylist(rows, schema=IMAGES), folder / "images.parquet")
     write_table(pa.Table.from_pylist(relations, schema=RELATIONS), folder / "relations.parquet")
+    candidates = [{"image_id": 1, "pairs": [candidate(0, "riding", 1, 4), candidate(0, "riding", 1, 2)]}]
+    write_table(pa.Table.from_pylist(candidates, schema=CANDIDATES), folder / "candidates.parquet")
     return Inputs({"images": (Artifact(folder),), "relations": (Artifact(folder),)})
 
 
-def shard(inputs: Inputs, work: Path, **settings):
+def shard(inputs: Inputs, work: Path, known: pa.Table | None = None, **settings):
+    """Runs the stage. Returns its output, the members of each image by extension, and its labels, by image id.
+
+    `known`: fingerprints of the evaluation sets.
+    """
     work.mkdir()
     stage = ShardStage(ShardSettings(**settings), {"scenes": work.parent})
+    if known is not None:
+        write_table(known, work / "fingerprints.parquet")
+        stage.open(Inputs({"fingerprints": (Artifact(work),)}))
     output = stage.run(inputs, work, lambda done, total, note="": None)
-    reader = ShardReader(work / SHARD_FILE, output.table)
-    samples = {i: TrainingSample.from_json(reader.read(i).members["json"]) for i in reader.image_ids}
-    return output, reader, samples
+    write_table(output.table, work / "shards.parquet")
+    tars = sorted(name for name in output.files if name.endswith(".tar"))
+    samples = write_sample_map(work / "map", [ShardFile(str(work / tar), work / "shards.parquet") for tar in tars])
+    members = {number_of(samples, n): SampleReader(samples).read(n) for n in range(len(samples))}
+    return output, members, {n: TrainingSample.from_json(found["json"]) for n, found in members.items()}
+
+
+def number_of(samples: SampleMap, sample: int) -> int:
+    return int(samples.key(sample).removeprefix("scenes-"))
+
+
+def labels(sample: TrainingSample):
+    return [(r.subject, r.predicate, r.object, r.confidence) for r in sample.relations]
 
 
 def test_pseudo_labels_above_the_threshold_go_into_the_shard(inputs, tmp_path):
     output, _, samples = shard(inputs, tmp_path / "work")
     assert list(samples) == [1, 2, 5]
-    assert samples[1].relations == (SampleRelation(0, 1, "ride", 0.6),)
-    assert samples[2].relations == ()
-    assert samples[5].relations == (SampleRelation(0, 1, "walk", 0.21),)
+    assert labels(samples[1]) == [(0, "ride", 1, 0.6)]
+    assert labels(samples[2]) == []
+    assert labels(samples[5]) == [(0, "walk", 1, 0.21)]
     assert [(r.image_id, r.reason) for r in output.rejected] == [(3, "truncated")]
     assert (output.rows_in, output.rows_out) == (4, 3)  # an image without a box is left out, not rejected
-    assert output.facts == {"images": 3, "without a box": 1, "relations": 2}
+    counts = {"images": 3, "without a box": 1, "without a relation": 0, "relations": 2, "excluded": {}}
+    assert output.facts == counts
+
+
+def test_a_label_tells_the_words_it_came_from_and_how_clear_they_were(inputs, tmp_path):
+    _, members, samples = shard(inputs, tmp_path / "work")
+    (relation,) = samples[1].relations
+    assert (relation.surface, relation.ambiguity, relation.caption, relation.triplet) == ("riding", 2, 3, 0)
+    assert samples[5].relations[0].ambiguity is None
+    assert json.loads(members[1]["json"])["version"] == 1
+    assert samples[1].labels == "pseudo"
+
+
+def test_images_without_relations_are_kept_or_dropped_and_counted(inputs, tmp_path):
+    output, _, samples = shard(inputs, tmp_path / "work", without_relations="drop")
+    assert list(samples) == [1, 5]
+    assert output.facts["without a relation"] == 2 and (output.rows_in, output.rows_out) == (2, 2)
+
+
+def test_the_names_in_the_shards_are_counted_for_whoever_trains_on_them(inputs, tmp_path):
+    output, _, _ = shard(inputs, tmp_path / "work", max_bytes=2**20)
+    rows = read_table(output.files["statistics.parquet"]).to_pylist()
+    counted = {(row["kind"], row["name"]): row["count"] for row in rows}
+    assert {row["shard"] for row in rows} == {"shard-000.tar"}
+    assert counted["object", "dog"] == 3 and counted["object", "person"] == 3
+    assert counted["predicate", "ride"] == 1 and counted["surface", "riding"] == 1
+    assert counted["total", "images"] == 3 and counted["total", "images without relations"] == 1
+
+
+def test_images_of_a_list_or_of_an_evaluation_set_are_left_out_and_listed(inputs, tmp_path):
+    (tmp_path / "ids.txt").write_text("1\n")
+    data = image_bytes()
+    found = {"dataset": "test", "image_id": 42, "digest": hashlib.sha256(data).hexdigest()}
+    known = pa.Table.from_pylist([found | {"phash": perceptual_hash(data)}], schema=FINGERPRINTS)
+    listed = [{"ids": tmp_path / "ids.txt", "reason": "V-COCO test"}]
+    output, _, samples = shard(inputs, tmp_path / "work", known, exclude=listed)
+    assert list(samples) == []
+    same, near = "same bytes as an evaluation image", "near-duplicate of an evaluation image"
+    assert output.facts["excluded"] == {"V-COCO test": 1, near: 1, same: 1}
+    ledger = read_table(output.files["excluded.parquet"], REJECTED).to_pylist()
+    assert [(row["image_id"], row["reason"]) for row in ledger] == [(1, "V-COCO test"), (2, near), (5, same)]
+    assert ledger[2]["value"] == "test/42"
+    assert output.rows_in == 1  # only the truncated one counts as rejected
+
+
+def test_a_list_that_changes_changes_the_key(tmp_path):
+    (tmp_path / "ids.txt").write_text("1\n")
+    stage = ShardStage(ShardSettings(exclude=[{"ids": tmp_path / "ids.txt", "reason": "test"}]))
+    assert list(stage.weights().values()) == [tmp_path / "ids.txt"]
+    with pytest.raises(FatalError, match="no such file"):
+        ShardStage(ShardSettings(exclude=[{"ids": tmp_path / "none", "reason": "test"}])).weights()
 
 
 def test_predicates_have_thresholds_of_their_own_and_a_pair_its_surest_label(inputs, tmp_path):
@@ -110,14 +189,14 @@ def test_labels_without_calibration_are_not_taken_for_calibrated(inputs, tmp_pat
 
 
 def test_images_keep_their_bytes_and_get_the_extension_of_their_content(inputs, tmp_path):
-    _, reader, _ = shard(inputs, tmp_path / "work")
-    assert set(reader.read(1).members) == {"jpg", "json"}
-    assert reader.read(2).members["png"] == image_bytes("PNG")
+    _, members, _ = shard(inputs, tmp_path / "work")
+    assert set(members[1]) == {"jpg", "json"} and members[1]["jpg"] == image_bytes()
+    assert members[2]["png"] == image_bytes("PNG")
 
 
 def test_given_and_no_labels(inputs, tmp_path):
     _, _, given = shard(inputs, tmp_path / "given", labels="given")
-    assert given[1].relations == (SampleRelation(0, 1, "sit on", 1.0),)
+    assert given[1].relations == (SampleRelation(0, 1, "sit on", 1.0, surface="sitting on"),)
     _, _, none = shard(inputs, tmp_path / "none", labels="none")
     assert not any(sample.relations for sample in none.values())
 
@@ -125,12 +204,14 @@ def test_given_and_no_labels(inputs, tmp_path):
 def test_equal_input_gives_equal_bytes(inputs, tmp_path):
     shard(inputs, tmp_path / "one")
     shard(inputs, tmp_path / "two")
-    assert (tmp_path / "one" / SHARD_FILE).read_bytes() == (tmp_path / "two" / SHARD_FILE).read_bytes()
+    for name in ("shard-000.tar", "shards.parquet", "statistics.parquet"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 def test_settings_that_do_not_matter_are_not_in_the_key():
     assert ShardStage(ShardSettings()).reads == ("images", "relations")
     none, other = (ShardStage(ShardSettings(labels="none", threshold=t)) for t in (0.2, 0.3))
     assert none.reads == ("images",)
-    assert none.row_settings() == other.row_settings() == {"labels": "none"}
+    assert none.row_settings() == other.row_settings()
+    assert none.row_settings()["labels"] == "none" and "threshold" not in none.row_settings()
     assert ShardStage(ShardSettings(threshold=0.3)).row_settings()["threshold"] == 0.3

@@ -6,9 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
-import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,9 +17,7 @@ from storage.keys import KeyTerms
 from storage.local_store import LocalStore
 from storage.manifest import Counts, FileEntry, Manifest
 from storage.runs import Run
-from storage.shards import Sample, ShardReader, write_shard
 from storage.store import Store
-from storage.tables import SHARD_MEMBERS
 
 TERMS = KeyTerms("parse", 1, {"model": "m"}, {"captions": ["c" * 64]}, {"weights": "w" * 64})
 
@@ -182,35 +178,3 @@ def test_new_images_append_partitions_and_move_nothing(old: list[int], new: list
     assert grown[: len(cut)] == cut
     assert sorted(i for part in grown for i in part) == sorted({*old, *new})
     assert all(1 <= len(part) <= size for part in grown)
-
-
-SAMPLES = [Sample(7, {"jpg": b"\xff\xd8 picture", "json": b"{}"}), Sample(12, {"jpg": b"x" * 1500, "json": b'{"a":1}'})]
-
-
-def test_equal_samples_give_equal_tars(tmp_path: Path) -> None:
-    write_shard(tmp_path / "a.tar", SAMPLES)
-    write_shard(tmp_path / "b.tar", SAMPLES)
-    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
-
-
-def test_samples_are_read_by_offset_and_by_webdataset(tmp_path: Path) -> None:
-    index = write_shard(tmp_path / "a.tar", SAMPLES)
-    reader = ShardReader(tmp_path / "a.tar", index)
-    assert reader.image_ids == [7, 12]
-    assert reader.read(12) == SAMPLES[1]
-    assert reader.read(7) == SAMPLES[0]
-    streamed = list(webdataset.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False))
-    assert [(s["__key__"], s["jpg"], s["json"]) for s in streamed] == [
-        (f"{s.image_id:012d}", s.members["jpg"], s.members["json"]) for s in SAMPLES
-    ]
-
-
-def test_a_tar_cut_short_and_a_strange_member_are_refused(tmp_path: Path) -> None:
-    index = write_shard(tmp_path / "a.tar", SAMPLES)
-    whole = (tmp_path / "a.tar").read_bytes()
-    (tmp_path / "a.tar").write_bytes(whole[:1800])
-    with pytest.raises(FatalError, match="ends before member"):
-        ShardReader(tmp_path / "a.tar", index).read(12)
-    rows = [{"image_id": 1, "member": "../../evil.pkl", "offset": 0, "size": 1}]
-    with pytest.raises(FatalError, match="not allowed"):
-        ShardReader(tmp_path / "a.tar", pa.Table.from_pylist(rows, schema=SHARD_MEMBERS))

@@ -4,12 +4,14 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from pipeline.training.config import Shard
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
-from storage.shards import Sample, write_shard
+from pipeline.training.statistics import statistics_of
+from storage.shards.writer import Sample, sample_key, write_shards
 from storage.tables import write_table
 
 NETWORK = {
@@ -72,13 +74,32 @@ def sample(image_id: int) -> TrainingSample:
     return TrainingSample(image_id, "made", 80, 60, boxes, relations)
 
 
+def write_shard(folder: Path, labels: list[TrainingSample]) -> Shard:
+    """Writes samples of noise as stage `shard` does."""
+    samples = [
+        Sample(one.dataset, one.image_id, {"jpg": picture(one.image_id), "json": one.to_json()}, one.width, one.height)
+        for one in labels
+    ]
+    index = write_shards(folder, samples, 2**30)
+    write_table(index, folder / "shards.parquet")
+    write_table(statistics(labels), folder / "statistics.parquet")
+    tar = str(folder / "shard-000.tar")
+    return Shard(
+        tar=tar, name="shard-000.tar", index=folder / "shards.parquet", statistics=folder / "statistics.parquet"
+    )
+
+
+def statistics(labels: list[TrainingSample]) -> pa.Table:
+    """Counts samples as if all were in one tar."""
+    keys = [sample_key(one.dataset, one.image_id) for one in labels]
+    index = pa.table({"key": keys, "shard": ["shard-000.tar"] * len(keys)})
+    return statistics_of(index, dict(zip(keys, labels, strict=True)))
+
+
 @pytest.fixture(scope="session")
 def shard(tmp_path_factory: pytest.TempPathFactory) -> Shard:
     """A shard of ten images."""
-    folder = tmp_path_factory.mktemp("shard")
-    samples = [Sample(i, {"jpg": picture(i), "json": sample(i).to_json()}) for i in range(1, 11)]
-    write_table(write_shard(folder / "shard.tar", samples), folder / "shards.parquet")
-    return Shard(tar=folder / "shard.tar", index=folder / "shards.parquet")
+    return write_shard(tmp_path_factory.mktemp("shard"), [sample(i) for i in range(1, 11)])
 
 
 @pytest.fixture

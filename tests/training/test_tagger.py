@@ -1,32 +1,30 @@
 """Training of the tagger: pairs as queries, noise, and measurements."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from models.config import NetworkConfig
 from models.target import Target
-from pipeline.data.images.views import view_size
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe import load_recipe
-from pipeline.training.config import MODEL, VOCABULARY, TrainConfig
-from pipeline.training.dataset import ImageSource
+from pipeline.training.config import HELD_OUT, MODEL, VOCABULARY, Shard, TrainConfig
 from pipeline.training.launch import launch, prepare
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from pipeline.training.settings import CALIBRATION, TaggerSettings
+from pipeline.training.shards import map_samples
 from pipeline.training.tagger_evaluation import Scored, average_precision, proposals
 from pipeline.training.tagger_task import add_noise, names_for_noise, pair_queries
 from pipeline.training.vocabulary import Vocabulary
-from storage.errors import FatalError
-from storage.tables import IMAGES, write_table
+from storage.shards.sample_map import SampleMap
 from tagger.labelling.calibration import Calibration
-from tests.training.conftest import TINY, picture, sample
+from tests.training.conftest import TINY, sample, write_shard
 
 
 def target(pairs: int) -> Target:
@@ -78,63 +76,43 @@ def test_average_precision_of_a_ranking():
     assert average_precision(np.array([0.9, 0.8, 0.7]), np.array([True, False, True])) == pytest.approx((1 + 2 / 3) / 2)
 
 
+def made_set(folder: Path, name: str, numbers: Iterable[int], prefix: str = "") -> Shard:
+    """Writes the shard of a data set, of which every other image has relations. Its predicates begin with `prefix`."""
+    (folder / name).mkdir()
+    labels = [replace(sample(number), dataset=name) for number in numbers if sample(number).relations]
+    if prefix:
+        labels = [
+            replace(one, relations=tuple(r._replace(predicate=f"{prefix} {r.predicate}") for r in one.relations))
+            for one in labels
+        ]
+    return write_shard(folder / name, labels)
+
+
 @pytest.fixture
-def images(tmp_path: Path) -> tuple[Path, Path]:
-    """The table and folder of twenty images. Every other one has relations."""
+def made(tmp_path: Path) -> Shard:
+    """The shard of ten images with relations."""
     return made_set(tmp_path, "made", range(1, 21))
 
 
-def made_set(root: Path, name: str, numbers: Iterable[int], prefix: str = "is") -> tuple[Path, Path]:
-    """Writes a data set. Returns its table and image folder. Its predicates begin with `prefix`."""
-    folder = root / name
-    folder.mkdir()
-    rows = []
-    for number in numbers:
-        labels = sample(number)
-        (folder / f"{number}.jpg").write_bytes(picture(number))
-        boxes = [box._asdict() | {"crowd": False, "source_id": 1} for box in labels.boxes]
-        relations = [
-            {"subject": r.subject, "predicate": f"{prefix} {r.predicate}", "object": r.object} for r in labels.relations
-        ]
-        rows.append(
-            {
-                "dataset": name,
-                "split": "train",
-                "image_id": number,
-                "uri": f"{number}.jpg",
-                "digest": "",
-                "width": 80,
-                "height": 60,
-                "boxes": boxes,
-                "relations": relations,
-            }
-        )
-    table = root / f"{name}.parquet"
-    write_table(pa.Table.from_pylist(rows, schema=IMAGES), table)
-    return table, folder
+def test_images_are_held_out_by_their_ids_whatever_else_is_in_the_set(tmp_path, work):
+    settings = TaggerSettings(**(TINY | {"held_out": 0.4}))
+    found = []
+    for numbers in (range(1, 21), range(1, 41)):
+        place = tmp_path / str(len(numbers))
+        place.mkdir()
+        shard = made_set(place, "made", numbers)
+        config = TrainConfig(kind="tagger", settings=settings, work=place, shards=(shard,))
+        samples = map_samples(config)
+        held_out = SampleMap(place / HELD_OUT)
+        kept, out = ({each.key(n) for n in range(len(each))} for each in (samples, held_out))
+        assert len(kept) + len(out) == len(numbers) // 2 and not kept & out
+        found.append(out)
+    assert found[0] and found[0] <= found[1]
 
 
-def test_only_images_with_relations_train_the_tagger_and_its_predicates_are_canonical(images):
-    table, folder = images
-    source = ImageSource([table], {"made": folder})
-    assert len(source) == 10
-    assert {relation.predicate for relation in source.labels(0).relations} == {"hold", "left of"}
-    kept, held_out = source.split(0.4)
-    assert sorted(kept + held_out) == list(range(10))
-    assert source.split(0.4) == (kept, held_out)
-
-
-def test_an_image_that_vanished_is_named(images):
-    table, folder = images
-    (folder / "1.jpg").unlink()
-    with pytest.raises(FatalError, match=r"1\.jpg.*restore it"):
-        ImageSource([table], {"made": folder}).image(0)
-
-
-def test_a_tagger_is_trained_and_measured_on_held_out_images(images, work):
-    table, folder = images
+def test_a_tagger_is_trained_and_measured_on_held_out_images(made, work):
     settings = TaggerSettings(**(TINY | {"steps": 3, "processes": 1, "held_out": 0.4, "check_every": 2}))
-    config = TrainConfig(kind="tagger", settings=settings, work=work, tables=(table,), image_folders={"made": folder})
+    config = TrainConfig(kind="tagger", settings=settings, work=work, shards=(made,))
     prepare(config)
     summary = launch(config, lambda done, total, note="": None)
     assert summary.images < 10
@@ -153,17 +131,11 @@ def test_a_tagger_is_trained_and_measured_on_held_out_images(images, work):
 
 
 def test_several_sets_train_one_tagger_in_half_precision_in_several_processes(tmp_path, work):
-    sets = {"made": made_set(tmp_path, "made", range(1, 13)), "more": made_set(tmp_path, "more", range(1, 9), "never")}
+    shards = made_set(tmp_path, "made", range(1, 13)), made_set(tmp_path, "more", range(1, 9), "never")
     settings = TaggerSettings(
         **(TINY | {"steps": 2, "processes": 2, "held_out": 0.3, "precision": "bfloat16", "log_every": 1})
     )
-    config = TrainConfig(
-        kind="tagger",
-        settings=settings,
-        work=work,
-        tables=tuple(table for table, _ in sets.values()),
-        image_folders={name: folder for name, (_, folder) in sets.items()},
-    )
+    config = TrainConfig(kind="tagger", settings=settings, work=work, shards=shards)
     prepare(config)
     known = Vocabulary.load(work / VOCABULARY).predicates.names
     assert {"hold", "left of"} < set(known) and any("never" in name for name in known)
@@ -197,7 +169,9 @@ def test_recipes_of_taggers_with_other_backbones_are_valid(root: Path, name: str
     recipe = load_recipe(root / "recipes" / f"{name}.toml")
     network = NetworkConfig.from_dict(recipe.train_tagger.network)
     assert recipe.name == name and network.tagger and network.backbone.startswith("swin_")
-    assert [step.name for step in build_steps(recipe)] == ["ingest", "caption", "parse", "train_tagger", "tag"]
+    assert [step.name for step in build_steps(recipe)] == [
+        "ingest", "caption", "parse", "shard_tagger", "train_tagger", "tag",
+    ]  # fmt: skip
 
 
 RELEASED = {
@@ -211,8 +185,7 @@ RELEASED = {
 @pytest.mark.parametrize("name", ["coco", "coco_objects365"])
 def test_recipes_pre_train_on_the_released_sides(root: Path, name: str):
     settings = load_recipe(root / "recipes" / f"{name}.toml").pretrain.settings
-    assert view_size(640, 480, settings.image_size) == (1056, 800)
-    assert view_size(640, 480, round(settings.image_size * settings.smallest))[1] == 480
+    assert (settings.shortest, settings.image_size, settings.crop) == (tuple(range(480, 801, 32)), 1333, 0.5)
 
 
 @pytest.mark.parametrize("name", RELEASED)
@@ -226,7 +199,6 @@ def test_recipes_train_taggers_as_released(root: Path, name: str):
     )  # fmt: skip
     # 20 epochs, a tenth of the learning rate after the 15th, shorter sides of 480 to 800, 100 pairs, 333 and 167 texts.
     assert (settings.epochs, settings.epochs * settings.drop_at, settings.schedule) == (20, 15, "step")
-    assert view_size(640, 480, settings.image_size) == (1056, 800)
-    assert view_size(640, 480, round(settings.image_size * settings.smallest))[1] == 480
+    assert (settings.shortest, settings.image_size, settings.crop) == (tuple(range(480, 801, 32)), 1333, 0.5)
     assert (network.pairs, settings.object_texts, settings.predicate_texts) == (100, 333, 167)
     assert (settings.label_noise, settings.box_noise, settings.clip, settings.weight_decay) == (0.2, 0.4, 0.1, 1e-4)

@@ -10,7 +10,7 @@ from pipeline.training.pairs import TargetPair
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.task import StepTexts
 from pipeline.training.vocabulary import Names, Vocabulary
-from tests.training.conftest import TINY, sample
+from tests.training.conftest import TINY, sample, statistics
 
 
 def test_a_small_vocabulary_is_used_whole_in_a_fixed_order():
@@ -38,7 +38,7 @@ def test_frequent_names_are_drawn_more_often():
 
 
 def test_the_vocabulary_knows_mirror_images_and_survives_its_file(tmp_path):
-    vocabulary = Vocabulary.of([sample(1), sample(2), sample(3)])
+    vocabulary = Vocabulary.of([statistics([sample(1), sample(2), sample(3)])], "predicate")
     assert vocabulary.objects.names == ("dog", "kite", "person")
     assert dict(zip(vocabulary.predicates.names, vocabulary.predicates.counts, strict=True)) == {
         "hold": 2,
@@ -53,7 +53,7 @@ def test_the_vocabulary_knows_mirror_images_and_survives_its_file(tmp_path):
 def test_soft_targets_are_the_confidences_of_the_labels(soft: bool, expected: float):
     samples = [sample(1)]
     settings = TrainingSettings.model_validate(TINY)
-    texts = StepTexts(Vocabulary.of(samples), settings, samples, np.random.default_rng(0))
+    texts = StepTexts(Vocabulary.of([statistics(samples)], "predicate"), settings, samples, np.random.default_rng(0))
     predicate = samples[0].relations[0].predicate
     pairs = [TargetPair(subject=0, object=1, predicates={predicate: 0.4})]
     target = texts.target(samples[0], pairs, soft=soft, device=torch.device("cpu"))

@@ -158,6 +158,17 @@ def probe_bytes(
         return found
 
 
+def probe_and_reduce(data: bytes, side: int, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[Probe, Image.Image]:
+    """Like `probe_bytes`, with the decoded picture in grey. That of a JPEG is reduced while its sides stay at `side` pixels
+    or more. Raises `BadImage`.
+    """
+    with _opened(data, limits) as image:
+        found = Probe(image.width, image.height, image.format or "", image.mode)
+        image.draft(None, (side, side))
+        image.load()
+        return found, _as_rgb(image).convert("L")
+
+
 def is_turned_by_exif(path: ImageRef, limits: ImageLimits = DEFAULT_LIMITS) -> bool:
     """Whether viewers show the picture rotated by 90 degrees (EXIF orientation 5 to 8). Raises `BadImage`."""
     with _opened(read_bytes(path, limits), limits) as image:

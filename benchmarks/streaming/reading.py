@@ -1,0 +1,81 @@
+"""Reading samples with and without decoding, beside other libraries on the same images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+
+from benchmarks.streaming.peers import peers
+from benchmarks.streaming.photos import Photos, rgb
+from benchmarks.streaming.results import Goal, Row, best_of
+from benchmarks.streaming.writing import write_mapped
+from storage.stream.stream import Stream
+
+BATCH = 8
+UNIT = "images/CPU-s"
+
+
+class Reading:
+    """Our stream and its peers on the same images."""
+
+    def __init__(self, photos: Photos, folder: Path, rounds: int, mosaic: Path | None) -> None:
+        self._photos, self._rounds = photos, rounds
+        self._samples = write_mapped(photos, folder / "ours")
+        self._peers = peers(photos, self._samples.tars, folder, mosaic, rounds)
+
+    def plain(self) -> Iterator[Row]:
+        """Compares reading bytes. Ours compares each with its sha256, whose time is also taken alone."""
+        members = [data for sample in self._photos.samples() for data in sample.members.values()]
+        ways = {"ours": self._stream, "sha256": lambda: map(_hash, members)}
+        ways |= {peer.name: peer.read for peer in self._peers if peer.read}
+        seconds = self._seconds("read", ways)
+        ours, unverified = 1 / seconds["ours"], 1 / (seconds["ours"] - seconds["sha256"])
+        for peer in self._peers:
+            if peer.name not in seconds:
+                yield Row(f"reading / {peer.name}", note=peer.note)
+                continue
+            goal = Goal(2.0) if peer.name == "webdataset" else None
+            yield Row(f"reading / {peer.name}", UNIT, ours, 1 / seconds[peer.name], goal)
+            yield Row(f"reading, less the time of sha256 / {peer.name}", UNIT, unverified, 1 / seconds[peer.name])
+        yield Row("reading / sha256 alone of the same bytes in memory", UNIT, ours, 1 / seconds["sha256"])
+
+    def decoded(self) -> Iterator[Row]:
+        """Compares reading images decoded to bytes of red, green and blue, and their labels."""
+        members = [dict(sample.members) for sample in self._photos.samples()]
+        ways = {"ours": lambda: map(_decoded, self._stream()), "bare": lambda: map(_decoded, members)}
+        ways |= {peer.name: peer.decode for peer in self._peers if peer.decode}
+        speeds = {name: 1 / seconds for name, seconds in self._seconds("decode", ways).items()}
+        yield Row("decoding / bare loop over bytes in memory", UNIT, speeds["ours"], speeds["bare"], Goal(0.95))
+        for peer in self._peers:
+            if peer.name in speeds:
+                yield Row(f"decoding / {peer.name}: {peer.decoder}", UNIT, speeds["ours"], speeds[peer.name])
+            else:
+                yield Row(f"decoding / {peer.name}", note=peer.note)
+        name = max((peer.name for peer in self._peers if peer.name in speeds), key=speeds.__getitem__)
+        yield Row(f"decoding / the fastest peer, {name}", UNIT, speeds["ours"], speeds[name], Goal(1.0))
+
+    def _stream(self) -> Stream:
+        return Stream(self._samples, batch=BATCH, epochs=1)
+
+    def _seconds(self, what: str, ways: Mapping[str, Callable[[], Iterable[object]]]) -> dict[str, float]:
+        """Returns CPU-seconds per image, those of other interpreters included."""
+        best = best_of({name: partial(_exhaust, way) for name, way in ways.items()}, self._rounds)
+        elsewhere = {peer.name: peer.elsewhere[what] for peer in self._peers if peer.elsewhere}
+        return {name: seconds / len(self._photos) for name, seconds in best.items()} | elsewhere
+
+
+def _exhaust(way: Callable[[], Iterable[object]]) -> int:
+    return sum(1 for _ in way())
+
+
+def _hash(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def _decoded(sample: dict[str, bytes]) -> tuple[Tensor, object]:
+    return rgb(sample["jpg"]), json.loads(sample["json"])

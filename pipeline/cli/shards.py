@@ -1,0 +1,386 @@
+"""`rlip shards`: indexes, lists, describes, verifies and shows WebDataset tars, whoever wrote them. Nothing is extracted."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, probe_bytes
+from pipeline.interop.publish_shards import CHECKSUMS, checksum_faults, listed_tars
+from pipeline.interop.shard_index_files import ENERGON_FOLDER, LoaderIndex, index_files
+from pipeline.interop.shard_samples import (
+    LONGEST_LABELS,
+    TarSample,
+    read_labels,
+    read_member,
+    require_tar,
+    tar_samples,
+)
+from pipeline.report.formatting import bytes_in_words, sanitise
+from storage.atomic import write_atomic
+from storage.errors import FatalError, translate_os_errors
+from storage.shards.index import Progress as Report
+from storage.shards.index import TarIndex, faults, index_path, index_tar, read_index, write_index
+from storage.shards.scan import Refused
+
+SHOWN = 20
+"""Refused entries and faults printed per tar; `--json` prints all."""
+TOP = 10
+"""Most frequent categories and predicates that are printed."""
+
+
+def index_shards(tars: Sequence[Path], formats: Sequence[LoaderIndex], keep_damaged: bool, as_json: bool) -> None:
+    """Write the index of each tar beside it, and on request those of other loaders.
+
+    A damaged tar or one without a sample gets none, unless `keep_damaged` keeps what lies before the damage. Raises
+    `FatalError` at the end if a tar got none.
+    """
+    made: dict[Path, TarIndex] = {}
+    failed: list[str] = []
+    rows: list[dict[str, Any]] = []
+    for tar in tars:
+        try:
+            found = _indexed(tar, keep_damaged, as_json)
+        except FatalError as error:
+            failed.append(str(error))
+            rows.append({"tar": str(tar), "error": str(error)})
+            continue
+        made[tar] = found
+        samples = len(set(found.table["key"].to_pylist()))
+        refused = [{"name": entry.name, "reason": entry.reason} for entry in found.refused]
+        rows.append({"tar": str(tar), "index": str(index_path(tar)), "samples": samples, "refused": refused})
+        if not as_json:
+            print(f"{index_path(tar)}: {samples:,} samples, {len(found.table):,} members")
+            _print_refused(found.refused)
+    loaders = [str(path) for path in _write_loader_indexes(made, formats)] if made and not failed else []
+    if as_json:
+        print(json.dumps({"tars": rows, "loaders": loaders}))
+    else:
+        for path in loaders:
+            print(path)
+    if failed:
+        raise FatalError("\n".join(failed))
+
+
+def list_shards(tars: Sequence[Path], as_json: bool) -> None:
+    """Print one line per sample: its key, and its members with their sizes. Reads headers alone, and no index."""
+    damaged: list[str] = []
+    for tar in tars:
+        for entry in tar_samples(tar):
+            if isinstance(entry, Refused):
+                if entry.damaged:
+                    damaged.append(_damage(tar, entry))
+                elif not as_json:
+                    _complain(f"{tar}: {_in_words(entry)}")
+                continue
+            if as_json:
+                members = [{"extension": m.extension, "offset": m.offset, "size": m.size} for m in entry.members]
+                print(json.dumps({"tar": str(tar), "key": entry.key, "members": members}))
+            else:
+                listed = "  ".join(f"{sanitise(m.extension)} {bytes_in_words(m.size)}" for m in entry.members)
+                print(f"{sanitise(entry.key, 400)}  {listed}")
+    if damaged:
+        raise FatalError("\n".join(damaged))
+
+
+@dataclass
+class Contents:
+    """What a tar holds, or several tars together."""
+
+    samples: int = 0
+    bytes: int = 0
+    extensions: Counter[str] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
+    """Image formats by content, and reasons for which images can't be used."""
+    refused: Counter[str] = field(default_factory=Counter)
+    images: int = 0
+    labels: int = 0
+    """Samples with labels of this project's form."""
+    lacking: Counter[str] = field(default_factory=Counter)
+    """Samples without an image, and without labels."""
+    boxes: int = 0
+    relations: int = 0
+    categories: Counter[str] = field(default_factory=Counter)
+    predicates: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Contents) -> None:
+        """Adds what another tar holds."""
+        for name, value in vars(other).items():
+            if isinstance(value, Counter):
+                getattr(self, name).update(value)
+            else:
+                setattr(self, name, getattr(self, name) + value)
+
+    def gaps(self) -> list[str]:
+        """Says which samples lack what others have."""
+        told = []
+        if self.images and self.lacking["image"]:
+            told.append(f"{_samples(self.lacking['image'])} an image")
+        if self.labels and self.lacking["labels"]:
+            told.append(f"{_samples(self.lacking['labels'])} labels")
+        return told
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as JSON values, the most frequent names first."""
+        plain = asdict(self)
+        return {n: dict(getattr(self, n).most_common()) if isinstance(v, Counter) else v for n, v in plain.items()}
+
+
+def describe_shards(tars: Sequence[Path], as_json: bool) -> None:
+    """Print what each tar holds and, of several, what all do. Reads the tars once."""
+    total, rows, damaged = Contents(), [], []
+    for tar in tars:
+        with _progress(tar, as_json) as report:
+            found, harm = _contents(tar, report)
+        damaged += harm
+        total.add(found)
+        rows.append({"tar": str(tar), **found.as_json()})
+        if not as_json:
+            _print_contents(str(tar), found)
+    if as_json:
+        print(json.dumps({"tars": rows, "total": total.as_json()}))
+    elif len(tars) > 1:
+        _print_contents(f"all {len(tars)} tars", total)
+    if damaged:
+        raise FatalError("\n".join(damaged))
+
+
+def verify_shards(paths: Sequence[Path], as_json: bool) -> None:
+    """Compare tars with the indexes beside them, and published folders with their checksums as well.
+
+    Raises `FatalError` after all faults are printed.
+    """
+    found: list[dict[str, str]] = []
+    samples, tars = 0, 0
+
+    def note(where: Path, what: str) -> None:
+        found.append({"path": str(where), "fault": what})
+        if not as_json:
+            print(f"{where}: {sanitise(what, 400)}")
+
+    for path in paths:
+        for tar in _tars_of(path, note, as_json):
+            try:
+                require_tar(tar)
+                index = read_index(tar)
+            except FatalError as error:
+                note(tar, str(error).removeprefix(f"{tar}: "))
+                continue
+            tars += 1
+            with _progress(tar, as_json) as report, translate_os_errors(f"reading {tar}"):
+                wrong = list(faults(tar, index, report))
+            for number, what in enumerate(wrong):
+                if as_json or number < SHOWN:
+                    note(tar, what)
+            if len(wrong) > SHOWN and not as_json:
+                note(tar, f"and {len(wrong) - SHOWN:,} more faults; --json lists them all")
+            samples += len(set(index["key"].to_pylist()))
+            gaps = _gaps(tar)
+            for gap in gaps if not as_json else ():
+                print(f"{tar}: {gap}")
+    if as_json:
+        print(json.dumps({"samples": samples, "tars": tars, "faults": found}))
+    if found:
+        raise FatalError(
+            "the shards are not what their indexes say; restore the tars, or index them again if they are right"
+        )
+    if not as_json:
+        print(f"{samples:,} samples in {tars:,} tars match")
+
+
+def _indexed(tar: Path, keep_damaged: bool, as_json: bool) -> TarIndex:
+    """Indexes a tar and writes the index. Raises `FatalError` when there is nothing to index or the tar is damaged."""
+    require_tar(tar)
+    with _progress(tar, as_json) as report, translate_os_errors(f"reading {tar}"):
+        found = index_tar(tar, report)
+    damage = next((entry for entry in found.refused if entry.damaged), None)
+    if damage is not None and not keep_damaged:
+        raise FatalError(
+            f"{_damage(tar, damage)}; {len(set(found.table['key'].to_pylist())):,} samples lie before the damage, and "
+            "--keep-damaged indexes those"
+        )
+    if not len(found.table):
+        told = _reasons(found.refused)
+        raise FatalError(f"{tar}: holds no sample{f' ({told})' if told else ''}; samples are files such as 0001.jpg")
+    with translate_os_errors(f"writing {index_path(tar)}"):
+        write_index(tar, found.table)
+    return found
+
+
+def _write_loader_indexes(made: dict[Path, TarIndex], formats: Sequence[LoaderIndex]) -> Iterator[Path]:
+    """Writes the indexes of other loaders into the folder that all tars lie in, and yields their paths.
+
+    Raises `FatalError` for a tar with more in it than its index lists, and for a folder that Energon was prepared in.
+    """
+    if not formats:
+        return
+    folder = Path(os.path.commonpath([str(tar.absolute().parent) for tar in made]))
+    names = {tar.absolute().relative_to(folder).as_posix(): tar for tar in made}
+    for tar, found in made.items():
+        if found.refused:
+            raise FatalError(
+                f"{tar}: other loaders would also read the {len(found.refused)} entries that the index leaves out; "
+                "write the tar again without them, or leave out --format"
+            )
+    if "energon" in formats and (folder / ENERGON_FOLDER).exists():
+        raise FatalError(f"{folder / ENERGON_FOLDER} already exists; remove it to have it made anew")
+    tables, sizes = (
+        {name: made[tar].table for name, tar in names.items()},
+        {name: tar.stat().st_size for name, tar in names.items()},
+    )
+    for kind in formats:
+        for name, data in index_files(kind, tables, sizes).items():
+            with translate_os_errors(f"writing {folder / name}"):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(folder / name, data)
+            yield folder / name
+
+
+def _contents(tar: Path, report: Report) -> tuple[Contents, list[str]]:
+    """What a tar holds, and how it is damaged."""
+    found, damaged = Contents(bytes=tar.stat().st_size if tar.is_file() else 0), []
+    samples = tar_samples(tar)
+    first = next(samples, None)
+    with tar.open("rb") as file:
+        while first is not None:
+            if isinstance(first, TarSample):
+                _count(found, first, file.fileno())
+                report(first.members[-1].offset, found.bytes)
+            elif first.damaged:
+                damaged.append(_damage(tar, first))
+            else:
+                found.refused[first.reason] += 1
+            first = next(samples, None)
+    return found, damaged
+
+
+def _count(found: Contents, sample: TarSample, descriptor: int) -> None:
+    found.samples += 1
+    found.extensions.update(member.extension for member in sample.members)
+    image, labels = sample.image(), sample.labels()
+    if image is None:
+        found.lacking["image"] += 1
+    else:
+        found.images += 1
+        found.formats[_format(read_member(descriptor, image, DEFAULT_LIMITS.max_bytes))] += 1
+    data = read_member(descriptor, labels, LONGEST_LABELS) if labels is not None else None
+    seen = read_labels(data) if data is not None else None
+    if seen is None:
+        found.lacking["labels"] += 1
+        return
+    found.labels += 1
+    found.boxes += len(seen.boxes)
+    found.relations += len(seen.relations)
+    found.categories.update(box.category for box in seen.boxes)
+    found.predicates.update(relation.predicate for relation in seen.relations)
+
+
+def _format(data: bytes | None) -> str:
+    if data is None:
+        return "not usable: too large"
+    try:
+        return probe_bytes(data, verify="header").format
+    except BadImage as bad:
+        return f"not usable: {bad.reason}"
+
+
+def _gaps(tar: Path) -> list[str]:
+    """Says which samples lack the image or the labels that others of the tar have, by their names alone."""
+    found = Contents()
+    for sample in tar_samples(tar):
+        if isinstance(sample, TarSample):
+            has_image, has_labels = sample.image() is not None, sample.labels() is not None
+            found.images += has_image
+            found.labels += has_labels
+            found.lacking.update(image=not has_image, labels=not has_labels)
+    return found.gaps()
+
+
+def _tars_of(path: Path, note: Any, as_json: bool) -> list[Path]:
+    """The tars that a path names. Checks the files of a published folder. Raises `FatalError` for a folder without tars."""
+    if not path.is_dir():
+        return [path]
+    if (path / CHECKSUMS).is_file():
+        with _progress(path, as_json) as report:
+            for name, what in checksum_faults(path, report):
+                note(path / name, what)
+        return [tar for tar in listed_tars(path) if tar.is_file()]
+    tars = sorted(path.rglob("*.tar"))
+    if not tars:
+        raise FatalError(
+            f"{path}: holds no .tar file and no {CHECKSUMS}; name a tar, or the folder of a published copy"
+        )
+    return tars
+
+
+def _print_contents(title: str, found: Contents) -> None:
+    print(f"{title}: {found.samples:,} samples, {bytes_in_words(found.bytes)}")
+    _print_counts("members", found.extensions)
+    _print_counts("images", found.formats)
+    if found.labels:
+        print(f"  labels: {found.boxes:,} boxes, {found.relations:,} relations in {found.labels:,} samples")
+        _print_counts("categories", found.categories)
+        _print_counts("predicates", found.predicates)
+    for gap in found.gaps():
+        print(f"  {gap}")
+    for reason, count in found.refused.most_common():
+        print(f"  left out: {count:,} x {sanitise(reason)}")
+
+
+def _print_counts(title: str, counts: Counter[str]) -> None:
+    if not counts:
+        return
+    listed = ", ".join(f"{sanitise(name, 60)} {count:,}" for name, count in counts.most_common(TOP))
+    more = f", and {len(counts) - TOP:,} more" if len(counts) > TOP else ""
+    print(f"  {title}: {listed}{more}")
+
+
+def _print_refused(refused: Sequence[Refused]) -> None:
+    for entry in refused[:SHOWN]:
+        _complain(f"  left out {_in_words(entry)}")
+    if len(refused) > SHOWN:
+        _complain(f"  and {len(refused) - SHOWN:,} more: {_reasons(refused[SHOWN:])}")
+
+
+def _reasons(refused: Sequence[Refused]) -> str:
+    counts = Counter(entry.reason for entry in refused)
+    return ", ".join(f"{count:,} x {sanitise(reason)}" for reason, count in counts.most_common(5))
+
+
+def _damage(tar: Path, entry: Refused) -> str:
+    named = f"{sanitise(entry.name)} " if entry.name else ""
+    return f"{tar}: {named}{sanitise(entry.reason)}; restore the tar, e.g. download it again"
+
+
+def _in_words(entry: Refused) -> str:
+    return f"{sanitise(entry.name)}: {sanitise(entry.reason)}"
+
+
+def _samples(count: int) -> str:
+    return "1 sample lacks" if count == 1 else f"{count:,} samples lack"
+
+
+def _complain(text: str) -> None:
+    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress(path: Path, as_json: bool) -> Iterator[Report]:
+    """A bar of the bytes that were read."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
+        console=console, transient=True, disable=as_json or not console.is_terminal,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task(path.name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

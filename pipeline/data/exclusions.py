@@ -1,0 +1,244 @@
+"""Keeps evaluation images out of training data: by lists of ids, by their bytes, and by their perceptual hashes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from pipeline.data.datasets.annotations import AnnotationError, as_id, explained, read_json, shown
+from pipeline.data.datasets.json_stream import stream_lists, stream_rows
+from pipeline.data.images.perceptual_hash import near_duplicates
+from pipeline.runtime.settings import Settings, runtime
+from storage.errors import FatalError
+
+SAME_BYTES = "same bytes"
+SAME_ID = "same image id"
+NEAR_DUPLICATE = "near-duplicate"
+
+_IDS = (
+    "image ids: a text file with one id or file name a line (# starts a comment), a JSON list of ids, of file names or of "
+    "objects with image_id, img_id, id or file_name, or a JSON object with such a list as images (COCO), filenames or "
+    "annotations"
+)
+_MAP = (
+    "a map of image ids: Visual Genome's image_data.json (a list of {image_id, coco_id}), or a JSON object "
+    '{"image id": id in the list}'
+)
+_LISTS = ("images", "filenames", "annotations")
+"""Fields of a JSON object that may list the images; the first that it has is read."""
+_FIELDS = ("image_id", "img_id", "id", "file_name")
+_NUMBERED_FILE = re.compile(r"(\d+)\.[A-Za-z]\w*$")
+
+
+class ExclusionList(Settings):
+    """A list of images that must not be trained on, such as a test set. Rows depend on its files' content, not on paths.
+
+    COCO 2014 and 2017 number their images alike (2017 only re-splits train2014 and val2014), so that a list of one also
+    fits the other.
+    """
+
+    ids: Path = runtime(...)
+    """File with the image ids: text or JSON (docs of `read_ids`), such as V-COCO's `vcoco_test.ids` or COCO annotations."""
+    reason: str = Field(min_length=1)
+    """Why its images are left out, as reports state it, e.g. "V-COCO test"."""
+    datasets: tuple[str, ...] = ()
+    """Data sets that number their images as the list does, or as `map` says. Empty: all."""
+    map: Path | None = runtime(None)
+    """File that gives the id in the list for an image id of `datasets`, such as Visual Genome's `image_data.json`."""
+
+    def below(self, root: Path) -> ExclusionList:
+        """The same list, with relative paths joined to a folder."""
+        mapped = None if self.map is None else root / self.map
+        return self.model_copy(update={"ids": root / self.ids, "map": mapped})
+
+    @model_validator(mode="after")
+    def _map_names_its_datasets(self) -> ExclusionList:
+        if self.map is not None and not self.datasets:
+            raise ValueError("map: fits only the data sets whose image ids it maps; name them in `datasets`")
+        return self
+
+
+class Contaminated(NamedTuple):
+    """Why an image must not be trained on: a short, countable reason, and the list's id or the evaluation image."""
+
+    reason: str
+    value: str
+
+
+def exclusion_files(lists: Sequence[ExclusionList]) -> dict[str, Path]:
+    """The files of the lists by role, for `Stage.weights`. Raises `FatalError` when one is missing."""
+    files: dict[str, Path] = {}
+    for number, each in enumerate(lists):
+        named = {"ids": each.ids, "map": each.map}
+        files |= {f"exclude {number} {role}": path for role, path in named.items() if path is not None}
+    for role, path in files.items():
+        if not path.is_file():
+            expected = _MAP if role.endswith("map") else _IDS
+            raise FatalError(f"{path}: no such file; expected {expected}")
+    return files
+
+
+def excluded_ids(lists: Sequence[ExclusionList], dataset: str) -> Mapping[int, str]:
+    """Image id of `dataset` → the reason of the first list that has it.
+
+    Ids of COCO 2014 and 2017 are the same, so the id is enough whatever the release. Raises `FatalError`.
+    """
+    reasons: dict[int, str] = {}
+    for each in lists:
+        if each.datasets and dataset not in each.datasets:
+            continue
+        ids = read_ids(each.ids)
+        for image_id in ids if each.map is None else _mapped(each.map, ids):
+            reasons.setdefault(image_id, each.reason)
+    return reasons
+
+
+def read_ids(path: Path) -> frozenset[int]:
+    """Reads the image ids of a list.
+
+    It may be a text with one id or file name a line, where # starts a comment; a JSON list of ids, file names, or
+    objects with `image_id`, `img_id` (HICO-DET), `id` or `file_name`; or a JSON object with such a list as `images` (COCO
+    annotations), `filenames` or `annotations` (V-COCO and HICO-DET of other projects). The id of a file name is the digits
+    before its extension. Raises `FatalError` that names the file, the entry at fault and what is allowed.
+    """
+    ids = set()
+    for where, entry in _entries(path):
+        image_id = _id_of(entry)
+        if image_id is None:
+            raise FatalError(f"{path}: {where} is no image id: {shown(entry)}; expected {_IDS}")
+        ids.add(image_id)
+    if not ids:
+        raise FatalError(f"{path}: names no image; expected {_IDS}")
+    return frozenset(ids)
+
+
+class Contamination:
+    """Tells which images must not be trained on, because a list or an evaluation set has them."""
+
+    def __init__(self, lists: Sequence[ExclusionList], fingerprints: pa.Table | None, distance: int | None) -> None:
+        """`fingerprints` has the rows of all evaluation sets (None: no evaluation set).
+
+        Near-duplicates are images whose perceptual hashes differ by at most `distance` bits; None compares no hashes.
+        """
+        rows = fingerprints.to_pylist() if fingerprints is not None else []
+        hashed = [row for row in rows if row["phash"] is not None]
+        self._lists = lists
+        self._distance = distance
+        self._excluded: dict[str, Mapping[int, str]] = {}
+        self._by_digest = {row["digest"]: _name(row) for row in reversed(rows)}
+        self._names = {_name(row) for row in rows}
+        self._hashed = [_name(row) for row in hashed]
+        self._hashes = np.array([row["phash"] for row in hashed], np.uint64)
+
+    def listed(self, dataset: str, image_id: int) -> Contaminated | None:
+        """The list that has an image, which is known before the image is read. Raises `FatalError` for a bad list."""
+        if dataset not in self._excluded:
+            self._excluded[dataset] = excluded_ids(self._lists, dataset)
+        reason = self._excluded[dataset].get(image_id)
+        return None if reason is None else Contaminated(reason, f"id {image_id}")
+
+    def find(self, dataset: str, image_id: int, digest: str, phash: int | None) -> Contaminated | None:
+        """The list or the evaluation image that an image is in, the surest first; None if it may be trained on.
+
+        `digest` is the sha256 of its bytes in hex, and `phash` its perceptual hash. Raises `FatalError` for a bad list.
+        """
+        if (listed := self.listed(dataset, image_id)) is not None:
+            return listed
+        if (same := self._by_digest.get(digest)) is not None:
+            return Contaminated(f"{SAME_BYTES} as an evaluation image", same)
+        if (name := f"{dataset}/{image_id}") in self._names:
+            return Contaminated(f"{SAME_ID} as an evaluation image", name)
+        if phash is None or self._distance is None:
+            return None
+        near = near_duplicates(np.array([phash], np.uint64), self._hashes, self._distance)
+        if not near:
+            return None
+        _, nearest, bits = min(near, key=lambda pair: pair[2])
+        return Contaminated(f"{NEAR_DUPLICATE} of an evaluation image", f"{self._hashed[nearest]} at distance {bits}")
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return f"{row['dataset']}/{row['image_id']}"
+
+
+def _entries(path: Path) -> Iterator[tuple[str, Any]]:
+    """The entries of a list, each with its place in the file in words."""
+    opening = _opening(path, _IDS)
+    if opening == "{":
+        yield from _listed_in_object(path)
+    elif opening == "[":
+        yield from ((f"element {number}", entry) for number, entry in enumerate(stream_rows(path, _IDS), 1))
+    else:
+        with explained(path, _IDS), path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if text := line.partition("#")[0].strip():
+                    yield f"line {number}", text
+
+
+def _listed_in_object(path: Path) -> Iterator[tuple[str, Any]]:
+    first: AnnotationError | None = None
+    for name in _LISTS:
+        try:
+            for number, (_, entry) in enumerate(stream_lists(path, _IDS, (name,)), 1):
+                # An annotation's own id is none of an image.
+                own = isinstance(entry, dict) and name == "annotations"
+                yield f"{name} {number}", {k: v for k, v in entry.items() if k != "id"} if own else entry
+            return
+        except AnnotationError as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def _opening(path: Path, expected: str) -> str:
+    """The first character of a file that is not whitespace; "" when there is none. Raises `FatalError`."""
+    with explained(path, expected), path.open(encoding="utf-8-sig") as file:
+        return next((line.strip()[0] for line in file if line.strip()), "")
+
+
+def _id_of(entry: Any) -> int | None:
+    """The id of an entry of a list; None when it has none."""
+    if isinstance(entry, dict):
+        return next((_id_of(entry[name]) for name in _FIELDS if name in entry), None)
+    image_id = as_id(entry)
+    if image_id is None and isinstance(entry, str) and (numbered := _NUMBERED_FILE.search(entry)):
+        image_id = as_id(numbered[1])
+    return image_id
+
+
+def _mapped(path: Path, ids: Collection[int]) -> Iterator[int]:
+    """The image ids that a map sends to one of `ids`. Raises `FatalError` when the file is none."""
+    pairs = _object_map(path) if _opening(path, _MAP) == "{" else _image_data(path)
+    known = False
+    for image_id, other in pairs:
+        known = True
+        if other in ids:
+            yield image_id
+    if not known:
+        raise FatalError(f"{path}: maps no image to an id; expected {_MAP}")
+
+
+def _object_map(path: Path) -> Iterator[tuple[int, int]]:
+    for name, value in read_json(path, _MAP).items():
+        image_id, other = as_id(name), as_id(value)
+        if value is None:
+            continue
+        if image_id is None or other is None:
+            raise FatalError(f"{path}: {shown(name)} → {shown(value)} maps no image id to an id; expected {_MAP}")
+        yield image_id, other
+
+
+def _image_data(path: Path) -> Iterator[tuple[int, int]]:
+    """Visual Genome's images that are also COCO's; `coco_id` of the others is null."""
+    for number, entry in enumerate(stream_rows(path, _MAP), 1):
+        image_id = as_id(entry.get("image_id", entry.get("id"))) if isinstance(entry, dict) else None
+        if image_id is None:
+            raise FatalError(f"{path}: element {number} has no image_id: {shown(entry)}; expected {_MAP}")
+        if (other := as_id(entry.get("coco_id"))) is not None:
+            yield image_id, other

@@ -1,0 +1,322 @@
+"""Writes the dataset card of published shards: front matter for the Hugging Face hub, counts, and how the labels were made."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.labels.kept_labels import recorded_choice
+from pipeline.labels.label_audit import LabelAudit, LabelCount
+from storage.artifact import Artifact
+from storage.digests import digest_json
+from storage.runs import Run
+from storage.shards.writer import LABELS
+
+TOP = 25
+"""Categories and predicates that are listed."""
+_SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
+_OBJECT = {"category": "string", **dict.fromkeys("xywh", "float64")}
+_RELATION = {
+    "subject": "int64", "object": "int64", "predicate": "string", "confidence": "float64", "surface": "string",
+    "ambiguity": "int64", "triplet": "int64", "caption": "int64",
+}  # fmt: skip
+_LABELS = {
+    "version": "int64", "image_id": "int64", "dataset": "string", "width": "int64", "height": "int64",
+    "labels": "string", "tagger": "string",
+}  # fmt: skip
+_CAPTIONING = ("captioner", "decoding", "draws", "top_p", "top_k", "temperature", "num_beams", "prompt")
+
+
+@dataclass(frozen=True)
+class Release:
+    """Shards that are published, and the run that they are from."""
+
+    run: Run
+    step: str
+    shards: Mapping[str, Artifact]
+    """Partition → artifact."""
+    license: str
+    tables: Mapping[str, pa.Table]
+    """Path of each tar in the folder → its index."""
+    sizes: Mapping[str, int]
+    """Path of each tar → its bytes."""
+    statistics: pa.Table
+
+    @property
+    def title(self) -> str:
+        """The name of the data set."""
+        return f"{self.run.name.replace('@', '-')}-{self.step.partition(':')[2] or 'shards'}"
+
+    def datasets(self) -> list[str]:
+        """The names of the data sets that the images are from."""
+        return sorted({name for index in self.tables.values() for name in index["dataset"].unique().to_pylist()})
+
+    def image_extensions(self) -> list[str]:
+        """The extensions of the images."""
+        found = {name for index in self.tables.values() for name in index["extension"].unique().to_pylist()}
+        return sorted(found - {LABELS})
+
+    @cached_property
+    def counts(self) -> Mapping[str, Counter[str]]:
+        """Kind → name → count over all tars."""
+        found: dict[str, Counter[str]] = {}
+        for row in self.statistics.to_pylist():
+            found.setdefault(row["kind"], Counter())[row["name"]] += row["count"]
+        return found
+
+    @cached_property
+    def lineage(self) -> Mapping[str, list[Artifact]]:
+        """Step → its artifacts that the shards come from, nearest steps first."""
+        steps = {key: step for step in sorted(self.run.steps()) for key in self.run.keys(step).values()}
+        known = {a.key: a for step in set(steps.values()) for a in self.run.artifacts(step).values()}
+        found: dict[str, list[Artifact]] = {self.step: list(self.shards.values())}
+        due, seen = list(self.shards.values()), {artifact.key for artifact in self.shards.values()}
+        while due:
+            upstream = [key for artifact in due for keys in artifact.manifest.upstream.values() for key in keys]
+            due = [known[key] for key in dict.fromkeys(upstream) if key in known and key not in seen]
+            seen.update(artifact.key for artifact in due)
+            for artifact in due:
+                found.setdefault(steps[artifact.key], []).append(artifact)
+        return found
+
+
+def describe(release: Release) -> str:
+    """One paragraph: what the shards hold."""
+    totals = release.counts.get("total", Counter())
+    return (
+        f"Scene graphs of {totals['images']:,} images of {', '.join(release.datasets())}: {totals['boxes']:,} boxes and "
+        f"{totals['relations']:,} relations between them, as WebDataset tars. {_origin(release)}"
+    )
+
+
+def dataset_card(release: Release) -> str:
+    """Returns the card as Markdown. Equal shards of the same run give equal text."""
+    return "\n".join(
+        [
+            "---", *_front_matter(release), "---", "",
+            f"# {_plain(release.title)}", "", _plain(describe(release)), "",
+            *_contents(release), *_how_to_stream(release), *_labels(release), *_audits(release), *_lineage(release),
+            "## Licence", "",
+            f"The publisher states `{release.license}`. The images keep the terms of the data sets that they are from.", "",
+        ]
+    )  # fmt: skip
+
+
+def _front_matter(release: Release) -> list[str]:
+    """YAML. JSON strings are YAML strings, so names need no quoting of their own."""
+    images = release.counts.get("total", Counter())["images"]
+    size = next((name for most, name in _SIZES if images < most), "n>10M")
+    configs = {"default": "data/*.tar"}
+    if len(release.datasets()) > 1:
+        digits = "[0-9]"
+        configs |= {name: f"data/{name}-{digits * 4}-{digits * 3}.tar" for name in release.datasets()}
+    lines = [
+        f"license: {json.dumps(release.license)}",
+        f"pretty_name: {json.dumps(release.title)}",
+        "task_categories:", "- object-detection", "- image-feature-extraction",
+        "size_categories:", f"- {size}",
+        "tags:", "- scene-graph-generation", "- visual-relationship-detection", "- webdataset", "- croissant",
+        "configs:",
+    ]  # fmt: skip
+    for name, path in configs.items():
+        lines += [
+            f"- config_name: {json.dumps(name)}",
+            "  data_files:",
+            "  - split: train",
+            f"    path: {json.dumps(path)}",
+        ]
+    lines.append("dataset_info:")
+    for name in configs:
+        lines += [f"- config_name: {json.dumps(name)}", *_features(release)]
+    return lines
+
+
+def _features(release: Release) -> Iterator[str]:
+    """The fields of a sample. Without them, `datasets` would guess from the first five, which may have no relations."""
+    yield "  features:"
+    for extension in release.image_extensions():
+        yield from _feature("  ", extension, "dtype: image")
+    yield from _feature("  ", LABELS, "struct:")
+    for name, kind in _LABELS.items():
+        yield from _feature("    ", name, f"dtype: {kind}")
+    for name, fields in (("objects", _OBJECT), ("relations", _RELATION)):
+        yield from _feature("    ", name, "list:")
+        for inner, kind in fields.items():
+            yield from _feature("      ", inner, f"dtype: {kind}")
+    for name in ("__key__", "__url__"):
+        yield from _feature("  ", name, "dtype: string")
+
+
+def _feature(indent: str, name: str, kind: str) -> list[str]:
+    return [f"{indent}- name: {name}", f"{indent}  {kind}"]
+
+
+def _contents(release: Release) -> list[str]:
+    totals = release.counts.get("total", Counter())
+    with_relations = totals["images"] - totals["images without relations"]
+    share = f" ({totals['relations'] / totals['images']:.2f} per image)" if totals["images"] else ""
+    predicates, objects = (release.counts.get(kind, Counter()) for kind in ("predicate", "object"))
+    rows = [
+        ("images", f"{totals['images']:,}"),
+        ("of these with relations", f"{with_relations:,}"),
+        ("boxes", f"{totals['boxes']:,}"),
+        ("relations", f"{totals['relations']:,}{share}"),
+        ("categories", f"{len(objects):,}"),
+        ("predicates", f"{len(predicates):,}"),
+        ("tars", f"{len(release.tables):,}"),
+        ("bytes", f"{sum(release.sizes.values()):,}"),
+    ]
+    return [
+        "## Contents", "", *_table(("", "count"), rows), "",
+        "A sample has two members: the image as its data set has it, and `json` with its labels. Boxes (`objects`) are x, y, w",
+        "and h in pixels of that image; relations refer to boxes by their place in the list, and `predicate` is the canonical",
+        "form of the words in `surface`.", "",
+        *_histogram("category", objects), *_histogram("predicate", predicates),
+        "`statistics.parquet` has all of them for each tar. Each tar has an index, `*.index.parquet`, with the place and the",
+        "sha256 of every member; `sha256sum --check SHA256SUMS` or `rlip shards verify .` checks the whole copy.", "",
+    ]  # fmt: skip
+
+
+def _histogram(what: str, counts: Counter[str]) -> list[str]:
+    if not counts:
+        return []
+    ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    total = counts.total()
+    rows = [(_plain(name), f"{count:,}", f"{count / total:.1%}") for name, count in ranked[:TOP]]
+    if len(ranked) > TOP:
+        rest = sum(count for _, count in ranked[TOP:])
+        rows.append((f"{len(ranked) - TOP:,} others", f"{rest:,}", f"{rest / total:.1%}"))
+    return [*_table((what, "count", "share"), rows), ""]
+
+
+def _how_to_stream(release: Release) -> list[str]:
+    return [
+        "## How to stream it", "",
+        "With this project, in an order that any number of ranks shares and that goes on exactly where it stopped:", "",
+        "```python",
+        "from pathlib import Path",
+        "",
+        "from storage.shards.index import index_path",
+        "from storage.shards.sample_map import ShardFile, write_sample_map",
+        "from storage.stream.stream import Stream",
+        "",
+        'tars = sorted(Path("data").glob("*.tar"))',
+        'samples = write_sample_map(Path("samples"), [ShardFile(str(tar), index_path(tar)) for tar in tars])',
+        "for sample in Stream(samples, epochs=1):",
+        '    print(sample["__key__"], sample["json"])',
+        "```", "",
+        "With webdataset, or with Hugging Face `datasets`:", "",
+        "```python",
+        "from glob import glob",
+        "from pathlib import Path",
+        "",
+        "import datasets",
+        "import webdataset",
+        "",
+        'for sample in webdataset.WebDataset(sorted(glob("data/*.tar")), shardshuffle=False).decode("pil"):',
+        '    print(sample["__key__"], sample["json"]["relations"])',
+        'print(datasets.load_dataset(str(Path().absolute()), split="train")[0])',
+        "```", "",
+    ]  # fmt: skip
+
+
+def _labels(release: Release) -> list[str]:
+    settings = _settings(release.shards.values())
+    choice = "" if settings.get("labels", "pseudo") != "pseudo" else recorded_choice(settings).in_words()
+    lines = ["## Labels", "", _origin(release), ""]
+    if choice:
+        lines += [f"Kept are labels with {_plain(choice)}, at most {settings['max_relations']} per image.", ""]
+    return lines
+
+
+def _origin(release: Release) -> str:
+    kind = _settings(release.shards.values()).get("labels", "pseudo")
+    return {
+        "pseudo": "A Relation Tagger scored what captions of the images state: these are pseudo-labels, not annotations.",
+        "given": "The relations are annotations of the data sets themselves.",
+        "none": "They have boxes alone.",
+    }[kind]
+
+
+def _audits(release: Release) -> list[str]:
+    """The pseudo-labels against the relations that the data sets give, where they give any."""
+    settings = _settings(release.shards.values())
+    if settings.get("labels", "pseudo") != "pseudo":
+        return []
+    ingested, tagged = release.run.artifacts("ingest"), release.run.artifacts("tag")
+    rows = []
+    for dataset in release.datasets():
+        count = LabelCount(recorded_choice(settings))
+        for partition in sorted(release.shards):
+            if partition.split("/")[0] == dataset and partition in ingested and partition in tagged:
+                count.add(ingested[partition].table("images"), tagged[partition])
+        found = count.audit()
+        if found.given:
+            rows.append((_plain(dataset), *_scores(found)))
+    if not rows:
+        return []
+    return [
+        "## Audit", "",
+        "On the images for which the data set itself gives relations. Given relations are never complete, so a label that they",
+        "lack counts as wrong here, and the precision is a lower bound.", "",
+        *_table(("data set", "images", "given", "kept", "precision", "recall"), rows), "",
+    ]  # fmt: skip
+
+
+def _scores(found: LabelAudit) -> tuple[str, ...]:
+    shares = ("–" if share is None else f"{share:.3f}" for share in (found.tagger.precision, found.tagger.recall))
+    return (f"{found.images:,}", f"{found.given:,}", f"{found.tagger.kept:,}", *shares)
+
+
+def _lineage(release: Release) -> list[str]:
+    """How the labels were made: every step, by what identifies it."""
+    recipe = release.run.read_document("recipe").get("name", release.run.name)
+    rows = []
+    models: dict[tuple[str, str, str], None] = {}
+    for step, artifacts in release.lineage.items():
+        versions = sorted({artifact.manifest.terms["version"] for artifact in artifacts})
+        keys = sorted(artifact.key for artifact in artifacts)
+        named = keys[0] if len(keys) == 1 else digest_json(keys)
+        rows.append((step, ", ".join(map(str, versions)), f"{len(keys):,}", f"`{named[:16]}`"))
+        for artifact in artifacts:
+            for role, digest in sorted(artifact.manifest.terms.get("weights", {}).items()):
+                models[step, _plain(str(role)), str(digest)] = None
+    lines = [
+        "## Lineage", "",
+        f"Run `{release.run.name}` of recipe `{_plain(str(recipe))}`. A key is the sha256 of",
+        "everything that decides an artifact's bytes; the key of several is that of their sorted list.", "",
+        *_table(("step", "version", "artifacts", "key"), rows), "",
+    ]  # fmt: skip
+    captioned = _settings(
+        artifact for step, found in release.lineage.items() if step == "caption" for artifact in found
+    )
+    if captioned:
+        told = ", ".join(f"{name} {json.dumps(captioned[name])}" for name in _CAPTIONING if name in captioned)
+        lines += [f"Captions: {_plain(told)}.", ""]
+    if models:
+        used = [(step, role, f"`{digest}`") for step, role, digest in models]
+        lines += [*_table(("step", "model or list", "sha256"), used), ""]
+    return lines
+
+
+def _settings(artifacts: Any) -> dict[str, Any]:
+    """The settings that the first of some artifacts was made with; those of the others differ in the partition alone."""
+    first = next(iter(artifacts), None)
+    return {} if first is None else dict(first.manifest.terms["settings"])
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is, on one line: names come from data sets."""
+    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", line)

@@ -1,0 +1,206 @@
+"""`rlip shards publish`: writes a run's shards as a folder that can be released as it is, and checks such a folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.interop.croissant import croissant
+from pipeline.interop.dataset_card import Release, dataset_card
+from pipeline.interop.shard_index_files import LoaderIndex, index_files
+from storage.artifact import Artifact
+from storage.atomic import atomic_folder
+from storage.digests import digest_file
+from storage.errors import FatalError, translate_os_errors
+from storage.runs import Run
+from storage.shards.index import write_index
+from storage.tables import SHARD_STATISTICS, write_table
+
+CHECKSUMS = "SHA256SUMS"
+"""Lists the sha256 of every other file of a published folder, as `sha256sum --check` reads it."""
+DATA = "data"
+STATISTICS = "statistics"
+STEP = "shard:pseudo"
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
+_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+
+
+@dataclass
+class Published:
+    """What was written."""
+
+    run: str
+    step: str
+    folder: str
+    tars: int = 0
+    samples: int = 0
+    bytes: int = 0
+    files: list[str] = field(default_factory=list)
+
+
+def print_publish(
+    run: Run, folder: Path, step: str, license_: str, indexes: Sequence[LoaderIndex], as_json: bool = False
+) -> None:
+    """Publishes a run's shards and prints what was written."""
+    made = publish_shards(run, folder, step, license_, indexes)
+    if as_json:
+        print(json.dumps(asdict(made)))
+        return
+    print(f"{folder}: {made.samples:,} samples in {made.tars:,} tars, {made.bytes:,} bytes")
+    print(f"`rlip shards verify {folder}` checks a copy")
+
+
+def publish_shards(
+    run: Run, folder: Path, step: str = STEP, license_: str = "unknown", indexes: Sequence[LoaderIndex] = ()
+) -> Published:
+    """Writes the shards of a run's step into a new folder, which appears whole or not at all.
+
+    The tars are copies with the same bytes. The folder depends on nothing but the arguments and the run: publishing it again
+    gives the same bytes. Raises `FatalError` for a folder with something in it, a step without shards, and a damaged artifact.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FatalError(f"{folder} already exists; name a new folder, or remove this one")
+    if not _LICENSE.fullmatch(license_):
+        raise FatalError(
+            f"--license {license_!r}: name a licence as the Hugging Face hub does, e.g. cc-by-4.0 or unknown"
+        )
+    artifacts = _shards_of(run, step)
+    made = Published(run.name, step, str(folder))
+    with translate_os_errors(f"writing {folder}"), atomic_folder(folder, replace=False) as aside:
+        (aside / DATA).mkdir()
+        tables, sizes, statistics = _put_tars(aside, artifacts)
+        write_table(pa.concat_tables(statistics), aside / f"{STATISTICS}.parquet")
+        for kind in indexes:
+            for name, data in index_files(kind, tables, sizes).items():
+                (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                (aside / name).write_bytes(data)
+        release = Release(run, step, artifacts, license_, tables, sizes, pa.concat_tables(statistics))
+        (aside / "README.md").write_text(dataset_card(release), encoding="utf-8")
+        digests = {name: digest_file(aside / name) for name in [*tables, f"{STATISTICS}.parquet"]}
+        (aside / "croissant.json").write_text(croissant(release, digests), encoding="utf-8")
+        made.files = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
+        lines = [f"{digests.get(name) or digest_file(aside / name)}  {name}\n" for name in made.files]
+        (aside / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+    made.tars, made.bytes = len(tables), sum(sizes.values())
+    made.samples = sum(len(set(index["key"].to_pylist())) for index in tables.values())
+    made.files.append(CHECKSUMS)
+    return made
+
+
+def checksum_faults(folder: Path, progress: Callable[[int, int], None]) -> Iterator[tuple[str, str]]:
+    """Yields the files of a published folder that differ from its checksums, are missing or were added, each with what is wrong.
+
+    Hidden files that are not listed, such as those that download tools leave, are ignored. Raises `FatalError` when the
+    checksums can't be read or name files outside the folder.
+    """
+    listed = _checksums(folder)
+    there = {name: (folder / name).stat().st_size for name in listed if (folder / name).is_file()}
+    total, done = sum(there.values()), 0
+    for name, digest in listed.items():
+        if name not in there:
+            yield name, "is missing"
+            continue
+        if digest_file(folder / name) != digest:
+            yield name, f"has other bytes than {CHECKSUMS} says"
+        done += there[name]
+        progress(done, total)
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
+        if path.is_file() and name not in listed and name != CHECKSUMS and not hidden:
+            yield name, f"is not listed in {CHECKSUMS}"
+
+
+def listed_tars(folder: Path) -> list[Path]:
+    """Returns the tars that a published folder should hold. Raises `FatalError` as `checksum_faults` does."""
+    return [folder / name for name in _checksums(folder) if name.endswith(".tar")]
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """Returns the sha256 that each file should have."""
+    path = folder / CHECKSUMS
+    found: dict[str, str] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise FatalError(f"{path}: can't be read ({error}); copy the folder again") from error
+    for number, line in enumerate(lines, start=1):
+        match = _LINE.fullmatch(line)
+        name = PurePosixPath(match[2]) if match else None
+        if match is None or name is None or name.is_absolute() or ".." in name.parts:
+            raise FatalError(f"{path}: line {number} is not a sha256 and a file of this folder; copy the folder again")
+        found[match[2]] = match[1]
+    return found
+
+
+def _shards_of(run: Run, step: str) -> dict[str, Artifact]:
+    """Partition → artifact with tars, by partition. Raises `FatalError` when there are none."""
+    found = run.artifacts(step)
+    if run.stage(step) != "shard" or not found:
+        shards = ", ".join(sorted(name for name in run.steps() if run.stage(name) == "shard")) or "none"
+        raise FatalError(f"run {run.name!r} has no shards of step {step!r}; its steps with shards: {shards}")
+    lacking = sorted(run.keys(step).keys() - found.keys())
+    if lacking:
+        raise FatalError(
+            f"run {run.name!r}: the shards of {', '.join(lacking[:5])} are gone; run its recipe again, then publish"
+        )
+    for partition, artifact in found.items():
+        if f"{STATISTICS}.parquet" not in artifact.manifest.files:
+            raise FatalError(
+                f"run {run.name!r}: the shards of {partition} are of an earlier version; run its recipe again"
+            )
+    whole = {partition: found[partition] for partition in sorted(found) if _tars(found[partition])}
+    if not whole:
+        raise FatalError(f"run {run.name!r}: the shards of step {step!r} hold no image; there is nothing to publish")
+    return whole
+
+
+def _put_tars(
+    folder: Path, artifacts: dict[str, Artifact]
+) -> tuple[dict[str, pa.Table], dict[str, int], list[pa.Table]]:
+    """Puts all tars and their indexes into `data`. Returns each tar's index and bytes by its path, and the statistics."""
+    tables: dict[str, pa.Table] = {}
+    sizes: dict[str, int] = {}
+    statistics: list[pa.Table] = []
+    names = _names(list(artifacts))
+    for partition, artifact in artifacts.items():
+        artifact.require_whole()
+        index, counts = artifact.table("shards"), artifact.table(STATISTICS).cast(SHARD_STATISTICS)
+        for number, tar in enumerate(_tars(artifact)):
+            name = f"{names[partition]}-{number:03d}.tar"
+            # A copy: a hard link would let an edit of the published tar damage the store.
+            shutil.copyfile(artifact.file(tar), folder / DATA / name)
+            own = _renamed(index, tar, name)
+            write_index(folder / DATA / name, own)
+            tables[f"{DATA}/{name}"], sizes[f"{DATA}/{name}"] = own, artifact.manifest.files[tar].size
+            statistics.append(_renamed(counts, tar, name))
+    return tables, sizes, statistics
+
+
+def _tars(artifact: Artifact) -> list[str]:
+    return sorted(name for name in artifact.manifest.files if name.endswith(".tar"))
+
+
+def _names(partitions: Sequence[str]) -> dict[str, str]:
+    """Partition → what its tars are called: data set and number, e.g. `coco-0003` for `coco/0003`."""
+    names = {}
+    for partition in partitions:
+        dataset, _, number = partition.rpartition("/")
+        names[partition] = (
+            f"{dataset or 'all'}-{int(number):04d}" if number.isdecimal() else partition.replace("/", "-")
+        )
+    return names
+
+
+def _renamed(table: pa.Table, shard: str, name: str) -> pa.Table:
+    """Returns the rows of one tar, under its new name."""
+    own = table.filter(pc.equal(table["shard"], shard))
+    at = own.schema.get_field_index("shard")
+    return own.set_column(at, own.schema.field(at), pa.array([name] * len(own), pa.string()))

@@ -1,0 +1,147 @@
+"""Reads the samples of WebDataset tars that anyone may have written, and what labels of this project's form they hold."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from storage.errors import FatalError
+from storage.shards.scan import Member, Refused, scan_tar
+from storage.shards.writer import LABELS
+
+IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "bmp"})
+"""Extensions of the images that this project reads."""
+LONGEST_LABELS = 64 * 2**20
+"""Bytes of a member with labels that are parsed."""
+_PACKED = (
+    (b"\x1f\x8b", "gzip", "gunzip --keep"),
+    (b"BZh", "bzip2", "bunzip2 --keep"),
+    (b"\xfd7zXZ", "xz", "unxz --keep"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
+    (b"PK\x03\x04", "zip", "unzip"),
+)
+
+
+@dataclass(frozen=True)
+class TarSample:
+    """Members in a row that share a key."""
+
+    tar: Path
+    key: str
+    members: tuple[Member, ...]
+
+    def image(self) -> Member | None:
+        """The member that holds the image, if there is one."""
+        return next((m for m in self.members if m.extension.rpartition(".")[2] in IMAGES), None)
+
+    def labels(self) -> Member | None:
+        """The member that holds the labels, if there is one."""
+        return next((m for m in self.members if m.extension == LABELS), None)
+
+
+class SeenBox(NamedTuple):
+    """A box of a label file: category, and x, y, w, h in pixels."""
+
+    category: str
+    x: float
+    y: float
+    w: float
+    h: float
+
+
+class SeenRelation(NamedTuple):
+    """A relation of a label file, by box indices. `confidence` is None where the file states none."""
+
+    subject: int
+    object: int
+    predicate: str
+    confidence: float | None
+
+
+@dataclass(frozen=True)
+class SeenLabels:
+    """What could be read of a label file. Fields that this version does not know are left out."""
+
+    boxes: tuple[SeenBox, ...]
+    relations: tuple[SeenRelation, ...]
+    width: int | None
+    """Width of the image in pixels that the boxes refer to."""
+
+
+def require_tar(path: Path) -> None:
+    """Raises `FatalError` that says what to do for a path that is no file or no uncompressed tar, whatever its name."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise FatalError(f"{path}: {error.strerror}; name a tar, e.g. shards/train-000.tar") from error
+    if stat.S_ISDIR(mode):
+        raise FatalError(f"{path}: is a folder; name the tars in it, e.g. {path}/*.tar")
+    if not stat.S_ISREG(mode):
+        raise FatalError(f"{path}: is a pipe or device; name a file")
+    try:
+        with path.open("rb") as file:
+            begin = file.read(8)
+    except OSError as error:
+        raise FatalError(f"{path}: can't be read ({error.strerror})") from error
+    if not begin:
+        raise FatalError(f"{path}: is empty (0 bytes); restore the tar")
+    for magic, name, command in _PACKED:
+        if begin.startswith(magic):
+            raise FatalError(f"{path}: is compressed ({name}), so its samples have no place; `{command} {path}` first")
+
+
+def tar_samples(path: Path) -> Iterator[TarSample | Refused]:
+    """Yields the samples of a tar, and the entries that are refused, in order. Reads headers alone. Raises `FatalError`."""
+    require_tar(path)
+    members: list[Member] = []
+    for entry in scan_tar(path):
+        if isinstance(entry, Refused):
+            yield entry
+        elif members and entry.key != members[0].key:
+            yield TarSample(path, members[0].key, tuple(members))
+            members = [entry]
+        else:
+            members.append(entry)
+    if members:
+        yield TarSample(path, members[0].key, tuple(members))
+
+
+def read_member(descriptor: int, member: Member, longest: int) -> bytes | None:
+    """Reads a member's bytes from its open tar. None for one that is longer than `longest` or ends early."""
+    if member.size > longest:
+        return None
+    data = os.pread(descriptor, member.size, member.offset)
+    return data if len(data) == member.size else None
+
+
+def read_labels(data: bytes) -> SeenLabels | None:
+    """Reads labels of this project's form. None for anything else, such as JSON of another kind."""
+    try:
+        values = json.loads(data)
+        boxes = [SeenBox(str(box["category"]), *(_number(box[side]) for side in "xywh")) for box in values["objects"]]
+        relations = [_relation(relation, len(boxes)) for relation in values["relations"]]
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError):
+        return None
+    width = values.get("width")
+    return SeenLabels(tuple(boxes), tuple(relations), width if isinstance(width, int) and width > 0 else None)
+
+
+def _relation(values: Any, boxes: int) -> SeenRelation:
+    subject, object_ = values["subject"], values["object"]
+    if not (isinstance(subject, int) and isinstance(object_, int) and 0 <= subject < boxes and 0 <= object_ < boxes):
+        raise ValueError("a relation of a box that is not there")
+    confidence = values.get("confidence")
+    return SeenRelation(subject, object_, str(values["predicate"]), None if confidence is None else _number(confidence))
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value}: not a finite number")
+    return number

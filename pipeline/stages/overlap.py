@@ -1,0 +1,121 @@
+"""Stage `overlap`: finds training images that are also evaluation images, and refuses to train on them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from pipeline.data.exclusions import NEAR_DUPLICATE, SAME_BYTES, SAME_ID
+from pipeline.data.images.perceptual_hash import DEFAULT_DISTANCE, near_duplicates
+from pipeline.runtime.settings import Settings, runtime
+from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
+from storage.errors import FatalError
+from storage.tables import OVERLAP
+
+SHOWN = 3
+"""Number of overlaps that an error names."""
+_COLUMNS = ["dataset", "image_id", "digest", "phash"]
+_HOW = (SAME_BYTES, SAME_ID, NEAR_DUPLICATE)
+
+
+class OverlapSettings(Settings):
+    """What counts as the same image, and whether training on evaluation images is refused."""
+
+    distance: int | None = Field(DEFAULT_DISTANCE, ge=0, le=16)
+    """Bits in which the perceptual hashes of near-duplicates may differ. Unset: near-duplicates are not looked for."""
+    allow: bool = runtime(False)
+    """Whether to train on evaluation images all the same. Scores on them then say nothing about new images."""
+
+
+class OverlapStage(Stage):
+    """Compares the images in the shards of an arm with those of all evaluation sets."""
+
+    name = "overlap"
+    version = 1
+    reads = ("shards", "fingerprints")
+    writes = "overlap"
+    schema = OVERLAP
+    whole = True
+    settings: OverlapSettings
+
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
+        """List every training image with every evaluation image that it also is."""
+        members = inputs.table("shards")
+        trained = members.filter(pc.not_equal(members["extension"], "json")).select(_COLUMNS)
+        tests = inputs.table("fingerprints")
+        table = pa.Table.from_pylist(list(_overlaps(trained, tests, self.settings.distance)), schema=OVERLAP)
+        counted = Counter(table["how"].to_pylist())
+        facts = {"images": len(trained), "evaluation images": len(tests)} | {how: counted[how] for how in _HOW}
+        return Output(table, rows_in=len(trained), rows_out=len(trained), facts=facts)
+
+    def audit(self, made: Inputs) -> None:
+        """Refuse training images that are also evaluation images, unless the settings allow them. Raises `FatalError`."""
+        found = made.table("overlap").to_pylist()
+        if not found or self.settings.allow:
+            return
+        images = {(row["dataset"], row["test_dataset"], row["image_id"]) for row in found}
+        by_set = Counter((dataset, test) for dataset, test, _ in images)
+        counts = ", ".join(f"{count} of {dataset} in {test}" for (dataset, test), count in sorted(by_set.items()))
+        first = ", ".join(_in_words(row) for row in found[:SHOWN])
+        raise FatalError(
+            f"training images are also evaluation images: {counts}; first {first}. Leave them out with `exclude` or "
+            "`near_duplicates` in [shard], or set pretrain.allow_overlap = true if the scores need not be of unseen images"
+        )
+
+
+def _overlaps(trained: pa.Table, tests: pa.Table, distance: int | None) -> Iterator[dict[str, Any]]:
+    """The rows of the overlap table, in the order of the training images; a pair is listed once, by its surest match.
+
+    An image id says something only within a data set: different data sets number their images independently.
+    """
+    test_rows = tests.to_pylist()
+    by_digest: dict[str, list[int]] = {}
+    by_id: dict[tuple[str, int], list[int]] = {}
+    for number, test in enumerate(test_rows):
+        by_digest.setdefault(test["digest"], []).append(number)
+        by_id.setdefault((test["dataset"], test["image_id"]), []).append(number)
+    near = _near(trained, tests, distance) if distance is not None else {}
+    for position in _candidates(trained, tests, near):
+        image = trained.slice(position, 1).to_pylist()[0]
+        bits = near.get(position, {})
+        matches = dict.fromkeys(bits, NEAR_DUPLICATE)
+        matches |= dict.fromkeys(by_id.get((image["dataset"], image["image_id"]), ()), SAME_ID)
+        matches |= dict.fromkeys(by_digest.get(image["digest"], ()), SAME_BYTES)
+        for number, how in sorted(matches.items()):
+            yield {
+                "dataset": image["dataset"],
+                "image_id": image["image_id"],
+                "test_dataset": test_rows[number]["dataset"],
+                "test_image_id": test_rows[number]["image_id"],
+                "how": how,
+                "distance": bits[number] if how == NEAR_DUPLICATE else None,
+            }
+
+
+def _candidates(trained: pa.Table, tests: pa.Table, near: Collection[int]) -> list[int]:
+    """Positions of the training images that may be in the overlap, so that not every row becomes a Python object."""
+    same_bytes = pc.is_in(trained["digest"], tests["digest"].combine_chunks())
+    same_set = pc.is_in(trained["dataset"], tests["dataset"].combine_chunks())
+    return sorted({*np.flatnonzero(pc.or_(same_bytes, same_set)).tolist(), *near})
+
+
+def _near(trained: pa.Table, tests: pa.Table, distance: int) -> dict[int, dict[int, int]]:
+    """Position of a training image → position of an evaluation image → bits in which their hashes differ."""
+    near: dict[int, dict[int, int]] = {}
+    images, others = (np.flatnonzero(table["phash"].is_valid()) for table in (trained, tests))
+    hashes, other_hashes = (table["phash"].drop_null().to_numpy() for table in (trained, tests))
+    for i, j, bits in near_duplicates(hashes, other_hashes, distance):
+        near.setdefault(int(images[i]), {})[int(others[j])] = bits
+    return near
+
+
+def _in_words(row: dict[str, Any]) -> str:
+    distance = f" at distance {row['distance']}" if row["distance"] is not None else ""
+    return f"{row['dataset']}/{row['image_id']} = {row['test_dataset']}/{row['test_image_id']} ({row['how']}{distance})"

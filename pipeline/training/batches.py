@@ -1,0 +1,135 @@
+"""The batches of a training: which samples a step has, and their views in one tensor (docs/shards.md, Batches).
+
+Shapes: B images, H×W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.data.images.opening import BadImage
+from pipeline.data.images.training_pixels import load_view, normalised
+from pipeline.data.images.training_view import DRAWS, STRIDE, training_view, view_sizes
+from pipeline.training.sample import TrainingSample, viewed
+from pipeline.training.settings import TrainingSettings
+from pipeline.training.shards import ShardSamples
+from storage.errors import FatalError
+from storage.shards.reader import DamagedSample
+from storage.stream.order import OrderSettings, Samples, uniforms
+from storage.stream.sequence import SampleSequence
+
+WINDOW = 128
+"""Blocks of 64 images that are shuffled together: enough to find batches of one size, however many sizes views have."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The part of one process in a step: images in the top left of B×3×H×W bytes, and the labels of what they show."""
+
+    pixels: Tensor
+    samples: Sequence[TrainingSample]
+    """The labels, whose width and height are those of the image in `pixels`."""
+    damaged: dict[int, str] = field(default_factory=dict)
+    """Samples that were left out, by number, with the reason."""
+
+    def images(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Returns normalised images B×3×H×W with zeros as padding, and the padding mask B×H×W, True outside the image."""
+        images = normalised(self.pixels.to(device, non_blocking=True))
+        rows, columns = (torch.arange(size, device=device) for size in images.shape[2:])
+        heights, widths = (
+            torch.tensor([getattr(sample, side) for sample in self.samples]).to(device) for side in ("height", "width")
+        )
+        padding = (rows[None, :, None] >= heights[:, None, None]) | (columns[None, None] >= widths[:, None, None])
+        return images.masked_fill_(padding[:, None], 0.0), padding
+
+    def pin_memory(self) -> Batch:
+        """Moves the pixels to memory that a GPU reads while the processor goes on; torch's loaders call this."""
+        return replace(self, pixels=self.pixels.pin_memory())
+
+
+def sample_sequence(samples: ShardSamples, settings: TrainingSettings) -> SampleSequence:
+    """Returns the order of a training: images whose views have similar sizes follow each other in runs."""
+    order = OrderSettings(window=WINDOW, run=settings.bucket, sorted_by=settings.view.model_dump_json())
+    return SampleSequence(samples.samples, settings.seed, settings.mix.storage(), order, ViewOrder(samples, settings))
+
+
+class ViewOrder:
+    """Sorts samples by the size of their views in an epoch."""
+
+    def __init__(self, samples: ShardSamples, settings: TrainingSettings) -> None:
+        self._samples, self._settings = samples.samples, settings
+
+    def __call__(self, epoch: int, chosen: Samples) -> NDArray[np.int64]:
+        """Returns keys that are near to each other where heights and widths are."""
+        draws = uniforms(self._settings.seed, epoch, self._samples.identities[chosen], DRAWS)
+        widths, heights = (side[chosen].astype(np.int64) for side in (self._samples.widths, self._samples.heights))
+        sizes = view_sizes(draws, widths, heights, self._settings.view)
+        heights, widths = (sizes // STRIDE).astype(np.int64).T
+        return snake(heights, widths)
+
+
+def snake(heights: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns keys by which heights rise, and widths rise and fall in turns, so that neighbours differ in one side only."""
+    _, rows = np.unique(heights, return_inverse=True)
+    highest = int(widths.max(initial=0)) + 1
+    return rows * highest + np.where(rows % 2, highest - 1 - widths, widths)
+
+
+class StepBatches(torch.utils.data.Dataset[Batch]):
+    """Maps a step to the batch of one process. It is map-style, so that loader processes can share the work."""
+
+    def __init__(
+        self,
+        samples: ShardSamples,
+        settings: TrainingSettings,
+        rank: int,
+        ranks: int,
+        damaged: dict[int, str],
+    ) -> None:
+        """`damaged`: samples to leave out unread, as an earlier attempt did."""
+        self._samples, self._settings, self._damaged = samples, settings, damaged
+        self._rank, self._ranks = rank, ranks
+        self._sequence = sample_sequence(samples, settings)
+
+    def __getitem__(self, step: int) -> Batch:
+        """Raises `FatalError` when no sample of the batch can be read."""
+        batch = self._settings.batch
+        first, last = (step * batch + batch * part // self._ranks for part in (self._rank, self._rank + 1))
+        drawn = self._sequence.draw(first, last)
+        found: list[tuple[Tensor, TrainingSample]] = []
+        damaged: dict[int, str] = {}
+        for epoch, sample in zip(drawn.epochs.tolist(), drawn.samples.tolist(), strict=True):
+            if sample in self._damaged:
+                continue
+            try:
+                found.append(self._view(epoch, sample))
+            except (DamagedSample, BadImage) as error:
+                damaged[sample] = self._reason(sample, error)
+        if not found:
+            reasons = [*damaged.values(), *self._damaged.values()]
+            raise FatalError(
+                f"step {step + 1} has no readable image ({reasons[0]}); `rlip verify --repair` removes the shard"
+            )
+        height, width = (max(pixels.shape[side] for pixels, _ in found) for side in (1, 2))
+        images = torch.zeros(len(found), 3, height, width, dtype=torch.uint8).contiguous(
+            memory_format=torch.channels_last
+        )
+        for row, (pixels, _) in enumerate(found):
+            images[row, :, : pixels.shape[1], : pixels.shape[2]] = pixels
+        return Batch(images, [sample for _, sample in found], damaged)
+
+    def _view(self, epoch: int, sample: int) -> tuple[Tensor, TrainingSample]:
+        labels, data = self._samples.read(sample)
+        identities = self._samples.samples.identities[sample : sample + 1]
+        draws = uniforms(self._settings.seed, epoch, identities, DRAWS)[0]
+        view = training_view(draws, labels.width, labels.height, self._settings.view)
+        return load_view(data, view), viewed(labels, view)
+
+    def _reason(self, sample: int, error: Exception) -> str:
+        return str(error) if isinstance(error, DamagedSample) else f"{self._samples.samples.key(sample)}: {error}"

@@ -1,0 +1,102 @@
+"""The training set as samples of shards: which belong to it, their labels and their images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.training.config import HELD_OUT, RANGES, SAMPLES, Shard, TrainConfig
+from pipeline.training.sample import TrainingSample
+from pipeline.training.settings import TaggerSettings
+from pipeline.training.statistics import STATISTICS_FILE
+from storage.artifact import Artifact
+from storage.errors import FatalError
+from storage.shards.range_cache import RangeCache
+from storage.shards.reader import DamagedSample, SampleReader
+from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
+from storage.shards.writer import LABELS
+from storage.stream.order import stable_seed
+
+INDEX = "shards.parquet"
+
+
+def shards_of(artifacts: Iterable[Artifact]) -> list[Shard]:
+    """Returns the tars of the artifacts that stage `shard` made."""
+    return [
+        Shard(
+            tar=artifact.location(tar), name=tar, index=artifact.file(INDEX), statistics=artifact.file(STATISTICS_FILE)
+        )
+        for artifact in artifacts
+        for tar in sorted(name for name in artifact.manifest.files if name.endswith(".tar"))
+    ]
+
+
+def map_samples(config: TrainConfig) -> SampleMap:
+    """Makes the map of the training set, and for a tagger that of the held-out images, unless an earlier attempt did."""
+    files = [ShardFile(shard.tar, shard.index, shard.name) for shard in config.shards]
+    share = config.settings.held_out if isinstance(config.settings, TaggerSettings) else 0.0
+    for name, held_out in ((SAMPLES, False), (HELD_OUT, True)):
+        if not (config.work / name).is_dir():
+            write_sample_map(config.work / name, files, _part(share, held_out))
+    return SampleMap(config.work / SAMPLES)
+
+
+def _part(share: float, held_out: bool) -> Callable[[pa.Table], NDArray[np.bool_]]:
+    """Chooses samples by a hash of data set and image id, so that the choice is stable when images are added."""
+
+    def chosen(samples: pa.Table) -> NDArray[np.bool_]:
+        images = zip(samples["dataset"].to_pylist(), samples["image_id"].to_pylist(), strict=True)
+        shares = np.array([stable_seed("held out", name, number) / 2**63 for name, number in images], np.float64)
+        is_held_out: NDArray[np.bool_] = shares < share
+        return is_held_out if held_out else ~is_held_out
+
+    return chosen
+
+
+def range_cache(config: TrainConfig) -> RangeCache | None:
+    """Returns the cache of what is read from a remote store; None for a local one, or if the settings want none."""
+    remote = any("://" in shard.tar for shard in config.shards)
+    size = int(config.settings.cache_gib * 2**30)
+    return RangeCache(config.work / RANGES, size) if remote and size else None
+
+
+class ShardSamples:
+    """The labels and images of samples, by their number in a map."""
+
+    def __init__(self, samples: SampleMap, cache: RangeCache | None = None, predicate_form: str = "predicate") -> None:
+        """`predicate_form`: as in `TrainingSettings`."""
+        self.samples = samples
+        self._reader, self._predicate_form = SampleReader(samples, cache), predicate_form
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def labels(self, sample: int) -> TrainingSample:
+        """Returns the labels of one image, without reading the image. Raises `FatalError` when they are damaged."""
+        return self._parsed(self._whole(sample, [LABELS])[LABELS])
+
+    def image(self, sample: int) -> bytes:
+        """Returns the bytes of its file. Raises `FatalError` when they are damaged."""
+        members = self._whole(sample, [m.extension for m in self.samples.members(sample) if m.extension != LABELS])
+        (data,) = members.values()
+        return data
+
+    def read(self, sample: int) -> tuple[TrainingSample, bytes]:
+        """Returns the labels and the bytes of one image. Raises `DamagedSample`."""
+        members = self._reader.read(sample)
+        labels = self._parsed(members.pop(LABELS))
+        (data,) = members.values()
+        return labels, data
+
+    def _parsed(self, labels: bytes) -> TrainingSample:
+        sample = TrainingSample.from_json(labels)
+        return sample.worded() if self._predicate_form == "surface" else sample
+
+    def _whole(self, sample: int, extensions: Sequence[str]) -> dict[str, bytes]:
+        try:
+            return self._reader.read(sample, extensions)
+        except DamagedSample as damage:
+            raise FatalError(f"{damage}; remove the artifact with `rlip verify --repair`, then run again") from damage

@@ -1,0 +1,1 @@
+"""WebDataset tars: written reproducibly, indexed in Parquet, and read by offset."""

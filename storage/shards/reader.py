@@ -1,0 +1,154 @@
+"""Reads samples out of tars by offset: local ones by pread, others by ranged requests, with a cache of limited size.
+
+A tar is never scanned or extracted. What is read is compared with its checksum, so that damaged bytes are never used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Protocol
+
+from xxhash import xxh3_128_digest
+
+from storage.errors import FatalError
+from storage.remote import Remote
+from storage.shards.range_cache import RangeCache
+from storage.shards.sample_map import MemberPlace, SampleMap
+
+MOST_OPEN = 32
+"""Local tars that a reader keeps open."""
+
+
+class DamagedSample(Exception):
+    """The bytes of a sample are not those that its index states, or are missing."""
+
+
+class SampleReader:
+    """Reads the samples of a map. It is picklable; each process opens its own files, at most `most_open` at a time."""
+
+    def __init__(self, samples: SampleMap, cache: RangeCache | None = None, most_open: int = MOST_OPEN) -> None:
+        """`cache` keeps what was read from URLs on this machine's disk.
+
+        Raises `FatalError` for a tar that is named by neither a path nor a URL.
+        """
+        for tar in samples.tars:
+            if tar.startswith(("pipe:", "|", "-")):
+                raise FatalError(f"{tar}: a shard is a file or a URL such as s3://bucket/file.tar, never a command")
+        self.samples, self._cache, self._most_open = samples, cache, most_open
+        self._open: OrderedDict[int, _Tar] = OrderedDict()
+        self._lock = Lock()
+
+    def read(self, sample: int, extensions: Sequence[str] | None = None) -> dict[str, bytes]:
+        """Returns the members of a sample by extension: all, or only those named, whose bytes alone are then read.
+
+        Raises `DamagedSample` that names the sample.
+        """
+        wanted = [m for m in self.samples.members(sample) if extensions is None or m.extension in extensions]
+        damaged = ""
+        for is_cached in (True, False):
+            try:
+                found = self._tar(self.samples.shard(sample)).read(wanted, is_cached)
+            except OSError as error:
+                raise DamagedSample(f"{self._name(sample)}: {error.strerror or error}") from error
+            damaged = next((m.extension for m in wanted if xxh3_128_digest(found[m.extension]) != m.check), "")
+            if not damaged:
+                return found
+        size = next(m.size for m in wanted if m.extension == damaged)
+        what = "ends early" if len(found[damaged]) < size else "has other bytes than its index says"
+        raise DamagedSample(f"{self._name(sample)}.{damaged}: {what}")
+
+    def require_tars(self) -> None:
+        """Raises `FatalError` for a local tar that is missing or ends before its last sample."""
+        for number, end in enumerate(self.samples.ends()):
+            tar = self.samples.tars[number]
+            if "://" in tar or not end:
+                continue
+            size = Path(tar).stat().st_size if Path(tar).is_file() else None
+            if size is None or size < end:
+                what = "there is no such file" if size is None else f"its index needs {end} bytes, but it has {size}"
+                raise FatalError(f"{tar}: {what}; restore the tar, or make its index again")
+
+    def __reduce__(self) -> tuple[type[SampleReader], tuple[SampleMap, RangeCache | None, int]]:
+        return SampleReader, (self.samples, self._cache, self._most_open)
+
+    def _tar(self, number: int) -> _Tar:
+        with self._lock:
+            tar = self._open.pop(number, None)
+            if tar is None:
+                where = self.samples.tars[number]
+                tar = _RemoteTar(where, self._cache) if "://" in where else _LocalTar(where)
+            self._open[number] = tar
+            if len(self._open) > self._most_open:
+                self._open.popitem(last=False)
+            return tar
+
+    def _name(self, sample: int) -> str:
+        return f"{self.samples.tars[self.samples.shard(sample)]}: {self.samples.key(sample)}"
+
+
+class _Tar(Protocol):
+    def read(self, members: Sequence[MemberPlace], is_cached: bool) -> dict[str, bytes]:
+        """Returns the bytes of members of one sample by extension, fewer where the tar ends. Raises OSError.
+
+        `is_cached` allows bytes of the cache.
+        """
+
+
+class _LocalTar:
+    """An open file, which is closed when nobody reads from it any more."""
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        self._size = os.fstat(self._descriptor).st_size
+
+    def read(self, members: Sequence[MemberPlace], is_cached: bool) -> dict[str, bytes]:
+        # A size that an index made up must not be allocated.
+        return {
+            m.extension: os.pread(self._descriptor, max(0, min(m.size, self._size - m.offset)), m.offset)
+            for m in members
+        }
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+
+class _RemoteTar:
+    """A file at a URL. The members of a sample lie together, so that one request brings them."""
+
+    def __init__(self, url: str, cache: RangeCache | None) -> None:
+        self._remote, self._file = _remote_file(url)
+        self._url, self._cache = url, cache
+
+    def read(self, members: Sequence[MemberPlace], is_cached: bool) -> dict[str, bytes]:
+        if not members:
+            return {}
+        start, end = min(m.offset for m in members), max(m.offset + m.size for m in members)
+        data = memoryview(self._range(start, end - start, is_cached))
+        return {m.extension: bytes(data[m.offset - start : m.offset - start + m.size]) for m in members}
+
+    def _range(self, start: int, size: int, is_cached: bool) -> bytes:
+        name = f"{self._url} {start} {size}"
+        data = self._cache.get(name) if self._cache is not None and is_cached else None
+        if data is None:
+            data = self._remote.read_range(self._file, start, size)
+            if self._cache is not None and len(data) == size:
+                self._cache.put(name, data)
+        return data
+
+
+def _remote_file(url: str) -> tuple[Remote, str]:
+    """Returns the connection to the bucket or host of a URL, and the path there."""
+    protocol, _, rest = url.partition("://")
+    root, _, path = rest.partition("/") if not rest.startswith("/") else rest.rpartition("/")
+    return _connection(f"{protocol}://{root}"), path
+
+
+@lru_cache(maxsize=16)
+def _connection(url: str) -> Remote:
+    return Remote(url)

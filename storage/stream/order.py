@@ -1,0 +1,142 @@
+"""The order of samples as a pure function of seed and epoch (docs/shards.md, Order)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Samples = NDArray[np.int64]
+SortKey = Callable[[int, Samples], NDArray[np.int64]]
+"""Maps an epoch and samples to numbers. Samples with near numbers are put into the same run, e.g. images of one size."""
+
+
+@dataclass(frozen=True)
+class OrderSettings:
+    """How far samples are moved from where they lie. All of it is part of the order."""
+
+    block: int = 64
+    """Neighbouring samples that move together, so that what is read within a short time lies close together."""
+    window: int = 64
+    """Blocks whose samples are shuffled among each other."""
+    run: int = 1
+    """Samples in a row whose sort keys are near to each other. 1: no sorting."""
+    sorted_by: str = ""
+    """Names the sort key, since a function can't be compared with that of an earlier process."""
+
+    def __post_init__(self) -> None:
+        if min(self.block, self.window, self.run) < 1:
+            raise ValueError(f"{self}: block, window and run must be at least 1")
+
+
+class Drawn(NamedTuple):
+    """Samples, and the epoch that each is drawn in."""
+
+    epochs: NDArray[np.int64]
+    samples: Samples
+
+
+class EpochOrder:
+    """Draws every one of the samples `first` to `last` once per epoch, epoch after epoch, without an end.
+
+    An epoch permutes blocks of neighbouring samples, then shuffles the samples of each window of blocks. Any place of the
+    order is found at the same cost: the permutation of blocks, and one window.
+    """
+
+    def __init__(
+        self, first: int, last: int, seed: int, settings: OrderSettings, sort_key: SortKey | None = None
+    ) -> None:
+        """`last` is excluded. Raises ValueError when there is no sample."""
+        if last <= first:
+            raise ValueError("an order needs at least one sample")
+        self.first, self.last = first, last
+        self._seed, self._settings, self._sort_key = seed, settings, sort_key
+        self._blocks: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
+        self._window: tuple[int, int, Samples] | None = None
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def draw(self, start: int, stop: int) -> Drawn:
+        """Returns what the places `start` to `stop` (excluded) hold, counted from the beginning of epoch 0."""
+        epochs, samples = [], []
+        for epoch, part in self._parts(start, stop):
+            epochs.append(np.full(len(part), epoch))
+            samples.append(part)
+        if not samples:
+            return Drawn(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        return Drawn(np.concatenate(epochs), np.concatenate(samples))
+
+    def _parts(self, start: int, stop: int) -> Iterator[tuple[int, Samples]]:
+        while start < stop:
+            epoch, place = divmod(start, len(self))
+            begins = self._permuted(epoch)[1]
+            window = int(np.searchsorted(begins, place, "right")) - 1
+            samples = self._shuffled(epoch, window)
+            inside = place - int(begins[window])
+            part = samples[inside : inside + stop - start]
+            yield epoch, part
+            start += len(part)
+
+    def _permuted(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Returns the blocks of an epoch in order, and the place where each window begins."""
+        if self._blocks is None or self._blocks[0] != epoch:
+            size = self._settings.block
+            blocks = _generator("blocks", self._seed, epoch).permutation(-(-len(self) // size))
+            sizes = np.minimum(size, len(self) - blocks * size)
+            begins = (np.cumsum(sizes) - sizes)[:: self._settings.window]
+            self._blocks = epoch, blocks, begins
+        return self._blocks[1:]
+
+    def _shuffled(self, epoch: int, window: int) -> Samples:
+        if self._window is None or self._window[:2] != (epoch, window):
+            count, size = self._settings.window, self._settings.block
+            chosen = self._permuted(epoch)[0][window * count : (window + 1) * count]
+            places = (chosen[:, None] * size + np.arange(size)).reshape(-1)
+            samples = self.first + places[places < len(self)]
+            generator = _generator("window", self._seed, epoch, window)
+            samples = generator.permutation(samples)
+            if self._sort_key is not None and self._settings.run > 1:
+                samples = samples[np.argsort(self._sort_key(epoch, samples), kind="stable")]
+                samples = self._in_runs(samples, epoch * len(self) + int(self._permuted(epoch)[1][window]), generator)
+            self._window = epoch, window, samples
+        return self._window[2]
+
+    def _in_runs(self, samples: Samples, place: int, generator: np.random.Generator) -> Samples:
+        """Shuffles the runs of sorted samples that begin at a place of the whole order.
+
+        Runs begin at multiples of their length, so that a batch whose size divides it lies within one.
+        """
+        run = self._settings.run
+        lead = -place % run
+        whole = lead + max(0, len(samples) - lead) // run * run
+        runs = generator.permutation(samples[lead:whole].reshape(-1, run))
+        return np.concatenate([samples[:lead], runs.reshape(-1), samples[whole:]])
+
+
+def stable_seed(*parts: str | int) -> int:
+    """Derives a 63-bit seed from names and numbers. It is the same in every process and on every machine."""
+    digest = hashlib.sha256("\0".join(str(part) for part in parts).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def uniforms(seed: int, epoch: int, identities: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
+    """Returns N×`count` numbers in [0, 1) that follow from seed, epoch and each sample's identity alone (SplitMix64)."""
+    with np.errstate(over="ignore"):
+        own = _mixed(identities ^ np.uint64(stable_seed("uniforms", seed, epoch)))
+        steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        return (_mixed(own[:, None] + steps) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _generator(*parts: str | int) -> np.random.Generator:
+    return np.random.default_rng(stable_seed(*parts))

@@ -1,0 +1,120 @@
+"""The one sequence of samples that all ranks of a training share, and its state (docs/shards.md, Guarantee)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.errors import FatalError
+from storage.shards.sample_map import SampleMap
+from storage.stream.mix import Interleaving, Mix
+from storage.stream.order import Drawn, EpochOrder, OrderSettings, SortKey
+
+FORMAT = 1
+
+
+class SampleSequence:
+    """An endless sequence of samples: a pure function of the map, the seed, the order and the mix.
+
+    A place of the sequence is the number of samples before it. Batches, ranks and loader processes only cut the sequence.
+    """
+
+    def __init__(
+        self,
+        samples: SampleMap,
+        seed: int = 0,
+        mix: Mix = Mix(),  # noqa: B008 - frozen
+        order: OrderSettings = OrderSettings(),  # noqa: B008 - frozen
+        sort_key: SortKey | None = None,
+    ) -> None:
+        """Raises `FatalError` when there are no samples, or the mix does not fit them."""
+        if not len(samples):
+            raise FatalError("there are no samples to stream: the shards are empty, or all samples were left out")
+        self.samples, self.seed, self.mix, self.order = samples, seed, mix, order
+        ranges = {"": (0, len(samples))} if mix.kind == "concat" else _ranges(samples)
+        self._sets = list(ranges)
+        self._orders = [EpochOrder(*ends, seed, order, sort_key) for ends in ranges.values()]
+        shares = mix.shares({name: last - first for name, (first, last) in ranges.items()})
+        self._interleaving = Interleaving(np.array(list(shares.values())), order.run)
+        self._origin, self._begun = 0, np.zeros(len(ranges), np.int64)
+
+    def __len__(self) -> int:
+        """The number of samples in an epoch."""
+        return len(self.samples)
+
+    def draw(self, start: int, stop: int) -> Drawn:
+        """Returns the samples at the places `start` to `stop` (excluded)."""
+        if len(self._orders) == 1:
+            shift = int(self._begun[0]) - self._origin
+            return self._orders[0].draw(start + shift, stop + shift)
+        start, stop = start - self._origin, stop - self._origin
+        sets, before = self._interleaving.sets(start, stop), self._begun + self._interleaving.counts(start)
+        found = Drawn(np.zeros(stop - start, np.int64), np.zeros(stop - start, np.int64))
+        for number, order in enumerate(self._orders):
+            here = sets == number
+            first = int(before[number])
+            found.epochs[here], found.samples[here] = order.draw(first, first + int(here.sum()))
+        return found
+
+    def state(self, place: int) -> dict[str, Any]:
+        """Returns what is needed to go on at a place, as JSON values."""
+        begun = dict(zip(self._sets, self._begun.tolist(), strict=True))
+        return {**self._identity(), "place": place, "origin": self._origin, "begun": begun, "mix": asdict(self.mix)}
+
+    def restore(self, state: Mapping[str, Any]) -> int:
+        """Goes on from a state, and returns its place. The weights of the mix may differ from those of the state.
+
+        Raises `FatalError` that names what else differs: the samples, the seed or the order.
+        """
+        for name, own in self._identity().items():
+            if state.get(name) != own:
+                raise FatalError(
+                    f"the stream can't go on: {_NAMES[name]} {own!r}, but the state is of {state.get(name)!r}; "
+                    "restore what it was, or begin anew"
+                )
+        place = int(state["place"])
+        if state["mix"]["kind"] == self.mix.kind == "concat":
+            return place
+        if "concat" in (state["mix"]["kind"], self.mix.kind):
+            raise FatalError(
+                f"the stream can't go on: the mix is {self.mix.kind!r}, but the state is of {state['mix']['kind']!r}, which "
+                "orders all data sets together; only weights and temperature may change"
+            )
+        self._origin, self._begun = int(state["origin"]), np.array([state["begun"][name] for name in self._sets])
+        if state["mix"] != asdict(self.mix):
+            before = SampleSequence(self.samples, self.seed, Mix(**state["mix"]), self.order)
+            self._begun = self._begun + before._interleaving.counts(place - self._origin)
+            self._origin = place
+        return place
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for the sequence to be the same."""
+        return {
+            "format": FORMAT,
+            "samples": self.samples.fingerprint,
+            "seed": self.seed,
+            "order": asdict(self.order),
+        }
+
+
+_NAMES = {
+    "format": "this version has streams of format",
+    "samples": "the samples are",
+    "seed": "the seed is",
+    "order": "the order is",
+}
+
+
+def _ranges(samples: SampleMap) -> dict[str, tuple[int, int]]:
+    """Returns the first sample of each data set, and the one after its last."""
+    sets: NDArray[np.int16] = samples.sets
+    begins = np.flatnonzero(np.r_[True, sets[1:] != sets[:-1]])
+    names = [samples.datasets[int(sets[begin])] for begin in begins]
+    if len(set(names)) != len(names):
+        raise FatalError("the shards of a data set lie apart; name them one data set after the other")
+    ends = [*begins[1:].tolist(), len(samples)]
+    return dict(zip(names, zip(begins.tolist(), ends, strict=True), strict=True))

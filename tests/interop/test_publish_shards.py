@@ -1,0 +1,355 @@
+"""Published shards: other readers read the same bytes, a copy can be checked, and the description is right."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from run_builder import RunBuilder, pairs, relations
+
+from pipeline.interop.publish_shards import CHECKSUMS, Published, publish_shards
+from pipeline.interop.shard_index_files import energon_tar_index
+from pipeline.runtime.execute import WorkItem, execute
+from pipeline.stages.shard import ShardSettings, ShardStage
+from storage.errors import FatalError
+from storage.keys import KeyTerms
+from storage.runs import Run
+from storage.shards.index import index_path, read_index
+from storage.shards.sample_map import ShardFile, write_sample_map
+from storage.stream.stream import Stream
+
+TARS = ["data/extra-0000-000.tar", "data/toys-0000-000.tar", "data/toys-0000-001.tar", "data/toys-0001-000.tar"]
+BOXES = [("person", 10.0, 10.0, 80.0, 80.0), ("horse|<b>", 20.0, 50.0, 60.0, 60.0)]
+
+
+def picture(book: RunBuilder, dataset: str, image_id: int, side: int, form: str) -> dict[str, Any]:
+    """A row of `images` and its noisy picture, which no format can reduce much."""
+    row = book.image(image_id, BOXES, [(0, "riding", 1)], dataset)
+    pixels = np.random.default_rng(image_id).integers(0, 255, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).save(book.pictures / dataset / row["uri"], form)
+    return row | {"width": side, "height": side}
+
+
+@pytest.fixture
+def run(book: RunBuilder) -> Run:
+    """Two partitions of `toys`, the first with two tars, and one of `extra`, whose first images have no relations."""
+    keys = {}
+    for partition, ids, side, form in (
+        ("toys/0000", (1, 2, 3), 350, "PNG"),
+        ("toys/0001", (4,), 64, "JPEG"),
+        ("extra/0000", range(10, 18), 64, "JPEG"),
+    ):
+        dataset = partition.split("/")[0]
+        book.add("ingest", partition, [picture(book, dataset, i, side, form) for i in ids])
+        scored = [relations(i, *([] if 10 <= i < 16 else [(0, "ride", 1, 0.9), (1, "near", 0, 0.1)])) for i in ids]
+        for label in (label for row in scored for label in row["relations"]):
+            label["caption"] = 0
+        book.add("tag", partition, scored, candidates=[pairs(i, (0, "ride", 1, 1)) for i in ids])
+        found = {step: book.run.artifacts(step)[partition] for step in ("ingest", "tag")}
+        stage = ShardStage(ShardSettings(max_bytes=2**20), {dataset: book.pictures / dataset})
+        settings = stage.row_settings() | {"partition": partition}
+        terms = KeyTerms("shard", stage.version, settings, {}, {"list": "0" * 64})
+        places = {"images": (found["ingest"].folder,), "relations": (found["tag"].folder,)}
+        item = WorkItem("shard:pseudo", partition, terms, places)
+        keys[partition] = execute(stage, item, book.run.store, lambda done, total, note="": None).key
+    book.run.record("shard:pseudo", "shard", keys)
+    book.run.note("recipe", {"name": "toys_recipe"})
+    return book.run
+
+
+@pytest.fixture
+def folder(run: Run, tmp_path: Path) -> Path:
+    """A copy of a published folder, as somebody else would get it."""
+    publish_shards(run, tmp_path / "made", license_="cc-by-4.0", indexes=["wids", "energon"])
+    shutil.copytree(tmp_path / "made", tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def rlip(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("rlip")), "shards", *map(str, words)]
+    env = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
+
+
+def members(folder: Path) -> dict[str, dict[str, bytes]]:
+    """Key → extension → bytes of all samples, by offset."""
+    found: dict[str, dict[str, bytes]] = {}
+    for tar in sorted((folder / "data").glob("*.tar")):
+        data = tar.read_bytes()
+        for row in read_index(tar).to_pylist():
+            member = data[row["offset"] : row["offset"] + row["size"]]
+            assert hashlib.sha256(member).hexdigest() == row["digest"] and row["shard"] == tar.name
+            found.setdefault(row["key"], {})[row["extension"]] = member
+    return found
+
+
+def test_the_folder_holds_the_tars_of_the_artifacts_byte_for_byte(run: Run, tmp_path: Path) -> None:
+    made = publish_shards(run, tmp_path / "made")
+    assert sorted(name for name in made.files if name.endswith(".tar")) == TARS
+    assert (made.tars, made.samples) == (4, 12)
+    toys = run.artifacts("shard:pseudo")["toys/0000"]
+    for number in (0, 1):
+        published = tmp_path / f"made/data/toys-0000-{number:03d}.tar"
+        assert published.read_bytes() == toys.file(f"shard-{number:03d}.tar").read_bytes()
+    assert len(members(tmp_path / "made")) == 12
+
+
+def test_publishing_again_gives_the_same_bytes(run: Run, tmp_path: Path) -> None:
+    def everything(folder: Path) -> dict[str, bytes]:
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    for name in ("a", "b"):
+        publish_shards(run, tmp_path / name, indexes=["wids", "energon"])
+    assert everything(tmp_path / "a") == everything(tmp_path / "b")
+
+
+def test_a_copy_verifies_with_and_without_this_project(folder: Path) -> None:
+    done = rlip("verify", folder)
+    assert done.returncode == 0, done.stderr
+    assert "12 samples in 4 tars match" in done.stdout
+    assert subprocess.run(["sha256sum", "--check", "--quiet", CHECKSUMS], cwd=folder).returncode == 0
+
+
+def test_a_changed_byte_is_named_by_file_and_member(folder: Path) -> None:
+    tar = folder / TARS[3]
+    place = read_index(tar).to_pylist()[0]
+    data = bytearray(tar.read_bytes())
+    data[place["offset"] + 100] ^= 1
+    tar.write_bytes(data)
+    done = rlip("verify", folder)
+    assert done.returncode == 1
+    assert f"{tar}: has other bytes than {CHECKSUMS} says" in done.stdout
+    assert f"{tar}: {place['key']}.{place['extension']}: has other bytes than the index says" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_and_added_files_are_named(folder: Path) -> None:
+    (folder / TARS[0]).unlink()
+    index_path(folder / TARS[1]).unlink()
+    (folder / "data/toys-0002-000.tar").write_bytes(b"x")
+    (folder / ".cache").mkdir()
+    (folder / ".cache/left by a download").touch()
+    done = rlip("verify", folder, "--json")
+    assert done.returncode == 1
+    faults = {(Path(f["path"]).name, f["fault"]) for f in json.loads(done.stdout)["faults"]}
+    assert ("extra-0000-000.tar", "is missing") in faults
+    assert ("toys-0000-000.index.parquet", "is missing") in faults
+    assert ("toys-0002-000.tar", f"is not listed in {CHECKSUMS}") in faults
+    assert any(name == "toys-0000-000.tar" and "has no index" in fault for name, fault in faults)
+    assert len(faults) == 4
+
+
+@pytest.mark.parametrize("line", [f"{'0' * 64}  ../secret", f"{'0' * 64}  /etc/passwd", "no digest"])
+def test_checksums_that_lead_out_of_the_folder_are_refused(folder: Path, line: str) -> None:
+    (folder / CHECKSUMS).write_text(line + "\n")
+    done = rlip("verify", folder)
+    assert done.returncode == 1 and "line 1 is not" in done.stderr
+
+
+def test_a_folder_with_something_in_it_is_refused_and_nothing_half_made_stays(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
+    with pytest.raises(FatalError, match="already exists"):
+        publish_shards(run, tmp_path / "full")
+    (tmp_path / "empty").mkdir()
+    publish_shards(run, tmp_path / "empty")
+    tar = run.artifacts("shard:pseudo")["toys/0001"].file("shard-000.tar")
+    damaged = tar.read_bytes()[:-1]
+    tar.unlink()
+    tar.write_bytes(damaged)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(FatalError, match="bytes do not match"):
+        publish_shards(run, tmp_path / "new")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_step_without_shards_is_told_with_those_that_have_some(run: Run, tmp_path: Path) -> None:
+    for step in ("tag", "shard:given"):
+        with pytest.raises(FatalError, match="its steps with shards: shard:pseudo"):
+            publish_shards(run, tmp_path / "new", step)
+    with pytest.raises(FatalError, match="--license"):
+        publish_shards(run, tmp_path / "new", license_="mine: all")
+
+
+def front_matter(folder: Path) -> tuple[dict[str, Any], str]:
+    _, front, text = (folder / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(front), text
+
+
+def test_the_card_states_counts_choice_audit_and_lineage(run: Run, folder: Path) -> None:
+    front, text = front_matter(folder)
+    assert front["license"] == "cc-by-4.0"
+    assert front["size_categories"] == ["n<1K"]
+    assert [config["config_name"] for config in front["configs"]] == ["default", "extra", "toys"]
+    for line in (
+        "| images | 12 |",
+        "| of these with relations | 6 |",
+        "| boxes | 24 |",
+        "| relations | 6 (0.50 per image) |",
+        r"| horse\|\<b\> | 12 | 50.0% |",
+        "| ride | 6 | 100.0% |",
+        "score ≥ 0.2",
+        "| toys | 4 | 4 | 4 | 1.000 | 1.000 |",
+        "of recipe `toys\\_recipe`",
+        f"| shard:pseudo | {ShardStage.version} | 3 |",
+        "`" + "0" * 64 + "`",
+    ):
+        assert line in text
+    assert "near" not in text  # it is below the threshold
+
+
+def test_the_code_of_the_card_runs(folder: Path, root: Path) -> None:
+    _, text = front_matter(folder)
+    blocks = [block.split("```")[0] for block in text.split("```python\n")[1:]]
+    for block in blocks:
+        env = {**os.environ, "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder.parent / "hf")}
+        done = subprocess.run(
+            [sys.executable, "-c", block], cwd=folder, capture_output=True, text=True, timeout=300, env=env
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("toys-00000000000") >= 4
+
+
+def test_croissant_metadata_are_valid_and_lead_to_the_bytes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Read on import. In a shared cache, what it extracted is found by the tar's relative path alone.
+    monkeypatch.setenv("CROISSANT_CACHE", str(tmp_path / "cache"))
+    import mlcroissant
+
+    found = mlcroissant.Dataset(jsonld=folder / "croissant.json")
+    assert not found.metadata.ctx.issues.errors
+    values = json.loads((folder / "croissant.json").read_text())
+    assert values["conformsTo"].endswith("/1.1")
+    stated = {each["@id"]: each["sha256"] for each in values["distribution"] if "sha256" in each}
+    for name in TARS:
+        assert stated[name] == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    expected = members(folder)
+    records = {row["labels/key"]: row["labels/labels"] for row in found.records("labels")}
+    assert {_text(key) for key in records} == set(expected)
+    assert all(expected[_text(key)]["json"].decode() == _text(text) for key, text in records.items())
+    counted = sum(
+        row["statistics/count"] for row in found.records("statistics") if _text(row["statistics/name"]) == "images"
+    )
+    assert counted == 12
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def test_the_stream_and_webdataset_read_the_same(folder: Path, tmp_path: Path) -> None:
+    import webdataset
+
+    tars = [folder / name for name in TARS]
+    samples = write_sample_map(tmp_path / "map", [ShardFile(str(tar), index_path(tar)) for tar in tars])
+    ours = {sample["__key__"]: _members(sample) for sample in Stream(samples, epochs=1)}
+    theirs = webdataset.WebDataset([str(tar) for tar in tars], shardshuffle=False)
+    assert ours == {sample["__key__"]: _members(sample) for sample in theirs} == members(folder)
+
+
+def _members(sample: dict[str, Any]) -> dict[str, bytes]:
+    return {name: data for name, data in sample.items() if not name.startswith("__")}
+
+
+def test_wids_reads_the_same(folder: Path, tmp_path: Path) -> None:
+    import wids
+
+    data = wids.ShardListDataset(
+        str(folder / "wids.json"), localname=lambda url: str(url), transformations=[lambda sample: sample]
+    )
+    found = {}
+    for number in range(len(data)):
+        sample = data[number]
+        found[sample["__key__"]] = {name[1:]: part.read() for name, part in sample.items() if name.startswith(".")}
+    assert found == members(folder)
+
+
+def test_hugging_face_datasets_reads_the_same_offline(folder: Path, tmp_path: Path) -> None:
+    code = f"""
+import datasets, json
+toys = datasets.load_dataset("webdataset", data_files={{"train": {str(folder / TARS[3])!r}}}, split="train")
+assert [row["__key__"] for row in toys] == ["toys-000000000004"]
+whole = datasets.load_dataset({str(folder)!r}, split="train")
+extra = datasets.load_dataset({str(folder)!r}, "extra", split="train")
+assert len(extra) == 8
+raw = whole.cast_column("jpg", datasets.Image(decode=False)).cast_column("png", datasets.Image(decode=False))
+print(json.dumps({{
+    row["__key__"]: [(row["jpg"] or row["png"])["bytes"].hex(), row["json"]] for row in raw
+}}))
+"""
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=env)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    expected = members(folder)
+    assert found.keys() == expected.keys()
+    for key, (pixels, labels) in found.items():
+        own = expected[key]
+        assert bytes.fromhex(pixels) == (own.get("jpg") or own.get("png"))
+        stated = json.loads(own["json"])
+        assert labels["objects"] == stated["objects"]
+        assert [_told(relation) for relation in labels["relations"]] == [_told(each) for each in stated["relations"]]
+        assert labels.keys() == stated.keys()  # the features of the card are those of the labels
+
+
+def _told(relation: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in relation.items() if value is not None}
+
+
+def test_energon_gets_the_headers_of_samples(folder: Path) -> None:
+    """The layout of `.tar.idx`: 64-bit little-endian offsets of the samples' first headers, and of the end of the last."""
+    for name in TARS:
+        index = read_index(folder / name).to_pylist()
+        places = np.frombuffer((folder / name.replace(".tar", ".tar.idx")).read_bytes(), "<u8")
+        data = (folder / name).read_bytes()
+        keys = list(dict.fromkeys(row["key"] for row in index))
+        assert len(places) == len(keys) + 1
+        for key, place in zip(keys, places, strict=False):
+            assert data[int(place) :].startswith(f"{key}.".encode())
+        assert data[int(places[-1]) :].strip(b"\0") == b"" and int(places[-1]) % 512 == 0
+    info = json.loads((folder / ".nv-meta/.info.json").read_text())
+    assert info["shard_counts"] == dict(zip(TARS, (8, 2, 1, 1), strict=True))
+    assert yaml.safe_load((folder / ".nv-meta/split.yaml").read_text())["split_parts"] == {"train": TARS}
+
+
+def test_a_sample_begins_where_the_one_before_it_ends_even_with_long_headers(tmp_path: Path) -> None:
+    import tarfile
+
+    from storage.shards.index import index_tar
+
+    tar = tmp_path / "x.tar"
+    names = [f"{'n' * 150}{number}.{extension}" for number in range(3) for extension in ("jpg", "json")]
+    with tarfile.open(tar, "w", format=tarfile.PAX_FORMAT) as made:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = 700
+            made.addfile(info, io.BytesIO(bytes(700)))
+        ends = made.offset
+    with tarfile.open(tar) as read:
+        starts = [info.offset for info in read if info.name.endswith("jpg")]
+    assert struct.unpack("<4Q", energon_tar_index(index_tar(tar).table)) == (*starts, ends)
+
+
+def test_the_command_publishes(run: Run, tmp_path: Path) -> None:
+    store = run.store.root
+    done = rlip("publish", "toy", tmp_path / "made", "--store", store, "--license", "mit", "--index", "wids", "--json")
+    assert done.returncode == 0, done.stderr
+    made = Published(**json.loads(done.stdout))
+    assert made.tars == 4 and (tmp_path / "made/wids.json").is_file() and not (tmp_path / "made/.nv-meta").exists()
+    refused = rlip("publish", "toy", tmp_path / "made", "--store", store)
+    assert refused.returncode == 1 and "already exists" in refused.stderr
+    unknown = rlip("publish", "toy", tmp_path / "other", "--store", store, "--index", "tfrecord")
+    assert unknown.returncode == 1 and "wids or energon" in unknown.stderr

@@ -1,0 +1,251 @@
+"""Tars that anyone may have written: nothing is extracted, nothing hangs, and what is wrong is named."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from storage.errors import FatalError
+from storage.shards.index import faults, index_tar, read_index_file, write_index
+from storage.shards.reader import DamagedSample, SampleReader
+from storage.shards.sample_map import ShardFile, write_sample_map
+from storage.shards.scan import LONGEST_NAME, Member, Refused, scan_tar
+from storage.tables import table_bytes
+
+Entry = tuple[str, bytes]
+
+
+def write(path: Path, *entries: Entry, form: int = tarfile.USTAR_FORMAT, prefix: bytes = b"") -> Path:
+    """Writes a tar of plain files after the blocks of `prefix`."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
+        for name, data in entries:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    path.write_bytes(prefix + buffer.getvalue())
+    return path
+
+
+def special(kind: bytes, name: str = "evil.jpg", link: str = "", size: bytes = b"%011o\0" % 0) -> bytes:
+    """A header of any type, with any bytes as its size, and a right checksum."""
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    header = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    header[124:136] = size
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+def negative(number: int) -> bytes:
+    """A size below zero, as GNU tar encodes it."""
+    return b"\xff" + (256**11 + number).to_bytes(11, "big")
+
+
+def members(path: Path) -> list[str]:
+    return [f"{entry.key}.{entry.extension}" for entry in scan_tar(path) if isinstance(entry, Member)]
+
+
+def refused(path: Path) -> list[Refused]:
+    return [entry for entry in scan_tar(path) if isinstance(entry, Refused)]
+
+
+GOOD: Entry = ("a.jpg", b"pixels")
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (special(tarfile.SYMTYPE, link="/etc/passwd"), "link to '/etc/passwd'"),
+        (special(tarfile.LNKTYPE, link="../a"), "link to '../a'"),
+        (special(tarfile.CHRTYPE), "device"),
+        (special(tarfile.FIFOTYPE), "device"),
+        (special(tarfile.REGTYPE, name="/etc/cron.jpg"), "leads out of its folder"),
+        (special(tarfile.REGTYPE, name="x/../../cron.jpg"), "leads out of its folder"),
+        (special(tarfile.REGTYPE, name="b\x1b[2J.jpg"), "can't be printed"),
+        (special(tarfile.REGTYPE, name="b.pkl"), "pickled"),
+        (special(tarfile.REGTYPE, name="b.pkl.gz"), "pickled"),
+        (special(tarfile.REGTYPE, name="b.PTH"), "pickled"),
+    ],
+)
+def test_an_entry_that_could_do_harm_is_refused_by_name_and_the_others_stay(
+    tmp_path: Path, header: bytes, reason: str
+) -> None:
+    tar = write(tmp_path / "x.tar", GOOD, prefix=header)
+    [entry] = refused(tar)
+    assert reason in entry.reason and entry.name and not entry.damaged
+    assert members(tar) == ["a.jpg"]
+    assert sorted(tmp_path.iterdir()) == [tar]
+
+
+def test_a_sparse_file_is_refused_however_long_it_would_become(tmp_path: Path) -> None:
+    header = bytearray(special(tarfile.GNUTYPE_SPARSE))
+    header[257:265], header[483:495] = b"ustar  \0", b"%011o\0" % 2**32
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    tar = write(tmp_path / "x.tar", GOOD, prefix=bytes(header))
+    assert [entry.reason for entry in refused(tar)] == ["is a sparse file"]
+    assert members(tar) == ["a.jpg"]
+
+
+@pytest.mark.parametrize("kind", [b"0", b"Z", b"S"])
+@pytest.mark.parametrize("back", [512, 1024])
+def test_a_size_below_zero_ends_the_listing(tmp_path: Path, kind: bytes, back: int) -> None:
+    tar = tmp_path / "x.tar"
+    tar.write_bytes(special(b"0", "a.jpg") + special(kind, "b.jpg", size=negative(-back)) + bytes(10240))
+    found = list(scan_tar(tar))
+    assert len(found) == 2
+    assert isinstance(found[1], Refused) and found[1].damaged
+
+
+def test_an_entry_longer_than_its_tar_is_damage(tmp_path: Path) -> None:
+    tar = write(tmp_path / "x.tar", GOOD, ("b.jpg", b"1" * 5000), ("c.jpg", b""))
+    os.truncate(tar, 4000)
+    assert members(tar) == ["a.jpg"]
+    [entry] = refused(tar)
+    assert (entry.name, entry.damaged) == ("b.jpg", True)
+
+
+def test_a_header_as_long_as_its_tar_is_not_read(tmp_path: Path) -> None:
+    tar = tmp_path / "x.tar"
+    length = 2**36
+    tar.write_bytes(special(tarfile.GNUTYPE_LONGNAME, size=b"%011o\0" % min(length, 8**11 - 1)))
+    os.truncate(tar, length)
+    [entry] = refused(tar)
+    assert entry.damaged and "header" in entry.reason
+
+
+def test_a_damaged_header_ends_the_listing(tmp_path: Path) -> None:
+    tar = write(tmp_path / "x.tar", GOOD, ("b.jpg", b"x"), ("c.jpg", b"x"))
+    data = bytearray(tar.read_bytes())
+    data[1024 + 10] ^= 1
+    tar.write_bytes(data)
+    assert members(tar) == ["a.jpg"]
+
+
+def test_a_very_long_name_is_refused_at_once(tmp_path: Path) -> None:
+    tar = write(tmp_path / "x.tar", ("d/" * 100_000 + "x", b""), GOOD, form=tarfile.PAX_FORMAT)
+    [entry] = refused(tar)
+    assert str(LONGEST_NAME) in entry.reason
+    assert members(tar) == ["a.jpg"]
+
+
+def test_the_key_of_an_earlier_sample_is_refused(tmp_path: Path) -> None:
+    tar = write(tmp_path / "x.tar", GOOD, GOOD, ("b.jpg", b""), ("a.json", b"{}"), ("a.jpg", b"other"), ("c.jpg", b""))
+    assert members(tar) == ["a.jpg", "b.jpg", "c.jpg"]
+    assert [entry.reason for entry in refused(tar)] == [
+        "has the name of an earlier member of its sample",
+        "has the key of an earlier sample",
+        "has the key of an earlier sample",
+    ]
+    index = index_tar(tar).table
+    write_index(tar, index)
+    samples = write_sample_map(tmp_path / "map", [ShardFile(str(tar), tmp_path / "x.index.parquet")])
+    assert [SampleReader(samples).read(n) for n in range(3)] == [{"jpg": b"pixels"}, {"jpg": b""}, {"jpg": b""}]
+
+
+@pytest.mark.parametrize("data", [b"", b"no tar at all", bytes(range(256)) * 16, gzip.compress(bytes(10240))])
+def test_what_is_no_tar_has_no_members_and_says_so(tmp_path: Path, data: bytes) -> None:
+    tar = tmp_path / "x.tar"
+    tar.write_bytes(data)
+    found = list(scan_tar(tar))
+    assert len(found) == 1 and isinstance(found[0], Refused) and found[0].damaged
+
+
+def test_a_zip_bomb_is_not_inflated(tmp_path: Path) -> None:
+    tar = tmp_path / "x.tar"
+    with zipfile.ZipFile(tar, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("a.jpg", bytes(2**26))
+    assert members(tar) == [] and [entry.damaged for entry in refused(tar)] == [True]
+
+
+def test_a_tar_without_entries_is_no_damage(tmp_path: Path) -> None:
+    assert list(scan_tar(write(tmp_path / "x.tar"))) == []
+
+
+def test_each_kind_of_change_is_found_against_the_index(tmp_path: Path) -> None:
+    entries = [("a.jpg", b"1111"), ("b.jpg", b"2222"), ("c.jpg", b"3333")]
+    tar = write(tmp_path / "x.tar", *entries)
+    index = index_tar(tar).table
+    assert list(faults(tar, index)) == []
+    write(tar, entries[0], ("b.jpg", b"2223"), ("d.jpg", b"4"))
+    assert list(faults(tar, index)) == [
+        "b.jpg: has other bytes than the index says",
+        "c.jpg: in the index, but not in the tar",
+        "d.jpg: in the tar, but not in the index",
+    ]
+    write(tar, entries[1], entries[0], entries[2])
+    assert [fault.partition(": ")[2] for fault in faults(tar, index)] == ["has another place than the index says"] * 2
+    os.truncate(tar, 1600)
+    assert any("ends after the tar does" in fault or "not in the tar" in fault for fault in faults(tar, index))
+
+
+def changed(index: pa.Table, column: str, value: object) -> pa.Table:
+    at = index.schema.get_field_index(column)
+    return index.set_column(at, index.schema.field(at), pa.array([value] * len(index), index.schema.field(at).type))
+
+
+Change = Callable[[pa.Table], pa.Table]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index: changed(index, "size", 2**50),
+        lambda index: changed(index, "offset", 2**60),
+        lambda index: changed(index, "check", "0" * 32),
+    ],
+)
+def test_an_index_that_lies_gives_no_bytes(tmp_path: Path, change: Change) -> None:
+    tar = write(tmp_path / "x.tar", GOOD)
+    write_index(tar, change(index_tar(tar).table))
+    samples = write_sample_map(tmp_path / "map", [ShardFile(str(tar), tmp_path / "x.index.parquet")])
+    with pytest.raises(DamagedSample, match=r"x\.tar: a\.jpg"):
+        SampleReader(samples).read(0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index: changed(index, "offset", -512),
+        lambda index: changed(index, "size", -1),
+        lambda index: changed(index, "check", "00"),
+        lambda index: changed(index, "check", "zz" * 16),
+        lambda index: changed(index, "digest", None),
+        lambda index: changed(index, "offset", None),
+        lambda index: changed(index, "key", None),
+    ],
+)
+def test_an_index_that_states_the_impossible_is_refused(tmp_path: Path, change: Change) -> None:
+    tar = write(tmp_path / "x.tar", GOOD)
+    write_index(tar, change(index_tar(tar).table))
+    with pytest.raises(FatalError, match="index"):
+        write_sample_map(tmp_path / "map", [ShardFile(str(tar), tmp_path / "x.index.parquet")])
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1", table_bytes(pa.table({"key": [1]}))])
+def test_a_file_that_is_no_index_is_told(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "x.index.parquet"
+    path.write_bytes(data)
+    with pytest.raises(FatalError, match="not an index"):
+        read_index_file(path)
+
+
+@pytest.mark.parametrize("tar", ["pipe:touch ran", "|touch ran", "-"])
+def test_a_command_is_never_a_tar(tmp_path: Path, tar: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    real = write(tmp_path / "x.tar", GOOD)
+    index = write_index(real, index_tar(real).table)
+    samples = write_sample_map(tmp_path / "map", [ShardFile(tar, index, name="x.tar")])
+    with pytest.raises(FatalError, match="never a command"):
+        SampleReader(samples)
+    assert not (tmp_path / "ran").exists()

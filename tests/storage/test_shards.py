@@ -1,0 +1,207 @@
+"""Tar shards: the same bytes for the same samples, read by offset, by other readers, and never believed unread."""
+
+import io
+import pickle
+import tarfile
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import webdataset
+
+from storage.errors import FatalError
+from storage.shards.index import faults, index_tar, read_index, write_index
+from storage.shards.range_cache import RangeCache
+from storage.shards.reader import DamagedSample, SampleReader
+from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
+from storage.shards.writer import Sample, sample_key, write_shards
+from storage.tables import read_table, write_table
+from tests.storage.shard_files import made_map, made_samples, write_sets
+
+
+def test_equal_samples_give_equal_tars_below_the_largest_size(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_sets(tmp_path / name, {"a": 50}, max_bytes=30_720)
+    tars = sorted(path.name for path in (tmp_path / "one/a").glob("*.tar"))
+    assert len(tars) > 1
+    for tar in tars:
+        data = (tmp_path / "one/a" / tar).read_bytes()
+        assert data == (tmp_path / "two/a" / tar).read_bytes() and len(data) <= 30_720
+
+
+def test_a_sample_larger_than_a_tar_may_be_gets_one_of_its_own(tmp_path: Path) -> None:
+    samples = [Sample("a", number, {"jpg": b"x" * 50_000}, 1, 1) for number in range(2)]
+    index = write_shards(tmp_path, samples, 20_480)
+    assert index["shard"].to_pylist() == ["shard-000.tar", "shard-001.tar"]
+
+
+@pytest.mark.parametrize("image_id", [-7, 0, 10**12, 2**62])
+def test_any_image_id_is_written_and_read(tmp_path: Path, image_id: int) -> None:
+    write_table(write_shards(tmp_path, [Sample("a", image_id, {"jpg": b"x"}, 1, 1)], 10**6), tmp_path / "i.parquet")
+    samples = write_sample_map(tmp_path / "map", [ShardFile(str(tmp_path / "shard-000.tar"), tmp_path / "i.parquet")])
+    assert samples.key(0) == sample_key("a", image_id) and SampleReader(samples).read(0) == {"jpg": b"x"}
+
+
+def test_a_dot_in_a_data_set_is_no_extension_and_a_strange_name_is_refused() -> None:
+    assert sample_key("coco.v2", 139) == "coco%2Ev2-000000000139"
+    for name in ("a/b", "x" * 120, "a b", "ü"):
+        with pytest.raises(ValueError, match="rename it"):
+            sample_key(name, 1)
+
+
+def test_tarfile_and_webdataset_read_the_same_samples(tmp_path: Path) -> None:
+    (shard,) = write_sets(tmp_path, {"a": 9})
+    expected = {sample.key: dict(sample.members) for sample in made_samples("a", 9)}
+    with tarfile.open(shard.tar) as tar:
+        by_name = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    assert by_name == {f"{key}.{kind}": data for key, members in expected.items() for kind, data in members.items()}
+    streamed = webdataset.WebDataset(shard.tar, shardshuffle=False)
+    assert {s["__key__"]: {"jpg": s["jpg"], "json": s["json"]} for s in streamed} == expected
+
+
+def test_an_index_made_from_the_tar_says_what_the_writer_said(tmp_path: Path) -> None:
+    (shard,) = write_sets(tmp_path, {"a": 9})
+    told = read_table(shard.index)
+    found = index_tar(Path(shard.tar))
+    columns = ["shard", "key", "extension", "offset", "size", "digest"]
+    assert not found.refused and found.table.select(columns) == told.select(columns)
+    assert list(faults(Path(shard.tar), told)) == []
+    write_index(Path(shard.tar), found.table)
+    assert read_index(Path(shard.tar)) == found.table
+
+
+def test_a_flipped_byte_a_missing_and_a_foreign_member_are_named(tmp_path: Path) -> None:
+    (shard,) = write_sets(tmp_path, {"a": 3})
+    tar, index = Path(shard.tar), read_table(shard.index)
+    data = bytearray(tar.read_bytes())
+    data[index["offset"][0].as_py()] ^= 1
+    tar.write_bytes(data)
+    assert list(faults(tar, index)) == ["a-000000000000.jpg: has other bytes than the index says"]
+    assert next(iter(faults(tar, index.slice(2)))) == "a-000000000000.jpg: in the tar, but not in the index"
+
+
+def test_labels_are_read_without_the_image(tmp_path: Path) -> None:
+    samples = made_map(tmp_path, {"a": 5})
+    tar = Path(samples.tars[0])
+    image = next(member for member in samples.members(3) if member.extension == "jpg")
+    data = bytearray(tar.read_bytes())
+    data[image.offset] ^= 1
+    tar.write_bytes(data)
+    reader = SampleReader(samples)
+    assert reader.read(3, ["json"]) == {"json": b"{3}"}
+    with pytest.raises(DamagedSample, match=r"a-000000000003\.jpg: has other bytes"):
+        reader.read(3)
+
+
+def test_a_tar_cut_short_is_damaged_where_it_ends(tmp_path: Path) -> None:
+    samples = made_map(tmp_path, {"a": 5})
+    tar = Path(samples.tars[0])
+    tar.write_bytes(tar.read_bytes()[: samples.members(3)[0].offset + 10])
+    reader = SampleReader(samples)
+    assert reader.read(2)["json"] == b"{2}"
+    for sample in (3, 4):
+        with pytest.raises(DamagedSample, match="ends early"):
+            reader.read(sample)
+    with pytest.raises(FatalError, match="its index needs"):
+        reader.require_tars()
+    tar.unlink()
+    with pytest.raises(FatalError, match="no such file"):
+        SampleReader(samples).require_tars()
+
+
+def test_few_files_are_open_at_a_time(tmp_path: Path) -> None:
+    sets = {f"s{number:02d}": 2 for number in range(40)}
+    samples = made_map(tmp_path, sets)
+    reader = SampleReader(samples, most_open=4)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for sample in range(len(samples)):
+        assert reader.read(sample)["jpg"]
+    assert len(samples.tars) == 40 and len(list(Path("/proc/self/fd").iterdir())) <= before + 4
+
+
+def test_a_map_holds_all_samples_in_order_and_another_process_maps_the_same(tmp_path: Path) -> None:
+    samples = made_map(tmp_path, {"a": 30, "b": 12})
+    again: SampleMap = pickle.loads(pickle.dumps(samples))
+    assert [again.key(n) for n in range(42)] == [
+        sample_key(name, n) for name, count in (("a", 30), ("b", 12)) for n in range(count)
+    ]
+    assert again.datasets == ["a", "b"] and again.sets.tolist() == [0] * 30 + [1] * 12
+    assert set(again.widths.tolist()) == {64} and again.heights[:3].tolist() == [48, 49, 50]
+    assert len(set(again.identities.tolist())) == 42
+
+
+def test_the_fingerprint_of_a_map_is_that_of_its_samples_not_of_their_place(tmp_path: Path) -> None:
+    one, two = (made_map(tmp_path / name, {"a": 30}) for name in ("one", "two"))
+    assert one.fingerprint == two.fingerprint
+    other = write_sample_map(tmp_path / "three", write_sets(tmp_path / "s", {"a": 29}))
+    assert other.fingerprint != one.fingerprint
+
+
+def test_a_map_can_be_of_some_samples(tmp_path: Path) -> None:
+    shards = write_sets(tmp_path, {"a": 30})
+    even = write_sample_map(tmp_path / "map", shards, lambda rows: np.array(rows["image_id"].to_numpy() % 2 == 0))
+    assert [even.key(n) for n in range(len(even))] == [sample_key("a", n) for n in range(0, 30, 2)]
+    assert SampleReader(even).read(3)["json"] == b"{6}"
+
+
+def test_a_damaged_map_or_index_says_what_to_do(tmp_path: Path) -> None:
+    samples = made_map(tmp_path, {"a": 3})
+    (samples.folder / "samples.bin").write_bytes(b"torn")
+    with pytest.raises(FatalError, match=r"not a whole map of samples.*make it again"):
+        SampleMap(samples.folder)
+    shards = write_sets(tmp_path / "x", {"a": 3})
+    shards[0].index.write_bytes(b"PAR1")
+    with pytest.raises(FatalError, match="not an index of a shard"):
+        write_sample_map(tmp_path / "again", shards)
+    with pytest.raises(FatalError, match=r"has no index a\.index\.parquet"):
+        read_index(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("tar", ["pipe:cat a.tar", "pipe:rm -rf x", "|cat"])
+def test_commands_in_place_of_files_are_refused(tmp_path: Path, tar: str) -> None:
+    (shard,) = write_sets(tmp_path, {"a": 3})
+    samples = write_sample_map(tmp_path / "map", [ShardFile(tar, shard.index, "shard-000.tar")])
+    with pytest.raises(FatalError, match="never a command"):
+        SampleReader(samples)
+
+
+def test_remote_tars_are_read_in_ranges_and_kept_up_to_a_size(tmp_path: Path) -> None:
+    shards = write_sets(tmp_path, {"a": 40}, max_bytes=10**6)
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/bucket/deep/a.tar", Path(shards[0].tar).read_bytes())
+    remote = [ShardFile("memory://bucket/deep/a.tar", shards[0].index, "shard-000.tar")]
+    samples = write_sample_map(tmp_path / "map", remote)
+    cache = RangeCache(tmp_path / "cache", 20_000)
+    expected = [SampleReader(write_sample_map(tmp_path / "local", shards)).read(n) for n in range(40)]
+    assert [SampleReader(samples, cache).read(n) for n in range(40)] == expected
+    held = sum(path.stat().st_size for path in (tmp_path / "cache").iterdir())
+    assert 0 < held <= 20_000
+    memory.rm("/bucket/deep/a.tar")
+    assert SampleReader(samples, cache).read(39) == expected[39]
+    with pytest.raises(DamagedSample, match="a-000000000000"):
+        SampleReader(samples).read(0)
+
+
+def test_a_cache_with_wrong_bytes_is_not_believed(tmp_path: Path) -> None:
+    shards = write_sets(tmp_path, {"a": 4}, max_bytes=10**6)
+    fsspec.filesystem("memory").pipe("/bucket/b.tar", Path(shards[0].tar).read_bytes())
+    samples = write_sample_map(tmp_path / "map", [ShardFile("memory://bucket/b.tar", shards[0].index, "shard-000.tar")])
+    cache = RangeCache(tmp_path / "cache", 10**6)
+    whole = SampleReader(samples, cache).read(2)
+    (kept,) = (tmp_path / "cache").iterdir()
+    kept.write_bytes(b"?" * kept.stat().st_size)
+    assert SampleReader(samples, cache).read(2) == whole
+
+
+def test_a_tar_with_long_names_of_another_program_is_read(tmp_path: Path) -> None:
+    tar = tmp_path / "foreign.tar"
+    name = "folder/" + "x" * 150
+    with tarfile.open(tar, "w", format=tarfile.PAX_FORMAT) as file:
+        for extension, data in (("cls", b"7"), ("jpg", b"picture")):
+            info = tarfile.TarInfo(f"./{name}.{extension}")
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    write_index(tar, index_tar(tar).table)
+    samples = write_sample_map(tmp_path / "map", [ShardFile(str(tar), tmp_path / "foreign.index.parquet")])
+    assert samples.key(0) == name and SampleReader(samples).read(0) == {"cls": b"7", "jpg": b"picture"}

@@ -1,0 +1,188 @@
+"""Batches: what a step sees, how little of it is padding, and what becomes of damaged samples."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from pipeline.training.batches import Batch, StepBatches, sample_sequence, snake
+from pipeline.training.config import SUMMARY, Shard, TrainConfig
+from pipeline.training.launch import launch, prepare
+from pipeline.training.sample import SampleBox, TrainingSample
+from pipeline.training.settings import TrainingSettings
+from pipeline.training.shards import ShardSamples, map_samples
+from pipeline.training.task import PretrainTask
+from pipeline.training.vocabulary import Vocabulary
+from storage.errors import FatalError
+from storage.tables import read_table
+from tests.training.conftest import TINY, sample, statistics, write_shard
+
+PAPER = {"image_size": 133, "shortest": (48, 64, 80), "crop": 0.0}
+
+
+def settings_of(**changes) -> TrainingSettings:
+    return TrainingSettings(**(TINY | {"processes": 1} | changes))
+
+
+def samples_of(work: Path, shard: Shard, settings: TrainingSettings) -> ShardSamples:
+    samples = map_samples(TrainConfig(kind="pretrain", settings=settings, work=work, shards=(shard,)))
+    return ShardSamples(samples, predicate_form=settings.predicate_form)
+
+
+def batch_of(work: Path, shard: Shard, step: int = 0, rank: int = 0, ranks: int = 1, **changes) -> Batch:
+    settings = settings_of(**changes)
+    return StepBatches(samples_of(work, shard, settings), settings, rank, ranks, {})[step]
+
+
+def test_the_shares_of_the_ranks_are_the_batch(work, shard):
+    whole = batch_of(work, shard, step=2)
+    parts = [batch_of(work, shard, step=2, rank=rank, ranks=3) for rank in range(3)]
+    assert [s for part in parts for s in part.samples] == list(whole.samples)
+    assert [len(part.samples) for part in parts] == [1, 1, 2]
+
+
+def test_images_lie_in_the_top_left_and_padding_is_zero_on_the_device(tmp_path, work):
+    labels = [dataclasses.replace(sample(i), width=80, height=60 if i % 2 else 40) for i in range(1, 5)]
+    batch = batch_of(work, write_shard(tmp_path, labels), bucket=1, image_size=160)
+    assert batch.pixels.dtype == torch.uint8
+    images, padding = batch.images(torch.device("cpu"))
+    assert images.dtype == torch.float32 and images.shape == batch.pixels.shape
+    for row, one in enumerate(batch.samples):
+        assert not padding[row, : one.height, : one.width].any()
+        assert (~padding[row]).sum() == one.height * one.width
+    assert padding.any() and not images.masked_select(padding[:, None].expand_as(images)).any()
+
+
+def test_a_view_is_drawn_anew_each_epoch_but_not_by_rank_or_batch(work, shard):
+    def views(step: int, **changes):
+        batch = batch_of(work, shard, step=step, flip=0.5, smallest=0.5, bucket=1, **changes)
+        return {one.image_id: (one.width, one.height, one.boxes) for one in batch.samples}
+
+    first = views(0, batch=10)
+    assert first == {**views(0, batch=5), **views(1, batch=5)}
+    assert first != views(1, batch=10)
+    assert views(0, batch=10, seed=1) != first
+
+
+def test_little_of_a_batch_is_padding_and_an_epoch_is_still_seen_once(tmp_path, work):
+    rng = np.random.default_rng(0)
+    sizes = [(64, 48), (48, 64), (64, 43), (64, 64), (50, 37)]
+    labels = [
+        dataclasses.replace(sample(i), width=w, height=h)
+        for i, (w, h) in enumerate(sizes[n] for n in rng.integers(0, len(sizes), 400))
+    ]
+    shard = write_shard(tmp_path, labels)
+    found = {}
+    for bucket in (1, 16):
+        settings = settings_of(bucket=bucket, image_size=1333, shortest=tuple(range(480, 801, 32)), crop=0.5)
+        samples = samples_of(work, shard, settings)
+        sequence = sample_sequence(samples, settings)
+        drawn = sequence.draw(0, 400)
+        assert sorted(drawn.samples.tolist()) == list(range(400)) and set(drawn.epochs.tolist()) == {0}
+        order = StepBatches(samples, settings_of(**settings.model_dump() | {"batch": 8}), 0, 1, {})
+        found[bucket] = [batch_sizes(order, step) for step in range(50)]
+    padding = {bucket: np.mean([padded(of) for of in batches]) for bucket, batches in found.items()}
+    distinct = {bucket: np.mean([len(set(of)) for of in batches]) for bucket, batches in found.items()}
+    assert padding[1] > 0.25 and padding[16] < 0.1
+    assert distinct[1] > 6 and distinct[16] < 4  # of 20,000 images it is 1.3
+
+
+def batch_sizes(batches: StepBatches, step: int) -> list[tuple[int, int]]:
+    return [(one.height, one.width) for one in batches[step].samples]
+
+
+def padded(sizes: list[tuple[int, int]]) -> float:
+    height, width = (max(size[side] for size in sizes) for side in (0, 1))
+    return 1 - sum(h * w for h, w in sizes) / (len(sizes) * height * width)
+
+
+def test_neighbours_of_a_snake_differ_in_one_side():
+    sides = np.repeat(np.arange(3), 4), np.tile(np.arange(4), 3)
+    order = np.argsort(snake(*sides))
+    steps = np.abs(np.diff(np.stack(sides)[:, order], axis=1))
+    assert steps.max() == 1 and (steps.sum(axis=0) == 1).all()
+
+
+def test_predicates_are_in_the_words_of_the_data_set_if_asked(tmp_path, work):
+    labels = [sample(i) for i in range(1, 6)]
+    worded = [
+        dataclasses.replace(one, relations=tuple(r._replace(surface=f"is {r.predicate}") for r in one.relations))
+        for one in labels
+    ]
+    shard = write_shard(tmp_path, worded)
+    batch = batch_of(work, shard, predicate_form="surface", flip=0.0, batch=5)
+    assert {r.predicate for one in batch.samples for r in one.relations} == {"is hold", "is left of"}
+    vocabulary = Vocabulary.of([read_table(shard.statistics)], "surface")
+    assert set(vocabulary.predicates.names) == {"is hold", "is left of", "is right of"}
+
+
+@pytest.mark.parametrize("self_pairs", [True, False])
+def test_images_without_boxes_or_relations_give_a_finite_loss(work, shard, self_pairs):
+    settings = settings_of(self_pairs=self_pairs)
+    config = TrainConfig(kind="pretrain", settings=settings, work=work, shards=(shard,))
+    prepare(config)
+    vocabulary = Vocabulary.of([statistics([sample(1), sample(2)])], "predicate")
+    task = PretrainTask(settings, vocabulary, work / "tokenizer")
+    empty = TrainingSample(1, "made", 64, 64, (), ())
+    alone = TrainingSample(2, "made", 64, 64, (SampleBox("dog", 1, 1, 9, 9),), ())
+    batch = Batch(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), [empty, alone])
+    loss = task.losses(task.build(), batch, np.random.default_rng(0))["loss"]
+    assert torch.isfinite(loss)
+    loss.backward()
+
+
+def flip_a_byte(shard: Shard, image_id: int) -> None:
+    """Damages the image of one sample."""
+    rows = read_table(shard.index).to_pylist()
+    (row,) = [r for r in rows if r["image_id"] == image_id and r["extension"] == "jpg"]
+    data = bytearray(Path(shard.tar).read_bytes())
+    data[row["offset"] + 200] ^= 1
+    Path(shard.tar).write_bytes(data)
+
+
+@pytest.fixture
+def damaged(tmp_path) -> Shard:
+    """A shard of ten images, of which the fourth has a wrong byte."""
+    shard = write_shard(tmp_path, [sample(i) for i in range(1, 11)])
+    flip_a_byte(shard, 4)
+    return shard
+
+
+def train(work: Path, shard: Shard, **changes) -> dict:
+    settings = TrainingSettings(**(TINY | {"steps": 6, "checkpoint_every": 3} | changes))
+    config = TrainConfig(kind="pretrain", settings=settings, work=work, shards=(shard,))
+    prepare(config)
+    launch(config, lambda done, total, note="": None)
+    return json.loads((work / SUMMARY).read_bytes())
+
+
+@pytest.mark.parametrize("loaders", [0, 1])
+def test_a_training_leaves_out_a_damaged_image_and_names_it(work, damaged, loaders):
+    summary = train(work, damaged, max_damaged=0.1, processes=2, loaders=loaders)
+    assert list(summary["damaged"]) == ["made-000000000004"]
+    assert "has other bytes than its index says" in summary["damaged"]["made-000000000004"]
+    with safe_open(str(work / "checkpoint.safetensors"), framework="pt") as file:
+        stream = json.loads(file.metadata()["checkpoint"])["stream"]
+    assert stream["skipped"].keys() == {"3"} and stream["sequence"]["place"] == 24
+
+
+def test_a_resumed_training_leaves_out_what_it_left_out_before(work, damaged):
+    train(work, damaged, max_damaged=0.1, processes=1, steps=3)
+    flip_a_byte(damaged, 4)  # whole again
+    assert train(work, damaged, max_damaged=0.1, processes=1, steps=6)["damaged"].keys() == {"made-000000000004"}
+
+
+def test_a_training_stops_when_too_many_images_are_damaged(work, damaged):
+    with pytest.raises(FatalError, match=r"1 of 10 samples are damaged, more than the share of 0\.05"):
+        train(work, damaged, max_damaged=0.05, processes=1)
+
+
+def test_a_batch_without_a_readable_image_is_an_error_that_names_one(tmp_path, work):
+    shard = write_shard(tmp_path, [sample(1)])
+    flip_a_byte(shard, 1)
+    with pytest.raises(FatalError, match=r"step 1 has no readable image \(.*made-000000000001"):
+        train(work, shard, max_damaged=1.0, processes=1, batch=1)
