@@ -48,6 +48,12 @@ ADDED: Mapping[str, Any] = {
     "relations.relations.caption": -1,
     "relations.relations.calibrated": None,
     "relations.relations.posterior": None,
+    "shards.digest": None,
+    "shards.check": None,
+    "shards.dataset": None,
+    "shards.width": None,
+    "shards.height": None,
+    "shards.phash": None,
 }
 """Columns added after the first version, as table.column.field → their value in rows that were made before."""
 
@@ -64,6 +70,8 @@ def upgrade(table: pa.Table, stage: str, name: str, where: str) -> pa.Table:
     Raises `FatalError` that names the column and the remedy when the table cannot be upgraded.
     """
     wanted = SCHEMAS.get((stage, name))
+    if name == "shards" and "member" in table.column_names:
+        table = _with_keys(table)
     if wanted is None or _same(pa.struct(list(table.schema)), pa.struct(list(wanted))):
         return table
     columns = table.combine_chunks()
@@ -72,6 +80,18 @@ def upgrade(table: pa.Table, stage: str, name: str, where: str) -> pa.Table:
     )
     made = _read_as(held, pa.struct(list(wanted)), name, where, stage)
     return pa.Table.from_arrays([made.field(i) for i in range(len(wanted))], schema=wanted)
+
+
+def _with_keys(index: pa.Table) -> pa.Table:
+    """The index of version 2, which had one tar, `shard.tar`, and whole member names in place of key and extension."""
+    names = [name.partition(".") for name in index["member"].to_pylist()]
+    added = {
+        "shard": pa.array(["shard.tar"] * len(index), pa.string()),
+        "key": pa.array([key for key, _, _ in names], pa.string()),
+        "extension": pa.array([extension for _, _, extension in names], pa.string()),
+    }
+    kept = index.drop_columns(["member"])
+    return pa.table(added | dict(zip(kept.column_names, kept.columns, strict=True)))
 
 
 def _read_as(held: pa.Array, wanted: pa.DataType, path: str, where: str, stage: str) -> Any:

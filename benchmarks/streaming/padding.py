@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.streaming.results import Goal, Row
 from pipeline.data.images.training_view import DRAWS, ViewSettings, view_sizes
-from pipeline.training.batches import snake
+from pipeline.training.batches import WINDOW, snake
 from pipeline.training.settings import TrainingSettings
 from storage.stream.order import EpochOrder, OrderSettings, Samples, uniforms
 
@@ -64,7 +64,11 @@ def measure_padding(annotations: Path) -> Iterator[Row]:
 def _batches(photos: ResampledPhotos, views: ViewSettings, run: int) -> NDArray[np.int64]:
     """Returns batches x `BATCH` x 2 heights and widths. Raises RuntimeError when an epoch lacks or repeats a sample."""
     order = EpochOrder(
-        0, SAMPLES, 0, OrderSettings(run=run), lambda epoch, samples: snake(*photos.view_sizes(epoch, samples, views).T)
+        0,
+        SAMPLES,
+        0,
+        OrderSettings(window=WINDOW, run=run),
+        lambda epoch, samples: snake(*photos.view_sizes(epoch, samples, views).T),
     )
     sizes = []
     for epoch in range(EPOCHS):

@@ -212,7 +212,8 @@ def _lines(lineage: Lineage) -> Iterator[str]:
         yield f"  “{_quoted(triplet)}”: {triplet['reason']}{about}"
     for place in lineage.shards:
         limit = f", labels of {place['labels']}" if place["labels"] is not None else ""
-        yield f"{place['step']}: {place['member']} at byte {place['offset']}, {place['size']} bytes{limit}"
+        member = f"{place['key']}.{place['extension']} in {place['shard']}"
+        yield f"{place['step']}: {member} at byte {place['offset']}, {place['size']} bytes{limit}"
     for reject in lineage.rejected:
         yield f"rejected by {reject['stage']}: {sanitise(reject['reason'])} {sanitise(reject['value'])}"
 

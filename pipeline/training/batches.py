@@ -104,13 +104,16 @@ class StepBatches(torch.utils.data.Dataset[Batch]):
         drawn = self._sequence.draw(first, last)
         found: list[tuple[Tensor, TrainingSample]] = []
         damaged: dict[int, str] = {}
-        for epoch, sample in zip(drawn.epochs.tolist(), drawn.samples.tolist(), strict=True):
-            if sample in self._damaged:
+        drawn_now = zip(drawn.epochs.tolist(), drawn.samples.tolist(), strict=True)
+        places = [(epoch, sample) for epoch, sample in drawn_now if sample not in self._damaged]
+        for (epoch, sample), read in zip(places, self._samples.read([n for _, n in places]), strict=True):
+            if isinstance(read, DamagedSample):
+                damaged[sample] = str(read)
                 continue
             try:
-                found.append(self._view(epoch, sample))
-            except (DamagedSample, BadImage) as error:
-                damaged[sample] = self._reason(sample, error)
+                found.append(self._view(epoch, sample, *read))
+            except BadImage as error:
+                damaged[sample] = f"{self._samples.samples.key(sample)}: {error}"
         if not found:
             reasons = [*damaged.values(), *self._damaged.values()]
             raise FatalError(
@@ -124,12 +127,8 @@ class StepBatches(torch.utils.data.Dataset[Batch]):
             images[row, :, : pixels.shape[1], : pixels.shape[2]] = pixels
         return Batch(images, [sample for _, sample in found], damaged)
 
-    def _view(self, epoch: int, sample: int) -> tuple[Tensor, TrainingSample]:
-        labels, data = self._samples.read(sample)
+    def _view(self, epoch: int, sample: int, labels: TrainingSample, data: bytes) -> tuple[Tensor, TrainingSample]:
         identities = self._samples.samples.identities[sample : sample + 1]
         draws = uniforms(self._settings.seed, epoch, identities, DRAWS)[0]
         view = training_view(draws, labels.width, labels.height, self._settings.view)
         return load_view(data, view), viewed(labels, view)
-
-    def _reason(self, sample: int, error: Exception) -> str:
-        return str(error) if isinstance(error, DamagedSample) else f"{self._samples.samples.key(sample)}: {error}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from storage.shards.reader import DamagedSample, SampleReader
 from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
 from storage.shards.writer import LABELS
 from storage.stream.order import stable_seed
+from storage.stream.stream import AHEAD
 
 INDEX = "shards.parquet"
 
@@ -70,6 +72,7 @@ class ShardSamples:
         """`predicate_form`: as in `TrainingSettings`."""
         self.samples = samples
         self._reader, self._predicate_form = SampleReader(samples, cache), predicate_form
+        self._is_remote = any("://" in tar for tar in samples.tars)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -84,9 +87,18 @@ class ShardSamples:
         (data,) = members.values()
         return data
 
-    def read(self, sample: int) -> tuple[TrainingSample, bytes]:
-        """Returns the labels and the bytes of one image. Raises `DamagedSample`."""
-        members = self._reader.read(sample)
+    def read(self, samples: Sequence[int]) -> list[tuple[TrainingSample, bytes] | DamagedSample]:
+        """Returns the labels and the bytes of images, or the damage. Those of a remote store are requested together."""
+        if not self._is_remote:
+            return [self._read(sample) for sample in samples]
+        with ThreadPoolExecutor(AHEAD) as pool:
+            return list(pool.map(self._read, samples))
+
+    def _read(self, sample: int) -> tuple[TrainingSample, bytes] | DamagedSample:
+        try:
+            members = self._reader.read(sample)
+        except DamagedSample as damage:
+            return damage
         labels = self._parsed(members.pop(LABELS))
         (data,) = members.values()
         return labels, data

@@ -202,6 +202,26 @@ def test_temperature_and_weights_change_the_shares() -> None:
         Mix("proportional", weights={"a": 0.0})
 
 
+def test_a_set_of_one_sample_takes_its_turns_in_a_mix(tmp_path: Path) -> None:
+    samples = made_map(tmp_path, {"a": 1, "b": 49})
+    found = sequence(samples, 0, 500, mix=Mix("proportional"))
+    assert Counter(key[0] for key in found) == {"a": 10, "b": 490}
+
+
+def test_batches_lie_within_runs_of_like_samples_in_every_epoch() -> None:
+    settings = OrderSettings(block=8, window=16, run=16)
+    keys_of = np.random.default_rng(0).permutation(1003)
+    order = EpochOrder(0, 1003, 0, settings, lambda epoch, chosen: keys_of[chosen])
+    plain = EpochOrder(0, 1003, 0, OrderSettings(block=8, window=16))
+    for epoch in range(3):
+        assert sorted(order.draw(epoch * 1003, (epoch + 1) * 1003).samples.tolist()) == list(range(1003))
+    spreads = {
+        name: np.median([np.ptp(keys_of[each.draw(at, at + 8).samples]) for at in range(0, 3000, 8)])
+        for name, each in (("sorted", order), ("plain", plain))
+    }
+    assert spreads["plain"] > 600 and spreads["sorted"] < 100
+
+
 @pytest.mark.parametrize("run", [1, 16])
 def test_interleaving_counts_what_it_assigns(run: int) -> None:
     shares = Interleaving(np.array([0.62, 0.307, 0.073]), run)
