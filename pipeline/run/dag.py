@@ -120,11 +120,12 @@ def _tagger(recipe: Recipe) -> list[Step]:
 
 
 def _shards(recipe: Recipe, use: str, datasets: tuple[str, ...], labels: str) -> Step:
-    """The step that packs data sets to pre-train on, without the images of the evaluation sets."""
+    """The step that packs data sets to pre-train on, without the images of the evaluation sets unless these are allowed."""
     reads = {"images": ("ingest",)}
     if labels == "pseudo":
         reads["relations"] = ("tag",)
-    uses = {"fingerprints": ("fingerprint",)} if recipe.data.test else {}
+    is_compared = recipe.data.test and not recipe.pretrain.allow_overlap
+    uses = {"fingerprints": ("fingerprint",)} if is_compared else {}
     chosen = recipe.shard_settings().model_copy(update={"labels": labels})
     return Step(f"shard:{use}", ShardStage, chosen, datasets=datasets, reads=reads, uses=uses)
 

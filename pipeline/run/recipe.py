@@ -85,7 +85,8 @@ class PretrainSection(Settings):
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Each arm is pre-trained and evaluated once per seed."""
     allow_overlap: bool = runtime(False)
-    """Train although images of `data.test` are among those to train on. Their scores then say nothing about new images."""
+    """Train on images of `data.test` too, where they are among those to train on. Without it, they are left out, and a training
+    that has some all the same is refused. Scores on them say nothing about new images."""
     settings: TrainingSettings = TrainingSettings()
 
 

@@ -142,8 +142,8 @@ def prepare(config: TrainConfig) -> dict[str, Path]:
     if not len(map_samples(config)):
         needed = "an image with a box" if config.kind == "pretrain" else "an image with a relation between its boxes"
         raise FatalError(
-            f"nothing to train on: the {config.kind} training set lacks {needed}; check what ingest rejected and what stage "
-            "shard left out"
+            f"nothing to train on: the {config.kind} training set lacks {needed}; check what ingest rejected, and what stage "
+            "shard left out, such as the images of data.test (pretrain.allow_overlap)"
         )
     if not vocabulary_file.is_file():
         statistics = [read_table(path) for path in sorted({shard.statistics for shard in config.shards})]

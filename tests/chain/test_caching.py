@@ -19,7 +19,7 @@ from pipeline.runtime.stage import Inputs
 from pipeline.stages.tag import TagStage
 
 Computed = Callable[[list[dict[str, Any]]], dict[str, int]]
-BELOW_SHARD = {"shard:pseudo", "pretrain:pseudo", "evaluate:pseudo"}
+BELOW_SHARD = {"shard:pseudo", "overlap:pseudo", "pretrain:pseudo", "evaluate:pseudo"}
 
 
 def test_a_second_run_computes_nothing(finished: World, computed: Computed) -> None:
@@ -100,7 +100,9 @@ def test_training_a_tagger_alone_tells_where_it_lies_and_leaves_the_run_as_it_wa
     )
     assert done.returncode == 0, done.stderr[-3000:]
     *_, outcome, output = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [stage["step"] for stage in outcome["stages"] if stage["cached"] is not None] == ["ingest", "train_tagger"]
+    assert [stage["step"] for stage in outcome["stages"] if stage["cached"] is not None] == [
+        "ingest", "shard_tagger", "train_tagger",
+    ]  # fmt: skip
     assert outcome["computed"] == 0
     (tagger,) = copied.artifacts()["train_tagger"].values()
     assert output["weights"] == str(tagger.folder / "model.safetensors")

@@ -40,7 +40,7 @@ def test_every_step_of_an_earlier_version_is_found(earlier: World) -> None:
     events = earlier.run()
     planned = {event["step"]: (event["cached"], event["due"]) for event in events if event.get("event") == "step"}
     assert planned == {step: (len(found), 0) for step, found in keys.items()}
-    assert len(planned) == 11 and events[-1]["computed"] == 0
+    assert len(planned) == 15 and events[-1]["computed"] == 0
     after = find_run(existing_store(earlier.store), "earlier")
     assert {step: after.keys(step) for step in after.steps()} == keys
 
