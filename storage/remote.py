@@ -127,7 +127,10 @@ class Remote:
         return data
 
     def read_range(self, path: str, start: int, size: int) -> bytes:
-        """Bytes of a file from `start` on, fewer where it ends. Raises FileNotFoundError where there is none."""
+        """Bytes of a file from `start` on, fewer where it ends. Raises FileNotFoundError where there is none.
+
+        Raises `FatalError` when the server sends more than it was asked for.
+        """
 
         def ask() -> bytes:
             try:
@@ -137,7 +140,12 @@ class Remote:
                     raise
                 return b""  # S3 rejects a range beyond the end
 
-        return self._do(ask) if size else b""
+        data = self._do(ask) if size else b""
+        if len(data) > size:
+            raise FatalError(
+                f"{self.url}: the server ignores ranges; copy the tars to this machine, or use a server that answers them"
+            )
+        return data
 
     def read_many(self, paths: Iterable[str]) -> dict[str, bytes]:
         """Path → bytes of small files, many requested at once. Missing files are left out."""

@@ -435,7 +435,7 @@ def index_shards(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the index of each tar beside it (X.index.parquet), and name the entries that it leaves out; damaged tars get none."""
+    """Write each tar's index beside it (X.index.parquet), and name the entries that it leaves out; damaged tars get no index."""
     from pipeline.cli.shards import index_shards
     from pipeline.interop.shard_index_files import loaders
 
@@ -468,7 +468,7 @@ def verify_shards(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Tars, or folders of published copies.")],
     as_json: AsJson = False,
 ) -> None:
-    """Compare tars with their indexes, and published folders with their checksums; name every fault; exit with 1 if any."""
+    """Compare tars with indexes, and published folders with checksums; name every fault; exits with 1 if there are faults."""
     from pipeline.cli.shards import verify_shards
 
     with _errors_reported():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, probe_bytes
-from pipeline.interop.publish_shards import CHECKSUMS, checksum_faults, listed_tars
+from pipeline.interop.publish_shards import CHECKSUMS, checksum_faults, counted, listed_tars
 from pipeline.interop.shard_index_files import ENERGON_FOLDER, LoaderIndex, index_files
 from pipeline.interop.shard_samples import (
     LONGEST_LABELS,
@@ -29,11 +29,12 @@ from pipeline.report.formatting import bytes_in_words, sanitise
 from storage.atomic import write_atomic
 from storage.errors import FatalError, translate_os_errors
 from storage.shards.index import Progress as Report
-from storage.shards.index import TarIndex, faults, index_path, index_tar, read_index, write_index
+from storage.shards.index import TarIndex, compare, index_path, index_tar, read_index, write_index
 from storage.shards.scan import Refused
 
 SHOWN = 20
 """Refused entries and faults printed per tar; `--json` prints all."""
+LONGEST_PATH = 4096
 TOP = 10
 """Most frequent categories and predicates that are printed."""
 
@@ -47,7 +48,7 @@ def index_shards(tars: Sequence[Path], formats: Sequence[LoaderIndex], keep_dama
     made: dict[Path, TarIndex] = {}
     failed: list[str] = []
     rows: list[dict[str, Any]] = []
-    for tar in tars:
+    for tar in _each_once(tars):
         try:
             found = _indexed(tar, keep_damaged, as_json)
         except FatalError as error:
@@ -59,37 +60,49 @@ def index_shards(tars: Sequence[Path], formats: Sequence[LoaderIndex], keep_dama
         refused = [{"name": entry.name, "reason": entry.reason} for entry in found.refused]
         rows.append({"tar": str(tar), "index": str(index_path(tar)), "samples": samples, "refused": refused})
         if not as_json:
-            print(f"{index_path(tar)}: {samples:,} samples, {len(found.table):,} members")
-            _print_refused(found.refused)
-    loaders = [str(path) for path in _write_loader_indexes(made, formats)] if made and not failed else []
+            print(f"{_shown(index_path(tar))}: {counted(samples, 'sample')}, {counted(len(found.table), 'member')}")
+            _print_refused(found.refused, "  ")
+    loaders = list(_write_loader_indexes(made, formats)) if made and not failed else []
     if as_json:
-        print(json.dumps({"tars": rows, "loaders": loaders}))
+        print(json.dumps({"tars": rows, "loaders": [str(path) for path in loaders]}))
     else:
         for path in loaders:
-            print(path)
+            print(_shown(path))
     if failed:
         raise FatalError("\n".join(failed))
 
 
 def list_shards(tars: Sequence[Path], as_json: bool) -> None:
-    """Print one line per sample: its key, and its members with their sizes. Reads headers alone, and no index."""
+    """Print one line per sample: its key, and its members with their sizes. Reads headers alone, and no index.
+
+    Raises `FatalError` after all tars that can't be used, or not beyond some place.
+    """
+    failed: list[str] = []
+    for tar in _each_once(tars):
+        try:
+            failed += _list_samples(tar, as_json)
+        except FatalError as error:
+            failed.append(str(error))
+    if failed:
+        raise FatalError("\n".join(failed))
+
+
+def _list_samples(tar: Path, as_json: bool) -> list[str]:
+    """Prints the samples of a tar and returns how it is damaged."""
     damaged: list[str] = []
-    for tar in tars:
-        for entry in tar_samples(tar):
-            if isinstance(entry, Refused):
-                if entry.damaged:
-                    damaged.append(_damage(tar, entry))
-                elif not as_json:
-                    _complain(f"{tar}: {_in_words(entry)}")
-                continue
-            if as_json:
-                members = [{"extension": m.extension, "offset": m.offset, "size": m.size} for m in entry.members]
-                print(json.dumps({"tar": str(tar), "key": entry.key, "members": members}))
-            else:
-                listed = "  ".join(f"{sanitise(m.extension)} {bytes_in_words(m.size)}" for m in entry.members)
-                print(f"{sanitise(entry.key, 400)}  {listed}")
-    if damaged:
-        raise FatalError("\n".join(damaged))
+    for entry in tar_samples(tar):
+        if isinstance(entry, Refused):
+            if entry.damaged:
+                damaged.append(_damage(tar, entry))
+            elif not as_json:
+                _complain(f"{tar}: {_in_words(entry)}")
+        elif as_json:
+            members = [{"extension": m.extension, "offset": m.offset, "size": m.size} for m in entry.members]
+            print(json.dumps({"tar": str(tar), "key": entry.key, "members": members}))
+        else:
+            listed = "  ".join(f"{sanitise(m.extension)} {bytes_in_words(m.size)}" for m in entry.members)
+            print(f"{sanitise(entry.key, 400)}  {listed}")
+    return damaged
 
 
 @dataclass
@@ -136,22 +149,32 @@ class Contents:
 
 
 def describe_shards(tars: Sequence[Path], as_json: bool) -> None:
-    """Print what each tar holds and, of several, what all do. Reads the tars once."""
-    total, rows, damaged = Contents(), [], []
-    for tar in tars:
-        with _progress(tar, as_json) as report:
-            found, harm = _contents(tar, report)
-        damaged += harm
+    """Print what each tar holds and, of several, what all do. Reads the tars once.
+
+    Raises `FatalError` after all tars that can't be used, or not beyond some place.
+    """
+    total, used, failed = Contents(), 0, []
+    rows: list[dict[str, Any]] = []
+    for tar in _each_once(tars):
+        try:
+            with _progress(tar, as_json) as report:
+                found, damaged = _contents(tar, report)
+        except FatalError as error:
+            failed.append(str(error))
+            rows.append({"tar": str(tar), "error": str(error)})
+            continue
+        failed += damaged
+        used += 1
         total.add(found)
         rows.append({"tar": str(tar), **found.as_json()})
         if not as_json:
-            _print_contents(str(tar), found)
+            _print_contents(_shown(tar), found)
     if as_json:
         print(json.dumps({"tars": rows, "total": total.as_json()}))
-    elif len(tars) > 1:
-        _print_contents(f"all {len(tars)} tars", total)
-    if damaged:
-        raise FatalError("\n".join(damaged))
+    elif used > 1:
+        _print_contents(f"all {used} tars", total)
+    if failed:
+        raise FatalError("\n".join(failed))
 
 
 def verify_shards(paths: Sequence[Path], as_json: bool) -> None:
@@ -160,41 +183,55 @@ def verify_shards(paths: Sequence[Path], as_json: bool) -> None:
     Raises `FatalError` after all faults are printed.
     """
     found: list[dict[str, str]] = []
+    left_out: list[dict[str, str]] = []
     samples, tars = 0, 0
 
-    def note(where: Path, what: str) -> None:
+    def note(where: Path, what: str, is_shown: bool = True) -> None:
         found.append({"path": str(where), "fault": what})
-        if not as_json:
-            print(f"{where}: {sanitise(what, 400)}")
+        if is_shown and not as_json:
+            print(f"{_shown(where)}: {sanitise(what, 400)}")
 
-    for path in paths:
-        for tar in _tars_of(path, note, as_json):
-            try:
-                require_tar(tar)
-                index = read_index(tar)
-            except FatalError as error:
-                note(tar, str(error).removeprefix(f"{tar}: "))
-                continue
-            tars += 1
+    for tar in _each_once(tar for path in _each_once(paths) for tar in _tars_of(path, note, as_json)):
+        try:
+            require_tar(tar)
+            index = read_index(tar)
             with _progress(tar, as_json) as report, translate_os_errors(f"reading {tar}"):
-                wrong = list(faults(tar, index, report))
-            for number, what in enumerate(wrong):
-                if as_json or number < SHOWN:
-                    note(tar, what)
-            if len(wrong) > SHOWN and not as_json:
-                note(tar, f"and {len(wrong) - SHOWN:,} more faults; --json lists them all")
-            samples += len(set(index["key"].to_pylist()))
-            gaps = _gaps(tar)
-            for gap in gaps if not as_json else ():
-                print(f"{tar}: {gap}")
+                compared = compare(tar, index, report)
+        except FatalError as error:
+            note(tar, str(error).removeprefix(f"{tar}: "))
+            continue
+        for number, what in enumerate(compared.faults):
+            note(tar, what, is_shown=number < SHOWN)
+        samples += len(set(index["key"].to_pylist()))
+        tars += 1
+        if as_json:
+            left_out += [{"path": str(tar), "name": entry.name, "reason": entry.reason} for entry in compared.left_out]
+            continue
+        if (more := len(compared.faults) - SHOWN) > 0:
+            print(f"{_shown(tar)}: and {counted(more, 'more fault')}; --json lists them all")
+        _print_refused(compared.left_out, f"{tar}: ")
+        for gap in _gaps(tar):
+            print(f"{_shown(tar)}: {gap}")
     if as_json:
-        print(json.dumps({"samples": samples, "tars": tars, "faults": found}))
+        print(json.dumps({"samples": samples, "tars": tars, "faults": found, "left_out": left_out}))
     if found:
-        raise FatalError(
-            "the shards are not what their indexes say; restore the tars, or index them again if they are right"
-        )
+        raise FatalError(f"{counted(len(found), 'fault')}; restore the tars, or, if they are right, index them again")
     if not as_json:
-        print(f"{samples:,} samples in {tars:,} tars match")
+        matching = "matches" if samples == 1 else "match"
+        print(f"{counted(samples, 'sample')} in {counted(tars, 'tar')} {matching}")
+
+
+def _each_once(paths: Iterable[Path]) -> Iterator[Path]:
+    """Yields the paths without those that name the place of an earlier one.
+
+    A link to a tar is another place, since it has a name and an index of its own.
+    """
+    seen: set[Path] = set()
+    for path in paths:
+        place = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
+        if place not in seen:
+            seen.add(place)
+            yield path
 
 
 def _indexed(tar: Path, keep_damaged: bool, as_json: bool) -> TarIndex:
@@ -204,9 +241,9 @@ def _indexed(tar: Path, keep_damaged: bool, as_json: bool) -> TarIndex:
         found = index_tar(tar, report)
     damage = next((entry for entry in found.refused if entry.damaged), None)
     if damage is not None and not keep_damaged:
+        before = len(set(found.table["key"].to_pylist()))
         raise FatalError(
-            f"{_damage(tar, damage)}; {len(set(found.table['key'].to_pylist())):,} samples lie before the damage, and "
-            "--keep-damaged indexes those"
+            f"{_damage(tar, damage)}; {counted(before, 'sample')} before the damage can be indexed with --keep-damaged"
         )
     if not len(found.table):
         told = _reasons(found.refused)
@@ -228,8 +265,8 @@ def _write_loader_indexes(made: dict[Path, TarIndex], formats: Sequence[LoaderIn
     for tar, found in made.items():
         if found.refused:
             raise FatalError(
-                f"{tar}: other loaders would also read the {len(found.refused)} entries that the index leaves out; "
-                "write the tar again without them, or leave out --format"
+                f"{tar}: other loaders would also read what the index leaves out ({_reasons(found.refused)}); "
+                "write the tar again without it, or leave out --format"
             )
     if "energon" in formats and (folder / ENERGON_FOLDER).exists():
         raise FatalError(f"{folder / ENERGON_FOLDER} already exists; remove it to have it made anew")
@@ -323,11 +360,12 @@ def _tars_of(path: Path, note: Any, as_json: bool) -> list[Path]:
 
 
 def _print_contents(title: str, found: Contents) -> None:
-    print(f"{title}: {found.samples:,} samples, {bytes_in_words(found.bytes)}")
+    print(f"{title}: {counted(found.samples, 'sample')}, {bytes_in_words(found.bytes)}")
     _print_counts("members", found.extensions)
     _print_counts("images", found.formats)
     if found.labels:
-        print(f"  labels: {found.boxes:,} boxes, {found.relations:,} relations in {found.labels:,} samples")
+        boxes = f"{found.boxes:,} {'box' if found.boxes == 1 else 'boxes'}"
+        print(f"  labels: {boxes}, {counted(found.relations, 'relation')} in {counted(found.labels, 'sample')}")
         _print_counts("categories", found.categories)
         _print_counts("predicates", found.predicates)
     for gap in found.gaps():
@@ -344,11 +382,11 @@ def _print_counts(title: str, counts: Counter[str]) -> None:
     print(f"  {title}: {listed}{more}")
 
 
-def _print_refused(refused: Sequence[Refused]) -> None:
+def _print_refused(refused: Sequence[Refused], begin: str) -> None:
     for entry in refused[:SHOWN]:
-        _complain(f"  left out {_in_words(entry)}")
+        _complain(f"{begin}left out {_in_words(entry)}")
     if len(refused) > SHOWN:
-        _complain(f"  and {len(refused) - SHOWN:,} more: {_reasons(refused[SHOWN:])}")
+        _complain(f"{begin}and {len(refused) - SHOWN:,} more: {_reasons(refused[SHOWN:])}")
 
 
 def _reasons(refused: Sequence[Refused]) -> str:
@@ -359,6 +397,11 @@ def _reasons(refused: Sequence[Refused]) -> str:
 def _damage(tar: Path, entry: Refused) -> str:
     named = f"{sanitise(entry.name)} " if entry.name else ""
     return f"{tar}: {named}{sanitise(entry.reason)}; restore the tar, e.g. download it again"
+
+
+def _shown(path: Path) -> str:
+    """A path as it can be printed, whatever its bytes."""
+    return sanitise(str(path), LONGEST_PATH)
 
 
 def _in_words(entry: Refused) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -175,7 +176,7 @@ def _entries(path: Path) -> Iterator[tuple[str, Any]]:
     elif opening == "[":
         yield from ((f"element {number}", entry) for number, entry in enumerate(stream_rows(path, _IDS), 1))
     else:
-        with explained(path, _IDS), path.open(encoding="utf-8-sig") as file:
+        with _opened(path, _IDS) as file:
             for number, line in enumerate(file, 1):
                 if text := line.partition("#")[0].strip():
                     yield f"line {number}", text
@@ -198,8 +199,18 @@ def _listed_in_object(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _opening(path: Path, expected: str) -> str:
     """The first character of a file that is not whitespace; "" when there is none. Raises `FatalError`."""
-    with explained(path, expected), path.open(encoding="utf-8-sig") as file:
+    with _opened(path, expected) as file:
         return next((line.strip()[0] for line in file if line.strip()), "")
+
+
+@contextmanager
+def _opened(path: Path, expected: str) -> Iterator[TextIO]:
+    """A text file. Raises `FatalError` when it can't be read, or is none."""
+    with explained(path, expected), path.open(encoding="utf-8-sig") as file:
+        try:
+            yield file
+        except UnicodeDecodeError as error:
+            raise AnnotationError(f"{path}: not UTF-8 text; expected {expected}") from error
 
 
 def _id_of(entry: Any) -> int | None:

@@ -53,7 +53,8 @@ def print_publish(
     if as_json:
         print(json.dumps(asdict(made)))
         return
-    print(f"{folder}: {made.samples:,} samples in {made.tars:,} tars, {made.bytes:,} bytes")
+    held = f"{counted(made.samples, 'sample')} in {counted(made.tars, 'tar')}, {counted(made.bytes, 'byte')}"
+    print(f"{folder}: {held}")
     print(f"`rlip shards verify {folder}` checks a copy")
 
 
@@ -63,8 +64,10 @@ def publish_shards(
     """Writes the shards of a run's step into a new folder, which appears whole or not at all.
 
     The tars are copies with the same bytes. The folder depends on nothing but the arguments and the run: publishing it again
-    gives the same bytes. Raises `FatalError` for a folder with something in it, a step without shards, and a damaged artifact.
+    gives the same bytes. Raises `FatalError` for a folder with something in it, a step without shards, and a damaged artifact,
+    and when another process wrote something else there meanwhile.
     """
+    folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FatalError(f"{folder} already exists; name a new folder, or remove this one")
     if not _LICENSE.fullmatch(license_):
@@ -88,10 +91,27 @@ def publish_shards(
         made.files = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
         lines = [f"{digests.get(name) or digest_file(aside / name)}  {name}\n" for name in made.files]
         (aside / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+    _require_written(folder, "".join(lines))
     made.tars, made.bytes = len(tables), sum(sizes.values())
     made.samples = sum(len(set(index["key"].to_pylist())) for index in tables.values())
     made.files.append(CHECKSUMS)
     return made
+
+
+def _require_written(folder: Path, checksums: str) -> None:
+    """Raises `FatalError` unless the folder is one with these checksums. What was there earlier stays if it can't be replaced."""
+    with translate_os_errors(f"reading {folder}"):
+        path = folder / CHECKSUMS
+        if path.is_file() and path.read_bytes() == checksums.encode():
+            return
+        if folder.is_dir() and not any(folder.iterdir()):
+            raise FatalError(f"{folder}: this empty folder can't be replaced; name a new folder")
+    raise FatalError(f"{folder}: was written by another process meanwhile; name a new folder")
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things in words, such as "1 tar" and "2 tars"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def checksum_faults(folder: Path, progress: Callable[[int, int], None]) -> Iterator[tuple[str, str]]:

@@ -28,8 +28,8 @@ _HOW = (SAME_BYTES, SAME_ID, NEAR_DUPLICATE)
 class OverlapSettings(Settings):
     """What counts as the same image, and whether training on evaluation images is refused."""
 
-    distance: int | None = Field(DEFAULT_DISTANCE, ge=0, le=16)
-    """Bits in which the perceptual hashes of near-duplicates may differ. Unset: near-duplicates are not looked for."""
+    distance: int = Field(DEFAULT_DISTANCE, ge=0, le=16)
+    """Bits in which the perceptual hashes of near-duplicates may differ."""
     allow: bool = runtime(False)
     """Whether to train on evaluation images all the same. Scores on them then say nothing about new images."""
 
@@ -70,7 +70,7 @@ class OverlapStage(Stage):
         )
 
 
-def _overlaps(trained: pa.Table, tests: pa.Table, distance: int | None) -> Iterator[dict[str, Any]]:
+def _overlaps(trained: pa.Table, tests: pa.Table, distance: int) -> Iterator[dict[str, Any]]:
     """The rows of the overlap table, in the order of the training images; a pair is listed once, by its surest match.
 
     An image id says something only within a data set: different data sets number their images independently.
@@ -81,7 +81,7 @@ def _overlaps(trained: pa.Table, tests: pa.Table, distance: int | None) -> Itera
     for number, test in enumerate(test_rows):
         by_digest.setdefault(test["digest"], []).append(number)
         by_id.setdefault((test["dataset"], test["image_id"]), []).append(number)
-    near = _near(trained, tests, distance) if distance is not None else {}
+    near = _near(trained, tests, distance)
     for position in _candidates(trained, tests, near):
         image = trained.slice(position, 1).to_pylist()[0]
         bits = near.get(position, {})

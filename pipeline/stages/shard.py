@@ -41,9 +41,9 @@ class ShardSettings(ChoiceSettings):
     """Largest size of a tar in bytes. A partition with more gets several."""
     exclude: tuple[ExclusionList, ...] = ()
     """Lists of images that must not be trained on, such as a test set."""
-    near_duplicates: int | None = Field(DEFAULT_DISTANCE, ge=0, le=16)
+    near_duplicates: int = Field(DEFAULT_DISTANCE, ge=0, le=16)
     """Images whose perceptual hash differs from that of an image in `data.test` by at most this many of 64 bits are left out,
-    as are those with the same bytes or the same id in the same data set. None: only these."""
+    as are those with the same bytes or the same id in the same data set."""
 
 
 class ShardStage(Stage):
@@ -89,7 +89,7 @@ class ShardStage(Stage):
         index = write_shards(work, self._samples(rows, inputs, packed, report), self.settings.max_bytes)
         write_table(statistics_of(index, packed.labels), work / STATISTICS_FILE)
         write_table(pa.Table.from_pylist(packed.excluded, schema=REJECTED), work / EXCLUDED_FILE)
-        files = (*sorted(set(index["shard"].to_pylist())), STATISTICS_FILE, EXCLUDED_FILE)
+        files = (*dict.fromkeys(index["shard"].to_pylist()), STATISTICS_FILE, EXCLUDED_FILE)
         reasons = Counter(each["reason"] for each in packed.excluded)
         return Output(
             index,

@@ -19,7 +19,7 @@ from pipeline.data.images.training_view import DRAWS, STRIDE, training_view, vie
 from pipeline.training.sample import TrainingSample, viewed
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
-from storage.errors import FatalError
+from storage.errors import FatalError, PipelineError
 from storage.shards.reader import DamagedSample
 from storage.stream.order import OrderSettings, Samples, uniforms
 from storage.stream.sequence import SampleSequence
@@ -81,7 +81,7 @@ def snake(heights: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.i
     return rows * highest + np.where(rows % 2, highest - 1 - widths, widths)
 
 
-class StepBatches(torch.utils.data.Dataset[Batch]):
+class StepBatches(torch.utils.data.Dataset[Batch | PipelineError]):
     """Maps a step to the batch of one process. It is map-style, so that loader processes can share the work."""
 
     def __init__(
@@ -97,7 +97,14 @@ class StepBatches(torch.utils.data.Dataset[Batch]):
         self._rank, self._ranks = rank, ranks
         self._sequence = sample_sequence(samples, settings)
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> Batch | PipelineError:
+        """Returns an error in place of raising it: a loader process would wrap it in a traceback."""
+        try:
+            return self._batch(step)
+        except PipelineError as error:
+            return error
+
+    def _batch(self, step: int) -> Batch:
         """Raises `FatalError` when no sample of the batch can be read."""
         batch = self._settings.batch
         first, last = (step * batch + batch * part // self._ranks for part in (self._rank, self._rank + 1))
@@ -115,9 +122,9 @@ class StepBatches(torch.utils.data.Dataset[Batch]):
             except BadImage as error:
                 damaged[sample] = f"{self._samples.samples.key(sample)}: {error}"
         if not found:
-            reasons = [*damaged.values(), *self._damaged.values()]
+            reason = {**self._damaged, **damaged}[int(drawn.samples[0])]
             raise FatalError(
-                f"step {step + 1} has no readable image ({reasons[0]}); `rlip verify --repair` removes the shard"
+                f"step {step + 1} has no readable image ({reason}); restore the tar, or run `rlip verify --repair` and the recipe"
             )
         height, width = (max(pixels.shape[side] for pixels, _ in found) for side in (1, 2))
         images = torch.zeros(len(found), 3, height, width, dtype=torch.uint8).contiguous(

@@ -72,13 +72,16 @@ class TrainingSample:
             version = values.pop("version")
             if version != VERSION:
                 raise FatalError(
-                    f"a sample of a shard has labels of version {version}, but this version reads {VERSION}"
+                    f"its labels are of version {version}, but this version reads {VERSION}; pack the images again, or read them "
+                    "with the version that wrote them"
                 )
             boxes = tuple(SampleBox(**box) for box in values.pop("objects"))
+            if not all(isinstance(side, int | float) for box in boxes for side in box[1:]):
+                raise TypeError("a side of a box is no number")
             relations = tuple(SampleRelation(**relation) for relation in values.pop("relations"))
             return cls(boxes=boxes, relations=relations, **values)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise FatalError(f"a sample of a shard is damaged ({error}): {data[:120]!r}; rebuild the shard") from error
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise FatalError(f"its labels are damaged ({error}): {data[:120]!r}; pack the images again") from error
 
     @classmethod
     def from_row(

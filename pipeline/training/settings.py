@@ -11,7 +11,7 @@ from models.config import LossSettings, NetworkConfig
 from pipeline.data.images.training_view import ViewSettings
 from pipeline.runtime.settings import Settings, runtime
 from storage.errors import FatalError
-from storage.stream.mix import Mix
+from storage.stream.mix import LEAST_TEMPERATURE, Mix
 
 
 class MixSettings(Settings):
@@ -20,7 +20,7 @@ class MixSettings(Settings):
     kind: Literal["concat", "proportional", "temperature"] = "concat"
     """concat: one large set, each image once per epoch, as the authors do. proportional: every stretch of the training has
     images of each set in proportion to its size. temperature: in proportion to its size to the power of 1 / `temperature`."""
-    temperature: float = Field(2.0, gt=0)
+    temperature: float = Field(2.0, ge=LEAST_TEMPERATURE)
     """For "temperature": 1 is proportional; the higher, the more equal the shares of large and small sets."""
     weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     """Data set → factor of its share, unless the kind is "concat"; 1 where it is left out."""
@@ -101,9 +101,10 @@ class TrainingSettings(ViewSettings):
     recompute: bool = runtime(False)
     """Compute parts of the forward pass again in the backward pass: less memory, more time, the same weights."""
     max_damaged: float = runtime(0.01, ge=0, le=1)
-    """A training stops when more than this share of its samples is damaged. Damaged samples are left out and named."""
+    """A training stops when more than this share of its samples is damaged, checked at each checkpoint for all processes
+    together. Damaged samples are left out and named. A step without any readable image stops it in any case."""
     cache_gib: float = runtime(20.0, ge=0)
-    """Size in GiB of the copies that this machine keeps of samples in a remote store. 0: none."""
+    """Size in GiB, within a few percent, of the copies that one training keeps of samples in a remote store. 0: none."""
     loaders: int = runtime(0, ge=0)
     """Number of processes that prepare images for each training process. 0: it prepares them itself, between steps."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -32,18 +33,34 @@ def shards_of(artifacts: Iterable[Artifact]) -> list[Shard]:
             tar=artifact.location(tar), name=tar, index=artifact.file(INDEX), statistics=artifact.file(STATISTICS_FILE)
         )
         for artifact in artifacts
-        for tar in sorted(name for name in artifact.manifest.files if name.endswith(".tar"))
+        for tar in tars_of(artifact)
     ]
+
+
+def tars_of(artifact: Artifact) -> list[str]:
+    """Returns the names of an artifact's tars, in the order of their samples."""
+    return sorted(
+        (name for name in artifact.manifest.files if name.endswith(".tar")), key=lambda name: (len(name), name)
+    )
 
 
 def map_samples(config: TrainConfig) -> SampleMap:
     """Makes the map of the training set, and for a tagger that of the held-out images, unless an earlier attempt did."""
     files = [ShardFile(shard.tar, shard.index, shard.name) for shard in config.shards]
     share = config.settings.held_out if isinstance(config.settings, TaggerSettings) else 0.0
-    for name, held_out in ((SAMPLES, False), (HELD_OUT, True)):
-        if not (config.work / name).is_dir():
+    parts = ((SAMPLES, False), (HELD_OUT, True)) if config.kind == "tagger" else ((SAMPLES, False),)
+    for name, held_out in parts:
+        if not _is_of(config.work / name, files):
             write_sample_map(config.work / name, files, _part(share, held_out))
     return SampleMap(config.work / SAMPLES)
+
+
+def _is_of(folder: Path, files: Sequence[ShardFile]) -> bool:
+    """Whether there is a map of these tars, which may have moved since it was made."""
+    try:
+        return SampleMap(folder).tars == [file.tar for file in files]
+    except FatalError:
+        return False
 
 
 def _part(share: float, held_out: bool) -> Callable[[pa.Table], NDArray[np.bool_]]:
@@ -79,13 +96,17 @@ class ShardSamples:
 
     def labels(self, sample: int) -> TrainingSample:
         """Returns the labels of one image, without reading the image. Raises `FatalError` when they are damaged."""
-        return self._parsed(self._whole(sample, [LABELS])[LABELS])
+        return self._parsed(sample, self._whole(sample, [LABELS])[LABELS])
 
     def image(self, sample: int) -> bytes:
         """Returns the bytes of its file. Raises `FatalError` when they are damaged."""
         members = self._whole(sample, [m.extension for m in self.samples.members(sample) if m.extension != LABELS])
         (data,) = members.values()
         return data
+
+    def require_tars(self) -> None:
+        """Raises `FatalError` for a local tar that is missing or too short."""
+        self._reader.require_tars()
 
     def read(self, samples: Sequence[int]) -> list[tuple[TrainingSample, bytes] | DamagedSample]:
         """Returns the labels and the bytes of images, or the damage. Those of a remote store are requested together."""
@@ -99,13 +120,17 @@ class ShardSamples:
             members = self._reader.read(sample)
         except DamagedSample as damage:
             return damage
-        labels = self._parsed(members.pop(LABELS))
+        labels = self._parsed(sample, members.pop(LABELS))
         (data,) = members.values()
         return labels, data
 
-    def _parsed(self, labels: bytes) -> TrainingSample:
-        sample = TrainingSample.from_json(labels)
-        return sample.worded() if self._predicate_form == "surface" else sample
+    def _parsed(self, sample: int, labels: bytes) -> TrainingSample:
+        try:
+            found = TrainingSample.from_json(labels)
+        except FatalError as error:
+            tar = self.samples.tars[self.samples.shard(sample)]
+            raise FatalError(f"{tar}: {self.samples.key(sample)}: {error}") from error
+        return found.worded() if self._predicate_form == "surface" else found
 
     def _whole(self, sample: int, extensions: Sequence[str]) -> dict[str, bytes]:
         try:

@@ -24,7 +24,7 @@ from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
 from pipeline.training.task import Task
-from storage.errors import FatalError
+from storage.errors import FatalError, PipelineError
 from storage.stream.order import stable_seed
 from storage.stream.stream import Skipped
 
@@ -70,6 +70,7 @@ def train(
     `check` runs in the first process alone and must leave the network unchanged.
     Raises `FatalError` when the loss or the gradient is not finite, or too many samples are damaged.
     """
+    samples.require_tars()
     sequence = sample_sequence(samples, settings)
     total = settings.steps or -(-settings.epochs * len(sequence) // settings.batch)
     torch.manual_seed(stable_seed("weights", settings.seed))
@@ -84,7 +85,7 @@ def train(
     skipped = Skipped(len(samples), settings.max_damaged)
     if stream:
         sequence.restore(stream["sequence"])
-        skipped.reasons |= {int(sample): reason for sample, reason in stream["skipped"].items()}
+        skipped.restore(stream["skipped"])
     metrics = MetricsLog(work / METRICS_LOG)
     if ranks.rank == 0:
         metrics.rewind(first)
@@ -93,8 +94,7 @@ def train(
     step, stop, started, reported = first, False, time.monotonic(), 0.0
     batches = StepBatches(samples, settings, ranks.rank, ranks.count, dict(skipped.reasons))
     for batch in _loaded(batches, range(first, total), settings, ranks.device):
-        for sample, reason in batch.damaged.items():
-            skipped.add(sample, reason)
+        skipped.add(batch.damaged)
         for group, rate in zip(optimizer.param_groups, _rates(settings), strict=True):
             group["lr"] = rate * schedule(settings, step, total)
         optimizer.zero_grad(set_to_none=True)
@@ -111,7 +111,7 @@ def train(
         stop = synced.stop
         is_saved = step % settings.checkpoint_every == 0 or step == total or stop
         if is_saved:
-            skipped.reasons |= gathered(skipped.reasons, ranks)
+            skipped.add(gathered(skipped.reasons, ranks))
         if ranks.rank == 0:
             now = time.monotonic()
             if step % settings.log_every == 0 or step == total:
@@ -123,8 +123,7 @@ def train(
                 reported = now
             if is_saved:
                 metrics.sync()
-                left_out = {str(sample): reason for sample, reason in sorted(skipped.reasons.items())}
-                stream = {"sequence": sequence.state(step * settings.batch), "skipped": left_out}
+                stream = {"sequence": sequence.state(step * settings.batch), "skipped": skipped.as_state()}
                 save_checkpoint(work / CHECKPOINT, step, ranks.count, stream, network, optimizer)
         if stop:
             break
@@ -163,17 +162,19 @@ def _rates(settings: TrainingSettings) -> tuple[float, float, float]:
 def _loaded(
     batches: StepBatches, remaining: range, settings: TrainingSettings, device: torch.device
 ) -> Iterator[Batch]:
-    """Yields the batch of each remaining step, prepared here or by loader processes."""
-    return iter(
-        torch.utils.data.DataLoader(
-            batches,
-            batch_size=None,
-            sampler=remaining,
-            num_workers=settings.loaders,
-            multiprocessing_context="spawn" if settings.loaders else None,
-            pin_memory=device.type == "cuda",
-        )
+    """Yields the batch of each remaining step, prepared here or by loader processes. Raises `PipelineError`."""
+    loader = torch.utils.data.DataLoader(
+        batches,
+        batch_size=None,
+        sampler=remaining,
+        num_workers=settings.loaders,
+        multiprocessing_context="spawn" if settings.loaders else None,
+        pin_memory=device.type == "cuda",
     )
+    for batch in loader:
+        if isinstance(batch, PipelineError):
+            raise batch
+        yield batch
 
 
 def _losses(

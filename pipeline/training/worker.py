@@ -27,7 +27,7 @@ from pipeline.training.task import Task
 from pipeline.training.trainer import Check, TrainingResult, train
 from pipeline.training.vocabulary import Vocabulary
 from storage.atomic import put_in_place, write_atomic
-from storage.errors import PipelineError
+from storage.errors import PipelineError, RetryableError
 from storage.shards.sample_map import SampleMap
 
 
@@ -40,6 +40,9 @@ def main(path: Path) -> int:
         trained = run(config, ranks, asked)
         if ranks.count > 1:
             dist.destroy_process_group()
+    except RetryableError as error:
+        print(f"error: {error}", flush=True)
+        return 1
     except (PipelineError, ValueError) as error:
         write_atomic(config.work / ERROR, str(error).encode())
         print(f"error: {error}", flush=True)

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import xxhash
 
 from storage.atomic import write_atomic
-from storage.errors import FatalError
+from storage.errors import FatalError, translate_os_errors
 from storage.shards.scan import Member, Refused, scan_tar
 from storage.tables import SHARD_MEMBERS, read_table, table_bytes
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that were read, and the bytes there are."""
 _CHUNK = 2**20
+_COLUMNS = ("key", "extension", "offset", "size", "digest", "check")
+"""Columns that every row of an index has, after that of its tar."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +38,27 @@ def index_path(tar: Path) -> Path:
 
 
 def index_tar(tar: Path, progress: Progress = lambda done, total: None) -> TarIndex:
-    """Reads a tar once and makes its index. Raises `FatalError` when there is no such file."""
+    """Reads a tar once and makes its index. Raises `FatalError` for a missing file, and for one whose name is not UTF-8."""
     if not tar.is_file():
         raise FatalError(f"{tar}: no such file; name a tar, e.g. shards/train-000.tar")
+    try:
+        tar.name.encode()
+    except UnicodeEncodeError as error:
+        raise FatalError(f"{tar}: an index can't state this name, which is not UTF-8; rename the tar") from error
     refused: list[Refused] = []
-    rows: list[dict[str, object]] = []
+    # A mapping per row would take several hundred bytes more of each.
+    columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
     total = os.path.getsize(tar)
     with tar.open("rb") as file:
         for entry in scan_tar(tar):
             if isinstance(entry, Refused):
                 refused.append(entry)
                 continue
-            rows.append(_row(tar.name, entry, *_digests(file.fileno(), entry)))
+            row = (entry.key, entry.extension, entry.offset, entry.size, *_digests(file.fileno(), entry))
+            for name, value in zip(_COLUMNS, row, strict=True):
+                columns[name].append(value)
             progress(entry.offset + entry.size, total)
-    return TarIndex(pa.Table.from_pylist(rows, schema=SHARD_MEMBERS), tuple(refused))
+    return TarIndex(_table(tar.name, columns), tuple(refused))
 
 
 def write_index(tar: Path, table: pa.Table) -> Path:
@@ -67,34 +77,48 @@ def read_index(tar: Path) -> pa.Table:
 
 
 def read_index_file(path: Path) -> pa.Table:
-    """Reads an index. Raises `FatalError` when it is none."""
+    """Reads an index. Raises `FatalError` when it is none, missing or not readable, and `RetryableError` when the disk fails."""
+    if not path.is_file():
+        raise FatalError(f"{path}: no such file; make the index with `rlip shards index`")
     try:
-        found = read_table(path, SHARD_MEMBERS)
-        for name in ("shard", "key", "extension", "offset", "size", "digest", "check"):
+        with translate_os_errors(f"reading {path}"):
+            found = read_table(path, SHARD_MEMBERS)
+        found.validate(full=True)
+        for name in ("shard", *_COLUMNS):
             if found[name].null_count:
                 raise ValueError(f"a row without {name}")
         return found
-    except (pa.ArrowException, ValueError) as error:
-        reason = str(error).splitlines()[0][:200]
+    except (pa.ArrowException, ValueError, OSError) as error:
+        reason = str(error).partition("\n")[0][:200]
         raise FatalError(
             f"{path}: not an index of a shard ({reason}); make it again with `rlip shards index`"
         ) from error
 
 
-def faults(tar: Path, index: pa.Table, progress: Progress = lambda done, total: None) -> Iterator[str]:
-    """Yields how a tar differs from its index, and what of it is refused. Reads the tar once."""
+@dataclass(frozen=True)
+class Comparison:
+    """How a tar differs from its index."""
+
+    faults: tuple[str, ...]
+    """Each begins with the name of the member, or of the tar where it is damaged."""
+    left_out: tuple[Refused, ...]
+    """Entries that no index lists, which are no fault."""
+
+
+def compare(tar: Path, index: pa.Table, progress: Progress = lambda done, total: None) -> Comparison:
+    """Compares a tar with its index. Reads the tar once. Raises `FatalError` as `index_tar` does."""
     found = index_tar(tar, progress)
-    for entry in found.refused:
-        yield f"{entry.name or tar.name}: {entry.reason}"
+    faults = [f"{entry.name or tar.name}: {entry.reason}" for entry in found.refused if entry.damaged]
     told, there = (_by_name(table) for table in (index, found.table))
     for name in sorted(told.keys() | there.keys()):
         if name not in there:
-            yield f"{name}: in the index, but not in the tar"
+            faults.append(f"{name}: in the index, but not in the tar")
         elif name not in told:
-            yield f"{name}: in the tar, but not in the index"
+            faults.append(f"{name}: in the tar, but not in the index")
         elif told[name] != there[name]:
             different = "other bytes" if told[name][2] != there[name][2] else "another place"
-            yield f"{name}: has {different} than the index says"
+            faults.append(f"{name}: has {different} than the index says")
+    return Comparison(tuple(faults), tuple(entry for entry in found.refused if not entry.damaged))
 
 
 def _by_name(table: pa.Table) -> dict[str, tuple[int, int, str]]:
@@ -102,17 +126,13 @@ def _by_name(table: pa.Table) -> dict[str, tuple[int, int, str]]:
     return {f"{key}.{extension}": place for key, extension, *place in zip(*columns, strict=True)}  # type: ignore[misc]
 
 
-def _row(tar: str, member: Member, digest: str, check: str) -> dict[str, object]:
-    return {
-        "shard": tar,
-        "key": member.key,
-        "extension": member.extension,
-        "offset": member.offset,
-        "size": member.size,
-        "digest": digest,
-        "check": check,
-        **dict.fromkeys(("dataset", "image_id", "width", "height", "phash")),
-    }
+def _table(tar: str, columns: dict[str, list[Any]]) -> pa.Table:
+    """The index of a tar. It says nothing of the images."""
+    rows = len(columns["key"])
+    values = {name: pa.array(column, SHARD_MEMBERS.field(name).type) for name, column in columns.items()}
+    values["shard"] = pa.array([tar] * rows, pa.string())
+    arrays = [values[field.name] if field.name in values else pa.nulls(rows, field.type) for field in SHARD_MEMBERS]
+    return pa.Table.from_arrays(arrays, schema=SHARD_MEMBERS)
 
 
 def _digests(descriptor: int, member: Member) -> tuple[str, str]:

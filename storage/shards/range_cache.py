@@ -7,17 +7,23 @@ import os
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from random import SystemRandom
 
-SWEEP_SHARE = 0.05
+SWEEP_SHARE = 0.02
 """Share of the limit that a process writes between two looks at the size of the folder."""
 
 
 class RangeCache:
-    """A folder of files named by what they hold. A file is whole or absent; its time is that of its last use."""
+    """A folder of files named by what they hold. A file is whole or absent; its time is that of its last use.
+
+    The size holds up to a few percent per process: each looks at the folder on its own, after every `SWEEP_SHARE` that it wrote.
+    """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self._folder, self._max_bytes = folder, max_bytes
-        self._written = max_bytes
+        self._before_sweep = 0.0
+        """Bytes that this process writes before it looks at the folder again."""
+        self._has_swept = False
         folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, name: str) -> bytes | None:
@@ -42,10 +48,13 @@ class RangeCache:
             with suppress(OSError):
                 aside.unlink()
             return
-        self._written += len(data)
-        if self._written > self._max_bytes * SWEEP_SHARE:
-            self._written = 0
+        self._before_sweep -= len(data)
+        if self._before_sweep <= 0:
+            interval = self._max_bytes * SWEEP_SHARE
             self._sweep()
+            # Processes that began together would otherwise all look, and in between all write, at the same time.
+            self._before_sweep = interval if self._has_swept else SystemRandom().uniform(0, interval)
+            self._has_swept = True
 
     def _sweep(self) -> None:
         """Removes the files that were unused for longest, until all fit the limit."""

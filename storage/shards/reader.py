@@ -5,6 +5,7 @@ A tar is never scanned or extracted. What is read is compared with its checksum,
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,11 +16,13 @@ from typing import Protocol
 
 from xxhash import xxh3_128_digest
 
-from storage.errors import FatalError
+from storage.errors import FatalError, RetryableError
 from storage.remote import Remote
 from storage.shards.range_cache import RangeCache
 from storage.shards.sample_map import MemberPlace, SampleMap
 
+_OF_THE_FILE = (None, errno.ENOENT, errno.EIO, errno.EISDIR, errno.ENXIO)
+"""Errors that say something of the tar. Others, such as too many open files, are of this machine."""
 MOST_OPEN = 32
 """Local tars that a reader keeps open."""
 
@@ -41,12 +44,12 @@ class SampleReader:
                 raise FatalError(f"{tar}: a shard is a file or a URL such as s3://bucket/file.tar, never a command")
         self.samples, self._cache, self._most_open = samples, cache, most_open
         self._open: OrderedDict[int, _Tar] = OrderedDict()
-        self._lock = Lock()
+        self._lock, self._process = Lock(), os.getpid()
 
     def read(self, sample: int, extensions: Sequence[str] | None = None) -> dict[str, bytes]:
         """Returns the members of a sample by extension: all, or only those named, whose bytes alone are then read.
 
-        Raises `DamagedSample` that names the sample.
+        Raises `DamagedSample` that names the sample, and other errors for failures of this machine or the network.
         """
         wanted = [m for m in self.samples.members(sample) if extensions is None or m.extension in extensions]
         damaged = ""
@@ -54,13 +57,21 @@ class SampleReader:
             try:
                 found = self._tar(self.samples.shard(sample)).read(wanted, is_cached)
             except OSError as error:
-                raise DamagedSample(f"{self._name(sample)}: {error.strerror or error}") from error
+                raise self._meaning(sample, error) from error
             damaged = next((m.extension for m in wanted if xxh3_128_digest(found[m.extension]) != m.check), "")
             if not damaged:
                 return found
         size = next(m.size for m in wanted if m.extension == damaged)
         what = "ends early" if len(found[damaged]) < size else "has other bytes than its index says"
         raise DamagedSample(f"{self._name(sample)}.{damaged}: {what}")
+
+    def _meaning(self, sample: int, error: OSError) -> Exception:
+        what = f"{self._name(sample)}: {error.strerror or error}"
+        if error.errno in _OF_THE_FILE:
+            return DamagedSample(what)
+        if error.errno in (errno.EACCES, errno.EPERM):
+            return FatalError(f"{what}; let this user read the tar")
+        return RetryableError(f"{what}; run again when this machine has room for it")
 
     def require_tars(self) -> None:
         """Raises `FatalError` for a local tar that is missing or ends before its last sample."""
@@ -77,6 +88,8 @@ class SampleReader:
         return SampleReader, (self.samples, self._cache, self._most_open)
 
     def _tar(self, number: int) -> _Tar:
+        if os.getpid() != self._process:  # connections and locks of a parent process can't be used after a fork
+            self._open, self._lock, self._process = OrderedDict(), Lock(), os.getpid()
         with self._lock:
             tar = self._open.pop(number, None)
             if tar is None:
@@ -146,9 +159,10 @@ def _remote_file(url: str) -> tuple[Remote, str]:
     """Returns the connection to the bucket or host of a URL, and the path there."""
     protocol, _, rest = url.partition("://")
     root, _, path = rest.partition("/") if not rest.startswith("/") else rest.rpartition("/")
-    return _connection(f"{protocol}://{root}"), path
+    return _connection(f"{protocol}://{root}", os.getpid()), path
 
 
 @lru_cache(maxsize=16)
-def _connection(url: str) -> Remote:
+def _connection(url: str, process: int) -> Remote:
+    """A connection of one process. A forked one needs its own."""
     return Remote(url)

@@ -42,6 +42,9 @@ _SAMPLE = np.dtype(
 """`first`: its first member; `key`: where its key ends in keys.bin; `set`: its data set, by number."""
 _MEMBER = np.dtype([("offset", "<i8"), ("size", "<i8"), ("check", "V16"), ("extension", "<i2")])
 MOST_EXTENSIONS = 2**15
+MOST_DATASETS = 2**15
+NAMED = 5
+"""Tars that an error lists."""
 Keep = Callable[[pa.Table], NDArray[np.bool_]]
 """Chooses samples of a shard, given the index rows of their first members."""
 
@@ -68,28 +71,40 @@ class MemberPlace(NamedTuple):
 def write_sample_map(folder: Path, shards: Iterable[ShardFile], keep: Keep | None = None) -> SampleMap:
     """Makes the map of all samples, or of those that `keep` chooses, in the order of the shards. Memory is that of one shard.
 
-    Raises `FatalError` for an index that is damaged or states impossible places.
+    Raises `FatalError` for an index that is damaged, states impossible places or is of other tars, and for a tar given twice.
     """
+    given: set[tuple[str, str]] = set()
     with atomic_folder(folder, replace=True) as aside, _Writer(aside) as writer:
         read: tuple[Path, dict[str, pa.Table]] | None = None
         for shard in shards:
             if read is None or read[0] != shard.index:
-                read = shard.index, _by_tar(read_index_file(shard.index))
+                read = shard.index, _by_tar(shard.index)
             name = shard.name or shard.tar.rpartition("/")[2]
+            if (shard.tar, name) in given:
+                raise FatalError(f"{shard.tar}: given twice; give each tar once")
+            given.add((shard.tar, name))
             if name in read[1]:
                 writer.add(shard, read[1][name], keep)
+            elif read[1]:
+                shown = [each if each.isprintable() else repr(each) for each in list(read[1])[:NAMED]]
+                names = ", ".join(shown + ["…"] * (len(read[1]) > NAMED))
+                raise FatalError(f"{shard.index}: is the index of {names}, not of {name}; index {shard.tar} again")
     return SampleMap(folder)
 
 
-def _by_tar(index: pa.Table) -> dict[str, pa.Table]:
-    """Tar → its rows of an index, which lie together."""
+def _by_tar(path: Path) -> dict[str, pa.Table]:
+    """Tar → its rows of an index, which must lie together."""
+    index = read_index_file(path)
     tars = pc.run_end_encode(index["shard"].combine_chunks(), run_end_type=pa.int64())
     ends = tars.run_ends.to_pylist()
-    begins = [0, *ends[:-1]]
-    return {
+    begins = [0, *ends][: len(ends)]
+    found = {
         name: index.slice(begin, end - begin)
         for name, begin, end in zip(tars.values.to_pylist(), begins, ends, strict=True)
     }
+    if len(found) < len(ends):
+        raise FatalError(f"{path}: rows of one tar lie apart; make the index again")
+    return found
 
 
 class SampleMap:
@@ -112,7 +127,9 @@ class SampleMap:
             self._members = _mapped(folder / "members.bin", _MEMBER, about["members"])
             self._keys = _mapped(folder / "keys.bin", np.dtype("u1"), about["key_bytes"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FatalError(f"{folder}: not a whole map of samples ({error}); make it again") from error
+            raise FatalError(
+                f"{folder}: not a whole map of samples ({error}); remove the folder and run again"
+            ) from error
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -223,7 +240,10 @@ class _Writer:
         for side in ("width", "height"):
             samples[side] = rows[side].fill_null(0).to_numpy()[firsts]
         names = rows["dataset"].fill_null("").to_numpy(zero_copy_only=False)[firsts]
-        samples["set"] = [self._datasets.setdefault(str(name), len(self._datasets)) for name in names]
+        sets = [self._datasets.setdefault(str(name), len(self._datasets)) for name in names]
+        if len(self._datasets) > MOST_DATASETS:
+            raise FatalError(f"{shard.index}: more than {MOST_DATASETS} data sets; put the set into fewer")
+        samples["set"] = sets
         parts = {"samples": samples.tobytes(), "members": members.tobytes(), "keys": b"".join(encoded)}
         for name, data in parts.items():
             self._files[name].write(data)

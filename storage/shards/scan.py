@@ -17,7 +17,9 @@ _NAME = re.compile(r"((?:.*/|)[^./][^.]*|)[.]([^/]*)")
 """WebDataset's rule: the key ends at the first dot of the file name, the rest is the extension."""
 LONGEST_NAME = 1024
 LONGEST_HEADER = 2**20
-"""Bytes that are read at once. A header may state that its extension is as long as the tar."""
+"""Bytes that are read of all headers of an entry. One may state that its extension is as long as the tar."""
+MOST_GLOBALS = 100
+"""Entries of the global headers, each of which `tarfile` applies to every member that follows."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,15 @@ def scan_tar(path: Path) -> Iterator[Member | Refused]:
     before: set[str] = set()
     key, is_repeated = "", False
     try:
-        with path.open("rb") as file, tarfile.open(fileobj=cast(IO[bytes], _Headers(file)), mode="r:") as tar:
+        with (
+            path.open("rb") as file,
+            tarfile.open(fileobj=cast(IO[bytes], headers := _Headers(file)), mode="r:") as tar,
+        ):
             while (info := tar.next()) is not None:
+                headers.begin()
                 tar.members = []  # type: ignore[attr-defined] # saves a kilobyte of memory per member
+                if len(tar.pax_headers) > MOST_GLOBALS:
+                    raise tarfile.ReadError(f"a global header of {len(tar.pax_headers)} entries")
                 # Not every type states its bytes in `size`, but a next entry that does not lie behind this one never ends.
                 if tar.offset <= info.offset or (_is_plain(info) and info.offset_data + info.size > size):
                     yield Refused(info.name, ENDS_EARLY, damaged=True)
@@ -81,7 +89,7 @@ def scan_tar(path: Path) -> Iterator[Member | Refused]:
                 else:
                     before.add(extension)
                     yield Member(key, extension, info.offset_data, info.size)
-    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
         yield Refused("", f"the tar is damaged: {error}", damaged=True)
 
 
@@ -89,15 +97,21 @@ ENDS_EARLY = "ends after the tar does"
 
 
 class _Headers:
-    """A tar from which only headers are read, so that one that states a huge size takes no memory."""
+    """A tar from which only headers are read, so that one that states a huge size, or goes on and on, takes no memory."""
 
     def __init__(self, file: BufferedReader) -> None:
         self._file = file
+        self._asked = 0
+
+    def begin(self) -> None:
+        """Says that what is read from here on belongs to the next entry."""
+        self._asked = 0
 
     def read(self, size: int) -> bytes:
-        """Reads at most `LONGEST_HEADER` bytes. Raises `tarfile.ReadError` when more are asked for."""
-        if size > LONGEST_HEADER:
-            raise tarfile.ReadError(f"a header of {size} bytes")
+        """Reads bytes. Raises `tarfile.ReadError` when one entry asks for more than `LONGEST_HEADER`."""
+        self._asked += size
+        if self._asked > LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {self._asked} bytes or more")
         return self._file.read(size)
 
     def seek(self, place: int) -> int:

@@ -129,7 +129,7 @@ class _Tar:
 
 def _header(name: str, size: int) -> bytes:
     """A USTAR header as `tarfile` writes it with mode 0644 and zeros for owner and time, in a fifth of its time."""
-    if len(name) > tarfile.LENGTH_NAME or size >= 8**11:
+    if len(name) > tarfile.LENGTH_NAME or size >= 2**31:
         raise ValueError(f"{name!r} of {size} bytes doesn't fit the header of a tar")
     fields = (name.encode().ljust(100, b"\0"), _MODE_AND_OWNER, b"%011o\0" % size, b"00000000000\0", b" " * 8, _TYPE)
     block = b"".join(fields).ljust(tarfile.BLOCKSIZE, b"\0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from storage.errors import FatalError
 
+LEAST_TEMPERATURE = 0.1
 CYCLE = 10_000
 """Runs after which the interleaving of data sets repeats. Shares are exact to one in this number."""
 
@@ -28,8 +30,13 @@ class Mix:
     """Data set → factor of its share, unless the kind is "concat"; 1 where it is left out."""
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0 or any(not weight > 0 for weight in self.weights.values()):
-            raise FatalError("mix: temperature and weights must be above 0; leave a data set out to have none of it")
+        if not self.temperature >= LEAST_TEMPERATURE or any(
+            not 0 < weight < math.inf for weight in self.weights.values()
+        ):
+            raise FatalError(
+                f"mix: the temperature must be at least {LEAST_TEMPERATURE}, weights finite and above 0; leave a data set out to "
+                "have none of it"
+            )
         if self.kind == "concat" and self.weights:
             raise FatalError('mix: weights need kind "proportional" or "temperature"; "concat" takes every sample once')
 
@@ -52,6 +59,10 @@ class Interleaving:
         self._run = run
         counts = np.floor(shares * CYCLE).astype(np.int64)
         counts[np.argsort(-(shares * CYCLE - counts), kind="stable")[: CYCLE - counts.sum()]] += 1
+        # However small its share, each set gets a run of the cycle, at the cost of the largest.
+        missing = counts == 0
+        counts[missing] = 1
+        counts[counts.argmax()] -= missing.sum()
         # The n-th run of a set with c runs belongs at (n + 1/2) / c of the cycle.
         order = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
         self.cycle = np.repeat(np.arange(len(counts)), counts)[np.argsort(order, kind="stable")]

@@ -47,7 +47,12 @@ class SampleSequence:
         return len(self.samples)
 
     def draw(self, start: int, stop: int) -> Drawn:
-        """Returns the samples at the places `start` to `stop` (excluded)."""
+        """Returns the samples at the places `start` to `stop` (excluded).
+
+        Raises `FatalError` for places before a change of the mix, which its new weights say nothing about.
+        """
+        if start < self._origin:
+            raise FatalError(f"place {start} lies before {self._origin}, where the weights of the mix changed")
         if len(self._orders) == 1:
             shift = int(self._begun[0]) - self._origin
             return self._orders[0].draw(start + shift, stop + shift)
@@ -77,6 +82,8 @@ class SampleSequence:
                     "restore what it was, or begin anew"
                 )
         place = int(state["place"])
+        if place < 0:
+            raise FatalError(f"the stream can't go on: the state is at place {place}")
         if state["mix"]["kind"] == self.mix.kind == "concat":
             return place
         if "concat" in (state["mix"]["kind"], self.mix.kind):
@@ -115,6 +122,6 @@ def _ranges(samples: SampleMap) -> dict[str, tuple[int, int]]:
     begins = np.flatnonzero(np.r_[True, sets[1:] != sets[:-1]])
     names = [samples.datasets[int(sets[begin])] for begin in begins]
     if len(set(names)) != len(names):
-        raise FatalError("the shards of a data set lie apart; name them one data set after the other")
+        raise FatalError("the shards of a data set lie apart; list all tars of one data set before those of the next")
     ends = [*begins[1:].tolist(), len(samples)]
     return dict(zip(names, zip(begins.tolist(), ends, strict=True), strict=True))

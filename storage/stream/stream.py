@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
@@ -22,6 +23,8 @@ log = logging.getLogger("rlip.stream")
 AHEAD = 16
 """Samples of remote tars that are requested ahead."""
 MOST_DAMAGED = 0.01
+_Found = dict[str, bytes] | DamagedSample | None
+"""The members of a sample, the damage, or None if it is known to be damaged."""
 
 
 class Skipped:
@@ -32,24 +35,56 @@ class Skipped:
         self._samples, self._most = samples, most
         self.reasons: dict[int, str] = {}
 
-    def add(self, sample: int, reason: str) -> None:
-        """Notes a sample. Raises `FatalError` when too many are damaged."""
-        if sample not in self.reasons:
-            log.warning("left out a damaged sample: %s", reason)
-            self.reasons[sample] = reason
-        if len(self.reasons) > self._most * self._samples:
+    def add(self, found: Mapping[int, str]) -> None:
+        """Notes damaged samples. Raises `FatalError` when too many are."""
+        for sample, reason in found.items():
+            if sample not in self.reasons:
+                log.warning("left out a damaged sample: %s", reason)
+                self.reasons[sample] = reason
+        if found and len(self.reasons) > self._most * self._samples:
             raise FatalError(
                 f"{len(self.reasons)} of {self._samples} samples are damaged, more than the share of {self._most} that may be; "
-                f"the last: {reason}; `rlip shards verify` finds them all"
+                f"the last: {list(found.values())[-1]}; `rlip shards verify` finds them all"
             )
+
+    def restore(self, state: Mapping[str, str]) -> None:
+        """Notes what an earlier process left out, as `as_state` gave it."""
+        self.reasons |= {int(sample): reason for sample, reason in state.items()}
+
+    def as_state(self) -> dict[str, str]:
+        """Returns the left-out samples as JSON values."""
+        return {str(sample): reason for sample, reason in sorted(self.reasons.items())}
+
+
+@dataclass(frozen=True)
+class StreamBatch:
+    """A rank's part of a global batch: webdataset's samples, and what was left out because it is damaged."""
+
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    damaged: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a pass is."""
+
+    start: int
+    """The place of the sequence at which the pass began."""
+    given: int = 0
+    """Samples that this process has taken since `start`, damaged ones included."""
+    resumed: int = 0
+    """As many of them were taken before the pass was resumed."""
+    workers: int = 0
+    """The number of loader processes that share the batches."""
 
 
 class Stream(IterableDataset[dict[str, Any]]):
     """Yields the samples of one rank as webdataset does: `__key__`, `__url__`, and the bytes of each member by extension.
 
     All ranks cut one global sequence. Of the places of a global batch, rank r of R takes those from ⌊r·batch/R⌋ to
-    ⌊(r+1)·batch/R⌋, and a loader with several processes gives whole batches to each in turn. Give a loader the `share` as its
-    batch size; without processes any batch size gives the same samples.
+    ⌊(r+1)·batch/R⌋. Loaders take `batches()`, which gives whole batches to each of their processes in turn.
+
+    A pass begins at the beginning of the stream, as with any dataset of torch, or where a loaded state says.
     """
 
     def __init__(
@@ -69,9 +104,9 @@ class Stream(IterableDataset[dict[str, Any]]):
         cache: RangeCache | None = None,
     ) -> None:
         """`batch`: samples of a step over all ranks; `epochs`: where the stream ends, None: never; `extensions`: the members
-        to read, None: all; `most_damaged`: share of samples that may be damaged and left out.
+        to read, None: all; `most_damaged`: share of the samples that each process may find damaged.
 
-        Raises `FatalError` for a stream that would give a rank nothing.
+        Raises `FatalError` for a stream that would give a rank nothing, and for a local tar that is missing or too short.
         """
         super().__init__()
         if not 0 <= rank < ranks <= batch:
@@ -82,79 +117,121 @@ class Stream(IterableDataset[dict[str, Any]]):
         self.batch, self.rank, self.ranks = batch, rank, ranks
         self.skipped = Skipped(len(samples), most_damaged)
         self._reader = SampleReader(samples, cache)
+        self._reader.require_tars()
         self._extensions = extensions
-        self._start, self._end = 0, None if epochs is None else epochs * len(samples)
-        self._given, self._workers, self._resumed = 0, 0, 0
+        self._begin, self._end = 0, None if epochs is None else epochs * len(samples)
+        self._at = _Place(0)
+        self._loaded: _Place | None = None
 
     @property
     def share(self) -> int:
-        """Samples of a batch that this rank takes."""
+        """Samples of a whole batch that this rank takes."""
         first, last = self._cut(0, self.batch)
         return last - first
 
     def __len__(self) -> int:
-        """Samples that this rank takes from here to the end; of a stream without an end, in one epoch."""
-        end = self._start + len(self.sequence) if self._end is None else self._end
-        whole, rest = divmod(max(0, end - self._start), self.batch)
-        first, last = self._cut(0, self.batch)
-        return whole * (last - first) + max(0, min(rest, last) - first)
+        """Samples that the next pass takes; of a stream without an end, those of one epoch."""
+        at = self._loaded or _Place(self._begin)
+        end = at.start + len(self.sequence) if self._end is None else self._end
+        whole, rest = divmod(max(0, end - at.start), self.batch)
+        first, _ = self._cut(0, self.batch)
+        return max(0, whole * self.share + max(0, min(rest, first + self.share) - first) - at.given)
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes the stream that of one epoch."""
-        self._start, self._end = epoch * len(self.sequence), (epoch + 1) * len(self.sequence)
-        self._given = self._resumed = 0
+        """Makes the stream that of one epoch. A state that was loaded stays if it lies in that epoch."""
+        size = len(self.sequence)
+        self._begin, self._end = epoch * size, (epoch + 1) * size
+        if self._loaded is not None and not self._begin <= self._loaded.start < self._end:
+            self._loaded = None
+
+    def batches(self) -> Batches:
+        """Returns the same stream as whole batches, for loaders with `batch_size=None`."""
+        return Batches(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state of this process, which goes on with the same ranks and loader processes."""
-        return self._state(self._start) | {"given": self._given, "workers": self._workers}
+        """Returns the state of this process, in the middle of a batch too. The same ranks and loader processes go on from it.
 
-    def state_after(self, batches: int) -> dict[str, Any]:
-        """Returns the state after that many whole batches, which any number of ranks and loader processes can go on from."""
-        return self._state(self._start + batches * self.batch) | {"given": 0, "workers": 0}
+        Torchdata's StatefulDataLoader asks each of its processes for it. With torch's own DataLoader, save `state_after`.
+        """
+        return self._state(self._loaded or self._at)
+
+    def state_after(self, batches: int, damaged: Mapping[int, str] | None = None) -> dict[str, Any]:
+        """Returns the state after whole batches of this pass, from which any ranks, loader processes and batch size go on.
+
+        `damaged`: what the batches of loader processes left out. A batch in the middle of which the pass began counts.
+        """
+        at = self._loaded or self._at
+        place = at.start + (at.resumed // self.share + batches) * self.batch
+        place = place if self._end is None else min(place, self._end)
+        state = self._state(_Place(place))
+        state["skipped"] |= {str(sample): reason for sample, reason in (damaged or {}).items()}
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a state. Batch size, number of ranks and weights of the mix may have changed in `state_after` states.
 
-        Raises `FatalError` at once when samples, seed or order differ, or a tar is missing or too short.
+        Raises `FatalError` at once when samples, seed or order differ, the state lies behind the end of the stream, or a local
+        tar is missing or too short.
         """
         self._reader.require_tars()
-        self._start = self.sequence.restore(state)
-        self._given, self._workers = int(state["given"]), int(state["workers"])
-        self._resumed = self._given
-        if self._given and (state["batch"], state["rank"], state["ranks"]) != (self.batch, self.rank, self.ranks):
+        start = self.sequence.restore(state)
+        if self._end is not None and start > self._end:
+            raise FatalError(
+                f"the state is at place {start}, behind the end of the stream at {self._end}; raise `epochs`"
+            )
+        given = int(state.get("given", 0))
+        if given and (state["batch"], state["rank"], state["ranks"]) != (self.batch, self.rank, self.ranks):
             raise FatalError(
                 "the state is of another rank, number of ranks or batch, within a batch; save `state_after` to change them"
             )
-        for sample, reason in state["skipped"].items():
-            self.skipped.reasons[int(sample)] = reason
+        self._at = self._loaded = _Place(start, given, given, int(state.get("workers", 0)))
+        self.skipped.restore(state.get("skipped", {}))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        for sample, members, _ in self._pass():
+            if isinstance(members, DamagedSample):
+                self.skipped.add({sample: str(members)})
+            elif members is not None:
+                yield self._named(sample, members)
+
+    def in_batches(self) -> Iterator[StreamBatch]:
+        """Yields what this process takes of each batch."""
+        batch = StreamBatch()
+        for sample, members, is_last in self._pass():
+            if isinstance(members, DamagedSample):
+                batch.damaged[sample] = str(members)
+                self.skipped.add({sample: str(members)})
+            elif members is not None:
+                batch.samples.append(self._named(sample, members))
+            if is_last:
+                yield batch
+                batch = StreamBatch()
+
+    def _pass(self) -> Iterator[tuple[int, _Found, bool]]:
+        """Yields each sample, what was found of it, and whether it is the last of its batch, and keeps the place up to date."""
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        if self._resumed and self._workers != workers:
+        at, self._loaded = self._loaded or _Place(self._begin), None
+        if at.given and at.workers != workers:
             raise FatalError(
-                f"the state is of {self._workers} loader processes, but there are {workers}; save `state_after` to change them"
+                f"the state is of {at.workers} loader processes, but there are {workers}; save `state_after` to change them"
             )
-        # As with any dataset of torch, a second pass begins anew, unless a state was loaded for it.
-        self._given, self._resumed, self._workers = self._resumed, 0, workers
-        samples = self.sequence.samples
-        for sample, members in self._read(self._places(worker, workers)):
-            self._given += 1
-            if isinstance(members, DamagedSample):
-                self.skipped.add(sample, str(members))
-            elif members is not None:
-                yield {"__key__": samples.key(sample), "__url__": samples.tars[samples.shard(sample)], **members}
+        self._at = replace(at, resumed=at.given, workers=workers)
+        for sample, found, is_last in self._read(self._places(self._at, worker)):
+            self._at = replace(self._at, given=self._at.given + 1)
+            yield sample, found, is_last
 
-    def _places(self, worker: int, workers: int) -> Iterator[int]:
-        """Yields the samples that this process has still to give."""
-        batches, given = divmod(self._given, self.share)
+    def _places(self, at: _Place, worker: int) -> Iterator[tuple[int, bool]]:
+        """Yields the samples that a process has still to give, and whether each is the last of its batch."""
+        batches, given = divmod(at.given, self.share)
         while True:
-            start = self._start + (batches * workers + worker) * self.batch
+            start = at.start + (batches * at.workers + worker) * self.batch
             stop = start + self.batch if self._end is None else min(start + self.batch, self._end)
             if start >= stop:
                 return
             first, last = self._cut(start, stop)
-            yield from self.sequence.draw(first, last).samples[given:].tolist() if first < last else ()
+            for place, sample in enumerate(self.sequence.draw(first + given, last).samples.tolist(), first + given):
+                yield sample, place == last - 1
             batches, given = batches + 1, 0
 
     def _cut(self, start: int, stop: int) -> tuple[int, int]:
@@ -162,23 +239,22 @@ class Stream(IterableDataset[dict[str, Any]]):
         first, last = (start + self.batch * part // self.ranks for part in (self.rank, self.rank + 1))
         return min(first, stop), min(last, stop)
 
-    def _read(self, places: Iterator[int]) -> Iterator[tuple[int, dict[str, bytes] | DamagedSample | None]]:
-        """Yields each sample with its members, the damage, or None if it is known to be damaged."""
+    def _read(self, places: Iterator[tuple[int, bool]]) -> Iterator[tuple[int, _Found, bool]]:
         if not any("://" in tar for tar in self.sequence.samples.tars):
-            for sample in places:
-                yield sample, self._members(sample)
+            for sample, is_last in places:
+                yield sample, self._members(sample), is_last
             return
         with ThreadPoolExecutor(AHEAD) as pool:
-            pending: deque[tuple[int, Future[dict[str, bytes] | DamagedSample | None]]] = deque()
-            for sample in places:
-                pending.append((sample, pool.submit(self._members, sample)))
+            pending: deque[tuple[int, Future[_Found], bool]] = deque()
+            for sample, is_last in places:
+                pending.append((sample, pool.submit(self._members, sample), is_last))
                 if len(pending) == AHEAD:
-                    first, future = pending.popleft()
-                    yield first, future.result()
-            for first, future in pending:
-                yield first, future.result()
+                    first, future, its_last = pending.popleft()
+                    yield first, future.result(), its_last
+            for first, future, its_last in pending:
+                yield first, future.result(), its_last
 
-    def _members(self, sample: int) -> dict[str, bytes] | DamagedSample | None:
+    def _members(self, sample: int) -> _Found:
         if sample in self.skipped.reasons:
             return None
         try:
@@ -186,6 +262,34 @@ class Stream(IterableDataset[dict[str, Any]]):
         except DamagedSample as damage:
             return damage
 
-    def _state(self, place: int) -> dict[str, Any]:
+    def _named(self, sample: int, members: dict[str, bytes]) -> dict[str, Any]:
+        samples = self.sequence.samples
+        return {"__key__": samples.key(sample), "__url__": samples.tars[samples.shard(sample)], **members}
+
+    def _state(self, at: _Place) -> dict[str, Any]:
         own = {"batch": self.batch, "rank": self.rank, "ranks": self.ranks}
-        return self.sequence.state(place) | own | {"skipped": {str(n): r for n, r in self.skipped.reasons.items()}}
+        progress = {"given": at.given, "workers": at.workers, "skipped": self.skipped.as_state()}
+        return self.sequence.state(at.start) | own | progress
+
+
+class Batches(IterableDataset[StreamBatch]):
+    """The parts of a stream's global batches, for loaders with `batch_size=None`. A damaged sample makes its batch shorter."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def __len__(self) -> int:
+        """Batches that the next pass takes; of a stream without an end, those of one epoch."""
+        return -(-len(self._stream) // self._stream.share)
+
+    def __iter__(self) -> Iterator[StreamBatch]:
+        return self._stream.in_batches()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns `Stream.state_dict`."""
+        return self._stream.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Calls `Stream.load_state_dict`."""
+        self._stream.load_state_dict(state)

@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.cli.shards import describe_shards, index_shards, list_shards, verify_shards
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
+from storage.errors import FatalError
 from storage.shards.index import index_path, read_index
 from storage.shards.writer import Sample, write_shards
 
@@ -27,7 +29,7 @@ SIDE = 200
 
 def rlip(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).with_name("rlip")), "shards", *map(str, words)]
-    env = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+    env = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb", "PYTHONIOENCODING": "utf-8:strict"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=env, cwd=cwd)
     assert "Traceback" not in done.stderr
     return done
@@ -69,7 +71,7 @@ def test_a_tar_is_indexed_listed_and_verified(tar: Path) -> None:
     assert done.stdout == f"{index_path(tar)}: 3 samples, 6 members\n"
     assert read_index(tar)["key"].to_pylist()[::2] == [f"toys-{n:012d}" for n in (1, 2, 3)]
     verified = rlip("verify", tar)
-    assert (verified.returncode, verified.stdout) == (0, "3 samples in 1 tars match\n")
+    assert (verified.returncode, verified.stdout) == (0, "3 samples in 1 tar match\n")
 
 
 def test_samples_are_listed_without_an_index(tar: Path) -> None:
@@ -109,11 +111,16 @@ def test_samples_without_a_partner_are_counted(tmp_path: Path) -> None:
 def test_refused_entries_are_named_and_the_others_indexed(tmp_path: Path) -> None:
     tar = foreign(tmp_path / "x.tar", ("a.jpg", b"x"), ("../b.jpg", b"x"), ("c.pkl", b"x"))
     done = rlip("index", tar)
-    assert done.returncode == 0 and "1 samples" in done.stdout
+    assert done.returncode == 0 and "1 sample, 1 member\n" in done.stdout
     assert "../b.jpg: has a name that leads out" in done.stderr and "c.pkl: is pickled" in done.stderr
     found = json.loads(rlip("index", tar, "--json").stdout)["tars"][0]
     assert [entry["name"] for entry in found["refused"]] == ["../b.jpg", "c.pkl"]
     assert not (tmp_path.parent / "b.jpg").exists()
+    verified = rlip("verify", tar)
+    assert (verified.returncode, verified.stdout) == (0, "1 sample in 1 tar matches\n")
+    assert f"{tar}: left out c.pkl: is pickled" in verified.stderr
+    values = json.loads(rlip("verify", tar, "--json").stdout)
+    assert values["faults"] == [] and [entry["name"] for entry in values["left_out"]] == ["../b.jpg", "c.pkl"]
 
 
 def test_a_damaged_tar_gets_no_index_unless_it_is_asked_for(tar: Path) -> None:
@@ -140,8 +147,59 @@ def test_verify_names_each_fault_and_goes_on_with_the_next_tar(tar: Path, tmp_pa
     assert f"{place['key']}.{place['extension']}: has other bytes than the index says" in done.stdout
     assert f"{third}: has no index" in done.stdout and f"rlip shards index {third}" in done.stdout
     assert str(second) not in done.stdout
+    assert done.stderr.endswith("Error: 2 faults; restore the tars, or, if they are right, index them again\n")
     values = json.loads(rlip("verify", tmp_path, "--json").stdout)
     assert values["tars"] == 2 and len(values["faults"]) == 2
+
+
+def test_all_faults_are_counted_though_few_are_printed(tmp_path: Path) -> None:
+    tar = foreign(tmp_path / "x.tar", *[(f"{number:02d}.cls", b"x") for number in range(30)])
+    assert rlip("index", tar).returncode == 0
+    foreign(tar, *[(f"{number:02d}.cls", b"y") for number in range(21)])
+    done = rlip("verify", tar)
+    assert done.stdout.count("\n") == 21 and "and 10 more faults; --json" in done.stdout
+    assert done.stderr.startswith("Error: 30 faults; ")
+
+
+def test_a_tar_named_twice_is_counted_once(tar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    again = tmp_path / ".." / tmp_path.name / tar.name
+    index_shards([tar, again, tar], [], keep_damaged=False, as_json=False)
+    assert capsys.readouterr().out == f"{index_path(tar)}: 3 samples, 6 members\n"
+    verify_shards([tar, tmp_path, again], as_json=False)
+    assert capsys.readouterr().out == "3 samples in 1 tar match\n"
+    list_shards([again, tar], as_json=False)
+    assert capsys.readouterr().out.count("\n") == 3
+    describe_shards([tar, again], as_json=True)
+    assert json.loads(capsys.readouterr().out)["total"]["samples"] == 3
+    link = tmp_path / "link.tar"
+    link.symlink_to(tar)
+    with pytest.raises(FatalError, match="1 fault; "):
+        verify_shards([tar, link], as_json=False)
+    assert f"{link}: has no index" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["ls", "info"])
+def test_a_tar_that_cannot_be_used_does_not_stop_the_others(tar: Path, tmp_path: Path, command: str) -> None:
+    (tmp_path / "empty.tar").touch()
+    done = rlip(command, tmp_path / "empty.tar", tar, tmp_path / "none.tar")
+    assert done.returncode == 1
+    assert "toys-000000000003" in done.stdout if command == "ls" else "3 samples" in done.stdout
+    assert "empty.tar: is empty" in done.stderr and "none.tar: No such file" in done.stderr
+
+
+def test_names_that_are_not_utf8_are_shown_as_far_as_they_can_be(tmp_path: Path) -> None:
+    tar = foreign(tmp_path / "x\udcff.tar", ("a.jpg", image()), ("b\udcff.jpg", b"x"))
+    assert "not UTF-8; rename the tar" in rlip("index", tar).stderr
+    assert "x�.tar: has no index" in rlip("verify", tar).stdout
+    assert "x�.tar: 1 sample, " in rlip("info", tar).stdout
+
+
+def test_one_is_no_plural(tmp_path: Path) -> None:
+    relation = (SampleRelation(0, 0, "near", 0.5, "near"),)
+    labels = TrainingSample(1, "toys", SIDE, SIDE, (SampleBox("person", 1, 1, 5, 5),), relation).to_json()
+    tar = foreign(tmp_path / "x.tar", ("a.json", labels))
+    done = rlip("info", tar)
+    assert f"{tar}: 1 sample, " in done.stdout and "labels: 1 box, 1 relation in 1 sample\n" in done.stdout
 
 
 def test_a_preview_shows_boxes_in_the_picture_and_lists_what_has_none(tar: Path, tmp_path: Path) -> None:

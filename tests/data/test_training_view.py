@@ -58,6 +58,12 @@ def test_official_sizes_of_whole_images_are_detrs():
     assert found == set(PAPER["shortest"])
 
 
+def test_an_official_view_of_a_sliver_is_not_cropped_out_of_a_giant():
+    settings = ViewSettings(**PAPER | {"crop": 1.0, "official": True})
+    assert training_view(np.full(DRAWS, 0.5), 8, 20_000, settings).crop is None
+    assert training_view(np.full(DRAWS, 0.5), 600, 800, settings).crop is not None
+
+
 def test_official_crops_are_detrs():
     shorter: set[int] = set()
     for width, height, view in views(2000, ViewSettings(**PAPER | {"crop": 1.0, "official": True})):

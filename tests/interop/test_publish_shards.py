@@ -10,6 +10,8 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,12 @@ import yaml
 from PIL import Image
 from run_builder import RunBuilder, pairs, relations
 
+import pipeline.interop.publish_shards
 from pipeline.interop.publish_shards import CHECKSUMS, Published, publish_shards
 from pipeline.interop.shard_index_files import energon_tar_index
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.stages.shard import ShardSettings, ShardStage
+from storage.atomic import atomic_folder
 from storage.errors import FatalError
 from storage.keys import KeyTerms
 from storage.runs import Run
@@ -173,6 +177,39 @@ def test_a_folder_with_something_in_it_is_refused_and_nothing_half_made_stays(ru
     with pytest.raises(FatalError, match="bytes do not match"):
         publish_shards(run, tmp_path / "new")
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_folder_may_be_the_one_that_one_is_in_or_a_link(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("here", "elsewhere"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    publish_shards(run, Path())
+    assert sorted((tmp_path / "here/data").glob("*.tar"))
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    publish_shards(run, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "elsewhere" / CHECKSUMS).is_file()
+
+
+@pytest.mark.parametrize(
+    ("there", "told"), [("file", "written by another process meanwhile"), ("", "can't be replaced")]
+)
+def test_a_folder_that_something_else_holds_at_the_end_is_told(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str, told: str
+) -> None:
+    @contextmanager
+    def lost(path: Path, *, replace: bool) -> Iterator[Path]:
+        """As if another process had put the folder there first, or it were the place of a disk."""
+        with atomic_folder(path.with_name("lost"), replace=replace) as aside:
+            yield aside
+        path.mkdir()
+        if there:
+            (path / there).touch()
+
+    monkeypatch.setattr(pipeline.interop.publish_shards, "atomic_folder", lost)
+    with pytest.raises(FatalError, match=told):
+        publish_shards(run, tmp_path / "made")
 
 
 def test_a_step_without_shards_is_told_with_those_that_have_some(run: Run, tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ import torch
 
 from storage.shards.sample_map import SampleMap
 from storage.stream.order import OrderSettings
-from storage.stream.stream import Stream
+from storage.stream.stream import Stream, StreamBatch
 
 
-def keys(samples: list[dict]) -> list[str]:
+def keys(batch: StreamBatch) -> list[str]:
     """The keys of a batch."""
-    return [sample["__key__"] for sample in samples]
+    return [sample["__key__"] for sample in batch.samples]
 
 
 def main(folder: str, *numbers: str) -> None:
@@ -27,7 +27,7 @@ def main(folder: str, *numbers: str) -> None:
     stream = Stream(SampleMap(Path(folder)), batch=batch, rank=rank, ranks=ranks, epochs=2, order=order)
     if numbers[5:]:
         stream.load_state_dict(json.loads(numbers[5]))
-    loader = torch.utils.data.DataLoader(stream, stream.share, num_workers=workers, collate_fn=keys)
+    loader = torch.utils.data.DataLoader(stream.batches(), batch_size=None, num_workers=workers, collate_fn=keys)
     print(json.dumps({"batches": list(islice(loader, batches)), "state": stream.state_after(batches)}))
 
 

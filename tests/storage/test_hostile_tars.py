@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +15,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+import storage.shards.index
 from storage.errors import FatalError
-from storage.shards.index import faults, index_tar, read_index_file, write_index
+from storage.shards.index import compare, index_tar, read_index_file, write_index
 from storage.shards.reader import DamagedSample, SampleReader
 from storage.shards.sample_map import ShardFile, write_sample_map
-from storage.shards.scan import LONGEST_NAME, Member, Refused, scan_tar
-from storage.tables import table_bytes
+from storage.shards.scan import LONGEST_HEADER, LONGEST_NAME, MOST_GLOBALS, Member, Refused, scan_tar
+from storage.tables import SHARD_MEMBERS, table_bytes
 
 Entry = tuple[str, bytes]
 
@@ -124,6 +127,61 @@ def test_a_header_as_long_as_its_tar_is_not_read(tmp_path: Path) -> None:
     assert entry.damaged and "header" in entry.reason
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        special(tarfile.GNUTYPE_LONGNAME),
+        special(tarfile.GNUTYPE_LONGLINK),
+        special(tarfile.XHDTYPE),
+        special(tarfile.XGLTYPE),
+    ],
+)
+def test_headers_of_headers_end_the_listing(tmp_path: Path, header: bytes) -> None:
+    [entry] = scan_tar(write(tmp_path / "x.tar", GOOD, prefix=header * 2000))
+    assert isinstance(entry, Refused) and entry.damaged
+
+
+def globals_of(count: int) -> bytes:
+    """A global header of that many entries."""
+    return tarfile.TarInfo.create_pax_global_header({f"k{number}": "v" for number in range(count)})
+
+
+def test_a_long_global_header_is_not_applied_to_each_member(tmp_path: Path) -> None:
+    tar = write(tmp_path / "x.tar", GOOD, prefix=globals_of(60_000))
+    [entry] = scan_tar(tar)
+    assert isinstance(entry, Refused) and entry.damaged and "a global header of 60000 entries" in entry.reason
+    tar = write(tmp_path / "x.tar", GOOD, prefix=b"".join(globals_of(count) for count in (10, 5, MOST_GLOBALS)))
+    assert members(tar) == ["a.jpg"] and refused(tar) == []
+
+
+def test_a_sparse_map_that_goes_on_and_on_is_not_read(tmp_path: Path) -> None:
+    pairs = LONGEST_HEADER // 3
+    info = tarfile.TarInfo("sparse.jpg")
+    info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "sparse.jpg"}
+    data = b"%d\n" % pairs + b"1\n" * 2 * pairs
+    info.size = len(data)
+    tar = tmp_path / "x.tar"
+    tar.write_bytes(info.tobuf(tarfile.PAX_FORMAT) + data + bytes(-len(data) % 512 + 1024))
+    [entry] = scan_tar(tar)
+    assert isinstance(entry, Refused) and entry.damaged and "header" in entry.reason
+
+
+def test_entries_without_bytes_do_not_add_up_to_a_long_header(tmp_path: Path) -> None:
+    """Between them nothing is skipped, so the headers are read as if they were one."""
+    count = LONGEST_HEADER // 512 + 10
+    assert len(members(write(tmp_path / "x.tar", *[(f"{number}.cls", b"") for number in range(count)]))) == count
+
+
+def test_an_index_is_made_in_little_memory(tmp_path: Path) -> None:
+    tar = write(tmp_path / "x.tar", *[(f"{number:06d}.jpg", b"") for number in range(4000)])
+    index_tar(write(tmp_path / "small.tar", GOOD))  # loads what pyarrow loads late
+    tracemalloc.start()
+    index = index_tar(tar).table
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(index) == 4000 and peak / 4000 < 1100
+
+
 def test_a_damaged_header_ends_the_listing(tmp_path: Path) -> None:
     tar = write(tmp_path / "x.tar", GOOD, ("b.jpg", b"x"), ("c.jpg", b"x"))
     data = bytearray(tar.read_bytes())
@@ -172,21 +230,30 @@ def test_a_tar_without_entries_is_no_damage(tmp_path: Path) -> None:
     assert list(scan_tar(write(tmp_path / "x.tar"))) == []
 
 
+def test_what_is_left_out_is_told_apart_from_faults(tmp_path: Path) -> None:
+    tar = write(tmp_path / "x.tar", GOOD, ("b.pkl", b"x"), prefix=special(tarfile.SYMTYPE, link="/etc/passwd"))
+    compared = compare(tar, index_tar(tar).table)
+    assert compared.faults == () and [entry.name for entry in compared.left_out] == ["evil.jpg", "b.pkl"]
+    os.truncate(tar, 1026)
+    assert compare(tar, index_tar(tar).table).faults == ("a.jpg: ends after the tar does",)
+
+
 def test_each_kind_of_change_is_found_against_the_index(tmp_path: Path) -> None:
     entries = [("a.jpg", b"1111"), ("b.jpg", b"2222"), ("c.jpg", b"3333")]
     tar = write(tmp_path / "x.tar", *entries)
     index = index_tar(tar).table
-    assert list(faults(tar, index)) == []
+    assert compare(tar, index).faults == ()
     write(tar, entries[0], ("b.jpg", b"2223"), ("d.jpg", b"4"))
-    assert list(faults(tar, index)) == [
+    assert compare(tar, index).faults == (
         "b.jpg: has other bytes than the index says",
         "c.jpg: in the index, but not in the tar",
         "d.jpg: in the tar, but not in the index",
-    ]
+    )
     write(tar, entries[1], entries[0], entries[2])
-    assert [fault.partition(": ")[2] for fault in faults(tar, index)] == ["has another place than the index says"] * 2
+    told = [fault.partition(": ")[2] for fault in compare(tar, index).faults]
+    assert told == ["has another place than the index says"] * 2
     os.truncate(tar, 1600)
-    assert any("ends after the tar does" in fault or "not in the tar" in fault for fault in faults(tar, index))
+    assert any("ends after the tar does" in fault or "not in the tar" in fault for fault in compare(tar, index).faults)
 
 
 def changed(index: pa.Table, column: str, value: object) -> pa.Table:
@@ -238,6 +305,60 @@ def test_a_file_that_is_no_index_is_told(tmp_path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with pytest.raises(FatalError, match="not an index"):
         read_index_file(path)
+
+
+def test_damage_of_an_index_is_told(tmp_path: Path) -> None:
+    """Text that is not UTF-8, and columns that end early, are found where the values are looked at."""
+    tar = write(tmp_path / "x.tar", GOOD)
+    index = index_tar(tar).table
+    at = index.schema.get_field_index("key")
+    raw = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")])
+    path = write_index(tar, index.set_column(at, "key", raw))
+    with pytest.raises(FatalError, match=r"not an index of a shard.*UTF8"):
+        read_index_file(path)
+    data = bytearray(table_bytes(index))
+    data[4:40] = bytes(36)
+    path.write_bytes(data)
+    with pytest.raises(FatalError, match="not an index of a shard"):
+        read_index_file(path)
+
+
+def test_a_missing_or_unreadable_index_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.index.parquet"
+    with pytest.raises(FatalError, match=r"x\.index\.parquet: no such file"):
+        read_index_file(path)
+    path.touch()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(storage.shards.index, "read_table", refuse)
+    with pytest.raises(FatalError, match=r"not allowed while reading .*x\.index\.parquet"):
+        read_index_file(path)
+
+
+@pytest.mark.parametrize("column", ["dataset", "extension"])
+def test_more_names_than_a_map_can_number_are_refused(tmp_path: Path, column: str) -> None:
+    count = 2**15 + 1
+    index = pa.Table.from_pylist(
+        [{**index_row(f"{number:06d}"), column: f"n{number}"} for number in range(count)], schema=SHARD_MEMBERS
+    )
+    tar = tmp_path / "x.tar"
+    write_index(tar, index)
+    with pytest.raises(FatalError, match=f"more than {2**15} (data sets|extensions)"):
+        write_sample_map(tmp_path / "map", [ShardFile(str(tar), tmp_path / "x.index.parquet")])
+
+
+def index_row(key: str) -> dict[str, object]:
+    return {
+        "shard": "x.tar",
+        "key": key,
+        "extension": "jpg",
+        "offset": 0,
+        "size": 0,
+        "digest": "0" * 64,
+        "check": "0" * 32,
+    }
 
 
 @pytest.mark.parametrize("tar", ["pipe:touch ran", "|touch ran", "-"])

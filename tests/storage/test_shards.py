@@ -1,17 +1,21 @@
 """Tar shards: the same bytes for the same samples, read by offset, by other readers, and never believed unread."""
 
 import io
+import os
 import pickle
 import tarfile
 from pathlib import Path
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pytest
 import webdataset
+from fsspec.implementations.memory import MemoryFileSystem
 
 from storage.errors import FatalError
-from storage.shards.index import faults, index_tar, read_index, write_index
+from storage.remote import Remote
+from storage.shards.index import compare, index_tar, read_index, write_index
 from storage.shards.range_cache import RangeCache
 from storage.shards.reader import DamagedSample, SampleReader
 from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
@@ -66,7 +70,7 @@ def test_an_index_made_from_the_tar_says_what_the_writer_said(tmp_path: Path) ->
     found = index_tar(Path(shard.tar))
     columns = ["shard", "key", "extension", "offset", "size", "digest"]
     assert not found.refused and found.table.select(columns) == told.select(columns)
-    assert list(faults(Path(shard.tar), told)) == []
+    assert compare(Path(shard.tar), told).faults == ()
     write_index(Path(shard.tar), found.table)
     assert read_index(Path(shard.tar)) == found.table
 
@@ -77,8 +81,8 @@ def test_a_flipped_byte_a_missing_and_a_foreign_member_are_named(tmp_path: Path)
     data = bytearray(tar.read_bytes())
     data[index["offset"][0].as_py()] ^= 1
     tar.write_bytes(data)
-    assert list(faults(tar, index)) == ["a-000000000000.jpg: has other bytes than the index says"]
-    assert next(iter(faults(tar, index.slice(2)))) == "a-000000000000.jpg: in the tar, but not in the index"
+    assert compare(tar, index).faults == ("a-000000000000.jpg: has other bytes than the index says",)
+    assert compare(tar, index.slice(2)).faults[0] == "a-000000000000.jpg: in the tar, but not in the index"
 
 
 def test_labels_are_read_without_the_image(tmp_path: Path) -> None:
@@ -148,7 +152,7 @@ def test_a_map_can_be_of_some_samples(tmp_path: Path) -> None:
 def test_a_damaged_map_or_index_says_what_to_do(tmp_path: Path) -> None:
     samples = made_map(tmp_path, {"a": 3})
     (samples.folder / "samples.bin").write_bytes(b"torn")
-    with pytest.raises(FatalError, match=r"not a whole map of samples.*make it again"):
+    with pytest.raises(FatalError, match=r"not a whole map of samples.*remove the folder and run again"):
         SampleMap(samples.folder)
     shards = write_sets(tmp_path / "x", {"a": 3})
     shards[0].index.write_bytes(b"PAR1")
@@ -156,6 +160,23 @@ def test_a_damaged_map_or_index_says_what_to_do(tmp_path: Path) -> None:
         write_sample_map(tmp_path / "again", shards)
     with pytest.raises(FatalError, match=r"has no index a\.index\.parquet"):
         read_index(tmp_path / "a.tar")
+
+
+def test_a_renamed_tar_or_one_given_twice_is_told(tmp_path: Path) -> None:
+    (shard,) = write_sets(tmp_path, {"a": 3})
+    renamed = ShardFile(shard.tar.replace("shard-000", "train-007"), shard.index)
+    with pytest.raises(FatalError, match=r"is the index of shard-000\.tar, not of train-007\.tar; index .*train-007"):
+        write_sample_map(tmp_path / "map", [renamed])
+    with pytest.raises(FatalError, match=r"shard-000\.tar: given twice"):
+        write_sample_map(tmp_path / "map", [shard, shard])
+    index = read_table(shard.index)
+    at = index.schema.get_field_index("shard")
+    other = index.set_column(at, index.schema.field(at), pa.array(["b.tar"] * len(index)))
+    write_table(pa.concat_tables([index, other, index]), shard.index)
+    with pytest.raises(FatalError, match=r"rows of one tar lie apart"):
+        write_sample_map(tmp_path / "map", [shard])
+    write_table(index.slice(0, 0), shard.index)
+    assert len(write_sample_map(tmp_path / "map", [shard])) == 0
 
 
 @pytest.mark.parametrize("tar", ["pipe:cat a.tar", "pipe:rm -rf x", "|cat"])
@@ -181,6 +202,36 @@ def test_remote_tars_are_read_in_ranges_and_kept_up_to_a_size(tmp_path: Path) ->
     assert SampleReader(samples, cache).read(39) == expected[39]
     with pytest.raises(DamagedSample, match="a-000000000000"):
         SampleReader(samples).read(0)
+
+
+class WithoutRanges(MemoryFileSystem):
+    """A server that sends whole files."""
+
+    protocol = "memory"
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: object) -> bytes:
+        return bytes(super().cat_file(path))
+
+
+def test_a_server_that_ignores_ranges_is_told() -> None:
+    files = WithoutRanges()
+    files.pipe("/whole/a.tar", b"0123456789")
+    remote = Remote("memory://whole", filesystem=files)
+    assert remote.read_range("a.tar", 0, 10) == b"0123456789"
+    with pytest.raises(FatalError, match="memory://whole: the server ignores ranges"):
+        remote.read_range("a.tar", 2, 4)
+
+
+def test_a_cache_of_many_processes_stays_near_its_limit(tmp_path: Path) -> None:
+    limit, size = 320_000, 400
+    caches = [RangeCache(tmp_path / "cache", limit) for _ in range(32)]
+    most = held = 0
+    for number in range(100):
+        for which, cache in enumerate(caches):
+            cache.put(f"{number} {which}", bytes(size))
+        held = sum(entry.stat().st_size for entry in os.scandir(tmp_path / "cache"))
+        most = max(most, held)
+    assert limit / 2 < held and most < 1.4 * limit
 
 
 def test_a_cache_with_wrong_bytes_is_not_believed(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
+import os
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -15,12 +17,12 @@ import torch
 import webdataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from storage.errors import FatalError
+from storage.errors import FatalError, RetryableError
 from storage.shards.sample_map import SampleMap
 from storage.stream.mix import Interleaving, Mix
 from storage.stream.order import EpochOrder, OrderSettings, stable_seed, uniforms
 from storage.stream.sequence import SampleSequence
-from storage.stream.stream import Stream
+from storage.stream.stream import Stream, StreamBatch
 from tests.storage.shard_files import made_map, write_sets
 
 ORDER = OrderSettings(block=8, window=4)
@@ -37,6 +39,15 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> SampleMap:
 
 def keys(found: Any) -> list[str]:
     return [sample["__key__"] for sample in found]
+
+
+def batch_keys(batch: StreamBatch) -> tuple[list[str], dict[int, str]]:
+    return keys(batch.samples), batch.damaged
+
+
+def loader(stream: Stream, workers: int, kind: Any = torch.utils.data.DataLoader) -> Any:
+    """Gives the keys and the damage of each batch."""
+    return kind(stream.batches(), batch_size=None, num_workers=workers, collate_fn=batch_keys)
 
 
 def sequence(samples: SampleMap, start: int, stop: int, **settings: Any) -> list[str]:
@@ -124,25 +135,23 @@ def test_the_batch_changes_from_64_to_48_and_no_sample_is_lost_or_seen_twice(sam
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])
 def test_any_number_of_loader_processes_gives_the_same_batches(samples: SampleMap, workers: int) -> None:
     streams = [Stream(samples, batch=20, rank=rank, ranks=2, epochs=2, order=ORDER) for rank in range(2)]
-    loaders = [
-        torch.utils.data.DataLoader(stream, stream.share, num_workers=workers, collate_fn=keys) for stream in streams
-    ]
-    seen = [key for parts in zip(*loaders, strict=True) for part in parts for key in part]
+    loaders = [loader(stream, workers) for stream in streams]
+    seen = [key for parts in zip(*loaders, strict=True) for part, _ in parts for key in part]
     assert seen == sequence(samples, 0, 2 * COUNT)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_torchdatas_loader_goes_on_where_it_stopped(samples: SampleMap, workers: int) -> None:
-    def loader() -> Any:
-        stream = Stream(samples, batch=12, rank=1, ranks=2, epochs=1, order=ORDER)
-        return StatefulDataLoader(stream, stream.share, num_workers=workers, collate_fn=keys)
+    def stateful() -> Any:
+        return loader(Stream(samples, batch=12, rank=1, ranks=2, epochs=1, order=ORDER), workers, StatefulDataLoader)
 
-    whole = list(loader())
-    first = loader()
+    whole = list(stateful())
+    first = stateful()
     part = list(islice(iter(first), 7))
-    resumed = loader()
+    resumed = stateful()
     resumed.load_state_dict(first.state_dict())
     assert part + list(resumed) == whole
+    assert list(resumed) == whole  # the next pass begins at the beginning
 
 
 def test_a_stream_goes_on_in_the_middle_of_a_batch(samples: SampleMap) -> None:
@@ -154,6 +163,37 @@ def test_a_stream_goes_on_in_the_middle_of_a_batch(samples: SampleMap) -> None:
     other = Stream(samples, batch=6, epochs=1, order=ORDER)
     with pytest.raises(FatalError, match="state_after"):
         other.load_state_dict(first.state_dict())
+
+
+def test_whole_batches_are_counted_from_where_a_pass_went_on(samples: SampleMap) -> None:
+    first = Stream(samples, batch=12, epochs=1, order=ORDER)
+    keys(islice(first, 17))
+    rest = Stream(samples, batch=12, epochs=1, order=ORDER)
+    rest.load_state_dict(first.state_dict())
+    assert len(rest) == COUNT - 17
+    keys(islice(rest, 7))
+    assert rest.state_after(1)["place"] == 24
+
+
+def test_the_state_after_the_last_batch_is_the_end_of_the_epoch(samples: SampleMap) -> None:
+    stream = Stream(samples, batch=64, epochs=1, order=ORDER)
+    head = keys(stream)
+    more = Stream(samples, batch=50, epochs=2, order=ORDER)
+    more.load_state_dict(stream.state_after(6))
+    assert head + keys(more) == sequence(samples, 0, 2 * COUNT)
+    with pytest.raises(FatalError, match="behind the end of the stream"):
+        Stream(samples, epochs=1, order=ORDER).load_state_dict(more.state_after(7))
+
+
+def test_an_epoch_that_is_set_keeps_a_state_within_it(samples: SampleMap) -> None:
+    state = Stream(samples, batch=10, order=ORDER).state_after(40)
+    stream = Stream(samples, batch=10, order=ORDER)
+    stream.load_state_dict(state)
+    stream.set_epoch(1)
+    assert keys(stream) == sequence(samples, 400, 2 * COUNT)
+    stream.load_state_dict(state)
+    stream.set_epoch(0)
+    assert keys(stream) == sequence(samples, 0, COUNT)
 
 
 def test_the_length_is_what_comes(samples: SampleMap) -> None:
@@ -198,8 +238,9 @@ def test_temperature_and_weights_change_the_shares() -> None:
         Mix("proportional", weights={"c": 1.0}).shares(sizes)
     with pytest.raises(FatalError, match="concat"):
         Mix("concat", weights={"a": 2.0})
-    with pytest.raises(FatalError, match="above 0"):
-        Mix("proportional", weights={"a": 0.0})
+    for temperature, weight in ((0.01, 1.0), (2.0, 0.0), (2.0, float("inf"))):
+        with pytest.raises(FatalError, match="above 0"):
+            Mix("temperature", temperature, {"a": weight})
 
 
 def test_a_set_of_one_sample_takes_its_turns_in_a_mix(tmp_path: Path) -> None:
@@ -220,6 +261,11 @@ def test_batches_lie_within_runs_of_like_samples_in_every_epoch() -> None:
         for name, each in (("sorted", order), ("plain", plain))
     }
     assert spreads["plain"] > 600 and spreads["sorted"] < 100
+
+
+def test_the_smallest_set_of_a_mix_has_a_run_of_each_cycle() -> None:
+    shares = Interleaving(np.array([0.99996, 0.00004]), 1)
+    assert shares.counts(10_000).tolist() == [9_999, 1]
 
 
 @pytest.mark.parametrize("run", [1, 16])
@@ -245,6 +291,8 @@ def test_the_weights_of_a_mix_change_in_the_middle_and_each_set_goes_on(samples:
         of_set = [n for n in head + tail if begin <= n < end]
         alone = EpochOrder(begin, end, 0, ORDER).draw(0, len(of_set)).samples.tolist()
         assert of_set == alone, number
+    with pytest.raises(FatalError, match="where the weights of the mix changed"):
+        third.draw(0, 10)
     assert sum(n >= 237 for n in tail[:250]) > 1.5 * sum(n >= 237 for n in head)
 
 
@@ -283,12 +331,42 @@ def test_damaged_samples_are_left_out_named_and_stay_out_after_a_resume(
     assert seen == sorted(expected)
     assert sorted({n for stream in streams for n in stream.skipped.reasons}) == [7, 90]
     assert "a-000000000007.jpg: has other bytes than its index says" in caplog.text
-    left_out = streams[0].state_after(0) | {"skipped": {"7": "damaged", "90": "damaged"}}
+    left_out = streams[0].state_after(0) | {"place": 0, "skipped": {"7": "damaged", "90": "damaged"}}
     for tar in samples.tars:  # what was skipped is not read again, even if it is whole now
         Path(tar).write_bytes(Path(tar).read_bytes())
     again = Stream(samples, batch=20, epochs=2, order=ORDER)
     again.load_state_dict(left_out)
     assert keys(again) == expected and again.skipped.reasons == {7: "damaged", 90: "damaged"}
+
+
+@pytest.mark.parametrize("workers", [0, 2, 3])
+def test_a_damaged_sample_moves_no_other_whatever_loads_it(tmp_path: Path, workers: int) -> None:
+    samples = damaged(tmp_path, 5)
+    expected = sequence(samples, 0, 400)
+    found = list(loader(Stream(samples, batch=20, epochs=2, order=ORDER), workers))
+    assert [part for part, _ in found] == [
+        [key for key in expected[at : at + 20] if key != samples.key(5)] for at in range(0, 400, 20)
+    ]
+    left_out = {number for _, batch in found for number in batch}
+    assert left_out == {5}
+    stream = Stream(samples, batch=20, epochs=2, order=ORDER)
+    head = list(islice(loader(stream, workers), 12))
+    state = stream.state_after(12, {number: reason for _, batch in head for number, reason in batch.items()})
+    again = Stream(samples, batch=50, epochs=2, order=ORDER)
+    again.load_state_dict(json.loads(json.dumps(state)))
+    assert again.skipped.reasons.keys() == {5}
+    assert keys(again) == [key for key in expected[240:] if key != samples.key(5)]
+
+
+def test_errors_of_this_machine_are_no_damage(samples: SampleMap, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*given: Any) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    stream = Stream(samples, order=ORDER)
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(RetryableError, match="Too many open files"):
+        next(iter(stream))
+    assert not stream.skipped.reasons
 
 
 def test_a_stream_stops_when_too_many_samples_are_damaged(tmp_path: Path) -> None:

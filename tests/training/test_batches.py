@@ -184,5 +184,30 @@ def test_a_training_stops_when_too_many_images_are_damaged(work, damaged):
 def test_a_batch_without_a_readable_image_is_an_error_that_names_one(tmp_path, work):
     shard = write_shard(tmp_path, [sample(1)])
     flip_a_byte(shard, 1)
-    with pytest.raises(FatalError, match=r"step 1 has no readable image \(.*made-000000000001"):
-        train(work, shard, max_damaged=1.0, processes=1, batch=1)
+    with pytest.raises(FatalError, match=r"step 1 has no readable image \(.*made-000000000001") as caught:
+        train(work, shard, max_damaged=1.0, processes=1, batch=1, loaders=1)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_training_goes_on_where_its_shards_were_moved_to(tmp_path, work):
+    (tmp_path / "before").mkdir()
+    labels = [sample(i) for i in range(1, 11)]
+    train(work, write_shard(tmp_path / "before", labels), processes=1, steps=3)
+    (tmp_path / "before").rename(tmp_path / "after")
+    moved = write_shard(tmp_path / "after", labels)
+    assert train(work, moved, processes=1, steps=6)["resumed_from"] == 3
+
+
+def test_a_missing_tar_stops_a_training_before_its_first_step(tmp_path, work):
+    shard = write_shard(tmp_path, [sample(i) for i in range(1, 11)])
+    Path(shard.tar).unlink()
+    with pytest.raises(FatalError, match="there is no such file; restore the tar"):
+        train(work, shard, max_damaged=1.0, processes=1)
+    assert not (work / "checkpoint.safetensors").exists()
+
+
+def test_labels_of_another_version_name_their_sample(tmp_path, work, monkeypatch):
+    samples = samples_of(work, write_shard(tmp_path, [sample(1)]), settings_of())
+    monkeypatch.setattr("pipeline.training.sample.VERSION", 9)
+    with pytest.raises(FatalError, match=r"shard-000\.tar: made-000000000001: its labels are of version 1"):
+        samples.labels(0)

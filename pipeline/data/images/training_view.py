@@ -31,6 +31,7 @@ _COLOURS: tuple[Colour, ...] = ("brightness", "contrast", "saturation")
 _ORDERS = tuple(permutations(_COLOURS))
 _CROPPED_SHORTEST = np.array([400, 500, 600])
 """Lengths of the shorter side of the image from which a part is cut. One is drawn per image, as in DETR."""
+_MOST_PIXELS = 64_000_000
 _SMALLEST_CROP, _LARGEST_CROP = 384, 600
 """Limits of the sides of that part, as in DETR."""
 
@@ -140,7 +141,8 @@ def training_views(
         np.stack([width_N, height_N], axis=1),
         np.stack([left_N, top_N], axis=1),
     )
-    cropped_N = crop_N < settings.crop
+    # An image of 8 x 20,000 pixels would have 625 million of them before it is cropped.
+    cropped_N = (crop_N < settings.crop) & (parts.first_sizes.prod(axis=1) <= _MOST_PIXELS)
     shown_N2 = np.where(cropped_N[:, None], parts.sizes, raw_N2)
     return TrainingViews(
         sizes=_output_sizes(shown_N2, scale_N, settings)[:, ::-1].astype(np.int32),
