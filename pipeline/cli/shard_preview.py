@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, decode_image
+from pipeline.interop.publish_shards import counted
 from pipeline.interop.shard_samples import LONGEST_LABELS, SeenLabels, TarSample, read_labels, read_member, tar_samples
 from pipeline.report.formatting import bytes_in_words, sanitise
 from storage.atomic import atomic_file
@@ -56,11 +57,11 @@ def preview_shard(tar: Path, out: Path, samples: int) -> None:
                 print(f"{sanitise(sample.key)}: {sanitise(str(bad))}; {_members(sample)}")
     if not cells:
         raise FatalError(
-            f"{tar}: {damage}none of its first {len(shown)} samples has an image to show; `rlip shards ls {tar}`"
+            f"{tar}: {damage}no image among its first {counted(len(shown), 'sample')}; `rlip shards ls {tar}` lists them"
         )
     with translate_os_errors(f"writing {out}"), atomic_file(out) as aside:
         _sheet(cells).save(aside, "PNG")
-    print(f"{len(cells)} samples drawn to {out}")
+    print(f"{counted(len(cells), 'sample')} drawn to {out}")
 
 
 def _members(sample: TarSample) -> str:

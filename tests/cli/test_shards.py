@@ -212,7 +212,7 @@ def test_a_preview_shows_boxes_in_the_picture_and_lists_what_has_none(tar: Path,
     mixed = foreign(tmp_path / "m.tar", ("t.txt", b"x"), ("bad.jpg", b"BM" + bytes(20)), ("a.jpg", image()))
     done = rlip("preview", mixed, "--out", out)
     assert done.returncode == 0
-    assert "t: no image; txt 1 B" in done.stdout and "bad: corrupt" in done.stdout and "1 samples drawn" in done.stdout
+    assert "t: no image; txt 1 B" in done.stdout and "bad: corrupt" in done.stdout and "1 sample drawn" in done.stdout
     texts = foreign(tmp_path / "t.tar", ("t.txt", b"x"))
     done = rlip("preview", texts, "--out", tmp_path / "none.png")
     assert done.returncode == 1 and not (tmp_path / "none.png").exists()

@@ -75,6 +75,13 @@ def test_a_file_at_fault_is_named_with_what_is_allowed(tmp_path: Path, content: 
         read_ids(path)
 
 
+def test_a_list_that_is_no_text_is_told_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_bytes(b"42\n\xff\xfe\n")
+    with pytest.raises(FatalError, match=r"list\.txt: .*not UTF-8 text"):
+        read_ids(path)
+
+
 def test_a_missing_file_is_found_before_anything_runs(tmp_path: Path) -> None:
     there = text(tmp_path / "there.ids", "1")
     lists = [a_list(there), a_list(there, map=tmp_path / "image_data.json", datasets=("vg",))]

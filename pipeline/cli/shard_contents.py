@@ -1,0 +1,120 @@
+"""What the samples of tars hold, and what they lack."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, probe_bytes
+from pipeline.interop.shard_samples import LONGEST_LABELS, TarSample, read_labels, read_member, tar_samples
+from storage.shards.index import Progress
+from storage.shards.scan import Refused
+
+
+@dataclass
+class Contents:
+    """What a tar holds, or several tars together."""
+
+    samples: int = 0
+    bytes: int = 0
+    extensions: Counter[str] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
+    """Image formats by content, and reasons for which images can't be used."""
+    refused: Counter[str] = field(default_factory=Counter)
+    images: int = 0
+    labels: int = 0
+    """Samples with labels of this project's form."""
+    lacking: Counter[str] = field(default_factory=Counter)
+    """Samples without an image, and without labels."""
+    boxes: int = 0
+    relations: int = 0
+    categories: Counter[str] = field(default_factory=Counter)
+    predicates: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Contents) -> None:
+        """Adds what another tar holds."""
+        for name, value in vars(other).items():
+            if isinstance(value, Counter):
+                getattr(self, name).update(value)
+            else:
+                setattr(self, name, getattr(self, name) + value)
+
+    def gaps(self) -> list[str]:
+        """Says which samples lack what others have."""
+        told = []
+        if self.images and self.lacking["image"]:
+            told.append(f"{_samples(self.lacking['image'])} an image")
+        if self.labels and self.lacking["labels"]:
+            told.append(f"{_samples(self.lacking['labels'])} labels")
+        return told
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as JSON values, the most frequent names first."""
+        plain = asdict(self)
+        return {n: dict(getattr(self, n).most_common()) if isinstance(v, Counter) else v for n, v in plain.items()}
+
+
+def contents_of(tar: Path, report: Progress) -> tuple[Contents, list[Refused]]:
+    """Reads what a tar holds. Also returns where it is damaged."""
+    found, damaged = Contents(bytes=tar.stat().st_size if tar.is_file() else 0), []
+    samples = tar_samples(tar)
+    first = next(samples, None)
+    with tar.open("rb") as file:
+        while first is not None:
+            if isinstance(first, TarSample):
+                _count(found, first, file.fileno())
+                report(first.members[-1].offset, found.bytes)
+            elif first.damaged:
+                damaged.append(first)
+            else:
+                found.refused[first.reason] += 1
+            first = next(samples, None)
+    return found, damaged
+
+
+def _count(found: Contents, sample: TarSample, descriptor: int) -> None:
+    found.samples += 1
+    found.extensions.update(member.extension for member in sample.members)
+    image, labels = sample.image(), sample.labels()
+    if image is None:
+        found.lacking["image"] += 1
+    else:
+        found.images += 1
+        found.formats[_format(read_member(descriptor, image, DEFAULT_LIMITS.max_bytes))] += 1
+    data = read_member(descriptor, labels, LONGEST_LABELS) if labels is not None else None
+    seen = read_labels(data) if data is not None else None
+    if seen is None:
+        found.lacking["labels"] += 1
+        return
+    found.labels += 1
+    found.boxes += len(seen.boxes)
+    found.relations += len(seen.relations)
+    found.categories.update(box.category for box in seen.boxes)
+    found.predicates.update(relation.predicate for relation in seen.relations)
+
+
+def _format(data: bytes | None) -> str:
+    if data is None:
+        return "not usable: too large"
+    try:
+        return probe_bytes(data, verify="header").format
+    except BadImage as bad:
+        return f"not usable: {bad.reason}"
+
+
+def gaps_of(tar: Path) -> list[str]:
+    """Says which samples lack the image or the labels that others of the tar have, by their names alone."""
+    found = Contents()
+    for sample in tar_samples(tar):
+        if isinstance(sample, TarSample):
+            has_image, has_labels = sample.image() is not None, sample.labels() is not None
+            found.images += has_image
+            found.labels += has_labels
+            found.lacking.update(image=not has_image, labels=not has_labels)
+    return found.gaps()
+
+
+def _samples(count: int) -> str:
+    return "1 sample lacks" if count == 1 else f"{count:,} samples lack"
