@@ -6,6 +6,7 @@ Every step is a pure function of the weights before it, the seed, the step numbe
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -169,12 +170,19 @@ def _loaded(
         sampler=remaining,
         num_workers=settings.loaders,
         multiprocessing_context="spawn" if settings.loaders else None,
+        worker_init_fn=_outlast_signals,
         pin_memory=device.type == "cuda",
     )
     for batch in loader:
         if isinstance(batch, PipelineError):
             raise batch
         yield batch
+
+
+def _outlast_signals(loader: int) -> None:
+    """Lets a loader process finish the step that its trainer finishes when the whole process group is asked to stop."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _losses(

@@ -78,7 +78,8 @@ def test_a_killed_training_ends_with_the_same_bits(work, shard, undisturbed):
     assert outcome(work) == undisturbed
 
 
-def test_a_training_asked_to_stop_writes_a_checkpoint_first(work, shard, undisturbed):
+@pytest.mark.parametrize("loaders", [0, 1])
+def test_a_training_asked_to_stop_writes_a_checkpoint_first(work, shard, undisturbed, loaders):
     class Cancelled(BaseException):
         pass
 
@@ -87,7 +88,7 @@ def test_a_training_asked_to_stop_writes_a_checkpoint_first(work, shard, undistu
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        launch(config(work, shard, checkpoint_every=1000), cancel)
+        launch(config(work, shard, checkpoint_every=1000, loaders=loaders), cancel)
     assert not trainers(work)
     with safe_open(str(work / "checkpoint.safetensors"), framework="pt") as file:
         assert "checkpoint" in file.metadata()
