@@ -124,6 +124,9 @@ def _show_steps(console: Console, run: Run, found: list[StepSummary], as_json: b
 
 def _show_rows(console: Console, artifacts: Mapping[str, Artifact], counts: Mapping[str, int]) -> None:
     for name, head in _heads(artifacts):
+        if not head:
+            console.print(Text(f"{name}: no rows", "dim"))
+            continue
         made = _rows_table(f"First rows of {name}", "image", "holds")
         for row in head:
             made.add_row(*(Text(cell) for cell in in_words(row)))
