@@ -21,6 +21,7 @@ from storage.digests import digest_file
 from storage.errors import FatalError, translate_os_errors
 from storage.runs import Run
 from storage.shards.index import write_index
+from storage.shards.writer import tars_among
 from storage.tables import SHARD_STATISTICS, write_table
 
 CHECKSUMS = "SHA256SUMS"
@@ -176,7 +177,7 @@ def _shards_of(run: Run, step: str) -> dict[str, Artifact]:
             raise FatalError(
                 f"run {run.name!r}: the shards of {partition} are of an earlier version; run its recipe again"
             )
-    whole = {partition: found[partition] for partition in sorted(found) if _tars(found[partition])}
+    whole = {partition: found[partition] for partition in sorted(found) if tars_among(found[partition].manifest.files)}
     if not whole:
         raise FatalError(f"run {run.name!r}: the shards of step {step!r} hold no image; there is nothing to publish")
     return whole
@@ -193,7 +194,7 @@ def _put_tars(
     for partition, artifact in artifacts.items():
         artifact.require_whole()
         index, counts = artifact.table("shards"), artifact.table(STATISTICS).cast(SHARD_STATISTICS)
-        for number, tar in enumerate(_tars(artifact)):
+        for number, tar in enumerate(tars_among(artifact.manifest.files)):
             name = f"{names[partition]}-{number:03d}.tar"
             # A copy: a hard link would let an edit of the published tar damage the store.
             shutil.copyfile(artifact.file(tar), folder / DATA / name)
@@ -202,10 +203,6 @@ def _put_tars(
             tables[f"{DATA}/{name}"], sizes[f"{DATA}/{name}"] = own, artifact.manifest.files[tar].size
             statistics.append(_renamed(counts, tar, name))
     return tables, sizes, statistics
-
-
-def _tars(artifact: Artifact) -> list[str]:
-    return sorted(name for name in artifact.manifest.files if name.endswith(".tar"))
 
 
 def _names(partitions: Sequence[str]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from storage.errors import FatalError
 from storage.shards.range_cache import RangeCache
 from storage.shards.reader import DamagedSample, SampleReader
 from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
-from storage.shards.writer import LABELS
+from storage.shards.writer import LABELS, tars_among
 from storage.stream.order import stable_seed
 from storage.stream.stream import AHEAD
 
@@ -33,15 +33,8 @@ def shards_of(artifacts: Iterable[Artifact]) -> list[Shard]:
             tar=artifact.location(tar), name=tar, index=artifact.file(INDEX), statistics=artifact.file(STATISTICS_FILE)
         )
         for artifact in artifacts
-        for tar in tars_of(artifact)
+        for tar in tars_among(artifact.manifest.files)
     ]
-
-
-def tars_of(artifact: Artifact) -> list[str]:
-    """Returns the names of an artifact's tars, in the order of their samples."""
-    return sorted(
-        (name for name in artifact.manifest.files if name.endswith(".tar")), key=lambda name: (len(name), name)
-    )
 
 
 def map_samples(config: TrainConfig) -> SampleMap:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import xxhash
 
+from storage.errors import FatalError
 from storage.tables import SHARD_MEMBERS
 
 _MODE_AND_OWNER = b"0000644\0" + b"0000000\0" * 2
@@ -45,11 +46,11 @@ class Sample:
 def sample_key(dataset: str, image_id: int) -> str:
     """Returns the name of a sample, e.g. `coco-000000000139`. A dot would begin the extension, so it becomes "%2E".
 
-    Raises ValueError for a name that a tar cannot hold.
+    Raises `FatalError` for a name that a tar cannot hold.
     """
     key = f"{dataset.replace('.', '%2E')}-{image_id:012d}"
     if not _KEY.fullmatch(key):
-        raise ValueError(f"{key[:120]!r}: the name of data set {dataset!r} can't name files in a shard; rename it")
+        raise FatalError(f"{key[:120]!r}: the name of data set {dataset!r} can't name files in a shard; rename it")
     return key
 
 
@@ -72,6 +73,11 @@ def write_shards(folder: Path, samples: Iterable[Sample], max_bytes: int) -> pa.
     if tar is not None:
         tar.close()
     return pa.Table.from_pylist(rows, schema=SHARD_MEMBERS)
+
+
+def tars_among(files: Iterable[str]) -> list[str]:
+    """Returns the tars among names of files, in the order in which `write_shards` wrote them."""
+    return sorted((name for name in files if name.endswith(".tar")), key=lambda name: (len(name), name))
 
 
 class _Tar:

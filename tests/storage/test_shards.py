@@ -50,7 +50,7 @@ def test_any_image_id_is_written_and_read(tmp_path: Path, image_id: int) -> None
 def test_a_dot_in_a_data_set_is_no_extension_and_a_strange_name_is_refused() -> None:
     assert sample_key("coco.v2", 139) == "coco%2Ev2-000000000139"
     for name in ("a/b", "x" * 120, "a b", "ü"):
-        with pytest.raises(ValueError, match="rename it"):
+        with pytest.raises(FatalError, match="rename it"):
             sample_key(name, 1)
 
 
