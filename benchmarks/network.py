@@ -121,7 +121,7 @@ def forward_call(workload: Workload, network: RLIP, precision: str, remember: bo
     def call() -> Predictions:
         with torch.inference_mode(), autocast(precision):
             texts = remembered if remember else workload.texts(network)
-            return full_precision(network(pixels, padding, *texts))
+            return full_precision(network.predict(pixels, padding, *texts))
 
     return call
 
@@ -139,7 +139,7 @@ def step_call(workload: Workload, network: RLIP, precision: str) -> Callable[[],
         optimizer.zero_grad(set_to_none=True)
         with autocast(precision):
             objects, predicates = workload.texts(network)
-            predictions = full_precision(network(pixels, padding, objects, predicates))
+            predictions = full_precision(network.predict(pixels, padding, objects, predicates))
         loss = criterion(predictions, targets, predicates.float())["loss"]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, settings.clip)

@@ -58,7 +58,9 @@ def label_sequentially(
         objects_TE, predicates_TE = features[: len(categories) + 1], features[len(categories) + 1 :]
         queries = _queries(image, stacked, categories, size)
         found = (
-            tagger(repeated_G3HW, padding_GHW, objects_TE, predicates_TE, queries).predicate_logits.float().sigmoid()
+            tagger.predict(repeated_G3HW, padding_GHW, objects_TE, predicates_TE, queries)
+            .predicate_logits.float()
+            .sigmoid()
         )
         for row, group in enumerate(stacked):
             for slot, (subject, object_) in enumerate(group):

@@ -23,6 +23,7 @@ from models.encoded import Encoded
 from models.perceptron import box_head
 from models.position_encoding import encode_map
 from models.predictions import Predictions
+from models.text_tokens import TextTokens
 from models.transformer import Transformer
 
 PRIOR_LOGIT = -math.log(99)
@@ -62,6 +63,11 @@ class Network(nn.Module):
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Returns T×E features of label texts, before any fusion."""
         return self.transformer.text_encoder(texts)
+
+    def encode_tokens(self, texts: TextTokens) -> tuple[Tensor, Tensor]:
+        """Returns the features of the object texts and of the predicate texts, To×E and Tv×E, before any fusion."""
+        features_TE = self.transformer.text_encoder.encode_each(texts)
+        return features_TE[: texts.objects], features_TE[texts.objects :]
 
     def encode(self, images_B3HW: Tensor, padding_BHW: Tensor, objects_TE: Tensor, predicates_TE: Tensor) -> Encoded:
         """Encodes a batch of images together with its label texts.

@@ -28,5 +28,7 @@ class Predictions:
     """B×P×4"""
     object_boxes: Tensor
     """B×P×4"""
+    predicate_features: Tensor | None = None
+    """Tv×E: features of the predicate texts before fusion, where the network encoded the texts itself"""
     auxiliary: list[Predictions] = field(default_factory=list)
     """Predictions of the earlier decoder layers, first layer first."""

@@ -19,6 +19,7 @@ from models.encoded import Encoded
 from models.network import Network
 from models.perceptron import point_head
 from models.predictions import Predictions
+from models.text_tokens import TextTokens
 
 
 @dataclass
@@ -58,10 +59,17 @@ class RelationTagger(Network):
             self.transformer.reference_points_sub = point_head(width)
             self.transformer.reference_points_obj = point_head(width)
 
-    def forward(
+    def forward(self, images_B3HW: Tensor, padding_BHW: Tensor, texts: TextTokens, queries: PairQueries) -> Predictions:
+        """Scores the relations of the pairs against the texts; see `encode` for images and padding."""
+        objects_TE, predicates_TE = self.encode_tokens(texts)
+        predictions = self.predict(images_B3HW, padding_BHW, objects_TE, predicates_TE, queries)
+        predictions.predicate_features = predicates_TE
+        return predictions
+
+    def predict(
         self, images_B3HW: Tensor, padding_BHW: Tensor, objects_TE: Tensor, predicates_TE: Tensor, queries: PairQueries
     ) -> Predictions:
-        """Runs `encode`, then `score`."""
+        """Does the same for texts that are already encoded: runs `encode`, then `score`."""
         return self.score(self.encode(images_B3HW, padding_BHW, objects_TE, predicates_TE), queries)
 
     def score(self, encoded: Encoded, queries: PairQueries) -> Predictions:

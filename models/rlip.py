@@ -17,6 +17,7 @@ from models.encoded import Encoded
 from models.network import Network
 from models.perceptron import point_head
 from models.predictions import Predictions
+from models.text_tokens import TextTokens
 
 ANCHOR_SIDE = 0.25
 """Initial width and height of the queries' anchor boxes, as shares of the image."""
@@ -42,10 +43,17 @@ class RLIP(Network):
         if config.relation_queries != "vanilla":
             self.transformer.verb_query_embed = nn.Embedding(pairs, width)
 
-    def forward(
+    def forward(self, images_B3HW: Tensor, padding_BHW: Tensor, texts: TextTokens) -> Predictions:
+        """Predicts pairs in each image, scored against the texts; see `encode` for images and padding."""
+        objects_TE, predicates_TE = self.encode_tokens(texts)
+        predictions = self.predict(images_B3HW, padding_BHW, objects_TE, predicates_TE)
+        predictions.predicate_features = predicates_TE
+        return predictions
+
+    def predict(
         self, images_B3HW: Tensor, padding_BHW: Tensor, objects_TE: Tensor, predicates_TE: Tensor
     ) -> Predictions:
-        """Predicts pairs in each image, scored against the texts; see `encode` for the inputs."""
+        """Does the same for texts that are already encoded."""
         return self.decode(self.encode(images_B3HW, padding_BHW, objects_TE, predicates_TE))
 
     def decode(self, encoded: Encoded) -> Predictions:

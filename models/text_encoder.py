@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from models.config import ConfigError, TextConfig
-from models.tokenizer import ROBERTA_PADDING, load_tokenizer
+from models.text_tokens import LabelTokenizer, TextTokens
 
 REMEMBERED = 64
 """Number of text lists whose features an encoder in evaluation mode caches."""
@@ -28,12 +28,9 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: TextConfig, tokenizer_folder: Path | str | None) -> None:
         super().__init__()
-        self.longest = config.max_positions - 2
-        self.tokenizer = load_tokenizer(Path(tokenizer_folder), config) if tokenizer_folder else None
-        self.padding = ROBERTA_PADDING if self.tokenizer is None else self.tokenizer.pad_token_id
-        self.tokens_of: dict[str, list[int]] = {}
+        self.tokenizer = LabelTokenizer(tokenizer_folder, config)
         # This name serves every kind of encoder, because weights on disk use it.
-        self.roberta = _build(config, self.padding)
+        self.roberta = _build(config, self.tokenizer.padding)
         self.recomputed = False
         """Whether the backward pass recomputes activations instead of keeping them."""
         self._features_of: dict[tuple[object, ...], Tensor] = {}
@@ -65,30 +62,18 @@ class TextEncoder(nn.Module):
             return pooled_TD
         return self._pooled(ids_TN, mask_TN)
 
+    def encode_each(self, texts: TextTokens) -> Tensor:
+        """Returns T×D pooled features; each distinct text is encoded once."""
+        pooled_UD = self.encode_tokens(texts.ids, texts.mask)
+        return pooled_UD if len(texts.rows) == len(texts.ids) else pooled_UD[texts.rows]
+
     def _pooled(self, ids_TN: Tensor, mask_TN: Tensor) -> Tensor:
         return self.roberta(input_ids=ids_TN, attention_mask=mask_TN).pooler_output
 
     def _encode(self, texts: Sequence[str]) -> Tensor:
-        distinct = list(dict.fromkeys(texts))
-        if not distinct:
+        if not texts:
             return torch.zeros(0, self.roberta.config.hidden_size, device=self.roberta.device)
-        tokens = [self._tokens(text) for text in distinct]
-        longest = max(map(len, tokens))
-        ids_TN = torch.tensor(
-            [row + [self.padding] * (longest - len(row)) for row in tokens], device=self.roberta.device
-        )
-        pooled_TD = self.encode_tokens(ids_TN, (ids_TN != self.padding).long())
-        if len(distinct) == len(texts):
-            return pooled_TD
-        row_of = {text: row for row, text in enumerate(distinct)}
-        return pooled_TD[torch.tensor([row_of[text] for text in texts], device=pooled_TD.device)]
-
-    def _tokens(self, text: str) -> list[int]:
-        if self.tokenizer is None:
-            raise ConfigError("the network has no tokenizer and cannot encode texts; build it with a tokenizer folder")
-        if text not in self.tokens_of:
-            self.tokens_of[text] = self.tokenizer(text, truncation=True, max_length=self.longest)["input_ids"]
-        return self.tokens_of[text]
+        return self.encode_each(self.tokenizer(texts).to(self.roberta.device))
 
 
 def _build(config: TextConfig, padding: int) -> PreTrainedModel:

@@ -144,10 +144,10 @@ class LocalStore:
                 self.disk.remove(path)
 
     @contextmanager
-    def scratch(self, key: str, resumes_from: Sequence[str] = ()) -> Iterator[Path]:
+    def scratch(self, key: str, resumes_from: str = "") -> Iterator[Path]:
         """A folder that outlives a crash, for work that resumes from its own checkpoints. Admits one process at a time.
 
-        `resumes_from` names the files that suffice to resume; a remote store keeps copies of them (`ResumePoint`).
+        `resumes_from` names a list of the files that suffice to resume; a remote store keeps copies of them (`ResumePoint`).
         Raises `RetryableError` when another live process works on the same key.
         """
         folder = self._pending / f"scratch-{key}"

@@ -218,8 +218,9 @@ class RemoteStore:
             self.remote.files.write(f"found/{stage}-{uuid.uuid4().hex}.json", json.dumps(keys).encode())
 
     @contextmanager
-    def scratch(self, key: str, resumes_from: Sequence[str] = ()) -> Iterator[Path]:
-        """A folder on this machine. Files in `resumes_from` are fetched first, and copied to the URL when they change."""
+    def scratch(self, key: str, resumes_from: str = "") -> Iterator[Path]:
+        """A folder on this machine. The files that `resumes_from` lists are fetched first, and copied to the URL when
+        the list changes."""
         with self._local.scratch(key, resumes_from) as folder:
             point = ResumePoint(self.remote.files, key, folder, resumes_from)
             with point.kept(self._patience.look):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from storage.atomic import write_atomic
 from storage.digests import digest_file
 from storage.disk import LOCAL
 from storage.errors import PipelineError
@@ -19,24 +20,26 @@ _NOTE = ".resume_point"
 
 
 class ResumePoint:
-    """The named files of a scratch folder, and their copies in `scratch/<key>/` of the store.
+    """Files of a scratch folder, and their copies in `scratch/<key>/` of the store.
 
-    The files are copied in the order of `names`, so that each copy holds at least what the copies before it require. The
-    first file appears whole, by a rename, and signals that there is something new. Data are uploaded under names that hold
-    their digests, the record that names them last. It only saves work: if the remote side fails, work goes on without it.
+    A list in the folder, `{"files": [paths]}` in JSON, names them. It is replaced by a rename when there is something new,
+    and the files that it names are complete by then; those that change in place only grow. Data are uploaded under names
+    that hold their digests, the record that names them last. It only saves work: if the remote side fails, work goes on
+    without it.
     """
 
-    def __init__(self, files: Remote, key: str, folder: Path, names: Sequence[str]) -> None:
+    def __init__(self, files: Remote, key: str, folder: Path, listed: str) -> None:
+        """`listed`: name of the list in the folder; "" where nothing is kept."""
         self._files = files
         self._place = f"scratch/{key}"
         self._folder = folder
-        self._names = names
-        self._sent: tuple[int, int] | None = None
+        self._list = listed
+        self._sent: bytes | None = None
 
     @contextmanager
     def kept(self, look: float) -> Iterator[None]:
         """Fetch what another machine left. Send what is new, checked for every `look` seconds and once more on exit."""
-        if not self._names:
+        if not self._list:
             yield
             return
         with suppress(PipelineError, OSError):
@@ -58,14 +61,15 @@ class ResumePoint:
         self._sent = self._state()
 
     def send(self) -> None:
-        """Copy the files to the store if the first one has changed since the last transfer."""
+        """Copy the files to the store if the list has changed since the last transfer."""
         state = self._state()
         if state is None or state == self._sent:
             return
         aside = self._folder / ".sending"
         aside.mkdir(exist_ok=True)
         record: dict[str, str] = {}
-        for name in self._names:  # a growing file must not grow between its digest and its copy
+        for name in _listed(state):  # a growing file must not grow between its digest and its copy
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self._folder / name, aside / name)
             record[name] = digest_file(aside / name)
         for name, digest in record.items():
@@ -87,31 +91,42 @@ class ResumePoint:
 
     def _take(self, data: bytes) -> None:
         try:
-            record = {name: str(json.loads(data)[name]) for name in self._names}
-        except (ValueError, KeyError, TypeError):
+            record = {_inside(name): str(digest) for name, digest in json.loads(data).items()}
+        except (ValueError, AttributeError, TypeError):
             return
         aside = self._folder / ".fetching"
-        aside.mkdir(exist_ok=True)
         for name, digest in record.items():
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
             self._files.download(self._copy_of(name, digest), aside / name)
             if digest_file(aside / name) != digest:
                 return
-        for name in reversed(self._names):
+        for name in record:
+            (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
             LOCAL.rename(aside / name, self._folder / name)
+        write_atomic(self._folder / self._list, json.dumps({"files": list(record)}).encode())
+        shutil.rmtree(aside)
         (self._folder / _NOTE).write_bytes(data)
 
     def _copy_of(self, name: str, digest: str) -> str:
-        return f"{self._place}/{digest[:16]}-{name}"
+        return f"{self._place}/{digest[:16]}-{name.replace('/', '-')}"
 
     def _known(self) -> bytes | None:
         """The record that this machine last wrote or fetched."""
         note = self._folder / _NOTE
         return note.read_bytes() if note.is_file() else None
 
-    def _state(self) -> tuple[int, int] | None:
-        """Inode and modification time of the first file, which identify its version; None where there is no file."""
-        path = self._folder / self._names[0]
-        if not path.is_file():
-            return None
-        status = path.stat()
-        return status.st_ino, status.st_mtime_ns
+    def _state(self) -> bytes | None:
+        """The list; None where there is none."""
+        path = self._folder / self._list
+        return path.read_bytes() if path.is_file() else None
+
+
+def _listed(state: bytes) -> list[str]:
+    return [_inside(name) for name in json.loads(state)["files"]]
+
+
+def _inside(name: str) -> str:
+    """The name of a file below the folder. Raises ValueError for any other: a copy may come from anyone."""
+    if not name or name.startswith("/") or ".." in name.split("/"):
+        raise ValueError(f"{name!r} is not the name of a file below the folder")
+    return name

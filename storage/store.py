@@ -92,8 +92,8 @@ class Store(Protocol):
     def claim(self, key: str, waiting: Callable[[], None]) -> AbstractContextManager[None]:
         """Work on `key` alone. Calls `waiting` before it waits for another holder. Saves work; correctness never needs it."""
 
-    def scratch(self, key: str, resumes_from: Sequence[str] = ()) -> AbstractContextManager[Path]:
-        """A folder that outlives a crash, for work that resumes from the files named in `resumes_from`."""
+    def scratch(self, key: str, resumes_from: str = "") -> AbstractContextManager[Path]:
+        """A folder that outlives a crash, for work that resumes from the files that `resumes_from` lists."""
 
     def drop_scratch(self, key: str) -> None:
         """Remove the scratch folder of a key whose artifact is committed."""

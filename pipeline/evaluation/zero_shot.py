@@ -61,7 +61,7 @@ class ZeroShot:
                 chosen = positions[start : start + batch]
                 stacked = torch.stack([pixels[position] for position in chosen])
                 padding = torch.zeros(len(chosen), *stacked.shape[2:], dtype=torch.bool)
-                predictions = self._network(stacked, padding, self._objects_TE, self._predicates_TE)
+                predictions = self._network.predict(stacked, padding, self._objects_TE, self._predicates_TE)
                 sizes = [(images[position].height, images[position].width) for position in chosen]
                 every = scene_graph(predictions, sizes)
                 scored = every if self._subject is None else zero_shot(predictions, sizes, self._subject)

@@ -109,8 +109,8 @@ class Stage(ABC):
     schema: ClassVar[pa.Schema]
     whole: ClassVar[bool] = False
     """True for a stage that runs over all partitions at once; it may keep checkpoints in its work folder."""
-    resumes_from: ClassVar[tuple[str, ...]] = ()
-    """Files of the work folder that suffice to resume on another machine. The first appears atomically, after the others."""
+    resumes_from: ClassVar[str] = ""
+    """File of the work folder that lists those from which another machine can resume, as JSON: {"files": [...]}."""
     streams: ClassVar[frozenset[str]] = frozenset()
     """Tables whose artifacts stay where they lie: of a remote store, only the files that the stage asks for are copied."""
     row_wise: ClassVar[bool] = False

@@ -1,11 +1,10 @@
-"""The batches of a training: which samples a step has, and their views in one tensor (docs/shards.md, Batches).
+"""The micro-batches of a training: which samples they have, and their views in one tensor (docs/shards.md, Batches).
 
 Shapes: B images, H×W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,6 +18,7 @@ from pipeline.data.images.training_view import DRAWS, STRIDE, training_view, vie
 from pipeline.training.sample import TrainingSample, viewed
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
+from pipeline.training.task import Draws, StepInputs, Task
 from storage.errors import FatalError, PipelineError
 from storage.shards.reader import DamagedSample
 from storage.stream.order import OrderSettings, Samples, uniforms
@@ -29,12 +29,14 @@ WINDOW = 128
 
 
 @dataclass(frozen=True)
-class Batch:
-    """The part of one process in a step: images in the top left of B×3×H×W bytes, and the labels of what they show."""
+class MicroBatch:
+    """Images that pass through the network together: in the top left of B×3×H×W bytes, with what the task needs of them."""
 
     pixels: Tensor
-    samples: Sequence[TrainingSample]
-    """The labels, whose width and height are those of the image in `pixels`."""
+    heights: Tensor
+    """B, in pixels"""
+    widths: Tensor
+    inputs: StepInputs
     damaged: dict[int, str] = field(default_factory=dict)
     """Samples that were left out, by number, with the reason."""
 
@@ -42,13 +44,17 @@ class Batch:
         """Returns normalised images B×3×H×W with zeros as padding, and the padding mask B×H×W, True outside the image."""
         images = normalised(self.pixels.to(device, non_blocking=True))
         rows, columns = (torch.arange(size, device=device) for size in images.shape[2:])
-        heights, widths = (
-            torch.tensor([getattr(sample, side) for sample in self.samples]).to(device) for side in ("height", "width")
-        )
+        heights, widths = self.heights.to(device), self.widths.to(device)
         padding = (rows[None, :, None] >= heights[:, None, None]) | (columns[None, None] >= widths[:, None, None])
         return images.masked_fill_(padding[:, None], 0.0), padding
 
-    def pin_memory(self) -> Batch:
+    @property
+    def padded_share(self) -> float:
+        """The share of the pixels that are padding."""
+        shown = int((self.heights * self.widths).sum())
+        return 1 - shown / (self.pixels.shape[0] * self.pixels.shape[2] * self.pixels.shape[3])
+
+    def pin_memory(self) -> MicroBatch:
         """Moves the pixels to memory that a GPU reads while the processor goes on; torch's loaders call this."""
         return replace(self, pixels=self.pixels.pin_memory())
 
@@ -81,34 +87,33 @@ def snake(heights: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.i
     return rows * highest + np.where(rows % 2, highest - 1 - widths, widths)
 
 
-class StepBatches(torch.utils.data.Dataset[Batch | PipelineError]):
-    """Maps a step to the batch of one process. It is map-style, so that loader processes can share the work."""
+class MicroBatches(torch.utils.data.Dataset[MicroBatch | PipelineError]):
+    """Maps a number to a micro-batch: step s has those from s·M on, M to a step. Loader processes can share the work.
+
+    What a micro-batch holds depends on the settings and its number alone, so any process may prepare it.
+    """
 
     def __init__(
-        self,
-        samples: ShardSamples,
-        settings: TrainingSettings,
-        rank: int,
-        ranks: int,
-        damaged: dict[int, str],
+        self, samples: ShardSamples, settings: TrainingSettings, task: Task, origin: Origin, damaged: dict[int, str]
     ) -> None:
         """`damaged`: samples to leave out unread, as an earlier attempt did."""
-        self._samples, self._settings, self._damaged = samples, settings, damaged
-        self._rank, self._ranks = rank, ranks
+        self._samples, self._settings, self._task, self._damaged = samples, settings, task, damaged
+        self._origin = origin
         self._sequence = sample_sequence(samples, settings)
 
-    def __getitem__(self, step: int) -> Batch | PipelineError:
+    def __getitem__(self, number: int) -> MicroBatch | PipelineError:
         """Returns an error in place of raising it: a loader process would wrap it in a traceback."""
         try:
-            return self._batch(step)
+            return self._micro_batch(*divmod(number, self._settings.micro_batches))
         except PipelineError as error:
             return error
 
-    def _batch(self, step: int) -> Batch:
-        """Raises `FatalError` when no sample of the batch can be read."""
-        batch = self._settings.batch
-        first, last = (step * batch + batch * part // self._ranks for part in (self._rank, self._rank + 1))
-        drawn = self._sequence.draw(first, last)
+    def _micro_batch(self, step: int, part: int) -> MicroBatch:
+        """Raises `FatalError` when no sample of it can be read."""
+        settings = self._settings
+        size = min(settings.micro_batch, settings.batch)
+        first = self._origin.place(step, settings.batch) + part * size
+        drawn = self._sequence.draw(first, first + size)
         found: list[tuple[Tensor, TrainingSample]] = []
         damaged: dict[int, str] = {}
         drawn_now = zip(drawn.epochs.tolist(), drawn.samples.tolist(), strict=True)
@@ -124,7 +129,8 @@ class StepBatches(torch.utils.data.Dataset[Batch | PipelineError]):
         if not found:
             reason = {**self._damaged, **damaged}[int(drawn.samples[0])]
             raise FatalError(
-                f"step {step + 1} has no readable image ({reason}); restore the tar, or run `rlip verify --repair` and the recipe"
+                f"step {step + 1} has {size} images that go together and none can be read ({reason}); restore the tar, or run "
+                "`rlip verify --repair` and the recipe"
             )
         height, width = (max(pixels.shape[side] for pixels, _ in found) for side in (1, 2))
         images = torch.zeros(len(found), 3, height, width, dtype=torch.uint8).contiguous(
@@ -132,10 +138,25 @@ class StepBatches(torch.utils.data.Dataset[Batch | PipelineError]):
         )
         for row, (pixels, _) in enumerate(found):
             images[row, :, : pixels.shape[1], : pixels.shape[2]] = pixels
-        return Batch(images, [sample for _, sample in found], damaged)
+        samples = [sample for _, sample in found]
+        heights, widths = (torch.tensor([getattr(one, side) for one in samples]) for side in ("height", "width"))
+        inputs = self._task.inputs(samples, Draws(settings.seed, step, part))
+        return MicroBatch(images, heights, widths, inputs, damaged)
 
     def _view(self, epoch: int, sample: int, labels: TrainingSample, data: bytes) -> tuple[Tensor, TrainingSample]:
         identities = self._samples.samples.identities[sample : sample + 1]
         draws = uniforms(self._settings.seed, epoch, identities, DRAWS)[0]
         view = training_view(draws, labels.width, labels.height, self._settings.view)
         return load_view(data, view), viewed(labels, view)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a training stands in the sequence of its samples: `samples` were used up when `step` steps were done."""
+
+    step: int = 0
+    samples: int = 0
+
+    def place(self, step: int, batch: int) -> int:
+        """Returns the place of the first sample of a step."""
+        return self.samples + (step - self.step) * batch

@@ -12,9 +12,10 @@ from pipeline.training.settings import TaggerSettings, TrainingSettings
 
 MODEL = "model.safetensors"
 METRICS_LOG = "metrics.jsonl"
-CHECKPOINT = "checkpoint.safetensors"
-RESUMES_FROM = (CHECKPOINT, METRICS_LOG)
-"""The files of `work` that another machine needs to resume the training."""
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints."""
+RESUMES_FROM = "resume.json"
+"""File of `work` that lists the files that another machine needs to resume the training."""
 SAMPLES = "samples"
 """Folder of the map of the samples to train on."""
 HELD_OUT = "held_out"

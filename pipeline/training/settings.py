@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -36,9 +37,24 @@ class MixSettings(Settings):
         return Mix(self.kind, self.temperature, self.weights)
 
 
+AS_THE_AUTHORS: dict[str, Any] = {
+    "image_size": 1333,
+    "shortest": tuple(range(480, 801, 32)),
+    "crop": 0.5,
+    "bucket": 1,
+    "self_pairs": False,
+    "predicate_form": "surface",
+}
+"""Settings that `official` changes, beside `network.official_compat`."""
+
+
 class TrainingSettings(ViewSettings):
     """Settings of a training. The defaults are the released recipe for 64 images per step."""
 
+    official: bool = False
+    """Train as the authors do, defects included: their views of images, pixel for pixel, at twice the time; images in any
+    order; no pairs of a box with itself; predicates as they are worded; networks and losses as with
+    `network.official_compat`. What the recipe sets itself counts first."""
     seed: int = Field(0, ge=0)
     """Seed of all randomness: initial weights, order and augmentation of images, label texts, negative pairs, noise, dropout."""
     network: dict[str, Any] = Field(default={}, validate_default=True)
@@ -54,6 +70,13 @@ class TrainingSettings(ViewSettings):
     """Length of the training in steps, instead of `epochs`."""
     batch: int = Field(64, ge=1)
     """Number of images per step, over all processes."""
+    micro_batch: int = Field(8, ge=1)
+    """Number of images that pass through the network together; `batch` is a multiple of it, or smaller. Its images share
+    their label texts, and the losses are normalised within it, so the outcome does not depend on the number of processes.
+    The released scripts: 8 with ResNet-50, 4 with Swin-T, 2 with Swin-L."""
+    lr_for_batch: int | None = Field(None, ge=1)
+    """The `batch` that the learning rates are meant for. With another one, all are multiplied by the square root of the
+    ratio, as the authors do between 32 and 64. None: the rates are used as they are."""
     lr: float = Field(1.41e-4, gt=0)
     """Peak learning rate of all parameters outside the backbone and the text encoder."""
     lr_backbone: float = Field(1.41e-5, ge=0)
@@ -70,6 +93,8 @@ class TrainingSettings(ViewSettings):
     """Share of the training, in (0, 1], after which the step schedule drops the learning rates."""
     warmup: int = Field(0, ge=0)
     """Number of first steps in which the learning rates rise linearly to their full value; 0: no warm-up."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay of the moving average of the weights, which then becomes the result; 0: the last weights are the result."""
     loss: LossSettings = LossSettings()
 
     mix: MixSettings = MixSettings()
@@ -89,17 +114,31 @@ class TrainingSettings(ViewSettings):
 
     log_every: int = Field(20, ge=1)
     """Number of steps between two entries of the losses and the gradient norm in the metrics."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Number format that the network computes in, by autocast. Its weights stay float32."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Number format that the network computes in. Weights and losses stay float32. tf32: GPUs round the factors of products
+    of matrices to 10 bits; on a CPU it is float32. bfloat16: by autocast, with tf32 for what stays float32."""
 
     checkpoint_every: int = runtime(500, ge=1)
     """Number of steps between two checkpoints."""
+    keep_checkpoints: int = runtime(2, ge=1)
+    """Number of newest checkpoints to keep. Should the newest be damaged, the training continues from the one before."""
+    milestone_every: int | None = runtime(None, ge=1)
+    """Number of steps between checkpoints that are kept until the training ends; None: no such checkpoints."""
+    write_aside: float = runtime(64.0, ge=0)
+    """Size in MiB from which a process of its own writes the checkpoint while the training goes on."""
+    parallel: Literal["ddp", "fsdp", "tree"] = runtime("ddp")
+    """How processes share the work. ddp: each has the whole network. fsdp: each keeps a part of weights, gradients and
+    averages (FSDP2). tree: as ddp, and gradients are summed in an order that does not depend on the number of processes,
+    so that any number ends with the same bits, at the price of time and of memory for some copies of the gradients."""
+    compile: bool = runtime(False)
+    """Compile the network with torch.compile, once per distinct size of images."""
     processes: int = runtime(2, ge=1, le=1024)
     """Number of training processes on this machine: one per GPU, or several that share its cores."""
     threads: int = runtime(1, ge=1)
     """Number of CPU threads per training process."""
     recompute: bool = runtime(False)
-    """Compute parts of the forward pass again in the backward pass: less memory, more time, the same weights."""
+    """Compute parts of the forward pass again in the backward pass (activation checkpointing): less memory, more time, the
+    same weights."""
     max_damaged: float = runtime(0.01, ge=0, le=1)
     """A training stops when more than this share of its samples is damaged, checked at each checkpoint for all processes
     together. Damaged samples are left out and named. A step without any readable image stops it in any case."""
@@ -110,6 +149,15 @@ class TrainingSettings(ViewSettings):
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
     """Device to train on. auto: the GPUs of the machine if it has any, otherwise its CPU."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _does_as_the_authors(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("official") is not True:
+            return values
+        network = values.get("network", {})
+        filled = {"official_compat": True} | network if isinstance(network, dict) else network
+        return AS_THE_AUTHORS | values | {"network": filled}
+
     @field_validator("network")
     @classmethod
     def _is_a_network(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -118,11 +166,19 @@ class TrainingSettings(ViewSettings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.batch < self.processes:
+        if self.batch > self.micro_batch and self.batch % self.micro_batch:
+            raise ValueError(f"batch: {self.batch} images aren't a multiple of micro_batch = {self.micro_batch}")
+        if self.micro_batches < self.processes:
             raise ValueError(
-                f"batch: {self.batch} images can't be shared by processes = {self.processes}; use fewer processes"
+                f"batch: {self.batch} images in micro-batches of {self.micro_batch} can't be shared by processes = "
+                f"{self.processes}; use fewer processes, or a smaller micro_batch"
             )
         return self
+
+    @property
+    def micro_batches(self) -> int:
+        """The number of micro-batches in a step."""
+        return max(1, self.batch // self.micro_batch)
 
     @property
     def view(self) -> ViewSettings:
@@ -134,6 +190,11 @@ class TrainingSettings(ViewSettings):
         """The longest side in pixels at which the network sees whole images after its training: that of a 4:3 image at its
         largest."""
         return round(max(self.shortest) * 4 / 3) if self.shortest else self.image_size
+
+    @property
+    def lr_scale(self) -> float:
+        """The factor of all learning rates that follows from `batch`."""
+        return math.sqrt(self.batch / self.lr_for_batch) if self.lr_for_batch else 1.0
 
     def reseeded(self, seed: int) -> Self:
         """Returns the same settings with another seed."""
@@ -165,7 +226,7 @@ class TaggerSettings(TrainingSettings):
     """Box noise b, as a share of box size: a box moves by up to b/2 of its size, and grows or shrinks by up to b."""
     label_noise: float = Field(0.2, ge=0, le=1)
     """Probability that a box's label is replaced by a random one, so that the network has to look at the image. With
-    `network.official_compat`, only the first few names are drawn, as many as the process has images, as the authors do."""
+    `network.official_compat`, only the first few names are drawn, as many as the micro-batch has images, as the authors do."""
     held_out: float = Field(0.05, ge=0, lt=1)
     """Share of the images, chosen by a hash of their ids, held out to measure and calibrate the tagger. 0: neither."""
     check_every: int = Field(1000, ge=1)

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from models.config import NO_OBJECTS
 from models.network import Network
 from models.relation_tagger import PairQueries, RelationTagger
 from pipeline.data.images.views import load_pixels
 from pipeline.training.pairs import labelled_pairs, normalised_boxes
+from pipeline.training.ranks import Ranks
 from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import CALIBRATION, TaggerSettings, TrainingSettings
 from pipeline.training.shards import ShardSamples
@@ -80,33 +82,65 @@ def check_tagger(
     source: ShardSamples,
     vocabulary: Vocabulary,
     settings: TrainingSettings,
-    device: torch.device,
+    ranks: Ranks,
     symmetric: Collection[str] = (),
     most: int = MAX_IMAGES,
 ) -> TaggerCheck:
-    """Scores every ordered pair of boxes for every predicate, and measures the scores against the given relations.
+    """Scores every ordered pair of boxes for the names of the held-out images, and measures this against the relations.
 
-    Proposals imitate those of captions: all pairs of boxes of the two categories of each given relation, and of some
-    relations that only other images have. For proposals, a relation with a `symmetric` predicate holds both ways.
-    The network is left in training mode.
+    The names are those of all `most` images, and the most frequent others up to the number that a step has. Processes share
+    the images, and all return the same. Proposals imitate those of captions: all pairs of boxes of the two categories of
+    each given relation, and of some relations that only other images have. For proposals, a relation with a `symmetric`
+    predicate holds both ways. The network is left in training mode.
     """
     assert isinstance(network, RelationTagger)
-    network.eval()
     count = min(len(source), most)
-    images = [s for i in range(count) for s in _scored(network, source, i, vocabulary, settings, device)]
+    names = _names(source, count, vocabulary, settings)
+    network.eval()
+    with torch.inference_mode():
+        texts = network.encode_tokens(
+            network.transformer.text_encoder.tokenizer([*names.objects, NO_OBJECTS], names.predicates).to(ranks.device)
+        )
+        own = {i: _scored(network, texts, source, i, names, settings, ranks.device) for i in _shared(count, ranks)}
     network.train()
-    names = vocabulary.predicates.names
-    stated = [_stated(image, names) for image in images]
+    scored = ranks.every({image: found for image, found in own.items() if image < count})
+    images = [found for _, found in sorted(scored.items()) if found is not None]
+    stated = [_stated(image, names.predicates) for image in images]
     everywhere = Counter(statement for of_image in stated for statement in sorted(of_image))
     proposed = [
         proposal
         for number, (image, true) in enumerate(zip(images, stated, strict=True))
         for proposal in proposals(
-            number, image, names, true | _false(number, image, names, true, everywhere), symmetric
+            number,
+            image,
+            names.predicates,
+            true | _false(number, image, names.predicates, true, everywhere),
+            symmetric,
         )
     ]
     scores = _rankings(images) | _calibration_errors(proposed) | {"held_out_images": float(count)}
     return TaggerCheck(scores, _calibrated_on(proposed))
+
+
+@dataclass(frozen=True)
+class _Names:
+    objects: tuple[str, ...]
+    predicates: tuple[str, ...]
+
+
+def _names(source: ShardSamples, count: int, vocabulary: Vocabulary, settings: TrainingSettings) -> _Names:
+    samples = [source.labels(image) for image in range(count)]
+    objects = {box.category for sample in samples for box in sample.boxes}
+    predicates = {relation.predicate for sample in samples for relation in sample.relations}
+    return _Names(
+        vocabulary.objects.most_frequent(objects, settings.object_texts),
+        vocabulary.predicates.most_frequent(predicates, settings.predicate_texts),
+    )
+
+
+def _shared(count: int, ranks: Ranks) -> range:
+    """The images that a process scores. All score as many, because they gather weights together: some beyond the last."""
+    return range(ranks.rank, -(-count // ranks.count) * ranks.count, ranks.count)
 
 
 def average_precision(scores: NDArray[np.float32], truth: NDArray[np.bool_]) -> float:
@@ -203,28 +237,26 @@ def _calibration_errors(proposed: Sequence[Proposal]) -> dict[str, float]:
     }
 
 
-@torch.inference_mode()
 def _scored(
     network: RelationTagger,
+    texts: tuple[Tensor, Tensor],
     source: ShardSamples,
     image: int,
-    vocabulary: Vocabulary,
+    names: _Names,
     settings: TrainingSettings,
     device: torch.device,
-) -> Iterator[Scored]:
-    """Yields scores and truth of one image. Yields nothing if it has no relation of known predicate and categories."""
-    sample = source.labels(image)
-    known = index_by_name(vocabulary.predicates.names)
-    objects = [*vocabulary.objects.names, NO_OBJECTS]
-    places = index_by_name(objects)
+) -> Scored | None:
+    """Returns scores and truth of one image, counted anew from the first after the last; None if it has no relation of
+    known predicate and categories."""
+    sample = source.labels(image % len(source))
+    known = index_by_name(names.predicates)
+    places = index_by_name(names.objects)
     # A held-out image may have a category that is not in the training set. Its pairs cannot measure the tagger.
     named = [index for index, box in enumerate(sample.boxes) if box.category in places]
     pairs = [(s, o) for s in named for o in named if s != o]
     truth = _truth(sample, pairs, known)
-    if not truth.any():
-        return
-    texts = network.encode_texts([*objects, *known])
-    pixels = load_pixels(source.image(image), settings.whole_size)[None].to(device)
+    pairs = pairs or [(0, 0)]
+    pixels = load_pixels(source.image(image % len(source)), settings.whole_size)[None].to(device)
     padding = torch.zeros(pixels.shape[0], *pixels.shape[2:], dtype=torch.bool, device=device)
     boxes = torch.from_numpy(normalised_boxes(sample)).to(device)
     subject, object_ = (torch.tensor([pair[role] for pair in pairs], device=device) for role in (0, 1))
@@ -236,8 +268,10 @@ def _scored(
         object_labels=labels[object_][None],
         valid=torch.ones(1, len(pairs), dtype=torch.bool, device=device),
     )
-    predictions = network(pixels, padding, texts[: len(objects)], texts[len(objects) :], queries)
-    yield Scored(sample, pairs, predictions.predicate_logits[0].sigmoid().float().cpu().numpy(), truth)
+    predictions = network.predict(pixels, padding, *texts, queries)
+    if not truth.any():
+        return None
+    return Scored(sample, pairs, predictions.predicate_logits[0].sigmoid().float().cpu().numpy(), truth)
 
 
 def _truth(sample: TrainingSample, pairs: Sequence[BoxPair], known: dict[str, int]) -> NDArray[np.bool_]:
@@ -257,16 +291,15 @@ class HeldOut:
     images: ShardSamples
     vocabulary: Vocabulary
     settings: TaggerSettings
-    device: torch.device
     work: Path
 
-    def __call__(self, network: Network, step: int, total: int) -> Mapping[str, float]:
+    def __call__(self, network: Network, step: int, total: int, ranks: Ranks) -> Mapping[str, float]:
         """Returns the measurements after this step, or nothing when none is due."""
         last = step == total
         if not len(self.images) or not (last or step % self.settings.check_every == 0):
             return {}
         most = MAX_IMAGES if last else MAX_IMAGES_BETWEEN
-        found = check_tagger(network, self.images, self.vocabulary, self.settings, self.device, SYMMETRIC, most)
-        if last:
+        found = check_tagger(network, self.images, self.vocabulary, self.settings, ranks, SYMMETRIC, most)
+        if last and ranks.rank == 0:
             write_atomic(self.work / CALIBRATION, found.calibration.to_json())
         return found.scores

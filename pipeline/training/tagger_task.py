@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ from torch import Tensor
 
 from models.losses import TaggerCriterion
 from models.network import Network
+from models.predictions import Predictions
 from models.relation_tagger import PairQueries, RelationTagger
 from models.target import Target
-from pipeline.training.batches import Batch
+from models.text_tokens import LabelTokenizer
 from pipeline.training.pairs import tagging_pairs
+from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import TaggerSettings
-from pipeline.training.task import StepInputs, full_precision, network_config, start_from
+from pipeline.training.task import Draws, StepInputs, StepTexts, network_config, start_from
 from pipeline.training.vocabulary import Vocabulary
 
 
@@ -24,26 +27,38 @@ class TaggerTask:
     """Trains the R-Tagger on images with given relations. Pairs without a relation are negatives."""
 
     def __init__(self, settings: TaggerSettings, vocabulary: Vocabulary, tokenizer: Path) -> None:
-        self._settings, self._vocabulary, self._tokenizer = settings, vocabulary, tokenizer
-        self._criterion = TaggerCriterion(settings.loss)
+        self._settings, self._vocabulary, self._folder = settings, vocabulary, tokenizer
+        self._config = network_config(settings)
+        self._criterion = TaggerCriterion(settings.loss, official_compat=settings.official)
+        self._tokenizer = LabelTokenizer(tokenizer, self._config.text)
 
     def build(self) -> Network:
         """Builds the network of the settings, with its initial weights where the settings name some."""
-        network = RelationTagger(network_config(self._settings), self._tokenizer)
-        return start_from(network, self._settings.initial, self._tokenizer)
+        return start_from(RelationTagger(self._config, self._folder), self._settings.initial, self._folder)
 
-    def losses(self, network: Network, batch: Batch, generator: np.random.Generator) -> dict[str, Tensor]:
+    def inputs(self, samples: Sequence[TrainingSample], draws: Draws) -> StepInputs:
+        """Draws the texts and the pairs, and adds noise to what the network is told of them."""
+        texts = StepTexts(self._vocabulary, self._settings, samples, draws.texts())
+        names = names_for_noise(len(texts.objects) - 1, len(samples), self._config.official_compat)
+        targets, told = [], []
+        for sample in samples:
+            generator = draws.sample(sample)
+            pairs = tagging_pairs(sample, self._config.pairs, generator)
+            target = texts.target(sample, pairs, self._settings.soft_targets)
+            targets.append(target)
+            told.append(add_noise(target, self._settings, names, generator))
+        return StepInputs(self._tokenizer(texts.objects, texts.predicates), targets, pair_queries(told))
+
+    def predict(
+        self, network: torch.nn.Module, images_B3HW: Tensor, padding_BHW: Tensor, given: StepInputs
+    ) -> Predictions:
+        """Runs the network on images, texts and pairs."""
+        predictions: Predictions = network(images_B3HW, padding_BHW, given.texts, given.queries)
+        return predictions
+
+    def losses(self, predictions: Predictions, given: StepInputs) -> dict[str, Tensor]:
         """Computes the loss by position: the i-th prediction belongs to the i-th pair."""
-        given = StepInputs(network, batch, self._vocabulary, self._settings, generator)
-        limit, soft = network.config.pairs, self._settings.soft_targets
-        targets = [
-            given.texts.target(sample, tagging_pairs(sample, limit, generator), soft, given.device)
-            for sample in given.samples
-        ]
-        names = names_for_noise(len(given.texts.objects) - 1, len(batch.samples), network.config.official_compat)
-        queries = add_noise(pair_queries(targets), self._settings, names, generator)
-        scored = network(given.images, given.padding, given.objects_TE, given.predicates_TE, queries)
-        losses: dict[str, Tensor] = self._criterion(full_precision(scored), targets)
+        losses: dict[str, Tensor] = self._criterion(predictions, given.targets)
         return losses
 
 
@@ -71,25 +86,26 @@ def names_for_noise(names: int, images: int, official_compat: bool) -> int:
     return min(names, images) if official_compat else names
 
 
-def add_noise(
-    queries: PairQueries, settings: TaggerSettings, names: int, generator: np.random.Generator
-) -> PairQueries:
-    """Moves and scales boxes and replaces labels at random. `names`: number of object texts to draw labels from."""
+def add_noise(target: Target, settings: TaggerSettings, names: int, generator: np.random.Generator) -> Target:
+    """Moves and scales the boxes of one image, and replaces labels, at random.
+
+    `names`: number of object texts to draw labels from.
+    """
 
     def moved(boxes: Tensor) -> Tensor:
-        drawn = torch.from_numpy(generator.uniform(-1, 1, boxes.shape).astype(np.float32)).to(boxes.device)
-        scale = torch.tensor([0.5, 0.5, 1.0, 1.0], device=boxes.device) * settings.box_noise
-        return (boxes + drawn * boxes[..., 2:].repeat(1, 1, 2) * scale).clamp(0, 1)
+        drawn = torch.from_numpy(generator.uniform(-1, 1, boxes.shape).astype(np.float32))
+        scale = torch.tensor([0.5, 0.5, 1.0, 1.0]) * settings.box_noise
+        return (boxes + drawn * boxes[..., 2:].repeat(1, 2) * scale).clamp(0, 1)
 
     def replaced(labels: Tensor) -> Tensor:
-        drawn = torch.from_numpy(generator.integers(0, names, labels.shape)).to(labels.device)
-        chosen = torch.from_numpy(generator.random(labels.shape) < settings.label_noise).to(labels.device)
+        drawn = torch.from_numpy(generator.integers(0, names, labels.shape))
+        chosen = torch.from_numpy(generator.random(labels.shape) < settings.label_noise)
         return torch.where(chosen, drawn, labels)
 
-    return PairQueries(
-        subject_boxes=moved(queries.subject_boxes),
-        object_boxes=moved(queries.object_boxes),
-        subject_labels=replaced(queries.subject_labels),
-        object_labels=replaced(queries.object_labels),
-        valid=queries.valid,
+    return replace(
+        target,
+        subject_boxes=moved(target.subject_boxes),
+        object_boxes=moved(target.object_boxes),
+        subject_labels=replaced(target.subject_labels),
+        object_labels=replaced(target.object_labels),
     )

@@ -1,10 +1,15 @@
-"""The interface between the training loop and what it trains, the inputs of a step, and the pre-training task."""
+"""What the trainer trains: the interface of a task, the inputs of a micro-batch, and the pre-training task.
+
+The inputs are prepared by loader processes, from draws that depend on the seed, the step and the sample, so a training
+with other processes sees the same.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -14,29 +19,84 @@ from models.config import NO_OBJECTS, NetworkConfig
 from models.losses import SetCriterion
 from models.network import Network
 from models.predictions import Predictions
+from models.relation_tagger import PairQueries
 from models.rlip import RLIP
 from models.target import Target
-from pipeline.training.batches import Batch
+from models.text_tokens import LabelTokenizer, TextTokens
 from pipeline.training.pairs import TargetPair, detection_pairs, labelled_pairs, normalised_boxes
 from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.vocabulary import Vocabulary, index_by_name
+from storage.stream.order import stable_seed
+
+Tensors = TypeVar("Tensors", Target, PairQueries)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random draws of one micro-batch of a step."""
+
+    seed: int
+    step: int
+    part: int
+    """The number of the micro-batch in its step."""
+
+    def texts(self) -> np.random.Generator:
+        """Draws the label texts that the images of the micro-batch share."""
+        return np.random.default_rng(stable_seed("texts", self.seed, self.step, self.part))
+
+    def sample(self, sample: TrainingSample) -> np.random.Generator:
+        """Draws what concerns one image."""
+        return np.random.default_rng(stable_seed("sample", self.seed, self.step, sample.dataset, sample.image_id))
+
+    def seed_torch(self) -> None:
+        """Seeds torch's generators on all devices, which dropout draws from."""
+        torch.manual_seed(stable_seed("torch", self.seed, self.step, self.part))
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """What a network and its loss need beside the images, in the images' order."""
+
+    texts: TextTokens
+    targets: Sequence[Target]
+    queries: PairQueries | None = None
+    """The pairs that a tagger is given."""
+
+    def to(self, device: torch.device) -> StepInputs:
+        """Moves all tensors to a device."""
+        queries = None if self.queries is None else _moved(self.queries, device)
+        return StepInputs(self.texts.to(device), [_moved(target, device) for target in self.targets], queries)
+
+
+def _moved(tensors: Tensors, device: torch.device) -> Tensors:
+    return replace(tensors, **{name: value.to(device, non_blocking=True) for name, value in vars(tensors).items()})
 
 
 class Task(Protocol):
-    """A network and its loss on the batch of one process and step."""
+    """A network and its loss. It can be handed to other processes."""
 
     def build(self) -> Network:
         """Builds a new network. Random weights come from torch's current generator."""
         ...
 
-    def losses(self, network: Network, batch: Batch, generator: np.random.Generator) -> dict[str, Tensor]:
-        """Returns scalars by name, including the total `loss`. All randomness comes from `generator` or from torch's."""
+    def inputs(self, samples: Sequence[TrainingSample], draws: Draws) -> StepInputs:
+        """Prepares the inputs of a micro-batch on the CPU."""
+        ...
+
+    def predict(
+        self, network: torch.nn.Module, images_B3HW: Tensor, padding_BHW: Tensor, given: StepInputs
+    ) -> Predictions:
+        """Runs the network. `given` is on its device."""
+        ...
+
+    def losses(self, predictions: Predictions, given: StepInputs) -> dict[str, Tensor]:
+        """Returns scalars by name, including the total `loss`."""
         ...
 
 
 class StepTexts:
-    """The object and predicate texts of one step."""
+    """The object and predicate texts of a micro-batch."""
 
     def __init__(
         self,
@@ -51,12 +111,7 @@ class StepTexts:
         self.predicates = vocabulary.predicates.draw(predicates, settings.predicate_texts, generator)
         self._object_places, self._predicate_places = index_by_name(self.objects), index_by_name(self.predicates)
 
-    def encode(self, network: Network) -> tuple[Tensor, Tensor]:
-        """Returns the features of the object texts and of the predicate texts."""
-        features = network.encode_texts([*self.objects, *self.predicates])
-        return features[: len(self.objects)], features[len(self.objects) :]
-
-    def target(self, sample: TrainingSample, pairs: Sequence[TargetPair], soft: bool, device: torch.device) -> Target:
+    def target(self, sample: TrainingSample, pairs: Sequence[TargetPair], soft: bool) -> Target:
         """Converts pairs to tensors. `soft`: a predicate's target is its confidence instead of 1."""
         boxes = torch.from_numpy(normalised_boxes(sample))
         labels = torch.tensor([self._object_places[box.category] for box in sample.boxes], dtype=torch.int64)
@@ -67,26 +122,7 @@ class StepTexts:
             for predicate, confidence in pair.predicates.items():
                 predicates[row, self._predicate_places[predicate]] = confidence if soft else 1.0
         known = torch.tensor([pair.known for pair in pairs], dtype=torch.bool)
-        columns = (labels[subject], labels[object_], boxes[subject], boxes[object_], predicates, known)
-        return Target(*(column.to(device) for column in columns))
-
-
-class StepInputs:
-    """The inputs of a network in one step: images B×3×H×W with padding B×H×W, and text features."""
-
-    def __init__(
-        self,
-        network: Network,
-        batch: Batch,
-        vocabulary: Vocabulary,
-        settings: TrainingSettings,
-        generator: np.random.Generator,
-    ) -> None:
-        self.samples = batch.samples
-        self.texts = StepTexts(vocabulary, settings, self.samples, generator)
-        self.objects_TE, self.predicates_TE = self.texts.encode(network)
-        self.device = self.objects_TE.device
-        self.images, self.padding = batch.images(self.device)
+        return Target(labels[subject], labels[object_], boxes[subject], boxes[object_], predicates, known)
 
 
 def full_precision(predictions: Predictions) -> Predictions:
@@ -122,26 +158,37 @@ class PretrainTask:
     """Trains RLIPv2 on shards. It learns boxes from every image, and predicates from images that have relations."""
 
     def __init__(self, settings: TrainingSettings, vocabulary: Vocabulary, tokenizer: Path) -> None:
-        self._settings, self._vocabulary, self._tokenizer = settings, vocabulary, tokenizer
-        self._criterion = SetCriterion(settings.loss)
+        self._settings, self._vocabulary, self._folder = settings, vocabulary, tokenizer
+        self._config = network_config(settings)
+        self._criterion = SetCriterion(settings.loss, official_compat=settings.official)
+        self._tokenizer = LabelTokenizer(tokenizer, self._config.text)
 
     def build(self) -> Network:
         """Builds the network of the settings, with its initial weights where the settings name some."""
-        network = RLIP(network_config(self._settings), self._tokenizer)
-        return start_from(network, self._settings.initial, self._tokenizer)
+        return start_from(RLIP(self._config, self._folder), self._settings.initial, self._folder)
 
-    def losses(self, network: Network, batch: Batch, generator: np.random.Generator) -> dict[str, Tensor]:
-        """Computes the set-prediction loss, with predictions matched to pairs."""
-        given = StepInputs(network, batch, self._vocabulary, self._settings, generator)
-        predictions = full_precision(network(given.images, given.padding, given.objects_TE, given.predicates_TE))
-        limit, soft = network.config.pairs, self._settings.soft_targets
-        pairs = [
-            detection_pairs(sample, limit) if self._settings.self_pairs else labelled_pairs(sample)[:limit]
-            for sample in given.samples
-        ]
+    def inputs(self, samples: Sequence[TrainingSample], draws: Draws) -> StepInputs:
+        """Draws the texts and lists the pairs to find."""
+        texts = StepTexts(self._vocabulary, self._settings, samples, draws.texts())
+        limit, soft = self._config.pairs, self._settings.soft_targets
         targets = [
-            given.texts.target(sample, of_sample, soft, given.device)
-            for sample, of_sample in zip(given.samples, pairs, strict=True)
+            texts.target(
+                sample,
+                detection_pairs(sample, limit) if self._settings.self_pairs else labelled_pairs(sample)[:limit],
+                soft,
+            )
+            for sample in samples
         ]
-        losses: dict[str, Tensor] = self._criterion(predictions, targets, given.predicates_TE.float())
+        return StepInputs(self._tokenizer(texts.objects, texts.predicates), targets)
+
+    def predict(
+        self, network: torch.nn.Module, images_B3HW: Tensor, padding_BHW: Tensor, given: StepInputs
+    ) -> Predictions:
+        """Runs the network on images and texts."""
+        predictions: Predictions = network(images_B3HW, padding_BHW, given.texts)
+        return predictions
+
+    def losses(self, predictions: Predictions, given: StepInputs) -> dict[str, Tensor]:
+        """Computes the set-prediction loss, with predictions matched to pairs."""
+        losses: dict[str, Tensor] = self._criterion(predictions, given.targets, predictions.predicate_features)
         return losses

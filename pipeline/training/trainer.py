@@ -1,6 +1,7 @@
-"""The training loop. Interrupted and resumed, a training ends with the same bits as an undisturbed one.
+"""The trainer. Interrupted and resumed, a training ends with the same bits as an undisturbed one.
 
-Every step is a pure function of the weights before it, the seed, the step number and the number of processes.
+Every step is a pure function of the weights before it, the seed and the step number. The number of processes only
+changes the order in which gradients are summed, and with `parallel = "tree"` not even that.
 """
 
 from __future__ import annotations
@@ -9,31 +10,52 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-import numpy as np
 import torch
-from torch import nn
 
 from models.network import Network
-from pipeline.training.batches import Batch, StepBatches, sample_sequence
-from pipeline.training.checkpoint import load_checkpoint, save_checkpoint
-from pipeline.training.config import CHECKPOINT, METRICS_LOG
-from pipeline.training.gradient_sync import Ranks, gathered, sync_gradients
+from pipeline.training.batches import MicroBatch, MicroBatches, Origin, sample_sequence
+from pipeline.training.checkpoints.checkpointer import Checkpointer
+from pipeline.training.checkpoints.state import TrainingState
+from pipeline.training.config import METRICS_LOG
+from pipeline.training.ema import Ema
 from pipeline.training.metrics_log import MetricsLog
+from pipeline.training.optimizer import clip, gradient_norm, make_optimizer, set_rates
+from pipeline.training.parallel import Sharded, make_parallel
+from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
-from pipeline.training.task import Task
+from pipeline.training.task import Draws, Task, full_precision
 from storage.errors import FatalError, PipelineError
 from storage.stream.order import stable_seed
 from storage.stream.stream import Skipped
+
+Progress = Callable[[int, int, str], None]
+
+
+class Check(Protocol):
+    """Measures a network while it is trained. All processes call it after each step."""
+
+    def __call__(self, network: Network, step: int, total: int, ranks: Ranks) -> Mapping[str, float]:
+        """Returns values by name, usually none. The network is left as it was, in training mode."""
+        ...
+
+
+def no_check(network: Network, step: int, total: int, ranks: Ranks) -> Mapping[str, float]:
+    """Measures nothing."""
+    return {}
 
 
 @dataclass(frozen=True)
 class TrainingResult:
     """The outcome of a training."""
 
+    state: Mapping[str, torch.Tensor]
+    """In the first process of a finished training, the network's parameters and buffers; elsewhere empty."""
     network: Network
     steps: int
     """Number of steps that the network has been trained for."""
@@ -51,123 +73,231 @@ class TrainingResult:
         return self.steps == self.total
 
 
-Progress = Callable[[int, int, str], None]
-Check = Callable[[Network, int, int], Mapping[str, float]]
-"""Measures a network after a step, given the step and the total. Returns values by name, usually none."""
+@dataclass(frozen=True)
+class Step:
+    """What a step gave, the same in every process."""
+
+    losses: dict[str, float]
+    norm: float
+    """Norm of the mean gradient before clipping."""
+    stop: bool
+    """Whether any process was asked to stop."""
 
 
-def train(
-    task: Task,
-    samples: ShardSamples,
-    settings: TrainingSettings,
-    work: Path,
-    ranks: Ranks,
-    asked_to_stop: Callable[[], bool],
-    progress: Progress,
-    check: Check = lambda network, step, total: {},
-) -> TrainingResult:
-    """Trains from the last checkpoint in `work` to the end, or until any process is asked to stop.
+class Trainer:
+    """Trains a network on samples, from the last checkpoint in `work` on."""
 
-    `check` runs in the first process alone and must leave the network unchanged.
-    Raises `FatalError` when the loss or the gradient is not finite, or too many samples are damaged.
-    """
-    samples.require_tars()
-    sequence = sample_sequence(samples, settings)
-    total = settings.steps or -(-settings.epochs * len(sequence) // settings.batch)
-    torch.manual_seed(stable_seed("weights", settings.seed))
-    network = task.build().to(ranks.device).train()
-    if settings.lr_backbone == 0:
-        network.backbone.requires_grad_(False)
-    if settings.recompute:
-        network.recompute()
-    optimizer = make_optimizer(network, settings)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    first, stream = load_checkpoint(work / CHECKPOINT, ranks.count, network, optimizer)
-    skipped = Skipped(len(samples), settings.max_damaged)
-    if stream:
-        sequence.restore(stream["sequence"])
-        skipped.restore(stream["skipped"])
-    metrics = MetricsLog(work / METRICS_LOG)
-    if ranks.rank == 0:
-        metrics.rewind(first)
-        if first:
-            progress(first, total, "continuing from the last checkpoint")
-    step, stop, started, reported = first, False, time.monotonic(), 0.0
-    batches = StepBatches(samples, settings, ranks.rank, ranks.count, dict(skipped.reasons))
-    for batch in _loaded(batches, range(first, total), settings, ranks.device):
-        skipped.add(batch.damaged)
-        for group, rate in zip(optimizer.param_groups, _rates(settings), strict=True):
-            group["lr"] = rate * schedule(settings, step, total)
-        optimizer.zero_grad(set_to_none=True)
-        torch.manual_seed(stable_seed("step", settings.seed, step, ranks.rank))
-        generator = np.random.default_rng(stable_seed("draws", settings.seed, step, ranks.rank))
-        losses = _losses(task, network, batch, generator, settings, ranks, step)
-        losses["loss"].backward()  # type: ignore[no-untyped-call]
-        synced = sync_gradients(parameters, losses, asked_to_stop(), ranks)
-        if not math.isfinite(synced.norm + synced.losses["loss"]):
-            raise FatalError(_diverged(step, settings, f"loss {synced.losses['loss']}, gradient norm {synced.norm}"))
-        _clip(parameters, settings.clip / (synced.norm + 1e-6))
-        optimizer.step()
-        step += 1
-        stop = synced.stop
-        is_saved = step % settings.checkpoint_every == 0 or step == total or stop
-        if is_saved:
-            skipped.add(gathered(skipped.reasons, ranks))
-        if ranks.rank == 0:
+    def __init__(
+        self,
+        task: Task,
+        samples: ShardSamples,
+        settings: TrainingSettings,
+        work: Path,
+        ranks: Ranks,
+        progress: Progress,
+        check: Check = no_check,
+    ) -> None:
+        """Raises `FatalError` for a missing tar, and for a checkpoint of another network."""
+        samples.require_tars()
+        self._task, self._samples, self._settings, self._ranks = task, samples, settings, ranks
+        self._progress, self._check = progress, check
+        self._sequence = sample_sequence(samples, settings)
+        self.total = settings.steps or -(-settings.epochs * len(self._sequence) // settings.batch)
+        self.step = 0
+        self._skipped = Skipped(len(samples), settings.max_damaged)
+        self._metrics = MetricsLog(work / METRICS_LOG)
+        self._build(work)
+        self._resume()
+
+    def _build(self, work: Path) -> None:
+        settings, ranks = self._settings, self._ranks
+        torch.manual_seed(stable_seed("weights", settings.seed))
+        self.network = self._task.build().to(ranks.device).train()
+        if settings.lr_backbone == 0:
+            self.network.backbone.requires_grad_(False)
+        if settings.recompute:
+            self.network.recompute()
+        self._parallel = make_parallel(self.network, ranks, settings)
+        self._optimizer = make_optimizer(self.network, settings)
+        self._parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        self._ema = Ema(self.network, settings.ema) if settings.ema else None
+        state = TrainingState(self.network, self._optimizer, self._ema)
+        is_sharded = isinstance(self._parallel, Sharded)
+        self._checkpoints = Checkpointer(state, settings, work, ranks, is_sharded, self._say)
+
+    def _resume(self) -> None:
+        """Goes back to the last sound checkpoint."""
+        about = self._checkpoints.load()
+        self._origin = Origin()
+        if about:
+            self.step = int(about["step"])
+            self._origin = Origin(self.step, int(about["samples"]))
+            self._sequence.restore(about["sequence"])
+            self._skipped.restore(about["skipped"])
+        self._first = self.step
+        if self._ranks.rank == 0:
+            self._metrics.rewind(self.step)
+        if self.step:
+            self._say(f"continuing from the checkpoint of step {self.step}")
+
+    def train(self, asked_to_stop: Callable[[], bool]) -> TrainingResult:
+        """Trains to the end, or until any process is asked to stop; either way it leaves a checkpoint.
+
+        Raises `FatalError` when the loss or the gradient is not finite, or too many samples are damaged.
+        """
+        started, reported = time.monotonic(), 0.0
+        for parts in self._steps():
+            rates = set_rates(self._optimizer, self._settings, self.step, self.total)
+            done = self._run(parts, asked_to_stop)
+            self.step += 1
+            is_last = self.step == self.total
+            if is_last or self.step % self._settings.log_every == 0:
+                self._log(done.losses | {"gradient_norm": done.norm} | rates)
+            self._log(self._measured())
             now = time.monotonic()
-            if step % settings.log_every == 0 or step == total:
-                metrics.write(step, synced.losses | {"gradient_norm": synced.norm})
-            metrics.write(step, check(network, step, total))
-            if now - reported > 1 or step == total:
-                speed = (step - first) * settings.batch / (now - started)
-                progress(step, total, f"loss {synced.losses['loss']:.2f}, {speed:.0f} images/s")
+            if is_last or now - reported > 1:
+                speed = (self.step - self._first) * self._settings.batch / (now - started)
+                self._say(f"loss {done.losses['loss']:.2f}, {speed:.0f} images/s")
                 reported = now
-            if is_saved:
-                metrics.sync()
-                stream = {"sequence": sequence.state(step * settings.batch), "skipped": skipped.as_state()}
-                save_checkpoint(work / CHECKPOINT, step, ranks.count, stream, network, optimizer)
-        if stop:
-            break
-    return TrainingResult(network, step, total, first, time.monotonic() - started, skipped.reasons)
+            if is_last or done.stop or self.step % self._settings.checkpoint_every == 0:
+                self._save()
+            if done.stop:
+                break
+        self._checkpoints.close()
+        return TrainingResult(
+            self._final_state(),
+            self.network,
+            self.step,
+            self.total,
+            self._first,
+            time.monotonic() - started,
+            self._skipped.reasons,
+        )
+
+    def _run(self, parts: Iterator[MicroBatch], asked_to_stop: Callable[[], bool]) -> Step:
+        """Runs one step: the micro-batches of this process, the exchange with the others, the update."""
+        settings, numbers = self._settings, self._parallel.own_parts()
+        self._optimizer.zero_grad(set_to_none=True)
+        found: dict[int, dict[str, torch.Tensor]] = {}
+        for number, batch in zip(numbers, parts, strict=True):
+            self._skipped.add(batch.damaged)
+            is_last = number == numbers[-1]
+            with self._parallel.syncing(is_last):
+                found[number] = self._losses(batch, number)
+                self._parallel.backward(found[number]["loss"], is_last)
+        self._parallel.finish()
+        norm = gradient_norm(self._parameters)
+        done = self._exchanged(found, norm, asked_to_stop())
+        if not math.isfinite(done.norm + done.losses["loss"]):
+            raise FatalError(self._diverged(f"loss {done.losses['loss']}, gradient norm {done.norm}"))
+        clip(self._parameters, done.norm, settings.clip)
+        self._optimizer.step()
+        if self._ema is not None:
+            self._ema.update()
+        return done
+
+    def _losses(self, batch: MicroBatch, number: int) -> dict[str, torch.Tensor]:
+        settings, device = self._settings, self._ranks.device
+        Draws(settings.seed, self.step, number).seed_torch()
+        images, padding = batch.images(device)
+        given = batch.inputs.to(device)
+        try:
+            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                predictions = self._task.predict(self._parallel.module, images, padding, given)
+            return self._task.losses(full_precision(predictions), given)
+        except FloatingPointError as error:
+            raise FatalError(self._diverged(str(error))) from error
+
+    def _exchanged(self, found: Mapping[int, dict[str, torch.Tensor]], norm: torch.Tensor, stop: bool) -> Step:
+        """Averages the losses over all micro-batches, in the order of their numbers, and asks whether anyone must stop."""
+        names = list(next(iter(found.values())))
+        table = torch.zeros(self._settings.micro_batches + 1, len(names), device=self._ranks.device)
+        for number, losses in found.items():
+            table[number] = torch.stack([losses[name].detach().float() for name in names])
+        table[-1, 0] = float(stop)
+        rows = self._ranks.summed(table)
+        values = torch.cat([rows[:-1].mean(0), rows[-1, :1], norm.detach().reshape(1)]).tolist()
+        return Step(dict(zip(names, values[:-2], strict=True)), values[-1], values[-2] > 0)
+
+    def _steps(self) -> Iterator[Iterator[MicroBatch]]:
+        """Yields the micro-batches of this process for each remaining step. Raises `PipelineError`."""
+        own = self._parallel.own_parts()
+        remaining = _Numbers(range(self.step, self.total), own, self._settings.micro_batches)
+        batches = MicroBatches(self._samples, self._settings, self._task, self._origin, dict(self._skipped.reasons))
+        loaded = _loaded(batches, remaining, self._settings, self._ranks.device)
+        for _ in range(self.step, self.total):
+            yield (next(loaded) for _ in own)
+
+    def _save(self) -> None:
+        self._skipped.add(self._ranks.every(self._skipped.reasons))
+        samples = self._origin.place(self.step, self._settings.batch)
+        if self._ranks.rank == 0:
+            self._metrics.sync()
+        self._checkpoints.save(
+            self.step,
+            {
+                "step": self.step,
+                "samples": samples,
+                "sequence": self._sequence.state(samples),
+                "skipped": self._skipped.as_state(),
+            },
+        )
+
+    def _final_state(self) -> Mapping[str, torch.Tensor]:
+        """Returns the weights to keep: their averages, where the settings ask for those."""
+        if self.step < self.total:
+            return {}
+        with self._with_averages():
+            return self._parallel.whole_state()
+
+    def _measured(self) -> Mapping[str, float]:
+        with self._with_averages():
+            return self._check(self.network, self.step, self.total, self._ranks)
+
+    def _with_averages(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._ema is None else self._ema.applied()
+
+    def _log(self, values: Mapping[str, float]) -> None:
+        if self._ranks.rank == 0:
+            self._metrics.write(self.step, values)
+
+    def _say(self, note: str) -> None:
+        if self._ranks.rank == 0:
+            self._progress(self.step, self.total, note)
+
+    def _diverged(self, what: str) -> str:
+        settings, kept = self._settings, self._checkpoints.written
+        last = f"; the checkpoint of step {kept} is sound" if kept else ""
+        return (
+            f"training diverged at step {self.step + 1} ({what}){last}; lower lr = {settings.lr} (or raise warmup = "
+            f"{settings.warmup}, or lower clip = {settings.clip}) and run again: changed settings start a new training"
+        )
 
 
-def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
-    """Builds AdamW over three parameter groups: backbone, text encoder, the rest, in the order of `_rates`."""
-    groups: dict[str, list[nn.Parameter]] = {"backbone": [], "text_encoder": [], "": []}
-    for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            next(members for kind, members in groups.items() if kind in name).append(parameter)
-    return torch.optim.AdamW(
-        [{"params": members} for members in groups.values()],
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        # One pass over the weights instead of ten, without copies. Weights, gradients and averages must have the same
-        # memory layout, so no weight is channels-last.
-        fused=True,
-    )
+@dataclass(frozen=True)
+class _Numbers:
+    """The numbers of the micro-batches that a process prepares, in order."""
 
+    steps: range
+    parts: range
+    every: int
+    """The number of micro-batches in a step."""
 
-def schedule(settings: TrainingSettings, step: int, total: int) -> float:
-    """Returns the factor of the learning rates at a step."""
-    warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
-    done = step / total
-    if settings.schedule == "step":
-        return warm * (0.1 if done >= settings.drop_at else 1.0)
-    return warm * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
+    def __iter__(self) -> Iterator[int]:
+        return (step * self.every + part for step in self.steps for part in self.parts)
 
-
-def _rates(settings: TrainingSettings) -> tuple[float, float, float]:
-    return settings.lr_backbone, settings.lr_text, settings.lr
+    def __len__(self) -> int:
+        return len(self.steps) * len(self.parts)
 
 
 def _loaded(
-    batches: StepBatches, remaining: range, settings: TrainingSettings, device: torch.device
-) -> Iterator[Batch]:
-    """Yields the batch of each remaining step, prepared here or by loader processes. Raises `PipelineError`."""
+    batches: MicroBatches, numbers: _Numbers, settings: TrainingSettings, device: torch.device
+) -> Iterator[MicroBatch]:
+    """Yields micro-batches, prepared here or by loader processes. Raises `PipelineError`."""
     loader = torch.utils.data.DataLoader(
         batches,
         batch_size=None,
-        sampler=remaining,
+        sampler=numbers,
         num_workers=settings.loaders,
         multiprocessing_context="spawn" if settings.loaders else None,
         worker_init_fn=_outlast_signals,
@@ -183,31 +313,3 @@ def _outlast_signals(loader: int) -> None:
     """Lets a loader process finish the step that its trainer finishes when the whole process group is asked to stop."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-
-
-def _losses(
-    task: Task,
-    network: Network,
-    batch: Batch,
-    generator: np.random.Generator,
-    settings: TrainingSettings,
-    ranks: Ranks,
-    step: int,
-) -> dict[str, torch.Tensor]:
-    try:
-        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            return task.losses(network, batch, generator)
-    except FloatingPointError as error:
-        raise FatalError(_diverged(step, settings, str(error))) from error
-
-
-def _clip(parameters: list[nn.Parameter], factor: float) -> None:
-    if factor < 1:
-        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], factor)
-
-
-def _diverged(step: int, settings: TrainingSettings, what: str) -> str:
-    return (
-        f"training diverged at step {step + 1} ({what}); lower lr = {settings.lr} (or raise warmup = "
-        f"{settings.warmup}, or lower clip = {settings.clip}) and run again: changed settings start a new training"
-    )

@@ -46,6 +46,19 @@ class Names:
             drawn = generator.choice(len(self.names), missing, replace=False, p=weights / weights.sum()).tolist()
         return here + [self.names[place] for place in sorted(drawn)]
 
+    def most_frequent(self, present: Iterable[str], budget: int) -> tuple[str, ...]:
+        """Returns the present names that are known and the most frequent others up to the budget, in order of frequency."""
+        here = set(present)
+        others = max(0, budget - sum(name in here for name in self.names))
+        kept: list[str] = []
+        for name in self.names:
+            if name in here:
+                kept.append(name)
+            elif others:
+                others -= 1
+                kept.append(name)
+        return tuple(kept)
+
 
 @dataclass(frozen=True)
 class Vocabulary:

@@ -18,13 +18,13 @@ if __name__ == "__main__":
 import torch
 import torch.distributed as dist
 
-from models.weights import save
+from models.weights import write
 from pipeline.runtime.processes import choose_device, keep_freed_memory
 from pipeline.training.config import HELD_OUT, MODEL, SAMPLES, SUMMARY, TOKENIZER, VOCABULARY, Summary, TrainConfig
-from pipeline.training.gradient_sync import Ranks
+from pipeline.training.ranks import Ranks
 from pipeline.training.shards import ShardSamples, range_cache
 from pipeline.training.task import Task
-from pipeline.training.trainer import Check, TrainingResult, train
+from pipeline.training.trainer import Check, Trainer, TrainingResult, no_check
 from pipeline.training.vocabulary import Vocabulary
 from storage.atomic import put_in_place, write_atomic
 from storage.errors import PipelineError, RetryableError
@@ -60,7 +60,7 @@ def run(config: TrainConfig, ranks: Ranks, asked_to_stop: Callable[[], bool]) ->
     vocabulary = Vocabulary.load(config.work / VOCABULARY)
     samples = _samples(config, SAMPLES)
     task, check = _parts(config, vocabulary, ranks)
-    trained = train(task, samples, settings, config.work, ranks, asked_to_stop, _report, check)
+    trained = Trainer(task, samples, settings, config.work, ranks, _report, check).train(asked_to_stop)
     if ranks.rank == 0 and trained.finished:
         _finish(config, trained, samples, ranks)
     return trained
@@ -75,14 +75,14 @@ def _parts(config: TrainConfig, vocabulary: Vocabulary, ranks: Ranks) -> tuple[T
     if config.kind == "pretrain":
         from pipeline.training.task import PretrainTask
 
-        return PretrainTask(config.settings, vocabulary, config.work / TOKENIZER), lambda network, step, total: {}
+        return PretrainTask(config.settings, vocabulary, config.work / TOKENIZER), no_check
     from pipeline.training.settings import TaggerSettings
     from pipeline.training.tagger_evaluation import HeldOut
     from pipeline.training.tagger_task import TaggerTask
 
     assert isinstance(config.settings, TaggerSettings)
     held_out = _samples(config, HELD_OUT)
-    check = HeldOut(held_out, vocabulary, config.settings, ranks.device, config.work)
+    check = HeldOut(held_out, vocabulary, config.settings, config.work)
     return TaggerTask(config.settings, vocabulary, config.work / TOKENIZER), check
 
 
@@ -109,7 +109,7 @@ def _report(step: int, total: int, note: str) -> None:
 
 def _finish(config: TrainConfig, trained: TrainingResult, samples: ShardSamples, ranks: Ranks) -> None:
     aside = config.work / f".{MODEL}.new"
-    save(trained.network, aside)
+    write(trained.state, trained.network.config, aside)
     put_in_place(aside, config.work / MODEL)
     seen = (trained.steps - trained.resumed_from) * config.settings.batch
     summary = Summary(

@@ -22,7 +22,7 @@ BACKBONES = ["test_resnet", "test_byobnet", "test_efficientnet"]
 
 def predict(network, images, objects=OBJECTS, predicates=PREDICATES):
     padding = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool)
-    return network(images, padding, network.encode_texts(objects), network.encode_texts(predicates))
+    return network.predict(images, padding, network.encode_texts(objects), network.encode_texts(predicates))
 
 
 def target(boxes: torch.Tensor, predicates: int = 2) -> Target:
@@ -57,7 +57,7 @@ def test_a_pixel_beside_a_large_image(small_config, tokenizer, official):
     padding = torch.zeros(2, 130, 70, dtype=torch.bool)
     padding[0, 1:], padding[0, :, 1:] = True, True
     texts = network.encode_texts(OBJECTS), network.encode_texts(PREDICATES)
-    predictions = network(torch.randn(2, 3, 130, 70), padding, *texts)
+    predictions = network.predict(torch.randn(2, 3, 130, 70), padding, *texts)
     assert predictions.object_logits.isfinite().all() and predictions.subject_boxes.isfinite().all()
 
 
@@ -123,7 +123,7 @@ def test_boxes_of_no_size_or_outside(small_config, small_tagger_config, tokenize
         queries = PairQueries(boxes[None], boxes.flip(0)[None], zeros, zeros, zeros == 0)
         padding = torch.zeros(1, 64, 64, dtype=torch.bool)
         texts = tagger.encode_texts(OBJECTS), tagger.encode_texts(PREDICATES)
-        losses.append(TaggerCriterion()(tagger(images, padding, *texts, queries), [target(boxes)])["loss"])
+        losses.append(TaggerCriterion()(tagger.predict(images, padding, *texts, queries), [target(boxes)])["loss"])
     for loss in losses:
         loss.backward()
         assert loss.isfinite()
@@ -141,7 +141,7 @@ def test_a_damaged_weight_is_named(network, small_tagger_config, tokenizer):
     boxes = torch.full((1, 1, 4), 0.5)
     texts = tagger.encode_texts(OBJECTS), tagger.encode_texts(PREDICATES)
     with pytest.raises(FloatingPointError, match=r"predicate_logits.*bias_pred_a"):
-        tagger(
+        tagger.predict(
             torch.randn(1, 3, 64, 64),
             torch.zeros(1, 64, 64, dtype=torch.bool),
             *texts,

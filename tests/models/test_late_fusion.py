@@ -57,7 +57,7 @@ def test_gradients_reach_image_and_texts_through_the_fusion(network):
     objects, predicates = network.encode_texts(OBJECTS), network.encode_texts(PREDICATES)
     objects.retain_grad(), predicates.retain_grad()
     fusion = network.transformer.obj_fusion
-    network(images, padding, objects, predicates).object_logits[..., 0].sum().backward()
+    network.predict(images, padding, objects, predicates).object_logits[..., 0].sum().backward()
     assert images.grad.abs().max() > 0
     assert (objects.grad.abs().amax(1) > 0).all()  # also for the texts whose logits are not in the sum
     assert predicates.grad is None or not predicates.grad.any()
@@ -86,9 +86,9 @@ def test_texts_that_official_weights_hid_are_hidden_here_too(small_config, token
     texts = texts - texts.mean(1, keepdim=True) + torch.tensor([1.0, -1, 1, 1, 1])[:, None]
     changed = texts.clone()
     changed[1, :2] += torch.tensor([1.0, -1])  # still sums to less than 0
-    given, moved = (network(images, padding, x[:3], x[3:]).object_logits for x in (texts, changed))
+    given, moved = (network.predict(images, padding, x[:3], x[3:]).object_logits for x in (texts, changed))
     torch.testing.assert_close(given[..., [0, 2]], moved[..., [0, 2]])
-    given, moved = (network.eval()(images, padding, x[:3], x[3:]).object_logits for x in (texts, changed))
+    given, moved = (network.eval().predict(images, padding, x[:3], x[3:]).object_logits for x in (texts, changed))
     assert (given[..., [0, 2]] - moved[..., [0, 2]]).abs().max() > 1e-5
 
 

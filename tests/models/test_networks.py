@@ -30,7 +30,7 @@ def make_target(pairs: int, known: bool = True) -> Target:
 
 def predict(network, images, padding=None, objects=OBJECTS, predicates=PREDICATES):
     padding = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool) if padding is None else padding
-    return network(images, padding, network.encode_texts(objects), network.encode_texts(predicates))
+    return network.predict(images, padding, network.encode_texts(objects), network.encode_texts(predicates))
 
 
 @pytest.fixture

@@ -91,8 +91,8 @@ def test_padding_is_read_by_convolutions(small_config, tokenizer, official):
     network = moved(RLIP(replace(small_config, official_compat=official), tokenizer)).eval()
     images, padding = torch.zeros(1, 3, 128, 160), torch.ones(1, 128, 160, dtype=torch.bool)
     images[:, :, :64, :96], padding[:, :64, :96] = torch.randn(1, 3, 64, 96), False
-    alone = network(images[:, :, :64, :96], padding[:, :64, :96], *texts(network))
-    padded = network(images, padding, *texts(network))
+    alone = network.predict(images[:, :, :64, :96], padding[:, :64, :96], *texts(network))
+    padded = network.predict(images, padding, *texts(network))
     assert ((alone.object_logits - padded.object_logits).abs().max() > 1e-4) == official
 
 
@@ -131,7 +131,7 @@ def test_texts_are_hidden_in_training_by_the_sign_of_their_features(small_config
     features = torch.randn(6, 32)
     features = features - features.mean(1, keepdim=True) + torch.tensor([1.0, -1, 1, 1, 1, 1])[:, None]
     training, evaluating = (
-        network.train(mode)(images, no_padding(images), features[:4], features[4:]).object_logits
+        network.train(mode).predict(images, no_padding(images), features[:4], features[4:]).object_logits
         for mode in (True, False)
     )
     assert ((training - evaluating).abs().max() > 1e-4) == official
@@ -142,7 +142,7 @@ def test_boxes_are_refined_in_the_relation_decoder_by_heads_that_no_loss_reaches
     network = moved(RLIP(replace(small_config, official_compat=official), tokenizer))
     assert len(network.sub_bbox_embed) == small_config.decoder_layers * (2 if official else 1)
     images = torch.randn(1, 3, 64, 96)
-    found = network(images, no_padding(images), *texts(network))
+    found = network.predict(images, no_padding(images), *texts(network))
     total = sum(
         value.sum() for layer in (found, *found.auxiliary) for value in vars(layer).values() if torch.is_tensor(value)
     )
@@ -192,7 +192,7 @@ def test_boxes_of_the_tagger_start_elsewhere(small_tagger_config, tokenizer, off
     tagger = RelationTagger(replace(small_tagger_config, official_compat=official), tokenizer).eval()
     images, boxes, zeros = torch.randn(1, 3, 64, 96), torch.rand(1, 4, 4), torch.zeros(1, 4, dtype=torch.int64)
     queries = PairQueries(boxes, boxes, zeros, zeros, zeros == 0)
-    found = tagger(images, no_padding(images), *texts(tagger), queries).subject_boxes
+    found = tagger.predict(images, no_padding(images), *texts(tagger), queries).subject_boxes
     assert ((found - boxes).abs().max() > 0.01) == official
 
 
@@ -201,5 +201,5 @@ def test_an_image_without_pairs_is_no_number_for_the_authors_and_never_for_us(sm
     tagger = moved(RelationTagger(replace(small_tagger_config, official_compat=official), tokenizer)).eval()
     images, boxes, zeros = torch.randn(2, 3, 64, 96), torch.rand(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64)
     valid = torch.tensor([[True, True, False], [False, False, False]])
-    found = tagger(images, no_padding(images), *texts(tagger), PairQueries(boxes, boxes, zeros, zeros, valid))
+    found = tagger.predict(images, no_padding(images), *texts(tagger), PairQueries(boxes, boxes, zeros, zeros, valid))
     assert found.predicate_logits.isfinite().all() and found.subject_boxes.isfinite().all()

@@ -29,7 +29,9 @@ def scores(tagger: RelationTagger) -> torch.Tensor:
     pixels = torch.randn(1, 3, 96, 128, generator=draws)
     with torch.inference_mode():
         texts = torch.randn(7, tagger.config.text.hidden, generator=draws)
-        return tagger(pixels, torch.zeros(1, 96, 128, dtype=torch.bool), texts[:4], texts[4:], queries).predicate_logits
+        return tagger.predict(
+            pixels, torch.zeros(1, 96, 128, dtype=torch.bool), texts[:4], texts[4:], queries
+        ).predicate_logits
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_scores_depend_on_boxes_and_labels(tagger, encode):
 def test_boxes_start_from_the_given_ones(small_tagger_config, tokenizer):
     tagger = RelationTagger(small_tagger_config, tokenizer).eval()
     images, queries = torch.randn(1, 3, 64, 96), make_queries(1, 4)
-    predictions = tagger(
+    predictions = tagger.predict(
         images,
         torch.zeros(1, 64, 96, dtype=torch.bool),
         tagger.encode_texts(OBJECTS),
@@ -115,7 +115,7 @@ def test_training_step(tagger, counts):
     queries = make_queries(2, max(1, *counts))
     for row, count in enumerate(counts):
         queries.valid[row, count:] = False
-    predictions = tagger(
+    predictions = tagger.predict(
         torch.randn(2, 3, 64, 96),
         torch.zeros(2, 64, 96, dtype=torch.bool),
         tagger.encode_texts(OBJECTS),

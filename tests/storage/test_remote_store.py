@@ -260,7 +260,7 @@ class Counting(First):
     """Counts to five in a file and notes each number. Dies at `dies_at`, if set."""
 
     whole = True
-    resumes_from = ("state", "notes")
+    resumes_from = "resume.json"
     dies_at: ClassVar[int] = 0
     counted: ClassVar[list[int]] = []
 
@@ -271,6 +271,7 @@ class Counting(First):
             with (work / "notes").open("a") as notes:
                 notes.write(f"{number} ")
             write_atomic(work / "state", str(number).encode())
+            write_atomic(work / "resume.json", json.dumps({"files": ["state", "notes"], "number": number}).encode())
             if number == self.dies_at:
                 raise RuntimeError("died")
         return Output(pa.table({"image_id": [len((work / "notes").read_text().split())]}, schema=SCHEMA))

@@ -44,6 +44,7 @@ NETWORK = {
 TINY = {
     "network": NETWORK,
     "batch": 4,
+    "micro_batch": 2,
     "image_size": 64,
     "lr": 1e-3,
     "lr_backbone": 1e-3,

@@ -1,0 +1,1 @@
+"""Checkpoints: folders that appear whole, in the sharded safetensors format of torch.distributed.checkpoint."""

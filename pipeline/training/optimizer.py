@@ -1,0 +1,62 @@
+"""AdamW over three groups of parameters, their learning rates, and clipping of the gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from pipeline.training.settings import TrainingSettings
+
+GROUPS = {"backbone": "lr_backbone", "text_encoder": "lr_text", "": "lr"}
+"""Part of a parameter's name → the setting with its learning rate. The first that fits counts."""
+
+
+def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
+    """Builds AdamW over the parameters that are trained, one group for each of `GROUPS`."""
+    groups: dict[str, list[nn.Parameter]] = {part: [] for part in GROUPS}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            next(members for part, members in groups.items() if part in name).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": members} for members in groups.values()],
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        # One pass over the weights instead of ten, without copies. Weights, gradients and averages must have the same
+        # memory layout, so no weight is channels-last.
+        fused=True,
+    )
+
+
+def set_rates(optimizer: torch.optim.Optimizer, settings: TrainingSettings, step: int, total: int) -> dict[str, float]:
+    """Sets the learning rates of a step, counted from 0. Returns them by the names of their settings."""
+    factor = schedule(settings, step, total) * settings.lr_scale
+    rates = {name: getattr(settings, name) * factor for name in GROUPS.values()}
+    for group, rate in zip(optimizer.param_groups, rates.values(), strict=True):
+        group["lr"] = rate
+    return rates
+
+
+def schedule(settings: TrainingSettings, step: int, total: int) -> float:
+    """Returns the factor of the learning rates at a step."""
+    warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
+    done = step / total
+    if settings.schedule == "step":
+        return warm * (0.1 if done >= settings.drop_at else 1.0)
+    return warm * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
+
+
+def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Returns the norm of the gradient over all parameters, also of those that processes share."""
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def clip(parameters: Sequence[nn.Parameter], norm: float, largest: float) -> None:
+    """Scales the gradient of this norm down to the largest that is allowed."""
+    factor = largest / (norm + 1e-6)
+    if factor < 1:
+        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], factor)

@@ -1,0 +1,219 @@
+"""How processes share a network and its gradients (docs/training.md, Several processes).
+
+A step's gradient is the mean over its micro-batches. Whatever the way, each process runs some of them, and afterwards
+every parameter that any of them reached holds its part of that mean.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.export import register_dataclass
+from torch.nn.parallel import DistributedDataParallel
+
+from models.decoder import Decoded, PairBoxes
+from models.deformable_attention import References
+from models.encoded import Encoded
+from models.network import Network
+from models.predictions import Predictions
+from models.relation_tagger import PairQueries
+from models.text_tokens import TextTokens
+from pipeline.training.ranks import Ranks
+from pipeline.training.settings import TrainingSettings
+
+
+class Parallel(ABC):
+    """A network that processes train together. `module` runs it; `network` is the network itself."""
+
+    def __init__(self, network: Network, ranks: Ranks, micro_batches: int) -> None:
+        """`micro_batches`: the number in a step, over all processes."""
+        self.network, self.ranks, self.micro_batches = network, ranks, micro_batches
+        self.module: nn.Module = network
+
+    @abstractmethod
+    def backward(self, loss: Tensor, is_last: bool) -> None:
+        """Adds the gradient of one micro-batch. `is_last`: it is this process's last one of the step."""
+
+    def syncing(self, is_last: bool) -> AbstractContextManager[None]:
+        """The context of the forward pass of a micro-batch."""
+        return nullcontext()
+
+    def finish(self) -> None:  # noqa: B027 - most ways have nothing left to do
+        """Completes the step's gradient, after the last micro-batch."""
+
+    def whole_state(self) -> Mapping[str, Tensor]:
+        """Returns all parameters and buffers, in the first process at least."""
+        return self.network.state_dict()
+
+    def own_parts(self) -> range:
+        """The numbers of the micro-batches of a step that this process runs."""
+        rank, count, parts = self.ranks.rank, self.ranks.count, self.micro_batches
+        return range(parts * rank // count, parts * (rank + 1) // count)
+
+
+def make_parallel(network: Network, ranks: Ranks, settings: TrainingSettings) -> Parallel:
+    """Wraps a network in the way that the settings choose."""
+    kinds: dict[str, type[Parallel]] = {"ddp": Replicated, "fsdp": Sharded, "tree": TreeSummed}
+    kind = Alone if ranks.count == 1 and settings.parallel != "tree" else kinds[settings.parallel]
+    if settings.compile:
+        network.compile()
+    return kind(network, ranks, settings.micro_batches)
+
+
+class Alone(Parallel):
+    """One process."""
+
+    def backward(self, loss: Tensor, is_last: bool) -> None:
+        """Adds the gradient of one micro-batch."""
+        (loss / self.micro_batches).backward()  # type: ignore[no-untyped-call]
+
+
+class Replicated(Parallel):
+    """Each process has the whole network; gradients are averaged in buckets while the backward pass goes on."""
+
+    def __init__(self, network: Network, ranks: Ranks, micro_batches: int) -> None:
+        super().__init__(network, ranks, micro_batches)
+        # Looking for unused parameters keeps the buckets as they are after the first step: otherwise the order of
+        # summation, and so the last bits, would depend on where a training was resumed. It also leaves a parameter
+        # that no process reached without a gradient.
+        self._replicas = DistributedDataParallel(
+            network,
+            device_ids=[ranks.device] if ranks.device.type == "cuda" else None,
+            find_unused_parameters=True,
+            gradient_as_bucket_view=True,
+            broadcast_buffers=False,
+        )
+        self.module = self._replicas
+
+    def syncing(self, is_last: bool) -> AbstractContextManager[None]:
+        """Gradients are exchanged in the backward pass of the last micro-batch only."""
+        return nullcontext() if is_last else self._replicas.no_sync()
+
+    def backward(self, loss: Tensor, is_last: bool) -> None:
+        """Adds the gradient of one micro-batch; the average over processes then divides by their number."""
+        (loss * (self.ranks.count / self.micro_batches)).backward()  # type: ignore[no-untyped-call]
+
+
+class Sharded(Parallel):
+    """Each process keeps a part of every weight, gradient and average, and gathers a layer's weights when it runs."""
+
+    def __init__(self, network: Network, ranks: Ranks, micro_batches: int) -> None:
+        super().__init__(network, ranks, micro_batches)
+        _show_tensors_in_dataclasses()
+        mesh = init_device_mesh(ranks.device.type, (ranks.count,))
+        for layer in _layers(network):
+            fully_shard(layer, mesh=mesh)
+        self._sharded: FSDPModule = fully_shard(network, mesh=mesh)
+        for method in ("encode_tokens", "predict"):
+            register_fsdp_forward_method(network, method)
+
+    def whole_state(self) -> Mapping[str, Tensor]:
+        """Gathers the parameters in the memory of the first process."""
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        return get_model_state_dict(self.network, options=options)  # type: ignore[return-value]
+
+    def backward(self, loss: Tensor, is_last: bool) -> None:
+        """Adds the gradient of one micro-batch."""
+        self._sharded.set_requires_gradient_sync(is_last)
+        (loss * (self.ranks.count / self.micro_batches)).backward()  # type: ignore[no-untyped-call]
+
+
+class TreeSummed(Parallel):
+    """Sums the gradients of micro-batches in a fixed binary tree over their numbers.
+
+    Floating-point sums depend on their order. Here it is the same with any number of processes, so the bits are too.
+    """
+
+    def __init__(self, network: Network, ranks: Ranks, micro_batches: int) -> None:
+        super().__init__(network, ranks, micro_batches)
+        self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self._summed: list[tuple[int, int, Tensor]] = []
+        """Sums over aligned ranges of micro-batches: first, number (a power of two), flat gradient."""
+
+    def backward(self, loss: Tensor, is_last: bool) -> None:
+        """Adds the gradient of one micro-batch to the sums."""
+        loss.backward()  # type: ignore[no-untyped-call]
+        own = self.own_parts()
+        done = sum(count for _, count, _ in self._summed)
+        _add(self._summed, (own.start + done, 1, _flat(self._parameters)))
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def finish(self) -> None:
+        """Joins the sums of all processes."""
+        summed: list[tuple[int, int, Tensor]] = []
+        for part in self._of_all():
+            _add(summed, part)
+        # Ranges that no power of two covers are joined from the right, which is the order of a recursive halving.
+        while len(summed) > 1:
+            first, count, left = summed[-2]
+            summed[-2:] = [(first, count + summed[-1][1], left + summed[-1][2])]
+        self._summed = []
+        _spread(summed[0][2] / self.micro_batches, self._parameters)
+
+    def _of_all(self) -> list[tuple[int, int, Tensor]]:
+        if self.ranks.count == 1:
+            return self._summed
+        every: list[list[tuple[int, int]] | None] = [None] * self.ranks.count
+        dist.all_gather_object(every, [(first, count) for first, count, _ in self._summed])
+        found = []
+        mine = {first: total for first, _, total in self._summed}
+        for rank, parts in enumerate(every):
+            for first, count in parts or ():
+                total = mine[first] if rank == self.ranks.rank else torch.empty_like(self._summed[0][2])
+                dist.broadcast(total, rank)
+                found.append((first, count, total))
+        return found
+
+
+def _add(summed: list[tuple[int, int, Tensor]], part: tuple[int, int, Tensor]) -> None:
+    """Appends a sum over the range that follows, and merges neighbours that form a node of the tree."""
+    summed.append(part)
+    while len(summed) > 1:
+        (first, count, left), (_, following, right) = summed[-2:]
+        if count != following or first % (2 * count):
+            return
+        summed[-2:] = [(first, 2 * count, left + right)]
+
+
+def _flat(parameters: Sequence[Tensor]) -> Tensor:
+    """Joins all gradients, with a 1 for each parameter that has one."""
+    has = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
+    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters] + [has])
+
+
+def _spread(flat: Tensor, parameters: Sequence[Tensor]) -> None:
+    *gradients, has = torch.split(flat, [*(parameter.numel() for parameter in parameters), len(parameters)])
+    for parameter, gradient, reached in zip(parameters, gradients, has.tolist(), strict=True):
+        parameter.grad = gradient.view_as(parameter) if reached else None
+
+
+@cache
+def _show_tensors_in_dataclasses() -> None:
+    """Lets FSDP find the tensors among what layers take and return, which tell it when to gather and to reduce."""
+    for kind in (Predictions, Encoded, PairBoxes, Decoded, References, PairQueries, TextTokens):
+        register_dataclass(kind)
+
+
+def _layers(network: Network) -> list[nn.Module]:
+    """The parts of a network whose weights are gathered together: one after the other, so that memory is saved."""
+    transformer = network.transformer
+    language_model: Any = transformer.text_encoder.roberta
+    return [
+        *language_model.encoder.layer,
+        *transformer.encoder.VLFuse_layers,
+        *transformer.encoder.roberta_layers,
+        *transformer.encoder.layers,
+        *transformer.ho_decoder.layers,
+        *transformer.verb_decoder.layers,
+    ]

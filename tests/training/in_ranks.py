@@ -1,0 +1,62 @@
+"""Runs a function in several processes that form a group, as a training does, without the cost of a launch for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import multiprocessing
+
+from pipeline.training.config import SAMPLES, TOKENIZER, VOCABULARY, Shard, TrainConfig
+from pipeline.training.launch import prepare
+from pipeline.training.ranks import Ranks
+from pipeline.training.settings import TrainingSettings
+from pipeline.training.shards import ShardSamples
+from pipeline.training.task import PretrainTask
+from pipeline.training.trainer import Trainer, TrainingResult
+from pipeline.training.vocabulary import Vocabulary
+from storage.shards.sample_map import SampleMap
+
+
+def in_ranks(count: int, folder: Path, function: Callable[..., None], *given: object) -> None:
+    """Calls `function(ranks, *given)` in so many processes; one runs here."""
+    if count == 1:
+        function(Ranks(), *given)
+        return
+    multiprocessing.spawn(_one, (count, str(folder / f"store-{count}"), function, given), nprocs=count)
+
+
+def _one(rank: int, count: int, store: str, function: Callable[..., None], given: tuple[object, ...]) -> None:
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    dist.init_process_group("gloo", store=dist.FileStore(store, count), rank=rank, world_size=count)
+    function(Ranks(rank, count), *given)
+    dist.destroy_process_group()
+
+
+def train(ranks: Ranks, shard: Shard, work: Path, values: dict, stop_after: int | None = None) -> TrainingResult:
+    """Trains in this process group; `stop_after`: asks to stop after so many steps."""
+    config = TrainConfig(kind="pretrain", settings=TrainingSettings(**values), work=work, shards=(shard,))
+    if ranks.rank == 0:
+        work.mkdir(exist_ok=True)
+        prepare(config)
+    if ranks.count > 1:
+        dist.barrier()
+    task = PretrainTask(config.settings, Vocabulary.load(work / VOCABULARY), work / TOKENIZER)
+    notes: list[str] = []
+    trainer = Trainer(
+        task,
+        ShardSamples(SampleMap(work / SAMPLES)),
+        config.settings,
+        work,
+        ranks,
+        lambda step, total, note: notes.append(note),
+    )
+    result = trainer.train(lambda: stop_after is not None and trainer.step + 1 >= stop_after)
+    if ranks.rank == 0:
+        (work / "notes.txt").write_text("\n".join(notes))
+        if result.finished:
+            torch.save({name: value.clone() for name, value in result.state.items()}, work / "state.pt")
+    return result
