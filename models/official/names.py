@@ -1,4 +1,4 @@
-"""Maps the authors' parameter names to ours."""
+"""Maps the authors' parameter names to ours, and back."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ _ALIAS = re.compile(r"transformer\.(ho|verb)_decoder\.(sub|obj)_bbox_embed\.(\d+
 _HEAD = re.compile(r"(?:sub|obj)_bbox_embed\.(\d+)\..*")
 _BRANCH = re.compile(r"(transformer\.verb_tgt_generator\.fc_[123])\.(\d+)\.(weight|bias)")
 _WINDOW_MERGE = re.compile(r"backbone\.0\.body\.layers\.(\d+)\.downsample\.(.*)")
+_OUR_WINDOW_MERGE = re.compile(r"backbone\.body\.layers_(\d+)\.downsample\.(.*)")
+_OUR_OUTPUT_NORM = re.compile(r"backbone\.norms\.(\d+)\.(.*)")
 _PREFIXES = (
     ("backbone.0.body.layers.", "backbone.body.layers_"),
     ("backbone.0.body.norm", "backbone.norms."),
@@ -93,6 +95,33 @@ def from_official(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[st
     return placed
 
 
+def to_official(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Tensor]:
+    """Returns the authors' names of a state with the names of ours; `from_official` gives the same state back.
+
+    Box heads get both of their names. A gate of one number fills its whole vector, of which the authors read the first
+    entry. The first branch of the relation queries has the bias that all of them share; that of the others is 0.
+    """
+    official: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if name.rpartition(".")[2] in _DERIVED:
+            continue
+        if name.startswith("transformer.verb_tgt_generator."):
+            for branch in range(config.relation_branches):
+                place = Place(name, branch)
+                share = share_of(place, value, config.relation_branches)
+                official[str(place)] = torch.zeros_like(share) if name.endswith("fc_3.bias") and branch else share
+            continue
+        if _is_scalar_gate(name, config):
+            value = value.expand(config.width if name.endswith("gamma_v") else config.text.hidden)
+        official[_official_name(name, config)] = value
+        if head := _HEAD.fullmatch(name):
+            role, index = name.partition("_")[0], int(head[1])
+            stage = "ho" if index < config.decoder_layers else "verb"
+            rest = name.split(".", 2)[2]
+            official[f"transformer.{stage}_decoder.{role}_bbox_embed.{index % config.decoder_layers}.{rest}"] = value
+    return official
+
+
 def official_shapes(ours: Mapping[str, tuple[int, ...]], config: NetworkConfig) -> dict[Place, tuple[int, ...]]:
     """Returns the places in our network, with the shapes that official parameters there must have."""
     shapes: dict[Place, tuple[int, ...]] = {}
@@ -119,6 +148,19 @@ def share_of(place: Place, whole: Tensor, branches: int) -> Tensor:
 def _is_scalar_gate(name: str, config: NetworkConfig) -> bool:
     """Whether the authors store one number per channel but use only the first."""
     return config.gate == "VXAc" and name.endswith((".gamma_v", ".gamma_l"))
+
+
+def _official_name(name: str, config: NetworkConfig) -> str:
+    """Inverts `place_of` for a parameter that the authors store whole."""
+    if merge := _OUR_WINDOW_MERGE.fullmatch(name):
+        return f"backbone.0.body.layers.{int(merge[1]) - 1}.downsample.{merge[2]}"
+    if norm := _OUR_OUTPUT_NORM.fullmatch(name):
+        return f"backbone.0.body.norm{int(norm[1]) + 1}.{norm[2]}"
+    for theirs, ours in _PREFIXES:
+        # ParSeDA's encoder has one name in both.
+        if name.startswith(ours) and not (config.architecture == "parseda" and ours == "transformer.encoder."):
+            return theirs + name.removeprefix(ours)
+    return name
 
 
 def _with_norm_index(name: str) -> str:

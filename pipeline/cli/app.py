@@ -344,7 +344,7 @@ def doctor(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
 
 
 weights = typer.Typer(
-    no_args_is_help=True, help="Weights files: import official checkpoints and show what a file holds."
+    no_args_is_help=True, help="Weights files: import and export official checkpoints, and show what a file holds."
 )
 app.add_typer(weights, name="weights")
 CheckpointPath = Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint (.pth) or a .safetensors file.")]
@@ -366,6 +366,19 @@ def import_weights(
 
     with _errors_reported():
         import_weights(file, out, args, overrides or [], seed, as_json)
+
+
+@weights.command("export")
+def export_weights(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .safetensors file of this project.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The .pth file to write.")],
+    as_json: AsJson = False,
+) -> None:
+    """Convert weights of this project into a checkpoint that the authors' code loads, and tell what differs there."""
+    from pipeline.cli.weights import export_weights
+
+    with _errors_reported():
+        export_weights(file, out, as_json)
 
 
 @weights.command("show")

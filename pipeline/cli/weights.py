@@ -1,4 +1,4 @@
-"""`rlip weights`: converts official checkpoints into weights of this project, and shows what a file holds."""
+"""`rlip weights`: converts official checkpoints into weights of this project and back, and shows what a file holds."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from rich.table import Table
 
 from models.config import ConfigError, NetworkConfig
 from models.official.checkpoint import read_checkpoint
+from models.official.export import export_checkpoint, write_checkpoint
 from models.official.imported import Imported, import_checkpoint
 from models.official.kind import kind_of
+from models.official.options import differences, official_options
 from models.state_dict_diff import grouped
-from models.weights import WeightsError, is_own, read_config, read_shapes, write
+from models.weights import WeightsError, is_own, load, read_config, read_shapes, write
 from pipeline.runtime.settings import apply_override
 from storage.atomic import atomic_file
 from storage.errors import FatalError
@@ -30,10 +32,7 @@ def import_weights(
 
     Raises `FatalError`, before writing anything, when a parameter does not fit or a setting is unknown.
     """
-    if out.is_dir() or out.resolve() == file.resolve():
-        raise FatalError(
-            f"{out}: is {'a folder' if out.is_dir() else 'the checkpoint itself'}; name a new file to write"
-        )
+    _refuse_target(file, out)
     given: dict[str, Any] = {}
     for override in overrides:
         apply_override(given, override)
@@ -57,6 +56,31 @@ def import_weights(
     ):
         table.add_row(title, f"{len(names):,}", "\n".join(lines) or "none")
     console.print(table)
+
+
+def export_weights(file: Path, out: Path, as_json: bool) -> None:
+    """Convert weights of this project into a checkpoint of the authors' code and tell what differs there.
+
+    Raises `FatalError`, before writing anything, when their code has no such network.
+    """
+    _refuse_target(file, out)
+    with _as_terminal():
+        config = read_config(file)
+        official = export_checkpoint(load(file, None).state_dict(), config)
+        with atomic_file(out) as aside:
+            write_checkpoint(official, config, aside)
+    kind, notes = kind_of(official), differences(config)
+    assert kind is not None
+    if as_json:
+        options = official_options(config)
+        print(
+            json.dumps({"file": str(out), "kind": kind.value, "args": options, "written": [*official], "notes": notes})
+        )
+        return
+    console = Console()
+    console.print(f"{kind.value} → {out}: {len(official):,} parameters by the authors' names")
+    for note in notes:
+        console.print(f"• {note}")
 
 
 def show_weights(file: Path, as_json: bool) -> None:
@@ -87,6 +111,11 @@ def show_weights(file: Path, as_json: bool) -> None:
     for part, names in _parts(sizes).items():
         table.add_row(part, f"{len(names):,}", f"{sum(sizes[name] for name in names):,}")
     console.print(table)
+
+
+def _refuse_target(file: Path, out: Path) -> None:
+    if out.is_dir() or out.resolve() == file.resolve():
+        raise FatalError(f"{out}: is {'a folder' if out.is_dir() else 'the file itself'}; name a new file to write")
 
 
 @contextmanager

@@ -35,6 +35,7 @@ COMMANDS = {
     "scenes": {"--recipe", "--set", "--json", "--help"},
     "doctor": {"--set", "--json", "--help"},
     "weights import": {"--args", "--set", "--seed", "--json", "--help"},
+    "weights export": {"--json", "--help"},
     "weights show": {"--json", "--help"},
     "data get": {"--root", "--only", "--mirror", "--json", "--help"},
     "data list": {"--root", "--json", "--help"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,15 +60,39 @@ def test_what_does_not_fit_stops_before_anything_is_written(tmp_path: Path) -> N
     assert not out.exists()
 
 
+def test_weights_are_exported_and_imported_again(tmp_path: Path) -> None:
+    ours, theirs, again = (tmp_path / name for name in ("ours.safetensors", "theirs.pth", "again.safetensors"))
+    assert rlip_weights("import", TAGGER, ours, *OF_TAGGER).exit_code == 0
+    done = rlip_weights("export", ours, theirs)
+    assert done.exit_code == 0 and "R-Tagger" in done.stdout and "fusion_width" in done.stdout, done.output
+    told = json.loads(rlip_weights("export", ours, theirs, "--json").stdout)
+    assert told["kind"] == "R-Tagger" and told["args"]["gating_mechanism"] == "GLIP" and told["notes"]
+    assert set(told["written"]) == set(torch.load(theirs, weights_only=True)["model"])
+    assert rlip_weights("import", theirs, again, "--set", "text.heads=2").exit_code == 0
+    first, second = load_file(ours), load_file(again)
+    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_network_that_the_authors_do_not_have_is_not_exported(tmp_path: Path) -> None:
+    ours = tmp_path / "ours.safetensors"
+    weights.save(weights.build(replace(Recording(OWN, "parseda_own").config, fusion="none"), None), ours)
+    done = rlip_weights("export", ours, tmp_path / "theirs.pth")
+    assert done.exit_code == 1 and "fusion='none'" in done.output and "Traceback" not in done.output
+    assert list(tmp_path.iterdir()) == [ours]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("import", "none.pth", "new.safetensors"), "no checkpoint at none.pth"),
         (("import", TAGGER, OWN), "is a folder"),
-        (("import", TAGGER, TAGGER), "the checkpoint itself"),
+        (("import", TAGGER, TAGGER), "the file itself"),
         (("import", TAGGER, "new.safetensors", "--set", "gate"), "write NAME=VALUE"),
         (("import", TAGGER, "new.safetensors", "--args", "none.json"), "no settings at none.json"),
         (("import", TAGGER, "new.safetensors"), "cannot infer heads, gate"),
+        (("export", "none", "new.pth"), "no weights at none"),
+        (("export", TAGGER, "new.pth"), "this project did not write the file"),
+        (("export", TAGGER, TAGGER), "the file itself"),
         (("show", "none"), "no weights at none"),
         (("show", OWN / "tagger_own_args.json"), "not a readable PyTorch checkpoint"),
     ],

@@ -13,9 +13,11 @@ import torch
 
 from models.config import ConfigError, NetworkConfig, TextConfig
 from models.official.backbone_name import backbone_name
+from models.official.export import export_checkpoint
 from models.official.imported import expected_shapes
 from models.official.kind import Kind, kind_of
 from models.official.names import from_official, place_of, share_of
+from models.official.options import differences
 from models.official.sizes import infer_config
 
 NOT_INFERRED: dict[str, dict[str, Any]] = {
@@ -81,6 +83,17 @@ def test_every_official_parameter_has_its_place(shared, name):
             used_of_gate = config.gate == "VXAc" and official.endswith(("gamma_v", "gamma_l"))
             assert share.shape == ((1,) if used_of_gate else state[official].shape), official
     assert {key: tuple(value.shape) for key, value in from_official(state, config).items()} == expected
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_exports_have_the_authors_names_and_shapes(shared, name):
+    official, _ = released(shared, name)
+    _, config = RELEASED[name]
+    state = {key: torch.empty(shape) for key, shape in expected_shapes(config).items()}
+    exported = {key: value.shape for key, value in export_checkpoint(state, config).items()}
+    derived = WITHOUT_A_PLACE[name] - {"query_embed.weight"}
+    assert exported == {key: value.shape for key, value in official.items() if key not in derived}
+    assert differences(config) == []
 
 
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "swin_large_patch4_window7_224"])
