@@ -1,4 +1,4 @@
-"""Losses of pair predictions (docs/networks.md, 6).
+"""Losses of pair predictions (docs/networks.md, 6), always computed in 32 bits, also under autocast.
 
 Shapes: K layers, B images, P pairs, To object texts (the last for "no objects"), Tv predicate texts, M matched
 pairs of all images, E text width.
@@ -43,18 +43,25 @@ class SetCriterion(nn.Module):
 
         `predicate_features_TE` (before fusion) are required for pseudo predicates only.
         """
-        layers = StackedPredictions.of(predictions)
+        with torch.autocast(predictions.object_logits.device.type, enabled=False):
+            features_TE = None if predicate_features_TE is None else predicate_features_TE.float()
+            return self._losses(StackedPredictions.of(predictions).float(), [t.float() for t in targets], features_TE)
+
+    def _losses(
+        self, layers: StackedPredictions, targets: list[Target], features_TE: Tensor | None
+    ) -> dict[str, Tensor]:
         matches = hungarian(layers, targets, self.match, self.official_compat)
-        wanted = torch.cat([target.predicates for target in targets])
+        wanted_NT = torch.cat([target.predicates for target in targets])
+        labelled_NT = _labelled(wanted_NT, self.official_compat)
         if self.settings.pseudo_predicates:
-            if predicate_features_TE is None:
+            if features_TE is None:
                 raise ValueError("pseudo predicates require predicate_features_TE, the texts' features before fusion")
-            features = predicate_features_TE if self.official_compat else predicate_features_TE.detach()
-            wanted = wanted + pseudo_labels(features, wanted)
-        counted_BP = torch.ones(layers.object_logits.shape[1:3], dtype=torch.bool, device=wanted.device)
-        return _weigh(
-            _terms(layers, targets, matches, wanted, counted_BP, self.settings), self.settings, self.official_compat
-        )
+            wanted_NT = wanted_NT + pseudo_labels(
+                features_TE if self.official_compat else features_TE.detach(), wanted_NT
+            )
+        counted_BP = torch.ones(layers.object_logits.shape[1:3], dtype=torch.bool, device=wanted_NT.device)
+        terms = _terms(layers, targets, matches, wanted_NT, labelled_NT, counted_BP, self.settings)
+        return _weigh(terms, self.settings, self.official_compat)
 
 
 class TaggerCriterion(nn.Module):
@@ -68,7 +75,10 @@ class TaggerCriterion(nn.Module):
 
     def forward(self, predictions: Predictions, targets: list[Target]) -> dict[str, Tensor]:
         """Same as `SetCriterion`; an image's first predictions stand for its target pairs, the others are empty."""
-        layers = StackedPredictions.of(predictions)
+        with torch.autocast(predictions.object_logits.device.type, enabled=False):
+            return self._losses(StackedPredictions.of(predictions).float(), [t.float() for t in targets])
+
+    def _losses(self, layers: StackedPredictions, targets: list[Target]) -> dict[str, Tensor]:
         counts = [len(target.object_labels) for target in targets]
         device = layers.object_logits.device
         query_M = torch.cat([torch.arange(count, device=device) for count in counts])
@@ -78,10 +88,15 @@ class TaggerCriterion(nn.Module):
         matches = Matches(*(x.expand(depth, -1) for x in (image_M, query_M, target_M)))
         slots = torch.arange(layers.object_logits.shape[2], device=device)
         counted_BP = slots < torch.tensor(counts, device=device)[:, None]
-        wanted = torch.cat([target.predicates for target in targets])
-        return _weigh(
-            _terms(layers, targets, matches, wanted, counted_BP, self.settings), self.settings, self.official_compat
-        )
+        wanted_NT = torch.cat([target.predicates for target in targets])
+        labelled_NT = _labelled(wanted_NT, self.official_compat)
+        terms = _terms(layers, targets, matches, wanted_NT, labelled_NT, counted_BP, self.settings)
+        return _weigh(terms, self.settings, self.official_compat)
+
+
+def _labelled(predicates_NT: Tensor, official_compat: bool) -> Tensor:
+    """Returns which predicates are true labels. To the authors' CornerNet loss, one of less confidence than 1 is none."""
+    return predicates_NT == 1 if official_compat else predicates_NT > 0
 
 
 @dataclass
@@ -97,6 +112,7 @@ def _terms(
     targets: list[Target],
     matches: Matches,
     wanted_NT: Tensor,
+    labelled_NT: Tensor,
     counted_BP: Tensor,
     settings: LossSettings,
 ) -> _Terms:
@@ -133,11 +149,16 @@ def _terms(
         expected_KMT = (torch.minimum(*quality) + 1)[..., None] / 2 * expected_KMT
     goal = torch.zeros_like(layers.predicate_logits)
     goal[at] = expected_KMT
-    focal = quality_focal if settings.localised_predicates else cornernet_focal
-    judged_KBP = _judged(layers, targets, matches, at) & counted_BP
-    sums["predicates"] = (focal(layers.predicate_logits, goal) * judged_KBP[..., None]).flatten(1).sum(1)
-    positive = goal > 0 if settings.localised_predicates else goal == 1
-    counts["predicates"] = (positive & judged_KBP[..., None]).flatten(1).sum(1).to(goal.dtype)
+    if settings.localised_predicates:
+        positive, loss_KBPT = goal > 0, quality_focal(layers.predicate_logits, goal)
+    else:
+        # Similar predicates, which are no labels, count as positive only where they are as good as the true one.
+        positive = goal == 1
+        positive[at] |= labelled_NT[matches.target]
+        loss_KBPT = cornernet_focal(layers.predicate_logits, goal, positive)
+    judged_KBP1 = (_judged(layers, targets, matches, at) & counted_BP)[..., None]
+    sums["predicates"] = (loss_KBPT * judged_KBP1).flatten(1).sum(1)
+    counts["predicates"] = (positive & judged_KBP1).flatten(1).sum(1).to(goal.dtype)
     return _Terms(sums, counts)
 
 

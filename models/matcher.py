@@ -44,9 +44,11 @@ class Matches:
 def hungarian(
     layers: StackedPredictions, targets: list[Target], weights: MatchWeights, official_compat: bool = False
 ) -> Matches:
-    """Finds the cheapest one-to-one assignment for each layer of each image."""
+    """Finds the cheapest one-to-one assignment for each layer of each image. Costs are 32-bit, also under autocast."""
     counts = [len(target.object_labels) for target in targets]
-    costs = matching_costs(layers, targets, weights, official_compat).cpu().double().numpy()
+    with torch.autocast(layers.object_logits.device.type, enabled=False):
+        costs_KBPN = matching_costs(layers.float(), [t.float() for t in targets], weights, official_compat)
+    costs = costs_KBPN.cpu().double().numpy()
     if not np.isfinite(costs).all():
         raise FloatingPointError(
             "predictions are not finite and cannot be matched; "

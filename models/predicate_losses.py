@@ -18,12 +18,15 @@ def quality_focal(logits: Tensor, goal: Tensor) -> Tensor:
     return (goal - score).square() * entropy
 
 
-def cornernet_focal(logits: Tensor, goal: Tensor) -> Tensor:
-    """Returns an elementwise focal loss that penalises negatives less when their goal is high (Law and Deng, 2018)."""
+def cornernet_focal(logits: Tensor, goal: Tensor, positive: Tensor) -> Tensor:
+    """Returns an elementwise focal loss that penalises negatives less when their goal is high (Law and Deng, 2018).
+
+    `positive` (bool) marks true labels, whose goal is a confidence. They have the quality focal loss: it is least where
+    the score is the confidence, and at confidence 1 it is CornerNet's own term for positives.
+    """
     score = logits.sigmoid().clamp(1e-6, 1 - 1e-6)
-    positive = -score.log() * (1 - score).square()
     negative = -(1 - score).log() * score.square() * (1 - goal) ** 4
-    return torch.where(goal == 1, positive, negative)
+    return torch.where(positive, quality_focal(logits, goal), negative)
 
 
 def pseudo_labels(features_TE: Tensor, truth_NT: Tensor) -> Tensor:

@@ -34,3 +34,7 @@ class StackedPredictions:
             subject_boxes=torch.stack([x.subject_boxes for x in layers]),
             object_boxes=torch.stack([x.object_boxes for x in layers]),
         )
+
+    def float(self) -> StackedPredictions:
+        """Returns the same predictions in 32 bits."""
+        return StackedPredictions(**{name: value.float() for name, value in vars(self).items()})

@@ -5,7 +5,7 @@ Shapes: N pairs, Tv predicate texts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -23,6 +23,11 @@ class Target:
     object_boxes: Tensor
     """N×4; all zeros where the relation has no object"""
     predicates: Tensor
-    """N×Tv in [0, 1]"""
+    """N×Tv in [0, 1]: confidence of each true predicate, 0 for the others"""
     predicate_known: Tensor
     """N bool; False: the boxes are true, but the pair's predicates are unknown"""
+
+    def float(self) -> Target:
+        """Returns the same target with boxes and predicates in 32 bits."""
+        floats = ("subject_boxes", "object_boxes", "predicates")
+        return replace(self, **{name: getattr(self, name).float() for name in floats})

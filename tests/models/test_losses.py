@@ -14,7 +14,7 @@ from models.boxes import cxcywh_to_xyxy, giou
 from models.config import LossSettings
 from models.losses import SetCriterion, TaggerCriterion
 from models.matcher import MatchWeights, hungarian, matching_costs
-from models.predicate_losses import pseudo_labels
+from models.predicate_losses import cornernet_focal, pseudo_labels
 from models.predictions import Predictions
 from models.stacked_predictions import StackedPredictions
 from models.target import Target
@@ -239,3 +239,105 @@ def test_the_tagger_is_judged_by_position_and_not_on_empty_slots():
     true = torch.cat([t.subject_boxes for t in targets])
     found = torch.cat((predictions.subject_boxes[0, :2], predictions.subject_boxes[1, :1]))
     assert losses["loss_subject_box"].item() == pytest.approx((found - true).abs().sum().item() / 3, rel=1e-5)
+
+
+def authors_focal(logits: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
+    """CornerNet's loss as the authors compute it, to which a label of less confidence than 1 is a negative."""
+    score = logits.sigmoid().clamp(1e-6, 1 - 1e-6)
+    positive = -score.log() * (1 - score).square()
+    return torch.where(goal == 1, positive, -(1 - score).log() * score.square() * (1 - goal) ** 4)
+
+
+def test_labels_of_full_confidence_have_cornernet_s_loss_bit_for_bit():
+    logits = (4 * torch.randn(50, 40)).requires_grad_()
+    goal = torch.where(torch.rand(50, 40) > 0.7, 1.0, torch.rand(50, 40) * (torch.rand(50, 40) > 0.5))
+    found, before = cornernet_focal(logits, goal, goal == 1), authors_focal(logits, goal)
+    assert torch.equal(found, before)
+    assert torch.equal(*(torch.autograd.grad(loss.sum(), logits)[0] for loss in (found, before)))
+
+
+@pytest.mark.parametrize("localised", [False, True])
+def test_true_labels_are_drawn_to_their_confidence(localised: bool):
+    confidence = torch.linspace(1 / 48, 1, 48)
+    for side, sign in ((-2.0, -1), (2.0, 1)):
+        score = torch.sigmoid(torch.logit(confidence.clamp(max=0.999)) + side)
+        logits = torch.logit(score)[None, :, None].requires_grad_()
+        boxes = torch.rand(48, 4) * 0.4 + 0.2
+        labels = torch.zeros(48, dtype=torch.int64)
+        found = Predictions(torch.zeros(1, 48, 2), torch.zeros(1, 48, 2), logits, boxes[None], boxes[None])
+        known = torch.ones(48, dtype=torch.bool)
+        target = Target(labels, labels, boxes, boxes, confidence[:, None], known)
+        TaggerCriterion(LossSettings(localised_predicates=localised))(found, [target])["loss_predicates"].backward()
+        expected = [sign] * 47 + [-1]
+        assert logits.grad.flatten().sign().tolist() == expected
+    goal = torch.linspace(1 / 48, 47 / 48, 47)
+    at_goal = torch.logit(goal).requires_grad_()
+    cornernet_focal(at_goal, goal, goal > 0).sum().backward()
+    assert at_goal.grad.abs().max() < 1e-6
+
+
+def test_true_labels_count_whatever_their_confidence():
+    predictions, target = make_predictions(images=1, layers=1), make_target(PAIRS)
+    target.predicates = torch.tensor([[0.2, 0, 0.9], [0, 0, 0], [1, 0, 0], [0, 0.5, 0]])
+    loss = TaggerCriterion()(predictions, [target])["loss_predicates"]
+    logits = predictions.predicate_logits[0]
+    elements = cornernet_focal(logits, target.predicates, target.predicates > 0)
+    torch.testing.assert_close(loss, elements.sum() / 4)
+    as_theirs = TaggerCriterion(official_compat=True)(predictions, [target])["loss_predicates"]
+    torch.testing.assert_close(as_theirs, authors_focal(logits, target.predicates).sum())
+
+
+def test_similar_predicates_stay_negatives_that_are_penalised_less():
+    predictions, target = make_predictions(images=1, layers=1), make_target(1)
+    target.predicates = torch.tensor([[0.8, 0.0, 0.0]])
+    features = torch.tensor([[0.0, 0.0], [0.1, 0.0], [5.0, 5.0]])
+    settings = LossSettings(localised_predicates=False, pseudo_predicates=True)
+    SetCriterion(settings)(predictions, [target], features)["loss_predicates"].backward()
+    plain = make_predictions(images=1, layers=1)
+    for name, value in vars(predictions).items():
+        setattr(plain, name, value.detach().requires_grad_() if torch.is_tensor(value) else value)
+    SetCriterion(LossSettings(localised_predicates=False))(plain, [target])["loss_predicates"].backward()
+    matched = hungarian(StackedPredictions.of(predictions), [target], MatchWeights()).query[0].item()
+    pulled, without = (p.predicate_logits.grad[0, matched] for p in (predictions, plain))
+    assert 0 < pulled[1] < 0.01 * without[1] and pulled[0] == without[0] and pulled[2] == without[2]
+
+
+def converted(predictions: Predictions, dtype: torch.dtype) -> Predictions:
+    tensors = {k: v.detach().to(dtype).requires_grad_() for k, v in vars(predictions).items() if torch.is_tensor(v)}
+    return Predictions(**tensors, auxiliary=[converted(layer, dtype) for layer in predictions.auxiliary])
+
+
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16])
+def test_losses_are_32_bit_under_autocast(given: torch.dtype):
+    settings = LossSettings(pseudo_predicates=True)
+    features = torch.tensor([[0.0, 0.0], [0.1, 0.3], [1.0, 2.0]])
+    predictions, targets = converted(make_predictions(layers=3), given), [make_target(3), make_target(4)]
+    for target in targets:
+        target.predicates = torch.tensor([1.0, 0, 0]).expand(len(target.subject_labels), -1)
+
+    def losses() -> list[dict[str, torch.Tensor]]:
+        return [SetCriterion(settings)(predictions, targets, features), TaggerCriterion()(predictions, targets)]
+
+    expected = losses()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = losses()
+    for here, there in zip(found, expected, strict=True):
+        assert all(value.dtype == torch.float32 and torch.equal(value, there[key]) for key, value in here.items())
+    found[0]["loss"].backward()
+    assert predictions.predicate_logits.grad.dtype == given
+
+
+def test_matches_are_those_of_32_bits_under_autocast():
+    """Predictions differ by less than 16 bits can hold."""
+    predictions = make_predictions(images=1, layers=1)
+    for name in ("subject_logits", "object_logits", "subject_boxes", "object_boxes"):
+        setattr(predictions, name, torch.full_like(getattr(predictions, name), 0.5))
+    predictions.predicate_logits = torch.zeros(1, PAIRS, PREDICATES)
+    predictions.predicate_logits[0, :, 0] = 1e-3 * torch.arange(PAIRS)
+    target = make_target(1)
+    target.predicates = torch.tensor([[1.0, 0, 0]])
+    layers = StackedPredictions.of(predictions)
+    with torch.autocast("cpu", torch.bfloat16):
+        matches = hungarian(layers, [target], MatchWeights())
+    best = matching_costs(layers, [target], MatchWeights())[0, 0, :, 0].argmin()
+    assert matches.query.item() == best.item() == PAIRS - 1

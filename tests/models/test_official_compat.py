@@ -12,7 +12,7 @@ from models.boxes import cxcywh_to_xyxy, giou
 from models.config import LossSettings
 from models.decoder import Decoder, PairBoxes
 from models.encoded import Encoded
-from models.losses import SetCriterion
+from models.losses import SetCriterion, TaggerCriterion
 from models.matcher import MatchWeights, matching_costs
 from models.position_encoding import encode_map
 from models.predictions import Predictions
@@ -158,6 +158,15 @@ def test_pseudo_labels_pull_at_the_texts(official):
     criterion = SetCriterion(LossSettings(pseudo_predicates=True), official_compat=official)
     criterion(predictions(), [target(2), target(1)], features)["loss"].backward()
     assert (features.grad is not None and bool(features.grad.any())) == official
+
+
+@BOTH
+def test_a_label_of_less_confidence_is_a_negative_of_cornernet_s_loss(official):
+    found, relation = predictions(pairs=1), target(1)
+    relation.predicates *= 0.9
+    found.predicate_logits = torch.full((2, 1, 3), -2.0, requires_grad=True)
+    TaggerCriterion(official_compat=official)(found, [relation, relation])["loss"].backward()
+    assert (found.predicate_logits.grad[0, 0, 0] > 0) == official
 
 
 @BOTH
