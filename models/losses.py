@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from models.boxes import cxcywh_to_xyxy, giou
@@ -179,11 +178,9 @@ def _judged(
 def _weigh(terms: _Terms, settings: LossSettings, official_compat: bool) -> dict[str, Tensor]:
     """Returns the means of the terms and their weighted total."""
     if official_compat:
-        divisors = _local_counts(terms.counts)
+        divisors = _official_counts(terms.counts)
     else:
-        names = list(terms.counts)
-        shared = _mean_over_ranks(torch.stack([terms.counts[name] for name in names])).clamp(min=1)
-        divisors = dict(zip(names, shared, strict=True))
+        divisors = {name: count.clamp(min=1) for name, count in terms.counts.items()}
     means = {name: total / divisors[name] for name, total in terms.sums.items()}
     terms_by_layer = {
         "loss_class": means["subject_class"] + means["object_class"],
@@ -209,9 +206,9 @@ def _weigh(terms: _Terms, settings: LossSettings, official_compat: bool) -> dict
     return report
 
 
-def _local_counts(counts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the authors' divisors: only the number of pairs is averaged over ranks."""
-    pairs = _mean_over_ranks(counts["subject_box"]).clamp(min=1)
+def _official_counts(counts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the authors' divisors."""
+    pairs = counts["subject_box"].clamp(min=1)
     objects = counts["object_box"] + 1e-4
     return counts | {
         "subject_box": pairs,
@@ -220,11 +217,3 @@ def _local_counts(counts: dict[str, Tensor]) -> dict[str, Tensor]:
         "object_giou": objects,
         "predicates": counts["predicates"].clamp(min=1),
     }
-
-
-def _mean_over_ranks(counts: Tensor) -> Tensor:
-    if not (dist.is_available() and dist.is_initialized()):
-        return counts
-    counts = counts.clone()
-    dist.all_reduce(counts)
-    return counts / dist.get_world_size()

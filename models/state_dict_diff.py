@@ -41,3 +41,13 @@ def grouped(names: Iterable[str]) -> list[str]:
     for name in sorted(names):
         together.setdefault(_NUMBER.sub("*", name), []).append(name)
     return [same[0] if len(same) == 1 else f"{pattern} ({len(same)})" for pattern, same in together.items()]
+
+
+def by_part(names: Iterable[str]) -> dict[str, list[str]]:
+    """Returns sorted names by the part of the network that they belong to, e.g. backbone or transformer.encoder."""
+    parts: dict[str, list[str]] = {}
+    for name in sorted(names):
+        first, _, rest = name.partition(".")
+        part = f"{first}.{rest.partition('.')[0]}" if first == "transformer" else first
+        parts.setdefault(part, []).append(name)
+    return parts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from models.official.export import export_checkpoint, write_checkpoint
 from models.official.imported import Imported, import_checkpoint
 from models.official.kind import kind_of
 from models.official.options import differences, official_options
-from models.state_dict_diff import grouped
+from models.state_dict_diff import by_part, grouped
 from models.weights import WeightsError, is_own, load, read_config, read_shapes, write
 from pipeline.runtime.settings import apply_override
 from storage.atomic import atomic_file
@@ -47,7 +47,7 @@ def import_weights(
     console.print(f"{imported.kind.value} → {out}")
     table = Table("", "parameters", box=None)
     table.add_column("which", overflow="fold")
-    parts = [f"{part} ({len(names)})" for part, names in _parts(imported.loaded).items()]
+    parts = [f"{part} ({len(names)})" for part, names in by_part(imported.loaded).items()]
     for title, names, lines in (
         ("loaded", imported.loaded, parts),
         ("expected to be new", imported.new, grouped(imported.new)),
@@ -97,7 +97,7 @@ def show_weights(file: Path, as_json: bool) -> None:
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     settings = _flat(config.to_dict()) if config else {}
     if as_json:
-        parts = {part: sum(sizes[name] for name in names) for part, names in _parts(sizes).items()}
+        parts = {part: sum(sizes[name] for name in names) for part, names in by_part(sizes).items()}
         print(json.dumps({"file": str(file), "what": what, "settings": settings, "values": parts}))
         return
     console = Console()
@@ -108,7 +108,7 @@ def show_weights(file: Path, as_json: bool) -> None:
             table.add_row(name, str(value))
         console.print(table)
     table = Table("part", "parameters", "values", box=None)
-    for part, names in _parts(sizes).items():
+    for part, names in by_part(sizes).items():
         table.add_row(part, f"{len(names):,}", f"{sum(sizes[name] for name in names):,}")
     console.print(table)
 
@@ -136,16 +136,6 @@ def _as_json(imported: Imported, out: Path) -> dict[str, Any]:
         "unexpected": [],
         "left_out": imported.left_out,
     }
-
-
-def _parts(names: Iterable[str]) -> dict[str, list[str]]:
-    """Parameter names by the part of the network that they belong to."""
-    parts: dict[str, list[str]] = {}
-    for name in sorted(names):
-        first, _, rest = name.partition(".")
-        part = f"{first}.{rest.partition('.')[0]}" if first == "transformer" else first
-        parts.setdefault(part, []).append(name)
-    return parts
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:

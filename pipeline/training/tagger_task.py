@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,9 +32,11 @@ class TaggerTask:
         self._criterion = TaggerCriterion(settings.loss, official_compat=settings.official)
         self._tokenizer = LabelTokenizer(tokenizer, self._config.text)
 
-    def build(self) -> Network:
+    def build(self, say: Callable[[str], None]) -> Network:
         """Builds the network of the settings, with its initial weights where the settings name some."""
-        return start_from(RelationTagger(self._config, self._folder), self._settings.initial, self._folder)
+        network = RelationTagger(self._config, self._folder)
+        start_from(network, self._settings.initial, self._folder, say)
+        return network
 
     def inputs(self, samples: Sequence[TrainingSample], draws: Draws) -> StepInputs:
         """Draws the texts and the pairs, and adds noise to what the network is told of them."""

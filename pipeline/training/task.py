@@ -6,7 +6,7 @@ with other processes sees the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from models.config import NO_OBJECTS, NetworkConfig
+from models.initial import load_initial
 from models.losses import SetCriterion
 from models.network import Network
 from models.predictions import Predictions
@@ -76,8 +77,11 @@ def _moved(tensors: Tensors, device: torch.device) -> Tensors:
 class Task(Protocol):
     """A network and its loss. It can be handed to other processes."""
 
-    def build(self) -> Network:
-        """Builds a new network. Random weights come from torch's current generator."""
+    def build(self, say: Callable[[str], None]) -> Network:
+        """Builds a new network. Random weights come from torch's current generator.
+
+        `say` tells a person which weights come from a file.
+        """
         ...
 
     def inputs(self, samples: Sequence[TrainingSample], draws: Draws) -> StepInputs:
@@ -136,22 +140,13 @@ def network_config(settings: TrainingSettings) -> NetworkConfig:
     return NetworkConfig.from_dict(settings.network)
 
 
-def start_from(network: Network, initial: Path | None, tokenizer: Path) -> Network:
-    """Loads the weights of a file into the network, if one is given. Raises ValueError when a shape differs."""
-    if initial is None:
-        return network
-    from models.weights import load
+def start_from(network: Network, initial: Path | None, tokenizer: Path, say: Callable[[str], None]) -> None:
+    """Loads the weights of a file into the network, if one is given, and says what of the network stays random.
 
-    state = load(initial, tokenizer).state_dict()
-    own = network.state_dict()
-    unfit = [name for name in own if name in state and state[name].shape != own[name].shape]
-    if unfit:
-        raise ValueError(
-            f"initial = {initial}: {unfit[0]} has shape {tuple(state[unfit[0]].shape)}, but the network has "
-            f"{tuple(own[unfit[0]].shape)}; use weights of the same sizes, or change `network`"
-        )
-    network.load_state_dict({name: state.get(name, value) for name, value in own.items()})
-    return network
+    Raises ValueError when a shape differs.
+    """
+    if initial is not None:
+        say(load_initial(network, initial, tokenizer).describe())
 
 
 class PretrainTask:
@@ -163,9 +158,11 @@ class PretrainTask:
         self._criterion = SetCriterion(settings.loss, official_compat=settings.official)
         self._tokenizer = LabelTokenizer(tokenizer, self._config.text)
 
-    def build(self) -> Network:
+    def build(self, say: Callable[[str], None]) -> Network:
         """Builds the network of the settings, with its initial weights where the settings name some."""
-        return start_from(RLIP(self._config, self._folder), self._settings.initial, self._folder)
+        network = RLIP(self._config, self._folder)
+        start_from(network, self._settings.initial, self._folder, say)
+        return network
 
     def inputs(self, samples: Sequence[TrainingSample], draws: Draws) -> StepInputs:
         """Draws the texts and lists the pairs to find."""

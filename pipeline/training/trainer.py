@@ -112,7 +112,7 @@ class Trainer:
     def _build(self, work: Path) -> None:
         settings, ranks = self._settings, self._ranks
         torch.manual_seed(stable_seed("weights", settings.seed))
-        self.network = self._task.build().to(ranks.device).train()
+        self.network = self._task.build(self._say).to(ranks.device).train()
         if settings.lr_backbone == 0:
             self.network.backbone.requires_grad_(False)
         if settings.recompute:
