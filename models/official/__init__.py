@@ -1,1 +1,1 @@
-"""Reads the authors' checkpoints safely, infers their network, and moves their values into ours."""
+"""Reads the authors' checkpoints safely, infers their network, and moves values from theirs to ours and back."""

@@ -62,14 +62,12 @@ def official_options(config: NetworkConfig) -> dict[str, Any]:
 def refuse_unknown(config: NetworkConfig) -> None:
     """Raises `ConfigError` for the first setting that no network of the authors' code can have."""
     windows = is_window_transformer(config.backbone)
-    if not (_RESNET if not windows else _SWIN).fullmatch(config.backbone):
+    if not (_SWIN if windows else _RESNET).fullmatch(config.backbone):
         _refuse(config, "backbone", "their code has bottleneck ResNets and Swin transformers (version 1) only")
     if config.backbone_norm == "group" and not windows:
         _refuse(config, "backbone_norm", "their ResNets have frozen batch norms, which cannot stand for group norms")
     if config.backbone_strides != ((8, 16, 32) if config.levels > 1 else (32,)):
         _refuse(config, "backbone_strides", "their code reads strides 8, 16 and 32, or only 32 with a single level")
-    if config.levels == 2:
-        _refuse(config, "levels", "their code has a level for each of the backbone's three maps, or a single one")
     if config.fusion != "alif":
         _refuse(config, "fusion", "in their RLIPv2 code, the encoder fuses texts and image (alif)")
     if config.encoder_layers != config.decoder_layers * config.fusion_interval:
