@@ -30,6 +30,7 @@ from models.relation_tagger import PairQueries
 from models.text_tokens import TextTokens
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings
+from storage.errors import FatalError
 
 
 class Parallel(ABC):
@@ -52,8 +53,8 @@ class Parallel(ABC):
         """Completes the step's gradient, after the last micro-batch."""
 
     def whole_state(self) -> Mapping[str, Tensor]:
-        """Returns all parameters and buffers, in the first process at least."""
-        return self.network.state_dict()
+        """Returns copies of all parameters and buffers, in the first process at least."""
+        return {name: value.to("cpu", copy=True) for name, value in self.network.state_dict().items()}
 
     def own_parts(self) -> range:
         """The numbers of the micro-batches of a step that this process runs."""
@@ -109,6 +110,11 @@ class Sharded(Parallel):
 
     def __init__(self, network: Network, ranks: Ranks, micro_batches: int) -> None:
         super().__init__(network, ranks, micro_batches)
+        if micro_batches % ranks.count:
+            raise FatalError(
+                f'parallel = "fsdp": {ranks.count} processes can\'t share the {micro_batches} micro-batches of a step evenly, and '
+                "each gathers weights for as many as the others; change the number of processes, batch or micro_batch"
+            )
         _show_tensors_in_dataclasses()
         mesh = init_device_mesh(ranks.device.type, (ranks.count,))
         for layer in _layers(network):

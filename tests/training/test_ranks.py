@@ -1,0 +1,95 @@
+"""Trainings with other numbers of processes, other ways to share the work, and other ways to stop: the same outcome."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.training.checkpoints.folder import CheckpointFolder
+from pipeline.training.config import CHECKPOINTS
+from pipeline.training.metrics_log import MetricsLog
+from pipeline.training.ranks import Ranks
+from tests.training.conftest import TINY
+from tests.training.in_ranks import in_ranks, train
+
+STEPS = 8
+SETTINGS = TINY | {"steps": STEPS, "batch": 8, "log_every": 1, "processes": 1, "clip": 0.5, "checkpoint_every": 100}
+Job = tuple[str, dict, int | None]
+"""Name of its folder, changed settings, step to stop after."""
+
+
+def several(ranks: Ranks, shard, root: Path, jobs: list[Job]) -> None:
+    warnings.simplefilter("ignore")
+    for name, changes, stop_after in jobs:
+        train(ranks, shard, root / name, SETTINGS | changes, stop_after)
+
+
+TREE, FSDP = {"parallel": "tree"}, {"parallel": "fsdp"}
+CHANGING: list[list[Job]] = [
+    [("changing", FSDP, 3), ("changing_tree", TREE, 3)],
+    [("changing", {}, 5), ("changing_tree", TREE, 5)],
+    [("changing", {}, None), ("changing_tree", TREE, None)],
+]
+"""What is trained with 2 processes first, then with 1, then with 3."""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, shard) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    one: list[Job] = [("ddp1", {}, None), ("tree1", TREE, None), ("ema1", {"ema": 0.9}, None)]
+    two: list[Job] = [("ddp2", {}, None), ("tree2", TREE, None), ("fsdp2", FSDP | {"ema": 0.9}, None)]
+    three: list[Job] = [("ddp3", {}, None), ("tree3", TREE, None)]
+    for step, (count, jobs) in enumerate([(2, two), (1, one), (3, three)]):
+        (folder / str(count)).mkdir()
+        in_ranks(count, folder / str(count), several, shard, folder, CHANGING[step] + jobs)
+    return folder
+
+
+def losses(work: Path) -> list[float]:
+    table = MetricsLog(work / "metrics.jsonl").table().to_pylist()
+    return [row["value"] for row in table if row["name"] == "loss"]
+
+
+def weights(work: Path) -> dict[str, torch.Tensor]:
+    return torch.load(work / "state.pt")
+
+
+@pytest.mark.parametrize("name", ["ddp2", "ddp3", "fsdp2", "changing"])
+def test_the_losses_do_not_depend_on_the_processes(root, name):
+    found = losses(root / name)
+    assert len(found) == STEPS
+    assert found == pytest.approx(losses(root / "ddp1"), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["tree2", "tree3", "changing_tree"])
+def test_summed_in_a_tree_not_a_bit_depends_on_the_processes(root, name):
+    expected, found = weights(root / "tree1"), weights(root / name)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert losses(root / name) == losses(root / "tree1")
+
+
+def test_the_tree_trains_as_the_others_do(root):
+    assert losses(root / "tree1") == pytest.approx(losses(root / "ddp1"), abs=1e-5)
+
+
+def test_the_average_is_kept_whoever_shares_it(root):
+    averaged, last = weights(root / "ema1"), weights(root / "ddp1")
+    assert max((averaged[key] - last[key]).abs().max() for key in last) > 1e-3
+    sharded = weights(root / "fsdp2")
+    # Adam's first steps have nearly the same length whatever the gradient, so rounding can move single weights.
+    assert max((averaged[key] - sharded[key]).abs().mean() for key in last) < 1e-4
+
+
+def test_each_process_of_fsdp_writes_its_part(root):
+    (folder,) = (root / "fsdp2" / CHECKPOINTS).glob("step-*")
+    files = sorted(path.name for path in folder.glob("*.safetensors"))
+    assert files == ["shard-00001-of-00002.safetensors", "shard-00002-of-00002.safetensors"]
+    assert CheckpointFolder(root / "fsdp2" / CHECKPOINTS).record(STEPS)["about"]["step"] == STEPS
+
+
+def test_fsdp_needs_as_many_micro_batches_in_each_process(shard, tmp_path):
+    with pytest.raises(Exception, match="3 processes can't share the 4 micro-batches"):
+        in_ranks(3, tmp_path, several, shard, tmp_path, [("uneven", FSDP, None)])
