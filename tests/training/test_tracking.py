@@ -1,0 +1,371 @@
+"""Trackers are read back with their own libraries; clocks of the timer are made."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from pipeline.training.tracking.alarm import DivergenceAlarm
+from pipeline.training.tracking.extras import require_extras
+from pipeline.training.tracking.guarded import GuardedTracker
+from pipeline.training.tracking.peak import count_flops, device_peak, known_peak, measured_peak
+from pipeline.training.tracking.run_file import RunFile
+from pipeline.training.tracking.throughput import StepFlops, StepTimer, memory_gib
+from pipeline.training.tracking.tracker import TrackerKind
+from pipeline.training.tracking.trackers import make_trackers
+from storage.errors import FatalError
+
+SETTINGS = {"lr": 1e-3, "loss": {"box": 2.5}, "steps": 6}
+
+
+@pytest.fixture(autouse=True)
+def no_choice_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undoes what trackers and the environment of the tests set."""
+    for name in ("WANDB_MODE", "WANDB_PROJECT", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "TRACKIO_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def attempt(folder: Path, first: int, last: int, *kinds: TrackerKind) -> None:
+    """Logs the steps after `first`, as a training does that is killed or ends after `last`."""
+    warned: list[str] = []
+    trackers = make_trackers(kinds, folder, "toy", SETTINGS, first, warned.append)
+    for step in range(first + 1, last + 1):
+        trackers.log(step, {"loss": 1 / step, "lr": 1e-3})
+    trackers.close()
+    assert warned == []
+
+
+def test_a_resumed_training_has_each_step_once_in_tensorboard(tmp_path: Path) -> None:
+    attempt(tmp_path, 0, 4)
+    attempt(tmp_path, 2, 6)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, round(e.value, 4)) for e in events.Scalars("loss")] == [(n, round(1 / n, 4)) for n in range(1, 7)]
+    (text,) = events.Tensors("settings/text_summary")
+    assert '"box": 2.5' in text.tensor_proto.string_val[0].decode()
+
+
+def test_a_training_that_begins_anew_replaces_its_earlier_events(tmp_path: Path) -> None:
+    attempt(tmp_path, 0, 4)
+    attempt(tmp_path, 0, 2)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [e.step for e in events.Scalars("loss")] == [1, 2]
+
+
+def wandb_records(data: bytes) -> Iterator[bytes]:
+    """The records of a file in LevelDB's log format: blocks of 32 KiB of checksum, length and type, then the bytes."""
+    place, parts = 7, b""
+    while place + 7 <= len(data):
+        if (left := -place % 2**15) and left < 7:
+            place += left
+            continue
+        length, kind = struct.unpack_from("<4xHB", data, place)
+        parts += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield parts
+            parts = b""
+
+
+def test_wandb_goes_on_with_its_run_offline(tmp_path: Path) -> None:
+    pytest.importorskip("wandb", reason="the extra wandb is not installed")
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    attempt(tmp_path, 0, 4, "wandb")
+    attempt(tmp_path, 2, 6, "wandb")
+    number = json.loads((tmp_path / "wandb.json").read_bytes())["id"]
+    files = sorted((tmp_path / "wandb").glob(f"offline-run-*/run-{number}.wandb"))
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == len(files) >= 1
+    found = []
+    for data in (data for file in files for data in wandb_records(file.read_bytes())):
+        record = Record()
+        record.ParseFromString(data)
+        items = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+        if items:
+            found.append((items["step"], items["loss"]))
+    assert found == [(step, 1 / step) for step in range(1, 7)]
+
+
+def test_mlflow_goes_on_with_its_run_in_the_folder(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
+    from mlflow.tracking import MlflowClient
+
+    attempt(tmp_path, 0, 4, "mlflow")
+    attempt(tmp_path, 2, 6, "mlflow")
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("rlip").experiment_id])
+    assert (run.info.run_name, run.info.status) == ("toy", "FINISHED")
+    assert run.data.params == {"lr": "0.001", "loss.box": "2.5", "steps": "6"}
+    history = client.get_metric_history(run.info.run_id, "loss")
+    assert [(metric.step, metric.value) for metric in history] == [(step, 1 / step) for step in range(1, 7)]
+    attempt(tmp_path, 0, 1, "mlflow")
+    assert len(client.search_runs([run.info.experiment_id])) == 2, "a training that begins anew is a new run"
+
+
+def test_trackio_goes_on_with_its_run_in_the_folder(tmp_path: Path, root: Path) -> None:
+    pytest.importorskip("trackio", reason="the extra trackio is not installed")
+    # It reads TRACKIO_DIR once per process.
+    code = (
+        "import sys; from pathlib import Path; from pipeline.training.tracking.trackers import make_trackers\n"
+        "first, last = map(int, sys.argv[2:])\n"
+        "tracker = make_trackers(['trackio'], Path(sys.argv[1]), 'toy', {'lr': 1e-3}, first)\n"
+        "for step in range(first + 1, last + 1): tracker.log(step, {'loss': 1 / step})\n"
+        "tracker.close()\n"
+        "import trackio\n"
+        "from trackio.sqlite_storage import SQLiteStorage\n"
+        "(run,) = trackio.Api().runs('rlip')\n"
+        "rows = SQLiteStorage.get_logs('rlip', run.name)\n"
+        "print('rows', *[(row['step'], row['loss']) for row in rows])\n"
+    )
+    for first, last in ((0, 4), (2, 6)):
+        words = [sys.executable, "-c", code, str(tmp_path), str(first), str(last)]
+        done = subprocess.run(words, cwd=root, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and "warning: the tracker" not in done.stdout, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == " ".join(["rows", *[str((step, 1 / step)) for step in range(1, 7)]])
+
+
+def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("pipeline.training.tracking.extras.find_spec", lambda name: None)
+    require_extras([])
+    for kind in ("wandb", "mlflow", "trackio"):
+        with pytest.raises(FatalError, match=rf"pip install 'rlip\[{kind}\]'"):
+            make_trackers([kind], tmp_path / "none", "toy", SETTINGS, 0)
+    assert not (tmp_path / "none").exists()
+
+
+class Broken:
+    """A tracker whose disk is full until step 3."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        if step < 3:
+            raise OSError(28, "No space left on device")
+        self.steps.append(step)
+
+    def close(self) -> None:
+        raise SystemExit(1)
+
+
+def test_a_tracker_that_fails_warns_once_and_gets_the_later_values() -> None:
+    warned: list[str] = []
+    broken = Broken()
+    tracker = GuardedTracker("toy", broken, warned.append)
+    for step in range(1, 6):
+        tracker.log(step, {"loss": 1.0})
+    tracker.close()
+    assert broken.steps == [3, 4, 5]
+    (warning,) = warned
+    assert "the tracker toy fails" in warning and "No space left on device" in warning
+
+
+def test_a_full_disk_of_tensorboard_does_not_stop_the_training(tmp_path: Path) -> None:
+    (tmp_path / "tensorboard").write_text("a file where the folder should be")
+    warned: list[str] = []
+    tracker = make_trackers([], tmp_path, "toy", SETTINGS, 0, warned.append)
+    for step in (1, 2):
+        tracker.log(step, {"loss": 1.0})
+    tracker.close()
+    assert len(warned) == 1 and "tensorboard" in warned[0]
+
+
+def test_a_server_that_does_not_answer_delays_nothing() -> None:
+    class Stuck(Broken):
+        def log(self, step: int, values: Mapping[str, float]) -> None:
+            released.wait(20)
+
+    released = threading.Event()
+    warned: list[str] = []
+    tracker = GuardedTracker("toy", Stuck(), warned.append, patience=0.05)
+    began = time.monotonic()
+    for step in range(1, 1100):
+        tracker.log(step, {"loss": 1.0})
+    tracker.close()
+    assert time.monotonic() - began < 5
+    released.set()
+    assert len(warned) == 1 and "behind" in warned[0]
+
+
+def test_an_mlflow_server_that_is_down_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    warned: list[str] = []
+    tracker = make_trackers(["mlflow"], tmp_path, "toy", SETTINGS, 0, warned.append)
+    tracker.log(1, {"loss": 1.0})
+    tracker.log(2, {"loss": 1.0})
+    tracker.close()
+    assert len(warned) == 1 and "mlflow" in warned[0]
+
+
+def test_a_run_file_survives_and_begins_anew_with_the_first_step(tmp_path: Path) -> None:
+    file = RunFile(tmp_path / "x.json", 0)
+    file.begin("r1")
+    file.reached(20)
+    again = RunFile(tmp_path / "x.json", 10)
+    assert again.id == "r1" and again.is_known(20) and not again.is_known(21)
+    again.begin("r1")
+    assert RunFile(tmp_path / "x.json", 10).is_known(20)
+    assert RunFile(tmp_path / "x.json", 0).id == ""
+    (tmp_path / "x.json").write_text("{")
+    assert RunFile(tmp_path / "x.json", 10).id == ""
+
+
+def clock(*seconds: float) -> Callable[[], float]:
+    """A clock that shows these times one after the other."""
+    times = iter(seconds)
+    return lambda: next(times)
+
+
+def test_a_timer_tells_waiting_from_work() -> None:
+    timer = StepTimer(torch.device("cpu"), peak=1e9, clock=clock(0.0, 1.0, 4.0, 5.0, 8.0, 108.0, 109.0, 110.0))
+    for _ in range(2):
+        timer.loaded()
+        timer.trained(images=16, shown_pixels=75, batch_pixels=100, flops=10**9)
+    taken = timer.take()
+    assert (taken.steps, taken.waited, taken.worked) == (2, 2.0, 6.0)
+    values = taken.values()
+    assert values.pop("memory_gib") > 0
+    assert values == {"images_per_second": 4.0, "data_wait": 0.25, "padding": 0.25, "mfu": 0.25}
+    timer.pause()
+    timer.loaded()
+    timer.trained(4, 10, 10)
+    values = timer.take().values()
+    assert values["images_per_second"] == 2.0 and "mfu" not in values
+
+
+def test_values_before_the_first_step_are_no_error() -> None:
+    assert StepTimer(torch.device("cpu")).take().values()["images_per_second"] == 0.0
+
+
+def test_memory_is_that_of_this_process() -> None:
+    before = memory_gib(torch.device("cpu"))
+    held = torch.ones(2**26)
+    assert 0.2 < memory_gib(torch.device("cpu")) - before < 0.3
+    del held
+
+
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    layers = (torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(8 * 64, 4))
+    return torch.nn.Sequential(*layers)
+
+
+def test_flops_are_those_of_products_and_convolutions_forward_and_backward() -> None:
+    layer = torch.nn.Linear(32, 16, bias=False)
+    inputs = torch.ones(4, 32)
+    result, flops = count_flops(lambda: layer(inputs).sum().backward())
+    assert result is None and flops == 2 * (2 * 4 * 32 * 16)
+
+
+def test_a_step_is_counted_once_per_shape_and_keeps_its_bits() -> None:
+    counted = StepFlops()
+    gradients = []
+    for run in (lambda step: step(), lambda step: counted.run((2, 8, 8), step)[0]):
+        layers = network()
+        images = torch.ones(2, 3, 8, 8)
+        run(lambda layers=layers, images=images: layers(images).square().sum().backward())
+        gradients.append([parameter.grad for parameter in layers.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+    assert counted.run((2, 8, 8), lambda: "not counted")[0] == "not counted"
+    assert counted.run((2, 8, 8), lambda: None)[1] > 0
+    assert counted.run((1, 8, 8), lambda: None)[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "tera"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bfloat16", 989.5),
+        ("NVIDIA H100 PCIe", "tf32", 378.0),
+        ("NVIDIA H200", "float32", 67.0),
+        ("NVIDIA A100-SXM4-80GB", "tf32", 156.0),
+        ("NVIDIA A100 80GB PCIe", "bfloat16", 312.0),
+        ("NVIDIA L40S", "bfloat16", 362.05),
+        ("Tesla V100-SXM2-16GB", "tf32", 15.7),
+        ("NVIDIA GeForce RTX 4090", "bfloat16", 165.2),
+        ("Tesla V100-SXM2-16GB", "bfloat16", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "bfloat16", None),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", "bfloat16", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", "bfloat16", None),
+        ("", "float32", None),
+    ],
+)
+def test_the_peak_is_the_vendors_for_a_whole_known_device(name: str, precision: Any, tera: float | None) -> None:
+    assert known_peak(name, precision) == (None if tera is None else pytest.approx(tera * 1e12))
+
+
+def test_the_peak_of_a_cpu_is_measured() -> None:
+    cpu = torch.device("cpu")
+    assert measured_peak(cpu, torch.float32, 64, 1.0, clock(0.0, 0.0, 0.5, 0.5, 0.75, 0.75, 1.75)) == 2 * 64**3 / 0.25
+    assert device_peak(cpu, "float32") > 1e8
+
+
+def alarm() -> DivergenceAlarm:
+    """An alarm after eight steps of loss 2."""
+    made = DivergenceAlarm(factor=3.0, window=8)
+    for step in range(1, 9):
+        assert made.told(step, {"loss": 2.0, "gradient_norm": 1.0}) is None
+    return made
+
+
+def test_an_alarm_is_told_once_per_episode_with_the_checkpoint_to_go_back_to() -> None:
+    made = alarm()
+    told = [made.told(step, {"loss": 7.0, "gradient_norm": 1.0}, [4, 8, 10]) for step in range(9, 30)]
+    assert [step for step, said in enumerate(told, start=9) if said] == [11]
+    assert told[2] == (
+        "the training seems to diverge at step 11: loss 7 is above 3 times 2, the median of the last 8 steps, for 3 steps in "
+        "a row; the checkpoint of step 8 is kept"
+    )
+    assert made.last_good_step == 8 and made.kept([4, 8, 10]) == 8 and made.kept([9]) is None
+    assert made.told(30, {"loss": 2.0, "gradient_norm": 1.0}) is None
+    assert made.last_good_step == 30
+    told = [made.told(step, {"loss": 2.0, "gradient_norm": 9.0}) for step in range(31, 40)]
+    assert [bool(said) for said in told] == [False, False, True, *[False] * 6]
+    assert "gradient norm 9" in str(told[2]) and "no checkpoint" in str(told[2])
+
+
+def test_two_high_steps_are_no_alarm() -> None:
+    made = alarm()
+    told = [made.told(step, {"loss": 2.0 if step % 3 == 2 else 7.0, "gradient_norm": 1.0}) for step in range(9, 60)]
+    assert not any(told)
+
+
+def test_a_restored_alarm_behaves_the_same() -> None:
+    losses = [2.0 + step % 3 for step in range(20)] + [40.0] * 5 + [2.0] * 3 + [50.0] * 4
+    whole = DivergenceAlarm(4.0, 8)
+    said = [whole.told(step, {"loss": loss}, [16]) for step, loss in enumerate(losses, start=1)]
+    assert sum(map(bool, said)) == 2
+    for cut in range(len(losses)):
+        before, after = DivergenceAlarm(4.0, 8), DivergenceAlarm(4.0, 8)
+        for step, loss in enumerate(losses[:cut], start=1):
+            before.told(step, {"loss": loss}, [16])
+        after.restore(json.loads(json.dumps(before.state())))
+        again = [after.told(step, {"loss": loss}, [16]) for step, loss in enumerate(losses[cut:], start=cut + 1)]
+        assert again == said[cut:]
+        assert after.state() == whole.state()
+
+
+def test_an_alarm_needs_a_window_that_three_steps_do_not_fill() -> None:
+    for factor, window in ((1.0, 100), (3.0, 5)):
+        with pytest.raises(ValueError, match="factor"):
+            DivergenceAlarm(factor, window)
+
+
+def test_trackers_keep_the_choice_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb", reason="the extra wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    attempt(tmp_path, 0, 2, "wandb")
+    assert os.environ["WANDB_MODE"] == "disabled"
+    assert not list(tmp_path.glob("wandb/offline-run-*"))
