@@ -1,17 +1,15 @@
-"""The floating-point operations of a model's step, and how many of them a device can do per second."""
+"""How many floating-point operations a device can do per second."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 Precision = Literal["bfloat16", "tf32", "float32"]
-_Result = TypeVar("_Result")
 _TERA = 1e12
 
 _PEAKS: tuple[tuple[str, dict[Precision, float]], ...] = (
@@ -79,15 +77,3 @@ def measured_peak(
         fastest = max(fastest, 2 * side**3 / max(now - start, 1e-9))
         if now - began >= seconds:
             return fastest
-
-
-def count_flops(step: Callable[[], _Result]) -> tuple[_Result, int]:
-    """Runs a step and returns its result with the floating-point operations that it took, backward pass included.
-
-    Counts what `torch.utils.flop_counter` knows: matrix products, convolutions and attention, where a multiplication and an
-    addition are two operations. Operations per element, such as activations, are left out, as is usual for MFU. What
-    activation checkpointing computes again counts too.
-    """
-    with FlopCounterMode(display=False) as counter:
-        result = step()
-    return result, counter.get_total_flops()

@@ -5,15 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import psutil
 import torch
 
-from pipeline.training.tracking.peak import count_flops
-
 GIB = 2**30
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -112,20 +108,6 @@ class StepTimer:
     def _clear(self) -> None:
         self._waited = self._worked = 0.0
         self._steps = self._images = self._shown = self._batch = self._flops = 0
-
-
-class StepFlops:
-    """The FLOPs of steps by the shape of their input: a step of a new shape is counted while it runs."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[int, ...], int] = {}
-
-    def run(self, shape: tuple[int, ...], step: Callable[[], _Result]) -> tuple[_Result, int]:
-        """Runs a step, forward and backward. Returns its result and FLOPs."""
-        if shape in self._known:
-            return step(), self._known[shape]
-        result, self._known[shape] = count_flops(step)
-        return result, self._known[shape]
 
 
 def memory_gib(device: torch.device) -> float:
