@@ -141,6 +141,25 @@ def explain(
 
 
 @app.command()
+def batch(
+    run_name: RunName,
+    step: Annotated[int, typer.Argument(metavar="STEP", min=1, help="A step of the training, counted from 1.")],
+    step_name: Annotated[
+        str | None,
+        typer.Option("--step-name", help="E.g. pretrain:pseudo or train_tagger; required if there are several."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Draw the images to this PNG file.")] = None,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Name the images of a step of a training, and draw them as the network saw them, with their boxes and relations."""
+    from pipeline.cli.batch import print_batch
+
+    with _errors_reported():
+        print_batch(store, run_name, step, step_name, out, as_json)
+
+
+@app.command()
 def diff(
     before: Annotated[str, typer.Argument(metavar="RUN_A", help="The run to compare with (before).")],
     after: Annotated[str, typer.Argument(metavar="RUN_B", help="The run to examine (after).")],

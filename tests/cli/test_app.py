@@ -20,6 +20,7 @@ COMMANDS = {
     "runs": {"--store", "--json", "--help"},
     "why": {"--store", "--json", "--help"},
     "explain": {"--store", "--json", "--help"},
+    "batch": {"--step-name", "--out", "--store", "--json", "--help"},
     "diff": {"--store", "--json", "--help"},
     "query": {"--out", "--store", "--json", "--help"},
     "push": {"--store", "--json", "--help"},

@@ -1,0 +1,179 @@
+"""`rlip batch` names and draws what a training was given, from what the run has recorded of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from pipeline.cli.batch import print_batch
+from pipeline.runtime.execute import WorkItem, execute
+from pipeline.runtime.stage import Inputs, Output, ReportProgress
+from pipeline.stages.pretrain import PretrainStage
+from pipeline.stages.shard import ShardSettings, ShardStage
+from pipeline.training.batches import StepBatches
+from pipeline.training.settings import TrainingSettings
+from pipeline.training.shards import ShardSamples
+from storage.errors import FatalError
+from storage.keys import KeyTerms
+from storage.local_store import LocalStore
+from storage.runs import Run
+from storage.shards.sample_map import ShardFile, write_sample_map
+from storage.tables import METRICS, read_table
+from tests.training.conftest import TINY, sample, write_shard
+
+SETTINGS = TrainingSettings(**(TINY | {"steps": 6, "crop": 0.5, "shortest": (64, 96), "image_size": 160}))
+STEPS = range(1, 7)
+
+
+class Packed(ShardStage):
+    """Packs ten images of noise."""
+
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
+        write_shard(work, [sample(number) for number in range(1, 11)])
+        return Output(
+            read_table(work / "shards.parquet"), {n: work / n for n in ("shard-000.tar", "statistics.parquet")}
+        )
+
+
+class Trained(PretrainStage):
+    """Claims to have trained."""
+
+    facts: ClassVar[dict[str, Any]] = {"steps": 6}
+
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
+        rows = [{"step": 1, "name": "loss", "value": 1.0}]
+        return Output(pa.Table.from_pylist(rows, schema=METRICS), rows_in=10, rows_out=10, facts=self.facts)
+
+
+def record(store: LocalStore, step: str, stage: Any, terms: KeyTerms, inputs: dict[str, tuple[Path, ...]]) -> Path:
+    """Executes a stage for the run `toy`. Returns the folder of its artifact."""
+    partition = "all" if stage.whole else "made/0000"
+    made = execute(stage, WorkItem(step, partition, terms, inputs), store, lambda done, total, note="": None)
+    Run(store, "toy").record(step, stage.name, {partition: made.key})
+    found = store.find(stage.name, made.key)
+    assert found is not None
+    return found.folder
+
+
+def train(store: LocalStore, settings: TrainingSettings, step: str = "pretrain:pseudo", version: int = 0) -> None:
+    terms = KeyTerms("shard", ShardStage.version, {}, {})
+    shards = record(store, "shard:pseudo", Packed(ShardSettings()), terms, {})
+    version = version or PretrainStage.version
+    terms = KeyTerms("pretrain", version, settings.row_settings() | {"seed": settings.seed}, {"shards": ["x"]})
+    record(store, step, Trained(settings), terms, {"shards": (shards,)})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    made = LocalStore(tmp_path / "store")
+    train(made, SETTINGS)
+    return made
+
+
+def asked(store: LocalStore, step: int, capsys: pytest.CaptureFixture[str], out: Path | None = None) -> dict[str, Any]:
+    print_batch(store.root, "toy", step, None, out, as_json=True)
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_the_images_are_those_that_the_training_is_given(
+    store: LocalStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shards,) = Run(store, "toy").artifacts("shard:pseudo").values()
+    files = [ShardFile(str(shards.file("shard-000.tar")), shards.file("shards.parquet"))]
+    samples = ShardSamples(write_sample_map(tmp_path / "map", files))
+    batches = [StepBatches(samples, SETTINGS, rank, 2, {}) for rank in range(2)]
+    cropped = set()
+    for step in STEPS:
+        given = [one for rank in batches for one in rank[step - 1].samples]
+        told = asked(store, step, capsys)
+        assert (told["step_name"], told["step"], told["steps"]) == ("pretrain:pseudo", step, 6)
+        assert [
+            (i["dataset"], i["image_id"], i["width"], i["height"], i["boxes"], i["relations"]) for i in told["images"]
+        ] == [(s.dataset, s.image_id, s.width, s.height, len(s.boxes), len(s.relations)) for s in given]
+        cropped |= {image["crop"] is not None for image in told["images"]}
+    assert cropped == {True, False}
+
+
+def test_a_step_is_told_and_drawn_as_the_network_saw_it(
+    store: LocalStore, tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told, out = asked(store, 3, capsys), tmp_path / "batch.png"
+    command = [str(Path(sys.executable).with_name("rlip")), "batch", "toy", "3", "--out", str(out)]
+    env = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [*command, "--store", str(store.root)], capture_output=True, text=True, timeout=120, env=env, cwd=root
+    )
+    assert done.returncode == 0, done.stderr
+    first, *lines, last = done.stdout.splitlines()
+    assert first.startswith("Step 3 of 6 of pretrain:pseudo, run toy: 4 images, at most ")
+    assert last == f"4 images drawn to {out}"
+    for line, image in zip(lines, told["images"], strict=True):
+        assert line.startswith(f"  made/{image['image_id']}: {image['width']}x{image['height']} pixels, ")
+        assert ("mirrored" in line) == image["mirrored"] and ("a part" in line) == bool(image["crop"])
+        assert f"(epoch {image['epoch']})" in line
+    pixels = np.asarray(Image.open(out).convert("RGB")).reshape(-1, 3)
+    idle = (pixels == (0x9A, 0x9A, 0x9A)).all(axis=1).sum()
+    used = (pixels == (0x00, 0x72, 0xB2)).all(axis=1).sum()
+    assert idle > 200 and used > 200, "boxes with and without relations"
+
+
+def test_what_is_damaged_or_was_left_out_is_told(
+    store: LocalStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = asked(store, 1, capsys)["images"][1]
+    other = LocalStore(tmp_path / "other")
+    monkeypatch.setattr(Trained, "facts", {"steps": 6, "damaged": {image["key"]: "cut short"}})
+    train(other, SETTINGS)
+    print_batch(other.root, "toy", 1, None, None, as_json=False)
+    assert f"  made/{image['image_id']}: left out: cut short\n" in capsys.readouterr().out
+    (shards,) = Run(other, "toy").artifacts("shard:pseudo").values()
+    data = bytearray(shards.file("shard-000.tar").read_bytes())
+    place = next(
+        r for r in shards.table("shards").to_pylist() if r["key"] == asked(other, 1, capsys)["images"][0]["key"]
+    )
+    data[place["offset"] + 30] ^= 1
+    shards.file("shard-000.tar").write_bytes(data)
+    told = asked(other, 1, capsys, tmp_path / "batch.png")
+    assert told["images"][0]["damage"] and "width" not in told["images"][0]
+    assert (tmp_path / "batch.png").is_file()
+
+
+def test_what_can_not_be_told_says_why(store: LocalStore, capsys: pytest.CaptureFixture[str]) -> None:
+    for step in (0, 7):
+        with pytest.raises(FatalError, match=f"has the steps 1 to 6, and no step {step}"):
+            print_batch(store.root, "toy", step, None, None, as_json=False)
+    for name in ("pretrain:given", "shard:pseudo"):
+        with pytest.raises(FatalError, match=f"no training {name!r}; its trainings: pretrain:pseudo"):
+            print_batch(store.root, "toy", 1, name, None, as_json=False)
+    train(store, SETTINGS.reseeded(1), "pretrain:pseudo:1")
+    with pytest.raises(
+        FatalError, match="2 trainings; name one with --step-name, of: pretrain:pseudo, pretrain:pseudo:1"
+    ):
+        print_batch(store.root, "toy", 1, None, None, as_json=False)
+    train(store, SETTINGS.reseeded(2), "pretrain:pseudo:2", version=3)
+    with pytest.raises(FatalError, match="version 3 of its stage"):
+        print_batch(store.root, "toy", 1, "pretrain:pseudo:2", None, as_json=False)
+    (shards,) = Run(store, "toy").artifacts("shard:pseudo").values()
+    shutil.rmtree(shards.folder)
+    with pytest.raises(FatalError, match="1 of 1 shards that the training read are gone"):
+        print_batch(store.root, "toy", 1, "pretrain:pseudo", None, as_json=False)
+
+
+def test_another_seed_gives_other_batches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = []
+    for seed in (0, 1):
+        store = LocalStore(tmp_path / f"store-{seed}")
+        train(store, SETTINGS.reseeded(seed))
+        told.append([[image["image_id"] for image in asked(store, step, capsys)["images"]] for step in STEPS])
+    assert told[0] != told[1]
