@@ -263,6 +263,12 @@ def report(
     run_name: RunName,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; unset: where the run's report lies.")] = None,
     pictures: Annotated[int, typer.Option(min=0, help="Number of pictures to show.")] = 24,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against", metavar="RUN", help="Draw its trainings and this run's in one chart each. Can be repeated."
+        ),
+    ] = None,
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
@@ -270,7 +276,7 @@ def report(
     from pipeline.cli.report import write_run_report
 
     with _errors_reported():
-        write_run_report(store, run_name, out, pictures, as_json)
+        write_run_report(store, run_name, out, pictures, as_json, against or [])
 
 
 @app.command()

@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.labels.kept_labels import choice_or_all
+from pipeline.report.curves import has_training
 from pipeline.report.static_report import report_folder, write_report
 from pipeline.report.view import RunView
 from pipeline.run.context import run_view
 from pipeline.run.recipe import recorded_recipe
+from storage.errors import FatalError
 from storage.open_store import Address, existing_store
 from storage.runs import Run, find_run
 
 
-def write_run_report(root: Address, run_name: str, out: Path | None, pictures: int, as_json: bool) -> None:
-    """Write the report of a run to `out`, or where the run's report lies. Prints the path of its page."""
-    run = find_run(existing_store(root), run_name)
+def write_run_report(
+    root: Address, run_name: str, out: Path | None, pictures: int, as_json: bool, against: Sequence[str] = ()
+) -> None:
+    """Write the report of a run to `out`, or where the run's report lies. Prints the path of its page.
+
+    `against`: names of runs whose trainings are compared with its own. Raises `FatalError` for one that has none.
+    """
+    store = existing_store(root)
+    run = find_run(store, run_name)
+    others = [find_run(store, name) for name in dict.fromkeys(against) if name != run_name]
+    without = [one.name for one in (run, *others) if against and not has_training(one)]
+    if without:
+        raise FatalError(f"no training to compare in {', '.join(without)}; `rlip show RUN` lists the steps of a run")
     recipe = recorded_recipe(run)
     view = run_view(recipe, run) if recipe is not None else _imported(run)
-    page = write_report(view, None, out or report_folder(run), pictures, written=datetime.now())
+    page = write_report(view, None, out or report_folder(run), pictures, written=datetime.now(), against=others)
     print(json.dumps({"report": str(page)}) if as_json else f"Report: {page}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -72,12 +72,13 @@ POINTS = 200
 
 @dataclass(frozen=True)
 class Line:
-    """One line: its legend, the arm that determines its colour, its `x,y` pairs, and its last value."""
+    """One line: its legend, the CSS classes that determine its colour, its `x,y` pairs, and its last value."""
 
     label: str
-    arm: str
+    style: str
     points: str
     last: float
+    arm: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,10 +130,20 @@ def loss_charts(run: Run) -> list[ChartGroup]:
 
 def line_chart(title: str, lines: Mapping[str, Series]) -> Chart:
     """Lays out a chart. Each series has at least one point; the keys are step names such as `pretrain:none:1`."""
-    thin = {step: each.thinned(POINTS) for step, each in lines.items()}
-    x_high = max(float(each.steps[-1]) for each in thin.values()) or 1.0
-    low = min(float(each.values.min()) for each in thin.values())
-    high = max(float(each.values.max()) for each in thin.values())
+    named = []
+    for step, each in lines.items():
+        arm, _, seed = step.partition(":")[2].partition(":")
+        label = f"{arm} (seed {seed})" if seed else arm or step
+        named.append((Line(label, f"arm-{arm}", "", float(each.values[-1]), arm), each))
+    return lay_out(title, named)
+
+
+def lay_out(title: str, lines: Sequence[tuple[Line, Series]]) -> Chart:
+    """Lays out a chart of lines that have no points yet, each with a series of at least one point."""
+    thin = [(line, each.thinned(POINTS)) for line, each in lines]
+    x_high = max(float(each.steps[-1]) for _, each in thin) or 1.0
+    low = min(float(each.values.min()) for _, each in thin)
+    high = max(float(each.values.max()) for _, each in thin)
     low = 0.0 if 0 <= low < 0.5 * high else low
     y_ticks = nice_ticks(low, high if high > low else low + 1.0, 4)
     low, high = min(low, y_ticks[0]), max(high, y_ticks[-1])
@@ -144,11 +155,9 @@ def line_chart(title: str, lines: Mapping[str, Series]) -> Chart:
         return round(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (value - low) / (high - low), 1)
 
     drawn = []
-    for step, each in thin.items():
-        arm, _, seed = step.partition(":")[2].partition(":")
+    for line, each in thin:
         points = " ".join(f"{x(s)},{y(v)}" for s, v in zip(each.steps, each.values, strict=True))
-        label = f"{arm} (seed {seed})" if seed else arm or step
-        drawn.append(Line(label, arm, points, float(each.values[-1])))
+        drawn.append(replace(line, points=points))
     x_ticks = tuple(Tick(x(step), _short(step)) for step in nice_ticks(0, x_high, 4) if step <= x_high)
     return Chart(title, tuple(drawn), x_ticks, tuple(Tick(y(value), _short(value)) for value in y_ticks))
 
@@ -180,6 +189,9 @@ def _charts(by_step: Mapping[str, Mapping[str, Series]]) -> tuple[Chart, ...]:
 def _short(value: float) -> str:
     if abs(value) >= 10_000:
         return f"{value / 1000:g}k"
+    if 0 < abs(value) < 0.001:  # 1.5e-4 fits beside the axis, 0.00015 does not
+        mantissa, _, exponent = f"{value:.2e}".partition("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
     return f"{value:g}"
 
 

@@ -8,7 +8,7 @@ import html
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.report.arms import ZERO_SHOT, score_name, score_names, score_text
 from pipeline.report.charts import loss_charts, predicate_bars
+from pipeline.report.curves import training_curves
 from pipeline.report.figures import Figures, figures_of, run_stamp
 from pipeline.report.gallery import MAX_LISTED, Sample, choose_samples
 from pipeline.report.quarantine import quarantine
@@ -36,7 +37,7 @@ _MARK = "rlip-report"
 """Name of the meta element that identifies a page as a report; its content is the stamp."""
 _STORE = "rlip-store"
 """Name of the meta element that names the store of the run."""
-_VERSION = 5
+_VERSION = 6
 """Incremented whenever the page of the same run would look different."""
 _ADVICE = "`reports` in the recipe, or --out of `rlip report`"
 LONGEST_SIDE = 640
@@ -59,21 +60,24 @@ def write_report(
     samples: int = 24,
     *,
     written: datetime | None = None,
+    against: Sequence[Run] = (),
 ) -> Path:
     """Writes the report of a run to `folder` and returns the path of its page.
 
     A run that computed nothing keeps an existing report of the same artifacts. `written` is the date in the page
-    header. Raises `FatalError` when `folder` holds anything but a report of this store, or cannot be written.
+    header. The trainings of the runs `against` are drawn together with its own. Raises `FatalError` when `folder` holds
+    anything but a report of this store, or cannot be written.
     """
     page = folder / "index.html"
-    stamp = digest_json([_VERSION, samples, view.recipe, run_stamp(view.run)])
+    compared = [[run.name, run_stamp(run)] for run in against]
+    stamp = digest_json([_VERSION, samples, view.recipe, run_stamp(view.run), compared])
     if outcome is not None and not outcome.computed and _stamp_of(page) == stamp:
         return page
     require_place(view.run, folder)
     try:
         with atomic_folder(folder, replace=True) as aside:
             (aside / "images").mkdir()
-            _fill(aside, view, outcome, samples, stamp, written)
+            _fill(aside, view, outcome, samples, stamp, written, against)
     except OSError as error:
         raise FatalError(f"{folder}: the report can't be written ({error}); name another folder: {_ADVICE}") from error
     return page
@@ -133,6 +137,7 @@ def _fill(
     samples: int,
     stamp: str,
     written: datetime | None,
+    against: Sequence[Run],
 ) -> None:
     figures = figures_of(view)
     chosen = choose_samples(view.run, view.label_sets, view.choice, samples)
@@ -158,6 +163,7 @@ def _fill(
             scores=score_names(figures.arms),
             stages=stage_rows(figures.steps, outcome),
             losses=loss_charts(view.run),
+            curves=training_curves([view.run, *against]) if against else [],
             bars=predicate_bars(figures.predicates),
             quarantine=quarantine(view.run),
             cards=[_card(sample, view.image_folders, folder) for sample in chosen],

@@ -1,0 +1,99 @@
+"""Compares the trainings of several runs: one chart per metric, with a line for each training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pipeline.report.charts import Chart, Line, Series, lay_out, series
+from pipeline.stages.order import chain_order
+from storage.runs import Run
+
+_STAGES = {"train_tagger": "Tagger", "pretrain": "Pre-training"}
+_MAIN = ("loss", "gradient_norm", "lr", "images_per_second", "data_wait", "mfu")
+"""Metrics that are shown at once; the others are folded away."""
+_WORDS = {
+    "lr": "learning rate",
+    "lr_backbone": "learning rate of the backbone",
+    "lr_text": "learning rate of the text encoder",
+    "images_per_second": "images per second",
+    "data_wait": "share of the time spent waiting for data",
+    "padding": "share of the pixels that is padding",
+    "memory_gib": "memory in GiB",
+    "mfu": "model FLOPs utilisation",
+}
+COLOURS = 8
+"""Colours of lines in report.css. Further lines have them again, dashed."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The charts of one kind of training."""
+
+    title: str
+    legend: tuple[tuple[str, str, int], ...]
+    """CSS classes, run and arm, and number of trainings (seeds), of each kind of line."""
+    main: tuple[Chart, ...]
+    others: tuple[Chart, ...]
+
+
+@dataclass(frozen=True)
+class _Training:
+    """The recorded metrics of one training, by name."""
+
+    stage: str
+    name: str
+    """Run and arm, which all seeds share."""
+    seed: str
+    metrics: dict[str, Series]
+
+
+def training_curves(runs: Sequence[Run]) -> list[Curves]:
+    """Returns the curves of all trainings of the runs, by kind of training. A run without any adds no line."""
+    trainings = [training for run in runs for training in _trainings(run)]
+    return [
+        _curves(title, of_stage)
+        for stage, title in _STAGES.items()
+        if (of_stage := [training for training in trainings if training.stage == stage])
+    ]
+
+
+def has_training(run: Run) -> bool:
+    """Whether a run has recorded the metrics of a training."""
+    return next(_trainings(run), None) is not None
+
+
+def _trainings(run: Run) -> Iterator[_Training]:
+    for step in sorted((step for step in run.steps() if step.split(":")[0] in _STAGES), key=chain_order):
+        stage, _, rest = step.partition(":")
+        arm, _, seed = rest.partition(":")
+        found = {each.name: each for artifact in run.artifacts(step).values() for each in series(artifact)}
+        if found:
+            yield _Training(stage, f"{run.name}, {arm}" if arm else run.name, seed, found)
+
+
+def _curves(title: str, trainings: Sequence[_Training]) -> Curves:
+    names = list(dict.fromkeys(training.name for training in trainings))
+    styles = {name: _style(number) for number, name in enumerate(names)}
+    recorded = {metric for training in trainings for metric in training.metrics}
+    others = sorted(recorded.difference(_MAIN))
+    return Curves(
+        title=title,
+        legend=tuple((styles[name], name, sum(t.name == name for t in trainings)) for name in names),
+        main=tuple(_chart(metric, trainings, styles) for metric in _MAIN if metric in recorded),
+        others=tuple(_chart(metric, trainings, styles) for metric in others),
+    )
+
+
+def _chart(metric: str, trainings: Sequence[_Training], styles: dict[str, str]) -> Chart:
+    lines = []
+    for training in trainings:
+        if metric in training.metrics:
+            found = training.metrics[metric]
+            label = f"{training.name} (seed {training.seed})" if training.seed else training.name
+            lines.append((Line(label, styles[training.name], "", float(found.values[-1])), found))
+    return lay_out(_WORDS.get(metric, metric.replace("_", " ")), lines)
+
+
+def _style(number: int) -> str:
+    return f"line-{number % COLOURS}" + (" dashed" if number >= COLOURS else "")
