@@ -19,15 +19,17 @@ from pipeline.cli.batch import print_batch
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.stage import Inputs, Output, ReportProgress
 from pipeline.stages.pretrain import PretrainStage
-from pipeline.stages.shard import ShardSettings, ShardStage
+from pipeline.stages.shard import ShardSettings, ShardStage, ShardTaggerStage
+from pipeline.stages.train_tagger import TrainTaggerStage
 from pipeline.training.batches import StepBatches
-from pipeline.training.settings import TrainingSettings
-from pipeline.training.shards import ShardSamples
+from pipeline.training.config import HELD_OUT, Shard, TrainConfig
+from pipeline.training.settings import TaggerSettings, TrainingSettings
+from pipeline.training.shards import ShardSamples, map_samples
 from storage.errors import FatalError
 from storage.keys import KeyTerms
 from storage.local_store import LocalStore
 from storage.runs import Run
-from storage.shards.sample_map import ShardFile, write_sample_map
+from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
 from storage.tables import METRICS, read_table
 from tests.training.conftest import TINY, sample, write_shard
 
@@ -45,6 +47,12 @@ class Packed(ShardStage):
         )
 
 
+class PackedForTagger(ShardTaggerStage):
+    """Packs them for the tagger."""
+
+    run = Packed.run
+
+
 class Trained(PretrainStage):
     """Claims to have trained."""
 
@@ -53,6 +61,13 @@ class Trained(PretrainStage):
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         rows = [{"step": 1, "name": "loss", "value": 1.0}]
         return Output(pa.Table.from_pylist(rows, schema=METRICS), rows_in=10, rows_out=10, facts=self.facts)
+
+
+class TaggerTrained(TrainTaggerStage):
+    """Claims to have trained the tagger."""
+
+    run = Trained.run
+    facts = Trained.facts
 
 
 def record(store: LocalStore, step: str, stage: Any, terms: KeyTerms, inputs: dict[str, tuple[Path, ...]]) -> Path:
@@ -168,6 +183,24 @@ def test_what_can_not_be_told_says_why(store: LocalStore, capsys: pytest.Capture
     shutil.rmtree(shards.folder)
     with pytest.raises(FatalError, match="1 of 1 shards that the training read are gone"):
         print_batch(store.root, "toy", 1, "pretrain:pseudo", None, as_json=False)
+
+
+def test_images_that_a_tagger_holds_out_are_in_no_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = LocalStore(tmp_path / "store")
+    terms = KeyTerms("shard_tagger", ShardTaggerStage.version, {}, {})
+    shards = record(store, "shard_tagger", PackedForTagger(ShardSettings()), terms, {})
+    settings = TaggerSettings(**(TINY | {"steps": 6, "held_out": 0.5}))
+    terms = KeyTerms("train_tagger", TrainTaggerStage.version, settings.row_settings(), {"shards": ["x"]})
+    record(store, "train_tagger", TaggerTrained(settings), terms, {"shards": (shards,)})
+    shard = Shard(
+        tar=str(shards / "shard-000.tar"), name="shard-000.tar",
+        index=shards / "shards.parquet", statistics=shards / "statistics.parquet",
+    )  # fmt: skip
+    map_samples(TrainConfig(kind="tagger", settings=settings, work=tmp_path, shards=(shard,)))
+    held_out = SampleMap(tmp_path / HELD_OUT)
+    seen = {image["key"] for step in STEPS for image in asked(store, step, capsys)["images"]}
+    assert 0 < len(held_out) < 10
+    assert seen == {f"made-{number:012d}" for number in range(1, 11)} - {held_out.key(n) for n in range(len(held_out))}
 
 
 def test_another_seed_gives_other_batches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,10 +13,18 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from models.network import Network
+from pipeline.training.batches import Batch, StepBatches
+from pipeline.training.config import SAMPLES, TOKENIZER, VOCABULARY, Shard, TrainConfig
+from pipeline.training.launch import prepare
+from pipeline.training.settings import TrainingSettings
+from pipeline.training.shards import ShardSamples
+from pipeline.training.task import PretrainTask
 from pipeline.training.tracking.alarm import DivergenceAlarm
 from pipeline.training.tracking.extras import require_extras
 from pipeline.training.tracking.flops import StepFlops, count_flops
@@ -26,8 +34,12 @@ from pipeline.training.tracking.run_file import RunFile
 from pipeline.training.tracking.throughput import StepTimer, memory_gib
 from pipeline.training.tracking.tracker import TrackerKind
 from pipeline.training.tracking.trackers import make_trackers
+from pipeline.training.vocabulary import Vocabulary
 from storage.errors import FatalError
+from storage.shards.sample_map import SampleMap
+from tests.training.conftest import TINY
 
+CPU = torch.device("cpu")
 SETTINGS = {"lr": 1e-3, "loss": {"box": 2.5}, "steps": 6}
 
 
@@ -231,7 +243,7 @@ def clock(*seconds: float) -> Callable[[], float]:
 
 
 def test_a_timer_tells_waiting_from_work() -> None:
-    timer = StepTimer(torch.device("cpu"), peak=1e9, clock=clock(0.0, 1.0, 4.0, 5.0, 8.0, 108.0, 109.0, 110.0))
+    timer = StepTimer(CPU, peak=1e9, clock=clock(0.0, 1.0, 4.0, 5.0, 8.0, 108.0, 109.0, 110.0))
     for _ in range(2):
         timer.loaded()
         timer.trained(images=16, shown_pixels=75, batch_pixels=100, flops=10**9)
@@ -248,34 +260,59 @@ def test_a_timer_tells_waiting_from_work() -> None:
 
 
 def test_values_before_the_first_step_are_no_error() -> None:
-    assert StepTimer(torch.device("cpu")).take().values()["images_per_second"] == 0.0
+    assert StepTimer(CPU).take().values()["images_per_second"] == 0.0
 
 
 def test_memory_is_that_of_this_process() -> None:
-    before = memory_gib(torch.device("cpu"))
+    before = memory_gib(CPU)
     held = torch.ones(2**26)
-    assert 0.2 < memory_gib(torch.device("cpu")) - before < 0.3
+    assert 0.2 < memory_gib(CPU) - before < 0.3
     del held
 
 
 def test_flops_are_those_of_products_and_convolutions_forward_and_backward() -> None:
     layer = torch.nn.Linear(32, 16, bias=False)
     inputs = torch.ones(4, 32)
-    assert count_flops(lambda: layer(inputs).sum().backward()) == 2 * (2 * 4 * 32 * 16)
+    assert count_flops(lambda: layer(inputs).sum().backward(), CPU) == 2 * (2 * 4 * 32 * 16)
     convolution = torch.nn.Conv2d(3, 8, 3, padding=1, bias=False)
-    assert count_flops(lambda: convolution(torch.ones(1, 3, 10, 10))) == 2 * 100 * 8 * 3 * 9
+    assert count_flops(lambda: convolution(torch.ones(1, 3, 10, 10)), CPU) == 2 * 100 * 8 * 3 * 9
 
 
 def test_counting_draws_no_random_numbers() -> None:
     torch.manual_seed(0)
     expected = torch.rand(2)
     torch.manual_seed(0)
-    count_flops(lambda: torch.rand(100))
+    count_flops(lambda: torch.rand(100), CPU)
     assert torch.equal(torch.rand(2), expected)
 
 
+def test_a_counted_pass_changes_no_bit_of_the_step_after_it(work: Path, shard: Shard) -> None:
+    settings = TrainingSettings(**(TINY | {"steps": 1}))
+    prepare(TrainConfig(kind="pretrain", settings=settings, work=work, shards=(shard,)))
+    task = PretrainTask(settings, Vocabulary.load(work / VOCABULARY), work / TOKENIZER)
+    batch = StepBatches(ShardSamples(SampleMap(work / SAMPLES)), settings, 0, 1, {})[0]
+    assert isinstance(batch, Batch)
+
+    def step(network: Network) -> None:
+        task.losses(network, batch, np.random.default_rng(0))["loss"].backward()  # type: ignore[no-untyped-call]
+
+    trained = []
+    for counted in (False, True):
+        torch.manual_seed(0)
+        network = task.build().train()
+        flops = StepFlops(CPU)
+        if counted:
+            flops.count(batch.pixels.numel() // 3, lambda network=network: step(network))
+            network.zero_grad(set_to_none=True)
+            assert flops.of(batch.pixels.numel() // 3) > 1e7
+        step(network)
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        trained.append([*gradients, *network.state_dict().values()])
+    assert all(torch.equal(one, other) for one, other in zip(*trained, strict=True))
+
+
 def test_the_first_steps_are_counted_and_the_others_estimated() -> None:
-    flops, texts = StepFlops(most=3), torch.ones(7, 4)
+    flops, texts = StepFlops(CPU, most=3), torch.ones(7, 4)
     assert flops.of(100) == 0
     for pixels in (100, 100, 300):
         assert flops.is_counting
@@ -307,9 +344,18 @@ def test_the_peak_is_the_vendors_for_a_whole_known_device(name: str, precision: 
 
 
 def test_the_peak_of_a_cpu_is_measured() -> None:
-    cpu = torch.device("cpu")
-    assert measured_peak(cpu, torch.float32, 64, 1.0, clock(0.0, 0.0, 0.5, 0.5, 0.75, 0.75, 1.75)) == 2 * 64**3 / 0.25
-    assert device_peak(cpu, "float32") > 1e8
+    assert measured_peak(CPU, torch.float32, 64, 1.0, clock(0.0, 0.0, 0.5, 0.5, 0.75, 0.75, 1.75)) == 2 * 64**3 / 0.25
+    assert device_peak(CPU, "float32") > 1e8
+
+
+def test_the_peak_of_a_gpu_depends_on_what_its_matrix_products_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    gpu = torch.device("cuda", 0)
+    assert device_peak(gpu, "bfloat16") == 989.5e12
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    assert device_peak(gpu, "float32") == 494.5e12
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "highest")
+    assert device_peak(gpu, "float32") == 67e12
 
 
 def alarm() -> DivergenceAlarm:

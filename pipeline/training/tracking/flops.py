@@ -20,8 +20,8 @@ class StepFlops:
     same steps, because losses wait for those of the other processes.
     """
 
-    def __init__(self, most: int = COUNTED) -> None:
-        self._most = most
+    def __init__(self, device: torch.device, most: int = COUNTED) -> None:
+        self._device, self._most = device, most
         self._counted: list[tuple[int, int]] = []
 
     @property
@@ -31,7 +31,7 @@ class StepFlops:
 
     def count(self, pixels: int, step: Callable[[], object]) -> None:
         """Counts a forward and backward pass over a batch of B·H·W `pixels`. Afterwards, set its gradients to None."""
-        self._counted.append((pixels, count_flops(step)))
+        self._counted.append((pixels, count_flops(step, self._device)))
 
     def of(self, pixels: int) -> int:
         """Returns the FLOPs of a step: a linear function of the pixels, fitted to the counted steps; 0 before the first.
@@ -45,13 +45,15 @@ class StepFlops:
         return max(0, round(float(slope * pixels + constant)))
 
 
-def count_flops(step: Callable[[], object]) -> int:
-    """Runs a step and returns the floating-point operations that it took. Random numbers go on as if it had not run.
+def count_flops(step: Callable[[], object], device: torch.device) -> int:
+    """Runs a step on a device and returns the floating-point operations that it took.
+
+    The random numbers of torch go on, there and on the CPU, as if it had not run.
 
     Counts what `torch.utils.flop_counter` knows: matrix products, convolutions and attention, where a multiplication and an
     addition are two operations. Operations per element, such as activations, are left out, as is usual for MFU. What
     activation checkpointing computes again counts too.
     """
-    with torch.random.fork_rng(), FlopCounterMode(display=False) as counter:
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), FlopCounterMode(display=False) as counter:
         step()
     return int(counter.get_total_flops())
