@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -45,8 +45,16 @@ class TrainConfig(Settings):
     kind: Literal["pretrain", "tagger"]
     settings: TrainingSettings | TaggerSettings
     work: Path
+    tracking: Path = Field(default_factory=lambda values: _tracking(values))
+    """Folder of what its trackers write; it outlives `work`."""
     shards: tuple[Shard, ...] = ()
     """The training set, one data set after the other."""
+
+
+def _tracking(values: dict[str, Any]) -> Path:
+    key: str = values["work"].name.removeprefix("scratch-")[:12]
+    folder: Path = values["settings"].tracking
+    return folder.absolute() / f"{values['kind']}-{key}"
 
 
 class Summary(Settings):

@@ -112,8 +112,8 @@ class Sharded(Parallel):
         super().__init__(network, ranks, micro_batches)
         if micro_batches % ranks.count:
             raise FatalError(
-                f'parallel = "fsdp": {ranks.count} processes can\'t share the {micro_batches} micro-batches of a step evenly, and '
-                "each gathers weights for as many as the others; change the number of processes, batch or micro_batch"
+                f'parallel = "fsdp": the {micro_batches} micro-batches of a step are no multiple of {ranks.count} processes, and '
+                "each process gathers weights as often as the others; change the number of processes, batch or micro_batch"
             )
         _show_tensors_in_dataclasses()
         mesh = init_device_mesh(ranks.device.type, (ranks.count,))

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from models.config import LossSettings, NetworkConfig
 from pipeline.data.images.training_view import ViewSettings
 from pipeline.runtime.settings import Settings, runtime
+from pipeline.training.tracking.tracker import TrackerKind
 from storage.errors import FatalError
 from storage.stream.mix import LEAST_TEMPERATURE, Mix
 
@@ -114,6 +115,16 @@ class TrainingSettings(ViewSettings):
 
     log_every: int = Field(20, ge=1)
     """Number of steps between two entries of the losses and the gradient norm in the metrics."""
+    trackers: tuple[TrackerKind, ...] = runtime(())
+    """Where metrics go beside TensorBoard: "wandb", "mlflow" and "trackio", each offline unless its own settings say
+    otherwise (docs/training.md, Tracking)."""
+    tracking: Path = runtime(Path("out/training"))
+    """Folder of what trackers write: `tensorboard --logdir out/training` shows all trainings."""
+    alarm_factor: float = runtime(4.0, gt=1)
+    """A training that has a loss or a gradient norm above so many times the median of its last steps, three steps in a row,
+    is told to diverge, and its last good checkpoint stays."""
+    alarm_window: int = runtime(100, ge=6)
+    """Number of those last steps."""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Number format that the network computes in. Weights and losses stay float32. tf32: GPUs round the factors of products
     of matrices to 10 bits; on a CPU it is float32. bfloat16: by autocast, with tf32 for what stays float32."""

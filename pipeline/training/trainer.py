@@ -21,9 +21,9 @@ from models.network import Network
 from pipeline.training.batches import MicroBatch, MicroBatches, Origin, sample_sequence
 from pipeline.training.checkpoints.checkpointer import Checkpointer
 from pipeline.training.checkpoints.state import TrainingState
-from pipeline.training.config import METRICS_LOG
+from pipeline.training.config import TrainConfig
 from pipeline.training.ema import Ema
-from pipeline.training.metrics_log import MetricsLog
+from pipeline.training.monitor import Monitor
 from pipeline.training.optimizer import clip, gradient_norm, make_optimizer, set_rates
 from pipeline.training.parallel import Sharded, make_parallel
 from pipeline.training.ranks import Ranks
@@ -89,24 +89,24 @@ class Trainer:
 
     def __init__(
         self,
+        config: TrainConfig,
         task: Task,
         samples: ShardSamples,
-        settings: TrainingSettings,
-        work: Path,
         ranks: Ranks,
         progress: Progress,
         check: Check = no_check,
     ) -> None:
         """Raises `FatalError` for a missing tar, and for a checkpoint of another network."""
         samples.require_tars()
+        settings = config.settings
         self._task, self._samples, self._settings, self._ranks = task, samples, settings, ranks
         self._progress, self._check = progress, check
         self._sequence = sample_sequence(samples, settings)
         self.total = settings.steps or -(-settings.epochs * len(self._sequence) // settings.batch)
         self.step = 0
         self._skipped = Skipped(len(samples), settings.max_damaged)
-        self._metrics = MetricsLog(work / METRICS_LOG)
-        self._build(work)
+        self._monitor = Monitor(config, ranks, self._say)
+        self._build(config.work)
         self._resume()
 
     def _build(self, work: Path) -> None:
@@ -135,8 +135,7 @@ class Trainer:
             self._sequence.restore(about["sequence"])
             self._skipped.restore(about["skipped"])
         self._first = self.step
-        if self._ranks.rank == 0:
-            self._metrics.rewind(self.step)
+        self._monitor.open(self.step, about["alarm"] if about else None)
         if self.step:
             self._say(f"continuing from the checkpoint of step {self.step}")
 
@@ -151,9 +150,10 @@ class Trainer:
             done = self._run(parts, asked_to_stop)
             self.step += 1
             is_last = self.step == self.total
+            self._monitor.updated(self.step, done.losses, done.norm, self._checkpoints.steps())
             if is_last or self.step % self._settings.log_every == 0:
-                self._log(done.losses | {"gradient_norm": done.norm} | rates)
-            self._log(self._measured())
+                self._monitor.log(self.step, done.losses | {"gradient_norm": done.norm} | rates, with_speed=True)
+            self._monitor.log(self.step, self._measured())
             now = time.monotonic()
             if is_last or now - reported > 1:
                 speed = (self.step - self._first) * self._settings.batch / (now - started)
@@ -161,9 +161,11 @@ class Trainer:
                 reported = now
             if is_last or done.stop or self.step % self._settings.checkpoint_every == 0:
                 self._save()
+            self._monitor.paused()
             if done.stop:
                 break
         self._checkpoints.close()
+        self._monitor.close()
         return TrainingResult(
             self._final_state(),
             self.network,
@@ -180,11 +182,15 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         found: dict[int, dict[str, torch.Tensor]] = {}
         for number, batch in zip(numbers, parts, strict=True):
+            self._monitor.loaded()
             self._skipped.add(batch.damaged)
+            if number == numbers[0] and self._monitor.counts_flops:
+                self._count(batch, number)
             is_last = number == numbers[-1]
             with self._parallel.syncing(is_last):
                 found[number] = self._losses(batch, number)
                 self._parallel.backward(found[number]["loss"], is_last)
+            self._monitor.passed(batch)
         self._parallel.finish()
         norm = gradient_norm(self._parameters)
         done = self._exchanged(found, norm, asked_to_stop())
@@ -195,6 +201,12 @@ class Trainer:
         if self._ema is not None:
             self._ema.update()
         return done
+
+    def _count(self, batch: MicroBatch, number: int) -> None:
+        """Has the operations of a micro-batch counted, in passes of their own that leave no trace."""
+        self._monitor.count(batch, lambda: self._parallel.backward(self._losses(batch, number)["loss"], True))
+        self._parallel.finish()
+        self._optimizer.zero_grad(set_to_none=True)
 
     def _losses(self, batch: MicroBatch, number: int) -> dict[str, torch.Tensor]:
         settings, device = self._settings, self._ranks.device
@@ -231,8 +243,7 @@ class Trainer:
     def _save(self) -> None:
         self._skipped.add(self._ranks.every(self._skipped.reasons))
         samples = self._origin.place(self.step, self._settings.batch)
-        if self._ranks.rank == 0:
-            self._metrics.sync()
+        self._monitor.sync()
         self._checkpoints.save(
             self.step,
             {
@@ -240,7 +251,9 @@ class Trainer:
                 "samples": samples,
                 "sequence": self._sequence.state(samples),
                 "skipped": self._skipped.as_state(),
+                "alarm": self._monitor.state(),
             },
+            self._monitor.good_checkpoints(self._checkpoints.steps()),
         )
 
     def _final_state(self) -> Mapping[str, torch.Tensor]:
@@ -256,10 +269,6 @@ class Trainer:
 
     def _with_averages(self) -> AbstractContextManager[None]:
         return nullcontext() if self._ema is None else self._ema.applied()
-
-    def _log(self, values: Mapping[str, float]) -> None:
-        if self._ranks.rank == 0:
-            self._metrics.write(self.step, values)
 
     def _say(self, note: str) -> None:
         if self._ranks.rank == 0:

@@ -60,7 +60,7 @@ def run(config: TrainConfig, ranks: Ranks, asked_to_stop: Callable[[], bool]) ->
     vocabulary = Vocabulary.load(config.work / VOCABULARY)
     samples = _samples(config, SAMPLES)
     task, check = _parts(config, vocabulary, ranks)
-    trained = Trainer(task, samples, settings, config.work, ranks, _report, check).train(asked_to_stop)
+    trained = Trainer(config, task, samples, ranks, _report, check).train(asked_to_stop)
     if ranks.rank == 0 and trained.finished:
         _finish(config, trained, samples, ranks)
     return trained

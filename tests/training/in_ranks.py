@@ -21,16 +21,16 @@ from storage.shards.sample_map import SampleMap
 
 
 def in_ranks(count: int, folder: Path, function: Callable[..., None], *given: object) -> None:
-    """Calls `function(ranks, *given)` in so many processes; one runs here."""
-    if count == 1:
-        function(Ranks(), *given)
-        return
+    """Calls `function(ranks, *given)` in so many new processes."""
     multiprocessing.spawn(_one, (count, str(folder / f"store-{count}"), function, given), nprocs=count)
 
 
 def _one(rank: int, count: int, store: str, function: Callable[..., None], given: tuple[object, ...]) -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    if count == 1:
+        function(Ranks(), *given)
+        return
     dist.init_process_group("gloo", store=dist.FileStore(store, count), rank=rank, world_size=count)
     function(Ranks(rank, count), *given)
     dist.destroy_process_group()
@@ -46,14 +46,8 @@ def train(ranks: Ranks, shard: Shard, work: Path, values: dict, stop_after: int 
         dist.barrier()
     task = PretrainTask(config.settings, Vocabulary.load(work / VOCABULARY), work / TOKENIZER)
     notes: list[str] = []
-    trainer = Trainer(
-        task,
-        ShardSamples(SampleMap(work / SAMPLES)),
-        config.settings,
-        work,
-        ranks,
-        lambda step, total, note: notes.append(note),
-    )
+    samples = ShardSamples(SampleMap(work / SAMPLES))
+    trainer = Trainer(config, task, samples, ranks, lambda step, total, note: notes.append(note))
     result = trainer.train(lambda: stop_after is not None and trainer.step + 1 >= stop_after)
     if ranks.rank == 0:
         (work / "notes.txt").write_text("\n".join(notes))

@@ -46,6 +46,10 @@ class Checkpointer:
         self.written: int | None = None
         """Step of the newest checkpoint."""
 
+    def steps(self) -> list[int]:
+        """Returns the steps that have a checkpoint, newest first."""
+        return self._folder.steps()
+
     def load(self) -> dict[str, Any] | None:
         """Restores the newest sound checkpoint. Returns what `save` was given as `about`; None where there is no checkpoint.
 

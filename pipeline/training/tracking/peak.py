@@ -33,16 +33,14 @@ _PEAKS: tuple[tuple[str, dict[Precision, float]], ...] = (
 _MAKER = re.compile(r"^(NVIDIA|Tesla)\s+")
 
 
-def device_peak(device: torch.device, precision: Literal["float32", "bfloat16"]) -> float:
+def device_peak(device: torch.device, precision: Precision) -> float:
     """Returns the FLOP/s that a device can do: the vendor's dense figure, otherwise a measured one (`measured_peak`).
 
-    `precision` is that of the training. The matrix products of float32 count as TF32 where PyTorch may use it.
+    `precision` is that of the training.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    used: Precision = (
-        "tf32" if precision == "float32" and torch.get_float32_matmul_precision() != "highest" else precision
-    )
-    return known_peak(name, used) or measured_peak(device, getattr(torch, precision))
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    return known_peak(name, precision) or measured_peak(device, dtype)
 
 
 def known_peak(name: str, precision: Precision) -> float | None:

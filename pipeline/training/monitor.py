@@ -1,0 +1,111 @@
+"""What is seen of a training while it runs: metrics, trackers, speed, and the alarm for divergence (docs/training.md).
+
+The metrics file holds only what a repeated training would give again, because it becomes part of the result. Speed and
+memory go to the trackers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.training.batches import MicroBatch
+from pipeline.training.config import METRICS_LOG, TrainConfig
+from pipeline.training.metrics_log import MetricsLog
+from pipeline.training.ranks import Ranks
+from pipeline.training.tracking.alarm import DivergenceAlarm
+from pipeline.training.tracking.flops import StepFlops
+from pipeline.training.tracking.peak import device_peak
+from pipeline.training.tracking.throughput import StepTimer
+from pipeline.training.tracking.tracker import Tracker
+from pipeline.training.tracking.trackers import make_trackers
+
+
+class Monitor:
+    """Times and notes the steps of one process; the first one also writes them down."""
+
+    def __init__(self, config: TrainConfig, ranks: Ranks, warn: Callable[[str], None]) -> None:
+        settings = config.settings
+        self._config, self._ranks, self._warn = config, ranks, warn
+        self._metrics = MetricsLog(config.work / METRICS_LOG)
+        self._alarm = DivergenceAlarm(settings.alarm_factor, settings.alarm_window)
+        peak = device_peak(ranks.device, settings.precision) if ranks.rank == 0 else None
+        self._timer = StepTimer(ranks.device, peak)
+        self._flops = StepFlops(ranks.device)
+        self._trackers: Tracker | None = None
+
+    def open(self, step: int, alarm: Mapping[str, Any] | None) -> None:
+        """Starts after so many steps, with the alarm's state if there is one."""
+        if alarm:
+            self._alarm.restore(alarm)
+        if self._ranks.rank == 0:
+            self._metrics.rewind(step)
+            settings = self._config.settings.model_dump(mode="json")
+            folder: Path = self._config.tracking
+            kinds = self._config.settings.trackers
+            self._trackers = make_trackers(kinds, folder, folder.name, settings, step, self._warn)
+        self._timer.pause()
+
+    @property
+    def counts_flops(self) -> bool:
+        """Whether the next micro-batch should be counted first, by `count`."""
+        return self._flops.is_counting
+
+    def count(self, batch: MicroBatch, passes: Callable[[], object]) -> None:
+        """Counts the operations of a forward and backward pass over a micro-batch, which leave gradients behind."""
+        self._flops.count(_pixels(batch), passes)
+        self._timer.pause()
+
+    def loaded(self) -> None:
+        """A micro-batch is there."""
+        self._timer.loaded()
+
+    def passed(self, batch: MicroBatch) -> None:
+        """The passes over a micro-batch are done."""
+        pixels = _pixels(batch)
+        images = len(batch.pixels) * self._ranks.count
+        self._timer.trained(images, round(pixels * (1 - batch.padded_share)), pixels, self._flops.of(pixels))
+
+    def updated(self, step: int, losses: Mapping[str, float], norm: float, checkpoints: Iterable[int]) -> None:
+        """A step is done. Warns when the training begins to diverge."""
+        self._timer.trained(0, 0, 0)
+        said = self._alarm.told(step, {"loss": losses["loss"], "gradient_norm": norm}, checkpoints)
+        if said:
+            self._warn(said)
+
+    def paused(self) -> None:
+        """What happened since the last call is no part of a step, such as a check or a checkpoint."""
+        self._timer.pause()
+
+    def log(self, step: int, values: Mapping[str, float], *, with_speed: bool = False) -> None:
+        """Writes values down; `with_speed`: tells the trackers also the speed since the last time."""
+        if self._ranks.rank or not (values or with_speed):
+            return
+        self._metrics.write(step, values)
+        assert self._trackers is not None
+        self._trackers.log(step, {**values, **(self._timer.take().values() if with_speed else {})})
+
+    def sync(self) -> None:
+        """Forces the metrics to disk, before a checkpoint relies on them."""
+        if self._ranks.rank == 0:
+            self._metrics.sync()
+
+    def good_checkpoints(self, checkpoints: Iterable[int]) -> list[int]:
+        """Returns the step of the checkpoint that a divergence under way must not push out."""
+        kept = self._alarm.kept(checkpoints)
+        return [] if kept is None else [kept]
+
+    def state(self) -> dict[str, Any]:
+        """Returns the alarm's state as JSON values."""
+        return self._alarm.state()
+
+    def close(self) -> None:
+        """Closes the trackers, which may take some seconds."""
+        if self._trackers is not None:
+            self._trackers.close()
+
+
+def _pixels(batch: MicroBatch) -> int:
+    images, _, height, width = batch.pixels.shape
+    return images * height * width
