@@ -46,6 +46,7 @@ arms = ["none"]
 [pretrain.settings]
 steps = 100000
 batch = 2
+micro_batch = 1
 image_size = 64
 checkpoint_every = 1
 log_every = 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +12,9 @@ from pydantic import Field, ValidationError, model_validator
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.datasets.source import DataSource
 from pipeline.report.view import REPORTS
+from pipeline.run.recipe_files import RecipeValues, read_recipe
 from pipeline.runtime.logs import LogFormat
-from pipeline.runtime.settings import Settings, apply_override, runtime
+from pipeline.runtime.settings import Settings, runtime
 from pipeline.stages.evaluate import EvaluateSettings
 from pipeline.stages.ingest import IngestSettings
 from pipeline.stages.parse import ParseSettings
@@ -24,9 +25,6 @@ from scenes.settings import SceneSettings
 from storage.errors import FatalError
 from storage.open_store import local_folder
 from storage.runs import Run
-
-RECIPES = Path(__file__).parents[2] / "recipes"
-"""The project's own recipes, which a recipe in any folder can extend."""
 
 
 class DataSection(Settings):
@@ -169,50 +167,22 @@ class Recipe(Settings):
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe, with the one that it extends, and apply overrides such as `caption.top_p=0.8`.
+    """Read a recipe, with those that it extends, and apply overrides such as `caption.top_p=0.8`.
 
     Raises `FatalError` with the file, the field, its value and what is allowed.
     """
-    values = _read(path)
-    values.setdefault("name", path.stem)
-    for override in overrides:
-        apply_override(values, override)
+    return recipe_of(path, read_recipe(path, overrides))
+
+
+def recipe_of(path: Path, given: RecipeValues) -> Recipe:
+    """Builds the recipe of a file from the values that were read. Raises `FatalError` as `load_recipe` does."""
+    values = {"name": path.stem, **given.values}
     if isinstance(values.get("data"), dict):
-        values["data"].setdefault("root", str(path.parent))
+        values["data"] = {"root": str(path.parent), **values["data"]}
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise FatalError(_explain(path, error)) from error
-
-
-def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The values of a recipe over those of the recipe that it extends: sections are joined, other values replaced."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        near = ", ".join(sorted(str(p) for p in path.parent.glob("*.toml"))) or "none"
-        raise FatalError(f"no recipe at {path}; recipes in that folder: {near}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise FatalError(f"{path}: not a readable TOML file: {error}") from error
-    if isinstance(values.get("data"), dict) and "sources" in values["data"]:
-        values["data"].setdefault("root", str(path.parent))
-    extended = values.pop("extends", None)
-    if extended is None:
-        return values
-    if not isinstance(extended, str):
-        raise FatalError(f'{path}: extends = {extended!r}: name one recipe, e.g. extends = "coco_sample.toml"')
-    chain = (*extending, path.resolve())
-    base = next((p for p in (path.parent / extended, RECIPES / extended) if p.is_file()), path.parent / extended)
-    if base.resolve() in chain:
-        raise FatalError(f"{path}: extends {extended}, which extends it in turn; end the circle")
-    below = _read(base, chain)
-    below.pop("name", None)
-    return _joined(below, values)
-
-
-def _joined(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    both = {name for name in above if isinstance(above[name], dict) and isinstance(below.get(name), dict)}
-    return {**below, **above, **{name: _joined(below[name], above[name]) for name in both}}
+        raise FatalError(_explain(error, lambda setting: given.origin(setting) or str(path))) from error
 
 
 def recorded_recipe(run: Run) -> Recipe | None:
@@ -227,7 +197,7 @@ def recorded_recipe(run: Run) -> Recipe | None:
         except ValidationError as error:
             unknown = [mistake["loc"] for mistake in error.errors() if mistake["type"] == "extra_forbidden"]
             if not unknown:
-                reason = _explain(Path("recipe.json"), error)
+                reason = _explain(error, lambda setting: "recipe.json")
                 raise FatalError(
                     f"the recipe recorded with run {run.name!r} is of another version: {reason}"
                 ) from error
@@ -244,20 +214,25 @@ def _remove(values: Any, location: tuple[int | str, ...]) -> None:
     del values[name]
 
 
-def _explain(path: Path, error: ValidationError) -> str:
-    """One line per error: file, field, value, and what is allowed."""
+def _explain(error: ValidationError, origin: Callable[[str], str]) -> str:
+    """One line per error: the file that sets the field, field, value, and what is allowed."""
     lines = []
     for mistake in error.errors():
         field = ".".join(str(part) for part in mistake["loc"]) or "recipe"
+        wanted = _wanted(mistake)
+        file = origin(".".join([*map(str, mistake["loc"]), *_AT_FAULT.findall(wanted)]))
         if mistake["type"] == "extra_forbidden":
-            lines.append(f"{path}: {field}: unknown name; allowed are {_allowed(mistake['loc'])}")
+            lines.append(f"{file}: {field}: unknown name; allowed are {_allowed(mistake['loc'])}")
         elif mistake["type"] == "missing":
-            lines.append(f"{path}: {field}: missing")
+            lines.append(f"{file}: {field}: missing")
         else:
             given = "" if isinstance(mistake["input"], dict | list | Settings) else f" = {mistake['input']!r}"
-            lines.append(f"{path}: {field}{given}: {_wanted(mistake)}"[:500])
+            lines.append(f"{file}: {field}{given}: {wanted}"[:500])
     return "\n".join(lines)
 
+
+_AT_FAULT = re.compile(r"^(?:network setting )?([\w.]+)[:=]")
+"""A check of a whole section begins its message with the setting at fault."""
 
 _WANTED = {
     "int": "give a whole number",

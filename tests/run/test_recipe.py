@@ -78,6 +78,7 @@ def test_a_recipe_extends_another_in_its_folder_or_in_the_project(tmp_path: Path
         ('extends = "none.toml"', r"no recipe at .*none\.toml"),
         ('extends = "r.toml"', "end the circle"),
         ("extends = 3", "name one recipe"),
+        ('extends = ["base.toml", 3]', "name one recipe"),
     ],
 )
 def test_a_base_that_is_none_is_told(tmp_path: Path, text: str, message: str) -> None:
@@ -133,3 +134,24 @@ def test_only_what_changes_rows_is_in_a_key(tmp_path: Path) -> None:
     assert plain.caption.row_settings() == other.caption.row_settings()
     assert plain.pretrain.settings.row_settings() == other.pretrain.settings.row_settings()
     assert plain.caption.row_settings() != load_recipe(path, ["caption.top_p=0.5"]).caption.row_settings()
+
+
+def test_several_bases_are_laid_over_each_other_in_order_and_each_once(tmp_path: Path) -> None:
+    (tmp_path / "sets.toml").write_text(GOOD.replace('name = "r"', "[caption]\ndraws = 2\ntop_k = 9"))
+    (tmp_path / "one.toml").write_text('extends = "sets.toml"\n[caption]\ndraws = 3\n')
+    (tmp_path / "two.toml").write_text('extends = "sets.toml"\n[caption]\ntop_p = 0.5\n')
+    recipe = load_recipe(_recipe(tmp_path, 'extends = ["one.toml", "two.toml"]\n'))
+    assert (recipe.caption.draws, recipe.caption.top_p, recipe.caption.top_k) == (3, 0.5, 9)
+
+
+def test_a_mistake_is_told_with_the_file_that_makes_it(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(GOOD + "[caption]\ntop_p = 3\n[train_tagger]\nbatch = 12\n")
+    path = _recipe(tmp_path, 'extends = "base.toml"\n[shard]\nthreshold = 2\n')
+    with pytest.raises(FatalError) as caught:
+        load_recipe(path, ["run.workers=0"])
+    starts = (
+        "--set: run.workers = 0", f"{tmp_path}/base.toml: caption.top_p = 3", f"{path}: shard.threshold = 2",
+        f"{tmp_path}/base.toml: train_tagger: batch: 12 images",
+    )  # fmt: skip
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(starts) and all(any(line.startswith(start) for line in lines) for start in starts)

@@ -1,0 +1,96 @@
+"""Reads recipe files: the TOML of a recipe over that of the recipes it extends, and where each setting comes from."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.runtime.settings import apply_override
+from storage.errors import FatalError
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+"""The project's own recipes, which a recipe in any folder can extend."""
+SET = "--set"
+"""Where a setting of the command line comes from."""
+EXAMPLE = 'extends = "coco_sample.toml", or several: extends = ["sets.toml", "swin_t.toml"]'
+
+
+@dataclass(frozen=True)
+class RecipeValues:
+    """The values of a recipe before they are checked."""
+
+    values: dict[str, Any]
+    origins: Mapping[str, str]
+    """Dotted setting → the file that decides it, or `--set`. Settings that are left out have none."""
+
+    def origin(self, setting: str) -> str | None:
+        """Where a setting comes from; None if nothing sets it. Members of a list come from where the list does."""
+        parts = setting.split(".")
+        for length in range(len(parts), 0, -1):
+            if (found := self.origins.get(".".join(parts[:length]))) is not None:
+                return found
+        return None
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeValues:
+    """Read a recipe file over those that it extends, and apply overrides such as `caption.top_p=0.8`.
+
+    Raises `FatalError` that names the file, or quotes the override.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    *bases, (_, own) = _layers(path)
+    for file, found in [*((file, {k: v for k, v in base.items() if k != "name"}) for file, base in bases), (path, own)]:
+        values = joined(values, found)
+        origins |= dict.fromkeys(leaves(found), str(file))
+    for override in overrides:
+        apply_override(values, override)
+        origins[override.partition("=")[0]] = SET
+    return RecipeValues(values, origins)
+
+
+def joined(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """One set of values over another: sections are joined, other values replaced."""
+    both = {name for name in above if isinstance(above[name], dict) and isinstance(below.get(name), dict)}
+    return {**below, **above, **{name: joined(below[name], above[name]) for name in both}}
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted names of all settings in sections of sections. A list is one setting."""
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _layers(path: Path, extending: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
+    """A recipe's file and values after those of the recipes that it extends, in the order in which they count."""
+    values = _parsed(path)
+    if isinstance(values.get("data"), dict) and "sources" in values["data"]:
+        values["data"].setdefault("root", str(path.parent))
+    extended = values.pop("extends", [])
+    names = [extended] if isinstance(extended, str) else extended
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise FatalError(f"{path}: extends = {extended!r}: name one recipe, e.g. {EXAMPLE}")
+    chain = (*extending, path.resolve())
+    layers: list[tuple[Path, dict[str, Any]]] = []
+    for name in names:
+        base = next((p for p in (path.parent / name, RECIPES / name) if p.is_file()), path.parent / name)
+        if base.resolve() in chain:
+            raise FatalError(f"{path}: extends {name}, which extends it in turn; end the circle")
+        layers += [layer for layer in _layers(base, chain) if layer not in layers]
+    return [*layers, (path, values)]
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        near = ", ".join(sorted(str(p) for p in path.parent.glob("*.toml"))) or "none"
+        raise FatalError(f"no recipe at {path}; recipes in that folder: {near}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise FatalError(f"{path}: not a readable TOML file: {error}") from error
