@@ -368,6 +368,52 @@ def doctor(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
         examine_recipe(recipe, overrides or [], as_json)
 
 
+recipe_commands = typer.Typer(
+    no_args_is_help=True, help="Recipe files: show what one comes to, check them without their data, compare two."
+)
+app.add_typer(recipe_commands, name="recipe")
+RecipePaths = Annotated[
+    list[Path], typer.Argument(metavar="RECIPE...", help="Paths of recipe files, e.g. recipes/*.toml.")
+]
+SECTION = "Only this section, e.g. pretrain or pretrain.settings.network."
+
+
+@recipe_commands.command("show")
+def show_recipe(
+    recipe: RecipePath,
+    section: Annotated[str | None, typer.Option("--section", metavar="NAME", help=SECTION)] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show every setting of a recipe and where its value comes from: a file, --set, official = true or the default."""
+    from pipeline.cli.recipe import show_recipe
+
+    with _errors_reported():
+        show_recipe(recipe, overrides or [], section, as_json)
+
+
+@recipe_commands.command("check")
+def check_recipes(recipes: RecipePaths, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check the settings of recipes, without their data: names, values, and networks that start at random; exits with 1 if wrong."""
+    from pipeline.cli.recipe import check_recipes
+
+    with _errors_reported():
+        check_recipes(recipes, overrides or [], as_json)
+
+
+@recipe_commands.command("diff")
+def compare_recipes(
+    before: Annotated[Path, typer.Argument(metavar="RECIPE_A", help="The recipe to compare with.")],
+    after: Annotated[Path, typer.Argument(metavar="RECIPE_B", help="The recipe to examine.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show the settings in which two recipes differ, side by side; defaults count."""
+    from pipeline.cli.recipe import compare_recipes
+
+    with _errors_reported():
+        compare_recipes(before, after, as_json)
+
+
 weights = typer.Typer(
     no_args_is_help=True, help="Weights files: import and export official checkpoints, and show what a file holds."
 )

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.run.context import RunContext
 from pipeline.run.dag import Step
 from pipeline.run.finding import Finding
+from pipeline.run.starting_weights import random_starts
 from pipeline.stages.import_tagger import ImportTaggerStage
 from pipeline.training.config import MODEL, VOCABULARY
 from pipeline.training.settings import TrainingSettings
@@ -37,6 +38,8 @@ def unfit_networks(context: RunContext) -> Iterator[Finding]:
 
 def networks(context: RunContext) -> Iterator[Finding]:
     """Build each network of a recipe, and compare initial weights and a tagger that is taken over with it."""
+    for start in random_starts(context.steps):
+        yield Finding("missing" if start.refusal else "note", f"{start.step} weights", start.refusal or start.what)
     for step in _steps(context):
         try:
             detail = _taken_over(step) if step.stage is ImportTaggerStage else _trained(step.settings)

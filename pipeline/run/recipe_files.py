@@ -27,12 +27,14 @@ class RecipeValues:
     """Dotted setting → the file that decides it, or `--set`. Settings that are left out have none."""
 
     def origin(self, setting: str) -> str | None:
-        """Where a setting comes from; None if nothing sets it. Members of a list come from where the list does."""
+        """Where a setting comes from; None if nothing sets it. A section comes from where all of its settings do."""
         parts = setting.split(".")
         for length in range(len(parts), 0, -1):
-            if (found := self.origins.get(".".join(parts[:length]))) is not None:
+            above = ".".join(parts[:length])
+            if (found := self.origins.get(above)) is not None:
                 return found
-        return None
+        below = {origin for name, origin in self.origins.items() if name.startswith(f"{setting}.")}
+        return below.pop() if len(below) == 1 else None
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeValues:
@@ -45,7 +47,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeValues:
     *bases, (_, own) = _layers(path)
     for file, found in [*((file, {k: v for k, v in base.items() if k != "name"}) for file, base in bases), (path, own)]:
         values = joined(values, found)
-        origins |= dict.fromkeys(leaves(found), str(file))
+        origins = _without_replaced(origins, found) | dict.fromkeys(_leaves(found), str(file))
     for override in overrides:
         apply_override(values, override)
         origins[override.partition("=")[0]] = SET
@@ -58,13 +60,28 @@ def joined(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return {**below, **above, **{name: joined(below[name], above[name]) for name in both}}
 
 
-def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The dotted names of all settings in sections of sections. A list is one setting."""
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from leaves(value, f"{prefix}{name}.")
+def _leaves(values: Mapping[str, Any] | list[Any], prefix: str = "") -> Iterator[str]:
+    """The dotted names of all settings. Sections in a list are numbered; a list of values is one setting."""
+    for name, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+        if _has_sections(value):
+            yield from _leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
+
+
+def _has_sections(value: Any) -> bool:
+    return bool(value) and (isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0], dict)))
+
+
+def _without_replaced(origins: Mapping[str, str], above: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """The origins without those below settings that are replaced as a whole."""
+    left = dict(origins)
+    for name, value in above.items():
+        if isinstance(value, dict):
+            left = _without_replaced(left, value, f"{prefix}{name}.")
+        else:
+            left = {known: origin for known, origin in left.items() if not known.startswith(f"{prefix}{name}.")}
+    return left
 
 
 def _layers(path: Path, extending: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:

@@ -65,6 +65,10 @@ class TrainingSettings(ViewSettings):
     initial: Path | None = runtime(None)
     """Safetensors file of this project with weights to start from. Weights that it lacks, or all without it, are random."""
 
+    random_start: bool = runtime(False)
+    """Start a network that is meant for pre-trained weights from random ones, which is refused otherwise: one whose backbone
+    is partly frozen (`backbone_norm`), or whose text encoder is as large as roberta-base."""
+
     epochs: int = Field(20, ge=1)
     """Length of the training in epochs, unless `steps` is given."""
     steps: int | None = Field(None, ge=1)
@@ -217,7 +221,9 @@ class TrainingSettings(ViewSettings):
         given = {role: path for role, path in named.items() if path is not None}
         for role, path in given.items():
             if not path.exists():
-                raise FatalError(f"{role} = {path}: no such file or folder; correct the path or leave {role} out")
+                converted = "convert one with `rlip weights import` (docs/training_recipes.md)"
+                way = converted if role == "initial" else f"leave {role} out"
+                raise FatalError(f"{role} = {path}: no such file or folder; correct the path, or {way}")
         return given
 
 

@@ -76,9 +76,8 @@ def test_annotations_that_are_no_json(recipe: Recipe, tmp_path: Path, data: byte
 def test_a_tokenizer_folder_without_a_tokenizer(recipe: Recipe, tmp_path: Path) -> None:
     folder = tmp_path / "tokenizer"
     folder.mkdir()
-    asked = changed(
-        recipe, pretrain={"arms": ["none"], "settings": {"tokenizer": folder}}, data=recipe.data.model_dump()
-    )
+    settings = {"tokenizer": folder, "random_start": True}
+    asked = changed(recipe, pretrain={"arms": ["none"], "settings": settings}, data=recipe.data.model_dump())
     assert "needs tokenizer.json, or vocab.json and merges.txt" in missing(asked)["pretrain:none tokenizer"]
     (folder / "vocab.json").write_text("{}")
     (folder / "merges.txt").write_text("")
@@ -128,6 +127,41 @@ def test_networks_that_can_not_be_trained_stop_a_run_before_work(
     assert re.search(message, missing(asked)["pretrain:none network"])
     with pytest.raises(FatalError, match=message):
         require(RunContext(asked))
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        ({}, ["resnet50", "backbone_norm", "roberta-base"]),
+        ({"backbone_norm": "batch"}, ["roberta-base"]),
+        ({"text": {"layers": 2}}, ["resnet50", "backbone_norm"]),
+        ({"backbone": "swin_tiny_patch4_window7_224", "text": {"layers": 2}}, ["swin_tiny", "backbone_norm"]),
+    ],
+)
+def test_a_network_for_pre_trained_weights_does_not_start_at_random_unless_asked_to(
+    recipe: Recipe, network: dict[str, Any], words: list[str]
+) -> None:
+    def asked(**settings: Any) -> Recipe:
+        training = {"network": network, **settings}
+        return changed(recipe, pretrain={"arms": ["none"], "settings": training}, data=recipe.data.model_dump())
+
+    detail = missing(asked())["pretrain:none weights"]
+    assert all(word in detail for word in [*words, "pretrain.settings.initial", "random_start = true"])
+    assert ("roberta-base" in detail) == ("roberta-base" in words)
+    with pytest.raises(FatalError, match="starts from random weights"):
+        require(RunContext(asked()))
+    meant = asked(random_start=True)
+    assert missing(meant) == {}
+    notes = {finding.what: finding.detail for finding in examine(RunContext(meant)) if finding.state == "note"}
+    assert notes["pretrain:none weights"].startswith("starts from random weights")
+    assert meant.pretrain.settings.row_settings() == asked().pretrain.settings.row_settings()
+
+
+def test_a_small_network_starts_at_random_without_a_word(recipe: Recipe) -> None:
+    network = {"backbone": "test_resnet", "backbone_norm": "group", "backbone_strides": [8, 16], "levels": 3}
+    small = {"network": network | {"text": {"hidden": 32, "layers": 1, "heads": 2, "feedforward": 64}}}
+    asked = changed(recipe, pretrain={"arms": ["none"], "settings": small}, data=recipe.data.model_dump())
+    assert "pretrain:none weights" not in {finding.what for finding in examine(RunContext(asked))}
 
 
 def test_a_plan_needs_neither_space_nor_permission(recipe: Recipe) -> None:

@@ -177,7 +177,7 @@ def test_recipes_of_taggers_with_other_backbones_are_valid(root: Path, name: str
 RELEASED = {
     "coco": (64, 1.41e-4, 1.41e-5, "resnet50", 1024, 0.1, "GLIP", "vanilla", 0.0),
     "label_coco_swin_t": (32, 1e-4, 1e-5, "swin_tiny_patch4_window7_224", 2048, 0.0, "VXAc", "vanilla_MBF", 0.2),
-    "label_coco_swin_l": (16, 1e-4, 1e-5, "swin_large_patch4_window7_224", 2048, 0.0, "VXAc", "vanilla_MBF", 0.5),
+    "label_coco_swin_l": (32, 1e-4, 1e-5, "swin_large_patch4_window7_224", 2048, 0.0, "VXAc", "vanilla_MBF", 0.5),
 }
 """The authors' scripts (RLIPv2, scripts/verb_tagger): batch, lr, lr_backbone and lr_text, then network differences."""
 

@@ -1,0 +1,133 @@
+"""`rlip recipe`: shows what a recipe comes to, checks recipes without their data, and compares two."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.report.formatting import sanitise
+from pipeline.run.dag import build_steps
+from pipeline.run.recipe import Recipe, recipe_of
+from pipeline.run.recipe_files import RecipeValues, read_recipe
+from pipeline.run.starting_weights import random_starts
+from pipeline.training.settings import AS_THE_AUTHORS
+from storage.errors import FatalError
+
+DEFAULT = "default"
+OFFICIAL = "official = true"
+TRAININGS = ("train_tagger", "pretrain.settings")
+
+
+class Resolved(NamedTuple):
+    """The value of a setting and where it comes from: a file, `--set`, `official = true` or the default."""
+
+    value: Any
+    origin: str
+
+
+def show_recipe(path: Path, overrides: Sequence[str], section: str | None, as_json: bool) -> None:
+    """Print every setting of a recipe or of one section. Raises `FatalError` when there is no such section."""
+    settings = resolve(path, overrides)
+    if section is not None:
+        known = list(dict.fromkeys(name.partition(".")[0] for name in settings))
+        settings = {name: found for name, found in settings.items() if f"{name}.".startswith(f"{section}.")}
+        if not settings:
+            raise FatalError(f"--section {section}: {path} has no such section; it has {', '.join(known)}")
+    if as_json:
+        print(json.dumps({name: {"value": found.value, "from": found.origin} for name, found in settings.items()}))
+        return
+    for heading, below in groupby(settings.items(), key=lambda each: each[0].rpartition(".")[0]):
+        print(*([f"\n[{heading}]"] if heading else []), *_lines(dict(below)), sep="\n")
+
+
+def check_recipes(paths: Sequence[Path], overrides: Sequence[str], as_json: bool) -> None:
+    """Print whether each recipe can be run as far as its settings go; their data are not looked at. Exits with 1 if not."""
+    found = []
+    for path in paths:
+        try:
+            steps = build_steps(recipe_of(path, read_recipe(path, overrides)))
+        except FatalError as error:
+            found.append({"recipe": str(path), "errors": str(error).splitlines(), "notes": []})
+            continue
+        starts = list(random_starts(steps))
+        errors = [f"{start.step}: {start.refusal}" for start in starts if start.refusal]
+        notes = [f"{start.step}: {start.what}" for start in starts if not start.refusal]
+        found.append({"recipe": str(path), "errors": errors, "notes": notes})
+    if as_json:
+        print(json.dumps(found))
+    else:
+        for each in found:
+            print(f"{'error' if each['errors'] else 'ok':<7}{each['recipe']}")
+            for line in (*each["errors"], *(f"note: {note}" for note in each["notes"])):
+                print(f"       {sanitise(line, len(line))}")
+    if any(each["errors"] for each in found):
+        raise typer.Exit(1)
+
+
+def compare_recipes(before: Path, after: Path, as_json: bool) -> None:
+    """Print the settings in which two recipes differ, defaults included."""
+    one, other = resolve(before), resolve(after)
+    names = sorted(one.keys() | other.keys())
+    absent = Resolved(None, "")
+    values = {name: (one.get(name, absent).value, other.get(name, absent).value) for name in names}
+    differing = {name: pair for name, pair in values.items() if pair[0] != pair[1]}
+    if as_json:
+        print(json.dumps({name: {"before": old, "after": new} for name, (old, new) in differing.items()}))
+        return
+    table = Table(box=None)
+    table.add_column("setting", no_wrap=True)
+    for path in (before, after):
+        table.add_column(Text(str(path)), overflow="fold")
+    for name, pair in differing.items():
+        table.add_row(Text(name), *(Text(_shown(value)) for value in pair))
+    Console().print(table)
+
+
+def resolve(path: Path, overrides: Sequence[str] = ()) -> dict[str, Resolved]:
+    """Dotted name → value and origin of each setting of a recipe. Raises `FatalError` as `load_recipe` does."""
+    given = read_recipe(path, overrides)
+    recipe = recipe_of(path, given)
+    values = recipe.model_dump(mode="json")
+    return {name: Resolved(value, _origin(name, given, recipe)) for name, value in _flat(values)}
+
+
+def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each setting with its dotted name. Sections in a list are numbered, as `--set` numbers them."""
+    if isinstance(values, Mapping) and values:
+        members: Any = values.items()
+    elif isinstance(values, list) and any(isinstance(each, Mapping) for each in values):
+        members = enumerate(values)
+    else:
+        yield prefix, values
+        return
+    for name, value in members:
+        yield from _flat(value, f"{prefix}.{name}" if prefix else str(name))
+
+
+def _origin(name: str, given: RecipeValues, recipe: Recipe) -> str:
+    origin = given.origin(name)
+    if origin is not None:
+        return origin
+    for prefix, settings in zip(TRAININGS, (recipe.train_tagger, recipe.pretrain.settings), strict=True):
+        if settings.official and name in {f"{prefix}.{each}" for each in (*AS_THE_AUTHORS, "network.official_compat")}:
+            return OFFICIAL
+    return DEFAULT
+
+
+def _lines(settings: Mapping[str, Resolved]) -> list[str]:
+    """One line per setting, as in a recipe, with its origin as a comment."""
+    given = {name: f"{name.rpartition('.')[2]} = {_shown(found.value)}" for name, found in settings.items()}
+    width = min(60, max(map(len, given.values())))
+    return [f"{line:<{width}}  # {settings[name].origin}" for name, line in given.items()]
+
+
+def _shown(value: Any) -> str:
+    return "unset" if value is None else sanitise(json.dumps(value, ensure_ascii=False), 500)

@@ -1,0 +1,123 @@
+"""The recipes of the paper hold the settings of the authors' scripts, and every shipped recipe can be read."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.config import LossSettings, NetworkConfig
+from pipeline.run.dag import build_steps
+from pipeline.run.recipe import load_recipe
+from pipeline.run.starting_weights import random_starts
+
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "recipes"
+SCRIPTS = list(csv.DictReader((Path(__file__).parent / "released_scripts.csv").open()))
+"""The settings of each training script that the authors released. `recipe` is empty where no recipe can do the same."""
+WITH_RECIPE = [script for script in SCRIPTS if script["recipe"]]
+WITHOUT_SCRIPT = {"parseda_r50_vg"}
+"""Recipes for weights that the authors published without a script."""
+BACKBONES = {
+    "R50": ("resnet50", 0.0),
+    "SwT": ("swin_tiny_patch4_window7_224", 0.2),
+    "SwL": ("swin_large_patch4_window7_224", 0.5),
+}
+"""Name and drop path."""
+IMPLIED_BATCH = {"1e-4": 32, "1.41e-4": 64}
+"""Images per step that a learning rate goes with, where a script leaves the number of machines open."""
+DATA: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "vg": (("vg",), (), ()),
+    "vg_hico": (("vg",), (), ("hico_train",)),
+    "vg_coco2017": (("coco_train", "coco_val"), ("vg",), ("vg",)),
+    "vg_coco2017_hico": (("coco_train", "coco_val"), ("vg",), ("vg", "hico_train")),
+    "vg_coco2017_o365": (("coco_train", "coco_val", "o365_train", "o365_val"), ("vg",), ("vg",)),
+    "vg_coco2017_o365_hico": (("coco_train", "coco_val", "o365_train", "o365_val"), ("vg",), ("vg", "hico_train")),
+    "hico": (("hico_train",), (), ()),
+    "vcoco": (("vcoco_trainval",), (), ()),
+    "oi_sgg": (("oi_train",), (), ()),
+    "UC-RF": (("hico_train_uc_rf",), (), ()),
+    "UC-NF": (("hico_train_uc_nf",), (), ()),
+    "few 10%": (("hico_train_10_percent",), (), ()),
+    "few 1%": (("hico_train_1_percent",), (), ()),
+    "tagger": ((), ("vg",), ()),
+}
+"""Data set or setting of a script → the sets to label or learn from, of the tagger, and of the mix."""
+TEXTS = {"hico": (80, 117), "vcoco": (80, 29), "oi_sgg": (288, 30)}
+
+
+def _batch(script: dict[str, str]) -> int:
+    processes, machines = script["gpus"].split("x")
+    if machines == "W":
+        return IMPLIED_BATCH[script["lr"]]
+    return int(processes) * int(machines) * int(script["batch_per_gpu"])
+
+
+@pytest.mark.parametrize("script", WITH_RECIPE, ids=lambda script: script["recipe"])
+def test_a_recipe_trains_as_its_script(script: dict[str, str]) -> None:
+    recipe = load_recipe(RECIPES / "paper" / f"{script['recipe']}.toml")
+    data = DATA[script["setting"] if script["setting"] != "-" else script["data"]]
+    assert (recipe.data.label, recipe.data.tagger, recipe.data.mix) == data
+    settings: Any = recipe.train_tagger if script["setting"] == "tagger" else recipe.pretrain.settings
+    network, drawn = NetworkConfig.from_dict(settings.network), script["negative_texts"] == "500"
+    rates = (float(script["lr"]), float(script["lr_backbone"]), float(script["lr_backbone"]))
+    epochs, drop = int(script["epochs"]), int(script["drop"])
+    assert (settings.lr, settings.lr_backbone, settings.lr_text) == rates
+    assert (settings.epochs, settings.epochs * settings.drop_at) == (epochs, pytest.approx(drop))
+    assert (settings.schedule, settings.warmup, settings.ema, settings.lr_scale) == ("step", 0, 0.0, 1.0)
+    assert (settings.batch, settings.micro_batch) == (_batch(script), int(script["batch_per_gpu"]))
+    assert (settings.weight_decay, settings.clip, settings.steps, settings.official) == (1e-4, 0.1, None, True)
+    assert (settings.image_size, settings.shortest, settings.crop) == (1333, tuple(range(480, 801, 32)), 0.5)
+    assert (settings.flip, settings.colour) == (0.5, 0.4)
+    assert (settings.object_texts, settings.predicate_texts) == ((333, 167) if drawn else TEXTS[script["data"]])
+    assert settings.loss == LossSettings(
+        box=2.5,
+        giou=1.0,
+        localised_predicates=script["localised_predicates"] == "Y",
+        pseudo_predicates=script["pseudo_predicates"] == "Y",
+    )
+    assert network == NetworkConfig(
+        architecture="parseda" if "ParSeDA" in script["script"] else "parsed",
+        backbone=BACKBONES[script["backbone"]][0],
+        backbone_drop_path=BACKBONES[script["backbone"]][1],
+        feedforward=int(script["feedforward"]),
+        pairs=int(script["queries"]) // 2,
+        dropout=float(script["dropout"]),
+        fusion="late" if "MDETR" in script["script"] else "alif",
+        gate={"XGating": "none"}.get(script["gate"], script["gate"]),
+        relation_queries=script["relation_queries"],
+        official_compat=True,
+        tagger=script["setting"] == "tagger",
+    )
+    if recipe.pretrain.arms == ("pseudo",):
+        assert recipe.shard.threshold == float(script["threshold"])
+
+
+@pytest.mark.parametrize("script", WITH_RECIPE, ids=lambda script: script["recipe"])
+def test_a_recipe_names_its_script_and_the_weights_that_it_starts_from(script: dict[str, str]) -> None:
+    text = (RECIPES / "paper" / f"{script['recipe']}.toml").read_text()
+    weights = script["initial"].split()[0]
+    assert f"scripts/{script['script']}.sh" in text and f"Weights of the authors: {weights}" in text
+    recipe = load_recipe(RECIPES / "paper" / f"{script['recipe']}.toml")
+    starts = recipe.train_tagger if script["setting"] == "tagger" else recipe.pretrain.settings
+    assert starts.initial is not None and starts.initial.parent == Path("data/weights")
+
+
+def test_the_page_lists_each_recipe_and_each_script_without_one() -> None:
+    page = (ROOT / "docs" / "training_recipes.md").read_text()
+    recipes = {path.stem for path in (RECIPES / "paper").glob("*.toml")}
+    assert recipes == {script["recipe"] for script in WITH_RECIPE} | WITHOUT_SCRIPT
+    assert [name for name in sorted(recipes) if f"`{name}`" not in page] == []
+    without = [script["script"].split("/")[1] for script in SCRIPTS if not script["recipe"]]
+    assert [name for name in without if f"`{name}`" not in page] == []
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.toml")), ids=lambda path: str(path.relative_to(RECIPES)))
+def test_every_shipped_recipe_can_be_read_and_starts_no_real_network_at_random(path: Path) -> None:
+    if path.parent.name == "base" and "[data]" not in path.read_text():
+        pytest.skip("a part of recipes, without data")
+    steps = build_steps(load_recipe(path))
+    if path.parent.name != "base":
+        assert list(random_starts(steps)) == []
