@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.fewer_pairs import first_pairs, fits_fewer_pairs
 from models.network import Network
 from models.state_dict_diff import by_part
 from models.weights import load
@@ -37,11 +38,15 @@ class Loaded:
 def load_initial(network: Network, path: Path, tokenizer: Path | None) -> Loaded:
     """Loads weights of this project, of any kind and architecture, into the tensors of the same names.
 
+    Of a file for more pairs, the first pairs are taken.
     Raises `FileNotFoundError`, or ValueError when the file holds no weights or a shape differs; then the network is
     unchanged.
     """
     given, own = load(path, tokenizer).state_dict(), network.state_dict()
     taken = own.keys() & given.keys()
+    for name in taken:
+        if fits_fewer_pairs(name, tuple(given[name].shape), tuple(own[name].shape)):
+            given[name] = first_pairs(name, given[name], len(own[name]), network.config.official_compat)
     if unfit := [name for name in own if name in taken and given[name].shape != own[name].shape]:
         raise ValueError(
             f"initial = {path}: {unfit[0]} has shape {tuple(given[unfit[0]].shape)}, but the network has "

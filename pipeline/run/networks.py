@@ -66,6 +66,7 @@ def _trained(settings: Any) -> str:
     """Builds the network of a training. Raises `FatalError` when it can't be built, or can't start from its weights."""
     import torch
 
+    from models.fewer_pairs import fits_fewer_pairs
     from models.weights import WeightsError, build, read_shapes
     from pipeline.training.task import network_config
 
@@ -83,7 +84,8 @@ def _trained(settings: Any) -> str:
         given = read_shapes(settings.initial)
     except (OSError, WeightsError) as error:
         raise FatalError(f"initial: {error}") from error
-    wrong = [each for each in own if each in given and given[each] != own[each]]
+    differing = [each for each in own if each in given and given[each] != own[each]]
+    wrong = [each for each in differing if not fits_fewer_pairs(each, given[each], own[each])]
     if wrong:
         raise FatalError(
             f"initial = {settings.initial}: {len(wrong)} entries have other shapes, e.g. {wrong[0]} {given[wrong[0]]}, where the "
