@@ -16,6 +16,7 @@ from models.official.detector import from_detector
 from models.official.kind import Kind, kind_of
 from models.official.names import from_official, official_shapes, place_of
 from models.official.sizes import infer_config
+from models.official.text_weights import read_text_encoder
 from models.state_dict_diff import state_dict_diff
 from models.weights import WeightsError, build
 
@@ -42,6 +43,8 @@ class Imported:
     state: dict[str, Tensor]
     loaded: list[str]
     """Names in the checkpoint whose values are used."""
+    texts: list[str]
+    """Names in our network with values of a text encoder that a detector was given."""
     new: list[str]
     """Names in our network without values in the checkpoint, as expected of a detector; initialised at random."""
     left_out: list[str]
@@ -49,17 +52,23 @@ class Imported:
 
 
 def import_checkpoint(
-    path: Path, args_file: Path | None = None, overrides: Mapping[str, Any] | None = None, seed: int = 0
+    path: Path,
+    args_file: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    text_folder: Path | None = None,
 ) -> Imported:
     """Imports an official checkpoint of any `Kind`; new parameters are random, the same for the same seed.
 
     `args_file`: see `read_checkpoint`. `overrides` are settings of NetworkConfig that neither shapes nor the training's
-    settings determine, or that should differ. Raises `FileNotFoundError`, or `WeightsError` with file and parameters.
+    settings determine, or that should differ. `text_folder`: see `read_text_encoder`; for detectors alone. Raises `FileNotFoundError`, or `WeightsError` with file and parameters.
     """
-    return import_state(read_checkpoint(path, args_file), overrides or {}, seed)
+    return import_state(read_checkpoint(path, args_file), overrides or {}, seed, text_folder)
 
 
-def import_state(checkpoint: Checkpoint, overrides: Mapping[str, Any], seed: int = 0) -> Imported:
+def import_state(
+    checkpoint: Checkpoint, overrides: Mapping[str, Any], seed: int = 0, text_folder: Path | None = None
+) -> Imported:
     """Same as `import_checkpoint`, for a checkpoint that is already read."""
     kind = kind_of(checkpoint.state)
     if kind is None:
@@ -67,6 +76,8 @@ def import_state(checkpoint: Checkpoint, overrides: Mapping[str, Any], seed: int
             f"{checkpoint.path}: unsupported architecture; expected {', '.join(kind.value for kind in Kind)}; its "
             f"parameters begin with {', '.join(sorted(checkpoint.state)[:3]) or 'nothing'}"
         )
+    if text_folder is not None and not kind.detector:
+        raise WeightsError(f"{checkpoint.path}: a {kind.value} has a text encoder of its own; leave out --text")
     sources = {name: name for name in checkpoint.state}
     state: Mapping[str, Tensor] = checkpoint.state
     try:
@@ -92,12 +103,15 @@ def import_state(checkpoint: Checkpoint, overrides: Mapping[str, Any], seed: int
         {str(place): sources[name] for name, place in places.items()},
     ):
         raise WeightsError(f"{checkpoint.path}: looks like {kind.value} but does not fit it; " + "; ".join(wrong))
+    texts = {} if text_folder is None else read_text_encoder(text_folder, {name: ours[name] for name in new})
+    new = [name for name in new if name not in texts]
     loaded = {sources[name] for name in places}
     return Imported(
         kind=kind,
         config=config,
-        state=from_official(state, config) | _random_values(config, seed, new),
+        state=from_official(state, config) | texts | _random_values(config, seed, new),
         loaded=sorted(loaded),
+        texts=sorted(texts),
         new=new,
         left_out=sorted(checkpoint.state.keys() - loaded),
     )

@@ -428,6 +428,9 @@ def import_weights(
     args: Annotated[
         Path | None, typer.Option(help="A JSON file with the settings of the training, for checkpoints that lack them.")
     ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="For a detector: folder with model.safetensors of roberta-base.")
+    ] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help=NETWORK_SET)] = None,
     seed: Annotated[int, typer.Option(help="Random seed for parameters that a detector checkpoint lacks.")] = 0,
     as_json: AsJson = False,
@@ -436,7 +439,7 @@ def import_weights(
     from pipeline.cli.weights import import_weights
 
     with _errors_reported():
-        import_weights(file, out, args, overrides or [], seed, as_json)
+        import_weights(file, out, args, overrides or [], seed, as_json, text)
 
 
 @weights.command("export")

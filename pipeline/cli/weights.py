@@ -26,7 +26,13 @@ from storage.errors import FatalError
 
 
 def import_weights(
-    file: Path, out: Path, settings: Path | None, overrides: Sequence[str], seed: int, as_json: bool
+    file: Path,
+    out: Path,
+    settings: Path | None,
+    overrides: Sequence[str],
+    seed: int,
+    as_json: bool,
+    text_folder: Path | None = None,
 ) -> None:
     """Convert an official checkpoint into weights of this project and report what became of its parameters.
 
@@ -37,7 +43,7 @@ def import_weights(
     for override in overrides:
         apply_override(given, override)
     with _as_terminal():
-        imported = import_checkpoint(file, settings, given, seed)
+        imported = import_checkpoint(file, settings, given, seed, text_folder)
         with atomic_file(out) as aside:
             write(imported.state, imported.config, aside)
     if as_json:
@@ -50,6 +56,7 @@ def import_weights(
     parts = [f"{part} ({len(names)})" for part, names in by_part(imported.loaded).items()]
     for title, names, lines in (
         ("loaded", imported.loaded, parts),
+        ("text encoder", imported.texts, grouped(imported.texts)),
         ("expected to be new", imported.new, grouped(imported.new)),
         ("unexpected", [], []),
         ("left out", imported.left_out, grouped(imported.left_out)),
@@ -132,6 +139,7 @@ def _as_json(imported: Imported, out: Path) -> dict[str, Any]:
         "kind": imported.kind.value,
         "settings": imported.config.to_dict(),
         "loaded": imported.loaded,
+        "text_encoder": imported.texts,
         "expected_new": imported.new,
         "unexpected": [],
         "left_out": imported.left_out,

@@ -38,7 +38,7 @@ COMMANDS = {
     "recipe show": {"--section", "--set", "--json", "--help"},
     "recipe check": {"--set", "--json", "--help"},
     "recipe diff": {"--json", "--help"},
-    "weights import": {"--args", "--set", "--seed", "--json", "--help"},
+    "weights import": {"--args", "--text", "--set", "--seed", "--json", "--help"},
     "weights export": {"--json", "--help"},
     "weights show": {"--json", "--help"},
     "data get": {"--root", "--only", "--mirror", "--json", "--help"},

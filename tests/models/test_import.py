@@ -166,6 +166,44 @@ def test_a_detector_without_anchors_becomes_parsed(detector: State, tmp_path: Pa
     _new_is_what_reads_and_relates(imported)
 
 
+@pytest.mark.parametrize("prefix", ["", "roberta."])
+def test_a_detector_takes_the_text_encoder_of_a_folder(detector: State, tmp_path: Path, prefix: str) -> None:
+    path = written(tmp_path / "dab.pth", detector)
+    without = import_checkpoint(path, overrides=SMALL)
+    ours = "transformer.text_encoder.roberta."
+    encoder = {
+        prefix + name.removeprefix(ours): value + 1 for name, value in without.state.items() if name.startswith(ours)
+    }
+    save_file(encoder | {"lm_head.bias": torch.zeros(3)}, tmp_path / "model.safetensors")
+    imported = import_checkpoint(path, overrides=SMALL, text_folder=tmp_path)
+    assert {name.removeprefix(ours) for name in imported.texts} == {name.removeprefix(prefix) for name in encoder}
+    assert all(torch.equal(imported.state[name], without.state[name] + 1) for name in imported.texts)
+    assert set(imported.new) == set(without.new) - set(imported.texts)
+    lacking = {name: value for name, value in encoder.items() if "pooler" not in name}
+    save_file(lacking, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"model\.safetensors: lacks .*pooler"):
+        import_checkpoint(path, overrides=SMALL, text_folder=tmp_path)
+    save_file(encoder | {f"{prefix}pooler.dense.bias": torch.zeros(3)}, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"other sizes .*pooler\.dense\.bias"):
+        import_checkpoint(path, overrides=SMALL, text_folder=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no model\.safetensors in .*none"):
+        import_checkpoint(path, overrides=SMALL, text_folder=tmp_path / "none")
+
+
+def test_a_gate_of_one_number_per_channel_can_be_asked_of_a_detector(detector: State, tmp_path: Path) -> None:
+    settings = SMALL | {"gate": "GLIP", "relation_queries": "vanilla"}
+    imported = import_checkpoint(written(tmp_path / "dab.pth", detector), overrides=settings)
+    gates = [value for name, value in imported.state.items() if name.endswith("gamma_v")]
+    assert gates and all(gate.shape == (imported.config.width,) for gate in gates)
+
+
+def test_only_a_detector_takes_another_text_encoder(official: State, args: dict, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="has a text encoder of its own; leave out --text"):
+        import_checkpoint(
+            written(tmp_path / "own.pth", official, args), overrides=NOT_INFERRED, text_folder=tmp_path
+        )
+
+
 def _new_is_what_reads_and_relates(imported: Imported) -> None:
     assert imported.new and all(name.startswith(NEW_TO_DETECTORS) for name in imported.new)
     network = weights.build(imported.config, None)
