@@ -1,0 +1,117 @@
+"""`rlip recipe` as users see it: values with their origin, mistakes of several recipes at once, and what differs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from pipeline.cli.app import app
+
+BASE = """
+[[data.sources]]
+name = "mine"
+images = "images"
+annotations = "instances.json"
+[caption]
+draws = 3
+"""
+TRAINING = """
+extends = "base.toml"
+[pretrain]
+arms = ["given"]
+[pretrain.settings]
+official = true
+shortest = [480, 512]
+lr = 1e-3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with a recipe that extends another."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.toml").write_text(BASE)
+    (tmp_path / "train.toml").write_text(TRAINING)
+    return tmp_path
+
+
+def recipe(*words: object) -> Result:
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["recipe", *map(str, words)])
+
+
+def test_each_value_is_shown_with_where_it_comes_from(folder: Path) -> None:
+    done = recipe("show", "train.toml", "--json", "--set", "caption.top_p=0.5", "--set", "data.sources.0.split=val")
+    assert done.exit_code == 0, done.output
+    found = {name: (each["value"], each["from"]) for name, each in json.loads(done.output).items()}
+    assert found["caption.draws"] == (3, "base.toml") and found["caption.top_p"] == (0.5, "--set")
+    assert found["pretrain.settings.lr"] == (1e-3, "train.toml") and found["pretrain.settings.epochs"] == (20, "default")
+    assert found["pretrain.settings.shortest"] == ([480, 512], "train.toml")
+    assert found["pretrain.settings.crop"] == (0.5, "official = true")
+    assert found["pretrain.settings.network.official_compat"] == (True, "official = true")
+    assert found["train_tagger.network.official_compat"] == (False, "default")
+    assert found["data.sources.0.images"] == ("images", "base.toml")
+    assert found["data.sources.0.format"] == ("coco", "default") and found["data.sources.0.split"] == ("val", "--set")
+    assert found["name"] == ("train", "default")
+
+
+def test_a_section_is_shown_as_a_recipe_has_it(folder: Path) -> None:
+    lines = recipe("show", "train.toml", "--section", "pretrain").output.splitlines()
+    assert "[pretrain.settings.network]" in lines and "[caption]" not in lines
+    assert [line.split("#")[1].strip() for line in lines if line.startswith("lr = 0.001 ")] == ["train.toml"]
+    wrong = recipe("show", "train.toml", "--section", "pre")
+    assert wrong.exit_code == 1 and "no such section; it has name, store" in wrong.output
+
+
+def test_a_list_that_is_replaced_keeps_no_origin_of_the_one_before(folder: Path) -> None:
+    (folder / "more.toml").write_text(
+        'extends = "base.toml"\n[[data.sources]]\nname = "yours"\nannotations = "a.json"\nimages = "i"\nsplit = "x"\n'
+    )
+    (folder / "last.toml").write_text('extends = "more.toml"\n' + BASE)
+    found = json.loads(recipe("show", "last.toml", "--json").output)
+    assert found["data.sources.0.split"] == {"value": "train", "from": "default"}
+
+
+def test_the_mistakes_of_all_recipes_are_told_with_their_files(folder: Path) -> None:
+    (folder / "wrong.toml").write_text('extends = "base.toml"\n[caption]\ntop_p = 2\n[run]\nworkers = 0\n')
+    done = recipe("check", "base.toml", "wrong.toml", "none.toml")
+    assert done.exit_code == 1 and "Traceback" not in done.output
+    assert "ok     base.toml" in done.output and "error  wrong.toml" in done.output
+    assert "wrong.toml: caption.top_p = 2: give at most 1" in done.output
+    assert "wrong.toml: run.workers = 0: give at least 1" in done.output
+    assert "no recipe at none.toml" in done.output
+    found = {each["recipe"]: len(each["errors"]) for each in json.loads(recipe("check", *found_in(folder)).output)}
+    assert found == {"base.toml": 0, "train.toml": 1, "wrong.toml": 2}
+    assert recipe("check", "base.toml").exit_code == 0
+
+
+def found_in(folder: Path) -> list[str]:
+    return ["--json", *sorted(path.name for path in folder.glob("*.toml"))]
+
+
+def test_a_network_that_starts_at_random_is_told_without_any_data(folder: Path) -> None:
+    done = recipe("check", "train.toml")
+    assert done.exit_code == 1
+    assert "pretrain:given: starts from random weights: resnet50" in done.output
+    assert "set pretrain.settings.initial" in done.output
+    meant = recipe("check", "train.toml", "--set", "pretrain.settings.random_start=true")
+    assert meant.exit_code == 0 and "note: pretrain:given: starts from random weights" in meant.output
+
+
+def test_a_stage_that_the_recipe_lacks_is_told(folder: Path) -> None:
+    done = recipe("check", "base.toml", "--set", "run.until=shard")
+    assert done.exit_code == 1 and "has no such step; it has ingest, caption, parse" in done.output
+
+
+def test_two_recipes_are_compared_defaults_included(folder: Path) -> None:
+    (folder / "other.toml").write_text('extends = "base.toml"\n[caption]\ndraws = 3\ntop_p = 0.9\ntop_k = 5\n')
+    found = json.loads(recipe("diff", "base.toml", "other.toml", "--json").output)
+    assert found == {
+        "caption.top_k": {"before": 50, "after": 5},
+        "name": {"before": "base", "after": "other"},
+    }
+    shown = recipe("diff", "base.toml", "other.toml").output
+    assert "caption.top_k" in shown and "caption.draws" not in shown
+    assert recipe("diff", "base.toml", "base.toml", "--json").output.strip() == "{}"
