@@ -394,7 +394,7 @@ def show_recipe(
 
 @recipe_commands.command("check")
 def check_recipes(recipes: RecipePaths, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Check the settings of recipes, without their data: names, values, and networks that start at random; exits with 1 if wrong."""
+    """Check recipes without their data: names, values, and networks that start at random; exit with 1 if one is wrong."""
     from pipeline.cli.recipe import check_recipes
 
     with _errors_reported():

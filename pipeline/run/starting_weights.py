@@ -42,7 +42,7 @@ def random_start(settings: TrainingSettings) -> str:
     network, text = settings.network, settings.network["text"]
     parts = []
     if network["backbone_norm"] == "frozen":
-        parts.append(f"{network['backbone']}, of which parts stay as they are (backbone_norm = \"frozen\")")
+        parts.append(f'{network["backbone"]}, of which parts stay as they are (backbone_norm = "frozen")')
     if all(text[size] >= least for size, least in ROBERTA_BASE.items()):
         parts.append("a text encoder as large as roberta-base")
     return f"starts from random weights: {', and '.join(parts)}" if parts else ""

@@ -47,7 +47,10 @@ def test_each_value_is_shown_with_where_it_comes_from(folder: Path) -> None:
     assert done.exit_code == 0, done.output
     found = {name: (each["value"], each["from"]) for name, each in json.loads(done.output).items()}
     assert found["caption.draws"] == (3, "base.toml") and found["caption.top_p"] == (0.5, "--set")
-    assert found["pretrain.settings.lr"] == (1e-3, "train.toml") and found["pretrain.settings.epochs"] == (20, "default")
+    assert found["pretrain.settings.lr"] == (1e-3, "train.toml") and found["pretrain.settings.epochs"] == (
+        20,
+        "default",
+    )
     assert found["pretrain.settings.shortest"] == ([480, 512], "train.toml")
     assert found["pretrain.settings.crop"] == (0.5, "official = true")
     assert found["pretrain.settings.network.official_compat"] == (True, "official = true")

@@ -199,9 +199,7 @@ def test_a_gate_of_one_number_per_channel_can_be_asked_of_a_detector(detector: S
 
 def test_only_a_detector_takes_another_text_encoder(official: State, args: dict, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="has a text encoder of its own; leave out --text"):
-        import_checkpoint(
-            written(tmp_path / "own.pth", official, args), overrides=NOT_INFERRED, text_folder=tmp_path
-        )
+        import_checkpoint(written(tmp_path / "own.pth", official, args), overrides=NOT_INFERRED, text_folder=tmp_path)
 
 
 def _new_is_what_reads_and_relates(imported: Imported) -> None:
