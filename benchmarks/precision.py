@@ -10,13 +10,12 @@ import io
 import json
 import statistics
 import tempfile
-import tomllib
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from models.config import NO_OBJECTS
+from pipeline.run.recipe import load_recipe
 from pipeline.training.gradient_sync import Ranks
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from pipeline.training.settings import TrainingSettings
@@ -76,9 +75,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    chosen: dict[str, Any] = tomllib.loads(given.recipe.read_text())["pretrain"]["settings"]
+    chosen = load_recipe(given.recipe).pretrain.settings
     settings = TrainingSettings(
-        network=chosen["network"],
+        network=chosen.network,
         steps=given.steps,
         batch=16,
         lr=1e-3,
@@ -87,7 +86,7 @@ def main() -> None:
         clip=1.0,
         warmup=20,
         schedule="cosine",
-        image_size=chosen["image_size"],
+        image_size=chosen.image_size,
         log_every=1,
         processes=1,
     )

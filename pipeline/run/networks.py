@@ -83,7 +83,8 @@ def _trained(settings: Any) -> str:
     try:
         given = read_shapes(settings.initial)
     except (OSError, WeightsError) as error:
-        raise FatalError(f"initial: {error}") from error
+        way = "convert some with `rlip weights import` (docs/training_recipes.md)"
+        raise FatalError(f"initial: {error}{f'; {way}' if isinstance(error, FileNotFoundError) else ''}") from error
     differing = [each for each in own if each in given and given[each] != own[each]]
     wrong = [each for each in differing if not fits_fewer_pairs(each, given[each], own[each])]
     if wrong:
