@@ -8,8 +8,8 @@ import torch
 
 from models.config import NetworkConfig
 from models.fewer_pairs import PER_PAIR, first_pairs, fits_fewer_pairs
+from models.initial import load_initial
 from models.weights import build, save
-from pipeline.training.task import start_from
 
 
 def test_the_first_pairs_stay_together():
@@ -47,9 +47,10 @@ def test_a_training_takes_the_first_pairs_of_its_initial_weights(
 ):
     given = build(small_config, tokenizer)
     save(given, tmp_path / "given.safetensors")
-    started = start_from(build(replace(small_config, pairs=3), tokenizer), tmp_path / "given.safetensors", tokenizer)
+    started = build(replace(small_config, pairs=3), tokenizer)
+    load_initial(started, tmp_path / "given.safetensors", tokenizer)
     assert torch.equal(started.tgt_embed.weight, given.tgt_embed.weight[[0, 1, 2, 5, 6, 7]])
     assert torch.equal(started.transformer.level_embed, given.transformer.level_embed)
     more = build(replace(small_config, pairs=7), tokenizer)
     with pytest.raises(ValueError, match=r"tgt_embed.weight has shape \(10, 32\), but the network has \(14, 32\)"):
-        start_from(more, tmp_path / "given.safetensors", tokenizer)
+        load_initial(more, tmp_path / "given.safetensors", tokenizer)
