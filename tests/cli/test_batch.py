@@ -21,10 +21,12 @@ from pipeline.runtime.stage import Inputs, Output, ReportProgress
 from pipeline.stages.pretrain import PretrainStage
 from pipeline.stages.shard import ShardSettings, ShardStage, ShardTaggerStage
 from pipeline.stages.train_tagger import TrainTaggerStage
-from pipeline.training.batches import StepBatches
+from pipeline.training.batches import MicroBatches, Origin
 from pipeline.training.config import HELD_OUT, Shard, TrainConfig
+from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import TaggerSettings, TrainingSettings
 from pipeline.training.shards import ShardSamples, map_samples
+from pipeline.training.task import Draws
 from storage.errors import FatalError
 from storage.keys import KeyTerms
 from storage.local_store import LocalStore
@@ -35,6 +37,13 @@ from tests.training.conftest import TINY, sample, write_shard
 
 SETTINGS = TrainingSettings(**(TINY | {"steps": 6, "crop": 0.5, "shortest": (64, 96), "image_size": 160}))
 STEPS = range(1, 7)
+
+
+class Unprepared:
+    """A task that leaves the samples of a micro-batch as they are."""
+
+    def inputs(self, samples: list[TrainingSample], draws: Draws) -> Any:
+        return samples
 
 
 class Packed(ShardStage):
@@ -107,10 +116,11 @@ def test_the_images_are_those_that_the_training_is_given(
     (shards,) = Run(store, "toy").artifacts("shard:pseudo").values()
     files = [ShardFile(str(shards.file("shard-000.tar")), shards.file("shards.parquet"))]
     samples = ShardSamples(write_sample_map(tmp_path / "map", files))
-    batches = [StepBatches(samples, SETTINGS, rank, 2, {}) for rank in range(2)]
+    batches = MicroBatches(samples, SETTINGS, Unprepared(), Origin(), {})
+    parts = SETTINGS.micro_batches
     cropped = set()
     for step in STEPS:
-        given = [one for rank in batches for one in rank[step - 1].samples]
+        given = [one for part in range(parts) for one in batches[(step - 1) * parts + part].inputs]
         told = asked(store, step, capsys)
         assert (told["step_name"], told["step"], told["steps"]) == ("pretrain:pseudo", step, 6)
         assert [

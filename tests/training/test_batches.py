@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 
-from pipeline.training.batches import Batch, StepBatches, sample_sequence, snake
-from pipeline.training.config import SUMMARY, Shard, TrainConfig
+from pipeline.training.batches import MicroBatch, MicroBatches, Origin, sample_sequence, snake
+from pipeline.training.checkpoints.folder import CheckpointFolder
+from pipeline.training.config import CHECKPOINTS, SUMMARY, Shard, TrainConfig
 from pipeline.training.launch import launch, prepare
 from pipeline.training.sample import SampleBox, TrainingSample
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples, map_samples
-from pipeline.training.task import PretrainTask
+from pipeline.training.task import Draws, PretrainTask, full_precision
 from pipeline.training.vocabulary import Vocabulary
 from storage.errors import FatalError
 from storage.tables import read_table
@@ -33,16 +33,36 @@ def samples_of(work: Path, shard: Shard, settings: TrainingSettings) -> ShardSam
     return ShardSamples(samples, predicate_form=settings.predicate_form)
 
 
-def batch_of(work: Path, shard: Shard, step: int = 0, rank: int = 0, ranks: int = 1, **changes) -> Batch:
-    settings = settings_of(**changes)
-    return StepBatches(samples_of(work, shard, settings), settings, rank, ranks, {})[step]
+class Unprepared:
+    """A task that leaves the samples of a micro-batch as they are."""
+
+    def inputs(self, samples, draws):
+        return samples
 
 
-def test_the_shares_of_the_ranks_are_the_batch(work, shard):
+def batches_of(samples: ShardSamples, settings: TrainingSettings) -> MicroBatches:
+    return MicroBatches(samples, settings, Unprepared(), Origin(), {})
+
+
+def batch_of(work: Path, shard: Shard, step: int = 0, micro_batch: int = 1000, part: int = 0, **changes) -> MicroBatch:
+    settings = settings_of(micro_batch=micro_batch, **changes)
+    return batches_of(samples_of(work, shard, settings), settings)[step * settings.micro_batches + part]
+
+
+def test_the_micro_batches_of_a_step_are_the_step(work, shard):
     whole = batch_of(work, shard, step=2)
-    parts = [batch_of(work, shard, step=2, rank=rank, ranks=3) for rank in range(3)]
-    assert [s for part in parts for s in part.samples] == list(whole.samples)
-    assert [len(part.samples) for part in parts] == [1, 1, 2]
+    parts = [batch_of(work, shard, step=2, micro_batch=2, part=part) for part in range(2)]
+    assert [s for part in parts for s in part.inputs] == list(whole.inputs)
+    assert [len(part.inputs) for part in parts] == [2, 2]
+
+
+def test_a_training_goes_on_with_another_batch_where_it_was(work, shard):
+    settings = settings_of(batch=2)
+    samples = samples_of(work, shard, settings)
+    went_on = MicroBatches(samples, settings, Unprepared(), Origin(step=1, samples=4), {})
+    expected = batch_of(work, shard, batch=8)
+    found = [one for step in (1, 2) for one in went_on[step].inputs]
+    assert [one.image_id for one in found] == [one.image_id for one in expected.inputs[4:]]
 
 
 def test_images_lie_in_the_top_left_and_padding_is_zero_on_the_device(tmp_path, work):
@@ -51,7 +71,7 @@ def test_images_lie_in_the_top_left_and_padding_is_zero_on_the_device(tmp_path, 
     assert batch.pixels.dtype == torch.uint8
     images, padding = batch.images(torch.device("cpu"))
     assert images.dtype == torch.float32 and images.shape == batch.pixels.shape
-    for row, one in enumerate(batch.samples):
+    for row, one in enumerate(batch.inputs):
         assert not padding[row, : one.height, : one.width].any()
         assert (~padding[row]).sum() == one.height * one.width
     assert padding.any() and not images.masked_select(padding[:, None].expand_as(images)).any()
@@ -60,7 +80,7 @@ def test_images_lie_in_the_top_left_and_padding_is_zero_on_the_device(tmp_path, 
 def test_a_view_is_drawn_anew_each_epoch_but_not_by_rank_or_batch(work, shard):
     def views(step: int, **changes):
         batch = batch_of(work, shard, step=step, flip=0.5, smallest=0.5, bucket=1, **changes)
-        return {one.image_id: (one.width, one.height, one.boxes) for one in batch.samples}
+        return {one.image_id: (one.width, one.height, one.boxes) for one in batch.inputs}
 
     first = views(0, batch=10)
     assert first == {**views(0, batch=5), **views(1, batch=5)}
@@ -83,7 +103,7 @@ def test_little_of_a_batch_is_padding_and_an_epoch_is_still_seen_once(tmp_path, 
         sequence = sample_sequence(samples, settings)
         drawn = sequence.draw(0, 400)
         assert sorted(drawn.samples.tolist()) == list(range(400)) and set(drawn.epochs.tolist()) == {0}
-        order = StepBatches(samples, settings_of(**settings.model_dump() | {"batch": 8}), 0, 1, {})
+        order = batches_of(samples, settings_of(**settings.model_dump() | {"batch": 8, "micro_batch": 8}))
         found[bucket] = [batch_sizes(order, step) for step in range(50)]
     padding = {bucket: np.mean([padded(of) for of in batches]) for bucket, batches in found.items()}
     distinct = {bucket: np.mean([len(set(of)) for of in batches]) for bucket, batches in found.items()}
@@ -91,8 +111,8 @@ def test_little_of_a_batch_is_padding_and_an_epoch_is_still_seen_once(tmp_path, 
     assert distinct[1] > 6 and distinct[16] < 4  # of 20,000 images it is 1.3
 
 
-def batch_sizes(batches: StepBatches, step: int) -> list[tuple[int, int]]:
-    return [(one.height, one.width) for one in batches[step].samples]
+def batch_sizes(batches: MicroBatches, step: int) -> list[tuple[int, int]]:
+    return [(one.height, one.width) for one in batches[step].inputs]
 
 
 def padded(sizes: list[tuple[int, int]]) -> float:
@@ -115,7 +135,7 @@ def test_predicates_are_in_the_words_of_the_data_set_if_asked(tmp_path, work):
     ]
     shard = write_shard(tmp_path, worded)
     batch = batch_of(work, shard, predicate_form="surface", flip=0.0, batch=5)
-    assert {r.predicate for one in batch.samples for r in one.relations} == {"is hold", "is left of"}
+    assert {r.predicate for one in batch.inputs for r in one.relations} == {"is hold", "is left of"}
     vocabulary = Vocabulary.of([read_table(shard.statistics)], "surface")
     assert set(vocabulary.predicates.names) == {"is hold", "is left of", "is right of"}
 
@@ -129,8 +149,10 @@ def test_images_without_boxes_or_relations_give_a_finite_loss(work, shard, self_
     task = PretrainTask(settings, vocabulary, work / "tokenizer")
     empty = TrainingSample(1, "made", 64, 64, (), ())
     alone = TrainingSample(2, "made", 64, 64, (SampleBox("dog", 1, 1, 9, 9),), ())
-    batch = Batch(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), [empty, alone])
-    loss = task.losses(task.build(), batch, np.random.default_rng(0))["loss"]
+    given = task.inputs([empty, alone], Draws(0, 0, 0))
+    images, padding = torch.zeros(2, 3, 64, 64), torch.zeros(2, 64, 64, dtype=torch.bool)
+    predictions = task.predict(task.build(print), images, padding, given)
+    loss = task.losses(full_precision(predictions), given)["loss"]
     assert torch.isfinite(loss)
     loss.backward()
 
@@ -165,9 +187,8 @@ def test_a_training_leaves_out_a_damaged_image_and_names_it(work, damaged, loade
     summary = train(work, damaged, max_damaged=0.1, processes=2, loaders=loaders)
     assert list(summary["damaged"]) == ["made-000000000004"]
     assert "has other bytes than its index says" in summary["damaged"]["made-000000000004"]
-    with safe_open(str(work / "checkpoint.safetensors"), framework="pt") as file:
-        stream = json.loads(file.metadata()["checkpoint"])["stream"]
-    assert stream["skipped"].keys() == {"3"} and stream["sequence"]["place"] == 24
+    about = CheckpointFolder(work / CHECKPOINTS).record(6)["about"]
+    assert about["skipped"].keys() == {"3"} and about["sequence"]["place"] == 24
 
 
 def test_a_resumed_training_leaves_out_what_it_left_out_before(work, damaged):
@@ -184,7 +205,7 @@ def test_a_training_stops_when_too_many_images_are_damaged(work, damaged):
 def test_a_batch_without_a_readable_image_is_an_error_that_names_one(tmp_path, work):
     shard = write_shard(tmp_path, [sample(1)])
     flip_a_byte(shard, 1)
-    with pytest.raises(FatalError, match=r"step 1 has no readable image \(.*made-000000000001") as caught:
+    with pytest.raises(FatalError, match=r"step 1 .* none can be read \(.*made-000000000001") as caught:
         train(work, shard, max_damaged=1.0, processes=1, batch=1, loaders=1)
     assert "Traceback" not in str(caught.value)
 
@@ -203,7 +224,7 @@ def test_a_missing_tar_stops_a_training_before_its_first_step(tmp_path, work):
     Path(shard.tar).unlink()
     with pytest.raises(FatalError, match="there is no such file; restore the tar"):
         train(work, shard, max_damaged=1.0, processes=1)
-    assert not (work / "checkpoint.safetensors").exists()
+    assert not CheckpointFolder(work / CHECKPOINTS).steps()
 
 
 def test_labels_of_another_version_name_their_sample(tmp_path, work, monkeypatch):

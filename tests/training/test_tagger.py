@@ -41,12 +41,12 @@ def test_queries_are_filled_up_with_empty_slots():
 
 
 def test_noise_stays_within_its_bounds_and_leaves_the_targets_alone():
-    queries = pair_queries([target(200)])
+    queries = target(200)
     before = queries.subject_boxes.clone()
     settings = TaggerSettings(box_noise=0.2, label_noise=0.25)
     moved = add_noise(queries, settings, 50, np.random.default_rng(0))
     assert torch.equal(queries.subject_boxes, before)
-    shift = (moved.subject_boxes - before).abs() / before[..., 2:].repeat(1, 1, 2)
+    shift = (moved.subject_boxes - before).abs() / before[..., 2:].repeat(1, 2)
     assert 0 < shift[..., :2].max() <= 0.1 + 1e-5
     assert 0 < shift[..., 2:].max() <= 0.2 + 1e-5
     replaced = moved.subject_labels[moved.subject_labels != queries.subject_labels]
@@ -55,14 +55,14 @@ def test_noise_stays_within_its_bounds_and_leaves_the_targets_alone():
 
 
 def test_no_noise_changes_nothing():
-    queries = pair_queries([target(5)])
+    queries = target(5)
     same = add_noise(queries, TaggerSettings(box_noise=0, label_noise=0), 50, np.random.default_rng(0))
     assert torch.equal(same.subject_boxes, queries.subject_boxes)
     assert torch.equal(same.object_labels, queries.object_labels)
 
 
 def test_wrong_labels_are_any_of_the_names_and_the_authors_the_first_few():
-    queries, settings = pair_queries([target(200)]), TaggerSettings(label_noise=1)
+    queries, settings = target(200), TaggerSettings(label_noise=1)
     drawn = {
         compat: add_noise(queries, settings, names_for_noise(50, 8, compat), np.random.default_rng(0)).object_labels
         for compat in (False, True)

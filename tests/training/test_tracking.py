@@ -13,18 +13,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from models.network import Network
-from pipeline.training.batches import Batch, StepBatches
+from pipeline.training.batches import MicroBatch, MicroBatches, Origin
 from pipeline.training.config import SAMPLES, TOKENIZER, VOCABULARY, Shard, TrainConfig
 from pipeline.training.launch import prepare
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
-from pipeline.training.task import PretrainTask
+from pipeline.training.task import PretrainTask, full_precision
 from pipeline.training.tracking.alarm import DivergenceAlarm
 from pipeline.training.tracking.extras import require_extras
 from pipeline.training.tracking.flops import StepFlops, count_flops
@@ -290,16 +289,17 @@ def test_a_counted_pass_changes_no_bit_of_the_step_after_it(work: Path, shard: S
     settings = TrainingSettings(**(TINY | {"steps": 1}))
     prepare(TrainConfig(kind="pretrain", settings=settings, work=work, shards=(shard,)))
     task = PretrainTask(settings, Vocabulary.load(work / VOCABULARY), work / TOKENIZER)
-    batch = StepBatches(ShardSamples(SampleMap(work / SAMPLES)), settings, 0, 1, {})[0]
-    assert isinstance(batch, Batch)
+    batch = MicroBatches(ShardSamples(SampleMap(work / SAMPLES)), settings, task, Origin(), {})[0]
+    assert isinstance(batch, MicroBatch)
 
     def step(network: Network) -> None:
-        task.losses(network, batch, np.random.default_rng(0))["loss"].backward()  # type: ignore[no-untyped-call]
+        predictions = task.predict(network, *batch.images(CPU), batch.inputs)
+        task.losses(full_precision(predictions), batch.inputs)["loss"].backward()  # type: ignore[no-untyped-call]
 
     trained = []
     for counted in (False, True):
         torch.manual_seed(0)
-        network = task.build().train()
+        network = task.build(print).train()
         flops = StepFlops(CPU)
         if counted:
             flops.count(batch.pixels.numel() // 3, lambda network=network: step(network))
@@ -348,13 +348,11 @@ def test_the_peak_of_a_cpu_is_measured() -> None:
     assert device_peak(CPU, "float32") > 1e8
 
 
-def test_the_peak_of_a_gpu_depends_on_what_its_matrix_products_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_peak_of_a_gpu_depends_on_the_precision_of_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
     gpu = torch.device("cuda", 0)
     assert device_peak(gpu, "bfloat16") == 989.5e12
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
-    assert device_peak(gpu, "float32") == 494.5e12
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "highest")
+    assert device_peak(gpu, "tf32") == 494.5e12
     assert device_peak(gpu, "float32") == 67e12
 
 

@@ -4,7 +4,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import torch
 
 from pipeline.training.pairs import TargetPair
 from pipeline.training.settings import TrainingSettings
@@ -56,6 +55,6 @@ def test_soft_targets_are_the_confidences_of_the_labels(soft: bool, expected: fl
     texts = StepTexts(Vocabulary.of([statistics(samples)], "predicate"), settings, samples, np.random.default_rng(0))
     predicate = samples[0].relations[0].predicate
     pairs = [TargetPair(subject=0, object=1, predicates={predicate: 0.4})]
-    target = texts.target(samples[0], pairs, soft=soft, device=torch.device("cpu"))
+    target = texts.target(samples[0], pairs, soft=soft)
     assert target.predicates[0, texts.predicates.index(predicate)].item() == pytest.approx(expected)
     assert target.predicates.sum().item() == pytest.approx(expected)
