@@ -13,10 +13,10 @@ import tempfile
 from pathlib import Path
 
 import torch
-from pipeline.training.gradient_sync import Ranks
 
 from models.config import NO_OBJECTS
 from pipeline.run.recipe import load_recipe
+from pipeline.training.ranks import Ranks
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.task import PretrainTask

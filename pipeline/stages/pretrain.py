@@ -30,7 +30,7 @@ class PretrainStage(Stage):
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Train in separate processes. Must be called from the main thread."""
         from pipeline.training.config import TrainConfig
-        from pipeline.training.launch import run_training
+        from pipeline.training.run import run_training
         from pipeline.training.shards import shards_of
 
         shards = tuple(shards_of(inputs.artifacts("shards")))

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from models.config import LossSettings, NetworkConfig
 from pipeline.data.images.training_view import ViewSettings
 from pipeline.runtime.settings import Settings, runtime
+from pipeline.training.address import split_address
 from pipeline.training.tracking.tracker import TrackerKind
 from storage.errors import FatalError
 from storage.stream.mix import LEAST_TEMPERATURE, Mix
@@ -148,7 +149,19 @@ class TrainingSettings(ViewSettings):
     compile: bool = runtime(False)
     """Compile the network with torch.compile, once per distinct size of images."""
     processes: int = runtime(2, ge=1, le=1024)
-    """Number of training processes on this machine: one per GPU, or several that share its cores."""
+    """Number of training processes on each host: one per GPU, or several that share its cores."""
+    hosts: int = runtime(1, ge=1, le=1024)
+    """Number of machines that train together from the start. On each but the first runs `rlip join` (docs/operations.md)."""
+    least_hosts: int | None = runtime(None, ge=1)
+    """Smallest number of hosts to go on with after some were lost. Unset: all of `hosts`."""
+    address: str | None = runtime(None)
+    """HOST:PORT of the first host, where it listens for the others, and on no other address. Needed for several hosts. Who
+    can connect to it can disturb the training: take an address in a network that only the hosts share."""
+    restarts: int = runtime(3, ge=0)
+    """How often in a row a training that lost a process restarts from its last checkpoint before it gives up. Each new
+    checkpoint resets the count."""
+    collective_timeout: float = runtime(600.0, gt=0)
+    """Seconds that processes wait for each other in a collective operation before the training counts as hung."""
     threads: int = runtime(1, ge=1)
     """Number of CPU threads per training process."""
     recompute: bool = runtime(False)
@@ -183,12 +196,24 @@ class TrainingSettings(ViewSettings):
     def _fits_together(self) -> Self:
         if self.batch > self.micro_batch and self.batch % self.micro_batch:
             raise ValueError(f"batch: {self.batch} images aren't a multiple of micro_batch = {self.micro_batch}")
-        if self.micro_batches < self.processes:
+        if self.micro_batches < self.processes * self.hosts:
+            on_hosts = f" on each of hosts = {self.hosts}" if self.hosts > 1 else ""
             raise ValueError(
                 f"batch: {self.batch} images in micro-batches of {self.micro_batch} can't be shared by processes = "
-                f"{self.processes}; use fewer processes, or a smaller micro_batch"
+                f"{self.processes}{on_hosts}; use fewer processes, or a smaller micro_batch"
             )
+        if self.hosts > 1 and self.address is None:
+            raise ValueError(f"address: hosts = {self.hosts} need one, such as 10.0.0.7:29500, to meet at")
+        if self.least_hosts is not None and self.least_hosts > self.hosts:
+            raise ValueError(f"least_hosts: {self.least_hosts} is more than hosts = {self.hosts}")
         return self
+
+    @field_validator("address")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            split_address(value)
+        return value
 
     @property
     def micro_batches(self) -> int:

@@ -1,15 +1,16 @@
-"""Runs one training process: `python -m pipeline.training.worker CONFIG.json`, alone or under torchrun."""
+"""Runs one training process: `python -m pipeline.training.worker CONFIG.json`, alone or as one of several ranks."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.runtime.processes import die_with_parent
-from pipeline.training.config import ERROR, LAUNCHER
+from pipeline.training.config import LAUNCHER
 
 if __name__ == "__main__":
     # This comes before the slow imports: a launcher killed during them must not leave a trainer behind.
@@ -19,15 +20,17 @@ import torch
 import torch.distributed as dist
 
 from models.weights import write
-from pipeline.runtime.processes import choose_device, keep_freed_memory
+from pipeline.runtime.processes import keep_freed_memory
 from pipeline.training.config import HELD_OUT, MODEL, SAMPLES, SUMMARY, TOKENIZER, VOCABULARY, Summary, TrainConfig
+from pipeline.training.launch.failure import Failure
+from pipeline.training.launch.meeting import join
 from pipeline.training.ranks import Ranks
 from pipeline.training.shards import ShardSamples, range_cache
 from pipeline.training.task import Task
 from pipeline.training.trainer import Check, Trainer, TrainingResult, no_check
 from pipeline.training.vocabulary import Vocabulary
 from storage.atomic import put_in_place, write_atomic
-from storage.errors import PipelineError, RetryableError
+from storage.errors import PipelineError
 from storage.shards.sample_map import SampleMap
 
 
@@ -36,16 +39,16 @@ def main(path: Path) -> int:
     config = TrainConfig.model_validate_json(path.read_bytes())
     try:
         asked = _listen()
-        ranks = _join(config)
+        ranks = join(config)
         trained = run(config, ranks, asked)
         if ranks.count > 1:
             dist.destroy_process_group()
-    except RetryableError as error:
-        print(f"error: {error}", flush=True)
-        return 1
-    except (PipelineError, ValueError) as error:
-        write_atomic(config.work / ERROR, str(error).encode())
-        print(f"error: {error}", flush=True)
+    except Exception as error:
+        if not isinstance(error, PipelineError):
+            traceback.print_exc()
+        failure = Failure.of(error, int(os.environ.get("RANK", 0)))
+        failure.write(config.work)
+        print(f"error: {failure.message}", flush=True)
         return 1
     print("finished" if trained.finished else f"stopped after step {trained.steps} of {trained.total}", flush=True)
     return 0
@@ -56,6 +59,7 @@ def run(config: TrainConfig, ranks: Ranks, asked_to_stop: Callable[[], bool]) ->
     settings = config.settings
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.set_num_threads(settings.threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.precision != "float32"
     keep_freed_memory()
     vocabulary = Vocabulary.load(config.work / VOCABULARY)
     samples = _samples(config, SAMPLES)
@@ -84,15 +88,6 @@ def _parts(config: TrainConfig, vocabulary: Vocabulary, ranks: Ranks) -> tuple[T
     held_out = _samples(config, HELD_OUT)
     check = HeldOut(held_out, vocabulary, config.settings, config.work)
     return TaggerTask(config.settings, vocabulary, config.work / TOKENIZER), check
-
-
-def _join(config: TrainConfig) -> Ranks:
-    """Joins this process to the others of its training."""
-    count, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    device = choose_device(config.settings.device, int(os.environ.get("LOCAL_RANK", 0)))
-    if count > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Ranks(rank, count, device)
 
 
 def _listen() -> Callable[[], bool]:
@@ -126,4 +121,9 @@ def _finish(config: TrainConfig, trained: TrainingResult, samples: ShardSamples,
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    code = main(Path(sys.argv[1]))
+    if code:
+        # A usual exit would wait for collectives with peers that are lost.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

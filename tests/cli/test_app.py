@@ -40,6 +40,8 @@ COMMANDS = {
     "recipe diff": {"--json", "--help"},
     "weights import": {"--args", "--text", "--set", "--seed", "--json", "--help"},
     "weights export": {"--json", "--help"},
+    "join": {"--stay", "--ray", "--help"},
+    "slurm": {"--nodes", "--gpus-per-node", "--partition", "--time", "--out", "--set", "--help"},
     "weights show": {"--json", "--help"},
     "data get": {"--root", "--only", "--mirror", "--json", "--help"},
     "data list": {"--root", "--json", "--help"},

@@ -1,6 +1,9 @@
 """A tiny training set in a shard, and a network small enough to train in seconds."""
 
 import io
+import json
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +112,25 @@ def work(tmp_path: Path) -> Path:
     folder = tmp_path / "work"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the processes of a training find the stand-in worker."""
+    from tests.training.launched import PYTHONPATH
+
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
+    monkeypatch.delenv("FAULT", raising=False)
+
+
+@pytest.fixture
+def order_fault(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Orders a fault of the stand-in worker."""
+    return lambda **fault: monkeypatch.setenv("FAULT", json.dumps(fault))
+
+
+@pytest.fixture
+def address() -> str:
+    """A free address for the first host."""
+    with socket.create_server(("127.0.0.2", 0)) as listener:
+        return f"127.0.0.2:{listener.getsockname()[1]}"

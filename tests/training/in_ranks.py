@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import multiprocessing
 
 from pipeline.training.config import SAMPLES, TOKENIZER, VOCABULARY, Shard, TrainConfig
-from pipeline.training.launch import prepare
+from pipeline.training.prepare import prepare
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples

@@ -11,7 +11,8 @@ import torch
 from pipeline.training.batches import MicroBatch, MicroBatches, Origin, sample_sequence, snake
 from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, SUMMARY, Shard, TrainConfig
-from pipeline.training.launch import launch, prepare
+from pipeline.training.launch.launcher import launch
+from pipeline.training.prepare import prepare
 from pipeline.training.sample import SampleBox, TrainingSample
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples, map_samples

@@ -14,8 +14,9 @@ from models.target import Target
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe import load_recipe
 from pipeline.training.config import HELD_OUT, MODEL, VOCABULARY, Shard, TrainConfig
-from pipeline.training.launch import launch, prepare
+from pipeline.training.launch.launcher import launch
 from pipeline.training.metrics_log import MetricsLog
+from pipeline.training.prepare import prepare
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from pipeline.training.settings import CALIBRATION, TaggerSettings
 from pipeline.training.shards import map_samples

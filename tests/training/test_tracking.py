@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from models.network import Network
 from pipeline.training.batches import MicroBatch, MicroBatches, Origin
 from pipeline.training.config import SAMPLES, TOKENIZER, VOCABULARY, Shard, TrainConfig
-from pipeline.training.launch import prepare
+from pipeline.training.prepare import prepare
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
 from pipeline.training.task import PretrainTask, full_precision

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -10,8 +12,9 @@ import pytest
 
 from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, MODEL, TrainConfig
-from pipeline.training.launch import launch, prepare
+from pipeline.training.launch.launcher import launch
 from pipeline.training.metrics_log import MetricsLog
+from pipeline.training.prepare import prepare
 from pipeline.training.settings import TrainingSettings
 from storage.errors import FatalError, RetryableError
 from tests.training.conftest import TINY
@@ -53,7 +56,7 @@ def killed_in_the_middle(work: Path, shard, number: int) -> None:
     thread = threading.Thread(target=strike)
     thread.start()
     with pytest.raises(RetryableError, match="run again to continue from its last checkpoint"):
-        launch(config(work, shard), ignore)
+        launch(config(work, shard, restarts=0), ignore)
     thread.join()
     assert not (work / MODEL).exists()
     assert not trainers(work)
@@ -97,6 +100,17 @@ def test_a_training_asked_to_stop_writes_a_checkpoint_first(work, shard, undistu
     assert outcome(work) == undisturbed
 
 
+def test_two_hosts_end_with_the_bits_of_one(work, shard, undisturbed, address):
+    agent = [sys.executable, "-m", "pipeline.training.launch.agent", address, str(work)]
+    with subprocess.Popen(agent, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert launch(config(work, shard, processes=1, hosts=2, address=address), ignore).processes == 2
+            assert "the training finished" in other.communicate(timeout=60)[0]
+        finally:
+            other.kill()
+    assert outcome(work) == undisturbed
+
+
 def test_metrics_have_every_step_once(undisturbed):
     losses = [row["step"] for row in undisturbed[1] if row["name"] == "loss"]
     assert losses == list(range(2, STEPS + 1, 2))
@@ -107,7 +121,7 @@ def test_the_seed_decides_the_weights(work, shard, undisturbed):
     assert outcome(work)[0] != undisturbed[0]
 
 
-def test_one_process_needs_no_torchrun_and_reports_as_it_goes(work, shard):
+def test_one_process_reports_as_it_goes(work, shard):
     reported = []
     summary = launch(
         config(work, shard, processes=1, steps=3), lambda done, total, note="": reported.append((done, total, note))

@@ -42,6 +42,10 @@ class CheckpointFolder:
         found = [_NAME.fullmatch(path.name) for path in self._folder.iterdir() if path.is_dir()]
         return sorted((int(match[1]) for match in found if match), reverse=True)
 
+    def newest(self) -> int:
+        """Returns the step of the newest checkpoint; 0 without one."""
+        return max(self.steps(), default=0)
+
     def record(self, step: int) -> dict[str, Any]:
         """Returns the record of a checkpoint. Raises ValueError that says what is wrong when it is damaged.
 

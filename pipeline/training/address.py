@@ -1,0 +1,33 @@
+"""The network address at which the hosts of a training meet."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Returns host and port of "HOST:PORT" ("[HOST]:PORT" for IPv6).
+
+    Raises `ValueError` when it is malformed or means every address of the machine.
+    """
+    host, separator, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not separator or not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ValueError(f"{address!r} is no HOST:PORT, such as 10.0.0.7:29500")
+    try:
+        everywhere = ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        everywhere = False
+    if everywhere:
+        raise ValueError(
+            f"{address!r} means every address of the machine; name the one that the other hosts connect to"
+        )
+    return host, int(port)
+
+
+def resolve(address: str) -> str:
+    """Returns the IP address of "HOST:PORT". Raises `OSError` when the host is not known."""
+    host, port = split_address(address)
+    place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4]
+    return str(place[0])

@@ -1,0 +1,94 @@
+"""The cause for which a rank ended: written by the rank itself where it can, otherwise told by its exit code."""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from pathlib import Path
+from typing import Literal
+
+import torch.distributed as dist
+from pydantic import ValidationError
+
+from pipeline.runtime.settings import Settings
+from storage.atomic import write_atomic
+from storage.errors import PipelineError, RetryableError
+
+Kind = Literal["fatal", "retry", "peer"]
+
+
+class Failure(Settings):
+    """Why a rank, or a host as a whole, ended before its time."""
+
+    rank: int | None
+    """None: the host as a whole."""
+    host: str
+    """Name of the host. Empty where all ranks are on one."""
+    kind: Kind
+    """fatal: a person must change something. retry: a new start may help. peer: another rank was lost, for a reason that only
+    that one knows."""
+    message: str
+
+    @classmethod
+    def of(cls, error: Exception, rank: int) -> Failure:
+        """Describes an error that a rank ends with."""
+        message = str(error) if isinstance(error, PipelineError | ValueError) else f"{type(error).__name__}: {error}"
+        return cls(rank=rank, host="", kind=_kind(error), message=message)
+
+    @classmethod
+    def from_exit(cls, rank: int, host: str, code: int, told: Failure | None) -> Failure:
+        """Describes a rank that ended with `code`, as `Popen.returncode` gives it, and with what it told."""
+        who = f"rank {rank} (host {host})" if host else f"rank {rank}"
+        if told is not None and told.kind == "fatal":
+            return told.model_copy(update={"host": host})
+        if code < 0:
+            # NCCL aborts a process whose collective timed out or lost a peer.
+            kind: Kind = "peer" if -code == signal.SIGABRT else "retry"
+            hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+            return cls(rank=rank, host=host, kind=kind, message=f"{who} was killed by {_signal(-code)}{hint}")
+        message = f"{who} ended with exit code {code}" + (f": {told.message}" if told else "")
+        return cls(rank=rank, host=host, kind=told.kind if told else "retry", message=message)
+
+    def write(self, work: Path) -> None:
+        """Leaves the failure for the process that started this rank."""
+        write_atomic(_file(work, self.rank), self.model_dump_json().encode())
+
+
+def read_failure(work: Path, rank: int) -> Failure | None:
+    """Returns what a rank wrote before its end, if anything."""
+    try:
+        return Failure.model_validate_json(_file(work, rank).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def forget_failure(work: Path, rank: int) -> None:
+    """Removes what a rank of an earlier round wrote."""
+    _file(work, rank).unlink(missing_ok=True)
+
+
+def _file(work: Path, rank: int | None) -> Path:
+    return work / f"failure-{rank}.json"
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _kind(error: Exception) -> Kind:
+    if isinstance(error, RetryableError):
+        return "retry"
+    if isinstance(error, PipelineError | ValueError):
+        return "fatal"
+    return "peer" if isinstance(error, RuntimeError) and _is_of_a_collective(error) else "retry"
+
+
+def _is_of_a_collective(error: RuntimeError) -> bool:
+    """Gloo raises plain RuntimeErrors, known by where they come from, or by their text if a handle was waited for."""
+    if isinstance(error, dist.DistError) or "/gloo/" in str(error):
+        return True
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__", "").startswith("torch.distributed.") for frame, _ in frames)

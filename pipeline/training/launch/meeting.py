@@ -1,0 +1,88 @@
+"""Where the ranks of a training meet: a file on one host, a port of the first host for several."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import torch.distributed as dist
+
+from pipeline.runtime.processes import choose_device
+from pipeline.training.address import split_address
+from pipeline.training.config import TrainConfig
+from pipeline.training.ranks import Ranks
+from pipeline.training.settings import TrainingSettings
+from storage.errors import FatalError
+
+STORE = "RLIP_STORE"
+"""Environment variable that tells a rank its store: `file:PATH` or `tcp:HOST:PORT/PREFIX`."""
+LOOPBACK = "127.0.0.1"
+
+
+def join(config: TrainConfig) -> Ranks:
+    """Joins this process to the others of its training, as the environment describes them.
+
+    Raises `FatalError` when the machine lacks the GPU that is asked for, and `RuntimeError` when a rank does not come within
+    `collective_timeout`, which is also the longest that any later collective waits.
+    """
+    count, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    device = choose_device(config.settings.device, int(os.environ.get("LOCAL_RANK", 0)))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if count > 1:
+        timeout = timedelta(seconds=config.settings.collective_timeout)
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=_store(os.environ[STORE], count, timeout),
+            rank=rank,
+            world_size=count,
+            timeout=timeout,
+        )
+    return Ranks(rank, count, device)
+
+
+def file_store(path: Path) -> str:
+    """Names a store in a file, for `STORE`."""
+    return f"file:{path}"
+
+
+def tcp_store(address: str, round_number: int) -> str:
+    """Names the part of the store at an address that belongs to one round, for `STORE`."""
+    return f"tcp:{address}/ranks-{round_number}"
+
+
+def interface_of(ip: str) -> str:
+    """Returns the network interface that holds an address. Raises `FatalError` when none does."""
+    # A whole network belongs to the loopback interface, and only its first address is listed.
+    looped = ipaddress.ip_address(ip).is_loopback
+    interfaces: dict[str, list[Any]] = psutil.net_if_addrs()
+    for name, held in interfaces.items():
+        addresses = {each.address for each in held if each.family in (socket.AF_INET, socket.AF_INET6)}
+        if ip in addresses or (looped and LOOPBACK in addresses):
+            return name
+    raise FatalError(f"no network interface of this machine has the address {ip}; correct `address`")
+
+
+def require_gpus(settings: TrainingSettings) -> None:
+    """Raises `FatalError` when this machine has GPUs, but fewer than training processes that are to use them."""
+    count = torch.cuda.device_count()
+    if settings.device != "cpu" and 0 < count < settings.processes:
+        gpus = "1 GPU" if count == 1 else f"{count} GPUs"
+        raise FatalError(
+            f"processes = {settings.processes}, but this machine has {gpus}: set processes = {count} or device = 'cpu'"
+        )
+
+
+def _store(name: str, count: int, timeout: timedelta) -> dist.Store:
+    kind, _, place = name.partition(":")
+    if kind == "file":
+        return dist.FileStore(place, count)
+    address, _, prefix = place.rpartition("/")
+    host, port = split_address(address)
+    return dist.PrefixStore(prefix, dist.TCPStore(host, port, None, False, timeout))

@@ -1,0 +1,123 @@
+"""What hosts tell each other: one note of the first host for all, one of each other host for the first, as JSON in a store.
+
+A note is a state, not a message: it is written again and again with a higher beat, so that one that was missed is not
+missing, and a writer whose beat stands still is known to be gone.
+"""
+
+from __future__ import annotations
+
+import socket
+from datetime import timedelta
+from typing import Literal
+
+import torch.distributed as dist
+from pydantic import ValidationError
+
+from pipeline.runtime.settings import Settings
+from pipeline.training.address import resolve, split_address
+from pipeline.training.launch.failure import Failure
+from storage.errors import FatalError
+
+TICK_SECONDS = 0.5
+"""Seconds between two writes of a note."""
+SILENT_SECONDS = 15.0
+"""A host whose beat stands still for so long is counted as lost."""
+_STORE_TIMEOUT = timedelta(seconds=10)
+_FIRST, _COUNT, _OTHER = "first", "hosts", "host-"
+_MOST_HOSTS = 4096
+
+
+class Order(Settings):
+    """What the first host wants of the others."""
+
+    beat: int = 0
+    kind: Literal["wait", "run", "stop", "end", "finished", "failed"]
+    """wait: for the next round. run: train in round `round`. stop: ask your ranks to write a checkpoint and end. end: end them
+    at once. finished, failed: the training is over."""
+    round: int = 0
+    members: tuple[int, ...] = ()
+    """Numbers of the hosts in the round. The first host is 0."""
+    config: str = ""
+    """Path of the configuration file on the shared file system."""
+    digest: str = ""
+    """SHA-256 of the configuration file."""
+    message: str = ""
+    """How the training ended."""
+
+
+class HostState(Settings):
+    """What another host tells the first one."""
+
+    beat: int = 0
+    name: str
+    kind: Literal["waiting", "running", "ended", "left"]
+    """waiting: for a round. running, ended: the ranks of round `round`. left: the host goes, and comes back only anew."""
+    round: int = 0
+    failures: tuple[Failure, ...] = ()
+    """Failures of the ranks of round `round`."""
+
+
+class NoteStore:
+    """Reads and writes the notes. Every method raises `RuntimeError` when the first host can't be reached."""
+
+    def __init__(self, store: dist.TCPStore) -> None:
+        self._store = store
+
+    @classmethod
+    def listen(cls, address: str) -> NoteStore:
+        """Opens the store on exactly this address. Raises `FatalError` when this machine can't listen there."""
+        try:
+            place = (resolve(address), split_address(address)[1])
+            family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
+            listener = socket.create_server(place, family=family, backlog=128)
+        except OSError as error:
+            raise FatalError(
+                f"address = {address}: can't listen there ({error.strerror}); name an address of this machine and a free port"
+            ) from error
+        # Left to itself, torch listens on all addresses. Its libuv server survives clients that send half a request.
+        return cls(
+            dist.TCPStore(*place, None, True, _STORE_TIMEOUT, False, master_listen_fd=listener.detach(), use_libuv=True)
+        )
+
+    @classmethod
+    def connect(cls, address: str) -> NoteStore:
+        """Connects to the store of the first host."""
+        host, port = split_address(address)
+        return cls(dist.TCPStore(host, port, None, False, _STORE_TIMEOUT))
+
+    def close(self) -> None:
+        """Closes the connection, and the port if this is the first host."""
+        del self._store
+
+    def enter(self) -> int:
+        """Returns a number that no other host of this training has."""
+        return self._store.add(_COUNT, 1)
+
+    def write_order(self, order: Order) -> None:
+        """Writes the note of the first host."""
+        self._store.set(_FIRST, order.model_dump_json())
+
+    def order(self) -> Order | None:
+        """Reads the note of the first host, if there is one."""
+        text = self._read(_FIRST)
+        try:
+            return Order.model_validate_json(text) if text else None
+        except ValidationError:
+            return None
+
+    def write_state(self, number: int, state: HostState) -> None:
+        """Writes the note of another host."""
+        self._store.set(f"{_OTHER}{number}", state.model_dump_json())
+
+    def states(self) -> dict[int, HostState]:
+        """Reads the notes of all other hosts. One that can't be read is left out."""
+        found = {}
+        for number in range(1, min(self._store.add(_COUNT, 0), _MOST_HOSTS) + 1):
+            try:
+                found[number] = HostState.model_validate_json(self._read(f"{_OTHER}{number}"))
+            except ValidationError:
+                continue
+        return found
+
+    def _read(self, key: str) -> bytes:
+        return self._store.get(key) if self._store.check([key]) else b""

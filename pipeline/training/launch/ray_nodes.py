@@ -1,0 +1,57 @@
+"""Lends nodes of a Ray cluster to a training: on each, one Ray task does what `rlip join` does."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pipeline.training.launch.agent import FINISHED, join
+from pipeline.training.launch.launcher import GRACE_SECONDS
+from pipeline.training.launch.rank_processes import WORKER
+from storage.errors import FatalError, RetryableError
+
+
+def join_with_ray(address: str, folder: Path, nodes: int, stay: bool = False, worker: str = WORKER) -> int:
+    """Joins the training at `address` with that many nodes, each as a whole, of the Ray cluster that this machine is in.
+
+    This machine is the first host, so it is not among them. Returns the highest exit code of the nodes when all have ended.
+    Raises `FatalError` when Ray is not installed or the cluster has too few nodes, `RetryableError` when a node is lost. On
+    any other exception (Ctrl-C) the nodes get time to stop the training with a checkpoint.
+    """
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise FatalError("Ray is not installed; pip install 'rlip[ray]' on all nodes") from error
+    try:
+        ray.init(address="auto")
+    except ConnectionError as error:
+        raise FatalError(f"this machine is in no Ray cluster ({error}); `ray start` makes or joins one") from error
+    own = ray.get_runtime_context().get_node_id()
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != own and "CPU" in node["Resources"]]
+    if len(others) < nodes:
+        raise FatalError(f"the Ray cluster has {len(others)} nodes besides this one, and {nodes} are to join")
+    running = [_start(ray, node, address, folder, stay, worker) for node in others[:nodes]]
+    try:
+        return max(ray.get(running), default=FINISHED)
+    except ray.exceptions.RayError as error:
+        raise RetryableError(f"a node of the Ray cluster was lost: {str(error).splitlines()[0]}") from error
+    finally:
+        for task in running:
+            ray.cancel(task, force=False)
+        with suppress(ray.exceptions.RayError):
+            ray.wait(running, num_returns=len(running), timeout=GRACE_SECONDS + 5)
+        ray.shutdown()
+
+
+def _start(ray: Any, node: dict[str, Any], address: str, folder: Path, stay: bool, worker: str) -> Any:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    resources = node["Resources"]
+    task = ray.remote(join).options(
+        max_retries=0,
+        num_cpus=resources["CPU"],
+        num_gpus=resources.get("GPU", 0),
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+    )
+    return task.remote(address, folder, stay, worker)

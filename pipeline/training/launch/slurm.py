@@ -1,0 +1,74 @@
+"""Writes the batch script that runs a recipe on several nodes of a Slurm cluster."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+_SCRIPT = """\
+#!/bin/bash
+{options}
+
+# The first node runs the recipe; the others wait for its trainings. All must see this folder, the data and the store under
+# the same paths, and the first node's name must not lead to a loopback address on itself.
+set -u
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+address=$first:$((20000 + SLURM_JOB_ID % 20000))
+
+srun --nodes={others} --ntasks={others} --cpus-per-task="$SLURM_CPUS_ON_NODE" --exclude="$first" \\
+    rlip join "$address" {store} --stay &
+joined=$!
+srun --nodes=1 --ntasks=1 --cpus-per-task="$SLURM_CPUS_ON_NODE" --nodelist="$first" \\
+    rlip run {recipe} {overrides}
+code=$?
+kill "$joined" 2>/dev/null
+wait "$joined"
+exit "$code"
+"""
+_SECTIONS = ("train_tagger", "pretrain.settings")
+"""Sections of a recipe that describe trainings."""
+
+
+def training_overrides(nodes: int, gpus: int | None) -> list[str]:
+    """Returns the settings, as for `--set`, that let all trainings of a recipe use that many nodes and GPUs of each."""
+    processes = [f"{section}.processes={gpus}" for section in _SECTIONS] if gpus else []
+    return [*processes, *(f"{section}.hosts={nodes}" for section in _SECTIONS)]
+
+
+def sbatch_script(
+    recipe: Path,
+    name: str,
+    store: str,
+    nodes: int,
+    gpus: int | None = None,
+    partition: str | None = None,
+    time: str | None = None,
+    overrides: Sequence[str] = (),
+) -> str:
+    """Returns the script. `name` is that of the run, `store` its folder, `gpus` the number per node.
+
+    Slurm sends SIGTERM 60 seconds before the time limit, so that the training writes a checkpoint.
+    """
+    options = {
+        "job-name": f"rlip-{name}",
+        "nodes": nodes,
+        "ntasks-per-node": 1,
+        "gpus-per-node": gpus,
+        "partition": partition,
+        "time": time,
+        "output": f"rlip-{name}-%j.log",
+        "open-mode": "append",
+        "signal": "TERM@60",
+    }
+    lines = [f"#SBATCH --{key}={value}" for key, value in options.items() if value is not None]
+    fixed = [*overrides, *training_overrides(nodes, gpus)]
+    words = [f"--set {shlex.quote(override)}" for override in fixed]
+    words += [f'--set {section}.address="$address"' for section in _SECTIONS]
+    return _SCRIPT.format(
+        options="\n".join([*lines, "#SBATCH --exclusive", "#SBATCH --requeue"]),
+        others=nodes - 1,
+        store=shlex.quote(store),
+        recipe=shlex.quote(str(recipe)),
+        overrides=" \\\n    ".join(words),
+    )

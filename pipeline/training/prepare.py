@@ -1,0 +1,37 @@
+"""Prepares a training: writes the vocabulary and the tokenizer that all its processes read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from models.config import NO_OBJECTS
+from pipeline.training.config import TOKENIZER, VOCABULARY, TrainConfig
+from pipeline.training.shards import map_samples
+from pipeline.training.vocabulary import Vocabulary, copy_tokenizer, make_tokenizer, tokenizer_files
+from storage.errors import FatalError
+from storage.tables import read_table
+
+
+def prepare(config: TrainConfig) -> dict[str, Path]:
+    """Writes vocabulary and tokenizer unless an earlier attempt did. Returns the files to keep with the weights.
+
+    Raises `FatalError` when there is nothing to train on.
+    """
+    vocabulary_file, tokenizer = config.work / VOCABULARY, config.work / TOKENIZER
+    if not len(map_samples(config)):
+        needed = "an image with a box" if config.kind == "pretrain" else "an image with a relation between its boxes"
+        raise FatalError(
+            f"nothing to train on: the {config.kind} training set lacks {needed}; check what ingest rejected, and what stage "
+            "shard left out, such as the images of data.test (pretrain.allow_overlap)"
+        )
+    if not vocabulary_file.is_file():
+        statistics = [read_table(path) for path in sorted({shard.statistics for shard in config.shards})]
+        vocabulary = Vocabulary.of(statistics, config.settings.predicate_form)
+        network = config.settings.network
+        if config.settings.tokenizer is not None:
+            copy_tokenizer(config.settings.tokenizer, tokenizer)
+        else:
+            names = (*vocabulary.objects.names, *vocabulary.predicates.names, NO_OBJECTS)
+            make_tokenizer(names, network["text"]["vocabulary"], tokenizer)
+        vocabulary.save(vocabulary_file, image_size=config.settings.whole_size)
+    return {VOCABULARY: vocabulary_file, **tokenizer_files(tokenizer)}

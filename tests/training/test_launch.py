@@ -1,0 +1,92 @@
+"""Real processes on one host that meet, fail and restart."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from pipeline.training.launch.launcher import launch
+from storage.errors import FatalError, RetryableError
+from tests.training.launched import WORKER, Told, config, listening, ranks_of, starts
+
+pytestmark = pytest.mark.usefixtures("stand_in")
+
+
+def test_ranks_of_one_host_listen_on_loopback_only_and_their_store_nowhere(work):
+    before, found = listening(os.getpid()), []
+
+    def look() -> None:
+        found.extend(listening(rank) for rank in ranks_of(work))
+        assert listening(os.getpid()) == before
+
+    assert launch(config(work), Told(look), WORKER).processes == 2
+    assert len(found) == 2 and all(found)
+    assert {address.rpartition(":")[0] for each in found for address in each} == {"127.0.0.1"}
+    assert not list(work.glob(".meeting*"))
+
+
+def test_a_killed_rank_is_restarted_and_told_as_the_cause(work, order_fault):
+    order_fault(rank=1, steps=[4], what="kill")
+    told = Told()
+    summary = launch(config(work, checkpoint_every=2), told, WORKER)
+    assert summary.resumed_from == 2
+    assert told.of("restarting") == [
+        "restarting from the last checkpoint, because rank 1 was killed by SIGKILL (out of memory?)"
+    ]
+    assert told.of("restarting")[0] in (work / "train.log").read_text()
+
+
+def test_the_error_of_a_rank_is_told_and_not_what_its_peers_say(work, order_fault):
+    order_fault(rank=2, steps=[2], what="error", late=True)
+    told = Told()
+    launch(config(work, processes=3), told, WORKER)
+    (restart,) = told.of("restarting")
+    assert restart.endswith("because rank 2 ended with exit code 1: TypeError: the roof is on fire")
+
+
+def test_restarts_without_a_new_checkpoint_come_to_an_end(work, order_fault):
+    order_fault(rank=0, steps=[3], what="retry", always=True)
+    with pytest.raises(
+        RetryableError, match=r"rank 0 ended with exit code 1: the roof is on fire; run again"
+    ) as raised:
+        launch(config(work, restarts=1), Told(), WORKER)
+    assert "error: the roof is on fire" in str(raised.value)
+    assert sorted(starts(work)) == ["0/2", "0/2", "1/2", "1/2"]
+    assert not ranks_of(work)
+
+
+def test_a_new_checkpoint_resets_the_count_of_restarts(work, order_fault):
+    order_fault(rank=1, steps=[2, 3, 4], what="kill")
+    assert launch(config(work, restarts=1, checkpoint_every=1), Told(), WORKER).resumed_from == 3
+
+
+def test_a_fatal_error_is_told_once_and_not_retried(work, order_fault):
+    order_fault(rank=1, steps=[2], what="fatal", always=True)
+    told = Told()
+    with pytest.raises(FatalError) as raised:
+        launch(config(work), told, WORKER)
+    assert str(raised.value) == "the roof is on fire"
+    assert len(starts(work)) == 2 and not told.of("restarting")
+
+
+def test_a_hung_rank_ends_the_round_after_the_timeout(work, order_fault):
+    order_fault(rank=1, steps=[2], what="hang")
+    told = Told()
+    launch(config(work, collective_timeout=3.0), told, WORKER)
+    (restart,) = told.of("restarting")
+    assert "rank 0 ended with exit code 1" in restart and "imed out" in restart
+
+
+def test_too_few_gpus_are_told_before_any_process_starts(work, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(
+        FatalError, match="processes = 2, but this machine has 1 GPU: set processes = 1 or device = 'cpu'"
+    ):
+        launch(config(work), Told(), WORKER)
+    assert not (work / "starts.txt").exists()
+
+
+def test_one_process_needs_no_meeting(work):
+    assert launch(config(work, processes=1, steps=1), Told(), WORKER).processes == 1
