@@ -9,45 +9,51 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test torture lint reference bench bench-parsing bench-network bench-captioning bench-tagger bench-shards lavis-env
+.PHONY: help setup dev demo test torture lint reference bench bench-parsing bench-network bench-captioning bench-tagger bench-shards lavis-env
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-setup: $(BIN)/.installed ## create .venv and install everything into it
+setup: $(BIN)/.installed ## create .venv and install what runs need
+
+dev: $(BIN)/.installed-dev ## also install what tests, lint and benchmarks need
+
+$(BIN)/.installed-dev: $(BIN)/.installed
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
 
 $(BIN)/.installed: pyproject.toml
 	@test -n "$(PYTHON)" && $(PYTHON) -c '$(FITS)' 2>/dev/null || { echo "$(or $(PYTHON),python3) is no Python 3.11 to 3.14 that can make \
 	virtual environments. Install one (Debian: apt install python3 python3-venv), or name one: make setup PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	$(BIN)/pip install -q --disable-pip-version-check -e .
 	@touch $@
 
 demo: setup ## run the whole chain on the synthetic world; ends with figures and the report's path
 	$(BIN)/rlip run recipes/demo.toml
 
-test: setup ## run every test
+test: dev ## run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-torture: setup ## kill the chain at KILLS random moments (100); the bytes at the end must be those of an undisturbed run
-	RLIP_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/chain -s -k 'random_moments or crash_point or on_s3'
+torture: dev ## kill the chain, and a training, at KILLS random moments (100); the bytes at the end must be those of an undisturbed run
+	RLIP_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/chain tests/training/test_training.py -s -k 'random_moments or crash_point or on_s3'
 
-lint: setup ## style, types and import arrows
+lint: dev ## style, types and import arrows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-reference: setup ## write docs/cli.md and docs/settings.md from the code
+reference: dev ## write docs/cli.md and docs/settings.md from the code
 	$(BIN)/python docs/reference.py
 
-bench: setup ## speed and memory, side by side, as a table and as JSON
+bench: dev ## speed and memory, side by side, as a table and as JSON
 	@for script in benchmarks/*.py; do $(BIN)/python -m benchmarks.$$(basename $$script .py) || exit 1; done
 
 RLIP_SHARED ?= ../shared
 CSV ?= $(RLIP_SHARED)/data/factual/dev.csv
 
-bench-parsing: setup ## how well captions are read: FACTUAL's graphs, V-COCO's interactions, speed
+bench-parsing: dev ## how well captions are read: FACTUAL's graphs, V-COCO's interactions, speed
 	$(BIN)/python -m benchmarks.parsing $(CSV)
 	$(BIN)/python -m benchmarks.interactions $(RLIP_SHARED)/data/coco/annotations \
 		--dictionary $(RLIP_SHARED)/data/rlipv2_priors/hico_obj_paraphrase.json \
@@ -56,16 +62,16 @@ bench-parsing: setup ## how well captions are read: FACTUAL's graphs, V-COCO's i
 		--without $(RLIP_SHARED)/data/coco/annotations/vcoco_relations_sample2017.json
 	$(BIN)/python -m benchmarks.parsing_speed $(RLIP_SHARED)/data/blip_captions/BLIP_nucleus_ViT-L.json
 
-bench-network: setup ## speed, memory and precision of the networks beside the authors' code, about ten minutes
+bench-network: dev ## speed, memory and precision of the networks beside the authors' code, about ten minutes
 	$(BIN)/python benchmarks/network.py --json out/bench-network.json
 
-bench-captioning: setup ## CPU-seconds of captioning beside transformers and (after lavis-env) LAVIS, about ten minutes
+bench-captioning: dev ## CPU-seconds of captioning beside transformers and (after lavis-env) LAVIS, about ten minutes
 	$(BIN)/python -m benchmarks.captioning --json out/bench-captioning.json
 
-bench-tagger: setup ## labelling beside the authors' procedure on the same weights and images, about ten minutes
+bench-tagger: dev ## labelling beside the authors' procedure on the same weights and images, about ten minutes
 	$(BIN)/python -m benchmarks.labelling --json out/bench-tagger.json
 
-bench-shards: setup ## shards and streams beside webdataset, litdata, spdl, grain and (MOSAIC=python) MosaicML, about five minutes
+bench-shards: dev ## shards and streams beside webdataset, litdata, spdl, grain and (MOSAIC=python) MosaicML, about five minutes
 	RLIP_SHARED=$(RLIP_SHARED) $(BIN)/python -m benchmarks.shards $(if $(MOSAIC),--mosaic $(MOSAIC)) --json out/bench-shards.json
 
 LAVIS := .lavis

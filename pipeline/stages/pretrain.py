@@ -14,7 +14,7 @@ class PretrainStage(Stage):
     """Makes the network's weights (`model.safetensors`), with its training set's names, its tokenizer and metrics per step."""
 
     name = "pretrain"
-    version = 4
+    version = 5
     reads = ("shards",)
     writes = "weights"
     schema = METRICS

@@ -18,7 +18,7 @@ class TrainTaggerStage(Stage):
     """
 
     name = "train_tagger"
-    version = 6
+    version = 7
     reads = ("shards",)
     writes = "tagger"
     schema = METRICS

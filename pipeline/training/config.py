@@ -68,5 +68,11 @@ class Summary(Settings):
     images_per_second: float
     processes: int
     device: str
+    tracking: str = ""
+    """Folder of what its trackers wrote."""
+    data_wait: float = 0.0
+    """Share of the time of the steps that the first process spent waiting for data."""
+    checkpoint_wait: float = 0.0
+    """Seconds for which it stood still for checkpoints."""
     damaged: dict[str, str] = Field(default_factory=dict)
     """Samples that were left out because they are damaged, by key, with the reason."""

@@ -34,6 +34,7 @@ class Monitor:
         self._timer = StepTimer(ranks.device, peak)
         self._flops = StepFlops(ranks.device)
         self._trackers: Tracker | None = None
+        self._waited = self._worked = 0.0
 
     def open(self, step: int, alarm: Mapping[str, Any] | None) -> None:
         """Starts after so many steps, with the alarm's state if there is one."""
@@ -84,7 +85,18 @@ class Monitor:
             return
         self._metrics.write(step, values)
         assert self._trackers is not None
-        self._trackers.log(step, {**values, **(self._timer.take().values() if with_speed else {})})
+        self._trackers.log(step, {**values, **(self._speed() if with_speed else {})})
+
+    def _speed(self) -> dict[str, float]:
+        taken = self._timer.take()
+        self._waited += taken.waited
+        self._worked += taken.worked
+        return taken.values()
+
+    @property
+    def data_wait(self) -> float:
+        """The share of the time so far, up to the last `log`, that was spent waiting for data."""
+        return self._waited / max(self._waited + self._worked, 1e-9)
 
     def sync(self) -> None:
         """Forces the metrics to disk, before a checkpoint relies on them."""

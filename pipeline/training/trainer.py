@@ -10,7 +10,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -35,6 +35,8 @@ from storage.stream.order import stable_seed
 from storage.stream.stream import Skipped
 
 Progress = Callable[[int, int, str], None]
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "could not create a memory object")
+"""What PyTorch and oneDNN say when an allocation fails."""
 
 
 class Check(Protocol):
@@ -66,6 +68,10 @@ class TrainingResult:
     """Duration of the steps of this process."""
     damaged: Mapping[int, str]
     """Samples that were left out, by number, with the reason."""
+    data_wait: float
+    """Share of that time spent waiting for data."""
+    checkpoint_wait: float
+    """Seconds spent waiting for checkpoints."""
 
     @property
     def finished(self) -> bool:
@@ -174,6 +180,8 @@ class Trainer:
             self._first,
             time.monotonic() - started,
             self._skipped.reasons,
+            self._monitor.data_wait,
+            self._checkpoints.waited,
         )
 
     def _run(self, parts: Iterator[MicroBatch], asked_to_stop: Callable[[], bool]) -> Step:
@@ -187,7 +195,7 @@ class Trainer:
             if number == numbers[0] and self._monitor.counts_flops:
                 self._count(batch, number)
             is_last = number == numbers[-1]
-            with self._parallel.syncing(is_last):
+            with self._memory_told(batch), self._parallel.syncing(is_last):
                 found[number] = self._losses(batch, number)
                 self._parallel.backward(found[number]["loss"], is_last)
             self._monitor.passed(batch)
@@ -273,6 +281,22 @@ class Trainer:
     def _say(self, note: str) -> None:
         if self._ranks.rank == 0:
             self._progress(self.step, self.total, note)
+
+    @contextmanager
+    def _memory_told(self, batch: MicroBatch) -> Iterator[None]:
+        """Turns an allocation that fails into a `FatalError` that says what was to be computed and what takes less."""
+        try:
+            yield
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not any(text in str(error) for text in OUT_OF_MEMORY):
+                raise
+            images, _, height, width = batch.pixels.shape
+            texts = len(batch.inputs.texts.rows)
+            raise FatalError(
+                f"out of memory on {self._ranks.device} at step {self.step + 1}, with {images} images of {width}x{height} pixels "
+                f"and {texts} texts; set recompute = true, or lower micro_batch = {self._settings.micro_batch}, image_size = "
+                f"{self._settings.image_size} or object_texts = {self._settings.object_texts}"
+            ) from error
 
     def _diverged(self, what: str) -> str:
         settings, kept = self._settings, self._checkpoints.written

@@ -115,6 +115,9 @@ def _finish(config: TrainConfig, trained: TrainingResult, samples: ShardSamples,
         images_per_second=round(seen / max(trained.seconds, 1e-9), 1),
         processes=ranks.count,
         device=str(ranks.device.type),
+        tracking=str(config.tracking),
+        data_wait=round(trained.data_wait, 4),
+        checkpoint_wait=round(trained.checkpoint_wait, 3),
         damaged={samples.samples.key(sample): reason for sample, reason in sorted(trained.damaged.items())},
     )
     write_atomic(config.work / SUMMARY, summary.model_dump_json().encode())

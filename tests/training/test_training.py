@@ -1,6 +1,7 @@
 """Whole trainings in real processes: resumed ones give the same bits as undisturbed ones, failures say what to do."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from storage.errors import FatalError, RetryableError
 from tests.training.conftest import TINY
 
 STEPS = 12
+KILLS = int(os.environ.get("RLIP_KILLS", 2))
 
 
 def config(work: Path, shard, **changes) -> TrainConfig:
@@ -109,6 +111,38 @@ def test_two_hosts_end_with_the_bits_of_one(work, shard, undisturbed, address):
         finally:
             other.kill()
     assert outcome(work) == undisturbed
+
+
+def test_ranks_killed_at_random_moments_cost_no_bit(tmp_path, shard):
+    """RLIP_KILLS sets the number of kills; `make torture` takes many."""
+    changes = {"steps": 40, "checkpoint_every": 1, "restarts": 1000}
+    (tmp_path / "undisturbed").mkdir()
+    launch(config(tmp_path / "undisturbed", shard, **changes), ignore)
+    work, chance = tmp_path / "killed", random.Random(0)
+    work.mkdir()
+    finished = threading.Event()
+
+    def strike() -> None:
+        for _ in range(KILLS):
+            while not (found := trainers(work)) and not finished.is_set():
+                time.sleep(0.05)
+            time.sleep(chance.uniform(0, 8))
+            if found := trainers(work):
+                os.kill(chance.choice(found), signal.SIGKILL)
+                killed.append(found)
+            while trainers(work) == found and not finished.is_set():
+                time.sleep(0.05)
+
+    killed: list[list[int]] = []
+    thread = threading.Thread(target=strike)
+    thread.start()
+    notes: list[str] = []
+    launch(config(work, shard, **changes), lambda done, total, note="": notes.append(note))
+    finished.set()
+    thread.join()
+    assert killed and any("was killed by SIGKILL" in note for note in notes)
+    print(f"{len(killed)} kills")
+    assert outcome(work) == outcome(tmp_path / "undisturbed")
 
 
 def test_metrics_have_every_step_once(undisturbed):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.training.checkpoints.folder import FORMAT, CheckpointFolder
-from pipeline.training.checkpoints.snapshot import Snapshot, bytes_of
+from pipeline.training.checkpoints.snapshot import Snapshot
 from pipeline.training.checkpoints.state import TrainingState
 from pipeline.training.checkpoints.writer import Request, answer
 from pipeline.training.config import CHECKPOINTS, METRICS_LOG
@@ -95,25 +95,35 @@ class Checkpointer:
         self.finish()
         tensors = self._state.tensors(self._ranks.rank if self._parts > 1 else 0)
         if self._ranks.rank < self._parts:
-            self._snapshot = self._snapshot or Snapshot()
-            request = Request(
-                folder=str(self._folder.path(step).parent),
-                step=step,
-                rank=self._ranks.rank,
-                parts=self._parts,
-                bytes=self._snapshot.take(tensors),
-                state={"about": about},
-                keep=self._settings.keep_checkpoints,
-                keep_every=self._settings.milestone_every,
-                spared=list(spared),
-                beside=[METRICS_LOG],
-            )
             self._writing = step
-            if bytes_of(tensors) < self._settings.write_aside * MIB:
-                self._end(answer(request, self._snapshot.file))
+            try:
+                self._snapshot = self._snapshot or Snapshot()
+                size = self._snapshot.take(tensors)
+            except OSError as error:
+                self._end({"error": f"no memory for a copy of the weights: {error.strerror}"})
             else:
-                self._ask(request)
+                self._write(self._request(step, size, about, spared), self._snapshot)
         self.waited += time.monotonic() - started
+
+    def _request(self, step: int, size: int, about: dict[str, Any], spared: Collection[int]) -> Request:
+        return Request(
+            folder=str(self._folder.path(step).parent),
+            step=step,
+            rank=self._ranks.rank,
+            parts=self._parts,
+            bytes=size,
+            state={"about": about},
+            keep=self._settings.keep_checkpoints,
+            keep_every=self._settings.milestone_every,
+            spared=list(spared),
+            beside=[METRICS_LOG],
+        )
+
+    def _write(self, request: Request, snapshot: Snapshot) -> None:
+        if request["bytes"] < self._settings.write_aside * MIB:
+            self._end(answer(request, snapshot.file))
+        else:
+            self._ask(request, snapshot)
 
     def finish(self) -> None:
         """Waits until the write under way is done, and warns if it failed."""
@@ -138,14 +148,13 @@ class Checkpointer:
         if self._snapshot is not None:
             self._snapshot.close()
 
-    def _ask(self, request: Request) -> None:
-        assert self._snapshot is not None
+    def _ask(self, request: Request, snapshot: Snapshot) -> None:
         if self._writer is None:
             self._writer = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.training.checkpoints.writer", str(self._snapshot.file)],
+                [sys.executable, "-m", "pipeline.training.checkpoints.writer", str(snapshot.file)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                pass_fds=[self._snapshot.file],
+                pass_fds=[snapshot.file],
                 text=True,
             )
         assert self._writer.stdin is not None

@@ -61,11 +61,6 @@ class Snapshot:
         os.close(self.file)
 
 
-def bytes_of(tensors: Mapping[str, Tensor]) -> int:
-    """Returns the number of bytes that a copy of the tensors takes."""
-    return sum(part.numel() * part.element_size() for part, _ in map(_part, tensors.values()))
-
-
 def _part(tensor: Tensor) -> tuple[Tensor, list[int]]:
     """Returns this process's part of a tensor and its offset in the whole."""
     tensor = tensor.detach()

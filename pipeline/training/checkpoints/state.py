@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -55,7 +56,9 @@ class TrainingState:
             found[_STEPS + name] = steps[parameter]
             # A fused kernel reads the number of steps on the device of the weights.
             self._optimizer.state[parameter] = {"step": steps[parameter].reshape(()), **averages}
-        dcp.load(found, storage_reader=reader, no_dist=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            dcp.load(found, storage_reader=reader, no_dist=True)
 
     def _network_tensors(self) -> dict[str, Tensor]:
         state = {_MODEL + name: _at_least_1d(value) for name, value in self._network.state_dict().items()}

@@ -1,0 +1,226 @@
+"""Checkpoints: a training goes on from the last sound one with the same bits, whatever became of the others."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.training.batches import MicroBatches
+from pipeline.training.checkpoints.folder import RECORD, CheckpointFolder
+from pipeline.training.checkpoints.snapshot import Snapshot
+from pipeline.training.config import CHECKPOINTS, RESUMES_FROM
+from pipeline.training.metrics_log import MetricsLog
+from pipeline.training.ranks import Ranks
+from storage.errors import FatalError
+from tests.training.conftest import TINY
+from tests.training.in_ranks import train
+
+STEPS = 12
+SETTINGS = TINY | {"steps": STEPS, "processes": 1, "checkpoint_every": 3, "log_every": 1}
+
+
+def run(work: Path, shard, stop_after: int | None = None, **changes) -> str:
+    """Trains in this process. Returns what it told."""
+    torch.set_num_threads(1)
+    train(Ranks(), shard, work, SETTINGS | changes, stop_after)
+    return (work / "notes.txt").read_text()
+
+
+def outcome(work: Path) -> tuple[dict[str, bytes], list[dict]]:
+    weights = torch.load(work / "state.pt")
+    return {name: value.numpy().tobytes() for name, value in weights.items()}, metrics(work)
+
+
+def metrics(work: Path) -> list[dict]:
+    return MetricsLog(work / "metrics.jsonl").table().to_pylist()
+
+
+def checkpoints(work: Path) -> CheckpointFolder:
+    return CheckpointFolder(work / CHECKPOINTS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, shard) -> tuple[dict[str, bytes], list[dict]]:
+    work = tmp_path_factory.mktemp("undisturbed")
+    run(work, shard)
+    return outcome(work)
+
+
+def flip_a_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def damage(folder: Path, how: str) -> None:
+    (shard,) = folder.glob("*.safetensors")
+    if how == "a byte":
+        flip_a_byte(shard)
+    elif how == "its end":
+        os.truncate(shard, shard.stat().st_size - 1)
+    elif how == "a file":
+        shard.unlink()
+    else:
+        (folder / RECORD).write_text("{")
+
+
+@pytest.mark.parametrize("how", ["a byte", "its end", "a file", "the record"])
+def test_without_the_newest_checkpoint_a_training_goes_on_from_the_one_before(work, shard, undisturbed, how):
+    run(work, shard, stop_after=8)
+    assert checkpoints(work).steps() == [8, 6]
+    damage(checkpoints(work).path(8), how)
+    notes = run(work, shard)
+    assert "checkpoint step-00000008 is damaged and left out: " in notes
+    assert "continuing from the checkpoint of step 6" in notes
+    assert outcome(work) == undisturbed
+
+
+def test_without_any_sound_checkpoint_it_begins_again_and_says_so(work, shard, undisturbed):
+    run(work, shard, stop_after=8)
+    for step in checkpoints(work).steps():
+        damage(checkpoints(work).path(step), "a byte")
+    assert "no checkpoint is sound: training from the beginning" in run(work, shard)
+    assert outcome(work) == undisturbed
+
+
+def test_what_an_interrupted_process_was_writing_is_no_checkpoint(work, shard, undisturbed):
+    run(work, shard, stop_after=4)
+    aside = checkpoints(work).aside(9)
+    aside.mkdir()
+    (aside / "shard-00001-of-00001.safetensors").write_bytes(b"torn")
+    assert "continuing from the checkpoint of step 4" in run(work, shard)
+    assert not aside.exists() and outcome(work) == undisturbed
+
+
+@pytest.mark.parametrize("changes", [{"feedforward": 64}, {"encoder_layers": 2}])
+def test_a_checkpoint_of_another_network_is_refused(work, shard, changes):
+    run(work, shard, stop_after=2)
+    with pytest.raises(FatalError, match=r"step-00000002: it holds another network .*remove it to train"):
+        run(work, shard, network=TINY["network"] | changes)
+    assert checkpoints(work).steps() == [2]
+
+
+def test_a_checkpoint_of_another_version_is_refused(work, shard):
+    run(work, shard, stop_after=2)
+    record = checkpoints(work).path(2) / RECORD
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"format": 99}))
+    with pytest.raises(FatalError, match="has checkpoint format 99, but this version reads"):
+        run(work, shard)
+
+
+def test_the_newest_and_the_milestones_are_kept(work, shard):
+    run(work, shard, checkpoint_every=1, milestone_every=5, keep_checkpoints=3)
+    assert checkpoints(work).steps() == [12, 11, 10, 5]
+
+
+def test_another_machine_is_told_what_it_needs_to_go_on(work, shard, tmp_path, undisturbed):
+    run(work, shard, stop_after=7)
+    files = json.loads((work / RESUMES_FROM).read_text())["files"]
+    other = tmp_path / "other"
+    for name in files:
+        (other / name).parent.mkdir(parents=True, exist_ok=True)
+        (other / name).write_bytes((work / name).read_bytes())
+    assert "continuing from the checkpoint of step 7" in run(other, shard)
+    assert outcome(other) == undisturbed
+
+
+def test_a_process_of_its_own_writes_the_same_checkpoint(work, shard, undisturbed):
+    run(work, shard, write_aside=0.0, stop_after=8)
+    assert checkpoints(work).record(8)["about"]["step"] == 8
+    run(work, shard, write_aside=0.0)
+    assert outcome(work) == undisturbed
+
+
+@pytest.fixture
+def fill_the_disk(monkeypatch) -> Iterator[Callable[[], None]]:
+    """Call it, and no file of this process and its children can grow any more, once the state is copied in memory."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    take = Snapshot.take
+
+    def taken(self, tensors):
+        size = take(self, tensors)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        return size
+
+    yield lambda: monkeypatch.setattr(Snapshot, "take", taken)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("write_aside", [0.0, 64.0])
+def test_a_full_disk_costs_checkpoints_but_not_the_training(
+    work, shard, undisturbed, write_aside, fill_the_disk, monkeypatch
+):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    run(work, shard, stop_after=3, write_aside=write_aside)
+    fill_the_disk()
+    notes = run(work, shard, stop_after=9, write_aside=write_aside)
+    assert "the checkpoint of step 6 could not be written (File too large" in notes
+    assert "the last one is of step 3" in notes
+    assert checkpoints(work).steps() == [3]
+    monkeypatch.undo()
+    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    run(work, shard, write_aside=write_aside)
+    assert outcome(work) == undisturbed
+
+
+def test_a_writer_that_is_killed_costs_one_checkpoint(work, shard, undisturbed, monkeypatch):
+    killed = []
+    micro_batch = MicroBatches.__getitem__
+
+    def killing(self, number):
+        step = number // 2
+        if step == 4 and not killed:
+            killed.extend(writers())
+            for process in killed:
+                os.kill(process, signal.SIGKILL)
+            time.sleep(0.1)
+        return micro_batch(self, number)
+
+    monkeypatch.setattr(MicroBatches, "__getitem__", killing)
+    notes = run(work, shard, write_aside=0.0)
+    assert len(killed) == 1
+    assert "the process that writes it ended with exit code -9" in notes
+    assert checkpoints(work).steps()[0] == STEPS and outcome(work) == undisturbed
+
+
+def writers() -> list[int]:
+    """The writer processes of this process."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdigit() and "checkpoints.writer" in (folder / "cmdline").read_text():
+                parent = next(line for line in (folder / "status").read_text().splitlines() if line.startswith("PPid:"))
+                if int(parent.split()[1]) == os.getpid():
+                    found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_fifty_steps_keep_their_bits_across_stops_epochs_and_loaders(tmp_path, shard):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(whole, shard, steps=50)
+    for stop_after, loaders in ((7, 0), (8, 1), (31, 0), (None, 1)):
+        run(parts, shard, steps=50, loaders=loaders, stop_after=stop_after)
+    assert [row["step"] for row in metrics(whole) if row["name"] == "loss"] == list(range(1, 51))
+    assert outcome(parts) == outcome(whole)
+
+
+def test_the_state_of_the_optimizer_lies_where_the_weights_are(work, shard, monkeypatch):
+    from pipeline.training.checkpoints.state import TrainingState
+
+    network = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    network(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    tensors = TrainingState(network, optimizer, None).tensors(0)
+    assert {name for name in tensors if name.startswith("steps.")} == {"steps.weight", "steps.bias"}
+    assert all(value.device == next(network.parameters()).device for value in tensors.values())
