@@ -19,6 +19,7 @@ from pipeline.stages.pretrain import PretrainStage
 from pipeline.stages.shard import ShardStage, ShardTaggerStage
 from pipeline.stages.tag import TagStage
 from pipeline.stages.train_tagger import TrainTaggerStage
+from pipeline.training.settings import TrainingSettings
 from storage.errors import FatalError
 
 
@@ -130,6 +131,17 @@ def _shards(recipe: Recipe, use: str, datasets: tuple[str, ...], labels: str) ->
     return Step(f"shard:{use}", ShardStage, chosen, datasets=datasets, reads=reads, uses=uses)
 
 
+def _pretraining(
+    recipe: Recipe, name: str, settings: TrainingSettings, shards: tuple[str, ...], after: tuple[str, ...]
+) -> Step:
+    """One pre-training; it reads the test sets only if it is evaluated while it goes on."""
+    step = Step(name, PretrainStage, settings, reads={"shards": shards}, after=after)
+    if not settings.evaluate_every:
+        return step
+    reads = {"shards": shards, "images": ("ingest",)}
+    return replace(step, reads=reads, from_datasets={"images": recipe.data.test})
+
+
 def _arm(recipe: Recipe, arm: str) -> list[Step]:
     """The steps of one arm: shards of one kind of label, then pre-training on them and evaluation, once per seed."""
     packed = _shards(recipe, arm, recipe.data.label, labels=arm)
@@ -143,7 +155,7 @@ def _arm(recipe: Recipe, arm: str) -> list[Step]:
     for seed in recipe.pretrain.seeds:
         suffix = arm if len(recipe.pretrain.seeds) == 1 else f"{arm}:{seed}"
         pretrain, settings = f"pretrain:{suffix}", recipe.pretrain.settings.reseeded(seed)
-        steps.append(Step(pretrain, PretrainStage, settings, reads={"shards": shards}, after=checked))
+        steps.append(_pretraining(recipe, pretrain, settings, shards, checked))
         if recipe.data.test:
             tested = {"images": recipe.data.test}
             reads = {"images": ("ingest",), "weights": (pretrain,)}

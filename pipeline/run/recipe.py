@@ -163,6 +163,10 @@ class Recipe(Settings):
                 "pretrain.arms has 'pseudo', which needs a tagger; name a data set with relations in data.tagger, or a trained "
                 "tagger in tag.weights"
             )
+        if self.pretrain.settings.evaluate_every and not self.data.test:
+            raise ValueError(
+                "pretrain.settings.evaluate_every: there is no test set to evaluate on; name one in data.test"
+            )
         return self
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
@@ -23,15 +24,24 @@ class PretrainStage(Stage):
     resumes_from = RESUMES_FROM
     settings: TrainingSettings
 
+    def __init__(self, settings: TrainingSettings, image_folders: Mapping[str, Path | str] | None = None) -> None:
+        super().__init__(settings, image_folders)
+        self.reads = ("shards", "images") if settings.evaluate_every else ("shards",)  # type: ignore[misc, assignment]
+
     def weights(self) -> dict[str, Path]:
         """The tokenizer and the initial weights, where the settings name them."""
         return self.settings.files()
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Train in separate processes. Must be called from the main thread."""
-        from pipeline.training.config import TrainConfig
+        from pipeline.training.config import TestTables, TrainConfig
         from pipeline.training.run import run_training
         from pipeline.training.shards import shards_of
 
         shards = tuple(shards_of(inputs.artifacts("shards")))
-        return run_training(TrainConfig(kind="pretrain", settings=self.settings, work=work, shards=shards), report)
+        config = TrainConfig(kind="pretrain", settings=self.settings, work=work, shards=shards)
+        if not self.settings.evaluate_every:
+            return run_training(config, report)
+        tables = tuple(artifact.file("images.parquet") for artifact in inputs.artifacts("images"))
+        test = TestTables(tables=tables, folders=dict(self.image_folders))
+        return run_training(config.model_copy(update={"test": test}), report, "pipeline.stages.pretrain_worker")

@@ -38,6 +38,15 @@ class Shard(Settings):
     statistics: Path
 
 
+class TestTables(Settings):
+    """The test sets on which a training is evaluated while it goes on."""
+
+    tables: tuple[Path, ...]
+    """Files of the `images` table."""
+    folders: dict[str, Path | str]
+    """Data set → the folder, tar or URL of its images."""
+
+
 class TrainConfig(Settings):
     """Describes a training. `work` is the folder for its checkpoints and results."""
 
@@ -48,6 +57,7 @@ class TrainConfig(Settings):
     """Folder of what its trackers write; it outlives `work`."""
     shards: tuple[Shard, ...] = ()
     """The training set, one data set after the other."""
+    test: TestTables | None = None
 
 
 def _tracking(values: dict[str, Any]) -> Path:

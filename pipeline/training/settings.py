@@ -120,6 +120,11 @@ class TrainingSettings(ViewSettings):
 
     log_every: int = Field(20, ge=1)
     """Number of steps between two entries of the losses and the gradient norm in the metrics."""
+    evaluate_every: int | None = Field(None, ge=1)
+    """Number of steps between two evaluations of a pre-training on the sets of `data.test` (zero-shot mAP, AP50); None: only
+    at its end. Not with `parallel = "fsdp"`."""
+    evaluate_images: int = Field(200, ge=1)
+    """Number of images of these evaluations."""
     trackers: tuple[TrackerKind, ...] = runtime(())
     """Where metrics go beside TensorBoard: "wandb", "mlflow" and "trackio", each offline unless its own settings say
     otherwise (docs/training.md, Tracking)."""
@@ -202,6 +207,10 @@ class TrainingSettings(ViewSettings):
                 f"batch: {self.batch} images in micro-batches of {self.micro_batch} can't be shared by processes = "
                 f"{self.processes}{on_hosts}; use fewer processes, or a smaller micro_batch"
             )
+        if self.evaluate_every and self.parallel == "fsdp":
+            raise ValueError(
+                'evaluate_every: each process evaluates with the whole network; set parallel to "ddp" or "tree"'
+            )
         if self.hosts > 1 and self.address is None:
             raise ValueError(f"address: hosts = {self.hosts} need one, such as 10.0.0.7:29500, to meet at")
         if self.least_hosts is not None and self.least_hosts > self.hosts:
@@ -278,3 +287,10 @@ class TaggerSettings(TrainingSettings):
     @classmethod
     def _is_a_network(cls, values: dict[str, Any]) -> dict[str, Any]:
         return NetworkConfig.from_dict({**RELEASED, **values, "architecture": "parsed", "tagger": True}).to_dict()
+
+    @field_validator("evaluate_every")
+    @classmethod
+    def _is_for_pretraining(cls, value: int | None) -> int | None:
+        if value is not None:
+            raise ValueError("a tagger is measured on its held-out images, every `check_every` steps; leave it out")
+        return value

@@ -34,13 +34,16 @@ from storage.errors import PipelineError
 from storage.shards.sample_map import SampleMap
 
 
-def main(path: Path) -> int:
-    """Trains as the configuration says. The exit code is 0 when it finished or stopped on request, otherwise 1."""
+def main(path: Path, make_check: Callable[[TrainConfig], Check] = lambda config: no_check) -> int:
+    """Trains as the configuration says. The exit code is 0 when it finished or stopped on request, otherwise 1.
+
+    `make_check`: what a pre-training calls after each step.
+    """
     config = TrainConfig.model_validate_json(path.read_bytes())
     try:
         asked = _listen()
         ranks = join(config)
-        trained = run(config, ranks, asked)
+        trained = run(config, ranks, asked, make_check)
         if ranks.count > 1:
             dist.destroy_process_group()
     except Exception as error:
@@ -54,7 +57,9 @@ def main(path: Path) -> int:
     return 0
 
 
-def run(config: TrainConfig, ranks: Ranks, asked_to_stop: Callable[[], bool]) -> TrainingResult:
+def run(
+    config: TrainConfig, ranks: Ranks, asked_to_stop: Callable[[], bool], make_check: Callable[[TrainConfig], Check]
+) -> TrainingResult:
     """Runs the part of one process in the training. Process 0 writes the results to `config.work`."""
     settings = config.settings
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -63,7 +68,7 @@ def run(config: TrainConfig, ranks: Ranks, asked_to_stop: Callable[[], bool]) ->
     keep_freed_memory()
     vocabulary = Vocabulary.load(config.work / VOCABULARY)
     samples = _samples(config, SAMPLES)
-    task, check = _parts(config, vocabulary, ranks)
+    task, check = _parts(config, vocabulary, make_check)
     trained = Trainer(config, task, samples, ranks, _report, check).train(asked_to_stop)
     if ranks.rank == 0 and trained.finished:
         _finish(config, trained, samples, ranks)
@@ -74,12 +79,14 @@ def _samples(config: TrainConfig, name: str) -> ShardSamples:
     return ShardSamples(SampleMap(config.work / name), range_cache(config), config.settings.predicate_form)
 
 
-def _parts(config: TrainConfig, vocabulary: Vocabulary, ranks: Ranks) -> tuple[Task, Check]:
+def _parts(
+    config: TrainConfig, vocabulary: Vocabulary, make_check: Callable[[TrainConfig], Check]
+) -> tuple[Task, Check]:
     """Builds the task, and the check to run after each step."""
     if config.kind == "pretrain":
         from pipeline.training.task import PretrainTask
 
-        return PretrainTask(config.settings, vocabulary, config.work / TOKENIZER), no_check
+        return PretrainTask(config.settings, vocabulary, config.work / TOKENIZER), make_check(config)
     from pipeline.training.settings import TaggerSettings
     from pipeline.training.tagger_evaluation import HeldOut
     from pipeline.training.tagger_task import TaggerTask

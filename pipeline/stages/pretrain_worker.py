@@ -1,0 +1,54 @@
+"""Runs one process of a pre-training that is evaluated while it goes on: `python -m pipeline.stages.pretrain_worker CONFIG.json`.
+
+Trainings know nothing of evaluations; a stage knows both.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.runtime.processes import die_with_parent
+from pipeline.training.config import LAUNCHER
+
+if __name__ == "__main__":
+    # This comes before the slow imports: a launcher killed during them must not leave a trainer behind.
+    die_with_parent(int(os.environ.get(LAUNCHER, os.getppid())))
+
+import pyarrow as pa
+
+from models.network import Network
+from pipeline.evaluation.test_set import TestSet
+from pipeline.training.config import TrainConfig
+from pipeline.training.ranks import Ranks
+from pipeline.training.worker import main
+from storage.tables import read_table
+
+
+class ZeroShotCheck:
+    """Scores the network on the first images of the test sets every `evaluate_every` steps."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        assert config.test is not None
+        self._settings = config.settings
+        rows = pa.concat_tables([read_table(path) for path in config.test.tables]).to_pylist()
+        self._test = TestSet(rows[: config.settings.evaluate_images], config.test.folders)
+
+    def __call__(self, network: Network, step: int, total: int, ranks: Ranks) -> Mapping[str, float]:
+        """Returns zero_shot_map and the others after each step that is due, the same in all processes."""
+        every = self._settings.evaluate_every
+        if not every or step % every:
+            return {}
+        own = range(ranks.rank, len(self._test.rows), ranks.count)
+        size, batch = self._settings.whole_size, self._settings.micro_batch
+        found = self._test.predict(network, size, None, batch, lambda done, total, note="": None, own)
+        network.train()
+        every_one = ranks.every({each[0]: each for each in found})
+        scores: Mapping[str, float] = self._test.scores(every_one.values())
+        return scores
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), ZeroShotCheck))
