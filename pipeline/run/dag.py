@@ -155,6 +155,8 @@ def _arm(recipe: Recipe, arm: str) -> list[Step]:
     for seed in recipe.pretrain.seeds:
         suffix = arm if len(recipe.pretrain.seeds) == 1 else f"{arm}:{seed}"
         pretrain, settings = f"pretrain:{suffix}", recipe.pretrain.settings.reseeded(seed)
+        if arm == "none" and not recipe.data.mix:  # there is no predicate to learn
+            settings = settings.model_copy(update={"loss": settings.loss.model_copy(update={"predicates": 0.0})})
         steps.append(_pretraining(recipe, pretrain, settings, shards, checked))
         if recipe.data.test:
             tested = {"images": recipe.data.test}

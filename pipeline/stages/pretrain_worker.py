@@ -23,7 +23,7 @@ from models.network import Network
 from pipeline.evaluation.test_set import TestSet
 from pipeline.training.config import TrainConfig
 from pipeline.training.ranks import Ranks
-from pipeline.training.worker import main
+from pipeline.training.worker import end_process, main
 from storage.tables import read_table
 
 
@@ -51,4 +51,4 @@ class ZeroShotCheck:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), ZeroShotCheck))
+    end_process(main(Path(sys.argv[1]), ZeroShotCheck))

@@ -27,6 +27,11 @@ def prepare(config: TrainConfig) -> dict[str, Path]:
     if not vocabulary_file.is_file():
         statistics = [read_table(path) for path in sorted({shard.statistics for shard in config.shards})]
         vocabulary = Vocabulary.of(statistics, config.settings.predicate_form)
+        if not vocabulary.predicates.names and config.settings.loss.predicates:
+            raise FatalError(
+                "nothing to learn predicates from: no image of the training set has a relation; lower shard.threshold, name a "
+                "data set with relations in data.mix, or set loss.predicates = 0 to learn boxes alone"
+            )
         network = config.settings.network
         if config.settings.tokenizer is not None:
             copy_tokenizer(config.settings.tokenizer, tokenizer)

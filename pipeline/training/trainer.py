@@ -193,7 +193,8 @@ class Trainer:
             self._monitor.loaded()
             self._skipped.add(batch.damaged)
             if number == numbers[0] and self._monitor.counts_flops:
-                self._count(batch, number)
+                with self._memory_told(batch):
+                    self._count(batch, number)
             is_last = number == numbers[-1]
             with self._memory_told(batch), self._parallel.syncing(is_last):
                 found[number] = self._losses(batch, number)

@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 
 from models.weights import write
 from pipeline.runtime.processes import keep_freed_memory
@@ -30,7 +31,7 @@ from pipeline.training.task import Task
 from pipeline.training.trainer import Check, Trainer, TrainingResult, no_check
 from pipeline.training.vocabulary import Vocabulary
 from storage.atomic import put_in_place, write_atomic
-from storage.errors import PipelineError
+from storage.errors import FatalError, PipelineError
 from storage.shards.sample_map import SampleMap
 
 
@@ -111,8 +112,14 @@ def _report(step: int, total: int, note: str) -> None:
 
 def _finish(config: TrainConfig, trained: TrainingResult, samples: ShardSamples, ranks: Ranks) -> None:
     aside = config.work / f".{MODEL}.new"
-    write(trained.state, trained.network.config, aside)
-    put_in_place(aside, config.work / MODEL)
+    try:
+        write(trained.state, trained.network.config, aside)
+        put_in_place(aside, config.work / MODEL)
+    except (SafetensorError, OSError) as error:
+        raise FatalError(
+            f"the trained weights could not be written to {config.work} ({error}); free space and run again: the training goes on "
+            "from its last checkpoint"
+        ) from error
     seen = (trained.steps - trained.resumed_from) * config.settings.batch
     summary = Summary(
         steps=trained.steps,
@@ -130,10 +137,13 @@ def _finish(config: TrainConfig, trained: TrainingResult, samples: ShardSamples,
     write_atomic(config.work / SUMMARY, summary.model_dump_json().encode())
 
 
-if __name__ == "__main__":
-    code = main(Path(sys.argv[1]))
+def end_process(code: int) -> None:
+    """Ends this process. After a failure, a usual exit would wait for collectives with peers that are lost."""
     if code:
-        # A usual exit would wait for collectives with peers that are lost.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+if __name__ == "__main__":
+    end_process(main(Path(sys.argv[1])))
