@@ -156,7 +156,7 @@ class TrainingSettings(ViewSettings):
     processes: int = runtime(2, ge=1, le=1024)
     """Number of training processes on each host: one per GPU, or several that share its cores."""
     hosts: int = runtime(1, ge=1, le=1024)
-    """Number of machines that train together from the start. On each but the first runs `rlip join` (docs/operations.md)."""
+    """Number of machines that train together from the start. On each but the first runs `rlip join` (docs/training.md)."""
     least_hosts: int | None = runtime(None, ge=1)
     """Smallest number of hosts to go on with after some were lost. Unset: all of `hosts`."""
     address: str | None = runtime(None)

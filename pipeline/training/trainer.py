@@ -213,7 +213,9 @@ class Trainer:
 
     def _count(self, batch: MicroBatch, number: int) -> None:
         """Has the operations of a micro-batch counted, in passes of their own that leave no trace."""
-        self._monitor.count(batch, lambda: self._parallel.backward(self._losses(batch, number)["loss"], True))
+        # A compiler that first meets the network while it is counted leaves it uncompiled for good.
+        with torch.compiler.set_stance("force_eager"):
+            self._monitor.count(batch, lambda: self._parallel.backward(self._losses(batch, number)["loss"], True))
         self._parallel.finish()
         self._optimizer.zero_grad(set_to_none=True)
 

@@ -117,8 +117,8 @@ def _finish(config: TrainConfig, trained: TrainingResult, samples: ShardSamples,
         put_in_place(aside, config.work / MODEL)
     except (SafetensorError, OSError) as error:
         raise FatalError(
-            f"the trained weights could not be written to {config.work} ({error}); free space and run again: the training goes on "
-            "from its last checkpoint"
+            f"the trained weights could not be written to {config.work} ({error}); free space and run again: the training "
+            "goes on from its last checkpoint"
         ) from error
     seen = (trained.steps - trained.resumed_from) * config.settings.batch
     summary = Summary(
