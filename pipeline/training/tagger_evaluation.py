@@ -88,8 +88,8 @@ def check_tagger(
 ) -> TaggerCheck:
     """Scores every ordered pair of boxes for the names of the held-out images, and measures this against the relations.
 
-    The names are those of all `most` images, and the most frequent others up to the number that a step has. Processes share
-    the images, and all return the same. Proposals imitate those of captions: all pairs of boxes of the two categories of
+    The names are the most frequent ones of these images, and others up to the number that a step has. Processes share the
+    images, and all return the same. Proposals imitate those of captions: all pairs of boxes of the two categories of
     each given relation, and of some relations that only other images have. For proposals, a relation with a `symmetric`
     predicate holds both ways. The network is left in training mode.
     """

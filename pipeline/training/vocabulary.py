@@ -47,17 +47,15 @@ class Names:
         return here + [self.names[place] for place in sorted(drawn)]
 
     def most_frequent(self, present: Iterable[str], budget: int) -> tuple[str, ...]:
-        """Returns the present names that are known and the most frequent others up to the budget, in order of frequency."""
+        """Returns up to `budget` names in order of frequency: first of all the most frequent present ones, then others."""
         here = set(present)
-        others = max(0, budget - sum(name in here for name in self.names))
-        kept: list[str] = []
+        known = [name for name in self.names if name in here]
+        chosen = {*known, *self.names} if len(self.names) <= budget else set(known[:budget])
         for name in self.names:
-            if name in here:
-                kept.append(name)
-            elif others:
-                others -= 1
-                kept.append(name)
-        return tuple(kept)
+            if len(chosen) >= budget:
+                break
+            chosen.add(name)
+        return tuple(name for name in self.names if name in chosen)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,15 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing
 
-from pipeline.training.config import SAMPLES, TOKENIZER, VOCABULARY, Shard, TrainConfig
+from pipeline.training.config import HELD_OUT, SAMPLES, TOKENIZER, VOCABULARY, Shard, TrainConfig
 from pipeline.training.prepare import prepare
 from pipeline.training.ranks import Ranks
-from pipeline.training.settings import TrainingSettings
+from pipeline.training.settings import TaggerSettings, TrainingSettings
 from pipeline.training.shards import ShardSamples
+from pipeline.training.tagger_evaluation import HeldOut
+from pipeline.training.tagger_task import TaggerTask
 from pipeline.training.task import PretrainTask
-from pipeline.training.trainer import Trainer, TrainingResult
+from pipeline.training.trainer import Trainer, TrainingResult, no_check
 from pipeline.training.vocabulary import Vocabulary
 from storage.shards.sample_map import SampleMap
 
@@ -37,17 +39,22 @@ def _one(rank: int, count: int, store: str, function: Callable[..., None], given
 
 
 def train(ranks: Ranks, shard: Shard, work: Path, values: dict, stop_after: int | None = None) -> TrainingResult:
-    """Trains in this process group; `stop_after`: asks to stop after so many steps."""
-    config = TrainConfig(kind="pretrain", settings=TrainingSettings(**values), work=work, shards=(shard,))
+    """Trains in this process group; `stop_after`: asks to stop after so many steps. With `held_out`, trains a tagger."""
+    is_tagger = "held_out" in values
+    settings = TaggerSettings(**values) if is_tagger else TrainingSettings(**values)
+    config = TrainConfig(kind="tagger" if is_tagger else "pretrain", settings=settings, work=work, shards=(shard,))
     if ranks.rank == 0:
         work.mkdir(exist_ok=True)
         prepare(config)
     if ranks.count > 1:
         dist.barrier()
-    task = PretrainTask(config.settings, Vocabulary.load(work / VOCABULARY), work / TOKENIZER)
+    vocabulary, check = Vocabulary.load(work / VOCABULARY), no_check
+    task = (TaggerTask if is_tagger else PretrainTask)(settings, vocabulary, work / TOKENIZER)
+    if is_tagger:
+        check = HeldOut(ShardSamples(SampleMap(work / HELD_OUT)), vocabulary, settings, work)
     notes: list[str] = []
     samples = ShardSamples(SampleMap(work / SAMPLES))
-    trainer = Trainer(config, task, samples, ranks, lambda step, total, note: notes.append(note))
+    trainer = Trainer(config, task, samples, ranks, lambda step, total, note: notes.append(note), check)
     result = trainer.train(lambda: stop_after is not None and trainer.step + 1 >= stop_after)
     if ranks.rank == 0:
         (work / "notes.txt").write_text("\n".join(notes))

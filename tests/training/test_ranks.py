@@ -12,6 +12,7 @@ from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.ranks import Ranks
+from pipeline.training.settings import CALIBRATION
 from tests.training.conftest import TINY
 from tests.training.in_ranks import in_ranks, train
 
@@ -28,6 +29,7 @@ def several(ranks: Ranks, shard, root: Path, jobs: list[Job]) -> None:
 
 
 TREE, FSDP = {"parallel": "tree"}, {"parallel": "fsdp"}
+TAGGER = {"held_out": 0.5, "check_every": 4}
 CHANGING: list[list[Job]] = [
     [("changing", FSDP, 3), ("changing_tree", TREE, 3)],
     [("changing", {}, 5), ("changing_tree", TREE, 5)],
@@ -39,8 +41,19 @@ CHANGING: list[list[Job]] = [
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, shard) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    one: list[Job] = [("ddp1", {}, None), ("tree1", TREE, None), ("ema1", {"ema": 0.9}, None)]
-    two: list[Job] = [("ddp2", {}, None), ("tree2", TREE, None), ("fsdp2", FSDP | {"ema": 0.9}, None)]
+    one: list[Job] = [
+        ("tagger1", TAGGER, None),
+        ("ddp1", {}, None),
+        ("tree1", TREE, None),
+        ("ema1", {"ema": 0.9}, None),
+    ]
+    two: list[Job] = [
+        ("tagger2", TAGGER, None),
+        ("tagger2f", TAGGER | FSDP, None),
+        ("ddp2", {}, None),
+        ("tree2", TREE, None),
+        ("fsdp2", FSDP | {"ema": 0.9}, None),
+    ]
     three: list[Job] = [("ddp3", {}, None), ("tree3", TREE, None)]
     for step, (count, jobs) in enumerate([(2, two), (1, one), (3, three)]):
         (folder / str(count)).mkdir()
@@ -81,6 +94,21 @@ def test_the_average_is_kept_whoever_shares_it(root):
     sharded = weights(root / "fsdp2")
     # Adam's first steps have nearly the same length whatever the gradient, so rounding can move single weights.
     assert max((averaged[key] - sharded[key]).abs().mean() for key in last) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["tagger2", "tagger2f"])
+def test_held_out_images_are_scored_by_all_processes_together(root, name):
+    def scores(work: Path) -> dict[str, list[float]]:
+        table = MetricsLog(work / "metrics.jsonl").table().to_pylist()
+        names = {row["name"] for row in table if row["name"].startswith("held_out")}
+        return {each: [row["value"] for row in table if row["name"] == each] for each in sorted(names)}
+
+    expected, found = scores(root / "tagger1"), scores(root / name)
+    assert found.keys() == expected.keys() and len(found["held_out_map"]) == 2
+    assert found["held_out_images"] == expected["held_out_images"] != [0.0, 0.0]
+    for each, values in expected.items():
+        assert found[each] == pytest.approx(values, abs=2e-3), each
+    assert (root / name / CALIBRATION).is_file()
 
 
 def test_each_process_of_fsdp_writes_its_part(root):
