@@ -27,13 +27,13 @@ def test_a_second_run_computes_nothing(finished: World, computed: Computed) -> N
 
 
 def test_another_threshold_re_runs_the_shards_and_below(copied: World, computed: Computed) -> None:
-    assert copied.due("shard.threshold=0.5") == BELOW_SHARD
-    done = computed(copied.run("shard.threshold=0.5"))
+    assert copied.due("shard.threshold=0.21") == BELOW_SHARD
+    done = computed(copied.run("shard.threshold=0.21"))
     assert set(done) <= BELOW_SHARD
     assert done["shard:pseudo"] == 3
     output = {each["partition"]: each["causes"] for each in copied.ask("why", "tiny", "shard:pseudo")}
     assert [[(c["term"], c["old"], c["new"]) for c in causes] for causes in output.values()] == [
-        [("settings.threshold", 0.05, 0.5)]
+        [("settings.threshold", 0.05, 0.21)]
     ] * 3
 
 
