@@ -129,7 +129,7 @@ def forward_call(workload: Workload, network: RLIP, precision: str, remember: bo
 def step_call(workload: Workload, network: RLIP, precision: str) -> Callable[[], float]:
     """Returns a call of one training step, which returns the loss."""
     network.train()
-    criterion = SetCriterion(LossSettings(pseudo_predicates=True, official_compat=True))
+    criterion = SetCriterion(LossSettings(pseudo_predicates=True), official_compat=True)
     settings = TrainingSettings(network=network.config.to_dict())
     optimizer = make_optimizer(network, settings)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
