@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from benchmarks.streaming.photos import Photos
 from benchmarks.streaming.results import Goal, Row
 from storage.shards.index import index_path
 from storage.shards.sample_map import ShardFile, write_sample_map
-from storage.shards.writer import write_shards
+from storage.shards.writer import Sample, write_shards
 from storage.stream.stream import Stream
 from storage.tables import table_bytes
 
@@ -34,7 +34,7 @@ MOST_MB, MOST_FILES = 100, 64
 
 def measure_large_map(photos: Photos, folder: Path, tars: int, rounds: int) -> Iterator[Row]:
     """Yields what processes that begin anew need."""
-    shards = _synthetic_shards(photos.first(SAMPLES_PER_TAR), folder, tars)
+    shards = linked_tars(photos.first(SAMPLES_PER_TAR).samples(), folder, tars)
     began = time.process_time()
     samples = write_sample_map(folder / "map", shards)
     spent = time.process_time() - began
@@ -58,16 +58,17 @@ def measure_large_map(photos: Photos, folder: Path, tars: int, rounds: int) -> I
     yield Row("memory / open files", "files", found["files"], goal=Goal(MOST_FILES, most=True, of_ratio=False))
 
 
-def _synthetic_shards(photos: Photos, folder: Path, tars: int) -> list[ShardFile]:
-    """Writes one tar and its links, and an index for each."""
+def linked_tars(samples: Iterable[Sample], folder: Path, tars: int) -> list[ShardFile]:
+    """Writes one tar and links to it under other names, and an index for each with keys of its own."""
     folder.mkdir(parents=True)
-    table = write_shards(folder, photos.samples(), sys.maxsize)
+    table = write_shards(folder, samples, sys.maxsize)
+    count = len(table["key"].unique())
     first = folder / "shard-000.tar"
     shards = []
     for number in range(tars):
         tar = folder / f"train-{number:05d}.tar"
         tar.hardlink_to(first)
-        index_path(tar).write_bytes(table_bytes(_renamed(table, tar.name, number * len(photos))))
+        index_path(tar).write_bytes(table_bytes(_renamed(table, tar.name, number * count)))
         shards.append(ShardFile(str(tar), index_path(tar)))
     return shards
 

@@ -1,0 +1,113 @@
+"""The trainer beside a bare loop: the same micro-batches, network, loss and optimiser, and nothing else.
+
+Both take turns step by step, in one process with one thread, so that whatever else the machine does slows both.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from benchmarks.pretraining.setup import (
+    WARM_UP,
+    make_config,
+    make_task,
+    make_trainer,
+    open_samples,
+    write_training_set,
+)
+from benchmarks.streaming.photos import Photos
+from benchmarks.streaming.results import Goal, Row
+from models.network import Network
+from pipeline.training.batches import MicroBatch, MicroBatches, Origin
+from pipeline.training.config import TrainConfig
+from pipeline.training.optimizer import make_optimizer, set_rates
+from pipeline.training.ranks import Ranks
+from pipeline.training.task import Draws
+from storage.stream.order import stable_seed
+
+LOG_EVERY = 5
+"""Four times as often as by default."""
+
+
+class BareLoop:
+    """Trains a network as a short script would. It is called after each step of a trainer, and then runs the same step."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._settings = config.settings
+        self._task = make_task(config)
+        self._batches = MicroBatches(open_samples(config), config.settings, self._task, Origin(), {})
+        torch.manual_seed(stable_seed("weights", config.settings.seed))
+        self.network = self._task.build(lambda note: None).train()
+        self._optimizer = make_optimizer(self.network, config.settings)
+        self._parameters = list(self.network.parameters())
+        self.prepared: list[float] = []
+        """CPU-seconds of each step for the preparation of its micro-batches."""
+        self.trained: list[float] = []
+        """CPU-seconds of the rest of each step."""
+        self.beside: list[float] = []
+        """CPU-seconds of each step of the trainer."""
+        self._ended = time.process_time()
+
+    def __call__(self, network: Network, step: int, total: int, ranks: Ranks) -> Mapping[str, float]:
+        """Runs a step after the trainer's own of that number, counted from 1."""
+        began = time.process_time()
+        self.beside.append(began - self._ended)
+        parts = [self._batch((step - 1) * self._settings.micro_batches + part) for part in range(self._settings.micro_batches)]
+        prepared = time.process_time()
+        self._train(step - 1, total, parts)
+        self._ended = time.process_time()
+        self.prepared.append(prepared - began)
+        self.trained.append(self._ended - prepared)
+        return {}
+
+    def _batch(self, number: int) -> MicroBatch:
+        batch = self._batches[number]
+        assert isinstance(batch, MicroBatch)
+        return batch
+
+    def _train(self, step: int, total: int, parts: list[MicroBatch]) -> float:
+        set_rates(self._optimizer, self._settings, step, total)
+        self._optimizer.zero_grad(set_to_none=True)
+        summed = torch.zeros(())
+        for part, batch in enumerate(parts):
+            Draws(self._settings.seed, step, part).seed_torch()
+            images, padding = batch.images(torch.device("cpu"))
+            predictions = self.network(images, padding, batch.inputs.texts)
+            loss = self._task.losses(predictions, batch.inputs)["loss"] / len(parts)
+            loss.backward()
+            summed += loss.detach()
+        torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.clip, foreach=True)
+        self._optimizer.step()
+        return summed.item()
+
+
+def measure_loop(photos: Photos, folder: Path, steps: int) -> Iterator[Row]:
+    """Yields the time of the trainer over that of the bare loop. Raises `RuntimeError` when their weights differ."""
+    shards = write_training_set(photos, folder / "set")
+    config = make_config(
+        folder / "training", shards, batch=8, steps=steps + WARM_UP, log_every=LOG_EVERY, schedule="cosine", clip=1e6
+    )
+    bare = BareLoop(config)
+    trained = make_trainer(config, check=bare).train(lambda: False)
+    theirs = bare.network.state_dict()
+    if not all(torch.equal(value, theirs[name]) for name, value in trained.network.state_dict().items()):
+        raise RuntimeError("the trainer and the bare loop end with different weights")
+    ours, prepared, alone = (times[WARM_UP:] for times in (bare.beside, bare.prepared, bare.trained))
+    both = [sum(times) for times in zip(prepared, alone, strict=True)]
+    yield _row("loop / trainer, beside a loop that prepares the same batches", ours, both, Goal(1.03, most=True))
+    yield _row("loop / trainer, beside a loop with batches made beforehand", ours, alone, None)
+    yield Row("loop / weights after the last step", note=f"equal in every bit, after {trained.steps} steps")
+
+
+def _row(name: str, ours: list[float], peer: list[float], goal: Goal | None) -> Row:
+    """Compares sums over those steps in which the ratio is neither among the highest nor the lowest quarter."""
+    ratios = [mine / its for mine, its in zip(ours, peer, strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4)
+    kept = [place for place, ratio in enumerate(ratios) if low <= ratio <= high]
+    mean_ours, mean_peer = (statistics.fmean(times[place] for place in kept) for times in (ours, peer))
+    return Row(name, "CPU-s", mean_ours, mean_peer, goal, f"quartiles {low:.3f} and {high:.3f} of {len(ratios)} steps")
