@@ -23,8 +23,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.labelling import processor
+from benchmarks.pretraining.checkpoint_stall import measure_checkpoints
 from benchmarks.pretraining.data_wait import measure_data_wait
 from benchmarks.pretraining.loop import measure_loop
+from benchmarks.pretraining.memory import measure_memory
+from benchmarks.pretraining.restart import measure_restart
+from benchmarks.pretraining.scaling import measure_scaling
 from benchmarks.streaming.photos import write_photos
 from benchmarks.streaming.results import HEADER, Row, print_row
 from pipeline.runtime.processes import keep_freed_memory
@@ -41,8 +45,16 @@ def measure(given: argparse.Namespace, folder: Path) -> Iterator[Row]:
     print(HEADER)
     if "data" in given.parts:
         yield from measure_data_wait(photos, folder / "data", given.steps)
+    if "checkpoints" in given.parts:
+        yield from measure_checkpoints(photos, folder / "checkpoints", given.steps, given.rounds)
     if "loop" in given.parts:
         yield from measure_loop(photos, folder / "loop", given.steps)
+    if "ranks" in given.parts:
+        yield from measure_scaling(photos, folder / "ranks", given.steps // 4, given.rounds)
+    if "memory" in given.parts:
+        yield from measure_memory(photos, folder / "memory", given.tars)
+    if "restart" in given.parts:
+        yield from measure_restart(photos, folder / "restart")
 
 
 def main() -> None:
@@ -53,6 +65,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--steps", type=int, default=40, help="steps of each training that is timed")
     parser.add_argument("--rounds", type=int, default=3, help="turns that the ways to share the work take")
+    parser.add_argument("--tars", type=int, default=2000, help="tars of 1,000 samples in the large set")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     given = parser.parse_args()
     torch.set_num_threads(1)

@@ -37,7 +37,7 @@ def skip(tar: str, count: str) -> Figures:
 
 def imported() -> Figures:
     """Measures the memory of a process that only imported the modules."""
-    return _memory()
+    return memory()
 
 
 def stream(folder: str, count: str) -> Figures:
@@ -48,10 +48,10 @@ def stream(folder: str, count: str) -> Figures:
     stream = Stream(samples, batch=8)
     for _ in islice(stream, int(count)):
         pass
-    return {"open_s": opened, "files": psutil.Process().num_fds(), **_memory()}
+    return {"open_s": opened, "files": psutil.Process().num_fds(), **memory()}
 
 
-def _memory() -> Figures:
+def memory() -> Figures:
     """Returns the memory in MB that is this process's alone, and the part of it that it wrote: no pages of mapped files."""
     written = sum(each.private_dirty for each in psutil.Process().memory_maps(grouped=False))
     return {"private_mb": psutil.Process().memory_full_info().uss / 1e6, "written_mb": written / 1e6}

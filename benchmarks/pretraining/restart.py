@@ -1,0 +1,62 @@
+"""What the loss of a rank costs a training: steps that are lost, and time until the next step is trained."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from benchmarks.pretraining.setup import SMALL, make_config, of_one_size, write_training_set
+from benchmarks.streaming.photos import Photos
+from benchmarks.streaming.results import Row
+from pipeline.training.launch.launcher import launch
+
+EVERY = 10
+"""Steps between two checkpoints."""
+STRUCK_AT = 25
+RANKS = 2
+
+
+class _Strike:
+    """Kills a rank once, and notes when the training goes on."""
+
+    def __init__(self) -> None:
+        self.struck_at: float | None = None
+        self.lost_after = self.resumed_after = 0
+        self.seconds: float | None = None
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Follows what the launcher reports."""
+        if self.struck_at is None:
+            if done >= STRUCK_AT:
+                self.lost_after, self.struck_at = done, time.perf_counter()
+                os.kill(max(_ranks()), signal.SIGKILL)
+        elif "continuing from the checkpoint" in note:
+            self.resumed_after = done
+        elif self.seconds is None and "loss" in note and self.resumed_after:
+            self.seconds = time.perf_counter() - self.struck_at
+
+
+def _ranks() -> list[int]:
+    """Returns the ids of the processes that this one started to train."""
+    started = psutil.Process().children()
+    return [process.pid for process in started if "pipeline.training.worker" in process.cmdline()]
+
+
+def measure_restart(photos: Photos, folder: Path) -> Iterator[Row]:
+    """Yields steps and seconds. Raises `RuntimeError` when the training did not go on from its checkpoint."""
+    shards = write_training_set(of_one_size(photos), folder / "set")
+    config = make_config(
+        folder / "training", shards, network=SMALL, batch=8, processes=RANKS, steps=STRUCK_AT + 2 * EVERY, checkpoint_every=EVERY
+    )
+    strike = _Strike()
+    summary = launch(config, strike)
+    if strike.seconds is None or summary.resumed_from != strike.resumed_after:
+        raise RuntimeError("the training did not go on from its checkpoint")
+    lost = strike.lost_after - strike.resumed_after
+    yield Row(f"restart / steps lost, a checkpoint every {EVERY} steps", "steps", lost)
+    yield Row(f"restart / from SIGKILL of one of {RANKS} ranks to the next step", "s", strike.seconds)

@@ -1,0 +1,141 @@
+"""Two ranks on two cores beside one rank on one core, for each way to share the work.
+
+Two ranks take twice the images, and no longer if nothing is lost. Two trainings that share nothing but the machine show
+what its memory allows. The peer is a bare loop with torch's DistributedDataParallel. Ways take turns.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import multiprocessing, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from benchmarks.pretraining.setup import (
+    SMALL,
+    WARM_UP,
+    StepClock,
+    make_config,
+    make_task,
+    make_trainer,
+    of_one_size,
+    open_samples,
+    write_training_set,
+)
+from benchmarks.streaming.photos import Photos
+from benchmarks.streaming.results import Goal, Row
+from pipeline.runtime.processes import keep_freed_memory
+from pipeline.training.batches import MicroBatch, MicroBatches, Origin
+from pipeline.training.config import Shard, TrainConfig
+from pipeline.training.optimizer import make_optimizer
+from pipeline.training.ranks import Ranks
+
+GOAL = Goal(1.15, most=True)
+ALONE, BESIDE, BARE, BARE_DDP = "one rank", "2 trainings that share nothing", "bare loop", "2 ranks, bare loop with DDP"
+TWO = {
+    BESIDE: (ALONE, None),
+    "ddp": (ALONE, GOAL),
+    "fsdp": (ALONE, GOAL),
+    "tree": (ALONE, GOAL),
+    BARE_DDP: (BARE, None),
+}
+"""What two processes do → what one does that it is compared with, and the goal."""
+WAYS = (ALONE, BARE, *TWO)
+
+
+def measure_scaling(photos: Photos, folder: Path, steps: int, rounds: int) -> Iterator[Row]:
+    """Yields the time of a step of two ranks, beside one rank that takes half the images."""
+    shards = write_training_set(of_one_size(photos), folder / "set")
+    turns = [_Turn.of(way, folder / f"{number}-{way}", shards, steps) for number in range(rounds) for way in WAYS]
+    multiprocessing.spawn(_rank, (folder, turns), nprocs=2)
+    seconds: list[float] = torch.load(folder / "seconds.pt")
+    found = {way: [s for turn, s in zip(turns, seconds, strict=True) if turn.way == way] for way in WAYS}
+    for way, (single, goal) in TWO.items():
+        ratios = [mine / its for mine, its in zip(found[way], found[single], strict=True)]
+        middle = sorted(range(rounds), key=ratios.__getitem__)[rounds // 2]
+        said = "turns " + ", ".join(f"{ratio:.2f}" for ratio in ratios)
+        yield Row(f"ranks / step of {way}, beside 1 rank", "s", found[way][middle], found[single][middle], goal, said)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """A training of one way, or two of those that share nothing, by rank."""
+
+    way: str
+    configs: tuple[TrainConfig, ...]
+
+    @classmethod
+    def of(cls, way: str, folder: Path, shards: Sequence[Shard], steps: int) -> _Turn:
+        single = way in (ALONE, BESIDE, BARE)
+        changes: dict[str, Any] = {"batch": 4, "processes": 1} if single else {"batch": 8, "processes": 2}
+        if way in ("fsdp", "tree"):
+            changes["parallel"] = way
+        changes |= {"network": SMALL, "steps": steps + WARM_UP}
+        folders = [folder / "0", folder / "1"] if way == BESIDE else [folder]
+        return cls(way, tuple(make_config(each, shards, **changes) for each in folders))
+
+    def seconds(self, rank: int) -> list[float]:
+        """Trains as this rank has to. Returns the times of its steps."""
+        if rank and self.way in (ALONE, BARE):
+            return []
+        config = self.configs[rank if self.way == BESIDE else 0]
+        if self.way in (BARE, BARE_DDP):
+            return _bare(config, Ranks(rank, 1 if self.way == BARE else 2))
+        clock = StepClock()
+        make_trainer(config, Ranks() if len(self.configs) > 1 or self.way == ALONE else Ranks(rank, 2), clock).train(
+            lambda: False
+        )
+        return clock.seconds
+
+
+def _bare(config: TrainConfig, ranks: Ranks) -> list[float]:
+    """Trains as a short script would, which prepares its images between steps. Returns the times of steps."""
+    task, settings = make_task(config), config.settings
+    batches = MicroBatches(open_samples(config), settings, task, Origin(), {})
+    torch.manual_seed(0)
+    network = task.build(lambda note: None).train()
+    optimizer = make_optimizer(network, settings)
+    parameters = list(network.parameters())
+    module: nn.Module = network
+    if ranks.count > 1:
+        module = DistributedDataParallel(
+            network, find_unused_parameters=True, gradient_as_bucket_view=True, broadcast_buffers=False
+        )
+    assert settings.steps is not None
+    times, began = [], time.perf_counter()
+    for step in range(settings.steps):
+        batch = batches[step * ranks.count + ranks.rank]
+        assert isinstance(batch, MicroBatch)
+        optimizer.zero_grad(set_to_none=True)
+        images, padding = batch.images(torch.device("cpu"))
+        loss = task.losses(module(images, padding, batch.inputs.texts), batch.inputs)["loss"]
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, settings.clip, foreach=True)
+        optimizer.step()
+        loss.item()
+        times.append(time.perf_counter() - began)
+        began = time.perf_counter()
+    return times
+
+
+def _rank(rank: int, folder: Path, turns: Sequence[_Turn]) -> None:
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    warnings.simplefilter("ignore")
+    keep_freed_memory()
+    dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), 2), rank=rank, world_size=2)
+    seconds = []
+    for turn in turns:
+        dist.barrier()
+        seconds.append(statistics.median(turn.seconds(rank)[WARM_UP:] or [0.0]))
+    if rank == 0:
+        torch.save(seconds, folder / "seconds.pt")
+    dist.destroy_process_group()
