@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 
 from models.network import Network
+from pipeline.runtime.processes import keep_freed_memory
 from pipeline.training.batches import MicroBatch, MicroBatches, Origin, sample_sequence
 from pipeline.training.checkpoints.checkpointer import Checkpointer
 from pipeline.training.checkpoints.state import TrainingState
@@ -336,7 +337,7 @@ def _loaded(
         sampler=numbers,
         num_workers=settings.loaders,
         multiprocessing_context="spawn" if settings.loaders else None,
-        worker_init_fn=_outlast_signals,
+        worker_init_fn=_begin_loader,
         pin_memory=device.type == "cuda",
     )
     for batch in loader:
@@ -345,7 +346,8 @@ def _loaded(
         yield batch
 
 
-def _outlast_signals(loader: int) -> None:
-    """Lets a loader process finish the step that its trainer finishes when the whole process group is asked to stop."""
+def _begin_loader(loader: int) -> None:
+    """Sets up a loader process. It finishes the step that its trainer finishes when all are asked to stop."""
+    keep_freed_memory()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
