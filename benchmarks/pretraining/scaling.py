@@ -6,8 +6,8 @@ what its memory allows. The peer is a bare loop with torch's DistributedDataPara
 
 from __future__ import annotations
 
+import json
 import statistics
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,12 +22,13 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks.pretraining.setup import (
     SMALL,
     WARM_UP,
+    Seconds,
     StepClock,
     make_config,
     make_task,
-    make_trainer,
     of_one_size,
     open_samples,
+    train,
     write_training_set,
 )
 from benchmarks.streaming.photos import Photos
@@ -56,13 +57,18 @@ def measure_scaling(photos: Photos, folder: Path, steps: int, rounds: int) -> It
     shards = write_training_set(of_one_size(photos), folder / "set")
     turns = [_Turn.of(way, folder / f"{number}-{way}", shards, steps) for number in range(rounds) for way in WAYS]
     multiprocessing.spawn(_rank, (folder, turns), nprocs=2)
-    seconds: list[float] = torch.load(folder / "seconds.pt")
-    found = {way: [s for turn, s in zip(turns, seconds, strict=True) if turn.way == way] for way in WAYS}
+    medians = json.loads((folder / "medians.json").read_bytes())
+    found = {way: [Seconds(*of) for turn, of in zip(turns, medians, strict=True) if turn.way == way] for way in WAYS}
     for way, (single, goal) in TWO.items():
-        ratios = [mine / its for mine, its in zip(found[way], found[single], strict=True)]
-        middle = sorted(range(rounds), key=ratios.__getitem__)[rounds // 2]
-        said = "turns " + ", ".join(f"{ratio:.2f}" for ratio in ratios)
-        yield Row(f"ranks / step of {way}, beside 1 rank", "s", found[way][middle], found[single][middle], goal, said)
+        pairs = sorted(zip(found[way], found[single], strict=True), key=lambda pair: pair[0].wall / pair[1].wall)
+        two, one = pairs[rounds // 2]
+        beside, processor = (_median_ratio(found[way], found[other], part) for other, part in ((BESIDE, 0), (single, 1)))
+        said = f"CPU-s {processor:.2f}x" + (f"; {beside:.2f}x of {BESIDE}" if goal else "")
+        yield Row(f"ranks / step of {way}, beside 1 rank", "s", two.wall, one.wall, goal, said)
+
+
+def _median_ratio(ours: Sequence[Seconds], peer: Sequence[Seconds], part: int) -> float:
+    return statistics.median(mine[part] / its[part] for mine, its in zip(ours, peer, strict=True))
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class _Turn:
         folders = [folder / "0", folder / "1"] if way == BESIDE else [folder]
         return cls(way, tuple(make_config(each, shards, **changes) for each in folders))
 
-    def seconds(self, rank: int) -> list[float]:
+    def steps(self, rank: int) -> list[Seconds]:
         """Trains as this rank has to. Returns the times of its steps."""
         if rank and self.way in (ALONE, BARE):
             return []
@@ -90,13 +96,11 @@ class _Turn:
         if self.way in (BARE, BARE_DDP):
             return _bare(config, Ranks(rank, 1 if self.way == BARE else 2))
         clock = StepClock()
-        make_trainer(config, Ranks() if len(self.configs) > 1 or self.way == ALONE else Ranks(rank, 2), clock).train(
-            lambda: False
-        )
-        return clock.seconds
+        train(config, ranks=Ranks() if self.way in (ALONE, BESIDE) else Ranks(rank, 2), check=clock)
+        return clock.steps
 
 
-def _bare(config: TrainConfig, ranks: Ranks) -> list[float]:
+def _bare(config: TrainConfig, ranks: Ranks) -> list[Seconds]:
     """Trains as a short script would, which prepares its images between steps. Returns the times of steps."""
     task, settings = make_task(config), config.settings
     batches = MicroBatches(open_samples(config), settings, task, Origin(), {})
@@ -110,7 +114,7 @@ def _bare(config: TrainConfig, ranks: Ranks) -> list[float]:
             network, find_unused_parameters=True, gradient_as_bucket_view=True, broadcast_buffers=False
         )
     assert settings.steps is not None
-    times, began = [], time.perf_counter()
+    clock = StepClock()
     for step in range(settings.steps):
         batch = batches[step * ranks.count + ranks.rank]
         assert isinstance(batch, MicroBatch)
@@ -121,9 +125,8 @@ def _bare(config: TrainConfig, ranks: Ranks) -> list[float]:
         torch.nn.utils.clip_grad_norm_(parameters, settings.clip, foreach=True)
         optimizer.step()
         loss.item()
-        times.append(time.perf_counter() - began)
-        began = time.perf_counter()
-    return times
+        clock()
+    return clock.steps
 
 
 def _rank(rank: int, folder: Path, turns: Sequence[_Turn]) -> None:
@@ -132,10 +135,11 @@ def _rank(rank: int, folder: Path, turns: Sequence[_Turn]) -> None:
     warnings.simplefilter("ignore")
     keep_freed_memory()
     dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), 2), rank=rank, world_size=2)
-    seconds = []
+    medians = []
     for turn in turns:
         dist.barrier()
-        seconds.append(statistics.median(turn.seconds(rank)[WARM_UP:] or [0.0]))
+        steps = turn.steps(rank)[WARM_UP:]
+        medians.append([statistics.median(times) for times in zip(*steps, strict=True)])
     if rank == 0:
-        torch.save(seconds, folder / "seconds.pt")
+        (folder / "medians.json").write_text(json.dumps(medians))
     dist.destroy_process_group()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from benchmarks.streaming.large_map import linked_tars
 from benchmarks.streaming.photos import Photos
-from models.network import Network
 from pipeline.training.config import SAMPLES, TOKENIZER, VOCABULARY, Shard, TrainConfig
 from pipeline.training.prepare import prepare
 from pipeline.training.ranks import Ranks
@@ -152,15 +151,26 @@ class StepClock:
     """Measures the time of each step, by being called after each."""
 
     def __init__(self) -> None:
-        self._last = time.perf_counter()
-        self.seconds: list[float] = []
+        self._last = _now()
+        self.steps: list[Seconds] = []
 
-    def __call__(self, network: Network, step: int, total: int, ranks: Ranks) -> Mapping[str, float]:
+    def __call__(self, *of_the_step: object) -> Mapping[str, float]:
         """Notes the time since the last call."""
-        now = time.perf_counter()
-        self.seconds.append(now - self._last)
+        now = _now()
+        self.steps.append(Seconds(now.wall - self._last.wall, now.cpu - self._last.cpu))
         self._last = now
         return {}
+
+
+class Seconds(NamedTuple):
+    """Time that passed, and that the threads of this process computed."""
+
+    wall: float
+    cpu: float
+
+
+def _now() -> Seconds:
+    return Seconds(time.perf_counter(), time.process_time())
 
 
 def tracked(config: TrainConfig, name: str) -> dict[int, float]:
