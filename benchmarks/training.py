@@ -61,7 +61,9 @@ def main() -> None:
     """Measures, prints a table, and writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shared = Path(os.environ.get("RLIP_SHARED", "../shared"))
-    parser.add_argument("--shared", type=Path, default=shared, help="folder with data/coco; synthetic images without it")
+    parser.add_argument(
+        "--shared", type=Path, default=shared, help="folder with data/coco; synthetic images without it"
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--steps", type=int, default=40, help="steps of each training that is timed")
     parser.add_argument("--rounds", type=int, default=3, help="turns that the ways to share the work take")

@@ -57,7 +57,10 @@ class BareLoop:
         """Runs a step after the trainer's own of that number, counted from 1."""
         began = time.process_time()
         self.beside.append(began - self._ended)
-        parts = [self._batch((step - 1) * self._settings.micro_batches + part) for part in range(self._settings.micro_batches)]
+        parts = [
+            self._batch((step - 1) * self._settings.micro_batches + part)
+            for part in range(self._settings.micro_batches)
+        ]
         prepared = time.process_time()
         self._train(step - 1, total, parts)
         self._ended = time.process_time()

@@ -51,7 +51,13 @@ def measure_restart(photos: Photos, folder: Path) -> Iterator[Row]:
     """Yields steps and seconds. Raises `RuntimeError` when the training did not go on from its checkpoint."""
     shards = write_training_set(of_one_size(photos), folder / "set")
     config = make_config(
-        folder / "training", shards, network=SMALL, batch=8, processes=RANKS, steps=STRUCK_AT + 2 * EVERY, checkpoint_every=EVERY
+        folder / "training",
+        shards,
+        network=SMALL,
+        batch=8,
+        processes=RANKS,
+        steps=STRUCK_AT + 2 * EVERY,
+        checkpoint_every=EVERY,
     )
     strike = _Strike()
     summary = launch(config, strike)

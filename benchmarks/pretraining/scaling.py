@@ -62,7 +62,9 @@ def measure_scaling(photos: Photos, folder: Path, steps: int, rounds: int) -> It
     for way, (single, goal) in TWO.items():
         pairs = sorted(zip(found[way], found[single], strict=True), key=lambda pair: pair[0].wall / pair[1].wall)
         two, one = pairs[rounds // 2]
-        beside, processor = (_median_ratio(found[way], found[other], part) for other, part in ((BESIDE, 0), (single, 1)))
+        beside, processor = (
+            _median_ratio(found[way], found[other], part) for other, part in ((BESIDE, 0), (single, 1))
+        )
         said = f"CPU-s {processor:.2f}x" + (f"; {beside:.2f}x of {BESIDE}" if goal else "")
         yield Row(f"ranks / step of {way}, beside 1 rank", "s", two.wall, one.wall, goal, said)
 

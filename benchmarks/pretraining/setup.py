@@ -25,7 +25,7 @@ from pipeline.training.shards import ShardSamples
 from pipeline.training.statistics import STATISTICS_FILE, statistics_of
 from pipeline.training.task import PretrainTask, Task
 from pipeline.training.tracking.flops import COUNTED
-from pipeline.training.trainer import Check, Trainer, TrainingResult, no_check
+from pipeline.training.trainer import Check, Trainer, TrainingResult
 from pipeline.training.vocabulary import Vocabulary
 from storage.shards.sample_map import SampleMap
 from storage.shards.writer import Sample
@@ -134,7 +134,7 @@ def open_samples(config: TrainConfig) -> ShardSamples:
 
 
 def make_trainer(
-    config: TrainConfig, ranks: Ranks | None = None, check: Check = no_check, task: Task | None = None
+    config: TrainConfig, ranks: Ranks | None = None, check: Check | None = None, task: Task | None = None
 ) -> Trainer:
     """Returns a trainer in this process that reports to nobody."""
     return Trainer(

@@ -36,11 +36,13 @@ class ZeroShotCheck:
         rows = pa.concat_tables([read_table(path) for path in config.test.tables]).to_pylist()
         self._test = TestSet(rows[: config.settings.evaluate_images], config.test.folders)
 
-    def __call__(self, network: Network, step: int, total: int, ranks: Ranks) -> Mapping[str, float]:
-        """Returns zero_shot_map and the others after each step that is due, the same in all processes."""
+    def is_due(self, step: int, total: int) -> bool:
+        """Every `evaluate_every` steps."""
         every = self._settings.evaluate_every
-        if not every or step % every:
-            return {}
+        return every is not None and step % every == 0
+
+    def measure(self, network: Network, is_last: bool, ranks: Ranks) -> Mapping[str, float]:
+        """Returns zero_shot_map and the others, the same in all processes."""
         own = range(ranks.rank, len(self._test.rows), ranks.count)
         size, batch = self._settings.whole_size, self._settings.micro_batch
         found = self._test.predict(network, size, None, batch, lambda done, total, note="": None, own)

@@ -293,13 +293,14 @@ class HeldOut:
     settings: TaggerSettings
     work: Path
 
-    def __call__(self, network: Network, step: int, total: int, ranks: Ranks) -> Mapping[str, float]:
-        """Returns the measurements after this step, or nothing when none is due."""
-        last = step == total
-        if not len(self.images) or not (last or step % self.settings.check_every == 0):
-            return {}
-        most = MAX_IMAGES if last else MAX_IMAGES_BETWEEN
+    def is_due(self, step: int, total: int) -> bool:
+        """Every `check_every` steps and after the last one, if images are held out."""
+        return len(self.images) > 0 and (step == total or step % self.settings.check_every == 0)
+
+    def measure(self, network: Network, is_last: bool, ranks: Ranks) -> Mapping[str, float]:
+        """Returns the measurements; after the last step, it also writes the calibration."""
+        most = MAX_IMAGES if is_last else MAX_IMAGES_BETWEEN
         found = check_tagger(network, self.images, self.vocabulary, self.settings, ranks, SYMMETRIC, most)
-        if last and ranks.rank == 0:
+        if is_last and ranks.rank == 0:
             write_atomic(self.work / CALIBRATION, found.calibration.to_json())
         return found.scores

@@ -41,16 +41,15 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "could not create a m
 
 
 class Check(Protocol):
-    """Measures a network while it is trained. All processes call it after each step."""
+    """Measures a network while it is trained."""
 
-    def __call__(self, network: Network, step: int, total: int, ranks: Ranks) -> Mapping[str, float]:
-        """Returns values by name, usually none. The network is left as it was, in training mode."""
+    def is_due(self, step: int, total: int) -> bool:
+        """Whether to measure after this step."""
         ...
 
-
-def no_check(network: Network, step: int, total: int, ranks: Ranks) -> Mapping[str, float]:
-    """Measures nothing."""
-    return {}
+    def measure(self, network: Network, is_last: bool, ranks: Ranks) -> Mapping[str, float]:
+        """Returns values by name. All processes call it. The network is left as it was, in training mode."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Trainer:
         samples: ShardSamples,
         ranks: Ranks,
         progress: Progress,
-        check: Check = no_check,
+        check: Check | None = None,
     ) -> None:
         """Raises `FatalError` for a missing tar, and for a checkpoint of another network."""
         samples.require_tars()
@@ -160,7 +159,9 @@ class Trainer:
             self._monitor.updated(self.step, done.losses, done.norm, self._checkpoints.steps())
             if is_last or self.step % self._settings.log_every == 0:
                 self._monitor.log(self.step, done.losses | {"gradient_norm": done.norm} | rates, with_speed=True)
-            self._monitor.log(self.step, self._measured())
+            if self._check is not None and self._check.is_due(self.step, self.total):
+                with self._with_averages():
+                    self._monitor.log(self.step, self._check.measure(self.network, is_last, self._ranks))
             now = time.monotonic()
             if is_last or now - reported > 1:
                 speed = (self.step - self._first) * self._settings.batch / (now - started)
@@ -274,10 +275,6 @@ class Trainer:
             return {}
         with self._with_averages():
             return self._parallel.whole_state()
-
-    def _measured(self) -> Mapping[str, float]:
-        with self._with_averages():
-            return self._check(self.network, self.step, self.total, self._ranks)
 
     def _with_averages(self) -> AbstractContextManager[None]:
         return nullcontext() if self._ema is None else self._ema.applied()

@@ -28,17 +28,19 @@ from pipeline.training.launch.meeting import join
 from pipeline.training.ranks import Ranks
 from pipeline.training.shards import ShardSamples, range_cache
 from pipeline.training.task import Task
-from pipeline.training.trainer import Check, Trainer, TrainingResult, no_check
+from pipeline.training.trainer import Check, Trainer, TrainingResult
 from pipeline.training.vocabulary import Vocabulary
 from storage.atomic import put_in_place, write_atomic
 from storage.errors import FatalError, PipelineError
 from storage.shards.sample_map import SampleMap
 
+MakeCheck = Callable[[TrainConfig], Check]
 
-def main(path: Path, make_check: Callable[[TrainConfig], Check] = lambda config: no_check) -> int:
+
+def main(path: Path, make_check: MakeCheck | None = None) -> int:
     """Trains as the configuration says. The exit code is 0 when it finished or stopped on request, otherwise 1.
 
-    `make_check`: what a pre-training calls after each step.
+    `make_check`: makes what measures a pre-training while it goes on.
     """
     config = TrainConfig.model_validate_json(path.read_bytes())
     try:
@@ -59,7 +61,7 @@ def main(path: Path, make_check: Callable[[TrainConfig], Check] = lambda config:
 
 
 def run(
-    config: TrainConfig, ranks: Ranks, asked_to_stop: Callable[[], bool], make_check: Callable[[TrainConfig], Check]
+    config: TrainConfig, ranks: Ranks, asked_to_stop: Callable[[], bool], make_check: MakeCheck | None
 ) -> TrainingResult:
     """Runs the part of one process in the training. Process 0 writes the results to `config.work`."""
     settings = config.settings
@@ -80,14 +82,13 @@ def _samples(config: TrainConfig, name: str) -> ShardSamples:
     return ShardSamples(SampleMap(config.work / name), range_cache(config), config.settings.predicate_form)
 
 
-def _parts(
-    config: TrainConfig, vocabulary: Vocabulary, make_check: Callable[[TrainConfig], Check]
-) -> tuple[Task, Check]:
+def _parts(config: TrainConfig, vocabulary: Vocabulary, make_check: MakeCheck | None) -> tuple[Task, Check | None]:
     """Builds the task, and the check to run after each step."""
     if config.kind == "pretrain":
         from pipeline.training.task import PretrainTask
 
-        return PretrainTask(config.settings, vocabulary, config.work / TOKENIZER), make_check(config)
+        task = PretrainTask(config.settings, vocabulary, config.work / TOKENIZER)
+        return task, make_check(config) if make_check else None
     from pipeline.training.settings import TaggerSettings
     from pipeline.training.tagger_evaluation import HeldOut
     from pipeline.training.tagger_task import TaggerTask

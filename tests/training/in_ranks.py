@@ -17,7 +17,7 @@ from pipeline.training.shards import ShardSamples
 from pipeline.training.tagger_evaluation import HeldOut
 from pipeline.training.tagger_task import TaggerTask
 from pipeline.training.task import PretrainTask
-from pipeline.training.trainer import Trainer, TrainingResult, no_check
+from pipeline.training.trainer import Trainer, TrainingResult
 from pipeline.training.vocabulary import Vocabulary
 from storage.shards.sample_map import SampleMap
 
@@ -48,7 +48,7 @@ def train(ranks: Ranks, shard: Shard, work: Path, values: dict, stop_after: int 
         prepare(config)
     if ranks.count > 1:
         dist.barrier()
-    vocabulary, check = Vocabulary.load(work / VOCABULARY), no_check
+    vocabulary, check = Vocabulary.load(work / VOCABULARY), None
     task = (TaggerTask if is_tagger else PretrainTask)(settings, vocabulary, work / TOKENIZER)
     if is_tagger:
         check = HeldOut(ShardSamples(SampleMap(work / HELD_OUT)), vocabulary, settings, work)
