@@ -52,9 +52,16 @@ class BareLoop:
         self.beside: list[float] = []
         """CPU-seconds of each step of the trainer."""
         self._ended = time.process_time()
+        self._step = self._total = 0
 
-    def __call__(self, network: Network, step: int, total: int, ranks: Ranks) -> Mapping[str, float]:
-        """Runs a step after the trainer's own of that number, counted from 1."""
+    def is_due(self, step: int, total: int) -> bool:
+        """Every step."""
+        self._step, self._total = step, total
+        return True
+
+    def measure(self, network: Network, is_last: bool, ranks: Ranks) -> Mapping[str, float]:
+        """Runs a step after the trainer's own."""
+        step, total = self._step, self._total
         began = time.process_time()
         self.beside.append(began - self._ended)
         parts = [
