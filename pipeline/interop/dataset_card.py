@@ -240,6 +240,7 @@ def _origin(release: Release) -> str:
     kind = _settings(release.shards.values()).get("labels", "pseudo")
     return {
         "pseudo": "A Relation Tagger scored what captions of the images state: these are pseudo-labels, not annotations.",
+        "naive": "Every pair of boxes that a caption may mean has the caption's predicate, whether the image shows it or not.",
         "given": "The relations are annotations of the data sets themselves.",
         "none": "They have boxes alone.",
     }[kind]

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipeline.runtime.settings import Settings
-from pipeline.training.sample import SampleRelation
+from pipeline.training.sample import SampleRelation, strongest
 from storage.errors import FatalError
 from storage.runs import Run
 from tagger.english.predicates import canonical
@@ -106,6 +106,29 @@ def kept_labels(relations: pa.Table, candidates: pa.Table, settings: ChoiceSetti
             if one.reason is None
         ]
         found[row["image_id"]] = tuple(sorted(kept, key=lambda r: (r.subject, r.object, r.predicate)))
+    return found
+
+
+def naive_labels(candidates: pa.Table, limit: int) -> KeptLabels:
+    """Takes every candidate of a partition for true, as naive matching does, and at most `limit` labels per image.
+
+    Nothing ranks these labels, so those over the limit are the last in the order of their boxes.
+    """
+    found: dict[int, tuple[SampleRelation, ...]] = {}
+    for row in candidates.to_pylist():
+        clear = _ambiguities(row["pairs"])
+        labels = [
+            SampleRelation(
+                pair["subject"],
+                pair["object"],
+                canonical(pair["predicate"]),
+                surface=pair["predicate"],
+                ambiguity=clear[pair["subject"], pair["object"], pair["predicate"]],
+                triplet=_known(pair["triplet"]),
+            )
+            for pair in row["pairs"]
+        ]
+        found[row["image_id"]] = strongest([label for label in labels if label.predicate], limit)
     return found
 
 

@@ -45,7 +45,7 @@ class ArmScores:
 
 
 def arm_scores(run: Run) -> tuple[ArmScores, ...]:
-    """Collects the scores of every evaluated arm, in the order none, pseudo, given."""
+    """Collects the scores of every evaluated arm, in the order none, naive, pseudo, given."""
     collected: dict[str, dict[str, list[float]]] = {}
     seeds: dict[str, int] = {}
     for step in sorted(run.steps()):
@@ -58,10 +58,10 @@ def arm_scores(run: Run) -> tuple[ArmScores, ...]:
         for artifact in artifacts:
             for each in series(artifact):
                 collected.setdefault(arm, {}).setdefault(each.name, []).append(float(each.values[-1]))
-    order = {"none": 0, "pseudo": 1, "given": 2}
+    order = {"none": 0, "naive": 1, "pseudo": 2, "given": 3}
     return tuple(
         ArmScores(arm, seeds[arm], {name: Spread.of(values) for name, values in collected.get(arm, {}).items()})
-        for arm in sorted(seeds, key=lambda arm: (order.get(arm, 3), arm))
+        for arm in sorted(seeds, key=lambda arm: (order.get(arm, len(order)), arm))
     )
 
 

@@ -16,7 +16,7 @@ from pipeline.stages.ingest import IngestStage
 from pipeline.stages.overlap import OverlapSettings, OverlapStage
 from pipeline.stages.parse import ParseStage
 from pipeline.stages.pretrain import PretrainStage
-from pipeline.stages.shard import ShardStage, ShardTaggerStage
+from pipeline.stages.shard import FROM_CAPTIONS, ShardStage, ShardTaggerStage
 from pipeline.stages.tag import TagStage
 from pipeline.stages.train_tagger import TrainTaggerStage
 from pipeline.training.settings import TrainingSettings
@@ -61,7 +61,7 @@ def build_steps(recipe: Recipe) -> list[Step]:
     if data.test:
         images = {"images": ("ingest",)}
         steps.append(Step("fingerprint", FingerprintStage, Settings(), datasets=data.test, reads=images))
-    if "pseudo" in arms or not arms:
+    if not arms or any(arm in FROM_CAPTIONS for arm in arms):
         steps += _labelling(recipe)
     if data.mix:
         steps.append(_shards(recipe, "mix", data.mix, labels="given"))
@@ -123,7 +123,7 @@ def _tagger(recipe: Recipe) -> list[Step]:
 def _shards(recipe: Recipe, use: str, datasets: tuple[str, ...], labels: str) -> Step:
     """The step that packs data sets to pre-train on, without the images of the evaluation sets unless these are allowed."""
     reads = {"images": ("ingest",)}
-    if labels == "pseudo":
+    if labels in FROM_CAPTIONS:
         reads["relations"] = ("tag",)
     is_compared = recipe.data.test and not recipe.pretrain.allow_overlap
     uses = {"fingerprints": ("fingerprint",)} if is_compared else {}

@@ -18,7 +18,7 @@ from pipeline.runtime.settings import Settings, runtime
 from pipeline.stages.evaluate import EvaluateSettings
 from pipeline.stages.ingest import IngestSettings
 from pipeline.stages.parse import ParseSettings
-from pipeline.stages.shard import ShardSettings
+from pipeline.stages.shard import FROM_CAPTIONS, ShardSettings
 from pipeline.stages.tag import TagSettings
 from pipeline.training.settings import TaggerSettings, TrainingSettings
 from scenes.settings import SceneSettings
@@ -78,8 +78,9 @@ class DataSection(Settings):
 class PretrainSection(Settings):
     """The arms and seeds of pre-training, and the settings that all of them share."""
 
-    arms: tuple[Literal["pseudo", "none", "given"], ...] = ("pseudo",)
-    """Relations to pre-train with: those of the tagger (pseudo), none, or those annotated in the data set (given)."""
+    arms: tuple[Literal["pseudo", "naive", "none", "given"], ...] = ("pseudo",)
+    """Relations to pre-train with: those of the tagger (pseudo), every candidate (naive), none, or those annotated in the
+    data set (given)."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Each arm is pre-trained and evaluated once per seed."""
     allow_overlap: bool = runtime(False)
@@ -158,9 +159,10 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _arms_have_what_they_need(self) -> Recipe:
-        if "pseudo" in self.pretrain.arms and not self.data.tagger and self.tag.weights is None:
+        tagged = [arm for arm in self.pretrain.arms if arm in FROM_CAPTIONS]
+        if tagged and not self.data.tagger and self.tag.weights is None:
             raise ValueError(
-                "pretrain.arms has 'pseudo', which needs a tagger; name a data set with relations in data.tagger, or a trained "
+                f"pretrain.arms has {tagged[0]!r}, which needs a tagger; name a data set with relations in data.tagger, or a trained "
                 "tagger in tag.weights"
             )
         if self.pretrain.settings.evaluate_every and not self.data.test:

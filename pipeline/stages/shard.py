@@ -16,7 +16,7 @@ from pipeline.data.exclusions import Contaminated, Contamination, ExclusionList,
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_bytes
 from pipeline.data.images.perceptual_hash import DEFAULT_DISTANCE, probe_and_hash
-from pipeline.labels.kept_labels import ChoiceSettings, KeptLabels, kept_labels
+from pipeline.labels.kept_labels import ChoiceSettings, KeptLabels, kept_labels, naive_labels
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from pipeline.training.sample import SampleRelation, TrainingSample, strongest
 from pipeline.training.statistics import STATISTICS_FILE, statistics_of
@@ -27,14 +27,17 @@ from tagger.english.predicates import canonical
 
 EXCLUDED_FILE = "excluded.parquet"
 """The ledger of images that a list or an evaluation set has (schema `REJECTED`)."""
+FROM_CAPTIONS = ("pseudo", "naive")
+"""Sources of relations that read what stage `tag` wrote."""
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp"}
 
 
 class ShardSettings(ChoiceSettings):
     """Which labels and images go into the shards. Changing them does not run the tagger again."""
 
-    labels: Literal["pseudo", "given", "none"] = "pseudo"
-    """Source of the relations. pseudo: the tagger; given: the data set itself; none: no relations, boxes only."""
+    labels: Literal["pseudo", "naive", "given", "none"] = "pseudo"
+    """Source of the relations. pseudo: the tagger; naive: every candidate, whatever the tagger says; given: the data set
+    itself; none: no relations, boxes only."""
     without_relations: Literal["keep", "drop"] = "keep"
     """What becomes of images without any relation to train on. They still teach boxes."""
     max_bytes: int = Field(2**30, ge=2**20)
@@ -58,7 +61,7 @@ class ShardStage(Stage):
 
     def __init__(self, settings: ShardSettings, image_folders: Mapping[str, Path | str] | None = None) -> None:
         super().__init__(settings, image_folders)
-        self.reads = ("images", "relations") if settings.labels == "pseudo" else ("images",)  # type: ignore[misc]
+        self.reads = ("images", "relations") if settings.labels in FROM_CAPTIONS else ("images",)  # type: ignore[misc]
         self._contamination = Contamination(settings.exclude, None, settings.near_duplicates)
 
     def row_settings(self) -> dict[str, Any]:
@@ -104,7 +107,7 @@ class ShardStage(Stage):
         self, rows: Sequence[dict[str, Any]], inputs: Inputs, packed: _Packed, report: ReportProgress
     ) -> Iterator[Sample]:
         """Yields the images to pack, and notes in `packed` what becomes of each."""
-        kept, tagger = self._kept(inputs) if self.settings.labels == "pseudo" else ({}, None)
+        kept, tagger = self._kept(inputs) if self.settings.labels in FROM_CAPTIONS else ({}, None)
         for done, row in enumerate(rows):
             report(done, len(rows))
             labels = self._labels(row, kept, tagger)
@@ -148,11 +151,13 @@ class ShardStage(Stage):
         return TrainingSample.from_row(row, relations, self.settings.labels, tagger)
 
     def _kept(self, inputs: Inputs) -> tuple[KeptLabels, str | None]:
-        """The labels of each image to train on, and the digest of the tagger that scored them.
+        """The labels of each image to train on, and the digest of the tagger that scored them, if one did.
 
         Raises `FatalError` when they lack what the settings ask for.
         """
         tagged = inputs.artifact("relations")
+        if self.settings.labels == "naive":
+            return naive_labels(tagged.table("candidates"), self.settings.max_relations), None
         relations = tagged.table("relations")
         tagger = relations["tagger"][0].as_py() if len(relations) else None
         try:

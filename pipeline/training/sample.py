@@ -52,7 +52,7 @@ class TrainingSample:
     boxes: tuple[SampleBox, ...]
     relations: tuple[SampleRelation, ...]
     labels: str = "given"
-    """Who stated the relations: pseudo (a tagger), given (the data set), or none."""
+    """Who stated the relations: pseudo (a tagger), naive (captions alone), given (the data set), or none."""
     tagger: str | None = None
     """Digest of the tagger's weights."""
 

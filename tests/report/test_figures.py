@@ -193,15 +193,15 @@ def test_only_the_labelled_sets_count(labelled: RunBuilder) -> None:
 
 
 def test_arms_are_averaged_over_seeds(book: RunBuilder) -> None:
-    for arm, scores in {"none": (0.1, 0.2), "pseudo": (0.3, 0.4), "given": (0.5, 0.6)}.items():
+    for arm, scores in {"none": (0.1, 0.2), "naive": (0.2, 0.3), "pseudo": (0.3, 0.4), "given": (0.5, 0.6)}.items():
         for seed, score in enumerate(scores):
             book.metrics(f"evaluate:{arm}:{seed}", (0, "zero_shot_map", score), (0, "detection_ap50", 0.9))
     figures = compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5))
-    assert [(arm.arm, arm.seeds) for arm in figures.arms] == [("none", 2), ("pseudo", 2), ("given", 2)]
-    pseudo = figures.arms[1].scores["zero_shot_map"]
+    assert [(arm.arm, arm.seeds) for arm in figures.arms] == [("none", 2), ("naive", 2), ("pseudo", 2), ("given", 2)]
+    pseudo = figures.arms[2].scores["zero_shot_map"]
     assert pseudo.mean == pytest.approx(0.35)
     assert pseudo.deviation == pytest.approx(0.0707, abs=1e-4)
-    assert figures.arms[1].scores["detection_ap50"].mean == pytest.approx(0.9)
+    assert figures.arms[2].scores["detection_ap50"].mean == pytest.approx(0.9)
     assert figures.share_of_gain == pytest.approx(0.5)
 
 

@@ -81,6 +81,14 @@ def test_the_headline_compares_with_the_best_baseline(labelled: RunBuilder, reci
     assert replace(audit.labels, prior=boxes_alone).best_baseline == ("boxes and names alone", boxes_alone)
 
 
+def test_the_headline_of_pseudo_labels_compares_with_naive_ones(
+    labelled: RunBuilder, recipe: Any, tmp_path: Path
+) -> None:
+    for arm, score in {"pseudo": 0.25, "none": 0.0, "naive": 0.125}.items():
+        labelled.metrics(f"evaluate:{arm}", (0, "zero_shot_map", score))
+    assert "naive matching 0.125" in report(recipe, labelled, tmp_path / "report").text
+
+
 def test_coverage_is_folded_away_below_the_agreement(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
     page = report(recipe, labelled, tmp_path / "report")
     assert [found for found in page.all("details") if found.get("class") == "coverage"] == [{"class": "coverage"}]

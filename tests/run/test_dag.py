@@ -41,6 +41,14 @@ def test_a_training_waits_for_the_check_against_its_test_sets(root: Path) -> Non
     assert not made["pretrain:pseudo"].reads.keys() & {"overlap", "fingerprints"}  # a new test set trains nothing again
 
 
+def test_naive_labels_come_from_what_the_tagger_read_too(root: Path) -> None:
+    made = {step.name: step for step in build_steps(load_recipe(root / "recipes/demo.toml", ['pretrain.arms=["naive"]']))}
+    assert made["shard:naive"].reads == {"images": ("ingest",), "relations": ("tag",)}
+    assert "pretrain:naive" in made and "pretrain:pseudo" not in made
+    with pytest.raises(FatalError, match="pretrain.arms has 'naive', which needs a tagger"):
+        load_recipe(root / "recipes/demo.toml", ['pretrain.arms=["naive", "pseudo"]', "data.tagger=[]"])
+
+
 def test_the_first_stage_covers_all_sets(root: Path) -> None:
     assert steps(root, "demo", "ingest") == {"ingest": ("coco", "vg", "test")}
 

@@ -201,6 +201,22 @@ def test_given_and_no_labels(inputs, tmp_path):
     assert not any(sample.relations for sample in none.values())
 
 
+def test_naive_labels_are_all_candidates_whatever_the_tagger_says(inputs, tmp_path):
+    folder = inputs.artifact("relations").folder
+    riding = [candidate(0, "riding", 1, 4), candidate(0, "riding", 1, 2), candidate(0, "ride", 1, 3)]
+    pairs = [*riding, candidate(1, "riding", 0, 2), candidate(0, "", 1, 1)]
+    unscored = [{"image_id": 1, "pairs": pairs}, {"image_id": 5, "pairs": [candidate(0, "near", 1, 2)]}]
+    write_table(pa.Table.from_pylist(unscored, schema=CANDIDATES), folder / "candidates.parquet")
+    output, _, samples = shard(inputs, tmp_path / "work", labels="naive", threshold=0.99)
+    assert labels(samples[1]) == [(0, "ride", 1, 1.0), (1, "ride", 0, 1.0)]
+    assert labels(samples[5]) == []  # its subject is a crowd, which no sample has
+    assert (samples[1].labels, samples[1].tagger) == ("naive", None)
+    first = samples[1].relations[0]
+    assert (first.surface, first.ambiguity, first.triplet, first.caption) == ("riding", 2, 0, None)
+    _, _, fewer = shard(inputs, tmp_path / "fewer", labels="naive", max_relations=1)
+    assert labels(fewer[1]) == [(0, "ride", 1, 1.0)]
+
+
 def test_equal_input_gives_equal_bytes(inputs, tmp_path):
     shard(inputs, tmp_path / "one")
     shard(inputs, tmp_path / "two")
@@ -215,3 +231,6 @@ def test_settings_that_do_not_matter_are_not_in_the_key():
     assert none.row_settings() == other.row_settings()
     assert none.row_settings()["labels"] == "none" and "threshold" not in none.row_settings()
     assert ShardStage(ShardSettings(threshold=0.3)).row_settings()["threshold"] == 0.3
+    naive = ShardStage(ShardSettings(labels="naive", threshold=0.3))
+    assert naive.reads == ("images", "relations")
+    assert "threshold" not in naive.row_settings() and naive.row_settings()["max_relations"] == 100
