@@ -162,8 +162,8 @@ class Recipe(Settings):
         tagged = [arm for arm in self.pretrain.arms if arm in FROM_CAPTIONS]
         if tagged and not self.data.tagger and self.tag.weights is None:
             raise ValueError(
-                f"pretrain.arms has {tagged[0]!r}, which needs a tagger; name a data set with relations in data.tagger, or a trained "
-                "tagger in tag.weights"
+                f"pretrain.arms has {tagged[0]!r}, which needs a tagger; name a data set with relations in data.tagger, or a "
+                "trained tagger in tag.weights"
             )
         if self.pretrain.settings.evaluate_every and not self.data.test:
             raise ValueError(
