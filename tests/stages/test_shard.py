@@ -207,7 +207,7 @@ def test_naive_labels_are_all_candidates_whatever_the_tagger_says(inputs, tmp_pa
     pairs = [*riding, candidate(1, "riding", 0, 2), candidate(0, "", 1, 1)]
     unscored = [{"image_id": 1, "pairs": pairs}, {"image_id": 5, "pairs": [candidate(0, "near", 1, 2)]}]
     write_table(pa.Table.from_pylist(unscored, schema=CANDIDATES), folder / "candidates.parquet")
-    output, _, samples = shard(inputs, tmp_path / "work", labels="naive", threshold=0.99)
+    _, _, samples = shard(inputs, tmp_path / "work", labels="naive", threshold=0.99)
     assert labels(samples[1]) == [(0, "ride", 1, 1.0), (1, "ride", 0, 1.0)]
     assert labels(samples[5]) == []  # its subject is a crowd, which no sample has
     assert (samples[1].labels, samples[1].tagger) == ("naive", None)
