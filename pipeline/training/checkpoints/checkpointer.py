@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,9 @@ class Checkpointer:
         self.written: int | None = None
         """Step of the newest checkpoint."""
 
-    def steps(self) -> list[int]:
-        """Returns the steps that have a checkpoint, newest first."""
-        return self._folder.steps()
+    def steps(self) -> Iterator[int]:
+        """Yields the steps that have a checkpoint, newest first. The folder is only read when the first is asked for."""
+        yield from self._folder.steps()
 
     def load(self) -> dict[str, Any] | None:
         """Restores the newest sound checkpoint. Returns what `save` was given as `about`; None where there is no checkpoint.

@@ -54,7 +54,7 @@ def measured_peak(
     device: torch.device,
     dtype: torch.dtype,
     size: int = 1024,
-    seconds: float = 0.5,
+    seconds: float = 0.1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """Returns the FLOP/s of the fastest of many products of two square matrices, repeated for some seconds.
