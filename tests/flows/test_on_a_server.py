@@ -169,11 +169,11 @@ def test_a_deployment_runs_is_cached_and_a_cancelled_training_keeps_its_checkpoi
     train_long(folder)
     second = worker.submit("end_to_end/rlip", plain(small_recipe(folder)))
     pending = folder / "out" / "store" / "pending"
-    wait_for(lambda: next(pending.glob("scratch-*/checkpoint.safetensors"), None), 240, worker.logs(second))
+    wait_for(lambda: next(pending.glob("scratch-*/checkpoints/step-*"), None), 240, worker.logs(second))
     assert any("pipeline.training" in line for line in processes_on(folder))
     worker.post(f"flow_runs/{second}/set_state", state={"type": "CANCELLING"}, force=False)
     assert worker.final_state(second, 120)["type"] == "CANCELLED", worker.logs(second)
-    assert list(pending.glob("scratch-*/checkpoint.safetensors"))
+    assert list(pending.glob("scratch-*/checkpoints/step-*"))
     tasks = wait_for(lambda: _as_many(worker.task_states(second), 7), 20, "task runs are missing")
     assert {name: state for name, state in tasks.items() if " set/" in name} == {
         "ingest set/0000 to set/0001": "Cached",

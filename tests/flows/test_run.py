@@ -94,7 +94,7 @@ def test_ctrl_c_in_a_training_writes_a_checkpoint_says_how_to_resume_and_leaves_
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "run the same command again to resume" in err and "Traceback" not in err
-    assert list((folder / "out" / "store" / "pending").glob("scratch-*/checkpoint.safetensors"))
+    assert list((folder / "out" / "store" / "pending").glob("scratch-*/checkpoints/step-*"))
     ((state,),) = _records(folder, "select state_type from flow_run where name = 'pretrain small'")
     assert state == "CRASHED"
     wait_for(lambda: not processes_on(folder) or None, 20, "processes of the stopped run are still running")
