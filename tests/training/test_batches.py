@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import pickle
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,28 @@ def test_the_micro_batches_of_a_step_are_the_step(work, shard):
     parts = [batch_of(work, shard, step=2, micro_batch=2, part=part) for part in range(2)]
     assert [s for part in parts for s in part.inputs] == list(whole.inputs)
     assert [len(part.inputs) for part in parts] == [2, 2]
+
+
+def test_a_micro_batch_is_the_same_in_another_process_and_only_its_pixels_are_shared(work, shard):
+    settings = settings_of()
+    samples = samples_of(work, shard, settings)
+    prepare(TrainConfig(kind="pretrain", settings=settings, work=work, shards=(shard,)))
+    task = PretrainTask(settings, Vocabulary.load(work / "vocabulary.json"), work / "tokenizer")
+    sent = MicroBatches(samples, settings, task, Origin(), {})[0]
+    received = pickle.loads(ForkingPickler.dumps(sent))
+    tensors = [tensors_of(batch) for batch in (sent, received)]
+    assert len(tensors[0]) > 10
+    assert all(torch.equal(*pair) and pair[0].dtype == pair[1].dtype for pair in zip(*tensors, strict=True))
+    assert received.damaged == sent.damaged and received.inputs.texts.objects == sent.inputs.texts.objects
+    assert [tensor.is_shared() for tensor in tensors[1]] == [True] + [False] * (len(tensors[1]) - 1)
+
+
+def tensors_of(value: object) -> list[torch.Tensor]:
+    """Returns all tensors in a dataclass, in order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    parts = value if isinstance(value, list) else vars(value).values() if dataclasses.is_dataclass(value) else ()
+    return [tensor for part in parts for tensor in tensors_of(part)]
 
 
 def test_a_training_goes_on_with_another_batch_where_it_was(work, shard):
