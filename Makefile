@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev demo test torture lint reference bench bench-parsing bench-network bench-captioning bench-tagger bench-shards lavis-env
+.PHONY: help setup dev demo test torture lint reference bench bench-parsing bench-network bench-captioning bench-tagger bench-shards bench-training bench-miniature lavis-env
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -73,6 +73,9 @@ bench-tagger: dev ## labelling beside the authors' procedure on the same weights
 
 bench-shards: dev ## shards and streams beside webdataset, litdata, spdl, grain and (MOSAIC=python) MosaicML, about five minutes
 	RLIP_SHARED=$(RLIP_SHARED) $(BIN)/python -m benchmarks.shards $(if $(MOSAIC),--mosaic $(MOSAIC)) --json out/bench-shards.json
+
+bench-training: dev ## trainings: waiting, overhead, ranks, memory and restarts, about twenty minutes
+	RLIP_SHARED=$(RLIP_SHARED) $(BIN)/python -m benchmarks.training --json out/bench-training.json
 
 LAVIS := .lavis
 LAVIS_PYTHON ?= $(shell for each in python3 python3.11 python3.10; do \

@@ -1,4 +1,4 @@
-"""Measures trainings: `python -m benchmarks.training` (`--help`), about fifteen minutes.
+"""Measures trainings: `python -m benchmarks.training` (`--help`), about twenty minutes on a quiet machine.
 
 data         the share of a step that is spent waiting for data, and the images that a process prepares
 checkpoints  the time that a training stands still for them, beside torch.save and torch.distributed.checkpoint

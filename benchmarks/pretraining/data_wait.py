@@ -46,7 +46,7 @@ def measure_data_wait(photos: Photos, folder: Path, steps: int) -> Iterator[Row]
         config = make_config(folder / f"{loaders}", shards, loaders=loaders, steps=steps, log_every=LOG_EVERY)
         train(config)
         yield Row(
-            f"data / share of a step spent waiting, {loaders} loaders",
+            f"data / share of a step spent waiting, loaders = {loaders}",
             "%",
             100 * waiting_share(config),
             goal=GOAL if loaders else None,

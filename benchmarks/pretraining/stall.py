@@ -98,7 +98,7 @@ def best(call: Callable[[], object], rounds: int) -> float:
 def asynchronous(tensors: dict[str, Tensor], folder: Path, kind: AsyncCheckpointerType, rounds: int) -> Figures:
     """Returns how long torch's asynchronous checkpoint keeps its caller, the first time and at best later, and takes in all."""
     stalls, writes = [], []
-    for _round in range(rounds + 1):
+    for _ in range(rounds + 1):
         shutil.rmtree(folder / "async", ignore_errors=True)
         began = time.perf_counter()
         future = dcp.async_save({"state": tensors}, checkpoint_id=str(folder / "async"), async_checkpointer_type=kind)
