@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,8 +52,10 @@ def main(file: Path) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     keep_freed_memory()
     train(TrainConfig.model_validate_json(file.read_bytes()))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    print(json.dumps({**memory(), "peak_mb": peak}))
+    # The peak of `getrusage` would include that of the parent process.
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert peak
+    print(json.dumps({**memory(), "peak_mb": int(peak[1]) * 1024 / 1e6}))
 
 
 if __name__ == "__main__":
