@@ -48,7 +48,7 @@ reference: dev ## write docs/cli.md and docs/settings.md from the code
 	$(BIN)/python docs/reference.py
 
 bench: dev ## speed and memory, side by side, as a table and as JSON
-	@for script in benchmarks/*.py; do $(BIN)/python -m benchmarks.$$(basename $$script .py) || exit 1; done
+	@for script in $(filter-out benchmarks/miniature.py, $(wildcard benchmarks/*.py)); do $(BIN)/python -m benchmarks.$$(basename $$script .py) || exit 1; done
 
 RLIP_SHARED ?= ../shared
 CSV ?= $(RLIP_SHARED)/data/factual/dev.csv
@@ -76,6 +76,9 @@ bench-shards: dev ## shards and streams beside webdataset, litdata, spdl, grain 
 
 bench-training: dev ## trainings: waiting, overhead, ranks, memory and restarts, about twenty minutes
 	RLIP_SHARED=$(RLIP_SHARED) $(BIN)/python -m benchmarks.training --json out/bench-training.json
+
+bench-miniature: dev ## the paper's claims on synthetic scenes: fusion, amount and source of labels; about one CPU-hour, goes on where it was
+	$(BIN)/python -m benchmarks.miniature
 
 LAVIS := .lavis
 LAVIS_PYTHON ?= $(shell for each in python3 python3.11 python3.10; do \
