@@ -42,7 +42,9 @@ def test_a_training_waits_for_the_check_against_its_test_sets(root: Path) -> Non
 
 
 def test_naive_labels_come_from_what_the_tagger_read_too(root: Path) -> None:
-    made = {step.name: step for step in build_steps(load_recipe(root / "recipes/demo.toml", ['pretrain.arms=["naive"]']))}
+    made = {
+        step.name: step for step in build_steps(load_recipe(root / "recipes/demo.toml", ['pretrain.arms=["naive"]']))
+    }
     assert made["shard:naive"].reads == {"images": ("ingest",), "relations": ("tag",)}
     assert "pretrain:naive" in made and "pretrain:pseudo" not in made
     with pytest.raises(FatalError, match=r"pretrain\.arms has 'naive', which needs a tagger"):
