@@ -4,7 +4,7 @@ fusion    ALIF, late fusion and no fusion of language and image: losses and zero
 amount    a quarter, half and all of the pseudo-labelled images, for the same number of steps
 source    naive matching, the tagger's labels, and the true relations
 
-Captions, labels and shards are those of `recipes/demo.toml`, made once. Every variant is trained with each seed from the
+Captions, labels and shards are made once, by the chain of `recipes/demo.toml`. Every variant is trained with each seed from the
 same weights. Interrupted, the benchmark goes on where it was: finished trainings stay in the store, others have checkpoints.
 """
 
@@ -31,6 +31,7 @@ from pipeline.run.progress import open_display
 from pipeline.run.recipe import Recipe, load_recipe
 from pipeline.run.runner import logged_run, run
 from storage.artifact import Artifact
+from storage.open_store import open_store
 
 CLAIMS = {
     "fusion": {"ALIF": Variant(), "late fusion": Variant(fusion="late"), "no fusion": Variant(fusion="none")},
@@ -40,9 +41,13 @@ CLAIMS = {
 """Claim → name of a variant → the variant. Each claim has the default once."""
 SETTINGS = (
     "name=miniature",
+    "scenes.train=4000",
     'pretrain.arms=["pseudo", "naive", "given"]',
     "run.until=shard",
     "pretrain.settings.batch=8",
+    "pretrain.settings.micro_batch=8",
+    "pretrain.settings.loss.box=2.5",
+    "pretrain.settings.loss.giou=1.0",
     "pretrain.settings.processes=1",
     "pretrain.settings.log_every=5",
     "pretrain.settings.checkpoint_every=100",
@@ -68,6 +73,14 @@ def make_labels(recipe: Recipe) -> RunContext:
     with logged_run(context, "direct"), open_display(Console(), False) as display:
         run(context, display)
     return context
+
+
+def train_all(recipe: Recipe, due: Sequence[Training], initial: Path, number: int, jobs: int) -> None:
+    """Runs trainings in processes of their own and prints each that is done."""
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        running = [pool.submit(train, recipe, each, initial, number) for each in due]
+        for done, future in enumerate(as_completed(running), 1):
+            print(f"{future.result()}: done, {done} of {len(due)}", flush=True)
 
 
 def curve_of(artifact: Artifact, at: Sequence[int]) -> Curve:
@@ -117,27 +130,26 @@ def print_table(claims: Mapping[str, Any], at: Sequence[int]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--store", default="out/store", help="the store, by default that of the demo, whose labels it takes"
+        "--store", default="out/store", help="the store, by default that of the demo, whose tagger it takes"
     )
-    parser.add_argument("--data", default="out/scenes/demo", help="folder of the scenes")
+    parser.add_argument("--data", default="out/scenes/miniature", help="folder of the scenes")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=360)
     parser.add_argument("--milestones", type=int, default=3, help="number of evaluations of each training")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="number of trainings at a time")
+    parser.add_argument("--show", action="store_true", help="train nothing; print what the store has so far")
     parser.add_argument("--json", type=Path, default=Path("out/bench-miniature.json"))
     parser.add_argument("--figure", type=Path, default=Path("out/bench-miniature.png"))
     given = parser.parse_args()
     places = [f"store={given.store}", f"data.root={given.data}", f"pretrain.settings.steps={given.steps}"]
     recipe = load_recipe(Path("recipes/demo.toml"), [*SETTINGS, *places])
-    store, initial = make_labels(recipe).store, initial_file(recipe)
+    initial, trainings = initial_file(recipe), all_trainings(given.seeds)
+    store = open_store(recipe.store) if given.show else make_labels(recipe).store
     write_initial(recipe, initial)
-    trainings = all_trainings(given.seeds)
     due = [each for each in trainings if each not in found(store, recipe, trainings, initial, given.milestones)]
     print(f"{len(trainings) - len(due)} of {len(trainings)} trainings are in the store", flush=True)
-    with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
-        running = [pool.submit(train, recipe, each, initial, given.milestones) for each in due]
-        for number, future in enumerate(as_completed(running), len(trainings) - len(due) + 1):
-            print(f"{future.result()}: done, {number} of {len(trainings)}", flush=True)
+    if not given.show:
+        train_all(recipe, due, initial, given.milestones, given.jobs)
     made = found(store, recipe, trainings, initial, given.milestones)
     at = milestones(given.steps, given.milestones)
     claims = summarise({training: curve_of(artifact, at) for training, artifact in made.items()})

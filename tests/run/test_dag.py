@@ -30,14 +30,14 @@ def test_labels_need_no_sets_of_pre_training_and_tests(root: Path) -> None:
 
 
 def test_a_stage_of_several_steps_is_carried_out_whole(root: Path) -> None:
-    found = steps(root, "demo", "shard")
-    assert [name for name in found if name.startswith("shard:")] == ["shard:pseudo", "shard:none"]
+    found = steps(root, "scenes", "shard")
+    assert [name for name in found if name.startswith("shard:")] == ["shard:pseudo", "shard:none", "shard:given"]
 
 
 def test_a_training_waits_for_the_check_against_its_test_sets(root: Path) -> None:
     made = {step.name: step for step in build_steps(load_recipe(root / "recipes/demo.toml"))}
     assert made["pretrain:pseudo"].after == ("overlap:pseudo",)
-    assert "overlap:none" in steps(root, "demo", "pretrain")
+    assert "overlap:none" in steps(root, "scenes", "pretrain")
     assert not made["pretrain:pseudo"].reads.keys() & {"overlap", "fingerprints"}  # a new test set trains nothing again
 
 
