@@ -76,7 +76,7 @@ class ResumePoint:
             self._files.upload(aside / name, self._copy_of(name, digest))
         data, before = json.dumps(record).encode(), self._known()
         self._files.write(f"{self._place}/{_RECORD}", data)
-        (self._folder / _NOTE).write_bytes(data)
+        write_atomic(self._folder / _NOTE, data)
         shutil.rmtree(aside)
         self._sent = state
         old = json.loads(before or b"{}")
@@ -103,9 +103,19 @@ class ResumePoint:
         for name in record:
             (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
             LOCAL.rename(aside / name, self._folder / name)
+        self._drop_others(record)
         write_atomic(self._folder / self._list, json.dumps({"files": list(record)}).encode())
         shutil.rmtree(aside)
-        (self._folder / _NOTE).write_bytes(data)
+        write_atomic(self._folder / _NOTE, data)
+
+    def _drop_others(self, record: dict[str, str]) -> None:
+        """Removes the files of this machine's own list that the copies do not have: with theirs, they make no whole."""
+        state = self._state()
+        for name in _listed(state) if state else ():
+            if name not in record:
+                LOCAL.remove(self._folder / name)
+                with suppress(OSError):  # other files may lie there
+                    (self._folder / name).parent.rmdir()
 
     def _copy_of(self, name: str, digest: str) -> str:
         return f"{self._place}/{digest[:16]}-{name.replace('/', '-')}"

@@ -19,6 +19,7 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._torn = False
 
     def rewind(self, step: int) -> None:
         """Keeps only the values of the first `step` steps."""
@@ -26,10 +27,13 @@ class MetricsLog:
         write_atomic(self._path, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends the values measured at a step."""
+        """Appends the values measured at a step. Raises OSError when they can't all be written; then write them again."""
+        lines = "".join(json.dumps({"step": step, "name": n, "value": value}) + "\n" for n, value in values.items())
+        start = "\n" if self._torn else ""  # what a failed write left is a line of its own
+        self._torn = True
         with self._path.open("a") as file:
-            for name, value in values.items():
-                file.write(json.dumps({"step": step, "name": name, "value": value}) + "\n")
+            file.write(start + lines)
+        self._torn = False
 
     def sync(self) -> None:
         """Forces the file to disk. Call it before a checkpoint is written, so that its metrics are never lost."""
@@ -48,4 +52,4 @@ class MetricsLog:
             try:
                 yield json.loads(line)
             except ValueError:
-                return  # torn by a crash; everything from here on was written after the last checkpoint
+                continue  # torn by a crash or a full disk; what was in it is written again

@@ -34,6 +34,7 @@ class Monitor:
         self._timer = StepTimer(ranks.device, peak)
         self._flops = StepFlops(ranks.device)
         self._trackers: Tracker | None = None
+        self._unwritten: list[tuple[int, Mapping[str, float]]] = []
         self._waited = self._worked = 0.0
 
     def open(self, step: int, alarm: Mapping[str, Any] | None) -> None:
@@ -83,7 +84,8 @@ class Monitor:
         """Writes values down; `with_speed`: tells the trackers also the speed since the last time."""
         if self._ranks.rank or not (values or with_speed):
             return
-        self._metrics.write(step, values)
+        self._unwritten.append((step, values))
+        self._write()
         assert self._trackers is not None
         self._trackers.log(step, {**values, **(self._speed() if with_speed else {})})
 
@@ -98,10 +100,27 @@ class Monitor:
         """The share of the time so far, up to the last `log`, that was spent waiting for data."""
         return self._waited / max(self._waited + self._worked, 1e-9)
 
-    def sync(self) -> None:
-        """Forces the metrics to disk, before a checkpoint relies on them."""
-        if self._ranks.rank == 0:
+    def sync(self) -> bool:
+        """Forces the metrics to disk, before a checkpoint relies on them. Returns whether they are there."""
+        if self._ranks.rank:
+            return True
+        try:
+            self._write()
             self._metrics.sync()
+        except OSError as error:
+            self._warn(
+                f"the metrics could not be written ({error.strerror}); they are kept in memory until they can be"
+            )
+        return not self._unwritten
+
+    def _write(self) -> None:
+        """Writes what is not written yet; on a full disk, later."""
+        try:
+            while self._unwritten:
+                self._metrics.write(*self._unwritten[0])
+                self._unwritten.pop(0)
+        except OSError:
+            pass  # `sync` tells of it, before a checkpoint
 
     def good_checkpoints(self, checkpoints: Iterable[int]) -> list[int]:
         """Returns the step of the checkpoint that a divergence under way must not push out."""

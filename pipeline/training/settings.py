@@ -161,7 +161,7 @@ class TrainingSettings(ViewSettings):
     """Smallest number of hosts to go on with after some were lost. Unset: all of `hosts`."""
     address: str | None = runtime(None)
     """HOST:PORT of the first host, where it listens for the others, and on no other address. Needed for several hosts. Who
-    can connect to it can disturb the training: take an address in a network that only the hosts share."""
+    can connect to it can pose as one of them and run code: take an address in a network that only the hosts share."""
     restarts: int = runtime(3, ge=0)
     """How often in a row a training that lost a process restarts from its last checkpoint before it gives up. Each new
     checkpoint resets the count."""
@@ -174,7 +174,7 @@ class TrainingSettings(ViewSettings):
     same weights."""
     max_damaged: float = runtime(0.01, ge=0, le=1)
     """A training stops when more than this share of its samples is damaged, checked at each checkpoint for all processes
-    together. Damaged samples are left out and named. A step without any readable image stops it in any case."""
+    together. Damaged samples are left out and named. A micro-batch without any readable image stops it in any case."""
     cache_gib: float = runtime(20.0, ge=0)
     """Size in GiB, within a few percent, of the copies that one training keeps of samples in a remote store. 0: none."""
     loaders: int = runtime(0, ge=0)
@@ -206,6 +206,11 @@ class TrainingSettings(ViewSettings):
             raise ValueError(
                 f"batch: {self.batch} images in micro-batches of {self.micro_batch} can't be shared by processes = "
                 f"{self.processes}{on_hosts}; use fewer processes, or a smaller micro_batch"
+            )
+        if self.network["backbone_norm"] == "batch" and self.processes * self.hosts > 1:
+            raise ValueError(
+                'network.backbone_norm: with "batch", each process would have statistics of its own; set processes = 1, or '
+                "another norm"
             )
         if self.evaluate_every and self.parallel == "fsdp":
             raise ValueError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +19,16 @@ from torch import Tensor
 from models.config import NO_OBJECTS
 from models.network import Network
 from models.relation_tagger import PairQueries, RelationTagger
+from pipeline.data.images.opening import BadImage
 from pipeline.data.images.views import load_pixels
 from pipeline.training.pairs import labelled_pairs, normalised_boxes
 from pipeline.training.ranks import Ranks
-from pipeline.training.sample import TrainingSample
+from pipeline.training.sample import SampleBox, TrainingSample
 from pipeline.training.settings import CALIBRATION, TaggerSettings, TrainingSettings
 from pipeline.training.shards import ShardSamples
 from pipeline.training.vocabulary import Vocabulary, index_by_name
 from storage.atomic import write_atomic
+from storage.shards.reader import DamagedSample
 from tagger.audit.labels import SYMMETRIC
 from tagger.labelling.calibration import Calibration, calibration_error
 
@@ -129,7 +132,8 @@ class _Names:
 
 
 def _names(source: ShardSamples, count: int, vocabulary: Vocabulary, settings: TrainingSettings) -> _Names:
-    samples = [source.labels(image) for image in range(count)]
+    read = (source.read([image])[0] for image in range(count))
+    samples = [one[0] for one in read if not isinstance(one, DamagedSample)]
     objects = {box.category for sample in samples for box in sample.boxes}
     predicates = {relation.predicate for sample in samples for relation in sample.relations}
     return _Names(
@@ -246,9 +250,9 @@ def _scored(
     settings: TrainingSettings,
     device: torch.device,
 ) -> Scored | None:
-    """Returns scores and truth of one image, counted anew from the first after the last; None if it has no relation of
-    known predicate and categories."""
-    sample = source.labels(image % len(source))
+    """Returns scores and truth of one image, counted anew from the first after the last; None if it can't be read, or has no
+    relation of known predicate and categories. The network runs in any case, as it does in the other processes."""
+    sample, whole = _read(source, image % len(source), settings.whole_size)
     known = index_by_name(names.predicates)
     places = index_by_name(names.objects)
     # A held-out image may have a category that is not in the training set. Its pairs cannot measure the tagger.
@@ -256,7 +260,7 @@ def _scored(
     pairs = [(s, o) for s in named for o in named if s != o]
     truth = _truth(sample, pairs, known)
     pairs = pairs or [(0, 0)]
-    pixels = load_pixels(source.image(image % len(source)), settings.whole_size)[None].to(device)
+    pixels = whole[None].to(device)
     padding = torch.zeros(pixels.shape[0], *pixels.shape[2:], dtype=torch.bool, device=device)
     boxes = torch.from_numpy(normalised_boxes(sample)).to(device)
     subject, object_ = (torch.tensor([pair[role] for pair in pairs], device=device) for role in (0, 1))
@@ -272,6 +276,15 @@ def _scored(
     if not truth.any():
         return None
     return Scored(sample, pairs, predictions.predicate_logits[0].sigmoid().float().cpu().numpy(), truth)
+
+
+def _read(source: ShardSamples, image: int, size: int) -> tuple[TrainingSample, Tensor]:
+    """Returns labels and pixels of an image; of one that can't be read, a blank one without relations."""
+    read = source.read([image])[0]
+    if not isinstance(read, DamagedSample):
+        with suppress(BadImage):
+            return read[0], load_pixels(read[1], size)
+    return TrainingSample(0, "", 64, 64, (SampleBox("", 0, 0, 64, 64),), ()), torch.zeros(3, 64, 64)
 
 
 def _truth(sample: TrainingSample, pairs: Sequence[BoxPair], known: dict[str, int]) -> NDArray[np.bool_]:

@@ -150,7 +150,16 @@ class Trainer:
 
         Raises `FatalError` when the loss or the gradient is not finite, or too many samples are damaged.
         """
+        try:
+            return self._train(asked_to_stop)
+        except BaseException:
+            self._checkpoints.finish()  # a checkpoint under way is worth the wait
+            raise
+
+    def _train(self, asked_to_stop: Callable[[], bool]) -> TrainingResult:
         started, reported = time.monotonic(), 0.0
+        if self.step == self.total:
+            self._measure()  # an earlier process may have been lost between the last checkpoint and what this writes
         for parts in self._steps():
             rates = set_rates(self._optimizer, self._settings, self.step, self.total)
             done = self._run(parts, asked_to_stop)
@@ -159,9 +168,7 @@ class Trainer:
             self._monitor.updated(self.step, done.losses, done.norm, self._checkpoints.steps())
             if is_last or self.step % self._settings.log_every == 0:
                 self._monitor.log(self.step, done.losses | {"gradient_norm": done.norm} | rates, with_speed=True)
-            if self._check is not None and self._check.is_due(self.step, self.total):
-                with self._with_averages():
-                    self._monitor.log(self.step, self._check.measure(self.network, is_last, self._ranks))
+            self._measure()
             now = time.monotonic()
             if is_last or now - reported > 1:
                 speed = (self.step - self._first) * self._settings.batch / (now - started)
@@ -202,24 +209,27 @@ class Trainer:
                 found[number] = self._losses(batch, number)
                 self._parallel.backward(found[number]["loss"], is_last)
             self._monitor.passed(batch)
-        self._parallel.finish()
-        norm = gradient_norm(self._parameters)
-        done = self._exchanged(found, norm, asked_to_stop())
-        if not math.isfinite(done.norm + done.losses["loss"]):
-            raise FatalError(self._diverged(f"loss {done.losses['loss']}, gradient norm {done.norm}"))
-        clip(self._parameters, done.norm, settings.clip)
-        self._optimizer.step()
+        with self._memory_told(batch):
+            self._parallel.finish()
+            done = self._exchanged(found, gradient_norm(self._parameters), asked_to_stop())
+            if not math.isfinite(done.norm + done.losses["loss"]):
+                raise FatalError(self._diverged(f"loss {done.losses['loss']}, gradient norm {done.norm}"))
+            clip(self._parameters, done.norm, settings.clip)
+            self._optimizer.step()
         if self._ema is not None:
             self._ema.update()
         return done
 
     def _count(self, batch: MicroBatch, number: int) -> None:
         """Has the operations of a micro-batch counted, in passes of their own that leave no trace."""
+        before = [buffer.clone() for buffer in self.network.buffers()]
         # A compiler that first meets the network while it is counted leaves it uncompiled for good.
         with torch.compiler.set_stance("force_eager"):
             self._monitor.count(batch, lambda: self._parallel.backward(self._losses(batch, number)["loss"], True))
         self._parallel.finish()
         self._optimizer.zero_grad(set_to_none=True)
+        for buffer, value in zip(self.network.buffers(), before, strict=True):
+            buffer.copy_(value)
 
     def _losses(self, batch: MicroBatch, number: int) -> dict[str, torch.Tensor]:
         settings, device = self._settings, self._ranks.device
@@ -254,9 +264,11 @@ class Trainer:
             yield (next(loaded) for _ in own)
 
     def _save(self) -> None:
+        self._checkpoints.finish()
         self._skipped.add(self._ranks.every(self._skipped.reasons))
         samples = self._origin.place(self.step, self._settings.batch)
-        self._monitor.sync()
+        if not self._ranks.agreed(self._monitor.sync()):
+            return
         self._checkpoints.save(
             self.step,
             {
@@ -275,6 +287,16 @@ class Trainer:
             return {}
         with self._with_averages():
             return self._parallel.whole_state()
+
+    def _measure(self) -> None:
+        """Measures the network, if that is due after this step."""
+        if self._check is None or not self._check.is_due(self.step, self.total):
+            return
+        try:
+            with self._with_averages():
+                self._monitor.log(self.step, self._check.measure(self.network, self.step == self.total, self._ranks))
+        except FloatingPointError as error:
+            raise FatalError(self._diverged(str(error))) from error
 
     def _with_averages(self) -> AbstractContextManager[None]:
         return nullcontext() if self._ema is None else self._ema.applied()
@@ -301,7 +323,7 @@ class Trainer:
 
     def _diverged(self, what: str) -> str:
         settings, kept = self._settings, self._checkpoints.written
-        last = f"; the checkpoint of step {kept} is sound" if kept else ""
+        last = f"; the newest checkpoint is of step {kept}" if kept else ""
         return (
             f"training diverged at step {self.step + 1} ({what}){last}; lower lr = {settings.lr} (or raise warmup = "
             f"{settings.warmup}, or lower clip = {settings.clip}) and run again: changed settings start a new training"

@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.runtime.processes import die_with_parent
@@ -53,7 +54,8 @@ def main(path: Path, make_check: MakeCheck | None = None) -> int:
         if not isinstance(error, PipelineError):
             traceback.print_exc()
         failure = Failure.of(error, int(os.environ.get("RANK", 0)))
-        failure.write(config.work)
+        with suppress(OSError):  # without it, the exit code tells of the failure
+            failure.write(config.work)
         print(f"error: {failure.message}", flush=True)
         return 1
     print("finished" if trained.finished else f"stopped after step {trained.steps} of {trained.total}", flush=True)
@@ -108,7 +110,8 @@ def _listen() -> Callable[[], bool]:
 
 
 def _report(step: int, total: int, note: str) -> None:
-    print(f"step {step}/{total}: {note}", flush=True)
+    with suppress(OSError):  # a full disk must not end a training because its log can't grow
+        print(f"step {step}/{total}: {note}", flush=True)
 
 
 def _finish(config: TrainConfig, trained: TrainingResult, samples: ShardSamples, ranks: Ranks) -> None:

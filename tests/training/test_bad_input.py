@@ -80,7 +80,7 @@ def test_a_full_disk_is_told_and_the_last_checkpoint_stays(work, shard):
 
 def test_a_training_that_diverges_names_the_step_and_keeps_its_checkpoint(work, shard):
     run(work, shard, steps=2)
-    with pytest.raises(FatalError, match=r"diverged at step \d+ .*the checkpoint of step 2 is sound; lower lr = "):
+    with pytest.raises(FatalError, match=r"diverged at step \d+ .*the newest checkpoint is of step 2; lower lr = "):
         run(work, shard, steps=6, lr=1e30, lr_backbone=1e30, lr_text=1e30, warmup=0, clip=1e30, schedule="step")
     assert 2 in CheckpointFolder(work / CHECKPOINTS).steps()
 

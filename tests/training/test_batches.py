@@ -12,16 +12,19 @@ import torch
 
 from pipeline.training.batches import MicroBatch, MicroBatches, Origin, sample_sequence, snake
 from pipeline.training.checkpoints.folder import CheckpointFolder
-from pipeline.training.config import CHECKPOINTS, SUMMARY, Shard, TrainConfig
+from pipeline.training.config import CHECKPOINTS, HELD_OUT, SUMMARY, Shard, TrainConfig
 from pipeline.training.launch.launcher import launch
 from pipeline.training.prepare import prepare
+from pipeline.training.ranks import Ranks
 from pipeline.training.sample import SampleBox, TrainingSample
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples, map_samples
 from pipeline.training.task import Draws, PretrainTask, full_precision
 from pipeline.training.vocabulary import Vocabulary
 from storage.errors import FatalError
+from storage.shards.sample_map import SampleMap
 from storage.tables import read_table
+from tests.training import in_ranks
 from tests.training.conftest import TINY, sample, statistics, write_shard
 
 PAPER = {"image_size": 133, "shortest": (48, 64, 80), "crop": 0.0}
@@ -214,6 +217,17 @@ def test_a_training_leaves_out_a_damaged_image_and_names_it(work, damaged, loade
     assert "has other bytes than its index says" in summary["damaged"]["made-000000000004"]
     about = CheckpointFolder(work / CHECKPOINTS).record(6)["about"]
     assert about["skipped"].keys() == {"3"} and about["sequence"]["place"] == 24
+
+
+def test_a_held_out_image_that_cannot_be_read_is_left_out_of_the_measurement(tmp_path, work):
+    shard = write_shard(tmp_path, [sample(i) for i in range(1, 21)])
+    whole = in_ranks.train(Ranks(), shard, work, TINY | {"processes": 1, "steps": 2, "held_out": 0.5})
+    assert whole.finished
+    held_out = SampleMap(work / HELD_OUT)
+    flip_a_byte(shard, int(held_out.key(0).split("-")[-1]))
+    (tmp_path / "again").mkdir()
+    left = in_ranks.train(Ranks(), shard, tmp_path / "again", TINY | {"processes": 1, "steps": 2, "held_out": 0.5})
+    assert left.finished
 
 
 def test_a_resumed_training_leaves_out_what_it_left_out_before(work, damaged):

@@ -19,6 +19,7 @@ from pipeline.training.checkpoints.snapshot import Snapshot
 from pipeline.training.config import CHECKPOINTS, RESUMES_FROM
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.ranks import Ranks
+from pipeline.training.settings import CALIBRATION
 from storage.errors import FatalError
 from tests.training.conftest import TINY
 from tests.training.in_ranks import train
@@ -81,6 +82,7 @@ def test_without_the_newest_checkpoint_a_training_goes_on_from_the_one_before(wo
     assert "checkpoint step-00000008 is damaged and left out: " in notes
     assert "continuing from the checkpoint of step 6" in notes
     assert outcome(work) == undisturbed
+    assert checkpoints(work).steps() == [12, 9] and (work / CHECKPOINTS / "damaged-step-00000008").is_dir()
 
 
 def test_without_any_sound_checkpoint_it_begins_again_and_says_so(work, shard, undisturbed):
@@ -114,6 +116,15 @@ def test_a_checkpoint_of_another_version_is_refused(work, shard):
     record.write_text(json.dumps(json.loads(record.read_text()) | {"format": 99}))
     with pytest.raises(FatalError, match="has checkpoint format 99, but this version reads"):
         run(work, shard)
+
+
+def test_damaged_checkpoints_push_no_sound_one_out(work, shard):
+    run(work, shard, checkpoint_every=1, milestone_every=2, stop_after=6)
+    assert checkpoints(work).steps() == [6, 5, 4, 2]
+    for step in (6, 5):
+        damage(checkpoints(work).path(step), "a byte")
+    run(work, shard, checkpoint_every=1, keep_checkpoints=1, stop_after=5)
+    assert checkpoints(work).steps()[0] == 5
 
 
 def test_the_newest_and_the_milestones_are_kept(work, shard):
@@ -203,6 +214,14 @@ def writers() -> list[int]:
         except OSError:
             continue
     return found
+
+
+def test_a_tagger_that_was_trained_to_the_end_is_calibrated_again(work, shard):
+    run(work, shard, held_out=0.5, steps=3)
+    calibration = (work / CALIBRATION).read_bytes()
+    (work / CALIBRATION).unlink()
+    run(work, shard, held_out=0.5, steps=3)
+    assert (work / CALIBRATION).read_bytes() == calibration
 
 
 def test_fifty_steps_keep_their_bits_across_stops_epochs_and_loaders(tmp_path, shard):

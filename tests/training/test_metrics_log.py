@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from pipeline.training.metrics_log import MetricsLog
 
 
@@ -18,6 +20,17 @@ def test_what_is_measured_again_after_a_crash_counts_once(tmp_path: Path) -> Non
         {"step": 12, "name": "held_out_map", "value": 0.5},
         {"step": 12, "name": "loss", "value": 1.0},
     ]
+
+
+def test_what_a_full_disk_did_not_take_is_written_later(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "later" / "metrics.jsonl")
+    with pytest.raises(OSError, match="No such file"):
+        log.write(1, {"loss": 3.0})
+    (tmp_path / "later").mkdir()
+    (tmp_path / "later" / "metrics.jsonl").write_text('{"step": 1, "na')
+    log.write(1, {"loss": 3.0})
+    log.write(2, {"loss": 2.0})
+    assert [(row["step"], row["value"]) for row in log.table().to_pylist()] == [(1, 3.0), (2, 2.0)]
 
 
 def test_rewinding_forgets_later_steps_and_a_torn_line(tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ if command == "join":
 settings = dict(word.removeprefix("pretrain.settings.").split("=") for word in words if word.startswith("pretrain."))
 work = Path(words[words.index("--set") + 1].removeprefix("store=")) / "work"
 made = TrainingSettings(
-    steps=4, batch=4, hosts=int(settings["hosts"]), processes=int(settings["processes"]), address=settings["address"]
+    steps=4, batch=4, micro_batch=1, hosts=int(settings["hosts"]), processes=int(settings["processes"]),
+    address=settings["address"],
 )
 launch(TrainConfig(kind="pretrain", settings=made, work=work), print, "loop_worker")
 """
@@ -61,7 +62,7 @@ def test_bash_accepts_the_script_and_slurm_gets_what_was_asked_for(tmp_path):
     made = script(tmp_path, gpus=2, partition="long", time="12:00:00", overrides=["store=out/it's here"])
     assert subprocess.run(["bash", "-n", tmp_path / "job.sh"], timeout=60).returncode == 0
     options = [line.removeprefix("#SBATCH --") for line in made.splitlines() if line.startswith("#SBATCH")]
-    assert {"nodes=2", "gpus-per-node=2", "partition=long", "time=12:00:00", "signal=TERM@60", "requeue"} <= set(
+    assert {"nodes=2", "gpus-per-node=2", "partition=long", "time=12:00:00", "signal=B:TERM@60", "requeue"} <= set(
         options
     )
     assert """--set 'store=out/it'"'"'s here'""" in made

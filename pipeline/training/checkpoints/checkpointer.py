@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.training.checkpoints.folder import FORMAT, CheckpointFolder
 from pipeline.training.checkpoints.snapshot import Snapshot
 from pipeline.training.checkpoints.state import TrainingState
-from pipeline.training.checkpoints.writer import Request, answer
+from pipeline.training.checkpoints.writer import Request, answer, give_up
 from pipeline.training.config import CHECKPOINTS, METRICS_LOG
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings
@@ -82,6 +82,7 @@ class Checkpointer:
                 return step, self._folder.record(step), complaints
             except ValueError as error:
                 complaints.append(f"checkpoint {self._folder.path(step).name} is damaged and left out: {error}")
+                self._folder.set_aside(step)
         if complaints:
             complaints.append("no checkpoint is sound: training from the beginning")
         return 0, {}, complaints
@@ -166,7 +167,9 @@ class Checkpointer:
 
     def _end(self, result: dict[str, str]) -> None:
         step, self._writing = self._writing, None
+        assert step is not None
         if "error" in result:
+            give_up(self._folder, step, self._ranks.rank, self._parts)
             last = f"the last one is of step {self.written}" if self.written else "there is none before it"
             self._warn(f"the checkpoint of step {step} could not be written ({result['error']}); {last}")
         else:

@@ -67,6 +67,12 @@ class CheckpointFolder:
                 raise ValueError(f"{name} has changed since it was written")
         return record
 
+    def set_aside(self, step: int) -> None:
+        """Takes the name from a damaged checkpoint, so that none counts it as the newest. It is kept for people to look at."""
+        damaged = self._folder / f"damaged-step-{step:08d}"
+        shutil.rmtree(damaged, ignore_errors=True)
+        self.path(step).rename(damaged)
+
     def discard_unfinished(self) -> None:
         """Removes what an interrupted process was writing."""
         for path in self._folder.glob(".step-*.new"):

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -22,7 +24,7 @@ from pipeline.training.checkpoints.folder import FORMAT, RECORD, CheckpointFolde
 from storage.disk import LOCAL
 
 _CHUNK = 2**24
-_SECONDS_TO_WAIT = 600
+_SECONDS_TO_WAIT = 120
 """How long the first process waits for the parts of the others."""
 
 
@@ -49,13 +51,28 @@ def write(request: Request, memory: int) -> None:
     checkpoints, step = CheckpointFolder(Path(request["folder"])), request["step"]
     aside = checkpoints.aside(step)
     aside.mkdir(parents=True, exist_ok=True)
-    name = f"shard-{request['rank'] + 1:05d}-of-{request['parts']:05d}.safetensors"
+    name = _name(request["rank"], request["parts"])
     check = _copy(memory, aside / name, request["bytes"])
     note = aside / f"{name}.json"
     note.with_suffix(".new").write_text(json.dumps({"bytes": request["bytes"], "check": check}))
     note.with_suffix(".new").rename(note)
     if request["rank"] == 0:
         _complete(checkpoints, request)
+
+
+def give_up(checkpoints: CheckpointFolder, step: int, rank: int, parts: int) -> None:
+    """Says that a part will not come. The first process then removes the others, in place of waiting."""
+    aside = checkpoints.aside(step)
+    with suppress(OSError):
+        if rank == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.mkdir(parents=True, exist_ok=True)
+            (aside / f"{_name(rank, parts)}.failed").touch()
+
+
+def _name(rank: int, parts: int) -> str:
+    return f"shard-{rank + 1:05d}-of-{parts:05d}.safetensors"
 
 
 def _copy(memory: int, path: Path, size: int) -> str:
@@ -80,8 +97,8 @@ def _complete(checkpoints: CheckpointFolder, request: Request) -> None:
     step, parts = request["step"], request["parts"]
     aside = checkpoints.aside(step)
     until = time.monotonic() + _SECONDS_TO_WAIT
-    while len(notes := sorted(aside.glob("*.safetensors.json"))) < parts:
-        if not aside.is_dir():
+    while len(notes := sorted(aside.glob(f"*-of-{parts:05d}.safetensors.json"))) < parts:
+        if any(aside.glob("*.failed")):
             raise FileNotFoundError("another process could not write its part of the checkpoint")
         if time.monotonic() > until:
             raise TimeoutError(f"only {len(notes)} of {parts} processes wrote their part of the checkpoint")
@@ -106,7 +123,6 @@ def answer(request: Request, memory: int, writing: Callable[[Request, int], None
     try:
         writing(request, memory)
     except OSError as error:
-        CheckpointFolder(Path(request["folder"])).discard_unfinished()
         return {"error": f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")}
     return {}
 

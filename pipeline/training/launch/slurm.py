@@ -20,8 +20,18 @@ srun --nodes={others} --ntasks={others} --cpus-per-task="$SLURM_CPUS_ON_NODE" --
     rlip join "$address" {store} --stay &
 joined=$!
 srun --nodes=1 --ntasks=1 --cpus-per-task="$SLURM_CPUS_ON_NODE" --nodelist="$first" \\
-    rlip run {recipe} {overrides}
+    rlip run {recipe} {overrides} &
+run=$!
+
+# Before the time limit, Slurm asks this script to end. The training writes a checkpoint, and the job is queued again.
+stopped=
+trap 'stopped=yes; kill -TERM "$run"' TERM
+wait "$run"
 code=$?
+if [ "$stopped" ]; then
+    wait "$run"
+    scontrol requeue "$SLURM_JOB_ID"
+fi
 kill "$joined" 2>/dev/null
 wait "$joined"
 exit "$code"
@@ -48,7 +58,8 @@ def sbatch_script(
 ) -> str:
     """Returns the script. `name` is that of the run, `store` its folder, `gpus` the number per node.
 
-    Slurm sends SIGTERM 60 seconds before the time limit, so that the training writes a checkpoint.
+    Slurm sends SIGTERM to the script 60 seconds before the time limit; the training then writes a checkpoint, and the script
+    puts the job back into the queue.
     """
     options = {
         "job-name": f"rlip-{name}",
@@ -59,7 +70,7 @@ def sbatch_script(
         "time": time,
         "output": f"rlip-{name}-%j.log",
         "open-mode": "append",
-        "signal": "TERM@60",
+        "signal": "B:TERM@60",
     }
     lines = [f"#SBATCH --{key}={value}" for key, value in options.items() if value is not None]
     fixed = [*overrides, *training_overrides(nodes, gpus)]
