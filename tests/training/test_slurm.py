@@ -59,7 +59,8 @@ def script(tmp_path: Path, **changes) -> str:
 
 
 def test_bash_accepts_the_script_and_slurm_gets_what_was_asked_for(tmp_path):
-    made = script(tmp_path, gpus=2, partition="long", time="12:00:00", overrides=["store=out/it's here"])
+    smaller = ["train_tagger.micro_batch=4", "pretrain.settings.micro_batch=2"]
+    made = script(tmp_path, gpus=2, partition="long", time="12:00:00", overrides=["store=out/it's here", *smaller])
     assert subprocess.run(["bash", "-n", tmp_path / "job.sh"], timeout=60).returncode == 0
     options = [line.removeprefix("#SBATCH --") for line in made.splitlines() if line.startswith("#SBATCH")]
     assert {"nodes=2", "gpus-per-node=2", "partition=long", "time=12:00:00", "signal=B:TERM@60", "requeue"} <= set(
