@@ -144,7 +144,7 @@ def test_networks_of_our_own_compute_the_same_with_what_is_added(architecture: s
     theirs.load_state_dict(imported.state)
     given = image_and_texts()
     with torch.no_grad():
-        here, there = ours(*given), theirs(*given)
+        here, there = ours.predict(*given), theirs.predict(*given)
     for name in ("subject_logits", "object_logits", "predicate_logits", "subject_boxes", "object_boxes"):
         torch.testing.assert_close(getattr(there, name), getattr(here, name), atol=1e-5, rtol=1e-5)
     again = import_checkpoint(tmp_path / "theirs.pth", overrides=overrides | {"official_compat": False})
@@ -171,7 +171,7 @@ def test_the_slots_of_a_tagger_of_our_own_are_equal_and_boxes_start_at_their_cen
     centre = theirs.transformer.reference_points_sub(position).sigmoid()
     torch.testing.assert_close(centre, boxes[..., :2], atol=1e-4, rtol=1e-4)
     labels = torch.zeros(1, 5, dtype=torch.int64)
-    scored = theirs(*image_and_texts(), PairQueries(boxes, boxes, labels, labels, labels == 0))
+    scored = theirs.predict(*image_and_texts(), PairQueries(boxes, boxes, labels, labels, labels == 0))
     assert scored.predicate_logits.isfinite().all()
 
 
@@ -184,7 +184,9 @@ def test_batch_norms_of_our_own_become_frozen_ones(tmp_path: Path) -> None:
     theirs.load_state_dict(imported.state)
     given = image_and_texts()
     with torch.no_grad():
-        torch.testing.assert_close(theirs(*given).predicate_logits, ours(*given).predicate_logits, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            theirs.predict(*given).predicate_logits, ours.predict(*given).predicate_logits, atol=1e-4, rtol=1e-4
+        )
     assert any("backbone_norm=batch" in note for note in differences(ours.config))
 
 

@@ -98,7 +98,7 @@ def poison(weights: Path, text: str, others: set[str]) -> None:
     network = load(weights / "model.safetensors", weights)
     assert isinstance(network, RelationTagger)
     encoder = network.transformer.text_encoder
-    ids = [set(encoder.tokenizer(one)["input_ids"]) for one in (text, *others)]
+    ids = [set(encoder.tokenizer([one]).ids[0].tolist()) for one in (text, *others)]
     own = sorted(ids[0].difference(*ids[1:]))
     assert own
     with torch.no_grad():
