@@ -233,7 +233,7 @@ def test_fifty_steps_keep_their_bits_across_stops_epochs_and_loaders(tmp_path, s
     assert outcome(parts) == outcome(whole)
 
 
-def test_the_state_of_the_optimizer_lies_where_the_weights_are(work, shard, monkeypatch):
+def test_the_state_of_the_optimizer_lies_where_the_weights_are():
     from pipeline.training.checkpoints.state import TrainingState
 
     network = torch.nn.Linear(2, 2)

@@ -53,7 +53,7 @@ class Checkpointer:
     def load(self) -> dict[str, Any] | None:
         """Restores the newest sound checkpoint. Returns what `save` was given as `about`; None where there is no checkpoint.
 
-        Damaged ones are named and left behind. Raises `FatalError` for one of another network or version.
+        Damaged ones are told of and set aside. Raises `FatalError` for one of another network or version.
         """
         chosen, record, complaints = self._ranks.agreed(self._choose() if self._ranks.rank == 0 else (0, {}, []))
         for complaint in complaints if self._ranks.rank == 0 else ():
@@ -92,8 +92,8 @@ class Checkpointer:
 
         `spared`: steps whose checkpoints stay, however old.
         """
-        started = time.monotonic()
         self.finish()
+        started = time.monotonic()
         tensors = self._state.tensors(self._ranks.rank if self._parts > 1 else 0)
         if self._ranks.rank < self._parts:
             self._writing = step
@@ -131,7 +131,9 @@ class Checkpointer:
         if self._writing is None:
             return
         assert self._writer is not None and self._writer.stdout is not None
+        started = time.monotonic()
         line = self._writer.stdout.readline()
+        self.waited += time.monotonic() - started
         if line:
             self._end(json.loads(line))
             return

@@ -12,7 +12,6 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict
@@ -118,10 +117,10 @@ def _complete(checkpoints: CheckpointFolder, request: Request) -> None:
     checkpoints.prune(request["keep"], request["keep_every"], request["spared"])
 
 
-def answer(request: Request, memory: int, writing: Callable[[Request, int], None] = write) -> dict[str, str]:
+def answer(request: Request, memory: int) -> dict[str, str]:
     """Writes a part and returns {}, or {"error": what went wrong}."""
     try:
-        writing(request, memory)
+        write(request, memory)
     except OSError as error:
         return {"error": f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")}
     return {}
