@@ -142,7 +142,7 @@ def test_a_network_for_pre_trained_weights_does_not_start_at_random_unless_asked
     recipe: Recipe, network: dict[str, Any], words: list[str]
 ) -> None:
     def asked(**settings: Any) -> Recipe:
-        training = {"network": network, **settings}
+        training = {"network": network, "processes": 1, **settings}
         return changed(recipe, pretrain={"arms": ["none"], "settings": training}, data=recipe.data.model_dump())
 
     detail = missing(asked())["pretrain:none weights"]
