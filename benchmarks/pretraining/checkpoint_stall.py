@@ -42,7 +42,9 @@ def _of_all(ours: dict[str, float], peer: dict[str, float]) -> str:
 
 def _full_size(folder: Path, rounds: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.pretraining.stall", str(folder), str(rounds)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("{"))
     return dict(json.loads(line))
 

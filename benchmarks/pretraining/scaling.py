@@ -127,7 +127,7 @@ def _bare(config: TrainConfig, ranks: Ranks) -> list[Seconds]:
         torch.nn.utils.clip_grad_norm_(parameters, settings.clip, foreach=True)
         optimizer.step()
         loss.item()
-        clock()
+        clock.measure()
     return clock.steps
 
 
