@@ -72,9 +72,12 @@ class Milestones:
         copy_tokenizer(work / TOKENIZER, self._folder)
         write_atomic(self._folder / VOCABULARY, (work / VOCABULARY).read_bytes())
 
-    def __call__(self, network: Network, step: int, total: int, ranks: Ranks) -> Mapping[str, float]:
-        if step not in milestones(total, self._number):
-            return {}
+    def is_due(self, step: int, total: int) -> bool:
+        """At each milestone."""
+        return step in milestones(total, self._number)
+
+    def measure(self, network: Network, is_last: bool, ranks: Ranks) -> Mapping[str, float]:
+        """Returns what stage `evaluate` finds."""
         save(network, self._folder / MODEL)
         given = Inputs({"images": self._images, "weights": (Artifact(self._folder),)})
         return self._evaluate.run(given, self._folder, lambda done, total, note="": None).facts
