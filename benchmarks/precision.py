@@ -1,4 +1,4 @@
-"""Compares the final loss of training in bf16 and in fp32: `python benchmarks/precision.py`.
+"""Compares the final loss of training in bf16 and in fp32: `python -m benchmarks.precision`.
 
 Both train the same network with the same seed on the same synthetic scenes. The mean loss of the last steps counts.
 """
@@ -7,63 +7,57 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import statistics
 import tempfile
 from pathlib import Path
 
 import torch
 
-from models.config import NO_OBJECTS
+from benchmarks.pretraining.setup import make_config, train
 from pipeline.run.recipe import load_recipe
-from pipeline.training.ranks import Ranks
+from pipeline.training.config import METRICS_LOG, Shard, TrainConfig
+from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
-from pipeline.training.settings import TrainingSettings
-from pipeline.training.task import PretrainTask
-from pipeline.training.trainer import train
-from pipeline.training.vocabulary import Vocabulary, make_tokenizer
+from pipeline.training.statistics import STATISTICS_FILE, statistics_of
 from scenes.draw import render
 from scenes.world import make_scene
+from storage.shards.writer import Sample, write_shards
+from storage.tables import write_table
 
 GOAL = 0.02
 LAST = 20
 """Number of last steps whose mean loss is compared."""
 
 
-class Scenes:
-    """Training samples from the scenes of one seed and their planted relations."""
-
-    def __init__(self, seed: int, count: int) -> None:
-        self._scenes = [make_scene(seed, index) for index in range(count)]
-
-    def __len__(self) -> int:
-        return len(self._scenes)
-
-    def labels(self, position: int) -> TrainingSample:
-        scene = self._scenes[position]
-        return TrainingSample(
-            image_id=position,
+def write_scenes(folder: Path, seed: int, count: int) -> Shard:
+    """Writes scenes and their planted relations as a tar."""
+    samples, labels = [], {}
+    for number in range(count):
+        scene = make_scene(seed, number)
+        label = TrainingSample(
+            image_id=number,
             dataset="scenes",
             width=scene.width,
             height=scene.height,
             boxes=tuple(SampleBox(thing.category, *thing.box) for thing in scene.objects),
             relations=tuple(SampleRelation(r.subject, r.object, r.predicate) for r in scene.relations),
         )
+        image = io.BytesIO()
+        render(scene).save(image, "PNG")
+        members = {"png": image.getvalue(), "json": label.to_json()}
+        samples.append(Sample("scenes", number, members, scene.width, scene.height))
+        labels[samples[-1].key] = label
+    index = write_shards(folder, samples, 2**30)
+    write_table(index, folder / "shards.parquet")
+    write_table(statistics_of(index, labels), folder / STATISTICS_FILE)
+    (tar,) = folder.glob("*.tar")
+    return Shard(tar=str(tar), name=tar.name, index=folder / "shards.parquet", statistics=folder / STATISTICS_FILE)
 
-    def image(self, position: int) -> bytes:
-        buffer = io.BytesIO()
-        render(self._scenes[position]).save(buffer, "PNG")
-        return buffer.getvalue()
 
-
-def losses(source: Scenes, settings: TrainingSettings, folder: Path) -> list[float]:
+def losses(config: TrainConfig) -> list[float]:
     """Trains and returns the loss of each step."""
-    vocabulary = Vocabulary.of(source.labels(position) for position in range(len(source)))
-    names = (*vocabulary.objects.names, *vocabulary.predicates.names, NO_OBJECTS)
-    make_tokenizer(names, settings.network["text"]["vocabulary"], folder / "tokenizer")
-    task = PretrainTask(settings, vocabulary, folder / "tokenizer")
-    train(task, source, settings, folder, Ranks(), lambda: False, lambda step, total, note: None)
-    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    train(config)
+    rows = MetricsLog(config.work / METRICS_LOG).table().to_pylist()
     return [row["value"] for row in rows if row["name"] == "loss"]
 
 
@@ -76,25 +70,27 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     chosen = load_recipe(given.recipe).pretrain.settings
-    settings = TrainingSettings(
-        network=chosen.network,
-        steps=given.steps,
-        batch=16,
-        lr=1e-3,
-        lr_backbone=1e-3,
-        lr_text=5e-4,
-        clip=1.0,
-        warmup=20,
-        schedule="cosine",
-        image_size=chosen.image_size,
-        log_every=1,
-        processes=1,
-    )
-    source = Scenes(seed=20_000, count=given.scenes)
+    settings = {
+        "network": chosen.network,
+        "steps": given.steps,
+        "batch": 16,
+        "micro_batch": 16,
+        "lr": 1e-3,
+        "lr_backbone": 1e-3,
+        "lr_text": 5e-4,
+        "clip": 1.0,
+        "warmup": 20,
+        "schedule": "cosine",
+        "image_size": chosen.image_size,
+        "log_every": 1,
+    }
     ends: dict[str, float] = {}
     for precision in ("float32", "bfloat16"):
-        with tempfile.TemporaryDirectory() as folder:
-            every = losses(source, settings.model_copy(update={"precision": precision}), Path(folder))
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            (folder / "set").mkdir()
+            shard = write_scenes(folder / "set", seed=20_000, count=given.scenes)
+            every = losses(make_config(folder / precision, [shard], **settings, precision=precision))
         ends[precision] = statistics.mean(every[-LAST:])
         print(
             f"{precision}: first loss {every[0]:.3f}, mean {ends[precision]:.4f} of the last {LAST} of {len(every)} steps"

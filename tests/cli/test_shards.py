@@ -32,7 +32,9 @@ SIDE = 200
 def rlip(*words: str | Path, cwd: Path | None = None) -> Result:
     """Runs a command in this process: to start one for each of the calls would take minutes."""
     with contextlib.chdir(cwd or Path.cwd()):
-        done = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}).invoke(app, ["shards", *map(str, words)])
+        done = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}).invoke(
+            app, ["shards", *map(str, words)]
+        )
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return done
 
