@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
-from pipeline.report.arms import ZERO_SHOT, score_name, score_names, score_text
+from pipeline.report.arms import DETECTION, ZERO_SHOT, score_name, score_names, score_text
 from pipeline.report.charts import loss_charts, predicate_bars
 from pipeline.report.curves import training_curves
 from pipeline.report.figures import Figures, figures_of, run_stamp
@@ -208,10 +208,11 @@ def _headline(figures: Figures) -> list[tuple[str, str, str]]:
             )
             value = f"{audit.labels.tagger.precision_at_recall:.2f}"
             tiles.append((value, f"precision at recall .8, {audit.dataset}", against))
-    means = {arm.arm: arm.scores[ZERO_SHOT].mean for arm in figures.arms if ZERO_SHOT in arm.scores}
-    if "pseudo" in means:
-        compared = (f"{words} {means[arm]:.3f}" for arm, words in _COMPARED.items() if arm in means)
-        tiles.append((f"{means['pseudo']:.3f}", "zero-shot triplet mAP", next(compared, "zero-shot")))
+    scores = {arm.arm: arm.scores for arm in figures.arms if ZERO_SHOT in arm.scores}
+    if "pseudo" in scores:
+        compared = (f"{words} {scores[arm][ZERO_SHOT].mean:.3f}" for arm, words in _COMPARED.items() if arm in scores)
+        boxes = f"detection AP50 {scores['pseudo'][DETECTION].mean:.3f}" if DETECTION in scores["pseudo"] else ""
+        tiles.append((f"{scores['pseudo'][ZERO_SHOT].mean:.3f}", "zero-shot triplet mAP", next(compared, boxes)))
     if figures.share_of_gain is not None:
         tiles.append((f"{figures.share_of_gain:.0%}", "of the gain of given relations", "zero-shot triplet mAP"))
     return tiles

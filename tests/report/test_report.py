@@ -89,6 +89,15 @@ def test_the_headline_of_pseudo_labels_compares_with_naive_ones(
     assert "naive matching 0.125" in report(recipe, labelled, tmp_path / "report").text
 
 
+def test_the_headline_of_pseudo_labels_alone_tells_the_detection(
+    labelled: RunBuilder, recipe: Any, tmp_path: Path
+) -> None:
+    labelled.metrics("evaluate:pseudo", (0, "zero_shot_map", 0.25), (0, "detection_ap50", 0.625))
+    assert "zero-shot triplet mAP detection AP50 0.625" in " ".join(
+        report(recipe, labelled, tmp_path / "r").text.split()
+    )
+
+
 def test_coverage_is_folded_away_below_the_agreement(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
     page = report(recipe, labelled, tmp_path / "report")
     assert [found for found in page.all("details") if found.get("class") == "coverage"] == [{"class": "coverage"}]
