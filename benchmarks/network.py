@@ -75,11 +75,10 @@ class Workload:
         torch.manual_seed(0)
         return RLIP(config, None)
 
-    def images(self) -> tuple[Tensor, Tensor]:
-        """Returns random pixels and their padding mask, which is all False."""
+    def images(self) -> Tensor:
+        """Returns random pixels."""
         generator = torch.Generator().manual_seed(1)
-        pixels = torch.randn(self.batch, 3, self.height, self.width, generator=generator)
-        return pixels, torch.zeros(self.batch, self.height, self.width, dtype=torch.bool)
+        return torch.randn(self.batch, 3, self.height, self.width, generator=generator)
 
     def texts(self, network: RLIP) -> tuple[Tensor, Tensor]:
         """Encodes random texts. Returns object features and predicate features."""
@@ -114,14 +113,14 @@ RECORDED = Workload(height=512, width=640, batch=2, objects=100, predicates=60, 
 def forward_call(workload: Workload, network: RLIP, precision: str, remember: bool) -> Callable[[], Predictions]:
     """Returns a call of the forward pass in evaluation mode. `remember`: reuses encoded texts."""
     network.eval().requires_grad_(False)
-    pixels, padding = workload.images()
+    pixels = workload.images()
     with torch.inference_mode(), autocast(precision):
         remembered = workload.texts(network)
 
     def call() -> Predictions:
         with torch.inference_mode(), autocast(precision):
             texts = remembered if remember else workload.texts(network)
-            return full_precision(network.predict(pixels, padding, *texts))
+            return full_precision(network.predict(pixels, None, *texts))
 
     return call
 
@@ -133,13 +132,13 @@ def step_call(workload: Workload, network: RLIP, precision: str) -> Callable[[],
     settings = TrainingSettings(network=network.config.to_dict())
     optimizer = make_optimizer(network, settings)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    (pixels, padding), targets = workload.images(), workload.targets()
+    pixels, targets = workload.images(), workload.targets()
 
     def call() -> float:
         optimizer.zero_grad(set_to_none=True)
         with autocast(precision):
             objects, predicates = workload.texts(network)
-            predictions = full_precision(network.predict(pixels, padding, objects, predicates))
+            predictions = full_precision(network.predict(pixels, None, objects, predicates))
         loss = criterion(predictions, targets, predicates.float())["loss"]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, settings.clip)

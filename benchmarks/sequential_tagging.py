@@ -53,12 +53,11 @@ def label_sequentially(
         pixels = image.load()
         assert isinstance(pixels, Tensor)
         repeated_G3HW = pixels[None].repeat(len(stacked), 1, 1, 1)
-        padding_GHW = torch.zeros(len(stacked), *pixels.shape[1:], dtype=torch.bool)
         features = tagger.encode_texts([*categories, "no objects", *texts])
         objects_TE, predicates_TE = features[: len(categories) + 1], features[len(categories) + 1 :]
         queries = _queries(image, stacked, categories, size)
         found = (
-            tagger.predict(repeated_G3HW, padding_GHW, objects_TE, predicates_TE, queries)
+            tagger.predict(repeated_G3HW, None, objects_TE, predicates_TE, queries)
             .predicate_logits.float()
             .sigmoid()
         )

@@ -1,20 +1,22 @@
-"""Detects predictions that are not finite, and names the likely cause."""
+"""Detects values that are not finite, and names the likely cause."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from models.predictions import Predictions
 
+def check_finite(values: Mapping[str, Tensor], network: nn.Module) -> None:
+    """Raises `FloatingPointError` that names the values that are not finite and the network's damaged weight, if any.
 
-def check_finite(predictions: Predictions, network: nn.Module) -> None:
-    """Raises `FloatingPointError` that names the prediction that is not finite and the damaged weight, if any."""
-    tensors = {name: value for name, value in vars(predictions).items() if isinstance(value, Tensor)}
-    sound = torch.stack([value.isfinite().all() for value in tensors.values()])
+    A network does not check its own predictions, because that waits for the device. Whoever reads them checks them.
+    """
+    sound = torch.stack([value.isfinite().all() for value in values.values()])
     if sound.all():
         return
-    name = list(tensors)[int(sound.int().argmin())]
+    name = list(values)[int(sound.int().argmin())]
     damaged = next((name for name, weight in network.named_parameters() if not weight.isfinite().all()), None)
     advice = (
         f"the weight {damaged} has one too: load undamaged weights, or train with a lower learning rate"

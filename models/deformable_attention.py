@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +45,14 @@ class References:
 
 
 def _sizes(like: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
-    return like.new_tensor([(width, height) for height, width in shapes])
+    return _kept_sizes(tuple(shapes), like.dtype, like.device)
+
+
+@lru_cache
+def _kept_sizes(shapes: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Returns L×2 widths and heights. They are kept, because a device would have to wait for each copy from the host."""
+    with torch.inference_mode(False):
+        return torch.tensor([(width, height) for height, width in shapes], dtype=dtype).to(device)
 
 
 def _for_points(values_BQL2: Tensor, points: int) -> Tensor:

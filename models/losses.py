@@ -80,13 +80,14 @@ class TaggerCriterion(nn.Module):
     def _losses(self, layers: StackedPredictions, targets: list[Target]) -> dict[str, Tensor]:
         counts = [len(target.object_labels) for target in targets]
         device = layers.object_logits.device
+        # Made on the device from plain numbers: a tensor of counts would have to be copied there.
         query_M = torch.cat([torch.arange(count, device=device) for count in counts])
-        image_M = torch.repeat_interleave(torch.arange(len(counts), device=device), torch.tensor(counts, device=device))
+        image_M = torch.cat([torch.full((count,), image, device=device) for image, count in enumerate(counts)])
         target_M = torch.arange(sum(counts), device=device)
         depth = len(layers.object_logits)
         matches = Matches(*(x.expand(depth, -1) for x in (image_M, query_M, target_M)))
         slots = torch.arange(layers.object_logits.shape[2], device=device)
-        counted_BP = slots < torch.tensor(counts, device=device)[:, None]
+        counted_BP = torch.stack([slots < count for count in counts])
         wanted_NT = torch.cat([target.predicates for target in targets])
         labelled_NT = _labelled(wanted_NT, self.official_compat)
         terms = _terms(layers, targets, matches, wanted_NT, labelled_NT, counted_BP, self.settings)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from models.backbone import Backbone
 from models.backbone_factory import is_window_transformer
-from models.check_finite import check_finite
 from models.config import NetworkConfig
 from models.decoder import Decoded, to_pairs
 from models.encoded import Encoded
@@ -27,6 +26,8 @@ from models.text_tokens import TextTokens
 from models.transformer import Transformer
 
 PRIOR_LOGIT = -math.log(99)
+Size = tuple[int, int]
+"""Height and width."""
 
 
 class Network(nn.Module):
@@ -69,17 +70,22 @@ class Network(nn.Module):
         features_TE = self.transformer.text_encoder.encode_each(texts)
         return features_TE[: texts.objects], features_TE[texts.objects :]
 
-    def encode(self, images_B3HW: Tensor, padding_BHW: Tensor, objects_TE: Tensor, predicates_TE: Tensor) -> Encoded:
+    def encode(
+        self, images_B3HW: Tensor, sizes: Sequence[Size] | None, objects_TE: Tensor, predicates_TE: Tensor
+    ) -> Encoded:
         """Encodes a batch of images together with its label texts.
 
-        `padding_BHW` is True on padded pixels, right of and below the image. The last of `objects_TE` is the text that
-        stands for "no objects". Images are normalised by ImageNet's mean and standard deviation.
+        Each image lies in the top left of its part of the tensor, with padding right of and below it; `sizes` has its
+        height and width in pixels, None stands for images without padding. Sizes are plain numbers, so that no device
+        has to be asked for them. The last of `objects_TE` is the text that stands for "no objects". Images are
+        normalised by ImageNet's mean and standard deviation.
         Raises `ValueError` when there are no object texts; predicates may be empty.
         """
         if len(objects_TE) == 0:
             raise ValueError('the list of object texts is empty; give at least the text that stands for "no objects"')
-        padded = bool(padding_BHW.any())
-        maps, paddings = self._padded_levels(images_B3HW, padding_BHW) if padded else self._levels(images_B3HW)
+        whole = (images_B3HW.shape[2], images_B3HW.shape[3])
+        padded = sizes is not None and any(size != whole for size in sizes)
+        maps, paddings = self._padded_levels(images_B3HW, sizes) if padded else self._levels(images_B3HW)
         shapes = [(x.shape[2], x.shape[3]) for x in maps]
         position_BSD = torch.cat(
             [
@@ -123,34 +129,31 @@ class Network(nn.Module):
             maps.append(last)
         return maps, [torch.zeros(1, *x.shape[2:], dtype=torch.bool, device=x.device) for x in maps]
 
-    def _padded_levels(self, images_B3HW: Tensor, padding_BHW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def _padded_levels(self, images_B3HW: Tensor, sizes: Sequence[Size]) -> tuple[list[Tensor], list[Tensor]]:
         """Same as `_levels`, with paddings B×H×W.
 
         Images of each size are processed separately, so that padding reaches no convolution and no norm.
         """
         if self.config.official_compat:
             maps, _ = self._levels(images_B3HW)
-            return maps, [F.interpolate(padding_BHW[:, None].float(), size=x.shape[2:])[:, 0].bool() for x in maps]
-        heights, widths = (~padding_BHW[:, :, 0]).sum(1).tolist(), (~padding_BHW[:, 0]).sum(1).tolist()
-        rows_of: dict[tuple[int, int], list[int]] = {}
-        for row, size in enumerate(zip(heights, widths, strict=True)):
+            padding_B1HW = outside(sizes, images_B3HW)[:, None].float()
+            return maps, [F.interpolate(padding_B1HW, size=x.shape[2:])[:, 0].bool() for x in maps]
+        rows_of: dict[Size, list[int]] = {}
+        for row, size in enumerate(sizes):
             rows_of.setdefault(size, []).append(row)
-        of_sizes = [self._levels(images_B3HW[rows, :, :h, :w]) for (h, w), rows in rows_of.items()]
-        order_B = torch.tensor([row for rows in rows_of.values() for row in rows], device=images_B3HW.device).argsort()
+        levels_of: dict[int, list[Tensor]] = {}
+        for (height, width), rows in rows_of.items():
+            alike_B3HW = torch.stack([images_B3HW[row, :, :height, :width] for row in rows])
+            levels_of |= dict(zip(rows, zip(*self._levels(alike_B3HW)[0], strict=True), strict=True))
         maps, paddings = [], []
         for level in range(self.config.levels):
-            parts = [of_size[0][level] for of_size in of_sizes]
-            height, width = max(x.shape[2] for x in parts), max(x.shape[3] for x in parts)
-            margins = [(0, width - x.shape[3], 0, height - x.shape[2]) for x in parts]
-            maps.append(torch.cat([F.pad(x, m) for x, m in zip(parts, margins, strict=True)])[order_B])
-            paddings.append(
-                torch.cat(
-                    [
-                        F.pad(torch.zeros_like(x[:, 0], dtype=torch.bool), m, value=True)
-                        for x, m in zip(parts, margins, strict=True)
-                    ]
-                )[order_B]
+            parts = [levels_of[row][level] for row in range(len(sizes))]
+            shapes = [(x.shape[1], x.shape[2]) for x in parts]
+            height, width = (max(shape[side] for shape in shapes) for side in (0, 1))
+            maps.append(
+                torch.stack([F.pad(x, (0, width - x.shape[2], 0, height - x.shape[1])) for x in parts])
             )
+            paddings.append(outside(shapes, maps[-1]))
         return maps, paddings
 
     def _relations(
@@ -178,10 +181,7 @@ class Network(nn.Module):
         )
 
     def _predict(self, pairs: list[Decoded], relations: list[Decoded], groups: int, encoded: Encoded) -> Predictions:
-        """Scores every layer against its texts; the last layer's predictions hold the others.
-
-        Raises `FloatingPointError` when they are not finite.
-        """
+        """Scores every layer against its texts; the last layer's predictions hold the others."""
         texts = encoded.texts
         if self.config.fusion == "late":
             pairs, relations, texts = self._fuse_late(pairs, relations, encoded)
@@ -200,7 +200,6 @@ class Network(nn.Module):
                 )
             )
         layers[-1].auxiliary = layers[:-1]
-        check_finite(layers[-1], self)
         return layers[-1]
 
     def _fuse_late(
@@ -224,6 +223,14 @@ class Network(nn.Module):
                 for (_, objects), (_, predicates) in zip(found, related, strict=True)
             ],
         )
+
+
+def outside(sizes: Sequence[Size], like_BCHW: Tensor) -> Tensor:
+    """Returns the mask B×H×W of maps that hold images of these sizes in their top left: True outside the image."""
+    mask_BHW = torch.ones(len(sizes), *like_BCHW.shape[2:], dtype=torch.bool, device=like_BCHW.device)
+    for row, (height, width) in enumerate(sizes):
+        mask_BHW[row, :height, :width] = False
+    return mask_BHW
 
 
 def _against(queries_BND: Tensor, texts_BTD: Tensor) -> Tensor:

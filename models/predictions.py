@@ -32,3 +32,7 @@ class Predictions:
     """Tv×E: features of the predicate texts before fusion, where the network encoded the texts itself"""
     auxiliary: list[Predictions] = field(default_factory=list)
     """Predictions of the earlier decoder layers, first layer first."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the tensors of this layer by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}

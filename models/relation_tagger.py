@@ -5,6 +5,7 @@ Shapes: B images, N pairs, G groups, P pairs per group, T texts, E text width, D
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from models.boxes import inverse_sigmoid
 from models.config import ConfigError, NetworkConfig
 from models.decoder import PairBoxes, to_pairs
 from models.encoded import Encoded
-from models.network import Network
+from models.network import Network, Size
 from models.perceptron import point_head
 from models.predictions import Predictions
 from models.text_tokens import TextTokens
@@ -59,18 +60,25 @@ class RelationTagger(Network):
             self.transformer.reference_points_sub = point_head(width)
             self.transformer.reference_points_obj = point_head(width)
 
-    def forward(self, images_B3HW: Tensor, padding_BHW: Tensor, texts: TextTokens, queries: PairQueries) -> Predictions:
-        """Scores the relations of the pairs against the texts; see `encode` for images and padding."""
+    def forward(
+        self, images_B3HW: Tensor, sizes: Sequence[Size] | None, texts: TextTokens, queries: PairQueries
+    ) -> Predictions:
+        """Scores the relations of the pairs against the texts; see `encode` for images and sizes."""
         objects_TE, predicates_TE = self.encode_tokens(texts)
-        predictions = self.predict(images_B3HW, padding_BHW, objects_TE, predicates_TE, queries)
+        predictions = self.predict(images_B3HW, sizes, objects_TE, predicates_TE, queries)
         predictions.predicate_features = predicates_TE
         return predictions
 
     def predict(
-        self, images_B3HW: Tensor, padding_BHW: Tensor, objects_TE: Tensor, predicates_TE: Tensor, queries: PairQueries
+        self,
+        images_B3HW: Tensor,
+        sizes: Sequence[Size] | None,
+        objects_TE: Tensor,
+        predicates_TE: Tensor,
+        queries: PairQueries,
     ) -> Predictions:
         """Does the same for texts that are already encoded: runs `encode`, then `score`."""
-        return self.score(self.encode(images_B3HW, padding_BHW, objects_TE, predicates_TE), queries)
+        return self.score(self.encode(images_B3HW, sizes, objects_TE, predicates_TE), queries)
 
     def score(self, encoded: Encoded, queries: PairQueries) -> Predictions:
         """Predicts the relations of N pairs per image, for any N."""

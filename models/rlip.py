@@ -5,6 +5,7 @@ Shapes: B images, H×W pixels, P pairs, T texts, E text width, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from models.boxes import inverse_sigmoid
 from models.config import ConfigError, NetworkConfig
 from models.decoder import PairBoxes, to_pairs
 from models.encoded import Encoded
-from models.network import Network
+from models.network import Network, Size
 from models.perceptron import point_head
 from models.predictions import Predictions
 from models.text_tokens import TextTokens
@@ -43,18 +44,18 @@ class RLIP(Network):
         if config.relation_queries != "vanilla":
             self.transformer.verb_query_embed = nn.Embedding(pairs, width)
 
-    def forward(self, images_B3HW: Tensor, padding_BHW: Tensor, texts: TextTokens) -> Predictions:
-        """Predicts pairs in each image, scored against the texts; see `encode` for images and padding."""
+    def forward(self, images_B3HW: Tensor, sizes: Sequence[Size] | None, texts: TextTokens) -> Predictions:
+        """Predicts pairs in each image, scored against the texts; see `encode` for images and sizes."""
         objects_TE, predicates_TE = self.encode_tokens(texts)
-        predictions = self.predict(images_B3HW, padding_BHW, objects_TE, predicates_TE)
+        predictions = self.predict(images_B3HW, sizes, objects_TE, predicates_TE)
         predictions.predicate_features = predicates_TE
         return predictions
 
     def predict(
-        self, images_B3HW: Tensor, padding_BHW: Tensor, objects_TE: Tensor, predicates_TE: Tensor
+        self, images_B3HW: Tensor, sizes: Sequence[Size] | None, objects_TE: Tensor, predicates_TE: Tensor
     ) -> Predictions:
         """Does the same for texts that are already encoded."""
-        return self.decode(self.encode(images_B3HW, padding_BHW, objects_TE, predicates_TE))
+        return self.decode(self.encode(images_B3HW, sizes, objects_TE, predicates_TE))
 
     def decode(self, encoded: Encoded) -> Predictions:
         """Predicts pairs in images that are already encoded."""

@@ -31,7 +31,8 @@ class TextTokens:
 
     def to(self, device: torch.device) -> TextTokens:
         """Moves the ids to a device."""
-        return TextTokens(self.ids.to(device), self.mask.to(device), self.rows.to(device), self.objects)
+        moved = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.mask, self.rows))
+        return TextTokens(*moved, self.objects)
 
 
 class LabelTokenizer:

@@ -21,6 +21,7 @@ from benchmarks.pretraining.setup import (
 )
 from benchmarks.streaming.photos import Photos
 from benchmarks.streaming.results import Goal, Row
+from models.network import Size
 from models.predictions import Predictions
 from pipeline.training.batches import MicroBatches, Origin
 from pipeline.training.config import Shard, TrainConfig
@@ -118,7 +119,7 @@ class DeviceTask:
         """Prepares what the pre-training needs."""
         return self._task.inputs(samples, draws)
 
-    def predict(self, network: nn.Module, images_B3HW: Tensor, padding_BHW: Tensor, given: StepInputs) -> Predictions:
+    def predict(self, network: nn.Module, images_B3HW: Tensor, sizes: Sequence[Size] | None, given: StepInputs) -> Predictions:
         """Pauses as long as the device would work."""
         time.sleep(len(images_B3HW) / self._speed)
         weight = next(network.parameters())

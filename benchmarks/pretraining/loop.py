@@ -30,6 +30,7 @@ from pipeline.training.ranks import Ranks
 from pipeline.training.task import Draws
 from storage.stream.order import stable_seed
 
+CPU = torch.device("cpu")
 LOG_EVERY = 5
 """Four times as often as by default."""
 
@@ -86,9 +87,9 @@ class BareLoop:
         summed = torch.zeros(())
         for part, batch in enumerate(parts):
             Draws(self._settings.seed, step, part).seed_torch()
-            images, padding = batch.images(torch.device("cpu"))
-            predictions = self.network(images, padding, batch.inputs.texts)
-            loss = self._task.losses(predictions, batch.inputs)["loss"] / len(parts)
+            images, given = batch.images(CPU), batch.inputs.to(CPU)
+            predictions = self.network(images, batch.sizes, given.texts)
+            loss = self._task.losses(predictions, given)["loss"] / len(parts)
             loss.backward()
             summed += loss.detach()
         torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.clip, foreach=True)

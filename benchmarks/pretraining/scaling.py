@@ -40,6 +40,7 @@ from pipeline.training.optimizer import make_optimizer
 from pipeline.training.ranks import Ranks
 
 GOAL = Goal(1.15, most=True)
+CPU = torch.device("cpu")
 ALONE, BESIDE, BARE, BARE_DDP = "one rank", "2 trainings that share nothing", "bare loop", "2 ranks, bare loop with DDP"
 TWO = {
     BESIDE: (ALONE, None),
@@ -121,8 +122,8 @@ def _bare(config: TrainConfig, ranks: Ranks) -> list[Seconds]:
         batch = batches[step * ranks.count + ranks.rank]
         assert isinstance(batch, MicroBatch)
         optimizer.zero_grad(set_to_none=True)
-        images, padding = batch.images(torch.device("cpu"))
-        loss = task.losses(module(images, padding, batch.inputs.texts), batch.inputs)["loss"]
+        images, given = batch.images(CPU), batch.inputs.to(CPU)
+        loss = task.losses(module(images, batch.sizes, given.texts), given)["loss"]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, settings.clip, foreach=True)
         optimizer.step()

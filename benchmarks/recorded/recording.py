@@ -59,7 +59,9 @@ class Recording:
         self.config = replace(imported.config, text=self._with_heads(imported.config.text, imported.state))
         self.network = build(self.config, None)
         self.network.load_state_dict(imported.state)
-        self.images, self.padding = self.tensor("in.images"), self.tensor("in.mask")
+        self.images = self.tensor("in.images")
+        shown = ~self.tensor("in.mask")
+        self.sizes = [(int(mask[:, 0].sum()), int(mask[0].sum())) for mask in shown]
 
     def parts(self) -> list[str]:
         """Returns the recorded parts."""
@@ -84,7 +86,7 @@ class Recording:
 
     def encode(self, texts: tuple[Tensor, Tensor]) -> Encoded:
         """Encodes the recorded images together with the texts."""
-        return self.network.encode(self.images, self.padding, *texts)
+        return self.network.encode(self.images, self.sizes, *texts)
 
     def decode(self, encoded: Encoded, targets: list[Target]) -> Predictions:
         """Returns predictions for the recorded images. A tagger scores the targets' pairs."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.check_finite import check_finite
 from models.config import NO_OBJECTS
 from models.network import Network
 from models.postprocess import Pairs, scene_graph, zero_shot
@@ -60,8 +61,8 @@ class ZeroShot:
             for start in range(0, len(positions), batch):
                 chosen = positions[start : start + batch]
                 stacked = torch.stack([pixels[position] for position in chosen])
-                padding = torch.zeros(len(chosen), *stacked.shape[2:], dtype=torch.bool)
-                predictions = self._network.predict(stacked, padding, self._objects_TE, self._predicates_TE)
+                predictions = self._network.predict(stacked, None, self._objects_TE, self._predicates_TE)
+                check_finite(predictions.tensors(), self._network)
                 sizes = [(images[position].height, images[position].width) for position in chosen]
                 every = scene_graph(predictions, sizes)
                 scored = every if self._subject is None else zero_shot(predictions, sizes, self._subject)

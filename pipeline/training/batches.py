@@ -5,24 +5,22 @@ Shapes: B images, H×W pixels.
 
 from __future__ import annotations
 
-import io
-import pickle
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.network import Size
 from pipeline.data.images.opening import BadImage
 from pipeline.data.images.training_pixels import load_view, normalised
 from pipeline.data.images.training_view import DRAWS, STRIDE, training_view, view_sizes
+from pipeline.training.packed import Packed
 from pipeline.training.sample import TrainingSample, viewed
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
-from pipeline.training.task import Draws, StepInputs, Task
+from pipeline.training.task import Draws, Task
 from storage.errors import FatalError, PipelineError
 from storage.shards.reader import DamagedSample
 from storage.stream.order import OrderSettings, Samples, uniforms
@@ -37,55 +35,30 @@ class MicroBatch:
     """Images that pass through the network together: in the top left of B×3×H×W bytes, with what the task needs of them."""
 
     pixels: Tensor
-    heights: Tensor
-    """B, in pixels"""
-    widths: Tensor
-    inputs: StepInputs
+    sizes: tuple[Size, ...]
+    """Height and width of each image, in pixels"""
+    inputs: Packed
+    """What the task made of the images' labels; `inputs.to(device)` returns it."""
     damaged: dict[int, str] = field(default_factory=dict)
     """Samples that were left out, by number, with the reason."""
 
-    def images(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Returns normalised images B×3×H×W with zeros as padding, and the padding mask B×H×W, True outside the image."""
-        images = normalised(self.pixels.to(device, non_blocking=True))
-        rows, columns = (torch.arange(size, device=device) for size in images.shape[2:])
-        heights, widths = self.heights.to(device), self.widths.to(device)
-        padding = (rows[None, :, None] >= heights[:, None, None]) | (columns[None, None] >= widths[:, None, None])
-        return images.masked_fill_(padding[:, None], 0.0), padding
+    def images(self, device: torch.device) -> Tensor:
+        """Returns normalised images B×3×H×W with zeros as padding. Pixels go to the device as bytes."""
+        images_B3HW = normalised(self.pixels.to(device, non_blocking=True))
+        for image_3HW, (height, width) in zip(images_B3HW, self.sizes, strict=True):
+            image_3HW[:, height:].zero_()
+            image_3HW[:, :height, width:].zero_()
+        return images_B3HW
 
     @property
     def padded_share(self) -> float:
         """The share of the pixels that are padding."""
-        shown = int((self.heights * self.widths).sum())
+        shown = sum(height * width for height, width in self.sizes)
         return 1 - shown / (self.pixels.shape[0] * self.pixels.shape[2] * self.pixels.shape[3])
 
     def pin_memory(self) -> MicroBatch:
-        """Moves the pixels to memory that a GPU reads while the processor goes on; torch's loaders call this."""
-        return replace(self, pixels=self.pixels.pin_memory())
-
-    def __reduce__(self) -> tuple[Callable[..., MicroBatch], tuple[Tensor, bytes]]:
-        """Goes to another process with the pixels in shared memory, and all else by value.
-
-        To share memory, processes shake hands, which takes longer for each of dozens of small tensors than to copy it.
-        """
-        return _received, (self.pixels, _as_bytes((self.heights, self.widths, self.inputs, self.damaged)))
-
-
-def _received(pixels: Tensor, rest: bytes) -> MicroBatch:
-    return MicroBatch(pixels, *pickle.loads(rest))
-
-
-class _ByValue(pickle.Pickler):
-    """Pickles tensors as their values."""
-
-    def reducer_override(self, value: object) -> Any:
-        """Says how a tensor is made again."""
-        return (torch.from_numpy, (value.numpy(),)) if isinstance(value, Tensor) else NotImplemented
-
-
-def _as_bytes(values: object) -> bytes:
-    buffer = io.BytesIO()
-    _ByValue(buffer, pickle.HIGHEST_PROTOCOL).dump(values)
-    return buffer.getvalue()
+        """Moves all tensors to memory that a GPU reads while the processor goes on; torch's loaders call this."""
+        return replace(self, pixels=self.pixels.pin_memory(), inputs=self.inputs.pin_memory())
 
 
 def sample_sequence(samples: ShardSamples, settings: TrainingSettings) -> SampleSequence:
@@ -168,9 +141,9 @@ class MicroBatches(torch.utils.data.Dataset[MicroBatch | PipelineError]):
         for row, (pixels, _) in enumerate(found):
             images[row, :, : pixels.shape[1], : pixels.shape[2]] = pixels
         samples = [sample for _, sample in found]
-        heights, widths = (torch.tensor([getattr(one, side) for one in samples]) for side in ("height", "width"))
+        sizes = tuple((one.height, one.width) for one in samples)
         inputs = self._task.inputs(samples, Draws(settings.seed, step, part))
-        return MicroBatch(images, heights, widths, inputs, damaged)
+        return MicroBatch(images, sizes, Packed.of(inputs), damaged)
 
     def _view(self, epoch: int, sample: int, labels: TrainingSample, data: bytes) -> tuple[Tensor, TrainingSample]:
         identities = self._samples.samples.identities[sample : sample + 1]

@@ -261,7 +261,6 @@ def _scored(
     truth = _truth(sample, pairs, known)
     pairs = pairs or [(0, 0)]
     pixels = whole[None].to(device)
-    padding = torch.zeros(pixels.shape[0], *pixels.shape[2:], dtype=torch.bool, device=device)
     boxes = torch.from_numpy(normalised_boxes(sample)).to(device)
     subject, object_ = (torch.tensor([pair[role] for pair in pairs], device=device) for role in (0, 1))
     labels = torch.tensor([places.get(box.category, 0) for box in sample.boxes], device=device)
@@ -272,7 +271,7 @@ def _scored(
         object_labels=labels[object_][None],
         valid=torch.ones(1, len(pairs), dtype=torch.bool, device=device),
     )
-    predictions = network.predict(pixels, padding, *texts, queries)
+    predictions = network.predict(pixels, None, *texts, queries)
     if not truth.any():
         return None
     return Scored(sample, pairs, predictions.predicate_logits[0].sigmoid().float().cpu().numpy(), truth)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.losses import TaggerCriterion
-from models.network import Network
+from models.network import Network, Size
 from models.predictions import Predictions
 from models.relation_tagger import PairQueries, RelationTagger
 from models.target import Target
@@ -52,10 +52,10 @@ class TaggerTask:
         return StepInputs(self._tokenizer(texts.objects, texts.predicates), targets, pair_queries(told))
 
     def predict(
-        self, network: torch.nn.Module, images_B3HW: Tensor, padding_BHW: Tensor, given: StepInputs
+        self, network: torch.nn.Module, images_B3HW: Tensor, sizes: Sequence[Size] | None, given: StepInputs
     ) -> Predictions:
         """Runs the network on images, texts and pairs."""
-        predictions: Predictions = network(images_B3HW, padding_BHW, given.texts, given.queries)
+        predictions: Predictions = network(images_B3HW, sizes, given.texts, given.queries)
         return predictions
 
     def losses(self, predictions: Predictions, given: StepInputs) -> dict[str, Tensor]:

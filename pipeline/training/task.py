@@ -7,9 +7,9 @@ with other processes sees the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from models.config import NO_OBJECTS, NetworkConfig
 from models.initial import load_initial
 from models.losses import SetCriterion
-from models.network import Network
+from models.network import Network, Size
 from models.predictions import Predictions
 from models.relation_tagger import PairQueries
 from models.rlip import RLIP
@@ -29,8 +29,6 @@ from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.vocabulary import Vocabulary, index_by_name
 from storage.stream.order import stable_seed
-
-Tensors = TypeVar("Tensors", Target, PairQueries)
 
 
 @dataclass(frozen=True)
@@ -64,15 +62,6 @@ class StepInputs:
     queries: PairQueries | None = None
     """The pairs that a tagger is given."""
 
-    def to(self, device: torch.device) -> StepInputs:
-        """Moves all tensors to a device."""
-        queries = None if self.queries is None else _moved(self.queries, device)
-        return StepInputs(self.texts.to(device), [_moved(target, device) for target in self.targets], queries)
-
-
-def _moved(tensors: Tensors, device: torch.device) -> Tensors:
-    return replace(tensors, **{name: value.to(device, non_blocking=True) for name, value in vars(tensors).items()})
-
 
 class Task(Protocol):
     """A network and its loss. It can be handed to other processes."""
@@ -89,9 +78,9 @@ class Task(Protocol):
         ...
 
     def predict(
-        self, network: torch.nn.Module, images_B3HW: Tensor, padding_BHW: Tensor, given: StepInputs
+        self, network: torch.nn.Module, images_B3HW: Tensor, sizes: Sequence[Size] | None, given: StepInputs
     ) -> Predictions:
-        """Runs the network. `given` is on its device."""
+        """Runs the network; `sizes` as it takes them. `given` is on its device."""
         ...
 
     def losses(self, predictions: Predictions, given: StepInputs) -> dict[str, Tensor]:
@@ -131,7 +120,7 @@ class StepTexts:
 
 def full_precision(predictions: Predictions) -> Predictions:
     """Converts predictions to float32, which losses and matching need, whatever the network computed in."""
-    tensors = {name: value.float() for name, value in vars(predictions).items() if isinstance(value, Tensor)}
+    tensors = {name: value.float() for name, value in predictions.tensors().items()}
     return Predictions(**tensors, auxiliary=[full_precision(layer) for layer in predictions.auxiliary])
 
 
@@ -179,10 +168,10 @@ class PretrainTask:
         return StepInputs(self._tokenizer(texts.objects, texts.predicates), targets)
 
     def predict(
-        self, network: torch.nn.Module, images_B3HW: Tensor, padding_BHW: Tensor, given: StepInputs
+        self, network: torch.nn.Module, images_B3HW: Tensor, sizes: Sequence[Size] | None, given: StepInputs
     ) -> Predictions:
         """Runs the network on images and texts."""
-        predictions: Predictions = network(images_B3HW, padding_BHW, given.texts)
+        predictions: Predictions = network(images_B3HW, sizes, given.texts)
         return predictions
 
     def losses(self, predictions: Predictions, given: StepInputs) -> dict[str, Tensor]:

@@ -234,11 +234,10 @@ class Trainer:
     def _losses(self, batch: MicroBatch, number: int) -> dict[str, torch.Tensor]:
         settings, device = self._settings, self._ranks.device
         Draws(settings.seed, self.step, number).seed_torch()
-        images, padding = batch.images(device)
-        given = batch.inputs.to(device)
+        images, given = batch.images(device), batch.inputs.to(device)
         try:
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                predictions = self._task.predict(self._parallel.module, images, padding, given)
+                predictions = self._task.predict(self._parallel.module, images, batch.sizes, given)
             return self._task.losses(full_precision(predictions), given)
         except FloatingPointError as error:
             raise FatalError(self._diverged(str(error))) from error
@@ -314,7 +313,7 @@ class Trainer:
             if isinstance(error, RuntimeError) and not any(text in str(error) for text in OUT_OF_MEMORY):
                 raise
             images, _, height, width = batch.pixels.shape
-            texts = len(batch.inputs.texts.rows)
+            texts = len(batch.inputs.to(torch.device("cpu")).texts.rows)
             raise FatalError(
                 f"out of memory on {self._ranks.device} at step {self.step + 1}, with {images} images of {width}x{height} pixels "
                 f"and {texts} texts; set recompute = true, or lower micro_batch = {self._settings.micro_batch}, image_size = "

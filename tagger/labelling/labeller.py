@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.check_finite import check_finite
 from models.encoded import Encoded
 from models.packed_network import packed
 from models.relation_tagger import PairQueries, RelationTagger
@@ -144,14 +145,19 @@ class Labeller:
         lists = [self._list_of(image) for image in images]
         encoded = self._encode(lists, pixels)
         ends = [_box_pairs(image) for image in images]
-        scores_NP = [torch.empty(len(pairs), len(texts.predicates)) for pairs, texts in zip(ends, lists, strict=True)]
+        scored: list[tuple[Part, Tensor]] = []
         for parts in pack([len(pairs) for pairs in ends], self._tagger.config.pairs, self._pairs_together):
             queries = _queries(images, lists, ends, parts, self._device)
             together = _side_by_side([encoded[part.image] for part in parts])
-            scored_BNP = self._tagger.score(together, queries).predicate_logits.float().sigmoid().cpu()
-            for part, scored_NP in zip(parts, scored_BNP, strict=True):
-                into = scores_NP[part.image]
-                into[part.start : part.end] = scored_NP[: part.end - part.start, : into.shape[1]]
+            logits_BNP = self._tagger.score(together, queries).predicate_logits
+            scored += zip(parts, logits_BNP.float().sigmoid(), strict=True)
+        # The only place that waits for the device.
+        on_host = torch.cat([scores_NP.flatten() for _, scores_NP in scored]).cpu()
+        check_finite({"scores of predicates": on_host}, self._tagger)
+        scores_NP = [torch.empty(len(pairs), len(texts.predicates)) for pairs, texts in zip(ends, lists, strict=True)]
+        for (part, like), flat in zip(scored, on_host.split([x.numel() for _, x in scored]), strict=True):
+            into = scores_NP[part.image]
+            into[part.start : part.end] = flat.view_as(like)[: part.end - part.start, : into.shape[1]]
         return [
             Labels(self._relations(image, pairs, texts, scores))
             for image, pairs, texts, scores in zip(images, ends, lists, scores_NP, strict=True)
@@ -164,9 +170,8 @@ class Labeller:
             rows_of.setdefault(texts, []).append(row)
         encoded: dict[int, Encoded] = {}
         for texts, rows in rows_of.items():
-            pixels_B3HW = torch.stack([pixels[row] for row in rows]).to(self._device)
-            padding_BHW = torch.zeros(pixels_B3HW[:, 0].shape, dtype=torch.bool, device=self._device)
-            together = self._tagger.encode(pixels_B3HW, padding_BHW, *self._texts.features(texts))
+            pixels_B3HW = torch.stack([pixels[row] for row in rows]).to(self._device, non_blocking=True)
+            together = self._tagger.encode(pixels_B3HW, None, *self._texts.features(texts))
             encoded |= {row: _row(together, place) for place, row in enumerate(rows)}
         return [encoded[row] for row in range(len(lists))]
 
@@ -288,7 +293,7 @@ def _queries(
         subject_labels[row, :length], object_labels[row, :length] = labels[subjects], labels[objects]
         valid[row, :length] = True
     tensors = (subject_boxes, object_boxes, subject_labels, object_labels, valid)
-    return PairQueries(*(tensor.to(device) for tensor in tensors))
+    return PairQueries(*(tensor.to(device, non_blocking=True) for tensor in tensors))
 
 
 def _box_pairs(image: TaggingImage) -> list[Ends]:

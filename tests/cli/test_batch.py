@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.cli.batch import print_batch
@@ -35,6 +36,7 @@ from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
 from storage.tables import METRICS, read_table
 from tests.training.conftest import TINY, sample, write_shard
 
+CPU = torch.device("cpu")
 SETTINGS = TrainingSettings(**(TINY | {"steps": 6, "crop": 0.5, "shortest": (64, 96), "image_size": 160}))
 STEPS = range(1, 7)
 
@@ -120,7 +122,7 @@ def test_the_images_are_those_that_the_training_is_given(
     parts = SETTINGS.micro_batches
     cropped = set()
     for step in STEPS:
-        given = [one for part in range(parts) for one in batches[(step - 1) * parts + part].inputs]
+        given = [one for part in range(parts) for one in batches[(step - 1) * parts + part].inputs.to(CPU)]
         told = asked(store, step, capsys)
         assert (told["step_name"], told["step"], told["steps"]) == ("pretrain:pseudo", step, 6)
         assert [

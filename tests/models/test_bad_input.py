@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from models import postprocess
+from models.check_finite import check_finite
 from models.config import LossSettings
 from models.losses import SetCriterion, TaggerCriterion
 from models.predicate_losses import pseudo_labels
@@ -21,8 +22,7 @@ BACKBONES = ["test_resnet", "test_byobnet", "test_efficientnet"]
 
 
 def predict(network, images, objects=OBJECTS, predicates=PREDICATES):
-    padding = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool)
-    return network.predict(images, padding, network.encode_texts(objects), network.encode_texts(predicates))
+    return network.predict(images, None, network.encode_texts(objects), network.encode_texts(predicates))
 
 
 def target(boxes: torch.Tensor, predicates: int = 2) -> Target:
@@ -54,10 +54,8 @@ def test_images_of_any_size_and_aspect(small_config, tokenizer, backbone, size):
 @pytest.mark.parametrize("official", [False, True])
 def test_a_pixel_beside_a_large_image(small_config, tokenizer, official):
     network = RLIP(replace(small_config, official_compat=official), tokenizer)
-    padding = torch.zeros(2, 130, 70, dtype=torch.bool)
-    padding[0, 1:], padding[0, :, 1:] = True, True
     texts = network.encode_texts(OBJECTS), network.encode_texts(PREDICATES)
-    predictions = network.predict(torch.randn(2, 3, 130, 70), padding, *texts)
+    predictions = network.predict(torch.randn(2, 3, 130, 70), [(1, 1), (130, 70)], *texts)
     assert predictions.object_logits.isfinite().all() and predictions.subject_boxes.isfinite().all()
 
 
@@ -121,9 +119,8 @@ def test_boxes_of_no_size_or_outside(small_config, small_tagger_config, tokenize
         tagger = RelationTagger(replace(small_tagger_config, official_compat=official), tokenizer)
         zeros = torch.zeros(1, 2, dtype=torch.int64)
         queries = PairQueries(boxes[None], boxes.flip(0)[None], zeros, zeros, zeros == 0)
-        padding = torch.zeros(1, 64, 64, dtype=torch.bool)
         texts = tagger.encode_texts(OBJECTS), tagger.encode_texts(PREDICATES)
-        losses.append(TaggerCriterion()(tagger.predict(images, padding, *texts, queries), [target(boxes)])["loss"])
+        losses.append(TaggerCriterion()(tagger.predict(images, None, *texts, queries), [target(boxes)])["loss"])
     for loss in losses:
         loss.backward()
         assert loss.isfinite()
@@ -133,27 +130,26 @@ def test_boxes_of_no_size_or_outside(small_config, small_tagger_config, tokenize
 
 def test_a_damaged_weight_is_named(network, small_tagger_config, tokenizer):
     network.transformer.encoder.layers[1].linear1.weight.data[0, 0] = math.nan
+    predictions = predict(network, torch.randn(1, 3, 64, 64))
     with pytest.raises(FloatingPointError, match=r"encoder\.layers\.1\.linear1\.weight"):
-        predict(network, torch.randn(1, 3, 64, 64))
+        check_finite(predictions.tensors(), network)
     tagger = RelationTagger(small_tagger_config, tokenizer)
     tagger.bias_pred_a.data.fill_(math.inf)
     zeros = torch.zeros(1, 1, dtype=torch.int64)
     boxes = torch.full((1, 1, 4), 0.5)
     texts = tagger.encode_texts(OBJECTS), tagger.encode_texts(PREDICATES)
+    queries = PairQueries(boxes, boxes, zeros, zeros, zeros == 0)
+    predictions = tagger.predict(torch.randn(1, 3, 64, 64), None, *texts, queries)
     with pytest.raises(FloatingPointError, match=r"predicate_logits.*bias_pred_a"):
-        tagger.predict(
-            torch.randn(1, 3, 64, 64),
-            torch.zeros(1, 64, 64, dtype=torch.bool),
-            *texts,
-            PairQueries(boxes, boxes, zeros, zeros, zeros == 0),
-        )
+        check_finite(predictions.tensors(), tagger)
 
 
 def test_bad_pixels_are_suspected_when_all_weights_are_sound(network):
     images = torch.randn(1, 3, 64, 64)
     images[0, 0, 5, 5] = math.nan
+    predictions = predict(network, images)
     with pytest.raises(FloatingPointError, match="bad values in the images"):
-        predict(network, images)
+        check_finite(predictions.tensors(), network)
 
 
 def test_pseudo_labels_of_nothing():

@@ -130,7 +130,7 @@ def test_the_file_holds_tensors_and_plain_values_only(tmp_path: Path) -> None:
 
 def image_and_texts() -> tuple[torch.Tensor, ...]:
     images = torch.randn(1, 3, 64, 96)
-    return images, torch.zeros(1, 64, 96, dtype=torch.bool), torch.randn(4, 16), torch.randn(3, 16)
+    return images, None, torch.randn(4, 16), torch.randn(3, 16)
 
 
 @pytest.mark.parametrize("architecture", ["parseda", "parsed"])

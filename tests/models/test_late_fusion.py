@@ -27,8 +27,7 @@ def network(request, small_config, tokenizer):
 
 
 def encode(network, images, objects):
-    padding = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool)
-    return network.encode(images, padding, network.encode_texts(objects), network.encode_texts(PREDICATES))
+    return network.encode(images, None, network.encode_texts(objects), network.encode_texts(PREDICATES))
 
 
 def test_image_tokens_know_no_text_but_predictions_do(network):
@@ -53,11 +52,10 @@ def test_early_fusion_differs_in_just_that(small_config, tokenizer):
 def test_gradients_reach_image_and_texts_through_the_fusion(network):
     network.train()
     images = torch.randn(1, 3, 64, 96, requires_grad=True)
-    padding = torch.zeros(1, 64, 96, dtype=torch.bool)
     objects, predicates = network.encode_texts(OBJECTS), network.encode_texts(PREDICATES)
     objects.retain_grad(), predicates.retain_grad()
     fusion = network.transformer.obj_fusion
-    network.predict(images, padding, objects, predicates).object_logits[..., 0].sum().backward()
+    network.predict(images, None, objects, predicates).object_logits[..., 0].sum().backward()
     assert images.grad.abs().max() > 0
     assert (objects.grad.abs().amax(1) > 0).all()  # also for the texts whose logits are not in the sum
     assert predicates.grad is None or not predicates.grad.any()
@@ -81,14 +79,14 @@ def test_each_layer_is_a_pre_norm_transformer_layer(small_config):
 
 def test_texts_that_official_weights_hid_are_hidden_here_too(small_config, tokenizer):
     network = RLIP(replace(small_config, fusion="late", official_compat=True), tokenizer).train()
-    images, padding = torch.randn(1, 3, 64, 96), torch.zeros(1, 64, 96, dtype=torch.bool)
+    images = torch.randn(1, 3, 64, 96)
     texts = torch.randn(5, 32)
     texts = texts - texts.mean(1, keepdim=True) + torch.tensor([1.0, -1, 1, 1, 1])[:, None]
     changed = texts.clone()
     changed[1, :2] += torch.tensor([1.0, -1])  # still sums to less than 0
-    given, moved = (network.predict(images, padding, x[:3], x[3:]).object_logits for x in (texts, changed))
+    given, moved = (network.predict(images, None, x[:3], x[3:]).object_logits for x in (texts, changed))
     torch.testing.assert_close(given[..., [0, 2]], moved[..., [0, 2]])
-    given, moved = (network.eval().predict(images, padding, x[:3], x[3:]).object_logits for x in (texts, changed))
+    given, moved = (network.eval().predict(images, None, x[:3], x[3:]).object_logits for x in (texts, changed))
     assert (given[..., [0, 2]] - moved[..., [0, 2]]).abs().max() > 1e-5
 
 

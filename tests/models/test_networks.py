@@ -28,9 +28,8 @@ def make_target(pairs: int, known: bool = True) -> Target:
     )
 
 
-def predict(network, images, padding=None, objects=OBJECTS, predicates=PREDICATES):
-    padding = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool) if padding is None else padding
-    return network.predict(images, padding, network.encode_texts(objects), network.encode_texts(predicates))
+def predict(network, images, sizes=None, objects=OBJECTS, predicates=PREDICATES):
+    return network.predict(images, sizes, network.encode_texts(objects), network.encode_texts(predicates))
 
 
 @pytest.fixture
@@ -71,11 +70,10 @@ def test_backbones_and_norms(small_config, tokenizer, backbone, norm):
 def test_padding_changes_nothing(moved_network):
     small, big = torch.randn(1, 3, 70, 96), torch.randn(1, 3, 128, 160)
     alone = predict(moved_network, small)
-    images, padding = torch.zeros(2, 3, 128, 160), torch.ones(2, 128, 160, dtype=torch.bool)
-    images[0, :, :70, :96], padding[0, :70, :96] = small[0], False
-    images[1], padding[1] = big[0], False
+    images = torch.zeros(2, 3, 128, 160)
+    images[0, :, :70, :96], images[1] = small[0], big[0]
     images[0, :, 70:] = 7.0  # the contents of the padding do not matter
-    together = predict(moved_network, images, padding)
+    together = predict(moved_network, images, [(70, 96), (128, 160)])
     for name in FIELDS:
         torch.testing.assert_close(getattr(together, name)[:1], getattr(alone, name), atol=1e-5, rtol=0)
         torch.testing.assert_close(
@@ -127,12 +125,10 @@ def test_a_step_repeated_gives_the_same_bits(small_config, tokenizer):
         torch.manual_seed(3)
         network = RLIP(replace(small_config, dropout=0.1), tokenizer).train()
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
-        padding = torch.zeros(3, 64, 96, dtype=torch.bool)
-        padding[1, 50:] = True
         targets = [make_target(3), make_target(0), make_target(2)]
         for _ in range(2):
             optimizer.zero_grad()
-            predictions = predict(network, torch.randn(3, 3, 64, 96), padding)
+            predictions = predict(network, torch.randn(3, 3, 64, 96), [(64, 96), (50, 96), (64, 96)])
             features = network.encode_texts(PREDICATES)
             SetCriterion(LossSettings(pseudo_predicates=True))(predictions, targets, features)["loss"].backward()
             optimizer.step()

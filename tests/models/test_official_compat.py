@@ -37,10 +37,6 @@ def texts(network):
     return network.encode_texts(OBJECTS), network.encode_texts(PREDICATES)
 
 
-def no_padding(images):
-    return torch.zeros(len(images), *images.shape[2:], dtype=torch.bool)
-
-
 def predictions(pairs: int = 4) -> Predictions:
     return Predictions(
         torch.randn(2, pairs, 5, requires_grad=True),
@@ -89,10 +85,10 @@ def test_padding_is_read_in_the_fusion(small_config, tokenizer, official):
 @BOTH
 def test_padding_is_read_by_convolutions(small_config, tokenizer, official):
     network = moved(RLIP(replace(small_config, official_compat=official), tokenizer)).eval()
-    images, padding = torch.zeros(1, 3, 128, 160), torch.ones(1, 128, 160, dtype=torch.bool)
-    images[:, :, :64, :96], padding[:, :64, :96] = torch.randn(1, 3, 64, 96), False
-    alone = network.predict(images[:, :, :64, :96], padding[:, :64, :96], *texts(network))
-    padded = network.predict(images, padding, *texts(network))
+    images = torch.zeros(1, 3, 128, 160)
+    images[:, :, :64, :96] = torch.randn(1, 3, 64, 96)
+    alone = network.predict(images[:, :, :64, :96], None, *texts(network))
+    padded = network.predict(images, [(64, 96)], *texts(network))
     assert ((alone.object_logits - padded.object_logits).abs().max() > 1e-4) == official
 
 
@@ -131,7 +127,7 @@ def test_texts_are_hidden_in_training_by_the_sign_of_their_features(small_config
     features = torch.randn(6, 32)
     features = features - features.mean(1, keepdim=True) + torch.tensor([1.0, -1, 1, 1, 1, 1])[:, None]
     training, evaluating = (
-        network.train(mode).predict(images, no_padding(images), features[:4], features[4:]).object_logits
+        network.train(mode).predict(images, None, features[:4], features[4:]).object_logits
         for mode in (True, False)
     )
     assert ((training - evaluating).abs().max() > 1e-4) == official
@@ -142,7 +138,7 @@ def test_boxes_are_refined_in_the_relation_decoder_by_heads_that_no_loss_reaches
     network = moved(RLIP(replace(small_config, official_compat=official), tokenizer))
     assert len(network.sub_bbox_embed) == small_config.decoder_layers * (2 if official else 1)
     images = torch.randn(1, 3, 64, 96)
-    found = network.predict(images, no_padding(images), *texts(network))
+    found = network.predict(images, None, *texts(network))
     total = sum(
         value.sum() for layer in (found, *found.auxiliary) for value in vars(layer).values() if torch.is_tensor(value)
     )
@@ -183,7 +179,7 @@ def test_a_missing_object_costs_twice_in_matching(official):
 def test_slots_of_the_tagger_have_embeddings_of_their_own(small_tagger_config, tokenizer, official):
     tagger = moved(RelationTagger(replace(small_tagger_config, official_compat=official), tokenizer)).eval()
     images, order = torch.randn(1, 3, 64, 96), [3, 1, 4, 0, 2]
-    encoded = tagger.encode(images, no_padding(images), *texts(tagger))
+    encoded = tagger.encode(images, None, *texts(tagger))
     queries = PairQueries(
         torch.rand(1, 5, 4),
         torch.rand(1, 5, 4),
@@ -201,7 +197,7 @@ def test_boxes_of_the_tagger_start_elsewhere(small_tagger_config, tokenizer, off
     tagger = RelationTagger(replace(small_tagger_config, official_compat=official), tokenizer).eval()
     images, boxes, zeros = torch.randn(1, 3, 64, 96), torch.rand(1, 4, 4), torch.zeros(1, 4, dtype=torch.int64)
     queries = PairQueries(boxes, boxes, zeros, zeros, zeros == 0)
-    found = tagger.predict(images, no_padding(images), *texts(tagger), queries).subject_boxes
+    found = tagger.predict(images, None, *texts(tagger), queries).subject_boxes
     assert ((found - boxes).abs().max() > 0.01) == official
 
 
@@ -210,5 +206,5 @@ def test_an_image_without_pairs_is_no_number_for_the_authors_and_never_for_us(sm
     tagger = moved(RelationTagger(replace(small_tagger_config, official_compat=official), tokenizer)).eval()
     images, boxes, zeros = torch.randn(2, 3, 64, 96), torch.rand(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64)
     valid = torch.tensor([[True, True, False], [False, False, False]])
-    found = tagger.predict(images, no_padding(images), *texts(tagger), PairQueries(boxes, boxes, zeros, zeros, valid))
+    found = tagger.predict(images, None, *texts(tagger), PairQueries(boxes, boxes, zeros, zeros, valid))
     assert found.predicate_logits.isfinite().all() and found.subject_boxes.isfinite().all()

@@ -30,7 +30,7 @@ def scores(tagger: RelationTagger) -> torch.Tensor:
     with torch.inference_mode():
         texts = torch.randn(7, tagger.config.text.hidden, generator=draws)
         return tagger.predict(
-            pixels, torch.zeros(1, 96, 128, dtype=torch.bool), texts[:4], texts[4:], queries
+            pixels, None, texts[:4], texts[4:], queries
         ).predicate_logits
 
 

@@ -43,7 +43,7 @@ def encode(tagger):
         with torch.no_grad():
             return tagger.encode(
                 images,
-                torch.zeros(len(images), *images.shape[2:], dtype=torch.bool),
+                None,
                 tagger.encode_texts(OBJECTS),
                 tagger.encode_texts(PREDICATES),
             )
@@ -101,7 +101,7 @@ def test_boxes_start_from_the_given_ones(small_tagger_config, tokenizer):
     images, queries = torch.randn(1, 3, 64, 96), make_queries(1, 4)
     predictions = tagger.predict(
         images,
-        torch.zeros(1, 64, 96, dtype=torch.bool),
+        None,
         tagger.encode_texts(OBJECTS),
         tagger.encode_texts(PREDICATES),
         queries,
@@ -117,7 +117,7 @@ def test_training_step(tagger, counts):
         queries.valid[row, count:] = False
     predictions = tagger.predict(
         torch.randn(2, 3, 64, 96),
-        torch.zeros(2, 64, 96, dtype=torch.bool),
+        None,
         tagger.encode_texts(OBJECTS),
         tagger.encode_texts(PREDICATES),
         queries,

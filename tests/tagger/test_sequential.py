@@ -112,10 +112,9 @@ def test_scores_are_those_that_the_authors_recorded(recording: Recording) -> Non
     recording.network.train()  # as in the recording: evaluation mode hides no text
     with torch.no_grad():
         objects, predicates = recording.texts()
-        given = recording.tensor("in.images"), recording.tensor("in.mask")
-        whole = int(given[1].flatten(1).any(1).logical_not().nonzero()[0])
-        images, padding = given[0][[whole] * 2], given[1][[whole] * 2]
-        encoded = recording.network.encode(images, padding, objects, predicates)
+        images = recording.images
+        whole = recording.sizes.index((images.shape[2], images.shape[3]))
+        encoded = recording.network.encode(images[[whole] * 2], None, objects, predicates)
         target = targets_in(recording.forward)[whole]
         scored = recording.decode(encoded, [target, target]).predicate_logits
     expected = recording.tensor("out.pred_verb_logits")[whole, : len(target.subject_labels)].sigmoid()

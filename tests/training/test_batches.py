@@ -27,6 +27,7 @@ from storage.tables import read_table
 from tests.training import in_ranks
 from tests.training.conftest import TINY, sample, statistics, write_shard
 
+CPU = torch.device("cpu")
 PAPER = {"image_size": 133, "shortest": (48, 64, 80), "crop": 0.0}
 
 
@@ -58,8 +59,8 @@ def batch_of(work: Path, shard: Shard, step: int = 0, micro_batch: int = 1000, p
 def test_the_micro_batches_of_a_step_are_the_step(work, shard):
     whole = batch_of(work, shard, step=2)
     parts = [batch_of(work, shard, step=2, micro_batch=2, part=part) for part in range(2)]
-    assert [s for part in parts for s in part.inputs] == list(whole.inputs)
-    assert [len(part.inputs) for part in parts] == [2, 2]
+    assert [s for part in parts for s in part.inputs.to(CPU)] == list(whole.inputs.to(CPU))
+    assert [len(part.sizes) for part in parts] == [2, 2]
 
 
 def test_a_micro_batch_is_the_same_in_another_process_and_only_its_pixels_are_shared(work, shard):
@@ -69,11 +70,12 @@ def test_a_micro_batch_is_the_same_in_another_process_and_only_its_pixels_are_sh
     task = PretrainTask(settings, Vocabulary.load(work / "vocabulary.json"), work / "tokenizer")
     sent = MicroBatches(samples, settings, task, Origin(), {})[0]
     received = pickle.loads(ForkingPickler.dumps(sent))
-    tensors = [tensors_of(batch) for batch in (sent, received)]
-    assert len(tensors[0]) > 10
+    tensors = [tensors_of(batch.inputs.to(CPU)) for batch in (sent, received)]
+    assert torch.equal(sent.pixels, received.pixels) and len(tensors[0]) > 10
     assert all(torch.equal(*pair) and pair[0].dtype == pair[1].dtype for pair in zip(*tensors, strict=True))
-    assert received.damaged == sent.damaged and received.inputs.texts.objects == sent.inputs.texts.objects
-    assert [tensor.is_shared() for tensor in tensors[1]] == [True] + [False] * (len(tensors[1]) - 1)
+    assert received.damaged == sent.damaged and received.sizes == sent.sizes
+    assert received.inputs.to(CPU).texts.objects == sent.inputs.to(CPU).texts.objects
+    assert received.pixels.is_shared() and not received.inputs.block.is_shared()
 
 
 def tensors_of(value: object) -> list[torch.Tensor]:
@@ -89,26 +91,27 @@ def test_a_training_goes_on_with_another_batch_where_it_was(work, shard):
     samples = samples_of(work, shard, settings)
     went_on = MicroBatches(samples, settings, Unprepared(), Origin(step=1, samples=4), {})
     expected = batch_of(work, shard, batch=8)
-    found = [one for step in (1, 2) for one in went_on[step].inputs]
-    assert [one.image_id for one in found] == [one.image_id for one in expected.inputs[4:]]
+    found = [one for step in (1, 2) for one in went_on[step].inputs.to(CPU)]
+    assert [one.image_id for one in found] == [one.image_id for one in expected.inputs.to(CPU)[4:]]
 
 
 def test_images_lie_in_the_top_left_and_padding_is_zero_on_the_device(tmp_path, work):
     labels = [dataclasses.replace(sample(i), width=80, height=60 if i % 2 else 40) for i in range(1, 5)]
     batch = batch_of(work, write_shard(tmp_path, labels), bucket=1, image_size=160)
     assert batch.pixels.dtype == torch.uint8
-    images, padding = batch.images(torch.device("cpu"))
+    images = batch.images(CPU)
     assert images.dtype == torch.float32 and images.shape == batch.pixels.shape
-    for row, one in enumerate(batch.inputs):
-        assert not padding[row, : one.height, : one.width].any()
-        assert (~padding[row]).sum() == one.height * one.width
-    assert padding.any() and not images.masked_select(padding[:, None].expand_as(images)).any()
+    assert list(batch.sizes) == [(one.height, one.width) for one in batch.inputs.to(CPU)]
+    assert len({height for height, _ in batch.sizes}) == 2
+    for image, (height, width) in zip(images, batch.sizes, strict=True):
+        assert image[:, :height, :width].any(0).all()
+        assert not image[:, height:].any() and not image[:, :, width:].any()
 
 
 def test_a_view_is_drawn_anew_each_epoch_but_not_by_rank_or_batch(work, shard):
     def views(step: int, **changes):
         batch = batch_of(work, shard, step=step, flip=0.5, smallest=0.5, bucket=1, **changes)
-        return {one.image_id: (one.width, one.height, one.boxes) for one in batch.inputs}
+        return {one.image_id: (one.width, one.height, one.boxes) for one in batch.inputs.to(CPU)}
 
     first = views(0, batch=10)
     assert first == {**views(0, batch=5), **views(1, batch=5)}
@@ -140,7 +143,7 @@ def test_little_of_a_batch_is_padding_and_an_epoch_is_still_seen_once(tmp_path, 
 
 
 def batch_sizes(batches: MicroBatches, step: int) -> list[tuple[int, int]]:
-    return [(one.height, one.width) for one in batches[step].inputs]
+    return [(one.height, one.width) for one in batches[step].inputs.to(CPU)]
 
 
 def padded(sizes: list[tuple[int, int]]) -> float:
@@ -163,7 +166,7 @@ def test_predicates_are_in_the_words_of_the_data_set_if_asked(tmp_path, work):
     ]
     shard = write_shard(tmp_path, worded)
     batch = batch_of(work, shard, predicate_form="surface", flip=0.0, batch=5)
-    assert {r.predicate for one in batch.inputs for r in one.relations} == {"is hold", "is left of"}
+    assert {r.predicate for one in batch.inputs.to(CPU) for r in one.relations} == {"is hold", "is left of"}
     vocabulary = Vocabulary.of([read_table(shard.statistics)], "surface")
     assert set(vocabulary.predicates.names) == {"is hold", "is left of", "is right of"}
 
@@ -178,8 +181,7 @@ def test_images_without_boxes_or_relations_give_a_finite_loss(work, shard, self_
     empty = TrainingSample(1, "made", 64, 64, (), ())
     alone = TrainingSample(2, "made", 64, 64, (SampleBox("dog", 1, 1, 9, 9),), ())
     given = task.inputs([empty, alone], Draws(0, 0, 0))
-    images, padding = torch.zeros(2, 3, 64, 64), torch.zeros(2, 64, 64, dtype=torch.bool)
-    predictions = task.predict(task.build(print), images, padding, given)
+    predictions = task.predict(task.build(print), torch.zeros(2, 3, 64, 64), None, given)
     loss = task.losses(full_precision(predictions), given)["loss"]
     assert torch.isfinite(loss)
     loss.backward()

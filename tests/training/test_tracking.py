@@ -293,8 +293,9 @@ def test_a_counted_pass_changes_no_bit_of_the_step_after_it(work: Path, shard: S
     assert isinstance(batch, MicroBatch)
 
     def step(network: Network) -> None:
-        predictions = task.predict(network, *batch.images(CPU), batch.inputs)
-        task.losses(full_precision(predictions), batch.inputs)["loss"].backward()  # type: ignore[no-untyped-call]
+        given = batch.inputs.to(CPU)
+        predictions = task.predict(network, batch.images(CPU), batch.sizes, given)
+        task.losses(full_precision(predictions), given)["loss"].backward()  # type: ignore[no-untyped-call]
 
     trained = []
     for counted in (False, True):

@@ -6,6 +6,8 @@ Pillow's time. Legend: B images, H x W pixels.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from PIL import Image
@@ -31,10 +33,14 @@ def load_view(data: bytes, view: TrainingView) -> Tensor:
 
 def normalised(images_B3HW: Tensor) -> Tensor:
     """Converts bytes to float32, normalised by ImageNet's mean and standard deviation, with colours last in memory."""
-    device = images_B3HW.device
-    scale = torch.from_numpy(1 / (255 * DEVIATION)).to(device).view(3, 1, 1)
-    shift = torch.from_numpy(MEAN / DEVIATION).to(device).view(3, 1, 1)
+    scale, shift = _scale_and_shift(images_B3HW.device)
     return images_B3HW.to(torch.float32, memory_format=torch.channels_last).mul_(scale).sub_(shift)
+
+
+@cache
+def _scale_and_shift(device: torch.device) -> tuple[Tensor, Tensor]:
+    scale, shift = (torch.from_numpy(x).view(3, 1, 1) for x in (1 / (255 * DEVIATION), MEAN / DEVIATION))
+    return scale.to(device), shift.to(device)
 
 
 def _quick(image: Image.Image, view: TrainingView) -> Tensor:
