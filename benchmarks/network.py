@@ -87,7 +87,7 @@ class Workload:
             4, network.config.text.vocabulary, (self.objects + self.predicates, TOKENS), generator=generator
         )
         ids[:, 0], ids[:, -1] = 0, 2
-        features = network.transformer.text_encoder.encode_tokens(ids, torch.ones_like(ids))
+        features = network.transformer.text_encoder.encode_tokens(ids, None)
         return features[: self.objects], features[self.objects :]
 
     def targets(self) -> list[Target]:

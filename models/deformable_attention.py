@@ -45,14 +45,21 @@ class References:
 
 
 def _sizes(like: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
-    return _kept_sizes(tuple(shapes), like.dtype, like.device)
+    # A compiler keeps constants by itself, and cannot see through the cache.
+    make = _make_sizes if torch.compiler.is_compiling() else _kept_sizes
+    return make(tuple(shapes), like.dtype, like.device)
+
+
+def _make_sizes(shapes: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Returns L×2 widths and heights."""
+    return torch.tensor([(width, height) for height, width in shapes], dtype=dtype).to(device)
 
 
 @lru_cache
 def _kept_sizes(shapes: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Returns L×2 widths and heights. They are kept, because a device would have to wait for each copy from the host."""
+    """Keeps them, because the host waits for the device at each copy."""
     with torch.inference_mode(False):
-        return torch.tensor([(width, height) for height, width in shapes], dtype=dtype).to(device)
+        return _make_sizes(shapes, dtype, device)
 
 
 def _for_points(values_BQL2: Tensor, points: int) -> Tensor:

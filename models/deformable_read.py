@@ -46,8 +46,8 @@ def read_plainly(value_NSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, 
     for (height, width), level_NCS, places_NQ2K in zip(
         shapes, maps, places_NQ2LK.chunk(len(shapes), dim=3), strict=True
     ):
-        size_2 = places_NQ2K.new_tensor((width, height))
-        grid_NQK2 = (places_NQ2K.transpose(2, 3) * 2 + 1) / size_2 - 1
+        x_NQK, y_NQK = places_NQ2K.unbind(2)
+        grid_NQK2 = torch.stack(((x_NQK * 2 + 1) / width - 1, (y_NQK * 2 + 1) / height - 1), dim=-1)
         samples.append(F.grid_sample(level_NCS.unflatten(2, (height, width)), grid_NQK2, align_corners=False))
     return (torch.cat(samples, dim=3) * weights_NQLK[:, None]).sum(3).transpose(1, 2)
 

@@ -70,7 +70,7 @@ def hungarian(
                 axis=1,
             )
         )
-    image, query, target = torch.from_numpy(np.stack(rows)).to(layers.object_logits.device).unbind(1)
+    image, query, target = torch.from_numpy(np.stack(rows)).to(layers.object_logits.device, non_blocking=True).unbind(1)
     return Matches(image, query, target)
 
 

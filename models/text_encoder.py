@@ -55,8 +55,8 @@ class TextEncoder(nn.Module):
             self._features_of[key] = self._encode(texts)
         return self._features_of[key].clone()
 
-    def encode_tokens(self, ids_TN: Tensor, mask_TN: Tensor) -> Tensor:
-        """Returns T×D pooled features of token ids; the mask is 1 on tokens and 0 on padding."""
+    def encode_tokens(self, ids_TN: Tensor, mask_TN: Tensor | None) -> Tensor:
+        """Returns T×D pooled features of token ids; the mask is 1 on tokens and 0 on padding, None without padding."""
         if self.recomputed and torch.is_grad_enabled():
             pooled_TD: Tensor = checkpoint(self._pooled, ids_TN, mask_TN, use_reentrant=False)
             return pooled_TD
@@ -67,7 +67,10 @@ class TextEncoder(nn.Module):
         pooled_UD = self.encode_tokens(texts.ids, texts.mask)
         return pooled_UD if len(texts.rows) == len(texts.ids) else pooled_UD[texts.rows]
 
-    def _pooled(self, ids_TN: Tensor, mask_TN: Tensor) -> Tensor:
+    def _pooled(self, ids_TN: Tensor, mask_TN: Tensor | None) -> Tensor:
+        if mask_TN is not None and self.roberta.config._attn_implementation == "sdpa":
+            # Transformers takes a mask of this shape as it is. It asks the device whether a flat one hides anything.
+            mask_TN = mask_TN.bool()[:, None, None]
         return self.roberta(input_ids=ids_TN, attention_mask=mask_TN).pooler_output
 
     def _encode(self, texts: Sequence[str]) -> Tensor:

@@ -22,8 +22,8 @@ class TextTokens:
 
     ids: Tensor
     """U×N"""
-    mask: Tensor
-    """U×N, 1 on tokens and 0 on padding"""
+    mask: Tensor | None
+    """U×N, 1 on tokens and 0 on padding; None when no text is padded"""
     rows: Tensor
     """T, the row of each text"""
     objects: int
@@ -31,8 +31,9 @@ class TextTokens:
 
     def to(self, device: torch.device) -> TextTokens:
         """Moves the ids to a device."""
-        moved = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.mask, self.rows))
-        return TextTokens(*moved, self.objects)
+        ids, rows = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.rows))
+        mask = None if self.mask is None else self.mask.to(device, non_blocking=True)
+        return TextTokens(ids, mask, rows, self.objects)
 
 
 class LabelTokenizer:
@@ -53,7 +54,8 @@ class LabelTokenizer:
         ids_UN = torch.tensor([row + [self.padding] * (longest - len(row)) for row in tokens], dtype=torch.int64)
         ids_UN = ids_UN.reshape(len(tokens), longest)
         rows_T = torch.tensor([row_of[text] for text in (*objects, *predicates)], dtype=torch.int64)
-        return TextTokens(ids_UN, (ids_UN != self.padding).long(), rows_T, len(objects))
+        padded = any(len(row) < longest for row in tokens)
+        return TextTokens(ids_UN, (ids_UN != self.padding).long() if padded else None, rows_T, len(objects))
 
     def _tokens(self, text: str) -> list[int]:
         if self._tokenizer is None:

@@ -110,10 +110,12 @@ class BlipCaptioner:
     def _sample(self, states_BSD: Tensor, image_ids: Sequence[int]) -> list[list[Caption]]:
         settings, draws, read = self._settings, self._settings.draws, len(self._prompt)
         noise = torch.from_numpy(np.concatenate([uniforms(settings.seed, image_id, draws) for image_id in image_ids]))
-        noise = noise.to(self._device)
+        noise = noise.to(self._device, non_blocking=True)
         rows = len(image_ids) * draws
         tokens = torch.full((rows, settings.max_length), self._text.pad_token_id, device=self._device)
-        tokens[:, :read] = torch.tensor(self._prompt, device=self._device)
+        tokens[:, :read] = torch.tensor(self._prompt).to(self._device, non_blocking=True)
+        # To ask another device how many rows go on would take longer than to compute the rest of them.
+        drops_ended = self._device.type == "cpu"
         log_probability = torch.zeros(rows, dtype=torch.float64, device=self._device)
         state, logits_NV = self._decoder.start(states_BSD, self._prompt, draws)
         going_N = torch.ones(rows, dtype=torch.bool, device=self._device)
@@ -124,14 +126,16 @@ class BlipCaptioner:
             tokens[live_N, length] = token_N
             log_probability[live_N] += torch.where(going_N, gain_N, 0.0).double()
             going_N = going_N & (token_N != self._rules.end)
-            going = int(going_N.sum())
+            going = int(going_N.sum()) if drops_ended else len(going_N)
             if going == 0 or length + 1 == settings.max_length:
                 break
             if going < _COMPACT_BELOW * len(going_N):
                 self._decoder.keep(state, going_N)
                 token_N, going_N = token_N[going_N], going_N[going_N]
             logits_NV = self._decoder.step(state, token_N)
-        texts, log_probabilities = self._texts(tokens[:, read:].tolist()), log_probability.tolist()
+        # One tensor, so that the device is waited for once; token numbers are exact in it.
+        found = torch.cat((tokens[:, read:].double(), log_probability[:, None]), dim=1).tolist()
+        texts, log_probabilities = self._texts([[int(token) for token in row[:-1]] for row in found]), [r[-1] for r in found]
         return [
             [
                 Caption(texts[row], row % draws, settings.seed, log_probabilities[row], self._source)

@@ -68,7 +68,7 @@ class MatchScorer:
             states_1SD = self._encoder(self._pixels([image]))
             tokens = self._tokenizer(
                 list(texts), padding=True, truncation=True, max_length=LONGEST, return_tensors="pt"
-            ).to(self._device)
+            ).to(self._device, non_blocking=True)
             logits = self._logits(states_1SD, tokens["input_ids"], tokens["attention_mask"].bool())
         scores: list[float] = logits.float().softmax(-1)[:, 1].tolist()
         return scores

@@ -49,7 +49,7 @@ class Pixels:
 
     def __call__(self, images: Sequence[Picture]) -> Tensor:
         """Prepare the images."""
-        levels = squared(images, self.side).to(self._device)
+        levels = squared(images, self.side).to(self._device, non_blocking=True)
         return levels.sub_(self._mean).div_(self._deviation).to(self._dtype)
 
 

@@ -47,7 +47,7 @@ class TextDecoder:
     def start(self, states_BSD: Tensor, prompt: list[int], draws: int) -> tuple[DecoderState, Tensor]:
         """Read the prompt for each image. Returns the state and the next token's logits: (B*R) x V, float32."""
         images, positions, device = len(states_BSD), len(prompt), states_BSD.device
-        embedded_TD = self._embed(torch.tensor(prompt, device=device), torch.arange(positions, device=device))
+        embedded_TD = self._embed(torch.tensor(prompt).to(device, non_blocking=True), torch.arange(positions, device=device))
         hidden_ND = embedded_TD.repeat(images, 1)
         state = DecoderState(draws, torch.arange(images * draws, device=device), positions, [], [])
         causal = torch.ones(positions, positions, dtype=torch.bool, device=device).tril()
@@ -61,7 +61,7 @@ class TextDecoder:
 
     def step(self, state: DecoderState, token_N: Tensor) -> Tensor:
         """Append one token to every live row. Returns the next token's logits: N x V, float32."""
-        hidden_ND = self._embed(token_N, torch.tensor(state.length, device=token_N.device))
+        hidden_ND = self._embed(token_N, torch.full((), state.length, device=token_N.device))
         for layer, own, image in zip(self._layers, state.own, state.image, strict=True):
             hidden_ND = layer.step(hidden_ND, own, image, state.length, state.rows, state.draws)
         state.length += 1

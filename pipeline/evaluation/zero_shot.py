@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from models.check_finite import check_finite
 from models.config import NO_OBJECTS
 from models.network import Network
 from models.postprocess import Pairs, scene_graph, zero_shot
+from models.predictions import Predictions
 from models.rlip import RLIP
 from pipeline.data.images.views import to_pixels
 from pipeline.evaluation.detection import Detections
@@ -42,6 +44,7 @@ class ZeroShot:
         """`subject`: the name that the likeliest subject of a pair must have (HICO-DET: "person"); None allows all."""
         assert isinstance(network, RLIP)
         self._network, self._image_size = network.eval(), image_size
+        self._device = next(network.parameters()).device
         self._subject = None if subject is None else names.objects.index(subject)
         with torch.inference_mode():
             self._objects_TE = network.encode_texts([*names.objects, NO_OBJECTS])
@@ -61,8 +64,7 @@ class ZeroShot:
             for start in range(0, len(positions), batch):
                 chosen = positions[start : start + batch]
                 stacked = torch.stack([pixels[position] for position in chosen])
-                predictions = self._network.predict(stacked, None, self._objects_TE, self._predicates_TE)
-                check_finite(predictions.tensors(), self._network)
+                predictions = self._predict(stacked.to(self._device, non_blocking=True))
                 sizes = [(images[position].height, images[position].width) for position in chosen]
                 every = scene_graph(predictions, sizes)
                 scored = every if self._subject is None else zero_shot(predictions, sizes, self._subject)
@@ -71,6 +73,13 @@ class ZeroShot:
                     yield position, without_duplicates(best, rules), _detections(boxes)
                 done += len(chosen)
                 report(done, len(images))
+
+    def _predict(self, images_B3HW: Tensor) -> Predictions:
+        """Returns the last layer's predictions, on the CPU."""
+        found = self._network.predict(images_B3HW, None, self._objects_TE, self._predicates_TE)
+        predictions = Predictions(**{name: tensor.cpu() for name, tensor in found.tensors().items()})
+        check_finite(predictions.tensors(), self._network)
+        return predictions
 
 
 def truth_interactions(row: Mapping[str, Any], names: TestNames, canonical: Mapping[str, str]) -> Interactions:

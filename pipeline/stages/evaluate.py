@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 
+from pipeline.runtime.processes import choose_device
 from pipeline.runtime.settings import Settings, runtime
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
 from storage.tables import METRICS
@@ -19,6 +21,8 @@ class EvaluateSettings(Settings):
     """Category that a pair's most probable subject must have for the pair to count, e.g. "person" for HICO-DET; unset: any."""
     batch_size: int = runtime(16, ge=1)
     """Images per batch of the network."""
+    device: Literal["auto", "cpu", "cuda"] = runtime("auto")
+    """Where the network runs. auto: on the first GPU, if there is one, else on the CPU."""
 
 
 class EvaluateStage(Stage):
@@ -39,7 +43,7 @@ class EvaluateStage(Stage):
 
         weights = inputs.artifact("weights")
         size = json.loads(weights.file("vocabulary.json").read_bytes())["image_size"]
-        network = load(weights.file("model.safetensors"), weights.folder)
+        network = load(weights.file("model.safetensors"), weights.folder).to(choose_device(self.settings.device))
         test_set = TestSet(inputs.table("images").to_pylist(), self.image_folders)
         found = test_set.predict(network, size, self.settings.subject, self.settings.batch_size, report)
         scores = test_set.scores(found)

@@ -63,7 +63,7 @@ def measured_peak(
     relative to the best matrix product of PyTorch here, which may be less than the device can do; a process that shares
     its cores with others measures what they leave it.
     """
-    side = size if device.type == "cpu" else 8 * size
+    side = 8 * size if device.type == "cuda" else size
     left, right = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
     fastest, began = 0.0, clock()
     while True:

@@ -1,0 +1,85 @@
+"""Tagging, captioning, the filter and evaluation on another device: the CPU's results, and a bounded number of waits."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from models.rlip import RLIP
+from pipeline.captioning.blip import BlipCaptioner
+from pipeline.captioning.match_scorer import MatchScorer
+from pipeline.captioning.settings import CaptionSettings
+from pipeline.evaluation.hico import HicoRules
+from pipeline.evaluation.zero_shot import TestNames, ZeroShot
+from tests.captioning.conftest import blip_folder, pictures  # noqa: F401
+from tests.captioning.test_match_scorer import TEXTS, matcher  # noqa: F401
+from tests.device.standin import counted, register
+from tests.models.conftest import small_config, tokenizer  # noqa: F401
+from tests.tagger.test_labelling import CATEGORIES, PREDICATES, RIDING, image, scores, tagger  # noqa: F401
+from tagger.labelling.labeller import Labeller
+
+register()
+CPU = torch.device("cpu")
+
+
+def test_labels_wait_once_for_images_that_are_scored_together(tagger, device):  # noqa: F811
+    images = [image(seed, RIDING) for seed in range(6)]
+    labellers = [
+        Labeller(copy.deepcopy(tagger).to(where), CATEGORIES, PREDICATES, floor=0.0, images_together=3, pairs_together=4)
+        for where in (CPU, device)
+    ]
+    expected = [labels.relations for labels in labellers[0].label(images)]
+    labellers[1].label(images[:3])  # makes the constants that stay on the device
+    with counted() as traffic:
+        found = [labels.relations for labels in labellers[1].label(images)]
+    for one, other in zip(found, expected, strict=True):
+        assert [replace(r, score=0.0) for r in one] == [replace(r, score=0.0) for r in other]
+        torch.testing.assert_close(scores(one), scores(other), atol=1e-5, rtol=0)
+    assert traffic.waits.total() == 2, traffic.waits
+
+
+def opened(kind: type, where: torch.device, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Any:
+    """Opens a model of a worker whose device is `where`."""
+    monkeypatch.setattr(f"{kind.__module__}.choose_device", lambda setting, worker: where)
+    return kind(CaptionSettings(**settings))
+
+
+@pytest.mark.parametrize("changes", [{"draws": 5}, {"decoding": "beam"}, {"draws": 2, "top_p": 1.0}], ids=str)
+def test_captions_wait_once_a_batch(blip_folder: Path, pictures, device, monkeypatch, changes):  # noqa: F811
+    settings = {"model": str(blip_folder), "batch_size": 4} | changes
+    here, there = (opened(BlipCaptioner, where, monkeypatch, **settings) for where in (CPU, device))
+    ids = list(range(len(pictures)))
+    expected = here.caption(pictures, ids)
+    with counted() as traffic:
+        found = there.caption(pictures, ids)
+    assert [[c.text for c in of] for of in found] == [[c.text for c in of] for of in expected]
+    for one, other in zip(sum(found, []), sum(expected, []), strict=True):
+        assert one.log_probability == pytest.approx(other.log_probability, abs=1e-3)
+    assert traffic.waits.total() == -(-len(pictures) // 4), traffic.waits
+
+
+def test_the_filter_scores_the_same(matcher: Path, pictures, device, monkeypatch):  # noqa: F811
+    here, there = (opened(MatchScorer, where, monkeypatch, filter=str(matcher)) for where in (CPU, device))
+    with counted() as traffic:
+        found = there.scores(pictures[0], TEXTS)
+    assert found == pytest.approx(here.scores(pictures[0], TEXTS), abs=1e-5)
+    assert traffic.waits.total() == 1, traffic.waits
+
+
+def test_an_evaluation_finds_the_same(small_config, tokenizer, device):  # noqa: F811
+    network = RLIP(small_config, tokenizer).eval()
+    names = TestNames(("person", "dog", "bicycle"), ("riding", "holding"))
+    images = [Image.new("RGB", (120, 80), (40 * number, 90, 200 - 30 * number)) for number in range(5)]
+    found = []
+    for where in (CPU, device):
+        model = ZeroShot(copy.deepcopy(network).to(where), names, 96, "person")
+        found.append(list(model.predict(images, HicoRules(), 2, lambda done, total, note="": None)))
+    for (position, pairs, boxes), (other, other_pairs, other_boxes) in zip(*found, strict=True):
+        assert position == other and len(pairs.predicates) == len(other_pairs.predicates)
+        assert boxes.boxes == pytest.approx(other_boxes.boxes, abs=1e-2)
