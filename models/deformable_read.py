@@ -6,14 +6,13 @@ R = 4·LK cells around all points.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 Shapes = tuple[tuple[int, int], ...]
@@ -31,7 +30,8 @@ def read(value_BMSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, shapes:
     Places and weights share one dtype, in which values are read.
     """
     if value_BMSC.is_cpu:
-        read_NQC: Tensor = _Read.apply(value_BMSC, places_NQ2LK, weights_NQLK, shapes)
+        sides = [side for shape in shapes for side in shape]
+        read_NQC: Tensor = _read_on_cpu(value_BMSC, places_NQ2LK, weights_NQLK, sides)[0]
         return read_NQC
     # The backward pass recomputes the samples: keeping them would take most of the memory.
     value_NSC = value_BMSC.flatten(0, 1).to(places_NQ2LK.dtype)
@@ -52,57 +52,99 @@ def read_plainly(value_NSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, 
     return (torch.cat(samples, dim=3) * weights_NQLK[:, None]).sum(3).transpose(1, 2)
 
 
-class _Read(torch.autograd.Function):
-    """On the CPU, multiplies a sparse matrix (Q×S, R entries per row) by the values, for each image and head.
+# An operator of its own, in which torch.compile does not look for what it could trace.
+@torch.library.custom_op("rlip::read_on_cpu", mutates_args=(), device_types="cpu")
+def _read_on_cpu(
+    value_BMSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, sides: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Multiplies a sparse matrix (Q×S, R entries per row) by the values, for each image and head.
 
     The matrix is built in blocks that fit the cache (of few queries if they read much, of several heads if they read
     little), and rebuilt in the backward pass, because it is as large as everything else that a layer keeps.
+
+    Returns N×Q×C, and for the backward pass the framed maps.
     """
+    maps = _Maps(_shapes(sides), weights_NQLK.shape[2])
+    framed_NSC = maps.framed(value_BMSC, weights_NQLK.dtype)
+    read_NQC = framed_NSC.new_empty((*weights_NQLK.shape[:2], framed_NSC.shape[2]))
+    for framed_SC, *of_heads in _heads(weights_NQLK, framed_NSC, weights_NQLK, places_NQ2LK, read_NQC):
+        for weights_QLK, places_Q2LK, read_QC, first_Q in _blocks(*of_heads):
+            cells = _Cells(places_Q2LK, first_Q, maps)
+            # The four cells are summed separately: shorter sums round less.
+            of_cells = F.embedding_bag(
+                cells.rows().flatten(0, 1),
+                framed_SC,
+                mode="sum",
+                per_sample_weights=cells.entries(weights_QLK).flatten(0, 1),
+            )
+            first, second, third, fourth = of_cells.unflatten(0, (-1, 4)).unbind(1)
+            # Same order as `sum`, which takes three times as long for so few terms.
+            torch.add(first, second, out=read_QC).add_(third).add_(fourth)
+    return read_NQC, framed_NSC
 
-    @staticmethod
-    def forward(ctx: Any, value_BMSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, shapes: Shapes) -> Tensor:
-        ctx.maps = maps = _Maps(shapes, weights_NQLK.shape[2])
-        ctx.of_value = value_BMSC.dtype, value_BMSC.shape[:2]
-        framed_NSC = maps.framed(value_BMSC, weights_NQLK.dtype)
-        ctx.save_for_backward(framed_NSC, places_NQ2LK, weights_NQLK)
-        read_NQC = framed_NSC.new_empty((*weights_NQLK.shape[:2], framed_NSC.shape[2]))
-        for framed_SC, *of_heads in _heads(weights_NQLK, framed_NSC, weights_NQLK, places_NQ2LK, read_NQC):
-            for weights_QLK, places_Q2LK, read_QC, first_Q in _blocks(*of_heads):
-                cells = _Cells(places_Q2LK, first_Q, maps)
-                # The four cells are summed separately: shorter sums round less.
-                of_cells = F.embedding_bag(
-                    cells.rows().flatten(0, 1),
-                    framed_SC,
-                    mode="sum",
-                    per_sample_weights=cells.entries(weights_QLK).flatten(0, 1),
-                )
-                first, second, third, fourth = of_cells.unflatten(0, (-1, 4)).unbind(1)
-                # Same order as `sum`, which takes three times as long for so few terms.
-                torch.add(first, second, out=read_QC).add_(third).add_(fourth)
-        return read_NQC
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient_NQC: Tensor) -> tuple[Tensor | None, ...]:
-        framed_NSC, places_NQ2LK, weights_NQLK = saved = ctx.saved_tensors
-        of_framed, of_places, of_weights = (x.new_empty(x.shape) for x in saved)
-        for framed_SC, of_framed_SC, gradient_QC, weights_QLK, *of_heads in _heads(
-            weights_NQLK, framed_NSC, of_framed, gradient_NQC, weights_NQLK, places_NQ2LK, of_weights, of_places
+@_read_on_cpu.register_fake
+def _(value_BMSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, sides: Sequence[int]) -> tuple[Tensor, Tensor]:
+    images, heads, _, channels = value_BMSC.shape
+    framed = sum((height + 2 * FRAME) * (width + 2 * FRAME) for height, width in _shapes(sides))
+    read_NQC = weights_NQLK.new_empty((*weights_NQLK.shape[:2], channels))
+    return read_NQC, weights_NQLK.new_empty((images * heads, framed, channels))
+
+
+@torch.library.custom_op("rlip::read_on_cpu_backward", mutates_args=(), device_types="cpu")
+def _gradients_on_cpu(
+    gradient_NQC: Tensor, framed_NSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, sides: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the gradients of the values (N×S×C, without frames), places and weights."""
+    maps = _Maps(_shapes(sides), weights_NQLK.shape[2])
+    of_framed, of_places, of_weights = (x.new_empty(x.shape) for x in (framed_NSC, places_NQ2LK, weights_NQLK))
+    for framed_SC, of_framed_SC, gradient_QC, weights_QLK, *of_heads in _heads(
+        weights_NQLK, framed_NSC, of_framed, gradient_NQC, weights_NQLK, places_NQ2LK, of_weights, of_places
+    ):
+        entries_Q4LK = framed_SC.new_empty((len(weights_QLK), 4, weights_QLK.shape[1]))
+        rows_Q4LK = torch.empty_like(entries_Q4LK, dtype=torch.int32)
+        for weights, gradient, entries, rows, places, of_block_weights, of_block_places, first in _blocks(
+            weights_QLK, gradient_QC, entries_Q4LK, rows_Q4LK, *of_heads
         ):
-            entries_Q4LK = framed_SC.new_empty((len(weights_QLK), 4, weights_QLK.shape[1]))
-            rows_Q4LK = torch.empty_like(entries_Q4LK, dtype=torch.int32)
-            for weights, gradient, entries, rows, places, of_block_weights, of_block_places, first in _blocks(
-                weights_QLK, gradient_QC, entries_Q4LK, rows_Q4LK, *of_heads
-            ):
-                cells = _Cells(places, first, ctx.maps)
-                cells.entries(weights, out=entries)
-                cells.rows(out=rows)
-                of_entries = _products(gradient, framed_SC, rows.flatten(1)).view_as(entries)
-                cells.gradients(of_entries, weights, of_block_weights, of_block_places)
-            of_framed_SC.copy_(_transposed_product(rows_Q4LK.flatten(1), entries_Q4LK, gradient_QC, len(framed_SC)))
-        dtype, images_and_heads = ctx.of_value
-        of_value_BMSC = ctx.maps.unframed(of_framed).unflatten(0, images_and_heads).to(dtype)
-        return of_value_BMSC, of_places, of_weights, None
+            cells = _Cells(places, first, maps)
+            cells.entries(weights, out=entries)
+            cells.rows(out=rows)
+            of_entries = _products(gradient, framed_SC, rows.flatten(1)).view_as(entries)
+            cells.gradients(of_entries, weights, of_block_weights, of_block_places)
+        of_framed_SC.copy_(_transposed_product(rows_Q4LK.flatten(1), entries_Q4LK, gradient_QC, len(framed_SC)))
+    return maps.unframed(of_framed), of_places, of_weights
+
+
+@_gradients_on_cpu.register_fake
+def _(
+    gradient_NQC: Tensor, framed_NSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, sides: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    tokens = sum(height * width for height, width in _shapes(sides))
+    of_value_NSC = framed_NSC.new_empty((len(framed_NSC), tokens, framed_NSC.shape[2]))
+    return of_value_NSC, places_NQ2LK.new_empty(places_NQ2LK.shape), weights_NQLK.new_empty(weights_NQLK.shape)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    value_BMSC, places_NQ2LK, weights_NQLK, ctx.sides = inputs
+    ctx.of_value = value_BMSC.dtype, value_BMSC.shape[:2]
+    ctx.save_for_backward(output[1], places_NQ2LK, weights_NQLK)
+    # Nobody uses the framed maps outside, so their gradient is None instead of zeros as large as the maps.
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, gradient_NQC: Tensor | None, of_framed: None) -> tuple[Tensor | None, ...]:
+    if gradient_NQC is None:
+        return None, None, None, None
+    of_value_NSC, of_places, of_weights = _gradients_on_cpu(gradient_NQC, *ctx.saved_tensors, ctx.sides)
+    dtype, images_and_heads = ctx.of_value
+    return of_value_NSC.unflatten(0, images_and_heads).to(dtype), of_places, of_weights, None
+
+
+_read_on_cpu.register_autograd(_backward, setup_context=_keep)
+
+
+def _shapes(sides: Sequence[int]) -> Shapes:
+    return tuple(zip(sides[::2], sides[1::2], strict=True))
 
 
 def _heads(weights_NQLK: Tensor, value_NSC: Tensor, *others: Tensor) -> Iterator[list[Tensor]]:

@@ -129,3 +129,28 @@ def test_places_that_are_no_numbers_read_as_none():
     assert read.isnan().all()
     far = _read(torch.randn(1, TOKENS, 5), places.fill_(1e30), torch.ones(1, 1, 6), tuple(SHAPES))
     assert not far.any()
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_torch_compile_takes_it_whole_and_computes_the_same_bits(backend):
+    layer = _layer().float()
+    queries = torch.randn(2, 3, 8, requires_grad=True)
+    memory, points = torch.randn(2, TOKENS, 8, requires_grad=True), torch.rand(2, 3, 2, 2)
+
+    def step(function):
+        read = function(queries, memory, points)
+        return read, *torch.autograd.grad(read.square().sum(), [queries, memory, *layer.parameters()])
+
+    def read(queries, memory, points):
+        return layer(queries, References.at_points(points, SHAPES, layer.points), memory, SHAPES, None)
+
+    compiled = step(torch.compile(read, backend=backend, fullgraph=True))
+    assert all(torch.equal(one, other) for one, other in zip(step(read), compiled, strict=True))
+
+
+def test_second_derivatives_are_refused():
+    value = torch.randn(1, TOKENS, 5, requires_grad=True)
+    read = _read(value, torch.rand(1, 2, 2, 6), torch.rand(1, 2, 6), tuple(SHAPES))
+    (slope,) = torch.autograd.grad(read.square().sum(), value, create_graph=True)
+    with pytest.raises(RuntimeError, match="no autograd formula"):
+        slope.sum().backward()
