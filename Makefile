@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev demo test torture lint reference bench bench-parsing bench-network bench-captioning bench-tagger bench-shards bench-training bench-miniature lavis-env
+.PHONY: help setup dev demo test torture lint reference bench bench-parsing bench-network bench-kernel bench-captioning bench-tagger bench-shards bench-training bench-miniature lavis-env
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -64,6 +64,9 @@ bench-parsing: dev ## how well captions are read: FACTUAL's graphs, V-COCO's int
 
 bench-network: dev ## speed, memory and precision of the networks beside the authors' code, about ten minutes
 	$(BIN)/python benchmarks/network.py --json out/bench-network.json
+
+bench-kernel: dev ## deformable attention's kernels for GPUs: registers and spills, the least time on paper; on a GPU, times
+	$(BIN)/python benchmarks/kernel.py --json out/bench-kernel.json
 
 bench-captioning: dev ## CPU-seconds of captioning beside transformers and (after lavis-env) LAVIS, about ten minutes
 	$(BIN)/python -m benchmarks.captioning --json out/bench-captioning.json

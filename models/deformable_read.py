@@ -15,6 +15,8 @@ from scipy.sparse import csr_array
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from models.deformable_read_triton import read_by_kernel, unfit
+
 Shapes = tuple[tuple[int, int], ...]
 BLOCK = 2**18
 """Number of cells processed at a time: few enough to stay in the cache."""
@@ -27,12 +29,15 @@ SUM = 0
 def read(value_BMSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, shapes: Shapes) -> Tensor:
     """Returns N×Q×C. Places are (x, y) in cells of their level, 0 at the centre of the first; outside, values are zero.
 
-    Places and weights share one dtype, in which values are read.
+    Places and weights share one dtype, in which values are read. A GPU reads by kernels of Triton where it can, and
+    otherwise logs once why it can't.
     """
     if value_BMSC.is_cpu:
         sides = [side for shape in shapes for side in shape]
         read_NQC: Tensor = _read_on_cpu(value_BMSC, places_NQ2LK, weights_NQLK, sides)[0]
         return read_NQC
+    if value_BMSC.is_cuda and unfit(value_BMSC, places_NQ2LK, weights_NQLK, shapes) is None:
+        return read_by_kernel(value_BMSC, places_NQ2LK, weights_NQLK, shapes)
     # The backward pass recomputes the samples: keeping them would take most of the memory.
     value_NSC = value_BMSC.flatten(0, 1).to(places_NQ2LK.dtype)
     sampled: Tensor = checkpoint(read_plainly, value_NSC, places_NQ2LK, weights_NQLK, shapes, use_reentrant=False)

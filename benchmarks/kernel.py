@@ -1,0 +1,268 @@
+"""What deformable attention's kernels need on a GPU: `python benchmarks/kernel.py` (`--help`).
+
+Compiles each kernel in each of its configurations for A100 and H100, which needs Triton and no GPU, and prints
+registers, shared memory and spills. Counts the bytes and operations of R50 ParSeDA on two images of 512×640, and prints
+the least time in which each GPU could do them. On a machine with a GPU, also times the kernels beside PyTorch; that
+part never ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.deformable_read import read_plainly
+from models.deformable_read_triton import chosen, read_by_kernel, unfit_machine
+
+CAPABILITIES = (80, 90)
+KERNELS = ("read_kernel", "query_gradients_kernel", "value_gradient_kernel")
+POINTERS = {"value": "*{}", "of_value": "*{}", "bins": "*i32", "points": "*i64", "starts": "*i32"}
+FLOATS = ("read", "of_places", "of_weights", "places", "weights", "gradient")
+BYTES = {"fp32": 4, "bf16": 2}
+
+
+@dataclass(frozen=True)
+class Peak:
+    """A GPU's peaks by its vendor: TFLOP/s in fp32 without tensor cores, which the kernels don't use, and GB/s."""
+
+    name: str
+    fp32: float
+    memory: float
+
+
+PEAKS = (Peak("A100 80 GB SXM", 19.5, 2039), Peak("H100 SXM", 67, 3350))
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Layers of one kind: images, heads, channels per head, queries, shapes of the maps, points per level."""
+
+    name: str
+    number: int
+    queries: int
+    images: int = 2
+    heads: int = 8
+    channels: int = 32
+    points: int = 4
+    shapes: tuple[tuple[int, int], ...] = ((64, 80), (32, 40), (16, 20), (8, 10))
+
+    @property
+    def tokens(self) -> int:
+        return sum(height * width for height, width in self.shapes)
+
+
+LAYERS = (Layers("encoder", 6, 6800), Layers("subjects and objects", 3, 200), Layers("relations", 3, 100))
+"""What one forward pass of R50 ParSeDA reads on two images of 512×640."""
+
+
+def work(layers: Layers, dtype: str) -> dict[str, dict[str, float]]:
+    """Counts MB and GFLOP of one layer by kernel: `memory` if each tensor moves once, `gathered` as cells are loaded.
+
+    A cell is loaded once for each point around it. Most of these loads end in the L2 cache, whose speed vendors don't
+    state, so the least time by `memory` is optimistic.
+    """
+    programs = layers.images * layers.heads
+    points = programs * layers.queries * len(layers.shapes) * layers.points
+    cells = programs * layers.tokens * layers.channels
+    bins = programs * sum((height + 1) * (width + 1) for height, width in layers.shapes)
+    read = programs * layers.queries * layers.channels * 4
+    value, inputs = cells * BYTES[dtype], points * 3 * 4
+    corners = points * 4 * layers.channels
+    counted = {
+        # Each corner is one product and one sum per channel; a point's shares take ten operations more.
+        "read_kernel": (value + inputs + read, corners * BYTES[dtype], 2 * corners + 10 * points),
+        "query_gradients_kernel": (
+            value + 2 * inputs + read + points * 4,
+            corners * BYTES[dtype],
+            2 * corners + 30 * points,
+        ),
+        # A radix sort of 32-bit keys with 64-bit numbers: four passes that read and write both.
+        "sort": (points * 4 * 2 * 12, 0, 0),
+        "starts": (points * 4 + bins * 4, 0, 0),
+        "value_gradient_kernel": (
+            points * 8 + bins * 4 + inputs + read + value,
+            corners * 4,
+            2 * corners + 4 * 12 * points,
+        ),
+    }
+    return {
+        name: {"memory_mb": memory / 1e6, "gathered_mb": gathered / 1e6, "gflop": operations / 1e9}
+        for name, (memory, gathered, operations) in counted.items()
+    }
+
+
+def least_time(counted: dict[str, float], peak: Peak) -> tuple[float, str]:
+    """Returns the least microseconds on a GPU, and what bounds them."""
+    by_memory, by_operations = counted["memory_mb"] / peak.memory * 1e3, counted["gflop"] / peak.fp32 * 1e3
+    return max((by_memory, "memory"), (by_operations, "operations"))
+
+
+def compiled(kernel: Any, configuration: Any, capability: int, dtype: str, channels: int, levels: int = 4) -> Any:
+    """Compiles a kernel as a launch does whose tensors start at multiples of 16 bytes."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    constants = {
+        "UNIT": min(16, channels & -channels),
+        "LEVELS": levels,
+        "POINTS": 4,
+        "CHANNELS": channels,
+        "PADDED": 1 << (channels - 1).bit_length(),
+        "PARTS": importlib.import_module("models.deformable_read_kernels").PARTIAL_SUMS,
+        **configuration.kwargs,
+    }
+    types = dict.fromkeys(FLOATS, "*fp32") | {name: type_.format(dtype) for name, type_ in POINTERS.items()}
+    parameters = kernel.fn.params
+    signature = {
+        each.name: "constexpr" if each.is_constexpr else ("i64",) * levels if each.name == "levels" else
+        types.get(each.name, "i32")
+        for each in parameters
+    }  # fmt: skip
+    source = ASTSource(
+        kernel.fn,
+        signature,
+        {each.name: constants[each.name] for each in parameters if each.is_constexpr},
+        {(at,): [["tt.divisibility", 16]] for at, each in enumerate(parameters) if each.name in types},
+    )
+    options = {"num_warps": configuration.num_warps, "enable_fp_fusion": False}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def resources(kernel: Any) -> dict[str, int]:
+    """Returns a compiled kernel's registers per thread, bytes of shared memory per program, and bytes of spills."""
+    import triton.backends.nvidia
+
+    tool = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        command = [str(tool), "--dump-resource-usage", file.name]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = {name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", told)}
+    return {
+        "registers": found["REG"],
+        "shared_bytes": kernel.metadata.shared,
+        "spill_bytes": found["STACK"] + found["LOCAL"],
+    }
+
+
+def all_resources(channels: int) -> Iterator[dict[str, Any]]:
+    """Yields a row for each kernel, configuration, kind of GPU and precision of values."""
+    kernels = importlib.import_module("models.deformable_read_kernels")
+    for name in KERNELS:
+        kernel = getattr(kernels, name)
+        for capability in CAPABILITIES:
+            for dtype in BYTES:
+                for configuration in kernel.configs:
+                    row = {"kernel": name, "capability": capability, "values": dtype, **configuration.kwargs}
+                    row |= {"warps": configuration.num_warps}
+                    yield row | resources(compiled(kernel, configuration, capability, dtype, channels))
+
+
+def timings(layers: Layers, dtype: torch.dtype) -> dict[str, float]:
+    """Measures milliseconds of forward and of forward and backward, by the kernels and by PyTorch."""
+    from torch.utils.checkpoint import checkpoint
+    from triton.testing import do_bench
+
+    programs, columns = layers.images * layers.heads, len(layers.shapes) * layers.points
+    generator = torch.Generator("cuda").manual_seed(0)
+    random = {"device": "cuda", "generator": generator}
+    value = torch.randn(layers.images, layers.tokens, layers.heads, layers.channels, dtype=dtype, **random)
+    places = torch.rand(programs, layers.queries, 2, columns, **random)
+    sizes = [side for height, width in layers.shapes for side in [(width, height)] * layers.points]
+    places = places * torch.tensor(sizes, device="cuda").T
+    weights = torch.rand(programs, layers.queries, columns, **random).softmax(-1)
+    leaves = [x.requires_grad_() for x in (value.transpose(1, 2), places, weights)]
+    pushed = torch.randn(programs, layers.queries, layers.channels, **random)
+
+    def plainly(value_BMSC, places_NQ2LK, weights_NQLK, shapes):
+        value_NSC = value_BMSC.flatten(0, 1).float()
+        return checkpoint(read_plainly, value_NSC, places_NQ2LK, weights_NQLK, shapes, use_reentrant=False)
+
+    measured = {}
+    for name, read in (("kernel", read_by_kernel), ("PyTorch", plainly)):
+        measured[f"{name}, forward"] = do_bench(lambda read=read: read(*leaves, layers.shapes))
+        measured[f"{name}, forward and backward"] = do_bench(
+            lambda read=read: torch.autograd.grad(read(*leaves, layers.shapes), leaves, pushed)
+        )
+    return measured
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--channels", type=int, default=32, help="channels per head that kernels are compiled for")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    given = parser.parse_args()
+    figures: dict[str, Any] = {"resources": [], "least": [], "timings": []}
+    if importlib.util.find_spec("triton") is None:
+        print("Triton is not installed, so nothing is compiled: pip install 'rlip[gpu]'")
+    else:
+        print(
+            f"{'kernel':24}{'GPU':>5}{'values':>8}{'tile':>6}{'warps':>7}{'stages':>8}{'registers':>11}{'shared':>8}{'spills':>8}"
+        )
+        for row in all_resources(given.channels):
+            figures["resources"].append(row)
+            print(
+                f"{row['kernel']:24}{row['capability']:5}{row['values']:>8}{row['TILE']:6}{row['warps']:7}"
+                f"{row.get('STAGES', 1):8}{row['registers']:11}{row['shared_bytes']:8}{row['spill_bytes']:8}",
+                flush=True,
+            )
+    print(
+        f"\n{'one layer':46}{'values':>8}{'MB':>8}{'gathered':>10}{'GFLOP':>8}"
+        + "".join(f"{p.name:>26}" for p in PEAKS)
+    )
+    for layers in LAYERS:
+        for dtype in BYTES:
+            for name, counted in work(layers, dtype).items():
+                least = {peak.name: least_time(counted, peak) for peak in PEAKS}
+                figures["least"].append(
+                    {"layers": layers.name, "values": dtype, "step": name, **counted, "least_us": least}
+                )
+                print(
+                    f"{layers.name + ', ' + name:46}{dtype:>8}{counted['memory_mb']:8.1f}{counted['gathered_mb']:10.1f}"
+                    f"{counted['gflop']:8.2f}" + "".join(f"{f'{us:.1f} us by {by}':>26}" for us, by in least.values())
+                )
+    for dtype in BYTES:
+        for peak in PEAKS:
+            forward, both = (
+                sum(
+                    layers.number * least_time(counted, peak)[0]
+                    for layers in LAYERS
+                    for name, counted in work(layers, dtype).items()
+                    if everything or name == "read_kernel"
+                )
+                for everything in (False, True)
+            )
+            figures.setdefault("network_us", []).append([peak.name, dtype, forward, both])
+            print(
+                f"all layers, {dtype}, {peak.name}: {forward:.0f} us forward, {both:.0f} us forward and backward at least"
+            )
+    if torch.cuda.is_available() and unfit_machine(torch.cuda.current_device()) is None:
+        for layers in LAYERS:
+            for dtype in (torch.float32, torch.bfloat16):
+                measured = timings(layers, dtype)
+                figures["timings"].append({"layers": layers.name, "values": str(dtype), **measured})
+                print(f"{layers.name}, {dtype}: " + ", ".join(f"{name} {ms:.3f} ms" for name, ms in measured.items()))
+        print(f"chosen: {chosen()}")
+    else:
+        print("no GPU that the kernels run on: nothing was timed")
+    print(json.dumps(figures))
+    if given.json:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

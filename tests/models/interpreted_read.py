@@ -1,0 +1,212 @@
+"""The Triton kernels on Triton's interpreter, against the reading on a CPU.
+
+`test_deformable_read_triton.py` runs these tests in a process of their own: the interpreter has to be chosen before
+anything imports Triton.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from models import deformable_attention, deformable_read, deformable_read_kernels, deformable_read_triton
+from models.deformable_attention import DeformableAttention, References
+from models.deformable_read_triton import read_by_kernel
+
+TWO = ((4, 5), (2, 3))
+FOUR = ((5, 7), (3, 4), (2, 2), (1, 1))
+WITH_EMPTY = ((4, 5), (0, 3), (2, 0), (0, 0), (1, 1))
+NAMES = ("what was read", "gradient of values", "gradient of places", "gradient of weights")
+KERNELS = ("read_kernel", "query_gradients_kernel", "value_gradient_kernel")
+
+
+def _inputs(images, heads, channels, points, queries, shapes, dtype=torch.float32):
+    """Returns values, places (a third outside the maps, some on cells' centres or edges) and weights."""
+    tokens, columns = sum(height * width for height, width in shapes), len(shapes) * points
+    value = torch.randn(images, tokens, heads, channels).transpose(1, 2).to(dtype)
+    places = torch.rand(images * heads, queries, 2, columns) * 12 - 4
+    places[:, ::2] = (places[:, ::2] * 2).round() / 2
+    return value, places, torch.rand(images * heads, queries, columns)
+
+
+def _results(read, inputs, shapes, pushed):
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    found = read(*leaves, shapes)
+    return [found.detach(), *torch.autograd.grad(found, leaves, pushed)]
+
+
+def _assert_same_as_on_a_cpu(inputs, shapes, rounding=1e-5):
+    pushed = torch.randn(*inputs[2].shape[:2], inputs[0].shape[3])
+    ours, theirs = (_results(read, inputs, shapes, pushed) for read in (read_by_kernel, deformable_read.read))
+    for one, other, name in zip(ours, theirs, NAMES, strict=True):
+        assert one.dtype == other.dtype
+        near = rounding if name == "gradient of values" else 1e-5
+        torch.testing.assert_close(
+            one, other, atol=near, rtol=near, equal_nan=True, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    return ours
+
+
+@pytest.mark.parametrize("heads", [1, 3, 8])
+@pytest.mark.parametrize(
+    ("images", "channels", "points", "queries", "shapes"),
+    [(1, 8, 1, 1, ((3, 4),)), (2, 24, 2, 5, TWO), (1, 32, 4, 3, FOUR), (1, 16, 2, 4, WITH_EMPTY), (1, 64, 3, 33, TWO)],
+)
+def test_values_and_gradients_are_those_of_a_cpu(heads, images, channels, points, queries, shapes):
+    _assert_same_as_on_a_cpu(_inputs(images, heads, channels, points, queries, shapes), shapes)
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
+def test_values_of_16_bits_are_summed_in_32(dtype, rounding):
+    _assert_same_as_on_a_cpu(_inputs(2, 2, 32, 2, 9, TWO, dtype), TWO, rounding)
+
+
+@pytest.mark.parametrize("channels", [1, 5, 100, 128])
+def test_heads_of_any_width(channels):
+    _assert_same_as_on_a_cpu(_inputs(1, 2, channels, 1, 3, TWO), TWO)
+
+
+def test_places_at_edges_and_far_outside():
+    places = [-1e30, -math.inf, math.inf, 1e30, -2.0, -1.5, -1.0, -0.5, 0.0, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5]
+    value, _, weights = _inputs(1, 1, 8, 1, len(places) ** 2, TWO)
+    grid = torch.cartesian_prod(torch.tensor(places), torch.tensor(places))
+    _assert_same_as_on_a_cpu((value, grid[None, :, :, None].expand(-1, -1, -1, 2), weights), TWO)
+
+
+def test_what_is_no_number_spreads_as_on_a_cpu():
+    value, places, weights = _inputs(1, 2, 8, 2, 6, TWO)
+    places[0, 0, 0, 0] = places[0, 1, 1, 2] = places[1, 2, :, 1] = math.nan
+    weights[0, 3, 0], weights[1, 4, 3] = math.nan, math.inf
+    value[0, 0, 7, 2], value[0, 1, 21, 3] = math.nan, math.inf
+    read, *gradients = _assert_same_as_on_a_cpu((value, places, weights), TWO)
+    assert read[0, 0].isnan().all()
+    assert read[1, 2].isnan().all()
+    assert all(gradient.isnan().any() for gradient in gradients)
+
+
+def test_levels_that_nobody_reads_get_zeros():
+    value, places, weights = _inputs(1, 2, 8, 2, 4, TWO)
+    places[..., 2:] = 50.0
+    _, of_value, *_ = _assert_same_as_on_a_cpu((value, places, weights), TWO)
+    assert not of_value[:, :, 20:].any()
+    assert of_value[:, :, :20].any()
+
+
+@pytest.mark.parametrize(("images", "queries", "shapes"), [(1, 0, TWO), (0, 3, TWO), (1, 3, ((0, 0), (0, 2)))])
+def test_nothing_to_read(images, queries, shapes):
+    _, of_value, *_ = _assert_same_as_on_a_cpu(_inputs(images, 2, 8, 1, queries, shapes), shapes)
+    assert not of_value.any()
+
+
+def test_tensors_with_gaps_in_memory():
+    value, places, weights = _inputs(2, 2, 8, 2, 5, TWO)
+    apart = torch.stack((value, value), -1)[..., 0], places.mT.contiguous().mT, torch.stack((weights, weights))[1]
+    pushed = torch.randn(1, 1, 8).expand(4, 5, 8)
+    for one, other in zip(
+        _results(read_by_kernel, apart, TWO, pushed),
+        _results(read_by_kernel, (value, places, weights), TWO, pushed.contiguous()),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
+
+
+def test_a_layer_with_padding(monkeypatch):
+    layer = DeformableAttention(width=16, levels=2, heads=2, points=3)
+    layer.reset_parameters()
+    queries, memory = torch.randn(2, 3, 16), torch.randn(2, 26, 16)
+    references, padding = References.in_boxes(torch.rand(2, 3, 2, 4), TWO, 3), torch.rand(2, 26) < 0.4
+    found = []
+    for read in (deformable_read.read, read_by_kernel):
+        monkeypatch.setattr(deformable_attention, "read", read)
+        attended = layer(queries, references, memory, list(TWO), padding)
+        found.append([attended, *torch.autograd.grad(attended.square().sum(), layer.parameters())])
+    for theirs, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_no_bit_depends_on_the_configuration(monkeypatch, kernel):
+    inputs, pushed = _inputs(1, 2, 16, 2, 75, TWO), torch.randn(2, 75, 16)
+    first = _results(read_by_kernel, inputs, TWO, pushed)
+    tuned = getattr(deformable_read_kernels, kernel)
+    for configuration in tuned.configs:
+        monkeypatch.setattr(tuned, "configs", [configuration])
+        again = _results(read_by_kernel, inputs, TWO, pushed)
+        assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True)), configuration
+
+
+def test_the_gradient_of_values_is_summed_in_the_documented_order():
+    value, places, weights = _inputs(1, 1, 8, 2, 75, TWO)
+    places, pushed = places / 4, torch.randn(1, 75, 8)
+    _, of_value, *_ = _results(read_by_kernel, (value, places, weights), TWO, pushed)
+    x, y = places[0].numpy().transpose(1, 0, 2)
+    left, top = np.floor(x), np.floor(y)
+    lower = weights[0].numpy() * (y - top)
+    upper = weights[0].numpy() - lower
+    sums: dict[int, list[np.ndarray]] = defaultdict(lambda: [np.zeros(8, np.float32) for _ in range(8)])
+    count: dict[int, int] = defaultdict(int)
+    first = 0
+    for level, (height, width) in enumerate(TWO):
+        # The bins up left of a cell, above, left and its own: the cell is a point's lower right corner in the first.
+        for down, across in ((1, 1), (1, 0), (0, 1), (0, 0)):
+            for query in range(75):
+                for point in (2 * level, 2 * level + 1):
+                    row, column = int(top[query, point]) + down, int(left[query, point]) + across
+                    if not (0 <= row < height and 0 <= column < width):
+                        continue
+                    side = lower[query, point] if down else upper[query, point]
+                    right = side * (x[query, point] - left[query, point])
+                    cell = first + row * width + column
+                    share = np.float64(right if across else side - right)
+                    # As a fused multiplication and addition, which rounds once.
+                    added = sums[cell][count[cell] % 8] + share * pushed[0, query].double().numpy()
+                    sums[cell][count[cell] % 8] = added.astype(np.float32)
+                    count[cell] += 1
+        first += height * width
+    for cell in range(26):
+        a, b, c, d, e, f, g, h = sums[cell]
+        assert np.array_equal(of_value[0, 0, cell].numpy(), ((a + b) + (c + d)) + ((e + f) + (g + h)))
+    assert max(count.values()) > 40
+
+
+class _Called(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function.name())
+        return function(*args, **kwargs or {})
+
+
+def test_no_operator_waits_for_the_device_or_adds_in_any_order(monkeypatch):
+    for kernel in KERNELS:  # the interpreter's own copies are not what runs on a GPU
+        monkeypatch.setattr(deformable_read_kernels, kernel, defaultdict(lambda: lambda *_, **__: None))
+    value, places, weights = _inputs(1, 2, 8, 2, 6, TWO)
+    sides = [side for shape in TWO for side in shape]
+    pushed, called = torch.randn(2, 6, 8), _Called()
+    with called:
+        deformable_read_triton._read._init_fn(value, places, weights, sides)
+        deformable_read_triton._gradients._init_fn(pushed, value, places, weights, sides)
+    views = {"aten::view", "aten::transpose.int", "aten::_unsafe_view", "aten::flatten.using_ints", "aten::detach"}
+    fresh = {"aten::new_empty", "aten::empty_like", "aten::empty.memory_format", "aten::arange", "aten::arange.start"}
+    assert called.names <= views | fresh | {"aten::sort.stable", "aten::searchsorted.Tensor"}
+
+
+def test_compiled_whole_with_the_same_bits():
+    inputs, pushed = _inputs(1, 2, 8, 2, 6, TWO), torch.randn(2, 6, 8)
+    compiled = torch.compile(read_by_kernel, backend="aot_eager", fullgraph=True)
+    ours, theirs = (_results(read, inputs, TWO, pushed) for read in (compiled, read_by_kernel))
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+def test_the_chosen_configurations_are_told():
+    _results(read_by_kernel, _inputs(1, 2, 8, 2, 6, TWO), TWO, torch.randn(2, 6, 8))
+    chosen = deformable_read_triton.chosen()
+    assert set(chosen) == set(KERNELS)
+    assert all("TILE: 512" in text for configurations in chosen.values() for text in configurations.values())

@@ -1,0 +1,202 @@
+"""Reading on a GPU: when the Triton kernels are used, what they compute (on Triton's interpreter), what they compile to.
+
+No GPU is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from kernel import KERNELS, Peak, compiled, least_time, resources
+from models import deformable_read, deformable_read_triton
+from models.deformable_read import read
+from models.deformable_read_triton import read_by_kernel
+
+SHAPES = ((4, 5), (2, 3))
+
+
+@pytest.fixture
+def kernels():
+    """The module of the kernels, or a skip."""
+    pytest.importorskip("triton", reason="Triton is not installed (pip install 'rlip[gpu]')")
+    from models import deformable_read_kernels
+
+    return deformable_read_kernels
+
+
+@pytest.fixture
+def a_gpu(monkeypatch):
+    """Makes this machine seem to have a GPU of compute capability 8.0, and a fitting Triton."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 0))
+    monkeypatch.setattr(deformable_read_triton, "_triton_version", lambda: deformable_read_triton.LEAST_TRITON)
+    for told in (deformable_read_triton._unfit_machine, deformable_read_triton._tell_once):
+        told.cache_clear()
+    yield
+    for told in (deformable_read_triton._unfit_machine, deformable_read_triton._tell_once):
+        told.cache_clear()
+
+
+def test_values_and_gradients_on_the_interpreter(kernels, root):
+    tests = Path(__file__).with_name("interpreted_read.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def reads_by(a_gpu, monkeypatch):
+    """A function that reads on that GPU, without data and gradients, and returns who reads: "kernel" or "PyTorch"."""
+
+    def plainly(value_NSC, places_NQ2LK, weights_NQLK, shapes):
+        readers.append("PyTorch")
+        return value_NSC.new_empty((*weights_NQLK.shape[:2], value_NSC.shape[2]))
+
+    def by_kernel(*inputs):
+        readers.append("kernel")
+        return read_by_kernel(*inputs)
+
+    def reads(dtype=torch.float32, channels=8, precision=torch.float32):
+        readers.clear()
+        with FakeTensorMode(), torch.no_grad():
+            assert read(*_inputs(dtype, channels, precision), SHAPES).shape == (8, 3, channels)
+        return readers
+
+    readers: list[str] = []
+    monkeypatch.setattr(deformable_read, "read_plainly", plainly)
+    monkeypatch.setattr(deformable_read, "read_by_kernel", by_kernel)
+    return reads
+
+
+def _inputs(dtype=torch.float32, channels=8, precision=torch.float32):
+    value = torch.empty(2, 26, 4, channels, dtype=dtype, device="cuda").transpose(1, 2)
+    places = torch.empty(8, 3, 2, 4, dtype=precision, device="cuda")
+    return value, places, torch.empty(8, 3, 4, dtype=precision, device="cuda")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_gpu_reads_by_the_kernels(reads_by, dtype):
+    assert reads_by(dtype) == ["kernel"]
+
+
+def test_torch_compile_takes_the_kernels_whole(a_gpu):
+    called = []
+
+    def keep(module, inputs):
+        called.extend(str(node.target) for node in module.graph.nodes if node.op == "call_function")
+        return module.forward
+
+    with FakeTensorMode(), torch.no_grad():
+        torch.compile(read, backend=keep, fullgraph=True)(*_inputs(), SHAPES)
+    assert "rlip.read_by_kernel.default" in called
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"dtype": torch.float64, "precision": torch.float64}, "values are torch.float64"),
+        ({"dtype": torch.bfloat16, "precision": torch.bfloat16}, "places are torch.bfloat16"),
+        ({"channels": 129}, "a head has 129 channels, not 1 to 128"),
+    ],
+)
+def test_inputs_that_the_kernels_dont_take_are_read_by_pytorch_with_a_word(reads_by, caplog, inputs, words):
+    for _ in range(2):
+        assert reads_by(**inputs) == ["PyTorch"]
+    (told,) = caplog.records
+    assert words in told.message
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [(None, "Triton is not installed; pip install 'rlip[gpu]'"), ("3.5.1", "Triton 3.5.1 is older")],
+)
+def test_a_missing_or_old_triton(reads_by, caplog, monkeypatch, version, words):
+    monkeypatch.setattr(deformable_read_triton, "_triton_version", lambda: version)
+    assert reads_by() == ["PyTorch"]
+    assert words in caplog.text
+
+
+def test_an_old_gpu(reads_by, caplog, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
+    assert reads_by() == ["PyTorch"]
+    assert "compute capability 7.5, less than 8.0" in caplog.text
+
+
+def test_another_vendors_gpu(reads_by, caplog, monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert reads_by() == ["PyTorch"]
+    assert "none of NVIDIA's" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("sizes", "queries", "words"),
+    [
+        ((1, 2**16, 1, 1), 1, "images times heads are 65536"),
+        ((1, 1, 2**26, 32), 1, "too large for indices of 32 bits"),
+        ((1, 8, 4, 32), 2**24, "too large for indices of 32 bits"),
+    ],
+)
+def test_what_would_overflow_is_refused(a_gpu, sizes, queries, words):
+    with torch.device("meta"):
+        value, programs = torch.empty(*sizes), sizes[0] * sizes[1]
+        places, weights = torch.empty(programs, queries, 2, 4), torch.empty(programs, queries, 4)
+    reason = deformable_read_triton.unfit(value, places, weights, ((1, sizes[2]),))
+    assert words in reason
+
+
+def test_the_module_needs_no_triton(root):
+    code = "import sys; sys.modules['triton'] = None; import models.deformable_attention"
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(("channels", "levels"), [(8, 1), (16, 1), (24, 1), (32, 4), (64, 1)])
+@pytest.mark.parametrize("name", KERNELS)
+def test_every_configuration_compiles_without_spills_and_adds_in_one_order(kernels, name, channels, levels, capability):
+    kernel, orders = getattr(kernels, name), set()
+    # Each precision of values with each GPU would take twice as long; `make bench-kernel` compiles them all.
+    dtype = "bf16" if capability == 90 else "fp32"
+    for configuration in kernel.configs:
+        found = compiled(kernel, configuration, capability, dtype, channels, levels)
+        used = resources(found)
+        assert used["spill_bytes"] == 0, configuration
+        # 48 KiB is what a program gets anywhere without asking.
+        assert used["shared_bytes"] <= 48 * 1024, configuration
+        orders |= _orders_of_sums(found.asm["ttgir"])
+    assert len(orders) == (name == "query_gradients_kernel")
+
+
+def _orders_of_sums(code: str) -> set[tuple[str, str]]:
+    """Returns how many neighbours along the summed axis a thread has, and how many threads share it, for each sum."""
+    layouts = dict(re.findall(r"(#\w+) = #ttg\.blocked<\{(.*?)\}>", code))
+    orders = set()
+    for axis, layout in re.findall(
+        r'"tt\.reduce"\(.*?\) <\{axis = (\d).*?\}> \(\{.*?\}\) : \(tensor<[^>]*?xf32, (#\w+)>\)', code, re.S
+    ):
+        numbers = [
+            re.search(rf"{name} = \[(.*?)\]", layouts[layout])[1].split(", ")[int(axis)]
+            for name in ("sizePerThread", "threadsPerWarp", "warpsPerCTA")
+        ]
+        assert numbers[2] == "1"
+        orders.add(tuple(numbers[:2]))
+    return orders
+
+
+def test_the_least_time_is_that_of_the_slower_of_memory_and_operations():
+    peak = Peak("a GPU", fp32=10, memory=1000)
+    assert least_time({"memory_mb": 2, "gflop": 0.01}, peak) == (2.0, "memory")
+    assert least_time({"memory_mb": 2, "gflop": 0.1}, peak) == (10.0, "operations")
+
+
+def test_the_extra_names_the_least_triton(root):
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras["gpu"][0].startswith(f"triton>={deformable_read_triton.LEAST_TRITON} ")
