@@ -24,7 +24,7 @@ MOST_CHANNELS = 128
 MOST_PROGRAMS = 2**16 - 1
 """CUDA's limit for the second axis of a grid."""
 LARGEST_NUMBER = 2**30
-"""Indices within the kernels have 32 bits."""
+"""One more than indices may reach, which have 32 bits within the kernels."""
 
 logger = logging.getLogger(__name__)
 
@@ -62,14 +62,14 @@ def _unfit_inputs(
         return f"images times heads are {len(places_NQ2LK)}, more than {MOST_PROGRAMS}"
     bins = sum((height + 1) * (width + 1) for height, width in shapes)
     largest = max(
-        (value_BMSC.shape[2] + 1) * max(value_BMSC.stride(2), channels),
+        (value_BMSC.shape[2] + 1) * max(value_BMSC.stride(2), value_BMSC.shape[1] * channels),
         len(places_NQ2LK) * bins,
         places_NQ2LK.numel(),
         weights_NQLK.shape[1] * channels,
         *(max(shape) for shape in shapes),
     )
     if largest >= LARGEST_NUMBER:
-        return f"the maps or queries are too large for indices of 32 bits ({largest} elements)"
+        return "the maps or queries are too large for indices of 32 bits"
     return None
 
 

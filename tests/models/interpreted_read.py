@@ -205,6 +205,12 @@ def test_compiled_whole_with_the_same_bits():
     assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
+def test_the_operators_are_what_torch_compile_believes_them_to_be():
+    inputs, sides = _inputs(1, 2, 8, 2, 6, TWO), [side for shape in TWO for side in shape]
+    torch.library.opcheck(torch.ops.rlip.read_by_kernel, (*(x.clone().requires_grad_() for x in inputs), sides))
+    torch.library.opcheck(torch.ops.rlip.read_by_kernel_backward, (torch.randn(2, 6, 8), *inputs, sides))
+
+
 def test_the_chosen_configurations_are_told():
     _results(read_by_kernel, _inputs(1, 2, 8, 2, 6, TWO), TWO, torch.randn(2, 6, 8))
     chosen = deformable_read_triton.chosen()

@@ -154,3 +154,12 @@ def test_second_derivatives_are_refused():
     (slope,) = torch.autograd.grad(read.square().sum(), value, create_graph=True)
     with pytest.raises(RuntimeError, match="no autograd formula"):
         slope.sum().backward()
+
+
+def test_the_operators_are_what_torch_compile_believes_them_to_be():
+    sides, pushed = [side for shape in SHAPES for side in shape], torch.randn(2, 3, 5)
+    inputs = torch.randn(1, 2, TOKENS, 5), torch.rand(2, 3, 2, 6), torch.rand(2, 3, 6)
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    torch.library.opcheck(torch.ops.rlip.read_on_cpu, (*leaves, sides))
+    _, framed = torch.ops.rlip.read_on_cpu(*inputs, sides)
+    torch.library.opcheck(torch.ops.rlip.read_on_cpu_backward, (pushed, framed, *inputs[1:], sides))
