@@ -5,6 +5,7 @@ No GPU is needed.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -189,6 +190,50 @@ def _orders_of_sums(code: str) -> set[tuple[str, str]]:
         assert numbers[2] == "1"
         orders.add(tuple(numbers[:2]))
     return orders
+
+
+class _NoDriver:
+    """Stands for the driver of an H100 that compiles and never launches."""
+
+    def get_current_target(self):
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device=None):
+        return 0
+
+
+def test_images_of_all_sizes_share_one_compilation(kernels, monkeypatch):
+    from triton.runtime import driver
+
+    def compiling(tuned):
+        def launched(grid, *inputs, **numbers):
+            found = tuned.fn.run(*inputs, grid=grid, warmup=True, **numbers, **tuned.configs[0].all_kwargs())
+            of_kernel.setdefault(tuned.base_fn.__name__, []).append(found)
+
+        return type("", (), {"__getitem__": lambda _, grid: functools.partial(launched, grid)})()
+
+    of_kernel: dict[str, list[object]] = {}
+    tuned = [getattr(kernels, name) for name in KERNELS]
+    # `reset_active` would look for a GPU, so the driver is put in place by hand.
+    monkeypatch.setattr(driver, "_active", _NoDriver())
+    try:
+        for each in tuned:
+            monkeypatch.setattr(kernels, each.base_fn.__name__, compiling(each))
+        for images, sides in ((2, [8, 16, 4, 8]), (1, [9, 1, 5, 7]), (3, [1, 16, 16, 1])):
+            tokens = sides[0] * sides[1] + sides[2] * sides[3]
+            value = torch.randn(images, tokens, 4, 16).transpose(1, 2).requires_grad_()
+            places, weights = torch.rand(images * 4, tokens, 2, 4), torch.rand(images * 4, tokens, 4)
+            read_by_kernel(value, places, weights, (tuple(sides[:2]), tuple(sides[2:]))).sum().backward()
+    finally:
+        for each in tuned:
+            each.fn.device_caches.clear()
+    assert {name: len(found) for name, found in of_kernel.items()} == dict.fromkeys(KERNELS, 3)
+    assert all(len({id(each) for each in found}) == 1 for found in of_kernel.values())
 
 
 def test_the_least_time_is_that_of_the_slower_of_memory_and_operations():
