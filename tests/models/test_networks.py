@@ -172,3 +172,19 @@ def test_recomputed_layers_give_the_same_gradients(small_config, tokenizer):
     kept, recomputed = gradients
     assert kept.keys() == recomputed.keys()
     assert all(torch.equal(kept[name], recomputed[name]) for name in kept)
+
+
+@pytest.mark.parametrize("sizes", [None, [(64, 96), (50, 96), (64, 96)]], ids=["whole", "padded"])
+@pytest.mark.parametrize("architecture", ["parseda", "parsed"])
+def test_a_compiler_captures_a_pass_whole(small_config, tokenizer, architecture, sizes):
+    network = RLIP(replace(small_config, architecture=architecture), tokenizer)
+    images, texts = torch.randn(3, 3, 64, 96), network.transformer.text_encoder.tokenizer(OBJECTS, PREDICATES)
+    found = []
+    for captured in (False, True):
+        run = torch.compile(network, backend="eager", fullgraph=True) if captured else network
+        network.zero_grad()
+        predictions = run(images, sizes, texts)
+        predictions.predicate_logits.sum().backward()
+        found.append([predictions.object_logits, network.projection_text.weight.grad.clone()])
+    for given, expected in zip(*found, strict=True):
+        torch.testing.assert_close(given, expected)
