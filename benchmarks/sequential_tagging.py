@@ -57,9 +57,7 @@ def label_sequentially(
         objects_TE, predicates_TE = features[: len(categories) + 1], features[len(categories) + 1 :]
         queries = _queries(image, stacked, categories, size)
         found = (
-            tagger.predict(repeated_G3HW, None, objects_TE, predicates_TE, queries)
-            .predicate_logits.float()
-            .sigmoid()
+            tagger.predict(repeated_G3HW, None, objects_TE, predicates_TE, queries).predicate_logits.float().sigmoid()
         )
         for row, group in enumerate(stacked):
             for slot, (subject, object_) in enumerate(group):

@@ -150,9 +150,7 @@ class Network(nn.Module):
             parts = [levels_of[row][level] for row in range(len(sizes))]
             shapes = [(x.shape[1], x.shape[2]) for x in parts]
             height, width = (max(shape[side] for shape in shapes) for side in (0, 1))
-            maps.append(
-                torch.stack([F.pad(x, (0, width - x.shape[2], 0, height - x.shape[1])) for x in parts])
-            )
+            maps.append(torch.stack([F.pad(x, (0, width - x.shape[2], 0, height - x.shape[1])) for x in parts]))
             paddings.append(outside(shapes, maps[-1]))
         return maps, paddings
 

@@ -119,7 +119,9 @@ class DeviceTask:
         """Prepares what the pre-training needs."""
         return self._task.inputs(samples, draws)
 
-    def predict(self, network: nn.Module, images_B3HW: Tensor, sizes: Sequence[Size] | None, given: StepInputs) -> Predictions:
+    def predict(
+        self, network: nn.Module, images_B3HW: Tensor, sizes: Sequence[Size] | None, given: StepInputs
+    ) -> Predictions:
         """Pauses as long as the device would work."""
         time.sleep(len(images_B3HW) / self._speed)
         weight = next(network.parameters())

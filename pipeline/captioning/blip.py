@@ -135,7 +135,10 @@ class BlipCaptioner:
             logits_NV = self._decoder.step(state, token_N)
         # One tensor, so that the device is waited for once; token numbers are exact in it.
         found = torch.cat((tokens[:, read:].double(), log_probability[:, None]), dim=1).tolist()
-        texts, log_probabilities = self._texts([[int(token) for token in row[:-1]] for row in found]), [r[-1] for r in found]
+        texts, log_probabilities = (
+            self._texts([[int(token) for token in row[:-1]] for row in found]),
+            [r[-1] for r in found],
+        )
         return [
             [
                 Caption(texts[row], row % draws, settings.seed, log_probabilities[row], self._source)

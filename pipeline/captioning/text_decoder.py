@@ -47,7 +47,9 @@ class TextDecoder:
     def start(self, states_BSD: Tensor, prompt: list[int], draws: int) -> tuple[DecoderState, Tensor]:
         """Read the prompt for each image. Returns the state and the next token's logits: (B*R) x V, float32."""
         images, positions, device = len(states_BSD), len(prompt), states_BSD.device
-        embedded_TD = self._embed(torch.tensor(prompt).to(device, non_blocking=True), torch.arange(positions, device=device))
+        embedded_TD = self._embed(
+            torch.tensor(prompt).to(device, non_blocking=True), torch.arange(positions, device=device)
+        )
         hidden_ND = embedded_TD.repeat(images, 1)
         state = DecoderState(draws, torch.arange(images * draws, device=device), positions, [], [])
         causal = torch.ones(positions, positions, dtype=torch.bool, device=device).tril()

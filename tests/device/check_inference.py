@@ -17,21 +17,21 @@ from pipeline.captioning.match_scorer import MatchScorer
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.evaluation.hico import HicoRules
 from pipeline.evaluation.zero_shot import TestNames, ZeroShot
-from tests.captioning.conftest import blip_folder, pictures  # noqa: F401
-from tests.captioning.test_match_scorer import TEXTS, matcher  # noqa: F401
-from tests.device.standin import counted, register
-from tests.models.conftest import small_config, tokenizer  # noqa: F401
-from tests.tagger.test_labelling import CATEGORIES, PREDICATES, RIDING, image, scores, tagger  # noqa: F401
 from tagger.labelling.labeller import Labeller
+from tests.captioning.test_match_scorer import TEXTS
+from tests.device.standin import counted, register
+from tests.tagger.test_labelling import CATEGORIES, PREDICATES, RIDING, image, scores
 
 register()
 CPU = torch.device("cpu")
 
 
-def test_labels_wait_once_for_images_that_are_scored_together(tagger, device):  # noqa: F811
+def test_labels_wait_once_for_images_that_are_scored_together(tagger, device):
     images = [image(seed, RIDING) for seed in range(6)]
     labellers = [
-        Labeller(copy.deepcopy(tagger).to(where), CATEGORIES, PREDICATES, floor=0.0, images_together=3, pairs_together=4)
+        Labeller(
+            copy.deepcopy(tagger).to(where), CATEGORIES, PREDICATES, floor=0.0, images_together=3, pairs_together=4
+        )
         for where in (CPU, device)
     ]
     expected = [labels.relations for labels in labellers[0].label(images)]
@@ -51,7 +51,7 @@ def opened(kind: type, where: torch.device, monkeypatch: pytest.MonkeyPatch, **s
 
 
 @pytest.mark.parametrize("changes", [{"draws": 5}, {"decoding": "beam"}, {"draws": 2, "top_p": 1.0}], ids=str)
-def test_captions_wait_once_a_batch(blip_folder: Path, pictures, device, monkeypatch, changes):  # noqa: F811
+def test_captions_wait_once_a_batch(blip_folder: Path, pictures, device, monkeypatch, changes):
     settings = {"model": str(blip_folder), "batch_size": 4} | changes
     here, there = (opened(BlipCaptioner, where, monkeypatch, **settings) for where in (CPU, device))
     ids = list(range(len(pictures)))
@@ -59,12 +59,12 @@ def test_captions_wait_once_a_batch(blip_folder: Path, pictures, device, monkeyp
     with counted() as traffic:
         found = there.caption(pictures, ids)
     assert [[c.text for c in of] for of in found] == [[c.text for c in of] for of in expected]
-    for one, other in zip(sum(found, []), sum(expected, []), strict=True):
-        assert one.log_probability == pytest.approx(other.log_probability, abs=1e-3)
+    sure, surely = ([c.log_probability for of in captions for c in of] for captions in (found, expected))
+    assert sure == pytest.approx(surely, abs=1e-3)
     assert traffic.waits.total() == -(-len(pictures) // 4), traffic.waits
 
 
-def test_the_filter_scores_the_same(matcher: Path, pictures, device, monkeypatch):  # noqa: F811
+def test_the_filter_scores_the_same(matcher: Path, pictures, device, monkeypatch):
     here, there = (opened(MatchScorer, where, monkeypatch, filter=str(matcher)) for where in (CPU, device))
     with counted() as traffic:
         found = there.scores(pictures[0], TEXTS)
@@ -72,7 +72,7 @@ def test_the_filter_scores_the_same(matcher: Path, pictures, device, monkeypatch
     assert traffic.waits.total() == 1, traffic.waits
 
 
-def test_an_evaluation_finds_the_same(small_config, tokenizer, device):  # noqa: F811
+def test_an_evaluation_finds_the_same(small_config, tokenizer, device):
     network = RLIP(small_config, tokenizer).eval()
     names = TestNames(("person", "dog", "bicycle"), ("riding", "holding"))
     images = [Image.new("RGB", (120, 80), (40 * number, 90, 200 - 30 * number)) for number in range(5)]

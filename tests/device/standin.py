@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -24,7 +25,15 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 
 NAME = "standin"
 aten = torch.ops.aten
-WAITS = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten._unique2, aten.unique_dim, aten.bincount}
+WAITS = {
+    aten._local_scalar_dense,
+    aten.nonzero,
+    aten.masked_select,
+    aten.equal,
+    aten._unique2,
+    aten.unique_dim,
+    aten.bincount,
+}
 """Operations whose result the host needs before it can go on: values, or a shape that depends on values."""
 
 
@@ -36,7 +45,12 @@ class StandInTensor(Tensor):
     @staticmethod
     def __new__(cls, raw: Tensor) -> StandInTensor:
         return Tensor._make_wrapper_subclass(
-            cls, raw.size(), strides=raw.stride(), storage_offset=raw.storage_offset(), dtype=raw.dtype, device=f"{NAME}:0"
+            cls,
+            raw.size(),
+            strides=raw.stride(),
+            storage_offset=raw.storage_offset(),
+            dtype=raw.dtype,
+            device=f"{NAME}:0",
         )
 
     def __init__(self, raw: Tensor) -> None:
@@ -76,42 +90,50 @@ def _count(kind: str, func: Any) -> None:
         getattr(traffic, kind)[line] += 1
 
 
+def _plain(value: Any) -> Any:
+    """Returns what the CPU takes in place of a tensor of the device, or of the device."""
+    if isinstance(value, StandInTensor):
+        return value.raw
+    return torch.device("cpu") if isinstance(value, torch.device) and value.type == NAME else value
+
+
 def _run(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+    """Runs an operation on the CPU and returns tensors of the device, if it has operands there or is asked to make some."""
     packet = func._overloadpacket
-    leaves = [leaf for leaf in tree_flatten((args, dict(kwargs)))[0] if isinstance(leaf, Tensor)]
-    ours = [leaf for leaf in leaves if isinstance(leaf, StandInTensor)]
+    operands = [leaf for leaf in tree_flatten((args, dict(kwargs)))[0] if isinstance(leaf, Tensor)]
+    ours = [operand for operand in operands if isinstance(operand, StandInTensor)]
     device = kwargs.get("device")
-    to_us = torch.device(device).type == NAME if device is not None else bool(ours)
-    if packet is aten._to_copy or packet is aten.copy_:
-        source = args[1] if packet is aten.copy_ else args[0]
-        target_is_ours = isinstance(args[0], StandInTensor) if packet is aten.copy_ else to_us
-        if isinstance(source, StandInTensor) and not target_is_ours:
-            if not kwargs.get("non_blocking"):
-                _count("waits", func)
-            else:
-                raise AssertionError("a copy to the host that nobody waits for")
-        elif target_is_ours and not isinstance(source, StandInTensor):
-            _count("copies", func)
-            blocking = not (kwargs.get("non_blocking") or (packet is aten.copy_ and len(args) > 2 and args[2]))
-            if blocking and source.numel() > 1:
-                _count("waits", func)
-    else:
-        alien = [leaf for leaf in leaves if not isinstance(leaf, StandInTensor) and leaf.dim() > 0]
-        if ours and alien:
-            raise RuntimeError(f"{func}: expected all tensors on one device, but found {NAME} and {alien[0].device}")
-        if packet in WAITS or (packet is aten.repeat_interleave and isinstance(args[0], StandInTensor) and len(leaves) > 1):
+    to_us = bool(ours) if device is None else torch.device(device).type == NAME
+    if packet is aten._to_copy:
+        _copied(func, args[0], to_us, bool(kwargs.get("non_blocking")))
+    elif packet is aten.copy_:
+        _copied(func, args[1], isinstance(args[0], StandInTensor), len(args) > 2 and args[2])
+    elif ours:
+        aliens = [x for x in operands if not isinstance(x, StandInTensor) and x.dim() > 0]
+        if aliens:
+            raise RuntimeError(f"{func}: expected all tensors on one device, but found {NAME} and {aliens[0].device}")
+        masks = args[1] if packet in (aten.index, aten.index_put, aten.index_put_) else ()
+        by_mask = any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in masks)
+        by_counts = packet is aten.repeat_interleave and len(operands) > 1
+        if packet in WAITS or by_mask or by_counts:
             _count("waits", func)
-        if packet in (aten.index, aten.index_put, aten.index_put_) and any(
-            isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in args[1]
-        ):
-            _count("waits", func)
-    plain = lambda x: x.raw if isinstance(x, StandInTensor) else torch.device("cpu") if isinstance(x, torch.device) and x.type == NAME else x
     with torch._C._DisableTorchDispatch():
-        out = func(*tree_map(plain, args), **tree_map(plain, dict(kwargs)))
+        out = func(*tree_map(_plain, args), **tree_map(_plain, dict(kwargs)))
     if packet is aten._local_scalar_dense or not to_us:
         return out
     wrapped = tree_map(lambda x: StandInTensor(x) if isinstance(x, Tensor) else x, out)
     return return_and_correct_aliasing(func, args, dict(kwargs), wrapped) if ours else wrapped
+
+
+def _copied(func: Any, source: Tensor, to_us: bool, in_background: bool) -> None:
+    """Counts a copy between host and device. Raises `AssertionError` for one that the host would read too early."""
+    if isinstance(source, StandInTensor) and not to_us:
+        assert not in_background, "a copy to the host that nobody waits for"
+        _count("waits", func)
+    elif to_us and not isinstance(source, StandInTensor):
+        _count("copies", func)
+        if not in_background:
+            _count("waits", func)
 
 
 class _Factories(TorchDispatchMode):
@@ -150,10 +172,23 @@ def register() -> None:
 
 @contextmanager
 def standin_device() -> Iterator[torch.device]:
-    """Makes the device known to torch."""
+    """Makes the device known to torch. Inference mode, which takes no wrapped tensors, only turns gradients off meanwhile."""
     register()
-    with _Factories(), _FromHost():
+    entered, left = (
+        mock.patch.object(torch.inference_mode, "__enter__", _enter),
+        mock.patch.object(torch.inference_mode, "__exit__", _leave),
+    )
+    with entered, left, _Factories(), _FromHost():
         yield torch.device(NAME, 0)
+
+
+def _enter(self: torch.inference_mode) -> None:
+    self.before = torch.is_grad_enabled()
+    torch.set_grad_enabled(self.before and not self.mode)
+
+
+def _leave(self: torch.inference_mode, *error: object) -> None:
+    torch.set_grad_enabled(self.before)
 
 
 @contextmanager

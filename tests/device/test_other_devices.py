@@ -18,7 +18,16 @@ ROOT = FOLDER.parents[1]
 
 @pytest.mark.parametrize("checks", sorted(path.stem for path in FOLDER.glob("check_*.py")))
 def test_on_a_stand_in(checks: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={tmp_path / 'checks'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        f"--basetemp={tmp_path / 'checks'}",
+    ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
         [*command, FOLDER / f"{checks}.py"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600

@@ -127,8 +127,7 @@ def test_texts_are_hidden_in_training_by_the_sign_of_their_features(small_config
     features = torch.randn(6, 32)
     features = features - features.mean(1, keepdim=True) + torch.tensor([1.0, -1, 1, 1, 1, 1])[:, None]
     training, evaluating = (
-        network.train(mode).predict(images, None, features[:4], features[4:]).object_logits
-        for mode in (True, False)
+        network.train(mode).predict(images, None, features[:4], features[4:]).object_logits for mode in (True, False)
     )
     assert ((training - evaluating).abs().max() > 1e-4) == official
 

@@ -29,9 +29,7 @@ def scores(tagger: RelationTagger) -> torch.Tensor:
     pixels = torch.randn(1, 3, 96, 128, generator=draws)
     with torch.inference_mode():
         texts = torch.randn(7, tagger.config.text.hidden, generator=draws)
-        return tagger.predict(
-            pixels, None, texts[:4], texts[4:], queries
-        ).predicate_logits
+        return tagger.predict(pixels, None, texts[:4], texts[4:], queries).predicate_logits
 
 
 @pytest.mark.parametrize(
