@@ -120,9 +120,8 @@ def _cell_centres(shapes: list[tuple[int, int]], valid_ratios_BL2: Tensor) -> Te
     """Returns each token's centre as B×S×L×2 (x, y): its position in the valid image, on the map of every level."""
     own_levels = []
     for level, (height, width) in enumerate(shapes):
-        like = {"dtype": valid_ratios_BL2.dtype, "device": valid_ratios_BL2.device}
-        y = (torch.arange(height, **like) + 0.5) / height
-        x = (torch.arange(width, **like) + 0.5) / width
+        rows, columns = (torch.arange(side, device=valid_ratios_BL2.device) for side in (height, width))
+        y, x = ((cells.to(valid_ratios_BL2.dtype) + 0.5) / len(cells) for cells in (rows, columns))
         centre_S2 = torch.stack((x.repeat(height), y.repeat_interleave(width)), dim=-1)
         own_levels.append(centre_S2 / valid_ratios_BL2[:, None, level])
     return torch.cat(own_levels, dim=1)[:, :, None] * valid_ratios_BL2[:, None]

@@ -84,7 +84,8 @@ class Network(nn.Module):
         if len(objects_TE) == 0:
             raise ValueError('the list of object texts is empty; give at least the text that stands for "no objects"')
         whole = (images_B3HW.shape[2], images_B3HW.shape[3])
-        padded = sizes is not None and any(size != whole for size in sizes)
+        sizes = [whole] * len(images_B3HW) if sizes is None else sizes
+        padded = any(size != whole for size in sizes)
         maps, paddings = self._padded_levels(images_B3HW, sizes) if padded else self._levels(images_B3HW)
         shapes = [(x.shape[2], x.shape[3]) for x in maps]
         position_BSD = torch.cat(
@@ -141,7 +142,7 @@ class Network(nn.Module):
         rows_of: dict[Size, list[int]] = {}
         for row, size in enumerate(sizes):
             rows_of.setdefault(size, []).append(row)
-        levels_of: dict[int, list[Tensor]] = {}
+        levels_of: dict[int, tuple[Tensor, ...]] = {}
         for (height, width), rows in rows_of.items():
             alike_B3HW = torch.stack([images_B3HW[row, :, :height, :width] for row in rows])
             levels_of |= dict(zip(rows, zip(*self._levels(alike_B3HW)[0], strict=True), strict=True))

@@ -77,9 +77,9 @@ class ZeroShot:
     def _predict(self, images_B3HW: Tensor) -> Predictions:
         """Returns the last layer's predictions, on the CPU."""
         found = self._network.predict(images_B3HW, None, self._objects_TE, self._predicates_TE)
-        predictions = Predictions(**{name: tensor.cpu() for name, tensor in found.tensors().items()})
-        check_finite(predictions.tensors(), self._network)
-        return predictions
+        here = {name: tensor.cpu() for name, tensor in found.tensors().items()}
+        check_finite(here, self._network)
+        return Predictions(**here, auxiliary=[])
 
 
 def truth_interactions(row: Mapping[str, Any], names: TestNames, canonical: Mapping[str, str]) -> Interactions:

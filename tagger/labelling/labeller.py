@@ -155,7 +155,7 @@ class Labeller:
         on_host = torch.cat([scores_NP.flatten() for _, scores_NP in scored]).cpu()
         check_finite({"scores of predicates": on_host}, self._tagger)
         scores_NP = [torch.empty(len(pairs), len(texts.predicates)) for pairs, texts in zip(ends, lists, strict=True)]
-        for (part, like), flat in zip(scored, on_host.split([x.numel() for _, x in scored]), strict=True):
+        for (part, like), flat in zip(scored, torch.split(on_host, [x.numel() for _, x in scored]), strict=True):
             into = scores_NP[part.image]
             into[part.start : part.end] = flat.view_as(like)[: part.end - part.start, : into.shape[1]]
         return [
