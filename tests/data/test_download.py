@@ -110,8 +110,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data) - start))
         self.end_headers()
         end = start + server.cut.pop(0) if server.cut else len(data)
-        self.wfile.write(data[start:end])
+        # Counted before it is written: a client that has it all may look at once.
         server.sent += len(data[start:end])
+        self.wfile.write(data[start:end])
 
     def log_message(self, *parts: object) -> None:
         pass
