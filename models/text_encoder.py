@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from models.text_tokens import LabelTokenizer, TextTokens
 
 REMEMBERED = 64
 """Number of text lists whose features an encoder in evaluation mode caches."""
+SHORTENED = ("roberta", "bert")
+"""Kinds of encoders whose last layer is run for the first token alone."""
 
 
 class TextEncoder(nn.Module):
@@ -108,4 +111,24 @@ def _build(config: TextConfig, padding: int) -> PreTrainedModel:
             f"network setting text.kind={config.kind!r}: has no pooled output of texts; use roberta, bert or another "
             "kind that has one"
         )
+    if config.kind in SHORTENED:
+        layers = model.encoder.layer
+        layers[-1] = _FirstTokenLayer(layers[-1])
     return model
+
+
+class _FirstTokenLayer(nn.Module):
+    """The last layer of a language model, for the first token alone: nothing else of it enters the pooled output.
+
+    It has the parts of the layer that it stands for, under the same names.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.attention, self.intermediate, self.output = layer.attention, layer.intermediate, layer.output
+
+    def forward(self, tokens_TND: Tensor, mask: Tensor | None, *_: None, **options: Any) -> Tensor:
+        """Returns T×1×D. The other arguments are those by which transformers decodes and records."""
+        mixed_TND, _weights = self.attention.self(tokens_TND, attention_mask=mask, **options)
+        attended_T1D = self.attention.output(mixed_TND[:, :1], tokens_TND[:, :1])
+        return self.output(self.intermediate(attended_T1D), attended_T1D)

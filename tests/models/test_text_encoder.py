@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tokenizers import BertWordPieceTokenizer
+from transformers import AutoModel
 
 from models import text_encoder
 from models.config import ConfigError
@@ -108,6 +109,20 @@ def test_bert_in_place_of_roberta(small_config, word_pieces):
     features = encoder(LABELS)
     assert features.shape == (4, 32) and (features[0] - features[1]).abs().max() > 1e-4
     torch.testing.assert_close(features[:1], encoder(["person"]), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["roberta", "bert"])
+def test_features_and_gradients_are_those_of_the_whole_language_model(small_config, kind):
+    encoder = TextEncoder(replace(small_config.text, kind=kind, dropout=0.0), None)
+    whole = AutoModel.from_config(encoder.roberta.config)
+    whole.load_state_dict(encoder.roberta.state_dict())
+    ids, mask = torch.randint(4, 100, (3, 6)), torch.ones(3, 6).tril(2)
+    ours, theirs = encoder.encode_tokens(ids, mask), whole(input_ids=ids, attention_mask=mask).pooler_output
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    for features in (ours, theirs):
+        features.square().sum().backward()
+    for (name, one), other in zip(encoder.roberta.named_parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-6, rtol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize("kind", ["no_such_model", "t5", "distilbert", "resnet"])
