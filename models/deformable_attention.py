@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.deformable_read import read
+from models.deformable_read import read, read_on_cpu
 
 
 @dataclass
@@ -106,22 +106,27 @@ class DeformableAttention(nn.Module):
         value_BSD = self.value_proj(memory_BSD)
         if padding_BS is not None:
             value_BSD = value_BSD.masked_fill(padding_BS[:, :, None], 0.0)
+        value_BSMC = value_BSD.unflatten(2, (self.heads, -1))
         offsets_BQM2LK, weights_BQMLK = self._offsets_and_weights(queries_BQD)
         # Under autocast, only the references are guaranteed to keep their precision.
         precision = references.base.dtype
-        offsets_BMQ2LK = offsets_BQM2LK.transpose(1, 2).contiguous().to(precision)
-        if references.scale is not None:
-            offsets_BMQ2LK = offsets_BMQ2LK * references.scale.transpose(1, 2)
-        places_BMQ2LK = offsets_BMQ2LK.add_(references.base.transpose(1, 2))
-        weights_BMQLK = weights_BQMLK.transpose(1, 2).contiguous().to(precision).softmax(-1)
-        read_NQC = read(
-            value_BSD.unflatten(2, (self.heads, -1)).transpose(1, 2),
-            places_BMQ2LK.flatten(0, 1),
-            weights_BMQLK.flatten(0, 1),
-            tuple(shapes),
-        )
-        read_BQD = read_NQC.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2)
-        attended: Tensor = self.output_proj(read_BQD)
+        if value_BSD.is_cpu:
+            if references.scale is not None:
+                offsets_BQM2LK = offsets_BQM2LK * references.scale
+            places_BQM2LK = references.base + offsets_BQM2LK
+            weights_BQMLK = weights_BQMLK.softmax(-1, dtype=precision)
+            read_BQMC = read_on_cpu(value_BSMC, places_BQM2LK, weights_BQMLK, tuple(shapes))
+        else:
+            # A GPU reads head by head.
+            offsets_BMQ2LK = offsets_BQM2LK.transpose(1, 2).contiguous().to(precision)
+            if references.scale is not None:
+                offsets_BMQ2LK = offsets_BMQ2LK * references.scale.transpose(1, 2)
+            places_BMQ2LK = offsets_BMQ2LK.add_(references.base.transpose(1, 2))
+            weights_BMQLK = weights_BQMLK.transpose(1, 2).contiguous().to(precision).softmax(-1)
+            per_head = places_BMQ2LK.flatten(0, 1), weights_BMQLK.flatten(0, 1)
+            read_NQC = read(value_BSMC.transpose(1, 2), *per_head, tuple(shapes))
+            read_BQMC = read_NQC.unflatten(0, (-1, self.heads)).transpose(1, 2)
+        attended: Tensor = self.output_proj(read_BQMC.flatten(2))
         return attended
 
     def offset_weights(self) -> tuple[Tensor, Tensor]:

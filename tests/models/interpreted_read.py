@@ -121,8 +121,14 @@ def test_a_layer_with_padding(monkeypatch):
     queries, memory = torch.randn(2, 3, 16), torch.randn(2, 26, 16)
     references, padding = References.in_boxes(torch.rand(2, 3, 2, 4), TWO, 3), torch.rand(2, 26) < 0.4
     found = []
-    for read in (deformable_read.read, read_by_kernel):
-        monkeypatch.setattr(deformable_attention, "read", read)
+
+    def by_kernel(value_BSMC, places_BQM2LK, weights_BQMLK, shapes):
+        value, places, weights = (x.transpose(1, 2) for x in (value_BSMC, places_BQM2LK, weights_BQMLK))
+        read_NQC = read_by_kernel(value, places.flatten(0, 1), weights.flatten(0, 1), shapes)
+        return read_NQC.unflatten(0, value.shape[:2]).transpose(1, 2)
+
+    for read in (deformable_read.read_on_cpu, by_kernel):
+        monkeypatch.setattr(deformable_attention, "read_on_cpu", read)
         attended = layer(queries, references, memory, list(TWO), padding)
         found.append([attended, *torch.autograd.grad(attended.square().sum(), layer.parameters())])
     for theirs, ours in zip(*found, strict=True):

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -95,10 +100,8 @@ def test_gradients():
     assert torch.autograd.gradcheck(read, (queries, memory, boxes, *layer.parameters()), eps=1e-7, atol=1e-5)
 
 
-@pytest.mark.parametrize("block", [1, 40, 1000, 2**18])
 @pytest.mark.parametrize("queries", [0, 1, 17])
-def test_the_fast_reading_is_the_plain_one(monkeypatch, block, queries):
-    monkeypatch.setattr(deformable_read, "BLOCK", block)
+def test_the_fast_reading_is_the_plain_one(queries):
     inputs = [
         torch.randn(4, TOKENS, 5),
         torch.rand(4, queries, 2, 6) * 12 - 4,  # many outside the maps
@@ -115,6 +118,48 @@ def test_the_fast_reading_is_the_plain_one(monkeypatch, block, queries):
         if name == "grad_places":  # at a cell's centre the slope to either side is correct
             fast, plain = fast[:, 1:], plain[:, 1:]
         torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_no_bit_depends_on_threads_or_on_other_images(monkeypatch, threads):
+    monkeypatch.setattr(deformable_read, "SHARED", 0)
+    inputs = torch.randn(3, TOKENS, 2, 8), torch.rand(3, 40, 2, 2, 6) * 8 - 2, torch.rand(3, 40, 2, 6)
+    pushed = torch.randn(3, 40, 2, 8)
+
+    def results(rows):
+        leaves = [x[rows].clone().requires_grad_() for x in inputs]
+        read = deformable_read.read_on_cpu(*leaves, tuple(SHAPES))
+        return read, *torch.autograd.grad(read, leaves, pushed[rows])
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        each = [torch.cat(of_images) for of_images in zip(*(results(slice(i, i + 1)) for i in range(3)), strict=True)]
+        torch.set_num_threads(threads)
+        together = results(slice(None))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(each, together, strict=True))
+
+
+def _digest(seed: int) -> str:
+    """A digest of what is read of random maps, and of its gradients."""
+    draws = torch.Generator().manual_seed(seed)
+    sizes = ((2, TOKENS, 2, 32), (2, 40, 2, 2, 6), (2, 40, 2, 6))
+    leaves = [torch.rand(size, generator=draws).mul_(8).sub_(2).requires_grad_() for size in sizes]
+    read = deformable_read.read_on_cpu(*leaves, tuple(SHAPES))
+    found = read, *torch.autograd.grad(read, leaves, read.detach().square())
+    return hashlib.sha256(b"".join(x.detach().numpy().tobytes() for x in found)).hexdigest()
+
+
+def test_an_older_processor_computes_the_same_bits(root):
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
+    code += "from test_deformable_attention import _digest; print(_digest(3))"
+    processor = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    paths = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, **processor, "PYTHONPATH": paths}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == _digest(3), done.stderr
 
 
 def test_the_plain_reading_is_used_elsewhere_than_on_the_cpu():
@@ -157,8 +202,8 @@ def test_second_derivatives_are_refused():
 
 
 def test_the_operators_are_what_torch_compile_believes_them_to_be():
-    sides, pushed = [side for shape in SHAPES for side in shape], torch.randn(2, 3, 5)
-    inputs = torch.randn(1, 2, TOKENS, 5), torch.rand(2, 3, 2, 6), torch.rand(2, 3, 6)
+    sides, pushed = [side for shape in SHAPES for side in shape], torch.randn(1, 3, 2, 5)
+    inputs = torch.randn(1, TOKENS, 2, 5), torch.rand(1, 3, 2, 2, 6), torch.rand(1, 3, 2, 6)
     leaves = [x.clone().requires_grad_() for x in inputs]
     torch.library.opcheck(torch.ops.rlip.read_on_cpu, (*leaves, sides))
     _, framed = torch.ops.rlip.read_on_cpu(*inputs, sides)
