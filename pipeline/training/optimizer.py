@@ -55,8 +55,15 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
-def clip(parameters: Sequence[nn.Parameter], norm: float, largest: float) -> None:
-    """Scales the gradient of this norm down to the largest that is allowed."""
+def update(optimizer: torch.optim.Optimizer, norm: float, largest: float) -> None:
+    """Takes a step with the gradient, which has this norm, scaled down to the largest that is allowed."""
     factor = largest / (norm + 1e-6)
-    if factor < 1:
-        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], factor)
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    divisor: Tensor | None = None
+    if factor < 1 and isinstance(gradients[0], DTensor):
+        torch._foreach_mul_(gradients, factor)
+    elif factor < 1:
+        divisor = torch.full((), 1 / factor, device=gradients[0].device)
+    # A fused optimizer divides each gradient where it reads it, which saves a pass over all of them.
+    optimizer.grad_scale = divisor  # type: ignore[attr-defined]
+    optimizer.step()

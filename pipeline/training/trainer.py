@@ -25,7 +25,7 @@ from pipeline.training.checkpoints.state import TrainingState
 from pipeline.training.config import TrainConfig
 from pipeline.training.ema import Ema
 from pipeline.training.monitor import Monitor
-from pipeline.training.optimizer import clip, gradient_norm, make_optimizer, set_rates
+from pipeline.training.optimizer import gradient_norm, make_optimizer, set_rates, update
 from pipeline.training.parallel import Sharded, make_parallel
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings
@@ -214,8 +214,7 @@ class Trainer:
             done = self._exchanged(found, gradient_norm(self._parameters), asked_to_stop())
             if not math.isfinite(done.norm + done.losses["loss"]):
                 raise FatalError(self._diverged(f"loss {done.losses['loss']}, gradient norm {done.norm}"))
-            clip(self._parameters, done.norm, settings.clip)
-            self._optimizer.step()
+            update(self._optimizer, done.norm, settings.clip)
         if self._ema is not None:
             self._ema.update()
         return done

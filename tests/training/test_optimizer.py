@@ -1,31 +1,35 @@
-"""The fused optimizer of trainings takes the same steps as the plain one."""
+"""The step of the optimizer with a gradient that is clipped."""
 
 from __future__ import annotations
 
+import copy
+
+import pytest
 import torch
+from torch import nn
 
-from models.config import NetworkConfig
-from models.rlip import RLIP
+from pipeline.training.optimizer import gradient_norm, make_optimizer, update
 from pipeline.training.settings import TrainingSettings
-from pipeline.training.trainer import make_optimizer
-from tests.training.conftest import NETWORK
 
 
-def test_fused_steps_are_plain_steps():
-    settings = TrainingSettings(network=NETWORK, lr=1e-2, weight_decay=0.1)
-    ends = []
-    for plain in (False, True):
-        torch.manual_seed(0)
-        network = RLIP(NetworkConfig.from_dict(settings.network), None)
-        optimizer = make_optimizer(network, settings)
-        assert all(group["fused"] for group in optimizer.param_groups)
-        if plain:
-            groups = [{"params": group["params"]} for group in optimizer.param_groups]
-            optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay, foreach=False)
-        for _ in range(3):
-            for parameter in network.parameters():
-                parameter.grad = torch.randn_like(parameter)
-            optimizer.step()
-        ends.append([parameter.detach() for parameter in network.parameters()])
-    for fused, plain in zip(*ends, strict=True):
-        torch.testing.assert_close(fused, plain, atol=1e-6, rtol=1e-5)
+@pytest.mark.parametrize("largest", [0.1, 1e3])
+def test_steps_are_those_with_a_clipped_gradient(largest):
+    torch.manual_seed(0)
+    ours = nn.ModuleDict({"backbone": nn.Linear(5, 7), "text_encoder": nn.Linear(7, 3), "head": nn.Linear(3, 2)})
+    theirs = copy.deepcopy(ours)
+    optimizers = [make_optimizer(network, TrainingSettings(lr=1e-2)) for network in (ours, theirs)]
+    for step in range(3):
+        for network in (ours, theirs):
+            network.zero_grad()
+            draws = torch.Generator().manual_seed(step)
+            x = torch.randn(6, 5, generator=draws)
+            # Large gradients in one step, small ones in the next: the scale of one must not stay for the other.
+            for layer in network.values():
+                x = layer(x)
+            (x.square().sum() * 10.0 ** (1 - 2 * (step % 2))).backward()
+        parameters = list(ours.parameters())
+        update(optimizers[0], gradient_norm(parameters).item(), largest)
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), largest)
+        optimizers[1].step()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
