@@ -19,6 +19,7 @@ from models.boxes import inverse_sigmoid
 from models.config import NetworkConfig
 from models.deformable_attention import DeformableAttention, References
 from models.encoded import Encoded
+from models.feedforward import feed_forward
 from models.perceptron import Perceptron
 from models.position_encoding import encode_boxes
 
@@ -147,8 +148,8 @@ class _Layer(nn.Module):
         content_BQD = self.norm2(content_BQD + self.dropout(attended.reshape(content_BQD.shape)))
         read = self.cross_attn(content_BQD + position_BQD, references, encoded.memory, encoded.shapes, encoded.padding)
         content_BQD = self.norm1(content_BQD + self.dropout(read))
-        inner = self.dropout(self.activation(self.linear1(content_BQD.flatten(0, 1))))
-        return self.norm3(content_BQD + self.dropout(self.linear2(inner)).view_as(content_BQD))
+        outer_ND = feed_forward(content_BQD.flatten(0, 1), self.linear1, self.activation, self.dropout, self.linear2)
+        return self.norm3(content_BQD + self.dropout(outer_ND).view_as(content_BQD))
 
 
 def _by_group(queries_BQD: Tensor, groups: int) -> Tensor:

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.config import NetworkConfig
 from models.deformable_attention import DeformableAttention, References
+from models.feedforward import feed_forward
 from models.fusion import Fusion
 from models.language_layer import LanguageLayer
 
@@ -111,7 +112,7 @@ class _ImageLayer(nn.Module):
 
     def _after_attention(self, x_ND: Tensor, read_ND: Tensor) -> Tensor:
         x_ND = self.norm1(x_ND + self.dropout(read_ND))
-        outer_ND = self.linear2(self.dropout(self.activation(self.linear1(x_ND))))
+        outer_ND = feed_forward(x_ND, self.linear1, self.activation, self.dropout, self.linear2)
         normed_ND: Tensor = self.norm2(x_ND + self.dropout(outer_ND))
         return normed_ND
 
