@@ -46,6 +46,9 @@ class Encoder(nn.Module):
         # In double precision, so that a cell's centre on its own map is exact.
         centres_BSL2 = _cell_centres(shapes, valid_ratios_BL2.double())
         references = References.at_points(centres_BSL2, shapes, self.points).to(position_BSD.dtype)
+        if image_BSD.is_cpu and torch.is_autocast_enabled("cpu"):
+            # Every layer would cast the tokens several times, forward and backward.
+            image_BSD, position_BSD = (x.to(torch.get_autocast_dtype("cpu")) for x in (image_BSD, position_BSD))
         first = image_BSD.shape[1] - shapes[-1][0] * shapes[-1][1]
         fused_padding = padding_BS[:, first:] if padding_BS is not None and mask_fusion else None
         texts_BTE = texts_1TE
