@@ -18,20 +18,14 @@ from models.packed_linear import can_pack
 def feed_forward(
     x_ND: Tensor, inner: nn.Module, activation: nn.Module, dropout: nn.Dropout, outer: nn.Module
 ) -> Tensor:
-    """Returns N×D. A training on a CPU with oneDNN applies the ReLU where the product is written, without a pass of its own.
+    """Returns N×D. On a CPU with oneDNN, the ReLU is applied where the product is written, without a pass of its own.
 
     A compiler fuses by itself, and does not see through oneDNN's kernels.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_ND.dtype
     plain = type(inner) is nn.Linear and type(outer) is nn.Linear and type(activation) is nn.ReLU
     drops = dropout.training and dropout.p > 0
-    if (
-        plain
-        and not drops
-        and torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and can_pack(x_ND.device, dtype)
-    ):
+    if plain and not drops and not torch.compiler.is_compiling() and can_pack(x_ND.device, dtype):
         given = (x.to(dtype) for x in (x_ND, inner.weight, inner.bias, outer.weight, outer.bias))
         fused: Tensor = _FeedForward.apply(*given)
         return fused

@@ -130,5 +130,6 @@ class _FirstTokenLayer(nn.Module):
     def forward(self, tokens_TND: Tensor, mask: Tensor | None, *_: None, **options: Any) -> Tensor:
         """Returns T×1×D. The other arguments are those by which transformers decodes and records."""
         mixed_TND, _weights = self.attention.self(tokens_TND, attention_mask=mask, **options)
-        attended_T1D = self.attention.output(mixed_TND[:, :1], tokens_TND[:, :1])
+        # Contiguous, because a linear layer copies its weight for each text otherwise.
+        attended_T1D = self.attention.output(mixed_TND[:, :1].contiguous(), tokens_TND[:, :1])
         return self.output(self.intermediate(attended_T1D), attended_T1D)
