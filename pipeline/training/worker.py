@@ -29,6 +29,7 @@ from pipeline.training.launch.meeting import join
 from pipeline.training.ranks import Ranks
 from pipeline.training.shards import ShardSamples, range_cache
 from pipeline.training.task import Task
+from pipeline.training.tracking.peak import Precision
 from pipeline.training.trainer import Check, Trainer, TrainingResult
 from pipeline.training.vocabulary import Vocabulary
 from storage.atomic import put_in_place, write_atomic
@@ -69,7 +70,7 @@ def run(
     settings = config.settings
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.set_num_threads(settings.threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.precision != "float32"
+    set_precision(settings.precision)
     keep_freed_memory()
     vocabulary = Vocabulary.load(config.work / VOCABULARY)
     samples = _samples(config, SAMPLES)
@@ -78,6 +79,13 @@ def run(
     if ranks.rank == 0 and trained.finished:
         _finish(config, trained, samples, ranks)
     return trained
+
+
+def set_precision(precision: Precision) -> None:
+    """Sets how factors of products of matrices in 32 bits are rounded in this process."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "float32"
+    if precision == "medium":
+        torch.set_float32_matmul_precision("medium")
 
 
 def _samples(config: TrainConfig, name: str) -> ShardSamples:

@@ -353,7 +353,7 @@ def test_the_peak_of_a_gpu_depends_on_the_precision_of_the_training(monkeypatch:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
     gpu = torch.device("cuda", 0)
     assert device_peak(gpu, "bfloat16") == 989.5e12
-    assert device_peak(gpu, "tf32") == 494.5e12
+    assert device_peak(gpu, "tf32") == device_peak(gpu, "medium") == 494.5e12
     assert device_peak(gpu, "float32") == 67e12
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-Precision = Literal["bfloat16", "tf32", "float32"]
+Precision = Literal["bfloat16", "medium", "tf32", "float32"]
 _TERA = 1e12
 
 _PEAKS: tuple[tuple[str, dict[Precision, float]], ...] = (
@@ -40,7 +40,8 @@ def device_peak(device: torch.device, precision: Precision) -> float:
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    return known_peak(name, precision) or measured_peak(device, dtype)
+    # On a GPU, "medium" is tf32.
+    return known_peak(name, "tf32" if precision == "medium" else precision) or measured_peak(device, dtype)
 
 
 def known_peak(name: str, precision: Precision) -> float | None:
