@@ -29,7 +29,7 @@ class EvaluateStage(Stage):
     """Scores one set of weights on the test sets, whose label names the training was not given."""
 
     name = "evaluate"
-    version = 2
+    version = 3
     reads = ("images", "weights")
     writes = "scores"
     schema = METRICS

@@ -15,7 +15,7 @@ class PretrainStage(Stage):
     """Makes the network's weights (`model.safetensors`), with its training set's names, its tokenizer and metrics per step."""
 
     name = "pretrain"
-    version = 5
+    version = 6
     reads = ("shards",)
     writes = "weights"
     schema = METRICS

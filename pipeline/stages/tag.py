@@ -55,7 +55,7 @@ class TagStage(Stage):
     """
 
     name = "tag"
-    version = 8
+    version = 9
     reads = ("images", "triplets")
     uses = ("tagger",)
     writes = "relations"

@@ -18,7 +18,7 @@ class TrainTaggerStage(Stage):
     """
 
     name = "train_tagger"
-    version = 7
+    version = 8
     reads = ("shards",)
     writes = "tagger"
     schema = METRICS
