@@ -128,6 +128,28 @@ DROPPED = pa.schema(
 RELATIONS = pa.schema([("image_id", pa.int64()), ("tagger", pa.string()), ("relations", pa.list_(RELATION))])
 """`tagger` is the digest of the tagger that made the scores."""
 
+DETECTED_BOX = pa.struct(
+    [("category", pa.string()), ("score", pa.float32()), *[(side, pa.float32()) for side in "xywh"]]
+)
+"""One box that a network found: top-left corner and size, in absolute pixels."""
+
+DETECTED_PAIR = pa.struct(
+    [("subject", pa.int32()), ("object", pa.int32()), ("predicate", pa.string()), ("score", pa.float32())]
+)
+"""One relation that a network found. `subject` and `object` are indices into the image's boxes; object -1: no object."""
+
+DETECTIONS = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("uri", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("boxes", pa.list_(DETECTED_BOX)),
+        ("pairs", pa.list_(DETECTED_PAIR)),
+    ]
+)
+"""What a network found in images, best pairs first. `image_id` is null for pictures that belong to no data set."""
+
 REJECTED = pa.schema(
     [("image_id", pa.int64()), ("stage", pa.string()), ("reason", pa.string()), ("value", pa.string())]
 )
