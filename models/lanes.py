@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import extending, types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
+from numba.extending import models, register_model
 
 INDEX = ir.IntType(32)
+intrinsic: Any = extending.intrinsic
+"""Numba's types describe what compiled code sees, not what is called here."""
 Generate = Callable[[Any, ir.IRBuilder, Any, Sequence[Any]], Any]
 Typed = tuple[Any, Generate]
 
@@ -35,7 +37,7 @@ class _LanesModel(models.PrimitiveModel):
 
 
 @intrinsic(prefer_literal=True)
-def load(_typing: Any, array: types.Array, index: types.Type, count: types.Type) -> Typed | None:
+def load(_typing: Any, array: Any, index: types.Type, count: types.Type) -> Typed | None:
     """`load(array, index, count)` reads `count` numbers, a constant, of a flat array."""
     if not isinstance(count, types.IntegerLiteral):
         return None
@@ -64,7 +66,7 @@ def zeros(_typing: Any, like: types.Array, count: types.Type) -> Typed | None:
 
 
 @intrinsic
-def store(_typing: Any, array: types.Array, index: types.Type, lanes: Lanes) -> Typed:
+def store(_typing: Any, array: Any, index: types.Type, lanes: Lanes) -> Typed:
     """`store(array, index, lanes)` writes the numbers to a flat array."""
 
     def generate(context: Any, builder: ir.IRBuilder, _signature: Any, given: Sequence[Any]) -> Any:
@@ -76,7 +78,7 @@ def store(_typing: Any, array: types.Array, index: types.Type, lanes: Lanes) -> 
 
 
 @intrinsic(prefer_literal=True)
-def prefetch(_typing: Any, array: types.Array, index: types.Type, writes: types.Type) -> Typed | None:
+def prefetch(_typing: Any, array: Any, index: types.Type, writes: types.Type) -> Typed | None:
     """`prefetch(array, index, writes)` asks for a line of the cache; `writes`, a constant, is 1 if it will be written.
 
     The index may lie outside the array.
@@ -171,7 +173,7 @@ def _of_two(operation: str) -> Any:
 plus, minus, times = (_of_two(operation) for operation in ("add", "sub", "mul"))
 
 
-def _place(context: Any, builder: ir.IRBuilder, array: types.Array, given: Sequence[Any], target: ir.Type) -> Any:
+def _place(context: Any, builder: ir.IRBuilder, array: Any, given: Sequence[Any], target: ir.Type) -> Any:
     """Returns a pointer to the given array's number at the given index."""
     data = context.make_array(array)(context, builder, given[0]).data
     return builder.bitcast(builder.gep(data, [given[1]]), target.as_pointer())

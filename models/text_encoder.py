@@ -112,7 +112,7 @@ def _build(config: TextConfig, padding: int) -> PreTrainedModel:
             "kind that has one"
         )
     if config.kind in SHORTENED:
-        layers = model.encoder.layer
+        layers: Any = model.get_submodule("encoder.layer")
         layers[-1] = _FirstTokenLayer(layers[-1])
     return model
 
@@ -123,7 +123,7 @@ class _FirstTokenLayer(nn.Module):
     It has the parts of the layer that it stands for, under the same names.
     """
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__()
         self.attention, self.intermediate, self.output = layer.attention, layer.intermediate, layer.output
 

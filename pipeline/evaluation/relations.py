@@ -6,7 +6,7 @@ Boxes are N×4 absolute pixels (left, top, right, bottom); labels and predicates
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -49,8 +49,12 @@ class Relations:
 
     def take(self, index: NDArray[Any]) -> Relations:
         """Returns the relations that `index` (ascending positions or a mask) selects; the images stay the same."""
-        columns = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "images"}
-        return Relations(self.images, **{k: None if v is None else v[index] for k, v in columns.items()})
+        columns: dict[str, Any] = {
+            field.name: None if (column := getattr(self, field.name)) is None else column[index]
+            for field in fields(self)
+            if field.name != "images"
+        }
+        return replace(self, **columns)
 
     @property
     def triplets(self) -> Integers:
