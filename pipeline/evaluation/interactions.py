@@ -61,18 +61,23 @@ class ScoredPairs:
 
     def best(self, limit: int) -> Interactions:
         """Returns the `limit` highest-scoring interactions, best first. Ties are in the order of pairs, then predicates."""
-        pairs, vocabulary = self.predicate_scores.shape
-        flat = self.predicate_scores.reshape(-1)
-        order = np.argsort(-flat, kind="stable")[:limit]
-        pair, predicate = order // max(vocabulary, 1), order % max(vocabulary, 1)
+        pair, predicate = best_entries(self.predicate_scores, limit)
+        pairs = len(self.predicate_scores)
         return Interactions(
             subject_boxes=self.subject_boxes.reshape(pairs, 4)[pair],
             object_boxes=self.object_boxes.reshape(pairs, 4)[pair],
             subject_labels=self.subject_labels[pair],
             object_labels=self.object_labels[pair],
-            predicates=predicate.astype(np.int64),
-            scores=flat[order],
+            predicates=predicate,
+            scores=self.predicate_scores[pair, predicate],
         )
+
+
+def best_entries(scores: Floats, limit: int) -> tuple[Integers, Integers]:
+    """Returns rows and columns of the `limit` highest scores, best first. Ties are in the order of rows, then columns."""
+    order = np.argsort(-scores, axis=None, kind="stable")[:limit]
+    rows, columns = np.divmod(order, max(scores.shape[1], 1))
+    return rows.astype(np.int64), columns.astype(np.int64)
 
 
 def pixel_iou(left: Floats, right: Floats) -> Floats:

@@ -129,9 +129,9 @@ def test_boxes_of_no_size_or_outside(small_config, small_tagger_config, tokenize
 
 
 def test_a_damaged_weight_is_named(network, small_tagger_config, tokenizer):
-    network.transformer.encoder.layers[1].linear1.weight.data[0, 0] = math.nan
+    network.transformer.encoder.layers[1].linear2.weight.data[0, 0] = math.nan
     predictions = predict(network, torch.randn(1, 3, 64, 64))
-    with pytest.raises(FloatingPointError, match=r"encoder\.layers\.1\.linear1\.weight"):
+    with pytest.raises(FloatingPointError, match=r"encoder\.layers\.1\.linear2\.weight"):
         check_finite(predictions.tensors(), network)
     tagger = RelationTagger(small_tagger_config, tokenizer)
     tagger.bias_pred_a.data.fill_(math.inf)

@@ -1,0 +1,151 @@
+"""Finds boxes and relations in a stream of images with a pre-trained network, whose texts are any names.
+
+Shapes: P pairs, V predicates, N relations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from PIL.Image import Image
+
+from models.check_finite import check_finite
+from models.config import NO_OBJECTS
+from models.network import Network
+from models.postprocess import Pairs, scene_graph, zero_shot
+from models.predictions import Predictions
+from models.rlip import RLIP
+from pipeline.data.images.views import to_pixels
+from pipeline.evaluation.detection import Detections
+from pipeline.evaluation.interactions import Floats, Integers, Interactions, best_entries
+
+WINDOW = 4
+"""Batches' worth of consecutive images among which those of equal size are sought."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """The object and predicate names, which are the texts that the network gets."""
+
+    objects: tuple[str, ...]
+    predicates: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a network found in one image: boxes, and relations between them, best first."""
+
+    boxes: Detections
+    """The P subjects, then the P objects"""
+    subjects: Integers
+    objects: Integers
+    """N: indices into the boxes"""
+    predicates: Integers
+    scores: Floats
+
+    def interactions(self) -> Interactions:
+        """Returns the relations with their boxes and labels."""
+        boxes, labels = self.boxes.boxes, self.boxes.labels
+        return Interactions(
+            *(boxes[self.subjects], boxes[self.objects], labels[self.subjects], labels[self.objects]),
+            predicates=self.predicates,
+            scores=self.scores,
+        )
+
+    def row(self, names: Names) -> dict[str, Any]:
+        """Returns columns `boxes` and `pairs` of a row of the `detections` table."""
+        assert self.boxes.scores is not None
+        sides = np.concatenate([self.boxes.boxes[:, :2], self.boxes.boxes[:, 2:] - self.boxes.boxes[:, :2]], axis=1)
+        boxes = [
+            dict(zip("xywh", box, strict=True), category=names.objects[label], score=score)
+            for box, label, score in zip(sides.tolist(), self.boxes.labels, self.boxes.scores.tolist(), strict=True)
+        ]
+        columns = (self.subjects.tolist(), self.objects.tolist(), self.predicates, self.scores.tolist())
+        pairs = [
+            {"subject": subject, "object": object_, "predicate": names.predicates[predicate], "score": score}
+            for subject, object_, predicate, score in zip(*columns, strict=True)
+        ]
+        return {"boxes": boxes, "pairs": pairs}
+
+
+class Predictor:
+    """A pre-trained network whose texts were encoded once."""
+
+    def __init__(
+        self,
+        network: Network,
+        names: Names,
+        image_size: int,
+        *,
+        subject: str | None = None,
+        per_image: int = 100,
+        allowed: np.ndarray | None = None,
+    ) -> None:
+        """`image_size`: length in pixels to which an image's longest side is resized; `per_image`: relations to keep.
+
+        `subject`: the name that the likeliest subject of a pair must have (HICO-DET: "person"), whose own probability is
+        then no factor of the score; None allows all. `allowed`: V×objects, by which scores are multiplied.
+        """
+        assert isinstance(network, RLIP)
+        self._network, self._image_size, self._per_image = network.eval(), image_size, per_image
+        self._device = next(network.parameters()).device
+        self._subject = None if subject is None else names.objects.index(subject)
+        self._allowed = allowed
+        with torch.inference_mode():
+            self._objects_TE = network.encode_texts([*names.objects, NO_OBJECTS])
+            self._predicates_TE = network.encode_texts(names.predicates)
+
+    def predict(self, images: Iterable[Image], batch: int) -> Iterator[Found]:
+        """Yields what the network finds in each RGB image, in order. Images of equal input size share a pass, `batch` at most.
+
+        No more than four batches of images are held at a time.
+        """
+        left = iter(images)
+        while window := list(islice(left, WINDOW * batch)):
+            pixels = [to_pixels(image, self._image_size) for image in window]
+            by_shape: dict[torch.Size, list[int]] = {}
+            for place, tensor in enumerate(pixels):
+                by_shape.setdefault(tensor.shape, []).append(place)
+            found: dict[int, Found] = {}
+            for places in by_shape.values():
+                for first in range(0, len(places), batch):
+                    chosen = places[first : first + batch]
+                    stacked = torch.stack([pixels[place] for place in chosen])
+                    sizes = [(window[place].height, window[place].width) for place in chosen]
+                    found |= zip(chosen, self._found(stacked, sizes), strict=True)
+            yield from (found[place] for place in range(len(window)))
+
+    @torch.inference_mode()
+    def _found(self, images_B3HW: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> Iterator[Found]:
+        images = images_B3HW.to(self._device, non_blocking=True)
+        predicted = self._network.predict(images, None, self._objects_TE, self._predicates_TE)
+        here = {name: tensor.cpu() for name, tensor in predicted.tensors().items()}
+        check_finite(here, self._network)
+        predictions = Predictions(**here, auxiliary=[])
+        every = scene_graph(predictions, list(sizes))
+        scored = every if self._subject is None else zero_shot(predictions, list(sizes), self._subject)
+        for all_pairs, pairs in zip(every, scored, strict=True):
+            kept = torch.arange(len(all_pairs.subject_labels))
+            if self._subject is not None:
+                kept = kept[all_pairs.subject_labels == self._subject]
+            yield self._best(all_pairs, pairs, kept.numpy())
+
+    def _best(self, every: Pairs, pairs: Pairs, places: Integers) -> Found:
+        """`places`: those of `pairs` among all."""
+        scores = pairs.predicate_scores.double().numpy()
+        if self._allowed is not None:
+            scores = scores * self._allowed[:, pairs.object_labels.numpy()].T
+        pair, predicate = best_entries(scores, self._per_image)
+        boxes = torch.cat((every.subject_boxes, every.object_boxes)).double().numpy()
+        labels = torch.cat((every.subject_labels, every.object_labels)).numpy()
+        confidence = torch.cat((every.subject_scores, every.object_scores)).double().numpy()
+        count = len(every.subject_labels)
+        subjects = places[pair]
+        return Found(
+            Detections(boxes, labels, confidence), subjects, subjects + count, predicate, scores[pair, predicate]
+        )
