@@ -52,12 +52,17 @@ def _assert_same_as_on_a_cpu(inputs, shapes, rounding=1e-5):
     return ours
 
 
-@pytest.mark.parametrize("heads", [1, 3, 8])
 @pytest.mark.parametrize(
-    ("images", "channels", "points", "queries", "shapes"),
-    [(1, 8, 1, 1, ((3, 4),)), (2, 24, 2, 5, TWO), (1, 32, 4, 3, FOUR), (1, 16, 2, 4, WITH_EMPTY), (1, 64, 3, 33, TWO)],
+    ("images", "heads", "channels", "points", "queries", "shapes"),
+    [
+        *((1, heads, 8, 1, 1, ((3, 4),)) for heads in (1, 3, 8)),
+        *((2, heads, 24, 2, 5, TWO) for heads in (1, 8)),
+        *((1, heads, 32, 4, 3, FOUR) for heads in (1, 3)),
+        *((1, heads, 16, 2, 4, WITH_EMPTY) for heads in (1, 8)),
+        *((1, heads, 64, 3, 33, TWO) for heads in (1, 3)),
+    ],
 )
-def test_values_and_gradients_are_those_of_a_cpu(heads, images, channels, points, queries, shapes):
+def test_values_and_gradients_are_those_of_a_cpu(images, heads, channels, points, queries, shapes):
     _assert_same_as_on_a_cpu(_inputs(images, heads, channels, points, queries, shapes), shapes)
 
 
