@@ -1,21 +1,28 @@
-"""Mean average precision of HICO-DET (Chao et al. 2018, default setting), as the public evaluators compute it.
+"""Mean average precision of HICO-DET (Chao et al. 2018), as RLIPv2's and QPIC's evaluators compute it.
 
 Rules: The 100 best interactions per image count, except duplicates, which pairwise suppression within equal triplets
-removes. A prediction is correct when a true interaction has the same three labels and both boxes overlap by at least half
-(+1 pixel convention). Each truth is found once. The score is the mean 11-point average precision over the true triplets.
+removes. A prediction looks for the true interaction with the same three labels whose less overlapping box overlaps it
+most; both must overlap by at least half (+1 pixel convention). It is correct if no better prediction found that one. The
+score is the mean 11-point average precision over the true triplets.
+
+Equal scores are taken by ascending image, and within an image in the order of the predictions given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline.evaluation.interactions import Floats, Integers, Interactions, pixel_iou, suppress
+from pipeline.evaluation.average_precision import eleven_points
+from pipeline.evaluation.interactions import Floats, Integers, Interactions, paired_pixel_iou
+from pipeline.evaluation.relations import Relations
 
-RECALL_POINTS = np.arange(0, 1.1, 0.1)
+MOST_COMPARISONS = 1 << 20
+"""Number of pairs that are compared in one step, which bounds memory."""
 
 
 class Triplet(NamedTuple):
@@ -26,9 +33,9 @@ class Triplet(NamedTuple):
     predicate: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HicoRules:
-    """The rules that the public evaluators fix."""
+    """The rules that the public evaluators fix, and where the authors' own differs."""
 
     per_image: int = 100
     """Number of interactions per image that count, taken best first."""
@@ -39,8 +46,16 @@ class HicoRules:
     subject_power: float = 1.0
     object_power: float = 0.5
     """The weighted overlap is IoU_subject ** subject_power * IoU_object ** object_power."""
-    images_without_truth: bool = True
-    """Whether predictions on images without ground truth count as wrong. The authors' code ignores them."""
+    validity: NDArray[np.number] | None = None
+    """Predicates × objects: a factor of each score, 1 where the data set lists the combination and else 0 (the authors'
+    corre_hico.npy). It is applied before the best of an image are taken."""
+    known_object: bool = False
+    """Known Object setting: a triplet is scored on those images only whose truth holds its object category. Otherwise the
+    Default setting: on all images. No public Python evaluator has it; it follows the data set's Matlab code."""
+    official: bool = False
+    """Reproduces two defects of the authors' evaluator: predictions on images without truth are ignored, and recalls of
+    exactly 3, 6 and 7 tenths miss their thresholds (`average_precision.FLOAT_THRESHOLDS`). The authors' code has no value
+    for images with truth and without any prediction, where it stops with an error: they count as not found, here too."""
 
 
 @dataclass(frozen=True)
@@ -63,92 +78,221 @@ class HicoScores:
         return float(np.mean(list(self.recall.values()))) if self.recall else float("nan")
 
 
-def score_hico(
-    predictions: Sequence[Interactions], truths: Sequence[Interactions], rules: HicoRules | None = None
-) -> HicoScores:
-    """Scores predictions against the truth of the same images in the same order. Raises ValueError on unequal lengths."""
+@dataclass(frozen=True)
+class HicoMatches:
+    """R predictions that count, each right or wrong, and T true interactions of K triplets. Any choice of images can be
+    scored from them without matching again."""
+
+    images: int
+    """Number of images of the test set."""
+    triplets: tuple[Triplet, ...]
+    """The K triplets of the ground truth, ascending."""
+    bounds: Integers
+    """K+1: the predictions of triplet k are those from `bounds[k]` to `bounds[k + 1]`, best first."""
+    position: Integers
+    """R: each prediction's position in the relations that were given."""
+    image: Integers
+    """R: each prediction's image."""
+    right: NDArray[np.bool_]
+    """R: whether it is the first to find its truth."""
+    truth_triplet: Integers
+    truth_image: Integers
+    """T: number of the triplet, and image, of each true interaction."""
+    official: bool
+
+    def scores(self, chosen: Integers | None = None) -> HicoScores:
+        """Returns the scores on the chosen images (positions; one that occurs twice counts twice), all by default."""
+        weights = truth_weights = None
+        if chosen is not None:
+            times = np.bincount(chosen, minlength=self.images)
+            weights, truth_weights = times[self.image], times[self.truth_image]
+        number = len(self.triplets)
+        truths = np.bincount(self.truth_triplet, truth_weights, minlength=number).astype(np.int64)
+        precision, recall = eleven_points(self.right, self.bounds, truths, weights, official=self.official)
+        there = np.flatnonzero(truths).tolist()
+        return HicoScores(
+            {self.triplets[k]: float(precision[k]) for k in there},
+            {self.triplets[k]: float(recall[k]) for k in there},
+            {self.triplets[k]: int(truths[k]) for k in there},
+        )
+
+
+def score_hico(predicted: Relations, truth: Relations, rules: HicoRules | None = None) -> HicoScores:
+    """Scores predictions against the truth of the same images. Raises ValueError as `match_hico` does."""
+    return match_hico(predicted, truth, rules).scores()
+
+
+def match_hico(predicted: Relations, truth: Relations, rules: HicoRules | None = None) -> HicoMatches:
+    """Decides which predictions count, and which of those are right.
+
+    Raises ValueError if the numbers of images differ, scores are missing or not finite, or `validity` lacks a label.
+    """
     rules = rules or HicoRules()
-    every_truth = np.concatenate([truth.triplets for truth in truths] or [np.zeros((0, 3), np.int64)])
-    kinds, truth_counts = np.unique(every_truth, axis=0, return_counts=True)
-    triplet, score, right = [], [], []
-    for predicted, truth in zip(predictions, truths, strict=True):
-        if not len(truth) and not rules.images_without_truth:
-            continue
-        kept = without_duplicates(predicted, rules)
-        triplet.append(kept.triplets)
-        score.append(_scores(kept))
-        right.append(_right(kept, truth, rules.overlap))
-    numbers = _numbered(np.concatenate(triplet or [np.zeros((0, 3), np.int64)]), kinds)
-    scores = np.concatenate(score or [np.zeros(0)])
-    hits = np.concatenate(right or [np.zeros(0, bool)])
-    # Within a triplet the best comes first, and ties keep the order of images.
-    order = np.lexsort((-scores, numbers))
-    numbers, hits = numbers[order], hits[order]
-    bounds = np.searchsorted(numbers, np.arange(len(kinds) + 1))
-    precision: dict[Triplet, float] = {}
-    recall: dict[Triplet, float] = {}
-    names = [Triplet(*(int(label) for label in kind)) for kind in kinds]
-    for number, name in enumerate(names):
-        found = hits[bounds[number] : bounds[number + 1]]
-        precision[name], recall[name] = eleven_points(found, int(truth_counts[number]))
-    return HicoScores(precision, recall, dict(zip(names, (int(count) for count in truth_counts), strict=True)))
+    if predicted.images != truth.images:
+        raise ValueError(f"predictions are of {predicted.images} images, the ground truth is of {truth.images}")
+    kinds = np.unique(truth.triplets, axis=0)
+    number, true_number = _numbered(predicted.triplets, kinds), _numbered(truth.triplets, kinds)
+    scores = _scores(predicted, rules)
+    kept = _best(predicted.image, scores, rules.per_image)
+    # Other triplets than those of the truth count among the best of an image, and for nothing else.
+    kept = kept[number[kept] < len(kinds)]
+    if rules.official:
+        kept = kept[np.isin(predicted.image[kept], truth.image)]
+    if rules.known_object:
+        kept = kept[_has_object(predicted, truth)[kept]]
+    group = predicted.image * (len(kinds) + 1) + number
+    kept = _without_duplicates(predicted, kept, group, rules)
+    right = np.zeros(len(predicted), bool)
+    right[_finders(predicted, kept, group, truth, truth.image * (len(kinds) + 1) + true_number, rules.overlap)] = True
+    ranked = kept[np.lexsort((-scores[kept], number[kept]))]
+    return HicoMatches(
+        images=truth.images,
+        triplets=tuple(Triplet(*kind) for kind in kinds.tolist()),
+        bounds=np.searchsorted(number[ranked], np.arange(len(kinds) + 1)),
+        position=ranked,
+        image=predicted.image[ranked],
+        right=right[ranked],
+        truth_triplet=true_number,
+        truth_image=truth.image,
+        official=rules.official,
+    )
 
 
 def without_duplicates(predicted: Interactions, rules: HicoRules) -> Interactions:
-    """Takes the best `per_image` interactions of an image and suppresses duplicates of a triplet. Sorts best first."""
-    best = predicted.take(np.argsort(-_scores(predicted), kind="stable")[: rules.per_image])
-    if rules.suppression is None or not len(best):
-        return best
-    kinds = best.triplets
-    same = (kinds[:, None] == kinds[None, :]).all(axis=2)
-    overlaps = (
-        pixel_iou(best.subject_boxes, best.subject_boxes) ** rules.subject_power
-        * pixel_iou(best.object_boxes, best.object_boxes) ** rules.object_power
-    )
-    return best.take(suppress(_scores(best), overlaps, same, rules.suppression))
+    """Takes the best `per_image` interactions of an image and suppresses duplicates of a triplet. Sorts best first.
+
+    `rules.validity` decides about the order, and leaves the scores as they are.
+    """
+    relations = Relations.of([predicted])
+    kept = _best(relations.image, _scores(relations, rules), rules.per_image)
+    kinds = np.unique(relations.triplets, axis=0)
+    return predicted.take(_without_duplicates(relations, kept, _numbered(relations.triplets, kinds), rules))
 
 
-def eleven_points(hits: np.ndarray, truths: int) -> tuple[float, float]:
-    """Returns 11-point average precision and maximum recall. `hits` marks correct predictions, best first."""
-    if not len(hits):
-        return 0.0, 0.0
-    found = np.cumsum(hits)
-    recall = found / truths
-    precision = found / np.arange(1, len(hits) + 1)
-    ceiling = np.maximum.accumulate(precision[::-1])[::-1]
-    first = np.searchsorted(recall, RECALL_POINTS, side="left")
-    reached = np.append(ceiling, 0.0)[first]
-    return float(reached.sum() / len(RECALL_POINTS)), float(recall[-1])
+def _scores(predicted: Relations, rules: HicoRules) -> Floats:
+    scores = predicted.scores
+    if scores is None:
+        raise ValueError("predictions have no scores; only ground truth may lack them")
+    if not np.isfinite(scores).all():
+        first = int(np.flatnonzero(~np.isfinite(scores))[0])
+        raise ValueError(
+            f"{np.count_nonzero(~np.isfinite(scores))} scores are not finite, first that of relation {first} (image "
+            f"{predicted.image[first]})"
+        )
+    if rules.validity is None or not len(scores):
+        return scores
+    sizes = (int(predicted.predicates.max()) + 1, int(predicted.object_labels.max()) + 1)
+    if any(needed > there for needed, there in zip(sizes, rules.validity.shape, strict=True)):
+        raise ValueError(
+            f"validity is {' × '.join(map(str, rules.validity.shape))}, but predictions have labels for {sizes[0]} predicates "
+            f"and {sizes[1]} objects"
+        )
+    return np.asarray(scores * rules.validity[predicted.predicates, predicted.object_labels])
 
 
-def _right(predicted: Interactions, truth: Interactions, overlap: float) -> np.ndarray:
-    """Marks each prediction that is the first to find the truth it overlaps most. Predictions are sorted best first."""
-    right = np.zeros(len(predicted), dtype=bool)
-    if not len(truth) or not len(predicted):
-        return right
-    subject = pixel_iou(predicted.subject_boxes, truth.subject_boxes)
-    object_ = pixel_iou(predicted.object_boxes, truth.object_boxes)
-    same = (predicted.triplets[:, None] == truth.triplets[None, :]).all(axis=2)
-    least = np.where(same & (subject >= overlap) & (object_ >= overlap), np.minimum(subject, object_), -1.0)
-    best = least.argmax(axis=1)
-    candidates = np.flatnonzero(least.max(axis=1) > 0)
-    _, first = np.unique(best[candidates], return_index=True)
-    right[candidates[first]] = True
-    return right
+def _best(image: Integers, scores: Floats, limit: int) -> Integers:
+    """Returns the positions of the best `limit` of each image, by image, best first."""
+    order = np.lexsort((-scores, image))
+    ordered = image[order]
+    starts = np.searchsorted(ordered, ordered)
+    return order[np.arange(len(order)) - starts < limit]
+
+
+def _has_object(predicted: Relations, truth: Relations) -> NDArray[np.bool_]:
+    """Marks predictions on images whose truth holds the object category predicted."""
+    width = int(max(predicted.object_labels.max(initial=0), truth.object_labels.max(initial=0))) + 1
+    return np.isin(predicted.image * width + predicted.object_labels, truth.image * width + truth.object_labels)
+
+
+def _without_duplicates(predicted: Relations, kept: Integers, group: Integers, rules: HicoRules) -> Integers:
+    """Leaves out of `kept` (by image, best first) whatever a better one of its group suppresses, greedily.
+
+    `group` numbers the image and triplet of each prediction.
+    """
+    if rules.suppression is None or not len(kept):
+        return kept
+    order = np.argsort(group[kept], kind="stable")
+    groups = group[kept][order]
+    ends = np.searchsorted(groups, groups, side="right")
+    place = np.arange(len(kept))
+    firsts, seconds = [], []
+    for block in _blocks(ends - place - 1):
+        first, second = _pairs(place[block], place[block] + 1, ends[block])
+        one, other = kept[order[first]], kept[order[second]]
+        overlaps = (
+            paired_pixel_iou(predicted.subject_boxes[one], predicted.subject_boxes[other]) ** rules.subject_power
+            * paired_pixel_iou(predicted.object_boxes[one], predicted.object_boxes[other]) ** rules.object_power
+        )
+        conflicts = overlaps > rules.suppression
+        firsts.append(first[conflicts])
+        seconds.append(second[conflicts])
+    first, second = np.concatenate(firsts), np.concatenate(seconds)
+    # The best of all groups are settled together, then the second best, and so on.
+    rank = first - np.searchsorted(groups, groups[first])
+    by_rank = np.argsort(rank, kind="stable")
+    first, second = first[by_rank], second[by_rank]
+    edges = np.searchsorted(rank[by_rank], np.arange(int(rank.max(initial=-1)) + 2))
+    alive = np.ones(len(kept), bool)
+    for start, end in zip(edges[:-1], edges[1:], strict=True):
+        settled = alive[first[start:end]]
+        alive[second[start:end][settled]] = False
+    survives = np.empty(len(kept), bool)
+    survives[order] = alive
+    return kept[survives]
+
+
+def _finders(
+    predicted: Relations, kept: Integers, group: Integers, truth: Relations, true_group: Integers, overlap: float
+) -> Integers:
+    """Returns those of `kept` (by image, best first) that are the first to find the truth of their group they overlap most.
+
+    Of truths that are overlapped equally, the first one counts.
+    """
+    true_order = np.argsort(true_group, kind="stable")
+    true_groups = true_group[true_order]
+    starts = np.searchsorted(true_groups, group[kept], side="left")
+    ends = np.searchsorted(true_groups, group[kept], side="right")
+    kept, starts, ends = (column[ends > starts] for column in (kept, starts, ends))
+    found = np.empty(len(kept), np.int64)
+    for block in _blocks(ends - starts):
+        owner, place = _pairs(np.arange(len(kept))[block], starts[block], ends[block])
+        one, other = kept[owner], true_order[place]
+        subject = paired_pixel_iou(predicted.subject_boxes[one], truth.subject_boxes[other])
+        object_ = paired_pixel_iou(predicted.object_boxes[one], truth.object_boxes[other])
+        least = np.where((subject >= overlap) & (object_ >= overlap), np.minimum(subject, object_), -1.0)
+        segments = np.flatnonzero(np.diff(owner, prepend=-1))
+        most = np.maximum.reduceat(least, segments)
+        nearest = np.where(least == np.repeat(most, np.diff(segments, append=len(owner))), place, len(true_order))
+        found[block] = np.where(most > 0, np.minimum.reduceat(nearest, segments), -1)
+    candidates = np.flatnonzero(found >= 0)
+    _, first = np.unique(found[candidates], return_index=True)
+    return kept[candidates[first]]
+
+
+def _blocks(sizes: Integers) -> Iterable[slice]:
+    """Divides items into runs of about `MOST_COMPARISONS` comparisons; each item needs `sizes` of them."""
+    reached = np.cumsum(sizes)
+    start = 0
+    while start < len(sizes):
+        before = reached[start - 1] if start else 0
+        end = max(int(np.searchsorted(reached, before + MOST_COMPARISONS, side="right")), start + 1)
+        yield slice(start, end)
+        start = end
+
+
+def _pairs(owners: Integers, starts: Integers, ends: Integers) -> tuple[Integers, Integers]:
+    """Pairs each owner with every number from its start to its end, in order."""
+    counts = ends - starts
+    before = np.cumsum(counts) - counts
+    return np.repeat(owners, counts), np.arange(int(counts.sum())) + np.repeat(starts - before, counts)
 
 
 def _numbered(triplets: Integers, kinds: Integers) -> Integers:
     """Returns the row of `kinds` (sorted, unique) that equals each triplet, or len(kinds) where none does."""
     if not len(kinds) or not len(triplets):
         return np.full(len(triplets), len(kinds), dtype=np.int64)
-    base = int(max(kinds.max(), triplets.max())) + 1
-    weights = np.array([base * base, base, 1], dtype=np.int64)
-    known, asked = kinds @ weights, triplets @ weights
+    least, widths = kinds.min(axis=0), np.ptp(kinds, axis=0) + 1
+    weights = np.array([widths[1] * widths[2], widths[2], 1])
+    known, asked = (kinds - least) @ weights, (triplets - least) @ weights
     place = np.searchsorted(known, asked).clip(max=len(known) - 1)
-    return np.where(known[place] == asked, place, len(kinds)).astype(np.int64)
-
-
-def _scores(predicted: Interactions) -> Floats:
-    if predicted.scores is None:
-        raise ValueError("predictions have no scores; only ground truth may lack them")
-    return predicted.scores
+    return np.where((kinds[place] == triplets).all(axis=1), place, len(kinds)).astype(np.int64)

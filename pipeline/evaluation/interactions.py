@@ -85,11 +85,14 @@ def pixel_iou(left: Floats, right: Floats) -> Floats:
 
     A side is `end - start + 1` pixels long. Boxes whose intersection has no positive extent do not overlap.
     """
-    start = np.maximum(left[:, None, :2], right[None, :, :2])
-    end = np.minimum(left[:, None, 2:], right[None, :, 2:])
-    sides = np.where((end > start).all(axis=2, keepdims=True), end - start + 1, 0)
-    common = sides[..., 0] * sides[..., 1]
-    return np.asarray(common / (_area(left)[:, None] + _area(right)[None, :] - common))
+    return paired_pixel_iou(left[:, None, :], right[None, :, :])
+
+
+def paired_pixel_iou(left: Floats, right: Floats) -> Floats:
+    """Returns the IoU of each box of ...×4 with its counterpart in another ...×4, as `pixel_iou`."""
+    width, height = _common(left, right, 0), _common(left, right, 1)
+    common = np.where((width > 0) & (height > 0), (width + 1) * (height + 1), 0)
+    return np.asarray(common / (_area(left) + _area(right) - common))
 
 
 def suppress(scores: Floats, overlaps: Floats, same: np.ndarray, threshold: float) -> Integers:
@@ -107,5 +110,11 @@ def suppress(scores: Floats, overlaps: Floats, same: np.ndarray, threshold: floa
     return np.asarray(kept, dtype=np.int64)
 
 
+def _common(left: Floats, right: Floats, axis: int) -> Floats:
+    """Returns how far the boxes' intersection extends along an axis, from first to last pixel."""
+    start, end = np.maximum(left[..., axis], right[..., axis]), np.minimum(left[..., axis + 2], right[..., axis + 2])
+    return np.asarray(end - start)
+
+
 def _area(boxes: Floats) -> Floats:
-    return (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)
+    return np.asarray((boxes[..., 2] - boxes[..., 0] + 1) * (boxes[..., 3] - boxes[..., 1] + 1))

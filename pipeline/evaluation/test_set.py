@@ -13,6 +13,7 @@ from pipeline.data.images.opening import BadImage, read_image
 from pipeline.evaluation.detection import Detections, average_precision_50
 from pipeline.evaluation.hico import HicoRules, score_hico
 from pipeline.evaluation.interactions import Interactions
+from pipeline.evaluation.relations import Relations
 from pipeline.evaluation.zero_shot import TestNames, ZeroShot, truth_detections, truth_interactions
 from pipeline.runtime.stage import Rejected, ReportProgress
 from tagger.english.predicates import canonical
@@ -75,8 +76,8 @@ class TestSet:
         """
         ordered = sorted(found, key=lambda each: each[0])
         rows, names, forms = [self.rows[each[0]] for each in ordered], self.names, self._forms
-        truth = [truth_interactions(row, names, forms) for row in rows]
-        interactions = score_hico([each[1] for each in ordered], truth, HicoRules())
+        truth = Relations.of([truth_interactions(row, names, forms) for row in rows])
+        interactions = score_hico(Relations.of([each[1] for each in ordered]), truth, HicoRules())
         boxes = average_precision_50([each[2] for each in ordered], [truth_detections(row, names) for row in rows])
         return {
             "zero_shot_map": interactions.mean(),
