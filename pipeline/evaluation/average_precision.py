@@ -43,10 +43,8 @@ def eleven_points(
     of_category = truths[category]
     average = np.zeros(len(truths))
     for tenth in range(11):
-        if official:
-            below = hits / np.maximum(of_category, 1) < FLOAT_THRESHOLDS[tenth]
-        else:
-            below = 10 * hits < tenth * of_category
+        reached_by = hits / np.maximum(of_category, 1) >= FLOAT_THRESHOLDS[tenth]
+        below = ~reached_by if official else 10 * hits < tenth * of_category
         behind = np.concatenate([[0], np.cumsum(below)])
         reached = firsts + behind[ends] - behind[firsts]
         best = np.maximum.reduceat(precision, np.stack([reached, ends], axis=1).reshape(-1))[::2]

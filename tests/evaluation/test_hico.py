@@ -1,11 +1,14 @@
 """The metric of HICO-DET: small cases computed by hand, and the results of two public evaluators on recorded input."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
+from benchmarks.evaluation import plain_hico, plain_relations, synthetic
 from pipeline.evaluation import hico
 from pipeline.evaluation.average_precision import eleven_points
 from pipeline.evaluation.hico import HicoRules, HicoScores, Triplet, match_hico, score_hico, without_duplicates
@@ -101,41 +104,94 @@ def test_eleven_points_of_an_interrupted_ranking():
     assert precision == pytest.approx([(3 * 1.0 + 3 * 2 / 3) / 11])
 
 
-def test_agrees_with_a_public_evaluator_on_800_images_of_hico_det(shared: Path):
+class Recorded(NamedTuple):
+    """800 images of HICO-DET: detections of a public model, and truth."""
+
+    truth: dict[str, Any]
+    truths: list[Interactions]
+    detections: list[dict[str, Any]]
+    objects: Any
+    """Object label of each detection."""
+    image: Any
+    """Position of each detection's image."""
+    validity: Any
+
+    def predicted(self, fillers: Callable[[int, int], float], scores: Any) -> list[Interactions]:
+        """Scores each detection with all verbs, its own by `scores`, others by `fillers(detection, verb)`."""
+        verbs = len(self.truth["verbs"])
+        dense = np.array([[fillers(number, verb) for verb in range(verbs)] for number in range(len(self.detections))])
+        dense[np.arange(len(dense)), [row["verb"] for row in self.detections]] = scores
+        made = []
+        for image in range(len(self.truths)):
+            rows = np.flatnonzero(self.image == image)
+            human, thing = (
+                np.array([self.detections[row][key] for row in rows]).reshape(-1, 4) for key in ("box_h", "box_o")
+            )
+            labels = self.objects[rows]
+            verb_scores = dense[rows] * self.validity[:, labels].T
+            made.append(ScoredPairs(human, thing, np.zeros(len(rows), int), labels, verb_scores).best(100))
+        return made
+
+    def group(self, name: str) -> list[Triplet]:
+        return [Triplet(0, *self.truth["correspondence"][hoi][1:]) for hoi in self.truth[name]]
+
+
+@pytest.fixture(scope="module")
+def recorded(shared: Path) -> Recorded:
     folder = shared / "data" / "hico_det"
-    truth, expected = (json.loads((folder / f"{n}_800.json").read_text()) for n in ("ground_truth", "expected"))
-    detections = json.loads((folder / "detections_800.json").read_text())
-    by_image = {name: [] for name in truth["filenames"]}
-    for row in detections:
-        by_image[row["image"]].append(row)
+    truth, detections = (json.loads((folder / f"{n}_800.json").read_text()) for n in ("ground_truth", "detections"))
     coco = COCO80.replace("\n", "").replace(" ", "").split(",")
     objects = [name.replace(" ", "_") for name in truth["objects"]]
-    truths = [
-        interactions(list(zip(a["boxes_h"], a["boxes_o"], [0] * len(a["hoi"]), a["object"], a["verb"], strict=True)))
-        for a in truth["annotation"]
-    ]
-    valid = np.zeros((len(truth["verbs"]), len(objects)))
-    valid[[verb for _, _, verb in truth["correspondence"]], [obj for _, obj, _ in truth["correspondence"]]] = 1
-    predicted = []
-    for name in truth["filenames"]:
-        rows = by_image[name]
-        labels = np.array([objects.index(coco[row["object_coco80"]]) for row in rows], int)
-        verb_scores = np.zeros((len(rows), len(truth["verbs"])))
-        verb_scores[np.arange(len(rows)), [row["verb"] for row in rows]] = [row["score"] for row in rows]
-        verb_scores *= valid[:, labels].T
-        human, thing = (np.array([row[key] for row in rows]).reshape(-1, 4) for key in ("box_h", "box_o"))
-        predicted.append(ScoredPairs(human, thing, np.zeros(len(rows), int), labels, verb_scores).best(100))
-    scores = score(predicted, truths, HicoRules(suppression=None, official=True))
-    groups = {
-        name: [Triplet(0, truth["correspondence"][hoi][1], truth["correspondence"][hoi][2]) for hoi in truth[name]]
-        for name in ("rare", "non_rare")
-    }
+    validity = np.zeros((len(truth["verbs"]), len(objects)))
+    validity[[verb for _, _, verb in truth["correspondence"]], [obj for _, obj, _ in truth["correspondence"]]] = 1
+    places = {name: place for place, name in enumerate(truth["filenames"])}
+    return Recorded(
+        truth,
+        [
+            interactions(
+                list(zip(a["boxes_h"], a["boxes_o"], [0] * len(a["hoi"]), a["object"], a["verb"], strict=True))
+            )
+            for a in truth["annotation"]
+        ],
+        detections,
+        np.array([objects.index(coco[row["object_coco80"]]) for row in detections]),
+        np.array([places[row["image"]] for row in detections]),
+        validity,
+    )
+
+
+def test_agrees_with_a_public_evaluator_on_800_images_of_hico_det(recorded: Recorded, shared: Path):
+    expected = json.loads((shared / "data" / "hico_det" / "expected_800.json").read_text())
+    predicted = recorded.predicted(lambda *_: 0.0, [row["score"] for row in recorded.detections])
+    scores = score(predicted, recorded.truths, HicoRules(suppression=None, official=True))
     assert len(scores.average_precision) == expected["triplets with ground truth"]
     # The recorded evaluator orders equal scores arbitrarily, and all verbs that were not predicted score zero here.
     assert scores.mean() == pytest.approx(expected["mAP"], abs=2e-4)
-    assert scores.mean(groups["rare"]) == pytest.approx(expected["mAP rare"], abs=1e-3)
-    assert scores.mean(groups["non_rare"]) == pytest.approx(expected["mAP non-rare"], abs=1e-3)
+    assert scores.mean(recorded.group("rare")) == pytest.approx(expected["mAP rare"], abs=1e-3)
+    assert scores.mean(recorded.group("non_rare")) == pytest.approx(expected["mAP non-rare"], abs=1e-3)
     assert scores.mean_recall == pytest.approx(expected["mean max recall"], abs=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["tie_free", "tie_free_with_fillers"])
+def test_equals_a_public_evaluator_where_no_scores_are_equal(recorded: Recorded, shared: Path, rule: str):
+    expected = json.loads((shared / "data" / "hico_det" / "expected_800_distinct.json").read_text())[rule]
+    number, verbs = len(recorded.detections), len(recorded.truth["verbs"])
+    own = np.array([row["score"] for row in recorded.detections]) - np.arange(number) * 1e-9
+
+    def filler(detection: int, verb: int) -> float:
+        return -1.0 if rule == "tie_free" else 1e-12 * (verbs * number - (verbs * detection + verb))
+
+    predicted = recorded.predicted(filler, own)
+    if rule == "tie_free":
+        predicted = [each.take(each.scores > 0) for each in predicted]
+    rules = HicoRules(suppression=None, official=True)
+    matches = match_hico(Relations.of(predicted), Relations.of(recorded.truths), rules)
+    scores = matches.scores()
+    assert len(matches.position) == expected["scored predictions"]
+    assert scores.mean() == pytest.approx(expected["mAP"], abs=1e-9)
+    assert scores.mean(recorded.group("rare")) == pytest.approx(expected["mAP rare"], abs=1e-9)
+    assert scores.mean(recorded.group("non_rare")) == pytest.approx(expected["mAP non-rare"], abs=1e-9)
+    assert scores.mean_recall == pytest.approx(expected["mean max recall"], abs=1e-9)
 
 
 @pytest.mark.parametrize("recording", ["eval_hico", "eval_hico_nms"])
@@ -167,6 +223,107 @@ def test_agrees_with_the_authors_evaluator(shared: Path, recording: str, suppres
     for group, key in (("rare", "mAP rare"), ("non_rare", "mAP non-rare")):
         triplets = [Triplet(*t) for t in recorded["inputs"][group]]
         assert found.mean(triplets) == pytest.approx(expected["metrics"][key], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        HicoRules(),
+        HicoRules(suppression=None),
+        HicoRules(suppression=0.2, subject_power=0.5, object_power=1.5),
+        HicoRules(per_image=7),
+        HicoRules(overlap=0.8),
+    ],
+)
+def test_agrees_with_loops_over_images_and_their_interactions(rules: HicoRules, monkeypatch: pytest.MonkeyPatch):
+    predicted, truth = synthetic(images=40, per_image=60, seed=3)
+    expected = plain_hico(plain_relations(predicted), plain_relations(truth), rules)
+    for comparisons in (1, 50, 1 << 20):
+        monkeypatch.setattr(hico, "MOST_COMPARISONS", comparisons)
+        assert score_hico(predicted, truth, rules).average_precision == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_kept_duplicate_suppresses_and_a_suppressed_one_does_not():
+    # Each overlaps the next by more than the threshold, and the one after that by less.
+    rows = [([10.0 + 12 * shift, 10, 109 + 12 * shift, 109], BOX, 0, 1, 2) for shift in range(4)]
+    predicted = interactions(rows, [0.9, 0.8, 0.7, 0.6])
+    assert without_duplicates(predicted, HicoRules()).scores.tolist() == [0.9, 0.7]
+
+
+def test_equal_scores_are_taken_by_image_and_then_as_given():
+    truth = [interactions([(PERSON, BOX, 0, 1, 2)]), interactions([(PERSON, BOX, 0, 1, 2)])]
+    wrong, right = (BOX, BOX, 0, 1, 2), (PERSON, BOX, 0, 1, 2)
+    first_wrong = score([interactions([wrong, right], [0.5, 0.5]), interactions([], [])], truth).mean()
+    first_right = score([interactions([right, wrong], [0.5, 0.5]), interactions([], [])], truth).mean()
+    assert (first_wrong, first_right) == pytest.approx((6 * 0.5 / 11, 6 / 11))
+    one_image_later = score([interactions([wrong], [0.5]), interactions([right], [0.5])], truth).mean()
+    assert one_image_later == pytest.approx(6 * 0.5 / 11)
+    tied = interactions([right] * 120, np.ones(120))
+    assert match_hico(Relations.of([tied]), Relations.of(truth[:1]), HicoRules(suppression=None)).position.tolist() == [
+        *range(100)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "of", "correct", "official"), [(3, 10, 4, 3), (6, 10, 7, 6), (7, 10, 8, 7), (5, 10, 6, 6)]
+)
+def test_a_recall_of_whole_tenths_reaches_its_threshold_unless_official(found, of, correct, official):
+    truth = [interactions([(PERSON, BOX, 0, 1, 2)])] * of
+    predicted = [interactions([(PERSON, BOX, 0, 1, 2)], [0.5])] * found + [interactions([], [])] * (of - found)
+    assert score(predicted, truth).mean() == pytest.approx(correct / 11)
+    assert score(predicted, truth, HicoRules(official=True)).mean() == pytest.approx(official / 11)
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_an_image_without_predictions_counts_as_not_found(official):
+    """The authors' evaluator stops there with an error."""
+    truth = [interactions([(PERSON, BOX, 0, 1, 2)]), interactions([(PERSON, BOX, 0, 1, 2)])]
+    predicted = [interactions([(PERSON, BOX, 0, 1, 2)], [0.5]), interactions([], [])]
+    found = score(predicted, truth, HicoRules(official=official))
+    assert (found.mean(), found.mean_recall) == pytest.approx((6 / 11, 0.5))
+
+
+def test_known_object_leaves_out_images_without_the_object():
+    truths = [interactions([(PERSON, BOX, 0, 1, 2)]), interactions([(PERSON, BOX, 0, 7, 2)]), interactions([])]
+    false_ = interactions([(PERSON, BOX, 0, 1, 2)], [0.9])
+    predicted = [interactions([(PERSON, BOX, 0, 1, 2)], [0.5]), false_, false_]
+    triplet = Triplet(0, 1, 2)
+    default = score(predicted, truths).average_precision
+    known = score(predicted, truths, HicoRules(known_object=True)).average_precision
+    assert (default[triplet], known[triplet]) == pytest.approx((1 / 3, 1.0))
+    # A wrong verb with the object is on an image that holds it, and so counts.
+    truths[1] = interactions([(PERSON, BOX, 0, 1, 5)])
+    assert score(predicted, truths, HicoRules(known_object=True)).average_precision[triplet] == pytest.approx(0.5)
+
+
+def test_invalid_combinations_leave_their_places_among_the_best_to_valid_ones():
+    truth = interactions([(PERSON, BOX, 0, 1, 2)])
+    predicted = interactions([(PERSON, BOX, 0, 1, 0), (PERSON, BOX, 0, 1, 2)], [0.9, 0.1])
+    validity = np.ones((3, 2))
+    validity[0, 1] = 0
+    assert score([predicted], [truth], HicoRules(per_image=1)).mean() == 0.0
+    assert score([predicted], [truth], HicoRules(per_image=1, validity=validity)).mean() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "rules", "message"),
+    [
+        ([interactions([(PERSON, BOX, 0, 1, 2)], [0.5])] * 2, None, "of 2 images, the ground truth is of 1"),
+        ([interactions([(PERSON, BOX, 0, 1, 2)])], None, "no scores"),
+        ([interactions([(PERSON, BOX, 0, 1, 2)] * 2, [0.5, np.nan])], None, r"1 scores .* relation 1 \(image 0\)"),
+        ([interactions([(PERSON, BOX, 0, 1, 2)], [np.inf])], None, "not finite"),
+        ([interactions([(PERSON, BOX, 0, 1, 2)], [0.5])], HicoRules(validity=np.ones((2, 2))), "validity is 2 × 2"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(predicted, rules, message):
+    with pytest.raises(ValueError, match=message):
+        score(predicted, [interactions([(PERSON, BOX, 0, 1, 2)])], rules)
+
+
+def test_labels_far_outside_the_truths_are_no_match():
+    truth = interactions([(PERSON, BOX, 0, 1, 2), (PERSON, BOX, 0, 2, 0)])
+    rows = [(PERSON, BOX, 0, 1, 5), (PERSON, BOX, 0, 0, 5), (PERSON, BOX, 0, 2**40, 2), (PERSON, BOX, 5, 1, 2)]
+    assert score([interactions(rows, [0.9] * 4)], [truth]).mean() == 0.0
 
 
 COCO80 = """

@@ -1,0 +1,162 @@
+"""Which triplets a network has seen in training: the published splits of HICO-DET, such splits of any list, and means.
+
+NF            no fine-tuning: no image of the data set was trained on, so every triplet is unseen
+UC-RF, UC-NF  unseen combinations, rare first and non-rare first: 120 triplets that training leaves out, although it shows
+              each of their names in another combination (Hou et al. 2020, "Visual Compositional Learning for HOI
+              Detection"; the same lists in RLIP and RLIPv2)
+
+Scores of two networks on one split compare only if both were trained by the same rule: see `Split.transductive`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.evaluation.hico import HicoScores, Triplet
+
+RARE_BELOW = 10
+"""A triplet of HICO-DET is rare if training has fewer instances than this."""
+HICO_TRIPLETS = 600
+
+# Positions in HICO-DET's list of 600 interactions, in the published order: by number of instances.
+# fmt: off
+UC_RF = (
+    509, 279, 280, 402, 504, 286, 499, 498, 289, 485, 303, 311, 325, 439, 351, 358, 66, 427, 379, 418, 70, 416, 389, 90,
+    395, 76, 397, 84, 135, 262, 401, 592, 560, 586, 548, 593, 526, 181, 257, 539, 535, 260, 596, 345, 189, 205, 206, 429,
+    179, 350, 405, 522, 449, 261, 255, 546, 547, 44, 22, 334, 599, 239, 315, 317, 229, 158, 195, 238, 364, 222, 281, 149,
+    399, 83, 127, 254, 398, 403, 555, 552, 520, 531, 440, 436, 482, 274, 8, 188, 216, 597, 77, 407, 556, 469, 474, 107,
+    390, 410, 27, 381, 463, 99, 184, 100, 292, 517, 80, 333, 62, 354, 104, 55, 50, 198, 168, 391, 192, 595, 136, 581,
+)
+UC_NF = (
+    38, 41, 20, 18, 245, 11, 19, 154, 459, 42, 155, 139, 60, 461, 577, 153, 582, 89, 141, 576, 75, 212, 472, 61, 457, 146,
+    208, 94, 471, 131, 248, 544, 515, 566, 370, 481, 226, 250, 470, 323, 169, 480, 479, 230, 385, 73, 159, 190, 377, 176,
+    249, 371, 284, 48, 583, 53, 162, 140, 185, 106, 294, 56, 320, 152, 374, 338, 29, 594, 346, 456, 589, 45, 23, 67, 478,
+    223, 493, 228, 240, 215, 91, 115, 337, 559, 7, 218, 518, 297, 191, 266, 304, 6, 572, 529, 312, 9, 308, 417, 197, 193,
+    163, 455, 25, 54, 575, 446, 387, 483, 534, 340, 508, 110, 329, 246, 173, 506, 383, 93, 516, 64,
+)
+# fmt: on
+PUBLISHED: Mapping[str, Sequence[int]] = {"NF": range(HICO_TRIPLETS), "UC-RF": UC_RF, "UC-NF": UC_NF}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """A division of triplets into those that training shows and those that it leaves out."""
+
+    name: str
+    unseen: frozenset[Triplet]
+    transductive: bool | None
+    """Whether training used anything of the unseen triplets: their names as texts, or images that show them, with their
+    labels removed. None if that is not known; such scores compare with no others."""
+
+    def means(self, scores: HicoScores) -> dict[str, float]:
+        """Returns the mean AP of the triplets that are unseen, seen, and of all ("full"). NaN where the test set has none."""
+        return {
+            "unseen": scores.mean(self.unseen),
+            "seen": scores.mean(scores.average_precision.keys() - self.unseen),
+            "full": scores.mean(),
+        }
+
+
+def published_split(name: str, triplets: Sequence[Triplet], *, transductive: bool | None) -> Split:
+    """Returns a split of `PUBLISHED`. `triplets` are HICO-DET's 600 in the order of the data set's list.
+
+    Raises ValueError if the name is unknown or the list has another length.
+    """
+    if name not in PUBLISHED:
+        raise ValueError(f"no split {name}: there are {', '.join(PUBLISHED)}")
+    if len(triplets) != HICO_TRIPLETS:
+        raise ValueError(
+            f"split {name} counts in HICO-DET's list of {HICO_TRIPLETS} triplets, and this list has {len(triplets)}"
+        )
+    return split_of_positions(name, PUBLISHED[name], triplets, transductive=transductive)
+
+
+def split_of_positions(
+    name: str, unseen: Iterable[int], triplets: Sequence[Triplet], *, transductive: bool | None
+) -> Split:
+    """Returns the split whose unseen triplets are at these positions of a list, from 0.
+
+    Raises ValueError if a position is outside the list or occurs twice.
+    """
+    positions = list(unseen)
+    wrong = sorted({p for p in positions if not 0 <= p < len(triplets)})
+    if wrong:
+        raise ValueError(f"split {name} names positions {wrong[:5]}, and the list has {len(triplets)} triplets, from 0")
+    twice = [position for position, times in Counter(positions).items() if times > 1]
+    if twice:
+        raise ValueError(f"split {name} names positions {twice[:5]} more than once")
+    return Split(name=name, unseen=frozenset(triplets[p] for p in positions), transductive=transductive)
+
+
+def read_positions(file: Path) -> list[int]:
+    """Reads positions of unseen triplets: a JSON list, or numbers apart by spaces, commas or lines.
+
+    Raises ValueError if the file holds anything else.
+    """
+    text = file.read_text()
+    try:
+        found = (
+            json.loads(text)
+            if text.lstrip().startswith("[")
+            else [int(word) for word in re.split(r"[\s,]+", text.strip())]
+        )
+    except ValueError as error:
+        raise ValueError(f"{file} is no list of positions: {error}") from None
+    if not all(type(each) is int for each in found):
+        raise ValueError(f"{file} is no list of positions: it holds more than whole numbers")
+    return list(found)
+
+
+def rare_first(counts: Mapping[Triplet, int], number: int, *, transductive: bool | None) -> Split:
+    """Leaves out the `number` triplets with the fewest instances in training, whose names all remain seen.
+
+    Triplets are taken one after the other, by ascending count, and equal ones in the order of `counts`. One is passed over if
+    its subject, object or predicate would occur in no seen triplet any more. Raises ValueError if fewer can be left out.
+
+    On HICO-DET this rule gives the published lists, except for the order of equal counts, and for triplets with "no
+    interaction", of which we had no counts.
+    """
+    return _greedy("rare first", sorted(counts, key=lambda triplet: counts[triplet]), number, transductive)
+
+
+def non_rare_first(counts: Mapping[Triplet, int], number: int, *, transductive: bool | None) -> Split:
+    """Leaves out the `number` triplets with the most instances in training, by the rule of `rare_first`."""
+    return _greedy("non-rare first", sorted(counts, key=lambda triplet: -counts[triplet]), number, transductive)
+
+
+def rare_triplets(counts: Mapping[Triplet, int]) -> frozenset[Triplet]:
+    """Returns the triplets with fewer than `RARE_BELOW` instances in training."""
+    return frozenset(triplet for triplet, count in counts.items() if count < RARE_BELOW)
+
+
+def rare_means(scores: HicoScores, rare: Iterable[Triplet]) -> dict[str, float]:
+    """Returns the mean AP of all triplets ("full"), of the rare ones and of the others. NaN where the test set has none."""
+    few = frozenset(rare)
+    return {
+        "full": scores.mean(),
+        "rare": scores.mean(few),
+        "non-rare": scores.mean(scores.average_precision.keys() - few),
+    }
+
+
+def _greedy(name: str, order: Sequence[Triplet], number: int, transductive: bool | None) -> Split:
+    remaining = [Counter(labels) for labels in zip(*order, strict=True)]
+    unseen: list[Triplet] = []
+    for triplet in order:
+        if len(unseen) == number:
+            break
+        if all(seen[label] > 1 for seen, label in zip(remaining, triplet, strict=True)):
+            unseen.append(triplet)
+            for seen, label in zip(remaining, triplet, strict=True):
+                seen[label] -= 1
+    if len(unseen) < number:
+        raise ValueError(
+            f"{number} triplets can't be left out, only {len(unseen)}: each name must occur in one of the {len(order)} "
+            "triplets that is seen"
+        )
+    return Split(name=name, unseen=frozenset(unseen), transductive=transductive)
