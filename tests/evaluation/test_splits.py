@@ -1,0 +1,118 @@
+"""Zero-shot splits: the published lists fit the data set, and generated ones keep every name seen."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.evaluation.hico import HicoScores, Triplet
+from pipeline.evaluation.splits import (
+    PUBLISHED,
+    Split,
+    non_rare_first,
+    published_split,
+    rare_first,
+    rare_means,
+    rare_triplets,
+    read_positions,
+    split_of_positions,
+)
+
+TRIPLETS = [Triplet(0, thing, verb) for thing in range(30) for verb in range(20)]
+COUNTS = {Triplet(0, 0, 0): 5, Triplet(0, 0, 1): 1, Triplet(0, 1, 0): 5, Triplet(0, 1, 1): 9, Triplet(0, 2, 1): 0}
+
+
+def scores(**values: float) -> HicoScores:
+    """`values`: AP by the digits of a triplet, e.g. t012."""
+    precision = {Triplet(*map(int, name[1:])): value for name, value in values.items()}
+    return HicoScores(precision, precision)
+
+
+@pytest.mark.parametrize("name", ["UC-RF", "UC-NF"])
+def test_published_lists_leave_out_rare_or_frequent_triplets_of_which_every_name_is_seen(shared: Path, name: str):
+    truth = json.loads((shared / "data" / "hico_det" / "ground_truth_800.json").read_text())
+    triplets = [Triplet(0, thing, verb) for _, thing, verb in truth["correspondence"]]
+    split = published_split(name, triplets, transductive=None)
+    assert len(split.unseen) == 120
+    rare = {triplets[hoi] for hoi in truth["rare"]}
+    assert split.unseen <= rare if name == "UC-RF" else split.unseen.isdisjoint(rare)
+    seen = set(triplets) - split.unseen
+    assert len({triplet.object for triplet in seen}) == 80
+    assert len({triplet.predicate for triplet in seen}) == 117
+
+
+def test_without_fine_tuning_every_triplet_is_unseen():
+    split = published_split("NF", TRIPLETS, transductive=False)
+    means = split.means(scores(t000=0.25, t001=0.75))
+    assert means["unseen"] == means["full"] == 0.5
+    assert np.isnan(means["seen"])
+
+
+def test_means_of_unseen_seen_and_all_triplets():
+    split = Split(name="own", unseen=frozenset({Triplet(0, 0, 0), Triplet(0, 5, 5)}), transductive=True)
+    assert split.means(scores(t000=0.1, t001=0.4, t002=0.7)) == pytest.approx(
+        {"unseen": 0.1, "seen": 0.55, "full": 0.4}
+    )
+
+
+def test_rare_first_takes_the_fewest_instances_and_keeps_every_name_seen():
+    split = rare_first(COUNTS, 2, transductive=False)
+    # Object 2 occurs in a single triplet, so that one stays, though it is the rarest.
+    assert split.unseen == {Triplet(0, 0, 1), Triplet(0, 1, 0)}
+    assert split.transductive is False
+
+
+def test_non_rare_first_takes_the_most_instances_and_equal_ones_as_given():
+    assert non_rare_first(COUNTS, 1, transductive=True).unseen == {Triplet(0, 1, 1)}
+    tied = dict.fromkeys(COUNTS, 4)
+    assert non_rare_first(tied, 1, transductive=True).unseen == {Triplet(0, 0, 0)}
+    assert non_rare_first(dict(reversed(tied.items())), 1, transductive=True).unseen == {Triplet(0, 1, 1)}
+
+
+def test_names_stay_seen_however_many_triplets_are_left_out():
+    draws = np.random.default_rng(5)
+    counts = {triplet: int(count) for triplet, count in zip(TRIPLETS, draws.geometric(0.05, 600), strict=True)}
+    split = rare_first(counts, 500, transductive=None)
+    seen = [triplet for triplet in TRIPLETS if triplet not in split.unseen]
+    assert len({t.object for t in seen}) == 30 and len({t.predicate for t in seen}) == 20
+    with pytest.raises(ValueError, match=r"600 triplets can't be left out, only 5\d\d"):
+        rare_first(counts, 600, transductive=None)
+
+
+def test_fewer_than_ten_instances_are_rare():
+    counts = {Triplet(0, 0, 0): 9, Triplet(0, 0, 1): 10, Triplet(0, 0, 2): 0}
+    assert rare_triplets(counts) == {Triplet(0, 0, 0), Triplet(0, 0, 2)}
+    means = rare_means(scores(t000=0.2, t001=0.6), rare_triplets(counts))
+    assert means == pytest.approx({"full": 0.4, "rare": 0.2, "non-rare": 0.6})
+
+
+@pytest.mark.parametrize("text", ["[3, 0]", "3 0", "3,\n0\n", " 3\t0 "])
+def test_positions_of_unseen_triplets_are_read_from_a_file(tmp_path: Path, text: str):
+    (tmp_path / "unseen").write_text(text)
+    positions = read_positions(tmp_path / "unseen")
+    split = split_of_positions("own", positions, TRIPLETS, transductive=None)
+    assert split.unseen == {Triplet(0, 0, 3), Triplet(0, 0, 0)}
+
+
+@pytest.mark.parametrize("text", ["", "3 zero", "[3, 0", "[3.5]", '["3"]', "[true]"])
+def test_a_file_without_positions_is_refused(tmp_path: Path, text: str):
+    (tmp_path / "unseen").write_text(text)
+    with pytest.raises(ValueError, match="unseen is no list of positions"):
+        read_positions(tmp_path / "unseen")
+
+
+def test_lists_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="no split UV: there are NF, UC-RF, UC-NF"):
+        published_split("UV", TRIPLETS, transductive=None)
+    with pytest.raises(ValueError, match="this list has 599"):
+        published_split("UC-RF", TRIPLETS[:-1], transductive=None)
+    with pytest.raises(ValueError, match=r"positions \[-1, 600\], and the list has 600"):
+        split_of_positions("own", [600, 0, -1], TRIPLETS, transductive=None)
+    with pytest.raises(ValueError, match=r"positions \[7\] more than once"):
+        split_of_positions("own", [7, 0, 7], TRIPLETS, transductive=None)
+
+
+def test_the_published_lists_name_each_position_once():
+    assert Counter(map(len, map(set, PUBLISHED.values()))) == {600: 1, 120: 2}
