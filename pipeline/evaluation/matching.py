@@ -1,0 +1,210 @@
+"""Matches the predictions of whole test sets with the truth, without a loop over images: joins, overlaps, and who finds what.
+
+Axes: N predictions, T truths, E candidates, which are pairs of a prediction and a truth that may match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluation.interactions import Floats, Integers
+from pipeline.evaluation.relations import Relations
+
+Flags = NDArray[np.bool_]
+
+PAIRS = 2**22
+"""Pairs of predictions that are compared at once, which bounds the memory of suppression."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """E pairs of a prediction and a truth, by ascending prediction, then truth."""
+
+    prediction: Integers
+    truth: Integers
+    overlap: Floats
+    """E: what a prediction chooses among its truths by"""
+
+    def take(self, chosen: Flags) -> Candidates:
+        """Returns the candidates that a mask of length E selects."""
+        return Candidates(self.prediction[chosen], self.truth[chosen], self.overlap[chosen])
+
+    def best(self) -> Candidates:
+        """Returns for each prediction its candidate of greatest overlap, the first of equal ones."""
+        order = np.lexsort((-self.overlap, self.prediction))
+        _, first = np.unique(self.prediction[order], return_index=True)
+        chosen = order[first]
+        return Candidates(self.prediction[chosen], self.truth[chosen], self.overlap[chosen])
+
+    def first_finds(self, predictions: int) -> Flags:
+        """Returns N: whether a prediction is the first whose best truth is this one. Predictions come best first.
+
+        A prediction whose best truth is already found finds none, even if it overlaps others.
+        """
+        best = self.best()
+        _, first = np.unique(best.truth, return_index=True)
+        return marked(predictions, best.prediction[first])
+
+    def assigned(self) -> Candidates:
+        """Returns one truth at most for each prediction, and the reverse: each prediction takes the best that is still free.
+
+        Predictions come best first. Rounds of proposals give what a loop over the predictions gives, since every truth
+        prefers the earlier prediction.
+        """
+        left = self
+        while len(left.prediction):
+            best = left.best()
+            winner = np.full(int(left.truth.max()) + 1, np.iinfo(np.int64).max)
+            np.minimum.at(winner, best.truth, best.prediction)
+            # A truth refuses whoever comes after the best that proposed to it.
+            refused = left.prediction > winner[left.truth]
+            if not refused.any():
+                return best
+            left = left.take(~refused)
+        return left
+
+
+def joined(left: Integers, right: Integers) -> tuple[Integers, Integers]:
+    """Returns the positions of all pairs with equal keys, by ascending position in `left`, then in `right`."""
+    order = np.argsort(right, kind="stable")
+    ordered = right[order]
+    start, end = np.searchsorted(ordered, left, "left"), np.searchsorted(ordered, left, "right")
+    counts = end - start
+    first = np.repeat(start - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) if len(left) else start
+    return np.repeat(np.arange(len(left)), counts), order[first + np.arange(int(counts.sum()))]
+
+
+def numbered(columns: Sequence[Integers]) -> Integers:
+    """Returns a number for each row of integer columns. Equal rows have equal numbers, which ascend as the rows do."""
+    numbers = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        values, place = np.unique(column, return_inverse=True)
+        # Numbered anew for each column, so that products never exceed 64 bits.
+        numbers = np.unique(numbers * max(len(values), 1) + place, return_inverse=True)[1]
+    return numbers.astype(np.int64)
+
+
+def numbered_alike(left: Sequence[Integers], right: Sequence[Integers]) -> tuple[Integers, Integers]:
+    """Numbers the rows of two tables of integer columns, so that rows have equal numbers exactly if they are equal."""
+    numbers = numbered([np.concatenate(pair) for pair in zip(left, right, strict=True)])
+    return numbers[: len(left[0])], numbers[len(left[0]) :]
+
+
+def aligned_iou(left: Floats, right: Floats, pixel: float = 1.0, least: float = 0.0) -> Floats:
+    """Returns the IoU of N×4 boxes with N×4 others, row by row; NaN where a box is.
+
+    A side is `end - start + pixel` long: 1 where both ends belong to the box, 0 for edges between pixels. Boxes overlap
+    where `end - start` of their intersection exceeds `least` on both axes.
+    """
+    start, end = np.maximum(left[:, :2], right[:, :2]), np.minimum(left[:, 2:], right[:, 2:])
+    sides = end - start
+    common = np.where((sides <= least).any(axis=1), 0.0, (sides + pixel).prod(axis=1))
+    union = (
+        (left[:, 2:] - left[:, :2] + pixel).prod(axis=1) + (right[:, 2:] - right[:, :2] + pixel).prod(axis=1) - common
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(common / union)
+
+
+def relation_candidates(predicted: Relations, truth: Relations, overlap: float, pixel: float = 1.0) -> Candidates:
+    """Returns predictions and truths of one image with the same three labels, both boxes of which overlap by `overlap`.
+
+    A candidate's overlap is the smaller of its two.
+    """
+    pairs = joined(*numbered_alike(_labels(predicted), _labels(truth)))
+    subject = aligned_iou(predicted.subject_boxes[pairs[0]], truth.subject_boxes[pairs[1]], pixel)
+    object_ = aligned_iou(predicted.object_boxes[pairs[0]], truth.object_boxes[pairs[1]], pixel)
+    every = Candidates(*pairs, np.minimum(subject, object_))
+    return every.take(every.overlap >= overlap)
+
+
+def phrase_candidates(predicted: Relations, truth: Relations, overlap: float, pixel: float = 1.0) -> Candidates:
+    """Returns predictions and truths of one image with the same labels, whose enclosing boxes overlap by `overlap`."""
+    pairs = joined(*numbered_alike(_labels(predicted), _labels(truth)))
+    every = Candidates(*pairs, aligned_iou(enclosing(predicted)[pairs[0]], enclosing(truth)[pairs[1]], pixel))
+    return every.take(every.overlap >= overlap)
+
+
+def pair_numbers(relations: Relations) -> Integers:
+    """Returns N: equal numbers for relations of one image between the same boxes with the same labels."""
+    boxes = np.concatenate([relations.subject_boxes, relations.object_boxes], axis=1)
+    # Boxes are equal if their bits are, once zeros and NaN have one form each.
+    bits = np.where(np.isnan(boxes), np.nan, boxes + 0.0).astype(np.float64).view(np.int64)
+    return numbered([relations.image, relations.subject_labels, relations.object_labels, *bits.T])
+
+
+def enclosing(relations: Relations) -> Floats:
+    """Returns N×4: the smallest box around the subject and the object of each relation."""
+    start = np.minimum(relations.subject_boxes[:, :2], relations.object_boxes[:, :2])
+    end = np.maximum(relations.subject_boxes[:, 2:], relations.object_boxes[:, 2:])
+    return np.concatenate([start, end], axis=1)
+
+
+def kept(group: Integers, boxes: Sequence[Floats], powers: Sequence[float], threshold: float) -> Flags:
+    """Suppresses duplicates greedily, within groups. Returns N: whether an item, best first, is kept.
+
+    The overlap of two items of a group is the product of the IoU of their N×4 `boxes` to the `powers`. An item is
+    suppressed when that of a better kept one exceeds `threshold`.
+    """
+    return representatives(group, boxes, powers, threshold) == np.arange(len(group))
+
+
+def representatives(group: Integers, boxes: Sequence[Floats], powers: Sequence[float], threshold: float) -> Integers:
+    """Returns N: the best kept item that suppresses each item, or itself if it is kept. Arguments are those of `kept`."""
+    every_better, every_worse = _conflicts(group, boxes, powers, threshold)
+    better, worse = every_better, every_worse
+    dropped = np.zeros(len(group), bool)
+    while len(better):
+        waiting = marked(len(group), worse)
+        # Nobody better than these is left, so they are kept, and all that they overlap are dropped.
+        certain = ~waiting[better]
+        dropped[worse[certain]] = True
+        undecided = ~dropped[better] & ~dropped[worse] & ~certain
+        better, worse = better[undecided], worse[undecided]
+    by_kept = ~dropped[every_better]
+    shown = np.arange(len(group))
+    np.minimum.at(shown, every_worse[by_kept], every_better[by_kept])
+    return shown
+
+
+def _conflicts(
+    group: Integers, boxes: Sequence[Floats], powers: Sequence[float], threshold: float
+) -> tuple[Integers, Integers]:
+    """Returns the better and the worse item of all pairs of a group whose overlap exceeds `threshold`."""
+    order = np.argsort(group, kind="stable")
+    found: list[tuple[Integers, Integers]] = [(order[:0], order[:0])]
+    for part in _parts(group[order]):
+        chosen = order[part]
+        first, second = joined(group[chosen], group[chosen])
+        later = first < second
+        better, worse = chosen[first[later]], chosen[second[later]]
+        overlap = np.ones(len(better))
+        for each, power in zip(boxes, powers, strict=True):
+            overlap *= aligned_iou(each[better], each[worse]) ** power
+        found.append((better[overlap > threshold], worse[overlap > threshold]))
+    better, worse = (np.concatenate(ends) for ends in zip(*found, strict=True))
+    return better, worse
+
+
+def marked(length: int, positions: Integers) -> Flags:
+    """Returns a mask of `length` that is true at `positions`."""
+    mask = np.zeros(length, bool)
+    mask[positions] = True
+    return mask
+
+
+def _parts(ordered: Integers) -> list[slice]:
+    """Cuts ascending groups into slices of whole groups that have about `PAIRS` pairs of items each, at least one slice."""
+    _, start, sizes = np.unique(ordered, return_index=True, return_counts=True)
+    budget = (np.cumsum(sizes.astype(np.int64) ** 2) - 1) // PAIRS
+    cuts = [0, *(start[1:][np.diff(budget) > 0]).tolist(), len(ordered)]
+    return [slice(*each) for each in pairwise(cuts)]
+
+
+def _labels(relations: Relations) -> list[Integers]:
+    return [relations.image, relations.subject_labels, relations.object_labels, relations.predicates]

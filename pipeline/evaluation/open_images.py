@@ -1,0 +1,194 @@
+"""Relation and phrase detection on Open Images V6, as works on scene graphs report them: R@50, wmAP_rel, wmAP_phr, score_wtd.
+
+Rules: The 100 best relations of an image count for average precision, the 50 best for recall, except duplicates: pairs of
+the same triplet that overlap, and for phrases also enclosing boxes that do. A relation is correct if its triplet is, and
+both boxes overlap by at least half (+1 pixel convention); a phrase, if its triplet is and the enclosing box does. Each truth
+is found once. score_wtd = 0.2 R@50 + 0.4 wmAP_rel + 0.4 wmAP_phr, where wmAP is the mean of the predicates' AP (area
+under the falling envelope of precision), weighted by their numbers of truths (Zhang et al. 2019, "Graphical Contrastive
+Losses for Scene Graph Parsing").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pipeline.evaluation.hico import Triplet
+from pipeline.evaluation.interactions import Integers
+from pipeline.evaluation.matching import (
+    Candidates,
+    Flags,
+    enclosing,
+    kept,
+    numbered,
+    numbered_alike,
+    phrase_candidates,
+    relation_candidates,
+)
+from pipeline.evaluation.ranking import area_under_precision, best_first, check_test_set, eleven_points, scores_of
+from pipeline.evaluation.relations import Relations
+
+
+@dataclass(frozen=True)
+class OpenImagesRules:
+    """The rules of the metric, and of RLIPv2's suppression of duplicates."""
+
+    per_image: int = 100
+    """Number of relations per image that count for average precision, taken best first."""
+    recalled: int = 50
+    """Number of relations per image that count for recall."""
+    overlap: float = 0.5
+    """Minimum IoU of boxes."""
+    suppression: float | None = 0.7
+    """Weighted overlap above which two pairs of one triplet are duplicates. None keeps duplicates, also of phrases."""
+    phrase_suppression: float = 0.5
+    """IoU above which two enclosing boxes of one triplet are duplicates."""
+    subject_power: float = 1.0
+    object_power: float = 0.5
+    """The weighted overlap is IoU_subject ** subject_power * IoU_object ** object_power."""
+    official: bool = False
+    """Whether to score as the evaluator of RLIPv2's authors does. There, AP is of triplets instead of predicates, by
+    eleven points; wrong relations on images without truth are ignored; a phrase gets the matches of another, since
+    phrases are sorted after these were looked up; and phrases' recall ignores triplets that were never predicted."""
+
+
+@dataclass(frozen=True)
+class DetectionScores:
+    """Average precision and recall by predicate, or by triplet in official mode. Keys are those of the truth."""
+
+    average_precision: Mapping[Hashable, float]
+    recall: Mapping[Hashable, float]
+    truths: Mapping[Hashable, int]
+    total_recall: float
+    """Share of all truths that were found."""
+
+    @property
+    def mean(self) -> float:
+        """Mean AP."""
+        return float(np.mean([*self.average_precision.values()])) if self.average_precision else float("nan")
+
+    @property
+    def weighted_mean(self) -> float:
+        """Mean AP, weighted by the numbers of truths."""
+        if not self.average_precision:
+            return float("nan")
+        return float(np.average([*self.average_precision.values()], weights=[*self.truths.values()]))
+
+    @property
+    def mean_recall(self) -> float:
+        """Mean recall."""
+        return float(np.mean([*self.recall.values()])) if self.recall else float("nan")
+
+
+@dataclass(frozen=True)
+class OpenImagesScores:
+    """Scores of the `per_image` best relations and phrases, and of the `recalled` best."""
+
+    relations: DetectionScores
+    phrases: DetectionScores
+    recalled_relations: DetectionScores
+    recalled_phrases: DetectionScores
+
+    @property
+    def recall(self) -> float:
+        """R@50: the share of true relations among the 50 best of their image."""
+        return self.recalled_relations.total_recall
+
+    @property
+    def score_wtd(self) -> float:
+        """The weighted sum by which works are compared."""
+        return 0.2 * self.recall + 0.4 * self.relations.weighted_mean + 0.4 * self.phrases.weighted_mean
+
+    @property
+    def unweighted_score(self) -> float:
+        """The same with plain means of AP."""
+        return 0.2 * self.recall + 0.4 * self.relations.mean + 0.4 * self.phrases.mean
+
+
+def score_open_images(predicted: Relations, truth: Relations, rules: OpenImagesRules | None = None) -> OpenImagesScores:
+    """Scores relations against the truth of the same images. Raises ValueError as `check_test_set` does."""
+    rules = rules or OpenImagesRules()
+    check_test_set(predicted, truth)
+    relations, phrases = _both(predicted, truth, rules)
+    fewer = replace(rules, per_image=rules.recalled)
+    recalled_relations, recalled_phrases = _both(predicted, truth, fewer)
+    return OpenImagesScores(relations, phrases, recalled_relations, recalled_phrases)
+
+
+def _both(predicted: Relations, truth: Relations, rules: OpenImagesRules) -> tuple[DetectionScores, DetectionScores]:
+    ranked = best_first(predicted, rules.per_image)
+    if rules.suppression is not None:
+        boxes = [ranked.subject_boxes, ranked.object_boxes]
+        powers = [rules.subject_power, rules.object_power]
+        ranked = ranked.take(kept(_kinds(ranked), boxes, powers, rules.suppression))
+    found = relation_candidates(ranked, truth, rules.overlap).first_finds(len(ranked))
+    counted = np.isin(ranked.image, truth.image) if rules.official else np.ones(len(ranked), bool)
+    phrases = ranked
+    if rules.suppression is not None:
+        phrases = ranked.take(kept(_kinds(ranked), [enclosing(ranked)], [1.0], rules.phrase_suppression))
+    candidates = phrase_candidates(phrases, truth, rules.overlap)
+    if rules.official and rules.suppression is not None:
+        candidates = _misplaced(candidates, phrases, truth)
+    found_phrases = candidates.first_finds(len(phrases))
+    return (
+        _scores(ranked.take(counted), found[counted], truth, rules),
+        _scores(phrases, found_phrases, truth, rules, ignore_unpredicted=rules.official),
+    )
+
+
+def _misplaced(candidates: Candidates, phrases: Relations, truth: Relations) -> Candidates:
+    """Gives each phrase the candidates of the phrase that stood at its place before phrases were sorted by score.
+
+    There, the triplets of an image follow one another by their best scores, each with all its phrases. Phrases whose
+    triplet no image has are skipped and find nothing.
+    """
+    kinds = _kinds(phrases)
+    _, first, kind = np.unique(kinds, return_index=True, return_inverse=True)
+    before = np.lexsort((np.arange(len(phrases)), first[kind], phrases.image))
+    now = np.empty(len(phrases), np.int64)
+    now[before] = np.arange(len(phrases))
+    moved = now[candidates.prediction]
+    order = np.lexsort((candidates.truth, moved))
+    wrong = Candidates(moved[order], candidates.truth[order], candidates.overlap[order])
+    known = np.isin(*numbered_alike(_triplet_columns(phrases), _triplet_columns(truth)))
+    return wrong.take(known[wrong.prediction])
+
+
+def _scores(
+    predicted: Relations, found: Flags, truth: Relations, rules: OpenImagesRules, ignore_unpredicted: bool = False
+) -> DetectionScores:
+    if rules.official:
+        labels, given = numbered_alike(_triplet_columns(predicted), _triplet_columns(truth))
+    else:
+        labels, given = predicted.predicates, truth.predicates
+    kinds, example, counts = np.unique(given, return_index=True, return_counts=True)
+    order = np.lexsort((-scores_of(predicted), labels))
+    labels, right = labels[order], found[order]
+    start, end = np.searchsorted(labels, kinds, "left"), np.searchsorted(labels, kinds, "right")
+    triplets = truth.triplets
+    precision: dict[Hashable, float] = {}
+    recall: dict[Hashable, float] = {}
+    truths: dict[Hashable, int] = {}
+    total = 0
+    for kind, first, last, count, row in zip(kinds, start, end, counts, example, strict=True):
+        name = Triplet(*triplets[row].tolist()) if rules.official else int(kind)
+        hits = right[first:last]
+        precision[name] = (
+            eleven_points(hits, int(count), official=True) if rules.official else area_under_precision(hits, int(count))
+        )
+        recall[name] = float(hits.sum() / count)
+        truths[name] = int(count)
+        total += int(hits.sum())
+    asked = counts[end > start].sum() if ignore_unpredicted else counts.sum()
+    return DetectionScores(precision, recall, truths, float(total / asked) if asked else float("nan"))
+
+
+def _kinds(relations: Relations) -> Integers:
+    """Returns N: equal numbers for relations of one image with the same triplet."""
+    return numbered([relations.image, *_triplet_columns(relations)])
+
+
+def _triplet_columns(relations: Relations) -> list[Integers]:
+    return [relations.subject_labels, relations.object_labels, relations.predicates]

@@ -1,0 +1,176 @@
+"""Agent and role average precision of V-COCO (Gupta and Malik 2015), as vsrl_eval computes them.
+
+Rules: A prediction belongs to the true person that its person box overlaps most. It is correct if that person does the
+action, the boxes overlap by at least half (+1 pixel convention), and no better prediction has found the person. For a role,
+the box of the thing must overlap by half, too. Where the person has no thing, scenario 1 asks for a prediction without a
+box, and scenario 2 accepts any. Predictions of persons that nobody annotated do not count. Average precision is the area
+under the falling envelope of precision, and recall is of all persons who do the action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.evaluation.interactions import Floats, Integers
+from pipeline.evaluation.matching import Candidates, Flags, aligned_iou, joined, marked
+from pipeline.evaluation.ranking import area_under_precision, scores_of
+from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.vcoco_detections import VcocoDetections
+from pipeline.evaluation.vcoco_truth import VcocoTruth
+
+Role = tuple[str, str]
+POINT = "point"
+"""The action that the mean over 24 roles leaves out, because few of its persons have a thing."""
+
+
+@dataclass(frozen=True)
+class VcocoRules:
+    """The rules that vsrl_eval fixes."""
+
+    overlap: float = 0.5
+    """Minimum IoU of persons, and of things."""
+    official: bool = False
+    """Whether the mean without "point" is computed as vsrl_eval does: it takes the first role of the third action from the
+    end for it, and divides by 24, whatever the actions are."""
+
+
+@dataclass(frozen=True)
+class VcocoScores:
+    """Average precision per action and per role; NaN for actions that no person of the test set does."""
+
+    agent: Mapping[str, float]
+    scenario_1: Mapping[Role, float]
+    scenario_2: Mapping[Role, float]
+    persons: Mapping[str, int]
+    """Number of true persons per action"""
+    official: bool = False
+
+    @property
+    def agent_mean(self) -> float:
+        """Mean agent AP over the actions of the test set."""
+        return _mean(self.agent)
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Mean role AP of scenario 1 and 2 over all roles, 25 in V-COCO."""
+        return _mean(self.scenario_1), _mean(self.scenario_2)
+
+    @property
+    def means_without_point(self) -> tuple[float, float]:
+        """Mean role AP of scenario 1 and 2 without the action "point", over 24 roles in V-COCO. Papers report this one."""
+        return self._without_point(self.scenario_1), self._without_point(self.scenario_2)
+
+    def _without_point(self, precision: Mapping[Role, float]) -> float:
+        if not self.official:
+            return _mean({role: value for role, value in precision.items() if role[0] != POINT})
+        third = [*self.persons][-3] if len(self.persons) >= 3 else None
+        left_out = [value for (action, _), value in precision.items() if action == third]
+        return (_mean(precision) * 25 - (left_out[0] if left_out else float("nan"))) / 24
+
+
+def score_vcoco(predicted: VcocoDetections, truth: VcocoTruth, rules: VcocoRules | None = None) -> VcocoScores:
+    """Scores detections against the truth of the same images. Equal scores keep the order of the detections.
+
+    Predictions on images without a person, where vsrl_eval stops with an error, are wrong. Raises ValueError if images,
+    actions or roles do not fit, or a box of a person is NaN.
+    """
+    rules = rules or VcocoRules()
+    _check(predicted, truth)
+    positives = (truth.labels == 1).sum(axis=0)
+    counts = {action: int(count) for action, count in zip(truth.actions, positives, strict=True)}
+    agent = _agents(predicted, truth, positives, rules)
+    first: dict[Role, float] = {}
+    second: dict[Role, float] = {}
+    order = np.argsort(predicted.roles.predicates, kind="stable")
+    bounds = np.searchsorted(predicted.roles.predicates[order], np.arange(len(truth.roles) + 1))
+    for number, role in enumerate(truth.roles):
+        found = predicted.roles.take(np.sort(order[bounds[number] : bounds[number + 1]]))
+        first[role], second[role] = _role(found, truth, number, rules)
+    return VcocoScores(agent, first, second, counts, rules.official)
+
+
+def _agents(predicted: VcocoDetections, truth: VcocoTruth, positives: Integers, rules: VcocoRules) -> dict[str, float]:
+    person, overlap = _persons(predicted.agent_image, predicted.agent_boxes, truth)
+    counted = _counted(person, truth)
+    close = (person >= 0) & (overlap >= rules.overlap)
+    precision = {}
+    for action, name in enumerate(truth.actions):
+        scores = predicted.agent_scores[:, action]
+        right = close & (truth.labels[person, action] == 1) if len(truth.labels) else close
+        precision[name] = _precision(scores, counted & ~np.isnan(scores), right, person, int(positives[action]))
+    return precision
+
+
+def _role(found: Relations, truth: VcocoTruth, number: int, rules: VcocoRules) -> tuple[float, float]:
+    """Returns the AP of a role in scenario 1 and 2."""
+    action = truth.actions.index(truth.roles[number][0])
+    positives = int((truth.labels[:, action] == 1).sum())
+    found = found.take(~np.isnan(scores_of(found)))
+    scores = scores_of(found)
+    person, overlap = _persons(found.image, found.subject_boxes, truth)
+    counted = _counted(person, truth)
+    if not len(truth.labels):
+        return float("nan"), float("nan")
+    close = (person >= 0) & (overlap >= rules.overlap) & (truth.labels[person, action] == 1)
+    thing = truth.role_boxes[person, number]
+    same_thing = _overlaps(thing, found.object_boxes) >= rules.overlap
+    has_none = np.isnan(thing).all(axis=1)
+    says_none = np.isnan(found.object_boxes).all(axis=1) | (found.object_boxes == 0).all(axis=1)
+    return (
+        _precision(scores, counted, close & np.where(has_none, says_none, same_thing), person, positives),
+        _precision(scores, counted, close & (has_none | same_thing), person, positives),
+    )
+
+
+def _precision(scores: Floats, counted: Flags, right: Flags, person: Integers, positives: int) -> float:
+    """Returns average precision of the counted predictions, of which the first that is right finds its person."""
+    order = np.argsort(-scores, kind="stable")
+    order = order[counted[order]]
+    hits = np.flatnonzero(right[order])
+    _, first = np.unique(person[order][hits], return_index=True)
+    return area_under_precision(marked(len(order), hits[first]), positives)
+
+
+def _persons(image: Integers, boxes: Floats, truth: VcocoTruth) -> tuple[Integers, Floats]:
+    """Returns for each box the true person of its image that it overlaps most, -1 in images without one, and the IoU."""
+    pairs = joined(image, truth.image)
+    best = Candidates(*pairs, _overlaps(boxes[pairs[0]], truth.boxes[pairs[1]])).best()
+    person, overlap = np.full(len(image), -1, np.int64), np.zeros(len(image))
+    person[best.prediction], overlap[best.prediction] = best.truth, best.overlap
+    return person, overlap
+
+
+def _counted(person: Integers, truth: VcocoTruth) -> Flags:
+    """Returns which predictions count: all but those of persons without annotations."""
+    # The element at the end stands for "no person".
+    return ~np.append(truth.unannotated, False)[person]
+
+
+def _overlaps(left: Floats, right: Floats) -> Floats:
+    # Boxes that share a single row of pixels overlap here, unlike in HICO-DET.
+    return aligned_iou(left, right, least=-1.0)
+
+
+def _check(predicted: VcocoDetections, truth: VcocoTruth) -> None:
+    if predicted.roles.images != truth.images:
+        raise ValueError(f"detections of {predicted.roles.images} images, but ground truth of {truth.images}")
+    expected = (len(predicted.agent_image), len(truth.actions))
+    if predicted.agent_scores.shape != expected:
+        raise ValueError(f"agent scores have the shape {predicted.agent_scores.shape}, expected {expected}")
+    predicates = predicted.roles.predicates
+    if len(predicates) and not 0 <= predicates.min() <= predicates.max() < len(truth.roles):
+        raise ValueError(
+            f"predicates go from {predicates.min()} to {predicates.max()}, but there are {len(truth.roles)} roles"
+        )
+    for boxes in (predicted.agent_boxes, predicted.roles.subject_boxes):
+        unknown = int(np.isnan(boxes).any(axis=1).sum())
+        if unknown:
+            raise ValueError(f"{unknown} of {len(boxes)} detections have a person box with NaN")
+
+
+def _mean(precision: Mapping[str, float] | Mapping[Role, float]) -> float:
+    values = [value for value in precision.values() if not np.isnan(value)]
+    return float(np.mean(values)) if values else float("nan")

@@ -1,0 +1,141 @@
+"""What was found in V-COCO's images: persons with a score for each action, and things in the roles of actions."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.datasets.annotations import AnnotationError, as_id
+from pipeline.data.datasets.json_stream import stream_rows
+from pipeline.evaluation.interactions import Floats, Integers
+from pipeline.evaluation.matching import pair_numbers
+from pipeline.evaluation.ranking import scores_of
+from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.vcoco_truth import AGENT, VcocoTruth
+
+_EXPECTED = "a list of detections with image_id, person_box, <action>_agent and <action>_<role>"
+
+
+@dataclass(frozen=True)
+class VcocoDetections:
+    """N found persons, and relations between persons and the things of a role, of the same images.
+
+    The predicates of `roles` are indices into `VcocoTruth.roles`; labels do not count. An object box of NaN or zeros
+    says that there is no thing. A score of NaN says that nothing was predicted.
+    """
+
+    roles: Relations
+    agent_image: Integers
+    agent_boxes: Floats
+    agent_scores: Floats
+    """N×A: one score for each action"""
+
+    @classmethod
+    def of(cls, relations: Relations, names: Sequence[str], truth: VcocoTruth) -> VcocoDetections:
+        """Converts a network's relations, whose predicates are `names` like "cut_instr", "cut instr" or "walk".
+
+        As the authors of RLIPv2 write V-COCO's detections: a person's score as the agent of an action is the score of its
+        relation, or the greater of two where a pair has both `instr` and `obj`. Raises ValueError for an unknown name.
+        """
+        scores = scores_of(relations)
+        action_of = np.full(len(names), -1, np.int64)
+        role_of = np.full(len(names), -1, np.int64)
+        for place, name in enumerate(names):
+            action, _, role = name.replace(" ", "_").rpartition("_")
+            if (action, role) in truth.roles:
+                role_of[place] = truth.roles.index((action, role))
+            else:
+                action = name.replace(" ", "_")
+            if action not in truth.actions:
+                raise ValueError(f"{name!r} is no action of V-COCO with a role, which are {_names(truth)}")
+            action_of[place] = truth.actions.index(action)
+        _, first, pair = np.unique(pair_numbers(relations), return_index=True, return_inverse=True)
+        agents = np.full((len(first), len(truth.actions)), -np.inf)
+        np.maximum.at(agents, (pair, action_of[relations.predicates]), scores)
+        with_role = relations.take(role_of[relations.predicates] >= 0)
+        by_image = np.argsort(relations.image[first], kind="stable")
+        return cls(
+            roles=replace(with_role, predicates=role_of[with_role.predicates]),
+            agent_image=relations.image[first][by_image],
+            agent_boxes=relations.subject_boxes[first][by_image],
+            agent_scores=np.where(agents == -np.inf, np.nan, agents)[by_image],
+        )
+
+
+def read_vcoco_detections(path: Path, truth: VcocoTruth, allow_missing: bool = False) -> VcocoDetections:
+    """Reads the JSON form of the detections that vsrl_eval takes as a pickle, which is never opened.
+
+    Raises `AnnotationError` for a file of another kind, a detection that lacks a field, an image that the truth lacks, or,
+    unless `allow_missing`, images of the truth without a detection.
+    """
+    position = {image_id: place for place, image_id in enumerate(truth.image_ids)}
+    agents = [f"{action}_{AGENT}" for action in truth.actions]
+    roles = [f"{action}_{role}" for action, role in truth.roles]
+    images, boxes, scores, things = array("q"), array("d"), array("d"), array("d")
+    unknown: dict[Any, int] = {}
+    for number, row in enumerate(stream_rows(path, _EXPECTED)):
+        try:
+            image_id = as_id(row["image_id"])
+            boxes.extend(_numbers(row, "person_box", 4))
+            for name in agents:
+                scores.append(_number(row[name]))
+            for name in roles:
+                things.extend(_numbers(row, name, 5))
+        except (KeyError, TypeError, ValueError) as error:
+            raise AnnotationError(f"{path}: detection {number}: {error!r}; expected {_EXPECTED}") from error
+        place = position.get(image_id) if image_id is not None else None
+        if place is None:
+            unknown[row["image_id"]] = number
+        images.append(-1 if place is None else place)
+    if unknown:
+        raise AnnotationError(f"{path}: {len(unknown)} images are not in the ground truth, e.g. {list(unknown)[:3]}")
+    image = np.array(images, np.int64)
+    lacking = sorted(set(range(truth.images)) - set(image.tolist()))
+    if lacking and not allow_missing:
+        ids = [truth.image_ids[place] for place in lacking[:3]]
+        raise AnnotationError(f"{path}: {len(lacking)} of {truth.images} images have no detection, e.g. {ids}")
+    order = np.argsort(image, kind="stable")
+    persons = np.array(boxes).reshape(-1, 4)[order]
+    found = np.array(things).reshape(len(image), len(roles), 5)[order].reshape(-1, 5)
+    count = len(image) * len(roles)
+    none = np.zeros(count, np.int64)
+    return VcocoDetections(
+        roles=Relations(
+            images=truth.images,
+            image=np.repeat(image[order], len(roles)),
+            subject_boxes=np.repeat(persons, len(roles), axis=0),
+            object_boxes=found[:, :4],
+            subject_labels=none,
+            object_labels=none,
+            predicates=np.tile(np.arange(len(roles)), len(image)),
+            scores=found[:, 4],
+        ),
+        agent_image=image[order],
+        agent_boxes=persons,
+        agent_scores=np.array(scores).reshape(len(image), len(agents))[order],
+    )
+
+
+def _numbers(row: Mapping[str, Any], name: str, count: int) -> list[float]:
+    values = row[name]
+    if not isinstance(values, list) or len(values) != count:
+        raise ValueError(f"{name} is not a list of {count} numbers")
+    return [_number(value) for value in values]
+
+
+def _number(value: Any) -> float:
+    """Converts a number; JSON writers that know no NaN write null."""
+    if value is None:
+        return float("nan")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{value!r} is not a number")
+    return float(value)
+
+
+def _names(truth: VcocoTruth) -> str:
+    return ", ".join([*truth.actions, *(f"{action}_{role}" for action, role in truth.roles)])

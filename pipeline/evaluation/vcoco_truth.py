@@ -1,0 +1,161 @@
+"""The truth of V-COCO (Gupta and Malik 2015): which persons do which actions, and with which things.
+
+Axes: N persons, A actions, R roles of actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.datasets.annotations import AnnotationError, as_four_numbers, read_json, rows
+from pipeline.evaluation.interactions import Floats, Integers
+
+AGENT = "agent"
+_ACTIONS = "V-COCO's list of actions with action_name, role_name, image_id, ann_id, label and role_object_id"
+_INSTANCES = "COCO instances with images, annotations and categories"
+
+
+@dataclass(frozen=True)
+class VcocoTruth:
+    """N annotated or unannotated persons of `images` images, by ascending image."""
+
+    images: int
+    actions: tuple[str, ...]
+    roles: tuple[tuple[str, str], ...]
+    """Action and role, e.g. ("cut", "instr"), in the order of actions. Agents are not among them."""
+    image: Integers
+    """N: the position of each person's image in the test set"""
+    boxes: Floats
+    """N×4 absolute pixels (left, top, right, bottom)"""
+    labels: Integers
+    """N×A: 1 where the person does the action, 0 where not, -1 where nobody said"""
+    role_boxes: Floats
+    """N×R×4; NaN where the person does not do the action, or does it without a thing"""
+    image_ids: tuple[int, ...] = ()
+    """The id of each image"""
+
+    @property
+    def unannotated(self) -> np.ndarray:
+        """N: whether a person has no annotation. Predictions that match one do not count."""
+        return np.asarray((self.labels < 0).any(axis=1))
+
+
+def read_vcoco_truth(actions: Path, instances: Path, image_ids: Iterable[int] | None = None) -> VcocoTruth:
+    """Reads `vcoco_test.json` and the COCO instances of its images, in the layout of V-COCO's authors.
+
+    Boxes are cleaned as vsrl_eval does: the last pixel belongs to them, they are clipped to the image, and those without
+    an area are left out. `image_ids` is the split; by default, it is the images that V-COCO annotates.
+    Raises `AnnotationError` if a file is of another kind, an image is missing, or an annotation names a box that isn't there.
+    """
+    verbs = rows(read_json(actions, _ACTIONS), actions, _ACTIONS)
+    coco = read_json(instances, _INSTANCES)
+    try:
+        # The public files have nested each id in a list of its own.
+        stated = verbs[0]["image_id"] if image_ids is None else list(image_ids)
+        ids = list(dict.fromkeys(np.asarray(stated, np.int64).reshape(-1).tolist()))
+        boxes = _Boxes(coco, ids, instances)
+        return _truth([_Verb.of(verb) for verb in verbs], boxes, ids, actions)
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise AnnotationError(f"{actions} or {instances}: {error!r}; expected {_ACTIONS}, and {_INSTANCES}") from error
+
+
+@dataclass(frozen=True)
+class _Verb:
+    """One action of V-COCO's file; row i of `objects` (roles without the agent) belongs to annotation `persons[i]`."""
+
+    name: str
+    roles: tuple[str, ...]
+    persons: Integers
+    label: Integers
+    objects: Integers
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> _Verb:
+        names = list(row["role_name"])
+        # The file states the ids role by role.
+        ids = np.asarray(row["role_object_id"], np.int64).reshape(len(names), -1).T
+        others = [place for place, name in enumerate(names) if name != AGENT]
+        return cls(
+            name=str(row["action_name"]),
+            roles=tuple(names[place] for place in others),
+            persons=np.asarray(row["ann_id"], np.int64).reshape(-1),
+            label=np.asarray(row["label"], np.int64).reshape(-1),
+            objects=ids[:, others],
+        )
+
+
+class _Boxes:
+    """The usable boxes of the images, by annotation id, and the persons among them in the order of the file."""
+
+    def __init__(self, coco: Mapping[str, Any], ids: list[int], path: Path) -> None:
+        sizes = {int(image["id"]): (image["width"], image["height"]) for image in coco["images"]}
+        missing = [each for each in ids if each not in sizes]
+        if missing:
+            raise AnnotationError(f"{path}: lacks {len(missing)} of {len(ids)} images, e.g. {missing[:3]}")
+        people = {category["id"] for category in coco["categories"] if category["name"] == "person"}
+        position = {each: place for place, each in enumerate(ids)}
+        self.clean: dict[int, tuple[float, ...]] = {}
+        self.persons: list[tuple[int, int]] = []
+        """Position of the image, and annotation id"""
+        for row in coco["annotations"]:
+            place = position.get(int(row["image_id"]))
+            if place is None or row.get("ignore") == 1:
+                continue
+            box = _clean(row, *sizes[int(row["image_id"])])
+            if box is not None:
+                self.clean[int(row["id"])] = box
+                if row["category_id"] in people:
+                    self.persons.append((place, int(row["id"])))
+        self.persons.sort(key=lambda person: person[0])
+
+
+def _truth(verbs: list[_Verb], boxes: _Boxes, ids: list[int], path: Path) -> VcocoTruth:
+    person_ids = [annotation for _, annotation in boxes.persons]
+    place = {annotation: row for row, annotation in enumerate(person_ids)}
+    roles = tuple((verb.name, role) for verb in verbs for role in verb.roles)
+    annotated = set(verbs[0].persons.tolist())
+    labels = np.full((len(person_ids), len(verbs)), -1, np.int64)
+    labels[[row for row, annotation in enumerate(person_ids) if annotation in annotated]] = 0
+    role_boxes = np.full((len(person_ids), len(roles), 4), np.nan)
+    first_role = 0
+    for action, verb in enumerate(verbs):
+        for person, objects in zip(verb.persons[verb.label == 1], verb.objects[verb.label == 1], strict=True):
+            row = place.get(int(person))
+            if row is None:
+                continue
+            labels[row, action] = 1
+            for offset, thing in enumerate(objects.tolist()):
+                if thing and thing not in boxes.clean:
+                    raise AnnotationError(
+                        f"{path}: {verb.name} of person {person} names box {thing}, which is missing or empty"
+                    )
+                if thing:
+                    role_boxes[row, first_role + offset] = boxes.clean[thing]
+        first_role += len(verb.roles)
+    return VcocoTruth(
+        images=len(ids),
+        actions=tuple(verb.name for verb in verbs),
+        roles=roles,
+        image=np.array([image for image, _ in boxes.persons], np.int64),
+        boxes=np.array([boxes.clean[each] for each in person_ids], np.float64).reshape(-1, 4),
+        labels=labels,
+        role_boxes=role_boxes,
+        image_ids=tuple(ids),
+    )
+
+
+def _clean(row: Mapping[str, Any], width: float, height: float) -> tuple[float, ...] | None:
+    """Returns left, top, right, bottom inside the image, the last pixel included; None for a box without area."""
+    numbers = as_four_numbers(row["bbox"])
+    if numbers is None or not row["area"] > 0:
+        return None
+    x, y, w, h = numbers
+    right, bottom = x + max(0.0, w - 1), y + max(0.0, h - 1)
+    left, right = (min(width - 1.0, max(0.0, value)) for value in (x, right))
+    top, bottom = (min(height - 1.0, max(0.0, value)) for value in (y, bottom))
+    return (left, top, right, bottom) if right > left and bottom > top else None

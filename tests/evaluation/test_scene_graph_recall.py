@@ -1,0 +1,108 @@
+"""Recall of scene graphs on Visual Genome and on VRD."""
+
+import numpy as np
+import pytest
+from relation_rows import A, B, C, D, half, relations, truths
+
+from pipeline.evaluation.scene_graph_recall import SceneGraphRules, score_scene_graphs
+from pipeline.evaluation.visual_relationships import VrdRules, score_vrd
+
+NEAR_A = [1.0, 10.0, 40.0, 89.0]
+"""A box that shows the same as A."""
+
+
+def test_recall_is_averaged_over_images_and_mean_recall_over_predicates():
+    truth = truths([(0, A, B, 0, 1, 0), (0, A, C, 0, 2, 0), (0, C, D, 2, 3, 1), (1, A, B, 0, 1, 0)], images=3)
+    predicted = relations([(0, A, B, 0, 1, 0, 0.9), (1, A, B, 0, 1, 0, 0.8)], images=3)
+    found = score_scene_graphs(predicted, truth)
+    assert found.recall[50] == pytest.approx((1 / 3 + 1) / 2)
+    assert found.by_predicate[50] == pytest.approx({0: (1 / 2 + 1) / 2, 1: 0.0})
+    assert found.mean_recall[50] == pytest.approx(0.75 / 2)
+
+
+def test_only_the_best_k_of_an_image_count():
+    truth = truths([(0, A, B, 0, 1, 0)])
+    others = [(0, C, [300.0, 10, 340 + extra, 90], 2, 3, 0, 0.9 - extra / 100) for extra in range(30)]
+    rules = SceneGraphRules(same_object=None)
+    found = score_scene_graphs(relations([*others, (0, A, B, 0, 1, 0, 0.1)]), truth, rules)
+    assert (found.recall[20], found.recall[50]) == (0.0, 1.0)
+
+
+def test_a_pair_has_one_predicate_with_the_graph_constraint():
+    truth = truths([(0, A, B, 0, 1, 0), (0, A, B, 0, 1, 1)])
+    predicted = relations([(0, A, B, 0, 1, 0, 0.9), (0, A, B, 0, 1, 1, 0.8)])
+    found = score_scene_graphs(predicted, truth)
+    assert (found.recall[50], found.unconstrained[50]) == (0.5, 1.0)
+    assert (found.mean_recall[50], found.unconstrained_mean[50]) == (0.5, 1.0)
+
+
+def test_an_object_found_twice_gives_no_second_predicate_but_officially_it_does():
+    truth = truths([(0, A, B, 0, 1, 0), (0, A, B, 0, 1, 1)])
+    predicted = relations([(0, A, B, 0, 1, 0, 0.9), (0, NEAR_A, B, 0, 1, 1, 0.8)])
+    assert score_scene_graphs(predicted, truth).recall[50] == 0.5
+    assert score_scene_graphs(predicted, truth, SceneGraphRules(official=True)).recall[50] == 1.0
+    # Given boxes are objects of their own.
+    assert score_scene_graphs(predicted, truth, SceneGraphRules(same_object=None)).recall[50] == 1.0
+
+
+def test_boxes_of_other_labels_are_other_objects():
+    truth = truths([(0, A, B, 0, 1, 0), (0, A, B, 5, 1, 1)])
+    predicted = relations([(0, A, B, 0, 1, 0, 0.9), (0, NEAR_A, B, 5, 1, 1, 0.8)])
+    assert score_scene_graphs(predicted, truth).recall[50] == 1.0
+
+
+def test_a_prediction_finds_one_truth_but_officially_all_that_it_overlaps():
+    truth = truths([(0, A, B, 0, 1, 0), (0, NEAR_A, B, 0, 1, 0)])
+    predicted = relations([(0, A, B, 0, 1, 0, 0.9)])
+    assert score_scene_graphs(predicted, truth).recall[50] == 0.5
+    assert score_scene_graphs(predicted, truth, SceneGraphRules(official=True)).recall[50] == 1.0
+
+
+def test_zero_shot_recall_is_of_triplets_that_training_lacks():
+    truth = truths([(0, A, B, 0, 1, 0), (0, C, D, 2, 3, 1), (1, C, D, 2, 3, 1)], images=2)
+    predicted = relations([(0, A, B, 0, 1, 0, 0.9), (1, C, D, 2, 3, 1, 0.9)], images=2)
+    seen = np.array([[0, 1, 0]])
+    found = score_scene_graphs(predicted, truth, seen=seen)
+    assert found.zero_shot[50] == found.unconstrained_zero_shot[50] == 0.5
+    assert np.isnan(score_scene_graphs(predicted, truth).zero_shot[50])
+    assert score_vrd(predicted, truth, seen=seen).zero_shot_relations[50] == 0.5
+
+
+def test_vrd_recall_is_of_all_truths_together():
+    truth = truths([(0, A, B, 0, 1, 0), (0, A, C, 0, 2, 0), (0, C, D, 2, 3, 1), (1, A, B, 0, 1, 0)], images=2)
+    predicted = relations([(0, A, B, 0, 1, 0, 0.9), (1, A, B, 0, 1, 0, 0.8)], images=2)
+    assert score_vrd(predicted, truth).relations == {50: 0.5, 100: 0.5}
+
+
+def test_vrd_counts_k_predicates_of_a_pair():
+    truth = truths([(0, A, B, 0, 1, 0), (0, A, B, 0, 1, 1), (0, A, B, 0, 1, 2)])
+    predicted = relations([(0, A, B, 0, 1, predicate, 0.9 - predicate / 10) for predicate in range(3)])
+    by_k = {k: score_vrd(predicted, truth, VrdRules(predicates_per_pair=k)).relations[50] for k in (1, 2, 70, None)}
+    assert by_k == pytest.approx({1: 1 / 3, 2: 2 / 3, 70: 1.0, None: 1.0})
+
+
+def test_a_phrase_needs_only_the_box_around_both():
+    truth = truths([(0, A, D, 0, 1, 0)])
+    found = score_vrd(relations([(0, half(A), D, 0, 1, 0, 0.9)]), truth)
+    assert (found.relations[50], found.phrases[50]) == (0.0, 1.0)
+
+
+def test_a_prediction_takes_a_truth_that_is_still_free():
+    # Both overlap the first truth most, but the second overlaps the other, too.
+    truth = truths([(0, A, B, 0, 1, 0), (0, [4.0, 10, 43, 89], B, 0, 1, 0)])
+    predicted = relations([(0, A, B, 0, 1, 0, 0.9), (0, NEAR_A, B, 0, 1, 0, 0.8)])
+    assert score_vrd(predicted, truth).relations[50] == 1.0
+
+
+@pytest.mark.parametrize("score", [score_scene_graphs, score_vrd])
+def test_empty_and_bad_input(score):
+    truth = truths([(0, A, B, 0, 1, 0)])
+    key = "recall" if score is score_scene_graphs else "relations"
+    assert getattr(score(relations([]), truth), key)[50] == 0.0
+    assert np.isnan(getattr(score(relations([(0, A, B, 0, 1, 0, 0.5)]), truths([])), key)[50])
+    with pytest.raises(ValueError, match="score NaN"):
+        score(relations([(0, A, B, 0, 1, 0, float("nan"))]), truth)
+    with pytest.raises(ValueError, match="no scores"):
+        score(truth, truth)
+    with pytest.raises(ValueError, match="2 images"):
+        score(relations([], images=2), truth)

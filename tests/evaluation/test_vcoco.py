@@ -1,0 +1,315 @@
+"""V-COCO's agents and roles: cases computed by hand, and its public files, whole and damaged."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from relation_rows import NONE, A, B, C, D, half, relations, truths
+
+from pipeline.data.datasets.annotations import AnnotationError
+from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.vcoco import VcocoRules, score_vcoco
+from pipeline.evaluation.vcoco_detections import VcocoDetections, read_vcoco_detections
+from pipeline.evaluation.vcoco_pairs import VcocoPairRules, score_vcoco_pairs
+from pipeline.evaluation.vcoco_truth import VcocoTruth, read_vcoco_truth
+
+ACTIONS = ("hold", "walk")
+ROLES = (("hold", "obj"),)
+NOTHING = [0.0] * 4
+
+
+def truth_of(*persons, images=1) -> VcocoTruth:
+    """`persons`: (image, box, labels of hold and walk, box of what is held)."""
+    columns = list(zip(*persons, strict=True)) or [[]] * 4
+    return VcocoTruth(
+        images,
+        ACTIONS,
+        ROLES,
+        np.array(columns[0], np.int64),
+        np.array(columns[1], float).reshape(-1, 4),
+        np.array(columns[2], np.int64).reshape(-1, 2),
+        np.array(columns[3], float).reshape(-1, 1, 4),
+    )
+
+
+def detections(*persons, images=1) -> VcocoDetections:
+    """`persons`: (image, box, scores of hold and walk, box of what is held, its score)."""
+    columns = list(zip(*persons, strict=True)) or [[]] * 5
+    none = np.zeros(len(columns[0]), np.int64)
+    image, boxes = np.array(columns[0], np.int64), np.array(columns[1], float).reshape(-1, 4)
+    things = np.array(columns[3], float).reshape(-1, 4)
+    return VcocoDetections(
+        Relations(images, image, boxes, things, none, none, none, np.array(columns[4], float)),
+        image,
+        boxes,
+        np.array(columns[2], float).reshape(-1, 2),
+    )
+
+
+def test_a_perfect_detection_scores_one_and_a_wrong_thing_only_as_agent():
+    truth = truth_of((0, A, [1, 0], B))
+    scores = score_vcoco(detections((0, A, [0.9, 0.1], B, 0.8)), truth)
+    assert (scores.agent["hold"], scores.scenario_1[ROLES[0]], scores.scenario_2[ROLES[0]]) == (1.0, 1.0, 1.0)
+    # Nobody walks, so that walking has no AP, and no part in the mean.
+    assert np.isnan(scores.agent["walk"]) and scores.agent_mean == 1.0
+    wrong = score_vcoco(detections((0, A, [0.9, 0.1], half(B), 0.8)), truth)
+    assert (wrong.agent["hold"], *wrong.means) == (1.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("box", "expected"), [(NONE, (1.0, 1.0)), (NOTHING, (1.0, 1.0)), (B, (0.0, 1.0))])
+def test_where_nothing_is_held_scenario_1_asks_for_no_box(box, expected):
+    truth = truth_of((0, A, [1, 0], NONE))
+    assert score_vcoco(detections((0, A, [0.9, 0.1], box, 0.8)), truth).means == expected
+
+
+def test_a_person_is_found_once_and_recall_is_of_all_who_act():
+    truth = truth_of((0, A, [1, 0], B), (0, C, [1, 0], D))
+    twice = detections((0, A, [0.9, 0], B, 0.9), (0, A, [0.8, 0], B, 0.8), (0, C, [0.7, 0], D, 0.7))
+    scores = score_vcoco(twice, truth)
+    assert scores.agent["hold"] == pytest.approx(1 / 2 + 2 / 3 / 2)
+    assert scores.means[0] == pytest.approx(1 / 2 + 2 / 3 / 2)
+    assert scores.persons == {"hold": 2, "walk": 0}
+
+
+def test_detections_of_persons_without_annotation_do_not_count():
+    truth = truth_of((0, A, [1, 0], B), (0, C, [-1, -1], NONE))
+    found = detections((0, C, [0.9, 0], D, 0.9), (0, A, [0.8, 0], B, 0.8))
+    assert score_vcoco(found, truth).agent["hold"] == 1.0
+    known = truth_of((0, A, [1, 0], B), (0, C, [0, 0], NONE))
+    assert score_vcoco(found, known).agent["hold"] == 0.5
+
+
+def test_detections_on_an_image_without_persons_are_wrong():
+    truth = truth_of((0, A, [1, 0], B), images=2)
+    found = detections((0, A, [0.8, 0], B, 0.8), (1, A, [0.9, 0], B, 0.9), images=2)
+    scores = score_vcoco(found, truth)
+    assert (scores.agent["hold"], *scores.means) == (0.5, 0.5, 0.5)
+
+
+def test_a_score_of_nan_says_nothing():
+    truth = truth_of((0, A, [1, 0], B))
+    nan = float("nan")
+    found = detections((0, C, [nan, nan], D, nan), (0, A, [0.5, 0.5], B, 0.5))
+    scores = score_vcoco(found, truth)
+    assert (scores.agent["hold"], *scores.means) == (1.0, 1.0, 1.0)
+
+
+def test_the_official_mean_without_point_leaves_out_the_third_action_from_the_end():
+    truth = replace(
+        truth_of((0, A, [1, 0], B)),
+        actions=("point", "hold", "walk", "run"),
+        roles=(("point", "instr"), ("hold", "obj")),
+        labels=np.array([[1, 1, 0, 0]]),
+        role_boxes=np.array([[B, B]]),
+    )
+    roles = relations([(0, A, half(B), 0, 0, 0, 0.9), (0, A, B, 0, 0, 1, 0.9)])
+    found = VcocoDetections(roles, np.array([0]), np.array([A]), np.full((1, 4), 0.5))
+    scores, official = (score_vcoco(found, truth, VcocoRules(official=each)) for each in (False, True))
+    assert scores.scenario_1 == official.scenario_1 == {("point", "instr"): 0.0, ("hold", "obj"): 1.0}
+    assert scores.means_without_point == (1.0, 1.0)
+    assert official.means_without_point == pytest.approx((11.5 / 24,) * 2)
+
+
+def test_nothing_found_scores_zero_and_nobody_there_scores_nan():
+    truth = truth_of((0, A, [1, 1], B))
+    scores = score_vcoco(detections(), truth)
+    assert (scores.agent_mean, *scores.means) == (0.0, 0.0, 0.0)
+    nobody = score_vcoco(detections((0, A, [0.9, 0.9], B, 0.9)), truth_of())
+    assert np.isnan([nobody.agent_mean, *nobody.means, *nobody.means_without_point]).all()
+
+
+def test_detections_that_do_not_fit_are_refused():
+    truth = truth_of((0, A, [1, 0], B))
+    found = detections((0, A, [0.9, 0], B, 0.8))
+    with pytest.raises(ValueError, match="detections of 2 images"):
+        score_vcoco(detections(images=2), truth)
+    with pytest.raises(ValueError, match=r"agent scores have the shape \(1, 3\)"):
+        score_vcoco(replace(found, agent_scores=np.zeros((1, 3))), truth)
+    with pytest.raises(ValueError, match="predicates go from 4 to 4, but there are 1 roles"):
+        score_vcoco(replace(found, roles=replace(found.roles, predicates=np.array([4]))), truth)
+    with pytest.raises(ValueError, match="1 of 1 detections have a person box with NaN"):
+        score_vcoco(replace(found, agent_boxes=np.array([NONE])), truth)
+
+
+def test_relations_of_a_network_become_agents_and_roles():
+    truth = replace(
+        truth_of((0, A, [1, 0], B)),
+        actions=("cut", "walk"),
+        roles=(("cut", "instr"), ("cut", "obj")),
+        role_boxes=np.array([[B, C]]),
+    )
+    names = ["walk", "cut_obj", "cut instr"]
+    found = relations(
+        [
+            (0, A, B, 0, 5, 2, 0.4),
+            (0, A, B, 0, 5, 1, 0.6),
+            (0, A, C, 0, 6, 1, 0.5),
+            (0, A, C, 0, 6, 0, 0.3),
+        ]
+    )
+    converted = VcocoDetections.of(found, names, truth)
+    assert sorted(map(tuple, np.nan_to_num(converted.agent_scores, nan=-1).tolist())) == [(0.5, 0.3), (0.6, -1.0)]
+    assert converted.roles.predicates.tolist() == [0, 1, 1]
+    assert converted.roles.scores.tolist() == [0.4, 0.6, 0.5]
+    assert score_vcoco(converted, truth).scenario_1 == pytest.approx({("cut", "instr"): 1.0, ("cut", "obj"): 0.5})
+    with pytest.raises(ValueError, match="'fly' is no action of V-COCO"):
+        VcocoDetections.of(found, ["walk", "cut_obj", "fly"], truth)
+
+
+def files(folder: Path, **changes) -> tuple[Path, Path, Path]:
+    """The public files of one image: person 1 holds box 3, person 2 is not annotated. `changes` replace contents."""
+    box = {"image_id": 7, "category_id": 1, "area": 1600.0, "iscrowd": 0}
+    contents = {
+        "actions": [
+            {
+                "action_name": "hold",
+                "role_name": ["agent", "obj"],
+                "image_id": [[7]],
+                "ann_id": [[1]],
+                "label": [[1]],
+                "role_object_id": [1, 3],
+            },
+            {
+                "action_name": "walk",
+                "role_name": ["agent"],
+                "image_id": [7],
+                "ann_id": [1],
+                "label": [0],
+                "role_object_id": [1],
+            },
+        ],
+        "instances": {
+            "images": [{"id": 7, "width": 200, "height": 100}],
+            "annotations": [
+                box | {"id": 2, "bbox": [100.0, 10.0, 40.0, 80.0]},
+                box | {"id": 1, "bbox": [0.0, 10.0, 40.0, 80.0]},
+                box | {"id": 3, "category_id": 5, "bbox": [180.0, 10.0, 40.0, 80.0]},
+                box | {"id": 4, "bbox": [0.0, 0.0, 1.0, 80.0]},
+                box | {"id": 5, "bbox": [0.0, 10.0, 40.0, 80.0], "ignore": 1},
+            ],
+            "categories": [{"id": 5, "name": "bat"}, {"id": 1, "name": "person"}],
+        },
+        "detections": [
+            {
+                "image_id": 7,
+                "person_box": A,
+                "hold_agent": 0.9,
+                "hold_obj": [180.0, 10.0, 199.0, 89.0, 0.8],
+                "walk_agent": None,
+            }
+        ],
+    } | changes
+    paths = tuple(folder / f"{name}.json" for name in ("actions", "instances", "detections"))
+    for path, content in zip(paths, contents.values(), strict=True):
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return paths
+
+
+def test_the_public_files_are_read_and_boxes_cleaned(tmp_path: Path):
+    actions, instances, detected = files(tmp_path)
+    truth = read_vcoco_truth(actions, instances)
+    assert (truth.images, truth.image_ids, truth.actions, truth.roles) == (1, (7,), ACTIONS, ROLES)
+    # The box of one pixel's width and the ignored one are left out.
+    assert truth.boxes.tolist() == [[100, 10, 139, 89], A]
+    assert truth.labels.tolist() == [[-1, -1], [1, 0]]
+    assert truth.role_boxes[1].tolist() == [[180, 10, 199, 89]] and np.isnan(truth.role_boxes[0]).all()
+    scores = score_vcoco(read_vcoco_detections(detected, truth), truth)
+    assert (scores.agent["hold"], *scores.means) == (1.0, 1.0, 1.0)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path):
+    actions, instances, _ = files(tmp_path)
+    with pytest.raises(AnnotationError, match="expected V-COCO's list of actions"):
+        read_vcoco_truth(instances, instances)
+    with pytest.raises(AnnotationError, match=r"lacks 1 of 1 images, e.g. \[9\]"):
+        read_vcoco_truth(actions, instances, [9])
+    actions.write_text(actions.read_text()[:100])
+    with pytest.raises(AnnotationError, match="not valid JSON"):
+        read_vcoco_truth(actions, instances)
+
+
+def test_a_role_of_a_box_that_is_not_there_is_refused(tmp_path: Path):
+    actions, instances, _ = files(tmp_path)
+    actions.write_text(actions.read_text().replace("[1, 3]", "[1, 33]"))
+    with pytest.raises(AnnotationError, match="hold of person 1 names box 33"):
+        read_vcoco_truth(actions, instances)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": 8}, r"1 images are not in the ground truth, e.g. \[8\]"),
+        ({"image_id": "x"}, r"1 images are not in the ground truth, e.g. \['x'\]"),
+        ({"person_box": [1, 2, 3]}, "detection 0: .*person_box is not a list of 4 numbers"),
+        ({"hold_agent": "much"}, "detection 0: .*'much' is not a number"),
+        ({"hold_obj": [1, 2, 3, 4]}, "detection 0: .*hold_obj is not a list of 5 numbers"),
+    ],
+)
+def test_bad_detections_are_named(tmp_path: Path, change, message):
+    actions, instances, detected = files(tmp_path)
+    truth = read_vcoco_truth(actions, instances)
+    row = json.loads(detected.read_text())[0]
+    detected.write_text(json.dumps([row | change]))
+    with pytest.raises(AnnotationError, match=message):
+        read_vcoco_detections(detected, truth)
+    del row["walk_agent"]
+    detected.write_text(json.dumps([row]))
+    with pytest.raises(AnnotationError, match=r"detection 0: .*walk_agent"):
+        read_vcoco_detections(detected, truth)
+
+
+def test_a_truncated_list_and_a_pickle_are_refused(tmp_path: Path):
+    actions, instances, detected = files(tmp_path)
+    truth = read_vcoco_truth(actions, instances)
+    for content in (detected.read_bytes()[:-20], b"\x80\x02]q\x00."):
+        detected.write_bytes(content)
+        with pytest.raises(AnnotationError, match="not valid JSON"):
+            read_vcoco_detections(detected, truth)
+
+
+def test_images_without_detections_are_an_error_unless_allowed(tmp_path: Path):
+    actions, instances, detected = files(tmp_path, detections=[])
+    truth = read_vcoco_truth(actions, instances)
+    with pytest.raises(AnnotationError, match=r"1 of 1 images have no detection, e.g. \[7\]"):
+        read_vcoco_detections(detected, truth)
+    assert score_vcoco(read_vcoco_detections(detected, truth, allow_missing=True), truth).means == (0.0, 0.0)
+
+
+def test_a_pair_without_object_needs_the_subject_alone():
+    truth = truths([(0, A, NONE, 0, -1, 2)])
+    assert score_vcoco_pairs(relations([(0, A, B, 0, 1, 2, 0.5)]), truth).mean() == 1.0
+    assert score_vcoco_pairs(relations([(0, A, B, 0, 1, 1, 0.5)]), truth).mean() == 0.0
+    assert score_vcoco_pairs(relations([(0, half(A), B, 0, 1, 2, 0.5)]), truth).mean() == 0.0
+
+
+def test_labels_of_pairs_must_agree():
+    truth = truths([(0, A, B, 0, 1, 2)])
+    assert score_vcoco_pairs(relations([(0, A, B, 0, 1, 2, 0.5)]), truth).mean() == 1.0
+    assert score_vcoco_pairs(relations([(0, A, B, 0, 3, 2, 0.5)]), truth).mean() == 0.0
+    assert score_vcoco_pairs(relations([(0, A, B, 4, 1, 2, 0.5)]), truth).mean() == 0.0
+
+
+def test_eleven_points_are_tenths_but_officially_floats():
+    # Three of ten truths are found: a recall of 0.3 reaches the fourth point, but misses 0.30000000000000004.
+    things = [[x, 10.0, x + 39, 89.0] for x in 100.0 * np.arange(1, 11)]
+    truth = truths([(0, A, thing, 0, 1, 0) for thing in things])
+    predicted = relations([(0, A, thing, 0, 1, 0, 0.5) for thing in things[:3]])
+    assert score_vcoco_pairs(predicted, truth).mean() == pytest.approx(4 / 11)
+    assert score_vcoco_pairs(predicted, truth, VcocoPairRules(official=True)).mean() == pytest.approx(3 / 11)
+
+
+def test_absent_predicates_are_zero_officially():
+    truth = truths([(0, A, B, 0, 1, 2)])
+    predicted = relations([(0, A, B, 0, 1, 2, 0.5)])
+    assert score_vcoco_pairs(predicted, truth).mean([2, 3]) == 1.0
+    assert score_vcoco_pairs(predicted, truth, VcocoPairRules(official=True)).mean([2, 3]) == 0.5
+
+
+def test_pairs_that_are_empty_or_bad():
+    truth = truths([(0, A, B, 0, 1, 2)])
+    assert score_vcoco_pairs(relations([]), truth).mean() == 0.0
+    assert np.isnan(score_vcoco_pairs(relations([(0, A, B, 0, 1, 2, 0.5)]), truths([])).mean())
+    with pytest.raises(ValueError, match="score NaN"):
+        score_vcoco_pairs(relations([(0, A, B, 0, 1, 2, float("nan"))]), truth)

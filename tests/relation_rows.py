@@ -1,0 +1,31 @@
+"""Relations from rows that a test can state on one line."""
+
+import numpy as np
+
+from pipeline.evaluation.relations import Relations
+
+A, B, C, D = ([x, 10.0, x + 39, 89.0] for x in (0.0, 100.0, 200.0, 300.0))
+"""Boxes of 40 by 80 pixels that do not overlap."""
+NONE = [float("nan")] * 4
+
+
+def half(box: list[float]) -> list[float]:
+    """A box that overlaps `box` by 1/3."""
+    return [box[0] + 20, box[1], box[2] + 20, box[3]]
+
+
+def relations(rows, images=1, scored=True) -> Relations:
+    """`rows`: (image, subject box, object box, subject label, object label, predicate, and a score if `scored`)."""
+    columns = list(zip(*rows, strict=True)) if rows else [[]] * 7
+    return Relations(
+        images,
+        np.array(columns[0], np.int64),
+        np.array(columns[1], float).reshape(-1, 4),
+        np.array(columns[2], float).reshape(-1, 4),
+        *(np.array(column, np.int64) for column in columns[3:6]),
+        scores=np.array(columns[6], float) if scored else None,
+    )
+
+
+def truths(rows, images=1) -> Relations:
+    return relations(rows, images, scored=False)
