@@ -1,0 +1,337 @@
+"""Error anatomy of relation detection: what is wrong with each prediction, and how much score each kind of error costs.
+
+The method is TIDE's (Bolya et al. 2020), carried over from objects to pairs as Diag-HOI does (Zhu et al. 2023). Every wrong
+prediction gets one kind: what would have to change for it to find the truth that it comes closest to. A kind's cost is the
+gain in score when an oracle repairs that kind alone. Costs do not add up, because repairs depend on each other.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluation.interactions import Floats, Integers
+from pipeline.evaluation.relations import Relations
+
+Score = Callable[[Relations, Relations], float]
+"""Scores predictions against the truth, e.g. the mean AP of a benchmark."""
+Flags = NDArray[np.bool_]
+
+PAIRS_AT_ONCE = 1_000_000
+"""Pairs of a prediction and a truth that are compared together, which bounds memory."""
+
+
+class Kind(StrEnum):
+    """What is wrong with a prediction, or with a truth that none finds."""
+
+    DUPLICATE = "duplicate"
+    """All is right, but a better prediction found this truth before."""
+    PREDICATE = "predicate"
+    OBJECT_NAME = "object name"
+    SUBJECT_NAME = "subject name"
+    OBJECT_BOX = "object box"
+    SUBJECT_BOX = "subject box"
+    PAIR = "pair"
+    """The names are right, but both boxes are off, or one is right and the other is somewhere else."""
+    SEVERAL = "several"
+    """The boxes touch those of a truth, but more than one thing is wrong."""
+    BACKGROUND = "background"
+    """No truth of the image is near."""
+    MISSED = "missed"
+    """A truth from which no prediction is one repair away."""
+
+
+FALSE_POSITIVES = tuple(kind for kind in Kind if kind is not Kind.MISSED)
+"""Kinds of wrong predictions, in the order in which a nearer truth takes precedence."""
+_RIGHT = -1
+_CODE = {kind: code for code, kind in enumerate(FALSE_POSITIVES)}
+_REPAIRED = tuple(kind for kind in FALSE_POSITIVES if 0 < _CODE[kind] < _CODE[Kind.SEVERAL])
+"""Kinds that a repair makes right. The others are removed."""
+
+
+@dataclass(frozen=True)
+class AnatomyRules:
+    """What counts as right and as near."""
+
+    overlap: float = 0.5
+    """Least IoU of a right box."""
+    touch: float = 0.1
+    """Least IoU of a box that is off, but meant for the true one: TIDE's background threshold."""
+    per_image: int | None = 100
+    """Number of predictions per image that count, best first. None keeps all."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.touch <= self.overlap <= 1:
+            raise ValueError(f"touch {self.touch} and overlap {self.overlap} must satisfy 0 < touch <= overlap <= 1")
+
+
+@dataclass(frozen=True)
+class Dissection:
+    """The kinds of errors of N predictions and T truths."""
+
+    predicted: Relations
+    """N: the predictions that count, by image, best first"""
+    truth: Relations
+    kind: NDArray[np.int8]
+    """N: the position in FALSE_POSITIVES; -1 where the prediction is right"""
+    target: Integers
+    """N: the truth that a right prediction finds, or that a repair would lead to; -1 where there is none"""
+    found: Flags
+    """T: whether a right prediction finds the truth"""
+    missed: Flags
+    """T: whether no prediction is one repair away. Truths that are neither found nor missed are within reach."""
+
+    @property
+    def right(self) -> Flags:
+        """N: whether the prediction is right."""
+        return self.kind == _RIGHT
+
+    def of_kind(self, kind: Kind) -> Flags:
+        """N: whether the prediction has this kind of error. No prediction is of kind MISSED."""
+        return self.kind == _CODE.get(kind, len(FALSE_POSITIVES))
+
+    @property
+    def counts(self) -> dict[Kind, int]:
+        """Number of wrong predictions of each kind, and of missed truths."""
+        return {kind: int((self.missed if kind is Kind.MISSED else self.of_kind(kind)).sum()) for kind in Kind}
+
+    def repaired(self, kind: Kind) -> Relations:
+        """Returns the predictions after an oracle repaired one kind of error.
+
+        The best prediction of the kind for each unfound truth becomes that truth, with its own score. The kind's other
+        predictions are removed: one that is repaired twice would be a duplicate. Every missed truth is added as a
+        prediction with the median score of right ones.
+        """
+        if kind is Kind.MISSED:
+            return self._with(self.missed)
+        chosen = np.flatnonzero(self.of_kind(kind))
+        if kind not in _REPAIRED:
+            return self.predicted.take(~self.of_kind(kind))
+        open_ = chosen[~self.found[self.target[chosen]]]
+        _, first = np.unique(self.target[open_], return_index=True)
+        winners = open_[first]
+        kept = ~self.of_kind(kind)
+        kept[winners] = True
+        return _overwritten(self.predicted, winners, self.truth, self.target[winners]).take(kept)
+
+    def without_wrong(self) -> Relations:
+        """Returns the right predictions: an oracle without false positives."""
+        return self.predicted.take(self.right)
+
+    def with_all_found(self) -> Relations:
+        """Returns the predictions and one for each unfound truth: an oracle without false negatives."""
+        return self._with(~self.found)
+
+    def _with(self, truths: Flags) -> Relations:
+        scores = _scores(self.predicted)
+        score = float(np.median(scores[self.right])) if self.right.any() else 1.0
+        added = self.truth.take(truths)
+        joined = _joined(self.predicted, replace(added, scores=np.full(len(added), score)))
+        return joined.take(np.argsort(joined.image, kind="stable"))
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """How much each kind of error occurs and costs."""
+
+    score: float
+    """The score of the predictions as they are"""
+    right: int
+    counts: Mapping[Kind, int]
+    within_reach: int
+    """Truths that no prediction finds, but from which one is a single repair away"""
+    costs: Mapping[Kind, float]
+    """Score after the repair of one kind, minus the score as it is"""
+    false_positives: float
+    """Cost of all wrong predictions together"""
+    false_negatives: float
+    """Cost of all unfound truths together"""
+
+
+def anatomy(dissection: Dissection, score: Score) -> Anatomy:
+    """Repairs each kind of error in turn and scores the result. `score` is called 3 + len(Kind) times at most."""
+    truth = dissection.truth
+    base = score(dissection.predicted, truth)
+    counts = dissection.counts
+    costs = {kind: score(dissection.repaired(kind), truth) - base if counts[kind] else 0.0 for kind in Kind}
+    return Anatomy(
+        score=base,
+        right=int(dissection.right.sum()),
+        counts=counts,
+        within_reach=int((~dissection.found & ~dissection.missed).sum()),
+        costs=costs,
+        false_positives=score(dissection.without_wrong(), truth) - base,
+        false_negatives=score(dissection.with_all_found(), truth) - base,
+    )
+
+
+def dissect(predicted: Relations, truth: Relations, rules: AnatomyRules | None = None) -> Dissection:
+    """Gives each prediction that counts its kind of error. Raises ValueError on unequal image counts or missing scores.
+
+    A prediction is right as in HICO-DET: all names agree, both boxes overlap enough, and no better prediction found the
+    truth that it overlaps most. Predictions that the metric would suppress as duplicates are left out by the caller.
+    """
+    rules = rules or AnatomyRules()
+    if predicted.images != truth.images:
+        raise ValueError(f"predictions are of {predicted.images} images, the truth of {truth.images}")
+    counted = best_of_each_image(predicted, rules.per_image)
+    kind = np.full(len(counted), _CODE[Kind.BACKGROUND], dtype=np.int8)
+    target = np.full(len(counted), -1, dtype=np.int64)
+    found, reached = np.zeros(len(truth), dtype=bool), np.zeros(len(truth), dtype=bool)
+    for near in near_truths(counted, truth):
+        _dissect(near, _codes(near, counted, truth, rules), kind, target, found, reached)
+    return Dissection(counted, truth, kind, target, found, ~found & ~reached)
+
+
+def best_of_each_image(predicted: Relations, limit: int | None) -> Relations:
+    """Sorts predictions by image, best first, and keeps at most `limit` per image. Ties keep their order."""
+    sorted_ = _rows(predicted, np.lexsort((-_scores(predicted), predicted.image)))
+    if limit is None:
+        return sorted_
+    rank = np.arange(len(sorted_)) - np.searchsorted(sorted_.image, sorted_.image)
+    return sorted_.take(rank < limit)
+
+
+class NearTruths(NamedTuple):
+    """P pairs of a prediction and a truth of the same image, by prediction, with the overlap of their boxes."""
+
+    prediction: Integers
+    truth: Integers
+    subject_iou: Floats
+    object_iou: Floats
+
+    @property
+    def overlap(self) -> Floats:
+        """P: the smaller of both IoUs."""
+        return np.minimum(self.subject_iou, self.object_iou)
+
+
+def near_truths(predicted: Relations, truth: Relations) -> Iterator[NearTruths]:
+    """Yields every pair of a prediction and a truth of the same image, in blocks of whole images.
+
+    Two boxes that are both absent (NaN) agree: IoU 1. One that is absent overlaps no other: IoU 0.
+    """
+    bounds = np.searchsorted(truth.image, np.arange(truth.images + 1))
+    per_image = np.bincount(predicted.image, minlength=predicted.images) * np.diff(bounds)
+    block_of_image = np.concatenate([[0], np.cumsum(per_image)])[:-1] // PAIRS_AT_ONCE
+    block = block_of_image[predicted.image]
+    edges = np.append(np.flatnonzero(np.diff(block, prepend=-1)), len(block))
+    for start, end in itertools.pairwise(edges):
+        image = predicted.image[start:end]
+        number = (bounds[image + 1] - bounds[image]).astype(np.int64)
+        prediction = np.repeat(np.arange(start, end), number)
+        within = np.arange(len(prediction)) - np.repeat(np.cumsum(number) - number, number)
+        match = np.repeat(bounds[image], number) + within
+        yield NearTruths(
+            prediction,
+            match,
+            _iou(predicted.subject_boxes[prediction], truth.subject_boxes[match]),
+            _iou(predicted.object_boxes[prediction], truth.object_boxes[match]),
+        )
+
+
+def _codes(near: NearTruths, predicted: Relations, truth: Relations, rules: AnatomyRules) -> NDArray[np.int8]:
+    """P: what is wrong with the prediction if this truth was meant, as a position in FALSE_POSITIVES.
+
+    0 (DUPLICATE) says that nothing is wrong.
+    """
+    subject = predicted.subject_labels[near.prediction] == truth.subject_labels[near.truth]
+    object_ = predicted.object_labels[near.prediction] == truth.object_labels[near.truth]
+    predicate = predicted.predicates[near.prediction] == truth.predicates[near.truth]
+    names = subject & object_ & predicate
+    subject_right, object_right = near.subject_iou >= rules.overlap, near.object_iou >= rules.overlap
+    both = subject_right & object_right
+    subject_touches, object_touches = near.subject_iou >= rules.touch, near.object_iou >= rules.touch
+    touching = subject_touches & object_touches
+    conditions = {
+        Kind.DUPLICATE: both & names,
+        Kind.PREDICATE: both & subject & object_,
+        Kind.OBJECT_NAME: both & subject & predicate,
+        Kind.SUBJECT_NAME: both & object_ & predicate,
+        Kind.OBJECT_BOX: names & subject_right & object_touches,
+        Kind.SUBJECT_BOX: names & object_right & subject_touches,
+        Kind.PAIR: names & (touching | subject_right | object_right),
+        Kind.SEVERAL: touching,
+    }
+    code = np.full(len(names), _CODE[Kind.BACKGROUND], dtype=np.int8)
+    for kind in reversed(conditions):  # the last one written takes precedence
+        code[conditions[kind]] = _CODE[kind]
+    return code
+
+
+def _dissect(
+    near: NearTruths, codes: NDArray[np.int8], kind: NDArray[np.int8], target: Integers, found: Flags, reached: Flags
+) -> None:
+    """Writes what a block of whole images says of its predictions and truths."""
+    if not len(codes):
+        return
+    starts = np.flatnonzero(np.diff(near.prediction, prepend=-1))
+    kind[near.prediction[starts]] = np.minimum.reduceat(codes, starts)
+    full = np.flatnonzero(codes == 0)
+    full = _first(full, near.prediction[full], -near.overlap[full])
+    truths, first = np.unique(near.truth[full], return_index=True)
+    winners = near.prediction[full][first]
+    found[truths] = True
+    one_repair = codes < _CODE[Kind.SEVERAL]
+    reached[near.truth[one_repair]] = True
+    aims = np.flatnonzero((codes == kind[near.prediction]) & one_repair)
+    aims = _first(aims, near.prediction[aims], found[near.truth[aims]], -near.overlap[aims])
+    target[near.prediction[aims]] = near.truth[aims]
+    kind[winners], target[winners] = _RIGHT, truths
+
+
+def _first(rows: Integers, group: Integers, *preferences: NDArray[Any]) -> Integers:
+    """Returns the row of each group with the smallest preferences, by group. Ties take the first row."""
+    order = np.lexsort((*reversed(preferences), group))
+    return rows[order[np.flatnonzero(np.diff(group[order], prepend=-1))]]
+
+
+def _iou(left: Floats, right: Floats) -> Floats:
+    """N: IoU of N×4 boxes with N×4 boxes, row by row, in the convention of `pixel_iou`."""
+    start, end = np.maximum(left[:, :2], right[:, :2]), np.minimum(left[:, 2:], right[:, 2:])
+    sides = np.where((end > start).all(axis=1, keepdims=True), end - start + 1, 0.0)
+    common = sides[:, 0] * sides[:, 1]
+    left_sides, right_sides = left[:, 2:] - left[:, :2] + 1, right[:, 2:] - right[:, :2] + 1
+    overlap = common / (left_sides.prod(axis=1) + right_sides.prod(axis=1) - common)
+    absent = np.isnan(left[:, 0]) & np.isnan(right[:, 0])
+    return np.asarray(np.where(absent, 1.0, np.nan_to_num(overlap, nan=0.0)))
+
+
+def _overwritten(predicted: Relations, rows: Integers, truth: Relations, truths: Integers) -> Relations:
+    """Returns the predictions with some rows replaced by truths; scores stay."""
+    columns = {}
+    for field in fields(Relations):
+        if field.name in ("images", "image", "scores"):
+            continue
+        columns[field.name] = getattr(predicted, field.name).copy()
+        columns[field.name][rows] = getattr(truth, field.name)[truths]
+    return replace(predicted, **columns)
+
+
+def _joined(first: Relations, second: Relations) -> Relations:
+    columns = {
+        field.name: np.concatenate([getattr(first, field.name), getattr(second, field.name)])
+        for field in fields(Relations)
+        if field.name != "images"
+    }
+    return Relations(images=first.images, **columns)
+
+
+def _rows(relations: Relations, order: Integers) -> Relations:
+    """Returns the relations in another order."""
+    columns = {
+        field.name: getattr(relations, field.name)[order] for field in fields(Relations) if field.name != "images"
+    }
+    return Relations(images=relations.images, **columns)
+
+
+def _scores(predicted: Relations) -> Floats:
+    if predicted.scores is None:
+        raise ValueError("predictions have no scores; only ground truth may lack them")
+    return predicted.scores

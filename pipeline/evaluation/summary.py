@@ -1,0 +1,182 @@
+"""An evaluation as one plain structure: what a page, a Markdown table and JSON are written from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline.evaluation.anatomy import Anatomy, Dissection, Kind, anatomy
+from pipeline.evaluation.anatomy import Score as ScoreFunction
+from pipeline.evaluation.calibration import Calibration, calibration
+from pipeline.evaluation.pair_quality import PairQuality, pair_quality
+from pipeline.evaluation.published import PublishedResult, published_results
+from pipeline.evaluation.relations import Relations
+
+SURE = 100
+"""Number of the surest wrong predictions that the caveat on missing labels looks at."""
+RARE_TRUTHS = 10
+"""Classes with fewer truths have an average precision that one image can change."""
+
+KNOWN_CAVEATS: Mapping[str, tuple[str, ...]] = {
+    "hico-det": (
+        "Missing labels: true interactions that HICO-DET does not mark count as wrong predictions.",
+        "138 of the 600 classes are rare: fewer than ten training instances. Each class weighs the same in the mean.",
+    ),
+    "v-coco": (
+        "The usual mean is over 24 roles. Means over 25, which include that of pointing, are not comparable.",
+        "Where the object is hidden, scenario 1 expects an empty box and scenario 2 ignores the box.",
+    ),
+    "open-images": (
+        "Missing labels: true relations that Open Images does not mark count as wrong predictions.",
+        "wmAP weighs predicates by their frequency, so that few of them decide it.",
+    ),
+    "vrd": ("Missing labels: VRD marks few of the relations in an image, so that recall says more than precision.",),
+    "vg": (
+        "Missing labels: Visual Genome's annotators chose freely what to mark. Synonyms and unmarked relations are wrong.",
+        "The most frequent predicates decide R@K; mR@K weighs all predicates the same.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A score of a benchmark, in [0, 1], with the bounds of its bootstrap interval where the caller computed one."""
+
+    name: str
+    """Its name in `published.toml`, e.g. `non_rare`"""
+    label: str
+    """What readers see, e.g. `non-rare`"""
+    value: float
+    low: float | None = None
+    high: float | None = None
+    official: float | None = None
+    """The value by the authors' evaluator with its defects, where it differs"""
+
+    def __post_init__(self) -> None:
+        if (self.low is None) != (self.high is None):
+            raise ValueError(f"figure {self.name}: an interval needs both bounds, or none")
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """The average precision of one class (a triplet, role or predicate), in [0, 1]."""
+
+    name: str
+    average_precision: float
+    truths: int
+    group: str = ""
+    """Its group in the benchmark, e.g. `rare`"""
+
+
+@dataclass(frozen=True)
+class EvaluationSummary:
+    """The outcome of one evaluation."""
+
+    benchmark: str
+    """`hico-det`, `v-coco`, `open-images`, `vrd`, `vg`, or another name"""
+    subject: str
+    """What was evaluated: a run, weights or a file of detections"""
+    backbone: str
+    setting: str
+    """As in `published.toml`: full, 1%, 10%, NF, UC-RF, UC-NF"""
+    figures: tuple[Figure, ...]
+    classes: tuple[ClassScore, ...]
+    images: int
+    truths: int
+    predictions: int
+    anatomy: Anatomy
+    pairs: PairQuality
+    calibration: Calibration | None
+    """None when scores are not in [0, 1]"""
+    predicates: tuple[str, ...]
+    """The names that keys of `pairs.predicate_precision` refer to"""
+    caveats: tuple[str, ...]
+    published: tuple[PublishedResult, ...] = field(default=())
+
+    def worst(self, count: int) -> tuple[ClassScore, ...]:
+        """Returns the classes of lowest average precision; among equals those with more truths come first."""
+        return tuple(sorted(self.classes, key=lambda c: (c.average_precision, -c.truths, c.name))[:count])
+
+    def as_json(self) -> str:
+        """Returns everything as JSON. NaN becomes null."""
+        return json.dumps(_plain(asdict(self)), ensure_ascii=False, indent=2)
+
+
+def summarise(
+    benchmark: str,
+    subject: str,
+    figures: Sequence[Figure],
+    classes: Sequence[ClassScore],
+    dissection: Dissection,
+    score: ScoreFunction,
+    predicates: Sequence[str],
+    *,
+    backbone: str = "",
+    setting: str = "full",
+    overlap: float = 0.5,
+) -> EvaluationSummary:
+    """Collects an evaluation. `score` prices the errors (`anatomy`); `overlap` is the least IoU of a right box."""
+    predicted, truth = dissection.predicted, dissection.truth
+    scores = np.zeros(0) if predicted.scores is None else predicted.scores
+    is_share = bool(len(scores)) and bool(((scores >= 0) & (scores <= 1)).all())
+    return EvaluationSummary(
+        benchmark=benchmark,
+        subject=subject,
+        backbone=backbone,
+        setting=setting,
+        figures=tuple(figures),
+        classes=tuple(classes),
+        images=truth.images,
+        truths=len(truth),
+        predictions=len(predicted),
+        anatomy=anatomy(dissection, score),
+        pairs=pair_quality(dissection, overlap),
+        calibration=calibration(scores, dissection.right) if is_share else None,
+        predicates=tuple(predicates),
+        caveats=(*KNOWN_CAVEATS.get(benchmark, ()), *_measured_caveats(dissection, truth, classes)),
+        published=published_results(benchmark),
+    )
+
+
+def _measured_caveats(dissection: Dissection, truth: Relations, classes: Sequence[ClassScore]) -> list[str]:
+    """What the truth and the surest errors of this evaluation say about how far its figures can be trusted."""
+    caveats = []
+    wrong = np.flatnonzero(~dissection.right)
+    if len(wrong) and dissection.predicted.scores is not None:
+        surest = wrong[np.argsort(-dissection.predicted.scores[wrong], kind="stable")[:SURE]]
+        unmarked = int((dissection.of_kind(Kind.BACKGROUND) | dissection.of_kind(Kind.PREDICATE))[surest].sum())
+        caveats.append(
+            f"Of the {len(surest)} surest wrong predictions, {unmarked} name a predicate that a true pair lacks, or a pair "
+            "that the truth lacks: where a label is missing, they are right."
+        )
+    _, counts = np.unique(truth.triplets, axis=0, return_counts=True)
+    if len(counts):
+        tenth = max(1, len(counts) // 10)
+        share = np.sort(counts)[::-1][:tenth].sum() / counts.sum()
+        caveats.append(
+            f"Imbalance: the {tenth} most frequent of {len(counts)} triplets hold {share:.0%} of all truths."
+        )
+    few = sum(each.truths < RARE_TRUTHS for each in classes)
+    if few:
+        caveats.append(
+            f"{few} of {len(classes)} classes have fewer than {RARE_TRUTHS} truths in the test set: a single image can "
+            "change their average precision."
+        )
+    empty = truth.images - len(np.unique(truth.image))
+    if empty:
+        caveats.append(f"{empty} of {truth.images} images have no truth, so every prediction in them counts as wrong.")
+    return caveats
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

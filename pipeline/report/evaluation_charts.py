@@ -1,0 +1,138 @@
+"""Charts of an evaluation as plain geometry: costs of errors, reliability of scores, classes by frequency."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.evaluation.anatomy import Anatomy, Kind
+from pipeline.evaluation.calibration import Calibration
+from pipeline.evaluation.summary import ClassScore
+from pipeline.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Tick
+
+EXPLAINED: dict[Kind, str] = {
+    Kind.DUPLICATE: "a better prediction found the same truth before",
+    Kind.PREDICATE: "boxes and names are right, the predicate is not",
+    Kind.OBJECT_NAME: "only the object's name is wrong",
+    Kind.SUBJECT_NAME: "only the subject's name is wrong",
+    Kind.OBJECT_BOX: "only the object's box is off",
+    Kind.SUBJECT_BOX: "only the subject's box is off",
+    Kind.PAIR: "both boxes are off, or a box is paired with the wrong partner",
+    Kind.SEVERAL: "near a truth, but more than one thing is wrong",
+    Kind.BACKGROUND: "no true relation is near",
+    Kind.MISSED: "true relations that no prediction comes near",
+}
+
+
+class CostBar(NamedTuple):
+    """One kind of error. `length` is its cost relative to the largest, in [0, 1]."""
+
+    kind: str
+    explanation: str
+    count: int
+    cost: float
+    length: float
+
+
+def cost_bars(anatomy: Anatomy) -> list[CostBar]:
+    """Returns the kinds of errors that occur, the most costly first. A repair that lowers the score has no bar."""
+    largest = max((*anatomy.costs.values(), 0.0)) or 1.0
+    present = [kind for kind in Kind if anatomy.counts[kind]]
+    return [
+        CostBar(
+            kind.value,
+            EXPLAINED[kind],
+            anatomy.counts[kind],
+            anatomy.costs[kind],
+            max(anatomy.costs[kind], 0) / largest,
+        )
+        for kind in sorted(present, key=lambda kind: -anatomy.costs[kind])
+    ]
+
+
+class Dot(NamedTuple):
+    """A point of a chart with what it stands for."""
+
+    x: float
+    y: float
+    text: str
+    style: str
+
+
+@dataclass(frozen=True)
+class DotChart:
+    """Dots over two axes, in drawing units; `diagonal` is the line of perfect calibration, as `x,y` pairs."""
+
+    label: str
+    dots: tuple[Dot, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    diagonal: str = ""
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    bottom: int = HEIGHT - BOTTOM
+
+
+_QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def reliability_chart(found: Calibration) -> DotChart:
+    """Draws the share of right predictions over their mean score, one dot per bin that holds any."""
+    dots = tuple(
+        Dot(
+            _x(each.confidence),
+            _y(each.precision),
+            f"score {each.low:.1f} to {each.high:.1f}: {each.precision:.1%} of {each.predictions} are right",
+            "dot",
+        )
+        for each in found.bins
+        if each.predictions
+    )
+    ticks = tuple(Tick(_x(value), f"{value:g}") for value in _QUARTERS)
+    diagonal = f"{_x(0)},{_y(0)} {_x(1)},{_y(1)}"
+    return DotChart("share of right predictions by score", dots, ticks, _share_ticks(), diagonal)
+
+
+def class_chart(classes: Sequence[ClassScore]) -> DotChart | None:
+    """Draws each class's average precision over its number of truths, on a logarithmic axis. None without classes."""
+    known = [each for each in classes if each.truths > 0 and math.isfinite(each.average_precision)]
+    if not known:
+        return None
+    decades = max(1, math.ceil(math.log10(max(each.truths for each in known))))
+    groups = list(dict.fromkeys(each.group for each in known))
+    dots = tuple(
+        Dot(
+            _x(math.log10(each.truths) / decades),
+            _y(each.average_precision),
+            f"{each.name}: AP {100 * each.average_precision:.1f}, {each.truths} truths",
+            f"dot dot-{min(groups.index(each.group), 3)}",
+        )
+        for each in known
+    )
+    ticks = tuple(Tick(_x(power / decades), f"{10**power}") for power in range(decades + 1))
+    return DotChart("average precision by number of truths", dots, ticks, _share_ticks())
+
+
+def class_groups(classes: Sequence[ClassScore]) -> list[tuple[str, int, float]]:
+    """Returns each group of classes with its number of classes and mean AP, in the order of the chart's colours."""
+    groups = dict.fromkeys(each.group for each in classes)
+    values = {name: [each.average_precision for each in classes if each.group == name] for name in groups}
+    return [(name, len(found), float(np.mean(found))) for name, found in values.items()]
+
+
+def _x(share: float) -> float:
+    return round(LEFT + (WIDTH - LEFT - RIGHT) * share, 1)
+
+
+def _y(share: float) -> float:
+    return round(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * share, 1)
+
+
+def _share_ticks() -> tuple[Tick, ...]:
+    return tuple(Tick(_y(value), f"{100 * value:g}") for value in _QUARTERS)

@@ -1,0 +1,253 @@
+"""Writes an evaluation as one self-contained HTML page and as Markdown."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.evaluation.published import PublishedResult, Source
+from pipeline.evaluation.summary import ClassScore, EvaluationSummary, Figure
+from pipeline.report.evaluation_charts import class_chart, class_groups, cost_bars, reliability_chart
+from pipeline.report.evaluation_pictures import EvaluatedImages, best_and_worst_pictures
+from storage.atomic import atomic_file
+
+_TEMPLATES = Path(__file__).parent / "templates"
+TITLES = {
+    "hico-det": "HICO-DET",
+    "v-coco": "V-COCO",
+    "open-images": "Open Images V6",
+    "vrd": "Visual Relationship Detection",
+    "vg": "Visual Genome",
+}
+LABELS = {
+    "full": "full",
+    "rare": "rare",
+    "non_rare": "non-rare",
+    "unseen": "unseen",
+    "seen": "seen",
+    "known_full": "full (KO)",
+    "known_rare": "rare (KO)",
+    "known_non_rare": "non-rare (KO)",
+    "role_1": "AP role 1",
+    "role_2": "AP role 2",
+    "recall_50": "R@50",
+    "wmap_rel": "wmAP rel",
+    "wmap_phr": "wmAP phr",
+    "score_wtd": "score wtd",
+}
+"""Headings of published figures, short enough for a column."""
+WORST = 12
+"""Classes that are listed as the worst."""
+PICTURES = 6
+"""Pictures of the best and of the worst images."""
+TILES = 4
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One line of the comparison: `cells` are percentages in the order of the columns, None where nothing is known."""
+
+    method: str
+    backbone: str
+    cells: tuple[float | None, ...]
+    note: int
+    """Number of its source, 0 for ours"""
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """Published results of one setting, ours first where the evaluation is of that setting."""
+
+    setting: str
+    columns: tuple[str, ...]
+    rows: tuple[PublishedRow, ...]
+
+
+def write_evaluation_page(summary: EvaluationSummary, page: Path, images: EvaluatedImages | None = None) -> Path:
+    """Writes the page of an evaluation, with pictures when images are at hand, and returns its path."""
+    text = evaluation_page(summary, images)
+    with atomic_file(page) as aside:
+        aside.write_text(text, encoding="utf-8")
+    return page
+
+
+def evaluation_page(summary: EvaluationSummary, images: EvaluatedImages | None = None) -> str:
+    """Returns the page as HTML. It loads nothing, runs no script and shows all names as text."""
+    style = "".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "evaluation.css"))
+    best, worst = best_and_worst_pictures(images, PICTURES) if images else ([], [])
+    ordered = sorted(summary.classes, key=lambda each: (-each.average_precision, each.name))
+    tables = published_tables(summary)
+    return (
+        _environment()
+        .get_template("evaluation.html")
+        .render(
+            style=Markup(style),
+            style_hash="sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+            summary=summary,
+            title=_title(summary),
+            tiles=summary.figures[:TILES],
+            official=any(figure.official is not None for figure in summary.figures),
+            intervals=any(figure.low is not None for figure in summary.figures),
+            tables=tables,
+            sources=_sources(summary.published),
+            bars=cost_bars(summary.anatomy),
+            reliability=reliability_chart(summary.calibration) if summary.calibration else None,
+            chart=class_chart(summary.classes),
+            groups=class_groups(summary.classes),
+            worst_classes=summary.worst(WORST),
+            classes=ordered,
+            predicates=_predicate_rows(summary),
+            galleries=[("Best images", best), ("Worst images", worst)],
+        )
+    )
+
+
+def evaluation_markdown(summary: EvaluationSummary) -> str:
+    """Returns the scores, the comparison, the costs of errors, the worst classes and the caveats as Markdown."""
+    about = [part for part in (summary.subject, summary.backbone, f"setting {summary.setting}") if part]
+    parts = [
+        f"# {_title(summary)}",
+        f"{_text(', '.join(about))}: {summary.images} images, {summary.truths} true relations, "
+        f"{summary.predictions} predictions.",
+        _figures_markdown(summary.figures),
+    ]
+    sources = _sources(summary.published)
+    for table in published_tables(summary):
+        if table.setting == summary.setting:
+            parts.append("## Beside published results")
+            parts.append(
+                _table(
+                    ("method", "backbone", *table.columns, "source"),
+                    [
+                        (
+                            f"**{row.method}**" if not row.note else row.method,
+                            row.backbone,
+                            *("" if cell is None else f"{cell:.2f}" for cell in row.cells),
+                            f"[{sources[row.note - 1].name}]({sources[row.note - 1].url})"
+                            if row.note
+                            else "measured here",
+                        )
+                        for row in table.rows
+                    ],
+                )
+            )
+    parts += [
+        "## What the errors cost",
+        _table(
+            ("error", "number", "cost in mAP", "meaning"),
+            [(bar.kind, str(bar.count), _signed(bar.cost), bar.explanation) for bar in cost_bars(summary.anatomy)],
+        ),
+        "## Worst classes",
+        _table(
+            ("class", "AP", "truths"),
+            [(each.name, _percent(each.average_precision), str(each.truths)) for each in summary.worst(WORST)],
+        ),
+        "## Caveats",
+        "\n".join(f"* {_text(caveat)}" for caveat in summary.caveats),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def published_tables(summary: EvaluationSummary) -> tuple[PublishedTable, ...]:
+    """Returns what is published in each setting, that of the evaluation first.
+
+    Ours is the official evaluator's value where it differs, because the published ones were computed with that.
+    """
+    settings = dict.fromkeys(result.setting for result in summary.published)
+    sources = _sources(summary.published)
+    ordered = sorted(settings, key=lambda setting: setting != summary.setting)
+    tables = []
+    for setting in ordered:
+        results = [result for result in summary.published if result.setting == setting]
+        names = [name for name in LABELS if any(name in result.scores for result in results)]
+        rows = [
+            PublishedRow(
+                result.method,
+                result.backbone,
+                tuple(result.scores.get(name) for name in names),
+                sources.index(result.source) + 1,
+            )
+            for result in results
+        ]
+        if setting == summary.setting:
+            rows.insert(0, PublishedRow(summary.subject, summary.backbone, _ours(summary.figures, names), 0))
+        tables.append(PublishedTable(setting, tuple(LABELS[name] for name in names), tuple(rows)))
+    return tuple(tables)
+
+
+def _ours(figures: Sequence[Figure], names: Sequence[str]) -> tuple[float | None, ...]:
+    values = {each.name: each.value if each.official is None else each.official for each in figures}
+    return tuple(100 * values[name] if name in values else None for name in names)
+
+
+def _sources(published: Sequence[PublishedResult]) -> list[Source]:
+    return list(dict.fromkeys(result.source for result in published))
+
+
+def _predicate_rows(summary: EvaluationSummary) -> list[ClassScore]:
+    """Each predicate with its average precision on located pairs, the worst first."""
+    pairs = summary.pairs
+    rows = [
+        ClassScore(summary.predicates[number], value, pairs.predicate_truths[number])
+        for number, value in pairs.predicate_precision.items()
+    ]
+    return sorted(rows, key=lambda each: (each.average_precision, each.name))
+
+
+def _title(summary: EvaluationSummary) -> str:
+    return TITLES.get(summary.benchmark, summary.benchmark)
+
+
+def _figures_markdown(figures: Sequence[Figure]) -> str:
+    return _table(
+        ("score", "value", "interval", "official evaluator"),
+        [
+            (
+                figure.label,
+                _percent(figure.value),
+                "" if figure.low is None else f"{_percent(figure.low)} to {_percent(figure.high)}",
+                "" if figure.official is None else _percent(figure.official),
+            )
+            for figure in figures
+        ],
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *([_text(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _text(cell: str) -> str:
+    """Keeps a name from ending its cell or its line, or from becoming HTML."""
+    return cell.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = _percent
+    environment.filters["signed"] = _signed
+    environment.filters["share"] = lambda value: "–" if math.isnan(value) else f"{value:.1%}"
+    environment.filters["count"] = lambda value: f"{value:,}".replace(",", "\u2009")
+    return environment
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.2f}"
+
+
+def _signed(value: float) -> str:
+    return "–" if math.isnan(value) else f"{100 * value:+.2f}".replace("-", "−")

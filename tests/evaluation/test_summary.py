@@ -1,0 +1,97 @@
+"""What an evaluation is summed up to, and published results with their sources."""
+
+import json
+
+import pytest
+from pair_scenes import BIKE, DOG, MAN, TRUE, relations, truth_of
+
+from pipeline.evaluation.anatomy import Kind, dissect
+from pipeline.evaluation.published import published_results
+from pipeline.evaluation.summary import ClassScore, Figure, summarise
+
+CLASSES = [ClassScore("ride bike", 0.4, 30), ClassScore("hold dog", 0.0, 2), ClassScore("see bike", 0.0, 40)]
+
+
+def summary_of(predicted, truth, benchmark="hico-det", classes=CLASSES):
+    def share_found(p, t):
+        return float(dissect(p, t).found.mean())
+
+    names = tuple(f"predicate {number}" for number in range(10))
+    figures = [Figure("full", "full", 0.4, 0.3, 0.5, official=0.35)]
+    return summarise(benchmark, "a run", figures, classes, dissect(predicted, truth), share_found, names)
+
+
+def test_a_summary_holds_scores_errors_pairs_and_calibration():
+    found = summary_of(relations([(*TRUE, 0.9), (MAN, BIKE, 0, 1, 3, 0.8)], []), truth_of([TRUE], [TRUE]))
+    assert (found.images, found.truths, found.predictions) == (2, 2, 2)
+    assert found.anatomy.counts[Kind.PREDICATE] == 1
+    assert found.anatomy.score == 0.5
+    assert found.pairs.pair_recall == 0.5
+    assert found.calibration.expected_error == pytest.approx(0.5 * 0.1 + 0.5 * 0.8)
+    assert found.published == published_results("hico-det")
+
+
+def test_the_worst_classes_are_those_of_many_truths_first():
+    found = summary_of(relations([(*TRUE, 0.9)]), truth_of([TRUE]))
+    assert [each.name for each in found.worst(2)] == ["see bike", "hold dog"]
+
+
+def test_caveats_are_of_the_benchmark_and_of_the_data():
+    predicted = relations(
+        [(*TRUE, 0.5), (MAN, BIKE, 0, 1, 3, 0.9), (MAN, BIKE, 0, 5, 2, 0.7)], [(DOG, DOG, 0, 0, 0, 0.8)]
+    )
+    found = summary_of(predicted, truth_of([TRUE], []))
+    text = "\n".join(found.caveats)
+    assert "138 of the 600 classes" in text
+    assert "Of the 3 surest wrong predictions, 2 name" in text
+    assert "1 of 3 classes have fewer than 10 truths" in text
+    assert "1 of 2 images have no truth" in text
+    other = summary_of(predicted, truth_of([TRUE], []), benchmark="ours")
+    assert "600" not in "\n".join(other.caveats)
+    assert other.published == ()
+
+
+def test_scores_beyond_one_are_not_calibrated():
+    assert summary_of(relations([(*TRUE, 1.5)]), truth_of([TRUE])).calibration is None
+    assert summary_of(relations([]), truth_of([TRUE])).calibration is None
+
+
+def test_a_summary_is_json_without_nan():
+    found = json.loads(summary_of(relations([(DOG, DOG, 0, 0, 0, 0.8)]), truth_of([])).as_json())
+    assert found["pairs"]["pair_recall"] is None
+    assert found["anatomy"]["counts"]["background"] == 1
+
+
+def test_half_an_interval_is_refused():
+    with pytest.raises(ValueError, match="needs both bounds"):
+        Figure("full", "full", 0.4, low=0.3)
+
+
+@pytest.mark.parametrize("benchmark", ["hico-det", "v-coco", "open-images"])
+def test_published_results_name_their_source(benchmark):
+    results = published_results(benchmark)
+    assert results
+    assert all(result.source.url.startswith("https://") and result.source.name for result in results)
+    assert all(0 < value < 100 for result in results for value in result.scores.values())
+    assert "RLIPv2-ParSeDA" in {result.method for result in results}
+
+
+def test_published_means_agree_with_their_parts():
+    """HICO-DET has 138 rare and 462 other classes, of which zero-shot splits hide 120; Open Images weighs three scores."""
+    for result in published_results("hico-det"):
+        scores = result.scores
+        for prefix in ("", "known_"):
+            if f"{prefix}rare" in scores:
+                mean = (138 * scores[f"{prefix}rare"] + 462 * scores[f"{prefix}non_rare"]) / 600
+                assert scores[f"{prefix}full"] == pytest.approx(mean, abs=0.03), result
+        if "unseen" in scores:
+            assert scores["full"] == pytest.approx((120 * scores["unseen"] + 480 * scores["seen"]) / 600, abs=0.03), (
+                result
+            )
+    for result in published_results("open-images"):
+        weighted = 0.2 * result.scores["recall_50"] + 0.4 * (result.scores["wmap_rel"] + result.scores["wmap_phr"])
+        assert result.scores["score_wtd"] == pytest.approx(weighted, abs=0.5), result
+
+
+def test_benchmarks_without_published_results_have_none():
+    assert published_results("ours") == ()
