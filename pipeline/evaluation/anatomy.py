@@ -50,7 +50,7 @@ class Kind(StrEnum):
 FALSE_POSITIVES = tuple(kind for kind in Kind if kind is not Kind.MISSED)
 """Kinds of wrong predictions, in the order in which a nearer truth takes precedence."""
 _RIGHT = -1
-_CODE = {kind: code for code, kind in enumerate(FALSE_POSITIVES)}
+_CODE: dict[Kind, int] = {kind: code for code, kind in enumerate(FALSE_POSITIVES)}
 _REPAIRED = tuple(kind for kind in FALSE_POSITIVES if 0 < _CODE[kind] < _CODE[Kind.SEVERAL])
 """Kinds that a repair makes right. The others are removed."""
 
@@ -90,11 +90,13 @@ class Dissection:
     @property
     def right(self) -> Flags:
         """N: whether the prediction is right."""
-        return self.kind == _RIGHT
+        right: Flags = self.kind == _RIGHT
+        return right
 
     def of_kind(self, kind: Kind) -> Flags:
         """N: whether the prediction has this kind of error. No prediction is of kind MISSED."""
-        return self.kind == _CODE.get(kind, len(FALSE_POSITIVES))
+        flags: Flags = self.kind == _CODE.get(kind, len(FALSE_POSITIVES))
+        return flags
 
     @property
     def counts(self) -> dict[Kind, int]:

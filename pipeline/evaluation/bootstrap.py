@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,7 @@ def resampled(relations: Relations, chosen: Integers) -> Relations:
     counts = np.searchsorted(relations.image, chosen, side="right") - starts
     before = np.cumsum(counts) - counts
     index = np.arange(int(counts.sum())) + np.repeat(starts - before, counts)
-    columns = {
+    columns: dict[str, Any] = {
         field.name: None if (column := getattr(relations, field.name)) is None else column[index]
         for field in fields(relations)
         if field.name not in ("images", "image")

@@ -54,4 +54,5 @@ def calibration(scores: Floats, right: NDArray[np.bool_], bins: int = 10) -> Cal
 
 
 def _ratio(total: NDArray[Any], count: NDArray[Any]) -> Floats:
-    return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+    ratio: Floats = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+    return ratio

@@ -23,7 +23,8 @@ def image_precision(dissection: Dissection) -> Floats:
     gained = np.where(dissection.right, (found - before) / rank, 0.0)
     total = np.bincount(predicted.image, weights=gained, minlength=truth.images)
     truths = np.bincount(truth.image, minlength=truth.images)
-    return np.divide(total, truths, out=np.full(truth.images, np.nan), where=truths > 0)
+    precision: Floats = np.divide(total, truths, out=np.full(truth.images, np.nan), where=truths > 0)
+    return precision
 
 
 def best_and_worst(precision: Floats, truths: NDArray[np.int64], count: int) -> tuple[Integers, Integers]:

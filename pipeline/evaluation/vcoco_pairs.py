@@ -84,6 +84,6 @@ def _candidates(predicted: Relations, truth: Relations, overlap: float) -> Candi
     subject = aligned_iou(predicted.subject_boxes[prediction], truth.subject_boxes[true])
     object_ = aligned_iou(predicted.object_boxes[prediction], truth.object_boxes[true])
     object_[predicted.object_labels[prediction] != truth.object_labels[true]] = 0.0
-    without = np.isnan(truth.object_boxes).any(axis=1)[true]
+    without = np.asarray(np.isnan(truth.object_boxes).any(axis=1))[true]
     every = Candidates(prediction, true, np.where(without, subject, np.minimum(subject, object_)))
     return every.take(every.overlap >= overlap)

@@ -33,7 +33,7 @@ class CostBar(NamedTuple):
 
     kind: str
     explanation: str
-    count: int
+    number: int
     cost: float
     length: float
 

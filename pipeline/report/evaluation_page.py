@@ -142,7 +142,7 @@ def evaluation_markdown(summary: EvaluationSummary) -> str:
         "## What the errors cost",
         _table(
             ("error", "number", "cost in mAP", "meaning"),
-            [(bar.kind, str(bar.count), _signed(bar.cost), bar.explanation) for bar in cost_bars(summary.anatomy)],
+            [(bar.kind, str(bar.number), _signed(bar.cost), bar.explanation) for bar in cost_bars(summary.anatomy)],
         ),
         "## Worst classes",
         _table(

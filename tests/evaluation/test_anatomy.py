@@ -7,7 +7,6 @@ from pair_scenes import BIKE, BIKE_OFF, DOG, MAN, MAN_OFF, TRUE, random_relation
 from pipeline.evaluation import anatomy as module
 from pipeline.evaluation.anatomy import AnatomyRules, Kind, anatomy, best_of_each_image, dissect
 from pipeline.evaluation.hico import HicoRules, score_hico
-from pipeline.evaluation.interactions import Interactions
 
 
 def micro_ap(predicted, truth):
@@ -136,7 +135,7 @@ def test_the_size_of_blocks_changes_nothing(monkeypatch):
     whole = dissect(predicted, truth)
     monkeypatch.setattr(module, "PAIRS_AT_ONCE", 7)
     parts = dissect(predicted, truth)
-    assert min(whole.counts[kind] for kind in (Kind.DUPLICATE, Kind.PREDICATE, Kind.PAIR, Kind.SEVERAL)) > 0
+    assert min(whole.counts[kind] for kind in (Kind.PREDICATE, Kind.OBJECT_BOX, Kind.PAIR, Kind.SEVERAL)) > 0
     assert parts.kind.tolist() == whole.kind.tolist()
     assert parts.target.tolist() == whole.target.tolist()
     assert parts.missed.tolist() == whole.missed.tolist()
@@ -154,16 +153,8 @@ def test_every_prediction_and_truth_is_accounted_for():
     assert dissect(found.without_wrong(), found.truth).right.all()
 
 
-def by_image(relations):
-    """The relations of each image, as `score_hico` reads them."""
-    names = ("subject_boxes", "object_boxes", "subject_labels", "object_labels", "predicates", "scores")
-    columns = [getattr(relations, name) for name in names]
-    masks = [relations.image == image for image in range(relations.images)]
-    return [Interactions(*(None if column is None else column[mask] for column in columns)) for mask in masks]
-
-
 def score_of(predicted, truth):
-    return score_hico(by_image(predicted), by_image(truth), HicoRules(suppression=None))
+    return score_hico(predicted, truth, HicoRules(suppression=None))
 
 
 def test_what_is_right_agrees_with_the_metric_of_hico_det():
