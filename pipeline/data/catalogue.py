@@ -194,9 +194,56 @@ def _vcoco() -> PublicSet:
         title="V-COCO",
         page="https://github.com/s-gupta/v-coco",
         files=tuple(PublicFile(name[6:], f"{host}/{name}.json", f"vcoco/{name}.json", size) for name, size in names),
-        note="The files name COCO's annotation ids by action. No recipe reads them as they are: `relations` of a source "
-        "takes the pair layout described in pipeline/data/datasets/pairs.py. The images are COCO's.",
+        note="The files name COCO's annotation ids by action: format `vcoco`, with COCO's instances JSON of 2014 as "
+        "`instances`. The images are COCO's.",
     )
+
+
+def _open_images() -> PublicSet:
+    return PublicSet(
+        name="open_images",
+        title="Open Images V6, test split with relations",
+        page="https://storage.googleapis.com/openimages/web/download_v6.html",
+        by_hand="From the official page: Visual relationships (test) to open_images/oidv6-test-annotations-vrd.csv, Boxes (test) "
+        "to open_images/test-annotations-bbox.csv, Class Names to open_images/class-descriptions-boxable.csv, and the images "
+        "of the test split to open_images/test.",
+        hand_places=(
+            "open_images/oidv6-test-annotations-vrd.csv",
+            "open_images/test-annotations-bbox.csv",
+            "open_images/class-descriptions-boxable.csv",
+            "open_images/test",
+        ),
+        hand_size=36_000_000_000,
+        note="The CSVs state no image sizes; `image_data` of a source may give them (ImageID, Width, Height).",
+    )
+
+
+def _vg150() -> PublicSet:
+    return PublicSet(
+        name="vg150",
+        title="VG150, Visual Genome's split for scene graphs",
+        page="https://github.com/danfeiX/scene-graph-TF-release",
+        by_hand="The README of data_tools there links VG-SGG.h5, VG-SGG-dicts.json and image_data.json: put them in vg150. The "
+        "images are Visual Genome's.",
+        hand_places=("vg150/VG-SGG.h5", "vg150/VG-SGG-dicts.json", "vg150/image_data.json"),
+        hand_size=60_000_000,
+    )
+
+
+def _vrd() -> PublicSet:
+    return PublicSet(
+        name="vrd",
+        title="VRD",
+        page="https://cs.stanford.edu/people/ranjaykrishna/vrd/",
+        by_hand="The official page links the annotations (json_dataset.zip: annotations_train.json, annotations_test.json, "
+        "objects.json, predicates.json), which go to vrd, and the images (sg_dataset.zip): move sg_test_images and "
+        "sg_train_images to vrd.",
+        hand_places=(
+            "vrd/annotations_train.json", "vrd/annotations_test.json", "vrd/objects.json", "vrd/predicates.json",
+            "vrd/sg_train_images", "vrd/sg_test_images",
+        ),
+        hand_size=2_000_000_000,
+    )  # fmt: skip
 
 
 def _hub(name: str, title: str, repository: str, files: Iterable[tuple[str, int]], note: str) -> PublicSet:
@@ -214,6 +261,9 @@ CATALOGUE: dict[str, PublicSet] = {
         _visual_genome(),
         _hico_det(),
         _vcoco(),
+        _open_images(),
+        _vg150(),
+        _vrd(),
         _hub(
             "blip",
             "BLIP, large, for captions",

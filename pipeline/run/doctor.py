@@ -79,7 +79,7 @@ def _data(context: RunContext) -> Iterator[Finding]:
     for source in context.sources:
         lacking = source.missing()
         hint = f" (relative to {Path.cwd()}; set data.root, e.g. --set data.root=FOLDER)" if lacking else ""
-        hint += _had(source.annotations) or _had(source.images) if lacking else ""
+        hint += next(filter(None, map(_had, source.places())), "") if lacking else ""
         lacking = lacking or source.unreadable()
         detail = "; ".join(lacking) or f"{source.images}, {source.annotations}"
         yield Finding("missing" if lacking else "ok", f"data.sources {source.name}", detail + hint)
@@ -157,6 +157,7 @@ def _weight(what: str, role: str, path: Path) -> Finding:
 def _versions(recipe: Recipe) -> Iterator[Finding]:
     addresses = [recipe.store, *(source.images for source in recipe.data.sources)]
     extras = ["s3"] if any(str(address).startswith(("s3://", "s3a://")) for address in addresses) else []
+    extras += ["vg150"] if any(source.format == "vg150" for source in recipe.data.sources) else []
     wanted = stated_ranges(extras=extras)
     if not wanted:
         yield Finding("note", "versions", "rlip is not installed, so versions are not checked; run pip install -e .")

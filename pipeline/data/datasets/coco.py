@@ -65,6 +65,7 @@ class CocoReader(Reader):
         self, images: IO[str], boxes: BoxSpill, categories: dict[int, str], pairs: dict[int, list[GivenPair | Rejected]]
     ) -> Iterator[ImageRecord]:
         names = frozenset(categories.values())
+        self.objects = tuple(dict.fromkeys(name for _, name in sorted(categories.items())))
         seen: set[int] = set()
         size = max(1, os.fstat(images.fileno()).st_size)
         done = 0

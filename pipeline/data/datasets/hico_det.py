@@ -32,6 +32,8 @@ class HicoDetReader(Reader):
         assert source.verbs is not None  # DataSource requires it for this format
         self._verbs = read_names(source.verbs)
         self._objects = COCO_CATEGORIES if source.objects is None else read_names(source.objects)
+        self.objects = tuple(name for _, name in sorted(self._objects.items()))
+        self.predicates = tuple(name for _, name in sorted(self._verbs.items()))
 
     def _records(self) -> Iterator[ImageRecord]:
         seen: set[int] = set()

@@ -30,6 +30,10 @@ class Reader(ABC):
         self.folder = open_folder(source.images)
         self.rejects: list[Rejected] = []
         """Rows without a record (no usable id or file name, or a duplicate). Complete once `read` is exhausted."""
+        self.objects: tuple[str, ...] = ()
+        """The set's own object names in the order of their ids, complete once it is read; empty if names are free text."""
+        self.predicates: tuple[str, ...] = ()
+        """The set's own predicate names in the order of their ids, in the same way."""
 
     def read(self) -> Iterator[ImageRecord]:
         """Yields the records in the order of the annotation file. Raises `AnnotationError`.
@@ -38,7 +42,16 @@ class Reader(ABC):
         before the first record (after the last one in data sets of more than 10,000 images).
         """
         self.rejects.clear()
-        yield from self._held_back(self._records())
+        yield from self._held_back(map(self._completed, self._records()))
+
+    def annotations(self) -> Iterator[ImageRecord]:
+        """Yields the records of the annotation files alone, without looking for images. Raises `AnnotationError`.
+
+        Predicates are the set's own names. A relation without an object has -1 as `object`. Boxes of files that state neither
+        pixels nor the images' sizes are shares of the image: such a record is 1 wide and 1 high.
+        """
+        self.rejects.clear()
+        yield from self._records()
 
     def place(self, name: str) -> ImageRef:
         """The location of the image with this name; `name` is relative to the images folder."""
@@ -60,6 +73,10 @@ class Reader(ABC):
     @abstractmethod
     def _records(self) -> Iterator[ImageRecord]:
         """Parses the annotation files."""
+
+    def _completed(self, record: ImageRecord) -> ImageRecord:
+        """Makes a record as `read` yields it, e.g. with what only the image's file tells."""
+        return record
 
     def _held_back(self, records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
         waiting: list[ImageRecord] = []

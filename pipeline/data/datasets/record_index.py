@@ -22,11 +22,16 @@ import numpy.typing as npt
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.coco import CocoReader
 from pipeline.data.datasets.hico_det import HicoDetReader
+from pipeline.data.datasets.instances import InstancesReader
 from pipeline.data.datasets.objects365 import Objects365Reader
+from pipeline.data.datasets.open_images import OpenImagesReader
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
-from pipeline.data.datasets.source import DataSource, Format
+from pipeline.data.datasets.source import FURTHER_FILES, DataSource, Format
+from pipeline.data.datasets.vcoco import VcocoReader
+from pipeline.data.datasets.vg150 import Vg150Reader
 from pipeline.data.datasets.visual_genome import VisualGenomeReader
+from pipeline.data.datasets.vrd import VrdReader
 from pipeline.data.images.refs import ImageRef
 from pipeline.runtime.stage import Rejected
 from storage.atomic import atomic_folder
@@ -40,7 +45,6 @@ _READ_WHOLE_BELOW = 2**23
 """Annotation files below this size in bytes are digested by content, larger ones by inode, size and times."""
 _SPARED_SECONDS = 86_400.0
 """Age below which a replaced index is not removed, because another run may still be reading it."""
-_FILES = ("annotations", "relations", "image_data", "objects", "verbs", "predicate_aliases", "object_aliases")
 
 
 class RecordIndex:
@@ -187,7 +191,7 @@ def _line(record: ImageRecord) -> bytes:
 def _digest(source: DataSource) -> str:
     """Digest of the index inputs: the annotation files and how they are read, but not their paths."""
     files: dict[str, Any] = {}
-    for name in _FILES:
+    for name in ("annotations", *FURTHER_FILES):
         path: Path | None = getattr(source, name)
         if path is not None:
             files[name] = _stamp(path)
@@ -223,12 +227,26 @@ _READERS: dict[Format, type[Reader]] = {
     "objects365": Objects365Reader,
     "visual_genome": VisualGenomeReader,
     "hico_det": HicoDetReader,
+    "hico_instances": InstancesReader,
+    "vcoco": VcocoReader,
+    "vcoco_instances": InstancesReader,
+    "open_images": OpenImagesReader,
+    "vg150": Vg150Reader,
+    "vrd": VrdReader,
 }
 
 
 def open_source(source: DataSource, scratch: Path | None = None) -> Reader:
     """Creates the reader of a source. Raises `AnnotationError`, naming the folder and files that are missing."""
-    lacking = source.missing()
+    return _opened(source, source.missing(), scratch)
+
+
+def open_annotations(source: DataSource, scratch: Path | None = None) -> Reader:
+    """Creates a reader for `Reader.annotations`, which needs no images. Raises `AnnotationError` for missing files."""
+    return _opened(source, source.missing_files(), scratch)
+
+
+def _opened(source: DataSource, lacking: list[str], scratch: Path | None) -> Reader:
     if lacking:
         raise AnnotationError(f"data set {source.name!r} ({source.format}): " + "; ".join(lacking))
     return _READERS[source.format](source, scratch)

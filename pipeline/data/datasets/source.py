@@ -3,24 +3,68 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from pipeline.data.images.folders import ImageRoot, open_folder
 from pipeline.runtime.settings import Settings, runtime
+from storage.errors import FatalError
 
-Format = Literal["coco", "objects365", "visual_genome", "hico_det"]
+Format = Literal[
+    "coco",
+    "objects365",
+    "visual_genome",
+    "hico_det",
+    "hico_instances",
+    "vcoco",
+    "vcoco_instances",
+    "open_images",
+    "vg150",
+    "vrd",
+]
 
 _OPTIONAL_FILES: dict[Format, frozenset[str]] = {
     "coco": frozenset({"relations"}),
     "objects365": frozenset({"relations"}),
     "visual_genome": frozenset({"image_data", "objects", "predicate_aliases", "object_aliases"}),
     "hico_det": frozenset({"verbs", "objects"}),
+    "hico_instances": frozenset(),
+    "vcoco": frozenset({"instances"}),
+    "vcoco_instances": frozenset(),
+    "open_images": frozenset({"classes", "boxes", "image_data"}),
+    "vg150": frozenset({"dictionary", "image_data"}),
+    "vrd": frozenset({"objects", "predicates"}),
 }
-_REQUIRED_FILES: dict[Format, frozenset[str]] = {"hico_det": frozenset({"verbs"})}
+_REQUIRED_FILES: dict[Format, frozenset[str]] = {
+    "hico_det": frozenset({"verbs"}),
+    "vcoco": frozenset({"instances"}),
+    "open_images": frozenset({"classes"}),
+    "vg150": frozenset({"dictionary", "image_data"}),
+    "vrd": frozenset({"objects", "predicates"}),
+}
+_NAME_LISTS: dict[Format, frozenset[str]] = {"hico_det": frozenset({"verbs", "objects"})}
+"""Files of names, which may be JSON or plain text."""
+_TABLES: dict[Format, frozenset[str]] = {"open_images": frozenset({"annotations", "classes", "boxes", "image_data"})}
+"""Files that are CSV."""
+_HDF5: dict[Format, frozenset[str]] = {"vg150": frozenset({"annotations"})}
 
+FURTHER_FILES = (
+    "relations",
+    "image_data",
+    "objects",
+    "verbs",
+    "predicate_aliases",
+    "object_aliases",
+    "instances",
+    "classes",
+    "boxes",
+    "predicates",
+    "dictionary",
+)
+"""The fields of a source that name files besides its annotations."""
 
 _ENDS = {b"{": b"}", b"[": b"]"}
 
@@ -37,19 +81,29 @@ class DataSource(Settings):
     images: ImageRoot = runtime(...)
     """Root of the file names in the annotations: a folder, a .tar, or a URL such as s3://bucket/folder."""
     annotations: Path = runtime(...)
-    """coco, objects365: instances JSON; visual_genome: relationships JSON; hico_det: the list of images with pairs."""
+    """The main annotation file; docs/datasets.md says which one each format has."""
     relations: Path | None = runtime(None)
     """coco, objects365: relations between boxes, in the pair layout described in `pipeline/data/datasets/pairs.py`."""
     image_data: Path | None = runtime(None)
-    """visual_genome: image_data JSON with image sizes and images without relations."""
+    """visual_genome, vg150: image_data JSON with image sizes and images without relations. open_images: CSV with sizes."""
     objects: Path | None = runtime(None)
-    """visual_genome: objects JSON, for boxes in no relation. hico_det: object names by id (default: COCO's 80)."""
+    """visual_genome: objects JSON, for boxes in no relation. hico_det: object names by id (default: COCO's 80). vrd: names."""
     verbs: Path | None = runtime(None)
     """hico_det: verb names by id."""
     predicate_aliases: Path | None = runtime(None)
     """visual_genome: file with equivalent predicates per line, used only to find near-duplicate relations."""
     object_aliases: Path | None = runtime(None)
     """visual_genome: file with equivalent object names per line, used in the same way."""
+    instances: Path | None = runtime(None)
+    """vcoco: COCO's instances JSON, which holds the boxes that the actions name by annotation id."""
+    classes: Path | None = runtime(None)
+    """open_images: class descriptions CSV, with the name of each label such as /m/01g317."""
+    boxes: Path | None = runtime(None)
+    """open_images: bbox annotations CSV, for boxes in no relation."""
+    predicates: Path | None = runtime(None)
+    """vrd: JSON list of predicate names."""
+    dictionary: Path | None = runtime(None)
+    """vg150: VG-SGG-dicts JSON with the names of labels and predicates."""
 
     drop_fake: bool = False
     """objects365: leave out boxes of depicted objects (`isfake`). The authors keep them."""
@@ -58,7 +112,7 @@ class DataSource(Settings):
 
     @model_validator(mode="after")
     def _files_fit_the_format(self) -> DataSource:
-        for name in sorted({"relations", "image_data", "objects", "verbs", "predicate_aliases", "object_aliases"}):
+        for name in sorted(FURTHER_FILES):
             given = getattr(self, name) is not None
             if given and name not in _OPTIONAL_FILES[self.format]:
                 raise ValueError(f"{name}: not used by format {self.format!r}; remove it")
@@ -70,21 +124,39 @@ class DataSource(Settings):
         return self
 
     def unreadable(self) -> list[str]:
-        """Annotation files that cannot be JSON, as "field: path is ..." lines. Only start and end of each file are read."""
+        """Annotation files of another kind than the format has, as "field: path is ..." lines.
+
+        Only start and end of each file are read.
+        """
         found = []
-        for name in ("annotations", "relations", "image_data", *self._json_lists()):
+        for name in ("annotations", *sorted(_OPTIONAL_FILES[self.format])):
             path: Path | None = getattr(self, name)
-            if path is not None and (what := json_fault(path)):
+            if path is not None and (what := self._fault(name, path)):
                 found.append(f"{name}: {path} {what}")
         return found
 
-    def _json_lists(self) -> tuple[str, ...]:
-        return ("objects",) if self.format == "visual_genome" else ()
+    def _fault(self, name: str, path: Path) -> str:
+        if name in _TABLES.get(self.format, ()):
+            return csv_fault(path)
+        if name in _HDF5.get(self.format, ()):
+            return hdf5_fault(path)
+        is_text = name in _NAME_LISTS.get(self.format, ()) or name.endswith("_aliases")
+        return "" if is_text else json_fault(path)
 
     def missing(self) -> list[str]:
         """Files and folders of the source that do not exist, as "field: path" lines; empty when all exist."""
         fault = open_folder(self.images).fault()
-        lacking = [f"images: {fault}"] if fault else []
+        return [*([f"images: {fault}"] if fault else []), *self.missing_files()]
+
+    def places(self) -> Iterator[Path | str]:
+        """The annotation files and the root of the images, whether or not they exist."""
+        files = (getattr(self, name) for name in ("annotations", *sorted(_OPTIONAL_FILES[self.format])))
+        yield from (path for path in files if path is not None)
+        yield self.images
+
+    def missing_files(self) -> list[str]:
+        """Annotation files that do not exist, as "field: path" lines; empty when all exist."""
+        lacking = []
         for name in ("annotations", *sorted(_OPTIONAL_FILES[self.format])):
             path = getattr(self, name)
             if path is not None and not path.is_file():
@@ -92,15 +164,35 @@ class DataSource(Settings):
         return lacking
 
 
+def annotation_source(format_name: str, annotations: Path, files: Mapping[str, Path]) -> DataSource:
+    """A source of which only the annotations are read, so that no folder of images is needed.
+
+    `files`: further files by their field of `DataSource`. Raises `FatalError` for an unknown format, and for a file that the
+    format lacks or does not use.
+    """
+    try:
+        return DataSource.model_validate(
+            {
+                "name": format_name,
+                "format": format_name,
+                "images": annotations.parent,
+                "annotations": annotations,
+                **files,
+            }
+        )
+    except ValidationError as error:
+        if format_name not in get_args(Format):
+            raise FatalError(f"no format {format_name!r}; the formats are {', '.join(get_args(Format))}") from None
+        faults = "; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors())
+        raise FatalError(f"{annotations} as {format_name}: {faults}") from None
+
+
 def json_fault(path: Path) -> str:
     """Describes a file that is not JSON, by its start and its end; "" for one that may be."""
     if path.suffix == ".parquet":
         return ""
     try:
-        with path.open("rb") as file:
-            head = file.read(64)
-            file.seek(max(0, path.stat().st_size - 64))
-            tail = file.read().rstrip(b" \t\r\n\0")
+        head, tail = _ends(path)
     except OSError as error:
         return f"can't be read ({error.strerror})"
     first = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
@@ -108,13 +200,48 @@ def json_fault(path: Path) -> str:
         if tail[-1:] == _ENDS[first]:
             return ""
         return f"ends in the middle of its JSON, with {tail[-20:]!r}: it was not written or downloaded completely; get it again"
+    return _not_the_file(head) or f"is not JSON: it begins with {head[:20]!r}; check that it is the right file"
+
+
+def csv_fault(path: Path) -> str:
+    """Describes a file that is not a CSV table, by its start; "" for one that may be."""
+    try:
+        head, _ = _ends(path)
+    except OSError as error:
+        return f"can't be read ({error.strerror})"
+    fault = _not_the_file(head)
+    if not fault and (b"," not in head or b"\0" in head or head.lstrip(b"\xef\xbb\xbf")[:1] in (b"{", b"[", b"<")):
+        fault = f"is not a CSV table: it begins with {head[:20]!r}; check that it is the right file"
+    return fault
+
+
+def hdf5_fault(path: Path) -> str:
+    """Describes a file that is not HDF5, by its start; "" for one that is."""
+    try:
+        head, _ = _ends(path)
+    except OSError as error:
+        return f"can't be read ({error.strerror})"
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return ""
+    return _not_the_file(head) or f"is not HDF5: it begins with {head[:20]!r}; check that it is the right file"
+
+
+def _ends(path: Path) -> tuple[bytes, bytes]:
+    """The first and the last 64 bytes, the latter without space at the end."""
+    with path.open("rb") as file:
+        head = file.read(64)
+        file.seek(max(0, path.stat().st_size - 64))
+        return head, file.read().rstrip(b" \t\r\n\0")
+
+
+def _not_the_file(head: bytes) -> str:
     if not head:
         return "is empty; download it again"
     if head.startswith((b"\x1f\x8b", b"PK")):
         return "is compressed; unpack it first"
     if head.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
-    return f"is not JSON: it begins with {head[:20]!r}; check that it is the right file"
+    return ""
 
 
 def text_fault(path: Path) -> str:

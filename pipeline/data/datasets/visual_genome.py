@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ IMAGE_DATA = "image_data: a list of {image_id, width, height}"
 NEAR_IOU = 0.7
 MAX_RELATIONS = 100
 _FOLDERS = ("", "VG_100K/", "VG_100K_2/")
-
 
 _Size = tuple[int | None, int | None]
 """Width and height; None if the files do not state them."""
@@ -87,13 +86,16 @@ class VisualGenomeReader(Reader):
             self.source.name,
             self.source.split,
             image.image_id,
-            self.place(f"{image.image_id}.jpg"),
+            super().place(f"{image.image_id}.jpg"),
             image.width,
             image.height,
             tuple(image.boxes),
             tuple(kept),
             tuple(image.rejects),
         )
+
+    def _completed(self, record: ImageRecord) -> ImageRecord:
+        return replace(record, path=self.place(record.path.name))
 
     def place(self, name: str) -> ImageRef:
         """The location in the first folder that has the image; in the first folder of all if none has it."""

@@ -1,0 +1,202 @@
+"""Reads the relations of Open Images V6 (oidv6-*-annotations-vrd.csv), with boxes as shares of the image."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, as_size, readable, shown
+from pipeline.data.datasets.reader import Reader
+from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
+from pipeline.data.datasets.spill import ListSpill
+from pipeline.data.images.opening import BadImage, probe
+from pipeline.runtime.stage import Rejected
+
+RELATIONS = "Open Images relations: a CSV with ImageID, LabelName1, LabelName2, XMin1, ..., YMax2, RelationshipLabel"
+BOXES = "Open Images boxes: a CSV with ImageID, LabelName, XMin, XMax, YMin, YMax"
+CLASSES = "Open Images class descriptions: a CSV with a label such as /m/01g317 and its name a line"
+SIZES = "image sizes: a CSV with ImageID, Width, Height"
+ATTRIBUTE = "is"
+"""The relationship that states an attribute ("chair is wooden"), whose second label names no object."""
+_HEX = re.compile(r"[0-9a-f]{16}")
+_SIDES = ("XMin", "YMin", "XMax", "YMax")
+
+
+def id_of(name: str) -> int | None:
+    """The image id of Open Images' 16 hex digits: their value as a signed number of 64 bits; None for other text.
+
+    Values from 2**63 become negative (value - 2**64), so every id fits the tables; `name_of` reverses it.
+    """
+    if not _HEX.fullmatch(name):
+        return None
+    value = int(name, 16)
+    return value - 2**64 if value >= 2**63 else value
+
+
+def name_of(image_id: int) -> str:
+    """The 16 hex digits of an image id, which are the image's file name without its extension."""
+    return f"{image_id % 2**64:016x}"
+
+
+class OpenImagesReader(Reader):
+    """Yields the images that have a row in the relations CSV, in the order of their first one.
+
+    The boxes are those of relations, then those of `boxes`; equal boxes of one label are the same object. Attributes
+    ("chair is wooden") are left out and counted. Open Images states no image sizes: they come from `image_data`
+    (ImageID, Width, Height) or, when images are read, from the headers of their files.
+    """
+
+    def _records(self) -> Iterator[ImageRecord]:
+        assert self.source.classes is not None  # DataSource requires it for this format
+        names = _names(self.source.classes)
+        sizes = self._sizes()
+        predicates: set[str] = set()
+        images: dict[str, None] = {}
+        with closing(ListSpill(self.scratch)) as relations, closing(ListSpill(self.scratch)) as boxes:
+            for name, rows in _by_image(self.source.annotations, _RELATION_COLUMNS, RELATIONS):
+                image_id = id_of(name)
+                if image_id is None:
+                    self.rejects.append(Rejected(NO_IMAGE, "image id not 16 hex digits", shown(name)))
+                    continue
+                images[name] = None
+                found = list(rows)
+                predicates.update(row[-1] for row in found if row[-1] != ATTRIBUTE)
+                relations.add(image_id, found)
+            self._spill_boxes(images, boxes)
+            self.predicates = tuple(sorted(readable(predicate) for predicate in predicates))
+            self.objects = tuple(sorted(set(names.values())))
+            for name in images:
+                yield self._record(name, sizes.get(name), names, relations, boxes)
+
+    def _spill_boxes(self, images: Mapping[str, None], boxes: ListSpill) -> None:
+        others = 0
+        for name, rows in _by_image(self.source.boxes, _BOX_COLUMNS, BOXES) if self.source.boxes else ():
+            image_id = id_of(name)
+            if name in images and image_id is not None:
+                boxes.add(image_id, list(rows))
+            else:
+                others += 1
+        if others:
+            self.rejects.append(Rejected(NO_IMAGE, "boxes of images without relations", f"{others} images"))
+
+    def _completed(self, record: ImageRecord) -> ImageRecord:
+        if (record.width, record.height) != (1, 1):
+            return record
+        try:
+            found = probe(record.path, verify="header")
+        except BadImage:  # `validate` tells what is wrong with it
+            return replace(record, width=None, height=None)
+        boxes = tuple(_scaled(box, found.width, found.height) for box in record.boxes)
+        return replace(record, width=found.width, height=found.height, boxes=boxes)
+
+    def _sizes(self) -> dict[str, tuple[int, int]]:
+        sizes = {}
+        for name, rows in (
+            _by_image(self.source.image_data, ("Width", "Height"), SIZES) if self.source.image_data else ()
+        ):
+            width, height = (as_size(value) for value in next(iter(rows)))
+            if width is None or height is None:
+                self.rejects.append(Rejected(id_of(name) or NO_IMAGE, "image size not usable", shown(name)))
+            else:
+                sizes[name] = width, height
+        return sizes
+
+    def _record(
+        self, name: str, size: tuple[int, int] | None, names: Mapping[str, str], relations: ListSpill, boxes: ListSpill
+    ) -> ImageRecord:
+        image_id = id_of(name)
+        assert image_id is not None  # others were rejected
+        width, height = size or (1, 1)
+        places: dict[Box, int] = {}
+        rejects: list[Rejected] = []
+        found = []
+        for subject, target, *sides, predicate in relations.of(image_id):
+            if predicate == ATTRIBUTE:
+                rejects.append(Rejected(image_id, "attribute, not a relation", shown(f"{subject} is {target}")))
+                continue
+            ends = _box(subject, sides[:4], names), _box(target, sides[4:], names)
+            fault = next((end for end in ends if isinstance(end, str)), None)
+            if fault is not None:
+                reason = "relation without box" if fault == "box malformed" else fault
+                rejects.append(Rejected(image_id, reason, shown([subject, predicate, target, *sides])))
+                continue
+            first, second = (places.setdefault(end, len(places)) for end in ends if isinstance(end, Box))
+            found.append(GivenRelation(first, readable(predicate), second))
+        for label, *sides in boxes.of(image_id):
+            box = _box(label, sides, names)
+            if isinstance(box, str):
+                rejects.append(Rejected(image_id, box, shown([label, *sides])))
+            else:
+                places.setdefault(box, len(places))
+        scaled = tuple(_scaled(box, width, height) for box in places)
+        source, place = self.source, self.place(f"{name}.jpg")
+        return ImageRecord(
+            source.name, source.split, image_id, place, width, height, scaled, tuple(found), tuple(rejects)
+        )
+
+
+_BOX_COLUMNS = ("LabelName", *_SIDES)
+_RELATION_COLUMNS = (
+    "LabelName1", "LabelName2", *(f"{side}1" for side in _SIDES), *(f"{side}2" for side in _SIDES), "RelationshipLabel",
+)  # fmt: skip
+
+
+def _box(label: str, sides: list[str], names: Mapping[str, str]) -> Box | str:
+    """The box in shares of the image, or the reason why there is none."""
+    if label not in names:
+        return "unknown category"
+    try:
+        x1, y1, x2, y2 = (float(side) for side in sides)
+    except ValueError:
+        return "box malformed"
+    return Box(names[label], x1, y1, x2 - x1, y2 - y1)
+
+
+def _scaled(box: Box, width: int, height: int) -> Box:
+    return box._replace(x=box.x * width, y=box.y * height, w=box.w * width, h=box.h * height)
+
+
+def _by_image(path: Path, columns: tuple[str, ...], expected: str) -> Iterator[tuple[str, Iterator[list[str]]]]:
+    """Yields runs of rows of one image, as its name and the values of `columns`. Raises `AnnotationError`."""
+    for name, rows in groupby(_rows(path, ("ImageID", *columns), expected), lambda row: row[0]):
+        yield name, (row[1:] for row in rows)
+
+
+def _rows(path: Path, columns: tuple[str, ...], expected: str) -> Iterator[list[str]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            lacking = [column for column in columns if column not in header]
+            if lacking:
+                raise AnnotationError(f"{path}: has no column {', '.join(lacking)}; expected {expected}")
+            places = [header.index(column) for column in columns]
+            for row in reader:
+                if len(row) == len(header):
+                    yield [row[place] for place in places]
+                elif row:
+                    raise AnnotationError(
+                        f"{path}: line {reader.line_num} has {len(row)} of {len(header)} values, so the file is damaged or "
+                        f"incomplete; get it again. Expected {expected}"
+                    )
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise AnnotationError(f"{path}: can't be read ({error}); expected {expected}") from error
+
+
+def _names(path: Path) -> dict[str, str]:
+    """Label → name. The file of 2018 has no header, that of V7 begins with LabelName,DisplayName."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise AnnotationError(f"{path}: can't be read ({error}); expected {CLASSES}") from error
+    wrong = [row for row in rows if len(row) != 2]
+    names = {label: readable(name.strip()) for label, name in rows if label.startswith("/")} if not wrong else {}
+    if not names:
+        raise AnnotationError(f"{path}: names no label; expected {CLASSES}")
+    return names

@@ -1,0 +1,183 @@
+"""Reads V-COCO as published (s-gupta/v-coco): actions by annotation id, with the boxes of COCO's instances JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pipeline.data.datasets.annotations import (
+    NO_IMAGE,
+    AnnotationError,
+    as_four_numbers,
+    as_id,
+    as_size,
+    is_inside,
+    read_json,
+    readable,
+    rows,
+    shown,
+)
+from pipeline.data.datasets.json_stream import stream_lists
+from pipeline.data.datasets.pairs import vcoco_predicate
+from pipeline.data.datasets.reader import Reader
+from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
+from pipeline.runtime.stage import Rejected
+
+EXPECTED = "V-COCO: a list of actions {action_name, role_name, ann_id, image_id, role_object_id, label}"
+INSTANCES = "COCO instances: an object with the lists images, annotations and categories"
+NO_OBJECT = -1
+
+
+@dataclass
+class _Image:
+    """One image while its actions are joined with its boxes. An action is (person, name, object or 0)."""
+
+    actions: list[tuple[int, str, int]] = field(default_factory=list)
+    entry: dict[str, Any] | None = None
+    annotations: list[dict[str, Any]] = field(default_factory=list)
+    rejects: list[Rejected] = field(default_factory=list)
+
+
+class VcocoReader(Reader):
+    """Yields images by ascending id. A relation is an action with a role: "hold obj", "cut instr"; "walk" has no role.
+
+    An action whose object is not annotated, or that has none, is a relation without an object for `annotations`; `read`
+    leaves it out ("relation without object") and converts actions to predicates. `instances` may hold more images, as
+    those of COCO 2014 do; only V-COCO's are kept in memory.
+    """
+
+    def _records(self) -> Iterator[ImageRecord]:
+        images = self._actions()
+        categories = self._join(images)
+        self.objects = tuple(dict.fromkeys(name for _, name in sorted(categories.items())))
+        for image_id in sorted(images):
+            image = images.pop(image_id)
+            if (record := self._record(image_id, image, categories)) is not None:
+                yield record
+
+    def _completed(self, record: ImageRecord) -> ImageRecord:
+        relations = tuple(
+            relation._replace(predicate=vcoco_predicate(relation.predicate))
+            for relation in record.relations
+            if relation.object != NO_OBJECT
+        )
+        without = [
+            Rejected(record.image_id, "relation without object", shown(relation.predicate))
+            for relation in record.relations
+            if relation.object == NO_OBJECT
+        ]
+        return replace(record, relations=relations, rejects=(*record.rejects, *without))
+
+    def _actions(self) -> dict[int, _Image]:
+        """Reads which person does what with which object, by image."""
+        path = self.source.annotations
+        images: dict[int, _Image] = {}
+        names: list[str] = []
+        for number, entry in enumerate(rows(read_json(path, EXPECTED), path, EXPECTED)):
+            where = f"{path}: action {number}"
+            if not isinstance(entry, dict) or not isinstance(entry.get("action_name"), str):
+                raise AnnotationError(f"{where}: has no action_name; expected {EXPECTED}")
+            action = readable(entry["action_name"])
+            roles = [readable(str(role)) for role in entry.get("role_name") or ["agent"]]
+            people, labels, images_of = (entry.get(name) for name in ("ann_id", "label", "image_id"))
+            objects = entry.get("role_object_id")
+            lists = (people, labels, images_of, objects)
+            if not all(isinstance(listed, list) for listed in lists):
+                raise AnnotationError(f"{where} ({action}): ann_id, image_id, label or role_object_id is no list")
+            assert people is not None and labels is not None and images_of is not None and objects is not None
+            count = len(people)
+            if not len(labels) == len(images_of) == count or len(objects) != count * len(roles):
+                raise AnnotationError(
+                    f"{where} ({action}): {count} people, {len(images_of)} images, {len(labels)} labels and {len(objects)} "
+                    f"objects of {len(roles)} roles do not belong together; get the file again"
+                )
+            named = [f"{action} {role}" for role in roles[1:]] or [action]
+            names += named
+            for place, (person, label, image_id) in enumerate(zip(people, labels, images_of, strict=True)):
+                self._add(
+                    images, (as_id(image_id), as_id(person), label), named, objects[count + place :: count], action
+                )
+        self.predicates = tuple(dict.fromkeys(names))
+        return images
+
+    def _add(
+        self, images: dict[int, _Image], row: tuple[int | None, int | None, Any], named: list[str], objects: list[Any],
+        action: str,
+    ) -> None:  # fmt: skip
+        """Adds the roles of one person's action. `objects`: the annotation ids by role, 0 for none."""
+        image_id, person, label = row
+        if image_id is None or person is None:
+            lost = NO_IMAGE if image_id is None else image_id
+            self.rejects.append(Rejected(lost, "relation malformed", shown([action, person, image_id])))
+            return
+        image = images.setdefault(image_id, _Image())
+        if label != 1:
+            return
+        for name, target in zip(named, objects or [0], strict=True):
+            object_id = as_id(target)
+            if object_id is None:
+                image.rejects.append(Rejected(image_id, "relation malformed", shown([name, target])))
+            else:
+                image.actions.append((person, name, object_id))
+
+    def _join(self, images: dict[int, _Image]) -> dict[int, str]:
+        """Adds entries and boxes of COCO to V-COCO's images. Returns the categories."""
+        path = self.source.instances
+        assert path is not None  # DataSource requires it for this format
+        categories: dict[int, str] = {}
+        for name, entry in stream_lists(path, INSTANCES, ("images", "annotations", "categories"), self.report):
+            if not isinstance(entry, dict):
+                continue
+            if name == "categories":
+                category_id, text = as_id(entry.get("id")), entry.get("name")
+                if category_id is not None and isinstance(text, str) and text.strip():
+                    categories[category_id] = readable(text.strip())
+                continue
+            image_id = as_id(entry.get("id" if name == "images" else "image_id"))
+            image = images.get(image_id) if image_id is not None else None
+            if image is None:
+                continue
+            if name == "images":
+                image.entry = image.entry or entry
+            else:
+                kept = ("id", "category_id", "bbox", "iscrowd")
+                image.annotations.append({key: entry.get(key) for key in kept})
+        return categories
+
+    def _record(self, image_id: int, image: _Image, categories: dict[int, str]) -> ImageRecord | None:
+        entry = image.entry
+        if entry is None:
+            count = f"{len(image.actions)} actions; is `instances` the file of this split?"
+            self.rejects.append(Rejected(image_id, "relations of unknown image", count))
+            return None
+        file_name = entry.get("file_name")
+        if not isinstance(file_name, str) or not is_inside(file_name):
+            self.rejects.append(Rejected(image_id, "file name not usable", shown(file_name)))
+            return None
+        boxes: list[Box] = []
+        places: dict[int, int] = {}
+        rejects = image.rejects
+        for annotation in image.annotations:
+            source_id, numbers = as_id(annotation["id"]), as_four_numbers(annotation["bbox"])
+            category = categories.get(as_id(annotation["category_id"]) or 0)
+            if category is None or numbers is None:
+                reason = "unknown category id" if category is None else "box malformed"
+                rejects.append(Rejected(image_id, reason, shown(annotation)))
+                continue
+            if source_id is not None:
+                places[source_id] = len(boxes)
+            crowd = annotation["iscrowd"] == 1
+            boxes.append(Box(category, *numbers, crowd, -1 if source_id is None else source_id))
+        relations = []
+        for person, name, target in image.actions:
+            if person not in places or (target and target not in places):
+                rejects.append(Rejected(image_id, "relation without box", shown([person, name, target])))
+            else:
+                relations.append(GivenRelation(places[person], name, places[target] if target else NO_OBJECT))
+        size = as_size(entry.get("width")), as_size(entry.get("height"))
+        source = self.source
+        place = self.place(file_name)
+        return ImageRecord(
+            source.name, source.split, image_id, place, *size, tuple(boxes), tuple(relations), tuple(rejects)
+        )

@@ -1,0 +1,149 @@
+"""Reads VG150 (Xu et al. 2017): Visual Genome with 150 object and 50 predicate names, in `VG-SGG.h5`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.datasets.annotations import AnnotationError, as_id, as_size, read_json, readable, rows, shown
+from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
+from pipeline.data.datasets.visual_genome import IMAGE_DATA, VisualGenomeReader
+from pipeline.runtime.stage import Rejected
+
+EXPECTED = "VG150: the HDF5 file VG-SGG.h5 with boxes_1024, labels, relationships, predicates, split and img_to_..."
+DICTIONARY = "VG-SGG-dicts.json: an object with idx_to_label and idx_to_predicate"
+SPLITS = ("train", "val", "trainval", "test")
+VALIDATION_IMAGES = 5000
+"""Of the images of the training split that have relations, how many are "val", as scene graph projects agree on."""
+_SCALE = 1024
+_TEST = 2
+_DAMAGED = frozenset({1592, 1722, 4616, 4617})
+"""Images that image_data lists and the HDF5 file leaves out, because their files are damaged."""
+
+
+class Vg150Reader(VisualGenomeReader):
+    """Yields the images of a split in the order of image_data. `annotations` names the HDF5 file.
+
+    `split` is "train", "val", "trainval" or "test". Boxes are stored as centre and size, for a longer side of 1024
+    pixels, and are scaled back to the size that image_data states. Needs h5py: `pip install 'rlip[vg150]'`.
+    """
+
+    def _records(self) -> Iterator[ImageRecord]:
+        if self.source.split not in SPLITS:
+            raise AnnotationError(f"split {self.source.split!r} is none of VG150; set one of {', '.join(SPLITS)}")
+        labels, predicates = self._dictionary()
+        self.objects, self.predicates = tuple(labels), tuple(predicates)
+        images = self._sizes()
+        columns = _columns(self.source.annotations)
+        count = len(columns["split"])
+        if count != len(images):
+            raise AnnotationError(
+                f"{self.source.annotations}: holds {count} images, {self.source.image_data} lists {len(images)} of those that "
+                "are not damaged; they are of different versions"
+            )
+        for position in _chosen(columns, self.source.split):
+            yield self._from_columns(columns, int(position), images[position])
+
+    def _dictionary(self) -> tuple[list[str], list[str]]:
+        path = self.source.dictionary
+        assert path is not None  # DataSource requires it for this format
+        content = read_json(path, DICTIONARY)
+        found = []
+        for field in ("idx_to_label", "idx_to_predicate"):
+            names = content.get(field) if isinstance(content, dict) else None
+            ordered = [names.get(str(i)) for i in range(1, len(names) + 1)] if isinstance(names, dict) else []
+            if not ordered or not all(isinstance(name, str) for name in ordered):
+                raise AnnotationError(f"{path}: {field!r} does not name 1, 2, 3, ...; expected {DICTIONARY}")
+            found.append([readable(str(name).strip()) for name in ordered])
+        return found[0], found[1]
+
+    def _sizes(self) -> list[tuple[int, int, int]]:
+        """Id, width and height of each image that the HDF5 file has, in its order."""
+        path = self.source.image_data
+        assert path is not None  # DataSource requires it for this format
+        images = []
+        for entry in rows(read_json(path, IMAGE_DATA), path, IMAGE_DATA):
+            found = entry if isinstance(entry, dict) else {}
+            image_id = as_id(found.get("image_id", found.get("id")))
+            width, height = as_size(found.get("width")), as_size(found.get("height"))
+            if image_id is None or width is None or height is None:
+                raise AnnotationError(f"{path}: entry without id or size: {shown(entry)}; expected {IMAGE_DATA}")
+            if image_id not in _DAMAGED:
+                images.append((image_id, width, height))
+        return images
+
+    def _from_columns(
+        self, columns: dict[str, NDArray[Any]], position: int, image: tuple[int, int, int]
+    ) -> ImageRecord:
+        image_id, width, height = image
+        first, last = (int(columns[f"img_to_{end}_box"][position]) for end in ("first", "last"))
+        chosen = slice(first, last + 1) if first >= 0 else slice(0, 0)
+        scaled = columns["boxes_1024"][chosen].astype(np.float64) * (max(width, height) / _SCALE)
+        scaled[:, :2] -= scaled[:, 2:] / 2
+        boxes, places, rejects = [], {}, []
+        for offset, (label, box) in enumerate(zip(columns["labels"][chosen].tolist(), scaled.tolist(), strict=True)):
+            if not 1 <= label <= len(self.objects):
+                rejects.append(Rejected(image_id, "unknown category id", str(label)))
+                continue
+            places[first + offset] = len(boxes)
+            boxes.append(Box(self.objects[label - 1], *box))
+        relations = []
+        first, last = (int(columns[f"img_to_{end}_rel"][position]) for end in ("first", "last"))
+        chosen = slice(first, last + 1) if first >= 0 else slice(0, 0)
+        pairs, predicates = columns["relationships"][chosen].tolist(), columns["predicates"][chosen].tolist()
+        for (subject, target), predicate in zip(pairs, predicates, strict=True):
+            if not 1 <= predicate <= len(self.predicates):
+                rejects.append(Rejected(image_id, "unknown verb id", str(predicate)))
+            elif subject not in places or target not in places:
+                rejects.append(Rejected(image_id, "relation without box", f"{subject} {predicate} {target}"))
+            else:
+                relations.append(GivenRelation(places[subject], self.predicates[predicate - 1], places[target]))
+        source, place = self.source, self.folder.place(f"{image_id}.jpg")
+        found = tuple(boxes), tuple(relations), tuple(rejects)
+        return ImageRecord(source.name, source.split, image_id, place, width, height, *found)
+
+
+_LISTS = ("labels", "predicates", "split")
+_BY_IMAGE = ("split", "img_to_first_box", "img_to_last_box", "img_to_first_rel", "img_to_last_rel")
+
+
+def _columns(path: Path) -> dict[str, NDArray[Any]]:
+    """Reads the arrays of the HDF5 file. Raises `AnnotationError`."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise AnnotationError(f"{path}: is read by h5py, which is not installed: pip install 'rlip[vg150]'") from error
+    names = ("boxes_1024", "labels", "relationships", "predicates", *_BY_IMAGE)
+    try:
+        with h5py.File(path, "r") as file:
+            lacking = [name for name in names if name not in file]
+            if lacking:
+                raise AnnotationError(f"{path}: has no {', '.join(lacking)}; expected {EXPECTED}")
+            columns: dict[str, NDArray[Any]] = {name: np.asarray(file[name]) for name in names}
+    except OSError as error:
+        raise AnnotationError(f"{path}: can't be read as HDF5 ({error}); expected {EXPECTED}") from error
+    for name in _LISTS:
+        columns[name] = columns[name].reshape(-1)
+    boxes, pairs = len(columns["labels"]), len(columns["predicates"])
+    lengths = {name: len(columns[name]) for name in _BY_IMAGE}
+    if columns["boxes_1024"].shape != (boxes, 4) or columns["relationships"].shape != (pairs, 2):
+        raise AnnotationError(f"{path}: boxes and labels, or relationships and predicates, differ in number")
+    if len(set(lengths.values())) != 1:
+        raise AnnotationError(f"{path}: the lists by image are of different lengths: {lengths}")
+    return columns
+
+
+def _chosen(columns: dict[str, NDArray[Any]], split: str) -> NDArray[np.int64]:
+    """The positions of a split's images. Of the training images that have relations, the first 5,000 are "val"."""
+    of_test = columns["split"] == _TEST
+    if split == "test":
+        return np.flatnonzero(of_test)
+    if split == "trainval":
+        return np.flatnonzero(~of_test)
+    usable = np.flatnonzero(~of_test & (columns["img_to_first_box"] >= 0) & (columns["img_to_first_rel"] >= 0))
+    kept = usable[:VALIDATION_IMAGES]
+    return kept if split == "val" else np.setdiff1d(np.flatnonzero(~of_test), kept)

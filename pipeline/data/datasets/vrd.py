@@ -1,0 +1,94 @@
+"""Reads VRD (Lu et al. 2016): relations by file name, with boxes as [ymin, ymax, xmin, xmax]."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.datasets.annotations import (
+    NO_IMAGE,
+    AnnotationError,
+    as_four_numbers,
+    as_id,
+    is_inside,
+    read_json,
+    readable,
+    rows,
+    shown,
+)
+from pipeline.data.datasets.json_stream import stream_fields
+from pipeline.data.datasets.reader import Reader
+from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
+from pipeline.runtime.stage import Rejected
+
+EXPECTED = 'VRD: an object {"name.jpg": [{predicate, subject: {category, bbox}, object: {category, bbox}}, ...]}'
+_NAMES = "a JSON list of names"
+_PHOTO = re.compile(r"\d{1,18}(?=[_.])")
+
+
+class VrdReader(Reader):
+    """Yields images in file order, including those without relations. Categories and predicates count from 0.
+
+    An image's id is the number that its file name begins with: the photo's number on Flickr, where the pictures come
+    from. Equal boxes of one category are the same object.
+    """
+
+    def _records(self) -> Iterator[ImageRecord]:
+        assert self.source.objects is not None and self.source.predicates is not None  # DataSource requires them
+        self.objects, self.predicates = _names(self.source.objects), _names(self.source.predicates)
+        seen: set[int] = set()
+        for name, relations in stream_fields(self.source.annotations, EXPECTED):
+            found = _PHOTO.match(name.rpartition("/")[2])
+            if not is_inside(name):
+                self.rejects.append(Rejected(NO_IMAGE, "file name not usable", shown(name)))
+            elif found is None:
+                self.rejects.append(Rejected(NO_IMAGE, "image id not an integer", shown(name)))
+            elif int(found[0]) in seen:
+                self.rejects.append(Rejected(int(found[0]), "duplicate image id", shown(name)))
+            else:
+                seen.add(int(found[0]))
+                yield self._record(int(found[0]), name, relations)
+
+    def _record(self, image_id: int, name: str, entries: Any) -> ImageRecord:
+        boxes: dict[Box, int] = {}
+        rejects: list[Rejected] = []
+        relations = []
+        if not isinstance(entries, list):
+            rejects.append(Rejected(image_id, "relations malformed", shown(entries)))
+            entries = []
+        for entry in entries:
+            predicate_id = as_id(entry.get("predicate")) if isinstance(entry, dict) else None
+            if predicate_id is None or not 0 <= predicate_id < len(self.predicates):
+                rejects.append(Rejected(image_id, "unknown verb id", shown(entry)))
+                continue
+            subject, target = self._box(entry.get("subject")), self._box(entry.get("object"))
+            fault = subject if isinstance(subject, str) else target
+            if isinstance(fault, str):
+                rejects.append(Rejected(image_id, fault, shown(entry)))
+                continue
+            assert isinstance(subject, Box) and isinstance(target, Box)
+            ends = boxes.setdefault(subject, len(boxes)), boxes.setdefault(target, len(boxes))
+            relations.append(GivenRelation(ends[0], self.predicates[predicate_id], ends[1]))
+        source = self.source
+        found = tuple(boxes), tuple(relations), tuple(rejects)
+        return ImageRecord(source.name, source.split, image_id, self.place(name), None, None, *found)
+
+    def _box(self, entry: Any) -> Box | str:
+        """The box, or the reason why there is none."""
+        numbers = as_four_numbers(entry.get("bbox")) if isinstance(entry, dict) else None
+        if numbers is None:
+            return "relation without box"
+        category = as_id(entry.get("category"))
+        if category is None or not 0 <= category < len(self.objects):
+            return "unknown category id"
+        y1, y2, x1, x2 = numbers
+        return Box(self.objects[category], x1, y1, x2 - x1, y2 - y1)
+
+
+def _names(path: Path) -> tuple[str, ...]:
+    names: Sequence[Any] = rows(read_json(path, _NAMES), path, _NAMES)
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise AnnotationError(f"{path}: holds other entries than names; expected {_NAMES}")
+    return tuple(readable(name.strip()) for name in names)

@@ -1,0 +1,223 @@
+"""The ground truth of a test set as columns, read from its annotation files alone or from rows of the `images` table."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.datasets.reader import Reader
+from pipeline.data.datasets.record_index import open_annotations
+from pipeline.data.datasets.source import annotation_source
+from pipeline.data.images.refs import uri_of
+from pipeline.evaluation.interactions import Floats, Integers
+from pipeline.evaluation.labelled_boxes import LabelledBoxes
+from pipeline.evaluation.relations import Relations
+from pipeline.runtime.stage import Rejected
+from storage.errors import FatalError
+from tagger.english.predicates import canonical as canonical_predicate
+
+NO_OBJECT = -1
+"""Object label of an interaction without an object; its object box is NaN."""
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """What is true in I images. Images without any relation are among them."""
+
+    objects: tuple[str, ...]
+    """Object names: the set's own by id, then others that boxes have, sorted"""
+    predicates: tuple[str, ...]
+    """Predicate names, in the same order"""
+    image_ids: Integers
+    """I"""
+    uris: tuple[str, ...]
+    """I file names, relative to the set's folder of images"""
+    sizes: Integers
+    """I×2: width and height in pixels, 0 where unknown; 1 and 1 if boxes are shares of the image"""
+    relations: Relations
+    boxes: LabelledBoxes
+    """All boxes, also those in no relation"""
+    rejects: tuple[Rejected, ...] = ()
+    """What the files state and is not part of the truth, with reasons"""
+    canonical: bool = False
+    """Whether predicates have the project's canonical form"""
+
+    @classmethod
+    def read(cls, reader: Reader, canonical: bool = False) -> GroundTruth:
+        """Reads a set's annotations, without its images.
+
+        `canonical` gives predicates the project's canonical form, which merges synonyms; without it they are the set's own,
+        as public benchmarks score them. Boxes that are not finite or inverted are left out, with their relations and a
+        reason. Raises `AnnotationError` for unusable files, and `FatalError` if there is no image.
+        """
+        columns = _Columns(canonical)
+        for record in reader.annotations():
+            boxes = [(box.category, box.x, box.y, box.w, box.h) for box in record.boxes]
+            uri = uri_of(record.path, reader.source.images)
+            columns.add(record.image_id, uri, (record.width, record.height), boxes, record.relations)
+            columns.rejects += record.rejects
+        columns.rejects += reader.rejects
+        if not columns.image_ids:
+            reasons = "; ".join(sorted({reject.reason for reject in columns.rejects})) or "it lists none"
+            raise FatalError(f"{reader.source.annotations}: no usable image ({reasons})")
+        return columns.joined(reader.objects, reader.predicates)
+
+    @classmethod
+    def open(
+        cls, format_name: str, annotations: Path, files: Mapping[str, Path] | None = None, canonical: bool = False
+    ) -> GroundTruth:
+        """Reads annotation files of a format of `DataSource`. `files`: further ones by field, e.g. {"verbs": path}.
+
+        Raises `FatalError`, also for files that are missing, not used by the format, or of another kind.
+        """
+        source = annotation_source(format_name, annotations, files or {})
+        reader = open_annotations(source)
+        if unreadable := source.unreadable():
+            raise FatalError(f"ground truth ({format_name}): {'; '.join(unreadable)}")
+        return cls.read(reader, canonical)
+
+    @classmethod
+    def of_rows(cls, rows: Iterable[Mapping[str, Any]], canonical: bool = True) -> GroundTruth:
+        """Takes the truth from rows of the `images` table. `canonical`: as in `read`."""
+        columns = _Columns(canonical)
+        for row in rows:
+            boxes = [(box["category"], box["x"], box["y"], box["w"], box["h"]) for box in row["boxes"]]
+            relations = [(each["subject"], each["predicate"], each["object"]) for each in row["relations"]]
+            columns.add(row["image_id"], row["uri"], (row["width"], row["height"]), boxes, relations)
+        return columns.joined((), ())
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """I: the number of relations of each image."""
+        return np.bincount(self.relations.image, minlength=len(self)).astype(np.int64)
+
+    @cached_property
+    def by_id(self) -> Mapping[int, int]:
+        """Image id → position."""
+        return {image_id: position for position, image_id in enumerate(self.image_ids.tolist())}
+
+    @cached_property
+    def by_uri(self) -> Mapping[str, int]:
+        """File name, with its folder and, if no other image has it, without → position."""
+        alone: dict[str, int] = {}
+        shared: set[str] = set()
+        for position, uri in enumerate(self.uris):
+            name = uri.rpartition("/")[2]
+            if alone.setdefault(name, position) != position:
+                shared.add(name)
+        names = {name: position for name, position in alone.items() if name not in shared}
+        return names | {uri: position for position, uri in enumerate(self.uris)}
+
+
+class _Columns:
+    """Gathers images one by one. Names get numbers as they occur and their final ones at the end."""
+
+    def __init__(self, canonical: bool) -> None:
+        self._form = canonical_predicate if canonical else str
+        self.image_ids: array[int] = array("q")
+        self.uris: list[str] = []
+        self.rejects: list[Rejected] = []
+        self._sizes: array[int] = array("q")
+        self._objects: dict[str, int] = {}
+        self._predicates: dict[str, int] = {}
+        self._box_numbers, self._box_labels, self._box_images = array("d"), array("q"), array("q")
+        self._ends, self._relation_images, self._relation_predicates = array("q"), array("q"), array("q")
+
+    def add(
+        self,
+        image_id: int,
+        uri: str,
+        size: tuple[int | None, int | None],
+        boxes: Sequence[tuple[str, float, float, float, float]],
+        relations: Iterable[tuple[int, str, int]],
+    ) -> None:
+        """Adds an image. Boxes: name, left, top, width, height. Relations: subject, predicate and object by box index."""
+        position, first = len(self.image_ids), len(self._box_labels)
+        self.image_ids.append(image_id)
+        self.uris.append(uri)
+        self._sizes.extend((size[0] or 0, size[1] or 0))
+        places: list[int | None] = []
+        for category, x, y, w, h in boxes:
+            if not (math.isfinite(x + y + w + h) and w >= 0 and h >= 0):
+                fault = "box inverted" if math.isfinite(x + y + w + h) else "box not finite"
+                self.rejects.append(Rejected(image_id, fault, f"{category} [{x:g}, {y:g}, {w:g}, {h:g}]"))
+                places.append(None)
+                continue
+            places.append(len(self._box_labels))
+            self._box_numbers.extend((x, y, x + w, y + h))
+            self._box_labels.append(self._objects.setdefault(category, len(self._objects)))
+        self._box_images.extend([position] * (len(self._box_labels) - first))
+        for subject, predicate, target in relations:
+            ends = places[subject], NO_OBJECT if target == NO_OBJECT else places[target]
+            if ends[0] is None or ends[1] is None:
+                self.rejects.append(Rejected(image_id, "relation without box", predicate))
+                continue
+            self._ends.extend((ends[0], ends[1]))
+            self._relation_images.append(position)
+            form = self._form(predicate)
+            self._relation_predicates.append(self._predicates.setdefault(form, len(self._predicates)))
+
+    def joined(self, objects: Sequence[str], predicates: Sequence[str]) -> GroundTruth:
+        """The truth, with the set's own names first."""
+        object_names = _ordered(objects, self._objects)
+        predicate_names = _ordered([self._form(name) for name in predicates], self._predicates)
+        images = len(self.image_ids)
+        boxes = _floats(self._box_numbers).reshape(-1, 4)
+        labels = _renumbered(self._objects, object_names)[_integers(self._box_labels)]
+        ends = _integers(self._ends).reshape(-1, 2)
+        subject, target = ends[:, 0], ends[:, 1]
+        with_object = target != NO_OBJECT
+        object_boxes = np.full((len(ends), 4), np.nan)
+        object_boxes[with_object] = boxes[target[with_object]]
+        object_labels = np.full(len(ends), NO_OBJECT, np.int64)
+        object_labels[with_object] = labels[target[with_object]]
+        relations = Relations(
+            images=images,
+            image=_integers(self._relation_images),
+            subject_boxes=boxes[subject],
+            object_boxes=object_boxes,
+            subject_labels=labels[subject],
+            object_labels=object_labels,
+            predicates=_renumbered(self._predicates, predicate_names)[_integers(self._relation_predicates)],
+        )
+        return GroundTruth(
+            objects=object_names,
+            predicates=predicate_names,
+            image_ids=_integers(self.image_ids),
+            uris=tuple(self.uris),
+            sizes=_integers(self._sizes).reshape(-1, 2),
+            relations=relations,
+            boxes=LabelledBoxes(images, _integers(self._box_images), boxes, labels),
+            rejects=tuple(self.rejects),
+            canonical=self._form is canonical_predicate,
+        )
+
+
+def _ordered(own: Iterable[str], found: Mapping[str, int]) -> tuple[str, ...]:
+    first = dict.fromkeys(own)
+    return (*first, *sorted(found.keys() - first.keys()))
+
+
+def _renumbered(found: Mapping[str, int], names: Sequence[str]) -> Integers:
+    """Number of a name as it occurred → its place in `names`."""
+    places = {name: place for place, name in enumerate(names)}
+    return np.array([places[name] for name in found], np.int64)
+
+
+def _integers(numbers: array[int]) -> Integers:
+    return np.array(numbers, np.int64)
+
+
+def _floats(numbers: array[float]) -> Floats:
+    return np.array(numbers, np.float64)

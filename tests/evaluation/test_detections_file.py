@@ -1,0 +1,415 @@
+"""Tests ground truth from annotation files, detections of several makers over it, and the writer of detections."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.evaluation.detection_findings import DetectionsError
+from pipeline.evaluation.detections_file import DetectionSet, read_detections
+from pipeline.evaluation.detections_writer import DetectionsWriter
+from pipeline.evaluation.ground_truth import GroundTruth
+from storage.errors import FatalError
+from storage.tables import DETECTIONS
+
+HICO: dict[str, Any] = {
+    "objects": ["cup", "person", "dining_table"],
+    "verbs": ["hold", "no_interaction"],
+    "filenames": ["HICO_test2015_00000007.jpg", "HICO_test2015_00000009.jpg", "HICO_test2015_00000010.jpg"],
+    "size": [[100, 80], [50, 40], [50, 40]],
+    "annotation": [
+        {"boxes_h": [[1, 2, 11, 22]], "boxes_o": [[5, 5, 9, 9]], "object": [0], "verb": [0]},
+        {
+            "boxes_h": [[1, 2, 11, 22], [9, 9, 1, 1]],
+            "boxes_o": [[5, 5, 9, 9], [5, 5, 9, 9]],
+            "object": [2, 2],
+            "verb": [1, 1],
+        },
+        {"boxes_h": [], "boxes_o": [], "object": [], "verb": []},
+    ],
+}
+NAMES = HICO["filenames"]
+
+
+def saved(path: Path, content: Any) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> GroundTruth:
+    return GroundTruth.open("hico_instances", saved(tmp_path / "truth.json", HICO))
+
+
+def row(image_id: int | None, uri: str, pairs: Any = ((0, 1, "hold", 0.5),), boxes: Any = None) -> dict[str, Any]:
+    """A row of DETECTIONS: a person and a cup, and pairs (subject, object, predicate, score)."""
+    boxes = boxes or [("person", 0.9, 1, 2, 10, 20), ("cup", 0.8, 5, 5, 4, 4)]
+    return {
+        "image_id": image_id,
+        "uri": uri,
+        "width": 100,
+        "height": 80,
+        "boxes": [dict(zip(("category", "score", "x", "y", "w", "h"), box, strict=True)) for box in boxes],
+        "pairs": [dict(zip(("subject", "object", "predicate", "score"), pair, strict=True)) for pair in pairs],
+    }
+
+
+ROWS = [
+    row(9, "b/HICO_test2015_00000009.jpg", [(0, 1, "hold", 0.25), (1, 0, "No Interaction", 0.75)]),
+    row(None, NAMES[0], [(0, -1, "hold", 0.5)]),
+    row(10, NAMES[2], []),
+]
+
+
+def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows, schema=DETECTIONS), path)
+    return path
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    return path
+
+
+def write_with_us(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with DetectionsWriter(path, row_group=2) as writer:
+        for each in rows:
+            writer.write(each)
+    return path
+
+
+FILES: dict[str, Callable[[Path, list[dict[str, Any]]], Path]] = {
+    "a.parquet": write_parquet, "b.json": write_lines, "c.json": saved,
+}  # fmt: skip
+"""Each form of our table, and what writes it."""
+
+
+def test_ground_truth_keeps_the_names_of_the_set_in_their_order(truth: GroundTruth) -> None:
+    assert truth.objects == ("cup", "person", "dining table") and truth.predicates == ("hold", "no interaction")
+    assert truth.image_ids.tolist() == [7, 9, 10] and truth.sizes.tolist() == [[100, 80], [50, 40], [50, 40]]
+    relations = truth.relations
+    assert (relations.images, relations.image.tolist()) == (3, [0, 1])
+    assert relations.triplets.tolist() == [[1, 0, 0], [1, 2, 1]]
+    assert relations.object_boxes.tolist() == [[5, 5, 9, 9]] * 2 and relations.scores is None
+    assert truth.counts.tolist() == [1, 1, 0]
+    assert truth.boxes.image.tolist() == [0, 0, 1, 1] and truth.boxes.labels.tolist() == [1, 0, 1, 2]
+    assert [reject.reason for reject in truth.rejects] == ["box inverted", "relation without box"]
+
+
+def test_ground_truth_in_canonical_predicates(tmp_path: Path) -> None:
+    content = {**HICO, "verbs": ["holding", "hold"]}
+    path = saved(tmp_path / "truth.json", content)
+    assert GroundTruth.open("hico_instances", path).predicates == ("holding", "hold")
+    merged = GroundTruth.open("hico_instances", path, canonical=True)
+    assert merged.predicates == ("hold",) and merged.relations.predicates.tolist() == [0, 0]
+
+
+def test_ground_truth_from_rows_of_the_images_table() -> None:
+    box = {"category": "person", "x": 1.0, "y": 2.0, "w": 3.0, "h": 4.0}
+    rows = [
+        {"image_id": 4, "uri": "a.jpg", "width": 9, "height": 8, "boxes": [], "relations": []},
+        {
+            "image_id": 5, "uri": "b.jpg", "width": 9, "height": 8, "boxes": [box, {**box, "category": "cup"}],
+            "relations": [{"subject": 0, "predicate": "is holding", "object": 1}],
+        },
+    ]  # fmt: skip
+    truth = GroundTruth.of_rows(rows)
+    assert truth.objects == ("cup", "person") and truth.predicates == ("hold",)
+    assert truth.relations.image.tolist() == [1] and truth.relations.subject_boxes.tolist() == [[1, 2, 4, 6]]
+    assert GroundTruth.of_rows(rows, canonical=False).predicates == ("is holding",)
+
+
+def test_interactions_without_an_object(tmp_path: Path) -> None:
+    images = [{"id": 5, "file_name": "a.jpg", "width": 100, "height": 80}]
+    person = {"id": 11, "image_id": 5, "category_id": 1, "bbox": [1, 1, 10, 20]}
+    instances = {"images": images, "annotations": [person], "categories": [{"id": 1, "name": "person"}]}
+    walk = {"action_name": "walk", "role_name": ["agent"], "ann_id": [11], "image_id": [5], "label": [1],
+            "role_object_id": [11]}  # fmt: skip
+    truth = GroundTruth.open(
+        "vcoco", saved(tmp_path / "v.json", [walk]), {"instances": saved(tmp_path / "i.json", instances)}
+    )
+    assert truth.relations.object_labels.tolist() == [-1] and np.isnan(truth.relations.object_boxes).all()
+
+
+def test_ground_truth_of_no_use_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FatalError, match="annotations: no file"):
+        GroundTruth.open("hico_instances", tmp_path / "none.json")
+    empty = {**HICO, "filenames": [], "annotation": [], "size": []}
+    with pytest.raises(FatalError, match="no usable image"):
+        GroundTruth.open("hico_instances", saved(tmp_path / "e.json", empty))
+    (tmp_path / "cut.json").write_text(json.dumps(HICO)[:-20])
+    with pytest.raises(FatalError, match="ends in the middle of its JSON"):
+        GroundTruth.open("hico_instances", tmp_path / "cut.json")
+
+
+def check_rows(found: DetectionSet) -> None:
+    relations = found.relations
+    assert relations.image.tolist() == [0, 1, 1] and relations.images == 3
+    assert relations.triplets.tolist() == [[1, -1, 0], [1, 0, 0], [0, 1, 1]]
+    assert relations.scores is not None and relations.scores.tolist() == [0.5, 0.25, 0.75]
+    assert relations.subject_boxes.tolist() == [[1, 2, 11, 22], [1, 2, 11, 22], [5, 5, 9, 9]]
+    assert np.isnan(relations.object_boxes[0]).all() and relations.object_boxes[1].tolist() == [5, 5, 9, 9]
+    assert found.boxes.image.tolist() == [0, 0, 1, 1, 2, 2] and found.boxes.labels.tolist() == [1, 0] * 3
+    assert (found.findings.images, found.findings.relations, found.findings.faults) == (3, 3, ())
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_our_table_in_every_form(tmp_path: Path, truth: GroundTruth, name: str) -> None:
+    check_rows(read_detections(FILES[name](tmp_path / name, ROWS), truth))
+
+
+@pytest.mark.parametrize("name", ["w.parquet", "w.json"])
+def test_what_is_written_is_read(tmp_path: Path, truth: GroundTruth, name: str) -> None:
+    path = write_with_us(tmp_path / name, ROWS)
+    check_rows(read_detections(path, truth))
+    if name.endswith("json"):
+        assert [json.loads(line)["uri"] for line in path.read_text().splitlines()] == [each["uri"] for each in ROWS]
+        assert '"score": 0.9,' in path.read_text()
+    else:
+        assert pq.ParquetFile(path).num_row_groups == 2
+
+
+def test_a_batch_boundary_changes_nothing(tmp_path: Path, truth: GroundTruth, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.evaluation.detections_file._BATCH", 1)
+    for name, write in FILES.items():
+        check_rows(read_detections(write(tmp_path / name, ROWS), truth))
+
+
+@pytest.mark.parametrize("name", ["w.parquet", "w.json"])
+def test_a_writer_that_is_interrupted_leaves_what_was_there(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("before")
+    with pytest.raises(KeyboardInterrupt), DetectionsWriter(path, row_group=1) as writer:
+        writer.write(ROWS[0])
+        raise KeyboardInterrupt
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_writer_refuses_what_is_not_finite_and_other_names(tmp_path: Path) -> None:
+    with (
+        pytest.raises(FatalError, match=r"image 'x\.jpg' has scores or boxes that are not finite"),
+        DetectionsWriter(tmp_path / "a.parquet") as writer,
+    ):
+        writer.write(row(1, "x.jpg", [(0, 1, "hold", float("nan"))]))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FatalError, match=r"a\.csv: detections are written as \.parquet or \.json"):
+        DetectionsWriter(tmp_path / "a.csv")
+
+
+FAULTS = [
+    ([row(8, "x.jpg")], "unknown image", 1),
+    ([row(7, NAMES[0])], "duplicate image", 1),
+    ([row(7, NAMES[1])], "image id and file name of different images", 1),
+    ([row(7, NAMES[0], [(0, 1, "hold", float("nan")), (0, 1, "hold", -0.5)])], "score negative or not finite", 2),
+    ([row(7, NAMES[0], boxes=[("person", 0.9, 9, 9, -3, 2), ("cup", 0.9, 1, 1, 1, 1)])], "box inverted", 1),
+    ([row(7, NAMES[0], boxes=[("person", 0.9, 9, 9, float("inf"), 2), ("cup", 0.9, 1, 1, 1, 1)])], "box not finite", 1),
+    ([row(7, NAMES[0], [(0, 2, "hold", 0.5), (-1, 0, "hold", 0.5)])], "box index out of range", 2),
+    ([row(7, NAMES[0], [(0, 1, "hold", 0.5), (0, 1, "lick", 0.5)])], "unknown predicate name", 1),
+    ([row(7, NAMES[0], boxes=[("person", 0.9, 1, 1, 1, 1), ("robot", 0.9, 1, 1, 1, 1)])], "unknown object name", 1),
+]
+
+
+@pytest.mark.parametrize(("rows", "reason", "count"), FAULTS, ids=[fault[1] for fault in FAULTS])
+@pytest.mark.parametrize("name", FILES)
+def test_faulty_rows_are_refused_or_dropped_and_counted(
+    tmp_path: Path, truth: GroundTruth, rows: list[dict[str, Any]], reason: str, count: int, name: str
+) -> None:
+    path = FILES[name](
+        tmp_path / name, [row(7, NAMES[0]), *rows] if reason == "duplicate image" else [*ROWS[::2], *rows]
+    )
+    with pytest.raises(DetectionsError, match=f"can't be scored:\n  {reason}: {count}") as refused:
+        read_detections(path, truth, allow_missing=True)
+    assert {fault.reason: fault.count for fault in refused.value.findings.faults}[reason] == count
+    found = read_detections(path, truth, allow_missing=True, drop_faulty=True)
+    assert {fault.reason: fault.count for fault in found.findings.faults}[reason] == count
+    scores = found.relations.scores
+    assert scores is not None and np.isfinite(scores).all() and (scores >= 0).all()
+    assert (found.relations.subject_boxes[:, 2:] >= found.relations.subject_boxes[:, :2]).all()
+    assert len(found.relations) == {"duplicate image": 1, "unknown predicate name": 3}.get(reason, 2)
+
+
+def test_missing_images_are_an_error_unless_they_are_allowed(tmp_path: Path, truth: GroundTruth) -> None:
+    path = write_parquet(tmp_path / "a.parquet", ROWS[:1])
+    with pytest.raises(
+        DetectionsError, match=r"images of the ground truth without a row: 2 \(HICO_test2015_00000007\.jpg"
+    ):
+        read_detections(path, truth)
+    found = read_detections(path, truth, allow_missing=True)
+    assert found.findings.missing is not None and found.findings.missing.count == 2
+    assert found.relations.images == 3 and "without a row: 2" in str(found.findings)
+
+
+def test_names_that_fit_nothing_are_told_with_those_that_would(tmp_path: Path, truth: GroundTruth) -> None:
+    boxes = [("Mensch", 0.9, 1, 1, 1, 1), ("Tasse", 0.9, 1, 1, 1, 1)]
+    path = write_parquet(tmp_path / "a.parquet", [row(7, NAMES[0], boxes=boxes)])
+    expected = "none of its object names.*the file has 'Mensch', 'Tasse'\n  the ground truth has 'cup', 'person', 'dining table'"
+    with pytest.raises(FatalError, match=f"(?s){expected}"):
+        read_detections(path, truth, allow_missing=True, drop_faulty=True)
+
+
+def test_canonical_names_fit_a_canonical_truth_only(tmp_path: Path) -> None:
+    path = saved(tmp_path / "truth.json", HICO)
+    detections = write_parquet(tmp_path / "a.parquet", [row(7, NAMES[0], [(0, 1, "is holding", 0.5)])])
+    merged = GroundTruth.open("hico_instances", path, canonical=True)
+    assert len(read_detections(detections, merged, allow_missing=True).relations) == 1
+    with pytest.raises(FatalError, match="none of its predicate names"):
+        read_detections(detections, GroundTruth.open("hico_instances", path), allow_missing=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"is empty; expected detections"),
+        (b"[]", "holds no image"),
+        (b"\x80\x04]", "is a pickle, which can run code when it is read; write it as JSON"),
+        (b"PAR1 and no more", "can't be read as a table of detections"),
+        (b"hello", "is none; expected detections"),
+        (b'[{"a": 1}]', r"its first entry is .*'a': 1"),
+        (json.dumps(ROWS).encode()[:-30], r"not valid JSON at line 1, column"),
+        ((json.dumps(ROWS[0]) + "\n" + json.dumps(ROWS[1])[:-9]).encode(), "line 2 is not valid JSON"),
+        (json.dumps([ROWS[0], {"boxes": []}]).encode(), "image 1 has no boxes and pairs"),
+        (json.dumps([{**ROWS[0], "pairs": [{"subject": "x"}]}]).encode(), "image 0 to image 0: values of another type"),
+    ],
+)
+def test_files_of_other_kinds_and_truncated_ones(
+    tmp_path: Path, truth: GroundTruth, content: bytes, message: str
+) -> None:
+    path = tmp_path / "detections"
+    path.write_bytes(content)
+    with pytest.raises(FatalError, match=message):
+        read_detections(path, truth, allow_missing=True, drop_faulty=True)
+
+
+def test_a_truncated_parquet_file_and_one_of_other_columns(tmp_path: Path, truth: GroundTruth) -> None:
+    path = write_parquet(tmp_path / "a.parquet", ROWS)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(FatalError, match="can't be read as a table of detections"):
+        read_detections(path, truth)
+    pq.write_table(pa.table({"image_id": [1]}), path)
+    with pytest.raises(FatalError, match="has no column uri, boxes, pairs"):
+        read_detections(path, truth)
+
+
+def pair(image: str, **changed: Any) -> dict[str, Any]:
+    given = {
+        "image": image,
+        "box_h": [1, 2, 11, 22],
+        "box_o": [5, 5, 9, 9],
+        "object_coco80": 41,
+        "verb": 0,
+        "score": 0.5,
+    }
+    return given | changed
+
+
+def test_a_list_of_pairs(tmp_path: Path, truth: GroundTruth) -> None:
+    entries = [pair(NAMES[1], object_coco80=60, verb=1), pair(NAMES[0]), pair(NAMES[1], score=0.9)]
+    found = read_detections(saved(tmp_path / "a.json", entries), truth, allow_missing=True)
+    assert found.relations.image.tolist() == [0, 1, 1]
+    assert found.relations.triplets.tolist() == [[1, 0, 0], [1, 2, 1], [1, 0, 0]]
+    assert found.findings.images == 2 and len(found.boxes) == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"object_coco80": 80}, "object class out of range"),
+        ({"verb": 2}, "predicate out of range"),
+        ({"verb": -1}, "predicate out of range"),
+        ({"score": float("nan")}, "score negative or not finite"),
+        ({"box_o": [9, 9, 5, 5]}, "box inverted"),
+        ({"box_o": [9, 9, 5]}, "pair malformed"),
+        ({"score": None}, "pair malformed"),
+        ({"object_coco80": 0.5}, "pair malformed"),
+        ({"image": "HICO_test2015_00000008.jpg"}, "unknown image"),
+    ],
+)
+def test_faulty_pairs(tmp_path: Path, truth: GroundTruth, changed: dict[str, Any], reason: str) -> None:
+    path = saved(tmp_path / "a.json", [pair(NAMES[0]), pair(NAMES[0], **changed)])
+    with pytest.raises(DetectionsError, match=f"{reason}: 1 "):
+        read_detections(path, truth, allow_missing=True)
+    assert len(read_detections(path, truth, allow_missing=True, drop_faulty=True).relations) == 1
+
+
+def dense(scores: Any, **changed: Any) -> dict[str, Any]:
+    given = {
+        "boxes": [[1, 2, 11, 22], [5, 5, 9, 9]], "labels": [1, 0], "verb_scores": scores, "sub_ids": [0, 1],
+        "obj_ids": [1, 0],
+    }  # fmt: skip
+    return given | changed
+
+
+def test_scores_of_every_pair_and_predicate(tmp_path: Path, truth: GroundTruth) -> None:
+    entries = [dense([[0.1, 0.9], [0.8, 0.2]]), dense([[0.1, 0.2], [0.3, 0.4]]), dense([], sub_ids=[], obj_ids=[])]
+    path = saved(tmp_path / "a.json", entries)
+    found = read_detections(path, truth, per_image=3).relations
+    assert found.image.tolist() == [0, 0, 0, 1, 1, 1]
+    assert found.scores is not None and found.scores.tolist() == [0.9, 0.8, 0.2, 0.4, 0.3, 0.2]
+    assert found.triplets.tolist()[:2] == [[1, 0, 1], [0, 1, 0]]
+    allowed = np.array([[True, False], [True, True], [True, True]])
+    found = read_detections(path, truth, per_image=1, allowed=allowed).relations
+    assert found.scores is not None and found.scores.tolist() == [0.8, 0.4]
+    named = read_detections(path, truth, per_image=1, object_names=["dining table", "person"]).relations
+    assert named.object_labels.tolist() == [2, 1]
+
+
+def test_images_of_such_a_list_are_found_by_name_or_by_their_order(tmp_path: Path, truth: GroundTruth) -> None:
+    scores = [[0.5, 0], [0, 0]]
+    path = saved(tmp_path / "a.json", [dense(scores, image_id=9), dense(scores, file_name=NAMES[0])])
+    assert read_detections(path, truth, allow_missing=True, per_image=1).relations.image.tolist() == [0, 1]
+    with pytest.raises(
+        FatalError, match="its 2 images have neither image_id nor file_name, and the ground truth has 3"
+    ):
+        read_detections(saved(path, [dense(scores)] * 2), truth)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (dense([[0.5, float("nan")], [-1, 0]]), "score negative or not finite: 2"),
+        (dense([[0.5, 0], [0, 0]], obj_ids=[2, 0]), "box index out of range: 1"),
+        (dense([[0.5, 0], [0, 0]], labels=[1, 3]), "object class out of range: 2"),
+        (dense([[0.5], [0.5]]), "image 0 scores 1 predicates, the ground truth has 2"),
+        (dense([[0.5, 0]]), "image 0 lacks one of .*, or they do not fit"),
+        (dense([[0.5, "x"], [0, 0]]), "image 0 lacks one of .*, or they do not fit"),
+    ],
+)
+def test_faulty_images_of_such_a_list(tmp_path: Path, truth: GroundTruth, entry: Any, message: str) -> None:
+    with pytest.raises(FatalError, match=message):
+        read_detections(saved(tmp_path / "a.json", [{**entry, "image_id": 7}]), truth, allow_missing=True)
+
+
+def test_detections_in_pixels_over_a_truth_in_shares(tmp_path: Path) -> None:
+    header = "ImageID,LabelName1,LabelName2,XMin1,XMax1,YMin1,YMax1,XMin2,XMax2,YMin2,YMax2,RelationshipLabel\n"
+    (tmp_path / "vrd.csv").write_text(header + "fe00000000000001,/m/1,/m/2,0.1,0.3,0.2,0.4,0.5,0.75,0.5,1.0,hold\n")
+    (tmp_path / "classes.csv").write_text("/m/1,Person\n/m/2,Cup\n")
+    truth = GroundTruth.open("open_images", tmp_path / "vrd.csv", {"classes": tmp_path / "classes.csv"})
+    given = row(None, "fe00000000000001.jpg")
+    found = read_detections(write_parquet(tmp_path / "a.parquet", [given]), truth)
+    np.testing.assert_allclose(found.relations.object_boxes, [[0.05, 0.0625, 0.09, 0.1125]])
+    np.testing.assert_allclose(found.boxes.boxes[1], [0.05, 0.0625, 0.09, 0.1125])
+    with pytest.raises(FatalError, match="1 images have no width and height"):
+        read_detections(write_parquet(tmp_path / "b.parquet", [{**given, "width": None}]), truth)
+
+
+def test_public_detections_over_public_truth(shared: Path) -> None:
+    folder = shared / "data/hico_det"
+    truth = GroundTruth.open("hico_instances", folder / "ground_truth_800.json")
+    found = read_detections(folder / "detections_800.json", truth, allow_missing=True)
+    given = json.loads((folder / "detections_800.json").read_text())
+    assert len(found.relations) == len(given) == 5242 and found.findings.faults == ()
+    # Most detections are noisy copies of true pairs, so that names and images agree where the mapping is right.
+    first = given[0]
+    chosen = found.relations.take(np.flatnonzero(found.relations.scores == first["score"]))
+    assert truth.predicates[first["verb"]] == truth.predicates[int(chosen.predicates[0])]
+    assert truth.uris[int(chosen.image[0])] == first["image"]
+    assert {truth.objects[int(label)] for label in found.relations.subject_labels} == {"person"}
+    kinds = {tuple(kind) for kind in truth.relations.triplets.tolist()}
+    assert np.mean([tuple(kind) in kinds for kind in found.relations.triplets.tolist()]) > 0.6
