@@ -11,6 +11,7 @@ from storage.errors import FatalError
 from storage.tables import (
     CANDIDATES,
     CAPTIONS,
+    DETECTIONS,
     DROPPED,
     FINGERPRINTS,
     IMAGES,
@@ -22,6 +23,8 @@ from storage.tables import (
 
 SCHEMAS: Mapping[tuple[str, str], pa.Schema] = {
     ("ingest", "images"): IMAGES,
+    ("detect", "images"): IMAGES,
+    ("detect", "detections"): DETECTIONS,
     ("caption", "captions"): CAPTIONS,
     ("parse", "triplets"): TRIPLETS,
     ("tag", "candidates"): CANDIDATES,

@@ -62,6 +62,47 @@ def run(
         run_recipe(recipe, overrides or [], "direct" if direct else "prefect", as_json, until)
 
 
+@app.command()
+def label(
+    folder: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="Pictures without annotations: a folder, tar or URL.")
+    ],
+    tagger: Annotated[str, typer.Option("--tagger", help="A Relation Tagger: weights, their folder, or a run.")],
+    detector: Annotated[
+        str, typer.Option("--detector", help="An object detector: folder or hub name of transformers, .pth or weights.")
+    ],
+    captioner: Annotated[
+        str | None, typer.Option("--captioner", help="BLIP's folder or name; unset: BLIP large.")
+    ] = None,
+    categories: Annotated[
+        str | None, typer.Option("--categories", metavar="A,B", help="Names that boxes get; unset: the detector's.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", min=0, max=1, help="Leave out boxes with a lower score; unset: 0.5.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", help="Tokenizer's folder, for weights that have none beside them.")
+    ] = None,
+    hub: Annotated[bool, typer.Option("--hub", help="Allow downloads from the Hugging Face hub.")] = False,
+    run_name: Annotated[
+        str | None, typer.Option("--as", metavar="RUN", help="Name of the run; unset: FOLDER's.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the labels; unset: out/labels/RUN.")] = None,
+    overrides: Overrides = None,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Label pictures that no one annotated: detect boxes, caption, parse and tag them, as one cached run; write the labels."""
+    from pipeline.cli.label import LabelRequest, label_folder
+
+    with _errors_reported(resumes=True):
+        names = tuple(name.strip() for name in (categories or "").split(",") if name.strip())
+        request = LabelRequest(
+            folder, tagger, detector, captioner, names, threshold, tokenizer, hub, run_name, store, overrides or []
+        )
+        label_folder(request, out, as_json)
+
+
 @app.command(name="train-tagger")
 def train_tagger(
     recipe: RecipePath, overrides: Overrides = None, direct: Direct = False, as_json: AsJson = False

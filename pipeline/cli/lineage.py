@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.labels.kept_labels import choice_of, judged_labels, recorded_choice
-from pipeline.labels.label_funnel import candidates, dropped
+from pipeline.labels.label_funnel import candidates, dropped, images_with_boxes
 from pipeline.report.formatting import sanitise
 from storage.artifact import Artifact
 from storage.errors import FatalError
@@ -94,7 +94,7 @@ def _find(run: Run, image: str) -> tuple[str, dict[str, Any]]:
     """Partition and row of the one image that `image` names."""
     dataset, _, name = image.rpartition("/")
     found = []
-    for partition, artifact in run.artifacts("ingest").items():
+    for partition, artifact in images_with_boxes(run).items():
         images = artifact.table("images")
         meant = pc.equal(images["uri"], image)
         if _IMAGE_ID.fullmatch(name):

@@ -203,10 +203,12 @@ def _plain(value: Any) -> Any:
 def _tables(run: Run) -> Iterator[tuple[str, ds.Dataset]]:
     """Names and tables of a run, each over all partitions and read on demand."""
     files: dict[str, dict[str, list[tuple[str, Path]]]] = {}
+    detected = run.artifacts("detect").keys()
     for step in run.steps():
         for partition, artifact in run.artifacts(step).items():
             for file in artifact.manifest.files:
-                if file.endswith(_PARQUET):
+                is_replaced = step == "ingest" and file == f"images{_PARQUET}" and partition in detected
+                if file.endswith(_PARQUET) and not is_replaced:
                     by_step = files.setdefault(file.removesuffix(_PARQUET), {})
                     by_step.setdefault(step, []).append((partition, artifact.file(file)))
     for table, by_step in files.items():

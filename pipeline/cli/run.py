@@ -33,8 +33,14 @@ def run_recipe(
     path: Path, overrides: Sequence[str], runner: str, as_json: bool, until: str | None = None
 ) -> RunContext:
     """Run a recipe with the named runner, completely or up to stage `until`, and print the outcome."""
-    recipe = load_recipe(path, overrides if until is None else [*overrides, f"run.until={until}"])
-    context, console = RunContext(recipe), Console(stderr=as_json)
+    context = RunContext(load_recipe(path, overrides if until is None else [*overrides, f"run.until={until}"]))
+    run_context(context, runner, as_json)
+    return context
+
+
+def run_context(context: RunContext, runner: str, as_json: bool) -> None:
+    """Run a recipe with the named runner, and print the outcome."""
+    console = Console(stderr=as_json)
     with logged_run(context, runner) as log_file:
         with open_display(console, as_json) as display:
             outcome = _runner(runner)(context, display)
@@ -44,7 +50,6 @@ def run_recipe(
     else:
         print_outcome(console, outcome, figures, report)
         console.print(Text(f"Log: {log_file}"), soft_wrap=True)
-    return context
 
 
 def train_tagger(path: Path, overrides: Sequence[str], runner: str, as_json: bool) -> None:

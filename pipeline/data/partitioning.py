@@ -32,10 +32,13 @@ def partition_dataset(
 ) -> Iterator[Partition]:
     """Yields the stored partitions of a data set, extended by new images. Ids no longer in it are left out."""
     open_folder(source.images).refresh()
-    index = index_of(source, indexes)
+    # The names of bare pictures are their annotations, and change while a process lives.
+    index = index_of(source, indexes) if source.has_boxes else open_index(source, indexes)
     index.require_one_image()
-    # Data sets of other recipes may have the same name; the path of their annotations distinguishes them.
-    path = store.root / "cuts" / f"{source.name}-{digest_json(str(source.annotations.absolute()))[:12]}.json"
+    # Data sets of other recipes may have the same name; the path of their annotations, or pictures, distinguishes them.
+    listed = source.listed_in
+    place = str(listed.absolute()) if isinstance(listed, Path) else listed
+    path = store.root / "cuts" / f"{source.name}-{digest_json(place)[:12]}.json"
     stored = load_cut(path)
     cut = extend_cut(stored, index.ids.tolist(), size)
     if cut != stored:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from pipeline.labels.kept_labels import recorded_choice
 from pipeline.labels.label_audit import LabelAudit, LabelCount
+from pipeline.labels.label_funnel import images_with_boxes
 from storage.artifact import Artifact
 from storage.digests import digest_json
 from storage.runs import Run
@@ -251,7 +252,7 @@ def _audits(release: Release) -> list[str]:
     settings = _settings(release.shards.values())
     if settings.get("labels", "pseudo") != "pseudo":
         return []
-    ingested, tagged = release.run.artifacts("ingest"), release.run.artifacts("tag")
+    ingested, tagged = images_with_boxes(release.run), release.run.artifacts("tag")
     rows = []
     for dataset in release.datasets():
         count = LabelCount(recorded_choice(settings))

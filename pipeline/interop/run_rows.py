@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.interop.official_labels import VISUAL_GENOME
 from pipeline.labels.kept_labels import choice_of, kept_labels
-from pipeline.labels.label_funnel import candidates, require_same_boxes
+from pipeline.labels.label_funnel import candidates, images_with_boxes, require_same_boxes
 from pipeline.runtime.stage import Rejected
 from storage.artifact import Artifact
 from storage.errors import FatalError
@@ -66,9 +66,8 @@ class RunRows:
         self.run = run
         self.choice = None if all_scores else choice_of(run)
         """Which relations are kept; None: all, as for imported labels."""
-        self._artifacts: dict[str, dict[str, Artifact]] = {
-            step: found for step in TABLES if (found := run.artifacts(step))
-        }
+        every = {step: run.artifacts(step) for step in TABLES} | {"ingest": images_with_boxes(run)}
+        self._artifacts: dict[str, dict[str, Artifact]] = {step: found for step, found in every.items() if found}
         if not self._artifacts and not run.keys("frequencies"):
             raise FatalError(f"run {run.name!r} has none of the steps {', '.join(TABLES)}; run one before an export")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.labels.kept_labels import choice_of, judged_labels
-from pipeline.labels.label_funnel import candidates, require_same_boxes
+from pipeline.labels.label_funnel import candidates, images_with_boxes, require_same_boxes
 from storage.artifact import Artifact
 from storage.runs import Run
 from tagger.english.predicates import canonical
@@ -39,9 +39,10 @@ predicate, object as written) are null where the run has no triplet for the labe
 def flat_labels(run: Run) -> Iterator[pa.Table]:
     """Yields the labels of each partition that was ingested and tagged, in the schema `LABELS`, best first in an image.
 
-    Raises `FatalError` when images were ingested again after they were tagged.
+    Raises `FatalError` when images were ingested, or their boxes detected, again after they were tagged.
     """
-    images, captions, triplets = (run.artifacts(step) for step in ("ingest", "caption", "parse"))
+    images = images_with_boxes(run)
+    captions, triplets = (run.artifacts(step) for step in ("caption", "parse"))
     choice = choice_of(run)
     for partition, tagged in sorted(run.artifacts("tag").items()):
         if partition not in images:

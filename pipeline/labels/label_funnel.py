@@ -62,9 +62,15 @@ class PredicateCount:
     given: int
 
 
+def images_with_boxes(run: Run) -> dict[str, Artifact]:
+    """Partition → artifact with the table `images` that labels refer to: where a detector found the boxes, that of `detect`."""
+    return run.artifacts("ingest") | run.artifacts("detect")
+
+
 def labelled_partitions(run: Run, step: str, datasets: Sequence[str]) -> dict[str, Artifact]:
-    """Partition → artifact of a step, for these data sets only."""
-    return {part: a for part, a in run.artifacts(step).items() if part.split("/")[0] in datasets}
+    """Partition → artifact of a step, for these data sets only. Of `ingest`, the images as `images_with_boxes` has them."""
+    found = images_with_boxes(run) if step == "ingest" else run.artifacts(step)
+    return {part: a for part, a in found.items() if part.split("/")[0] in datasets}
 
 
 def candidates(tagged: Artifact) -> pa.Table:
@@ -82,7 +88,8 @@ def require_same_boxes(ingested: Artifact, tagged: Artifact) -> None:
     read = tagged.manifest.terms["inputs"].get("images")
     if read is not None and ingested.content not in read:
         raise FatalError(
-            f"{tagged.manifest.partition}: the labels were made before its images were ingested again; run stage tag again"
+            f"{tagged.manifest.partition}: the labels were made before its images were ingested again, or their boxes detected "
+            "again; run stage tag again"
         )
 
 

@@ -9,6 +9,7 @@ from pipeline.run.recipe import Recipe
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Stage
 from pipeline.stages.caption import CaptionStage
+from pipeline.stages.detect import DetectStage
 from pipeline.stages.evaluate import EvaluateStage
 from pipeline.stages.fingerprint import FingerprintStage
 from pipeline.stages.import_tagger import ImportTaggerSettings, ImportTaggerStage
@@ -33,7 +34,8 @@ class Step:
     datasets: tuple[str, ...] = ()
     """Data sets whose partitions the step covers; empty for a whole-set stage."""
     reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Table → the steps that write it. A partition reads the partition of the same name; a whole-set stage reads all."""
+    """Table → the steps that write it. A partition reads the partition of the same name, of the last step that covers its data
+    set; a whole-set stage reads all."""
     uses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Table → the steps whose whole artifacts the stage is opened with."""
     from_datasets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -57,6 +59,8 @@ def build_steps(recipe: Recipe) -> list[Step]:
     trained_on = data.tagger if recipe.tag.weights is None else ()
     ingested = tuple(dict.fromkeys((*data.label, *data.mix, *trained_on, *data.test)))
     steps = [Step("ingest", IngestStage, recipe.ingest_settings(), datasets=ingested)]
+    if bare := data.without_boxes:
+        steps.append(Step("detect", DetectStage, recipe.detect, datasets=bare, reads={"images": ("ingest",)}))
     arms = recipe.pretrain.arms
     if data.test:
         images = {"images": ("ingest",)}
@@ -91,17 +95,22 @@ def _needed(recipe: Recipe, steps: Sequence[Step], last: str) -> list[Step]:
 
 def _labelling(recipe: Recipe) -> list[Step]:
     """The steps from images to scored relations, or to triplets if there is no data set to train a tagger on."""
-    data = recipe.data
+    data, images = recipe.data, _boxed(recipe)
     steps = [
-        Step("caption", CaptionStage, recipe.caption_settings(), datasets=data.label, reads={"images": ("ingest",)}),
+        Step("caption", CaptionStage, recipe.caption_settings(), datasets=data.label, reads={"images": images}),
         Step("parse", ParseStage, recipe.parse_settings(), datasets=data.label, reads={"captions": ("caption",)}),
     ]
     tagger = _tagger(recipe)
     if tagger:
-        reads = {"images": ("ingest",), "triplets": ("parse",)}
+        reads = {"images": images, "triplets": ("parse",)}
         uses = {"tagger": (tagger[-1].name,)}
         steps += [*tagger, Step("tag", TagStage, recipe.tag, datasets=data.label, reads=reads, uses=uses)]
     return steps
+
+
+def _boxed(recipe: Recipe) -> tuple[str, ...]:
+    """The steps that write the images to label: those without annotated boxes get a detector's."""
+    return ("ingest", "detect") if recipe.data.without_boxes else ("ingest",)
 
 
 def _tagger(recipe: Recipe) -> list[Step]:
@@ -122,7 +131,7 @@ def _tagger(recipe: Recipe) -> list[Step]:
 
 def _shards(recipe: Recipe, use: str, datasets: tuple[str, ...], labels: str) -> Step:
     """The step that packs data sets to pre-train on, without the images of the evaluation sets unless these are allowed."""
-    reads = {"images": ("ingest",)}
+    reads = {"images": _boxed(recipe) if datasets == recipe.data.label else ("ingest",)}
     if labels in FROM_CAPTIONS:
         reads["relations"] = ("tag",)
     is_compared = recipe.data.test and not recipe.pretrain.allow_overlap

@@ -81,7 +81,7 @@ def _data(context: RunContext) -> Iterator[Finding]:
         hint = f" (relative to {Path.cwd()}; set data.root, e.g. --set data.root=FOLDER)" if lacking else ""
         hint += next(filter(None, map(_had, source.places())), "") if lacking else ""
         lacking = lacking or source.unreadable()
-        detail = "; ".join(lacking) or f"{source.images}, {source.annotations}"
+        detail = "; ".join(lacking) or ", ".join(map(str, dict.fromkeys((source.images, source.listed_in))))
         yield Finding("missing" if lacking else "ok", f"data.sources {source.name}", detail + hint)
 
 

@@ -96,7 +96,7 @@ class Planner:
         tables = {
             table: self._whole(step, table, steps)
             if step.stage.whole
-            else [self.done[s][part] for part in made for s in steps]
+            else [self.done[self._writer(steps, part)][part] for part in made]
             for table, steps in step.reads.items()
         }
         tables[step.stage.writes] = list(made.values())
@@ -163,11 +163,22 @@ class Planner:
                 for partition in stage.partitions(dataset, self.context.store):
                     yield partition, {}
         else:
-            for upstream in next(iter(step.reads.values())):
+            first = next(iter(step.reads.values()))
+            for upstream in first:
                 for name in self.done[upstream]:
-                    if dataset_of(name) in step.datasets and name not in without:
-                        inputs = {table: [self.done[s][name] for s in steps] for table, steps in step.reads.items()}
+                    is_meant = dataset_of(name) in step.datasets and name not in without
+                    if is_meant and self._writer(first, name) == upstream:
+                        inputs = {
+                            table: [self.done[self._writer(steps, name)][name]] for table, steps in step.reads.items()
+                        }
                         yield Partition(name, (), ""), inputs
+
+    def _writer(self, steps: tuple[str, ...], partition: str) -> str:
+        """Which of the steps that write a table has a partition's: the last one that covers its data set."""
+        if len(steps) == 1:
+            return steps[0]
+        covered = {step.name: step.datasets for step in self.context.steps}
+        return next(name for name in reversed(steps) if dataset_of(partition) in covered[name])
 
     def _whole(self, step: Step, table: str, steps: tuple[str, ...]) -> list[Artifact]:
         wanted = step.from_datasets.get(table)

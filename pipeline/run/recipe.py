@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.datasets.source import DataSource
+from pipeline.detection.settings import DetectSettings
 from pipeline.report.view import REPORTS
 from pipeline.run.recipe_files import RecipeValues, read_recipe
 from pipeline.runtime.logs import LogFormat
@@ -63,6 +64,22 @@ class DataSection(Settings):
                 if name not in names:
                     raise ValueError(f"{role}: no source named {name!r}; sources are {names}")
         return self
+
+    @model_validator(mode="after")
+    def _roles_have_annotations(self) -> DataSection:
+        bare = {source.name for source in self.sources if not source.has_boxes}
+        for role in ("tagger", "mix", "test"):
+            for name in getattr(self, role):
+                if name in bare:
+                    raise ValueError(
+                        f"{role}: {name!r} has format 'images', so it states no relations; it can only be in label"
+                    )
+        return self
+
+    @property
+    def without_boxes(self) -> tuple[str, ...]:
+        """The data sets to label that have no annotations, in which a detector finds the boxes."""
+        return tuple(name for name in self.label if not self.source(name).has_boxes)
 
     def source(self, name: str) -> DataSource:
         """The source with that name, its paths joined to `root`."""
@@ -119,6 +136,8 @@ class Recipe(Settings):
     """If set, the synthetic world is written to `data.root` before the first step."""
     data: DataSection
     ingest: IngestSettings = IngestSettings()
+    detect: DetectSettings = DetectSettings()
+    """Where the boxes of data sets of format images come from."""
     caption: CaptionSettings = CaptionSettings()
     parse: ParseSettings = ParseSettings()
     train_tagger: TaggerSettings = TaggerSettings()
@@ -156,6 +175,15 @@ class Recipe(Settings):
         return self.shard.model_copy(
             update={"exclude": tuple(each.below(self.data.root) for each in self.shard.exclude)}
         )
+
+    @model_validator(mode="after")
+    def _bare_images_have_a_detector(self) -> Recipe:
+        if (bare := self.data.without_boxes) and self.detect.weights is None:
+            raise ValueError(
+                f"detect.weights: missing, but data set {bare[0]!r} has pictures without annotations; name a detector "
+                "(docs/your_pictures.md)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _arms_have_what_they_need(self) -> Recipe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline.runtime.stage import Stage
 from pipeline.stages.caption import CaptionStage
+from pipeline.stages.detect import DetectStage
 from pipeline.stages.evaluate import EvaluateStage
 from pipeline.stages.fingerprint import FingerprintStage
 from pipeline.stages.import_tagger import ImportTaggerStage
@@ -17,6 +18,7 @@ from pipeline.stages.train_tagger import TrainTaggerStage
 
 STAGES: tuple[type[Stage], ...] = (
     IngestStage,
+    DetectStage,
     FingerprintStage,
     CaptionStage,
     ParseStage,

@@ -14,6 +14,21 @@ import pytest
 
 COMMANDS = {
     "run": {"--set", "--until", "--direct", "--json", "--help"},
+    "label": {
+        "--tagger",
+        "--detector",
+        "--captioner",
+        "--categories",
+        "--threshold",
+        "--tokenizer",
+        "--hub",
+        "--as",
+        "--out",
+        "--set",
+        "--store",
+        "--json",
+        "--help",
+    },
     "train-tagger": {"--set", "--direct", "--json", "--help"},
     "plan": {"--set", "--json", "--help"},
     "show": {"--store", "--json", "--help"},

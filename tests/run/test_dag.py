@@ -71,3 +71,39 @@ def test_what_is_not_carried_out_is_not_asked_for(root: Path) -> None:
     }
     assert "data.sources vg" in asked
     assert not asked & {"data.sources coco_train", "caption model", "parse.model"}
+
+
+BARE = """
+name = "mine"
+[[data.sources]]
+name = "annotated"
+images = "."
+annotations = "instances.json"
+[[data.sources]]
+name = "bare"
+format = "images"
+images = "."
+[tag]
+weights = "demo"
+"""
+
+
+def test_only_sets_without_annotations_go_through_the_detector(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(BARE + '[detect]\nweights = "detector"\n')
+    made = {step.name: step for step in build_steps(load_recipe(tmp_path / "mine.toml"))}
+    assert list(made) == ["ingest", "detect", "caption", "parse", "import_tagger", "tag"]
+    assert made["detect"].datasets == ("bare",) and made["ingest"].datasets == ("annotated", "bare")
+    assert made["caption"].reads["images"] == made["tag"].reads["images"] == ("ingest", "detect")
+    (tmp_path / "one.toml").write_text('extends = "mine.toml"\n[data]\nlabel = ["annotated"]\n')
+    assert "detect" not in {step.name for step in build_steps(load_recipe(tmp_path / "one.toml"))}
+
+
+def test_a_set_without_annotations_needs_a_detector_and_states_no_relations(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(BARE)
+    with pytest.raises(FatalError, match=r"detect\.weights: missing, but data set 'bare'"):
+        load_recipe(tmp_path / "mine.toml")
+    for role in ("tagger", "mix", "test"):
+        with pytest.raises(FatalError, match=rf"{role}: 'bare' has format 'images'"):
+            load_recipe(
+                tmp_path / "mine.toml", ["detect.weights=d", 'data.label=["annotated"]', f'data.{role}=["bare"]']
+            )

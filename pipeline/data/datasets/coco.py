@@ -50,7 +50,7 @@ class CocoReader(Reader):
         """Spills images and annotations to disk. Returns the categories, which may come last in the file."""
         categories: list[Any] = []
         lists = ("images", "annotations", "categories")
-        for name, entry in stream_lists(self.source.annotations, EXPECTED, lists, lambda read: self.report(read / 2)):
+        for name, entry in stream_lists(self.annotation_file, EXPECTED, lists, lambda read: self.report(read / 2)):
             if name == "annotations":
                 self._spill_box(boxes, entry)
             elif name == "images":

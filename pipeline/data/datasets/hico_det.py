@@ -37,7 +37,7 @@ class HicoDetReader(Reader):
 
     def _records(self) -> Iterator[ImageRecord]:
         seen: set[int] = set()
-        for entry in stream_rows(self.source.annotations, EXPECTED):
+        for entry in stream_rows(self.annotation_file, EXPECTED):
             image_id = as_id(entry.get("img_id")) if isinstance(entry, dict) else None
             if image_id is None:
                 self.rejects.append(Rejected(NO_IMAGE, "image id not an integer", shown(entry)))

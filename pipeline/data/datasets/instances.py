@@ -64,7 +64,7 @@ class InstancesReader(Reader):
     """
 
     def _records(self) -> Iterator[ImageRecord]:
-        path = self.source.annotations
+        path = self.annotation_file
         fields = _VCOCO if self.source.format == "vcoco_instances" else _HICO
         content = read_json(path, fields.expected)
         if not isinstance(content, dict):
@@ -110,7 +110,7 @@ class InstancesReader(Reader):
         for listed in (names, ids, sizes):
             if listed is not None and len(listed) != len(entries):
                 raise AnnotationError(
-                    f"{self.source.annotations}: lists {len(listed)} images for {len(entries)} annotations; "
+                    f"{self.annotation_file}: lists {len(listed)} images for {len(entries)} annotations; "
                     f"expected {fields.expected}, all equally long"
                 )
         return names, ids, sizes
@@ -168,9 +168,7 @@ class InstancesReader(Reader):
     def _names(self, content: dict[str, Any], field: str, fields: _Fields) -> list[str]:
         names = self._list(content, field, fields)
         if not names or not all(isinstance(name, str) and name.strip() for name in names):
-            raise AnnotationError(
-                f"{self.source.annotations}: {field!r} is no list of names; expected {fields.expected}"
-            )
+            raise AnnotationError(f"{self.annotation_file}: {field!r} is no list of names; expected {fields.expected}")
         if fields is _VCOCO and field == fields.predicates:
             return [readable(name.strip()) for name in names]
         return [readable(name.strip().replace("_", " ")) for name in names]
@@ -178,7 +176,7 @@ class InstancesReader(Reader):
     def _list(self, content: dict[str, Any], field: str, fields: _Fields) -> list[Any]:
         found = content.get(field)
         if not isinstance(found, list):
-            raise AnnotationError(f"{self.source.annotations}: has no list {field!r}; expected {fields.expected}")
+            raise AnnotationError(f"{self.annotation_file}: has no list {field!r}; expected {fields.expected}")
         return found
 
 

@@ -58,7 +58,7 @@ class OpenImagesReader(Reader):
         predicates: set[str] = set()
         images: dict[str, None] = {}
         with closing(ListSpill(self.scratch)) as relations, closing(ListSpill(self.scratch)) as boxes:
-            for name, rows in _by_image(self.source.annotations, _RELATION_COLUMNS, RELATIONS):
+            for name, rows in _by_image(self.annotation_file, _RELATION_COLUMNS, RELATIONS):
                 image_id = id_of(name)
                 if image_id is None:
                     self.rejects.append(Rejected(NO_IMAGE, "image id not 16 hex digits", shown(name)))

@@ -53,6 +53,12 @@ class Reader(ABC):
         self.rejects.clear()
         yield from self._records()
 
+    @property
+    def annotation_file(self) -> Path:
+        """The annotation file, which every format has but that of bare images."""
+        assert self.source.annotations is not None  # DataSource requires it
+        return self.source.annotations
+
     def place(self, name: str) -> ImageRef:
         """The location of the image with this name; `name` is relative to the images folder."""
         return self.folder.place(name)
@@ -95,14 +101,14 @@ class Reader(ABC):
         source = self.source
         if first is None:
             reasons = "; ".join(sorted({reject.reason for reject in self.rejects})) or "the list of images is empty"
-            return AnnotationError(f"{source.annotations}: no usable image for data set {source.name!r} ({reasons})")
+            return AnnotationError(f"{source.listed_in}: no usable image for data set {source.name!r} ({reasons})")
         present = _first_names(source.images)
         holds = f"it holds {', '.join(present)}, ..." if present else "the folder is empty"
         holds = holds if Path(source.images).is_dir() else "it holds other names"
         expected = f"{source.images}/{uri_of(first.path, source.images)}"
         return AnnotationError(
             f"{source.images}: none of the {count} images of {source.name!r} exists; expected e.g. {expected}; {holds}; "
-            f"set `images` to the folder that file names in {source.annotations.name} are relative to"
+            f"set `images` to the folder that file names in {Path(source.listed_in).name} are relative to"
         )
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.datasets.annotations import AnnotationError
+from pipeline.data.datasets.bare_images import BareImagesReader, picture_names
 from pipeline.data.datasets.coco import CocoReader
 from pipeline.data.datasets.hico_det import HicoDetReader
 from pipeline.data.datasets.instances import InstancesReader
@@ -32,6 +33,7 @@ from pipeline.data.datasets.vcoco import VcocoReader
 from pipeline.data.datasets.vg150 import Vg150Reader
 from pipeline.data.datasets.visual_genome import VisualGenomeReader
 from pipeline.data.datasets.vrd import VrdReader
+from pipeline.data.images.folders import open_folder
 from pipeline.data.images.refs import ImageRef
 from pipeline.runtime.stage import Rejected
 from storage.atomic import atomic_folder
@@ -91,7 +93,13 @@ class RecordIndex:
             yield self._record(position)
 
     def _positions(self, image_ids: Sequence[int]) -> list[int]:
-        positions: list[int] = self._order[np.searchsorted(self._sorted, np.asarray(image_ids, np.int64))].tolist()
+        wanted = np.asarray(image_ids, np.int64)
+        if len(present := self.present(image_ids)) < len(wanted):
+            gone = next(iter(set(wanted.tolist()) - set(present)))
+            raise AnnotationError(
+                f"data set {self._reader.source.name!r}: image {gone} is gone since the run was planned; run again"
+            )
+        positions: list[int] = self._order[np.searchsorted(self._sorted, wanted)].tolist()
         return positions
 
     def _name(self, position: int) -> str:
@@ -189,12 +197,14 @@ def _line(record: ImageRecord) -> bytes:
 
 
 def _digest(source: DataSource) -> str:
-    """Digest of the index inputs: the annotation files and how they are read, but not their paths."""
+    """Digest of the index inputs: the annotation files, or the names of bare pictures, and how they are read; no paths."""
     files: dict[str, Any] = {}
     for name in ("annotations", *FURTHER_FILES):
         path: Path | None = getattr(source, name)
         if path is not None:
             files[name] = _stamp(path)
+    if not source.has_boxes:
+        files["pictures"] = digest_json(picture_names(open_folder(source.images)))
     kept = {"name", "format", "split", "drop_fake", "drop_reflected"}
     return digest_json([LAYOUT, source.model_dump(mode="json", include=kept), files])
 
@@ -233,6 +243,7 @@ _READERS: dict[Format, type[Reader]] = {
     "open_images": OpenImagesReader,
     "vg150": Vg150Reader,
     "vrd": VrdReader,
+    "images": BareImagesReader,
 }
 
 

@@ -24,6 +24,7 @@ Format = Literal[
     "open_images",
     "vg150",
     "vrd",
+    "images",
 ]
 
 _OPTIONAL_FILES: dict[Format, frozenset[str]] = {
@@ -37,6 +38,7 @@ _OPTIONAL_FILES: dict[Format, frozenset[str]] = {
     "open_images": frozenset({"classes", "boxes", "image_data"}),
     "vg150": frozenset({"dictionary", "image_data"}),
     "vrd": frozenset({"objects", "predicates"}),
+    "images": frozenset(),
 }
 _REQUIRED_FILES: dict[Format, frozenset[str]] = {
     "hico_det": frozenset({"verbs"}),
@@ -75,13 +77,14 @@ class DataSource(Settings):
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Name of the data set in tables and reports."""
     format: Format = "coco"
-    """The layout of the annotation files."""
+    """The layout of the annotation files. images: there are none, so stage `detect` finds the boxes."""
     split: str = "train"
     """The name of the split in tables and exports."""
     images: ImageRoot = runtime(...)
     """Root of the file names in the annotations: a folder, a .tar, or a URL such as s3://bucket/folder."""
-    annotations: Path = runtime(...)
-    """The main annotation file; docs/datasets.md says which one each format has."""
+    annotations: Path | None = runtime(None)
+    """The main annotation file; docs/datasets.md says which one each format has. Required by every format but images, which
+    has none."""
     relations: Path | None = runtime(None)
     """coco, objects365: relations between boxes, in the pair layout described in `pipeline/data/datasets/pairs.py`."""
     image_data: Path | None = runtime(None)
@@ -110,8 +113,24 @@ class DataSource(Settings):
     drop_reflected: bool = False
     """objects365: leave out boxes of reflections (`isreflected`). The authors keep them."""
 
+    @property
+    def has_boxes(self) -> bool:
+        """Whether annotations give the boxes; otherwise a detector finds them."""
+        return self.format != "images"
+
+    @property
+    def listed_in(self) -> Path | str:
+        """What lists the images: the annotation file, or their folder where there is none."""
+        return self.images if self.annotations is None else self.annotations
+
     @model_validator(mode="after")
     def _files_fit_the_format(self) -> DataSource:
+        if self.has_boxes and self.annotations is None:
+            raise ValueError(
+                f'annotations: required by format {self.format!r}; set it, or format = "images" for pictures without any'
+            )
+        if not self.has_boxes and self.annotations is not None:
+            raise ValueError("annotations: not used by format 'images'; remove it, or name the format of the file")
         for name in sorted(FURTHER_FILES):
             given = getattr(self, name) is not None
             if given and name not in _OPTIONAL_FILES[self.format]:

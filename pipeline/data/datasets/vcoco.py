@@ -71,7 +71,7 @@ class VcocoReader(Reader):
 
     def _actions(self) -> dict[int, _Image]:
         """Reads which person does what with which object, by image."""
-        path = self.source.annotations
+        path = self.annotation_file
         images: dict[int, _Image] = {}
         names: list[str] = []
         for number, entry in enumerate(rows(read_json(path, EXPECTED), path, EXPECTED)):

@@ -38,11 +38,11 @@ class Vg150Reader(VisualGenomeReader):
         labels, predicates = self._dictionary()
         self.objects, self.predicates = tuple(labels), tuple(predicates)
         images = self._sizes()
-        columns = _columns(self.source.annotations)
+        columns = _columns(self.annotation_file)
         count = len(columns["split"])
         if count != len(images):
             raise AnnotationError(
-                f"{self.source.annotations}: holds {count} images, {self.source.image_data} lists {len(images)} of those that "
+                f"{self.annotation_file}: holds {count} images, {self.source.image_data} lists {len(images)} of those that "
                 "are not damaged; they are of different versions"
             )
         for position in _chosen(columns, self.source.split):

@@ -121,7 +121,7 @@ class VisualGenomeReader(Reader):
         """Spills relationships to disk. Without image_data, adds their images to `sizes`."""
         closed = self.source.image_data is not None
         seen: set[int] = set()
-        for image_id, entry in self._entries(self.source.annotations, RELATIONSHIPS):
+        for image_id, entry in self._entries(self.annotation_file, RELATIONSHIPS):
             if closed and image_id not in sizes:
                 self.rejects.append(Rejected(image_id, "relations of unknown image", ""))
             elif image_id in seen or not isinstance(entry.get("relationships"), list):

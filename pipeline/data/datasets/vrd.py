@@ -39,7 +39,7 @@ class VrdReader(Reader):
         assert self.source.objects is not None and self.source.predicates is not None  # DataSource requires them
         self.objects, self.predicates = _names(self.source.objects), _names(self.source.predicates)
         seen: set[int] = set()
-        for name, relations in stream_fields(self.source.annotations, EXPECTED):
+        for name, relations in stream_fields(self.annotation_file, EXPECTED):
             found = _PHOTO.match(name.rpartition("/")[2])
             if not is_inside(name):
                 self.rejects.append(Rejected(NO_IMAGE, "file name not usable", shown(name)))

@@ -47,6 +47,15 @@ class LocalFolder(ImageFolder):
                 return tar.place(uri)
         return self._root / uri
 
+    def names(self) -> list[str]:
+        """Every file below the folder, without hidden ones. Tars in it count as files: name one as the folder to read it."""
+        found = []
+        for folder, inner, files in os.walk(self._root):
+            inner[:] = [name for name in inner if not name.startswith(".")]
+            here = Path(folder)
+            found += [(here / name).relative_to(self._root).as_posix() for name in files if not name.startswith(".")]
+        return sorted(found)
+
     def fault(self) -> str:
         """Reports a missing folder."""
         return "" if self._root.is_dir() else f"no folder {self._root}"
@@ -81,6 +90,10 @@ class TarFolder(ImageFolder):
     def place(self, uri: str) -> ImageRef:
         """The member of that name."""
         return _Member(self, uri)
+
+    def names(self) -> list[str]:
+        """Every plain file in the tar. Raises `FatalError` for a damaged tar."""
+        return sorted(self._listed())
 
     def fault(self) -> str:
         """Reports a missing file."""
@@ -169,6 +182,10 @@ class UrlFolder(ImageFolder):
     def place(self, uri: str) -> ImageRef:
         """The file of that name at the URL."""
         return _Remote(self, uri)
+
+    def names(self) -> list[str]:
+        """Every file below the URL."""
+        return sorted(self._open().listing(""))
 
     def fault(self) -> str:
         """Reports why the URL cannot be read."""

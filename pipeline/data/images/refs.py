@@ -51,6 +51,10 @@ class ImageFolder(ABC):
     def place(self, uri: str) -> ImageRef:
         """The file of that name, which need not exist."""
 
+    @abstractmethod
+    def names(self) -> list[str]:
+        """The name (`uri`) of every file in the folder and its subfolders, sorted."""
+
     def fault(self) -> str:
         """Why the folder cannot be used; "" when it can."""
         return ""

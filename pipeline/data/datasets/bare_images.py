@@ -1,0 +1,42 @@
+"""Reads a bare folder of pictures: no annotations, so records have no boxes and a detector finds them later."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from pipeline.data.datasets.reader import Reader
+from pipeline.data.datasets.record import ImageRecord
+from pipeline.data.images.refs import ImageFolder
+from pipeline.runtime.stage import Rejected
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+"""Endings of file names that count as pictures, in any case. Whether a file is one shows when it is decoded."""
+_ID_BITS = 53
+"""Ids of this length are exact in JSON of every language and in float64."""
+
+
+class BareImagesReader(Reader):
+    """Yields every picture of the folder and its subfolders, in the order of their names."""
+
+    def _records(self) -> Iterator[ImageRecord]:
+        source = self.source
+        seen: dict[int, str] = {}
+        for name in picture_names(self.folder):
+            image_id = id_of_name(name)
+            if seen.setdefault(image_id, name) != name:
+                self.rejects.append(Rejected(image_id, "duplicate image id", f"{name}, as {seen[image_id]}"))
+                continue
+            yield ImageRecord(source.name, source.split, image_id, self.place(name))
+        self.report(1.0)
+
+
+def picture_names(folder: ImageFolder) -> list[str]:
+    """The names of the pictures in a folder, sorted."""
+    return [name for name in folder.names() if PurePosixPath(name).suffix.lower() in SUFFIXES]
+
+
+def id_of_name(name: str) -> int:
+    """The id of a picture, from its name in the folder alone: adding or removing others changes no id."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> (64 - _ID_BITS)

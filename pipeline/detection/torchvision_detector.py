@@ -1,0 +1,68 @@
+"""torchvision's detectors (Faster R-CNN, RetinaNet, FCOS, SSD), from the weights files that torchvision publishes."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pipeline.evaluation.detection import Detections
+from storage.errors import FatalError
+
+_NO_NAMES = frozenset({"__background__", "N/A"})
+
+
+class TorchvisionDetector:
+    """A detector of torchvision. Its file keeps the name that torchvision gives it, which tells the network."""
+
+    def __init__(self, path: Path, device: torch.device, batch: int) -> None:
+        """Raises `FatalError` when the name tells no network, or the file does not hold its weights."""
+        from torchvision.models import get_model, get_model_weights
+
+        kind = _network(path)
+        (published,) = get_model_weights(kind)  # type: ignore[arg-type, var-annotated]
+        names: list[str] = published.meta["categories"]
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            model = get_model(kind, weights=None, weights_backbone=None, num_classes=len(names))
+            model.load_state_dict(state)
+        except (OSError, EOFError, RuntimeError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+            reason = str(error).splitlines()[0] if str(error) else repr(error)
+            raise FatalError(f"detector {path}: not the weights of torchvision's {kind} ({reason[:200]})") from error
+        self._model = model.to(device).eval()
+        self._device, self._batch = device, batch
+        self.names = tuple("" if name in _NO_NAMES else name for name in names)
+
+    @torch.inference_mode()
+    def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
+        """Finds the boxes of images, one image per pass: torchvision pads the images of a batch to one size."""
+        found = []
+        for image in images:
+            pixels_3HW = torch.from_numpy(np.asarray(image, np.float32).transpose(2, 0, 1) / np.float32(255))
+            (result,) = self._model([pixels_3HW.to(self._device)])
+            boxes, labels, scores = (result[name].cpu().numpy() for name in ("boxes", "labels", "scores"))
+            kept = scores >= threshold
+            found.append(
+                Detections(
+                    boxes[kept].astype(np.float64), labels[kept].astype(np.int64), scores[kept].astype(np.float64)
+                )
+            )
+        return found
+
+
+def _network(path: Path) -> str:
+    """The network that a file's name tells: fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth → fasterrcnn_resnet50_fpn_v2."""
+    from torchvision.models import detection, list_models
+
+    known = [name for name in list_models(detection) if "keypoint" not in name]
+    fitting = [name for name in known if path.name.startswith(f"{name}_coco")]
+    if not fitting:
+        raise FatalError(
+            f"detector {path}: its name tells no detector of torchvision ({', '.join(sorted(known))}); keep the name that "
+            "the file was downloaded with, e.g. fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth"
+        )
+    return max(fitting, key=len)

@@ -1,0 +1,64 @@
+"""Any object detector that transformers loads: RT-DETR, D-FINE, DETR, Deformable DETR and their kin.
+
+Shapes: B images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pipeline.evaluation.detection import Detections
+from storage.errors import FatalError
+
+
+class TransformersDetector:
+    """A model of `AutoModelForObjectDetection` with its image processor, from a local folder."""
+
+    def __init__(self, folder: Path, device: torch.device, batch: int) -> None:
+        """Raises `FatalError` when the folder holds no model for object detection, or a damaged one."""
+        from transformers import AutoImageProcessor, AutoModelForObjectDetection
+
+        try:
+            self._processor: Any = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+            model: Any = AutoModelForObjectDetection.from_pretrained(folder, local_files_only=True)
+        except Exception as error:  # what is wrong with a folder shows as any kind of error
+            reason = str(error).splitlines()[0] if str(error) else repr(error)
+            raise FatalError(
+                f"detector {folder}: transformers can't load it for object detection ({reason[:300]}); name a folder of RT-DETR, "
+                "D-FINE, DETR or Deformable DETR (setting: detect.weights)"
+            ) from error
+        self._model = model.to(device).eval()
+        self._device, self._batch = device, batch
+        labels: dict[int, str] = self._model.config.id2label
+        self.names = tuple(labels.get(number, "") for number in range(max(labels, default=-1) + 1))
+
+    @torch.inference_mode()
+    def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
+        """Finds the boxes of images. Those that the processor scales to the same size share a pass, so none is padded."""
+        pixels = [self._processor(images=image, return_tensors="pt")["pixel_values"] for image in images]
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for position, tensor in enumerate(pixels):
+            by_shape.setdefault(tuple(tensor.shape), []).append(position)
+        found: dict[int, Detections] = {}
+        for positions in by_shape.values():
+            for start in range(0, len(positions), self._batch):
+                chosen = positions[start : start + self._batch]
+                outputs = self._model(pixel_values=torch.cat([pixels[each] for each in chosen]).to(self._device))
+                sizes_B2 = torch.tensor([(images[each].height, images[each].width) for each in chosen])
+                results = self._processor.post_process_object_detection(
+                    outputs, threshold=threshold, target_sizes=sizes_B2.to(self._device)
+                )
+                found |= {each: _detections(result) for each, result in zip(chosen, results, strict=True)}
+        return [found[position] for position in range(len(images))]
+
+
+def _detections(result: dict[str, torch.Tensor]) -> Detections:
+    here = {name: result[name].float().cpu().numpy() for name in ("boxes", "scores")}
+    labels = result["labels"].cpu().numpy().astype(np.int64)
+    return Detections(here["boxes"].astype(np.float64).reshape(-1, 4), labels, here["scores"].astype(np.float64))

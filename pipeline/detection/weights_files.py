@@ -1,0 +1,117 @@
+"""Finds the files of a detector, and tells which of the three kinds it is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from safetensors import SafetensorError, safe_open
+
+from pipeline.detection.settings import DetectSettings
+from pipeline.training.config import MODEL, VOCABULARY
+from pipeline.training.vocabulary import is_tokenizer, tokenizer_files
+from storage.errors import FatalError
+
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+_HUB_PATTERNS = ["*.json", "model*.safetensors"]
+
+
+@dataclass(frozen=True)
+class DetectorFiles:
+    """The files that decide what a detector finds."""
+
+    kind: Literal["transformers", "torchvision", "own"]
+    place: Path
+    """The folder of a transformers model; else the weights file."""
+    files: dict[str, Path]
+    """Every file that is read, by name."""
+
+
+def find_detector(settings: DetectSettings) -> DetectorFiles:
+    """Finds the detector of the settings. Only with `hub` is it downloaded. Raises `FatalError` that says what is missing."""
+    assert settings.weights is not None  # the recipe requires it where the stage runs
+    path = Path(settings.weights).expanduser()
+    if path.suffix == ".pth":
+        if not path.is_file():
+            raise FatalError(f"detect.weights = {path}: no such file; name the file with torchvision's weights")
+        return DetectorFiles("torchvision", path, {path.name: path})
+    if path.suffix == ".safetensors" or (path.is_dir() and not _is_transformers(path)):
+        return _own(path, settings)
+    folder = path if path.is_dir() else _from_hub(settings)
+    return _transformers(folder)
+
+
+def _is_transformers(folder: Path) -> bool:
+    """Whether a folder holds a model of transformers. Tokenizers bring a config.json, too, beside weights of this project."""
+    if not (folder / CONFIG).is_file():
+        return False
+    return not ((folder / MODEL).is_file() and _is_own(folder / MODEL))
+
+
+def _own(path: Path, settings: DetectSettings) -> DetectorFiles:
+    file = path / MODEL if path.is_dir() else path
+    if not file.is_file():
+        raise FatalError(
+            f"detect.weights = {path}: no file {file}; name a .safetensors file of this project, or a folder with {CONFIG} and "
+            "model.safetensors that transformers loads"
+        )
+    if not _is_own(file):
+        raise FatalError(
+            f"detect.weights = {file}: this project did not write the file; of another project's model, name the folder with its "
+            f"{CONFIG}, and convert weights of RLIP with `rlip weights import`"
+        )
+    files = {MODEL: file}
+    if (vocabulary := file.parent / VOCABULARY).is_file():
+        files[VOCABULARY] = vocabulary
+    beside = file.parent if is_tokenizer(file.parent) else settings.tokenizer
+    if beside is None or not is_tokenizer(beside):
+        raise FatalError(
+            f"detect.weights = {file}: no tokenizer lies beside it (tokenizer.json, or vocab.json and merges.txt); copy its "
+            "files there, or set detect.tokenizer to its folder, e.g. of roberta-base"
+        )
+    return DetectorFiles("own", file, files | tokenizer_files(beside))
+
+
+def _is_own(file: Path) -> bool:
+    """Whether this project wrote the file, judged without loading torch. Raises `FatalError` for a damaged file."""
+    try:
+        with safe_open(str(file), framework="np") as opened:
+            return "network" in (opened.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise FatalError(f"detect.weights = {file}: can't be read ({error}); copy it again") from error
+
+
+def _transformers(folder: Path) -> DetectorFiles:
+    weights = sorted(folder.glob("model*.safetensors"))
+    lacking = [name for name in (CONFIG, PROCESSOR) if not (folder / name).is_file()]
+    lacking += [] if weights else ["model.safetensors"]
+    if lacking:
+        raise FatalError(
+            f"detector {folder}: lacks {', '.join(lacking)} (setting: detect.weights); copy the folder again"
+        )
+    try:
+        json.loads((folder / CONFIG).read_bytes())["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise FatalError(f"detector {folder}: {CONFIG} can't be read ({error!r}); copy the folder again") from error
+    read = [folder / CONFIG, folder / PROCESSOR, *weights, *folder.glob("model*.safetensors.index.json")]
+    return DetectorFiles("transformers", folder, {path.name: path for path in read})
+
+
+def _from_hub(settings: DetectSettings) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    model = settings.weights or ""
+    ways = (
+        f"Either set detect.weights to a folder with {CONFIG}, {PROCESSOR} and model.safetensors, to a .safetensors file of this "
+        "project or to a .pth file of torchvision, or set detect.hub = true on a machine with network access"
+    )
+    try:
+        return Path(snapshot_download(model, allow_patterns=_HUB_PATTERNS, local_files_only=not settings.hub))
+    except HFValidationError:
+        raise FatalError(f"detector {model}: no such file or folder (setting: detect.weights). {ways}") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        tried = "it could not be downloaded" if settings.hub else "it is not in the local hub cache, and hub = false"
+        raise FatalError(f"detector {model}: no such folder, and {tried} (setting: detect.weights). {ways}") from error

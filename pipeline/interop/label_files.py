@@ -1,0 +1,100 @@
+"""Writes the labels of a run for people who just want them: one JSON file by picture, and one Parquet file by label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.interop.json_writer import number, write_list
+from pipeline.interop.run_rows import ImageRows, RunRows, Tally, relations_of
+from pipeline.labels.flat_labels import LABELS, flat_labels
+from storage.atomic import atomic_folder
+from storage.errors import FatalError
+from storage.runs import Run
+from storage.tables import write_table
+
+JSON, PARQUET = "labels.json", "labels.parquet"
+
+
+@dataclass(frozen=True)
+class LabelFiles:
+    """The files that were written, and what they hold."""
+
+    json: str
+    parquet: str
+    images: int
+    boxes: int
+    captions: int
+    labels: int
+    """Relations that the run keeps."""
+
+
+def write_label_files(run: Run, folder: Path) -> LabelFiles:
+    """Writes the boxes, captions and kept labels of a run to a folder, which replaces an earlier one of the same command.
+
+    Raises `FatalError` when the folder holds other files or cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - {JSON, PARQUET}):
+        raise FatalError(
+            f"{folder} exists and holds other files than {JSON} and {PARQUET}; name another folder with --out"
+        )
+    rows = RunRows(run)
+    count = {"images": 0, "boxes": 0, "captions": 0, "labels": 0}
+    try:
+        with atomic_folder(folder, replace=True) as aside:
+            write_list(aside / JSON, _images(rows, _scores(run), count))
+            tables = [table.filter(pc.field("kept")) for table in flat_labels(run)]
+            write_table(pa.concat_tables([LABELS.empty_table(), *tables]), aside / PARQUET)
+    except OSError as error:
+        raise FatalError(f"{folder}: cannot be written ({error.strerror}); name another folder with --out") from error
+    return LabelFiles(str(folder / JSON), str(folder / PARQUET), **count)
+
+
+def _images(
+    rows: RunRows, scores: Mapping[tuple[str, int], Sequence[float]], count: dict[str, int]
+) -> Iterator[dict[str, Any]]:
+    for dataset in rows.datasets():
+        for image in rows.images(dataset, "images", "captions", "relations"):
+            if "images" in image.rows:
+                made = _image(image, scores.get((dataset, image.image_id), ()))
+                found = made["boxes"], made["captions"], made["relations"]
+                count["images"] += 1
+                for name, items in zip(("boxes", "captions", "labels"), found, strict=True):
+                    count[name] += len(items)
+                yield made
+
+
+def _image(image: ImageRows, scores: Sequence[float]) -> dict[str, Any]:
+    row = image.rows["images"]
+    boxes = [
+        {"category": box["category"], "box": [number(box[side]) for side in "xywh"]}
+        | ({"score": number(scores[place])} if scores else {})
+        for place, box in enumerate(row["boxes"])
+    ]
+    relations = [
+        {**{name: r[name] for name in ("subject", "predicate", "object")}, "score": number(r["score"])}
+        for r in relations_of(image, 0.0, Tally())
+        if "score" in r
+    ]
+    return {
+        "file_name": row["uri"],
+        "width": row["width"],
+        "height": row["height"],
+        "boxes": boxes,
+        "captions": [caption["text"] for caption in image.items("captions")],
+        "relations": relations,
+    }
+
+
+def _scores(run: Run) -> dict[tuple[str, int], list[float]]:
+    """The detector's scores by data set and image, in the order of the boxes; empty where boxes were annotated."""
+    return {
+        (partition.partition("/")[0], row["image_id"]): [box["score"] for box in row["boxes"]]
+        for partition, artifact in run.artifacts("detect").items()
+        for row in artifact.table("detections").to_pylist()
+    }

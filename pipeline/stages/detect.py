@@ -1,0 +1,125 @@
+"""Stage `detect`: finds the boxes of images that no one annotated (docs/your_pictures.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipeline.data.images.folders import locate_image
+from pipeline.data.images.opening import BadImage, ImageLimits, read_image
+from pipeline.data.images.prefetch import read_ahead
+from pipeline.detection.settings import DetectSettings
+from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
+from storage.tables import DETECTIONS, IMAGES, write_table
+
+if TYPE_CHECKING:
+    from pipeline.detection.opened import NamedBoxes
+
+DETECTIONS_FILE = "detections.parquet"
+_CHUNK = 4
+"""Batches whose images are in memory together, so that images of one size can share a pass."""
+
+
+class DetectStage(Stage):
+    """Finds the boxes of the images of one partition. Its table is that of stage `ingest`, with boxes.
+
+    Beside it, `detections.parquet` holds the same boxes, in the same order, with the scores that the detector gave them.
+    """
+
+    name = "detect"
+    version = 1
+    reads = ("images",)
+    writes = "images"
+    schema = IMAGES
+    settings: DetectSettings
+
+    def weights(self) -> dict[str, Path]:
+        """The files of the detector. Raises `FatalError` when one is missing."""
+        from pipeline.detection.weights_files import find_detector
+
+        return find_detector(self.settings).files
+
+    def open(self, given: Inputs) -> None:
+        """Load the detector. Raises `FatalError` when it can't be used, or its names fit no category."""
+        from pipeline.detection.opened import open_detector
+
+        self._detector = open_detector(self.settings, self.worker)
+
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
+        """Detect image by image; unreadable images go to quarantine."""
+        rows = inputs.table("images").to_pylist()
+        places = (locate_image(self.image_folders, row) for row in rows)
+        size = self.settings.batch_size * _CHUNK
+        ahead = read_ahead(places, read_image, ImageLimits(), ahead=size)
+        rejected: list[Rejected] = []
+        made: list[dict[str, Any]] = []
+        scored: list[dict[str, Any]] = []
+        others = 0
+        for chunk in _chunks(zip(rows, ahead, strict=True), size):
+            readable = [(row, image) for row, image in chunk if not isinstance(image, BadImage)]
+            rejected += [
+                Rejected(row["image_id"], image.reason, image.value)
+                for row, image in chunk
+                if isinstance(image, BadImage)
+            ]
+            found = self._detector.detect([image for _, image in readable])
+            for (row, _), named in zip(readable, found, strict=True):
+                boxes = _boxes(named, self._detector.categories)
+                made.append(row | {"boxes": [_without_score(box) for box in boxes]})
+                scored.append(_scored(row, boxes))
+                others += named.other_names
+            report(len(made) + len(rejected), len(rows))
+        write_table(pa.Table.from_pylist(scored, schema=DETECTIONS), work / DETECTIONS_FILE)
+        table = pa.Table.from_pylist(made, schema=IMAGES)
+        facts = {"boxes of other names": others}
+        return Output(table, {DETECTIONS_FILE: work / DETECTIONS_FILE}, rejected, rows_in=len(rows), facts=facts)
+
+    def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:
+        """Count the boxes, and the images in which none was found."""
+        counts = [len(boxes) for boxes in table["boxes"].to_pylist()]
+        return {"boxes": sum(counts), "images without boxes": counts.count(0)}
+
+
+def _chunks(pairs: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while chunk := list(islice(pairs, size)):
+        yield chunk
+
+
+def _boxes(named: NamedBoxes, categories: tuple[str, ...]) -> list[dict[str, Any]]:
+    found = named.boxes
+    assert found.scores is not None
+    return [
+        {
+            "category": categories[label],
+            "x": left,
+            "y": top,
+            "w": right - left,
+            "h": bottom - top,
+            "crowd": False,
+            "source_id": -1,
+            "score": score,
+        }
+        for (left, top, right, bottom), label, score in zip(
+            found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
+        )
+    ]
+
+
+def _without_score(box: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in box.items() if name != "score"}
+
+
+def _scored(row: dict[str, Any], boxes: list[dict[str, Any]]) -> dict[str, Any]:
+    kept = ("category", "score", "x", "y", "w", "h")
+    return {
+        "image_id": row["image_id"],
+        "uri": row["uri"],
+        "width": row["width"],
+        "height": row["height"],
+        "boxes": [{name: box[name] for name in kept} for box in boxes],
+        "pairs": [],
+    }

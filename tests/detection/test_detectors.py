@@ -1,0 +1,154 @@
+"""Detectors of transformers, of torchvision and of this project find what their own libraries say they find."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detection.detectors import NAMES, save_detector
+from PIL import Image
+
+from pipeline.detection.opened import OpenDetector, open_detector
+from pipeline.detection.settings import DetectSettings
+from pipeline.detection.weights_files import find_detector
+from pipeline.evaluation.detection import average_precision_50
+from scenes.draw import render
+from scenes.world import make_scene
+from storage.errors import FatalError
+
+KINDS = ("rt_detr_v2", "d_fine", "detr", "deformable_detr")
+EVERY_BOX = {"threshold": 0.0, "duplicates": 1.0, "max_boxes": 1000, "device": "cpu"}
+
+
+def pictures() -> list[Image.Image]:
+    """Pictures of two sizes."""
+    made = [render(make_scene(77, index)) for index in range(3)]
+    return [*made, made[0].resize((90, 160))]
+
+
+def opened(weights: Path, **settings: object) -> OpenDetector:
+    return open_detector(DetectSettings.model_validate(EVERY_BOX | {"weights": str(weights)} | settings))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_of_transformers_finds_what_its_own_library_says(kind: str, tmp_path: Path) -> None:
+    from transformers import AutoImageProcessor, AutoModelForObjectDetection
+
+    folder = save_detector(kind, tmp_path / kind)
+    images = pictures()
+    found = opened(folder).detect(images)
+    model = AutoModelForObjectDetection.from_pretrained(folder).eval()
+    processor = AutoImageProcessor.from_pretrained(folder)
+    for image, named in zip(images, found, strict=True):
+        with torch.inference_mode():
+            outputs = model(**processor(images=image, return_tensors="pt"))
+        (expected,) = processor.post_process_object_detection(outputs, 0.0, [(image.height, image.width)])
+        scores = np.sort(expected["scores"].numpy())[::-1]
+        assert named.boxes.scores is not None and len(named.boxes.scores) > 0
+        kept = len(named.boxes.scores)
+        np.testing.assert_allclose(named.boxes.scores[:3], scores[:3], atol=1e-5)
+        assert kept <= len(scores) and set(named.boxes.labels) <= set(range(len(NAMES)))
+        best = expected["boxes"][int(expected["scores"].argmax())].numpy().clip(0, [image.width, image.height] * 2)
+        assert np.abs(named.boxes.boxes - best).max(axis=1).min() < 1e-2, "in pixels of the image as given"
+
+
+def test_names_are_mapped_and_the_others_left_out(tmp_path: Path) -> None:
+    folder = save_detector("rt_detr_v2", tmp_path / "detector")
+    images = pictures()[:1]
+    own, mapped = opened(folder), opened(folder, categories=("couch", "person"))
+    assert own.categories == ("person", "sofa", "zebra") and mapped.categories == ("couch", "person")
+    (every,), (fitting,) = own.detect(images), mapped.detect(images)
+    assert every.other_names == 0 and fitting.other_names == (every.boxes.labels == 2).sum() > 0
+    by_name = {name: (every.boxes.labels == place).sum() for place, name in enumerate(own.categories)}
+    assert (fitting.boxes.labels == 0).sum() == by_name["sofa"]
+    assert (fitting.boxes.labels == 1).sum() == by_name["person"]
+    with pytest.raises(FatalError, match=r"none of the detector's 3 names.*person, sofa, zebra.*cup, tie"):
+        opened(folder, categories=("cup", "tie"))
+
+
+def test_threshold_duplicates_and_number_are_as_set(tmp_path: Path) -> None:
+    folder = save_detector("detr", tmp_path / "detector")
+    (every,) = opened(folder).detect(pictures()[:1])
+    assert every.boxes.scores is not None
+    middle = float(np.median(every.boxes.scores))
+    (above,) = opened(folder, threshold=middle).detect(pictures()[:1])
+    assert above.boxes.scores is not None and 0 < len(above.boxes.scores) < len(every.boxes.scores)
+    assert above.boxes.scores.min() >= middle
+    (few,) = opened(folder, max_boxes=2).detect(pictures()[:1])
+    np.testing.assert_array_equal(few.boxes.scores, every.boxes.scores[:2])
+    (apart,) = opened(folder, duplicates=0.01).detect(pictures()[:1])
+    assert len(apart.boxes.labels) < len(every.boxes.labels)
+
+
+def test_torchvisions_detector_is_told_by_its_files_name(tmp_path: Path) -> None:
+    from torchvision.models import get_model
+
+    torch.manual_seed(0)
+    network = get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None, num_classes=91)
+    file = tmp_path / "ssdlite320_mobilenet_v3_large_coco-a79551df.pth"
+    torch.save(network.state_dict(), file)
+    detector = opened(file, categories=("person", "couch"))
+    assert detector.categories == ("person", "couch")
+    image = pictures()[0]
+    (named,) = detector.detect([image])
+    assert named.boxes.scores is not None
+    with torch.inference_mode():
+        pixels = torch.from_numpy(np.asarray(image, np.float32).transpose(2, 0, 1) / 255)
+        (expected,) = network.eval()([pixels])
+    fitting = expected["scores"][(expected["labels"] == 1) | (expected["labels"] == 63)].numpy()  # COCO's ids
+    np.testing.assert_allclose(named.boxes.scores, np.sort(fitting)[::-1], atol=1e-6)
+    other = file.rename(tmp_path / "mine.pth")
+    with pytest.raises(FatalError, match="its name tells no detector of torchvision"):
+        opened(other)
+    wrong = other.rename(tmp_path / "retinanet_resnet50_fpn_coco-eeacb38b.pth")
+    with pytest.raises(FatalError, match="not the weights of torchvision's retinanet_resnet50_fpn"):
+        opened(wrong)
+
+
+def test_a_network_of_this_project_finds_the_objects_of_its_world(root: Path) -> None:
+    from pipeline.evaluation.detection import Detections
+
+    scenes = [make_scene(4242, index) for index in range(20)]
+    detector = opened(root / "scenes/weights/detector", threshold=0.05)
+    found = [named.boxes for named in detector.detect([render(scene) for scene in scenes])]
+    places = {name: place for place, name in enumerate(detector.categories)}
+    truths = [
+        Detections(
+            np.array([(x, y, x + w, y + h) for x, y, w, h in (each.box for each in scene.objects)], np.float64),
+            np.array([places[each.category] for each in scene.objects], np.int64),
+        )
+        for scene in scenes
+    ]
+    scores = average_precision_50(found, truths)
+    assert np.mean(list(scores.values())) > 0.8
+
+
+def test_what_is_no_detector_is_told(root: Path, tmp_path: Path) -> None:
+    def refused(weights: object, words: str, **settings: object) -> None:
+        with pytest.raises(FatalError, match=words):
+            opened(Path(str(weights)), **settings)
+
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "no file .*model.safetensors")
+    refused("nobody/nothing-here", "not in the local hub cache")
+    refused(tmp_path / "gone.pth", "no such file")
+    refused(root / "scenes/weights/tagger", "is given boxes and finds none")
+    refused(root / "scenes/weights/captioner", "transformers can't load it for object detection")
+    alone = shutil.copy(root / "scenes/weights/detector/model.safetensors", tmp_path / "alone.safetensors")
+    refused(alone, "no tokenizer lies beside it")
+    stranger = save_detector("detr", tmp_path / "stranger")
+    refused(stranger / "model.safetensors", "this project did not write the file")
+    (stranger / "preprocessor_config.json").unlink()
+    refused(stranger, "lacks preprocessor_config.json")
+
+
+def test_only_files_that_are_read_decide_the_key(tmp_path: Path) -> None:
+    folder = save_detector("detr", tmp_path / "detector")
+    (folder / "README.md").write_text("words")
+    found = find_detector(DetectSettings(weights=str(folder)))
+    assert set(found.files) == {"config.json", "preprocessor_config.json", "model.safetensors"}
+    assert json.loads(found.files["config.json"].read_bytes())["model_type"] == "detr"
