@@ -1,0 +1,239 @@
+"""`rlip evaluate`: scores a file of detections, whoever made it, by the rules of a public benchmark."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL.Image import Image
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.cli.convert import further_files
+from pipeline.data.datasets.annotations import AnnotationError
+from pipeline.data.images.folders import open_folder
+from pipeline.data.images.opening import read_image
+from pipeline.evaluation import benchmark as benchmarks
+from pipeline.evaluation.anatomy import AnatomyRules, dissect
+from pipeline.evaluation.benchmark import Evaluated, Options, hico_triplets
+from pipeline.evaluation.detections_file import DetectionSet, read_detections
+from pipeline.evaluation.ground_truth import GroundTruth
+from pipeline.evaluation.hico import Triplet
+from pipeline.evaluation.splits import PUBLISHED, Split, published_split, read_positions, split_of_positions
+from pipeline.evaluation.summary import EvaluationSummary, Figure, summarise
+from pipeline.evaluation.vcoco_detections import VcocoDetections, read_vcoco_detections
+from pipeline.evaluation.vcoco_truth import read_vcoco_truth
+from pipeline.report.evaluation_page import evaluation_markdown, write_evaluation_page
+from pipeline.report.evaluation_pictures import EvaluatedImages
+from storage.atomic import write_atomic
+from storage.errors import FatalError, translate_os_errors
+
+Benchmark = Literal["hico-det", "vcoco", "open-images", "vrd", "vg"]
+FORMATS: dict[Benchmark, str] = {
+    "hico-det": "hico_det",
+    "vcoco": "vcoco",
+    "open-images": "open_images",
+    "vrd": "vrd",
+    "vg": "vg150",
+}
+"""The format of a benchmark's ground truth unless another is named."""
+PUBLISHED_NAMES = {"vcoco": "v-coco"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the command line asks of an evaluation; the options of `rlip evaluate`."""
+
+    format: str | None
+    files: Sequence[str]
+    official: bool
+    known_object: bool
+    interactions: Path | None
+    """HICO-DET's list of interactions: an optional number, then object and verb, one a line"""
+    rare: Path | None
+    """Positions of rare interactions in that list"""
+    validity: Path | None
+    """A .npy file, predicates × objects"""
+    split: str | None
+    """A name of `PUBLISHED`, or a file of positions"""
+    subject: str
+    boxes_given: bool
+    allow_missing: bool
+    drop_faulty: bool
+    resamples: int
+    report: Path | None
+    images: str | None
+
+
+def evaluate(benchmark: Benchmark, ground_truth: Path, detections: Path, asked: Asked, as_json: bool) -> None:
+    """Print a benchmark's figures, each with its interval and the authors' value where it differs.
+
+    `asked.report`: folder for a page, a Markdown table and JSON. Raises `FatalError` for files that can't be scored.
+    """
+    try:
+        if benchmark == "vcoco":
+            figures, told = _vcoco(ground_truth, detections, asked), ""
+            summary = None
+        else:
+            truth = GroundTruth.open(asked.format or FORMATS[benchmark], ground_truth, further_files(asked.files))
+            validity = _validity(asked.validity)
+            found = read_detections(
+                detections,
+                truth,
+                allow_missing=asked.allow_missing,
+                drop_faulty=asked.drop_faulty,
+                allowed=None if validity is None else (validity.T > 0),
+            )
+            evaluated = _scored(benchmark, found, truth, _options(asked, truth, validity))
+            figures, told = evaluated, str(found.findings)
+            summary = _summary(benchmark, detections, found, truth, evaluated) if asked.report or as_json else None
+            if asked.report and summary is not None:
+                _write_report(asked.report, summary, found, truth, asked.images)
+    except (ValueError, AnnotationError) as error:
+        raise FatalError(str(error)) from error
+    if as_json:
+        rows = [vars(figure) for figure in figures.figures]
+        print(json.dumps({"benchmark": benchmark, "figures": rows}, default=float, allow_nan=True))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    if told:
+        console.print(told, markup=False)
+    console.print(_table(figures.figures))
+    if asked.report and summary is not None:
+        console.print(f"Report: {asked.report / 'index.html'}", markup=False)
+
+
+def _scored(benchmark: Benchmark, found: DetectionSet, truth: GroundTruth, options: Options) -> Evaluated:
+    given = found.relations, truth.relations
+    run: dict[str, Callable[[], Evaluated]] = {
+        "hico-det": lambda: benchmarks.hico_det(*given, truth.objects, truth.predicates, options),
+        "open-images": lambda: benchmarks.open_images(*given, truth.predicates, options),
+        "vg": lambda: benchmarks.visual_genome(*given, truth.predicates, options),
+        "vrd": lambda: benchmarks.visual_relationships(*given, options),
+    }
+    return run[benchmark]()
+
+
+def _vcoco(ground_truth: Path, detections: Path, asked: Asked) -> Evaluated:
+    files = further_files(asked.files)
+    if "instances" not in files:
+        raise FatalError("vcoco: needs COCO's instances; add --file instances=instances_vcoco_all_2014.json")
+    truth = read_vcoco_truth(ground_truth, files["instances"])
+    if detections.suffix == ".parquet":
+        rows = GroundTruth.open("vcoco", ground_truth, files)
+        found = read_detections(
+            detections, rows, allow_missing=asked.allow_missing, drop_faulty=asked.drop_faulty
+        ).relations
+        places = {image_id: place for place, image_id in enumerate(truth.image_ids)}
+        image = np.array([places[image_id] for image_id in rows.image_ids.tolist()], np.int64)[found.image]
+        order = np.argsort(image, kind="stable")
+        moved = replace(found, images=truth.images, image=image).take(order)
+        predicted = VcocoDetections.of(moved, rows.predicates, truth)
+    else:
+        predicted = read_vcoco_detections(detections, truth, asked.allow_missing)
+    return benchmarks.vcoco(predicted, truth, Options(official=asked.official))
+
+
+def _options(asked: Asked, truth: GroundTruth, validity: np.ndarray | None) -> Options:
+    needs_list = asked.rare is not None or asked.split is not None
+    if needs_list and asked.interactions is None:
+        raise FatalError(
+            "--rare and --split count in HICO-DET's list of interactions; add --interactions hico_list_hoi.txt"
+        )
+    triplets: list[Triplet] = []
+    if needs_list and asked.interactions is not None:
+        triplets = hico_triplets(_interactions(asked.interactions), truth.objects, truth.predicates, asked.subject)
+    rare = None
+    if asked.rare is not None:
+        rare = split_of_positions("rare", triplets, read_positions(asked.rare), transductive=None).unseen
+    return Options(
+        official=asked.official,
+        known_object=asked.known_object,
+        validity=validity,
+        rare=rare,
+        split=_split(asked.split, triplets),
+        boxes_given=asked.boxes_given,
+        resamples=asked.resamples,
+    )
+
+
+def _split(name: str | None, triplets: Sequence[Triplet]) -> Split | None:
+    if name is None:
+        return None
+    if name in PUBLISHED:
+        return published_split(name, triplets, transductive=None)
+    if not Path(name).is_file():
+        raise FatalError(f"--split {name}: is neither {', '.join(PUBLISHED)} nor a file of positions")
+    return split_of_positions(Path(name).stem, triplets, read_positions(Path(name)), transductive=None)
+
+
+def _interactions(path: Path) -> list[tuple[str, str]]:
+    """Reads lines with an optional number, an object and a verb. Returns (verb, object); other lines are headings."""
+    with translate_os_errors(f"reading {path}"):
+        lines = path.read_text("utf-8").splitlines()
+    cells = [line.split() for line in lines]
+    found = [(row[-1], row[-2]) for row in cells if len(row) == 3 and row[0].isdigit()]
+    if not found:
+        raise FatalError(f"{path}: has no line such as '1 airplane board'; use HICO-DET's hico_list_hoi.txt")
+    return found
+
+
+def _validity(path: Path | None) -> np.ndarray | None:
+    if path is None:
+        return None
+    with translate_os_errors(f"reading {path}"):
+        try:
+            return np.asarray(np.load(path, allow_pickle=False))
+        except (ValueError, EOFError) as error:
+            raise FatalError(f"{path}: is no .npy array of numbers ({error})") from error
+
+
+def _summary(
+    benchmark: Benchmark, detections: Path, found: DetectionSet, truth: GroundTruth, evaluated: Evaluated
+) -> EvaluationSummary | None:
+    if evaluated.score is None:
+        return None
+    dissection = dissect(found.relations, truth.relations, AnatomyRules())
+    return summarise(
+        PUBLISHED_NAMES.get(benchmark, benchmark),
+        detections.name,
+        evaluated.figures,
+        evaluated.classes,
+        dissection,
+        evaluated.score,
+        truth.predicates,
+    )
+
+
+def _write_report(
+    folder: Path, summary: EvaluationSummary, found: DetectionSet, truth: GroundTruth, images: str | None
+) -> None:
+    pictures = None
+    if images is not None:
+        root = open_folder(images if "://" in images else Path(images))
+
+        def read(position: int) -> Image:
+            return read_image(root.place(truth.uris[position]))
+
+        dissection = dissect(found.relations, truth.relations, AnatomyRules())
+        pictures = EvaluatedImages(dissection, truth.objects, truth.predicates, truth.uris, read)
+    with translate_os_errors(f"writing {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_evaluation_page(summary, folder / "index.html", pictures)
+        write_atomic(folder / "evaluation.md", evaluation_markdown(summary).encode())
+        write_atomic(folder / "evaluation.json", summary.as_json().encode())
+
+
+def _table(figures: Sequence[Figure]) -> Table:
+    table = Table("figure", box=None)
+    for head in ("value", "95 % interval", "authors' evaluator"):
+        table.add_column(head, justify="right")
+    for figure in figures:
+        interval = "" if figure.low is None else f"{figure.low:.4f} to {figure.high:.4f}"
+        authors = "" if figure.official is None else f"{figure.official:.4f}"
+        table.add_row(figure.label, f"{figure.value:.4f}", interval, authors)
+    return table

@@ -1,0 +1,186 @@
+"""`rlip predict`: finds boxes and relations in pictures and writes them as a table, and as drawn pictures."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL.Image import Image
+from rich.console import Console
+from rich.progress import Progress
+
+from models.config import ConfigError
+from models.weights import WeightsError, load
+from pipeline.cli.contact_sheet import labelled_cell
+from pipeline.data.images.opening import BadImage, read_image
+from pipeline.data.images.prefetch import read_ahead
+from pipeline.evaluation.detections_file import DetectionsWriter
+from pipeline.evaluation.predictor import Names, Predictor
+from pipeline.interop.shard_samples import SeenBox, SeenLabels, SeenRelation
+from pipeline.report.formatting import sanitise
+from pipeline.runtime.processes import choose_device
+from storage.atomic import atomic_file
+from storage.errors import FatalError, translate_os_errors
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+"""Files that are taken from a folder; a file that is named itself may have any."""
+VOCABULARY = "vocabulary.json"
+"""The names and the image size of the training, beside its weights."""
+IMAGE_SIZE = 1333
+"""Length of the longest side in pixels where the weights' folder does not tell it: that of the authors' evaluations."""
+DRAWN = 0.1
+"""Least score of a relation that is drawn."""
+
+
+def predict(
+    weights: Path,
+    images: Sequence[Path],
+    out: Path,
+    *,
+    objects: str | None,
+    predicates: str | None,
+    subject: str | None,
+    image_size: int | None,
+    per_image: int,
+    tokenizer: Path | None,
+    batch: int,
+    device: str,
+    draw: Path | None,
+    as_json: bool,
+) -> None:
+    """Write what a network finds in pictures to the table `out`, and drawn pictures to the folder `draw`.
+
+    `images`: files, or folders with all of their pictures. Pictures that can't be read are named and left out. Raises
+    `FatalError`, before any picture is read, for weights, names or folders that can't be used.
+    """
+    weights = weights / "model.safetensors" if weights.is_dir() else weights
+    known = _known(weights)
+    names = Names(_names("objects", objects, known), _names("predicates", predicates, known))
+    if subject is not None and subject not in names.objects:
+        raise FatalError(
+            f"--subject {subject}: is none of the objects ({', '.join(names.objects)}); add it to --objects"
+        )
+    files = list(_files(images))
+    try:
+        network = load(weights, tokenizer or weights.parent).to(choose_device(device))
+        predictor = Predictor(
+            network, names, image_size or known.get("image_size", IMAGE_SIZE), subject=subject, per_image=per_image
+        )
+    except (OSError, WeightsError, ConfigError) as error:
+        raise FatalError(
+            f"{error}; name weights of this project, and with --tokenizer the folder of their tokenizer"
+        ) from error
+    if draw is not None:
+        with translate_os_errors(f"making {draw}"):
+            draw.mkdir(parents=True, exist_ok=True)
+    left_out: dict[Path, BadImage] = {}
+    console = Console(stderr=True)
+    with Progress(console=console, disable=as_json) as progress, DetectionsWriter(out) as writer:
+        bar = progress.add_task("pictures", total=len(files))
+        for number, (path, image, row) in enumerate(_found(predictor, names, files, batch, left_out)):
+            writer.write({"image_id": None, "uri": str(path), "width": image.width, "height": image.height, **row})
+            if draw is not None:
+                with (
+                    translate_os_errors(f"writing to {draw}"),
+                    atomic_file(draw / f"{number:05d}_{path.stem}.png") as aside,
+                ):
+                    labelled_cell(sanitise(path.name, 60), image, _seen(row, image.width)).save(aside, "PNG")
+            progress.update(bar, completed=number + 1 + len(left_out))
+        if len(left_out) == len(files):
+            raise FatalError(f"none of {len(files)} pictures can be read: {_listed(left_out)}")
+    if as_json:
+        told = {str(path): str(bad) for path, bad in left_out.items()}
+        print(json.dumps({"detections": str(out), "images": len(files) - len(left_out), "left_out": told}))
+        return
+    if left_out:
+        console.print(f"Left out {len(left_out)}: {_listed(left_out)}", highlight=False, soft_wrap=True)
+    drawn = "" if draw is None else f"; drawn in {draw}"
+    print(f"{len(files) - len(left_out)} pictures: {out}{drawn}")
+
+
+def _found(
+    predictor: Predictor, names: Names, files: Sequence[Path], batch: int, left_out: dict[Path, BadImage]
+) -> Iterator[tuple[Path, Image, dict[str, Any]]]:
+    """Yields each picture that can be read with its columns of the table."""
+    waiting: deque[tuple[Path, Image]] = deque()
+
+    def readable() -> Iterator[Image]:
+        for path, image in zip(files, read_ahead(files, read_image, ahead=batch), strict=True):
+            if isinstance(image, BadImage):
+                left_out[path] = image
+            else:
+                waiting.append((path, image))
+                yield image
+
+    for found in predictor.predict(readable(), batch):
+        path, image = waiting.popleft()
+        yield path, image, found.row(names)
+
+
+def _known(weights: Path) -> Mapping[str, Any]:
+    """The facts of the training that lie beside its weights; empty for weights that came alone."""
+    path = weights.with_name(VOCABULARY)
+    if not path.is_file():
+        return {}
+    try:
+        known = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise FatalError(f"{path}: not JSON ({error}); copy it again from the training's weights") from error
+    if not isinstance(known, dict):
+        raise FatalError(f"{path}: expected an object with objects, predicates and image_size")
+    return known
+
+
+def _names(kind: str, given: str | None, known: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names separated by commas, or one per line of a file after `@`; those of the training if none are given."""
+    if given is None:
+        names = [str(name) for name in known.get(kind, ())]
+        source = f"{VOCABULARY} beside the weights"
+    elif given.startswith("@"):
+        source = given[1:]
+        with translate_os_errors(f"reading {source}"):
+            names = Path(source).read_text("utf-8").splitlines()
+    else:
+        names, source = given.split(","), f"--{kind}"
+    unique = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+    if not unique:
+        raise FatalError(
+            f"{source}: has no names of {kind}; give some, e.g. --{kind} {_EXAMPLES[kind]}, or --{kind} @FILE"
+        )
+    return unique
+
+
+_EXAMPLES = {"objects": "person,bicycle", "predicates": "riding,holding"}
+
+
+def _files(images: Iterable[Path]) -> Iterator[Path]:
+    for path in images:
+        if not path.exists():
+            raise FatalError(f"{path}: no such file or folder")
+        if not path.is_dir():
+            yield path
+            continue
+        inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
+        if not inside:
+            raise FatalError(f"{path}: holds no picture ({', '.join(sorted(SUFFIXES))})")
+        yield from inside
+
+
+def _seen(row: Mapping[str, Any], width: int) -> SeenLabels:
+    """The drawable part of a row: relations whose score is no less than `DRAWN`, and their boxes."""
+    pairs = [pair for pair in row["pairs"] if pair["score"] >= DRAWN]
+    used = sorted({pair[end] for pair in pairs for end in ("subject", "object")})
+    places = {index: place for place, index in enumerate(used)}
+    boxes = tuple(SeenBox(b["category"], b["x"], b["y"], b["w"], b["h"]) for b in (row["boxes"][i] for i in used))
+    relations = tuple(
+        SeenRelation(places[p["subject"]], places[p["object"]], p["predicate"], p["score"]) for p in pairs
+    )
+    return SeenLabels(boxes, relations, width)
+
+
+def _listed(left_out: Mapping[Path, BadImage]) -> str:
+    first = [f"{path} ({bad})" for path, bad in list(left_out.items())[:5]]
+    return ", ".join(first) + (f", and {len(left_out) - 5} more" if len(left_out) > 5 else "")
