@@ -45,9 +45,12 @@ PUBLISHED_NAMES = {"vcoco": "v-coco"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What the command line asks of an evaluation; the options of `rlip evaluate`."""
+class EvaluationRequest:
+    """What `rlip evaluate` is asked for; see its options."""
 
+    benchmark: Benchmark
+    ground_truth: Path
+    detections: Path
     format: str | None
     files: Sequence[str]
     official: bool
@@ -69,17 +72,17 @@ class Asked:
     images: str | None
 
 
-def evaluate(benchmark: Benchmark, ground_truth: Path, detections: Path, asked: Asked, as_json: bool) -> None:
+def evaluate_detections(asked: EvaluationRequest, as_json: bool) -> None:
     """Print a benchmark's figures, each with its interval and the authors' value where it differs.
 
     `asked.report`: folder for a page, a Markdown table and JSON. Raises `FatalError` for files that can't be scored.
     """
+    benchmark, detections, told, summary = asked.benchmark, asked.detections, "", None
     try:
         if benchmark == "vcoco":
-            figures, told = _vcoco(ground_truth, detections, asked), ""
-            summary = None
+            evaluated = _vcoco(asked)
         else:
-            truth = GroundTruth.open(asked.format or FORMATS[benchmark], ground_truth, further_files(asked.files))
+            truth = GroundTruth.open(asked.format or FORMATS[benchmark], asked.ground_truth, further_files(asked.files))
             validity = _validity(asked.validity)
             found = read_detections(
                 detections,
@@ -89,20 +92,20 @@ def evaluate(benchmark: Benchmark, ground_truth: Path, detections: Path, asked: 
                 allowed=None if validity is None else (validity.T > 0),
             )
             evaluated = _scored(benchmark, found, truth, _options(asked, truth, validity))
-            figures, told = evaluated, str(found.findings)
-            summary = _summary(benchmark, detections, found, truth, evaluated) if asked.report or as_json else None
+            told = str(found.findings)
+            summary = _summary(benchmark, detections, found, truth, evaluated) if asked.report else None
             if asked.report and summary is not None:
                 _write_report(asked.report, summary, found, truth, asked.images)
     except (ValueError, AnnotationError) as error:
         raise FatalError(str(error)) from error
     if as_json:
-        rows = [vars(figure) for figure in figures.figures]
+        rows = [vars(figure) for figure in evaluated.figures]
         print(json.dumps({"benchmark": benchmark, "figures": rows}, default=float, allow_nan=True))
         return
     console = Console(highlight=False, soft_wrap=True)
     if told:
         console.print(told, markup=False)
-    console.print(_table(figures.figures))
+    console.print(_table(evaluated.figures))
     if asked.report and summary is not None:
         console.print(f"Report: {asked.report / 'index.html'}", markup=False)
 
@@ -118,13 +121,13 @@ def _scored(benchmark: Benchmark, found: DetectionSet, truth: GroundTruth, optio
     return run[benchmark]()
 
 
-def _vcoco(ground_truth: Path, detections: Path, asked: Asked) -> Evaluated:
-    files = further_files(asked.files)
+def _vcoco(asked: EvaluationRequest) -> Evaluated:
+    detections, files = asked.detections, further_files(asked.files)
     if "instances" not in files:
         raise FatalError("vcoco: needs COCO's instances; add --file instances=instances_vcoco_all_2014.json")
-    truth = read_vcoco_truth(ground_truth, files["instances"])
+    truth = read_vcoco_truth(asked.ground_truth, files["instances"])
     if detections.suffix == ".parquet":
-        rows = GroundTruth.open("vcoco", ground_truth, files)
+        rows = GroundTruth.open("vcoco", asked.ground_truth, files)
         found = read_detections(
             detections, rows, allow_missing=asked.allow_missing, drop_faulty=asked.drop_faulty
         ).relations
@@ -138,7 +141,7 @@ def _vcoco(ground_truth: Path, detections: Path, asked: Asked) -> Evaluated:
     return benchmarks.vcoco(predicted, truth, Options(official=asked.official))
 
 
-def _options(asked: Asked, truth: GroundTruth, validity: np.ndarray | None) -> Options:
+def _options(asked: EvaluationRequest, truth: GroundTruth, validity: np.ndarray | None) -> Options:
     needs_list = asked.rare is not None or asked.split is not None
     if needs_list and asked.interactions is None:
         raise FatalError(
@@ -149,7 +152,7 @@ def _options(asked: Asked, truth: GroundTruth, validity: np.ndarray | None) -> O
         triplets = hico_triplets(_interactions(asked.interactions), truth.objects, truth.predicates, asked.subject)
     rare = None
     if asked.rare is not None:
-        rare = split_of_positions("rare", triplets, read_positions(asked.rare), transductive=None).unseen
+        rare = split_of_positions("rare", read_positions(asked.rare), triplets, transductive=None).unseen
     return Options(
         official=asked.official,
         known_object=asked.known_object,
@@ -168,7 +171,7 @@ def _split(name: str | None, triplets: Sequence[Triplet]) -> Split | None:
         return published_split(name, triplets, transductive=None)
     if not Path(name).is_file():
         raise FatalError(f"--split {name}: is neither {', '.join(PUBLISHED)} nor a file of positions")
-    return split_of_positions(Path(name).stem, triplets, read_positions(Path(name)), transductive=None)
+    return split_of_positions(Path(name).stem, read_positions(Path(name)), triplets, transductive=None)
 
 
 def _interactions(path: Path) -> list[tuple[str, str]]:

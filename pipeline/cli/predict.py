@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from models.weights import WeightsError, load
 from pipeline.cli.contact_sheet import labelled_cell
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.data.images.prefetch import read_ahead
-from pipeline.evaluation.detections_file import DetectionsWriter
+from pipeline.evaluation.detections_writer import DetectionsWriter
 from pipeline.evaluation.predictor import Names, Predictor
 from pipeline.interop.shard_samples import SeenBox, SeenLabels, SeenRelation
 from pipeline.report.formatting import sanitise
@@ -35,39 +36,49 @@ DRAWN = 0.1
 """Least score of a relation that is drawn."""
 
 
-def predict(
-    weights: Path,
-    images: Sequence[Path],
-    out: Path,
-    *,
-    objects: str | None,
-    predicates: str | None,
-    subject: str | None,
-    image_size: int | None,
-    per_image: int,
-    tokenizer: Path | None,
-    batch: int,
-    device: str,
-    draw: Path | None,
-    as_json: bool,
-) -> None:
-    """Write what a network finds in pictures to the table `out`, and drawn pictures to the folder `draw`.
+@dataclass(frozen=True)
+class PredictRequest:
+    """What `rlip predict` is asked for; see its options."""
 
-    `images`: files, or folders with all of their pictures. Pictures that can't be read are named and left out. Raises
-    `FatalError`, before any picture is read, for weights, names or folders that can't be used.
+    weights: Path
+    images: tuple[Path, ...]
+    """Files, or folders with all of their pictures"""
+    out: Path
+    objects: str | None
+    predicates: str | None
+    subject: str | None
+    image_size: int | None
+    per_image: int
+    tokenizer: Path | None
+    batch: int
+    device: str
+    draw: Path | None
+
+
+def predict_pictures(request: PredictRequest, as_json: bool) -> None:
+    """Write what a network finds in pictures to a table, and drawn pictures to a folder.
+
+    Pictures that can't be read are named and left out. Raises `FatalError`, before any picture is read, for weights, names
+    or folders that can't be used, and when no picture can be read.
     """
+    weights, draw = request.weights, request.draw
     weights = weights / "model.safetensors" if weights.is_dir() else weights
     known = _known(weights)
-    names = Names(_names("objects", objects, known), _names("predicates", predicates, known))
+    names = Names(_names("objects", request.objects, known), _names("predicates", request.predicates, known))
+    subject, tokenizer = request.subject, request.tokenizer
     if subject is not None and subject not in names.objects:
         raise FatalError(
             f"--subject {subject}: is none of the objects ({', '.join(names.objects)}); add it to --objects"
         )
-    files = list(_files(images))
+    files = list(_files(request.images))
     try:
-        network = load(weights, tokenizer or weights.parent).to(choose_device(device))
+        network = load(weights, tokenizer or weights.parent).to(choose_device(request.device))
         predictor = Predictor(
-            network, names, image_size or known.get("image_size", IMAGE_SIZE), subject=subject, per_image=per_image
+            network,
+            names,
+            request.image_size or known.get("image_size", IMAGE_SIZE),
+            subject=subject,
+            per_image=request.per_image,
         )
     except (OSError, WeightsError, ConfigError) as error:
         raise FatalError(
@@ -78,9 +89,9 @@ def predict(
             draw.mkdir(parents=True, exist_ok=True)
     left_out: dict[Path, BadImage] = {}
     console = Console(stderr=True)
-    with Progress(console=console, disable=as_json) as progress, DetectionsWriter(out) as writer:
+    with Progress(console=console, disable=as_json) as progress, DetectionsWriter(request.out) as writer:
         bar = progress.add_task("pictures", total=len(files))
-        for number, (path, image, row) in enumerate(_found(predictor, names, files, batch, left_out)):
+        for number, (path, image, row) in enumerate(_found(predictor, names, files, request.batch, left_out)):
             writer.write({"image_id": None, "uri": str(path), "width": image.width, "height": image.height, **row})
             if draw is not None:
                 with (
@@ -93,12 +104,12 @@ def predict(
             raise FatalError(f"none of {len(files)} pictures can be read: {_listed(left_out)}")
     if as_json:
         told = {str(path): str(bad) for path, bad in left_out.items()}
-        print(json.dumps({"detections": str(out), "images": len(files) - len(left_out), "left_out": told}))
+        print(json.dumps({"detections": str(request.out), "images": len(files) - len(left_out), "left_out": told}))
         return
     if left_out:
         console.print(f"Left out {len(left_out)}: {_listed(left_out)}", highlight=False, soft_wrap=True)
     drawn = "" if draw is None else f"; drawn in {draw}"
-    print(f"{len(files) - len(left_out)} pictures: {out}{drawn}")
+    print(f"{len(files) - len(left_out)} pictures: {request.out}{drawn}")
 
 
 def _found(

@@ -1,25 +1,48 @@
-"""A test set with given relations, and the zero-shot scores of a network on it."""
+"""A test set with given relations, and the scores of a network on it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from PIL.Image import Image
 
 from models.network import Network
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
+from pipeline.data.images.prefetch import read_ahead
+from pipeline.evaluation import benchmark
+from pipeline.evaluation.benchmark import Evaluated, Options
+from pipeline.evaluation.bootstrap import resampled
 from pipeline.evaluation.detection import Detections, average_precision_50
-from pipeline.evaluation.hico import HicoRules, score_hico
+from pipeline.evaluation.ground_truth import GroundTruth
+from pipeline.evaluation.hico import score_hico
 from pipeline.evaluation.interactions import Interactions
+from pipeline.evaluation.predictor import Found, Names, Predictor
 from pipeline.evaluation.relations import Relations
-from pipeline.evaluation.zero_shot import TestNames, ZeroShot, truth_detections, truth_interactions
 from pipeline.runtime.stage import Rejected, ReportProgress
-from tagger.english.predicates import canonical
 
-Found = tuple[int, Interactions, Detections]
-"""The position of an image in the test set, and what was predicted in it."""
+Metric = Literal["open_images", "scene_graphs"]
+"""Figures besides those of HICO-DET."""
+DUPLICATE_BOXES = 0.5
+"""IoU above which two boxes of one label count as the same detection."""
+
+
+class Scored(NamedTuple):
+    """What is scored of an image: its position in the test set, its relations, and its boxes without duplicates."""
+
+    position: int
+    relations: Interactions
+    boxes: Detections
+
+    @classmethod
+    def of(cls, position: int, found: Found) -> Scored:
+        """Keeps what is scored."""
+        return cls(position, found.interactions(), found.boxes.without_duplicates(DUPLICATE_BOXES))
 
 
 @dataclass(frozen=True)
@@ -32,15 +55,15 @@ class TestSet:
     rejected: list[Rejected] = field(default_factory=list)
     """Images that can't be read."""
 
-    @property
-    def names(self) -> TestNames:
-        """The object names, and the canonical predicate names."""
-        objects = {box["category"] for row in self.rows for box in row["boxes"]}
-        return TestNames(tuple(sorted(objects)), tuple(sorted(set(self._forms.values()))))
+    @cached_property
+    def truth(self) -> GroundTruth:
+        """The given relations, with canonical predicates."""
+        return GroundTruth.of_rows(self.rows)
 
     @property
-    def _forms(self) -> dict[str, str]:
-        return {r["predicate"]: canonical(r["predicate"]) for row in self.rows for r in row["relations"]}
+    def names(self) -> Names:
+        """The object names, and the canonical predicate names."""
+        return Names(self.truth.objects, self.truth.predicates)
 
     def predict(
         self,
@@ -50,38 +73,57 @@ class TestSet:
         batch: int,
         report: ReportProgress,
         chosen: Iterable[int] | None = None,
-    ) -> list[Found]:
-        """Returns what a network predicts in the chosen images, all by default. Those that can't be read are `rejected`.
+    ) -> Iterator[tuple[int, Found]]:
+        """Yields the position of each chosen image, all by default, with what a network finds in it.
 
-        `image_size`, `subject`: as in `ZeroShot`; `batch`: images that pass through the network together.
+        Images that can't be read are `rejected`. `image_size`, `subject`: as for `Predictor`; `batch`: images that pass
+        through the network together.
         """
-        positions, images = [], []
-        for position in range(len(self.rows)) if chosen is None else chosen:
-            row = self.rows[position]
-            try:
-                images.append(read_image(locate_image(self.folders, row)))
-                positions.append(position)
-            except BadImage as bad:
-                self.rejected.append(Rejected(row["image_id"], bad.reason, bad.value))
-        model = ZeroShot(network, self.names, image_size, subject)
-        return [
-            (positions[place], pairs, boxes)
-            for place, pairs, boxes in model.predict(images, HicoRules(), batch, report)
-        ]
+        positions = list(range(len(self.rows)) if chosen is None else chosen)
+        predictor = Predictor(network, self.names, image_size, subject=subject)
+        readable: list[int] = []
+        places = (locate_image(self.folders, self.rows[position]) for position in positions)
 
-    def scores(self, found: Iterable[Found]) -> dict[str, float]:
+        def images() -> Iterator[Image]:
+            for position, image in zip(positions, read_ahead(places, read_image, ahead=batch), strict=True):
+                if isinstance(image, BadImage):
+                    self.rejected.append(Rejected(self.rows[position]["image_id"], image.reason, image.value))
+                else:
+                    readable.append(position)
+                    yield image
+
+        for number, found in enumerate(predictor.predict(images(), batch)):
+            yield readable[number], found
+            report(number + 1 + len(self.rejected), len(positions))
+
+    def scores(self, found: Iterable[Scored], metrics: Sequence[Metric] = ()) -> dict[str, float]:
         """Returns zero_shot_map and zero_shot_recall under HICO-DET's rules, detection_ap50, and the number of triplets.
 
-        Only images that were predicted count.
+        Only images that were predicted count. `metrics` adds further figures.
         """
-        ordered = sorted(found, key=lambda each: each[0])
-        rows, names, forms = [self.rows[each[0]] for each in ordered], self.names, self._forms
-        truth = Relations.of([truth_interactions(row, names, forms) for row in rows])
-        interactions = score_hico(Relations.of([each[1] for each in ordered]), truth, HicoRules())
-        boxes = average_precision_50([each[2] for each in ordered], [truth_detections(row, names) for row in rows])
-        return {
+        ordered = sorted(found, key=lambda each: each.position)
+        positions = np.array([each.position for each in ordered], np.int64)
+        truth = resampled(self.truth.relations, positions)
+        predicted = Relations.of([each.relations for each in ordered])
+        interactions = score_hico(predicted, truth)
+        boxes = average_precision_50(
+            [each.boxes for each in ordered], [self._boxes(position) for position in positions]
+        )
+        figures = {
             "zero_shot_map": interactions.mean(),
             "zero_shot_recall": interactions.mean_recall,
             "detection_ap50": sum(boxes.values()) / max(len(boxes), 1),
             "triplets": float(len(interactions.average_precision)),
         }
+        for metric in metrics:
+            figures |= {figure.name: figure.value for figure in self._further(metric, predicted, truth).figures}
+        return figures
+
+    def _further(self, metric: Metric, predicted: Relations, truth: Relations) -> Evaluated:
+        score = benchmark.open_images if metric == "open_images" else benchmark.visual_genome
+        return score(predicted, truth, self.truth.predicates, Options(resamples=0))
+
+    def _boxes(self, position: int) -> Detections:
+        every = self.truth.boxes
+        first, last = np.searchsorted(every.image, (position, position + 1))
+        return Detections(every.boxes[first:last], every.labels[first:last])

@@ -20,7 +20,7 @@ if __name__ == "__main__":
 import pyarrow as pa
 
 from models.network import Network
-from pipeline.evaluation.test_set import TestSet
+from pipeline.evaluation.test_set import Scored, TestSet
 from pipeline.training.config import TrainConfig
 from pipeline.training.ranks import Ranks
 from pipeline.training.worker import end_process, main
@@ -46,8 +46,8 @@ class ZeroShotCheck:
         own = range(ranks.rank, len(self._test.rows), ranks.count)
         size, batch = self._settings.whole_size, self._settings.micro_batch
         found = self._test.predict(network, size, None, batch, lambda done, total, note="": None, own)
+        every_one = ranks.every({position: Scored.of(position, each) for position, each in found})
         network.train()
-        every_one = ranks.every({each[0]: each for each in found})
         scores: Mapping[str, float] = self._test.scores(every_one.values())
         return scores
 

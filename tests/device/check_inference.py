@@ -15,8 +15,7 @@ from models.rlip import RLIP
 from pipeline.captioning.blip import BlipCaptioner
 from pipeline.captioning.match_scorer import MatchScorer
 from pipeline.captioning.settings import CaptionSettings
-from pipeline.evaluation.hico import HicoRules
-from pipeline.evaluation.zero_shot import TestNames, ZeroShot
+from pipeline.evaluation.predictor import Names, Predictor
 from tagger.labelling.labeller import Labeller
 from tests.captioning.test_match_scorer import TEXTS
 from tests.device.standin import counted, register
@@ -74,12 +73,12 @@ def test_the_filter_scores_the_same(matcher: Path, pictures, device, monkeypatch
 
 def test_an_evaluation_finds_the_same(small_config, tokenizer, device):
     network = RLIP(small_config, tokenizer).eval()
-    names = TestNames(("person", "dog", "bicycle"), ("riding", "holding"))
+    names = Names(("person", "dog", "bicycle"), ("riding", "holding"))
     images = [Image.new("RGB", (120, 80), (40 * number, 90, 200 - 30 * number)) for number in range(5)]
     found = []
     for where in (CPU, device):
-        model = ZeroShot(copy.deepcopy(network).to(where), names, 96, "person")
-        found.append(list(model.predict(images, HicoRules(), 2, lambda done, total, note="": None)))
-    for (position, pairs, boxes), (other, other_pairs, other_boxes) in zip(*found, strict=True):
-        assert position == other and len(pairs.predicates) == len(other_pairs.predicates)
-        assert boxes.boxes == pytest.approx(other_boxes.boxes, abs=1e-2)
+        model = Predictor(copy.deepcopy(network).to(where), names, 96, subject="person")
+        found.append(list(model.predict(images, 2)))
+    for one, other in zip(*found, strict=True):
+        assert len(one.predicates) == len(other.predicates)
+        assert one.boxes.boxes == pytest.approx(other.boxes.boxes, abs=1e-2)
