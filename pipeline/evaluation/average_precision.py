@@ -41,10 +41,10 @@ def eleven_points(
     # Only hits matter: precision falls and recall stays at whatever follows them. The last element ends each range below.
     precision = np.append(hits / np.maximum(total, 1), 0.0)
     of_category = truths[category]
+    recall = hits / np.maximum(of_category, 1)
     average = np.zeros(len(truths))
     for tenth in range(11):
-        reached_by = hits / np.maximum(of_category, 1) >= FLOAT_THRESHOLDS[tenth]
-        below = ~reached_by if official else 10 * hits < tenth * of_category
+        below = recall < FLOAT_THRESHOLDS[tenth] if official else 10 * hits < tenth * of_category
         behind = np.concatenate([[0], np.cumsum(below)])
         reached = firsts + behind[ends] - behind[firsts]
         best = np.maximum.reduceat(precision, np.stack([reached, ends], axis=1).reshape(-1))[::2]
