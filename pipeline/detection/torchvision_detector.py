@@ -24,7 +24,7 @@ class TorchvisionDetector:
         from torchvision.models import get_model, get_model_weights
 
         kind = _network(path)
-        (published,) = get_model_weights(kind)  # type: ignore[arg-type, var-annotated]
+        (published,) = list(get_model_weights(kind))
         names: list[str] = published.meta["categories"]
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -58,7 +58,7 @@ def _network(path: Path) -> str:
     """The network that a file's name tells: fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth → fasterrcnn_resnet50_fpn_v2."""
     from torchvision.models import detection, list_models
 
-    known = [name for name in list_models(detection) if "keypoint" not in name]
+    known: list[str] = [name for name in list_models(detection) if "keypoint" not in name]
     fitting = [name for name in known if path.name.startswith(f"{name}_coco")]
     if not fitting:
         raise FatalError(

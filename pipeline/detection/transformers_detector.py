@@ -25,7 +25,8 @@ class TransformersDetector:
         from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
         try:
-            self._processor: Any = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+            processors: Any = AutoImageProcessor
+            self._processor = processors.from_pretrained(folder, local_files_only=True)
             model: Any = AutoModelForObjectDetection.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # what is wrong with a folder shows as any kind of error
             reason = str(error).splitlines()[0] if str(error) else repr(error)

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 from storage.errors import FatalError
 
 EXAMPLES = 3
 
 
-class Fault(NamedTuple):
-    """One kind of fault."""
+@dataclass(frozen=True)
+class Fault:
+    """One kind of fault: its reason, how many cases there are, and some of them."""
 
     reason: str
     count: int
@@ -36,12 +36,15 @@ class DetectionFindings:
     """Relations that are scored"""
     faults: tuple[Fault, ...] = ()
     """What was left out"""
+    noted: tuple[Fault, ...] = ()
+    """What is odd and scored nevertheless"""
     missing: Fault | None = None
     """Images of the ground truth that the file lacks; they count as images without detections"""
 
     def __str__(self) -> str:
         lines = [f"{self.path}: {self.images:,} images, {self.relations:,} relations are scored"]
         lines += [f"left out: {fault}" for fault in self.faults]
+        lines += [f"scored nevertheless: {fault}" for fault in self.noted]
         return "\n  ".join([*lines, *([str(self.missing)] if self.missing else [])])
 
 

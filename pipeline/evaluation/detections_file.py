@@ -66,6 +66,7 @@ def read_detections(
 ) -> DetectionSet:
     """Reads a file of detections.
 
+    Relations with an inverted box are noted, and scored as the public evaluators do: such a box overlaps no true one.
     Images are found by id, else by file name; names by their text, in which case and underscores do not count. With
     `allow_missing`, images that the file lacks have no detections; with `drop_faulty`, faulty rows are left out and
     counted. Both are an error otherwise.
@@ -116,6 +117,7 @@ class _Found:
         self._objects: dict[str, int] = {}
         self._predicates: dict[str, int] = {}
         self._faults = Faults()
+        self._noted = Faults()
         self._positional = False
 
     def read(self, per_image: int, allowed: NDArray[np.bool_] | None, object_names: Sequence[str] | None) -> None:
@@ -258,9 +260,9 @@ class _Found:
             if found is None:
                 self._faults.add("pair malformed", 1, [f"entry {position}: {shown(entry)}"])
                 continue
-            name, values = found
+            name, numbers_of_pair = found
             row.append(places.setdefault(name, len(places)))
-            numbers.append(values)
+            numbers.append(numbers_of_pair)
         self._images = [(None, name) for name in places]
         self._sizes = [(np.nan, np.nan)] * len(places)
         values = np.array(numbers, np.float64).reshape(-1, 11)
@@ -338,6 +340,8 @@ class _Found:
         permitted: NDArray[np.bool_] | None,
     ) -> _Columns:
         """The highest scores of an image."""
+        if not len(subjects):
+            return _Columns()
         rows = np.full(max(scores.size, len(subjects)), row)
         wrong = (subjects < 0) | (subjects >= len(boxes)) | (objects < 0) | (objects >= len(boxes))
         self._note("box index out of range", np.flatnonzero(wrong), rows)
@@ -370,6 +374,7 @@ class _Found:
     def over_truth(self, allow_missing: bool, drop_faulty: bool) -> DetectionSet:
         """Brings images and names to those of the truth. Raises `DetectionsError`."""
         truth, columns = self._truth, _Columns.joined(self._parts)
+        self._parts = []
         places = np.arange(len(truth)) if self._positional else self._image_places()
         hints = []
         objects = _matched(self._objects, truth.objects, None)
@@ -400,12 +405,11 @@ class _Found:
             ("unknown predicate name", predicate < 0),
             ("score negative or not finite", ~(np.isfinite(columns.scores) & (columns.scores >= 0))),
             ("box not finite", ~_finite(columns.subject_boxes) | ~(_finite(columns.object_boxes) | without)),
-            ("box inverted", _inverted(columns.subject_boxes) | _inverted(columns.object_boxes)),
         ):
             self._note(reason, np.flatnonzero(kept & wrong), columns.row, columns.scores if "score" in reason else None)
             kept &= ~wrong
-        order = np.flatnonzero(kept)
-        order = order[np.argsort(image[order], kind="stable")]
+        self._note_inverted(columns, kept)
+        order = _by_image(image, kept)
         relations = Relations(
             images=len(truth),
             image=image[order],
@@ -422,7 +426,9 @@ class _Found:
         if len(lost):
             examples = (truth.uris[position] for position in lost[:3].tolist())
             missing = Fault("images of the ground truth without a row", len(lost), tuple(examples))
-        findings = DetectionFindings(self._path, len(self._images), len(relations), tuple(self._faults), missing)
+        findings = DetectionFindings(
+            self._path, len(self._images), len(relations), tuple(self._faults), tuple(self._noted), missing
+        )
         if findings.faults and not drop_faulty:
             hints.append("leave faulty rows out, or let them be dropped and counted (drop faulty)")
         if missing and not allow_missing:
@@ -477,13 +483,17 @@ class _Found:
         """The boxes of images and names of the truth, with usable scores."""
         image, labels = places[columns.box_row], _labels(objects, columns.labels)
         usable = np.isfinite(columns.box_scores) & (columns.box_scores >= 0)
-        usable &= _finite(columns.boxes) & ~_inverted(columns.boxes)
-        self._note("box of no use", np.flatnonzero((image >= 0) & ~usable), columns.box_row)
-        order = np.flatnonzero(usable & (image >= 0) & (labels >= 0))
-        order = order[np.argsort(image[order], kind="stable")]
+        usable &= _finite(columns.boxes)
+        self._note("box or its score not usable", np.flatnonzero((image >= 0) & ~usable), columns.box_row)
+        order = _by_image(image, usable & (image >= 0) & (labels >= 0))
         return LabelledBoxes(
             len(self._truth), image[order], columns.boxes[order], labels[order], columns.box_scores[order]
         )
+
+    def _note_inverted(self, columns: _Columns, kept: NDArray[np.bool_]) -> None:
+        inverted = kept & (_inverted(columns.subject_boxes) | _inverted(columns.object_boxes))
+        rows = columns.row[inverted]
+        self._noted.add("box inverted", len(rows), map(self._image, rows.tolist()))
 
     def _note(self, reason: str, positions: Integers, rows: Integers, values: NDArray[Any] | None = None) -> None:
         """Counts faults at some positions of columns."""
@@ -516,7 +526,7 @@ def _coded(values: pa.Array, codes: dict[str, int]) -> Integers:
     encoded = pc.dictionary_encode(pc.fill_null(values, ""))
     encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
     known = np.array([codes.setdefault(text, len(codes)) for text in encoded.dictionary.to_pylist()], np.int64)
-    return known[encoded.indices.to_numpy(zero_copy_only=False)]
+    return np.asarray(known[encoded.indices.to_numpy(zero_copy_only=False)])
 
 
 def _pair_of(entry: Any) -> tuple[str, tuple[float, ...]] | None:
@@ -540,10 +550,11 @@ def _dense_of(entry: Any) -> tuple[Floats, Integers, Floats, Integers, Integers]
     try:
         boxes = np.array(entry["boxes"], np.float64).reshape(-1, 4)
         labels, subjects, objects = (np.array(entry[name], np.int64) for name in ("labels", "sub_ids", "obj_ids"))
-        scores = np.array(entry["verb_scores"], np.float64).reshape(len(subjects), -1 if len(subjects) else 0)
+        scores = np.array(entry["verb_scores"], np.float64)
     except (TypeError, ValueError, OverflowError):
         return None
     fits = labels.shape == (len(boxes),) and subjects.ndim == 1 and subjects.shape == objects.shape
+    fits = fits and len(scores) == len(subjects) and (scores.ndim == 2 or not len(scores))
     return (boxes, labels, scores, subjects, objects) if fits else None
 
 
@@ -582,9 +593,16 @@ def _listed(names: Iterable[str], most: int = 200) -> str:
     return ", ".join(repr(name) for name in found[:most]) + more
 
 
+def _by_image(image: Integers, kept: NDArray[np.bool_]) -> Integers | slice:
+    """Selects what is kept, by ascending image in stable order. A slice if that is everything as it is, without a copy."""
+    if kept.all() and (image[1:] >= image[:-1]).all():
+        return slice(None)
+    order = np.flatnonzero(kept)
+    return order[np.argsort(image[order], kind="stable")]
+
+
 def _finite(boxes: Floats) -> NDArray[np.bool_]:
-    finite: NDArray[np.bool_] = np.isfinite(boxes).all(axis=1)
-    return finite
+    return np.asarray(np.isfinite(boxes).all(axis=1))
 
 
 def _inverted(boxes: Floats) -> NDArray[np.bool_]:

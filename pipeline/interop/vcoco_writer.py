@@ -114,10 +114,10 @@ def _add_rows(
         targets += [] if relation.object == NO_OBJECT else [ids[relation.object]]
         images.tally.wrote["relations"] += 1
     for index, box in enumerate(record.boxes):
-        for name, action in actions.items() if box.category == PERSON and not box.crowd else ():
+        for name, each in actions.items() if box.category == PERSON and not box.crowd else ():
             found = done.get((index, name))
-            columns = [(found or {}).get(role, []) for role in action.roles]
+            columns = [(found or {}).get(role, []) for role in each.roles]
             # The n-th objects of all roles share a row; a person without any still has one.
             for place in range(max([1, *map(len, columns)])):
                 targets = [column[place] if place < len(column) else 0 for column in columns]
-                action.add(ids[index], record.image_id, int(found is not None), targets)
+                each.add(ids[index], record.image_id, int(found is not None), targets)

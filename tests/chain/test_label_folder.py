@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from scenes.categories import WORLD_CATEGORIES
 from scenes.draw import render
 from scenes.world import make_scene
 
@@ -49,7 +50,7 @@ def workplace(root: Path, tmp_path: Path) -> Path:
 
 
 def test_ten_pictures_get_labels_and_two_more_cost_two(workplace: Path) -> None:
-    asked = ("my pictures", *WEIGHTS, "--categories", "person,dog,horse,bench,chair,couch,cup", "--threshold", "0.4")
+    asked = ("my pictures", *WEIGHTS, "--threshold", "0.4")
     events = label(workplace, *asked)
     steps = {event["step"]: event["due"] for event in events if event.get("event") == "step"}
     assert steps == {"ingest": 1, "detect": 1, "caption": 1, "parse": 1, "import_tagger": 1, "tag": 1}
@@ -60,7 +61,7 @@ def test_ten_pictures_get_labels_and_two_more_cost_two(workplace: Path) -> None:
         str(path.relative_to(workplace / "my pictures")) for path in (workplace / "my pictures").rglob("*.png")
     }
     boxes = [box for each in pictures for box in each["boxes"]]
-    assert {box["category"] for box in boxes} <= {"person", "dog", "horse", "bench", "chair", "couch", "cup"}
+    assert {box["category"] for box in boxes} <= set(WORLD_CATEGORIES)
     assert all(0.4 <= box["score"] <= 1 for box in boxes)
     for each in pictures:
         assert all(
@@ -83,6 +84,9 @@ def test_ten_pictures_get_labels_and_two_more_cost_two(workplace: Path) -> None:
     stricter = label(workplace, *asked[:-1], "0.9")
     steps = {event["step"]: event["due"] for event in stricter if event.get("event") == "step"}
     assert steps["ingest"] == 0 and steps["detect"] == 2, "another threshold detects again"
+    people = label(workplace, *asked, "--categories", "person,horse")[-1]
+    found = json.loads((workplace / people["json"]).read_bytes())
+    assert {box["category"] for each in found for box in each["boxes"]} == {"person", "horse"}
 
 
 def test_what_cannot_work_is_one_message_before_any_work(workplace: Path) -> None:

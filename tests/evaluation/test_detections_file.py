@@ -208,7 +208,6 @@ FAULTS = [
     ([row(7, NAMES[0])], "duplicate image", 1),
     ([row(7, NAMES[1])], "image id and file name of different images", 1),
     ([row(7, NAMES[0], [(0, 1, "hold", float("nan")), (0, 1, "hold", -0.5)])], "score negative or not finite", 2),
-    ([row(7, NAMES[0], boxes=[("person", 0.9, 9, 9, -3, 2), ("cup", 0.9, 1, 1, 1, 1)])], "box inverted", 1),
     ([row(7, NAMES[0], boxes=[("person", 0.9, 9, 9, float("inf"), 2), ("cup", 0.9, 1, 1, 1, 1)])], "box not finite", 1),
     ([row(7, NAMES[0], [(0, 2, "hold", 0.5), (-1, 0, "hold", 0.5)])], "box index out of range", 2),
     ([row(7, NAMES[0], [(0, 1, "hold", 0.5), (0, 1, "lick", 0.5)])], "unknown predicate name", 1),
@@ -231,8 +230,16 @@ def test_faulty_rows_are_refused_or_dropped_and_counted(
     assert {fault.reason: fault.count for fault in found.findings.faults}[reason] == count
     scores = found.relations.scores
     assert scores is not None and np.isfinite(scores).all() and (scores >= 0).all()
-    assert (found.relations.subject_boxes[:, 2:] >= found.relations.subject_boxes[:, :2]).all()
     assert len(found.relations) == {"duplicate image": 1, "unknown predicate name": 3}.get(reason, 2)
+
+
+def test_an_inverted_box_is_noted_and_counts_as_a_wrong_prediction(tmp_path: Path, truth: GroundTruth) -> None:
+    boxes = [("person", 0.9, 9, 9, -3, 2), ("cup", 0.9, 1, 1, 1, 1)]
+    rows = [row(7, NAMES[0], [(0, 1, "hold", 0.5), (1, 1, "hold", 0.5)], boxes=boxes)]
+    found = read_detections(write_parquet(tmp_path / "a.parquet", rows), truth, allow_missing=True)
+    assert [(fault.reason, fault.count) for fault in found.findings.noted] == [("box inverted", 1)]
+    assert "scored nevertheless: box inverted: 1 (HICO_test2015_00000007.jpg)" in str(found.findings)
+    assert found.relations.subject_boxes.tolist() == [[9, 9, 6, 11], [1, 1, 2, 2]] and found.findings.faults == ()
 
 
 def test_missing_images_are_an_error_unless_they_are_allowed(tmp_path: Path, truth: GroundTruth) -> None:
@@ -324,7 +331,6 @@ def test_a_list_of_pairs(tmp_path: Path, truth: GroundTruth) -> None:
         ({"verb": 2}, "predicate out of range"),
         ({"verb": -1}, "predicate out of range"),
         ({"score": float("nan")}, "score negative or not finite"),
-        ({"box_o": [9, 9, 5, 5]}, "box inverted"),
         ({"box_o": [9, 9, 5]}, "pair malformed"),
         ({"score": None}, "pair malformed"),
         ({"object_coco80": 0.5}, "pair malformed"),
@@ -332,7 +338,7 @@ def test_a_list_of_pairs(tmp_path: Path, truth: GroundTruth) -> None:
     ],
 )
 def test_faulty_pairs(tmp_path: Path, truth: GroundTruth, changed: dict[str, Any], reason: str) -> None:
-    path = saved(tmp_path / "a.json", [pair(NAMES[0]), pair(NAMES[0], **changed)])
+    path = saved(tmp_path / "a.json", [pair(NAMES[0]), pair(**{"image": NAMES[0], **changed})])
     with pytest.raises(DetectionsError, match=f"{reason}: 1 "):
         read_detections(path, truth, allow_missing=True)
     assert len(read_detections(path, truth, allow_missing=True, drop_faulty=True).relations) == 1

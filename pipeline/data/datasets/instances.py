@@ -122,7 +122,7 @@ class InstancesReader(Reader):
         boxes: dict[Box, int] = {}
         rejects: list[Rejected] = []
         relations = []
-        columns = [
+        columns: list[Any] = [
             entry.get(field) if isinstance(entry, dict) else None
             for field in ("boxes_h", "boxes_o", fields.object, fields.predicate)
         ]
@@ -130,7 +130,7 @@ class InstancesReader(Reader):
             rejects.append(Rejected(image_id, "relations malformed", shown(entry)))
             columns = [[], [], [], []]
         for pair in zip(*columns, strict=True):
-            found = self._pair(*pair, categories)
+            found = self._pair(categories, *pair)
             if isinstance(found, str):
                 rejects.append(Rejected(image_id, found, shown(pair)))
                 continue
@@ -151,7 +151,7 @@ class InstancesReader(Reader):
         )
 
     def _pair(
-        self, person: Any, target: Any, object_id: Any, predicate_id: Any, categories: Sequence[str]
+        self, categories: Sequence[str], person: Any, target: Any, object_id: Any, predicate_id: Any
     ) -> tuple[Box, str, Box] | str:
         """The two boxes and the predicate, or the reason to leave the pair out."""
         ends = as_four_numbers(person), as_four_numbers(target)

@@ -84,7 +84,9 @@ class Vg150Reader(VisualGenomeReader):
         chosen = slice(first, last + 1) if first >= 0 else slice(0, 0)
         scaled = columns["boxes_1024"][chosen].astype(np.float64) * (max(width, height) / _SCALE)
         scaled[:, :2] -= scaled[:, 2:] / 2
-        boxes, places, rejects = [], {}, []
+        boxes: list[Box] = []
+        places: dict[int, int] = {}
+        rejects: list[Rejected] = []
         for offset, (label, box) in enumerate(zip(columns["labels"][chosen].tolist(), scaled.tolist(), strict=True)):
             if not 1 <= label <= len(self.objects):
                 rejects.append(Rejected(image_id, "unknown category id", str(label)))
