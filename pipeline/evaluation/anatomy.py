@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.interactions import Floats, Integers
+from pipeline.evaluation.interactions import Floats, Integers, paired_pixel_iou
 from pipeline.evaluation.relations import Relations
 
 Score = Callable[[Relations, Relations], float]
@@ -295,14 +295,9 @@ def _first(rows: Integers, group: Integers, *preferences: NDArray[Any]) -> Integ
 
 
 def _iou(left: Floats, right: Floats) -> Floats:
-    """N: IoU of N×4 boxes with N×4 boxes, row by row, in the convention of `pixel_iou`."""
-    start, end = np.maximum(left[:, :2], right[:, :2]), np.minimum(left[:, 2:], right[:, 2:])
-    sides = np.where((end > start).all(axis=1, keepdims=True), end - start + 1, 0.0)
-    common = sides[:, 0] * sides[:, 1]
-    left_sides, right_sides = left[:, 2:] - left[:, :2] + 1, right[:, 2:] - right[:, :2] + 1
-    overlap = common / (left_sides.prod(axis=1) + right_sides.prod(axis=1) - common)
+    """N: IoU of N×4 boxes with N×4 boxes, row by row; 1 where both are absent, 0 where one is."""
     absent = np.isnan(left[:, 0]) & np.isnan(right[:, 0])
-    return np.asarray(np.where(absent, 1.0, np.nan_to_num(overlap, nan=0.0)))
+    return np.asarray(np.where(absent, 1.0, np.nan_to_num(paired_pixel_iou(left, right), nan=0.0)))
 
 
 def _overwritten(predicted: Relations, rows: Integers, truth: Relations, truths: Integers) -> Relations:

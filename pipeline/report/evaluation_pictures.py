@@ -14,15 +14,17 @@ from PIL import Image
 from pipeline.data.images.opening import BadImage
 from pipeline.evaluation.anatomy import FALSE_POSITIVES, Dissection
 from pipeline.evaluation.image_scores import best_and_worst, image_precision
-from pipeline.evaluation.interactions import Integers
+from pipeline.evaluation.interactions import Integers, paired_pixel_iou
 from pipeline.evaluation.relations import Relations
 
 LONGEST_SIDE = 560
 """Longest side of a picture in the page, in pixels."""
 LISTED = 5
 """Relations of each kind that are listed beside a picture."""
-DRAWN = 3
-"""Relations of each kind that are drawn; more would hide the picture."""
+DRAWN = {"found": 3, "wrong": 1, "unfound": 3}
+"""Relations of each kind that are drawn, the surest first; more would hide the picture."""
+SAME_BOX = 0.5
+"""IoU from which a box of the same name is drawn once."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class EvaluatedImages:
 
 
 class DrawnBox(NamedTuple):
-    """A box in pixels of the picture, with its name."""
+    """A box in pixels of the picture, with its name, which is written unless that of another box stands there."""
 
     name: str
     x: float
@@ -48,6 +50,7 @@ class DrawnBox(NamedTuple):
     w: float
     h: float
     style: str
+    labelled: bool = True
 
 
 class DrawnLine(NamedTuple):
@@ -120,13 +123,14 @@ def picture_of(images: EvaluatedImages, position: int, precision: float) -> Pict
         size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
         source = _data_uri(image.convert("RGB").resize(size))
     shown = (("found", predicted, right), ("wrong", predicted, wrong), ("unfound", truth, unfound))
-    boxes: dict[tuple[float, ...], DrawnBox] = {}
+    boxes: list[DrawnBox] = []
     lines = []
     for style, relations, rows in shown if source else ():
-        drawn, more = _drawn(relations, rows[:DRAWN], images.objects, scale, style)
+        drawn, more = _drawn(relations, rows[: DRAWN[style]], images.objects, scale, style)
         lines += more
         for box in drawn:  # what is found is drawn first, so that its colour stays
-            boxes.setdefault(box[1:5], box)
+            if not any(_is_same(box, other) for other in boxes):
+                boxes.append(box._replace(labelled=not any(_hides(box, other) for other in boxes)))
     listed = {style: _listed(images, relations, rows, style) for style, relations, rows in shown}
     return Picture(
         title=images.titles[position],
@@ -135,7 +139,7 @@ def picture_of(images: EvaluatedImages, position: int, precision: float) -> Pict
         problem=problem,
         width=size[0],
         height=size[1],
-        boxes=tuple(boxes.values()),
+        boxes=tuple(boxes),
         lines=tuple(lines),
         found=listed["found"],
         wrong=listed["wrong"],
@@ -161,6 +165,17 @@ def _drawn(
         if len(ends) == 2:
             lines.append(DrawnLine(*ends[0], *ends[1], style))
     return boxes, lines
+
+
+def _is_same(box: DrawnBox, other: DrawnBox) -> bool:
+    corners = [np.array([each.x, each.y, each.x + each.w, each.y + each.h]) for each in (box, other)]
+    return box.name == other.name and float(paired_pixel_iou(*corners)) >= SAME_BOX
+
+
+def _hides(box: DrawnBox, other: DrawnBox) -> bool:
+    """Whether the names of two boxes, in their upper left corners, would cover each other."""
+    reach = LONGEST_SIDE / 50 * max(len(box.name), len(other.name))
+    return other.labelled and abs(box.x - other.x) < reach and abs(box.y - other.y) < LONGEST_SIDE / 28
 
 
 def _listed(images: EvaluatedImages, relations: Relations, rows: Integers, style: str) -> tuple[ListedRelation, ...]:

@@ -152,9 +152,19 @@ def test_a_picture_tells_what_was_found_wrong_and_not_found():
 def test_boxes_are_drawn_once_and_in_pixels_of_the_picture():
     picture = picture_of(images_of(scene()), 0, 1.0)
     assert (picture.width, picture.height) == (560, 420)
-    man, bike, dog = picture.boxes
-    assert (man.name, man.style, bike.style, dog.style) == ("person", "found", "found", "wrong")
+    man, bike = picture.boxes
+    assert (man.name, man.style, bike.style) == ("person", "found", "found")
+    assert [line.style for line in picture.lines] == ["found", "wrong"]
+    assert {box.style for box in picture_of(images_of(scene()), 1, 0.0).boxes} == {"wrong", "unfound"}
     assert (bike.x, bike.w) == pytest.approx((200 * 560 / 1200, 99 * 560 / 1200), abs=0.1)
+
+
+def test_boxes_that_are_nearly_the_same_are_drawn_once_and_names_do_not_cover_each_other():
+    close, lower = [4.0, 4.0, 103.0, 103.0], [40.0, 10.0, 399.0, 399.0]
+    truth = truth_of([TRUE, (close, BIKE, 0, 1, 4), (lower, BIKE, 3, 1, 5)])
+    picture = picture_of(images_of(dissect(relations([(*TRUE, 0.9)]), truth)), 0, 1 / 3)
+    assert [(box.name, box.labelled) for box in picture.boxes] == [("person", True), ("bike", True), ("dog", False)]
+    assert len(picture.lines) == 3
 
 
 def test_an_image_that_cannot_be_read_has_its_relations():
