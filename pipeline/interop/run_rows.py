@@ -41,8 +41,14 @@ class Tally:
 
 TABLES = {"ingest": "images", "caption": "captions", "parse": "triplets", "tag": "relations", "candidates": "groups"}
 """Step → table."""
-_OFFICIAL_NAMES = {"coco": "coco2017", "objects365": "o365", "visual_genome": VISUAL_GENOME, "hico_det": "hico"}
-_OFFICIAL_NAMES |= {"hico_instances": "hico", "vg150": VISUAL_GENOME}
+_OFFICIAL_NAMES = {
+    "coco": "coco2017",
+    "objects365": "o365",
+    "visual_genome": VISUAL_GENOME,
+    "vg150": VISUAL_GENOME,
+    "hico_det": "hico",
+    "hico_instances": "hico",
+}
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,22 @@ def test_annotations_that_are_no_json(recipe: Recipe, tmp_path: Path, data: byte
         require(RunContext(recipe))
 
 
+def test_files_of_a_benchmark_that_are_missing_are_told_with_their_origin(recipe: Recipe, tmp_path: Path) -> None:
+    save_json(tmp_path / "annotations.json", {})
+    source = {"name": "toy", "format": "vrd", "images": "images", "annotations": "annotations.json"}
+    source |= {"objects": "vrd/objects.json", "predicates": "vrd/predicates.json"}
+    asked = changed(recipe, data={"root": tmp_path, "sources": [source], "label": ["toy"]})
+    found = missing(asked)["data.sources toy"]
+    assert f"objects: no file {tmp_path}/vrd/objects.json; predicates: no file" in found
+    assert (
+        "is had by hand from https://cs.stanford.edu/people/ranjaykrishna/vrd/; `rlip data get vrd` says how" in found
+    )
+    (tmp_path / "vrd").mkdir()
+    save_json(tmp_path / "vrd/objects.json", ["person"])
+    (tmp_path / "vrd/predicates.json").write_bytes(b"<html>")
+    assert "predicates.json is not JSON: it begins with b'<html>'" in missing(asked)["data.sources toy"]
+
+
 def test_a_tokenizer_folder_without_a_tokenizer(recipe: Recipe, tmp_path: Path) -> None:
     folder = tmp_path / "tokenizer"
     folder.mkdir()
