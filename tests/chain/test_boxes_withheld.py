@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 from tiny_chain import World
@@ -30,7 +32,7 @@ def judged(run: Run, dataset: str) -> Agreement:
 
 
 @pytest.mark.timeout(1200)
-def test_labels_on_detected_boxes_are_nearly_as_good_as_on_given_ones(root, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_labels_on_detected_boxes_are_nearly_as_good_as_on_given_ones(root: Path, tmp_path: Path) -> None:
     world = World(root, root / "tests/chain/boxes_withheld.toml", tmp_path / "data", tmp_path / "store")
     events = world.run()
     assert "train_tagger" not in {event.get("step") for event in events}
@@ -42,5 +44,5 @@ def test_labels_on_detected_boxes_are_nearly_as_good_as_on_given_ones(root, tmp_
     assert given.precision() == pytest.approx(audit["precision"]), "the same measure as that of the audit"
     assert given.recall() == pytest.approx(audit["recall"])
     assert detected.truths == given.truths
-    assert detected.precision() > given.precision() - 0.1 > 0.5  # type: ignore[operator]
-    assert detected.recall() > given.recall() - 0.2  # type: ignore[operator]
+    assert detected.precision() > given.precision() - 0.13 > 0.5  # type: ignore[operator]
+    assert detected.recall() > given.recall() - 0.13  # type: ignore[operator]

@@ -1,9 +1,11 @@
-"""`rlip label` on a folder of pictures that no one annotated, as a user runs it."""
+"""docs/your_pictures.md, followed to the letter: `rlip label` on a folder of ten pictures that no one annotated."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,89 +14,104 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.run.context import RunContext
+from pipeline.run.recipe import load_recipe
 from scenes.categories import WORLD_CATEGORIES
 from scenes.draw import render
 from scenes.world import make_scene
 
-WEIGHTS = (
-    "--tagger", "scenes/weights/tagger", "--detector", "scenes/weights/detector", "--captioner", "scenes/weights/captioner",
-)  # fmt: skip
+PICTURES = "drawn/coco/train"
 
 
-def draw(folder: Path, first: int, count: int) -> None:
-    """Draws pictures, half of them in a subfolder."""
-    for index in range(first, first + count):
-        path = folder / ("more" if index % 2 else "") / f"picture {index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        render(make_scene(31, index)).save(path)
-
-
-def call(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def rlip(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(Path(sys.executable).with_name("rlip")), "label", *words], cwd=folder, capture_output=True, text=True,
+        [str(Path(sys.executable).with_name("rlip")), *words], cwd=folder, capture_output=True, text=True,
         timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "200"},
     )  # fmt: skip
 
 
-def label(folder: Path, *words: str) -> list[dict[str, Any]]:
-    done = call(folder, *words, "--json")
+@pytest.fixture(scope="module")
+def commands(root: Path) -> list[list[str]]:
+    """The commands of the page's first two sections, which need no weights but those that ship."""
+    page = (root / "docs/your_pictures.md").read_text().partition("## 3.")[0]
+    return [shlex.split(line) for line in re.findall(r"^    rlip (.*)$", page, re.MULTILINE)]
+
+
+@pytest.fixture(scope="module")
+def workplace(root: Path, commands: list[list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which somebody followed the page."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for name in ("scenes", "recipes"):
+        (folder / name).symlink_to(root / name)
+    assert [words[0] for words in commands] == ["scenes", "label", "show", "query", "export"]
+    for words in commands:
+        done = rlip(folder, *words)
+        assert done.returncode == 0, f"{words}: {done.stdout[-1500:]}{done.stderr[-1500:]}"
+    return folder
+
+
+def label(folder: Path, *words: str) -> tuple[dict[str, tuple[int, int]], dict[str, Any]]:
+    """Calls `rlip label`. Returns step → (cached, due), and what was written."""
+    done = rlip(folder, *words, "--json")
     assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    return {e["step"]: (e["cached"], e["due"]) for e in events if e.get("event") == "step"}, events[-1]
 
 
-@pytest.fixture
-def workplace(root: Path, tmp_path: Path) -> Path:
-    (tmp_path / "scenes").symlink_to(root / "scenes")
-    draw(tmp_path / "my pictures", 0, 10)
-    return tmp_path
-
-
-def test_ten_pictures_get_labels_and_two_more_cost_two(workplace: Path) -> None:
-    asked = ("my pictures", *WEIGHTS, "--threshold", "0.4")
-    events = label(workplace, *asked)
-    steps = {event["step"]: event["due"] for event in events if event.get("event") == "step"}
-    assert steps == {"ingest": 1, "detect": 1, "caption": 1, "parse": 1, "import_tagger": 1, "tag": 1}
-    made = events[-1]
-    assert made["images"] == 10 and min(made["boxes"], made["captions"], made["labels"]) >= 10
-    pictures = json.loads((workplace / made["json"]).read_bytes())
-    assert {each["file_name"] for each in pictures} == {
-        str(path.relative_to(workplace / "my pictures")) for path in (workplace / "my pictures").rglob("*.png")
-    }
+def test_every_picture_has_its_boxes_and_relations(workplace: Path) -> None:
+    pictures = json.loads((workplace / "out/labels/mine/labels.json").read_bytes())
+    assert {each["file_name"] for each in pictures} == {path.name for path in (workplace / PICTURES).iterdir()}
+    assert len(pictures) == 10
     boxes = [box for each in pictures for box in each["boxes"]]
-    assert {box["category"] for box in boxes} <= set(WORLD_CATEGORIES)
-    assert all(0.4 <= box["score"] <= 1 for box in boxes)
+    assert len(boxes) >= 20 and {box["category"] for box in boxes} <= set(WORLD_CATEGORIES)
+    assert all(0.7 <= box["score"] <= 1 for box in boxes)
     for each in pictures:
-        assert all(
-            x >= 0 and y >= 0 and x + w <= each["width"] + 0.01 for x, y, w, _ in (b["box"] for b in each["boxes"])
-        )
+        for x, y, w, h in (box["box"] for box in each["boxes"]):
+            assert min(x, y) >= 0 and min(w, h) > 0 and x + w <= each["width"] + 0.01 and y + h <= each["height"] + 0.01
         assert all(max(r["subject"], r["object"]) < len(each["boxes"]) and r["predicate"] for r in each["relations"])
-    assert pq.read_table(workplace / made["parquet"]).num_rows == made["labels"]
-
-    again = label(workplace, *asked)
-    assert not any(event["due"] for event in again if event.get("event") == "step")
-    draw(workplace / "my pictures", 10, 2)
-    more = label(workplace, *asked)
-    steps = {event["step"]: (event["cached"], event["due"]) for event in more if event.get("event") == "step"}
-    assert steps["import_tagger"] == (1, 0), "new pictures train nothing"
-    assert steps["detect"] == steps["tag"] == (1, 1)
-    assert more[-1]["images"] == 12
-    rows = {each["file_name"]: each for each in json.loads((workplace / more[-1]["json"]).read_bytes())}
-    assert all(rows[each["file_name"]] == each for each in pictures)
-
-    stricter = label(workplace, *asked[:-1], "0.9")
-    steps = {event["step"]: event["due"] for event in stricter if event.get("event") == "step"}
-    assert steps["ingest"] == 0 and steps["detect"] == 2, "another threshold detects again"
-    people = label(workplace, *asked, "--categories", "person,horse")[-1]
-    found = json.loads((workplace / people["json"]).read_bytes())
-    assert {box["category"] for each in found for box in each["boxes"]} == {"person", "horse"}
+    relations = sum(len(each["relations"]) for each in pictures)
+    assert pq.read_table(workplace / "out/labels/mine/labels.parquet").num_rows == relations >= 10
 
 
-def test_what_cannot_work_is_one_message_before_any_work(workplace: Path) -> None:
-    def told(words: str, *asked: str) -> None:
-        done = call(workplace, *asked)
+def test_new_pictures_and_other_settings_compute_what_they_must(workplace: Path, commands: list[list[str]]) -> None:
+    (asked,) = (words for words in commands if words[0] == "label")
+    before = json.loads((workplace / "out/labels/mine/labels.json").read_bytes())
+    for index in range(2):
+        path = workplace / PICTURES / "more" / f"picture {index}.png"
+        path.parent.mkdir(exist_ok=True)
+        render(make_scene(31, index)).save(path)
+    steps, made = label(workplace, *asked)
+    assert steps["import_tagger"] == (1, 0) and "train_tagger" not in steps, "new pictures train nothing"
+    assert steps["ingest"] == steps["detect"] == steps["caption"] == steps["tag"] == (1, 1)
+    assert made["images"] == 12
+    after = {each["file_name"]: each for each in json.loads((workplace / made["json"]).read_bytes())}
+    assert all(after[each["file_name"]] == each for each in before) and "more/picture 0.png" in after
+
+    steps, made = label(workplace, *asked, "--categories", "person,horse")
+    assert steps["ingest"] == (2, 0) and steps["detect"] == (0, 2), "other names detect again"
+    found = json.loads((workplace / made["json"]).read_bytes())
+    assert "person" in {box["category"] for each in found for box in each["boxes"]} <= {"person", "horse"}
+
+
+def test_the_recipe_of_the_page_is_valid(root: Path, tmp_path: Path) -> None:
+    (recipe,) = re.findall(r"```toml\n(.*?)```", (root / "docs/your_pictures.md").read_text(), re.DOTALL)
+    (tmp_path / "mine.toml").write_text(recipe)
+    context = RunContext(load_recipe(tmp_path / "mine.toml"))
+    assert [step.name for step in context.steps] == ["ingest", "detect", "caption", "parse", "import_tagger", "tag"]
+
+
+def test_what_cannot_work_is_one_message_before_any_work(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "scenes").symlink_to(root / "scenes")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mine").mkdir()
+    render(make_scene(31, 0)).save(tmp_path / "mine" / "a.png")
+    weights = {f"--{name}": f"scenes/weights/{name}" for name in ("tagger", "detector", "captioner")}
+    for folder, changed, words in (
+        ("nowhere", {}, "no folder"),
+        ("empty", {}, "no usable image"),
+        ("mine", {"--detector": "nobody/nothing"}, "not in the local hub cache"),
+        ("mine", {"--tagger": "none"}, "neither a file nor a run"),
+        ("mine", {"--categories": "unicorn", "--detector": "scenes/weights/tagger"}, "is given boxes and finds none"),
+    ):
+        done = rlip(tmp_path, "label", folder, *(word for option in (weights | changed).items() for word in option))
         assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
-
-    told("no folder", "nowhere", *WEIGHTS)
-    told("not in the local hub cache", "my pictures", *WEIGHTS[:2], "--detector", "nobody/nothing", *WEIGHTS[4:])
-    told("neither a file nor a run", "my pictures", "--tagger", "none", *WEIGHTS[2:])
-    assert not (workplace / "out/store/artifacts").exists() or not any((workplace / "out/store/artifacts").iterdir())

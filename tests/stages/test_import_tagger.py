@@ -1,0 +1,71 @@
+"""A tagger is a file: the authors' R-Tagger, converted, labels as the network in it does, and nothing is trained."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from golden.stage_cases import recorded, stages
+from typer.testing import CliRunner
+
+from models.config import TextConfig
+from models.relation_tagger import RelationTagger
+from models.weights import save
+from parity import OWN
+from pipeline.cli.app import app
+from pipeline.runtime.stage import Inputs
+from pipeline.stages.import_tagger import ImportTaggerSettings, ImportTaggerStage
+from pipeline.stages.tag import TagSettings, TagStage
+from recorded.recording import Recording
+from storage.artifact import Artifact
+from storage.tables import IMAGES, TRIPLETS, write_table
+
+
+def ignore(done: int, total: int, note: str = "") -> None: ...
+
+
+def labels(tagger: Path, work: Path) -> list[dict[str, Any]]:
+    """The labels that stage `tag` gives the golden pictures."""
+    inputs = work / "inputs"
+    inputs.mkdir(parents=True)
+    for table, schema, stage in (("images", IMAGES, "ingest"), ("triplets", TRIPLETS, "parse")):
+        rows = [row for row in recorded(stage)["rows"] if row["image_id"] != 3]
+        write_table(pa.Table.from_pylist(rows, schema=schema), inputs / f"{table}.parquet")
+    tag = TagStage(TagSettings(floor=0.0), stages()["tag"].image_folders)
+    tag.open(Inputs({"tagger": (Artifact(tagger),)}))
+    read = Inputs({"images": (Artifact(inputs),), "triplets": (Artifact(inputs),)}, partition="golden/0000")
+    rows = tag.run(read, work, ignore).table.to_pylist()
+    return [row["relations"] for row in rows]
+
+
+def test_official_weights_label_as_the_network_that_they_hold(root: Path, tmp_path: Path) -> None:
+    tokenizer = root / "scenes/weights/text"
+    config = replace(
+        Recording(OWN, "tagger_own").config,
+        text=TextConfig(hidden=32, layers=1, heads=2, feedforward=64, vocabulary=1200, max_positions=20),
+    )
+    torch.manual_seed(3)
+    network = RelationTagger(config, tokenizer).eval()
+    ours, theirs, again = tmp_path / "ours", tmp_path / "theirs.pth", tmp_path / "again.safetensors"
+    ours.mkdir()
+    save(network, ours / "model.safetensors")
+    (ours / "vocabulary.json").write_text(json.dumps({"objects": [], "predicates": [], "image_size": 96}))
+    for file in tokenizer.iterdir():
+        (ours / file.name).write_bytes(file.read_bytes())
+    for words in (
+        ("export", ours / "model.safetensors", theirs),
+        ("import", theirs, again, "--set", "text.heads=2", "--set", "text.max_positions=20"),
+    ):
+        done = CliRunner().invoke(app, ["weights", *map(str, words)])
+        assert done.exit_code == 0, done.output
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    settings = ImportTaggerSettings(weights=str(again), tokenizer=tokenizer, image_size=96)
+    made = ImportTaggerStage(settings).run(Inputs(), taken, ignore)
+    assert {"model.safetensors", "vocabulary.json", "vocab.json", "merges.txt"} <= made.files.keys()
+    found = labels(taken, tmp_path / "found")
+    assert found == labels(ours, tmp_path / "expected") and any(found)
