@@ -98,6 +98,8 @@ def evaluate_detections(asked: EvaluationRequest, as_json: bool) -> None:
                 _write_report(asked.report, summary, found, truth, asked.images)
     except (ValueError, AnnotationError) as error:
         raise FatalError(str(error)) from error
+    except OSError as error:
+        raise FatalError(f"{error.filename}: {error.strerror}; name a file that can be read") from error
     if as_json:
         rows = [vars(figure) for figure in evaluated.figures]
         print(json.dumps({"benchmark": benchmark, "figures": rows}, default=float, allow_nan=True))
@@ -176,9 +178,7 @@ def _split(name: str | None, triplets: Sequence[Triplet]) -> Split | None:
 
 def _interactions(path: Path) -> list[tuple[str, str]]:
     """Reads lines with an optional number, an object and a verb. Returns (verb, object); other lines are headings."""
-    with translate_os_errors(f"reading {path}"):
-        lines = path.read_text("utf-8").splitlines()
-    cells = [line.split() for line in lines]
+    cells = [line.split() for line in path.read_text("utf-8").splitlines()]
     found = [(row[-1], row[-2]) for row in cells if len(row) == 3 and row[0].isdigit()]
     if not found:
         raise FatalError(f"{path}: has no line such as '1 airplane board'; use HICO-DET's hico_list_hoi.txt")
@@ -188,11 +188,10 @@ def _interactions(path: Path) -> list[tuple[str, str]]:
 def _validity(path: Path | None) -> np.ndarray | None:
     if path is None:
         return None
-    with translate_os_errors(f"reading {path}"):
-        try:
-            return np.asarray(np.load(path, allow_pickle=False))
-        except (ValueError, EOFError) as error:
-            raise FatalError(f"{path}: is no .npy array of numbers ({error})") from error
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (ValueError, EOFError) as error:
+        raise FatalError(f"{path}: is no .npy array of numbers ({error})") from error
 
 
 def _summary(

@@ -152,8 +152,12 @@ def _names(kind: str, given: str | None, known: Mapping[str, Any]) -> tuple[str,
         source = f"{VOCABULARY} beside the weights"
     elif given.startswith("@"):
         source = given[1:]
-        with translate_os_errors(f"reading {source}"):
+        try:
             names = Path(source).read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise FatalError(
+                f"--{kind} {given}: can't be read ({error}); name a text file with one name a line"
+            ) from error
     else:
         names, source = given.split(","), f"--{kind}"
     unique = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))

@@ -1,0 +1,83 @@
+"""A network finds relations in a stream of images: the same ones however many share a pass, and few held at a time."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from models.rlip import RLIP
+from pipeline.evaluation.predictor import WINDOW, Names, Predictor
+from storage.tables import DETECTIONS
+
+NAMES = Names(("person", "dog", "bicycle"), ("riding", "holding"))
+
+
+def pictures(count):
+    generator = np.random.default_rng(3)
+    for number in range(count):
+        size = (60, 96, 3) if number % 3 else (96, 80, 3)
+        yield Image.fromarray(generator.integers(0, 255, size, np.uint8))
+
+
+@pytest.fixture
+def network(small_config, tokenizer):
+    torch.manual_seed(0)
+    return RLIP(small_config, tokenizer)
+
+
+def found(network, batch, **options):
+    return list(Predictor(network, NAMES, 96, **options).predict(pictures(9), batch))
+
+
+def test_a_batch_changes_no_relation(network):
+    alone, together = found(network, 1), found(network, 4)
+    assert len(alone) == len(together) == 9
+    for one, other in zip(alone, together, strict=True):
+        assert one.scores == pytest.approx(other.scores, abs=1e-5)
+        assert one.boxes.boxes == pytest.approx(other.boxes.boxes, abs=1e-2)
+        assert sorted(zip(one.subjects, one.predicates, strict=True)) == sorted(
+            zip(other.subjects, other.predicates, strict=True)
+        )
+
+
+def test_images_are_read_as_they_are_needed(network):
+    read = 0
+
+    def stream():
+        nonlocal read
+        for image in pictures(40):
+            read += 1
+            yield image
+
+    held = []
+    for number, _ in enumerate(Predictor(network, NAMES, 96).predict(stream(), 2)):
+        held.append(read - number)
+    assert len(held) == 40
+    assert max(held) <= WINDOW * 2
+
+
+def test_the_best_relations_come_first_and_a_subject_leaves_pairs_out(network):
+    few = found(network, 2, per_image=3)
+    assert all(len(each.scores) == 3 and (np.diff(each.scores) <= 0).all() for each in few)
+    subject = int(few[0].boxes.labels[few[0].subjects[0]])
+    for each in found(network, 2, subject=NAMES.objects[subject]):
+        assert (each.boxes.labels[each.subjects] == subject).all()
+
+
+def test_combinations_that_are_not_allowed_score_nothing(network):
+    allowed = np.ones((2, 3))
+    allowed[1] = 0
+    for each in found(network, 2, allowed=allowed):
+        assert not each.scores[each.predicates == 1].any()
+        assert each.scores[each.predicates == 0].all()
+
+
+def test_a_row_is_one_of_the_table(network):
+    (first, *_) = found(network, 2)
+    row = first.row(NAMES)
+    assert set(row) <= set(DETECTIONS.names)
+    pair = row["pairs"][0]
+    corner = first.interactions().object_boxes[0]
+    box = row["boxes"][pair["object"]]
+    assert (box["x"] + box["w"], box["y"] + box["h"]) == pytest.approx((corner[2], corner[3]))
+    assert pair["predicate"] in NAMES.predicates
