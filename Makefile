@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev demo test torture lint reference bench bench-parsing bench-network bench-kernel bench-captioning bench-tagger bench-shards bench-training bench-miniature bench-evaluation lavis-env
+.PHONY: help setup dev demo test torture lint reference bench bench-parsing bench-network bench-kernel bench-captioning bench-tagger bench-shards bench-training bench-miniature bench-evaluation bench-prediction lavis-env
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -76,6 +76,9 @@ bench-tagger: dev ## labelling beside the authors' procedure on the same weights
 
 bench-evaluation: dev ## the metrics at full size beside a plain loop, about two minutes
 	$(BIN)/python -m benchmarks.evaluation --json out/bench-evaluation.json
+
+bench-prediction: dev ## images a second of rlip predict, and its memory by number of images, about ten minutes
+	$(BIN)/python -m benchmarks.prediction --json out/bench-prediction.json
 
 bench-shards: dev ## shards and streams beside webdataset, litdata, spdl, grain and (MOSAIC=python) MosaicML, about five minutes
 	RLIP_SHARED=$(RLIP_SHARED) $(BIN)/python -m benchmarks.shards $(if $(MOSAIC),--mosaic $(MOSAIC)) --json out/bench-shards.json

@@ -4,6 +4,8 @@ hico    HICO-DET: 9,658 images with 100 detections each, 600 triplets, suppressi
         resampled images. The loop beside it does what the rules say for one image after the other, with Python's numbers
         (`plain_hico`); it runs on a part of the images, and its time is scaled to all of them. Both must give the same
         average precisions on that part.
+vcoco, open_images
+        V-COCO's role AP (4,946 images) and score_wtd (5,322), each with 100 detections an image; no loop stands beside them.
 
 Boxes, labels and scores are synthetic. Each metric runs in a process of its own, whose peak memory includes the relations.
 """
@@ -24,10 +26,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.evaluation_sets import open_images_set, vcoco_set
 from pipeline.evaluation.bootstrap import bootstrap, resampled
 from pipeline.evaluation.hico import HicoRules, Triplet, match_hico, score_hico
 from pipeline.evaluation.interactions import Integers
+from pipeline.evaluation.open_images import score_open_images
 from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.vcoco import score_vcoco
 
 HICO_IMAGES, DETECTIONS, TRIPLETS, TRUTHS = 9658, 100, 600, 3.5
 """Size of HICO-DET's test set, with the mean number of true interactions of an image."""
@@ -187,21 +192,37 @@ def measure_hico(images: int, plain_images: int, repeats: int, resamples: int) -
 METRICS: dict[str, Callable[[int, int, int, int], Figures]] = {"hico": measure_hico}
 
 
+def measure_alone(metric: str, repeats: int) -> dict[str, Any]:
+    """Measures a metric that no loop stands beside: seconds (median) and peak memory in GB."""
+    make, score = ALONE[metric]
+    given = make()
+    seconds = statistics.median(_seconds(lambda: score(*given)) for _ in range(repeats))
+    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return {"metric": metric, "seconds": seconds, "most_seconds": 30.0, "peak_gb": peak_gb}
+
+
+ALONE: dict[str, tuple[Callable[[], tuple[Any, Any]], Callable[..., Any]]] = {
+    "vcoco": (vcoco_set, score_vcoco),
+    "open_images": (open_images_set, score_open_images),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("metrics", nargs="*", help=f"any of {', '.join(METRICS)}; all by default")
+    parser.add_argument("metrics", nargs="*", help=f"any of {', '.join(METRICS | ALONE)}; all by default")
     parser.add_argument("--images", type=int, default=HICO_IMAGES)
     parser.add_argument("--plain-images", type=int, default=200, help="number of images that the loops run on")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--resamples", type=int, default=50)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     given = parser.parse_args()
-    if unknown := set(given.metrics) - METRICS.keys():
+    if unknown := set(given.metrics) - METRICS.keys() - ALONE.keys():
         parser.error(f"no metric {', '.join(sorted(unknown))}")
     heads = f"{'metric':12}{'images':>8}{'detections':>12}{'seconds':>9}{'peak GB':>9}"
     print(heads + f"{'loop, s':>9}{'ratio':>7}{'1,000 resamples, s':>20}")
     rows: list[dict[str, Any]] = []
-    for name in given.metrics or METRICS:
+    chosen = given.metrics or [*METRICS, *ALONE]
+    for name in [each for each in chosen if each in METRICS]:
         # A new process for each, since the peak of a process never falls.
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             sizes = (given.images, min(given.plain_images, given.images), given.repeats, given.resamples)
@@ -213,6 +234,13 @@ def main() -> None:
             f"{'goal':12}{'':20}{found.most_seconds:9.2f}{found.most_gb:9.2f}{'':9}{found.least_ratio:7.0f}\n"
             f"loop: on {found.plain_images} of {found.images:,} images, scaled",
             flush=True,
+        )
+    for name in [each for each in chosen if each in ALONE]:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            row = pool.apply(measure_alone, (name, given.repeats))
+        rows.append(row)
+        print(
+            f"{name}: {row['seconds']:.2f} s (goal {row['most_seconds']:.0f}), peak {row['peak_gb']:.2f} GB", flush=True
         )
     print(json.dumps(rows))
     if given.json:
