@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,8 @@ def test_every_flow_is_typed_by_the_recipe(root: Path) -> None:
         schema = each.parameters.model_dump()
         assert schema["required"] == ["recipe"]
         assert "caption" in schema["definitions"]["Recipe"]["properties"]
+
+
+def test_every_stage_can_be_deployed(root: Path) -> None:
+    declared = re.findall(r"entrypoint: flows/stages\.py:(\w+)$", (root / "prefect.yaml").read_text(), re.MULTILINE)
+    assert declared == [each.name for each in STAGE_FLOWS]
