@@ -7,7 +7,7 @@ import pytest
 from pipeline.detection.category_names import map_names
 from storage.errors import FatalError
 
-CATEGORIES = ("person", "couch", "tv", "truck", "hair drier", "handbag", "backpack", "car")
+CATEGORIES = ("person", "couch", "tv", "truck", "hair drier", "handbag", "backpack", "bicycle", "motorcycle")
 
 
 @pytest.mark.parametrize(
@@ -21,8 +21,9 @@ CATEGORIES = ("person", "couch", "tv", "truck", "hair drier", "handbag", "backpa
         ("television", "tv"),
         ("Hair Dryer", "hair drier"),
         ("fire truck", "truck"),
-        ("bag", None),  # a handbag or a backpack
-        ("vehicle", None),  # broader than a truck or a car
+        ("bike", None),  # a bicycle or a motorcycle
+        ("bag", None),  # broader than a handbag and a backpack
+        ("vehicle", None),  # broader than a truck
         ("zebra", None),
     ],
 )

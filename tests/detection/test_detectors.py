@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 from pipeline.detection.opened import OpenDetector, open_detector
 from pipeline.detection.settings import DetectSettings
 from pipeline.detection.weights_files import find_detector
-from pipeline.evaluation.detection import average_precision_50
+from pipeline.evaluation.detection import Detections, average_precision_50
 from scenes.draw import render
 from scenes.world import make_scene
 from storage.errors import FatalError
@@ -110,8 +111,6 @@ def test_torchvisions_detector_is_told_by_its_files_name(tmp_path: Path) -> None
 
 
 def test_a_network_of_this_project_finds_the_objects_of_its_world(root: Path) -> None:
-    from pipeline.evaluation.detection import Detections
-
     scenes = [make_scene(4242, index) for index in range(20)]
     detector = opened(root / "scenes/weights/detector", threshold=0.05)
     found = [named.boxes for named in detector.detect([render(scene) for scene in scenes])]
@@ -152,3 +151,36 @@ def test_only_files_that_are_read_decide_the_key(tmp_path: Path) -> None:
     found = find_detector(DetectSettings(weights=str(folder)))
     assert set(found.files) == {"config.json", "preprocessor_config.json", "model.safetensors"}
     assert json.loads(found.files["config.json"].read_bytes())["model_type"] == "detr"
+
+
+class Fixed:
+    """A detector that finds the same boxes in every picture."""
+
+    names = ("cup", "", "tie")
+
+    def __init__(self, *boxes: tuple[float, float, float, float], scores: list[float], labels: list[int]) -> None:
+        self._found = Detections(np.array(boxes), np.array(labels), np.array(scores))
+
+    def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
+        return [self._found] * len(images)
+
+
+def test_boxes_lie_in_the_picture_best_first_and_those_outside_it_are_left_out() -> None:
+    found = Fixed((-5, 4, 30, 99), (50, 5, 60, 9), (3, 3, 9, 9), scores=[0.6, 0.9, 0.8], labels=[2, 0, 0])
+    (named,) = OpenDetector(found, DetectSettings()).detect([Image.new("RGB", (40, 20))])
+    assert named.boxes.boxes.tolist() == [[3, 3, 9, 9], [0, 4, 30, 20]]
+    assert named.boxes.labels.tolist() == [0, 1] and named.boxes.scores is not None
+    assert named.boxes.scores.tolist() == [0.8, 0.6]
+
+
+def test_a_class_without_a_name_is_counted_and_left_out() -> None:
+    found = Fixed((3, 3, 9, 9), (0, 0, 9, 9), scores=[0.6, 0.9], labels=[1, 0])
+    (named,) = OpenDetector(found, DetectSettings()).detect([Image.new("RGB", (40, 20))])
+    assert named.other_names == 1 and named.boxes.labels.tolist() == [0]
+
+
+def test_numbers_that_are_none_stop_the_run() -> None:
+    for boxes, score in (((0, 0, float("nan"), 9), 0.5), ((0, 0, 9, 9), float("nan"))):
+        detector = OpenDetector(Fixed(boxes, scores=[score], labels=[0]), DetectSettings())
+        with pytest.raises(FatalError, match="not finite"):
+            detector.detect([Image.new("RGB", (40, 20))])
