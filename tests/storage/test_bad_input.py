@@ -105,7 +105,7 @@ def test_steps_partitions_and_runs_that_are_not_there_are_told_with_what_is(tmp_
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("[captoin]\ndraws = 3\n", r"captoin: unknown name; allowed are caption, data, evaluate"),
+        ("[captoin]\ndraws = 3\n", r"captoin: unknown name; allowed are caption, data, detect, evaluate"),
         ("[tag]\nflor = 0.1\n", r"tag\.flor: unknown name; allowed are .*floor"),
     ],
 )
