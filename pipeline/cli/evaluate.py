@@ -24,7 +24,7 @@ from pipeline.evaluation.detections_file import DetectionSet, read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import Triplet
 from pipeline.evaluation.splits import PUBLISHED, Split, published_split, read_positions, split_of_positions
-from pipeline.evaluation.summary import EvaluationSummary, Figure, summarise
+from pipeline.evaluation.summary import Figure, summarise
 from pipeline.evaluation.vcoco_detections import VcocoDetections, read_vcoco_detections
 from pipeline.evaluation.vcoco_truth import read_vcoco_truth
 from pipeline.report.evaluation_page import evaluation_markdown, write_evaluation_page
@@ -41,7 +41,6 @@ FORMATS: dict[Benchmark, str] = {
     "vg": "vg150",
 }
 """The format of a benchmark's ground truth unless another is named."""
-PUBLISHED_NAMES = {"vcoco": "v-coco"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +76,9 @@ def evaluate_detections(asked: EvaluationRequest, as_json: bool) -> None:
 
     `asked.report`: folder for a page, a Markdown table and JSON. Raises `FatalError` for files that can't be scored.
     """
-    benchmark, detections, told, summary = asked.benchmark, asked.detections, "", None
+    benchmark, told = asked.benchmark, ""
+    if benchmark == "vcoco" and asked.report is not None:
+        raise FatalError("vcoco: has no report yet; leave --report out")
     try:
         if benchmark == "vcoco":
             evaluated = _vcoco(asked)
@@ -85,7 +86,7 @@ def evaluate_detections(asked: EvaluationRequest, as_json: bool) -> None:
             truth = GroundTruth.open(asked.format or FORMATS[benchmark], asked.ground_truth, further_files(asked.files))
             validity = _validity(asked.validity)
             found = read_detections(
-                detections,
+                asked.detections,
                 truth,
                 allow_missing=asked.allow_missing,
                 drop_faulty=asked.drop_faulty,
@@ -93,22 +94,21 @@ def evaluate_detections(asked: EvaluationRequest, as_json: bool) -> None:
             )
             evaluated = _scored(benchmark, found, truth, _options(asked, truth, validity))
             told = str(found.findings)
-            summary = _summary(benchmark, detections, found, truth, evaluated) if asked.report else None
-            if asked.report and summary is not None:
-                _write_report(asked.report, summary, found, truth, asked.images)
+            if asked.report is not None:
+                _write_report(asked.report, asked, found, truth, evaluated)
     except (ValueError, AnnotationError) as error:
         raise FatalError(str(error)) from error
     except OSError as error:
         raise FatalError(f"{error.filename}: {error.strerror}; name a file that can be read") from error
     if as_json:
-        rows = [vars(figure) for figure in evaluated.figures]
-        print(json.dumps({"benchmark": benchmark, "figures": rows}, default=float, allow_nan=True))
+        rows = [{k: None if v != v else v for k, v in vars(figure).items()} for figure in evaluated.figures]
+        print(json.dumps({"benchmark": benchmark, "figures": rows}, allow_nan=False))
         return
     console = Console(highlight=False, soft_wrap=True)
     if told:
         console.print(told, markup=False)
     console.print(_table(evaluated.figures))
-    if asked.report and summary is not None:
+    if asked.report is not None:
         console.print(f"Report: {asked.report / 'index.html'}", markup=False)
 
 
@@ -194,34 +194,26 @@ def _validity(path: Path | None) -> np.ndarray | None:
         raise FatalError(f"{path}: is no .npy array of numbers ({error})") from error
 
 
-def _summary(
-    benchmark: Benchmark, detections: Path, found: DetectionSet, truth: GroundTruth, evaluated: Evaluated
-) -> EvaluationSummary | None:
-    if evaluated.score is None:
-        return None
+def _write_report(
+    folder: Path, asked: EvaluationRequest, found: DetectionSet, truth: GroundTruth, evaluated: Evaluated
+) -> None:
     dissection = dissect(found.relations, truth.relations, AnatomyRules())
-    return summarise(
-        PUBLISHED_NAMES.get(benchmark, benchmark),
-        detections.name,
+    summary = summarise(
+        asked.benchmark,
+        asked.detections.name,
         evaluated.figures,
         evaluated.classes,
         dissection,
         evaluated.score,
         truth.predicates,
     )
-
-
-def _write_report(
-    folder: Path, summary: EvaluationSummary, found: DetectionSet, truth: GroundTruth, images: str | None
-) -> None:
     pictures = None
-    if images is not None:
-        root = open_folder(images if "://" in images else Path(images))
+    if asked.images is not None:
+        root = open_folder(asked.images if "://" in asked.images else Path(asked.images))
 
         def read(position: int) -> Image:
             return read_image(root.place(truth.uris[position]))
 
-        dissection = dissect(found.relations, truth.relations, AnatomyRules())
         pictures = EvaluatedImages(dissection, truth.objects, truth.predicates, truth.uris, read)
     with translate_os_errors(f"writing {folder}"):
         folder.mkdir(parents=True, exist_ok=True)

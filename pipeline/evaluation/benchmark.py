@@ -58,8 +58,8 @@ class Evaluated:
 
     figures: tuple[Figure, ...]
     classes: tuple[ClassScore, ...] = ()
-    score: Score | None = field(default=None, compare=False)
-    """The benchmark's first figure, as a function that prices errors"""
+    score: Score = field(default=lambda found, true: float("nan"), compare=False)
+    """The benchmark's first figure, as a function that prices errors; NaN where it is no function of relations"""
 
 
 def hico_det(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipeline.evaluation import average_precision
 from pipeline.evaluation.interactions import Floats, Integers
 from pipeline.evaluation.matching import Flags
 from pipeline.evaluation.relations import Relations
@@ -54,19 +55,13 @@ def area_under_precision(hits: Flags, truths: int) -> float:
 
 
 def eleven_points(hits: Flags, truths: int, *, official: bool = False) -> float:
-    """Returns average precision as PASCAL VOC did until 2009: the mean over recalls of 0, 0.1, ... 1 of the best precision.
+    """Returns the eleven-point average precision of one category (`average_precision.eleven_points`); NaN without a truth.
 
-    `hits` marks correct predictions, best first. `official` compares recall with floats as the public evaluators do, three
-    of which lie above the tenth that they stand for (0.30000000000000004), so that a recall of exactly 0.3 misses it.
+    `hits` marks correct predictions, best first.
     """
     if not truths:
         return float("nan")
-    if not len(hits):
-        return 0.0
-    found = np.cumsum(hits)
-    ceiling = np.maximum.accumulate((found / np.arange(1, len(hits) + 1))[::-1])[::-1]
-    if official:
-        first = np.searchsorted(found / truths, np.arange(0, 1.1, 0.1), side="left")
-    else:
-        first = np.searchsorted(10 * found, np.arange(11) * truths, side="left")
-    return float(np.append(ceiling, 0.0)[first].sum() / 11)
+    precision, _ = average_precision.eleven_points(
+        hits, np.array([0, len(hits)]), np.array([truths]), official=official
+    )
+    return float(precision[0])
