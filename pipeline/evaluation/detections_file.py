@@ -67,7 +67,8 @@ def read_detections(
     """Reads a file of detections.
 
     Relations with an inverted box are noted, and scored as the public evaluators do: such a box overlaps no true one.
-    Images are found by id, else by file name; names by their text, in which case and underscores do not count. With
+    Images are found by id, else by file name; names by their text, in which case and underscores do not count, and
+    predicates also by their canonical form, which a run's are in, where only one of the truth has it. With
     `allow_missing`, images that the file lacks have no detections; with `drop_faulty`, faulty rows are left out and
     counted. Both are an error otherwise.
 
@@ -378,7 +379,7 @@ class _Found:
         places = np.arange(len(truth)) if self._positional else self._image_places()
         hints = []
         objects = _matched(self._objects, truth.objects, None)
-        predicates = _matched(self._predicates, truth.predicates, canonical if truth.canonical else None)
+        predicates = _matched(self._predicates, truth.predicates, canonical)
         used = np.union1d(np.union1d(columns.subjects, columns.objects), columns.labels)
         used_names = {
             "object": _chosen(self._objects, used[used >= 0]),
@@ -430,9 +431,9 @@ class _Found:
             self._path, len(self._images), len(relations), tuple(self._faults), tuple(self._noted), missing
         )
         if findings.faults and not drop_faulty:
-            hints.append("leave faulty rows out, or let them be dropped and counted (drop faulty)")
+            hints.append("remove the faulty rows, or leave them out with --drop-faulty")
         if missing and not allow_missing:
-            hints.append("predict the missing images, or count them as images without detections (allow missing)")
+            hints.append("predict the missing images, or count them as images without detections with --allow-missing")
         if (findings.faults and not drop_faulty) or (missing and not allow_missing):
             raise DetectionsError(findings, hints)
         return DetectionSet(relations, boxes, findings)
@@ -559,15 +560,19 @@ def _dense_of(entry: Any) -> tuple[Floats, Integers, Floats, Integers, Integers]
 
 
 def _matched(names: Iterable[str], own: Sequence[str], form: Any) -> Integers:
-    """The place in `own` of each name, -1 for none. `form`: what else makes names equal."""
+    """The place in `own` of each name, -1 for none. Names of one `form` are equal where only one of `own` has it."""
     exact = {name: place for place, name in enumerate(own)}
     plain: dict[str, int] = {}
     for name, place in exact.items():
         plain.setdefault(_plain(name), place)
+    by_form: dict[str, int] = {}
+    if form is not None:
+        for name, place in exact.items():
+            by_form[form(name)] = -1 if form(name) in by_form else place
     found = []
     for name in names:
         place = exact.get(name, plain.get(_plain(name), -1))
-        found.append(exact.get(form(name), -1) if place < 0 and form is not None else place)
+        found.append(by_form.get(form(name), -1) if place < 0 and form is not None else place)
     return np.array(found, np.int64)
 
 

@@ -47,8 +47,6 @@ class GroundTruth:
     """All boxes, also those in no relation"""
     rejects: tuple[Rejected, ...] = ()
     """What the files state and is not part of the truth, with reasons"""
-    canonical: bool = False
-    """Whether predicates have the project's canonical form"""
 
     @classmethod
     def read(cls, reader: Reader, canonical: bool = False) -> GroundTruth:
@@ -200,7 +198,6 @@ class _Columns:
             relations=relations,
             boxes=LabelledBoxes(images, _integers(self._box_images), boxes, labels),
             rejects=tuple(self.rejects),
-            canonical=self._form is canonical_predicate,
         )
 
 

@@ -142,3 +142,12 @@ def test_images_without_detections_are_an_error_unless_allowed(scored):
 def test_a_split_needs_the_list_that_it_counts_in(scored):
     code, told = scored(8, "ride", "--split", "UC-NF")
     assert code == 1 and "--interactions" in told
+
+
+def test_names_that_a_run_writes_fit_those_of_the_benchmark(scored, tmp_path):
+    # A run's predicates are canonical: "ride" is the set's "riding", as long as no other verb of the set is.
+    code, told = scored(8, "riding", "--json", "--intervals", 0)
+    assert code == 0, told
+    assert figures(told)["full"]["value"] == 1.0
+    code, told = scored(8, "fly", "--json", "--intervals", 0)
+    assert code == 1 and "'fly'" in told and "'ride'" in told

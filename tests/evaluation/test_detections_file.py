@@ -261,13 +261,15 @@ def test_names_that_fit_nothing_are_told_with_those_that_would(tmp_path: Path, t
         read_detections(path, truth, allow_missing=True, drop_faulty=True)
 
 
-def test_canonical_names_fit_a_canonical_truth_only(tmp_path: Path) -> None:
+def test_canonical_names_fit_where_one_of_the_truth_has_that_form(tmp_path: Path) -> None:
     path = saved(tmp_path / "truth.json", HICO)
     detections = write_parquet(tmp_path / "a.parquet", [row(7, NAMES[0], [(0, 1, "is holding", 0.5)])])
-    merged = GroundTruth.open("hico_instances", path, canonical=True)
-    assert len(read_detections(detections, merged, allow_missing=True).relations) == 1
+    for canonical in (True, False):
+        truth = GroundTruth.open("hico_instances", path, canonical=canonical)
+        assert len(read_detections(detections, truth, allow_missing=True).relations) == 1
+    both = saved(tmp_path / "both.json", HICO | {"verbs": ["hold", "holding"]})
     with pytest.raises(FatalError, match="none of its predicate names"):
-        read_detections(detections, GroundTruth.open("hico_instances", path), allow_missing=True)
+        read_detections(detections, GroundTruth.open("hico_instances", both), allow_missing=True)
 
 
 @pytest.mark.parametrize(
