@@ -187,12 +187,12 @@ def test_a_caption_that_is_not_parsed_is_one_message(root: Path) -> None:
 def test_an_interrupt_that_arrives_in_a_finaliser_is_not_lost(root: Path) -> None:
     code = """
 import os, signal, time
-from pipeline.cli.app import _errors_reported
+from pipeline.cli.errors import errors_reported
 class Finalised:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGINT)
         for _ in range(10): pass
-with _errors_reported(resumes=True):
+with errors_reported(resumes=True):
     Finalised()
     time.sleep(30)
 """

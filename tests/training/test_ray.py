@@ -15,8 +15,8 @@ from tests.training.launched import PYTHONPATH, WORKER, Told, config, ranks_of
 ray = pytest.importorskip("ray")
 JOIN = (
     "import sys; from pathlib import Path; from pipeline.training.launch.ray_nodes import join_with_ray; "
-    "from pipeline.cli.app import _errors_reported\n"
-    f"with _errors_reported(): sys.exit(join_with_ray(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), worker={WORKER!r}))"
+    "from pipeline.cli.errors import errors_reported\n"
+    f"with errors_reported(): sys.exit(join_with_ray(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), worker={WORKER!r}))"
 )
 
 

@@ -1,0 +1,66 @@
+"""Commands that read a recipe and carry it out, plan it or examine it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.commands.options import AsJson, Direct, Overrides, RecipePath
+from pipeline.cli.errors import errors_reported
+
+
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="STAGE", help="Run only this stage, e.g. tag, and what it needs.")
+    ] = None,
+    direct: Direct = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe: reuse the artifacts that the store has, compute the rest, and write the report."""
+    from pipeline.cli.run import run_recipe
+
+    with errors_reported(resumes=True):
+        run_recipe(recipe, overrides or [], "direct" if direct else "prefect", as_json, until)
+
+
+def train_tagger(
+    recipe: RecipePath, overrides: Overrides = None, direct: Direct = False, as_json: AsJson = False
+) -> None:
+    """Train the Relation Tagger of a recipe, running only the steps it needs; print its scores and the path of its weights."""
+    from pipeline.cli.run import train_tagger
+
+    with errors_reported(resumes=True):
+        train_tagger(recipe, overrides or [], "direct" if direct else "prefect", as_json)
+
+
+def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Show what a run would do: per step, how many partitions are cached, how many are due, and why."""
+    from pipeline.cli.run import plan_recipe
+
+    with errors_reported():
+        plan_recipe(recipe, overrides or [], as_json)
+
+
+def scenes(
+    folder: Annotated[Path, typer.Argument(help="Folder to write to.")],
+    recipe: Annotated[Path, typer.Option(help="The recipe with the `scenes` section.")] = Path("recipes/demo.toml"),
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the synthetic world with its true relations, in COCO, Objects365, Visual Genome and HICO-DET formats."""
+    from pipeline.cli.run import make_scenes
+
+    with errors_reported():
+        make_scenes(folder, recipe, overrides or [], as_json)
+
+
+def doctor(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check that data, weights, store, disk, versions and machine suit a recipe, and say how to fix what is missing."""
+    from pipeline.cli.run import examine_recipe
+
+    with errors_reported():
+        examine_recipe(recipe, overrides or [], as_json)

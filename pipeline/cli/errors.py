@@ -1,0 +1,56 @@
+"""How a command ends on an error or an interrupt."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+_RESUMES = " Everything committed is kept: run the same command again to resume."
+
+
+class errors_reported:  # noqa: N801 - used like a function
+    """Turns a `PipelineError` into one message and exit code 1, Ctrl-C and SIGTERM into one and exit code 130.
+
+    `resumes`: whether the command goes on where it stopped, which the message then says.
+    """
+
+    def __init__(self, *, resumes: bool = False) -> None:
+        self._advice = _RESUMES if resumes else ""
+
+    def __enter__(self) -> None:
+        import signal
+
+        def stop(signum: int, frame: object) -> None:
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGTERM, stop)
+        sys.unraisablehook = _interrupt_again
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
+        if isinstance(error, KeyboardInterrupt):
+            sys.stderr.write(f"\nStopped.{self._advice}\n")
+            raise typer.Exit(130) from None
+        from storage.errors import PipelineError, RetryableError
+
+        if isinstance(error, PipelineError):
+            advice = (
+                "\nA retry may help: run the same command again to resume." if isinstance(error, RetryableError) else ""
+            )
+            sys.stderr.write(f"Error: {error}{advice}\n")
+            raise typer.Exit(1) from None
+
+
+def _interrupt_again(dropped: sys.UnraisableHookArgs) -> None:
+    """Python drops an interrupt that arrives inside a finaliser or a callback of a C library. Raise it again outside."""
+    if not issubclass(dropped.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(dropped)
+        return
+    import signal
+    from threading import Timer, main_thread
+
+    again = Timer(0.05, signal.pthread_kill, (main_thread().ident, signal.SIGINT))
+    again.daemon = True
+    again.start()
