@@ -18,6 +18,12 @@ class Disk:
         """Write a new file. Its bytes may not survive a power cut before `sync_file`."""
         path.write_bytes(data)
 
+    def append(self, descriptor: int, data: bytes) -> None:
+        """Write all of `data` to a file that was opened to append. It may not survive a power cut before `sync_file`."""
+        written = 0
+        while written < len(data):
+            written += os.write(descriptor, data[written:])
+
     def sync_file(self, path: Path) -> None:
         """Force a file's bytes to the disk."""
         _sync(path, os.O_RDONLY)

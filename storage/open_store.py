@@ -18,12 +18,12 @@ Address = str | Path
 def open_store(address: Address) -> Store:
     """The store at an address. Raises `FatalError` for an unusable address, `RetryableError` when a remote one is silent."""
     folder = local_folder(address)
-    return RemoteStore(str(address), folder) if _is_remote(address) else LocalStore(folder)
+    return RemoteStore(str(address), folder) if is_remote(address) else LocalStore(folder)
 
 
 def existing_store(address: Address) -> Store:
     """A store that already exists, with its runs as they are now. Raises `FatalError` where there is none."""
-    if not _is_remote(address):
+    if not is_remote(address):
         folder = local_folder(address)
         if not (folder / "artifacts").is_dir():
             raise FatalError(f"no store at {folder}; name it with --store, or make one with rlip run")
@@ -44,12 +44,13 @@ def local_folder(address: Address) -> Path:
     text = str(address)
     if not text:
         raise FatalError("no store is named; name a folder, or a URL such as s3://bucket/folder")
-    if not _is_remote(address):
+    if not is_remote(address):
         return Path(fsspec.filesystem("file")._strip_protocol(text)) if "://" in text else Path(text)
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("RLIP_CACHE") or Path(caches) / "rlip") / folder_name(text.rstrip("/"))
 
 
-def _is_remote(address: Address) -> bool:
+def is_remote(address: Address) -> bool:
+    """Whether an address is a URL of another machine, and not a folder."""
     protocol, separator, _ = str(address).partition("://")
     return bool(separator) and protocol not in ("file", "local")

@@ -12,7 +12,7 @@ from storage.disk import Disk
 
 Stop = Literal["stop", "torn write", "power cut, names lost", "power cut, bytes lost"]
 """stop: the process dies before the operation. torn write: it dies within a write, with half the bytes written. power cut:
-the machine dies too; entries of folders that were not synced vanish, or files that were not synced lose half their bytes."""
+the machine dies too; entries of folders that were not synced vanish, or files lose half the bytes that were not synced."""
 
 
 class Died(BaseException):
@@ -42,6 +42,13 @@ class FaultyDisk(Disk):
                 path.write_bytes(data[: len(data) // 2])
             self._fail(path)
         path.write_bytes(data)
+
+    def append(self, descriptor: int, data: bytes) -> None:
+        if self._happens("append", self.root):
+            if self.fault != "stop":
+                super().append(descriptor, data[: len(data) // 2])
+            self._fail(self.root)
+        super().append(descriptor, data)
 
     def sync_file(self, path: Path) -> None:
         self._do("sync_file", path)
@@ -78,8 +85,9 @@ class FaultyDisk(Disk):
             self._lose_names(self.root)
         elif self.fault == "power cut, bytes lost":
             for path in [p for p in self.root.rglob("*") if p.is_file()]:
-                if self._bytes.get(path.stat().st_ino) != _state(path):
-                    os.truncate(path, path.stat().st_size // 2)
+                synced = self._bytes.get(path.stat().st_ino, (0, 0))
+                if synced != _state(path):
+                    os.truncate(path, (synced[0] + path.stat().st_size) // 2)
 
     def _do(self, name: str, path: Path) -> None:
         if self._happens(name, path):

@@ -12,7 +12,7 @@ import pytest
 from toy_store import put, put_chain, record
 
 from pipeline.cli.maintenance import collect_garbage, remove_run, show_usage, verify
-from pipeline.cli.transfer import push
+from pipeline.cli.transfer import pull, push
 from storage.artifact import Artifact
 from storage.damage import find_damage
 from storage.errors import FatalError
@@ -21,6 +21,7 @@ from storage.manifest import FutureManifest
 from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.runs import Run, runs_of
 from storage.store import Store
+from storage.usage import usage_of
 
 Printed = Callable[[], Any]
 
@@ -196,6 +197,32 @@ def test_a_removed_run_leaves_its_artifacts_to_gc(store: Store, printed: Printed
     collect_garbage(store.root, grace_days=-1, delete=True, as_json=True)
     assert printed()["size"] == of_two["apart"]
     assert all(store.find(stage, shared[stage][0].key) for stage in shared)
+
+
+def test_verdicts_beside_the_artifacts_outlive_all_care(store: Store, tmp_path: Path) -> None:
+    run = record(store, "demo", put_chain(store))
+    log = store.root / "verdicts" / "ada.jsonl"
+    log.parent.mkdir()
+    log.write_bytes(b"{}\n")
+    os.utime(log, (0, 0))
+    os.utime(log.parent, (0, 0))
+    before = collect_and_measure(store)
+    remote = ObjectStoreArtifacts(f"file://{tmp_path}/remote")
+    push(run, remote)
+    pull(run, remote)
+    assert [found.name for found in runs_of(store)] == ["demo"]
+    assert store.stages() == ["caption", "ingest", "parse"]
+    remove_run(store.root, "demo", as_json=True)
+    assert collect_and_measure(store) < before
+    store.clean_up(before=1e12)
+    verify(store.root, None, repair=True, as_json=True)
+    assert log.read_bytes() == b"{}\n"
+
+
+def collect_and_measure(store: Store) -> int:
+    """Removes all garbage, and returns the bytes that artifacts still take."""
+    collect_garbage(store.root, grace_days=-1, delete=True, as_json=True)
+    return usage_of(store).size
 
 
 def test_a_store_or_run_that_is_not_there_is_named(store: Store, tmp_path: Path) -> None:

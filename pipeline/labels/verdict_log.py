@@ -1,0 +1,162 @@
+"""The log of verdicts: a folder with one file of JSON lines for each reviewer, to which verdicts are only ever appended."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipeline.labels.verdicts import JudgedRelation, Verdict, require_reviewer, verdict_of
+from storage.disk import LOCAL, Disk
+from storage.errors import FatalError
+from storage.line_log import MAX_LINE, Line, LineLog
+from storage.open_store import Address, is_remote, local_folder
+
+SUFFIX = ".jsonl"
+
+Standing = dict[JudgedRelation, dict[str, Verdict]]
+"""Relation → reviewer → his verdict that stands."""
+
+
+def verdicts_folder(store: Address) -> Path:
+    """Where the verdicts on the labels of a store in a folder lie. Raises `FatalError` for a store at a URL."""
+    if is_remote(store):
+        raise FatalError(f"the store {store} is at a URL; name a folder of this machine for verdicts with --verdicts")
+    return local_folder(store) / "verdicts"
+
+
+class VerdictLog:
+    """The verdicts in a folder. Every reading sees what other processes have appended, and reads nothing twice.
+
+    Threads may share a log. The folder needs not exist before the first verdict.
+    """
+
+    def __init__(self, folder: Path, disk: Disk = LOCAL) -> None:
+        self.folder = folder
+        self._disk = disk
+        self._files: dict[str, _ReviewerFile] = {}
+        self._unnamed: list[str] = []
+        self._standing: Standing = {}
+        self._lock = threading.RLock()
+
+    def append(self, verdicts: Sequence[Verdict]) -> None:
+        """Append verdicts, those of one reviewer in one write. They are on the disk once this returns.
+
+        Raises `FatalError` for a full or unwritable disk and for a verdict that is too long, `RetryableError` for a failing
+        disk; none of the reviewer's verdicts is in the log then.
+        """
+        lines: dict[str, list[bytes]] = defaultdict(list)
+        for verdict in verdicts:
+            lines[verdict.reviewer].append(json.dumps(verdict.as_row(), ensure_ascii=False).encode())
+        for reviewer, written in lines.items():
+            LineLog(self.folder / f"{reviewer}{SUFFIX}", self._disk).append(written)
+
+    def verdicts(self) -> Iterator[Verdict]:
+        """All verdicts, those that were undone too: reviewer by reviewer, each in the order of his file."""
+        with self._lock:
+            self._refresh()
+            found = [verdict for _, file in sorted(self._files.items()) for verdict in file.verdicts]
+        yield from found
+
+    def standing(self) -> Standing:
+        """Each reviewer's last verdict on each relation that he did not take back. Changing the result changes no log."""
+        with self._lock:
+            self._refresh()
+            return dict(self._standing)
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """The lines that hold no verdict and were skipped: file, line and reason."""
+        with self._lock:
+            self._refresh()
+            torn = [
+                f"{file.path}: its last line has no end and was skipped" for file in self._files.values() if file.torn
+            ]
+            return (*self._unnamed, *(text for file in self._files.values() for text in file.damaged), *torn)
+
+    def _refresh(self) -> None:
+        self._unnamed = []
+        paths = sorted(self.folder.glob(f"*{SUFFIX}"))
+        for file in [file for file in self._files.values() if file.path not in paths]:
+            del self._files[file.reviewer]
+            for relation in {verdict.relation for verdict in file.verdicts}:
+                self._put(relation, file.reviewer, None)
+        for path in paths:
+            reviewer = path.name.removesuffix(SUFFIX)
+            try:
+                require_reviewer(reviewer)
+            except FatalError as error:
+                self._unnamed.append(f"{path}: skipped: {error}")
+                continue
+            # A pipe or a device would be waited for.
+            if not path.is_file():
+                self._unnamed.append(f"{path}: skipped: not a file")
+                continue
+            file = self._files.setdefault(reviewer, _ReviewerFile(path, reviewer))
+            for relation in file.refresh():
+                self._put(relation, reviewer, file.last(relation))
+
+    def _put(self, relation: JudgedRelation, reviewer: str, verdict: Verdict | None) -> None:
+        """Replaces the inner mapping, since callers may hold the old one."""
+        others = {name: said for name, said in self._standing.get(relation, {}).items() if name != reviewer}
+        if verdict is not None:
+            others[reviewer] = verdict
+        if others:
+            self._standing[relation] = others
+        else:
+            self._standing.pop(relation, None)
+
+
+class _ReviewerFile:
+    """The verdicts of one reviewer, as far as they have been read."""
+
+    def __init__(self, path: Path, reviewer: str) -> None:
+        self.path = path
+        self.verdicts: list[Verdict] = []
+        self.damaged: list[str] = []
+        self.torn = False
+        self.reviewer = reviewer
+        self._log = LineLog(path)
+        self._undoable: dict[JudgedRelation, list[Verdict]] = {}
+
+    def last(self, relation: JudgedRelation) -> Verdict | None:
+        """The last verdict on a relation that was not undone."""
+        found = self._undoable.get(relation)
+        return found[-1] if found else None
+
+    def refresh(self) -> set[JudgedRelation]:
+        """Reads what was appended, and returns the relations that it is about."""
+        new = self._log.read_new()
+        touched: set[JudgedRelation] = set()
+        if new.afresh:
+            touched.update(self._undoable)
+            self.verdicts, self.damaged, self._undoable = [], [], {}
+        self.torn = new.torn
+        for line in new.lines:
+            try:
+                verdict = self._parse(line)
+            except (ValueError, RecursionError) as error:
+                self.damaged.append(f"{self.path}:{line.number}: skipped: {str(error)[:300]}")
+                continue
+            self.verdicts.append(verdict)
+            touched.add(verdict.relation)
+            earlier = self._undoable.setdefault(verdict.relation, [])
+            if verdict.kind != "undo":
+                earlier.append(verdict)
+            elif earlier:
+                earlier.pop()
+        return touched
+
+    def _parse(self, line: Line) -> Verdict:
+        if line.text is None:
+            raise ValueError(f"longer than {MAX_LINE:,} bytes")
+        try:
+            row = json.loads(line.text)
+        except ValueError as error:
+            raise ValueError(f"not JSON ({error})") from error
+        verdict = verdict_of(row)
+        if verdict.reviewer != self.reviewer:
+            raise ValueError(f"it is of reviewer {verdict.reviewer!r}, whose verdicts belong in a file of that name")
+        return verdict

@@ -1,0 +1,219 @@
+"""Verdicts: what a person says of a pseudo-label. They are about content, so they survive when labels are made again.
+
+A relation is named by its image's digest, its two boxes and its predicate, and not by indices or runs (docs/verdicts.md).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from typing import Any, Literal, get_args
+
+from storage.errors import FatalError
+from tagger.english.predicates import canonical
+
+Box4 = tuple[float, float, float, float]
+"""x, y, width, height in absolute pixels, rounded to two decimals."""
+
+Kind = Literal["accept", "reject", "wrong_pair", "wrong_predicate", "unsure", "undo"]
+"""accept: the label is right. reject: it is wrong. wrong_pair: it holds of other boxes, which the verdict names.
+wrong_predicate: another predicate holds of the pair, which the verdict names. unsure: the picture does not tell.
+undo: the reviewer takes back his last verdict on the relation that still stands."""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+_REVIEWER = re.compile(r"[A-Za-z0-9_@][A-Za-z0-9._@-]{0,63}")
+_BOX_SIDES = "xywh"
+
+
+def require_reviewer(name: str) -> str:
+    """Returns the name of a reviewer, which also names his file. Raises `FatalError` for one that could lead elsewhere."""
+    if not _REVIEWER.fullmatch(name):
+        raise FatalError(
+            f"reviewer {name[:80]!r}: use letters, digits, '.', '_', '@' and '-', at most 64, and none of '.' and '-' first"
+        )
+    return name
+
+
+def box4(values: Mapping[str, Any]) -> Box4:
+    """The box of a row of table `images` (or of any mapping with x, y, w, h), as verdicts name it."""
+    return _box([values[side] for side in _BOX_SIDES])
+
+
+@dataclass(frozen=True)
+class JudgedRelation:
+    """What a verdict is about. Boxes are rounded and the predicate is made canonical on construction.
+
+    `image` is the digest in the image's row of table `images`. Raises ValueError for anything that names no relation.
+    """
+
+    image: str
+    subject: Box4
+    object: Box4
+    predicate: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.image, str) or not self.image:
+            raise ValueError(f"image: {self.image!r} is no digest")
+        for name in ("subject", "object"):
+            object.__setattr__(self, name, _box(getattr(self, name), name))
+        object.__setattr__(self, "predicate", _predicate(self.predicate, "predicate"))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one person said of one relation, and when.
+
+    Raises ValueError when fields have wrong types, when kind `wrong_pair` names no box or `wrong_predicate` no predicate, and
+    when another kind names one. Raises `FatalError` for an unsafe name of the reviewer.
+    """
+
+    relation: JudgedRelation
+    kind: Kind
+    reviewer: str
+    time: str
+    """UTC, in ISO 8601."""
+    subject_category: str
+    object_category: str
+    corrected_subject: Box4 | None = None
+    """The right box of the subject; None: the box was right."""
+    corrected_object: Box4 | None = None
+    corrected_predicate: str | None = None
+    seconds: float | None = None
+    """How long the person looked at the item."""
+    queue: str | None = None
+    """What put the item before the person, e.g. "audit" (a random sample) or "information"."""
+    run: str | None = None
+    score: float | None = None
+    """The label's score when it was judged."""
+    dataset: str | None = None
+    image_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind: {self.kind!r} is none of {', '.join(KINDS)}")
+        require_reviewer(_text(self.reviewer, "reviewer"))
+        _require_time(_text(self.time, "time"))
+        _text(self.subject_category, "subject_category")
+        _text(self.object_category, "object_category")
+        for name in ("corrected_subject", "corrected_object"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _box(getattr(self, name), name))
+        if self.corrected_predicate is not None:
+            corrected = _predicate(self.corrected_predicate, "corrected_predicate")
+            object.__setattr__(self, "corrected_predicate", corrected)
+        for name in ("seconds", "score"):
+            if getattr(self, name) is not None:
+                _number(getattr(self, name), name)
+        for name in ("queue", "run", "dataset"):
+            if getattr(self, name) is not None:
+                _text(getattr(self, name), name)
+        if self.image_id is not None and (not isinstance(self.image_id, int) or isinstance(self.image_id, bool)):
+            raise ValueError(f"image_id: {self.image_id!r} is no whole number")
+        self._require_correction()
+
+    def _require_correction(self) -> None:
+        has_box = self.corrected_subject is not None or self.corrected_object is not None
+        if has_box != (self.kind == "wrong_pair"):
+            raise ValueError(f"corrected boxes: kind {self.kind!r} has {'none' if has_box else 'at least one'}")
+        if (self.corrected_predicate is not None) != (self.kind == "wrong_predicate"):
+            wanted = "one" if self.kind == "wrong_predicate" else "none"
+            raise ValueError(f"corrected_predicate: kind {self.kind!r} has {wanted}")
+
+    @property
+    def corrected(self) -> JudgedRelation:
+        """The relation that holds according to this verdict: the judged one where nothing was corrected."""
+        return JudgedRelation(
+            self.relation.image,
+            self.corrected_subject or self.relation.subject,
+            self.corrected_object or self.relation.object,
+            self.corrected_predicate or self.relation.predicate,
+        )
+
+    def as_row(self) -> dict[str, Any]:
+        """JSON values, from which `verdict_of` makes the verdict again. Fields without a value are left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def verdict_of(row: Any) -> Verdict:
+    """The verdict that `as_row` turned into JSON values. Raises ValueError, which names the field, for any other value.
+
+    Unknown fields are ignored, so that files of later versions can be read.
+    """
+    if not isinstance(row, dict) or not isinstance(row.get("relation"), dict):
+        raise ValueError("not a verdict: a JSON object with an object `relation` is needed")
+    relation = JudgedRelation(**_known(JudgedRelation, row["relation"]))
+    try:
+        return Verdict(**{**_known(Verdict, row), "relation": relation})
+    except FatalError as error:
+        raise ValueError(str(error)) from error
+
+
+def agreed(verdicts: Mapping[str, Verdict]) -> Kind | None:
+    """What most reviewers say of one relation. `verdicts`: reviewer → his standing verdict.
+
+    Those who are unsure have no vote. None: no one voted, or the most frequent kinds are equally frequent.
+    """
+    votes = Counter(verdict.kind for verdict in verdicts.values() if verdict.kind not in ("unsure", "undo"))
+    ranked = votes.most_common(2)
+    if not ranked or (len(ranked) == 2 and ranked[0][1] == ranked[1][1]):
+        return None
+    return ranked[0][0]
+
+
+def now() -> str:
+    """The current time as verdicts state it: UTC, ISO 8601, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _known(kind: Any, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a dataclass's fields. Raises ValueError when one without a default is missing."""
+    names = [each.name for each in fields(kind)]
+    needed = [each.name for each in fields(kind) if each.default is not None]
+    if missing := [name for name in needed if name not in row]:
+        raise ValueError(f"{missing[0]}: missing")
+    return {name: row[name] for name in names if name in row}
+
+
+def _box(values: Any, name: str = "box") -> Box4:
+    if not isinstance(values, list | tuple) or len(values) != 4:
+        raise ValueError(f"{name}: {values!r} is no box [x, y, width, height]")
+    # Adding 0 turns -0.0 into 0.0, which JSON would write otherwise.
+    x, y, w, h = (round(_number(value, name), 2) + 0.0 for value in values)
+    return x, y, w, h
+
+
+def _number(value: Any, name: str) -> float:
+    try:
+        if not isinstance(value, str | bytes | bool) and math.isfinite(number := float(value)):
+            return number
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(f"{name}: {value!r} is no finite number")
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name}: {value!r} is no text")
+    value.encode()  # Raises ValueError for half a surrogate pair, which no file can hold.
+    return value
+
+
+def _predicate(value: Any, name: str) -> str:
+    found = canonical(_text(value, name))
+    if not found:
+        raise ValueError(f"{name}: {value!r} has no word")
+    return found
+
+
+def _require_time(text: str) -> None:
+    try:
+        offset = datetime.fromisoformat(text).utcoffset()
+    except ValueError:
+        offset = None
+    if offset is None or offset:
+        raise ValueError(f"time: {text!r} is no time in UTC, e.g. 2026-01-31T12:00:00+00:00")

@@ -1,0 +1,108 @@
+"""A file of lines that only grows: what was appended is on the disk, and other processes read only what is new."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from storage.disk import LOCAL, Disk
+from storage.errors import FatalError, translate_os_errors
+
+MAX_LINE = 1 << 16
+"""Bytes that a line may have, its end included."""
+
+
+class Line(NamedTuple):
+    """A line of the file. `text` is None for one that is longer than `MAX_LINE`."""
+
+    number: int
+    text: bytes | None
+
+
+class NewLines(NamedTuple):
+    """What was appended since the last reading."""
+
+    lines: list[Line]
+    afresh: bool
+    """Whether the file was replaced or cut, so that these are all of its lines."""
+    torn: bool
+    """Whether more follows that has no end, which a process that died has left. It is read once another line follows it."""
+
+
+class LineLog:
+    """Appends lines to a file and reads them, each once.
+
+    A lock of the file admits one writer at a time and keeps readers out while it writes. The kernel frees the lock of a
+    process that dies; what such a process wrote of a line stays a line of its own.
+    """
+
+    def __init__(self, path: Path, disk: Disk = LOCAL) -> None:
+        self.path = path
+        self._disk = disk
+        self._inode = -1
+        self._offset = 0
+        self._lines = 0
+
+    def append(self, lines: Sequence[bytes]) -> None:
+        """Append lines, given without their ends, in one write. They survive a power cut once this returns.
+
+        Raises `FatalError` for a full or unwritable disk and for a line with more than `MAX_LINE` bytes, `RetryableError`
+        for a failing disk. The file then has none of the lines.
+        """
+        data = b"".join(line + b"\n" for line in lines)
+        if not data:
+            return
+        if any(len(line) >= MAX_LINE or b"\n" in line for line in lines):
+            raise FatalError(f"{self.path}: a line may have {MAX_LINE:,} bytes and no line end; nothing was written")
+        with translate_os_errors(f"writing {self.path}"):
+            self._disk.make_durable(self.path.parent)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                size = os.fstat(descriptor).st_size
+                # A process that died in its write left a line without an end.
+                torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+                try:
+                    self._disk.append(descriptor, b"\n" + data if torn else data)
+                    self._disk.sync_file(self.path)
+                    if size == 0:
+                        self._disk.sync_folder(self.path.parent)
+                except OSError as error:
+                    with suppress(OSError):
+                        os.ftruncate(descriptor, size)
+                    if error.errno == errno.EFBIG:
+                        raise FatalError(
+                            f"{self.path} may not grow further ({error.strerror}); raise the limit of file sizes"
+                        ) from error
+                    raise
+            finally:
+                os.close(descriptor)
+
+    def read_new(self) -> NewLines:
+        """The lines since the last call. Raises `FatalError` for a file that can't be read."""
+        with translate_os_errors(f"reading {self.path}"), self.path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            status = os.fstat(file.fileno())
+            afresh = (status.st_ino, True) != (self._inode, status.st_size >= self._offset)
+            if afresh:
+                self._inode, self._offset, self._lines = status.st_ino, 0, 0
+            file.seek(self._offset)
+            lines = list(self._whole_lines(file))
+            return NewLines(lines, afresh, torn=self._offset < status.st_size)
+
+    def _whole_lines(self, file: BinaryIO) -> Iterator[Line]:
+        while piece := file.readline(MAX_LINE):
+            size, too_long = len(piece), False
+            while not piece.endswith(b"\n"):
+                piece = file.readline(MAX_LINE)
+                if not piece:
+                    return
+                size, too_long = size + len(piece), True
+            self._offset += size
+            self._lines += 1
+            yield Line(self._lines, None if too_long else piece[:-1])
