@@ -17,10 +17,10 @@ from fastapi.responses import HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from pipeline.review.access import Access
-from pipeline.review.limits import Limits
-from pipeline.review.protect import protect, session_of
-from pipeline.review.server import server_settings
+from pipeline.review.access.limits import Limits
+from pipeline.review.access.protect import protect, session_of
+from pipeline.review.access.server import server_settings
+from pipeline.review.access.terms import Access
 
 PASSWORD = "correct horse battery"
 PROXIED = "review.example.org"

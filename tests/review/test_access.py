@@ -9,10 +9,10 @@ from fastapi.testclient import TestClient
 from review_server import PASSWORD, ReviewServer, csrf_token, serving
 from starlette.requests import Request
 
-from pipeline.review.access import Access
-from pipeline.review.password import VARIABLE, read_password
-from pipeline.review.protect import protect, session_of
-from pipeline.review.server import server_settings
+from pipeline.review.access.password import VARIABLE, read_password
+from pipeline.review.access.protect import protect, session_of
+from pipeline.review.access.server import server_settings
+from pipeline.review.access.terms import Access
 from storage.errors import FatalError
 
 

@@ -5,7 +5,7 @@ import html
 import pytest
 from review_server import PASSWORD, ReviewServer, csrf_token, form_token, serving
 
-from pipeline.review.access import Access
+from pipeline.review.access.terms import Access
 from storage.errors import FatalError
 
 

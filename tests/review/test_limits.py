@@ -9,8 +9,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from review_server import PASSWORD, PROXIED, Clock, ReviewServer, csrf_token, form_token, serving
 
-from pipeline.review.access import Access
-from pipeline.review.protect import protect
+from pipeline.review.access.protect import protect
+from pipeline.review.access.terms import Access
 
 
 def test_wrong_passwords_slow_an_address_down(by_password: ReviewServer) -> None:

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
-from pipeline.review.limits import Limits
+from pipeline.review.access.limits import Limits
 
 _FIELDS = 16
 

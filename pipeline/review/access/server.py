@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import uvicorn
 
-from pipeline.review.access import Access
-from pipeline.review.gate import Gate
+from pipeline.review.access.gate import Gate
+from pipeline.review.access.terms import Access
 
 
 def server_settings(app: Gate, access: Access, address: str, port: int) -> uvicorn.Config:

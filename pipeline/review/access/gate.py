@@ -10,16 +10,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pipeline.review.access import Access
-from pipeline.review.allowed_hosts import READS
-from pipeline.review.browser_sessions import BrowserSessions
-from pipeline.review.client import client_address
-from pipeline.review.entrance import Entrance, LinkEntrance, PasswordEntrance
-from pipeline.review.headers import SecuredSend
-from pipeline.review.rate_limit import RateLimit, too_many
-from pipeline.review.refusal import refusal_response
-from pipeline.review.request_body import form_fields, read_body, replayed
-from pipeline.review.sessions import Session, same_secret
+from pipeline.review.access.allowed_hosts import READS
+from pipeline.review.access.browser_sessions import BrowserSessions
+from pipeline.review.access.client import client_address
+from pipeline.review.access.entrance import Entrance, LinkEntrance, PasswordEntrance
+from pipeline.review.access.headers import SecuredSend
+from pipeline.review.access.rate_limit import RateLimit, too_many
+from pipeline.review.access.refusal import refusal_response
+from pipeline.review.access.request_body import form_fields, read_body, replayed
+from pipeline.review.access.sessions import Session, same_secret
+from pipeline.review.access.terms import Access
 from pipeline.runtime.logs import log
 
 SESSION = "rlip.review.session"

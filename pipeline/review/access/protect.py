@@ -8,10 +8,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pipeline.review.access import Access
-from pipeline.review.gate import SESSION, Gate
-from pipeline.review.refusal import refusal_response
-from pipeline.review.sessions import Session
+from pipeline.review.access.gate import SESSION, Gate
+from pipeline.review.access.refusal import refusal_response
+from pipeline.review.access.sessions import Session
+from pipeline.review.access.terms import Access
 
 
 def protect(app: FastAPI, access: Access) -> Gate:

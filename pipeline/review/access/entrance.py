@@ -11,18 +11,18 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from pipeline.review.access import Access
-from pipeline.review.allowed_hosts import READS
-from pipeline.review.browser_sessions import BrowserSessions
-from pipeline.review.client import client_address, request_target
-from pipeline.review.failed_attempts import FailedAttempts
-from pipeline.review.local_target import local_target
-from pipeline.review.password import Password
-from pipeline.review.rate_limit import RateLimit, too_many
-from pipeline.review.refusal import TEMPLATES, wants_page
-from pipeline.review.request_body import form_fields, read_body
-from pipeline.review.reviewer_name import reviewer_name
-from pipeline.review.sessions import csrf_token, same_secret
+from pipeline.review.access.allowed_hosts import READS
+from pipeline.review.access.browser_sessions import BrowserSessions
+from pipeline.review.access.client import client_address, request_target
+from pipeline.review.access.failed_attempts import FailedAttempts
+from pipeline.review.access.local_target import local_target
+from pipeline.review.access.password import Password
+from pipeline.review.access.rate_limit import RateLimit, too_many
+from pipeline.review.access.refusal import TEMPLATES, wants_page
+from pipeline.review.access.request_body import form_fields, read_body
+from pipeline.review.access.reviewer_name import reviewer_name
+from pipeline.review.access.sessions import csrf_token, same_secret
+from pipeline.review.access.terms import Access
 from pipeline.runtime.logs import log
 
 _FORM_SECONDS = 3600.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from pipeline.review.access import Access
-from pipeline.review.local_target import local_target
-from pipeline.review.sessions import Session, Sessions
+from pipeline.review.access.local_target import local_target
+from pipeline.review.access.sessions import Session, Sessions
+from pipeline.review.access.terms import Access
 
 
 class BrowserSessions:

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from pipeline.review.allowed_hosts import AllowedHosts
-from pipeline.review.limits import Limits
-from pipeline.review.password import Password
-from pipeline.review.reviewer_name import reviewer_name
+from pipeline.review.access.allowed_hosts import AllowedHosts
+from pipeline.review.access.limits import Limits
+from pipeline.review.access.password import Password
+from pipeline.review.access.reviewer_name import reviewer_name
 from storage.errors import FatalError
 
 
