@@ -20,7 +20,8 @@ from pipeline.data.images.opening import read_image
 from pipeline.evaluation import benchmark as benchmarks
 from pipeline.evaluation.anatomy import AnatomyRules, dissect
 from pipeline.evaluation.benchmark import Evaluated, Options, hico_triplets
-from pipeline.evaluation.detections_file import DetectionSet, read_detections
+from pipeline.evaluation.detections.over_truth import DetectionSet
+from pipeline.evaluation.detections.read import read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import Triplet
 from pipeline.evaluation.splits import PUBLISHED, Split, published_split, read_positions, split_of_positions

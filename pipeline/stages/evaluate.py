@@ -44,7 +44,7 @@ class EvaluateStage(Stage):
         Predictions are kept as `detections.parquet`, which `rlip evaluate` reads.
         """
         from models.weights import load
-        from pipeline.evaluation.detections_writer import DetectionsWriter
+        from pipeline.evaluation.detections.writer import DetectionsWriter
         from pipeline.evaluation.test_set import Scored, TestSet
 
         weights = inputs.artifact("weights")

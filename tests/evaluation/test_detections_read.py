@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.evaluation.detection_findings import DetectionsError
-from pipeline.evaluation.detections_file import DetectionSet, read_detections
-from pipeline.evaluation.detections_writer import DetectionsWriter
+from pipeline.evaluation.detections.findings import DetectionsError
+from pipeline.evaluation.detections.over_truth import DetectionSet
+from pipeline.evaluation.detections.read import read_detections
+from pipeline.evaluation.detections.writer import DetectionsWriter
 from pipeline.evaluation.ground_truth import GroundTruth
 from storage.errors import FatalError
 from storage.tables import DETECTIONS
@@ -177,7 +178,7 @@ def test_what_is_written_is_read(tmp_path: Path, truth: GroundTruth, name: str) 
 
 
 def test_a_batch_boundary_changes_nothing(tmp_path: Path, truth: GroundTruth, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.evaluation.detections_file._BATCH", 1)
+    monkeypatch.setattr("pipeline.evaluation.detections.table.BATCH", 1)
     for name, write in FILES.items():
         check_rows(read_detections(write(tmp_path / name, ROWS), truth))
 

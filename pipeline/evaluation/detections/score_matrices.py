@@ -1,0 +1,132 @@
+"""Reads JSON lists of images {boxes, labels, verb_scores, sub_ids, obj_ids}, as the networks of RLIPv2, QPIC and their
+relatives give them: with a score for every pair and predicate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.datasets.annotations import as_four_numbers, as_id
+from pipeline.data.datasets.names import COCO_CATEGORIES
+from pipeline.evaluation.detections.content import DetectionColumns, DetectionsContent
+from pipeline.evaluation.detections.names import matched
+from pipeline.evaluation.ground_truth import GroundTruth
+from pipeline.evaluation.interactions import Floats, Integers
+from storage.errors import FatalError
+
+MATRIX_FIELDS = ("boxes", "labels", "verb_scores", "sub_ids", "obj_ids")
+
+
+class _Scored(NamedTuple):
+    """N boxes of an image, and P pairs of them with C scores each."""
+
+    boxes: Floats
+    """N×4 (left, top, right, bottom)"""
+    labels: Integers
+    scores: Floats
+    """P×C"""
+    subjects: Integers
+    objects: Integers
+    """P indices of boxes"""
+
+
+def read_score_matrices(
+    content: DetectionsContent,
+    entries: Iterable[Any],
+    truth: GroundTruth,
+    per_image: int,
+    allowed: NDArray[np.bool_] | None,
+    object_names: Sequence[str] | None,
+) -> None:
+    """Reads the `per_image` best scores of each image; `read_detections` says what `allowed` and `object_names` are.
+
+    Raises `FatalError` for an image whose fields do not fit, or images that can't be told from each other.
+    """
+    coco = tuple(COCO_CATEGORIES.values())
+    names = object_names or (coco if set(truth.objects) == set(coco) else truth.objects)
+    content.objects = {name: code for code, name in enumerate(names)}
+    content.predicates = {name: code for code, name in enumerate(truth.predicates)}
+    permitted = None if allowed is None else _permitted(allowed, names, truth)
+    for number, entry in enumerate(entries):
+        found = _scored(entry)
+        if found is None:
+            raise FatalError(
+                f"{content.path}: image {number} lacks one of {', '.join(MATRIX_FIELDS)}, or they do not fit"
+            )
+        size = as_four_numbers([0, 0, *entry["size"]]) if isinstance(entry.get("size"), list) else None
+        uri = entry.get("file_name", entry.get("filename", entry.get("uri")))
+        content.images.append((as_id(entry.get("image_id")), uri if isinstance(uri, str) else None))
+        content.sizes.append((np.nan, np.nan) if size is None else (size[2], size[3]))
+        content.parts.append(_best(content, number, found, per_image, permitted))
+    if all(image == (None, None) for image in content.images):
+        content.positional = True
+        if len(content.images) != len(truth):
+            raise FatalError(
+                f"{content.path}: its {len(content.images):,} images have neither image_id nor file_name, and the ground truth "
+                f"has {len(truth):,}; add one of them to each"
+            )
+
+
+def _scored(entry: Any) -> _Scored | None:
+    """The fields of an image; None if they do not fit."""
+    if not isinstance(entry, dict) or not set(MATRIX_FIELDS) <= entry.keys():
+        return None
+    try:
+        boxes = np.array(entry["boxes"], np.float64).reshape(-1, 4)
+        labels, subjects, objects = (np.array(entry[name], np.int64) for name in ("labels", "sub_ids", "obj_ids"))
+        scores = np.array(entry["verb_scores"], np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    fits = labels.shape == (len(boxes),) and subjects.ndim == 1 and subjects.shape == objects.shape
+    fits = fits and len(scores) == len(subjects) and (scores.ndim == 2 or not len(scores))
+    return _Scored(boxes, labels, scores, subjects, objects) if fits else None
+
+
+def _permitted(allowed: NDArray[np.bool_], names: Sequence[str], truth: GroundTruth) -> NDArray[np.bool_]:
+    """`allowed` with a row for each of `names`."""
+    places = matched(names, truth.objects)
+    expected = (len(truth.objects), len(truth.predicates))
+    if allowed.shape != expected:
+        raise ValueError(f"`allowed` has shape {allowed.shape}, the ground truth's names need {expected}")
+    return np.where((places >= 0)[:, None], allowed[places], False)
+
+
+def _best(
+    content: DetectionsContent, row: int, found: _Scored, per_image: int, permitted: NDArray[np.bool_] | None
+) -> DetectionColumns:
+    """The highest scores of an image."""
+    boxes, labels, scores, subjects, objects = found
+    if not len(subjects):
+        return DetectionColumns()
+    predicates = len(content.predicates)
+    rows = np.full(max(scores.size, len(subjects)), row)
+    wrong = (subjects < 0) | (subjects >= len(boxes)) | (objects < 0) | (objects >= len(boxes))
+    content.note("box index out of range", np.flatnonzero(wrong), rows)
+    subjects, objects, scores = subjects[~wrong], objects[~wrong], scores[~wrong]
+    ends = labels[subjects], labels[objects]
+    beyond = (np.minimum(*ends) < 0) | (np.maximum(*ends) >= len(content.objects))
+    content.note("object class out of range", np.flatnonzero(beyond), rows, np.maximum(*ends))
+    subjects, objects, scores = subjects[~beyond], objects[~beyond], scores[~beyond].copy()
+    if len(scores) and scores.shape[1] != predicates:
+        raise FatalError(
+            f"{content.path}: image {row} scores {scores.shape[1]} predicates, the ground truth has {predicates}"
+        )
+    faulty = ~(np.isfinite(scores) & (scores >= 0))
+    content.note("score negative or not finite", np.flatnonzero(faulty), rows, scores.reshape(-1))
+    usable = ~faulty if permitted is None else ~faulty & permitted[labels[objects]]
+    flat = np.where(usable, scores, -1.0).reshape(-1)
+    order = np.argsort(-flat, kind="stable")[:per_image]
+    order = order[flat[order] >= 0]
+    pair, predicate = order // max(predicates, 1), order % max(predicates, 1)
+    return DetectionColumns(
+        row=np.full(len(order), row),
+        subject_boxes=boxes[subjects[pair]],
+        object_boxes=boxes[objects[pair]],
+        subjects=labels[subjects[pair]],
+        objects=labels[objects[pair]],
+        predicates=predicate,
+        scores=flat[order],
+    )

@@ -1,0 +1,136 @@
+"""Reads our table of detections, as Parquet or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.data.datasets.annotations import shown
+from pipeline.evaluation.detections.content import EXPECTED, DetectionColumns, DetectionsContent
+from pipeline.evaluation.ground_truth import NO_OBJECT
+from pipeline.evaluation.interactions import Integers
+from storage.errors import FatalError
+from storage.tables import DETECTIONS
+
+BATCH = 1024
+"""Images that are converted to columns together."""
+
+
+def read_parquet(content: DetectionsContent) -> None:
+    """Reads `DETECTIONS` as Parquet; width and height may be absent. Raises `FatalError` for another file."""
+    path = content.path
+    try:
+        file = pq.ParquetFile(path)
+        names = set(file.schema_arrow.names)
+        lacking = [name for name in ("image_id", "uri", "boxes", "pairs") if name not in names]
+        if lacking:
+            raise FatalError(f"{path}: has no column {', '.join(lacking)}; expected {EXPECTED}")
+        for batch in file.iter_batches(BATCH):
+            table = pa.Table.from_batches([batch])
+            for name in ("width", "height"):
+                if name not in names:
+                    table = table.append_column(name, pa.nulls(len(table), pa.int32()))
+            _add(content, table.select(DETECTIONS.names).cast(DETECTIONS))
+    except (pa.ArrowException, OSError) as error:
+        raise FatalError(f"{path}: can't be read as a table of detections ({error}); expected {EXPECTED}") from error
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """The values of a file with one JSON value a line, each with words on where it stands."""
+    with path.open(encoding="utf-8-sig") as file:
+        try:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield f"line {number}", json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise FatalError(
+                f"{path}: line {number} is not valid JSON ({error}), so the file is damaged or incomplete; "
+                f"expected {EXPECTED}"
+            ) from error
+
+
+def read_rows(content: DetectionsContent, entries: Iterator[tuple[str, Any]]) -> None:
+    """Reads rows of `DETECTIONS`, each with words on where it stands. Raises `FatalError` for entries of another kind."""
+    path = content.path
+    while batch := list(islice(entries, BATCH)):
+        for where, entry in batch:
+            if not isinstance(entry, dict) or not {"boxes", "pairs"} <= entry.keys():
+                raise FatalError(f"{path}: {where} has no boxes and pairs: {shown(entry)}; expected {EXPECTED}")
+        try:
+            _add(content, pa.Table.from_pylist([entry for _, entry in batch], schema=DETECTIONS))
+        except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
+            span = f"{batch[0][0]} to {batch[-1][0]}"
+            raise FatalError(f"{path}: {span}: values of another type ({error}); expected {EXPECTED}") from error
+
+
+def _add(content: DetectionsContent, table: pa.Table) -> None:
+    """Adds rows of `DETECTIONS`."""
+    table = table.combine_chunks()
+    first_row = len(content.images)
+    content.images += zip(table["image_id"].to_pylist(), table["uri"].to_pylist(), strict=True)
+    size = (table[name].to_numpy().astype(np.float64).tolist() for name in ("width", "height"))
+    content.sizes += zip(*size, strict=True)
+    box_counts, boxes = _flattened(table["boxes"])
+    pair_counts, pairs = _flattened(table["pairs"])
+    rows = np.arange(first_row, first_row + len(table))
+    box_row, row = np.repeat(rows, box_counts), np.repeat(rows, pair_counts)
+    xywh = np.stack([_numbers(boxes[side]) for side in "xywh"], axis=1).astype(np.float64)
+    corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+    labels = _coded(boxes["category"], content.objects)
+    counts = np.repeat(box_counts, pair_counts)
+    starts = np.repeat(np.cumsum(box_counts) - box_counts, pair_counts)
+    ends = [_numbers(pairs[name], -9) for name in ("subject", "object")]
+    without = ends[1] == NO_OBJECT
+    wrong = (ends[0] < 0) | (ends[0] >= counts) | ~(without | ((ends[1] >= 0) & (ends[1] < counts)))
+    content.note("box index out of range", np.flatnonzero(wrong), row)
+    kept = ~wrong
+    without = without[kept]
+    subject, target = (starts[kept] + end[kept] for end in ends)
+    target[without] = subject[without]
+    object_boxes = corners[target]
+    object_boxes[without] = np.nan
+    content.parts.append(
+        DetectionColumns(
+            row=row[kept],
+            subject_boxes=corners[subject],
+            object_boxes=object_boxes,
+            subjects=labels[subject],
+            objects=np.where(without, NO_OBJECT, labels[target]),
+            predicates=_coded(pairs["predicate"], content.predicates)[kept],
+            scores=_numbers(pairs["score"], np.nan).astype(np.float64)[kept],
+            box_row=box_row,
+            boxes=corners,
+            labels=labels,
+            box_scores=_numbers(boxes["score"], np.nan).astype(np.float64),
+        )
+    )
+
+
+def _flattened(lists: pa.ChunkedArray) -> tuple[Integers, Mapping[str, pa.Array]]:
+    """The length of each list (0 for null), and the fields of all elements."""
+    counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64)
+    elements = pc.list_flatten(lists)
+    elements = elements.combine_chunks() if isinstance(elements, pa.ChunkedArray) else elements
+    names = [each.name for each in lists.type.value_type]
+    return counts, {name: pc.struct_field(elements, name) for name in names}
+
+
+def _numbers(values: pa.Array, absent: float = float("nan")) -> NDArray[Any]:
+    return np.asarray(pc.fill_null(values, pa.scalar(absent, values.type)).to_numpy(zero_copy_only=False))
+
+
+def _coded(values: pa.Array, codes: dict[str, int]) -> Integers:
+    """The code of each text. New texts get the next codes; null is the empty text."""
+    encoded = pc.dictionary_encode(pc.fill_null(values, ""))
+    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+    known = np.array([codes.setdefault(text, len(codes)) for text in encoded.dictionary.to_pylist()], np.int64)
+    return np.asarray(known[encoded.indices.to_numpy(zero_copy_only=False)])
