@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from pipeline.evaluation.interactions import Interactions, best_entries
 from pipeline.evaluation.relations import Relations
 
 A, B, C, D = ([x, 10.0, x + 39, 89.0] for x in (0.0, 100.0, 200.0, 300.0))
@@ -29,3 +30,16 @@ def relations(rows, images=1, scored=True) -> Relations:
 
 def truths(rows, images=1) -> Relations:
     return relations(rows, images, scored=False)
+
+
+def best_of_pairs(subject_boxes, object_boxes, subject_labels, object_labels, scores, limit) -> Interactions:
+    """The `limit` best interactions of an image with P pairs, from P×C scores of predicates."""
+    pair, predicate = best_entries(scores, limit)
+    return Interactions(
+        subject_boxes.reshape(-1, 4)[pair],
+        object_boxes.reshape(-1, 4)[pair],
+        subject_labels[pair],
+        object_labels[pair],
+        predicate,
+        scores[pair, predicate],
+    )

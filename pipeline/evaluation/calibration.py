@@ -30,8 +30,6 @@ class Calibration:
     bins: tuple[ReliabilityBin, ...]
     expected_error: float
     """Mean gap between score and precision over bins, weighted by their predictions (ECE); NaN without predictions"""
-    largest_error: float
-    """Largest gap of a bin that holds at least 1 % of the predictions; NaN without predictions"""
 
 
 def calibration(scores: Floats, right: NDArray[np.bool_], bins: int = 10) -> Calibration:
@@ -48,9 +46,9 @@ def calibration(scores: Floats, right: NDArray[np.bool_], bins: int = 10) -> Cal
         for low, high, size, mean, share in zip(edges[:-1], edges[1:], count, confidence, precision, strict=True)
     )
     if not len(scores):
-        return Calibration(rows, float("nan"), float("nan"))
+        return Calibration(rows, float("nan"))
     gap, share = np.nan_to_num(np.abs(confidence - precision)), count / len(scores)
-    return Calibration(rows, float((gap * share).sum()), float(gap[share >= 0.01].max()))
+    return Calibration(rows, float((gap * share).sum()))
 
 
 def _ratio(total: NDArray[Any], count: NDArray[Any]) -> Floats:

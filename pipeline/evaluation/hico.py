@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.average_precision import eleven_points
-from pipeline.evaluation.interactions import Floats, Integers, Interactions, paired_pixel_iou
+from pipeline.evaluation.interactions import Floats, Integers, paired_pixel_iou
 from pipeline.evaluation.relations import Relations
 
 MOST_COMPARISONS = 1 << 16
@@ -157,18 +157,6 @@ def match_hico(predicted: Relations, truth: Relations, rules: HicoRules | None =
         truth_image=truth.image,
         official=rules.official,
     )
-
-
-def without_duplicates(predicted: Interactions, rules: HicoRules) -> Interactions:
-    """Takes the best `per_image` interactions of an image and suppresses duplicates of a triplet. Sorts best first.
-
-    `rules.validity` decides about the order, and leaves the scores as they are.
-    """
-    relations = Relations.of([predicted])
-    ranking = np.argsort(-_scores(relations, rules), kind="stable")
-    number = _numbered(relations, np.unique(relations.triplets, axis=0))
-    kept = _without_duplicates(relations, ranking[: rules.per_image], number, rules)
-    return predicted.take(ranking[np.isin(ranking, kept)])
 
 
 def _scores(predicted: Relations, rules: HicoRules) -> Floats:

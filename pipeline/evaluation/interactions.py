@@ -29,49 +29,6 @@ class Interactions:
     def __len__(self) -> int:
         return len(self.predicates)
 
-    def take(self, index: NDArray[Any]) -> Interactions:
-        """Returns the interactions that `index` (positions or a mask) selects, in that order."""
-        return Interactions(
-            subject_boxes=self.subject_boxes[index],
-            object_boxes=self.object_boxes[index],
-            subject_labels=self.subject_labels[index],
-            object_labels=self.object_labels[index],
-            predicates=self.predicates[index],
-            scores=None if self.scores is None else self.scores[index],
-        )
-
-    @property
-    def triplets(self) -> Integers:
-        """N×3: subject label, object label, predicate."""
-        return np.stack([self.subject_labels, self.object_labels, self.predicates], axis=1).astype(np.int64)
-
-
-@dataclass(frozen=True)
-class ScoredPairs:
-    """The scores of a network for the P pairs of one image, before the best interactions are selected.
-
-    `predicate_scores` is P×V, in [0, 1]. Other factors, e.g. class scores, are already multiplied in.
-    """
-
-    subject_boxes: Floats
-    object_boxes: Floats
-    subject_labels: Integers
-    object_labels: Integers
-    predicate_scores: Floats
-
-    def best(self, limit: int) -> Interactions:
-        """Returns the `limit` highest-scoring interactions, best first. Ties are in the order of pairs, then predicates."""
-        pair, predicate = best_entries(self.predicate_scores, limit)
-        pairs = len(self.predicate_scores)
-        return Interactions(
-            subject_boxes=self.subject_boxes.reshape(pairs, 4)[pair],
-            object_boxes=self.object_boxes.reshape(pairs, 4)[pair],
-            subject_labels=self.subject_labels[pair],
-            object_labels=self.object_labels[pair],
-            predicates=predicate,
-            scores=self.predicate_scores[pair, predicate],
-        )
-
 
 def best_entries(scores: Floats, limit: int) -> tuple[Integers, Integers]:
     """Returns rows and columns of the `limit` highest scores, best first. Ties are in the order of rows, then columns."""

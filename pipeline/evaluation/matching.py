@@ -95,6 +95,14 @@ def numbered_alike(left: Sequence[Integers], right: Sequence[Integers]) -> tuple
     return numbers[: len(left[0])], numbers[len(left[0]) :]
 
 
+def unseen_triplets(truth: Relations, seen: Integers | None) -> Flags:
+    """Marks the truths whose triplet is none of `seen` (M×3: subject label, object label, predicate); no truth for None."""
+    if seen is None:
+        return np.zeros(len(truth), bool)
+    given, known = numbered_alike(list(truth.triplets.T), list(seen.reshape(-1, 3).T))
+    return ~np.isin(given, known)
+
+
 def aligned_iou(left: Floats, right: Floats, pixel: float = 1.0, least: float = 0.0) -> Floats:
     """Returns the IoU of N×4 boxes with N×4 others, row by row; NaN where a box is.
 

@@ -101,11 +101,6 @@ class OpenImagesScores:
         """The weighted sum by which works are compared."""
         return 0.2 * self.recall + 0.4 * self.relations.weighted_mean + 0.4 * self.phrases.weighted_mean
 
-    @property
-    def unweighted_score(self) -> float:
-        """The same with plain means of AP."""
-        return 0.2 * self.recall + 0.4 * self.relations.mean + 0.4 * self.phrases.mean
-
 
 def score_open_images(predicted: Relations, truth: Relations, rules: OpenImagesRules | None = None) -> OpenImagesScores:
     """Scores relations against the truth of the same images. Raises ValueError as `check_test_set` does."""

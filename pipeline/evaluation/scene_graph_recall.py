@@ -22,10 +22,10 @@ import numpy as np
 from pipeline.evaluation.interactions import Floats, Integers
 from pipeline.evaluation.matching import (
     numbered,
-    numbered_alike,
     pair_numbers,
     relation_candidates,
     representatives,
+    unseen_triplets,
 )
 from pipeline.evaluation.ranking import best_first, check_test_set, places, scores_of
 from pipeline.evaluation.relations import Relations
@@ -75,7 +75,7 @@ def score_scene_graphs(
     if not rules.official:
         ranked = _single_objects(ranked, rules.same_object)
     pairs = pair_numbers(ranked)
-    new = _unseen(truth, seen)
+    new = unseen_triplets(truth, seen)
     constrained = ranked.take(places(pairs) == 0)
     free = ranked if rules.official else ranked.take(places(numbered([pairs, ranked.predicates])) == 0)
     with_constraint, without = (_found_at(each, truth, rules) for each in (constrained, free))
@@ -121,13 +121,6 @@ def _shares(groups: Integers, found: np.ndarray) -> Floats:
     """Returns the share of found truths of each group, by ascending group."""
     _, place, counts = np.unique(groups, return_inverse=True, return_counts=True)
     return np.asarray(np.bincount(place, weights=found, minlength=len(counts)) / counts)
-
-
-def _unseen(truth: Relations, seen: Integers | None) -> np.ndarray:
-    if seen is None:
-        return np.zeros(len(truth), bool)
-    given, known = numbered_alike(list(truth.triplets.T), list(seen.reshape(-1, 3).T))
-    return ~np.isin(given, known)
 
 
 def _single_objects(ranked: Relations, same_object: float | None) -> Relations:

@@ -17,10 +17,10 @@ import numpy as np
 from pipeline.evaluation.interactions import Integers
 from pipeline.evaluation.matching import (
     Candidates,
-    numbered_alike,
     pair_numbers,
     phrase_candidates,
     relation_candidates,
+    unseen_triplets,
 )
 from pipeline.evaluation.ranking import best_first, check_test_set, places
 from pipeline.evaluation.relations import Relations
@@ -65,10 +65,7 @@ def score_vrd(
     ranked, place = ranked.take(within), place[within]
     relations = _found_at(relation_candidates(ranked, truth, rules.overlap), place, len(truth))
     phrases = _found_at(phrase_candidates(ranked, truth, rules.overlap), place, len(truth))
-    new = np.zeros(len(truth), bool)
-    if seen is not None:
-        given, known = numbered_alike(list(truth.triplets.T), list(seen.reshape(-1, 3).T))
-        new = ~np.isin(given, known)
+    new = unseen_triplets(truth, seen)
     return VrdScores(
         relations=_recall(relations, rules.limits),
         phrases=_recall(phrases, rules.limits),

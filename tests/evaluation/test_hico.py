@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from relation_rows import best_of_pairs
 
 from benchmarks.evaluation import plain_hico, plain_relations, synthetic
 from pipeline.evaluation import hico
 from pipeline.evaluation.average_precision import eleven_points
-from pipeline.evaluation.hico import HicoRules, HicoScores, Triplet, match_hico, score_hico, without_duplicates
-from pipeline.evaluation.interactions import Interactions, ScoredPairs, pixel_iou
+from pipeline.evaluation.hico import HicoRules, HicoScores, Triplet, match_hico, score_hico
+from pipeline.evaluation.interactions import Interactions, pixel_iou
 from pipeline.evaluation.relations import Relations
 
 PERSON, BOX = [10.0, 10.0, 50.0, 90.0], [40.0, 60.0, 80.0, 95.0]
@@ -31,6 +32,11 @@ def interactions(rows, scores=None):
 
 def score(predicted: list[Interactions], truth: list[Interactions], rules: HicoRules | None = None) -> HicoScores:
     return score_hico(Relations.of(predicted), Relations.of(truth), rules)
+
+
+def counted(predicted: Relations, rules: HicoRules) -> Relations:
+    """The predictions that count, over a truth that lacks none of their images and triplets."""
+    return predicted.take(np.sort(match_hico(predicted, predicted, rules).position))
 
 
 def test_a_perfect_prediction_scores_one():
@@ -80,17 +86,11 @@ def test_no_predictions_score_zero_and_no_truth_scores_nan():
 
 
 def test_only_the_best_hundred_of_an_image_count():
-    pairs = ScoredPairs(
-        np.tile(PERSON, (40, 1)),
-        np.tile(BOX, (40, 1)),
-        np.zeros(40, int),
-        np.ones(40, int),
-        np.linspace(0, 1, 120).reshape(40, 3),
-    )
-    best = pairs.best(100)
-    assert len(best) == 100
-    assert best.scores[0] == 1.0 and best.predicates[0] == 2
-    assert len(without_duplicates(best, HicoRules())) == 3
+    rows = [(PERSON, BOX, 0, 1, number % 3) for number in range(120)]
+    predicted = Relations.of([interactions(rows, np.linspace(0, 1, 120))])
+    best = counted(predicted, HicoRules(suppression=None))
+    assert best.scores.tolist() == predicted.scores[-100:].tolist()
+    assert counted(predicted, HicoRules()).scores.tolist() == predicted.scores[-3:].tolist()
 
 
 def test_iou_counts_both_ends_of_a_side():
@@ -129,7 +129,7 @@ class Recorded(NamedTuple):
             )
             labels = self.objects[rows]
             verb_scores = dense[rows] * self.validity[:, labels].T
-            made.append(ScoredPairs(human, thing, np.zeros(len(rows), int), labels, verb_scores).best(100))
+            made.append(best_of_pairs(human, thing, np.zeros(len(rows), int), labels, verb_scores, 100))
         return made
 
     def group(self, name: str) -> list[Triplet]:
@@ -182,10 +182,11 @@ def test_equals_a_public_evaluator_where_no_scores_are_equal(recorded: Recorded,
         return -1.0 if rule == "tie_free" else 1e-12 * (verbs * number - (verbs * detection + verb))
 
     predicted = recorded.predicted(filler, own)
+    relations = Relations.of(predicted)
     if rule == "tie_free":
-        predicted = [each.take(each.scores > 0) for each in predicted]
+        relations = relations.take(relations.scores > 0)
     rules = HicoRules(suppression=None, official=True)
-    matches = match_hico(Relations.of(predicted), Relations.of(recorded.truths), rules)
+    matches = match_hico(relations, Relations.of(recorded.truths), rules)
     scores = matches.scores()
     assert len(matches.position) == expected["scored predictions"]
     assert scores.mean() == pytest.approx(expected["mAP"], abs=1e-9)
@@ -206,8 +207,8 @@ def test_agrees_with_the_authors_evaluator(shared: Path, recording: str, suppres
         boxes, labels = np.array(pred["boxes"]), np.array(pred["labels"])
         subjects, objects = np.array(pred["sub_ids"]), np.array(pred["obj_ids"])
         scores = np.array(pred["verb_scores"]) * valid[:, labels[objects]].T
-        pairs = ScoredPairs(boxes[subjects], boxes[objects], labels[subjects], labels[objects], scores)
-        predicted.append(pairs.best(rules.per_image))
+        ends = boxes[subjects], boxes[objects], labels[subjects], labels[objects]
+        predicted.append(best_of_pairs(*ends, scores, rules.per_image))
         rows = [
             (truth["boxes"][s], truth["boxes"][o], truth["labels"][s], truth["labels"][o], verb)
             for s, o, verb in truth["hois"]
@@ -215,7 +216,8 @@ def test_agrees_with_the_authors_evaluator(shared: Path, recording: str, suppres
         truths.append(interactions(rows))
     found = score(predicted, truths, rules)
     expected = recorded["outputs"][name]
-    assert [len(without_duplicates(p, rules)) for p in predicted] == expected["n_kept_hois"]
+    kept = counted(Relations.of(predicted), rules)
+    assert np.bincount(kept.image, minlength=kept.images).tolist() == expected["n_kept_hois"]
     assert found.mean() == pytest.approx(expected["metrics"]["mAP"], abs=1e-9)
     assert found.mean_recall == pytest.approx(expected["metrics"]["mean max recall"], abs=1e-9)
     for triplet, value in expected["ap"]:
@@ -247,7 +249,7 @@ def test_a_kept_duplicate_suppresses_and_a_suppressed_one_does_not():
     # Each overlaps the next by more than the threshold, and the one after that by less.
     rows = [([10.0 + 12 * shift, 10, 109 + 12 * shift, 109], BOX, 0, 1, 2) for shift in range(4)]
     predicted = interactions(rows, [0.9, 0.8, 0.7, 0.6])
-    assert without_duplicates(predicted, HicoRules()).scores.tolist() == [0.9, 0.7]
+    assert counted(Relations.of([predicted]), HicoRules()).scores.tolist() == [0.9, 0.7]
 
 
 def test_equal_scores_are_taken_by_image_and_then_as_given():
