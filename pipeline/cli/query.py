@@ -74,10 +74,8 @@ def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
     `partition`. `labels` has one row per label (`pipeline/labels/flat_labels.py`). Raises `FatalError` if the query fails,
     possibly only when the rows are read.
     """
-    try:
-        import duckdb
-    except ImportError as error:
-        raise FatalError("rlip query needs DuckDB: pip install 'rlip[query]'") from error
+    import duckdb
+
     connection = duckdb.connect(config={"enable_external_access": False, "lock_configuration": True})
     tables: list[str] = []
     resources = ExitStack()

@@ -32,14 +32,15 @@ def write_run_report(
     without = [one.name for one in (run, *others) if against and not has_training(one)]
     if without:
         raise FatalError(f"no training to compare in {', '.join(without)}; `rlip show RUN` lists the steps of a run")
-    recipe = recorded_recipe(run)
-    view = run_view(recipe, run) if recipe is not None else _imported(run)
-    page = write_report(view, None, out or report_folder(run), pictures, written=datetime.now(), against=others)
+    page = write_report(recorded_view(run), None, out or report_folder(run), pictures, written=datetime.now(), against=others)
     print(json.dumps({"report": str(page)}) if as_json else f"Report: {page}")
 
 
-def _imported(run: Run) -> RunView:
-    """A run without a recipe, whose pictures no recipe locates."""
+def recorded_view(run: Run) -> RunView:
+    """A run with the recipe recorded with it. Without one, as for imported labels, nothing says where pictures lie."""
+    recipe = recorded_recipe(run)
+    if recipe is not None:
+        return run_view(recipe, run)
     return RunView(
         run=run,
         label_sets=tuple(sorted({partition.split("/")[0] for partition in run.artifacts("tag")})),

@@ -1,0 +1,119 @@
+"""`rlip review`: serves the page on which a person judges the labels of a run."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from pipeline.cli.report import recorded_view
+from pipeline.labels.verdict_log import verdicts_folder
+from pipeline.report.view import RunView
+from storage.errors import FatalError
+from storage.open_store import Address, existing_store
+from storage.runs import find_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewOptions:
+    """What the command line says."""
+
+    against: str | None = None
+    """Another run to compare with."""
+    reviewer: str | None = None
+    """Name of who opens the link; None: that of the user of this machine."""
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0: any free port."""
+    names: Sequence[str] = ()
+    """Names under which browsers reach the server, for any host but this machine."""
+    password_file: Path | None = None
+    read_only: bool = False
+    verdicts: Path | None = None
+    """Folder of verdicts; None: `verdicts` in the store."""
+    images: Sequence[str] = ()
+    """SET=FOLDER where images lie elsewhere than the recipe says."""
+
+
+def serve_review(root: Address, run_name: str, options: ReviewOptions) -> None:
+    """Serve the page until Ctrl-C. Prints the link that opens it."""
+    import uvicorn
+
+    from pipeline.review.access.password import read_password
+    from pipeline.review.access.protect import protect
+    from pipeline.review.access.server import server_settings
+    from pipeline.review.access.terms import Access
+    from pipeline.review.app import create_app
+    from pipeline.review.desk import Desk
+
+    store = existing_store(root)
+    view = _with_images(recorded_view(find_run(store, run_name)), options.images)
+    against = None if options.against is None else recorded_view(find_run(store, options.against))
+    verdicts = options.verdicts or verdicts_folder(root)
+    password = read_password(os.environ, options.password_file)
+    listener = _listen(options.host, options.port)
+    port = listener.getsockname()[1]
+    if password is None:
+        access = Access.local(port, options.reviewer or _user(), options.read_only)
+    else:
+        names = options.names or (f"{options.host}:{port}",)
+        access = Access.with_password(names, password, options.read_only)
+    access.check_address(options.host)
+    console = Console(stderr=True)
+    with console.status("Indexing the run") as status:
+        desk = Desk(
+            view,
+            store.root / "indexes" / "review" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', run_name)}.duckdb",
+            verdicts,
+            against,
+            lambda done, total: status.update(f"Indexing the run: {done:,} of {total:,} partitions"),
+        )
+    try:
+        desk.watch()
+        app = protect(create_app(desk, access.read_only), access)
+        server = uvicorn.Server(server_settings(app, access, options.host, port))
+        address = access.url or f"http://{(options.names or (f'{options.host}:{port}',))[0]}/"
+        print(f"Review {run_name}: {address}\nVerdicts: {verdicts}\nCtrl-C ends the server.", flush=True)
+        server.run(sockets=[listener])
+    finally:
+        desk.close()
+        listener.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket bound to the address, so that its port is known and held before anything is printed."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise FatalError(f"--host {host} --port {port}: {error.strerror or error}; choose another port, or 0") from error
+    return listener
+
+
+def _user() -> str:
+    """The user's name with what reviewers' names may hold; "reviewer" where this machine knows none."""
+    try:
+        name = re.sub(r"[^A-Za-z0-9._@-]", "", getpass.getuser()).lstrip("._-")
+    except (KeyError, OSError):
+        name = ""
+    return name[:64] or "reviewer"
+
+
+def _with_images(view: RunView, given: Sequence[str]) -> RunView:
+    """The view with other folders of images. Raises `FatalError` for a set that the run does not label."""
+    folders = dict(view.image_folders)
+    for each in given:
+        name, _, folder = each.partition("=")
+        if not folder or (view.label_sets and name not in view.label_sets):
+            raise FatalError(f"--images {each}: write SET=FOLDER with one of {', '.join(view.label_sets)}")
+        folders[name] = folder if "://" in folder else Path(folder)
+
+    return replace(view, image_folders=folders)

@@ -1,0 +1,67 @@
+"""Which labels of a run another run has, too: by image, boxes and predicate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.labels.label_funnel import images_with_boxes
+from pipeline.report.view import RunView
+from pipeline.review.index import ReviewIndex
+from pipeline.review.partition_rows import PartitionArtifacts, partition_rows
+
+_ENDS = [f"{end}_{side}" for end in ("subject", "object") for side in "xywh"]
+
+
+class Comparison:
+    """The labels that an index and another run have in common, in the index's table `against`; empty without another run."""
+
+    def __init__(self, index: ReviewIndex, other: RunView | None) -> None:
+        self._index = index
+        self.other = other
+        with index.cursor() as cursor:
+            cursor.execute("CREATE OR REPLACE TABLE against (relation BIGINT, kept BOOLEAN, score REAL)")
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Compare anew. Partitions are compared one by one, so memory holds the labels of one."""
+        if self.other is None:
+            return
+        with self._index.cursor() as cursor:
+            cursor.begin()
+            cursor.execute("DELETE FROM against")
+            run, tagged = self.other.run, self.other.run.artifacts("tag")
+            images = images_with_boxes(run)
+            for name in sorted(tagged.keys() & images.keys()):
+                found = PartitionArtifacts(name, images[name], images[name], tagged=tagged[name])
+                rows = partition_rows(0, found, self.other.choice)
+                cursor.register("theirs", _with_images(rows.relations, rows.images))
+                matched = " AND ".join(f"r.{side} = t.{side}" for side in ("predicate", *_ENDS))
+                cursor.execute(
+                    "INSERT INTO against SELECT r.relation, any_value(t.kept), any_value(t.score) FROM theirs t "
+                    f"JOIN images i USING (dataset, image_id) JOIN relations r ON r.image = i.image AND {matched} "
+                    "GROUP BY r.relation"
+                )
+                cursor.unregister("theirs")
+            cursor.commit()
+
+    def summary(self) -> dict[str, Any] | None:
+        """Counts of labels in both runs and kept in both, in this one only, in the other only; None without another run."""
+        if self.other is None:
+            return None
+        found = self._index.rows(
+            "SELECT count(*) FILTER (a.relation IS NOT NULL) AS both, count(*) FILTER (r.kept AND a.kept) AS kept_in_both, "
+            "count(*) FILTER (r.kept AND NOT coalesce(a.kept, false)) AS kept_here, "
+            "count(*) FILTER (NOT r.kept AND a.kept) AS kept_there "
+            "FROM relations r LEFT JOIN against a USING (relation)"
+        )
+        return {"other": self.other.run.name, **found[0]}
+
+
+def _with_images(relations: pa.Table, images: pa.Table) -> pa.Table:
+    """The labels with their images' data set and id."""
+    rows = np.asarray(relations["image"])
+    described = images.select(["dataset", "image_id"]).take(pa.array(rows))
+    return relations.append_column("dataset", described["dataset"]).append_column("image_id", described["image_id"])

@@ -1,0 +1,92 @@
+"""Verdicts as the page sends them, and what it is told in return."""
+
+from __future__ import annotations
+
+import statistics
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.labels.verdicts import Kind, Verdict, box4
+from pipeline.review.desk import Desk
+from pipeline.review.labels import Label, labels_of
+from pipeline.review.pages import verdict_state
+from pipeline.review.reviews import verdict_on
+
+_AT_ONCE = 200
+"""Verdicts that one request may bring."""
+_BIG = 2**62
+
+
+class Decision(BaseModel):
+    """One verdict. Boxes are indices among the image's boxes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    label: int = Field(ge=0, le=_BIG)
+    kind: Kind
+    subject: int | None = Field(None, ge=0, le=1_000_000)
+    """The right box of the subject, for `wrong_pair`."""
+    object: int | None = Field(None, ge=0, le=1_000_000)
+    predicate: str | None = Field(None, max_length=200)
+    """The right predicate, for `wrong_predicate`."""
+    seconds: float | None = Field(None, ge=0, le=86_400)
+    queue: str | None = Field(None, max_length=40)
+
+
+class Decisions(BaseModel):
+    """Verdicts that are given at once."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    decisions: list[Decision] = Field(min_length=1, max_length=_AT_ONCE)
+
+
+class State(BaseModel):
+    """What stands on a label: the reviewer's own verdict ("" for none), and those of others as (name, kind)."""
+
+    label: int
+    kind: str
+    others: list[tuple[str, str]]
+
+
+class Decided(BaseModel):
+    """The state of each label after its verdict, which is on disk, and the reviewer's pace: verdicts and their median seconds."""
+
+    states: list[State]
+    verdicts: int
+    median_seconds: float | None
+
+
+def decide(desk: Desk, reviewer: str, decisions: Decisions) -> Decided:
+    """Record verdicts, all or none. Raises ValueError for a label that is gone or a correction that says nothing."""
+    numbers = [one.label for one in decisions.decisions]
+    labels = {label.number: label for label in labels_of(desk.index, numbers)}
+    gone = [number for number in numbers if number not in labels]
+    if gone:
+        raise ValueError(f"label {gone[0]} is gone: the run was made anew; load the page again")
+    verdicts = [_verdict(desk, labels[one.label], one, reviewer) for one in decisions.decisions]
+    desk.reviews.record([labels[number] for number in numbers], verdicts)
+    standing = desk.reviews.of(list(labels.values()))
+    own = [v for each in desk.reviews.log.standing().values() for name, v in each.items() if name == reviewer]
+    paces = [one.seconds for one in own if one.seconds is not None]
+    return Decided(
+        states=[State(label=n, **verdict_state(standing.get(n, {}), reviewer)) for n in dict.fromkeys(numbers)],
+        verdicts=len(own),
+        median_seconds=round(statistics.median(paces), 2) if paces else None,
+    )
+
+
+def _verdict(desk: Desk, label: Label, decision: Decision, reviewer: str) -> Verdict:
+    facts: dict[str, object] = {"seconds": decision.seconds, "queue": decision.queue}
+    if decision.kind == "wrong_pair":
+        detail = desk.details.find(label.image)
+        boxes = detail.boxes if detail is not None else []
+        for end in ("subject", "object"):
+            index = getattr(decision, end)
+            if index is not None and index >= len(boxes):
+                raise ValueError(f"{end}: the image has no box {index}")
+            if index is not None and index != getattr(label, end):
+                facts[f"corrected_{end}"] = box4(boxes[index])
+    if decision.kind == "wrong_predicate":
+        facts["corrected_predicate"] = decision.predicate
+    return verdict_on(label, decision.kind, reviewer, desk.view.run.name, **facts)

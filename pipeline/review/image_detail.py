@@ -1,0 +1,198 @@
+"""Everything that a run knows about one image, for the image view: boxes, captions, triplets, labels, losses."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
+from pipeline.labels.label_funnel import candidates, dropped
+from pipeline.review.index import ReviewIndex
+from pipeline.review.labels import Label, labels_of_image
+from pipeline.review.marked_text import Piece, pieces
+from pipeline.review.partition_rows import PART_BITS
+from tagger.english.predicates import canonical
+
+_PARTITIONS = 12
+"""Partitions whose tables are kept in memory."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption with its words marked."""
+
+    text: str
+    pieces: Sequence[Piece]
+    log_probability: float | None
+    source: str | None
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """Words of a caption. `lost`: why it led to no candidate, with the word that it is about; None for one that did."""
+
+    number: int
+    caption: int
+    subject: str
+    predicate: str
+    object: str
+    rule: str
+    lost: tuple[str, str] | None
+
+
+@dataclass(frozen=True)
+class Unscored:
+    """A candidate pair without a recorded score: it lies below the floor, or was never scored."""
+
+    subject: int
+    predicate: str
+    object: int
+    triplet: int
+
+
+@dataclass(frozen=True)
+class ImageDetail:
+    """One image of a run. `boxes`: rows of the image's boxes. `given`: relations of the data set, by indices of boxes."""
+
+    number: int
+    dataset: str
+    image_id: int
+    uri: str
+    width: int
+    height: int
+    partition: str
+    boxes: Sequence[Mapping[str, Any]]
+    captions: Sequence[Caption]
+    triplets: Sequence[Triplet]
+    labels: Sequence[Label]
+    """Best first."""
+    triplet_of: Mapping[int, int]
+    """Number of a label → triplet that proposed it."""
+    unscored: Sequence[Unscored]
+    given: Sequence[tuple[int, str, int]]
+    quarantined: Sequence[Mapping[str, Any]]
+
+
+class ImageDetails:
+    """Looks images up in the tables of their partitions. Safe for use by several threads."""
+
+    def __init__(self, index: ReviewIndex) -> None:
+        self._index = index
+        self._tables: OrderedDict[tuple[int, int], dict[str, pa.Table]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def find(self, number: int) -> ImageDetail | None:
+        """The image with this number in the index; None when there is none."""
+        rows = self._index.rows("SELECT * FROM images WHERE image = $image", {"image": number})
+        if not rows:
+            return None
+        place = rows[0]
+        tables = self._partition(place["part"])
+        if tables is None:
+            return None
+        image_id = place["image_id"]
+        image = _row(tables["images"], image_id) or {}
+        triplets = (_row(tables.get("triplets"), image_id) or {}).get("triplets") or []
+        captions = (_row(tables.get("captions"), image_id) or {}).get("captions") or []
+        scored = (_row(tables.get("relations"), image_id) or {}).get("relations") or []
+        labels = labels_of_image(self._index, number)
+        lost = {row["triplet"]: (row["reason"], row["value"]) for row in _all(tables.get("dropped"), image_id)}
+        names = self._index.rows("SELECT partition FROM parts WHERE part = $part", {"part": place["part"]})
+        return ImageDetail(
+            number=number,
+            **{name: place[name] for name in ("dataset", "image_id", "uri", "width", "height")},
+            partition=names[0]["partition"],
+            boxes=image.get("boxes") or [],
+            captions=[_caption(at, row, triplets) for at, row in enumerate(captions)],
+            triplets=[_triplet(at, row, lost.get(at)) for at, row in enumerate(triplets)],
+            labels=labels,
+            triplet_of={
+                label.number: scored[label.place]["triplet"]
+                for label in labels
+                if label.place < len(scored) and (scored[label.place]["triplet"] or 0) >= 0
+            },
+            unscored=_unscored((_row(tables.get("candidates"), image_id) or {}).get("pairs") or [], scored),
+            given=[(r["subject"], canonical(r["predicate"]), r["object"]) for r in image.get("relations") or []],
+            quarantined=self._index.rows(
+                "SELECT step, reason, value FROM quarantined WHERE part = $part AND image_id = $image_id",
+                {"part": place["part"], "image_id": image_id},
+            ),
+        )
+
+    def kept(self, number: int, choice: ChoiceSettings) -> dict[int, str | None]:
+        """Number of each label of an image → why another choice would not keep it; None for one that it would keep.
+
+        Raises `FatalError` when the labels lack a value that the choice requires.
+        """
+        part = number >> PART_BITS
+        labels = labels_of_image(self._index, number)
+        tables = self._partition(part) if labels else None
+        if tables is None:
+            return {}
+        relations = _only(tables["relations"], labels[0].image_id)
+        judged = judged_labels(relations, _only(tables["candidates"], labels[0].image_id), choice)
+        reasons = [one.reason for one in judged[labels[0].image_id]]
+        return {label.number: reasons[label.place] for label in labels}
+
+    def _partition(self, part: int) -> dict[str, pa.Table] | None:
+        key = part, self._index.generation
+        with self._lock:
+            if key in self._tables:
+                self._tables.move_to_end(key)
+                return self._tables[key]
+        found = self._index.partition(part)
+        if found is None:
+            return None
+        tables = {"images": found.images.table("images")}
+        if found.captions is not None:
+            tables["captions"] = found.captions.table("captions")
+        if found.triplets is not None:
+            tables["triplets"] = found.triplets.table("triplets")
+        if found.tagged is not None:
+            tables |= {"relations": found.tagged.table("relations"), "candidates": candidates(found.tagged)}
+            if (lost := dropped(found.tagged)) is not None:
+                tables["dropped"] = lost
+        with self._lock:
+            self._tables[key] = tables
+            while len(self._tables) > _PARTITIONS:
+                self._tables.popitem(last=False)
+        return tables
+
+
+def _only(table: pa.Table, image_id: int) -> pa.Table:
+    return table.filter(pc.equal(table["image_id"], image_id))
+
+
+def _all(table: pa.Table | None, image_id: int) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [] if table is None else _only(table, image_id).to_pylist()
+    return found
+
+
+def _row(table: pa.Table | None, image_id: int) -> dict[str, Any] | None:
+    return next(iter(_all(table, image_id)), None)
+
+
+def _caption(at: int, row: Mapping[str, Any], triplets: Sequence[Mapping[str, Any]]) -> Caption:
+    own = {number: triplet for number, triplet in enumerate(triplets) if triplet["caption"] == at}
+    return Caption(row["text"], pieces(row["text"], own), row["log_probability"], row["source"])
+
+
+def _triplet(number: int, row: Mapping[str, Any], lost: tuple[str, str] | None) -> Triplet:
+    words = {name: row[name] for name in ("caption", "subject", "predicate", "object", "rule")}
+    return Triplet(number=number, lost=lost, **words)
+
+
+def _unscored(pairs: Sequence[Mapping[str, Any]], scored: Sequence[Mapping[str, Any]]) -> list[Unscored]:
+    known = {(one["subject"], one["predicate"], one["object"]) for one in scored}
+    found = {
+        (pair["subject"], pair["predicate"], pair["object"]): pair["triplet"]
+        for pair in pairs
+        if (pair["subject"], pair["predicate"], pair["object"]) not in known
+    }
+    return [Unscored(subject, canonical(predicate), object_, t) for (subject, predicate, object_), t in found.items()]

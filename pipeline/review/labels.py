@@ -1,0 +1,105 @@
+"""The labels that the page shows, as rows of the index hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.labels.verdicts import Box4, JudgedRelation, box4
+from pipeline.review.index import ReviewIndex
+
+_COLUMNS = (
+    "relation, relations.image AS image, place, subject, object, subject_category, predicate, object_category, "
+    "subject_x, subject_y, subject_w, subject_h, object_x, object_y, object_w, object_h, score, probability, proposed, "
+    "kept, reason, correct, dataset, image_id, uri, digest, width, height"
+)
+
+
+@dataclass(frozen=True)
+class Label:
+    """A scored label with the image that it is about."""
+
+    number: int
+    """The label's number in the index."""
+    image: int
+    """Its image's number in the index."""
+    place: int
+    """Its place among its image's labels."""
+    subject: int
+    object: int
+    subject_category: str
+    predicate: str
+    object_category: str
+    subject_box: Box4
+    object_box: Box4
+    score: float
+    probability: float
+    proposed: bool
+    kept: bool
+    reason: str | None
+    """Why it is not kept."""
+    correct: bool | None
+    dataset: str
+    image_id: int
+    uri: str
+    digest: str
+    width: int
+    height: int
+
+    @property
+    def judged(self) -> JudgedRelation:
+        """What a verdict on this label is about."""
+        return JudgedRelation(self.digest, self.subject_box, self.object_box, self.predicate)
+
+    @property
+    def words(self) -> str:
+        """The label as words, e.g. "person ride horse"."""
+        return f"{self.subject_category} {self.predicate} {self.object_category}"
+
+    @property
+    def region(self) -> tuple[int, int, int, int]:
+        """The part of the picture that shows both boxes with context: x, y, width, height in pixels, 4:3 where it can be."""
+        left = min(self.subject_box[0], self.object_box[0])
+        top = min(self.subject_box[1], self.object_box[1])
+        right = max(self.subject_box[0] + self.subject_box[2], self.object_box[0] + self.object_box[2])
+        bottom = max(self.subject_box[1] + self.subject_box[3], self.object_box[1] + self.object_box[3])
+        margin = 0.15 * max(right - left, bottom - top) + 4
+        width, height = right - left + 2 * margin, bottom - top + 2 * margin
+        width, height = max(width, height * 4 / 3), max(height, width * 3 / 4)
+        x, across = _span((left + right) / 2, width, self.width)
+        y, down = _span((top + bottom) / 2, height, self.height)
+        return x, y, across, down
+
+
+def labels_of(index: ReviewIndex, numbers: Sequence[int]) -> list[Label]:
+    """The labels with these numbers, in this order. Numbers of labels that are gone are left out."""
+    if not numbers:
+        return []
+    rows = index.rows(
+        f"SELECT {_COLUMNS} FROM relations JOIN images USING (image) WHERE relation IN (SELECT unnest($numbers::BIGINT[]))",
+        {"numbers": list(numbers)},
+    )
+    found = {row["relation"]: _label(row) for row in rows}
+    return [found[number] for number in numbers if number in found]
+
+
+def labels_of_image(index: ReviewIndex, image: int) -> list[Label]:
+    """All labels of an image, the best first."""
+    rows = index.rows(
+        f"SELECT {_COLUMNS} FROM relations JOIN images USING (image) WHERE relations.image = $image ORDER BY score DESC, relation",
+        {"image": image},
+    )
+    return [_label(row) for row in rows]
+
+
+def _label(row: dict[str, Any]) -> Label:
+    boxes = {end: box4({side: row.pop(f"{end}_{side}") for side in "xywh"}) for end in ("subject", "object")}
+    number = row.pop("relation")
+    return Label(number=number, subject_box=boxes["subject"], object_box=boxes["object"], **row)
+
+
+def _span(centre: float, wanted: float, most: int) -> tuple[int, int]:
+    """Start and length of a stretch of `wanted` pixels around `centre` that lies within `most` pixels."""
+    length = max(1, min(round(wanted), most))
+    return min(max(round(centre - length / 2), 0), most - length), length

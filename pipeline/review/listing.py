@@ -1,0 +1,135 @@
+"""Searches answered page by page: each search is put in order once, and its pages stay where they are while verdicts come in."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.review.index import ReviewIndex
+from pipeline.review.search import ORDERS, Search
+
+Numbers = npt.NDArray[np.int64]
+
+MAX_LISTED = 1_000_000
+"""Results of one search that can be paged through."""
+_STRETCHES = (2_000, 100_000, MAX_LISTED)
+"""Results put in order at first, and when someone pages on: the first page of a search does not wait for the last."""
+_SEARCHES = 24
+"""Searches held in memory."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A stretch of a search's results: numbers of labels or images. `total` counts all results."""
+
+    numbers: tuple[int, ...]
+    start: int
+    total: int
+
+    @property
+    def reachable(self) -> int:
+        """Results that can be paged to."""
+        return min(self.total, MAX_LISTED)
+
+
+@dataclass
+class _Found:
+    total: int
+    numbers: Numbers = field(default_factory=lambda: np.empty(0, np.int64))
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Listing:
+    """The results of searches in an index. Safe for use by several threads."""
+
+    def __init__(self, index: ReviewIndex) -> None:
+        self._index = index
+        self._found: OrderedDict[tuple[str, Search, int], _Found] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def labels(self, search: Search, start: int, size: int) -> Page:
+        """The numbers of `size` labels from `start` on, in the search's order."""
+        joined = _joined(search)
+        order = ORDERS[search.order]
+        return self._page("label", search, start, size, f"SELECT relation FROM {joined} ORDER BY {order}", f"FROM {joined}")
+
+    def images(self, search: Search, start: int, size: int) -> Page:
+        """The numbers of `size` images from `start` on that have a label which the search finds.
+
+        A search without conditions on labels finds images without labels, too. Images come in the order of the data sets.
+        """
+        about_images = search.model_copy(update={"order": "score", "seed": 0})
+        where, _ = search.conditions()
+        if _needs_labels(search):
+            source = f"(SELECT DISTINCT image FROM {_joined(search)})"
+        else:
+            source = f"(SELECT image FROM images WHERE {where})"
+        return self._page("image", about_images, start, size, f"SELECT image FROM {source} ORDER BY image", f"FROM {source}")
+
+    def count(self, search: Search) -> int:
+        """How many labels the search finds."""
+        return self.labels(search, 0, 0).total
+
+    def reviewed(self, search: Search) -> int:
+        """How many of the labels found have a verdict."""
+        where, values = search.conditions()
+        sql = f"SELECT count(*) AS n FROM {_source(search)} WHERE {where} AND relation IN (SELECT relation FROM reviewed)"
+        number: int = self._index.rows(sql, values)[0]["n"]
+        return number
+
+    def place(self, search: Search, relation: int) -> int | None:
+        """The place of a label among the first results of a search; None where it is not among them."""
+        self.labels(search, 0, 1)
+        at = np.flatnonzero(self._entry("label", search).numbers == relation)
+        return int(at[0]) if len(at) else None
+
+    def _page(self, kind: str, search: Search, start: int, size: int, ordered: str, counted: str) -> Page:
+        entry = self._entry(kind, search)
+        with entry.lock:
+            _, values = search.conditions()
+            if entry.total < 0:
+                entry.total = self._index.rows(f"SELECT count(*) AS n {counted}", values)[0]["n"]
+            wanted = min(start + size, entry.total, MAX_LISTED)
+            if len(entry.numbers) < wanted:
+                limit = next(stretch for stretch in _STRETCHES if stretch >= wanted)
+                if kind == "label" and search.order == "random":
+                    values = {**values, "seed": search.seed}
+                found = self._index.table(f"{ordered} LIMIT {limit}", values)
+                entry.numbers = found.column(0).to_numpy()
+            return Page(tuple(entry.numbers[start : start + size].tolist()), start, entry.total)
+
+    def _entry(self, kind: str, search: Search) -> _Found:
+        """The results held for a search, or a place to hold them. Only searches for verdicts depend on verdicts."""
+        key = (kind, search, self._index.generation)
+        with self._lock:
+            entry = self._found.setdefault(key, _Found(-1))
+            self._found.move_to_end(key)
+            while len(self._found) > _SEARCHES:
+                self._found.popitem(last=False)
+            return entry
+
+
+def _joined(search: Search) -> str:
+    """The labels that a search finds, with what its order needs, as a subquery."""
+    where, _ = search.conditions()
+    source = _source(search)
+    columns = "relation, relations.image AS image, score, probability, proposed"
+    if search.order in ("informative", "rare"):
+        columns += ", frequency"
+        source += " JOIN (SELECT predicate AS name, scored AS frequency FROM predicates) ON name = predicate"
+    return f"(SELECT {columns} FROM {source} WHERE {where})"
+
+
+def _source(search: Search) -> str:
+    if search.reads_images():
+        return "relations JOIN (SELECT image, dataset, image_id, captions FROM images) AS described USING (image)"
+    return "relations"
+
+
+def _needs_labels(search: Search) -> bool:
+    images_only = Search(dataset=search.dataset, text=search.text, image_id=search.image_id)
+    return search.model_copy(update={"order": "score", "seed": 0}) != images_only

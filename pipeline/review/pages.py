@@ -1,0 +1,183 @@
+"""Makes the pages: templates filled with what the desk has. Everything that comes from data is text, never markup."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pipeline.labels.verdicts import Verdict
+from pipeline.review.access.sessions import Session
+from pipeline.review.desk import Desk
+from pipeline.review.image_detail import ImageDetail
+from pipeline.review.labels import Label, labels_of
+from pipeline.review.listing import MAX_LISTED
+from pipeline.review.scene_graph import scene_graph
+from pipeline.review.search import Search
+
+GRID = 20
+"""Labels of one screen, five by four."""
+_ORDER_NAMES = {
+    "score": "highest score first",
+    "lowest": "lowest score first",
+    "uncertain": "most uncertain first",
+    "informative": "most informative first",
+    "disagreement": "greatest disagreement first",
+    "rare": "rarest predicate first",
+    "random": "random",
+    "image": "by image",
+}
+
+
+class Pages:
+    """The HTML of each page of a desk."""
+
+    def __init__(self, desk: Desk, read_only: bool) -> None:
+        self._desk = desk
+        self._read_only = read_only
+        self._offered: tuple[int, Mapping[str, Sequence[str]]] | None = None
+        self._environment = Environment(
+            loader=FileSystemLoader(Path(__file__).parent / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.filters["printable"] = printable
+        self._environment.filters["urlpart"] = lambda text: quote(str(text), safe="")
+
+    def render(self, template: str, session: Session, **values: Any) -> str:
+        """A template with what every page shows: the run, the reviewer, the way around."""
+        return self._environment.get_template(template).render(
+            run=self._desk.view.run.name,
+            session=session,
+            read_only=self._read_only,
+            against=self._desk.comparison.other,
+            **values,
+        )
+
+    def labels(self, session: Session, search: Search, page: int) -> str:
+        """One screen of labels that a search finds."""
+        listing = self._desk.listing
+        found = listing.labels(search, (page - 1) * GRID, GRID)
+        labels = labels_of(self._desk.index, found.numbers)
+        pages = max(1, -(-found.reachable // GRID))
+        following = listing.labels(search, page * GRID, GRID).numbers if page < pages else ()
+        return self.render(
+            "labels.html",
+            session,
+            search=search,
+            chips=[self._chip(label, session) for label in labels],
+            page=page,
+            pages=pages,
+            total=found.total,
+            most=MAX_LISTED,
+            reviewed=listing.reviewed(search),
+            following=following,
+            choices=self.choices,
+            orders=_ORDER_NAMES,
+        )
+
+    def images(self, session: Session, search: Search) -> str:
+        """The scrolling list of images that a search finds."""
+        found = self._desk.listing.images(search, 0, 0)
+        return self.render(
+            "images.html", session, search=search, total=found.total, reachable=found.reachable, choices=self.choices,
+            orders=_ORDER_NAMES,
+        )  # fmt: skip
+
+    def image_rows(self, session: Session, search: Search, start: int, size: int) -> str:
+        """A stretch of the list of images."""
+        numbers = self._desk.listing.images(search, start, size).numbers
+        rows = self._desk.index.rows(
+            "SELECT i.*, (SELECT count(*) FROM reviewed r JOIN relations l USING (relation) WHERE l.image = i.image) AS reviewed "
+            "FROM images i WHERE image IN (SELECT unnest($numbers::BIGINT[]))",
+            {"numbers": list(numbers)},
+        )
+        found = {row["image"]: row for row in rows}
+        listed = [found[number] for number in numbers if number in found]
+        return self.render("image_rows.html", session, rows=listed, start=start, search=search)
+
+    def image(self, session: Session, detail: ImageDetail, chosen: Label | None, search: Search) -> str:
+        """One image with the label that is judged."""
+        verdicts = self._desk.reviews.of(detail.labels)
+        return self.render(
+            "image.html",
+            session,
+            detail=detail,
+            chosen=chosen,
+            search=search,
+            verdicts=verdicts,
+            graph=scene_graph(detail),
+            choice=self._desk.view.choice,
+            neighbours=self._neighbours(search, chosen),
+            predicates=self.choices["predicates"],
+        )
+
+    def quarantined(self, session: Session, reason: str) -> str:
+        """The rows that steps left out, by reason."""
+        reasons = self._desk.index.rows(
+            "SELECT step, reason, count(*) AS number FROM quarantined GROUP BY ALL ORDER BY number DESC, step, reason"
+        )
+        rows = self._desk.index.rows(
+            "SELECT q.*, i.image FROM quarantined q LEFT JOIN images i USING (dataset, image_id) "
+            "WHERE $reason = '' OR q.reason = $reason ORDER BY q.dataset, q.image_id, step LIMIT 500",
+            {"reason": reason},
+        )
+        return self.render("quarantined.html", session, reasons=reasons, rows=rows, reason=reason)
+
+    def _chip(self, label: Label, session: Session) -> dict[str, Any]:
+        verdicts = self._desk.reviews.of([label]).get(label.number, {})
+        return {"label": label, "region": label.region, **verdict_state(verdicts, session.reviewer)}
+
+    def _neighbours(self, search: Search, chosen: Label | None) -> dict[str, Label | None]:
+        """The labels before and after the chosen one in the order of a search."""
+        at = None if chosen is None else self._desk.listing.place(search, chosen.number)
+        if at is None:
+            return {"previous": None, "following": None}
+        around = {"previous": at - 1, "following": at + 1}
+        numbers = {name: self._desk.listing.labels(search, max(place, 0), 1).numbers for name, place in around.items()}
+        found = labels_of(self._desk.index, [number for each in numbers.values() for number in each])
+        by_number = {label.number: label for label in found}
+        return {
+            name: by_number.get(numbers[name][0]) if place >= 0 and numbers[name] else None for name, place in around.items()
+        }
+
+    @property
+    def choices(self) -> Mapping[str, Sequence[str]]:
+        """What the search form offers. Counted anew when the index changes."""
+        generation = self._desk.index.generation
+        if self._offered is None or self._offered[0] != generation:
+            self._offered = generation, self._offer()
+        return self._offered[1]
+
+    def _offer(self) -> Mapping[str, Sequence[str]]:
+        def names(sql: str) -> list[str]:
+            return [row["name"] for row in self._desk.index.rows(sql)]
+
+        return {
+            "datasets": names("SELECT DISTINCT dataset AS name FROM images ORDER BY name"),
+            "predicates": names("SELECT predicate AS name FROM predicates ORDER BY scored DESC, name LIMIT 2000"),
+            "categories": names(
+                "SELECT name FROM (SELECT subject_category AS name FROM relations UNION SELECT object_category FROM relations) "
+                "ORDER BY name LIMIT 5000"
+            ),
+            "reasons": names("SELECT DISTINCT reason AS name FROM relations WHERE reason IS NOT NULL ORDER BY name"),
+        }
+
+
+def verdict_state(verdicts: Mapping[str, Verdict], reviewer: str) -> dict[str, Any]:
+    """What stands on a label: the reviewer's own kind of verdict ("" for none), and what others said."""
+    own = verdicts.get(reviewer)
+    others = [(name, one.kind) for name, one in sorted(verdicts.items()) if name != reviewer]
+    return {"kind": own.kind if own is not None else "", "others": others}
+
+
+def printable(text: str) -> str:
+    """`text` without control characters and marks that turn its direction; a browser escapes neither."""
+    return "".join(character if character.isprintable() else "�" for character in text)
+
+

@@ -1,0 +1,221 @@
+"""Flattens one partition of a run for the review index: a row for each image, scored label and quarantined row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.labels.flat_list import FlatList
+from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
+from pipeline.labels.label_funnel import candidates, require_same_boxes
+from storage.artifact import Artifact
+from tagger.audit.labels import SYMMETRIC
+from tagger.english.predicates import canonical
+
+PART_BITS = 32
+"""An image's number is its partition's number in the high bits and its row in the low 32; a label's likewise, with its place."""
+
+IMAGES = pa.schema(
+    [
+        ("image", pa.int64()),
+        ("part", pa.int32()),
+        ("row", pa.int32()),
+        ("dataset", pa.string()),
+        ("image_id", pa.int64()),
+        ("uri", pa.string()),
+        ("digest", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("scored", pa.int32()),
+        ("kept", pa.int32()),
+        ("captions", pa.string()),
+    ]
+)
+"""`row` is the row in the partition's table `images`. `captions` holds the texts, one a line, to search in."""
+
+_SIDES = ("x", "y", "w", "h")
+RELATIONS = pa.schema(
+    [
+        ("relation", pa.int64()),
+        ("image", pa.int64()),
+        ("place", pa.int32()),
+        ("subject", pa.int32()),
+        ("object", pa.int32()),
+        ("subject_category", pa.string()),
+        ("predicate", pa.string()),
+        ("object_category", pa.string()),
+        *((f"{end}_{side}", pa.float32()) for end in ("subject", "object") for side in _SIDES),
+        ("score", pa.float32()),
+        ("probability", pa.float32()),
+        ("proposed", pa.bool_()),
+        ("kept", pa.bool_()),
+        ("reason", pa.string()),
+        ("correct", pa.bool_()),
+    ]
+)
+"""`place` is the label's index among its image's; `subject` and `object` index the image's boxes, whose sides are in pixels.
+`predicate` is canonical. `probability` is the calibrated score, or the score where there is none. `correct` says
+whether the data set gives this relation; null for images without given relations."""
+
+QUARANTINED = pa.schema(
+    [
+        ("part", pa.int32()),
+        ("dataset", pa.string()),
+        ("image_id", pa.int64()),
+        ("step", pa.string()),
+        ("reason", pa.string()),
+        ("value", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class PartitionArtifacts:
+    """What a run has of one partition. Only `images` is always there: a run may be on its way."""
+
+    partition: str
+    images: Artifact
+    ingested: Artifact
+    captions: Artifact | None = None
+    triplets: Artifact | None = None
+    tagged: Artifact | None = None
+
+    def steps(self) -> Mapping[str, Artifact]:
+        """Step → artifact, of those that are there."""
+        found = {"ingest": self.ingested, "caption": self.captions, "parse": self.triplets, "tag": self.tagged}
+        if self.images is not self.ingested:
+            found["detect"] = self.images
+        return {step: artifact for step, artifact in found.items() if artifact is not None}
+
+
+@dataclass(frozen=True)
+class PartitionRows:
+    """The rows of one partition, in the schemas above."""
+
+    images: pa.Table
+    relations: pa.Table
+    quarantined: pa.Table
+
+
+def partition_rows(part: int, found: PartitionArtifacts, choice: ChoiceSettings) -> PartitionRows:
+    """Flattens a partition. `part` is its number in the index; `choice` decides which labels count as kept.
+
+    Raises `FatalError` when the images were ingested, or their boxes detected, again after they were tagged.
+    """
+    images = found.images.table("images")
+    numbers = (part << PART_BITS) + np.arange(len(images), dtype=np.int64)
+    relations = RELATIONS.empty_table()
+    scored = kept = np.zeros(len(images), np.int32)
+    if found.tagged is not None:
+        require_same_boxes(found.images, found.tagged)
+        rows = _rows_of(images, found.tagged.table("relations"))
+        relations = _relations(part, images, rows, found.tagged, choice)
+        at = np.asarray(relations["image"]) - (part << PART_BITS)
+        scored = np.bincount(at, minlength=len(images)).astype(np.int32)
+        kept = np.bincount(at[np.asarray(relations["kept"])], minlength=len(images)).astype(np.int32)
+    columns = {
+        "image": numbers,
+        "part": np.full(len(images), part, np.int32),
+        "row": np.arange(len(images), dtype=np.int32),
+        **{name: images[name] for name in ("dataset", "image_id", "uri", "digest", "width", "height")},
+        "scored": scored,
+        "kept": kept,
+        "captions": _texts(images, found.captions),
+    }
+    return PartitionRows(pa.table(columns).cast(IMAGES), relations, _quarantined(part, found))
+
+
+def _relations(
+    part: int, images: pa.Table, rows: np.ndarray[Any, Any], tagged: Artifact, choice: ChoiceSettings
+) -> pa.Table:
+    """The scored labels. `rows`: row of `relations` → row of `images`."""
+    table = tagged.table("relations")
+    labels = FlatList.of(table, "relations")
+    row = rows[labels.row]
+    starts = np.searchsorted(labels.row, np.arange(len(table)), side="left")
+    ends = {end: labels.numbers(end).astype(np.int64) for end in ("subject", "object")}
+    boxes = FlatList.of(images, "boxes")
+    first_box = np.searchsorted(boxes.row, np.arange(len(images)), side="left")
+    predicates = _canonical(labels)
+    verdicts = [one for of_image in judged_labels(table, candidates(tagged), choice).values() for one in of_image]
+    score = labels.fields.field("score")
+    columns: dict[str, Any] = {
+        "relation": (part << PART_BITS) + np.arange(len(labels), dtype=np.int64),
+        "image": (part << PART_BITS) + row,
+        "place": np.arange(len(labels)) - starts[labels.row],
+        **ends,
+        "predicate": predicates,
+        "score": score,
+        "probability": pc.coalesce(labels.fields.field("calibrated"), score),
+        "proposed": labels.fields.field("proposed"),
+        "kept": [one.reason is None for one in verdicts],
+        "reason": pa.array([one.reason for one in verdicts], pa.string()),
+        "correct": _correct(images, row, ends, predicates.to_pylist()),
+    }
+    for end, index in ends.items():
+        of_end = boxes.fields.take(pa.array(first_box[row] + index))
+        columns[f"{end}_category"] = of_end.field("category")
+        columns |= {f"{end}_{side}": of_end.field(side) for side in _SIDES}
+    return pa.table([columns[name] for name in RELATIONS.names], RELATIONS.names).cast(RELATIONS)
+
+
+def _canonical(labels: FlatList) -> pa.Array:
+    """The canonical predicate of every label; each distinct predicate is looked up once."""
+    coded = labels.fields.field("predicate").dictionary_encode()
+    names = pa.array([canonical(name) for name in coded.dictionary.to_pylist()], pa.string())
+    return names.take(coded.indices)
+
+
+def _correct(
+    images: pa.Table, row: np.ndarray[Any, Any], ends: Mapping[str, np.ndarray[Any, Any]], predicates: list[str]
+) -> pa.Array:
+    """Whether each label is a given relation of its image, in either direction for a symmetric predicate."""
+    given: dict[int, set[tuple[int, str, int]]] = {}
+    facts = FlatList.of(images, "relations")
+    for at, subject, name, other in zip(
+        facts.row.tolist(), facts.values("subject"), facts.values("predicate"), facts.values("object"), strict=True
+    ):
+        predicate = canonical(name)
+        of_image = given.setdefault(at, set())
+        of_image.add((subject, predicate, other))
+        if predicate in SYMMETRIC:
+            of_image.add((other, predicate, subject))
+    if not given:
+        return pa.nulls(len(row), pa.bool_())
+    labels = zip(row.tolist(), ends["subject"].tolist(), predicates, ends["object"].tolist(), strict=True)
+    return pa.array([(s, p, o) in given[at] if at in given else None for at, s, p, o in labels], pa.bool_())
+
+
+def _rows_of(images: pa.Table, table: pa.Table) -> np.ndarray[Any, Any]:
+    """Row of `table` → row of `images` with the same image id."""
+    place = {image_id: row for row, image_id in enumerate(images["image_id"].to_pylist())}
+    return np.array([place[image_id] for image_id in table["image_id"].to_pylist()], np.int64)
+
+
+def _texts(images: pa.Table, captioned: Artifact | None) -> pa.Array:
+    """The captions of each image, one a line; null for an image without any."""
+    if captioned is None:
+        return pa.nulls(len(images), pa.string())
+    table = captioned.table("captions")
+    texts: dict[int, list[str]] = {}
+    items = FlatList.of(table, "captions")
+    rows = _rows_of(images, table)
+    for row, text in zip(items.row.tolist(), items.values("text"), strict=True):
+        texts.setdefault(int(rows[row]), []).append(text.replace("\n", " "))
+    return pa.array(["\n".join(texts[row]) if row in texts else None for row in range(len(images))], pa.string())
+
+
+def _quarantined(part: int, found: PartitionArtifacts) -> pa.Table:
+    """The rows that each step left out, with reasons."""
+    dataset = found.partition.split("/")[0]
+    rows = [
+        {"part": part, "dataset": dataset, "step": step, **{n: row[n] for n in ("image_id", "reason", "value")}}
+        for step, artifact in found.steps().items()
+        for row in artifact.rejected().to_pylist()
+    ]
+    return pa.Table.from_pylist(rows, schema=QUARANTINED)

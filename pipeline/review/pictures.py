@@ -1,0 +1,93 @@
+"""The pictures that the page shows: whole images and parts of them, decoded by the pipeline's rules and written as JPEG."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+
+from PIL import Image
+
+from pipeline.data.images.folders import locate_image
+from pipeline.data.images.opening import BadImage, read_image
+from storage.errors import PipelineError
+
+Region = tuple[int, int, int, int]
+_Key = tuple[str, str, Region | None, int]
+
+LONGEST = 1600
+"""Longest side in pixels of a picture that is sent."""
+CHIP = 360
+"""Longest side in pixels of a part of a picture."""
+_DECODED = 24
+"""Decoded images kept: a screenful of labels often shows one image several times."""
+_SENT_BYTES = 48 << 20
+"""Bytes of JPEG kept."""
+
+
+class NoPicture(Exception):
+    """The image can't be shown; says why, without a path of this machine."""
+
+
+class Pictures:
+    """Pictures of the data sets of a run. `folders`: data set → location of its images. Safe for use by several threads."""
+
+    def __init__(self, folders: Mapping[str, Path | str]) -> None:
+        self._folders = folders
+        self._decoded: OrderedDict[tuple[str, str], Image.Image] = OrderedDict()
+        self._sent: OrderedDict[_Key, bytes] = OrderedDict()
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def jpeg(self, dataset: str, uri: str, region: Region | None = None, longest: int = LONGEST) -> bytes:
+        """The image, or the part of it at `region` (x, y, width, height in pixels), with sides of at most `longest` pixels.
+
+        Raises `NoPicture`.
+        """
+        key = dataset, uri, region, longest
+        with self._lock:
+            if key in self._sent:
+                self._sent.move_to_end(key)
+                return self._sent[key]
+        image = self._image(dataset, uri)
+        if region is not None:
+            x, y, width, height = region
+            image = image.crop((x, y, x + width, y + height))
+        scale = min(1.0, longest / max(image.size))
+        if scale < 1:
+            image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+        written = io.BytesIO()
+        image.save(written, "JPEG", quality=85)
+        return self._keep(key, written.getvalue())
+
+    def _image(self, dataset: str, uri: str) -> Image.Image:
+        key = dataset, uri
+        with self._lock:
+            if key in self._decoded:
+                self._decoded.move_to_end(key)
+                return self._decoded[key]
+        if dataset not in self._folders:
+            raise NoPicture(f"no recipe says where the images of {dataset} lie")
+        try:
+            image = read_image(locate_image(self._folders, {"dataset": dataset, "uri": uri}))
+        except BadImage as error:
+            raise NoPicture(error.reason) from error
+        except (OSError, PipelineError) as error:
+            raise NoPicture("its file is not on this machine") from error
+        with self._lock:
+            self._decoded[key] = image
+            while len(self._decoded) > _DECODED:
+                self._decoded.popitem(last=False)
+        return image
+
+    def _keep(self, key: _Key, data: bytes) -> bytes:
+        with self._lock:
+            if key not in self._sent:
+                self._sent[key] = data
+                self._size += len(data)
+            while self._size > _SENT_BYTES and len(self._sent) > 1:
+                _, dropped = self._sent.popitem(last=False)
+                self._size -= len(dropped)
+        return data

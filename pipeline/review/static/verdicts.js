@@ -1,0 +1,51 @@
+// Sends verdicts. A promise of `decide` is kept only once the verdicts are on the server's disk.
+const PACE = document.getElementById("pace");
+const MESSAGE = document.getElementById("message");
+
+export async function decide(decisions) {
+  let answer;
+  try {
+    answer = await fetch("/verdicts", {
+      method: "POST",
+      headers: {
+        "Content-Type": "application/json",
+        "X-CSRF-Token": document.querySelector("meta[name=csrf-token]").content,
+      },
+      body: JSON.stringify({ decisions }),
+    });
+  } catch {
+    tell("The server can't be reached; the verdict was not recorded.");
+    return null;
+  }
+  if (!answer.ok) {
+    const said = await answer.json().catch(() => ({}));
+    tell(`Not recorded: ${said.error || answer.statusText || answer.status}`);
+    return null;
+  }
+  tell("");
+  const decided = await answer.json();
+  for (const state of decided.states) show(state);
+  if (decided.median_seconds !== null) {
+    PACE.textContent = `${decided.verdicts} verdicts, ${decided.median_seconds.toFixed(1)} s each (median)`;
+  }
+  return decided;
+}
+
+export function tell(text) {
+  MESSAGE.textContent = text;
+}
+
+function show(state) {
+  for (const element of document.querySelectorAll(`[data-label="${state.label}"][data-kind]`)) {
+    element.dataset.kind = state.kind;
+  }
+}
+
+// Seconds since the last call: the person's time, from when an item came before the eyes to the verdict.
+export function stopwatch() {
+  let began = performance.now();
+  return {
+    restart() { began = performance.now(); },
+    seconds() { return Math.min(86400, Math.round(performance.now() - began) / 1000); },
+  };
+}
