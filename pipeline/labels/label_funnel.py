@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
+from pipeline.labels.label_tally import LabelFunnel, LabelTally, PredicateCount
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.runs import Run
@@ -19,47 +19,6 @@ from tagger.english.predicates import canonical
 
 REPEATED = "proposed by another mention, too"
 BELOW_FLOOR = "scored below tag.floor"
-
-
-@dataclass(frozen=True)
-class LabelFunnel:
-    """Counts over the labelled data sets; None for stages that the run has not reached.
-
-    Each level adds up: `images`, `captions` and `triplets` without their losses led to something at the next level
-    (`grounded` triplets to candidates), `candidates` without losses plus `unproposed` are `scored`, and `scored` without
-    losses are `kept`.
-    """
-
-    images: int | None = None
-    captions: int | None = None
-    triplets: int | None = None
-    grounded: int | None = None
-    """Triplets that led to candidates; None, too, when the tagger's version did not record what became of triplets."""
-    candidates: int | None = None
-    """Proposals of a predicate for a pair of boxes. None, too, for imported labels without candidates."""
-    unproposed: int | None = None
-    """Labels with a score that no caption proposes for their pair."""
-    scored: int | None = None
-    """Labels with a score."""
-    kept: int | None = None
-    """Labels that stage `shard` keeps."""
-    lost: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Level → reason → how many of it led to nothing; the most frequent reason comes first."""
-
-    def levels(self) -> list[tuple[str, int]]:
-        """The levels that the run has reached, from images to kept labels, with their counts."""
-        counts = {"images": self.images, "captions": self.captions, "triplets": self.triplets}
-        counts |= {"grounded": self.grounded, "candidates": self.candidates, "scored": self.scored, "kept": self.kept}
-        return [(name, count) for name, count in counts.items() if count is not None]
-
-
-@dataclass(frozen=True)
-class PredicateCount:
-    """How often a canonical predicate was kept, and how often the data sets themselves give it."""
-
-    predicate: str
-    kept: int
-    given: int
 
 
 def images_with_boxes(run: Run) -> dict[str, Artifact]:
@@ -97,52 +56,66 @@ def label_counts(
     run: Run, datasets: Sequence[str], choice: ChoiceSettings
 ) -> tuple[LabelFunnel, tuple[PredicateCount, ...]]:
     """Counts the labels of these data sets, and their predicates with the most kept first."""
-    images, captioned, parsed, tagged = (
-        labelled_partitions(run, step, datasets) for step in ("ingest", "caption", "parse", "tag")
+    steps = [labelled_partitions(run, step, datasets) for step in ("ingest", "caption", "parse", "tag")]
+    summed = LabelTally()
+    for partition in dict.fromkeys(name for found in steps for name in found):
+        images, captioned, parsed, tagged = (found.get(partition) for found in steps)
+        judged = _judged(tagged, choice) if tagged is not None else ()
+        summed.add(partition_tally(images, captioned, parsed, tagged, judged))
+    return summed.funnel(), summed.predicates()
+
+
+def partition_tally(
+    images: Artifact | None,
+    captioned: Artifact | None,
+    parsed: Artifact | None,
+    tagged: Artifact | None,
+    judged: Sequence[str | None],
+) -> LabelTally:
+    """Counts the labels of one partition, of which a run may lack artifacts.
+
+    `judged`: why each label of `tagged` is not kept, in their order; None for those that are.
+    """
+    tally = LabelTally()
+    if images is not None:
+        table = images.table("images")
+        tally.numbers["images"] = images.manifest.counts.rows_out
+        tally.parts["given"] = Counter(FlatList.of(table, "relations").values("predicate"))
+        tally.parts["images"] = _uncaptioned(table, captioned)
+    if captioned is not None:
+        captions = captioned.table("captions")
+        tally.numbers["captions"] = len(FlatList.of(captions, "captions"))
+        tally.parts["captions"] = _silent(captions, parsed)
+    if parsed is not None:
+        tally.numbers["triplets"] = len(FlatList.of(parsed.table("triplets"), "triplets"))
+        tally.parts["triplets"] = _ungrounded(parsed, tagged)
+    if tagged is not None:
+        _count_labels(tally, tagged, judged)
+    return tally
+
+
+def _count_labels(tally: LabelTally, tagged: Artifact, judged: Sequence[str | None]) -> None:
+    labels, pairs = FlatList.of(tagged.table("relations"), "relations"), candidates(tagged)
+    alone = labels.values("proposed").count(False)
+    if "candidates.parquet" in tagged.manifest.files:
+        proposed, distinct = len(FlatList.of(pairs, "pairs")), _distinct(pairs)
+        tally.numbers["candidates"] = proposed
+        tally.parts["candidates"] = Counter(
+            {REPEATED: proposed - distinct, BELOW_FLOOR: distinct - (len(labels) - alone)}
+        )
+    kept = Counter(p for p, reason in zip(labels.values("predicate"), judged, strict=True) if reason is None)
+    tally.numbers.update(
+        scored=len(labels), unproposed=alone, kept=kept.total(), unexplained=int(dropped(tagged) is None)
     )
-    lost = {level: Counter[str]() for level in ("images", "captions", "triplets", "candidates", "scored")}
-    kept: Counter[str] = Counter()
-    scored = unproposed = proposed = 0
-    for artifact in tagged.values():
-        relations, pairs = artifact.table("relations"), candidates(artifact)
-        labels, considered = FlatList.of(relations, "relations"), len(FlatList.of(pairs, "pairs"))
-        alone = labels.values("proposed").count(False)
-        distinct = _distinct(pairs)
-        scored, unproposed, proposed = scored + len(labels), unproposed + alone, proposed + considered
-        if "candidates.parquet" in artifact.manifest.files:
-            lost["candidates"][REPEATED] += considered - distinct
-            lost["candidates"][BELOW_FLOOR] += distinct - (len(labels) - alone)
-        judged = judged_labels(relations, pairs, choice).values()
-        verdicts = [one.reason for of_image in judged for one in of_image]
-        lost["scored"].update(reason for reason in verdicts if reason is not None)
-        predicates = labels.values("predicate")
-        kept.update(canonical(p) for p, reason in zip(predicates, verdicts, strict=True) if reason is None)
-    given: Counter[str] = Counter()
-    for partition, artifact in images.items():
-        table = artifact.table("images")
-        given.update(FlatList.of(table, "relations").values("predicate"))
-        lost["images"].update(_uncaptioned(table, captioned.get(partition)) if captioned else {})
-    for partition, artifact in captioned.items() if parsed else ():
-        lost["captions"].update(_silent(artifact.table("captions"), parsed.get(partition)))
-    for partition, artifact in parsed.items() if tagged else ():
-        lost["triplets"].update(_ungrounded(artifact, tagged.get(partition)))
-    triplets = _items(parsed, "triplets")
-    has_candidates = any("candidates.parquet" in artifact.manifest.files for artifact in tagged.values())
-    explained = bool(tagged) and all(dropped(artifact) is not None for artifact in tagged.values())
-    if not explained:
-        del lost["triplets"]
-    summed = LabelFunnel(
-        images=_rows(images),
-        captions=_items(captioned, "captions"),
-        triplets=triplets,
-        grounded=triplets - lost["triplets"].total() if explained and triplets is not None else None,
-        candidates=proposed if has_candidates else None,
-        unproposed=unproposed if has_candidates else None,
-        scored=scored if tagged else None,
-        kept=kept.total() if tagged else None,
-        lost={level: found for level, reasons in lost.items() if (found := _most_frequent_first(reasons))},
-    )
-    return summed, _predicates(kept, given)
+    tally.parts["scored"] = Counter(reason for reason in judged if reason is not None)
+    tally.parts["kept"] = Counter()
+    for predicate, number in kept.items():
+        tally.parts["kept"][canonical(predicate)] += number
+
+
+def _judged(tagged: Artifact, choice: ChoiceSettings) -> list[str | None]:
+    verdicts = judged_labels(tagged.table("relations"), candidates(tagged), choice)
+    return [one.reason for of_image in verdicts.values() for one in of_image]
 
 
 def _uncaptioned(images: pa.Table, captioned: Artifact | None) -> Counter[str]:
@@ -185,25 +158,3 @@ def _distinct(pairs: pa.Table) -> int:
     items = FlatList.of(pairs, "pairs")
     ends = (items.numbers("subject").tolist(), items.numbers("object").tolist(), items.values("predicate"))
     return len(set(zip(items.row.tolist(), *ends, strict=True)))
-
-
-def _most_frequent_first(reasons: Counter[str]) -> dict[str, int]:
-    return dict(sorted(((r, n) for r, n in reasons.items() if n), key=lambda each: (-each[1], each[0])))
-
-
-def _predicates(kept: Mapping[str, int], given: Mapping[str, int]) -> tuple[PredicateCount, ...]:
-    totals: dict[str, list[int]] = {}
-    for place, counts in enumerate((kept, given)):
-        for predicate, count in counts.items():
-            totals.setdefault(canonical(predicate), [0, 0])[place] += count
-    ranked = sorted(totals.items(), key=lambda item: (-item[1][0], -item[1][1], item[0]))
-    return tuple(PredicateCount(predicate, *counts) for predicate, counts in ranked)
-
-
-def _rows(artifacts: Mapping[str, Artifact]) -> int | None:
-    return sum(a.manifest.counts.rows_out for a in artifacts.values()) if artifacts else None
-
-
-def _items(artifacts: Mapping[str, Artifact], table: str) -> int | None:
-    found = [len(FlatList.of(artifact.table(table), table)) for artifact in artifacts.values()]
-    return sum(found) if artifacts else None

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.labels.label_funnel import PredicateCount
+from pipeline.labels.label_tally import PredicateCount
 from pipeline.stages.order import chain_order
 from storage.artifact import Artifact
 from storage.manifest import REJECTED_FILE

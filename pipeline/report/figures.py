@@ -14,7 +14,8 @@ from pipeline.labels.caption_audit import CaptionAudit, CaptionCount
 from pipeline.labels.coverage import CoverageCount, LabelCoverage
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.label_audit import LabelAudit, LabelCount
-from pipeline.labels.label_funnel import LabelFunnel, PredicateCount, label_counts, labelled_partitions
+from pipeline.labels.label_funnel import label_counts, labelled_partitions
+from pipeline.labels.label_tally import LabelFunnel, PredicateCount
 from pipeline.report.arms import ArmScores, arm_scores, share_of_gain
 from pipeline.report.steps import StepSummary, summaries
 from pipeline.report.view import RunView

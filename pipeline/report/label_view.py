@@ -14,7 +14,8 @@ from pipeline.labels.coverage import CoverageCount, LabelCoverage
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings, choice_or_all
 from pipeline.labels.label_audit import LabelAudit, LabelCount
-from pipeline.labels.label_funnel import LabelFunnel, PredicateCount, label_counts, labelled_partitions
+from pipeline.labels.label_funnel import label_counts, labelled_partitions
+from pipeline.labels.label_tally import LabelFunnel, PredicateCount
 from pipeline.report.console import share, table
 from pipeline.report.formatting import sanitise
 from storage.runs import Run
