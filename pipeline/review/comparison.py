@@ -12,6 +12,11 @@ from pipeline.report.view import RunView
 from pipeline.review.index import ReviewIndex
 from pipeline.review.partition_rows import PartitionArtifacts, partition_rows
 
+MOST_DIFFERENT = 12
+"""Predicates that the comparison names."""
+_BOTH = "FROM relations r LEFT JOIN against a USING (relation)"
+_KEPT_HERE = "count(*) FILTER (r.kept AND NOT coalesce(a.kept, false))"
+_KEPT_THERE = "count(*) FILTER (NOT r.kept AND a.kept)"
 _ENDS = [f"{end}_{side}" for end in ("subject", "object") for side in "xywh"]
 
 
@@ -21,6 +26,8 @@ class Comparison:
     def __init__(self, index: ReviewIndex, other: RunView | None) -> None:
         self._index = index
         self.other = other
+        self._generation = 0
+        self._counted: dict[str, tuple[tuple[int, int], list[dict[str, Any]]]] = {}
         with index.cursor() as cursor:
             cursor.execute("CREATE OR REPLACE TABLE against (relation BIGINT, kept BOOLEAN, score REAL)")
         self.refresh()
@@ -46,18 +53,34 @@ class Comparison:
                 )
                 cursor.unregister("theirs")
             cursor.commit()
+        self._generation += 1
 
     def summary(self) -> dict[str, Any] | None:
         """Counts of labels in both runs and kept in both, in this one only, in the other only; None without another run."""
         if self.other is None:
             return None
-        found = self._index.rows(
+        found = self._count(
             "SELECT count(*) FILTER (a.relation IS NOT NULL) AS both, count(*) FILTER (r.kept AND a.kept) AS kept_in_both, "
-            "count(*) FILTER (r.kept AND NOT coalesce(a.kept, false)) AS kept_here, "
-            "count(*) FILTER (NOT r.kept AND a.kept) AS kept_there "
-            "FROM relations r LEFT JOIN against a USING (relation)"
+            f"{_KEPT_HERE} AS kept_here, {_KEPT_THERE} AS kept_there {_BOTH}"
         )
         return {"other": self.other.run.name, **found[0]}
+
+    def differences(self) -> list[dict[str, Any]]:
+        """The canonical predicates that differ most: how many labels only one of the runs keeps, the greatest sum first."""
+        if self.other is None:
+            return []
+        return self._count(
+            f"SELECT predicate, {_KEPT_HERE} AS kept_here, {_KEPT_THERE} AS kept_there {_BOTH} GROUP BY predicate "
+            f"HAVING kept_here + kept_there > 0 ORDER BY kept_here + kept_there DESC, predicate LIMIT {MOST_DIFFERENT}"
+        )
+
+    def _count(self, sql: str) -> list[dict[str, Any]]:
+        """The rows of a query over all labels, which is asked again only when these have changed."""
+        generation = self._index.generation, self._generation
+        held = self._counted.get(sql)
+        if held is None or held[0] != generation:
+            held = self._counted[sql] = generation, self._index.rows(sql)
+        return held[1]
 
 
 def _with_images(relations: pa.Table, images: pa.Table) -> pa.Table:

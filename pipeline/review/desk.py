@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from pipeline.labels.verdict_log import VerdictLog
@@ -12,9 +12,11 @@ from pipeline.report.view import RunView
 from pipeline.review.comparison import Comparison
 from pipeline.review.image_detail import ImageDetails
 from pipeline.review.index import ReviewIndex
+from pipeline.review.label_facts import LabelFactsCache
 from pipeline.review.listing import Listing
 from pipeline.review.pictures import Pictures
 from pipeline.review.reviews import Reviews
+from pipeline.review.run_progress import RunProgress
 
 REFRESH_SECONDS = 10.0
 """How often the page looks for what the run has added, and for verdicts of others."""
@@ -25,7 +27,8 @@ _log = logging.getLogger(__name__)
 class Desk:
     """A run, its index, and the verdicts on its labels.
 
-    `against`: another run to compare with. Raises `FatalError` when the index can't be opened.
+    `against`: another run to compare with. `planned`: step → the steps that it needs, of the run's recipe.
+    Raises `FatalError` when the index can't be opened.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class Desk:
         verdicts: Path,
         against: RunView | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
+        planned: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self.view = view
         self.index = ReviewIndex(index, view)
@@ -44,6 +48,9 @@ class Desk:
         self.listing = Listing(self.index)
         self.details = ImageDetails(self.index)
         self.pictures = Pictures(view.image_folders)
+        self.progress = RunProgress(view.run, planned or {})
+        self.facts = LabelFactsCache(self.index)
+        self._count()
         self._closing = threading.Event()
         self._watcher: threading.Thread | None = None
 
@@ -64,6 +71,14 @@ class Desk:
         if self.index.refresh():
             self.comparison.refresh()
         self.reviews.refresh()
+        self._count()
+
+    def _count(self) -> None:
+        """Count what the overview shows, so that no one who opens it waits for that."""
+        self.progress.steps()
+        self.facts.facts()
+        self.comparison.summary()
+        self.comparison.differences()
 
     def _watch(self) -> None:
         while not self._closing.wait(REFRESH_SECONDS):

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from pipeline.labels.label_funnel import images_with_boxes
 from pipeline.report.view import RunView
+from pipeline.review.partition_counts import COUNTS, SCORES, partition_counts
 from pipeline.review.partition_rows import IMAGES, QUARANTINED, RELATIONS, PartitionArtifacts, partition_rows
 from storage.errors import FatalError, PipelineError
 
@@ -31,10 +32,11 @@ _TYPES = {
     pa.int64(): "BIGINT",
     pa.int32(): "INTEGER",
     pa.float32(): "REAL",
+    pa.float64(): "DOUBLE",
     pa.bool_(): "BOOLEAN",
     pa.string(): "VARCHAR",
 }
-_TABLES = {"images": IMAGES, "relations": RELATIONS, "quarantined": QUARANTINED}
+_TABLES = {"images": IMAGES, "relations": RELATIONS, "quarantined": QUARANTINED, "counts": COUNTS, "scores": SCORES}
 
 
 class ReviewIndex:
@@ -115,13 +117,14 @@ class ReviewIndex:
     def _index(self, part: int, name: str, stamp: str, found: PartitionArtifacts) -> bool:
         try:
             rows = partition_rows(part, found, self.view.choice)
+            counted = partition_counts(part, found, rows.relations)
         except PipelineError:
             return False
         with self.cursor() as cursor:
             cursor.begin()
             _delete(cursor, part)
-            for table in _TABLES:
-                cursor.register("new_rows", getattr(rows, table))
+            for table, content in {**vars(rows), **vars(counted)}.items():
+                cursor.register("new_rows", content)
                 cursor.execute(f"INSERT INTO {table} SELECT * FROM new_rows")
                 cursor.unregister("new_rows")
             cursor.execute("INSERT INTO parts VALUES (?, ?, ?)", [part, name, stamp])
@@ -139,7 +142,8 @@ class ReviewIndex:
         with self.cursor() as cursor:
             cursor.execute(
                 "CREATE OR REPLACE TABLE predicates AS SELECT predicate, count(*) AS scored, "
-                "count(*) FILTER (kept) AS kept FROM relations GROUP BY predicate"
+                "count(*) FILTER (kept) AS kept, count(*) FILTER (kept AND correct IS NOT NULL) AS judged, "
+                "count(*) FILTER (kept AND correct) AS correct FROM relations GROUP BY predicate"
             )
 
     def _partitions(self) -> dict[str, PartitionArtifacts]:
@@ -207,5 +211,5 @@ def _open(path: Path) -> DuckDBPyConnection:
 def _delete(cursor: DuckDBPyConnection, part: int) -> None:
     for table in ("relations", "images"):
         cursor.execute(f"DELETE FROM {table} WHERE image >= ? AND image < ?", [part << 32, (part + 1) << 32])
-    for table in ("quarantined", "parts"):
+    for table in ("quarantined", "counts", "scores", "parts"):
         cursor.execute(f"DELETE FROM {table} WHERE part = ?", [part])

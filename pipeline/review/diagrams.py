@@ -1,0 +1,195 @@
+"""Lays out the overview's diagrams as plain geometry; the template draws them with attributes, classes and escaped text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.review.run_progress import StepProgress
+
+WIDTH, HEIGHT = 420, 210
+LEFT, RIGHT, TOP, BOTTOM = 52, 10, 22, 36
+"""Margins of the plot inside a drawing, in drawing units."""
+_NODE = 152, 48
+_GAP = 18, 34
+"""Between the nodes of a layer, and between layers."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A tick of an axis: its place along the axis, and its label."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a histogram: outer and inner rectangle (x, y, width, height), what it says, and where it leads."""
+
+    outer: tuple[float, float, float, float]
+    inner: tuple[float, float, float, float]
+    title: str
+    address: str = ""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """A histogram with a logarithmic axis: columns, and within each a part that is told apart."""
+
+    columns: tuple[Column, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot: the `x,y` pairs of a line, and its points with what each says."""
+
+    line: str
+    points: tuple[tuple[float, float, str], ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A step in the graph: its corner, and its progress."""
+
+    x: float
+    y: float
+    progress: StepProgress
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The steps from top to bottom, and an arrow (an SVG path) from each to those that need it.
+
+    What a step needs by way of another that it needs has no arrow of its own.
+    """
+
+    width: float
+    height: float
+    nodes: tuple[Node, ...]
+    arrows: tuple[str, ...]
+    node_width: float = _NODE[0]
+    node_height: float = _NODE[1]
+
+
+def histogram(
+    outer: Sequence[int],
+    inner: Sequence[int],
+    titles: Sequence[str],
+    addresses: Sequence[str],
+    ticks: Sequence[tuple[float, str]],
+) -> Histogram:
+    """Columns of equal width whose heights are logarithms of counts; `inner` counts a part of `outer`.
+
+    `ticks`: place on the x axis in columns, and label.
+    """
+    across, down = (WIDTH - LEFT - RIGHT) / max(len(outer), 1), HEIGHT - TOP - BOTTOM
+    power = max(1, math.ceil(math.log10(max([*outer, 1]) + 1)))
+
+    def box(place: int, count: int) -> tuple[float, float, float, float]:
+        height = down * math.log10(count + 1) / power
+        return (
+            round(LEFT + place * across + 1, 1),
+            round(TOP + down - height, 1),
+            round(across - 2, 1),
+            round(height, 1),
+        )
+
+    columns = (
+        Column(box(place, count), box(place, part), title, address)
+        for place, (count, part, title, address) in enumerate(zip(outer, inner, titles, addresses, strict=True))
+    )
+    return Histogram(
+        tuple(columns),
+        tuple(Tick(round(LEFT + place * across, 1), text) for place, text in ticks),
+        tuple(Tick(round(TOP + down - down * math.log10(10**p + 1) / power, 1), _power(p)) for p in range(power)),
+    )
+
+
+def shares(points: Sequence[tuple[float, float, str]]) -> Plot:
+    """A plot of points whose coordinates are both shares of 1: x, y, and what the point says."""
+    across, down = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+    placed = tuple((round(LEFT + across * x, 1), round(TOP + down * (1 - y), 1), title) for x, y, title in points)
+    ticks = [place / 5 for place in range(6)]
+    return Plot(
+        " ".join(f"{x},{y}" for x, y, _ in placed),
+        placed,
+        tuple(Tick(round(LEFT + across * at, 1), f"{at:g}") for at in ticks),
+        tuple(Tick(round(TOP + down * (1 - at), 1), f"{at:g}") for at in ticks),
+    )
+
+
+def long_tail(counts: Sequence[int]) -> Plot:
+    """Counts in falling order against their rank, both logarithmic. Counts of 0 are left out."""
+    found = [count for count in counts if count]
+    across, down = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+    powers = [max(1, math.ceil(math.log10(max(value, 2)))) for value in (len(found), max(found, default=1))]
+    spaced = {round(10 ** (step / 40)) for step in range(40 * powers[0])} | {len(found)}
+    ranks = sorted(rank for rank in spaced if 1 <= rank <= len(found))
+    placed = tuple(
+        (
+            round(LEFT + across * math.log10(rank) / powers[0], 1),
+            round(TOP + down * (1 - math.log10(found[rank - 1]) / powers[1]), 1),
+            f"rank {rank:,}: {found[rank - 1]:,}",
+        )
+        for rank in ranks
+    )
+    return Plot(
+        " ".join(f"{x},{y}" for x, y, _ in placed),
+        placed,
+        tuple(Tick(round(LEFT + across * p / powers[0], 1), _power(p)) for p in range(powers[0] + 1)),
+        tuple(Tick(round(TOP + down * (1 - p / powers[1]), 1), _power(p)) for p in range(powers[1] + 1)),
+    )
+
+
+def graph(steps: Sequence[StepProgress]) -> Graph:
+    """Steps in layers: each is one below the lowest of those that it needs."""
+    depth: dict[str, int] = {}
+    for step in steps:
+        depth[step.step] = 1 + max((depth.get(name, -1) for name in step.needs), default=-1)
+    layers: dict[int, list[StepProgress]] = {}
+    for step in steps:
+        layers.setdefault(depth[step.step], []).append(step)
+    width = max((len(layer) for layer in layers.values()), default=1) * (_NODE[0] + _GAP[0]) + _GAP[0]
+    nodes = {
+        step.step: Node(
+            round((width - len(layer) * (_NODE[0] + _GAP[0]) + _GAP[0]) / 2 + place * (_NODE[0] + _GAP[0]), 1),
+            4 + row * (_NODE[1] + _GAP[1]),
+            step,
+        )
+        for row, layer in layers.items()
+        for place, step in enumerate(layer)
+    }
+    above: dict[str, set[str]] = {}
+    arrows: list[str] = []
+    for step in steps:
+        indirect = {name for needed in step.needs for name in above.get(needed, ())}
+        above[step.step] = indirect | set(step.needs)
+        direct = (name for name in step.needs if name in nodes and name not in indirect)
+        arrows += (_arrow(nodes[name], nodes[step.step]) for name in direct)
+    return Graph(width, len(layers) * (_NODE[1] + _GAP[1]) - _GAP[1] + 8, tuple(nodes.values()), tuple(arrows))
+
+
+def _arrow(upper: Node, lower: Node) -> str:
+    x0, y0 = upper.x + _NODE[0] / 2, upper.y + _NODE[1]
+    x1, y1 = lower.x + _NODE[0] / 2, lower.y - 3
+    if lower.y - upper.y > _NODE[1] + _GAP[1] and abs(x0 - x1) < _NODE[0]:
+        # Around the nodes that lie between, on their right.
+        x0, x1 = x0 + 0.4 * _NODE[0], x1 + 0.4 * _NODE[0]
+        aside = max(x0, x1) + 0.1 * _NODE[0] + 0.55 * _GAP[0]
+        out = f"C{x0:.0f},{y0 + 22:.0f} {aside:.0f},{y0 + 8:.0f} {aside:.0f},{y0 + 34:.0f}"
+        back = f"C{aside:.0f},{y1 - 8:.0f} {x1:.0f},{y1 - 22:.0f} {x1:.0f},{y1:.0f}"
+        return f"M{x0:.0f},{y0:.0f} {out} V{y1 - 34:.0f} {back}"
+    bend = (y1 - y0) / 2
+    return f"M{x0:.0f},{y0:.0f} C{x0:.0f},{y0 + bend:.0f} {x1:.0f},{y1 - bend:.0f} {x1:.0f},{y1:.0f}"
+
+
+def _power(exponent: int) -> str:
+    """A power of ten, short enough for an axis."""
+    millions, rest = divmod(exponent, 6)
+    return f"{10**rest if rest < 4 else 10 ** (rest - 3)}{'k' if rest > 3 else ''}{'M' * millions}"

@@ -1,0 +1,235 @@
+"""The overview of a run: its steps, the funnel with every loss, and what its labels are like; counts lead to what they count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+
+from pipeline.labels.label_tally import LabelFunnel
+from pipeline.review.desk import Desk
+from pipeline.review.diagrams import Graph, Histogram, Plot, graph, histogram, long_tail, shares
+from pipeline.review.label_facts import MOST_AN_IMAGE, LabelFacts, PredicateFacts
+from pipeline.review.run_progress import StepProgress
+from pipeline.review.score_audit import BinnedLabels, ScoreAudit
+from pipeline.review.search import Search
+
+BARS = 20
+"""Bins of the histogram of scores."""
+MOST_PREDICATES = 20
+"""Predicates that are listed; all of them are in the curve."""
+_NAMES = {
+    "images": "images",
+    "captions": "captions",
+    "triplets": "triplets",
+    "grounded": "matched triplets",
+    "candidates": "candidates",
+    "scored": "scored labels",
+    "kept": "kept labels",
+}
+_ADDRESSES = {"images": "/images", "scored": "/labels", "kept": f"/labels?{Search(kept='yes').query()}"}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Why some of a level led to nothing, with the address that shows them ("" where no search finds them)."""
+
+    reason: str
+    number: int
+    address: str = ""
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level of the funnel."""
+
+    name: str
+    number: int
+    address: str
+    losses: tuple[Loss, ...]
+    note: str = ""
+
+    @property
+    def lost(self) -> int:
+        """How many of it led to nothing."""
+        return sum(loss.number for loss in self.losses)
+
+
+@dataclass(frozen=True)
+class PredicateBar:
+    """A predicate with the length of its bar, a share of the longest on a logarithmic scale."""
+
+    facts: PredicateFacts
+    length: float
+    address: str
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How well scores, or calibrated probabilities, are probabilities."""
+
+    name: str
+    error: float
+    plot: Plot
+
+
+@dataclass(frozen=True)
+class AuditView:
+    """The labels of one data set beside the relations that it gives."""
+
+    audit: ScoreAudit
+    curve: Plot
+    marks: tuple[tuple[str, float, float, str], ...]
+    """CSS class, x, y and title of single points beside the curve."""
+    reliability: tuple[Reliability, ...]
+
+
+@dataclass(frozen=True)
+class Overview:
+    """All that the page shows."""
+
+    steps: tuple[StepProgress, ...]
+    graph: Graph
+    choice: str
+    """Which labels are kept, in words."""
+    levels: tuple[Level, ...]
+    predicates: tuple[PredicateBar, ...]
+    number_of_predicates: int
+    tail: Plot
+    scores: Histogram
+    score_rows: tuple[tuple[str, int, int, str], ...]
+    """The histogram as a table: bin, labels, kept ones, address."""
+    density: Histogram
+    mean_density: float | None
+    """Kept labels per image."""
+    audits: tuple[AuditView, ...]
+    verdicts: tuple[Mapping[str, Any], ...]
+    """Rows with `reviewer`, `kind` and `number`."""
+    comparison: Mapping[str, Any] | None
+    differences: tuple[Mapping[str, Any], ...]
+
+
+def overview_of(desk: Desk) -> Overview:
+    """The overview of a desk's run as it is. What is counted over all labels is counted once for each change of the run."""
+    facts, steps = desk.facts.facts(), desk.progress.steps()
+    histogram_of_scores, score_rows = _scores(facts.scores)
+    images = sum(facts.density)
+    kept = sum(each.kept for each in facts.predicates)
+    return Overview(
+        steps=steps,
+        graph=graph(steps),
+        choice=desk.view.choice.in_words(),
+        levels=_levels(facts.funnel, facts.quarantined),
+        predicates=_bars(facts.predicates),
+        number_of_predicates=sum(each.kept > 0 for each in facts.predicates),
+        tail=long_tail([each.kept for each in facts.predicates]),
+        scores=histogram_of_scores,
+        score_rows=score_rows,
+        density=_density(facts),
+        mean_density=kept / images if images else None,
+        audits=tuple(_audit_view(audit) for audit in facts.audits),
+        verdicts=tuple(_verdicts(desk)),
+        comparison=desk.comparison.summary(),
+        differences=tuple(desk.comparison.differences()),
+    )
+
+
+def _levels(funnel: LabelFunnel, quarantined: frozenset[str]) -> tuple[Level, ...]:
+    found = []
+    for name, number in funnel.levels():
+        losses = tuple(
+            Loss(reason, count, _loss_address(name, reason, quarantined))
+            for reason, count in funnel.lost.get(name, {}).items()
+        )
+        note = f"with {funnel.unproposed:,} that no caption proposes" if name == "scored" and funnel.unproposed else ""
+        found.append(Level(_NAMES[name], number, _ADDRESSES.get(name, ""), losses, note))
+    return tuple(found)
+
+
+def _loss_address(level: str, reason: str, quarantined: frozenset[str]) -> str:
+    if level == "scored":
+        return f"/labels?{Search(reason=reason).query()}"
+    return f"/quarantined?{urlencode({'reason': reason})}" if reason in quarantined else ""
+
+
+def _bars(predicates: Sequence[PredicateFacts]) -> tuple[PredicateBar, ...]:
+    shown = [each for each in predicates if each.kept][:MOST_PREDICATES]
+    longest = max((np.log10(each.kept + 1) for each in shown), default=1.0)
+    return tuple(
+        PredicateBar(
+            each,
+            round(float(np.log10(each.kept + 1) / longest), 3),
+            f"/labels?{Search(predicate=each.predicate, kept='yes').query()}",
+        )
+        for each in shown
+    )
+
+
+def _scores(binned: BinnedLabels) -> tuple[Histogram, tuple[tuple[str, int, int, str], ...]]:
+    rows = []
+    for place, (lost, kept) in enumerate(binned.spread(BARS).tolist()):
+        rows.append((f"{place / BARS:.2f}", lost + kept, kept, f"/labels?{_bin_search(place).query()}"))
+    titles = [f"from {least}: {labels:,} labels, {kept:,} kept" for least, labels, kept, _ in rows]
+    ticks = [(place * BARS / 5, f"{place / 5:g}") for place in range(6)]
+    drawn = histogram(
+        [row[1] for row in rows], [row[2] for row in rows], titles, [row[3] if row[1] else "" for row in rows], ticks
+    )
+    return drawn, tuple(rows)
+
+
+def _bin_search(place: int) -> Search:
+    """The search for the labels of a bin. Searches include both ends, so it ends just below the next bin."""
+    least, after = place / BARS, (place + 1) / BARS
+    return Search(least=least, most=1.0 if place + 1 == BARS else float(np.nextafter(after, 0.0)))
+
+
+def _density(facts: LabelFacts) -> Histogram:
+    names = [f"{number}{'+' if number == MOST_AN_IMAGE else ''}" for number in range(MOST_AN_IMAGE + 1)]
+    titles = [f"{name} kept: {images:,} images" for name, images in zip(names, facts.density, strict=True)]
+    ticks = [(place + 0.5, names[place]) for place in range(0, MOST_AN_IMAGE + 1, 5)]
+    return histogram(facts.density, facts.density, titles, [""] * len(names), ticks)
+
+
+def _audit_view(audit: ScoreAudit) -> AuditView:
+    points = [
+        (recall, precision, f"score ≥ {least:.2f}: precision {precision:.3f}, recall {recall:.3f}")
+        for least, recall, precision in audit.curve()
+    ]
+    marks = [
+        (style, recall, precision, f"{name}: precision {precision:.3f}, recall {recall:.3f}")
+        for style, name, recall, precision in (
+            ("kept", "kept labels", audit.recall, audit.precision),
+            ("naive", "naive matching", audit.naive_recall, audit.naive_precision),
+        )
+        if recall is not None and precision is not None
+    ]
+    placed = shares([(x, y, title) for _, x, y, title in marks]).points
+    return AuditView(
+        audit,
+        shares(points),
+        tuple((style, x, y, title) for (style, *_), (x, y, title) in zip(marks, placed, strict=True)),
+        tuple(_reliability(audit)),
+    )
+
+
+def _reliability(audit: ScoreAudit) -> list[Reliability]:
+    found = []
+    for name, labels in (("scores", audit.score), ("calibrated probabilities", audit.probability)):
+        error = labels.calibration_error()
+        if error is not None:
+            points = [
+                (mean, share, f"mean {mean:.3f}, correct {share:.3f}, {n:,} labels")
+                for mean, share, n in labels.reliability()
+            ]
+            found.append(Reliability(name, error, shares(points)))
+    # Labels that are not calibrated have their scores for probabilities, which would be drawn twice.
+    return found[:1] if np.array_equal(audit.score.totals, audit.probability.totals) else found
+
+
+def _verdicts(desk: Desk) -> list[dict[str, Any]]:
+    return desk.index.rows(
+        "SELECT reviewer, kind, count(DISTINCT relation) AS number FROM reviewed GROUP BY ALL ORDER BY reviewer, kind"
+    )

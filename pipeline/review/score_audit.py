@@ -1,0 +1,116 @@
+"""Audits labels by counts per bin of their score: precision, recall and calibration, without the labels themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.review.partition_counts import BINS
+from tagger.labelling import calibration
+
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class BinnedLabels:
+    """Labels by bin. Axes: bin, kept (no, yes), correct (no, yes, not known)."""
+
+    numbers: Counts
+    totals: npt.NDArray[np.float64]
+    """Sum of the binned values in each bin."""
+
+    @classmethod
+    def of(cls, rows: Iterable[Mapping[str, Any]]) -> BinnedLabels:
+        """The sum of rows of the index's table `scores`."""
+        numbers, totals = np.zeros((BINS, 2, 3), np.int64), np.zeros((BINS, 2, 3))
+        for row in rows:
+            known = 2 if row["correct"] is None else int(row["correct"])
+            place = row["bin"], int(row["kept"]), known
+            numbers[place] += row["number"]
+            totals[place] += row["total"]
+        return cls(numbers, totals)
+
+    def spread(self, bins: int) -> Counts:
+        """Labels that are not kept and that are, in fewer bins of equal width: bins x 2."""
+        found: Counts = self.numbers.sum(axis=2).reshape(bins, -1, 2).sum(axis=1)
+        return found
+
+    def reliability(self) -> list[tuple[float, float, int]]:
+        """Mean value, share of correct labels and number of labels in each of the bins of the calibration error that has any."""
+        numbers, totals = (values[..., :2].sum(axis=1) for values in (self.numbers, self.totals))
+        numbers, totals = (values.reshape(calibration.BINS, -1, 2).sum(axis=1) for values in (numbers, totals))
+        return [
+            (float(total.sum() / n.sum()), float(n[1] / n.sum()), int(n.sum()))
+            for n, total in zip(numbers, totals, strict=True)
+            if n.sum()
+        ]
+
+    def calibration_error(self) -> float | None:
+        """Expected calibration error, as `calibration_error` defines it; None without labels whose truth is known."""
+        bins = self.reliability()
+        labels = sum(number for _, _, number in bins)
+        return sum(abs(mean - share) * n for mean, share, n in bins) / labels if labels else None
+
+
+@dataclass(frozen=True)
+class ScoreAudit:
+    """The labels of a data set beside the relations that it gives, on the images that have any.
+
+    Curves have one point for each bin of the score, where those of `LabelAudit` have one for each score.
+    """
+
+    dataset: str
+    images: int
+    given: int
+    """Given relations; the two directions of a symmetric predicate count once."""
+    reachable: int
+    """Those that a candidate proposes."""
+    proposed: int
+    """Distinct labels that candidates propose, which naive matching takes for true."""
+    facts: BinnedLabels
+    score: BinnedLabels
+    probability: BinnedLabels
+
+    def curve(self) -> list[tuple[float, float, float]]:
+        """Least score, recall over all given relations, and precision, from the highest score down."""
+        by_truth = self.facts.numbers[:, :, :2].sum(axis=1)
+        labels, right = by_truth.sum(axis=1)[::-1].cumsum(), by_truth[:, 1][::-1].cumsum()
+        return [
+            ((BINS - 1 - place) / BINS, int(right[place]) / self.given, int(right[place]) / int(labels[place]))
+            for place in range(BINS)
+            if labels[place] and self.given
+        ]
+
+    @property
+    def kept(self) -> int:
+        """Distinct kept labels."""
+        return int(self.facts.numbers[:, 1, :2].sum())
+
+    @property
+    def right(self) -> int:
+        """Those that the data set gives."""
+        return int(self.facts.numbers[:, 1, 1].sum())
+
+    @property
+    def precision(self) -> float | None:
+        """Share of the kept labels that the data set gives."""
+        return self.right / self.kept if self.kept else None
+
+    @property
+    def recall(self) -> float | None:
+        """Share of the given relations that are kept."""
+        return self.right / self.given if self.given else None
+
+    @property
+    def naive_precision(self) -> float | None:
+        """Share of the proposed labels that the data set gives."""
+        return self.reachable / self.proposed if self.proposed else None
+
+    @property
+    def naive_recall(self) -> float | None:
+        """Share of the given relations that are proposed."""
+        return self.reachable / self.given if self.given else None

@@ -1,0 +1,228 @@
+"""The overview of a small run, with every figure counted by hand or compared with that of the report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, triplets
+from toy_store import put_chain, record
+
+from pipeline.labels.label_funnel import label_counts
+from pipeline.report.figures import compute_figures
+from pipeline.review.desk import Desk
+from pipeline.review.diagrams import graph
+from pipeline.review.overview import Overview, overview_of
+from pipeline.review.pages import Pages
+from pipeline.review.run_progress import RunProgress
+from pipeline.review.search import Search
+from pipeline.run.context import run_view
+from pipeline.run.dag import build_steps
+from pipeline.runtime.stage import Rejected
+from storage.local_store import LocalStore
+from storage.runs import Run
+
+HOSTILE = '<script>alert("x")</script>'
+Open = Callable[..., Desk]
+
+
+class Page(HTMLParser):
+    """Parses the elements, links and text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data + " "
+
+
+@pytest.fixture
+def opened(tmp_path: Path, recipe: Any, book: RunBuilder) -> Iterator[Open]:
+    """Opens a desk on the run."""
+    desks: list[Desk] = []
+
+    def open_desk(against: Run | None = None, **options: Any) -> Desk:
+        other = None if against is None else run_view(recipe, against)
+        folder = tmp_path / f"desk{len(desks)}"
+        desks.append(Desk(run_view(recipe, book.run), folder / "index.duckdb", folder / "verdicts", other, **options))
+        return desks[-1]
+
+    yield open_desk
+    for desk in desks:
+        desk.close()
+
+
+def page_of(desk: Desk, overview: Overview) -> Page:
+    session: Any = SimpleNamespace(reviewer="ann", csrf_token="token")
+    return Page(Pages(desk, read_only=False).render("overview.html", session, overview=overview))
+
+
+def more(book: RunBuilder) -> None:
+    """A second partition: an image that was not captioned, and labels with equal and repeated predicates on score edges."""
+    rows = [
+        book.image(7, TWO_PEOPLE, [(0, "next to", 1), (1, "next to", 0)]),
+        book.image(8, TWO_PEOPLE),
+        book.image(9, TWO_PEOPLE),
+    ]
+    book.add("ingest", "toys/0001", rows)
+    refused = [Rejected(9, "no caption <b>", "")]
+    book.add("caption", "toys/0001", [captions(7, "a man near a man"), captions(8, "x")], rejected=refused)
+    book.add("parse", "toys/0001", [triplets(7, (0, "man", "next to", "man"))])
+    found = (
+        (0, "next to", 1, 0.7),
+        (1, "next to", 0, 0.8),
+        (0, "beside", 1, 0.75),
+        (0, "hold", 1, 1.0),
+        (0, "ride", 2, 0.0),
+    )
+    book.add("tag", "toys/0001", [relations(7, *found), relations(8, (0, "ride", 2, 0.5))],
+             candidates=[pairs(7, (0, "next to", 1, 1), (1, "next to", 0, 1), (0, "hold", 1, 1)), pairs(8)])  # fmt: skip
+
+
+def test_funnel_and_audit_are_those_of_the_report(labelled: RunBuilder, opened: Open) -> None:
+    more(labelled)
+    desk = opened()
+    facts, choice = desk.facts.facts(), desk.view.choice
+    funnel, predicates = label_counts(labelled.run, ["toys"], choice)
+    assert facts.funnel == funnel
+    assert {each.predicate: (each.kept, each.given) for each in facts.predicates if each.kept} == {
+        each.predicate: (each.kept, each.given) for each in predicates if each.kept
+    }
+    (theirs,) = compute_figures(labelled.run, ["toys"], choice).audits
+    (audit,) = facts.audits
+    assert theirs.labels is not None
+    assert (audit.images, audit.given, audit.reachable) == (
+        theirs.labels.images, theirs.labels.given, theirs.labels.reachable,
+    )  # fmt: skip
+    assert (audit.precision, audit.recall) == (theirs.labels.tagger.precision, theirs.labels.tagger.recall)
+    assert (audit.naive_precision, audit.naive_recall) == (theirs.labels.naive.precision, theirs.labels.naive.recall)
+    assert audit.score.calibration_error() == pytest.approx(theirs.labels.score_error, abs=1e-6)
+    # The curve ends where every distinct label is taken: 4 of 8 are given. A pair that is "next to" counts once.
+    assert audit.curve()[-1] == (0.0, 1.0, 4 / 8)
+
+
+def test_the_losses_say_why(labelled: RunBuilder, opened: Open) -> None:
+    more(labelled)
+    overview = overview_of(opened())
+    levels = {level.name: level for level in overview.levels}
+    assert list(levels) == ["images", "captions", "triplets", "candidates", "scored labels", "kept labels"]
+    assert [(loss.reason, loss.number) for loss in levels["images"].losses] == [("no caption <b>", 1)]
+    assert levels["images"].losses[0].address == "/quarantined?reason=no+caption+%3Cb%3E"
+    assert levels["scored labels"].number - levels["scored labels"].lost == levels["kept labels"].number
+
+
+def test_counts_lead_to_the_labels_that_they_count(labelled: RunBuilder, opened: Open) -> None:
+    more(labelled)
+    desk = opened()
+    overview = overview_of(desk)
+
+    def found(address: str) -> int:
+        assert urlsplit(address).path == "/labels"
+        return desk.listing.count(Search.model_validate(dict(parse_qsl(urlsplit(address).query))))
+
+    levels = {level.name: level for level in overview.levels}
+    for name in ("scored labels", "kept labels"):
+        assert found(levels[name].address) == levels[name].number
+    assert levels["scored labels"].losses
+    for loss in levels["scored labels"].losses:
+        assert found(loss.address) == loss.number
+    assert sum(labels for _, labels, _, _ in overview.score_rows) == levels["scored labels"].number
+    for _, labels, _, address in overview.score_rows:
+        assert found(address) == labels
+    for bar in overview.predicates:
+        assert found(bar.address) == bar.facts.kept
+
+
+def test_a_run_on_its_way_is_shown_and_followed(book: RunBuilder, recipe: Any, opened: Open) -> None:
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, "riding", 2)])])
+    desk = opened(planned={step.name: step.needs for step in build_steps(recipe)})
+    before = {step.step: step for step in overview_of(desk).steps}
+    assert (before["ingest"].state, before["ingest"].done) == ("done", 1)
+    assert (before["tag"].state, before["tag"].done) == ("not yet", None)
+    assert set(before["tag"].needs) == {"ingest", "parse", "train_tagger"}
+    book.add("caption", "toys/0000", [captions(1, "a man rides a horse")])
+    book.add("parse", "toys/0000", [triplets(1, (0, "man", "ride", "horse"))])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[pairs(1, (0, "ride", 2, 1))])
+    desk.refresh()
+    after = overview_of(desk)
+    assert {step.step: step.state for step in after.steps}["tag"] == "done"
+    assert [level.number for level in after.levels] == [1, 1, 1, 1, 1, 1]
+    assert "not yet" in page_of(desk, after).text
+
+
+def test_a_failed_step_says_why_until_it_is_recorded_again(book: RunBuilder, recipe: Any, opened: Open) -> None:
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    outcome = [{"step": "ingest", "partitions": 1, "cached": 1}]
+    book.run.append("failed", error=f"caption toys/0000: {HOSTILE}", outcome=outcome)
+    desk = opened(planned={step.name: step.needs for step in build_steps(recipe)})
+    steps = {step.step: step for step in overview_of(desk).steps if step.step in ("ingest", "caption", "parse")}
+    assert [(step.state, step.cached) for step in steps.values()] == [("done", 1), ("failed", None), ("not yet", None)]
+    assert HOSTILE in page_of(desk, overview_of(desk)).text
+    book.add("caption", "toys/0000", [captions(1, "a man")])
+    desk.refresh()
+    assert {step.step: step.state for step in overview_of(desk).steps}["caption"] == "done"
+
+
+def test_an_artifact_that_is_gone_is_missing(labelled: RunBuilder, opened: Open) -> None:
+    more(labelled)
+    (artifact, *_) = labelled.run.artifacts("caption").values()
+    for path in artifact.folder.iterdir():
+        path.unlink()
+    artifact.folder.rmdir()
+    steps = {step.step: step for step in overview_of(opened()).steps}
+    assert (steps["caption"].state, steps["caption"].done, steps["caption"].missing) == ("incomplete", 1, 1)
+
+
+def test_without_a_recipe_steps_follow_what_they_were_made_of(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    run = record(store, "toy", put_chain(store))
+    steps = RunProgress(run, {}).steps()
+    assert [(step.step, step.needs) for step in steps] == [
+        ("ingest", ()), ("caption", ("ingest",)), ("parse", ("caption",)),
+    ]  # fmt: skip
+    nodes = {node.progress.step: node.y for node in graph(steps).nodes}
+    assert nodes["ingest"] < nodes["caption"] < nodes["parse"]
+
+
+def test_no_style_no_script_and_hostile_text_stays_text(book: RunBuilder, opened: Open) -> None:
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, HOSTILE, 2)])], rejected=[Rejected(3, HOSTILE, "")])
+    book.add("caption", "toys/0000", [], rejected=[Rejected(1, HOSTILE, "")])
+    book.add("parse", "toys/0000", [])
+    book.add("tag", "toys/0000", [relations(1, (0, HOSTILE, 2, 0.9))], candidates=[])
+    desk = opened()
+    page = page_of(desk, overview_of(desk))
+    assert HOSTILE in page.text
+    scripts = [attributes for name, attributes in page.elements if name == "script"]
+    assert scripts and all(str(script.get("src")).startswith("/static/") for script in scripts)
+    assert not any(name == "style" or "style" in attributes for name, attributes in page.elements)
+    assert not any(re.match("on", name) for _, attributes in page.elements for name in attributes)
+
+
+def test_another_run_is_set_beside_this_one(labelled: RunBuilder, opened: Open) -> None:
+    other = RunBuilder(Run(labelled.run.store, "other"), labelled.pictures)
+    own, ride = {"run": "other"}, [(0, "riding", 2)]
+    other.add("ingest", "toys/0000", [other.image(1, TWO_PEOPLE, ride), other.image(2, TWO_PEOPLE, ride)], settings=own)
+    theirs = [relations(1, (0, "ride", 2, 0.9), (1, "ride", 2, 0.6)), relations(2, (0, "ride", 2, 0.1))]
+    other.add("tag", "toys/0000", theirs, candidates=[], settings=own)
+    desk = opened(against=other.run)
+    overview = overview_of(desk)
+    assert overview.comparison is not None
+    counts = {name: overview.comparison[name] for name in ("both", "kept_in_both", "kept_here", "kept_there")}
+    # Both: image 1 keeps 0 ride 2; 1 ride 2 is kept there only. Here only: image 2's 0 ride 2, and two "next to".
+    assert counts == {"both": 3, "kept_in_both": 1, "kept_here": 3, "kept_there": 1}
+    assert [(row["predicate"], row["kept_here"], row["kept_there"]) for row in overview.differences] == [
+        ("next to", 2, 0), ("ride", 1, 1),
+    ]  # fmt: skip
+    assert "other" in page_of(desk, overview).text
