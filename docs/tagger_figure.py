@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.report.gallery import Sample, ShownRelation, choose_samples
+from pipeline.report.gallery import Sample, ShownRelation, read_samples
 from storage.open_store import existing_store
 from storage.runs import find_run
 
@@ -62,7 +62,7 @@ def draw(store: Path) -> Sheet:
     """The whole picture."""
     run = find_run(existing_store(store), RUN)
     choice = ChoiceSettings(threshold=THRESHOLD)
-    every = {sample.row["image_id"]: sample for sample in choose_samples(run, [DATASET], choice, sys.maxsize)}
+    every = {sample.row["image_id"]: sample for sample in read_samples(run, [DATASET], choice)}
     sheet = Sheet(len(IMAGES) * (PANEL + GAP) - GAP, HEIGHT + 44 + ROWS * LINE)
     for place, image_id in enumerate(IMAGES):
         draw_panel(sheet, every[image_id], place * (PANEL + GAP))

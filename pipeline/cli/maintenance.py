@@ -12,7 +12,7 @@ from rich.progress import track
 
 from pipeline.report.console import table
 from pipeline.report.formatting import bytes_in_words
-from pipeline.report.static_report import remove_report
+from pipeline.report.report_folder import remove_report
 from storage.damage import Damage, find_damage
 from storage.errors import FatalError
 from storage.garbage import find_garbage
@@ -88,17 +88,18 @@ def show_usage(root: Address, as_json: bool) -> None:
 
 
 def remove_run(root: Address, run_name: str, as_json: bool) -> None:
-    """Remove a run and report how many bytes `rlip gc` can then free."""
+    """Remove a run with its reports. Print which reports went, and how many bytes `rlip gc` can then free."""
     store = existing_store(root)
     store.require_writable()
     run = find_run(store, run_name)
     freed = next((share.apart for share in usage_of(store).runs if share.name == run.name), 0)
-    reported = remove_report(run)
+    reports = remove_report(run)
     run.remove()
     if as_json:
-        print(json.dumps({"removed": run.name, "report": reported, "freed_by_gc": freed}))
+        paths = list(map(str, reports))
+        print(json.dumps({"removed": run.name, "report": bool(paths), "reports": paths, "freed_by_gc": freed}))
         return
-    with_report = " with its report" if reported else ""
+    with_report = f" with its report {', '.join(map(str, reports))}" if reports else "; it had no report"
     print(
         f"run {run.name} removed{with_report}; `rlip gc --delete` frees {bytes_in_words(freed)} after the grace period"
     )

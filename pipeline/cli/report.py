@@ -10,21 +10,28 @@ from pathlib import Path
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.labels.kept_labels import choice_or_all
 from pipeline.report.curves import has_training
-from pipeline.report.static_report import report_folder, write_report
+from pipeline.report.report_folder import report_folder
+from pipeline.report.static_report import write_report
 from pipeline.report.view import RunView
 from pipeline.run.context import run_view
-from pipeline.run.recipe import recorded_recipe
+from pipeline.run.recipe import Recipe, recorded_recipe
 from storage.errors import FatalError
 from storage.open_store import Address, existing_store
-from storage.runs import Run, find_run
+from storage.runs import Run, RunRecord, find_run
 
 
 def write_run_report(
-    root: Address, run_name: str, out: Path | None, pictures: int, as_json: bool, against: Sequence[str] = ()
+    root: Address,
+    run_name: str,
+    out: Path | None,
+    pictures: int,
+    as_json: bool,
+    against: Sequence[str] = (),
+    seed: int = 0,
 ) -> None:
     """Write the report of a run to `out`, or where the run's report lies. Prints the path of its page.
 
-    `against`: names of runs whose trainings are compared with its own. Raises `FatalError` for one that has none.
+    `pictures` images are drawn at random with `seed`, and half as many of the hardest. `against`: names of runs whose trainings are compared with its own. Raises `FatalError` for one that has none.
     """
     store = existing_store(root)
     run = find_run(store, run_name)
@@ -32,13 +39,14 @@ def write_run_report(
     without = [one.name for one in (run, *others) if against and not has_training(one)]
     if without:
         raise FatalError(f"no training to compare in {', '.join(without)}; `rlip show RUN` lists the steps of a run")
-    page = write_report(recorded_view(run), None, out or report_folder(run), pictures, written=datetime.now(), against=others)
+    folder = out or report_folder(run)
+    page = write_report(recorded_view(run), None, folder, pictures, seed=seed, written=datetime.now(), against=others)
     print(json.dumps({"report": str(page)}) if as_json else f"Report: {page}")
 
 
 def recorded_view(run: Run) -> RunView:
     """A run with the recipe recorded with it. Without one, as for imported labels, nothing says where pictures lie."""
-    recipe = recorded_recipe(run)
+    recipe = last_recipe(run)
     if recipe is not None:
         return run_view(recipe, run)
     return RunView(
@@ -49,3 +57,12 @@ def recorded_view(run: Run) -> RunView:
         image_folders={},
         recipe={},
     )
+
+
+def last_recipe(run: Run) -> Recipe | None:
+    """The recipe of a run or, before it has completed once, of its last execution; None where no recipe made it."""
+    recipe = recorded_recipe(run)
+    if recipe is not None or isinstance(run, RunRecord):
+        return recipe
+    records = run.records()
+    return recorded_recipe(records[-1]) if records else None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -14,10 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.labels.label_tally import PredicateCount
-from pipeline.stages.order import chain_order
 from storage.artifact import Artifact
 from storage.manifest import REJECTED_FILE
-from storage.runs import Run
 from storage.tables import METRICS, read_table
 
 
@@ -68,6 +65,8 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 24
 """Margins of the plot inside the drawing, in drawing units."""
 POINTS = 200
 """Points per line; more cannot be distinguished at this size."""
+COLOURS = 8
+"""Colours of lines in report.css. Further lines have them again, dashed."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,6 @@ class Line:
     style: str
     points: str
     last: float
-    arm: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,47 +102,21 @@ class Chart:
     bottom: int = HEIGHT - BOTTOM
 
 
-@dataclass(frozen=True)
-class ChartGroup:
-    """The charts of one kind of training."""
-
-    title: str
-    charts: tuple[Chart, ...]
-
-    @property
-    def legend(self) -> list[tuple[str, int]]:
-        """Each arm with its number of trainings."""
-        return list(Counter(line.arm for line in self.charts[0].lines).items())
+def line_style(number: int) -> str:
+    """CSS classes of a line that is told from others by its colour, and from the ninth on by dashes."""
+    return f"line-{number % COLOURS}" + (" dashed" if number >= COLOURS else "")
 
 
-def loss_charts(run: Run) -> list[ChartGroup]:
-    """Loss curves of the tagger and of pre-training, where recorded."""
-    groups = []
-    for title, stage in (("Tagger", "train_tagger"), ("Pre-training", "pretrain")):
-        steps = sorted((s for s in run.steps() if s.split(":")[0] == stage), key=chain_order)
-        charts = _charts({step: _losses(run, step) for step in steps})
-        if charts:
-            groups.append(ChartGroup(title, charts))
-    return groups
+def lay_out(title: str, lines: Sequence[tuple[Line, Series]], within: Sequence[Series] = ()) -> Chart:
+    """Lays out a chart of lines that have no points yet, each with a series of at least one point.
 
-
-def line_chart(title: str, lines: Mapping[str, Series]) -> Chart:
-    """Lays out a chart. Each series has at least one point; the keys are step names such as `pretrain:none:1`."""
-    named = []
-    for step, each in lines.items():
-        arm, _, seed = step.partition(":")[2].partition(":")
-        label = f"{arm} (seed {seed})" if seed else arm or step
-        named.append((Line(label, f"arm-{arm}", "", float(each.values[-1]), arm), each))
-    return lay_out(title, named)
-
-
-def lay_out(title: str, lines: Sequence[tuple[Line, Series]]) -> Chart:
-    """Lays out a chart of lines that have no points yet, each with a series of at least one point."""
+    Both axes start at 0, or lower for negative values, and cover the series `within`, too, so that charts can share them.
+    """
     thin = [(line, each.thinned(POINTS)) for line, each in lines]
-    x_high = max(float(each.steps[-1]) for _, each in thin) or 1.0
-    low = min(float(each.values.min()) for _, each in thin)
-    high = max(float(each.values.max()) for _, each in thin)
-    low = 0.0 if 0 <= low < 0.5 * high else low
+    covered = [*(each for _, each in thin), *(each.thinned(POINTS) for each in within)]
+    x_high = max(float(each.steps[-1]) for each in covered) or 1.0
+    low = min(0.0, *(float(each.values.min()) for each in covered))
+    high = max(float(each.values.max()) for each in covered)
     y_ticks = nice_ticks(low, high if high > low else low + 1.0, 4)
     low, high = min(low, y_ticks[0]), max(high, y_ticks[-1])
 
@@ -169,21 +141,6 @@ def nice_ticks(low: float, high: float, count: int) -> list[float]:
     width = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
     first, last = math.floor(low / width + 1e-9), math.ceil(high / width - 1e-9)
     return [round(i * width, 12) for i in range(first, last + 1)]
-
-
-def _losses(run: Run, step: str) -> dict[str, Series]:
-    found = {each.name: each for artifact in run.artifacts(step).values() for each in series(artifact)}
-    return {name: each for name, each in found.items() if name == "loss" or name.startswith("loss_")}
-
-
-def _charts(by_step: Mapping[str, Mapping[str, Series]]) -> tuple[Chart, ...]:
-    names: Sequence[str] = sorted(
-        {name for found in by_step.values() for name in found}, key=lambda n: (n != "loss", n)
-    )
-    return tuple(
-        line_chart(name.replace("_", " "), {step: found[name] for step, found in by_step.items() if name in found})
-        for name in names
-    )
 
 
 def _short(value: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.report.charts import Chart, Line, Series, lay_out, series
+from pipeline.report.charts import Chart, Line, Series, lay_out, line_style, series
 from pipeline.stages.order import chain_order
 from storage.runs import Run
 
@@ -22,8 +22,6 @@ _WORDS = {
     "memory_gib": "memory in GiB",
     "mfu": "model FLOPs utilisation",
 }
-COLOURS = 8
-"""Colours of lines in report.css. Further lines have them again, dashed."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def _trainings(run: Run) -> Iterator[_Training]:
 
 def _curves(title: str, trainings: Sequence[_Training]) -> Curves:
     names = list(dict.fromkeys(training.name for training in trainings))
-    styles = {name: _style(number) for number, name in enumerate(names)}
+    styles = {name: line_style(number) for number, name in enumerate(names)}
     recorded = {metric for training in trainings for metric in training.metrics}
     others = sorted(recorded.difference(_MAIN))
     return Curves(
@@ -93,7 +91,3 @@ def _chart(metric: str, trainings: Sequence[_Training], styles: dict[str, str]) 
             label = f"{training.name} (seed {training.seed})" if training.seed else training.name
             lines.append((Line(label, styles[training.name], "", float(found.values[-1])), found))
     return lay_out(_WORDS.get(metric, metric.replace("_", " ")), lines)
-
-
-def _style(number: int) -> str:
-    return f"line-{number % COLOURS}" + (" dashed" if number >= COLOURS else "")

@@ -1,13 +1,14 @@
-"""Selects sample pictures and collects their captions, labels and given relations."""
+"""Reads images of a run together with their captions, labels and given relations."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.labels.kept_labels import ChoiceSettings, kept_labels
 from pipeline.labels.label_funnel import candidates, labelled_partitions
@@ -16,9 +17,6 @@ from storage.artifact import Artifact
 from storage.runs import Run
 from tagger.audit.labels import SYMMETRIC, Fact
 from tagger.english.predicates import canonical
-
-MAX_LISTED = 10
-"""Relations of each kind shown for one picture; the report folds the others away."""
 
 
 class ShownBox(NamedTuple):
@@ -42,16 +40,16 @@ class ShownRelation(NamedTuple):
     subject: str
     predicate: str
     object: str
+    ends: tuple[int, int]
+    """Places of subject and object among the boxes of the image."""
     score: float | None
     proposed: bool
     right: bool | None
-    line: tuple[float, float, float, float]
-    """x1, y1, x2, y2 in pixels, from the centre of the subject to that of the object."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture of the gallery. `missed` are given relations that were not kept."""
+    """One image with all that was found in it. `missed` are given relations that were not kept."""
 
     row: Mapping[str, Any]
     boxes: tuple[ShownBox, ...]
@@ -59,46 +57,52 @@ class Sample:
     kept: tuple[ShownRelation, ...]
     dropped: tuple[ShownRelation, ...]
     missed: tuple[ShownRelation, ...]
-    ambiguous: int
-    """Candidate pairs that compete with others for the same mention."""
 
     @property
-    def interest(self) -> int:
-        """How much there is to judge: competing pairs, kept and dropped labels (each capped), truth; minus crowding."""
-        found = min(self.ambiguous, 6) + min(len(self.kept), 3) + min(len(self.dropped), 3)
-        crowded = max(0, len(self.boxes) - 12)
-        return found + 3 * bool(self.row["relations"]) - crowded
+    def is_judged(self) -> bool:
+        """Whether the data set gives relations of this image, so that labels can be held against them."""
+        return bool(self.row["relations"])
+
+    @property
+    def disagreements(self) -> int:
+        """Kept labels that the data set does not give, plus given relations that were not kept."""
+        return sum(label.right is False for label in self.kept) + len(self.missed)
+
+    @property
+    def doubt(self) -> float:
+        """Expected number of wrong decisions if each score were the probability that its label holds."""
+        wrongly_kept = sum(1 - label.score for label in self.kept if label.score is not None)
+        return wrongly_kept + sum(label.score for label in self.dropped if label.score is not None)
 
 
-def choose_samples(run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int) -> list[Sample]:
-    """At most `count` pictures, spread evenly over the partitions: the most interesting one of each stretch."""
+def read_samples(
+    run: Run, datasets: Sequence[str], choice: ChoiceSettings, rows: Mapping[str, Collection[int]] | None = None
+) -> Iterator[Sample]:
+    """Yields images of the labelled data sets, in the order of partitions and rows.
+
+    `rows`: partition → places of rows in its table of images; None: every image.
+    """
     images, captioned, tagged = (labelled_partitions(run, step, datasets) for step in ("ingest", "caption", "tag"))
-    partitions = sorted(images)
-    every = min(count, len(partitions))
-    chosen: list[Sample] = []
-    for place in range(every):
-        partition = partitions[place * len(partitions) // every]
-        found = list(_samples(images[partition], captioned.get(partition), tagged.get(partition), choice))
-        share = min(count * (place + 1) // every - count * place // every, len(found))
-        stretches = [found[i * len(found) // share : (i + 1) * len(found) // share] for i in range(share)]
-        chosen += [max(stretch, key=lambda sample: sample.interest) for stretch in stretches]
-    return chosen
+    for partition in sorted(images if rows is None else rows):
+        table = images[partition].table("images")
+        if rows is not None:
+            table = table.take(sorted(rows[partition]))
+        yield from _samples(table, captioned.get(partition), tagged.get(partition), choice)
 
 
 def _samples(
-    ingested: Artifact, captioned: Artifact | None, tagged: Artifact | None, choice: ChoiceSettings
+    images: pa.Table, captioned: Artifact | None, tagged: Artifact | None, choice: ChoiceSettings
 ) -> Iterator[Sample]:
-    """Yields the images of a partition that have boxes."""
-    captions = _by_id(captioned.table("captions"), "captions") if captioned else {}
-    labels, proposed = (tagged.table("relations"), candidates(tagged)) if tagged else (None, None)
+    ids = images["image_id"]
+    captions = _by_id(_of(captioned.table("captions"), ids), "captions") if captioned else {}
+    labels, proposed = (_of(tagged.table("relations"), ids), _of(candidates(tagged), ids)) if tagged else (None, None)
     relations = _by_id(labels, "relations") if labels is not None else {}
     pairs = _by_id(proposed, "pairs") if proposed is not None else {}
     chosen = kept_labels(labels, proposed, choice) if labels is not None and proposed is not None else {}
-    for row in ingested.table("images").to_pylist():
+    for row in images.to_pylist():
         image_id = row["image_id"]
-        if row["boxes"]:
-            texts = [caption["text"] for caption in captions.get(image_id, [])]
-            yield _sample(row, texts, relations.get(image_id, []), pairs.get(image_id, []), chosen.get(image_id, ()))
+        texts = [caption["text"] for caption in captions.get(image_id, [])]
+        yield _sample(row, texts, relations.get(image_id, []), pairs.get(image_id, []), chosen.get(image_id, ()))
 
 
 def _sample(
@@ -115,8 +119,7 @@ def _sample(
         subject, object_ = relation["subject"], relation["object"]
         predicate = canonical(relation["predicate"])
         right = _holds(subject, predicate, object_, truth) if truth else None
-        line = (*_centre(row["boxes"][subject]), *_centre(row["boxes"][object_]))
-        return ShownRelation(names[subject], predicate, names[object_], score, proposed, right, line)
+        return ShownRelation(names[subject], predicate, names[object_], (subject, object_), score, proposed, right)
 
     ranked = sorted(relations, key=lambda r: (-r["score"], r["subject"], r["object"], r["predicate"]))
     labels = {(r.subject, r.predicate, r.object) for r in chosen}
@@ -140,7 +143,6 @@ def _sample(
             *(shown(p, None, True) for p in unscored),
         ),
         missed=tuple(shown(r, None, False) for r in missed),
-        ambiguous=sum(pair["ambiguity"] > 1 for pair in pairs),
     )
 
 
@@ -164,8 +166,8 @@ def _names(categories: Sequence[str]) -> list[str]:
     return names
 
 
-def _centre(box: Mapping[str, float]) -> tuple[float, float]:
-    return (round(box["x"] + box["w"] / 2, 1), round(box["y"] + box["h"] / 2, 1))
+def _of(table: pa.Table, image_ids: pa.ChunkedArray) -> pa.Table:
+    return table.filter(pc.is_in(table["image_id"], image_ids.combine_chunks()))
 
 
 def _by_id(table: pa.Table, column: str) -> dict[int, list[dict[str, Any]]]:

@@ -15,7 +15,7 @@ from pipeline.captioning.model_folder import model_fault
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.catalogue import where_to_get
 from pipeline.data.datasets.source import json_fault, text_fault
-from pipeline.report.static_report import require_place
+from pipeline.report.report_folder import require_place
 from pipeline.run.context import RunContext
 from pipeline.run.finding import Finding
 from pipeline.run.networks import networks, unfit_networks

@@ -10,7 +10,7 @@ from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, trip
 from pipeline.labels.coverage import MAX_MISSING
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.report.figures import compute_figures, figures_of
-from pipeline.report.gallery import choose_samples
+from pipeline.report.gallery import read_samples
 from pipeline.report.label_view import LabelView
 from pipeline.run.context import run_view
 from pipeline.runtime.stage import Inputs
@@ -284,7 +284,7 @@ def test_what_counts_as_kept_is_what_the_shards_keep(book: RunBuilder, choice: S
     assert figures.labels.kept == sum(p.kept for p in figures.predicates) == shards.facts["relations"]
     assert audit.labels is not None and audit.labels.tagger.kept == shards.facts["relations"]
     assert sum(scores.kept for scores in audit.labels.predicates) == shards.facts["relations"]
-    (sample,) = choose_samples(book.run, ["toys"], choice, 1)
+    (sample,) = read_samples(book.run, ["toys"], choice)
     assert len(sample.kept) == shards.facts["relations"]
 
 

@@ -1,0 +1,219 @@
+"""Lays out pictures of the report: boxes by role, numbered arrows, and names that keep out of each other's way.
+
+All lengths are in units of a thousandth of the picture's width, so that style sheets can size text and strokes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from pipeline.report.gallery import Sample, ShownBox, ShownRelation
+
+WIDTH = 1000
+"""Width of every drawing."""
+LONGEST_SIDE = 1280
+"""Longest side of the stored pictures, in pixels. Smaller images keep their size."""
+DRAWN = {"kept": 40, "dropped": 20, "missed": 20}
+"""Relations of each kind that a picture lists, at most; the others are counted."""
+SHOWN = {"kept": 10, "dropped": 4, "missed": 4}
+"""Relations of each kind that are listed before the picture is enlarged."""
+IN_ALT_TEXT = 12
+_ALONG = tuple(0.5 + side * step / 20 for step in range(9) for side in ((1, -1) if step else (1,)))
+"""Places for an arrow's number as shares of its length, the middle first."""
+BADGE = 52
+"""Distance that the numbers of two arrows keep where they can."""
+ASIDE = 9
+"""How far an arrow runs beside the line of centres, to its right, so that one in the other direction has room."""
+CHARACTER, LINE_HEIGHT = 20, 40
+"""Size of a character of a box's name."""
+
+
+class Rect(NamedTuple):
+    """A box in drawing units."""
+
+    x: float
+    y: float
+    w: float
+    h: float
+
+    def inset(self) -> Rect:
+        """The box a little smaller, for a second outline inside the first."""
+        by = min(7.0, self.w / 4, self.h / 4)
+        return Rect(*(round(value, 1) for value in (self.x + by, self.y + by, self.w - 2 * by, self.h - 2 * by)))
+
+
+class Outline(NamedTuple):
+    """A box with its role among the kept labels: subject, object, or idle. A box with both roles has two outlines."""
+
+    rect: Rect
+    role: str
+
+
+class Name(NamedTuple):
+    """The name of a box, with its upper left corner."""
+
+    text: str
+    x: float
+    y: float
+
+
+class Arrow(NamedTuple):
+    """A numbered relation, listed under the same number. Its arrow runs from the subject's centre to the object's."""
+
+    number: int
+    kind: str
+    """kept, dropped or missed"""
+    relation: ShownRelation
+    subject: Rect
+    object: Rect
+    line: tuple[float, float, float, float]
+    """x1, y1, x2, y2"""
+    badge: tuple[float, float]
+    """Centre of the number"""
+    folded: bool
+    """Whether the relation is left out until the picture is enlarged"""
+
+
+@dataclass(frozen=True)
+class Card:
+    """An image in the report. `file` is None when the picture is not at hand; `problem` then says why."""
+
+    anchor: str
+    sample: Sample
+    file: str | None
+    problem: str
+    height: int
+    outlines: tuple[Outline, ...]
+    names: tuple[Name, ...]
+    arrows: tuple[Arrow, ...]
+    omitted: dict[str, int]
+    """Kind → how many of its relations are over the limit and neither drawn nor listed"""
+
+    def of_kind(self, kind: str) -> list[Arrow]:
+        """The listed relations of a kind."""
+        return [arrow for arrow in self.arrows if arrow.kind == kind]
+
+    @property
+    def alt(self) -> str:
+        """What the picture shows, in words: its kept labels or, without any, its boxes."""
+        kept = self.of_kind("kept")
+        said = [f"{a.relation.subject} {a.relation.predicate} {a.relation.object}" for a in kept[:IN_ALT_TEXT]]
+        said = said or [box.name for box in self.sample.boxes[:IN_ALT_TEXT]]
+        total = len(self.sample.kept) or len(self.sample.boxes)
+        more = f" and {total - len(said)} more" if total > len(said) else ""
+        what = "Kept labels" if kept else "No kept label. Boxes"
+        return f"{what}: {', '.join(said) or 'none'}{more}."
+
+
+def lay_out_card(
+    anchor: str, sample: Sample, file: str | None = None, size: tuple[int, int] = (1, 1), problem: str = ""
+) -> Card:
+    """Lays out one image. `size`: width and height of the image that its boxes refer to, in pixels, if it is drawn."""
+    unit = WIDTH / size[0]
+    rects = [Rect(*(round(v * unit, 1) for v in (box.x, box.y, box.w, box.h))) for box in sample.boxes]
+    height = round(size[1] * unit)
+    kinds: dict[str, Sequence[ShownRelation]] = {
+        "kept": sample.kept,
+        "dropped": sample.dropped,
+        "missed": sample.missed,
+    }
+    return Card(
+        anchor=anchor,
+        sample=sample,
+        file=file,
+        problem=problem,
+        height=height,
+        outlines=tuple(_outlines(sample, rects)),
+        names=tuple(_names(sample.boxes, rects, height)),
+        arrows=tuple(_arrows(kinds, rects)),
+        omitted={kind: max(0, len(found) - DRAWN[kind]) for kind, found in kinds.items()},
+    )
+
+
+def save_picture(image: Image.Image, path: Path) -> None:
+    """Saves an image for the report, no longer than `LONGEST_SIDE`."""
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    image.save(path, quality=85)
+
+
+def _outlines(sample: Sample, rects: Sequence[Rect]) -> Iterator[Outline]:
+    """Boxes without a role come first, so that the others are drawn over them."""
+    subjects = {label.ends[0] for label in sample.kept}
+    objects = {label.ends[1] for label in sample.kept}
+    for place, rect in enumerate(rects):
+        if place not in subjects | objects:
+            yield Outline(rect, "idle")
+    for place in sorted(subjects | objects):
+        if place in subjects:
+            yield Outline(rects[place], "subject")
+        if place in objects:
+            yield Outline(rects[place].inset() if place in subjects else rects[place], "object")
+
+
+def _arrows(kinds: dict[str, Sequence[ShownRelation]], rects: Sequence[Rect]) -> Iterator[Arrow]:
+    number = 0
+    for kind, relations in kinds.items():
+        badges: list[tuple[float, float]] = []  # only the arrows of kept labels are visible together
+        for place, relation in enumerate(relations[: DRAWN[kind]]):
+            number += 1
+            subject, object_ = (rects[end] for end in relation.ends)
+            line = _beside(_centre(subject), _centre(object_))
+            badge = _badge(line, badges)
+            badges.append(badge)
+            folded = place >= SHOWN[kind]
+            yield Arrow(number, kind, relation, subject, object_, line, badge, folded)
+
+
+def _beside(start: tuple[float, float], end: tuple[float, float]) -> tuple[float, float, float, float]:
+    """The line from start to end, moved to its right by `ASIDE`."""
+    length = math.dist(start, end) or 1.0
+    across, down = (start[1] - end[1]) / length * ASIDE, (end[0] - start[0]) / length * ASIDE
+    moved = start[0] + across, start[1] + down, end[0] + across, end[1] + down
+    return round(moved[0], 1), round(moved[1], 1), round(moved[2], 1), round(moved[3], 1)
+
+
+def _badge(line: tuple[float, float, float, float], taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """A place on the line, as near to its middle as leaves the other numbers readable."""
+    x1, y1, x2, y2 = line
+    best, farthest = (0.0, 0.0), -1.0
+    for along in _ALONG:
+        at = round(x1 + (x2 - x1) * along, 1), round(y1 + (y2 - y1) * along, 1)
+        apart = min((math.dist(at, other) for other in taken), default=math.inf)
+        if apart >= BADGE:
+            return at
+        if apart > farthest:
+            best, farthest = at, apart
+    return best
+
+
+def _names(boxes: Sequence[ShownBox], rects: Sequence[Rect], height: int) -> Iterator[Name]:
+    """Names of the boxes that relations refer to, each at a corner of its box that no earlier name covers."""
+    taken: list[Rect] = []
+    for box, rect in zip(boxes, rects, strict=True):
+        if not box.named:
+            continue
+        width = CHARACTER * len(box.name)
+        right, bottom = rect.x + rect.w - width - 6, rect.y + rect.h - LINE_HEIGHT
+        corners = [(x, y) for y in (rect.y + 4, bottom) for x in (rect.x + 6, right)]
+        inside = [
+            Rect(max(0.0, min(x, WIDTH - width)), max(0.0, min(y, height - LINE_HEIGHT)), width, LINE_HEIGHT)
+            for x, y in corners
+        ]
+        place = next((each for each in inside if not any(_overlap(each, other) for other in taken)), inside[0])
+        taken.append(place)
+        yield Name(box.name, round(place.x, 1), round(place.y, 1))
+
+
+def _overlap(one: Rect, other: Rect) -> bool:
+    across = one.x < other.x + other.w and other.x < one.x + one.w
+    return across and one.y < other.y + other.h and other.y < one.y + one.h
+
+
+def _centre(rect: Rect) -> tuple[float, float]:
+    return round(rect.x + rect.w / 2, 1), round(rect.y + rect.h / 2, 1)
