@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.report.gallery import Sample, ShownRelation, read_samples
+from pipeline.report.samples import Sample, ShownRelation, read_samples
 from storage.open_store import existing_store
 from storage.runs import find_run
 

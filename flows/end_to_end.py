@@ -7,10 +7,12 @@ from typing import Any, cast
 from prefect import State, flow
 from prefect.states import Completed
 
+from flows.report_link import headline_figures, publish_report_link
 from flows.session import session_of
 from flows.stages import STAGE_FLOWS
 from flows.summary import publish_summary
 from flows.tasks import CACHED
+from pipeline.report.figures import figures_of
 from pipeline.report.steps import Outcome
 from pipeline.run.recipe import Recipe
 from pipeline.run.runner import conclude
@@ -27,6 +29,7 @@ def end_to_end(recipe: Recipe) -> State[Outcome]:
                 cast(State[Any], stage(recipe, return_state=True)).result()
         outcome = Outcome(recipe.name, [session.steps[step.name] for step in context.steps])
         publish_summary(context, outcome)
+        publish_report_link(recipe, headline_figures(figures_of(context.view)))
         if session.reports:
             conclude(context, outcome)
     made = outcome.computed

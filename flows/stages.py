@@ -14,6 +14,7 @@ from prefect.utilities.annotations import quote
 
 from flows.block import cut_blocks
 from flows.progress import ArtifactDisplay
+from flows.report_link import publish_report_link, step_figures
 from flows.session import session_of
 from flows.tasks import CACHED, run_block, run_whole
 from pipeline.report.steps import StepOutcome
@@ -65,6 +66,7 @@ def run_stage(recipe: Recipe, stage: str) -> State[list[StepOutcome]]:
                 display = ArtifactDisplay(session.display, recipe.name)
                 outcomes.append(run_step(planner, step, display, work_in_tasks))
                 session.steps[step.name] = outcomes[-1]
+        publish_report_link(recipe, step_figures(outcomes))
     made = sum(outcome.partitions - (outcome.cached or 0) for outcome in outcomes)
     message = f"{made} of {sum(outcome.partitions for outcome in outcomes)} partitions computed"
     return Completed(name=None if made else CACHED, message=message, data=outcomes)

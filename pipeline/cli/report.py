@@ -31,7 +31,8 @@ def write_run_report(
 ) -> None:
     """Write the report of a run to `out`, or where the run's report lies. Prints the path of its page.
 
-    `pictures` images are drawn at random with `seed`, and half as many of the hardest. `against`: names of runs whose trainings are compared with its own. Raises `FatalError` for one that has none.
+    `pictures` images are drawn at random with `seed`, and half as many of the hardest come beside them. `against`: names
+    of runs whose trainings are compared with its own. Raises `FatalError` for one that has none.
     """
     store = existing_store(root)
     run = find_run(store, run_name)

@@ -34,12 +34,14 @@ def print_push(root: Address, run_name: str, url: str, as_json: bool) -> None:
 
 
 def print_pull(root: Address, run_name: str, url: str, as_json: bool) -> None:
-    """Pull a run and show a progress bar."""
+    """Pull a run and show a progress bar. Tells how to get its report, which is not copied but written from the artifacts."""
     name, _, number = run_name.partition("@")
     store = open_store(root)
     store.refresh()
     run = Run(store, name)
     _show(lambda report: pull(run, ObjectStoreArtifacts(url), report, number), as_json)
+    if not as_json:
+        print(f"`rlip report {run_name} --store {root}` writes the run's report")
 
 
 def push(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, total: None) -> Copied:

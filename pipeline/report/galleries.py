@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pipeline.data.images.folders import locate_image, open_folder
 from pipeline.data.images.opening import BadImage, read_image
-from pipeline.report.gallery import Sample
 from pipeline.report.picture_card import Card, lay_out_card, save_picture
 from pipeline.report.picture_choice import choose_pictures
+from pipeline.report.samples import Sample
 from pipeline.report.view import RunView
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from pipeline.report.gallery import Sample, ShownBox, ShownRelation
+from pipeline.report.samples import Sample, ShownBox, ShownRelation
 
 WIDTH = 1000
 """Width of every drawing."""

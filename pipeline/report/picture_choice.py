@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.label_funnel import labelled_partitions
-from pipeline.report.gallery import Sample, read_samples
+from pipeline.report.samples import Sample, read_samples
 from storage.runs import Run
 
 EXAMINED = 5000

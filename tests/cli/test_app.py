@@ -78,7 +78,7 @@ COMMANDS = {
     "pull": {"--store", "--json", "--help"},
     "export": {"--format", "--out", "--threshold", "--all", "--store", "--json", "--help"},
     "import": {"--as", "--dataset", "--images", "--paths", "--store", "--json", "--help"},
-    "report": {"--out", "--pictures", "--against", "--store", "--json", "--help"},
+    "report": {"--out", "--pictures", "--seed", "--against", "--store", "--json", "--help"},
     "verify": {"--repair", "--store", "--json", "--help"},
     "gc": {"--grace", "--delete", "--newest", "--store", "--json", "--help"},
     "du": {"--store", "--json", "--help"},

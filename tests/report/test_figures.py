@@ -10,8 +10,8 @@ from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, trip
 from pipeline.labels.coverage import MAX_MISSING
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.report.figures import compute_figures, figures_of
-from pipeline.report.gallery import read_samples
 from pipeline.report.label_view import LabelView
+from pipeline.report.samples import read_samples
 from pipeline.run.context import run_view
 from pipeline.runtime.stage import Inputs
 from pipeline.stages.shard import ShardSettings, ShardStage

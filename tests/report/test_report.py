@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -12,14 +13,18 @@ from run_builder import TWO_PEOPLE, RunBuilder, captions, relations, triplets
 
 from pipeline.cli.maintenance import remove_run
 from pipeline.cli.report import write_run_report
+from pipeline.cli.transfer import print_pull, push
 from pipeline.report.figures import figures_of
 from pipeline.report.label_view import LabelView
+from pipeline.report.linked_pages import LinkedPage
 from pipeline.report.report_folder import remove_report
 from pipeline.report.static_report import write_report
+from pipeline.report.view import RunView
 from pipeline.run.context import RunContext, run_view
 from pipeline.run.doctor import needs
 from storage.errors import FatalError
 from storage.local_store import LocalStore
+from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.runs import Run
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
@@ -177,7 +182,9 @@ def test_a_report_of_another_store_is_not_overwritten(labelled: RunBuilder, reci
     assert recipe.model_copy(update={"store": str(other.run.store.root)}).report == other.run.store.root / "reports/toy"
 
 
-def test_a_report_is_written_anew_and_goes_with_its_run(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
+def test_a_report_is_written_anew_and_goes_with_its_run(
+    labelled: RunBuilder, recipe: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = labelled.run.store
     labelled.run.note("recipe", recipe.model_dump(mode="json"))
     labelled.run.append("completed", recipe=recipe.model_dump(mode="json"))
@@ -187,8 +194,11 @@ def test_a_report_is_written_anew_and_goes_with_its_run(labelled: RunBuilder, re
     now, then = (Page(store.root / "reports" / name / "index.html") for name in ("toy", "toy@1"))
     assert "1 labels kept" in " ".join(now.text.split()) and "1 labels kept" not in " ".join(then.text.split())
     (store.root / "reports" / "toy.logs").mkdir()
+    capsys.readouterr()
     remove_run(store.root, "toy", as_json=False)
     assert not list((store.root / "reports").glob("toy*"))
+    said = capsys.readouterr().out
+    assert all(str(store.root / "reports" / name) in said for name in ("toy", "toy@1")), "what went is told"
 
 
 def test_imported_labels_have_a_report_too(book: RunBuilder) -> None:
@@ -201,6 +211,48 @@ def test_imported_labels_have_a_report_too(book: RunBuilder) -> None:
     assert "2 labels kept" in " ".join(page.text.split())
     counts = LabelView.of(book.run).counts
     assert (counts.candidates, counts.scored, counts.kept, counts.lost) == (None, 2, 2, {})
+
+
+def test_a_pulled_run_has_a_report_without_the_pictures(
+    labelled: RunBuilder, recipe: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled.run.note("recipe", recipe.model_dump(mode="json"))
+    labelled.metrics("pretrain:none", (0, "loss", 9.0), (50, "loss", 3.0))
+    push(labelled.run, ObjectStoreArtifacts(str(tmp_path / "shelf")))
+    shutil.rmtree(labelled.pictures)
+    print_pull(str(tmp_path / "there"), "toy", str(tmp_path / "shelf"), as_json=False)
+    assert f"`rlip report toy --store {tmp_path / 'there'}`" in capsys.readouterr().out
+    write_run_report(tmp_path / "there", "toy", None, 24, as_json=False)
+    page = Page(tmp_path / "there" / "reports" / "toy" / "index.html")
+    assert "No pictures of toys: no folder" in page.text and "a man rides a horse" in page.text
+    assert "4 labels kept" in " ".join(page.text.split()) and page.all("polyline")
+
+
+def test_a_run_that_was_stopped_has_the_recipe_of_its_last_execution(labelled: RunBuilder, recipe: Any) -> None:
+    labelled.run.append("stopped", recipe=recipe.model_dump(mode="json"))
+    write_run_report(labelled.run.store.root, "toy", None, 24, as_json=False)
+    page = Page(labelled.run.store.root / "reports" / "toy" / "index.html")
+    assert page.all("img") and "imported" not in page.text
+
+
+def test_further_pages_lie_in_the_folder_and_are_linked(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
+    def write(view: RunView, folder: Path) -> list[LinkedPage]:
+        (folder / "evaluation.html").write_text(view.run.name)
+        return [LinkedPage("evaluation.html", "Evaluation", "scores of arm none")]
+
+    page = report(recipe, labelled, tmp_path / "report", page_writers=[write])
+    assert "evaluation.html" in [link["href"] for link in page.all("a")] and "scores of arm none" in page.text
+    assert (tmp_path / "report" / "evaluation.html").read_text() == "toy"
+
+
+def test_a_seed_of_the_command_draws_other_pictures(labelled: RunBuilder, recipe: Any) -> None:
+    labelled.run.note("recipe", recipe.model_dump(mode="json"))
+    told = []
+    for seed in (0, 5):
+        write_run_report(labelled.run.store.root, "toy", None, 1, as_json=False, seed=seed)
+        told.append(Page(labelled.run.store.root / "reports" / "toy" / "index.html").text)
+    assert "1 of 2 images, drawn at random with seed 0." in told[0]
+    assert "1 of 2 images, drawn at random with seed 5." in told[1]
 
 
 def test_a_recipe_of_an_earlier_version_and_recordings_that_are_gone_do_not_stop_a_report(

@@ -112,8 +112,14 @@ def query(
 
 def report(
     run_name: RunName,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to; unset: where the run's report lies.")] = None,
-    pictures: Annotated[int, typer.Option(min=0, help="Number of pictures to show.")] = 24,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write a copy to, which `rlip rm` leaves; unset: where the run's report lies."),
+    ] = None,
+    pictures: Annotated[
+        int, typer.Option(min=0, help="Pictures drawn at random; half as many of the hardest come beside them.")
+    ] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Seed that the pictures are drawn with.")] = 0,
     against: Annotated[
         list[str] | None,
         typer.Option(
@@ -127,4 +133,4 @@ def report(
     from pipeline.cli.report import write_run_report
 
     with errors_reported():
-        write_run_report(store, run_name, out, pictures, as_json, against or [])
+        write_run_report(store, run_name, out, pictures, as_json, against or [], seed)
