@@ -206,6 +206,17 @@ OVERLAP = pa.schema(
 `distance` counts the bits in which the perceptual hashes of a near-duplicate differ; it is null for the others.
 """
 
+SPLIT = pa.schema(
+    [
+        ("subject", pa.string()),
+        ("predicate", pa.string()),
+        ("object", pa.string()),
+        ("instances", pa.int64()),
+        ("unseen", pa.bool_()),
+    ]
+)
+"""Triplets by name, with canonical predicates: `instances` in the training sets, and whether training leaves them out."""
+
 METRICS = pa.schema([("step", pa.int64()), ("name", pa.string()), ("value", pa.float64())])
 """Numbers that a whole-set stage measured (losses by step, scores at the end)."""
 

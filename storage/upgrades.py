@@ -18,6 +18,7 @@ from storage.tables import (
     OVERLAP,
     RELATIONS,
     SHARD_MEMBERS,
+    SPLIT,
     TRIPLETS,
 )
 
@@ -34,6 +35,7 @@ SCHEMAS: Mapping[tuple[str, str], pa.Schema] = {
     ("shard_tagger", "shards"): SHARD_MEMBERS,
     ("fingerprint", "fingerprints"): FINGERPRINTS,
     ("overlap", "overlap"): OVERLAP,
+    ("split", "split"): SPLIT,
 }
 """Stage and table → today's schema."""
 

@@ -24,6 +24,7 @@ from pipeline.evaluation.detections.over_truth import DetectionSet
 from pipeline.evaluation.detections.read import read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import Triplet
+from pipeline.evaluation.interaction_list import read_interactions
 from pipeline.evaluation.splits import PUBLISHED, Split, published_split, read_positions, split_of_positions
 from pipeline.evaluation.summary import Figure, summarise
 from pipeline.evaluation.vcoco_detections import VcocoDetections, read_vcoco_detections
@@ -152,7 +153,7 @@ def _options(asked: EvaluationRequest, truth: GroundTruth, validity: np.ndarray 
         )
     triplets: list[Triplet] = []
     if needs_list and asked.interactions is not None:
-        triplets = hico_triplets(_interactions(asked.interactions), truth.objects, truth.predicates, asked.subject)
+        triplets = hico_triplets(read_interactions(asked.interactions), truth.objects, truth.predicates, asked.subject)
     rare = None
     if asked.rare is not None:
         rare = split_of_positions("rare", read_positions(asked.rare), triplets, transductive=None).unseen
@@ -175,15 +176,6 @@ def _split(name: str | None, triplets: Sequence[Triplet]) -> Split | None:
     if not Path(name).is_file():
         raise FatalError(f"--split {name}: is neither {', '.join(PUBLISHED)} nor a file of positions")
     return split_of_positions(Path(name).stem, read_positions(Path(name)), triplets, transductive=None)
-
-
-def _interactions(path: Path) -> list[tuple[str, str]]:
-    """Reads lines with an optional number, an object and a verb. Returns (verb, object); other lines are headings."""
-    cells = [line.split() for line in path.read_text("utf-8").splitlines()]
-    found = [(row[-1], row[-2]) for row in cells if len(row) == 3 and row[0].isdigit()]
-    if not found:
-        raise FatalError(f"{path}: has no line such as '1 airplane board'; use HICO-DET's hico_list_hoi.txt")
-    return found
 
 
 def _validity(path: Path | None) -> np.ndarray | None:

@@ -22,11 +22,12 @@ SAME_BYTES = "same bytes"
 SAME_ID = "same image id"
 NEAR_DUPLICATE = "near-duplicate"
 
-_IDS = (
+IDS = (
     "image ids: a text file with one id or file name a line (# starts a comment), a JSON list of ids, of file names or of "
     "objects with image_id, img_id, id or file_name, or a JSON object with such a list as images (COCO), filenames or "
     "annotations"
 )
+"""What a list of images may be, in words."""
 _MAP = (
     "a map of image ids: Visual Genome's image_data.json (a list of {image_id, coco_id}), or a JSON object "
     '{"image id": id in the list}'
@@ -80,7 +81,7 @@ def exclusion_files(lists: Sequence[ExclusionList]) -> dict[str, Path]:
         files |= {f"exclude {number} {role}": path for role, path in named.items() if path is not None}
     for role, path in files.items():
         if not path.is_file():
-            expected = _MAP if role.endswith("map") else _IDS
+            expected = _MAP if role.endswith("map") else IDS
             raise FatalError(f"{path}: no such file; expected {expected}")
     return files
 
@@ -109,13 +110,13 @@ def read_ids(path: Path) -> frozenset[int]:
     before its extension. Raises `FatalError` that names the file, the entry at fault and what is allowed.
     """
     ids = set()
-    for where, entry in _entries(path):
+    for where, entry in list_entries(path):
         image_id = _id_of(entry)
         if image_id is None:
-            raise FatalError(f"{path}: {where} is no image id: {shown(entry)}; expected {_IDS}")
+            raise FatalError(f"{path}: {where} is no image id: {shown(entry)}; expected {IDS}")
         ids.add(image_id)
     if not ids:
-        raise FatalError(f"{path}: names no image; expected {_IDS}")
+        raise FatalError(f"{path}: names no image; expected {IDS}")
     return frozenset(ids)
 
 
@@ -168,15 +169,15 @@ def _name(row: Mapping[str, Any]) -> str:
     return f"{row['dataset']}/{row['image_id']}"
 
 
-def _entries(path: Path) -> Iterator[tuple[str, Any]]:
-    """The entries of a list, each with its place in the file in words."""
-    opening = _opening(path, _IDS)
+def list_entries(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yields the entries of a list of images, each with its place in the file in words. Raises `FatalError` as `read_ids`."""
+    opening = _opening(path, IDS)
     if opening == "{":
         yield from _listed_in_object(path)
     elif opening == "[":
-        yield from ((f"element {number}", entry) for number, entry in enumerate(stream_rows(path, _IDS), 1))
+        yield from ((f"element {number}", entry) for number, entry in enumerate(stream_rows(path, IDS), 1))
     else:
-        with _opened(path, _IDS) as file:
+        with _opened(path, IDS) as file:
             for number, line in enumerate(file, 1):
                 if text := line.partition("#")[0].strip():
                     yield f"line {number}", text
@@ -186,7 +187,7 @@ def _listed_in_object(path: Path) -> Iterator[tuple[str, Any]]:
     first: AnnotationError | None = None
     for name in _LISTS:
         try:
-            for number, (_, entry) in enumerate(stream_lists(path, _IDS, (name,)), 1):
+            for number, (_, entry) in enumerate(stream_lists(path, IDS, (name,)), 1):
                 # An annotation's own id is none of an image.
                 own = isinstance(entry, dict) and name == "annotations"
                 yield f"{name} {number}", {k: v for k, v in entry.items() if k != "id"} if own else entry
@@ -213,14 +214,24 @@ def _opened(path: Path, expected: str) -> Iterator[TextIO]:
             raise AnnotationError(f"{path}: not UTF-8 text; expected {expected}") from error
 
 
+def listed_value(entry: Any) -> Any:
+    """The id or the file name in an entry of a list; None for an object without either."""
+    if isinstance(entry, dict):
+        return next((entry[name] for name in _FIELDS if name in entry), None)
+    return entry
+
+
+def id_of_name(name: str) -> int | None:
+    """The digits before the extension of a file name, as a number; None where there are none."""
+    numbered = _NUMBERED_FILE.search(name)
+    return as_id(numbered[1]) if numbered else None
+
+
 def _id_of(entry: Any) -> int | None:
     """The id of an entry of a list; None when it has none."""
-    if isinstance(entry, dict):
-        return next((_id_of(entry[name]) for name in _FIELDS if name in entry), None)
-    image_id = as_id(entry)
-    if image_id is None and isinstance(entry, str) and (numbered := _NUMBERED_FILE.search(entry)):
-        image_id = as_id(numbered[1])
-    return image_id
+    value = listed_value(entry)
+    image_id = as_id(value)
+    return id_of_name(value) if image_id is None and isinstance(value, str) else image_id
 
 
 def _mapped(path: Path, ids: Collection[int]) -> Iterator[int]:

@@ -17,6 +17,7 @@ from pipeline.data.datasets.source import DataSource
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import BadImage, fingerprint
 from pipeline.data.images.refs import ImageRef, state_of
+from pipeline.data.sample import Sample
 from pipeline.runtime.stage import Partition
 from storage.atomic import write_atomic
 from storage.digests import digest_json
@@ -30,7 +31,10 @@ _SETTLED_NS = 2_000_000_000
 def partition_dataset(
     source: DataSource, size: int, indexes: Path | None, fingerprint_by: Literal["bytes", "stat"], store: Store
 ) -> Iterator[Partition]:
-    """Yields the stored partitions of a data set, extended by new images. Ids no longer in it are left out."""
+    """Yields the stored partitions of a data set, extended by new images. Ids no longer in it are left out.
+
+    A part of a data set (`share`, `only`) has partitions of its own. Raises `FatalError` for a list that does not fit.
+    """
     open_folder(source.images).refresh()
     # The names of bare pictures are their annotations, and change while a process lives.
     index = index_of(source, indexes) if source.has_boxes else open_index(source, indexes)
@@ -38,15 +42,18 @@ def partition_dataset(
     # Data sets of other recipes may have the same name; the path of their annotations, or pictures, distinguishes them.
     listed = source.listed_in
     place = str(listed.absolute()) if isinstance(listed, Path) else listed
-    path = store.root / "cuts" / f"{source.name}-{digest_json(place)[:12]}.json"
+    sample = Sample.of(source, index)
+    taken = frozenset(sample.image_ids)
+    part = f"-{sample.name}" if sample.name else ""
+    path = store.root / "cuts" / f"{source.name}-{digest_json(place)[:12]}{part}.json"
     stored = load_cut(path)
-    cut = extend_cut(stored, index.ids.tolist(), size)
+    cut = extend_cut(stored, sample.image_ids, size)
     if cut != stored:
         with suppress(FatalError):  # a store that can't be written can be planned with; a run is refused before
             store.put(path, json.dumps({"partitions": cut}).encode())
     remembered = PartitionDigests(index.folder)
     for number, image_ids in enumerate(cut):
-        present = index.present(image_ids)
+        present = tuple(image_id for image_id in index.present(image_ids) if image_id in taken)
         digest = remembered.find(number, index.refs(present), [fingerprint_by, present])
         if digest is None:
             described = [_described(record, fingerprint_by) for record in index.records(present)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,11 +20,15 @@ from pipeline.evaluation.benchmark import Evaluated, Options
 from pipeline.evaluation.bootstrap import resampled
 from pipeline.evaluation.detection import Detections, average_precision_50
 from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.evaluation.hico import score_hico
+from pipeline.evaluation.hico import HicoScores, score_hico
 from pipeline.evaluation.interactions import Interactions
 from pipeline.evaluation.predictor import Found, Names, Predictor
 from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.splits import Split
+from pipeline.evaluation.vcoco_roles import in_roles
+from pipeline.evaluation.vcoco_truth import VcocoTruth
 from pipeline.runtime.stage import Rejected, ReportProgress
+from storage.errors import FatalError
 
 Metric = Literal["open_images", "scene_graphs"]
 """Figures besides those of HICO-DET."""
@@ -96,10 +100,17 @@ class TestSet:
             yield readable[number], found
             report(number + 1 + len(self.rejected), len(positions))
 
-    def scores(self, found: Iterable[Scored], metrics: Sequence[Metric] = ()) -> dict[str, float]:
+    def scores(
+        self,
+        found: Iterable[Scored],
+        metrics: Sequence[Metric] = (),
+        unseen: Collection[tuple[str, str, str]] | None = None,
+    ) -> dict[str, float]:
         """Returns zero_shot_map and zero_shot_recall under HICO-DET's rules, detection_ap50, and the number of triplets.
 
-        Only images that were predicted count. `metrics` adds further figures.
+        Only images that were predicted count. `metrics` adds further figures. `unseen`: triplets (subject, canonical
+        predicate, object) that training left out; adds unseen_map, seen_map and full_map, those without a triplet in the
+        test set excepted, and the number of unseen triplets.
         """
         ordered = sorted(found, key=lambda each: each.position)
         positions = np.array([each.position for each in ordered], np.int64)
@@ -115,9 +126,43 @@ class TestSet:
             "detection_ap50": sum(boxes.values()) / max(len(boxes), 1),
             "triplets": float(len(interactions.average_precision)),
         }
+        if unseen is not None:
+            figures |= self._apart(interactions, unseen)
         for metric in metrics:
-            figures |= {figure.name: figure.value for figure in self._further(metric, predicted, truth).figures}
+            figures |= _measured(self._further(metric, predicted, truth))
         return figures
+
+    def vcoco_scores(self, found: Iterable[Scored], truth: VcocoTruth) -> dict[str, float]:
+        """Returns V-COCO's own figures by name, e.g. vcoco_scenario_1 (role AP over 24 roles).
+
+        Only images that the truth has and that were predicted count. Raises `FatalError` if there is none, or if no predicate
+        names a role.
+        """
+        known = frozenset(truth.image_ids)
+        scored = {self.rows[each.position]["image_id"]: each for each in found}
+        ids = [image_id for image_id in scored if image_id in known]
+        if not ids:
+            raise FatalError(
+                "evaluate.vcoco: no image of the test sets is on V-COCO's list; name its test set in data.test"
+            )
+        predicted = Relations.of([scored[image_id].relations for image_id in ids])
+        part = truth.of_images(ids)
+        try:
+            detections = in_roles(predicted, self.names.objects, self.names.predicates, part)
+        except ValueError as error:
+            raise FatalError(f"evaluate.vcoco: {error}") from error
+        figures = _measured(benchmark.vcoco(detections, part, Options(resamples=0)))
+        return {f"vcoco_{name}": value for name, value in figures.items()}
+
+    def _apart(self, scores: HicoScores, unseen: Collection[tuple[str, str, str]]) -> dict[str, float]:
+        objects, predicates = self.names.objects, self.names.predicates
+        tested = scores.average_precision.keys()
+        left_out = frozenset(
+            t for t in tested if (objects[t.subject], predicates[t.predicate], objects[t.object]) in unseen
+        )
+        means = Split(name="split", unseen=left_out, transductive=None).means(scores)
+        figures = {f"{name}_map": value for name, value in means.items() if not np.isnan(value)}
+        return figures | {"unseen_triplets": float(len(left_out))}
 
     def _further(self, metric: Metric, predicted: Relations, truth: Relations) -> Evaluated:
         score = benchmark.open_images if metric == "open_images" else benchmark.visual_genome
@@ -127,3 +172,8 @@ class TestSet:
         every = self.truth.boxes
         first, last = np.searchsorted(every.image, (position, position + 1))
         return Detections(every.boxes[first:last], every.labels[first:last])
+
+
+def _measured(evaluated: Evaluated) -> dict[str, float]:
+    """The figures by name, without those that the test set says nothing about (NaN)."""
+    return {figure.name: figure.value for figure in evaluated.figures if not np.isnan(figure.value)}

@@ -5,8 +5,8 @@ Axes: N persons, A actions, R roles of actions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,14 @@ class VcocoTruth:
     def unannotated(self) -> np.ndarray:
         """N: whether a person has no annotation. Predictions that match one do not count."""
         return np.asarray((self.labels < 0).any(axis=1))
+
+    def of_images(self, image_ids: Sequence[int]) -> VcocoTruth:
+        """Returns the truth of some of its images, in the given order."""
+        places = {image_id: place for place, image_id in enumerate(image_ids)}
+        image = np.array([places.get(each, -1) for each in self.image_ids], np.int64)[self.image]
+        kept = np.argsort(image, kind="stable")[(image < 0).sum() :]
+        columns = {name: getattr(self, name)[kept] for name in ("boxes", "labels", "role_boxes")}
+        return replace(self, images=len(image_ids), image=image[kept], image_ids=tuple(image_ids), **columns)
 
 
 def read_vcoco_truth(actions: Path, instances: Path, image_ids: Iterable[int] | None = None) -> VcocoTruth:

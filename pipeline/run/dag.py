@@ -18,6 +18,7 @@ from pipeline.stages.overlap import OverlapSettings, OverlapStage
 from pipeline.stages.parse import ParseStage
 from pipeline.stages.pretrain import PretrainStage
 from pipeline.stages.shard import FROM_CAPTIONS, ShardStage, ShardTaggerStage
+from pipeline.stages.split import SplitStage
 from pipeline.stages.tag import TagStage
 from pipeline.stages.train_tagger import TrainTaggerStage
 from pipeline.training.settings import TrainingSettings
@@ -67,6 +68,10 @@ def build_steps(recipe: Recipe) -> list[Step]:
         steps.append(Step("fingerprint", FingerprintStage, Settings(), datasets=data.test, reads=images))
     if not arms or any(arm in FROM_CAPTIONS for arm in arms):
         steps += _labelling(recipe)
+    if (split := recipe.split_settings()) is not None and arms:
+        trained = tuple(dict.fromkeys((*data.label, *data.mix)))
+        reads = {"images": ("ingest",)}
+        steps.append(Step("split", SplitStage, split, reads=reads, from_datasets={"images": trained}))
     if data.mix:
         steps.append(_shards(recipe, "mix", data.mix, labels="given"))
     for arm in arms:
@@ -135,9 +140,14 @@ def _shards(recipe: Recipe, use: str, datasets: tuple[str, ...], labels: str) ->
     if labels in FROM_CAPTIONS:
         reads["relations"] = ("tag",)
     is_compared = recipe.data.test and not recipe.pretrain.allow_overlap
-    uses = {"fingerprints": ("fingerprint",)} if is_compared else {}
+    uses = _split_of(recipe) | ({"fingerprints": ("fingerprint",)} if is_compared else {})
     chosen = recipe.shard_settings().model_copy(update={"labels": labels})
     return Step(f"shard:{use}", ShardStage, chosen, datasets=datasets, reads=reads, uses=uses)
+
+
+def _split_of(recipe: Recipe) -> dict[str, tuple[str, ...]]:
+    """What a step uses to know the triplets that must stay unseen, where the recipe has a split."""
+    return {"split": ("split",)} if recipe.split is not None else {}
 
 
 def _pretraining(
@@ -157,7 +167,12 @@ def _arm(recipe: Recipe, arm: str) -> list[Step]:
     steps, shards = [packed], (packed.name, "shard:mix") if recipe.data.mix else (packed.name,)
     checked: tuple[str, ...] = ()
     if recipe.data.test:
-        compared = OverlapSettings(distance=recipe.shard.near_duplicates, allow=recipe.pretrain.allow_overlap)
+        compared = OverlapSettings(
+            distance=recipe.shard.near_duplicates,
+            allow=recipe.pretrain.allow_overlap,
+            initial=recipe.pretrain.settings.initial,
+            store=recipe.store,
+        )
         reads = {"shards": shards, "fingerprints": ("fingerprint",)}
         steps.append(Step(f"overlap:{arm}", OverlapStage, compared, reads=reads))
         checked = (f"overlap:{arm}",)
@@ -170,5 +185,6 @@ def _arm(recipe: Recipe, arm: str) -> list[Step]:
         if recipe.data.test:
             tested = {"images": recipe.data.test}
             reads = {"images": ("ingest",), "weights": (pretrain,)}
-            steps.append(Step(f"evaluate:{suffix}", EvaluateStage, recipe.evaluate, reads=reads, from_datasets=tested))
+            scored = Step(f"evaluate:{suffix}", EvaluateStage, recipe.evaluate_settings(), reads=reads)
+            steps.append(replace(scored, uses=_split_of(recipe), from_datasets=tested))
     return steps

@@ -23,6 +23,7 @@ from pipeline.run.recipe import Recipe
 from pipeline.stages.candidates import open_candidates
 from pipeline.stages.caption import CaptionStage
 from pipeline.stages.import_tagger import ImportTaggerStage
+from pipeline.stages.overlap import OverlapStage
 from pipeline.stages.parse import ParseStage
 from pipeline.stages.tag import TagStage
 from pipeline.training.vocabulary import is_tokenizer
@@ -37,6 +38,7 @@ def examine(context: RunContext) -> Iterator[Finding]:
     """Check data, weights, store, disk, versions and machine for a recipe."""
     yield from needs(context)
     yield from networks(context)
+    yield from _initial_images(context)
     yield from _versions(context.recipe)
     yield from _machine(context.recipe)
 
@@ -106,6 +108,16 @@ def _weights(context: RunContext) -> Iterator[Finding]:
             yield from _captioner(context.recipe)
     if any(step.stage is ParseStage for step in context.steps):
         yield _parser(context.recipe.parse.model)
+
+
+def _initial_images(context: RunContext) -> Iterator[Finding]:
+    """Tell whether the images behind the initial weights can be compared with the test sets."""
+    for step in context.steps:
+        if step.stage is OverlapStage and (known := OverlapStage(step.settings).initial_images()) is not None:
+            told = f"{known.unknown}, so nobody can tell whether its images are in data.test" if known.unknown else ""
+            yield Finding(
+                "note" if told else "ok", step.name, told or f"{len(known.shards)} shards behind the initial weights"
+            )
 
 
 def _had(path: Path | str) -> str:

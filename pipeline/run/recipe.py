@@ -20,6 +20,7 @@ from pipeline.stages.evaluate import EvaluateSettings
 from pipeline.stages.ingest import IngestSettings
 from pipeline.stages.parse import ParseSettings
 from pipeline.stages.shard import FROM_CAPTIONS, ShardSettings
+from pipeline.stages.split import SplitSettings
 from pipeline.stages.tag import TagSettings
 from pipeline.training.settings import TaggerSettings, TrainingSettings
 from scenes.settings import SceneSettings
@@ -143,6 +144,8 @@ class Recipe(Settings):
     train_tagger: TaggerSettings = TaggerSettings()
     tag: TagSettings = TagSettings()
     shard: ShardSettings = ShardSettings()
+    split: SplitSettings | None = None
+    """Combinations of names that no training is given, and whose scores are reported apart; unset: none."""
     pretrain: PretrainSection = PretrainSection(arms=())
     """Without this section, the run ends with labels."""
     evaluate: EvaluateSettings = EvaluateSettings()
@@ -175,6 +178,15 @@ class Recipe(Settings):
         return self.shard.model_copy(
             update={"exclude": tuple(each.below(self.data.root) for each in self.shard.exclude)}
         )
+
+    def split_settings(self) -> SplitSettings | None:
+        """The split section, with paths joined to `data.root`."""
+        return None if self.split is None else self.split.below(self.data.root)
+
+    def evaluate_settings(self) -> EvaluateSettings:
+        """The evaluate section, with paths joined to `data.root`."""
+        vcoco = self.evaluate.vcoco
+        return self.evaluate.model_copy(update={"vcoco": None if vcoco is None else vcoco.below(self.data.root)})
 
     @model_validator(mode="after")
     def _bare_images_have_a_detector(self) -> Recipe:

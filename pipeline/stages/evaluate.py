@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from pipeline.runtime.processes import choose_device
 from pipeline.runtime.settings import Settings, runtime
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
+from pipeline.stages.split import NameTriplet, unseen_triplets
+from storage.errors import FatalError
 from storage.tables import METRICS
+
+
+class VcocoFiles(Settings):
+    """The files of V-COCO's authors, which state what no table of images holds: persons who do nothing, or without a thing."""
+
+    actions: Path = runtime(...)
+    """V-COCO's list of actions, e.g. vcoco_test.json."""
+    instances: Path = runtime(...)
+    """COCO instances with the images of that list, e.g. instances_vcoco_all_2014.json."""
+
+    def below(self, root: Path) -> VcocoFiles:
+        """The same files, with relative paths joined to a folder."""
+        return VcocoFiles(actions=root / self.actions, instances=root / self.instances)
 
 
 class EvaluateSettings(Settings):
@@ -21,6 +37,8 @@ class EvaluateSettings(Settings):
     """Category that a pair's most probable subject must have for the pair to count, e.g. "person" for HICO-DET; unset: any."""
     metrics: tuple[Literal["open_images", "scene_graphs"], ...] = ()
     """Figures besides HICO-DET's: open_images (score_wtd and its parts), scene_graphs (R@K, mR@K, ng-R@K)."""
+    vcoco: VcocoFiles | None = None
+    """V-COCO's own figures besides (role AP of both scenarios, agent AP), of the test images that these files have."""
     batch_size: int = runtime(16, ge=1)
     """Images per batch of the network."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
@@ -33,10 +51,37 @@ class EvaluateStage(Stage):
     name = "evaluate"
     version = 4
     reads = ("images", "weights")
+    uses = ("split",)
     writes = "scores"
     schema = METRICS
     whole = True
     settings: EvaluateSettings
+
+    def __init__(self, settings: EvaluateSettings, image_folders: Mapping[str, Path | str] | None = None) -> None:
+        super().__init__(settings, image_folders)
+        self._unseen: frozenset[NameTriplet] | None = None
+
+    def row_settings(self) -> dict[str, Any]:
+        """The settings that change rows. The content of V-COCO's files is part of the key, not their paths."""
+        given = super().row_settings()
+        del given["vcoco"]
+        return given
+
+    def weights(self) -> dict[str, Path]:
+        """The files of V-COCO. Raises `FatalError` when one is missing."""
+        vcoco = self.settings.vcoco
+        files = {} if vcoco is None else {"vcoco actions": vcoco.actions, "vcoco instances": vcoco.instances}
+        for role, path in files.items():
+            if not path.is_file():
+                raise FatalError(
+                    f"evaluate.vcoco: {role.removeprefix('vcoco ')} = {path}: no such file; correct the path"
+                )
+        return files
+
+    def open(self, given: Inputs) -> None:
+        """Reads which triplets training left out, where the recipe has a split."""
+        if given.by_table.get("split"):
+            self._unseen = unseen_triplets(given.artifact("split").table("split"))
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Predict every test image, then score; unreadable images go to quarantine.
@@ -46,6 +91,7 @@ class EvaluateStage(Stage):
         from models.weights import load
         from pipeline.evaluation.detections.writer import DetectionsWriter
         from pipeline.evaluation.test_set import Scored, TestSet
+        from pipeline.evaluation.vcoco_truth import read_vcoco_truth
 
         weights = inputs.artifact("weights")
         size = json.loads(weights.file("vocabulary.json").read_bytes())["image_size"]
@@ -60,7 +106,10 @@ class EvaluateStage(Stage):
                 row = test_set.rows[position]
                 writer.write({name: row[name] for name in ("image_id", "uri", "width", "height")} | found.row(names))
                 scored.append(Scored.of(position, found))
-        scores = test_set.scores(scored, settings.metrics)
+        scores = test_set.scores(scored, settings.metrics, self._unseen)
+        if settings.vcoco is not None:
+            truth = read_vcoco_truth(settings.vcoco.actions, settings.vcoco.instances)
+            scores |= test_set.vcoco_scores(scored, truth)
         table = pa.Table.from_pylist([{"step": 0, "name": n, "value": v} for n, v in scores.items()], schema=METRICS)
         rejected = test_set.rejected
         files = {file.name: file}

@@ -65,7 +65,9 @@ class IngestStage(Stage):
             if record is not None:
                 rows.append(_row(record, fingerprint(record.path, self.settings.fingerprint, data), source))
             report(done + 1, len(inputs.image_ids))
-        return Output(pa.Table.from_pylist(rows, schema=IMAGES), rejected=rejected, rows_in=len(inputs.image_ids))
+        facts = {"sample": source.sample} if source.sample else {}
+        table = pa.Table.from_pylist(rows, schema=IMAGES)
+        return Output(table, rejected=rejected, rows_in=len(inputs.image_ids), facts=facts)
 
     def _source(self, dataset: str) -> DataSource:
         (source,) = [source for source in self.settings.sources if source.name == dataset]

@@ -13,6 +13,7 @@ from pipeline.stages.overlap import OverlapStage
 from pipeline.stages.parse import ParseStage
 from pipeline.stages.pretrain import PretrainStage
 from pipeline.stages.shard import ShardStage, ShardTaggerStage
+from pipeline.stages.split import SplitStage
 from pipeline.stages.tag import TagStage
 from pipeline.stages.train_tagger import TrainTaggerStage
 
@@ -26,6 +27,7 @@ STAGES: tuple[type[Stage], ...] = (
     TrainTaggerStage,
     ImportTaggerStage,
     TagStage,
+    SplitStage,
     ShardStage,
     OverlapStage,
     PretrainStage,

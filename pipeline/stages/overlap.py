@@ -1,4 +1,7 @@
-"""Stage `overlap`: finds training images that are also evaluation images, and refuses to train on them."""
+"""Stage `overlap`: finds training images that are also evaluation images, and refuses to train on them.
+
+Images count that the training reads, and those that its initial weights were trained on, where a store knows them.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,17 @@ from pydantic import Field
 
 from pipeline.data.exclusions import NEAR_DUPLICATE, SAME_BYTES, SAME_ID
 from pipeline.data.images.perceptual_hash import DEFAULT_DISTANCE, near_duplicates
+from pipeline.runtime.logs import log
 from pipeline.runtime.settings import Settings, runtime
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
+from pipeline.stages.trained_images import TrainedImages
 from storage.errors import FatalError
-from storage.tables import OVERLAP
+from storage.tables import OVERLAP, read_table
 
 SHOWN = 3
 """Number of overlaps that an error names."""
+INITIAL = "initial weights: "
+"""Begins the data set of an image that the initial weights were trained on."""
 _COLUMNS = ["dataset", "image_id", "digest", "phash"]
 _HOW = (SAME_BYTES, SAME_ID, NEAR_DUPLICATE)
 
@@ -32,10 +39,14 @@ class OverlapSettings(Settings):
     """Bits in which the perceptual hashes of near-duplicates may differ."""
     allow: bool = runtime(False)
     """Whether to train on evaluation images all the same. Scores on them then say nothing about new images."""
+    initial: Path | None = runtime(None)
+    """Weights that the training starts from; filled in from `pretrain.settings.initial`."""
+    store: str = runtime("")
+    """Address of the store that may have made them."""
 
 
 class OverlapStage(Stage):
-    """Compares the images in the shards of an arm with those of all evaluation sets."""
+    """Compares the images in the shards of an arm, and those behind its initial weights, with all evaluation sets."""
 
     name = "overlap"
     version = 1
@@ -45,14 +56,38 @@ class OverlapStage(Stage):
     whole = True
     settings: OverlapSettings
 
+    def weights(self) -> dict[str, Path]:
+        """The initial weights, and the tables of the images that they were trained on, which decide rows."""
+        known = self.initial_images()
+        if known is None or self.settings.initial is None:
+            return {}
+        tables = {f"initial shards {number}": path for number, path in enumerate(known.shards)}
+        return {"initial": self.settings.initial, **tables}
+
+    def initial_images(self) -> TrainedImages | None:
+        """What is known of the images behind the initial weights; None without such weights."""
+        path = self.settings.initial
+        # `pretrain` itself refuses weights that are missing.
+        return TrainedImages.of(path, self.settings.store) if path is not None and path.is_file() else None
+
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """List every training image with every evaluation image that it also is."""
-        members = inputs.table("shards")
-        trained = members.filter(pc.not_equal(members["extension"], "json")).select(_COLUMNS)
+        trained = _images(inputs.table("shards"))
         tests = inputs.table("fingerprints")
-        table = pa.Table.from_pylist(list(_overlaps(trained, tests, self.settings.distance)), schema=OVERLAP)
+        rows = list(_overlaps(trained, tests, self.settings.distance))
+        facts: dict[str, Any] = {"images": len(trained), "evaluation images": len(tests)}
+        known = self.initial_images()
+        if known is not None:
+            seen = [_marked(_images(read_table(path))) for path in known.shards]
+            before = pa.concat_tables([trained.slice(0, 0), *seen])
+            rows += _overlaps(before, tests, self.settings.distance)
+            facts["images behind the initial weights"] = len(before)
+            if known.unknown:
+                facts["not compared"] = known.unknown
+                log.warning("images behind the initial weights are not known", extra={"fields": {"why": known.unknown}})
+        table = pa.Table.from_pylist(rows, schema=OVERLAP)
         counted = Counter(table["how"].to_pylist())
-        facts = {"images": len(trained), "evaluation images": len(tests)} | {how: counted[how] for how in _HOW}
+        facts |= {how: counted[how] for how in _HOW}
         return Output(table, rows_in=len(trained), rows_out=len(trained), facts=facts)
 
     def audit(self, made: Inputs) -> None:
@@ -64,10 +99,27 @@ class OverlapStage(Stage):
         by_set = Counter((dataset, test) for dataset, test, _ in images)
         counts = ", ".join(f"{count} of {dataset} in {test}" for (dataset, test), count in sorted(by_set.items()))
         first = ", ".join(_in_words(row) for row in found[:SHOWN])
+        way = "Leave them out with `exclude` or `near_duplicates` in [shard]"
+        if any(row["dataset"].startswith(INITIAL) for row in found):
+            way = (
+                "The weights in pretrain.settings.initial have seen some of them: start from weights that have not, whose "
+                "training had these sets in data.test, or their images in [shard] `exclude`"
+            )
         raise FatalError(
-            f"training images are also evaluation images: {counts}; first {first}. Leave them out with `exclude` or "
-            "`near_duplicates` in [shard], or set pretrain.allow_overlap = true if the scores need not be of unseen images"
+            f"training images are also evaluation images: {counts}; first {first}. {way}, or set "
+            "pretrain.allow_overlap = true if the scores need not be of unseen images"
         )
+
+
+def _images(members: pa.Table) -> pa.Table:
+    """The images among the members of shards."""
+    return members.filter(pc.not_equal(members["extension"], "json")).select(_COLUMNS)
+
+
+def _marked(images: pa.Table) -> pa.Table:
+    """The same images, told apart from those of this run. Another run's data set of the same name may be another set."""
+    names = pc.binary_join_element_wise(INITIAL, images["dataset"], "")
+    return images.set_column(0, "dataset", names)
 
 
 def _overlaps(trained: pa.Table, tests: pa.Table, distance: int) -> Iterator[dict[str, Any]]:

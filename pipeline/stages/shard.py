@@ -18,6 +18,7 @@ from pipeline.data.images.opening import BadImage, read_bytes
 from pipeline.data.images.perceptual_hash import DEFAULT_DISTANCE, probe_and_hash
 from pipeline.labels.kept_labels import ChoiceSettings, KeptLabels, kept_labels, naive_labels
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
+from pipeline.stages.split import NameTriplet, unseen_triplets
 from pipeline.training.sample import SampleRelation, TrainingSample, strongest
 from pipeline.training.statistics import STATISTICS_FILE, statistics_of
 from storage.errors import FatalError
@@ -29,6 +30,8 @@ EXCLUDED_FILE = "excluded.parquet"
 """The ledger of images that a list or an evaluation set has (schema `REJECTED`)."""
 FROM_CAPTIONS = ("pseudo", "naive")
 """Sources of relations that read what stage `tag` wrote."""
+UNSEEN = "relations of unseen triplets"
+"""Name of the count of relations that a split leaves out."""
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp"}
 
 
@@ -55,7 +58,7 @@ class ShardStage(Stage):
     name = "shard"
     version = 3
     writes = "shards"
-    uses = ("fingerprints",)
+    uses = ("fingerprints", "split")
     schema = SHARD_MEMBERS
     settings: ShardSettings
 
@@ -63,6 +66,7 @@ class ShardStage(Stage):
         super().__init__(settings, image_folders)
         self.reads = ("images", "relations") if settings.labels in FROM_CAPTIONS else ("images",)  # type: ignore[misc]
         self._contamination = Contamination(settings.exclude, None, settings.near_duplicates)
+        self._unseen: frozenset[NameTriplet] | None = None
 
     def row_settings(self) -> dict[str, Any]:
         """The settings that change rows: the choice of labels only for pseudo-labels, `max_relations` only with relations."""
@@ -80,15 +84,19 @@ class ShardStage(Stage):
         return exclusion_files(self.settings.exclude)
 
     def open(self, given: Inputs) -> None:
-        """Reads the fingerprints of the evaluation sets."""
+        """Reads the fingerprints of the evaluation sets, and the triplets that must stay unseen."""
         if given.by_table.get("fingerprints"):
             known = given.table("fingerprints")
             self._contamination = Contamination(self.settings.exclude, known, self.settings.near_duplicates)
+        if given.by_table.get("split"):
+            self._unseen = unseen_triplets(given.artifact("split").table("split"))
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Writes the tars of the partition."""
         rows = inputs.table("images").to_pylist()
         packed = _Packed(self.name)
+        if self._unseen is not None:
+            packed.counts[UNSEEN] = 0
         index = write_shards(work, self._samples(rows, inputs, packed, report), self.settings.max_bytes)
         write_table(statistics_of(index, packed.labels), work / STATISTICS_FILE)
         write_table(pa.Table.from_pylist(packed.excluded, schema=REJECTED), work / EXCLUDED_FILE)
@@ -110,7 +118,7 @@ class ShardStage(Stage):
         kept, tagger = self._kept(inputs) if self.settings.labels in FROM_CAPTIONS else ({}, None)
         for done, row in enumerate(rows):
             report(done, len(rows))
-            labels = self._labels(row, kept, tagger)
+            labels = self._labels(row, kept, tagger, packed)
             if not labels.boxes:
                 packed.counts["without a box"] += 1
             elif not labels.relations and self.settings.without_relations == "drop":
@@ -140,14 +148,21 @@ class ShardStage(Stage):
         packed.counts["relations"] += len(labels.relations)
         yield sample
 
-    def _labels(self, row: dict[str, Any], kept: KeptLabels, tagger: str | None) -> TrainingSample:
-        relations = kept.get(row["image_id"], ())
+    def _labels(self, row: dict[str, Any], kept: KeptLabels, tagger: str | None, packed: _Packed) -> TrainingSample:
+        relations: Sequence[SampleRelation] = kept.get(row["image_id"], ())
         if self.settings.labels == "given":
             stated = [
                 SampleRelation(r["subject"], r["object"], canonical(r["predicate"]), surface=r["predicate"])
                 for r in row["relations"]
             ]
-            relations = strongest([relation for relation in stated if relation.predicate], self.settings.max_relations)
+            relations = [relation for relation in stated if relation.predicate]
+        if self._unseen is not None:
+            categories = [box["category"] for box in row["boxes"]]
+            seen = [r for r in relations if _names(r, categories) not in self._unseen]
+            packed.counts[UNSEEN] += len(relations) - len(seen)
+            relations = seen
+        if self.settings.labels == "given":
+            relations = strongest(relations, self.settings.max_relations)
         return TrainingSample.from_row(row, relations, self.settings.labels, tagger)
 
     def _kept(self, inputs: Inputs) -> tuple[KeptLabels, str | None]:
@@ -164,6 +179,10 @@ class ShardStage(Stage):
             return kept_labels(relations, tagged.table("candidates"), self.settings), tagger
         except FatalError as error:
             raise FatalError(f"{inputs.partition}: {error}") from error
+
+
+def _names(relation: SampleRelation, categories: Sequence[str]) -> NameTriplet:
+    return categories[relation.subject], relation.predicate, categories[relation.object]
 
 
 class ShardTaggerStage(ShardStage):

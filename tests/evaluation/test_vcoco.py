@@ -9,10 +9,13 @@ import pytest
 from relation_rows import NONE, A, B, C, D, half, relations, truths
 
 from pipeline.data.datasets.annotations import AnnotationError
+from pipeline.data.datasets.pairs import vcoco_predicate
+from pipeline.evaluation.ranking import scores_of
 from pipeline.evaluation.relations import Relations
 from pipeline.evaluation.vcoco import VcocoRules, score_vcoco
 from pipeline.evaluation.vcoco_detections import VcocoDetections, read_vcoco_detections
 from pipeline.evaluation.vcoco_pairs import VcocoPairRules, score_vcoco_pairs
+from pipeline.evaluation.vcoco_roles import in_roles
 from pipeline.evaluation.vcoco_truth import VcocoTruth, read_vcoco_truth
 
 ACTIONS = ("hold", "walk")
@@ -156,6 +159,68 @@ def test_relations_of_a_network_become_agents_and_roles():
     assert score_vcoco(converted, truth).scenario_1 == pytest.approx({("cut", "instr"): 1.0, ("cut", "obj"): 0.5})
     with pytest.raises(ValueError, match="'fly' is no action of V-COCO"):
         VcocoDetections.of(found, ["walk", "cut_obj", "fly"], truth)
+
+
+BOARDS = ("skateboard", "surfboard", "bicycle")
+
+
+def board_roles(predicates, rows) -> list[tuple[str, float]]:
+    """The role and score of each relation between a person and `BOARDS[object]`, from (object, predicate, score)."""
+    roles = (("skateboard", "instr"), ("surf", "instr"), ("ride", "instr"), ("sit", "instr"))
+    truth = replace(
+        truth_of((0, A, [1, 0], B)),
+        actions=tuple(action for action, _ in roles),
+        roles=roles,
+        labels=np.array([[1, 0, 0, 0]]),
+        role_boxes=np.array([[B, NONE, NONE, NONE]]),
+    )
+    found = relations([(0, A, B, 3, thing, predicate, score) for thing, predicate, score in rows])
+    converted = in_roles(found, (*BOARDS, "person"), predicates, truth)
+    assert score_vcoco(converted, truth).scenario_1["skateboard", "instr"] in (0.0, 1.0)
+    return [(roles[p][0], s) for p, s in zip(converted.roles.predicates, scores_of(converted.roles), strict=True)]
+
+
+def test_riding_a_board_is_that_boards_role_unless_it_has_a_word_of_its_own():
+    rows = [(0, 0, 0.9), (1, 0, 0.8), (2, 0, 0.7), (2, 1, 0.6), (2, 2, 0.5)]
+    expected = [("skateboard", 0.9), ("surf", 0.8), ("ride", 0.7), ("sit", 0.6)]
+    assert board_roles(("ride", "sit on", "near"), rows) == expected
+    # The words of RLIPv2's authors.
+    rows = [(0, 0, 0.9), (0, 1, 0.8), (1, 0, 0.7), (2, 0, 0.6)]
+    expected = [("ride", 0.9), ("skateboard", 0.8), ("surf", 0.7), ("ride", 0.6)]
+    assert board_roles(("ride on", "skateboard"), rows) == expected
+    with pytest.raises(ValueError, match="no predicate of the test set is a role of V-COCO; they are near"):
+        board_roles(("near",), [(0, 0, 0.5)])
+
+
+def test_the_public_roles_are_reached_by_our_words_and_by_the_authors():
+    roles = [
+        *(
+            (action, "obj")
+            for action in ("hold", "look", "hit", "eat", "carry", "throw", "catch", "cut", "kick", "read")
+        ),
+        *((action, "instr") for action in ("sit", "ride", "hit", "eat", "jump", "lay", "talk_on_phone", "cut", "ski")),
+        *((action, "instr") for action in ("work_on_computer", "surf", "skateboard", "drink", "point", "snowboard")),
+    ]
+    actions = tuple(dict.fromkeys(action for action, _ in roles))
+    truth = VcocoTruth(1, actions, tuple(roles), *(np.zeros((0, n)) for n in (1, 4, len(actions), len(roles))))
+    things = ("surfboard", "skateboard", "snowboard", "horse")
+    authors = (
+        *("hold", "look at", "hit", "eat", "carry", "throw", "catch", "cut", "kick", "read", "sit on/at", "ride on"),
+        *("hit with", "eat with", "jump", "lay on", "talk on phone", "cut with", "ski", "work on computer", "surf"),
+        *("skateboard", "drink from", "point", "snowboard"),
+    )
+    ours = list(dict.fromkeys(vcoco_predicate(" ".join(role)) for role in roles))
+    for words in (authors, ours):
+        found = relations([(0, A, B, 3, t, p, 0.5) for t in range(len(things)) for p in range(len(words))])
+        assert set(in_roles(found, things, words, truth).roles.predicates.tolist()) == set(range(25))
+
+
+def test_the_truth_of_some_images_is_in_their_order():
+    whole = replace(truth_of((0, A, [1, 0], B), (1, B, [0, 1], C), (1, C, [1, 1], D), images=3), image_ids=(7, 5, 9))
+    part = whole.of_images([9, 5])
+    assert (part.images, part.image.tolist(), part.image_ids) == (2, [1, 1], (9, 5))
+    assert part.boxes.tolist() == [B, C] and part.labels.tolist() == [[0, 1], [1, 1]]
+    assert part.role_boxes[:, 0].tolist() == [C, D]
 
 
 def files(folder: Path, **changes) -> tuple[Path, Path, Path]:

@@ -105,6 +105,30 @@ def test_a_recipe_names_its_script_and_the_weights_that_it_starts_from(script: d
     assert starts.initial is not None and starts.initial.parent == Path("data/weights")
 
 
+@pytest.mark.parametrize("script", WITH_RECIPE, ids=lambda script: script["recipe"])
+def test_a_recipe_is_scored_by_the_measure_of_its_benchmark(script: dict[str, str]) -> None:
+    recipe = load_recipe(RECIPES / "paper" / f"{script['recipe']}.toml")
+    if script["setting"] == "tagger":
+        return
+    steps = {step.name.partition(":")[0]: step for step in build_steps(recipe)}
+    scored, evaluate = steps["evaluate"], recipe.evaluate_settings()
+    # Zero-shot or tuned, only images of the test set are scored, and only after the check that none was trained on.
+    tested = {"vcoco": ("vcoco_test",), "oi_sgg": ("oi_test",)}.get(script["data"], ("hico_test",))
+    assert scored.from_datasets == {"images": tested}
+    assert steps["pretrain"].after == (steps["overlap"].name,)
+    checked: Any = steps["overlap"].settings
+    assert checked.initial == recipe.pretrain.settings.initial
+    assert evaluate.metrics == (("open_images",) if script["data"] == "oi_sgg" else ())
+    assert (evaluate.vcoco is not None) == (script["data"] == "vcoco")
+    if evaluate.vcoco is not None:
+        assert evaluate.vcoco.actions == recipe.data.root / "vcoco/vcoco_test.json"
+    fine_tuned = script["data"] in ("hico", "vcoco")
+    assert evaluate.subject == ("person" if fine_tuned else None)
+    unseen = script["setting"] if script["setting"].startswith("UC") else None
+    assert (recipe.split and recipe.split.method) == unseen
+    assert ("split" in scored.uses) == ("split" in steps["shard"].uses) == (unseen is not None)
+
+
 def test_the_page_lists_each_recipe_and_each_script_without_one() -> None:
     page = (ROOT / "docs" / "training_recipes.md").read_text()
     recipes = {path.stem for path in (RECIPES / "paper").glob("*.toml")}

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.shards.reader import SampleReader
 from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
-from storage.tables import CANDIDATES, FINGERPRINTS, IMAGES, REJECTED, RELATIONS, read_table, write_table
+from storage.tables import CANDIDATES, FINGERPRINTS, IMAGES, REJECTED, RELATIONS, SPLIT, read_table, write_table
 
 
 def image_bytes(form="JPEG"):
@@ -234,3 +235,20 @@ def test_settings_that_do_not_matter_are_not_in_the_key():
     naive = ShardStage(ShardSettings(labels="naive", threshold=0.3))
     assert naive.reads == ("images", "relations")
     assert "threshold" not in naive.row_settings() and naive.row_settings()["max_relations"] == 100
+
+
+def test_relations_of_unseen_triplets_are_left_out_whoever_states_them(inputs, tmp_path):
+    def packed(labels, *unseen):
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        rows = [dict(zip(("subject", "predicate", "object"), t, strict=True), instances=0, unseen=True) for t in unseen]
+        write_table(pa.Table.from_pylist(rows, schema=SPLIT), folder / "split.parquet")
+        stage = ShardStage(ShardSettings(labels=labels, threshold=0.2), {"scenes": tmp_path})
+        stage.open(Inputs({"split": (Artifact(folder),)}))
+        facts = stage.run(inputs, folder, lambda done, total, note="": None).facts
+        return facts["relations"], facts["relations of unseen triplets"]
+
+    assert packed("given", ("person", "ride", "dog")) == (1, 0)
+    assert packed("given", ("person", "sit on", "dog")) == (0, 1)
+    kept, none = packed("pseudo")
+    left, gone = packed("pseudo", ("person", "ride", "dog"))
+    assert none == 0 and gone > 0 and left + gone == kept

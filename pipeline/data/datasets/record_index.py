@@ -79,6 +79,11 @@ class RecordIndex:
         for position in self._positions(image_ids):
             yield self._record(position)
 
+    def names(self) -> Iterator[tuple[int, str]]:
+        """Yields each image's id with its name, in file order."""
+        for position, image_id in enumerate(self.ids.tolist()):
+            yield image_id, self._name(position)
+
     def refs(self, image_ids: Sequence[int]) -> Iterator[ImageRef]:
         """Yields the image locations of `records` without reading the boxes."""
         for position in self._positions(image_ids):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.data.images.folders import ImageRoot, open_folder
 from pipeline.runtime.settings import Settings, runtime
+from storage.digests import digest_file
 from storage.errors import FatalError
 
 Format = Literal[
@@ -108,6 +109,15 @@ class DataSource(Settings):
     dictionary: Path | None = runtime(None)
     """vg150: VG-SGG-dicts JSON with the names of labels and predicates."""
 
+    share: float | None = Field(None, gt=0, lt=1)
+    """Share of the images to take, e.g. 0.1, chosen by a hash of `seed` and image id: the same on every machine, and a smaller
+    share is part of a larger one. Unset: all."""
+    seed: int = Field(0, ge=0)
+    """Which images `share` takes."""
+    only: Path | None = runtime(None)
+    """File that lists the images to take, by id or file name, in the forms that `shard.exclude.ids` may have (a published
+    list, or annotations of a part)."""
+
     drop_fake: bool = False
     """objects365: leave out boxes of depicted objects (`isfake`). The authors keep them."""
     drop_reflected: bool = False
@@ -117,6 +127,13 @@ class DataSource(Settings):
     def has_boxes(self) -> bool:
         """Whether annotations give the boxes; otherwise a detector finds them."""
         return self.format != "images"
+
+    @property
+    def sample(self) -> dict[str, Any]:
+        """How a part of the images is chosen, for manifests; empty for a whole data set."""
+        if self.only is not None:
+            return {"only": self.only.name, "digest": digest_file(self.only)}
+        return {} if self.share is None else {"share": self.share, "seed": self.seed}
 
     @property
     def listed_in(self) -> Path | str:
@@ -137,6 +154,8 @@ class DataSource(Settings):
                 raise ValueError(f"{name}: not used by format {self.format!r}; remove it")
             if not given and name in _REQUIRED_FILES.get(self.format, frozenset()):
                 raise ValueError(f"{name}: required by format {self.format!r}; set it")
+        if self.share is not None and self.only is not None:
+            raise ValueError("share: not together with `only`, which lists the images already; remove one of them")
         for name in ("drop_fake", "drop_reflected"):
             if getattr(self, name) and self.format != "objects365":
                 raise ValueError(f"{name}: only for format 'objects365'; remove it")
@@ -169,14 +188,14 @@ class DataSource(Settings):
 
     def places(self) -> Iterator[Path | str]:
         """The annotation files and the root of the images, whether or not they exist."""
-        files = (getattr(self, name) for name in ("annotations", *sorted(_OPTIONAL_FILES[self.format])))
+        files = (getattr(self, name) for name in ("annotations", *sorted(_OPTIONAL_FILES[self.format]), "only"))
         yield from (path for path in files if path is not None)
         yield self.images
 
     def missing_files(self) -> list[str]:
         """Annotation files that do not exist, as "field: path" lines; empty when all exist."""
         lacking = []
-        for name in ("annotations", *sorted(_OPTIONAL_FILES[self.format])):
+        for name in ("annotations", *sorted(_OPTIONAL_FILES[self.format]), "only"):
             path = getattr(self, name)
             if path is not None and not path.is_file():
                 lacking.append(f"{name}: no file {path}")

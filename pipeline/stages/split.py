@@ -1,0 +1,157 @@
+"""Stage `split`: decides which combinations of names training leaves out, so that their scores are of unseen ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from pipeline.data.datasets.annotations import AnnotationError
+from pipeline.evaluation.hico import Triplet
+from pipeline.evaluation.interaction_list import read_interactions
+from pipeline.evaluation.splits import (
+    PUBLISHED,
+    Split,
+    non_rare_first,
+    published_split,
+    rare_first,
+    read_positions,
+    split_of_positions,
+)
+from pipeline.runtime.settings import Settings, runtime
+from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
+from storage.errors import FatalError
+from storage.tables import SPLIT
+from tagger.english.predicates import canonical
+
+Method = Literal["UC-RF", "UC-NF", "rare_first", "non_rare_first", "listed"]
+NameTriplet = tuple[str, str, str]
+"""Subject, canonical predicate and object."""
+
+
+class SplitSettings(Settings):
+    """Unseen combinations: triplets whose relations no training of the run is given, and that are scored apart."""
+
+    method: Method
+    """UC-RF, UC-NF: the 120 published triplets of HICO-DET, by their place in `interactions`. listed: those at `positions` of
+    `interactions`. rare_first, non_rare_first: the `unseen` triplets with the fewest or the most instances in the training
+    sets, whose names all remain seen in others."""
+    unseen: int = Field(120, ge=1)
+    """rare_first, non_rare_first: number of triplets to leave out."""
+    subject: str = "person"
+    """The subject of all `interactions`."""
+    interactions: Path | None = runtime(None)
+    """UC-RF, UC-NF, listed: HICO-DET's list of interactions (hico_list_hoi.txt)."""
+    positions: Path | None = runtime(None)
+    """listed: JSON list or numbers, from 0."""
+
+    @model_validator(mode="after")
+    def _files_fit_the_method(self) -> SplitSettings:
+        needed = {"UC-RF": {"interactions"}, "UC-NF": {"interactions"}, "listed": {"interactions", "positions"}}
+        for name in ("interactions", "positions"):
+            given, wanted = getattr(self, name) is not None, name in needed.get(self.method, set())
+            if given != wanted:
+                state = "required by" if wanted else "not used by"
+                raise ValueError(f"{name}: {state} method {self.method!r}; {'set' if wanted else 'remove'} it")
+        return self
+
+    def below(self, root: Path) -> SplitSettings:
+        """The same settings, with relative paths joined to a folder."""
+        paths = {name: getattr(self, name) for name in ("interactions", "positions")}
+        return self.model_copy(update={name: root / path for name, path in paths.items() if path is not None})
+
+
+class SplitStage(Stage):
+    """Writes all triplets of the training sets and the list: which are unseen, and their number of instances."""
+
+    name = "split"
+    version = 1
+    reads = ("images",)
+    writes = "split"
+    schema = SPLIT
+    whole = True
+    settings: SplitSettings
+
+    def weights(self) -> dict[str, Path]:
+        """The files that the settings name. Raises `FatalError` when one is missing."""
+        named = {"interactions": self.settings.interactions, "positions": self.settings.positions}
+        files = {role: path for role, path in named.items() if path is not None}
+        for role, path in files.items():
+            if not path.is_file():
+                raise FatalError(f"split.{role} = {path}: no such file; correct the path")
+        return files
+
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
+        """Count the triplets of the training sets and choose the unseen ones.
+
+        Raises `FatalError` for a list that is none, that has no triplet of the training sets, or is too short for the choice.
+        """
+        counts: Counter[NameTriplet] = Counter()
+        images = 0
+        for artifact in inputs.artifacts("images"):
+            for row in artifact.table("images").select(["boxes", "relations"]).to_pylist():
+                counts.update(_triplets(row))
+                images += 1
+        listed = list(self._listed(counts))
+        unseen = self._unseen(listed, counts)
+        triplets = sorted({*counts, *listed})
+        rows = [
+            {"subject": s, "predicate": p, "object": o, "instances": counts[s, p, o], "unseen": (s, p, o) in unseen}
+            for s, p, o in triplets
+        ]
+        left_out = sum(counts[triplet] for triplet in unseen)
+        facts = {"triplets": len(triplets), "unseen": len(unseen), "relations of unseen triplets": left_out}
+        return Output(pa.Table.from_pylist(rows, schema=SPLIT), rows_in=images, facts=facts)
+
+    def _listed(self, counts: Counter[NameTriplet]) -> Iterator[NameTriplet]:
+        path = self.settings.interactions
+        if path is None:
+            return
+        listed = [
+            (self.settings.subject, canonical(predicate.replace("_", " ")), target.replace("_", " "))
+            for predicate, target in read_interactions(path)
+        ]
+        if not counts.keys() & set(listed):
+            first = ", ".join(" ".join(triplet) for triplet in sorted(counts)[:3]) or "none"
+            raise FatalError(
+                f"{path}: no interaction of {self.settings.subject!r} on this list is in the training sets, whose triplets are "
+                f"{first}, ...; check split.subject, and that the list is of the same data set"
+            )
+        yield from listed
+
+    def _unseen(self, listed: list[NameTriplet], counts: Counter[NameTriplet]) -> frozenset[NameTriplet]:
+        settings = self.settings
+        every = listed or sorted(counts)
+        names = sorted({name for triplet in every for name in triplet})
+        places = {name: place for place, name in enumerate(names)}
+        numbered = [Triplet(places[s], places[o], places[p]) for s, p, o in every]
+        instances = {number: counts[triplet] for number, triplet in zip(numbered, every, strict=True)}
+        try:
+            split = self._split(settings.method, numbered, instances)
+        except (ValueError, AnnotationError) as error:
+            raise FatalError(f"split.method = {settings.method}: {error}") from error
+        return frozenset((names[t.subject], names[t.predicate], names[t.object]) for t in split.unseen)
+
+    def _split(self, method: str, numbered: list[Triplet], instances: dict[Triplet, int]) -> Split:
+        if method in PUBLISHED:
+            return published_split(method, numbered, transductive=None)
+        if self.settings.positions is not None:
+            return split_of_positions(method, read_positions(self.settings.positions), numbered, transductive=None)
+        choose = rare_first if method == "rare_first" else non_rare_first
+        return choose(instances, self.settings.unseen, transductive=None)
+
+
+def _triplets(row: Mapping[str, Any]) -> Iterator[NameTriplet]:
+    categories = [box["category"] for box in row["boxes"]]
+    for relation in row["relations"]:
+        yield categories[relation["subject"]], canonical(relation["predicate"]), categories[relation["object"]]
+
+
+def unseen_triplets(table: pa.Table) -> frozenset[NameTriplet]:
+    """The unseen triplets of a `split` table."""
+    rows = table.filter(table["unseen"]).to_pylist()
+    return frozenset((row["subject"], row["predicate"], row["object"]) for row in rows)

@@ -1,0 +1,76 @@
+"""Fine-tuning from another run's weights: on a seeded share, with unseen combinations, and never on images of the test set."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_chain import World
+
+from storage.open_store import existing_store
+from storage.runs import Run
+
+
+@pytest.fixture
+def tuned(copied: World, tmp_path: Path) -> World:
+    """The fine-tuning recipe on the finished store, from a copy of its weights that lies elsewhere."""
+    (artifact,) = copied.artifacts()["pretrain:pseudo"].values()
+    shutil.copyfile(artifact.file("model.safetensors"), tmp_path / "weights.safetensors")
+    return World(copied.root, copied.root / "tests/chain/fine_tune.toml", copied.data, copied.store)
+
+
+def initial(tmp_path: Path) -> str:
+    return f"pretrain.settings.initial={tmp_path / 'weights.safetensors'}"
+
+
+def test_a_tenth_of_the_images_is_tuned_on_and_unseen_triplets_are_scored_apart(
+    tuned: World, tmp_path: Path, computed: Callable[[list[dict[str, Any]]], dict[str, int]]
+) -> None:
+    process = tuned.start(initial(tmp_path))
+    assert process.stdout is not None
+    while '"pretrain:given"' not in process.stdout.readline():
+        assert process.poll() is None
+    time.sleep(2)  # wherever the training is then
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    tuned.run(initial(tmp_path))
+    run = Run(existing_store(tuned.store), "tuned")
+    (images,) = (artifact for part, artifact in run.artifacts("ingest").items() if part.startswith("coco/"))
+    assert len(images.table("images")) == 5  # of 48
+    assert images.manifest.facts["sample"] == {"share": 0.1, "seed": 3}
+
+    (split,) = run.artifacts("split").values()
+    rows = split.table("split").to_pylist()
+    unseen = {(row["subject"], row["predicate"], row["object"]) for row in rows if row["unseen"]}
+    left_out = sum(row["instances"] for row in rows if row["unseen"])
+    assert len(unseen) == 4 and left_out >= 4
+    (shard,) = run.artifacts("shard:given").values()
+    assert shard.manifest.facts["relations of unseen triplets"] == left_out
+    assert shard.manifest.facts["relations"] > 0
+
+    (checked,) = run.artifacts("overlap:given").values()
+    assert checked.manifest.facts["images behind the initial weights"] == 48
+    assert "not compared" not in checked.manifest.facts
+
+    (scored,) = run.artifacts("evaluate:given").values()
+    scores = {row["name"]: row["value"] for row in scored.table("scores").to_pylist()}
+    assert {"unseen_map", "seen_map", "full_map"} <= scores.keys()
+    count, every = scores["unseen_triplets"], scores["triplets"]
+    assert 1 <= count <= 4
+    mean = (scores["unseen_map"] * count + scores["seen_map"] * (every - count)) / every
+    assert scores["full_map"] == scores["zero_shot_map"] == pytest.approx(mean)
+
+    assert computed(tuned.run(initial(tmp_path))) == {}
+
+
+def test_test_images_behind_the_initial_weights_stop_the_run(tuned: World, tmp_path: Path) -> None:
+    leaking = [initial(tmp_path), 'data.label=["vg"]', 'data.test=["coco"]', "data.sources.0.share=0.5"]
+    process = tuned.start(*leaking)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert "24 of initial weights: coco in coco" in err and "pretrain.settings.initial" in err

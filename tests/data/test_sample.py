@@ -1,0 +1,92 @@
+"""The part of a data set that a recipe takes: a seeded share, or the images on a list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from data.toy_sets import save_json, save_picture
+
+from pipeline.data.datasets.record_index import open_index
+from pipeline.data.datasets.source import DataSource
+from pipeline.data.partitioning import partition_dataset
+from pipeline.data.sample import Sample
+from storage.errors import FatalError
+from storage.local_store import LocalStore
+
+IMAGES = 40
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A COCO set of 40 images, the file of image 7 in a folder of its own."""
+    names = {n: f"{'a/' if n == 7 else ''}COCO_{n:012d}.jpg" for n in range(1, IMAGES + 1)}
+    for name in names.values():
+        save_picture(tmp_path / "images" / name)
+    images = [{"id": n, "file_name": name, "width": 100, "height": 80} for n, name in names.items()]
+    save_json(tmp_path / "all.json", {"images": images, "annotations": [], "categories": []})
+    return tmp_path
+
+
+def source(folder: Path, **part) -> DataSource:
+    return DataSource(name="toy", images=folder / "images", annotations=folder / "all.json", **part)
+
+
+def taken(folder: Path, **part) -> tuple[int, ...]:
+    chosen = source(folder, **part)
+    return Sample.of(chosen, open_index(chosen, folder / "indexes")).image_ids
+
+
+def test_a_share_is_stable_nested_and_of_its_size(folder: Path) -> None:
+    tenth, half = taken(folder, share=0.1), taken(folder, share=0.5)
+    assert len(tenth) == 4 and len(half) == 20
+    assert taken(folder, share=0.1) == tenth == (6, 14, 34, 38)  # the same on every machine and in every version
+    assert set(tenth) <= set(half)
+    assert taken(folder, share=0.1, seed=1) != tenth
+    assert len(taken(folder, share=0.001)) == 1
+    assert taken(folder) == tuple(range(1, IMAGES + 1))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "# official list\n7\n12  # the second\n",
+        "COCO_000000000007.jpg\na/COCO_000000000012.jpg\n",
+        "[7, 12, 12]",
+        '[{"img_id": 7, "file_name": "x.jpg"}, {"file_name": "COCO_000000000012.jpg"}]',
+        '{"images": [{"id": 7}, {"id": 12}]}',
+    ],
+)
+def test_a_list_may_hold_ids_names_or_annotations(folder: Path, written: str) -> None:
+    (folder / "list").write_text(written)
+    assert taken(folder, only=folder / "list") == (7, 12)
+
+
+def test_a_list_of_other_images_or_of_none_is_refused(folder: Path) -> None:
+    path = folder / "list"
+    path.write_text("7\n99\nHICO_train2015_00000123.jpg\n")
+    with pytest.raises(FatalError, match=r"list: 2 of 3 entries are no image of data set 'toy', e\.g\. line 2: '?99"):
+        taken(folder, only=path)
+    path.write_text("# nothing\n")
+    with pytest.raises(FatalError, match="names no image of data set 'toy'; expected image ids"):
+        taken(folder, only=path)
+    assert source(folder, only=folder / "gone").missing_files() == [f"only: no file {folder / 'gone'}"]
+    with pytest.raises(ValueError, match="share: not together with `only`"):
+        source(folder, share=0.1, only=path)
+
+
+def test_partitions_hold_the_part_alone_and_those_of_the_whole_set_stay(folder: Path) -> None:
+    store = LocalStore(folder / "store")
+
+    def cut(**part) -> list[tuple[str, tuple[int, ...], str]]:
+        found = partition_dataset(source(folder, **part), 16, folder / "indexes", "bytes", store)
+        return [(each.name, each.image_ids, each.digest) for each in found]
+
+    whole = cut()
+    part = cut(share=0.1)
+    assert [ids for _, ids, _ in part] == [(6, 14, 34, 38)]
+    assert cut() == whole and [len(ids) for _, ids, _ in whole] == [16, 16, 8]
+    (folder / "list").write_text("1\n2\n")
+    assert [ids for _, ids, _ in cut(only=folder / "list")] == [(1, 2)]
+    (folder / "list").write_text("2\n3\n")
+    assert [ids for _, ids, _ in cut(only=folder / "list")] == [(2, 3)]
