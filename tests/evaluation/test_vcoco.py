@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from relation_rows import NONE, A, B, C, D, half, relations, truths
+from vcoco_files import files
 
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.pairs import vcoco_predicate
@@ -221,55 +222,6 @@ def test_the_truth_of_some_images_is_in_their_order():
     assert (part.images, part.image.tolist(), part.image_ids) == (2, [1, 1], (9, 5))
     assert part.boxes.tolist() == [B, C] and part.labels.tolist() == [[0, 1], [1, 1]]
     assert part.role_boxes[:, 0].tolist() == [C, D]
-
-
-def files(folder: Path, **changes) -> tuple[Path, Path, Path]:
-    """The public files of one image: person 1 holds box 3, person 2 is not annotated. `changes` replace contents."""
-    box = {"image_id": 7, "category_id": 1, "area": 1600.0, "iscrowd": 0}
-    contents = {
-        "actions": [
-            {
-                "action_name": "hold",
-                "role_name": ["agent", "obj"],
-                "image_id": [[7]],
-                "ann_id": [[1]],
-                "label": [[1]],
-                "role_object_id": [1, 3],
-            },
-            {
-                "action_name": "walk",
-                "role_name": ["agent"],
-                "image_id": [7],
-                "ann_id": [1],
-                "label": [0],
-                "role_object_id": [1],
-            },
-        ],
-        "instances": {
-            "images": [{"id": 7, "width": 200, "height": 100}],
-            "annotations": [
-                box | {"id": 2, "bbox": [100.0, 10.0, 40.0, 80.0]},
-                box | {"id": 1, "bbox": [0.0, 10.0, 40.0, 80.0]},
-                box | {"id": 3, "category_id": 5, "bbox": [180.0, 10.0, 40.0, 80.0]},
-                box | {"id": 4, "bbox": [0.0, 0.0, 1.0, 80.0]},
-                box | {"id": 5, "bbox": [0.0, 10.0, 40.0, 80.0], "ignore": 1},
-            ],
-            "categories": [{"id": 5, "name": "bat"}, {"id": 1, "name": "person"}],
-        },
-        "detections": [
-            {
-                "image_id": 7,
-                "person_box": A,
-                "hold_agent": 0.9,
-                "hold_obj": [180.0, 10.0, 199.0, 89.0, 0.8],
-                "walk_agent": None,
-            }
-        ],
-    } | changes
-    paths = tuple(folder / f"{name}.json" for name in ("actions", "instances", "detections"))
-    for path, content in zip(paths, contents.values(), strict=True):
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return paths
 
 
 def test_the_public_files_are_read_and_boxes_cleaned(tmp_path: Path):

@@ -1,0 +1,90 @@
+"""Figures of a run's evaluation beside HICO-DET's: unseen and seen triplets apart, and V-COCO's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from relation_rows import A, B
+from vcoco_files import files
+
+from pipeline.evaluation import test_set as evaluated
+from pipeline.evaluation.detection import Detections
+from pipeline.evaluation.interactions import Interactions
+from pipeline.evaluation.test_set import Scored
+from pipeline.evaluation.vcoco_truth import read_vcoco_truth
+from pipeline.stages.evaluate import EvaluateSettings, EvaluateStage, VcocoFiles
+from storage.errors import FatalError
+
+PERSON = [0.0, 10.0, 39.0, 89.0]
+BAT = [180.0, 10.0, 199.0, 89.0]
+
+
+def row(image_id: int, *relations: tuple[str, str]) -> dict:
+    """An image of a person at `A` and a thing at `B` in each of the relations (predicate, thing)."""
+
+    def box(name: str, sides: list[float]) -> dict:
+        return {"category": name, "x": sides[0], "y": sides[1], "w": sides[2] - sides[0], "h": sides[3] - sides[1]}
+
+    boxes = [box("person", A), *(box(thing, B) for _, thing in relations)]
+    stated = [{"subject": 0, "predicate": p, "object": place} for place, (p, _) in enumerate(relations, 1)]
+    return {
+        "dataset": "toy", "image_id": image_id, "uri": f"{image_id}.jpg", "width": 200, "height": 100, "boxes": boxes,
+        "relations": stated,
+    }  # fmt: skip
+
+
+def found(test_set: evaluated.TestSet, position: int, predicate: str, thing: str, boxes=(A, B)) -> Scored:
+    """One relation that a network found in an image."""
+    names = test_set.names
+    labels = [np.array([names.objects.index(name)]) for name in ("person", thing)]
+    place = np.array([names.predicates.index(predicate)])
+    relation = Interactions(*(np.array([b], float) for b in boxes), *labels, predicates=place, scores=np.array([0.9]))
+    none = Detections(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0))
+    return Scored(position, relation, none)
+
+
+def test_unseen_and_seen_triplets_are_scored_apart() -> None:
+    test_set = evaluated.TestSet([row(1, ("ride", "horse")), row(2, ("feed", "horse")), row(3, ("ride", "bus"))], {})
+    predicted = [
+        found(test_set, 0, "ride", "horse"),
+        found(test_set, 1, "ride", "horse"),
+        found(test_set, 2, "ride", "bus"),
+    ]
+    scores = test_set.scores(
+        predicted, unseen={("person", "feed", "horse"), ("person", "ride", "bus"), ("cat", "eat", "x")}
+    )
+    assert scores["unseen_map"] == 0.5 and scores["unseen_triplets"] == 2
+    assert scores["seen_map"] == 1.0
+    assert scores["full_map"] == scores["zero_shot_map"] == pytest.approx(2 / 3)
+    assert "seen_map" not in test_set.scores(
+        predicted, unseen={("person", p, o) for p in ("ride", "feed") for o in ("horse", "bus")}
+    )
+    assert not {"unseen_map", "unseen_triplets"} & test_set.scores(predicted).keys()
+
+
+def test_vcoco_is_scored_by_its_own_files(tmp_path: Path) -> None:
+    actions, instances, _ = files(tmp_path)
+    truth = read_vcoco_truth(actions, instances)
+    test_set = evaluated.TestSet([row(8, ("hold", "bat")), row(7, ("hold", "bat"))], {})
+    right = found(test_set, 1, "hold", "bat", (PERSON, BAT))
+    scores = test_set.vcoco_scores([found(test_set, 0, "hold", "bat"), right], truth)
+    assert scores["vcoco_scenario_1"] == scores["vcoco_scenario_2"] == 1.0
+    assert scores["vcoco_agent"] == 1.0
+    wrong = test_set.vcoco_scores([found(test_set, 1, "hold", "bat", (PERSON, PERSON))], truth)
+    assert (wrong["vcoco_scenario_1"], wrong["vcoco_agent"]) == (0.0, 1.0)
+    with pytest.raises(FatalError, match="no image of the test sets is on V-COCO's list"):
+        test_set.vcoco_scores([found(test_set, 0, "hold", "bat")], truth)
+
+
+def test_the_key_has_the_content_of_vcocos_files_and_nothing_where_there_are_none(tmp_path: Path) -> None:
+    assert EvaluateStage(EvaluateSettings()).row_settings() == {"subject": None, "metrics": []}
+    assert EvaluateStage(EvaluateSettings()).weights() == {}
+    actions, instances, _ = files(tmp_path)
+    stage = EvaluateStage(EvaluateSettings(vcoco=VcocoFiles(actions=actions, instances=instances)))
+    assert stage.row_settings() == {"subject": None, "metrics": []}
+    assert set(stage.weights().values()) == {actions, instances}
+    instances.unlink()
+    with pytest.raises(FatalError, match=r"evaluate\.vcoco: instances = .*: no such file"):
+        stage.weights()
