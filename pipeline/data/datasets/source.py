@@ -73,7 +73,10 @@ _ENDS = {b"{": b"}", b"[": b"]"}
 
 
 class DataSource(Settings):
-    """A data set: a folder of images and its annotation files. Rows depend on their content, never on paths."""
+    """A data set: a folder of images and its annotation files. Rows depend on their content, never on paths.
+
+    Which images `share` or `only` takes is part of the digest of each partition.
+    """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Name of the data set in tables and reports."""
@@ -109,10 +112,10 @@ class DataSource(Settings):
     dictionary: Path | None = runtime(None)
     """vg150: VG-SGG-dicts JSON with the names of labels and predicates."""
 
-    share: float | None = Field(None, gt=0, lt=1)
+    share: float | None = runtime(None, gt=0, lt=1)
     """Share of the images to take, e.g. 0.1, chosen by a hash of `seed` and image id: the same on every machine, and a smaller
     share is part of a larger one. Unset: all."""
-    seed: int = Field(0, ge=0)
+    seed: int = runtime(0, ge=0)
     """Which images `share` takes."""
     only: Path | None = runtime(None)
     """File that lists the images to take, by id or file name, in the forms that `shard.exclude.ids` may have (a published
