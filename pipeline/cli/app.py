@@ -15,6 +15,7 @@ from pipeline.cli.commands import (
     labels,
     predictions,
     recipe,
+    review,
     running,
     shards,
     store,
@@ -45,6 +46,7 @@ app.command("pull")(exchange.pull)
 app.command("export")(exchange.export)
 app.command("import")(exchange.import_)
 app.command("report")(inspection.report)
+app.command("review")(review.review)
 app.command("verify")(store.verify)
 app.command("gc")(store.gc)
 app.command("du")(store.du)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipeline.cli.report import recorded_view
+from pipeline.cli.report import last_recipe, recorded_view
 from pipeline.labels.verdict_log import verdicts_folder
 from pipeline.report.view import RunView
+from pipeline.run.dag import build_steps
 from storage.errors import FatalError
 from storage.open_store import Address, existing_store
 from storage.runs import find_run
@@ -53,7 +54,9 @@ def serve_review(root: Address, run_name: str, options: ReviewOptions) -> None:
     from pipeline.review.desk import Desk
 
     store = existing_store(root)
-    view = _with_images(recorded_view(find_run(store, run_name)), options.images)
+    run = find_run(store, run_name)
+    view = _with_images(recorded_view(run), options.images)
+    recipe = last_recipe(run)
     against = None if options.against is None else recorded_view(find_run(store, options.against))
     verdicts = options.verdicts or verdicts_folder(root)
     password = read_password(os.environ, options.password_file)
@@ -72,7 +75,8 @@ def serve_review(root: Address, run_name: str, options: ReviewOptions) -> None:
             store.root / "indexes" / "review" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', run_name)}.duckdb",
             verdicts,
             against,
-            lambda done, total: status.update(f"Indexing the run: {done:,} of {total:,} partitions"),
+            planned={} if recipe is None else {step.name: step.needs for step in build_steps(recipe)},
+            progress=lambda done, total: status.update(f"Indexing the run: {done:,} of {total:,} partitions"),
         )
     try:
         desk.watch()
@@ -94,7 +98,9 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
-        raise FatalError(f"--host {host} --port {port}: {error.strerror or error}; choose another port, or 0") from error
+        raise FatalError(
+            f"--host {host} --port {port}: {error.strerror or error}; choose another port, or 0"
+        ) from error
     return listener
 
 

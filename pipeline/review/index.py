@@ -153,7 +153,12 @@ class ReviewIndex:
         captions, triplets, tagged = (run.artifacts(step) for step in ("caption", "parse", "tag"))
         return {
             name: PartitionArtifacts(
-                name, images[name], ingested.get(name, images[name]), captions.get(name), triplets.get(name), tagged.get(name)
+                name,
+                images[name],
+                ingested.get(name, images[name]),
+                captions.get(name),
+                triplets.get(name),
+                tagged.get(name),
             )
             for name in sorted(images)
             if not self.view.label_sets or name.split("/")[0] in self.view.label_sets
@@ -178,7 +183,7 @@ def _open(path: Path) -> DuckDBPyConnection:
     import duckdb
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    settings = {
+    settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": _MEMORY,
         "threads": _THREADS,
         "temp_directory": f"{path}.tmp",

@@ -87,7 +87,8 @@ def labels_of(index: ReviewIndex, numbers: Sequence[int]) -> list[Label]:
 def labels_of_image(index: ReviewIndex, image: int) -> list[Label]:
     """All labels of an image, the best first."""
     rows = index.rows(
-        f"SELECT {_COLUMNS} FROM relations JOIN images USING (image) WHERE relations.image = $image ORDER BY score DESC, relation",
+        f"SELECT {_COLUMNS} FROM relations JOIN images USING (image) "
+        "WHERE relations.image = $image ORDER BY score DESC, relation",
         {"image": image},
     )
     return [_label(row) for row in rows]

@@ -55,7 +55,9 @@ class Listing:
         """The numbers of `size` labels from `start` on, in the search's order."""
         joined = _joined(search)
         order = ORDERS[search.order]
-        return self._page("label", search, start, size, f"SELECT relation FROM {joined} ORDER BY {order}", f"FROM {joined}")
+        return self._page(
+            "label", search, start, size, f"SELECT relation FROM {joined} ORDER BY {order}", f"FROM {joined}"
+        )
 
     def images(self, search: Search, start: int, size: int) -> Page:
         """The numbers of `size` images from `start` on that have a label which the search finds.
@@ -68,7 +70,9 @@ class Listing:
             source = f"(SELECT DISTINCT image FROM {_joined(search)})"
         else:
             source = f"(SELECT image FROM images WHERE {where})"
-        return self._page("image", about_images, start, size, f"SELECT image FROM {source} ORDER BY image", f"FROM {source}")
+        return self._page(
+            "image", about_images, start, size, f"SELECT image FROM {source} ORDER BY image", f"FROM {source}"
+        )
 
     def count(self, search: Search) -> int:
         """How many labels the search finds."""
@@ -77,7 +81,9 @@ class Listing:
     def reviewed(self, search: Search) -> int:
         """How many of the labels found have a verdict."""
         where, values = search.conditions()
-        sql = f"SELECT count(*) AS n FROM {_source(search)} WHERE {where} AND relation IN (SELECT relation FROM reviewed)"
+        sql = (
+            f"SELECT count(*) AS n FROM {_source(search)} WHERE {where} AND relation IN (SELECT relation FROM reviewed)"
+        )
         number: int = self._index.rows(sql, values)[0]["n"]
         return number
 

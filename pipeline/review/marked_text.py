@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 ROLES = ("subject", "predicate", "object")
@@ -29,5 +30,5 @@ def pieces(text: str, triplets: Mapping[int, Mapping[str, Any]]) -> list[Piece]:
     cuts: Sequence[int] = sorted({0, len(text), *(at for start, end, *_ in spans for at in (start, end))})
     return [
         Piece(text[start:end], tuple((n, role) for first, last, n, role in spans if first <= start and end <= last))
-        for start, end in zip(cuts, cuts[1:], strict=False)
+        for start, end in pairwise(cuts)
     ]

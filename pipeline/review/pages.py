@@ -143,7 +143,8 @@ class Pages:
         found = labels_of(self._desk.index, [number for each in numbers.values() for number in each])
         by_number = {label.number: label for label in found}
         return {
-            name: by_number.get(numbers[name][0]) if place >= 0 and numbers[name] else None for name, place in around.items()
+            name: by_number.get(numbers[name][0]) if place >= 0 and numbers[name] else None
+            for name, place in around.items()
         }
 
     @property
@@ -179,5 +180,3 @@ def verdict_state(verdicts: Mapping[str, Verdict], reviewer: str) -> dict[str, A
 def printable(text: str) -> str:
     """`text` without control characters and marks that turn its direction; a browser escapes neither."""
     return "".join(character if character.isprintable() else "�" for character in text)
-
-

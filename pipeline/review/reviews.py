@@ -41,12 +41,20 @@ class Reviews:
         """Find the labels of all standing verdicts: those of other processes, and those on labels that were made anew."""
         with self._lock:
             rows = [
-                {"digest": relation.image, **_sides(relation), "predicate": relation.predicate, "kind": v.kind, "reviewer": name}
+                {
+                    "digest": relation.image,
+                    **_sides(relation),
+                    "predicate": relation.predicate,
+                    "kind": v.kind,
+                    "reviewer": name,
+                }
                 for relation, verdicts in self.log.standing().items()
                 for name, v in verdicts.items()
             ]
             near = " AND ".join(
-                f"abs(r.{end}_{side} - s.{end}_{side}) < {_ROUNDING}" for end in ("subject", "object") for side in "xywh"
+                f"abs(r.{end}_{side} - s.{end}_{side}) < {_ROUNDING}"
+                for end in ("subject", "object")
+                for side in "xywh"
             )
             with self._index.cursor() as cursor:
                 cursor.begin()
@@ -66,7 +74,9 @@ class Reviews:
             with self._index.cursor() as cursor:
                 cursor.begin()
                 for label, verdict in zip(labels, verdicts, strict=True):
-                    cursor.execute("DELETE FROM reviewed WHERE relation = ? AND reviewer = ?", [label.number, verdict.reviewer])
+                    cursor.execute(
+                        "DELETE FROM reviewed WHERE relation = ? AND reviewer = ?", [label.number, verdict.reviewer]
+                    )
                     standing = self.log.standing().get(label.judged, {}).get(verdict.reviewer)
                     if standing is not None:
                         row = [label.number, standing.kind, verdict.reviewer]
