@@ -63,12 +63,17 @@ class RunBuilder:
         facts: Mapping[str, Any] | None = None,
         rows_in: int | None = None,
         settings: Mapping[str, Any] | None = None,
+        detections: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         def output(work: Path) -> Output:
             files = {}
             if candidates is not None:
                 path = work / "candidates.parquet"
                 tables.write_table(pa.Table.from_pylist(list(candidates), schema=tables.CANDIDATES), path)
+                files[path.name] = path
+            if detections is not None:
+                path = work / "detections.parquet"
+                tables.write_table(pa.Table.from_pylist(list(detections), schema=tables.DETECTIONS), path)
                 files[path.name] = path
             schema = SCHEMAS[step.split(":")[0]][1]
             table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli.convert import further_files
-from pipeline.data.datasets.annotations import AnnotationError
+from pipeline.data.datasets.annotations import AnnotationError, read_json
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import read_image
 from pipeline.evaluation import benchmark as benchmarks
@@ -28,7 +28,8 @@ from pipeline.evaluation.interaction_list import read_interactions
 from pipeline.evaluation.splits import PUBLISHED, Split, published_split, read_positions, split_of_positions
 from pipeline.evaluation.summary import Figure, summarise
 from pipeline.evaluation.vcoco_detections import VcocoDetections, read_vcoco_detections
-from pipeline.evaluation.vcoco_truth import read_vcoco_truth
+from pipeline.evaluation.vcoco_role_relations import VcocoRoles
+from pipeline.evaluation.vcoco_truth import VcocoTruth, read_vcoco_truth
 from pipeline.report.evaluation_page import evaluation_markdown, write_evaluation_page
 from pipeline.report.evaluation_pictures import EvaluatedImages
 from storage.atomic import write_atomic
@@ -43,6 +44,8 @@ FORMATS: dict[Benchmark, str] = {
     "vg": "vg150",
 }
 """The format of a benchmark's ground truth unless another is named."""
+NAMES: dict[Benchmark, str] = {"vcoco": "v-coco"}
+"""Names in `published.toml` that differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +82,6 @@ def evaluate_detections(asked: EvaluationRequest, as_json: bool) -> None:
     `asked.report`: folder for a page, a Markdown table and JSON. Raises `FatalError` for files that can't be scored.
     """
     benchmark, told = asked.benchmark, ""
-    if benchmark == "vcoco" and asked.report is not None:
-        raise FatalError("vcoco: has no report yet; leave --report out")
     try:
         if benchmark == "vcoco":
             evaluated = _vcoco(asked)
@@ -94,10 +95,21 @@ def evaluate_detections(asked: EvaluationRequest, as_json: bool) -> None:
                 drop_faulty=asked.drop_faulty,
                 allowed=None if validity is None else (validity.T > 0),
             )
-            evaluated = _scored(benchmark, found, truth, _options(asked, truth, validity))
+            options = _options(asked, truth, validity)
+            evaluated = _scored(benchmark, found, truth, options)
             told = str(found.findings)
             if asked.report is not None:
-                _write_report(asked.report, asked, found, truth, evaluated)
+                dissection = dissect(found.relations, truth.relations, AnatomyRules())
+                shown = EvaluatedImages(
+                    dissection,
+                    truth.objects,
+                    truth.predicates,
+                    truth.uris,
+                    _reader(asked, truth.uris),
+                    _is_shares(truth),
+                )
+                split = options.split.name if options.split else ""
+                _write_report(asked.report, asked, shown, evaluated, split if split in PUBLISHED else "full")
     except (ValueError, AnnotationError) as error:
         raise FatalError(str(error)) from error
     except OSError as error:
@@ -120,7 +132,7 @@ def _scored(benchmark: Benchmark, found: DetectionSet, truth: GroundTruth, optio
         "hico-det": lambda: benchmarks.hico_det(*given, truth.objects, truth.predicates, options),
         "open-images": lambda: benchmarks.open_images(*given, truth.predicates, options),
         "vg": lambda: benchmarks.visual_genome(*given, truth.predicates, options),
-        "vrd": lambda: benchmarks.visual_relationships(*given, options),
+        "vrd": lambda: benchmarks.visual_relationships(*given, truth.predicates, options),
     }
     return run[benchmark]()
 
@@ -142,7 +154,20 @@ def _vcoco(asked: EvaluationRequest) -> Evaluated:
         predicted = VcocoDetections.of(moved, rows.predicates, truth)
     else:
         predicted = read_vcoco_detections(detections, truth, asked.allow_missing)
-    return benchmarks.vcoco(predicted, truth, Options(official=asked.official))
+    evaluated = benchmarks.vcoco(predicted, truth, Options(official=asked.official, resamples=asked.resamples))
+    if asked.report is not None:
+        roles = VcocoRoles.of(predicted, truth)
+        uris = _vcoco_files(truth, files["instances"])
+        dissection = dissect(roles.predicted, roles.truth, AnatomyRules())
+        shown = EvaluatedImages(dissection, roles.objects, roles.predicates, uris, _reader(asked, uris))
+        _write_report(asked.report, asked, shown, evaluated, "full")
+    return evaluated
+
+
+def _vcoco_files(truth: VcocoTruth, instances: Path) -> tuple[str, ...]:
+    """The file name of each image, as COCO's instances state it."""
+    names = {int(row["id"]): str(row.get("file_name", row["id"])) for row in read_json(instances, "COCO")["images"]}
+    return tuple(names[image_id] for image_id in truth.image_ids)
 
 
 def _options(asked: EvaluationRequest, truth: GroundTruth, validity: np.ndarray | None) -> Options:
@@ -187,30 +212,40 @@ def _validity(path: Path | None) -> np.ndarray | None:
         raise FatalError(f"{path}: is no .npy array of numbers ({error})") from error
 
 
+def _reader(asked: EvaluationRequest, uris: Sequence[str]) -> Callable[[int], Image]:
+    """Opens the image at a position, if the request names their folder."""
+    if asked.images is None:
+        return lambda position: read_image(Path(uris[position]))
+    root = open_folder(asked.images if "://" in asked.images else Path(asked.images))
+    return lambda position: read_image(root.place(uris[position]))
+
+
+def _is_shares(truth: GroundTruth) -> bool:
+    """Whether boxes are shares of their images, which then have sides of 1."""
+    return bool(len(truth)) and bool((truth.sizes == 1).all())
+
+
 def _write_report(
-    folder: Path, asked: EvaluationRequest, found: DetectionSet, truth: GroundTruth, evaluated: Evaluated
+    folder: Path, asked: EvaluationRequest, shown: EvaluatedImages, evaluated: Evaluated, setting: str
 ) -> None:
-    dissection = dissect(found.relations, truth.relations, AnatomyRules())
     summary = summarise(
-        asked.benchmark,
+        NAMES.get(asked.benchmark, asked.benchmark),
         asked.detections.name,
         evaluated.figures,
         evaluated.classes,
-        dissection,
+        shown.dissection,
         evaluated.score,
-        truth.predicates,
+        shown.predicates,
+        setting=setting,
+        scored=evaluated.scored,
+        measure=evaluated.measure,
     )
-    pictures = None
-    if asked.images is not None:
-        root = open_folder(asked.images if "://" in asked.images else Path(asked.images))
-
-        def read(position: int) -> Image:
-            return read_image(root.place(truth.uris[position]))
-
-        pictures = EvaluatedImages(dissection, truth.objects, truth.predicates, truth.uris, read)
+    if asked.official:
+        told = "Scores are those of the authors' evaluator, with its defects."
+        summary = replace(summary, caveats=(told, *summary.caveats))
     with translate_os_errors(f"writing {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-        write_evaluation_page(summary, folder / "index.html", pictures)
+        write_evaluation_page(summary, folder / "index.html", None if asked.images is None else shown)
         write_atomic(folder / "evaluation.md", evaluation_markdown(summary).encode())
         write_atomic(folder / "evaluation.json", summary.as_json().encode())
 

@@ -18,7 +18,7 @@ from pipeline.evaluation.relations import Relations
 from pipeline.evaluation.scene_graph_recall import SceneGraphRules, SceneGraphScores, score_scene_graphs
 from pipeline.evaluation.splits import Split, rare_means
 from pipeline.evaluation.summary import ClassScore, Figure
-from pipeline.evaluation.vcoco import VcocoRules, VcocoScores, score_vcoco
+from pipeline.evaluation.vcoco import VcocoRules, VcocoScores, match_vcoco, score_vcoco
 from pipeline.evaluation.vcoco_detections import VcocoDetections
 from pipeline.evaluation.vcoco_truth import VcocoTruth
 from pipeline.evaluation.visual_relationships import VrdRules, score_vrd
@@ -57,9 +57,13 @@ class Evaluated:
     """The outcome of a benchmark."""
 
     figures: tuple[Figure, ...]
-    classes: tuple[ClassScore, ...] = ()
-    score: Score = field(default=lambda found, true: float("nan"), compare=False)
-    """The benchmark's first figure, as a function that prices errors; NaN where it is no function of relations"""
+    classes: tuple[ClassScore, ...]
+    score: Score = field(compare=False)
+    """One figure, as a function that prices errors"""
+    scored: str
+    """What `score` is called"""
+    measure: str = "AP"
+    """What the classes' scores are"""
 
 
 def hico_det(
@@ -95,7 +99,7 @@ def hico_det(
         for t, precision in scores.average_precision.items()
     )
     figures = _figures(values(None), official, _LABELS, lambda chosen: values(chosen), truth.images, options)
-    return Evaluated(figures, classes, lambda found, true: score_hico(found, true, rules).mean())
+    return Evaluated(figures, classes, lambda found, true: score_hico(found, true, rules).mean(), "mAP")
 
 
 def _hico_means(scores: HicoScores, options: Options) -> dict[str, float]:
@@ -125,7 +129,7 @@ def open_images(predicted: Relations, truth: Relations, predicates: Sequence[str
         for key, value in scores.relations.average_precision.items()
     ]
     figures = _figures(own, official, _LABELS, _by_resampling(predicted, truth, values), truth.images, options)
-    return Evaluated(figures, tuple(classes), lambda found, true: values(found, true)["score_wtd"])
+    return Evaluated(figures, tuple(classes), lambda found, true: values(found, true)["score_wtd"], "score_wtd")
 
 
 def _open_images_means(scores: OpenImagesScores) -> dict[str, float]:
@@ -154,7 +158,8 @@ def visual_genome(predicted: Relations, truth: Relations, predicates: Sequence[s
     ]
     means = _by_resampling(predicted, truth, values)
     figures = _figures(_recalls(scores), official, {}, means, truth.images, options)
-    return Evaluated(figures, tuple(classes), lambda found, true: values(found, true)["R@50"])
+    measure = f"R@{rules.limits[-1]}"
+    return Evaluated(figures, tuple(classes), lambda found, true: values(found, true)["R@50"], "R@50", measure)
 
 
 def _recalls(scores: SceneGraphScores) -> dict[str, float]:
@@ -169,7 +174,9 @@ def _recalls(scores: SceneGraphScores) -> dict[str, float]:
     return {f"{kind}@{k}": v for kind, by_k in kinds.items() for k, v in by_k.items() if not np.isnan(v)}
 
 
-def visual_relationships(predicted: Relations, truth: Relations, options: Options) -> Evaluated:
+def visual_relationships(
+    predicted: Relations, truth: Relations, predicates: Sequence[str], options: Options
+) -> Evaluated:
     """VRD's recall of relations and of phrases, with one and with all predicates of a pair."""
 
     def values(found: Relations, true: Relations) -> dict[str, float]:
@@ -185,34 +192,46 @@ def visual_relationships(predicted: Relations, truth: Relations, options: Option
             means |= {f"{kind} R@{k}, {suffix}": v for kind, by_k in kinds.items() for k, v in by_k.items()}
         return {name: value for name, value in means.items() if not np.isnan(value)}
 
-    figures = _figures(
-        values(predicted, truth), {}, {}, _by_resampling(predicted, truth, values), truth.images, options
-    )
-    return Evaluated(figures, (), lambda found, true: values(found, true)["relation R@50, k=1"])
+    rules = VrdRules()
+    counts = np.bincount(truth.predicates, minlength=len(predicates))
+    by_predicate = score_vrd(predicted, truth, rules).by_predicate
+    classes = tuple(ClassScore(predicates[key], value, int(counts[key])) for key, value in by_predicate.items())
+    means = _by_resampling(predicted, truth, values)
+    figures = _figures(values(predicted, truth), {}, {}, means, truth.images, options)
+    first = "relation R@50, k=1"
+    return Evaluated(figures, classes, lambda found, true: values(found, true)[first], first, f"R@{rules.limits[-1]}")
 
 
 def vcoco(predicted: VcocoDetections, truth: VcocoTruth, options: Options) -> Evaluated:
-    """Role AP of scenario 1 and 2 over 24 and 25 roles, and agent AP. Without intervals."""
+    """Role AP of scenario 1 and 2 over 24 and 25 roles, and agent AP."""
 
     def means(scores: VcocoScores) -> dict[str, float]:
         (one, two), (all_one, all_two) = scores.means_without_point, scores.means
         return {
-            "scenario_1": one,
-            "scenario_2": two,
-            "scenario_1_25": all_one,
-            "scenario_2_25": all_two,
+            "role_1": one,
+            "role_2": two,
+            "role_1_25": all_one,
+            "role_2_25": all_two,
             "agent": scores.agent_mean,
         }
 
-    scores = score_vcoco(predicted, truth, VcocoRules(official=options.official))
+    rules = VcocoRules(official=options.official)
+    matches = match_vcoco(predicted, truth, rules)
+    scores = matches.scores()
     official = {} if options.official else means(score_vcoco(predicted, truth, VcocoRules(official=True)))
-    classes = [
+    classes = tuple(
         ClassScore(f"{action} {role}", value, scores.persons[action])
         for (action, role), value in scores.scenario_1.items()
         if not np.isnan(value)
-    ]
-    without = replace(options, resamples=0)
-    return Evaluated(_figures(means(scores), official, _LABELS, None, truth.images, without), tuple(classes))
+    )
+
+    def role_precision(found: Relations, _: Relations) -> float:
+        return score_vcoco(replace(predicted, roles=found), truth, rules).means_without_point[0]
+
+    figures = _figures(
+        means(scores), official, _LABELS, lambda chosen: means(matches.scores(chosen)), truth.images, options
+    )
+    return Evaluated(figures, classes, role_precision, _LABELS["role_1"])
 
 
 _LABELS = {
@@ -233,10 +252,10 @@ _LABELS = {
     "wmap_rel": "wmAP_rel",
     "wmap_phr": "wmAP_phr",
     "challenge": "challenge score",
-    "scenario_1": "role AP, scenario 1 (24 roles)",
-    "scenario_2": "role AP, scenario 2 (24 roles)",
-    "scenario_1_25": "role AP, scenario 1 (25 roles)",
-    "scenario_2_25": "role AP, scenario 2 (25 roles)",
+    "role_1": "role AP, scenario 1 (24 roles)",
+    "role_2": "role AP, scenario 2 (24 roles)",
+    "role_1_25": "role AP, scenario 1 (25 roles)",
+    "role_2_25": "role AP, scenario 2 (25 roles)",
     "agent": "agent AP",
 }
 
@@ -263,14 +282,16 @@ def _figures(
 
 def _figure(name: str, value: float, label: str, official: Values, intervals: Mapping[str, Any]) -> Figure:
     interval = intervals.get(name)
+    if interval is not None and np.isnan(interval.low):
+        interval = None
     authors = official.get(name)
     differs = authors is not None and abs(authors - value) > SAME
     return Figure(
         name,
         label,
         value,
-        None if interval is None else interval.low,
-        None if interval is None else interval.high,
+        None if interval is None else max(interval.low, 0.0),
+        None if interval is None else min(interval.high, 1.0),
         authors if differs else None,
     )
 

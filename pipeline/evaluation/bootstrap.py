@@ -1,9 +1,18 @@
-"""How much a score owes to the choice of test images: percentile intervals by resampling images (Efron 1979)."""
+"""How much a score owes to the choice of test images: the value and its bootstrap standard error (Efron 1979).
+
+Quantiles of resampled scores are no bounds for a mean over classes: an image that is drawn twice is found twice, and a class
+whose only images are not drawn leaves the mean, so that resampled scores lie above the value when many classes are rare.
+The interval is therefore the standard one, value ± z · standard error (Efron and Tibshirani 1993, "An Introduction to the
+Bootstrap", section 13.2). Resampling also understates the error of classes with one or two images, since these are found or
+not in every resample alike. So the error is at least that of the jackknife, whose variance is too large in expectation if
+anything (Efron and Stein 1981), by groups of images (Shao and Wu 1989). docs/evaluation.md has the measured coverage.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -11,40 +20,41 @@ import numpy as np
 from pipeline.evaluation.interactions import Integers
 from pipeline.evaluation.relations import Relations
 
+GROUPS = 50
+"""Groups of images that the jackknife leaves out one after the other."""
 Metric = Callable[[Integers], Mapping[str, float]]
 """Returns figures of the chosen images: ascending positions, of which one that occurs twice counts twice."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure on the test set, and the range in which it lies for most test sets of as many such images."""
+    """A figure on the test set, and the range around it in which its mean over test sets of as many such images lies."""
 
     value: float
     low: float
     high: float
+    """NaN where fewer than two resamples have a value."""
     resamples: int
     """Number of resamples in which the figure has a value."""
 
 
 def bootstrap(
-    metric: Metric, images: int, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
+    metric: Metric, images: int, *, resamples: int = 200, level: float = 0.95, seed: int = 0
 ) -> dict[str, Interval]:
     """Returns an interval for each figure of the metric, from test sets drawn with replacement from `images` images.
 
     A metric that keeps what it found of each image is fast: `lambda chosen: {"mAP": matches.scores(chosen).mean()}` with
     `matches = match_hico(...)`. Others score `resampled(predicted, chosen)` and `resampled(truth, chosen)`. A resample
-    depends on the seed and its number alone. Resamples without a value (NaN) are left out. Raises ValueError without images
-    or resamples, or for a level outside 0 to 1.
+    depends on the seed and its number alone. The metric is called 1 + resamples + `GROUPS` times; choices without a value
+    (NaN) are left out. A standard error needs 50 to 200 resamples (Efron and Tibshirani 1993, section 6.4). Raises
+    ValueError without images, for fewer than two resamples, or for a level outside 0 to 1.
     """
-    if images < 1 or resamples < 1 or not 0 < level < 1:
+    if images < 1 or resamples < 2 or not 0 < level < 1:
         raise ValueError(f"no intervals of level {level} from {resamples} resamples of {images} images")
     values = metric(np.arange(images))
-    drawn: dict[str, list[float]] = {name: [] for name in values}
-    for number in range(resamples):
-        chosen = np.sort(np.random.default_rng([seed, number]).integers(0, images, images))
-        for name, value in metric(chosen).items():
-            drawn[name].append(value)
-    return {name: _interval(value, np.array(drawn[name]), level) for name, value in values.items()}
+    chosen = (np.sort(np.random.default_rng([seed, number]).integers(0, images, images)) for number in range(resamples))
+    drawn, left = _scored(metric, chosen), _scored(metric, _without_groups(images, seed))
+    return {name: _interval(value, drawn.get(name, []), left.get(name, []), level) for name, value in values.items()}
 
 
 def resampled(relations: Relations, chosen: Integers) -> Relations:
@@ -61,9 +71,27 @@ def resampled(relations: Relations, chosen: Integers) -> Relations:
     return Relations(images=len(chosen), image=np.repeat(np.arange(len(chosen)), counts), **columns)
 
 
-def _interval(value: float, drawn: np.ndarray, level: float) -> Interval:
-    there = drawn[~np.isnan(drawn)]
-    if not len(there):
-        return Interval(value, float("nan"), float("nan"), 0)
-    low, high = np.quantile(there, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high), len(there))
+def _scored(metric: Metric, choices: Iterable[Integers]) -> dict[str, list[float]]:
+    """Figure → its values for the choices of images; those that have none (NaN) are left out."""
+    found: dict[str, list[float]] = {}
+    for chosen in choices:
+        for name, value in metric(chosen).items():
+            if not np.isnan(value):
+                found.setdefault(name, []).append(value)
+    return found
+
+
+def _without_groups(images: int, seed: int) -> Iterator[Integers]:
+    """Yields the images without each of `GROUPS` random groups in turn, or without each image if there are fewer."""
+    groups = min(GROUPS, images)
+    group = np.random.default_rng(seed).permutation(images) % groups
+    for number in range(groups if groups > 1 else 0):
+        yield np.flatnonzero(group != number)
+
+
+def _interval(value: float, drawn: Sequence[float], left: Sequence[float], level: float) -> Interval:
+    if len(drawn) < 2:
+        return Interval(value, float("nan"), float("nan"), len(drawn))
+    jackknife = float(np.std(left)) * (len(left) - 1) ** 0.5 if len(left) > 1 else 0.0
+    reach = NormalDist().inv_cdf((1 + level) / 2) * max(float(np.std(drawn, ddof=1)), jackknife)
+    return Interval(value, value - reach, value + reach, len(drawn))

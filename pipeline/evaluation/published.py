@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _FILE = Path(__file__).with_name("published.toml")
 
@@ -20,6 +21,27 @@ class Source:
 
 
 @dataclass(frozen=True)
+class PublishedTestSet:
+    """The test set that a benchmark's published results were measured on."""
+
+    name: str
+    images: int
+    least_images: int
+    """Public files leave out images without a usable relation; fewer than these are another set"""
+    classes: int | None = None
+    """Number of classes with truth; None: not compared"""
+
+    def difference(self, images: int, classes: int) -> str:
+        """Returns in what a test set differs from this one, as a sentence; nothing if it is this one."""
+        if self.least_images <= images <= self.images and self.classes in (None, classes):
+            return ""
+        of = f"{self.images:,} images" + ("" if self.classes is None else f" and {self.classes} classes")
+        words = "class" if classes == 1 else "classes"
+        found = f"{images:,} images" + ("" if self.classes is None else f" and {classes} {words}")
+        return f"Published results are of the whole test set of {self.name}, {of}. This one has {found}: they do not compare."
+
+
+@dataclass(frozen=True)
 class PublishedResult:
     """One row of a published table. `scores` are in percent, by the names of the benchmark's figures."""
 
@@ -30,11 +52,21 @@ class PublishedResult:
     source: Source
 
 
+def published_test_set(benchmark: str) -> PublishedTestSet | None:
+    """Returns the test set of `hico-det`, `v-coco` or `open-images`; None for others."""
+    found = _document()["test_sets"].get(benchmark)
+    return None if found is None else PublishedTestSet(**found)
+
+
 def published_results(benchmark: str) -> tuple[PublishedResult, ...]:
     """Returns what is published for `hico-det`, `v-coco` or `open-images`, in the file's order; nothing for others."""
-    document = tomllib.loads(_FILE.read_text(encoding="utf-8"))
+    document = _document()
     sources = {key: Source(**source) for key, source in document.pop("sources").items()}
     return tuple(
         PublishedResult(row["method"], row["backbone"], row["setting"], row["scores"], sources[row["source"]])
         for row in document.get(benchmark, [])
     )
+
+
+def _document() -> dict[str, Any]:
+    return tomllib.loads(_FILE.read_text(encoding="utf-8"))

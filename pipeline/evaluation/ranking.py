@@ -42,16 +42,18 @@ def places(groups: Integers) -> Integers:
     return place
 
 
-def area_under_precision(hits: Flags, truths: int) -> float:
+def area_under_precision(hits: Flags, truths: int, weights: Integers | None = None) -> float:
     """Returns average precision as PASCAL VOC does since 2010: the area under the falling envelope of precision.
 
-    `hits` marks correct predictions, best first. Without a truth it is NaN, without a prediction 0.
+    `hits` marks correct predictions, best first. Without a truth it is NaN, without a prediction 0. `weights` says how
+    often a prediction counts, once by default: the outcome is that of a list with as many copies of it.
     """
     if not truths:
         return float("nan")
-    found = np.cumsum(hits)
-    ceiling = np.maximum.accumulate((found / np.arange(1, len(hits) + 1))[::-1])[::-1]
-    return float(ceiling[hits].sum() / truths)
+    times = np.ones(len(hits), np.int64) if weights is None else weights
+    ranked, found = np.cumsum(times), np.cumsum(times * hits)
+    ceiling = np.maximum.accumulate((found / np.maximum(ranked, 1))[::-1])[::-1]
+    return float((ceiling * times)[hits].sum() / truths)
 
 
 def eleven_points(hits: Flags, truths: int, *, official: bool = False) -> float:

@@ -13,7 +13,7 @@ from pipeline.evaluation.anatomy import Anatomy, Dissection, Kind, anatomy
 from pipeline.evaluation.anatomy import Score as ScoreFunction
 from pipeline.evaluation.calibration import Calibration, calibration
 from pipeline.evaluation.pair_quality import PairQuality, pair_quality
-from pipeline.evaluation.published import PublishedResult, published_results
+from pipeline.evaluation.published import PublishedResult, published_results, published_test_set
 from pipeline.evaluation.relations import Relations
 
 SURE = 100
@@ -24,7 +24,7 @@ RARE_TRUTHS = 10
 KNOWN_CAVEATS: Mapping[str, tuple[str, ...]] = {
     "hico-det": (
         "Missing labels: true interactions that HICO-DET does not mark count as wrong predictions.",
-        "138 of the 600 classes are rare: fewer than ten training instances. Each class weighs the same in the mean.",
+        "Each class weighs the same in the mean, also the 138 of the 600 that have fewer than ten training instances.",
     ),
     "v-coco": (
         "The usual mean is over 24 roles. Means over 25, which include that of pointing, are not comparable.",
@@ -63,7 +63,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """The average precision of one class (a triplet, role or predicate), in [0, 1]."""
+    """The average precision, or recall, of one class (a triplet, role or predicate), in [0, 1]."""
 
     name: str
     average_precision: float
@@ -96,6 +96,13 @@ class EvaluationSummary:
     """The names that keys of `pairs.predicate_precision` refer to"""
     caveats: tuple[str, ...]
     published: tuple[PublishedResult, ...] = field(default=())
+    """Results on the same test set; none where it is not the benchmark's"""
+    difference: str = ""
+    """In what the test set differs from that of published results"""
+    scored: str = "mAP"
+    """Which figure the errors' costs are of"""
+    measure: str = "AP"
+    """What the classes' scores are: average precision, or recall"""
 
     def worst(self, count: int) -> tuple[ClassScore, ...]:
         """Returns the classes of lowest average precision; among equals those with more truths come first."""
@@ -117,11 +124,18 @@ def summarise(
     *,
     backbone: str = "",
     setting: str = "full",
+    scored: str = "mAP",
+    measure: str = "AP",
     overlap: float = 0.5,
 ) -> EvaluationSummary:
-    """Collects an evaluation. `score` prices the errors (`anatomy`); `overlap` is the least IoU of a right box."""
+    """Collects an evaluation. `score`, called `scored`, prices the errors (`anatomy`); `measure` is what classes' scores are.
+
+    `overlap` is the least IoU of a right box. Published results are left out unless the test set is the benchmark's.
+    """
     predicted, truth = dissection.predicted, dissection.truth
     scores = np.zeros(0) if predicted.scores is None else predicted.scores
+    known = published_test_set(benchmark)
+    difference = known.difference(truth.images, len(classes)) if known else ""
     is_share = bool(len(scores)) and bool(((scores >= 0) & (scores <= 1)).all())
     return EvaluationSummary(
         benchmark=benchmark,
@@ -138,7 +152,10 @@ def summarise(
         calibration=calibration(scores, dissection.right) if is_share else None,
         predicates=tuple(predicates),
         caveats=(*KNOWN_CAVEATS.get(benchmark, ()), *_measured_caveats(dissection, truth, classes)),
-        published=published_results(benchmark),
+        published=() if difference else published_results(benchmark),
+        difference=difference,
+        scored=scored,
+        measure=measure,
     )
 
 

@@ -71,67 +71,117 @@ class VcocoScores:
         return (_mean(precision) * 25 - (left_out[0] if left_out else float("nan"))) / 24
 
 
+@dataclass(frozen=True)
+class _Ranking:
+    """The predictions of one action or role that count, best first, up to the last that is right."""
+
+    image: Integers
+    right: Flags
+
+    def precision(self, positives: int, times: Integers | None) -> float:
+        return area_under_precision(self.right, positives, None if times is None else times[self.image])
+
+
+@dataclass(frozen=True)
+class VcocoMatches:
+    """Which predictions are right. Any choice of images can be scored from them without matching again."""
+
+    truth: VcocoTruth
+    agents: tuple[_Ranking, ...]
+    """One for each action"""
+    first: tuple[_Ranking, ...]
+    second: tuple[_Ranking, ...]
+    """One for each role, in scenario 1 and 2"""
+    official: bool
+
+    def scores(self, chosen: Integers | None = None) -> VcocoScores:
+        """Returns the scores on the chosen images (positions; one that occurs twice counts twice), all by default."""
+        truth = self.truth
+        times = None if chosen is None else np.bincount(chosen, minlength=truth.images)
+        weights = np.ones(len(truth.image), np.int64) if times is None else times[truth.image]
+        positives = ((truth.labels == 1) * weights[:, None]).sum(axis=0)
+        counts = {action: int(count) for action, count in zip(truth.actions, positives, strict=True)}
+        first, second = (
+            {
+                role: ranking.precision(counts[role[0]], times)
+                for role, ranking in zip(truth.roles, rankings, strict=True)
+            }
+            for rankings in (self.first, self.second)
+        )
+        agents = zip(truth.actions, self.agents, strict=True)
+        agent = {action: ranking.precision(counts[action], times) for action, ranking in agents}
+        return VcocoScores(agent, first, second, counts, self.official)
+
+
 def score_vcoco(predicted: VcocoDetections, truth: VcocoTruth, rules: VcocoRules | None = None) -> VcocoScores:
-    """Scores detections against the truth of the same images. Equal scores keep the order of the detections.
+    """Scores detections against the truth of the same images. Raises ValueError as `match_vcoco` does."""
+    return match_vcoco(predicted, truth, rules).scores()
+
+
+def match_vcoco(predicted: VcocoDetections, truth: VcocoTruth, rules: VcocoRules | None = None) -> VcocoMatches:
+    """Decides which detections are right. Equal scores keep the order of the detections.
 
     Predictions on images without a person, where vsrl_eval stops with an error, are wrong. Raises ValueError if images,
     actions or roles do not fit, or a box of a person is NaN.
     """
     rules = rules or VcocoRules()
     _check(predicted, truth)
-    positives = (truth.labels == 1).sum(axis=0)
-    counts = {action: int(count) for action, count in zip(truth.actions, positives, strict=True)}
-    agent = _agents(predicted, truth, positives, rules)
-    first: dict[Role, float] = {}
-    second: dict[Role, float] = {}
     order = np.argsort(predicted.roles.predicates, kind="stable")
     bounds = np.searchsorted(predicted.roles.predicates[order], np.arange(len(truth.roles) + 1))
-    for number, role in enumerate(truth.roles):
-        found = predicted.roles.take(np.sort(order[bounds[number] : bounds[number + 1]]))
-        first[role], second[role] = _role(found, truth, number, rules)
-    return VcocoScores(agent, first, second, counts, rules.official)
+    roles = [
+        _role(predicted.roles.take(np.sort(order[bounds[number] : bounds[number + 1]])), truth, number, rules)
+        for number in range(len(truth.roles))
+    ]
+    first, second = (tuple(each[scenario] for each in roles) for scenario in (0, 1))
+    return VcocoMatches(truth, _agents(predicted, truth, rules), first, second, rules.official)
 
 
-def _agents(predicted: VcocoDetections, truth: VcocoTruth, positives: Integers, rules: VcocoRules) -> dict[str, float]:
+def of_annotated_persons(image: Integers, boxes: Floats, truth: VcocoTruth) -> Flags:
+    """Returns N: whether a prediction counts, i.e. the true person that its box overlaps most is annotated, or there is none."""
+    return _counted(_persons(image, boxes, truth)[0], truth)
+
+
+def _agents(predicted: VcocoDetections, truth: VcocoTruth, rules: VcocoRules) -> tuple[_Ranking, ...]:
     person, overlap = _persons(predicted.agent_image, predicted.agent_boxes, truth)
     counted = _counted(person, truth)
     close = (person >= 0) & (overlap >= rules.overlap)
-    precision = {}
-    for action, name in enumerate(truth.actions):
+    rankings = []
+    for action in range(len(truth.actions)):
         scores = predicted.agent_scores[:, action]
         right = close & (truth.labels[person, action] == 1) if len(truth.labels) else close
-        precision[name] = _precision(scores, counted & ~np.isnan(scores), right, person, int(positives[action]))
-    return precision
+        rankings.append(_ranking(predicted.agent_image, scores, counted & ~np.isnan(scores), right, person))
+    return tuple(rankings)
 
 
-def _role(found: Relations, truth: VcocoTruth, number: int, rules: VcocoRules) -> tuple[float, float]:
-    """Returns the AP of a role in scenario 1 and 2."""
+def _role(found: Relations, truth: VcocoTruth, number: int, rules: VcocoRules) -> tuple[_Ranking, _Ranking]:
+    """Returns the ranking of a role in scenario 1 and 2."""
     action = truth.actions.index(truth.roles[number][0])
-    positives = int((truth.labels[:, action] == 1).sum())
     found = found.take(~np.isnan(scores_of(found)))
     scores = scores_of(found)
     person, overlap = _persons(found.image, found.subject_boxes, truth)
     counted = _counted(person, truth)
     if not len(truth.labels):
-        return float("nan"), float("nan")
+        return (_ranking(found.image, scores, counted, np.zeros(len(found), bool), person),) * 2
     close = (person >= 0) & (overlap >= rules.overlap) & (truth.labels[person, action] == 1)
     thing = truth.role_boxes[person, number]
     same_thing = _overlaps(thing, found.object_boxes) >= rules.overlap
     has_none = np.isnan(thing).all(axis=1)
     says_none = np.isnan(found.object_boxes).all(axis=1) | (found.object_boxes == 0).all(axis=1)
     return (
-        _precision(scores, counted, close & np.where(has_none, says_none, same_thing), person, positives),
-        _precision(scores, counted, close & (has_none | same_thing), person, positives),
+        _ranking(found.image, scores, counted, close & np.where(has_none, says_none, same_thing), person),
+        _ranking(found.image, scores, counted, close & (has_none | same_thing), person),
     )
 
 
-def _precision(scores: Floats, counted: Flags, right: Flags, person: Integers, positives: int) -> float:
-    """Returns average precision of the counted predictions, of which the first that is right finds its person."""
+def _ranking(image: Integers, scores: Floats, counted: Flags, right: Flags, person: Integers) -> _Ranking:
+    """Ranks the counted predictions, of which the first that is right finds its person."""
     order = np.argsort(-scores, kind="stable")
     order = order[counted[order]]
     hits = np.flatnonzero(right[order])
     _, first = np.unique(person[order][hits], return_index=True)
-    return area_under_precision(marked(len(order), hits[first]), positives)
+    # What follows the last hit lowers no precision at a hit.
+    last = int(hits[first].max(initial=-1)) + 1
+    return _Ranking(image[order[:last]], marked(last, hits[first]))
 
 
 def _persons(image: Integers, boxes: Floats, truth: VcocoTruth) -> tuple[Integers, Floats]:

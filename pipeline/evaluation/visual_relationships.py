@@ -46,6 +46,8 @@ class VrdScores:
     phrases: Mapping[int, float]
     zero_shot_relations: Mapping[int, float]
     zero_shot_phrases: Mapping[int, float]
+    by_predicate: Mapping[int, float]
+    """Predicate → recall of its relations at the greatest K"""
 
 
 def score_vrd(
@@ -71,6 +73,10 @@ def score_vrd(
         phrases=_recall(phrases, rules.limits),
         zero_shot_relations=_recall(relations[new], rules.limits),
         zero_shot_phrases=_recall(phrases[new], rules.limits),
+        by_predicate={
+            int(each): float((relations[truth.predicates == each] < max(rules.limits)).mean())
+            for each in np.unique(truth.predicates)
+        },
     )
 
 

@@ -99,8 +99,8 @@ def reliability_chart(found: Calibration) -> DotChart:
     return DotChart("share of right predictions by score", dots, ticks, _share_ticks(), diagonal)
 
 
-def class_chart(classes: Sequence[ClassScore]) -> DotChart | None:
-    """Draws each class's average precision over its number of truths, on a logarithmic axis. None without classes."""
+def class_chart(classes: Sequence[ClassScore], measure: str = "AP") -> DotChart | None:
+    """Draws each class's score, called `measure`, over its number of truths, on a logarithmic axis. None without classes."""
     known = [each for each in classes if each.truths > 0 and math.isfinite(each.average_precision)]
     if not known:
         return None
@@ -110,13 +110,13 @@ def class_chart(classes: Sequence[ClassScore]) -> DotChart | None:
         Dot(
             _x(math.log10(each.truths) / decades),
             _y(each.average_precision),
-            f"{each.name}: AP {100 * each.average_precision:.1f}, {each.truths} truths",
+            f"{each.name}: {measure} {100 * each.average_precision:.1f}, {each.truths} truths",
             f"dot dot-{min(groups.index(each.group), 3)}",
         )
         for each in known
     )
     ticks = tuple(Tick(_x(power / decades), f"{10**power}") for power in range(decades + 1))
-    return DotChart("average precision by number of truths", dots, ticks, _share_ticks())
+    return DotChart(f"{measure} by number of truths", dots, ticks, _share_ticks())
 
 
 def class_groups(classes: Sequence[ClassScore]) -> list[tuple[str, int, float]]:

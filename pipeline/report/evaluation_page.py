@@ -16,9 +16,12 @@ from pipeline.evaluation.published import PublishedResult, Source
 from pipeline.evaluation.summary import ClassScore, EvaluationSummary, Figure
 from pipeline.report.evaluation_charts import class_chart, class_groups, cost_bars, reliability_chart
 from pipeline.report.evaluation_pictures import EvaluatedImages, best_and_worst_pictures
+from pipeline.report.page_marks import meta_of
 from storage.atomic import atomic_file
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_MARK = "rlip-evaluation"
+"""Name of the meta element that identifies the page of an evaluation; its content is the stamp."""
 TITLES = {
     "hico-det": "HICO-DET",
     "v-coco": "V-COCO",
@@ -70,19 +73,41 @@ class PublishedTable:
     rows: tuple[PublishedRow, ...]
 
 
-def write_evaluation_page(summary: EvaluationSummary, page: Path, images: EvaluatedImages | None = None) -> Path:
-    """Writes the page of an evaluation, with pictures when images are at hand, and returns its path."""
-    text = evaluation_page(summary, images)
+def write_evaluation_page(
+    summary: EvaluationSummary,
+    page: Path,
+    images: EvaluatedImages | None = None,
+    pictures: int = PICTURES,
+    *,
+    home: str = "",
+    stamp: str = "",
+) -> Path:
+    """Writes the page of an evaluation and returns its path. With images at hand, it has `pictures` of the best and worst.
+
+    `home`: address of a page to lead back to; `stamp`: what `stamp_of` returns.
+    """
+    text = evaluation_page(summary, images, pictures, home=home, stamp=stamp)
     with atomic_file(page) as aside:
         aside.write_text(text, encoding="utf-8")
     return page
 
 
-def evaluation_page(summary: EvaluationSummary, images: EvaluatedImages | None = None) -> str:
+def stamp_of(page: Path) -> str | None:
+    """The stamp of a page of an evaluation; None when there is no such page."""
+    return meta_of(page, _MARK)
+
+
+def evaluation_page(
+    summary: EvaluationSummary,
+    images: EvaluatedImages | None = None,
+    pictures: int = PICTURES,
+    *,
+    home: str = "",
+    stamp: str = "",
+) -> str:
     """Returns the page as HTML. It loads nothing, runs no script and shows all names as text."""
     style = "".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "evaluation.css"))
-    best, worst = best_and_worst_pictures(images, PICTURES) if images else ([], [])
-    ordered = sorted(summary.classes, key=lambda each: (-each.average_precision, each.name))
+    best, worst = best_and_worst_pictures(images, pictures) if images else ([], [])
     tables = published_tables(summary)
     return (
         _environment()
@@ -90,6 +115,9 @@ def evaluation_page(summary: EvaluationSummary, images: EvaluatedImages | None =
         .render(
             style=Markup(style),
             style_hash="sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+            mark=_MARK,
+            stamp=stamp,
+            home=home,
             summary=summary,
             title=_title(summary),
             tiles=summary.figures[:TILES],
@@ -99,10 +127,10 @@ def evaluation_page(summary: EvaluationSummary, images: EvaluatedImages | None =
             sources=_sources(summary.published),
             bars=cost_bars(summary.anatomy),
             reliability=reliability_chart(summary.calibration) if summary.calibration else None,
-            chart=class_chart(summary.classes),
+            chart=class_chart(summary.classes, summary.measure),
             groups=class_groups(summary.classes),
             worst_classes=summary.worst(WORST),
-            classes=ordered,
+            classes=_best_first(summary.classes),
             predicates=_predicate_rows(summary),
             galleries=[("Best images", best), ("Worst images", worst)],
         )
@@ -110,7 +138,7 @@ def evaluation_page(summary: EvaluationSummary, images: EvaluatedImages | None =
 
 
 def evaluation_markdown(summary: EvaluationSummary) -> str:
-    """Returns the scores, the comparison, the costs of errors, the worst classes and the caveats as Markdown."""
+    """Returns the scores, the comparison, the costs of errors, the caveats and the classes as Markdown."""
     about = [part for part in (summary.subject, summary.backbone, f"setting {summary.setting}") if part]
     parts = [
         f"# {_title(summary)}",
@@ -138,19 +166,20 @@ def evaluation_markdown(summary: EvaluationSummary) -> str:
                     ],
                 )
             )
+    if summary.difference:
+        parts += ["## Beside published results", _text(summary.difference)]
     parts += [
         "## What the errors cost",
         _table(
-            ("error", "number", "cost in mAP", "meaning"),
+            ("error", "number", f"cost in {summary.scored}", "meaning"),
             [(bar.kind, str(bar.number), _signed(bar.cost), bar.explanation) for bar in cost_bars(summary.anatomy)],
         ),
         "## Worst classes",
-        _table(
-            ("class", "AP", "truths"),
-            [(each.name, _percent(each.average_precision), str(each.truths)) for each in summary.worst(WORST)],
-        ),
+        _classes_markdown(summary.worst(WORST), summary.measure),
         "## Caveats",
         "\n".join(f"* {_text(caveat)}" for caveat in summary.caveats),
+        "## All classes, best first",
+        _classes_markdown(_best_first(summary.classes), summary.measure),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -191,6 +220,15 @@ def _sources(published: Sequence[PublishedResult]) -> list[Source]:
     return list(dict.fromkeys(result.source for result in published))
 
 
+def _best_first(classes: Sequence[ClassScore]) -> list[ClassScore]:
+    return sorted(classes, key=lambda each: (-each.average_precision, each.name))
+
+
+def _classes_markdown(classes: Sequence[ClassScore], measure: str) -> str:
+    rows = [(each.name, _percent(each.average_precision), str(each.truths)) for each in classes]
+    return _table(("class", measure, "truths"), rows)
+
+
 def _predicate_rows(summary: EvaluationSummary) -> list[ClassScore]:
     """Each predicate with its average precision on located pairs, the worst first."""
     pairs = summary.pairs
@@ -207,7 +245,7 @@ def _title(summary: EvaluationSummary) -> str:
 
 def _figures_markdown(figures: Sequence[Figure]) -> str:
     return _table(
-        ("score", "value", "interval", "official evaluator"),
+        ("score", "value", "95 % interval", "official evaluator"),
         [
             (
                 figure.label,

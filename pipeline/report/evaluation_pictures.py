@@ -39,6 +39,10 @@ class EvaluatedImages:
     """One for each image, e.g. its file name"""
     read: Callable[[int], Image.Image]
     """Opens the image at a position as RGB; raises `BadImage` or OSError when it can't"""
+    shares: bool = False
+    """Whether boxes are shares of the image's sides instead of pixels"""
+    longest_side: int = LONGEST_SIDE
+    """Of a picture, in pixels"""
 
 
 class DrawnBox(NamedTuple):
@@ -113,14 +117,15 @@ def picture_of(images: EvaluatedImages, position: int, precision: float) -> Pict
     right = predictions[images.dissection.right[predictions]]
     wrong = predictions[~images.dissection.right[predictions]]
     unfound = truths[~images.dissection.found[truths]]
-    source, problem, scale, size = None, "", 1.0, (1, 1)
+    source, problem, scale, size = None, "", (1.0, 1.0), (1, 1)
     try:
         image = images.read(position)
     except (BadImage, OSError) as error:
         problem = str(error)
     else:
-        scale = min(1.0, LONGEST_SIDE / max(image.size))
-        size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        shrunk = min(1.0, images.longest_side / max(image.size))
+        size = max(1, round(image.width * shrunk)), max(1, round(image.height * shrunk))
+        scale = (float(size[0]), float(size[1])) if images.shares else (shrunk, shrunk)
         source = _data_uri(image.convert("RGB").resize(size))
     shown = (("found", predicted, right), ("wrong", predicted, wrong), ("unfound", truth, unfound))
     boxes: list[DrawnBox] = []
@@ -130,7 +135,7 @@ def picture_of(images: EvaluatedImages, position: int, precision: float) -> Pict
         lines += more
         for box in drawn:  # what is found is drawn first, so that its colour stays
             if not any(_is_same(box, other) for other in boxes):
-                boxes.append(box._replace(labelled=not any(_hides(box, other) for other in boxes)))
+                boxes.append(box._replace(labelled=not any(_hides(box, other, max(size)) for other in boxes)))
     listed = {style: _listed(images, relations, rows, style) for style, relations, rows in shown}
     return Picture(
         title=images.titles[position],
@@ -148,7 +153,7 @@ def picture_of(images: EvaluatedImages, position: int, precision: float) -> Pict
 
 
 def _drawn(
-    relations: Relations, rows: Integers, names: Sequence[str], scale: float, style: str
+    relations: Relations, rows: Integers, names: Sequence[str], scale: tuple[float, float], style: str
 ) -> tuple[list[DrawnBox], list[DrawnLine]]:
     boxes, lines = [], []
     for row in rows:
@@ -158,7 +163,9 @@ def _drawn(
             (relations.object_boxes[row], relations.object_labels[row]),
         ):
             if np.isfinite(corners).all():
-                left, top, right, bottom = (round(float(value) * scale, 1) for value in corners)
+                left, top, right, bottom = (
+                    round(float(value) * side, 1) for value, side in zip(corners, scale * 2, strict=True)
+                )
                 width, height = round(right - left, 1), round(bottom - top, 1)
                 boxes.append(DrawnBox(names[int(label)], left, top, width, height, style))
                 ends.append((round(left + width / 2, 1), round(top + height / 2, 1)))
@@ -172,10 +179,10 @@ def _is_same(box: DrawnBox, other: DrawnBox) -> bool:
     return box.name == other.name and float(paired_pixel_iou(*corners)) >= SAME_BOX
 
 
-def _hides(box: DrawnBox, other: DrawnBox) -> bool:
-    """Whether the names of two boxes, in their upper left corners, would cover each other."""
-    reach = LONGEST_SIDE / 50 * max(len(box.name), len(other.name))
-    return other.labelled and abs(box.x - other.x) < reach and abs(box.y - other.y) < LONGEST_SIDE / 28
+def _hides(box: DrawnBox, other: DrawnBox, longest: int) -> bool:
+    """Whether the names of two boxes, in their upper left corners, would cover each other in a picture of this longest side."""
+    reach = longest / 50 * max(len(box.name), len(other.name))
+    return other.labelled and abs(box.x - other.x) < reach and abs(box.y - other.y) < longest / 28
 
 
 def _listed(images: EvaluatedImages, relations: Relations, rows: Integers, style: str) -> tuple[ListedRelation, ...]:

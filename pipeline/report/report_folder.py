@@ -6,10 +6,10 @@ A report is kept by store and run: in `reports/<run>` of the store or, where the
 
 from __future__ import annotations
 
-import html
 import shutil
 from pathlib import Path
 
+from pipeline.report.page_marks import meta_of
 from pipeline.report.view import REPORTS
 from storage.errors import FatalError
 from storage.runs import Run
@@ -24,7 +24,7 @@ ADVICE = "`reports` in the recipe, or --out of `rlip report`"
 def report_folder(run: Run) -> Path:
     """Where the report of a run lies: in the folder that its recipe named, if it has one of this store there, or in the store."""
     chosen = run.read_document("recipe").get("reports")
-    if chosen and _meta(Path(chosen, run.name, "index.html"), STORE_MARK) == store_address(run):
+    if chosen and meta_of(Path(chosen, run.name, "index.html"), STORE_MARK) == store_address(run):
         return Path(chosen, run.name)
     return run.store.root / REPORTS / run.name
 
@@ -37,7 +37,7 @@ def require_place(run: Run, folder: Path) -> None:
     advice = f"remove it, or name another folder: {ADVICE}"
     if stamp_of(page) is None:
         raise FatalError(f"{folder}: holds files that are not a report; {advice}")
-    other = _meta(page, STORE_MARK) or "which it does not name"
+    other = meta_of(page, STORE_MARK) or "which it does not name"
     raise FatalError(f"{page}: is the report of a run in another store, {other}; {advice}")
 
 
@@ -59,7 +59,7 @@ def remove_report(run: Run) -> list[Path]:
 
 def _is_of(page: Path, run: Run) -> bool:
     """Whether a page reports on a run of this store. In the store's own folder, which may have moved, every report does."""
-    return stamp_of(page) is not None and (_is_inside(page, run) or _meta(page, STORE_MARK) == store_address(run))
+    return stamp_of(page) is not None and (_is_inside(page, run) or meta_of(page, STORE_MARK) == store_address(run))
 
 
 def _is_inside(path: Path, run: Run) -> bool:
@@ -74,15 +74,4 @@ def store_address(run: Run) -> str:
 
 def stamp_of(page: Path) -> str | None:
     """The stamp of a report page; None when the file is not a report."""
-    return _meta(page, MARK)
-
-
-def _meta(page: Path, name: str) -> str | None:
-    """The content of a meta element of a report page; None when the file has no such element."""
-    try:
-        with page.open(encoding="utf-8") as file:
-            head = file.read(2_000)
-    except (OSError, UnicodeDecodeError):
-        return None
-    _, found, rest = head.partition(f'<meta name="{name}" content="')
-    return html.unescape(rest.partition('"')[0]) if found else None
+    return meta_of(page, MARK)

@@ -19,10 +19,10 @@ from pipeline.report.curves import training_curves
 from pipeline.report.figures import figures_of, run_stamp
 from pipeline.report.galleries import Galleries, draw_galleries, highlights
 from pipeline.report.headline import headline
-from pipeline.report.linked_pages import PAGE_WRITERS, LinkedPage, PageWriter
 from pipeline.report.loss_figure import loss_figures
 from pipeline.report.quarantine import quarantine
 from pipeline.report.report_folder import ADVICE, MARK, STORE_MARK, require_place, stamp_of, store_address
+from pipeline.report.run_evaluations import RunEvaluation, write_run_evaluations
 from pipeline.report.steps import Outcome, stage_rows
 from pipeline.report.view import RunView
 from storage.atomic import atomic_folder
@@ -32,7 +32,7 @@ from storage.runs import Run
 from tagger.audit.coverage import FREQUENT
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_VERSION = 8
+_VERSION = 9
 """Incremented whenever the page of the same run would look different."""
 PICTURES = 24
 """Pictures that are drawn at random; half as many of the hardest come beside them."""
@@ -47,7 +47,6 @@ def write_report(
     seed: int = 0,
     written: datetime | None = None,
     against: Sequence[Run] = (),
-    page_writers: Sequence[PageWriter] = PAGE_WRITERS,
 ) -> Path:
     """Writes the report of a run to `folder` and returns the path of its page.
 
@@ -65,8 +64,8 @@ def write_report(
         with atomic_folder(folder, replace=True) as aside:
             (aside / "images").mkdir()
             galleries = draw_galleries(view, samples, seed, aside)
-            pages = [page for write in page_writers for page in write(view, aside)]
-            text = _render(view, outcome, galleries, pages, stamp, written, against)
+            evaluations = write_run_evaluations(view, aside / "evaluations", folder / "evaluations", samples)
+            text = _render(view, outcome, galleries, evaluations, stamp, written, against)
             (aside / "index.html").write_text(text, encoding="utf-8")
     except OSError as error:
         raise FatalError(f"{folder}: the report can't be written ({error}); name another folder: {ADVICE}") from error
@@ -77,7 +76,7 @@ def _render(
     view: RunView,
     outcome: Outcome | None,
     galleries: Galleries,
-    pages: Sequence[LinkedPage],
+    evaluations: Sequence[RunEvaluation],
     stamp: str,
     written: datetime | None,
     against: Sequence[Run],
@@ -104,13 +103,13 @@ def _render(
             frequent=FREQUENT,
             headline=headline(figures),
             scores=score_names(figures.arms),
+            evaluations=evaluations,
             stages=stage_rows(figures.steps, outcome),
             losses=loss_figures(view.run),
             curves=training_curves([view.run, *against]) if against else [],
             bars=predicate_bars(figures.predicates),
             quarantine=quarantine(view.run),
             galleries=galleries,
-            pages=pages,
         )
     )
 

@@ -1,12 +1,13 @@
 """What an evaluation is summed up to, and published results with their sources."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from pair_scenes import BIKE, DOG, MAN, TRUE, relations, truth_of
 
 from pipeline.evaluation.anatomy import Kind, dissect
-from pipeline.evaluation.published import published_results
+from pipeline.evaluation.published import published_results, published_test_set
 from pipeline.evaluation.summary import ClassScore, Figure, summarise
 
 CLASSES = [ClassScore("ride bike", 0.4, 30), ClassScore("hold dog", 0.0, 2), ClassScore("see bike", 0.0, 40)]
@@ -28,7 +29,8 @@ def test_a_summary_holds_scores_errors_pairs_and_calibration():
     assert found.anatomy.score == 0.5
     assert found.pairs.pair_recall == 0.5
     assert found.calibration.expected_error == pytest.approx(0.5 * 0.1 + 0.5 * 0.8)
-    assert found.published == published_results("hico-det")
+    assert found.published == ()
+    assert "9,658 images and 600 classes. This one has 2 images and 3 classes" in found.difference
 
 
 def test_the_worst_classes_are_those_of_many_truths_first():
@@ -42,13 +44,41 @@ def test_caveats_are_of_the_benchmark_and_of_the_data():
     )
     found = summary_of(predicted, truth_of([TRUE], []))
     text = "\n".join(found.caveats)
-    assert "138 of the 600 classes" in text
+    assert "the 138 of the 600" in text
     assert "Of the 3 surest wrong predictions, 2 name" in text
     assert "1 of 3 classes have fewer than 10 truths" in text
     assert "1 of 2 images have no truth" in text
     other = summary_of(predicted, truth_of([TRUE], []), benchmark="ours")
     assert "600" not in "\n".join(other.caveats)
-    assert other.published == ()
+    assert (other.published, other.difference) == ((), "")
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "images", "classes", "compares"),
+    [
+        ("hico-det", 9658, 600, True),
+        ("hico-det", 9546, 600, True),
+        ("hico-det", 9658, 599, False),
+        ("hico-det", 800, 600, False),
+        ("hico-det", 38118, 600, False),
+        ("v-coco", 4946, 25, True),
+        ("v-coco", 2867, 25, False),
+        ("open-images", 5322, 30, True),
+        ("open-images", 1813, 30, False),
+    ],
+)
+def test_results_compare_on_the_whole_test_set_only(benchmark, images, classes, compares):
+    told = published_test_set(benchmark).difference(images, classes)
+    assert (told == "") == compares
+    assert compares or f"{images:,} images" in told
+
+
+def test_published_results_stand_beside_those_of_the_whole_test_set():
+    truth = replace(truth_of([TRUE]), images=9658)
+    predicted = replace(relations([(*TRUE, 0.9)]), images=9658)
+    classes = [ClassScore(f"class {number}", 0.5, 1) for number in range(600)]
+    found = summary_of(predicted, truth, classes=classes)
+    assert (found.published, found.difference) == (published_results("hico-det"), "")
 
 
 def test_scores_beyond_one_are_not_calibrated():

@@ -9,13 +9,17 @@ import pytest
 from relation_rows import NONE, A, B, C, D, half, relations, truths
 from vcoco_files import files
 
+from benchmarks.evaluation_sets import vcoco_set
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.pairs import vcoco_predicate
+from pipeline.evaluation.anatomy import dissect
+from pipeline.evaluation.bootstrap import resampled
 from pipeline.evaluation.ranking import scores_of
 from pipeline.evaluation.relations import Relations
-from pipeline.evaluation.vcoco import VcocoRules, score_vcoco
+from pipeline.evaluation.vcoco import VcocoRules, match_vcoco, score_vcoco
 from pipeline.evaluation.vcoco_detections import VcocoDetections, read_vcoco_detections
 from pipeline.evaluation.vcoco_pairs import VcocoPairRules, score_vcoco_pairs
+from pipeline.evaluation.vcoco_role_relations import VcocoRoles
 from pipeline.evaluation.vcoco_roles import in_roles
 from pipeline.evaluation.vcoco_truth import VcocoTruth, read_vcoco_truth
 
@@ -330,3 +334,42 @@ def test_pairs_that_are_empty_or_bad():
     assert np.isnan(score_vcoco_pairs(relations([(0, A, B, 0, 1, 2, 0.5)]), truths([])).mean())
     with pytest.raises(ValueError, match="score NaN"):
         score_vcoco_pairs(relations([(0, A, B, 0, 1, 2, float("nan"))]), truth)
+
+
+def test_kept_matches_score_chosen_images_as_detections_on_copies_of_them_do():
+    predicted, truth = vcoco_set(images=40, per_image=12, seed=3)
+    matches = match_vcoco(predicted, truth)
+    for seed in range(3):
+        chosen = np.sort(np.random.default_rng(seed).integers(0, 40, 40))
+        starts, ends = (np.searchsorted(truth.image, chosen, side) for side in ("left", "right"))
+        persons = np.concatenate([np.arange(*each) for each in zip(starts, ends, strict=True)])
+        found = [np.flatnonzero(predicted.agent_image == image) for image in chosen]
+        rows, copies = np.concatenate(found), np.repeat(np.arange(40), [len(each) for each in found])
+        truth_again = replace(
+            truth,
+            image=np.repeat(np.arange(40), ends - starts),
+            boxes=truth.boxes[persons],
+            labels=truth.labels[persons],
+            role_boxes=truth.role_boxes[persons],
+        )
+        again = VcocoDetections(
+            resampled(predicted.roles, chosen), copies, predicted.agent_boxes[rows], predicted.agent_scores[rows]
+        )
+        expected, kept = score_vcoco(again, truth_again), matches.scores(chosen)
+        assert kept.persons == expected.persons
+        for name in ("agent", "scenario_1", "scenario_2"):
+            assert getattr(kept, name) == pytest.approx(getattr(expected, name), abs=1e-12, nan_ok=True)
+
+
+def test_roles_are_relations_of_persons_that_count():
+    truth = truth_of((0, A, [1, 0], B), (0, C, [-1, -1], NONE), (1, A, [1, 0], NONE), images=2)
+    found = detections(
+        (0, A, [0.9, 0], B, 0.9), (0, C, [0.9, 0], D, 0.8), (0, A, [0.9, 0], B, np.nan), (1, A, [0.9, 0], NOTHING, 0.7),
+        images=2,
+    )  # fmt: skip
+    roles = VcocoRoles.of(found, truth)
+    assert roles.predicates == ("hold obj",)
+    assert roles.predicted.scores.tolist() == [0.9, 0.7]
+    assert roles.predicted.image.tolist() == roles.truth.image.tolist() == [0, 1]
+    assert [roles.objects[label] for label in roles.truth.object_labels] == ["thing", "nothing"]
+    assert dissect(roles.predicted, roles.truth).right.all()

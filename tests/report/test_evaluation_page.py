@@ -11,6 +11,7 @@ from PIL import Image
 from pipeline.data.images.opening import BadImage
 from pipeline.evaluation.anatomy import Kind, dissect
 from pipeline.evaluation.calibration import calibration
+from pipeline.evaluation.published import published_results
 from pipeline.evaluation.summary import ClassScore, Figure, summarise
 from pipeline.report.charts import HEIGHT, WIDTH
 from pipeline.report.evaluation_charts import class_chart, class_groups, cost_bars, reliability_chart
@@ -51,6 +52,11 @@ def summary_of(dissection, benchmark="hico-det", **options):
     return summarise(benchmark, "run <demo>", FIGURES, CLASSES, dissection, share_found, PREDICATES, **options)
 
 
+def whole(dissection, **options):
+    """The summary as if its test set were HICO-DET's."""
+    return replace(summary_of(dissection, **options), published=published_results("hico-det"), difference="")
+
+
 def images_of(dissection, read=None):
     def picture(position):
         return Image.new("RGB", (1200, 900), (90, 110, 120 + position))
@@ -60,7 +66,7 @@ def images_of(dissection, read=None):
 
 
 def test_a_page_is_one_file_that_loads_and_runs_nothing(tmp_path):
-    page = write_evaluation_page(summary_of(scene()), tmp_path / "page.html", images_of(scene()))
+    page = write_evaluation_page(whole(scene()), tmp_path / "page.html", images_of(scene()))
     text = page.read_text(encoding="utf-8")
     assert list(tmp_path.iterdir()) == [page]
     assert "<script" not in text
@@ -91,23 +97,47 @@ def test_a_page_without_images_classes_or_calibration_can_be_written():
 
 
 def test_ours_stands_first_and_by_the_official_evaluator():
-    first = published_tables(summary_of(scene(), backbone="R50"))[0]
+    first = published_tables(whole(scene(), backbone="R50"))[0]
     assert (first.setting, first.rows[0].method, first.rows[0].backbone) == ("full", "run <demo>", "R50")
     assert first.columns[:3] == ("full", "rare", "non-rare")
     assert first.rows[0].cells[:4] == pytest.approx((44.02, 20.0, 50.0, None))
     assert [row.note for row in first.rows].count(0) == 1
 
 
+def test_results_of_another_test_set_are_left_out_and_the_page_says_why():
+    summary = summary_of(scene())
+    assert published_tables(summary) == ()
+    for text in (evaluation_page(summary), evaluation_markdown(summary)):
+        assert "whole test set of HICO-DET, 9,658 images and 600 classes. This one has 2 images and 3 classes" in text
+        assert "QPIC" not in text
+    assert "QPIC" in evaluation_page(whole(scene()))
+
+
+def test_classes_and_costs_are_named_after_what_they_measure():
+    summary = replace(summary_of(scene()), scored="R@50", measure="R@100")
+    markdown, page = evaluation_markdown(summary), evaluation_page(summary)
+    assert "cost in R@50" in markdown and markdown.count("| class | R@100 | truths |") == 2
+    assert "Cost is what R@50" in page and page.count('<th class="n">R@100</th>') == 2
+
+
+def test_boxes_that_are_shares_of_the_image_are_drawn_in_pixels():
+    part = [0.25, 0.5, 0.5, 1.0]
+    dissection = dissect(relations([(part, part, 0, 1, 2, 0.9)]), truth_of([(part, part, 0, 1, 2)]))
+    picture = picture_of(replace(images_of(dissection), shares=True, longest_side=300), 0, 1.0)
+    assert (picture.width, picture.height) == (300, 225)
+    assert picture.boxes[0][1:5] == (75.0, 112.5, 75.0, 112.5)
+
+
 def test_ours_stands_only_among_results_of_its_setting():
-    tables = published_tables(summary_of(scene(), setting="NF"))
+    tables = published_tables(whole(scene(), setting="NF"))
     assert tables[0].setting == "NF"
     assert [row.note for table in tables for row in table.rows].count(0) == 1
-    alone = published_tables(summary_of(scene(), setting="5%"))
+    alone = published_tables(whole(scene(), setting="5%"))
     assert all(row.note for table in alone for row in table.rows)
 
 
 def test_markdown_holds_the_tables_and_escapes_names():
-    text = evaluation_markdown(summary_of(scene()))
+    text = evaluation_markdown(whole(scene()))
     assert "| full | 43.21 | 41.00 to 45.00 | 44.02 |" in text
     assert "| **run &lt;demo>** |" in text
     assert "[QPIC, README, Results](https://github.com/hitachi-rd-cv/qpic)" in text

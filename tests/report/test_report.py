@@ -16,10 +16,8 @@ from pipeline.cli.report import write_run_report
 from pipeline.cli.transfer import print_pull, push
 from pipeline.report.figures import figures_of
 from pipeline.report.label_view import LabelView
-from pipeline.report.linked_pages import LinkedPage
 from pipeline.report.report_folder import remove_report
 from pipeline.report.static_report import write_report
-from pipeline.report.view import RunView
 from pipeline.run.context import RunContext, run_view
 from pipeline.run.doctor import needs
 from storage.errors import FatalError
@@ -233,16 +231,6 @@ def test_a_run_that_was_stopped_has_the_recipe_of_its_last_execution(labelled: R
     write_run_report(labelled.run.store.root, "toy", None, 24, as_json=False)
     page = Page(labelled.run.store.root / "reports" / "toy" / "index.html")
     assert page.all("img") and "imported" not in page.text
-
-
-def test_further_pages_lie_in_the_folder_and_are_linked(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
-    def write(view: RunView, folder: Path) -> list[LinkedPage]:
-        (folder / "evaluation.html").write_text(view.run.name)
-        return [LinkedPage("evaluation.html", "Evaluation", "scores of arm none")]
-
-    page = report(recipe, labelled, tmp_path / "report", page_writers=[write])
-    assert "evaluation.html" in [link["href"] for link in page.all("a")] and "scores of arm none" in page.text
-    assert (tmp_path / "report" / "evaluation.html").read_text() == "toy"
 
 
 def test_a_seed_of_the_command_draws_other_pictures(labelled: RunBuilder, recipe: Any) -> None:

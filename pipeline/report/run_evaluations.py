@@ -1,0 +1,151 @@
+"""Pages of a run's evaluations: one for each arm, of its first seed, made from the detections that the step kept."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL.Image import Image
+
+from pipeline.data.images.folders import locate_image
+from pipeline.data.images.opening import BadImage, read_image
+from pipeline.evaluation import benchmark
+from pipeline.evaluation.anatomy import AnatomyRules, dissect
+from pipeline.evaluation.benchmark import Evaluated, Options
+from pipeline.evaluation.bootstrap import resampled
+from pipeline.evaluation.detections.read import read_detections
+from pipeline.evaluation.ground_truth import GroundTruth
+from pipeline.evaluation.published import published_test_set
+from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.summary import EvaluationSummary, summarise
+from pipeline.report.evaluation_page import evaluation_markdown, stamp_of, write_evaluation_page
+from pipeline.report.evaluation_pictures import EvaluatedImages
+from pipeline.report.view import RunView
+from storage.artifact import Artifact
+from storage.atomic import write_atomic
+from storage.digests import digest_json
+from storage.errors import PipelineError
+from storage.runs import Run
+
+PICTURES = 3
+"""Pictures of the best and of the worst images at most."""
+LONGEST_SIDE = 400
+"""Longest side of these pictures, in pixels."""
+_VERSION = 1
+"""Incremented whenever the page of the same evaluation would look different."""
+_DETECTIONS = "detections.parquet"
+
+
+@dataclass(frozen=True)
+class RunEvaluation:
+    """The page of an arm's evaluation, beside the report, or the reason why there is none."""
+
+    arm: str
+    step: str
+    file: str | None
+    problem: str
+
+
+def write_run_evaluations(
+    view: RunView, folder: Path, earlier: Path, pictures: int = PICTURES
+) -> tuple[RunEvaluation, ...]:
+    """Writes a page and Markdown for each arm to `folder`. Those of the same evaluations are taken over from `earlier`.
+
+    An arm whose detections can't be shown, e.g. since its images were replaced, has a problem instead.
+    """
+    pages = []
+    for arm, (step, artifact) in _first_seeds(view.run).items():
+        page, markdown = folder / f"{arm}.html", folder / f"{arm}.md"
+        shown = min(pictures, PICTURES)
+        stamp = digest_json([_VERSION, view.run.name, artifact.key, sorted(view.run.keys("ingest").values()), shown])
+        folder.mkdir(exist_ok=True)
+        if stamp_of(earlier / page.name) == stamp and (earlier / markdown.name).is_file():
+            for path in (page, markdown):
+                shutil.copyfile(earlier / path.name, path)
+        else:
+            try:
+                summary, images = _evaluation(view, step, artifact)
+            except (PipelineError, ValueError, OSError) as error:
+                pages.append(RunEvaluation(arm, step, None, str(error)))
+                continue
+            write_evaluation_page(summary, page, images if shown else None, shown, home="../index.html", stamp=stamp)
+            write_atomic(markdown, evaluation_markdown(summary).encode())
+        pages.append(RunEvaluation(arm, step, f"{folder.name}/{page.name}", ""))
+    return tuple(pages)
+
+
+def _first_seeds(run: Run) -> dict[str, tuple[str, Artifact]]:
+    """Arm → the step of its first seed, with its artifact, where that kept its detections."""
+    steps = [step for step in run.steps() if run.stage(step) == "evaluate"]
+    found: dict[str, tuple[str, Artifact]] = {}
+    for step in sorted(steps, key=lambda step: (len(step), step)):
+        artifact = next(iter(run.artifacts(step).values()), None)
+        if artifact is not None and _DETECTIONS in artifact.manifest.files:
+            found.setdefault(step.split(":")[1] if ":" in step else step, (step, artifact))
+    return found
+
+
+def _evaluation(view: RunView, step: str, artifact: Artifact) -> tuple[EvaluationSummary, EvaluatedImages]:
+    """Scores the detections anew, as the stage did, with intervals and what the errors cost."""
+    names: Sequence[str] = view.recipe.get("data", {}).get("test", ())
+    rows = _rows(view.run, names)
+    truth = GroundTruth.of_rows(rows)
+    file = artifact.file(_DETECTIONS)
+    found = read_detections(file, truth, allow_missing=True)
+    # The stage does not score images that it could not read.
+    scored = set(pq.read_table(file, columns=["image_id"])["image_id"].to_pylist())
+    positions = np.flatnonzero(np.isin(truth.image_ids, list(scored)))
+    predicted, true = resampled(found.relations, positions), resampled(truth.relations, positions)
+    evaluated = benchmark.hico_det(predicted, true, truth.objects, truth.predicates, Options())
+    evaluated = _with_further(evaluated, predicted, true, truth, view.recipe.get("evaluate", {}).get("metrics", ()))
+    hico = published_test_set("hico-det")
+    is_hico = hico is not None and not hico.difference(true.images, len(evaluated.classes))
+    dissection = dissect(predicted, true, AnatomyRules())
+    summary = summarise(
+        "hico-det" if is_hico else ", ".join(names),
+        f"{view.run.name}, {step}",
+        evaluated.figures,
+        evaluated.classes,
+        dissection,
+        evaluated.score,
+        truth.predicates,
+        setting="NF" if is_hico else "zero-shot",
+        scored=evaluated.scored,
+    )
+    rules = "Scores are by HICO-DET's rules. Predicates are in the run's canonical form, which merges synonyms."
+    summary = replace(summary, caveats=(rules, *summary.caveats))
+
+    def read(position: int) -> Image:
+        row = rows[positions[position]]
+        if row["dataset"] not in view.image_folders:
+            raise BadImage("the run does not know where the images of this data set lie", row["dataset"])
+        return read_image(locate_image(view.image_folders, row))
+
+    titles = [truth.uris[position] for position in positions]
+    return summary, EvaluatedImages(
+        dissection, truth.objects, truth.predicates, titles, read, longest_side=LONGEST_SIDE
+    )
+
+
+def _rows(run: Run, names: Sequence[str]) -> list[Mapping[str, Any]]:
+    """The rows of the test sets' images, in the stage's order."""
+    ingested = run.artifacts("ingest")
+    partitions = [name for name in sorted(ingested) if name.split("/")[0] in names]
+    return [row for name in partitions for row in ingested[name].table("images").to_pylist()]
+
+
+def _with_further(
+    evaluated: Evaluated, predicted: Relations, true: Relations, truth: GroundTruth, metrics: Sequence[str]
+) -> Evaluated:
+    """Adds the figures of `evaluate.metrics`, without intervals."""
+    options, figures = Options(resamples=0), evaluated.figures
+    if "open_images" in metrics:
+        figures += benchmark.open_images(predicted, true, truth.predicates, options).figures
+    if "scene_graphs" in metrics:
+        figures += benchmark.visual_genome(predicted, true, truth.predicates, options).figures
+    return replace(evaluated, figures=figures)

@@ -1,0 +1,145 @@
+"""`rlip evaluate --report`: each benchmark's page tells its figures, classes and pictures, and whether results compare."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli.app import app
+from tests.data.toy_sets import save_json, save_picture
+
+PERSON, KNIFE = (10.0, 10.0, 41.0, 61.0), (50.0, 30.0, 21.0, 21.0)
+"""x, y, w, h in pixels of pictures of 100 by 80."""
+IMAGES = range(1, 7)
+
+
+def evaluated(folder: Path, benchmark: str, *options: object) -> tuple[Path, dict[str, Any]]:
+    """Runs the command with a report and pictures. Returns the report's folder and its JSON."""
+    words = ["evaluate", benchmark, *options, "--report", folder / "report", "--images", folder, "--intervals", 20]
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    return folder / "report", json.loads((folder / "report" / "evaluation.json").read_text())
+
+
+def detections(folder: Path, uris: dict[int, str], names: tuple[str, str], predicate: str) -> Path:
+    """Right detections in all but the last image, where the person's box is off."""
+    rows = [
+        {
+            "image_id": number,
+            "uri": uri,
+            "width": 100,
+            "height": 80,
+            "boxes": [
+                dict(zip("xywh", (x - 60.0 * (number == IMAGES[-1] and name == names[0]), *rest), strict=True))
+                | {"category": name, "score": 1.0}
+                for name, (x, *rest) in zip(names, (PERSON, KNIFE), strict=True)
+            ],
+            "pairs": [{"subject": 0, "object": 1, "predicate": predicate, "score": 0.9 - number / 100}],
+        }
+        for number, uri in uris.items()
+    ]
+    return save_json(folder / "found.json", rows)
+
+
+def pictures(folder: Path, names: dict[int, str]) -> dict[int, str]:
+    for name in names.values():
+        save_picture(folder / name)
+    return names
+
+
+def figure(found: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(each for each in found["figures"] if each["name"] == name)
+
+
+def test_v_coco(tmp_path: Path) -> None:
+    files = pictures(tmp_path, {number: f"{number}.jpg" for number in IMAGES})
+    ids = [number * 10 for number in IMAGES]
+    annotations = [
+        {"id": number * 10 + place, "image_id": number, "category_id": kind, "bbox": list(box), "area": 9.0}
+        for number in IMAGES
+        for place, kind, box in ((0, 1, PERSON), (1, 49, KNIFE))
+    ]
+    instances = {
+        "categories": [{"id": 1, "name": "person"}, {"id": 49, "name": "knife"}],
+        "images": [{"id": each, "file_name": name, "width": 100, "height": 80} for each, name in files.items()],
+        "annotations": annotations,
+    }
+    ones = [1] * len(ids)
+    cut = {
+        "action_name": "cut",
+        "role_name": ["agent", "instr"],
+        "ann_id": ids,
+        "image_id": list(IMAGES),
+        "label": ones,
+        "role_object_id": ids + [each + 1 for each in ids],
+    }
+    corners = [(x, y, x + w - 1, y + h - 1) for x, y, w, h in (PERSON, KNIFE)]
+    found = [
+        {
+            "image_id": number,
+            "person_box": list(corners[0]),
+            "cut_agent": 0.9,
+            "cut_instr": [*(corners[1] if number < IMAGES[-1] else (0, 0, 9, 9)), 0.9 - number / 100],
+        }
+        for number in IMAGES
+    ]
+    folder, summary = evaluated(
+        tmp_path, "vcoco", "--ground-truth", save_json(tmp_path / "vcoco.json", [cut]),
+        "--file", f"instances={save_json(tmp_path / 'instances.json', instances)}",
+        "--detections", save_json(tmp_path / "detections.json", found),
+    )  # fmt: skip
+    role = figure(summary, "role_1")
+    assert role["value"] == pytest.approx(5 / 6) and role["low"] < role["value"] < role["high"]
+    assert figure(summary, "agent")["value"] == 1.0
+    assert [(each["name"], each["truths"]) for each in summary["classes"]] == [("cut instr", 6)]
+    assert summary["anatomy"]["score"] == pytest.approx(5 / 6)
+    assert summary["anatomy"]["counts"] == {**dict.fromkeys(summary["anatomy"]["counts"], 0), "object box": 0} | {
+        "pair": 1
+    }
+    assert summary["anatomy"]["costs"]["pair"] == pytest.approx(1 / 6)
+    page = (folder / "index.html").read_text()
+    assert "4,946 images and 25 classes. This one has 6 images and 1 class:" in page
+    assert page.count("data:image/jpeg;base64,") == 6 and "6.jpg" in page
+
+
+def test_open_images_in_shares_of_the_image(tmp_path: Path) -> None:
+    uris = pictures(tmp_path, {number: f"{number:016x}.jpg" for number in IMAGES})
+    sides = [
+        value / size for x, y, w, h in (PERSON, KNIFE) for value, size in ((x, 100), (x + w, 100), (y, 80), (y + h, 80))
+    ]
+    head = "ImageID,LabelName1,LabelName2,XMin1,XMax1,YMin1,YMax1,XMin2,XMax2,YMin2,YMax2,RelationshipLabel\n"
+    lines = [f"{number:016x},/m/1,/m/2,{','.join(map(str, sides))},holds\n" for number in IMAGES]
+    (tmp_path / "vrd.csv").write_text(head + "".join(lines))
+    (tmp_path / "classes.csv").write_text("/m/1,Person\n/m/2,Knife\n")
+    folder, summary = evaluated(
+        tmp_path, "open-images", "--ground-truth", tmp_path / "vrd.csv", "--file", f"classes={tmp_path / 'classes.csv'}",
+        "--detections", detections(tmp_path, uris, ("Person", "Knife"), "holds"),
+    )  # fmt: skip
+    assert summary["scored"] == "score_wtd" and [each["name"] for each in summary["classes"]] == ["holds"]
+    assert figure(summary, "recall_50")["value"] == pytest.approx(5 / 6)
+    page = (folder / "index.html").read_text()
+    assert "whole test set of Open Images V6, 5,322 images. This one has 6 images" in page
+    assert '<rect class="found" x="10.0" y="10.0" width="41.0" height="61.0"/>' in page
+
+
+def test_vrd_lists_the_recall_of_predicates(tmp_path: Path) -> None:
+    uris = pictures(tmp_path, {number: f"{number}.jpg" for number in IMAGES})
+    edges = [[int(y), int(y + h), int(x), int(x + w)] for x, y, w, h in (PERSON, KNIFE)]
+    ends = {end: {"category": place, "bbox": edges[place]} for place, end in enumerate(("subject", "object"))}
+    truth = {name: [{"predicate": 0, **ends}] for name in uris.values()}
+    lists = {"objects": ["person", "knife"], "predicates": ["hold", "on"]}
+    files = [f"--file={name}={save_json(tmp_path / f'{name}.json', content)}" for name, content in lists.items()]
+    found = json.loads(detections(tmp_path, uris, ("person", "knife"), "hold").read_text())
+    for row in found:
+        row["image_id"] = None
+    folder, summary = evaluated(
+        tmp_path, "vrd", "--ground-truth", save_json(tmp_path / "a.json", truth), *files,
+        "--detections", save_json(tmp_path / "found.json", found),
+    )  # fmt: skip
+    assert summary["classes"] == [{"name": "hold", "average_precision": pytest.approx(5 / 6), "truths": 6, "group": ""}]
+    assert "| class | R@100 | truths |" in (folder / "evaluation.md").read_text()
+    assert (summary["published"], summary["difference"]) == ([], "")
