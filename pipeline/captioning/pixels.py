@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
-from itertools import combinations
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from pipeline.captioning.captioner import Picture
@@ -51,22 +48,3 @@ class Pixels:
         """Prepare the images."""
         levels = squared(images, self.side).to(self._device, non_blocking=True)
         return levels.sub_(self._mean).div_(self._deviation).to(self._dtype)
-
-
-def pair_crops(image: Image.Image, boxes: Sequence[Mapping[str, Any]], most: int) -> list[Image.Image]:
-    """Crop the image around each of the first `most` unordered pairs of boxes, crowds left out.
-
-    Boxes are x, y, w, h in pixels; the rectangle around a pair grows to whole pixels and ends at the image's border.
-    (The authors' script left out the second box's right and bottom.)
-    """
-    crops: list[Image.Image] = []
-    single = [box for box in boxes if not box["crowd"]]
-    for pair in combinations(single, 2):
-        if len(crops) == most:
-            break
-        left, top = (max(0, math.floor(min(box[side] for box in pair))) for side in ("x", "y"))
-        right = min(image.width, math.ceil(max(box["x"] + box["w"] for box in pair)))
-        bottom = min(image.height, math.ceil(max(box["y"] + box["h"] for box in pair)))
-        if left < right and top < bottom:
-            crops.append(image.crop((left, top, right, bottom)))
-    return crops

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.captioning.captioner import Caption, Captioner, Picture, merge
 from pipeline.captioning.model_folder import find_lavis_model, find_lavis_python, find_model
-from pipeline.captioning.pixels import pair_crops
+from pipeline.captioning.pair_crops import pair_crops
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, ImageLimits, read_image

@@ -1,14 +1,17 @@
 """The input and output of labelling for one image."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
-
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from tagger.box import Box
 from tagger.pair import Pair
 from tagger.relation import Relation
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Problem(NamedTuple):

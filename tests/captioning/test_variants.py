@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.captioning.blip import BlipCaptioner
 from pipeline.captioning.captioner import Caption, merge
-from pipeline.captioning.pixels import pair_crops
+from pipeline.captioning.pair_crops import pair_crops
 from pipeline.captioning.settings import CaptionSettings
 
 

@@ -129,6 +129,15 @@ def test_help_loads_nothing_heavy(root: Path) -> None:
     assert done.stdout.strip() == ""
 
 
+def test_a_run_loads_torch_only_where_it_computes(root: Path) -> None:
+    heavy = ("torch", "torchvision", "transformers", "spacy")
+    code = (
+        f"import sys, pipeline.cli.run, pipeline.run.runner; print(*[name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
+    assert (done.stdout.strip(), done.returncode) == ("", 0), done.stderr
+
+
 def test_a_wrong_recipe_is_one_message_and_exit_code_1(root: Path, tmp_path: Path) -> None:
     done = _rlip("run", "recipes/demo.toml", "--direct", "--set", "caption.top_p=2", cwd=root)
     assert done.returncode == 1
