@@ -1,4 +1,4 @@
-"""Runs the tiny chain as users do, by `rlip run` in a separate process, and reads its store afterwards."""
+"""Runs the tiny chain as users do, by `rlip run`, and reads its store afterwards."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from rlip_command import output_of
 
 from storage.artifact import Artifact
 from storage.open_store import existing_store
@@ -24,12 +26,16 @@ class World:
     data: Path
     store: Path | str
 
-    def command(self, *overrides: str, do: str = "run", direct: bool = True) -> list[str]:
-        """The command line of `rlip run --json`, with or without Prefect, or of `rlip plan --json`."""
+    def words(self, *overrides: str, do: str = "run", direct: bool = True) -> list[str]:
+        """The words of `rlip run --json`, with or without Prefect, or of another command that reads the recipe."""
         settings = [f"data.root={self.data}", f"store={self.store}", *overrides]
         sets = [word for setting in settings for word in ("--set", setting)]
-        way = ["--direct"] if do == "run" and direct else []
-        return [str(Path(sys.executable).with_name("rlip")), do, str(self.recipe), *way, "--json", *sets]
+        way = ["--direct"] if do in ("run", "train-tagger") and direct else []
+        return [do, str(self.recipe), *way, "--json", *sets]
+
+    def command(self, *overrides: str, direct: bool = True) -> list[str]:
+        """The command line of `rlip run --json`, for a process that can be killed."""
+        return [str(Path(sys.executable).with_name("rlip")), *self.words(*overrides, direct=direct)]
 
     def start(self, *overrides: str) -> subprocess.Popen[str]:
         """Start the command as a process whose events can be read."""
@@ -38,27 +44,18 @@ class World:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    def run(self, *overrides: str) -> list[dict[str, Any]]:
-        """Run to the end and return the events."""
-        process = self.start(*overrides)
-        out, err = process.communicate(timeout=900)
-        assert process.returncode == 0, err[-3000:]
-        return [json.loads(line) for line in out.splitlines()]
+    def run(self, *overrides: str, do: str = "run") -> list[dict[str, Any]]:
+        """Run to the end, or call another command that reads the recipe, and return its lines of JSON."""
+        return [json.loads(line) for line in output_of(*self.words(*overrides, do=do), cwd=self.root).splitlines()]
 
     def due(self, *overrides: str) -> set[str]:
         """The steps that `rlip plan` says would compute something."""
-        done = subprocess.run(
-            self.command(*overrides, do="plan"), cwd=self.root, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 0, done.stderr
-        return {row["step"] for row in json.loads(done.stdout) if row["due"] != 0}
+        (rows,) = self.run(*overrides, do="plan")
+        return {row["step"] for row in rows if row["due"] != 0}
 
     def ask(self, *words: str) -> Any:
         """The JSON output of another command about the store, e.g. `why tiny tag`."""
-        command = [str(Path(sys.executable).with_name("rlip")), *words, "--store", str(self.store), "--json"]
-        done = subprocess.run(command, cwd=self.root, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return json.loads(output_of(*words, "--store", str(self.store), "--json", cwd=self.root))
 
     def artifacts(self) -> dict[str, dict[str, Artifact]]:
         """Step → partition → artifact in the run."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rlip_command import rlip
 from tiny_chain import World
 
 from pipeline.run.context import RunContext
@@ -72,11 +72,10 @@ def test_labels_below_the_floor_stop_the_run_and_a_lower_floor_computes_nothing(
     copied: World, computed: Computed
 ) -> None:
     before = copied.contents()
-    process = copied.start("tag.audit_floor=0.999", "tag.floor=0.04", "shard.threshold=0.9")
-    out, errors = process.communicate(timeout=900)
-    assert process.returncode == 1
-    assert re.search(r"labels refused: .* below tag\.audit_floor = 0\.999 .*; worst predicates: \w+", errors)
-    assert computed([json.loads(line) for line in out.splitlines()]) == {"tag": 3}
+    done = rlip(*copied.words("tag.audit_floor=0.999", "tag.floor=0.04", "shard.threshold=0.9"), cwd=copied.root)
+    assert done.exit_code == 1
+    assert re.search(r"labels refused: .* below tag\.audit_floor = 0\.999 .*; worst predicates: \w+", done.stderr)
+    assert computed([json.loads(line) for line in done.stdout.splitlines()]) == {"tag": 3}
     assert copied.contents() == before, "the run still refers to the same artifacts"
     assert copied.due("tag.audit_floor=0", "tag.floor=0.04") <= BELOW_SHARD
 
@@ -95,11 +94,7 @@ def test_labels_that_passed_are_judged_once(copied: World, monkeypatch: pytest.M
 
 
 def test_training_a_tagger_alone_tells_where_it_lies_and_leaves_the_run_as_it_was(copied: World) -> None:
-    done = subprocess.run(
-        copied.command(do="train-tagger"), cwd=copied.root, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    *_, outcome, output = [json.loads(line) for line in done.stdout.splitlines()]
+    *_, outcome, output = copied.run(do="train-tagger")
     assert [stage["step"] for stage in outcome["stages"] if stage["cached"] is not None] == [
         "ingest", "shard_tagger", "train_tagger",
     ]  # fmt: skip

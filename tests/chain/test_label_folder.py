@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from rlip_command import output_of, rlip
 
 from pipeline.run.context import RunContext
 from pipeline.run.recipe import load_recipe
@@ -21,13 +19,6 @@ from scenes.draw import render
 from scenes.world import make_scene
 
 PICTURES = "drawn/coco/train"
-
-
-def rlip(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(Path(sys.executable).with_name("rlip")), *words], cwd=folder, capture_output=True, text=True,
-        timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "200"},
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +36,13 @@ def workplace(root: Path, commands: list[list[str]], tmp_path_factory: pytest.Te
         (folder / name).symlink_to(root / name)
     assert [words[0] for words in commands] == ["scenes", "label", "show", "query", "export"]
     for words in commands:
-        done = rlip(folder, *words)
-        assert done.returncode == 0, f"{words}: {done.stdout[-1500:]}{done.stderr[-1500:]}"
+        output_of(*words, cwd=folder)
     return folder
 
 
 def label(folder: Path, *words: str) -> tuple[dict[str, tuple[int, int]], dict[str, Any]]:
     """Calls `rlip label`. Returns step → (cached, due), and what was written."""
-    done = rlip(folder, *words, "--json")
-    assert done.returncode == 0, done.stderr[-3000:]
-    events = [json.loads(line) for line in done.stdout.splitlines()]
+    events = [json.loads(line) for line in output_of(*words, "--json", cwd=folder).splitlines()]
     return {e["step"]: (e["cached"], e["due"]) for e in events if e.get("event") == "step"}, events[-1]
 
 
@@ -113,5 +101,6 @@ def test_what_cannot_work_is_one_message_before_any_work(root: Path, tmp_path: P
         ("mine", {"--tagger": "none"}, "neither a file nor a run"),
         ("mine", {"--categories": "unicorn", "--detector": "scenes/weights/tagger"}, "is given boxes and finds none"),
     ):
-        done = rlip(tmp_path, "label", folder, *(word for option in (weights | changed).items() for word in option))
-        assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+        options = [word for option in (weights | changed).items() for word in option]
+        done = rlip("label", folder, *options, cwd=tmp_path)
+        assert done.exit_code == 1 and words in done.stderr, done.stderr

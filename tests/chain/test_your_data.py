@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from rlip_command import in_own_process, output_of, rlip
 from tiny_chain import World
 
 from pipeline.cli.transfer import push
@@ -38,12 +36,11 @@ def workplace(finished: World, root: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def rlip(folder: Path, *words: str) -> str:
-    bin_folder = str(Path(sys.executable).parent)
-    done = subprocess.run(
-        [f"{bin_folder}/rlip", *words], cwd=folder, capture_output=True, text=True, timeout=600,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{bin_folder}:{os.environ['PATH']}"},
-    )  # fmt: skip
+def printed(folder: Path, *words: str) -> str:
+    """What a command prints. `rlip run` starts Prefect's server, so it has a process of its own."""
+    if words[0] != "run":
+        return output_of(*words, cwd=folder)
+    done = in_own_process(*words, cwd=folder)
     assert done.returncode == 0, f"{words}: {done.stdout[-1500:]}{done.stderr[-1500:]}"
     return done.stdout
 
@@ -56,16 +53,16 @@ def test_the_page_leads_from_six_pictures_to_labels(workplace: Path, root: Path)
     (workplace / "mine" / "mine.toml").write_text(recipe)
     commands = re.findall(r"^    rlip (.*)$", page, re.MULTILINE)
     assert len(commands) >= 8
-    said = {command: rlip(workplace, *shlex.split(command)) for command in commands}
+    said = {command: printed(workplace, *shlex.split(command)) for command in commands}
     assert "6 images →" in said["show mine tag"]
     assert Path(workplace, said["report mine --pictures 6"].split("Report: ")[1].strip()).is_file()
     assert (workplace / "out/export/mine-csv/labels.csv").is_file()
-    rlip(workplace, "export", "mine", "--format", "parquet", "--out", "tables")
+    output_of("export", "mine", "--format", "parquet", "--out", "tables", cwd=workplace)
     assert {"labels.parquet", "candidates.parquet", "dropped.parquet"} <= {
         p.name for p in (workplace / "tables").iterdir()
     }
     (workplace / "mine" / "more.toml").write_text(extended)
-    plan = {row["step"]: row["due"] for row in json.loads(rlip(workplace, "plan", "mine/more.toml", "--json"))}
+    plan = {row["step"]: row["due"] for row in json.loads(output_of("plan", "mine/more.toml", "--json", cwd=workplace))}
     assert plan == {"ingest": 0, "caption": 1, "parse": 1, "import_tagger": 0, "tag": 1}
     store = LocalStore(workplace / "out" / "store")
     (taken,) = Run(store, "mine").artifacts("import_tagger").values()
@@ -78,16 +75,13 @@ def test_a_tagger_that_is_none_is_told(workplace: Path, root: Path) -> None:
         '[[data.sources]]\nname = "mine"\nimages = "."\nannotations = "instances.json"\n'
         '[caption]\nmodel = "scenes/weights/captioner"\n'
     )
-    command = [str(Path(sys.executable).with_name("rlip")), "run", "mine/mine.toml", "--direct"]
     for weights, words in (
         ("nothing", "neither a file nor a run"),
         ("mine/instances.json", "not a .safetensors file"),
         ("mine", "no file mine/model.safetensors"),
     ):
-        done = subprocess.run(
-            [*command, "--set", f"tag.weights={weights}"], cwd=workplace, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 1 and f"tag.weights = {weights}" in done.stderr and words in done.stderr, done.stderr
+        done = rlip("run", "mine/mine.toml", "--direct", "--set", f"tag.weights={weights}", cwd=workplace)
+        assert done.exit_code == 1 and f"tag.weights = {weights}" in done.stderr and words in done.stderr, done.stderr
 
 
 def test_a_tagger_of_a_remote_store_comes_with_all_its_files(finished: World, tmp_path: Path) -> None:

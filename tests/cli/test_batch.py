@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from rlip_command import output_of
 
 from pipeline.cli.batch import print_batch
 from pipeline.runtime.execute import WorkItem, execute
@@ -133,16 +131,10 @@ def test_the_images_are_those_that_the_training_is_given(
 
 
 def test_a_step_is_told_and_drawn_as_the_network_saw_it(
-    store: LocalStore, tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+    store: LocalStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told, out = asked(store, 3, capsys), tmp_path / "batch.png"
-    command = [str(Path(sys.executable).with_name("rlip")), "batch", "toy", "3", "--out", str(out)]
-    env = {**os.environ, "PYTHONPATH": str(root)}
-    done = subprocess.run(
-        [*command, "--store", str(store.root)], capture_output=True, text=True, timeout=120, env=env, cwd=root
-    )
-    assert done.returncode == 0, done.stderr
-    first, *lines, last = done.stdout.splitlines()
+    first, *lines, last = output_of("batch", "toy", "3", "--out", out, "--store", store.root).splitlines()
     assert first.startswith("Step 3 of 6 of pretrain:pseudo, run toy: 4 images, at most ")
     assert last == f"4 images drawn to {out}"
     for line, image in zip(lines, told["images"], strict=True):

@@ -10,8 +10,6 @@ import json
 import os
 import re
 import socket
-import subprocess
-import sys
 import tarfile
 import threading
 import zipfile
@@ -23,6 +21,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from rlip_command import rlip
+from typer.testing import Result
 
 from pipeline.cli.data import get_data
 from pipeline.data import download as download_module
@@ -544,17 +544,17 @@ def test_where_to_get_says_nothing_of_other_sets() -> None:
         assert where_to_get(asked) == ""
 
 
-def test_the_command_downloads_from_a_mirror_and_lists_what_is_there(server: Server, tmp_path: Path) -> None:
+def test_the_command_downloads_from_a_mirror_and_lists_what_is_there(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _serve_tiny(server)
-    rlip = str(Path(sys.executable).with_name("rlip"))
+    monkeypatch.setenv("RLIP_MIRROR", server.url)
 
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "RLIP_MIRROR": server.url, "NO_COLOR": "1", "TERM": "dumb"}
-        command = [rlip, "data", *words, "--root", str(tmp_path)]
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    def run(*words: str) -> Result:
+        return rlip("data", *words, "--root", tmp_path)
 
     done = run("get", "roberta")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "3 of 3 files downloaded" in done.stdout
     folder = tmp_path / "weights" / "roberta-base"
     assert {path.name for path in folder.iterdir()} == {"tokenizer.json", "vocab.json", "merges.txt"}
@@ -564,4 +564,4 @@ def test_the_command_downloads_from_a_mirror_and_lists_what_is_there(server: Ser
     assert shown == run("list").stdout and re.search(rf"roberta +2\.7 MB  there +{folder}/tokenizer\.json", shown)
     del server.files["/raw.githubusercontent.com/s-gupta/v-coco/master/data/vcoco/vcoco_test.json"]
     done = run("get", "vcoco", "--only", "test")
-    assert done.returncode == 1 and done.stderr.strip().startswith("Error: ") and "404" in done.stderr
+    assert done.exit_code == 1 and done.stderr.strip().startswith("Error: ") and "404" in done.stderr

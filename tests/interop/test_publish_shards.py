@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from rlip_command import rlip
 from run_builder import RunBuilder, pairs, relations
 
 import pipeline.interop.publish_shards
@@ -81,12 +82,6 @@ def folder(run: Run, tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
-def rlip(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("rlip")), "shards", *map(str, words)]
-    env = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
-
-
 def members(folder: Path) -> dict[str, dict[str, bytes]]:
     """Key → extension → bytes of all samples, by offset."""
     found: dict[str, dict[str, bytes]] = {}
@@ -120,8 +115,8 @@ def test_publishing_again_gives_the_same_bytes(run: Run, tmp_path: Path) -> None
 
 
 def test_a_copy_verifies_with_and_without_this_project(folder: Path) -> None:
-    done = rlip("verify", folder)
-    assert done.returncode == 0, done.stderr
+    done = rlip("shards", "verify", folder)
+    assert done.exit_code == 0, done.stderr
     assert "12 samples in 4 tars match" in done.stdout
     assert subprocess.run(["sha256sum", "--check", "--quiet", CHECKSUMS], cwd=folder).returncode == 0
 
@@ -132,8 +127,8 @@ def test_a_changed_byte_is_named_by_file_and_member(folder: Path) -> None:
     data = bytearray(tar.read_bytes())
     data[place["offset"] + 100] ^= 1
     tar.write_bytes(data)
-    done = rlip("verify", folder)
-    assert done.returncode == 1
+    done = rlip("shards", "verify", folder)
+    assert done.exit_code == 1
     assert f"{tar}: has other bytes than {CHECKSUMS} says" in done.stdout
     assert f"{tar}: {place['key']}.{place['extension']}: has other bytes than the index says" in done.stdout
     assert "Traceback" not in done.stderr
@@ -145,8 +140,8 @@ def test_missing_and_added_files_are_named(folder: Path) -> None:
     (folder / "data/toys-0002-000.tar").write_bytes(b"x")
     (folder / ".cache").mkdir()
     (folder / ".cache/left by a download").touch()
-    done = rlip("verify", folder, "--json")
-    assert done.returncode == 1
+    done = rlip("shards", "verify", folder, "--json")
+    assert done.exit_code == 1
     faults = {(Path(f["path"]).name, f["fault"]) for f in json.loads(done.stdout)["faults"]}
     assert ("extra-0000-000.tar", "is missing") in faults
     assert ("toys-0000-000.index.parquet", "is missing") in faults
@@ -158,8 +153,8 @@ def test_missing_and_added_files_are_named(folder: Path) -> None:
 @pytest.mark.parametrize("line", [f"{'0' * 64}  ../secret", f"{'0' * 64}  /etc/passwd", "no digest"])
 def test_checksums_that_lead_out_of_the_folder_are_refused(folder: Path, line: str) -> None:
     (folder / CHECKSUMS).write_text(line + "\n")
-    done = rlip("verify", folder)
-    assert done.returncode == 1 and "line 1 is not" in done.stderr
+    done = rlip("shards", "verify", folder)
+    assert done.exit_code == 1 and "line 1 is not" in done.stderr
 
 
 def test_a_folder_with_something_in_it_is_refused_and_nothing_half_made_stays(run: Run, tmp_path: Path) -> None:
@@ -382,11 +377,12 @@ def test_a_sample_begins_where_the_one_before_it_ends_even_with_long_headers(tmp
 
 def test_the_command_publishes(run: Run, tmp_path: Path) -> None:
     store = run.store.root
-    done = rlip("publish", "toy", tmp_path / "made", "--store", store, "--license", "mit", "--index", "wids", "--json")
-    assert done.returncode == 0, done.stderr
+    made = ("shards", "publish", "toy", tmp_path / "made")
+    done = rlip(*made, "--store", store, "--license", "mit", "--index", "wids", "--json")
+    assert done.exit_code == 0, done.stderr
     made = Published(**json.loads(done.stdout))
     assert made.tars == 4 and (tmp_path / "made/wids.json").is_file() and not (tmp_path / "made/.nv-meta").exists()
-    refused = rlip("publish", "toy", tmp_path / "made", "--store", store)
-    assert refused.returncode == 1 and "already exists" in refused.stderr
-    unknown = rlip("publish", "toy", tmp_path / "other", "--store", store, "--index", "tfrecord")
-    assert unknown.returncode == 1 and "wids or energon" in unknown.stderr
+    refused = rlip("shards", "publish", "toy", tmp_path / "made", "--store", store)
+    assert refused.exit_code == 1 and "already exists" in refused.stderr
+    unknown = rlip("shards", "publish", "toy", tmp_path / "other", "--store", store, "--index", "tfrecord")
+    assert unknown.exit_code == 1 and "wids or energon" in unknown.stderr

@@ -1,0 +1,48 @@
+"""Calls commands of `rlip`, most of them in this process: in one of its own, each would first import for seconds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import chdir
+from pathlib import Path
+from unittest import mock
+
+import torch
+from typer.testing import CliRunner, Result
+
+from pipeline.cli.app import app
+
+PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+"""The environment of output that is neither wrapped nor coloured."""
+
+
+def rlip(*words: str | Path, cwd: Path | None = None) -> Result:
+    """Call `rlip` in the folder `cwd`, with one thread. Raises what a user would see as a traceback."""
+    handler, hook, threads = signal.getsignal(signal.SIGTERM), sys.unraisablehook, torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with chdir(cwd or Path.cwd()), mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):
+            return CliRunner(env=PLAIN).invoke(app, [str(word) for word in words], catch_exceptions=False)
+    finally:  # a command sets both for the rest of its process
+        signal.signal(signal.SIGTERM, handler)
+        sys.unraisablehook = hook
+        torch.set_num_threads(threads)
+
+
+def output_of(*words: str | Path, cwd: Path | None = None) -> str:
+    """Call `rlip`, check that it succeeds, and return its standard output."""
+    done = rlip(*words, cwd=cwd)
+    assert done.exit_code == 0, f"{words}: {done.stdout[-1500:]}{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def in_own_process(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Call the installed `rlip` as a shell does: for what belongs to a process, as Prefect's settings and server do."""
+    folder = Path(sys.executable).parent
+    environment = {**os.environ, **PLAIN, "OMP_NUM_THREADS": "1", "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(
+        [folder / "rlip", *words], cwd=cwd, capture_output=True, text=True, timeout=900, env=environment
+    )
