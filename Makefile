@@ -32,8 +32,10 @@ $(BIN)/.installed: pyproject.toml
 demo: setup ## run the whole chain on the synthetic world; ends with figures and the report's path
 	$(BIN)/rlip run recipes/demo.toml
 
+# Tests start hundreds of Python processes, each of which would compile the project's modules anew.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: dev ## run every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 torture: dev ## kill the chain, and a training, at KILLS random moments (100); the bytes at the end must be those of an undisturbed run
 	RLIP_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/chain tests/training/test_training.py -s -k 'random_moments or crash_point or on_s3'

@@ -22,6 +22,15 @@ ROOT = Path(__file__).resolve().parents[1]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+FIRST = ("chain", "device", "training")
+"""Folders whose files take longest. A worker that gets one of them last would go on alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the files that take longest first; `make test` tells pytest-xdist to keep this order."""
+    items.sort(key=lambda item: FIRST.index(item.path.parent.name) if item.path.parent.name in FIRST else len(FIRST))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data and reference recordings. Tests that need it are skipped if it is absent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,20 @@ from tiny_chain import World
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, root: Path) -> World:
-    """The tiny chain, run to its end without disturbance."""
-    folder = tmp_path_factory.mktemp("chain")
-    world = World(root, root / "tests" / "chain" / "tiny.toml", folder / "data", folder / "store")
-    world.run()
-    return world
+def finished(tmp_path_factory: pytest.TempPathFactory, root: Path, worker_id: str) -> World:
+    """The tiny chain, run to its end without disturbance. Pytest's workers run it once and have a copy of the store each."""
+    base = tmp_path_factory.getbasetemp()
+    first = (base if worker_id == "master" else base.parent) / "tiny chain"
+    first.mkdir(exist_ok=True)
+    world = World(root, root / "tests" / "chain" / "tiny.toml", first / "data", first / "store")
+    with (first / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (first / "complete").exists():
+            world.run()
+            (first / "complete").touch()
+    own = tmp_path_factory.mktemp("chain") / "store"
+    shutil.copytree(world.store, own)
+    return World(world.root, world.recipe, world.data, own)
 
 
 @pytest.fixture
