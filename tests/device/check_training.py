@@ -9,6 +9,7 @@ import torch
 
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.ranks import Ranks
+from pipeline.training.tracking.flops import COUNTED
 from tests.device.standin import Traffic, counted, register
 from tests.training.conftest import TINY
 from tests.training.in_ranks import train
@@ -27,6 +28,12 @@ def on(device: torch.device, folder: Path, shard, values: dict, **given) -> list
     return losses(folder)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, shard, device) -> list[float]:
+    """The losses of a training that runs on the device to its end."""
+    return on(device, tmp_path_factory.mktemp("undisturbed"), shard, SETTINGS)
+
+
 @pytest.mark.parametrize(
     "values",
     [SETTINGS, SETTINGS | {"micro_batch": 4, "recompute": True, "ema": 0.9}, TAGGER],
@@ -39,16 +46,14 @@ def test_losses_are_those_of_the_cpu(tmp_path, shard, device, values):
     assert all(weight.device.type == "cpu" for weight in weights.values())
 
 
-def test_a_resumed_training_is_the_same(tmp_path, shard, device):
-    whole = on(device, tmp_path / "whole", shard, SETTINGS)
+def test_a_resumed_training_is_the_same(tmp_path, shard, device, undisturbed):
     assert len(on(device, tmp_path / "parts", shard, SETTINGS, stop_after=2)) == 2
-    assert on(device, tmp_path / "parts", shard, SETTINGS) == whole
+    assert on(device, tmp_path / "parts", shard, SETTINGS) == undisturbed
 
 
-def test_a_training_goes_on_on_another_device(tmp_path, shard, device):
-    whole = on(device, tmp_path / "whole", shard, SETTINGS)
+def test_a_training_goes_on_on_another_device(tmp_path, shard, device, undisturbed):
     on(torch.device("cpu"), tmp_path / "parts", shard, SETTINGS, stop_after=2)
-    assert on(device, tmp_path / "parts", shard, SETTINGS) == pytest.approx(whole, rel=1e-3)
+    assert on(device, tmp_path / "parts", shard, SETTINGS) == pytest.approx(undisturbed, rel=1e-3)
 
 
 def traffic_of(device: torch.device, folder: Path, shard, steps: int, values: dict) -> Traffic:
@@ -60,7 +65,10 @@ def traffic_of(device: torch.device, folder: Path, shard, steps: int, values: di
 @pytest.mark.parametrize("values", [SETTINGS, TAGGER], ids=["pretrain", "tagger"])
 def test_a_step_waits_twice_and_copies_little(tmp_path, shard, device, values):
     traffic_of(device, tmp_path / "first", shard, 1, values)  # makes the constants that stay on the device
-    few, many = (traffic_of(device, tmp_path / str(steps), shard, steps, values) for steps in (6, 10))
+    # The first steps also count their operations, in passes of their own.
+    few, many = (
+        traffic_of(device, tmp_path / str(steps), shard, steps, values) for steps in (COUNTED + 1, COUNTED + 3)
+    )
     waits, copies = many.waits - few.waits, many.copies - few.copies
-    assert 4 <= waits.total() <= 2 * 4, waits
-    assert 4 <= copies.total() <= 10 * 4, copies
+    assert 2 <= waits.total() <= 2 * 2, waits
+    assert 2 <= copies.total() <= 10 * 2, copies

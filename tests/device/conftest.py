@@ -17,9 +17,9 @@ from tests.training.conftest import shard
 __all__ = ["blip_folder", "matcher", "pictures", "shard", "small_config", "tagger", "tokenizer"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def device() -> Iterator[torch.device]:
-    """The stand-in, known to torch as long as the check runs."""
+    """The stand-in, known to torch as long as the checks of a file run."""
     torch.set_num_threads(1)
     with standin_device() as known:
         yield known
