@@ -77,7 +77,7 @@ class ReviewIndex:
     def table(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
         """The rows of a query as an Arrow table."""
         with self.cursor() as cursor:
-            return cursor.execute(sql, dict(parameters or {})).to_arrow_table()
+            return cursor.sql(sql, params=dict(parameters or {})).to_arrow_table()
 
     def partition(self, part: int) -> PartitionArtifacts | None:
         """The artifacts that a partition was indexed from; None for a number that no partition has."""

@@ -12,7 +12,7 @@ from pipeline.review.index import ReviewIndex
 _COLUMNS = (
     "relation, relations.image AS image, place, subject, object, subject_category, predicate, object_category, "
     "subject_x, subject_y, subject_w, subject_h, object_x, object_y, object_w, object_h, score, probability, proposed, "
-    "kept, reason, correct, dataset, image_id, uri, digest, width, height"
+    "relations.kept AS kept, reason, correct, dataset, image_id, uri, digest, width, height"
 )
 
 

@@ -20,7 +20,7 @@ ORDERS: dict[Order, str] = {
     "informative": f"{_ENTROPY} * sqrt(frequency) DESC, relation",
     "disagreement": "CASE WHEN proposed THEN 1 - probability ELSE probability END DESC, relation",
     "rare": "frequency, score DESC, relation",
-    "random": "hash(relation # $seed), relation",
+    "random": "hash(relation, $seed::BIGINT), relation",
     "image": "relation",
 }
 """How labels are put in order. Each ends in the label's number, so that no two labels are ever in doubt."""
