@@ -1,0 +1,171 @@
+"""A stratified random sample of labels, and the precision of all labels that follows from its verdicts.
+
+Strata are bands of the predicates' frequency crossed with bands of the score. Within a stratum, labels are judged in the
+order of numbers that depend on content and seed alone (permanent random numbers; Ohlsson 1995, in Business Survey Methods):
+labels that were made again keep their place in the sample, and with it their verdicts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.labels.verdicts import JudgedRelation
+from storage.digests import canonical_json
+
+Numbers = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+RIGHT, WRONG, UNSURE, UNJUDGED = 1, 0, -1, -2
+FREQUENCY_BANDS = ("frequent", "middle", "rare")
+SCORE_BANDS = 4
+FIRST_OF_EACH = 2
+"""Labels of each stratum that come before all others, so that every stratum's variance can be estimated."""
+Z95 = 1.959964
+
+
+@dataclass(frozen=True)
+class AuditStrata:
+    """The strata of N labels: `stratum` (N) holds places in `names` (H), and `sizes` (H) how many labels each has."""
+
+    names: tuple[str, ...]
+    stratum: Indices
+    sizes: Indices
+
+    @classmethod
+    def of(cls, predicates: Sequence[str], scores: Sequence[float] | Numbers) -> AuditStrata:
+        """Cuts labels into bands.
+
+        Predicates are taken from the most frequent on, and each third of all labels makes a band. Scores are cut at their
+        quartiles.
+        """
+        given = np.asarray(scores, np.float64)
+        counts = Counter(predicates)
+        before, band = 0, {}
+        for name, count in sorted(counts.items(), key=lambda each: (-each[1], each[0])):
+            band[name] = before * len(FREQUENCY_BANDS) // len(predicates)
+            before += count
+        edges = np.unique(np.quantile(given, np.arange(1, SCORE_BANDS) / SCORE_BANDS)) if len(given) else np.array([])
+        heights = np.searchsorted(edges, given, side="right")
+        keys = list(zip((band[name] for name in predicates), (-heights).tolist(), strict=True))
+        present = sorted(set(keys))
+        limits = [0.0, *edges.tolist(), 1.0]
+        names = tuple(f"{FREQUENCY_BANDS[b]}, score {limits[-h]:.2f} to {limits[1 - h]:.2f}" for b, h in present)
+        place = {key: number for number, key in enumerate(present)}
+        stratum = np.array([place[key] for key in keys], np.int64)
+        return cls(names, stratum, np.bincount(stratum, minlength=len(names)))
+
+
+@dataclass(frozen=True)
+class StratumCount:
+    """What was judged of one stratum, in the sample's order up to the first label without a verdict."""
+
+    name: str
+    labels: int
+    judged: int
+    """Those that the reviewers were sure of."""
+    right: int
+    unsure: int
+
+
+@dataclass(frozen=True)
+class AuditPrecision:
+    """The precision of labels, from a stratified sample. None: no stratum has a sure verdict."""
+
+    precision: float | None
+    low: float | None
+    """End of the 95 % interval."""
+    high: float | None
+    judged: int
+    unsure: int
+    covered: float
+    """Share of the labels that lie in strata with a verdict; the precision is that of these labels."""
+    strata: tuple[StratumCount, ...]
+
+
+def permanent_numbers(relations: Iterable[JudgedRelation], seed: int) -> Numbers:
+    """A number in [0, 1) for each of N relations, (N), which depends on its content and the seed alone."""
+    salt = seed.to_bytes(8, "little", signed=True)
+    found = [_number(canonical_json([r.image, r.subject, r.object, r.predicate]), salt) for r in relations]
+    return np.array(found, np.float64)
+
+
+def audit_order(strata: AuditStrata, numbers: Numbers) -> Indices:
+    """The places of all N labels in the order to judge them, (N). Any beginning of it is a stratified random sample.
+
+    It begins with two labels of each stratum and goes on in proportion to the strata's sizes.
+    """
+    rank = _ranks(strata, numbers)
+    share = (rank + 0.5) / strata.sizes[strata.stratum] if len(rank) else np.zeros(0)
+    return np.lexsort((numbers, share, rank >= FIRST_OF_EACH)).astype(np.int64)
+
+
+def audit_precision(strata: AuditStrata, numbers: Numbers, outcomes: NDArray[np.int8]) -> AuditPrecision:
+    """Estimates the precision of N labels from `outcomes` (N): RIGHT, WRONG, UNSURE or UNJUDGED.
+
+    Of each stratum, verdicts count up to the first label in the sample's order that has none: what was judged for another
+    reason is no random sample. Each weighs as many labels as its stratum has for each verdict.
+    """
+    rank = _ranks(strata, numbers)
+    rows = []
+    for place, (name, size) in enumerate(zip(strata.names, strata.sizes.tolist(), strict=True)):
+        own = np.flatnonzero(strata.stratum == place)
+        said = outcomes[own[np.argsort(rank[own])]]
+        missing = np.flatnonzero(said == UNJUDGED)
+        said = said[: missing[0]] if len(missing) else said
+        counts = [int((said == outcome).sum()) for outcome in (RIGHT, WRONG, UNSURE)]
+        rows.append(StratumCount(name, size, counts[0] + counts[1], counts[0], counts[2]))
+    known = [row for row in rows if row.judged]
+    unsure = sum(row.unsure for row in rows)
+    if not known:
+        return AuditPrecision(None, None, None, 0, unsure, 0.0, tuple(rows))
+    total = sum(row.labels for row in known)
+    precision, low, high = _stratified_interval(known, total)
+    judged = sum(row.judged for row in known)
+    return AuditPrecision(precision, low, high, judged, unsure, total / len(outcomes), tuple(rows))
+
+
+def wilson_interval(share: float, number: float, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval of a share that was seen among `number` draws, which may be an effective number (inf: exact)."""
+    if math.isinf(number):
+        return share, share
+    middle = (share + z * z / (2 * number)) / (1 + z * z / number)
+    apart = z * math.sqrt(share * (1 - share) / number + z * z / (4 * number * number)) / (1 + z * z / number)
+    return max(0.0, middle - apart), min(1.0, middle + apart)
+
+
+def _stratified_interval(known: Sequence[StratumCount], total: int) -> tuple[float, float, float]:
+    """The stratified estimate with Wilson's interval for its effective number of draws.
+
+    A stratum in which all verdicts agree is not free of variance: shares of the variance are smoothed by half a verdict of
+    each kind. Verdicts on all labels of a stratum leave none (finite population).
+    """
+    weights = [row.labels / total for row in known]
+    precision = sum(weight * row.right / row.judged for weight, row in zip(weights, known, strict=True))
+    smooth = [(row.right + 0.5) / (row.judged + 1) for row in known]
+    middle = sum(weight * share for weight, share in zip(weights, smooth, strict=True))
+    variance = sum(
+        weight**2 * (1 - row.judged / row.labels) * share * (1 - share) / row.judged
+        for weight, share, row in zip(weights, smooth, known, strict=True)
+    )
+    effective = middle * (1 - middle) / variance if variance > 0 else math.inf
+    return precision, *wilson_interval(precision, effective)
+
+
+def _ranks(strata: AuditStrata, numbers: Numbers) -> Indices:
+    """The place of each label in its stratum's order, (N)."""
+    order = np.lexsort((numbers, strata.stratum))
+    starts = np.concatenate([[0], np.cumsum(strata.sizes)[:-1]]) if len(strata.sizes) else np.zeros(0)
+    found = np.empty(len(order), np.int64)
+    found[order] = np.arange(len(order)) - starts.astype(np.int64)[strata.stratum[order]]
+    return found
+
+
+def _number(content: bytes, salt: bytes) -> float:
+    return (int.from_bytes(hashlib.blake2b(content, digest_size=8, key=salt).digest(), "little") >> 11) / 2**53

@@ -1,0 +1,172 @@
+"""Queues and audits: what is judged first, what a sample says of all labels, and how far reviewers agree."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.labels.audit_sample import (
+    FIRST_OF_EACH,
+    RIGHT,
+    UNJUDGED,
+    UNSURE,
+    WRONG,
+    AuditStrata,
+    audit_order,
+    audit_precision,
+    permanent_numbers,
+    wilson_interval,
+)
+from pipeline.labels.review_information import expected_information
+from pipeline.labels.reviewer_agreement import cohens_kappa, fleiss_kappa, reviewer_agreement
+from pipeline.labels.verdicts import JudgedRelation, Verdict
+
+NAMES = [f"predicate {number}" for number in range(30)]
+
+
+def population(seed: int, size: int) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Labels with a long tail of predicates, whose truth depends on predicate and score."""
+    draw = np.random.default_rng(seed)
+    share = 1 / (1 + np.arange(30.0))
+    which = draw.choice(30, size, p=share / share.sum())
+    scores = draw.beta(2, 2, size)
+    right = draw.random(size) < np.clip(0.25 + 0.7 * scores - 0.01 * which, 0, 1)
+    return [NAMES[int(place)] for place in which], scores, right
+
+
+def test_uncertain_labels_of_frequent_predicates_come_first() -> None:
+    worth = expected_information([0.5, 0.5, 0.99, 0.5], ["on"] * 3 + ["rides"])
+    assert worth[0] > worth[3] > worth[2]
+    assert worth[0] == pytest.approx(3**0.5)
+    assert worth[1] == pytest.approx(3**0.5 / 2)
+    assert expected_information([0.0, 1.0], ["on", "on"]).tolist() == [0.0, 0.0]
+
+
+def test_a_predicate_that_was_judged_often_gives_way_to_others() -> None:
+    both = [0.5, 0.4, 0.5], ["on", "on", "rides"]
+    assert np.argmax(expected_information(*both)) == 0
+    assert np.argmax(expected_information(*both, {"on": 5})) == 2
+
+
+def test_the_head_of_the_queue_shares_verdicts_by_the_root_of_frequency() -> None:
+    names = ["on"] * 900 + ["rides"] * 100
+    head = np.argsort(-expected_information(np.full(1000, 0.5), names), kind="stable")[:80]
+    assert sum(names[int(place)] == "on" for place in head) == 60
+
+
+@pytest.mark.parametrize("bad", [[0.5, 1.5], [0.5, float("nan")], [0.5]])
+def test_what_is_no_probability_is_refused(bad: list[float]) -> None:
+    with pytest.raises(ValueError, match="probability"):
+        expected_information(bad, ["on", "on"])
+
+
+def test_the_sample_has_all_strata_first_and_then_follows_their_sizes() -> None:
+    predicates, scores, _ = population(0, 4000)
+    strata = AuditStrata.of(predicates, scores)
+    order = audit_order(strata, np.random.default_rng(1).random(4000))
+    assert sorted(order.tolist()) == list(range(4000))
+    first = np.bincount(strata.stratum[order[: FIRST_OF_EACH * len(strata.names)]])
+    assert first.tolist() == [FIRST_OF_EACH] * len(strata.names)
+    share = np.bincount(strata.stratum[order[:400]]) / 400
+    assert np.abs(share - strata.sizes / 4000).max() < 0.01
+
+
+def test_labels_that_are_made_again_keep_their_places_in_the_sample() -> None:
+    relations = [JudgedRelation(f"{n}", (0, 0, 1, 1), (1, 1, 2, 2), "on") for n in range(500)]
+    numbers = permanent_numbers(relations, seed=3)
+    assert numbers[10:].tolist() == permanent_numbers(relations[10:], seed=3).tolist()
+    assert numbers.tolist() != permanent_numbers(relations, seed=4).tolist()
+    assert 0 <= numbers.min() and numbers.max() < 1
+    assert abs(numbers.mean() - 0.5) < 0.05
+
+
+def test_intervals_of_stratified_samples_hold_the_truth_as_often_as_they_say() -> None:
+    predicates, scores, right = population(7, 3000)
+    truth = right.mean()
+    strata = AuditStrata.of(predicates, scores)
+    inside = widths = misses = 0.0
+    for seed in range(400):
+        numbers = np.random.default_rng(seed).random(3000)
+        outcomes = np.full(3000, UNJUDGED, np.int8)
+        judged = audit_order(strata, numbers)[:120]
+        outcomes[judged] = np.where(right[judged], RIGHT, WRONG)
+        found = audit_precision(strata, numbers, outcomes)
+        assert found.precision is not None and found.low is not None and found.high is not None
+        assert found.covered == 1.0
+        inside += found.low <= truth <= found.high
+        widths += found.high - found.low
+        misses += found.precision - truth
+    assert 0.925 <= inside / 400 <= 0.99
+    assert abs(misses / 400) < 0.01
+    low, high = wilson_interval(truth, 120)
+    assert widths / 400 < 1.05 * (high - low)
+
+
+def test_labels_judged_for_being_doubtful_do_not_bend_the_audit() -> None:
+    predicates, scores, right = population(7, 3000)
+    strata, numbers = AuditStrata.of(predicates, scores), np.random.default_rng(0).random(3000)
+    outcomes = np.full(3000, UNJUDGED, np.int8)
+    judged = audit_order(strata, numbers)[:200]
+    outcomes[judged] = np.where(right[judged], RIGHT, WRONG)
+    alone = audit_precision(strata, numbers, outcomes)
+    others = np.setdiff1d(np.flatnonzero(~right), judged)[:600]
+    last = set(audit_order(strata, numbers)[200:600].tolist())
+    outcomes[[place for place in others.tolist() if place not in last]] = WRONG
+    assert audit_precision(strata, numbers, outcomes) == alone
+
+
+def test_verdicts_on_all_labels_leave_no_interval_and_unsure_ones_are_counted_apart() -> None:
+    strata, numbers = AuditStrata.of(["on"] * 4, [0.5] * 4), np.arange(4) / 4
+    whole = audit_precision(strata, numbers, np.array([RIGHT, RIGHT, WRONG, RIGHT], np.int8))
+    assert (whole.precision, whole.low, whole.high, whole.judged) == (0.75, 0.75, 0.75, 4)
+    some = audit_precision(strata, numbers, np.array([RIGHT, UNSURE, UNJUDGED, WRONG], np.int8))
+    assert (some.precision, some.judged, some.unsure) == (1.0, 1, 1)
+    assert some.low is not None and some.low < 0.7
+    none = audit_precision(strata, numbers, np.full(4, UNJUDGED, np.int8))
+    assert (none.precision, none.low, none.covered) == (None, None, 0.0)
+
+
+def test_no_labels_make_no_strata() -> None:
+    strata = AuditStrata.of([], [])
+    assert audit_order(strata, np.zeros(0)).tolist() == []
+    assert audit_precision(strata, np.zeros(0), np.zeros(0, np.int8)).precision is None
+
+
+def test_wilsons_interval_is_that_of_the_textbook() -> None:
+    assert wilson_interval(0.5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert wilson_interval(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+
+
+def test_cohens_kappa_of_the_textbook() -> None:
+    # 20 times both yes, 5 and 10 apart, 15 times both no: observed 0.7, expected 0.5.
+    first = ["yes"] * 25 + ["no"] * 25
+    second = ["yes"] * 20 + ["no"] * 5 + ["yes"] * 10 + ["no"] * 15
+    found = cohens_kappa(first, second)
+    assert (found.value, found.observed, found.expected) == pytest.approx((0.4, 0.7, 0.5))
+    assert cohens_kappa(["yes"], ["yes"]).value is None
+    assert cohens_kappa([], []).items == 0
+
+
+def test_fleiss_kappa_of_the_textbook() -> None:
+    # Fleiss (1971): 10 items, 14 raters, 5 answers.
+    table = [
+        [0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1],
+        [7, 7, 0, 0, 0], [3, 2, 6, 3, 0], [2, 5, 3, 2, 2], [6, 5, 2, 1, 0], [0, 2, 2, 3, 7],
+    ]  # fmt: skip
+    found = fleiss_kappa([{str(place): count for place, count in enumerate(row)} for row in table])
+    assert found.value == pytest.approx(0.210, abs=5e-4)
+    assert fleiss_kappa([{"yes": 1}]).items == 0
+
+
+def test_agreement_counts_items_that_both_reviewers_judged() -> None:
+    def said(reviewer: str, kind: str) -> Verdict:
+        return Verdict(relation, kind, reviewer, "2026-01-31T12:00:00+00:00", "cup", "table")  # type: ignore[arg-type]
+
+    standing = {}
+    for place, kinds in enumerate([("accept", "accept"), ("reject", "reject"), ("accept", "reject"), ("accept", None)]):
+        relation = JudgedRelation(f"{place}", (0, 0, 1, 1), (1, 1, 2, 2), "on")
+        standing[relation] = {name: said(name, kind) for name, kind in zip(("ada", "bob"), kinds, strict=True) if kind}
+    found = reviewer_agreement(standing)
+    assert found.reviewers == ("ada", "bob")
+    assert found.pairs["ada", "bob"].items == found.fleiss.items == 3
+    assert found.pairs["ada", "bob"].value == pytest.approx(0.4)
