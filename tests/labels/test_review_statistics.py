@@ -76,7 +76,7 @@ def test_labels_that_are_made_again_keep_their_places_in_the_sample() -> None:
     numbers = permanent_numbers(relations, seed=3)
     assert numbers[10:].tolist() == permanent_numbers(relations[10:], seed=3).tolist()
     assert numbers.tolist() != permanent_numbers(relations, seed=4).tolist()
-    assert 0 <= numbers.min() and numbers.max() < 1
+    assert numbers.min() >= 0 and numbers.max() < 1
     assert abs(numbers.mean() - 0.5) < 0.05
 
 
