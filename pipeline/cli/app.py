@@ -19,6 +19,7 @@ from pipeline.cli.commands import (
     running,
     shards,
     store,
+    verdicts,
     weights,
 )
 
@@ -60,6 +61,7 @@ app.add_typer(recipe.commands, name="recipe")
 app.add_typer(weights.commands, name="weights")
 app.add_typer(data.commands, name="data")
 app.add_typer(shards.commands, name="shards")
+app.add_typer(verdicts.commands, name="verdicts")
 
 
 @app.callback()

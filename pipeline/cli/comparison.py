@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from pipeline.labels.kept_labels import ChoiceSettings, choice_or_all, judged_labels
+from pipeline.labels.kept_labels import ChoiceSettings, choice_or_all, kept_labels
 from pipeline.labels.label_funnel import candidates
+from pipeline.labels.label_overrides import Overrides, overrides_of
 from pipeline.report.arms import arm_scores, score_name
 from pipeline.report.label_view import LabelView
 from pipeline.report.steps import summaries
 from storage.artifact import Artifact
 from storage.runs import Run
-from tagger.english.predicates import canonical
 
 
 class Changed(NamedTuple):
@@ -56,27 +56,24 @@ class Comparison:
 def _kept_change(before: Run, after: Run) -> KeptChange:
     found = KeptChange()
     choices = choice_or_all(before), choice_or_all(after)
+    settled = overrides_of(before), overrides_of(after)
     old, new = before.artifacts("tag"), after.artifacts("tag")
     for partition in sorted(old.keys() | new.keys()):
-        one = _kept(old.get(partition), choices[0])
-        other = _kept(new.get(partition), choices[1])
+        one = _kept(old.get(partition), choices[0], settled[0].get(partition))
+        other = _kept(new.get(partition), choices[1], settled[1].get(partition))
         found.same += len(one & other)
         found.added.update(predicate for _, _, predicate, _ in other - one)
         found.lost.update(predicate for _, _, predicate, _ in one - other)
     return found
 
 
-def _kept(tagged: Artifact | None, choice: ChoiceSettings) -> set[tuple[int, int, str, int]]:
+def _kept(tagged: Artifact | None, choice: ChoiceSettings, settled: Overrides | None) -> set[tuple[int, int, str, int]]:
     """Image, subject, predicate, object of the labels that are kept."""
     if tagged is None:
         return set()
-    relations = tagged.table("relations")
-    judged = judged_labels(relations, candidates(tagged), choice)
+    kept = kept_labels(tagged.table("relations"), candidates(tagged), choice, settled)
     return {
-        (row["image_id"], label["subject"], canonical(label["predicate"]), label["object"])
-        for row in relations.to_pylist()
-        for label, one in zip(row["relations"], judged[row["image_id"]], strict=True)
-        if one.reason is None
+        (image_id, label.subject, label.predicate, label.object) for image_id, found in kept.items() for label in found
     }
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import nlargest
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -15,12 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.comparison import Comparison, in_words
+from pipeline.cli.judged_difference import judged_difference
 from pipeline.cli.why import causes_of
+from pipeline.labels.verdict_log import Standing, VerdictLog, verdicts_folder
 from pipeline.report.console import table
 from pipeline.report.formatting import sanitise
 from storage.artifact import Artifact
 from storage.errors import FatalError
-from storage.open_store import Address, existing_store
+from storage.open_store import Address, existing_store, is_remote
 from storage.runs import Run, find_run
 from storage.store import Store
 
@@ -118,13 +121,17 @@ class Difference:
         return {"same": self.same, "causes": causes, "predicates": self.predicates}
 
 
-def print_diff(root: Address, before: str, after: str, as_json: bool) -> None:
-    """Print how two runs differ: relations by cause with examples, labels kept, settings, and figures side by side."""
+def print_diff(root: Address, before: str, after: str, as_json: bool, verdicts: Path | None = None) -> None:
+    """Print how two runs differ: relations by cause with examples, labels kept, settings, and figures side by side.
+
+    `verdicts`: the folder of verdicts that tell which of these relations were judged; None: that of the store, if any.
+    """
     store = existing_store(root)
     runs = find_run(store, before), find_run(store, after)
     found, beside = difference(*runs), Comparison.of(*runs)
+    judged = judged_difference(*runs, _standing(root, verdicts), MIN_SCORE_CHANGE)
     if as_json:
-        print(json.dumps({**found.as_json(), **beside.as_json()}, ensure_ascii=False, default=str))
+        print(json.dumps({**found.as_json(), **beside.as_json(), "judged": judged}, ensure_ascii=False, default=str))
         return
     console = Console()
     causes = found.by_size
@@ -139,7 +146,17 @@ def print_diff(root: Address, before: str, after: str, as_json: bool) -> None:
     if len(causes) > DETAILED:
         print(f"only the {DETAILED} largest of {len(causes)} causes are shown in full; --json shows them all")
     print(f"{found.same:,} scored relations are unchanged")
+    for kind, counts in judged.items():
+        said = ", ".join(f"{number:,} {word}" for word, number in counts.items())
+        print(f"reviewers judged {sum(counts.values()):,} of those {kind}: {said}")
     _print_comparison(console, before, after, beside)
+
+
+def _standing(root: Address, verdicts: Path | None) -> Standing:
+    """The verdicts that stand; none for a store at a URL without a folder that is named."""
+    if verdicts is None and is_remote(root):
+        return {}
+    return VerdictLog(verdicts or verdicts_folder(root)).standing()
 
 
 def _print_comparison(console: Console, before: str, after: str, beside: Comparison) -> None:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from pipeline.labels.kept_labels import choice_of, judged_labels, recorded_choice
 from pipeline.labels.label_funnel import candidates, dropped, images_with_boxes
+from pipeline.labels.label_overrides import overrides_of
 from pipeline.report.formatting import sanitise
 from storage.artifact import Artifact
 from storage.errors import FatalError
@@ -128,7 +129,9 @@ def _labels(run: Run, tagged: Artifact | None, image_id: int) -> list[dict[str, 
     if tagged is None or choice is None:
         return [label | {"not_kept": None} for label in labels]
     of_image = pc.field("image_id") == image_id
-    judged = judged_labels(tagged.table("relations").filter(of_image), candidates(tagged).filter(of_image), choice)
+    settled = overrides_of(run).get(tagged.manifest.partition)
+    found = tagged.table("relations").filter(of_image), candidates(tagged).filter(of_image)
+    judged = judged_labels(*found, choice, settled)
     verdicts = judged.get(image_id, ())
     return [label | {"not_kept": one.reason} for label, one in zip(labels, verdicts, strict=True)]
 

@@ -12,7 +12,9 @@ from rich.console import Console
 
 from pipeline.interop.coco_writer import write_coco
 from pipeline.interop.cooccurrence_writer import write_cooccurrence
+from pipeline.interop.fiftyone_writer import write_fiftyone
 from pipeline.interop.hico_writer import write_hico
+from pipeline.interop.label_studio import write_label_studio
 from pipeline.interop.official_writer import write_official, write_vg
 from pipeline.interop.parquet_writer import write_csv, write_hugging_face, write_parquet
 from pipeline.interop.run_rows import RunRows, Tally
@@ -20,7 +22,7 @@ from storage.atomic import atomic_folder
 from storage.errors import FatalError
 from storage.runs import Run
 
-Format = Literal["official", "vg", "coco", "hico", "parquet", "csv", "hf", "cooccurrence"]
+Format = Literal["official", "vg", "coco", "hico", "parquet", "csv", "hf", "cooccurrence", "label_studio", "fiftyone"]
 
 _WRITERS: Mapping[str, Callable[[RunRows, Path, float, Tally], None]] = {
     "official": write_official,
@@ -31,10 +33,12 @@ _WRITERS: Mapping[str, Callable[[RunRows, Path, float, Tally], None]] = {
     "csv": write_csv,
     "hf": write_hugging_face,
     "cooccurrence": write_cooccurrence,
+    "label_studio": write_label_studio,
+    "fiftyone": write_fiftyone,
 }
 
 
-WITHOUT_SCORES = ("vg", "hico", "cooccurrence")
+WITHOUT_SCORES = ("vg", "hico", "cooccurrence", "label_studio")
 
 
 @dataclass

@@ -12,6 +12,7 @@ import pyarrow as pa
 from pipeline.interop.official_labels import VISUAL_GENOME
 from pipeline.labels.kept_labels import choice_of, kept_labels
 from pipeline.labels.label_funnel import candidates, images_with_boxes, require_same_boxes
+from pipeline.labels.label_overrides import overrides_of
 from pipeline.runtime.stage import Rejected
 from storage.artifact import Artifact
 from storage.errors import FatalError
@@ -72,6 +73,7 @@ class RunRows:
         self.run = run
         self.choice = None if all_scores else choice_of(run)
         """Which relations are kept; None: all, as for imported labels."""
+        self._settled = {} if all_scores else overrides_of(run)
         every = {step: run.artifacts(step) for step in TABLES} | {"ingest": images_with_boxes(run)}
         self._artifacts: dict[str, dict[str, Artifact]] = {step: found for step, found in every.items() if found}
         if not self._artifacts and not run.keys("frequencies"):
@@ -122,7 +124,8 @@ class RunRows:
     def _kept(self, tagged: Artifact) -> Iterator[dict[str, Any]]:
         """The rows of `relations`, reduced to the labels that are kept, with their confidence as score."""
         relations = tagged.table("relations")
-        kept = kept_labels(relations, candidates(tagged), self.choice) if self.choice is not None else {}
+        settled = self._settled.get(tagged.manifest.partition)
+        kept = kept_labels(relations, candidates(tagged), self.choice, settled) if self.choice is not None else {}
         for row in relations.to_pylist():
             scored, row["not_kept"] = row["relations"], 0
             if self.choice is not None:
@@ -135,7 +138,7 @@ class RunRows:
                     }
                     for label in kept[row["image_id"]]
                 ]
-                row["not_kept"] = len(scored) - len(row["relations"])
+                row["not_kept"] = max(0, len(scored) - len(row["relations"]))
             yield row
 
 

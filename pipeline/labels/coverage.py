@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pipeline.labels.flat_list import FlatList, Indices
 from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
 from pipeline.labels.label_funnel import candidates
+from pipeline.labels.label_overrides import Overrides
 from storage.artifact import Artifact
 from tagger.audit.coverage import (
     PAIR_BINS,
@@ -71,6 +72,8 @@ class CoverageCount:
     """Collects a `LabelCoverage` over the partitions of one data set; `choice` decides which labels are kept."""
 
     choice: ChoiceSettings
+    overrides: Mapping[str, Overrides] = field(default_factory=dict)
+    """Partition → what reviewers have settled."""
     _codes: dict[str, int] = field(default_factory=dict)
     _kept: Counter[str] = field(default_factory=Counter)
     _given: Counter[str] = field(default_factory=Counter)
@@ -84,7 +87,7 @@ class CoverageCount:
     def add(self, images: pa.Table, tagged: Artifact, triplets: pa.Table | None) -> None:
         """Add a partition: its rows of `images`, the artifact of its stage `tag`, and its triplets if the run has them."""
         boxes, proposed, scored = _Boxes.of(images), candidates(tagged), tagged.table("relations")
-        judged = judged_labels(scored, proposed, self.choice).values()
+        judged = judged_labels(scored, proposed, self.choice, self.overrides.get(tagged.manifest.partition)).values()
         labels = self._located(scored, "relations", images, boxes)
         kept = labels.where(np.array([one.reason is None for of_image in judged for one in of_image], bool))
         naive = self._located(proposed, "pairs", images, boxes)

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from pipeline.labels.kept_labels import choice_of, judged_labels
 from pipeline.labels.label_funnel import candidates, images_with_boxes, require_same_boxes
+from pipeline.labels.label_overrides import overrides_of
 from storage.artifact import Artifact
 from storage.runs import Run
 from tagger.english.predicates import canonical
@@ -43,7 +44,7 @@ def flat_labels(run: Run) -> Iterator[pa.Table]:
     """
     images = images_with_boxes(run)
     captions, triplets = (run.artifacts(step) for step in ("caption", "parse"))
-    choice = choice_of(run)
+    choice, settled = choice_of(run), overrides_of(run)
     for partition, tagged in sorted(run.artifacts("tag").items()):
         if partition not in images:
             continue
@@ -52,7 +53,7 @@ def flat_labels(run: Run) -> Iterator[pa.Table]:
         texts = _items(captions.get(partition), "captions")
         parsed = _items(triplets.get(partition), "triplets")
         relations = tagged.table("relations")
-        judged = {} if choice is None else judged_labels(relations, candidates(tagged), choice)
+        judged = {} if choice is None else judged_labels(relations, candidates(tagged), choice, settled.get(partition))
         found: list[dict[str, Any]] = []
         for row in relations.to_pylist():
             image_id, labels = row["image_id"], row["relations"]

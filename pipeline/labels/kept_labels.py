@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import pyarrow as pa
 from pydantic import Field
 
+from pipeline.labels.label_overrides import ImageOverrides, Named, Overrides
 from pipeline.runtime.settings import Settings
 from pipeline.training.sample import SampleRelation, strongest
 from storage.errors import FatalError
@@ -82,15 +83,25 @@ KeptLabels = Mapping[int, tuple[SampleRelation, ...]]
 UNREADABLE = "no canonical predicate"
 REPEATED = "the same label in other words counts"
 OVER_PER_IMAGE = "over the limit per image"
+REJECTED_BY_REVIEWER = "rejected by a reviewer"
+ACCEPTED = 1.0
+"""Confidence of a label that reviewers accepted."""
+NO_OVERRIDES = ImageOverrides()
 
 
-def kept_labels(relations: pa.Table, candidates: pa.Table, settings: ChoiceSettings) -> KeptLabels:
-    """Chooses the labels to keep from a partition's `relations`, as `judged_labels` does."""
+def kept_labels(
+    relations: pa.Table, candidates: pa.Table, settings: ChoiceSettings, overrides: Overrides | None = None
+) -> KeptLabels:
+    """Chooses the labels to keep from a partition's `relations`, as `judged_labels` does.
+
+    Labels that reviewers have added and the tagger has not scored come with them.
+    """
     rows = relations.to_pylist()
     ambiguities = {row["image_id"]: _ambiguities(row["pairs"]) for row in candidates.to_pylist()}
     found: dict[int, tuple[SampleRelation, ...]] = {}
-    for row, judged in zip(rows, judged_labels(relations, candidates, settings).values(), strict=True):
+    for row, judged in zip(rows, judged_labels(relations, candidates, settings, overrides).values(), strict=True):
         clear = ambiguities.get(row["image_id"], {})
+        given = (overrides or {}).get(row["image_id"], NO_OVERRIDES)
         kept = [
             SampleRelation(
                 label["subject"],
@@ -104,6 +115,10 @@ def kept_labels(relations: pa.Table, candidates: pa.Table, settings: ChoiceSetti
             )
             for label, one in zip(row["relations"], judged, strict=True)
             if one.reason is None
+        ]
+        kept += [
+            SampleRelation(subject, object_, predicate, ACCEPTED, surface=predicate)
+            for subject, object_, predicate in _added(row["relations"], given)[: settings.max_relations]
         ]
         found[row["image_id"]] = tuple(sorted(kept, key=lambda r: (r.subject, r.object, r.predicate)))
     return found
@@ -146,10 +161,17 @@ def _ambiguities(pairs: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int, str
     return found
 
 
+def _added(labels: Sequence[Mapping[str, Any]], overrides: ImageOverrides) -> list[Named]:
+    """The labels that reviewers say are right and the tagger has not scored."""
+    return sorted(overrides.right - {(r["subject"], r["object"], canonical(r["predicate"])) for r in labels})
+
+
 def judged_labels(
-    relations: pa.Table, candidates: pa.Table, settings: ChoiceSettings
+    relations: pa.Table, candidates: pa.Table, settings: ChoiceSettings, overrides: Overrides | None = None
 ) -> Mapping[int, Sequence[Judged]]:
     """Image id → a verdict on each label of a partition's `relations`, in order; only rule "best" reads `candidates`.
+
+    `overrides` come before all settings except `max_relations`. A label that reviewers rejected takes no place of another.
 
     Raises `FatalError` when the labels lack a value that the settings require.
     """
@@ -161,11 +183,31 @@ def judged_labels(
     found: dict[int, Sequence[Judged]] = {}
     for row in relations.to_pylist():
         labels = [Relation(**{name: values[name] for name in names}) for values in row["relations"]]
+        of_image = (overrides or {}).get(row["image_id"], NO_OVERRIDES)
         try:
-            judged = choice.judge(labels, pairs.get(row["image_id"], []))
+            judged = _judge(choice, labels, pairs.get(row["image_id"], []), of_image)
         except ValueError as error:
             raise FatalError(str(error)) from error
-        found[row["image_id"]] = _distinct(labels, judged, settings.max_relations)
+        most = max(0, settings.max_relations - len(_added(row["relations"], of_image)))
+        found[row["image_id"]] = _distinct(labels, judged, most)
+    return found
+
+
+def _judge(
+    choice: LabelChoice, labels: Sequence[Relation], pairs: Sequence[Pair], overrides: ImageOverrides
+) -> list[Judged]:
+    """Judges labels by the settings, and those that reviewers have settled by what they say."""
+    if overrides is NO_OVERRIDES:
+        return choice.judge(labels, pairs)
+    names = [(label.subject, label.object, canonical(label.predicate)) for label in labels]
+    left = [place for place, name in enumerate(names) if name not in overrides.wrong]
+    judged = dict(zip(left, choice.judge([labels[place] for place in left], pairs), strict=True))
+    found = []
+    for place, (name, label) in enumerate(zip(names, labels, strict=True)):
+        if name in overrides.right:
+            found.append(Judged(ACCEPTED))
+        else:
+            found.append(judged.get(place, Judged(label.score, REJECTED_BY_REVIEWER)))
     return found
 
 

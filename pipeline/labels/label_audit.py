@@ -11,6 +11,7 @@ import pyarrow as pa
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings, kept_labels
 from pipeline.labels.label_funnel import candidates
+from pipeline.labels.label_overrides import Overrides
 from storage.artifact import Artifact
 from tagger.audit.labels import SYMMETRIC, Fact, LabelCurve, agreement, audit
 from tagger.audit.predicates import PredicateScores, audit_predicates
@@ -67,6 +68,8 @@ class LabelCount:
     """Collects a `LabelAudit` over partitions; `choice` decides which of the tagger's labels are kept."""
 
     choice: ChoiceSettings
+    overrides: Mapping[str, Overrides] = field(default_factory=dict)
+    """Partition → what reviewers have settled."""
     _truth: list[set[Fact]] = field(default_factory=list)
     _relations: list[list[Relation]] = field(default_factory=list)
     _pairs: list[list[Pair]] = field(default_factory=list)
@@ -79,7 +82,7 @@ class LabelCount:
         labels, proposed = tagged.table("relations"), candidates(tagged)
         relations = _by_image(labels, "relations", *names)
         pairs = _by_image(proposed, "pairs", *(each.name for each in fields(Pair)))
-        kept = kept_labels(labels, proposed, self.choice)
+        kept = kept_labels(labels, proposed, self.choice, self.overrides.get(tagged.manifest.partition))
         for image_id, facts in given.items():
             if facts and image_id in relations:
                 self._truth.append({(subject, canonical(p), object_) for subject, p, object_ in facts})

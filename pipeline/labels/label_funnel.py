@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
+from pipeline.labels.label_overrides import Overrides, overrides_of
 from pipeline.labels.label_tally import LabelFunnel, LabelTally, PredicateCount
 from storage.artifact import Artifact
 from storage.errors import FatalError
@@ -57,10 +58,10 @@ def label_counts(
 ) -> tuple[LabelFunnel, tuple[PredicateCount, ...]]:
     """Counts the labels of these data sets, and their predicates with the most kept first."""
     steps = [labelled_partitions(run, step, datasets) for step in ("ingest", "caption", "parse", "tag")]
-    summed = LabelTally()
+    summed, settled = LabelTally(), overrides_of(run)
     for partition in dict.fromkeys(name for found in steps for name in found):
         images, captioned, parsed, tagged = (found.get(partition) for found in steps)
-        judged = _judged(tagged, choice) if tagged is not None else ()
+        judged = _judged(tagged, choice, settled.get(partition)) if tagged is not None else ()
         summed.add(partition_tally(images, captioned, parsed, tagged, judged))
     return summed.funnel(), summed.predicates()
 
@@ -113,8 +114,8 @@ def _count_labels(tally: LabelTally, tagged: Artifact, judged: Sequence[str | No
         tally.parts["kept"][canonical(predicate)] += number
 
 
-def _judged(tagged: Artifact, choice: ChoiceSettings) -> list[str | None]:
-    verdicts = judged_labels(tagged.table("relations"), candidates(tagged), choice)
+def _judged(tagged: Artifact, choice: ChoiceSettings, settled: Overrides | None) -> list[str | None]:
+    verdicts = judged_labels(tagged.table("relations"), candidates(tagged), choice, settled)
     return [one.reason for of_image in verdicts.values() for one in of_image]
 
 

@@ -15,6 +15,7 @@ from pipeline.labels.coverage import CoverageCount, LabelCoverage
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.label_audit import LabelAudit, LabelCount
 from pipeline.labels.label_funnel import label_counts, labelled_partitions
+from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.label_tally import LabelFunnel, PredicateCount
 from pipeline.report.arms import ArmScores, arm_scores, share_of_gain
 from pipeline.report.steps import StepSummary, summaries
@@ -128,7 +129,8 @@ def run_stamp(run: Run) -> str:
 def _audit(run: Run, dataset: str, choice: ChoiceSettings) -> DatasetAudit:
     images = labelled_partitions(run, "ingest", [dataset])
     tagged, parsed = labelled_partitions(run, "tag", [dataset]), labelled_partitions(run, "parse", [dataset])
-    labels, captions, covered = LabelCount(choice), CaptionCount(), CoverageCount(choice)
+    settled = overrides_of(run)
+    labels, captions, covered = LabelCount(choice, settled), CaptionCount(), CoverageCount(choice, settled)
     has_truth = False
     for partition, artifact in images.items():
         table = artifact.table("images")

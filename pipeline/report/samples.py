@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.kept_labels import ChoiceSettings, kept_labels
+from pipeline.labels.label_overrides import Overrides, overrides_of
 from pipeline.labels.label_funnel import candidates, labelled_partitions
 from pipeline.training.sample import SampleRelation
 from storage.artifact import Artifact
@@ -83,22 +84,27 @@ def read_samples(
     `rows`: partition → places of rows in its table of images; None: every image.
     """
     images, captioned, tagged = (labelled_partitions(run, step, datasets) for step in ("ingest", "caption", "tag"))
+    settled = overrides_of(run)
     for partition in sorted(images if rows is None else rows):
         table = images[partition].table("images")
         if rows is not None:
             table = table.take(sorted(rows[partition]))
-        yield from _samples(table, captioned.get(partition), tagged.get(partition), choice)
+        yield from _samples(table, captioned.get(partition), tagged.get(partition), choice, settled.get(partition))
 
 
 def _samples(
-    images: pa.Table, captioned: Artifact | None, tagged: Artifact | None, choice: ChoiceSettings
+    images: pa.Table,
+    captioned: Artifact | None,
+    tagged: Artifact | None,
+    choice: ChoiceSettings,
+    settled: Overrides | None,
 ) -> Iterator[Sample]:
     ids = images["image_id"]
     captions = _by_id(_of(captioned.table("captions"), ids), "captions") if captioned else {}
     labels, proposed = (_of(tagged.table("relations"), ids), _of(candidates(tagged), ids)) if tagged else (None, None)
     relations = _by_id(labels, "relations") if labels is not None else {}
     pairs = _by_id(proposed, "pairs") if proposed is not None else {}
-    chosen = kept_labels(labels, proposed, choice) if labels is not None and proposed is not None else {}
+    chosen = kept_labels(labels, proposed, choice, settled) if labels is not None and proposed is not None else {}
     for row in images.to_pylist():
         image_id = row["image_id"]
         texts = [caption["text"] for caption in captions.get(image_id, [])]

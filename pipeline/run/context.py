@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 
@@ -20,12 +21,12 @@ from storage.store import Store
 class RunContext:
     """A recipe that is ready to run. The store is opened on first use, so that `rlip doctor` can report why it can't be.
 
-    Raises `FatalError` when `run.until` names a stage that the recipe does not have.
+    Raises `FatalError` when `run.until` names a stage that the recipe does not have, or `shard.verdicts` no folder.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.steps = build_steps(recipe)
+        self.steps = [replace(step, settings=step.settings.planned()) for step in build_steps(recipe)]
         self.outcomes: list[StepOutcome] = []
         """The steps that this execution has finished so far."""
         self.is_prepared = False

@@ -174,10 +174,10 @@ class Recipe(Settings):
         return self.parse.model_copy(update={"cache": cache})
 
     def shard_settings(self) -> ShardSettings:
-        """The shard section, with paths of exclusion lists joined to `data.root`."""
-        return self.shard.model_copy(
-            update={"exclude": tuple(each.below(self.data.root) for each in self.shard.exclude)}
-        )
+        """The shard section, with paths of exclusion lists and of verdicts joined to `data.root`."""
+        verdicts = None if self.shard.verdicts is None else self.data.root / self.shard.verdicts
+        exclude = tuple(each.below(self.data.root) for each in self.shard.exclude)
+        return self.shard.model_copy(update={"exclude": exclude, "verdicts": verdicts})
 
     def split_settings(self) -> SplitSettings | None:
         """The split section, with paths joined to `data.root`."""

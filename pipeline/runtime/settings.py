@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,6 +25,10 @@ class Settings(BaseModel):
         fields = type(self).model_fields
         kept = {name for name, field in fields.items() if not _is_runtime(field.json_schema_extra)}
         return self.model_dump(mode="json", include=kept)
+
+    def planned(self) -> Self:
+        """These settings with what a run reads once, before its first step, so that plan and workers have the same."""
+        return self
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from pipeline.data.exclusions import Contaminated, Contamination, ExclusionList, exclusion_files
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_bytes
 from pipeline.data.images.perceptual_hash import DEFAULT_DISTANCE, probe_and_hash
 from pipeline.labels.kept_labels import ChoiceSettings, KeptLabels, kept_labels, naive_labels
+from pipeline.labels.label_overrides import OVERRIDES_FILE, Overrides, overrides_table, place_overrides
+from pipeline.labels.settled_verdicts import SettledVerdicts
+from pipeline.runtime.settings import runtime
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from pipeline.stages.split import NameTriplet, unseen_triplets
 from pipeline.training.sample import SampleRelation, TrainingSample, strongest
@@ -47,9 +50,28 @@ class ShardSettings(ChoiceSettings):
     """Largest size of a tar in bytes. A partition with more gets several."""
     exclude: tuple[ExclusionList, ...] = ()
     """Lists of images that must not be trained on, such as a test set."""
+    verdicts: Path | None = runtime(None)
+    """Folder of reviewers' verdicts (docs/verdicts.md). Pseudo-labels that most reviewers reject are left out; those that they
+    accept or correct are kept, whatever their confidence. What it holds when a run begins counts, and is part of the key."""
     near_duplicates: int = Field(DEFAULT_DISTANCE, ge=0, le=16)
     """Images whose perceptual hash differs from that of an image in `data.test` by at most this many of 64 bits are left out,
     as are those with the same bytes or the same id in the same data set."""
+    _settled: SettledVerdicts | None = PrivateAttr(None)
+
+    def planned(self) -> ShardSettings:
+        """These settings with the verdicts as they are now. Raises `FatalError` when there is no folder of verdicts."""
+        if self.verdicts is None or self.labels != "pseudo":
+            return self
+        made = self.model_copy()
+        made._settled = SettledVerdicts.read(self.verdicts)
+        return made
+
+    @property
+    def settled(self) -> SettledVerdicts | None:
+        """The verdicts that count; None without any for these labels. Raises `FatalError` if none were read."""
+        if self.verdicts is None or self.labels != "pseudo":
+            return None
+        return self._settled or SettledVerdicts.read(self.verdicts)
 
 
 class ShardStage(Stage):
@@ -73,7 +95,8 @@ class ShardStage(Stage):
         given = super().row_settings()
         given["exclude"] = [each.row_settings() for each in self.settings.exclude]
         if self.settings.labels == "pseudo":
-            return given
+            settled = self.settings.settled
+            return given if settled is None else {**given, "verdicts": settled.digest}
         for name in ChoiceSettings.model_fields:
             if name != "max_relations" or self.settings.labels == "none":
                 del given[name]
@@ -101,6 +124,9 @@ class ShardStage(Stage):
         write_table(statistics_of(index, packed.labels), work / STATISTICS_FILE)
         write_table(pa.Table.from_pylist(packed.excluded, schema=REJECTED), work / EXCLUDED_FILE)
         files = (*dict.fromkeys(index["shard"].to_pylist()), STATISTICS_FILE, EXCLUDED_FILE)
+        if packed.overrides is not None:
+            write_table(overrides_table(packed.overrides), work / OVERRIDES_FILE)
+            files = (*files, OVERRIDES_FILE)
         reasons = Counter(each["reason"] for each in packed.excluded)
         return Output(
             index,
@@ -115,7 +141,7 @@ class ShardStage(Stage):
         self, rows: Sequence[dict[str, Any]], inputs: Inputs, packed: _Packed, report: ReportProgress
     ) -> Iterator[Sample]:
         """Yields the images to pack, and notes in `packed` what becomes of each."""
-        kept, tagger = self._kept(inputs) if self.settings.labels in FROM_CAPTIONS else ({}, None)
+        kept, tagger = self._kept(inputs, packed) if self.settings.labels in FROM_CAPTIONS else ({}, None)
         for done, row in enumerate(rows):
             report(done, len(rows))
             labels = self._labels(row, kept, tagger, packed)
@@ -165,7 +191,7 @@ class ShardStage(Stage):
             relations = strongest(relations, self.settings.max_relations)
         return TrainingSample.from_row(row, relations, self.settings.labels, tagger)
 
-    def _kept(self, inputs: Inputs) -> tuple[KeptLabels, str | None]:
+    def _kept(self, inputs: Inputs, packed: _Packed) -> tuple[KeptLabels, str | None]:
         """The labels of each image to train on, and the digest of the tagger that scored them, if one did.
 
         Raises `FatalError` when they lack what the settings ask for.
@@ -175,8 +201,10 @@ class ShardStage(Stage):
             return naive_labels(tagged.table("candidates"), self.settings.max_relations), None
         relations = tagged.table("relations")
         tagger = relations["tagger"][0].as_py() if len(relations) else None
+        if (settled := self.settings.settled) is not None:
+            packed.override(*place_overrides(settled, inputs.table("images"), relations))
         try:
-            return kept_labels(relations, tagged.table("candidates"), self.settings), tagger
+            return kept_labels(relations, tagged.table("candidates"), self.settings, packed.overrides), tagger
         except FatalError as error:
             raise FatalError(f"{inputs.partition}: {error}") from error
 
@@ -207,6 +235,15 @@ class _Packed:
     counts: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("without a box", "without a relation", "relations"), 0)
     )
+    overrides: Overrides | None = None
+    """What reviewers have settled about the partition's labels; None where no verdicts are read."""
+
+    def override(self, found: Overrides, homeless: int) -> None:
+        """Notes what reviewers have settled, and how much of it is about boxes that the images do not have (any more)."""
+        self.overrides = found
+        self.counts["labels that reviewers accepted"] = sum(len(each.right) for each in found.values())
+        self.counts["labels that reviewers rejected"] = sum(len(each.wrong) for each in found.values())
+        self.counts["verdicts on other boxes"] = homeless
 
     def exclude(self, row: Mapping[str, Any], found: Contaminated) -> None:
         """Notes an image that must not be trained on."""

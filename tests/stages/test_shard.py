@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import pickle
 import tempfile
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 from PIL import Image
 
 from pipeline.data.images.perceptual_hash import perceptual_hash
+from pipeline.labels.verdict_log import VerdictLog
+from pipeline.labels.verdicts import JudgedRelation, Verdict
 from pipeline.runtime.stage import Inputs
 from pipeline.stages.shard import ShardSettings, ShardStage
 from pipeline.training.sample import SampleRelation, TrainingSample
@@ -252,3 +255,46 @@ def test_relations_of_unseen_triplets_are_left_out_whoever_states_them(inputs, t
     kept, none = packed("pseudo")
     left, gone = packed("pseudo", ("person", "ride", "dog"))
     assert none == 0 and gone > 0 and left + gone == kept
+
+
+def judged(kind, predicate="riding", reviewer="ada", **values):
+    about = JudgedRelation("d" * 64, (5, 5, 20, 30), (5, 5, 20, 30), predicate)
+    return Verdict(about, kind, reviewer, "2026-01-31T12:00:00+00:00", "person", "dog", **values)
+
+
+def with_digests(inputs):
+    folder = inputs.artifact("images").folder
+    rows = [{**row, "digest": "d" * 64} for row in read_table(folder / "images.parquet").to_pylist()]
+    write_table(pa.Table.from_pylist(rows[:1], schema=IMAGES), folder / "images.parquet")
+
+
+def test_what_reviewers_settled_decides_labels_and_is_recorded_with_the_shard(inputs, tmp_path):
+    with_digests(inputs)
+    VerdictLog(tmp_path / "verdicts").append([judged("wrong_predicate", corrected_predicate="leads")])
+    output, _, samples = shard(inputs, tmp_path / "work", verdicts=tmp_path / "verdicts")
+    assert [each[1:2] + each[3:] for each in labels(samples[1])] == [("lead", 1.0)]
+    assert output.facts["labels that reviewers accepted"] == 1
+    assert {row["predicate"] for row in read_table(output.files["overrides.parquet"]).to_pylist()} == {"lead", "ride"}
+
+
+def test_verdicts_change_the_key_only_where_the_setting_names_them_and_as_they_were_when_planned(tmp_path):
+    without = ShardStage(ShardSettings()).row_settings()
+    assert "verdicts" not in without
+    verdicts = VerdictLog(tmp_path)
+    verdicts.append([judged("reject")])
+    planned = ShardSettings(verdicts=tmp_path).planned()
+    key = ShardStage(planned).row_settings()
+    assert {name: value for name, value in key.items() if name != "verdicts"} == without
+    verdicts.append([judged("unsure", reviewer="bob")])
+    assert ShardStage(ShardSettings(verdicts=tmp_path).planned()).row_settings() == key
+    verdicts.append([judged("accept")])
+    assert ShardStage(ShardSettings(verdicts=tmp_path).planned()).row_settings() != key
+    sent = pickle.loads(pickle.dumps(planned))
+    assert ShardStage(sent).row_settings() == ShardStage(planned).row_settings() == key
+    given = ShardSettings(verdicts=tmp_path, labels="given").planned()
+    assert "verdicts" not in ShardStage(given).row_settings()
+
+
+def test_a_folder_of_verdicts_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FatalError, match=r"no folder of verdicts at .*none"):
+        ShardSettings(verdicts=tmp_path / "none").planned()

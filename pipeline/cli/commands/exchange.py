@@ -30,7 +30,7 @@ def pull(run_name: RunName, url: Url, store: StorePath = STORE, as_json: AsJson 
 def export(
     run_name: RunName,
     form: Annotated[
-        Literal["official", "vg", "coco", "hico", "parquet", "csv", "hf", "cooccurrence"],
+        Literal["official", "vg", "coco", "hico", "parquet", "csv", "hf", "cooccurrence", "label_studio", "fiftyone"],
         typer.Option(
             "--format",
             help="official: the files of the RLIPv2 authors; hf: Hugging Face datasets; cooccurrence: for tag.cooccurrence.",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.commands.options import STORE, AsJson, RunName, StorePath
+from pipeline.cli.commands.options import STORE, AsJson, RunName, StorePath, VerdictsFolder
 from pipeline.cli.errors import errors_reported
 
 
@@ -87,13 +87,14 @@ def diff(
     before: Annotated[str, typer.Argument(metavar="RUN_A", help="The run to compare with (before).")],
     after: Annotated[str, typer.Argument(metavar="RUN_B", help="The run to examine (after).")],
     store: StorePath = STORE,
+    verdicts: VerdictsFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare the relations of two runs: which were added, lost or re-scored, and which change caused it."""
     from pipeline.cli.diff import print_diff
 
     with errors_reported():
-        print_diff(store, before, after, as_json)
+        print_diff(store, before, after, as_json, verdicts)
 
 
 def query(

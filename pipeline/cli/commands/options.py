@@ -31,6 +31,10 @@ Overrides = Annotated[
     typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, e.g. shard.threshold=0.3. Can be repeated."),
 ]
 StorePath = Annotated[str, typer.Option("--store", help="The store: a folder or a URL such as s3://bucket/folder.")]
+VerdictsFolder = Annotated[
+    Path | None,
+    typer.Option("--verdicts", metavar="FOLDER", help="Folder of verdicts; `verdicts` in the store if omitted."),
+]
 Tokenizer = Annotated[
     Path | None, typer.Option("--tokenizer", help="Tokenizer's folder, for weights that have none beside them.")
 ]

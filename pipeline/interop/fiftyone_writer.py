@@ -1,0 +1,84 @@
+"""Writes a run as folders that FiftyOne loads as `fiftyone.types.FiftyOneDataset` (docs/verdicts.md, Exchange).
+
+`metadata.json` states no version, so FiftyOne reads `samples.json` as plain documents of its `Sample.from_dict`, which needs no
+ids of its database.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.interop.json_writer import number, write_list
+from pipeline.interop.run_rows import ImageRows, RunRows, Tally, relations_of
+
+
+def write_fiftyone(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
+    """Writes `metadata.json` and `samples.json` for each data set. The images are to lie in `data/` beside them."""
+    for dataset in rows.datasets() if "ingest" in rows.steps() else ():
+        place = folder / dataset
+        place.mkdir()
+        info = {"run": rows.run.name, "dataset": dataset}
+        (place / "metadata.json").write_text(json.dumps({"name": f"{rows.run.name}-{dataset}", "info": info}) + "\n")
+        listed = place / "samples.list"
+        tally.wrote["images"] += write_list(listed, _samples(rows, dataset, threshold, tally))
+        with (place / "samples.json").open("w", encoding="utf-8") as target, listed.open(encoding="utf-8") as source:
+            target.write('{"samples": ')
+            target.writelines(source)
+            target.write("}\n")
+        listed.unlink()
+
+
+def _samples(rows: RunRows, dataset: str, threshold: float, tally: Tally) -> Iterator[dict[str, Any]]:
+    for image in rows.images(dataset, "images", "relations"):
+        row = image.rows.get("images")
+        if row is None or not row["width"] or not row["height"]:
+            tally.note("image without a known size")
+            continue
+        boxes = image.items("images", "boxes")
+        relations = relations_of(image, threshold, tally)
+        tally.wrote["boxes"] += len(boxes)
+        tally.wrote["relations"] += len(relations)
+        yield {
+            "filepath": f"data/{row['uri']}",
+            "tags": [row["split"]] if row["split"] else [],
+            "metadata": {"_cls": "ImageMetadata", "width": row["width"], "height": row["height"]},
+            "image_id": row["image_id"],
+            "digest": row["digest"],
+            "boxes": _detections([_box(row, box, place) for place, box in enumerate(boxes)]),
+            "relations": _detections([_relation(row, image, relation) for relation in relations]),
+        }
+
+
+def _detections(found: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"_cls": "Detections", "detections": found}
+
+
+def _box(row: Mapping[str, Any], box: Mapping[str, Any], place: int) -> dict[str, Any]:
+    corners = box["x"], box["y"], box["x"] + box["w"], box["y"] + box["h"]
+    return {**_detection(row, box["category"], corners), "index": place, "iscrowd": bool(box["crowd"])}
+
+
+def _relation(row: Mapping[str, Any], image: ImageRows, relation: Mapping[str, Any]) -> dict[str, Any]:
+    """A relation as a detection around both of its boxes. `subject` and `object` are the `index` of these boxes."""
+    boxes = image.items("images", "boxes")
+    ends = boxes[relation["subject"]], boxes[relation["object"]]
+    corners = (
+        min(end["x"] for end in ends),
+        min(end["y"] for end in ends),
+        max(end["x"] + end["w"] for end in ends),
+        max(end["y"] + end["h"] for end in ends),
+    )
+    names = {"subject_category": ends[0]["category"], "object_category": ends[1]["category"]}
+    score = {"confidence": number(relation["score"])} if "score" in relation else {}
+    places = {"subject": relation["subject"], "object": relation["object"]}
+    return {**_detection(row, relation["predicate"], corners), **score, **places, **names}
+
+
+def _detection(row: Mapping[str, Any], label: str, corners: tuple[float, float, float, float]) -> dict[str, Any]:
+    """FiftyOne states boxes as left, top, width and height, relative to the image's size."""
+    left, top, right, bottom = corners
+    sides = left / row["width"], top / row["height"], (right - left) / row["width"], (bottom - top) / row["height"]
+    return {"_cls": "Detection", "tags": [], "label": label, "bounding_box": [round(side, 6) for side in sides]}

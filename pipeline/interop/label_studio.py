@@ -1,0 +1,168 @@
+"""Label Studio: writes a run as tasks with pre-annotations, and reads the relations that people annotated there.
+
+https://labelstud.io/guide/task_format and https://labelstud.io/tags/relations describe the format.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+from pipeline.interop.annotated_image import AnnotatedImage
+from pipeline.interop.json_writer import number, write_list
+from pipeline.interop.run_rows import ImageRows, RunRows, Tally, relations_of
+from pipeline.labels.verdicts import Box4
+from storage.errors import FatalError
+
+LOCAL_FILES = "/data/local-files/?d="
+"""Where Label Studio serves files below its LOCAL_FILES_DOCUMENT_ROOT, which is to be the folder of the images."""
+
+
+def write_label_studio(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
+    """Writes `tasks.json` and the matching labelling interface `interface.xml` for each data set."""
+    for dataset in rows.datasets() if "ingest" in rows.steps() else ():
+        place = folder / dataset
+        place.mkdir()
+        categories: set[str] = set()
+        predicates: set[str] = set()
+        tasks = _tasks(rows, dataset, threshold, tally, categories, predicates)
+        tally.wrote["images"] += write_list(place / "tasks.json", tasks)
+        (place / "interface.xml").write_text(_interface(categories, predicates), encoding="utf-8")
+
+
+def read_label_studio(path: Path) -> list[AnnotatedImage]:
+    """Reads an export of Label Studio (JSON): the newest annotation of each task that was not cancelled.
+
+    Tasks without an annotation are left out, since nobody looked at them. Raises `FatalError` for any other file.
+    """
+    try:
+        tasks = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise FatalError(f"{path}: not a JSON file ({str(error)[:200]}); export `JSON` from Label Studio") from error
+    if not isinstance(tasks, list) or not all(isinstance(task, dict) and "annotations" in task for task in tasks):
+        raise FatalError(
+            f"{path}: not a list of tasks with annotations; export `JSON` (not JSON_MIN) from Label Studio"
+        )
+    found = []
+    for place, task in enumerate(tasks):
+        finished = [each for each in task["annotations"] if not each.get("was_cancelled")]
+        if not finished:
+            continue
+        try:
+            found.append(_annotated(task.get("data") or {}, finished[-1]["result"]))
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            number = task.get("id", place)
+            raise FatalError(
+                f"{path}: task {number}: {type(error).__name__} {error}; export it from Label Studio again"
+            ) from error
+    return found
+
+
+def _tasks(
+    rows: RunRows, dataset: str, threshold: float, tally: Tally, categories: set[str], predicates: set[str]
+) -> Iterator[dict[str, Any]]:
+    """Yields a task for each image with a known size, and notes the names that occur."""
+    for image in rows.images(dataset, "images", "relations"):
+        row = image.rows.get("images")
+        if row is None or not row["width"] or not row["height"]:
+            tally.note("image without a known size")
+            continue
+        relations = relations_of(image, threshold, tally)
+        tally.note("score of a relation", sum("score" in each for each in relations))
+        categories.update(box["category"] for box in image.items("images", "boxes"))
+        predicates.update(each["predicate"] for each in relations)
+        tally.wrote["boxes"] += len(image.items("images", "boxes"))
+        tally.wrote["relations"] += len(relations)
+        data = {
+            "image": f"{LOCAL_FILES}{row['uri']}",
+            "dataset": dataset,
+            "image_id": row["image_id"],
+            "digest": row["digest"],
+        }
+        yield {
+            "data": data,
+            "predictions": [{"model_version": rows.run.name, "result": _result(image, row, relations)}],
+        }
+
+
+def _result(image: ImageRows, row: Mapping[str, Any], relations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The regions and relations of an image. Places are percentages of its size."""
+    width, height = row["width"], row["height"]
+    regions = [
+        {
+            "id": f"box-{place}",
+            "type": "rectanglelabels",
+            "from_name": "box",
+            "to_name": "image",
+            "original_width": width,
+            "original_height": height,
+            "image_rotation": 0,
+            "value": {
+                "x": 100 * number(box["x"]) / width,
+                "y": 100 * number(box["y"]) / height,
+                "width": 100 * number(box["w"]) / width,
+                "height": 100 * number(box["h"]) / height,
+                "rotation": 0,
+                "rectanglelabels": [box["category"]],
+            },
+        }
+        for place, box in enumerate(image.items("images", "boxes"))
+    ]
+    links = [
+        {
+            "type": "relation",
+            "from_id": f"box-{each['subject']}",
+            "to_id": f"box-{each['object']}",
+            "direction": "right",
+            "labels": [each["predicate"]],
+        }
+        for each in relations
+    ]
+    return [*regions, *links]
+
+
+def _interface(categories: set[str], predicates: set[str]) -> str:
+    labels = "".join(f"\n    <Label value={quoteattr(name)}/>" for name in sorted(categories))
+    names = "".join(f"\n    <Relation value={quoteattr(name)}/>" for name in sorted(predicates))
+    return (
+        f'<View>\n  <Image name="image" value="$image"/>\n  <RectangleLabels name="box" toName="image">{labels}\n'
+        f"  </RectangleLabels>\n  <Relations>{names}\n  </Relations>\n</View>\n"
+    )
+
+
+def _annotated(data: Mapping[str, Any], result: Sequence[Mapping[str, Any]]) -> AnnotatedImage:
+    places: dict[str, int] = {}
+    boxes: list[tuple[str, Box4]] = []
+    for region in result:
+        if region["type"] == "rectanglelabels":
+            places[region["id"]] = len(boxes)
+            names = region["value"].get("rectanglelabels") or [""]
+            boxes.append((str(names[0]), _pixels(region)))
+    relations = []
+    for link in result:
+        if link["type"] == "relation" and link["from_id"] in places and link["to_id"] in places:
+            ends = places[link["from_id"]], places[link["to_id"]]
+            for name in link.get("labels") or ():
+                if link.get("direction") in ("right", "bi", None):
+                    relations.append((ends[0], str(name), ends[1]))
+                if link.get("direction") in ("left", "bi"):
+                    relations.append((ends[1], str(name), ends[0]))
+    image_id = data.get("image_id")
+    return AnnotatedImage(
+        name=str(data.get("image", "")).removeprefix(LOCAL_FILES),
+        boxes=tuple(boxes),
+        relations=tuple(relations),
+        digest=data["digest"] if isinstance(data.get("digest"), str) else None,
+        dataset=data["dataset"] if isinstance(data.get("dataset"), str) else None,
+        image_id=image_id if isinstance(image_id, int) else None,
+    )
+
+
+def _pixels(region: Mapping[str, Any]) -> Box4:
+    value, width, height = region["value"], region["original_width"], region["original_height"]
+    sides = (value["x"] * width, value["y"] * height, value["width"] * width, value["height"] * height)
+    x, y, w, h = (round(float(side) / 100, 2) for side in sides)
+    return x, y, w, h

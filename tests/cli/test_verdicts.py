@@ -1,0 +1,150 @@
+"""`rlip verdicts` and what reviewers judged in `rlip diff`: figures that people act upon."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from run_builder import TWO_PEOPLE, RunBuilder, pairs, relations
+
+from pipeline.cli.diff import print_diff
+from pipeline.cli.verdicts import print_import, print_thresholds, print_verdicts
+from pipeline.interop.export_run import export_run
+from pipeline.labels.reviewable_labels import ReviewableLabel, reviewable_labels
+from pipeline.labels.verdict_log import VerdictLog
+from pipeline.labels.verdicts import Kind, Verdict
+from storage.errors import FatalError
+from storage.runs import Run
+
+IMAGES = 120
+Printed = Callable[[], Any]
+
+
+@pytest.fixture
+def run(book: RunBuilder) -> Run:
+    """A run in which a label of score s is right with about the probability s."""
+    draw = np.random.default_rng(0)
+    rows = [book.image(number, TWO_PEOPLE) | {"digest": f"{number:064x}"} for number in range(IMAGES)]
+    book.add("ingest", "toys/0000", rows)
+    found = [relations(number, (0, "ride", 2, float(draw.random())), (1, "on", 2, 0.5)) for number in range(IMAGES)]
+    book.add("tag", "toys/0000", found, candidates=[pairs(number) for number in range(IMAGES)])
+    book.run.note("recipe", {"name": "demo", "shard": {"threshold": 0.2}})
+    return book.run
+
+
+@pytest.fixture
+def printed(capsys: pytest.CaptureFixture[str]) -> Printed:
+    return lambda: json.loads(capsys.readouterr().out)
+
+
+def judge(label: ReviewableLabel, kind: Kind, reviewer: str = "ada", seconds: float | None = None) -> Verdict:
+    names = label.subject_category, label.object_category
+    return Verdict(label.relation, kind, reviewer, "2026-01-31T12:00:00+00:00", *names, seconds=seconds)
+
+
+def truth(label: ReviewableLabel) -> Kind:
+    draw = np.random.default_rng(int(label.relation.image, 16))
+    return "accept" if draw.random() < label.confidence else "reject"
+
+
+def root(run: Run) -> Path:
+    return run.store.root
+
+
+def test_a_summary_counts_times_agreement_and_precision(run: Run, printed: Printed) -> None:
+    labels = list(reviewable_labels(run))
+    log = VerdictLog(root(run) / "verdicts")
+    log.append([judge(label, truth(label), seconds=number % 3) for number, label in enumerate(labels)])
+    log.append([judge(label, truth(label), "bob") for label in labels[:10]])
+    log.append([judge(labels[0], "undo"), judge(labels[0], "unsure")])
+    with (root(run) / "verdicts/ada.jsonl").open("ab") as file:
+        file.write(b"nonsense\n")
+    print_verdicts(str(root(run)), "toy", None, seed=0, as_json=True)
+    found = printed()
+    assert found["relations"] == len(labels)
+    assert (sum(found["kinds"].values()), found["undone"]) == (len(labels) + 10, 1)
+    assert found["seconds"] == {"ada": 1.0}
+    assert found["agreement"]["pairs"][0]["items"] == 10
+    assert "ada.jsonl" in found["damaged"][0]
+    right = sum(truth(label) == "accept" for label in labels)
+    assert found["audit"]["precision"] == pytest.approx(right / len(labels), abs=0.01)
+    assert found["audit"]["low"] == pytest.approx(found["audit"]["high"], abs=0.02)
+    print_verdicts(str(root(run)), None, None, seed=0, as_json=True)
+    assert printed()["audit"] is None
+
+
+def test_people_read_the_same_in_words(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = list(reviewable_labels(run))
+    VerdictLog(root(run) / "verdicts").append([judge(labels[0], "accept"), judge(labels[0], "reject", "bob")])
+    print_verdicts(str(root(run)), "toy", None, seed=0, as_json=False)
+    shown = capsys.readouterr().out
+    assert "ada and bob (Cohen's kappa): 0.00 on 1 relations" in shown
+    assert "the random sample has no verdict yet" in shown or "precision" in shown
+
+
+def test_thresholds_reach_the_precision_and_can_be_pasted_into_a_recipe(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = list(reviewable_labels(run, all_scores=True))
+    log = VerdictLog(root(run) / "verdicts")
+    log.append([judge(label, truth(label)) for label in labels if label.relation.predicate == "ride"])
+    log.append([judge(label, "reject") for label in labels if label.relation.predicate == "on"][:30])
+    print_thresholds(str(root(run)), "toy", None, precision=0.8, fewest=20, as_json=False)
+    text = capsys.readouterr().out
+    proposed = tomllib.loads(text)["shard"]["thresholds"]
+    assert list(proposed) == ["ride"]
+    assert '# "on": no threshold reaches the precision' in text
+    kept = [label for label in labels if label.relation.predicate == "ride" and label.confidence >= proposed["ride"]]
+    assert np.mean([truth(label) == "accept" for label in kept]) == pytest.approx(0.8, abs=0.06)
+    more = [label for label in labels if label.relation.predicate == "ride" and label.confidence >= 0.4]
+    assert len(kept) < len(more)
+
+
+def test_without_enough_verdicts_nothing_is_proposed(run: Run) -> None:
+    VerdictLog(root(run) / "verdicts").append([judge(next(reviewable_labels(run)), "accept")])
+    with pytest.raises(FatalError, match="has 20 sure verdicts"):
+        print_thresholds(str(root(run)), "toy", None, precision=0.8, fewest=20, as_json=False)
+
+
+def test_a_folder_that_is_not_there_is_named(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(FatalError, match=r"no verdicts at .*verdicts; name their folder with --verdicts"):
+        print_verdicts(str(root(run)), "toy", None, seed=0, as_json=True)
+
+
+def test_an_import_lands_in_the_log(run: Run, tmp_path: Path, printed: Printed) -> None:
+    export_run(run, "label_studio", tmp_path / "out")
+    tasks = json.loads((tmp_path / "out/toys/tasks.json").read_bytes())[:5]
+    for task in tasks:
+        task["annotations"] = [{"result": task["predictions"][0]["result"]}]
+    (tmp_path / "back.json").write_text(json.dumps(tasks))
+    print_import(str(root(run)), "toy", tmp_path / "back.json", None, "ada", None, False, as_json=True)
+    made = printed()
+    assert set(made["kinds"]) == {"accept"}
+    assert len(VerdictLog(root(run) / "verdicts").standing()) == made["verdicts"] >= 5
+
+
+def test_a_difference_tells_what_was_judged_of_it(book: RunBuilder, printed: Printed) -> None:
+    runs = []
+    for name, found in (
+        ("before", relations(1, (0, "ride", 2, 0.9), (1, "ride", 2, 0.3), (0, "on", 1, 0.5))),
+        ("after", relations(1, (0, "ride", 2, 0.9), (1, "ride", 2, 0.7), (2, "on", 1, 0.6))),
+    ):
+        one = RunBuilder(Run(book.run.store, name), book.pictures)
+        one.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE) | {"digest": "d" * 64}])
+        one.add("tag", "toys/0000", [found], settings={"run": name}, candidates=[pairs(1)])
+        runs.append(one.run)
+    of = [{(each.subject, each.relation.predicate): each for each in reviewable_labels(run)} for run in runs]
+    folder = book.run.store.root / "verdicts"
+    VerdictLog(folder).append([
+        judge(of[0][0, "ride"], "accept"), judge(of[0][0, "on"], "reject"),
+        judge(of[1][2, "on"], "accept"), judge(of[1][1, "ride"], "unsure"),
+    ])  # fmt: skip
+    print_diff(str(book.run.store.root), "before", "after", as_json=True)
+    assert printed()["judged"] == {"added": {"right": 1}, "lost": {"wrong": 1}, "re-scored": {"unsure": 1}}
+    print_diff(str(book.run.store.root), "before", "after", as_json=True, verdicts=folder / "none")
+    assert printed()["judged"] == {}

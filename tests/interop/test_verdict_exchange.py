@@ -1,0 +1,180 @@
+"""Runs go to annotation tools and come back as verdicts: what people kept, removed, renamed and added."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_builder import TWO_PEOPLE, RunBuilder, pairs, relations
+
+from pipeline.interop.export_run import export_run
+from pipeline.interop.import_verdicts import import_verdicts
+from pipeline.labels.verdicts import Verdict
+from storage.errors import FatalError
+from storage.runs import Run
+
+
+@pytest.fixture
+def run(book: RunBuilder) -> Run:
+    """Two images; of each, the second person and the horse, and the first, have labels."""
+    rows = [book.image(number, TWO_PEOPLE) | {"digest": str(number) * 64} for number in (1, 2)]
+    book.add("ingest", "toys/0000", rows)
+    labels = [relations(number, (0, "ride", 2, 0.9), (1, "look at", 0, 0.4), (0, "hold", 1, 0.1)) for number in (1, 2)]
+    book.add("tag", "toys/0000", labels, candidates=[pairs(1), pairs(2)])
+    book.run.note("recipe", {"name": "demo", "shard": {"threshold": 0.2}})
+    return book.run
+
+
+def said(verdicts: list[Verdict]) -> set[tuple[str, str, str | None]]:
+    return {(each.relation.predicate, each.kind, each.corrected_predicate) for each in verdicts}
+
+
+def tasks_of(run: Run, tmp_path: Path) -> list[dict[str, Any]]:
+    export_run(run, "label_studio", tmp_path / "tasks")
+    found: list[dict[str, Any]] = json.loads((tmp_path / "tasks/toys/tasks.json").read_bytes())
+    return found
+
+
+def returned(tmp_path: Path, tasks: list[dict[str, Any]]) -> Path:
+    path = tmp_path / "returned.json"
+    path.write_text(json.dumps(tasks))
+    return path
+
+
+def annotate(task: dict[str, Any]) -> list[dict[str, Any]]:
+    """Starts an annotation from the pre-annotation, as Label Studio does."""
+    result: list[dict[str, Any]] = json.loads(json.dumps(task["predictions"][0]["result"]))
+    task["annotations"] = [{"result": result, "was_cancelled": False}]
+    return result
+
+
+def test_what_people_keep_remove_rename_and_add_in_label_studio_become_verdicts(run: Run, tmp_path: Path) -> None:
+    tasks = tasks_of(run, tmp_path)
+    result = annotate(tasks[0])
+    assert [link["labels"] for link in result if link["type"] == "relation"] == [["ride"], ["look at"]]
+    tasks[1]["annotations"] = []
+    untouched = import_verdicts(run, returned(tmp_path, tasks), None, "ada")
+    assert said(untouched) == {("ride", "accept", None), ("look at", "accept", None)}
+    assert {(v.dataset, v.image_id, v.relation.image, v.score) for v in untouched} == {
+        ("toys", 1, "1" * 64, 0.9), ("toys", 1, "1" * 64, 0.4)
+    }  # fmt: skip
+    ride, look = [link for link in result if link["type"] == "relation"]
+    ride["labels"] = ["feeds"]
+    result.remove(look)
+    result.append({**look, "from_id": look["from_id"], "to_id": "box-2", "labels": ["watch"], "direction": "left"})
+    changed = import_verdicts(run, returned(tmp_path, tasks), None, "ada")
+    assert said(changed) == {
+        ("ride", "wrong_predicate", "feed"),
+        ("look at", "reject", None),
+        ("watch", "accept", None),
+    }
+    (added,) = [each for each in changed if each.relation.predicate == "watch"]
+    assert (added.relation.subject, added.subject_category) == ((20.0, 50.0, 60.0, 60.0), "horse")
+    assert added.score is None
+    additions = import_verdicts(run, returned(tmp_path, tasks), None, "ada", additions_only=True)
+    assert {kind for _, kind, _ in said(additions)} == {"accept"}
+
+
+def test_a_cancelled_or_missing_annotation_says_nothing(run: Run, tmp_path: Path) -> None:
+    tasks = tasks_of(run, tmp_path)
+    for task in tasks:
+        annotate(task)
+    tasks[0]["annotations"][0]["was_cancelled"] = True
+    assert {each.image_id for each in import_verdicts(run, returned(tmp_path, tasks), None, "ada")} == {2}
+
+
+def test_a_file_of_another_run_is_refused_with_the_reason(run: Run, tmp_path: Path) -> None:
+    tasks = tasks_of(run, tmp_path)
+    result = annotate(tasks[0])
+    for region in result:
+        if region["type"] == "rectanglelabels":
+            region["value"]["width"] /= 3
+    with pytest.raises(FatalError, match="only 0 of its 3 boxes are boxes of run"):
+        import_verdicts(run, returned(tmp_path, tasks[:1]), None, "ada")
+    tasks[0]["data"] = {"image": "elsewhere.jpg"}
+    with pytest.raises(FatalError, match=r"none of its 1 images \(first: elsewhere.jpg\) is in run"):
+        import_verdicts(run, returned(tmp_path, tasks[:1]), None, "ada")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{}", "[1]", '[{"id": 5, "annotations": [{"result": [{"type": "rectanglelabels"}]}]}]', "[" * 90_000],
+)
+def test_what_is_no_export_of_label_studio_is_named(run: Run, tmp_path: Path, content: str) -> None:
+    (tmp_path / "bad.json").write_text(content)
+    with pytest.raises(FatalError, match=r"bad\.json: .*xport"):
+        import_verdicts(run, tmp_path / "bad.json", None, "ada")
+
+
+def cvat(*boxes: str, name: str = "1.png") -> str:
+    return (
+        '<?xml version="1.0" encoding="utf-8"?>\n<annotations><version>1.1</version>'
+        f'<image id="0" name="{name}" width="200" height="120">{"".join(boxes)}</image></annotations>'
+    )
+
+
+def cvat_box(place: int, group: int = 0, **attributes: str) -> str:
+    category, x, y, w, h = TWO_PEOPLE[place]
+    inner = "".join(f'<attribute name="{name}">{value}</attribute>' for name, value in attributes.items())
+    sides = f'xtl="{x}" ytl="{y}" xbr="{x + w}" ybr="{y + h}"'
+    return f'<box label="{category}" occluded="0" {sides} z_order="0" group_id="{group}">{inner}</box>'
+
+
+def imported(run: Run, tmp_path: Path, text: str) -> set[tuple[str, str, str | None]]:
+    (tmp_path / "cvat.xml").write_text(text)
+    return said(import_verdicts(run, tmp_path / "cvat.xml", None, "ada"))
+
+
+def test_attributes_and_groups_of_cvat_state_relations(run: Run, tmp_path: Path) -> None:
+    boxes = (
+        cvat_box(0, number="1", relations="rides 3; waves at 2"),
+        cvat_box(1, group=4, number="2", role="subject", predicate="lead"),
+        cvat_box(2, group=4, number="3", role="object"),
+    )
+    found = imported(run, tmp_path, cvat(*boxes))
+    assert found == {
+        ("ride", "accept", None), ("look at", "reject", None), ("wave at", "accept", None), ("lead", "accept", None)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('<!DOCTYPE a [<!ENTITY x "y">]><annotations/>', "document type"),
+        ('<!DOCTYPE annotations SYSTEM "file:///etc/passwd"><annotations/>', "document type"),
+        ("<annotations>", "not XML"),
+        ("<other/>", "no element `annotations`"),
+        (cvat(cvat_box(0, number="1", relations="rides 9")), "rides 9"),
+        (cvat(cvat_box(0, group=1, role="subject", predicate="ride")), "group 1 needs"),
+        (cvat(cvat_box(0, relations="x" * 20_000)), "more than 10,000"),
+        (cvat('<box label="a"/>'), "xtl"),
+    ],
+)
+def test_a_hostile_or_unfit_cvat_file_is_refused_with_the_reason(
+    run: Run, tmp_path: Path, text: str, reason: str
+) -> None:
+    with pytest.raises(FatalError, match=reason):
+        imported(run, tmp_path, text)
+
+
+def test_fiftyone_gets_boxes_and_relations_in_its_layout(run: Run, tmp_path: Path) -> None:
+    made = export_run(run, "fiftyone", tmp_path / "out")
+    assert made.wrote == {"images": 2, "boxes": 6, "relations": 4}
+    assert "version" not in json.loads((tmp_path / "out/toys/metadata.json").read_bytes())
+    first = json.loads((tmp_path / "out/toys/samples.json").read_bytes())["samples"][0]
+    assert first["filepath"] == "data/1.png"
+    assert first["boxes"]["detections"][2]["bounding_box"] == pytest.approx([0.1, 50 / 120, 0.3, 0.5], abs=1e-6)
+    ride = first["relations"]["detections"][0]
+    assert (ride["label"], ride["subject"], ride["object"], ride["confidence"]) == ("ride", 0, 2, 0.9)
+    assert ride["bounding_box"] == pytest.approx([0.05, 10 / 120, 0.35, 100 / 120], abs=1e-6)
+
+
+def test_label_studio_gets_an_interface_that_knows_all_names(run: Run, tmp_path: Path) -> None:
+    made = export_run(run, "label_studio", tmp_path / "out")
+    text = (tmp_path / "out/toys/interface.xml").read_text()
+    assert all(f'value="{name}"' in text for name in ("person", "horse", "ride", "look at"))
+    assert made.lost["score of a relation"] == 4
+    with pytest.raises(FatalError, match="holds no scores"):
+        export_run(run, "label_studio", tmp_path / "all", all_scores=True)

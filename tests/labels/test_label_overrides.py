@@ -1,0 +1,132 @@
+"""What reviewers settle decides labels: what they reject is out, what they accept or correct is in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pyarrow as pa
+import pytest
+from run_builder import TWO_PEOPLE, pairs, relations
+
+from pipeline.labels.kept_labels import REJECTED_BY_REVIEWER, ChoiceSettings, judged_labels, kept_labels
+from pipeline.labels.label_overrides import Overrides, overrides_table, place_overrides
+from pipeline.labels.settled_verdicts import SettledVerdicts, settled
+from pipeline.labels.verdicts import Box4, JudgedRelation, Kind, Verdict
+from storage.tables import CANDIDATES, IMAGES, RELATIONS
+
+BOXES: list[Box4] = [(x, y, w, h) for _, x, y, w, h in TWO_PEOPLE]
+DIGEST = "d" * 64
+
+
+def relation(subject: int, predicate: str, object_: int) -> JudgedRelation:
+    return JudgedRelation(DIGEST, BOXES[subject], BOXES[object_], predicate)
+
+
+def said(about: JudgedRelation, *kinds: Kind, **values: object) -> dict[JudgedRelation, dict[str, Verdict]]:
+    by_reviewer = {
+        f"r{place}": Verdict(about, kind, f"r{place}", "2026-01-31T12:00:00+00:00", "person", "horse", **values)  # type: ignore[arg-type]
+        for place, kind in enumerate(kinds)
+    }
+    return {about: by_reviewer}
+
+
+@pytest.fixture
+def images() -> pa.Table:
+    boxes = [
+        {"category": c, "x": x, "y": y, "w": w, "h": h, "crowd": False, "source_id": 1} for c, x, y, w, h in TWO_PEOPLE
+    ]
+    row = {"dataset": "toys", "split": "train", "image_id": 7, "uri": "7.png", "digest": DIGEST, "width": 200}
+    return pa.Table.from_pylist([{**row, "height": 120, "boxes": boxes, "relations": []}], schema=IMAGES)
+
+
+LABELS = pa.Table.from_pylist(
+    [relations(7, (0, "riding", 2, 0.9), (1, "riding", 2, 0.05), (0, "near", 1, 0.3))], schema=RELATIONS
+)
+PAIRS = pa.Table.from_pylist([pairs(7, (0, "riding", 2, 2), (1, "riding", 2, 2))], schema=CANDIDATES)
+
+
+def kept(overrides: Overrides | None, **settings: object) -> list[tuple[int, str, int, float]]:
+    found = kept_labels(LABELS, PAIRS, ChoiceSettings(**settings), overrides)[7]  # type: ignore[arg-type]
+    return [(r.subject, r.predicate, r.object, r.confidence) for r in found]
+
+
+def placed(images: pa.Table, standing: dict[JudgedRelation, dict[str, Verdict]]) -> tuple[Overrides, int]:
+    return place_overrides(settled(standing), images, LABELS)
+
+
+def test_verdicts_come_before_scores(images: pa.Table) -> None:
+    standing = said(relation(0, "ride", 2), "reject") | said(relation(1, "rides", 2), "accept")
+    overrides, homeless = placed(images, standing)
+    assert [each for each in kept(None) if each[1] == "ride"] == [(0, "ride", 2, 0.9)]
+    assert [each for each in kept(overrides) if each[1] == "ride"] == [(1, "ride", 2, 1.0)]
+    judged = judged_labels(LABELS, PAIRS, ChoiceSettings(), overrides)[7]
+    assert [one.reason for one in judged] == [REJECTED_BY_REVIEWER, None, None]
+    assert homeless == 0
+
+
+def test_a_corrected_pair_or_predicate_takes_the_place_of_the_label(images: pa.Table) -> None:
+    moved = said(relation(0, "ride", 2), "wrong_pair", corrected_subject=BOXES[1])
+    renamed = said(relation(0, "near", 1), "wrong_predicate", corrected_predicate="looking at")
+    overrides, _ = placed(images, moved | renamed)
+    assert kept(overrides) == [(0, "look at", 1, 1.0), (1, "ride", 2, 1.0)]
+
+
+def test_a_label_that_only_a_person_knows_is_added_within_the_limit_of_an_image(images: pa.Table) -> None:
+    overrides, _ = placed(images, said(relation(1, "feed", 2), "accept") | said(relation(1, "ride", 2), "accept"))
+    assert (1, "feed", 2, 1.0) in kept(overrides)
+    assert kept(overrides, max_relations=2) == [(1, "feed", 2, 1.0), (1, "ride", 2, 1.0)]
+    assert len(kept(overrides, max_relations=1)) == 1
+
+
+def test_a_rejected_label_takes_no_place_of_another(images: pa.Table) -> None:
+    overrides, _ = placed(images, said(relation(0, "ride", 2), "reject"))
+    of_pair = pa.Table.from_pylist([relations(7, (0, "riding", 2, 0.9), (0, "feeding", 2, 0.5))], schema=RELATIONS)
+    one = ChoiceSettings(per_pair=1)
+    assert [r.predicate for r in kept_labels(of_pair, PAIRS, one)[7]] == ["ride"]
+    assert [r.predicate for r in kept_labels(of_pair, PAIRS, one, overrides)[7]] == ["feed"]
+
+
+def test_reviewers_who_do_not_agree_settle_nothing() -> None:
+    about = relation(0, "ride", 2)
+    assert settled(said(about, "accept", "reject")) == SettledVerdicts()
+    assert settled(said(about, "unsure")) == SettledVerdicts()
+    assert settled(said(about, "accept", "accept", "reject")).right == {DIGEST: {about}}
+
+
+def test_reviewers_who_find_different_faults_agree_that_a_label_is_wrong() -> None:
+    about = relation(0, "ride", 2)
+    one = said(about, "wrong_pair", corrected_subject=BOXES[1])[about]["r0"]
+    other = replace(one, kind="wrong_predicate", corrected_subject=None, corrected_predicate="feed", reviewer="r1")
+    found = settled({about: {"r0": one, "r1": other}})
+    assert (found.right, found.wrong) == ({}, {DIGEST: {about}})
+
+
+def test_a_verdict_on_a_relation_weighs_more_than_a_correction_that_leads_to_it() -> None:
+    about, corrected = relation(0, "ride", 2), relation(1, "ride", 2)
+    moved = said(about, "wrong_pair", corrected_subject=BOXES[1])
+    assert settled(moved).right == {DIGEST: {corrected}}
+    found = settled(moved | said(corrected, "reject"))
+    assert (found.right, found.wrong) == ({}, {DIGEST: {about, corrected}})
+
+
+def test_verdicts_on_boxes_that_are_gone_are_counted_and_change_nothing(images: pa.Table) -> None:
+    gone = JudgedRelation(DIGEST, (1, 1, 1, 1), BOXES[2], "ride")
+    overrides, homeless = placed(images, said(gone, "reject"))
+    assert (overrides, homeless) == ({}, 1)
+    assert placed(images, said(replace(gone, image="e" * 64), "reject")) == ({}, 0)
+
+
+def test_of_boxes_in_one_place_all_are_meant_by_a_rejection_and_the_scored_by_an_acceptance(images: pa.Table) -> None:
+    row = images.to_pylist()[0]
+    twice = pa.Table.from_pylist([{**row, "boxes": [*row["boxes"], row["boxes"][2]]}], schema=IMAGES)
+    overrides, _ = placed(twice, said(relation(0, "ride", 2), "reject") | said(relation(1, "ride", 2), "accept"))
+    assert overrides[7].wrong == {(0, 2, "ride"), (0, 3, "ride")}
+    assert overrides[7].right == {(1, 2, "ride")}
+    assert overrides_table(overrides).num_rows == 3
+
+
+def test_the_digest_follows_from_what_is_settled_alone() -> None:
+    about = relation(0, "ride", 2)
+    once, often = settled(said(about, "reject")), settled(said(about, "reject", "reject", "unsure", seconds=3.0))
+    assert once.digest == often.digest
+    assert once.digest != settled(said(about, "accept")).digest
