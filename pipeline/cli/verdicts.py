@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.interop.import_verdicts import AnnotationFormat, import_verdicts
-from pipeline.labels.proposed_thresholds import ProposedThreshold, propose_thresholds
+from pipeline.labels.kept_labels import EVERY_LABEL
+from pipeline.labels.proposed_thresholds import ProposedThreshold, fitted_on_verdicts, propose_thresholds
 from pipeline.labels.reviewable_labels import reviewable_labels
 from pipeline.labels.reviewer_agreement import Kappa
 from pipeline.labels.verdict_log import VerdictLog, verdicts_folder
@@ -56,6 +57,22 @@ def print_thresholds(
     print("[shard.thresholds]")
     for each in found:
         print(_setting(each))
+
+
+def print_calibration(root: Address, run_name: str, folder: Path | None, fewest: int, as_json: bool) -> None:
+    """Print a section `[shard.calibration]` that is fitted on the verdicts about a run's labels."""
+    labels = list(reviewable_labels(find_run(existing_store(root), run_name), choice=EVERY_LABEL))
+    fitted, judged = fitted_on_verdicts(labels, _log(root, folder).standing())
+    number = sum(map(len, judged.values()))
+    if number < fewest:
+        raise FatalError(f"run {run_name!r} has {number} sure verdicts of {fewest} that are needed; judge more")
+    lines = {"": fitted.common, **fitted.lines}
+    if as_json:
+        print(json.dumps({name: [line.scale, line.offset] for name, line in lines.items()}, ensure_ascii=False))
+        return
+    print(f'# fitted on {number:,} verdicts; they count with shard.confidence = "calibrated"\n[shard.calibration]')
+    for name, line in lines.items():
+        print(f"{json.dumps(name, ensure_ascii=False)} = [{line.scale}, {line.offset}]")
 
 
 def print_import(

@@ -6,7 +6,7 @@ A label that is not kept has a reason, so that every label can be accounted for.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from pipeline.training.sample import SampleRelation, strongest
 from storage.errors import FatalError
 from storage.runs import Run
 from tagger.english.predicates import canonical
+from tagger.labelling.calibration import Calibration, Line
 from tagger.labelling.label_choice import Judged, LabelChoice
 from tagger.pair import Pair
 from tagger.relation import Relation
@@ -40,9 +41,21 @@ class ChoiceSettings(Settings):
     max_relations: int = Field(100, ge=1)
     """Maximum number of relations per image; the best-scoring are kept."""
 
+    calibration: dict[str, tuple[float, float]] = Field({})
+    """Lines from scores to probabilities that replace the tagger's own, by canonical predicate: scale and offset of the logit;
+    the name "" is for all other predicates. `rlip verdicts calibration` fits them on verdicts. Only confidence "calibrated" reads
+    them."""
+
     def choice(self) -> LabelChoice:
         """The rule to apply to each image."""
         return LabelChoice(self.confidence, self.rule, self.threshold, self.thresholds, self.per_pair)
+
+    def fitted_calibration(self) -> Calibration | None:
+        """The calibration that replaces the tagger's; None where the settings have none or do not use any."""
+        if not self.calibration or self.confidence != "calibrated":
+            return None
+        lines = {name: Line(*values) for name, values in self.calibration.items()}
+        return Calibration(lines.get("", Line()), lines)
 
     def in_words(self) -> str:
         """A short description, e.g. "score ≥ 0.2, best of each mention"."""
@@ -180,9 +193,15 @@ def judged_labels(
         for row in candidates.to_pylist():
             pairs[row["image_id"]] = [Pair(**pair) for pair in row["pairs"]]
     choice, names = settings.choice(), [each.name for each in fields(Relation)]
+    fitted = settings.fitted_calibration()
     found: dict[int, Sequence[Judged]] = {}
     for row in relations.to_pylist():
         labels = [Relation(**{name: values[name] for name in names}) for values in row["relations"]]
+        labels = (
+            [replace(r, calibrated=fitted.probability(canonical(r.predicate), r.score)) for r in labels]
+            if fitted
+            else labels
+        )
         of_image = (overrides or {}).get(row["image_id"], NO_OVERRIDES)
         try:
             judged = _judge(choice, labels, pairs.get(row["image_id"], []), of_image)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pipeline.labels.kept_labels import choice_or_all, kept_labels
+from pipeline.labels.kept_labels import ChoiceSettings, choice_or_all, kept_labels
 from pipeline.labels.label_funnel import candidates, images_with_boxes, require_same_boxes
 from pipeline.labels.verdicts import JudgedRelation, box4
 from storage.errors import FatalError
@@ -27,13 +27,17 @@ class ReviewableLabel(NamedTuple):
     object_category: str
 
 
-def reviewable_labels(run: Run, all_scores: bool = False) -> Iterator[ReviewableLabel]:
+def reviewable_labels(
+    run: Run, all_scores: bool = False, choice: ChoiceSettings | None = None
+) -> Iterator[ReviewableLabel]:
     """Yields the labels that a run's settings keep, in stored order, or with `all_scores` those below the threshold too.
+
+    `choice` replaces the settings of the run.
 
     What reviewers have settled is not applied: their verdicts tell how good the labels are that they were asked about. Raises
     `FatalError` for a run without labels, and for boxes that were made again after the labels.
     """
-    choice = choice_or_all(run)
+    choice = choice or choice_or_all(run)
     if all_scores:
         choice = choice.model_copy(update=NO_THRESHOLD)
     images, tagged = images_with_boxes(run), run.artifacts("tag")

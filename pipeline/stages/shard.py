@@ -94,12 +94,14 @@ class ShardStage(Stage):
         """The settings that change rows: the choice of labels only for pseudo-labels, `max_relations` only with relations."""
         given = super().row_settings()
         given["exclude"] = [each.row_settings() for each in self.settings.exclude]
+        if not self.settings.calibration:
+            del given["calibration"]  # Keys from before this setting stay.
         if self.settings.labels == "pseudo":
             settled = self.settings.settled
             return given if settled is None else {**given, "verdicts": settled.digest}
         for name in ChoiceSettings.model_fields:
             if name != "max_relations" or self.settings.labels == "none":
-                del given[name]
+                given.pop(name, None)
         return given
 
     def weights(self) -> dict[str, Path]:

@@ -98,6 +98,7 @@ COMMANDS = {
     "data list": {"--root", "--json", "--help"},
     "verdicts show": {"--verdicts", "--seed", "--store", "--json", "--help"},
     "verdicts thresholds": {"--precision", "--fewest", "--verdicts", "--store", "--json", "--help"},
+    "verdicts calibration": {"--fewest", "--verdicts", "--store", "--json", "--help"},
     "verdicts import": {"--reviewer", "--format", "--additions-only", "--verdicts", "--store", "--json", "--help"},
     "shards index": {"--format", "--keep-damaged", "--json", "--help"},
     "shards ls": {"--json", "--help"},

@@ -13,8 +13,9 @@ import pytest
 from run_builder import TWO_PEOPLE, RunBuilder, pairs, relations
 
 from pipeline.cli.diff import print_diff
-from pipeline.cli.verdicts import print_import, print_thresholds, print_verdicts
+from pipeline.cli.verdicts import print_calibration, print_import, print_thresholds, print_verdicts
 from pipeline.interop.export_run import export_run
+from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.reviewable_labels import ReviewableLabel, reviewable_labels
 from pipeline.labels.verdict_log import VerdictLog
 from pipeline.labels.verdicts import Kind, Verdict
@@ -103,6 +104,23 @@ def test_thresholds_reach_the_precision_and_can_be_pasted_into_a_recipe(
     assert np.mean([truth(label) == "accept" for label in kept]) == pytest.approx(0.8, abs=0.06)
     more = [label for label in labels if label.relation.predicate == "ride" and label.confidence >= 0.4]
     assert len(kept) < len(more)
+
+
+def test_a_fitted_calibration_can_be_pasted_into_a_recipe_and_gives_honest_probabilities(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = list(reviewable_labels(run, all_scores=True))
+    log = VerdictLog(root(run) / "verdicts")
+    log.append([judge(label, "accept" if number % 4 == 0 else "reject") for number, label in enumerate(labels)])
+    print_calibration(str(root(run)), "toy", None, fewest=100, as_json=False)
+    section = tomllib.loads(capsys.readouterr().out)["shard"]["calibration"]
+    assert set(section) == {"", "on", "ride"}
+    choice = ChoiceSettings(confidence="calibrated", calibration=section, threshold=0.0)
+    sure = [label.confidence for label in reviewable_labels(run, choice=choice)]
+    assert len(sure) == len(labels)
+    assert np.mean(sure) == pytest.approx(0.25, abs=0.02)
+    with pytest.raises(FatalError, match="240 sure verdicts of 300"):
+        print_calibration(str(root(run)), "toy", None, fewest=300, as_json=False)
 
 
 def test_without_enough_verdicts_nothing_is_proposed(run: Run) -> None:

@@ -279,7 +279,8 @@ def test_what_reviewers_settled_decides_labels_and_is_recorded_with_the_shard(in
 
 def test_verdicts_change_the_key_only_where_the_setting_names_them_and_as_they_were_when_planned(tmp_path):
     without = ShardStage(ShardSettings()).row_settings()
-    assert "verdicts" not in without
+    assert "verdicts" not in without and "calibration" not in without
+    assert ShardStage(ShardSettings(calibration={"": (1.0, 0.0)})).row_settings() != without
     verdicts = VerdictLog(tmp_path)
     verdicts.append([judged("reject")])
     planned = ShardSettings(verdicts=tmp_path).planned()

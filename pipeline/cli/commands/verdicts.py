@@ -48,6 +48,21 @@ def thresholds(
         print_thresholds(store, run_name, folder, precision, fewest, as_json)
 
 
+@commands.command("calibration")
+def calibration(
+    run_name: RunName,
+    fewest: Annotated[int, typer.Option(min=1, help="Sure verdicts that are needed in all.")] = 100,
+    folder: VerdictsFolder = None,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Fit probabilities of scores on verdicts, as a section [shard.calibration]."""
+    from pipeline.cli.verdicts import print_calibration
+
+    with errors_reported():
+        print_calibration(store, run_name, folder, fewest, as_json)
+
+
 @commands.command("import")
 def import_annotations(
     run_name: RunName,
