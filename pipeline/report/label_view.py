@@ -15,6 +15,7 @@ from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings, choice_or_all
 from pipeline.labels.label_audit import LabelAudit, LabelCount
 from pipeline.labels.label_funnel import label_counts, labelled_partitions
+from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.label_tally import LabelFunnel, PredicateCount
 from pipeline.report.console import share, table
 from pipeline.report.formatting import sanitise
@@ -167,7 +168,8 @@ def _covered(dataset: str, coverage: LabelCoverage) -> list[Group]:
 
 def _judge(run: Run, dataset: str, choice: ChoiceSettings) -> tuple[LabelAudit, LabelCoverage | None]:
     tagged, parsed = labelled_partitions(run, "tag", [dataset]), labelled_partitions(run, "parse", [dataset])
-    count, covered = LabelCount(choice), CoverageCount(choice)
+    settled = overrides_of(run)
+    count, covered = LabelCount(choice, settled), CoverageCount(choice, settled)
     for partition, artifact in labelled_partitions(run, "ingest", [dataset]).items():
         if partition in tagged:
             images = artifact.table("images")
