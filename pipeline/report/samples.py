@@ -88,7 +88,7 @@ def read_samples(
     for partition in sorted(images if rows is None else rows):
         table = images[partition].table("images")
         if rows is not None:
-            table = table.take(sorted(rows[partition]))
+            table = table.take(pa.array(sorted(rows[partition]), pa.int64()))
         yield from _samples(table, captioned.get(partition), tagged.get(partition), choice, settled.get(partition))
 
 

@@ -37,8 +37,19 @@ export function tell(text) {
 
 function show(state) {
   for (const element of document.querySelectorAll(`[data-label="${state.label}"][data-kind]`)) {
+    count((state.kind !== "") - (element.dataset.kind !== ""));
     element.dataset.kind = state.kind;
   }
+}
+
+// The number of labels of this search that have been reviewed, where the page shows one.
+function count(more) {
+  const reviewed = document.getElementById("reviewed");
+  if (!reviewed || !more) return;
+  const number = Math.max(0, Number(reviewed.dataset.number) + more);
+  reviewed.dataset.number = number;
+  reviewed.textContent = number.toLocaleString("en");
+  reviewed.parentElement.querySelector("meter").value = number;
 }
 
 // Seconds since the last call: the person's time, from when an item came before the eyes to the verdict.
