@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import re
 import socket
@@ -79,6 +80,8 @@ def serve_review(root: Address, run_name: str, options: ReviewOptions) -> None:
             progress=lambda done, total: status.update(f"Indexing the run: {done:,} of {total:,} partitions"),
         )
     try:
+        # Errors of pages go to the package's log; without a handler nobody would see them.
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
         desk.watch()
         app = protect(create_app(desk, access.read_only), access)
         server = uvicorn.Server(server_settings(app, access, options.host, port))

@@ -25,6 +25,8 @@ Indices = NDArray[np.int64]
 RIGHT, WRONG, UNSURE, UNJUDGED = 1, 0, -1, -2
 FREQUENCY_BANDS = ("frequent", "middle", "rare")
 SCORE_BANDS = 4
+MOST_AUDITED = 100_000
+"""Of more labels, an audit looks at this many, those with the lowest numbers: a random sample, large enough for any audit."""
 FIRST_OF_EACH = 2
 """Labels of each stratum that come before all others, so that every stratum's variance can be estimated."""
 Z95 = 1.959964

@@ -10,6 +10,7 @@ from statistics import median
 import numpy as np
 
 from pipeline.labels.audit_sample import (
+    MOST_AUDITED,
     RIGHT,
     UNJUDGED,
     UNSURE,
@@ -88,7 +89,9 @@ def summarize(
 
 def audit_of(labels: Sequence[ReviewableLabel], standing: StandingVerdicts, seed: int) -> AuditPrecision:
     """The precision of labels by the verdicts on their stratified random sample."""
-    strata = AuditStrata.of([each.relation.predicate for each in labels], [each.confidence for each in labels])
-    outcomes = [outcome_of(standing[each.relation]) if each.relation in standing else UNJUDGED for each in labels]
     numbers = permanent_numbers((each.relation for each in labels), seed)
-    return audit_precision(strata, numbers, np.array(outcomes, np.int8))
+    lowest = np.argsort(numbers, kind="stable")[:MOST_AUDITED]
+    audited = [labels[place] for place in lowest]
+    strata = AuditStrata.of([each.relation.predicate for each in audited], [each.confidence for each in audited])
+    outcomes = [outcome_of(standing[each.relation]) if each.relation in standing else UNJUDGED for each in audited]
+    return audit_precision(strata, numbers[lowest], np.array(outcomes, np.int8))

@@ -70,6 +70,10 @@ def _add_pages(app: FastAPI, desk: Desk, pages: Pages) -> None:
         chosen = next((one for one in detail.labels if label in (None, one.number)), None)
         return pages.image(session_of(request), detail, chosen, _search(request))
 
+    @app.get("/audit", response_class=HTMLResponse)
+    def audit(request: Request) -> str:
+        return pages.audit(session_of(request))
+
     @app.get("/quarantined", response_class=HTMLResponse)
     def quarantined(request: Request, reason: Annotated[str, Query(max_length=500)] = "") -> str:
         return pages.quarantined(session_of(request), reason)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.labels.verdict_log import VerdictLog
 from pipeline.report.view import RunView
+from pipeline.review.audit import Audit
 from pipeline.review.comparison import Comparison
 from pipeline.review.image_detail import ImageDetails
 from pipeline.review.index import ReviewIndex
@@ -21,7 +22,7 @@ from pipeline.review.run_progress import RunProgress
 REFRESH_SECONDS = 10.0
 """How often the page looks for what the run has added, and for verdicts of others."""
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("rlip.review")
 
 
 class Desk:
@@ -45,6 +46,7 @@ class Desk:
         self.index.refresh(progress)
         self.comparison = Comparison(self.index, against)
         self.reviews = Reviews(self.index, VerdictLog(verdicts))
+        self.audit = Audit(self.index, self.reviews)
         self.listing = Listing(self.index)
         self.details = ImageDetails(self.index)
         self.pictures = Pictures(view.image_folders)
@@ -70,6 +72,7 @@ class Desk:
         """Take in what the run and other reviewers have added."""
         if self.index.refresh():
             self.comparison.refresh()
+            self.audit.refresh()
         self.reviews.refresh()
         self._count()
 

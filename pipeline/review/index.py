@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _FORMAT = 1
 """Incremented whenever the same artifacts would give other rows."""
+MOST_INFORMATIVE = 500
+"""Labels of each predicate, the most uncertain ones, that the queue by information holds."""
 _MEMORY = "400MB"
 _THREADS = 2
 _TYPES = {
@@ -138,12 +140,18 @@ class ReviewIndex:
             cursor.commit()
 
     def _count(self) -> None:
-        """Count the predicates anew: searches order by rarity, and the overview draws the long tail."""
+        """Count the predicates anew, and rank each one's uncertain labels: what orders and the overview need of all labels."""
         with self.cursor() as cursor:
             cursor.execute(
                 "CREATE OR REPLACE TABLE predicates AS SELECT predicate, count(*) AS scored, "
                 "count(*) FILTER (kept) AS kept, count(*) FILTER (kept AND correct IS NOT NULL) AS judged, "
                 "count(*) FILTER (kept AND correct) AS correct FROM relations GROUP BY predicate"
+            )
+            cursor.execute(
+                "CREATE OR REPLACE TABLE informative AS SELECT relation, row_number() OVER (PARTITION BY predicate ORDER BY "
+                "abs(probability - 0.5), relation) - 1 AS rank FROM relations WHERE relation IN (SELECT unnest(most) FROM "
+                f"(SELECT min_by(relation, abs(probability - 0.5), {MOST_INFORMATIVE}) AS most FROM relations "
+                "GROUP BY predicate))"
             )
 
     def _partitions(self) -> dict[str, PartitionArtifacts]:

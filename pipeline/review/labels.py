@@ -59,14 +59,14 @@ class Label:
 
     @property
     def region(self) -> tuple[int, int, int, int]:
-        """The part of the picture that shows both boxes with context: x, y, width, height in pixels, 4:3 where it can be."""
+        """The part of the picture that shows both boxes with context: x, y, width, height in pixels, 2:1 where it can be."""
         left = min(self.subject_box[0], self.object_box[0])
         top = min(self.subject_box[1], self.object_box[1])
         right = max(self.subject_box[0] + self.subject_box[2], self.object_box[0] + self.object_box[2])
         bottom = max(self.subject_box[1] + self.subject_box[3], self.object_box[1] + self.object_box[3])
         margin = 0.15 * max(right - left, bottom - top) + 4
         width, height = right - left + 2 * margin, bottom - top + 2 * margin
-        width, height = max(width, height * 4 / 3), max(height, width * 3 / 4)
+        width, height = max(width, height * 2), max(height, width / 2)
         x, across = _span((left + right) / 2, width, self.width)
         y, down = _span((top + bottom) / 2, height, self.height)
         return x, y, across, down

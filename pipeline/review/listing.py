@@ -87,6 +87,12 @@ class Listing:
         number: int = self._index.rows(sql, values)[0]["n"]
         return number
 
+    def forget(self, search: Search) -> None:
+        """Put the results of a search in order anew when they are next asked for."""
+        with self._lock:
+            for kind in ("label", "image"):
+                self._found.pop((kind, search, self._index.generation), None)
+
     def place(self, search: Search, relation: int) -> int | None:
         """The place of a label among the first results of a search; None where it is not among them."""
         self.labels(search, 0, 1)
@@ -127,6 +133,15 @@ def _joined(search: Search) -> str:
     if search.order in ("informative", "rare"):
         columns += ", frequency"
         source += " JOIN (SELECT predicate AS name, scored AS frequency FROM predicates) ON name = predicate"
+    if search.order == "informative":
+        columns += ", coalesce(judged, 0) AS judged, rank"
+        source += (
+            " JOIN informative USING (relation) LEFT JOIN (SELECT predicate AS of, count(DISTINCT relation) AS judged "
+            "FROM reviewed JOIN relations USING (relation) GROUP BY ALL) ON of = predicate"
+        )
+    if search.order == "audit":
+        columns += ", audit.place AS audit_place"
+        source += " JOIN audit USING (relation)"
     return f"(SELECT {columns} FROM {source} WHERE {where})"
 
 

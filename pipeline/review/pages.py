@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from pipeline.labels.verdict_summary import summarize
 from pipeline.labels.verdicts import Verdict
 from pipeline.review.access.sessions import Session
 from pipeline.review.desk import Desk
@@ -16,7 +17,7 @@ from pipeline.review.image_detail import ImageDetail
 from pipeline.review.labels import Label, labels_of
 from pipeline.review.listing import MAX_LISTED
 from pipeline.review.scene_graph import scene_graph
-from pipeline.review.search import Search
+from pipeline.review.search import QUEUES, Search
 
 GRID = 20
 """Labels of one screen, five by four."""
@@ -29,6 +30,7 @@ _ORDER_NAMES = {
     "rare": "rarest predicate first",
     "random": "random",
     "image": "by image",
+    "audit": "random audit",
 }
 
 
@@ -62,6 +64,8 @@ class Pages:
     def labels(self, session: Session, search: Search, page: int) -> str:
         """One screen of labels that a search finds."""
         listing = self._desk.listing
+        if page == 1 and (search.reviewed or search.verdict or search.order in QUEUES):
+            listing.forget(search)
         found = listing.labels(search, (page - 1) * GRID, GRID)
         labels = labels_of(self._desk.index, found.numbers)
         pages = max(1, -(-found.reachable // GRID))
@@ -77,6 +81,7 @@ class Pages:
             most=MAX_LISTED,
             reviewed=listing.reviewed(search),
             following=following,
+            queue=QUEUES.get(search.order, "grid"),
             choices=self.choices,
             orders=_ORDER_NAMES,
         )
@@ -114,6 +119,7 @@ class Pages:
             graph=scene_graph(detail),
             choice=self._desk.view.choice,
             neighbours=self._neighbours(search, chosen),
+            queue=QUEUES.get(search.order, "image"),
             predicates=self.choices["predicates"],
         )
 
@@ -128,6 +134,12 @@ class Pages:
             {"reason": reason},
         )
         return self.render("quarantined.html", session, reasons=reasons, rows=rows, reason=reason)
+
+    def audit(self, session: Session) -> str:
+        """How good the kept labels are by the verdicts on a random sample, and how far reviewers agree."""
+        log = self._desk.reviews.log
+        summary = summarize(log.verdicts(), log.standing(), log.damaged, self._desk.audit.precision())
+        return self.render("audit.html", session, summary=summary)
 
     def _chip(self, label: Label, session: Session) -> dict[str, Any]:
         verdicts = self._desk.reviews.of([label]).get(label.number, {})

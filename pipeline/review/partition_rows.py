@@ -10,13 +10,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.labels.audit_sample import permanent_numbers
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
 from pipeline.labels.label_funnel import candidates, require_same_boxes
+from pipeline.labels.verdicts import JudgedRelation
 from storage.artifact import Artifact
 from tagger.audit.labels import SYMMETRIC
 from tagger.english.predicates import canonical
 
+AUDIT_SEED = 0
+"""Seed of the random audit, the same as that of `rlip verdicts`."""
 PART_BITS = 32
 """An image's number is its partition's number in the high bits and its row in the low 32; a label's likewise, with its place."""
 
@@ -52,6 +56,8 @@ RELATIONS = pa.schema(
         *((f"{end}_{side}", pa.float32()) for end in ("subject", "object") for side in _SIDES),
         ("score", pa.float32()),
         ("probability", pa.float32()),
+        ("confidence", pa.float64()),
+        ("number", pa.float64()),
         ("proposed", pa.bool_()),
         ("kept", pa.bool_()),
         ("reason", pa.string()),
@@ -59,8 +65,9 @@ RELATIONS = pa.schema(
     ]
 )
 """`place` is the label's index among its image's; `subject` and `object` index the image's boxes, whose sides are in pixels.
-`predicate` is canonical. `probability` is the calibrated score, or the score where there is none. `correct` says
-whether the data set gives this relation; null for images without given relations."""
+`predicate` is canonical. `probability` is the calibrated score, or the score where there is none. `confidence` decides
+whether a label is kept. `number` is a kept label's place in random audits (`pipeline/labels/audit_sample.py`). `correct`
+says whether the data set gives this relation; null for images without given relations."""
 
 QUARANTINED = pa.schema(
     [
@@ -153,6 +160,7 @@ def _relations(
         "score": score,
         "probability": pc.coalesce(labels.fields.field("calibrated"), score),
         "proposed": labels.fields.field("proposed"),
+        "confidence": [one.confidence for one in verdicts],
         "kept": [one.reason is None for one in verdicts],
         "reason": pa.array([one.reason for one in verdicts], pa.string()),
         "correct": _correct(images, row, ends, predicates.to_pylist()),
@@ -161,7 +169,28 @@ def _relations(
         of_end = boxes.fields.take(pa.array(first_box[row] + index))
         columns[f"{end}_category"] = of_end.field("category")
         columns |= {f"{end}_{side}": of_end.field(side) for side in _SIDES}
+    columns["number"] = _numbers(images, row, columns)
     return pa.table([columns[name] for name in RELATIONS.names], RELATIONS.names).cast(RELATIONS)
+
+
+def _numbers(images: pa.Table, row: np.ndarray[Any, Any], columns: Mapping[str, Any]) -> pa.Array:
+    """The places of the kept labels in random audits."""
+    kept = [place for place, is_kept in enumerate(columns["kept"]) if is_kept]
+    digests = images["digest"].take(pa.array(row[kept])).to_pylist()
+    boxes = [
+        list(
+            zip(
+                *(columns[f"{end}_{side}"].take(pa.array(kept, pa.int64())).to_pylist() for side in _SIDES), strict=True
+            )
+        )
+        for end in ("subject", "object")
+    ]
+    predicates = columns["predicate"].take(pa.array(kept, pa.int64())).to_pylist()
+    judged = map(JudgedRelation, digests, *boxes, predicates)
+    found: list[float | None] = [None] * len(row)
+    for place, number in zip(kept, permanent_numbers(judged, AUDIT_SEED).tolist(), strict=True):
+        found[place] = number
+    return pa.array(found, pa.float64())
 
 
 def _canonical(labels: FlatList) -> pa.Array:

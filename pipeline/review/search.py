@@ -7,23 +7,26 @@ from urllib.parse import urlencode
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Order = Literal["score", "lowest", "uncertain", "informative", "disagreement", "rare", "random", "image"]
+Order = Literal["score", "lowest", "uncertain", "informative", "disagreement", "rare", "random", "image", "audit"]
 _Name = Annotated[str, Field(max_length=200)]
 _Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 _PROBABILITY = "least(greatest(probability, 1e-6), 1 - 1e-6)"
-_ENTROPY = f"-({_PROBABILITY} * ln({_PROBABILITY}) + (1 - {_PROBABILITY}) * ln(1 - {_PROBABILITY}))"
+_ENTROPY = f"-({_PROBABILITY} * log2({_PROBABILITY}) + (1 - {_PROBABILITY}) * log2(1 - {_PROBABILITY}))"
 ORDERS: dict[Order, str] = {
     "score": "score DESC, relation",
     "lowest": "score, relation",
     "uncertain": "abs(probability - 0.5), relation",
-    "informative": f"{_ENTROPY} * sqrt(frequency) DESC, relation",
+    "informative": f"{_ENTROPY} * sqrt(frequency) / (1 + judged + rank) DESC, relation",
     "disagreement": "CASE WHEN proposed THEN 1 - probability ELSE probability END DESC, relation",
     "rare": "frequency, score DESC, relation",
     "random": "hash(relation, $seed::BIGINT), relation",
     "image": "relation",
+    "audit": "audit_place",
 }
-"""How labels are put in order. Each ends in the label's number, so that no two labels are ever in doubt."""
+"""How labels are put in order, without ties. "informative" is the order of docs/verdicts.md (Queues)."""
+QUEUES: dict[Order, str] = {"informative": "information", "audit": "audit"}
+"""Orders that are queues: what the log of verdicts calls them."""
 
 
 class Search(BaseModel):

@@ -1,0 +1,81 @@
+"""The random audit on the page: which labels to judge in which order, and the precision that follows from verdicts."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.labels.audit_sample import (
+    MOST_AUDITED,
+    UNJUDGED,
+    AuditPrecision,
+    AuditStrata,
+    Numbers,
+    audit_order,
+    audit_precision,
+)
+from pipeline.labels.verdict_summary import outcome_of
+from pipeline.review.index import ReviewIndex
+from pipeline.review.labels import labels_of
+from pipeline.review.reviews import Reviews
+
+
+@dataclass(frozen=True)
+class _Population:
+    """The labels that an audit looks at, in the order of their numbers."""
+
+    relations: np.ndarray[tuple[int], np.dtype[np.int64]]
+    strata: AuditStrata
+    numbers: Numbers
+
+
+class Audit:
+    """The audit of an index. Its order lies in the index's table `audit`, which searches can follow."""
+
+    def __init__(self, index: ReviewIndex, reviews: Reviews) -> None:
+        self._index = index
+        self._reviews = reviews
+        self._lock = threading.Lock()
+        self._population = _draw(index)
+
+    def refresh(self) -> None:
+        """Draw anew, since the labels have changed. Labels that were made again keep their place."""
+        population = _draw(self._index)
+        with self._lock:
+            self._population = population
+
+    def precision(self) -> AuditPrecision:
+        """The precision of the kept labels by the verdicts so far, with its 95 % interval."""
+        with self._lock:
+            population = self._population
+        outcomes = np.full(len(population.relations), UNJUDGED, np.int8)
+        place = {number: at for at, number in enumerate(population.relations.tolist())}
+        judged = self._index.rows("SELECT DISTINCT relation FROM reviewed SEMI JOIN audit USING (relation)")
+        labels = labels_of(self._index, [row["relation"] for row in judged])
+        for number, said in self._reviews.of(labels).items():
+            if number in place:
+                outcomes[place[number]] = outcome_of(said)
+        return audit_precision(population.strata, population.numbers, outcomes)
+
+
+def _draw(index: ReviewIndex) -> _Population:
+    found = index.table(
+        "SELECT relation, number, predicate, confidence FROM relations WHERE number IS NOT NULL "
+        f"ORDER BY number LIMIT {MOST_AUDITED}"
+    )
+    numbers = found["number"].to_numpy()
+    relations = found["relation"].to_numpy()
+    strata = AuditStrata.of(found["predicate"].to_pylist(), found["confidence"].to_numpy())
+    order = audit_order(strata, numbers)
+    with index.cursor() as cursor:
+        cursor.begin()
+        cursor.execute("CREATE OR REPLACE TABLE audit (relation BIGINT, place INTEGER)")
+        placed = pa.table({"relation": relations[order], "place": np.arange(len(order), dtype=np.int32)})
+        cursor.register("placed", placed)
+        cursor.execute("INSERT INTO audit SELECT relation, place FROM placed")
+        cursor.unregister("placed")
+        cursor.commit()
+    return _Population(relations, strata, numbers)
