@@ -47,8 +47,8 @@ STAGE_FLOWS = tuple(map(stage_flow, STAGES))
 """The flows of all stages, each after those that it reads from."""
 # Deployments refer to a flow by an attribute of this module.
 (
-    ingest, detect, fingerprint, caption, parse, shard_tagger, train_tagger, import_tagger, tag, shard, overlap, pretrain,
-    evaluate,
+    ingest, detect, fingerprint, caption, parse, shard_tagger, train_tagger, import_tagger, tag, split, shard, overlap,
+    pretrain, evaluate,
 ) = STAGE_FLOWS  # fmt: skip
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import entry_points
@@ -23,7 +26,7 @@ from pipeline.run.forecast import forecast
 from pipeline.run.planner import Planner
 from pipeline.run.prepare import read_annotations, write_world
 from pipeline.run.progress import Display, open_display
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe import Recipe, load_recipe
 from pipeline.run.runner import conclude, logged_run
 from storage.errors import FatalError
 from storage.open_store import Address, existing_store
@@ -48,8 +51,15 @@ def run_context(context: RunContext, runner: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps(outcome_json(outcome, figures, report) | {"log": str(log_file)}))
     else:
-        print_outcome(console, outcome, figures, report)
+        print_outcome(console, outcome, figures, report, review_command(context.recipe))
         console.print(Text(f"Log: {log_file}"), soft_wrap=True)
+
+
+def review_command(recipe: Recipe) -> str:
+    """The command that opens a recipe's run for review, as typed where this one was."""
+    program = sys.argv[0] if Path(sys.argv[0]).name == "rlip" and shutil.which("rlip") is None else "rlip"
+    store = [] if recipe.store == Recipe.model_fields["store"].default else ["--store", recipe.store]
+    return shlex.join([program, "review", recipe.name, *store])
 
 
 def train_tagger(path: Path, overrides: Sequence[str], runner: str, as_json: bool) -> None:

@@ -16,8 +16,10 @@ from pipeline.report.formatting import sanitise
 from pipeline.report.steps import Outcome, stage_rows
 
 
-def print_outcome(console: Console, outcome: Outcome, figures: Figures, report: Path | None) -> None:
-    """Prints the tables of a finished run; the path of the report comes last."""
+def print_outcome(
+    console: Console, outcome: Outcome, figures: Figures, report: Path | None, review: str | None = None
+) -> None:
+    """Prints the tables of a finished run, the command that opens it for review, and, last, the path of the report."""
     console.print(_stages(figures, outcome))
     if figures.unknown_captions:
         console.print(
@@ -31,6 +33,8 @@ def print_outcome(console: Console, outcome: Outcome, figures: Figures, report: 
         console.print(
             f"Pseudo-labels recover {figures.share_of_gain:.0%} of the gain of given relations over no relations."
         )
+    if review is not None and figures.labels.scored:
+        console.print(Text(f"Judge its labels: {review}"), soft_wrap=True)
     if report is not None:
         console.print(Text(f"Report: {report}"), soft_wrap=True)
 
