@@ -14,7 +14,7 @@ from pipeline.report.report_folder import report_folder
 from pipeline.report.static_report import write_report
 from pipeline.report.view import RunView
 from pipeline.run.context import run_view
-from pipeline.run.recipe import Recipe, recorded_recipe
+from pipeline.run.recipe import STARTED, Recipe, recorded_recipe
 from storage.errors import FatalError
 from storage.open_store import Address, existing_store
 from storage.runs import Run, RunRecord, find_run
@@ -66,4 +66,4 @@ def last_recipe(run: Run) -> Recipe | None:
     if recipe is not None or isinstance(run, RunRecord):
         return recipe
     records = run.records()
-    return recorded_recipe(records[-1]) if records else None
+    return recorded_recipe(records[-1]) if records else recorded_recipe(run, STARTED)

@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline.data.datasets.record_index import is_indexed, open_index
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import require
+from pipeline.run.recipe import STARTED
 from scenes.settings import SceneSettings
 from storage.errors import FatalError
 
@@ -30,6 +31,8 @@ def prepare(
     context.store.sweep()
     context.run.adopt()
     context.is_prepared = True
+    # What looks at the run before it has completed, e.g. the review page, needs its recipe.
+    context.run.note(STARTED, context.recipe.model_dump(mode="json"))
 
 
 def read_annotations(context: RunContext, reading: Callable[[str, float], None] | None) -> None:

@@ -231,12 +231,18 @@ def recipe_of(path: Path, given: RecipeValues) -> Recipe:
         raise FatalError(_explain(error, lambda setting: given.origin(setting) or str(path))) from error
 
 
-def recorded_recipe(run: Run) -> Recipe | None:
+STARTED = "started"
+"""Document of a run that holds the recipe of the execution that began last."""
+
+
+def recorded_recipe(run: Run, document: str = "recipe") -> Recipe | None:
     """The recipe that was recorded with a run; None for one without a recipe, e.g. of imported labels.
+
+    `document`: "recipe" holds that of the last execution that completed, `STARTED` that of the last one that began.
 
     Raises `FatalError` when another version recorded it in a form that this one does not know.
     """
-    found = run.read_document("recipe")
+    found = run.read_document(document)
     while found:
         try:
             return Recipe.model_validate(found)

@@ -12,7 +12,7 @@ from report_page import Page, report
 from run_builder import TWO_PEOPLE, RunBuilder, captions, relations, triplets
 
 from pipeline.cli.maintenance import remove_run
-from pipeline.cli.report import write_run_report
+from pipeline.cli.report import last_recipe, write_run_report
 from pipeline.cli.transfer import print_pull, push
 from pipeline.report.figures import figures_of
 from pipeline.report.label_view import LabelView
@@ -20,6 +20,7 @@ from pipeline.report.report_folder import remove_report
 from pipeline.report.static_report import write_report
 from pipeline.run.context import RunContext, run_view
 from pipeline.run.doctor import needs
+from pipeline.run.recipe import STARTED
 from storage.errors import FatalError
 from storage.local_store import LocalStore
 from storage.object_store_artifacts import ObjectStoreArtifacts
@@ -224,6 +225,12 @@ def test_a_pulled_run_has_a_report_without_the_pictures(
     page = Page(tmp_path / "there" / "reports" / "toy" / "index.html")
     assert "No pictures of toys: no folder" in page.text and "a man rides a horse" in page.text
     assert "4 labels kept" in " ".join(page.text.split()) and page.all("polyline")
+
+
+def test_a_run_on_its_way_has_the_recipe_that_it_began_with(labelled: RunBuilder, recipe: Any) -> None:
+    assert last_recipe(labelled.run) is None
+    labelled.run.note(STARTED, recipe.model_dump(mode="json"))
+    assert last_recipe(labelled.run) == recipe
 
 
 def test_a_run_that_was_stopped_has_the_recipe_of_its_last_execution(labelled: RunBuilder, recipe: Any) -> None:
