@@ -133,7 +133,7 @@ class TestSet:
         return figures
 
     def vcoco_scores(self, found: Iterable[Scored], truth: VcocoTruth) -> dict[str, float]:
-        """Returns V-COCO's own figures by name, e.g. vcoco_scenario_1 (role AP over 24 roles).
+        """Returns V-COCO's own figures by name, e.g. vcoco_role_1 (role AP over 24 roles).
 
         Only images that the truth has and that were predicted count. Raises `FatalError` if there is none, or if no predicate
         names a role.

@@ -70,10 +70,10 @@ def test_vcoco_is_scored_by_its_own_files(tmp_path: Path) -> None:
     test_set = evaluated.TestSet([row(8, ("hold", "bat")), row(7, ("hold", "bat"))], {})
     right = found(test_set, 1, "hold", "bat", (PERSON, BAT))
     scores = test_set.vcoco_scores([found(test_set, 0, "hold", "bat"), right], truth)
-    assert scores["vcoco_scenario_1"] == scores["vcoco_scenario_2"] == 1.0
+    assert scores["vcoco_role_1"] == scores["vcoco_role_2"] == 1.0
     assert scores["vcoco_agent"] == 1.0
     wrong = test_set.vcoco_scores([found(test_set, 1, "hold", "bat", (PERSON, PERSON))], truth)
-    assert (wrong["vcoco_scenario_1"], wrong["vcoco_agent"]) == (0.0, 1.0)
+    assert (wrong["vcoco_role_1"], wrong["vcoco_agent"]) == (0.0, 1.0)
     with pytest.raises(FatalError, match="no image of the test sets is on V-COCO's list"):
         test_set.vcoco_scores([found(test_set, 0, "hold", "bat")], truth)
 
