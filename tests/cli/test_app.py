@@ -78,6 +78,7 @@ COMMANDS = {
     "pull": {"--store", "--json", "--help"},
     "export": {"--format", "--out", "--threshold", "--all", "--store", "--json", "--help"},
     "import": {"--as", "--dataset", "--images", "--paths", "--store", "--json", "--help"},
+    "lineage": {"--out", "--url", "--partitions", "--store", "--json", "--help"},
     "report": {"--out", "--pictures", "--seed", "--against", "--store", "--json", "--help"},
     "verify": {"--repair", "--store", "--json", "--help"},
     "gc": {"--grace", "--delete", "--newest", "--store", "--json", "--help"},

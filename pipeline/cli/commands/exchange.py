@@ -54,6 +54,28 @@ def export(
         print_export(find_run(existing_store(store), run_name), form, folder, threshold, all_scores, as_json)
 
 
+def lineage(
+    run_name: RunName,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write to this new file, one event per line.")
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option("--url", help="Send to this lineage server, e.g. Marquez at http://127.0.0.1:5000."),
+    ] = None,
+    partitions: Annotated[
+        bool, typer.Option("--partitions", help="Events for each partition, with the tables' places in the store.")
+    ] = False,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a run read and wrote, down to columns, as OpenLineage events; prints them without --out and --url."""
+    from pipeline.cli.run_lineage import print_lineage_events
+
+    with errors_reported():
+        print_lineage_events(store, run_name, out, url, partitions, as_json)
+
+
 def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON of the RLIPv2 authors; its kind is detected.")],
     run_name: Annotated[str, typer.Option("--as", metavar="RUN", help="Name of the run to import into.")],

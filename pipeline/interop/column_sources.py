@@ -1,0 +1,131 @@
+"""Which input columns each column of a stage's tables comes from: the column lineage that is told to other systems."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+
+from pipeline.labels.label_overrides import OVERRIDES
+from pipeline.stages.order import STAGES
+from storage.tables import (
+    CANDIDATES,
+    DETECTIONS,
+    DROPPED,
+    REJECTED,
+    SHARD_STATISTICS,
+)
+
+BESIDE: Mapping[str, pa.Schema] = {
+    "candidates": CANDIDATES,
+    "detections": DETECTIONS,
+    "dropped": DROPPED,
+    "excluded": REJECTED,
+    "overrides": OVERRIDES,
+    "rejected": REJECTED,
+    "statistics": SHARD_STATISTICS,
+}
+"""Tables that lie beside the table of a stage, by name."""
+WRITTEN: Mapping[str, tuple[str, pa.Schema]] = {stage.name: (stage.writes, stage.schema) for stage in STAGES}
+"""Stage → name and schema of the table that it writes."""
+
+_Columns = Mapping[str, Sequence[str]]
+
+
+def _same(table: str, *columns: str) -> _Columns:
+    """Columns that are copied as they are."""
+    return {column: (f"{table}.{column}",) for column in columns}
+
+
+def _from(sources: str, *columns: str) -> _Columns:
+    """Columns that all come from the same input columns, separated by blanks."""
+    return {column: tuple(sources.split()) for column in columns}
+
+
+_IDENTITY = ("dataset", "split", "image_id", "uri", "digest", "width", "height")
+_PICTURE = "images.uri images.digest"
+"""The bytes of an image, which a table holds as their place and their digest."""
+_LABELLED = f"{_PICTURE} images.boxes images.relations relations.relations"
+_MEMBERS = "shards.shard shards.offset shards.size shards.digest"
+"""The bytes of a tar, which a table holds as places."""
+_SHARDS = {
+    **_same("images", "dataset", "image_id", "width", "height"),
+    **_from("images.dataset images.image_id", "shard", "key"),
+    **_from(_PICTURE, "extension", "phash"),
+    **_from(_LABELLED, "offset", "size", "digest", "check"),
+}
+_PACKED: Mapping[str, _Columns] = {
+    "shards": _SHARDS,
+    "statistics": {
+        **_from("images.dataset images.image_id", "shard"),
+        **_from("images.boxes images.relations relations.relations", "kind", "name", "count"),
+    },
+    "excluded": {
+        **_same("images", "image_id"),
+        **_from("images.dataset images.image_id images.digest fingerprints.digest fingerprints.phash", "reason", "value"),
+    },
+    "overrides": {
+        **_same("images", "image_id"),
+        **_from("images.digest images.boxes relations.relations", "subject", "predicate", "object", "holds"),
+    },
+}
+
+SOURCES: Mapping[str, Mapping[str, _Columns]] = {
+    "ingest": {},
+    "detect": {
+        "images": {**_same("images", *_IDENTITY, "relations"), **_from(_PICTURE, "boxes")},
+        "detections": {**_same("images", "image_id", "uri", "width", "height"), **_from(_PICTURE, "boxes")},
+    },
+    "fingerprint": {"fingerprints": {**_same("images", "dataset", "image_id"), **_from(_PICTURE, "digest", "phash")}},
+    "caption": {"captions": {**_same("images", "image_id"), **_from(f"{_PICTURE} images.boxes", "captions")}},
+    "parse": {"triplets": {**_same("captions", "image_id"), **_from("captions.captions", "triplets")}},
+    "shard_tagger": _PACKED,
+    "train_tagger": {"tagger": _from(_MEMBERS, "value")},
+    "import_tagger": {},
+    "tag": {
+        "relations": {
+            **_same("images", "image_id"),
+            **_from(f"{_PICTURE} images.width images.height images.boxes triplets.triplets", "relations"),
+        },
+        "candidates": {
+            **_same("images", "image_id"),
+            **_from("images.width images.height images.boxes triplets.triplets", "pairs"),
+        },
+        "dropped": {
+            **_same("images", "image_id"),
+            **_from("images.boxes triplets.triplets", "triplet", "reason", "value"),
+        },
+    },
+    "split": {
+        "split": _from("images.boxes images.relations", "subject", "predicate", "object", "instances", "unseen"),
+    },
+    "shard": _PACKED,
+    "overlap": {
+        "overlap": {
+            **_same("shards", "dataset", "image_id"),
+            **_from("fingerprints.dataset", "test_dataset"),
+            **_from("fingerprints.image_id", "test_image_id"),
+            **_from("shards.digest shards.phash fingerprints.digest fingerprints.phash", "how", "distance"),
+        },
+    },
+    "pretrain": {"weights": _from(f"{_MEMBERS} {_PICTURE} images.boxes images.relations", "value")},
+    "evaluate": {
+        "scores": _from(f"{_PICTURE} images.boxes images.relations split.unseen", "value"),
+        "detections": {**_same("images", "image_id", "uri", "width", "height"), **_from(_PICTURE, "boxes", "pairs")},
+    },
+}
+"""Stage → table → column → columns of the tables that the stage reads, as `table.column`.
+
+Columns without an entry come from no column: from weights, settings or annotation files, or from a stage's own counting.
+"""
+
+
+def schema_of(stage: str, table: str) -> pa.Schema | None:
+    """The schema of a table of a stage; None for one that is not declared, e.g. of an earlier version."""
+    name, schema = WRITTEN.get(stage, ("", None))
+    return schema if table == name else BESIDE.get(table)
+
+
+def sources_of(stage: str, table: str) -> _Columns:
+    """Column → the input columns that it comes from; empty where none are declared."""
+    return SOURCES.get(stage, {}).get(table, {})

@@ -1,0 +1,90 @@
+"""Delivers OpenLineage events: to a file of JSON lines, or to the HTTP endpoint of a lineage server such as Marquez."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from storage.atomic import write_atomic
+from storage.errors import FatalError, RetryableError
+
+if TYPE_CHECKING:
+    from openlineage.client.event_v2 import RunEvent
+
+RETRIES = 3
+"""How often an event is sent again to a server that does not answer, with pauses of 0.3, 0.6 and 1.2 seconds."""
+TIMEOUT = 10.0
+"""Seconds to wait for the answer to an event."""
+API_KEY = "OPENLINEAGE_API_KEY"
+"""Environment variable with the key that the server asks for. OpenLineage's own clients read the same one."""
+
+
+def is_server(target: str) -> bool:
+    """Whether a target is a server, and not a file."""
+    return target.startswith(("http://", "https://"))
+
+
+def without_secrets(url: str) -> str:
+    """The URL without user, password and query, for messages."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def write_events(events: Iterable[RunEvent], path: Path) -> int:
+    """Write events to a new file, one JSON object per line. Returns their number. Raises `FatalError` if the file exists."""
+    from openlineage.client.serde import Serde
+
+    if path.exists():
+        raise FatalError(f"{path} exists; name a new file")
+    lines = [Serde.to_json(event) for event in events]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, "".join(f"{line}\n" for line in lines).encode())
+    except OSError as error:
+        raise FatalError(f"{path}: the events can't be written ({error.strerror}); name another file") from error
+    return len(lines)
+
+
+def send_events(events: Iterable[RunEvent], url: str) -> int:
+    """Send events to `URL/api/v1/lineage`, in order. Returns their number.
+
+    Events have fixed ids, so that sending them again adds nothing. Raises `RetryableError` when the server does not answer
+    after `RETRIES` retries, and `FatalError` when it refuses an event.
+    """
+    import requests
+    from openlineage.client.transport.http import ApiKeyTokenProvider, HttpConfig, HttpTransport, TokenProvider
+
+    key = os.environ.get(API_KEY)
+    retry = {
+        "total": RETRIES, "connect": RETRIES, "read": RETRIES, "backoff_factor": 0.3,
+        "status_forcelist": [500, 502, 503, 504], "allowed_methods": ["POST"],
+    }  # fmt: skip
+    auth = ApiKeyTokenProvider({"apiKey": key}) if key else TokenProvider({})
+    base = url if url.endswith("/") else f"{url}/"
+    shown, sent = without_secrets(url), 0
+    try:
+        transport = HttpTransport(HttpConfig(url=base, timeout=TIMEOUT, auth=auth, retry=retry))
+    except ValueError:
+        raise FatalError(f"{shown}: not the URL of a server; write e.g. http://127.0.0.1:5000") from None
+    try:
+        for event in events:
+            transport.emit(event)
+            sent += 1
+    # Messages of requests quote the URL with its secrets, so that none of them is passed on.
+    except requests.HTTPError as error:
+        status = error.response.status_code
+        raise FatalError(
+            f"{shown} refused event {sent + 1} with HTTP status {status}; for 401 and 403 set {API_KEY}, for 404 check that "
+            "the URL is that of a lineage server, without /api/v1/lineage"
+        ) from None
+    except requests.RequestException as error:
+        raise RetryableError(
+            f"{shown}: event {sent + 1} got no answer after {RETRIES} retries ({type(error).__name__}); check the URL and "
+            "that the server runs"
+        ) from None
+    finally:
+        transport.close()
+    return sent

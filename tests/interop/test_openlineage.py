@@ -1,0 +1,190 @@
+"""A run's lineage as OpenLineage events: files, a real server, and columns that exist."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rlip_command import output_of, rlip
+from toy_store import put, put_chain, record
+
+from pipeline.interop import openlineage_delivery
+from pipeline.interop.column_sources import BESIDE, SOURCES, WRITTEN, schema_of
+from pipeline.stages.order import STAGES
+from storage.local_store import LocalStore
+from storage.runs import Run
+
+PASSWORD = "hunter2"
+
+
+@dataclass
+class Server:
+    """A lineage server on loopback that keeps what it is sent, and answers with these statuses first."""
+
+    url: str
+    statuses: list[int] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    kept = Server("")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            status = kept.statuses.pop(0) if kept.statuses else 201
+            if status == 201 and self.path == "/api/v1/lineage":
+                kept.events.append(json.loads(body))
+                kept.headers.append(dict(self.headers))
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=http.serve_forever)
+    thread.start()
+    kept.url = f"http://127.0.0.1:{http.server_port}"
+    yield kept
+    http.shutdown()
+    thread.join()
+    http.server_close()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run of two partitions: images, captions, triplets and relations, which read images and triplets."""
+    store = LocalStore(tmp_path / "store")
+    chains = [put_chain(store, f"toys/{number:04}") for number in range(2)]
+    made = record(store, "toy", *chains)
+    tagged = {
+        f"toys/{number:04}": put(
+            store, "relations", f"toys/{number:04}", {}, {"images": chain["ingest"], "triplets": chain["parse"]}
+        ).key
+        for number, chain in enumerate(chains)
+    }
+    made.record("relations", "relations", tagged)
+    made.append("completed")
+    return made
+
+
+def events(run: Run, *words: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output_of("lineage", run.name, "--store", run.store.address, *words).splitlines()]
+
+
+def of(found: list[dict[str, Any]], job: str, kind: str = "COMPLETE") -> list[dict[str, Any]]:
+    return [event for event in found if event["job"]["name"] == job and event["eventType"] == kind]
+
+
+def test_each_step_starts_and_ends_between_those_of_the_run(run: Run) -> None:
+    found = events(run)
+    assert [(event["job"]["name"], event["eventType"]) for event in found] == [
+        ("toy", "START"),
+        *[(f"toy.{step}", kind) for step in ("ingest", "caption", "parse", "relations") for kind in ("START", "COMPLETE")],
+        ("toy", "COMPLETE"),
+    ]
+    parent = found[0]["run"]["runId"]
+    assert {event["run"]["facets"]["parent"]["run"]["runId"] for event in found[1:-1]} == {parent}
+    assert found == events(run)
+
+
+def test_what_a_step_reads_is_what_another_wrote(run: Run) -> None:
+    found = events(run)
+    (parsed,) = of(found, "toy.parse")
+    (captioned,) = of(found, "toy.caption")
+    (read,) = parsed["inputs"]
+    (written,) = captioned["outputs"]
+    assert (read["namespace"], read["name"]) == (written["namespace"], written["name"])
+    assert read["facets"]["version"]["datasetVersion"] == written["facets"]["version"]["datasetVersion"]
+    assert read["inputFacets"]["dataQualityMetrics"]["rowCount"] == 4
+    assert written["outputFacets"]["outputStatistics"]["rowCount"] == 4
+    lineage = parsed["outputs"][0]["facets"]["columnLineage"]["fields"]
+    assert [(f["name"], f["field"]) for f in lineage["triplets"]["inputFields"]] == [(read["name"], "captions")]
+    kinds = {column["name"]: column for column in parsed["outputs"][0]["facets"]["schema"]["fields"]}
+    assert kinds["image_id"]["type"] == "int64" and kinds["triplets"]["type"] == "list<struct>"
+    assert "subject_lemma" in [column["name"] for column in kinds["triplets"]["fields"]]
+
+
+def test_events_of_partitions_name_the_files_in_the_store(run: Run) -> None:
+    found = of(events(run, "--partitions"), "toy.parse")
+    assert len(found) == 2
+    for event in found:
+        (read,), (written,) = event["inputs"], event["outputs"]
+        for dataset in (read, written):
+            assert (dataset["namespace"], Path(dataset["name"]).is_file()) == ("file", True)
+
+
+def test_a_stopped_run_is_told_as_aborted_and_rejects_by_reason(tmp_path: Path, labelled: Any) -> None:
+    labelled.run.append("stopped")
+    found = events(labelled.run)
+    assert found[-1]["eventType"] == "ABORT"
+    (ingested,) = of(found, "toy.ingest")
+    rows = {dataset["name"].rpartition("/")[2]: dataset for dataset in ingested["outputs"]}
+    assert rows["images"]["facets"]["rlip_rows"]["rejected"] == {"truncated": 1}
+    assert rows["rejected"]["outputFacets"]["outputStatistics"]["rowCount"] == 1
+
+
+def test_a_file_is_written_once(run: Run, tmp_path: Path) -> None:
+    words = ("lineage", "toy", "--store", run.store.address, "--out", tmp_path / "made" / "events.jsonl")
+    assert output_of(*words).startswith("10 events: ")
+    assert [json.loads(line) for line in (tmp_path / "made" / "events.jsonl").read_text().splitlines()] == events(run)
+    again = rlip(*words)
+    assert again.exit_code == 1 and "exists; name a new file" in again.stderr
+
+
+def test_a_server_gets_the_events_in_order_after_a_retry(
+    run: Run, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENLINEAGE_API_KEY", PASSWORD)
+    server.statuses = [503]
+    shown = output_of("lineage", "toy", "--store", run.store.address, "--url", server.url)
+    assert server.events == events(run)
+    assert server.headers[0]["Authorization"] == f"Bearer {PASSWORD}" and PASSWORD not in shown
+
+
+@pytest.mark.parametrize(("status", "hint"), [(403, "OPENLINEAGE_API_KEY"), (404, "lineage server")])
+def test_a_refusal_is_told_with_its_status(run: Run, server: Server, status: int, hint: str) -> None:
+    server.statuses = [201, status]
+    done = rlip("lineage", "toy", "--store", run.store.address, "--url", server.url)
+    assert done.exit_code == 1 and f"refused event 2 with HTTP status {status}" in done.stderr and hint in done.stderr
+
+
+def test_a_dead_server_is_an_error_without_the_password(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openlineage_delivery, "RETRIES", 1)
+    url = f"http://someone:{PASSWORD}@127.0.0.1:9/base?token={PASSWORD}"
+    done = rlip("lineage", "toy", "--store", run.store.address, "--url", url)
+    assert done.exit_code == 1 and "127.0.0.1:9/base: event 1 got no answer after 1 retries" in done.stderr
+    assert PASSWORD not in done.output + done.stderr and "someone" not in done.stderr
+
+
+def test_declared_columns_exist_and_lead_only_to_tables_that_the_stage_reads() -> None:
+    assert set(SOURCES) == {stage.name for stage in STAGES}
+    tables = {table: schema for table, schema in WRITTEN.values()}
+    read = {stage.name: {*stage.reads, *stage.uses} for stage in STAGES}
+    for name in ("shard", "shard_tagger"):
+        read[name] |= {"images", "relations"}  # by their settings
+    read["pretrain"] |= {"images"}  # if it is evaluated while it goes on
+    for stage, written in SOURCES.items():
+        for table, columns in written.items():
+            schema = schema_of(stage, table)
+            assert schema is not None, (stage, table)
+            assert set(columns) <= set(schema.names), (stage, table)
+            for source in (each for sources in columns.values() for each in sources):
+                above, _, column = source.partition(".")
+                assert column in tables[above].names and above in read[stage], (stage, table, source)
+
+
+def test_every_column_of_a_row_of_labels_has_a_source() -> None:
+    for stage, table in (("detect", "images"), ("caption", "captions"), ("parse", "triplets"), ("shard", "shards")):
+        schema = schema_of(stage, table)
+        assert schema is not None and set(SOURCES[stage][table]) == set(schema.names)
+    assert set(BESIDE["candidates"].names) == set(SOURCES["tag"]["candidates"])
