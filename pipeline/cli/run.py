@@ -88,10 +88,10 @@ def plan_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows))
         return
-    table = Table("step", "cached", "due", "why", box=None)
+    table = Table("step", "cached", "due", "why", "checks", box=None)
     for row in rows:
         due = "not known" if row["due"] is None else f"{'at most ' if row['at_most'] else ''}{row['due']}"
-        table.add_row(row["step"], str(row["cached"]), due, Text(sanitise(row["why"], 200)))
+        table.add_row(row["step"], str(row["cached"]), due, Text(sanitise(row["why"], 200)), Text(", ".join(row["checks"])))
     Console().print(table)
 
 

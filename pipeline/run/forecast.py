@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from pipeline.run.checks import checks_of
 from pipeline.run.dag import Step
 from pipeline.run.planner import Planner
 from pipeline.runtime.execute import WorkItem
@@ -26,10 +27,22 @@ class StepForecast:
     why: str
     at_most: bool = False
     """Whether partitions count as due because what they read is due. They stay cached if it turns out as it was."""
+    checks: tuple[str, ...] = ()
+    """What each of its partitions must satisfy before a step may read it."""
+    held: int = 0
+    """Partitions that are left out because what they would read failed a check."""
 
 
 def forecast(planner: Planner) -> Iterator[StepForecast]:
     """Yield the forecast of each step in the order of the chain. Computes nothing and writes only the stored partitioning."""
+    settings = planner.context.recipe.run.checks
+    checks = {step.name: checks_of(step.stage, settings) for step in planner.context.steps}
+    for found in _forecast(planner):
+        words = (f"{c.name} {'≥' if c.is_least else '≤'} {limit:g}" for c, limit in checks[found.step])
+        yield replace(found, checks=tuple(words))
+
+
+def _forecast(planner: Planner) -> Iterator[StepForecast]:
     context = planner.context
     first, root = context.steps[0], context.recipe.data.root
     if context.recipe.scenes is not None and not root.is_dir():
@@ -38,7 +51,13 @@ def forecast(planner: Planner) -> Iterator[StepForecast]:
             yield StepForecast(step.name, 0, None, f"after {', '.join(sorted(step.needs)) or first.name}")
         return
     pending: dict[str, _Causes] = {}
+    blocked: dict[str, str] = {}
     for step in context.steps:
+        above = (blocked[name] for name in sorted(step.needs) if name in blocked)
+        if cause := next(above, "") or planner.blocked(step):
+            blocked[step.name], planner.done[step.name], pending[step.name] = cause, {}, {}
+            yield StepForecast(step.name, 0, 0, f"refused: {cause}")
+            continue
         inherited = _inherited(planner, step, pending)
         cached, due = 0, {}
         if WHOLE not in inherited:
@@ -49,7 +68,9 @@ def forecast(planner: Planner) -> Iterator[StepForecast]:
         if WHOLE in inherited:
             planner.done[step.name] = {}
         why = next(iter(causes.values()), "")
-        yield StepForecast(step.name, cached, len(causes), why, at_most=bool(inherited))
+        held = planner.gates.held.get(step.name, {})
+        why = why or next((f"left out: {cause}" for cause in held.values()), "")
+        yield StepForecast(step.name, cached, len(causes), why, at_most=bool(inherited), held=len(held))
 
 
 def _inherited(planner: Planner, step: Step, pending: Mapping[str, _Causes]) -> _Causes:

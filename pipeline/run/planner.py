@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.run.context import RunContext
 from pipeline.run.dag import Step
+from pipeline.run.gates import Gates, InputsOf
 from pipeline.runtime.execute import Record, WorkItem
 from pipeline.runtime.stage import WHOLE, Inputs, Partition, Stage, dataset_of
 from storage.artifact import Artifact
@@ -28,6 +29,8 @@ class StepPlan:
     step: Step
     cached: list[Record] = field(default_factory=list)
     due: list[WorkItem] = field(default_factory=list)
+    held: dict[str, str] = field(default_factory=dict)
+    """Partition that is left out → the failed check of what it would read."""
 
     @property
     def partitions(self) -> int:
@@ -46,13 +49,22 @@ class Planner:
         self.context = context
         self.done: dict[str, dict[str, Artifact]] = {}
         """Step → partition → artifact, for the steps planned so far."""
+        self.gates = Gates(context.run, context.recipe.run.checks)
+        self._steps = {step.name: step for step in context.steps}
 
     def plan(self, step: Step, without: Collection[str] = ()) -> StepPlan:
         """Look up every partition of `step` but those `without`, whose inputs are not made yet.
 
-        Raises `FatalError` for settings or data that can't work.
+        Raises `FatalError` for settings or data that can't work, and for a step over whole data sets that reads a partition
+        which failed a check.
         """
-        plan = StepPlan(step)
+        if blocked := self.blocked(step):
+            raise FatalError(
+                f"{step.name} would read partitions that failed a check; first: {blocked}. "
+                f"`rlip checks {self.context.recipe.name}` shows all. Fix the data, or loosen [run.checks], which recomputes nothing"
+            )
+        plan = StepPlan(step, held=self.gates.held.setdefault(step.name, {}))
+        plan.held.clear()
         store, found = self.context.store, {}
         items = list(self._items(step, without))
         there = store.find_all(step.stage.name, [item.key for item in items])
@@ -79,7 +91,8 @@ class Planner:
                     f"{record.step} {record.partition}: artifact {record.key[:12]} vanished from the store; run again"
                 )
             found[record.partition] = artifact
-        self.done[step.name] = dict(sorted(found.items()))
+        self.done[step.name] = made_now = dict(sorted(found.items()))
+        self.gates.note(step, made_now, self.gates.judge(step, made_now, self._inputs_of(step)))
         self.audit(step)
         keys = {partition: artifact.key for partition, artifact in self.done[step.name].items()}
         self.context.run.record(step.name, step.stage.name, dict(sorted((self._other_sets(step) | keys).items())))
@@ -111,6 +124,27 @@ class Planner:
     def given(self, step: Step) -> dict[str, tuple[Path, ...]]:
         """Folders of the artifacts that the stage of the step is opened with, by table."""
         return _folders({table: self._whole(step, table, steps) for table, steps in step.uses.items()})
+
+    def blocked(self, step: Step) -> str:
+        """Why a step can't be planned: a failed check of a partition that it needs as a whole; "" if none failed."""
+        needed = {**(step.reads if step.stage.whole else {}), **step.uses}
+        for table, names in needed.items():
+            wanted = step.from_datasets.get(table)
+            for name in names:
+                for partition in (*self.done[name], *self.gates.held.get(name, {})):
+                    if (wanted is None or dataset_of(partition) in wanted) and (cause := self._cause(name, partition)):
+                        return cause
+        return ""
+
+    def _cause(self, name: str, partition: str) -> str:
+        """The failed check for which a partition of the step `name` must not be read; "" if it may."""
+        step = self._steps[name]
+        return self.gates.cause(step, partition, self.done[name], self._inputs_of(step))
+
+    def _inputs_of(self, step: Step) -> InputsOf:
+        return lambda partition: {
+            table: self.done[self._writer(steps, partition)][partition] for table, steps in step.reads.items()
+        }
 
     def _other_sets(self, step: Step) -> dict[str, str]:
         """Partition → key, for data sets that this partial run (`run.until`) does not touch. They stay in the record."""
@@ -164,14 +198,18 @@ class Planner:
                     yield partition, {}
         else:
             first = next(iter(step.reads.values()))
+            held = self.gates.held[step.name]
             for upstream in first:
-                for name in self.done[upstream]:
+                for name in (*self.done[upstream], *self.gates.held.get(upstream, {})):
                     is_meant = dataset_of(name) in step.datasets and name not in without
-                    if is_meant and self._writer(first, name) == upstream:
-                        inputs = {
-                            table: [self.done[self._writer(steps, name)][name]] for table, steps in step.reads.items()
-                        }
-                        yield Partition(name, (), ""), inputs
+                    if not is_meant or self._writer(first, name) != upstream:
+                        continue
+                    causes = (self._cause(self._writer(steps, name), name) for steps in step.reads.values())
+                    if cause := next(filter(None, causes), ""):
+                        held[name] = cause
+                        continue
+                    inputs = {table: [artifact] for table, artifact in self._inputs_of(step)(name).items()}
+                    yield Partition(name, (), ""), inputs
 
     def _writer(self, steps: tuple[str, ...], partition: str) -> str:
         """Which of the steps that write a table has a partition's: the last one that covers its data set."""

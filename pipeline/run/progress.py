@@ -66,7 +66,8 @@ class Lines:
         """Write how much is cached and due."""
         self._written_at = time.monotonic()
         self._pace = Throughput(len(plan.due))
-        self._write(f"{plan.step.name}: {len(plan.cached)} cached, {len(plan.due)} due")
+        held = f", {len(plan.held)} left out after a failed check" if plan.held else ""
+        self._write(f"{plan.step.name}: {len(plan.cached)} cached, {len(plan.due)} due{held}")
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
         """Write the progress of an item, and the rate and remaining time of the step, at intervals."""
@@ -182,7 +183,9 @@ class JsonLines:
     def step(self, plan: StepPlan) -> None:
         """Emit event `step`."""
         self._pace = Throughput(len(plan.due))
-        _emit(event="step", step=plan.step.name, cached=len(plan.cached), due=len(plan.due))
+        _emit(
+            event="step", step=plan.step.name, cached=len(plan.cached), due=len(plan.due), left_out=len(plan.held)
+        )  # fmt: skip
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
         """Emit event `progress`, at most five per second, with the rate of the step in images (or training steps) per second."""

@@ -13,6 +13,7 @@ from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.datasets.source import DataSource
 from pipeline.detection.settings import DetectSettings
 from pipeline.report.view import REPORTS
+from pipeline.run.check_settings import CheckSettings
 from pipeline.run.recipe_files import RecipeValues, read_recipe
 from pipeline.runtime.logs import LogFormat
 from pipeline.runtime.settings import Settings, runtime
@@ -122,6 +123,7 @@ class RunSection(Settings):
     """Free disk space in GiB that the store must have when a run starts."""
     log_format: LogFormat = runtime("text")
     """Format of the log files: text for people, or JSON for machines."""
+    checks: CheckSettings = CheckSettings()
 
 
 class Recipe(Settings):

@@ -13,8 +13,10 @@ from pathlib import Path
 from pipeline.report.figures import Figures, figures_of
 from pipeline.report.static_report import write_report
 from pipeline.report.steps import Outcome, StepOutcome
+from pipeline.run.checks import CHECKED
 from pipeline.run.context import RunContext
 from pipeline.run.dag import Step
+from pipeline.run.gates import require_passed
 from pipeline.run.planner import Planner, StepPlan
 from pipeline.run.prepare import prepare
 from pipeline.run.progress import Display
@@ -39,7 +41,8 @@ def run_step(planner: Planner, step: Step, display: Display, work: Work) -> Step
     with bound(step=step.name):
         plan = planner.plan(step)
         display.step(plan)
-        log.info("planned", extra={"fields": {"cached": len(plan.cached), "due": len(plan.due)}})
+        held = {"held_back": len(plan.held)} if plan.held else {}
+        log.info("planned", extra={"fields": {"cached": len(plan.cached), "due": len(plan.due), **held}})
         began = time.monotonic()
         records = [*plan.cached, *work(planner, plan, display)]
         seconds = time.monotonic() - began
@@ -137,7 +140,8 @@ def _append_record(context: RunContext, status: str, **facts: object) -> None:
     """Append this execution to the history of the run: its recipe, host and outcome, and the state of every step."""
     host = {"host": platform.node(), "rlip": installed_version("rlip")}
     outcome = [step.as_json() for step in context.outcomes]
-    context.run.append(status, **host, recipe=context.recipe.model_dump(mode="json"), outcome=outcome, **facts)
+    recipe, checks = context.recipe.model_dump(mode="json"), context.run.read_document(CHECKED)
+    context.run.append(status, **host, recipe=recipe, outcome=outcome, **({CHECKED: checks} if checks else {}), **facts)
 
 
 def _append_unfinished(context: RunContext, status: str, **facts: object) -> None:
@@ -148,8 +152,13 @@ def _append_unfinished(context: RunContext, status: str, **facts: object) -> Non
 
 
 def conclude(context: RunContext, outcome: Outcome) -> tuple[Figures, Path]:
-    """Store recipe and outcome with the run and write the report. Returns the figures and the path of the report."""
+    """Store recipe and outcome with the run and write the report. Returns the figures and the path of the report.
+
+    Raises `FatalError` after that if a partition failed one of `run.checks`.
+    """
     context.run.note("recipe", context.recipe.model_dump(mode="json"))
     context.run.note("outcome", outcome.as_rows())
     view = context.view
-    return figures_of(view), write_report(view, outcome, context.recipe.report, written=datetime.now())
+    concluded = figures_of(view), write_report(view, outcome, context.recipe.report, written=datetime.now())
+    require_passed(context.run, context.steps)
+    return concluded

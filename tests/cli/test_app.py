@@ -69,6 +69,7 @@ COMMANDS = {
     "plan": {"--set", "--json", "--help"},
     "show": {"--store", "--json", "--help"},
     "runs": {"--store", "--json", "--help"},
+    "checks": {"--store", "--json", "--help"},
     "why": {"--store", "--json", "--help"},
     "explain": {"--store", "--json", "--help"},
     "batch": {"--step-name", "--out", "--store", "--json", "--help"},

@@ -36,6 +36,14 @@ def runs(
         show_records(store, run_name, as_json)
 
 
+def checks(run_name: RunName, store: StorePath = STORE, as_json: AsJson = False) -> None:
+    """Show the checks of a run's partitions (run.checks): limits, the worst value of each step, and what failed."""
+    from pipeline.cli.checks import print_checks
+
+    with errors_reported():
+        print_checks(store, run_name, as_json)
+
+
 def why(
     run_name: RunName,
     stage: Annotated[str, typer.Argument(metavar="STEP", help="A step of the run, e.g. tag or shard:pseudo.")],

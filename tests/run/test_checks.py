@@ -1,0 +1,115 @@
+"""A partition that fails a check holds back only what reads it, and another limit computes nothing again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rlip_command import output_of, rlip
+from run_builder import TWO_PEOPLE, RunBuilder, pairs, relations
+from small_set import small_recipe, write_small_set
+
+from pipeline.run.checks import Measured
+from pipeline.run.context import RunContext
+from pipeline.run.planner import Planner
+from pipeline.run.runner import run
+from storage.errors import FatalError
+from storage.local_store import LocalStore
+from storage.runs import Run
+
+LIMIT = "run.checks.max_reject_share=0.2"
+UNTIL = ("--direct", "--set", "run.until=caption")
+
+
+class Silent:
+    """A display that shows nothing."""
+
+    def __getattr__(self, name: str) -> object:
+        return lambda *args, **kwargs: None
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """Eight pictures in two partitions; one of the first four is cut short."""
+    recipe = write_small_set(tmp_path)
+    picture = tmp_path / "images" / "000002.png"
+    picture.write_bytes(picture.read_bytes()[:60])
+    recipe.write_text(recipe.read_text().replace("[run]", "[run]\nmax_reject_share = 0.5"))
+    return recipe
+
+
+def test_only_what_reads_the_partition_is_left_out(damaged: Path) -> None:
+    store = damaged.parent / "out" / "store"
+    done = rlip("run", damaged, *UNTIL, "--set", LIMIT)
+    assert done.exit_code == 1
+    assert "ingest set/0000: reject share 0.25, allowed at most 0.2" in done.stderr and "rlip checks small" in done.stderr
+    made = Run(LocalStore(store), "small")
+    assert {step: list(made.artifacts(step)) for step in ("ingest", "caption")} == {
+        "ingest": ["set/0000", "set/0001"], "caption": ["set/0001"],
+    }  # fmt: skip
+
+    shown = output_of("checks", "small", "--store", store)
+    assert ["ingest", "reject", "share", "≤", "0.2", "2", "0", "0.25", "1"] in [line.split() for line in shown.splitlines()]
+    rows = json.loads(output_of("checks", "small@1", "--store", store, "--json"))["checks"]
+    assert [(row["partition"], row["value"], row["passed"]) for row in rows if row["step"] == "ingest"] == [
+        ("set/0000", 0.25, False), ("set/0001", 0.0, True),
+    ]  # fmt: skip
+
+    ingested = made.keys("ingest")
+    loose = [json.loads(line) for line in output_of("run", damaged, *UNTIL, "--json").splitlines()][-1]
+    assert {row["step"]: row["partitions"] - row["cached"] for row in loose["stages"]} == {
+        "ingest": 0, "caption": 1,
+    }  # fmt: skip
+    assert made.keys("ingest") == ingested and "no checks" in output_of("checks", "small", "--store", store)
+
+
+def test_a_plan_shows_the_checks_and_what_they_leave_out(damaged: Path) -> None:
+    rlip("run", damaged, *UNTIL, "--set", LIMIT)
+    rows = {row["step"]: row for row in json.loads(output_of("plan", damaged, "--json", "--set", LIMIT))}
+    assert rows["ingest"]["checks"] == ["reject share ≤ 0.2"] and rows["ingest"]["held"] == 0
+    assert (rows["parse"]["cached"], rows["parse"]["due"], rows["parse"]["held"]) == (0, 1, 1)
+    assert "left out: ingest set/0000 failed its check: reject share 0.25" in rows["caption"]["why"]
+
+
+def test_a_step_over_the_whole_set_is_refused(damaged: Path) -> None:
+    root = damaged.parent
+    ends = {"person_box": [4, 4, 24, 34], "object": "horse", "object_box": [20, 10, 50, 40]}
+    (root / "relations.json").write_text(json.dumps([{"image_id": 1, "relations": [{**ends, "action": "ride"}]}]))
+    damaged.write_text(
+        damaged.read_text().replace('label = ["set"]', 'label = ["set"]\ntagger = ["set"]')
+        .replace('annotations = "instances.json"', 'annotations = "instances.json"\nrelations = "relations.json"')
+    )  # fmt: skip
+    run(RunContext(small_recipe(root, LIMIT, "run.until=shard_tagger")), Silent())  # type: ignore[arg-type]
+    planner = Planner(RunContext(small_recipe(root, LIMIT)))
+    steps = {step.name: step for step in planner.context.steps}
+    planner.plan(steps["ingest"])
+    assert list(planner.plan(steps["shard_tagger"]).held) == ["set/0000"]
+    with pytest.raises(FatalError, match="train_tagger would read partitions that failed a check; first: ingest set/0000"):
+        planner.plan(steps["train_tagger"])
+    rows = {row["step"]: row for row in json.loads(output_of("plan", damaged, "--json", "--set", LIMIT))}
+    assert rows["train_tagger"]["why"].startswith("refused: ingest set/0000") and rows["tag"]["why"].startswith("refused")
+
+
+def test_labels_are_measured_by_what_their_own_partition_states(book: RunBuilder) -> None:
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, "riding", 2), (1, "next to", 0), (1, "holding", 2)])])
+    book.add(
+        "tag",
+        "toys/0000",
+        [relations(1, (1, "ride", 2, 0.9), (0, "ride", 2, 0.3), (0, "next to", 1, 0.2))],
+        candidates=[pairs(1, (0, "ride", 2, 2), (1, "ride", 2, 2), (0, "next to", 1, 1))],
+        facts={"relations": 3},
+    )
+    tagged, images = (book.run.artifacts(step)["toys/0000"] for step in ("tag", "ingest"))
+    measured = Measured(tagged, {"images": images})
+    assert measured.rows() == 1 and measured.reject_share() == 0 and measured.relations_per_image() == 3
+    assert measured.unreachable_share() == pytest.approx(1 / 3)  # no candidate holds anything
+    assert measured.average_precision() == pytest.approx((1 / 2 + 2 / 3) / 2)
+
+
+def test_nothing_stated_is_nothing_to_judge(book: RunBuilder) -> None:
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[pairs(1, (0, "ride", 2, 1))])
+    tagged, images = (book.run.artifacts(step)["toys/0000"] for step in ("tag", "ingest"))
+    measured = Measured(tagged, {"images": images})
+    assert (measured.average_precision(), measured.unreachable_share(), measured.relations_per_image()) == (None, None, None)
