@@ -15,7 +15,7 @@ from pipeline.report.steps import StepOutcome
 from pipeline.run.context import RunContext
 from pipeline.run.planner import Planner
 from pipeline.run.prepare import prepare
-from pipeline.run.progress import Display, Lines
+from pipeline.run.progress import Display, Lines, measured
 from pipeline.run.recipe import Recipe
 from pipeline.run.runner import logged_run
 
@@ -60,7 +60,7 @@ def session_of(recipe: Recipe) -> Iterator[Session]:
             context = RunContext(recipe)
             stack.enter_context(logged_run(context, "prefect deployment"))
             # Progress arrives on threads of the engine, outside the flow run, so its logger is looked up here.
-            display = Lines(get_run_logger().info)
+            display = stack.enter_context(measured(recipe, Lines(get_run_logger().info)))
             current = stack.enter_context(shared(Session.begin(context, display, reports=True)))
         flow_context = FlowRunContext.get()
         run = flow_context.flow_run if flow_context is not None else None

@@ -25,7 +25,7 @@ from pipeline.run.doctor import examine, require_readable
 from pipeline.run.forecast import forecast
 from pipeline.run.planner import Planner
 from pipeline.run.prepare import read_annotations, write_world
-from pipeline.run.progress import Display, open_display
+from pipeline.run.progress import Display, measured, open_display
 from pipeline.run.recipe import Recipe, load_recipe
 from pipeline.run.runner import conclude, logged_run
 from storage.errors import FatalError
@@ -45,7 +45,7 @@ def run_context(context: RunContext, runner: str, as_json: bool) -> None:
     """Run a recipe with the named runner, and print the outcome."""
     console = Console(stderr=as_json)
     with logged_run(context, runner) as log_file:
-        with open_display(console, as_json) as display:
+        with open_display(console, as_json) as shown, measured(context.recipe, shown) as display:
             outcome = _runner(runner)(context, display)
         figures, report = conclude(context, outcome)
     if as_json:

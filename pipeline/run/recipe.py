@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -123,7 +124,23 @@ class RunSection(Settings):
     """Free disk space in GiB that the store must have when a run starts."""
     log_format: LogFormat = runtime("text")
     """Format of the log files: text for people, or JSON for machines."""
+    metrics_file: Path | None = runtime(None)
+    """File for Prometheus metrics, e.g. for the textfile collector (name it *.prom); written anew while the run goes on."""
+    metrics_port: int | None = runtime(None, ge=1, le=65535)
+    """Port at 127.0.0.1 that serves Prometheus metrics while the run goes on."""
+    lineage: str | None = runtime(None)
+    """Lineage server that each execution is told to, as OpenLineage events, e.g. http://127.0.0.1:5000. A user or a key does
+    not belong in the URL, since recipes are kept with runs; set OPENLINEAGE_API_KEY."""
     checks: CheckSettings = CheckSettings()
+
+    @model_validator(mode="after")
+    def _lineage_is_a_plain_url(self) -> RunSection:
+        parts = urlsplit(self.lineage or "http://unset")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("lineage: not the URL of a server; write e.g. http://127.0.0.1:5000")
+        if parts.username or parts.password or parts.query:
+            raise ValueError("lineage: the URL has a user, password or query; leave them out and set OPENLINEAGE_API_KEY")
+        return self
 
 
 class Recipe(Settings):

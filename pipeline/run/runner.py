@@ -142,6 +142,22 @@ def _append_record(context: RunContext, status: str, **facts: object) -> None:
     outcome = [step.as_json() for step in context.outcomes]
     recipe, checks = context.recipe.model_dump(mode="json"), context.run.read_document(CHECKED)
     context.run.append(status, **host, recipe=recipe, outcome=outcome, **({CHECKED: checks} if checks else {}), **facts)
+    if context.recipe.run.lineage is not None:
+        _tell_lineage(context, context.recipe.run.lineage)
+
+
+def _tell_lineage(context: RunContext, url: str) -> None:
+    """Tell a lineage server what the run has now. A server that fails must not fail the run, which `rlip lineage` tells later."""
+    try:
+        from pipeline.interop.openlineage_delivery import send_events
+        from pipeline.interop.openlineage_events import RunLineage
+
+        number = send_events(RunLineage(context.run).events(), url)
+        log.info("lineage sent", extra={"fields": {"events": number, "url": url}})
+    except ImportError as error:
+        log.warning("lineage not sent", extra={"fields": {"error": f"{error.name} is missing: pip install 'rlip[lineage]'"}})
+    except PipelineError as error:
+        log.warning("lineage not sent", extra={"fields": {"error": error}})
 
 
 def _append_unfinished(context: RunContext, status: str, **facts: object) -> None:

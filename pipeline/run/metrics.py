@@ -1,0 +1,141 @@
+"""Prometheus metrics of a run while it goes on: in a file for the textfile collector, or at a port on loopback."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server, write_to_textfile
+
+from storage.errors import FatalError
+
+if TYPE_CHECKING:
+    from pipeline.run.planner import StepPlan
+    from pipeline.run.progress import Display
+    from pipeline.run.recipe import Recipe
+    from pipeline.runtime.execute import Record, WorkItem
+
+HOST = "127.0.0.1"
+WRITE_EVERY = 1.0
+"""Seconds between two versions of the file while partitions finish."""
+SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000)
+"""Upper bounds of the histogram of seconds per partition."""
+
+
+class MeasuredDisplay:
+    """Forwards everything to `display` and counts it. Values are of this execution: cached partitions add no rows."""
+
+    def __init__(self, display: Display, run: str, registry: CollectorRegistry, file: Path | None) -> None:
+        self._display, self._run, self._registry, self._file = display, run, registry, file
+        self._lock, self._written = threading.Lock(), 0.0
+        self._running = Gauge("rlip_run_running", "1 while the run goes on", ["run"], registry=registry)
+        self._failed = Gauge("rlip_run_failed", "1 after the run failed or was stopped", ["run"], registry=registry)
+        step = ["run", "step"]
+        self._due = Gauge("rlip_partitions_due", "Partitions that remain to be computed", step, registry=registry)
+        self._partitions = Counter(
+            "rlip_partitions", "Partitions by state: computed, cached, left_out after a failed check", [*step, "state"],
+            registry=registry,
+        )  # fmt: skip
+        self._rows = Counter("rlip_rows", "Rows of computed partitions: in, out", [*step, "direction"], registry=registry)
+        self._rejected = Counter(
+            "rlip_rejected", "Quarantined rows and items of computed partitions", [*step, "reason"], registry=registry
+        )
+        self._seconds = Histogram(
+            "rlip_partition_seconds", "Seconds to compute a partition", step, buckets=SECONDS, registry=registry
+        )
+        self._running.labels(run).set(1)
+        self._failed.labels(run).set(0)
+
+    def drawing(self, done: int, total: int) -> None:
+        """Forward."""
+        self._display.drawing(done, total)
+
+    def reading(self, dataset: str, share: float) -> None:
+        """Forward."""
+        self._display.reading(dataset, share)
+
+    def step(self, plan: StepPlan) -> None:
+        """Count what is due, cached and left out."""
+        labels = (self._run, plan.step.name)
+        self._due.labels(*labels).set(len(plan.due))
+        for state, number in (("computed", 0), ("cached", len(plan.cached)), ("left_out", len(plan.held))):
+            self._partitions.labels(*labels, state).inc(number)
+        self.write()
+        self._display.step(plan)
+
+    def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
+        """Forward."""
+        self._display.progress(item, done, total, note)
+
+    def finished(self, record: Record) -> None:
+        """Count a partition with its rows and rejects, or as cached where another run has made it meanwhile."""
+        labels = (self._run, record.step)
+        self._due.labels(*labels).dec()
+        self._partitions.labels(*labels, "cached" if record.cached else "computed").inc()
+        if not record.cached:
+            self._seconds.labels(*labels).observe(record.seconds)
+            self._rows.labels(*labels, "in").inc(record.rows_in)
+            self._rows.labels(*labels, "out").inc(record.rows_out)
+            for reason, number in record.rejected.items():
+                self._rejected.labels(*labels, reason).inc(number)
+        with self._lock:
+            is_due = time.monotonic() - self._written >= WRITE_EVERY
+        if is_due:
+            self.write()
+        self._display.finished(record)
+
+    def done(self, plan: StepPlan, records: Sequence[Record], seconds: float) -> None:
+        """Write the counts of the step."""
+        self.write()
+        self._display.done(plan, records, seconds)
+
+    def end(self, failed: bool) -> None:
+        """Note how the run ended."""
+        self._running.labels(self._run).set(0)
+        self._failed.labels(self._run).set(failed)
+        self.write()
+
+    def write(self) -> None:
+        """Write the file, whole or not at all. Raises `FatalError` when it can't be written."""
+        if self._file is None:
+            return
+        with self._lock:
+            self._written = time.monotonic()
+            try:
+                write_to_textfile(str(self._file), self._registry)
+            except OSError as error:
+                raise FatalError(
+                    f"run.metrics_file = {self._file} can't be written ({error.strerror}); name a file in a folder that exists"
+                ) from error
+
+
+@contextmanager
+def serve_metrics(recipe: Recipe, display: Display) -> Iterator[Display]:
+    """The display, which counts what it is told where the recipe asks for metrics. A port is served while the context lasts.
+
+    Raises `FatalError` for a port that is taken and for a file that can't be written.
+    """
+    registry, port = CollectorRegistry(), recipe.run.metrics_port
+    measured = MeasuredDisplay(display, recipe.name, registry, recipe.run.metrics_file)
+    measured.write()
+    with ExitStack() as stack:
+        if port is not None:
+            try:
+                server, thread = start_http_server(port, HOST, registry)
+            except OSError as error:
+                raise FatalError(
+                    f"run.metrics_port = {port}: {HOST}:{port} can't be opened ({error.strerror}); choose another port"
+                ) from error
+            stack.callback(thread.join)
+            stack.callback(server.server_close)
+            stack.callback(server.shutdown)
+        try:
+            yield measured
+        except BaseException:
+            measured.end(failed=True)
+            raise
+        measured.end(failed=False)

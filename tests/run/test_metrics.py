@@ -1,0 +1,114 @@
+"""Prometheus metrics of a run: a real run is scraped while it goes on, and its file says how it ended."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from rlip_command import rlip
+from small_set import small_recipe, write_small_set
+
+from pipeline.interop import openlineage_delivery
+from pipeline.run.context import RunContext
+from pipeline.run.progress import Lines, measured
+from pipeline.run.runner import logged_run, run
+from pipeline.runtime.execute import Record
+from storage.errors import FatalError
+
+NAMES = ("step", "state", "direction", "reason", "le")
+Values = dict[tuple[str, ...], float]
+
+
+def values(text: str) -> Values:
+    """Name and labels but `run`, in the order of `NAMES` → value."""
+    return {
+        (sample.name, *(sample.labels[name] for name in NAMES if name in sample.labels)): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+class Scraping:
+    """A display that scrapes the metrics when a partition is finished, as a server would at that moment."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.scraped = port, list[Values]()
+
+    def finished(self, record: Record) -> None:
+        with urlopen(f"http://127.0.0.1:{self.port}/metrics") as answer:
+            self.scraped.append(values(answer.read().decode()))
+
+    def __getattr__(self, name: str) -> object:
+        return lambda *args, **kwargs: None
+
+
+def test_a_run_is_scraped_while_it_goes_on(tmp_path: Path) -> None:
+    write_small_set(tmp_path)
+    (tmp_path / "images" / "000002.png").write_bytes(b"no picture")
+    port, file = free_port(), tmp_path / "run.prom"
+    words = ("run.until=ingest", "run.max_reject_share=0.5", f"run.metrics_port={port}", f"run.metrics_file={file}")
+    recipe, shown = small_recipe(tmp_path, *words), Scraping(port)
+    with measured(recipe, shown) as display:  # type: ignore[arg-type]
+        run(RunContext(recipe), display)
+    first, last = shown.scraped
+    assert (first["rlip_partitions_due", "ingest"], last["rlip_partitions_due", "ingest"]) == (1, 0)
+    assert first["rlip_run_running",] == 1
+    assert last["rlip_partitions_total", "ingest", "computed"] == last["rlip_partition_seconds_count", "ingest"] == 2
+    assert (last["rlip_rows_total", "ingest", "in"], last["rlip_rows_total", "ingest", "out"]) == (8, 7)
+    assert sum(value for name, value in last.items() if name[0] == "rlip_rejected_total") == 1
+    ended = values(file.read_text())
+    assert (ended["rlip_run_running",], ended["rlip_run_failed",]) == (0, 0)
+    assert ended["rlip_partitions_total", "ingest", "computed"] == 2
+    with pytest.raises(OSError):
+        urlopen(f"http://127.0.0.1:{port}/metrics")
+
+
+def test_a_failed_run_says_so_in_its_file(tmp_path: Path) -> None:
+    write_small_set(tmp_path)
+    recipe = small_recipe(tmp_path, f"run.metrics_file={tmp_path / 'run.prom'}")
+    with pytest.raises(FatalError), measured(recipe, Scraping(0)):  # type: ignore[arg-type]
+        raise FatalError("no space")
+    ended = values((tmp_path / "run.prom").read_text())
+    assert (ended["rlip_run_running",], ended["rlip_run_failed",]) == (0, 1)
+
+
+def test_a_taken_port_and_an_unwritable_file_are_told_with_their_settings(tmp_path: Path) -> None:
+    write_small_set(tmp_path)
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        with pytest.raises(FatalError, match=rf"run\.metrics_port = {port}: .*choose another port"), measured(
+            small_recipe(tmp_path, f"run.metrics_port={port}"), Scraping(0)  # type: ignore[arg-type]
+        ):
+            pass
+    missing = tmp_path / "none" / "run.prom"
+    with pytest.raises(FatalError, match=r"run\.metrics_file = .* can't be written"), measured(
+        small_recipe(tmp_path, f"run.metrics_file={missing}"), Scraping(0)  # type: ignore[arg-type]
+    ):
+        pass
+
+
+def test_a_lineage_url_with_a_password_is_refused_without_showing_it(tmp_path: Path) -> None:
+    recipe = write_small_set(tmp_path)
+    done = rlip("plan", recipe, "--set", "run.lineage=http://someone:hunter2@127.0.0.1:9")
+    assert done.exit_code == 1 and "OPENLINEAGE_API_KEY" in done.stderr and "hunter2" not in done.output + done.stderr
+
+
+def test_a_dead_lineage_server_does_not_fail_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openlineage_delivery, "RETRIES", 0)
+    write_small_set(tmp_path)
+    context = RunContext(small_recipe(tmp_path, "run.until=ingest", "run.lineage=http://127.0.0.1:9"))
+    with logged_run(context, "direct") as file:
+        run(context, Lines(lambda line: None))
+    assert "lineage not sent" in file.read_text()
