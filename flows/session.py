@@ -13,9 +13,10 @@ from prefect.context import FlowRunContext
 from flows.liveness import alive
 from pipeline.report.steps import StepOutcome
 from pipeline.run.context import RunContext
+from pipeline.run.measured import measured
 from pipeline.run.planner import Planner
 from pipeline.run.prepare import prepare
-from pipeline.run.progress import Display, Lines, measured
+from pipeline.run.progress import Display, Lines
 from pipeline.run.recipe import Recipe
 from pipeline.run.runner import logged_run
 

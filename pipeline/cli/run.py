@@ -16,16 +16,17 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.show import show_run as _show_run
-from pipeline.report.console import outcome_json, print_outcome
+from pipeline.report.console import outcome_json, print_estimate_score, print_outcome
 from pipeline.report.formatting import sanitise
 from pipeline.report.steps import Outcome
 from pipeline.report.trained_tagger import TrainedTagger
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import examine, require_readable
 from pipeline.run.forecast import forecast
+from pipeline.run.measured import measured
 from pipeline.run.planner import Planner
 from pipeline.run.prepare import read_annotations, write_world
-from pipeline.run.progress import Display, measured, open_display
+from pipeline.run.progress import Display, open_display
 from pipeline.run.recipe import Recipe, load_recipe
 from pipeline.run.runner import conclude, logged_run
 from storage.errors import FatalError
@@ -51,6 +52,7 @@ def run_context(context: RunContext, runner: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps(outcome_json(outcome, figures, report) | {"log": str(log_file)}))
     else:
+        print_estimate_score(console, context.run)
         print_outcome(console, outcome, figures, report, review_command(context.recipe))
         console.print(Text(f"Log: {log_file}"), soft_wrap=True)
 
@@ -91,7 +93,9 @@ def plan_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
     table = Table("step", "cached", "due", "why", "checks", box=None)
     for row in rows:
         due = "not known" if row["due"] is None else f"{'at most ' if row['at_most'] else ''}{row['due']}"
-        table.add_row(row["step"], str(row["cached"]), due, Text(sanitise(row["why"], 200)), Text(", ".join(row["checks"])))
+        table.add_row(
+            row["step"], str(row["cached"]), due, Text(sanitise(row["why"], 200)), Text(", ".join(row["checks"]))
+        )
     Console().print(table)
 
 

@@ -62,7 +62,9 @@ _PACKED: Mapping[str, _Columns] = {
     },
     "excluded": {
         **_same("images", "image_id"),
-        **_from("images.dataset images.image_id images.digest fingerprints.digest fingerprints.phash", "reason", "value"),
+        **_from(
+            "images.dataset images.image_id images.digest fingerprints.digest fingerprints.phash", "reason", "value"
+        ),
     },
     "overrides": {
         **_same("images", "image_id"),

@@ -75,7 +75,7 @@ def send_events(events: Iterable[RunEvent], url: str) -> int:
             sent += 1
     # Messages of requests quote the URL with its secrets, so that none of them is passed on.
     except requests.HTTPError as error:
-        status = error.response.status_code
+        status = error.response.status_code if error.response is not None else "unknown"
         raise FatalError(
             f"{shown} refused event {sent + 1} with HTTP status {status}; for 401 and 403 set {API_KEY}, for 404 check that "
             "the URL is that of a lineage server, without /api/v1/lineage"

@@ -142,7 +142,9 @@ class RunLineage:
 
     @cached_property
     def _run_id(self) -> str:
-        return self._id("", *(f"{step} {key}" for step in sorted(self._run.steps()) for key in self._run.keys(step).values()))
+        return self._id(
+            "", *(f"{step} {key}" for step in sorted(self._run.steps()) for key in self._run.keys(step).values())
+        )
 
     def _id(self, step: str, *keys: str) -> str:
         return str(uuid5(NAMESPACE_URL, json.dumps([*_place(self._run.store.address), self._name, step, *keys])))

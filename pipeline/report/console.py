@@ -13,7 +13,9 @@ from pipeline.labels.label_audit import LabelScores
 from pipeline.report.arms import ArmScores, score_name, score_names, score_text
 from pipeline.report.figures import DatasetAudit, Figures
 from pipeline.report.formatting import sanitise
+from pipeline.report.step_costs import scored_estimate
 from pipeline.report.steps import Outcome, stage_rows
+from storage.runs import Run
 
 
 def print_outcome(
@@ -37,6 +39,18 @@ def print_outcome(
         console.print(Text(f"Judge its labels: {review}"), soft_wrap=True)
     if report is not None:
         console.print(Text(f"Report: {report}"), soft_wrap=True)
+
+
+def print_estimate_score(console: Console, run: Run) -> None:
+    """Prints the estimate that was made for a run beside what its steps took; nothing where none was made."""
+    scored = scored_estimate(run)
+    if not scored:
+        return
+    made = table("Estimate, seconds per image", "step", "images", "estimated", "actual", "actual by estimated")
+    for row in scored:
+        actual, ratio = ("–" if value is None else f"{value:.4g}" for value in (row.actual, row.ratio))
+        made.add_row(Text(row.step), f"{row.images:,}", f"{row.estimated:.4g}", actual, ratio)
+    console.print(made)
 
 
 def outcome_json(outcome: Outcome, figures: Figures, report: Path | None) -> dict[str, Any]:

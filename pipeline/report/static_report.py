@@ -23,6 +23,7 @@ from pipeline.report.loss_figure import loss_figures
 from pipeline.report.quarantine import quarantine
 from pipeline.report.report_folder import ADVICE, MARK, STORE_MARK, require_place, stamp_of, store_address
 from pipeline.report.run_evaluations import RunEvaluation, write_run_evaluations
+from pipeline.report.step_costs import ESTIMATE, scored_estimate
 from pipeline.report.steps import Outcome, stage_rows
 from pipeline.report.view import RunView
 from storage.atomic import atomic_folder
@@ -56,7 +57,10 @@ def write_report(
     """
     page = folder / "index.html"
     compared = [[run.name, run_stamp(run)] for run in against]
-    stamp = digest_json([_VERSION, samples, seed, view.recipe, run_stamp(view.run), compared])
+    estimated = view.run.read_document(ESTIMATE)
+    stamp = digest_json(
+        [_VERSION, samples, seed, view.recipe, run_stamp(view.run), compared, *([estimated] if estimated else [])]
+    )
     if outcome is not None and not outcome.computed and stamp_of(page) == stamp:
         return page
     require_place(view.run, folder)
@@ -105,6 +109,7 @@ def _render(
             scores=score_names(figures.arms),
             evaluations=evaluations,
             stages=stage_rows(figures.steps, outcome),
+            estimated=scored_estimate(view.run),
             losses=loss_figures(view.run),
             curves=training_curves([view.run, *against]) if against else [],
             bars=predicate_bars(figures.predicates),

@@ -37,7 +37,9 @@ class Gates:
             found = judge(checks, Measured(artifact, inputs_of(partition)), self._known(step.name, artifact.key))
             results[partition] = found
             failed = "; ".join(result.in_words for result in found if not result.passed)
-            self._failed[step.name, artifact.key] = f"{step.name} {partition} failed its check: {failed}" if failed else ""
+            self._failed[step.name, artifact.key] = (
+                f"{step.name} {partition} failed its check: {failed}" if failed else ""
+            )
         return results
 
     def note(self, step: Step, made: Mapping[str, Artifact], results: Mapping[str, list[CheckResult]]) -> None:
@@ -53,7 +55,12 @@ class Gates:
         for partition, found in results.items():
             for result in found:
                 if not result.passed:
-                    fields = {"partition": partition, "check": result.check, "value": result.value, "limit": result.limit}
+                    fields = {
+                        "partition": partition,
+                        "check": result.check,
+                        "value": result.value,
+                        "limit": result.limit,
+                    }
                     log.warning("check failed", extra={"fields": fields})
 
     def cause(self, step: Step, partition: str, made: Mapping[str, Artifact], inputs_of: InputsOf) -> str:

@@ -40,7 +40,9 @@ class MeasuredDisplay:
             "rlip_partitions", "Partitions by state: computed, cached, left_out after a failed check", [*step, "state"],
             registry=registry,
         )  # fmt: skip
-        self._rows = Counter("rlip_rows", "Rows of computed partitions: in, out", [*step, "direction"], registry=registry)
+        self._rows = Counter(
+            "rlip_rows", "Rows of computed partitions: in, out", [*step, "direction"], registry=registry
+        )
         self._rejected = Counter(
             "rlip_rejected", "Quarantined rows and items of computed partitions", [*step, "reason"], registry=registry
         )

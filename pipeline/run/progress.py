@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from pipeline.run.planner import StepPlan
-from pipeline.run.recipe import Recipe
 from pipeline.run.throughput import Throughput
 from pipeline.runtime.execute import Record, WorkItem
 from pipeline.runtime.stage import WHOLE
@@ -241,15 +240,3 @@ def open_display(console: Console, as_json: bool) -> Iterator[Display]:
 def _emit(**event: object) -> None:
     sys.stdout.write(json.dumps(event) + "\n")
     sys.stdout.flush()
-
-
-@contextmanager
-def measured(recipe: Recipe, display: Display) -> Iterator[Display]:
-    """The display, which also keeps Prometheus metrics where the recipe asks for them."""
-    if recipe.run.metrics_file is None and recipe.run.metrics_port is None:
-        yield display
-        return
-    from pipeline.run.metrics import serve_metrics
-
-    with serve_metrics(recipe, display) as counting:
-        yield counting

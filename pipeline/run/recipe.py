@@ -139,7 +139,9 @@ class RunSection(Settings):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("lineage: not the URL of a server; write e.g. http://127.0.0.1:5000")
         if parts.username or parts.password or parts.query:
-            raise ValueError("lineage: the URL has a user, password or query; leave them out and set OPENLINEAGE_API_KEY")
+            raise ValueError(
+                "lineage: the URL has a user, password or query; leave them out and set OPENLINEAGE_API_KEY"
+            )
         return self
 
 

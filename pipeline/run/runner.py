@@ -155,7 +155,9 @@ def _tell_lineage(context: RunContext, url: str) -> None:
         number = send_events(RunLineage(context.run).events(), url)
         log.info("lineage sent", extra={"fields": {"events": number, "url": url}})
     except ImportError as error:
-        log.warning("lineage not sent", extra={"fields": {"error": f"{error.name} is missing: pip install 'rlip[lineage]'"}})
+        log.warning(
+            "lineage not sent", extra={"fields": {"error": f"{error.name} is missing: pip install 'rlip[lineage]'"}}
+        )
     except PipelineError as error:
         log.warning("lineage not sent", extra={"fields": {"error": error}})
 

@@ -67,6 +67,7 @@ COMMANDS = {
     },
     "train-tagger": {"--set", "--direct", "--json", "--help"},
     "plan": {"--set", "--json", "--help"},
+    "estimate": {"--from", "--images", "--workers", "--price", "--set", "--json", "--help"},
     "show": {"--store", "--json", "--help"},
     "runs": {"--store", "--json", "--help"},
     "checks": {"--store", "--json", "--help"},

@@ -78,7 +78,9 @@ def run(tmp_path: Path) -> Run:
 
 
 def events(run: Run, *words: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in output_of("lineage", run.name, "--store", run.store.address, *words).splitlines()]
+    return [
+        json.loads(line) for line in output_of("lineage", run.name, "--store", run.store.address, *words).splitlines()
+    ]
 
 
 def of(found: list[dict[str, Any]], job: str, kind: str = "COMPLETE") -> list[dict[str, Any]]:
@@ -89,7 +91,11 @@ def test_each_step_starts_and_ends_between_those_of_the_run(run: Run) -> None:
     found = events(run)
     assert [(event["job"]["name"], event["eventType"]) for event in found] == [
         ("toy", "START"),
-        *[(f"toy.{step}", kind) for step in ("ingest", "caption", "parse", "relations") for kind in ("START", "COMPLETE")],
+        *[
+            (f"toy.{step}", kind)
+            for step in ("ingest", "caption", "parse", "relations")
+            for kind in ("START", "COMPLETE")
+        ],
         ("toy", "COMPLETE"),
     ]
     parent = found[0]["run"]["runId"]
@@ -168,7 +174,7 @@ def test_a_dead_server_is_an_error_without_the_password(run: Run, monkeypatch: p
 
 def test_declared_columns_exist_and_lead_only_to_tables_that_the_stage_reads() -> None:
     assert set(SOURCES) == {stage.name for stage in STAGES}
-    tables = {table: schema for table, schema in WRITTEN.values()}
+    tables = dict(WRITTEN.values())
     read = {stage.name: {*stage.reads, *stage.uses} for stage in STAGES}
     for name in ("shard", "shard_tagger"):
         read[name] |= {"images", "relations"}  # by their settings

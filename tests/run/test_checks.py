@@ -43,14 +43,18 @@ def test_only_what_reads_the_partition_is_left_out(damaged: Path) -> None:
     store = damaged.parent / "out" / "store"
     done = rlip("run", damaged, *UNTIL, "--set", LIMIT)
     assert done.exit_code == 1
-    assert "ingest set/0000: reject share 0.25, allowed at most 0.2" in done.stderr and "rlip checks small" in done.stderr
+    assert (
+        "ingest set/0000: reject share 0.25, allowed at most 0.2" in done.stderr and "rlip checks small" in done.stderr
+    )
     made = Run(LocalStore(store), "small")
     assert {step: list(made.artifacts(step)) for step in ("ingest", "caption")} == {
         "ingest": ["set/0000", "set/0001"], "caption": ["set/0001"],
     }  # fmt: skip
 
     shown = output_of("checks", "small", "--store", store)
-    assert ["ingest", "reject", "share", "≤", "0.2", "2", "0", "0.25", "1"] in [line.split() for line in shown.splitlines()]
+    assert ["ingest", "reject", "share", "≤", "0.2", "2", "0", "0.25", "1"] in [
+        line.split() for line in shown.splitlines()
+    ]
     rows = json.loads(output_of("checks", "small@1", "--store", store, "--json"))["checks"]
     assert [(row["partition"], row["value"], row["passed"]) for row in rows if row["step"] == "ingest"] == [
         ("set/0000", 0.25, False), ("set/0001", 0.0, True),
@@ -85,14 +89,20 @@ def test_a_step_over_the_whole_set_is_refused(damaged: Path) -> None:
     steps = {step.name: step for step in planner.context.steps}
     planner.plan(steps["ingest"])
     assert list(planner.plan(steps["shard_tagger"]).held) == ["set/0000"]
-    with pytest.raises(FatalError, match="train_tagger would read partitions that failed a check; first: ingest set/0000"):
+    with pytest.raises(
+        FatalError, match="train_tagger would read partitions that failed a check; first: ingest set/0000"
+    ):
         planner.plan(steps["train_tagger"])
     rows = {row["step"]: row for row in json.loads(output_of("plan", damaged, "--json", "--set", LIMIT))}
-    assert rows["train_tagger"]["why"].startswith("refused: ingest set/0000") and rows["tag"]["why"].startswith("refused")
+    assert rows["train_tagger"]["why"].startswith("refused: ingest set/0000") and rows["tag"]["why"].startswith(
+        "refused"
+    )
 
 
 def test_labels_are_measured_by_what_their_own_partition_states(book: RunBuilder) -> None:
-    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, "riding", 2), (1, "next to", 0), (1, "holding", 2)])])
+    book.add(
+        "ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, "riding", 2), (1, "next to", 0), (1, "holding", 2)])]
+    )
     book.add(
         "tag",
         "toys/0000",
@@ -112,4 +122,8 @@ def test_nothing_stated_is_nothing_to_judge(book: RunBuilder) -> None:
     book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[pairs(1, (0, "ride", 2, 1))])
     tagged, images = (book.run.artifacts(step)["toys/0000"] for step in ("tag", "ingest"))
     measured = Measured(tagged, {"images": images})
-    assert (measured.average_precision(), measured.unreachable_share(), measured.relations_per_image()) == (None, None, None)
+    assert (measured.average_precision(), measured.unreachable_share(), measured.relations_per_image()) == (
+        None,
+        None,
+        None,
+    )

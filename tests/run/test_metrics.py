@@ -13,7 +13,8 @@ from small_set import small_recipe, write_small_set
 
 from pipeline.interop import openlineage_delivery
 from pipeline.run.context import RunContext
-from pipeline.run.progress import Lines, measured
+from pipeline.run.measured import measured
+from pipeline.run.progress import Lines
 from pipeline.run.runner import logged_run, run
 from pipeline.runtime.execute import Record
 from storage.errors import FatalError
@@ -88,13 +89,21 @@ def test_a_taken_port_and_an_unwritable_file_are_told_with_their_settings(tmp_pa
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        with pytest.raises(FatalError, match=rf"run\.metrics_port = {port}: .*choose another port"), measured(
-            small_recipe(tmp_path, f"run.metrics_port={port}"), Scraping(0)  # type: ignore[arg-type]
+        with (
+            pytest.raises(FatalError, match=rf"run\.metrics_port = {port}: .*choose another port"),
+            measured(
+                small_recipe(tmp_path, f"run.metrics_port={port}"),
+                Scraping(0),  # type: ignore[arg-type]
+            ),
         ):
             pass
     missing = tmp_path / "none" / "run.prom"
-    with pytest.raises(FatalError, match=r"run\.metrics_file = .* can't be written"), measured(
-        small_recipe(tmp_path, f"run.metrics_file={missing}"), Scraping(0)  # type: ignore[arg-type]
+    with (
+        pytest.raises(FatalError, match=r"run\.metrics_file = .* can't be written"),
+        measured(
+            small_recipe(tmp_path, f"run.metrics_file={missing}"),
+            Scraping(0),  # type: ignore[arg-type]
+        ),
     ):
         pass
 

@@ -45,6 +45,31 @@ def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
         plan_recipe(recipe, overrides or [], as_json)
 
 
+def estimate(
+    recipe: RecipePath,
+    earlier: Annotated[
+        str | None,
+        typer.Option("--from", metavar="RUN", help="The run whose costs per image count; unset: docs/benchmarks.md."),
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option("--images", min=1, help="Number of images to label, for data that are not at hand.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Workers or GPUs that work at once; default: run.workers.")
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option("--price", min=0, help="Price of a worker-hour, in any currency.")
+    ] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Estimate what a run will take: worker-hours, wall time, bytes and cost, from what an earlier run took per image."""
+    from pipeline.cli.estimate import print_estimate
+
+    with errors_reported():
+        print_estimate(recipe, overrides or [], earlier, images, workers, price, as_json)
+
+
 def scenes(
     folder: Annotated[Path, typer.Argument(help="Folder to write to.")],
     recipe: Annotated[Path, typer.Option(help="The recipe with the `scenes` section.")] = Path("recipes/demo.toml"),

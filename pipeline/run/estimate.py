@@ -1,0 +1,195 @@
+"""Estimates what a run will cost, from what an earlier run took per image, or from figures of docs/benchmarks.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from pipeline.report.step_costs import StepCost, step_costs
+from pipeline.run.dag import Step
+from pipeline.run.forecast import forecast
+from pipeline.run.planner import Planner
+from pipeline.stages.evaluate import EvaluateStage
+from pipeline.training.settings import TrainingSettings
+from storage.runs import Run
+
+
+class Benchmark(NamedTuple):
+    """A figure of docs/benchmarks.md: the settings that it holds for, CPU seconds per image, and what was measured."""
+
+    stage: str
+    settings: Mapping[str, Any]
+    seconds_per_image: float
+    what: str
+
+
+_BLIP = {"captioner": "blip", "draws": 10, "decoding": "nucleus"}
+BENCHMARKS = (
+    Benchmark("caption", {**_BLIP, "precision": "float32"}, 3.97, "BLIP-large, ten nucleus captions, fp32"),
+    Benchmark("caption", {**_BLIP, "precision": "bfloat16"}, 0.98, "BLIP-large, ten nucleus captions, bf16"),
+    Benchmark("tag", {"method": "tagger", "precision": "float32"}, 2.05, "R50 at 800 × 1088, one thread, fp32"),
+    Benchmark("tag", {"method": "tagger", "precision": "bfloat16"}, 0.84, "R50 at 800 × 1088, one thread, bf16"),
+)
+"""What docs/benchmarks.md states per image. All of it was measured on CPUs."""
+
+
+@dataclass(frozen=True)
+class StepEstimate:
+    """What one step will cost. None stands for what was never measured, or can't be known before."""
+
+    step: str
+    images: int | None
+    """Images to process; a training counts an image once for each time that it sees it."""
+    seconds: float | None
+    """Compute time, summed over workers."""
+    wall: float | None
+    """Seconds with all workers busy. A step over whole data sets runs once, as it did where it was measured."""
+    bytes: float | None
+    on_gpu: bool
+    """Whether it was measured on a GPU. Only trainings tell."""
+    basis: str
+    """Where the figures come from, or why there are none."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will cost."""
+
+    run: str
+    steps: tuple[StepEstimate, ...]
+    labelled: int | None
+    """Images of the data sets to label that are still to be captioned or tagged, whichever is more."""
+    kept_per_image: float | None
+    """Kept relations per packed image of the earlier run."""
+    price_per_hour: float | None
+
+    @property
+    def hours(self) -> float:
+        """Worker-hours of the steps that were measured."""
+        return sum(step.seconds or 0.0 for step in self.steps) / 3600
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """Of these, the hours that were measured on a GPU; None where none were."""
+        on_gpu = [step.seconds or 0.0 for step in self.steps if step.on_gpu]
+        return sum(on_gpu) / 3600 if on_gpu else None
+
+    @property
+    def cost(self) -> float | None:
+        """Price of the worker-hours; None without a price."""
+        return None if self.price_per_hour is None else self.hours * self.price_per_hour
+
+    @property
+    def cost_per_1000_images(self) -> float | None:
+        """Cost per 1,000 images to label."""
+        return self.cost / self.labelled * 1000 if self.cost is not None and self.labelled else None
+
+    @property
+    def cost_per_1000_relations(self) -> float | None:
+        """Cost per 1,000 kept relations, if images yield as many as those of the earlier run."""
+        per_image = self.cost_per_1000_images
+        return per_image / self.kept_per_image if per_image is not None and self.kept_per_image else None
+
+    def as_json(self) -> dict[str, Any]:
+        """The estimate as plain values."""
+        names = ("hours", "gpu_hours", "cost", "cost_per_1000_images", "cost_per_1000_relations")
+        return asdict(self) | {name: getattr(self, name) for name in names}
+
+
+def estimate(
+    planner: Planner, earlier: Run | None, images: int | None, workers: int, price_per_hour: float | None
+) -> Estimate:
+    """Estimate a recipe's run. What the store has already costs nothing.
+
+    `images`: how many images the sets to label have, for data that are not at hand; then nothing counts as cached.
+    """
+    costs = {} if earlier is None else step_costs(earlier)
+    counts = _images_due(planner) if images is None else _images_assumed(planner, images)
+    steps = tuple(_step(step, counts.get(step.name), costs, workers) for step in planner.context.steps)
+    labelled = [
+        counts[s.name] for s in planner.context.steps if s.stage.name in ("caption", "tag") and s.name in counts
+    ]
+    kept = None if earlier is None else _kept_per_image(earlier)
+    return Estimate(planner.context.recipe.name, steps, max(labelled, default=None), kept, price_per_hour)
+
+
+def _step(step: Step, images: int | None, costs: Mapping[str, StepCost], workers: int) -> StepEstimate:
+    nothing = (None, None, None, False)
+    if images is None:
+        return StepEstimate(step.name, None, *nothing, "number of images not known before it runs")
+    if not images:
+        return StepEstimate(step.name, 0, 0.0, 0.0, 0.0, False, "cached")
+    of_stage = (cost for name, cost in costs.items() if name.partition(":")[0] == step.stage.name)
+    cost = costs.get(step.name) or next(of_stage, None)
+    if cost is None:
+        benchmark = None if costs else _benchmark(step)
+        if benchmark is None:
+            return StepEstimate(step.name, images, *nothing, "never measured")
+        seconds, basis = images * benchmark.seconds_per_image, f"docs/benchmarks.md: {benchmark.what}, CPU seconds"
+        return StepEstimate(step.name, images, seconds, seconds / workers, None, False, basis)
+    seconds = images * cost.seconds_per_image
+    size = None if cost.bytes_per_image is None else images * cost.bytes_per_image
+    asked = step.stage(step.settings).row_settings()
+    other = "" if asked == cost.settings else ", with other settings"
+    on = f" ({', '.join(cost.devices)})" if cost.devices else ""
+    basis = f"{cost.images:,} images on {', '.join(cost.hosts)}{on}{other}"
+    wall = seconds if step.stage.whole else seconds / workers
+    return StepEstimate(step.name, images, seconds, wall, size, any("cuda" in name for name in cost.devices), basis)
+
+
+def _benchmark(step: Step) -> Benchmark | None:
+    """The figure of docs/benchmarks.md for a step, where one was measured with its settings."""
+    settings = step.settings.model_dump(mode="json")
+    for each in BENCHMARKS:
+        if each.stage == step.stage.name and all(settings.get(name) == value for name, value in each.settings.items()):
+            return each
+    return None
+
+
+def _images_due(planner: Planner) -> dict[str, int]:
+    """Step → images of its due partitions. A step whose number of partitions is not known is left out."""
+    found = {each.step: each for each in forecast(planner)}
+    if any(each.due is None for each in found.values()):
+        return {}
+    context = planner.context
+    first = context.steps[0]
+    stage = first.stage(first.settings)
+    sizes = {
+        dataset: sum(len(part.image_ids) for part in stage.partitions(dataset, context.store))
+        for dataset in first.datasets
+    }
+    counts = {}
+    for step in context.steps:
+        due, total = found[step.name].due or 0, found[step.name].cached + (found[step.name].due or 0)
+        images = _of_whole(step, sizes) if step.stage.whole else sum(sizes[name] for name in step.datasets)
+        if images is not None:
+            counts[step.name] = round(images * due / total) if total else 0
+    return counts
+
+
+def _images_assumed(planner: Planner, images: int) -> dict[str, int]:
+    """Step → images, if the sets to label have so many together. Steps over other sets are left out."""
+    label, counts = set(planner.context.recipe.data.label), {}
+    for step in planner.context.steps:
+        trained = _of_whole(step, {}) if step.stage.whole else None
+        if trained is not None and isinstance(step.settings, TrainingSettings):
+            counts[step.name] = trained
+        elif label & set(step.datasets):
+            counts[step.name] = images
+    return counts
+
+
+def _of_whole(step: Step, sizes: Mapping[str, int]) -> int | None:
+    """Images that a step over whole data sets processes; None where they do not follow from the recipe."""
+    if isinstance(step.settings, TrainingSettings):
+        return None if step.settings.steps is None else step.settings.steps * step.settings.batch
+    if step.stage is EvaluateStage:
+        return sum(sizes.get(name, 0) for name in step.from_datasets["images"])
+    return None
+
+
+def _kept_per_image(run: Run) -> float | None:
+    facts = [artifact.manifest.facts for artifact in run.artifacts("shard:pseudo").values()]
+    images = sum(each.get("images", 0) for each in facts)
+    return sum(each.get("relations", 0) for each in facts) / images if images else None

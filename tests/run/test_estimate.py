@@ -1,0 +1,67 @@
+"""`rlip estimate` follows from what an earlier run took per image, and the report scores it afterwards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rlip_command import output_of
+from run_builder import RunBuilder
+from small_set import write_small_set
+
+from pipeline.report.step_costs import ESTIMATE, scored_estimate, step_costs
+from storage.local_store import LocalStore
+from storage.runs import Run
+
+UNTIL = ("--set", "run.until=caption")
+
+
+def test_an_estimate_multiplies_measured_costs_and_the_report_scores_it(tmp_path: Path) -> None:
+    recipe = write_small_set(tmp_path)
+    store = LocalStore(tmp_path / "out" / "store")
+    output_of("run", recipe, "--direct", *UNTIL)
+
+    costs = step_costs(Run(store, "small"))
+    asked = ("estimate", recipe, "--from", "small", "--set", "name=other", "--workers", 4, "--price", 2, *UNTIL)
+    told = {step["step"]: step for step in json.loads(output_of(*asked, "--json"))["steps"]}
+    assert {step: each["basis"] for step, each in told.items()} == {"ingest": "cached", "caption": "cached"}
+
+    assert Run(store, "other").read_document(ESTIMATE)["run"] == "other"
+
+    more = json.loads(output_of(*asked, "--images", 8000, "--json"))
+    by_step = {step["step"]: step for step in more["steps"]}
+    for step, cost in costs.items():
+        assert by_step[step]["seconds"] == pytest.approx(8000 * cost.seconds_per_image)
+        assert by_step[step]["wall"] == pytest.approx(by_step[step]["seconds"] / 4)
+        assert by_step[step]["bytes"] == pytest.approx(8000 * (cost.bytes_per_image or 0))
+        assert "other settings" not in by_step[step]["basis"]
+    seconds = sum(step["seconds"] for step in more["steps"])
+    assert more["cost_per_1000_images"] == pytest.approx(seconds / 3600 * 2 / 8) and more["gpu_hours"] is None
+    shown = output_of(*asked, "--images", 8000)
+    assert "none was measured on a GPU" in shown and "Requests to an object store" in shown
+
+
+def test_without_an_earlier_run_only_what_was_measured_with_these_settings_counts(tmp_path: Path) -> None:
+    recipe = write_small_set(tmp_path)
+    counted = json.loads(output_of("estimate", recipe, "--json", *UNTIL))
+    assert [(step["step"], step["images"], step["seconds"]) for step in counted["steps"]] == [
+        ("ingest", 8, None), ("caption", 8, None),  # recorded captions
+    ]  # fmt: skip
+    model = json.loads(
+        output_of("estimate", recipe, "--images", 1000, "--json", *UNTIL, "--set", "caption.captioner=blip")
+    )
+    (ingest, caption) = model["steps"]
+    assert (ingest["seconds"], caption["seconds"]) == (None, pytest.approx(3970)) and "BLIP-large" in caption["basis"]
+
+
+def test_the_score_compares_costs_per_image(labelled: RunBuilder) -> None:
+    (tagged,) = labelled.run.artifacts("tag").values()
+    labelled.run.note(ESTIMATE, {"steps": [
+        {"step": "tag", "images": 10, "seconds": 10 * tagged.manifest.seconds + 5},
+        {"step": "shard:pseudo", "images": 10, "seconds": 1.0},
+        {"step": "parse", "images": 10, "seconds": None},
+    ]})  # fmt: skip
+    tag, shard = scored_estimate(labelled.run)
+    assert tag.actual == pytest.approx(tagged.manifest.seconds / 2) and (shard.actual, shard.ratio) == (None, None)
+    assert tag.ratio == pytest.approx(tag.actual / tag.estimated)
