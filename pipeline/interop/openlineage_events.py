@@ -76,7 +76,12 @@ class RunLineage:
         run = Run(runId=self._id(step, *keys), facets=self._run_facets(artifacts[0].manifest))
         job = Job(namespace=JOBS, name=f"{self._name}.{step}", facets=job_facets(artifacts[0].manifest))
         inputs = list(self._read(artifacts, by_partition))
-        given = {"run": run, "job": job, "producer": PRODUCER, "inputs": [input_dataset(table) for table in inputs]}
+        given: dict[str, Any] = {
+            "run": run,
+            "job": job,
+            "producer": PRODUCER,
+            "inputs": [input_dataset(table) for table in inputs],
+        }
         yield RunEvent(eventTime=_iso(start), eventType=RunState.START, **given)
         outputs = [output_dataset(table, inputs) for table in self._written(step, artifacts, by_partition)]
         yield RunEvent(eventTime=_iso(end), eventType=RunState.COMPLETE, outputs=outputs, **given)
@@ -89,9 +94,9 @@ class RunLineage:
                 for key in keys:
                     step = self._of_key.get(key, "")
                     read.setdefault((step, table), {})[key] = None
-        for (step, table), keys in read.items():
-            found = self._run.store.find_all(self._run.stage(step), keys) if step else {}
-            there = [found[key] for key in keys if key in found]
+        for (step, table), wanted in read.items():
+            found = self._run.store.find_all(self._run.stage(step), wanted) if step else {}
+            there = [found[key] for key in wanted if key in found]
             for group in [[each] for each in there] if by_partition else [there] if there else []:
                 yield self._table(step, table, group, by_partition)
 

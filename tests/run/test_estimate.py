@@ -55,7 +55,7 @@ def test_without_an_earlier_run_only_what_was_measured_with_these_settings_count
     assert (ingest["seconds"], caption["seconds"]) == (None, pytest.approx(3970)) and "BLIP-large" in caption["basis"]
 
 
-def test_the_score_compares_costs_per_image(labelled: RunBuilder) -> None:
+def test_the_score_compares_costs_per_image(labelled: RunBuilder, tmp_path: Path) -> None:
     (tagged,) = labelled.run.artifacts("tag").values()
     labelled.run.note(ESTIMATE, {"steps": [
         {"step": "tag", "images": 10, "seconds": 10 * tagged.manifest.seconds + 5},
@@ -65,3 +65,6 @@ def test_the_score_compares_costs_per_image(labelled: RunBuilder) -> None:
     tag, shard = scored_estimate(labelled.run)
     assert tag.actual == pytest.approx(tagged.manifest.seconds / 2) and (shard.actual, shard.ratio) == (None, None)
     assert tag.ratio == pytest.approx(tag.actual / tag.estimated)
+    output_of("report", "toy", "--store", labelled.run.store.address, "--out", tmp_path / "report", "--pictures", 0)
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "<h3>Estimate</h3>" in page and f"{tag.estimated:.4g}" in page and f"{tag.ratio:.2f}" in page
