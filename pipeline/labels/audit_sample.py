@@ -8,10 +8,12 @@ labels that were made again keep their place in the sample, and with it their ve
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +97,33 @@ def permanent_numbers(relations: Iterable[JudgedRelation], seed: int) -> Numbers
     """A number in [0, 1) for each of N relations, (N), which depends on its content and the seed alone."""
     salt = seed.to_bytes(8, "little", signed=True)
     found = [_number(canonical_json([r.image, r.subject, r.object, r.predicate]), salt) for r in relations]
+    return np.array(found, np.float64)
+
+
+def permanent_numbers_of(
+    digests: Sequence[str],
+    boxes: NDArray[np.floating[Any]],
+    subject: Indices,
+    object_: Indices,
+    predicates: Sequence[str],
+    seed: int,
+) -> Numbers:
+    """`permanent_numbers` of N labels that are given as columns, in a tenth of the time.
+
+    `digests`: of each label's image. `boxes` (B, 4): x, y, w, h; `subject` and `object_` (N) are rows of it. `predicates`
+    must be canonical.
+    """
+    salt = seed.to_bytes(8, "little", signed=True)
+    used, place = np.unique(np.concatenate([subject, object_]), return_inverse=True)
+    # Sides as `JudgedRelation` holds them, in canonical JSON.
+    sides = iter([round(side, 2) + 0.0 for side in boxes[used].ravel().tolist()])
+    texts = [f"[{x!r},{y!r},{w!r},{h!r}]" for x, y, w, h in zip(sides, sides, sides, sides, strict=True)]
+    first, second = place[: len(subject)].tolist(), place[len(subject) :].tolist()
+    names = {name: json.dumps(name, ensure_ascii=False) for name in {*digests, *predicates}}
+    found = [
+        _number(f"[{names[digest]},{texts[s]},{texts[o]},{names[predicate]}]".encode(), salt)
+        for digest, s, o, predicate in zip(digests, first, second, predicates, strict=True)
+    ]
     return np.array(found, np.float64)
 
 

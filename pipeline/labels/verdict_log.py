@@ -66,6 +66,13 @@ class VerdictLog:
             self._refresh()
             return dict(self._standing)
 
+    def standing_of(self, reviewer: str) -> list[Verdict]:
+        """The verdicts of one reviewer that stand."""
+        with self._lock:
+            self._refresh()
+            file = self._files.get(reviewer)
+            return [] if file is None else file.standing()
+
     @property
     def damaged(self) -> tuple[str, ...]:
         """The lines that hold no verdict and were skipped: file, line and reason."""
@@ -125,6 +132,10 @@ class _ReviewerFile:
         """The last verdict on a relation that was not undone."""
         found = self._undoable.get(relation)
         return found[-1] if found else None
+
+    def standing(self) -> list[Verdict]:
+        """The last verdict on each relation that was not undone."""
+        return [found[-1] for found in self._undoable.values() if found]
 
     def refresh(self) -> set[JudgedRelation]:
         """Reads what was appended, and returns the relations that it is about."""

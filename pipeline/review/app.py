@@ -84,7 +84,7 @@ def _add_pictures(app: FastAPI, desk: Desk) -> None:
 
     @app.get("/pictures/{number}.jpg")
     def picture(number: int, longest: Annotated[int, Query(ge=64, le=LONGEST)] = LONGEST) -> Response:
-        rows = desk.index.rows("SELECT dataset, uri FROM images WHERE image = $image", {"image": number})
+        rows = desk.index.rows_at("images", "dataset, uri", "image", [number])
         if not rows:
             raise HTTPException(404, "no image has this number")
         return _jpeg(desk, rows[0]["dataset"], rows[0]["uri"], longest=longest)

@@ -53,7 +53,7 @@ class Audit:
             population = self._population
         outcomes = np.full(len(population.relations), UNJUDGED, np.int8)
         place = {number: at for at, number in enumerate(population.relations.tolist())}
-        judged = self._index.rows("SELECT DISTINCT relation FROM reviewed SEMI JOIN audit USING (relation)")
+        judged = self._index.rows("SELECT DISTINCT relation FROM live.reviewed SEMI JOIN audit USING (relation)")
         labels = labels_of(self._index, [row["relation"] for row in judged])
         for number, said in self._reviews.of(labels).items():
             if number in place:

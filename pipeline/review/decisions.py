@@ -67,7 +67,7 @@ def decide(desk: Desk, reviewer: str, decisions: Decisions) -> Decided:
     verdicts = [_verdict(desk, labels[one.label], one, reviewer) for one in decisions.decisions]
     desk.reviews.record([labels[number] for number in numbers], verdicts)
     standing = desk.reviews.of(list(labels.values()))
-    own = [v for each in desk.reviews.log.standing().values() for name, v in each.items() if name == reviewer]
+    own = desk.reviews.log.standing_of(reviewer)
     paces = [one.seconds for one in own if one.seconds is not None]
     return Decided(
         states=[State(label=n, **verdict_state(standing.get(n, {}), reviewer)) for n in dict.fromkeys(numbers)],

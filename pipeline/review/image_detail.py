@@ -89,7 +89,7 @@ class ImageDetails:
 
     def find(self, number: int) -> ImageDetail | None:
         """The image with this number in the index; None when there is none."""
-        rows = self._index.rows("SELECT * FROM images WHERE image = $image", {"image": number})
+        rows = self._index.rows_at("images", "*", "image", [number])
         if not rows:
             return None
         place = rows[0]

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,11 @@ import pyarrow as pa
 
 from pipeline.labels.label_funnel import images_with_boxes
 from pipeline.report.view import RunView
-from pipeline.review.partition_counts import COUNTS, SCORES, partition_counts
-from pipeline.review.partition_rows import IMAGES, QUARANTINED, RELATIONS, PartitionArtifacts, partition_rows
-from storage.errors import FatalError, PipelineError
+from pipeline.review.flattening import FlatPartition, flattened
+from pipeline.review.partition_counts import COUNTS, SCORES
+from pipeline.review.partition_rows import IMAGES, QUARANTINED, RELATIONS, PartitionArtifacts
+from pipeline.review.recent import Recent
+from storage.errors import FatalError
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -28,7 +31,15 @@ _FORMAT = 1
 """Incremented whenever the same artifacts would give other rows."""
 MOST_INFORMATIVE = 500
 """Labels of each predicate, the most uncertain ones, that the queue by information holds."""
-_MEMORY = "400MB"
+_SEARCHES = 2
+"""Searches that run at a time. More would not be faster on as many threads, and each takes memory."""
+_LABELS = 20_000
+"""Labels that stay in memory, about 1 kB each."""
+_AT_ONCE = 50
+"""Numbers that one statement looks up."""
+_BATCH = 32
+"""Partitions that are written at once."""
+_MEMORY = "256MB"
 _THREADS = 2
 _TYPES = {
     pa.int64(): "BIGINT",
@@ -38,6 +49,14 @@ _TYPES = {
     pa.bool_(): "BOOLEAN",
     pa.string(): "VARCHAR",
 }
+OFFERED = {
+    "datasets": "SELECT DISTINCT dataset AS name, 0 AS often FROM images",
+    "predicates": "SELECT predicate AS name, scored AS often FROM predicates",
+    "categories": "SELECT subject_category AS name, 0 AS often FROM relations UNION SELECT object_category, 0 FROM relations",
+    "reasons": "SELECT DISTINCT reason AS name, 0 AS often FROM relations WHERE reason IS NOT NULL",
+}
+"""What the search form offers, each with its names, the most frequent first."""
+_MOST_OFFERED = 5000
 _TABLES = {"images": IMAGES, "relations": RELATIONS, "quarantined": QUARANTINED, "counts": COUNTS, "scores": SCORES}
 
 
@@ -52,18 +71,28 @@ class ReviewIndex:
         self.generation = 0
         """Changes with the rows, so that nobody keeps an answer of earlier ones."""
         self._path = path
+        self.labels: Recent[tuple[int, int], Any] = Recent(_LABELS)
+        """(generation, number) → label, as `labels_of` makes them: chips and verdicts are about labels that were just listed."""
+        self._known: tuple[tuple[str, int, int], ...] | None = None
+        """The run as it was when it was last read."""
+        self._searching = threading.BoundedSemaphore(_SEARCHES)
+        self._artifacts: Mapping[int, PartitionArtifacts] = {}
         self._refreshing = threading.Lock()
+        self._opening = threading.Lock()
+        """A connection that two threads call at a time refuses the second."""
         self._connection = _open(path)
         self._lay_out()
 
     def close(self) -> None:
         """Close the file; nothing may be queried any more."""
-        self._connection.close()
+        with self._opening:
+            self._connection.close()
 
     @contextmanager
     def cursor(self) -> Iterator[DuckDBPyConnection]:
         """A cursor of its own, for one thread."""
-        cursor = self._connection.cursor()
+        with self._opening:
+            cursor = self._connection.cursor()
         try:
             yield cursor
         finally:
@@ -76,15 +105,26 @@ class ReviewIndex:
             names = [column[0] for column in cursor.description or ()]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
+    def rows_at(self, table: str, columns: str, key: str, values: Sequence[int]) -> list[dict[str, Any]]:
+        """The rows whose `key` is one of a few whole numbers, in no order.
+
+        Each number is looked up for itself, and so in the one group of rows that may have it. A list of numbers would be
+        compared with every row of all these groups, which takes three times as long for a screen of labels.
+        """
+        found: list[dict[str, Any]] = []
+        for start in range(0, len(values), _AT_ONCE):
+            each = (f"(SELECT {columns} FROM {table} WHERE {key} = {int(v)})" for v in values[start : start + _AT_ONCE])
+            found += self.rows(" UNION ALL ".join(each))
+        return found
+
     def table(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
-        """The rows of a query as an Arrow table."""
-        with self.cursor() as cursor:
+        """The rows of a query over many labels as an Arrow table. A few such queries run at a time, the others wait."""
+        with self._searching, self.cursor() as cursor:
             return cursor.sql(sql, params=dict(parameters or {})).to_arrow_table()
 
     def partition(self, part: int) -> PartitionArtifacts | None:
         """The artifacts that a partition was indexed from; None for a number that no partition has."""
-        names = self.rows("SELECT partition FROM parts WHERE part = $part", {"part": part})
-        return self._partitions().get(names[0]["partition"]) if names else None
+        return self._artifacts.get(part)
 
     def refresh(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
         """Index the partitions that are new or changed, and forget those that are gone. Returns how many there were.
@@ -94,44 +134,62 @@ class ReviewIndex:
         """
         with self._refreshing:
             self.view.run.store.refresh()
+            recorded = self._recorded()
+            if recorded == self._known:
+                return 0
             found = self._partitions()
-            stamps = {name: self._stamp(one) for name, one in found.items()}
+            choice = self.view.choice.model_dump(mode="json")
+            stamps = {name: _stamp(one, choice) for name, one in found.items()}
             known = {row["partition"]: (row["part"], row["stamp"]) for row in self.rows("SELECT * FROM parts")}
             stale = [name for name in found if known.get(name, (0, ""))[1] != stamps[name]]
             gone = [part for name, (part, _) in known.items() if name not in found]
             following = max((part for part, _ in known.values()), default=-1) + 1
-            changed = 0
-            for done, name in enumerate(stale):
+            numbers = {name: part for name, (part, _) in known.items()}
+            for number, name in enumerate((name for name in stale if name not in known), start=following):
+                numbers[name] = number
+            flat = flattened([(numbers[name], found[name]) for name in stale], self.view.choice)
+            changed = done = 0
+            while batch := list(islice(flat, _BATCH)):
+                names = stale[done : done + len(batch)]
+                self._write([(name, stamps[name], one) for name, one in zip(names, batch, strict=True)], known)
+                changed += sum(one.tables is not None for one in batch)
+                done += len(batch)
                 progress(done, len(stale))
-                part, _ = known.get(name, (following, ""))
-                following = max(following, part + 1)
-                changed += self._index(part, name, stamps[name], found[name])
             for part in gone:
                 self._forget(part)
             changed += len(gone)
             if changed:
                 self._count()
                 self.generation += 1
-            if stale:
-                progress(len(stale), len(stale))
+            self._artifacts = {numbers[name]: one for name, one in found.items()}
+            self._known = recorded
             return changed
 
-    def _index(self, part: int, name: str, stamp: str, found: PartitionArtifacts) -> bool:
-        try:
-            rows = partition_rows(part, found, self.view.choice)
-            counted = partition_counts(part, found, rows.relations)
-        except PipelineError:
-            return False
+    def _recorded(self) -> tuple[tuple[str, int, int], ...]:
+        """Name, time of change and size of the file of each step, from which one sees that the run has changed."""
+        found = []
+        for path in sorted((self.view.run.folder / "steps").glob("*.json")):
+            state = path.stat()
+            found.append((path.name, state.st_mtime_ns, state.st_size))
+        return tuple(found)
+
+    def _write(self, batch: Sequence[tuple[str, str, FlatPartition]], known: Collection[str]) -> None:
+        """Replace the rows of partitions, given with names and stamps, in one transaction. `known`: those that have rows."""
+        made = [(name, stamp, one.part, one.tables) for name, stamp, one in batch if one.tables is not None]
         with self.cursor() as cursor:
             cursor.begin()
-            _delete(cursor, part)
-            for table, content in {**vars(rows), **vars(counted)}.items():
-                cursor.register("new_rows", content)
+            for name, _, part, _ in made:
+                if name in known:
+                    _delete(cursor, part)
+            for table in _TABLES:
+                cursor.register("new_rows", pa.concat_tables([tables[table] for *_, tables in made]))
                 cursor.execute(f"INSERT INTO {table} SELECT * FROM new_rows")
                 cursor.unregister("new_rows")
-            cursor.execute("INSERT INTO parts VALUES (?, ?, ?)", [part, name, stamp])
+            cursor.execute("INSERT INTO uncounted VALUES (?)", [len(made)])
+            cursor.executemany(
+                "INSERT INTO parts VALUES (?, ?, ?)", [[part, name, stamp] for name, stamp, part, _ in made]
+            )
             cursor.commit()
-        return True
 
     def _forget(self, part: int) -> None:
         with self.cursor() as cursor:
@@ -142,6 +200,7 @@ class ReviewIndex:
     def _count(self) -> None:
         """Count the predicates anew, and rank each one's uncertain labels: what orders and the overview need of all labels."""
         with self.cursor() as cursor:
+            cursor.begin()
             cursor.execute(
                 "CREATE OR REPLACE TABLE predicates AS SELECT predicate, count(*) AS scored, "
                 "count(*) FILTER (kept) AS kept, count(*) FILTER (kept AND correct IS NOT NULL) AS judged, "
@@ -153,6 +212,9 @@ class ReviewIndex:
                 f"(SELECT min_by(relation, abs(probability - 0.5), {MOST_INFORMATIVE}) AS most FROM relations "
                 "GROUP BY predicate))"
             )
+            cursor.execute(f"CREATE OR REPLACE TABLE offered AS {' UNION ALL '.join(map(_offer, OFFERED))}")
+            cursor.execute("DELETE FROM uncounted")
+            cursor.commit()
 
     def _partitions(self) -> dict[str, PartitionArtifacts]:
         """Partition → artifacts, of the data sets that are labelled, in a stable order."""
@@ -172,19 +234,25 @@ class ReviewIndex:
             if not self.view.label_sets or name.split("/")[0] in self.view.label_sets
         }
 
-    def _stamp(self, found: PartitionArtifacts) -> str:
-        """What the rows of a partition follow from."""
-        keys = {step: artifact.key for step, artifact in found.steps().items()}
-        terms = [_FORMAT, sorted(keys.items()), self.view.choice.model_dump(mode="json")]
-        return hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()
-
     def _lay_out(self) -> None:
         with self.cursor() as cursor:
             for name, schema in _TABLES.items():
                 columns = ", ".join(f'"{field.name}" {_TYPES[field.type]}' for field in schema)
                 cursor.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns})")
             cursor.execute("CREATE TABLE IF NOT EXISTS parts (part INTEGER, partition VARCHAR, stamp VARCHAR)")
-        self._count()
+            cursor.execute("CREATE TABLE IF NOT EXISTS uncounted (partitions INTEGER)")
+            # What changes with every verdict is not worth a wait for the disk: the log of verdicts has it.
+            cursor.execute("ATTACH ':memory:' AS live")
+            # A process that was killed may have written partitions and counted nothing.
+            tables = {name for (name,) in cursor.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+            counted = "offered" in tables and not cursor.execute("SELECT * FROM uncounted").fetchall()
+        if not counted:
+            self._count()
+
+
+def sql_list(numbers: Iterable[int]) -> str:
+    """Whole numbers as an SQL list, by which a scan skips groups of rows; a list in a parameter would be joined."""
+    return f"({', '.join(str(int(number)) for number in numbers)})"
 
 
 def _open(path: Path) -> DuckDBPyConnection:
@@ -219,6 +287,18 @@ def _open(path: Path) -> DuckDBPyConnection:
         path.unlink()
         connection = duckdb.connect(str(path), config=settings)
     return connection
+
+
+def _offer(kind: str) -> str:
+    ranked = f"SELECT name, row_number() OVER (ORDER BY often DESC, name) AS place FROM ({OFFERED[kind]})"
+    return f"(SELECT '{kind}' AS kind, name, place FROM ({ranked}) WHERE place <= {_MOST_OFFERED})"
+
+
+def _stamp(found: PartitionArtifacts, choice: Mapping[str, Any]) -> str:
+    """What the rows of a partition follow from."""
+    keys = {step: artifact.key for step, artifact in found.steps().items()}
+    terms = [_FORMAT, sorted(keys.items()), choice]
+    return hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()
 
 
 def _delete(cursor: DuckDBPyConnection, part: int) -> None:

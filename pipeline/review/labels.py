@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.labels.verdicts import Box4, JudgedRelation, box4
 from pipeline.review.index import ReviewIndex
 
-_COLUMNS = (
-    "relation, relations.image AS image, place, subject, object, subject_category, predicate, object_category, "
-    "subject_x, subject_y, subject_w, subject_h, object_x, object_y, object_w, object_h, score, probability, proposed, "
-    "relations.kept AS kept, reason, correct, dataset, image_id, uri, digest, width, height"
+_LABEL = (
+    "relation, image, place, subject, object, subject_category, predicate, object_category, subject_x, subject_y, subject_w, "
+    "subject_h, object_x, object_y, object_w, object_h, score, probability, proposed, kept, reason, correct"
 )
+_IMAGE = "image, dataset, image_id, uri, digest, width, height"
 
 
 @dataclass(frozen=True)
@@ -74,24 +74,28 @@ class Label:
 
 def labels_of(index: ReviewIndex, numbers: Sequence[int]) -> list[Label]:
     """The labels with these numbers, in this order. Numbers of labels that are gone are left out."""
-    if not numbers:
-        return []
-    rows = index.rows(
-        f"SELECT {_COLUMNS} FROM relations JOIN images USING (image) WHERE relation IN (SELECT unnest($numbers::BIGINT[]))",
-        {"numbers": list(numbers)},
-    )
-    found = {row["relation"]: _label(row) for row in rows}
+    generation = index.generation
+    held = index.labels.find((generation, number) for number in numbers)
+    found = {number: label for (_, number), label in held.items()}
+    missing = [number for number in numbers if number not in found]
+    for row in _with_images(index, index.rows_at("relations", _LABEL, "relation", missing)):
+        label = _label(row)
+        found[label.number] = label
+        index.labels.put((generation, label.number), label)
     return [found[number] for number in numbers if number in found]
 
 
 def labels_of_image(index: ReviewIndex, image: int) -> list[Label]:
     """All labels of an image, the best first."""
-    rows = index.rows(
-        f"SELECT {_COLUMNS} FROM relations JOIN images USING (image) "
-        "WHERE relations.image = $image ORDER BY score DESC, relation",
-        {"image": image},
-    )
-    return [_label(row) for row in rows]
+    labels = [_label(row) for row in _with_images(index, index.rows_at("relations", _LABEL, "image", [image]))]
+    return sorted(labels, key=lambda label: (-label.score, label.number))
+
+
+def _with_images(index: ReviewIndex, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows of labels, each with what `Label` says of its image. A join would read all images between the first and the last."""
+    images = index.rows_at("images", _IMAGE, "image", sorted({row["image"] for row in rows}))
+    of_image = {row["image"]: row for row in images}
+    return ({**row, **of_image[row["image"]]} for row in rows if row["image"] in of_image)
 
 
 def _label(row: dict[str, Any]) -> Label:

@@ -81,10 +81,7 @@ class Listing:
     def reviewed(self, search: Search) -> int:
         """How many of the labels found have a verdict."""
         where, values = search.conditions()
-        sql = (
-            f"SELECT count(*) AS n FROM {_source(search)} WHERE {where} AND relation IN (SELECT relation FROM reviewed)"
-        )
-        number: int = self._index.rows(sql, values)[0]["n"]
+        number: int = self._index.rows(f"SELECT count(*) AS n FROM live.reviewed_labels WHERE {where}", values)[0]["n"]
         return number
 
     def forget(self, search: Search) -> None:
@@ -104,7 +101,7 @@ class Listing:
         with entry.lock:
             _, values = search.conditions()
             if entry.total < 0:
-                entry.total = self._index.rows(f"SELECT count(*) AS n {counted}", values)[0]["n"]
+                entry.total = self._index.table(f"SELECT count(*) AS n {counted}", values)["n"][0].as_py()
             wanted = min(start + size, entry.total, MAX_LISTED)
             if len(entry.numbers) < wanted:
                 limit = next(stretch for stretch in _STRETCHES if stretch >= wanted)
@@ -136,8 +133,8 @@ def _joined(search: Search) -> str:
     if search.order == "informative":
         columns += ", coalesce(judged, 0) AS judged, rank"
         source += (
-            " JOIN informative USING (relation) LEFT JOIN (SELECT predicate AS of, count(DISTINCT relation) AS judged "
-            "FROM reviewed JOIN relations USING (relation) GROUP BY ALL) ON of = predicate"
+            " JOIN informative USING (relation) LEFT JOIN (SELECT predicate AS of, count(*) AS judged "
+            "FROM live.reviewed_labels GROUP BY ALL) ON of = predicate"
         )
     if search.order == "audit":
         columns += ", audit.place AS audit_place"

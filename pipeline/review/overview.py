@@ -231,5 +231,5 @@ def _reliability(audit: ScoreAudit) -> list[Reliability]:
 
 def _verdicts(desk: Desk) -> list[dict[str, Any]]:
     return desk.index.rows(
-        "SELECT reviewer, kind, count(DISTINCT relation) AS number FROM reviewed GROUP BY ALL ORDER BY reviewer, kind"
+        "SELECT reviewer, kind, count(DISTINCT relation) AS number FROM live.reviewed GROUP BY ALL ORDER BY reviewer, kind"
     )

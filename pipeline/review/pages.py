@@ -14,6 +14,7 @@ from pipeline.labels.verdicts import Verdict
 from pipeline.review.access.sessions import Session
 from pipeline.review.desk import Desk
 from pipeline.review.image_detail import ImageDetail
+from pipeline.review.index import OFFERED
 from pipeline.review.labels import Label, labels_of
 from pipeline.review.listing import MAX_LISTED
 from pipeline.review.scene_graph import scene_graph
@@ -74,7 +75,7 @@ class Pages:
             "labels.html",
             session,
             search=search,
-            chips=[self._chip(label, session) for label in labels],
+            chips=self._chips(labels, session),
             page=page,
             pages=pages,
             total=found.total,
@@ -97,12 +98,11 @@ class Pages:
     def image_rows(self, session: Session, search: Search, start: int, size: int) -> str:
         """A stretch of the list of images."""
         numbers = self._desk.listing.images(search, start, size).numbers
-        rows = self._desk.index.rows(
-            "SELECT i.*, (SELECT count(*) FROM reviewed r JOIN relations l USING (relation) WHERE l.image = i.image) AS reviewed "
-            "FROM images i WHERE image IN (SELECT unnest($numbers::BIGINT[]))",
-            {"numbers": list(numbers)},
-        )
-        found = {row["image"]: row for row in rows}
+        index = self._desk.index
+        counted = index.rows("SELECT image, count(*) AS n FROM live.reviewed_labels GROUP BY image")
+        reviewed = {row["image"]: row["n"] for row in counted}
+        rows = index.rows_at("images", "*", "image", numbers)
+        found = {row["image"]: {**row, "reviewed": reviewed.get(row["image"], 0)} for row in rows}
         listed = [found[number] for number in numbers if number in found]
         return self.render("image_rows.html", session, rows=listed, start=start, search=search)
 
@@ -141,9 +141,12 @@ class Pages:
         summary = summarize(log.verdicts(), log.standing(), log.damaged, self._desk.audit.precision())
         return self.render("audit.html", session, summary=summary)
 
-    def _chip(self, label: Label, session: Session) -> dict[str, Any]:
-        verdicts = self._desk.reviews.of([label]).get(label.number, {})
-        return {"label": label, "region": label.region, **verdict_state(verdicts, session.reviewer)}
+    def _chips(self, labels: Sequence[Label], session: Session) -> list[dict[str, Any]]:
+        verdicts = self._desk.reviews.of(labels)
+        return [
+            {"label": each, "region": each.region, **verdict_state(verdicts.get(each.number, {}), session.reviewer)}
+            for each in labels
+        ]
 
     def _neighbours(self, search: Search, chosen: Label | None) -> dict[str, Label | None]:
         """The labels before and after the chosen one in the order of a search."""
@@ -168,18 +171,8 @@ class Pages:
         return self._offered[1]
 
     def _offer(self) -> Mapping[str, Sequence[str]]:
-        def names(sql: str) -> list[str]:
-            return [row["name"] for row in self._desk.index.rows(sql)]
-
-        return {
-            "datasets": names("SELECT DISTINCT dataset AS name FROM images ORDER BY name"),
-            "predicates": names("SELECT predicate AS name FROM predicates ORDER BY scored DESC, name LIMIT 2000"),
-            "categories": names(
-                "SELECT name FROM (SELECT subject_category AS name FROM relations UNION SELECT object_category FROM relations) "
-                "ORDER BY name LIMIT 5000"
-            ),
-            "reasons": names("SELECT DISTINCT reason AS name FROM relations WHERE reason IS NOT NULL ORDER BY name"),
-        }
+        rows = self._desk.index.rows("SELECT kind, name FROM offered ORDER BY kind, place")
+        return {kind: [row["name"] for row in rows if row["kind"] == kind] for kind in OFFERED}
 
 
 def verdict_state(verdicts: Mapping[str, Verdict], reviewer: str) -> dict[str, Any]:

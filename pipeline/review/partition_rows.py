@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.labels.audit_sample import permanent_numbers
+from pipeline.labels.audit_sample import permanent_numbers_of
 from pipeline.labels.flat_list import FlatList
-from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
+from pipeline.labels.judged_columns import judged_columns
+from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.label_funnel import candidates, require_same_boxes
-from pipeline.labels.verdicts import JudgedRelation
+from pipeline.review.held_artifact import HeldArtifact
 from storage.artifact import Artifact
 from tagger.audit.labels import SYMMETRIC
 from tagger.english.predicates import canonical
@@ -99,6 +100,15 @@ class PartitionArtifacts:
             found["detect"] = self.images
         return {step: artifact for step, artifact in found.items() if artifact is not None}
 
+    def held(self) -> PartitionArtifacts:
+        """The same artifacts, which read each table once."""
+        images = HeldArtifact(self.images.folder)
+        ingested = images if self.ingested is self.images else HeldArtifact(self.ingested.folder)
+        others = (self.captions, self.triplets, self.tagged)
+        return PartitionArtifacts(
+            self.partition, images, ingested, *(None if one is None else HeldArtifact(one.folder) for one in others)
+        )
+
 
 @dataclass(frozen=True)
 class PartitionRows:
@@ -149,7 +159,9 @@ def _relations(
     boxes = FlatList.of(images, "boxes")
     first_box = np.searchsorted(boxes.row, np.arange(len(images)), side="left")
     predicates = _canonical(labels)
-    verdicts = [one for of_image in judged_labels(table, candidates(tagged), choice).values() for one in of_image]
+    judged = judged_columns(table, candidates(tagged), choice)
+    kept = np.asarray(judged.reason.is_null())
+    box = {end: first_box[row] + index for end, index in ends.items()}
     score = labels.fields.field("score")
     columns: dict[str, Any] = {
         "relation": (part << PART_BITS) + np.arange(len(labels), dtype=np.int64),
@@ -160,37 +172,39 @@ def _relations(
         "score": score,
         "probability": pc.coalesce(labels.fields.field("calibrated"), score),
         "proposed": labels.fields.field("proposed"),
-        "confidence": [one.confidence for one in verdicts],
-        "kept": [one.reason is None for one in verdicts],
-        "reason": pa.array([one.reason for one in verdicts], pa.string()),
+        "confidence": judged.confidence,
+        "kept": kept,
+        "reason": judged.reason,
         "correct": _correct(images, row, ends, predicates.to_pylist()),
     }
-    for end, index in ends.items():
-        of_end = boxes.fields.take(pa.array(first_box[row] + index))
+    for end, index in box.items():
+        of_end = boxes.fields.take(pa.array(index))
         columns[f"{end}_category"] = of_end.field("category")
         columns |= {f"{end}_{side}": of_end.field(side) for side in _SIDES}
-    columns["number"] = _numbers(images, row, columns)
+    columns["number"] = _numbers(images["digest"].take(pa.array(row)), boxes.fields, box, predicates, kept)
     return pa.table([columns[name] for name in RELATIONS.names], RELATIONS.names).cast(RELATIONS)
 
 
-def _numbers(images: pa.Table, row: np.ndarray[Any, Any], columns: Mapping[str, Any]) -> pa.Array:
-    """The places of the kept labels in random audits."""
-    kept = [place for place, is_kept in enumerate(columns["kept"]) if is_kept]
-    digests = images["digest"].take(pa.array(row[kept])).to_pylist()
-    boxes = [
-        list(
-            zip(
-                *(columns[f"{end}_{side}"].take(pa.array(kept, pa.int64())).to_pylist() for side in _SIDES), strict=True
-            )
-        )
-        for end in ("subject", "object")
-    ]
-    predicates = columns["predicate"].take(pa.array(kept, pa.int64())).to_pylist()
-    judged = map(JudgedRelation, digests, *boxes, predicates)
-    found: list[float | None] = [None] * len(row)
-    for place, number in zip(kept, permanent_numbers(judged, AUDIT_SEED).tolist(), strict=True):
-        found[place] = number
-    return pa.array(found, pa.float64())
+def _numbers(
+    digests: pa.ChunkedArray,
+    boxes: pa.StructArray,
+    ends: Mapping[str, np.ndarray[Any, Any]],
+    predicates: pa.Array,
+    kept: np.ndarray[Any, Any],
+) -> pa.Array:
+    """The places of the kept labels in random audits. `digests`: of each label's image; `ends`: rows of `boxes`."""
+    places = np.flatnonzero(kept)
+    sides = np.stack([np.asarray(boxes.field(side), np.float64) for side in _SIDES], axis=1)
+    found = np.zeros(len(kept))
+    found[places] = permanent_numbers_of(
+        digests.take(pa.array(places)).to_pylist(),
+        sides,
+        ends["subject"][places],
+        ends["object"][places],
+        predicates.take(pa.array(places)).to_pylist(),
+        AUDIT_SEED,
+    )
+    return pa.array(found, mask=~kept)
 
 
 def _canonical(labels: FlatList) -> pa.Array:

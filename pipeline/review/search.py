@@ -101,9 +101,9 @@ class Search(BaseModel):
         if self.disagree:
             add(_DISAGREEMENTS[self.disagree])
         if self.reviewed:
-            add(f"{'' if self.reviewed == 'yes' else 'NOT '}relation IN (SELECT relation FROM reviewed)")
+            add(f"{'' if self.reviewed == 'yes' else 'NOT '}relation IN (SELECT relation FROM live.reviewed)")
         if self.verdict:
-            add("relation IN (SELECT relation FROM reviewed WHERE kind = $verdict)", verdict=self.verdict)
+            add("relation IN (SELECT relation FROM live.reviewed WHERE kind = $verdict)", verdict=self.verdict)
         return " AND ".join(where) or "true", values
 
     def reads_images(self) -> bool:

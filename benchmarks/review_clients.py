@@ -1,0 +1,162 @@
+"""Reviewers for the benchmark of the review page: each signs in, filters, pages, opens images and judges, as fast people do."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import re
+import threading
+import time
+import urllib.parse
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+EVERY = {"verdict": 1.0, "grid": 4.0, "image": 4.0, "filter": 15.0}
+"""Seconds between two actions of one kind of a fast reviewer. A grid is a screen of 20 labels and the chips on it."""
+WORDS = ("person", "dog", "horse", "bus", "kite", "umbrella", "snowboard", "sky")
+_CHIP = re.compile(r'data-label="(\d+)" data-kind.*?href="(/image/\d+[^"]*)"', re.DOTALL)
+
+Seconds = dict[str, list[float]]
+
+
+class Reviewer:
+    """One signed-in browser with one connection that is kept open."""
+
+    def __init__(self, port: int, name: str, password: str, predicates: Sequence[str]) -> None:
+        self.seconds: Seconds = defaultdict(list)
+        self.failed: list[str] = []
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self._origin = f"http://127.0.0.1:{port}"
+        self._cookies: dict[str, str] = {}
+        self._random = random.Random(name)
+        self._predicates = predicates
+        self._search, self._page = "", 1
+        self._chips: list[tuple[str, str]] = []
+        form = self._ask("GET", "/login")
+        token = re.search(r'name="csrf_token" value="([^"]*)"', form)
+        fields = {"csrf_token": token[1] if token else "", "reviewer": name, "password": password}
+        self._ask(
+            "POST", "/login", urllib.parse.urlencode(fields), {"Content-Type": "application/x-www-form-urlencoded"}
+        )
+        found = re.search(r'name="csrf-token" content="([^"]*)"', self._ask("GET", "/audit"))
+        if found is None:
+            raise RuntimeError(f"{name} could not sign in")
+        self._token = found[1]
+
+    def act(self, kind: str) -> None:
+        """Do one thing: `filter`, `grid`, `image` or `verdict`. What it took goes to `seconds`."""
+        if kind == "filter":
+            self._search, self._page = self._draw_search(), 1
+            self._look("filter")
+        elif kind == "grid":
+            self._page += 1
+            self._look("grid")
+        elif self._chips and kind == "image":
+            self._timed("image", "GET", self._random.choice(self._chips)[1])
+        elif self._chips:
+            label = int(self._random.choice(self._chips)[0])
+            said = {"label": label, "kind": self._random.choice(["accept", "reject"]), "seconds": 1.0, "queue": "grid"}
+            headers = {"Content-Type": "application/json", "X-CSRF-Token": self._token}
+            self._timed("verdict", "POST", "/verdicts", json.dumps({"decisions": [said]}), headers)
+
+    def _look(self, kind: str) -> None:
+        page = self._timed(kind, "GET", f"/labels?{self._search}&page={self._page}")
+        self._chips = [(label, address.replace("&amp;", "&")) for label, address in _CHIP.findall(page)]
+        if not self._chips:
+            self._search, self._page = "", 0
+        for label, _ in self._chips:
+            self._timed("chip", "GET", f"/chips/{label}.jpg")
+
+    def _draw_search(self) -> str:
+        """A search as people make them: most by predicate, a fifth by a word of the captions."""
+        draw = self._random
+        predicate = draw.choice(self._predicates)
+        word = draw.choice(WORDS)
+        order = draw.choice(("score", "score", "uncertain", "informative", "disagreement", "rare", "random", "lowest"))
+        least = round(draw.random() * 0.9, 2)
+        fields = draw.choice(
+            (
+                {"predicate": predicate},
+                {"predicate": predicate, "subject": word},
+                {"category": word, "kept": "yes"},
+                {"text": f"{word} {predicate}"},
+                {"least": least, "most": least + 0.1},
+            )
+        )
+        return urllib.parse.urlencode({**fields, "order": order})
+
+    def _timed(self, kind: str, *request: str | dict[str, str]) -> str:
+        began = time.perf_counter()
+        try:
+            found = self._ask(*request)  # type: ignore[arg-type]
+        except (OSError, http.client.HTTPException, RuntimeError) as error:
+            self._connection.close()
+            self.failed.append(f"{kind}: {error!r}")
+            return ""
+        self.seconds[kind].append(time.perf_counter() - began)
+        return found
+
+    def _ask(self, method: str, address: str, body: str | None = None, headers: dict[str, str] | None = None) -> str:
+        cookies = "; ".join(f"{name}={value}" for name, value in self._cookies.items())
+        sent = {"Accept": "text/html", "Origin": self._origin, "Cookie": cookies, **(headers or {})}
+        try:
+            self._connection.request(method, address, body, sent)
+            answer = self._connection.getresponse()
+        except (http.client.RemoteDisconnected, ConnectionError):
+            # The server closes connections that nobody used for five seconds; browsers open another.
+            self._connection.close()
+            self._connection.request(method, address, body, sent)
+            answer = self._connection.getresponse()
+        content = answer.read()
+        for name, value in answer.getheaders():
+            if name.lower() == "set-cookie":
+                cookie, _, rest = value.partition(";")[0].partition("=")
+                self._cookies[cookie] = rest
+        if answer.status >= 400:
+            raise RuntimeError(f"{method} {address}: {answer.status}")
+        return content.decode("utf-8", "replace")
+
+
+def review(reviewers: Sequence[Reviewer], seconds: float, thinks: bool) -> tuple[Seconds, list[str]]:
+    """Lets reviewers work at the same time for so long. Returns seconds by kind, and the requests that failed.
+
+    With `thinks`, they pause as `EVERY` says; without, each sends the next request when it has the answer to the last.
+    """
+    work: Callable[[Reviewer, float], None] = _thinking if thinks else _hurrying
+    for one in reviewers:
+        one.seconds, one.failed = defaultdict(list), []
+    end = time.monotonic() + seconds
+    threads = [threading.Thread(target=work, args=(one, end)) for one in reviewers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found: Seconds = defaultdict(list)
+    for one in reviewers:
+        for kind, taken in one.seconds.items():
+            found[kind] += taken
+    return found, [each for one in reviewers for each in one.failed]
+
+
+def _thinking(reviewer: Reviewer, end: float) -> None:
+    start = time.monotonic()
+    due = {kind: start + reviewer._random.random() * every for kind, every in EVERY.items()}
+    due["filter"] = start + reviewer._random.random()
+    while True:
+        kind = min(due, key=due.__getitem__)
+        if due[kind] >= end:
+            return
+        time.sleep(max(0.0, due[kind] - time.monotonic()))
+        reviewer.act(kind)
+        due[kind] = max(due[kind] + EVERY[kind], time.monotonic())
+
+
+def _hurrying(reviewer: Reviewer, end: float) -> None:
+    turn = ["verdict"] * 15 + ["grid"] * 4 + ["image"] * 4
+    reviewer.act("filter")
+    while time.monotonic() < end:
+        reviewer._random.shuffle(turn)
+        for kind in ("filter", *turn):
+            if time.monotonic() < end:
+                reviewer.act(kind)

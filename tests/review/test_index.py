@@ -1,0 +1,162 @@
+"""The index of a run: the same rows however it is built, counts after a crash, and verdicts on the labels that they are about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, triplets
+
+from pipeline.labels.verdict_log import VerdictLog
+from pipeline.review.desk import Desk
+from pipeline.review.flattening import FEW, flattened
+from pipeline.review.index import ReviewIndex
+from pipeline.review.labels import Label, labels_of, labels_of_image
+from pipeline.review.recent import Recent
+from pipeline.review.reviews import verdict_on
+from pipeline.review.search import Search
+from pipeline.run.context import run_view
+
+Opened = Callable[[], Desk]
+
+
+@pytest.fixture
+def opened(tmp_path: Path, recipe: Any, book: RunBuilder) -> Iterator[Opened]:
+    """Opens a desk on the run, and closes the one before."""
+    desks: list[Desk] = []
+
+    def open_desk() -> Desk:
+        if desks:
+            desks.pop().close()
+        desks.append(Desk(run_view(recipe, book.run), tmp_path / "index.duckdb", tmp_path / "verdicts"))
+        return desks[-1]
+
+    yield open_desk
+    for desk in desks:
+        desk.close()
+
+
+def tag(book: RunBuilder, *scores: float) -> None:
+    """Two images; on the first, the same label in two wordings with the first two scores."""
+    images = [book.image(n, TWO_PEOPLE) | {"digest": f"{n}" * 64} for n in (1, 2)]
+    book.add("ingest", "toys/0000", images)
+    book.add("caption", "toys/0000", [captions(1, "a man rides a horse"), captions(2, "a horse near a man")])
+    book.add("parse", "toys/0000", [triplets(1, (0, "man", "ride", "horse")), triplets(2)])
+    first, second, third = scores
+    found = [
+        relations(1, (0, "riding", 2, first), (0, "rides", 2, second), (1, "near", 0, 0.4)),
+        relations(2, (2, "near", 0, third)),
+    ]
+    settings = {"scores": list(scores)}
+    book.add("tag", "toys/0000", found, candidates=[pairs(1, (0, "riding", 2, 1)), pairs(2)], settings=settings)
+
+
+def all_labels(desk: Desk) -> list[Label]:
+    return labels_of(desk.index, desk.listing.labels(Search(order="image"), 0, 100).numbers)
+
+
+def test_processes_of_their_own_flatten_many_partitions_as_this_one_does(book: RunBuilder, opened: Opened) -> None:
+    tag(book, 0.9, 0.8, 0.7)
+    desk = opened()
+    found = desk.index.partition(0)
+    assert found is not None
+    choice = desk.view.choice
+    many = list(flattened([(part, found) for part in range(FEW + 2)], choice))
+    assert [one.part for one in many] == list(range(FEW + 2))
+    for one in many:
+        (alone,) = flattened([(one.part, found)], choice)
+        assert one.tables is not None and alone.tables is not None
+        assert {name: table.to_pylist() for name, table in one.tables.items()} == {
+            name: table.to_pylist() for name, table in alone.tables.items()
+        }
+
+
+def test_what_a_killed_process_did_not_count_is_counted(book: RunBuilder, tmp_path: Path, recipe: Any) -> None:
+    tag(book, 0.9, 0.8, 0.7)
+    view = run_view(recipe, book.run)
+    index = ReviewIndex(tmp_path / "index.duckdb", view)
+    index.refresh()
+    sql = {table: f"SELECT * FROM {table} ORDER BY ALL" for table in ("predicates", "informative", "offered")}
+    counted = {table: index.rows(query) for table, query in sql.items()}
+    assert all(counted.values())
+    with index.cursor() as cursor:
+        for table in sql:
+            cursor.execute(f"DELETE FROM {table}")
+        cursor.execute("INSERT INTO uncounted VALUES (1)")
+    index.close()
+    again = ReviewIndex(tmp_path / "index.duckdb", view)
+    assert {table: again.rows(query) for table, query in sql.items()} == counted
+    again.close()
+
+
+def test_labels_come_in_the_order_asked_for_and_anew_when_they_were_made_anew(book: RunBuilder, opened: Opened) -> None:
+    tag(book, 0.9, 0.8, 0.7)
+    desk = opened()
+    labels = all_labels(desk)
+    numbers = [label.number for label in reversed(labels)]
+    assert labels_of(desk.index, [*numbers, 10**15]) == labels[::-1]
+    assert [label.score for label in labels_of_image(desk.index, labels[0].image)] == pytest.approx([0.9, 0.8, 0.4])
+    tag(book, 0.6, 0.5, 0.3)
+    desk.refresh()
+    assert [label.score for label in labels_of(desk.index, numbers[::-1])] == pytest.approx([0.6, 0.5, 0.4, 0.3])
+    assert desk.index.refresh() == 0
+
+
+def test_verdicts_are_found_on_all_labels_that_they_are_about(book: RunBuilder, opened: Opened, tmp_path: Path) -> None:
+    tag(book, 0.9, 0.8, 0.7)
+    desk = opened()
+    ride, rides, _, other = all_labels(desk)
+
+    def reviewed() -> set[int]:
+        yes = Search(reviewed="yes")
+        found = desk.listing
+        found.forget(yes)
+        numbers = set(found.labels(yes, 0, 100).numbers)
+        assert found.reviewed(Search()) == found.reviewed(yes) == len(numbers)
+        assert found.reviewed(Search(predicate="ride")) == len(numbers & {ride.number, rides.number})
+        assert found.reviewed(Search(text="rides a HORSE")) == len(numbers - {other.number})
+        return numbers
+
+    desk.reviews.record([ride], [verdict_on(ride, "accept", "ann", "toy")])
+    # Both wordings are the same relation.
+    assert reviewed() == {ride.number, rides.number}
+    log = VerdictLog(tmp_path / "verdicts")
+    log.append([verdict_on(other, "reject", "bob", "toy"), verdict_on(ride, "reject", "bob", "toy")])
+    desk.refresh()
+    assert reviewed() == {ride.number, rides.number, other.number}
+    sql = "SELECT relation, kind, reviewer FROM live.reviewed ORDER BY ALL"
+    standing = desk.index.rows(sql)
+    assert [(row["kind"], row["reviewer"]) for row in standing[:2]] == [("accept", "ann"), ("reject", "bob")]
+    desk = opened()
+    assert desk.index.rows(sql) == standing
+    desk.reviews.record([ride], [verdict_on(ride, "undo", "ann", "toy")])
+    log.append([verdict_on(ride, "undo", "bob", "toy")])
+    desk.refresh()
+    assert reviewed() == {other.number}
+    # Labels that were made anew have other numbers and the same verdicts.
+    tag(book, 0.6, 0.5, 0.3)
+    desk.refresh()
+    assert reviewed() == {other.number}
+    assert [each.kind for each in log.standing_of("bob")] == ["reject"]
+    assert log.standing_of("ann") == []
+
+
+def test_the_search_form_offers_the_most_frequent_predicates_first(book: RunBuilder, opened: Opened) -> None:
+    tag(book, 0.9, 0.8, 0.1)
+    desk = opened()
+    offered = desk.index.rows("SELECT kind, name FROM offered ORDER BY kind, place")
+    assert [(row["kind"], row["name"]) for row in offered] == [
+        ("categories", "horse"), ("categories", "person"), ("datasets", "toys"), ("predicates", "near"),
+        ("predicates", "ride"), ("reasons", "below the threshold"), ("reasons", "the same label in other words counts"),
+    ]  # fmt: skip
+
+
+def test_recent_values_stay_and_the_one_unused_longest_goes() -> None:
+    recent: Recent[int, str] = Recent(2)
+    recent.put(1, "one")
+    recent.put(2, "two")
+    assert recent.find([1, 3]) == {1: "one"}
+    recent.put(3, "three")
+    assert recent.find([1, 2, 3]) == {1: "one", 3: "three"}
