@@ -1,6 +1,8 @@
-// The grid: one chip is current, a key judges it, and the next one that nobody judged becomes current.
+// The grid: one chip is current, a key judges it, and the next one that nobody judged becomes current at once. Verdicts go
+// to the server one after the other; a chip shows its verdict once that is on the server's disk.
 import { askPredicate, isTyping } from "./dialogs.js";
 import { decide, stopwatch } from "./verdicts.js";
+import { visit } from "./visits.js";
 
 const KINDS = { a: "accept", r: "reject", u: "unsure" };
 const judged = [];
@@ -10,9 +12,20 @@ export function watchGrid(view) {
   const chips = [...view.querySelectorAll(".chip")];
   const readOnly = !view.querySelector("[data-action=accept-rest]");
   const watch = stopwatch();
-  let current = Math.max(0, chips.findIndex((chip) => !chip.dataset.kind));
-  let waiting = false;
   const keys = new AbortController();
+  let current = beginning();
+  let sending = Promise.resolve();
+  let leaving = false;
+
+  // The label that the reviewer comes back from, or the first that nobody judged.
+  function beginning() {
+    const left = chips.findIndex((chip) => `#label-${chip.dataset.label}` === location.hash);
+    return left >= 0 ? left : Math.max(0, chips.findIndex(isOpen));
+  }
+
+  function isOpen(chip) {
+    return !chip.dataset.kind && !chip.dataset.sending;
+  }
 
   function choose(place, focus = true) {
     if (!chips.length) return;
@@ -26,73 +39,88 @@ export function watchGrid(view) {
   }
 
   function moveOn() {
-    const after = [...chips.slice(current + 1), ...chips.slice(0, current)];
-    const next = after.find((chip) => !chip.dataset.kind);
-    view.querySelector("#done").hidden = Boolean(next) || !chips.length;
+    const next = [...chips.slice(current + 1), ...chips.slice(0, current)].find(isOpen);
     if (next) choose(chips.indexOf(next));
   }
 
-  async function judge(targets, decisionOf, stays = false) {
-    if (waiting || readOnly || !targets.length) return;
-    waiting = true;
+  function judge(targets, decisionOf) {
+    if (readOnly || !targets.length) return;
     const seconds = watch.seconds() / targets.length;
     const decisions = targets.map((chip) => ({
       label: Number(chip.dataset.label), seconds, queue: view.dataset.queue, ...decisionOf(chip),
     }));
+    const isUndo = decisions[0].kind === "undo";
+    for (const chip of targets) chip.dataset.sending = decisions[0].kind;
+    if (isUndo) watch.restart(); else moveOn();
+    sending = sending.then(() => send(targets, decisions, isUndo));
+  }
+
+  async function send(targets, decisions, isUndo) {
     const decided = await decide(decisions);
-    waiting = false;
-    if (!decided) return;
-    if (decisions[0].kind === "undo") judged.splice(0, judged.length, ...judged.filter((n) => !decisions.some((d) => d.label === n)));
-    else judged.push(...decisions.map((decision) => decision.label));
-    if (stays) watch.restart(); else moveOn();
+    for (const chip of targets) delete chip.dataset.sending;
+    if (!decided) { choose(chips.indexOf(targets[0])); return; }
+    const labels = decisions.map((decision) => decision.label);
+    if (isUndo) judged.splice(0, judged.length, ...judged.filter((label) => !labels.includes(label)));
+    else judged.push(...labels);
+    view.querySelector("#done").hidden = chips.some(isOpen);
   }
 
   async function correct(chip) {
     const predicate = await askPredicate(chip.dataset.words);
     chip.focus();
-    if (predicate) await judge([chip], () => ({ kind: "wrong_predicate", predicate }));
+    if (predicate) judge([chip], () => ({ kind: "wrong_predicate", predicate }));
   }
 
-  function undo() {
+  async function undo() {
+    await sending;
     const last = chips.find((chip) => Number(chip.dataset.label) === judged.at(-1));
     const target = last ?? (chips[current]?.dataset.kind ? chips[current] : null);
     if (!target) return;
     choose(chips.indexOf(target));
-    judge([target], () => ({ kind: "undo" }), true);
+    judge([target], () => ({ kind: "undo" }));
   }
 
-  function go(address) {
-    if (!address) return;
-    keys.abort();
-    htmx.ajax("GET", address, { target: "#results", select: "#results", swap: "outerHTML" }).then(() => {
-      history.pushState({}, "", address);
-    });
+  async function go(address) {
+    if (!address || leaving) return;
+    leaving = true;
+    await sending;
+    leaving = await visit(address, "results");
   }
 
   const columns = () => getComputedStyle(view.querySelector(".grid")).gridTemplateColumns.split(" ").length;
-  const acceptRest = () => judge(chips.filter((chip) => !chip.dataset.kind), () => ({ kind: "accept" }));
+  const acceptRest = () => judge(chips.filter(isOpen), () => ({ kind: "accept" }));
 
   document.addEventListener("keydown", (event) => {
     if (!view.isConnected) { keys.abort(); return; }
-    if (isTyping(event)) return;
+    if (isTyping(event) || leaving) return;
     const chip = chips[current];
     const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns(), ArrowUp: -columns() };
     if (event.key in moves) { choose(current + moves[event.key]); event.preventDefault(); return; }
-    if (event.key === "n" || event.key === "PageDown") go(view.dataset.next);
-    else if (event.key === "b" || event.key === "PageUp") go(view.dataset.previous);
+    // A key held down must not judge one label after the other.
+    if (event.repeat) return;
+    // Caps Lock makes "a" an "A", which would accept the whole screen.
+    const key = event.shiftKey ? event.key : event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    if (key === "n" || key === "PageDown") go(view.dataset.next);
+    else if (key === "b" || key === "PageUp") go(view.dataset.previous);
     else if (!chip) return;
-    else if (event.key === "A") acceptRest();
-    else if (event.key in KINDS) judge([chip], () => ({ kind: KINDS[event.key] }));
-    else if (event.key === "p" && !readOnly) correct(chip);
-    else if (event.key === "z") undo();
-    else if (event.key === "w" && !readOnly) location.href = `${chip.querySelector("a.crop").href}#wrong-pair`;
-    else if (event.key === "Enter" && document.activeElement === chip) chip.querySelector("a.crop").click();
+    else if (key === "A") acceptRest();
+    else if (key in KINDS) judge([chip], () => ({ kind: KINDS[key] }));
+    else if (key === "p" && !readOnly) correct(chip);
+    else if (key === "z") undo();
+    else if (key === "w" && !readOnly) location.href = `${chip.querySelector("a.crop").href}#wrong-pair`;
+    else if (key === "Enter" && document.activeElement === chip) chip.querySelector("a.crop").click();
     else return;
     event.preventDefault();
   }, { signal: keys.signal });
 
   view.querySelector("[data-action=accept-rest]")?.addEventListener("click", acceptRest);
+  view.querySelector(".pager").addEventListener("click", (event) => {
+    const link = event.target.closest("a");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    go(link.getAttribute("href"));
+  });
   chips.forEach((chip, place) => chip.addEventListener("focusin", () => { if (place !== current) choose(place, false); }));
-  choose(current, view.dataset.quiet !== "yes");
+  choose(current);
   for (const number of (view.dataset.following || "").split(" ").filter(Boolean)) new Image().src = `/chips/${number}.jpg`;
 }

@@ -1,6 +1,7 @@
 // The image view: one label over its picture, linked with its words, its triplet and its edge of the scene graph.
 import { askPredicate, isTyping } from "./dialogs.js";
 import { decide, stopwatch, tell } from "./verdicts.js";
+import { visit } from "./visits.js";
 
 const KINDS = { a: "accept", r: "reject", u: "unsure" };
 const judged = [];
@@ -12,7 +13,7 @@ export function watchImage(view) {
   const readOnly = !view.querySelector(".verdict-buttons");
   const watch = stopwatch();
   const keys = new AbortController();
-  let waiting = false;
+  let busy = false;
   let end = "object";
 
   // Links: a label stands for its two boxes, its triplet and its edge.
@@ -82,18 +83,19 @@ export function watchImage(view) {
   form.addEventListener("input", tryChoice);
   form.addEventListener("submit", (event) => event.preventDefault());
 
-  // Verdicts.
+  // Verdicts. Until the answer is there and the next label is on the screen, keys and buttons do nothing: what is judged is
+  // what the reviewer sees.
   async function judge(decision) {
-    if (waiting || readOnly || !chosen) return;
-    waiting = true;
+    if (busy || readOnly || !chosen) return;
+    busy = true;
     const label = Number(chosen.dataset.label);
     const decided = await decide([{ label, seconds: watch.seconds(), queue: view.dataset.queue, ...decision }]);
-    waiting = false;
+    busy = false;
     if (!decided) return;
     stopPicking();
     if (decision.kind === "undo") { watch.restart(); return; }
-    judged.push(location.pathname + location.search);
-    if (view.dataset.next) go(view.dataset.next);
+    judged.push({ label, address: location.pathname + location.search });
+    if (view.dataset.next) await go(view.dataset.next);
     else tell("That was the last label of this search.");
   }
 
@@ -102,10 +104,17 @@ export function watchImage(view) {
     if (predicate) judge({ kind: "wrong_predicate", predicate });
   }
 
-  function undo() {
-    if (chosen.dataset.kind) { judge({ kind: "undo" }); return; }
-    const last = judged.pop();
-    if (last) go(last);
+  // Takes back the last verdict of this visit and shows its label again, or the verdict on the label that is shown.
+  async function undo() {
+    const last = judged.at(-1);
+    if (chosen.dataset.kind && last?.label !== Number(chosen.dataset.label)) { await judge({ kind: "undo" }); return; }
+    if (!last || busy) return;
+    busy = true;
+    const decided = await decide([{ label: last.label, kind: "undo", queue: view.dataset.queue }]);
+    busy = false;
+    if (!decided) return;
+    judged.pop();
+    if (last.label !== Number(chosen.dataset.label)) await go(last.address);
   }
 
   function pick() {
@@ -147,12 +156,10 @@ export function watchImage(view) {
     else if (action) judge({ kind: action });
   });
 
-  function go(address) {
-    if (!address) return;
-    keys.abort();
-    htmx.ajax("GET", address, { target: "#image", select: "#image", swap: "outerHTML" }).then(() => {
-      history.pushState({}, "", address);
-    });
+  async function go(address) {
+    if (!address || busy) return;
+    busy = true;
+    busy = await visit(address, "image");
   }
 
   function neighbour(step) {
@@ -162,28 +169,31 @@ export function watchImage(view) {
 
   document.addEventListener("keydown", (event) => {
     if (!view.isConnected) { keys.abort(); return; }
-    if (isTyping(event)) return;
+    if (isTyping(event) || event.repeat) return;
+    // Caps Lock changes no verdict.
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const picking = view.classList.contains("picking");
-    if (picking && event.key === "s") choosing("subject");
-    else if (picking && event.key === "o") choosing("object");
-    else if (picking && event.key === "Escape") stopPicking();
-    else if (picking && event.key === "Enter" && event.target.matches("g.box")) picked(event.target);
+    if (picking && key === "s") choosing("subject");
+    else if (picking && key === "o") choosing("object");
+    else if (picking && key === "Escape") stopPicking();
+    else if (picking && key === "Enter" && event.target.matches("g.box")) picked(event.target);
     else if (event.target.matches("input[type=range]")) return;
-    else if (event.key === "Escape") location.href = view.dataset.back;
-    else if (event.key === "n") go(view.dataset.next);
-    else if (event.key === "b") go(view.dataset.previous);
-    else if (event.key === "ArrowDown") neighbour(1);
-    else if (event.key === "ArrowUp") neighbour(-1);
+    else if (key === "Escape") location.href = view.dataset.back;
+    else if (key === "n") go(view.dataset.next);
+    else if (key === "b") go(view.dataset.previous);
+    else if (key === "ArrowDown") neighbour(1);
+    else if (key === "ArrowUp") neighbour(-1);
     else if (readOnly || !chosen) return;
-    else if (event.key in KINDS) judge({ kind: KINDS[event.key] });
-    else if (event.key === "p") correct();
-    else if (event.key === "w") pick();
-    else if (event.key === "z") undo();
+    else if (key in KINDS) judge({ kind: KINDS[key] });
+    else if (key === "p") correct();
+    else if (key === "w") pick();
+    else if (key === "z") undo();
     else return;
     event.preventDefault();
   }, { signal: keys.signal });
 
   showChosen();
+  if (chosen) chosen.parentElement.scrollTop = chosen.offsetTop - chosen.parentElement.offsetTop - chosen.offsetHeight;
   if (location.hash === "#wrong-pair" && chosen && !readOnly) {
     history.replaceState({}, "", location.pathname + location.search);
     pick();

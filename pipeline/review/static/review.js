@@ -3,6 +3,8 @@ import { watchGrid } from "./grid.js";
 import { watchImage } from "./image.js";
 import { watchHelp } from "./dialogs.js";
 import { watchScroller } from "./scroller.js";
+import { tell } from "./verdicts.js";
+import { watchHistory } from "./visits.js";
 
 function begin() {
   const grid = document.querySelector("[data-view=grid]");
@@ -14,8 +16,9 @@ function begin() {
 }
 
 watchHelp();
+watchHistory();
 begin();
 document.addEventListener("htmx:afterSettle", begin);
 document.addEventListener("htmx:responseError", (event) => {
-  document.getElementById("message").textContent = `The server answered ${event.detail.xhr.status}; load the page again.`;
+  tell(`The server answered ${event.detail.xhr.status}; load the page again.`);
 });

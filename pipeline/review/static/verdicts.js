@@ -7,6 +7,8 @@ export async function decide(decisions) {
   try {
     answer = await fetch("/verdicts", {
       method: "POST",
+      // The verdict arrives even if the reviewer leaves the page at once.
+      keepalive: true,
       headers: {
         "Content-Type": "application/json",
         "X-CSRF-Token": document.querySelector("meta[name=csrf-token]").content,
