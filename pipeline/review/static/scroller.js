@@ -1,5 +1,7 @@
 // A list of any length: only the rows in sight are in the page. Browsers bound an element's height, so beyond that the
 // scroll bar moves through the list by proportion.
+import { tell } from "./verdicts.js";
+
 const MOST_HEIGHT = 8_000_000;
 const STRETCH = 60;
 
@@ -14,24 +16,42 @@ export function watchScroller(scroller) {
   let shown = -1;
   let timer = 0;
 
-  function first() {
+  // How many rows lie above the upper edge, with the fraction of the row that it cuts.
+  function above() {
     const room = Math.max(1, height - scroller.clientHeight);
-    const rows = Math.max(0, total - scroller.clientHeight / rowHeight);
-    return Math.floor((scroller.scrollTop / room) * rows) || 0;
+    return (scroller.scrollTop / room) * Math.max(0, total - scroller.clientHeight / rowHeight);
   }
+
+  const first = () => Math.floor(above());
 
   async function show() {
     const top = Math.max(0, first() - 10);
     if (Math.abs(top - shown) < 8 && shown >= 0) { place(); return; }
-    const answer = await fetch(`${scroller.dataset.rows}${scroller.dataset.rows.endsWith("?") ? "" : "&"}start=${top}&size=${STRETCH}`);
-    if (!answer.ok || Math.abs(Math.max(0, first() - 10) - top) > 20) { schedule(); return; }
-    pane.innerHTML = await answer.text();
+    const rows = await bring(top);
+    if (rows === null) return;
+    if (Math.abs(Math.max(0, first() - 10) - top) > 20) { schedule(); return; }
+    const focused = pane.contains(document.activeElement) ? document.activeElement.dataset.place : null;
+    pane.innerHTML = rows;
     shown = top;
     place();
+    if (focused !== null) pane.querySelector(`[data-place="${focused}"]`)?.focus({ preventScroll: true });
+  }
+
+  // The rows from a place on, as HTML; null where the server gives none, which the page says.
+  async function bring(top) {
+    const address = scroller.dataset.rows + (scroller.dataset.rows.endsWith("?") ? "" : "&");
+    try {
+      const answer = await fetch(`${address}start=${top}&size=${STRETCH}`);
+      tell(answer.ok ? "" : `The server answered ${answer.status}; load the page again.`);
+      return answer.ok ? await answer.text() : null;
+    } catch {
+      tell("The server can't be reached; scroll to try again.");
+      return null;
+    }
   }
 
   function place() {
-    const offset = scroller.scrollTop - (first() - shown) * rowHeight;
+    const offset = scroller.scrollTop - (above() - shown) * rowHeight;
     pane.style.transform = `translateY(${Math.max(0, offset)}px)`;
   }
 
