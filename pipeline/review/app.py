@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse
@@ -24,7 +24,7 @@ from storage.errors import PipelineError
 
 _HERE = Path(__file__).parent
 _CACHED = {"Cache-Control": "private, max-age=3600"}
-_BESIDE = ("page", "label", "start", "size")
+_BESIDE = ("page", "label", "start", "size", "from")
 """Parameters of an address that are no part of its search."""
 MAX_ROWS = 200
 """Images that one request of the scrolling list brings at most."""
@@ -65,10 +65,15 @@ def _add_pages(app: FastAPI, desk: Desk, pages: Pages) -> None:
         return pages.image_rows(session_of(request), _search(request), start, size)
 
     @app.get("/image/{number}", response_class=HTMLResponse)
-    def image(request: Request, number: int, label: Number | None = None) -> str:
+    def image(
+        request: Request,
+        number: int,
+        label: Number | None = None,
+        origin: Annotated[Literal["labels", "images"], Query(alias="from")] = "labels",
+    ) -> str:
         detail = _detail(desk, number)
         chosen = next((one for one in detail.labels if label in (None, one.number)), None)
-        return pages.image(session_of(request), detail, chosen, _search(request))
+        return pages.image(session_of(request), detail, chosen, _search(request), origin)
 
     @app.get("/audit", response_class=HTMLResponse)
     def audit(request: Request) -> str:

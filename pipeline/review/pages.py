@@ -106,9 +106,12 @@ class Pages:
         listed = [found[number] for number in numbers if number in found]
         return self.render("image_rows.html", session, rows=listed, start=start, search=search)
 
-    def image(self, session: Session, detail: ImageDetail, chosen: Label | None, search: Search) -> str:
-        """One image with the label that is judged."""
+    def image(
+        self, session: Session, detail: ImageDetail, chosen: Label | None, search: Search, origin: str = "labels"
+    ) -> str:
+        """One image with the label that is judged. `origin`: the list that it was opened from, labels or images."""
         verdicts = self._desk.reviews.of(detail.labels)
+        at = None if chosen is None else self._desk.listing.place(search, chosen.number)
         return self.render(
             "image.html",
             session,
@@ -118,7 +121,9 @@ class Pages:
             verdicts=verdicts,
             graph=scene_graph(detail),
             choice=self._desk.view.choice,
-            neighbours=self._neighbours(search, chosen),
+            neighbours=self._neighbours(search, at),
+            origin=origin,
+            screen=None if at is None or at < GRID else at // GRID + 1,
             queue=QUEUES.get(search.order, "image"),
             predicates=self.choices["predicates"],
         )
@@ -148,9 +153,8 @@ class Pages:
             for each in labels
         ]
 
-    def _neighbours(self, search: Search, chosen: Label | None) -> dict[str, Label | None]:
-        """The labels before and after the chosen one in the order of a search."""
-        at = None if chosen is None else self._desk.listing.place(search, chosen.number)
+    def _neighbours(self, search: Search, at: int | None) -> dict[str, Label | None]:
+        """The labels before and after a place in the order of a search."""
         if at is None:
             return {"previous": None, "following": None}
         around = {"previous": at - 1, "following": at + 1}
