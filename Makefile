@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev demo test torture lint reference bench bench-parsing bench-network bench-kernel bench-captioning bench-tagger bench-shards bench-training bench-miniature bench-evaluation bench-prediction lavis-env
+.PHONY: help setup dev browser demo test torture lint reference bench bench-parsing bench-network bench-kernel bench-captioning bench-tagger bench-shards bench-training bench-miniature bench-evaluation bench-prediction lavis-env
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -29,12 +29,20 @@ $(BIN)/.installed: pyproject.toml
 	$(BIN)/pip install -q --disable-pip-version-check -e .
 	@touch $@
 
+# Chrome of another distribution will do, if its chromedriver is on the path.
+browser: ## install the Chromium that tests of the review page drive (on Debian, as root); elsewhere, say what to install
+	@{ command -v chromium || command -v google-chrome; } >/dev/null && command -v chromedriver >/dev/null || \
+	{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && export DEBIAN_FRONTEND=noninteractive && \
+		apt-get update -qq && apt-get install -y -qq chromium chromium-driver >/dev/null; } || \
+	{ echo "No Chromium with chromedriver was found or could be installed, so the browser tests of the review page can't run. \
+	Install both, on Debian as root: apt-get install chromium chromium-driver"; test -z "$$RLIP_REQUIRE_BROWSER"; }
+
 demo: setup ## run the whole chain on the synthetic world; ends with figures and the report's path
 	$(BIN)/rlip run recipes/demo.toml
 
 # Tests start hundreds of Python processes, each of which would compile the project's modules anew.
 test: export PYTHONDONTWRITEBYTECODE :=
-test: dev ## run every test
+test: dev browser ## run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 torture: dev ## kill the chain, and a training, at KILLS random moments (100); the bytes at the end must be those of an undisturbed run

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from review_browser import Browser, browser
 from review_server import ReviewServer, serving
 
 
@@ -18,3 +19,18 @@ def by_password() -> Iterator[ReviewServer]:
     """A server that a name and a password open."""
     with serving("password") as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def window() -> Iterator[Browser]:
+    """A browser, one for each file of tests."""
+    with browser() as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def quiet_console(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test after which the browser's console holds anything: a broken script, a blocked request, a missing file."""
+    yield
+    if "window" in request.fixturenames:
+        assert request.getfixturevalue("window").errors() == []

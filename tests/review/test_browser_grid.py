@@ -1,0 +1,178 @@
+"""The grid of labels, judged by keys as reviewers do. Each test judges the labels of another predicate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from review_browser import Browser, Served, served
+from review_runs import review_run
+from selenium.webdriver.common.keys import Keys
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, window: Browser) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("grid")
+    with served(review_run(folder).run.store.root, "toy") as running:
+        window.visit(running)
+        yield running
+
+
+def current(window: Browser) -> int:
+    """The place of the current label on the screen."""
+    place: int = window.script("return [...document.querySelectorAll('.chip')].findIndex((c) => c.matches('.current'))")
+    return place
+
+
+def test_a_loss_of_the_overview_leads_to_its_labels(window: Browser, server: Served) -> None:
+    window.open("/")
+    loss = window.find(".losses a[href*='reason=']")
+    number = window.script("return arguments[0].closest('li').querySelector('.n').textContent", loss)
+    loss.click()
+    window.ready()
+    assert "reason=below+the+threshold" in window.query()
+    assert window.text("h1") == f"{number} labels"
+    window.open("/")
+    window.find(".bars a[href*='predicate=ride']").click()
+    window.ready()
+    assert window.text("h1").endswith(" labels") and window.texts(".chip b") == ["ride"] * window.count(".chip")
+
+
+def test_arrows_move_over_the_rows_of_the_grid(window: Browser, server: Served) -> None:
+    window.open("/labels?predicate=hold")
+    assert current(window) == 0
+    places = []
+    for key in (Keys.ARROW_RIGHT, Keys.ARROW_DOWN, Keys.ARROW_LEFT, Keys.ARROW_UP, Keys.ARROW_LEFT):
+        window.press(key)
+        places.append(current(window))
+    assert places == [1, 6, 5, 0, 0]
+    assert window.script("return document.activeElement.matches('.chip.current')")
+
+
+def test_each_verdict_is_on_disk_before_the_page_shows_it(window: Browser, server: Served) -> None:
+    window.open("/labels?predicate=hold")
+    for key, kind, made in (("a", "accept", 1), ("r", "reject", 2), ("u", "unsure", 3)):
+        window.judge(key, kind)
+        assert server.kinds("hold")[-1] == kind
+        assert current(window) == made
+        assert window.text("#reviewed") == str(made)
+    row = server.log()[-1]
+    assert row["run"] == "toy" and row["queue"] == "grid" and row["seconds"] > 0 and row["score"] == 0.9
+    assert row["relation"]["subject"] == [20, 30, 70, 180]
+    window.open("/labels?predicate=hold")
+    states = window.script("return [...document.querySelectorAll('.chip')].slice(0, 4).map((c) => c.dataset.kind)")
+    assert states == ["accept", "reject", "unsure", ""]
+    assert window.text("#reviewed") == "3" and current(window) == 3
+    said = "return getComputedStyle(document.querySelector('.chip[data-kind=accept] .own'), '::before').content"
+    assert "✓ accepted" in window.script(said)
+
+
+def test_undo_takes_back_the_last_verdicts_one_by_one(window: Browser, server: Served) -> None:
+    window.open("/labels?predicate=wear")
+    first, second = window.judge("a", "accept"), window.judge("r", "reject")
+    for label in (second, first):
+        window.press("z")
+        window.until(lambda label=label: window.state(label) == "")
+        assert current(window) == [first, second].index(label)
+    assert server.kinds("wear") == ["accept", "reject", "undo", "undo"]
+    assert window.text("#reviewed") == "0"
+    window.open("/labels?predicate=wear")
+    assert window.count(".chip:not([data-kind=''])") == 0
+
+
+def test_the_rest_of_a_screen_is_accepted_at_once(window: Browser, server: Served) -> None:
+    window.open("/labels?predicate=carry")
+    assert window.text(".pager span") == "screen 1 of 2"
+    rejected = window.judge("r", "reject")
+    # Caps Lock gives an A without Shift: one label is judged and not the screen.
+    accepted = str(window.find(".chip.current").get_attribute("data-label"))
+    window.script("document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key: 'A', bubbles: true}))")
+    window.until(lambda: window.state(accepted) == "accept")
+    assert len(server.kinds("carry")) == 2
+    window.press_shift("A")
+    window.until(lambda: window.count(".chip[data-kind=accept]") == 19)
+    assert window.state(rejected) == "reject"
+    assert server.kinds("carry") == ["reject", *["accept"] * 19]
+    window.until(lambda: window.find("#done").is_displayed())
+    window.press("n")
+    window.until(lambda: window.text(".pager span") == "screen 2 of 2")
+    assert window.query() == "/labels?predicate=carry&page=2" and window.count(".chip") == 4
+    window.press("a")
+    window.until(lambda: len(server.kinds("carry")) == 21)
+    window.press("b")
+    window.until(lambda: window.text(".pager span") == "screen 1 of 2")
+    assert window.text("#reviewed") == "21"
+
+
+def test_the_browsers_way_back_leads_through_the_screens(window: Browser, server: Served) -> None:
+    window.open("/labels?predicate=feed")
+    window.find("a[rel=next]").click()
+    window.until(lambda: window.text(".pager span") == "screen 2 of 2")
+    window.driver.back()
+    window.until(lambda: window.text(".pager span") == "screen 1 of 2")
+    window.ready()
+    window.driver.forward()
+    window.until(lambda: window.text(".pager span") == "screen 2 of 2")
+
+
+def test_keys_typed_ahead_judge_one_label_each(window: Browser, server: Served) -> None:
+    window.open("/labels?predicate=hug")
+    labels = window.script("return [...document.querySelectorAll('.chip')].map((c) => c.dataset.label)")
+    window.press(*"arauuraar")
+    window.until(lambda: window.count(".chip:not([data-kind=''])") == 9)
+    wanted = [{"a": "accept", "r": "reject", "u": "unsure"}[key] for key in "arauuraar"]
+    assert [window.state(label) for label in labels[:9]] == wanted
+    assert server.kinds("hug") == wanted
+
+
+def test_the_right_predicate_is_typed(window: Browser, server: Served) -> None:
+    window.open("/labels?predicate=kiss")
+    label = window.find(".chip.current").get_attribute("data-label")
+    window.press("p")
+    assert window.text("#predicate-words") == "person kiss dog"
+    window.press("bite", Keys.ESCAPE)
+    window.until(lambda: not window.find("#predicate").is_displayed())
+    assert server.kinds("kiss") == []
+    window.press("p")
+    window.press("bite", Keys.ENTER)
+    window.until(lambda: window.state(str(label)) == "wrong_predicate")
+    row = server.log()[-1]
+    assert (row["kind"], row["corrected_predicate"]) == ("wrong_predicate", "bite")
+    assert current(window) == 1
+
+
+def test_a_wrong_pair_is_corrected_by_keys_alone(window: Browser, server: Served) -> None:
+    window.open("/labels?predicate=watch")
+    window.press("w")
+    window.until(lambda: window.count(".image-view.picking") == 1)
+    assert "#" not in window.driver.current_url
+    window.press("s")
+    assert window.text("#picking-end") == "subject"
+    window.until(lambda: window.press(Keys.TAB) or window.script("return document.activeElement.dataset?.box") == "1")
+    window.press(Keys.ENTER)
+    window.until(lambda: server.kinds("watch") == ["wrong_pair"])
+    row = server.log()[-1]
+    assert row["corrected_subject"] == [230, 40, 70, 170] and "corrected_object" not in row
+
+
+def test_help_lists_the_keys_and_gives_the_focus_back(window: Browser, server: Served) -> None:
+    window.open("/labels?predicate=pull")
+    window.press("?")
+    assert "accept the rest of this screen" in window.text("#help")
+    window.press("a", Keys.ESCAPE)
+    window.until(lambda: not window.find("#help").is_displayed())
+    assert window.script("return document.activeElement.matches('.chip.current')")
+    assert server.kinds("pull") == []
+
+
+def test_a_verdict_that_cannot_be_recorded_is_said_and_can_be_given_again(window: Browser, server: Served) -> None:
+    window.open("/labels?predicate=push")
+    label = window.find(".chip.current").get_attribute("data-label")
+    token = window.script("const m = document.querySelector('meta[name=csrf-token]'); const t = m.content; m.content = 'x'; return t")
+    window.press("a")
+    window.has("#message", "Not recorded")
+    assert window.find(".chip.current").get_attribute("data-label") == label and window.state(str(label)) == ""
+    assert [error for error in window.errors() if "403" not in error] == []
+    window.script("document.querySelector('meta[name=csrf-token]').content = arguments[0]", token)
+    window.judge("a", "accept")
+    assert window.text("#message") == "" and server.kinds("push") == ["accept"]
