@@ -57,7 +57,7 @@ def test_each_verdict_is_on_disk_before_the_page_shows_it(window: Browser, serve
         assert current(window) == made
         assert window.text("#reviewed") == str(made)
     row = server.log()[-1]
-    assert row["run"] == "toy" and row["queue"] == "grid" and row["seconds"] > 0 and row["score"] == 0.9
+    assert row["run"] == "toy" and row["queue"] == "grid" and row["seconds"] > 0 and row["score"] == 0.902
     assert row["relation"]["subject"] == [20, 30, 70, 180]
     window.open("/labels?predicate=hold")
     states = window.script("return [...document.querySelectorAll('.chip')].slice(0, 4).map((c) => c.dataset.kind)")
