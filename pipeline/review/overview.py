@@ -15,7 +15,7 @@ from pipeline.review.diagrams import Graph, Histogram, Plot, graph, histogram, l
 from pipeline.review.label_facts import MOST_AN_IMAGE, LabelFacts, PredicateFacts
 from pipeline.review.run_progress import StepProgress
 from pipeline.review.score_audit import BinnedLabels, ScoreAudit
-from pipeline.review.search import Search
+from pipeline.review.search import LONGEST_NAME, Search
 
 BARS = 20
 """Bins of the histogram of scores."""
@@ -162,10 +162,15 @@ def _bars(predicates: Sequence[PredicateFacts]) -> tuple[PredicateBar, ...]:
         PredicateBar(
             each,
             round(float(np.log10(each.kept + 1) / longest), 3),
-            f"/labels?{Search(predicate=each.predicate, kept='yes').query()}",
+            _kept_of(each.predicate),
         )
         for each in shown
     )
+
+
+def _kept_of(predicate: str) -> str:
+    """The address of a predicate's kept labels; "" for one that is too long to be searched for."""
+    return "" if len(predicate) > LONGEST_NAME else f"/labels?{Search(predicate=predicate, kept='yes').query()}"
 
 
 def _scores(binned: BinnedLabels) -> tuple[Histogram, tuple[tuple[str, int, int, str], ...]]:

@@ -8,7 +8,9 @@ from urllib.parse import urlencode
 from pydantic import BaseModel, ConfigDict, Field
 
 Order = Literal["score", "lowest", "uncertain", "informative", "disagreement", "rare", "random", "image", "audit"]
-_Name = Annotated[str, Field(max_length=200)]
+LONGEST_NAME = 200
+"""Characters of a name or text that can be searched for."""
+_Name = Annotated[str, Field(max_length=LONGEST_NAME)]
 _Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 _PROBABILITY = "least(greatest(probability, 1e-6), 1 - 1e-6)"
