@@ -83,7 +83,7 @@ def serve_review(root: Address, run_name: str, options: ReviewOptions) -> None:
         # Errors of pages go to the package's log; without a handler nobody would see them.
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
         desk.watch()
-        app = protect(create_app(desk, access.read_only), access)
+        app = protect(create_app(desk, access.read_only, signed_in=access.password is not None), access)
         server = uvicorn.Server(server_settings(app, access, options.host, port))
         address = access.url or f"http://{(options.names or (f'{options.host}:{port}',))[0]}/"
         print(f"Review {run_name}: {address}\nVerdicts: {verdicts}\nCtrl-C ends the server.", flush=True)

@@ -32,11 +32,14 @@ MAX_ROWS = 200
 Number = Annotated[int, Query(ge=0, le=2**62)]
 
 
-def create_app(desk: Desk, read_only: bool = False) -> FastAPI:
-    """The pages of one desk. Who may open them is not decided here: serve what `protect` makes of it."""
+def create_app(desk: Desk, read_only: bool = False, signed_in: bool = False) -> FastAPI:
+    """The pages of one desk. Who may open them is not decided here: serve what `protect` makes of it.
+
+    `signed_in`: reviewers come by a password, and the pages offer to sign out.
+    """
     app = FastAPI(title="rlip review", docs_url=None, redoc_url=None, openapi_url=None)
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
-    pages = Pages(desk, read_only)
+    pages = Pages(desk, read_only, signed_in)
     _add_pages(app, desk, pages)
     _add_pictures(app, desk)
     _add_answers(app, desk)

@@ -36,11 +36,12 @@ _ORDER_NAMES = {
 
 
 class Pages:
-    """The HTML of each page of a desk."""
+    """The HTML of each page of a desk. `signed_in`: reviewers came by a password, so they can sign out."""
 
-    def __init__(self, desk: Desk, read_only: bool) -> None:
+    def __init__(self, desk: Desk, read_only: bool, signed_in: bool = False) -> None:
         self._desk = desk
         self._read_only = read_only
+        self._signed_in = signed_in
         self._offered: tuple[int, Mapping[str, Sequence[str]]] | None = None
         self._environment = Environment(
             loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -58,6 +59,7 @@ class Pages:
             run=self._desk.view.run.name,
             session=session,
             read_only=self._read_only,
+            signed_in=self._signed_in,
             against=self._desk.comparison.other,
             **values,
         )
