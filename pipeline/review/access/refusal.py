@@ -40,6 +40,8 @@ def refusal_response(headers: Headers, error: Exception) -> Response:
     extra = dict(refusal.headers or {})
     if wants_page(headers):
         title = f"{status} {http.HTTPStatus(status).phrase}"
+        if reason == http.HTTPStatus(status).phrase:
+            reason = ""
         page = TEMPLATES.get_template("refusal.html").render(title=title, reason=reason)
         return HTMLResponse(page, status, extra)
     return JSONResponse({"status": status, "error": reason}, status, extra)
