@@ -94,11 +94,11 @@ class Browser:
         self.server: Served | None = None
 
     def visit(self, server: Served, path: str = "/") -> None:
-        """Open the server's link, and then a page."""
-        self.server = server
-        self.driver.get(server.url)
-        if path != "/":
-            self.open(path)
+        """Open the server's link when the browser comes to it, and then a page."""
+        if self.server is not server:
+            self.server = server
+            self.driver.get(server.url)
+        self.open(path)
 
     def open(self, path: str) -> None:
         """Open a page of the server and wait until its scripts have begun."""
@@ -169,7 +169,9 @@ class Browser:
 
     def state(self, label: str) -> str:
         """What the page shows as the reviewer's own verdict on a label."""
-        return self.script("return document.querySelector(`[data-label='${arguments[0]}'][data-kind]`)?.dataset.kind", label)
+        return self.script(
+            "return document.querySelector(`[data-label='${arguments[0]}'][data-kind]`)?.dataset.kind", label
+        )
 
     def query(self) -> str:
         """Path and query of the page's address."""

@@ -90,7 +90,9 @@ def test_verdicts_go_on_in_the_order_of_the_search(window: Browser, server: Serv
         assert server.kinds("hold")[-1] == kind
     assert window.driver.title.startswith("Image 3")
     window.open("/labels?predicate=hold")
-    assert window.script("return [...document.querySelectorAll('.chip')].slice(0, 4).map((c) => c.dataset.label)") == order
+    assert (
+        window.script("return [...document.querySelectorAll('.chip')].slice(0, 4).map((c) => c.dataset.label)") == order
+    )
 
 
 def test_undo_leads_back_to_the_label(window: Browser, server: Served) -> None:

@@ -33,7 +33,8 @@ def visible(window: Browser) -> list[str]:
 
 def scroll_to(window: Browser, share: float) -> None:
     window.script(
-        "const s = document.getElementById('scroller'); s.scrollTop = arguments[0] * (s.scrollHeight - s.clientHeight)", share
+        "const s = document.getElementById('scroller'); s.scrollTop = arguments[0] * (s.scrollHeight - s.clientHeight)",
+        share,
     )
 
 
@@ -104,7 +105,9 @@ def test_a_search_finds_what_it_says_and_its_address_holds_it(
 ) -> None:
     assert search(window, page, **fields) == heading
     address = window.query()
-    assert set(fields) == {part.partition("=")[0] for part in address.split("?")[1].split("&") if part.partition("=")[2]} - {"order"}
+    assert set(fields) == {
+        part.partition("=")[0] for part in address.split("?")[1].split("&") if part.partition("=")[2]
+    } - {"order"}
     window.driver.refresh()
     window.ready()
     assert window.text("h1") == heading
@@ -112,7 +115,9 @@ def test_a_search_finds_what_it_says_and_its_address_holds_it(
 
 
 def test_labels_are_found_by_reason_and_verdict(window: Browser, server: Served) -> None:
-    kept, total = (int(search(window, "/labels", predicate="feed", kept=kept).split()[0]) for kept in ("kept", "not kept"))
+    kept, total = (
+        int(search(window, "/labels", predicate="feed", kept=kept).split()[0]) for kept in ("kept", "not kept")
+    )
     assert int(search(window, "/labels", predicate="feed", reason="below the threshold").split()[0]) == total
     assert kept + total == 24
     window.open("/labels?predicate=feed")
