@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
-from review_browser import Browser, browser, served
+from review_browser import MISSING, Browser, browser, installed, served
 from review_runs import many_images
 
 KEYS = "aaruaaraau"
@@ -80,6 +80,9 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=500)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if not all(installed()):
+        print(MISSING)
+        return
     with tempfile.TemporaryDirectory() as folder, browser() as window:
         book = many_images(Path(folder), images=max(1200, arguments.labels))
         with served(book.run.store.root, "many") as server:

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCREENSHOTS = ROOT / "out" / "screenshots"
 DESKTOP, LAPTOP, PHONE = (1440, 900), (1280, 900), (390, 844)
 _LONGEST_WAIT = 15.0
-_MISSING = "no Chromium with its chromedriver; `make browser` installs both on Debian"
+MISSING = "no Chromium with its chromedriver; `make browser` installs both on Debian"
 _FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic",
@@ -216,15 +216,19 @@ class Browser:
         ]  # fmt: skip
 
 
+def installed() -> tuple[str | None, str | None]:
+    """The paths of Chromium and of its chromedriver; None for what is missing."""
+    return shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+
+
 @contextmanager
 def browser() -> Iterator[Browser]:
     """A browser that ends with the context. Without Chromium the test is skipped; in CI it fails."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    chromedriver = shutil.which("chromedriver")
+    chromium, chromedriver = installed()
     if chromium is None or chromedriver is None:
         if os.environ.get("RLIP_REQUIRE_BROWSER"):
-            pytest.fail(_MISSING)
-        pytest.skip(_MISSING)
+            pytest.fail(MISSING)
+        pytest.skip(MISSING)
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for flag in _FLAGS:
