@@ -9,11 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows.temporary_server import TemporaryServer, answers
-from storage.errors import FatalError
-
-ANSWERS_WITHIN = 5.0
-"""Seconds that the configured server may take to answer."""
+from flows.server_check import require_server
+from flows.temporary_server import TemporaryServer
 
 DEFAULTS = {
     "DO_NOT_TRACK": "1",
@@ -30,7 +27,7 @@ def connected(home: Path) -> Iterator[Callable[[], str]]:
 
     Enter it before importing Prefect, which reads its settings from the environment. Yields a function that waits for
     the server and returns the address of its web pages, so that work that needs no server can be done first. Raises
-    `FatalError` when the configured server does not answer.
+    `FatalError` when the configured server does not answer, is too old, or refuses the credentials.
     """
     changed = (*DEFAULTS, "PREFECT_HOME", "PREFECT_API_URL")
     before = {name: os.environ.get(name) for name in changed}
@@ -39,15 +36,10 @@ def connected(home: Path) -> Iterator[Callable[[], str]]:
     try:
         address = configured_api()
         if address is not None:
-            if not answers(address, ANSWERS_WITHIN):
-                raise FatalError(
-                    f"no Prefect server answers at PREFECT_API_URL = {address}: start it (prefect server start), "
-                    "or unset PREFECT_API_URL for a temporary one, or run without Prefect with --direct"
-                )
+            require_server(address, configured)
             pages = address.rstrip("/").removesuffix("/api")
             yield lambda: pages
             return
-        home = Path(os.environ.get("PREFECT_HOME", home)).absolute()
         with TemporaryServer(home, os.environ) as server:
             os.environ["PREFECT_HOME"], os.environ["PREFECT_API_URL"] = str(home), server.api
             reread_settings()
@@ -67,15 +59,20 @@ def connected(home: Path) -> Iterator[Callable[[], str]]:
 
 def configured_api() -> str | None:
     """The API URL that the user has set in the environment or in the active Prefect profile, if any."""
-    if "PREFECT_API_URL" in os.environ:
-        return os.environ["PREFECT_API_URL"] or None
+    return configured("PREFECT_API_URL")
+
+
+def configured(name: str) -> str | None:
+    """A setting of Prefect that the user has set in the environment or in the active profile, if any."""
+    if name in os.environ:
+        return os.environ[name] or None
     home = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect"))
     try:
         profiles = tomllib.loads(Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml")).read_text())
     except (OSError, ValueError):
         return None
     active = os.environ.get("PREFECT_PROFILE", profiles.get("active"))
-    found = profiles.get("profiles", {}).get(active, {}).get("PREFECT_API_URL")
+    found = profiles.get("profiles", {}).get(active, {}).get(name)
     return str(found) if found else None
 
 

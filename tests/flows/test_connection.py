@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from flows.connection import configured_api, connected
+from flows.server_check import SUPPORTED
 from flows.temporary_server import free_port
 from storage.errors import FatalError
 
@@ -34,6 +40,49 @@ def test_a_server_that_does_not_answer_is_named_with_the_ways_out(
         assert word in str(caught.value)
     assert dict(os.environ) == before
     assert not (no_settings / "prefect").exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "told"),
+    [
+        (200, '"3.4.1"', r"is Prefect 3\.4\.1, and this project needs .*upgrade the server"),
+        (200, '"4.0.0"', r"is Prefect 4\.0\.0"),
+        (200, "<html>", "not the API of a Prefect server"),
+        (200, '"welcome"', "not as a Prefect server"),
+        (404, "", "no API of a Prefect server there"),
+        (500, "", "answers HTTP 500; look at its log"),
+    ],
+)
+def test_what_answers_but_is_no_server_for_this_project_is_told(
+    no_settings: Path, monkeypatch: pytest.MonkeyPatch, status: int, answer: str, told: str
+) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(answer.encode())
+
+        def log_message(self, *words: object) -> None:
+            """Stay silent."""
+
+    httpd = HTTPServer(("127.0.0.1", 0), Other)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{httpd.server_port}/api")
+    with pytest.raises(FatalError, match=told), connected(no_settings / "prefect"):
+        pass
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def test_an_address_without_http_is_told(no_settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "127.0.0.1:4200/api")
+    with pytest.raises(FatalError, match="not a URL; write http"), connected(no_settings / "prefect"):
+        pass
+
+
+def test_servers_are_supported_in_the_versions_that_the_package_asks_for() -> None:
+    (asked,) = [Requirement(each) for each in requires("rlip") or () if Requirement(each).name == "prefect"]
+    assert asked.specifier == SpecifierSet(str(SUPPORTED))
 
 
 def test_a_server_set_in_the_active_profile_counts(no_settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
