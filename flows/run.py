@@ -6,10 +6,10 @@ import sys
 from typing import cast
 
 from flows.connection import connected
+from flows.temporary_server import prefect_folder
 from pipeline.report.steps import Outcome
 from pipeline.run.context import RunContext
 from pipeline.run.progress import Display
-from storage.open_store import local_folder
 
 
 def run(context: RunContext, display: Display) -> Outcome:
@@ -18,7 +18,7 @@ def run(context: RunContext, display: Display) -> Outcome:
     Uses the configured Prefect server, or else a temporary one that keeps its records in the folder `prefect` beside
     the store. Raises `PipelineError`, and `FatalError` when no server answers.
     """
-    with connected(local_folder(context.recipe.store).absolute().parent / "prefect") as ready:
+    with connected(prefect_folder(context.recipe.store)) as ready:
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         from flows.end_to_end import end_to_end

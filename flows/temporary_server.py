@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.metadata
+import importlib.util
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Self
 
 from pipeline.runtime.processes import die_with_parent
 from storage.errors import FatalError
+from storage.open_store import local_folder
+
+DATABASE = "prefect.db"
+"""Name of the database in the folder of the records."""
 
 HEALTHY_WITHIN = 120.0
 """Seconds that a server may take to answer. The first start in a folder also creates the database."""
@@ -32,14 +40,16 @@ Prefect's client retries only two seconds later, so task states are written in b
 
 
 class TemporaryServer:
-    """Starts on construction; `ready` waits until it answers. Leaving the context stops it.
+    """Starts on construction, on any free port unless one is given; `ready` waits until it answers. Leaving the context
+    stops it.
 
     Prefect has a temporary server of its own. This one survives a Ctrl-C in the terminal, so that the last states of the
     run are recorded, ends with this process even if the process is killed, and serves the web pages.
     """
 
-    def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, home: Path, environment: Mapping[str, str], port: int = 0) -> None:
         self._home = home.absolute()
+        require_known_database(self._home / DATABASE)
         self._environment = {**environment, **SERVER_SETTINGS, "PREFECT_HOME": str(self._home)}
         try:
             self._home.mkdir(parents=True, exist_ok=True)
@@ -51,7 +61,7 @@ class TemporaryServer:
             ) from error
         # Two servers that create one database at the same time break it, so they start one after the other.
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self.address = f"http://127.0.0.1:{free_port()}"
+        self.address = f"http://127.0.0.1:{port or free_port()}"
         self._process = self._start()
 
     @property
@@ -72,6 +82,11 @@ class TemporaryServer:
             time.sleep(0.1)
         self._lock.close()
         return self.address
+
+    def wait(self) -> None:
+        """Wait until the server ends. Raises `FatalError` when it does so by itself."""
+        code = self._process.wait()
+        raise FatalError(f"Prefect's server ended with exit code {code} (log: {self._home / 'server.log'})")
 
     def __enter__(self) -> Self:
         return self
@@ -100,6 +115,37 @@ class TemporaryServer:
             start_new_session=True,
             preexec_fn=lambda: die_with_parent(parent),
         )
+
+
+def prefect_folder(store: str) -> Path:
+    """The folder of the temporary servers' records: PREFECT_HOME, or `prefect` beside the store."""
+    return Path(os.environ.get("PREFECT_HOME", local_folder(store).absolute().parent / "prefect")).absolute()
+
+
+def require_known_database(database: Path) -> None:
+    """Raise `FatalError` when a newer Prefect wrote the database, so that the installed one can't read it."""
+    if not database.is_file():
+        return
+    try:
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+            revisions = [str(revision) for (revision,) in connection.execute("select version_num from alembic_version")]
+    except sqlite3.OperationalError:  # another server is creating it
+        return
+    except sqlite3.DatabaseError as error:
+        raise FatalError(
+            f"{database}: not a database of Prefect ({error}); move it away, and a new one is made"
+        ) from error
+    package = importlib.util.find_spec("prefect")
+    assert package is not None and package.origin is not None
+    folder = Path(package.origin).with_name("server") / "database" / "_migrations" / "versions" / "sqlite"
+    known = "".join(path.read_text() for path in folder.glob("*.py"))
+    for revision in revisions:
+        if f'revision = "{revision}"' not in known:
+            raise FatalError(
+                f"{database}: a newer Prefect wrote this database (revision {revision}) than the installed "
+                f"{importlib.metadata.version('prefect')}; install the newer one, or move the database away: the store does not "
+                "need it, and a new one is made"
+            )
 
 
 def free_port() -> int:

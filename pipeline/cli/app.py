@@ -17,6 +17,7 @@ from pipeline.cli.commands import (
     recipe,
     review,
     running,
+    server,
     shards,
     store,
     verdicts,
@@ -51,6 +52,7 @@ app.command("import")(exchange.import_)
 app.command("lineage")(exchange.lineage)
 app.command("report")(inspection.report)
 app.command("review")(review.review)
+app.command("server")(server.server)
 app.command("verify")(store.verify)
 app.command("gc")(store.gc)
 app.command("du")(store.du)

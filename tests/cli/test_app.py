@@ -89,6 +89,7 @@ COMMANDS = {
     "parse": {"--model", "--json", "--help"},
     "scenes": {"--recipe", "--set", "--json", "--help"},
     "doctor": {"--set", "--json", "--help"},
+    "server": {"--store", "--port", "--help"},
     "recipe show": {"--section", "--set", "--json", "--help"},
     "recipe check": {"--set", "--json", "--help"},
     "recipe diff": {"--json", "--help"},

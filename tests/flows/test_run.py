@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from prefect_server import client_environment, wait_for
 from small_set import processes_on, small_recipe, train_long, write_small_set
@@ -82,6 +83,56 @@ def test_prefect_changes_no_byte_shows_cached_states_and_leaves_nothing_running(
 
     assert list((folder / "home").iterdir()) == []
     assert processes_on(folder) == []
+
+
+def _server(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """Start `rlip server` on the store of the recipe."""
+    environment = client_environment(folder)
+    del environment["PREFECT_HOME"]
+    return subprocess.Popen(
+        [str(Path(sys.executable).with_name("rlip")), "server", "--store", str(folder / "out" / "store"), *words],
+        env=environment | {"HOME": str(folder / "home")}, cwd=folder, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_the_pages_of_a_run_can_be_opened_after_it(folder: Path) -> None:
+    ((last,),) = _records(
+        folder, "select id from flow_run where parent_task_run_id is null order by created desc limit 1"
+    )
+    process = _server(folder, "--port", "0")
+    assert process.stdout is not None
+    lines = [process.stdout.readline().strip() for _ in range(2)]
+    assert lines[1].startswith("Last flow run, small: http://127.0.0.1:") and lines[1].endswith(str(last)), lines
+    pages = lines[0].removeprefix("Prefect: ")
+    assert httpx.get(f"{pages}/api/flow_runs/{last}").json()["name"] == "small"
+    assert "<html" in httpx.get(lines[1].rpartition(" ")[2]).text
+    taken = _server(folder, "--port", pages.rpartition(":")[2])
+    assert "choose another port" in taken.communicate(timeout=60)[1] and taken.returncode == 1
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    wait_for(lambda: not processes_on(folder) or None, 20, "the server is still running")
+
+
+@pytest.mark.parametrize("command", ["server", "run"])
+def test_a_database_of_a_newer_prefect_is_told_and_kept(folder: Path, tmp_path: Path, command: str) -> None:
+    write_small_set(tmp_path / "set")
+    (tmp_path / "set" / "home").mkdir()
+    copy = tmp_path / "set" / "out" / "prefect" / "prefect.db"
+    copy.parent.mkdir(parents=True)
+    with sqlite3.connect(folder / "out" / "prefect" / "prefect.db") as source, sqlite3.connect(copy) as target:
+        source.backup(target)
+    with sqlite3.connect(copy) as database:
+        database.execute("update alembic_version set version_num = 'f0f0f0f0f0f0'")
+    process = _server(tmp_path / "set") if command == "server" else _start(tmp_path / "set")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1 and "a newer Prefect wrote this database (revision f0f0f0f0f0f0)" in err, err
+    assert copy.is_file()
+
+
+def test_before_any_run_there_is_no_database_to_serve(tmp_path: Path) -> None:
+    _, err = _server(tmp_path).communicate(timeout=60)
+    assert "prefect.db: no such database yet; `rlip run` writes it" in err and "Traceback" not in err
 
 
 @pytest.mark.timeout(1800)
