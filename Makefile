@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev browser demo test torture lint reference bench bench-parsing bench-network bench-kernel bench-captioning bench-tagger bench-shards bench-training bench-miniature bench-evaluation bench-prediction lavis-env
+.PHONY: help setup dev browser demo test services torture lint reference bench bench-parsing bench-network bench-kernel bench-captioning bench-tagger bench-shards bench-training bench-miniature bench-evaluation bench-prediction lavis-env
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -42,11 +42,15 @@ demo: setup ## run the whole chain on the synthetic world; ends with figures and
 
 # Tests start hundreds of Python processes, each of which would compile the project's modules anew.
 test: export PYTHONDONTWRITEBYTECODE :=
-test: dev browser ## run every test
+test: dev browser services ## run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 torture: dev ## kill the chain, and a training, at KILLS random moments (100); the bytes at the end must be those of an undisturbed run
 	RLIP_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/chain tests/training/test_training.py -s -k 'random_moments or crash_point or on_s3'
+
+services: ## install Debian's PostgreSQL, on which one test runs a Prefect server; without it, that test is skipped
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+		apt-get install -qq -y --no-install-recommends postgresql >/dev/null; } || echo "no PostgreSQL: apt install postgresql, or skip its test"
 
 lint: dev ## style, types and import arrows
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import nullcontext
 from threading import Event
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
 from flows.block import cut_blocks
+from flows.gpu_slots import gpu_slots
 from flows.progress import ArtifactDisplay
 from flows.report_link import publish_report_link, step_figures
 from flows.session import session_of
@@ -93,6 +95,11 @@ def require_above(planner: Planner, stage: str) -> None:
 
 def work_in_tasks(planner: Planner, plan: StepPlan, display: Display) -> Sequence[Record]:
     """Execute the due items of a step in Prefect tasks. If none are due, one task ends in state `Cached`."""
+    with gpu_slots(plan.step.stage.name) if plan.due else nullcontext():
+        return _in_tasks(planner, plan, display)
+
+
+def _in_tasks(planner: Planner, plan: StepPlan, display: Display) -> Sequence[Record]:
     if plan.step.stage.whole:
         given = (plan.step.name, quote(planner), quote(plan), quote(display))
         return cast(list[Record], run_whole(*given, return_state=True).result())

@@ -7,12 +7,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+
+from flows.temporary_server import answers, free_port
 
 Found = TypeVar("Found")
 
@@ -40,6 +43,32 @@ class PrefectServer:
             [sys.executable, "-m", "prefect", *words],
             env=dict(self.environment), cwd=cwd, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
         )  # fmt: skip
+
+    @classmethod
+    @contextmanager
+    def running(cls, home: Path, **settings: str) -> Iterator[PrefectServer]:
+        """A server on a free port with its records in `home`, and further settings for it and its clients."""
+        port = free_port()
+        api = f"http://127.0.0.1:{port}/api"
+        server = cls(api, client_environment(home, PREFECT_API_URL=api, **settings))
+        process = server.start("server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui", cwd=home)
+        try:
+            wait_for(lambda: answers(api, 2) or None, 120, f"no server at {api}")
+            yield server
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+
+    @contextmanager
+    def worker(self, pool: str, cwd: Path) -> Iterator[None]:
+        """A process worker of a pool, started in the folder `cwd`."""
+        cwd.mkdir(exist_ok=True)
+        process = self.start("worker", "start", "--pool", pool, "--type", "process", cwd=cwd)
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(timeout=40)
 
     def post(self, path: str, **body: Any) -> Any:
         """Send a POST request and return the answer."""

@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 from prefect import State, flow
-from prefect_server import PrefectServer, client_environment, plain, wait_for
+from prefect_server import PrefectServer, plain, wait_for
 from small_set import processes_on, small_recipe, train_long, write_small_set
 from small_stages import CountSettings, CountStage
 
 from flows.connection import connected, reread_settings
 from flows.session import Session, shared
 from flows.stages import caption, run_stage
-from flows.temporary_server import answers, free_port
 from pipeline.report.steps import StepOutcome
 from pipeline.run.context import RunContext
 from pipeline.run.dag import Step
@@ -30,17 +29,8 @@ from storage.errors import FatalError
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """A server on a free port, with its own folder."""
-    home = tmp_path_factory.mktemp("prefect")
-    port = free_port()
-    api = f"http://127.0.0.1:{port}/api"
-    server = PrefectServer(api, client_environment(home, PREFECT_API_URL=api))
-    process = server.start("server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui", cwd=home)
-    try:
-        wait_for(lambda: answers(api, 2) or None, 120, f"no server at {api}")
+    with PrefectServer.running(tmp_path_factory.mktemp("prefect")) as server:
         yield server
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
 
 
 @pytest.fixture
@@ -145,15 +135,13 @@ def test_a_stage_alone_names_what_is_due_above_it(in_process: PrefectServer, tmp
 def worker(server: PrefectServer, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """The deployments of prefect.yaml, and a process worker started in another folder."""
     elsewhere = tmp_path_factory.mktemp("worker")
-    server.command("work-pool", "create", "rlip", "--type", "process", cwd=elsewhere)
+    for pool in ("cpu", "gpu", "train"):
+        server.command("work-pool", "create", pool, "--type", "process", cwd=elsewhere)
+    server.command("global-concurrency-limit", "create", "gpu", "--limit", "1", cwd=elsewhere)
     deploying = PrefectServer(server.api, {**server.environment, "RLIP_ROOT": str(root)})
     deploying.command("deploy", "--all", cwd=root)
-    process = server.start("worker", "start", "--pool", "rlip", "--type", "process", cwd=elsewhere)
-    try:
+    with server.worker("train", elsewhere):
         yield server
-    finally:
-        process.terminate()
-        process.wait(timeout=40)
 
 
 @pytest.mark.timeout(1800)

@@ -1,0 +1,114 @@
+"""Creates the automations on Prefect's server, or brings them up to date: `python -m flows.automations [--notify TYPE/NAME]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState, SendNotification
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.exceptions import ObjectNotFound
+
+from flows.connection import configured, configured_api
+from flows.server_check import require_server
+from storage.errors import FatalError, PipelineError
+
+TAG = "rlip"
+"""Tag of all deployments in prefect.yaml. Runs of other projects on the same server are left alone."""
+
+SILENT_FOR = timedelta(seconds=120)
+"""A flow run without a sign of life for this long is taken for dead. Deployments send one every 30 seconds."""
+
+_OURS = {"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"}
+_RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
+
+
+def zombies(silent_for: timedelta = SILENT_FOR) -> AutomationCore:
+    """Marks a flow run as crashed that has sent heartbeats and then nothing, neither heartbeat nor new state."""
+    trigger = EventTrigger(
+        match=_RUNS,
+        match_related=_OURS,
+        after={"prefect.flow-run.heartbeat"},
+        # All events of a run, not a list of final states: those of this project have names of their own, e.g. `Cached`.
+        expect={"prefect.flow-run.*"},
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        within=silent_for,
+    )
+    message = (
+        f"no heartbeat for {silent_for.total_seconds():g} seconds; what it committed is in the store: run it again"
+    )
+    action = ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message=message)
+    return AutomationCore(name=f"{TAG}: crash zombies", trigger=trigger, actions=[action])
+
+
+def failures(block: UUID) -> AutomationCore:
+    """Sends a message by a notification block when a flow run fails or crashes."""
+    trigger = EventTrigger(
+        match=_RUNS,
+        match_related=_OURS,
+        expect={f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut")},
+        for_each={"prefect.resource.id"},
+        posture=Posture.Reactive,
+    )
+    action = SendNotification(
+        block_document_id=block,
+        subject="rlip: {{ flow_run.name }} {{ flow_run.state.name }}",
+        body="{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
+    )
+    return AutomationCore(name=f"{TAG}: notify of failures", trigger=trigger, actions=[action])
+
+
+def create_automations(client: SyncPrefectClient, notify: str | None, silent_for: timedelta = SILENT_FOR) -> list[str]:
+    """Create or update both automations, the second only with a block `notify` (TYPE/NAME). Returns their names.
+
+    Raises `FatalError` when there is no such block.
+    """
+    wanted = [zombies(silent_for)]
+    if notify is not None:
+        wanted.append(failures(_block(client, notify)))
+    for automation in wanted:
+        known = client.read_automations_by_name(automation.name)
+        if known:
+            client.update_automation(known[0].id, automation)
+        else:
+            client.create_automation(automation)
+    return [automation.name for automation in wanted]
+
+
+def _block(client: SyncPrefectClient, name: str) -> UUID:
+    """The id of a notification block, e.g. `slack-webhook/oncall`."""
+    kind, _, own = name.partition("/")
+    try:
+        return client.read_block_document_by_name(own, kind).id
+    except ObjectNotFound as error:
+        raise FatalError(
+            f"--notify {name}: the server has no such block; create one on its page Blocks, and name it TYPE/NAME, "
+            "e.g. slack-webhook/oncall (prefect block ls)"
+        ) from error
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Create the automations on the configured server. Raises `FatalError` when none is configured or it can't be used."""
+    parser = argparse.ArgumentParser(prog="python -m flows.automations", description=__doc__)
+    parser.add_argument("--notify", metavar="TYPE/NAME", help="notification block that tells of failures")
+    options = parser.parse_args(arguments)
+    api = configured_api()
+    if api is None:
+        raise FatalError("PREFECT_API_URL is not set: set it to the server that is to have the automations")
+    require_server(api, configured)
+    with get_client(sync_client=True) as client:
+        for name in create_automations(client, options.notify):
+            print(name)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except PipelineError as error:
+        sys.exit(f"Error: {error}")

@@ -1,0 +1,76 @@
+"""Flow `prune`: deletes what Prefect's server recorded of old runs. The store, with its runs and reports, is not touched."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+from uuid import UUID
+
+from prefect import flow, get_run_logger
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterParentFlowRunId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from pydantic import Field
+
+from flows.stages import STAGE_FLOWS
+
+PRUNED = ("end_to_end", "from_file", "on_pools", "prune", *(stage.name for stage in STAGE_FLOWS))
+"""Flows whose runs are pruned; those of other projects on the server are left alone."""
+
+_FINAL = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED]
+_PAGE = 200
+
+
+@flow(name="prune", persist_result=False)
+def prune(days: Annotated[float, Field(ge=0)] = 30.0, keep: Annotated[int, Field(ge=0)] = 20) -> int:
+    """Delete flow runs that ended more than `days` ago, except the last `keep` of each flow. Returns their number."""
+    with get_client(sync_client=True) as client:
+        old = _old(client, datetime.now(UTC) - timedelta(days=days), keep)
+        for run in old:
+            _delete(client, run)
+    get_run_logger().info("deleted %d flow runs that ended more than %g days ago", len(old), days)
+    return len(old)
+
+
+def _old(client: SyncPrefectClient, before: datetime, keep: int) -> list[UUID]:
+    """The finished top-level runs that ended before a time, without the last `keep` of each flow."""
+    seen: Counter[UUID] = Counter()
+    old = []
+    for run in _finished(client):
+        seen[run.flow_id] += 1
+        if seen[run.flow_id] > keep and run.end_time is not None and run.end_time < before:
+            old.append(run.id)
+    return old
+
+
+def _finished(client: SyncPrefectClient) -> list[FlowRun]:
+    """All finished top-level runs, the last first."""
+    runs: list[FlowRun] = []
+    while True:
+        page = client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=list(PRUNED))),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_FINAL))),
+            sort=FlowRunSort.END_TIME_DESC,
+            limit=_PAGE,
+            offset=len(runs),
+        )
+        runs += page
+        if len(page) < _PAGE:
+            return [run for run in runs if run.parent_task_run_id is None]
+
+
+def _delete(client: SyncPrefectClient, run: UUID) -> None:
+    """Delete a flow run with those below it."""
+    below = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run]))
+    for each in client.read_flow_runs(flow_run_filter=below):
+        _delete(client, each.id)
+    client.delete_flow_run(run)

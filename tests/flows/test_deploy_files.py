@@ -1,0 +1,136 @@
+"""The files of deploy/ and prefect.yaml fit each other, the flows, and the schemas of what reads them."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.gpu_slots import GPU_STAGES
+from flows.prune import PRUNED
+from flows.stages import STAGE_FLOWS
+
+POOLS = ("cpu", "gpu", "train")
+
+
+@pytest.fixture(scope="module")
+def deployments(root: Path) -> dict[str, Any]:
+    """Flow → its deployment."""
+    found = yaml.safe_load((root / "prefect.yaml").read_text())["deployments"]
+    return {each["entrypoint"].rpartition(":")[2]: each for each in found}
+
+
+@pytest.fixture(scope="module")
+def services(root: Path) -> dict[str, Any]:
+    """The services of the compose file."""
+    found: dict[str, Any] = yaml.safe_load((root / "deploy" / "compose.yaml").read_text())["services"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def manifests(root: Path) -> list[dict[str, Any]]:
+    """The objects that `kubectl apply -k deploy/kubernetes` creates."""
+    folder = root / "deploy" / "kubernetes"
+    named = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
+    return [each for name in named for each in yaml.safe_load_all((folder / name).read_text())]
+
+
+def test_every_flow_is_deployed_and_no_schedule_is_on(deployments: dict[str, Any]) -> None:
+    assert set(deployments) == set(PRUNED)
+    assert all(each["tags"] == ["rlip"] for each in deployments.values())
+    schedules = [each for deployment in deployments.values() for each in deployment.get("schedules", ())]
+    assert len(schedules) == 2 and not any(schedule["active"] for schedule in schedules)
+
+
+def test_stages_that_compute_on_a_gpu_are_in_the_pools_that_have_one(deployments: dict[str, Any]) -> None:
+    for stage in STAGE_FLOWS:
+        pool = deployments[stage.name]["work_pool"]
+        assert (pool["name"] in ("gpu", "train")) == (stage.name in GPU_STAGES), stage.name
+        slots = pool["job_variables"]["env"].get("RLIP_GPU_SLOTS")
+        assert (slots is not None) == (stage.name in GPU_STAGES) == (pool["job_variables"].get("gpus") == 1)
+
+
+@pytest.mark.parametrize("kind", ["docker", "docker-gpu", "kubernetes"])
+def test_templates_of_pools_define_every_variable_that_they_use(root: Path, kind: str) -> None:
+    template = json.loads((root / "deploy" / "pools" / f"{kind}.json").read_text())
+    used = set(re.findall(r"{{ (\w+) }}", json.dumps(template["job_configuration"])))
+    assert used == set(template["variables"]["properties"])
+    assert set(template["variables"]["required"]) <= used
+
+
+def test_every_password_of_the_compose_file_must_be_given_and_every_port_is_on_loopback(
+    root: Path, services: dict[str, Any]
+) -> None:
+    text = (root / "deploy" / "compose.yaml").read_text()
+    secret = re.findall(r"\$\{(\w*(?:PASSWORD|AUTH|USER))(:\?)?", text)
+    assert secret and all(required for _, required in secret)
+    asked = set(re.findall(r"\$\{(\w+):\?", text))
+    assert asked == set(re.findall(r"^(\w+)=$", (root / "deploy" / "example.env").read_text(), re.MULTILINE))
+    for name, service in services.items():
+        if "tls" not in service.get("profiles", ()):
+            assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
+    server = services["server"]["environment"]
+    assert server["PREFECT_SERVER_CSRF_PROTECTION_ENABLED"] == "true" and "PREFECT_SERVER_API_AUTH_STRING" in server
+    workers = [" ".join(service["command"]) for service in services.values() if "worker" in service.get("command", "")]
+    assert [re.findall(r"--pool (\w+)", command) for command in workers] == [[pool] for pool in POOLS]
+
+
+def test_services_wait_for_services_that_exist(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert set(service.get("depends_on", ())) <= set(services), name
+
+
+def test_kubernetes_objects_name_each_other_and_hold_no_secret(manifests: list[dict[str, Any]]) -> None:
+    assert "Secret" not in {each["kind"] for each in manifests}
+    labels = [
+        each["spec"]["template"]["metadata"]["labels"]
+        for each in manifests
+        if each["kind"] in ("Deployment", "StatefulSet")
+    ]
+    for each in manifests:
+        if each["kind"] == "Service":
+            assert [have for have in labels if each["spec"]["selector"].items() <= have.items()], each["metadata"]
+        if each["kind"] in ("Deployment", "StatefulSet"):
+            selected = each["spec"]["selector"]["matchLabels"]
+            assert selected.items() <= each["spec"]["template"]["metadata"]["labels"].items()
+    (ingress,) = [each for each in manifests if each["kind"] == "Ingress"]
+    assert ingress["spec"]["tls"] and {each["metadata"]["name"] for each in manifests if each["kind"] == "Service"} >= {
+        "prefect"
+    }
+    pools = [label["pool"] for label in labels if label["app"] == "worker"]
+    assert pools == list(POOLS)
+
+
+def test_kubernetes_objects_and_the_jobs_of_flow_runs_fit_the_schemas(
+    root: Path, manifests: list[dict[str, Any]]
+) -> None:
+    validator = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed (make dev)")
+    template = json.loads((root / "deploy" / "pools" / "kubernetes.json").read_text())
+    text = json.dumps(template["job_configuration"]["job_manifest"])
+    given = {"labels": {}, "env": [], "command": ["prefect", "flow-run", "execute"], "name": "flow"}
+    variables = template["variables"]["properties"]
+    for name in set(re.findall(r'"{{ (\w+) }}"', text)):
+        value = given[name] if name in given else variables[name]["default"]
+        text = text.replace(f'"{{{{ {name} }}}}"', json.dumps(value))
+    job = json.loads(text.replace("{{ name }}", "flow"))
+    for field in ("parallelism", "completions"):  # Prefect asks for them in this place, where Kubernetes ignores them
+        assert job["spec"]["template"]["spec"].pop(field) == 1
+    for each in (*manifests, job):
+        validator.validate(each, "1.33", strict=True)
+
+
+def test_the_image_holds_every_package_and_the_extras_that_it_names(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    text = (root / "Dockerfile").read_text()
+    (extras,) = re.findall(r"^ARG EXTRAS=(\S+)$", text, re.MULTILINE)
+    assert set(extras.split(",")) <= set(project["project"]["optional-dependencies"])
+    copied = {word for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE) for word in line.split()[:-1]}
+    packages = {name.rstrip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]}
+    assert packages <= copied
+    kept = {line[1:] for line in (root / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert kept == copied and all((root / name).exists() for name in copied)

@@ -1,0 +1,92 @@
+"""A Prefect server whose records lie in PostgreSQL runs a deployment by a worker, and a dump of it can be restored."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect_server import PrefectServer
+
+from flows.temporary_server import free_port
+
+TINY = """
+from prefect import flow
+
+@flow
+def tiny(number: int) -> int:
+    return number + 1
+"""
+
+
+class Postgres:
+    """A PostgreSQL server in a folder. It refuses to run as root, so a process of root runs it as user `nobody`."""
+
+    def __init__(self, binaries: Path, folder: Path) -> None:
+        self._binaries, self._data, self.port = binaries, folder / "data", free_port()
+        self._user = "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+        self._data.mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            shutil.chown(self._data, self._user)
+            for parent in (folder, *folder.parents):  # so that the user reaches it
+                if parent.stat().st_uid == 0 and parent.stat().st_mode & 0o077 == 0:
+                    parent.chmod(0o711)
+        self.command("initdb", "-D", str(self._data), "-U", "prefect", "--auth=trust", "-E", "UTF8", "--no-sync")
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
+        self.command("pg_ctl", "-D", str(self._data), "-w", "-l", str(self._data / "log"), "-o", options, "start")
+
+    def url(self, database: str, driver: str = "postgresql+asyncpg") -> str:
+        """The URL of a database."""
+        return f"{driver}://prefect@127.0.0.1:{self.port}/{database}"
+
+    def command(self, name: str, *words: str) -> str:
+        """Run a program of PostgreSQL to its end and return its output."""
+        done = subprocess.run(
+            [self._binaries / name, *words], cwd=self._data, user=self._user if os.geteuid() == 0 else None,
+            stdout=subprocess.PIPE if name == "psql" else subprocess.DEVNULL, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+        return done.stdout or ""
+
+    def stop(self) -> None:
+        """End the server."""
+        self.command("pg_ctl", "-D", str(self._data), "-m", "immediate", "stop")
+
+
+@pytest.fixture
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A PostgreSQL server on loopback with an empty database `prefect`."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not found:
+        pytest.skip("no PostgreSQL here (make services)")
+    server = Postgres(found[-1].parent, tmp_path_factory.mktemp("postgres"))
+    server.command("createdb", "prefect", "-h", "127.0.0.1", "-p", str(server.port), "-U", "prefect")
+    yield server
+    server.stop()
+
+
+@pytest.mark.timeout(600)
+def test_a_deployment_runs_on_postgres_and_its_record_survives_dump_and_restore(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    (tmp_path / "tiny.py").write_text(TINY)
+    home = tmp_path / "home"
+    home.mkdir()
+    with PrefectServer.running(home, PREFECT_API_DATABASE_CONNECTION_URL=postgres.url("prefect")) as server:
+        server.command("work-pool", "create", "cpu", "--type", "process", cwd=tmp_path)
+        server.command("deploy", "tiny.py:tiny", "--name", "rlip", "--pool", "cpu", cwd=tmp_path)
+        with server.worker("cpu", tmp_path / "worker"):
+            found = server.get("deployments/name/tiny/rlip")
+            run = server.post(f"deployments/{found['id']}/create_flow_run", parameters={"number": 2})["id"]
+            assert server.final_state(run, 120)["name"] == "Completed", server.logs(run)
+    at = ("-h", "127.0.0.1", "-p", str(postgres.port), "-U", "prefect")
+    dump = "prefect.dump"  # relative to the server's folder, which its user may write
+    postgres.command("pg_dump", *at, "-Fc", "-f", dump, "prefect")
+    postgres.command("createdb", *at, "restored")
+    postgres.command("pg_restore", *at, "-d", "restored", dump)
+    kept = postgres.command("psql", *at, "-tA", "-c", f"select state_name from flow_run where id = '{run}'", "restored")
+    assert kept.strip() == "Completed"
