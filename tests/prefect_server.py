@@ -31,7 +31,7 @@ class PrefectServer:
         """Run a `prefect` command to its end and return its output."""
         done = subprocess.run(
             [sys.executable, "-m", "prefect", "--no-prompt", *words],
-            env=dict(self.environment), cwd=cwd, capture_output=True, text=True, timeout=120,
+            env=dict(self.environment), cwd=cwd, capture_output=True, text=True, timeout=400,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

@@ -213,6 +213,7 @@ def test_stages_run_in_their_pools_and_what_would_wait_for_ever_is_refused(
         on_pools(recipe)
     template = ("--type", "kubernetes", "--base-job-template", str(root / "deploy" / "pools" / "kubernetes.json"))
     settings.command("work-pool", "create", "pods", *template, cwd=tmp_path)
+    client.upsert_global_concurrency_limit_by_name("gpu", 1)
     for pool in ("cpu", "gpu"):
         settings.command("work-pool", "create", pool, "--type", "process", cwd=tmp_path)
     deploying = PrefectServer(settings.api, {**settings.environment, "RLIP_ROOT": str(root)})
