@@ -20,7 +20,7 @@ from pipeline.captioning.pixels import Pixels
 from pipeline.captioning.sampling import SamplingRules, choose, uniforms
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.captioning.text_decoder import TextDecoder
-from pipeline.runtime.processes import choose_device
+from pipeline.runtime.devices import choose_device
 from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
 

@@ -16,7 +16,7 @@ from pipeline.captioning.layers import ImageEncoder, TextLayer, one_thread, pack
 from pipeline.captioning.model_folder import find_model
 from pipeline.captioning.pixels import Pixels
 from pipeline.captioning.settings import CaptionSettings
-from pipeline.runtime.processes import choose_device
+from pipeline.runtime.devices import choose_device
 from storage.errors import FatalError
 
 LONGEST = 128

@@ -22,7 +22,7 @@ from pipeline.evaluation.detections.writer import DetectionsWriter
 from pipeline.evaluation.predictor import Names, Predictor
 from pipeline.interop.shard_samples import SeenBox, SeenLabels, SeenRelation
 from pipeline.report.formatting import sanitise
-from pipeline.runtime.processes import choose_device
+from pipeline.runtime.devices import choose_device
 from storage.atomic import atomic_file
 from storage.errors import FatalError, translate_os_errors
 

@@ -16,7 +16,8 @@ from pipeline.detection.detector import Detector
 from pipeline.detection.settings import DetectSettings
 from pipeline.detection.weights_files import DetectorFiles, find_detector
 from pipeline.evaluation.detection import Detections
-from pipeline.runtime.processes import choose_device, keep_freed_memory
+from pipeline.runtime.devices import choose_device
+from pipeline.runtime.processes import keep_freed_memory
 from pipeline.training.config import MODEL, VOCABULARY
 from storage.errors import FatalError
 

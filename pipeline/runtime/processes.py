@@ -1,4 +1,4 @@
-"""Setup of our processes: they die with their parent, use one thread, keep freed memory, and choose a device."""
+"""Setup of our processes: they die with their parent, use one thread and keep freed memory."""
 
 from __future__ import annotations
 
@@ -9,14 +9,9 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-from storage.errors import FatalError
-
-if TYPE_CHECKING:  # torch takes seconds to load, and most processes that import this module don't need it
-    import torch
-
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Variables that limit the threads of numerical libraries."""
 _STARTING = threading.Lock()
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """The numbers of these settings in glibc."""
@@ -37,8 +32,8 @@ def one_thread_each() -> Iterator[None]:
     Numerical libraries read the environment when they are loaded, which is before a worker's own first line.
     """
     with _STARTING:
-        before = {name: os.environ.get(name) for name in _THREADS}
-        os.environ.update(dict.fromkeys(_THREADS, "1"))
+        before = {name: os.environ.get(name) for name in THREADS}
+        os.environ.update(dict.fromkeys(THREADS, "1"))
         try:
             yield
         finally:
@@ -59,24 +54,3 @@ def keep_freed_memory() -> bool:
         return False
     libc = ctypes.CDLL(None)
     return bool(libc.mallopt(_MMAP_MAX, 0)) and bool(libc.mallopt(_TRIM_THRESHOLD, -1))
-
-
-def choose_device(setting: str, number: int = 0) -> torch.device:
-    """The device that `setting` selects for worker or local rank `number`.
-
-    "cuda" assigns the GPUs to the workers in turn, "cuda:1" names one, and "auto" is "cuda" where there is a GPU and "cpu"
-    elsewhere. Raises `FatalError` when the machine lacks the GPU that is asked for.
-    """
-    import torch
-
-    count = torch.cuda.device_count()
-    if setting == "cpu" or (setting == "auto" and count == 0):
-        return torch.device("cpu")
-    _, _, index = setting.partition(":")
-    if count == 0 or (index and int(index) >= count):
-        available = "none" if count == 0 else f"cuda:0 to cuda:{count - 1}"
-        raise FatalError(
-            f"device = {setting!r}: torch {torch.__version__} finds no such GPU (available: {available}). Set device to "
-            "'auto' or 'cpu'; `rlip doctor` says why a GPU can't be used"
-        )
-    return torch.device("cuda", int(index) if index else number % count)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.runtime.resources import Resources
 from pipeline.runtime.settings import Settings
 from storage.artifact import Artifact
 from storage.store import Store
@@ -120,7 +121,7 @@ class Stage(ABC):
     def __init__(self, settings: Settings, image_folders: Mapping[str, Path | str] | None = None) -> None:
         self.settings: Any = settings
         self.worker = 0
-        """Its number among the workers of this machine, counted from 0. It decides which GPU the stage uses."""
+        """Its number among the workers of the engine, counted from 0. It decides which GPU of its machine the stage uses."""
         self.image_folders: Mapping[str, Path | str] = image_folders or {}
         """Data set → the folder, tar or URL that the `uri` of its images is relative to. Tables never hold local paths."""
 
@@ -132,6 +133,10 @@ class Stage(ABC):
     def weights(self) -> dict[str, Path]:
         """Model files or folders whose content decides rows, by role. Raises `FatalError` when one is missing."""
         return {}
+
+    def resources(self) -> Resources:
+        """What one worker takes of its machine: a core, the GPU that setting `device` asks for, and memory for the weights."""
+        return Resources.on(getattr(self.settings, "device", "cpu"), self.weights().values())
 
     def partitions(self, dataset: str, store: Store) -> Iterator[Partition]:
         """The partitions of a data set, for a stage that reads no table."""

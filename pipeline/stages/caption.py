@@ -19,6 +19,7 @@ from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, ImageLimits, read_image
 from pipeline.data.images.prefetch import read_ahead
 from pipeline.data.images.refs import ImageRef
+from pipeline.runtime.resources import Resources
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from storage.tables import CAPTIONS
 
@@ -63,6 +64,11 @@ class CaptionStage(Stage):
         if settings.filter:
             found["filter"] = find_model(settings.filter, settings.hub, setting="filter")
         return found
+
+    def resources(self) -> Resources:
+        """What one worker takes of its machine. Only BLIP in transformers and the filter use a GPU."""
+        on_gpus = self.settings.captioner == "blip" or self.settings.filter
+        return Resources.on(self.settings.device if on_gpus else "cpu", self.weights().values())
 
     def open(self, given: Inputs) -> None:
         """Load the captioner, and the filter if the settings name one."""

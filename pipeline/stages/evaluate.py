@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from pipeline.runtime.processes import choose_device
+from pipeline.runtime.devices import choose_device
 from pipeline.runtime.settings import Settings, runtime
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
 from pipeline.stages.split import NameTriplet, unseen_triplets
@@ -95,7 +95,9 @@ class EvaluateStage(Stage):
 
         weights = inputs.artifact("weights")
         size = json.loads(weights.file("vocabulary.json").read_bytes())["image_size"]
-        network = load(weights.file("model.safetensors"), weights.folder).to(choose_device(self.settings.device))
+        network = load(weights.file("model.safetensors"), weights.folder).to(
+            choose_device(self.settings.device, self.worker)
+        )
         test_set = TestSet(inputs.table("images").to_pylist(), self.image_folders)
         settings, names = self.settings, test_set.names
         file = work / "detections.parquet"

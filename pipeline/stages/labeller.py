@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from pipeline.runtime.processes import choose_device, keep_freed_memory
+from pipeline.runtime.devices import choose_device
+from pipeline.runtime.processes import keep_freed_memory
 from pipeline.runtime.settings import Settings, runtime
 from pipeline.training.settings import CALIBRATION
 from storage.artifact import Artifact

@@ -14,6 +14,7 @@ from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.label_audit import LabelCount
+from pipeline.runtime.resources import Resources
 from pipeline.runtime.settings import runtime
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from pipeline.stages.candidates import CandidateSettings, open_candidates
@@ -66,6 +67,11 @@ class TagStage(Stage):
         """The dictionaries and tables that decide candidates, and CLIP's folder for method "clip"."""
         settings: TagSettings = self.settings
         return settings.files() | settings.clip_files()
+
+    def resources(self) -> Resources:
+        """What one worker takes of its machine. Only the tagger and CLIP use a GPU."""
+        on_gpus = self.settings.method in ("tagger", "clip")
+        return Resources.on(self.settings.device if on_gpus else "cpu", self.weights().values())
 
     def open(self, given: Inputs) -> None:
         """Load the source of candidates and the labeller. Raises `FatalError` when one cannot be used."""

@@ -14,7 +14,7 @@ from pipeline.captioning.blip import BlipCaptioner
 from pipeline.captioning.layers import ImageEncoder
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.captioning.text_decoder import TextDecoder
-from pipeline.runtime.processes import choose_device
+from pipeline.runtime.devices import choose_device
 from storage.errors import FatalError
 
 

@@ -9,7 +9,8 @@ import psutil
 import pytest
 from small_stages import CountSettings, CountStage
 
-from pipeline.runtime.engines.local import LocalEngine, StageCall
+from pipeline.runtime.engines.local import LocalEngine
+from pipeline.runtime.engines.stage_call import StageCall
 from pipeline.runtime.execute import WorkItem
 from storage.errors import FatalError, RetryableError
 from storage.keys import KeyTerms

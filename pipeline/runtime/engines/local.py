@@ -7,47 +7,18 @@ import os
 import queue
 import signal
 import threading
-import traceback
-from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from pipeline.runtime.execute import Record, WorkItem, execute
-from pipeline.runtime.logs import RunLogs, log
+from pipeline.runtime.engines.engine import ATTEMPTS, Progress
+from pipeline.runtime.engines.stage_call import StageCall
+from pipeline.runtime.engines.worker import Worker
+from pipeline.runtime.execute import Record, WorkItem
+from pipeline.runtime.logs import log
 from pipeline.runtime.processes import die_with_parent, keep_freed_memory, one_thread_each
-from pipeline.runtime.stage import Inputs, Stage
-from storage.errors import FatalError, PipelineError, RetryableError
-from storage.open_store import Address, open_store
-from storage.store import Store
-
-Progress = Callable[[WorkItem, int, int, str], None]
-
-ATTEMPTS = 3
-"""How often an item is tried when its worker dies (e.g. killed for lack of memory) before the run stops."""
-
-
-@dataclass(frozen=True)
-class StageCall:
-    """How a worker makes its stage: class, settings, image folders, what `open` receives, store and logs."""
-
-    stage: type[Stage]
-    settings: Any
-    image_folders: Mapping[str, Path | str]
-    given: Mapping[str, tuple[Path, ...]]
-    store: Address
-    logs: RunLogs | None = None
-
-    def opened(self, store: Store, worker: int = 0) -> Stage:
-        """Make the stage of worker number `worker` and open it."""
-        stage = self.stage(self.settings, self.image_folders)
-        stage.worker = worker
-        stage.open(Inputs({name: store.fetch_artifacts(paths) for name, paths in self.given.items()}))
-        return stage
+from storage.errors import RetryableError
 
 
 class LocalEngine:
@@ -66,6 +37,11 @@ class LocalEngine:
         self._stopping = False
         for thread in self._threads:
             thread.start()
+
+    @property
+    def workers(self) -> int:
+        """Number of processes, each of which executes one item at a time."""
+        return len(self._threads)
 
     def submit(self, item: WorkItem) -> Future[Record]:
         """Queue an item. The future gives its record or raises what went wrong."""
@@ -102,14 +78,14 @@ class LocalEngine:
 
     def _serve(self, number: int) -> None:
         """Own one worker process and feed it items until told to stop. A replacement keeps the worker's number."""
-        worker: _Worker | None = None
+        worker: _Process | None = None
         while (entry := self._queue.get()) is not None:
             item, future = entry
             if not future.set_running_or_notify_cancel():
                 continue
             try:
                 for attempt in range(1, ATTEMPTS + 1):
-                    worker = worker or _Worker(self._call, number, self._processes)
+                    worker = worker or _Process(self._call, number, self._processes)
                     try:
                         future.set_result(worker.execute(item, self._progress))
                         break
@@ -141,7 +117,7 @@ class LocalEngine:
             ) from None
 
 
-class _Worker:
+class _Process:
     """One process and the pipe to it."""
 
     def __init__(self, call: StageCall, number: int, processes: set[multiprocessing.process.BaseProcess]) -> None:
@@ -184,27 +160,11 @@ def _main(pipe: Connection, call: StageCall, number: int, parent: int) -> None:
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_freed_memory()
-    stage: Stage | None = None
-    store: Store | None = None
-    with ExitStack() as stack:
-        if call.logs is not None:
-            stack.enter_context(call.logs.open(f"worker-{number}"))
-        while True:
-            try:
-                item: WorkItem = pipe.recv()
-            except EOFError:
-                return
-            try:
-                store = store or open_store(call.store)
-                stage = stage or call.opened(store, number)
-                record = execute(
-                    stage, item, store, lambda done, total, note="": pipe.send(("progress", (done, total, note)))
-                )
-                pipe.send(("record", record))
-            except PipelineError as error:
-                log.error("failed", extra={"fields": {"step": item.step, "partition": item.partition, "error": error}})
-                pipe.send(("error", error))
-            except Exception as error:
-                log.exception("failed", extra={"fields": {"step": item.step, "partition": item.partition}})
-                where = f"{item.step} {item.partition}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
-                pipe.send(("error", FatalError(where)))
+    worker = Worker(call, number)
+    while True:
+        try:
+            item: WorkItem = pipe.recv()
+        except EOFError:
+            return
+        answer = worker.execute(item, lambda done, total, note="": pipe.send(("progress", (done, total, note))))
+        pipe.send(("record" if isinstance(answer, Record) else "error", answer))

@@ -13,7 +13,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from pipeline.runtime.processes import choose_device
+from pipeline.runtime.devices import choose_device
 from pipeline.training.address import split_address
 from pipeline.training.config import TrainConfig
 from pipeline.training.ranks import Ranks

@@ -1,0 +1,32 @@
+"""Chooses the device on which a process computes: the one place that does, for every stage, command, engine and training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from storage.errors import FatalError
+
+if TYPE_CHECKING:  # torch takes seconds to load, and most processes that import this module don't need it
+    import torch
+
+
+def choose_device(setting: str, number: int = 0) -> torch.device:
+    """The device that `setting` selects for worker or local rank `number`.
+
+    "cuda" assigns the GPUs to the workers in turn, "cuda:1" names one, and "auto" is "cuda" where there is a GPU and "cpu"
+    elsewhere. Only GPUs that this process may see count: an actor of a Ray cluster sees those that it was given. Raises
+    `FatalError` when the machine lacks the GPU that is asked for.
+    """
+    import torch
+
+    count = torch.cuda.device_count()
+    if setting == "cpu" or (setting == "auto" and count == 0):
+        return torch.device("cpu")
+    _, _, index = setting.partition(":")
+    if count == 0 or (index and int(index) >= count):
+        available = "none" if count == 0 else f"cuda:0 to cuda:{count - 1}"
+        raise FatalError(
+            f"device = {setting!r}: torch {torch.__version__} finds no such GPU (available: {available}). Set device to "
+            "'auto' or 'cpu'; `rlip doctor` says why a GPU can't be used"
+        )
+    return torch.device("cuda", int(index) if index else number % count)
