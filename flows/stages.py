@@ -106,8 +106,11 @@ def _in_tasks(planner: Planner, plan: StepPlan, display: Display) -> Sequence[Re
     run, stop = planner.context.recipe.run, Event()
     # One more thread than workers, so that no worker is idle between two blocks. The engine closes first and ends its
     # items, so that the task runner has nothing to wait for.
-    pool: ThreadPoolTaskRunner[State[list[Record]]] = ThreadPoolTaskRunner(max_workers=run.workers + 1)
-    with pool as runner, open_engine(planner, plan, display) as engine:
+    opened = open_engine(planner, plan, display)
+    pool: ThreadPoolTaskRunner[State[list[Record]]] = ThreadPoolTaskRunner(
+        max_workers=min(opened.workers, run.blocks) + 1
+    )
+    with pool as runner, opened as engine:
         running = {
             runner.submit(
                 run_block,

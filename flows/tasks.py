@@ -15,7 +15,7 @@ from flows.block import Block
 from pipeline.run.planner import Planner, StepPlan
 from pipeline.run.progress import Display
 from pipeline.run.runner import execute_whole
-from pipeline.runtime.engines.local import LocalEngine
+from pipeline.runtime.engines.engine import Engine
 from pipeline.runtime.execute import Record
 from storage.errors import RetryableError
 
@@ -40,7 +40,7 @@ _OURS: dict[str, Any] = {
 
 
 @task(**_OURS)
-def run_block(name: str, block: Block, engine: LocalEngine, display: Display) -> State[list[Record]]:
+def run_block(name: str, block: Block, engine: Engine, display: Display) -> State[list[Record]]:
     """Process the items of a block on `engine` and wait for all of them; on a retry, only those that failed."""
     if block.stop.is_set():
         return Cancelled(message="stopped before it finished")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,13 +19,17 @@ SCHEMA = pa.schema([("image_id", pa.int64()), ("process", pa.int64())])
 
 
 class CountSettings(Settings):
-    """`die_at`, `fail_at`, `waver_at`, `reject_at`: the image id at which it happens; `marks` is a folder for marker files."""
+    """`die_at`, `fail_at`, `waver_at`, `reject_at`: the image id at which it happens; `marks` is a folder for marker files.
+
+    `wait`: the first try of each partition stops at its last image until there is a file `go`.
+    """
 
     marks: Path = runtime(Path())
     die_at: int = runtime(-1)
     fail_at: int = runtime(-1)
     fail_once_at: int = runtime(-1)
     reject_at: int = runtime(-1)
+    wait: bool = runtime(False)
 
 
 class CountStage(Stage):
@@ -55,9 +60,25 @@ class CountStage(Stage):
             if image_id == self.settings.fail_once_at and not once.exists():
                 once.touch()
                 raise RetryableError("the server did not answer")
+            if self.settings.wait and image_id == inputs.image_ids[-1] and not once.exists():
+                once.write_text(str(os.getpid()))
+                while not (self.settings.marks / "go").exists():
+                    time.sleep(0.05)
             if image_id == self.settings.fail_at:
                 raise FatalError(f"image {image_id} is impossible")
             report(done + 1, len(inputs.image_ids))
         rejected = [Rejected(i, "unloved") for i in inputs.image_ids if i == self.settings.reject_at]
         rows = [{"image_id": i, "process": os.getpid()} for i in inputs.image_ids if i != self.settings.reject_at]
         return Output(pa.Table.from_pylist(rows, schema=SCHEMA), rejected=rejected, rows_in=len(inputs.image_ids))
+
+
+class SteadyStage(CountStage):
+    """The same with equal rows in every process, so that engines can be compared by digests."""
+
+    name = "steady"
+
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
+        """Write a row per id, with 0 as its process."""
+        made = super().run(inputs, work, report)
+        ids = made.table["image_id"]
+        return Output(pa.table({"image_id": ids, "process": pa.array([0] * len(ids), pa.int64())}, schema=SCHEMA))

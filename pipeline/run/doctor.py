@@ -19,6 +19,7 @@ from pipeline.report.report_folder import require_place
 from pipeline.run.context import RunContext
 from pipeline.run.finding import Finding
 from pipeline.run.networks import networks, unfit_networks
+from pipeline.run.ray_checks import ray_cluster
 from pipeline.run.recipe import Recipe
 from pipeline.stages.candidates import open_candidates
 from pipeline.stages.caption import CaptionStage
@@ -44,10 +45,11 @@ def examine(context: RunContext) -> Iterator[Finding]:
 
 
 def needs(context: RunContext) -> Iterator[Finding]:
-    """Check what a recipe cannot run without: data, weights, store and disk. Imports nothing heavy."""
+    """Check what a recipe cannot run without: data, weights, store, disk and cluster. Imports nothing heavy without need."""
     yield from readable(context)
     yield from _store(context)
     yield from _report(context)
+    yield from ray_cluster(context)
 
 
 def readable(context: RunContext) -> Iterator[Finding]:

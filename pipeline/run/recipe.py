@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.datasets.source import DataSource
@@ -114,8 +114,19 @@ class RunSection(Settings):
 
     until: str | None = runtime(None)
     """The last stage to run, with only the steps and data sets that it needs; unset: all stages."""
+    engine: Literal["local", "ray"] = runtime("local")
+    """Where partitions are processed. local: worker processes of this machine; ray: actors on the nodes of a Ray cluster."""
     workers: int = runtime(2, ge=1, le=256)
     """Number of worker processes of the local engine."""
+    ray_address: str | None = runtime(None)
+    """ray: HOST:PORT of the head of the cluster, which this machine has joined (docs/operations.md)."""
+    min_actors: int = runtime(1, ge=1, le=4096)
+    """ray: number of actors that a step starts at once, and keeps while they are idle."""
+    max_actors: int | None = runtime(None, ge=1, le=4096)
+    """ray: maximum number of actors of a step; unset: as many as the nodes have room for when it starts. Set it on a cluster
+    that adds nodes by itself."""
+    gpus_per_actor: float = runtime(1.0, gt=0, le=1)
+    """ray: share of a GPU that an actor takes, where its stage uses GPUs."""
     blocks: int = runtime(16, ge=1, le=256)
     """Maximum number of Prefect task runs per step; partitions are grouped into at most this many blocks."""
     max_reject_share: float = runtime(0.1, ge=0, le=1)
@@ -142,6 +153,25 @@ class RunSection(Settings):
             raise ValueError(
                 "lineage: the URL has a user, password or query; leave them out and set OPENLINEAGE_API_KEY"
             )
+        return self
+
+    @field_validator("ray_address")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is not None and value.startswith("ray://"):
+            raise ValueError(
+                "ray:// belongs to Ray's client, which can't be used here; run rlip on a node and give the head's HOST:PORT"
+            )
+        if value is not None and not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}", value):
+            raise ValueError("give HOST:PORT of the cluster's head, e.g. 10.0.0.7:6379")
+        return value
+
+    @model_validator(mode="after")
+    def _ray_is_complete(self) -> RunSection:
+        if self.engine == "ray" and self.ray_address is None:
+            raise ValueError("ray_address: engine 'ray' needs HOST:PORT of the cluster's head, e.g. 10.0.0.7:6379")
+        if self.max_actors is not None and self.max_actors < self.min_actors:
+            raise ValueError(f"max_actors: {self.max_actors} is less than min_actors ({self.min_actors})")
         return self
 
 

@@ -20,7 +20,10 @@ from pipeline.run.gates import require_passed
 from pipeline.run.planner import Planner, StepPlan
 from pipeline.run.prepare import prepare
 from pipeline.run.progress import Display
-from pipeline.runtime.engines.local import LocalEngine, StageCall
+from pipeline.runtime.engines.actor_pool import ActorPool
+from pipeline.runtime.engines.engine import Engine
+from pipeline.runtime.engines.local import LocalEngine
+from pipeline.runtime.engines.stage_call import StageCall
 from pipeline.runtime.execute import Record, execute, installed_version
 from pipeline.runtime.logs import bound, log
 from storage.errors import PipelineError
@@ -69,10 +72,20 @@ def work(planner: Planner, plan: StepPlan, display: Display) -> Sequence[Record]
     return records
 
 
-def open_engine(planner: Planner, plan: StepPlan, display: Display) -> LocalEngine:
-    """Start the worker processes of a step, at most one per due item."""
-    workers = min(planner.context.recipe.run.workers, len(plan.due))
-    return LocalEngine(stage_call(planner, plan), workers, display.progress)
+def open_engine(planner: Planner, plan: StepPlan, display: Display) -> Engine:
+    """Make the engine that the recipe names, with at most one worker per due item of the step."""
+    run, call, due = planner.context.recipe.run, stage_call(planner, plan), len(plan.due)
+    if run.engine == "local" or run.ray_address is None:
+        return LocalEngine(call, min(run.workers, due), display.progress)
+    from pipeline.runtime.engines.ray import RayEngine  # Ray is an extra
+
+    pool = ActorPool(
+        address=run.ray_address,
+        least=min(run.min_actors, due),
+        most=run.max_actors,
+        gpus_per_actor=run.gpus_per_actor,
+    )
+    return RayEngine(call, pool, display.progress)
 
 
 def execute_whole(planner: Planner, plan: StepPlan, display: Display) -> Record:

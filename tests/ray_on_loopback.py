@@ -1,0 +1,36 @@
+"""A real Ray cluster of two nodes on this machine, each with one core. All of its ports are on the loopback interface."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+ROOT = Path(__file__).resolve().parents[1]
+NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 * 2**20, "node_ip_address": "127.0.0.1"}
+_ENVIRONMENT = {
+    # Without this, Ray takes the machine's own address for 127.0.0.1 and listens on all of them.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
+}
+
+
+@contextmanager
+def two_nodes(**more: Any) -> Iterator[Any]:
+    """The cluster, while the context lasts; `more` goes to the second node. Nothing is left of it afterwards."""
+    import ray
+    from ray._private import ray_constants
+    from ray.cluster_utils import Cluster
+
+    with mock.patch.dict(os.environ, _ENVIRONMENT), mock.patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False):
+        cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+        try:
+            cluster.add_node(**{**NODE, **more})
+            yield cluster
+        finally:
+            ray.shutdown()
+            cluster.shutdown()

@@ -1,0 +1,227 @@
+"""The Ray engine on a real cluster of two nodes: the local engine's digests, whatever dies, and clear words before work."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from prefect_server import wait_for
+from ray_on_loopback import NODE, two_nodes
+from small_set import small_recipe, write_small_set
+from small_stages import CountSettings, CountStage, SteadyStage
+
+from pipeline.run.context import RunContext
+from pipeline.run.doctor import needs, require
+from pipeline.run.progress import Lines
+from pipeline.run.runner import run
+from pipeline.runtime.engines.actor_pool import ActorPool
+from pipeline.runtime.engines.local import LocalEngine
+from pipeline.runtime.engines.ray_cluster import Node, connect, room_for
+from pipeline.runtime.engines.stage_call import StageCall
+from pipeline.runtime.execute import WorkItem
+from pipeline.runtime.logs import RunLogs
+from pipeline.runtime.resources import GIB, Resources
+from storage.errors import FatalError, RetryableError
+from storage.keys import KeyTerms
+from storage.local_store import LocalStore
+from storage.runs import Run
+
+ray = pytest.importorskip("ray")
+from pipeline.runtime.engines.ray import RayEngine  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    with two_nodes() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Digests of the first items of `SteadyStage`, made by the local engine."""
+    folder = tmp_path_factory.mktemp("here")
+    with LocalEngine(_call(folder, SteadyStage), 1) as engine:
+        for future in [engine.submit(item) for item in _items(3, "steady")]:
+            future.result()
+    return _contents(folder / "store", _items(3, "steady"))
+
+
+def _items(count: int, stage: str = "count") -> list[WorkItem]:
+    terms = [KeyTerms(stage, 1, {}, {"ids": [str(n)]}) for n in range(count)]
+    return [WorkItem(stage, f"set/{n:04d}", terms[n], {}, (10 * n, 10 * n + 1)) for n in range(count)]
+
+
+def _call(folder: Path, stage: type[CountStage] = CountStage, **settings: Any) -> StageCall:
+    folder.mkdir(exist_ok=True)
+    logs = RunLogs(folder / "logs", "toy")
+    return StageCall(stage, CountSettings(marks=folder, **settings), {}, {}, folder / "store", logs)
+
+
+def _contents(store: Path, items: list[WorkItem]) -> list[str]:
+    found = LocalStore(store).find_all(items[0].step, [item.key for item in items])
+    return [found[item.key].content for item in items]
+
+
+def _pool(cluster: Any, **bounds: Any) -> ActorPool:
+    return ActorPool(address=cluster.address, **bounds)
+
+
+def _waiting(folder: Path, count: int) -> list[int]:
+    """The processes of that many items that wait."""
+
+    def look() -> list[int] | None:
+        pids = [int(text) for path in folder.glob("once-*") if (text := path.read_text())]
+        return pids if len(pids) == count else None
+
+    return wait_for(look, 60, "the items did not start")
+
+
+def test_all_nodes_listen_on_loopback_only(cluster: Any) -> None:
+    family = [process for each in cluster.list_all_nodes() for process in _family(each)]
+    ports = [
+        c.laddr.ip.removeprefix("::ffff:")
+        for process in family
+        for c in process.net_connections()
+        if c.status == psutil.CONN_LISTEN
+    ]
+    assert ports and set(ports) <= {"127.0.0.1", "::1"}
+
+
+def _family(node: Any) -> list[psutil.Process]:
+    started = [info.process.pid for infos in node.all_processes.values() for info in infos]
+    return [p for pid in started for p in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))]
+
+
+def test_captions_and_triplets_have_the_digests_of_the_local_engine(cluster: Any, tmp_path: Path) -> None:
+    write_small_set(tmp_path / "set")
+    contents = []
+    on_ray = ("run.engine=ray", f"run.ray_address={cluster.address}", "run.max_actors=1")
+    for place in ((), on_ray):
+        recipe = small_recipe(tmp_path / "set", f"store={tmp_path}/store-{len(place)}", "run.until=parse", *place)
+        lines: list[str] = []
+        run(RunContext(recipe), Lines(lines.append))
+        found = Run(LocalStore(Path(recipe.store)), "small")
+        contents.append({step: {p: a.content for p, a in found.artifacts(step).items()} for step in found.steps()})
+        assert any(line.startswith("parse: 8 images") for line in lines)
+    assert contents[0].keys() >= {"ingest", "caption", "parse"} and len(contents[0]["parse"]) == 2
+    assert contents[0] == contents[1]
+
+
+def test_a_killed_actor_is_replaced_and_digests_stay(cluster: Any, tmp_path: Path, expected: list[str]) -> None:
+    items = _items(3, "steady")
+    with RayEngine(_call(tmp_path, SteadyStage, die_at=10), _pool(cluster, most=1)) as engine:
+        records = [future.result() for future in [engine.submit(item) for item in items]]
+    assert [record.partition for record in records] == [item.partition for item in items]
+    assert (tmp_path / "once-10").exists() and len(list(tmp_path.glob("open-*"))) == 2
+    assert _contents(tmp_path / "store", items) == expected
+
+
+def test_one_actor_opens_its_stage_once_and_its_errors_keep_type_and_words(cluster: Any, tmp_path: Path) -> None:
+    with RayEngine(_call(tmp_path, fail_at=0, fail_once_at=10), _pool(cluster, most=1)) as engine:
+        assert engine.workers == 1
+        first, second, third = [engine.submit(item) for item in _items(3)]
+        with pytest.raises(FatalError, match="image 0 is impossible"):
+            first.result()
+        with pytest.raises(RetryableError, match="did not answer"):
+            second.result()
+        assert third.result().rows_out == 2
+        assert engine.submit(_items(3)[2]).result().cached
+    assert len(list(tmp_path.glob("open-*"))) == 1
+    (log,) = (tmp_path / "logs").glob("worker-*.log")
+    assert log.read_text().count("committed run=toy step=count partition=set/0002") == 1
+
+
+def test_progress_arrives_and_an_interrupt_leaves_no_process(cluster: Any, tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    engine = RayEngine(
+        _call(tmp_path, wait=True), _pool(cluster), lambda i, done, total, note: seen.append((i.partition, done, total))
+    )
+    with pytest.raises(KeyboardInterrupt), engine:
+        futures = [engine.submit(item) for item in _items(3)]
+        pids = _waiting(tmp_path, 2)
+        wait_for(lambda: len({p for p, *rest in seen if rest == [1, 2]}) == 2 or None, 20, "no progress")
+        raise KeyboardInterrupt
+    with pytest.raises(CancelledError):
+        futures[2].result(timeout=5)
+    for future in futures[:2]:
+        with pytest.raises(RetryableError, match="stopped"):
+            future.result(timeout=5)
+    wait_for(lambda: not any(map(psutil.pid_exists, pids)) or None, 20, "an actor outlived its engine")
+    assert not LocalStore(tmp_path / "store").stages()
+
+
+def test_a_lost_node_costs_its_partitions_only(cluster: Any, tmp_path: Path, expected: list[str]) -> None:
+    items = _items(3, "steady")
+    with RayEngine(_call(tmp_path, SteadyStage, wait=True), _pool(cluster)) as engine:
+        futures = [engine.submit(item) for item in items]
+        _waiting(tmp_path, 2)
+        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+        (tmp_path / "go").touch()
+        assert [future.result(timeout=60).rows_out for future in futures] == [2, 2, 2]
+    assert _contents(tmp_path / "store", items) == expected
+    cluster.add_node(**NODE)
+
+
+def _missing(root: Path, address: str, *more: str) -> dict[str, str]:
+    recipe = small_recipe(root, "run.engine=ray", f"run.ray_address={address}", *more)
+    return {f.what: f.detail for f in needs(RunContext(recipe)) if f.state == "missing"}
+
+
+def test_too_few_gpus_are_told_before_work(cluster: Any, tmp_path: Path, root: Path) -> None:
+    write_small_set(tmp_path / "set")
+    asks = ("caption.captioner=blip", f"caption.model={root}/scenes/weights/captioner", "caption.recorded=[]")
+    assert _missing(tmp_path / "set", cluster.address) == {}
+    found = _missing(tmp_path / "set", cluster.address, *asks, "caption.device=cuda")
+    assert set(found) == {"caption on Ray"}
+    assert "a worker takes 1 CPU, 1 GPU and" in found["caption on Ray"]
+    assert "1 CPUs, 0 GPUs" in found["caption on Ray"] and "device to 'cpu'" in found["caption on Ray"]
+    named = _missing(tmp_path / "set", cluster.address, *asks, "caption.device=cuda:1")
+    assert "'cuda:1' names a GPU, but Ray deals GPUs out" in named["caption.device"]
+
+
+def test_a_dead_address_stops_a_run_before_work(tmp_path: Path) -> None:
+    write_small_set(tmp_path / "set")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        recipe = small_recipe(tmp_path / "set", "run.engine=ray", f"run.ray_address={address}")
+        with pytest.raises(
+            FatalError, match=rf"run.ray_address = '{address}': nothing answers there.*ray start --head"
+        ):
+            require(RunContext(recipe))
+    assert not LocalStore(Path(recipe.store)).stages()
+
+
+def test_another_version_is_told_before_work(cluster: Any, tmp_path: Path) -> None:
+    from ray._common.usage.usage_constants import CLUSTER_METADATA_KEY
+    from ray._private.ray_constants import KV_NAMESPACE_CLUSTER
+
+    write_small_set(tmp_path / "set")
+    ray.shutdown()
+    kept = ray._raylet.GcsClient(address=cluster.address)
+    place = (CLUSTER_METADATA_KEY, KV_NAMESPACE_CLUSTER)
+    stated = kept.internal_kv_get(*place)
+    kept.internal_kv_put(place[0], json.dumps({**json.loads(stated), "ray_version": "2.9.0"}).encode(), True, place[1])
+    try:
+        found = _missing(tmp_path / "set", cluster.address)["run.ray_address"]
+    finally:
+        kept.internal_kv_put(place[0], stated, True, place[1])
+    assert "Ray: 2.9.0" in found and f"Ray: {ray.__version__}" in found and "Install the same versions" in found
+    connect(cluster.address)
+
+
+def test_room_counts_shares_of_gpus() -> None:
+    one = Node("a", "10.0.0.1", "one", cpus=8, gpus=2, memory=64 * GIB)
+    none = Node("b", "10.0.0.2", "two", cpus=32, gpus=0, memory=64 * GIB)
+    wants = Resources.on("auto")
+    assert room_for([one, none], wants.where(any_gpus=True)) == 2
+    assert room_for([one, none], wants.where(any_gpus=True, share=0.1)) == 8
+    assert room_for([none], wants.where(any_gpus=False)) == 32
+    with pytest.raises(FatalError, match=r"takes 1 CPU, 0 GPU and 65\.0 GiB.*--memory"):
+        room_for([one, none], Resources(memory=65 * GIB))
