@@ -13,6 +13,7 @@ from pipeline.run.finding import Finding
 from pipeline.runtime.engines.probe import NodeView, look_around
 from pipeline.runtime.engines.ray_cluster import Node, connect, live_nodes, room_for
 from pipeline.runtime.execute import installed_version
+from pipeline.training.settings import TrainingSettings
 from storage.errors import FatalError, PipelineError
 from storage.open_store import is_remote
 
@@ -47,6 +48,11 @@ def _room(context: RunContext, nodes: Sequence[Node]) -> Iterator[Finding]:
     """Tell for each stage how many of its workers fit, or why none does."""
     run, seen = context.recipe.run, set()
     for step in context.steps:
+        if isinstance(step.settings, TrainingSettings) and step.settings.hosts > len(nodes):
+            few = (
+                f"hosts = {step.settings.hosts}, but the Ray cluster has {len(nodes)} nodes; start more, or lower hosts"
+            )
+            yield Finding("missing", f"{step.name} on Ray", few)
         if step.stage.whole or step.stage.name in seen:
             continue
         seen.add(step.stage.name)

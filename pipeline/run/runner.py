@@ -23,9 +23,11 @@ from pipeline.run.progress import Display
 from pipeline.runtime.engines.actor_pool import ActorPool
 from pipeline.runtime.engines.engine import Engine
 from pipeline.runtime.engines.local import LocalEngine
+from pipeline.runtime.engines.ray_cluster import connect
 from pipeline.runtime.engines.stage_call import StageCall
 from pipeline.runtime.execute import Record, execute, installed_version
 from pipeline.runtime.logs import bound, log
+from pipeline.training.settings import TrainingSettings
 from storage.errors import PipelineError
 
 Work = Callable[[Planner, StepPlan, Display], Sequence[Record]]
@@ -93,9 +95,24 @@ def execute_whole(planner: Planner, plan: StepPlan, display: Display) -> Record:
     (item,) = plan.due
     store = planner.context.store
     stage = stage_call(planner, plan).opened(store)
-    record = execute(stage, item, store, lambda done, total, note="": display.progress(item, done, total, note))
+    with _other_hosts(planner.context, plan.step):
+        record = execute(stage, item, store, lambda done, total, note="": display.progress(item, done, total, note))
     display.finished(record)
     return record
+
+
+@contextmanager
+def _other_hosts(context: RunContext, step: Step) -> Iterator[None]:
+    """Lend nodes of the Ray cluster to a training with several hosts, of which this machine is the first."""
+    run, training = context.recipe.run, step.settings
+    if run.engine != "ray" or not isinstance(training, TrainingSettings) or training.hosts == 1:
+        yield
+        return
+    from pipeline.training.launch.ray_nodes import lend_nodes
+
+    assert run.ray_address is not None and training.address is not None, "the settings were validated"
+    with lend_nodes(connect(run.ray_address), training.address, context.store.root, training.hosts - 1):
+        yield
 
 
 def stage_call(planner: Planner, plan: StepPlan) -> StageCall:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.runtime.engines.ray_cluster import connect
 from pipeline.training.launch.launcher import launch
-from storage.errors import RetryableError
+from pipeline.training.launch.ray_nodes import lend_nodes
+from storage.errors import FatalError, RetryableError
 from tests.training.launched import PYTHONPATH, WORKER, Told, config, ranks_of
 
 ray = pytest.importorskip("ray")
@@ -42,6 +44,19 @@ def test_a_node_of_the_cluster_takes_part_to_the_end(cluster, work, address):
     summary = launch(config(work, hosts=2, address=address), Told(), WORKER)
     assert summary.processes == 4
     assert process.wait(60) == 0
+
+
+def test_a_run_on_the_cluster_lends_its_other_nodes(cluster, work, address):
+    connected = connect(cluster.address)
+    try:
+        with lend_nodes(connected, address, work, 1, worker=WORKER) as running:
+            summary = launch(config(work, hosts=2, address=address), Told(), WORKER)
+            assert connected.get(running, timeout=60) == [0]
+        with pytest.raises(FatalError, match="has 1 nodes besides this one, and 2 are to join"):
+            lend_nodes(connected, address, work, 2).__enter__()
+    finally:
+        connected.shutdown()
+    assert summary.processes == 4
 
 
 def test_an_interrupt_stops_the_training_with_a_checkpoint(cluster, work, address):

@@ -55,6 +55,8 @@ class _Actor:
     """Where it runs; None until a node has started it."""
     task: _Task | None = None
     idle_since: float = field(default_factory=time.monotonic)
+    told: tuple[int, int, str] | None = None
+    """The last progress of its item that was passed on."""
     asked: bool = False
     """Whether a question for its progress is on its way: it is asked again only when it has answered."""
 
@@ -199,7 +201,7 @@ class RayEngine:
                 task = self._waiting.popleft()
                 if task.attempts or task.future.set_running_or_notify_cancel():
                     task.attempts += 1
-                    actor.task = task
+                    actor.task, actor.told = task, None
                     self._ask(actor.handle.execute.remote(task.item), partial(self._ended, actor, task))
 
     def _grow(self) -> None:
@@ -256,8 +258,9 @@ class RayEngine:
     def _progressed(self, actor: _Actor, task: _Task, answer: Future[tuple[int, int, str]]) -> None:
         actor.asked = False
         if answer.exception() is None and actor.task is task and self._progress is not None:
-            done, total, note = answer.result()
-            if total:
+            done, total, note = told = answer.result()
+            if total and told != actor.told:
+                actor.told = told
                 self._progress(task.item, done, total, note)
 
     def _look_for_nodes(self, now: float) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +28,36 @@ def join_with_ray(address: str, folder: Path, nodes: int, stay: bool = False, wo
         ray.init(address="auto")
     except ConnectionError as error:
         raise FatalError(f"this machine is in no Ray cluster ({error}); `ray start` makes or joins one") from error
+    try:
+        with lend_nodes(ray, address, folder, nodes, stay, worker) as running:
+            return max(ray.get(running), default=FINISHED)
+    except ray.exceptions.RayError as error:
+        raise RetryableError(f"a node of the Ray cluster was lost: {str(error).splitlines()[0]}") from error
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def lend_nodes(
+    ray: Any, address: str, folder: Path, nodes: int, stay: bool = False, worker: str = WORKER
+) -> Iterator[list[Any]]:
+    """Lends other nodes than this to the training at `address` while the context lasts. Gives their tasks.
+
+    `ray` is the module, connected to the cluster. At the end, the nodes get time to stop the training with a checkpoint. Raises
+    `FatalError` when the cluster has too few nodes.
+    """
     own = ray.get_runtime_context().get_node_id()
     others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != own and "CPU" in node["Resources"]]
     if len(others) < nodes:
         raise FatalError(f"the Ray cluster has {len(others)} nodes besides this one, and {nodes} are to join")
     running = [_start(ray, node, address, folder, stay, worker) for node in others[:nodes]]
     try:
-        return max(ray.get(running), default=FINISHED)
-    except ray.exceptions.RayError as error:
-        raise RetryableError(f"a node of the Ray cluster was lost: {str(error).splitlines()[0]}") from error
+        yield running
     finally:
         for task in running:
             ray.cancel(task, force=False)
         with suppress(ray.exceptions.RayError):
             ray.wait(running, num_returns=len(running), timeout=GRACE_SECONDS + 5)
-        ray.shutdown()
 
 
 def _start(ray: Any, node: dict[str, Any], address: str, folder: Path, stay: bool, worker: str) -> Any:
