@@ -15,6 +15,8 @@ _ENVIRONMENT = {
     # Without this, Ray takes the machine's own address for 127.0.0.1 and listens on all of them.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's workers have niceness 15 by default, and wait whenever anything else wants the core.
+    "RAY_worker_niceness": "0",
     "PYTHONPATH": os.pathsep.join(
         [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")]
     ),

@@ -149,7 +149,8 @@ class RayEngine:
 
     def _actor_maker(self, call: StageCall) -> Callable[[int], Any]:
         """A function that starts actor number `n`, with the same threads as a process of the local engine."""
-        variables = dict.fromkeys(THREADS, "1")
+        # Actors compute in a thread of their own, whose heap would give large blocks back (see `keep_freed_memory`).
+        variables = {**dict.fromkeys(THREADS, "1"), "MALLOC_ARENA_MAX": "1"}
         if not self._resources.gpus:
             variables["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides GPUs only from actors that have some
         options: dict[str, Any] = {
