@@ -136,7 +136,7 @@ class Reviews:
             if rows:
                 cursor.execute(
                     "INSERT INTO live.reviewed_labels SELECT r.*, dataset, image_id, captions FROM relations r "
-                    f"JOIN images USING (image) WHERE relation IN {sql_list({row['relation'] for row in rows})}"
+                    f"JOIN images USING (image) WHERE relation IN {sql_list({int(row['relation']) for row in rows})}"
                 )
             cursor.commit()
 
