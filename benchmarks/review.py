@@ -3,7 +3,7 @@
 Writes a synthetic run (`review_run.py`), starts `rlip review` as a user does, waits until it has indexed the run, and lets
 20 reviewers work at the same time (`review_clients.py`), then four that never pause. The reviewers run on the same cores as
 the server. As a peer, `pyarrow.dataset` answers the same filters by scanning the run's Parquet tables. FiftyOne and
-Label Studio can't be installed beside this project's dependencies, so they are not compared.
+Label Studio are not compared.
 """
 
 from __future__ import annotations

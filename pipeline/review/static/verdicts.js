@@ -24,8 +24,12 @@ export async function decide(decisions) {
     tell(`Not recorded: ${said.error || answer.statusText || answer.status}`);
     return null;
   }
+  const decided = await answer.json().catch(() => null);
+  if (!decided) {
+    tell("The server's answer broke off; load the page again to see what was recorded.");
+    return null;
+  }
   tell("");
-  const decided = await answer.json();
   for (const state of decided.states) show(state);
   if (decided.median_seconds !== null) {
     PACE.textContent = `${decided.verdicts} verdicts, ${decided.median_seconds.toFixed(1)} s each (median)`;
