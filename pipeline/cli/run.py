@@ -84,6 +84,10 @@ def plan_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
     """Print the cached and due partitions of each step, as far as they are known before the chain runs."""
     context = RunContext(load_recipe(path, overrides))
     require_readable(context)
+    if context.recipe.scenes is not None and any(source.missing_files() for source in context.sources):
+        raise FatalError(
+            f"{path}: its synthetic world is not written yet, so all of it is due; `rlip run {path}` writes it"
+        )
     with open_display(Console(stderr=True), as_json=False) as display:
         read_annotations(context, display.reading)
     rows = [asdict(step) for step in forecast(Planner(context))]

@@ -9,6 +9,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pipeline.cli.app import app
+from pipeline.cli.run import plan_recipe
+from storage.errors import FatalError
 
 BASE = """
 [[data.sources]]
@@ -118,3 +120,9 @@ def test_two_recipes_are_compared_defaults_included(folder: Path) -> None:
     shown = recipe("diff", "base.toml", "other.toml").output
     assert "caption.top_k" in shown and "caption.draws" not in shown
     assert recipe("diff", "base.toml", "base.toml", "--json").output.strip() == "{}"
+
+
+def test_a_plan_before_the_synthetic_world_is_written_says_so(root: Path, tmp_path: Path) -> None:
+    settings = [f"data.root={tmp_path / 'world'}", f"store={tmp_path / 'store'}"]
+    with pytest.raises(FatalError, match=r"world is not written yet.*rlip run"):
+        plan_recipe(root / "recipes/demo.toml", settings, as_json=False)
