@@ -22,6 +22,7 @@ from pipeline.review.flattening import FlatPartition, flattened
 from pipeline.review.partition_counts import COUNTS, SCORES
 from pipeline.review.partition_rows import IMAGES, QUARANTINED, RELATIONS, PartitionArtifacts
 from pipeline.review.recent import Recent
+from pipeline.runtime.logs import log
 from storage.errors import FatalError
 
 if TYPE_CHECKING:
@@ -176,6 +177,10 @@ class ReviewIndex:
     def _write(self, batch: Sequence[tuple[str, str, FlatPartition]], known: Collection[str]) -> None:
         """Replace the rows of partitions, given with names and stamps, in one transaction. `known`: those that have rows."""
         made = [(name, stamp, one.part, one.tables) for name, stamp, one in batch if one.tables is not None]
+        if left := [name for name, _, one in batch if one.tables is None]:
+            log.warning("labels don't fit their images or settings", extra={"fields": {"partitions": left}})
+        if not made:
+            return
         with self.cursor() as cursor:
             cursor.begin()
             for name, _, part, _ in made:
@@ -258,7 +263,6 @@ def sql_list(numbers: Iterable[int]) -> str:
 def _open(path: Path) -> DuckDBPyConnection:
     import duckdb
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": _MEMORY,
         "threads": _THREADS,
@@ -267,26 +271,30 @@ def _open(path: Path) -> DuckDBPyConnection:
         "autoload_known_extensions": False,
         "preserve_insertion_order": True,
     }
-    try:
-        connection = duckdb.connect(str(path), config=settings)
-    except duckdb.IOException as error:
-        if "lock" in str(error).lower():
-            raise FatalError(
-                f"another process shows this run already and holds its index {path}; open the page at the address that it "
-                "printed, or end it"
-            ) from error
-        path.unlink()
-        connection = duckdb.connect(str(path), config=settings)
-    try:
-        tables = connection.execute("SELECT table_name, column_name FROM information_schema.columns").fetchall()
-    except duckdb.Error:
-        tables = []
     expected = {(name, field.name) for name, schema in _TABLES.items() for field in schema}
-    if tables and not expected <= set(tables):
-        connection.close()
-        path.unlink()
-        connection = duckdb.connect(str(path), config=settings)
-    return connection
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            connection = duckdb.connect(str(path), config=settings)
+            found = connection.execute("SELECT table_name, column_name FROM information_schema.columns").fetchall()
+            if not found or expected <= set(found):
+                return connection
+            connection.close()
+        except duckdb.Error as error:
+            if "lock" in str(error).lower():
+                raise FatalError(
+                    f"another process shows this run already and holds its index {path}; open the page at the address that "
+                    "it printed, or end it"
+                ) from error
+        # Damaged, or of another version: it is a cache.
+        for part in (path, path.with_name(f"{path.name}.wal")):
+            part.unlink(missing_ok=True)
+        return duckdb.connect(str(path), config=settings)
+    except (OSError, duckdb.IOException) as error:
+        raise FatalError(
+            f"{path}: the index of the review page can't be written ({error}); make the folder writable, or copy the run to "
+            "another store with `rlip pull`"
+        ) from error
 
 
 def _offer(kind: str) -> str:

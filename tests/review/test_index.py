@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, triplets
 
+from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.verdict_log import VerdictLog
 from pipeline.review.desk import Desk
 from pipeline.review.flattening import FEW, flattened
@@ -18,6 +20,7 @@ from pipeline.review.recent import Recent
 from pipeline.review.reviews import verdict_on
 from pipeline.review.search import Search
 from pipeline.run.context import run_view
+from storage.errors import FatalError
 
 Opened = Callable[[], Desk]
 
@@ -160,3 +163,27 @@ def test_recent_values_stay_and_the_one_unused_longest_goes() -> None:
     assert recent.find([1, 3]) == {1: "one"}
     recent.put(3, "three")
     assert recent.find([1, 2, 3]) == {1: "one", 3: "three"}
+
+
+def test_a_run_whose_labels_do_not_fit_its_settings_opens_without_them(
+    book: RunBuilder, recipe: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tag(book, 0.9, 0.5, 0.2)
+    view = replace(run_view(recipe, book.run), choice=ChoiceSettings(confidence="calibrated"))
+    index = ReviewIndex(tmp_path / "index.duckdb", view)
+    with caplog.at_level("WARNING", "rlip"):
+        assert index.refresh() == 0
+    assert any("toys/0000" in str(record.fields) for record in caplog.records)
+    index.close()
+
+
+def test_a_damaged_index_is_made_anew(book: RunBuilder, opened: Opened, tmp_path: Path) -> None:
+    tag(book, 0.9, 0.5, 0.2)
+    (tmp_path / "index.duckdb").write_bytes(b"no database" * 1000)
+    assert len(all_labels(opened())) == 4
+
+
+def test_a_folder_that_cannot_be_written_is_named(book: RunBuilder, recipe: Any, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(FatalError, match=r"taken/index\.duckdb: the index of the review page can't be written"):
+        ReviewIndex(tmp_path / "taken" / "index.duckdb", run_view(recipe, book.run))
