@@ -94,12 +94,13 @@ def serve_review(root: Address, run_name: str, options: ReviewOptions) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket bound to the address, so that its port is known and held before anything is printed."""
+    """A socket that listens at the address, so that who follows the printed link waits for the page and isn't refused."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen()
     except OSError as error:
         raise FatalError(
             f"--host {host} --port {port}: {error.strerror or error}; choose another port, or 0"

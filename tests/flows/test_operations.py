@@ -134,6 +134,9 @@ def test_a_run_that_falls_silent_is_crashed_and_told_of(
     assert _state(client, theirs) == "Running"
     wait_for(lambda: subjects or None, 60, "no message was sent")
     assert subjects == ["rlip: ours Crashed"]
+    for name in names:
+        for automation in client.read_automations_by_name(name):
+            client.delete_automation(automation.id)
 
 
 def _beat(client: SyncPrefectClient, run: FlowRun) -> None:
