@@ -142,7 +142,6 @@ def review(reviewers: Sequence[Reviewer], seconds: float, thinks: bool) -> tuple
 def _thinking(reviewer: Reviewer, end: float) -> None:
     start = time.monotonic()
     due = {kind: start + reviewer._random.random() * every for kind, every in EVERY.items()}
-    due["filter"] = start + reviewer._random.random()
     while True:
         kind = min(due, key=due.__getitem__)
         if due[kind] >= end:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pipeline.labels.verdicts import JudgedRelation, Verdict, require_reviewer, verdict_of
@@ -65,6 +65,12 @@ class VerdictLog:
         with self._lock:
             self._refresh()
             return dict(self._standing)
+
+    def standing_on(self, relations: Iterable[JudgedRelation]) -> Standing:
+        """What stands on those of these relations that have a verdict, at a cost that does not grow with the log."""
+        with self._lock:
+            self._refresh()
+            return {relation: self._standing[relation] for relation in relations if relation in self._standing}
 
     def standing_of(self, reviewer: str) -> list[Verdict]:
         """The verdicts of one reviewer that stand."""

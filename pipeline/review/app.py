@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
@@ -88,17 +90,27 @@ def _add_pages(app: FastAPI, desk: Desk, pages: Pages) -> None:
 
 
 def _add_pictures(app: FastAPI, desk: Desk) -> None:
-    """Pictures by number: no address ever names a file."""
+    """Pictures by number: no address ever names a file.
+
+    A screen asks for twenty at once. They take all processors but one, so that pages and verdicts don't wait for them.
+    """
+    limiter = CapacityLimiter(max(1, (os.cpu_count() or 1) - 1))
 
     @app.get("/pictures/{number}.jpg")
-    def picture(number: int, longest: Annotated[int, Query(ge=64, le=LONGEST)] = LONGEST) -> Response:
+    async def picture(number: int, longest: Annotated[int, Query(ge=64, le=LONGEST)] = LONGEST) -> Response:
+        return await to_thread.run_sync(whole, number, longest, limiter=limiter)
+
+    @app.get("/chips/{number}.jpg")
+    async def chip(number: int) -> Response:
+        return await to_thread.run_sync(part, number, limiter=limiter)
+
+    def whole(number: int, longest: int) -> Response:
         rows = desk.index.rows_at("images", "dataset, uri", "image", [number])
         if not rows:
             raise HTTPException(404, "no image has this number")
         return _jpeg(desk, rows[0]["dataset"], rows[0]["uri"], longest=longest)
 
-    @app.get("/chips/{number}.jpg")
-    def chip(number: int) -> Response:
+    def part(number: int) -> Response:
         found = labels_of(desk.index, [number])
         if not found:
             raise HTTPException(404, "no label has this number")

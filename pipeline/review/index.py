@@ -28,6 +28,8 @@ from storage.errors import FatalError
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+LIVE = "live"
+"""Schema of the tables in memory that say which labels have a verdict. `Reviews` fills them."""
 _FORMAT = 1
 """Incremented whenever the same artifacts would give other rows."""
 MOST_INFORMATIVE = 500
@@ -74,6 +76,8 @@ class ReviewIndex:
         self._path = path
         self.labels: Recent[tuple[int, int], Any] = Recent(_LABELS)
         """(generation, number) → label, as `labels_of` makes them: chips and verdicts are about labels that were just listed."""
+        self.settle: Callable[[], None] = lambda: None
+        """Brings the tables of `LIVE` up to date. Every query that names one calls it first."""
         self._known: tuple[tuple[str, int, int], ...] | None = None
         """The run as it was when it was last read."""
         self._searching = threading.BoundedSemaphore(_SEARCHES)
@@ -101,27 +105,28 @@ class ReviewIndex:
 
     def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """The rows of a query, each as column → value. Values reach the query as parameters only."""
+        self._settle(sql)
         with self.cursor() as cursor:
             cursor.execute(sql, dict(parameters or {}))
             names = [column[0] for column in cursor.description or ()]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def rows_at(self, table: str, columns: str, key: str, values: Sequence[int]) -> list[dict[str, Any]]:
-        """The rows whose `key` is one of a few whole numbers, in no order.
-
-        Each number is looked up for itself, and so in the one group of rows that may have it. A list of numbers would be
-        compared with every row of all these groups, which takes three times as long for a screen of labels.
-        """
+        """The rows whose `key` is one of a few whole numbers, in no order."""
         found: list[dict[str, Any]] = []
         for start in range(0, len(values), _AT_ONCE):
-            each = (f"(SELECT {columns} FROM {table} WHERE {key} = {int(v)})" for v in values[start : start + _AT_ONCE])
-            found += self.rows(" UNION ALL ".join(each))
+            found += self.rows(rows_with(table, columns, key, values[start : start + _AT_ONCE]))
         return found
 
     def table(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
         """The rows of a query over many labels as an Arrow table. A few such queries run at a time, the others wait."""
+        self._settle(sql)
         with self._searching, self.cursor() as cursor:
             return cursor.sql(sql, params=dict(parameters or {})).to_arrow_table()
+
+    def _settle(self, sql: str) -> None:
+        if f"{LIVE}." in sql:
+            self.settle()
 
     def partition(self, part: int) -> PartitionArtifacts | None:
         """The artifacts that a partition was indexed from; None for a number that no partition has."""
@@ -247,12 +252,23 @@ class ReviewIndex:
             cursor.execute("CREATE TABLE IF NOT EXISTS parts (part INTEGER, partition VARCHAR, stamp VARCHAR)")
             cursor.execute("CREATE TABLE IF NOT EXISTS uncounted (partitions INTEGER)")
             # What changes with every verdict is not worth a wait for the disk: the log of verdicts has it.
-            cursor.execute("ATTACH ':memory:' AS live")
+            cursor.execute(f"ATTACH ':memory:' AS {LIVE}")
             # A process that was killed may have written partitions and counted nothing.
             tables = {name for (name,) in cursor.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
             counted = "offered" in tables and not cursor.execute("SELECT * FROM uncounted").fetchall()
         if not counted:
             self._count()
+
+
+def rows_with(table: str, columns: str, key: str, values: Sequence[int]) -> str:
+    """A query for the rows whose `key` is one of these whole numbers, of which there is at least one.
+
+    Each of a few numbers is looked up for itself, and so in the one group of rows that may have it. A list of numbers would
+    be compared with every row of all these groups, which takes three times as long for a screen of labels.
+    """
+    if len(values) > _AT_ONCE:
+        return f"SELECT {columns} FROM {table} WHERE {key} IN {sql_list(values)}"
+    return " UNION ALL ".join(f"(SELECT {columns} FROM {table} WHERE {key} = {int(value)})" for value in values)
 
 
 def sql_list(numbers: Iterable[int]) -> str:

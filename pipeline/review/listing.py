@@ -53,11 +53,7 @@ class Listing:
 
     def labels(self, search: Search, start: int, size: int) -> Page:
         """The numbers of `size` labels from `start` on, in the search's order."""
-        joined = _joined(search)
-        order = ORDERS[search.order]
-        return self._page(
-            "label", search, start, size, f"SELECT relation FROM {joined} ORDER BY {order}", f"FROM {joined}"
-        )
+        return self._page("label", search, start, size, "relation", _joined(search), ORDERS[search.order])
 
     def images(self, search: Search, start: int, size: int) -> Page:
         """The numbers of `size` images from `start` on that have a label which the search finds.
@@ -67,12 +63,10 @@ class Listing:
         about_images = search.model_copy(update={"order": "score", "seed": 0})
         where, _ = search.conditions()
         if _needs_labels(search):
-            source = f"(SELECT DISTINCT image FROM {_joined(search)})"
+            source = f"SELECT DISTINCT image FROM ({_joined(search)})"
         else:
-            source = f"(SELECT image FROM images WHERE {where})"
-        return self._page(
-            "image", about_images, start, size, f"SELECT image FROM {source} ORDER BY image", f"FROM {source}"
-        )
+            source = f"SELECT image FROM images WHERE {where}"
+        return self._page("image", about_images, start, size, "image", source, "image")
 
     def count(self, search: Search) -> int:
         """How many labels the search finds."""
@@ -96,19 +90,27 @@ class Listing:
         at = np.flatnonzero(self._entry("label", search).numbers == relation)
         return int(at[0]) if len(at) else None
 
-    def _page(self, kind: str, search: Search, start: int, size: int, ordered: str, counted: str) -> Page:
+    def _page(self, kind: str, search: Search, start: int, size: int, column: str, source: str, order: str) -> Page:
+        """A stretch of the numbers in a column of `source`, a query, in an order. One scan counts and orders them.
+
+        Without a condition the count needs no scan, and holding all labels would take too much memory.
+        """
         entry = self._entry(kind, search)
         with entry.lock:
-            _, values = search.conditions()
-            if entry.total < 0:
-                entry.total = self._index.table(f"SELECT count(*) AS n {counted}", values)["n"][0].as_py()
-            wanted = min(start + size, entry.total, MAX_LISTED)
-            if len(entry.numbers) < wanted:
+            wanted = min(start + size, MAX_LISTED if entry.total < 0 else entry.total, MAX_LISTED)
+            if entry.total < 0 or len(entry.numbers) < wanted:
                 limit = next(stretch for stretch in _STRETCHES if stretch >= wanted)
+                where, values = search.conditions()
+                held = "NOT MATERIALIZED" if where == "true" else "MATERIALIZED"
                 if kind == "label" and search.order == "random":
                     values = {**values, "seed": search.seed}
-                found = self._index.table(f"{ordered} LIMIT {limit}", values)
+                found = self._index.table(
+                    f"WITH found AS {held} ({source}) SELECT {column}, (SELECT count(*) FROM found) AS total "
+                    f"FROM found ORDER BY {order} LIMIT {limit}",
+                    values,
+                )
                 entry.numbers = found.column(0).to_numpy()
+                entry.total = found["total"][0].as_py() if len(found) else 0
             return Page(tuple(entry.numbers[start : start + size].tolist()), start, entry.total)
 
     def _entry(self, kind: str, search: Search) -> _Found:
@@ -123,7 +125,7 @@ class Listing:
 
 
 def _joined(search: Search) -> str:
-    """The labels that a search finds, with what its order needs, as a subquery."""
+    """The labels that a search finds, with what its order needs, as a query."""
     where, _ = search.conditions()
     source = _source(search)
     columns = "relation, relations.image AS image, score, probability, proposed"
@@ -139,7 +141,7 @@ def _joined(search: Search) -> str:
     if search.order == "audit":
         columns += ", audit.place AS audit_place"
         source += " JOIN audit USING (relation)"
-    return f"(SELECT {columns} FROM {source} WHERE {where})"
+    return f"SELECT {columns} FROM {source} WHERE {where}"
 
 
 def _source(search: Search) -> str:

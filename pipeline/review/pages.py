@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from pipeline.labels.verdict_summary import summarize
 from pipeline.labels.verdicts import Verdict
@@ -35,6 +37,16 @@ _ORDER_NAMES = {
 }
 
 
+@dataclass(frozen=True)
+class Offered:
+    """What the search form offers: names, the most frequent first."""
+
+    datasets: Sequence[str]
+    reasons: Sequence[str]
+    lists: Mapping[str, Markup]
+    """Predicates and categories as options of a datalist."""
+
+
 class Pages:
     """The HTML of each page of a desk. `signed_in`: reviewers came by a password, so they can sign out."""
 
@@ -42,7 +54,7 @@ class Pages:
         self._desk = desk
         self._read_only = read_only
         self._signed_in = signed_in
-        self._offered: tuple[int, Mapping[str, Sequence[str]]] | None = None
+        self._offered: tuple[int, Offered] | None = None
         self._environment = Environment(
             loader=FileSystemLoader(Path(__file__).parent / "templates"),
             autoescape=True,
@@ -127,7 +139,7 @@ class Pages:
             origin=origin,
             screen=None if at is None or at < GRID else at // GRID + 1,
             queue=QUEUES.get(search.order, "image"),
-            predicates=self.choices["predicates"],
+            choices=self.choices,
         )
 
     def quarantined(self, session: Session, reason: str) -> str:
@@ -169,16 +181,20 @@ class Pages:
         }
 
     @property
-    def choices(self) -> Mapping[str, Sequence[str]]:
+    def choices(self) -> Offered:
         """What the search form offers. Counted anew when the index changes."""
         generation = self._desk.index.generation
         if self._offered is None or self._offered[0] != generation:
-            self._offered = generation, self._offer()
+            rows = self._desk.index.rows("SELECT kind, name FROM offered ORDER BY kind, place")
+            names = {kind: [row["name"] for row in rows if row["kind"] == kind] for kind in OFFERED}
+            lists = {kind: _options(names[kind]) for kind in ("predicates", "categories")}
+            self._offered = generation, Offered(names["datasets"], names["reasons"], lists)
         return self._offered[1]
 
-    def _offer(self) -> Mapping[str, Sequence[str]]:
-        rows = self._desk.index.rows("SELECT kind, name FROM offered ORDER BY kind, place")
-        return {kind: [row["name"] for row in rows if row["kind"] == kind] for kind in OFFERED}
+
+def _options(names: Sequence[str]) -> Markup:
+    """The names as options of a datalist. Each page has thousands, so that they are written once and not for each."""
+    return Markup().join(Markup('<option value="{}"></option>').format(name) for name in names)
 
 
 def verdict_state(verdicts: Mapping[str, Verdict], reviewer: str) -> dict[str, Any]:

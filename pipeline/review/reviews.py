@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pyarrow as pa
 
-from pipeline.labels.verdict_log import VerdictLog
+from pipeline.labels.verdict_log import Standing, VerdictLog
 from pipeline.labels.verdicts import JudgedRelation, Kind, Verdict, now
-from pipeline.review.index import ReviewIndex, sql_list
+from pipeline.review.index import LIVE, ReviewIndex, rows_with, sql_list
 from pipeline.review.labels import Label, labels_of_image
 
 _JUDGED = pa.schema(
@@ -32,86 +32,99 @@ class Reviews:
     """The verdicts of a log, with the labels of an index that they are about.
 
     Searches read two tables in memory: `live.reviewed`, with a row for each standing verdict, and `live.reviewed_labels`,
-    with the labels that have any and what searches ask of them, so that counting them never reads all labels.
+    with the labels that have any and what searches ask of them, so that counting them never reads all labels. A verdict
+    reaches them when the next query names one, so that no verdict waits for it.
     """
 
     def __init__(self, index: ReviewIndex, log: VerdictLog) -> None:
         self._index = index
         self.log = log
         self._lock = threading.Lock()
+        """Held while the tables change."""
+        self._recording = threading.Lock()
+        self._unsettled: dict[JudgedRelation, int] = {}
+        """Relation → number of its image, of verdicts that the tables don't have yet."""
         self._generation = -1
-        self._standing: dict[JudgedRelation, dict[str, Verdict]] = {}
+        self._standing: Standing = {}
         """What stood when the tables were last brought up to date."""
-        self._numbers: dict[JudgedRelation, tuple[int, ...]] = {}
+        self._places: dict[JudgedRelation, tuple[tuple[int, int], ...]] = {}
+        """Relation → numbers of the label and of the image, of each label that it is about."""
         with index.cursor() as cursor:
-            cursor.execute("CREATE OR REPLACE TABLE live.reviewed (relation BIGINT, kind VARCHAR, reviewer VARCHAR)")
+            cursor.execute(f"CREATE OR REPLACE TABLE {LIVE}.reviewed (relation BIGINT, kind VARCHAR, reviewer VARCHAR)")
             cursor.execute(
-                "CREATE OR REPLACE TABLE live.reviewed_labels AS SELECT relations.*, dataset, image_id, captions "
+                f"CREATE OR REPLACE TABLE {LIVE}.reviewed_labels AS SELECT relations.*, dataset, image_id, captions "
                 "FROM relations JOIN images USING (image) LIMIT 0"
             )
         self.refresh()
+        index.settle = self.settle
 
     def refresh(self) -> None:
         """Find the labels of standing verdicts that are new, of other processes too, or of all when labels were made anew."""
+        self.settle()
         with self._lock:
             standing, generation = self.log.standing(), self._index.generation
             if generation != self._generation:
                 with self._index.cursor() as cursor:
-                    cursor.execute("DELETE FROM live.reviewed")
-                    cursor.execute("DELETE FROM live.reviewed_labels")
-                self._standing, self._numbers = {}, {}
+                    cursor.execute(f"DELETE FROM {LIVE}.reviewed")
+                    cursor.execute(f"DELETE FROM {LIVE}.reviewed_labels")
+                self._standing, self._places = {}, {}
             # The log replaces what stands on a relation whenever it changes, so that it need not be compared.
             changed = [
                 relation
                 for relation in standing.keys() | self._standing.keys()
                 if standing.get(relation) is not self._standing.get(relation)
             ]
-            self._place([relation for relation in changed if relation not in self._numbers])
+            self._place([relation for relation in changed if relation not in self._places])
             self._put(changed, standing)
             self._standing, self._generation = standing, generation
 
     def record(self, labels: Sequence[Label], verdicts: Sequence[Verdict]) -> None:
         """Write one verdict for each label. They are on disk when this returns."""
+        self.log.append(verdicts)
+        with self._recording:
+            self._unsettled |= {label.judged: label.image for label in labels}
+
+    def settle(self) -> None:
+        """Bring the tables up to date with the verdicts that were recorded since they were last read."""
         with self._lock:
-            self.log.append(verdicts)
-            judged = {label.judged: label.image for label in labels}
+            with self._recording:
+                judged, self._unsettled = self._unsettled, {}
             for relation, image in judged.items():
-                if relation not in self._numbers:
+                if relation not in self._places:
                     equal = (each for each in labels_of_image(self._index, image) if each.judged == relation)
-                    self._numbers[relation] = tuple(each.number for each in equal)
-            standing = self.log.standing()
+                    self._places[relation] = tuple((each.number, image) for each in equal)
+            standing = self.log.standing_on(judged)
             self._put(judged, standing)
             for relation in judged:
                 self._standing.pop(relation, None)
-                if relation in standing:
-                    self._standing[relation] = standing[relation]
+            self._standing |= standing
 
     def of(self, labels: Sequence[Label]) -> dict[int, Mapping[str, Verdict]]:
         """Number of a label → reviewer → verdict, of the labels that have any."""
-        standing = self.log.standing()
+        standing = self.log.standing_on(label.judged for label in labels)
         found = {label.number: standing.get(label.judged) for label in labels}
         return {number: verdicts for number, verdicts in found.items() if verdicts}
 
     def _place(self, relations: Sequence[JudgedRelation]) -> None:
-        """Looks up the numbers of the labels that these relations are about."""
+        """Looks up the labels that these relations are about."""
         if not relations:
             return
         rows = [
             {"number": number, "digest": relation.image, "predicate": relation.predicate, **_sides(relation)}
             for number, relation in enumerate(relations)
         ]
-        found: dict[int, list[int]] = {}
+        found: dict[int, list[tuple[int, int]]] = {}
         with self._index.cursor() as cursor:
             cursor.register("judged", pa.Table.from_pylist(rows, schema=_JUDGED))
             sql = (
-                "SELECT j.number, r.relation FROM judged j JOIN images i USING (digest) "
+                "SELECT j.number, r.relation, r.image FROM judged j JOIN images i USING (digest) "
                 f"JOIN relations r ON r.image = i.image AND r.predicate = j.predicate AND {_NEAR}"
             )
-            for number, label in cursor.execute(sql).fetchall():
-                found.setdefault(number, []).append(label)
+            for number, *place in cursor.execute(sql).fetchall():
+                found.setdefault(number, []).append((place[0], place[1]))
             cursor.unregister("judged")
         for number, relation in enumerate(relations):
-            self._numbers[relation] = tuple(found.get(number, ()))
+            self._places[relation] = tuple(found.get(number, ()))
 
     def _put(
         self, relations: Collection[JudgedRelation], standing: Mapping[JudgedRelation, Mapping[str, Verdict]]
@@ -120,23 +133,27 @@ class Reviews:
         rows = [
             {"relation": number, "kind": verdict.kind, "reviewer": name}
             for relation in relations
-            for number in self._numbers.get(relation, ())
+            for number, _ in self._places.get(relation, ())
             for name, verdict in standing.get(relation, {}).items()
         ]
-        touched = sorted({number for relation in relations for number in self._numbers.get(relation, ())})
+        touched = sorted({number for relation in relations for number, _ in self._places.get(relation, ())})
         if not touched:
             return
         with self._index.cursor() as cursor:
             cursor.begin()
-            for table in ("live.reviewed", "live.reviewed_labels"):
+            for table in (f"{LIVE}.reviewed", f"{LIVE}.reviewed_labels"):
                 cursor.execute(f"DELETE FROM {table} WHERE relation IN {sql_list(touched)}")
             cursor.register("said", pa.Table.from_pylist(rows, schema=_REVIEWED))
-            cursor.execute("INSERT INTO live.reviewed SELECT * FROM said")
+            cursor.execute(f"INSERT INTO {LIVE}.reviewed SELECT * FROM said")
             cursor.unregister("said")
             if rows:
+                places = {p for relation in relations if relation in standing for p in self._places.get(relation, ())}
+                labels = rows_with("relations", "*", "relation", sorted(number for number, _ in places))
+                columns = "image, dataset, image_id, captions"
+                images = rows_with("images", columns, "image", sorted({image for _, image in places}))
                 cursor.execute(
-                    "INSERT INTO live.reviewed_labels SELECT r.*, dataset, image_id, captions FROM relations r "
-                    f"JOIN images USING (image) WHERE relation IN {sql_list({int(row['relation']) for row in rows})}"
+                    f"INSERT INTO {LIVE}.reviewed_labels SELECT r.*, dataset, image_id, captions FROM ({labels}) r "
+                    f"JOIN ({images}) USING (image)"
                 )
             cursor.commit()
 
