@@ -35,7 +35,7 @@ _FORMAT = 1
 MOST_INFORMATIVE = 500
 """Labels of each predicate, the most uncertain ones, that the queue by information holds."""
 _SEARCHES = 2
-"""Searches that run at a time. More would not be faster on as many threads, and each takes memory."""
+"""Searches that run at a time. Each takes memory, and a processor for a second."""
 _LABELS = 20_000
 """Labels that stay in memory, about 1 kB each."""
 _AT_ONCE = 50
@@ -43,7 +43,8 @@ _AT_ONCE = 50
 _BATCH = 32
 """Partitions that are written at once."""
 _MEMORY = "256MB"
-_THREADS = 2
+_THREADS = 1
+"""Of each query. With two, one search holds both processors of a small machine, and screens wait for it."""
 _TYPES = {
     pa.int64(): "BIGINT",
     pa.int32(): "INTEGER",
