@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from urllib.request import HTTPCookieProcessor, build_opener
 
 import numpy as np
 import pytest
@@ -42,6 +43,12 @@ def test_a_pass_over_hundreds_of_labels_is_in_the_log_exactly_once(
         print(
             f"\nthe page's own share of a verdict: p50 {np.percentile(share, 50):.0f} ms, p95 {np.percentile(share, 95):.0f} ms"
         )
+
+
+def test_the_printed_link_can_be_followed_at_once(book: RunBuilder, tmp_path: Path) -> None:
+    follow = build_opener(HTTPCookieProcessor()).open
+    with served(book.run.store.root, "many", "--verdicts", str(tmp_path)) as server, follow(server.url) as answer:
+        assert answer.status == 200
 
 
 def test_a_server_killed_at_its_answer_loses_no_verdict(window: Browser, book: RunBuilder, tmp_path: Path) -> None:
