@@ -1,7 +1,8 @@
 """Measures the review page under load: `python -m benchmarks.review` (small), `--images 2000000` (full size, about 15 minutes).
 
 Writes a synthetic run (`review_run.py`), starts `rlip review` as a user does, waits until it has indexed the run, and lets
-20 reviewers work at the same time (`review_clients.py`), then four that never pause. The reviewers run on the same cores as
+20 reviewers work at the same time (`review_clients.py`), at the pace of judging that the page aims at and then faster, and
+at last four that never pause. The reviewers run on the same cores as
 the server. As a peer, `pyarrow.dataset` answers the same filters by scanning the run's Parquet tables. FiftyOne and
 Label Studio are not compared.
 """
@@ -20,7 +21,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ import psutil
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from benchmarks.review_clients import Reviewer, review
+from benchmarks.review_clients import FAST, IN_IMAGES, IN_THE_GRID, Pace, Reviewer, review
 from benchmarks.review_run import IMAGES, NAME, Words, write_run
 from storage.local_store import LocalStore
 from storage.runs import Run
@@ -108,9 +109,9 @@ def measure(folder: Path, clients: int, seconds: float) -> dict[str, Any]:
         figures["start_seconds"] = round(started, 1)
         reviewers = [Reviewer(port, f"reviewer{n}", PASSWORD, predicates) for n in range(clients)]
         figures["pages"] = _first_pages(reviewers[0])
-        for name, some, thinks in (("thinking", reviewers, True), ("hurrying", reviewers[:4], False)):
+        for name, some, paces in _loads(reviewers):
             before = memory.processor_seconds()
-            found, failed = review(some, seconds, thinks)
+            found, failed = review(some, seconds, paces)
             figures[name] = {kind: _spread(taken) for kind, taken in sorted(found.items())}
             figures[name]["failed"] = len(failed)
             figures[name]["server_cores"] = round((memory.processor_seconds() - before) / seconds, 2)
@@ -122,6 +123,13 @@ def measure(folder: Path, clients: int, seconds: float) -> dict[str, Any]:
         figures["peak_mb"] = round(memory.resident / 1e6)
         figures["peak_pss_mb"] = round(memory.peak / 1e6)
     return figures
+
+
+def _loads(reviewers: Sequence[Reviewer]) -> Iterator[tuple[str, Sequence[Reviewer], Sequence[Pace]]]:
+    """Who works, and at which paces, by name."""
+    yield "judging", reviewers, (IN_THE_GRID, IN_IMAGES)
+    yield "fast", reviewers, (FAST,)
+    yield "hurrying", reviewers[:4], ()
 
 
 def _first_pages(reviewer: Reviewer) -> dict[str, float]:
@@ -198,7 +206,7 @@ def main() -> None:
         figures |= measure(folder, arguments.clients, arguments.seconds)
         figures["scan"] = scan(folder)
     figures |= {"machine": platform.machine(), "cores": os.cpu_count(), "load_average": os.getloadavg()[0]}
-    for name in ("thinking", "hurrying"):
+    for name in ("judging", "fast", "hurrying"):
         print(f"{name}: { ({key: value for key, value in figures[name].items() if not isinstance(value, dict)}) }")
         for kind, spread in figures[name].items():
             if isinstance(spread, dict):

@@ -1,4 +1,4 @@
-"""Reviewers for the benchmark of the review page: each signs in, filters, pages, opens images and judges, as fast people do."""
+"""Reviewers for the benchmark of the review page: each signs in, filters, pages, opens images and judges, at a pace."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ import threading
 import time
 import urllib.parse
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
-EVERY = {"verdict": 1.0, "grid": 4.0, "image": 4.0, "filter": 15.0}
-"""Seconds between two actions of one kind of a fast reviewer. A grid is a screen of 20 labels and the chips on it."""
+Pace = Mapping[str, float]
+"""Seconds between two actions of one kind. A grid is a screen of 20 labels and the chips on it."""
+FAST: Pace = {"verdict": 1.0, "grid": 4.0, "image": 4.0, "filter": 15.0}
+"""Someone who leafs through screens and images at once, faster than they can judge what they see."""
+IN_THE_GRID: Pace = {"verdict": 1.0, "grid": 20.0, "filter": 30.0}
+IN_IMAGES: Pace = {"verdict": 3.0, "image": 3.0, "filter": 30.0}
+"""With `IN_THE_GRID`, the pace of judging that the page aims at: a label a second in the grid, one every three over an image."""
 WORDS = ("person", "dog", "horse", "bus", "kite", "umbrella", "snowboard", "sky")
 _CHIP = re.compile(r'data-label="(\d+)" data-kind.*?href="(/image/\d+[^"]*)"', re.DOTALL)
 
@@ -118,16 +123,22 @@ class Reviewer:
         return content.decode("utf-8", "replace")
 
 
-def review(reviewers: Sequence[Reviewer], seconds: float, thinks: bool) -> tuple[Seconds, list[str]]:
+def review(reviewers: Sequence[Reviewer], seconds: float, paces: Sequence[Pace] = ()) -> tuple[Seconds, list[str]]:
     """Lets reviewers work at the same time for so long. Returns seconds by kind, and the requests that failed.
 
-    With `thinks`, they pause as `EVERY` says; without, each sends the next request when it has the answer to the last.
+    They take turns at having one of the `paces`. Without any, each sends the next request when it has the answer to the last.
+    Each has a screen of labels before the time begins.
     """
-    work: Callable[[Reviewer, float], None] = _thinking if thinks else _hurrying
     for one in reviewers:
+        one.act("grid")
         one.seconds, one.failed = defaultdict(list), []
     end = time.monotonic() + seconds
-    threads = [threading.Thread(target=work, args=(one, end)) for one in reviewers]
+    threads = [
+        threading.Thread(target=_thinking, args=(one, end, paces[number % len(paces)]))
+        if paces
+        else threading.Thread(target=_hurrying, args=(one, end))
+        for number, one in enumerate(reviewers)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -139,16 +150,16 @@ def review(reviewers: Sequence[Reviewer], seconds: float, thinks: bool) -> tuple
     return found, [each for one in reviewers for each in one.failed]
 
 
-def _thinking(reviewer: Reviewer, end: float) -> None:
+def _thinking(reviewer: Reviewer, end: float, pace: Pace) -> None:
     start = time.monotonic()
-    due = {kind: start + reviewer._random.random() * every for kind, every in EVERY.items()}
+    due = {kind: start + reviewer._random.random() * every for kind, every in pace.items()}
     while True:
         kind = min(due, key=due.__getitem__)
         if due[kind] >= end:
             return
         time.sleep(max(0.0, due[kind] - time.monotonic()))
         reviewer.act(kind)
-        due[kind] = max(due[kind] + EVERY[kind], time.monotonic())
+        due[kind] = max(due[kind] + pace[kind], time.monotonic())
 
 
 def _hurrying(reviewer: Reviewer, end: float) -> None:
