@@ -47,8 +47,9 @@ class CountStage(Stage):
             yield Partition(f"{dataset}/{number:04d}", tuple(range(1 + 4 * number, 5 + 4 * number)), f"eight-{number}")
 
     def open(self, given: Inputs) -> None:
-        """Leave a marker file, so that a test can count how often the stage was opened."""
-        (self.settings.marks / f"open-{os.getpid()}").touch()
+        """Leave a file that says where the home is, so that a test can count how often the stage was opened, and in what
+        environment."""
+        (self.settings.marks / f"open-{os.getpid()}").write_text(os.environ["HOME"])
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Write a row per id. Dies and wavers once, fails always at the ids of the settings."""

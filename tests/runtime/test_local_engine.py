@@ -55,6 +55,16 @@ def test_a_worker_computes_with_one_thread_from_its_first_library_on(tmp_path: P
     assert dict(os.environ) == before
 
 
+def test_a_worker_has_the_environment_of_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for home in (tmp_path / "one", tmp_path / "other"):
+        home.mkdir()
+        monkeypatch.setenv("HOME", str(home))
+        with LocalEngine(_call(home), 1) as engine:
+            engine.submit(_items(1)[0]).result()
+        (mark,) = home.glob("open-*")
+        assert mark.read_text() == str(home)
+
+
 def test_an_item_that_is_in_the_store_is_not_worked_again(tmp_path: Path) -> None:
     for expected in (False, True):
         with LocalEngine(_call(tmp_path), 1) as engine:

@@ -1,11 +1,15 @@
-"""Consecutive large tensors reuse the same memory instead of memory that the system has just cleared."""
+"""Processes end with the one that started them, and reuse the memory of large tensors instead of memory that the system has
+just cleared."""
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
 
 SCRIPT = """
@@ -30,3 +34,37 @@ def faults(what: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 def test_kept_memory_is_not_mapped_again():
     assert faults("keep") < 1000 < faults("give back")
+
+
+STARTER = """
+import os, time
+from multiprocessing import get_context
+from pipeline.runtime.processes import die_with_starter
+def work(pipe):
+    die_with_starter()
+    pipe.send(os.getpid())
+    while True:
+        pass
+if __name__ == "__main__":
+    context = get_context("forkserver")
+    mine, theirs = context.Pipe()
+    context.Process(target=work, args=(theirs,)).start()
+    print(mine.recv(), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_busy_fork_is_killed_with_the_process_that_started_it(tmp_path: Path) -> None:
+    script = tmp_path / "starter.py"
+    script.write_text(STARTER)
+    root = Path(__file__).parents[2]
+    starter = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(root)}
+    )
+    assert starter.stdout is not None
+    worker = psutil.Process(int(starter.stdout.readline()))
+    assert worker.status() != psutil.STATUS_ZOMBIE
+    starter.kill()
+    starter.wait()
+    psutil.wait_procs([worker], timeout=30)
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE

@@ -17,7 +17,7 @@ from pipeline.runtime.engines.stage_call import StageCall
 from pipeline.runtime.engines.worker import Worker
 from pipeline.runtime.execute import Record, WorkItem
 from pipeline.runtime.logs import log
-from pipeline.runtime.processes import die_with_parent, keep_freed_memory, one_thread_each
+from pipeline.runtime.processes import die_with_starter, keep_freed_memory, one_thread_each, worker_context
 from storage.errors import RetryableError
 
 
@@ -121,11 +121,11 @@ class _Process:
     """One process and the pipe to it."""
 
     def __init__(self, call: StageCall, number: int, processes: set[multiprocessing.process.BaseProcess]) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = worker_context()
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_main, args=(theirs, call, number, os.getpid()), daemon=True)
         self._processes = processes
         with one_thread_each():
+            self._process = context.Process(target=_main, args=(theirs, call, number, dict(os.environ)), daemon=True)
             self._process.start()
         processes.add(self._process)
         theirs.close()
@@ -155,9 +155,12 @@ class _Process:
         return self._process.exitcode
 
 
-def _main(pipe: Connection, call: StageCall, number: int, parent: int) -> None:
+def _main(pipe: Connection, call: StageCall, number: int, environment: dict[str, str]) -> None:
     """Main loop of a worker: open the stage at the first item, and answer each item with a record or an error."""
-    die_with_parent(parent)
+    die_with_starter()
+    # A fork has the environment in which the first worker of the run began.
+    os.environ.clear()
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_freed_memory()
     worker = Worker(call, number)
