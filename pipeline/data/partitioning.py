@@ -52,14 +52,20 @@ def partition_dataset(
         with suppress(FatalError):  # a store that can't be written can be planned with; a run is refused before
             store.put(path, json.dumps({"partitions": cut}).encode())
     remembered = PartitionDigests(index.folder)
+    fingerprints = Fingerprints(index.folder.with_name(f"{source.name}-fingerprints"))
     for number, image_ids in enumerate(cut):
         present = tuple(image_id for image_id in index.present(image_ids) if image_id in taken)
-        digest = remembered.find(number, index.refs(present), [fingerprint_by, present])
+        stamp = _stamp(index.refs(present), [fingerprint_by, present])
+        digest = remembered.find(number, stamp)
         if digest is None:
-            described = [_described(record, fingerprint_by) for record in index.records(present)]
+            found = fingerprints.find(number, stamp)
+            if found is None:
+                found = [_fingerprint(ref, fingerprint_by) for ref in index.refs(present)]
+                fingerprints.keep(number, stamp, found)
+            described = [_described(*each) for each in zip(index.records(present), found, strict=True)]
             lost = [[reject.image_id, reject.reason, reject.value] for reject in index.lost] if number == 0 else []
             digest = digest_json([source.split, described, lost])
-            remembered.keep(number, digest)
+            remembered.keep(number, stamp, digest)
         yield Partition(f"{source.name}/{number:04d}", present, digest)
     remembered.save()
 
@@ -104,21 +110,17 @@ class PartitionDigests:
         self._known: dict[str, list[str]] = {}
         with suppress(OSError, ValueError):
             self._known = json.loads(self._path.read_bytes())
-        self._stamp: str | None = None
         self._changed = False
 
-    def find(self, number: int, refs: Iterable[ImageRef], rest: Any) -> str | None:
-        """The cached digest of a partition; None if its files or `rest`, its other inputs, have changed."""
-        began = time.time_ns()
-        stamp, newest = _stamp(refs, rest)
-        self._stamp = stamp if newest < began - _SETTLED_NS else None
+    def find(self, number: int, stamp: str | None) -> str | None:
+        """The cached digest of a partition; None if its files or its other inputs have changed."""
         found = self._known.get(str(number))
-        return found[1] if found is not None and found[0] == self._stamp else None
+        return found[1] if found is not None and found[0] == stamp else None
 
-    def keep(self, number: int, digest: str) -> None:
-        """Caches the digest of the partition that `find` was last called for."""
-        if self._stamp is not None:
-            self._known[str(number)] = [self._stamp, digest]
+    def keep(self, number: int, stamp: str | None, digest: str) -> None:
+        """Caches the digest of a partition, unless its files may change within the same stamp."""
+        if stamp is not None:
+            self._known[str(number)] = [stamp, digest]
             self._changed = True
 
     def save(self) -> None:
@@ -128,19 +130,49 @@ class PartitionDigests:
                 write_atomic(self._path, json.dumps(self._known).encode())
 
 
-def _described(record: ImageRecord, fingerprint_by: Literal["bytes", "stat"]) -> list[Any]:
-    """Everything that determines the row of an image, as JSON values: annotations and the fingerprint of its file."""
+class Fingerprints:
+    """Cached fingerprints of the images of each partition. They outlive the data set's index, which new annotations replace."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def find(self, number: int, stamp: str | None) -> list[str] | None:
+        """The fingerprints of a partition's images, in order; None if one of the files may have changed."""
+        with suppress(OSError, ValueError):
+            known, found = json.loads(self._path(number).read_bytes())
+            if known == stamp:
+                return list(found)
+        return None
+
+    def keep(self, number: int, stamp: str | None, found: Sequence[str]) -> None:
+        """Caches them, unless the files may change within the same stamp. If the folder is not writable, files are read again."""
+        if stamp is not None:
+            with suppress(OSError):
+                self._folder.mkdir(exist_ok=True)
+                write_atomic(self._path(number), json.dumps([stamp, found]).encode())
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number:04d}.json"
+
+
+def _fingerprint(ref: ImageRef, by: Literal["bytes", "stat"]) -> str:
+    """The fingerprint of an image file, or why it has none."""
     try:
-        found = fingerprint(record.path, fingerprint_by)
+        return fingerprint(ref, by)
     except BadImage as bad:
-        found = bad.reason
+        return bad.reason
+
+
+def _described(record: ImageRecord, found: str) -> list[Any]:
+    """Everything that determines the row of an image, as JSON values: annotations and the fingerprint of its file."""
     boxes = [[str(value) for value in box] for box in record.boxes]
     rejects = [[reject.reason, reject.value] for reject in record.rejects]
     return [record.image_id, record.path.name, record.width, record.height, boxes, record.relations, rejects, found]
 
 
-def _stamp(refs: Iterable[ImageRef], rest: Any) -> tuple[str, int]:
-    """Digest of the states of all files, and the time of the newest change in ns since 1970."""
+def _stamp(refs: Iterable[ImageRef], rest: Any) -> str | None:
+    """Digest of the states of all files and of `rest`; None if a file changed so recently that it may change unseen."""
+    began = time.time_ns()
     found = hashlib.sha256(json.dumps(rest).encode())
     newest = 0
     for ref in refs:
@@ -151,4 +183,4 @@ def _stamp(refs: Iterable[ImageRef], rest: Any) -> tuple[str, int]:
             continue
         newest = max(newest, state.newest_ns)
         found.update(f"{state.text}\n".encode())
-    return found.hexdigest(), newest
+    return found.hexdigest() if newest < began - _SETTLED_NS else None

@@ -12,7 +12,7 @@ import pytest
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.datasets.record_index import is_indexed, open_index, open_source
-from pipeline.data.partitioning import partition_dataset
+from pipeline.data.partitioning import index_of, partition_dataset
 from storage.disk import Disk
 from storage.errors import FatalError
 from storage.local_store import LocalStore
@@ -158,6 +158,29 @@ def test_planning_reads_an_image_again_only_when_it_changed(
     changed.unlink()
     assert digests(source, tmp_path)[1] not in (first[1], second[1])
     assert digests(source, tmp_path, "stat")[0] != first[0]
+
+
+def test_after_new_annotations_only_images_that_changed_are_read_again(
+    coco: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = coco(IMAGES, BOXES)
+    monkeypatch.setattr("pipeline.data.partitioning._SETTLED_NS", -(10**12))
+
+    def annotated(*boxes: object) -> None:
+        save_json(source.annotations, {**json.loads(source.annotations.read_text()), "annotations": boxes})
+        index_of.cache_clear()  # as in a process that begins anew
+
+    first = digests(source, tmp_path)
+    annotated(BOXES[0])
+    fresh = digests(source, tmp_path / "fresh")
+    assert fresh != first
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.data.partitioning.fingerprint", lambda *_: pytest.fail("read again"))
+        assert digests(source, tmp_path) == fresh
+    annotated()
+    changed = source.images / "c.jpg"
+    changed.write_bytes(changed.read_bytes() + b"more")
+    assert digests(source, tmp_path) == digests(source, tmp_path / "again")
 
 
 def test_what_changed_just_now_is_not_remembered(coco: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
