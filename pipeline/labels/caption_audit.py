@@ -56,10 +56,12 @@ class CaptionCount:
         """Add a partition. Rows of the two tables are matched by image id."""
         boxes, given = FlatList.of(images, "boxes"), FlatList.of(images, "relations")
         categories = boxes.values("category")
+        self._vocabulary.update(categories)
+        if not len(given):
+            return
         box_slices, given_slices = boxes.by_row(len(images)), given.by_row(len(images))
         truth = list(zip(given.values("subject"), given.values("predicate"), given.values("object"), strict=True))
         stated = _stated(triplets)
-        self._vocabulary.update(categories)
         for row, image_id in enumerate(images["image_id"].to_pylist()):
             own = categories[box_slices[row]]
             named = {(own[s], canonical(p), own[o]) for s, p, o in truth[given_slices[row]]}

@@ -78,6 +78,8 @@ class LabelCount:
     def add(self, images: pa.Table, tagged: Artifact) -> None:
         """Add a partition: its rows of `images` and the artifact of its stage `tag`."""
         given = _by_image(images, "relations", "subject", "predicate", "object")
+        if not any(given.values()):
+            return  # Labels of a set that gives no relations can't be judged, and there may be millions.
         names = tuple(each.name for each in fields(Relation))
         labels, proposed = tagged.table("relations"), candidates(tagged)
         relations = _by_image(labels, "relations", *names)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.flat_list import FlatList
+from pipeline.labels.held_artifact import held
 from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
 from pipeline.labels.label_overrides import Overrides, overrides_of
 from pipeline.labels.label_tally import LabelFunnel, LabelTally, PredicateCount
@@ -20,6 +22,15 @@ from tagger.english.predicates import canonical
 
 REPEATED = "proposed by another mention, too"
 BELOW_FLOOR = "scored below tag.floor"
+
+
+class LabelledPartition(NamedTuple):
+    """The artifacts that a run has of one partition, from images to labels."""
+
+    images: Artifact | None
+    captioned: Artifact | None
+    parsed: Artifact | None
+    tagged: Artifact | None
 
 
 def images_with_boxes(run: Run) -> dict[str, Artifact]:
@@ -57,13 +68,24 @@ def label_counts(
     run: Run, datasets: Sequence[str], choice: ChoiceSettings
 ) -> tuple[LabelFunnel, tuple[PredicateCount, ...]]:
     """Counts the labels of these data sets, and their predicates with the most kept first."""
-    steps = [labelled_partitions(run, step, datasets) for step in ("ingest", "caption", "parse", "tag")]
     summed, settled = LabelTally(), overrides_of(run)
-    for partition in dict.fromkeys(name for found in steps for name in found):
-        images, captioned, parsed, tagged = (found.get(partition) for found in steps)
-        judged = _judged(tagged, choice, settled.get(partition)) if tagged is not None else ()
-        summed.add(partition_tally(images, captioned, parsed, tagged, judged))
+    for partition, found in partition_artifacts(run, datasets):
+        summed.add(label_tally(found, choice, settled.get(partition)))
     return summed.funnel(), summed.predicates()
+
+
+def partition_artifacts(run: Run, datasets: Sequence[str]) -> Iterator[tuple[str, LabelledPartition]]:
+    """Yields the partitions of these data sets. Each keeps its tables in memory for as long as it is used."""
+    steps = [labelled_partitions(run, step, datasets) for step in ("ingest", "caption", "parse", "tag")]
+    for partition in dict.fromkeys(name for found in steps for name in found):
+        there = (found.get(partition) for found in steps)
+        yield partition, LabelledPartition(*(None if one is None else held(one) for one in there))
+
+
+def label_tally(found: LabelledPartition, choice: ChoiceSettings, settled: Overrides | None) -> LabelTally:
+    """Counts the labels of one partition."""
+    judged = _judged(found.tagged, choice, settled) if found.tagged is not None else ()
+    return partition_tally(*found, judged)
 
 
 def partition_tally(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,14 +12,16 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.captioning.recorded import RecordedCaptioner
 from pipeline.labels.caption_audit import CaptionAudit, CaptionCount
 from pipeline.labels.coverage import CoverageCount, LabelCoverage
+from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.label_audit import LabelAudit, LabelCount
-from pipeline.labels.label_funnel import label_counts, labelled_partitions
-from pipeline.labels.label_overrides import overrides_of
-from pipeline.labels.label_tally import LabelFunnel, PredicateCount
+from pipeline.labels.label_funnel import LabelledPartition, label_tally, labelled_partitions, partition_artifacts
+from pipeline.labels.label_overrides import Overrides, overrides_of
+from pipeline.labels.label_tally import LabelFunnel, LabelTally, PredicateCount
 from pipeline.report.arms import ArmScores, arm_scores, share_of_gain
 from pipeline.report.steps import StepSummary, summaries
 from pipeline.report.view import RunView
+from pipeline.runtime.stage import dataset_of
 from storage.digests import digest_json
 from storage.errors import FatalError
 from storage.runs import Run, RunRecord
@@ -68,15 +70,17 @@ def compute_figures(
     run: Run, datasets: Sequence[str], choice: ChoiceSettings, unknown_captions: int | None = 0
 ) -> Figures:
     """Computes the figures of a run. `datasets` are the labelled data sets; `choice` is what the shards keep."""
-    counts, predicates = label_counts(run, datasets, choice)
+    tally, settled = LabelTally(), overrides_of(run)
+    audits = {dataset: _AuditCount(dataset, choice, settled) for dataset in datasets}
+    for partition, found in partition_artifacts(run, datasets):
+        tally.add(label_tally(found, choice, settled.get(partition)))
+        audits[dataset_of(partition)].add(found)
     arms = arm_scores(run)
     return Figures(
         choice=choice.in_words(),
-        labels=counts,
-        predicates=predicates,
-        audits=tuple(
-            _audit(run, dataset, choice) for dataset in datasets if labelled_partitions(run, "ingest", [dataset])
-        ),
+        labels=tally.funnel(),
+        predicates=tally.predicates(),
+        audits=tuple(count.audit() for count in audits.values() if count.partitions),
         arms=arms,
         unknown_captions=unknown_captions,
         share_of_gain=share_of_gain(arms),
@@ -126,27 +130,39 @@ def run_stamp(run: Run) -> str:
     return digest_json(steps)
 
 
-def _audit(run: Run, dataset: str, choice: ChoiceSettings) -> DatasetAudit:
-    images = labelled_partitions(run, "ingest", [dataset])
-    tagged, parsed = labelled_partitions(run, "tag", [dataset]), labelled_partitions(run, "parse", [dataset])
-    settled = overrides_of(run)
-    labels, captions, covered = LabelCount(choice, settled), CaptionCount(), CoverageCount(choice, settled)
-    has_truth = False
-    for partition, artifact in images.items():
-        table = artifact.table("images")
-        has_truth = has_truth or any(table["relations"].to_pylist())
-        triplets = parsed[partition].table("triplets") if partition in parsed else None
-        if partition in tagged:
-            labels.add(table, tagged[partition])
-            covered.add(table, tagged[partition], triplets)
+class _AuditCount:
+    """Collects a `DatasetAudit` over the partitions of one data set."""
+
+    def __init__(self, dataset: str, choice: ChoiceSettings, settled: Mapping[str, Overrides]) -> None:
+        self.partitions = 0
+        """Partitions whose images the run has."""
+        self._dataset, self._has_truth, self._is_tagged, self._is_parsed = dataset, False, False, False
+        self._labels, self._captions = LabelCount(choice, settled), CaptionCount()
+        self._covered = CoverageCount(choice, settled)
+
+    def add(self, found: LabelledPartition) -> None:
+        """Add a partition."""
+        self._is_tagged |= found.tagged is not None
+        self._is_parsed |= found.parsed is not None
+        if found.images is None:
+            return
+        self.partitions += 1
+        images = found.images.table("images")
+        self._has_truth = self._has_truth or len(FlatList.of(images, "relations")) > 0
+        triplets = None if found.parsed is None else found.parsed.table("triplets")
+        if found.tagged is not None:
+            self._labels.add(images, found.tagged)
+            self._covered.add(images, found.tagged, triplets)
         if triplets is not None:
-            captions.add(table, triplets)
-    coverage = covered.coverage()
-    if not has_truth:
-        return DatasetAudit(dataset, False, None, None, coverage)
-    return DatasetAudit(
-        dataset, True, labels.audit() if tagged else None, captions.audit() if parsed else None, coverage
-    )
+            self._captions.add(images, triplets)
+
+    def audit(self) -> DatasetAudit:
+        """The audit of everything added so far."""
+        coverage = self._covered.coverage()
+        if not self._has_truth:
+            return DatasetAudit(self._dataset, False, None, None, coverage)
+        labels = self._labels.audit() if self._is_tagged else None
+        return DatasetAudit(self._dataset, True, labels, self._captions.audit() if self._is_parsed else None, coverage)
 
 
 def _without_none(value: Any) -> Any:

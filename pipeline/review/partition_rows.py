@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 
 from pipeline.labels.audit_sample import permanent_numbers_of
 from pipeline.labels.flat_list import FlatList
+from pipeline.labels.held_artifact import held
 from pipeline.labels.judged_columns import judged_columns
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.label_funnel import candidates, require_same_boxes
-from pipeline.review.held_artifact import HeldArtifact
 from storage.artifact import Artifact
 from tagger.audit.labels import SYMMETRIC
 from tagger.english.predicates import canonical
@@ -102,11 +102,11 @@ class PartitionArtifacts:
 
     def held(self) -> PartitionArtifacts:
         """The same artifacts, which read each table once."""
-        images = HeldArtifact(self.images.folder)
-        ingested = images if self.ingested is self.images else HeldArtifact(self.ingested.folder)
+        images = held(self.images)
+        ingested = images if self.ingested is self.images else held(self.ingested)
         others = (self.captions, self.triplets, self.tagged)
         return PartitionArtifacts(
-            self.partition, images, ingested, *(None if one is None else HeldArtifact(one.folder) for one in others)
+            self.partition, images, ingested, *(None if one is None else held(one) for one in others)
         )
 
 

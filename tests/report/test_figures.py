@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, triplets
 
@@ -15,6 +16,7 @@ from pipeline.report.samples import read_samples
 from pipeline.run.context import run_view
 from pipeline.runtime.stage import Inputs
 from pipeline.stages.shard import ShardSettings, ShardStage
+from storage.tables import read_table
 from tagger.audit.coverage import NEVER_KEPT, NEVER_PROPOSED, NEVER_STATED
 from tagger.english.predicates import canonical
 
@@ -38,6 +40,20 @@ def test_labels_are_audited_against_given_relations(labelled: RunBuilder) -> Non
     assert naive.precision == pytest.approx(3 / 7)
     assert naive.recall == pytest.approx(1.0)
     assert naive.precision_at_recall == pytest.approx(3 / 7)
+
+
+def test_each_table_of_a_partition_is_read_once(labelled: RunBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def watched(path: Path) -> pa.Table:
+        read.append(path)
+        return read_table(path)
+
+    monkeypatch.setattr("storage.artifact.read_table", watched)
+    (audit,) = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5)).audits
+    assert audit.labels is not None and audit.captions is not None
+    assert {path.stem for path in read} >= {"images", "triplets", "relations", "candidates"}
+    assert len(read) == len(set(read))
 
 
 def test_captions_are_audited_by_category(labelled: RunBuilder) -> None:
