@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev browser demo test services torture lint reference bench bench-parsing bench-network bench-kernel bench-captioning bench-tagger bench-shards bench-training bench-miniature bench-evaluation bench-prediction lavis-env
+.PHONY: help setup dev browser demo test services torture lint reference bench bench-parsing bench-network bench-kernel bench-captioning bench-tagger bench-shards bench-training bench-miniature bench-evaluation bench-prediction bench-rehearsal lavis-env
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -62,7 +62,7 @@ reference: dev ## write docs/cli.md and docs/settings.md from the code
 	$(BIN)/python docs/reference.py
 
 bench: dev ## speed and memory, side by side, as a table and as JSON
-	@for script in $(filter-out benchmarks/miniature.py, $(wildcard benchmarks/*.py)); do $(BIN)/python -m benchmarks.$$(basename $$script .py) || exit 1; done
+	@for script in $(filter-out benchmarks/miniature.py benchmarks/rehearsal.py, $(wildcard benchmarks/*.py)); do $(BIN)/python -m benchmarks.$$(basename $$script .py) || exit 1; done
 
 RLIP_SHARED ?= ../shared
 CSV ?= $(RLIP_SHARED)/data/factual/dev.csv
@@ -102,6 +102,9 @@ bench-training: dev ## trainings: waiting, overhead, ranks, memory and restarts,
 
 bench-miniature: dev ## the paper's claims on synthetic scenes: fusion, amount and source of labels; about one CPU-hour, goes on where it was
 	$(BIN)/python -m benchmarks.miniature
+
+bench-rehearsal: dev ## the whole chain at scale without networks: time, memory, Prefect's records; half an hour, IMAGES=1820000 hours
+	$(BIN)/python -m benchmarks.rehearsal $(if $(IMAGES),--images $(IMAGES)) --json out/bench-rehearsal.json
 
 LAVIS := .lavis
 LAVIS_PYTHON ?= $(shell for each in python3 python3.11 python3.10; do \

@@ -71,9 +71,9 @@ class Memory(threading.Thread):
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[tuple[int, Memory, float]]:
+def serving(folder: Path, run: str = NAME) -> Iterator[tuple[int, Memory, float]]:
     """`rlip review` while the context lasts: its port, its memory, and seconds until it answered."""
-    command = [str(Path(sys.executable).with_name("rlip")), "review", NAME, "--store", str(folder / "store")]
+    command = [str(Path(sys.executable).with_name("rlip")), "review", run, "--store", str(folder / "store")]
     port = _free_port()
     began = time.monotonic()
     server = subprocess.Popen(

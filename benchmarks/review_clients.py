@@ -65,6 +65,10 @@ class Reviewer:
             headers = {"Content-Type": "application/json", "X-CSRF-Token": self._token}
             self._timed("verdict", "POST", "/verdicts", json.dumps({"decisions": [said]}), headers)
 
+    def open(self, address: str) -> None:
+        """Open a page. Raises RuntimeError if the server refuses it."""
+        self._ask("GET", address)
+
     def _look(self, kind: str) -> None:
         page = self._timed(kind, "GET", f"/labels?{self._search}&page={self._page}")
         self._chips = [(label, address.replace("&amp;", "&")) for label, address in _CHIP.findall(page)]

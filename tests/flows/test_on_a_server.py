@@ -12,7 +12,7 @@ import pytest
 from prefect import State, flow
 from prefect_server import PrefectServer, plain, wait_for
 from small_set import processes_on, small_recipe, train_long, write_small_set
-from small_stages import CountSettings, CountStage
+from small_stages import CountSettings, CountStage, ManyStage
 
 from flows.connection import connected, reread_settings
 from flows.session import Session, shared
@@ -49,11 +49,12 @@ def count(recipe: Recipe) -> State[list[StepOutcome]]:
     return run_stage(recipe, "count")
 
 
-def _count(root: Path, **failures: int) -> State[Any]:
+def _count(root: Path, stage: type[CountStage] = CountStage, blocks: int = 2, **failures: int) -> State[Any]:
     """Run stage `count` on a small data set, and return the final state of the flow."""
-    recipe = small_recipe(root if (root / "recipe.toml").is_file() else write_small_set(root).parent)
+    folder = root if (root / "recipe.toml").is_file() else write_small_set(root).parent
+    recipe = small_recipe(folder, f"run.blocks={blocks}")
     planner = Planner(RunContext(recipe))
-    planner.context.steps = [Step("ingest", CountStage, CountSettings(marks=root, **failures), datasets=("set",))]
+    planner.context.steps = [Step("ingest", stage, CountSettings(marks=root, **failures), datasets=("set",))]
     with shared(Session(planner, JsonLines(), reports=False)):
         state: State[Any] = count(recipe, return_state=True)  # type: ignore[assignment]
     return state
@@ -80,6 +81,23 @@ def _tries(server: PrefectServer, state: State[Any]) -> dict[str, tuple[str, int
         return None if open_states or len(found) < 2 else found
 
     return wait_for(ended, 20, "the server does not know how the tasks ended")
+
+
+def test_many_partitions_are_few_task_runs_of_which_the_server_loses_none(
+    in_process: PrefectServer, tmp_path: Path
+) -> None:
+    state = _count(tmp_path / "many", ManyStage, blocks=64)
+    assert state.is_completed() and [step.partitions for step in state.result()] == [200]
+    flows = {"id": {"any_": [str(state.state_details.flow_run_id)]}}
+
+    def ended() -> list[str] | None:
+        runs = in_process.post("task_runs/filter", flow_runs=flows, limit=200)
+        messages = [run["state"]["message"] for run in runs if run["state_type"] == "COMPLETED"]
+        return messages if len(messages) >= 64 else None
+
+    messages = wait_for(ended, 30, "the server does not know how all tasks ended")
+    assert len(messages) == 64
+    assert sum(int(message.partition(" cached, ")[2].partition(" ")[0]) for message in messages) == 200
 
 
 HANGING = """
