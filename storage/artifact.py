@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from storage.digests import digest_file
 from storage.errors import FatalError
 from storage.manifest import MANIFEST, REJECTED_FILE, Manifest, parse_manifest
 from storage.tables import REJECTED, read_table
@@ -23,8 +23,12 @@ class Artifact:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """The manifest. Raises `FatalError` when it is damaged."""
-        return parse_manifest(self.manifest_bytes(), str(self.folder / MANIFEST))
+        """The manifest. Raises `FatalError` when it is damaged or was edited."""
+        place = self.folder / MANIFEST
+        manifest = parse_manifest(self.manifest_bytes(), str(place))
+        if manifest.is_edited:
+            raise _damaged(place, "edited")
+        return manifest
 
     def manifest_bytes(self) -> bytes:
         """The manifest as it was written."""
@@ -70,7 +74,7 @@ class Artifact:
         """Read the data files again. Raises `FatalError` for one that is gone or does not match its digest."""
         for name, entry in self.manifest.files.items():
             path = self.file(name)
-            if not path.is_file() or digest_file(path) != entry.digest:
+            if not entry.matches(path):
                 raise _damaged(path, "bytes do not match the digest" if path.is_file() else "gone")
 
     def _read(self, name: str) -> pa.Table:
@@ -83,6 +87,27 @@ class Artifact:
             raise FileNotFoundError(f"{self.folder.parent.name} {self.key[:12]} has no {name}") from error
         except pa.ArrowException as error:
             raise _damaged(path, str(error).splitlines()[0][:200]) from error
+
+
+def require_schemas(manifest: Manifest, folder: Path) -> None:
+    """Compare the tables in a folder with what a manifest says of them and with today's columns, reading no rows.
+
+    Raises `FatalError` for a table with another number of rows, or with columns that can't be read as today's.
+    """
+    for file, entry in manifest.files.items():
+        name, _, kind = file.rpartition(".")
+        if kind != "parquet":
+            continue
+        try:
+            found = pq.read_metadata(folder / file)
+            schema = found.schema.to_arrow_schema()
+        except (pa.ArrowException, OSError) as error:
+            raise FatalError(f"{file} is no table ({str(error).splitlines()[0][:200]})") from error
+        if entry.rows is not None and found.num_rows != entry.rows:
+            raise FatalError(f"{file} has {found.num_rows:,} rows, and its manifest says {entry.rows:,}")
+        if file == REJECTED_FILE and not schema.equals(REJECTED):
+            raise FatalError(f"{file} has other columns than quarantined rows have")
+        upgrade(schema.empty_table(), manifest.stage, name, file)
 
 
 def _damaged(path: Path, what: str) -> FatalError:

@@ -1,13 +1,15 @@
-"""Damage: content of a store that does not match its manifests."""
+"""Damage: content of a store that does not match its manifests or seals."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from storage.digests import digest_json
 from storage.errors import FatalError
+from storage.json_files import read_json
 from storage.manifest import MANIFEST, FutureManifest, parse_manifest
+from storage.run_files import RECORD_REMEDY, STEP_REMEDY, RecordFile, StepFile
 from storage.runs import Run, runs_of
 from storage.store import Store
 
@@ -22,6 +24,16 @@ class Damage:
     needed_by: tuple[str, ...] = ()
 
 
+CUT_REMEDY = (
+    "remove it and run again: images are then partitioned from scratch, and those that move to another partition are "
+    "computed again"
+)
+_RECORDS: dict[str, tuple[type, str]] = {
+    "steps": (StepFile, STEP_REMEDY), "records": (RecordFile, RECORD_REMEDY), "cuts": (object, CUT_REMEDY),
+}  # fmt: skip
+"""Folder → what its files hold, and what to do about a damaged one."""
+
+
 def find_damage(store: Store, runs: Iterable[Run] | None = None) -> Iterator[Damage | None]:
     """Read every artifact of `runs` (or of the whole store) again. Yields the damage of each, or None when it is whole.
 
@@ -34,6 +46,30 @@ def find_damage(store: Store, runs: Iterable[Run] | None = None) -> Iterator[Dam
     for stage, key in sorted(places):
         what = _examine(store, stage, key)
         yield None if what is None else Damage(stage, key, what, tuple(holders.get((stage, key), ())))
+
+
+@dataclass(frozen=True)
+class DamagedFile:
+    """A file or folder that is no artifact and cannot be trusted, and what is wrong with it.
+
+    A cache can be removed at any time; what to do about a record, its message says.
+    """
+
+    path: Path
+    what: str
+    is_cache: bool
+
+
+def find_record_damage(store: Store) -> Iterator[DamagedFile]:
+    """Read every record of the runs and every cut. Yields those that are damaged."""
+    for path in sorted(path for top in ("runs", "cuts") for path in (store.root / top).rglob("*.json")):
+        kind, remedy = _RECORDS.get(path.parent.name, (object, "run the recipe again, which writes it anew"))
+        try:
+            found: object = read_json(path, kind, remedy)
+            if isinstance(found, StepFile):
+                found.require_valid(found.step)
+        except FatalError as error:
+            yield DamagedFile(path, str(error), is_cache=False)
 
 
 def _holders(runs: Iterable[Run]) -> dict[tuple[str, str], list[str]]:
@@ -57,10 +93,9 @@ def _examine(store: Store, stage: str, key: str) -> str | None:
         raise
     except FatalError:
         return "damaged manifest"
-    if (manifest.stage, manifest.key) != (stage, key) or digest_json(manifest.terms) != key:
-        return "manifest of another key"
-    if manifest.is_edited:
-        return "edited manifest"
+    fault = manifest.fault(stage, key)
+    if fault is not None:
+        return fault
     for name, entry in manifest.files.items():
         found = store.measure(stage, key, name, entry.digest)
         if found is None:

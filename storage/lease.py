@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from pydantic import BaseModel
+
 from storage.errors import PipelineError
+from storage.json_files import parse_json
 from storage.remote import Remote
 
 
@@ -52,6 +55,10 @@ def hold_lease(
                 files.remove([path])
 
 
+class _Note(BaseModel):
+    holder: str
+
+
 def _take(files: Remote, path: str, holder: str, waiting: Callable[[], None], patience: Patience) -> None:
     """Acquire the lease."""
     seen: bytes | None = None
@@ -87,7 +94,7 @@ def _note(holder: str, beat: int) -> bytes:
 
 
 def _holder(data: bytes | None) -> str | None:
-    try:
-        return str(json.loads(data or b"{}").get("holder"))
-    except ValueError:
-        return None
+    """Who holds a lease; None where its note is gone or damaged."""
+    with suppress(PipelineError):
+        return parse_json(data or b"", _Note, "lease", "").holder
+    return None

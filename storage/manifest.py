@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, StringConstraints, field_validator
+from pydantic_core import from_json
 
-from storage.digests import digest_json
+from storage.digests import digest_file, digest_json
 from storage.errors import FatalError
+from storage.json_files import MAX_BYTES, reason_of
 
 MANIFEST = "manifest.json"
 FORMAT = 2
 """Format 1 has no seal."""
-FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\z", max_length=200)]
 """A plain name: manifests may come from elsewhere, and must not name files outside their folder."""
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\z")]
 REJECTED_FILE = "rejected.parquet"
 
 
 class FileEntry(BaseModel):
     """One data file of an artifact."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    digest: str
+    digest: Digest
     """sha256 of the bytes."""
-    size: int
+    size: NonNegativeInt
     """Bytes."""
-    rows: int | None = None
+    rows: NonNegativeInt | None = None
     """Rows of a Parquet file."""
+
+    def matches(self, path: Path) -> bool:
+        """Whether a file is there and has these bytes, which are read."""
+        return path.is_file() and path.stat().st_size == self.size and digest_file(path) == self.digest
 
 
 class Counts(BaseModel):
     """How many rows went in, came out, and were quarantined, by reason. A row may lose items and still come out."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     rows_in: int = 0
     rows_out: int = 0
@@ -45,7 +52,7 @@ class Counts(BaseModel):
 class Manifest(BaseModel):
     """What an artifact holds (files), why it exists (terms, upstream) and how it was made (counts, facts)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     format: int = FORMAT
     stage: str
@@ -66,6 +73,13 @@ class Manifest(BaseModel):
     seal: str = ""
     """Digest of all other fields at the time of writing. It reveals later edits."""
 
+    @field_validator("files")
+    @classmethod
+    def _names_data(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+        if MANIFEST in files:
+            raise ValueError(f"{MANIFEST} is not the name of a data file")
+        return files
+
     def as_bytes(self) -> bytes:
         """The manifest as it is written, sealed. A manifest that was read gives the bytes that it was read from."""
         if self.format == 1:
@@ -74,11 +88,20 @@ class Manifest(BaseModel):
 
     @property
     def is_edited(self) -> bool:
-        """Whether it was edited after it was written."""
+        """Whether it was edited after it was written. Format 1, which has no seal, tells nothing."""
         return self.format > 1 and self.seal != self._digest()
 
+    def fault(self, stage: str, key: str) -> str | None:
+        """What shows that these are not, as it was written, the manifest of the artifact with that stage and key; or None."""
+        try:
+            if (self.stage, self.key, digest_json(self.terms)) != (stage, key, key):
+                return "manifest of another key"
+            return "edited manifest" if self.is_edited else None
+        except ValueError as error:
+            return f"manifest with impossible values: {error}"
+
     def _digest(self) -> str:
-        return digest_json(json.loads(self.model_dump_json(exclude={"seal"})))
+        return digest_json(from_json(self.model_dump_json(exclude={"seal"})))
 
     @property
     def content(self) -> str:
@@ -99,16 +122,17 @@ def parse_manifest(data: bytes, name: str) -> Manifest:
     Raises `FatalError` when it is damaged and `FutureManifest` when a newer version wrote it.
     """
     try:
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"more than {MAX_BYTES:,} bytes")
         manifest = Manifest.model_validate_json(data)
         _require_known(manifest.format, name)
         return manifest
     except ValueError as error:
         with suppress(ValueError):
-            values = json.loads(data)
+            values = from_json(data[:MAX_BYTES])
             _require_known(values.get("format") if isinstance(values, dict) else None, name)
-        reason = str(error).splitlines()[0]
         raise FatalError(
-            f"{name}: damaged manifest ({reason}); remove it with `rlip verify --repair`, then run again"
+            f"{name}: damaged manifest ({reason_of(error)}); remove it with `rlip verify --repair`, then run again"
         ) from error
 
 

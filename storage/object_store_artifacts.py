@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import fsspec
 
-from storage.artifact import Artifact
-from storage.digests import digest_file
+from storage.artifact import Artifact, require_schemas
 from storage.errors import FatalError
 from storage.manifest import MANIFEST, Manifest, parse_manifest
 from storage.remote import Entry, Remote
 from storage.remote_retry import PAUSES
 from storage.runs import Run, RunRecord
 from storage.store import Store, require_valid_address
-
-_DOCUMENT = re.compile(r"[a-z]+\.json")
-_RECORD = re.compile(r"records/[A-Za-z0-9][A-Za-z0-9.-]*\.json")
-"""Paths within a run's folder. A listing may hold others, which could lead out of the store."""
 
 
 class ObjectStoreArtifacts:
@@ -85,26 +77,32 @@ class ObjectStoreArtifacts:
         return theirs
 
     def download(self, stage: str, key: str, draft: Path) -> Manifest:
-        """Copy an artifact's data into a draft and check them. Raises `FatalError` where bytes do not match their digest."""
+        """Copy an artifact's data into a draft and check them and their manifest, which anyone may have written.
+
+        Raises `FatalError` that names the artifact where terms, seal, sizes, digests or schemas do not match.
+        """
         place = _place(stage, key)
         data = self.manifest(stage, key)
         if data is None:
             raise FatalError(f"{self.url}: {place} no longer exists; run the recipe again")
         manifest = parse_manifest(data, f"{self.url}: {place}/{MANIFEST}")
-        if (manifest.stage, manifest.key) != (stage, key):
-            raise FatalError(
-                f"{self.url}: {place} holds another artifact's manifest; push the run again from its source"
-            )
+        fault = manifest.fault(stage, key)
+        if fault is not None:
+            raise FatalError(f"{self.url}: {place} was refused ({fault}); push the run again from its source")
         for name in manifest.files:
             self.download_file(manifest, name, draft)
+        try:
+            require_schemas(manifest, draft)
+        except FatalError as error:
+            raise FatalError(f"{self.url}: {place} was refused: {error}") from error
         return manifest
 
     def download_file(self, manifest: Manifest, name: str, draft: Path) -> None:
         """Copy one data file into a folder and check it. Raises `FatalError` where its bytes do not match its digest."""
-        place, digest = _place(manifest.stage, manifest.key), manifest.files[name].digest
+        place, entry = _place(manifest.stage, manifest.key), manifest.files[name]
         with suppress(FileNotFoundError):
-            self.files.download(f"{place}/{self._stored_name(name, digest)}", draft / name)
-        if not (draft / name).is_file() or digest_file(draft / name) != digest:
+            self.files.download(f"{place}/{self._stored_name(name, entry.digest)}", draft / name)
+        if not entry.matches(draft / name):
             raise FatalError(
                 f"{self.url}: {place}/{name} is damaged; remove it with `rlip verify --repair --store {self.url}`, then "
                 "run or push again"
@@ -163,46 +161,3 @@ class ObjectStoreArtifacts:
 def _place(stage: str, key: str) -> str:
     require_valid_address(stage, key)
     return f"artifacts/{stage}/{key}"
-
-
-def history_of(records: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The records of a run's executions, oldest first, by path within its folder. Other names are left out."""
-    return {path: data for path, data in sorted(records.items()) if _RECORD.fullmatch(path)}
-
-
-def steps_of(records: Mapping[str, bytes], url: str, number: str = "") -> dict[str, dict[str, Any]]:
-    """Step → its stage and keys: the newest, or those of record `number`. Raises `FatalError` on a damaged or unknown one."""
-    with _damage_named(url):
-        if number:
-            found = _record(records, url, number)["steps"]
-        else:
-            entries = [json.loads(data) for path, data in records.items() if path.startswith("steps/")]
-            found = {entry["step"]: entry for entry in entries}
-        return {step: {"stage": e["stage"], "partitions": dict(e["partitions"])} for step, e in found.items()}
-
-
-def documents_of(records: Mapping[str, bytes], url: str, number: str = "") -> dict[str, Any]:
-    """Name → JSON document of a run, such as its recipe, or of its record `number`. Raises as `steps_of` does."""
-    with _damage_named(url):
-        if number:
-            record = _record(records, url, number)
-            return {name: record[name] for name in ("recipe", "outcome") if name in record}
-        return {
-            path.removesuffix(".json"): json.loads(data) for path, data in records.items() if _DOCUMENT.fullmatch(path)
-        }
-
-
-def _record(records: Mapping[str, bytes], url: str, number: str) -> dict[str, Any]:
-    history = list(history_of(records).values())
-    if not (number.isdecimal() and 1 <= int(number) <= len(history)):
-        raise FatalError(f"{url}: the run has {len(history)} records, not a record {number!r}")
-    content: dict[str, Any] = json.loads(history[int(number) - 1])
-    return content
-
-
-@contextmanager
-def _damage_named(url: str) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FatalError(f"{url}: a record of the run is damaged ({error}); push the run again") from error

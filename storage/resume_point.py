@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from storage.atomic import write_atomic
 from storage.digests import digest_file
 from storage.disk import LOCAL
 from storage.errors import PipelineError
+from storage.json_files import parse_json
 from storage.remote import Remote
 
 _RECORD = "record.json"
@@ -79,7 +82,7 @@ class ResumePoint:
         write_atomic(self._folder / _NOTE, data)
         shutil.rmtree(aside)
         self._sent = state
-        old = json.loads(before or b"{}")
+        old = _record(before) or {}
         self._files.remove(self._copy_of(name, old[name]) for name in old if old[name] != record.get(name))
 
     def _keep(self, look: float, done: threading.Event) -> None:
@@ -90,9 +93,8 @@ class ResumePoint:
             self.send()
 
     def _take(self, data: bytes) -> None:
-        try:
-            record = {_inside(name): str(digest) for name, digest in json.loads(data).items()}
-        except (ValueError, AttributeError, TypeError):
+        record = _record(data)
+        if record is None:
             return
         aside = self._folder / ".fetching"
         for name, digest in record.items():
@@ -131,8 +133,21 @@ class ResumePoint:
         return path.read_bytes() if path.is_file() else None
 
 
+class _List(BaseModel):
+    files: list[str]
+
+
 def _listed(state: bytes) -> list[str]:
-    return [_inside(name) for name in json.loads(state)["files"]]
+    return [_inside(name) for name in parse_json(state, _List, "the list of files to resume from", "").files]
+
+
+def _record(data: bytes | None) -> dict[str, str] | None:
+    """Name → digest of the copies; None for a damaged record."""
+    try:
+        found = parse_json(data or b"{}", dict[str, str], _RECORD, "")
+        return {_inside(name): digest for name, digest in found.items()}
+    except (PipelineError, ValueError):
+        return None
 
 
 def _inside(name: str) -> str:

@@ -5,20 +5,30 @@ A run has a history: each execution appends a record that is never rewritten, an
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from storage.artifact import Artifact
 from storage.errors import FatalError
+from storage.json_files import read_json, sealed_json
+from storage.run_files import (
+    RECORD_REMEDY,
+    STEP_NAME,
+    STEP_REMEDY,
+    RecordFile,
+    StepFile,
+    StepKeys,
+    document_bytes,
+    parse_document,
+)
 from storage.store import Store
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_STEP = re.compile(r"[a-z][a-z0-9_]*(:[A-Za-z0-9._-]+)*")
 
 
 class Run:
@@ -34,14 +44,14 @@ class Run:
     def record(self, step: str, stage: str, keys: dict[str, str]) -> None:
         """Record which artifact holds each partition of a step. `keys`: partition → key."""
         entry = {"step": step, "stage": stage, "partitions": keys}
-        self.store.put(self._file(step), json.dumps(entry, indent=1).encode())
+        self.store.put(self._file(step), sealed_json(entry))
 
     def note(self, name: str, value: Any) -> None:
         """Store a JSON document with the run, e.g. its recipe or the table shown at its end."""
-        self.store.put(self.folder / f"{name}.json", json.dumps(value, indent=1, default=str).encode())
+        self.store.put(self.folder / f"{name}.json", document_bytes(value))
 
     def read_document(self, name: str) -> dict[str, Any]:
-        """The JSON object stored under that name, or an empty one where there is none that can be read."""
+        """The JSON object stored under that name, or an empty one where there is none that can be trusted."""
         found = self._read(name)
         return found if isinstance(found, dict) else {}
 
@@ -64,21 +74,22 @@ class Run:
 
     def artifacts(self, step: str) -> dict[str, Artifact]:
         """Partition → artifact of a step, for those that were recorded and still exist."""
-        stage, keys = self._entry(step)
-        found = self.store.find_all(stage, keys.values()) if keys else {}
-        return {part: found[key] for part, key in keys.items() if key in found}
+        entry = self._entry(step)
+        found = self.store.find_all(entry.stage, entry.partitions.values()) if entry.partitions else {}
+        return {part: found[key] for part, key in entry.partitions.items() if key in found}
 
     def keys(self, step: str) -> dict[str, str]:
         """Partition → key of a step, as recorded, whether or not the artifacts still exist."""
-        return self._entry(step)[1]
+        return self._entry(step).partitions
 
     def stage(self, step: str) -> str:
         """The stage that a recorded step executes."""
-        return self._entry(step)[0]
+        return self._entry(step).stage
 
     def steps(self) -> list[str]:
         """Names of the recorded steps, in no particular order."""
-        return [self._load(path)[0] for path in sorted((self.folder / "steps").glob("*.json"))]
+        paths = sorted((self.folder / "steps").glob("*.json"))
+        return [entry.step for path in paths if (entry := self._load(path)) is not None]
 
     def remove(self) -> None:
         """Forget the run; its artifacts stay until `rlip gc`."""
@@ -89,36 +100,31 @@ class Run:
         """Whether anything was recorded under this name: a step, or, after a push of a record alone, its history."""
         return any(next((self.folder / kind).glob("*.json"), None) is not None for kind in ("steps", "records"))
 
-    def _entry(self, step: str) -> tuple[str, dict[str, str]]:
+    def _entry(self, step: str) -> StepKeys:
         """Stage and keys of a step; empty for one that was not recorded. Raises `FatalError` if its file is damaged."""
-        return self._load(self._file(step))[1:]
+        return self._load(self._file(step)) or StepKeys()
 
     def _append(self, time: datetime, status: str, facts: Mapping[str, Any]) -> None:
-        steps = {step: dict(zip(("stage", "partitions"), self._entry(step), strict=True)) for step in self.steps()}
+        steps = {step: {"stage": self.stage(step), "partitions": self.keys(step)} for step in self.steps()}
         content = {"time": time.isoformat(timespec="seconds"), "status": status, **facts, "steps": steps}
         name = f"{time:%Y%m%dT%H%M%S}.{time.microsecond:06d}-{uuid.uuid4().hex[:8]}.json"
-        self.store.put(self.folder / "records" / name, json.dumps(content, indent=1, default=str).encode())
+        self.store.put(self.folder / "records" / name, sealed_json(content))
 
     def _read(self, name: str) -> Any:
+        path = self.folder / f"{name}.json"
         try:
-            return json.loads((self.folder / f"{name}.json").read_bytes())
-        except (OSError, ValueError, RecursionError):
+            return parse_document(path.read_bytes(), str(path), "")
+        except (OSError, FatalError):
             return None
 
-    def _load(self, path: Path) -> tuple[str, str, dict[str, str]]:
-        """Step, stage and keys recorded in a file; empty where there is no file. Raises `FatalError` for a damaged one."""
-        try:
-            entry = json.loads(path.read_bytes())
-            return entry["step"], entry["stage"], dict(entry["partitions"])
-        except FileNotFoundError:
-            return "", "", {}
-        except (ValueError, KeyError, TypeError) as error:
-            raise FatalError(
-                f"{path}: damaged; remove it and run the recipe again: the artifacts that it named are reused"
-            ) from error
+    def _load(self, path: Path) -> StepFile | None:
+        """Stage and keys recorded in a file; None where there is no file. Raises `FatalError` for a damaged one."""
+        with suppress(FileNotFoundError):
+            return read_json(path, StepFile, STEP_REMEDY)
+        return None
 
     def _file(self, step: str) -> Path:
-        if not _STEP.fullmatch(step):
+        if not STEP_NAME.fullmatch(step):
             raise FatalError(f"run {self.name!r}: {step!r} is not the name of a step, e.g. shard:pseudo")
         return self.folder / "steps" / f"{step.replace(':', '.')}.json"
 
@@ -130,24 +136,16 @@ class RunRecord(Run):
         """Raises `FatalError` if the record is damaged."""
         super().__init__(run.store, run.name)
         self.name = f"{run.name}@{number}"
-        try:
-            self._content: dict[str, Any] = json.loads(path.read_bytes())
-            self._steps = {
-                step: (entry["stage"], dict(entry["partitions"])) for step, entry in self._content["steps"].items()
-            }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FatalError(
-                f"{path}: damaged record of run {run.name!r}; remove it, and the later ones move up by one"
-            ) from error
+        self._content = read_json(path, RecordFile, RECORD_REMEDY)
 
     @property
     def facts(self) -> Mapping[str, Any]:
         """Time, status, host, recipe and outcome of the execution."""
-        return {name: value for name, value in self._content.items() if name != "steps"}
+        return self._content.facts
 
     def steps(self) -> list[str]:
         """Names of the steps that the run had then."""
-        return sorted(self._steps)
+        return sorted(self._content.steps)
 
     def record(self, step: str, stage: str, keys: dict[str, str]) -> None:
         """Raises `FatalError`: history is not rewritten."""
@@ -174,11 +172,11 @@ class RunRecord(Run):
         """True: it was read."""
         return True
 
-    def _entry(self, step: str) -> tuple[str, dict[str, str]]:
-        return self._steps.get(step, ("", {}))
+    def _entry(self, step: str) -> StepKeys:
+        return self._content.steps.get(step, StepKeys())
 
     def _read(self, name: str) -> Any:
-        return self._content.get(name)
+        return self._content.facts.get(name)
 
     def _refusal(self) -> FatalError:
         return FatalError(f"{self.name} is a record of what was done and can't be changed; name the run without @")

@@ -10,10 +10,11 @@ import pyarrow as pa
 from storage.artifact import Artifact
 from storage.digests import digest_file
 from storage.keys import KeyTerms
-from storage.manifest import Counts, FileEntry, Manifest
+from storage.manifest import MANIFEST, Counts, FileEntry, Manifest
 from storage.runs import Run
 from storage.store import Store
 from storage.tables import write_table
+from storage.upgrades import SCHEMAS
 
 TABLES = {"ingest": "images", "caption": "captions", "parse": "triplets"}
 Inputs = Mapping[str, Sequence[Artifact]]
@@ -34,7 +35,11 @@ def put(
     terms = KeyTerms(stage, version, {"partition": partition, **(settings or {})}, contents)
     name = f"{TABLES.get(stage, stage)}.parquet"
     with store.draft() as draft:
-        write_table(pa.table({"image_id": pa.array(rows, pa.int64())}), draft / name)
+        table = pa.table({"image_id": pa.array(rows, pa.int64())})
+        for column in SCHEMAS.get((stage, name.removesuffix(".parquet")), ()):
+            if column.name != "image_id":
+                table = table.append_column(column, pa.nulls(len(rows), column.type))
+        write_table(table, draft / name)
         entry = FileEntry(digest=digest_file(draft / name), size=(draft / name).stat().st_size, rows=len(rows))
         upstream = {table: [artifact.key for artifact in found] for table, found in inputs.items()}
         manifest = Manifest(
@@ -51,6 +56,12 @@ def put_chain(store: Store, partition: str = "toys/0000", top_p: float = 0.9, ro
     captions = put(store, "caption", partition, {"top_p": top_p}, {"images": [images]}, rows)
     triplets = put(store, "parse", partition, {}, {"captions": [captions]}, rows)
     return {"ingest": [images], "caption": [captions], "parse": [triplets]}
+
+
+def rewrite(artifact: Artifact, **values: Any) -> None:
+    """Make an artifact's manifest one that was written with other values."""
+    changed = artifact.manifest.model_copy(update={**values, "seal": ""})
+    (artifact.folder / MANIFEST).write_bytes(changed.as_bytes())
 
 
 def record(store: Store, name: str, *chains: Inputs) -> Run:

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from storage.errors import FatalError
-from storage.object_store_artifacts import ObjectStoreArtifacts, documents_of, history_of, steps_of
+from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.open_store import Address, existing_store, open_store
+from storage.run_records import documents_of, history_of, steps_of
 from storage.runs import Run, find_run
 
 Report = Callable[[int, int], None]
@@ -67,18 +68,22 @@ def push(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, t
 
 
 def pull(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, total: None, number: str = "") -> Copied:
-    """Copy the artifacts that the local store lacks, verified by digest, then record the run with its history.
+    """Copy the artifacts that the local store lacks, then record the run with its history.
+
+    All records, and each artifact with its manifest, are checked before they become visible. Raises `FatalError` that names
+    what it refuses.
 
     With a `number`, copies the artifacts of that record; a run that exists here keeps its state. Can be resumed.
     """
     records = remote.run_records(run.name)
     steps = steps_of(records, remote.url, number)
     documents = documents_of(records, remote.url, number)
+    history = history_of(records, remote.url)
     if not steps:
         raise FatalError(
             f"{remote.url} has records of run {run.name!r} but no newest state; pull one, e.g. {run.name}@1"
         )
-    places = list(dict.fromkeys((s["stage"], key) for s in steps.values() for key in s["partitions"].values()))
+    places = list(dict.fromkeys((s.stage, key) for s in steps.values() for key in s.partitions.values()))
     have = {
         stage: set(run.store.find_all(stage, [k for s, k in places if s == stage])) for stage in {s for s, _ in places}
     }
@@ -88,10 +93,10 @@ def pull(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, t
         remote.get(stage, key, run.store)
     if not number or not run.exists:
         for step, entry in steps.items():
-            run.record(step, entry["stage"], entry["partitions"])
+            run.record(step, entry.stage, entry.partitions)
         for name, document in documents.items():
             run.note(name, document)
-    for path, data in history_of(records).items():
+    for path, data in history.items():
         run.store.put(run.folder / path, data)
     report(len(lacking), len(lacking))
     return Copied(len(places), len(lacking))

@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import BaseModel
+
 from pipeline.data.datasets.record import ImageRecord
 from pipeline.data.datasets.record_index import RecordIndex, open_index
 from pipeline.data.datasets.source import DataSource
@@ -20,8 +22,10 @@ from pipeline.data.images.refs import ImageRef, state_of
 from pipeline.data.sample import Sample
 from pipeline.runtime.stage import Partition
 from storage.atomic import write_atomic
+from storage.damage import CUT_REMEDY
 from storage.digests import digest_json
 from storage.errors import FatalError
+from storage.json_files import read_json, sealed_json
 from storage.store import Store
 
 _SETTLED_NS = 2_000_000_000
@@ -50,7 +54,7 @@ def partition_dataset(
     cut = extend_cut(stored, sample.image_ids, size)
     if cut != stored:
         with suppress(FatalError):  # a store that can't be written can be planned with; a run is refused before
-            store.put(path, json.dumps({"partitions": cut}).encode())
+            store.put(path, sealed_json({"partitions": cut}))
     remembered = PartitionDigests(index.folder)
     fingerprints = Fingerprints(index.folder.with_name(f"{source.name}-fingerprints"))
     for number, image_ids in enumerate(cut):
@@ -85,18 +89,22 @@ def extend_cut(cut: Sequence[Sequence[int]], image_ids: Sequence[int], size: int
 
 def load_cut(path: Path) -> list[list[int]]:
     """Loads the stored partitions; empty if there are none. Raises `FatalError` when the file is damaged."""
-    try:
-        found: list[list[int]] = json.loads(path.read_bytes())["partitions"]
-        if not all(isinstance(image_id, int) for partition in found for image_id in partition):
-            raise TypeError("an image id is not a number")
-    except FileNotFoundError:
-        return []
-    except (ValueError, KeyError, TypeError) as error:
-        raise FatalError(
-            f"{path}: damaged ({error}); remove it and run again: images are then partitioned from scratch, and those "
-            "that move to another partition are computed again"
-        ) from error
-    return found
+    with suppress(FileNotFoundError):
+        return read_json(path, _Cut, CUT_REMEDY).partitions
+    return []
+
+
+class _Cut(BaseModel):
+    partitions: list[list[int]]
+
+
+class _Digests(BaseModel):
+    digests: dict[str, tuple[str, str]]
+
+
+class _Fingerprints(BaseModel):
+    stamp: str
+    fingerprints: list[str]
 
 
 class PartitionDigests:
@@ -107,9 +115,9 @@ class PartitionDigests:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "digests.json"
-        self._known: dict[str, list[str]] = {}
-        with suppress(OSError, ValueError):
-            self._known = json.loads(self._path.read_bytes())
+        self._known: dict[str, tuple[str, str]] = {}
+        with suppress(OSError, FatalError):
+            self._known = read_json(self._path, _Digests, "").digests
         self._changed = False
 
     def find(self, number: int, stamp: str | None) -> str | None:
@@ -120,14 +128,14 @@ class PartitionDigests:
     def keep(self, number: int, stamp: str | None, digest: str) -> None:
         """Caches the digest of a partition, unless its files may change within the same stamp."""
         if stamp is not None:
-            self._known[str(number)] = [stamp, digest]
+            self._known[str(number)] = (stamp, digest)
             self._changed = True
 
     def save(self) -> None:
         """Writes new digests. If the folder is not writable, the next plan reads the files again."""
         if self._changed:
             with suppress(OSError):
-                write_atomic(self._path, json.dumps(self._known).encode())
+                write_atomic(self._path, sealed_json({"digests": self._known}))
 
 
 class Fingerprints:
@@ -138,10 +146,10 @@ class Fingerprints:
 
     def find(self, number: int, stamp: str | None) -> list[str] | None:
         """The fingerprints of a partition's images, in order; None if one of the files may have changed."""
-        with suppress(OSError, ValueError):
-            known, found = json.loads(self._path(number).read_bytes())
-            if known == stamp:
-                return list(found)
+        with suppress(OSError, FatalError):
+            known = read_json(self._path(number), _Fingerprints, "")
+            if known.stamp == stamp:
+                return known.fingerprints
         return None
 
     def keep(self, number: int, stamp: str | None, found: Sequence[str]) -> None:
@@ -149,7 +157,7 @@ class Fingerprints:
         if stamp is not None:
             with suppress(OSError):
                 self._folder.mkdir(exist_ok=True)
-                write_atomic(self._path(number), json.dumps([stamp, found]).encode())
+                write_atomic(self._path(number), sealed_json({"stamp": stamp, "fingerprints": found}))
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:04d}.json"

@@ -11,14 +11,17 @@ import pyarrow.csv
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
+from toy_store import rewrite
 
 from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import DataSource
 from pipeline.interop.export_run import Exported, export_run
 from pipeline.interop.import_file import import_file
 from pipeline.interop.import_step import ImportStep
+from storage.digests import digest_file
 from storage.errors import FatalError
 from storage.local_store import LocalStore
+from storage.manifest import FileEntry
 from storage.runs import Run
 from storage.tables import CANDIDATES, CAPTIONS, IMAGES, RELATIONS, TRIPLETS, write_table
 from tagger.box import Box
@@ -96,9 +99,8 @@ def run(tmp_path: Path) -> Run:
     [artifact] = run.artifacts("tag").values()
     table = pa.Table.from_pylist([{"image_id": 1, "pairs": pairs}, {"image_id": 2, "pairs": []}], schema=CANDIDATES)
     write_table(table, artifact.file("candidates.parquet"))
-    manifest = json.loads(artifact.file("manifest.json").read_bytes())
-    manifest["files"]["candidates.parquet"] = {"digest": "", "size": 1}
-    artifact.file("manifest.json").write_text(json.dumps(manifest))
+    entry = FileEntry(digest=digest_file(artifact.file("candidates.parquet")), size=1)
+    rewrite(artifact, files={**artifact.manifest.files, "candidates.parquet": entry})
     return run
 
 
@@ -317,9 +319,7 @@ def test_csv_has_a_row_for_each_kept_label(run: Run, tmp_path: Path) -> None:
 
 def test_labels_of_earlier_images_are_refused(run: Run, tmp_path: Path) -> None:
     [tagged] = run.artifacts("tag").values()
-    manifest = json.loads(tagged.file("manifest.json").read_bytes())
-    manifest["terms"]["inputs"] = {"images": ["0" * 64]}
-    tagged.file("manifest.json").write_text(json.dumps(manifest))
+    rewrite(tagged, terms=tagged.manifest.terms | {"inputs": {"images": ["0" * 64]}})
     for form in ("csv", "coco", "official"):
         with pytest.raises(FatalError, match="run stage tag again"):
             exported(run, form, tmp_path / form)

@@ -54,7 +54,7 @@ def test_a_damaged_record_of_a_run_is_named(tmp_path: Path, entry: str) -> None:
     store = LocalStore(tmp_path)
     run = record(store, "demo", put_chain(store))
     (run.folder / "steps" / "parse.json").write_text(entry)
-    with pytest.raises(FatalError, match=r"parse\.json: damaged; remove it and run the recipe again"):
+    with pytest.raises(FatalError, match=r"parse\.json: damaged \(.*\); remove it and run the recipe again"):
         run.artifacts("parse")
 
 
@@ -76,6 +76,29 @@ def test_a_damaged_cut_is_named(tmp_path: Path, data: str) -> None:
     with pytest.raises(FatalError, match=r"coco\.json: damaged.*remove it and run again"):
         load_cut(tmp_path / "coco.json")
     assert load_cut(tmp_path / "none.json") == []
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"[" * 100_000, "recursion limit"),
+        (b'{"partitions": ' + b"[" * 100_000, "recursion limit"),
+        (b"9" * 5000, "number out of range"),
+        (b"[" + b"1," * 2**25, "more than 67,108,864 bytes"),
+        (b'{"partitions": [[1.5]]}', "partitions: 0: 0"),
+        (b'{"partitions": [["1"]]}', "partitions: 0: 0"),
+        (b'{"partitions": "\\u001b[2J\\ud800"}', "hex escape"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_json_without_measure_is_one_message(data: bytes, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "cut.json"
+    path.write_bytes(data)
+    with pytest.raises(FatalError, match=rf"cut\.json: damaged \(.*{reason}.*\); remove it and run again") as told:
+        load_cut(path)
+    assert len(str(told.value)) < 600
+    with pytest.raises(FatalError, match=r"damaged manifest \("):
+        parse_manifest(data, "here")
 
 
 def test_a_root_that_is_no_folder_is_told(tmp_path: Path) -> None:

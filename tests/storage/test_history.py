@@ -14,7 +14,8 @@ from pipeline.cli.transfer import pull, push
 from storage.errors import FatalError
 from storage.garbage import find_garbage
 from storage.local_store import LocalStore
-from storage.object_store_artifacts import ObjectStoreArtifacts, documents_of, history_of
+from storage.object_store_artifacts import ObjectStoreArtifacts
+from storage.run_records import documents_of, history_of
 from storage.runs import Run, find_run
 
 
@@ -110,7 +111,7 @@ def test_a_record_pulled_alone_is_the_run_with_the_recipe_that_made_it(store: Lo
 @pytest.mark.parametrize("path", ["records/../../../../x.json", "../../x.json", "records/a/../../../../x.json"])
 def test_no_path_in_a_listing_leads_out_of_the_store(path: str) -> None:
     records = {path: b"{}", "recipe.json": b"{}"}
-    assert history_of(records) == {} and list(documents_of(records, "url")) == ["recipe"]
+    assert history_of(records, "url") == {} and list(documents_of(records, "url")) == ["recipe"]
 
 
 def test_no_step_leads_out_of_the_store(store: LocalStore) -> None:

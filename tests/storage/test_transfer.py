@@ -51,7 +51,7 @@ def test_a_run_comes_back_as_it_was_and_nothing_is_copied_twice(run: Run, url: s
     assert pull(there, ObjectStoreArtifacts(url)) == Copied(6, 6)
     assert pull(there, ObjectStoreArtifacts(url)) == Copied(6, 0)
     assert _contents(there) == _contents(run)
-    assert json.loads((there.folder / "recipe.json").read_bytes()) == {"name": "demo"}
+    assert there.read_document("recipe") == {"name": "demo"}
 
 
 def test_bytes_that_changed_on_the_way_are_refused(run: Run, url: str, tmp_path: Path) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-from toy_store import put, put_chain, record
+from toy_store import put, put_chain, record, rewrite
 
 from pipeline.cli.why import why
 from storage.changes import changes
@@ -62,8 +61,7 @@ def test_the_trail_ends_at_a_data_sets_records_and_where_a_manifest_names_too_li
         made.append(put(store, "caption", inputs={"images": [images]}, rows=rows))
     if not named:
         for artifact in made:
-            path = artifact.folder / "manifest.json"
-            path.write_text(json.dumps(json.loads(path.read_bytes()) | {"upstream": {}}))
+            rewrite(artifact, upstream={})
     (found,) = why(record(store, "demo", {"caption": made[1:]}), "caption")
     assert [cause.change.term for cause in found.causes] == ["inputs.images", "inputs.records"][: 1 + named]
     if named:

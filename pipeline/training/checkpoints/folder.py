@@ -13,6 +13,8 @@ import xxhash
 
 from pipeline.training.config import RESUMES_FROM
 from storage.atomic import write_atomic
+from storage.errors import FatalError
+from storage.json_files import read_json
 
 FORMAT = 3
 RECORD = "checkpoint.json"
@@ -53,9 +55,9 @@ class CheckpointFolder:
         """
         path = self.path(step)
         try:
-            record: dict[str, Any] = json.loads((path / RECORD).read_bytes())
+            record: dict[str, Any] = read_json(path / RECORD, dict[str, Any], "")
             files = {str(name): (int(of["bytes"]), str(of["check"])) for name, of in record["files"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, FatalError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{RECORD} can't be read ({error})") from error
         for name, (size, check) in files.items():
             file = path / name

@@ -21,6 +21,7 @@ import xxhash
 from pipeline.runtime.processes import die_with_parent
 from pipeline.training.checkpoints.folder import FORMAT, RECORD, CheckpointFolder
 from storage.disk import LOCAL
+from storage.json_files import sealed_json
 
 _CHUNK = 2**24
 _SECONDS_TO_WAIT = 120
@@ -106,7 +107,7 @@ def _complete(checkpoints: CheckpointFolder, request: Request) -> None:
     for note in notes:
         note.unlink()
     record = {"format": FORMAT, "step": step, "files": files} | request["state"]
-    (aside / RECORD).write_text(json.dumps(record))
+    (aside / RECORD).write_bytes(sealed_json(record))
     LOCAL.sync_file(aside / RECORD)
     LOCAL.sync_folder(aside)
     if checkpoints.path(step).exists():

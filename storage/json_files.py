@@ -1,0 +1,79 @@
+"""JSON of our own that others may have touched: read within limits, checked against a type, and sealed against changes."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from storage.digests import digest_bytes
+from storage.errors import FatalError
+
+T = TypeVar("T")
+
+MAX_BYTES = 2**26
+"""A cut of seven million images has so many. Depth is limited by pydantic's parser, to 200."""
+_SEAL = re.compile(rb',\n "(.{4})": "(.{64})"\n\}', re.DOTALL)
+_SEAL_SIZE = 79
+
+
+def parse_json(data: bytes, kind: type[T], name: str, remedy: str) -> T:
+    """JSON bytes as a value of type `kind`; numbers and texts are not converted into each other. A seal is compared.
+
+    Raises `FatalError` that calls the bytes `name` and says what is wrong and what to do (`remedy`).
+    """
+    try:
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"more than {MAX_BYTES:,} bytes")
+        if not _matches_its_seal(data):
+            raise ValueError("changed since it was written")
+        hashable: Any = kind
+        found: T = _adapter(hashable).validate_json(data, strict=True)
+        return found
+    except ValueError as error:
+        then = f"; {remedy}" if remedy else ""
+        raise FatalError(f"{name}: damaged ({reason_of(error)}){then}") from error
+
+
+def read_json(path: Path, kind: type[T], remedy: str) -> T:
+    """A JSON file as a value of type `kind`. Raises FileNotFoundError where there is none, otherwise as `parse_json`."""
+    with path.open("rb") as file:
+        return parse_json(file.read(MAX_BYTES + 1), kind, str(path), remedy)
+
+
+def sealed_json(value: dict[str, Any]) -> bytes:
+    """An object with at least one field as JSON, which ends with a digest of all bytes before it.
+
+    Values that JSON lacks become text.
+    """
+    head = json.dumps(value, indent=1, default=str).removesuffix("\n}").encode()
+    return head + f',\n "seal": "{digest_bytes(head)}"\n}}'.encode()
+
+
+def is_sealed(data: bytes) -> bool:
+    """Whether JSON bytes end with a seal. Earlier versions wrote none."""
+    return _SEAL.fullmatch(data[-_SEAL_SIZE:]) is not None
+
+
+def reason_of(error: ValueError) -> str:
+    """What a parser says of a file, in a few words."""
+    text = str(error)
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        text = ": ".join((*(str(part) for part in first["loc"]), first["msg"]))
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text[:200])
+
+
+def _matches_its_seal(data: bytes) -> bool:
+    """Whether the digest at the end is that of the bytes before it. A file of the form of a sealed one needs the right one."""
+    found = _SEAL.fullmatch(data[-_SEAL_SIZE:])
+    return found is None or (found[1], found[2]) == (b"seal", digest_bytes(data[:-_SEAL_SIZE]).encode())
+
+
+@lru_cache(maxsize=64)
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)

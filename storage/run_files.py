@@ -1,0 +1,75 @@
+"""The files of a run's folder: keys of a step, the record of an execution, and documents. They may come from elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from storage.errors import FatalError
+from storage.json_files import parse_json, sealed_json
+from storage.store import require_valid_address
+
+STEP_REMEDY = "remove it and run the recipe again: the artifacts that it named are reused"
+RECORD_REMEDY = "remove this record, and the later ones move up by one"
+STEP_NAME = re.compile(r"[a-z][a-z0-9_]*(:[A-Za-z0-9._-]+)*")
+_PARTITION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[0-9]+)?")
+_LONGEST = 200
+"""Characters of a name. That of a step is also the name of a file."""
+
+
+class StepKeys(BaseModel):
+    """The artifacts of a step: the stage that made them, and their keys by partition."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str = ""
+    partitions: dict[str, str] = {}
+
+    def require_valid(self, step: str) -> None:
+        """Raise `FatalError` for names that could lead out of a store or control a terminal."""
+        for kind, name, pattern in (
+            ("step", step, STEP_NAME),
+            *(("partition", p, _PARTITION) for p in self.partitions),
+        ):
+            if len(name) > _LONGEST or not pattern.fullmatch(name):
+                raise FatalError(f"{name[:_LONGEST]!r}: not the name of a {kind}; the record that names it is damaged")
+        for key in self.partitions.values():
+            require_valid_address(self.stage, key)
+
+
+class StepFile(StepKeys):
+    """The newest artifacts of a step, `steps/<step>.json`."""
+
+    step: str
+    stage: str
+    partitions: dict[str, str]
+
+
+class RecordFile(BaseModel):
+    """The record of an execution, `records/<time>.json`: the steps as they were then, and facts for people."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    steps: dict[str, StepKeys]
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Time, status, host, recipe and outcome of the execution."""
+        return {name: value for name, value in (self.model_extra or {}).items() if name != "seal"}
+
+
+def document_bytes(value: Any) -> bytes:
+    """A document as it is written."""
+    return sealed_json(value if isinstance(value, dict) and value else {"value": value})
+
+
+def parse_document(data: bytes, name: str, remedy: str) -> Any:
+    """The value of a document. Raises `FatalError` as `parse_json` does."""
+    value = parse_json(data, object, name, remedy)
+    if isinstance(value, dict):
+        value = {name: each for name, each in value.items() if name != "seal"}
+        return value["value"] if value.keys() == {"value"} else value
+    return value
