@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,21 +15,24 @@ from pathlib import Path
 import fsspec
 
 from storage.artifact import Artifact
-from storage.atomic import write_atomic
-from storage.digests import digest_bytes
-from storage.disk import CACHE, LOCAL, Disk
+from storage.digests import digest_bytes, digest_file
+from storage.disk import LOCAL, Disk
 from storage.errors import FatalError, PipelineError
+from storage.json_files import parse_json
 from storage.lease import Patience, hold_lease
 from storage.local_store import LocalStore
 from storage.manifest import MANIFEST, Manifest
+from storage.mirror import Mirror
 from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.remote import Entry
 from storage.remote_retry import PAUSES
 from storage.resume_point import ResumePoint
 from storage.store import StoredEntry
+from storage.verified_files import VerifiedFiles, read_checked, write_checked
 
 _DOWNLOADS = 8
-_MIRRORED = ("runs", "cuts")
+_NAMED = 16
+"""Characters of a data file's digest that name the folder of its copy."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,9 @@ class RemoteStore:
         self.folder, self.draft, self.remove = local.folder, local.draft, local.remove
         self.idle_scratch, self.sweep = local.idle_scratch, local.sweep
         self._patience = patience
-        self._kept = self.root / "manifests"
+        self._kept, self._files = self.root / "manifests", self.root / "files"
+        self._whole = VerifiedFiles()
+        self._mirror = Mirror(self.remote.files, self.root, disk)
 
     def require_writable(self) -> None:
         """Find out before any work whether both places can be written. Raises `FatalError`."""
@@ -86,24 +91,8 @@ class RemoteStore:
         self.remote.files.remove([probe])
 
     def refresh(self) -> None:
-        """Update this machine's copies of runs and cuts. Lists each once, then reads the files that changed."""
-        note = self.root / "mirrored.json"
-        known: dict[str, str] = {}
-        with suppress(FileNotFoundError, ValueError):
-            known = json.loads(note.read_bytes())
-        began = time.time()
-        there = {
-            f"{top}/{path}": entry.token for top in _MIRRORED for path, entry in self.remote.files.listing(top).items()
-        }
-        changed = [p for p, token in there.items() if known.get(p) != token or not (self.root / p).is_file()]
-        for path, data in self.remote.files.read_many(changed).items():
-            write_atomic(self._inside(path), data, self.disk)
-        for top in _MIRRORED:
-            for mine in (self.root / top).rglob("*.json"):
-                is_older = mine.stat().st_mtime < began  # a run writes its records there first, then here
-                if is_older and mine.relative_to(self.root).as_posix() not in there:
-                    mine.unlink(missing_ok=True)
-        write_atomic(note, json.dumps(there).encode(), self.disk)
+        """Update this machine's copies of runs and cuts. Lists each once, then reads the files that changed there or here."""
+        self._mirror.refresh()
 
     def find(self, stage: str, key: str) -> Artifact | None:
         """The committed artifact, or None. Costs one request."""
@@ -114,10 +103,10 @@ class RemoteStore:
         """Key → committed artifact, for those keys that have one. Lists once, then reads manifests not yet cached here."""
         listed = {key: files[MANIFEST] for key, files in self.remote.listing(stage).items() if MANIFEST in files}
         places = {key: self._kept_at(stage, key, listed[key]) for key in keys if key in listed}
-        known = {key: place.read_bytes() for key, place in places.items() if place.is_file()}
+        known = {key: data for key, place in places.items() if (data := read_checked(place)) is not None}
         for key, data in self.remote.manifests(stage, [key for key in places if key not in known]).items():
             known[key] = data
-            write_atomic(places[key], data, CACHE)
+            write_checked(places[key], data)
         return {key: RemoteArtifact(self.folder(stage, key), self, known[key]) for key in places if key in known}
 
     def recover(self, stage: str, key: str) -> Artifact | None:
@@ -143,19 +132,19 @@ class RemoteStore:
 
     def bring_file(self, manifest: Manifest, name: str) -> Path:
         """One data file of an artifact, copied to this machine's disk and checked unless it is already here."""
-        here = self._local.find(manifest.stage, manifest.key)
         entry = manifest.files.get(name)
         if entry is None:
             raise FileNotFoundError(f"{self.address}: {manifest.stage} {manifest.key[:12]} has no {name}")
-        if here is not None and here.manifest_bytes() == self._manifest_there(manifest.stage, manifest.key):
-            return here.file(name)
-        place = self.root / "files" / manifest.stage / manifest.key / entry.digest[:16] / name
-        if not place.is_file():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with self.draft() as draft:
-                self.remote.download_file(manifest, name, draft)
-                (draft / name).rename(place)
-        return place
+        here = self._local.folder(manifest.stage, manifest.key)
+        apart = self._files / manifest.stage / manifest.key / entry.digest[:_NAMED]
+        for copy in (here / name, apart / name):
+            if self._whole.holds(copy, entry):
+                return copy
+        with self.draft() as draft:
+            self.remote.download_file(manifest, name, draft)
+            apart.mkdir(parents=True, exist_ok=True)
+            (draft / name).rename(apart / name)
+        return apart / name
 
     def locate(self, key: str) -> Artifact | None:
         """The committed artifact of a key whose stage is unknown."""
@@ -243,6 +232,20 @@ class RemoteStore:
         with suppress(FileNotFoundError):
             self._local.remove_run(name)
 
+    def damaged_copies(self) -> Iterator[Path]:
+        """Read this machine's copies of artifacts, data files and manifests. Yields those that are damaged."""
+        for artifact in (artifact for stage in self._local.stages() for artifact in self._local.artifacts(stage)):
+            try:
+                artifact.require_whole()
+            except FatalError:
+                yield artifact.folder
+        for path in self._kept.glob("*/*.json"):
+            if read_checked(path) is None:
+                yield path
+        for path in self._files.glob("*/*/*/*"):
+            if digest_file(path)[:_NAMED] != path.parent.name:
+                yield path
+
     def clean_up(self, before: float) -> None:
         """Remove old notes and checkpoints at the URL; here, cached files and copies of artifacts that are gone there."""
         self.sweep()
@@ -254,19 +257,24 @@ class RemoteStore:
             for artifact in self._local.artifacts(stage):
                 if artifact.key not in there:
                     self.remove(artifact.folder)
-        for copies in ("files", "manifests"):
-            self.disk.remove_tree(self.root / copies)
+        for copies in (self._files, self._kept):
+            self.disk.remove_tree(copies)
 
     def _machine(self) -> str:
         """A random name that identifies this machine's folder. It is made once."""
         place = self.root / "machine"
-        if not place.is_file():
+        name = place.read_bytes() if place.is_file() else b""
+        while not re.fullmatch(rb"[0-9a-f]{32}", name):
+            with suppress(FileNotFoundError):
+                if place.read_bytes() == name:
+                    place.unlink()
             aside = self.root / f".machine-{uuid.uuid4().hex}"
             aside.write_text(uuid.uuid4().hex)
             with suppress(FileExistsError):
                 place.hardlink_to(aside)
             aside.unlink()
-        return place.read_text()
+            name = place.read_bytes()
+        return name.decode()
 
     def _remove_all(self, folder: str) -> None:
         self.remote.files.remove(f"{folder}/{path}" for path in self.remote.files.listing(folder))
@@ -281,12 +289,16 @@ class RemoteStore:
     def _bring(self, folder: Path) -> Artifact:
         stage, key = folder.parts[-2:]
         here, there = self._local.find(stage, key), self._manifest_there(stage, key)
-        if here is not None and here.manifest_bytes() == there:
-            return here
         if here is not None:
+            if here.manifest_bytes() == there and self._is_whole(here):
+                return here
             self.remove(here.folder)
         with self.draft() as draft:
             return self._local.commit(draft, self.remote.download(stage, key, draft))
+
+    def _is_whole(self, here: Artifact) -> bool:
+        """Whether this machine's copies of all data files are undamaged."""
+        return all(self._whole.holds(here.file(name), entry) for name, entry in here.manifest.files.items())
 
     def _manifest_there(self, stage: str, key: str) -> bytes | None:
         return self.remote.manifest(stage, key)
@@ -301,15 +313,10 @@ class RemoteStore:
         found: dict[str, float] = {}
         for path, data in self.remote.files.read_many(f"found/{name}" for name in listed).items():
             when = listed[path.removeprefix("found/")].modified
-            with suppress(ValueError, TypeError):  # a damaged note protects nothing
-                found.update({key: max(found.get(key, 0.0), when) for key in json.loads(data)})
+            with suppress(FatalError):  # a damaged note protects nothing
+                keys = parse_json(data, list[str], path, "")
+                found.update({key: max(found.get(key, 0.0), when) for key in keys})
         return found
-
-    def _inside(self, path: str) -> Path:
-        """Where a record is copied to. Raises `FatalError` for a name that leads out of the store."""
-        if any(part in ("", ".", "..") for part in path.split("/")):
-            raise FatalError(f"{self.address}: a record is named {path!r}, which leads out of the store; remove it")
-        return self.root / path
 
 
 def _holding(stage: str, key: str, files: dict[str, Entry], found: dict[str, float]) -> StoredEntry:

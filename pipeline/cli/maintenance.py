@@ -10,10 +10,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
+from pipeline.cli.damaged_files import damaged_files
 from pipeline.report.console import table
 from pipeline.report.formatting import bytes_in_words
 from pipeline.report.report_folder import remove_report
-from storage.damage import Damage, find_damage
+from storage.damage import Damage, DamagedFile, find_damage
 from storage.errors import FatalError
 from storage.garbage import find_garbage
 from storage.open_store import Address, existing_store
@@ -25,26 +26,36 @@ DAY = 86400.0
 
 
 def verify(root: Address, run_name: str | None, repair: bool, as_json: bool) -> None:
-    """Read every artifact of a run or of the store again. Report damage and, with `repair`, remove it.
+    """Read every artifact of a run, or everything in the store, again. Report damage and, with `repair`, remove it.
 
-    Raises `FatalError` when damage remains in the store, so that scripts see it.
+    Records of runs and cuts are not removed: their messages say what that would cost. Raises `FatalError` when damage
+    remains in the store, so that scripts see it.
     """
     store = existing_store(root)
     if repair:
         store.require_writable()
+    files = [] if run_name is not None else list(damaged_files(store))
     runs = None if run_name is None else [find_run(store, run_name)]
     console = Console(stderr=True)
-    examined = list(track(find_damage(store, runs), "reading", console=console, transient=True, disable=as_json))
+    examined = []
+    if all(file.is_cache for file in files):  # otherwise it is unknown what runs need
+        examined = list(track(find_damage(store, runs), "reading", console=console, transient=True, disable=as_json))
     found = [damage for damage in examined if damage is not None]
-    removed = _remove(store, found) if repair else 0
+    removed = _remove(store, found) + _remove_caches(store, files) if repair else 0
     if as_json:
-        print(json.dumps({"examined": len(examined), "damaged": [asdict(d) for d in found], "removed": removed}))
+        others = [{"path": str(file.path), "what": file.what} for file in files]
+        artifacts = [asdict(damage) for damage in found]
+        print(json.dumps({"examined": len(examined), "damaged": artifacts, "files": others, "removed": removed}))
     else:
-        print(f"{len(examined)} artifacts read, {len(found)} damaged, {removed} removed")
+        print(f"{len(examined)} artifacts read, {len(found) + len(files)} damaged, {removed} removed")
         for damage in found:
             print(f"  {damage.stage} {damage.key[:12]}: {damage.what}{_needed(damage)}")
-    if found and not repair:
-        raise FatalError("the store is damaged; `rlip verify --repair` removes damage, and the next run rebuilds it")
+        for file in files:
+            print(f"  {file.path}: {file.what}" if file.is_cache else f"  {file.what}")
+    if ((found or files) and not repair) or not all(file.is_cache for file in files):
+        raise FatalError(
+            "the store is damaged; `rlip verify --repair` removes artifacts and caches that are, and the next run rebuilds them"
+        )
 
 
 def collect_garbage(root: Address, grace_days: float, delete: bool, as_json: bool, newest: bool = False) -> None:
@@ -112,6 +123,14 @@ def _remove(store: Store, found: list[Damage]) -> int:
     for stage, key in places & held:
         store.discard(stage, key)
     return len(places & held)
+
+
+def _remove_caches(store: Store, files: list[DamagedFile]) -> int:
+    """Remove damaged caches, and return their number."""
+    caches = [file.path for file in files if file.is_cache]
+    for path in caches:
+        (store.disk.remove_tree if path.is_dir() else store.disk.remove)(path)
+    return len(caches)
 
 
 def _needed(damage: Damage) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.datasets.annotations import AnnotationError
+from pipeline.data.datasets.index_files import damaged_indexes
 from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.datasets.record_index import is_indexed, open_index, open_source
 from pipeline.data.partitioning import index_of, partition_dataset
@@ -109,12 +110,75 @@ def test_old_indexes_and_halves_of_the_killed_are_removed(coco: Build, tmp_path:
     assert sorted((tmp_path / "kept").iterdir()) == sorted([second, other])
 
 
-def test_a_torn_index_is_named(coco: Build, tmp_path: Path) -> None:
+FILES = ["records", "names", "places.npy", "lost", "seal"]
+
+
+def _flip(path: Path, bit: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_flipped_bit_anywhere_is_found_and_the_index_is_rebuilt_on_use(
+    file: str, coco: Build, tmp_path: Path
+) -> None:
     source = coco(IMAGES, BOXES)
-    folder = open_index(source, tmp_path / "kept").folder
-    (folder / "records").write_bytes(b"")
-    with pytest.raises(AnnotationError, match=f"{folder}: damaged; delete that folder"):
-        open_index(source, tmp_path / "kept")
+    index = open_index(source, tmp_path / "kept")
+    whole, path = list(index), index.folder / file
+    original = path.read_bytes()
+    for bit in range(0, 8 * len(original), 8 * len(original) // 12):
+        _flip(path, bit + bit % 7)
+        ((folder, what),) = damaged_indexes(tmp_path / "kept")
+        assert folder == index.folder and what
+        again = open_index(source, tmp_path / "kept")
+        assert (list(again), again.lost) == (whole, index.lost)
+        assert path.read_bytes() == original
+    assert [what for _, what in damaged_indexes(tmp_path / "kept")] == [""]
+
+
+def test_a_bit_that_flips_while_an_index_is_open_is_found(coco: Build, tmp_path: Path) -> None:
+    source = coco(IMAGES, BOXES)
+    index = open_index(source, tmp_path / "kept")
+    whole = list(index)
+    with (index.folder / "records").open("r+b") as records:
+        records.write(b"{")
+    assert list(index) == whole
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_of_an_index_that_is_cut_or_gone_is_made_anew(file: str, coco: Build, tmp_path: Path) -> None:
+    source = coco(IMAGES, BOXES)
+    index = open_index(source, tmp_path / "kept")
+    whole, path = list(index), index.folder / file
+    path.write_bytes(path.read_bytes()[:-3])
+    assert list(open_index(source, tmp_path / "kept")) == whole
+    path.unlink()
+    assert list(open_index(source, tmp_path / "kept")) == whole
+
+
+def test_an_index_whose_annotations_have_changed_since_is_not_rebuilt_from_them(coco: Build, tmp_path: Path) -> None:
+    source = coco(IMAGES, BOXES)
+    index = open_index(source, tmp_path / "kept")
+    source.annotations.write_text(source.annotations.read_text() + " ")
+    with (index.folder / "records").open("r+b") as records:
+        records.write(b"{")
+    with pytest.raises(AnnotationError, match="its annotations have changed meanwhile; run again"):
+        list(index)
+
+
+def test_digests_of_partitions_that_changed_on_the_disk_are_computed_again(
+    coco: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = coco(IMAGES, BOXES)
+    monkeypatch.setattr("pipeline.data.partitioning._SETTLED_NS", -(10**12))
+    first = digests(source, tmp_path)
+    (kept,) = (tmp_path / "indexes").glob("*/digests.json")
+    original = kept.read_bytes()
+    for bit in range(0, 8 * len(original), 397):
+        _flip(kept, bit)
+        assert digests(source, tmp_path) == first
+        kept.write_bytes(original)
 
 
 def test_a_kept_index_still_needs_one_of_the_images(coco: Build, tmp_path: Path) -> None:

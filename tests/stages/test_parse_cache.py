@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import multiprocessing
+import sqlite3
+import tracemalloc
+import zlib
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from xxhash import xxh3_128_digest
 
 from pipeline.runtime.stage import Inputs, Output
 from pipeline.stages.parse import ParseSettings, ParseStage
-from pipeline.stages.parse_cache import ParseCache
+from pipeline.stages.parse_cache import ParseCache, cache_fault
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.tables import CAPTIONS, write_table
@@ -84,6 +89,75 @@ def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FatalError, match=r"set parse\.cache"):
         ParseCache(tmp_path / "file/parses.sqlite", "1")
+
+
+def _flipped(data: bytes, bit: int) -> bytes:
+    return data[: bit // 8] + bytes([data[bit // 8] ^ 1 << bit % 8]) + data[bit // 8 + 1 :]
+
+
+def test_a_flipped_bit_is_found_or_costs_a_parse_and_never_changes_one(tmp_path: Path) -> None:
+    path, kept = tmp_path / "parses.sqlite", {"two men": MEN, "a cat": [], "a dog": MEN}
+    ParseCache(path, "1").keep(kept)
+    original, found, healed = path.read_bytes(), 0, 0
+    for bit in range(3, 8 * len(original), 397):
+        path.write_bytes(_flipped(original, bit))
+        try:
+            cache = ParseCache(path, "1")
+            known = cache.find(list(kept))
+            assert known.items() <= kept.items()
+            cache.keep({text: triplets for text, triplets in kept.items() if text not in known})
+            assert cache.find(list(kept)).items() <= kept.items()
+            healed += known != kept
+        except FatalError as error:
+            assert ("parses.sqlite" in str(error) and "set parse.cache" in str(error)) or cache_fault(path)
+            found += 1
+    assert found and healed
+
+
+MEN = [Triplet("men", "man", "riding", "ride", "horses", "horse", 4, 7, 8, 14, 21, 27, "verb", 2, 0, (), ("brown",))]
+
+
+def _cell(path: Path, value: object) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE parsed SET triplets = ?", (value,))
+
+
+def _signed(path: Path, packed: bytes) -> bytes:
+    """Bytes with the checksum that they would have if they were a parse of the only text."""
+    with closing(sqlite3.connect(path)) as connection:
+        ((parser, text),) = connection.execute("SELECT parser, text FROM parsed")
+    return xxh3_128_digest(parser + text + packed) + packed
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        zlib.compress(b"0" * 2**25, 1), zlib.compress(b"[" * 100_000), zlib.compress(b'[["men", 3]]'), b"", b"x" * (2**24 + 1),
+        zlib.compress(b"[" + b"9" * 5000 + b"]"), zlib.compress(b"[]")[:-2],
+    ],
+    ids=["bomb", "deep", "another shape", "empty", "huge", "long number", "torn"],
+)  # fmt: skip
+def test_what_no_parser_wrote_counts_as_not_cached(packed: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "parses.sqlite"
+    cache = ParseCache(path, "1")
+    cache.keep({"two men": MEN})
+    assert cache_fault(path) == ""
+    for value in (packed, _signed(path, packed), 10**12, "text", None):
+        _cell(path, value)
+        assert cache.find(["two men"]) == {} and cache_fault(path)
+    cache.keep({"two men": MEN})
+    assert cache.find(["two men"]) == {"two men": MEN} and cache_fault(path) == ""
+
+
+def test_a_bomb_takes_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "parses.sqlite"
+    cache = ParseCache(path, "1")
+    cache.keep({"two men": MEN})
+    _cell(path, _signed(path, zlib.compress(b"0" * 2**27, 1)))
+    tracemalloc.start()
+    assert cache.find(["two men"]) == {}
+    assert tracemalloc.get_traced_memory()[1] < 2**26
+    tracemalloc.stop()
 
 
 def test_paths_are_no_part_of_the_key(tmp_path: Path) -> None:

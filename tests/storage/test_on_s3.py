@@ -96,7 +96,7 @@ def test_a_run_is_killed_resumed_elsewhere_and_looked_at_from_a_third_place(
     (tmp_path / "data" / "images" / "1.png").write_bytes((tmp_path / "data" / "images" / "2.png").read_bytes())
     assert _due(there)["ingest"] == 1
     verify(there.store, "tiny", repair=False, as_json=True)
-    assert printed() == {"examined": 9, "damaged": [], "removed": 0}
+    assert printed() == {"examined": 9, "damaged": [], "files": [], "removed": 0}
     print_query(there.store, "tiny", "select count(*) as n from triplets", as_json=True)
     assert printed() == [{"n": IMAGES}]
     print_why(there.store, "tiny", "parse", "coco/0000", as_json=True)

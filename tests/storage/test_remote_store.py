@@ -365,7 +365,7 @@ def test_care_of_a_store_elsewhere(url: str, tmp_path: Path, capsys: pytest.Capt
     kept, lost = put_chain(store), put_chain(store, top_p=0.5, rows=[7])
     record(store, "demo", kept)
     verify(url, None, repair=False, as_json=True)
-    assert json.loads(capsys.readouterr().out) == {"examined": 5, "damaged": [], "removed": 0}
+    assert json.loads(capsys.readouterr().out) == {"examined": 5, "damaged": [], "files": [], "removed": 0}
     show_usage(url, as_json=True)
     (runs,) = json.loads(capsys.readouterr().out)["runs"]
     assert (runs["name"], runs["artifacts"]) == ("demo", 3)

@@ -16,7 +16,7 @@ def verify(
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Read artifacts again and report which are damaged and which runs need them; exit with 1 if damage remains."""
+    """Read artifacts, records and caches again; report what is damaged and which runs need it; exit with 1 if damage remains."""
     from pipeline.cli.maintenance import verify
 
     with errors_reported():

@@ -1,28 +1,27 @@
 """Caches a source's records on disk by image, so that annotation files are parsed only once.
 
-An index folder holds `records`, one JSON line per image; `names` of images; `places.npy`, the offsets into both; and
-`lost`, the rejects. Named by a digest of its inputs, it appears atomically and is only a cache: delete it at any time.
+An index folder (`index_files.py`) is named by a digest of its inputs, appears atomically and is only a cache: one that is
+damaged is built anew where it is read, and it may be deleted at any time.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
 import time
-from array import array
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.bare_images import BareImagesReader, picture_names
 from pipeline.data.datasets.coco import CocoReader
 from pipeline.data.datasets.hico_det import HicoDetReader
+from pipeline.data.datasets.index_files import DamagedIndex, IndexFiles, write_index
 from pipeline.data.datasets.instances import InstancesReader
 from pipeline.data.datasets.objects365 import Objects365Reader
 from pipeline.data.datasets.open_images import OpenImagesReader
@@ -38,10 +37,11 @@ from pipeline.data.images.refs import ImageRef
 from pipeline.runtime.stage import Rejected
 from storage.atomic import atomic_folder
 from storage.digests import digest_file, digest_json
-from storage.disk import LOCAL
 from storage.errors import translate_os_errors
 
-LAYOUT = 2
+T = TypeVar("T")
+
+LAYOUT = 3
 """Incremented whenever readers or this module change what is written."""
 _READ_WHOLE_BELOW = 2**23
 """Annotation files below this size in bytes are digested by content, larger ones by inode, size and times."""
@@ -50,22 +50,22 @@ _SPARED_SECONDS = 86_400.0
 
 
 class RecordIndex:
-    """The records of one source in file order. Memory holds only three numbers per image."""
+    """The records of one source in file order. Memory holds only a few numbers per image."""
 
-    def __init__(self, folder: Path, reader: Reader) -> None:
+    def __init__(self, folder: Path, reader: Reader, rebuild: Callable[[], None]) -> None:
+        """`rebuild` is called, once, to build a damaged index anew."""
         self.folder = folder
         self._reader = reader
-        places: npt.NDArray[np.int64] = np.load(folder / "places.npy", allow_pickle=False)
-        self.ids, self._starts, self._name_starts = places[0, :-1], places[1], places[2]
+        self._rebuild = rebuild
+        try:
+            self._files = IndexFiles(folder)
+        except DamagedIndex:
+            self._build_anew()
+        self.ids = self._files.ids
         self._order = np.argsort(self.ids, kind="stable")
         self._sorted = self.ids[self._order]
-        self._records = (folder / "records").open("rb")
-        self._names = (folder / "names").open("rb")
-        rows = json.loads((folder / "lost").read_bytes())
-        self.lost = [Rejected(*row) for row in rows]
+        self.lost = [Rejected(*row) for row in self._files.lost]
         """Rows without a record: no usable id or file name, a duplicate, or annotations of an unknown image."""
-        if os.fstat(self._records.fileno()).st_size != self._starts[-1]:
-            raise AnnotationError(f"{folder}: damaged; delete that folder, it is rebuilt from the annotations")
 
     def present(self, image_ids: Sequence[int]) -> tuple[int, ...]:
         """The ids that have a record, in the given order."""
@@ -107,13 +107,23 @@ class RecordIndex:
         positions: list[int] = self._order[np.searchsorted(self._sorted, wanted)].tolist()
         return positions
 
+    def _build_anew(self) -> None:
+        self._rebuild()
+        self._files = IndexFiles(self.folder)
+
+    def _checked(self, read: Callable[[IndexFiles], T]) -> T:
+        """What is read from the files, which are built anew if they are damaged: they hold the same then."""
+        try:
+            return read(self._files)
+        except DamagedIndex:
+            self._build_anew()
+            return read(self._files)
+
     def _name(self, position: int) -> str:
-        start, end = self._name_starts[position], self._name_starts[position + 1]
-        return os.pread(self._names.fileno(), int(end - start), int(start)).decode()
+        return self._checked(lambda files: files.name(position))
 
     def _record(self, position: int) -> ImageRecord:
-        start, end = self._starts[position], self._starts[position + 1]
-        line = json.loads(os.pread(self._records.fileno(), int(end - start), int(start)))
+        line = self._checked(lambda files: files.line(position))
         image_id, width, height, boxes, relations, rejects, unpublished = line
         source = self._reader.source
         return ImageRecord(
@@ -144,7 +154,9 @@ def open_index(source: DataSource, folder: Path | None, report: Callable[[float]
     if folder is None or not _writable(folder):
         reader = open_source(source)
         temporary = tempfile.TemporaryDirectory(prefix="rlip-index-")
-        index = RecordIndex(_build(reader, Path(temporary.name) / "index"), reader)
+        path = Path(temporary.name) / "index"
+        _build(reader, path)
+        index = RecordIndex(path, reader, partial(_build, reader, path))
         temporary.cleanup()  # the open file handles stay valid
         return index
     reader = open_source(source, folder)
@@ -153,52 +165,29 @@ def open_index(source: DataSource, folder: Path | None, report: Callable[[float]
     if not path.is_dir():
         _build(reader, path)
         _remove_older(path, source.name)
-    return RecordIndex(path, reader)
+    return RecordIndex(path, reader, partial(_build_again, source, folder, path))
+
+
+def _build_again(source: DataSource, folder: Path, path: Path) -> None:
+    """Replaces a damaged index. Raises `AnnotationError` when the annotations are no longer those that it was made of."""
+    if _place(source, folder) != path:
+        raise AnnotationError(
+            f"data set {source.name!r}: {path} is damaged, and its annotations have changed meanwhile; run again"
+        )
+    _build(open_source(source, folder), path, replace=True)
 
 
 def _place(source: DataSource, folder: Path) -> Path:
     return folder / f"{source.name}-{_digest(source)[:24]}"
 
 
-def _build(reader: Reader, path: Path) -> Path:
-    """Writes the index. If another process was faster, its index is kept."""
+def _build(reader: Reader, path: Path, replace: bool = False) -> None:
+    """Writes the index. If another process was faster, its index is kept, unless it is to be replaced."""
     with (
         translate_os_errors(f"reading the annotations of {reader.source.name} into {path.parent}"),
-        atomic_folder(path, replace=False) as aside,
+        atomic_folder(path, replace=replace) as aside,
     ):
-        _write(reader, aside)
-        for name in ("records", "names", "places.npy", "lost"):
-            LOCAL.sync_file(aside / name)
-    return path
-
-
-def _write(reader: Reader, folder: Path) -> None:
-    places = array("q")
-    with (folder / "records").open("wb", 2**20) as records, (folder / "names").open("wb", 2**20) as names:
-        start = name_start = 0
-        for record in reader.read():
-            places.extend((record.image_id, start, name_start))
-            start += records.write(_line(record))
-            name_start += names.write(reader.name(record).encode())
-        places.extend((0, start, name_start))
-    columns = np.frombuffer(places, np.int64).reshape(-1, 3).T
-    np.save(folder / "places.npy", np.ascontiguousarray(columns), allow_pickle=False)
-    lost = [[reject.image_id, reject.reason, reject.value] for reject in reader.rejects]
-    (folder / "lost").write_text(json.dumps(lost))
-
-
-def _line(record: ImageRecord) -> bytes:
-    rejects = [(reject.reason, reject.value) for reject in record.rejects]
-    values = (
-        record.image_id,
-        record.width,
-        record.height,
-        record.boxes,
-        record.relations,
-        rejects,
-        record.unpublished,
-    )
-    return json.dumps(values).encode("ascii") + b"\n"
+        write_index(reader, aside)
 
 
 def _digest(source: DataSource) -> str:

@@ -1,0 +1,26 @@
+"""What `rlip verify` reads besides artifacts: the records of runs, the cuts, and every cache in the store's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.data.datasets.index_files import damaged_indexes
+from pipeline.stages.parse_cache import cache_fault
+from storage.damage import DamagedFile, find_record_damage
+from storage.store import Store
+
+
+def damaged_files(store: Store) -> Iterator[DamagedFile]:
+    """Read them all. Yields those that are damaged.
+
+    A cache that a recipe keeps outside the store is not found here; like these, it is verified where it is read.
+    """
+    yield from find_record_damage(store)
+    for folder, what in damaged_indexes(store.root / "indexes"):
+        if what:
+            yield DamagedFile(folder, what, is_cache=True)
+    parses = store.root / "parses.sqlite"
+    if parses.is_file() and (fault := cache_fault(parses)):
+        yield DamagedFile(parses, fault, is_cache=True)
+    for copy in store.damaged_copies():
+        yield DamagedFile(copy, "does not match what it is a copy of", is_cache=True)
