@@ -21,6 +21,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Crashed
 
+from storage.disk import lock_file
 from storage.store import Store
 
 MESSAGE = "its process is gone; what it committed is in the store, and another run continues from there"
@@ -38,7 +39,7 @@ def alive(store: Store, run: UUID) -> Iterator[None]:
     for path in folder.glob("flow-*.lock"):
         _bury(path)
     aside = folder / f".flow-{run}"
-    with aside.open("w") as lock:
+    with lock_file(aside) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         path = aside.rename(folder / f"flow-{run}.lock")  # locked before it becomes visible
         try:

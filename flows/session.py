@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from prefect import get_run_logger
 from prefect.context import FlowRunContext
 
+from flows.allowed import require_allowed
 from flows.liveness import alive
 from pipeline.report.steps import StepOutcome
 from pipeline.run.context import RunContext
@@ -58,6 +60,7 @@ def session_of(recipe: Recipe) -> Iterator[Session]:
     current = _current.get()
     with ExitStack() as stack:
         if current is None:
+            require_allowed(recipe, os.environ)
             context = RunContext(recipe)
             stack.enter_context(logged_run(context, "prefect deployment"))
             # Progress arrives on threads of the engine, outside the flow run, so its logger is looked up here.

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from pipeline.runtime.processes import die_with_parent
+from storage.disk import lock_file
 from storage.errors import FatalError
 from storage.open_store import local_folder
 
@@ -53,7 +54,7 @@ class TemporaryServer:
         self._environment = {**environment, **SERVER_SETTINGS, "PREFECT_HOME": str(self._home)}
         try:
             self._home.mkdir(parents=True, exist_ok=True)
-            self._lock = (self._home / "starting.lock").open("w")
+            self._lock = lock_file(self._home / "starting.lock")
             self._log = (self._home / "server.log").open("w")
         except OSError as error:
             raise FatalError(
