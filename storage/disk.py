@@ -1,7 +1,8 @@
-"""The operations by which the store changes a disk. At each, the process can die or the disk can fail."""
+"""The operations by which the store changes a disk. At each call below them, the process can die or the disk can fail."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Sequence
@@ -9,28 +10,70 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
+
+from storage.errors import FatalError
+
+
+class SystemCalls:
+    """The calls that change a disk. Tests put others in their place, which stop, fail or forget what was not synced."""
+
+    def open(self, path: Path, flags: int) -> int:
+        """A descriptor of a file or folder. Makes a file with O_CREAT."""
+        return os.open(path, flags | os.O_CLOEXEC, 0o644)
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        """Write some of `data`; returns how many bytes. They may not survive a power cut before `fsync`."""
+        return os.write(descriptor, data)
+
+    def fsync(self, descriptor: int) -> None:
+        """Force the bytes of a file, or the entries of a folder, to the disk."""
+        os.fsync(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Give a file or folder another name."""
+        source.rename(target)
+
+    def mkdir(self, folder: Path) -> None:
+        """Make one folder, unless it exists."""
+        folder.mkdir(exist_ok=True)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a file."""
+        path.unlink()
+
+    def rmtree(self, folder: Path) -> None:
+        """Remove a folder and everything in it, as far as it can be removed."""
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Disk:
-    """A local disk. Tests replace it by one that stops or fails at a chosen operation."""
+    """A local disk."""
+
+    def __init__(self, calls: SystemCalls = SystemCalls()) -> None:  # noqa: B008 - it has no state
+        self._calls = calls
 
     def write(self, path: Path, data: bytes) -> None:
         """Write a new file. Its bytes may not survive a power cut before `sync_file`."""
-        path.write_bytes(data)
+        descriptor = self._calls.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            self.append(descriptor, data)
+        finally:
+            os.close(descriptor)
 
     def append(self, descriptor: int, data: bytes) -> None:
         """Write all of `data` to a file that was opened to append. It may not survive a power cut before `sync_file`."""
         written = 0
         while written < len(data):
-            written += os.write(descriptor, data[written:])
+            written += self._calls.write(descriptor, data[written:])
 
     def sync_file(self, path: Path) -> None:
         """Force a file's bytes to the disk."""
-        _sync(path, os.O_RDONLY)
+        self._sync(path, os.O_RDONLY)
 
     def sync_folder(self, path: Path) -> None:
         """Force a folder's entries to the disk, so that a rename in it survives a power cut."""
-        _sync(path, os.O_RDONLY | os.O_DIRECTORY)
+        self._sync(path, os.O_RDONLY | os.O_DIRECTORY)
 
     def sync_all(self, files: Sequence[Path], folder: Path) -> None:
         """Force files and their folder to the disk together, so that the disk writes once and not once per file."""
@@ -44,20 +87,21 @@ class Disk:
 
     def rename(self, source: Path, target: Path) -> None:
         """Move a file or folder atomically. Replaces a file at `target`; raises OSError for a folder with entries there."""
-        source.rename(target)
+        self._calls.rename(source, target)
 
     def make(self, folder: Path) -> None:
         """Make one folder, unless it exists."""
-        folder.mkdir(exist_ok=True)
+        self._calls.mkdir(folder)
 
     def remove(self, path: Path) -> None:
         """Remove a file, if it exists and can be removed."""
         with suppress(OSError):
-            path.unlink()
+            self._calls.unlink(path)
 
     def remove_tree(self, folder: Path) -> None:
         """Remove a folder and everything in it, as far as it can be removed."""
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            self._calls.rmtree(folder)
 
     def make_durable(self, folder: Path) -> None:
         """Make a folder and its missing parents such that they survive a power cut."""
@@ -65,19 +109,18 @@ class Disk:
             self.make(missing)
             self.sync_folder(missing.parent)
 
+    def _sync(self, path: Path, flags: int) -> None:
+        descriptor = self._calls.open(path, flags)
+        try:
+            self._calls.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
 
 @cache
 def _threads() -> ThreadPoolExecutor:
     """Threads that wait for the disk. Made once per process, since making them costs as much as a sync."""
     return ThreadPoolExecutor(4, "sync")
-
-
-def _sync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class CacheDisk(Disk):
@@ -88,6 +131,19 @@ class CacheDisk(Disk):
 
     def sync_folder(self, path: Path) -> None:
         """Does nothing."""
+
+
+def lock_file(path: Path) -> BinaryIO:
+    """Open a file to lock it, making it if there is none. Its bytes stay as they are.
+
+    Raises `FatalError` for a link, which could lead to a file of someone else, and OSError for what can't be opened.
+    """
+    try:
+        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644), "r+b")
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise FatalError(f"{path}: is a link, where only files are locked; remove it") from error
+        raise
 
 
 LOCAL = Disk()

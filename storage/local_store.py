@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,7 +13,7 @@ from pathlib import Path
 from storage.artifact import Artifact
 from storage.atomic import put_in_place
 from storage.digests import digest_file
-from storage.disk import LOCAL, Disk
+from storage.disk import LOCAL, Disk, lock_file
 from storage.errors import FatalError, RetryableError, translate_os_errors
 from storage.manifest import MANIFEST, Manifest
 from storage.store import STAGE_NAME, StoredEntry, require_valid_address
@@ -33,8 +32,8 @@ class LocalStore:
         self._artifacts = self.root / "artifacts"
         self._pending = self.root / "pending"
         with self._writing():
-            self._pending.mkdir(parents=True, exist_ok=True)
-            self._artifacts.mkdir(exist_ok=True)
+            for folder in (self._pending, self._artifacts):
+                disk.make_durable(folder)
 
     def require_writable(self) -> None:
         """Find out before any work whether the store can be written. Raises `FatalError`."""
@@ -132,7 +131,7 @@ class LocalStore:
         Saves work; correctness never needs it. The kernel frees the claim of a process that dies.
         """
         path = self._pending / f"claim-{key}.lock"
-        with path.open("w") as lock:
+        with lock_file(path) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -205,13 +204,10 @@ class LocalStore:
 
     def remove_run(self, name: str) -> None:
         """Remove a run's records. Its artifacts stay."""
-        folder = self.root / "runs" / name
-        aside = folder.with_name(f".{name}.{uuid.uuid4().hex}")
-        folder.rename(aside)
-        shutil.rmtree(aside)
+        self.remove(self.root / "runs" / name)
 
     def remove(self, folder: Path) -> None:
-        """Remove an artifact's folder or a scratch folder by one rename. What a crash leaves behind, `sweep` removes."""
+        """Remove the folder of an artifact, a run or a scratch by one rename. What a crash leaves behind, `sweep` removes."""
         aside = self._pending / f"draft-{uuid.uuid4().hex}"
         with suppress(FileNotFoundError):
             self.disk.rename(folder, aside)
@@ -255,7 +251,7 @@ class LocalStore:
     @contextmanager
     def _gate(self, kind: int) -> Iterator[None]:
         """Lock out `sweep` (exclusive) while a draft is opened (shared): no draft is swept before its own lock is held."""
-        with (self._pending / ".gate").open("w") as gate:
+        with lock_file(self._pending / ".gate") as gate:
             fcntl.flock(gate, kind)
             yield
 
@@ -276,6 +272,6 @@ def size_of(folder: Path) -> int:
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
     """Hold a lock that the kernel frees when this process dies. Raises BlockingIOError while a live process holds it."""
-    with path.open("w") as lock:
+    with lock_file(path) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

@@ -229,8 +229,7 @@ class RemoteStore:
     def remove_run(self, name: str) -> None:
         """Remove a run's records at the URL and here. Its artifacts stay."""
         self._remove_all(f"runs/{name}")
-        with suppress(FileNotFoundError):
-            self._local.remove_run(name)
+        self._local.remove_run(name)
 
     def damaged_copies(self) -> Iterator[Path]:
         """Read this machine's copies of artifacts, data files and manifests. Yields those that are damaged."""

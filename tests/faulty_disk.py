@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
-from storage.disk import Disk
+from storage.disk import Disk, SystemCalls
 
 Stop = Literal["stop", "torn write", "power cut, names lost", "power cut, bytes lost"]
-"""stop: the process dies before the operation. torn write: it dies within a write, with half the bytes written. power cut:
+"""stop: the process dies before the operation. torn write: it dies within a
+write or a removal, which is half done. power cut:
 the machine dies too; entries of folders that were not synced vanish, or files lose half the bytes that were not synced."""
 
 
@@ -20,10 +21,27 @@ class Died(BaseException):
 
 
 class FaultyDisk(Disk):
-    """Works normally up to operation number `at` (counted from 1; 0 for never), where `fault` happens.
+    """A disk whose system calls work up to number `at` (counted from 1; 0 for never), where `fault` happens.
 
-    A fault that is a number is the errno that the operation reports once; the process continues.
+    A fault that is a number is the errno that the call reports once; the process continues.
     """
+
+    def __init__(self, root: Path, at: int, fault: Stop | int) -> None:
+        self._faulty = FaultyCalls(root, at, fault)
+        super().__init__(self._faulty)
+
+    @property
+    def done(self) -> list[str]:
+        """Names of the calls so far."""
+        return self._faulty.done
+
+    def cut_power(self) -> None:
+        """Reduce the disk to what survives a power cut."""
+        self._faulty.cut_power()
+
+
+class FaultyCalls(SystemCalls):
+    """The system calls of a `FaultyDisk`. Threads may make them."""
 
     def __init__(self, root: Path, at: int, fault: Stop | int) -> None:
         self.root = root
@@ -31,53 +49,50 @@ class FaultyDisk(Disk):
         self.fault = fault
         self.done: list[str] = []
         self._dead = False
+        self._lock = Lock()
         self._bytes: dict[int, tuple[int, int]] = {}
         self._names: dict[int, set[str]] = {}
         for path in (root, *root.rglob("*")):
-            (self._note_names if path.is_dir() else self._note_bytes)(path)
+            self._note(path)
 
-    def write(self, path: Path, data: bytes) -> None:
-        if self._happens("write", path):
-            if self.fault != "stop":
-                path.write_bytes(data[: len(data) // 2])
-            self._fail(path)
-        path.write_bytes(data)
+    def open(self, path: Path, flags: int) -> int:
+        if flags & os.O_CREAT:
+            self._do("create", path)
+        return super().open(path, flags)
 
-    def append(self, descriptor: int, data: bytes) -> None:
-        if self._happens("append", self.root):
+    def write(self, descriptor: int, data: bytes) -> int:
+        if self._happens("write"):
             if self.fault != "stop":
-                super().append(descriptor, data[: len(data) // 2])
+                super().write(descriptor, data[: len(data) // 2])
             self._fail(self.root)
-        super().append(descriptor, data)
+        return super().write(descriptor, data)
 
-    def sync_file(self, path: Path) -> None:
-        self._do("sync_file", path)
-        self._note_bytes(path)
-
-    def sync_folder(self, path: Path) -> None:
-        self._do("sync_folder", path)
-        self._note_names(path)
-
-    def sync_all(self, files: Sequence[Path], folder: Path) -> None:
-        for path in files:
-            self.sync_file(path)
-        self.sync_folder(folder)
+    def fsync(self, descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        self._do("fsync folder" if path.is_dir() else "fsync", path)
+        super().fsync(descriptor)
+        self._note(path)
 
     def rename(self, source: Path, target: Path) -> None:
         self._do("rename", target)
         super().rename(source, target)
 
-    def make(self, folder: Path) -> None:
-        self._do("make", folder)
-        super().make(folder)
+    def mkdir(self, folder: Path) -> None:
+        self._do("mkdir", folder)
+        super().mkdir(folder)
 
-    def remove(self, path: Path) -> None:
-        if self._may_remove("remove", path):
-            super().remove(path)
+    def unlink(self, path: Path) -> None:
+        self._do("unlink", path)
+        super().unlink(path)
 
-    def remove_tree(self, folder: Path) -> None:
-        if self._may_remove("remove_tree", folder):
-            super().remove_tree(folder)
+    def rmtree(self, folder: Path) -> None:
+        if self._happens("rmtree"):
+            if self.fault != "stop":
+                files = sorted(path for path in folder.rglob("*") if path.is_file())
+                for path in files[: len(files) // 2]:
+                    path.unlink()
+            self._fail(folder)
+        super().rmtree(folder)
 
     def cut_power(self) -> None:
         """Reduce the disk to what survives a power cut."""
@@ -90,21 +105,15 @@ class FaultyDisk(Disk):
                     os.truncate(path, (synced[0] + path.stat().st_size) // 2)
 
     def _do(self, name: str, path: Path) -> None:
-        if self._happens(name, path):
+        if self._happens(name):
             self._fail(path)
 
-    def _may_remove(self, name: str, path: Path) -> bool:
-        """Whether to remove `path`. On an errno fault the path stays, and no error is raised."""
-        happens = self._happens(name, path)
-        if happens and not isinstance(self.fault, int):
-            self._fail(path)
-        return not happens
-
-    def _happens(self, name: str, path: Path) -> bool:
-        if self._dead:
-            raise Died
-        self.done.append(name)
-        return len(self.done) == self.at
+    def _happens(self, name: str) -> bool:
+        with self._lock:
+            if self._dead:
+                raise Died
+            self.done.append(name)
+            return len(self.done) == self.at
 
     def _fail(self, path: Path) -> None:
         if isinstance(self.fault, int):
@@ -112,11 +121,13 @@ class FaultyDisk(Disk):
         self._dead = True
         raise Died
 
-    def _note_bytes(self, path: Path) -> None:
-        self._bytes[path.stat().st_ino] = _state(path)
-
-    def _note_names(self, folder: Path) -> None:
-        self._names[folder.stat().st_ino] = {path.name for path in folder.iterdir()}
+    def _note(self, path: Path) -> None:
+        """Remember what of a file or folder is on the disk."""
+        inode = path.stat().st_ino
+        if path.is_dir():
+            self._names[inode] = {inside.name for inside in path.iterdir()}
+        else:
+            self._bytes[inode] = _state(path)
 
     def _lose_names(self, folder: Path) -> None:
         known = self._names.get(folder.stat().st_ino, set())

@@ -49,9 +49,11 @@ def map_samples(config: TrainConfig) -> SampleMap:
 
 
 def _is_of(folder: Path, files: Sequence[ShardFile]) -> bool:
-    """Whether there is a map of these tars, which may have moved since it was made."""
+    """Whether there is an undamaged map of these tars, which may have moved since it was made."""
     try:
-        return SampleMap(folder).tars == [file.tar for file in files]
+        made = SampleMap(folder)
+        made.require_whole()
+        return made.tars == [file.tar for file in files]
     except FatalError:
         return False
 

@@ -19,12 +19,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from xxhash import xxh3_128, xxh3_128_hexdigest
 
 from storage.atomic import atomic_folder
 from storage.errors import FatalError
+from storage.json_files import read_json, sealed_json
 from storage.shards.index import read_index_file
 
 FORMAT = 1
+_PARTS = ("samples", "members", "keys")
 MOST_MEMBERS = 1000
 """Members of a sample. More are no sample, but files that share the beginning of their names."""
 _SAMPLE = np.dtype(
@@ -114,7 +117,7 @@ class SampleMap:
         """Raises `FatalError` when the folder holds no whole map of this version."""
         self.folder = folder
         try:
-            about = json.loads((folder / "map.json").read_bytes())
+            about = read_json(folder / "map.json", dict[str, Any], "remove the folder and run again")
             if about["format"] != FORMAT:
                 raise FatalError(f"{folder}: has map format {about['format']}, but this version reads {FORMAT}")
             self.fingerprint: str = about["fingerprint"]
@@ -126,10 +129,19 @@ class SampleMap:
             self._samples = _mapped(folder / "samples.bin", _SAMPLE, about["samples"])
             self._members = _mapped(folder / "members.bin", _MEMBER, about["members"])
             self._keys = _mapped(folder / "keys.bin", np.dtype("u1"), about["key_bytes"])
+            self._checks: dict[str, str] = about.get("checks", {})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FatalError(
                 f"{folder}: not a whole map of samples ({error}); remove the folder and run again"
             ) from error
+
+    def require_whole(self) -> None:
+        """Read the files again. Raises `FatalError` for one that is not as it was written, or whose map has no checksums."""
+        for name in _PARTS:
+            if xxh3_128_hexdigest((self.folder / f"{name}.bin").read_bytes()) != self._checks.get(name):
+                raise FatalError(
+                    f"{self.folder}/{name}.bin: changed since it was written; remove the folder and run again"
+                )
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -190,6 +202,7 @@ class _Writer:
         self._folder = folder
         self._files: dict[str, BinaryIO] = {}
         self._digest = hashlib.sha256()
+        self._checks = {name: xxh3_128() for name in _PARTS}
         self._tars: list[str] = []
         self._ends: list[int] = []
         self._extensions: dict[str, int] = {}
@@ -197,7 +210,7 @@ class _Writer:
         self._counts = {"samples": 0, "members": 0, "key_bytes": 0}
 
     def __enter__(self) -> _Writer:
-        for name in ("samples", "members", "keys"):
+        for name in _PARTS:
             self._files[name] = (self._folder / f"{name}.bin").open("wb")
         return self
 
@@ -208,7 +221,8 @@ class _Writer:
             names = {"extensions": list(self._extensions), "datasets": list(self._datasets)}
             self._digest.update(json.dumps([FORMAT, names]).encode())
             about = {"format": FORMAT, "fingerprint": self._digest.hexdigest(), "tars": self._tars, "ends": self._ends}
-            (self._folder / "map.json").write_text(json.dumps(about | names | self._counts))
+            checks = {name: check.hexdigest() for name, check in self._checks.items()}
+            (self._folder / "map.json").write_bytes(sealed_json(about | names | self._counts | {"checks": checks}))
 
     def add(self, shard: ShardFile, rows: pa.Table, keep: Keep | None) -> None:
         """Adds the samples of a tar. `rows`: its part of the index."""
@@ -248,6 +262,7 @@ class _Writer:
         for name, data in parts.items():
             self._files[name].write(data)
             self._digest.update(data)
+            self._checks[name].update(data)
         added = {"samples": len(samples), "members": len(members), "key_bytes": len(parts["keys"])}
         self._counts = {name: count + added[name] for name, count in self._counts.items()}
 

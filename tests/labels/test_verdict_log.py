@@ -165,7 +165,7 @@ def test_wherever_a_machine_dies_what_was_acknowledged_outlives_it(tmp_path: Pat
 
     rehearsal = FaultyDisk(tmp_path, 0, "stop")
     judge(rehearsal, tmp_path / "whole" / "verdicts", [])
-    assert rehearsal.done.count("sync_file") == 3
+    assert rehearsal.done.count("fsync") == 3
     for at in range(1, len(rehearsal.done) + 1):
         root = tmp_path / f"{fault}-{at}"
         root.mkdir()

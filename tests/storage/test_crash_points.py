@@ -39,7 +39,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def operations(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The disk operations of an undisturbed run."""
+    """The system calls of an undisturbed run that change the disk."""
     root = tmp_path_factory.mktemp("counted")
     disk = FaultyDisk(root, 0, "stop")
     LocalStore(root)
@@ -55,7 +55,7 @@ class NoSync(Disk):
 
 
 def test_the_crash_points_are_all_of_a_commit(operations: list[str]) -> None:
-    assert {"write", "sync_file", "sync_folder", "rename", "make", "remove", "remove_tree"} == set(operations)
+    assert {"create", "write", "fsync", "fsync folder", "rename", "mkdir", "unlink", "rmtree"} == set(operations)
     assert len(operations) > 50
 
 

@@ -107,6 +107,7 @@ ATTACKS: dict[str, tuple[Callable[[Elsewhere], None], str]] = {
     "edited manifest": (lambda e: e.edit(sealed=False, host="other"), r"refused \(edited manifest\)"),
     "terms of another key": (lambda e: e.edit(terms={"stage": "caption"}), r"refused \(manifest of another key\)"),
     "key of another artifact": (lambda e: e.edit(key="0" * 64), r"refused \(manifest of another key\)"),
+    "stage of another artifact": (lambda e: e.edit(stage="parse"), r"refused \(manifest of another key\)"),
     "seconds that are NaN": (lambda e: e.edit(seconds=float("nan")), r"damaged manifest \(seconds"),
     "count that is text": (lambda e: e.edit(counts={"rows_in": "2"}), r"damaged manifest \(counts: rows_in"),
     "digest that climbs": (

@@ -162,6 +162,20 @@ def test_a_damaged_map_or_index_says_what_to_do(tmp_path: Path) -> None:
         read_index(tmp_path / "a.tar")
 
 
+@pytest.mark.parametrize("file", ["samples.bin", "members.bin", "keys.bin", "map.json"])
+def test_a_flipped_bit_in_a_map_is_found(file: str, tmp_path: Path) -> None:
+    samples = made_map(tmp_path, {"a": 3})
+    samples.require_whole()
+    path = samples.folder / file
+    original = path.read_bytes()
+    for bit in range(0, 8 * len(original), len(original)):
+        data = bytearray(original)
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        with pytest.raises(FatalError, match="remove the folder and run again"):
+            SampleMap(samples.folder).require_whole()
+
+
 def test_a_renamed_tar_or_one_given_twice_is_told(tmp_path: Path) -> None:
     (shard,) = write_sets(tmp_path, {"a": 3})
     renamed = ShardFile(shard.tar.replace("shard-000", "train-007"), shard.index)

@@ -178,3 +178,23 @@ def test_new_images_append_partitions_and_move_nothing(old: list[int], new: list
     assert grown[: len(cut)] == cut
     assert sorted(i for part in grown for i in part) == sorted({*old, *new})
     assert all(1 <= len(part) <= size for part in grown)
+
+
+@pytest.mark.parametrize("name", [".gate", f"claim-{'a' * 64}.lock", f"scratch-{'a' * 64}.lock"])
+def test_a_lock_that_is_a_link_is_refused_and_a_file_is_locked_as_it_is(name: str, tmp_path: Path) -> None:
+    store, victim = LocalStore(tmp_path / "store"), tmp_path / "victim"
+    victim.write_text("precious")
+    lock = tmp_path / "store" / "pending" / name
+
+    def use() -> None:
+        with store.draft(), store.claim("a" * 64, print), store.scratch("a" * 64):
+            pass
+
+    lock.symlink_to(victim)
+    with pytest.raises(FatalError, match="is a link"):
+        use()
+    lock.unlink()
+    lock.write_text("left by someone")
+    with store.draft(), store.claim("a" * 64, print), store.scratch("a" * 64):
+        assert lock.read_text() == "left by someone"
+    assert victim.read_text() == "precious"
