@@ -77,6 +77,18 @@ def test_a_worker_that_dies_is_replaced_and_its_item_tried_again(tmp_path: Path)
     assert [record.partition for record in records] == ["set/0000", "set/0001", "set/0002"]
 
 
+def test_the_process_that_workers_are_forked_from_may_die(tmp_path: Path) -> None:
+    with LocalEngine(_call(tmp_path, die_at=10), 1) as engine:
+        first, second, third = _items(3)
+        record = engine.submit(first).result()
+        artifact = LocalStore(tmp_path / "store").find("count", record.key)
+        assert artifact is not None
+        origin = psutil.Process(artifact.table("counts")["process"][0].as_py()).parent()
+        assert origin is not None and "forkserver" in " ".join(origin.cmdline())
+        origin.kill()
+        assert [engine.submit(item).result().partition for item in (second, third)] == ["set/0001", "set/0002"]
+
+
 def test_errors_keep_their_type_and_words(tmp_path: Path) -> None:
     with LocalEngine(_call(tmp_path, fail_at=0, fail_once_at=10), 1) as engine:
         first, second, third = [engine.submit(item) for item in _items(3)]

@@ -85,12 +85,12 @@ class LocalEngine:
                 continue
             try:
                 for attempt in range(1, ATTEMPTS + 1):
-                    worker = worker or _Process(self._call, number, self._processes)
                     try:
+                        worker = worker or _Process(self._call, number, self._processes)
                         future.set_result(worker.execute(item, self._progress))
                         break
-                    except (EOFError, BrokenPipeError, ConnectionResetError):
-                        code = worker.close()
+                    except (EOFError, ConnectionError):  # of the worker, or of the process that it is forked from
+                        code = worker.close() if worker is not None else None
                         worker = None
                         self._note_death(item, number, attempt, code)
             except BaseException as error:
