@@ -32,7 +32,10 @@ from benchmarks.scale.world import NAME, World
 
 FULL = 1_820_000
 DEFAULT = (18_200, 36_400)
-GOALS = {"task runs": 256, "mib": 2048, "again": 60.0}
+BLOCKS = 256
+"""Task runs of a step, at most."""
+MOST_MIB, MOST_SECONDS = 2048, 60
+"""Goals: the memory of each process, and the time of a run that computes nothing."""
 PAGES = {
     "overview": "/",
     "labels": "/labels",
@@ -69,21 +72,23 @@ def _figures(ran: Measured) -> dict[str, Any]:
         "partitions": {name: step["partitions"] for name, step in ran.steps.items()},
         "phases": {name: round(seconds, 1) for name, seconds in ran.phases.items()},
         "peak_mib": ran.peak_mib,
+        "cpu": {role: round(seconds, 1) for role, seconds in ran.cpu.items()},
     }
 
 
 def _records(found: dict[str, list[StageRecords]], runs: Sequence[Measured]) -> dict[str, Any]:
-    """What the server has of each stage in each run. Raises `AssertionError` if it lost anything."""
+    """Step → the states of its task runs in each run. Raises `AssertionError` if the server lost any or some did not end."""
     figures: dict[str, Any] = {}
-    for step, of in runs[0].steps.items():
+    for step in runs[0].steps:
         stage = step.partition(":")[0]
         assert len(found[stage]) == len(runs), f"{stage}: {len(found[stage])} flow runs of {len(runs)} are recorded"
         for records, ran in zip(found[stage], runs, strict=True):
-            due = ran.steps[step]["partitions"] - (ran.steps[step]["cached"] or 0)
-            blocks = min(of["partitions"] if due else 1, GOALS["task runs"])
-            assert not records.unfinished, f"{stage}: {records}"
-            assert records.computed == due, f"{stage}: task runs computed {records.computed} of {due} partitions"
-            assert sum(records.states.values()) >= blocks or due, f"{stage}: {records} of {blocks} blocks"
+            partitions = ran.steps[step]["partitions"]
+            due = partitions - (ran.steps[step]["cached"] or 0)
+            blocks = min(partitions, BLOCKS) if due else 1
+            assert records.states.total() == blocks, f"{stage}: {records}, {blocks} task runs are expected"
+            assert not records.unfinished, f"{stage}: {records}, some have no final state"
+            assert records.computed == due, f"{stage}: {records}, {due} partitions were due"
         figures[step] = [dict(records.states) for records in found[stage]]
     return figures
 
@@ -104,28 +109,29 @@ def _files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def print_tables(all_figures: Sequence[dict[str, Any]]) -> None:
-    for figures in all_figures:
-        first, again, added = (figures[name] for name in ("first", "again", "added"))
-        print(
-            f"\n{figures['images']:,} images, partitions of {figures['partition']:,}; store {figures['store_mb']:,} MB"
-        )
-        print(
-            f"{'':16}{'ms/image':>10}{'first s':>10}{'again s':>10}{'1 % s':>10}{'partitions':>12}{'of 1 %':>8}  task runs"
-        )
-        for phase, seconds in first["phases"].items():
-            pace = 1000 * seconds / figures["images"]
-            later = [of["phases"].get(phase, 0.0) for of in (again, added)]
-            line = f"{phase:16}{pace:10.3f}{seconds:10.1f}{later[0]:10.1f}{later[1]:10.1f}"
-            if phase in first["partitions"]:
-                line += f"{first['partitions'][phase]:12,}{added['computed'][phase]:8}  {figures['prefect'][phase]}"
-            print(line)
-        pace = 1000 * first["seconds"] / figures["images"]
-        print(f"{'all':16}{pace:10.3f}{first['seconds']:10.1f}{again['seconds']:10.1f}{added['seconds']:10.1f}")
-        for name, of in (("first", first), ("again", again), ("1 %", added)):
-            print(f"peak MiB, {name}: " + ", ".join(f"{role} {peak:,}" for role, peak in of["peak_mib"].items()))
-        if "review" in figures:
-            print(f"review: {figures['review']}")
+def print_tables(figures: dict[str, Any]) -> None:
+    first, again, added = (figures[name] for name in ("first", "again", "added"))
+    print(f"\n{figures['images']:,} images, partitions of {figures['partition']:,}; store {figures['store_mb']:,} MB")
+    print(
+        f"{'seconds':20}{'first':>8}{'again':>8}{'1 %':>8}{'partitions':>12}{'of 1 %':>8}  task runs: first, again, 1 %"
+    )
+    for phase in first["phases"]:
+        line = f"{phase:20}" + "".join(f"{of['phases'].get(phase, 0.0):8.1f}" for of in (first, again, added))
+        if phase in first["partitions"]:
+            states = ", ".join(
+                "+".join(f"{n} {name}" for name, n in each.items()) for each in figures["prefect"][phase]
+            )
+            line += f"{first['partitions'][phase]:12,}{added['computed'][phase]:8}  {states}"
+        print(line)
+    print(f"{'all':20}" + "".join(f"{of['seconds']:8.1f}" for of in (first, again, added)))
+    print(f"\n{'':28}{'peak MiB':>9}{'CPU s':>9}{'CPU ms/image':>14}")
+    for role, peak in first["peak_mib"].items():
+        cpu = first["cpu"][role]
+        print(f"{role:28}{peak:9,}{cpu:9.1f}{1000 * cpu / figures['images']:14.2f}")
+    most = max(peak for of in (first, again, added) for peak in of["peak_mib"].values())
+    print(f"largest process: {most:,} MiB (goal: {MOST_MIB:,}); again: {again['seconds']} s (goal: {MOST_SECONDS})")
+    if "review" in figures:
+        print(f"review: {figures['review']}")
 
 
 def main() -> None:
@@ -145,7 +151,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=given.folder) as name:
             world = World(Path(name) / "world", images, partition, given.draws, given.workers, given.seconds)
             found.append(rehearse(world, reviewed))
-        print_tables(found[-1:])
+        print_tables(found[-1])
     machine = {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

@@ -55,23 +55,25 @@ def partition_dataset(
     if cut != stored:
         with suppress(FatalError):  # a store that can't be written can be planned with; a run is refused before
             store.put(path, sealed_json({"partitions": cut}))
-    remembered = PartitionDigests(index.folder)
-    fingerprints = Fingerprints(index.folder.with_name(f"{source.name}-fingerprints"))
+    remembered = PartitionDigests(index.folder / "digests.json")
+    # New annotations replace the index and its folder. Most of them state what the earlier ones did.
+    earlier = PartitionDigests(index.folder.with_name(f"{source.name}-digests.json"))
     for number, image_ids in enumerate(cut):
         present = tuple(image_id for image_id in index.present(image_ids) if image_id in taken)
-        stamp = _stamp(index.refs(present), [fingerprint_by, present])
-        digest = remembered.find(number, stamp)
+        files = _stamp(index.refs(present), [fingerprint_by, present])
+        digest = remembered.find(number, files)
         if digest is None:
-            found = fingerprints.find(number, stamp)
-            if found is None:
-                found = [_fingerprint(ref, fingerprint_by) for ref in index.refs(present)]
-                fingerprints.keep(number, stamp, found)
-            described = [_described(*each) for each in zip(index.records(present), found, strict=True)]
             lost = [[reject.image_id, reject.reason, reject.value] for reject in index.lost] if number == 0 else []
-            digest = digest_json([source.split, described, lost])
-            remembered.keep(number, stamp, digest)
+            stated = files and digest_json([files, source.split, index.digest(present), lost])
+            digest = earlier.find(number, stated)
+            if digest is None:
+                described = [_described(record, fingerprint_by) for record in index.records(present)]
+                digest = digest_json([source.split, described, lost])
+            earlier.keep(number, stated, digest)
+            remembered.keep(number, files, digest)
         yield Partition(f"{source.name}/{number:04d}", present, digest)
     remembered.save()
+    earlier.save()
 
 
 @lru_cache(maxsize=8)
@@ -102,31 +104,23 @@ class _Digests(BaseModel):
     digests: dict[str, tuple[str, str]]
 
 
-class _Fingerprints(BaseModel):
-    stamp: str
-    fingerprints: list[str]
-
-
 class PartitionDigests:
-    """Cached digests by partition number, each valid while every image file keeps its size, times and inode.
+    """Cached digests by partition number, each valid while a stamp of what it follows from stays the same."""
 
-    The cache is stored in the folder of the data set's index.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "digests.json"
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._known: dict[str, tuple[str, str]] = {}
         with suppress(OSError, FatalError):
-            self._known = read_json(self._path, _Digests, "").digests
+            self._known = read_json(path, _Digests, "").digests
         self._changed = False
 
     def find(self, number: int, stamp: str | None) -> str | None:
-        """The cached digest of a partition; None if its files or its other inputs have changed."""
+        """The cached digest of a partition; None if it has another stamp now, or none."""
         found = self._known.get(str(number))
         return found[1] if found is not None and found[0] == stamp else None
 
     def keep(self, number: int, stamp: str | None, digest: str) -> None:
-        """Caches the digest of a partition, unless its files may change within the same stamp."""
+        """Caches the digest of a partition that has a stamp."""
         if stamp is not None:
             self._known[str(number)] = (stamp, digest)
             self._changed = True
@@ -138,48 +132,19 @@ class PartitionDigests:
                 write_atomic(self._path, sealed_json({"digests": self._known}))
 
 
-class Fingerprints:
-    """Cached fingerprints of the images of each partition. They outlive the data set's index, which new annotations replace."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def find(self, number: int, stamp: str | None) -> list[str] | None:
-        """The fingerprints of a partition's images, in order; None if one of the files may have changed."""
-        with suppress(OSError, FatalError):
-            known = read_json(self._path(number), _Fingerprints, "")
-            if known.stamp == stamp:
-                return known.fingerprints
-        return None
-
-    def keep(self, number: int, stamp: str | None, found: Sequence[str]) -> None:
-        """Caches them, unless the files may change within the same stamp. If the folder is not writable, files are read again."""
-        if stamp is not None:
-            with suppress(OSError):
-                self._folder.mkdir(exist_ok=True)
-                write_atomic(self._path(number), sealed_json({"stamp": stamp, "fingerprints": found}))
-
-    def _path(self, number: int) -> Path:
-        return self._folder / f"{number:04d}.json"
-
-
-def _fingerprint(ref: ImageRef, by: Literal["bytes", "stat"]) -> str:
-    """The fingerprint of an image file, or why it has none."""
-    try:
-        return fingerprint(ref, by)
-    except BadImage as bad:
-        return bad.reason
-
-
-def _described(record: ImageRecord, found: str) -> list[Any]:
+def _described(record: ImageRecord, fingerprint_by: Literal["bytes", "stat"]) -> list[Any]:
     """Everything that determines the row of an image, as JSON values: annotations and the fingerprint of its file."""
+    try:
+        found = fingerprint(record.path, fingerprint_by)
+    except BadImage as bad:
+        found = bad.reason
     boxes = [[str(value) for value in box] for box in record.boxes]
     rejects = [[reject.reason, reject.value] for reject in record.rejects]
     return [record.image_id, record.path.name, record.width, record.height, boxes, record.relations, rejects, found]
 
 
 def _stamp(refs: Iterable[ImageRef], rest: Any) -> str | None:
-    """Digest of the states of all files and of `rest`; None if a file changed so recently that it may change unseen."""
+    """Digest of `rest` and of size, times and inode of all files; None if one changed so recently that it may change unseen."""
     began = time.time_ns()
     found = hashlib.sha256(json.dumps(rest).encode())
     newest = 0

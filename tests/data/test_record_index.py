@@ -13,6 +13,7 @@ from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.index_files import damaged_indexes
 from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.datasets.record_index import is_indexed, open_index, open_source
+from pipeline.data.images.opening import fingerprint
 from pipeline.data.partitioning import index_of, partition_dataset
 from storage.disk import Disk
 from storage.errors import FatalError
@@ -224,34 +225,37 @@ def test_planning_reads_an_image_again_only_when_it_changed(
     assert digests(source, tmp_path, "stat")[0] != first[0]
 
 
-def test_after_new_annotations_only_images_that_changed_are_read_again(
+def test_after_new_annotations_images_are_read_again_where_a_partition_states_something_else(
     coco: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = coco(IMAGES, BOXES)
     monkeypatch.setattr("pipeline.data.partitioning._SETTLED_NS", -(10**12))
-
-    def annotated(*boxes: object) -> None:
-        save_json(source.annotations, {**json.loads(source.annotations.read_text()), "annotations": boxes})
-        index_of.cache_clear()  # as in a process that begins anew
-
     first = digests(source, tmp_path)
-    annotated(BOXES[0])
-    fresh = digests(source, tmp_path / "fresh")
-    assert fresh != first
+    save_json(source.annotations, {**json.loads(source.annotations.read_text()), "annotations": BOXES[1:]})
+    index_of.cache_clear()  # as in a process that begins anew
+    asked: list[str] = []
+
+    def watched(ref, by):  # type: ignore[no-untyped-def]
+        asked.append(ref.name)
+        return fingerprint(ref, by)
+
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.data.partitioning.fingerprint", lambda *_: pytest.fail("read again"))
-        assert digests(source, tmp_path) == fresh
-    annotated()
-    changed = source.images / "c.jpg"
+        patch.setattr("pipeline.data.partitioning.fingerprint", watched)
+        second = digests(source, tmp_path)
+    assert asked == ["a.jpg", "ü b.jpg"]
+    assert second[0] != first[0] and second[1] == first[1]
+    assert second == digests(source, tmp_path / "fresh")
+    changed = source.images / "d.jpg"
     changed.write_bytes(changed.read_bytes() + b"more")
-    assert digests(source, tmp_path) == digests(source, tmp_path / "again")
+    save_json(source.annotations, {**json.loads(source.annotations.read_text()), "annotations": BOXES})
+    index_of.cache_clear()
+    assert digests(source, tmp_path) == digests(source, tmp_path / "again") != first
 
 
 def test_what_changed_just_now_is_not_remembered(coco: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = coco(IMAGES, BOXES)
     digests(source, tmp_path)
     asked: list[str] = []
-    from pipeline.data.images.opening import fingerprint
 
     def watched(ref, by):  # type: ignore[no-untyped-def]
         asked.append(ref.name)

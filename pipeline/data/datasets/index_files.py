@@ -46,10 +46,9 @@ class IndexFiles:
         """Image id, reason and value of each reject."""
         self._starts, self._name_starts, self._checks, self._name_checks = places[1:]
 
-    def line(self, position: int) -> list[Any]:
-        """The values of a record."""
-        values: list[Any] = json.loads(_read(self._records, self._starts, self._checks, position))
-        return values
+    def line(self, position: int) -> bytes:
+        """The values of a record, as a JSON array."""
+        return _read(self._records, self._starts, self._checks, position)
 
     def name(self, position: int) -> str:
         """The name of an image."""

@@ -6,6 +6,8 @@ damaged is built anew where it is read, and it may be deleted at any time.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -89,6 +91,13 @@ class RecordIndex:
         for position in self._positions(image_ids):
             yield self._reader.place(self._name(position))
 
+    def digest(self, image_ids: Sequence[int]) -> str:
+        """Digest of the records of images that are present, and of their names, in the given order."""
+        found = hashlib.sha256(f"{LAYOUT}\n".encode())
+        for position in self._positions(image_ids):
+            found.update(f"{self._name(position)}\n".encode() + self._line(position))
+        return found.hexdigest()
+
     def require_one_image(self) -> None:
         """Raises `AnnotationError` when none of the images exists (any more)."""
         self._reader.require_one(self)
@@ -122,9 +131,11 @@ class RecordIndex:
     def _name(self, position: int) -> str:
         return self._checked(lambda files: files.name(position))
 
+    def _line(self, position: int) -> bytes:
+        return self._checked(lambda files: files.line(position))
+
     def _record(self, position: int) -> ImageRecord:
-        line = self._checked(lambda files: files.line(position))
-        image_id, width, height, boxes, relations, rejects, unpublished = line
+        image_id, width, height, boxes, relations, rejects, unpublished = json.loads(self._line(position))
         source = self._reader.source
         return ImageRecord(
             source.name,
