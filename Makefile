@@ -45,7 +45,7 @@ test: export PYTHONDONTWRITEBYTECODE :=
 test: dev browser services ## run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-torture: dev ## kill the chain, and a training, at KILLS random moments (100); the bytes at the end must be those of an undisturbed run
+torture: dev ## kill the chain, and a training, at KILLS random moments (100), and lose a host at a fifth as many; the bytes at the end must be those of an undisturbed run
 	RLIP_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/chain tests/training/test_training.py -s -k 'random_moments or crash_point or on_s3'
 
 services: ## install Debian's PostgreSQL, on which one test runs a Prefect server; without it, that test is skipped

@@ -21,9 +21,9 @@ from storage.remote import Remote
 class Patience:
     """Seconds between signs of life, between looks at them, and of silence after which a holder counts as dead."""
 
-    beat: float = 15.0
+    beat: float = 5.0
     look: float = 2.0
-    expiry: float = 60.0
+    expiry: float = 20.0
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from lost_hosts import Host, host_of
+
 ROOT = Path(__file__).resolve().parents[1]
 NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 * 2**20, "node_ip_address": "127.0.0.1"}
 _ENVIRONMENT = {
@@ -17,10 +19,8 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray's workers have niceness 15 by default, and wait whenever anything else wants the core.
     "RAY_worker_niceness": "0",
-    "PYTHONPATH": os.pathsep.join(
-        [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")]
-    ),
 }
+_IMPORTABLE = (ROOT, ROOT / "tests", ROOT / "benchmarks")
 
 
 @contextmanager
@@ -30,7 +30,9 @@ def two_nodes(**more: Any) -> Iterator[Any]:
     from ray._private import ray_constants
     from ray.cluster_utils import Cluster
 
-    with mock.patch.dict(os.environ, _ENVIRONMENT), mock.patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False):
+    path = os.pathsep.join([*map(str, _IMPORTABLE), os.environ.get("PYTHONPATH", "")])
+    environment = {**_ENVIRONMENT, "PYTHONPATH": path}
+    with mock.patch.dict(os.environ, environment), mock.patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False):
         cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
         try:
             cluster.add_node(**{**NODE, **more})
@@ -38,3 +40,8 @@ def two_nodes(**more: Any) -> Iterator[Any]:
         finally:
             ray.shutdown()
             cluster.shutdown()
+
+
+def host_of_node(node: Any) -> Host:
+    """The processes of a node, its workers and their children among them."""
+    return host_of(*(info.process.pid for infos in node.all_processes.values() for info in infos))

@@ -25,6 +25,8 @@ class World:
     recipe: Path
     data: Path
     store: Path | str
+    name: str = "tiny"
+    """Name of the run."""
 
     def words(self, *overrides: str, do: str = "run", direct: bool = True) -> list[str]:
         """The words of `rlip run --json`, with or without Prefect, or of another command that reads the recipe."""
@@ -59,7 +61,7 @@ class World:
 
     def artifacts(self) -> dict[str, dict[str, Artifact]]:
         """Step → partition → artifact in the run."""
-        run = Run(existing_store(self.store), "tiny")
+        run = Run(existing_store(self.store), self.name)
         return {step: run.artifacts(step) for step in run.steps()}
 
     def contents(self) -> dict[str, dict[str, str]]:

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 from prefect_server import wait_for
-from ray_on_loopback import NODE, two_nodes
+from ray_on_loopback import NODE, host_of_node, two_nodes
 from small_set import small_recipe, write_small_set
 from small_stages import CountSettings, CountStage, SteadyStage
 
@@ -83,7 +83,7 @@ def _waiting(folder: Path, count: int) -> list[int]:
 
 
 def test_all_nodes_listen_on_loopback_only(cluster: Any) -> None:
-    family = [process for each in cluster.list_all_nodes() for process in _family(each)]
+    family = [process for each in cluster.list_all_nodes() for process in host_of_node(each)]
     ports = [
         c.laddr.ip.removeprefix("::ffff:")
         for process in family
@@ -91,11 +91,6 @@ def test_all_nodes_listen_on_loopback_only(cluster: Any) -> None:
         if c.status == psutil.CONN_LISTEN
     ]
     assert ports and set(ports) <= {"127.0.0.1", "::1"}
-
-
-def _family(node: Any) -> list[psutil.Process]:
-    started = [info.process.pid for infos in node.all_processes.values() for info in infos]
-    return [p for pid in started for p in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))]
 
 
 def test_captions_and_triplets_have_the_digests_of_the_local_engine(cluster: Any, tmp_path: Path) -> None:

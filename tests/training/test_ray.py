@@ -1,17 +1,22 @@
 """A training with nodes of a real Ray cluster, all on this machine. Needs the extra `ray`."""
 
-import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+from prefect_server import wait_for
+from ray_on_loopback import host_of_node, two_nodes
+from small_set import train_long, write_small_set
+from tiny_chain import World
 
-from pipeline.runtime.engines.ray_cluster import connect
 from pipeline.training.launch.launcher import launch
-from pipeline.training.launch.ray_nodes import lend_nodes
-from storage.errors import FatalError, RetryableError
+from storage.errors import RetryableError
+from storage.manifest import MANIFEST
 from tests.training.launched import PYTHONPATH, WORKER, Told, config, ranks_of
 
 ray = pytest.importorskip("ray")
@@ -22,16 +27,13 @@ JOIN = (
 )
 
 
-@pytest.fixture
-def cluster(monkeypatch):
-    from ray.cluster_utils import Cluster
-
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([PYTHONPATH, os.environ.get("PYTHONPATH", "")]))
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    made.add_node(num_cpus=1)
-    monkeypatch.setenv("RAY_ADDRESS", made.address)
-    yield made
-    made.shutdown()
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", PYTHONPATH)
+        with two_nodes() as made:
+            patch.setenv("RAY_ADDRESS", made.address)
+            yield made
 
 
 def joined(address: str, work: Path, nodes: int = 1) -> subprocess.Popen[str]:
@@ -44,19 +46,6 @@ def test_a_node_of_the_cluster_takes_part_to_the_end(cluster, work, address):
     summary = launch(config(work, hosts=2, address=address), Told(), WORKER)
     assert summary.processes == 4
     assert process.wait(60) == 0
-
-
-def test_a_run_on_the_cluster_lends_its_other_nodes(cluster, work, address):
-    connected = connect(cluster.address)
-    try:
-        with lend_nodes(connected, address, work, 1, worker=WORKER) as running:
-            summary = launch(config(work, hosts=2, address=address), Told(), WORKER)
-            assert connected.get(running, timeout=60) == [0]
-        with pytest.raises(FatalError, match="has 1 nodes besides this one, and 2 are to join"):
-            lend_nodes(connected, address, work, 2).__enter__()
-    finally:
-        connected.shutdown()
-    assert summary.processes == 4
 
 
 def test_an_interrupt_stops_the_training_with_a_checkpoint(cluster, work, address):
@@ -72,3 +61,36 @@ def test_an_interrupt_stops_the_training_with_a_checkpoint(cluster, work, addres
 def test_too_small_a_cluster_is_told(cluster, work, address):
     process = joined(address, work, nodes=5)
     assert "has 1 nodes besides this one, and 5 are to join" in process.communicate(timeout=60)[1]
+
+
+def actors(cluster: Any) -> list[psutil.Process]:
+    """The processes of all actors of stages."""
+    pids = {process.pid for node in cluster.list_all_nodes() for process in host_of_node(node)}
+    found = (process for process in psutil.process_iter(["cmdline"]) if process.pid in pids)
+    return [process for process in found if "ray::StageActor" in (process.info["cmdline"] or [])]
+
+
+def test_a_run_is_interrupted_resumed_over_two_nodes_and_makes_the_weights_of_one_machine(
+    cluster, address, root, tmp_path
+):
+    recipe = write_small_set(tmp_path / "set")
+    train_long(recipe.parent)
+    world = World(root, recipe, recipe.parent, tmp_path / "store", "small")
+    training = [f"pretrain.settings.{each}" for each in ("steps=2", "processes=1", "parallel=tree")]
+    two_hosts = ["run.engine=ray", f"run.ray_address={cluster.address}"]
+    two_hosts += ["pretrain.settings.hosts=2", f"pretrain.settings.address={address}"]
+    process = world.start(*training, *two_hosts)
+    assert any('"committed"' in line for line in process.stdout) and actors(cluster)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "run the same command again to resume" in said and "Traceback" not in said
+    wait_for(lambda: not actors(cluster) or None, 20, "an actor outlived its run")
+
+    made = []
+    for place in (two_hosts, []):
+        world.run(*training, *place)
+        (weights,) = world.artifacts()["pretrain:none"].values()
+        made.append((weights.manifest.facts["processes"], weights.content))
+        (weights.folder / MANIFEST).unlink()
+    assert [processes for processes, _ in made] == [2, 1]
+    assert made[0][1] == made[1][1]
