@@ -18,6 +18,7 @@ from flows.gpu_slots import gpu_slots
 from flows.progress import ArtifactDisplay
 from flows.report_link import publish_report_link, step_figures
 from flows.session import session_of
+from flows.step_event import emit_step_completed
 from flows.tasks import CACHED, run_block, run_whole
 from pipeline.report.steps import StepOutcome
 from pipeline.run.planner import Planner, StepPlan
@@ -68,6 +69,7 @@ def run_stage(recipe: Recipe, stage: str) -> State[list[StepOutcome]]:
                 display = ArtifactDisplay(session.display, recipe.name)
                 outcomes.append(run_step(planner, step, display, work_in_tasks))
                 session.steps[step.name] = outcomes[-1]
+                emit_step_completed(recipe, outcomes[-1])
         publish_report_link(recipe, step_figures(outcomes))
     made = sum(outcome.partitions - (outcome.cached or 0) for outcome in outcomes)
     message = f"{made} of {sum(outcome.partitions for outcome in outcomes)} partitions computed"

@@ -19,7 +19,8 @@ from pipeline.run.estimate import Estimate, estimate
 from pipeline.run.planner import Planner
 from pipeline.run.prepare import read_annotations
 from pipeline.run.progress import open_display
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe import RunSection, load_recipe
+from storage.errors import FatalError
 from storage.runs import find_run
 
 
@@ -39,7 +40,7 @@ def print_estimate(
         require_readable(context)
         with open_display(Console(stderr=True), as_json=False) as display:
             read_annotations(context, display.reading)
-    made = estimate(Planner(context), run, images, workers or context.recipe.run.workers, price)
+    made = estimate(Planner(context), run, images, workers or _workers(context.recipe.run), price)
     if images is None:
         context.run.note(ESTIMATE, made.as_json())
     if as_json:
@@ -56,6 +57,14 @@ def print_estimate(
     console.print(shown)
     for line in _lines(made):
         console.print(Text(line), soft_wrap=True)
+
+
+def _workers(run: RunSection) -> int:
+    """Workers that work at once by the recipe. Raises `FatalError` where only the cluster knows."""
+    most = run.workers if run.engine == "local" else run.max_actors
+    if most is None:
+        raise FatalError("run.engine = 'ray' without run.max_actors: name the number of workers with --workers")
+    return most
 
 
 def _lines(made: Estimate) -> list[str]:

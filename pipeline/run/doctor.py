@@ -214,6 +214,8 @@ def _machine(recipe: Recipe) -> Iterator[Finding]:
     cores, memory = psutil.cpu_count() or 1, psutil.virtual_memory().available / GIB
     yield Finding("ok", "machine", f"{cores} cores, {memory:.0f} GiB memory available, torch {torch.__version__}")
     yield _accelerator(torch)
+    if recipe.run.engine == "ray":
+        return  # the checks of the cluster tell how many workers its nodes hold
     if (share := memory / recipe.run.workers) < LEAST_GIB_A_WORKER:
         least = f"{share:.1f} GiB for each of {recipe.run.workers} workers; lower run.workers if workers are killed"
         yield Finding("note", "memory", least)

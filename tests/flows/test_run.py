@@ -77,6 +77,11 @@ def test_prefect_changes_no_byte_shows_cached_states_and_leaves_nothing_running(
     assert tasks["ingest set/0000 to set/0001"] == "Cached"
     keys = {key for (key,) in _records(folder, "select key from artifact")}
     assert {"progress-small-caption", "stages-small", "summary-small"} <= keys
+    ends = _records(
+        folder, "select resource_id, payload from events where event = 'rlip.step.completed' order by occurred"
+    )
+    assert [step for step, _ in ends] == 2 * [f"rlip.step.small.{step}" for step in ("ingest", "caption", "parse")]
+    assert [json.loads(payload)["cached"] for _, payload in ends] == [0, 0, 0, 2, 2, 2]
     links = _records(folder, "select flow_run_id, data from artifact where key = 'report-small'")
     assert len({run for run, _ in links}) == len(states), "each flow run links the report"
     assert all(str(folder / "out" / "reports" / "small" / "index.html") in data for _, data in links)

@@ -186,6 +186,16 @@ def test_a_plan_needs_neither_space_nor_permission(recipe: Recipe) -> None:
     require_readable(RunContext(full))
 
 
+def test_workers_of_this_machine_do_not_concern_a_ray_cluster(recipe: Recipe) -> None:
+    def notes(**run: Any) -> set[str]:
+        asked = changed(recipe, run={"workers": 256, **run}, data=recipe.data.model_dump())
+        return {finding.what for finding in examine(RunContext(asked)) if finding.state == "note"}
+
+    ours = {"memory", "run.workers"}
+    assert ours <= notes()
+    assert not ours & notes(engine="ray", ray_address="127.0.0.1:1")
+
+
 def test_everything_that_is_missing_is_told_at_once(recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "instances.json").unlink()
     (tmp_path / "captions.json").unlink()

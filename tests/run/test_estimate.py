@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from rlip_command import output_of
+from rlip_command import output_of, rlip
 from run_builder import RunBuilder
 from small_set import write_small_set
 
@@ -53,6 +53,24 @@ def test_without_an_earlier_run_only_what_was_measured_with_these_settings_count
     )
     (ingest, caption) = model["steps"]
     assert (ingest["seconds"], caption["seconds"]) == (None, pytest.approx(3970)) and "BLIP-large" in caption["basis"]
+
+
+def test_on_a_ray_cluster_the_most_actors_of_the_recipe_count_as_workers(tmp_path: Path) -> None:
+    on_ray = [word for each in ("engine=ray", "ray_address=127.0.0.1:1") for word in ("--set", f"run.{each}")]
+    asked = (
+        "estimate",
+        write_small_set(tmp_path),
+        "--images",
+        1000,
+        *UNTIL,
+        "--set",
+        "caption.captioner=blip",
+        *on_ray,
+    )
+    (_, caption) = json.loads(output_of(*asked, "--set", "run.max_actors=10", "--json"))["steps"]
+    assert caption["wall"] == pytest.approx(397)
+    unbounded = rlip(*asked)
+    assert unbounded.exit_code == 1 and "without run.max_actors: name the number of workers" in unbounded.stderr
 
 
 def test_the_score_compares_costs_per_image(labelled: RunBuilder, tmp_path: Path) -> None:

@@ -55,7 +55,10 @@ def estimate(
         int | None, typer.Option("--images", min=1, help="Number of images to label, for data that are not at hand.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Workers or GPUs that work at once; default: run.workers.")
+        int | None,
+        typer.Option(
+            "--workers", min=1, help="Workers or GPUs that work at once; default: run.workers, on Ray run.max_actors."
+        ),
     ] = None,
     price: Annotated[
         float | None, typer.Option("--price", min=0, help="Price of a worker-hour, in any currency.")
