@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev browser demo test services torture lint reference bench bench-parsing bench-network bench-kernel bench-captioning bench-tagger bench-shards bench-training bench-miniature bench-evaluation bench-prediction bench-rehearsal lavis-env
+.PHONY: help setup dev browser demo test services torture mutants lint reference bench bench-parsing bench-network bench-kernel bench-captioning bench-tagger bench-shards bench-training bench-miniature bench-evaluation bench-prediction bench-rehearsal lavis-env
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -45,8 +45,13 @@ test: export PYTHONDONTWRITEBYTECODE :=
 test: dev browser services ## run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-torture: dev ## kill the chain, and a training, at KILLS random moments (100), and lose a host at a fifth as many; the bytes at the end must be those of an undisturbed run
+torture: dev ## kill processes on a store (STORE_KILLS, 300; STOPS, 30), the chain and a training (KILLS, 100; a fifth as many hosts): the bytes must be the same
+	RLIP_STORE_KILLS=$(or $(STORE_KILLS),300) RLIP_STOPS=$(or $(STOPS),30) $(BIN)/python -m pytest tests/storage/test_torture.py -s
 	RLIP_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/chain tests/training/test_training.py -s -k 'random_moments or crash_point or on_s3'
+
+mutants: dev ## change the store's code in thousands of small ways; the quick tests of tests/storage must notice (hours; MUTANTS="storage.disk*": some)
+	$(BIN)/mutmut run $(MUTANTS)
+	$(BIN)/mutmut results
 
 services: ## install Debian's PostgreSQL, on which one test runs a Prefect server; without it, that test is skipped
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
