@@ -25,6 +25,7 @@ from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
 from storage.tables import CAPTIONS, read_table
 
+_ROWS_AT_ONCE = 10_000
 LONGEST_TEXT = 2000
 """Maximum length of a caption in characters."""
 EXPECTED = (
@@ -128,7 +129,9 @@ def _from_parquet(path: Path) -> Iterator[_Found]:
         table = read_table(path, CAPTIONS)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise FatalError(f"{path}: not a captions table ({error}); expected {EXPECTED}") from error
-    for row in table.to_pylist():
+    # As Python objects, the rows of a large file take several times the memory of the captions that are kept.
+    rows = (row for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE) for row in batch.to_pylist())
+    for row in rows:
         for caption in row["captions"] or ():
             yield _Found(
                 row["image_id"],
