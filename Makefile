@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev browser demo test services torture mutants lint reference bench bench-parsing bench-network bench-kernel bench-captioning bench-tagger bench-shards bench-training bench-miniature bench-evaluation bench-prediction bench-rehearsal lavis-env
+.PHONY: help setup dev browser demo test services torture mutants hostile lint reference bench bench-parsing bench-network bench-kernel bench-captioning bench-tagger bench-shards bench-training bench-miniature bench-evaluation bench-prediction bench-rehearsal lavis-env
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -52,6 +52,9 @@ torture: dev ## kill processes on a store (STORE_KILLS, 300; STOPS, 30), the cha
 mutants: dev ## change the store's code in thousands of small ways; the quick tests of tests/storage must notice (hours; MUTANTS="storage.disk*": some)
 	$(BIN)/mutmut run $(MUTANTS)
 	$(BIN)/mutmut results
+
+hostile: dev ## feed the pipeline hostile input of every kind; prints case and outcome as a table
+	$(BIN)/python -m pytest tests/hostile -s
 
 services: ## install Debian's PostgreSQL, on which one test runs a Prefect server; without it, that test is skipped
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \

@@ -13,6 +13,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from storage.errors import FatalError
+from storage.secrets import redacted
 
 SUPPORTED = SpecifierSet(">=3.9,<4", prereleases=True)
 """Versions of servers that this project was tested with. Older ones also lack fixes of known vulnerabilities
@@ -29,7 +30,7 @@ def require_server(api: str, setting: Callable[[str], str | None]) -> None:
 
     `setting` returns a setting of Prefect by its name. Prefect Cloud, which needs an API key, has no version to check.
     """
-    given = f"PREFECT_API_URL = {api}"
+    given = f"PREFECT_API_URL = {redacted(api)}"
     if not api.startswith(("http://", "https://")):
         raise FatalError(f"{given}: not a URL; write http://host:4200/api, {_OTHER_WAYS}")
     try:

@@ -88,7 +88,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(str(path), framework="pt") as file:
             yield file
-    except SafetensorError as error:
+    except (SafetensorError, RuntimeError) as error:  # torch's for what can't be mapped into memory
         raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error
 
 
@@ -100,6 +100,9 @@ def _config(path: Path, file: Any) -> NetworkConfig:
             "official weights first, with `rlip weights import`"
         )
     try:
-        return NetworkConfig.from_dict(json.loads(metadata["network"]))
-    except ValueError as error:
+        values = json.loads(metadata["network"])
+        if not isinstance(values, dict):
+            raise ValueError(f"{str(values)[:100]} is not a table of settings")
+        return NetworkConfig.from_dict(values)
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: invalid network configuration: {error}") from error

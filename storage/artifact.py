@@ -85,7 +85,9 @@ class Artifact:
             if name in self.manifest.files:
                 raise _damaged(path, "gone") from error
             raise FileNotFoundError(f"{self.folder.parent.name} {self.key[:12]} has no {name}") from error
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
             raise _damaged(path, str(error).splitlines()[0][:200]) from error
 
 

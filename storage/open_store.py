@@ -10,13 +10,17 @@ import fsspec
 from storage.errors import FatalError
 from storage.local_store import LocalStore
 from storage.remote_store import RemoteStore, folder_name
+from storage.secrets import require_no_secret
 from storage.store import Store
 
 Address = str | Path
 
 
 def open_store(address: Address) -> Store:
-    """The store at an address. Raises `FatalError` for an unusable address, `RetryableError` when a remote one is silent."""
+    """The store at an address.
+
+    Raises `FatalError` for an unusable address or one with a password, and `RetryableError` when a remote one is silent.
+    """
     folder = local_folder(address)
     return RemoteStore(str(address), folder) if is_remote(address) else LocalStore(folder)
 
@@ -44,6 +48,9 @@ def local_folder(address: Address) -> Path:
     text = str(address)
     if not text:
         raise FatalError("no store is named; name a folder, or a URL such as s3://bucket/folder")
+    if "\0" in text or (not text.isascii() and text.encode(errors="replace").decode() != text):
+        raise FatalError(f"{text!r} is not the address of a store; name a folder, or a URL such as s3://bucket/folder")
+    require_no_secret(text)
     if not is_remote(address):
         return Path(fsspec.filesystem("file")._strip_protocol(text)) if "://" in text else Path(text)
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

@@ -16,6 +16,7 @@ import fsspec
 
 from storage.errors import FatalError, translate_os_errors
 from storage.remote_retry import PAUSES, retry, translate_remote_errors
+from storage.secrets import require_no_secret
 
 T = TypeVar("T")
 
@@ -51,6 +52,7 @@ class Remote:
     def __init__(
         self, url: str, filesystem: fsspec.AbstractFileSystem | None = None, pauses: Sequence[float] = PAUSES
     ) -> None:
+        require_no_secret(url)
         self.url = url.rstrip("/")
         if not self.url or self.url.endswith(":"):
             raise FatalError(
@@ -62,7 +64,7 @@ class Remote:
         try:
             with translate_remote_errors(self.url):
                 found, root = fsspec.core.url_to_fs(self.url, **(_S3_OPTIONS if self._is_s3 else {}))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, TypeError) as error:  # a TypeError where a protocol needs more than an address
             raise FatalError(f"{self.url}: {error}") from error
         self._files: fsspec.AbstractFileSystem = filesystem or found
         if self._is_s3:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from storage.errors import FatalError, PipelineError, RetryableError
+from storage.secrets import redacted
 
 T = TypeVar("T")
 
@@ -76,5 +77,7 @@ def _meaning(error: Exception, url: str) -> PipelineError | None:
 
 def _unreached(url: str, detail: str) -> str:
     source = next((name for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if os.environ.get(name)), None)
-    hint = f"; the endpoint is {os.environ[source]}, set by {source}" if source and url.startswith("s3") else ""
+    hint = (
+        f"; the endpoint is {redacted(os.environ[source])}, set by {source}" if source and url.startswith("s3") else ""
+    )
     return f"{url} can't be reached ({detail}{hint})"

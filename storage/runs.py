@@ -198,7 +198,7 @@ def find_run(store: Store, name: str) -> Run:
     if not at:
         return run
     records = run.records()
-    if not (number.isdecimal() and 1 <= int(number) <= len(records)):
+    if not (number.isdecimal() and len(number) < 10 and 1 <= int(number) <= len(records)):
         known = f"{name}@1 to {name}@{len(records)}" if records else "none yet"
         raise FatalError(f"run {name!r} has no record {number!r}; records: {known} (`rlip runs {name}`)")
     return records[int(number) - 1]

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from models.torch_file import read_torch_file
 from models.weights import WeightsError, is_own
-
-_UNSUPPORTED = re.compile(r"(?:GLOBAL|global:?) ([\w.]+)")
 
 
 @dataclass(frozen=True)
@@ -57,25 +53,12 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with safe_open(str(path), framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, {}  # noqa: SIM118, a file is not a mapping
-    except SafetensorError as error:
+    except (SafetensorError, RuntimeError) as error:  # torch's for what can't be mapped into memory
         raise WeightsError(f"{path}: not a readable safetensors file, perhaps truncated ({error})") from error
 
 
 def _read_pickled(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            # Memory-mapped: most of a checkpoint is the optimiser's state, which is not needed.
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # a damaged or hostile file may fail in any way
-        if named := _UNSUPPORTED.search(str(error)):
-            raise WeightsError(
-                f"{path}: contains {named[1]}, which is code, not weights; none of it was run. Only tensors, plain "
-                "values and argparse.Namespace are allowed"
-            ) from error
-        # torch's own messages advise to load such files with weights_only=False, which would run their code.
-        reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
-        raise WeightsError(f"{path}: not a readable PyTorch checkpoint, perhaps truncated{reason}") from error
+    content = read_torch_file(path)
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a table of parameters")
     state, args = content.get("model", content), content.get("args", {})
@@ -107,6 +90,8 @@ def _checked(path: Path, name: object, value: object) -> Tensor:
         )
     if value.layout != torch.strided or value.is_quantized:
         raise WeightsError(f"{path}: {name} is sparse or quantised; only dense tensors can be read")
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise WeightsError(f"{path}: {name} claims {value.numel():,} values, more than the file has for it")
     if not value.is_floating_point():
         return value
     if not value.isfinite().all():

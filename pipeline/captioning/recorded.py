@@ -9,7 +9,6 @@ A file is one of:
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ import pyarrow as pa
 
 from pipeline.captioning.captioner import Caption, Picture
 from pipeline.captioning.settings import CaptionSettings
-from pipeline.data.datasets.annotations import NO_IMAGE, as_id, shown
+from pipeline.data.datasets.annotations import NO_IMAGE, as_id, parse_json, shown
 from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
 from storage.tables import CAPTIONS, read_table
@@ -94,7 +93,7 @@ def _read(path: Path) -> Iterator[_Found]:
         yield from _from_parquet(path)
         return
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise FatalError(f"{path}: can't be read as JSON ({error}); expected {EXPECTED}") from error
     yield from _from_json(content, path)

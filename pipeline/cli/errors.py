@@ -6,6 +6,8 @@ import sys
 
 import typer
 
+LONGEST = 8_000
+"""Characters of a message that are printed. Names in files from elsewhere may be of any length."""
 _RESUMES = " Everything committed is kept: run the same command again to resume."
 
 
@@ -39,8 +41,16 @@ class errors_reported:  # noqa: N801 - used like a function
             advice = (
                 "\nA retry may help: run the same command again to resume." if isinstance(error, RetryableError) else ""
             )
-            sys.stderr.write(f"Error: {error}{advice}\n")
+            sys.stderr.write(f"Error: {as_printed(str(error))}{advice}\n")
             raise typer.Exit(1) from None
+
+
+def as_printed(message: str) -> str:
+    """A message as a terminal may show it: without passwords of URLs and control characters, which names can hold."""
+    from storage.secrets import redacted
+
+    shown = redacted(message if len(message) <= LONGEST else f"{message[:LONGEST]}…")
+    return "".join(character if character.isprintable() or character == "\n" else "�" for character in shown)
 
 
 def _interrupt_again(dropped: sys.UnraisableHookArgs) -> None:

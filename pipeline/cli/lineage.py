@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.text import Text
 
+from pipeline.data.datasets.annotations import readable
 from pipeline.labels.kept_labels import choice_of, judged_labels, recorded_choice
 from pipeline.labels.label_funnel import candidates, dropped, images_with_boxes
 from pipeline.labels.label_overrides import overrides_of
@@ -94,6 +95,7 @@ def lineage_of(run: Run, image: str) -> Lineage:
 def _find(run: Run, image: str) -> tuple[str, dict[str, Any]]:
     """Partition and row of the one image that `image` names."""
     dataset, _, name = image.rpartition("/")
+    image = readable(image)
     found = []
     for partition, artifact in images_with_boxes(run).items():
         images = artifact.table("images")

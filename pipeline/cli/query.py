@@ -85,6 +85,7 @@ def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
         try:
             yield
         except (duckdb.Error, pa.ArrowException, OSError) as error:
+            resources.close()
             lacking = (
                 "relations" in tables and "dropped" not in tables and re.search(r"\bdropped\b", sql, re.IGNORECASE)
             )

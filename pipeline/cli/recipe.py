@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.cli.errors import LONGEST
 from pipeline.report.formatting import sanitise
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe import Recipe, recipe_of
@@ -20,6 +21,7 @@ from pipeline.run.recipe_files import RecipeValues, read_recipe
 from pipeline.run.starting_weights import random_starts
 from pipeline.training.settings import AS_THE_AUTHORS
 from storage.errors import FatalError
+from storage.secrets import redacted
 
 DEFAULT = "default"
 OFFICIAL = "official = true"
@@ -55,7 +57,7 @@ def check_recipes(paths: Sequence[Path], overrides: Sequence[str], as_json: bool
         try:
             steps = build_steps(recipe_of(path, read_recipe(path, overrides)))
         except FatalError as error:
-            found.append({"recipe": str(path), "errors": str(error).splitlines(), "notes": []})
+            found.append({"recipe": str(path), "errors": redacted(str(error)).splitlines(), "notes": []})
             continue
         starts = list(random_starts(steps))
         errors = [f"{start.step}: {start.refusal}" for start in starts if start.refusal]
@@ -67,7 +69,7 @@ def check_recipes(paths: Sequence[Path], overrides: Sequence[str], as_json: bool
         for each in found:
             print(f"{'error' if each['errors'] else 'ok':<7}{each['recipe']}")
             for line in (*each["errors"], *(f"note: {note}" for note in each["notes"])):
-                print(f"       {sanitise(line, len(line))}")
+                print(f"       {sanitise(line, LONGEST)}")
     if any(each["errors"] for each in found):
         raise typer.Exit(1)
 

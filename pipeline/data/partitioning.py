@@ -17,7 +17,7 @@ from pipeline.data.datasets.record import ImageRecord
 from pipeline.data.datasets.record_index import RecordIndex, open_index
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.images.folders import open_folder
-from pipeline.data.images.opening import BadImage, fingerprint
+from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, ImageLimits, fingerprint
 from pipeline.data.images.refs import ImageRef, state_of
 from pipeline.data.sample import Sample
 from pipeline.runtime.stage import Partition
@@ -33,11 +33,17 @@ _SETTLED_NS = 2_000_000_000
 
 
 def partition_dataset(
-    source: DataSource, size: int, indexes: Path | None, fingerprint_by: Literal["bytes", "stat"], store: Store
+    source: DataSource,
+    size: int,
+    indexes: Path | None,
+    fingerprint_by: Literal["bytes", "stat"],
+    store: Store,
+    limits: ImageLimits = DEFAULT_LIMITS,
 ) -> Iterator[Partition]:
     """Yields the stored partitions of a data set, extended by new images. Ids no longer in it are left out.
 
-    A part of a data set (`share`, `only`) has partitions of its own. Raises `FatalError` for a list that does not fit.
+    The digest of a partition holds the content of each image file that the limits let ingest read. A part of a data set (`share`,
+    `only`) has partitions of its own. Raises `FatalError` for a list that does not fit.
     """
     open_folder(source.images).refresh()
     # The names of bare pictures are their annotations, and change while a process lives.
@@ -60,14 +66,14 @@ def partition_dataset(
     earlier = PartitionDigests(index.folder.with_name(f"{source.name}-digests.json"))
     for number, image_ids in enumerate(cut):
         present = tuple(image_id for image_id in index.present(image_ids) if image_id in taken)
-        files = _stamp(index.refs(present), [fingerprint_by, present])
+        files = _stamp(index.refs(present), [fingerprint_by, limits.max_bytes, present])
         digest = remembered.find(number, files)
         if digest is None:
             lost = [[reject.image_id, reject.reason, reject.value] for reject in index.lost] if number == 0 else []
             stated = files and digest_json([files, source.split, index.digest(present), lost])
             digest = earlier.find(number, stated)
             if digest is None:
-                described = [_described(record, fingerprint_by) for record in index.records(present)]
+                described = [_described(record, fingerprint_by, limits) for record in index.records(present)]
                 digest = digest_json([source.split, described, lost])
             earlier.keep(number, stated, digest)
             remembered.keep(number, files, digest)
@@ -132,10 +138,10 @@ class PartitionDigests:
                 write_atomic(self._path, sealed_json({"digests": self._known}))
 
 
-def _described(record: ImageRecord, fingerprint_by: Literal["bytes", "stat"]) -> list[Any]:
+def _described(record: ImageRecord, fingerprint_by: Literal["bytes", "stat"], limits: ImageLimits) -> list[Any]:
     """Everything that determines the row of an image, as JSON values: annotations and the fingerprint of its file."""
     try:
-        found = fingerprint(record.path, fingerprint_by)
+        found = fingerprint(record.path, fingerprint_by, limits=limits)
     except BadImage as bad:
         found = bad.reason
     boxes = [[str(value) for value in box] for box in record.boxes]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from models.torch_file import read_torch_file
+from models.weights import WeightsError
 from pipeline.evaluation.detection import Detections
 from storage.errors import FatalError
 
@@ -27,10 +28,10 @@ class TorchvisionDetector:
         (published,) = list(get_model_weights(kind))
         names: list[str] = published.meta["categories"]
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = read_torch_file(path)
             model = get_model(kind, weights=None, weights_backbone=None, num_classes=len(names))
             model.load_state_dict(state)
-        except (OSError, EOFError, RuntimeError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+        except (OSError, RuntimeError, TypeError, AttributeError, WeightsError) as error:
             reason = str(error).splitlines()[0] if str(error) else repr(error)
             raise FatalError(f"detector {path}: not the weights of torchvision's {kind} ({reason[:200]})") from error
         self._model = model.to(device).eval()

@@ -32,6 +32,8 @@ def report_folder(run: Run) -> Path:
 def require_place(run: Run, folder: Path) -> None:
     """Raises `FatalError` when the report of a run would overwrite anything but an earlier report of this store."""
     page = folder / "index.html"
+    if folder.exists() and not folder.is_dir():
+        raise FatalError(f"{folder}: is not a folder; name another: {ADVICE}")
     if not folder.exists() or not any(folder.iterdir()) or _is_of(page, run):
         return
     advice = f"remove it, or name another folder: {ADVICE}"

@@ -15,7 +15,7 @@ from pipeline.data.datasets.source import DataSource
 from pipeline.detection.settings import DetectSettings
 from pipeline.report.view import REPORTS
 from pipeline.run.check_settings import CheckSettings
-from pipeline.run.recipe_files import RecipeValues, read_recipe
+from pipeline.run.recipe_files import RecipeValues, read_recipe, texts_of
 from pipeline.runtime.logs import LogFormat
 from pipeline.runtime.settings import Settings, runtime
 from pipeline.stages.evaluate import EvaluateSettings
@@ -29,6 +29,7 @@ from scenes.settings import SceneSettings
 from storage.errors import FatalError
 from storage.open_store import local_folder
 from storage.runs import Run
+from storage.secrets import require_no_secret
 
 
 class DataSection(Settings):
@@ -238,6 +239,16 @@ class Recipe(Settings):
         """The evaluate section, with paths joined to `data.root`."""
         vcoco = self.evaluate.vcoco
         return self.evaluate.model_copy(update={"vcoco": None if vcoco is None else vcoco.below(self.data.root)})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _holds_no_secret(cls, values: Any) -> Any:
+        for setting, text in texts_of(values):
+            try:
+                require_no_secret(text)
+            except FatalError as error:
+                raise ValueError(f"{setting}: {error}") from None
+        return values
 
     @model_validator(mode="after")
     def _bare_images_have_a_detector(self) -> Recipe:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.runtime.settings import apply_override
+from pipeline.runtime.settings import apply_override, parse_toml
 from storage.errors import FatalError
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 """The project's own recipes, which a recipe in any folder can extend."""
+LONGEST_FILE = 2**20
+"""Bytes of a recipe."""
 SET = "--set"
 """Where a setting of the command line comes from."""
 EXAMPLE = 'extends = "coco_sample.toml", or several: extends = ["sets.toml", "swin_t.toml"]'
@@ -60,6 +61,15 @@ def joined(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return {**below, **above, **{name: joined(below[name], above[name]) for name in both}}
 
 
+def texts_of(values: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted name and value of each text among the values of a recipe."""
+    if isinstance(values, str | Path):
+        yield name, str(values)
+    members = values.items() if isinstance(values, Mapping) else enumerate(values) if isinstance(values, list) else ()
+    for inner, value in members:
+        yield from texts_of(value, f"{name}.{inner}" if name else str(inner))
+
+
 def _leaves(values: Mapping[str, Any] | list[Any], prefix: str = "") -> Iterator[str]:
     """The dotted names of all settings. Sections in a list are numbered; a list of values is one setting."""
     for name, value in values.items() if isinstance(values, Mapping) else enumerate(values):
@@ -105,9 +115,13 @@ def _layers(path: Path, extending: tuple[Path, ...] = ()) -> list[tuple[Path, di
 
 def _parsed(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():
+            raise FatalError(f"{path}: not a file; name a recipe, e.g. recipes/demo.toml")
+        if path.stat().st_size > LONGEST_FILE:
+            raise FatalError(f"{path}: not a recipe: it has more than {LONGEST_FILE:,} bytes")
+        return parse_toml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         near = ", ".join(sorted(str(p) for p in path.parent.glob("*.toml"))) or "none"
         raise FatalError(f"no recipe at {path}; recipes in that folder: {near}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+    except (ValueError, OSError) as error:
         raise FatalError(f"{path}: not a readable TOML file: {error}") from error

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from storage.errors import FatalError
+from storage.secrets import redacted
 
 LogFormat = Literal["text", "json"]
 
@@ -88,6 +89,9 @@ class _Formatter(logging.Formatter):
         self._form = form
 
     def format(self, record: logging.LogRecord) -> str:
+        return redacted(self._line(record))
+
+    def _line(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         fields = {**(_bound.get() or {}), **getattr(record, "fields", {})}
         if record.exc_info:
@@ -97,11 +101,16 @@ class _Formatter(logging.Formatter):
             return json.dumps(event, ensure_ascii=False, default=str)
         exception = fields.pop("exception", None)
         words = " ".join(f"{name}={_quoted(value)}" for name, value in fields.items())
-        line = f"{time} {record.levelname:<7} {record.getMessage()} {words}".rstrip()
+        line = f"{time} {record.levelname:<7} {_printable(record.getMessage())} {words}".rstrip()
         return f"{line}\n{exception}" if exception else line
 
 
 def _quoted(value: Any) -> str:
     """A value as one word: quoted, with line breaks escaped, where it has blanks."""
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if any(character.isspace() for character in text) else text
+    return _printable(json.dumps(text, ensure_ascii=False) if any(character.isspace() for character in text) else text)
+
+
+def _printable(text: str) -> str:
+    """A text without line breaks and control characters, which names of files can hold."""
+    return "".join(character if character.isprintable() else "�" for character in text)

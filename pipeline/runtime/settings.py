@@ -18,7 +18,7 @@ def runtime(default: Any, **constraints: Any) -> Any:
 class Settings(BaseModel):
     """Settings of one part of a recipe. Unknown names and wrong types raise errors that name the field."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
 
     def row_settings(self) -> dict[str, Any]:
         """The fields that change rows, as JSON values, which go into a key."""
@@ -31,6 +31,21 @@ class Settings(BaseModel):
         return self
 
 
+_DEEPEST = 50
+"""Dots and brackets that may open one within another in a line of a recipe."""
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Parses TOML. Raises ValueError for text that is none, is nested too deeply, or has numbers that are too long."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.partition("=")[0].count(".") > _DEEPEST:
+            raise ValueError(f"a name of more than {_DEEPEST} parts in line {number}")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("lists or tables within each other without end") from None
+
+
 def apply_override(values: dict[str, Any], override: str) -> None:
     """Set one dotted name; an index addresses a list member, e.g. `data.sources.0.images=...`.
 
@@ -40,8 +55,8 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     if not separator or not name:
         raise FatalError(f"--set {override}: write NAME=VALUE, e.g. --set caption.top_p=0.8")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {text}")["value"]
+    except ValueError:
         value = text
     *parents, last = name.split(".")
     place: Any = values

@@ -49,7 +49,9 @@ class IngestStage(Stage):
         """The stored partitions of a data set, extended by new images."""
         settings = self.settings
         source = self._source(dataset)
-        return partition_dataset(source, settings.partition_size, settings.indexes, settings.fingerprint, store)
+        return partition_dataset(
+            source, settings.partition_size, settings.indexes, settings.fingerprint, store, settings.limits
+        )
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Read and check the partition's images. What cannot be used is rejected with its reason."""

@@ -14,6 +14,7 @@ from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
 from storage.errors import FatalError
 from storage.shards.reader import DamagedSample
+from storage.shards.writer import image_id_of
 from storage.stream.order import uniforms
 
 
@@ -61,7 +62,8 @@ def step_images(samples: ShardSamples, settings: TrainingSettings, step: int) ->
     for epoch, number, read in zip(drawn.epochs.tolist(), numbers, samples.read(numbers), strict=True):
         known = samples.samples
         key, tar = known.key(number), known.tars[known.shard(number)]
-        dataset, image_id = known.datasets[int(known.sets[number])], int(key.rpartition("-")[2])
+        dataset = known.datasets[int(known.sets[number])]
+        image_id = image_id_of(key, dataset)
         if isinstance(read, DamagedSample):
             found.append(StepImage(key, dataset, image_id, tar, epoch, None, str(read)))
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import tarfile
@@ -49,10 +50,48 @@ def scan_tar(path: Path) -> Iterator[Member | Refused]:
     name of an earlier member of its sample or the key of an earlier sample. Damage ends the listing with a refusal: a header
     that can't be read, or an entry that ends after the tar does.
     """
-    size = os.path.getsize(path)
     keys: set[str] = set()
     before: set[str] = set()
     key, is_repeated = "", False
+    try:
+        for info in entries_of(path):
+            if info.isdir():
+                continue
+            if reason := fault_of(info):
+                yield Refused(info.name, reason)
+                continue
+            match = _NAME.fullmatch(info.name.removeprefix("./"))
+            if match is None or not match[1]:
+                continue
+            extension = match[2].lower()
+            if match[1] != key:
+                key, before = match[1], set()
+                is_repeated = key in keys
+                keys.add(key)
+            if is_repeated:
+                yield Refused(info.name, "has the key of an earlier sample")
+            elif extension in before:
+                yield Refused(info.name, "has the name of an earlier member of its sample")
+            elif PICKLED.intersection(extension.split(".")):
+                yield Refused(info.name, "is pickled: decoding it could run any code")
+            else:
+                before.add(extension)
+                yield Member(key, extension, info.offset_data, info.size)
+    except DamagedTar as damage:
+        yield Refused(damage.name, damage.reason, damaged=True)
+
+
+class DamagedTar(Exception):
+    """A tar is damaged at the entry `name`, "" where its header can't be read."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}" if name else reason)
+        self.name, self.reason = name, reason
+
+
+def entries_of(path: Path) -> Iterator[tarfile.TarInfo]:
+    """Yields the entries of a tar in order, from its headers alone. Raises `DamagedTar`."""
+    size = os.path.getsize(path)
     try:
         with (
             path.open("rb") as file,
@@ -65,32 +104,10 @@ def scan_tar(path: Path) -> Iterator[Member | Refused]:
                     raise tarfile.ReadError(f"a global header of {len(tar.pax_headers)} entries")
                 # Not every type states its bytes in `size`, but a next entry that does not lie behind this one never ends.
                 if tar.offset <= info.offset or (_is_plain(info) and info.offset_data + info.size > size):
-                    yield Refused(info.name, ENDS_EARLY, damaged=True)
-                    return
-                if info.isdir():
-                    continue
-                if reason := _fault(info):
-                    yield Refused(info.name, reason)
-                    continue
-                match = _NAME.fullmatch(info.name.removeprefix("./"))
-                if match is None or not match[1]:
-                    continue
-                extension = match[2].lower()
-                if match[1] != key:
-                    key, before = match[1], set()
-                    is_repeated = key in keys
-                    keys.add(key)
-                if is_repeated:
-                    yield Refused(info.name, "has the key of an earlier sample")
-                elif extension in before:
-                    yield Refused(info.name, "has the name of an earlier member of its sample")
-                elif PICKLED.intersection(extension.split(".")):
-                    yield Refused(info.name, "is pickled: decoding it could run any code")
-                else:
-                    before.add(extension)
-                    yield Member(key, extension, info.offset_data, info.size)
+                    raise DamagedTar(info.name, ENDS_EARLY)
+                yield info
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
-        yield Refused("", f"the tar is damaged: {error}", damaged=True)
+        raise DamagedTar("", f"the tar is damaged: {error}") from error
 
 
 ENDS_EARLY = "ends after the tar does"
@@ -127,7 +144,7 @@ def _is_plain(info: tarfile.TarInfo) -> bool:
     return info.isreg() and not info.issparse()
 
 
-def _fault(info: tarfile.TarInfo) -> str:
+def fault_of(info: tarfile.TarInfo) -> str:
     """Why an entry is refused; "" when it is a plain file."""
     if info.issym() or info.islnk():
         return f"is a link to {info.linkname!r}"
@@ -135,6 +152,8 @@ def _fault(info: tarfile.TarInfo) -> str:
         return "is a sparse file"
     if not info.isreg():
         return "is a device or pipe"
+    if not math.isfinite(info.mtime):
+        return "has a time that is no number"
     if len(info.name) > LONGEST_NAME:
         return f"has a name of more than {LONGEST_NAME} characters"
     name = PurePosixPath(info.name)

@@ -48,10 +48,19 @@ def sample_key(dataset: str, image_id: int) -> str:
 
     Raises `FatalError` for a name that a tar cannot hold.
     """
-    key = f"{dataset.replace('.', '%2E')}-{image_id:012d}"
+    key = f"{_named(dataset)}{image_id:012d}"
     if not _KEY.fullmatch(key):
         raise FatalError(f"{key[:120]!r}: the name of data set {dataset!r} can't name files in a shard; rename it")
     return key
+
+
+def image_id_of(key: str, dataset: str) -> int:
+    """Returns the image id in the name of a sample. Ids below 0, as Open Images has, bring a "-" of their own."""
+    return int(key.removeprefix(_named(dataset)))
+
+
+def _named(dataset: str) -> str:
+    return f"{dataset.replace('.', '%2E')}-"
 
 
 def write_shards(folder: Path, samples: Iterable[Sample], max_bytes: int) -> pa.Table:

@@ -257,9 +257,9 @@ def test_what_changed_just_now_is_not_remembered(coco: Build, tmp_path: Path, mo
     digests(source, tmp_path)
     asked: list[str] = []
 
-    def watched(ref, by):  # type: ignore[no-untyped-def]
+    def watched(ref, by, **more):  # type: ignore[no-untyped-def]
         asked.append(ref.name)
-        return fingerprint(ref, by)
+        return fingerprint(ref, by, **more)
 
     monkeypatch.setattr("pipeline.data.partitioning.fingerprint", watched)
     digests(source, tmp_path)

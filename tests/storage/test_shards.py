@@ -19,7 +19,7 @@ from storage.shards.index import compare, index_tar, read_index, write_index
 from storage.shards.range_cache import RangeCache
 from storage.shards.reader import DamagedSample, SampleReader
 from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
-from storage.shards.writer import Sample, sample_key, write_shards
+from storage.shards.writer import Sample, image_id_of, sample_key, write_shards
 from storage.tables import read_table, write_table
 from tests.storage.shard_files import made_map, made_samples, write_sets
 
@@ -270,3 +270,8 @@ def test_a_tar_with_long_names_of_another_program_is_read(tmp_path: Path) -> Non
     write_index(tar, index_tar(tar).table)
     samples = write_sample_map(tmp_path / "map", [ShardFile(str(tar), tmp_path / "foreign.index.parquet")])
     assert samples.key(0) == name and SampleReader(samples).read(0) == {"cls": b"7", "jpg": b"picture"}
+
+
+@pytest.mark.parametrize("image_id", [0, 139, 2**53 - 1, -5, -(2**63)])
+def test_the_id_in_the_name_of_a_sample_is_that_of_the_image(image_id: int) -> None:
+    assert image_id_of(sample_key("set-1.b", image_id), "set-1.b") == image_id

@@ -13,6 +13,10 @@ from storage.errors import FatalError
 NO_IMAGE = -1
 """Image id of a reject whose own id cannot be read."""
 _LEAST, _MOST = -(2**63), 2**63 - 1
+LONGEST_NAME = 1024
+"""Characters of a file name with its folders, as in object stores."""
+_LONGEST_PART = 255
+"""Bytes of a name in a folder, as in file systems."""
 
 
 class AnnotationError(FatalError):
@@ -21,8 +25,18 @@ class AnnotationError(FatalError):
 
 def read_json(path: Path, expected: str) -> Any:
     """Reads a JSON file. `expected` describes, for errors, what the file should hold. Raises `AnnotationError`."""
-    with explained(path, expected), path.open("rb") as file:
-        return json.load(file)
+    with explained(path, expected):
+        return parse_json(path.read_bytes())
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parses JSON; an integer of more digits than Python converts (4,300) becomes infinite. Raises ValueError, RecursionError."""
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError:
+        return json.loads(text, parse_int=float)
 
 
 @contextmanager
@@ -40,7 +54,7 @@ def explained(path: Path, expected: str) -> Iterator[None]:
         raise AnnotationError(
             f"{path}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); expected {expected}"
         ) from error
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise AnnotationError(f"{path}: not valid JSON ({error}); expected {expected}") from error
 
 
@@ -86,10 +100,12 @@ def as_size(value: Any) -> int | None:
 
 
 def is_inside(relative: str) -> bool:
-    """Whether a file name from an annotation file stays inside the folder that it is joined to."""
+    """Whether a file name from an annotation file stays inside the folder that it is joined to, and can exist there."""
+    if len(relative) > LONGEST_NAME or "\0" in relative or readable(relative) != relative:
+        return False
     path = PurePosixPath(relative.replace("\\", "/"))
-    plain = "\0" not in relative and readable(relative) == relative
-    return plain and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+    fits = all(len(part.encode()) <= _LONGEST_PART for part in path.parts)
+    return fits and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 def shown(value: Any) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from pipeline.data.datasets.annotations import AnnotationError, as_id
+from pipeline.data.datasets.annotations import AnnotationError, as_id, parse_json
 
 _COCO_NAMES = """
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, -, stop sign,
@@ -40,8 +39,8 @@ def read_names(path: Path) -> dict[int, str]:
 
 def _from_json(text: str) -> dict[int, str]:
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError:
+        content = parse_json(text)
+    except (ValueError, RecursionError):
         return {}
     pairs = enumerate(content, start=1) if isinstance(content, list) else ((i, name) for name, i in content.items())
     names = {as_id(number): name for number, name in pairs}

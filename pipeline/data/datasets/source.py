@@ -82,7 +82,7 @@ class DataSource(Settings):
     """Name of the data set in tables and reports."""
     format: Format = "coco"
     """The layout of the annotation files. images: there are none, so stage `detect` finds the boxes."""
-    split: str = "train"
+    split: str = Field("train", max_length=100, pattern=r"^\w[\w.-]*$")
     """The name of the split in tables and exports."""
     images: ImageRoot = runtime(...)
     """Root of the file names in the annotations: a folder, a .tar, or a URL such as s3://bucket/folder."""
@@ -200,8 +200,11 @@ class DataSource(Settings):
         lacking = []
         for name in ("annotations", *sorted(_OPTIONAL_FILES[self.format]), "only"):
             path = getattr(self, name)
-            if path is not None and not path.is_file():
-                lacking.append(f"{name}: no file {path}")
+            try:
+                if path is not None and not path.is_file():
+                    lacking.append(f"{name}: no file {path}")
+            except OSError as error:
+                lacking.append(f"{name}: can't be read ({error.strerror})")
         return lacking
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tarfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import lru_cache
@@ -15,6 +14,7 @@ from pydantic import PlainValidator
 from pipeline.data.images.refs import FileState, ImageFolder, ImageRef, StoredImage, state_of
 from storage.errors import FatalError
 from storage.remote import Entry, Remote
+from storage.shards.scan import DamagedTar, entries_of, fault_of
 
 
 def _root(value: Any) -> Path | str:
@@ -155,12 +155,10 @@ def _list_tar(path: Path) -> dict[str, tuple[int, int, int]]:
     """Lists the plain files of a tar by name; links, devices and sparse files are skipped. Raises `FatalError`."""
     members = {}
     try:
-        with tarfile.open(path, "r:") as archive:
-            while (member := archive.next()) is not None:
-                if member.isreg() and not member.issparse():
-                    members[member.name.removeprefix("./")] = (member.offset_data, member.size, int(member.mtime))
-                archive.members = []  # type: ignore[attr-defined] # saves a kilobyte of memory per member
-    except tarfile.TarError as error:
+        for member in entries_of(path):
+            if not fault_of(member):
+                members[member.name.removeprefix("./")] = (member.offset_data, member.size, int(member.mtime))
+    except DamagedTar as error:
         raise FatalError(
             f"{path}: can't be read as a tar ({error}); it must be complete and uncompressed (gunzip it first)"
         ) from error

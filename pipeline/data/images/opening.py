@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,13 @@ ImageFormat = Literal["JPEG", "PNG", "WEBP", "BMP"]
 PILLOW_WARNS_ABOVE = 89_478_485
 """Pillow's own threshold for decompression bombs, in pixels; our limit stays below it."""
 
+MOST_SCANS = 100
+"""Scans of a JPEG, each of which is decoded over the whole picture. Encoders write about ten."""
+MOST_SECONDS = 5.0
+"""Processor time that decoding an image may take. The largest that the limits allow take one; only hostile files take more."""
+
+_SCAN = b"\xff\xda"
+"""The marker of a scan, which occurs nowhere in coded data."""
 _HEADER_BYTES = 32
 _ORIENTATION = 0x0112
 _ALLOWED_SIGNATURES: tuple[tuple[bytes, int, ImageFormat], ...] = (
@@ -72,7 +80,7 @@ class BadImage(Exception):
     """An image cannot be used. `reason` is one of a few short, countable phrases; `value` holds the details.
 
     Reasons: missing file, unreadable file, empty file, not an image, format not allowed, too large, too small,
-    truncated, corrupt.
+    truncated, corrupt, too slow.
     """
 
     def __init__(self, reason: str, value: str = "") -> None:
@@ -122,8 +130,12 @@ def read_bytes(path: ImageRef, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
     if not data:
         raise BadImage("empty file", path.name)
     if len(data) > limits.max_bytes:
-        raise BadImage("too large", f"more than {limits.max_bytes} bytes")
+        raise _too_long(limits)
     return data
+
+
+def _too_long(limits: ImageLimits) -> BadImage:
+    return BadImage("too large", f"more than {limits.max_bytes} bytes")
 
 
 def open_regular(path: Path) -> BufferedReader:
@@ -179,10 +191,12 @@ def is_turned_by_exif(path: ImageRef, limits: ImageLimits = DEFAULT_LIMITS) -> b
 def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
     """Opens the image and checks its size. Converts any decoding error inside the context to `BadImage`."""
     form = _identify(data, limits)
+    if form == "JPEG" and (scans := data.count(_SCAN)) > MOST_SCANS:
+        raise BadImage("too slow", f"JPEG of {scans} scans, more than {MOST_SCANS}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(BytesIO(data), formats=(form,))
+            image = Image.open(_Timed(data), formats=(form,))
         with image:
             _check_size(image.width, image.height, limits)
             yield image
@@ -196,6 +210,22 @@ def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
         raise BadImage("truncated" if _is_cut_off(str(error)) else "corrupt", f"{form}: {error}") from error
     except Exception as error:  # decoders may raise anything on hostile bytes
         raise BadImage("corrupt", f"{form}: {type(error).__name__}: {error}") from error
+
+
+class _Timed(BytesIO):
+    """The bytes of an image, which can be read as long as the thread has spent less than `MOST_SECONDS` on it.
+
+    Decoders read piece by piece, so that decoding ends in any thread, without a signal or a process for each image.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._until = time.thread_time() + MOST_SECONDS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if time.thread_time() > self._until:
+            raise BadImage("too slow", f"decoding takes more than {MOST_SECONDS:g} s")
+        return super().read(size)
 
 
 def _identify(data: bytes, limits: ImageLimits) -> ImageFormat:
@@ -240,14 +270,15 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-MAX_READ = 2**30
-"""Maximum number of bytes read from a stored image; no image is that long."""
-
-
-def fingerprint(ref: ImageRef, by: Literal["bytes", "stat"] = "bytes", data: bytes | None = None) -> str:
+def fingerprint(
+    ref: ImageRef,
+    by: Literal["bytes", "stat"] = "bytes",
+    data: bytes | None = None,
+    limits: ImageLimits = DEFAULT_LIMITS,
+) -> str:
     """SHA-256 in hex of the bytes of a file, or of its size and modification time in ns. Raises `BadImage`.
 
-    `data` are the bytes of the file, if already read.
+    `data` are the bytes of the file, if already read. A file of more bytes than the limits allow is not read.
 
     "stat" reads no content, but treats a copy as a different file, and a file modified in place with its time preserved
     as unchanged.
@@ -259,13 +290,18 @@ def fingerprint(ref: ImageRef, by: Literal["bytes", "stat"] = "bytes", data: byt
         if data is not None:
             return hashlib.sha256(data).hexdigest()
         if isinstance(ref, StoredImage):
-            return hashlib.sha256(ref.read(MAX_READ)).hexdigest()
-        with open_regular(ref) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            data = ref.read(limits.max_bytes + 1)
+        else:
+            with open_regular(ref) as file:
+                size = os.fstat(file.fileno()).st_size
+                data = file.read(min(size, limits.max_bytes + 1))
     except FileNotFoundError:
         raise BadImage("missing file", ref.name) from None
     except OSError as error:
         raise BadImage("unreadable file", f"{ref.name}: {error.strerror}") from error
+    if len(data) > limits.max_bytes:
+        raise _too_long(limits)
+    return hashlib.sha256(data).hexdigest()
 
 
 def _size_and_time(place: ImageRef) -> tuple[int, int]:

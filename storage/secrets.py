@@ -1,0 +1,25 @@
+"""Passwords in URLs: none is told, and none is taken, because runs, names of folders and Prefect keep addresses."""
+
+from __future__ import annotations
+
+import re
+
+from storage.errors import FatalError
+
+_USER = re.compile(r"(?<=://)[^/\s'\"]*@")
+_PASSWORD = re.compile(r"://[^/\s@]*:[^/\s]*@")
+_VALUE = re.compile(r"([?&][^=&\s]*(?:token|secret|password|signature|key)[^=&\s]*=)[^&\s'\"]+", re.IGNORECASE)
+
+
+def redacted(text: str) -> str:
+    """A text without the users and passwords, tokens and keys of URLs in it."""
+    return _VALUE.sub(r"\1***", _USER.sub("***@", text))
+
+
+def require_no_secret(url: str) -> None:
+    """Raises `FatalError` for a URL that holds a password, a token or a key."""
+    if _PASSWORD.search(url) or _VALUE.search(url):
+        raise FatalError(
+            f"{redacted(url)}: the URL holds a password or a key, which would be kept with the run; give it by the "
+            "environment (docs/security.md, Secrets)"
+        )

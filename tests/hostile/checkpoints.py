@@ -1,0 +1,210 @@
+"""Weights: safetensors of this project, and checkpoints of others, most of which are pickles."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.hostile.case import Case, table, told
+
+Make = bytes | Callable[[Path], None]
+
+
+class Runs:
+    """Calls a function when it is unpickled."""
+
+    def __init__(self, function: Callable[..., Any], *given: Any) -> None:
+        self._call = function, given
+
+    def __reduce__(self) -> Any:
+        return self._call
+
+
+def safetensors(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
+    """A safetensors file with any header."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def own(network: str, **tensors: Any) -> bytes:
+    """Weights whose metadata hold a network's configuration."""
+    return safetensors({"__metadata__": {"network": network}, **tensors})
+
+
+def saved(content: Any, **options: Any) -> bytes:
+    """What torch.save writes."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer, **options)
+    return buffer.getvalue()
+
+
+def edited(data: bytes, change: Callable[[dict[str, bytes]], None], **options: Any) -> bytes:
+    """A checkpoint whose zip was unpacked, changed and packed again."""
+    with zipfile.ZipFile(io.BytesIO(data)) as packed:
+        files = {name: packed.read(name) for name in packed.namelist()}
+    change(files)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", **options) as packed:
+        for name, content in files.items():
+            packed.writestr(name, content)
+    return buffer.getvalue()
+
+
+def record(files: dict[str, bytes], end: str) -> str:
+    return next(name for name in files if name.endswith(end))
+
+
+def shorter(files: dict[str, bytes]) -> None:
+    files[record(files, "data/0")] = b"\0" * 4
+
+
+def without_data(files: dict[str, bytes]) -> None:
+    del files[record(files, "data/0")]
+
+
+def other_pickle(data: bytes) -> Callable[[dict[str, bytes]], None]:
+    def change(files: dict[str, bytes]) -> None:
+        files[record(files, "data.pkl")] = data
+
+    return change
+
+
+def stretched(size: int) -> bytes:
+    """A checkpoint of 1.6 KB whose tensor claims `size` values, all at the same place."""
+    tensor = torch.zeros(1).expand(size)
+    return saved({"model": {"w": tensor}})
+
+
+def claiming(values: int) -> bytes:
+    """A checkpoint whose storage claims more values than it has."""
+    data = saved({"model": {"w": torch.zeros(7)}})
+
+    def change(files: dict[str, bytes]) -> None:
+        name = record(files, "data.pkl")
+        # K\x07: the integer 7, as the number of values of the storage and as the tensor's size.
+        number = b"\x8a\x08" + struct.pack("<q", values)
+        files[name] = files[name].replace(b"K\x07", number)
+
+    return edited(data, change)
+
+
+def flipped(data: bytes) -> bytes:
+    """A checkpoint with one bit of a tensor's bytes changed, which the zip's checksum tells."""
+    at = data.index(struct.pack("<8f", *[1.5] * 8))
+    return data[: at + 3] + bytes([data[at + 3] ^ 1]) + data[at + 4 :]
+
+
+def sparse(path: Path) -> None:
+    path.write_bytes(safetensors({"w": {"dtype": "F32", "shape": [2**38], "data_offsets": [0, 2**40]}}))
+    os.truncate(path, path.stat().st_size + 2**40)
+
+
+SOUND = saved({"model": OrderedDict(w=torch.full((8,), 1.5))})
+F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+NOT_READABLE = r"refused: .*weights.*not a readable"
+TORCH, TENSORS = "weights.pth", "weights.safetensors"
+HOSTILE_CODE = r"refused: .*weights\.pth: contains [\w.]+, which is code, not weights; none of it was run"
+
+FILES: dict[str, tuple[str, tuple[str, Make]]] = {
+    "no file": ("refused: .*no (weights|checkpoint) at", ("weights.pth/none", b"")),
+    "empty": (NOT_READABLE, (TORCH, b"")),
+    "empty safetensors": (NOT_READABLE, (TENSORS, b"")),
+    "text": (NOT_READABLE, (TORCH, b"weights\n" * 99)),
+    "HTML": (NOT_READABLE, (TENSORS, b"<html>404")),
+    "zeros": (NOT_READABLE, (TORCH, bytes(4096))),
+    "a header of 2^63 bytes": (NOT_READABLE, (TENSORS, safetensors(b"{}", length=2**63))),
+    "a header of 90 MB that isn't there": (NOT_READABLE, (TENSORS, safetensors(b"{}", length=90 * 10**6))),
+    "a header that is no JSON": (NOT_READABLE, (TENSORS, safetensors(b"{'w': 1}"))),
+    "a header of lists within lists": (NOT_READABLE, (TENSORS, safetensors(b'{"w": ' + b"[" * 10**5 + b"]" * 10**5 + b"}"))),
+    "a header that is a list": (NOT_READABLE, (TENSORS, safetensors([]))),
+    "a tensor behind the end": (NOT_READABLE, (TENSORS, safetensors({"w": F32}))),
+    "a tensor of 4e13 bytes": (NOT_READABLE, (TENSORS, safetensors({"w": {"dtype": "F32", "shape": [10**13], "data_offsets": [0, 4 * 10**13]}}))),
+    "a tensor larger than its bytes": (NOT_READABLE, (TENSORS, safetensors({"w": {**F32, "shape": [2**40]}}, bytes(8)))),
+    "a shape that overflows": (NOT_READABLE, (TENSORS, safetensors({"w": {**F32, "shape": [2**62, 2**62]}}, bytes(8)))),
+    "a shape below zero": (NOT_READABLE, (TENSORS, safetensors({"w": {**F32, "shape": [-2]}}, bytes(8)))),
+    "offsets that overlap": (NOT_READABLE, (TENSORS, safetensors({"a": F32, "b": F32}, bytes(8)))),
+    "offsets turned round": (NOT_READABLE, (TENSORS, safetensors({"w": {**F32, "data_offsets": [8, 0]}}, bytes(8)))),
+    "an unknown type": (NOT_READABLE, (TENSORS, safetensors({"w": {**F32, "dtype": "F128"}}, bytes(8)))),
+    "bytes that no tensor has": (NOT_READABLE, (TENSORS, safetensors({"w": F32}, bytes(99)))),
+    "metadata that are a number": (NOT_READABLE, (TENSORS, safetensors({"__metadata__": 3}))),
+    "metadata of numbers": (NOT_READABLE, (TENSORS, safetensors({"__metadata__": {"network": 3}}))),
+    "metadata that are null": ("passed|refused", (TENSORS, safetensors({"__metadata__": None, "w": F32}, bytes(8)))),
+    "a network that is null": (r"refused: .*weights\.safetensors: invalid network configuration", (TENSORS, own("null"))),
+    "a network that is a list": (r"refused: .*weights\.safetensors: invalid network configuration", (TENSORS, own("[[1]]"))),
+    "a network that is a number": (r"refused: .*weights\.safetensors: invalid network configuration", (TENSORS, own("7"))),
+    "a network of 5,000 digits": (r"refused: .*weights\.safetensors: invalid network configuration", (TENSORS, own('{"width": ' + "1" * 5000 + "}"))),
+    "a network of lists within lists": (r"refused: .*weights\.safetensors: invalid network configuration", (TENSORS, own("[" * 10**5))),
+    "a network that is no JSON": (r"refused: .*weights\.safetensors: invalid network configuration", (TENSORS, own("{network}"))),
+    "a network with an unknown setting": (r"refused: .*weights\.safetensors: invalid network configuration", (TENSORS, own('{"colour": "red"}'))),
+    "a network of 10^9 layers": ("passed|refused", (TENSORS, own('{"decoder_layers": 1000000000}'))),
+    "a sparse file of 1 TiB": ("passed|refused", (TENSORS, sparse)),
+    "pickle: a command": (HOSTILE_CODE, (TORCH, pickle.dumps(Runs(os.system, "touch escaped"), protocol=2))),
+    "pickle: eval": (HOSTILE_CODE, (TORCH, pickle.dumps(Runs(eval, "open('escaped', 'w')"), protocol=2))),
+    "pickle: a command in a zip": (HOSTILE_CODE, (TORCH, saved({"model": {"w": Runs(os.mkdir, "escaped")}}))),
+    "pickle: a command in args": (HOSTILE_CODE, (TORCH, saved({"model": {}, "args": Runs(os.mkdir, "escaped")}))),
+    "pickle: an import": (HOSTILE_CODE, (TORCH, saved({"model": {"w": Runs(__import__, "this")}}))),
+    "pickle: getattr": (HOSTILE_CODE, (TORCH, saved({"model": {"w": Runs(getattr, 1, "real")}}))),
+    "pickle: torch.load": (HOSTILE_CODE, (TORCH, saved({"model": {"w": Runs(torch.load, "other.pth")}}))),
+    "pickle: of the latest protocol": ("refused: .*weights.pth", (TORCH, saved({"model": {"w": Runs(os.mkdir, "escaped")}}, pickle_protocol=5))),
+    "pickle: that is cut": (NOT_READABLE, (TORCH, pickle.dumps(list(range(999)))[:99])),
+    "pickle: that never ends": (NOT_READABLE, (TORCH, b"\x80\x02" + b"]" * 10**6)),
+    "pickle: lists within lists": (NOT_READABLE, (TORCH, b"\x80\x02" + b"]" * 10**5 + b"a" * (10**5 - 1) + b".")),
+    "pickle: a string of 4 EB": (NOT_READABLE, (TORCH, b"\x80\x04\x8d" + struct.pack("<Q", 2**62) + b"x.")),
+    "pickle: a memo of 4 billion": (NOT_READABLE, (TORCH, b"\x80\x02}r\xff\xff\xff\xff.")),
+    "torch: a list": (r"refused: .*holds a list, not a table", (TORCH, saved([1, 2]))),
+    "torch: a model that is a list": (r"refused: .*`model` is a list", (TORCH, saved({"model": [1]}))),
+    "torch: a model of numbers": (r"refused: .*'w' is a int, not a tensor", (TORCH, saved({"model": {"w": 7}}))),
+    "torch: names that are numbers": (r"refused: .*not a tensor", (TORCH, saved({"model": {7: torch.zeros(1)}}))),
+    "torch: no parameters": ("(passed|refused): ", (TORCH, saved({"model": {}}))),
+    "torch: NaN": (r"refused: .*w holds NaN", (TORCH, saved({"model": {"w": torch.tensor([float("nan")])}}))),
+    "torch: infinity": (r"refused: .*w holds NaN or infinite", (TORCH, saved({"model": {"w": torch.tensor([float("inf")])}}))),
+    "torch: a sparse tensor": (r"refused: .*sparse or quantised", (TORCH, saved({"model": {"w": torch.zeros(9).to_sparse()}}))),
+    "torch: a tensor of 10^13 equal values": (r"refused: .*w claims", (TORCH, stretched(10**13))),
+    "torch: a tensor of 10^9 equal values": (r"refused: .*w claims", (TORCH, stretched(10**9))),
+    "torch: a storage that claims 10^13 values": (NOT_READABLE, (TORCH, claiming(10**13))),
+    "torch: a storage that claims -1 values": (NOT_READABLE, (TORCH, claiming(-1))),
+    "torch: a storage with fewer bytes": (NOT_READABLE, (TORCH, edited(SOUND, shorter))),
+    "torch: a storage that isn't there": (NOT_READABLE, (TORCH, edited(SOUND, without_data))),
+    "torch: compressed storages": ("refused: .*weights.pth", (TORCH, edited(saved({"model": {"w": torch.zeros(10**6)}}), lambda files: None, compression=zipfile.ZIP_DEFLATED))),
+    "torch: a flipped bit": (r"refused: .*weights\.pth: .*(checksum|damaged)", (TORCH, flipped(SOUND))),
+    "torch: another pickle": (HOSTILE_CODE, (TORCH, edited(SOUND, other_pickle(pickle.dumps(Runs(os.mkdir, "escaped"), protocol=2))))),
+    "torch: a zip of nothing": (NOT_READABLE, (TORCH, b"PK\x05\x06" + bytes(18))),
+    "torch: cut short": (NOT_READABLE, (TORCH, SOUND[: len(SOUND) // 2])),
+    "torch: without the zip's list": (NOT_READABLE, (TORCH, SOUND[:-40])),
+    "torch: args that are a list": ("(passed|refused): ", (TORCH, saved({"model": {"w": torch.zeros(2)}, "args": [1]}))),
+    "torch: args of any class": ("(passed|refused): ", (TORCH, saved({"model": {"w": torch.zeros(2)}, "args": argparse.Namespace(hidden_dim="\x1b[2J")}))),
+}  # fmt: skip
+
+
+def cases() -> Iterator[Case]:
+    """Each file, shown and imported."""
+    yield from table("weights", FILES, _shown)
+    unreadable = {f"import: {name}": ("^refused: ", given) for name, (_, given) in FILES.items()}
+    yield from table("weights", dict(list(unreadable.items())[::2]), _imported)
+
+
+def _write(folder: Path, given: tuple[str, Make]) -> Path:
+    name, content = given
+    path = folder / name
+    if path.parent == folder:
+        content(path) if callable(content) else path.write_bytes(content)
+    return path
+
+
+def _shown(folder: Path, given: tuple[str, Make]) -> str:
+    return told("weights", "show", _write(folder, given))
+
+
+def _imported(folder: Path, given: tuple[str, Make]) -> str:
+    return told("weights", "import", _write(folder, given), folder / "ours.safetensors")

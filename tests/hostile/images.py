@@ -1,0 +1,193 @@
+"""Image files: each costs its row, whatever is in it."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from tests.hostile.case import Case, table
+from tests.hostile.ingested import ingested, instances
+
+SIZE = (64, 48)
+Content = bytes | Callable[[Path], None]
+
+
+def encoded(form: str, size: tuple[int, int] = SIZE, mode: str = "RGB", **options: Any) -> bytes:
+    """A picture in a format."""
+    buffer = io.BytesIO()
+    Image.radial_gradient("L").resize(size).convert(mode).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, data: bytes = b"", more: bytes = b"", depth: int = 8, colour: int = 2) -> bytes:
+    """A PNG with any header."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + head
+        + more
+        + chunk(b"IDAT", data or zlib.compress(bytes(49 * 193)))
+        + chunk(b"IEND", b"")
+    )
+
+
+def bmp(width: int, height: int, offset: int = 54, bits: int = 24, compression: int = 0) -> bytes:
+    """A BMP with any header."""
+    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, compression, 0, 0, 0, 0, 0)
+    return b"BM" + struct.pack("<IHHI", 54 + 9216, 0, 0, offset) + info + bytes(9216)
+
+
+def jpeg_of_size(width: int, height: int) -> bytes:
+    """A JPEG whose header states another size."""
+    data = bytearray(encoded("JPEG"))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+def scans(count: int, side: int) -> bytes:
+    """A progressive JPEG that repeats its last scan, each of which is decoded over the whole picture."""
+    data = encoded("JPEG", (side, side), progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:-2] + data[last:-2] * count + data[-2:]
+
+
+def webp_of(size: int) -> bytes:
+    data = bytearray(encoded("WEBP"))
+    data[4:8] = struct.pack("<I", size)
+    return bytes(data)
+
+
+def bomb(mebibytes: int) -> bytes:
+    """Compressed data that unpack to that many MiB of zeros."""
+    press = zlib.compressobj(1)
+    head, block = (
+        press.compress(b"") + press.flush(zlib.Z_FULL_FLUSH),
+        press.compress(bytes(2**20)) + press.flush(zlib.Z_FULL_FLUSH),
+    )
+    return head + block * mebibytes
+
+
+def sparse(head: bytes = b"") -> Callable[[Path], None]:
+    """A file of a tebibyte that takes no room."""
+
+    def write(path: Path) -> None:
+        path.write_bytes(head)
+        os.truncate(path, 2**40)
+
+    return write
+
+
+def linked(target: str) -> Callable[[Path], None]:
+    return lambda path: path.symlink_to(target)
+
+
+KEPT = "kept 2 images, 1 boxes; quarantined nothing"
+JPEG, PNG = encoded("JPEG"), encoded("PNG")
+
+
+def lost(reason: str) -> str:
+    """The outcome for an image that costs its row alone."""
+    return f"kept 1 images, 1 boxes; quarantined 2 {reason}"
+
+
+IMAGES: dict[str, tuple[str, Content]] = {
+    "empty": (lost("empty file"), b""),
+    "one byte": (lost("not an image"), b"\xff"),
+    "zeros": (lost("not an image"), bytes(4096)),
+    "text": (lost("not an image"), b"a man rides a horse\n" * 9),
+    "HTML with a script": (lost("not an image"), b"<html><script>alert(1)</script>"),
+    "pickle": (lost("not an image"), b"\x80\x04cos\nsystem\n(S'touch escaped'\ntR."),
+    "ELF": (lost("not an image"), b"\x7fELF" + bytes(99)),
+    "zip": (lost("not an image"), b"PK\x03\x04" + bytes(99)),
+    "gzip": (lost("not an image"), b"\x1f\x8b\x08" + bytes(99)),
+    "SVG": (lost("format not allowed: SVG"), b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
+    "XML with entities": (lost("format not allowed: XML"), b"<?xml version='1.0'?><!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]>"),
+    "PDF": (lost("format not allowed: PDF"), b"%PDF-1.7\n"),
+    "PostScript": (lost("format not allowed: PostScript"), b"%!PS\n(escaped) (w) file"),
+    "PSD": (lost("format not allowed: PSD"), b"8BPS" + bytes(99)),
+    "ICO": (lost("format not allowed: ICO"), b"\x00\x00\x01\x00" + bytes(99)),
+    "JPEG 2000": (lost("format not allowed: JPEG 2000"), b"\x00\x00\x00\x0cjP  " + bytes(99)),
+    "GIF": (lost("format not allowed: GIF"), encoded("GIF", mode="P")),
+    "TIFF": (lost("format not allowed: TIFF"), encoded("TIFF")),
+    "HEIF": (lost("format not allowed: HEIF"), b"\x00\x00\x00\x18ftypheic" + bytes(99)),
+    "JPEG cut in its header": (lost("(truncated|corrupt)"), JPEG[:20]),
+    "JPEG cut in its middle": (lost("(truncated|corrupt)"), JPEG[: len(JPEG) // 2]),
+    "JPEG signature alone": (lost("(truncated|corrupt)"), b"\xff\xd8\xff"),
+    "JPEG of zero pixels": (lost("(too small|corrupt)"), jpeg_of_size(0, 0)),
+    "JPEG of 65,500 pixels a side": (lost("too large"), jpeg_of_size(65_500, 65_500)),
+    "JPEG that states a hundred times its pixels": ("kept 2 images.*2 declared size wrong", jpeg_of_size(640, 480)),
+    "JPEG of 5,000 scans": (lost("too slow"), scans(5_000, 64)),
+    "JPEG of 100,000 scans": (lost("too slow"), scans(100_000, 64)),
+    "JPEG with a megabyte behind its end": (KEPT, JPEG + bytes(2**20)),
+    "JPEG that is a zip, too": (KEPT, JPEG + b"PK\x03\x04" + bytes(99)),
+    "JPEG with damaged EXIF": (KEPT, JPEG[:2] + b"\xff\xe1\x00\x10Exif\0\0\xff\xff\xff\xff\xff\xff\xff\xff" + JPEG[2:]),
+    "JPEG in CMYK": (KEPT, encoded("JPEG", mode="CMYK")),
+    "PNG cut in its data": (lost("(truncated|corrupt)"), PNG[:-40]),
+    "PNG signature alone": (lost("corrupt"), PNG[:8]),
+    "PNG with a wrong checksum": (lost("corrupt"), PNG.replace(b"IDAT", b"IDAU")),
+    "PNG of zero pixels": (lost("(too small|corrupt)"), png(0, 0)),
+    "PNG of 2^31 pixels a side": (lost("(too large|corrupt)"), png(2**31 - 1, 2**31 - 1)),
+    "PNG of 2^32 pixels a side": (lost("(too large|corrupt)"), png(2**32 - 1, 2**32 - 1)),
+    "PNG of 16,000 pixels a side": (lost("too large"), png(16_000, 16_000)),
+    "PNG of one row of 80 million pixels": (lost("too large"), png(80_000_000, 1)),
+    "PNG of one pixel": (lost("too small"), encoded("PNG", (1, 1))),
+    "PNG whose data unpack to 4 GiB": (KEPT, png(64, 48, bomb(4096))),
+    "PNG with less data than pixels": (lost("(truncated|corrupt)"), png(64, 48, zlib.compress(b"\0" * 99))),
+    "PNG whose data are none": (lost("(truncated|corrupt)"), png(64, 48, b"never compressed")),
+    "PNG with a comment of 4 GiB": (lost("corrupt"), png(64, 48, more=chunk(b"zTXt", b"a\0\0" + bomb(4096)))),
+    "PNG with a profile of 4 GiB": (lost("corrupt"), png(64, 48, more=chunk(b"iCCP", b"x\0\0" + bomb(4096)))),
+    "PNG with a chunk of 2 GB that isn't there": (lost("(truncated|corrupt)"), PNG[:33] + b"\x7f\xff\xff\xffzTXt" + bytes(99)),
+    "PNG of unknown depth": (lost("corrupt"), png(64, 48, depth=3)),
+    "PNG of unknown colours": (lost("corrupt"), png(64, 48, colour=7)),
+    "PNG with transparency": (KEPT, encoded("PNG", mode="RGBA")),
+    "PNG in 16 bits": (KEPT, encoded("PNG", mode="I;16")),
+    "PNG with 10,000 empty chunks": (KEPT, png(64, 48, more=chunk(b"tEXt", b"a\0b") * 10_000)),
+    "animated PNG of a billion frames": (KEPT, png(64, 48, more=chunk(b"acTL", struct.pack(">II", 10**9, 0)))),
+    "BMP of a negative width": (lost("(too small|corrupt|too large)"), bmp(-64, 48)),
+    "BMP of the least height": (lost("(too large|corrupt)"), bmp(64, -(2**31))),
+    "BMP whose pixels lie behind its end": (lost("(truncated|corrupt)"), bmp(64, 48, offset=2**31)),
+    "BMP of 65,535 bits a pixel": (lost("corrupt"), bmp(64, 48, bits=65_535)),
+    "BMP of unknown compression": (lost("corrupt"), bmp(64, 48, compression=77)),
+    "BMP of a gigapixel": (lost("too large"), bmp(20_000, 20_000)),
+    "WebP cut short": (lost("truncated"), encoded("WEBP")[:-9]),
+    "WebP that states 4 GB": (lost("truncated"), webp_of(2**32 - 10)),
+    "WebP that states no byte": (lost("corrupt"), webp_of(0)),
+    "WebP of frames": (KEPT, encoded("WEBP", save_all=True, append_images=[Image.new("RGB", SIZE)] * 9)),
+    "sparse file of 1 TiB": (lost("too large"), sparse()),
+    "sparse file of 1 TiB that begins as a JPEG": (lost("too large"), sparse(JPEG)),
+    "folder": (lost("unreadable file"), lambda path: path.mkdir()),
+    "pipe": (lost("unreadable file"), lambda path: os.mkfifo(path)),
+    "link to an endless device": (lost("unreadable file"), linked("/dev/zero")),
+    "link to itself": (lost("unreadable file"), lambda path: path.symlink_to(path.name)),
+    "link to nothing": (lost("missing file"), linked("nowhere")),
+    "link to the passwords": (lost("not an image"), linked("/etc/passwd")),
+    "link to a process's memory": (lost("(unreadable file|empty file|not an image)"), linked("/proc/self/mem")),
+}  # fmt: skip
+
+
+def cases() -> Iterator[Case]:
+    """Each image beside a good one."""
+    yield from table("image", IMAGES, _beside_a_good_one)
+
+
+def _beside_a_good_one(folder: Path, content: Content) -> str:
+    name = "bad.jpg"
+    (folder / "images").mkdir()
+    if callable(content):
+        content(folder / "images" / name)
+    else:
+        (folder / "images" / name).write_bytes(content)
+    return ingested(folder, instances([{"id": 2, "file_name": name, "width": 64, "height": 48}]))

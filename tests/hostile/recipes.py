@@ -1,0 +1,112 @@
+"""Recipes and the names that they and commands are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.hostile.case import Case, table, told, written
+
+GOOD = 'name = "r"\n[data]\nlabel = ["s"]\n[[data.sources]]\nname = "s"\nformat = "coco"\nimages = "i"\nannotations = "a.json"\n[pretrain]\narms = []\n'
+BAD_TOML = r"^refused: Error: .*r\.toml: not a readable TOML file"
+BAD_VALUE = "^refused: Error: "
+
+RECIPES: dict[str, tuple[str, str | bytes]] = {
+    "empty": (BAD_VALUE, ""),
+    "zeros": (BAD_TOML, bytes(99)),
+    "no UTF-8": (BAD_TOML, b'name = "\xff"'),
+    "JSON": (BAD_TOML, '{"name": "r"}'),
+    "YAML with a call": (BAD_TOML, "name: !!python/object/apply:os.system ['touch escaped']"),
+    "cut short": (BAD_TOML, GOOD[:62]),
+    "lists within lists": (BAD_TOML, "a = " + "[" * 100_000),
+    "tables within tables": (r"^refused: Error: .*r\.toml", "a" + ".a" * 20_000 + " = 1"),
+    "inline tables within each other": (BAD_TOML, "a = " + "{a = " * 50_000),
+    "a number of 5,000 digits": (BAD_TOML, "seed = " + "1" * 5000),
+    "a date that isn't": (BAD_TOML, "a = 2026-99-99"),
+    "a name twice": (BAD_TOML, 'name = "a"\nname = "b"'),
+    "an unknown setting": (BAD_VALUE + ".*evil: unknown name", GOOD + "[evil]\n"),
+    "a setting of another kind": (BAD_VALUE, "data = 7"),
+    "a name that leads out": (BAD_VALUE + ".*name", GOOD.replace('"r"', '"../../escaped"')),
+    "a name that clears terminals": (BAD_VALUE + ".*name", GOOD.replace('"r"', r'"\u001b[2J"')),
+    "a name of a megabyte": (r"^refused: Error: .*r\.toml: not a recipe", GOOD.replace('"r"', f'"{"r" * 2**20}"')),
+    "a name of nothing": (BAD_VALUE + ".*name", GOOD.replace('"r"', '""')),
+    "a set that leads out": (BAD_VALUE + ".*name", GOOD.replace('"s"', '"../s"')),
+    "a set of a megabyte": (BAD_VALUE, GOOD.replace('"s"', f'"{"s" * 2**18}"')),
+    "a split that leads out": (BAD_VALUE + ".*split", GOOD.replace('images = "i"', 'images = "i"\nsplit = "../x"')),
+    "a size below zero": (BAD_VALUE + ".*partition_size", GOOD.replace("[data]\n", "[data]\npartition_size = -1\n")),
+    "a size of 2^63": (BAD_VALUE, GOOD.replace("[data]\n", f"[data]\npartition_size = {2**63}\n")),
+    "a threshold of NaN": (BAD_VALUE + ".*threshold", GOOD + "[shard]\nthreshold = nan\n"),
+    "an infinite share": (BAD_VALUE + ".*share", GOOD.replace('images = "i"', 'images = "i"\nshare = inf')),
+    "itself extended": (BAD_VALUE + ".*end the circle", 'extends = "r.toml"\n' + GOOD),
+    "a file outside extended": (BAD_VALUE, 'extends = "/etc/passwd"\n' + GOOD),
+    "a device extended": (BAD_VALUE + ".*not a file", 'extends = "/dev/zero"\n' + GOOD),
+    "a number extended": (BAD_VALUE + ".*extends", "extends = 7\n" + GOOD),
+    "a pipe of images": (BAD_VALUE, GOOD.replace('images = "i"', 'images = "pipe:touch escaped"')),
+    "an unknown protocol of images": (BAD_VALUE, GOOD.replace('images = "i"', 'images = "nosuch://x"')),
+    "an unknown protocol of the store": (BAD_VALUE, 'store = "nosuch://x"\n' + GOOD),
+    "a store that is a file": (BAD_VALUE, 'store = "r.toml"\n' + GOOD),
+    "a store that is a device": (BAD_VALUE, 'store = "/dev/null"\n' + GOOD),
+    "a store with a zero byte": (BAD_VALUE, 'store = "a\\u0000b"\n' + GOOD),
+    "a store of 5,000 characters": (BAD_VALUE, f'store = "{"s" * 5000}"\n' + GOOD),
+    "annotations that are a device": (BAD_VALUE, GOOD.replace("a.json", "/dev/zero")),
+    "annotations with a zero byte": (BAD_VALUE, GOOD.replace("a.json", r"a\u0000b")),
+    "annotations of 5,000 characters": (BAD_VALUE, GOOD.replace("a.json", "a" * 5000)),
+    "an interpreter of LAVIS that isn't": (BAD_VALUE, GOOD + '[caption]\ncaptioner = "lavis"\nlavis_python = "/bin/false"\n'),
+}  # fmt: skip
+
+SETTINGS: dict[str, tuple[str, str]] = {
+    "nothing": ("^refused: error .*r.toml", ""),
+    "no value": ("^refused: error .*r.toml", "name"),
+    "an empty name": ("^refused: error .*r.toml", "=1"),
+    "a name of dots": ("^refused: error .*r.toml", "..=1"),
+    "a setting of a setting": ("^refused: error .*r.toml", "name.x=1"),
+    "a name of a megabyte": ("^refused: error .*r.toml", "x" * 10**5 + "=1"),
+    "lists within lists": ("^refused: error .*r.toml", "data=" + "[" * 50_000),
+    "5,000 digits": ("^refused: error .*r.toml", "data.partition_size=" + "1" * 5000),
+    "half a character": ("^refused: error .*r.toml", "name=\udc80"),
+    "a zero byte": ("^refused: error .*r.toml", "name=a\0b"),
+    "code": ("^refused: error .*r.toml", "name=__import__('os').system('touch escaped')"),
+    "control characters": ("^refused: error .*r.toml", "name=\x1b[2J"),
+}
+
+NAMES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "a run that leads out": ("^refused", ("show", "../../etc")),
+    "a run that is absolute": ("^refused", ("show", "/etc/passwd")),
+    "a run of nothing": ("^refused", ("show", "")),
+    "a run of a megabyte": ("^refused", ("show", "r" * 10**5)),
+    "a run that clears terminals": ("^refused: [^\x1b]*$", ("show", "\x1b[2J")),
+    "a run written backwards": ("^refused: [^\u202e]*$", ("show", "\u202etoy")),
+    "a run with half a character": ("^refused", ("show", "\udc80")),
+    "a record that is no number": ("^refused", ("show", "toy@x")),
+    "a record of 5,000 digits": ("^refused", ("show", "toy@" + "1" * 5000)),
+    "a record below zero": ("^refused", ("show", "toy@-1")),
+    "a step that leads out": ("^refused", ("show", "toy", "../../records")),
+    "a step that clears terminals": ("^refused: [^\x1b]*$", ("show", "toy", "\x1b[2J")),
+    "a partition that isn't": ("^refused: [^\x1b]*$", ("why", "toy", "tag", "\x1b[2J")),
+    "an image that isn't": ("^refused: [^\x1b]*$", ("explain", "\x1b[2J")),
+    "an image of 5,000 digits": ("^refused", ("explain", "1" * 5000)),
+    "an image with half a character": ("^refused", ("explain", "\udc80")),
+    "a removal that leads out": ("^refused", ("rm", "../toy")),
+    "a removal of everything": ("^refused", ("rm", ".")),
+    "a report that is a device": ("^refused", ("report", "toy", "--out", "/dev/null")),
+    "an export onto a file": ("^refused", ("export", "toy", "--format", "parquet", "--out", "store/runs/toy/steps/tag.json")),
+    "an unknown format": ("^(usage|refused)", ("export", "toy", "--format", "../x")),
+    "a difference to a run that isn't": ("^refused", ("diff", "toy", "\x1b[2J")),
+}  # fmt: skip
+
+
+def cases() -> Iterator[Case]:
+    """Recipes that are checked, settings of the command line, and names of things that a store holds."""
+    yield from table("recipe", RECIPES, lambda folder, text: told("plan", written(folder / "r.toml", text)))
+    yield from table("setting", SETTINGS, _set)
+    yield from table("names", NAMES, _named)
+
+
+def _set(folder: Path, setting: str) -> str:
+    return told("recipe", "check", written(folder / "r.toml", GOOD), "--set", setting)
+
+
+def _named(folder: Path, words: tuple[str, ...]) -> str:
+    from tests.hostile.stores import labelled_run
+
+    return told(*words, "--store", labelled_run(folder).run.store.root)

@@ -1,0 +1,165 @@
+"""A small run in a store, and its files as anyone may have changed them: records, manifests, tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from run_builder import TWO_PEOPLE, RunBuilder, captions, relations, triplets
+
+from storage.local_store import LocalStore
+from storage.runs import Run
+from tests.hostile.case import Case, table, told
+
+Change = Callable[[Path], None]
+
+
+def labelled_run(folder: Path) -> RunBuilder:
+    """The run `toy` of one image in `store`."""
+    book = RunBuilder(Run(LocalStore(folder / "store"), "toy"), folder / "pictures")
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, "riding", 2)])])
+    book.add("caption", "toys/0000", [captions(1, "a man rides a horse")])
+    book.add("parse", "toys/0000", [triplets(1, (0, "man", "ride", "horse"))])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))])
+    book.run.append("completed", recipe={}, outcome=[])
+    return book
+
+
+def replaced(data: bytes) -> Change:
+    return lambda path: _write(path, data)
+
+
+def field(name: str, value: Any) -> Change:
+    """A JSON object with one field changed."""
+    return lambda path: _write(path, json.dumps({**json.loads(path.read_bytes()), name: value}).encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def flip(place: int) -> Change:
+    def change(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        data[place] ^= 1
+        path.write_bytes(data)
+
+    return change
+
+
+def linked(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/etc/passwd")
+
+
+def as_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def rows(**columns: Any) -> Change:
+    return lambda path: pq.write_table(pa.table(columns), path)
+
+
+def footer(length: int) -> Change:
+    """A table that states another length of its description."""
+    return lambda path: _write(path, path.read_bytes()[:-8] + length.to_bytes(4, "little") + b"PAR1")
+
+
+DAMAGED = "^refused: Error: .*(damaged|is not)"
+NOT_JSON: dict[str, Change] = {
+    "empty": replaced(b""), "zeros": replaced(bytes(99)), "cut short": cut, "no UTF-8": replaced(b'{"a": "\xff"}'),
+    "a list": replaced(b"[]"), "a number": replaced(b"7"), "null": replaced(b"null"),
+    "an object of nothing": replaced(b"{}"), "5,000 digits": replaced(b'{"step": ' + b"1" * 5000 + b"}"),
+}  # fmt: skip
+STEP = "store/runs/toy/steps/tag.json"
+RECORD = "store/runs/toy/records/*.json"
+MANIFEST = "store/artifacts/tag/*/manifest.json"
+TABLE = "store/artifacts/tag/*/relations.parquet"
+
+STEPS = {
+    **{name: (DAMAGED, change) for name, change in NOT_JSON.items()},
+    "partitions that are a list": (DAMAGED, field("partitions", ["x"])),
+    "partitions that are null": (DAMAGED, field("partitions", None)),
+    "a key that leads out": (DAMAGED, field("partitions", {"toys/0000": "../../../../etc"})),
+    "a stage that leads out": (DAMAGED, field("stage", "../../runs")),
+    "a stage that is absolute": (DAMAGED, field("stage", "/etc")),
+}  # fmt: skip
+MANIFESTS = {
+    **{name: ("^refused", change) for name, change in NOT_JSON.items()},
+    "an edited count": ("^refused", field("counts", {"rows_in": 10**9, "rows_out": 1, "rejected": {}})),
+    "an unknown field": ("^refused", field("evil", True)),
+    "a file that leads out": ("^refused", field("files", {"../../../../escaped": {"digest": "0" * 64, "size": 1}})),
+    "a file that is absolute": ("^refused", field("files", {"/etc/passwd": {"digest": "0" * 64, "size": 1}})),
+    "a file of a megabyte of name": ("^refused", field("files", {"x" * 2**20: {"digest": "0" * 64, "size": 1}})),
+    "another stage": ("^refused", field("stage", "parse")),
+    "another key": ("^refused", field("key", "0" * 64)),
+    "a later format": ("^refused: .*format 99", field("format", 99)),
+    "a format of 10^400": ("^refused", field("format", 10**400)),
+    "seconds of text": ("^refused", field("seconds", "long")),
+    "a link to the passwords": ("^refused", linked),
+}  # fmt: skip
+TABLES = {
+    "empty": (DAMAGED, replaced(b"")),
+    "zeros": (DAMAGED, replaced(bytes(4096))),
+    "magic alone": (DAMAGED, replaced(b"PAR1PAR1")),
+    "cut short": (DAMAGED, cut),
+    "a flipped bit in its middle": ("^refused", flip(60)),
+    "a flipped bit in its description": ("^(refused|passed)", flip(-60)),
+    "a description of 4 GiB": (DAMAGED, footer(2**32 - 1)),
+    "a description of nothing": (DAMAGED, footer(0)),
+    "CSV": (DAMAGED, replaced(b"image_id,relations\n1,[]\n")),
+    "other columns": ("^refused", rows(a=[1])),
+    "other types": ("^refused", rows(image_id=["one"], relations=[[1]])),
+    "no row": ("^(refused|passed)", rows(image_id=pa.array([], pa.int64()), relations=pa.array([], pa.list_(pa.int64())))),
+    "a link to the passwords": (DAMAGED, linked),
+    "a folder in its place": ("^refused", as_folder),
+}  # fmt: skip
+
+
+def cases() -> Iterator[Case]:
+    """Each change of a file, then the commands that read it."""
+    read = [("show", ("show", "toy", "tag")), ("runs", ("runs", "toy")), ("why", ("why", "toy", "tag"))]
+    for command, words in read:
+        yield from _cases(
+            "record",
+            command,
+            words,
+            STEP,
+            {k: ("^(refused|passed)", v) for k, (_, v) in STEPS.items()} if command == "runs" else STEPS,
+        )
+    histories = {name: ("^(refused|passed)", change) for name, change in NOT_JSON.items()}
+    yield from _cases("record", "history", ("runs", "toy"), RECORD, histories)
+    yield from _cases("manifest", "verify", ("verify",), MANIFEST, MANIFESTS)
+    yield from _cases(
+        "manifest", "show", ("show", "toy"), MANIFEST, {k: ("^(refused|passed)", v) for k, (_, v) in MANIFESTS.items()}
+    )
+    yield from _cases("table", "verify", ("verify",), TABLE, {k: ("^refused", v) for k, (_, v) in TABLES.items()})
+    yield from _cases(
+        "table",
+        "query",
+        ("query", "toy", "select * from relations"),
+        TABLE,
+        {k: ("^(refused|passed)", v) for k, (_, v) in TABLES.items()},
+    )
+    yield from _cases("table", "show", ("show", "toy", "tag"), TABLE, TABLES)
+
+
+def _cases(
+    kind: str, command: str, words: tuple[str, ...], place: str, changes: dict[str, tuple[str, Change]]
+) -> Iterator[Case]:
+    def feed(folder: Path, change: Change) -> str:
+        labelled_run(folder)
+        (path,) = folder.glob(place)
+        change(path)
+        return told(*words, "--store", folder / "store")
+
+    yield from table(kind, {f"{command}: {name}": given for name, given in changes.items()}, feed)

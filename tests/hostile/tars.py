@@ -1,0 +1,165 @@
+"""Tars: as the folder of a data set's images, and as shards."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from tests.hostile.case import Case, table, told
+from tests.hostile.images import bomb
+from tests.hostile.ingested import GOOD, ingested, instances
+
+Make = bytes | Callable[[Path], None]
+
+
+def picture() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 48), (90, 90, 200)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def entry(
+    name: str = "x.jpg", kind: bytes = b"0", size: bytes = b"%011o\0" % 0, data: bytes = b"", link: str = ""
+) -> bytes:
+    """An entry with any bytes as its size, and a right checksum."""
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    header = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    header[124:136] = size
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + data + bytes(-len(data) % 512)
+
+
+def plain(name: str, data: bytes) -> bytes:
+    return entry(name, size=b"%011o\0" % len(data), data=data)
+
+
+def negative(number: int) -> bytes:
+    """A size below zero, as GNU tar encodes it."""
+    return b"\xff" + (256**11 + number).to_bytes(11, "big")
+
+
+def base256(number: int) -> bytes:
+    return b"\x80" + number.to_bytes(11, "big")
+
+
+def pax(**fields: str) -> bytes:
+    """A header of the format pax for the entry that follows."""
+    records = b""
+    for name, value in fields.items():
+        text = f" {name.replace('__', '.')}={value}\n".encode()
+        length = len(text) + 1
+        length = len(str(length + len(str(length)) - 1)) + len(text)
+        records += str(length).encode() + text
+    return entry("pax", b"x", b"%011o\0" % len(records), records)
+
+
+GOOD_ENTRY = plain(GOOD, picture())
+END = bytes(1024)
+DAMAGED = r"refused: .*images\.tar: can't be read as a tar"
+LOST = "kept 1 images, 1 boxes; quarantined 2 missing file"
+KEPT = r"kept 1 images, 1 boxes; quarantined (nothing|2 missing file: x\.jpg)"
+
+
+def sparse(length: int) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        path.write_bytes(GOOD_ENTRY)
+        os.truncate(path, length)
+
+    return write
+
+
+def huge_header(kind: bytes) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        path.write_bytes(GOOD_ENTRY + entry(kind=kind, size=base256(2**39)))
+        os.truncate(path, 2**40)
+
+    return write
+
+
+TARS: dict[str, tuple[str, Make]] = {
+    "empty": (DAMAGED, b""),
+    "text": (DAMAGED, b"no tar\n" * 99),
+    "compressed": (DAMAGED, gzip.compress(GOOD_ENTRY + END)),
+    "compressed 4 GiB": (DAMAGED, b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + bomb(4096)),
+    "zip": (DAMAGED, b"PK\x03\x04" + bytes(1020)),
+    "cut in a header": (LOST, GOOD_ENTRY + entry()[:300]),
+    "cut in an entry": (DAMAGED, GOOD_ENTRY + plain("x.jpg", bytes(9999))[:2000]),
+    "without an end": (KEPT, GOOD_ENTRY),
+    "a wrong checksum": (LOST, GOOD_ENTRY + entry().replace(b"x.jpg", b"y.jpg") + END),
+    "a link to the passwords": (KEPT, GOOD_ENTRY + entry(kind=b"2", link="/etc/passwd") + END),
+    "a hard link out": (KEPT, GOOD_ENTRY + entry(kind=b"1", link="../../secret.jpg") + END),
+    "a device": (KEPT, GOOD_ENTRY + entry(kind=b"3") + END),
+    "a pipe": (KEPT, GOOD_ENTRY + entry(kind=b"6") + END),
+    "a folder of the image's name": (KEPT, GOOD_ENTRY + entry("x.jpg/", b"5") + END),
+    "an unknown kind": ("kept 1 images.*2 (missing|empty) file", GOOD_ENTRY + entry(kind=b"Q") + END),
+    "a sparse file of 8 GiB": (KEPT, GOOD_ENTRY + entry(kind=b"S") + END),
+    "a size below zero": (DAMAGED, GOOD_ENTRY + entry(size=negative(-512)) + END),
+    "a size that leads back to the start": (DAMAGED, GOOD_ENTRY + entry(size=negative(-1024)) + END),
+    "a size of 2^80": (DAMAGED, GOOD_ENTRY + entry(size=base256(2**80)) + END),
+    "a size of letters": (LOST, GOOD_ENTRY + entry(size=b"never a numb") + END),
+    "a size behind the end": (DAMAGED, GOOD_ENTRY + entry(size=b"77777777777\0") + END),
+    "pax: a size below zero": ("2 unreadable file", GOOD_ENTRY + pax(size="-1024") + entry() + END),
+    "pax: a size of 10^30": (DAMAGED, GOOD_ENTRY + pax(size="1" + "0" * 30) + entry() + END),
+    "pax: a size of 5,000 digits": (f"{KEPT}|{DAMAGED}|2 empty file", GOOD_ENTRY + pax(size="1" * 5000) + entry() + END),
+    "pax: a size of NaN": ("2 empty file", GOOD_ENTRY + pax(size="nan") + entry() + END),
+    "pax: an infinite time": (KEPT, GOOD_ENTRY + pax(mtime="inf") + plain("x.jpg", b"x") + END),
+    "pax: a time of NaN": (KEPT, GOOD_ENTRY + pax(mtime="nan") + plain("x.jpg", b"x") + END),
+    "pax: a time of 1e308": ("2 not an image", GOOD_ENTRY + pax(mtime="1e308") + plain("x.jpg", b"x") + END),
+    "pax: a name that leads out": (KEPT, GOOD_ENTRY + pax(path="../../x.jpg") + plain("x.jpg", b"x") + END),
+    "pax: a name of a megabyte": (f"{KEPT}|{DAMAGED}", GOOD_ENTRY + pax(path="x" * 2**20) + plain("x.jpg", b"x") + END),
+    "pax: a record that is longer than it": (f"{KEPT}|{DAMAGED}|2 not an image", GOOD_ENTRY + entry("pax", b"x", b"%011o\0" % 9, b"999 a=b\n\n") + plain("x.jpg", b"x") + END),
+    "pax: a record of no length": (f"{KEPT}|{DAMAGED}|2 not an image", GOOD_ENTRY + entry("pax", b"x", b"%011o\0" % 6, b"0 a=b\n") + plain("x.jpg", b"x") + END),
+    "pax: a map of a sparse file": (f"{KEPT}|{DAMAGED}", GOOD_ENTRY + pax(GNU__sparse__major="1", GNU__sparse__minor="0", GNU__sparse__name="x.jpg") + plain("x.jpg", b"9999999\n" * 64) + END),
+    "pax: a sparse file of 2^60 bytes": (KEPT, GOOD_ENTRY + pax(GNU__sparse__map="0,1", GNU__sparse__size=str(2**60)) + plain("x.jpg", b"x") + END),
+    "a long name of 512 GiB": (DAMAGED, huge_header(b"L")),
+    "a long link of 512 GiB": (DAMAGED, huge_header(b"K")),
+    "a pax header of 512 GiB": (DAMAGED, huge_header(b"x")),
+    "a global header of 512 GiB": (DAMAGED, huge_header(b"g")),
+    "two thousand headers of headers": (DAMAGED, GOOD_ENTRY + entry(kind=b"L") * 2000 + END),
+    "a tebibyte of zeros behind it": (KEPT, sparse(2**40)),
+    "the same name twice": ("kept 2 images", GOOD_ENTRY + plain("x.jpg", b"x") + plain("x.jpg", picture()) + END),
+}  # fmt: skip
+
+SHARD_COMMANDS = ("index", "ls", "info", "verify", "preview")
+
+
+def cases() -> Iterator[Case]:
+    """Each tar as a folder of images, and some through each command of `rlip shards`."""
+    yield from table("tar", TARS, _as_images)
+    for name in (
+        "text",
+        "a size below zero",
+        "pax: an infinite time",
+        "a long name of 512 GiB",
+        "a link to the passwords",
+    ):
+        for command in SHARD_COMMANDS:
+            yield Case(
+                "shards", f"{command}: {name}", "^(passed|refused|1): ",
+                lambda folder, name=name, command=command: _as_shard(folder, TARS[name][1], command),
+            )  # fmt: skip
+
+
+def _make(path: Path, content: Make) -> Path:
+    if callable(content):
+        content(path)
+    else:
+        path.write_bytes(content)
+    return path
+
+
+def _as_images(folder: Path, content: Make) -> str:
+    tar = _make(folder / "images.tar", content)
+    return ingested(folder, instances([{"id": 2, "file_name": "x.jpg", "width": 64, "height": 48}]), tar)
+
+
+def _as_shard(folder: Path, content: Make, command: str) -> str:
+    return told("shards", command, _make(folder / "x.tar", content))

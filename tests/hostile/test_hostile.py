@@ -1,0 +1,65 @@
+"""Hostile input: every case ends as it must, in bounded time and memory, with no file touched outside its folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tests.hostile.corpus import corpus
+from tests.hostile.worker import Told
+
+CASES = corpus()
+SHOWN = 110
+"""Characters of an outcome in the table."""
+
+
+@pytest.fixture(scope="module")
+def told(root: Path) -> dict[tuple[str, str], Told]:
+    """What came of each case. `-s` prints it as a table."""
+    environment = {
+        **os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")]), "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.hostile.worker"], cwd=root, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [Told(**json.loads(line)) for line in done.stdout.splitlines()]
+    table = Table("kind", "case", "outcome", box=None)
+    for each in found:
+        table.add_row(each.kind, Text(each.name), Text(_plain(each.outcome)[:SHOWN]))
+    Console(width=200).print(table)
+    return {(each.kind, each.name): each for each in found}
+
+
+def _plain(outcome: str) -> str:
+    """An outcome without the folders of its case, on one line."""
+    return " ".join(re.sub(r"\S*/a/b/given/", "", outcome).split())
+
+
+def test_the_corpus_is_large_and_its_names_are_distinct() -> None:
+    assert len({(case.kind, case.name) for case in CASES}) == len(CASES) >= 300
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}: {case.name}")
+def test_a_case_ends_as_it_must(told: dict[tuple[str, str], Told], case: object) -> None:
+    found = told[case.kind, case.name]  # type: ignore[attr-defined]
+    assert found.escapes == []
+    assert not found.outcome.startswith(("traceback", "hangs", "takes more", "crash"))
+    assert re.search(case.outcome, found.outcome, re.DOTALL), found.outcome[:2000]  # type: ignore[attr-defined]
+    assert all(character.isprintable() or character == "\n" for character in _message(found.outcome))
+
+
+def _message(outcome: str) -> str:
+    """The message of a refusal, which a terminal shows; "" for any other outcome."""
+    kind, _, message = outcome.partition(": ")
+    return message if kind == "refused" and message.startswith("Error: ") else ""

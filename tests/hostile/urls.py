@@ -1,0 +1,53 @@
+"""URLs: of stores, images and deliveries. No password of theirs is ever told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.hostile.case import Case, table, told
+from tests.hostile.stores import labelled_run
+
+SECRET = "hunter2"
+NO_SECRET = f"^refused: (?!.*{SECRET})"
+STORES: dict[str, tuple[str, str]] = {
+    "no protocol": ("^refused", "://bucket"),
+    "a bucket without a name": ("^refused", "s3://"),
+    "an unknown protocol": ("^refused", "nosuch://bucket/x"),
+    "a command": ("^refused", "pipe:touch escaped"),
+    "a chain of protocols": ("^refused", "simplecache::file:///etc"),
+    "an archive within a URL": ("^refused", "zip://x::http://127.0.0.1:9/x.zip"),
+    "Python's own": ("^refused", "reference://x"),
+    "a folder outside": ("^refused: .*no store at", "../../../../nowhere"),
+    "a zero byte": ("^refused", "a\0b"),
+    "half a character": ("^refused", "s3://\udc80/x"),
+    "a URL of 100,000 characters": ("^refused", "s3://" + "b" * 100_000),
+    "control characters": ("^refused: [^\x1b]*$", "nosuch://\x1b[2J"),
+    "a password to an unknown protocol": (NO_SECRET, f"nosuch://user:{SECRET}@host/x"),
+    "a password to a silent host": (NO_SECRET, f"http://user:{SECRET}@127.0.0.1:9/x"),
+    "a password to FTP": (NO_SECRET, f"ftp://user:{SECRET}@127.0.0.1:9/x"),
+    "a password to SFTP": (NO_SECRET, f"sftp://user:{SECRET}@127.0.0.1:9/x"),
+    "a password in a query": (NO_SECRET, f"http://127.0.0.1:9/x?token={SECRET}"),
+    "a password with an @": (NO_SECRET, f"http://user:@{SECRET}@127.0.0.1:9/x"),
+    "a password behind a chain": (NO_SECRET, f"simplecache::http://user:{SECRET}@127.0.0.1:9/x"),
+}  # fmt: skip
+
+
+def cases() -> Iterator[Case]:
+    """Stores that are shown, and copies of a run to and from them."""
+    yield from table(
+        "URL", {f"show: {n}": g for n, g in STORES.items()}, lambda folder, url: told("show", "--store", url)
+    )
+    passwords = {f"{{}}: {name}": given for name, given in STORES.items() if SECRET in given[1]}
+    for command in ("push", "pull"):
+        given = {name.format(command): each for name, each in passwords.items()}
+        yield from table("URL", given, lambda folder, url, command=command: _copied(folder, url, command))
+    yield from table("URL", {name.format("lineage"): each for name, each in passwords.items()}, _lineage)
+
+
+def _copied(folder: Path, url: str, command: str) -> str:
+    return told(command, "toy", url, "--store", labelled_run(folder).run.store.root)
+
+
+def _lineage(folder: Path, url: str) -> str:
+    return told("lineage", "toy", "--url", url, "--store", labelled_run(folder).run.store.root)

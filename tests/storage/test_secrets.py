@@ -1,0 +1,78 @@
+"""Passwords in URLs are neither taken nor told."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from rlip_command import rlip
+from small_set import write_small_set
+
+from pipeline.run.recipe import load_recipe
+from pipeline.runtime.logs import RunLogs, log
+from storage.errors import FatalError
+from storage.open_store import open_store
+from storage.remote import Remote
+from storage.secrets import redacted, require_no_secret
+
+SECRET = "hunter2"
+WITH_SECRET = [
+    f"s3://key:{SECRET}@bucket/x",
+    f"ftp://user:{SECRET}@host/x",
+    f"http://user:@{SECRET}@host:9/x?a=b",
+    f"simplecache::http://user:{SECRET}@host/x",
+    f"https://host/x?a=b&X-Amz-Signature={SECRET}",
+    f"https://host/x?access_token={SECRET}&b",
+]
+
+
+@pytest.mark.parametrize("url", WITH_SECRET)
+def test_a_url_with_a_secret_is_refused_without_telling_it(url: str, tmp_path: Path) -> None:
+    for take in (require_no_secret, open_store, Remote):
+        with pytest.raises(FatalError, match="environment") as refused:
+            take(url)
+        assert SECRET not in str(refused.value) and "host" in str(refused.value) + "host"
+    assert SECRET not in redacted(f"copying {url} to '{url}'")
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a@b/c", "sftp://user@host/x", "out/store", "https://host/x?partition=1"])
+def test_other_addresses_are_taken(url: str) -> None:
+    require_no_secret(url)
+
+
+SETTINGS = (
+    "store",
+    "data.root",
+    "data.sources.0.images",
+    "run.lineage",
+    "caption.recorded",
+    "pretrain.settings.initial",
+)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_no_setting_of_a_run_holds_a_secret_and_none_is_written(setting: str, tmp_path: Path) -> None:
+    recipe = write_small_set(tmp_path, count=1)
+    value = f"http://user:{SECRET}@127.0.0.1:9/x"
+    given = f'["{value}"]' if setting == "caption.recorded" else value
+    with pytest.raises(FatalError, match=setting.replace(".", r"\.")) as refused:
+        load_recipe(recipe, (f"{setting}={given}",))
+    assert SECRET not in str(refused.value)
+    done = rlip("run", recipe, "--set", f"{setting}={given}", cwd=tmp_path)
+    assert done.exit_code == 1 and SECRET not in done.stdout + done.stderr
+    assert not [path for path in tmp_path.rglob("*") if SECRET in str(path)]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_logs_tell_no_secret_and_no_control_characters(tmp_path: Path, form: str) -> None:
+    with RunLogs(tmp_path, "r", form).open("run") as path:  # type: ignore[arg-type]
+        try:
+            raise OSError(f"http://user:{SECRET}@host is silent")
+        except OSError:
+            log.info("asked\x1b[2J", exc_info=True, extra={"fields": {"url": WITH_SECRET[0], "name": "\x1b[2J\u202e"}})
+    text = path.read_text()
+    assert "asked" in text and "bucket/x" in text and SECRET not in text
+    assert "\x1b" not in text and (form == "json" or "\u202e" not in text)
+    assert log.level == logging.NOTSET
