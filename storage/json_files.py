@@ -54,11 +54,6 @@ def sealed_json(value: dict[str, Any]) -> bytes:
     return head + f',\n "seal": "{digest_bytes(head)}"\n}}'.encode()
 
 
-def is_sealed(data: bytes) -> bool:
-    """Whether JSON bytes end with a seal. Earlier versions wrote none."""
-    return _SEAL.fullmatch(data[-_SEAL_SIZE:]) is not None
-
-
 def reason_of(error: ValueError) -> str:
     """What a parser says of a file, in a few words."""
     text = str(error)

@@ -1,0 +1,167 @@
+"""Where artifacts lie and when they were last used, in a folder and at a URL: both stores give the same answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import fsspec
+import pytest
+from faulty_files import Dead, FaultyFiles
+from toy_chain import run_chain
+from toy_store import put, put_chain, record
+
+from pipeline.cli.transfer import pull, push
+from storage.errors import FatalError, RetryableError
+from storage.garbage import find_garbage
+from storage.json_files import sealed_json
+from storage.local_store import LocalStore
+from storage.object_store_artifacts import ObjectStoreArtifacts
+from storage.remote_store import RemoteStore
+from storage.runs import Run
+from storage.store import Store
+
+
+@pytest.fixture(params=["folder", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty store of each kind."""
+    if request.param == "folder":
+        return LocalStore(tmp_path / "store")
+    return RemoteStore(f"memory://{uuid4().hex}", tmp_path / "store", FaultyFiles(), ())
+
+
+def test_an_artifact_is_located_by_its_key_alone(store: Store) -> None:
+    chain = put_chain(store)
+    for stage, (artifact,) in chain.items():
+        found = store.locate(artifact.key)
+        assert found is not None and (found.manifest.stage, found.key) == (stage, artifact.key)
+    assert store.locate("0" * 64) is None
+
+
+def test_bytes_lie_where_a_location_says(store: Store) -> None:
+    artifact = put(store, "caption")
+    (found,) = store.find_all("caption", [artifact.key]).values()
+    with fsspec.open(found.location("captions.parquet")) as file:
+        assert file.read() == artifact.file("captions.parquet").read_bytes()
+    if isinstance(store, RemoteStore):
+        assert found.location("captions.parquet").startswith(
+            f"{store.address}/artifacts/caption/{artifact.key}/captions."
+        )
+        for ask in (found.location, found.file):
+            with pytest.raises(
+                FileNotFoundError, match=f"{store.address}: caption {artifact.key[:12]} has no other.bin"
+            ):
+                ask("other.bin")
+
+
+def test_rejected_rows_are_read_and_none_where_none_were(store: Store) -> None:
+    run_chain(store)
+    (first,), (second,) = (list(store.artifacts(stage)) for stage in ("first", "second"))
+    assert first.rejected().to_pylist() == [{"image_id": 9, "stage": "first", "reason": "unloved", "value": ""}]
+    assert second.rejected().num_rows == 0 and second.rejected().column_names == first.rejected().column_names
+
+
+def test_a_run_that_finds_an_artifact_renews_its_time(store: Store) -> None:
+    began = time.time() - 2
+    artifact, gone = put(store, "caption"), put(store, "parse")
+    assert began < store.used("caption", artifact.key) < time.time() + 2
+    store.discard("parse", gone.key)
+    if isinstance(store, LocalStore):
+        os.utime(artifact.folder / "manifest.json", (1, 1))
+        assert store.used("caption", artifact.key) == 1
+    else:
+        assert store.used("parse", gone.key) == 0
+    before = time.time() + 0.05
+    (lost,) = [garbage for garbage in find_garbage(store, before) if garbage.what == "caption"]
+    time.sleep(0.1)
+    store.touch("caption", [artifact, gone])
+    lost.remove(store, before)
+    assert [found.key for found in store.artifacts("caption")] == [artifact.key], "it was found after it was listed"
+    lost.remove(store, time.time() + 60)
+    assert list(store.artifacts("caption")) == []
+
+
+def test_a_record_that_was_edited_is_named_by_its_place(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "source")
+    run = record(store, "demo", put_chain(store))
+    run.append("completed")
+    remote = ObjectStoreArtifacts(f"memory://{uuid4().hex}")
+    push(run, remote)
+    here = Run(LocalStore(tmp_path / "here"), "demo")
+    assert pull(here, remote, number="1").copied == 3
+    for number in ("0", "2", "x", "-1"):
+        with pytest.raises(FatalError, match=rf"{remote.url}: the run has 1 records, not a record '{number}'"):
+            pull(here, remote, number=number)
+    (name,) = [path for path in remote.files.listing("runs/demo") if path.startswith("records/")]
+    remote.files.write(f"runs/demo/{name}", sealed_json({"steps": {"../x": {"stage": "a", "partitions": {}}}}))
+    with pytest.raises(FatalError, match=r"'\.\./x': not the name of a step"):
+        pull(here, remote, number="1")
+    remote.files.write(f"runs/demo/{name}", b"{}")
+    with pytest.raises(FatalError, match=rf"{remote.url}: {name}: damaged \(steps: .*\); push the run again"):
+        pull(here, remote, number="1")
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> RemoteStore:
+    return RemoteStore(f"memory://{uuid4().hex}", tmp_path / "store", FaultyFiles(), ())
+
+
+def test_cleaning_up_takes_old_notes_and_copies_of_what_is_gone_and_nothing_else(remote: RemoteStore) -> None:
+    kept, gone = put(remote, "caption"), put(remote, "caption", settings={"n": 1})
+    remote.find_all("caption", [kept.key])
+    other = RemoteStore(remote.address, remote.root.with_name("other"), FaultyFiles(), ())
+    (copy,) = [found.file("captions.parquet") for found in other.artifacts("caption") if found.key == kept.key]
+    remote.remote.remove("caption", gone.key, remote.remote.listing("caption")[gone.key])
+    remote.draft().__enter__()
+    notes = [f"{kind}/{name}" for kind in ("found", "claims", "scratch") for name in ("a.json", "b/c.json")]
+    for note in notes:
+        remote.remote.files.write(note, b"[]")
+    remote.clean_up(before=time.time() - 60)
+    assert all(remote.remote.files.read(note) == b"[]" for note in notes)
+    for store in (remote, other):
+        store.clean_up(before=time.time() + 60)
+    assert not any(remote.remote.files.listing(kind) for kind in ("found", "claims", "scratch"))
+    assert kept.folder.is_dir() and not gone.folder.exists() and not copy.exists()
+    assert not (remote.root / "manifests").exists() and not (other.root / "files").exists()
+    assert [found.key for found in remote.artifacts("caption")] == [kept.key]
+
+
+def test_of_an_artifact_that_is_removed_the_manifest_goes_first(tmp_path: Path) -> None:
+    url = f"memory://{uuid4().hex}"
+    artifact = put(RemoteStore(url, tmp_path / "one", FaultyFiles(), ()), "caption")
+    counted = FaultyFiles()
+    store = RemoteStore(url, tmp_path / "other", counted, ())
+    store.remote.files.listing(f"artifacts/caption/{artifact.key}")
+    at = len(counted.asked) + 3  # the listing, the manifest, and then the data
+    with pytest.raises(Dead):
+        RemoteStore(url, tmp_path / "other", FaultyFiles(at - len(counted.asked), "stop"), ()).discard(
+            "caption", artifact.key
+        )
+    left = store.remote.files.listing(f"artifacts/caption/{artifact.key}")
+    assert len(left) == 1 and "manifest.json" not in left and store.find("caption", artifact.key) is None
+    with pytest.raises(FileNotFoundError, match=rf"{url}: artifacts/caption/{artifact.key}/manifest\.json"):
+        store.manifest_bytes("caption", artifact.key)
+
+
+def test_whether_a_place_can_be_written_is_found_out_and_leaves_nothing(remote: RemoteStore, tmp_path: Path) -> None:
+    remote.require_writable()
+    assert remote.remote.files.listing("") == {}
+    refused = RemoteStore(remote.address, tmp_path / "store", FaultyFiles(1, "conflict", times=9), ())
+    with pytest.raises(RetryableError):
+        refused.require_writable()
+
+
+def test_a_note_of_what_a_run_found_names_the_keys(remote: RemoteStore, tmp_path: Path) -> None:
+    found = [put(remote, "caption"), put(remote, "caption", settings={"n": 1})]
+    remote.touch("caption", [])
+    assert remote.remote.files.listing("found") == {}
+    remote.touch("caption", found)
+    ((name, note),) = remote.remote.files.read_many(
+        f"found/{path}" for path in remote.remote.files.listing("found")
+    ).items()
+    assert name.startswith("found/caption-") and json.loads(note) == [artifact.key for artifact in found]
+    refused = RemoteStore(remote.address, tmp_path / "store", FaultyFiles(1, "conflict", times=9), ())
+    refused.touch("caption", found)
