@@ -14,6 +14,9 @@ from storage.manifest import MANIFEST, REJECTED_FILE, Manifest, parse_manifest
 from storage.tables import REJECTED, read_table
 from storage.upgrades import is_current, upgrade
 
+REMOVE_ARTIFACT = "remove its artifact with `rlip verify --repair`, then run again"
+"""What to do about a damaged file of an artifact."""
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -113,4 +116,4 @@ def require_schemas(manifest: Manifest, folder: Path) -> None:
 
 
 def _damaged(path: Path, what: str) -> FatalError:
-    return FatalError(f"{path}: damaged ({what}); remove its artifact with `rlip verify --repair`, then run again")
+    return FatalError(f"{path}: damaged ({what}); {REMOVE_ARTIFACT}")

@@ -22,6 +22,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from pydantic_core import from_json
+
 from storage.atomic import put_in_place, write_atomic
 from storage.errors import FatalError, RetryableError
 
@@ -276,7 +278,7 @@ class _Part:
         self._about = path.with_name(f"{path.name}.part.json")
         self.version: _Version | None = None
         with suppress(OSError, ValueError, TypeError):
-            self.version = _Version(**json.loads(self._about.read_bytes()))
+            self.version = _Version(**from_json(self._about.read_bytes()))
 
     @classmethod
     @contextmanager

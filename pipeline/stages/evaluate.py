@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,9 @@ from pipeline.runtime.devices import choose_device
 from pipeline.runtime.settings import Settings, runtime
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
 from pipeline.stages.split import NameTriplet, unseen_triplets
+from storage.artifact import REMOVE_ARTIFACT
 from storage.errors import FatalError
+from storage.json_files import read_json
 from storage.tables import METRICS
 
 
@@ -94,7 +95,7 @@ class EvaluateStage(Stage):
         from pipeline.evaluation.vcoco_truth import read_vcoco_truth
 
         weights = inputs.artifact("weights")
-        size = json.loads(weights.file("vocabulary.json").read_bytes())["image_size"]
+        size = read_json(weights.file("vocabulary.json"), dict[str, Any], REMOVE_ARTIFACT)["image_size"]
         network = load(weights.file("model.safetensors"), weights.folder).to(
             choose_device(self.settings.device, self.worker)
         )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -13,9 +12,10 @@ from pipeline.runtime.devices import choose_device
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.runtime.settings import Settings, runtime
 from pipeline.training.settings import CALIBRATION
-from storage.artifact import Artifact
+from storage.artifact import REMOVE_ARTIFACT, Artifact
 from storage.digests import digest_file
 from storage.errors import FatalError
+from storage.json_files import read_json
 from tagger.labelling.calibration import Calibration
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _tagger(settings: LabellerSettings, artifact: Artifact, worker: int) -> Open
     from tagger.labelling.labeller import Labeller
 
     keep_freed_memory()
-    vocabulary = json.loads(artifact.file("vocabulary.json").read_bytes())
+    vocabulary = read_json(artifact.file("vocabulary.json"), dict[str, Any], REMOVE_ARTIFACT)
     weights, calibration = artifact.file("model.safetensors"), artifact.file(CALIBRATION)
     try:
         tagger = load(weights, artifact.folder)

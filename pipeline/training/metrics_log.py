@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from pydantic_core import from_json
 
 from storage.atomic import write_atomic
 from storage.tables import METRICS
@@ -50,6 +51,6 @@ class MetricsLog:
             return
         for line in self._path.read_text().splitlines():
             try:
-                yield json.loads(line)
+                yield from_json(line)
             except ValueError:
                 continue  # torn by a crash or a full disk; what was in it is written again

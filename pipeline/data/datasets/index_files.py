@@ -37,9 +37,9 @@ class IndexFiles:
             numbers, lost, seal = ((folder / name).read_bytes() for name in ("places.npy", "lost", "seal"))
             self._records, self._names = ((folder / name).open("rb") for name in ("records", "names"))
         except OSError as error:
-            raise DamagedIndex(f"{error.filename}: {error.strerror}") from error
+            raise DamagedIndex(f"{Path(error.filename).name}: {error.strerror}") from error
         if _seal(numbers, lost) != seal:
-            raise DamagedIndex(f"{folder}: places.npy or lost do not match their checksum")
+            raise DamagedIndex("places.npy or lost do not match their checksum")
         places: npt.NDArray[np.int64] = np.load(io.BytesIO(numbers), allow_pickle=False)
         self.ids = places[0, :-1]
         self.lost: list[list[Any]] = json.loads(lost)
@@ -61,7 +61,7 @@ class IndexFiles:
             self.name(position)
         for file, starts in ((self._records, self._starts), (self._names, self._name_starts)):
             if os.fstat(file.fileno()).st_size != starts[-1]:
-                raise DamagedIndex(f"{file.name}: has another size than when it was written")
+                raise DamagedIndex(f"{Path(file.name).name}: has another size than when it was written")
 
 
 def write_index(reader: Reader, folder: Path) -> None:
@@ -101,7 +101,7 @@ def _read(file: BinaryIO, starts: npt.NDArray[np.int64], checks: npt.NDArray[np.
     start = int(starts[position])
     data = os.pread(file.fileno(), int(starts[position + 1]) - start, start)
     if _check(data) != checks[position]:
-        raise DamagedIndex(f"{file.name}: what lies at byte {start:,} does not match its checksum")
+        raise DamagedIndex(f"{Path(file.name).name}: what lies at byte {start:,} does not match its checksum")
     return data
 
 

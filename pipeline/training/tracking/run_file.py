@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from pydantic_core import from_json
+
 from storage.atomic import write_atomic
 
 
@@ -23,7 +25,7 @@ class RunFile:
         self._known = self._step = 0
         if first_step and path.is_file():
             try:
-                found = json.loads(path.read_bytes())
+                found = from_json(path.read_bytes())
                 self.id, self._known = str(found["id"]), int(found["step"])
             except (ValueError, KeyError, TypeError):
                 return  # damaged: a new run shows the rest
