@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
 from uuid import uuid4
@@ -15,6 +16,7 @@ from toy_chain import run_chain
 from toy_store import put, put_chain, record
 
 from pipeline.cli.transfer import pull, push
+from storage.atomic import atomic_folder
 from storage.errors import FatalError, RetryableError
 from storage.garbage import find_garbage
 from storage.json_files import sealed_json
@@ -165,3 +167,66 @@ def test_a_note_of_what_a_run_found_names_the_keys(remote: RemoteStore, tmp_path
     assert name.startswith("found/caption-") and json.loads(note) == [artifact.key for artifact in found]
     refused = RemoteStore(remote.address, tmp_path / "store", FaultyFiles(1, "conflict", times=9), ())
     refused.touch("caption", found)
+
+
+def test_what_lies_in_a_store_is_listed_in_order_with_sizes_and_times(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    chains = [put_chain(store), put_chain(store, "toys/0001")]
+    (tmp_path / "artifacts" / "Not a stage").mkdir()
+    torn = store.folder("caption", "f" * 64)
+    torn.mkdir()
+    (torn / "part").write_bytes(b"12345")
+    assert store.stages() == ["caption", "ingest", "parse"]
+    keys = sorted(chain["caption"][0].key for chain in chains)
+    assert [artifact.key for artifact in store.artifacts("caption")] == keys
+    entries = list(store.entries("caption"))
+    assert [entry.key for entry in entries] == sorted([*keys, torn.name])
+    for entry in entries:
+        files = list(store.folder("caption", entry.key).iterdir())
+        assert (entry.stage, entry.size) == ("caption", sum(path.stat().st_size for path in files))
+        assert entry.whole == (entry.key != torn.name)
+    os.utime(torn, (7, 7))
+    os.utime(torn / "part", (9, 9))
+    assert store.used("caption", torn.name) == 9, "of a folder without a manifest, when anything in it last changed"
+    (name, file), *_ = store.find("caption", keys[0]).manifest.files.items()  # type: ignore[union-attr]
+    assert store.measure("caption", keys[0], name, "") == (file.size, file.digest)
+    assert store.measure("caption", keys[0], "gone", "") is None
+    store.require_writable()
+    assert list((tmp_path / "pending").glob("[!.]*")) == [] and list((tmp_path / "pending").glob(".probe*")) == []
+
+
+def test_a_claim_waits_for_its_holder_alone_and_leaves_nothing(tmp_path: Path) -> None:
+    store, waited = LocalStore(tmp_path), threading.Event()
+    order: list[str] = []
+
+    def second() -> None:
+        with LocalStore(tmp_path).claim("a" * 64, waited.set):
+            order.append("second")
+
+    other = threading.Thread(target=second)
+    with store.claim("a" * 64, lambda: order.append("waits")), store.claim("b" * 64, lambda: order.append("waits")):
+        other.start()
+        assert waited.wait(20) and store.sweep() == 0
+        assert len(list((tmp_path / "pending").glob("claim-*.lock"))) == 2, "a claim that is held is not swept"
+        order.append("first")
+    other.join()
+    assert order == ["first", "second"]
+    (tmp_path / "pending" / f"claim-{'c' * 64}.lock").touch()
+    LocalStore(tmp_path).sweep()
+    assert list((tmp_path / "pending").glob("[!.]*")) == []
+
+
+def test_a_folder_appears_whole_replaces_another_or_gives_way(tmp_path: Path) -> None:
+    place = tmp_path / "deep" / "place"
+    for replace, text, left in ((False, "one", "one"), (False, "two", "one"), (True, "three", "three")):
+        with atomic_folder(place, replace=replace) as aside:
+            (aside / "file").write_text(text)
+            assert aside.parent == place.parent and aside.name.startswith(".place.")
+        assert (place / "file").read_text() == left and list(place.parent.iterdir()) == [place]
+    with pytest.raises(KeyError), atomic_folder(place, replace=True) as aside:
+        raise KeyError
+    assert (place / "file").read_text() == "three" and list(place.parent.iterdir()) == [place]
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"), atomic_folder(tmp_path / "file", replace=False):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "file"]

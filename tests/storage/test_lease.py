@@ -1,0 +1,116 @@
+"""A lease: held with signs of life, waited for while there are any, and never needed."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+from faulty_files import FaultyFiles
+
+from storage.lease import Patience, hold_lease
+from storage.remote import Remote
+
+PATH = "claims/key"
+QUICK = Patience(beat=0.02, look=0.01, expiry=0.3)
+
+
+@pytest.fixture
+def files() -> Remote:
+    return Remote(f"memory://{uuid4().hex}", FaultyFiles(), ())
+
+
+def _note(files: Remote) -> dict[str, object]:
+    found: dict[str, object] = json.loads(files.read(PATH) or b"{}")
+    return found
+
+
+def _nobody() -> None:
+    pytest.fail("nobody is waited for")
+
+
+def test_a_holder_is_named_gives_signs_of_life_and_leaves_nothing(files: Remote) -> None:
+    with hold_lease(files, PATH, "one", _nobody, QUICK):
+        first = _note(files)
+        assert str(first["holder"]).startswith("one ") and first["beat"] in (0, 1)
+        until = time.monotonic() + 20
+        while int(str(_note(files)["beat"])) < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert (
+            _note(files) == {"holder": first["holder"], "beat": _note(files)["beat"]}
+            and int(str(_note(files)["beat"])) >= 3
+        )
+    assert files.read(PATH) is None
+    time.sleep(0.1)
+    assert files.read(PATH) is None, "its signs of life have ended"
+
+
+def test_a_living_holder_is_waited_for_and_told_once(files: Remote) -> None:
+    order: list[str] = []
+
+    def second() -> None:
+        with hold_lease(files, PATH, "other", lambda: order.append("waits"), QUICK):
+            order.append("second")
+
+    with hold_lease(files, PATH, "one", _nobody, QUICK):
+        waiter = threading.Thread(target=second)
+        waiter.start()
+        time.sleep(3 * QUICK.expiry)
+        order.append("first")
+    waiter.join(20)
+    assert order == ["waits", "first", "second"]
+
+
+def test_a_silent_holder_is_waited_for_until_it_counts_as_dead(files: Remote) -> None:
+    files.create(PATH, json.dumps({"holder": "dead x", "beat": 7}).encode())
+    began, waits = time.monotonic(), [0]
+
+    def waiting() -> None:
+        waits[0] += 1
+
+    with hold_lease(files, PATH, "one", waiting, QUICK):
+        assert time.monotonic() - began > QUICK.expiry and waits == [1]
+        assert str(_note(files)["holder"]).startswith("one ")
+
+
+@pytest.mark.parametrize("note", [b"", b"[1]", b"{", b'{"holder": 3}', b"[" * 100_000])
+def test_a_damaged_note_is_that_of_a_silent_holder(note: bytes, files: Remote) -> None:
+    files.create(PATH, note)
+    waits: list[int] = []
+    with hold_lease(files, PATH, "one", lambda: waits.append(1), QUICK):
+        assert waits == [1] and str(_note(files)["holder"]).startswith("one ")
+
+
+def test_a_lease_of_the_same_machine_is_taken_at_once(files: Remote) -> None:
+    files.create(PATH, json.dumps({"holder": "one x", "beat": 7}).encode())
+    with hold_lease(files, PATH, "one", _nobody, Patience(beat=9, look=9, expiry=999)):
+        assert (
+            str(_note(files)["holder"]).startswith("one ")
+            and _note(files)["holder"] != "one x"
+            and _note(files)["beat"] == 0
+        )
+
+
+def test_whoever_lost_a_lease_does_not_remove_that_of_the_next(files: Remote) -> None:
+    with hold_lease(files, PATH, "one", _nobody, Patience(beat=9)):
+        files.write(PATH, b'{"holder": "other y", "beat": 1}')
+    assert _note(files) == {"holder": "other y", "beat": 1}
+
+
+@pytest.fixture(params=[1, 2])
+def failing(request: pytest.FixtureRequest) -> Iterator[Remote]:
+    """A place that fails from its first or its second operation on."""
+    yield Remote(f"memory://{uuid4().hex}", FaultyFiles(request.param, "conflict", times=10**6), ())
+
+
+def test_work_goes_on_without_a_lease_that_can_not_be_had(failing: Remote) -> None:
+    worked = []
+    with hold_lease(failing, PATH, "one", _nobody, QUICK):
+        time.sleep(3 * QUICK.beat)
+        worked.append(1)
+    assert worked == [1]
+    with pytest.raises(KeyError), hold_lease(failing, PATH, "one", _nobody, QUICK):
+        raise KeyError
