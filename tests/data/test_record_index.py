@@ -235,9 +235,9 @@ def test_after_new_annotations_images_are_read_again_where_a_partition_states_so
     index_of.cache_clear()  # as in a process that begins anew
     asked: list[str] = []
 
-    def watched(ref, by):  # type: ignore[no-untyped-def]
+    def watched(ref, by, **more):  # type: ignore[no-untyped-def]
         asked.append(ref.name)
-        return fingerprint(ref, by)
+        return fingerprint(ref, by, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.data.partitioning.fingerprint", watched)
