@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import CancelledError, as_completed
+from concurrent.futures import as_completed
 from typing import Any
 
 from prefect import State, Task, task
@@ -44,11 +44,11 @@ def run_block(name: str, block: Block, engine: Engine, display: Display) -> Stat
     """Process the items of a block on `engine` and wait for all of them; on a retry, only those that failed."""
     if block.stop.is_set():
         return Cancelled(message="stopped before it finished")
-    failures: list[Exception] = []
+    failures: list[RetryableError] = []
     for future in as_completed([engine.submit(item) for item in block.waiting]):
         try:
             record = future.result()
-        except (RetryableError, CancelledError) as error:
+        except RetryableError as error:
             failures.append(error)
         else:
             block.records[record.partition] = record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import psutil
@@ -97,6 +98,15 @@ def test_errors_keep_their_type_and_words(tmp_path: Path) -> None:
         with pytest.raises(RetryableError, match="did not answer"):
             second.result()
         assert third.result().rows_out == 2
+
+
+def test_after_an_interrupt_nobody_waits_for_what_was_dropped(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), LocalEngine(_call(tmp_path, wait=True), 1) as engine:
+        futures = [engine.submit(item) for item in _items(3)]
+        raise KeyboardInterrupt
+    for future in as_completed([*futures, engine.submit(_items(4)[3])], timeout=20):
+        with pytest.raises(RetryableError, match="stopped"):
+            future.result()
 
 
 def test_what_is_rejected_is_counted_and_kept_for_reading(tmp_path: Path) -> None:

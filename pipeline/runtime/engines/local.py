@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Self
 
-from pipeline.runtime.engines.engine import ATTEMPTS, Progress
+from pipeline.runtime.engines.engine import ATTEMPTS, Progress, drop
 from pipeline.runtime.engines.stage_call import StageCall
 from pipeline.runtime.engines.worker import Worker
 from pipeline.runtime.execute import Record, WorkItem
@@ -46,7 +46,10 @@ class LocalEngine:
     def submit(self, item: WorkItem) -> Future[Record]:
         """Queue an item. The future gives its record or raises what went wrong."""
         future: Future[Record] = Future()
-        self._queue.put((item, future))
+        if self._stopping:
+            drop(item, future)
+        else:
+            self._queue.put((item, future))
         return future
 
     def __enter__(self) -> Self:
@@ -64,7 +67,7 @@ class LocalEngine:
             thread.join(timeout=None if kind is None else 10)
 
     def _stop(self) -> None:
-        """Cancel what is queued and kill the workers."""
+        """Drop what is queued and kill the workers."""
         self._stopping = True
         while True:
             try:
@@ -72,7 +75,7 @@ class LocalEngine:
             except queue.Empty:
                 break
             if entry is not None:
-                entry[1].cancel()
+                drop(*entry)
         for process in list(self._processes):
             process.kill()
 

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipeline.runtime.engines.actor_pool import ActorPool
-from pipeline.runtime.engines.engine import ATTEMPTS, Progress
+from pipeline.runtime.engines.engine import ATTEMPTS, Progress, drop
 from pipeline.runtime.engines.ray_cluster import connect, live_nodes, room_for
 from pipeline.runtime.engines.stage_actor import PROGRESS, StageActor
 from pipeline.runtime.engines.stage_call import StageCall
@@ -84,6 +84,7 @@ class RayEngine:
         self._failed_starts = 0
         self._homeless_since: float | None = None
         self._is_closing = False
+        self._is_stopped = False
         # Everything that happens is a call in this queue, and one thread makes them all, so nothing needs a lock.
         self._events: queue.Queue[Callable[[], None]] = queue.Queue()
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -96,7 +97,10 @@ class RayEngine:
     def submit(self, item: WorkItem) -> Future[Record]:
         """Queue an item. The future gives its record or raises what went wrong."""
         task = _Task(item, Future())
-        self._events.put(partial(self._waiting.append, task))
+        if self._is_stopped:
+            drop(item, task.future)
+        else:
+            self._events.put(partial(self._waiting.append, task))
         return task.future
 
     def __enter__(self) -> Self:
@@ -107,7 +111,8 @@ class RayEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Wait for queued items. After an error, drop them and kill the actors at once (commits are atomic)."""
-        self._events.put(self._close if kind is None else self._abort)
+        self._is_stopped = kind is not None
+        self._events.put(self._abort if self._is_stopped else self._close)
         self._thread.join(timeout=None if kind is None else STOP_SECONDS)
 
     def _serve(self) -> None:
@@ -140,12 +145,13 @@ class RayEngine:
         """Drop what waits and kill the actors; their items then end as those of dead ones."""
         self._is_closing = True
         while self._waiting:
-            self._waiting.popleft().future.cancel()
+            task = self._waiting.popleft()
+            drop(task.item, task.future)
         for actor in list(self._actors.values()):
-            task, actor.task = actor.task, None
+            running, actor.task = actor.task, None
             self._drop(actor)
-            if task is not None:
-                task.future.set_exception(RetryableError(f"{task.item.step} {task.item.partition}: stopped"))
+            if running is not None:
+                drop(running.item, running.future)
 
     def _actor_maker(self, call: StageCall) -> Callable[[int], Any]:
         """A function that starts actor number `n`, with the same threads as a process of the local engine."""
