@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
+
 from flows.server_check import require_server
 from flows.temporary_server import TemporaryServer
+from storage.errors import RetryableError
 
 DEFAULTS = {
     "DO_NOT_TRACK": "1",
@@ -27,7 +30,8 @@ def connected(home: Path) -> Iterator[Callable[[], str]]:
 
     Enter it before importing Prefect, which reads its settings from the environment. Yields a function that waits for
     the server and returns the address of its web pages, so that work that needs no server can be done first. Raises
-    `FatalError` when the configured server does not answer, is too old, or refuses the credentials.
+    `FatalError` when the configured server does not answer, is too old, or refuses the credentials, and `RetryableError`
+    when a server is lost later.
     """
     changed = (*DEFAULTS, "PREFECT_HOME", "PREFECT_API_URL")
     before = {name: os.environ.get(name) for name in changed}
@@ -47,6 +51,10 @@ def connected(home: Path) -> Iterator[Callable[[], str]]:
                 yield server.ready
             finally:
                 drain()
+    except httpx.TransportError as error:
+        raise RetryableError(
+            f"Prefect's server no longer answers ({error}). What was committed is kept: start the server, or run with --direct"
+        ) from error
     finally:
         for name, old in before.items():
             if old is None:

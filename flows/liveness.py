@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -42,10 +43,15 @@ def alive(store: Store, run: UUID) -> Iterator[None]:
     with lock_file(aside) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         path = aside.rename(folder / f"flow-{run}.lock")  # locked before it becomes visible
+        server_knows = True
         try:
             yield
+        except httpx.TransportError:
+            server_knows = False  # the next run tells it
+            raise
         finally:
-            path.unlink(missing_ok=True)
+            if server_knows:
+                path.unlink(missing_ok=True)
 
 
 def _bury(path: Path) -> None:

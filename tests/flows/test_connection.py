@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import requires
 from pathlib import Path
 
+import httpx
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -15,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 from flows.connection import configured_api, connected
 from flows.server_check import SUPPORTED
 from flows.temporary_server import free_port
-from storage.errors import FatalError
+from storage.errors import FatalError, RetryableError
 
 
 @pytest.fixture
@@ -26,6 +28,31 @@ def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[int, str], str]]:
+    """A function that starts a server with one answer to everything, and returns the URL of its API."""
+    started: list[HTTPServer] = []
+
+    def start(status: int, answer: str) -> str:
+        class Other(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(answer.encode())
+
+            def log_message(self, *words: object) -> None:
+                """Stay silent."""
+
+        started.append(HTTPServer(("127.0.0.1", 0), Other))
+        threading.Thread(target=started[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{started[-1].server_port}/api"
+
+    yield start
+    for server in started:
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_server_that_does_not_answer_is_named_with_the_ways_out(
@@ -54,24 +81,25 @@ def test_a_server_that_does_not_answer_is_named_with_the_ways_out(
     ],
 )
 def test_what_answers_but_is_no_server_for_this_project_is_told(
-    no_settings: Path, monkeypatch: pytest.MonkeyPatch, status: int, answer: str, told: str
+    no_settings: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    serve: Callable[[int, str], str],
+    status: int,
+    answer: str,
+    told: str,
 ) -> None:
-    class Other(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(answer.encode())
-
-        def log_message(self, *words: object) -> None:
-            """Stay silent."""
-
-    httpd = HTTPServer(("127.0.0.1", 0), Other)
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{httpd.server_port}/api")
+    monkeypatch.setenv("PREFECT_API_URL", serve(status, answer))
     with pytest.raises(FatalError, match=told), connected(no_settings / "prefect"):
         pass
-    httpd.shutdown()
-    httpd.server_close()
+
+
+def test_a_server_that_is_lost_during_a_run_is_told(
+    no_settings: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[[int, str], str]
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", serve(200, '"3.9.1"'))
+    lost = pytest.raises(RetryableError, match=r"no longer answers \(refused\).*start the server, or run with --direct")
+    with lost, connected(no_settings / "prefect"):
+        raise httpx.ConnectError("refused")
 
 
 def test_an_address_without_http_is_told(no_settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:

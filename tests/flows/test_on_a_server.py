@@ -7,7 +7,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import httpx
 import pytest
 from prefect import State, flow
 from prefect_server import PrefectServer, plain, wait_for
@@ -15,6 +17,7 @@ from small_set import processes_on, small_recipe, train_long, write_small_set
 from small_stages import CountSettings, CountStage, ManyStage
 
 from flows.connection import connected, reread_settings
+from flows.liveness import alive
 from flows.session import Session, shared
 from flows.stages import caption, run_stage
 from pipeline.report.steps import StepOutcome
@@ -24,6 +27,7 @@ from pipeline.run.planner import Planner
 from pipeline.run.progress import JsonLines
 from pipeline.run.recipe import Recipe
 from storage.errors import FatalError
+from storage.local_store import LocalStore
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +145,17 @@ def test_a_run_that_was_killed_is_marked_as_crashed_by_the_next_and_a_living_one
     assert [state["type"] for state in states] == ["CRASHED"] * 2 and "process is gone" in states[0]["message"]
     assert in_process.task_states(runs[0])["hang"] == "Crashed"
     assert list((tmp_path / "out" / "store" / "pending").glob("*flow-*")) == []
+
+
+def test_a_run_that_lost_the_server_is_marked_as_crashed_by_the_next(in_process: PrefectServer, tmp_path: Path) -> None:
+    lost = in_process.post(
+        "flow_runs/", flow_id=in_process.post("flows/", name="lost")["id"], state={"type": "RUNNING"}
+    )
+    store = LocalStore(Path(small_recipe(write_small_set(tmp_path).parent).store))
+    with pytest.raises(httpx.ConnectError), alive(store, UUID(lost["id"])):
+        raise httpx.ConnectError("refused")
+    assert _count(tmp_path).is_completed()
+    assert in_process.get(f"flow_runs/{lost['id']}")["state"]["type"] == "CRASHED"
 
 
 def test_a_stage_alone_names_what_is_due_above_it(in_process: PrefectServer, tmp_path: Path) -> None:
