@@ -53,7 +53,7 @@ def find_garbage(store: Store, before: float, *, history: bool = True) -> Iterat
             yield Garbage(folder, "scratch", size_of(folder))
 
 
-def marked_keys(store: Store, *, history: bool = True) -> set[str]:
+def marked_keys(store: Store, *, history: bool) -> set[str]:
     """The keys that any run refers to, now or (with `history`) in its records."""
     states = [state for run in runs_of(store) for state in (run, *(run.records() if history else ()))]
     return {key for state in states for step in state.steps() for key in state.keys(step).values()}

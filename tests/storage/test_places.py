@@ -230,3 +230,36 @@ def test_a_folder_appears_whole_replaces_another_or_gives_way(tmp_path: Path) ->
     with pytest.raises(OSError, match="file"), atomic_folder(tmp_path / "file", replace=False):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "file"]
+
+
+def test_what_was_used_at_the_very_time_is_spared(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    artifact = put(store, "caption")
+    with store.scratch("e" * 64) as scratch:
+        pass
+    for path in (artifact.folder / "manifest.json", scratch):
+        os.utime(path, (1000, 1000))
+    assert list(find_garbage(store, 1000.0)) == []
+    for garbage in find_garbage(store, 1001.0):
+        garbage.remove(store, 1000.0)
+        assert store.find("caption", artifact.key) is not None and scratch.is_dir()
+
+
+def test_a_scratch_in_which_someone_works_hides_no_other(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    with store.scratch("a" * 64), store.scratch("b" * 64) as idle:
+        pass
+    with store.scratch("a" * 64):
+        assert list(store.idle_scratch()) == [idle]
+
+
+def test_of_several_notes_the_newest_counts_and_a_damaged_one_protects_nothing(remote: RemoteStore) -> None:
+    artifact = put(remote, "caption")
+    note = json.dumps([artifact.key]).encode()
+    for name in ("z", "a"):
+        remote.remote.files.write(f"found/{name}.json", note)
+        time.sleep(0.01)
+    newest = remote.remote.files.listing("found")["a.json"].modified
+    remote.remote.files.write("found/m.json", b"[" * 100_000)
+    remote.remote.files.write("found/n.json", b'{"not": "keys"}')
+    assert remote.used("caption", artifact.key) == newest
