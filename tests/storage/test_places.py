@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -22,7 +23,8 @@ from storage.garbage import find_garbage
 from storage.json_files import sealed_json
 from storage.local_store import LocalStore
 from storage.object_store_artifacts import ObjectStoreArtifacts
-from storage.remote_store import RemoteStore
+from storage.remote_store import RemoteStore, folder_name
+from storage.run_files import parse_document
 from storage.runs import Run
 from storage.store import Store
 
@@ -263,3 +265,19 @@ def test_of_several_notes_the_newest_counts_and_a_damaged_one_protects_nothing(r
     remote.remote.files.write("found/m.json", b"[" * 100_000)
     remote.remote.files.write("found/n.json", b'{"not": "keys"}')
     assert remote.used("caption", artifact.key) == newest
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, {}, [], [{"a": None}], "text", {"value": 1, "other": 2}])
+def test_documents_are_read_as_they_were_noted_also_those_without_a_seal(value: object, tmp_path: Path) -> None:
+    run = Run(LocalStore(tmp_path), "demo")
+    run.note("outcome", value)
+    assert parse_document((run.folder / "outcome.json").read_bytes(), "x", "") == value
+    assert parse_document(json.dumps(value).encode(), "x", "") == value
+    with pytest.raises(FatalError, match=r"^x: damaged \(.*\); do that$"):
+        parse_document(b"{", "x", "do that")
+
+
+def test_copies_of_each_url_have_a_readable_folder_of_their_own() -> None:
+    one, other = folder_name("s3://bucket/a.b"), folder_name("s3://bucket/a-b")
+    assert re.fullmatch(r"s3---bucket-a-b-[0-9a-f]{8}", one) and re.fullmatch(r"s3---bucket-a-b-[0-9a-f]{8}", other)
+    assert one != other and folder_name("s3://bucket/a.b") == one and len(folder_name("s3://" + "x" * 500)) == 69
