@@ -15,6 +15,7 @@ import httpx
 import pytest
 from prefect_server import client_environment, wait_for
 from small_set import processes_on, small_recipe, train_long, write_small_set
+from sockets import sockets_of
 
 from storage.local_store import LocalStore
 from storage.runs import Run
@@ -41,10 +42,12 @@ def _start(folder: Path, *words: str) -> subprocess.Popen[str]:
 
 
 def _run(folder: Path, *words: str) -> list[dict[str, Any]]:
-    """Run to the end and return the events."""
+    """Run to the end and return the events. Without Prefect it has no socket at all, with it none beyond loopback."""
     process = _start(folder, *words)
-    out, err = process.communicate(timeout=280)
+    with sockets_of(process.pid) as sockets:
+        out, err = process.communicate(timeout=280)
     assert process.returncode == 0, err
+    assert sockets == set() if "--direct" in words else sockets and sockets <= {"127.0.0.1", "::1"}
     return [json.loads(line) for line in out.splitlines()]
 
 
