@@ -16,6 +16,7 @@ from pipeline.evaluation.published import PublishedResult, Source
 from pipeline.evaluation.summary import ClassScore, EvaluationSummary, Figure
 from pipeline.report.evaluation_charts import class_chart, class_groups, cost_bars, reliability_chart
 from pipeline.report.evaluation_pictures import EvaluatedImages, best_and_worst_pictures
+from pipeline.report.formatting import without_controls
 from pipeline.report.page_marks import meta_of
 from storage.atomic import atomic_file
 
@@ -265,13 +266,14 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _text(cell: str) -> str:
     """Keeps a name from ending its cell or its line, or from becoming HTML."""
-    return cell.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    return str(without_controls(cell)).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
+        finalize=without_controls,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -7,6 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 LONGEST = 160
+_CONTROLS = dict.fromkeys(
+    [
+        *range(0x9), 0xB, 0xC, *range(0xE, 0x20), *range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F),
+        *range(0x2066, 0x206A),
+    ],
+    "�",
+)  # fmt: skip
 _MOST_ITEMS = 4
 _DIGEST = 12
 """Leading characters of a digest that identify it."""
@@ -16,6 +23,11 @@ def sanitise(text: str, longest: int = LONGEST) -> str:
     """Sanitises `text` for a terminal: no control characters, one line, at most `longest` characters."""
     printable = "".join(character if character.isprintable() else "�" for character in " ".join(text.split()))
     return printable if len(printable) <= longest else printable[: longest - 1] + "…"
+
+
+def without_controls(value: Any) -> Any:
+    """A value of a page: text without control characters, and without those that turn the direction of the text around it."""
+    return value.translate(_CONTROLS) if isinstance(value, str) else value
 
 
 def bytes_in_words(count: float) -> str:

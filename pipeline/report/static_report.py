@@ -17,6 +17,7 @@ from pipeline.report.arms import score_name, score_names, score_text
 from pipeline.report.charts import predicate_bars
 from pipeline.report.curves import training_curves
 from pipeline.report.figures import figures_of, run_stamp
+from pipeline.report.formatting import without_controls
 from pipeline.report.galleries import Galleries, draw_galleries, highlights
 from pipeline.report.headline import headline
 from pipeline.report.loss_figure import loss_figures
@@ -123,6 +124,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
+        finalize=without_controls,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -6,7 +6,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import PlainValidator
@@ -68,7 +68,25 @@ class LocalFolder(ImageFolder):
 def locate_image(folders: Mapping[str, Path | str], row: Mapping[str, Any]) -> ImageRef:
     """Locates the image file of a row of the `images` table. `folders` maps each data set to its images root."""
     uri: str = row["uri"]
+    if uri.startswith("/") or ".." in PurePosixPath(uri).parts:
+        return _Outside(uri)
     return open_folder(folders[row["dataset"]]).place(uri)
+
+
+class _Outside(StoredImage):
+    """An image that no folder has, because its name leads out of it. Tables may come from elsewhere."""
+
+    def read(self, most: int) -> bytes:
+        raise FileNotFoundError(self.uri)
+
+    def is_file(self) -> bool:
+        return False
+
+    def size_and_time(self) -> tuple[int, int]:
+        raise FileNotFoundError(self.uri)
+
+    def state(self) -> FileState:
+        raise FileNotFoundError(self.uri)
 
 
 @lru_cache(maxsize=64)
