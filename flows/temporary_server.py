@@ -106,10 +106,12 @@ class TemporaryServer:
     def _start(self) -> subprocess.Popen[bytes]:
         port = self.address.rpartition(":")[2]
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
+        # By default, any page that is open in a browser of this machine may read from the server and write to it.
+        own = {"PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"{self.address},http://localhost:{port}"}
         parent = os.getpid()
         return subprocess.Popen(
             [*command, "--no-scheduler", "--no-late-runs", "--analytics-off"],
-            env=self._environment,
+            env={**self._environment, **own},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.errors import FatalError
+from storage.json_files import read_within_limit
 from storage.manifest import MANIFEST, REJECTED_FILE, Manifest, parse_manifest
 from storage.tables import REJECTED, read_table
 from storage.upgrades import is_current, upgrade
@@ -35,7 +36,7 @@ class Artifact:
 
     def manifest_bytes(self) -> bytes:
         """The manifest as it was written."""
-        return (self.folder / MANIFEST).read_bytes()
+        return read_within_limit(self.folder / MANIFEST)
 
     @property
     def key(self) -> str:

@@ -41,8 +41,16 @@ def parse_json(data: bytes, kind: type[T], name: str, remedy: str) -> T:
 
 def read_json(path: Path, kind: type[T], remedy: str) -> T:
     """A JSON file as a value of type `kind`. Raises FileNotFoundError where there is none, otherwise as `parse_json`."""
-    with path.open("rb") as file:
-        return parse_json(file.read(MAX_BYTES + 1), kind, str(path), remedy)
+    return parse_json(read_within_limit(path), kind, str(path), remedy)
+
+
+def read_within_limit(path: Path) -> bytes:
+    """The bytes of a JSON file, of a longer one than is read as many as show it. Raises OSErrors, `FatalError` for a folder."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except IsADirectoryError:
+        raise FatalError(f"{path}: damaged (a folder in place of a file); remove it and run again") from None
 
 
 def sealed_json(value: dict[str, Any]) -> bytes:

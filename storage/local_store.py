@@ -15,6 +15,7 @@ from storage.atomic import put_in_place
 from storage.digests import digest_file
 from storage.disk import LOCAL, Disk, lock_file
 from storage.errors import FatalError, RetryableError, translate_os_errors
+from storage.json_files import read_within_limit
 from storage.manifest import MANIFEST, Manifest
 from storage.store import STAGE_NAME, StoredEntry, require_valid_address
 
@@ -103,7 +104,7 @@ class LocalStore:
 
     def manifest_bytes(self, stage: str, key: str) -> bytes:
         """The manifest as it lies in the store now."""
-        return (self.folder(stage, key) / MANIFEST).read_bytes()
+        return read_within_limit(self.folder(stage, key) / MANIFEST)
 
     def measure(self, stage: str, key: str, name: str, digest: str) -> tuple[int, str] | None:
         """Size and sha256 of a data file, read again; None where it is gone. `digest` is what the manifest says."""

@@ -210,7 +210,7 @@ def test_planning_reads_an_image_again_only_when_it_changed(
     monkeypatch.setattr("pipeline.data.partitioning._SETTLED_NS", -(10**12))
     first = digests(source, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.data.partitioning.fingerprint", lambda *_: pytest.fail("read again"))
+        patch.setattr("pipeline.data.partitioning.fingerprint", lambda *_, **__: pytest.fail("read again"))
         assert digests(source, tmp_path) == first
     changed = source.images / "c.jpg"
     before = changed.stat()

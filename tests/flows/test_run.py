@@ -114,6 +114,11 @@ def test_the_pages_of_a_run_can_be_opened_after_it(folder: Path) -> None:
     assert lines[1].startswith("Last flow run, small: http://127.0.0.1:") and lines[1].endswith(str(last)), lines
     pages = lines[0].removeprefix("Prefect: ")
     assert httpx.get(f"{pages}/api/flow_runs/{last}").json()["name"] == "small"
+    shared = {
+        origin: httpx.get(f"{pages}/api/health", headers={"Origin": origin}).headers.get("access-control-allow-origin")
+        for origin in (pages, "http://elsewhere.example")
+    }
+    assert shared == {pages: pages, "http://elsewhere.example": None}, "no page of another origin may read"
     page = httpx.get(lines[1].rpartition(" ")[2], headers={"Accept": "text/html"})
     assert page.status_code == 200 and "<html" in page.text
     taken = _server(folder, "--port", pages.rpartition(":")[2])

@@ -38,7 +38,7 @@ FILES: dict[str, tuple[str, Any]] = {
     "a number of a million digits": ("refused: .*has no field 'annotations'", b'{"info": ' + b"1" * 10**6 + b"}"),
     "a number that does not end": (INVALID, b'{"images": [' + b"1" * 5 * 10**6),
     "a number longer than any element": (INVALID, b'{"images": [' + b"1" * 20 * 10**6),
-    "four million empty lists in an element": ("refused: .*has no field", b'{"info": {"a": [' + b"[]," * 4 * 10**6 + b"[]]}}"),
+    "a million empty lists in an element": ("refused: .*has no field", b'{"info": {"a": [' + b"[]," * 10**6 + b"[]]}}"),
     "ten thousand fields of one name": (GOOD_KEPT + "nothing", b'{' + b'"info": 1, ' * 10_000 + str(instances()).replace("'", '"').encode()[1:]),
     "images twice": ("kept 1 images.*1 duplicate image id", str(instances()).replace("'", '"').encode()[:-1] + b', "images": [{"id": 1, "file_name": "good.png"}]}'),
     "a byte order mark": (GOOD_KEPT + "nothing", b"\xef\xbb\xbf" + str(instances()).replace("'", '"').encode()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from storage.local_store import LocalStore
 from storage.runs import Run
 from tests.hostile.case import Case, table, told
 
+DEEP = b"[" * 100_000
 Change = Callable[[Path], None]
 
 
@@ -55,6 +57,10 @@ def flip(place: int) -> Change:
     return change
 
 
+def padded(path: Path) -> None:
+    os.truncate(path, 2**30)
+
+
 def linked(path: Path) -> None:
     path.unlink()
     path.symlink_to("/etc/passwd")
@@ -90,11 +96,17 @@ STEPS = {
     "partitions that are a list": (DAMAGED, field("partitions", ["x"])),
     "partitions that are null": (DAMAGED, field("partitions", None)),
     "a key that leads out": (DAMAGED, field("partitions", {"toys/0000": "../../../../etc"})),
+    "a key that is a number": (DAMAGED, field("partitions", {"toys/0000": 7})),
     "a stage that leads out": (DAMAGED, field("stage", "../../runs")),
     "a stage that is absolute": (DAMAGED, field("stage", "/etc")),
+    "lists within lists": (DAMAGED, replaced(DEEP)),
+    "a gigabyte of blanks": ("^refused", padded),
+    "a folder in its place": ("^refused", as_folder),
 }  # fmt: skip
 MANIFESTS = {
     **{name: ("^refused", change) for name, change in NOT_JSON.items()},
+    "lists within lists": ("^refused", replaced(DEEP)),
+    "a gigabyte of blanks": ("^refused", padded),
     "an edited count": ("^refused", field("counts", {"rows_in": 10**9, "rows_out": 1, "rejected": {}})),
     "an unknown field": ("^refused", field("evil", True)),
     "a file that leads out": ("^refused", field("files", {"../../../../escaped": {"digest": "0" * 64, "size": 1}})),
@@ -106,6 +118,7 @@ MANIFESTS = {
     "a format of 10^400": ("^refused", field("format", 10**400)),
     "seconds of text": ("^refused", field("seconds", "long")),
     "a link to the passwords": ("^refused", linked),
+    "a folder in its place": ("^refused", as_folder),
 }  # fmt: skip
 TABLES = {
     "empty": (DAMAGED, replaced(b"")),
