@@ -13,6 +13,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from pipeline.data.images.opening import (
+    MOST_SCANS,
     BadImage,
     ImageLimits,
     decode_image,
@@ -192,3 +193,33 @@ def test_exif_orientation_is_not_applied() -> None:
     data = encoded(noise(64, 48), "JPEG", exif=exif)
     assert decode_image(data).size == (64, 48)
     assert probe_bytes(data)[:2] == (64, 48)
+
+
+def test_decoding_ends_when_it_has_taken_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(noise(300, 200), "JPEG")
+    decode_image(data)
+    monkeypatch.setattr("pipeline.data.images.opening.MOST_SECONDS", -1.0)
+    assert refused(data).reason == "too slow"
+
+
+def test_a_jpeg_of_more_scans_than_any_encoder_writes_is_refused() -> None:
+    data = encoded(noise(), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    for scans, reason in ((80, ""), (MOST_SCANS, "too slow")):
+        repeated = data[:-2] + data[last:-2] * scans + data[-2:]
+        if reason:
+            assert refused(repeated).reason == reason
+        else:
+            decode_image(repeated)
+
+
+@pytest.mark.parametrize("by", ["bytes", "stat"])
+def test_a_file_above_the_limit_is_not_hashed(tmp_path: Path, by: Any) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(bytes(1000))
+    os.truncate(path, 2**40)
+    if by == "stat":
+        assert fingerprint(path, by)
+        return
+    with pytest.raises(BadImage, match="too large"):
+        fingerprint(path, by)
