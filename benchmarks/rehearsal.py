@@ -58,7 +58,8 @@ def rehearse(world: World, reviewed: bool) -> dict[str, Any]:
     added = run_measured(*command)
     figures |= {"first": _figures(first), "again": _figures(again), "added": _figures(added), "added_images": more}
     figures["prefect"] = _records(recorded(world.folder / "prefect"), (first, again, added))
-    figures["store_mb"] = round(sum(path.stat().st_size for path in _files(world.folder / "store")) / 1e6)
+    sizes = (path.stat().st_size for path in (world.folder / "store").rglob("*") if path.is_file())
+    figures["store_mb"] = round(sum(sizes) / 1e6)
     if reviewed:
         figures["review"] = _review(world)
     return figures
@@ -105,23 +106,14 @@ def _review(world: World) -> dict[str, Any]:
         return {"index_seconds": round(built, 1), "pages": pages, "peak_mib": round(memory.resident / 2**20)}
 
 
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
-
-
 def print_tables(figures: dict[str, Any]) -> None:
     first, again, added = (figures[name] for name in ("first", "again", "added"))
     print(f"\n{figures['images']:,} images, partitions of {figures['partition']:,}; store {figures['store_mb']:,} MB")
-    print(
-        f"{'seconds':20}{'first':>8}{'again':>8}{'1 %':>8}{'partitions':>12}{'of 1 %':>8}  task runs: first, again, 1 %"
-    )
+    print(f"{'seconds':20}{'first':>8}{'again':>8}{'1 %':>8}{'partitions':>12}{'of 1 %':>8}  task runs of each")
     for phase in first["phases"]:
         line = f"{phase:20}" + "".join(f"{of['phases'].get(phase, 0.0):8.1f}" for of in (first, again, added))
         if phase in first["partitions"]:
-            states = ", ".join(
-                "+".join(f"{n} {name}" for name, n in each.items()) for each in figures["prefect"][phase]
-            )
-            line += f"{first['partitions'][phase]:12,}{added['computed'][phase]:8}  {states}"
+            line += f"{first['partitions'][phase]:12,}{added['computed'][phase]:8}  {figures['prefect'][phase]}"
         print(line)
     print(f"{'all':20}" + "".join(f"{of['seconds']:8.1f}" for of in (first, again, added)))
     print(f"\n{'':28}{'peak MiB':>9}{'CPU s':>9}{'CPU ms/image':>14}")
@@ -152,13 +144,10 @@ def main() -> None:
             world = World(Path(name) / "world", images, partition, given.draws, given.workers, given.seconds)
             found.append(rehearse(world, reviewed))
         print_tables(found[-1])
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg(),
-    }
+    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     if given.json is not None:
-        given.json.write_text(json.dumps({"sizes": found, "machine": machine}, indent=1))
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(json.dumps({"sizes": found, "machine": machine, "load": os.getloadavg()}, indent=1))
 
 
 if __name__ == "__main__":

@@ -103,6 +103,8 @@ class _Watch(threading.Thread):
             taken = process.cpu_times()
         except (OSError, psutil.Error):
             return
+        if not words:  # it has ended
+            return
         role = next((name for part, name in _ROLES.items() if part in words), "rlip run")
         if role in ("worker", "training"):
             role = f"{role}, {self.step}"
