@@ -137,7 +137,7 @@ class TrainingSettings(ViewSettings):
     """Number of those last steps."""
     precision: Literal["float32", "tf32", "medium", "bfloat16"] = "float32"
     """Number format that the network computes in. Weights and losses stay float32. tf32: GPUs round the factors of products
-    of matrices to 10 bits; on a CPU it is float32. medium: CPUs with bfloat16 round those factors to it, and keep 32 bits
+    of matrices to 10 bits; on a CPU it is float32. medium: CPUs with bfloat16 may round those factors to it, and keep 32 bits
     for all else; on a GPU it is tf32. bfloat16: by autocast, with tf32 for what stays float32."""
 
     checkpoint_every: int = runtime(500, ge=1)

@@ -27,7 +27,7 @@ def told(root: Path) -> dict[tuple[str, str], Told]:
     """What came of each case. `-s` prints it as a table."""
     environment = {
         **os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")]), "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "tests.hostile.worker"], cwd=root, env=environment, capture_output=True, text=True

@@ -110,8 +110,12 @@ def test_a_taken_port_and_an_unwritable_file_are_told_with_their_settings(tmp_pa
 
 def test_a_lineage_url_with_a_password_is_refused_without_showing_it(tmp_path: Path) -> None:
     recipe = write_small_set(tmp_path)
-    done = rlip("plan", recipe, "--set", "run.lineage=http://someone:hunter2@127.0.0.1:9")
-    assert done.exit_code == 1 and "OPENLINEAGE_API_KEY" in done.stderr and "hunter2" not in done.output + done.stderr
+    for url, remedy in (
+        ("someone:hunter2@127.0.0.1:9", "docs/security.md"),
+        ("hunter2@127.0.0.1:9", "OPENLINEAGE_API_KEY"),
+    ):
+        done = rlip("plan", recipe, "--set", f"run.lineage=http://{url}")
+        assert done.exit_code == 1 and remedy in done.stderr and "hunter2" not in done.output + done.stderr
 
 
 def test_a_dead_lineage_server_does_not_fail_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
