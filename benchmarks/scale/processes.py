@@ -20,7 +20,7 @@ _ROLES = {
     "prefect server": "Prefect server",
     "scale/captioner.py": "stand-in",
     "resource_tracker": "",
-    "spawn_main": "worker",
+    "multiprocessing.forkserver": "worker",
     "pipeline.training": "training",
 }
 """Part of a command line → what such a process is called; others belong to the command itself."""
