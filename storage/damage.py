@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.errors import FatalError
-from storage.json_files import read_json
+from storage.json_files import MAX_BYTES, read_json
 from storage.manifest import MANIFEST, FutureManifest, parse_manifest
 from storage.run_files import RECORD_REMEDY, STEP_REMEDY, RecordFile, StepFile
 from storage.runs import Run, runs_of
@@ -28,6 +28,8 @@ CUT_REMEDY = (
     "remove it and run again: images are then partitioned from scratch, and those that move to another partition are "
     "computed again"
 )
+CUT_BYTES = 2**28
+"""Bytes that a cut may have: eleven million images with ids of 19 digits take so many."""
 _RECORDS: dict[str, tuple[type, str]] = {
     "steps": (StepFile, STEP_REMEDY), "records": (RecordFile, RECORD_REMEDY), "cuts": (object, CUT_REMEDY),
 }  # fmt: skip
@@ -65,7 +67,7 @@ def find_record_damage(store: Store) -> Iterator[DamagedFile]:
     for path in sorted(path for top in ("runs", "cuts") for path in (store.root / top).rglob("*.json")):
         kind, remedy = _RECORDS.get(path.parent.name, (object, "run the recipe again, which writes it anew"))
         try:
-            found: object = read_json(path, kind, remedy)
+            found: object = read_json(path, kind, remedy, CUT_BYTES if path.parent.name == "cuts" else MAX_BYTES)
             if isinstance(found, StepFile):
                 found.require_valid(found.step)
         except FatalError as error:

@@ -19,8 +19,8 @@ class SystemCalls:
     """The calls that change a disk. Tests put others in their place, which stop, fail or forget what was not synced."""
 
     def open(self, path: Path, flags: int) -> int:
-        """A descriptor of a file or folder. Makes a file with O_CREAT."""
-        return os.open(path, flags | os.O_CLOEXEC, 0o644)
+        """A descriptor of a file or folder. Makes a file with O_CREAT, for whom the umask allows."""
+        return os.open(path, flags | os.O_CLOEXEC, 0o666)
 
     def write(self, descriptor: int, data: bytes) -> int:
         """Write some of `data`; returns how many bytes. They may not survive a power cut before `fsync`."""
@@ -139,7 +139,7 @@ def lock_file(path: Path) -> BinaryIO:
     Raises `FatalError` for a link, which could lead to a file of someone else, and OSError for what can't be opened.
     """
     try:
-        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644), "r+b")
+        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+b")
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise FatalError(f"{path}: is a link, where only files are locked; remove it") from error

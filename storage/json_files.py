@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,19 +17,19 @@ from storage.errors import FatalError
 T = TypeVar("T")
 
 MAX_BYTES = 2**26
-"""A cut of seven million images has so many. Depth is limited by pydantic's parser, to 200."""
+"""Bytes that a file may have, unless its reader allows more. Depth is limited by pydantic's parser, to 200."""
 _SEAL = re.compile(rb',\n "(.{4})": "(.{64})"\n\}', re.DOTALL)
 _SEAL_SIZE = 79
 
 
-def parse_json(data: bytes, kind: type[T], name: str, remedy: str) -> T:
+def parse_json(data: bytes, kind: type[T], name: str, remedy: str, most: int = MAX_BYTES) -> T:
     """JSON bytes as a value of type `kind`; numbers and texts are not converted into each other. A seal is compared.
 
     Raises `FatalError` that calls the bytes `name` and says what is wrong and what to do (`remedy`).
     """
     try:
-        if len(data) > MAX_BYTES:
-            raise ValueError(f"more than {MAX_BYTES:,} bytes")
+        if len(data) > most:
+            raise ValueError(f"more than {most:,} bytes")
         if not _matches_its_seal(data):
             raise ValueError("changed since it was written")
         hashable: Any = kind
@@ -39,26 +40,26 @@ def parse_json(data: bytes, kind: type[T], name: str, remedy: str) -> T:
         raise FatalError(f"{name}: damaged ({reason_of(error)}){then}") from error
 
 
-def read_json(path: Path, kind: type[T], remedy: str) -> T:
+def read_json(path: Path, kind: type[T], remedy: str, most: int = MAX_BYTES) -> T:
     """A JSON file as a value of type `kind`. Raises FileNotFoundError where there is none, otherwise as `parse_json`."""
-    return parse_json(read_within_limit(path), kind, str(path), remedy)
+    return parse_json(read_within_limit(path, most), kind, str(path), remedy, most)
 
 
-def read_within_limit(path: Path) -> bytes:
+def read_within_limit(path: Path, most: int = MAX_BYTES) -> bytes:
     """The bytes of a JSON file, of a longer one than is read as many as show it. Raises OSErrors, `FatalError` for a folder."""
     try:
         with path.open("rb") as file:
-            return file.read(MAX_BYTES + 1)
+            return file.read(most + 1)
     except IsADirectoryError:
         raise FatalError(f"{path}: damaged (a folder in place of a file); remove it and run again") from None
 
 
-def sealed_json(value: dict[str, Any]) -> bytes:
+def sealed_json(value: dict[str, Any], default: Callable[[Any], Any] | None = None) -> bytes:
     """An object with at least one field as JSON, which ends with a digest of all bytes before it.
 
-    Values that JSON lacks become text.
+    `default` converts values that JSON lacks; without it, one raises TypeError.
     """
-    head = json.dumps(value, indent=1, default=str).removesuffix("\n}").encode()
+    head = json.dumps(value, indent=1, default=default).removesuffix("\n}").encode()
     return head + f',\n "seal": "{digest_bytes(head)}"\n}}'.encode()
 
 

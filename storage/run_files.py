@@ -63,7 +63,12 @@ class RecordFile(BaseModel):
 
 def document_bytes(value: Any) -> bytes:
     """A document as it is written."""
-    return sealed_json(value if isinstance(value, dict) and value else {"value": value})
+    return sealed_json(value if isinstance(value, dict) and value else {"value": value}, default=str)
+
+
+def is_record_number(text: str, records: int) -> bool:
+    """Whether a text numbers one of that many records, from 1 on."""
+    return text.isdecimal() and len(text) < 10 and 1 <= int(text) <= records
 
 
 def parse_document(data: bytes, name: str, remedy: str) -> Any:

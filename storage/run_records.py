@@ -8,7 +8,7 @@ from typing import Any
 
 from storage.errors import FatalError
 from storage.json_files import parse_json
-from storage.run_files import RecordFile, StepFile, StepKeys, parse_document
+from storage.run_files import RecordFile, StepFile, StepKeys, is_record_number, parse_document
 
 _STEP = re.compile(r"steps/[^/]+\.json")
 _DOCUMENT = re.compile(r"[a-z]+\.json")
@@ -55,7 +55,7 @@ def documents_of(records: Mapping[str, bytes], url: str, number: str = "") -> di
 
 def _numbered(records: Mapping[str, bytes], url: str, number: str) -> RecordFile:
     history = list(history_of(records, url).items())
-    if not (number.isdecimal() and 1 <= int(number) <= len(history)):
+    if not is_record_number(number, len(history)):
         raise FatalError(f"{url}: the run has {len(history)} records, not a record {number!r}")
     path, data = history[int(number) - 1]
     return _record(data, f"{url}: {path}")

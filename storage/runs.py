@@ -24,6 +24,7 @@ from storage.run_files import (
     StepFile,
     StepKeys,
     document_bytes,
+    is_record_number,
     parse_document,
 )
 from storage.store import Store
@@ -108,7 +109,7 @@ class Run:
         steps = {step: {"stage": self.stage(step), "partitions": self.keys(step)} for step in self.steps()}
         content = {"time": time.isoformat(timespec="seconds"), "status": status, **facts, "steps": steps}
         name = f"{time:%Y%m%dT%H%M%S}.{time.microsecond:06d}-{uuid.uuid4().hex[:8]}.json"
-        self.store.put(self.folder / "records" / name, sealed_json(content))
+        self.store.put(self.folder / "records" / name, sealed_json(content, default=str))
 
     def _read(self, name: str) -> Any:
         path = self.folder / f"{name}.json"
@@ -198,7 +199,7 @@ def find_run(store: Store, name: str) -> Run:
     if not at:
         return run
     records = run.records()
-    if not (number.isdecimal() and len(number) < 10 and 1 <= int(number) <= len(records)):
+    if not is_record_number(number, len(records)):
         known = f"{name}@1 to {name}@{len(records)}" if records else "none yet"
         raise FatalError(f"run {name!r} has no record {number!r}; records: {known} (`rlip runs {name}`)")
     return records[int(number) - 1]

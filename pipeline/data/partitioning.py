@@ -22,7 +22,7 @@ from pipeline.data.images.refs import ImageRef, state_of
 from pipeline.data.sample import Sample
 from pipeline.runtime.stage import Partition
 from storage.atomic import write_atomic
-from storage.damage import CUT_REMEDY
+from storage.damage import CUT_BYTES, CUT_REMEDY
 from storage.digests import digest_json
 from storage.errors import FatalError
 from storage.json_files import read_json, sealed_json
@@ -98,7 +98,7 @@ def extend_cut(cut: Sequence[Sequence[int]], image_ids: Sequence[int], size: int
 def load_cut(path: Path) -> list[list[int]]:
     """Loads the stored partitions; empty if there are none. Raises `FatalError` when the file is damaged."""
     with suppress(FileNotFoundError):
-        return read_json(path, _Cut, CUT_REMEDY).partitions
+        return read_json(path, _Cut, CUT_REMEDY, CUT_BYTES).partitions
     return []
 
 

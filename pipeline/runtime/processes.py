@@ -32,10 +32,11 @@ def die_with_parent(parent: int) -> None:
 def worker_context() -> ForkServerContext:
     """Return how workers start: as forks of one process, which imports once what would take each of them seconds.
 
-    That process has a single thread and opens no device, so its forks are safe. It ends with the last of them.
+    That process has a single thread and opens no device, so its forks are safe. It ends with the last of them. pyarrow is not
+    imported there, because its allocator starts a thread.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "timm", "pyarrow.parquet"])
+    context.set_forkserver_preload(["torch", "timm"])
     return context
 
 

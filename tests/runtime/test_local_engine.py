@@ -86,6 +86,7 @@ def test_the_process_that_workers_are_forked_from_may_die(tmp_path: Path) -> Non
         assert artifact is not None
         origin = psutil.Process(artifact.table("counts")["process"][0].as_py()).parent()
         assert origin is not None and "forkserver" in " ".join(origin.cmdline())
+        assert origin.num_threads() == 1, "a fork has no copies of threads, but of the locks that they held"
         origin.kill()
         assert [engine.submit(item).result().partition for item in (second, third)] == ["set/0001", "set/0002"]
 

@@ -15,6 +15,7 @@ from pipeline.run.context import RunContext
 from pipeline.run.doctor import require
 from pipeline.run.recipe import load_recipe
 from storage.errors import FatalError
+from storage.json_files import MAX_BYTES, read_json
 from storage.local_store import LocalStore
 from storage.manifest import parse_manifest
 from storage.open_store import existing_store, open_store
@@ -84,7 +85,6 @@ def test_a_damaged_cut_is_named(tmp_path: Path, data: str) -> None:
         (b"[" * 100_000, "recursion limit"),
         (b'{"partitions": ' + b"[" * 100_000, "recursion limit"),
         (b"9" * 5000, "number out of range"),
-        (b"[" + b"1," * 2**25, "more than 67,108,864 bytes"),
         (b'{"partitions": [[1.5]]}', "partitions: 0: 0"),
         (b'{"partitions": [["1"]]}', "partitions: 0: 0"),
         (b'{"partitions": "\\u001b[2J\\ud800"}', "hex escape"),
@@ -99,6 +99,14 @@ def test_json_without_measure_is_one_message(data: bytes, reason: str, tmp_path:
     assert len(str(told.value)) < 600
     with pytest.raises(FatalError, match=r"damaged manifest \("):
         parse_manifest(data, "here")
+
+
+def test_only_the_cut_of_a_large_data_set_may_be_long(tmp_path: Path) -> None:
+    path = tmp_path / "long.json"
+    path.write_bytes(b'{"partitions": [[1]]}' + b" " * MAX_BYTES)
+    assert load_cut(path) == [[1]]
+    with pytest.raises(FatalError, match=r"long\.json: damaged \(more than 67,108,864 bytes\); remove it"):
+        read_json(path, object, "remove it")
 
 
 def test_a_root_that_is_no_folder_is_told(tmp_path: Path) -> None:

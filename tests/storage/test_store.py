@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from toy_store import put_chain, record
 
 from pipeline.data.partitioning import extend_cut
 from storage.digests import digest_file
@@ -198,3 +199,16 @@ def test_a_lock_that_is_a_link_is_refused_and_a_file_is_locked_as_it_is(name: st
     with store.draft(), store.claim("a" * 64, print), store.scratch("a" * 64):
         assert lock.read_text() == "left by someone"
     assert victim.read_text() == "precious"
+
+
+def test_a_group_that_the_umask_admits_can_share_a_store(tmp_path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        store = LocalStore(tmp_path / "store")
+        record(store, "demo", put_chain(store))
+        with store.claim("a" * 64, print), store.scratch("a" * 64):
+            modes = {path: path.stat().st_mode for path in store.root.rglob("*") if path.is_file()}
+    finally:
+        os.umask(before)
+    assert {path.suffix for path in modes} >= {".lock", ".json"}
+    assert [path for path, mode in modes.items() if mode & 0o060 != 0o060] == []

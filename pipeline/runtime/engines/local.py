@@ -84,6 +84,9 @@ class LocalEngine:
         worker: _Process | None = None
         while (entry := self._queue.get()) is not None:
             item, future = entry
+            if self._stopping:
+                drop(item, future)
+                continue
             if not future.set_running_or_notify_cancel():
                 continue
             try:
