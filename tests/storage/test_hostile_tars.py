@@ -23,6 +23,7 @@ from storage.shards.reader import DamagedSample, SampleReader
 from storage.shards.sample_map import ShardFile, write_sample_map
 from storage.shards.scan import LONGEST_HEADER, LONGEST_NAME, MOST_GLOBALS, Member, Refused, scan_tar
 from storage.tables import SHARD_MEMBERS, table_bytes
+from tests.hostile.tars import entry, negative
 
 Entry = tuple[str, bytes]
 
@@ -40,19 +41,8 @@ def write(path: Path, *entries: Entry, form: int = tarfile.USTAR_FORMAT, prefix:
 
 
 def special(kind: bytes, name: str = "evil.jpg", link: str = "", size: bytes = b"%011o\0" % 0) -> bytes:
-    """A header of any type, with any bytes as its size, and a right checksum."""
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, link
-    header = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
-    header[124:136] = size
-    header[148:156] = b" " * 8
-    header[148:156] = b"%06o\0 " % sum(header)
-    return bytes(header)
-
-
-def negative(number: int) -> bytes:
-    """A size below zero, as GNU tar encodes it."""
-    return b"\xff" + (256**11 + number).to_bytes(11, "big")
+    """A header of any type."""
+    return entry(name, kind, size, link=link)
 
 
 def members(path: Path) -> list[str]:
