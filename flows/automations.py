@@ -21,8 +21,9 @@ from storage.errors import FatalError, PipelineError
 TAG = "rlip"
 """Tag of all deployments in prefect.yaml. Runs of other projects on the same server are left alone."""
 
-SILENT_FOR = timedelta(seconds=120)
-"""A flow run without a sign of life for this long is taken for dead. Deployments send one every 30 seconds."""
+SILENT_FOR = timedelta(seconds=75)
+"""A flow run without a sign of life for this long is taken for dead. Deployments send one every 30 seconds, Prefect's shortest
+interval, and one may get lost."""
 
 _OURS = {"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"}
 _RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
