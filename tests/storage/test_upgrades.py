@@ -79,6 +79,17 @@ def test_what_is_not_declared_is_refused_with_what_rebuilds_it(tmp_path: Path, m
         _old(tmp_path, "caption", "captions").table("captions")
 
 
+def test_the_index_of_one_tar_is_read_as_that_of_many() -> None:
+    old = pa.table(
+        {"image_id": [1, 1], "member": ["set-1.jpg", "set-1.tags.json"], "offset": [512, 2048], "size": [9, 7]}
+    )
+    rows = upgrade(old, "shard", "shards", "here").select(["shard", "key", "extension", "offset", "size", "digest"])
+    assert rows.to_pylist() == [
+        {"shard": "shard.tar", "key": "set-1", "extension": "jpg", "offset": 512, "size": 9, "digest": None},
+        {"shard": "shard.tar", "key": "set-1", "extension": "tags.json", "offset": 2048, "size": 7, "digest": None},
+    ]
+
+
 def test_every_declared_column_is_one_of_todays() -> None:
     """Rows without such a column are read too. An added column must be declared, or older tables are refused."""
     names = {path for (_, table), schema in SCHEMAS.items() for path in _paths(table, pa.struct(list(schema)))}
