@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -140,9 +141,9 @@ def main() -> None:
     sizes += [(5 * given.partitions, 5, False)] if given.partitions else []
     found = []
     for images, partition, reviewed in sizes:
-        with tempfile.TemporaryDirectory(dir=given.folder) as name:
-            world = World(Path(name) / "world", images, partition, given.draws, given.workers, given.seconds)
-            found.append(rehearse(world, reviewed))
+        folder = Path(tempfile.mkdtemp(prefix="rehearsal-", dir=given.folder))  # stays for a look if something fails
+        found.append(rehearse(World(folder, images, partition, given.draws, given.workers, given.seconds), reviewed))
+        shutil.rmtree(folder)
         print_tables(found[-1])
     machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     if given.json is not None:

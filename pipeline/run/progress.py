@@ -139,7 +139,7 @@ class Bars:
         if item.partition == WHOLE:
             self._bars.update(self._bar, completed=done, total=total, note=note)
         else:
-            self._bars.update(self._bar, completed=round(sum(self._share.values()), 2), note=note)
+            self._bars.update(self._bar, completed=round(sum(self._share.copy().values()), 2), note=note)
 
     def finished(self, record: Record) -> None:
         """Count the item as complete."""
@@ -147,7 +147,7 @@ class Bars:
         self._share[record.partition] = 1.0
         self._pace.finish(record.partition)
         if record.partition != WHOLE:
-            self._bars.update(self._bar, completed=round(sum(self._share.values()), 2))
+            self._bars.update(self._bar, completed=round(sum(self._share.copy().values()), 2))
 
     def done(self, plan: StepPlan, records: Sequence[Record], seconds: float) -> None:
         """Fill the bar and show a summary of the step."""

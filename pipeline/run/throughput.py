@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 
 
@@ -11,7 +11,7 @@ class Throughput:
     """Counts what the workers of a step do after their first report, so that loading and earlier work do not count.
 
     The remaining time follows from the share of the due partitions that is done, not from images: the number of images
-    of a partition is unknown until the partition starts. Cached partitions are left out.
+    of a partition is unknown until the partition starts. Cached partitions are left out. Any thread may call any method.
     """
 
     def __init__(self, partitions: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -55,7 +55,10 @@ class Throughput:
         return f"{self.rate:.{1 if self.rate < 100 else 0}f} {unit}/s, {timedelta(seconds=round(left))} left"
 
     def _count(self) -> int:
-        return sum(done for done, _ in self._done.values())
+        return sum(done for done, _ in self._reports())
 
     def _share(self) -> float:
-        return sum(done / total if total else 1.0 for done, total in self._done.values()) / max(self._partitions, 1)
+        return sum(done / total if total else 1.0 for done, total in self._reports()) / max(self._partitions, 1)
+
+    def _reports(self) -> Iterable[tuple[int, int]]:
+        return self._done.copy().values()  # other threads add partitions meanwhile

@@ -1,5 +1,8 @@
 """The rate and remaining time that users see of a running step."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from pipeline.run.throughput import Throughput
@@ -44,3 +47,18 @@ def test_a_committed_partition_counts_whole_even_if_it_told_nothing_more() -> No
     assert (pace.rate, pace.seconds_left) == pytest.approx((10 / 8, 4.0))
     pace.finish("c")
     assert pace.seconds_left == 0.0
+
+
+def test_workers_report_while_the_rate_is_asked_for() -> None:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        pace = Throughput(4 * 2000)
+        with ThreadPoolExecutor(4) as workers:
+            names = [[f"{worker}/{number}" for number in range(2000)] for worker in range(4)]
+            running = [workers.submit(lambda mine: [pace.update(name, 1, 1) for name in mine], mine) for mine in names]
+            while not all(each.done() for each in running):
+                assert pace.rate >= 0 and pace.in_words("images") is not None
+        assert pace.seconds_left == 0
+    finally:
+        sys.setswitchinterval(before)
