@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -20,12 +21,13 @@ from flows.temporary_server import answers, free_port
 Found = TypeVar("Found")
 
 
-@dataclass(frozen=True)
+@dataclass
 class PrefectServer:
-    """The API URL of a server, and the environment of its clients."""
+    """The API URL of a server, the environment of its clients, and its process once it was started here."""
 
     api: str
     environment: Mapping[str, str]
+    process: subprocess.Popen[bytes] | None = None
 
     def command(self, *words: str, cwd: Path) -> str:
         """Run a `prefect` command to its end and return its output."""
@@ -48,24 +50,36 @@ class PrefectServer:
     @contextmanager
     def running(cls, home: Path, **settings: str) -> Iterator[PrefectServer]:
         """A server on a free port with its records in `home`, and further settings for it and its clients."""
-        port = free_port()
-        api = f"http://127.0.0.1:{port}/api"
+        api = f"http://127.0.0.1:{free_port()}/api"
         server = cls(api, client_environment(home, PREFECT_API_URL=api, **settings))
-        process = server.start("server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui", cwd=home)
         try:
-            wait_for(lambda: answers(api, 2) or None, 120, f"no server at {api}")
+            server.serve()
             yield server
         finally:
-            process.terminate()
-            process.wait(timeout=20)
+            server.stop()
+
+    def serve(self) -> None:
+        """Start the server at its URL, on the records that it has, and wait until it answers."""
+        address = urlsplit(self.api)
+        self.process = self.start(
+            "server", "start", "--host", str(address.hostname), "--port", str(address.port), "--no-ui",
+            cwd=Path(self.environment["PREFECT_HOME"]),
+        )  # fmt: skip
+        wait_for(lambda: answers(self.api, 2) or None, 120, f"no server at {self.api}")
+
+    def stop(self) -> None:
+        """Stop the server that was started here."""
+        assert self.process is not None
+        self.process.terminate()
+        self.process.wait(timeout=20)
 
     @contextmanager
-    def worker(self, pool: str, cwd: Path) -> Iterator[None]:
+    def worker(self, pool: str, cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
         """A process worker of a pool, started in the folder `cwd`."""
         cwd.mkdir(exist_ok=True)
         process = self.start("worker", "start", "--pool", pool, "--type", "process", cwd=cwd)
         try:
-            yield
+            yield process
         finally:
             process.terminate()
             process.wait(timeout=40)

@@ -1,15 +1,17 @@
-"""Flows on a real server: retries, a stage run alone, deployments on a process worker, cancelling a training."""
+"""Flows on a real server: retries, a stage run alone, deployments on a process worker; training that is cancelled or killed."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import httpx
+import psutil
 import pytest
 from prefect import State, flow
 from prefect_server import PrefectServer, plain, wait_for
@@ -32,8 +34,9 @@ from storage.local_store import LocalStore
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """A server on a free port, with its own folder."""
-    with PrefectServer.running(tmp_path_factory.mktemp("prefect")) as server:
+    """A server on a free port, with its own folder, which keeps leases over a restart (docs/operations.md)."""
+    leases = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"}
+    with PrefectServer.running(tmp_path_factory.mktemp("prefect"), **leases) as server:
         yield server
 
 
@@ -165,15 +168,20 @@ def test_a_stage_alone_names_what_is_due_above_it(in_process: PrefectServer, tmp
 
 
 @pytest.fixture(scope="module")
-def worker(server: PrefectServer, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+def worker_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the worker starts, which is not the project's folder."""
+    return tmp_path_factory.mktemp("worker")
+
+
+@pytest.fixture(scope="module")
+def worker(server: PrefectServer, root: Path, worker_folder: Path) -> Iterator[PrefectServer]:
     """The deployments of prefect.yaml, and a process worker started in another folder."""
-    elsewhere = tmp_path_factory.mktemp("worker")
     for pool in ("cpu", "gpu", "train"):
-        server.command("work-pool", "create", pool, "--type", "process", cwd=elsewhere)
-    server.command("global-concurrency-limit", "create", "gpu", "--limit", "1", cwd=elsewhere)
+        server.command("work-pool", "create", pool, "--type", "process", cwd=worker_folder)
+    server.command("global-concurrency-limit", "create", "gpu", "--limit", "1", cwd=worker_folder)
     deploying = PrefectServer(server.api, {**server.environment, "RLIP_ROOT": str(root)})
     deploying.command("deploy", "--all", cwd=root)
-    with server.worker("train", elsewhere):
+    with server.worker("train", worker_folder):
         yield server
 
 
@@ -201,6 +209,51 @@ def test_a_deployment_runs_is_cached_and_a_cancelled_training_keeps_its_checkpoi
         **{f"shard:none set/000{number}": "Completed" for number in (0, 1)},
     }
     wait_for(lambda: not processes_on(folder) or None, 20, "processes of the cancelled run are still running")
+
+
+@pytest.mark.timeout(1800)
+def test_a_killed_run_is_retried_and_goes_on_through_a_restart_of_the_server(
+    worker: PrefectServer, worker_folder: Path, tmp_path: Path
+) -> None:
+    write_small_set(tmp_path / "set")
+    train_long(tmp_path / "set")
+    run = worker.submit("end_to_end/rlip", plain(small_recipe(tmp_path / "set")))
+    killed_at = _next_checkpoint(tmp_path / "set", 0, worker, run)
+    _kill_flow_processes()
+    assert worker.final_state(run, 60)["type"] == "CRASHED"
+    # Prefect's worker reports it twice, and the second report would undo a retry.
+    said = worker_folder / "worker.log"
+    wait_for(lambda: "infrastructure exited" in said.read_text() or None, 60, "the worker does not report the loss")
+
+    worker.command("flow-run", "retry", run, cwd=tmp_path)
+    resumed_at = _next_checkpoint(tmp_path / "set", killed_at, worker, run)
+    (log,) = (tmp_path / "set" / "out" / "store" / "pending").glob("scratch-*/train.log")
+    assert f"continuing from the checkpoint of step {killed_at}" in log.read_text()
+    worker.stop()
+    worker.serve()
+    _next_checkpoint(tmp_path / "set", resumed_at, worker, run)
+    state = worker.get(f"flow_runs/{run}")["state"]
+    assert state["type"] == "RUNNING", state["message"] + worker.logs(run)
+    worker.post(f"flow_runs/{run}/set_state", state={"type": "CANCELLING"}, force=False)
+    assert worker.final_state(run, 120)["type"] == "CANCELLED", worker.logs(run)
+
+
+def _next_checkpoint(folder: Path, after: int, server: PrefectServer, run: str) -> int:
+    """Wait until the training has a checkpoint of a later step than `after`, and return its step."""
+
+    def found() -> int | None:
+        paths = (folder / "out" / "store" / "pending").glob("scratch-*/checkpoints/step-*")
+        return max((step for path in paths if (step := int(path.name.removeprefix("step-"))) > after), default=None)
+
+    return wait_for(found, 240, server.logs(run))
+
+
+def _kill_flow_processes() -> None:
+    """Kill the processes in which workers of this test's process run flows."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # also one that ended and that no one has waited for
+            if "prefect.engine" in process.cmdline():
+                process.kill()
 
 
 def _as_many(found: dict[str, str], wanted: int) -> dict[str, str] | None:
