@@ -213,6 +213,15 @@ def test_a_jpeg_of_more_scans_than_any_encoder_writes_is_refused() -> None:
             decode_image(repeated)
 
 
+def test_scans_are_limited_by_the_pixels_that_they_go_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(noise(300, 200), "JPEG", progressive=True)
+    scans = data.count(b"\xff\xda")
+    monkeypatch.setattr("pipeline.data.images.opening.MOST_SCANNED", scans * 300 * 200)
+    decode_image(data)
+    monkeypatch.setattr("pipeline.data.images.opening.MOST_SCANNED", scans * 300 * 200 - 1)
+    assert refused(data).reason == "too slow"
+
+
 @pytest.mark.parametrize("by", ["bytes", "stat"])
 def test_a_file_above_the_limit_is_not_hashed(tmp_path: Path, by: Any) -> None:
     path = tmp_path / "a.jpg"

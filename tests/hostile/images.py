@@ -64,6 +64,21 @@ def scans(count: int, side: int) -> bytes:
     return data[:-2] + data[last:-2] * count + data[-2:]
 
 
+def jpeg_segment(marker: int, data: bytes) -> bytes:
+    """A segment of a JPEG."""
+    return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
+
+
+def packed_scans(count: int, side: int) -> bytes:
+    """A progressive JPEG whose scans look at every coefficient and change none, each in a few bytes for the whole picture."""
+    blocks = (-(-side // 8)) ** 2
+    tables = jpeg_segment(0xDB, bytes([0] + [1] * 64)) + jpeg_segment(0xC4, b"\x10\x01" + bytes(15) + b"\xe0")
+    frame = jpeg_segment(0xC2, struct.pack(">BHHBBBB", 8, side, side, 1, 1, 0x11, 0))
+    # The table's one code is a zero. With the 14 zeros behind it, it says that 2^14 blocks have no new coefficient.
+    scan = jpeg_segment(0xDA, bytes([1, 1, 0, 1, 63, 0x10])) + bytes(2 * (blocks // 2**14 + 1))
+    return b"\xff\xd8" + tables + frame + scan * count + b"\xff\xd9"
+
+
 def webp_of(size: int) -> bytes:
     data = bytearray(encoded("WEBP"))
     data[4:8] = struct.pack("<I", size)
@@ -131,6 +146,9 @@ IMAGES: dict[str, tuple[str, Content]] = {
     "JPEG that states a hundred times its pixels": ("kept 2 images.*2 declared size wrong", jpeg_of_size(640, 480)),
     "JPEG of 5,000 scans": (lost("too slow"), scans(5_000, 64)),
     "JPEG of 100,000 scans": (lost("too slow"), scans(100_000, 64)),
+    "JPEG of 100 scans of 80 megapixels in 16 KB": (lost("too slow"), packed_scans(100, 8_944)),
+    "JPEG of 19 scans of 80 megapixels": (lost("too slow"), packed_scans(19, 8_944)),
+    "JPEG of 18 scans of 80 megapixels": ("kept 2 images.*2 declared size wrong", packed_scans(18, 8_944)),
     "JPEG with a megabyte behind its end": (KEPT, JPEG + bytes(2**20)),
     "JPEG that is a zip, too": (KEPT, JPEG + b"PK\x03\x04" + bytes(99)),
     "JPEG with damaged EXIF": (KEPT, JPEG[:2] + b"\xff\xe1\x00\x10Exif\0\0\xff\xff\xff\xff\xff\xff\xff\xff" + JPEG[2:]),

@@ -29,7 +29,9 @@ PILLOW_WARNS_ABOVE = 89_478_485
 """Pillow's own threshold for decompression bombs, in pixels; our limit stays below it."""
 
 MOST_SCANS = 100
-"""Scans of a JPEG, each of which is decoded over the whole picture. Encoders write about ten."""
+"""Scans of a JPEG, each of which is decoded over the whole picture. Encoders write 10, or 18 for CMYK."""
+MOST_SCANNED = 1_500_000_000
+"""Pixels of a JPEG times its scans: 18 of the largest picture. A scan takes few bytes if it changes nothing."""
 MOST_SECONDS = 5.0
 """Processor time that decoding an image may take. The largest that the limits allow take one; only hostile files take more."""
 
@@ -191,7 +193,8 @@ def is_turned_by_exif(path: ImageRef, limits: ImageLimits = DEFAULT_LIMITS) -> b
 def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
     """Opens the image and checks its size. Converts any decoding error inside the context to `BadImage`."""
     form = _identify(data, limits)
-    if form == "JPEG" and (scans := data.count(_SCAN)) > MOST_SCANS:
+    scans = data.count(_SCAN) if form == "JPEG" else 0
+    if scans > MOST_SCANS:
         raise BadImage("too slow", f"JPEG of {scans} scans, more than {MOST_SCANS}")
     try:
         with warnings.catch_warnings():
@@ -199,6 +202,8 @@ def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
             image = Image.open(_Timed(data), formats=(form,))
         with image:
             _check_size(image.width, image.height, limits)
+            if scans * image.width * image.height > MOST_SCANNED:
+                raise BadImage("too slow", f"JPEG of {scans} scans of {image.width}x{image.height}")
             yield image
     except BadImage:
         raise
