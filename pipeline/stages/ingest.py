@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,8 @@ import pyarrow as pa
 from pipeline.data.datasets.record import ImageRecord
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.datasets.validate import validate
-from pipeline.data.images.opening import BadImage, ImageLimits, fingerprint, read_bytes
+from pipeline.data.images.decoder_process import DecoderProcess
+from pipeline.data.images.opening import BadImage, ImageLimits, fingerprint, probe_bytes, read_bytes
 from pipeline.data.images.refs import uri_of
 from pipeline.data.partitioning import index_of, partition_dataset
 from pipeline.runtime.settings import Settings, runtime
@@ -56,16 +58,17 @@ class IngestStage(Stage):
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Read and check the partition's images. What cannot be used is rejected with its reason."""
         source = self._source(dataset_of(inputs.partition))
+        decoder = decoder_of(self.settings.limits, self.settings.verify)
         index = index_of(source, self.settings.indexes)
         rows: list[dict[str, Any]] = []
         # Entries that yield no record belong to no partition. They are reported once, with the first.
         rejected = list(index.lost) if inputs.partition.endswith("/0000") else []
-        for done, given in enumerate(index.records(inputs.image_ids)):
-            data = self._read(given)
-            record, reasons = validate(given, self.settings.limits, self.settings.verify, data)
+        read = (self._read(record) for record in index.records(inputs.image_ids))
+        for done, ((given, digest), found) in enumerate(decoder.probes(read)):
+            record, reasons = validate(given, self.settings.limits, self.settings.verify, found)
             rejected += reasons
             if record is not None:
-                rows.append(_row(record, fingerprint(record.path, self.settings.fingerprint, data), source))
+                rows.append(_row(record, digest, source))
             report(done + 1, len(inputs.image_ids))
         facts = {"sample": source.sample} if source.sample else {}
         table = pa.Table.from_pylist(rows, schema=IMAGES)
@@ -75,12 +78,19 @@ class IngestStage(Stage):
         (source,) = [source for source in self.settings.sources if source.name == dataset]
         return source
 
-    def _read(self, record: ImageRecord) -> bytes | None:
-        """The image's bytes, read once for all checks; None when they cannot be read, and `validate` then reports why."""
+    def _read(self, record: ImageRecord) -> tuple[tuple[ImageRecord, str], bytes | BadImage]:
+        """A record with the digest of its image, and the bytes, which are read once for all checks."""
         try:
-            return read_bytes(record.path, self.settings.limits)
-        except BadImage:
-            return None
+            data = read_bytes(record.path, self.settings.limits)
+            return (record, fingerprint(record.path, self.settings.fingerprint, data)), data
+        except BadImage as bad:
+            return (record, ""), bad
+
+
+@lru_cache(maxsize=1)
+def decoder_of(limits: ImageLimits, verify: Literal["decode", "header"]) -> DecoderProcess:
+    """The process that opens images no one has looked at yet, started once for the process that reads them."""
+    return DecoderProcess(partial(probe_bytes, limits=limits, verify=verify))
 
 
 def _row(record: ImageRecord, digest: str, source: DataSource) -> dict[str, Any]:

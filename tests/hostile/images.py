@@ -7,11 +7,13 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from pipeline.data.images.opening import BadImage, probe
 from tests.hostile.case import Case, table
 from tests.hostile.ingested import ingested, instances
 
@@ -111,6 +113,7 @@ def linked(target: str) -> Callable[[Path], None]:
 
 KEPT = "kept 2 images, 1 boxes; quarantined nothing"
 JPEG, PNG = encoded("JPEG"), encoded("PNG")
+WEBP_OF_80_MEGAPIXELS = b"RIFF\x1a\0\0\0WEBPVP8L\x0e\0\0\0/\xef\xe2\xbb\x08\x07\x10\x11\xfd\x0fDD\xff\x03"
 
 
 def lost(reason: str) -> str:
@@ -184,6 +187,7 @@ IMAGES: dict[str, tuple[str, Content]] = {
     "WebP that states 4 GB": (lost("truncated"), webp_of(2**32 - 10)),
     "WebP that states no byte": (lost("corrupt"), webp_of(0)),
     "WebP of frames": (KEPT, encoded("WEBP", save_all=True, append_images=[Image.new("RGB", SIZE)] * 9)),
+    "WebP of 80 megapixels in 34 bytes": (lost("too large"), WEBP_OF_80_MEGAPIXELS),
     "sparse file of 1 TiB": (lost("too large"), sparse()),
     "sparse file of 1 TiB that begins as a JPEG": (lost("too large"), sparse(JPEG)),
     "folder": (lost("unreadable file"), lambda path: path.mkdir()),
@@ -208,4 +212,6 @@ def _beside_a_good_one(folder: Path, content: Content) -> str:
         content(folder / "images" / name)
     else:
         (folder / "images" / name).write_bytes(content)
+    with suppress(BadImage):  # here, as later stages open what ingest accepted, and where every step is watched
+        probe(folder / "images" / name)
     return ingested(folder, instances([{"id": 2, "file_name": name, "width": 64, "height": 48}]))

@@ -10,7 +10,8 @@ import numpy as np
 
 from pipeline.data.datasets.annotations import shown
 from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
-from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, ImageLimits, is_turned_by_exif, probe, probe_bytes
+from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, ImageLimits, Probe, is_turned_by_exif, probe
+from pipeline.data.images.refs import ImageRef
 from pipeline.runtime.stage import Rejected
 
 CLIP_NOTED_ABOVE = 1.0
@@ -21,11 +22,11 @@ def validate(
     record: ImageRecord,
     limits: ImageLimits = DEFAULT_LIMITS,
     verify: Literal["decode", "header"] = "decode",
-    data: bytes | None = None,
+    found: Probe | BadImage | None = None,
 ) -> tuple[ImageRecord | None, list[Rejected]]:
     """Returns the usable record (None when its image cannot be used) and everything that was rejected or fixed.
 
-    `data` are the bytes of the image, if already read.
+    `found` is what the image turned out to be, if it was opened before; otherwise it is opened here.
 
     Returned boxes are clipped to the image and have positive size, each (category, box) once; relations point to those
     boxes. Width and height are those of the file. Reasons: those of `BadImage` and of the reader; "never published";
@@ -34,11 +35,11 @@ def validate(
     "box duplicate"; "relation without box", "relation to itself", "relation duplicate".
     """
     rejects = list(record.rejects)
-    try:
-        found = probe(record.path, limits, verify) if data is None else probe_bytes(data, limits, verify)
-    except BadImage as bad:
-        unpublished = record.unpublished and bad.reason == "missing file"
-        return None, [*rejects, Rejected(record.image_id, "never published" if unpublished else bad.reason, bad.value)]
+    found = found or _found(record.path, limits, verify)
+    if isinstance(found, BadImage):
+        unpublished = record.unpublished and found.reason == "missing file"
+        reason = "never published" if unpublished else found.reason
+        return None, [*rejects, Rejected(record.image_id, reason, found.value)]
     declared = (record.width, record.height)
     if declared == (found.height, found.width) != declared[::-1] and is_turned_by_exif(record.path, limits):
         value = f"declared {record.width}x{record.height}, the pixels are {found.width}x{found.height}"
@@ -52,6 +53,13 @@ def validate(
     return replace(
         record, width=found.width, height=found.height, boxes=boxes, relations=relations, rejects=()
     ), rejects
+
+
+def _found(path: ImageRef, limits: ImageLimits, verify: Literal["decode", "header"]) -> Probe | BadImage:
+    try:
+        return probe(path, limits, verify)
+    except BadImage as bad:
+        return bad
 
 
 def _usable_boxes(

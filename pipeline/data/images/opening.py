@@ -211,6 +211,8 @@ def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
         raise BadImage("too large", str(error)) from error
     except UnidentifiedImageError as error:
         raise BadImage("corrupt", f"{form} with an unreadable header") from error
+    except MemoryError as error:
+        raise BadImage("too large", f"{form}: decoding takes too much memory") from error
     except OSError as error:
         raise BadImage("truncated" if _is_cut_off(str(error)) else "corrupt", f"{form}: {error}") from error
     except Exception as error:  # decoders may raise anything on hostile bytes

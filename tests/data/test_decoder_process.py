@@ -1,0 +1,148 @@
+"""A decoder that hangs or crashes costs one image, and its process never outlives the one that started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.data.images import decoder_process
+from pipeline.data.images.decoder import DECODER_BYTES, DECODER_SECONDS
+from pipeline.data.images.decoder_process import DecoderProcess
+from pipeline.data.images.opening import BadImage, Probe
+from storage.errors import RetryableError
+
+CRASHES = {b"segfault": signal.SIGSEGV, b"abort": signal.SIGABRT}
+
+
+def misled(data: bytes) -> Probe:
+    """Stands for a library in which images set off what they name. Other images have their length as width."""
+    if data in CRASHES:
+        os.kill(os.getpid(), CRASHES[data])
+    if data == b"killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if data == b"busy":
+        limit, _ = signal.getitimer(signal.ITIMER_PROF)
+        signal.setitimer(signal.ITIMER_PROF, limit / 50)
+        while limit:
+            pass
+    if data == b"asleep":
+        time.sleep(600)
+    if data == b"large":
+        try:
+            bytearray(DECODER_BYTES + 2**26)
+        except MemoryError:
+            raise BadImage("too large", "no memory") from None
+    if data == b"bad":
+        raise BadImage("corrupt", "a \u2028 sign\n" + "x" * 10_000)
+    return Probe(len(data), os.getpid(), "JPEG", "L")
+
+
+@pytest.fixture
+def decoder() -> Iterator[DecoderProcess]:
+    decoder = DecoderProcess(misled)
+    yield decoder
+    decoder.close()
+
+
+def found(decoder: DecoderProcess, *images: bytes | BadImage) -> list[int | str]:
+    """What is found of the images: widths and reasons, in order."""
+    probes = list(decoder.probes(enumerate(images)))
+    assert [number for number, _ in probes] == list(range(len(images)))
+    return [str(probe) if isinstance(probe, BadImage) else probe.width for _, probe in probes]
+
+
+def test_images_are_decoded_in_order_by_one_other_process(decoder: DecoderProcess) -> None:
+    images = [bytes(1 + number) for number in range(100)]
+    probes = [probe for _, probe in decoder.probes((image, image) for image in images)]
+    assert [probe.width for probe in probes if isinstance(probe, Probe)] == list(range(1, 101))
+    assert len({probe.height for probe in probes if isinstance(probe, Probe)} - {os.getpid()}) == 1
+    assert found(decoder, bytes(2**24), b"", bytes(2**23), b"abc") == [2**24, 0, 2**23, 3]
+    assert found(decoder) == []
+
+
+def test_an_image_that_crashes_the_decoder_costs_itself_alone(decoder: DecoderProcess) -> None:
+    images = [bytes(1 + number) for number in range(50)]
+    expected: list[int | str] = list(range(1, 51))
+    for place in (0, 15, 16, 17, 30, 49):
+        images[place], expected[place] = b"segfault", "corrupt: the decoder ended by signal 11"
+    images[31], expected[31] = b"abort", "corrupt: the decoder ended by signal 6"
+    assert found(decoder, *images) == expected
+
+
+def test_what_could_not_be_read_or_used_keeps_its_reason(decoder: DecoderProcess) -> None:
+    missing = BadImage("missing file", "a.jpg")
+    first, *others, bad = found(decoder, missing, b"a", missing, b"segfault", b"bad")
+    assert [first, *others] == [str(missing), 1, str(missing), "corrupt: the decoder ended by signal 11"]
+    assert str(bad).startswith("corrupt: a \u2028 sign\nxxx") and len(str(bad)) < 600
+
+
+def test_an_image_that_takes_too_long_or_too_much_memory_costs_itself_alone(
+    decoder: DecoderProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = f"too slow: decoding takes more than {DECODER_SECONDS:g} s"
+    assert found(decoder, b"a", b"busy", b"large", b"ab") == [1, slow, "too large: no memory", 2]
+    with monkeypatch.context() as patience:
+        patience.setattr(decoder_process, "PATIENCE", 2)
+        assert found(decoder, b"asleep") == [slow]
+    assert found(decoder, b"ab") == [2]
+
+
+def test_an_image_is_not_blamed_for_what_others_do_to_the_decoder(decoder: DecoderProcess) -> None:
+    with pytest.raises(RetryableError, match="exit code -9"):
+        found(decoder, b"a", b"killed", b"ab")
+    assert found(decoder, b"a", b"ab") == [1, 2]
+
+
+def test_processes_that_were_replaced_or_closed_are_gone() -> None:
+    before = {child.pid for child in psutil.Process().children()}
+    decoder = DecoderProcess(misled)
+    found(decoder, b"segfault", b"a", b"abort", b"a")
+    assert len({child.pid for child in psutil.Process().children()} - before) == 1
+    decoder.close()
+    assert {child.pid for child in psutil.Process().children()} == before
+
+
+STARTER = """
+import sys
+from tests.data.test_decoder_process import endless
+from pipeline.data.images.decoder_process import DecoderProcess
+list(DecoderProcess(endless).probes([(0, sys.argv[1].encode())]))
+"""
+
+
+def endless(data: bytes) -> Probe:
+    """Writes its process id to the file that the image names, and never ends."""
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    Path(data.decode()).write_text(f"{os.getpid()}\n")
+    while True:
+        pass
+
+
+@pytest.mark.parametrize("how", ["killed", "interrupted"])
+def test_a_busy_decoder_ends_with_the_process_that_started_it(tmp_path: Path, root: Path, how: str) -> None:
+    told = tmp_path / "pid"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")])}
+    starter = subprocess.Popen(
+        [sys.executable, "-c", STARTER, told], env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    while not (told.exists() and told.read_text().endswith("\n")):
+        assert starter.poll() is None
+        time.sleep(0.05)
+    decoder = psutil.Process(int(told.read_text()))
+    if how == "killed":
+        starter.kill()
+    else:
+        os.killpg(starter.pid, signal.SIGINT)
+    starter.wait()
+    _, left = psutil.wait_procs([decoder], timeout=30)
+    for each in left:
+        each.kill()
+    assert [each for each in left if each.status() != psutil.STATUS_ZOMBIE] == []

@@ -1,0 +1,97 @@
+"""Ingest decodes apart: a picture that crashes the decoder costs its row, and no decoder outlives the engine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipeline.data.datasets.source import DataSource
+from pipeline.data.images import decoder
+from pipeline.data.images.opening import Probe, probe_bytes
+from pipeline.runtime.engines.local import LocalEngine
+from pipeline.runtime.engines.stage_call import StageCall
+from pipeline.runtime.execute import WorkItem
+from pipeline.runtime.stage import Inputs, Output
+from pipeline.stages import ingest
+from pipeline.stages.ingest import IngestSettings, IngestStage
+from storage.keys import KeyTerms
+from tests.data.toy_sets import save_json, save_picture
+
+COUNT = 40
+HOSTILE_WIDTH = 119
+
+
+def crashes_at_one(data: bytes, **settings: Any) -> Probe:
+    """Stands for a library that can't bear one picture."""
+    probe = probe_bytes(data, **settings)
+    if probe.width == HOSTILE_WIDTH:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return probe
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[IngestSettings]:
+    """A set of pictures that differ in width."""
+    names = [f"{number}.jpg" for number in range(COUNT)]
+    for number, name in enumerate(names):
+        save_picture(tmp_path / "images" / name, width=100 + number)
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    annotations = save_json(tmp_path / "set.json", {"images": images, "annotations": [], "categories": []})
+    source = DataSource(name="toy", format="coco", images=tmp_path / "images", annotations=annotations)
+    ingest.decoder_of.cache_clear()
+    yield IngestSettings(sources=(source,), indexes=tmp_path / "indexes")
+    ingest.decoder_of.cache_clear()
+
+
+def output(settings: IngestSettings) -> Output:
+    return IngestStage(settings).run(Inputs({}, "toy/0000", tuple(range(COUNT))), Path(), lambda *_: None)
+
+
+def test_a_picture_that_crashes_the_decoder_costs_its_row_alone(
+    settings: IngestSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = output(settings).table.to_pylist()
+    assert [row["width"] for row in rows] == list(range(100, 100 + COUNT))
+    ingest.decoder_of.cache_clear()
+    monkeypatch.setattr(ingest, "probe_bytes", crashes_at_one)
+    again = output(settings)
+    assert again.table.to_pylist() == [row for row in rows if row["width"] != HOSTILE_WIDTH]
+    (reject,) = again.rejected
+    assert (reject.image_id, reject.reason, reject.value) == (19, "corrupt", "the decoder ended by signal 11")
+
+
+def decoders(mark: str) -> list[psutil.Process]:
+    """The decoder processes whose environment has the mark."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if decoder.__name__ in process.cmdline() and process.environ().get("MARK") == mark:
+                found.append(process)
+    return found
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_each_worker_has_a_decoder_which_ends_with_it(
+    settings: IngestSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: bool
+) -> None:
+    monkeypatch.setenv("MARK", str(tmp_path))
+    call = StageCall(IngestStage, settings, {}, {}, tmp_path / "store")
+    terms = [KeyTerms("ingest", 2, {}, {"ids": [str(number)]}) for number in range(4)]
+    items = [WorkItem("ingest", f"toy/{number:04d}", terms[number], {}, (number,)) for number in range(4)]
+    with suppress(KeyboardInterrupt), LocalEngine(call, 1) as engine:
+        assert [engine.submit(item).result().rows_out for item in items] == [1, 1, 1, 1]
+        assert len(decoders(str(tmp_path))) == 1
+        if interrupted:
+            raise KeyboardInterrupt
+    until = time.monotonic() + 30
+    while decoders(str(tmp_path)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert decoders(str(tmp_path)) == []
