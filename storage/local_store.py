@@ -208,10 +208,14 @@ class LocalStore:
         self.remove(self.root / "runs" / name)
 
     def remove(self, folder: Path) -> None:
-        """Remove the folder of an artifact, a run or a scratch by one rename. What a crash leaves behind, `sweep` removes."""
+        """Remove the folder of an artifact, a run or a scratch by one rename. What a crash leaves behind, `sweep` removes.
+
+        The folder stays away once its files go: a power cut can't bring back a name with half of them.
+        """
         aside = self._pending / f"draft-{uuid.uuid4().hex}"
         with suppress(FileNotFoundError):
             self.disk.rename(folder, aside)
+            self.disk.sync_folder(folder.parent)
         self.disk.remove_tree(aside)
         if folder.parent == self._pending:
             self.disk.remove(folder.with_suffix(".lock"))

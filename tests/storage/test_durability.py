@@ -27,11 +27,13 @@ _watched: list[tuple[str, str]] | None = None
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
-    """Python itself reports each file that it opens to write, and each rename. It does not report syncs."""
+    """Python itself reports each file that it opens to write, each rename and each tree that it removes, but no syncs."""
     if _watched is not None and event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR):
         _watched.append(("write", str(arguments[0])))
     elif _watched is not None and event == "os.rename":
         _watched.append(("rename", f"{arguments[0]} {arguments[1]}"))
+    elif _watched is not None and event == "shutil.rmtree":
+        _watched.append(("remove", str(arguments[0])))
 
 
 @pytest.fixture
@@ -117,7 +119,20 @@ def test_an_artifact_that_is_removed_is_whole_or_gone_wherever_that_stops(fault:
         LocalStore(root).discard("caption", artifact.key)
         assert LocalStore(root).sweep() == (at > 1)
         assert list((root / "pending").glob("[!.]*")) == []
-    assert calls == 2, "one rename, one removal"
+    assert calls == 3, "one rename, one sync, one removal"
+
+
+def test_a_name_is_off_the_disk_before_its_files_and_before_a_removal_returns(
+    tmp_path: Path, watched: list[tuple[str, str]]
+) -> None:
+    store = LocalStore(tmp_path)
+    folder = put(store, "caption").folder
+    watched.clear()
+    store.discard("caption", folder.name)
+    (moved, synced, removed) = watched
+    assert moved == ("rename", f"{folder} {removed[1]}")
+    assert synced == ("sync", str(folder.parent)) and removed[0] == "remove"
+    assert not folder.exists() and not Path(removed[1]).exists()
 
 
 def test_a_sweep_waits_until_a_draft_that_is_being_opened_holds_its_lock(
