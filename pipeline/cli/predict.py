@@ -23,6 +23,7 @@ from pipeline.evaluation.predictor import Names, Predictor
 from pipeline.interop.shard_samples import SeenBox, SeenLabels, SeenRelation
 from pipeline.report.formatting import sanitise
 from pipeline.runtime.devices import choose_device
+from pipeline.training.vocabulary import TrainedNames
 from storage.atomic import atomic_file
 from storage.errors import FatalError, translate_os_errors
 
@@ -64,7 +65,9 @@ def predict_pictures(request: PredictRequest, as_json: bool) -> None:
     weights, draw = request.weights, request.draw
     weights = weights / "model.safetensors" if weights.is_dir() else weights
     known = _known(weights)
-    names = Names(_names("objects", request.objects, known), _names("predicates", request.predicates, known))
+    names = Names(
+        _names("objects", request.objects, known.objects), _names("predicates", request.predicates, known.predicates)
+    )
     subject, tokenizer = request.subject, request.tokenizer
     if subject is not None and subject not in names.objects:
         raise FatalError(
@@ -76,7 +79,7 @@ def predict_pictures(request: PredictRequest, as_json: bool) -> None:
         predictor = Predictor(
             network,
             names,
-            request.image_size or known.get("image_size", IMAGE_SIZE),
+            request.image_size or known.image_size,
             subject=subject,
             per_image=request.per_image,
         )
@@ -131,24 +134,16 @@ def _found(
         yield path, image, found.row(names)
 
 
-def _known(weights: Path) -> Mapping[str, Any]:
-    """The facts of the training that lie beside its weights; empty for weights that came alone."""
+def _known(weights: Path) -> TrainedNames:
+    """The facts of the training that lie beside its weights; no names for weights that came alone."""
     path = weights.with_name(VOCABULARY)
-    if not path.is_file():
-        return {}
-    try:
-        known = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise FatalError(f"{path}: not JSON ({error}); copy it again from the training's weights") from error
-    if not isinstance(known, dict):
-        raise FatalError(f"{path}: expected an object with objects, predicates and image_size")
-    return known
+    return TrainedNames.read(path) if path.is_file() else TrainedNames(IMAGE_SIZE)
 
 
-def _names(kind: str, given: str | None, known: Mapping[str, Any]) -> tuple[str, ...]:
+def _names(kind: str, given: str | None, known: Sequence[str]) -> tuple[str, ...]:
     """Names separated by commas, or one per line of a file after `@`; those of the training if none are given."""
     if given is None:
-        names = [str(name) for name in known.get(kind, ())]
+        names = list(known)
         source = f"{VOCABULARY} beside the weights"
     elif given.startswith("@"):
         source = given[1:]

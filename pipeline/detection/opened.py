@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from pipeline.evaluation.detection import Detections
 from pipeline.runtime.devices import choose_device
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.training.config import MODEL, VOCABULARY
+from pipeline.training.vocabulary import TrainedNames
 from storage.errors import FatalError
 
 
@@ -103,12 +103,6 @@ def _tokenizer(found: DetectorFiles) -> Any:
 
 def _names_and_size(found: DetectorFiles, settings: DetectSettings) -> tuple[Sequence[str], int]:
     """The names that a network of this project looks for, and the longest side at which it sees images."""
-    known: dict[str, Any] = {}
-    if VOCABULARY in found.files:
-        try:
-            known = json.loads(found.files[VOCABULARY].read_bytes())
-            known = {"objects": list(known["objects"]), "image_size": int(known["image_size"])}
-        except (ValueError, KeyError, TypeError) as error:
-            raise FatalError(f"{found.files[VOCABULARY]}: can't be read ({error!r}); copy it again") from error
-    names = settings.categories or known.get("objects") or list(COCO_CATEGORIES.values())
-    return names, known.get("image_size", settings.image_size)
+    path = found.files.get(VOCABULARY)
+    known = TrainedNames(settings.image_size) if path is None else TrainedNames.read(path)
+    return settings.categories or known.objects or list(COCO_CATEGORIES.values()), known.image_size

@@ -6,7 +6,6 @@ remembers what it found fit (`recall`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from pipeline.run.starting_weights import random_starts
 from pipeline.stages.import_tagger import ImportTaggerStage
 from pipeline.training.config import MODEL, VOCABULARY
 from pipeline.training.settings import TrainingSettings
+from pipeline.training.vocabulary import TrainedNames
 from storage.digests import digest_json
 from storage.errors import FatalError, PipelineError
 
@@ -125,12 +125,12 @@ def _taken_over(step: Step) -> str:
     files = step.stage(step.settings).weights()
     try:
         config = read_config(files[MODEL])
-        if VOCABULARY in files:
-            json.loads(files[VOCABULARY].read_bytes())["image_size"]
-    except (OSError, ValueError, KeyError, TypeError, WeightsError) as error:
+    except (OSError, WeightsError) as error:
         raise FatalError(f"tag.weights: {error!s} ({files[MODEL]}); name the weights of a Relation Tagger") from error
     if not config.tagger:
         raise FatalError(
             f"tag.weights: {files[MODEL]} holds a detector, not a Relation Tagger; name the weights of a tagger"
         )
+    if VOCABULARY in files:
+        TrainedNames.read(files[VOCABULARY])
     return f"tagger with {config.backbone}, from {Path(files[MODEL])}"

@@ -8,15 +8,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
 from pipeline.training.sample import mirrored_predicate
 from pipeline.training.statistics import counts_by_name
 from storage.atomic import write_atomic
 from storage.errors import FatalError
+from storage.json_files import read_json
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,20 @@ class Vocabulary:
         values = json.loads(path.read_bytes())
         kinds = (("objects", "object_counts"), ("predicates", "predicate_counts"))
         return cls(*(Names(tuple(values[names]), tuple(values[counts])) for names, counts in kinds))
+
+
+@dataclass(frozen=True)
+class TrainedNames:
+    """What the vocabulary beside weights tells who uses them: label names, and the longest side of the training's images."""
+
+    image_size: Annotated[int, Field(ge=32)]
+    objects: tuple[str, ...] = ()
+    predicates: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> TrainedNames:
+        """Reads a file that anyone may have written. Raises `FatalError` for anything but what `Vocabulary.save` writes."""
+        return read_json(path, cls, "copy it again from the training's weights")
 
 
 def index_by_name(names: Sequence[str]) -> dict[str, int]:

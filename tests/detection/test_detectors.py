@@ -139,6 +139,10 @@ def test_what_is_no_detector_is_told(root: Path, tmp_path: Path) -> None:
     refused(root / "scenes/weights/captioner", "transformers can't load it for object detection")
     alone = shutil.copy(root / "scenes/weights/detector/model.safetensors", tmp_path / "alone.safetensors")
     refused(alone, "no tokenizer lies beside it")
+    ours = Path(shutil.copytree(root / "scenes/weights/detector", tmp_path / "ours"))
+    for vocabulary in ("[" * 100_000, '{"image_size": 96, "objects": {}}', "7"):
+        (ours / "vocabulary.json").write_text(vocabulary)
+        refused(ours, r"vocabulary\.json: damaged .*; copy it again")
     stranger = save_detector("detr", tmp_path / "stranger")
     refused(stranger / "model.safetensors", "this project did not write the file")
     (stranger / "preprocessor_config.json").unlink()

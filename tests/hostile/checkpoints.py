@@ -186,9 +186,23 @@ FILES: dict[str, tuple[str, tuple[str, Make]]] = {
     "torch: args of any class": ("(passed|refused): ", (TORCH, saved({"model": {"w": torch.zeros(2)}, "args": argparse.Namespace(hidden_dim="\x1b[2J")}))),
 }  # fmt: skip
 
+VOCABULARIES: dict[str, tuple[str, Make]] = {
+    "vocabulary: empty": (r"refused: .*vocabulary\.json: damaged", b""),
+    "vocabulary: a list": (r"refused: .*vocabulary\.json: damaged", b"[]"),
+    "vocabulary: lists within lists": (r"refused: .*vocabulary\.json: damaged", b"[" * 10**5),
+    "vocabulary: a size of 5,000 digits": (r"refused: .*vocabulary\.json: damaged", b'{"image_size": ' + b"1" * 5000 + b"}"),
+    "vocabulary: a size of NaN": (r"refused: .*vocabulary\.json: damaged", b'{"image_size": NaN}'),
+    "vocabulary: a size below zero": (r"refused: .*vocabulary\.json: damaged \(image_size", b'{"image_size": -1}'),
+    "vocabulary: names that are numbers": (r"refused: .*vocabulary\.json: damaged \(objects", b'{"image_size": 96, "objects": [7]}'),
+    "vocabulary: names that are a text": (r"refused: .*vocabulary\.json: damaged \(objects", b'{"image_size": 96, "objects": "cat"}'),
+    "vocabulary: no UTF-8": (r"refused: .*vocabulary\.json: damaged", b'{"image_size": 96, "objects": ["\xff"]}'),
+    "vocabulary: a sparse file of 1 TiB": (r"refused: .*vocabulary\.json: damaged \(more than 67,108,864 bytes\)", sparse),
+}  # fmt: skip
+
 
 def cases() -> Iterator[Case]:
-    """Each file, shown and imported."""
+    """Each file, shown and imported, and vocabularies beside weights."""
+    yield from table("weights", VOCABULARIES, _used)
     yield from table("weights", FILES, _shown)
     unreadable = {f"import: {name}": ("^refused: ", given) for name, (_, given) in FILES.items()}
     yield from table("weights", dict(list(unreadable.items())[::2]), _imported)
@@ -200,6 +214,11 @@ def _write(folder: Path, given: tuple[str, Make]) -> Path:
     if path.parent == folder:
         content(path) if callable(content) else path.write_bytes(content)
     return path
+
+
+def _used(folder: Path, vocabulary: Make) -> str:
+    _write(folder, ("vocabulary.json", vocabulary))
+    return told("predict", folder, folder, "--out", folder / "found.json")
 
 
 def _shown(folder: Path, given: tuple[str, Make]) -> str:
