@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from pipeline.captioning.captioner import Caption, Picture
+from pipeline.captioning.lavis_weights import read_weights
 from pipeline.captioning.lavis_worker import Pipe
 from pipeline.captioning.model_folder import find_lavis_model, find_lavis_python
 from pipeline.captioning.pixels import CLIP_DEVIATION, CLIP_MEAN, squared
@@ -34,7 +35,7 @@ class LavisCaptioner:
     """Captions with LAVIS's `BlipCaption`; decoding and noise are those of `BlipCaptioner`.
 
     The worker starts with the first batch, and again after it dies. Raises `FatalError` when environment, weights or
-    vocabulary are missing or LAVIS can't load them, and `RetryableError` when one batch kills the worker twice.
+    vocabulary are missing or can't be loaded, and `RetryableError` when one batch kills the worker twice.
     """
 
     needs_images = True
@@ -98,6 +99,8 @@ class LavisCaptioner:
         return header, pixels_BHW3.tobytes() + noise.tobytes()
 
     def _started(self) -> _Worker:
+        # torch in the worker allocates whatever sizes a file claims.
+        read_weights(self._weights)
         worker = _Worker(self._python)
         stated = self._settings.model_dump(mode="json", include=_SENT)
         files = {"weights": str(self._weights.resolve()), "vocabulary": str(self._vocabulary.resolve())}

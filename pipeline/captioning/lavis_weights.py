@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models.torch_file import read_torch_file
+from models.official.checkpoint import read_checkpoint
 from models.weights import WeightsError
 from pipeline.captioning.lavis_worker import HEAD_WIDTH
 from storage.errors import FatalError
@@ -48,12 +48,19 @@ def to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return _renamed(state, _OUTSIDE, _IN_BLOCK, _BLOCK)
 
 
+def read_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint that anyone may have written. Raises `FatalError` for code and for sizes it lacks."""
+    try:
+        return read_checkpoint(checkpoint).state
+    except (WeightsError, OSError) as error:
+        raise FatalError(str(error)) from error
+
+
 def convert(checkpoint: Path, vocabulary: Path, folder: Path) -> None:
     """Write a transformers folder from a checkpoint (read without unpickling code) and bert-base-uncased's vocab.txt."""
     from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
 
-    state = _state(checkpoint)
-    weights = to_transformers(state)
+    weights = to_transformers(read_weights(checkpoint))
     words = vocabulary.read_text(encoding="utf-8").splitlines()
     # BLIP adds these two to bert-base-uncased's vocabulary, in this order; a complete list has them already.
     added = [word for word in ("[DEC]", "[ENC]") if word not in words]
@@ -67,17 +74,6 @@ def convert(checkpoint: Path, vocabulary: Path, folder: Path) -> None:
     model.save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
     BertTokenizer(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
-
-
-def _state(checkpoint: Path) -> dict[str, Tensor]:
-    try:
-        content = read_torch_file(checkpoint)
-    except WeightsError as error:
-        raise FatalError(str(error)) from error
-    state = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise FatalError(f"{checkpoint}: not a table of weights, plain or under 'model'")
-    return state
 
 
 def _renamed(

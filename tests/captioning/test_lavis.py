@@ -113,6 +113,31 @@ def test_weights_that_are_no_captioner_are_named(python: Path, one_blip: Models,
     assert captioner.worker_pid is None
 
 
+def test_weights_of_a_stranger_are_looked_at_before_a_worker_reads_them(one_blip: Models, tmp_path: Path) -> None:
+    import torch
+
+    class Runs:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "escaped"),)
+
+    marks = tmp_path / "python"
+    marks.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    marks.chmod(0o755)
+    (tmp_path / "vocab.txt").write_bytes((one_blip[1] / "vocab.txt").read_bytes())
+    huge = torch.zeros(1).expand(10**13)
+    hostile: dict[str, Any] = {
+        "is code": Runs(),
+        "claims": {"model": {"visual_encoder.cls_token": huge}},
+        "list": [1, 2],
+    }
+    for words, content in hostile.items():
+        torch.save(content, tmp_path / "blip.pth")
+        captioner = LavisCaptioner(settings((tmp_path, tmp_path), marks))
+        with pytest.raises(FatalError, match=rf"blip\.pth: .*{words}"):
+            captioner.caption([Image.new("RGB", (8, 8))], [1])
+    assert not (tmp_path / "started").exists() and not (tmp_path / "escaped").exists()
+
+
 def test_an_interpreter_without_lavis_says_so_with_its_stderr(one_blip: Models, tmp_path: Path) -> None:
     false = tmp_path / "python"
     false.write_text("#!/bin/sh\necho 'no such library' >&2\nexit 3\n")
