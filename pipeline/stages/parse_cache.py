@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import sqlite3
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 from xxhash import xxh3_128_digest
 
+from pipeline.runtime.logs import log
+from storage.atomic import write_atomic
+from storage.disk import CACHE
 from storage.errors import FatalError, RetryableError
 from tagger.triplet import Triplet
+
+T = TypeVar("T")
 
 _TEXTS_PER_QUERY = 500
 """Limited because older builds of SQLite bind at most a thousand values per query."""
@@ -31,6 +38,14 @@ _ROWS: TypeAdapter[list[tuple[Any, ...]]] = TypeAdapter(list[_ROW])
 _MAKE = "CREATE TABLE IF NOT EXISTS parsed (parser BLOB, text BLOB, triplets BLOB, PRIMARY KEY (parser, text)) WITHOUT ROWID"
 _DROP_EARLIER = "DROP TABLE IF EXISTS parses"
 """The table of earlier versions, which has no checksums."""
+_BESIDE = ("-journal", "-wal", "-shm")
+"""Ends of the names of files that SQLite writes beside its own. A new file would take up the journal of the old one."""
+_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_OF_THE_MACHINE = (
+    sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_AUTH,
+)  # fmt: skip
+"""Errors that another file would meet as well."""
 _SELECT = f"SELECT parser, text, iif(length(triplets) <= {_MOST}, triplets, NULL) FROM parsed"
 
 
@@ -38,23 +53,23 @@ class ParseCache:
     """One SQLite file for any number of processes. What a writer has committed stays even if it is killed.
 
     A parse does not depend on what else is parsed with it, so rows are the same with and without the cache. Each is kept
-    with a checksum: one that has changed counts as not cached, and is replaced.
+    with a checksum: one that has changed counts as not cached, and is replaced. So is a file that SQLite can't read, which
+    the log tells.
     """
 
     def __init__(self, path: Path, version: str) -> None:
         """`version` identifies everything but the text that decides a parse. Raises `FatalError` when `path` cannot be used."""
         self._path = path
         self._parser = hashlib.sha256("\0".join([version, *_NAMES]).encode()).digest()
-        with self._open() as connection:
-            connection.execute(_DROP_EARLIER)
-            connection.execute(_MAKE)
+        self._use(lambda connection: connection.execute(_DROP_EARLIER))
 
     def find(self, texts: Sequence[str]) -> dict[str, list[Triplet]]:
         """Look up texts. Returns the parses of those that are cached."""
         by_digest = {_digest(text): text for text in texts}
         digests = list(by_digest)
-        found: dict[str, list[Triplet]] = {}
-        with self._open() as connection:
+
+        def look_up(connection: sqlite3.Connection) -> dict[str, list[Triplet]]:
+            found: dict[str, list[Triplet]] = {}
             for start in range(0, len(digests), _TEXTS_PER_QUERY):
                 asked = digests[start : start + _TEXTS_PER_QUERY]
                 marks = ",".join("?" * len(asked))
@@ -63,32 +78,73 @@ class ParseCache:
                 ):
                     with suppress(_Damaged):
                         found[by_digest[row[1]]] = _read(*row)
-        return found
+            return found
+
+        return self._use(look_up)
 
     def keep(self, parsed: Mapping[str, Sequence[Triplet]]) -> None:
         """Add parses, all or none; they replace what is cached of the same texts."""
         digests = {text: _digest(text) for text in parsed}
         rows = [(self._parser, digests[text], _packed(self._parser, digests[text], parsed[text])) for text in parsed]
-        with self._open() as connection:
-            connection.executemany("INSERT OR REPLACE INTO parsed VALUES (?, ?, ?)", rows)
+        self._use(lambda connection: connection.executemany("INSERT OR REPLACE INTO parsed VALUES (?, ?, ?)", rows))
+
+    def _use(self, action: Callable[[sqlite3.Connection], T]) -> T:
+        """What an action gives in a transaction of its own. It is tried twice if the file has to be replaced."""
+        try:
+            return self._try(action)
+        except _Unreadable as unreadable:
+            self._replace(unreadable)
+        try:
+            return self._try(action)
+        except _Unreadable as unreadable:
+            raise FatalError(
+                f"{self._path}: can't be read although it was just made ({unreadable}); check the disk, or set parse.cache to "
+                "a file on another"
+            ) from unreadable
+
+    def _try(self, action: Callable[[sqlite3.Connection], T]) -> T:
+        """Each transaction opens its own connection, so that a forked process inherits none."""
+        with self._locked(fcntl.LOCK_SH):
+            inode = self._inode()
+            try:
+                with closing(sqlite3.connect(self._path, timeout=_WAIT)) as connection, connection:
+                    connection.execute(_MAKE)
+                    return action(connection)
+            except sqlite3.Error as error:
+                if _is_damage(error, self._path):
+                    raise _Unreadable(error, inode) from error
+                if _code(error) in _LOCKED:
+                    raise RetryableError(
+                        f"{self._path}: another process has locked it for {_WAIT:g} seconds; run again when it is done"
+                    ) from error
+                raise FatalError(f"{self._path}: {error}; set parse.cache to a writable file") from error
+
+    def _replace(self, unreadable: _Unreadable) -> None:
+        """Put an empty file in the place of one that can't be read, unless another process has."""
+        with self._locked(fcntl.LOCK_EX):
+            if self._inode() != unreadable.inode:
+                return
+            fields = {"file": str(self._path), "reason": str(unreadable)}
+            log.warning("the cache of parses was damaged and is made anew", extra={"fields": fields})
+            for suffix in _BESIDE:
+                Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+            write_atomic(self._path, b"", CACHE)
+
+    def _inode(self) -> int | None:
+        """Tells a file from one that took its place."""
+        return self._path.stat().st_ino if self._path.exists() else None
 
     @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        """A connection with one transaction. Each use opens its own, so that a forked process inherits none."""
+    def _locked(self, kind: int) -> Iterator[None]:
+        """Hold a lock of the folder: transactions share it, so that none is under way in a file that is being replaced."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self._path, timeout=_WAIT)) as connection, connection:
-                yield connection
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise RetryableError(
-                    f"{self._path}: another process has locked it for {_WAIT:g} seconds; run again when it is done"
-                ) from error
-            raise FatalError(f"{self._path}: {error}; set parse.cache to a writable file") from error
-        except sqlite3.DatabaseError as error:
-            raise FatalError(
-                f"{self._path}: damaged ({error}); remove it (`rlip verify --repair` does), and captions are parsed again"
-            ) from error
+            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(folder, kind)
+                yield
+            finally:
+                os.close(folder)
         except OSError as error:
             raise FatalError(f"{self._path}: {error.strerror}; set parse.cache to a writable file") from error
 
@@ -108,16 +164,37 @@ def cache_fault(path: Path) -> str:
                 _read(*row)
     except _Damaged:
         return "the parse of a caption does not match its checksum"
-    except sqlite3.OperationalError as error:
-        if "no such table" not in str(error):
+    except sqlite3.Error as error:
+        if not _is_damage(error, path):
             raise FatalError(f"{path}: {error}; let no other process write it, then try again") from error
-    except sqlite3.DatabaseError as error:
-        return str(error)
+        # A cache of earlier versions, whose table is dropped on use.
+        return "" if "no such table" in str(error) else str(error)
     return ""
 
 
 class _Damaged(Exception):
     """A parse that does not match its checksum."""
+
+
+class _Unreadable(Exception):
+    """A file that SQLite can't make sense of. The message says why."""
+
+    def __init__(self, error: sqlite3.Error, inode: int | None) -> None:
+        super().__init__(str(error))
+        self.inode = inode
+
+
+def _is_damage(error: sqlite3.Error, path: Path) -> bool:
+    """Whether the file is to blame, rather than the machine or another process."""
+    if _code(error) == sqlite3.SQLITE_READONLY:
+        # A file of a format that SQLite doesn't know is read-only to it, too.
+        return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    return _code(error) not in (*_LOCKED, *_OF_THE_MACHINE)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary code; 0 for an error of Python's module, such as for a text that is no UTF-8."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _packed(parser: bytes, text: bytes, triplets: Sequence[Triplet]) -> bytes:
