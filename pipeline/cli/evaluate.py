@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli.convert import further_files
-from pipeline.data.datasets.annotations import AnnotationError, read_json
+from pipeline.data.datasets.annotations import AnnotationError
+from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import read_image
 from pipeline.evaluation import benchmark as benchmarks
@@ -166,7 +167,8 @@ def _vcoco(asked: EvaluationRequest) -> Evaluated:
 
 def _vcoco_files(truth: VcocoTruth, instances: Path) -> tuple[str, ...]:
     """The file name of each image, as COCO's instances state it."""
-    names = {int(row["id"]): str(row.get("file_name", row["id"])) for row in read_json(instances, "COCO")["images"]}
+    images = stream_lists(instances, "COCO", ("images",))
+    names = {int(row["id"]): str(row.get("file_name", row["id"])) for _, row in images}
     return tuple(names[image_id] for image_id in truth.image_ids)
 
 

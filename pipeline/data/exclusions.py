@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from pipeline.data.datasets.annotations import AnnotationError, as_id, explained, read_json, shown
-from pipeline.data.datasets.json_stream import stream_lists, stream_rows
+from pipeline.data.datasets.annotations import AnnotationError, as_id, explained, shown
+from pipeline.data.datasets.json_stream import stream_fields, stream_lists, stream_rows
 from pipeline.data.images.perceptual_hash import near_duplicates
 from pipeline.runtime.settings import Settings, runtime
 from storage.errors import FatalError
@@ -247,7 +247,7 @@ def _mapped(path: Path, ids: Collection[int]) -> Iterator[int]:
 
 
 def _object_map(path: Path) -> Iterator[tuple[int, int]]:
-    for name, value in read_json(path, _MAP).items():
+    for name, value in stream_fields(path, _MAP):
         image_id, other = as_id(name), as_id(value)
         if value is None:
             continue

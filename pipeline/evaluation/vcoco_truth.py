@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.datasets.annotations import AnnotationError, as_four_numbers, read_json, rows
+from pipeline.data.datasets.annotations import AnnotationError, as_four_numbers
+from pipeline.data.datasets.json_stream import stream_lists, stream_rows
 from pipeline.evaluation.interactions import Floats, Integers
 
 AGENT = "agent"
@@ -60,13 +61,12 @@ def read_vcoco_truth(actions: Path, instances: Path, image_ids: Iterable[int] | 
     an area are left out. `image_ids` is the split; by default, it is the images that V-COCO annotates.
     Raises `AnnotationError` if a file is of another kind, an image is missing, or an annotation names a box that isn't there.
     """
-    verbs = rows(read_json(actions, _ACTIONS), actions, _ACTIONS)
-    coco = read_json(instances, _INSTANCES)
     try:
+        verbs = list(stream_rows(actions, _ACTIONS))
         # The public files have nested each id in a list of its own.
         stated = verbs[0]["image_id"] if image_ids is None else list(image_ids)
         ids = list(dict.fromkeys(np.asarray(stated, np.int64).reshape(-1).tolist()))
-        boxes = _Boxes(coco, ids, instances)
+        boxes = _Boxes(ids, instances)
         return _truth([_Verb.of(verb) for verb in verbs], boxes, ids, actions)
     except (KeyError, TypeError, IndexError, ValueError) as error:
         raise AnnotationError(f"{actions} or {instances}: {error!r}; expected {_ACTIONS}, and {_INSTANCES}") from error
@@ -100,25 +100,31 @@ class _Verb:
 class _Boxes:
     """The usable boxes of the images, by annotation id, and the persons among them in the order of the file."""
 
-    def __init__(self, coco: Mapping[str, Any], ids: list[int], path: Path) -> None:
-        sizes = {int(image["id"]): (image["width"], image["height"]) for image in coco["images"]}
+    def __init__(self, ids: list[int], path: Path) -> None:
+        position = {each: place for place, each in enumerate(ids)}
+        sizes: dict[int, tuple[float, float]] = {}
+        people: set[int] = set()
+        annotations: list[dict[str, Any]] = []
+        for kind, row in stream_lists(path, _INSTANCES, ("images", "annotations", "categories")):
+            if kind == "categories" and row["name"] == "person":
+                people.add(row["id"])
+            elif kind == "images" and int(row["id"]) in position:
+                sizes[int(row["id"])] = row["width"], row["height"]
+            elif kind == "annotations" and int(row["image_id"]) in position and row.get("ignore") != 1:
+                annotations.append({name: row[name] for name in ("id", "image_id", "category_id", "bbox", "area")})
         missing = [each for each in ids if each not in sizes]
         if missing:
             raise AnnotationError(f"{path}: lacks {len(missing)} of {len(ids)} images, e.g. {missing[:3]}")
-        people = {category["id"] for category in coco["categories"] if category["name"] == "person"}
-        position = {each: place for place, each in enumerate(ids)}
         self.clean: dict[int, tuple[float, ...]] = {}
         self.persons: list[tuple[int, int]] = []
         """Position of the image, and annotation id"""
-        for row in coco["annotations"]:
-            place = position.get(int(row["image_id"]))
-            if place is None or row.get("ignore") == 1:
-                continue
-            box = _clean(row, *sizes[int(row["image_id"])])
+        for row in annotations:
+            image_id = int(row["image_id"])
+            box = _clean(row, *sizes[image_id])
             if box is not None:
                 self.clean[int(row["id"])] = box
                 if row["category_id"] in people:
-                    self.persons.append((place, int(row["id"])))
+                    self.persons.append((position[image_id], int(row["id"])))
         self.persons.sort(key=lambda person: person[0])
 
 

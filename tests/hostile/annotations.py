@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.hostile.case import Case, table
+import h5py
+
+from tests.hostile.case import Case, table, written
 from tests.hostile.ingested import CATEGORIES, GOOD, good_image, ingested, instances
 
 REFUSED = r"refused: .*set\.json: .*expected COCO instances"
@@ -129,9 +132,65 @@ SPLITS: dict[str, tuple[str, str]] = {
     "a split of a megabyte": ("refused: .*split\n", "x" * 2**20),
 }
 
+LARGER = r"refused: .*: has more than 20,971,520 bytes, the most that is read at once; expected "
+
+
+def sparse(path: Path) -> None:
+    os.truncate(path, 2**40)
+
+
+def nested(size: int) -> bytes:
+    """Lists within lists, the JSON that takes most memory for its size."""
+    deep = b"[" * 900 + b"]" * 900 + b","
+    return b'{"annotation": [' + deep * ((size - 20) // len(deep)) + b"0]}"
+
+
+def arrays(make: Callable[[Any, str], Any]) -> Callable[[Path], None]:
+    """An HDF5 file with VG150's names, each made by `make`."""
+
+    def fill(path: Path) -> None:
+        names = (
+            "boxes_1024",
+            "labels",
+            "relationships",
+            "predicates",
+            "split",
+            "img_to_first_box",
+            "img_to_last_box",
+            "img_to_first_rel",
+            "img_to_last_rel",
+        )
+        with h5py.File(path, "w") as file:
+            for name in names:
+                make(file, name)
+
+    return fill
+
+
+VG150 = {"set.json": arrays(lambda file, name: file.create_dataset(name, data=[0]))}
+DICTIONARY = {"idx_to_label": {"1": "cat"}, "idx_to_predicate": {"1": "on"}}
+NO_ARRAYS = r"refused: .*set\.json: holds other things than arrays of numbers; expected VG150"
+AT_ONCE: dict[str, tuple[str, tuple[str, dict[str, Any]]]] = {
+    "HICO-DET: lists within lists of 12 MB": (r"refused: .*set\.json: has no list 'objects'", ("hico_instances", {"set.json": nested(12 * 2**20)})),
+    "HICO-DET: lists within lists of 30 MB": (LARGER + "HICO-DET", ("hico_instances", {"set.json": nested(30 * 2**20)})),
+    "HICO-DET: a sparse file of 1 TiB": (LARGER + "HICO-DET", ("hico_instances", {"set.json": sparse})),
+    "V-COCO instances: a sparse file of 1 TiB": (LARGER + "V-COCO", ("vcoco_instances", {"set.json": sparse})),
+    "V-COCO: lists within lists of 30 MB": ("refused: .*set\\.json: .*expected V-COCO", ("vcoco", {"set.json": nested(30 * 2**20).removeprefix(b'{"annotation": ').removesuffix(b"}"), "instances": {}})),
+    "V-COCO: a sparse file of 1 TiB": ("refused: .*set\\.json: .*expected V-COCO", ("vcoco", {"set.json": sparse, "instances": {}})),
+    "VG150: a dictionary of 1 TiB": (LARGER + "VG-SGG-dicts.json", ("vg150", {**VG150, "dictionary": sparse, "image_data": []})),
+    "VG150: image data of 1 TiB": (r"refused: .*image_data: .*expected image_data", ("vg150", {**VG150, "dictionary": DICTIONARY, "image_data": sparse})),
+    "VG150: arrays that claim 4 TiB": (r"refused: .*set\.json: claims [\d,]+ bytes of arrays", ("vg150", {"set.json": arrays(lambda file, name: file.create_dataset(name, (2**40,), "i4", chunks=(2**20,))), "dictionary": DICTIONARY, "image_data": []})),
+    "VG150: groups for arrays": (NO_ARRAYS, ("vg150", {"set.json": arrays(lambda file, name: file.create_group(name)), "dictionary": DICTIONARY, "image_data": []})),
+    "VG150: texts for arrays": (NO_ARRAYS, ("vg150", {"set.json": arrays(lambda file, name: file.create_dataset(name, data=["a"])), "dictionary": DICTIONARY, "image_data": []})),
+    "VRD: names of 1 TiB": (LARGER + "a JSON list of names", ("vrd", {"set.json": {}, "objects": sparse, "predicates": []})),
+    "HICO-DET: verbs of 1 TiB": (LARGER, ("hico_det", {"set.json": [], "verbs": sparse})),
+    "Visual Genome: aliases of 1 TiB": (LARGER + "comma-separated lines", ("visual_genome", {"set.json": [], "object_aliases": sparse})),
+}  # fmt: skip
+
 
 def cases() -> Iterator[Case]:
-    """Files as a whole, rows beside a good one, and names of splits."""
+    """Files as a whole, of COCO and of formats that are read at once, rows beside a good one, and names of splits."""
+    yield from table("annotations", AT_ONCE, _of_format)
     yield from table("annotations", FILES, ingested)
     yield from table("annotation rows", ROWS, _beside_a_good_row)
     yield from table("names", SPLITS, _of_split)
@@ -141,6 +200,16 @@ def _beside_a_good_row(folder: Path, added: dict[str, Any]) -> str:
     given = instances(added.get("images"), added.get("annotations"))
     outcome = ingested(folder, given | {name: added[name] for name in added if name == "categories"})
     return outcome if outcome.startswith(("kept 1", "kept 2")) else f"the good image is lost: {outcome}"
+
+
+def _of_format(folder: Path, given: tuple[str, dict[str, Any]]) -> str:
+    form, contents = given
+    for name, content in contents.items():
+        path = written(folder / name, b"" if callable(content) else content)
+        if callable(content):
+            content(path)
+    files = {name: folder / name for name in contents if name != "set.json"}
+    return ingested(folder, None, format=form, split="test", **files)
 
 
 def _of_split(folder: Path, split: str) -> str:

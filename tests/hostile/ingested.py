@@ -33,13 +33,17 @@ def instances(images: list[Any] | None = None, annotations: list[Any] | None = N
 
 
 def ingested(folder: Path, content: Any, root: Path | str | None = None, **source: Any) -> str:
-    """Reads a set in COCO's format as a run does. Tells how many images came out, and each reason with its value."""
+    """Reads a set as a run does, in COCO's format by default, from `content` or else from what lies in set.json already.
+
+    Tells how many images came out, and each reason with its value.
+    """
     pictures = folder / "images" if root is None else root
     if isinstance(pictures, Path) and pictures.suffix != ".tar":
         good_image(pictures)
-    given = DataSource(
-        name="set", format="coco", images=pictures, annotations=written(folder / "set.json", content), **source
-    )
+    annotations = folder / "set.json"
+    if content is not None:
+        written(annotations, content)
+    given = DataSource(**{"name": "set", "format": "coco", "images": pictures, "annotations": annotations, **source})
     settings = IngestSettings(sources=(given,), indexes=folder / "indexes", partition_size=1000)
     stage, store = IngestStage(settings), LocalStore(folder / "store")
     kept, reasons = [], []

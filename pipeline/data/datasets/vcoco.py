@@ -13,12 +13,10 @@ from pipeline.data.datasets.annotations import (
     as_id,
     as_size,
     is_inside,
-    read_json,
     readable,
-    rows,
     shown,
 )
-from pipeline.data.datasets.json_stream import stream_lists
+from pipeline.data.datasets.json_stream import stream_lists, stream_rows
 from pipeline.data.datasets.pairs import vcoco_predicate
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
@@ -74,7 +72,7 @@ class VcocoReader(Reader):
         path = self.annotation_file
         images: dict[int, _Image] = {}
         names: list[str] = []
-        for number, entry in enumerate(rows(read_json(path, EXPECTED), path, EXPECTED)):
+        for number, entry in enumerate(stream_rows(path, EXPECTED)):
             where = f"{path}: action {number}"
             if not isinstance(entry, dict) or not isinstance(entry.get("action_name"), str):
                 raise AnnotationError(f"{where}: has no action_name; expected {EXPECTED}")

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.datasets.annotations import AnnotationError, as_id, as_size, read_json, readable, rows, shown
+from pipeline.data.datasets.annotations import AnnotationError, as_id, as_size, read_json, readable, shown
+from pipeline.data.datasets.json_stream import stream_rows
 from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
 from pipeline.data.datasets.visual_genome import IMAGE_DATA, VisualGenomeReader
 from pipeline.runtime.stage import Rejected
@@ -21,6 +22,8 @@ VALIDATION_IMAGES = 5000
 """Of the images of the training split that have relations, how many are "val", as scene graph projects agree on."""
 _SCALE = 1024
 _TEST = 2
+_MOST = 2**28
+"""Bytes of all arrays. Those of VG150 have a fifth of it; a file may claim any size and hold nothing."""
 _DAMAGED = frozenset({1592, 1722, 4616, 4617})
 """Images that image_data lists and the HDF5 file leaves out, because their files are damaged."""
 
@@ -66,7 +69,7 @@ class Vg150Reader(VisualGenomeReader):
         path = self.source.image_data
         assert path is not None  # DataSource requires it for this format
         images = []
-        for entry in rows(read_json(path, IMAGE_DATA), path, IMAGE_DATA):
+        for entry in stream_rows(path, IMAGE_DATA):
             found = entry if isinstance(entry, dict) else {}
             image_id = as_id(found.get("image_id", found.get("id")))
             width, height = as_size(found.get("width")), as_size(found.get("height"))
@@ -125,6 +128,12 @@ def _columns(path: Path) -> dict[str, NDArray[Any]]:
             lacking = [name for name in names if name not in file]
             if lacking:
                 raise AnnotationError(f"{path}: has no {', '.join(lacking)}; expected {EXPECTED}")
+            if not all(isinstance(file[name], h5py.Dataset) and file[name].dtype.kind in "iuf" for name in names):
+                raise AnnotationError(f"{path}: holds other things than arrays of numbers; expected {EXPECTED}")
+            if (size := sum(file[name].nbytes for name in names)) > _MOST:
+                raise AnnotationError(
+                    f"{path}: claims {size:,} bytes of arrays, {_MOST:,} at most are read; expected {EXPECTED}"
+                )
             columns: dict[str, NDArray[Any]] = {name: np.asarray(file[name]) for name in names}
     except OSError as error:
         raise AnnotationError(f"{path}: can't be read as HDF5 ({error}); expected {EXPECTED}") from error

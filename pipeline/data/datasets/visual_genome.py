@@ -15,6 +15,7 @@ from pipeline.data.datasets.annotations import (
     as_id,
     as_size,
     explained,
+    read_at_once,
     read_json,
     readable,
     rows,
@@ -31,6 +32,7 @@ from pipeline.runtime.stage import Rejected
 RELATIONSHIPS = "relationships: a list of {image_id, relationships: [{predicate, subject, object}, ...]}"
 OBJECTS = "objects: a list of {image_id, objects: [{object_id, names, x, y, w, h}, ...]}"
 IMAGE_DATA = "image_data: a list of {image_id, width, height}"
+_ALIASES = "comma-separated lines"
 NEAR_IOU = 0.7
 MAX_RELATIONS = 100
 _FOLDERS = ("", "VG_100K/", "VG_100K_2/")
@@ -246,9 +248,9 @@ class Aliases:
         if path is None:
             return cls(canonical)
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise AnnotationError(f"{path}: can't be read as text ({error}); expected comma-separated lines") from error
+            lines = read_at_once(path, _ALIASES).decode().splitlines()
+        except UnicodeDecodeError as error:
+            raise AnnotationError(f"{path}: can't be read as text ({error}); expected {_ALIASES}") from error
         for line in lines:
             words = [" ".join(word.lower().split()) for word in line.split(",")]
             for word in words:
