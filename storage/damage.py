@@ -54,12 +54,14 @@ def find_damage(store: Store, runs: Iterable[Run] | None = None) -> Iterator[Dam
 class DamagedFile:
     """A file or folder that is no artifact and cannot be trusted, and what is wrong with it.
 
-    A cache can be removed at any time; what to do about a record, its message says.
+    A cache can be removed at any time; what to do about anything else, its message says.
     """
 
     path: Path
     what: str
     is_cache: bool
+    is_record: bool = False
+    """Whether it would say what runs need. Without it, artifacts can't be examined."""
 
 
 def find_record_damage(store: Store) -> Iterator[DamagedFile]:
@@ -71,7 +73,7 @@ def find_record_damage(store: Store) -> Iterator[DamagedFile]:
             if isinstance(found, StepFile):
                 found.require_valid(found.step)
         except FatalError as error:
-            yield DamagedFile(path, str(error), is_cache=False)
+            yield DamagedFile(path, str(error), is_cache=False, is_record=True)
 
 
 def _holders(runs: Iterable[Run]) -> dict[tuple[str, str], list[str]]:

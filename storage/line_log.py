@@ -1,10 +1,12 @@
-"""A file of lines that only grows: what was appended is on the disk, and other processes read only what is new."""
+"""A file of JSON lines that only grows: what was appended is on the disk, and other processes read only what is new."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
+import re
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,14 +16,17 @@ from storage.disk import LOCAL, Disk
 from storage.errors import FatalError, translate_os_errors
 
 MAX_LINE = 1 << 16
-"""Bytes that a line may have, its end included."""
+"""Bytes that a line may have, its checksum and its end included."""
+_CHECKSUM = re.compile(rb', "(.{8})": "(.{8})"\}', re.DOTALL)
+_CHECKSUM_SIZE = 25
 
 
 class Line(NamedTuple):
-    """A line of the file. `text` is None for one that is longer than `MAX_LINE`."""
+    """A line of the file. `text` is None for one that can't be trusted, and `fault` says why."""
 
     number: int
     text: bytes | None
+    fault: str = ""
 
 
 class NewLines(NamedTuple):
@@ -35,7 +40,10 @@ class NewLines(NamedTuple):
 
 
 class LineLog:
-    """Appends lines to a file and reads them, each once.
+    """Appends lines, each a JSON object, to a file and reads them, each once.
+
+    A line ends with a checksum of what precedes it in the line, as the object's last field. One that does not match it is
+    not given out. Lines of earlier versions have none.
 
     A lock of the file admits one writer at a time and keeps readers out while it writes. The kernel frees the lock of a
     process that dies; what such a process wrote of a line stays a line of its own.
@@ -49,15 +57,16 @@ class LineLog:
         self._lines = 0
 
     def append(self, lines: Sequence[bytes]) -> None:
-        """Append lines, given without their ends, in one write. They survive a power cut once this returns.
+        """Append objects with at least one field, given as JSON on one line, in one write. They survive a power cut then.
 
         Raises `FatalError` for a full or unwritable disk and for a line with more than `MAX_LINE` bytes, `RetryableError`
         for a failing disk. The file then has none of the lines.
         """
-        data = b"".join(line + b"\n" for line in lines)
+        checked = [_with_checksum(line) for line in lines]
+        data = b"".join(line + b"\n" for line in checked)
         if not data:
             return
-        if any(len(line) >= MAX_LINE or b"\n" in line for line in lines):
+        if any(len(line) >= MAX_LINE or b"\n" in line for line in checked):
             raise FatalError(f"{self.path}: a line may have {MAX_LINE:,} bytes and no line end; nothing was written")
         with translate_os_errors(f"writing {self.path}"):
             self._disk.make_durable(self.path.parent)
@@ -105,4 +114,20 @@ class LineLog:
                 size, too_long = size + len(piece), True
             self._offset += size
             self._lines += 1
-            yield Line(self._lines, None if too_long else piece[:-1])
+            if too_long:
+                yield Line(self._lines, None, f"longer than {MAX_LINE:,} bytes")
+            elif not _is_whole(piece[:-1]):
+                yield Line(self._lines, None, "changed since it was written")
+            else:
+                yield Line(self._lines, piece[:-1])
+
+
+def _with_checksum(line: bytes) -> bytes:
+    head = line.removesuffix(b"}")
+    return head + b', "checksum": "%08x"}' % zlib.crc32(head)
+
+
+def _is_whole(line: bytes) -> bool:
+    """Whether the checksum at the end, if there is one, is that of what precedes it. What looks like one must be one."""
+    found = _CHECKSUM.fullmatch(line[-_CHECKSUM_SIZE:])
+    return found is None or (found[1], found[2]) == (b"checksum", b"%08x" % zlib.crc32(line[:-_CHECKSUM_SIZE]))

@@ -1,13 +1,18 @@
-"""What `rlip verify` reads besides artifacts: the records of runs, the cuts, and every cache in the store's folder."""
+"""What `rlip verify` reads besides artifacts: records of runs, cuts, verdicts, and every cache in the store's folder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from pipeline.data.datasets.index_files import damaged_indexes
+from pipeline.labels.verdict_log import VERDICTS, VerdictLog
 from pipeline.stages.parse_cache import cache_fault
 from storage.damage import DamagedFile, find_record_damage
 from storage.store import Store
+
+_VERDICT_REMEDY = (
+    "what a person said can't be computed again: bring the file from a copy, or remove the line and judge anew"
+)
 
 
 def damaged_files(store: Store) -> Iterator[DamagedFile]:
@@ -22,5 +27,7 @@ def damaged_files(store: Store) -> Iterator[DamagedFile]:
     parses = store.root / "parses.sqlite"
     if parses.is_file() and (fault := cache_fault(parses)):
         yield DamagedFile(parses, fault, is_cache=True)
+    for line in VerdictLog(store.root / VERDICTS).damaged:
+        yield DamagedFile(store.root / VERDICTS, f"{line}; {_VERDICT_REMEDY}", is_cache=False)
     for copy in store.damaged_copies():
         yield DamagedFile(copy, "does not match what it is a copy of", is_cache=True)

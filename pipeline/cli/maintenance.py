@@ -28,7 +28,7 @@ DAY = 86400.0
 def verify(root: Address, run_name: str | None, repair: bool, as_json: bool) -> None:
     """Read every artifact of a run, or everything in the store, again. Report damage and, with `repair`, remove it.
 
-    Records of runs and cuts are not removed: their messages say what that would cost. Raises `FatalError` when damage
+    Records of runs, cuts and verdicts are not removed: their messages say what that would cost. Raises `FatalError` when damage
     remains in the store, so that scripts see it.
     """
     store = existing_store(root)
@@ -38,7 +38,7 @@ def verify(root: Address, run_name: str | None, repair: bool, as_json: bool) -> 
     runs = None if run_name is None else [find_run(store, run_name)]
     console = Console(stderr=True)
     examined = []
-    if all(file.is_cache for file in files):  # otherwise it is unknown what runs need
+    if not any(file.is_record for file in files):
         examined = list(track(find_damage(store, runs), "reading", console=console, transient=True, disable=as_json))
     found = [damage for damage in examined if damage is not None]
     removed = _remove(store, found) + _remove_caches(store, files) if repair else 0

@@ -11,9 +11,11 @@ from pathlib import Path
 from pipeline.labels.verdicts import JudgedRelation, Verdict, require_reviewer, verdict_of
 from storage.disk import LOCAL, Disk
 from storage.errors import FatalError
-from storage.line_log import MAX_LINE, Line, LineLog
+from storage.line_log import Line, LineLog
 from storage.open_store import Address, is_remote, local_folder
 
+VERDICTS = "verdicts"
+"""Folder of a store."""
 SUFFIX = ".jsonl"
 
 Standing = dict[JudgedRelation, dict[str, Verdict]]
@@ -24,7 +26,7 @@ def verdicts_folder(store: Address) -> Path:
     """Where the verdicts on the labels of a store in a folder lie. Raises `FatalError` for a store at a URL."""
     if is_remote(store):
         raise FatalError(f"the store {store} is at a URL; name a folder of this machine for verdicts with --verdicts")
-    return local_folder(store) / "verdicts"
+    return local_folder(store) / VERDICTS
 
 
 class VerdictLog:
@@ -168,7 +170,7 @@ class _ReviewerFile:
 
     def _parse(self, line: Line) -> Verdict:
         if line.text is None:
-            raise ValueError(f"longer than {MAX_LINE:,} bytes")
+            raise ValueError(line.fault)
         try:
             row = json.loads(line.text)
         except ValueError as error:

@@ -221,6 +221,33 @@ def test_undo_takes_back_the_last_verdict_that_stands_of_this_reviewer_on_this_r
     assert len(list(log.verdicts())) == 8
 
 
+def test_a_flipped_bit_costs_the_lines_that_it_hits_and_is_named(tmp_path: Path) -> None:
+    VerdictLog(tmp_path).append(
+        [verdict(image_id=1), verdict("wrong_pair", relation=DOG, corrected_object=(1, 2, 3, 4))]
+    )
+    path = tmp_path / "ada.jsonl"
+    given, whole = list(VerdictLog(tmp_path).verdicts()), path.read_bytes()
+    for bit in range(8 * len(whole)):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        log = VerdictLog(tmp_path)
+        assert log.damaged, bit
+        assert [each for each in given if each in list(log.verdicts())] == list(log.verdicts()), bit
+    path.write_bytes(whole)
+    assert not VerdictLog(tmp_path).damaged
+
+
+def test_lines_of_earlier_versions_are_read_and_new_ones_follow_them(tmp_path: Path) -> None:
+    (tmp_path / "ada.jsonl").write_text(json.dumps(verdict(image_id=1).as_row()) + "\n")
+    log = VerdictLog(tmp_path)
+    log.append([verdict(image_id=2)])
+    assert [each.image_id for each in log.verdicts()] == [1, 2] and not log.damaged
+    (earlier, new) = map(json.loads, (tmp_path / "ada.jsonl").read_text().splitlines())
+    assert "checksum" not in earlier and len(new.pop("checksum")) == 8
+    assert new == verdict(image_id=2).as_row() | {"relation": earlier["relation"]}
+
+
 HOSTILE = {
     "not JSON": b"{",
     "deep": b"[" * 100_000,

@@ -12,6 +12,8 @@ from faulty_files import FaultyFiles
 from toy_chain import bytes_of, run_chain
 
 from pipeline.cli.maintenance import verify
+from pipeline.labels.verdict_log import VerdictLog
+from pipeline.labels.verdicts import JudgedRelation, Verdict
 from storage.errors import FatalError
 from storage.json_files import sealed_json
 from storage.lease import Patience
@@ -55,6 +57,27 @@ def test_in_a_store_it_is_found_by_verify(tmp_path: Path, capsys: pytest.Capture
             told = json.loads(capsys.readouterr().out or '{"damaged": [], "files": []}')
             assert told["damaged"] or told["files"], f"{path}, bit {bit}"
     verify(tmp_path, None, repair=False, as_json=True)
+
+
+def test_verdicts_are_named_line_by_line_beside_artifacts_and_stay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _fill(LocalStore(tmp_path))
+    relation = JudgedRelation("d", (1, 1, 9, 9), (2, 2, 9, 9), "on")
+    VerdictLog(tmp_path / "verdicts").append(
+        [Verdict(relation, "accept", "ada", "2026-01-31T12:00:00Z", "cup", "table")]
+    )
+    path = tmp_path / "verdicts" / "ada.jsonl"
+    verify(tmp_path, None, repair=False, as_json=True)
+    examined = json.loads(capsys.readouterr().out)["examined"]
+    for _ in _flips(path, 25):
+        before = path.read_bytes()
+        with pytest.raises(FatalError, match="damage"):
+            verify(tmp_path, None, repair=True, as_json=True)
+        told = json.loads(capsys.readouterr().out)
+        (found,) = told["files"]
+        assert f"{path}:" in found["what"] and "judge anew" in found["what"]
+        assert told["examined"] == examined and path.read_bytes() == before
 
 
 def test_repair_removes_damaged_caches_and_no_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
