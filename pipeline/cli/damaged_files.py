@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from pipeline.data.datasets.index_files import damaged_indexes
 from pipeline.labels.verdict_log import VERDICTS, VerdictLog
+from pipeline.review.index import index_fault
 from pipeline.stages.parse_cache import cache_fault
 from storage.damage import DamagedFile, find_record_damage
 from storage.store import Store
@@ -24,6 +25,9 @@ def damaged_files(store: Store) -> Iterator[DamagedFile]:
     for folder, what in damaged_indexes(store.root / "indexes"):
         if what:
             yield DamagedFile(folder, what, is_cache=True)
+    for index in sorted((store.root / "indexes" / "review").glob("*.duckdb")):
+        if fault := index_fault(index):
+            yield DamagedFile(index, fault, is_cache=True)
     parses = store.root / "parses.sqlite"
     if parses.is_file() and (fault := cache_fault(parses)):
         yield DamagedFile(parses, fault, is_cache=True)

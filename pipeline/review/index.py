@@ -1,6 +1,7 @@
 """The review index: a DuckDB file with one row for each image and label of a run, kept up to date with the run.
 
-It is a cache. Partitions whose artifacts or settings changed are indexed again, and a file that can't be read is made anew.
+It is a cache. Partitions whose artifacts or settings changed are indexed again. A file is read as a whole when it is opened,
+a gigabyte in about a second, and one that can't be is made anew.
 """
 
 from __future__ import annotations
@@ -277,10 +278,75 @@ def sql_list(numbers: Iterable[int]) -> str:
     return f"({', '.join(str(int(number)) for number in numbers)})"
 
 
+def index_fault(path: Path) -> str:
+    """What is wrong with the file of an index, all of which is read; "" where nothing is, or where a page has it open."""
+    import duckdb
+
+    try:
+        with duckdb.connect(str(path), read_only=True, config=_settings(path)) as connection:
+            _read_all(connection)
+    except duckdb.Error as error:
+        return "" if _is_held(error) else f"the index of a review page can't be read ({error})"
+    return ""
+
+
 def _open(path: Path) -> DuckDBPyConnection:
     import duckdb
 
-    settings: dict[str, str | bool | int | float | list[str]] = {
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if (connection := _whole(path)) is not None:
+                return connection
+        except duckdb.Error as error:
+            if _is_held(error):
+                raise FatalError(
+                    f"another process shows this run already and holds its index {path}; open the page at the address that "
+                    "it printed, or end it"
+                ) from error
+            log.warning(
+                "the index was damaged and is made anew", extra={"fields": {"file": str(path), "reason": str(error)}}
+            )
+        for part in (path, path.with_name(f"{path.name}.wal")):
+            part.unlink(missing_ok=True)
+        return duckdb.connect(str(path), config=_settings(path))
+    except (OSError, duckdb.IOException) as error:
+        raise FatalError(
+            f"{path}: the index of the review page can't be written ({error}); make the folder writable, or copy the run to "
+            "another store with `rlip pull`"
+        ) from error
+
+
+def _whole(path: Path) -> DuckDBPyConnection | None:
+    """The index at `path`, or None for one of another version. Raises duckdb.Error for one that is damaged."""
+    import duckdb
+
+    connection = duckdb.connect(str(path), config=_settings(path))
+    try:
+        found = _read_all(connection)
+        if not found or found >= {(name, field.name) for name, schema in _TABLES.items() for field in schema}:
+            return connection
+    except duckdb.Error:
+        connection.close()
+        raise
+    connection.close()
+    return None
+
+
+def _read_all(connection: DuckDBPyConnection) -> set[tuple[str, str]]:
+    """The tables with their columns. Reads every row, since DuckDB compares its checksums with what it reads."""
+    for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall():
+        quoted = table.replace('"', '""')
+        connection.execute(f'SELECT bit_xor(hash(found)) FROM "{quoted}" AS found').fetchall()
+    return set(connection.execute("SELECT table_name, column_name FROM information_schema.columns").fetchall())
+
+
+def _is_held(error: Exception) -> bool:
+    return "could not set lock" in str(error).lower()
+
+
+def _settings(path: Path) -> dict[str, str | bool | int | float | list[str]]:
+    return {
         "memory_limit": _MEMORY,
         "threads": _THREADS,
         "temp_directory": f"{path}.tmp",
@@ -288,30 +354,6 @@ def _open(path: Path) -> DuckDBPyConnection:
         "autoload_known_extensions": False,
         "preserve_insertion_order": True,
     }
-    expected = {(name, field.name) for name, schema in _TABLES.items() for field in schema}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            connection = duckdb.connect(str(path), config=settings)
-            found = connection.execute("SELECT table_name, column_name FROM information_schema.columns").fetchall()
-            if not found or expected <= set(found):
-                return connection
-            connection.close()
-        except duckdb.Error as error:
-            if "lock" in str(error).lower():
-                raise FatalError(
-                    f"another process shows this run already and holds its index {path}; open the page at the address that "
-                    "it printed, or end it"
-                ) from error
-        # Damaged, or of another version: it is a cache.
-        for part in (path, path.with_name(f"{path.name}.wal")):
-            part.unlink(missing_ok=True)
-        return duckdb.connect(str(path), config=settings)
-    except (OSError, duckdb.IOException) as error:
-        raise FatalError(
-            f"{path}: the index of the review page can't be written ({error}); make the folder writable, or copy the run to "
-            "another store with `rlip pull`"
-        ) from error
 
 
 def _offer(kind: str) -> str:

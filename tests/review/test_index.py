@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +12,12 @@ from typing import Any
 import pytest
 from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, triplets
 
+from pipeline.cli.damaged_files import damaged_files
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.verdict_log import VerdictLog
 from pipeline.review.desk import Desk
 from pipeline.review.flattening import FEW, flattened
-from pipeline.review.index import ReviewIndex
+from pipeline.review.index import ReviewIndex, index_fault
 from pipeline.review.labels import Label, labels_of, labels_of_image
 from pipeline.review.recent import Recent
 from pipeline.review.reviews import verdict_on
@@ -181,6 +184,44 @@ def test_a_damaged_index_is_made_anew(book: RunBuilder, opened: Opened, tmp_path
     tag(book, 0.9, 0.5, 0.2)
     (tmp_path / "index.duckdb").write_bytes(b"no database" * 1000)
     assert len(all_labels(opened())) == 4
+
+
+def test_a_flipped_bit_is_found_by_verify_and_mended_when_the_index_is_opened(
+    book: RunBuilder, recipe: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tag(book, 0.9, 0.5, 0.2)
+    path = book.run.store.root / "indexes" / "review" / "toy.duckdb"
+
+    def use() -> list[Any]:
+        index = ReviewIndex(path, run_view(recipe, book.run))
+        index.refresh()
+        found = [
+            index.rows(f"SELECT * FROM {table} ORDER BY ALL") for table in ("relations", "images", "offered", "parts")
+        ]
+        index.close()
+        return found
+
+    made, whole, mended = use(), path.read_bytes(), 0
+    assert index_fault(path) == "" and list(damaged_files(book.run.store)) == []
+    for place in (9, 4200, *range(8192 + 300, len(whole), len(whole) // 24)):
+        data = bytearray(whole)
+        data[place] ^= 4
+        path.write_bytes(data)
+        found = list(damaged_files(book.run.store))
+        assert [(each.path, each.is_cache) for each in found] in ([], [(path, True)])
+        caplog.clear()
+        assert use() == made, place
+        assert bool(caplog.records) >= bool(found), place
+        mended += bool(found)
+    assert mended > 10
+
+
+def test_a_page_that_is_open_is_no_damage(book: RunBuilder, tmp_path: Path) -> None:
+    code = f"import duckdb; held = duckdb.connect({str(tmp_path / 'index.duckdb')!r}); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline()
+        assert index_fault(tmp_path / "index.duckdb") == ""
+        other.communicate(b"\n")
 
 
 def test_a_folder_that_cannot_be_written_is_named(book: RunBuilder, recipe: Any, tmp_path: Path) -> None:
