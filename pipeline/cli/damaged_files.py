@@ -1,4 +1,4 @@
-"""What `rlip verify` reads besides artifacts: records of runs, cuts, verdicts, and every cache in the store's folder."""
+"""What `rlip verify` reads besides artifacts: records of runs, cuts, verdicts, reports, and every cache in the store's folder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from pipeline.data.datasets.index_files import damaged_indexes
 from pipeline.labels.verdict_log import VERDICTS, VerdictLog
+from pipeline.report.report_folder import damaged_reports
+from pipeline.report.view import REPORTS
 from pipeline.review.index import index_fault
 from pipeline.stages.parse_cache import cache_fault
 from storage.damage import DamagedFile, find_record_damage
@@ -31,6 +33,9 @@ def damaged_files(store: Store) -> Iterator[DamagedFile]:
     parses = store.root / "parses.sqlite"
     if parses.is_file() and (fault := cache_fault(parses)):
         yield DamagedFile(parses, fault, is_cache=True)
+    for folder, what in damaged_reports(store.root / REPORTS):
+        remedy = f"`rlip report {folder.name}` writes it anew, as does the next run"
+        yield DamagedFile(folder, f"{folder}: {what}; {remedy}", is_cache=False)
     for line in VerdictLog(store.root / VERDICTS).damaged:
         yield DamagedFile(store.root / VERDICTS, f"{line}; {_VERDICT_REMEDY}", is_cache=False)
     for copy in store.damaged_copies():

@@ -7,17 +7,23 @@ A report is kept by store and run: in `reports/<run>` of the store or, where the
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.report.page_marks import meta_of
 from pipeline.report.view import REPORTS
+from storage.digests import digest_file
 from storage.errors import FatalError
+from storage.json_files import read_json, sealed_json
 from storage.runs import Run
 
 MARK = "rlip-report"
 """Name of the meta element that identifies a page as a report; its content is the stamp."""
 STORE_MARK = "rlip-store"
 """Name of the meta element that names the store of the run."""
+DIGESTS = "digests.json"
+"""File of a report that holds the digests of the others."""
 ADVICE = "`reports` in the recipe, or --out of `rlip report`"
 
 
@@ -59,9 +65,48 @@ def remove_report(run: Run) -> list[Path]:
     return found
 
 
+@dataclass(frozen=True)
+class _Digests:
+    files: dict[str, str]
+    """Name in the folder → sha256."""
+
+
+def write_digests(folder: Path) -> None:
+    """Keeps the digests of a report's files, which `report_fault` compares."""
+    (folder / DIGESTS).write_bytes(sealed_json({"files": _digests(folder)}))
+
+
+def report_fault(folder: Path) -> str:
+    """What is wrong with the files of a report, such as the digests that those of earlier versions lack; "" where nothing is."""
+    try:
+        known = read_json(folder / DIGESTS, _Digests, "").files
+    except (FileNotFoundError, NotADirectoryError):
+        return "its digests are missing"
+    except FatalError as error:
+        return str(error)
+    found = _digests(folder)
+    return next((f"{name} is gone or was changed" for name in known if found.get(name) != known[name]), "")
+
+
+def damaged_reports(reports: Path) -> Iterator[tuple[Path, str]]:
+    """The folders of damaged reports in the folder of a store, with what is wrong. Reports without digests are left out."""
+    for folder in sorted(path.parent for path in reports.glob(f"*/{DIGESTS}")):
+        if fault := report_fault(folder):
+            yield folder, fault
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / DIGESTS]
+    return {path.relative_to(folder).as_posix(): digest_file(path) for path in files}
+
+
 def _is_of(page: Path, run: Run) -> bool:
-    """Whether a page reports on a run of this store. In the store's own folder, which may have moved, every report does."""
-    return stamp_of(page) is not None and (_is_inside(page, run) or meta_of(page, STORE_MARK) == store_address(run))
+    """Whether a page reports on a run of this store. In the store's own folder, which may have moved, every report does.
+
+    A page whose mark is damaged is a report all the same if digests lie beside it.
+    """
+    is_report = stamp_of(page) is not None or (page.parent / DIGESTS).is_file()
+    return is_report and (_is_inside(page, run) or meta_of(page, STORE_MARK) == store_address(run))
 
 
 def _is_inside(path: Path, run: Run) -> bool:

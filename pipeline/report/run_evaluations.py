@@ -52,9 +52,9 @@ class RunEvaluation:
 
 
 def write_run_evaluations(
-    view: RunView, folder: Path, earlier: Path, pictures: int = PICTURES
+    view: RunView, folder: Path, earlier: Path | None, pictures: int = PICTURES
 ) -> tuple[RunEvaluation, ...]:
-    """Writes a page and Markdown for each arm to `folder`. Those of the same evaluations are taken over from `earlier`.
+    """Writes a page and Markdown for each arm to `folder`. Those of the same evaluations are taken over from `earlier`, if given.
 
     An arm whose detections can't be shown, e.g. since its images were replaced, has a problem instead.
     """
@@ -64,7 +64,7 @@ def write_run_evaluations(
         shown = min(pictures, PICTURES)
         stamp = digest_json([_VERSION, view.run.name, artifact.key, sorted(view.run.keys("ingest").values()), shown])
         folder.mkdir(exist_ok=True)
-        if stamp_of(earlier / page.name) == stamp and (earlier / markdown.name).is_file():
+        if earlier and stamp_of(earlier / page.name) == stamp and (earlier / markdown.name).is_file():
             for path in (page, markdown):
                 shutil.copyfile(earlier / path.name, path)
         else:

@@ -22,7 +22,16 @@ from pipeline.report.galleries import Galleries, draw_galleries, highlights
 from pipeline.report.headline import headline
 from pipeline.report.loss_figure import loss_figures
 from pipeline.report.quarantine import quarantine
-from pipeline.report.report_folder import ADVICE, MARK, STORE_MARK, require_place, stamp_of, store_address
+from pipeline.report.report_folder import (
+    ADVICE,
+    MARK,
+    STORE_MARK,
+    report_fault,
+    require_place,
+    stamp_of,
+    store_address,
+    write_digests,
+)
 from pipeline.report.run_evaluations import RunEvaluation, write_run_evaluations
 from pipeline.report.step_costs import ESTIMATE, scored_estimate
 from pipeline.report.steps import Outcome, stage_rows
@@ -53,8 +62,8 @@ def write_report(
     """Writes the report of a run to `folder` and returns the path of its page.
 
     `samples` pictures are drawn at random with `seed`. A run that computed nothing keeps an existing report of the same
-    artifacts. `written` is the date in the page header. The trainings of the runs `against` are drawn together with its
-    own. Raises `FatalError` when `folder` holds anything but a report of this store, or cannot be written.
+    artifacts, if it is whole. `written` is the date in the page header. The trainings of the runs `against` are drawn
+    together with its own. Raises `FatalError` when `folder` holds anything but a report of this store, or cannot be written.
     """
     page = folder / "index.html"
     compared = [[run.name, run_stamp(run)] for run in against]
@@ -62,16 +71,20 @@ def write_report(
     stamp = digest_json(
         [_VERSION, samples, seed, view.recipe, run_stamp(view.run), compared, *([estimated] if estimated else [])]
     )
-    if outcome is not None and not outcome.computed and stamp_of(page) == stamp:
+    is_whole = not report_fault(folder)
+    if outcome is not None and not outcome.computed and stamp_of(page) == stamp and is_whole:
         return page
     require_place(view.run, folder)
+    # A page that is taken over gets a digest anew, so it must be whole.
+    earlier = folder / "evaluations" if is_whole else None
     try:
         with atomic_folder(folder, replace=True) as aside:
             (aside / "images").mkdir()
             galleries = draw_galleries(view, samples, seed, aside)
-            evaluations = write_run_evaluations(view, aside / "evaluations", folder / "evaluations", samples)
+            evaluations = write_run_evaluations(view, aside / "evaluations", earlier, samples)
             text = _render(view, outcome, galleries, evaluations, stamp, written, against)
             (aside / "index.html").write_text(text, encoding="utf-8")
+            write_digests(aside)
     except OSError as error:
         raise FatalError(f"{folder}: the report can't be written ({error}); name another folder: {ADVICE}") from error
     return page

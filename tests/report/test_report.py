@@ -11,6 +11,7 @@ from PIL import Image
 from report_page import Page, report
 from run_builder import TWO_PEOPLE, RunBuilder, captions, relations, triplets
 
+from pipeline.cli.damaged_files import damaged_files
 from pipeline.cli.maintenance import remove_run
 from pipeline.cli.report import last_recipe, write_run_report
 from pipeline.cli.transfer import print_pull, push
@@ -158,6 +159,31 @@ def test_a_run_that_computed_nothing_keeps_its_report(labelled: RunBuilder, reci
     labelled.metrics("train_tagger", (0, "loss", 2.0))
     write_report(run_view(recipe, labelled.run), Outcome("toy"), folder)
     assert not (folder / "images" / "mark").exists()
+
+
+def test_a_flipped_bit_in_a_report_is_found_by_verify_and_mended_by_the_next_run(
+    labelled: RunBuilder, recipe: Any
+) -> None:
+    from pipeline.report.steps import Outcome
+
+    store = labelled.run.store
+    folder = store.root / "reports" / "toy"
+    page = write_report(run_view(recipe, labelled.run), None, folder)
+    assert list(damaged_files(store)) == []
+    mark = page.read_bytes().index(b"rlip-report")
+    places = [(path, at) for path in folder.rglob("*") if path.is_file() for at in (1, path.stat().st_size // 2)]
+    for path, at in [*places, (page, mark)]:
+        data = bytearray(path.read_bytes())
+        data[at] ^= 128
+        path.write_bytes(data)
+        (found,) = damaged_files(store)
+        assert found.path == folder and "`rlip report toy` writes it anew" in found.what and not found.is_cache
+        write_report(run_view(recipe, labelled.run), Outcome("toy"), folder)
+        assert list(damaged_files(store)) == [], path
+    (folder / "digests.json").unlink()
+    assert list(damaged_files(store)) == [], "as earlier versions wrote it"
+    write_report(run_view(recipe, labelled.run), Outcome("toy"), folder)
+    assert (folder / "digests.json").is_file()
 
 
 def test_a_report_of_another_store_is_not_overwritten(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:

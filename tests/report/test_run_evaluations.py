@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from run_builder import TWO_PEOPLE, RunBuilder
 
+from pipeline.report.report_folder import report_fault, write_digests
 from pipeline.report.static_report import write_report
 from pipeline.run.context import run_view
 
@@ -65,11 +66,15 @@ def test_pages_of_the_same_evaluations_are_taken_over_and_others_made_anew(evalu
     markdown = {arm: folder / "evaluations" / f"{arm}.md" for arm in ("none", "pseudo")}
     for path in markdown.values():
         path.write_text("as it was")
+    write_digests(folder)
     row = [{"step": 0, "name": "zero_shot_map", "value": 1.0}]
     evaluated.add("evaluate:none", "all", row, detections=[detections(1, (0, "ride", 2, 0.9))], settings={"seed": 2})
     write_report(run_view(tested, evaluated.run), None, folder)
     assert markdown["pseudo"].read_text() == "as it was"
     assert "| mAP | 100.00 |" in markdown["none"].read_text()
+    markdown["pseudo"].write_text("damaged")
+    write_report(run_view(tested, evaluated.run), None, folder)
+    assert markdown["pseudo"].read_text().startswith("# ") and report_fault(folder) == ""
 
 
 def test_pictures_that_are_gone_or_not_wanted_leave_the_page(evaluated, tested, tmp_path: Path):
