@@ -34,11 +34,12 @@ def alive(store: Store, run: UUID) -> Iterator[None]:
     """Hold a lock while `run` is alive. The kernel releases it when the process dies, for whatever reason.
 
     First marks runs as `Crashed` whose lock file in this store is no longer locked, if the server knows them and has no
-    final state for them. Runs of other machines have no lock file here and are left alone, as are living runs.
+    final state for them. Runs of other machines have no lock file here and are left alone, as are living runs. Prefect keeps
+    the id of a run that it retries: of an earlier attempt at `run`, only what is below it is marked.
     """
     folder = store.root / "pending"
     for path in folder.glob("flow-*.lock"):
-        _bury(path)
+        _bury(path, run)
     aside = folder / f".flow-{run}"
     with lock_file(aside) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -54,20 +55,30 @@ def alive(store: Store, run: UUID) -> Iterator[None]:
                 path.unlink(missing_ok=True)
 
 
-def _bury(path: Path) -> None:
+def _bury(path: Path, living: UUID) -> None:
     """Mark the run that a lock file names if its process is dead. If the server refuses, the file stays for the next run."""
     with suppress(OSError, ValueError, ObjectNotFound, PrefectHTTPStatusError), path.open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        dead = UUID(path.stem.removeprefix("flow-"))
         with get_client(sync_client=True) as client:
-            _crash(client, UUID(path.stem.removeprefix("flow-")))
+            _crash_below(client, dead)
+            if dead != living:
+                _crash(client, dead)
         path.unlink(missing_ok=True)
 
 
 def _crash(client: SyncPrefectClient, run: UUID) -> None:
-    """Mark a flow run, and the flow and task runs below it, as crashed unless final. Raises `ObjectNotFound` if unknown."""
+    """Mark a flow run as crashed unless its state is final. Raises `ObjectNotFound` if unknown."""
     state = client.read_flow_run(run).state
+    if state is not None and not state.is_final():
+        client.set_flow_run_state(run, Crashed(message=MESSAGE), force=True)
+
+
+def _crash_below(client: SyncPrefectClient, run: UUID) -> None:
+    """Mark the flow and task runs below a flow run as crashed unless their states are final."""
     parent = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run]))
     for below in client.read_flow_runs(flow_run_filter=parent):
+        _crash_below(client, below.id)
         _crash(client, below.id)
     open_tasks = TaskRunFilter(
         flow_run_id=TaskRunFilterFlowRunId(any_=[run]),
@@ -75,5 +86,3 @@ def _crash(client: SyncPrefectClient, run: UUID) -> None:
     )
     for task in client.read_task_runs(task_run_filter=open_tasks):
         client.set_task_run_state(task.id, Crashed(message=MESSAGE), force=True)
-    if state is not None and not state.is_final():
-        client.set_flow_run_state(run, Crashed(message=MESSAGE), force=True)
