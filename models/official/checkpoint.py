@@ -74,7 +74,7 @@ def _read_args(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise FileNotFoundError(f"no settings at {path}") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: not a readable JSON file ({error})") from error
     args = content.get("args", content) if isinstance(content, dict) else content
     if not isinstance(args, dict):

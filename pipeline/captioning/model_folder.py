@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from storage.errors import FatalError
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
+_JSON_FILES = ("tokenizer.json", "processor_config.json", "preprocessor_config.json")
 _HUB_PATTERNS = ["*.json", "*.txt", "model*.safetensors"]
 
 
@@ -38,7 +39,7 @@ def model_fault(folder: Path) -> str:
     """
     try:
         kind = json.loads((folder / "config.json").read_bytes()).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         return f"config.json can't be read ({error}); copy the folder again"
     if kind != "blip":
         return f"config.json describes a model of type {kind!r}, not 'blip'; name a folder with BLIP's weights"
@@ -48,11 +49,11 @@ def model_fault(folder: Path) -> str:
                 pass
         except (OSError, SafetensorError) as error:
             return f"{path.name} can't be read ({error}); copy it again"
-    for path in (folder / name for name in _TOKENIZER_FILES if name.endswith(".json")):
+    for path in (folder / name for name in _JSON_FILES):
         try:
-            if path.is_file():
-                json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
+            if path.is_file() and not isinstance(json.loads(path.read_bytes()), dict):
+                return f"{path.name} is no JSON object; copy it again"
+        except (OSError, ValueError, RecursionError) as error:
             return f"{path.name} can't be read ({error}); copy it again"
     return ""
 

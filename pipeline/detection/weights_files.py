@@ -93,7 +93,7 @@ def _transformers(folder: Path) -> DetectorFiles:
         )
     try:
         json.loads((folder / CONFIG).read_bytes())["model_type"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FatalError(f"detector {folder}: {CONFIG} can't be read ({error!r}); copy the folder again") from error
     read = [folder / CONFIG, folder / PROCESSOR, *weights, *folder.glob("model*.safetensors.index.json")]
     return DetectorFiles("transformers", folder, {path.name: path for path in read})

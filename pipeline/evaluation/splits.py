@@ -105,7 +105,7 @@ def read_positions(file: Path) -> list[int]:
             if text.lstrip().startswith("[")
             else [int(word) for word in re.split(r"[\s,]+", text.strip())]
         )
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no list of positions: {error}") from None
     if not all(type(each) is int for each in found):
         raise ValueError(f"{file} is no list of positions: it holds more than whole numbers")

@@ -69,7 +69,7 @@ class Calibration:
         try:
             values = json.loads(data)
             return cls(Line(**values["common"]), {name: Line(**line) for name, line in values["lines"].items()})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"not a calibration ({error}): {data[:80]!r}") from error
 
 

@@ -30,7 +30,7 @@ def read_paraphrases(path: Path) -> dict[str, list[str]]:
     """Reads the authors' JSON format, {category: [phrase, ...]}. Raises ParaphrasesError for any other file."""
     try:
         given = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ParaphrasesError(f"{path}: {error}; give a JSON file {{category: [phrase, ...]}}") from error
     if not isinstance(given, dict):
         raise ParaphrasesError(f"{path}: holds a {type(given).__name__}; give a JSON file {{category: [phrase, ...]}}")
