@@ -223,7 +223,7 @@ def test_a_killed_run_is_retried_and_goes_on_through_a_restart_of_the_server(
     assert worker.final_state(run, 60)["type"] == "CRASHED"
     # The worker looks at the dead process a second time, and would undo a retry that came before.
     said = worker_folder / "worker.log"
-    wait_for(lambda: "flow_runs.worker - Check whether" in said.read_text() or None, 60, "the worker does not report the loss")
+    wait_for(lambda: "flow_runs.worker - Check whether" in said.read_text() or None, 60, "no report of the loss")
 
     worker.command("flow-run", "retry", run, cwd=tmp_path)
     resumed_at = _next_checkpoint(tmp_path / "set", killed_at, worker, run)
