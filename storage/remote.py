@@ -97,7 +97,9 @@ class Remote:
             return {}
 
         start = self._path(folder)
-        return {posixpath.relpath(path, start): _entry(info) for path, info in self._do(ask).items()}
+        # s3fs tells the folder itself where its first file appears while it looks.
+        found = {path: info for path, info in self._do(ask).items() if info["type"] != "directory"}
+        return {posixpath.relpath(path, start): _entry(info) for path, info in found.items()}
 
     def folders(self, folder: str) -> list[str]:
         """Names of the folders in a folder, sorted."""

@@ -13,6 +13,7 @@ from uuid import uuid4
 import fsspec
 import pytest
 from faulty_files import Dead, FaultyFiles
+from fsspec.implementations.memory import MemoryFileSystem
 from toy_chain import run_chain
 from toy_store import put, put_chain, record
 
@@ -295,3 +296,13 @@ def test_names_of_steps_and_partitions_have_two_hundred_characters_at_most() -> 
     for step, partition in (("s" * 201, "p"), ("s", "p" * 201)):
         with pytest.raises(FatalError, match="not the name of a"):
             StepKeys(stage="ingest", partitions={partition: "0" * 64}).require_valid(step)
+
+
+def test_a_folder_whose_first_file_appears_while_it_is_listed_is_empty_until_then(
+    remote: RemoteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(files: MemoryFileSystem, path: str, detail: bool) -> dict[str, dict[str, object]]:
+        return {path: {"name": path, "type": "directory", "size": 0}}
+
+    monkeypatch.setattr(MemoryFileSystem, "find", found)
+    assert remote.remote.files.listing("runs") == {}
