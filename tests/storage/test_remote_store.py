@@ -33,7 +33,7 @@ from pipeline.runtime.stage import Inputs, Output, ReportProgress
 from storage.artifact import Artifact
 from storage.atomic import write_atomic
 from storage.damage import find_damage
-from storage.digests import digest_file
+from storage.digests import digest_bytes, digest_file
 from storage.disk import Disk
 from storage.errors import FatalError, RetryableError
 from storage.keys import KeyTerms
@@ -43,6 +43,7 @@ from storage.manifest import Manifest
 from storage.open_store import existing_store, open_store
 from storage.remote_retry import retry, translate_remote_errors
 from storage.remote_store import RemoteStore
+from storage.resume_point import ResumePoint
 from storage.runs import Run, runs_of
 from storage.store import Store
 
@@ -307,6 +308,18 @@ def test_copies_of_half_done_work_that_are_damaged_cost_that_work_only(spoilt: s
     Counting.dies_at = 0
     carry(Counting, item, _store(url, tmp_path / "other"))
     assert Counting.counted == [1, 2, 3, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("name", ["../escaped", "a/../../escaped", "{outside}/escaped", ""])
+def test_copies_of_half_done_work_under_a_name_that_leads_out_are_left(name: str, tmp_path: Path) -> None:
+    name = name.format(outside=tmp_path)
+    files, folder = _store(_url(), tmp_path / "one").remote.files, tmp_path / "work"
+    folder.mkdir()
+    digest = digest_bytes(b"1")
+    files.write(f"scratch/key/{digest[:16]}-{name.replace('/', '-')}", b"1")
+    files.write("scratch/key/record.json", json.dumps({name: digest}).encode())
+    ResumePoint(files, "key", folder, "resume.json").fetch()
+    assert list(folder.iterdir()) == [] and list(tmp_path.rglob("escaped")) == []
 
 
 def test_planning_asks_once_a_stage(tmp_path: Path) -> None:
