@@ -19,7 +19,7 @@ class SystemCalls:
     """The calls that change a disk. Tests put others in their place, which stop, fail or forget what was not synced."""
 
     def open(self, path: Path, flags: int) -> int:
-        """A descriptor of a file or folder. Makes a file with O_CREAT, for whom the umask allows."""
+        """A descriptor of a file or folder. Makes a file with O_CREAT, which the umask restricts."""
         return os.open(path, flags | os.O_CLOEXEC, 0o666)
 
     def write(self, descriptor: int, data: bytes) -> int:

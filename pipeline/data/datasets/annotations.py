@@ -20,8 +20,8 @@ _LONGEST_PART = 255
 
 
 MOST_AT_ONCE = 20 * 2**20
-"""Bytes of a file that is read as a whole. Lists within lists take 48 times as much memory, and the largest public file of
-these formats, HICO-DET's training set, has 12 million."""
+"""Bytes of a file that is read as a whole. Lists within lists take 48 times as much memory. The largest public file of these
+formats is HICO-DET's training set, about 12 million by the size of its test set."""
 
 
 class AnnotationError(FatalError):
