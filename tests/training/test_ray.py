@@ -67,7 +67,7 @@ def actors(cluster: Any) -> list[psutil.Process]:
     """The processes of all actors of stages."""
     pids = {process.pid for node in cluster.list_all_nodes() for process in host_of_node(node)}
     found = (process for process in psutil.process_iter(["cmdline"]) if process.pid in pids)
-    return [process for process in found if "ray::StageActor" in (process.info["cmdline"] or [])]
+    return [process for process in found if "".join(process.info["cmdline"] or []).startswith("ray::StageActor")]
 
 
 def test_a_run_is_interrupted_resumed_over_two_nodes_and_makes_the_weights_of_one_machine(
@@ -80,7 +80,8 @@ def test_a_run_is_interrupted_resumed_over_two_nodes_and_makes_the_weights_of_on
     two_hosts = ["run.engine=ray", f"run.ray_address={cluster.address}"]
     two_hosts += ["pretrain.settings.hosts=2", f"pretrain.settings.address={address}"]
     process = world.start(*training, *two_hosts)
-    assert any('"committed"' in line for line in process.stdout) and actors(cluster)
+    wait_for(lambda: actors(cluster) or None, 60, "no actor computes a stage")
+    assert any('"committed"' in line for line in process.stdout)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and "run the same command again to resume" in said and "Traceback" not in said
