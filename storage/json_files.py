@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ _SEAL = re.compile(rb',\n "(.{4})": "(.{64})"\n\}', re.DOTALL)
 _SEAL_SIZE = 79
 
 
-def parse_json(data: bytes, kind: type[T], name: str, remedy: str, most: int = MAX_BYTES) -> T:
+def parse_json(data: bytes, kind: type[T], name: str, remedy: str = "", most: int = MAX_BYTES) -> T:
     """JSON bytes as a value of type `kind`; numbers and texts are not converted into each other. A seal is compared.
 
     Raises `FatalError` that calls the bytes `name` and says what is wrong and what to do (`remedy`).
@@ -40,7 +41,14 @@ def parse_json(data: bytes, kind: type[T], name: str, remedy: str, most: int = M
         raise FatalError(f"{name}: damaged ({reason_of(error)}){then}") from error
 
 
-def read_json(path: Path, kind: type[T], remedy: str, most: int = MAX_BYTES) -> T:
+def parse_note(data: bytes | None, kind: type[T]) -> T | None:
+    """The value of a note that only saves work; None where there is no note, or a damaged one."""
+    with suppress(FatalError):
+        return None if data is None else parse_json(data, kind, "note")
+    return None
+
+
+def read_json(path: Path, kind: type[T], remedy: str = "", most: int = MAX_BYTES) -> T:
     """A JSON file as a value of type `kind`. Raises FileNotFoundError where there is none, otherwise as `parse_json`."""
     return parse_json(read_within_limit(path, most), kind, str(path), remedy, most)
 

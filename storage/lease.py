@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from storage.errors import PipelineError
-from storage.json_files import parse_json
+from storage.json_files import parse_note
 from storage.remote import Remote
 
 
@@ -95,6 +95,5 @@ def _note(holder: str, beat: int) -> bytes:
 
 def _holder(data: bytes | None) -> str | None:
     """Who holds a lease; None where its note is gone or damaged."""
-    with suppress(PipelineError):
-        return parse_json(data or b"", _Note, "lease", "").holder
-    return None
+    note = parse_note(data, _Note)
+    return None if note is None else note.holder

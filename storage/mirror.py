@@ -37,7 +37,7 @@ class Mirror:
         """Update the copies. Lists each folder once, then reads the files that changed there or here."""
         known: dict[str, tuple[str, str]] = {}
         with suppress(FileNotFoundError, FatalError):
-            known = read_json(self._note, _Mirrored, "").files
+            known = read_json(self._note, _Mirrored).files
         began = time.time()
         there = {f"{top}/{path}": entry.token for top in _FOLDERS for path, entry in self._files.listing(top).items()}
         now = {path: (token, _check_of(self._inside(path))) for path, token in there.items()}

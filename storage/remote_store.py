@@ -18,7 +18,7 @@ from storage.artifact import Artifact
 from storage.digests import digest_bytes, digest_file
 from storage.disk import LOCAL, Disk
 from storage.errors import FatalError, PipelineError
-from storage.json_files import parse_json
+from storage.json_files import parse_note
 from storage.lease import Patience, hold_lease
 from storage.local_store import LocalStore
 from storage.manifest import MANIFEST, Manifest
@@ -312,9 +312,8 @@ class RemoteStore:
         found: dict[str, float] = {}
         for path, data in self.remote.files.read_many(f"found/{name}" for name in listed).items():
             when = listed[path.removeprefix("found/")].modified
-            with suppress(FatalError):  # a damaged note protects nothing
-                keys = parse_json(data, list[str], path, "")
-                found.update({key: max(found.get(key, 0.0), when) for key in keys})
+            for key in parse_note(data, list[str]) or ():
+                found[key] = max(found.get(key, 0.0), when)
         return found
 
 

@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from storage.atomic import write_atomic
 from storage.digests import digest_file
 from storage.disk import LOCAL
-from storage.errors import PipelineError
-from storage.json_files import parse_json
+from storage.errors import FatalError, PipelineError
+from storage.json_files import parse_json, parse_note
 from storage.remote import Remote
 
 _RECORD = "record.json"
@@ -138,20 +138,19 @@ class _List(BaseModel):
 
 
 def _listed(state: bytes) -> list[str]:
-    return [_inside(name) for name in parse_json(state, _List, "the list of files to resume from", "").files]
+    """The files of a list. Raises `FatalError` for one that is damaged or names a file outside the folder."""
+    names = parse_json(state, _List, "the list of files to resume from").files
+    if not all(_is_inside(name) for name in names):
+        raise FatalError(f"the list of files to resume from names one outside its folder: {names}")
+    return names
 
 
 def _record(data: bytes | None) -> dict[str, str] | None:
-    """Name → digest of the copies; None for a damaged record."""
-    try:
-        found = parse_json(data or b"{}", dict[str, str], _RECORD, "")
-        return {_inside(name): digest for name, digest in found.items()}
-    except (PipelineError, ValueError):
-        return None
+    """Name → digest of the copies; None where there is no record that can be trusted, since anyone may have written it."""
+    found = parse_note(data, dict[str, str])
+    return found if found is not None and all(_is_inside(name) for name in found) else None
 
 
-def _inside(name: str) -> str:
-    """The name of a file below the folder. Raises ValueError for any other: a copy may come from anyone."""
-    if not name or name.startswith("/") or ".." in name.split("/"):
-        raise ValueError(f"{name!r} is not the name of a file below the folder")
-    return name
+def _is_inside(name: str) -> bool:
+    """Whether a name leads to a file below the folder."""
+    return name != "" and not name.startswith("/") and ".." not in name.split("/")

@@ -91,12 +91,14 @@ def _with_keys(index: pa.Table) -> pa.Table:
     """The index of version 2, which had one tar, `shard.tar`, and whole member names in place of key and extension."""
     names = [name.partition(".") for name in index["member"].to_pylist()]
     added = {
-        "shard": pa.array(["shard.tar"] * len(index), pa.string()),
-        "key": pa.array([key for key, _, _ in names], pa.string()),
-        "extension": pa.array([extension for _, _, extension in names], pa.string()),
+        "shard": ["shard.tar"] * len(names),
+        "key": [key for key, _, _ in names],
+        "extension": [extension for _, _, extension in names],
     }
-    kept = index.drop_columns(["member"])
-    return pa.table(added | dict(zip(kept.column_names, kept.columns, strict=True)))
+    table = index.drop_columns(["member"])
+    for name, values in added.items():
+        table = table.append_column(name, pa.array(values, pa.string()))
+    return table
 
 
 def _read_as(held: pa.Array, wanted: pa.DataType, path: str, where: str, stage: str) -> Any:

@@ -117,7 +117,7 @@ class PartitionDigests:
         self._path = path
         self._known: dict[str, tuple[str, str]] = {}
         with suppress(OSError, FatalError):
-            self._known = read_json(path, _Digests, "").digests
+            self._known = read_json(path, _Digests).digests
         self._changed = False
 
     def find(self, number: int, stamp: str | None) -> str | None:

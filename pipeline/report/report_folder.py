@@ -79,7 +79,7 @@ def write_digests(folder: Path) -> None:
 def report_fault(folder: Path) -> str:
     """What is wrong with the files of a report, such as the digests that those of earlier versions lack; "" where nothing is."""
     try:
-        known = read_json(folder / DIGESTS, _Digests, "").files
+        known = read_json(folder / DIGESTS, _Digests).files
     except (FileNotFoundError, NotADirectoryError):
         return "its digests are missing"
     except FatalError as error:

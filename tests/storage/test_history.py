@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -61,11 +62,28 @@ def test_a_run_of_an_earlier_version_becomes_the_first_record(tmp_path: Path) ->
     store = LocalStore(tmp_path / "store")
     run = record(store, "toy", put_chain(store))
     run.note("recipe", {"name": "toy"})
+    run.note("outcome", [{"step": "caption"}])
+    for number, path in enumerate(sorted((run.folder / "steps").iterdir())):
+        os.utime(path, (1_600_000_000 + number, 1_600_000_000 + number))
     run.adopt()
     run.adopt()
     [first] = run.records()
-    assert (first.facts["status"], first.facts["recipe"]) == ("earlier", {"name": "toy"})
+    assert first.facts == {
+        "status": "earlier", "time": "2020-09-13T12:26:42+00:00", "recipe": {"name": "toy"},
+        "outcome": [{"step": "caption"}],
+    }  # fmt: skip
     assert {step: first.keys(step) for step in first.steps()} == {step: run.keys(step) for step in run.steps()}
+
+
+def test_a_run_without_an_outcome_or_without_steps_is_adopted_as_far_as_it_goes(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    empty = Run(store, "empty")
+    empty.adopt()
+    assert empty.records() == [] and not empty.exists
+    run = record(store, "toy", put_chain(store))
+    run.adopt()
+    [first] = run.records()
+    assert (first.facts["recipe"], first.facts["outcome"]) == ({}, [])
 
 
 def test_garbage_spares_what_records_need_unless_only_the_newest_state_counts(store: LocalStore) -> None:

@@ -36,6 +36,11 @@ def test_a_url_with_a_secret_is_refused_without_telling_it(url: str, tmp_path: P
     assert SECRET not in redacted(f"copying {url} to '{url}'")
 
 
+def test_only_the_secret_is_left_out() -> None:
+    text = f"copying s3://key:{SECRET}@bucket/x to 'https://host/x?a=b&X-Amz-Signature={SECRET}&c=d', in all 3"
+    assert redacted(text) == "copying s3://***@bucket/x to 'https://host/x?a=b&X-Amz-Signature=***&c=d', in all 3"
+
+
 @pytest.mark.parametrize("url", ["s3://bucket/a@b/c", "sftp://user@host/x", "out/store", "https://host/x?partition=1"])
 def test_other_addresses_are_taken(url: str) -> None:
     require_no_secret(url)

@@ -90,6 +90,11 @@ def test_the_index_of_one_tar_is_read_as_that_of_many() -> None:
     ]
 
 
+def test_an_index_without_rows_is_read_too() -> None:
+    columns = {"image_id": pa.int64(), "member": pa.string(), "offset": pa.int64(), "size": pa.int64()}
+    assert upgrade(pa.schema(columns).empty_table(), "shard", "shards", "here").schema == SCHEMAS["shard", "shards"]
+
+
 def test_every_declared_column_is_one_of_todays() -> None:
     """Rows without such a column are read too. An added column must be declared, or older tables are refused."""
     names = {path for (_, table), schema in SCHEMAS.items() for path in _paths(table, pa.struct(list(schema)))}

@@ -84,6 +84,30 @@ def test_unknown_steps_and_partitions_are_named(tmp_path: Path) -> None:
         list(why(run, "parse", "toys/0009"))
 
 
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (None, "unset"),
+        (False, "False"),
+        (["one"], "one"),
+        ([None], "None"),
+        (["one", "two"], "['one', 'two']"),
+        ("0123456789abcdef" * 4, "0123456789ab"),
+        (["0123456789abcdef" * 4], "0123456789ab"),
+        ("0123456789abcdeg" * 3 + "0123456789ab", "0123456789abcdeg" * 3 + "0123456789ab"),
+        ("0123456789abcdeg" * 4, "0123456789abcdeg" * 3 + "012345678..."),
+        ("0123456789ABCDEF" * 4, "0123456789ABCDEF" * 3 + "012345678..."),
+        ("0" * 63, "0" * 57 + "..."),
+        ("x" * 60, "x" * 60),
+        ("x" * 61, "x" * 57 + "..."),
+    ],
+)
+def test_values_are_told_in_a_few_words(value: object, told: str) -> None:
+    assert [str(change) for change in changes({"settings": {"a": "old"}}, {"settings": {"a": value}})] == [
+        f"a: old → {told}"
+    ]
+
+
 def test_terms_are_told_version_first_and_inputs_last() -> None:
     old = {"version": 1, "settings": {"a": 1, "b": {"c": [1, 2]}}, "weights": {"w": "x"}, "inputs": {"t": ["1"]}}
     new = {"version": 2, "settings": {"a": 1, "b": {"c": (1, 3)}}, "weights": {}, "inputs": {"t": ("1", "2")}}

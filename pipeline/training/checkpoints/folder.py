@@ -55,7 +55,7 @@ class CheckpointFolder:
         """
         path = self.path(step)
         try:
-            record: dict[str, Any] = read_json(path / RECORD, dict[str, Any], "")
+            record: dict[str, Any] = read_json(path / RECORD, dict[str, Any])
             files = {str(name): (int(of["bytes"]), str(of["check"])) for name, of in record["files"].items()}
         except (OSError, FatalError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{RECORD} can't be read ({error})") from error

@@ -1,0 +1,214 @@
+"""Files at a URL: what is read, listed, written and refused, in memory and in a folder."""
+
+from __future__ import annotations
+
+import errno
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from faulty_files import FaultyFiles
+from fsspec.implementations.memory import MemoryFileSystem
+
+from storage.digests import digest_bytes
+from storage.errors import FatalError, RetryableError
+from storage.remote import Remote
+
+
+@pytest.fixture(params=["memory", "file"])
+def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Remote:
+    return Remote(f"file://{tmp_path}/there/" if request.param == "file" else f"memory://{uuid4().hex}/")
+
+
+class Ranges(MemoryFileSystem):
+    """Files whose ranges are answered as told: `S3` rejects one that holds no byte, `ignored` sends the whole file."""
+
+    cachable = False
+
+    def __init__(self, answer: str) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **settings: Any) -> bytes:
+        whole: bytes = super().cat_file(path)
+        if self.answer == "ignored":
+            return whole
+        if self.answer == "fails":
+            raise OSError(errno.EIO, "no answer")
+        if (start, end) != (None, None) and not whole[start:end]:
+            raise OSError(errno.EINVAL, "The requested range is not satisfiable")
+        return whole[start:end]
+
+
+def test_a_file_is_read_whole_and_in_parts(remote: Remote) -> None:
+    remote.write("a/b.bin", b"0123456789")
+    assert remote.read("a/b.bin") == b"0123456789"
+    assert remote.read("a/b.bin", 4) == remote.read_range("a/b.bin", 0, 4) == b"0123"
+    assert remote.read_range("a/b.bin", 2, 3) == b"234"
+    assert remote.read_range("a/b.bin", 8, 10) == b"89"
+    assert remote.read_range("a/b.bin", 3, 0) == b""
+    assert remote.digest("a/b.bin") == (10, digest_bytes(b"0123456789"))
+
+
+def test_a_missing_file_is_told(remote: Remote, tmp_path: Path) -> None:
+    assert remote.read("none") is None and remote.digest("none") is None
+    assert remote.read_many(["none"]) == {} and remote.listing("none") == {} and remote.folders("none") == []
+    remote.remove(["none"])
+    with pytest.raises(FileNotFoundError):
+        remote.read_range("none", 0, 1)
+    with pytest.raises(FileNotFoundError):
+        remote.download("none", tmp_path / "here")
+
+
+def test_a_large_file_has_the_digest_of_all_its_bytes(remote: Remote) -> None:
+    data = bytes(range(256)) * 2**13 + b"end"
+    remote.write("large", data)
+    assert remote.digest("large") == (len(data), digest_bytes(data))
+
+
+def test_ranges_are_read_from_a_server_that_rejects_empty_ones() -> None:
+    remote = Remote(f"memory://{uuid4().hex}", Ranges("S3"), ())
+    remote.write("empty", b"")
+    remote.write("full", b"0123")
+    assert remote.read("empty", 3) == b"" and remote.read("full", 3) == b"012"
+    assert remote.read_range("full", 4, 2) == b"" and remote.read_range("full", 3, 2) == b"3"
+
+
+def test_a_server_that_ignores_ranges_is_told() -> None:
+    remote = Remote(f"memory://{uuid4().hex}", Ranges("ignored"), ())
+    remote.write("full", b"0123")
+    assert remote.read_range("full", 0, 4) == b"0123"
+    with pytest.raises(FatalError, match=f"{remote.url}: the server ignores ranges; copy the tars"):
+        remote.read_range("full", 0, 3)
+
+
+def test_a_server_that_fails_is_not_taken_for_one_without_the_bytes() -> None:
+    remote = Remote(f"memory://{uuid4().hex}", Ranges("fails"), ())
+    remote.write("full", b"0123")
+    for read in (lambda: remote.read("full", 3), lambda: remote.read_range("full", 0, 3)):
+        with pytest.raises(RetryableError, match="no answer"):
+            read()
+
+
+def test_a_file_is_made_once_and_replaced_as_often_as_one_likes(remote: Remote) -> None:
+    remote.write("a/b/c", b"1")
+    remote.write("a/b/c", b"2")
+    assert remote.read("a/b/c") == b"2" and list(remote.listing("")) == ["a/b/c"], "nothing is left beside it"
+
+
+def test_of_two_writers_one_wins() -> None:
+    remote = Remote(f"memory://{uuid4().hex}")
+    assert remote.create("a", b"1") and remote.create("a", b"1") and not remote.create("a", b"2")
+    assert remote.read("a") == b"1"
+
+
+def test_a_listing_tells_paths_sizes_and_times(remote: Remote) -> None:
+    before = datetime.now(UTC).timestamp()
+    for path, data in (("a/b", b"1"), ("a/c/d", b"22"), ("e", b"")):
+        remote.write(path, data)
+    found = remote.listing("a")
+    assert {path: entry.size for path, entry in found.items()} == {"b": 1, "c/d": 2}
+    assert all(before - 1 <= entry.modified <= before + 60 for entry in found.values())
+    assert remote.folders("") == ["a"] and remote.folders("a") == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("told", "token", "modified"),
+    [
+        ({"ETag": '"1"', "LastModified": datetime(2020, 1, 1, tzinfo=UTC)}, '"1"', 1577836800.0),
+        ({"LastModified": datetime(2020, 1, 1, tzinfo=UTC), "mtime": 3}, "1577836800.0", 1577836800.0),
+        ({"mtime": 3, "created": 7}, "3.0", 3.0),
+        ({"created": 7}, "7.0", 7.0),
+        ({}, "0.0", 0.0),
+    ],
+)
+def test_a_time_and_a_token_are_taken_from_what_each_kind_of_store_tells(
+    told: dict[str, Any], token: str, modified: float
+) -> None:
+    class Told(FaultyFiles):
+        def find(self, path: str, **settings: Any) -> Any:
+            return {f"{path}/a": {"type": "file", "size": 5, **told}, path: {"type": "directory", "size": 0}}
+
+    (entry,) = Remote(f"memory://{uuid4().hex}", Told()).listing("x").values()
+    assert (entry.size, entry.token, entry.modified) == (5, token, modified)
+
+
+def test_listings_are_asked_for_anew() -> None:
+    class Cached(FaultyFiles):
+        known: Any = None
+
+        def find(self, path: str, **settings: Any) -> Any:
+            self.known = self.known or super().find(path, **settings)
+            return self.known
+
+        def ls(self, path: str, **settings: Any) -> Any:
+            self.known = self.known or super().ls(path, **settings)
+            return self.known
+
+        def invalidate_cache(self, path: str | None = None) -> None:
+            self.known = None
+
+    remote = Remote(f"memory://{uuid4().hex}", Cached())
+    for ask in (remote.listing, remote.folders):
+        for name in ("a", "b"):
+            remote.write(f"top/{ask.__name__}{name}/x", b"")
+            assert any(f"{ask.__name__}{name}" in path for path in ask("top"))
+
+
+def test_many_files_are_read_in_few_requests_and_a_failure_is_not_a_missing_file() -> None:
+    class Several(FaultyFiles):
+        most, fails = 0, False
+
+        def cat(self, path: Any, **settings: Any) -> Any:
+            self.most = max(self.most, len(path))
+            found = super().cat(path, **settings)
+            return {each: PermissionError("no") for each in found} if self.fails else found
+
+    files = Several()
+    remote = Remote(f"memory://{uuid4().hex}", files, ())
+    wanted = {f"a/{n}": b"%d" % n for n in range(700)}
+    for path, data in wanted.items():
+        remote.write(path, data)
+    assert remote.read_many([*wanted, "a/none"]) == wanted
+    assert files.most == 512
+    files.fails = True
+    with pytest.raises(FatalError, match="not allowed"):
+        remote.read_many(wanted)
+
+
+def test_files_are_copied_there_and_back(remote: Remote, tmp_path: Path) -> None:
+    (tmp_path / "here").write_bytes(b"1")
+    remote.upload(tmp_path / "here", "a/b")
+    remote.download("a/b", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == b"1"
+    remote.remove(["a/b", "a/b"])
+    assert remote.read("a/b") is None
+
+
+def test_a_full_disk_of_this_machine_is_not_the_other_sides_fault(tmp_path: Path) -> None:
+    class Full(FaultyFiles):
+        number = errno.ENOSPC
+
+        def get_file(self, rpath: str, lpath: str, **settings: Any) -> None:
+            raise OSError(self.number, "what happened")
+
+    files = Full()
+    remote = Remote(f"memory://{uuid4().hex}", files, ())
+    with pytest.raises(FatalError, match=f"copying {remote.url}/a/b to {tmp_path}/here: .*free space"):
+        remote.download("a/b", tmp_path / "here")
+    files.number = errno.EIO
+    with pytest.raises(RetryableError, match=f"^{remote.url} can't be reached .*what happened"):
+        remote.download("a/b", tmp_path / "here")
+
+
+@pytest.mark.parametrize("url", ["", "/", "memory:", "memory://", "s3://"])
+def test_an_incomplete_address_is_told(url: str) -> None:
+    with pytest.raises(FatalError, match=f"^'{url}' is not a complete address; name a folder"):
+        Remote(url)
+
+
+def test_an_address_that_no_package_knows_is_told() -> None:
+    with pytest.raises(FatalError, match=r"^nosuch://x: .*name a folder"):
+        Remote("nosuch://x")

@@ -1,0 +1,215 @@
+"""A resume point: another machine goes on from the copies in the store, and only complete copies count."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from faulty_files import FaultyFiles
+
+from storage.digests import digest_bytes
+from storage.errors import RetryableError
+from storage.remote import Remote
+from storage.resume_point import ResumePoint
+
+
+class Machine:
+    """A scratch folder with its resume point."""
+
+    def __init__(self, url: str, folder: Path, files: FaultyFiles | None = None) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        self.remote = Remote(url, files or FaultyFiles(), ())
+        self.point = ResumePoint(self.remote, "key", folder, "resume.json")
+
+    def keep(self, **files: bytes) -> None:
+        """Write files (`a__b`: file b in folder a) and the list that names them."""
+        names = {name.replace("__", "/"): data for name, data in files.items()}
+        for name, data in names.items():
+            (self.folder / name).parent.mkdir(exist_ok=True)
+            (self.folder / name).write_bytes(data)
+        (self.folder / "resume.json").write_text(json.dumps({"files": list(names)}))
+
+    @property
+    def held(self) -> dict[str, bytes]:
+        """What work resumes from: the files of the list."""
+        return {name: (self.folder / name).read_bytes() for name in self.listed}
+
+    @property
+    def listed(self) -> Sequence[str]:
+        """The names in the list."""
+        return json.loads((self.folder / "resume.json").read_text())["files"]  # type: ignore[no-any-return]
+
+    @property
+    def visible(self) -> list[str]:
+        """Every file and folder in the scratch folder, except the resume point's own."""
+        return sorted(p.relative_to(self.folder).as_posix() for p in self.folder.rglob("*") if p.name[0] != ".")
+
+    @property
+    def copies(self) -> list[bytes]:
+        """The copies in the store, without their record."""
+        found = self.remote.read_many(f"scratch/key/{name}" for name in self.remote.listing("scratch/key"))
+        return sorted(data for path, data in found.items() if not path.endswith("record.json"))
+
+
+@pytest.fixture
+def url() -> str:
+    return f"memory://{uuid4().hex}"
+
+
+def test_another_machine_gets_the_files_and_their_list(url: str, tmp_path: Path) -> None:
+    one, other = Machine(url, tmp_path / "one"), Machine(url, tmp_path / "other")
+    one.keep(weights=b"w", steps__a=b"1")
+    one.point.send()
+    other.point.fetch()
+    assert other.held == {"weights": b"w", "steps/a": b"1"}
+    assert other.visible == ["resume.json", "steps", "steps/a", "weights"]
+    assert one.visible == other.visible, "nothing but copies is left behind"
+
+
+def test_what_the_copies_do_not_have_goes_and_what_no_list_names_stays(url: str, tmp_path: Path) -> None:
+    one, other = Machine(url, tmp_path / "one"), Machine(url, tmp_path / "other")
+    one.keep(weights=b"new")
+    one.point.send()
+    other.keep(gone__a=b"1", full__b=b"2", weights=b"old")
+    (other.folder / "full/log").write_bytes(b"mine")
+    other.point.fetch()
+    assert other.held == {"weights": b"new"}
+    assert other.visible == ["full", "full/log", "resume.json", "weights"]
+
+
+def test_copies_that_were_fetched_or_sent_are_not_taken_again(url: str, tmp_path: Path) -> None:
+    one, other = Machine(url, tmp_path / "one"), Machine(url, tmp_path / "other")
+    one.keep(weights=b"first")
+    one.point.send()
+    other.point.fetch()
+    for machine in (one, other):
+        machine.keep(weights=b"second")
+        Machine(url, machine.folder).point.fetch()
+        assert machine.held == {"weights": b"second"}, "work that this machine did since then is lost"
+
+
+def test_only_a_list_that_changed_is_sent(url: str, tmp_path: Path) -> None:
+    files = FaultyFiles()
+    one, other = Machine(url, tmp_path / "one", files), Machine(url, tmp_path / "other", FaultyFiles())
+    one.point.send()
+    assert files.asked == [], "there is no list"
+    one.keep(weights=b"w")
+    one.point.send()
+    asked = list(files.asked)
+    one.point.send()
+    assert files.asked == asked
+    other.point.fetch()
+    assert isinstance(other.remote._files, FaultyFiles)
+    asked = list(other.remote._files.asked)
+    other.point.send()
+    assert other.remote._files.asked == asked, "what was just fetched is there"
+
+
+def test_copies_that_were_replaced_are_removed_and_the_others_stay(url: str, tmp_path: Path) -> None:
+    one, other = Machine(url, tmp_path / "one"), Machine(url, tmp_path / "other")
+    one.keep(kept=b"k", changed=b"1", dropped=b"d")
+    one.point.send()
+    one.keep(kept=b"k", changed=b"2")
+    one.point.send()
+    assert one.copies == [b"2", b"k"]
+    other.point.fetch()
+    assert other.held == {"kept": b"k", "changed": b"2"}
+
+
+def test_files_of_one_name_in_two_folders_have_a_copy_each(url: str, tmp_path: Path) -> None:
+    one, other = Machine(url, tmp_path / "one"), Machine(url, tmp_path / "other")
+    one.keep(a__step=b"1", b__step=b"1")
+    one.point.send()
+    other.point.fetch()
+    assert other.held == {"a/step": b"1", "b/step": b"1"}
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_transfer_that_failed_is_made_whole_by_the_next(at: int, url: str, tmp_path: Path) -> None:
+    one, other = Machine(url, tmp_path / "one"), Machine(url, tmp_path / "other")
+    one.keep(weights=b"first")
+    one.point.send()
+    faulty = Machine(url, tmp_path / "one", FaultyFiles(at, "conflict"))
+    faulty.keep(weights=b"second", steps=b"2")
+    with pytest.raises(RetryableError):
+        faulty.point.send()
+    other.point.fetch()
+    assert other.held == {"weights": b"first"}, "the record names complete copies alone"
+    faulty.point.send()
+    other.point.fetch()
+    assert other.held == {"weights": b"second", "steps": b"2"}
+    assert faulty.visible == ["resume.json", "steps", "weights"]
+
+
+def test_a_file_that_grows_after_the_copy_was_begun_is_sent_as_it_was(url: str, tmp_path: Path) -> None:
+    class Growing(FaultyFiles):
+        def put_file(self, lpath: str, rpath: str, **settings: object) -> None:
+            with (tmp_path / "one/log").open("ab") as file:
+                file.write(b" and more")
+            super().put_file(lpath, rpath, **settings)
+
+    one, other = Machine(url, tmp_path / "one", Growing()), Machine(url, tmp_path / "other")
+    one.keep(log=b"lines")
+    one.point.send()
+    other.point.fetch()
+    assert other.held == {"log": b"lines"}
+
+
+@pytest.mark.parametrize("record", [b"torn", b"[]", b'{"weights": 1}'])
+def test_a_record_that_tells_nothing_is_ignored_and_replaced(record: bytes, url: str, tmp_path: Path) -> None:
+    one, other = Machine(url, tmp_path / "one"), Machine(url, tmp_path / "other")
+    one.remote.write("scratch/key/record.json", record)
+    one.keep(weights=b"mine")
+    Machine(url, one.folder).point.fetch()
+    assert (one.folder / "weights").read_bytes() == b"mine"
+    one.keep(weights=b"mine")
+    one.point.send()
+    other.point.fetch()
+    assert other.held == {"weights": b"mine"}
+
+
+def test_copies_that_do_not_match_the_record_are_left(url: str, tmp_path: Path) -> None:
+    one, other = Machine(url, tmp_path / "one"), Machine(url, tmp_path / "other")
+    one.keep(weights=b"w")
+    one.point.send()
+    one.remote.write(f"scratch/key/{digest_bytes(b'w')[:16]}-weights", b"x")
+    other.keep(weights=b"mine")
+    other.point.fetch()
+    assert other.held == {"weights": b"mine"}
+
+
+def test_while_work_lasts_its_files_are_sent_as_they_come(url: str, tmp_path: Path) -> None:
+    class Told(FaultyFiles):
+        def pipe_file(self, path: str, *given: object, **settings: object) -> None:
+            super().pipe_file(path, *given, **settings)  # type: ignore[arg-type]
+            sent.set()
+
+    sent = threading.Event()
+    one, other, third = (Machine(url, tmp_path / name, Told()) for name in ("one", "other", "third"))
+    with one.point.kept(look=0.01):
+        one.keep(weights=b"1")
+        assert sent.wait(20), "nothing was sent before the work ended"
+        with other.point.kept(look=100):
+            assert other.held == {"weights": b"1"}
+            other.keep(weights=b"1", steps=b"2")
+    third.point.fetch()
+    assert third.held == {"weights": b"1", "steps": b"2"}, "the last state is sent at the end, however seldom one looks"
+
+
+def test_work_goes_on_without_copies_when_the_other_side_fails(url: str, tmp_path: Path) -> None:
+    one = Machine(url, tmp_path / "one", FaultyFiles(1, "conflict", times=10**6))
+    with one.point.kept(look=0.001):
+        one.keep(weights=b"1")
+    assert one.held == {"weights": b"1"} and Machine(url, one.folder).copies == []
+
+
+def test_without_a_list_nothing_is_kept(url: str, tmp_path: Path) -> None:
+    files = FaultyFiles()
+    with ResumePoint(Remote(url, files, ()), "key", tmp_path, "").kept(look=0.001):
+        (tmp_path / "a").write_bytes(b"1")
+    assert files.asked == []
