@@ -70,7 +70,7 @@ def _meaning(error: Exception, url: str) -> PipelineError | None:
         return FatalError(f"{url}: {error}; for S3: pip install 'rlip[s3]'")
     if isinstance(error, ValueError):
         return FatalError(f"{url}: {error}; name a folder, s3://bucket/folder or another address")
-    if type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
+    if type(error).__module__.startswith(("botocore", "aiohttp")):
         return RetryableError(_unreached(url, detail)) if names & _SILENT else FatalError(f"{url}: {detail}")
     return None
 

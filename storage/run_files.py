@@ -71,7 +71,7 @@ def is_record_number(text: str, records: int) -> bool:
     return text.isdecimal() and len(text) < 10 and 1 <= int(text) <= records
 
 
-def parse_document(data: bytes, name: str, remedy: str) -> Any:
+def parse_document(data: bytes, name: str, remedy: str = "") -> Any:
     """The value of a document. Raises `FatalError` as `parse_json` does."""
     value = parse_json(data, object, name, remedy)
     if isinstance(value, dict):

@@ -114,7 +114,7 @@ class Run:
     def _read(self, name: str) -> Any:
         path = self.folder / f"{name}.json"
         try:
-            return parse_document(path.read_bytes(), str(path), "")
+            return parse_document(path.read_bytes(), str(path))
         except (OSError, FatalError):
             return None
 

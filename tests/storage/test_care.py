@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_store import put, put_chain, record
+from toy_store import Inputs, put, put_chain, record
 
 from pipeline.cli.maintenance import collect_garbage, remove_run, show_usage, verify
 from pipeline.cli.transfer import pull, push
 from storage.artifact import Artifact
 from storage.damage import find_damage
 from storage.errors import FatalError
-from storage.local_store import LocalStore
+from storage.local_store import LocalStore, size_of
 from storage.manifest import FutureManifest
 from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.runs import Run, runs_of
 from storage.store import Store
-from storage.usage import usage_of
+from storage.usage import Share, usage_of
 
 Printed = Callable[[], Any]
 
@@ -197,6 +197,37 @@ def test_a_removed_run_leaves_its_artifacts_to_gc(store: Store, printed: Printed
     collect_garbage(store.root, grace_days=-1, delete=True, as_json=True)
     assert printed()["size"] == of_two["apart"]
     assert all(store.find(stage, shared[stage][0].key) for stage in shared)
+
+
+def test_usage_tells_what_only_one_run_needs_what_none_does_and_what_is_being_written(store: Store) -> None:
+    shared, own, other = (put_chain(store, f"toys/{n}", rows=range(10**n)) for n in range(3))
+    record(store, "one", shared, other)
+    record(store, "two", shared, own).append("completed")
+    Run(store, "two").record("caption", "caption", {})
+    unneeded = put(store, "caption", "toys/9", {"top_p": 0.5})
+    with store.draft() as draft:
+        (draft / "table").write_bytes(b"x" * 1000)
+        usage = usage_of(store)
+    size = {artifact.key: size_of(artifact.folder) for stage in store.stages() for artifact in store.artifacts(stage)}
+
+    def share(name: str, needed: Iterable[Artifact], apart: Iterable[Artifact]) -> Share:
+        sizes = [size[artifact.key] for artifact in needed]
+        return Share(name, len(sizes), sum(sizes), sum(size[artifact.key] for artifact in apart))
+
+    def all_of(*chains: Inputs) -> list[Artifact]:
+        return [artifact for chain in chains for found in chain.values() for artifact in found]
+
+    chains = (shared, own, other)
+    assert usage.stages == (
+        share("caption", [*(chain["caption"][0] for chain in chains), unneeded], [unneeded]),
+        share("ingest", [chain["ingest"][0] for chain in chains], []),
+        share("parse", [chain["parse"][0] for chain in chains], []),
+    )
+    assert usage.runs == (
+        share("one", all_of(shared, other), all_of(other)),
+        share("two", all_of(shared, own), all_of(own)),
+    )
+    assert (usage.size, usage.pending) == (sum(size.values()), 1000)
 
 
 def test_verdicts_beside_the_artifacts_outlive_all_care(store: Store, tmp_path: Path) -> None:

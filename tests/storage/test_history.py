@@ -51,6 +51,19 @@ def test_an_unknown_record_is_answered_with_those_that_exist(store: LocalStore, 
         find_run(store, f"toy@{number}")
 
 
+def test_an_unknown_run_is_answered_with_those_that_exist(store: LocalStore) -> None:
+    record(store, "other", {"parse": []})
+    with pytest.raises(FatalError, match=r"no run 'none' in .*; runs there: other, toy$"):
+        find_run(store, "none@1")
+    with pytest.raises(FatalError, match=r"run 'other' has no record '1'; records: none yet \("):
+        find_run(store, "other@1")
+
+
+def test_a_step_that_a_record_does_not_have_holds_nothing(store: LocalStore) -> None:
+    first = find_run(store, "toy@1")
+    assert (first.keys("tag"), first.artifacts("tag"), first.stage("tag")) == ({}, {}, "")
+
+
 def test_a_damaged_record_is_named(store: LocalStore) -> None:
     path = min((store.root / "runs/toy/records").iterdir())
     path.write_text(path.read_text()[:40])

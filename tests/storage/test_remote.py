@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import aiohttp
 import pytest
+from botocore.exceptions import HTTPClientError, NoCredentialsError, ParamValidationError
 from faulty_files import FaultyFiles
 from fsspec.implementations.memory import MemoryFileSystem
 
 from storage.digests import digest_bytes
 from storage.errors import FatalError, RetryableError
 from storage.remote import Remote
+from storage.remote_retry import translate_remote_errors
 
 
 @pytest.fixture(params=["memory", "file"])
@@ -90,6 +93,55 @@ def test_a_server_that_fails_is_not_taken_for_one_without_the_bytes() -> None:
     for read in (lambda: remote.read("full", 3), lambda: remote.read_range("full", 0, 3)):
         with pytest.raises(RetryableError, match="no answer"):
             read()
+
+
+def test_a_silent_endpoint_is_named_with_the_variable_that_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(url: str) -> str:
+        with pytest.raises(RetryableError) as caught, translate_remote_errors(url):
+            raise TimeoutError("timed out")
+        return str(caught.value)
+
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    assert said("s3://b/x") == "s3://b/x can't be reached (TimeoutError: timed out)"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:word@one:9")
+    hint = "; the endpoint is http://***@one:9, set by AWS_ENDPOINT_URL"
+    assert said("s3://b/x") == f"s3://b/x can't be reached (TimeoutError: timed out{hint})"
+    assert said("memory://x") == "memory://x can't be reached (TimeoutError: timed out)"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://two:9")
+    hint = "; the endpoint is http://two:9, set by AWS_ENDPOINT_URL_S3"
+    assert said("s3://b/x") == f"s3://b/x can't be reached (TimeoutError: timed out{hint})"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (
+            NoCredentialsError(), FatalError,
+            "s3://b/x: Unable to locate credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+        ),
+        (ImportError("Install s3fs"), FatalError, "s3://b/x: Install s3fs; for S3: pip install 'rlip[s3]'"),
+        (aiohttp.ServerDisconnectedError("gone"), RetryableError, "s3://b/x can't be reached (ServerDisconnectedError: gone)"),
+        (aiohttp.ClientPayloadError("cut"), RetryableError, "s3://b/x can't be reached (ClientPayloadError: cut)"),
+        (HTTPClientError(error="cut"), RetryableError,
+         "s3://b/x can't be reached (HTTPClientError: An HTTP Client raised an unhandled exception: cut)"),
+        (aiohttp.InvalidURL("odd"), FatalError, "s3://b/x: odd; name a folder, s3://bucket/folder or another address"),
+        (ParamValidationError(report="odd"), FatalError,
+         "s3://b/x: ParamValidationError: Parameter validation failed:\nodd"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)  # fmt: skip
+def test_errors_of_each_library_are_told_in_full(error: Exception, kind: type[Exception], said: str) -> None:
+    with pytest.raises(kind) as caught, translate_remote_errors("s3://b/x"):
+        raise error
+    assert str(caught.value) == said
+
+
+def test_errors_of_our_own_code_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (KeyError("x"), FileNotFoundError("x"), FileExistsError("x"), FatalError("x")):
+        with pytest.raises(type(error)) as caught, translate_remote_errors("s3://b/x"):
+            raise error
+        assert caught.value is error
 
 
 def test_a_file_is_made_once_and_replaced_as_often_as_one_likes(remote: Remote) -> None:

@@ -68,13 +68,53 @@ def test_an_older_table_is_read_with_todays_columns(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_missing_lists_and_missing_items_stay_missing() -> None:
+    """In rows of the first version, too."""
+    items = pa.list_(pa.struct(FIRST["captions"]))
+    rows = [{"image_id": 1, "captions": None}, {"image_id": 2, "captions": [None, ROWS["captions"][0]]}]
+    old = pa.Table.from_pylist(rows, pa.schema([("image_id", pa.int64()), ("captions", items)]))
+    new = upgrade(old, "caption", "captions", "here")
+    assert new.schema == CAPTIONS
+    assert new.to_pylist() == [
+        rows[0],
+        {"image_id": 2, "captions": [None, {**ROWS["captions"][0], "match": None, "times": 1}]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"image_id": pa.string()}, "column captions.image_id is string, but this version reads int64"),
+        ({"captions": pa.string()}, "column captions.captions is string, but this version reads list<"),
+        ({"captions": pa.list_(pa.string())}, "column captions.captions is string, but this version reads struct<"),
+        (
+            {"image_id": pa.struct([("a", pa.int64())])},
+            "column captions.image_id is struct<a: int64>, but this version reads int64",
+        ),
+        (
+            {"image_id": pa.list_(pa.int64())},
+            "column captions.image_id is list<item: int64>, but this version reads int64",
+        ),
+    ],
+)
+def test_columns_of_another_kind_are_named_with_what_rebuilds_them(columns: dict[str, pa.DataType], said: str) -> None:
+    fields = {"image_id": pa.int64(), "captions": pa.list_(pa.struct(FIRST["captions"])), **columns}
+    with pytest.raises(FatalError) as caught:
+        upgrade(pa.schema(fields).empty_table(), "caption", "captions", "here")
+    assert str(caught.value).startswith(f"here: {said}")
+    assert str(caught.value).endswith("; run its recipe again (`rlip run`): stage caption recomputes the table")
+
+
 def test_what_is_not_declared_is_refused_with_what_rebuilds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     newer = _old(tmp_path / "newer", "caption", "captions", [("mood", pa.string())])
-    with pytest.raises(FatalError, match=r"caption \w{12}: column captions\.captions\.mood.*upgrade rlip"):
+    with pytest.raises(
+        FatalError,
+        match=r"caption \w{12}: column captions\.captions\.mood is.*; upgrade rlip or run .*: stage caption recom",
+    ):
         newer.table("captions")
     monkeypatch.setattr("storage.upgrades.ADDED", {})
     with pytest.raises(
-        FatalError, match=r"older version, without column captions\.captions\.match; run its recipe again"
+        FatalError, match=r"older version, without column captions\.captions\.match; run .*: stage caption recom"
     ):
         _old(tmp_path, "caption", "captions").table("captions")
 
