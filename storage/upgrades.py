@@ -117,7 +117,7 @@ def _read_as(held: pa.Array, wanted: pa.DataType, path: str, where: str, stage: 
         offsets = [0]
         for length in lengths:
             offsets.append(offsets[-1] + length)
-        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, type=wanted, mask=held.is_null())
+        return pa.ListArray.from_arrays(offsets, values, mask=held.is_null())
     if held.type != wanted:
         raise FatalError(f"{where}: column {path} is {held.type}, but this version reads {wanted}; {_again(stage)}")
     return held
