@@ -54,7 +54,7 @@ class Mirror:
 
     def _inside(self, path: str) -> Path:
         """Where a file is copied to. Raises `FatalError` for a name that leads out of the store."""
-        if any(part in ("", ".", "..") for part in path.split("/")):
+        if any(part in (".", "..") for part in path.split("/")):
             raise FatalError(f"{self._files.url}: a record is named {path!r}, which leads out of the store; remove it")
         return self._root / path
 

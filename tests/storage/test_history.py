@@ -25,7 +25,9 @@ def store(tmp_path: Path) -> LocalStore:
     """A store with a run that was executed twice, the second time with other captions."""
     store = LocalStore(tmp_path / "store")
     for top_p in (0.9, 0.5):
-        record(store, "toy", put_chain(store, top_p=top_p)).append("completed", recipe={"top_p": top_p}, outcome=[])
+        record(store, "toy", put_chain(store, top_p=top_p)).append(
+            "completed", recipe={"top_p": top_p}, outcome={"of": top_p}
+        )
     return store
 
 
@@ -137,6 +139,14 @@ def test_a_record_pulled_alone_is_the_run_with_the_recipe_that_made_it(store: Lo
     pulled, first = find_run(here, "toy"), find_run(store, "toy@1")
     assert pulled.keys("caption") == first.keys("caption")
     assert pulled.read_document("recipe") == {"top_p": 0.9}
+    assert pulled.read_document("outcome") == {"of": 0.9}
+
+
+def test_a_damaged_document_at_a_url_is_named_with_the_remedy() -> None:
+    with pytest.raises(FatalError, match=r"^url: recipe\.json: damaged \(.*\); push the run again$"):
+        documents_of({"recipe.json": b"{"}, "url")
+    with pytest.raises(FatalError, match=r"^url: the run has 0 records, not a record '1'$"):
+        documents_of({"recipe.json": b"{}"}, "url", "1")
 
 
 @pytest.mark.parametrize("path", ["records/../../../../x.json", "../../x.json", "records/a/../../../../x.json"])

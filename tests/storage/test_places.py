@@ -114,6 +114,38 @@ def remote(tmp_path: Path) -> RemoteStore:
     return RemoteStore(f"memory://{uuid4().hex}", tmp_path / "store", FaultyFiles(), ())
 
 
+def test_both_places_are_tried_before_any_work(remote: RemoteStore, tmp_path: Path) -> None:
+    class Refuses(FaultyFiles):
+        def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **settings: object) -> None:
+            raise PermissionError("no")
+
+    remote.require_writable()
+    assert remote.remote.files.listing("") == {} and not [path for path in remote.root.rglob("*") if path.is_file()]
+    with pytest.raises(FatalError, match="not allowed"):
+        RemoteStore(remote.address, tmp_path / "refused", Refuses(), ()).require_writable()
+    left = [RemoteStore(remote.address, tmp_path / name, FaultyFiles(2), ()) for name in ("a", "b")]
+    for store in left:
+        with pytest.raises(Dead):
+            store.require_writable()
+    assert [entry.size for entry in remote.remote.files.listing("claims").values()] == [0, 0], "each has its own"
+    (remote.root / "pending").rmdir()
+    (remote.root / "pending").write_bytes(b"")
+    with pytest.raises(FatalError, match="can't be written"):
+        remote.require_writable()
+
+
+def test_done_work_leaves_no_scratch_here_even_if_the_other_side_fails(remote: RemoteStore, tmp_path: Path) -> None:
+    silent = RemoteStore(remote.address, tmp_path / "silent", FaultyFiles(1, "conflict", times=10**6), ())
+    for store in (remote, silent):
+        with store.scratch("key") as folder:
+            (folder / "checkpoint").write_bytes(b"1")
+        assert (folder / "checkpoint").is_file()
+        remote.remote.files.write("scratch/key/record.json", b"{}")
+        store.drop_scratch("key")
+        assert not folder.exists() and not list(store.root.rglob("*scratch*"))
+    assert list(remote.remote.files.listing("scratch")) == ["key/record.json"], "it is left by the one that failed"
+
+
 def test_cleaning_up_takes_old_notes_and_copies_of_what_is_gone_and_nothing_else(remote: RemoteStore) -> None:
     kept, gone = put(remote, "caption"), put(remote, "caption", settings={"n": 1})
     remote.find_all("caption", [kept.key])
