@@ -101,11 +101,11 @@ def require_schemas(manifest: Manifest, folder: Path) -> None:
     Raises `FatalError` for a table with another number of rows, or with columns that can't be read as today's.
     """
     for file, entry in manifest.files.items():
-        name, _, kind = file.rpartition(".")
-        if kind != "parquet":
+        path = folder / file
+        if path.suffix != ".parquet":
             continue
         try:
-            found = pq.read_metadata(folder / file)
+            found = pq.read_metadata(path)
             schema = found.schema.to_arrow_schema()
         except (pa.ArrowException, OSError) as error:
             raise FatalError(f"{file} is no table ({str(error).splitlines()[0][:200]})") from error
@@ -113,7 +113,7 @@ def require_schemas(manifest: Manifest, folder: Path) -> None:
             raise FatalError(f"{file} has {found.num_rows:,} rows, and its manifest says {entry.rows:,}")
         if file == REJECTED_FILE and not schema.equals(REJECTED):
             raise FatalError(f"{file} has other columns than quarantined rows have")
-        upgrade(schema.empty_table(), manifest.stage, name, file)
+        upgrade(schema.empty_table(), manifest.stage, path.stem, file)
 
 
 def _damaged(path: Path, what: str) -> FatalError:

@@ -30,10 +30,13 @@ CUT_REMEDY = (
 )
 CUT_BYTES = 2**28
 """Bytes that a cut may have: eleven million images with ids of 19 digits take so many."""
-_RECORDS: dict[str, tuple[type, str]] = {
-    "steps": (StepFile, STEP_REMEDY), "records": (RecordFile, RECORD_REMEDY), "cuts": (object, CUT_REMEDY),
-}  # fmt: skip
-"""Folder → what its files hold, and what to do about a damaged one."""
+_RECORDS: dict[str, tuple[type, str, int]] = {
+    "steps": (StepFile, STEP_REMEDY, MAX_BYTES),
+    "records": (RecordFile, RECORD_REMEDY, MAX_BYTES),
+    "cuts": (object, CUT_REMEDY, CUT_BYTES),
+}
+"""Folder → what its files hold, what to do about a damaged one, and how many bytes one may have."""
+_DOCUMENT = (object, "run the recipe again, which writes it anew", MAX_BYTES)
 
 
 def find_damage(store: Store, runs: Iterable[Run] | None = None) -> Iterator[Damage | None]:
@@ -67,9 +70,8 @@ class DamagedFile:
 def find_record_damage(store: Store) -> Iterator[DamagedFile]:
     """Read every record of the runs and every cut. Yields those that are damaged."""
     for path in sorted(path for top in ("runs", "cuts") for path in (store.root / top).rglob("*.json")):
-        kind, remedy = _RECORDS.get(path.parent.name, (object, "run the recipe again, which writes it anew"))
         try:
-            found: object = read_json(path, kind, remedy, CUT_BYTES if path.parent.name == "cuts" else MAX_BYTES)
+            found: object = read_json(path, *_RECORDS.get(path.parent.name, _DOCUMENT))
             if isinstance(found, StepFile):
                 found.require_valid(found.step)
         except FatalError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from toy_store import Inputs, put, put_chain, record
 from pipeline.cli.maintenance import collect_garbage, remove_run, show_usage, verify
 from pipeline.cli.transfer import pull, push
 from storage.artifact import Artifact
-from storage.damage import find_damage
+from storage.damage import find_damage, find_record_damage
 from storage.errors import FatalError
+from storage.json_files import sealed_json
 from storage.local_store import LocalStore, size_of
 from storage.manifest import FutureManifest
 from storage.object_store_artifacts import ObjectStoreArtifacts
@@ -101,6 +103,47 @@ def test_reading_and_pushing_what_is_damaged_say_what_mends_it(store: Store, dam
     assert remote.keys("caption") == set(), "damaged artifacts are not pushed"
     with pytest.raises(FileNotFoundError):
         artifact.table("triplets")
+
+
+@pytest.mark.parametrize(
+    ("path", "most", "said"),
+    [
+        ("runs/demo/steps/caption.json", 2**26, r"remove it"),
+        ("runs/demo/records/1.json", 2**26, r"remove this record"),
+        ("runs/demo/recipe.json", 2**26, r"run the recipe again, which writes it anew$"),
+        ("cuts/toys.json", 2**28, r"remove it and run again: images are then partitioned from scratch"),
+    ],
+)
+def test_a_damaged_record_is_found_with_its_remedy(store: Store, path: str, most: int, said: str) -> None:
+    record(store, "demo", put_chain(store)).append("completed")
+    assert list(find_record_damage(store)) == []
+    place = store.root / path
+    place.parent.mkdir(exist_ok=True)
+    place.write_bytes(b" " * 2**26 + b"[1]")
+    if most > 2**26:
+        assert list(find_record_damage(store)) == [], "it may be long"
+    with place.open("wb") as file:
+        file.truncate(most + 1)
+    (found,) = find_record_damage(store)
+    assert (found.path, found.is_cache, found.is_record) == (place, False, True)
+    assert re.search(rf"^{place}: damaged \(more than {most:,} bytes\); {said}", found.what)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"step": "../caption"},
+        {"stage": "../caption"},
+        {"partitions": {"toys/0000": "../" * 20}},
+        {"partitions": {"../../0000": "0" * 64}},
+    ],
+)
+def test_a_step_file_that_names_a_place_elsewhere_is_damaged(store: Store, changed: dict[str, Any]) -> None:
+    run = record(store, "demo", put_chain(store))
+    entry = {"step": "caption", "stage": "caption", "partitions": {"toys/0000": "0" * 64}, **changed}
+    (run.folder / "steps/caption.json").write_bytes(sealed_json(entry))
+    (found,) = find_record_damage(store)
+    assert found.path == run.folder / "steps/caption.json"
 
 
 def test_repair_removes_what_is_damaged_and_nothing_else(store: Store, printed: Printed) -> None:

@@ -1,0 +1,61 @@
+"""Tables that come from elsewhere are compared with their manifest and with today's columns before they are believed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from storage.artifact import REJECTED_FILE, require_schemas
+from storage.errors import FatalError
+from storage.manifest import Counts, FileEntry, Manifest
+from storage.tables import REJECTED, write_table
+
+IMAGES = pa.table({"image_id": [1, 2]})
+
+
+def _manifest(stage: str, **rows: int | None) -> Manifest:
+    """A manifest of files (`a__b`: a.b) with that many rows each."""
+    files = {name.replace("__", "."): FileEntry(digest="0" * 64, size=1, rows=count) for name, count in rows.items()}
+    return Manifest(
+        stage=stage, key="0" * 64, terms={}, upstream={}, files=files, counts=Counts(), schema_fingerprint="",
+        seconds=0, host="", versions={},
+    )  # fmt: skip
+
+
+def _said(manifest: Manifest, folder: Path) -> str:
+    with pytest.raises(FatalError) as caught:
+        require_schemas(manifest, folder)
+    return str(caught.value)
+
+
+def test_tables_that_fit_are_accepted(tmp_path: Path) -> None:
+    write_table(IMAGES, tmp_path / "toys.parquet")
+    write_table(REJECTED.empty_table(), tmp_path / REJECTED_FILE)
+    require_schemas(_manifest("toy", toys__parquet=2, rejected__parquet=0, weights__bin=None), tmp_path)
+    require_schemas(_manifest("toy", toys__parquet=None), tmp_path)
+
+
+def test_a_table_beside_other_files_is_compared(tmp_path: Path) -> None:
+    write_table(IMAGES, tmp_path / "toys.more.parquet")
+    manifest = _manifest("toy", weights__bin=None, toys__more__parquet=3000)
+    assert _said(manifest, tmp_path) == "toys.more.parquet has 2 rows, and its manifest says 3,000"
+
+
+def test_what_is_no_table_is_told_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "toys.parquet").write_bytes(b"PAR1 no table PAR1")
+    said = _said(_manifest("toy", toys__parquet=2), tmp_path)
+    assert said.startswith("toys.parquet is no table (") and "arquet" in said.partition("(")[2]
+
+
+def test_quarantined_rows_have_todays_columns(tmp_path: Path) -> None:
+    write_table(IMAGES, tmp_path / REJECTED_FILE)
+    manifest = _manifest("toy", rejected__parquet=2)
+    assert _said(manifest, tmp_path) == "rejected.parquet has other columns than quarantined rows have"
+
+
+def test_a_table_that_can_not_be_upgraded_is_named(tmp_path: Path) -> None:
+    write_table(IMAGES.append_column("mood", pa.array(["a", "b"])), tmp_path / "captions.parquet")
+    said = _said(_manifest("caption", captions__parquet=2), tmp_path)
+    assert said.startswith("captions.parquet: column captions.mood is of another version of rlip")
