@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from storage.artifact import REJECTED_FILE, require_schemas
+from storage.artifact import require_schemas
 from storage.errors import FatalError
 from storage.manifest import Counts, FileEntry, Manifest
 from storage.tables import REJECTED, write_table
@@ -32,7 +32,7 @@ def _said(manifest: Manifest, folder: Path) -> str:
 
 def test_tables_that_fit_are_accepted(tmp_path: Path) -> None:
     write_table(IMAGES, tmp_path / "toys.parquet")
-    write_table(REJECTED.empty_table(), tmp_path / REJECTED_FILE)
+    write_table(REJECTED.empty_table(), tmp_path / "rejected.parquet")
     require_schemas(_manifest("toy", toys__parquet=2, rejected__parquet=0, weights__bin=None), tmp_path)
     require_schemas(_manifest("toy", toys__parquet=None), tmp_path)
 
@@ -50,7 +50,7 @@ def test_what_is_no_table_is_told_with_the_reason(tmp_path: Path) -> None:
 
 
 def test_quarantined_rows_have_todays_columns(tmp_path: Path) -> None:
-    write_table(IMAGES, tmp_path / REJECTED_FILE)
+    write_table(IMAGES, tmp_path / "rejected.parquet")
     manifest = _manifest("toy", rejected__parquet=2)
     assert _said(manifest, tmp_path) == "rejected.parquet has other columns than quarantined rows have"
 
