@@ -48,7 +48,7 @@ def local_folder(address: Address) -> Path:
     text = str(address)
     if not text:
         raise FatalError("no store is named; name a folder, or a URL such as s3://bucket/folder")
-    if "\0" in text or (not text.isascii() and text.encode(errors="replace").decode() != text):
+    if any(each == "\0" or "\ud800" <= each <= "\udfff" for each in text):
         raise FatalError(f"{text!r} is not the address of a store; name a folder, or a URL such as s3://bucket/folder")
     require_no_secret(text)
     if not is_remote(address):

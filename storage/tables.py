@@ -235,6 +235,6 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 
 def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
-    """Read a Parquet file. With `schema`, cast to it; raises pyarrow.ArrowInvalid when the file has another shape."""
+    """Read a Parquet file. With `schema`, cast to it; raises ValueError (such as ArrowInvalid) for columns of another shape."""
     table = pq.read_table(path)
     return table if schema is None else table.cast(schema)

@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+
 from pipeline.runtime.settings import Settings, runtime
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
 from pipeline.training.config import MODEL, VOCABULARY
@@ -64,8 +66,19 @@ class ImportTaggerStage(Stage):
             files[VOCABULARY] = work / VOCABULARY
             vocabulary = {"objects": [], "predicates": [], "image_size": self.settings.image_size}
             files[VOCABULARY].write_text(json.dumps(vocabulary))
-        table = METRICS.empty_table() if metrics is None else read_table(metrics, METRICS)
+        table = METRICS.empty_table() if metrics is None else _metrics(metrics)
         return Output(table, files, rows_in=0, rows_out=0, facts={"from": self.settings.weights})
+
+
+def _metrics(path: Path) -> pa.Table:
+    """The metrics of the training. Raises `FatalError` for a file that holds none."""
+    try:
+        return read_table(path, METRICS)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise FatalError(
+            f"{path}: not the metrics of a tagger's training ({reason}); remove it or copy it again"
+        ) from error
 
 
 def _files(weights: str, store: str) -> dict[str, Path]:

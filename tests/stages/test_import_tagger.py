@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 import torch
 from golden.stage_cases import recorded, stages
 from typer.testing import CliRunner
@@ -22,6 +23,7 @@ from pipeline.stages.import_tagger import ImportTaggerSettings, ImportTaggerStag
 from pipeline.stages.tag import TagSettings, TagStage
 from recorded.recording import Recording
 from storage.artifact import Artifact
+from storage.errors import FatalError
 from storage.tables import IMAGES, TRIPLETS, write_table
 
 
@@ -69,3 +71,17 @@ def test_official_weights_label_as_the_network_that_they_hold(root: Path, tmp_pa
     assert {"model.safetensors", "vocabulary.json", "vocab.json", "merges.txt"} <= made.files.keys()
     found = labels(taken, tmp_path / "found")
     assert found == labels(ours, tmp_path / "expected") and any(found)
+
+
+@pytest.mark.parametrize("metrics", [b"no table", None], ids=["torn", "other columns"])
+def test_a_file_that_is_not_the_metrics_of_the_training_is_named(
+    metrics: bytes | None, root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "vocabulary.json").write_text("{}")
+    path = tmp_path / "tagger.parquet"
+    path.write_bytes(metrics) if metrics else write_table(pa.table({"loss": [1.0]}), path)
+    (tmp_path / "work").mkdir()
+    settings = ImportTaggerSettings(weights=str(tmp_path), tokenizer=root / "scenes/weights/text")
+    with pytest.raises(FatalError, match=rf"^{path}: not the metrics of a tagger's training \(.+\); remove it or copy"):
+        ImportTaggerStage(settings).run(Inputs(), tmp_path / "work", ignore)

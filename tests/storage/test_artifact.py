@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from toy_store import put
 
 from storage.artifact import require_schemas
 from storage.errors import FatalError
-from storage.manifest import Counts, FileEntry, Manifest
-from storage.tables import REJECTED, write_table
+from storage.local_store import LocalStore
+from storage.manifest import MANIFEST, Counts, FileEntry, Manifest
+from storage.tables import REJECTED, read_table, write_table
 
 IMAGES = pa.table({"image_id": [1, 2]})
 
@@ -28,6 +30,32 @@ def _said(manifest: Manifest, folder: Path) -> str:
     with pytest.raises(FatalError) as caught:
         require_schemas(manifest, folder)
     return str(caught.value)
+
+
+def test_a_table_of_today_is_read_without_a_look_at_the_manifest(tmp_path: Path) -> None:
+    artifact = put(LocalStore(tmp_path), "caption", rows=[3])
+    (artifact.folder / MANIFEST).unlink()
+    assert artifact.table("captions")["image_id"].to_pylist() == [3]
+
+
+def test_a_file_that_the_manifest_names_and_that_is_gone_is_damage(tmp_path: Path) -> None:
+    artifact = put(LocalStore(tmp_path), "caption")
+    artifact.file("captions.parquet").unlink()
+    with pytest.raises(
+        FatalError, match=rf"^{artifact.folder}/captions\.parquet: damaged \(gone\); remove its artifact"
+    ):
+        artifact.table("captions")
+    with pytest.raises(FileNotFoundError, match=rf"^caption {artifact.key[:12]} has no other\.parquet$"):
+        artifact.table("other")
+
+
+def test_a_table_is_read_as_the_one_that_was_asked_for(tmp_path: Path) -> None:
+    write_table(pa.table({"image_id": pa.array([1], pa.int32())}), tmp_path / "toys.parquet")
+    assert read_table(tmp_path / "toys.parquet").schema.types == [pa.int32()]
+    wanted = pa.schema({"image_id": pa.int64()})
+    assert read_table(tmp_path / "toys.parquet", wanted).schema == wanted
+    with pytest.raises(ValueError, match="field names"):
+        read_table(tmp_path / "toys.parquet", pa.schema({"other": pa.int64()}))
 
 
 def test_tables_that_fit_are_accepted(tmp_path: Path) -> None:

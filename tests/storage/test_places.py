@@ -114,6 +114,20 @@ def remote(tmp_path: Path) -> RemoteStore:
     return RemoteStore(f"memory://{uuid4().hex}", tmp_path / "store", FaultyFiles(), ())
 
 
+def test_cached_manifests_of_one_time_are_not_mixed_up(remote: RemoteStore) -> None:
+    class SameTime(FaultyFiles):
+        def find(self, path: str, **settings: object) -> object:
+            return {place: {**info, "created": 5.0} for place, info in super().find(path, **settings).items()}
+
+    made = [put(remote, "caption", settings={"n": n}) for n in range(3)]
+    keys = [artifact.key for artifact in made]
+    store = RemoteStore(remote.address, remote.root.with_name("other"), SameTime(), ())
+    for _ in range(2):
+        assert {key: found.content for key, found in store.find_all("caption", keys).items()} == {
+            artifact.key: artifact.content for artifact in made
+        }
+
+
 def test_both_places_are_tried_before_any_work(remote: RemoteStore, tmp_path: Path) -> None:
     class Refuses(FaultyFiles):
         def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **settings: object) -> None:
