@@ -65,8 +65,8 @@ ADDED: Mapping[str, Any] = {
 
 def is_current(schema: pa.Schema, name: str) -> bool:
     """Whether a table has today's schema. Also true for a table that no stage in `SCHEMAS` writes."""
-    known = [wanted for (_, table), wanted in SCHEMAS.items() if table == name]
-    return not known or any(_same(pa.struct(list(schema)), pa.struct(list(wanted))) for wanted in known)
+    known = [_shape(wanted) for (_, table), wanted in SCHEMAS.items() if table == name]
+    return not known or _shape(schema) in known
 
 
 def upgrade(table: pa.Table, stage: str, name: str, where: str) -> pa.Table:
@@ -77,7 +77,7 @@ def upgrade(table: pa.Table, stage: str, name: str, where: str) -> pa.Table:
     wanted = SCHEMAS.get((stage, name))
     if name == "shards" and "member" in table.column_names:
         table = _with_keys(table)
-    if wanted is None or _same(pa.struct(list(table.schema)), pa.struct(list(wanted))):
+    if wanted is None or _shape(table.schema) == _shape(wanted):
         return table
     columns = table.combine_chunks()
     held = pa.StructArray.from_arrays(
@@ -135,11 +135,8 @@ def _again(stage: str) -> str:
     return f"run its recipe again (`rlip run`): stage {stage} recomputes the table"
 
 
-def _same(one: pa.DataType, other: pa.DataType) -> bool:
-    """Whether two types are equal except for the names of list items, which Parquet changes."""
-    if pa.types.is_struct(one) and pa.types.is_struct(other):
-        names = [field.name for field in one] == [field.name for field in other]
-        return names and all(_same(a.type, b.type) for a, b in zip(one, other, strict=True))
-    if pa.types.is_list(one) and pa.types.is_list(other):
-        return _same(one.value_type, other.value_type)
-    return bool(one == other)
+def _shape(kind: pa.DataType | pa.Schema) -> Any:
+    """A type as nested lists, equal to those of another that differs only in names of list items, which Parquet changes."""
+    if isinstance(kind, pa.Schema) or pa.types.is_struct(kind):
+        return [(field.name, _shape(field.type)) for field in kind]
+    return [_shape(kind.value_type)] if pa.types.is_list(kind) else str(kind)

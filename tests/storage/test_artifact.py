@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pyarrow as pa
@@ -47,6 +48,34 @@ def test_a_file_that_the_manifest_names_and_that_is_gone_is_damage(tmp_path: Pat
         artifact.table("captions")
     with pytest.raises(FileNotFoundError, match=rf"^caption {artifact.key[:12]} has no other\.parquet$"):
         artifact.table("other")
+
+
+def test_a_torn_table_is_damage_and_a_failing_disk_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = put(LocalStore(tmp_path), "caption")
+    path = artifact.file("captions.parquet")
+    path.write_bytes(b"PAR1 torn PAR1")
+    with pytest.raises(FatalError, match=rf"^{path}: damaged \(.*arquet.*\); remove its artifact with `rlip verify"):
+        artifact.table("captions")
+
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, "no")
+
+    monkeypatch.setattr("storage.artifact.read_table", fail)
+    with pytest.raises(OSError, match="no") as caught:
+        artifact.table("captions")
+    assert caught.value.errno == errno.EIO
+
+
+def test_a_whole_artifact_has_all_files_with_the_bytes_of_its_manifest(tmp_path: Path) -> None:
+    artifact = put(LocalStore(tmp_path), "caption")
+    artifact.require_whole()
+    path = artifact.file("captions.parquet")
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(FatalError, match=rf"^{path}: damaged \(bytes do not match the digest\); remove its artifact"):
+        artifact.require_whole()
+    path.unlink()
+    with pytest.raises(FatalError, match=rf"^{path}: damaged \(gone\); remove its artifact"):
+        artifact.require_whole()
 
 
 def test_a_table_is_read_as_the_one_that_was_asked_for(tmp_path: Path) -> None:

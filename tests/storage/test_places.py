@@ -128,6 +128,16 @@ def test_cached_manifests_of_one_time_are_not_mixed_up(remote: RemoteStore) -> N
         }
 
 
+def test_an_artifact_that_is_there_costs_one_request(remote: RemoteStore, tmp_path: Path) -> None:
+    artifact = put(remote, "caption")
+    counted = FaultyFiles()
+    store = RemoteStore(remote.address, remote.root, counted, ())
+    for look in (store.find, store.recover):
+        counted.asked.clear()
+        found = look("caption", artifact.key)
+        assert found is not None and found.content == artifact.content and counted.asked == ["cat_file"]
+
+
 def test_both_places_are_tried_before_any_work(remote: RemoteStore, tmp_path: Path) -> None:
     class Refuses(FaultyFiles):
         def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **settings: object) -> None:

@@ -15,7 +15,7 @@ from storage.keys import KeyTerms
 from storage.local_store import LocalStore
 from storage.manifest import Counts, FileEntry, Manifest
 from storage.tables import CAPTIONS, RELATIONS, write_table
-from storage.upgrades import ADDED, SCHEMAS, upgrade
+from storage.upgrades import ADDED, SCHEMAS, is_current, upgrade
 
 FIRST: dict[str, list[tuple[str, pa.DataType]]] = {
     "captions": [
@@ -133,6 +133,17 @@ def test_the_index_of_one_tar_is_read_as_that_of_many() -> None:
 def test_an_index_without_rows_is_read_too() -> None:
     columns = {"image_id": pa.int64(), "member": pa.string(), "offset": pa.int64(), "size": pa.int64()}
     assert upgrade(pa.schema(columns).empty_table(), "shard", "shards", "here").schema == SCHEMAS["shard", "shards"]
+
+
+def test_a_table_of_today_whose_list_items_have_another_name_is_given_back_as_it_is() -> None:
+    kinds = {field.name: field.type for field in CAPTIONS}
+    named = pa.list_(pa.field("element", kinds["captions"].value_type))
+    table = pa.schema({**kinds, "captions": named}).empty_table()
+    assert table.schema.field("captions").type.value_field.name != CAPTIONS.field("captions").type.value_field.name
+    assert upgrade(table, "caption", "captions", "here") is table and is_current(table.schema, "captions")
+    for other in (pa.list_(pa.int64()), kinds["captions"].value_type, pa.string()):
+        assert not is_current(pa.schema({**kinds, "captions": other}), "captions")
+    assert not is_current(pa.schema({"images": pa.int64()}), "captions") and is_current(pa.schema({}), "toys")
 
 
 def test_every_declared_column_is_one_of_todays() -> None:
