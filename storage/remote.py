@@ -222,7 +222,7 @@ class Remote:
                 self._do(lambda path=path: self._files.rm_file(self._path(path)))  # type: ignore[misc]
 
     def _cat(self, paths: list[str]) -> dict[str, bytes]:
-        found = self._files.cat(paths, on_error="return", recursive=False)
+        found = self._files.cat(paths, on_error="return")
         for data in found.values():
             if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
                 raise data

@@ -66,7 +66,7 @@ def _point_outside(artifact: Artifact) -> None:
 
 
 DAMAGE: dict[str, Callable[[Artifact], None]] = {
-    "bytes instead of": _shorten,
+    r"(\d+) bytes instead of \d+": _shorten,
     "bytes do not match the digest": _flip,
     "gone": lambda artifact: artifact.file("captions.parquet").unlink(),
     "damaged manifest": _truncate,
@@ -84,7 +84,19 @@ def test_damage_is_found_and_says_what_needs_it(store: Store, what: str) -> None
     for runs in (None, [run]):
         (found,) = [damage for damage in find_damage(store, runs) if damage is not None]
         assert (found.stage, found.key) == ("caption", chain["caption"][0].key)
-        assert what in found.what and found.needed_by == ("demo caption toys/0000",)
+        assert re.fullmatch(rf"(captions\.parquet: )?({what})", found.what)
+        assert found.needed_by == ("demo caption toys/0000",)
+
+
+def test_of_some_runs_only_what_they_need_is_examined(store: Store) -> None:
+    shared, own = put_chain(store), put_chain(store, "toys/0001")
+    runs = [record(store, "one", shared), record(store, "two", shared, own)]
+    for chain in (shared, own):
+        _flip(chain["caption"][0])
+    needed = [found and found.needed_by for found in find_damage(store, runs[:1])]
+    assert sorted(needed, key=str) == [("one caption toys/0000",), None, None]
+    every = {found.needed_by for found in find_damage(store) if found}
+    assert every == {("one caption toys/0000", "two caption toys/0000"), ("two caption toys/0001",)}
 
 
 @pytest.mark.parametrize("damage", ["gone", "torn", "half"])

@@ -138,6 +138,38 @@ def test_an_artifact_that_is_there_costs_one_request(remote: RemoteStore, tmp_pa
         assert found is not None and found.content == artifact.content and counted.asked == ["cat_file"]
 
 
+def test_what_can_not_be_copied_from_elsewhere_is_named_with_what_to_do(tmp_path: Path) -> None:
+    remote = ObjectStoreArtifacts(f"memory://{uuid4().hex}", FaultyFiles(), ())
+    artifact = put(LocalStore(tmp_path / "made"), "caption")
+    place = f"{remote.url}: artifacts/caption/{artifact.key}"
+    (tmp_path / "draft").mkdir()
+
+    def said() -> str:
+        with pytest.raises(FatalError) as caught:
+            remote.download("caption", artifact.key, tmp_path / "draft")
+        return str(caught.value)
+
+    assert said() == f"{place} no longer exists; run the recipe again"
+    remote.put(artifact)
+    (data,) = [name for name in remote.listing("caption")[artifact.key] if name != "manifest.json"]
+    remote.files.write(f"artifacts/caption/{artifact.key}/{data}", b"other")
+    remedy = f"remove it with `rlip verify --repair --store {remote.url}`, then run or push again"
+    assert said() == f"{place}/captions.parquet is damaged; {remedy}"
+    remote.files.write(f"artifacts/caption/{artifact.key}/manifest.json", b"{}")
+    assert said().startswith(f"{place}/manifest.json: damaged manifest (")
+
+
+def test_runs_elsewhere_are_named_when_one_is_unknown() -> None:
+    remote = ObjectStoreArtifacts(f"memory://{uuid4().hex}", FaultyFiles(), ())
+    with pytest.raises(FatalError, match=rf"^no run 'toy' at {remote.url}; runs there: none$"):
+        remote.run_records("toy")
+    for name in ("b", "a"):
+        remote.files.write(f"runs/{name}/recipe.json", b"{}")
+    with pytest.raises(FatalError, match=rf"^no run 'toy' at {remote.url}; runs there: a, b$"):
+        remote.run_records("toy")
+    assert remote.run_records("a") == {"recipe.json": b"{}"}
+
+
 def test_both_places_are_tried_before_any_work(remote: RemoteStore, tmp_path: Path) -> None:
     class Refuses(FaultyFiles):
         def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **settings: object) -> None:
