@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,14 @@ def test_a_record_stays_as_it_was_written(store: LocalStore) -> None:
     assert (first.read_document("recipe"), first.name) == ({"top_p": 0.9}, "toy@1")
     assert first.artifacts("caption")["toys/0000"].manifest.terms["settings"]["top_p"] == 0.9
     assert set(first.steps()) == {"ingest", "caption", "parse"}
+
+
+def test_a_record_tells_its_time_in_utc_and_what_json_lacks_as_text(store: LocalStore, tmp_path: Path) -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
+    Run(store, "toy").append("failed", folder=tmp_path)
+    facts = find_run(store, "toy@3").facts
+    assert (facts["status"], facts["folder"]) == ("failed", str(tmp_path))
+    assert before <= datetime.fromisoformat(facts["time"]) <= datetime.now(UTC)
 
 
 def test_history_is_not_rewritten(store: LocalStore) -> None:
