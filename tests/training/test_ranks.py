@@ -16,7 +16,7 @@ from pipeline.training.settings import CALIBRATION
 from tests.training.conftest import TINY
 from tests.training.in_ranks import in_ranks, train
 
-STEPS = 6
+STEPS = 3
 SETTINGS = TINY | {"steps": STEPS, "batch": 8, "log_every": 1, "processes": 1, "clip": 0.5, "checkpoint_every": 100}
 Job = tuple[str, dict, int | None]
 """Name of its folder, changed settings, step to stop after."""
@@ -29,10 +29,10 @@ def several(ranks: Ranks, shard, root: Path, jobs: list[Job]) -> None:
 
 
 TREE, FSDP = {"parallel": "tree"}, {"parallel": "fsdp"}
-TAGGER = {"held_out": 0.5, "check_every": 3}
+TAGGER = {"held_out": 0.5, "check_every": 2}
 CHANGING: list[list[Job]] = [
-    [("changing", FSDP, 2), ("changing_tree", TREE, 2)],
-    [("changing", {}, 4), ("changing_tree", TREE, 4)],
+    [("changing", FSDP, 1), ("changing_tree", TREE, 1)],
+    [("changing", {}, 2), ("changing_tree", TREE, 2)],
     [("changing", {}, None), ("changing_tree", TREE, None)],
 ]
 """What is trained with 2 processes first, then with 1, then with 3."""
