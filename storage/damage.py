@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.errors import FatalError
-from storage.json_files import MAX_BYTES, read_json
+from storage.json_files import LIMITS, Limits, read_json
 from storage.manifest import MANIFEST, FutureManifest, parse_manifest
 from storage.run_files import RECORD_REMEDY, STEP_REMEDY, RecordFile, StepFile
 from storage.runs import Run, runs_of
@@ -28,15 +28,15 @@ CUT_REMEDY = (
     "remove it and run again: images are then partitioned from scratch, and those that move to another partition are "
     "computed again"
 )
-CUT_BYTES = 2**28
-"""Bytes that a cut may have: eleven million images with ids of 19 digits take so many."""
-_RECORDS: dict[str, tuple[type, str, int]] = {
-    "steps": (StepFile, STEP_REMEDY, MAX_BYTES),
-    "records": (RecordFile, RECORD_REMEDY, MAX_BYTES),
-    "cuts": (object, CUT_REMEDY, CUT_BYTES),
+CUT_LIMITS = Limits(2**28, 2**24)
+"""Those of a cut. Eleven million images with ids of 19 digits fit."""
+_RECORDS: dict[str, tuple[type, str, Limits]] = {
+    "steps": (StepFile, STEP_REMEDY, LIMITS),
+    "records": (RecordFile, RECORD_REMEDY, LIMITS),
+    "cuts": (object, CUT_REMEDY, CUT_LIMITS),
 }
-"""Folder → what its files hold, what to do about a damaged one, and how many bytes one may have."""
-_DOCUMENT = (object, "run the recipe again, which writes it anew", MAX_BYTES)
+"""Folder → what its files hold, what to do about a damaged one, and how large one may be."""
+_DOCUMENT = (object, "run the recipe again, which writes it anew", LIMITS)
 
 
 def find_damage(store: Store, runs: Iterable[Run] | None = None) -> Iterator[Damage | None]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -17,20 +17,34 @@ from storage.errors import FatalError
 
 T = TypeVar("T")
 
-MAX_BYTES = 2**26
-"""Bytes that a file may have, unless its reader allows more. Depth is limited by pydantic's parser, to 200."""
+
+class Limits(NamedTuple):
+    """How large a JSON file may be. A value that does not fit its type takes up to a kilobyte of memory, for the error.
+
+    Depth is limited by pydantic's parser, to 200.
+    """
+
+    size: int = 2**26
+    """Bytes."""
+    values: int = 2**19
+    """Values, lists and objects together, counted by the commas and brackets of the whole file."""
+
+
+LIMITS = Limits()
+"""Those of every file whose reader allows no more."""
+_FEW = 1000
+"""Errors of one file that are looked at. A list of them takes a kilobyte for each."""
 _SEAL = re.compile(rb',\n "(.{4})": "(.{64})"\n\}', re.DOTALL)
 _SEAL_SIZE = 79
 
 
-def parse_json(data: bytes, kind: type[T], name: str, remedy: str = "", most: int = MAX_BYTES) -> T:
+def parse_json(data: bytes, kind: type[T], name: str, remedy: str = "", most: Limits = LIMITS) -> T:
     """JSON bytes as a value of type `kind`; numbers and texts are not converted into each other. A seal is compared.
 
     Raises `FatalError` that calls the bytes `name` and says what is wrong and what to do (`remedy`).
     """
     try:
-        if len(data) > most:
-            raise ValueError(f"more than {most:,} bytes")
+        require_within(data, most)
         if not _matches_its_seal(data):
             raise ValueError("changed since it was written")
         hashable: Any = kind
@@ -48,12 +62,20 @@ def parse_note(data: bytes | None, kind: type[T]) -> T | None:
     return None
 
 
-def read_json(path: Path, kind: type[T], remedy: str = "", most: int = MAX_BYTES) -> T:
+def read_json(path: Path, kind: type[T], remedy: str = "", most: Limits = LIMITS) -> T:
     """A JSON file as a value of type `kind`. Raises FileNotFoundError where there is none, otherwise as `parse_json`."""
-    return parse_json(read_within_limit(path, most), kind, str(path), remedy, most)
+    return parse_json(read_within_limit(path, most.size), kind, str(path), remedy, most)
 
 
-def read_within_limit(path: Path, most: int = MAX_BYTES) -> bytes:
+def require_within(data: bytes, most: Limits = LIMITS) -> None:
+    """Compare JSON bytes with limits before they are parsed. Raises ValueError that names the one that they exceed."""
+    if len(data) > most.size:
+        raise ValueError(f"more than {most.size:,} bytes")
+    if sum(map(data.count, (b",", b"[", b"{"))) > most.values:
+        raise ValueError(f"more than {most.values:,} values")
+
+
+def read_within_limit(path: Path, most: int = LIMITS.size) -> bytes:
     """The bytes of a JSON file, of a longer one than is read as many as show it. Raises OSErrors, `FatalError` for a folder."""
     try:
         with path.open("rb") as file:
@@ -73,9 +95,12 @@ def sealed_json(value: dict[str, Any], default: Callable[[Any], Any] | None = No
 
 def reason_of(error: ValueError) -> str:
     """What a parser says of a file, in a few words."""
-    text = str(error)
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if not isinstance(error, ValidationError):
+        text = str(error)
+    elif error.error_count() > _FEW:
+        text = f"{error.error_count():,} values do not fit"
+    else:
+        first = error.errors()[0]
         text = ": ".join((*(str(part) for part in first["loc"]), first["msg"]))
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text[:200])
 

@@ -11,7 +11,7 @@ from pydantic_core import from_json
 
 from storage.digests import digest_file, digest_json
 from storage.errors import FatalError
-from storage.json_files import MAX_BYTES, reason_of
+from storage.json_files import reason_of, require_within
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -122,14 +122,14 @@ def parse_manifest(data: bytes, name: str) -> Manifest:
     Raises `FatalError` when it is damaged and `FutureManifest` when a newer version wrote it.
     """
     try:
-        if len(data) > MAX_BYTES:
-            raise ValueError(f"more than {MAX_BYTES:,} bytes")
+        require_within(data)
         manifest = Manifest.model_validate_json(data)
         _require_known(manifest.format, name)
         return manifest
     except ValueError as error:
         with suppress(ValueError):
-            values = from_json(data[:MAX_BYTES])
+            require_within(data)
+            values = from_json(data)
             _require_known(values.get("format") if isinstance(values, dict) else None, name)
         raise FatalError(
             f"{name}: damaged manifest ({reason_of(error)}); remove it with `rlip verify --repair`, then run again"

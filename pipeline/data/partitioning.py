@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, FailFast
 
 from pipeline.data.datasets.record import ImageRecord
 from pipeline.data.datasets.record_index import RecordIndex, open_index
@@ -22,7 +22,7 @@ from pipeline.data.images.refs import ImageRef, state_of
 from pipeline.data.sample import Sample
 from pipeline.runtime.stage import Partition
 from storage.atomic import write_atomic
-from storage.damage import CUT_BYTES, CUT_REMEDY
+from storage.damage import CUT_LIMITS, CUT_REMEDY
 from storage.digests import digest_json
 from storage.errors import FatalError
 from storage.json_files import read_json, sealed_json
@@ -98,12 +98,12 @@ def extend_cut(cut: Sequence[Sequence[int]], image_ids: Sequence[int], size: int
 def load_cut(path: Path) -> list[list[int]]:
     """Loads the stored partitions; empty if there are none. Raises `FatalError` when the file is damaged."""
     with suppress(FileNotFoundError):
-        return read_json(path, _Cut, CUT_REMEDY, CUT_BYTES).partitions
+        return read_json(path, _Cut, CUT_REMEDY, CUT_LIMITS).partitions
     return []
 
 
 class _Cut(BaseModel):
-    partitions: list[list[int]]
+    partitions: Annotated[list[Annotated[list[int], FailFast()]], FailFast()]
 
 
 class _Digests(BaseModel):

@@ -15,7 +15,7 @@ from pipeline.run.context import RunContext
 from pipeline.run.doctor import require
 from pipeline.run.recipe import load_recipe
 from storage.errors import FatalError
-from storage.json_files import MAX_BYTES, read_json
+from storage.json_files import LIMITS, read_json
 from storage.local_store import LocalStore
 from storage.manifest import parse_manifest
 from storage.open_store import existing_store, open_store
@@ -103,7 +103,7 @@ def test_json_without_measure_is_one_message(data: bytes, reason: str, tmp_path:
 
 def test_only_the_cut_of_a_large_data_set_may_be_long(tmp_path: Path) -> None:
     path = tmp_path / "long.json"
-    path.write_bytes(b'{"partitions": [[1]]}' + b" " * MAX_BYTES)
+    path.write_bytes(b'{"partitions": [[1]]}' + b" " * LIMITS.size)
     assert load_cut(path) == [[1]]
     with pytest.raises(FatalError, match=r"long\.json: damaged \(more than 67,108,864 bytes\); remove it"):
         read_json(path, object, "remove it")

@@ -1,0 +1,124 @@
+"""JSON of our own is read within limits of bytes, values and memory, and what is wrong with it is told in a line."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+from storage.errors import FatalError
+from storage.json_files import LIMITS, Limits, parse_json, parse_note, read_json, read_within_limit, sealed_json
+from storage.manifest import parse_manifest
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    size: int
+    names: list[str] = []
+
+
+def _said(data: bytes, kind: type = Strict, remedy: str = "", most: Limits = LIMITS) -> str:
+    with pytest.raises(FatalError) as caught:
+        parse_json(data, kind, "here", remedy, most)
+    return str(caught.value)
+
+
+def test_values_are_those_of_their_type() -> None:
+    assert parse_json(b'{"size": 3, "names": ["a"]}', Strict, "here") == Strict(size=3, names=["a"])
+    assert parse_json(b"[1, null, 2.5]", list[Any], "here") == [1, None, 2.5]
+    assert parse_note(b'{"size": 3}', Strict) == Strict(size=3)
+    assert parse_note(None, Strict) is None and parse_note(b"{", Strict) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b'{"size": "3"}', "size: Input should be a valid integer"),
+        (b'{"size": 3, "names": ["a", "b", 7]}', "names: 2: Input should be a valid string"),
+        (b'{"size": 3, "\\u001b[2Jx": 1}', "\\x1b[2Jx: Extra inputs are not permitted"),
+        (b"{}", "size: Field required"),
+    ],
+)
+def test_what_is_wrong_is_told_in_a_line(data: bytes, said: str) -> None:
+    assert _said(data) == f"here: damaged ({said})"
+    assert _said(data, remedy="do that") == f"here: damaged ({said}); do that"
+
+
+def test_long_and_numerous_faults_are_told_in_short() -> None:
+    assert _said(b'{"%s": 1, "size": 2}' % (b"x" * 1000)) == f"here: damaged ({'x' * 200})"
+    for count, said in ((1000, "names: 0: Input should be a valid string"), (1001, "1,001 values do not fit")):
+        assert _said(b'{"size": 1, "names": [%s]}' % b",".join([b"1"] * count)) == f"here: damaged ({said})"
+
+
+def test_limits_count_bytes_and_values() -> None:
+    most = Limits(size=20, values=4)
+    assert parse_json(b"[[1,2,{}]]" + b" " * 9, object, "here", most=Limits(20, 5)) == [[1, 2, {}]]
+    assert parse_json(b"[1,2,3] " + b" " * 12, object, "here", most=most) == [1, 2, 3]
+    assert _said(b"[1,2,3] " + b" " * 13, object, most=most) == "here: damaged (more than 20 bytes)"
+    assert _said(b"[1,2,3,[]]", object, most=most) == "here: damaged (more than 4 values)"
+    assert _said(b'{"a":{"b":[[1]]}}', object, most=Limits(20, 3)) == "here: damaged (more than 3 values)"
+
+
+def test_a_file_is_read_no_further_than_its_limit(tmp_path: Path) -> None:
+    path = tmp_path / "note.json"
+    with pytest.raises(FileNotFoundError):
+        read_json(path, object)
+    path.write_bytes(b"[1, 2]")
+    assert read_json(path, object) == [1, 2]
+    assert read_within_limit(path, 3) == b"[1, " and read_within_limit(path, 6) == b"[1, 2]"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(FatalError, match=rf"^{path}: damaged \(more than 67,108,864 bytes\); do that$"):
+        read_json(path, object, "do that")
+    with pytest.raises(FatalError, match=rf"^{path}: damaged \(more than 9 bytes\)$"):
+        read_json(path, object, most=Limits(9))
+    with pytest.raises(FatalError, match=rf"^{tmp_path}: damaged \(a folder in place of a file\); remove it and run"):
+        read_json(tmp_path, object)
+
+
+def test_a_seal_covers_every_byte_before_it() -> None:
+    data = sealed_json({"a": 1, "b": Path("x")}, default=str)
+    assert data.startswith(b'{\n "a": 1,\n "b": "x",\n "seal": "')
+    assert parse_json(data, dict[str, Any], "here")["b"] == "x"
+    for at in range(len(data)):
+        flipped = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        assert parse_note(flipped, dict[str, Any]) is None
+    with pytest.raises(TypeError):
+        sealed_json({"a": Path("x")})
+
+
+HOSTILE = {
+    "numbers for names": b'{"size": 1, "names": [%s1]}' % (b"1," * (2**19 - 9)),
+    "fields": b'{%s"size": 1}' % b"".join(b'"%x":1,' % n for n in range(2**19 - 9)),
+    "lists": b"[%s[]]" % (b"[]," * 2**24),
+}
+
+
+@pytest.mark.parametrize("attack", HOSTILE)
+def test_a_file_of_faults_alone_takes_no_gigabyte(attack: str, tmp_path: Path) -> None:
+    path = tmp_path / "hostile.json"
+    path.write_bytes(HOSTILE[attack])
+    for read in ("read_json(Path(path), kind)", "parse_manifest(Path(path).read_bytes(), path)"):
+        script = (
+            "import sys; from pathlib import Path; from pydantic import create_model, ConfigDict\n"
+            "from storage.errors import FatalError\nfrom storage.json_files import read_json\n"
+            "from storage.manifest import parse_manifest\n"
+            "kind = create_model('K', __config__=ConfigDict(extra='forbid'), size=(int, ...), names=(list[str], []))\n"
+            f"path = sys.argv[1]\ntry:\n    {read}\nexcept FatalError as error:\n    print(error)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=60,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)),
+        )  # fmt: skip
+        assert done.returncode == 0 and f"{path}: damaged" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_manifest_that_is_too_large_is_damaged() -> None:
+    with pytest.raises(FatalError, match=r"^here: damaged manifest \(more than 524,288 values\); remove it with"):
+        parse_manifest(b'{"format": 99, "x": [%s1]}' % (b"1," * 2**19), "here")
