@@ -48,6 +48,36 @@ def test_a_holder_is_named_gives_signs_of_life_and_leaves_nothing(files: Remote)
     assert files.read(PATH) is None, "its signs of life have ended"
 
 
+def test_signs_of_life_are_counted_from_none_on() -> None:
+    class Told(FaultyFiles):
+        def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **settings: object) -> None:
+            beats.append(json.loads(value)["beat"])
+            super().pipe_file(path, value, mode, **settings)
+            if len(beats) == 4:
+                enough.set()
+
+    beats: list[int] = []
+    enough = threading.Event()
+    with hold_lease(Remote(f"memory://{uuid4().hex}", Told(), ()), PATH, "one", _nobody, QUICK):
+        assert enough.wait(20)
+    assert beats[:4] == [0, 1, 2, 3]
+
+
+def test_a_lease_that_ends_while_one_looks_is_taken() -> None:
+    class Ends(FaultyFiles):
+        ended = False
+
+        def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **settings: object) -> None:
+            if not self.ended:
+                self.ended = True
+                raise FileExistsError(path)
+            super().pipe_file(path, value, mode, **settings)
+
+    files = Remote(f"memory://{uuid4().hex}", Ends(), ())
+    with hold_lease(files, PATH, "one", _nobody, Patience(beat=9)):
+        assert str(_note(files)["holder"]).startswith("one ")
+
+
 def test_a_living_holder_is_waited_for_and_told_once(files: Remote) -> None:
     order: list[str] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -19,10 +20,13 @@ from toy_store import put, put_chain, record
 
 from pipeline.cli.transfer import pull, push
 from storage.atomic import atomic_folder
+from storage.digests import digest_bytes
+from storage.disk import Disk
 from storage.errors import FatalError, RetryableError
 from storage.garbage import find_garbage
 from storage.json_files import sealed_json
 from storage.local_store import LocalStore
+from storage.manifest import FileEntry
 from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.remote_store import RemoteStore, folder_name
 from storage.run_files import StepKeys, parse_document
@@ -159,6 +163,37 @@ def test_what_can_not_be_copied_from_elsewhere_is_named_with_what_to_do(tmp_path
     assert said().startswith(f"{place}/manifest.json: damaged manifest (")
 
 
+def test_a_data_file_elsewhere_is_named_by_its_digest(tmp_path: Path) -> None:
+    remote, local = ObjectStoreArtifacts(f"memory://{uuid4().hex}", FaultyFiles(), ()), LocalStore(tmp_path)
+    names = ("README", "a.b.bin")
+    files = {name: FileEntry(digest=digest_bytes(name.encode()), size=len(name)) for name in names}
+    made = put(local, "caption").manifest.model_copy(update={"files": files, "stage": "toy", "seal": ""})
+    with local.draft() as draft:
+        for name in names:
+            (draft / name).write_bytes(name.encode())
+        remote.put(local.commit(draft, made))
+    digests = [files[name].digest[:16] for name in names]
+    assert set(remote.listing("toy")[made.key]) == {"manifest.json", f"README.{digests[0]}", f"a.b.{digests[1]}.bin"}
+
+
+def test_whoever_loses_to_a_removal_or_to_a_damaged_manifest_is_told(tmp_path: Path) -> None:
+    class Lost(FaultyFiles):
+        def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **settings: object) -> None:
+            if mode == "create":
+                raise FileExistsError(path)
+            super().pipe_file(path, value, mode, **settings)
+
+    remote = ObjectStoreArtifacts(f"memory://{uuid4().hex}", Lost(), ())
+    artifact = put(LocalStore(tmp_path), "caption")
+    place = f"artifacts/caption/{artifact.key}"
+    with pytest.raises(FatalError) as caught:
+        remote.put(artifact)
+    assert str(caught.value) == f"{remote.url}: {place} is being removed while it is written; run again"
+    remote.files.write(f"{place}/manifest.json", b"{}")
+    with pytest.raises(FatalError, match=f"^{remote.url}: {place}/manifest.json: damaged manifest "):
+        remote.put(artifact)
+
+
 def test_runs_elsewhere_are_named_when_one_is_unknown() -> None:
     remote = ObjectStoreArtifacts(f"memory://{uuid4().hex}", FaultyFiles(), ())
     with pytest.raises(FatalError, match=rf"^no run 'toy' at {remote.url}; runs there: none$"):
@@ -168,6 +203,48 @@ def test_runs_elsewhere_are_named_when_one_is_unknown() -> None:
     with pytest.raises(FatalError, match=rf"^no run 'toy' at {remote.url}; runs there: a, b$"):
         remote.run_records("toy")
     assert remote.run_records("a") == {"recipe.json": b"{}"}
+
+
+def test_a_store_elsewhere_tries_as_often_as_it_is_told(remote: RemoteStore, tmp_path: Path) -> None:
+    artifact = put(remote, "caption")
+    for pauses in ((), (0.0,)):
+        store = RemoteStore(remote.address, tmp_path / "other", FaultyFiles(1, "conflict"), pauses)
+        if pauses:
+            assert store.find("caption", artifact.key) is not None
+        else:
+            with pytest.raises(RetryableError):
+                store.find("caption", artifact.key)
+
+
+def test_a_store_elsewhere_works_on_the_disk_that_it_was_given(tmp_path: Path) -> None:
+    synced: list[str] = []
+
+    class Told(Disk):
+        def sync_file(self, path: Path) -> None:
+            synced.append(path.name)
+
+    store = RemoteStore(f"memory://{uuid4().hex}", tmp_path, FaultyFiles(), (), disk=Told())
+    put(store, "caption")
+    assert sorted(synced) == ["captions.parquet", "manifest.json"]
+
+
+def test_a_record_that_can_not_be_written_is_named(tmp_path: Path) -> None:
+    class Full(Disk):
+        def write(self, path: Path, data: bytes) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    store = LocalStore(tmp_path, Full())
+    with pytest.raises(FatalError, match=rf"writing {tmp_path}/cuts/toys\.json: .*free space"):
+        store.put(tmp_path / "cuts" / "toys.json", b"[]")
+
+
+def test_documents_and_steps_lie_where_other_programs_find_them(tmp_path: Path) -> None:
+    run = Run(LocalStore(tmp_path), "demo")
+    run.note("recipe", {"name": "demo", "folder": tmp_path})
+    run.record("shard:pseudo", "shard", {})
+    written = json.loads((tmp_path / "runs/demo/recipe.json").read_bytes())
+    assert (written["name"], written["folder"]) == ("demo", str(tmp_path))
+    assert json.loads((tmp_path / "runs/demo/steps/shard.pseudo.json").read_bytes())["step"] == "shard:pseudo"
 
 
 def test_both_places_are_tried_before_any_work(remote: RemoteStore, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import aiohttp
@@ -142,6 +142,31 @@ def test_errors_of_our_own_code_pass(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(type(error)) as caught, translate_remote_errors("s3://b/x"):
             raise error
         assert caught.value is error
+
+
+def test_on_s3_the_bucket_must_exist_and_a_put_says_whether_it_may_replace() -> None:
+    class LikeS3(FaultyFiles):
+        asked_s3: ClassVar[list[object]] = []
+
+        def call_s3(self, *asked: object, **settings: object) -> None:
+            self.asked_s3.append((*asked, settings))
+            raise FileNotFoundError
+
+        def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **settings: object) -> None:
+            self.asked_s3.append((path, mode))
+
+    remote = Remote("s3://nosuch/folder/deep", LikeS3(), ())
+    with pytest.raises(FatalError) as caught:
+        remote.check()
+    assert str(caught.value) == (
+        "s3://nosuch/folder/deep: there is no bucket 'nosuch'; create it (aws s3 mb s3://nosuch) or name another"
+    )
+    remote.write("a", b"")
+    assert remote.create("a", b"")
+    assert LikeS3.asked_s3 == [
+        ("head_bucket", {"Bucket": "nosuch"}), ("nosuch/folder/deep/a", "overwrite"), ("nosuch/folder/deep/a", "create"),
+    ]  # fmt: skip
+    Remote("memory://x", LikeS3(), ()).check()
 
 
 def test_a_file_is_made_once_and_replaced_as_often_as_one_likes(remote: Remote) -> None:
