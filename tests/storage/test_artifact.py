@@ -6,6 +6,7 @@ import errno
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from toy_store import put
 
@@ -13,7 +14,7 @@ from storage.artifact import require_schemas
 from storage.errors import FatalError
 from storage.local_store import LocalStore
 from storage.manifest import MANIFEST, Counts, FileEntry, Manifest
-from storage.tables import REJECTED, read_table, write_table
+from storage.tables import REJECTED, read_table, table_bytes, write_table
 
 IMAGES = pa.table({"image_id": [1, 2]})
 
@@ -76,6 +77,15 @@ def test_a_whole_artifact_has_all_files_with_the_bytes_of_its_manifest(tmp_path:
     path.unlink()
     with pytest.raises(FatalError, match=rf"^{path}: damaged \(gone\); remove its artifact"):
         artifact.require_whole()
+
+
+def test_a_table_is_written_in_one_form(tmp_path: Path) -> None:
+    table = pa.table({"text": [f"a man rides horse {n % 97}" for n in range(5000)]})
+    expected = tmp_path / "expected.parquet"
+    pq.write_table(table, expected, compression="zstd", compression_level=3, write_statistics=False, store_schema=False)
+    assert table_bytes(table) == expected.read_bytes()
+    (column,) = [pq.read_metadata(expected).row_group(0).column(0)]
+    assert (column.compression, column.is_stats_set) == ("ZSTD", False)
 
 
 def test_a_table_is_read_as_the_one_that_was_asked_for(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel, ConfigDict
+from toy_store import put
 
 from storage.errors import FatalError
 from storage.json_files import LIMITS, Limits, parse_json, parse_note, read_json, read_within_limit, sealed_json
-from storage.manifest import parse_manifest
+from storage.local_store import LocalStore
+from storage.manifest import FutureManifest, parse_manifest
 
 
 class Strict(BaseModel):
@@ -117,6 +120,13 @@ def test_a_file_of_faults_alone_takes_no_gigabyte(attack: str, tmp_path: Path) -
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)),
         )  # fmt: skip
         assert done.returncode == 0 and f"{path}: damaged" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("more", [{}, {"colour": "red"}])
+def test_a_manifest_of_a_newer_version_is_told_as_such(more: dict[str, Any], tmp_path: Path) -> None:
+    manifest = json.loads(put(LocalStore(tmp_path), "caption").manifest_bytes())
+    with pytest.raises(FutureManifest, match=r"^here: manifest format 99, but this version reads \d; upgrade rlip$"):
+        parse_manifest(json.dumps({**manifest, **more, "format": 99}).encode(), "here")
 
 
 def test_a_manifest_that_is_too_large_is_damaged() -> None:

@@ -238,6 +238,21 @@ def test_a_record_that_can_not_be_written_is_named(tmp_path: Path) -> None:
         store.put(tmp_path / "cuts" / "toys.json", b"[]")
 
 
+def test_an_artifact_that_is_committed_again_stays_and_a_failing_disk_is_told(tmp_path: Path) -> None:
+    class Failing(Disk):
+        def rename(self, source: Path, target: Path) -> None:
+            raise OSError(errno.EIO, "no")
+
+    first = put(LocalStore(tmp_path), "caption")
+    inode = first.folder.stat().st_ino
+    assert put(LocalStore(tmp_path), "caption").folder == first.folder and first.folder.stat().st_ino == inode
+    with pytest.raises(RetryableError, match=f"writing {first.folder}"):
+        put(LocalStore(tmp_path, Failing()), "caption")
+    assert first.folder.stat().st_ino == inode
+    with pytest.raises(NotADirectoryError):
+        Disk().sync_folder(first.file("captions.parquet"))
+
+
 def test_documents_and_steps_lie_where_other_programs_find_them(tmp_path: Path) -> None:
     run = Run(LocalStore(tmp_path), "demo")
     run.note("recipe", {"name": "demo", "folder": tmp_path})

@@ -113,6 +113,16 @@ def test_a_silent_endpoint_is_named_with_the_variable_that_set_it(monkeypatch: p
     assert said("s3://b/x") == f"s3://b/x can't be reached (TimeoutError: timed out{hint})"
 
 
+def test_pauses_differ_so_that_many_workers_do_not_come_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("storage.remote_retry.time.sleep", pauses.append)
+    for _ in range(50):
+        with pytest.raises(RetryableError):
+            Remote(f"memory://{uuid4().hex}", FaultyFiles(1, "conflict", times=99), (2.0, 4.0)).read("a")
+    shares = [pause / wanted for pause, wanted in zip(pauses, (2.0, 4.0) * 50, strict=True)]
+    assert 0.5 <= min(shares) < 0.7 and 1.3 < max(shares) <= 1.5
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "said"),
     [
