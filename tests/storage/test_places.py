@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import stat
 import threading
 import time
 from pathlib import Path
@@ -21,12 +22,12 @@ from toy_store import put, put_chain, record
 from pipeline.cli.transfer import pull, push
 from storage.atomic import atomic_folder
 from storage.digests import digest_bytes
-from storage.disk import Disk
+from storage.disk import Disk, lock_file
 from storage.errors import FatalError, RetryableError
 from storage.garbage import find_garbage
 from storage.json_files import sealed_json
 from storage.local_store import LocalStore
-from storage.manifest import FileEntry
+from storage.manifest import FileEntry, parse_manifest
 from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.remote_store import RemoteStore, folder_name
 from storage.run_files import StepKeys, parse_document
@@ -251,6 +252,26 @@ def test_an_artifact_that_is_committed_again_stays_and_a_failing_disk_is_told(tm
     assert first.folder.stat().st_ino == inode
     with pytest.raises(NotADirectoryError):
         Disk().sync_folder(first.file("captions.parquet"))
+
+
+def test_locks_admit_whom_the_umask_admits_and_what_is_gone_needs_no_removal(tmp_path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        lock_file(tmp_path / "lock").close()
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "lock").stat().st_mode) == 0o666
+    Disk().remove_tree(tmp_path / "gone")
+    assert LocalStore(tmp_path / "store").address == str(tmp_path / "store")
+
+
+def test_a_manifest_is_written_as_people_read_it_and_as_it_was_read(tmp_path: Path) -> None:
+    data = put(LocalStore(tmp_path), "caption").manifest_bytes()
+    assert data.startswith(b'{\n "format": 2,\n "stage": "caption",\n "key": "')
+    values = json.loads(data)
+    first = {name: value for name, value in {**values, "format": 1}.items() if name != "seal"}
+    for written in (data, json.dumps(first, indent=1).encode()):
+        assert parse_manifest(written, "here").as_bytes() == written
 
 
 def test_documents_and_steps_lie_where_other_programs_find_them(tmp_path: Path) -> None:

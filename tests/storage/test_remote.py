@@ -179,6 +179,16 @@ def test_on_s3_the_bucket_must_exist_and_a_put_says_whether_it_may_replace() -> 
     Remote("memory://x", LikeS3(), ()).check()
 
 
+@pytest.mark.parametrize("scheme", ["s3", "s3a"])
+def test_of_the_client_of_s3_only_we_try_again(scheme: str) -> None:
+    remote = Remote(f"{scheme}://bucket/folder//")
+    files = remote._files
+    assert (remote.url, files.retries) == (f"{scheme}://bucket/folder", 1)
+    assert (files.config_kwargs["retries"], files.config_kwargs["connect_timeout"]) == ({"total_max_attempts": 1}, 5)
+    assert Remote(f"{scheme}://bucket/folder")._files is not files, "credentials are those of now"
+    assert not hasattr(Remote("memory://x")._files, "retries")
+
+
 def test_a_file_is_made_once_and_replaced_as_often_as_one_likes(remote: Remote) -> None:
     remote.write("a/b/c", b"1")
     remote.write("a/b/c", b"2")

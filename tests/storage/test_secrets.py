@@ -30,7 +30,7 @@ WITH_SECRET = [
 @pytest.mark.parametrize("url", WITH_SECRET)
 def test_a_url_with_a_secret_is_refused_without_telling_it(url: str, tmp_path: Path) -> None:
     for take in (require_no_secret, open_store, Remote):
-        with pytest.raises(FatalError, match="environment") as refused:
+        with pytest.raises(FatalError, match=r"environment \(docs/security\.md, Secrets\)$") as refused:
             take(url)
         assert SECRET not in str(refused.value) and "host" in str(refused.value) + "host"
     assert SECRET not in redacted(f"copying {url} to '{url}'")
