@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
@@ -12,7 +13,7 @@ import pytest
 from faulty_files import FaultyFiles
 
 from storage.digests import digest_bytes
-from storage.errors import RetryableError
+from storage.errors import FatalError, RetryableError
 from storage.remote import Remote
 from storage.resume_point import ResumePoint
 
@@ -30,7 +31,7 @@ class Machine:
         """Write files (`a__b`: file b in folder a) and the list that names them."""
         names = {name.replace("__", "/"): data for name, data in files.items()}
         for name, data in names.items():
-            (self.folder / name).parent.mkdir(exist_ok=True)
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / name).write_bytes(data)
         (self.folder / "resume.json").write_text(json.dumps({"files": list(names)}))
 
@@ -63,11 +64,11 @@ def url() -> str:
 
 def test_another_machine_gets_the_files_and_their_list(url: str, tmp_path: Path) -> None:
     one, other = Machine(url, tmp_path / "one"), Machine(url, tmp_path / "other")
-    one.keep(weights=b"w", steps__a=b"1")
+    one.keep(weights=b"w", steps__a__b=b"1")
     one.point.send()
     other.point.fetch()
-    assert other.held == {"weights": b"w", "steps/a": b"1"}
-    assert other.visible == ["resume.json", "steps", "steps/a", "weights"]
+    assert other.held == {"weights": b"w", "steps/a/b": b"1"}
+    assert other.visible == ["resume.json", "steps", "steps/a", "steps/a/b", "weights"]
     assert one.visible == other.visible, "nothing but copies is left behind"
 
 
@@ -201,6 +202,60 @@ def test_while_work_lasts_its_files_are_sent_as_they_come(url: str, tmp_path: Pa
     assert third.held == {"weights": b"1", "steps": b"2"}, "the last state is sent at the end, however seldom one looks"
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("fails", ["the other side", "this machine"])
+def test_a_transfer_that_failed_is_tried_again_while_work_lasts(fails: str, url: str, tmp_path: Path) -> None:
+    class Told(FaultyFiles):
+        def pipe_file(self, path: str, *given: object, **settings: object) -> None:
+            super().pipe_file(path, *given, **settings)  # type: ignore[arg-type]
+            sent.set()
+
+        def put_file(self, lpath: str, rpath: str, **settings: object) -> None:
+            tried.set()
+            super().put_file(lpath, rpath, **settings)
+
+    sent, tried = threading.Event(), threading.Event()
+    files = Told(2, "conflict", times=2) if fails == "the other side" else Told()
+    one = Machine(url, tmp_path / "one", files)
+    with one.point.kept(look=0.01):
+        if fails == "this machine":
+            (one.folder / "resume.json").write_text('{"files": ["weights"]}')
+            time.sleep(0.1)
+            assert not tried.is_set(), "the file is not there yet"
+            (one.folder / "weights").write_bytes(b"1")
+        else:
+            one.keep(weights=b"1")
+        assert sent.wait(20)
+    assert one.copies == [b"1"]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("left", ["a file is gone", "the other side fails"])
+def test_the_last_transfer_may_fail(left: str, url: str, tmp_path: Path) -> None:
+    one = Machine(url, tmp_path / "one", FaultyFiles(2, "conflict", times=99))
+    with one.point.kept(look=100):
+        one.keep(weights=b"1")
+        if left == "a file is gone":
+            (one.folder / "weights").unlink()
+    assert Machine(url, one.folder).copies == []
+
+
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [
+        (b"{", "the list of files to resume from: damaged ("),
+        (b'{"files": ["../x"]}', "the list of files to resume from names one outside its folder: ['../x']"),
+    ],
+)
+def test_a_list_that_can_not_be_used_is_told(listed: bytes, said: str, url: str, tmp_path: Path) -> None:
+    one = Machine(url, tmp_path / "one")
+    (one.folder / "resume.json").write_bytes(listed)
+    with pytest.raises(FatalError) as caught:
+        one.point.send()
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.filterwarnings("error")
 def test_work_goes_on_without_copies_when_the_other_side_fails(url: str, tmp_path: Path) -> None:
     one = Machine(url, tmp_path / "one", FaultyFiles(1, "conflict", times=10**6))
     with one.point.kept(look=0.001):
