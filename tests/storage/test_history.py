@@ -15,9 +15,10 @@ from pipeline.cli.maintenance import remove_run
 from pipeline.cli.transfer import pull, push
 from storage.errors import FatalError
 from storage.garbage import find_garbage
+from storage.json_files import sealed_json
 from storage.local_store import LocalStore
 from storage.object_store_artifacts import ObjectStoreArtifacts
-from storage.run_records import documents_of, history_of
+from storage.run_records import documents_of, history_of, steps_of
 from storage.runs import Run, find_run
 
 
@@ -156,6 +157,14 @@ def test_a_damaged_document_at_a_url_is_named_with_the_remedy() -> None:
         documents_of({"recipe.json": b"{"}, "url")
     with pytest.raises(FatalError, match=r"^url: the run has 0 records, not a record '1'$"):
         documents_of({"recipe.json": b"{}"}, "url", "1")
+
+
+def test_the_newest_steps_at_a_url_are_those_of_the_step_files() -> None:
+    entry = {"step": "parse", "stage": "parse", "partitions": {"toys/0000": "0" * 64}}
+    found = steps_of({"steps/parse.json": sealed_json(entry), "recipe.json": b"{}"}, "url")
+    assert {step: keys.partitions for step, keys in found.items()} == {"parse": {"toys/0000": "0" * 64}}
+    with pytest.raises(FatalError, match=r"^url: steps/parse\.json: damaged \(.*\); push the run again$"):
+        steps_of({"steps/parse.json": b"{"}, "url")
 
 
 @pytest.mark.parametrize("path", ["records/../../../../x.json", "../../x.json", "records/a/../../../../x.json"])

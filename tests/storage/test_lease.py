@@ -136,6 +136,7 @@ def failing(request: pytest.FixtureRequest) -> Iterator[Remote]:
     yield Remote(f"memory://{uuid4().hex}", FaultyFiles(request.param, "conflict", times=10**6), ())
 
 
+@pytest.mark.filterwarnings("error")
 def test_work_goes_on_without_a_lease_that_can_not_be_had(failing: Remote) -> None:
     worked = []
     with hold_lease(failing, PATH, "one", _nobody, QUICK):

@@ -124,7 +124,7 @@ def test_cached_manifests_of_one_time_are_not_mixed_up(remote: RemoteStore) -> N
         def find(self, path: str, **settings: object) -> object:
             return {place: {**info, "created": 5.0} for place, info in super().find(path, **settings).items()}
 
-    made = [put(remote, "caption", settings={"n": n}) for n in range(3)]
+    made = [put(remote, "caption", settings={"n": n}, rows=[n]) for n in range(3)]
     keys = [artifact.key for artifact in made]
     store = RemoteStore(remote.address, remote.root.with_name("other"), SameTime(), ())
     for _ in range(2):

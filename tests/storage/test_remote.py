@@ -154,7 +154,7 @@ def test_errors_of_our_own_code_pass(monkeypatch: pytest.MonkeyPatch) -> None:
         assert caught.value is error
 
 
-def test_on_s3_the_bucket_must_exist_and_a_put_says_whether_it_may_replace() -> None:
+def test_a_bucket_must_exist_and_a_put_says_whether_it_may_replace() -> None:
     class LikeS3(FaultyFiles):
         asked_s3: ClassVar[list[object]] = []
 
@@ -179,13 +179,15 @@ def test_on_s3_the_bucket_must_exist_and_a_put_says_whether_it_may_replace() -> 
     Remote("memory://x", LikeS3(), ()).check()
 
 
-@pytest.mark.parametrize("scheme", ["s3", "s3a"])
-def test_of_the_client_of_s3_only_we_try_again(scheme: str) -> None:
-    remote = Remote(f"{scheme}://bucket/folder//")
-    files = remote._files
-    assert (remote.url, files.retries) == (f"{scheme}://bucket/folder", 1)
-    assert (files.config_kwargs["retries"], files.config_kwargs["connect_timeout"]) == ({"total_max_attempts": 1}, 5)
-    assert Remote(f"{scheme}://bucket/folder")._files is not files, "credentials are those of now"
+def test_only_we_try_again_and_not_the_client() -> None:
+    for scheme in ("s3", "s3a"):
+        remote = Remote(f"{scheme}://bucket/folder//")
+        files = remote._files
+        assert (remote.url, files.retries) == (f"{scheme}://bucket/folder", 1)
+        assert (files.config_kwargs["retries"], files.config_kwargs["connect_timeout"]) == (
+            {"total_max_attempts": 1}, 5,
+        )  # fmt: skip
+        assert Remote(f"{scheme}://bucket/folder")._files is not files, "credentials are those of now"
     assert not hasattr(Remote("memory://x")._files, "retries")
 
 
@@ -232,6 +234,15 @@ def test_a_time_and_a_token_are_taken_from_what_each_kind_of_store_tells(
     assert (entry.size, entry.token, entry.modified) == (5, token, modified)
 
 
+def test_folders_are_named_whether_or_not_a_server_ends_their_names_with_a_slash() -> None:
+    class Slashes(FaultyFiles):
+        def ls(self, path: str, **settings: Any) -> Any:
+            found = [(f"{path}/b/", "directory"), (f"{path}/a", "directory"), (f"{path}/c", "file")]
+            return [{"name": name, "type": kind} for name, kind in found]
+
+    assert Remote(f"memory://{uuid4().hex}", Slashes()).folders("x") == ["a", "b"]
+
+
 def test_listings_are_asked_for_anew() -> None:
     class Cached(FaultyFiles):
         known: Any = None
@@ -260,8 +271,12 @@ def test_many_files_are_read_in_few_requests_and_a_failure_is_not_a_missing_file
 
         def cat(self, path: Any, **settings: Any) -> Any:
             self.most = max(self.most, len(path))
-            found = super().cat(path, **settings)
-            return {each: PermissionError("no") for each in found} if self.fails else found
+            return super().cat(path, **settings)
+
+        def cat_file(self, path: str, *given: Any, **settings: Any) -> bytes:
+            if self.fails:
+                raise PermissionError("no")
+            return super().cat_file(path, *given, **settings)
 
     files = Several()
     remote = Remote(f"memory://{uuid4().hex}", files, ())
