@@ -321,6 +321,10 @@ def test_an_incomplete_address_is_told(url: str) -> None:
         Remote(url)
 
 
+def test_an_address_keeps_all_but_slashes_at_its_end() -> None:
+    assert Remote("memory://folder/boX//").url == "memory://folder/boX"
+
+
 def test_an_address_that_no_package_knows_is_told() -> None:
     with pytest.raises(FatalError, match=r"^nosuch://x: .*name a folder"):
         Remote("nosuch://x")
