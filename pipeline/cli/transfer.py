@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from storage.errors import FatalError
+from storage.limited_reader import LimitedReader
 from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.open_store import Address, existing_store, open_store
 from storage.run_records import documents_of, history_of, steps_of
@@ -88,9 +89,10 @@ def pull(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, t
         stage: set(run.store.find_all(stage, [k for s, k in places if s == stage])) for stage in {s for s, _ in places}
     }
     lacking = [(stage, key) for stage, key in places if key not in have[stage]]
-    for done, (stage, key) in enumerate(lacking):
-        report(done, len(lacking))
-        remote.get(stage, key, run.store)
+    with LimitedReader() as reader:
+        for done, (stage, key) in enumerate(lacking):
+            report(done, len(lacking))
+            remote.get(stage, key, run.store, reader)
     if not number or not run.exists:
         for step, entry in steps.items():
             run.record(step, entry.stage, entry.partitions)
