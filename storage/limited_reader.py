@@ -1,4 +1,4 @@
-"""Reads tables of strangers in a process with limits first: few kilobytes of Parquet can expand to any number of gigabytes."""
+"""Reads tables of strangers in a process with limits first: a few kilobytes of Parquet can expand to gigabytes."""
 
 from __future__ import annotations
 
@@ -66,14 +66,18 @@ class LimitedReader:
 
 
 def _start() -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    path = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, "PYTHONPATH": path, "MALLOC_ARENA_MAX": "1"}
     command = [sys.executable, "-P", "-m", __name__]
     return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def _serve() -> None:
     """Read each table that a line of standard input names, and say on standard output what is wrong with it, if anything."""
-    pa.set_memory_pool(pa.system_memory_pool())  # others reserve address space, which counts
+    # Threads and other allocators reserve address space, which counts.
+    pa.set_memory_pool(pa.system_memory_pool())
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + BYTES,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -15,7 +15,7 @@ from typing import Any
 
 from storage.artifact import Artifact
 from storage.errors import FatalError
-from storage.json_files import read_json, sealed_json
+from storage.json_files import read_json, read_within_limit, sealed_json
 from storage.run_files import (
     RECORD_REMEDY,
     STEP_NAME,
@@ -114,7 +114,7 @@ class Run:
     def _read(self, name: str) -> Any:
         path = self.folder / f"{name}.json"
         try:
-            return parse_document(path.read_bytes(), str(path))
+            return parse_document(read_within_limit(path), str(path))
         except (OSError, FatalError):
             return None
 

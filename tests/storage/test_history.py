@@ -71,6 +71,15 @@ def test_an_unknown_run_is_answered_with_those_that_exist(store: LocalStore) -> 
         find_run(store, "other@1")
 
 
+def test_a_document_that_is_damaged_or_has_no_end_is_none(store: LocalStore) -> None:
+    run = Run(store, "toy")
+    run.note("recipe", {"name": "toy"})
+    assert run.read_document("recipe") == {"name": "toy"} and run.read_document("none") == {}
+    for size in (5, 2**40):
+        os.truncate(run.folder / "recipe.json", size)
+        assert run.read_document("recipe") == {}
+
+
 def test_a_step_that_a_record_does_not_have_holds_nothing(store: LocalStore) -> None:
     first = find_run(store, "toy@1")
     assert (first.keys("tag"), first.artifacts("tag"), first.stage("tag")) == ({}, {}, "")
