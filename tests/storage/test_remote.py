@@ -184,9 +184,8 @@ def test_only_we_try_again_and_not_the_client() -> None:
         remote = Remote(f"{scheme}://bucket/folder//")
         files = remote._files
         assert (remote.url, files.retries) == (f"{scheme}://bucket/folder", 1)
-        assert (files.config_kwargs["retries"], files.config_kwargs["connect_timeout"]) == (
-            {"total_max_attempts": 1}, 5,
-        )  # fmt: skip
+        told = files.config_kwargs
+        assert (told["retries"]["total_max_attempts"], told["connect_timeout"], told["read_timeout"]) == (1, 5, 60)
         assert Remote(f"{scheme}://bucket/folder")._files is not files, "credentials are those of now"
     assert not hasattr(Remote("memory://x")._files, "retries")
 
