@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import signal
 import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
 
-import pyarrow as pa
-
+from storage import limited_process
 from storage.errors import FatalError
-from storage.tables import read_table
-
-SECONDS = 10.0
-"""Processor time after which the system ends the process."""
-BYTES = 2**30
-"""Address space that the process may take beyond what it begins with."""
+from storage.limited_process import BYTES, SECONDS
 
 
 class LimitedReader:
@@ -68,34 +60,5 @@ class LimitedReader:
 def _start() -> subprocess.Popen[str]:
     path = os.pathsep.join(filter(None, sys.path))
     environment = {**os.environ, "PYTHONPATH": path, "MALLOC_ARENA_MAX": "1"}
-    command = [sys.executable, "-P", "-m", __name__]
+    command = [sys.executable, "-P", "-m", limited_process.__name__]
     return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def _serve() -> None:
-    """Read each table that a line of standard input names, and say on standard output what is wrong with it, if anything."""
-    # Threads and other allocators reserve address space, which counts.
-    pa.set_memory_pool(pa.system_memory_pool())
-    pa.set_cpu_count(1)
-    pa.set_io_thread_count(1)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + BYTES,) * 2)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for line in sys.stdin:
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)
-        print(json.dumps(_fault(Path(json.loads(line)))), flush=True)
-
-
-def _fault(path: Path) -> str:
-    """What is wrong with a table; "" for one that can be read."""
-    try:
-        read_table(path).validate(full=True)
-    except MemoryError:
-        return f"more than {BYTES // 2**30} GiB of memory"
-    except (pa.ArrowException, OSError, ValueError) as error:
-        return str(error).partition("\n")[0][:200]
-    return ""
-
-
-if __name__ == "__main__":
-    _serve()

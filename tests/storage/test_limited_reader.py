@@ -29,7 +29,7 @@ def whole(tmp_path: Path) -> Path:
 
 
 def _started() -> list[psutil.Process]:
-    return [each for each in psutil.Process().children() if "storage.limited_reader" in each.cmdline()]
+    return [each for each in psutil.Process().children() if "storage.limited_process" in each.cmdline()]
 
 
 def test_whole_tables_are_read_in_one_process_that_ends_with_its_reader(whole: Path) -> None:
