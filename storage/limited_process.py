@@ -1,34 +1,31 @@
-"""The process that reads tables of strangers for another one (`LimitedReader`), which does not depend on its survival."""
+"""The process that reads tables of strangers for a `LimitedReader`."""
 
 from __future__ import annotations
 
 import json
-import resource
 import signal
 import sys
 from pathlib import Path
 
 import pyarrow as pa
 
+from storage.processes import limit_memory
 from storage.tables import read_table
 
-SECONDS = 10.0
-"""Processor time after which the system ends the process."""
-BYTES = 2**30
-"""Address space that the process may take beyond what it begins with."""
 
+def serve(seconds: float, size: int) -> None:
+    """Read each table that a line of standard input names, and say on standard output what is wrong with it, if anything.
 
-def serve() -> None:
-    """Read each table that a line of standard input names, and say on standard output what is wrong with it, if anything."""
+    The system ends the process when a table takes more than `seconds` of processor time, whichever library it is in.
+    `size`: bytes of memory that it may take beyond what it begins with.
+    """
     # Threads and other allocators reserve address space, which counts.
     pa.set_memory_pool(pa.system_memory_pool())
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + BYTES,) * 2)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_memory(size)
     for line in sys.stdin:
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         print(json.dumps(_fault(Path(json.loads(line)))), flush=True)
 
 
@@ -37,11 +34,11 @@ def _fault(path: Path) -> str:
     try:
         read_table(path).validate(full=True)
     except MemoryError:
-        return f"more than {BYTES // 2**30} GiB of memory"
+        return "out of memory"
     except (pa.ArrowException, OSError, ValueError) as error:
         return str(error).partition("\n")[0][:200]
     return ""
 
 
 if __name__ == "__main__":
-    serve()
+    serve(float(sys.argv[1]), int(sys.argv[2]))

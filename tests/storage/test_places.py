@@ -292,6 +292,9 @@ def test_both_places_are_tried_before_any_work(remote: RemoteStore, tmp_path: Pa
     assert remote.remote.files.listing("") == {} and not [path for path in remote.root.rglob("*") if path.is_file()]
     with pytest.raises(FatalError, match="not allowed"):
         RemoteStore(remote.address, tmp_path / "refused", Refuses(), ()).require_writable()
+    silent = RemoteStore(remote.address, tmp_path / "silent", FaultyFiles(1, "conflict", times=9), ())
+    with pytest.raises(RetryableError):
+        silent.require_writable()
     left = [RemoteStore(remote.address, tmp_path / name, FaultyFiles(2), ()) for name in ("a", "b")]
     for store in left:
         with pytest.raises(Dead):
@@ -350,14 +353,6 @@ def test_of_an_artifact_that_is_removed_the_manifest_goes_first(tmp_path: Path) 
     assert len(left) == 1 and "manifest.json" not in left and store.find("caption", artifact.key) is None
     with pytest.raises(FileNotFoundError, match=rf"{url}: artifacts/caption/{artifact.key}/manifest\.json"):
         store.manifest_bytes("caption", artifact.key)
-
-
-def test_whether_a_place_can_be_written_is_found_out_and_leaves_nothing(remote: RemoteStore, tmp_path: Path) -> None:
-    remote.require_writable()
-    assert remote.remote.files.listing("") == {}
-    refused = RemoteStore(remote.address, tmp_path / "store", FaultyFiles(1, "conflict", times=9), ())
-    with pytest.raises(RetryableError):
-        refused.require_writable()
 
 
 def test_a_note_of_what_a_run_found_names_the_keys(remote: RemoteStore, tmp_path: Path) -> None:

@@ -62,8 +62,17 @@ def url() -> str:
     return f"memory://{uuid4().hex}"
 
 
-def test_another_machine_gets_the_files_and_their_list(url: str, tmp_path: Path) -> None:
-    one, other = Machine(url, tmp_path / "one"), Machine(url, tmp_path / "other")
+@pytest.fixture
+def one(url: str, tmp_path: Path) -> Machine:
+    return Machine(url, tmp_path / "one")
+
+
+@pytest.fixture
+def other(url: str, tmp_path: Path) -> Machine:
+    return Machine(url, tmp_path / "other")
+
+
+def test_another_machine_gets_the_files_and_their_list(one: Machine, other: Machine) -> None:
     one.keep(weights=b"w", steps__a__b=b"1")
     one.point.send()
     other.point.fetch()
@@ -72,8 +81,7 @@ def test_another_machine_gets_the_files_and_their_list(url: str, tmp_path: Path)
     assert one.visible == other.visible, "nothing but copies is left behind"
 
 
-def test_what_the_copies_do_not_have_goes_and_what_no_list_names_stays(url: str, tmp_path: Path) -> None:
-    one, other = Machine(url, tmp_path / "one"), Machine(url, tmp_path / "other")
+def test_what_the_copies_do_not_have_goes_and_what_no_list_names_stays(one: Machine, other: Machine) -> None:
     one.keep(weights=b"new")
     one.point.send()
     other.keep(gone__a=b"1", full__b=b"2", weights=b"old")
@@ -83,8 +91,7 @@ def test_what_the_copies_do_not_have_goes_and_what_no_list_names_stays(url: str,
     assert other.visible == ["full", "full/log", "resume.json", "weights"]
 
 
-def test_copies_that_were_fetched_or_sent_are_not_taken_again(url: str, tmp_path: Path) -> None:
-    one, other = Machine(url, tmp_path / "one"), Machine(url, tmp_path / "other")
+def test_copies_that_were_fetched_or_sent_are_not_taken_again(url: str, one: Machine, other: Machine) -> None:
     one.keep(weights=b"first")
     one.point.send()
     other.point.fetch()
@@ -111,8 +118,7 @@ def test_only_a_list_that_changed_is_sent(url: str, tmp_path: Path) -> None:
     assert other.remote._files.asked == asked, "what was just fetched is there"
 
 
-def test_copies_that_were_replaced_are_removed_and_the_others_stay(url: str, tmp_path: Path) -> None:
-    one, other = Machine(url, tmp_path / "one"), Machine(url, tmp_path / "other")
+def test_copies_that_were_replaced_are_removed_and_the_others_stay(one: Machine, other: Machine) -> None:
     one.keep(kept=b"k", changed=b"1", dropped=b"d")
     one.point.send()
     one.keep(kept=b"k", changed=b"2")
@@ -122,8 +128,7 @@ def test_copies_that_were_replaced_are_removed_and_the_others_stay(url: str, tmp
     assert other.held == {"kept": b"k", "changed": b"2"}
 
 
-def test_files_of_one_name_in_two_folders_have_a_copy_each(url: str, tmp_path: Path) -> None:
-    one, other = Machine(url, tmp_path / "one"), Machine(url, tmp_path / "other")
+def test_files_of_one_name_in_two_folders_have_a_copy_each(one: Machine, other: Machine) -> None:
     one.keep(a__step=b"1", b__step=b"1")
     one.point.send()
     other.point.fetch()
@@ -131,8 +136,9 @@ def test_files_of_one_name_in_two_folders_have_a_copy_each(url: str, tmp_path: P
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
-def test_a_transfer_that_failed_is_made_whole_by_the_next(at: int, url: str, tmp_path: Path) -> None:
-    one, other = Machine(url, tmp_path / "one"), Machine(url, tmp_path / "other")
+def test_a_transfer_that_failed_is_made_whole_by_the_next(
+    at: int, url: str, tmp_path: Path, one: Machine, other: Machine
+) -> None:
     one.keep(weights=b"first")
     one.point.send()
     faulty = Machine(url, tmp_path / "one", FaultyFiles(at, "conflict"))
@@ -162,8 +168,9 @@ def test_a_file_that_grows_after_the_copy_was_begun_is_sent_as_it_was(url: str, 
 
 
 @pytest.mark.parametrize("record", [b"torn", b"[]", b'{"weights": 1}'])
-def test_a_record_that_tells_nothing_is_ignored_and_replaced(record: bytes, url: str, tmp_path: Path) -> None:
-    one, other = Machine(url, tmp_path / "one"), Machine(url, tmp_path / "other")
+def test_a_record_that_tells_nothing_is_ignored_and_replaced(
+    record: bytes, url: str, one: Machine, other: Machine
+) -> None:
     one.remote.write("scratch/key/record.json", record)
     one.keep(weights=b"mine")
     Machine(url, one.folder).point.fetch()
@@ -174,8 +181,7 @@ def test_a_record_that_tells_nothing_is_ignored_and_replaced(record: bytes, url:
     assert other.held == {"weights": b"mine"}
 
 
-def test_copies_that_do_not_match_the_record_are_left(url: str, tmp_path: Path) -> None:
-    one, other = Machine(url, tmp_path / "one"), Machine(url, tmp_path / "other")
+def test_copies_that_do_not_match_the_record_are_left(one: Machine, other: Machine) -> None:
     one.keep(weights=b"w")
     one.point.send()
     one.remote.write(f"scratch/key/{digest_bytes(b'w')[:16]}-weights", b"x")

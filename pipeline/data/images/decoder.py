@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import resource
 import signal
 import socket
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from pipeline.data.images.opening import BadImage, Probe
 from pipeline.runtime.processes import die_with_parent
+from storage.processes import limit_memory
 
 DECODER_SECONDS = 10.0
 """Processor time after which the system ends the process, whichever library it is in."""
@@ -31,7 +30,7 @@ def serve(channel: socket.socket, file: int) -> None:
     found of an image is written behind them as a line of JSON; after the last one, a byte is sent back.
     """
     decode: Callable[[bytes], Probe] = pickle.loads(channel.recv(2**16))
-    _limit()
+    limit_memory(DECODER_BYTES)
     while lengths := channel.recv(2**16):
         place, end = 0, os.fstat(file).st_size
         for length in json.loads(lengths):
@@ -49,12 +48,6 @@ def _found(decode: Callable[[bytes], Probe], file: int, length: int, place: int)
         return {"reason": bad.reason, "value": bad.value[:MOST_VALUE]}
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-
-
-def _limit() -> None:
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + DECODER_BYTES,) * 2)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 if __name__ == "__main__":

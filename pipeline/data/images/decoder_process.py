@@ -19,6 +19,7 @@ from pipeline.data.images import decoder
 from pipeline.data.images.opening import BadImage, Probe
 from pipeline.runtime.processes import one_thread_each
 from storage.errors import RetryableError
+from storage.processes import importing_environment
 
 Key = TypeVar("Key")
 PATIENCE = 600
@@ -72,8 +73,9 @@ class DecoderProcess:
         passed = (theirs.fileno(), self._file.fileno())
         command = [sys.executable, "-P", "-m", decoder.__name__, *map(str, passed)]
         with theirs, one_thread_each():
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-            self._process = subprocess.Popen(command, env=environment, pass_fds=passed, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                command, env=importing_environment(), pass_fds=passed, stdin=subprocess.DEVNULL
+            )
         self._send(pickle.dumps(self._decode))
 
     def _end(self) -> int:
