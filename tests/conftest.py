@@ -12,6 +12,7 @@ import fsspec
 import pytest
 from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, triplets
 
+from pipeline.runtime import processes
 from pipeline.runtime.stage import Rejected
 from storage.local_store import LocalStore
 from storage.runs import Run
@@ -21,6 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # Tests started in the background of a shell, and their child processes, ignore Ctrl-C, which some tests are about.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# The processes of all tests of a worker are forks of one that has loaded and compiled what they use.
+processes.PRELOADED = (*processes.PRELOADED, "tests.warm_parent")
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 FIRST = ("chain", "device", "training")
 """Folders whose files take longest. A worker that gets one of them last would go on alone."""

@@ -12,6 +12,7 @@ from unittest import mock
 
 import torch
 from typer.testing import CliRunner, Result
+from warm_process import WarmProcess
 
 from pipeline.cli.app import app
 
@@ -37,6 +38,16 @@ def output_of(*words: str | Path, cwd: Path | None = None) -> str:
     done = rlip(*words, cwd=cwd)
     assert done.exit_code == 0, f"{words}: {done.stdout[-1500:]}{done.stderr[-3000:]}"
     return done.stdout
+
+
+def started(*words: str | Path, cwd: Path) -> WarmProcess:
+    """Start `rlip` with one thread in a process that can be watched and killed."""
+    return WarmProcess(_rlip, *map(str, words), cwd=cwd, environment={**PLAIN, "OMP_NUM_THREADS": "1"})
+
+
+def _rlip(*words: str) -> None:
+    sys.argv = ["rlip", *words]
+    app()
 
 
 def in_own_process(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlip_command import output_of
+from rlip_command import output_of, started
+from warm_process import WarmProcess
 
 from storage.artifact import Artifact
 from storage.open_store import existing_store
@@ -39,12 +38,9 @@ class World:
         """The command line of `rlip run --json`, for a process that can be killed."""
         return [str(Path(sys.executable).with_name("rlip")), *self.words(*overrides, direct=direct)]
 
-    def start(self, *overrides: str) -> subprocess.Popen[str]:
+    def start(self, *overrides: str) -> WarmProcess:
         """Start the command as a process whose events can be read."""
-        return subprocess.Popen(
-            self.command(*overrides), cwd=self.root, env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        return started(*self.words(*overrides), cwd=self.root)
 
     def run(self, *overrides: str, do: str = "run") -> list[dict[str, Any]]:
         """Run to the end, or call another command that reads the recipe, and return its lines of JSON."""

@@ -43,8 +43,8 @@ class _Strike:
 
 def _ranks() -> list[int]:
     """Returns the ids of the processes that this one started to train."""
-    started = psutil.Process().children()
-    return [process.pid for process in started if "pipeline.training.worker" in process.cmdline()]
+    forks = psutil.Process().children(recursive=True)
+    return [process.pid for process in forks if process.name().startswith("rank ")]
 
 
 def measure_restart(photos: Photos, folder: Path) -> Iterator[Row]:

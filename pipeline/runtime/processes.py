@@ -1,4 +1,4 @@
-"""Setup of our processes: they start quickly, die with their parent, use one thread and keep freed memory."""
+"""Setup of our processes: they start quickly, die with their parent, limit their threads and keep freed memory."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ import platform
 import select
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
+from pathlib import Path
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Variables that limit the threads of numerical libraries."""
+PRELOADED = ("torch", "timm", "transformers.models.roberta.modeling_roberta")
+"""Modules that our processes import before they are forked. None may start a thread."""
 _STARTING = threading.Lock()
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """The numbers of these settings in glibc."""
@@ -29,19 +33,36 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def worker_context() -> ForkServerContext:
-    """Return how workers start: as forks of one process, which imports once what would take each of them seconds.
+def fork_context() -> ForkServerContext:
+    """Return how workers, ranks and loaders start: as forks of one process, which imports once what takes each seconds.
 
     That process has a single thread and opens no device, so its forks are safe. It ends with the last of them. pyarrow is not
-    imported there, because its allocator starts a thread.
+    among `PRELOADED`, because its allocator starts a thread.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "timm"])
+    context.set_forkserver_preload(list(PRELOADED))
+    with one_thread_each():
+        forkserver.ensure_running()
     return context
 
 
-def die_with_starter() -> None:
-    """Let Linux kill this process, one of multiprocessing, when the process that started it ends, even by SIGKILL.
+def begin_fork(environment: Mapping[str, str], output: Path | None = None) -> None:
+    """Let this fork of `fork_context` die with the process that started it, and give it its environment variables.
+
+    `output` is the file that it appends its output to. By default, both are those of the process that it is forked from.
+    """
+    _die_with_starter()
+    os.environ.clear()
+    os.environ.update(environment)
+    if output is not None:
+        descriptor = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        for stream in (1, 2):
+            os.dup2(descriptor, stream)
+        os.close(descriptor)
+
+
+def _die_with_starter() -> None:
+    """Let Linux kill this process when the process that started it ends, even by SIGKILL.
 
     A fork's parent is not the process that started it. What tells of the latter's end is a pipe, whose other end it holds.
     """

@@ -1,29 +1,20 @@
-"""Runs one process of a pre-training that is evaluated while it goes on: `python -m pipeline.stages.pretrain_worker CONFIG.json`.
+"""One process of a pre-training that is evaluated while it goes on.
 
 Trainings know nothing of evaluations; a stage knows both.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-
-from pipeline.runtime.processes import die_with_parent
-from pipeline.training.config import LAUNCHER
-
-if __name__ == "__main__":
-    # This comes before the slow imports: a launcher killed during them must not leave a trainer behind.
-    die_with_parent(int(os.environ.get(LAUNCHER, os.getppid())))
 
 import pyarrow as pa
 
 from models.network import Network
 from pipeline.evaluation.test_set import Scored, TestSet
+from pipeline.training import worker
 from pipeline.training.config import TrainConfig
 from pipeline.training.ranks import Ranks
-from pipeline.training.worker import end_process, main
 from storage.tables import read_table
 
 
@@ -52,5 +43,6 @@ class ZeroShotCheck:
         return scores
 
 
-if __name__ == "__main__":
-    end_process(main(Path(sys.argv[1]), ZeroShotCheck))
+def main(path: Path) -> int:
+    """Trains as the configuration says. Returns the exit code."""
+    return worker.main(path, ZeroShotCheck)

@@ -25,8 +25,6 @@ RANGES = "ranges"
 VOCABULARY = "vocabulary.json"
 TOKENIZER = "tokenizer"
 SUMMARY = "summary.json"
-LAUNCHER = "RLIP_LAUNCHER"
-"""Environment variable with the id of the process that a training process must not outlive."""
 
 
 class Shard(Settings):

@@ -7,18 +7,20 @@ changes the order in which gradients are summed, and with `parallel = "tree"` no
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
 from models.network import Network
-from pipeline.runtime.processes import keep_freed_memory
+from pipeline.runtime.processes import begin_fork, fork_context, keep_freed_memory
 from pipeline.training.batches import MicroBatch, MicroBatches, Origin, sample_sequence
 from pipeline.training.checkpoints.checkpointer import Checkpointer
 from pipeline.training.checkpoints.state import TrainingState
@@ -353,8 +355,8 @@ def _loaded(
         batch_size=None,
         sampler=numbers,
         num_workers=settings.loaders,
-        multiprocessing_context="spawn" if settings.loaders else None,
-        worker_init_fn=_begin_loader,
+        multiprocessing_context=fork_context() if settings.loaders else None,
+        worker_init_fn=partial(_begin_loader, dict(os.environ), os.getpid()),
         pin_memory=device.type == "cuda",
     )
     for batch in loader:
@@ -363,8 +365,9 @@ def _loaded(
         yield batch
 
 
-def _begin_loader(loader: int) -> None:
+def _begin_loader(environment: Mapping[str, str], trainer: int, loader: int) -> None:
     """Sets up a loader process. It finishes the step that its trainer finishes when all are asked to stop."""
+    begin_fork(environment, Path(f"/proc/{trainer}/fd/1"))
     keep_freed_memory()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

@@ -1,21 +1,13 @@
-"""Runs one training process: `python -m pipeline.training.worker CONFIG.json`, alone or as one of several ranks."""
+"""One training process, alone or as one of several ranks."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-
-from pipeline.runtime.processes import die_with_parent
-from pipeline.training.config import LAUNCHER
-
-if __name__ == "__main__":
-    # This comes before the slow imports: a launcher killed during them must not leave a trainer behind.
-    die_with_parent(int(os.environ.get(LAUNCHER, os.getppid())))
 
 import torch
 import torch.distributed as dist
@@ -147,15 +139,3 @@ def _finish(config: TrainConfig, trained: TrainingResult, samples: ShardSamples,
         damaged={samples.samples.key(sample): reason for sample, reason in sorted(trained.damaged.items())},
     )
     write_atomic(config.work / SUMMARY, summary.model_dump_json().encode())
-
-
-def end_process(code: int) -> None:
-    """Ends this process. After a failure, a usual exit would wait for collectives with peers that are lost."""
-    if code:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-if __name__ == "__main__":
-    end_process(main(Path(sys.argv[1])))

@@ -38,15 +38,14 @@ def test_kept_memory_is_not_mapped_again():
 
 STARTER = """
 import os, time
-from multiprocessing import get_context
-from pipeline.runtime.processes import die_with_starter
+from pipeline.runtime.processes import begin_fork, fork_context
 def work(pipe):
-    die_with_starter()
+    begin_fork({})
     pipe.send(os.getpid())
     while True:
         pass
 if __name__ == "__main__":
-    context = get_context("forkserver")
+    context = fork_context()
     mine, theirs = context.Pipe()
     context.Process(target=work, args=(theirs,)).start()
     print(mine.recv(), flush=True)

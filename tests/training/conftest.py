@@ -115,15 +115,6 @@ def work(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets the processes of a training find the stand-in worker."""
-    from tests.training.launched import PYTHONPATH
-
-    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
-    monkeypatch.delenv("FAULT", raising=False)
-
-
-@pytest.fixture
 def order_fault(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Orders a fault of the stand-in worker."""
     return lambda **fault: monkeypatch.setenv("FAULT", json.dumps(fault))

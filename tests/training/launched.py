@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+from warm_process import WarmProcess
 
 from pipeline.training.config import TrainConfig
+from pipeline.training.launch.agent import join
 from pipeline.training.settings import TrainingSettings
 from tests.training.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
-WORKER = "loop_worker"
-JOIN = (
-    "import sys; from pathlib import Path; from pipeline.training.launch.agent import join; "
-    f"sys.exit(join(sys.argv[1], Path(sys.argv[2]), '--stay' in sys.argv, {WORKER!r}))"
-)
-PYTHONPATH = f"{ROOT}{os.pathsep}{Path(__file__).parent}"
-"""Where the processes of a training find the stand-in worker."""
+WORKER = "tests.training.loop_worker"
 
 
 def config(work: Path, **changes) -> TrainConfig:
@@ -49,12 +43,9 @@ class Told:
 
 
 @contextmanager
-def agent(address: str, folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+def agent(address: str, folder: Path, stay: bool = False, worker: str = WORKER) -> Iterator[WarmProcess]:
     """Runs another host, which is killed at the end if it still runs."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", JOIN, address, str(folder), *options],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+    process = WarmProcess(_join, address, folder, stay, worker)
     try:
         yield process
     finally:
@@ -62,9 +53,13 @@ def agent(address: str, folder: Path, *options: str) -> Iterator[subprocess.Pope
         process.wait()
 
 
-def end_of(process: subprocess.Popen[str]) -> tuple[int, str]:
+def _join(address: str, folder: Path, stay: bool, worker: str) -> None:
+    sys.exit(join(address, folder, stay, worker))
+
+
+def end_of(process: WarmProcess) -> tuple[int, str]:
     said, _ = process.communicate(timeout=60)
-    return process.returncode, said
+    return process.wait(), said
 
 
 def listening(process: int) -> set[str]:
@@ -88,11 +83,13 @@ def listening(process: int) -> set[str]:
 
 
 def ranks_of(work: Path) -> list[int]:
-    """Returns the ids of all ranks of a training."""
+    """Returns the ids of all ranks of a training, which write to its logs."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if f"{work}/config.json" in (process.info["cmdline"] or []):
-            found.append(process.pid)
+    for process in psutil.process_iter():
+        with suppress(OSError):
+            output = Path(f"/proc/{process.pid}/fd/1").readlink()
+            if output.parent == work and output.name.startswith("train") and process.name().startswith("rank "):
+                found.append(process.pid)
     return found
 
 

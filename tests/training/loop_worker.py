@@ -8,15 +8,8 @@ With STOP=all, the ranks stop only when every one of them was asked to.
 import json
 import os
 import signal
-import sys
 import time
 from pathlib import Path
-
-from pipeline.runtime.processes import die_with_parent
-from pipeline.training.config import LAUNCHER
-
-if __name__ == "__main__":
-    die_with_parent(int(os.environ[LAUNCHER]))
 
 import torch
 import torch.distributed as dist
@@ -27,7 +20,7 @@ from pipeline.training.launch.meeting import join
 from storage.errors import FatalError, RetryableError
 
 
-def main(path: Path) -> None:
+def main(path: Path) -> int:
     config = TrainConfig.model_validate_json(path.read_bytes())
     try:
         run(config)
@@ -37,7 +30,8 @@ def main(path: Path) -> None:
         if "late" in json.loads(os.environ.get("FAULT", "{}")) and dist.is_initialized():
             dist.destroy_process_group()
             time.sleep(2)
-        sys.exit(1)
+        return 1
+    return 0
 
 
 def run(config: TrainConfig) -> None:
@@ -92,7 +86,3 @@ def fault(work: Path, rank: int, step: int) -> None:
     if ordered["what"] == "hang":
         time.sleep(1000)
     raise {"fatal": FatalError, "retry": RetryableError, "error": TypeError}[ordered["what"]]("the roof is on fire")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

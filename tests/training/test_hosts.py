@@ -7,8 +7,6 @@ import os
 import pickle
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -16,19 +14,18 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
+from warm_process import WarmProcess
 
 from pipeline.training.address import split_address
+from pipeline.training.config import TrainConfig
 from pipeline.training.launch.agent import FAILED, FINISHED, FIRST_HOST_LOST
 from pipeline.training.launch.launcher import launch
 from storage.errors import FatalError, RetryableError
 from tests.training.launched import WORKER, Told, agent, config, end_of, listening, ranks_of, worlds
 
-pytestmark = pytest.mark.usefixtures("stand_in")
-FIRST_HOST = (
-    "import sys; from pathlib import Path; from pipeline.training.config import TrainConfig; "
-    "from pipeline.training.launch.launcher import launch; "
-    f"launch(TrainConfig.model_validate_json(Path(sys.argv[1]).read_bytes()), print, {WORKER!r})"
-)
+
+def first_host(made: TrainConfig) -> None:
+    launch(made, Told(), WORKER)
 
 
 def test_two_hosts_finish_a_training_and_listen_on_the_given_address_only(work, address):
@@ -70,7 +67,7 @@ def test_a_host_that_comes_back_is_admitted_to_the_next_round(work, address):
             first.kill()
             back.append(agents.enter_context(agent(address, work)))
 
-        back: list[subprocess.Popen[str]] = []
+        back: list[WarmProcess] = []
         summary = launch(config(work, hosts=2, address=address, checkpoint_every=1), Told(replace), WORKER)
         assert end_of(back[0])[0] == FINISHED
     assert summary.processes == 4 and summary.resumed_from >= 1
@@ -78,7 +75,7 @@ def test_a_host_that_comes_back_is_admitted_to_the_next_round(work, address):
 
 
 def test_a_host_that_stays_takes_part_in_the_next_training_too(work, address):
-    with agent(address, work.parent, "--stay") as other:
+    with agent(address, work.parent, stay=True) as other:
         for name in ("tagger", "pretrain"):
             folder = work / name
             folder.mkdir()
@@ -156,8 +153,7 @@ def test_a_stranger_at_the_port_does_not_disturb_the_training(work, address):
 )
 def test_when_the_first_host_dies_or_falls_silent_the_others_end_and_say_so(work, address, number, told):
     made = config(work, hosts=2, address=address, steps=10_000)
-    (work / "made.json").write_text(made.model_dump_json())
-    first = subprocess.Popen([sys.executable, "-c", FIRST_HOST, str(work / "made.json")], stdout=subprocess.DEVNULL)
+    first = WarmProcess(first_host, made)
     try:
         with agent(address, work) as other:
             while not (work / "steps.txt").exists():

@@ -11,8 +11,6 @@ from pipeline.training.launch.launcher import launch
 from storage.errors import FatalError, RetryableError
 from tests.training.launched import WORKER, Told, config, listening, ranks_of, starts
 
-pytestmark = pytest.mark.usefixtures("stand_in")
-
 
 def test_ranks_of_one_host_listen_on_loopback_only_and_their_store_nowhere(work):
     before, found = listening(os.getpid()), []

@@ -17,7 +17,7 @@ from tiny_chain import World
 from pipeline.training.launch.launcher import launch
 from storage.errors import RetryableError
 from storage.manifest import MANIFEST
-from tests.training.launched import PYTHONPATH, WORKER, Told, config, ranks_of
+from tests.training.launched import WORKER, Told, config, ranks_of
 
 ray = pytest.importorskip("ray")
 JOIN = (
@@ -29,11 +29,9 @@ JOIN = (
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", PYTHONPATH)
-        with two_nodes() as made:
-            patch.setenv("RAY_ADDRESS", made.address)
-            yield made
+    with pytest.MonkeyPatch.context() as patch, two_nodes() as made:
+        patch.setenv("RAY_ADDRESS", made.address)
+        yield made
 
 
 def joined(address: str, work: Path, nodes: int = 1) -> subprocess.Popen[str]:

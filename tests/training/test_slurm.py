@@ -11,7 +11,7 @@ import pytest
 from pipeline.cli.cluster import write_slurm_script
 from pipeline.training.config import SUMMARY
 from storage.errors import FatalError
-from tests.training.launched import PYTHONPATH, ROOT
+from tests.training.launched import ROOT
 
 RECIPE = ROOT / "recipes" / "demo.toml"
 STAND_INS = {
@@ -27,17 +27,21 @@ from pipeline.training.config import TrainConfig
 from pipeline.training.launch.agent import join
 from pipeline.training.launch.launcher import launch
 from pipeline.training.settings import TrainingSettings
+from tests.training.launched import WORKER
 
-command, *words = sys.argv[1:]
-if command == "join":
-    sys.exit(join(words[0], Path(words[1]), words[2] == "--stay", "loop_worker"))
-settings = dict(word.removeprefix("pretrain.settings.").split("=") for word in words if word.startswith("pretrain."))
-work = Path(words[words.index("--set") + 1].removeprefix("store=")) / "work"
-made = TrainingSettings(
-    steps=4, batch=4, micro_batch=1, hosts=int(settings["hosts"]), processes=int(settings["processes"]),
-    address=settings["address"],
-)
-launch(TrainConfig(kind="pretrain", settings=made, work=work), print, "loop_worker")
+def main(command, *words):
+    if command == "join":
+        sys.exit(join(words[0], Path(words[1]), words[2] == "--stay", WORKER))
+    settings = dict(word.removeprefix("pretrain.settings.").split("=") for word in words if word.startswith("pretrain."))
+    work = Path(words[words.index("--set") + 1].removeprefix("store=")) / "work"
+    made = TrainingSettings(
+        steps=4, batch=4, micro_batch=1, hosts=int(settings["hosts"]), processes=int(settings["processes"]),
+        address=settings["address"],
+    )
+    launch(TrainConfig(kind="pretrain", settings=made, work=work), print, WORKER)
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
 """
 
 
@@ -83,7 +87,7 @@ def test_the_nodes_of_the_script_train_together(tmp_path):
         env={
             **os.environ,
             "PATH": f"{tmp_path}:{os.environ['PATH']}",
-            "PYTHONPATH": PYTHONPATH,
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
             "RLIP_STAND_IN": str(tmp_path / "stand_in.py"),
             "SLURM_JOB_ID": str(port - 20000),
             "SLURM_JOB_NODELIST": "node[1-2]",

@@ -3,8 +3,6 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,11 +12,13 @@ import pytest
 from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, MODEL, TrainConfig
 from pipeline.training.launch.launcher import launch
+from pipeline.training.launch.rank_processes import WORKER
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.prepare import prepare
 from pipeline.training.settings import TrainingSettings
 from storage.errors import FatalError, RetryableError
 from tests.training.conftest import TINY
+from tests.training.launched import agent, end_of, ranks_of
 
 STEPS = 12
 KILLS = int(os.environ.get("RLIP_KILLS", 2))
@@ -52,7 +52,7 @@ def killed_in_the_middle(work: Path, shard, number: int) -> None:
     def strike() -> None:
         while not CheckpointFolder(work / CHECKPOINTS).steps():
             time.sleep(0.01)
-        for process in trainers(work):
+        for process in ranks_of(work):
             os.kill(process, number)
 
     thread = threading.Thread(target=strike)
@@ -61,19 +61,7 @@ def killed_in_the_middle(work: Path, shard, number: int) -> None:
         launch(config(work, shard, restarts=0), ignore)
     thread.join()
     assert not (work / MODEL).exists()
-    assert not trainers(work)
-
-
-def trainers(work: Path) -> list[int]:
-    """Returns the processes whose command line names the config file in the work folder."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            if folder.name.isdigit() and f"{work}/config.json" in (folder / "cmdline").read_text():
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
+    assert not ranks_of(work)
 
 
 def test_a_killed_training_ends_with_the_same_bits(work, shard, undisturbed):
@@ -94,7 +82,7 @@ def test_a_training_asked_to_stop_writes_a_checkpoint_first(work, shard, undistu
 
     with pytest.raises(Cancelled):
         launch(config(work, shard, checkpoint_every=1000, loaders=loaders), cancel)
-    assert not trainers(work)
+    assert not ranks_of(work)
     checkpoints = CheckpointFolder(work / CHECKPOINTS)
     assert checkpoints.record(checkpoints.steps()[0])["about"]["step"] >= 1
     summary = launch(config(work, shard, checkpoint_every=1000), ignore)
@@ -103,13 +91,9 @@ def test_a_training_asked_to_stop_writes_a_checkpoint_first(work, shard, undistu
 
 
 def test_two_hosts_end_with_the_bits_of_one(work, shard, undisturbed, address):
-    agent = [sys.executable, "-m", "pipeline.training.launch.agent", address, str(work)]
-    with subprocess.Popen(agent, stdout=subprocess.PIPE, text=True) as other:
-        try:
-            assert launch(config(work, shard, processes=1, hosts=2, address=address), ignore).processes == 2
-            assert "the training finished" in other.communicate(timeout=60)[0]
-        finally:
-            other.kill()
+    with agent(address, work, worker=WORKER) as other:
+        assert launch(config(work, shard, processes=1, hosts=2, address=address), ignore).processes == 2
+        assert "the training finished" in end_of(other)[1]
     assert outcome(work) == undisturbed
 
 
@@ -124,13 +108,13 @@ def test_ranks_killed_at_random_moments_cost_no_bit(tmp_path, shard):
 
     def strike() -> None:
         for _ in range(KILLS):
-            while not (found := trainers(work)) and not finished.is_set():
+            while not (found := ranks_of(work)) and not finished.is_set():
                 time.sleep(0.05)
             time.sleep(chance.uniform(0, 8))
-            if found := trainers(work):
+            if found := ranks_of(work):
                 os.kill(chance.choice(found), signal.SIGKILL)
                 killed.append(found)
-            while trainers(work) == found and not finished.is_set():
+            while ranks_of(work) == found and not finished.is_set():
                 time.sleep(0.05)
 
     killed: list[list[int]] = []

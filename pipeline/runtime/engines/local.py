@@ -17,7 +17,7 @@ from pipeline.runtime.engines.stage_call import StageCall
 from pipeline.runtime.engines.worker import Worker
 from pipeline.runtime.execute import Record, WorkItem
 from pipeline.runtime.logs import log
-from pipeline.runtime.processes import die_with_starter, keep_freed_memory, one_thread_each, worker_context
+from pipeline.runtime.processes import begin_fork, fork_context, keep_freed_memory, one_thread_each
 from storage.errors import RetryableError
 
 
@@ -127,7 +127,7 @@ class _Process:
     """One process and the pipe to it."""
 
     def __init__(self, call: StageCall, number: int, processes: set[multiprocessing.process.BaseProcess]) -> None:
-        context = worker_context()
+        context = fork_context()
         self._pipe, theirs = context.Pipe()
         self._processes = processes
         with one_thread_each():
@@ -163,10 +163,7 @@ class _Process:
 
 def _main(pipe: Connection, call: StageCall, number: int, environment: dict[str, str]) -> None:
     """Main loop of a worker: open the stage at the first item, and answer each item with a record or an error."""
-    die_with_starter()
-    # A fork has the environment in which the first worker of the run began.
-    os.environ.clear()
-    os.environ.update(environment)
+    begin_fork(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_freed_memory()
     worker = Worker(call, number)

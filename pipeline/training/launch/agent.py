@@ -1,10 +1,9 @@
-"""Runs the ranks of a host other than the first: `python -m pipeline.training.launch.agent ADDRESS FOLDER`."""
+"""Runs the ranks of a host other than the first."""
 
 from __future__ import annotations
 
 import hashlib
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -156,7 +155,3 @@ def join(address: str, folder: Path, stay: bool = False, worker: str = WORKER) -
         if not stay or agent.leaving:
             return code
         time.sleep(_NEXT_SECONDS)
-
-
-if __name__ == "__main__":
-    sys.exit(join(sys.argv[1], Path(sys.argv[2])))

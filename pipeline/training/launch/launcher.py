@@ -29,8 +29,7 @@ _CAUSE_SECONDS = 5.0
 def launch(config: TrainConfig, report: ReportProgress, worker: str = WORKER) -> Summary:
     """Runs the ranks of a training to their end. The model is then in `config.work`.
 
-    This must be called from the main thread: only there do signals interrupt it, and Linux ends the ranks with the thread
-    that started them. When a rank is lost, all restart from the last checkpoint, at most `settings.restarts` times without a
+    This must be called from the main thread: only there do signals interrupt it. When a rank is lost, all restart from the last checkpoint, at most `settings.restarts` times without a
     newer one. Raises `FatalError` for an error that a rank reports as such, otherwise `RetryableError` with the cause and the
     end of the log. On any other exception (Ctrl-C, a cancelled flow) the ranks get time to write a checkpoint first.
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
-import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from pipeline.training.config import LAUNCHER, TrainConfig
+from pipeline.runtime.processes import begin_fork, fork_context
+from pipeline.training.config import TrainConfig
 from pipeline.training.launch.failure import Failure, forget_failure, read_failure
 from pipeline.training.launch.meeting import STORE
 
 WORKER = "pipeline.training.worker"
-_ROOT = Path(__file__).resolve().parents[3]
+"""The module whose `main` a rank runs with the path of its configuration. It returns the exit code."""
 _KILL_SECONDS = 5.0
 
 
@@ -38,71 +41,86 @@ class Placement:
 class RankProcesses:
     """Starts `config.settings.processes` ranks and holds them. Their output is appended to `log`.
 
-    Linux ends them with the thread that starts them, so this must be the main thread. Each rank leads a process group of its
-    own, which its loader processes are in: Ctrl-C in a terminal does not reach them.
+    Linux ends them with the process that starts them. Each rank leads a process group of its own, which its loader processes
+    are in: Ctrl-C in a terminal does not reach them.
     """
 
     def __init__(
         self, config_file: Path, config: TrainConfig, placement: Placement, log: Path, worker: str = WORKER
     ) -> None:
         self._work, self._placement = config.work, placement
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: list[ForkServerProcess] = []
         try:
-            with log.open("ab") as out:
-                for local in range(config.settings.processes):
-                    forget_failure(config.work, placement.first + local)
-                    self._processes.append(
-                        subprocess.Popen(
-                            [sys.executable, "-m", worker, str(config_file)],
-                            stdout=out,
-                            stderr=subprocess.STDOUT,
-                            stdin=subprocess.DEVNULL,
-                            start_new_session=True,
-                            env=_environment(config, placement, local),
-                        )
-                    )
+            for local in range(config.settings.processes):
+                forget_failure(config.work, placement.first + local)
+                environment = _environment(config, placement, local)
+                process = fork_context().Process(target=_rank, args=(worker, config_file, log, environment))
+                process.start()
+                self._processes.append(process)
         except BaseException:
             self.kill()
             raise
 
     def ended(self) -> bool:
         """Whether all ranks of this host have ended, for good or ill."""
-        return all(process.poll() is not None for process in self._processes)
+        return not any(process.is_alive() for process in self._processes)
 
     def failures(self) -> list[Failure]:
         """Returns why ranks of this host ended, for those that ended otherwise than by finishing or stopping on request."""
         found = []
         for rank, process in enumerate(self._processes, self._placement.first):
-            if process.poll():
+            if process.exitcode:
                 told = read_failure(self._work, rank)
-                found.append(Failure.from_exit(rank, self._placement.host, process.returncode, told))
+                found.append(Failure.from_exit(rank, self._placement.host, process.exitcode, told))
         return found
 
     def ask(self) -> None:
         """Asks the ranks to write a checkpoint and end."""
         for process in self._processes:
-            if process.poll() is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGTERM)
+            if process.is_alive():
+                _signal(process, signal.SIGTERM)
 
     def kill(self) -> None:
         """Ends whatever still runs, also loader processes of ranks that have ended."""
         for process in self._processes:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _signal(process, signal.SIGKILL)
         for process in self._processes:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_KILL_SECONDS)
+            process.join(_KILL_SECONDS)
+
+
+def _signal(process: ForkServerProcess, number: int) -> None:
+    """Sends a signal to a rank and its loader processes. A rank that has just begun is in no group of its own yet."""
+    assert process.pid is not None
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        if process.is_alive():
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+
+
+def _rank(worker: str, config_file: Path, log: Path, environment: dict[str, str]) -> None:
+    """Runs a rank from its first line to its last."""
+    os.setsid()
+    begin_fork(environment, log)
+    _name_process(f"rank {environment['RANK']}")
+    code = import_module(worker).main(config_file)
+    if code:  # A usual exit would wait for collectives with peers that are lost.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _name_process(name: str) -> None:
+    """Sets what `ps` and `top` show, since the command line is that of the process that this one is forked from."""
+    prctl_set_name = 15
+    ctypes.CDLL(None).prctl(prctl_set_name, name.encode(), 0, 0, 0)
 
 
 def _environment(config: TrainConfig, placement: Placement, local: int) -> dict[str, str]:
-    """Returns environment variables: import paths, threads, the rank, and the process that it must not outlive."""
-    paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    """Returns the environment variables of a rank."""
     threads = str(config.settings.threads)
     return os.environ | {
-        "PYTHONPATH": os.pathsep.join(paths),
-        # A folder of the user with the name of one of our packages must not be imported instead of it.
-        "PYTHONSAFEPATH": "1",
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
@@ -114,5 +132,4 @@ def _environment(config: TrainConfig, placement: Placement, local: int) -> dict[
         "LOCAL_RANK": str(local),
         "WORLD_SIZE": str(placement.count),
         STORE: placement.store,
-        LAUNCHER: str(os.getpid()),
     }

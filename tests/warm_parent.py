@@ -1,0 +1,37 @@
+"""Imported once by the process that a test run's processes are forks of: what each of them would load or compile for seconds.
+
+Its forks are safe only while it has one thread, so nothing here may import pyarrow or compute with torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import numpy as np
+
+from models.deformable_read_loops import Levels, loops
+from tagger.parsing.parser import load_parser, parse_captions
+
+MODULES = (
+    "models.relation_tagger", "models.rlip", "models.tokenizer", "scipy.optimize", "torch.distributed.fsdp",
+    "torch.utils.tensorboard", "transformers.models.auto.processing_auto", "transformers.models.blip.modeling_blip",
+    "transformers.models.blip.processing_blip",
+)  # fmt: skip
+NETWORKS = {"small_set.py, chain/tiny.toml": (16, 12), "training/conftest.py": (16, 4), "scenes/weights": (16, 6)}
+"""Channels of a head, and levels times points, of the networks that tests train and label with."""
+
+
+def compile_loops(channels: int, points: int) -> None:
+    """Compiles the reading of deformable attention for float32, by calls that read nothing."""
+    none = np.zeros(0, np.float32)
+    levels = Levels(none, np.zeros(0, np.int32))
+    made, sizes = loops(channels, points), (0, 0, 1)
+    made.read(none, none, none, levels, sizes, 0, 0, none)
+    made.gradients(none, none, none, none, levels, sizes, 0, 0, none, none, none)
+
+
+for module in MODULES:
+    import_module(module)
+for network in NETWORKS.values():
+    compile_loops(*network)
+parse_captions(["two dogs chase a man"], load_parser())

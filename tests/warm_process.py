@@ -1,0 +1,101 @@
+"""Processes that tests start, watch and kill, as forks of one that has imported what each would import for seconds."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, TextIO
+
+from pipeline.runtime.processes import begin_fork, fork_context
+
+
+class WarmProcess:
+    """Calls a function in a process of its own, with the methods of a `subprocess.Popen` that pipes text.
+
+    `environment` is added to the variables of this process. Use it where only what happens after the imports matters.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *words: Any,
+        cwd: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        context = fork_context()
+        (out, their_out), (err, their_err) = (context.Pipe(duplex=False) for _ in range(2))
+        address = forkserver._forkserver._forkserver_address  # type: ignore[attr-defined]
+        begun = (os.environ | (environment or {}), cwd or Path.cwd(), address)
+        self._process = context.Process(target=_run, args=(their_out, their_err, begun, function, words))
+        self._process.start()
+        for each in (their_out, their_err):
+            each.close()
+        self.stdout, self.stderr = _reader(out), _reader(err)
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+        return self._process.exitcode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        with ThreadPoolExecutor(2) as pool:
+            reads = [pool.submit(stream.read) for stream in (self.stdout, self.stderr)]
+            try:
+                out, err = (read.result(timeout) for read in reads)
+            except TimeoutError:
+                self.kill()
+                raise
+        self.wait(timeout)
+        return out, err
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def _reader(pipe: Connection) -> TextIO:
+    stream = os.fdopen(os.dup(pipe.fileno()), encoding="utf-8")
+    pipe.close()
+    return stream
+
+
+def _run(out: Connection, err: Connection, begun: Any, function: Callable[..., Any], words: tuple[Any, ...]) -> None:
+    for stream, pipe in ((1, out), (2, err)):
+        os.dup2(pipe.fileno(), stream)
+        pipe.close()
+    environment, cwd, address = begun
+    begin_fork(environment)
+    os.chdir(cwd)
+    # A fork doesn't know the process that it comes from, and would start another one for its own workers and ranks.
+    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    server._forkserver_address = address
+    server.ensure_running = forkserver.ensure_running = lambda: None
+    try:
+        function(*words)
+    finally:  # multiprocessing leaves these out
+        atexit._run_exitfuncs()
