@@ -5,7 +5,12 @@ Its forks are safe only while it has one thread, so nothing here may import pyar
 
 from __future__ import annotations
 
+import os
+import socket
 from importlib import import_module
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +35,18 @@ def compile_loops(channels: int, points: int) -> None:
     made.gradients(none, none, none, none, levels, sizes, 0, 0, none, none, none)
 
 
+def serve_forks_of_forks() -> None:
+    """Lets forks start their own workers, ranks and loaders here, where multiprocessing has each start a process like this."""
+    for descriptor in list(Path("/proc/self/fd").iterdir()):
+        if descriptor.is_socket():
+            with socket.socket(fileno=os.dup(int(descriptor.name))) as listener:
+                if listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+                    server._forkserver_address = listener.getsockname()
+                    server.ensure_running = forkserver.ensure_running = lambda: None
+
+
+serve_forks_of_forks()
 for module in MODULES:
     import_module(module)
 for network in NETWORKS.values():

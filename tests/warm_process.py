@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import atexit
 import os
+import resource
 import signal
 import subprocess
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TextIO
 
+import psutil
+
 from pipeline.runtime.processes import begin_fork, fork_context
+from pipeline.training.config import RESUMES_FROM
 
 
 class WarmProcess:
@@ -32,9 +37,8 @@ class WarmProcess:
     ) -> None:
         context = fork_context()
         (out, their_out), (err, their_err) = (context.Pipe(duplex=False) for _ in range(2))
-        address = forkserver._forkserver._forkserver_address  # type: ignore[attr-defined]
-        begun = (os.environ | (environment or {}), cwd or Path.cwd(), address)
-        self._process = context.Process(target=_run, args=(their_out, their_err, begun, function, words))
+        begun = (os.environ | (environment or {}), cwd or Path.cwd())
+        self._process = context.Process(target=_run, args=(their_out, their_err, *begun, function, words))
         self._process.start()
         for each in (their_out, their_err):
             each.close()
@@ -78,23 +82,58 @@ class WarmProcess:
         self.send_signal(signal.SIGKILL)
 
 
+def ranks_of(folder: Path) -> list[int]:
+    """Returns the ids of all ranks of trainings whose work folder is `folder`, or in it."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(OSError, psutil.NoSuchProcess):
+            output = Path(f"/proc/{process.pid}/fd/1").readlink()
+            if output.is_relative_to(folder) and process.name().startswith("rank "):
+                found.append(process.pid)
+    return found
+
+
+def hold_at_checkpoint(folder: Path, process: WarmProcess) -> None:
+    """Stops the ranks of the training in `folder` that `process` runs, as soon as it could go on from a checkpoint."""
+    while not list(folder.glob(f"**/{RESUMES_FROM}")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    for rank in ranks_of(folder):
+        os.kill(rank, signal.SIGSTOP)
+
+
+@contextmanager
+def limited(number: int, soft: int) -> Iterator[None]:
+    """Sets a limit of `resource`, by its number, for the processes that are forked while the context lasts."""
+    fork_context()
+    parent = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    before = resource.prlimit(parent, number)
+    resource.prlimit(parent, number, (soft, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(parent, number, before)
+
+
 def _reader(pipe: Connection) -> TextIO:
     stream = os.fdopen(os.dup(pipe.fileno()), encoding="utf-8")
     pipe.close()
     return stream
 
 
-def _run(out: Connection, err: Connection, begun: Any, function: Callable[..., Any], words: tuple[Any, ...]) -> None:
+def _run(
+    out: Connection,
+    err: Connection,
+    environment: Mapping[str, str],
+    cwd: Path,
+    function: Callable[..., Any],
+    words: tuple[Any, ...],
+) -> None:
     for stream, pipe in ((1, out), (2, err)):
         os.dup2(pipe.fileno(), stream)
         pipe.close()
-    environment, cwd, address = begun
     begin_fork(environment)
     os.chdir(cwd)
-    # A fork doesn't know the process that it comes from, and would start another one for its own workers and ranks.
-    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
-    server._forkserver_address = address
-    server.ensure_running = forkserver.ensure_running = lambda: None
     try:
         function(*words)
     finally:  # multiprocessing leaves these out

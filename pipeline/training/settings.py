@@ -168,6 +168,9 @@ class TrainingSettings(ViewSettings):
     checkpoint resets the count."""
     collective_timeout: float = runtime(600.0, gt=0)
     """Seconds that processes wait for each other in a collective operation before the training counts as hung."""
+    host_timeout: float = runtime(15.0, gt=1)
+    """Seconds without a sign of life after which another host counts as lost. The others give up the first host after half as
+    long again."""
     threads: int = runtime(1, ge=1)
     """Number of CPU threads per training process."""
     recompute: bool = runtime(False)

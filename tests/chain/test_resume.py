@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from faulty_disk import Died, FaultyDisk, Stop
 from prefect_server import wait_for
 from replayed import Replayed, replayed
 from tiny_chain import World
+from warm_process import hold_at_checkpoint
 
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe import load_recipe
@@ -36,23 +36,23 @@ ONE_WORKER = ("run.workers=1",)
 EVERY = bool(os.environ.get("RLIP_KILLS"))
 """Set by `make torture`: kill in each stage, visit each crash point with each fault, and run all stages on S3. Otherwise a
 stage of each kind is killed, each stage gets one of the faults in turn, and only pretraining and evaluation run on S3."""
+TRAININGS = ("train_tagger", "pretrain:pseudo")
 OF_EACH_KIND = ("ingest", "caption", "train_tagger", "tag", "pretrain:pseudo")
 
 
 def _kill_in(world: World, step: str) -> list[dict[str, Any]]:
     """Run until `step` is in progress (a partition committed, a checkpoint written), then SIGKILL the run's process."""
     process = world.start(*ONE_WORKER)
-    assert process.stdout is not None
     events = []
     for line in process.stdout:
         event = json.loads(line)
         events.append(event)
         if event.get("step") != step:
             continue
-        committed = event["event"] == "committed"
-        trained = event["event"] == "progress" and event["partition"] == "all" and event["done"] >= 5
-        if committed or trained:
-            os.kill(process.pid, signal.SIGKILL)
+        if step in TRAININGS:
+            hold_at_checkpoint(Path(world.store), process)
+        if step in TRAININGS or event["event"] == "committed":
+            process.kill()
             break
     process.stdout.close()
     process.wait(timeout=60)
@@ -82,7 +82,7 @@ def test_a_training_goes_on_from_its_checkpoint(finished: World, copied: World) 
 
 
 def test_on_s3_another_machine_goes_on_from_the_checkpoint_of_a_killed_one(
-    finished: World, s3: str, machine: Callable[[str], None]
+    finished: World, s3: str, machine: Callable[[str], None], tmp_path: Path
 ) -> None:
     world = World(finished.root, finished.recipe, finished.data, f"{s3}/{uuid4().hex}")
     machine("one")
@@ -93,6 +93,7 @@ def test_on_s3_another_machine_goes_on_from_the_checkpoint_of_a_killed_one(
                 remote.put(artifact)
     key = finished.artifacts()["pretrain:pseudo"]["all"].key
     process = world.start()
+    hold_at_checkpoint(tmp_path / "one", process)
     wait_for(lambda: remote.files.read(f"scratch/{key}/record.json"), 250, "no copy of a checkpoint arrived")
     process.kill()
     process.communicate(timeout=60)

@@ -15,8 +15,9 @@ import psutil
 import pytest
 from prefect import State, flow
 from prefect_server import PrefectServer, plain, wait_for
-from small_set import processes_on, small_recipe, train_long, write_small_set
+from small_set import small_recipe, train_long, write_small_set
 from small_stages import CountSettings, CountStage, ManyStage
+from warm_process import ranks_of
 
 from flows.connection import connected, reread_settings
 from flows.liveness import alive
@@ -199,7 +200,7 @@ def test_a_deployment_runs_is_cached_and_a_cancelled_training_keeps_its_checkpoi
     second = worker.submit("end_to_end/rlip", plain(small_recipe(folder)))
     pending = folder / "out" / "store" / "pending"
     wait_for(lambda: next(pending.glob("scratch-*/checkpoints/step-*"), None), 240, worker.logs(second))
-    assert any("pipeline.training" in line for line in processes_on(folder))
+    assert ranks_of(folder)
     worker.post(f"flow_runs/{second}/set_state", state={"type": "CANCELLING"}, force=False)
     assert worker.final_state(second, 120)["type"] == "CANCELLED", worker.logs(second)
     assert list(pending.glob("scratch-*/checkpoints/step-*"))
@@ -208,7 +209,7 @@ def test_a_deployment_runs_is_cached_and_a_cancelled_training_keeps_its_checkpoi
         "ingest set/0000 to set/0001": "Cached",
         **{f"shard:none set/000{number}": "Completed" for number in (0, 1)},
     }
-    wait_for(lambda: not processes_on(folder) or None, 20, "processes of the cancelled run are still running")
+    wait_for(lambda: not ranks_of(folder) or None, 20, "processes of the cancelled run are still running")
 
 
 @pytest.mark.timeout(1800)

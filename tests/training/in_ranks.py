@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing
 
+from pipeline.runtime.processes import fork_context
 from pipeline.training.config import HELD_OUT, SAMPLES, TOKENIZER, VOCABULARY, Shard, TrainConfig
 from pipeline.training.prepare import prepare
 from pipeline.training.ranks import Ranks
@@ -24,7 +25,9 @@ from storage.shards.sample_map import SampleMap
 
 def in_ranks(count: int, folder: Path, function: Callable[..., None], *given: object) -> None:
     """Calls `function(ranks, *given)` in so many new processes."""
-    multiprocessing.spawn(_one, (count, str(folder / f"store-{count}"), function, given), nprocs=count)
+    fork_context()
+    given_each = (count, str(folder / f"store-{count}"), function, given)
+    multiprocessing.start_processes(_one, given_each, nprocs=count, start_method="forkserver")
 
 
 def _one(rank: int, count: int, store: str, function: Callable[..., None], given: tuple[object, ...]) -> None:

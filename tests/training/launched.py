@@ -5,10 +5,9 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 from warm_process import WarmProcess
 
 from pipeline.training.config import TrainConfig
@@ -21,7 +20,8 @@ WORKER = "tests.training.loop_worker"
 
 
 def config(work: Path, **changes) -> TrainConfig:
-    values = TINY | {"micro_batch": 1, "steps": 8, "checkpoint_every": 1000, "collective_timeout": 60.0} | changes
+    values = TINY | {"micro_batch": 1, "steps": 8, "checkpoint_every": 1000, "collective_timeout": 60.0}
+    values |= {"host_timeout": 3.0} | changes
     return TrainConfig(kind="pretrain", settings=TrainingSettings(**values), work=work)
 
 
@@ -79,17 +79,6 @@ def listening(process: int) -> set[str]:
                 address, port = fields[1].split(":")
                 ip = socket.inet_ntop(socket.AF_INET, bytes.fromhex(address)[::-1]) if name == "tcp" else address
                 found.add(f"{ip}:{int(port, 16)}")
-    return found
-
-
-def ranks_of(work: Path) -> list[int]:
-    """Returns the ids of all ranks of a training, which write to its logs."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(OSError):
-            output = Path(f"/proc/{process.pid}/fd/1").readlink()
-            if output.parent == work and output.name.startswith("train") and process.name().startswith("rank "):
-                found.append(process.pid)
     return found
 
 

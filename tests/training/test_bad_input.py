@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from warm_process import limited
 
 from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, MODEL, Summary, TrainConfig
@@ -67,13 +68,9 @@ def test_a_full_disk_is_told_and_the_last_checkpoint_stays(work, shard):
     made = config(work, shard, steps=2)
     launch(made, lambda done, total, note="": None)
     made = config(work, shard, steps=4)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, hard))
-    try:
-        with pytest.raises(FatalError, match=r"the trained weights could not be written .*File too large"):
-            launch(made, lambda done, total, note="": None)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    said = pytest.raises(FatalError, match=r"the trained weights could not be written .*File too large")
+    with limited(resource.RLIMIT_FSIZE, 400_000), said:
+        launch(made, lambda done, total, note="": None)
     assert CheckpointFolder(work / CHECKPOINTS).steps() == [2]
     assert run(work, shard, steps=4)[0].resumed_from == 2
 
@@ -86,12 +83,8 @@ def test_a_training_that_diverges_names_the_step_and_keeps_its_checkpoint(work, 
 
 
 def test_too_little_memory_is_told_with_what_takes_less(work, shard):
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (3 * 2**30, hard))
-    try:
-        with pytest.raises(
-            FatalError, match=r"out of memory on cpu at step 1, with 2 images of \d+x\d+ pixels .*micro_batch = 2"
-        ):
-            run(work, shard, loaders=0, image_size=6400)
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+    said = pytest.raises(
+        FatalError, match=r"out of memory on cpu at step 1, with 2 images of \d+x\d+ pixels .*micro_batch = 2"
+    )
+    with limited(resource.RLIMIT_DATA, 3 * 2**30), said:
+        run(work, shard, loaders=0, image_size=6400)

@@ -6,10 +6,11 @@ import os
 
 import pytest
 import torch
+from warm_process import ranks_of
 
 from pipeline.training.launch.launcher import launch
 from storage.errors import FatalError, RetryableError
-from tests.training.launched import WORKER, Told, config, listening, ranks_of, starts
+from tests.training.launched import WORKER, Told, config, listening, starts
 
 
 def test_ranks_of_one_host_listen_on_loopback_only_and_their_store_nowhere(work):

@@ -13,11 +13,12 @@ from prefect_server import wait_for
 from ray_on_loopback import host_of_node, two_nodes
 from small_set import train_long, write_small_set
 from tiny_chain import World
+from warm_process import ranks_of
 
 from pipeline.training.launch.launcher import launch
 from storage.errors import RetryableError
 from storage.manifest import MANIFEST
-from tests.training.launched import WORKER, Told, config, ranks_of
+from tests.training.launched import WORKER, Told, config
 
 ray = pytest.importorskip("ray")
 JOIN = (

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from warm_process import ranks_of
 
 from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, MODEL, TrainConfig
@@ -18,10 +19,12 @@ from pipeline.training.prepare import prepare
 from pipeline.training.settings import TrainingSettings
 from storage.errors import FatalError, RetryableError
 from tests.training.conftest import TINY
-from tests.training.launched import agent, end_of, ranks_of
+from tests.training.launched import agent, end_of
 
 STEPS = 12
 KILLS = int(os.environ.get("RLIP_KILLS", 2))
+LONGEST = 1.5
+"""Maximum seconds before a rank is killed. A round of 40 steps takes about two."""
 
 
 def config(work: Path, shard, **changes) -> TrainConfig:
@@ -110,7 +113,7 @@ def test_ranks_killed_at_random_moments_cost_no_bit(tmp_path, shard):
         for _ in range(KILLS):
             while not (found := ranks_of(work)) and not finished.is_set():
                 time.sleep(0.05)
-            time.sleep(chance.uniform(0, 8))
+            time.sleep(chance.uniform(0, LONGEST))
             if found := ranks_of(work):
                 os.kill(chance.choice(found), signal.SIGKILL)
                 killed.append(found)

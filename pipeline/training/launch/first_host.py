@@ -12,8 +12,10 @@ from pipeline.training.address import split_address
 from pipeline.training.launch.failure import Failure
 from pipeline.training.launch.notes import TICK_SECONDS, HostState, NoteStore, Order
 
-_LOST_SECONDS = 25.0
-"""The first host is counted as lost when its beat stands still for so long."""
+_PATIENCE = 1.5
+"""How much longer than another host the first one may be silent, which has more to do."""
+_ORDER_SECONDS = 25.0
+"""Seconds until its first order, which it writes when it begins to listen."""
 _LEAVE_SECONDS = 5.0
 
 
@@ -57,7 +59,8 @@ class FirstHost:
         if self._error:
             return f"closed the connection ({self._error})"
         seconds = time.monotonic() - self._changed
-        return f"has been silent for {seconds:.0f} s" if seconds > _LOST_SECONDS else None
+        most = _PATIENCE * self._order.host_timeout if self._order else _ORDER_SECONDS
+        return f"has been silent for {seconds:.0f} s" if seconds > most else None
 
     def tell(
         self,

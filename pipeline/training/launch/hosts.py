@@ -12,7 +12,7 @@ from typing import Self
 
 from pipeline.training.address import resolve
 from pipeline.training.launch.failure import Failure
-from pipeline.training.launch.notes import SILENT_SECONDS, TICK_SECONDS, HostState, NoteStore, Order
+from pipeline.training.launch.notes import TICK_SECONDS, HostState, NoteStore, Order
 from pipeline.training.settings import TrainingSettings
 from storage.errors import RetryableError
 
@@ -28,7 +28,7 @@ class Hosts:
         self._settings = settings
         self._notes = NoteStore.listen(settings.address or "") if settings.hosts > 1 else None
         digest = hashlib.sha256(config_file.read_bytes()).hexdigest()
-        self._order = Order(kind="wait", config=str(config_file), digest=digest)
+        self._order = Order(kind="wait", config=str(config_file), digest=digest, host_timeout=settings.host_timeout)
         self._states: dict[int, HostState] = {}
         self._changed: dict[int, float] = {}
         self._next_tick = 0.0
@@ -53,9 +53,9 @@ class Hosts:
         self._notes.close()
 
     @property
-    def several(self) -> bool:
-        """Whether there can be other hosts."""
-        return self._notes is not None
+    def timeout(self) -> float:
+        """Seconds until the loss of another host is noticed. 0 where there can be none."""
+        return 0.0 if self._notes is None else self._settings.host_timeout
 
     @property
     def round(self) -> int:
@@ -119,7 +119,7 @@ class Hosts:
             if state.round == self.round:
                 found += state.failures
             if self._is_silent(number) and not self._has_ended(number):
-                message = f"host {state.name} has been silent for {SILENT_SECONDS:.0f} s (is it down, or cut off?)"
+                message = f"host {state.name} has been silent for {self._settings.host_timeout:.0f} s (is it down, or cut off?)"
                 found.append(Failure(rank=None, host=state.name, kind="retry", message=message))
         return found
 
@@ -131,7 +131,7 @@ class Hosts:
         return state.kind == "left" or (state.round == self.round and state.kind == "ended")
 
     def _is_silent(self, number: int) -> bool:
-        return time.monotonic() - self._changed[number] > SILENT_SECONDS
+        return time.monotonic() - self._changed[number] > self._settings.host_timeout
 
     def _with(self, holds: Callable[[HostState], bool]) -> list[int]:
         """Returns the hosts that are there and in a certain state."""

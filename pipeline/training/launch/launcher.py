@@ -14,7 +14,6 @@ from pipeline.training.config import CHECKPOINTS, MODEL, SUMMARY, Summary, Train
 from pipeline.training.launch.failure import Failure
 from pipeline.training.launch.hosts import Hosts
 from pipeline.training.launch.meeting import LOOPBACK, file_store, interface_of, require_gpus, tcp_store
-from pipeline.training.launch.notes import SILENT_SECONDS
 from pipeline.training.launch.progress_log import ProgressLog
 from pipeline.training.launch.rank_processes import WORKER, Placement, RankProcesses
 from storage.errors import FatalError, RetryableError
@@ -29,9 +28,10 @@ _CAUSE_SECONDS = 5.0
 def launch(config: TrainConfig, report: ReportProgress, worker: str = WORKER) -> Summary:
     """Runs the ranks of a training to their end. The model is then in `config.work`.
 
-    This must be called from the main thread: only there do signals interrupt it. When a rank is lost, all restart from the last checkpoint, at most `settings.restarts` times without a
-    newer one. Raises `FatalError` for an error that a rank reports as such, otherwise `RetryableError` with the cause and the
-    end of the log. On any other exception (Ctrl-C, a cancelled flow) the ranks get time to write a checkpoint first.
+    This must be called from the main thread: only there do signals interrupt it. When a rank is lost, all restart from the
+    last checkpoint, at most `settings.restarts` times without a newer one. Raises `FatalError` for an error that a rank
+    reports as such, otherwise `RetryableError` with the cause and the end of the log. On any other exception (Ctrl-C, a
+    cancelled flow) the ranks get time to write a checkpoint first.
 
     With several hosts, `config.work` is on a file system that all of them share, under the same path.
     """
@@ -102,7 +102,7 @@ def _watch(ranks: RankProcesses, hosts: Hosts, log: ProgressLog) -> Failure | No
             return next((cause for cause in causes if cause.kind == "fatal"), causes[0])
         if failures:
             now = time.monotonic()
-            deadline = deadline or now + _CAUSE_SECONDS + (SILENT_SECONDS if hosts.several else 0)
+            deadline = deadline or now + _CAUSE_SECONDS + hosts.timeout
             if ended or now > deadline:
                 return failures[0]
         elif ended:

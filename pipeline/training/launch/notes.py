@@ -20,8 +20,6 @@ from storage.errors import FatalError
 
 TICK_SECONDS = 0.5
 """Seconds between two writes of a note."""
-SILENT_SECONDS = 15.0
-"""A host whose beat stands still for so long is counted as lost."""
 _STORE_TIMEOUT = timedelta(seconds=10)
 _FIRST, _COUNT, _OTHER = "first", "hosts", "host-"
 _MOST_HOSTS = 4096
@@ -37,6 +35,8 @@ class Order(Settings):
     round: int = 0
     members: tuple[int, ...] = ()
     """Numbers of the hosts in the round. The first host is 0."""
+    host_timeout: float
+    """Seconds for which a host may be silent."""
     config: str = ""
     """Path of the configuration file on the shared file system."""
     digest: str = ""
