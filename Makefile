@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev browser demo test services torture mutants hostile lint reference bench bench-parsing bench-network bench-kernel bench-captioning bench-tagger bench-shards bench-training bench-miniature bench-evaluation bench-prediction bench-rehearsal lavis-env
+.PHONY: help setup dev browser demo test check services torture mutants hostile lint reference bench bench-parsing bench-network bench-kernel bench-captioning bench-tagger bench-shards bench-training bench-miniature bench-evaluation bench-prediction bench-rehearsal lavis-env
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -42,8 +42,12 @@ demo: setup ## run the whole chain on the synthetic world; ends with figures and
 
 # Tests start hundreds of Python processes, each of which would compile the project's modules anew.
 test: export PYTHONDONTWRITEBYTECODE :=
-test: dev browser services ## run every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: dev browser services ## run every test; names the slowest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
+
+check: export PYTHONDONTWRITEBYTECODE :=
+check: lint ## before each commit: lint, types, imports, and the tests that need no chain, training, browser or server
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 torture: dev ## kill processes on a store (STORE_KILLS, 300; STOPS, 30), the chain and a training (KILLS, 100; a fifth as many hosts): the bytes must be the same
 	RLIP_STORE_KILLS=$(or $(STORE_KILLS),300) RLIP_STOPS=$(or $(STOPS),30) $(BIN)/python -m pytest tests/storage/test_torture.py -s

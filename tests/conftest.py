@@ -26,13 +26,28 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 processes.PRELOADED = (*processes.PRELOADED, "tests.warm_parent")
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
-FIRST = ("chain", "device", "training")
-"""Folders whose files take longest. A worker that gets one of them last would go on alone."""
+LONGEST = (
+    "flows/test_on_a_server.py", "flows/test_operations.py", "models/test_deformable_read_triton.py",
+    "chain/test_lost_hosts.py", "training/test_ray.py", "flows/test_run.py", "storage/test_on_s3.py",
+    "device/test_other_devices.py", "hostile/test_hostile.py", "storage/test_torture.py", "training/test_hosts.py",
+    "chain/test_resume.py", "chain/test_label_quality.py", "chain/test_your_data.py", "runtime/test_ray_engine.py",
+    "captioning/test_killed.py", "models/test_networks.py",
+)  # fmt: skip
+"""The files that take longest, as measured. A worker that got one of them last would go on alone."""
+SLOW_FOLDERS = ("chain", "device", "flows", "hostile", "training")
+SLOW_FIXTURES = frozenset({"s3_settings", "window"})
+"""An S3 server and a browser."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the files that take longest first; `make test` tells pytest-xdist to keep this order."""
-    items.sort(key=lambda item: FIRST.index(item.path.parent.name) if item.path.parent.name in FIRST else len(FIRST))
+    """Mark what `make check` leaves out, and run the longest files first; pytest-xdist is told to keep this order."""
+    places = {ROOT / "tests" / file: place for place, file in enumerate(LONGEST)}
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if item.path in places or item.path.parent.name in SLOW_FOLDERS or not SLOW_FIXTURES.isdisjoint(fixtures):
+            item.add_marker(pytest.mark.slow)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (places.get(item.path, len(places)), item.path not in slow))
 
 
 @pytest.fixture(scope="session")

@@ -15,10 +15,15 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
+from prefect.workers.process import ProcessWorker
 
 from flows.temporary_server import answers, free_port
 
 Found = TypeVar("Found")
+PROCESS_POOL: dict[str, Any] = {
+    "type": "process", "base_job_template": ProcessWorker.get_default_base_job_template(),
+}  # fmt: skip
+"""A work pool as `prefect work-pool create --type process` makes it, less its name. Each command takes seconds to start."""
 
 
 @dataclass

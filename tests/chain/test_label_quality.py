@@ -8,12 +8,12 @@ import pytest
 from tiny_chain import World
 
 FEWER = (
-    "scenes.train=400",
-    "scenes.relations=1000",
+    "scenes.train=200",
+    "scenes.relations=600",
     "scenes.test=1",
     "train_tagger.epochs=2",
     "run.until=tag",
-    "tag.audit_floor=0.6",
+    "tag.audit_floor=0.5",
 )
 
 

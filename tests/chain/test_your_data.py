@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from rlip_command import in_own_process, output_of, rlip
+from rlip_command import output_of, rlip, started
 from tiny_chain import World
 
 from pipeline.cli.transfer import push
@@ -40,9 +40,10 @@ def printed(folder: Path, *words: str) -> str:
     """What a command prints. `rlip run` starts Prefect's server, so it has a process of its own."""
     if words[0] != "run":
         return output_of(*words, cwd=folder)
-    done = in_own_process(*words, cwd=folder)
-    assert done.returncode == 0, f"{words}: {done.stdout[-1500:]}{done.stderr[-1500:]}"
-    return done.stdout
+    process = started(*words, cwd=folder)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, f"{words}: {out[-1500:]}{err[-1500:]}"
+    return out
 
 
 @pytest.mark.timeout(900)

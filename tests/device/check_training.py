@@ -9,7 +9,7 @@ import torch
 
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.ranks import Ranks
-from pipeline.training.tracking.flops import COUNTED
+from pipeline.training.tracking import flops
 from tests.device.standin import Traffic, counted, register
 from tests.training.conftest import TINY
 from tests.training.in_ranks import train
@@ -66,9 +66,7 @@ def traffic_of(device: torch.device, folder: Path, shard, steps: int, values: di
 def test_a_step_waits_twice_and_copies_little(tmp_path, shard, device, values):
     traffic_of(device, tmp_path / "first", shard, 1, values)  # makes the constants that stay on the device
     # The first steps also count their operations, in passes of their own.
-    few, many = (
-        traffic_of(device, tmp_path / str(steps), shard, steps, values) for steps in (COUNTED + 1, COUNTED + 3)
-    )
+    few, many = (traffic_of(device, tmp_path / str(steps), shard, flops.COUNTED + steps, values) for steps in (1, 3))
     waits, copies = many.waits - few.waits, many.copies - few.copies
     assert 2 <= waits.total() <= 2 * 2, waits
     assert 2 <= copies.total() <= 10 * 2, copies

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 from prefect import State, flow
-from prefect_server import PrefectServer, plain, wait_for
+from prefect_server import PROCESS_POOL, PrefectServer, plain, wait_for
 from small_set import small_recipe, train_long, write_small_set
 from small_stages import CountSettings, CountStage, ManyStage
 from warm_process import ranks_of
@@ -178,8 +178,8 @@ def worker_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def worker(server: PrefectServer, root: Path, worker_folder: Path) -> Iterator[PrefectServer]:
     """The deployments of prefect.yaml, and a process worker started in another folder."""
     for pool in ("cpu", "gpu", "train"):
-        server.command("work-pool", "create", pool, "--type", "process", cwd=worker_folder)
-    server.command("global-concurrency-limit", "create", "gpu", "--limit", "1", cwd=worker_folder)
+        server.post("work_pools/", **PROCESS_POOL, name=pool)
+    server.post("v2/concurrency_limits/", name="gpu", limit=1)
     deploying = PrefectServer(server.api, {**server.environment, "RLIP_ROOT": str(root)})
     deploying.command("deploy", "--all", cwd=root)
     with server.worker("train", worker_folder):

@@ -15,10 +15,11 @@ import pytest
 from prefect import flow, tags
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import FlowRun
 from prefect.events import Event
 from prefect.states import Running
-from prefect_server import PrefectServer, plain, wait_for
+from prefect_server import PROCESS_POOL, PrefectServer, plain, wait_for
 from small_set import small_recipe, write_small_set
 
 from flows.automations import TAG, create_automations
@@ -223,19 +224,19 @@ def test_stages_run_in_their_pools_and_what_would_wait_for_ever_is_refused(
     settings.command("work-pool", "create", "pods", *template, cwd=tmp_path)
     client.upsert_global_concurrency_limit_by_name("gpu", 1)
     for pool in ("cpu", "gpu"):
-        settings.command("work-pool", "create", pool, "--type", "process", cwd=tmp_path)
+        client.create_work_pool(WorkPoolCreate(**PROCESS_POOL, name=pool))
     deploying = PrefectServer(settings.api, {**settings.environment, "RLIP_ROOT": str(root)})
     names = [word for name in ("on_pools", "ingest", "caption", "parse") for word in ("--name", f"{name}/rlip")]
     deploying.command("deploy", *names, cwd=root)
     with pytest.raises(FatalError, match=r"has no worker online: start one \(prefect worker start --pool"):
         on_pools(recipe)
-    settings.command("work-pool", "set-concurrency-limit", "cpu", "1", cwd=tmp_path)
+    client.update_work_pool("cpu", WorkPoolUpdate(concurrency_limit=1))
     with settings.worker("cpu", tmp_path / "cpu"), settings.worker("gpu", tmp_path / "gpu"):
         refused = _submit(client, recipe)
         state = wait_for(lambda: _final(client, refused), 120, "the run did not end")
         assert "work pool cpu of ingest/rlip has a concurrency limit of 1" in state, state
         assert not (folder / "out" / "store" / "runs").is_dir()
-        settings.command("work-pool", "set-concurrency-limit", "cpu", "2", cwd=tmp_path)
+        client.update_work_pool("cpu", WorkPoolUpdate(concurrency_limit=2))
         run = _submit(client, recipe)
         state = wait_for(lambda: _final(client, run), 400, "the run did not end")
         assert "Cached" in state and (folder / "out" / "reports" / "small" / "index.html").is_file(), state

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prefect_server import PrefectServer
+from prefect_server import PROCESS_POOL, PrefectServer
 
 from flows.temporary_server import free_port
 
@@ -77,7 +77,7 @@ def test_a_deployment_runs_on_postgres_and_its_record_survives_dump_and_restore(
     home = tmp_path / "home"
     home.mkdir()
     with PrefectServer.running(home, PREFECT_API_DATABASE_CONNECTION_URL=postgres.url("prefect")) as server:
-        server.command("work-pool", "create", "cpu", "--type", "process", cwd=tmp_path)
+        server.post("work_pools/", **PROCESS_POOL, name="cpu")
         server.command("deploy", "tiny.py:tiny", "--name", "rlip", "--pool", "cpu", cwd=tmp_path)
         with server.worker("cpu", tmp_path / "worker"):
             found = server.get("deployments/name/tiny/rlip")

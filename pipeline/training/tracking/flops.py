@@ -20,8 +20,9 @@ class StepFlops:
     same steps, because losses wait for those of the other processes.
     """
 
-    def __init__(self, device: torch.device, most: int = COUNTED) -> None:
-        self._device, self._most = device, most
+    def __init__(self, device: torch.device, most: int | None = None) -> None:
+        """`most`: the number of steps that are counted, by default `COUNTED`."""
+        self._device, self._most = device, COUNTED if most is None else most
         self._counted: list[tuple[int, int]] = []
 
     @property
