@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from models.deformable_read_loops import Levels, loops
-from pipeline.training.tracking import flops
 from tagger.parsing.parser import load_parser, parse_captions
 
 MODULES = (
@@ -50,7 +49,6 @@ def serve_forks_of_forks() -> None:
 serve_forks_of_forks()
 for module in MODULES:
     import_module(module)
-flops.COUNTED = 1  # as in tests/training/conftest.py
 for network in NETWORKS.values():
     compile_loops(*network)
 parse_captions(["two dogs chase a man"], load_parser())

@@ -18,7 +18,8 @@ from pipeline.training.tracking import flops
 from storage.shards.writer import Sample, sample_key, write_shards
 from storage.tables import write_table
 
-# The operations of a step are counted in a pass of its own, which takes as long as all else in a training this short.
+# Of trainings in this process, and of ranks that `in_ranks` starts: the operations of a step are counted in a pass of its own,
+# which takes as long as all else in a training this short.
 flops.COUNTED = 1
 
 NETWORK = {
