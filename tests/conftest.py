@@ -31,9 +31,13 @@ LONGEST = (
     "chain/test_lost_hosts.py", "training/test_ray.py", "flows/test_run.py", "storage/test_on_s3.py",
     "device/test_other_devices.py", "hostile/test_hostile.py", "storage/test_torture.py", "training/test_hosts.py",
     "chain/test_resume.py", "chain/test_label_quality.py", "chain/test_your_data.py", "runtime/test_ray_engine.py",
-    "captioning/test_killed.py", "models/test_networks.py",
+    "captioning/test_killed.py", "models/test_networks.py", "review/test_limits.py", "runtime/test_local_engine.py",
+    "review/test_forgery.py", "cli/test_query.py", "models/test_deformable_attention.py",
+    "storage/test_elastic_processes.py", "storage/test_remote_store.py", "data/test_decoder_process.py",
+    "interop/test_publish_shards.py", "runtime/test_processes.py", "review/test_access.py", "models/test_export.py",
+    "models/test_import.py",
 )  # fmt: skip
-"""The files that take longest, as measured. A worker that got one of them last would go on alone."""
+"""The files that take nine seconds and more, longest first. A worker that got one of them last would go on alone."""
 SLOW_FOLDERS = ("chain", "device", "flows", "hostile", "training")
 SLOW_FIXTURES = frozenset({"s3_settings", "window"})
 """An S3 server and a browser."""

@@ -1,4 +1,8 @@
-"""Flows on a real server: retries, a stage run alone, deployments on a process worker; training that is cancelled or killed."""
+"""Flows on a real server: retries, a stage run alone, deployments on a process worker; training that is cancelled or killed.
+
+This takes minutes: all deployments are created, each flow run is a process that imports Prefect, and a worker takes its time
+to notice a dead one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What operates runs on a server with a password: automations, pruning, GPU slots, schedules' files, and stages on pools."""
+"""What operates runs on a server with a password: automations, pruning, GPU slots, schedules' files, and stages on pools.
+
+This takes minutes: each stage on a pool is a flow run in a process that imports Prefect, and silence takes time.
+"""
 
 from __future__ import annotations
 

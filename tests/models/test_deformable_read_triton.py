@@ -1,6 +1,6 @@
 """Reading on a GPU: when the Triton kernels are used, what they compute (on Triton's interpreter), what they compile to.
 
-No GPU is needed.
+No GPU is needed. This takes a minute, since Triton's interpreter runs the kernels number by number.
 """
 
 from __future__ import annotations
