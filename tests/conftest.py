@@ -37,7 +37,7 @@ LONGEST = (
     "interop/test_publish_shards.py", "runtime/test_processes.py", "review/test_access.py", "models/test_export.py",
     "models/test_import.py",
 )  # fmt: skip
-"""The files that take nine seconds and more, longest first. A worker that got one of them last would go on alone."""
+"""Files that take long, about the longest first. A worker that got one of them last would go on alone."""
 SLOW_FOLDERS = ("chain", "device", "flows", "hostile", "training")
 SLOW_FIXTURES = frozenset({"s3_settings", "window"})
 """An S3 server and a browser."""

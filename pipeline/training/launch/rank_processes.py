@@ -19,6 +19,7 @@ from pipeline.training.launch.meeting import STORE
 
 WORKER = "pipeline.training.worker"
 """The module whose `main` a rank runs with the path of its configuration. It returns the exit code."""
+_ROOT = Path(__file__).resolve().parents[3]
 _KILL_SECONDS = 5.0
 
 
@@ -41,8 +42,8 @@ class Placement:
 class RankProcesses:
     """Starts `config.settings.processes` ranks and holds them. Their output is appended to `log`.
 
-    Linux ends them with the process that starts them. Each rank leads a process group of its own, which its loader processes
-    are in: Ctrl-C in a terminal does not reach them.
+    Linux ends them with the process that starts them, and their loader processes with them. Each rank leads a process group
+    of its own, which what it starts is in: Ctrl-C in a terminal does not reach it.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class RankProcesses:
                 _signal(process, signal.SIGTERM)
 
     def kill(self) -> None:
-        """Ends whatever still runs, also loader processes of ranks that have ended."""
+        """Ends whatever still runs, also what ranks started that have ended."""
         for process in self._processes:
             _signal(process, signal.SIGKILL)
         for process in self._processes:
@@ -89,7 +90,7 @@ class RankProcesses:
 
 
 def _signal(process: ForkServerProcess, number: int) -> None:
-    """Sends a signal to a rank and its loader processes. A rank that has just begun is in no group of its own yet."""
+    """Sends a signal to a rank and what it started. A rank that has just begun leads no group yet."""
     assert process.pid is not None
     try:
         os.killpg(process.pid, number)
@@ -119,8 +120,12 @@ def _name_process(name: str) -> None:
 
 def _environment(config: TrainConfig, placement: Placement, local: int) -> dict[str, str]:
     """Returns the environment variables of a rank."""
+    paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     threads = str(config.settings.threads)
     return os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        # The writer of checkpoints must not import a folder of the user with the name of one of our packages.
+        "PYTHONSAFEPATH": "1",
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
