@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
-from prefect import Flow, State
+from prefect import State
 from prefect.states import Completed
 from pydantic import Field
 
 from flows.report_link import headline_figures, publish_report_link
 from flows.session import Session, session_of
-from flows.stages import STAGE_FLOWS
+from flows.stages import stage_flow
 from flows.summary import publish_summary
 from flows.tasks import CACHED
 from pipeline.report.figures import figures_of
@@ -22,15 +22,15 @@ from pipeline.run.progress import Display
 from pipeline.run.recipe import Recipe
 from pipeline.run.runner import conclude, run_step
 from pipeline.runtime.execute import Record
+from pipeline.runtime.stage import Stage
+from pipeline.stages.order import STAGES
 from storage.errors import FatalError
-
-StageFlow = Flow[[Recipe], Any]
 
 StartStage = Annotated[
     str | None,
     Field(
         description="Run from this stage on. Everything before it must be in the store; unset: run whatever is due.",
-        json_schema_extra={"enum": [None, *(stage.name for stage in STAGE_FLOWS)]},
+        json_schema_extra={"enum": [None, *(stage.name for stage in STAGES)]},
     ),
 ]
 """The stage at which a run starts, as a parameter that Prefect's server checks."""
@@ -45,7 +45,7 @@ def run_chain(recipe: Recipe, start: str | None = None) -> State[Outcome]:
         before, after = cut_stages(recipe, start)
         adopt(session, before)
         for stage in after:
-            cast(State[Any], stage(recipe, return_state=True)).result()
+            cast(State[Any], stage_flow(stage)(recipe, return_state=True)).result()
         return publish(session)
 
 
@@ -56,10 +56,10 @@ def conclude_run(recipe: Recipe) -> State[Outcome]:
         return publish(session)
 
 
-def cut_stages(recipe: Recipe, start: str | None = None) -> tuple[list[StageFlow], list[StageFlow]]:
-    """The flows of a recipe's stages before `start`, and those from there on. Raises `FatalError` for an unknown `start`."""
+def cut_stages(recipe: Recipe, start: str | None = None) -> tuple[list[type[Stage]], list[type[Stage]]]:
+    """The stages of a recipe before `start`, and those from there on. Raises `FatalError` for an unknown `start`."""
     asked = {step.stage.name for step in build_steps(recipe)}
-    stages = [stage for stage in STAGE_FLOWS if stage.name in asked]
+    stages = [stage for stage in STAGES if stage.name in asked]
     names = [stage.name for stage in stages]
     if start is not None and start not in names:
         raise FatalError(f"start = {start!r}: recipe {recipe.name!r} has no such stage; it has {', '.join(names)}")
@@ -67,7 +67,7 @@ def cut_stages(recipe: Recipe, start: str | None = None) -> tuple[list[StageFlow
     return stages[:first], stages[first:]
 
 
-def adopt(session: Session, stages: Sequence[StageFlow]) -> None:
+def adopt(session: Session, stages: Sequence[type[Stage]]) -> None:
     """Take the steps of stages from the store. Raises `FatalError` if anything of them is due."""
     names = {stage.name for stage in stages}
     for step in session.planner.context.steps:

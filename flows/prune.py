@@ -21,9 +21,9 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from pydantic import Field
 
-from flows.stages import STAGE_FLOWS
+from pipeline.stages.order import STAGES
 
-PRUNED = ("end_to_end", "from_file", "on_pools", "prune", *(stage.name for stage in STAGE_FLOWS))
+PRUNED = ("end_to_end", "from_file", "on_pools", "prune", *(stage.name for stage in STAGES))
 """Flows whose runs are pruned; those of other projects on the server are left alone."""
 
 _FINAL = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED]

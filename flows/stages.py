@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import nullcontext
+from functools import cache
 from threading import Event
 from typing import Any, cast
 
@@ -31,6 +32,7 @@ from pipeline.stages.order import STAGES
 from storage.errors import FatalError
 
 
+@cache
 def stage_flow(stage: type[Stage]) -> Flow[[Recipe], Any]:
     """Create the flow of a stage, with the name of the stage."""
 
@@ -46,13 +48,16 @@ def stage_flow(stage: type[Stage]) -> Flow[[Recipe], Any]:
     return run
 
 
-STAGE_FLOWS = tuple(map(stage_flow, STAGES))
-"""The flows of all stages, each after those that it reads from."""
-# Deployments refer to a flow by an attribute of this module.
-(
-    ingest, detect, fingerprint, caption, parse, shard_tagger, train_tagger, import_tagger, tag, split, shard, overlap,
-    pretrain, evaluate,
-) = STAGE_FLOWS  # fmt: skip
+def __getattr__(name: str) -> Flow[[Recipe], Any]:
+    """Return the flow of a stage. Deployments refer to it as an attribute of this module.
+
+    Prefect executes this file for each deployment and each flow run, and spends a tenth of a second on every flow that it
+    creates, so only the one that is asked for is created.
+    """
+    for stage in STAGES:
+        if stage.name == name:
+            return stage_flow(stage)
+    raise AttributeError(f"no stage {name!r}")
 
 
 def run_stage(recipe: Recipe, stage: str) -> State[list[StepOutcome]]:

@@ -13,7 +13,7 @@ import yaml
 
 from flows.gpu_slots import GPU_STAGES
 from flows.prune import PRUNED
-from flows.stages import STAGE_FLOWS
+from pipeline.stages.order import STAGES
 
 POOLS = ("cpu", "gpu", "train")
 
@@ -48,7 +48,7 @@ def test_every_flow_is_deployed_and_no_schedule_is_on(deployments: dict[str, Any
 
 
 def test_stages_that_compute_on_a_gpu_are_in_the_pools_that_have_one(deployments: dict[str, Any]) -> None:
-    for stage in STAGE_FLOWS:
+    for stage in STAGES:
         pool = deployments[stage.name]["work_pool"]
         assert (pool["name"] in ("gpu", "train")) == (stage.name in GPU_STAGES), stage.name
         slots = pool["job_variables"]["env"].get("RLIP_GPU_SLOTS")

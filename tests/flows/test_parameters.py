@@ -10,8 +10,9 @@ import pytest
 
 from flows.end_to_end import end_to_end
 from flows.parameters import parameters
-from flows.stages import STAGE_FLOWS
+from flows.stages import stage_flow
 from pipeline.run.recipe import Recipe, load_recipe
+from pipeline.stages.order import STAGES
 
 
 @pytest.mark.parametrize("name", ["demo", "coco", "coco_objects365"])
@@ -22,7 +23,7 @@ def test_a_recipe_comes_back_as_it_was(root: Path, name: str) -> None:
 
 
 def test_every_flow_is_typed_by_the_recipe(root: Path) -> None:
-    for each in (*STAGE_FLOWS, end_to_end):
+    for each in (*map(stage_flow, STAGES), end_to_end):
         schema = each.parameters.model_dump()
         assert schema["required"] == ["recipe"]
         assert "caption" in schema["definitions"]["Recipe"]["properties"]
@@ -30,4 +31,4 @@ def test_every_flow_is_typed_by_the_recipe(root: Path) -> None:
 
 def test_every_stage_can_be_deployed(root: Path) -> None:
     declared = re.findall(r"entrypoint: flows/stages\.py:(\w+)$", (root / "prefect.yaml").read_text(), re.MULTILINE)
-    assert declared == [each.name for each in STAGE_FLOWS]
+    assert declared == [each.name for each in STAGES]
