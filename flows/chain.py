@@ -20,7 +20,7 @@ from pipeline.run.dag import build_steps
 from pipeline.run.planner import Planner, StepPlan
 from pipeline.run.progress import Display
 from pipeline.run.recipe import Recipe
-from pipeline.run.runner import conclude, run_step
+from pipeline.run.runner import conclude, preload_imports, run_step
 from pipeline.runtime.execute import Record
 from pipeline.runtime.stage import Stage
 from pipeline.stages.order import STAGES
@@ -44,6 +44,7 @@ def run_chain(recipe: Recipe, start: str | None = None) -> State[Outcome]:
     with session_of(recipe) as session:
         before, after = cut_stages(recipe, start)
         adopt(session, before)
+        preload_imports(step for step in session.planner.context.steps if step.stage in after)
         for stage in after:
             cast(State[Any], stage_flow(stage)(recipe, return_state=True)).result()
         return publish(session)

@@ -25,7 +25,7 @@ from pipeline.report.steps import StepOutcome
 from pipeline.run.planner import Planner, StepPlan
 from pipeline.run.progress import Display
 from pipeline.run.recipe import Recipe
-from pipeline.run.runner import open_engine, run_step
+from pipeline.run.runner import open_engine, preload_imports, run_step
 from pipeline.runtime.execute import Record
 from pipeline.runtime.stage import Stage
 from pipeline.stages.order import STAGES
@@ -68,13 +68,14 @@ def run_stage(recipe: Recipe, stage: str) -> State[list[StepOutcome]]:
     with session_of(recipe) as session:
         planner = session.planner
         require_above(planner, stage)
+        steps = [step for step in planner.context.steps if step.stage.name == stage]
+        preload_imports(steps)
         outcomes = []
-        for step in planner.context.steps:
-            if step.stage.name == stage:
-                display = ArtifactDisplay(session.display, recipe.name)
-                outcomes.append(run_step(planner, step, display, work_in_tasks))
-                session.steps[step.name] = outcomes[-1]
-                emit_step_completed(recipe, outcomes[-1])
+        for step in steps:
+            display = ArtifactDisplay(session.display, recipe.name)
+            outcomes.append(run_step(planner, step, display, work_in_tasks))
+            session.steps[step.name] = outcomes[-1]
+            emit_step_completed(recipe, outcomes[-1])
         publish_report_link(recipe, step_figures(outcomes))
     made = sum(outcome.partitions - (outcome.cached or 0) for outcome in outcomes)
     message = f"{made} of {sum(outcome.partitions for outcome in outcomes)} partitions computed"

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The processes of all tests of a worker are forks of one that has loaded and compiled what they use.
-processes.PRELOADED = (*processes.PRELOADED, "tests.warm_parent")
+processes.preload(["tests.warm_parent"])
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 LONGEST = (

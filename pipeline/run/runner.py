@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import as_completed
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -27,6 +27,7 @@ from pipeline.runtime.engines.ray_cluster import connect
 from pipeline.runtime.engines.stage_call import StageCall
 from pipeline.runtime.execute import Record, execute, installed_version
 from pipeline.runtime.logs import bound, log
+from pipeline.runtime.processes import preload
 from pipeline.training.settings import TrainingSettings
 from storage.errors import PipelineError
 
@@ -37,8 +38,14 @@ Work = Callable[[Planner, StepPlan, Display], Sequence[Record]]
 def run(context: RunContext, display: Display) -> Outcome:
     """Run every step of a recipe. Raises `PipelineError`; what was committed before stays in the store and is reused."""
     prepare(context, display.drawing, display.reading)
+    preload_imports(context.steps)
     planner = Planner(context)
     return Outcome(context.recipe.name, [run_step(planner, step, display, work) for step in context.steps])
+
+
+def preload_imports(steps: Iterable[Step]) -> None:
+    """Import what the workers of these steps need once for all of them, when the first worker starts."""
+    preload(module for step in steps for module in step.stage(step.settings).imports())
 
 
 def run_step(planner: Planner, step: Step, display: Display, work: Work) -> StepOutcome:

@@ -10,7 +10,7 @@ import platform
 import select
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
@@ -18,8 +18,7 @@ from pathlib import Path
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Variables that limit the threads of numerical libraries."""
-PRELOADED = ("torch", "timm", "transformers.models.roberta.modeling_roberta")
-"""Modules that our processes import before they are forked. None may start a thread."""
+_PRELOADED: list[str] = []
 _STARTING = threading.Lock()
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """The numbers of these settings in glibc."""
@@ -33,14 +32,21 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def fork_context() -> ForkServerContext:
-    """Return how workers, ranks and loaders start: as forks of one process, which imports once what takes each seconds.
+def preload(modules: Iterable[str]) -> None:
+    """Name modules that the process of `fork_context` imports when it starts, so that its forks need no seconds for them.
 
-    That process has a single thread and opens no device, so its forks are safe. It ends with the last of them. pyarrow is not
-    among `PRELOADED`, because its allocator starts a thread.
+    Importing them must start no thread and open no device, else forks are not safe: pyarrow's allocator starts one.
+    """
+    _PRELOADED.extend(module for module in modules if module not in _PRELOADED)
+
+
+def fork_context() -> ForkServerContext:
+    """Return how workers, ranks and loaders start: as forks of one process, which ends with the last of them.
+
+    It imports what `preload` named before it started. A fork imports anything else by itself.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
+    context.set_forkserver_preload(list(_PRELOADED))
     with one_thread_each():
         forkserver.ensure_running()
     return context

@@ -138,6 +138,10 @@ class Stage(ABC):
         """What one worker takes of its machine: a core, the GPU that setting `device` asks for, and memory for the weights."""
         return Resources.on(getattr(self.settings, "device", "cpu"), self.weights().values())
 
+    def imports(self) -> tuple[str, ...]:
+        """Modules that take a worker seconds to import. They are imported once for all workers (`processes.preload`)."""
+        return ()
+
     def partitions(self, dataset: str, store: Store) -> Iterator[Partition]:
         """The partitions of a data set, for a stage that reads no table."""
         raise NotImplementedError(f"stage {self.name} takes its partitions from the tables that it reads")

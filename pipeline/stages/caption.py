@@ -67,8 +67,11 @@ class CaptionStage(Stage):
 
     def resources(self) -> Resources:
         """What one worker takes of its machine. Only BLIP in transformers and the filter use a GPU."""
-        on_gpus = self.settings.captioner == "blip" or self.settings.filter
-        return Resources.on(self.settings.device if on_gpus else "cpu", self.weights().values())
+        return Resources.on(self.settings.device if self._in_transformers else "cpu", self.weights().values())
+
+    def imports(self) -> tuple[str, ...]:
+        """Returns BLIP's modules, where a BLIP in transformers captions or filters."""
+        return ("transformers.models.blip.modeling_blip",) if self._in_transformers else ()
 
     def open(self, given: Inputs) -> None:
         """Load the captioner, and the filter if the settings name one."""
@@ -101,6 +104,11 @@ class CaptionStage(Stage):
     def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:
         """Count the captions."""
         return {"captions": sum(len(captions) for captions in table["captions"].to_pylist())}
+
+    @property
+    def _in_transformers(self) -> bool:
+        """Whether a model in transformers captions or filters."""
+        return self.settings.captioner == "blip" or bool(self.settings.filter)
 
     def _filter(self) -> MatchScorer:
         from pipeline.captioning.match_scorer import MatchScorer  # loads torch, which recorded captions don't need

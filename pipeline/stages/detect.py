@@ -43,6 +43,10 @@ class DetectStage(Stage):
 
         return find_detector(self.settings).files
 
+    def imports(self) -> tuple[str, ...]:
+        """Returns the modules that detectors are built of."""
+        return ("models.rlip",)
+
     def open(self, given: Inputs) -> None:
         """Load the detector. Raises `FatalError` when it can't be used, or its names fit no category."""
         from pipeline.detection.opened import open_detector

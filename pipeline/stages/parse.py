@@ -68,6 +68,10 @@ class ParseStage(Stage):
         folder = Path(self.settings.model)
         return {"parser": folder} if folder.is_dir() else {}
 
+    def imports(self) -> tuple[str, ...]:
+        """Returns the module of the parser."""
+        return ("tagger.parsing.parser" if self.settings.neural is None else "tagger.parsing.neural",)
+
     def open(self, given: Inputs) -> None:
         """Load the parser and open the cache. Raises `FatalError` when one is missing or cannot be used."""
         self._neural: NeuralParser | None = None

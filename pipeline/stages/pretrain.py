@@ -32,6 +32,10 @@ class PretrainStage(Stage):
         """The tokenizer and the initial weights, where the settings name them."""
         return self.settings.files()
 
+    def imports(self) -> tuple[str, ...]:
+        """Returns the module of the network, which its ranks train."""
+        return ("models.rlip",)
+
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Train in separate processes. Must be called from the main thread."""
         from pipeline.training.config import TestTables, TrainConfig

@@ -34,6 +34,8 @@ CANDIDATES_FILE = "candidates.parquet"
 DROPPED_FILE = "dropped.parquet"
 QUARANTINED = "image in quarantine"
 """Why the triplets of an image led to nothing that could not be read or scored."""
+_NETWORK_MODULES = {"tagger": ("models.relation_tagger",), "clip": ("transformers.models.clip.modeling_clip",)}
+"""Method with a network → the modules of the network."""
 LOWEST = 3
 """Number of predicates that a refusal names when no single one is below the floor."""
 
@@ -68,9 +70,13 @@ class TagStage(Stage):
         settings: TagSettings = self.settings
         return settings.files() | settings.clip_files()
 
+    def imports(self) -> tuple[str, ...]:
+        """Returns the module of the labeller's network."""
+        return _NETWORK_MODULES.get(self.settings.method, ())
+
     def resources(self) -> Resources:
         """What one worker takes of its machine. Only the tagger and CLIP use a GPU."""
-        on_gpus = self.settings.method in ("tagger", "clip")
+        on_gpus = self.settings.method in _NETWORK_MODULES
         return Resources.on(self.settings.device if on_gpus else "cpu", self.weights().values())
 
     def open(self, given: Inputs) -> None:

@@ -35,6 +35,10 @@ class TrainTaggerStage(Stage):
         """Only partitions that state relations: new images without any do not train the tagger again."""
         return artifact.manifest.counts.rows_out > 0
 
+    def imports(self) -> tuple[str, ...]:
+        """Returns the module of the network, which its ranks train."""
+        return ("models.relation_tagger",)
+
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Train in separate processes. Must be called from the main thread."""
         from pipeline.training.config import TrainConfig

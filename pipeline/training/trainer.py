@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 
 from models.network import Network
-from pipeline.runtime.processes import begin_fork, fork_context, keep_freed_memory
+from pipeline.runtime.processes import begin_fork, fork_context, keep_freed_memory, preload
 from pipeline.training.batches import MicroBatch, MicroBatches, Origin, sample_sequence
 from pipeline.training.checkpoints.checkpointer import Checkpointer
 from pipeline.training.checkpoints.state import TrainingState
@@ -350,6 +350,7 @@ def _loaded(
     batches: MicroBatches, numbers: _Numbers, settings: TrainingSettings, device: torch.device
 ) -> Iterator[MicroBatch]:
     """Yields micro-batches, prepared here or by loader processes. Raises `PipelineError`."""
+    preload(["torch"])  # for the loaders
     loader = torch.utils.data.DataLoader(
         batches,
         batch_size=None,

@@ -7,10 +7,13 @@ import os
 import platform
 import subprocess
 import sys
+from multiprocessing import forkserver
 from pathlib import Path
 
 import psutil
 import pytest
+
+from pipeline.runtime.processes import fork_context
 
 SCRIPT = """
 import resource, sys, torch
@@ -70,3 +73,36 @@ def test_a_busy_fork_is_killed_with_the_process_that_started_it(tmp_path: Path) 
     for each in busy:
         each.kill()
     assert not busy
+
+
+PRELOADING = """
+import sys
+from pipeline.runtime.processes import fork_context, preload
+def work(pipe):
+    pipe.send("colorsys" in sys.modules)
+if __name__ == "__main__":
+    preload(["colorsys"])
+    context = fork_context()
+    mine, theirs = context.Pipe()
+    context.Process(target=work, args=(theirs,)).start()
+    print(mine.recv(), flush=True)
+"""
+
+
+def test_a_fork_has_the_modules_that_were_named_before_the_first_one(tmp_path: Path, root: Path) -> None:
+    script = tmp_path / "preloading.py"
+    script.write_text(PRELOADING)
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    said = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)
+    assert said.stdout == "True\n", said.stderr
+
+
+def test_importing_networks_and_parser_starts_no_thread_in_the_process_that_is_forked() -> None:
+    first = fork_context().Process(target=int)
+    first.start()
+    first.join()
+    parent = psutil.Process(forkserver._forkserver._forkserver_pid)
+    assert any("libtorch" in each.path for each in parent.memory_maps()), (
+        "tests/warm_parent.py imports what stages name"
+    )
+    assert parent.num_threads() == 1

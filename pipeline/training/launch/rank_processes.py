@@ -12,7 +12,7 @@ from importlib import import_module
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from pipeline.runtime.processes import begin_fork, fork_context
+from pipeline.runtime.processes import begin_fork, fork_context, preload
 from pipeline.training.config import TrainConfig
 from pipeline.training.launch.failure import Failure, forget_failure, read_failure
 from pipeline.training.launch.meeting import STORE
@@ -51,6 +51,7 @@ class RankProcesses:
     ) -> None:
         self._work, self._placement = config.work, placement
         self._processes: list[ForkServerProcess] = []
+        preload(["models.rlip"])
         try:
             for local in range(config.settings.processes):
                 forget_failure(config.work, placement.first + local)
