@@ -18,6 +18,7 @@ import httpx
 import psutil
 import pytest
 from prefect import State, flow
+from prefect.logging.handlers import APILogHandler
 from prefect_server import PROCESS_POOL, PrefectServer, plain, wait_for
 from small_set import small_recipe, train_long, write_small_set
 from small_stages import CountSettings, CountStage, ManyStage
@@ -53,6 +54,7 @@ def in_process(server: PrefectServer, monkeypatch: pytest.MonkeyPatch, tmp_path:
     with connected(tmp_path):
         reread_settings()
         yield server
+        APILogHandler().flush()  # What remains would be sent to a server that has stopped, with all retries.
 
 
 @flow(name="count")
@@ -104,7 +106,8 @@ def test_many_partitions_are_few_task_runs_of_which_the_server_loses_none(
 
     def ended() -> list[str] | None:
         runs = in_process.post("task_runs/filter", flow_runs=flows, limit=200)
-        messages = [run["state"]["message"] for run in runs if run["state_type"] == "COMPLETED"]
+        states = [run["state"] or {} for run in runs]
+        messages = [state["message"] for state in states if state.get("type") == "COMPLETED"]
         return messages if len(messages) >= 64 else None
 
     messages = wait_for(ended, 30, "the server does not know how all tasks ended")
@@ -183,31 +186,34 @@ def worker(server: PrefectServer, root: Path, worker_folder: Path) -> Iterator[P
     """The deployments of prefect.yaml, and a process worker started in another folder."""
     for pool in ("cpu", "gpu", "train"):
         server.post("work_pools/", **PROCESS_POOL, name=pool)
-    server.post("v2/concurrency_limits/", name="gpu", limit=1)
+    server.post("v2/concurrency_limits/", name="gpu", limit=2)
     deploying = PrefectServer(server.api, {**server.environment, "RLIP_ROOT": str(root)})
     deploying.command("deploy", "--all", cwd=root)
     with server.worker("train", worker_folder):
         yield server
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set, whose tables the tests share."""
+    return write_small_set(tmp_path_factory.mktemp("set") / "set").parent
+
+
 @pytest.mark.timeout(1800)
 def test_a_deployment_runs_is_cached_and_a_cancelled_training_keeps_its_checkpoint(
-    worker: PrefectServer, tmp_path: Path
+    worker: PrefectServer, folder: Path
 ) -> None:
-    folder = tmp_path / "set"
-    write_small_set(folder)
     first = worker.submit("end_to_end/rlip", plain(small_recipe(folder)))
     assert worker.final_state(first, 240)["name"] == "Completed", worker.logs(first)
     assert (folder / "out" / "reports" / "small" / "index.html").is_file()
 
     train_long(folder)
     second = worker.submit("end_to_end/rlip", plain(small_recipe(folder)))
-    pending = folder / "out" / "store" / "pending"
-    wait_for(lambda: next(pending.glob("scratch-*/checkpoints/step-*"), None), 240, worker.logs(second))
+    _next_checkpoint(folder, 0, worker, second)
     assert ranks_of(folder)
     worker.post(f"flow_runs/{second}/set_state", state={"type": "CANCELLING"}, force=False)
     assert worker.final_state(second, 120)["type"] == "CANCELLED", worker.logs(second)
-    assert list(pending.glob("scratch-*/checkpoints/step-*"))
+    assert _newest(folder)
     tasks = wait_for(lambda: _as_many(worker.task_states(second), 7), 20, "task runs are missing")
     assert {name: state for name, state in tasks.items() if " set/" in name} == {
         "ingest set/0000 to set/0001": "Cached",
@@ -218,39 +224,45 @@ def test_a_deployment_runs_is_cached_and_a_cancelled_training_keeps_its_checkpoi
 
 @pytest.mark.timeout(1800)
 def test_a_killed_run_is_retried_and_goes_on_through_a_restart_of_the_server(
-    worker: PrefectServer, worker_folder: Path, tmp_path: Path
+    worker: PrefectServer, worker_folder: Path, folder: Path, tmp_path: Path
 ) -> None:
-    write_small_set(tmp_path / "set")
-    train_long(tmp_path / "set")
-    run = worker.submit("end_to_end/rlip", plain(small_recipe(tmp_path / "set")))
-    killed_at = _next_checkpoint(tmp_path / "set", 0, worker, run)
+    train_long(folder)
+    before = _newest(folder)
+    run = worker.submit("end_to_end/rlip", plain(small_recipe(folder)))
+    _next_checkpoint(folder, before, worker, run)
     _kill_flow_processes()
     assert worker.final_state(run, 60)["type"] == "CRASHED"
+    killed_at = _newest(folder)
     # The worker looks at the dead process a second time, and would undo a retry that came before.
     said = worker_folder / "worker.log"
     wait_for(lambda: "flow_runs.worker - Check whether" in said.read_text() or None, 60, "no report of the loss")
 
     worker.command("flow-run", "retry", run, cwd=tmp_path)
-    resumed_at = _next_checkpoint(tmp_path / "set", killed_at, worker, run)
-    (log,) = (tmp_path / "set" / "out" / "store" / "pending").glob("scratch-*/train.log")
+    resumed_at = _next_checkpoint(folder, killed_at, worker, run)
+    (log,) = _pending(folder).glob("scratch-*/train.log")
     assert f"continuing from the checkpoint of step {killed_at}" in log.read_text()
     worker.stop()
     worker.serve()
-    _next_checkpoint(tmp_path / "set", resumed_at, worker, run)
+    _next_checkpoint(folder, resumed_at, worker, run)
     state = worker.get(f"flow_runs/{run}")["state"]
     assert state["type"] == "RUNNING", state["message"] + worker.logs(run)
     worker.post(f"flow_runs/{run}/set_state", state={"type": "CANCELLING"}, force=False)
     assert worker.final_state(run, 120)["type"] == "CANCELLED", worker.logs(run)
 
 
+def _pending(folder: Path) -> Path:
+    return folder / "out" / "store" / "pending"
+
+
+def _newest(folder: Path) -> int:
+    """Return the step of the newest checkpoint of the training; 0 without one."""
+    paths = _pending(folder).glob("scratch-*/checkpoints/step-*")
+    return max((int(path.name.removeprefix("step-")) for path in paths), default=0)
+
+
 def _next_checkpoint(folder: Path, after: int, server: PrefectServer, run: str) -> int:
     """Wait until the training has a checkpoint of a later step than `after`, and return its step."""
-
-    def found() -> int | None:
-        paths = (folder / "out" / "store" / "pending").glob("scratch-*/checkpoints/step-*")
-        return max((step for path in paths if (step := int(path.name.removeprefix("step-"))) > after), default=None)
-
-    return wait_for(found, 240, server.logs(run))
+    return wait_for(lambda: found if (found := _newest(folder)) > after else None, 240, server.logs(run))
 
 
 def _kill_flow_processes() -> None:

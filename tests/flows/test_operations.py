@@ -21,6 +21,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import FlowRun
 from prefect.events import Event
+from prefect.logging.handlers import APILogHandler
 from prefect.states import Running
 from prefect_server import PROCESS_POOL, PrefectServer, plain, wait_for
 from small_set import small_recipe, write_small_set
@@ -64,6 +65,7 @@ def client(settings: PrefectServer, tmp_path: Path) -> Iterator[SyncPrefectClien
         reread_settings()
         with get_client(sync_client=True) as client:
             yield client
+        APILogHandler().flush()  # What remains would be sent to a server that has stopped, with all retries.
 
 
 @pytest.mark.parametrize("password", [None, "operator:wrong"])
