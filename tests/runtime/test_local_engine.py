@@ -107,7 +107,7 @@ def test_an_item_whose_workers_all_die_is_given_up_and_says_what_to_do(tmp_path:
             with pytest.raises(
                 RetryableError, match=rf"count set/000{number}: its worker process died 3 times .*code -9"
             ):
-                future.result(timeout=30)
+                future.result(timeout=120)
     assert len(list(tmp_path.glob("open-*"))) == 6
 
 
