@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from concurrent.futures import as_completed
 from pathlib import Path
@@ -14,6 +15,7 @@ from small_stages import CountSettings, CountStage
 from pipeline.runtime.engines.local import LocalEngine
 from pipeline.runtime.engines.stage_call import StageCall
 from pipeline.runtime.execute import WorkItem
+from pipeline.runtime.stage import Inputs
 from storage.errors import FatalError, RetryableError
 from storage.keys import KeyTerms
 from storage.local_store import LocalStore
@@ -87,6 +89,26 @@ def test_a_worker_that_dies_is_replaced_and_its_item_tried_again(tmp_path: Path)
     with LocalEngine(_call(tmp_path, die_at=10), 1) as engine:
         records = [future.result() for future in [engine.submit(item) for item in _items(3)]]
     assert [record.partition for record in records] == ["set/0000", "set/0001", "set/0002"]
+
+
+class DeadlyStage(CountStage):
+    """Kills each process that opens it."""
+
+    def open(self, given: Inputs) -> None:
+        super().open(given)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_an_item_whose_workers_all_die_is_given_up_and_says_what_to_do(tmp_path: Path) -> None:
+    call = StageCall(DeadlyStage, CountSettings(marks=tmp_path), {}, {}, tmp_path / "store")
+    with LocalEngine(call, 1) as engine:
+        futures = [engine.submit(item) for item in _items(2)]
+        for number, future in enumerate(futures):
+            with pytest.raises(
+                RetryableError, match=rf"count set/000{number}: its worker process died 3 times .*code -9"
+            ):
+                future.result(timeout=120)
+    assert len(list(tmp_path.glob("open-*"))) == 6
 
 
 def test_the_process_that_workers_are_forked_from_may_die(tmp_path: Path) -> None:
