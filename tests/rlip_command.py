@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 from contextlib import chdir
+from functools import cache
 from pathlib import Path
 from unittest import mock
 
 import torch
+import typer.testing
 from typer.testing import CliRunner, Result
 from warm_process import WarmProcess
 
@@ -18,6 +20,9 @@ from pipeline.cli.app import app
 
 PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 """The environment of output that is neither wrapped nor coloured."""
+
+# Each call would read the signatures of all commands anew, which takes longer than most commands.
+typer.testing._get_command = cache(typer.testing._get_command)
 
 
 def rlip(*words: str | Path, cwd: Path | None = None) -> Result:
