@@ -4,7 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 from review_browser import Browser, browser
-from review_server import ReviewServer, serving
+from review_server import ReviewServer, all_ended, serving
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_server_is_left() -> Iterator[None]:
+    """Waits for the servers of all tests at once."""
+    yield
+    assert all_ended()
 
 
 @pytest.fixture
