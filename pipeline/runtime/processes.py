@@ -46,6 +46,13 @@ def fork_context() -> ForkServerContext:
     return context
 
 
+def ready_to_fork() -> None:
+    """Wait until the process that our processes are forks of has imported what they use, so that they start at once."""
+    process = fork_context().Process(target=int)
+    process.start()
+    process.join()
+
+
 def begin_fork(environment: Mapping[str, str], output: Path | None = None) -> None:
     """Let this fork of `fork_context` die with the process that started it, and give it its environment variables.
 
