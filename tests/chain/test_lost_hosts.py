@@ -21,7 +21,7 @@ from uuid import uuid4
 
 import pytest
 from lost_hosts import come_back, cut_off, host_of, kill
-from ray_on_loopback import NODE, host_of_node, two_nodes
+from ray_on_loopback import NODE, host_of_node, one_node
 from small_set import write_small_set
 from tiny_chain import World
 
@@ -96,8 +96,7 @@ def cluster(s3: str, machine: Callable[[str], None], monkeypatch: pytest.MonkeyP
     for name, value in NOTICED_SOON.items():
         monkeypatch.setenv(name, value)
     machine("first")
-    with two_nodes() as made:
-        made.remove_node(next(iter(made.worker_nodes)))
+    with one_node() as made:
         yield made
 
 
