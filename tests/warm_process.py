@@ -95,11 +95,16 @@ def ranks_of(folder: Path) -> list[int]:
 
 def hold_at_checkpoint(folder: Path, process: WarmProcess) -> None:
     """Stops the ranks of the training in `folder` that `process` runs, as soon as it could go on from a checkpoint."""
-    while not list(folder.glob(f"**/{RESUMES_FROM}")):
+    while not _holds(folder, RESUMES_FROM):
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
     for rank in ranks_of(folder):
         os.kill(rank, signal.SIGSTOP)
+
+
+def _holds(folder: Path, name: str) -> bool:
+    """Whether a file lies somewhere in a folder, from which others vanish meanwhile. `os.walk` passes over those."""
+    return any(name in files for _, _, files in os.walk(folder))
 
 
 @contextmanager

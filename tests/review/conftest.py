@@ -28,11 +28,18 @@ def by_password() -> Iterator[ReviewServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def opened() -> Iterator[Browser]:
+    """A browser."""
+    with browser() as made:
+        yield made
+
+
 @pytest.fixture(scope="module")
-def window() -> Iterator[Browser]:
-    """A browser, one for each file of tests."""
-    with browser() as opened:
-        yield opened
+def window(opened: Browser) -> Browser:
+    """The browser as each file of tests finds it: without sessions, on an empty page of a desktop."""
+    opened.reset()
+    return opened
 
 
 @pytest.fixture(autouse=True)
