@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import resource
+import select
 import signal
 import subprocess
 import time
@@ -80,6 +81,21 @@ class WarmProcess:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+
+@contextmanager
+def watched(pid: int) -> Iterator[Callable[[float], bool]]:
+    """Gives a function that waits some seconds for the end of any process, and says whether it came. Then the process is killed.
+
+    A process has ended even if nobody reaps it, as in a container whose first process reaps nothing.
+    """
+    process = os.pidfd_open(pid)
+    try:
+        yield lambda seconds: bool(select.select([process], [], [], seconds)[0])
+    finally:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+        os.close(process)
 
 
 def ranks_of(folder: Path) -> list[int]:
