@@ -22,6 +22,8 @@ from storage.manifest import MANIFEST
 from tests.training.launched import WORKER, Told, config
 
 ray = pytest.importorskip("ray")
+PATIENCE = 60.0
+"""`host_timeout`: none of these trainings loses a host, and on a loaded machine hosts import for long."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def join(address: str, work: Path) -> None:
 
 def test_a_node_of_the_cluster_takes_part_to_the_end(cluster, work, address):
     process = joined(address, work)
-    summary = launch(config(work, hosts=2, address=address), Told(), WORKER)
+    summary = launch(config(work, hosts=2, address=address, host_timeout=PATIENCE), Told(), WORKER)
     assert summary.processes == 4
     assert process.wait(60) == 0
 
@@ -51,9 +53,8 @@ def test_a_node_of_the_cluster_takes_part_to_the_end(cluster, work, address):
 def test_an_interrupt_stops_the_training_with_a_checkpoint(cluster, work, address):
     process = joined(address, work)
     with pytest.raises(RetryableError, match="stopped before its last step"):
-        launch(
-            config(work, hosts=2, address=address, steps=1000), Told(lambda: process.send_signal(signal.SIGINT)), WORKER
-        )
+        made = config(work, hosts=2, address=address, host_timeout=PATIENCE, steps=1000)
+        launch(made, Told(lambda: process.send_signal(signal.SIGINT)), WORKER)
     process.wait(60)
     assert list((work / "checkpoints").iterdir()) and not ranks_of(work)
 
@@ -79,6 +80,7 @@ def test_a_run_is_interrupted_resumed_over_two_nodes_and_makes_the_weights_of_on
     training = [f"pretrain.settings.{each}" for each in ("steps=2", "processes=1", "parallel=tree")]
     two_hosts = ["run.engine=ray", f"run.ray_address={cluster.address}", "run.max_actors=1"]
     two_hosts += ["pretrain.settings.hosts=2", f"pretrain.settings.address={address}"]
+    two_hosts += [f"pretrain.settings.host_timeout={PATIENCE}"]
     process = world.start(*training, *two_hosts)
     wait_for(lambda: actors(cluster) or None, 60, "no actor computes a stage")
     assert any('"committed"' in line for line in process.stdout)
