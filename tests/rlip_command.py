@@ -47,10 +47,11 @@ def output_of(*words: str | Path, cwd: Path | None = None) -> str:
 
 def started(*words: str | Path, cwd: Path) -> WarmProcess:
     """Start `rlip` with one thread in a process that can be watched and killed."""
-    return WarmProcess(_rlip, *map(str, words), cwd=cwd, environment={**PLAIN, "OMP_NUM_THREADS": "1"})
+    return WarmProcess(call_rlip, *map(str, words), cwd=cwd, environment={**PLAIN, "OMP_NUM_THREADS": "1"})
 
 
-def _rlip(*words: str) -> None:
+def call_rlip(*words: str) -> None:
+    """Call `rlip` as the process that this one is."""
     sys.argv = ["rlip", *words]
     app()
 
