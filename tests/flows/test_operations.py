@@ -225,8 +225,8 @@ def test_stages_run_in_their_pools_and_what_would_wait_for_ever_is_refused(
     recipe = small_recipe(folder)
     with pytest.raises(FatalError, match="no deployment ingest/rlip: create all of them"):
         on_pools(recipe)
-    template = ("--type", "kubernetes", "--base-job-template", str(root / "deploy" / "pools" / "kubernetes.json"))
-    settings.command("work-pool", "create", "pods", *template, cwd=tmp_path)
+    template = json.loads((root / "deploy" / "pools" / "kubernetes.json").read_bytes())
+    client.create_work_pool(WorkPoolCreate(name="pods", type="kubernetes", base_job_template=template))
     client.upsert_global_concurrency_limit_by_name("gpu", 1)
     for pool in ("cpu", "gpu"):
         client.create_work_pool(WorkPoolCreate(**PROCESS_POOL, name=pool))
