@@ -131,7 +131,7 @@ class RunSection(Settings):
     blocks: int = runtime(16, ge=1, le=256)
     """Maximum number of Prefect task runs per step; partitions are grouped into at most this many blocks."""
     max_reject_share: float = runtime(0.1, ge=0, le=1)
-    """The run stops when a step rejects more than this share of its rows."""
+    """The run stops when a step rejects more than this share of its rows, or ingest of the boxes or relations."""
     min_free_gib: float = runtime(1.0, ge=0)
     """Free disk space in GiB that the store must have when a run starts."""
     log_format: LogFormat = runtime("text")
