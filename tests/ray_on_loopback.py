@@ -20,12 +20,14 @@ _ENVIRONMENT = {
     # Ray's workers have niceness 15 by default, and wait whenever anything else wants the core.
     "RAY_worker_niceness": "0",
 }
+# The autoscaler and the copier of logs take a second of start each, and no test is about them.
+HEAD = {**NODE, "include_dashboard": False, "no_monitor": True, "include_log_monitor": False}
 _IMPORTABLE = (ROOT, ROOT / "tests", ROOT / "benchmarks")
 
 
 @contextmanager
-def two_nodes(**more: Any) -> Iterator[Any]:
-    """The cluster, while the context lasts; `more` goes to the second node. Nothing is left of it afterwards."""
+def one_node() -> Iterator[Any]:
+    """A cluster of its head, while the context lasts. Nothing is left of it and of nodes that were added afterwards."""
     import ray
     from ray._private import ray_constants
     from ray.cluster_utils import Cluster
@@ -33,13 +35,20 @@ def two_nodes(**more: Any) -> Iterator[Any]:
     path = os.pathsep.join([*map(str, _IMPORTABLE), os.environ.get("PYTHONPATH", "")])
     environment = {**_ENVIRONMENT, "PYTHONPATH": path}
     with mock.patch.dict(os.environ, environment), mock.patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False):
-        cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+        cluster = Cluster(initialize_head=True, head_node_args=HEAD)
         try:
-            cluster.add_node(**{**NODE, **more})
             yield cluster
         finally:
             ray.shutdown()
             cluster.shutdown()
+
+
+@contextmanager
+def two_nodes(**more: Any) -> Iterator[Any]:
+    """The cluster, while the context lasts; `more` goes to the second node. Nothing is left of it afterwards."""
+    with one_node() as cluster:
+        cluster.add_node(**{**NODE, **more})
+        yield cluster
 
 
 def host_of_node(node: Any) -> Host:

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,12 +16,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from rlip_command import PLAIN, call_rlip
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
+from warm_process import WarmProcess
+
+from pipeline.review import desk
 
 ROOT = Path(__file__).resolve().parents[1]
 SCREENSHOTS = ROOT / "out" / "screenshots"
@@ -42,7 +45,7 @@ Found = TypeVar("Found")
 class Served:
     """A running `rlip review`."""
 
-    process: subprocess.Popen[str]
+    process: WarmProcess
     url: str
     """The link that it printed."""
     verdicts: Path
@@ -69,21 +72,27 @@ class Served:
 @contextmanager
 def served(store: Path, run: str, *options: str, env: Mapping[str, str] | None = None) -> Iterator[Served]:
     """Serve a run with `rlip review` while the context lasts."""
-    command = [str(Path(sys.executable).with_name("rlip")), "review", run, "--store", str(store), *options]
     named = [] if "--reviewer" in options or env else ["--reviewer", "ada"]
-    process = subprocess.Popen(
-        [*command, *named], cwd=store.parent, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+    process = WarmProcess(
+        _review, "review", run, "--store", str(store), *options, *named, cwd=store.parent,
+        environment={**PLAIN, "OMP_NUM_THREADS": "1", **(env or {})},
     )  # fmt: skip
-    assert process.stdout is not None
     try:
         url = process.stdout.readline().partition(": ")[2].strip()
-        assert url, f"rlip review ended with {process.wait()}"
+        assert url, f"rlip review ended with {process.wait()}: {process.stderr.read()}"
         yield Served(process, url, Path(process.stdout.readline().partition(": ")[2].strip()))
     finally:
         process.terminate()
         process.wait(30)
+        print(process.stderr.read(), file=sys.stderr)
         process.stdout.close()
+        process.stderr.close()
+
+
+def _review(*words: str) -> None:
+    """The command, which looks for new partitions more often than users' do."""
+    desk.REFRESH_SECONDS = 0.5
+    call_rlip(*words)
 
 
 class Browser:
@@ -92,6 +101,13 @@ class Browser:
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
         self.server: Served | None = None
+
+    def reset(self) -> None:
+        """Leave the page for an empty one on a desktop, and forget the server."""
+        self.driver.delete_all_cookies()
+        self.driver.get("about:blank")
+        self.screen(DESKTOP)
+        self.server = None
 
     def visit(self, server: Served, path: str = "/") -> None:
         """Open the server's link when the browser comes to it, and then a page."""
@@ -237,7 +253,7 @@ def browser() -> Iterator[Browser]:
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
     try:
         window = Browser(driver)
-        window.screen(DESKTOP)
+        window.reset()
         yield window
     finally:
         driver.quit()

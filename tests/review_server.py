@@ -24,6 +24,7 @@ from pipeline.review.access.terms import Access
 
 PASSWORD = "correct horse battery"
 PROXIED = "review.example.org"
+_ending: list[threading.Thread] = []
 
 
 class Clock:
@@ -97,8 +98,14 @@ def form_token(browser: httpx.Client) -> str:
 def serving(
     access: str, *, read_only: bool = False, static: Path | None = None, **limits: Any
 ) -> Iterator[ReviewServer]:
-    """Serve the application with access by "link", by "password" or behind a TLS "proxy" while the context lasts."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    """Serve the application with access by "link", by "password" or behind a TLS "proxy" while the context lasts.
+
+    The server then ends while the next tests go on, since uvicorn sleeps over it. `all_ended` waits for it.
+    """
+    # asyncio answers at once, without Nagle's algorithm, on sockets that are known to be TCP's.
+    listener = socket.socket(proto=socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
     port = listener.getsockname()[1]
     clock = Clock()
     made = {
@@ -116,8 +123,14 @@ def serving(
         yield ReviewServer(port, made, clock, verdicts)
     finally:
         server.should_exit = True
+        _ending.append(thread)
+
+
+def all_ended() -> bool:
+    """Whether all servers end that `serving` has left."""
+    for thread in _ending:
         thread.join(20)
-        assert not thread.is_alive()
+    return not any(thread.is_alive() for thread in _ending)
 
 
 def _application(verdicts: list[tuple[str, str]], static: Path | None) -> FastAPI:

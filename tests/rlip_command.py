@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 from contextlib import chdir
+from functools import cache
 from pathlib import Path
 from unittest import mock
 
 import torch
+import typer.testing
 from typer.testing import CliRunner, Result
 from warm_process import WarmProcess
 
@@ -18,6 +20,9 @@ from pipeline.cli.app import app
 
 PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 """The environment of output that is neither wrapped nor coloured."""
+
+# Each call would read the signatures of all commands anew, which takes longer than most commands.
+typer.testing._get_command = cache(typer.testing._get_command)
 
 
 def rlip(*words: str | Path, cwd: Path | None = None) -> Result:
@@ -42,10 +47,11 @@ def output_of(*words: str | Path, cwd: Path | None = None) -> str:
 
 def started(*words: str | Path, cwd: Path) -> WarmProcess:
     """Start `rlip` with one thread in a process that can be watched and killed."""
-    return WarmProcess(_rlip, *map(str, words), cwd=cwd, environment={**PLAIN, "OMP_NUM_THREADS": "1"})
+    return WarmProcess(call_rlip, *map(str, words), cwd=cwd, environment={**PLAIN, "OMP_NUM_THREADS": "1"})
 
 
-def _rlip(*words: str) -> None:
+def call_rlip(*words: str) -> None:
+    """Call `rlip` as the process that this one is."""
     sys.argv = ["rlip", *words]
     app()
 

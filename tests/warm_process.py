@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import resource
+import select
 import signal
 import subprocess
 import time
@@ -82,6 +83,21 @@ class WarmProcess:
         self.send_signal(signal.SIGKILL)
 
 
+@contextmanager
+def watched(pid: int) -> Iterator[Callable[[float], bool]]:
+    """Gives a function that waits some seconds for the end of any process, and says whether it came. Then the process is killed.
+
+    A process has ended even if nobody reaps it, as in a container whose first process reaps nothing.
+    """
+    process = os.pidfd_open(pid)
+    try:
+        yield lambda seconds: bool(select.select([process], [], [], seconds)[0])
+    finally:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+        os.close(process)
+
+
 def ranks_of(folder: Path) -> list[int]:
     """Returns the ids of all ranks of trainings whose work folder is `folder`, or in it."""
     found = []
@@ -95,11 +111,16 @@ def ranks_of(folder: Path) -> list[int]:
 
 def hold_at_checkpoint(folder: Path, process: WarmProcess) -> None:
     """Stops the ranks of the training in `folder` that `process` runs, as soon as it could go on from a checkpoint."""
-    while not list(folder.glob(f"**/{RESUMES_FROM}")):
+    while not _holds(folder, RESUMES_FROM):
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
     for rank in ranks_of(folder):
         os.kill(rank, signal.SIGSTOP)
+
+
+def _holds(folder: Path, name: str) -> bool:
+    """Whether a file lies somewhere in a folder, from which others vanish meanwhile. `os.walk` passes over those."""
+    return any(name in files for _, _, files in os.walk(folder))
 
 
 @contextmanager

@@ -52,6 +52,14 @@ def fork_context() -> ForkServerContext:
     return context
 
 
+def ready_to_fork(modules: Iterable[str]) -> None:
+    """Wait until the process of `fork_context` has imported these modules, so that its forks start at once."""
+    preload(modules)
+    process = fork_context().Process(target=int)
+    process.start()
+    process.join()
+
+
 def begin_fork(environment: Mapping[str, str], output: Path | None = None) -> None:
     """Let this fork of `fork_context` die with the process that started it, and give it its environment variables.
 

@@ -21,7 +21,7 @@ from uuid import uuid4
 
 import pytest
 from lost_hosts import come_back, cut_off, host_of, kill
-from ray_on_loopback import NODE, host_of_node, two_nodes
+from ray_on_loopback import NODE, host_of_node, one_node
 from small_set import write_small_set
 from tiny_chain import World
 
@@ -30,7 +30,7 @@ LOSSES = int(os.environ.get("RLIP_KILLS", "0")) // 5 or 1
 SEED = int(os.environ.get("RLIP_SEED", "0"))
 WAYS = ("node cut off", "node killed", "run killed")
 STEPS = ("ingest", "caption", "parse")
-LONGEST = 2.0
+LONGEST = 1.0
 """Maximum seconds between the first partition of a step and the loss. Two nodes take about as long for all of its partitions."""
 PATIENCE = 60.0
 """Maximum seconds until a run commits its next partition or starts its next step, whatever is lost."""
@@ -85,8 +85,8 @@ class Life:
 
 @pytest.fixture
 def world(s3: str, root: Path, tmp_path: Path) -> World:
-    """Pictures with captions in 24 partitions, and a bucket for stores."""
-    recipe = write_small_set(tmp_path / "set", 24)
+    """Pictures with captions in 12 partitions, and a bucket for stores."""
+    recipe = write_small_set(tmp_path / "set", 12)
     return World(root, recipe, recipe.parent, s3, "small")
 
 
@@ -96,8 +96,7 @@ def cluster(s3: str, machine: Callable[[str], None], monkeypatch: pytest.MonkeyP
     for name, value in NOTICED_SOON.items():
         monkeypatch.setenv(name, value)
     machine("first")
-    with two_nodes() as made:
-        made.remove_node(next(iter(made.worker_nodes)))
+    with one_node() as made:
         yield made
 
 

@@ -169,14 +169,20 @@ def test_a_file_that_cannot_hold_the_answer_is_one_message_and_no_file(labelled:
     assert not list(tmp_path.glob("*.[cx]*"))
 
 
+def _computes(process: psutil.Process) -> bool:
+    """Whether a process computes a query: in threads beside its first one, or on a single core for longer than all else takes."""
+    beside = [thread.user_time for thread in process.threads() if thread.id != process.pid]
+    return max(beside, default=0.0) > 0.5 or process.cpu_times().user > 8
+
+
 def test_a_stopped_query_says_nothing_of_commits(labelled: RunBuilder) -> None:
     command = [sys.executable, "-m", "pipeline.cli", "query", labelled.run.name, ENDLESS]
     process = subprocess.Popen(
         [*command, "--store", str(labelled.run.store.root)], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     deadline = time.monotonic() + 120
-    while psutil.Process(process.pid).cpu_times().user < 8 and time.monotonic() < deadline:
-        time.sleep(0.1)  # only the query itself takes so much
+    while not _computes(psutil.Process(process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.1)
     os.killpg(process.pid, signal.SIGTERM)
     assert process.communicate(timeout=60)[1].strip() == "Stopped."
     assert process.returncode == 130

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from warm_process import WarmProcess, watched
 
 from pipeline.data.images import decoder_process
 from pipeline.data.images.decoder import DECODER_BYTES, DECODER_SECONDS
@@ -110,12 +109,10 @@ def test_processes_that_were_replaced_or_closed_are_gone() -> None:
     assert {child.pid for child in psutil.Process().children()} == before
 
 
-STARTER = """
-import sys
-from tests.data.test_decoder_process import endless
-from pipeline.data.images.decoder_process import DecoderProcess
-list(DecoderProcess(endless).probes([(0, sys.argv[1].encode())]))
-"""
+def start(told: Path) -> None:
+    """Waits for a decoder that never ends, as the first process of its group."""
+    os.setsid()
+    list(DecoderProcess(endless).probes([(0, str(told).encode())]))
 
 
 def endless(data: bytes) -> Probe:
@@ -127,22 +124,16 @@ def endless(data: bytes) -> Probe:
 
 
 @pytest.mark.parametrize("how", ["killed", "interrupted"])
-def test_a_busy_decoder_ends_with_the_process_that_started_it(tmp_path: Path, root: Path, how: str) -> None:
+def test_a_busy_decoder_ends_with_the_process_that_started_it(tmp_path: Path, how: str) -> None:
     told = tmp_path / "pid"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")])}
-    starter = subprocess.Popen(
-        [sys.executable, "-c", STARTER, told], env=environment, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    starter = WarmProcess(start, told)
     while not (told.exists() and told.read_text().endswith("\n")):
-        assert starter.poll() is None
+        assert starter.poll() is None, starter.communicate()
         time.sleep(0.05)
-    decoder = psutil.Process(int(told.read_text()))
-    if how == "killed":
-        starter.kill()
-    else:
-        os.killpg(starter.pid, signal.SIGINT)
-    starter.wait()
-    _, left = psutil.wait_procs([decoder], timeout=30)
-    for each in left:
-        each.kill()
-    assert [each for each in left if each.status() != psutil.STATUS_ZOMBIE] == []
+    with watched(int(told.read_text())) as ends:
+        if how == "killed":
+            starter.kill()
+        else:
+            os.killpg(starter.pid, signal.SIGINT)
+        starter.wait()
+        assert ends(30)

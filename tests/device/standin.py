@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 NAME = "standin"
@@ -90,20 +89,40 @@ def _count(kind: str, func: Any) -> None:
         getattr(traffic, kind)[line] += 1
 
 
-def _plain(value: Any) -> Any:
-    """Returns what the CPU takes in place of a tensor of the device, or of the device."""
+def _of_cpu(value: Any) -> Any:
+    """Returns what the CPU takes in place of a tensor of the device, or of the device; lists of tensors, too."""
     if isinstance(value, StandInTensor):
         return value.raw
+    if isinstance(value, list | tuple):
+        return [_of_cpu(each) for each in value]
     return torch.device("cpu") if isinstance(value, torch.device) and value.type == NAME else value
+
+
+def _of_device(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return StandInTensor(value)
+    return type(value)(map(_of_device, value)) if isinstance(value, list | tuple) else value
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Yields the tensors among an operation's arguments and in their lists. torch's own search takes longer than all else."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
 def _run(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
     """Runs an operation on the CPU and returns tensors of the device, if it has operands there or is asked to make some."""
-    packet = func._overloadpacket
-    operands = [leaf for leaf in tree_flatten((args, dict(kwargs)))[0] if isinstance(leaf, Tensor)]
+    operands = list(_tensors((*args, *kwargs.values())))
     ours = [operand for operand in operands if isinstance(operand, StandInTensor)]
     device = kwargs.get("device")
     to_us = bool(ours) if device is None else torch.device(device).type == NAME
+    if not ours and not to_us:
+        with torch._C._DisableTorchDispatch():
+            return func(*args, **kwargs)
+    packet = func._overloadpacket
     if packet is aten._to_copy:
         _copied(func, args[0], to_us, bool(kwargs.get("non_blocking")))
     elif packet is aten.copy_:
@@ -118,10 +137,10 @@ def _run(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         if packet in WAITS or by_mask or by_counts:
             _count("waits", func)
     with torch._C._DisableTorchDispatch():
-        out = func(*tree_map(_plain, args), **tree_map(_plain, dict(kwargs)))
+        out = func(*map(_of_cpu, args), **{name: _of_cpu(value) for name, value in kwargs.items()})
     if packet is aten._local_scalar_dense or not to_us:
         return out
-    wrapped = tree_map(lambda x: StandInTensor(x) if isinstance(x, Tensor) else x, out)
+    wrapped = _of_device(out)
     return return_and_correct_aliasing(func, args, dict(kwargs), wrapped) if ours else wrapped
 
 

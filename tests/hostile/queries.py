@@ -76,4 +76,4 @@ def cases() -> Iterator[Case]:
 
 
 def _asked(folder: Path, sql: str) -> str:
-    return told("query", "toy", sql, "--store", labelled_run(folder).run.store.root)
+    return told("query", "toy", sql, "--store", labelled_run(folder))

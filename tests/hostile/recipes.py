@@ -109,4 +109,4 @@ def _set(folder: Path, setting: str) -> str:
 def _named(folder: Path, words: tuple[str, ...]) -> str:
     from tests.hostile.stores import labelled_run
 
-    return told(*words, "--store", labelled_run(folder).run.store.root)
+    return told(*words, "--store", labelled_run(folder))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pyarrow as pa
@@ -20,15 +23,23 @@ DEEP = b"[" * 100_000
 Change = Callable[[Path], None]
 
 
-def labelled_run(folder: Path) -> RunBuilder:
-    """The run `toy` of one image in `store`."""
+def labelled_run(folder: Path) -> Path:
+    """Puts the run `toy` of one image into a folder. Returns its store."""
+    shutil.copytree(_made(), folder, dirs_exist_ok=True)
+    return folder / "store"
+
+
+@cache
+def _made() -> Path:
+    """A folder with that run. It lies in that of the first case that needs it, since cases may write nowhere else."""
+    folder = Path(mkdtemp())
     book = RunBuilder(Run(LocalStore(folder / "store"), "toy"), folder / "pictures")
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, "riding", 2)])])
     book.add("caption", "toys/0000", [captions(1, "a man rides a horse")])
     book.add("parse", "toys/0000", [triplets(1, (0, "man", "ride", "horse"))])
     book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))])
     book.run.append("completed", recipe={}, outcome=[])
-    return book
+    return folder
 
 
 def replaced(data: bytes) -> Change:
@@ -170,9 +181,9 @@ def _cases(
     kind: str, command: str, words: tuple[str, ...], place: str, changes: dict[str, tuple[str, Change]]
 ) -> Iterator[Case]:
     def feed(folder: Path, change: Change) -> str:
-        labelled_run(folder)
+        store = labelled_run(folder)
         (path,) = folder.glob(place)
         change(path)
-        return told(*words, "--store", folder / "store")
+        return told(*words, "--store", store)
 
     yield from table(kind, {f"{command}: {name}": given for name, given in changes.items()}, feed)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from warm_process import WarmProcess
 
 from tests.hostile.corpus import corpus
-from tests.hostile.worker import Told
+from tests.hostile.worker import Told, feed_corpus
 
 CASES = corpus()
 SHOWN = 110
@@ -25,15 +24,11 @@ SHOWN = 110
 @pytest.fixture(scope="module")
 def told(root: Path) -> dict[tuple[str, str], Told]:
     """What came of each case. `-s` prints it as a table."""
-    environment = {
-        **os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")]), "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.hostile.worker"], cwd=root, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = [Told(**json.loads(line)) for line in done.stdout.splitlines()]
+    environment = {"PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")]), "PYTHONDONTWRITEBYTECODE": "1"}
+    worker = WarmProcess(feed_corpus, cwd=root, environment=environment)
+    told, errors = worker.communicate()
+    assert worker.returncode == 0, errors[-3000:]
+    found = [Told(**json.loads(line)) for line in told.splitlines()]
     table = Table("kind", "case", "outcome", box=None)
     for each in found:
         table.add_row(each.kind, Text(each.name), Text(_plain(each.outcome)[:SHOWN]))

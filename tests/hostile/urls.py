@@ -46,8 +46,8 @@ def cases() -> Iterator[Case]:
 
 
 def _copied(folder: Path, url: str, command: str) -> str:
-    return told(command, "toy", url, "--store", labelled_run(folder).run.store.root)
+    return told(command, "toy", url, "--store", labelled_run(folder))
 
 
 def _lineage(folder: Path, url: str) -> str:
-    return told("lineage", "toy", "--url", url, "--store", labelled_run(folder).run.store.root)
+    return told("lineage", "toy", "--url", url, "--store", labelled_run(folder))

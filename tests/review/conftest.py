@@ -4,7 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 from review_browser import Browser, browser
-from review_server import ReviewServer, serving
+from review_server import ReviewServer, all_ended, serving
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_server_is_left() -> Iterator[None]:
+    """Waits for the servers of all tests at once."""
+    yield
+    assert all_ended()
 
 
 @pytest.fixture
@@ -21,11 +28,18 @@ def by_password() -> Iterator[ReviewServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def opened() -> Iterator[Browser]:
+    """A browser."""
+    with browser() as made:
+        yield made
+
+
 @pytest.fixture(scope="module")
-def window() -> Iterator[Browser]:
-    """A browser, one for each file of tests."""
-    with browser() as opened:
-        yield opened
+def window(opened: Browser) -> Browser:
+    """The browser as each file of tests finds it: without sessions, on an empty page of a desktop."""
+    opened.reset()
+    return opened
 
 
 @pytest.fixture(autouse=True)

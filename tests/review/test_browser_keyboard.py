@@ -15,12 +15,12 @@ from run_builder import RunBuilder
 from review_keyboard import KEYS, keyboard_pass
 
 KINDS = {"a": "accept", "r": "reject", "u": "unsure"}
-LABELS = 500
+LABELS = 200
 
 
 @pytest.fixture(scope="module")
 def book(tmp_path_factory: pytest.TempPathFactory) -> RunBuilder:
-    return many_images(tmp_path_factory.mktemp("keyboard"))
+    return many_images(tmp_path_factory.mktemp("keyboard"), images=LABELS + 40)
 
 
 def judged(server: Served, reviewer: str = "ada") -> list[tuple[int, str]]:

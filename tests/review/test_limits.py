@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from review_server import PASSWORD, PROXIED, Clock, ReviewServer, csrf_token, form_token, serving
 
 from pipeline.review.access.protect import protect
+from pipeline.review.access.rate_limit import KEYS, RateLimit
 from pipeline.review.access.terms import Access
 
 
@@ -126,6 +127,13 @@ def test_a_session_that_asks_too_fast_has_to_wait() -> None:
 def test_an_address_without_session_that_asks_too_fast_has_to_wait() -> None:
     with serving("link", address_burst=4, address_per_second=1) as server, server.browser() as browser:
         assert [browser.get("/?token=x").status_code for _ in range(5)] == [401] * 4 + [429]
+
+
+def test_an_address_that_comes_when_the_most_are_remembered_has_its_rate_as_well() -> None:
+    rate = RateLimit(per_second=1, burst=2, clock=Clock())
+    for number in range(KEYS):
+        rate.take(f"crowd {number}")
+    assert [rate.take("late") for _ in range(3)] == [0, 0, 1]
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -142,6 +142,20 @@ def test_nothing_is_taken_over_from_what_other_settings_made_or_is_damaged(opene
         store.discard("parse", after.key)
 
 
+@pytest.mark.parametrize("opened", ["parse"], indirect=True)
+def test_one_damaged_table_is_enough_for_nothing_to_be_taken_over(opened: Stage, tmp_path: Path) -> None:
+    """The damage still reads as a table, so that only its digest tells."""
+    store, rows = LocalStore(tmp_path / "store"), _rows(opened)
+    rows["captions"][-1]["captions"][0]["text"] = "12345"
+    before = _execute(opened, store, rows)
+    assert set(before.manifest.files) == {"triplets.parquet", "rejected.parquet"}
+    before.file("triplets.parquet").write_bytes(table_bytes(before.table("triplets").take([0] * len(rows["captions"]))))
+    _changed_words(rows)
+    after = _execute(opened, store, rows, before.key)
+    whole = _execute(opened, LocalStore(tmp_path / "other"), rows)
+    assert after.table("triplets").to_pylist() == whole.table("triplets").to_pylist()
+
+
 def test_a_chain_takes_over_rows_of_its_last_run(tmp_path: Path) -> None:
     write_small_set(tmp_path, 6)
 

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
+from collections.abc import Iterator
 from concurrent.futures import as_completed
+from multiprocessing import forkserver
 from pathlib import Path
 
 import psutil
 import pytest
 from small_stages import CountSettings, CountStage
 
+from pipeline.runtime import processes
 from pipeline.runtime.engines.local import LocalEngine
 from pipeline.runtime.engines.stage_call import StageCall
 from pipeline.runtime.execute import WorkItem
+from pipeline.runtime.stage import Inputs
 from storage.errors import FatalError, RetryableError
 from storage.keys import KeyTerms
 from storage.local_store import LocalStore
+
+
+@pytest.fixture
+def own_parent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Lets a test's workers be forks of a process that no other test uses. It imports nothing, and so starts at once."""
+    server = forkserver.ForkServer()
+    for name in ("ensure_running", "connect_to_new_process", "set_forkserver_preload", "get_inherited_fds"):
+        monkeypatch.setattr(forkserver, name, getattr(server, name))
+    monkeypatch.setattr(processes, "_PRELOADED", [])
+    yield
+    server._stop()  # type: ignore[attr-defined]
 
 
 def _items(count: int) -> list[WorkItem]:
@@ -35,13 +51,13 @@ def test_items_are_committed_and_the_stage_is_opened_once_a_worker(tmp_path: Pat
     with LocalEngine(_call(tmp_path), 2, lambda item, done, total, note: seen.append((done, total))) as engine:
         records = [future.result() for future in [engine.submit(item) for item in _items(6)]]
     store = LocalStore(tmp_path / "store")
-    processes = set()
+    workers = set()
     for record, item in zip(records, _items(6), strict=True):
         artifact = store.find("count", item.key)
         assert artifact is not None and record.key == item.key and record.rows_out == 2
-        processes |= set(artifact.table("counts")["process"].to_pylist())
-    assert os.getpid() not in processes and len(processes) <= 2
-    assert len(list(tmp_path.glob("open-*"))) == len(processes)
+        workers |= set(artifact.table("counts")["process"].to_pylist())
+    assert os.getpid() not in workers and len(workers) <= 2
+    assert len(list(tmp_path.glob("open-*"))) == len(workers)
     assert (2, 2) in seen
 
 
@@ -52,10 +68,7 @@ def _kill(process: psutil.Process) -> None:
         time.sleep(0.01)
 
 
-def test_a_worker_computes_with_one_thread_from_its_first_library_on(tmp_path: Path) -> None:
-    for child in psutil.Process().children():
-        if "forkserver" in " ".join(child.cmdline()):  # another test started it, with other variables
-            _kill(child)
+def test_a_worker_computes_with_one_thread_from_its_first_library_on(tmp_path: Path, own_parent: None) -> None:
     before = dict(os.environ)
     with LocalEngine(_call(tmp_path), 1) as engine:
         record = engine.submit(_items(1)[0]).result()
@@ -89,16 +102,45 @@ def test_a_worker_that_dies_is_replaced_and_its_item_tried_again(tmp_path: Path)
     assert [record.partition for record in records] == ["set/0000", "set/0001", "set/0002"]
 
 
-def test_the_process_that_workers_are_forked_from_may_die(tmp_path: Path) -> None:
+class DeadlyStage(CountStage):
+    """Kills each process that opens it."""
+
+    def open(self, given: Inputs) -> None:
+        super().open(given)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_an_item_whose_workers_all_die_is_given_up_and_says_what_to_do(tmp_path: Path) -> None:
+    call = StageCall(DeadlyStage, CountSettings(marks=tmp_path), {}, {}, tmp_path / "store")
+    with LocalEngine(call, 1) as engine:
+        futures = [engine.submit(item) for item in _items(2)]
+        for number, future in enumerate(futures):
+            with pytest.raises(
+                RetryableError, match=rf"count set/000{number}: its worker process died 3 times .*code -9"
+            ):
+                future.result(timeout=120)
+    assert len(list(tmp_path.glob("open-*"))) == 6
+
+
+def _origin(tmp_path: Path, key: str) -> psutil.Process:
+    """The process that the worker which made an artifact is forked from."""
+    artifact = LocalStore(tmp_path / "store").find("count", key)
+    assert artifact is not None
+    origin = psutil.Process(artifact.table("counts")["process"][0].as_py()).parent()
+    assert origin is not None and "forkserver" in " ".join(origin.cmdline())
+    return origin
+
+
+def test_the_process_that_workers_are_forked_from_has_a_single_thread(tmp_path: Path) -> None:
+    with LocalEngine(_call(tmp_path), 1) as engine:
+        origin = _origin(tmp_path, engine.submit(_items(1)[0]).result().key)
+        assert origin.num_threads() == 1, "a fork has no copies of threads, but of the locks that they held"
+
+
+def test_the_process_that_workers_are_forked_from_may_die(tmp_path: Path, own_parent: None) -> None:
     with LocalEngine(_call(tmp_path, die_at=10), 1) as engine:
         first, second, third = _items(3)
-        record = engine.submit(first).result()
-        artifact = LocalStore(tmp_path / "store").find("count", record.key)
-        assert artifact is not None
-        origin = psutil.Process(artifact.table("counts")["process"][0].as_py()).parent()
-        assert origin is not None and "forkserver" in " ".join(origin.cmdline())
-        assert origin.num_threads() == 1, "a fork has no copies of threads, but of the locks that they held"
-        _kill(origin)
+        _kill(_origin(tmp_path, engine.submit(first).result().key))
         assert [engine.submit(item).result().partition for item in (second, third)] == ["set/0001", "set/0002"]
 
 

@@ -5,43 +5,46 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import subprocess
 import sys
-from multiprocessing import forkserver
 from pathlib import Path
 
-import psutil
 import pytest
+import torch
+from warm_process import WarmProcess, watched
 
-from pipeline.runtime.processes import fork_context
-
-SCRIPT = """
-import resource, sys, torch
 from pipeline.runtime.processes import keep_freed_memory
-if sys.argv[1] == "keep":
-    assert keep_freed_memory()
-def fill():
+
+
+def fill() -> None:
     for _ in range(5):
         torch.ones(2**25)
-fill()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-fill()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
 
 
-def faults(what: str) -> int:
-    return int(subprocess.run([sys.executable, "-c", SCRIPT, what], check=True, capture_output=True).stdout)
+def count_faults(keep: bool) -> None:
+    assert not keep or keep_freed_memory()
+    fill()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    fill()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+
+def faults(keep: bool) -> int:
+    """How often Linux gives a process of its own a page of memory for tensors as large as earlier ones."""
+    return int(WarmProcess(count_faults, keep).communicate(timeout=60)[0])
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 def test_kept_memory_is_not_mapped_again():
-    assert faults("keep") < 1000 < faults("give back")
+    assert faults(keep=True) < 1000 < faults(keep=False)
 
 
 STARTER = """
 import os, time
+from pipeline.runtime import processes
 from pipeline.runtime.processes import begin_fork, fork_context
+processes.PRELOADED = ()
 def work(pipe):
     begin_fork({})
     pipe.send(os.getpid())
@@ -64,15 +67,11 @@ def test_a_busy_fork_is_killed_with_the_process_that_started_it(tmp_path: Path) 
         [sys.executable, script], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(root)}
     )
     assert starter.stdout is not None
-    worker = psutil.Process(int(starter.stdout.readline()))
-    assert worker.status() != psutil.STATUS_ZOMBIE
-    starter.kill()
-    starter.wait()
-    _, left = psutil.wait_procs([worker], timeout=30)
-    busy = [each for each in left if each.status() != psutil.STATUS_ZOMBIE]
-    for each in busy:
-        each.kill()
-    assert not busy
+    with watched(int(starter.stdout.readline())) as ends:
+        assert not ends(0)
+        starter.kill()
+        starter.wait()
+        assert ends(30)
 
 
 PRELOADING = """
@@ -95,14 +94,3 @@ def test_a_fork_has_the_modules_that_were_named_before_the_first_one(tmp_path: P
     environment = {**os.environ, "PYTHONPATH": str(root)}
     said = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)
     assert said.stdout == "True\n", said.stderr
-
-
-def test_importing_networks_and_parser_starts_no_thread_in_the_process_that_is_forked() -> None:
-    first = fork_context().Process(target=int)
-    first.start()
-    first.join()
-    parent = psutil.Process(forkserver._forkserver._forkserver_pid)
-    assert any("libtorch" in each.path for each in parent.memory_maps()), (
-        "tests/warm_parent.py imports what stages name"
-    )
-    assert parent.num_threads() == 1

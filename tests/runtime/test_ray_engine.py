@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 from prefect_server import wait_for
-from ray_on_loopback import NODE, host_of_node, two_nodes
+from ray_on_loopback import host_of_node, two_nodes
 from small_set import small_recipe, train_long, write_small_set
 from small_stages import CountSettings, CountStage, SteadyStage
 
@@ -149,18 +149,6 @@ def test_progress_arrives_and_an_interrupt_leaves_no_process(cluster: Any, tmp_p
     assert not LocalStore(tmp_path / "store").stages()
 
 
-def test_a_lost_node_costs_its_partitions_only(cluster: Any, tmp_path: Path, expected: list[str]) -> None:
-    items = _items(3, "steady")
-    with RayEngine(_call(tmp_path, SteadyStage, wait=True), _pool(cluster)) as engine:
-        futures = [engine.submit(item) for item in items]
-        _waiting(tmp_path, 2)
-        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
-        (tmp_path / "go").touch()
-        assert [future.result(timeout=60).rows_out for future in futures] == [2, 2, 2]
-    assert _contents(tmp_path / "store", items) == expected
-    cluster.add_node(**NODE)
-
-
 def _missing(root: Path, address: str, *more: str) -> dict[str, str]:
     recipe = small_recipe(root, "run.engine=ray", f"run.ray_address={address}", *more)
     return {f.what: f.detail for f in needs(RunContext(recipe)) if f.state == "missing"}
@@ -225,3 +213,15 @@ def test_room_counts_shares_of_gpus() -> None:
     assert room_for([none], wants.where(any_gpus=False)) == 32
     with pytest.raises(FatalError, match=r"takes 1 CPU, 0 GPU and 65\.0 GiB.*--memory"):
         room_for([one, none], Resources(memory=65 * GIB))
+
+
+def test_a_lost_node_costs_its_partitions_only(cluster: Any, tmp_path: Path, expected: list[str]) -> None:
+    """The last test of the cluster, which lacks a node afterwards."""
+    items = _items(3, "steady")
+    with RayEngine(_call(tmp_path, SteadyStage, wait=True), _pool(cluster)) as engine:
+        futures = [engine.submit(item) for item in items]
+        _waiting(tmp_path, 2)
+        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+        (tmp_path / "go").touch()
+        assert [future.result(timeout=60).rows_out for future in futures] == [2, 2, 2]
+    assert _contents(tmp_path / "store", items) == expected

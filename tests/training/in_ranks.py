@@ -41,8 +41,18 @@ def _one(rank: int, count: int, store: str, function: Callable[..., None], given
     dist.destroy_process_group()
 
 
-def train(ranks: Ranks, shard: Shard, work: Path, values: dict, stop_after: int | None = None) -> TrainingResult:
-    """Trains in this process group; `stop_after`: asks to stop after so many steps. With `held_out`, trains a tagger."""
+def train(
+    ranks: Ranks,
+    shard: Shard,
+    work: Path,
+    values: dict,
+    stop_after: int | None = None,
+    each_step: Callable[[], object] = lambda: None,
+) -> TrainingResult:
+    """Trains in this process group; `stop_after`: asks to stop after so many steps. With `held_out`, trains a tagger.
+
+    `each_step` is called at the same place of each step.
+    """
     is_tagger = "held_out" in values
     settings = TaggerSettings(**values) if is_tagger else TrainingSettings(**values)
     config = TrainConfig(kind="tagger" if is_tagger else "pretrain", settings=settings, work=work, shards=(shard,))
@@ -58,7 +68,12 @@ def train(ranks: Ranks, shard: Shard, work: Path, values: dict, stop_after: int 
     notes: list[str] = []
     samples = ShardSamples(SampleMap(work / SAMPLES))
     trainer = Trainer(config, task, samples, ranks, lambda step, total, note: notes.append(note), check)
-    result = trainer.train(lambda: stop_after is not None and trainer.step + 1 >= stop_after)
+
+    def asked_to_stop() -> bool:
+        each_step()
+        return stop_after is not None and trainer.step + 1 >= stop_after
+
+    result = trainer.train(asked_to_stop)
     if ranks.rank == 0:
         (work / "notes.txt").write_text("\n".join(notes))
         if result.finished:

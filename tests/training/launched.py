@@ -11,12 +11,17 @@ from pathlib import Path
 from warm_process import WarmProcess
 
 from pipeline.training.config import TrainConfig
+from pipeline.training.launch import agent as other_host
+from pipeline.training.launch import first_host, notes
 from pipeline.training.launch.agent import join
 from pipeline.training.settings import TrainingSettings
 from tests.training.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
 WORKER = "tests.training.loop_worker"
+
+# Hosts look for each other and tell each other something ten times as often as users' do.
+notes.TICK_SECONDS, first_host.PROBE_SECONDS, other_host.NEXT_SECONDS = 0.05, 0.1, 0.5
 
 
 def config(work: Path, **changes) -> TrainConfig:

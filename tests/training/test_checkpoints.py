@@ -24,8 +24,8 @@ from storage.errors import FatalError
 from tests.training.conftest import TINY
 from tests.training.in_ranks import train
 
-STEPS = 12
-SETTINGS = TINY | {"steps": STEPS, "processes": 1, "checkpoint_every": 3, "log_every": 1}
+STEPS = 6
+SETTINGS = TINY | {"steps": STEPS, "processes": 1, "checkpoint_every": 2, "log_every": 1}
 
 
 def run(work: Path, shard, stop_after: int | None = None, **changes) -> str:
@@ -75,18 +75,18 @@ def damage(folder: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["a byte", "its end", "a file", "the record"])
 def test_without_the_newest_checkpoint_a_training_goes_on_from_the_one_before(work, shard, undisturbed, how):
-    run(work, shard, stop_after=8)
-    assert checkpoints(work).steps() == [8, 6]
-    damage(checkpoints(work).path(8), how)
+    run(work, shard, stop_after=3)
+    assert checkpoints(work).steps() == [3, 2]
+    damage(checkpoints(work).path(3), how)
     notes = run(work, shard)
-    assert "checkpoint step-00000008 is damaged and left out: " in notes
-    assert "continuing from the checkpoint of step 6" in notes
+    assert "checkpoint step-00000003 is damaged and left out: " in notes
+    assert "continuing from the checkpoint of step 2" in notes
     assert outcome(work) == undisturbed
-    assert checkpoints(work).steps() == [12, 9] and (work / CHECKPOINTS / "damaged-step-00000008").is_dir()
+    assert checkpoints(work).steps() == [6, 4] and (work / CHECKPOINTS / "damaged-step-00000003").is_dir()
 
 
 def test_without_any_sound_checkpoint_it_begins_again_and_says_so(work, shard, undisturbed):
-    run(work, shard, stop_after=8)
+    run(work, shard, stop_after=3)
     for step in checkpoints(work).steps():
         damage(checkpoints(work).path(step), "a byte")
     assert "no checkpoint is sound: training from the beginning" in run(work, shard)
@@ -94,25 +94,25 @@ def test_without_any_sound_checkpoint_it_begins_again_and_says_so(work, shard, u
 
 
 def test_what_an_interrupted_process_was_writing_is_no_checkpoint(work, shard, undisturbed):
-    run(work, shard, stop_after=4)
-    aside = checkpoints(work).aside(9)
+    run(work, shard, stop_after=3)
+    aside = checkpoints(work).aside(5)
     aside.mkdir()
     (aside / "shard-00001-of-00001.safetensors").write_bytes(b"torn")
-    assert "continuing from the checkpoint of step 4" in run(work, shard)
+    assert "continuing from the checkpoint of step 3" in run(work, shard)
     assert not aside.exists() and outcome(work) == undisturbed
 
 
 @pytest.mark.parametrize("changes", [{"feedforward": 64}, {"encoder_layers": 2}])
 def test_a_checkpoint_of_another_network_is_refused(work, shard, changes):
-    run(work, shard, stop_after=2)
-    with pytest.raises(FatalError, match=r"step-00000002: it holds another network .*remove it to train"):
+    run(work, shard, stop_after=1)
+    with pytest.raises(FatalError, match=r"step-00000001: it holds another network .*remove it to train"):
         run(work, shard, network=TINY["network"] | changes)
-    assert checkpoints(work).steps() == [2]
+    assert checkpoints(work).steps() == [1]
 
 
 def test_a_checkpoint_of_another_version_is_refused(work, shard):
-    run(work, shard, stop_after=2)
-    record = checkpoints(work).path(2) / RECORD
+    run(work, shard, stop_after=1)
+    record = checkpoints(work).path(1) / RECORD
     record.write_text(json.dumps(json.loads(record.read_text()) | {"format": 99}))
     with pytest.raises(FatalError, match="has checkpoint format 99, but this version reads"):
         run(work, shard)
@@ -128,24 +128,24 @@ def test_damaged_checkpoints_push_no_sound_one_out(work, shard):
 
 
 def test_the_newest_and_the_milestones_are_kept(work, shard):
-    run(work, shard, checkpoint_every=1, milestone_every=5, keep_checkpoints=3)
-    assert checkpoints(work).steps() == [12, 11, 10, 5]
+    run(work, shard, checkpoint_every=1, milestone_every=2, keep_checkpoints=2)
+    assert checkpoints(work).steps() == [6, 5, 4, 2]
 
 
 def test_another_machine_is_told_what_it_needs_to_go_on(work, shard, tmp_path, undisturbed):
-    run(work, shard, stop_after=7)
+    run(work, shard, stop_after=3)
     files = json.loads((work / RESUMES_FROM).read_text())["files"]
     other = tmp_path / "other"
     for name in files:
         (other / name).parent.mkdir(parents=True, exist_ok=True)
         (other / name).write_bytes((work / name).read_bytes())
-    assert "continuing from the checkpoint of step 7" in run(other, shard)
+    assert "continuing from the checkpoint of step 3" in run(other, shard)
     assert outcome(other) == undisturbed
 
 
 def test_a_process_of_its_own_writes_the_same_checkpoint(work, shard, undisturbed):
-    run(work, shard, write_aside=0.0, stop_after=8)
-    assert checkpoints(work).record(8)["about"]["step"] == 8
+    run(work, shard, write_aside=0.0, stop_after=3)
+    assert checkpoints(work).record(3)["about"]["step"] == 3
     run(work, shard, write_aside=0.0)
     assert outcome(work) == undisturbed
 
@@ -170,12 +170,12 @@ def test_a_full_disk_costs_checkpoints_but_not_the_training(
     work, shard, undisturbed, write_aside, fill_the_disk, monkeypatch
 ):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    run(work, shard, stop_after=3, write_aside=write_aside)
+    run(work, shard, stop_after=2, write_aside=write_aside)
     fill_the_disk()
-    notes = run(work, shard, stop_after=9, write_aside=write_aside)
-    assert "the checkpoint of step 6 could not be written (File too large" in notes
-    assert "the last one is of step 3" in notes
-    assert checkpoints(work).steps() == [3]
+    notes = run(work, shard, stop_after=5, write_aside=write_aside)
+    assert "the checkpoint of step 4 could not be written (File too large" in notes
+    assert "the last one is of step 2" in notes
+    assert checkpoints(work).steps() == [2]
     monkeypatch.undo()
     resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     run(work, shard, write_aside=write_aside)
@@ -188,7 +188,7 @@ def test_a_writer_that_is_killed_costs_one_checkpoint(work, shard, undisturbed, 
 
     def killing(self, number):
         step = number // 2
-        if step == 4 and not killed:
+        if step == 3 and not killed:
             killed.extend(writers())
             for process in killed:
                 os.kill(process, signal.SIGKILL)
@@ -226,10 +226,10 @@ def test_a_tagger_that_was_trained_to_the_end_is_calibrated_again(work, shard):
 
 def test_steps_keep_their_bits_across_stops_epochs_and_loaders(tmp_path, shard):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run(whole, shard, steps=20)
-    for stop_after, loaders in ((7, 0), (8, 1), (13, 0), (None, 1)):
-        run(parts, shard, steps=20, loaders=loaders, stop_after=stop_after)
-    assert [row["step"] for row in metrics(whole) if row["name"] == "loss"] == list(range(1, 21))
+    run(whole, shard, steps=8)
+    for stop_after, loaders in ((2, 0), (4, 1), (5, 0), (None, 1)):
+        run(parts, shard, steps=8, loaders=loaders, stop_after=stop_after)
+    assert [row["step"] for row in metrics(whole) if row["name"] == "loss"] == list(range(1, 9))
     assert outcome(parts) == outcome(whole)
 
 

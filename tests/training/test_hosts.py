@@ -23,6 +23,9 @@ from pipeline.training.launch.launcher import launch
 from storage.errors import FatalError, RetryableError
 from tests.training.launched import WORKER, Told, agent, config, end_of, listening, worlds
 
+NOTICED = 2.0
+"""`host_timeout` of trainings that lose a host."""
+
 
 def first_host(made: TrainConfig) -> None:
     launch(made, Told(), WORKER)
@@ -52,11 +55,11 @@ def test_when_a_host_is_killed_the_other_goes_on(work, address):
     with agent(address, work) as other:
         told = Told(other.kill)
         settings = {"hosts": 2, "least_hosts": 1, "address": address, "checkpoint_every": 2, "steps": 40}
-        launch(config(work, **settings), told, WORKER)
+        launch(config(work, host_timeout=NOTICED, **settings), told, WORKER)
     assert set(worlds(work)) == {2, 4} and worlds(work)[-1] == 2
     assert not ranks_of(work)
     (restart,) = told.of("restarting")
-    assert f"host {socket.gethostname()} has been silent for 3 s" in restart
+    assert f"host {socket.gethostname()} has been silent for {NOTICED:.0f} s" in restart
 
 
 def test_a_host_that_comes_back_is_admitted_to_the_next_round(work, address):
@@ -68,7 +71,8 @@ def test_a_host_that_comes_back_is_admitted_to_the_next_round(work, address):
             back.append(agents.enter_context(agent(address, work)))
 
         back: list[WarmProcess] = []
-        summary = launch(config(work, hosts=2, address=address, checkpoint_every=1), Told(replace), WORKER)
+        made = config(work, hosts=2, address=address, checkpoint_every=1, host_timeout=NOTICED)
+        summary = launch(made, Told(replace), WORKER)
         assert end_of(back[0])[0] == FINISHED
     assert summary.processes == 4 and summary.resumed_from >= 1
     assert set(worlds(work)) == {4}
@@ -141,7 +145,7 @@ def test_a_stranger_at_the_port_does_not_disturb_the_training(work, address):
 
     with agent(address, work) as other:
         told = Told(disturb)
-        launch(config(work, hosts=2, address=address, steps=40), told, WORKER)
+        launch(config(work, hosts=2, address=address, steps=20), told, WORKER)
         assert end_of(other)[0] == FINISHED
     assert len(held) == 5 and not (work / "exploded").exists() and not told.of("restarting")
     for stranger in held:
@@ -152,7 +156,7 @@ def test_a_stranger_at_the_port_does_not_disturb_the_training(work, address):
     ("number", "told"), [(signal.SIGKILL, "closed the connection"), (signal.SIGSTOP, "has been silent for")]
 )
 def test_when_the_first_host_dies_or_falls_silent_the_others_end_and_say_so(work, address, number, told):
-    made = config(work, hosts=2, address=address, steps=10_000)
+    made = config(work, hosts=2, address=address, steps=10_000, host_timeout=NOTICED)
     first = WarmProcess(first_host, made)
     try:
         with agent(address, work) as other:

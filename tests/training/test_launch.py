@@ -8,6 +8,7 @@ import pytest
 import torch
 from warm_process import ranks_of
 
+from pipeline.training.launch import launcher
 from pipeline.training.launch.launcher import launch
 from storage.errors import FatalError, RetryableError
 from tests.training.launched import WORKER, Told, config, listening, starts
@@ -70,7 +71,8 @@ def test_a_fatal_error_is_told_once_and_not_retried(work, order_fault):
     assert len(starts(work)) == 2 and not told.of("restarting")
 
 
-def test_a_hung_rank_ends_the_round_after_the_timeout(work, order_fault):
+def test_a_hung_rank_ends_the_round_after_the_timeout(work, order_fault, monkeypatch):
+    monkeypatch.setattr(launcher, "CAUSE_SECONDS", 0.2)  # Only the hung rank knows the cause, and never tells it.
     order_fault(rank=1, steps=[2], what="hang")
     told = Told()
     launch(config(work, collective_timeout=3.0), told, WORKER)

@@ -1,7 +1,6 @@
 """A training with nodes of a real Ray cluster, all on this machine. Needs the extra `ray`."""
 
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,19 +12,18 @@ from prefect_server import wait_for
 from ray_on_loopback import host_of_node, two_nodes
 from small_set import train_long, write_small_set
 from tiny_chain import World
-from warm_process import ranks_of
+from warm_process import WarmProcess, ranks_of
 
+from pipeline.cli.errors import errors_reported
 from pipeline.training.launch.launcher import launch
-from storage.errors import RetryableError
+from pipeline.training.launch.ray_nodes import join_with_ray
+from storage.errors import FatalError, RetryableError
 from storage.manifest import MANIFEST
 from tests.training.launched import WORKER, Told, config
 
 ray = pytest.importorskip("ray")
-JOIN = (
-    "import sys; from pathlib import Path; from pipeline.training.launch.ray_nodes import join_with_ray; "
-    "from pipeline.cli.errors import errors_reported\n"
-    f"with errors_reported(): sys.exit(join_with_ray(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), worker={WORKER!r}))"
-)
+PATIENCE = 60.0
+"""`host_timeout`: none of these trainings loses a host, and on a loaded machine hosts import for long."""
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +33,19 @@ def cluster() -> Iterator[Any]:
         yield made
 
 
-def joined(address: str, work: Path, nodes: int = 1) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", JOIN, address, str(work), str(nodes)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def joined(address: str, work: Path) -> WarmProcess:
+    """A process that lends the other node of the cluster to a training."""
+    return WarmProcess(join, address, work)
+
+
+def join(address: str, work: Path) -> None:
+    with errors_reported():
+        sys.exit(join_with_ray(address, work, 1, worker=WORKER))
 
 
 def test_a_node_of_the_cluster_takes_part_to_the_end(cluster, work, address):
     process = joined(address, work)
-    summary = launch(config(work, hosts=2, address=address), Told(), WORKER)
+    summary = launch(config(work, hosts=2, address=address, host_timeout=PATIENCE), Told(), WORKER)
     assert summary.processes == 4
     assert process.wait(60) == 0
 
@@ -50,16 +53,15 @@ def test_a_node_of_the_cluster_takes_part_to_the_end(cluster, work, address):
 def test_an_interrupt_stops_the_training_with_a_checkpoint(cluster, work, address):
     process = joined(address, work)
     with pytest.raises(RetryableError, match="stopped before its last step"):
-        launch(
-            config(work, hosts=2, address=address, steps=1000), Told(lambda: process.send_signal(signal.SIGINT)), WORKER
-        )
+        made = config(work, hosts=2, address=address, host_timeout=PATIENCE, steps=1000)
+        launch(made, Told(lambda: process.send_signal(signal.SIGINT)), WORKER)
     process.wait(60)
     assert list((work / "checkpoints").iterdir()) and not ranks_of(work)
 
 
 def test_too_small_a_cluster_is_told(cluster, work, address):
-    process = joined(address, work, nodes=5)
-    assert "has 1 nodes besides this one, and 5 are to join" in process.communicate(timeout=60)[1]
+    with pytest.raises(FatalError, match="has 1 nodes besides this one, and 5 are to join"):
+        join_with_ray(address, work, 5)
 
 
 def actors(cluster: Any) -> list[psutil.Process]:
@@ -76,8 +78,9 @@ def test_a_run_is_interrupted_resumed_over_two_nodes_and_makes_the_weights_of_on
     train_long(recipe.parent)
     world = World(root, recipe, recipe.parent, tmp_path / "store", "small")
     training = [f"pretrain.settings.{each}" for each in ("steps=2", "processes=1", "parallel=tree")]
-    two_hosts = ["run.engine=ray", f"run.ray_address={cluster.address}"]
+    two_hosts = ["run.engine=ray", f"run.ray_address={cluster.address}", "run.max_actors=1"]
     two_hosts += ["pretrain.settings.hosts=2", f"pretrain.settings.address={address}"]
+    two_hosts += [f"pretrain.settings.host_timeout={PATIENCE}"]
     process = world.start(*training, *two_hosts)
     wait_for(lambda: actors(cluster) or None, 60, "no actor computes a stage")
     assert any('"committed"' in line for line in process.stdout)

@@ -22,7 +22,7 @@ FINISHED, FAILED, FIRST_HOST_LOST = 0, 1, 3
 _CONFIG_SECONDS = 10.0
 """A shared file system may show a new file late."""
 
-_NEXT_SECONDS = 5.0
+NEXT_SECONDS = 5.0
 """Seconds in which the first host closes the store of a training that is over."""
 
 
@@ -54,6 +54,12 @@ class Agent:
             if self._ranks:
                 self._ranks.kill()
             first.leave()
+
+    def pause(self) -> None:
+        """Waits before the next training, unless this process was asked to end."""
+        until = time.monotonic() + NEXT_SECONDS
+        while not self.leaving and time.monotonic() < until:
+            time.sleep(0.1)
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self.leaving = True
@@ -154,4 +160,4 @@ def join(address: str, folder: Path, stay: bool = False, worker: str = WORKER) -
         code = agent.run()
         if not stay or agent.leaving:
             return code
-        time.sleep(_NEXT_SECONDS)
+        agent.pause()

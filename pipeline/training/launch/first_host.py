@@ -9,9 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from pipeline.training.address import split_address
+from pipeline.training.launch import notes
 from pipeline.training.launch.failure import Failure
-from pipeline.training.launch.notes import TICK_SECONDS, HostState, NoteStore, Order
+from pipeline.training.launch.notes import HostState, NoteStore, Order
 
+PROBE_SECONDS = 1.0
+"""Seconds between two attempts to reach a first host that does not listen yet."""
 _PATIENCE = 1.5
 """How much longer than another host the first one may be silent, which has more to do."""
 _ORDER_SECONDS = 25.0
@@ -42,7 +45,7 @@ class FirstHost:
                     own_ip = probe.getsockname()[0]
                 return cls(address, own_ip)
             except (OSError, RuntimeError):
-                time.sleep(1)
+                time.sleep(PROBE_SECONDS)
         return None
 
     @property
@@ -73,10 +76,11 @@ class FirstHost:
         self._state = HostState(kind=kind, name=self.name, round=number, failures=tuple(failures))
 
     def leave(self) -> None:
-        """Tells the first host that this one goes, with what it last told of its ranks."""
+        """Tells the first host, unless it is lost, that this one goes, with what it last told of its ranks."""
         self._state = self._state.model_copy(update={"kind": "left"})
         self._leaving.set()
-        self._thread.join(_LEAVE_SECONDS)
+        if self.lost() is None:
+            self._thread.join(_LEAVE_SECONDS)
 
     def _exchange(self) -> None:
         beat = 0
@@ -89,6 +93,6 @@ class FirstHost:
                 order = self._notes.order()
                 if order is not None and (self._order is None or order.beat != self._order.beat):
                     self._order, self._changed = order, time.monotonic()
-                self._leaving.wait(TICK_SECONDS)
+                self._leaving.wait(notes.TICK_SECONDS)
         except RuntimeError as error:
             self._error = str(error).splitlines()[0]

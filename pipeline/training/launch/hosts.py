@@ -11,8 +11,9 @@ from types import TracebackType
 from typing import Self
 
 from pipeline.training.address import resolve
+from pipeline.training.launch import notes
 from pipeline.training.launch.failure import Failure
-from pipeline.training.launch.notes import TICK_SECONDS, HostState, NoteStore, Order
+from pipeline.training.launch.notes import HostState, NoteStore, Order
 from pipeline.training.settings import TrainingSettings
 from storage.errors import RetryableError
 
@@ -67,7 +68,7 @@ class Hosts:
         now = time.monotonic()
         if self._notes is None or now < self._next_tick:
             return
-        self._next_tick = now + TICK_SECONDS
+        self._next_tick = now + notes.TICK_SECONDS
         self._order = self._order.model_copy(update={"beat": self._order.beat + 1})
         self._notes.write_order(self._order)
         for number, state in self._notes.states().items():

@@ -7,6 +7,7 @@ import time
 import uuid
 from pathlib import Path
 
+from pipeline.runtime.processes import ready_to_fork
 from pipeline.runtime.stage import ReportProgress
 from pipeline.training.address import resolve
 from pipeline.training.checkpoints.folder import CheckpointFolder
@@ -15,13 +16,13 @@ from pipeline.training.launch.failure import Failure
 from pipeline.training.launch.hosts import Hosts
 from pipeline.training.launch.meeting import LOOPBACK, file_store, interface_of, require_gpus, tcp_store
 from pipeline.training.launch.progress_log import ProgressLog
-from pipeline.training.launch.rank_processes import WORKER, Placement, RankProcesses
+from pipeline.training.launch.rank_processes import IMPORTS, WORKER, Placement, RankProcesses
 from storage.errors import FatalError, RetryableError
 
 LOG = "train.log"
 GRACE_SECONDS = 20.0
 """Seconds between asking the ranks to end and killing them. Prefect gives a cancelled flow 30."""
-_CAUSE_SECONDS = 5.0
+CAUSE_SECONDS = 5.0
 """Seconds to wait, after a rank lost its peers, for the rank that knows why; a lost host takes longer to be noticed."""
 
 
@@ -37,6 +38,7 @@ def launch(config: TrainConfig, report: ReportProgress, worker: str = WORKER) ->
     """
     settings = config.settings
     require_gpus(settings)
+    ready_to_fork(IMPORTS)  # Other hosts take a first host that waits for imports to be lost.
     for name in (SUMMARY, MODEL):
         (config.work / name).unlink(missing_ok=True)
     config_file = config.work / "config.json"
@@ -102,7 +104,7 @@ def _watch(ranks: RankProcesses, hosts: Hosts, log: ProgressLog) -> Failure | No
             return next((cause for cause in causes if cause.kind == "fatal"), causes[0])
         if failures:
             now = time.monotonic()
-            deadline = deadline or now + _CAUSE_SECONDS + hosts.timeout
+            deadline = deadline or now + CAUSE_SECONDS + hosts.timeout
             if ended or now > deadline:
                 return failures[0]
         elif ended:
