@@ -23,14 +23,15 @@ RLIP = """
 import sys
 from pathlib import Path
 
-from pipeline.runtime import processes
 from pipeline.training.config import TrainConfig
+from pipeline.training.launch import rank_processes
+
+rank_processes.IMPORTS = ("torch",)  # All that its ranks use, which are none of a network.
+
 from pipeline.training.launch.agent import join
 from pipeline.training.launch.launcher import launch
 from pipeline.training.settings import TrainingSettings
 from tests.training.launched import WORKER
-
-processes.PRELOADED = ("torch",)  # All that its ranks use, which are none of a network.
 
 def main(command, *words):
     if command == "join":
