@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 from unittest import mock
 
 from lost_hosts import Host, host_of
+
+from pipeline.cli.errors import errors_reported
+from pipeline.training.launch.ray_nodes import join_with_ray
 
 ROOT = Path(__file__).resolve().parents[1]
 NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 * 2**20, "node_ip_address": "127.0.0.1"}
@@ -49,6 +53,16 @@ def two_nodes(**more: Any) -> Iterator[Any]:
     with one_node() as cluster:
         cluster.add_node(**{**NODE, **more})
         yield cluster
+
+
+def lend_a_node(address: str, work: Path, worker: str) -> None:
+    """Lends a node to the training at `address`, in a process of its own.
+
+    It stands here because unpickling it must not import Ray, which reads its variables when it is imported, and a fork gets
+    them only after that.
+    """
+    with errors_reported():
+        sys.exit(join_with_ray(address, work, 1, worker=worker))
 
 
 def host_of_node(node: Any) -> Host:

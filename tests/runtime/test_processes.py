@@ -44,7 +44,6 @@ STARTER = """
 import os, time
 from pipeline.runtime import processes
 from pipeline.runtime.processes import begin_fork, fork_context
-processes.PRELOADED = ()
 def work(pipe):
     begin_fork({})
     pipe.send(os.getpid())

@@ -1,7 +1,6 @@
 """A training with nodes of a real Ray cluster, all on this machine. Needs the extra `ray`."""
 
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,11 @@ from typing import Any
 import psutil
 import pytest
 from prefect_server import wait_for
-from ray_on_loopback import host_of_node, two_nodes
+from ray_on_loopback import host_of_node, lend_a_node, two_nodes
 from small_set import train_long, write_small_set
 from tiny_chain import World
 from warm_process import WarmProcess, ranks_of
 
-from pipeline.cli.errors import errors_reported
 from pipeline.training.launch.launcher import launch
 from pipeline.training.launch.ray_nodes import join_with_ray
 from storage.errors import FatalError, RetryableError
@@ -35,12 +33,7 @@ def cluster() -> Iterator[Any]:
 
 def joined(address: str, work: Path) -> WarmProcess:
     """A process that lends the other node of the cluster to a training."""
-    return WarmProcess(join, address, work)
-
-
-def join(address: str, work: Path) -> None:
-    with errors_reported():
-        sys.exit(join_with_ray(address, work, 1, worker=WORKER))
+    return WarmProcess(lend_a_node, address, work, WORKER)
 
 
 def test_a_node_of_the_cluster_takes_part_to_the_end(cluster, work, address):
