@@ -47,6 +47,10 @@ class ArtifactDisplay:
         """Forward, for the same reason."""
         self._display.reading(dataset, share)
 
+    def warn(self, text: str) -> None:
+        """Forward."""
+        self._display.warn(text)
+
     def step(self, plan: StepPlan) -> None:
         """Create the artifact, starting at the share that is cached."""
         self._display.step(plan)

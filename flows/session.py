@@ -36,7 +36,7 @@ class Session:
     @classmethod
     def begin(cls, context: RunContext, display: Display, *, reports: bool) -> Session:
         """Prepare the run and start a session. Raises `FatalError` before any work if something is missing."""
-        prepare(context, display.drawing, display.reading)
+        prepare(context, display)
         return cls(Planner(context), display, reports)
 
 

@@ -35,7 +35,16 @@ def save(network: Network, path: Path | str) -> None:
 
 def write(state: Mapping[str, Tensor], config: NetworkConfig, path: Path | str) -> None:
     """Same as `save`, for a network's state."""
-    values = {name: value.detach().contiguous().cpu() for name, value in state.items()}
+    values: dict[str, Tensor] = {}
+    written: set[int] = set()
+    for name, value in state.items():
+        values[name] = value.detach().contiguous().cpu()
+        storage = values[name].untyped_storage().data_ptr()
+        if (
+            storage in written
+        ):  # a parameter of a detector may have several names in a network, which the format refuses
+            values[name] = values[name].clone()
+        written.add(storage)
     save_file(values, str(path), metadata={"network": json.dumps(config.to_dict(), sort_keys=True)})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from models.official.options import official_options, refuse_unknown
 
 
 def export_checkpoint(network_state: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Tensor]:
-    """Returns the state of a network of `config` by the authors' names, complete but for buffers that follow from sizes.
+    """Returns the state of a network of `config` by the authors' names, complete, so that their code loads it strictly.
 
     Importing it gives the same state. Without `official_compat`, what their network has and ours lacks is added:
     box heads of zeros for the relation decoder, an equal embedding for each slot of the tagger, and the layers from
@@ -28,6 +29,7 @@ def export_checkpoint(network_state: Mapping[str, Tensor], config: NetworkConfig
     official = to_official(complete, config)
     if config.tagger:
         official["query_embed.weight"] = _zeros(network_state, 2 * config.pairs, 3 * config.width)
+    official |= _indices(official)
     return {name: value.detach().cpu().contiguous() for name, value in official.items()}
 
 
@@ -56,6 +58,25 @@ def _unused(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Ten
             unused[f"{prefix}.gamma_v"] = 1 + _zeros(state, config.width)
             unused[f"{prefix}.gamma_l"] = 1 + _zeros(state, config.text.hidden)
     return unused
+
+
+def _indices(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the buffers of indices that the authors' text encoder and window attention keep beside their tables."""
+    embeddings, table = "transformer.text_encoder.embeddings", "relative_position_bias_table"
+    indices: dict[str, Tensor] = {}
+    if (positions := official.get(f"{embeddings}.position_embeddings.weight")) is not None:
+        indices[f"{embeddings}.position_ids"] = torch.arange(len(positions))[None]
+    for name in (name for name in official if name.endswith(table)):
+        side = (math.isqrt(len(official[name])) + 1) // 2
+        indices[name.replace(table, "relative_position_index")] = _window_index(side)
+    return indices
+
+
+def _window_index(side: int) -> Tensor:
+    """Returns the row of the bias table for each pair of places in a window of `side` × `side` places."""
+    row_S, column_S = torch.arange(side).repeat_interleave(side), torch.arange(side).repeat(side)
+    down_SS, right_SS = (place[:, None] - place[None] + side - 1 for place in (row_S, column_S))
+    return down_SS * (2 * side - 1) + right_SS
 
 
 def _added(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Tensor]:

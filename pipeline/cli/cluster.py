@@ -30,11 +30,12 @@ def write_slurm_script(
     overrides: Sequence[str],
 ) -> None:
     """Print the batch script for a recipe, or write it to `out`. Raises `FatalError` when the recipe can't run on `nodes`."""
-    address = [f"{section}.address=node:29500" for section in ("train_tagger", "pretrain.settings")]
+    address = [f"{section}.address=node:29500" for section in ("train_tagger", "pretrain.settings") if nodes > 1]
     recipe = load_recipe(path, [*overrides, *address, *training_overrides(nodes, gpus)])
-    if "://" in recipe.store:
+    if nodes > 1 and "://" in recipe.store:
         raise FatalError(f"store = {recipe.store}: several hosts need a store in a folder that all of them share")
-    script = sbatch_script(path, recipe.name, recipe.store, nodes, gpus, partition, time, overrides)
+    stop_timeout = max(recipe.train_tagger.stop_timeout, recipe.pretrain.settings.stop_timeout)
+    script = sbatch_script(path, recipe.name, recipe.store, nodes, gpus, partition, time, overrides, stop_timeout)
     if out is None:
         print(script, end="")
     else:

@@ -9,12 +9,17 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.progress import Progress
 
+from pipeline.data.partitioning import CUTS, Cut, cuts_of, load_cut
+from pipeline.runtime.stage import dataset_of
+from storage.damage import CUT_LIMITS, CUT_REMEDY
 from storage.errors import FatalError
+from storage.json_files import parse_json
 from storage.limited_reader import LimitedReader
 from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.open_store import Address, existing_store, open_store
 from storage.run_records import documents_of, history_of, steps_of
 from storage.runs import Run, find_run
+from storage.store import Store
 
 Report = Callable[[int, int], None]
 
@@ -64,6 +69,7 @@ def push(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, t
         artifact.require_whole()
         remote.put(artifact)
     remote.put_run(run)
+    _push_cuts(run, remote)
     report(len(lacking), len(lacking))
     return Copied(len(set(places)), len(lacking))
 
@@ -93,6 +99,7 @@ def pull(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, t
         for done, (stage, key) in enumerate(lacking):
             report(done, len(lacking))
             remote.get(stage, key, run.store, reader)
+    _pull_cuts(run.store, remote, {dataset_of(part) for step in steps.values() for part in step.partitions})
     if not number or not run.exists:
         for step, entry in steps.items():
             run.record(step, entry.stage, entry.partitions)
@@ -102,6 +109,26 @@ def pull(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, t
         run.store.put(run.folder / path, data)
     report(len(lacking), len(lacking))
     return Copied(len(places), len(lacking))
+
+
+def _push_cuts(run: Run, remote: ObjectStoreArtifacts) -> None:
+    """Copy how the data sets of a run are partitioned, so that a run on them elsewhere finds the artifacts."""
+    folder = run.store.root / CUTS
+    names = [path.name for path in folder.glob("*.json")]
+    datasets = {dataset_of(partition) for step in run.steps() for partition in run.keys(step)}
+    for name in dict.fromkeys(name for dataset in datasets for name in cuts_of(names, dataset)):
+        remote.files.write(f"{CUTS}/{name}", (folder / name).read_bytes())
+
+
+def _pull_cuts(store: Store, remote: ObjectStoreArtifacts, datasets: set[str]) -> None:
+    """Copy cuts that this store lacks, or of which it has only the first partitions. Raises `FatalError` for a bad one."""
+    names = remote.files.listing(CUTS)
+    wanted = [f"{CUTS}/{name}" for dataset in datasets for name in cuts_of(names, dataset)]
+    for path, data in remote.files.read_many(wanted).items():
+        theirs = parse_json(data, Cut, f"{remote.url}/{path}", CUT_REMEDY, CUT_LIMITS)
+        mine = load_cut(store.root / path).partitions
+        if theirs.partitions[: len(mine)] == mine and len(theirs.partitions) > len(mine):
+            store.put(store.root / path, data)
 
 
 def _show(copy: Callable[[Report], Copied], as_json: bool) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +29,8 @@ from storage.errors import FatalError
 from storage.json_files import read_json, sealed_json
 from storage.store import Store
 
+CUTS = "cuts"
+"""Folder of a store that holds how its data sets are partitioned."""
 _SETTLED_NS = 2_000_000_000
 """A file changed more recently than this before it was read may change again within the same timestamp tick."""
 
@@ -49,22 +52,18 @@ def partition_dataset(
     # The names of bare pictures are their annotations, and change while a process lives.
     index = index_of(source, indexes) if source.has_boxes else open_index(source, indexes)
     index.require_one_image()
-    # Data sets of other recipes may have the same name; the path of their annotations, or pictures, distinguishes them.
+    # Data sets of other recipes may have the same name. The path of their annotations, or pictures, distinguishes them, and
+    # the content where a path is new.
     listed = source.listed_in
     place = str(listed.absolute()) if isinstance(listed, Path) else listed
     sample = Sample.of(source, index)
     taken = frozenset(sample.image_ids)
     part = f"-{sample.name}" if sample.name else ""
-    path = store.root / "cuts" / f"{source.name}-{digest_json(place)[:12]}{part}.json"
-    stored = load_cut(path)
-    cut = extend_cut(stored, sample.image_ids, size)
-    if cut != stored:
-        with suppress(FatalError):  # a store that can't be written can be planned with; a run is refused before
-            store.put(path, sealed_json({"partitions": cut}))
     remembered = PartitionDigests(index.folder / "digests.json")
     # New annotations replace the index and its folder. Most of them state what the earlier ones did.
     earlier = PartitionDigests(index.folder.with_name(f"{source.name}-digests.json"))
-    for number, image_ids in enumerate(cut):
+
+    def partition_of(number: int, image_ids: Sequence[int]) -> Partition:
         present = tuple(image_id for image_id in index.present(image_ids) if image_id in taken)
         files = _stamp(index.refs(present), [fingerprint_by, limits.max_bytes, present])
         digest = remembered.find(number, files)
@@ -77,9 +76,22 @@ def partition_dataset(
                 digest = digest_json([source.split, described, lost])
             earlier.keep(number, stated, digest)
             remembered.keep(number, files, digest)
-        yield Partition(f"{source.name}/{number:04d}", present, digest)
+        return Partition(f"{source.name}/{number:04d}", present, digest)
+
+    path = store.root / CUTS / f"{source.name}-{digest_json(place)[:12]}{part}.json"
+    stored = load_cut(path)
+    if not stored.partitions and path.parent.is_dir():
+        names = cuts_of((other.name for other in path.parent.iterdir()), source.name, re.escape(part))
+        stored = _cut_of_moved([path.with_name(name) for name in names], taken, partition_of) or stored
+    cut = extend_cut(stored.partitions, sample.image_ids, size)
+    partitions = [partition_of(number, image_ids) for number, image_ids in enumerate(cut)]
+    now = Cut(partitions=cut, contents=[partition.digest for partition in partitions])
+    if now != load_cut(path):
+        with suppress(FatalError):  # a store that can't be written can be planned with; a run is refused before
+            store.put(path, sealed_json(now.model_dump()))
     remembered.save()
     earlier.save()
+    yield from partitions
 
 
 @lru_cache(maxsize=8)
@@ -95,15 +107,44 @@ def extend_cut(cut: Sequence[Sequence[int]], image_ids: Sequence[int], size: int
     return [list(p) for p in cut] + [fresh[i : i + size] for i in range(0, len(fresh), size)]
 
 
-def load_cut(path: Path) -> list[list[int]]:
+class Cut(BaseModel):
+    """How a data set is partitioned."""
+
+    partitions: Annotated[list[Annotated[list[int], FailFast()]], FailFast()] = []
+    """The image ids of each partition."""
+    contents: list[str] = []
+    """The digest of each partition when it was last planned. Stores of earlier versions lack it."""
+
+
+def load_cut(path: Path) -> Cut:
     """Loads the stored partitions; empty if there are none. Raises `FatalError` when the file is damaged."""
     with suppress(FileNotFoundError):
-        return read_json(path, _Cut, CUT_REMEDY, CUT_LIMITS).partitions
-    return []
+        return read_json(path, Cut, CUT_REMEDY, CUT_LIMITS)
+    return Cut()
 
 
-class _Cut(BaseModel):
-    partitions: Annotated[list[Annotated[list[int], FailFast()]], FailFast()]
+def cuts_of(names: Iterable[str], dataset: str, part: str = "(-.+)?") -> list[str]:
+    """Chooses the cuts of a data set, wherever its annotations lie, from names of files in `cuts/`. `part` is a pattern."""
+    return sorted(name for name in names if re.fullmatch(rf"{re.escape(dataset)}-[0-9a-f]{{12}}{part}\.json", name))
+
+
+def _cut_of_moved(
+    others: Iterable[Path], taken: frozenset[int], partition_of: Callable[[int, Sequence[int]], Partition]
+) -> Cut | None:
+    """Finds the cut of a data set that lay elsewhere when it was partitioned: it was moved, copied or pulled.
+
+    It is recognised by the content of its first or last partition; a cut of an earlier version, by ids that are all here.
+    """
+    cuts = [cut for cut in map(load_cut, others) if cut.partitions]
+    for cut in sorted(cuts, key=lambda cut: -len(cut.partitions)):
+        ends = {0, len(cut.partitions) - 1}
+        if not cut.contents:
+            known = all(taken.issuperset(image_ids) for image_ids in cut.partitions)
+        else:
+            known = any(partition_of(at, cut.partitions[at]).digest == cut.contents[at] for at in ends)
+        if known:
+            return cut
+    return None
 
 
 class _Digests(BaseModel):

@@ -68,10 +68,13 @@ def build_steps(recipe: Recipe) -> list[Step]:
         steps.append(Step("fingerprint", FingerprintStage, Settings(), datasets=data.test, reads=images))
     if not arms or any(arm in FROM_CAPTIONS for arm in arms):
         steps += _labelling(recipe)
-    if (split := recipe.split_settings()) is not None and arms:
+    packed = recipe.packs_labels and any(step.stage is TagStage for step in steps)
+    if (split := recipe.split_settings()) is not None and (arms or packed):
         trained = tuple(dict.fromkeys((*data.label, *data.mix)))
         reads = {"images": ("ingest",)}
         steps.append(Step("split", SplitStage, split, reads=reads, from_datasets={"images": trained}))
+    if packed:
+        steps.append(_shards(recipe, recipe.shard.labels, data.label, labels=recipe.shard.labels))
     if data.mix:
         steps.append(_shards(recipe, "mix", data.mix, labels="given"))
     for arm in arms:

@@ -14,6 +14,9 @@ from packaging.requirements import Requirement
 from pipeline.captioning.model_folder import model_fault
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.catalogue import where_to_get
+from pipeline.data.datasets.annotations import AnnotationError
+from pipeline.data.datasets.box_doubts import box_doubts
+from pipeline.data.datasets.record_index import is_indexed, open_index
 from pipeline.data.datasets.source import json_fault, text_fault
 from pipeline.report.report_folder import require_place
 from pipeline.run.context import RunContext
@@ -30,6 +33,8 @@ from pipeline.stages.tag import TagStage
 from pipeline.training.vocabulary import is_tokenizer
 from storage.errors import FatalError, PipelineError
 
+QUICK = 2**25
+"""Size in bytes below which annotations are read at once, in about a second."""
 GIB = 2**30
 LEAST_GIB_A_WORKER = 1.5
 """Memory of a worker with a small captioner."""
@@ -38,6 +43,7 @@ LEAST_GIB_A_WORKER = 1.5
 def examine(context: RunContext) -> Iterator[Finding]:
     """Check data, weights, store, disk, versions and machine for a recipe."""
     yield from needs(context)
+    yield from _annotations(context)
     yield from networks(context)
     yield from _initial_images(context)
     yield from _versions(context.recipe)
@@ -87,6 +93,26 @@ def _data(context: RunContext) -> Iterator[Finding]:
         lacking = lacking or source.unreadable()
         detail = "; ".join(lacking) or ", ".join(map(str, dict.fromkeys((source.images, source.listed_in))))
         yield Finding("missing" if lacking else "ok", f"data.sources {source.name}", detail + hint)
+
+
+def _annotations(context: RunContext) -> Iterator[Finding]:
+    """Read the annotations as a run does, unless that takes long, and look at the boxes."""
+    indexes = context.recipe.ingest_settings().indexes
+    for source in context.sources if context.recipe.scenes is None else ():
+        if not source.has_boxes or source.missing() or source.unreadable():
+            continue
+        what, listed = f"annotations of {source.name}", source.listed_in
+        known = is_indexed(source, indexes)
+        quick = known or (isinstance(listed, Path) and listed.stat().st_size < QUICK)
+        if not quick:
+            yield Finding("note", what, "not looked at, since reading them takes long; the run reads them first")
+            continue
+        try:
+            doubts = box_doubts(source.name, open_index(source, indexes if known else None))
+        except AnnotationError as error:
+            yield Finding("missing", what, str(error))
+            continue
+        yield Finding("note" if doubts else "ok", what, doubts or "boxes are in pixels and fit their images")
 
 
 def _weights(context: RunContext) -> Iterator[Finding]:

@@ -60,6 +60,10 @@ class MeasuredDisplay:
         """Forward."""
         self._display.reading(dataset, share)
 
+    def warn(self, text: str) -> None:
+        """Forward."""
+        self._display.warn(text)
+
     def step(self, plan: StepPlan) -> None:
         """Count what is due, cached and left out."""
         labels = (self._run, plan.step.name)

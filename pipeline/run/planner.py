@@ -155,20 +155,28 @@ class Planner:
         return {part: key for part, key in self.context.run.keys(step.name).items() if dataset_of(part) in known}
 
     def _check_rejects(self, step: Step) -> None:
-        recipe = self.context.recipe
-        counts = [artifact.manifest.counts for artifact in self.done[step.name].values()]
-        rows_in, rows_out = sum(c.rows_in for c in counts), sum(c.rows_out for c in counts)
-        limit = recipe.run.max_reject_share
-        if step.stage.whole or not rows_in or (rows_in - rows_out) / rows_in <= limit:
+        """Raise `FatalError` when too many rows, or too many of what rows hold, such as boxes, were rejected."""
+        if step.stage.whole:
             return
+        recipe, limit = self.context.recipe, self.context.recipe.run.max_reject_share
+        manifests = [artifact.manifest for artifact in self.done[step.name].values()]
         reasons: Counter[str] = Counter()
-        for count in counts:
-            reasons.update(count.rejected)
-        listed = ", ".join(f"{reason}: {number}" for reason, number in reasons.most_common())
-        raise FatalError(
-            f"{step.name}: {rows_in - rows_out} of {rows_in} rows rejected ({listed}), more than run.max_reject_share = "
-            f"{limit}; `rlip show {recipe.name} {step.name}` lists them. Fix the data, or raise the limit"
-        )
+        for manifest in manifests:
+            reasons.update(manifest.counts.rejected)
+        rows_in = sum(manifest.counts.rows_in for manifest in manifests)
+        lost = {"rows": (rows_in, rows_in - sum(manifest.counts.rows_out for manifest in manifests))}
+        for part, why in step.stage.parts.items():
+            # Artifacts of earlier versions don't tell.
+            if all(part in manifest.facts for manifest in manifests):
+                rejected = sum(reasons[reason] for reason in why)
+                lost[part] = (rejected + sum(manifest.facts[part] for manifest in manifests), rejected)
+        for unit, (total, rejected) in lost.items():
+            if total and rejected / total > limit:
+                listed = ", ".join(f"{reason}: {number}" for reason, number in reasons.most_common())
+                raise FatalError(
+                    f"{step.name}: {rejected} of {total} {unit} rejected ({listed}), more than run.max_reject_share = "
+                    f"{limit}; `rlip show {recipe.name} {step.name}` lists them. Fix the data, or raise the limit"
+                )
 
     def _items(self, step: Step, without: Collection[str]) -> Iterator[WorkItem]:
         stage = step.stage(step.settings)

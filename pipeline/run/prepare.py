@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from pipeline.data.datasets.box_doubts import box_doubts
 from pipeline.data.datasets.record_index import is_indexed, open_index
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import require
+from pipeline.run.progress import Display
 from pipeline.run.recipe import STARTED
 from scenes.settings import SceneSettings
 from storage.errors import FatalError
 
 
-def prepare(
-    context: RunContext,
-    drawing: Callable[[int, int], None] | None = None,
-    reading: Callable[[str, float], None] | None = None,
-) -> None:
+def prepare(context: RunContext, display: Display) -> None:
     """Check what the recipe needs, write its scenes, read new annotations, remove what dead writers left, keep old history.
 
-    `drawing` receives the number of scenes drawn and their total, `reading` the name of a data set and the share of its
-    annotations that is read. Raises `FatalError` before any work.
+    Boxes that look wrong are told to the display. Raises `FatalError` before any work.
     """
     require(context)
     if context.recipe.scenes is not None:
-        write_world(context.recipe.data.root, context.recipe.scenes, drawing)
-    read_annotations(context, reading)
+        write_world(context.recipe.data.root, context.recipe.scenes, display.drawing)
+    read_annotations(context, display.reading)
+    for doubts in doubts_about_boxes(context):
+        display.warn(doubts)
     context.store.sweep()
     context.run.adopt()
     context.is_prepared = True
@@ -41,6 +40,15 @@ def read_annotations(context: RunContext, reading: Callable[[str, float], None] 
     for source in context.sources:
         if not is_indexed(source, indexes):
             open_index(source, indexes, None if reading is None else partial(reading, source.name))
+
+
+def doubts_about_boxes(context: RunContext) -> Iterator[str]:
+    """Tell which data sets have boxes that look wrong. Their annotations are read."""
+    for source in context.sources:
+        if source.has_boxes and (
+            doubts := box_doubts(source.name, open_index(source, context.recipe.ingest_settings().indexes))
+        ):
+            yield doubts
 
 
 def write_world(root: Path, settings: SceneSettings, progress: Callable[[int, int], None] | None) -> None:

@@ -31,6 +31,9 @@ class Display(Protocol):
     def reading(self, dataset: str, share: float) -> None:
         """This share (0 to 1) of the annotations of a data set is read; they are read only once."""
 
+    def warn(self, text: str) -> None:
+        """Something looks wrong, and the run goes on."""
+
     def step(self, plan: StepPlan) -> None:
         """A step starts."""
 
@@ -61,6 +64,10 @@ class Lines:
         """Write how much of the annotations is read, at intervals."""
         if self._is_due():
             self._write(f"{dataset}: annotations, {share:.0%} read")
+
+    def warn(self, text: str) -> None:
+        """Write the warning."""
+        self._write(f"warning: {text}")
 
     def step(self, plan: StepPlan) -> None:
         """Write how much is cached and due."""
@@ -123,6 +130,10 @@ class Bars:
             self._read[dataset] = self._bars.add_task(dataset, total=100, note="reading annotations (once)")
         self._bars.update(self._read[dataset], completed=round(100 * share))
 
+    def warn(self, text: str) -> None:
+        """Print the warning above the bars."""
+        self._bars.console.print(f"warning: {text}", markup=False, highlight=False)
+
     def step(self, plan: StepPlan) -> None:
         """Add a bar that starts at the cached partitions."""
         self._bars.start()
@@ -179,6 +190,10 @@ class JsonLines:
         if time.monotonic() - self._printed_at >= 0.2:
             self._printed_at = time.monotonic()
             _emit(event="reading", dataset=dataset, share=round(share, 3))
+
+    def warn(self, text: str) -> None:
+        """Emit event `warning`."""
+        _emit(event="warning", text=text)
 
     def step(self, plan: StepPlan) -> None:
         """Emit event `step`."""

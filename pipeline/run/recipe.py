@@ -21,7 +21,7 @@ from pipeline.runtime.settings import Settings, runtime
 from pipeline.stages.evaluate import EvaluateSettings
 from pipeline.stages.ingest import IngestSettings
 from pipeline.stages.parse import ParseSettings
-from pipeline.stages.shard import FROM_CAPTIONS, ShardSettings
+from pipeline.stages.shard import FROM_CAPTIONS, ShardSettings, ShardStage
 from pipeline.stages.split import SplitSettings
 from pipeline.stages.tag import TagSettings
 from pipeline.training.settings import TaggerSettings, TrainingSettings
@@ -131,7 +131,7 @@ class RunSection(Settings):
     blocks: int = runtime(16, ge=1, le=256)
     """Maximum number of Prefect task runs per step; partitions are grouped into at most this many blocks."""
     max_reject_share: float = runtime(0.1, ge=0, le=1)
-    """The run stops when a step rejects more than this share of its rows."""
+    """The run stops when a step rejects more than this share of its rows, or ingest of the boxes or relations."""
     min_free_gib: float = runtime(1.0, ge=0)
     """Free disk space in GiB that the store must have when a run starts."""
     log_format: LogFormat = runtime("text")
@@ -199,7 +199,7 @@ class Recipe(Settings):
     split: SplitSettings | None = None
     """Combinations of names that no training is given, and whose scores are reported apart; unset: none."""
     pretrain: PretrainSection = PretrainSection(arms=())
-    """Without this section, the run ends with labels."""
+    """Without this section, the run ends with labels, or with their shards if there is a section `[shard]`."""
     evaluate: EvaluateSettings = EvaluateSettings()
     run: RunSection = RunSection()
 
@@ -250,6 +250,13 @@ class Recipe(Settings):
                 raise ValueError(f"{setting}: {error}") from None
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _section_shard_means_shards(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("shard"), dict):
+            values = {**values, "shard": {"pack": True, **values["shard"]}}
+        return values
+
     @model_validator(mode="after")
     def _bare_images_have_a_detector(self) -> Recipe:
         if (bare := self.data.without_boxes) and self.detect.weights is None:
@@ -259,14 +266,21 @@ class Recipe(Settings):
             )
         return self
 
+    @property
+    def packs_labels(self) -> bool:
+        """Whether shards are made without pre-training on them."""
+        return not self.pretrain.arms and (self.shard.pack or self.run.until == ShardStage.name)
+
     @model_validator(mode="after")
-    def _arms_have_what_they_need(self) -> Recipe:
-        tagged = [arm for arm in self.pretrain.arms if arm in FROM_CAPTIONS]
-        if tagged and not self.data.tagger and self.tag.weights is None:
-            raise ValueError(
-                f"pretrain.arms has {tagged[0]!r}, which needs a tagger; name a data set with relations in data.tagger, or a "
-                "trained tagger in tag.weights"
-            )
+    def _labels_have_a_tagger(self) -> Recipe:
+        asked = [("pretrain.arms has", arm) for arm in self.pretrain.arms]
+        asked += [("shard.labels is", self.shard.labels)] if self.packs_labels and self.run.until is not None else []
+        for what, labels in asked:
+            if labels in FROM_CAPTIONS and not self.data.tagger and self.tag.weights is None:
+                raise ValueError(
+                    f"{what} {labels!r}, which needs a tagger; name a data set with relations in data.tagger, or a trained "
+                    "tagger in tag.weights"
+                )
         if self.pretrain.settings.evaluate_every and not self.data.test:
             raise ValueError(
                 "pretrain.settings.evaluate_every: there is no test set to evaluate on; name one in data.test"

@@ -37,7 +37,7 @@ Work = Callable[[Planner, StepPlan, Display], Sequence[Record]]
 
 def run(context: RunContext, display: Display) -> Outcome:
     """Run every step of a recipe. Raises `PipelineError`; what was committed before stays in the store and is reused."""
-    prepare(context, display.drawing, display.reading)
+    prepare(context, display)
     preload_imports(context.steps)
     planner = Planner(context)
     return Outcome(context.recipe.name, [run_step(planner, step, display, work) for step in context.steps])

@@ -114,6 +114,8 @@ class Stage(ABC):
     """File of the work folder that lists those from which another machine can resume, as JSON: {"files": [...]}."""
     streams: ClassVar[frozenset[str]] = frozenset()
     """Tables whose artifacts stay where they lie: of a remote store, only the files that the stage asks for are copied."""
+    parts: ClassVar[Mapping[str, frozenset[str]]] = {}
+    """What rows hold several of, which `describe` counts under the same name → the reasons for which one is rejected."""
     row_wise: ClassVar[bool] = False
     """True where an image's row depends only on that image's rows in the tables read, so that rows of unchanged images can
     be reused. It is False for scores whose last bits depend on what else is in the batch."""

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.data.datasets.record import ImageRecord
 from pipeline.data.datasets.source import DataSource
-from pipeline.data.datasets.validate import validate
+from pipeline.data.datasets.validate import BOX_REASONS, RELATION_REASONS, validate
 from pipeline.data.images.decoder_process import DecoderProcess
 from pipeline.data.images.opening import BadImage, ImageLimits, fingerprint, probe_bytes, read_bytes
 from pipeline.data.images.refs import uri_of
@@ -45,6 +46,7 @@ class IngestStage(Stage):
     version = 2
     writes = "images"
     schema = IMAGES
+    parts = {"boxes": BOX_REASONS, "relations": RELATION_REASONS}  # noqa: RUF012 - a constant
     settings: IngestSettings
 
     def partitions(self, dataset: str, store: Store) -> Iterator[Partition]:
@@ -73,6 +75,10 @@ class IngestStage(Stage):
         facts = {"sample": source.sample} if source.sample else {}
         table = pa.Table.from_pylist(rows, schema=IMAGES)
         return Output(table, rejected=rejected, rows_in=len(inputs.image_ids), facts=facts)
+
+    def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:
+        """Count boxes and relations."""
+        return {name: pc.sum(pc.list_value_length(table[name])).as_py() or 0 for name in self.parts}
 
     def _source(self, dataset: str) -> DataSource:
         (source,) = [source for source in self.settings.sources if source.name == dataset]

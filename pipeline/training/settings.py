@@ -168,6 +168,8 @@ class TrainingSettings(ViewSettings):
     checkpoint resets the count."""
     collective_timeout: float = runtime(600.0, gt=0)
     """Seconds that processes wait for each other in a collective operation before the training counts as hung."""
+    stop_timeout: float = runtime(120.0, gt=0)
+    """Seconds that a stop may take: the rest of a step, and a checkpoint (2.6 GB with Swin-L). A second Ctrl-C ends it."""
     host_timeout: float = runtime(15.0, gt=1)
     """Seconds without a sign of life after which another host counts as lost. The others give up the first host after half as
     long again."""
@@ -209,7 +211,9 @@ class TrainingSettings(ViewSettings):
             on_hosts = f" on each of hosts = {self.hosts}" if self.hosts > 1 else ""
             raise ValueError(
                 f"batch: {self.batch} images in micro-batches of {self.micro_batch} can't be shared by processes = "
-                f"{self.processes}{on_hosts}; use fewer processes, or a smaller micro_batch"
+                f"{self.processes}{on_hosts}; use batch = {self.processes * self.hosts * self.micro_batch} with lr_for_batch = "
+                f"{self.lr_for_batch or self.batch} (learning rates grow with the root of the batch), a smaller micro_batch, or "
+                "fewer processes"
             )
         if self.network["backbone_norm"] == "batch" and self.processes * self.hosts > 1:
             raise ValueError(

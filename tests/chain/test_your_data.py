@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import webdataset
 from rlip_command import output_of, rlip, started
 from tiny_chain import World
 
@@ -58,13 +59,16 @@ def test_the_page_leads_from_six_pictures_to_labels(workplace: Path, root: Path)
     assert "6 images →" in said["show mine tag"]
     assert Path(workplace, said["report mine --pictures 6"].split("Report: ")[1].strip()).is_file()
     assert (workplace / "out/export/mine-csv/labels.csv").is_file()
+    (tar,) = (workplace / "mine-shards").rglob("*.tar")
+    samples = list(webdataset.WebDataset(str(tar), shardshuffle=False))
+    assert len(samples) == 6 and all({"jpg", "json"} <= sample.keys() for sample in samples)
     output_of("export", "mine", "--format", "parquet", "--out", "tables", cwd=workplace)
     assert {"labels.parquet", "candidates.parquet", "dropped.parquet"} <= {
         p.name for p in (workplace / "tables").iterdir()
     }
     (workplace / "mine" / "more.toml").write_text(extended)
     plan = {row["step"]: row["due"] for row in json.loads(output_of("plan", "mine/more.toml", "--json", cwd=workplace))}
-    assert plan == {"ingest": 0, "caption": 1, "parse": 1, "import_tagger": 0, "tag": 1}
+    assert plan == {"ingest": 0, "caption": 1, "parse": 1, "import_tagger": 0, "tag": 1, "shard:pseudo": 1}
     store = LocalStore(workplace / "out" / "store")
     (taken,) = Run(store, "mine").artifacts("import_tagger").values()
     (trained,) = Run(store, "demo").artifacts("train_tagger").values()

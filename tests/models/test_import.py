@@ -134,6 +134,7 @@ def test_an_anchored_detector_becomes_both_decoders(detector: State, tmp_path: P
         assert torch.equal(state[key], detector["tgt_embed.weight"][:6])
     assert torch.equal(state["refpoint_embed.weight"], detector["refpoint_embed.weight"][:6])
     _new_is_what_reads_and_relates(imported)
+    _comes_back_from_a_file(imported, tmp_path)
     without_a_place = ("class_embed.", "transformer.decoder.bbox", "transformer.decoder.layers.1")
     left = {name for name in detector if name.startswith(without_a_place)}
     assert set(imported.left_out) == left
@@ -141,6 +142,14 @@ def test_an_anchored_detector_becomes_both_decoders(detector: State, tmp_path: P
     assert all(torch.equal(value, again.state[key]) for key, value in state.items())
     other = import_checkpoint(path, overrides=SMALL, seed=1)
     assert not torch.equal(state["transformer.resizer.fc.weight"], other.state["transformer.resizer.fc.weight"])
+
+
+def _comes_back_from_a_file(imported: Imported, folder: Path) -> None:
+    """The parameters that both decoders share have one value in a detector, and each its own in the file."""
+    weights.write(imported.state, imported.config, folder / "ours.safetensors")
+    loaded = weights.load(folder / "ours.safetensors", None).state_dict()
+    assert loaded.keys() == imported.state.keys()
+    assert all(torch.equal(value, imported.state[key]) for key, value in loaded.items())
 
 
 def test_a_detector_without_anchors_becomes_parsed(detector: State, tmp_path: Path) -> None:
@@ -164,6 +173,7 @@ def test_a_detector_without_anchors_becomes_parsed(detector: State, tmp_path: Pa
         imported.state[f"transformer.encoder.layers.1.{key}"], detector[f"transformer.encoder.layers.1.{key}"]
     )
     _new_is_what_reads_and_relates(imported)
+    _comes_back_from_a_file(imported, tmp_path)
 
 
 @pytest.mark.parametrize("prefix", ["", "roberta."])

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.models.swin_transformer import WindowAttention
 
 from models.config import ConfigError, NetworkConfig, TextConfig
 from models.official.backbone_name import backbone_name
@@ -91,8 +92,7 @@ def test_exports_have_the_authors_names_and_shapes(shared, name):
     _, config = RELEASED[name]
     state = {key: torch.empty(shape) for key, shape in expected_shapes(config).items()}
     exported = {key: value.shape for key, value in export_checkpoint(state, config).items()}
-    derived = WITHOUT_A_PLACE[name] - {"query_embed.weight"}
-    assert exported == {key: value.shape for key, value in official.items() if key not in derived}
+    assert exported == {key: value.shape for key, value in official.items()}
     assert differences(config) == []
 
 
@@ -111,6 +111,19 @@ def test_window_transformers_are_told_and_have_their_places(name):
     overrides = {"gate": "VXAc", "relation_queries": "vanilla_MBF", "relation_branches": 16}
     assert infer_config(shapes, Kind.PARSEDA, {}, overrides) == config
     assert place_of("backbone.0.body.layers.0.blocks.0.attn.relative_position_index", config) is None
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "swin_large_patch4_window7_224"])
+def test_exported_window_transformers_have_the_index_of_each_window(name):
+    """The authors' code loads strictly. timm keeps the same index, but doesn't store it."""
+    config = NetworkConfig(backbone=name, official_compat=True)
+    official = export_checkpoint({key: torch.empty(shape) for key, shape in expected_shapes(config).items()}, config)
+    tables = {key for key in official if key.endswith("relative_position_bias_table")}
+    indices = {key.replace("bias_table", "index") for key in tables}
+    assert indices == {key for key in official if key.endswith("relative_position_index")}
+    assert len(indices) == (12 if "tiny" in name else 24)
+    expected = WindowAttention(16, num_heads=2, window_size=7).relative_position_index.view(49, 49)
+    assert all(torch.equal(official[key], expected) for key in indices)
 
 
 def _as_the_authors_name(name: str) -> str:

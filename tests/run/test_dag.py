@@ -7,7 +7,7 @@ import pytest
 from pipeline.run.context import RunContext
 from pipeline.run.dag import build_steps
 from pipeline.run.doctor import needs
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe import Recipe, load_recipe
 from storage.errors import FatalError
 
 
@@ -107,3 +107,24 @@ def test_a_set_without_annotations_needs_a_detector_and_states_no_relations(tmp_
             load_recipe(
                 tmp_path / "mine.toml", ["detect.weights=d", 'data.label=["annotated"]', f'data.{role}=["bare"]']
             )
+
+
+@pytest.mark.parametrize(
+    ("lines", "words", "ends_with"),
+    [
+        ("[shard]", [], "shard:pseudo"),
+        ("[shard]\nthreshold = 0.4\n[pretrain]\narms = []", [], "shard:pseudo"),
+        ("", ["run.until=shard"], "shard:pseudo"),
+        ("", [], "tag"),
+        ("[shard]\npack = false", [], "tag"),
+    ],
+)
+def test_labels_are_packed_without_a_pre_training_where_a_recipe_asks_for_shards(
+    tmp_path: Path, lines: str, words: list[str], ends_with: str
+) -> None:
+    source = '[[data.sources]]\nname = "mine"\nimages = "."\nannotations = "instances.json"\n'
+    (tmp_path / "mine.toml").write_text(f'{source}[tag]\nweights = "demo"\n{lines}\n')
+    recipe = load_recipe(tmp_path / "mine.toml", words)
+    assert build_steps(recipe)[-1].name == ends_with
+    again = Recipe.model_validate_json(recipe.model_dump_json())
+    assert build_steps(again)[-1].name == ends_with

@@ -17,7 +17,11 @@ from pipeline.run.recipe import Recipe
 from storage.errors import FatalError
 from tests.data.toy_sets import save_json, save_picture
 
-CONTENT = {"images": [], "annotations": [], "categories": []}
+CONTENT = {
+    "images": [{"id": 1, "file_name": "a.jpg", "width": 64, "height": 48}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 4, 20, 30], "iscrowd": 0}],
+    "categories": [{"id": 1, "name": "person"}],
+}
 
 
 @pytest.fixture

@@ -194,7 +194,7 @@ def test_an_address_that_this_machine_lacks_is_told(work):
         ({"hosts": 2, "address": "0.0.0.0:1"}, "means every address"),
         ({"address": "node7"}, "is no HOST:PORT"),
         ({"hosts": 2, "address": "node7:1", "least_hosts": 3}, "least_hosts: 3 is more than hosts = 2"),
-        ({"hosts": 4, "address": "node7:1"}, "use fewer processes"),
+        ({"hosts": 4, "address": "node7:1"}, "or fewer processes"),
     ],
 )
 def test_settings_that_no_hosts_can_follow_are_refused(work, changes, message):

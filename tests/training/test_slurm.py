@@ -40,7 +40,7 @@ def main(command, *words):
     work = Path(words[words.index("--set") + 1].removeprefix("store=")) / "work"
     made = TrainingSettings(
         steps=4, batch=4, micro_batch=1, hosts=int(settings["hosts"]), processes=int(settings["processes"]),
-        address=settings["address"],
+        address=settings.get("address"),
     )
     launch(TrainConfig(kind="pretrain", settings=made, work=work), print, WORKER)
 
@@ -71,20 +71,21 @@ def test_bash_accepts_the_script_and_slurm_gets_what_was_asked_for(tmp_path):
     made = script(tmp_path, gpus=2, partition="long", time="12:00:00", overrides=["store=out/it's here", *smaller])
     assert subprocess.run(["bash", "-n", tmp_path / "job.sh"], timeout=60).returncode == 0
     options = [line.removeprefix("#SBATCH --") for line in made.splitlines() if line.startswith("#SBATCH")]
-    assert {"nodes=2", "gpus-per-node=2", "partition=long", "time=12:00:00", "signal=B:TERM@60", "requeue"} <= set(
+    assert {"nodes=2", "gpus-per-node=2", "partition=long", "time=12:00:00", "signal=B:TERM@150", "requeue"} <= set(
         options
     )
     assert """--set 'store=out/it'"'"'s here'""" in made
 
 
-def test_the_nodes_of_the_script_train_together(tmp_path):
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_the_nodes_of_the_script_train_together(tmp_path, nodes):
     for name, text in STAND_INS.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     (tmp_path / "stand_in.py").write_text(RLIP)
     work = tmp_path / "store" / "work"
     work.mkdir(parents=True)
-    script(tmp_path, overrides=[f"store={work.parent}"])
+    script(tmp_path, nodes=nodes, overrides=[f"store={work.parent}"])
     port = free_port()
     done = subprocess.run(
         ["bash", tmp_path / "job.sh"], cwd=ROOT, capture_output=True, text=True, timeout=120,
@@ -99,8 +100,8 @@ def test_the_nodes_of_the_script_train_together(tmp_path):
         },
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "joined it as host 1" in done.stdout
-    assert '"processes":2' in (work / SUMMARY).read_text()
+    assert ("joined it as host 1" in done.stdout) == (nodes == 2)
+    assert f'"processes":{nodes}' in (work / SUMMARY).read_text()
 
 
 def test_a_store_that_hosts_cannot_share_is_told(tmp_path):
@@ -109,5 +110,7 @@ def test_a_store_that_hosts_cannot_share_is_told(tmp_path):
 
 
 def test_a_recipe_that_the_nodes_cannot_share_is_told(tmp_path):
-    with pytest.raises(FatalError, match="use fewer processes"):
+    with pytest.raises(
+        FatalError, match=r"use batch = 8000 with lr_for_batch = \d+ .*, a smaller micro_batch"
+    ):
         script(tmp_path, nodes=1000)

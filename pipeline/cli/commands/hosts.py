@@ -33,7 +33,7 @@ def join(
 
 def slurm(
     recipe: RecipePath,
-    nodes: Annotated[int, typer.Option(min=2, max=1024, help="Number of nodes.")],
+    nodes: Annotated[int, typer.Option(min=1, max=1024, help="Number of nodes.")],
     gpus: Annotated[
         int | None, typer.Option("--gpus-per-node", min=1, help="GPUs, and so training processes, of each node.")
     ] = None,
@@ -42,7 +42,7 @@ def slurm(
     out: Annotated[Path | None, typer.Option(help="File to write; unset: the script is printed.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Write the batch script that runs a recipe on several nodes of a Slurm cluster, for `sbatch`."""
+    """Write the batch script that runs a recipe on one or several nodes of a Slurm cluster, for `sbatch`."""
     from pipeline.cli.cluster import write_slurm_script
 
     with errors_reported():

@@ -14,6 +14,12 @@ from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, ImageLimits, 
 from pipeline.data.images.refs import ImageRef
 from pipeline.runtime.stage import Rejected
 
+BOX_REASONS = frozenset({
+    "box empty", "box inverted", "box malformed", "box not finite", "box outside", "unknown category", "unknown category id",
+})  # fmt: skip
+"""Reasons for which a box is lost."""
+RELATION_REASONS = frozenset({"relation malformed", "relation to itself", "relation without box", "unknown verb id"})
+"""Reasons for which a relation is lost."""
 CLIP_NOTED_ABOVE = 1.0
 """Pixels by which a box may exceed the image before its clipping is recorded; annotation tools round by less."""
 

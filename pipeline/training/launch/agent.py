@@ -11,7 +11,6 @@ from pipeline.training.address import split_address
 from pipeline.training.config import TrainConfig
 from pipeline.training.launch.failure import Failure
 from pipeline.training.launch.first_host import FirstHost
-from pipeline.training.launch.launcher import GRACE_SECONDS
 from pipeline.training.launch.meeting import interface_of, require_gpus, tcp_store
 from pipeline.training.launch.notes import Order
 from pipeline.training.launch.rank_processes import WORKER, Placement, RankProcesses
@@ -33,6 +32,7 @@ class Agent:
         self._address, self._folder, self._worker = address, folder, worker
         self._ranks: RankProcesses | None = None
         self._asked_at: float | None = None
+        self._stop_timeout = 0.0
         self.leaving = False
         """Whether this process was asked to end."""
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -88,7 +88,7 @@ class Agent:
         if self._ranks is None:
             return True
         self._ask()
-        return self._ranks.ended() or time.monotonic() - (self._asked_at or 0.0) > GRACE_SECONDS
+        return self._ranks.ended() or time.monotonic() - (self._asked_at or 0.0) > self._stop_timeout
 
     def _obey(self, order: Order, first: FirstHost) -> None:
         if order.kind == "run" and order.round > first.round and first.number in order.members:
@@ -114,6 +114,7 @@ class Agent:
     def _start(self, order: Order, first: FirstHost) -> RankProcesses:
         config = TrainConfig.model_validate_json(self._read_config(order))
         require_gpus(config.settings)
+        self._stop_timeout = config.settings.stop_timeout
         processes = config.settings.processes
         placement = Placement(
             first=order.members.index(first.number) * processes,

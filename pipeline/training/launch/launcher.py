@@ -20,8 +20,6 @@ from pipeline.training.launch.rank_processes import IMPORTS, WORKER, Placement, 
 from storage.errors import FatalError, RetryableError
 
 LOG = "train.log"
-GRACE_SECONDS = 20.0
-"""Seconds between asking the ranks to end and killing them. Prefect gives a cancelled flow 30."""
 CAUSE_SECONDS = 5.0
 """Seconds to wait, after a rank lost its peers, for the rank that knows why; a lost host takes longer to be noticed."""
 
@@ -75,7 +73,7 @@ def _run_round(
     try:
         return _watch(ranks, hosts, log)
     except BaseException:
-        _stop(ranks, hosts)
+        _stop(ranks, hosts, config.settings.stop_timeout, log)
         raise
     finally:
         ranks.kill()
@@ -112,14 +110,17 @@ def _watch(ranks: RankProcesses, hosts: Hosts, log: ProgressLog) -> Failure | No
         time.sleep(0.1)
 
 
-def _stop(ranks: RankProcesses, hosts: Hosts) -> None:
+def _stop(ranks: RankProcesses, hosts: Hosts, seconds: float, log: ProgressLog) -> None:
     """Asks all ranks to write a checkpoint and end, and gives them time for it."""
     ranks.ask()
     hosts.ask()
-    deadline = time.monotonic() + GRACE_SECONDS
+    log.note(f"stopping after this step with a checkpoint, for at most {seconds:.0f} s (stop_timeout)")
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not (ranks.ended() and hosts.ended()):
         hosts.tick()
         time.sleep(0.1)
+    if not ranks.ended():
+        log.note("it took longer, so the training resumes from the checkpoint before")
 
 
 def _given_up(cause: str, log: ProgressLog) -> RetryableError:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.training.launch.agent import FINISHED, join
-from pipeline.training.launch.launcher import GRACE_SECONDS
 from pipeline.training.launch.rank_processes import WORKER
 from storage.errors import FatalError, RetryableError
+
+LEAVING_SECONDS = 600.0
+"""Seconds to wait for nodes that were asked to leave. Each ends by itself after its training's `stop_timeout`."""
 
 
 def join_with_ray(address: str, folder: Path, nodes: int, stay: bool = False, worker: str = WORKER) -> int:
@@ -57,7 +59,7 @@ def lend_nodes(
         for task in running:
             ray.cancel(task, force=False)
         with suppress(ray.exceptions.RayError):
-            ray.wait(running, num_returns=len(running), timeout=GRACE_SECONDS + 5)
+            ray.wait(running, num_returns=len(running), timeout=LEAVING_SECONDS)
 
 
 def _start(ray: Any, node: dict[str, Any], address: str, folder: Path, stay: bool, worker: str) -> Any:

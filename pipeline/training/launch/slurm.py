@@ -1,18 +1,21 @@
-"""Writes the batch script that runs a recipe on several nodes of a Slurm cluster."""
+"""Writes the batch script that runs a recipe on one or several nodes of a Slurm cluster."""
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-_SCRIPT = """\
+_HEAD = """\
 #!/bin/bash
 {options}
+set -u
 
+"""
+_NODES = """\
 # The first node runs the recipe; the others wait for its trainings. All must see this folder, the data and the store under
 # the same paths, and the first node's name must not lead to a loopback address on itself.
-set -u
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$first:$((20000 + SLURM_JOB_ID % 20000))
 
@@ -21,6 +24,11 @@ srun --nodes={others} --ntasks={others} --cpus-per-task="$SLURM_CPUS_ON_NODE" --
 joined=$!
 srun --nodes=1 --ntasks=1 --cpus-per-task="$SLURM_CPUS_ON_NODE" --nodelist="$first" \\
     rlip run {recipe} {overrides} &
+"""
+_NODE = """\
+srun --nodes=1 --ntasks=1 --cpus-per-task="$SLURM_CPUS_ON_NODE" rlip run {recipe} {overrides} &
+"""
+_TAIL = """\
 run=$!
 
 # Before the time limit, Slurm asks this script to end. The training writes a checkpoint, and the job is queued again.
@@ -32,10 +40,13 @@ if [ "$stopped" ]; then
     wait "$run"
     scontrol requeue "$SLURM_JOB_ID"
 fi
+"""
+_LEAVE = """\
 kill "$joined" 2>/dev/null
 wait "$joined"
-exit "$code"
 """
+_MARGIN = 30
+"""Seconds that Slurm asks the script to end before the time limit, besides the training's `stop_timeout`."""
 _SECTIONS = ("train_tagger", "pretrain.settings")
 """Sections of a recipe that describe trainings."""
 
@@ -55,11 +66,12 @@ def sbatch_script(
     partition: str | None = None,
     time: str | None = None,
     overrides: Sequence[str] = (),
+    stop_timeout: float = 120.0,
 ) -> str:
     """Returns the script. `name` is that of the run, `store` its folder, `gpus` the number per node.
 
-    Slurm sends SIGTERM to the script 60 seconds before the time limit; the training then writes a checkpoint, and the script
-    puts the job back into the queue.
+    Slurm sends SIGTERM to the script `stop_timeout` seconds and some more before the time limit; the training then writes a
+    checkpoint, and the script puts the job back into the queue.
     """
     options = {
         "job-name": f"rlip-{name}",
@@ -70,13 +82,15 @@ def sbatch_script(
         "time": time,
         "output": f"rlip-{name}-%j.log",
         "open-mode": "append",
-        "signal": "B:TERM@60",
+        "signal": f"B:TERM@{math.ceil(stop_timeout) + _MARGIN}",
     }
     lines = [f"#SBATCH --{key}={value}" for key, value in options.items() if value is not None]
-    fixed = [*overrides, *training_overrides(nodes, gpus)]
-    words = [f"--set {shlex.quote(override)}" for override in fixed]
-    words += [f'--set {section}.address="$address"' for section in _SECTIONS]
-    return _SCRIPT.format(
+    words = [f"--set {shlex.quote(override)}" for override in [*overrides, *training_overrides(nodes, gpus)]]
+    parts = [_HEAD, _NODE, _TAIL]
+    if nodes > 1:
+        words += [f'--set {section}.address="$address"' for section in _SECTIONS]
+        parts = [_HEAD, _NODES, _TAIL, _LEAVE]
+    return "".join([*parts, 'exit "$code"\n']).format(
         options="\n".join([*lines, "#SBATCH --exclusive", "#SBATCH --requeue"]),
         others=nodes - 1,
         store=shlex.quote(store),

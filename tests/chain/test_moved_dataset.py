@@ -1,0 +1,64 @@
+"""A data set that has grown is found again wherever it is moved, copied or pulled to: nothing is computed anew."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rlip_command import output_of
+from small_set import write_small_set
+
+from pipeline.data.partitioning import index_of
+
+
+def _due(root: Path, store: str | Path, *words: str) -> dict[str, Any]:
+    """Step → number of partitions that a run would compute."""
+    sets = [word for setting in (f"data.root={root}", f"store={store}", *words) for word in ("--set", setting)]
+    (rows,) = map(json.loads, output_of("plan", root / "recipe.toml", "--json", *sets).splitlines())
+    return {row["step"]: row["due"] for row in rows}
+
+
+@pytest.fixture
+def grown(tmp_path: Path) -> Path:
+    """A set of seven images in partitions of four, which has grown from five, with its finished run. So the last partition
+    has fewer images than the first, as partitioning anew would not have it."""
+    root = tmp_path / "set"
+    recipe = write_small_set(root, 7)
+    whole = json.loads((root / "instances.json").read_text())
+    first = {**whole, "images": whole["images"][:5], "annotations": whole["annotations"][:10]}
+    for stated in (first, whole):
+        index_of.cache_clear()  # each command of a user is a process of its own
+        (root / "instances.json").write_text(json.dumps(stated))
+        output_of("run", recipe, "--direct")
+    assert sorted(_due(root, root / "out" / "store").values()) == [0, 0, 0]
+    return root
+
+
+def test_after_a_move_and_with_a_copied_store_nothing_is_due(grown: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere" / "copy"
+    shutil.copytree(grown, copy)
+    assert set(_due(copy, copy / "out" / "store", f"caption.recorded=['{copy}/captions.json']").values()) == {0}
+    (copy / "instances.json").rename(copy / "renamed.json")
+    sources = (copy / "recipe.toml").read_text().replace("instances.json", "renamed.json")
+    (copy / "recipe.toml").write_text(sources)
+    assert set(_due(copy, copy / "out" / "store", f"caption.recorded=['{copy}/captions.json']").values()) == {0}
+
+
+def test_a_backup_restored_elsewhere_has_nothing_due(grown: Path, tmp_path: Path) -> None:
+    backup, restored = f"file://{tmp_path}/backup", tmp_path / "restored"
+    output_of("push", "small", backup, "--store", grown / "out" / "store")
+    output_of("pull", "small", backup, "--store", restored)
+    moved = grown.rename(tmp_path / "moved")
+    assert set(_due(moved, restored, f"caption.recorded=['{moved}/captions.json']").values()) == {0}
+
+
+def test_another_set_of_the_same_name_is_partitioned_by_itself(grown: Path, tmp_path: Path) -> None:
+    other = write_small_set(tmp_path / "other", 9).parent
+    for image in (other / "images").iterdir():
+        image.write_bytes((other / "images" / "000001.png").read_bytes())
+    assert _due(other, grown / "out" / "store")["ingest"] == 3
+    maps = [json.loads(path.read_text())["partitions"] for path in (grown / "out" / "store" / "cuts").iterdir()]
+    assert sorted(map(len, [each for found in maps for each in found])) == [1, 1, 2, 4, 4, 4]
