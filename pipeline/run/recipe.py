@@ -93,7 +93,7 @@ class DataSection(Settings):
 
     def image_folders(self) -> dict[str, Path | str]:
         """Data set → folder or URL of its images."""
-        return {source.name: self.source(source.name).images for source in self.sources}
+        return {source.name: self.source(source.name).image_root for source in self.sources}
 
 
 class PretrainSection(Settings):
