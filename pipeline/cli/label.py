@@ -91,23 +91,23 @@ def label_folder(request: LabelRequest, out: Path | None, as_json: bool) -> Labe
     """
     context = RunContext(request.recipe())
     run_context(context, "direct", as_json)
-    unusable = _unusable(context)
+    left_out = _left_out(context)
     made = write_label_files(context.run, out or Path("out/labels") / context.recipe.name)
     if not made.images:
-        raise FatalError(f"{request.folder}: none of its {len(unusable)} pictures can be used: {_listed(unusable)}")
+        raise FatalError(f"{request.folder}: none of its {len(left_out)} pictures can be used:{_listed(left_out)}")
     if as_json:
-        print(json.dumps({"event": "labels", **asdict(made), "unusable": unusable}))
+        print(json.dumps({"event": "labels", **asdict(made), "left_out": left_out}))
         return made
     console = Console()
     counts = f"{made.images:,} pictures, {made.boxes:,} boxes, {made.captions:,} captions → {made.labels:,} labels"
     for line in (counts, f"Labels: {made.json}", f"Labels: {made.parquet}"):
         console.print(Text(line), soft_wrap=True)
-    if unusable:
-        console.print(Text(f"{len(unusable):,} pictures could not be used: {_listed(unusable)}"), soft_wrap=True)
+    if left_out:
+        console.print(Text(f"Left out {len(left_out):,}:{_listed(left_out)}"), soft_wrap=True)
     return made
 
 
-def _unusable(context: RunContext) -> dict[str, str]:
+def _left_out(context: RunContext) -> dict[str, str]:
     """Name of each picture that can't be read, or is left out for another reason → the reason."""
     (source,) = context.recipe.data.sources
     names = {id_of_name(name): name for name in picture_names(open_folder(source.image_root))}
@@ -120,8 +120,8 @@ def _unusable(context: RunContext) -> dict[str, str]:
     return found
 
 
-def _listed(unusable: Mapping[str, str]) -> str:
+def _listed(left_out: Mapping[str, str]) -> str:
     """The first pictures with their reasons, one a line."""
-    lines = [sanitise(f"{name}: {reason}", 400) for name, reason in list(unusable.items())[:NAMED]]
-    more = [f"and {len(unusable) - NAMED:,} more; --json lists them all"] if len(unusable) > NAMED else []
+    lines = [sanitise(f"{name}: {reason}", 400) for name, reason in list(left_out.items())[:NAMED]]
+    more = [f"and {len(left_out) - NAMED:,} more; --json lists them all"] if len(left_out) > NAMED else []
     return "".join(f"\n  {line}" for line in [*lines, *more])
