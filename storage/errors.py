@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 
 class PipelineError(Exception):
@@ -17,6 +18,12 @@ class FatalError(PipelineError):
 
 class RetryableError(PipelineError):
     """A retry may help, e.g. after a worker died or a server did not answer."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question for an error that quotes an unknown name: " (did you mean 'caption'?)"; "" if no known name is like it."""
+    alike = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {alike[0]!r}?)" if alike else ""
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.artifact import Artifact
-from storage.errors import FatalError
+from storage.errors import FatalError, did_you_mean
 from storage.json_files import read_json, read_within_limit, sealed_json
 from storage.run_files import (
     RECORD_REMEDY,
@@ -194,8 +194,10 @@ def find_run(store: Store, name: str) -> Run:
     name, at, number = name.partition("@")
     run = Run(store, name)
     if not run.exists:
-        names = ", ".join(other.name for other in runs_of(store)) or "none yet"
-        raise FatalError(f"no run {name!r} in {store.address}; runs there: {names}")
+        names = [other.name for other in runs_of(store)]
+        raise FatalError(
+            f"no run {name!r} in {store.address}{did_you_mean(name, names)}; runs there: {', '.join(names) or 'none yet'}"
+        )
     if not at:
         return run
     records = run.records()

@@ -26,6 +26,7 @@ from pipeline.cli.commands import (
 
 app = typer.Typer(
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="RLIPv2 as one pipeline: raw detection images → captions → relations → pre-trained and evaluated weights.",
 )

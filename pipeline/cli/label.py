@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,22 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.cli.run import run_context
+from pipeline.data.datasets.bare_images import id_of_name, picture_names
+from pipeline.data.images.folders import open_folder
 from pipeline.interop.label_files import LabelFiles, write_label_files
+from pipeline.report.formatting import sanitise
 from pipeline.run.context import RunContext
 from pipeline.run.recipe import Recipe, recipe_of
 from pipeline.run.recipe_files import RecipeValues
 from pipeline.runtime.settings import apply_override
+from storage.errors import FatalError
 
 COMMAND = Path("rlip label")
 """Stands for the file of the recipe in errors."""
 PARTITION = 100
 """Images per partition: small enough that two workers share a folder of a few hundred pictures."""
+NAMED = 20
+"""Pictures without labels that are printed; `--json` prints all."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,8 @@ class LabelRequest:
             "detect": detect,
             "caption": caption,
             "tag": {"weights": self.tagger},
+            # A folder from the web has files that are no pictures. They are named in the end, and don't stop the rest.
+            "run": {"max_reject_share": 1.0},
         }
         if self.threshold is not None:
             detect["threshold"] = self.threshold
@@ -77,15 +85,43 @@ class LabelRequest:
 
 
 def label_folder(request: LabelRequest, out: Path | None, as_json: bool) -> LabelFiles:
-    """Run the chain up to the labels, write them to `out` (unset: out/labels/RUN), and print where they are."""
+    """Run the chain up to the labels, write them to `out` (unset: out/labels/RUN), and print where they are.
+
+    Pictures that can't be used are named and left out. Raises `FatalError` when none can.
+    """
     context = RunContext(request.recipe())
     run_context(context, "direct", as_json)
+    left_out = _left_out(context)
     made = write_label_files(context.run, out or Path("out/labels") / context.recipe.name)
+    if not made.images:
+        raise FatalError(f"{request.folder}: none of its {len(left_out)} pictures can be used:{_listed(left_out)}")
     if as_json:
-        print(json.dumps({"event": "labels", **asdict(made)}))
+        print(json.dumps({"event": "labels", **asdict(made), "left_out": left_out}))
         return made
     console = Console()
     counts = f"{made.images:,} pictures, {made.boxes:,} boxes, {made.captions:,} captions → {made.labels:,} labels"
     for line in (counts, f"Labels: {made.json}", f"Labels: {made.parquet}"):
         console.print(Text(line), soft_wrap=True)
+    if left_out:
+        console.print(Text(f"Left out {len(left_out):,}:{_listed(left_out)}"), soft_wrap=True)
     return made
+
+
+def _left_out(context: RunContext) -> dict[str, str]:
+    """Name of each picture that can't be read, or is left out for another reason → the reason."""
+    (source,) = context.recipe.data.sources
+    names = {id_of_name(name): name for name in picture_names(open_folder(source.image_root))}
+    found: dict[str, str] = {}
+    for step in ("ingest", "detect"):
+        for artifact in context.run.artifacts(step).values():
+            for row in artifact.rejected().to_pylist():
+                name = names.get(row["image_id"], str(row["image_id"]))
+                found.setdefault(name, f"{row['reason']} ({row['value']})" if row["value"] else row["reason"])
+    return found
+
+
+def _listed(left_out: Mapping[str, str]) -> str:
+    """The first pictures with their reasons, one a line."""
+    lines = [sanitise(f"{name}: {reason}", 400) for name, reason in list(left_out.items())[:NAMED]]
+    more = [f"and {len(left_out) - NAMED:,} more; --json lists them all"] if len(left_out) > NAMED else []
+    return "".join(f"\n  {line}" for line in [*lines, *more])

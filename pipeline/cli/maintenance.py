@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import track
+from rich.text import Text
 
 from pipeline.cli.damaged_files import damaged_files
 from pipeline.report.console import table
@@ -77,11 +78,13 @@ def collect_garbage(root: Address, grace_days: float, delete: bool, as_json: boo
         listed = [{"folder": g.name, "what": g.what, "size": g.size} for g in found]
         print(json.dumps({"garbage": listed, "size": size, "deleted": delete}))
         return
-    made = table(f"Garbage in {store.address}", "what", "folders", "size")
+    console = Console()
+    console.print(Text(f"Garbage in {store.address}", "bold"), soft_wrap=True)
+    made = table(None, "what", "folders", "size")
     for what in sorted({garbage.what for garbage in found}):
         sizes = [garbage.size for garbage in found if garbage.what == what]
         made.add_row(what, f"{len(sizes):,}", bytes_in_words(sum(sizes)))
-    Console().print(made)
+    console.print(made)
     verb = "deleted" if delete else "not deleted; `rlip gc --delete` deletes them"
     print(f"{len(found)} folders, {bytes_in_words(size)}, {verb}")
 

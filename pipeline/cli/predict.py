@@ -16,6 +16,7 @@ from rich.progress import Progress
 from models.config import ConfigError
 from models.weights import WeightsError, load
 from pipeline.cli.contact_sheet import labelled_cell
+from pipeline.data.datasets.bare_images import SUFFIXES
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.data.images.prefetch import read_ahead
 from pipeline.evaluation.detections.writer import DetectionsWriter
@@ -27,8 +28,6 @@ from pipeline.training.vocabulary import TrainedNames
 from storage.atomic import atomic_file
 from storage.errors import FatalError, translate_os_errors
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
-"""Files that are taken from a folder; a file that is named itself may have any."""
 VOCABULARY = "vocabulary.json"
 """The names and the image size of the training, beside its weights."""
 IMAGE_SIZE = 1333
@@ -43,7 +42,7 @@ class PredictRequest:
 
     weights: Path
     images: tuple[Path, ...]
-    """Files, or folders with all of their pictures"""
+    """Files of any name, or folders with all files in them that are named like pictures."""
     out: Path
     objects: str | None
     predicates: str | None

@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.cli.report import last_recipe, recorded_view
+from pipeline.data.images.folders import UprightRoot
 from pipeline.labels.verdict_log import verdicts_folder
 from pipeline.report.view import RunView
 from pipeline.run.dag import build_steps
@@ -124,6 +125,5 @@ def _with_images(view: RunView, given: Sequence[str]) -> RunView:
         name, _, folder = each.partition("=")
         if not folder or (view.label_sets and name not in view.label_sets):
             raise FatalError(f"--images {each}: write SET=FOLDER with one of {', '.join(view.label_sets)}")
-        folders[name] = folder if "://" in folder else Path(folder)
-
+        folders[name] = UprightRoot(folder) if isinstance(folders.get(name), UprightRoot) else folder
     return replace(view, image_folders=folders)

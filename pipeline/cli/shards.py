@@ -68,7 +68,7 @@ def index_shards(tars: Sequence[Path], formats: Sequence[LoaderIndex], keep_dama
 
 
 def list_shards(tars: Sequence[Path], as_json: bool) -> None:
-    """Print one line per sample: its key, and its members with their sizes. Reads headers alone, and no index.
+    """Print one line per sample: its key, and its members with their sizes. Reads no member.
 
     Raises `FatalError` after all tars that can't be used, or not beyond some place.
     """

@@ -17,7 +17,7 @@ from pipeline.report.label_view import LabelView
 from pipeline.report.quarantine import sampled
 from pipeline.report.steps import StepSummary, summaries
 from storage.artifact import Artifact
-from storage.errors import FatalError
+from storage.errors import FatalError, did_you_mean
 from storage.manifest import REJECTED_FILE
 from storage.open_store import Address, existing_store
 from storage.runs import Run, find_run, runs_of
@@ -65,7 +65,8 @@ def show_records(root: Address, run_name: str | None, as_json: bool) -> None:
     if as_json:
         _print_json(console, {"records": [{"run": record.name, **record.facts} for record in records]})
         return
-    made = table(f"Executions in {store.address}", "run", "time (UTC)", "status", "computed", "cached", "host", "rlip")
+    console.print(Text(f"Executions in {store.address}", "bold"), soft_wrap=True)
+    made = table(None, "run", "time (UTC)", "status", "computed", "cached", "host", "rlip")
     for record in records:
         facts = record.facts
         steps = facts.get("outcome") or []
@@ -81,9 +82,10 @@ def _show_runs(console: Console, store: Store, as_json: bool) -> None:
     if as_json:
         _print_json(console, {"runs": [{"run": run.name, "steps": steps} for run, steps in runs]})
     elif not runs:
-        console.print(Text(f"No runs in {store.address}; `rlip run RECIPE` creates one"))
+        console.print(Text(f"No runs in {store.address}; `rlip run RECIPE` creates one"), soft_wrap=True)
     else:
-        made = table(f"Runs in {store.address}", "run", "steps", "partitions")
+        console.print(Text(f"Runs in {store.address}", "bold"), soft_wrap=True)
+        made = table(None, "run", "steps", "partitions")
         for run, steps in runs:
             made.add_row(Text(run.name), str(len(steps)), str(sum(len(run.artifacts(step)) for step in steps)))
         console.print(made)
@@ -169,7 +171,8 @@ def _find_step(run: Run, found: list[StepSummary], name: str) -> StepSummary:
         return chosen[0]
     what = f"{len(of_stage)} steps of stage" if of_stage else "no step"
     steps = ", ".join(summary.step for summary in of_stage or found) or "none yet"
-    raise FatalError(f"run {run.name!r} has {what} {name!r}; name one of: {steps}")
+    meant = "" if of_stage else did_you_mean(name, (summary.step for summary in found))
+    raise FatalError(f"run {run.name!r} has {what} {name!r}{meant}; name one of: {steps}")
 
 
 def _print_json(console: Console, value: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from pipeline.data.datasets.record_index import RecordIndex, open_index
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, ImageLimits, fingerprint
-from pipeline.data.images.refs import ImageRef, state_of
+from pipeline.data.images.refs import ImageRef, UprightImage, state_of
 from pipeline.data.sample import Sample
 from pipeline.runtime.stage import Partition
 from storage.atomic import write_atomic
@@ -187,7 +187,9 @@ def _described(record: ImageRecord, fingerprint_by: Literal["bytes", "stat"], li
         found = bad.reason
     boxes = [[str(value) for value in box] for box in record.boxes]
     rejects = [[reject.reason, reject.value] for reject in record.rejects]
-    return [record.image_id, record.path.name, record.width, record.height, boxes, record.relations, rejects, found]
+    read = ["upright"] if isinstance(record.path, UprightImage) else []
+    stated = [record.image_id, record.path.name, record.width, record.height, boxes, record.relations, rejects]
+    return [*stated, found, *read]
 
 
 def _stamp(refs: Iterable[ImageRef], rest: Any) -> str | None:

@@ -8,23 +8,32 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.datasets.names import COCO_CATEGORIES
+from pipeline.interop.annotation_file import AnnotationFile, annotation_file
 from pipeline.interop.json_writer import number, write_list, write_object
 from pipeline.interop.run_rows import RunRows, Tally, relations_of
-from pipeline.interop.segmentations import Segmentations, annotation_file
 
 
 def write_coco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
-    """Writes `instances.json`, `captions.json` and `relations.json` for each data set."""
+    """Writes `instances.json`, `captions.json` and `relations.json` for each data set.
+
+    What the tables of the store don't hold comes from the annotation file of the run, while it is there.
+    """
     for dataset in rows.datasets() if "ingest" in rows.steps() else ():
         place = folder / dataset
         place.mkdir()
         ids = category_ids(rows, dataset)
-        images = list(_images(rows, dataset))
-        with closing(Segmentations(annotation_file(rows.run, dataset))) as outlines:
-            annotations = list(_annotations(rows, dataset, ids, outlines))
-            tally.note("outline behind the place where the annotation file is damaged", int(outlines.is_damaged))
-        categories = [{"id": number, "name": name} for name, number in ids.items()]
-        parts = [("images", images), ("annotations", annotations), ("categories", categories)]
+        path = annotation_file(rows.run, dataset)
+        if path is not None and not path.is_file():
+            tally.note(f"info, licenses and further fields, because {path} is gone")
+            path = None
+        with closing(AnnotationFile(path)) as stated:
+            images = list(_images(rows, dataset, stated))
+            annotations = list(_annotations(rows, dataset, ids, stated))
+            tally.note("further fields behind the place where the annotation file is damaged", int(stated.is_damaged))
+            tally.note("further fields that JSON can't hold", stated.unwritable)
+        categories = [{"id": number, "name": name, **stated.category(name)} for name, number in ids.items()]
+        header = list(stated.header.items())
+        parts = [*header, ("images", images), ("annotations", annotations), ("categories", categories)]
         write_object(place / "instances.json", parts)
         tally.note("digest of an image", len(images))
         tally.wrote.update({"images": len(images), "boxes": len(annotations)})
@@ -35,7 +44,7 @@ def write_coco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> N
             (place / "relations.json").unlink()
         captions = list(_captions(rows, dataset, tally))
         if captions:
-            listed = [("images", images), ("annotations", captions)]
+            listed = [*header, ("images", images), ("annotations", captions)]
             write_object(place / "captions.json", listed)
             tally.wrote["captions"] += len(captions)
 
@@ -47,21 +56,24 @@ def category_ids(rows: RunRows, dataset: str) -> dict[str, int]:
     return own if names <= own.keys() else {name: number for number, name in enumerate(sorted(names), start=1)}
 
 
-def _images(rows: RunRows, dataset: str) -> Iterator[dict[str, Any]]:
+def _images(rows: RunRows, dataset: str, stated: AnnotationFile) -> Iterator[dict[str, Any]]:
     for image in rows.images(dataset, "images"):
         row = image.rows["images"]
         size = {} if row["width"] is None else {"width": row["width"], "height": row["height"]}
-        yield {"id": row["image_id"], "file_name": row["uri"], **size}
+        yield {"id": row["image_id"], "file_name": row["uri"], **size, **stated.image(row["image_id"])}
 
 
-def _annotations(rows: RunRows, dataset: str, ids: dict[str, int], outlines: Segmentations) -> Iterator[dict[str, Any]]:
-    """Yields boxes in stored order. A box keeps its source id if that is positive and not yet taken, and its outline then."""
+def _annotations(rows: RunRows, dataset: str, ids: dict[str, int], stated: AnnotationFile) -> Iterator[dict[str, Any]]:
+    """Yields boxes in stored order. A box keeps its source id if that is positive and not yet taken.
+
+    The first box of an id has its further fields, e.g. the outline, and the area of it.
+    """
     taken: set[int] = set()
     following = 1
     for image in rows.images(dataset, "images"):
         for box in image.items("images", "boxes"):
             own = box["source_id"]
-            outline = None if own is None or own in taken else outlines.find(own)
+            further = {} if own is None or own in taken else stated.annotation(own)
             if own is None or own <= 0 or own in taken:
                 while following in taken:
                     following += 1
@@ -74,7 +86,7 @@ def _annotations(rows: RunRows, dataset: str, ids: dict[str, int], outlines: Seg
                 "bbox": [number(box[side]) for side in "xywh"],
                 "area": number(box["w"] * box["h"]),
                 "iscrowd": int(box["crowd"]),
-                **({"segmentation": outline} if outline is not None else {}),
+                **further,
             }
 
 
@@ -84,7 +96,7 @@ def _relations(
     """Yields the relations of each image. `ids`: image id → annotation ids of its boxes."""
     for image in rows.images(dataset, "images", "relations"):
         boxes = image.items("images", "boxes")
-        corners = [[number(v) for v in (b["x"], b["y"], b["x"] + b["w"], b["y"] + b["h"])] for b in boxes]
+        sides = [[number(box[side]) for side in "xywh"] for box in boxes]
         # `ingest` matches relations to boxes by coordinates and never to a crowd box.
         stated = relations_of(image, threshold, tally)
         relations = [r for r in stated if not (boxes[r["subject"]]["crowd"] or boxes[r["object"]]["crowd"])]
@@ -99,10 +111,10 @@ def _relations(
                         "subject_id": ids[image.image_id][r["subject"]],
                         "object_id": ids[image.image_id][r["object"]],
                         "subject": boxes[r["subject"]]["category"],
-                        "subject_box": corners[r["subject"]],
+                        "subject_bbox": sides[r["subject"]],
                         "predicate": r["predicate"],
                         "object": boxes[r["object"]]["category"],
-                        "object_box": corners[r["object"]],
+                        "object_bbox": sides[r["object"]],
                         **({"score": number(r["score"])} if "score" in r else {}),
                     }
                     for r in relations

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+
 from storage.errors import FatalError
-from storage.shards.scan import Member, Refused, scan_tar
+from storage.shards.index import artifact_index
+from storage.shards.scan import ENDS_EARLY, Member, Refused, scan_tar
 from storage.shards.writer import LABELS
 
 IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "bmp"})
@@ -97,10 +100,14 @@ def require_tar(path: Path) -> None:
 
 
 def tar_samples(path: Path) -> Iterator[TarSample | Refused]:
-    """Yields the samples of a tar, and the entries that are refused, in order. Reads headers alone. Raises `FatalError`."""
+    """Yields the samples of a tar, and the entries that are refused, in order. Raises `FatalError`.
+
+    Reads the index of a tar of the store, and of others headers alone: an index beside those may be of earlier content.
+    """
     require_tar(path)
     members: list[Member] = []
-    for entry in scan_tar(path):
+    index = artifact_index(path)
+    for entry in scan_tar(path) if index is None else _indexed(path, index):
         if isinstance(entry, Refused):
             yield entry
         elif members and entry.key != members[0].key:
@@ -110,6 +117,15 @@ def tar_samples(path: Path) -> Iterator[TarSample | Refused]:
             members.append(entry)
     if members:
         yield TarSample(path, members[0].key, tuple(members))
+
+
+def _indexed(path: Path, index: pa.Table) -> Iterator[Member | Refused]:
+    size = path.stat().st_size
+    for member in map(Member, *(index[name].to_pylist() for name in ("key", "extension", "offset", "size"))):
+        if not 0 <= member.offset <= size - member.size:
+            yield Refused(f"{member.key}.{member.extension}", ENDS_EARLY, damaged=True)
+            return
+        yield member
 
 
 def read_member(descriptor: int, member: Member, longest: int) -> bytes | None:

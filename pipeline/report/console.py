@@ -69,8 +69,11 @@ def share(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def table(title: str, *columns: str) -> Table:
-    """Creates an empty table. The first column holds names, the others hold numbers. Headings wrap, but are never cut."""
+def table(title: str | None, *columns: str) -> Table:
+    """Creates an empty table. The first column holds names, the others hold numbers. Headings wrap, but are never cut.
+
+    A title wraps at the width of the table. One with a path, which people copy, is printed before a table without any.
+    """
     made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for place, column in enumerate(columns):
         longest = max(map(len, column.split(" ")))

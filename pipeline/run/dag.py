@@ -22,7 +22,7 @@ from pipeline.stages.split import SplitStage
 from pipeline.stages.tag import TagStage
 from pipeline.stages.train_tagger import TrainTaggerStage
 from pipeline.training.settings import TrainingSettings
-from storage.errors import FatalError
+from storage.errors import FatalError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,11 @@ def _needed(recipe: Recipe, steps: Sequence[Step], last: str) -> list[Step]:
     """
     needed = {step.name for step in steps if step.stage.name == last}
     if not needed:
-        stages = ", ".join(dict.fromkeys(step.stage.name for step in steps))
-        raise FatalError(f"run.until = {last!r}: recipe {recipe.name!r} has no such step; it has {stages}")
+        stages = dict.fromkeys(step.stage.name for step in steps)
+        meant = did_you_mean(last, stages)
+        raise FatalError(
+            f"run.until = {last!r}: recipe {recipe.name!r} has no such step{meant}; it has {', '.join(stages)}"
+        )
     for step in reversed(steps):
         if step.name in needed:
             needed |= step.needs

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.datasets.source import DataSource
@@ -26,7 +27,7 @@ from pipeline.stages.split import SplitSettings
 from pipeline.stages.tag import TagSettings
 from pipeline.training.settings import TaggerSettings, TrainingSettings
 from scenes.settings import SceneSettings
-from storage.errors import FatalError
+from storage.errors import FatalError, did_you_mean
 from storage.open_store import local_folder
 from storage.runs import Run
 from storage.secrets import require_no_secret
@@ -93,7 +94,7 @@ class DataSection(Settings):
 
     def image_folders(self) -> dict[str, Path | str]:
         """Data set → folder or URL of its images."""
-        return {source.name: self.source(source.name).images for source in self.sources}
+        return {source.name: self.source(source.name).image_root for source in self.sources}
 
 
 class PretrainSection(Settings):
@@ -345,18 +346,34 @@ def _remove(values: Any, location: tuple[int | str, ...]) -> None:
 def _explain(error: ValidationError, origin: Callable[[str], str]) -> str:
     """One line per error: the file that sets the field, field, value, and what is allowed."""
     lines = []
-    for mistake in error.errors():
+    mistakes = error.errors()
+    for mistake in mistakes:
+        if any(_explains(other, mistake) for other in mistakes):
+            continue
         field = ".".join(str(part) for part in mistake["loc"]) or "recipe"
         wanted = _wanted(mistake)
         file = origin(".".join([*map(str, mistake["loc"]), *_AT_FAULT.findall(wanted)]))
         if mistake["type"] == "extra_forbidden":
-            lines.append(f"{file}: {field}: unknown name; allowed are {_allowed(mistake['loc'])}")
+            allowed = _allowed(mistake["loc"])
+            question = did_you_mean(str(mistake["loc"][-1]), allowed)
+            lines.append(f"{file}: {field}: unknown name{question}; allowed are {', '.join(allowed) or 'none'}")
         elif mistake["type"] == "missing":
             lines.append(f"{file}: {field}: missing")
         else:
             given = "" if isinstance(mistake["input"], dict | list | Settings) else f" = {mistake['input']!r}"
             lines.append(f"{file}: {field}{given}: {wanted}"[:500])
     return "\n".join(lines)
+
+
+def _explains(cause: ErrorDetails, mistake: ErrorDetails) -> bool:
+    """Whether a setting is missing because its name is misspelt, or a list too short because of a mistake in a member."""
+    if mistake["type"] == "missing":
+        *section, name = mistake["loc"]
+        *other, misspelt = cause["loc"] or ("",)
+        return (
+            cause["type"] == "extra_forbidden" and other == section and bool(did_you_mean(str(misspelt), [str(name)]))
+        )
+    return len(cause["loc"]) > (length := len(mistake["loc"])) and cause["loc"][:length] == mistake["loc"]
 
 
 _AT_FAULT = re.compile(r"^(?:network setting )?([\w.]+)[:=]")
@@ -393,13 +410,13 @@ def _wanted(mistake: Any) -> str:
     return known.format(**context) if known else str(mistake["msg"])
 
 
-def _allowed(location: tuple[int | str, ...]) -> str:
+def _allowed(location: tuple[int | str, ...]) -> list[str]:
     """The field names of the section that `location` points into."""
     section: Any = Recipe
     for part in location[:-1]:
         if isinstance(part, str) and part in getattr(section, "model_fields", {}):
             section = _model_of(section.model_fields[part].annotation)
-    return ", ".join(sorted(getattr(section, "model_fields", {}))) or "none"
+    return sorted(getattr(section, "model_fields", {}))
 
 
 def _model_of(annotation: Any) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.runtime.settings import apply_override, parse_toml
-from storage.errors import FatalError
+from storage.errors import FatalError, did_you_mean
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 """The project's own recipes, which a recipe in any folder can extend."""
@@ -121,7 +121,8 @@ def _parsed(path: Path) -> dict[str, Any]:
             raise FatalError(f"{path}: not a recipe: it has more than {LONGEST_FILE:,} bytes")
         return parse_toml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        near = ", ".join(sorted(str(p) for p in path.parent.glob("*.toml"))) or "none"
-        raise FatalError(f"no recipe at {path}; recipes in that folder: {near}") from error
+        there, own = (sorted(map(str, folder.glob("*.toml"))) for folder in (path.parent, Path(RECIPES.name)))
+        meant = did_you_mean(str(path), there) or did_you_mean(f"{RECIPES.name}/{path.name}", own)
+        raise FatalError(f"no recipe at {path}{meant}; recipes in that folder: {', '.join(there) or 'none'}") from error
     except (ValueError, OSError) as error:
         raise FatalError(f"{path}: not a readable TOML file: {error}") from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -47,7 +49,7 @@ def find_reusable(stage: Stage, terms: KeyTerms, inputs: Inputs, previous: str, 
             before = _before(artifact, inputs, table, store)
             if before is None:
                 return None
-            equal = _equal_rows(before, now)
+            equal = _equal_rows(before, now, partial(stage.decisive, table))
             same = equal if same is None else same & equal
     except (PipelineError, OSError, pa.ArrowException):
         return None
@@ -95,12 +97,14 @@ def _before(artifact: Artifact, inputs: Inputs, table: str, store: Store) -> pa.
     return pa.concat_tables([each.table(table) for each in found.values()]) if len(found) == 1 else None
 
 
-def _equal_rows(before: pa.Table, now: pa.Table) -> set[int]:
-    """Ids of the images whose rows are equal value by value. Under different schemas, no rows are equal."""
+def _equal_rows(
+    before: pa.Table, now: pa.Table, decisive: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> set[int]:
+    """Ids of the images whose rows are equal value by value in what is decisive. Under different schemas, none are."""
     if before.schema != now.schema:
         return set()
-    old = {row["image_id"]: row for row in before.to_pylist()}
-    return {row["image_id"] for row in now.to_pylist() if old.get(row["image_id"]) == row}
+    old = {row["image_id"]: decisive(row) for row in before.to_pylist()}
+    return {row["image_id"] for row in now.to_pylist() if old.get(row["image_id"]) == decisive(row)}
 
 
 def _merged(old: pa.Table, new: pa.Table, reusable: ReusableRows) -> pa.Table:

@@ -117,8 +117,8 @@ class Stage(ABC):
     parts: ClassVar[Mapping[str, frozenset[str]]] = {}
     """What rows hold several of, which `describe` counts under the same name → the reasons for which one is rejected."""
     row_wise: ClassVar[bool] = False
-    """True where an image's row depends only on that image's rows in the tables read, so that rows of unchanged images can
-    be reused. It is False for scores whose last bits depend on what else is in the batch."""
+    """True where an image's row depends only on that image's rows in the tables read, so that rows of images of which nothing
+    `decisive` changed can be reused. It is False for scores whose last bits depend on what else is in the batch."""
 
     def __init__(self, settings: Settings, image_folders: Mapping[str, Path | str] | None = None) -> None:
         self.settings: Any = settings
@@ -160,6 +160,10 @@ class Stage(ABC):
 
         Raises `FatalError` to refuse them. Committed artifacts stay in the store, so that a run with another setting reuses them.
         """
+
+    def decisive(self, table: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What of an image's row in `table` decides the row that a `row_wise` stage makes of it; all of it by default."""
+        return row
 
     def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:
         """Figures that follow from a partition's inputs and output alone, whether or not rows were reused."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -72,6 +72,11 @@ class CaptionStage(Stage):
     def imports(self) -> tuple[str, ...]:
         """Returns BLIP's modules, where a BLIP in transformers captions or filters."""
         return ("transformers.models.blip.modeling_blip",) if self._in_transformers else ()
+
+    def decisive(self, table: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The image and whether it has a box; of the boxes no more, unless captions of crops around them are asked for."""
+        boxes = row["boxes"] if self.settings.dense != "no" else bool(row["boxes"])
+        return {**row, "boxes": boxes, "relations": None}
 
     def open(self, given: Inputs) -> None:
         """Load the captioner, and the filter if the settings name one."""

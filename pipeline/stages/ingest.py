@@ -14,13 +14,16 @@ from pipeline.data.datasets.record import ImageRecord
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.datasets.validate import BOX_REASONS, RELATION_REASONS, validate
 from pipeline.data.images.decoder_process import DecoderProcess
-from pipeline.data.images.opening import BadImage, ImageLimits, fingerprint, probe_bytes, read_bytes
+from pipeline.data.images.opening import FORMATS, BadImage, ImageLimits, fingerprint, probe_bytes, read_bytes
 from pipeline.data.images.refs import uri_of
 from pipeline.data.partitioning import index_of, partition_dataset
 from pipeline.runtime.settings import Settings, runtime
 from pipeline.runtime.stage import Inputs, Output, Partition, ReportProgress, Stage, dataset_of
 from storage.store import Store
 from storage.tables import IMAGES
+
+_FORMATS_IN_KEYS = ["JPEG", "PNG", "WEBP", "BMP"]
+"""How keys state the default of `limits.formats`: as it was before it had further ones, so that keys stay."""
 
 
 class IngestSettings(Settings):
@@ -48,6 +51,13 @@ class IngestStage(Stage):
     schema = IMAGES
     parts = {"boxes": BOX_REASONS, "relations": RELATION_REASONS}  # noqa: RUF012 - a constant
     settings: IngestSettings
+
+    def row_settings(self) -> dict[str, Any]:
+        """The settings that change rows. The order of formats does not."""
+        given = super().row_settings()
+        formats = self.settings.limits.formats
+        given["limits"]["formats"] = _FORMATS_IN_KEYS if formats == FORMATS else sorted(formats)
+        return given
 
     def partitions(self, dataset: str, store: Store) -> Iterator[Partition]:
         """The stored partitions of a data set, extended by new images."""

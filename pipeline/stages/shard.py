@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,12 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+from PIL import Image
 from pydantic import Field, PrivateAttr
 
 from pipeline.data.exclusions import Contaminated, Contamination, ExclusionList, exclusion_files
 from pipeline.data.images.folders import locate_image
-from pipeline.data.images.opening import BadImage, read_bytes
-from pipeline.data.images.perceptual_hash import DEFAULT_DISTANCE, probe_and_hash
+from pipeline.data.images.opening import BadImage, Probe, decode_image, read_bytes
+from pipeline.data.images.perceptual_hash import DEFAULT_DISTANCE, perceptual_hash, probe_and_hash
+from pipeline.data.images.refs import UprightImage
 from pipeline.labels.kept_labels import ChoiceSettings, KeptLabels, kept_labels, naive_labels
 from pipeline.labels.label_overrides import OVERRIDES_FILE, Overrides, overrides_table, place_overrides
 from pipeline.labels.settled_verdicts import SettledVerdicts
@@ -36,6 +39,9 @@ FROM_CAPTIONS = ("pseudo", "naive")
 UNSEEN = "relations of unseen triplets"
 """Name of the count of relations that a split leaves out."""
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp"}
+"""Formats whose files are packed as they are, because loaders decode them."""
+_QUALITY = 95
+"""JPEG quality of images that are packed turned."""
 
 
 class ShardSettings(ChoiceSettings):
@@ -162,17 +168,22 @@ class ShardStage(Stage):
     def _sample(self, row: dict[str, Any], labels: TrainingSample, packed: _Packed) -> Iterator[Sample]:
         """Yields the image with its labels, unless it is unreadable or that of an evaluation set."""
         try:
-            data = read_bytes(locate_image(self.image_folders, row))
-            probe, phash = probe_and_hash(data)
+            place = locate_image(self.image_folders, row)
+            stored = read_bytes(place)
+            probe, phash = probe_and_hash(stored)
+            extension, data = _EXTENSIONS.get(probe.format), stored
+            if extension is None or (isinstance(place, UprightImage) and probe.orientation != 1):
+                extension, data = _encoded(decode_image(stored, upright=isinstance(place, UprightImage)), probe)
+                phash = perceptual_hash(data)
         except BadImage as error:
             packed.rejected.append(Rejected(row["image_id"], error.reason, error.value))
             return
-        digest = hashlib.sha256(data).hexdigest()
+        digest = hashlib.sha256(stored).hexdigest()
         found = self._contamination.find(row["dataset"], row["image_id"], digest, phash)
         if found is not None:
             packed.exclude(row, found)
             return
-        members = {_EXTENSIONS[probe.format]: data, LABELS: labels.to_json()}
+        members = {extension: data, LABELS: labels.to_json()}
         sample = Sample(row["dataset"], row["image_id"], members, row["width"], row["height"], phash)
         packed.labels[sample.key] = labels
         packed.counts["relations"] += len(labels.relations)
@@ -211,6 +222,16 @@ class ShardStage(Stage):
             return kept_labels(relations, tagged.table("candidates"), self.settings, packed.overrides), tagger
         except FatalError as error:
             raise FatalError(f"{inputs.partition}: {error}") from error
+
+
+def _encoded(image: Image.Image, probe: Probe) -> tuple[str, bytes]:
+    """Extension and bytes of an image whose file other loaders would read with other pixels, or not at all."""
+    written = io.BytesIO()
+    if probe.format == "JPEG":
+        image.save(written, "JPEG", quality=_QUALITY, subsampling=0)
+        return "jpg", written.getvalue()
+    image.save(written, "PNG")
+    return "png", written.getvalue()
 
 
 def _names(relation: SampleRelation, categories: Sequence[str]) -> NameTriplet:

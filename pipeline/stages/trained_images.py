@@ -12,6 +12,7 @@ from storage.artifact import Artifact
 from storage.digests import digest_file
 from storage.errors import FatalError
 from storage.open_store import existing_store
+from storage.shards.index import ARTIFACT_INDEX
 from storage.store import Store
 
 STAGE = "pretrain"
@@ -49,7 +50,7 @@ class TrainedImages:
                     return cls(
                         tuple(shards), f"shard {key[:12]}, which {weights} was trained on, is gone from the store"
                     )
-                shards[packed.file("shards.parquet")] = None
+                shards[packed.file(ARTIFACT_INDEX)] = None
             earlier = artifact.manifest.terms.get("weights", {}).get("initial")
             if earlier is None:
                 return cls(tuple(shards))

@@ -16,6 +16,7 @@ from pipeline.training.settings import TaggerSettings
 from pipeline.training.statistics import STATISTICS_FILE
 from storage.artifact import Artifact
 from storage.errors import FatalError
+from storage.shards.index import ARTIFACT_INDEX
 from storage.shards.range_cache import RangeCache
 from storage.shards.reader import DamagedSample, SampleReader
 from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
@@ -23,14 +24,15 @@ from storage.shards.writer import LABELS, tars_among
 from storage.stream.order import stable_seed
 from storage.stream.stream import AHEAD
 
-INDEX = "shards.parquet"
-
 
 def shards_of(artifacts: Iterable[Artifact]) -> list[Shard]:
     """Returns the tars of the artifacts that stage `shard` made."""
     return [
         Shard(
-            tar=artifact.location(tar), name=tar, index=artifact.file(INDEX), statistics=artifact.file(STATISTICS_FILE)
+            tar=artifact.location(tar),
+            name=tar,
+            index=artifact.file(ARTIFACT_INDEX),
+            statistics=artifact.file(STATISTICS_FILE),
         )
         for artifact in artifacts
         for tar in tars_among(artifact.manifest.files)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from storage.atomic import write_atomic
@@ -30,6 +31,10 @@ class TarIndex:
 
     table: pa.Table
     refused: tuple[Refused, ...]
+
+
+ARTIFACT_INDEX = "shards.parquet"
+"""The index of all tars of an artifact of stage `shard`, which lies beside them."""
 
 
 def index_path(tar: Path) -> Path:
@@ -71,9 +76,21 @@ def write_index(tar: Path, table: pa.Table) -> Path:
 def read_index(tar: Path) -> pa.Table:
     """Reads the index beside a tar. Raises `FatalError` that says how to make one where there is none."""
     path = index_path(tar)
-    if not path.is_file():
+    if path.is_file():
+        return read_index_file(path)
+    found = artifact_index(tar)
+    if found is None:
         raise FatalError(f"{tar}: has no index {path.name}; make one with `rlip shards index {tar}`")
-    return read_index_file(path)
+    return found
+
+
+def artifact_index(tar: Path) -> pa.Table | None:
+    """The rows of a tar in the index of its artifact; None for a tar of no artifact. Raises as `read_index_file` does."""
+    path = tar.with_name(ARTIFACT_INDEX)
+    if not path.is_file():
+        return None
+    found = read_index_file(path).filter(pc.field("shard") == tar.name)
+    return found if len(found) else None
 
 
 def read_index_file(path: Path) -> pa.Table:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from rlip_command import output_of, rlip
 
 from pipeline.run.context import RunContext
@@ -79,6 +80,34 @@ def test_new_pictures_and_other_settings_compute_what_they_must(workplace: Path,
     assert steps["ingest"] == (2, 0) and steps["detect"] == (0, 2), "other names detect again"
     found = json.loads((workplace / made["json"]).read_bytes())
     assert "person" in {box["category"] for each in found for box in each["boxes"]} <= {"person", "horse"}
+
+
+def test_files_that_are_no_pictures_are_named_and_the_rest_is_labelled(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "scenes").symlink_to(root / "scenes")
+    (tmp_path / "found").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    scene = render(make_scene(31, 0))
+    scene.save(tmp_path / "found" / "upright.png")
+    scene.rotate(90, expand=True).save(tmp_path / "found" / "sideways.png", exif=exif)
+    (tmp_path / "found" / "page.jpg").write_text("<html>Not found</html>")
+    (tmp_path / "found" / "torn.png").write_bytes((tmp_path / "found" / "upright.png").read_bytes()[:900])
+    options = [word for name in ("tagger", "detector", "captioner") for word in (f"--{name}", f"scenes/weights/{name}")]
+    _, made = label(tmp_path, "label", "found", *options)
+    assert made["images"] == 2 and made["boxes"] > 0
+    assert {name: reason.partition(" (")[0] for name, reason in made["left_out"].items()} == {
+        "page.jpg": "not an image", "torn.png": "truncated",
+    }  # fmt: skip
+    found = {each["file_name"]: each for each in json.loads((tmp_path / made["json"]).read_bytes())}
+    sideways, upright = found["sideways.png"], found["upright.png"]
+    assert all(sideways[side] == upright[side] for side in ("width", "height"))
+    for one, other in zip(sideways["boxes"], upright["boxes"], strict=True):
+        assert one["category"] == other["category"] and one["box"] == pytest.approx(other["box"], abs=0.01)
+    for name in ("upright.png", "sideways.png"):
+        (tmp_path / "found" / name).unlink()
+    done = rlip("label", "found", *options, cwd=tmp_path)
+    assert done.exit_code == 1 and "none of its 2 pictures can be used" in done.stderr, done.stderr
+    assert "page.jpg: not an image" in done.stderr
 
 
 def test_the_recipe_of_the_page_is_valid(root: Path, tmp_path: Path) -> None:

@@ -122,6 +122,18 @@ def test_the_options_of_each_command_are_these(command: str, root: Path) -> None
     assert listed == COMMANDS[command]
 
 
+@pytest.mark.parametrize("words", [(), ("run",), ("shards",), ("shards", "ls")])
+def test_h_asks_for_help(words: tuple[str, ...]) -> None:
+    short, long = rlip(*words, "-h"), rlip(*words, "--help")
+    assert (short.exit_code, short.stdout) == (0, long.stdout) and "Usage" in short.stdout
+
+
+@pytest.mark.parametrize(("words", "meant"), [(("rnu",), "run"), (("shards", "verfy"), "verify")])
+def test_a_misspelt_command_is_answered_with_the_one_that_is_meant(words: tuple[str, ...], meant: str) -> None:
+    done = rlip(*words)
+    assert done.exit_code == 2 and f"Did you mean '{meant}'" in done.stderr
+
+
 def test_help_loads_nothing_heavy(root: Path) -> None:
     heavy = ("torch", "prefect", "pyarrow", "numpy", "spacy")
     code = f"import sys, pipeline.cli.app; print(*[name for name in {heavy} if name in sys.modules])"

@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from click.testing import Result
 from PIL import Image
@@ -23,8 +24,9 @@ from pipeline.cli.app import app
 from pipeline.cli.shards import describe_shards, index_shards, list_shards, verify_shards
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from storage.errors import FatalError
-from storage.shards.index import index_path, read_index
+from storage.shards.index import index_path, index_tar, read_index
 from storage.shards.writer import Sample, write_shards
+from storage.tables import write_table
 
 SIDE = 200
 
@@ -78,6 +80,27 @@ def test_a_tar_is_indexed_listed_and_verified(tar: Path) -> None:
     assert (verified.exit_code, verified.stdout) == (0, "3 samples in 1 tar match\n")
 
 
+def test_the_index_of_an_artifact_serves_its_tars(tar: Path, tmp_path: Path) -> None:
+    assert "has no index" in rlip("verify", tar).stdout
+    index, other = index_tar(tar).table, foreign(tmp_path / "shard-001.tar", ("x.jpg", image()))
+    write_table(pa.concat_tables([index, index_tar(other).table]), tmp_path / "shards.parquet")
+    verified = rlip("verify", tar, other)
+    assert (verified.exit_code, verified.stdout) == (0, "4 samples in 2 tars match\n")
+    listed, counted = rlip("ls", tar), rlip("info", tar, "--json")
+    # The headers of the second sample are lost, behind which nothing else would be found.
+    start = index["offset"][2].as_py()
+    with tar.open("r+b") as file:
+        file.seek(start - 512)
+        file.write(b"\xff" * 512)
+    assert (rlip("ls", tar).exit_code, rlip("ls", tar).stdout) == (0, listed.stdout)
+    assert rlip("info", tar, "--json").stdout == counted.stdout
+    assert rlip("verify", tar).exit_code == 1
+    os.truncate(tar, start)
+    done = rlip("ls", tar)
+    assert done.exit_code == 1 and "ends after the tar does" in done.stderr
+    assert listed.stdout.startswith(done.stdout)
+
+
 def test_samples_are_listed_without_an_index(tar: Path) -> None:
     lines = rlip("ls", tar).stdout.splitlines()
     assert [line.split()[0] for line in lines] == [f"toys-{n:012d}" for n in (1, 2, 3)]
@@ -89,7 +112,7 @@ def test_samples_are_listed_without_an_index(tar: Path) -> None:
 
 
 def test_what_a_tar_holds_is_counted(tar: Path, tmp_path: Path) -> None:
-    other = foreign(tmp_path / "other.tar", ("x.jpg", image()), ("x.cls", b"3"), ("y.jpg", b"GIF89a"))
+    other = foreign(tmp_path / "other.tar", ("x.jpg", image()), ("x.cls", b"3"), ("y.jpg", b"%PDF-1.7"))
     done = rlip("info", tar, other)
     assert done.exit_code == 0
     assert "labels: 6 boxes, 3 relations in 3 samples" in done.stdout

@@ -14,6 +14,8 @@ from pipeline.report.console import outcome_json, print_outcome
 from pipeline.report.figures import compute_figures
 from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
+from storage.local_store import LocalStore
+from storage.runs import Run
 
 
 def console(width: int = 140) -> tuple[Console, io.StringIO]:
@@ -32,6 +34,14 @@ def test_runs_are_listed(labelled: RunBuilder) -> None:
     assert json.loads(shown(labelled, None, as_json=True)) == {
         "runs": [{"run": "toy", "steps": ["caption", "ingest", "parse", "tag"]}]
     }
+
+
+def test_the_path_of_a_store_is_never_wrapped(tmp_path: Path) -> None:
+    place = tmp_path / ("long" * 40)
+    book = RunBuilder(Run(LocalStore(place), "toy"), tmp_path)
+    assert f"No runs in {place}; `rlip run RECIPE` creates one\n" == shown(book, None)
+    book.add("ingest", "toys/0000", [])
+    assert f"Runs in {place}" in shown(book, None).splitlines()
 
 
 def test_a_store_without_runs_says_so(book: RunBuilder) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from pydantic import ValidationError
 
 from pipeline.data.images.opening import (
@@ -96,8 +96,7 @@ def test_missing_empty_and_unreadable_files(tmp_path: Path) -> None:
         (b"<html>404</html>", "not an image"),
         (b"\x00" * 500, "not an image"),
         (b"\xff\xd8\xff" + b"junk" * 50, "corrupt"),
-        (encoded(noise(), "GIF"), "format not allowed"),
-        (encoded(noise(), "TIFF"), "format not allowed"),
+        (b"\0\0\0\x18ftypheic" + bytes(99), "format not allowed"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "format not allowed"),
         (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "format not allowed"),
     ],
@@ -187,12 +186,54 @@ def test_sixteen_bits_keep_their_upper_byte() -> None:
     assert found.getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_exif_orientation_is_not_applied() -> None:
+@pytest.mark.parametrize("form", ["GIF", "TIFF", "WEBP", "AVIF"])
+def test_of_several_frames_the_first_is_the_image(form: str) -> None:
+    frames = [Image.new("RGB", (64, 48), colour) for colour in (RED, (0, 0, 0))]
+    data = encoded(frames[0], form, save_all=True, append_images=frames[1:])
+    assert probe_bytes(data)[:3] == (64, 48, form)
+    assert np.abs(np.asarray(decode_image(data), int) - RED).max() <= 8
+
+
+@pytest.mark.parametrize("form", ["GIF", "TIFF", "AVIF"])
+def test_what_is_cut_off_is_refused(form: str) -> None:
+    data = encoded(noise(), form)
+    assert refused(data[: len(data) // 2]).reason in ("truncated", "corrupt")
+
+
+def test_of_a_photo_with_further_pictures_behind_it_the_photo_is_the_image() -> None:
+    data = encoded(Image.new("RGB", (64, 48), RED), "MPO", save_all=True, append_images=[noise()])
+    assert probe_bytes(data)[:3] == (64, 48, "JPEG")
+    assert np.abs(np.asarray(decode_image(data), int) - RED).max() <= 8
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "AVIF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_turns_what_is_asked_to_be_upright_alone(form: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(noise(64, 48), form, exif=exif)
+    found, raw, upright = probe_bytes(data), decode_image(data), decode_image(data, upright=True)
+    assert (found.width, found.height) == raw.size == (64, 48)
+    assert (found.orientation, found.upright_size) == (orientation, upright.size)
+    with Image.open(io.BytesIO(data)) as image:
+        shown = ImageOps.exif_transpose(image)
+    assert upright.tobytes() == shown.convert("RGB").tobytes()
+
+
+def test_tiff_is_always_upright_and_its_size_is_that_of_its_pixels() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    data = encoded(noise(64, 48), "JPEG", exif=exif)
-    assert decode_image(data).size == (64, 48)
-    assert probe_bytes(data)[:2] == (64, 48)
+    data = encoded(noise(64, 48), "TIFF", exif=exif)
+    for verify in ("decode", "header"):
+        assert probe_bytes(data, verify=verify)[:2] == (48, 64)  # type: ignore[arg-type]
+    assert decode_image(data).size == decode_image(data, upright=True).size == (48, 64)
+
+
+def test_damaged_exif_turns_nothing() -> None:
+    data = encoded(noise(), "JPEG")
+    damaged = data[:2] + b"\xff\xe1\x00\x10Exif\0\0" + b"\xff" * 8 + data[2:]
+    assert probe_bytes(damaged).orientation == 1
+    assert decode_image(damaged, upright=True).tobytes() == decode_image(data).tobytes()
 
 
 def test_decoding_ends_when_it_has_taken_its_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from pipeline.data.images.opening import BadImage, ImageLimits, read_image
+from pipeline.data.images.refs import UprightImage
 from pipeline.data.images.resize import read_resized, resized
 
 
@@ -51,6 +52,17 @@ def test_pixels_are_pillows(tmp_path: Path, size: tuple[int, int], target: tuple
 def test_every_kind_of_file(tmp_path: Path, name: str, mode: str, options: dict[str, Any]) -> None:
     photograph(200, 160).convert(mode).save(tmp_path / name, **options)
     assert_pillows(tmp_path / name, 96, 96)
+
+
+def test_an_upright_image_is_turned_before_it_is_resized(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "a.jpg"
+    photograph(200, 160).save(path, exif=exif)
+    upright = UprightImage(path.name, path)
+    turned = torch.from_numpy(np.array(read_image(upright)))
+    assert turned.shape == (200, 160, 3)
+    assert torch.equal(read_resized(upright, 96, 96), resized(turned, 96, 96))
 
 
 @pytest.mark.parametrize(

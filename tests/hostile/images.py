@@ -111,6 +111,7 @@ def linked(target: str) -> Callable[[Path], None]:
     return lambda path: path.symlink_to(target)
 
 
+GIF, TIFF, AVIF = encoded("GIF"), encoded("TIFF", compression="tiff_lzw"), encoded("AVIF")
 KEPT = "kept 2 images, 1 boxes; quarantined nothing"
 JPEG, PNG = encoded("JPEG"), encoded("PNG")
 WEBP_OF_80_MEGAPIXELS = b"RIFF\x1a\0\0\0WEBPVP8L\x0e\0\0\0/\xef\xe2\xbb\x08\x07\x10\x11\xfd\x0fDD\xff\x03"
@@ -138,8 +139,15 @@ IMAGES: dict[str, tuple[str, Content]] = {
     "PSD": (lost("format not allowed: PSD"), b"8BPS" + bytes(99)),
     "ICO": (lost("format not allowed: ICO"), b"\x00\x00\x01\x00" + bytes(99)),
     "JPEG 2000": (lost("format not allowed: JPEG 2000"), b"\x00\x00\x00\x0cjP  " + bytes(99)),
-    "GIF": (lost("format not allowed: GIF"), encoded("GIF", mode="P")),
-    "TIFF": (lost("format not allowed: TIFF"), encoded("TIFF")),
+    "GIF": (KEPT, encoded("GIF", mode="P")),
+    "GIF cut in its middle": (lost("(truncated|corrupt)"), GIF[: len(GIF) // 2]),
+    "GIF of 65,535 pixels a side": (lost("too large"), GIF[:6] + b"\xff" * 4 + GIF[10:]),
+    "TIFF": (KEPT, encoded("TIFF")),
+    "TIFF cut in its middle": (lost("(truncated|corrupt)"), TIFF[: len(TIFF) // 2]),
+    "TIFF whose tags are noise": (lost("(truncated|corrupt|too large|too small)"), TIFF[:8] + b"\xff" * 300 + TIFF[308:]),
+    "AVIF": (KEPT, encoded("AVIF")),
+    "AVIF cut in its middle": (lost("(truncated|corrupt)"), AVIF[: len(AVIF) // 2]),
+    "AVIF signature alone": (lost("(truncated|corrupt)"), AVIF[:12]),
     "HEIF": (lost("format not allowed: HEIF"), b"\x00\x00\x00\x18ftypheic" + bytes(99)),
     "JPEG cut in its header": (lost("(truncated|corrupt)"), JPEG[:20]),
     "JPEG cut in its middle": (lost("(truncated|corrupt)"), JPEG[: len(JPEG) // 2]),

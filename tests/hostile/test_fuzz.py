@@ -54,7 +54,7 @@ def read_tar(path: Path) -> None:
 
 
 def read_image(path: Path) -> None:
-    decode_image(path.read_bytes())
+    decode_image(path.read_bytes(), upright=True)
 
 
 def read_captions(path: Path) -> None:
@@ -71,6 +71,9 @@ FILES: dict[str, tuple[bytes, Callable[[Path], Any]]] = {
     "PNG": (encoded("PNG"), read_image),
     "WebP": (encoded("WEBP"), read_image),
     "BMP": (encoded("BMP"), read_image),
+    "GIF": (encoded("GIF", mode="P"), read_image),
+    "TIFF": (encoded("TIFF", compression="tiff_lzw"), read_image),
+    "AVIF": (encoded("AVIF"), read_image),
     "tar": (tar(), read_tar),
     "checkpoint": (SOUND, read_checkpoint),
     "old checkpoint": (b"", read_checkpoint),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +253,44 @@ def test_outlines_come_from_the_file_that_was_ingested(run: Run, tmp_path: Path)
     assert [number for number, each in annotations.items() if "segmentation" in each] == [5]
     (tmp_path / "instances.json").write_text(json.dumps({"annotations": given})[:-20])
     made = exported(run, "coco", tmp_path / "damaged", all_scores=True)
-    assert made.lost["outline behind the place where the annotation file is damaged"] == 1
+    assert made.lost["further fields behind the place where the annotation file is damaged"] == 1
+
+
+def test_what_no_table_holds_comes_from_the_file_that_was_ingested(run: Run, tmp_path: Path) -> None:
+    header = {"info": {"year": 2017}, "licenses": [{"id": 3, "name": "BY"}, {"id": 4, "name": "BY-SA"}]}
+    image = {"id": 1, "file_name": "another.jpg", "width": 1, "height": 1, "coco_url": "http://a/1.jpg", "license": 3}
+    box = {"id": 5, "image_id": 1, "category_id": 77, "bbox": [0, 0, 1, 1], "iscrowd": 0, "area": 7.5}
+    horse = {"id": 77, "name": "horse", "supercategory": "animal"}
+    given = {**header, "images": [image], "annotations": [box, {"id": 4, "score": math.nan}], "categories": [horse]}
+    (tmp_path / "instances.json").write_text(json.dumps(given))
+    source = {"name": "coco2017", "format": "coco", "annotations": "instances.json"}
+    run.note("recipe", {"data": {"root": str(tmp_path), "sources": [source]}})
+    made = exported(run, "coco", tmp_path / "out", all_scores=True)
+    instances, captions = (read(tmp_path / f"out/coco2017/{name}.json") for name in ("instances", "captions"))
+    assert all(written[name] == header[name] for written in (instances, captions) for name in header)
+    assert instances["images"][0] == {
+        "id": 1, "file_name": "train2017/000000000001.jpg", "width": 200, "height": 300, "coco_url": "http://a/1.jpg",
+        "license": 3,
+    }  # fmt: skip
+    found = {each["name"]: each for each in instances["categories"]}
+    assert found["horse"]["supercategory"] == "animal" and found["horse"]["id"] != 77
+    boxes = {each["id"]: each for each in instances["annotations"]}
+    assert boxes[5]["area"] == 7.5 and boxes[5]["bbox"] != [0, 0, 1, 1]
+    assert made.lost["further fields that JSON can't hold"] == 1
+    (tmp_path / "instances.json").unlink()
+    gone = exported(run, "coco", tmp_path / "gone", all_scores=True)
+    assert [reason for reason in gone.lost if "info, licenses" in reason and "is gone" in reason]
+
+
+def test_relations_state_boxes_as_instances_do(run: Run, tmp_path: Path) -> None:
+    exported(run, "coco", tmp_path / "out")
+    instances = read(tmp_path / "out/coco2017/instances.json")
+    boxes = {each["id"]: each["bbox"] for each in instances["annotations"]}
+    pairs = [pair for image in read(tmp_path / "out/coco2017/relations.json") for pair in image["relations"]]
+    assert pairs
+    for pair in pairs:
+        for end in ("subject", "object"):
+            assert pair[f"{end}_bbox"] == boxes[pair[f"{end}_id"]] and f"{end}_box" not in pair
 
 
 def test_vg_has_whole_pixels_and_no_confidence(run: Run, tmp_path: Path) -> None:

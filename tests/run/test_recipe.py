@@ -52,6 +52,36 @@ def test_mistakes_are_named(tmp_path: Path, change: str, words: list[str]) -> No
     assert "Input should" not in str(caught.value) and "Value error" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong", "meant"),
+    [
+        ("[data]\n", "[dta]\n", "dta: unknown name (did you mean 'data'?)"),
+        ("[[data.sources]]", "[[data.source]]", "data.source: unknown name (did you mean 'sources'?)"),
+        ("images = ", "image = ", "data.sources.0.image: unknown name (did you mean 'images'?)"),
+    ],
+)
+def test_a_misspelt_name_is_one_mistake(tmp_path: Path, right: str, wrong: str, meant: str) -> None:
+    text = '[data]\n[[data.sources]]\nname = "mine"\nimages = "."\nannotations = "a.json"\n'
+    if wrong == "[dta]\n":
+        text = text.replace("data.", "dta.")
+    with pytest.raises(FatalError) as caught:
+        load_recipe(_recipe(tmp_path, text.replace(right, wrong)))
+    (line,) = str(caught.value).splitlines()
+    assert meant in line
+
+
+@pytest.mark.parametrize("asked", ["demoo.toml", "recipes/dmo.toml", "demo"])
+def test_a_misspelt_recipe_is_answered_with_the_one_that_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "demo.toml").write_text(GOOD)
+    with pytest.raises(FatalError, match="no recipe at") as caught:
+        load_recipe(Path(asked))
+    assert "(did you mean 'recipes/demo.toml'?)" in str(caught.value)
+
+
 def test_a_short_recipe_labels_its_pictures_and_trains_nothing(tmp_path: Path) -> None:
     text = '[[data.sources]]\nname = "mine"\nimages = "."\nannotations = "instances.json"\n[tag]\nweights = "demo"\n'
     recipe = load_recipe(_recipe(tmp_path, text))

@@ -12,11 +12,13 @@ from golden.stage_cases import TABLES, WRITER, recorded, stages
 from PIL import Image
 from small_set import small_recipe, write_small_set
 
+from pipeline.captioning.settings import CaptionSettings
 from pipeline.run.context import RunContext
 from pipeline.run.planner import Planner
 from pipeline.run.runner import stage_call
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
+from pipeline.stages.caption import CaptionStage
 from storage.artifact import Artifact
 from storage.digests import digest_bytes
 from storage.keys import KeyTerms
@@ -72,10 +74,10 @@ def _rows(stage: Stage) -> dict[str, Rows]:
     return {table: recorded(WRITER[table])["rows"] for table in stage.reads}
 
 
-def _changed_boxes(rows: dict[str, Rows]) -> int:
-    """Changes a box of one image. Returns the image's id."""
-    row = next(row for row in rows["images"] if len(row["boxes"]) > 1)
-    row["boxes"][0]["w"] *= 0.75
+def _changed_picture(rows: dict[str, Rows]) -> int:
+    """Changes the file of one image. Returns the image's id."""
+    row = next(row for row in rows["images"] if row["boxes"])
+    row["digest"] = "0" * 64
     return int(row["image_id"])
 
 
@@ -87,7 +89,7 @@ def _changed_words(rows: dict[str, Rows]) -> int:
 
 
 CHANGE: dict[str, Callable[[dict[str, Rows]], int]] = {
-    "caption": _changed_boxes, "parse": _changed_words,
+    "caption": _changed_picture, "parse": _changed_words,
 }  # fmt: skip
 
 
@@ -126,6 +128,31 @@ def test_only_changed_images_are_worked_and_bytes_are_those_of_a_full_computatio
     assert described and described.items() <= facts.items() and described.items() <= in_full.items()
     assert {f"{name} (new rows)" for name in in_full.keys() - described.keys()} <= facts.keys()
     assert gone["image_id"] not in after.table(opened.writes)["image_id"].to_pylist()
+
+
+@pytest.mark.parametrize("opened", ["caption"], indirect=True)
+def test_a_changed_box_captions_no_image_again_and_the_first_box_of_an_image_does(
+    opened: Stage, tmp_path: Path
+) -> None:
+    store, rows = LocalStore(tmp_path / "store"), _rows(opened)
+    boxed, other, *_ = (row for row in rows["images"] if row["boxes"])
+    boxes, other["boxes"] = other["boxes"], []
+    before = _execute(opened, store, rows)
+    boxed["boxes"][0]["w"] *= 0.75
+    other["boxes"] = boxes
+    watch = Watch(opened)
+    after = _execute(opened, store, rows, before.key)
+    assert watch.seen == [other["image_id"]]
+    whole = _execute(opened, LocalStore(tmp_path / "other"), rows)
+    assert after.key == whole.key and after.content == whole.content
+
+
+def test_captions_of_crops_around_boxes_depend_on_them() -> None:
+    row = {"image_id": 1, "boxes": [{"x": 1.0}], "relations": []}
+    moved = {**row, "boxes": [{"x": 2.0}]}
+    for dense in ("no", "also", "only"):
+        stage = CaptionStage(CaptionSettings(dense=dense))
+        assert (stage.decisive("images", row) == stage.decisive("images", moved)) == (dense == "no")
 
 
 @pytest.mark.parametrize("opened", ["parse"], indirect=True)

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from pipeline.data.images.folders import UprightRoot, locate_image
+from pipeline.data.images.opening import decode_image, read_image
 from pipeline.data.images.perceptual_hash import perceptual_hash
 from pipeline.labels.verdict_log import VerdictLog
 from pipeline.labels.verdicts import JudgedRelation, Verdict
@@ -93,13 +95,13 @@ def inputs(tmp_path: Path) -> Inputs:
     return Inputs({"images": (Artifact(folder),), "relations": (Artifact(folder),)})
 
 
-def shard(inputs: Inputs, work: Path, known: pa.Table | None = None, **settings):
+def shard(inputs: Inputs, work: Path, known: pa.Table | None = None, folder: Path | str | None = None, **settings):
     """Runs the stage. Returns its output, the members of each image by extension, and its labels, by image id.
 
-    `known`: fingerprints of the evaluation sets.
+    `known`: fingerprints of the evaluation sets. `folder`: that of the images; unset: the one that `work` lies in.
     """
     work.mkdir()
-    stage = ShardStage(ShardSettings(**settings), {"scenes": work.parent})
+    stage = ShardStage(ShardSettings(**settings), {"scenes": folder or work.parent})
     if known is not None:
         write_table(known, work / "fingerprints.parquet")
         stage.open(Inputs({"fingerprints": (Artifact(work),)}))
@@ -129,6 +131,28 @@ def test_pseudo_labels_above_the_threshold_go_into_the_shard(inputs, tmp_path):
     assert (output.rows_in, output.rows_out) == (4, 3)  # an image without a box is left out, not rejected
     counts = {"images": 3, "without a box": 1, "without a relation": 0, "relations": 2, "excluded": {}}
     assert output.facts == counts
+
+
+def test_what_other_loaders_would_show_otherwise_is_packed_upright_and_readable(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.open(io.BytesIO(image_bytes("PNG")))
+    rows = []
+    for image_id, form in enumerate(("JPEG", "PNG", "GIF"), start=1):
+        buffer = io.BytesIO()
+        picture.save(buffer, form, **({} if form == "GIF" else {"exif": exif}))
+        rows.append(images_row(tmp_path, image_id, buffer.getvalue(), [box("person")]))
+    write_table(pa.Table.from_pylist(rows, schema=IMAGES), tmp_path / "images.parquet")
+    given = Inputs({"images": (Artifact(tmp_path),)})
+    for name, folder in (("raw", tmp_path), ("upright", UprightRoot(tmp_path))):
+        _, members, _ = shard(given, tmp_path / name, folder=folder, labels="none")
+        packed = [next((kind, data) for kind, data in found.items() if kind != "json") for found in members.values()]
+        assert [kind for kind, _ in packed] == ["jpg", "png", "png"]
+        for (_, data), row in zip(packed, rows, strict=True):
+            expected = np.asarray(read_image(locate_image({"scenes": folder}, row)), int)
+            assert np.abs(np.asarray(decode_image(data), int) - expected).mean() < 4
+        stored = [(tmp_path / row["uri"]).read_bytes() for row in rows[:2]]
+        assert ([data for _, data in packed[:2]] == stored) == (name == "raw")
 
 
 def test_a_label_tells_the_words_it_came_from_and_how_clear_they_were(inputs, tmp_path):

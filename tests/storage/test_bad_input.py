@@ -127,8 +127,10 @@ def test_steps_partitions_and_runs_that_are_not_there_are_told_with_what_is(tmp_
         list(why(run, "tga"))
     with pytest.raises(FatalError, match=r"no partition 'toys/0009'; it has toys/0000"):
         list(why(run, "parse", "toys/0009"))
-    with pytest.raises(FatalError, match=r"no run 'other' in .*; runs there: demo"):
+    with pytest.raises(FatalError, match=r"no run 'other' in \S*; runs there: demo"):
         find_run(store, "other")
+    with pytest.raises(FatalError, match=r"no run 'dmeo' in \S* \(did you mean 'demo'\?\); runs there: demo"):
+        find_run(store, "dmeo")
     with pytest.raises(FatalError, match="run name 'ü'"):
         Run(store, "ü")
 
@@ -136,8 +138,11 @@ def test_steps_partitions_and_runs_that_are_not_there_are_told_with_what_is(tmp_
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("[captoin]\ndraws = 3\n", r"captoin: unknown name; allowed are caption, data, detect, evaluate"),
-        ("[tag]\nflor = 0.1\n", r"tag\.flor: unknown name; allowed are .*floor"),
+        (
+            "[captoin]\ndraws = 3\n",
+            r"captoin: unknown name \(did you mean 'caption'\?\); allowed are caption, data, detect, evaluate",
+        ),
+        ("[tag]\nflor = 0.1\n", r"tag\.flor: unknown name \(did you mean 'floor'\?\); allowed are .*floor"),
     ],
 )
 def test_a_recipe_that_asks_for_a_stage_that_is_not_there_is_told(tmp_path: Path, given: str, message: str) -> None:

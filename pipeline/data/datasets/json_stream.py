@@ -92,6 +92,24 @@ def stream_fields(path: Path, expected: str) -> Iterator[tuple[str, Any]]:
         text.end()
 
 
+def stream_members(path: Path, expected: str) -> Iterator[tuple[str, Any]]:
+    """Yields the fields of a JSON object in file order, and of lists each element with the name of its list.
+
+    Raises `AnnotationError` on reaching the error.
+    """
+    with explained(path, expected), path.open(encoding="utf-8-sig", newline="") as file:
+        text = _Text(file)
+        if text.peek() != "{":
+            raise AnnotationError(f"{path}: holds a JSON {_kind(text.peek())}; expected {expected}")
+        for name in text.fields():
+            if text.peek() == "[":
+                for element in text.elements():
+                    yield name, element
+            else:
+                yield name, text.value()
+        text.end()
+
+
 class _Text:
     """A window that moves over a JSON text once, from start to end."""
 

@@ -1,7 +1,8 @@
 """Reads relations in the pair layout: V-COCO's person-action-object pairs with boxes, or pairs with any subject.
 
 The file is a list of {image_id, relations: [pair, ...]}. A pair has `person_box` (or `subject` and `subject_box`),
-`object`, `object_box`, and `action` (V-COCO's names) or `predicate`. Boxes are [x1, y1, x2, y2] in pixels.
+`object`, `object_box`, and `action` (V-COCO's names) or `predicate`. Boxes are [x1, y1, x2, y2] in pixels; `subject_bbox` and
+`object_bbox` are COCO's [x, y, width, height] instead.
 """
 
 from __future__ import annotations
@@ -76,8 +77,7 @@ def _pair(image_id: int, entry: Any, category: Callable[[str], str]) -> GivenPai
     predicate = entry.get("predicate", entry.get("action"))
     if not all(isinstance(text, str) and text.strip() for text in (subject_name, object_name, predicate)):
         return malformed
-    subject_box = as_four_numbers(entry.get("subject_box", entry.get("person_box")))
-    object_box = as_four_numbers(entry.get("object_box"))
+    subject_box, object_box = _corners(entry, "subject", "person"), _corners(entry, "object")
     if subject_box is None or object_box is None:
         return Rejected(image_id, "relation without box", shown(entry))
     predicate = readable(str(predicate))
@@ -85,6 +85,17 @@ def _pair(image_id: int, entry: Any, category: Callable[[str], str]) -> GivenPai
     return GivenPair(
         _box(category(str(subject_name)), subject_box), words, _box(category(str(object_name)), object_box)
     )
+
+
+def _corners(entry: dict[str, Any], *ends: str) -> Sequence[float] | None:
+    """x1, y1, x2, y2 of the box of an end of a pair, which may have several names; None without a usable one."""
+    for end in ends:
+        if f"{end}_bbox" in entry:
+            sides = as_four_numbers(entry[f"{end}_bbox"])
+            return sides and (sides[0], sides[1], sides[0] + sides[2], sides[1] + sides[3])
+        if f"{end}_box" in entry:
+            return as_four_numbers(entry[f"{end}_box"])
+    return None
 
 
 def _box(category: str, xyxy: Sequence[float]) -> Box:

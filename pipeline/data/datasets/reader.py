@@ -27,7 +27,7 @@ class Reader(ABC):
         """Folder for large temporary files while reading; the system default when None."""
         self.report: Callable[[float], None] = lambda share: None
         """Called now and then with the share of the annotations that has been read, 0 to 1."""
-        self.folder = open_folder(source.images)
+        self.folder = open_folder(source.image_root)
         self.rejects: list[Rejected] = []
         """Rows without a record (no usable id or file name, or a duplicate). Complete once `read` is exhausted."""
         self.objects: tuple[str, ...] = ()

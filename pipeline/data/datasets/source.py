@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from pipeline.data.images.folders import ImageRoot, open_folder
+from pipeline.data.images.folders import ImageRoot, UprightRoot, open_folder
 from pipeline.runtime.settings import Settings, runtime
 from storage.digests import digest_file
 from storage.errors import FatalError
@@ -130,6 +130,11 @@ class DataSource(Settings):
     def has_boxes(self) -> bool:
         """Whether annotations give the boxes; otherwise a detector finds them."""
         return self.format != "images"
+
+    @property
+    def image_root(self) -> Path | str:
+        """The root that the images are read from: in raw pixels, as annotations state boxes, or upright where there are none."""
+        return self.images if self.has_boxes else UprightRoot(self.images)
 
     @property
     def sample(self) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import numpy as np
 
 from pipeline.data.datasets.annotations import shown
 from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
-from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, ImageLimits, Probe, is_turned_by_exif, probe
-from pipeline.data.images.refs import ImageRef
+from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, ImageLimits, Probe, probe
+from pipeline.data.images.refs import ImageRef, UprightImage
 from pipeline.runtime.stage import Rejected
 
 BOX_REASONS = frozenset({
@@ -35,10 +35,10 @@ def validate(
     `found` is what the image turned out to be, if it was opened before; otherwise it is opened here.
 
     Returned boxes are clipped to the image and have positive size, each (category, box) once; relations point to those
-    boxes. Width and height are those of the file. Reasons: those of `BadImage` and of the reader; "never published";
-    "boxes of the turned image" (annotated as viewers show it by its EXIF orientation: save such files upright);
-    "declared size wrong", "box clipped" (fixed and kept); "box not finite", "box inverted", "box empty", "box outside",
-    "box duplicate"; "relation without box", "relation to itself", "relation duplicate".
+    boxes. Width and height are those of the file, or of the turned image where it is read upright. Reasons: those of
+    `BadImage` and of the reader; "never published"; "boxes of the turned image" (annotated as viewers show it by its EXIF
+    orientation: save such files upright); "declared size wrong", "box clipped" (fixed and kept); "box not finite", "box
+    inverted", "box empty", "box outside", "box duplicate"; "relation without box", "relation to itself", "relation duplicate".
     """
     rejects = list(record.rejects)
     found = found or _found(record.path, limits, verify)
@@ -46,19 +46,18 @@ def validate(
         unpublished = record.unpublished and found.reason == "missing file"
         reason = "never published" if unpublished else found.reason
         return None, [*rejects, Rejected(record.image_id, reason, found.value)]
+    width, height = found.upright_size if isinstance(record.path, UprightImage) else (found.width, found.height)
     declared = (record.width, record.height)
-    if declared == (found.height, found.width) != declared[::-1] and is_turned_by_exif(record.path, limits):
+    if declared == found.upright_size != (width, height):
         value = f"declared {record.width}x{record.height}, the pixels are {found.width}x{found.height}"
         return None, [*rejects, Rejected(record.image_id, "boxes of the turned image", value)]
-    if None not in declared and declared != (found.width, found.height):
-        value = f"declared {record.width}x{record.height}, the file has {found.width}x{found.height}"
+    if None not in declared and declared != (width, height):
+        value = f"declared {record.width}x{record.height}, the file has {width}x{height}"
         rejects.append(Rejected(record.image_id, "declared size wrong", value))
-    boxes, places, box_rejects = _usable_boxes(record, found.width, found.height)
+    boxes, places, box_rejects = _usable_boxes(record, width, height)
     relations, relation_rejects = _usable_relations(record, places)
     rejects += box_rejects + relation_rejects
-    return replace(
-        record, width=found.width, height=found.height, boxes=boxes, relations=relations, rejects=()
-    ), rejects
+    return replace(record, width=width, height=height, boxes=boxes, relations=relations, rejects=()), rejects
 
 
 def _found(path: ImageRef, limits: ImageLimits, verify: Literal["decode", "header"]) -> Probe | BadImage:

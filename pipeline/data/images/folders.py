@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import PlainValidator
 
-from pipeline.data.images.refs import FileState, ImageFolder, ImageRef, StoredImage, state_of
+from pipeline.data.images.refs import FileState, ImageFolder, ImageRef, StoredImage, UprightImage, state_of
 from storage.errors import FatalError
 from storage.remote import Entry, Remote
 from storage.shards.scan import DamagedTar, entries_of, fault_of
@@ -25,6 +25,27 @@ def _root(value: Any) -> Path | str:
 
 ImageRoot = Annotated[Path | str, PlainValidator(_root)]
 """A folder (with subfolders or tars named after them), a `.tar` file, or a URL such as s3://bucket/folder."""
+
+
+class UprightRoot(str):
+    """The root of images that are turned as their EXIF orientation says, because no annotation states boxes in raw pixels."""
+
+
+class _UprightFolder(ImageFolder):
+    def __init__(self, stored: ImageFolder) -> None:
+        self._stored = stored
+
+    def place(self, uri: str) -> ImageRef:
+        return UprightImage(uri, self._stored.place(uri))
+
+    def names(self) -> list[str]:
+        return self._stored.names()
+
+    def fault(self) -> str:
+        return self._stored.fault()
+
+    def refresh(self) -> None:
+        self._stored.refresh()
 
 
 class LocalFolder(ImageFolder):
@@ -89,9 +110,11 @@ class _Outside(StoredImage):
         raise FileNotFoundError(self.uri)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64, typed=True)
 def open_folder(root: Path | str) -> ImageFolder:
     """Opens the folder of images at a root, once per process so that listings are shared."""
+    if isinstance(root, UprightRoot):
+        return _UprightFolder(open_folder(str(root)))
     if isinstance(root, str) and "://" in root:
         return UrlFolder(root)
     return TarFolder(Path(root)) if Path(root).suffix == ".tar" else LocalFolder(Path(root))

@@ -1,30 +1,28 @@
 """Opens untrusted images as RGB: formats are allow-listed by content, bytes and pixels are limited.
 
-EXIF orientation is not applied: COCO, Objects365, Visual Genome and HICO-DET state boxes in the file's raw pixels.
-Data sets annotated on rotated pictures are recognised by their declared sizes (`is_turned_by_exif`).
+EXIF orientation is applied to images without annotations (`UprightImage`) alone: COCO, Objects365, Visual Genome and HICO-DET
+state boxes in the file's raw pixels. Of files with several frames or pages, the first one is the image.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader, BytesIO
-from pathlib import Path
-from typing import Literal, NamedTuple
+from io import BytesIO
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 from pydantic import Field
 
-from pipeline.data.images.refs import ImageRef, StoredImage
+from pipeline.data.images.refs import ImageRef, UprightImage, read_first, size_and_time
 from pipeline.runtime.settings import Settings
 
-ImageFormat = Literal["JPEG", "PNG", "WEBP", "BMP"]
+ImageFormat = Literal["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"]
+FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 PILLOW_WARNS_ABOVE = 89_478_485
 """Pillow's own threshold for decompression bombs, in pixels; our limit stays below it."""
 
@@ -39,17 +37,29 @@ _SCAN = b"\xff\xda"
 """The marker of a scan, which occurs nowhere in coded data."""
 _HEADER_BYTES = 32
 _ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation → what turns the pixels as viewers show them."""
 _ALLOWED_SIGNATURES: tuple[tuple[bytes, int, ImageFormat], ...] = (
     (b"\xff\xd8\xff", 0, "JPEG"),
     (b"\x89PNG\r\n\x1a\n", 0, "PNG"),
     (b"WEBP", 8, "WEBP"),
     (b"BM", 0, "BMP"),
-)
-_OTHER_SIGNATURES = (
     (b"GIF8", 0, "GIF"),
     (b"II*\x00", 0, "TIFF"),
     (b"MM\x00*", 0, "TIFF"),
-    (b"ftyp", 4, "HEIF or AVIF"),
+    (b"ftypavif", 4, "AVIF"),
+    (b"ftypavis", 4, "AVIF"),
+)
+_OTHER_SIGNATURES = (
+    (b"ftyp", 4, "HEIF"),
     (b"8BPS", 0, "PSD"),
     (b"%!PS", 0, "PostScript"),
     (b"%PDF", 0, "PDF"),
@@ -63,7 +73,7 @@ _OTHER_SIGNATURES = (
 class ImageLimits(Settings):
     """Limits on image files."""
 
-    formats: tuple[ImageFormat, ...] = ("JPEG", "PNG", "WEBP", "BMP")
+    formats: tuple[ImageFormat, ...] = FORMATS
     """Formats that are decoded. The content of a file decides, never its extension."""
     max_pixels: int = Field(default=80_000_000, gt=0, le=PILLOW_WARNS_ABOVE)
     """Largest number of pixels, width times height."""
@@ -92,17 +102,23 @@ class BadImage(Exception):
 
 
 class Probe(NamedTuple):
-    """Content of a file header: size in raw pixels, format, and Pillow's colour mode."""
+    """Content of a file header: size in raw pixels, format, Pillow's colour mode, and EXIF orientation (1 to 8)."""
 
     width: int
     height: int
     format: str
     mode: str = "RGB"
+    orientation: int = 1
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height of the image as its EXIF orientation turns it."""
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
 
 def read_image(path: ImageRef, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
-    """Reads and decodes an image file as RGB, in raw pixel orientation. Raises `BadImage`."""
-    return decode_image(read_bytes(path, limits), limits)
+    """Reads and decodes an image file as RGB, in raw pixels or upright as the reference says. Raises `BadImage`."""
+    return decode_image(read_bytes(path, limits), limits, isinstance(path, UprightImage))
 
 
 def probe(
@@ -119,12 +135,7 @@ def probe(
 def read_bytes(path: ImageRef, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
     """Reads the bytes of an image file within the limits. Raises `BadImage`."""
     try:
-        if isinstance(path, StoredImage):
-            data = path.read(limits.max_bytes + 1)
-        else:
-            with open_regular(path) as file:
-                size = os.fstat(file.fileno()).st_size  # read() allocates as much memory as it is asked for
-                data = file.read(min(size, limits.max_bytes) + 1)
+        data = read_first(path, limits.max_bytes + 1)
     except FileNotFoundError:
         raise BadImage("missing file", path.name) from None
     except OSError as error:
@@ -140,23 +151,15 @@ def _too_long(limits: ImageLimits) -> BadImage:
     return BadImage("too large", f"more than {limits.max_bytes} bytes")
 
 
-def open_regular(path: Path) -> BufferedReader:
-    """Opens a regular file for reading. Pipes, which could block forever, and devices are refused.
+def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, upright: bool = False) -> Image.Image:
+    """Decodes bytes as RGB. Transparency is blended with white, 16-bit grey keeps its upper byte. Raises `BadImage`.
 
-    Raises `BadImage` for those and for folders, and OSError for files that cannot be opened.
+    `upright`: turn the image as its EXIF orientation says.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return os.fdopen(descriptor, "rb")
-    os.close(descriptor)
-    raise BadImage("unreadable file", f"{path.name}: not a regular file")
-
-
-def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
-    """Decodes bytes as RGB. Transparency is blended with white, 16-bit grey keeps its upper byte. Raises `BadImage`."""
     with _opened(data, limits) as image:
         image.load()
-        return _as_rgb(image)
+        turn = _TURNS.get(_orientation(image)) if upright else None
+        return _as_rgb(image) if turn is None else _as_rgb(image).transpose(turn)
 
 
 def probe_bytes(
@@ -164,7 +167,7 @@ def probe_bytes(
 ) -> Probe:
     """Like `probe`, for bytes that were already read. Raises `BadImage`."""
     with _opened(data, limits) as image:
-        found = Probe(image.width, image.height, image.format or "", image.mode)
+        found = _probe(image)
         if verify == "decode":
             # A JPEG decoded at an eighth of its size still reads every byte of its entropy-coded data.
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
@@ -177,16 +180,25 @@ def probe_and_reduce(data: bytes, side: int, limits: ImageLimits = DEFAULT_LIMIT
     or more. Raises `BadImage`.
     """
     with _opened(data, limits) as image:
-        found = Probe(image.width, image.height, image.format or "", image.mode)
+        found = _probe(image)
         image.draft(None, (side, side))
         image.load()
         return found, _as_rgb(image).convert("L")
 
 
-def is_turned_by_exif(path: ImageRef, limits: ImageLimits = DEFAULT_LIMITS) -> bool:
-    """Whether viewers show the picture rotated by 90 degrees (EXIF orientation 5 to 8). Raises `BadImage`."""
-    with _opened(read_bytes(path, limits), limits) as image:
-        return image.getexif().get(_ORIENTATION, 1) in range(5, 9)
+def _probe(image: Image.Image) -> Probe:
+    return Probe(image.width, image.height, image.format or "", image.mode, _orientation(image))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 1 where none is stated, where EXIF is damaged, and of TIFF, which Pillow turns by itself."""
+    exif = Image.Exif()
+    try:
+        exif.load(image.info.get("exif", b""))
+        found = exif.get(_ORIENTATION)
+    except Exception:  # the parser may raise anything on hostile bytes, and viewers show such images all the same
+        return 1
+    return found if found in _TURNS else 1
 
 
 @contextmanager
@@ -201,6 +213,7 @@ def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(_Timed(data), formats=(form,))
         with image:
+            image.format = form  # Pillow calls a JPEG with further pictures behind it, as phones write it, MPO
             _check_size(image.width, image.height, limits)
             if scans * image.width * image.height > MOST_SCANNED:
                 raise BadImage("too slow", f"JPEG of {scans} scans of {image.width}x{image.height}")
@@ -243,6 +256,8 @@ def _identify(data: bytes, limits: ImageLimits) -> ImageFormat:
                 raise BadImage("format not allowed", form)
             if form == "WEBP" and int.from_bytes(head[4:8], "little") + 8 > len(data):
                 raise BadImage("truncated", "WEBP: the file is shorter than its header says")
+            if form == "AVIF" and not features.check("avif"):
+                raise BadImage("format not allowed", "AVIF, which the installed Pillow was built without")
             return form
     for signature, offset, name in _OTHER_SIGNATURES:
         if head.startswith(signature, offset):
@@ -292,16 +307,11 @@ def fingerprint(
     """
     try:
         if by == "stat":
-            size, time_ns = _size_and_time(ref)
+            size, time_ns = size_and_time(ref)
             return hashlib.sha256(f"{size} {time_ns}".encode()).hexdigest()
         if data is not None:
             return hashlib.sha256(data).hexdigest()
-        if isinstance(ref, StoredImage):
-            data = ref.read(limits.max_bytes + 1)
-        else:
-            with open_regular(ref) as file:
-                size = os.fstat(file.fileno()).st_size
-                data = file.read(min(size, limits.max_bytes + 1))
+        data = read_first(ref, limits.max_bytes + 1)
     except FileNotFoundError:
         raise BadImage("missing file", ref.name) from None
     except OSError as error:
@@ -309,10 +319,3 @@ def fingerprint(
     if len(data) > limits.max_bytes:
         raise _too_long(limits)
     return hashlib.sha256(data).hexdigest()
-
-
-def _size_and_time(place: ImageRef) -> tuple[int, int]:
-    if isinstance(place, StoredImage):
-        return place.size_and_time()
-    status = place.stat()
-    return status.st_size, status.st_mtime_ns

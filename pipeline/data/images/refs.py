@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from abc import ABC, abstractmethod
+from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +48,31 @@ ImageRef = Path | StoredImage
 """One image's file. Both kinds have `name` and `is_file()`."""
 
 
+class UprightImage(StoredImage):
+    """An image that is turned as its EXIF orientation says. All others are read as their pixels are stored."""
+
+    def __init__(self, uri: str, stored: ImageRef) -> None:
+        super().__init__(uri)
+        self._stored = stored
+
+    def read(self, most: int) -> bytes:
+        """Reads at most the first `most` bytes of the file, as they are stored."""
+        return read_first(self._stored, most)
+
+    def is_file(self) -> bool:
+        """Whether the file exists."""
+        return self._stored.is_file()
+
+    def size_and_time(self) -> tuple[int, int]:
+        """Size in bytes, and modification time in ns since 1970."""
+        return size_and_time(self._stored)
+
+    def state(self) -> FileState:
+        """The state of the file, which differs from that of the same file when it is not turned."""
+        state = state_of(self._stored)
+        return state._replace(text=f"upright {state.text}")
+
+
 class ImageFolder(ABC):
     """A data set's images by `uri`, the name relative to the folder, as annotations and tables state it."""
 
@@ -61,6 +90,32 @@ class ImageFolder(ABC):
 
     def refresh(self) -> None:  # noqa: B027 - most folders cache nothing
         """Forgets cached listings."""
+
+
+def read_first(place: ImageRef, most: int) -> bytes:
+    """Reads at most the first `most` bytes of an image's file. Raises FileNotFoundError and other OSErrors."""
+    if isinstance(place, StoredImage):
+        return place.read(most)
+    with _open_regular(place) as file:
+        # read() allocates as much memory as it is asked for.
+        return file.read(min(os.fstat(file.fileno()).st_size, most))
+
+
+def _open_regular(path: Path) -> BufferedReader:
+    """Opens a regular file for reading. Pipes, which could block forever, folders and devices raise an OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def size_and_time(place: ImageRef) -> tuple[int, int]:
+    """Size of an image's file in bytes, and its modification time in ns since 1970. Raises OSErrors."""
+    if isinstance(place, StoredImage):
+        return place.size_and_time()
+    status = place.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def state_of(place: ImageRef) -> FileState:

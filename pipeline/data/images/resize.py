@@ -19,7 +19,7 @@ from torch.nn import functional
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from pipeline.data.images.opening import DEFAULT_LIMITS, ImageLimits, decode_image, probe_bytes, read_bytes
-from pipeline.data.images.refs import ImageRef
+from pipeline.data.images.refs import ImageRef, UprightImage
 
 _END = b"\xff\xd9"
 """The end of a complete JPEG. Torchvision's decoder silently fills the rest of a truncated one with grey."""
@@ -54,7 +54,7 @@ def read_resized(place: ImageRef, width: int, height: int, limits: ImageLimits =
 
     Raises `BadImage` as `read_image` does.
     """
-    return resized(_pixels(read_bytes(place, limits), limits), width, height)
+    return resized(_pixels(read_bytes(place, limits), limits, isinstance(place, UprightImage)), width, height)
 
 
 @torch.no_grad()
@@ -139,17 +139,19 @@ def _bicubic(distance: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(x < 1, near, np.where(x < _SUPPORT, far, 0.0))
 
 
-def _pixels(data: bytes, limits: ImageLimits) -> Tensor:
+def _pixels(data: bytes, limits: ImageLimits, upright: bool) -> Tensor:
     """Decodes an image to H x W x 3 bytes."""
-    if _is_plain_jpeg(data, limits):
+    if _is_plain_jpeg(data, limits, upright):
         with suppress(RuntimeError):  # Pillow then reports what is wrong
             encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
             decoded_3HW: Tensor = decode_jpeg(encoded, mode=ImageReadMode.RGB)
             return decoded_3HW.permute(1, 2, 0)
-    return torch.from_numpy(np.array(decode_image(data, limits)))
+    return torch.from_numpy(np.array(decode_image(data, limits, upright)))
 
 
-def _is_plain_jpeg(data: bytes, limits: ImageLimits) -> bool:
-    """Whether the bytes are a complete JPEG in plain RGB. Raises `BadImage` for images that are refused."""
+def _is_plain_jpeg(data: bytes, limits: ImageLimits, upright: bool) -> bool:
+    """Whether the bytes are a complete JPEG in plain RGB that needs no turn. Raises `BadImage` for images that are refused."""
     found = probe_bytes(data, limits, "header")
+    if upright and found.orientation != 1:
+        return False
     return found.format == "JPEG" and found.mode == "RGB" and data.endswith(_END)
