@@ -10,8 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.report.console import table
-from pipeline.report.formatting import bytes_in_words
+from pipeline.report.formatting import bytes_in_words, table
 from pipeline.report.step_costs import ESTIMATE
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import require_readable
