@@ -36,9 +36,10 @@ def run_recipe(
 def run_context(context: RunContext, runner: str, as_json: bool) -> None:
     """Run a recipe with the named runner, and print the outcome."""
     console = Console(stderr=as_json)
-    with logged_run(context, runner) as log_file:
-        with open_display(console, as_json) as shown, measured(context.recipe, shown) as display:
+    with logged_run(context, runner) as log_file, open_display(console, as_json) as shown:
+        with measured(context.recipe, shown) as display:
             outcome = _runner(runner)(context, display)
+        shown.busy("computing figures and writing the report")
         figures, report = conclude(context, outcome)
     if as_json:
         print(json.dumps(outcome_json(outcome, figures, report) | {"log": str(log_file)}))
