@@ -78,7 +78,7 @@ COMMANDS = {
     "batch": {"--step-name", "--out", "--store", "--json", "--help"},
     "diff": {"--store", "--verdicts", "--json", "--help"},
     "query": {"--out", "--store", "--json", "--help"},
-    "push": {"--store", "--json", "--help"},
+    "push": {"--last", "--store", "--json", "--help"},
     "pull": {"--store", "--json", "--help"},
     "export": {"--format", "--out", "--threshold", "--all", "--store", "--json", "--help"},
     "import": {"--as", "--dataset", "--images", "--paths", "--store", "--json", "--help"},
