@@ -1,4 +1,4 @@
-"""Measures time and memory of a run in a new folder, and of repeating it: `python benchmarks/chain.py [RECIPE]`.
+"""Measures a run in a new folder, repeating it, and the commands that look at it: `python benchmarks/chain.py [RECIPE]`.
 
 Memory is the proportional set size (shared pages count once) of the command and its descendants, sampled every second.
 """
@@ -45,9 +45,21 @@ def measure(what: str, command: list[str]) -> tuple[Measured, dict[str, Any]]:
             raise subprocess.CalledProcessError(process.returncode, command)
         out.seek(0)
         outcome: dict[str, Any] = json.loads(out.read().splitlines()[-1])
-    after = os.times()
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    cpu = _cpu_seconds_since(before)
     return Measured(what, round(seconds, 1), round(cpu, 1), round(peak), outcome["computed"]), outcome
+
+
+def cpu_seconds(command: list[str]) -> float:
+    """Runs a command and returns the CPU-seconds that it took. Raises CalledProcessError if it fails."""
+    before = os.times()
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    return round(_cpu_seconds_since(before), 2)
+
+
+def _cpu_seconds_since(before: os.times_result) -> float:
+    """Returns the CPU-seconds of the children of this process that have ended since."""
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def _family(pid: int) -> list[int]:
@@ -83,15 +95,33 @@ def main() -> None:
         first, outcome = measure("first run", command)
         again, _ = measure("again, with Prefect", command)
         direct, _ = measure("again, --direct", [*command, "--direct"])
+        place = ["--store", f"{folder}/store"]
+        looks = {
+            "plan": [str(given.recipe), *sets],
+            "estimate": [str(given.recipe), *sets],
+            "doctor": [str(given.recipe), *sets],
+            "runs": place,
+            "show": [outcome["run"], *place],
+            "query": [outcome["run"], "select count(*) from images", *place],
+            "parse": ["a man riding a horse"],
+        }
+        light = {name: cpu_seconds([rlip, name, *words]) for name, words in looks.items()}
     calls = (first, again, direct)
     print(f"{'':22}{'seconds':>10}{'CPU s':>10}{'peak MiB':>10}{'computed':>10}")
     for call in calls:
         print(f"{call.what:22}{call.seconds:10}{call.cpu_seconds:10}{call.peak_mib:10}{call.computed:10}")
+    print(f"\n{'command':32}{'CPU s':>10}")
+    for name, seconds in light.items():
+        print(f"{name:32}{seconds:10}")
     print(f"\n{'stage':22}{'seconds':>10}{'images/s':>10}")
     for stage in outcome["stages"]:
         print(f"{stage['step']:22}{stage['seconds']:10}{stage['rate']:10}")
     machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    print(json.dumps({"machine": machine, "calls": [asdict(call) for call in calls], "outcome": outcome}))
+    print(
+        json.dumps(
+            {"machine": machine, "calls": [asdict(call) for call in calls], "commands": light, "outcome": outcome}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -39,6 +39,10 @@ class ArtifactDisplay:
         self._share: dict[str, float] = {}
         self._published = 0.0
 
+    def busy(self, what: str) -> None:
+        """Forward."""
+        self._display.busy(what)
+
     def drawing(self, done: int, total: int) -> None:
         """Forward: scenes are drawn before Prefect has anything to show."""
         self._display.drawing(done, total)

@@ -18,6 +18,7 @@ def run(context: RunContext, display: Display) -> Outcome:
     Uses the configured Prefect server, or else a temporary one that keeps its records in the folder `prefect` beside
     the store. Raises `PipelineError`, and `FatalError` when no server answers.
     """
+    display.busy("starting Prefect")
     with connected(prefect_folder(context.recipe.store)) as ready:
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 

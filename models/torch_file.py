@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import torch
 
-from models.weights import WeightsError
+from models.weights_file import WeightsError
 
 _UNSUPPORTED = re.compile(r"(?:GLOBAL|global:?) (?!GLOBAL)([\w.]+)")
 _PICKLES_OF_OLD_FILES = 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import threading
 import time
 import uuid
@@ -28,9 +29,9 @@ class Patience:
 
 @contextmanager
 def hold_lease(
-    files: Remote, path: str, machine: str, waiting: Callable[[], None], patience: Patience = Patience()
+    files: Remote, path: str, machine: str, waiting: Callable[[str], None], patience: Patience = Patience()
 ) -> Iterator[None]:
-    """Hold the lease at `path`. Calls `waiting` once, then waits, while another holder shows signs of life.
+    """Hold the lease at `path`. Calls `waiting` once with the holder's host, then waits while it shows signs of life.
 
     A holder counts as dead when its note stays the same for `expiry` seconds by the clock of the one who waits; clocks of
     two machines are never compared. A holder on this `machine` is certainly dead, since the caller holds a lock that
@@ -57,9 +58,11 @@ def hold_lease(
 
 class _Note(BaseModel):
     holder: str
+    host: str = "another machine"
+    """Notes of earlier versions name none."""
 
 
-def _take(files: Remote, path: str, holder: str, waiting: Callable[[], None], patience: Patience) -> None:
+def _take(files: Remote, path: str, holder: str, waiting: Callable[[str], None], patience: Patience) -> None:
     """Acquire the lease."""
     seen: bytes | None = None
     since = time.monotonic()
@@ -71,7 +74,7 @@ def _take(files: Remote, path: str, holder: str, waiting: Callable[[], None], pa
             files.write(path, _note(holder, 0))
             return
         if seen is None:
-            waiting()
+            waiting(_host(found))
         if found != seen:
             seen, since = found, time.monotonic()
         elif time.monotonic() - since > patience.expiry:
@@ -90,10 +93,17 @@ def _live(files: Remote, path: str, holder: str, beat: float, done: threading.Ev
 
 
 def _note(holder: str, beat: int) -> bytes:
-    return json.dumps({"holder": holder, "beat": beat}).encode()
+    return json.dumps({"holder": holder, "host": platform.node(), "beat": beat}).encode()
 
 
 def _holder(data: bytes | None) -> str | None:
     """Who holds a lease; None where its note is gone or damaged."""
     note = parse_note(data, _Note)
     return None if note is None else note.holder
+
+
+def _host(data: bytes) -> str:
+    """The host that a lease names, for people: at most 100 characters, none of them with a meaning for a terminal."""
+    note = parse_note(data, _Note)
+    host = _Note.model_fields["host"].default if note is None else note.host
+    return "".join(each for each in host if each.isalnum() or each in " .-_")[:100]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import platform
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -126,8 +127,8 @@ class LocalStore:
                 self.disk.remove(folder.with_suffix(".lock"))
 
     @contextmanager
-    def claim(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
-        """Work on `key` alone on this machine. Calls `waiting` before it waits for another live process.
+    def claim(self, key: str, waiting: Callable[[str], None]) -> Iterator[None]:
+        """Work on `key` alone on this machine. Calls `waiting` with its name before it waits for another live process.
 
         Saves work; correctness never needs it. The kernel frees the claim of a process that dies.
         """
@@ -136,7 +137,7 @@ class LocalStore:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                waiting()
+                waiting(platform.node())
                 fcntl.flock(lock, fcntl.LOCK_EX)
             try:
                 yield

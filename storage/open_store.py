@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import fsspec
-
 from storage.errors import FatalError
 from storage.local_store import LocalStore
-from storage.remote_store import RemoteStore, folder_name
 from storage.secrets import require_no_secret
 from storage.store import Store
 
@@ -22,7 +19,11 @@ def open_store(address: Address) -> Store:
     Raises `FatalError` for an unusable address or one with a password, and `RetryableError` when a remote one is silent.
     """
     folder = local_folder(address)
-    return RemoteStore(str(address), folder) if is_remote(address) else LocalStore(folder)
+    if not is_remote(address):
+        return LocalStore(folder)
+    from storage.remote_store import RemoteStore  # with fsspec, which local stores do without
+
+    return RemoteStore(str(address), folder)
 
 
 def existing_store(address: Address) -> Store:
@@ -51,8 +52,14 @@ def local_folder(address: Address) -> Path:
     if any(each == "\0" or "\ud800" <= each <= "\udfff" for each in text):
         raise FatalError(f"{text!r} is not the address of a store; name a folder, or a URL such as s3://bucket/folder")
     require_no_secret(text)
+    if "://" not in text:
+        return Path(text)
+    import fsspec
+
+    from storage.remote_store import folder_name
+
     if not is_remote(address):
-        return Path(fsspec.filesystem("file")._strip_protocol(text)) if "://" in text else Path(text)
+        return Path(fsspec.filesystem("file")._strip_protocol(text))
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("RLIP_CACHE") or Path(caches) / "rlip") / folder_name(text.rstrip("/"))
 

@@ -181,7 +181,7 @@ class RemoteStore:
         return self.remote.digest(stage, key, name, digest)
 
     @contextmanager
-    def claim(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
+    def claim(self, key: str, waiting: Callable[[str], None]) -> Iterator[None]:
         """Work on `key` alone: on this machine by a lock, among machines by a lease. Only saves work."""
         with (
             self._local.claim(key, waiting),

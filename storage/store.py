@@ -89,8 +89,11 @@ class Store(Protocol):
     def draft(self) -> AbstractContextManager[Path]:
         """A folder to write an artifact's files in. Whatever `commit` did not take is removed on exit."""
 
-    def claim(self, key: str, waiting: Callable[[], None]) -> AbstractContextManager[None]:
-        """Work on `key` alone. Calls `waiting` before it waits for another holder. Saves work; correctness never needs it."""
+    def claim(self, key: str, waiting: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Work on `key` alone. Before it waits for another holder, calls `waiting` with the name of the holder's machine.
+
+        Saves work; correctness never needs it.
+        """
 
     def scratch(self, key: str, resumes_from: str = "") -> AbstractContextManager[Path]:
         """A folder that outlives a crash, for work that resumes from the files that `resumes_from` lists."""

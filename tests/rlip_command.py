@@ -63,3 +63,12 @@ def in_own_process(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess
     return subprocess.run(
         [folder / "rlip", *words], cwd=cwd, capture_output=True, text=True, timeout=900, env=environment
     )
+
+
+def loaded_by(*words: str | Path) -> set[str]:
+    """The modules that a process of `rlip` has imported when the command ends."""
+    call = f"import sys; from pipeline.cli.app import app; sys.argv = {['rlip', *map(str, words)]}"
+    code = f"{call}\ntry: app()\nfinally: print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.splitlines()[-1].split())

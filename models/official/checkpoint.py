@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from models.torch_file import read_torch_file
-from models.weights import WeightsError, is_own
+from models.weights_file import WeightsError, is_own
 
 
 @dataclass(frozen=True)

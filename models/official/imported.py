@@ -18,7 +18,8 @@ from models.official.names import from_official, official_shapes, place_of
 from models.official.sizes import infer_config
 from models.official.text_weights import read_text_encoder
 from models.state_dict_diff import state_dict_diff
-from models.weights import WeightsError, build
+from models.weights import build
+from models.weights_file import WeightsError
 
 NEW_TO_DETECTORS = (
     "bias_obj_a",

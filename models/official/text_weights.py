@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from models.state_dict_diff import summary
-from models.weights import WeightsError
+from models.weights_file import WeightsError
 
 FILE = "model.safetensors"
 OURS = "transformer.text_encoder.roberta."

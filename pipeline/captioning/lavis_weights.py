@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from models.official.checkpoint import read_checkpoint
-from models.weights import WeightsError
+from models.weights_file import WeightsError
 from pipeline.captioning.lavis_worker import HEAD_WIDTH
 from storage.errors import FatalError
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.report.console import table
+from pipeline.report.formatting import table
 from pipeline.run.checks import CheckResult, recorded_checks
 from pipeline.stages.order import chain_order
 from storage.open_store import Address, existing_store

@@ -19,8 +19,7 @@ from pipeline.cli.comparison import Comparison, in_words
 from pipeline.cli.judged_difference import judged_difference
 from pipeline.cli.why import causes_of
 from pipeline.labels.verdict_log import Standing, VerdictLog, verdicts_folder
-from pipeline.report.console import table
-from pipeline.report.formatting import sanitise
+from pipeline.report.formatting import sanitise, table
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.open_store import Address, existing_store, is_remote

@@ -10,8 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.report.console import table
-from pipeline.report.formatting import bytes_in_words
+from pipeline.report.formatting import bytes_in_words, table
 from pipeline.report.step_costs import ESTIMATE
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import require_readable
@@ -22,6 +21,9 @@ from pipeline.run.progress import open_display
 from pipeline.run.recipe import RunSection, load_recipe
 from storage.errors import FatalError
 from storage.runs import find_run
+
+FARTHEST = 100
+"""Images to process for each one that was measured, above which an estimate is warned of."""
 
 
 def print_estimate(
@@ -69,10 +71,12 @@ def _workers(run: RunSection) -> int:
 
 def _lines(made: Estimate) -> list[str]:
     """The totals, and what they leave out."""
-    lines = [f"{made.hours:,.2f} worker-hours in all"]
-    lines[0] += (
-        f", {made.gpu_hours:,.2f} of them on a GPU" if made.gpu_hours is not None else "; none was measured on a GPU"
-    )
+    images = "" if made.labelled is None else f"{made.labelled:,} images to label, "
+    on_gpu = "none was measured on a GPU" if made.gpu_hours is None else f"{made.gpu_hours:,.2f} of them on a GPU"
+    lines = [
+        f"Total: {images}{timedelta(seconds=round(made.wall))} of wall time, {bytes_in_words(made.bytes)} of disk, "
+        f"{made.hours:,.2f} worker-hours ({on_gpu})"
+    ]
     if made.cost is not None:
         lines.append(f"{made.cost:,.2f} at {made.price_per_hour:g} an hour")
     if made.cost_per_1000_images is not None:
@@ -80,6 +84,13 @@ def _lines(made: Estimate) -> list[str]:
     if made.cost_per_1000_relations is not None:
         lines.append(
             f"{made.cost_per_1000_relations:,.2f} per 1,000 kept relations, {made.kept_per_image:.2f} an image"
+        )
+    if far := [step for step in made.steps if step.factor > FARTHEST]:
+        worst = max(far, key=lambda step: step.factor)
+        lines.append(
+            f"Warning: {', '.join(step.step for step in far)}: more than {FARTHEST} times the images that were measured, at most "
+            f"{worst.factor:,.0f} times ({worst.step}); start and loading count as if each image took them, so run more images "
+            "and estimate from that run"
         )
     left_out = [step.step for step in made.steps if step.seconds is None]
     if left_out:

@@ -12,8 +12,7 @@ from rich.progress import track
 from rich.text import Text
 
 from pipeline.cli.damaged_files import damaged_files
-from pipeline.report.console import table
-from pipeline.report.formatting import bytes_in_words
+from pipeline.report.formatting import bytes_in_words, table
 from pipeline.report.report_folder import remove_report
 from storage.damage import Damage, DamagedFile, find_damage
 from storage.errors import FatalError

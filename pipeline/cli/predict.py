@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from models.config import ConfigError
-from models.weights import WeightsError, load
+from models.weights import load
+from models.weights_file import WeightsError
 from pipeline.cli.contact_sheet import labelled_cell
 from pipeline.data.datasets.bare_images import SUFFIXES
 from pipeline.data.images.opening import BadImage, read_image

@@ -26,7 +26,6 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.labels.flat_labels import LABELS, flat_labels
 from pipeline.report.formatting import sanitise
 from storage.atomic import atomic_file
 from storage.errors import FatalError
@@ -138,6 +137,8 @@ def _stoppable(connection: DuckDBPyConnection, work: Callable[[], Any]) -> Any:
 
 def _labels(run: Run, path: Path) -> ds.Dataset:
     """The flat labels of a run, written to a file so that no more than a partition is held in memory."""
+    from pipeline.labels.flat_labels import LABELS, flat_labels
+
     with pq.ParquetWriter(path, LABELS) as writer:
         for table in flat_labels(run):
             writer.write_table(table)

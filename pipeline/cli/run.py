@@ -1,4 +1,4 @@
-"""Implements the `rlip` commands that work on a recipe, and `rlip show`."""
+"""`rlip run` and `rlip train-tagger`: run a recipe and print its outcome."""
 
 from __future__ import annotations
 
@@ -7,30 +7,21 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from pipeline.cli.show import show_run as _show_run
 from pipeline.report.console import outcome_json, print_estimate_score, print_outcome
-from pipeline.report.formatting import sanitise
 from pipeline.report.steps import Outcome
 from pipeline.report.trained_tagger import TrainedTagger
 from pipeline.run.context import RunContext
-from pipeline.run.doctor import examine, require_readable
-from pipeline.run.forecast import forecast
 from pipeline.run.measured import measured
-from pipeline.run.planner import Planner
-from pipeline.run.prepare import read_annotations, write_world
 from pipeline.run.progress import Display, open_display
 from pipeline.run.recipe import Recipe, load_recipe
 from pipeline.run.runner import conclude, logged_run
 from storage.errors import FatalError
-from storage.open_store import Address, existing_store
 
 
 def run_recipe(
@@ -45,15 +36,16 @@ def run_recipe(
 def run_context(context: RunContext, runner: str, as_json: bool) -> None:
     """Run a recipe with the named runner, and print the outcome."""
     console = Console(stderr=as_json)
-    with logged_run(context, runner) as log_file:
-        with open_display(console, as_json) as shown, measured(context.recipe, shown) as display:
+    with logged_run(context, runner) as log_file, open_display(console, as_json) as shown:
+        with measured(context.recipe, shown) as display:
             outcome = _runner(runner)(context, display)
+        shown.busy("computing figures and writing the report")
         figures, report = conclude(context, outcome)
     if as_json:
         print(json.dumps(outcome_json(outcome, figures, report) | {"log": str(log_file)}))
     else:
         print_estimate_score(console, context.run)
-        print_outcome(console, outcome, figures, report, review_command(context.recipe))
+        print_outcome(console, context.run, outcome, figures, report, review_command(context.recipe))
         console.print(Text(f"Log: {log_file}"), soft_wrap=True)
 
 
@@ -78,62 +70,6 @@ def train_tagger(path: Path, overrides: Sequence[str], runner: str, as_json: boo
         print(json.dumps(trained.as_json()))
     else:
         trained.print(Console())
-
-
-def plan_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
-    """Print the cached and due partitions of each step, as far as they are known before the chain runs."""
-    context = RunContext(load_recipe(path, overrides))
-    require_readable(context)
-    if context.recipe.scenes is not None and any(source.missing_files() for source in context.sources):
-        raise FatalError(
-            f"{path}: its synthetic world is not written yet, so all of it is due; `rlip run {path}` writes it"
-        )
-    with open_display(Console(stderr=True), as_json=False) as display:
-        read_annotations(context, display.reading)
-    rows = [asdict(step) for step in forecast(Planner(context))]
-    if as_json:
-        print(json.dumps(rows))
-        return
-    table = Table("step", "cached", "due", "why", "checks", box=None)
-    for row in rows:
-        due = "not known" if row["due"] is None else f"{'at most ' if row['at_most'] else ''}{row['due']}"
-        table.add_row(
-            row["step"], str(row["cached"]), due, Text(sanitise(row["why"], 200)), Text(", ".join(row["checks"]))
-        )
-    Console().print(table)
-
-
-def show_run(store: Address, run_name: str | None, step: str | None, as_json: bool) -> None:
-    """Print all runs, one run, or one step of it."""
-    _show_run(Console(), existing_store(store), run_name, step, as_json)
-
-
-def make_scenes(folder: Path, path: Path, overrides: Sequence[str], as_json: bool) -> None:
-    """Write the synthetic world that a recipe describes."""
-    from rich.progress import Progress
-
-    recipe = load_recipe(path, overrides)
-    if recipe.scenes is None:
-        raise FatalError(f"{path} has no [scenes] section; use a recipe with one, e.g. --recipe recipes/demo.toml")
-    with Progress(console=Console(stderr=True), disable=as_json) as progress:
-        bar = progress.add_task("scenes")
-        write_world(folder, recipe.scenes, lambda done, total: progress.update(bar, completed=done, total=total))
-    print(json.dumps({"folder": str(folder)}) if as_json else folder)
-
-
-def examine_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
-    """Print what the doctor finds. Raises `FatalError` if something is missing."""
-    findings = list(examine(RunContext(load_recipe(path, overrides))))
-    if as_json:
-        print(json.dumps([vars(finding) for finding in findings]))
-    else:
-        console = Console()
-        for finding in findings:  # one line each, so that a path can be copied whole
-            line = f"{finding.state:<7}  {finding.what}: {finding.detail}"
-            console.print(Text(sanitise(line, len(line))), soft_wrap=True)
-    missing = [finding for finding in findings if finding.state == "missing"]
-    if missing:
-        raise FatalError(f"{path}: {len(missing)} requirement(s) missing; the list above says how to fix each")
 
 
 def _runner(name: str) -> Callable[[RunContext, Display], Outcome]:

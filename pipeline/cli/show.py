@@ -11,15 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.report.console import table
-from pipeline.report.formatting import bytes_in_words, in_words, sanitise
+from pipeline.report.formatting import bytes_in_words, in_words, sanitise, table
 from pipeline.report.label_view import LabelView
 from pipeline.report.quarantine import sampled
 from pipeline.report.steps import StepSummary, summaries
 from storage.artifact import Artifact
 from storage.errors import FatalError, did_you_mean
 from storage.manifest import REJECTED_FILE
-from storage.open_store import Address, existing_store
 from storage.runs import Run, find_run, runs_of
 from storage.store import Store
 
@@ -57,26 +55,6 @@ def show_run(
     _show_rows(console, artifacts, summary.rejected)
 
 
-def show_records(root: Address, run_name: str | None, as_json: bool) -> None:
-    """List the executions of a run, or of all runs, oldest first. Runs of earlier versions begin theirs when next executed."""
-    store, console = existing_store(root), Console()
-    runs = runs_of(store) if run_name is None else [find_run(store, run_name.partition("@")[0])]
-    records = [record for run in runs for record in run.records()]
-    if as_json:
-        _print_json(console, {"records": [{"run": record.name, **record.facts} for record in records]})
-        return
-    console.print(Text(f"Executions in {store.address}", "bold"), soft_wrap=True)
-    made = table(None, "run", "time (UTC)", "status", "computed", "cached", "host", "rlip")
-    for record in records:
-        facts = record.facts
-        steps = facts.get("outcome") or []
-        cached = sum(step["cached"] or 0 for step in steps)
-        computed = sum(step["partitions"] for step in steps) - cached
-        texts = (facts["time"][:19].replace("T", " "), facts["status"], f"{computed:,}", f"{cached:,}")
-        made.add_row(*map(Text, (record.name, *texts, facts.get("host", "–"), facts.get("rlip", "–"))))
-    console.print(made)
-
-
 def _show_runs(console: Console, store: Store, as_json: bool) -> None:
     runs = [(run, run.steps()) for run in runs_of(store)]
     if as_json:
@@ -103,7 +81,7 @@ def _show_steps(console: Console, run: Run, found: list[StepSummary], as_json: b
         _print_json(console, {"run": run.name, "steps": [summary.as_json() for summary in found], "lost": lost})
         return
     made = table(
-        f"Run {run.name}", "step", "partitions", "rows in", "rows out", "rejected", "seconds", "images/s", "size"
+        f"Run {run.name}", "step", "partitions", "rows in", "rows out", "rejected", "worker seconds", "images/s", "size"
     )
     for step in found:
         counts = (step.partitions, step.rows_in, step.rows_out, sum(step.rejected.values()))

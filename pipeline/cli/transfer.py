@@ -18,7 +18,7 @@ from storage.limited_reader import LimitedReader
 from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.open_store import Address, existing_store, open_store
 from storage.run_records import documents_of, history_of, steps_of
-from storage.runs import Run, find_run
+from storage.runs import Run, RunRecord, find_run
 from storage.store import Store
 
 Report = Callable[[int, int], None]
@@ -29,15 +29,17 @@ class Copied:
     """The result of a push or pull."""
 
     artifacts: int
-    """Number of artifacts of the run."""
+    """Number of artifacts of the states that were to be copied."""
     copied: int
     """Number of artifacts that were missing at the destination."""
+    behind: tuple[str, ...] = ()
+    """Earlier states of the run (`name@2`) of which the destination lacks artifacts."""
 
 
-def print_push(root: Address, run_name: str, url: str, as_json: bool) -> None:
+def print_push(root: Address, run_name: str, url: str, last: bool, as_json: bool) -> None:
     """Push a run and show a progress bar."""
     run = find_run(existing_store(root), run_name)
-    _show(lambda report: push(run, ObjectStoreArtifacts(url), report), as_json)
+    _show(lambda report: push(run, ObjectStoreArtifacts(url), report, last), as_json)
 
 
 def print_pull(root: Address, run_name: str, url: str, as_json: bool) -> None:
@@ -51,27 +53,39 @@ def print_pull(root: Address, run_name: str, url: str, as_json: bool) -> None:
         print(f"`rlip report {run_name} --store {root}` writes the run's report")
 
 
-def push(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, total: None) -> Copied:
-    """Copy the artifacts that the remote lacks, then the records of the run. An interrupted push can be resumed.
+def push(
+    run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, total: None, last: bool = False
+) -> Copied:
+    """Copy the artifacts that the remote lacks, of all states of the run, then its records. An interrupted push can be resumed.
 
-    Raises `FatalError` when an artifact of the run is missing from the store or damaged here.
+    `last`: of the newest state only. A `RunRecord` is copied alone. Raises `FatalError` when an artifact of the newest state is
+    missing from the store, or one that is copied is damaged here; earlier states that the store has lost stay behind.
     """
-    places = [(run.stage(step), key) for step in run.steps() for key in run.keys(step).values()]
-    here = {stage: remote.keys(stage) for stage in {stage for stage, _ in places}}
-    lacking = [(stage, key) for stage, key in dict.fromkeys(places) if key not in here[stage]]
+    newest = _places(run)
+    earlier = {} if isinstance(run, RunRecord) else {record.name: _places(record) for record in run.records()}
+    asked = list(dict.fromkeys([*newest, *(place for places in earlier.values() if not last for place in places)]))
+    there = {
+        stage: remote.keys(stage) for stage in {stage for places in (newest, *earlier.values()) for stage, _ in places}
+    }
+    lacking = [(stage, key) for stage, key in asked if key not in there[stage]]
+    copied = 0
     for done, (stage, key) in enumerate(lacking):
         report(done, len(lacking))
         artifact = run.store.find(stage, key)
-        if artifact is None:
+        if artifact is not None:
+            artifact.require_whole()
+            remote.put(artifact)
+            there[stage].add(key)
+            copied += 1
+        elif (stage, key) in newest:
             raise FatalError(
                 f"run {run.name!r} needs {stage} {key[:12]}, which the store has lost; run its recipe again"
             )
-        artifact.require_whole()
-        remote.put(artifact)
     remote.put_run(run)
     _push_cuts(run, remote)
     report(len(lacking), len(lacking))
-    return Copied(len(set(places)), len(lacking))
+    behind = (name for name, places in earlier.items() if any(key not in there[stage] for stage, key in places))
+    return Copied(len(asked), copied, tuple(behind))
 
 
 def pull(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, total: None, number: str = "") -> Copied:
@@ -95,6 +109,13 @@ def pull(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, t
         stage: set(run.store.find_all(stage, [k for s, k in places if s == stage])) for stage in {s for s, _ in places}
     }
     lacking = [(stage, key) for stage, key in places if key not in have[stage]]
+    there = {stage: remote.keys(stage) for stage in {stage for stage, _ in lacking}}
+    if absent := [key for stage, key in lacking if key not in there[stage]]:
+        state = f"{run.name}@{number}" if number else run.name
+        raise FatalError(
+            f"{remote.url} has the records of {state}, but not {len(absent)} of its {len(places)} artifacts; push them from the "
+            f"store that has them with `rlip push {state} {remote.url}`"
+        )
     with LimitedReader() as reader:
         for done, (stage, key) in enumerate(lacking):
             report(done, len(lacking))
@@ -109,6 +130,11 @@ def pull(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, t
         run.store.put(run.folder / path, data)
     report(len(lacking), len(lacking))
     return Copied(len(places), len(lacking))
+
+
+def _places(run: Run) -> list[tuple[str, str]]:
+    """Stage and key of each artifact of a state of a run."""
+    return [(run.stage(step), key) for step in run.steps() for key in run.keys(step).values()]
 
 
 def _push_cuts(run: Run, remote: ObjectStoreArtifacts) -> None:
@@ -139,3 +165,7 @@ def _show(copy: Callable[[Report], Copied], as_json: bool) -> None:
         print(json.dumps(asdict(copied)))
     else:
         print(f"{copied.copied} of {copied.artifacts} artifacts copied; the others already existed")
+        if copied.behind:
+            print(
+                f"Not all artifacts of these earlier states are there, so they can't be pulled: {', '.join(copied.behind)}"
+            )

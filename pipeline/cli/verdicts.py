@@ -19,8 +19,7 @@ from pipeline.labels.reviewer_agreement import Kappa
 from pipeline.labels.verdict_log import VerdictLog, verdicts_folder
 from pipeline.labels.verdict_summary import VerdictSummary, audit_of, summarize
 from pipeline.labels.verdicts import KINDS
-from pipeline.report.console import table
-from pipeline.report.formatting import sanitise
+from pipeline.report.formatting import sanitise, table
 from storage.errors import FatalError
 from storage.open_store import Address, existing_store
 from storage.runs import find_run

@@ -19,7 +19,8 @@ from models.official.imported import Imported, import_checkpoint
 from models.official.kind import kind_of
 from models.official.options import differences, official_options
 from models.state_dict_diff import by_part, grouped
-from models.weights import WeightsError, is_own, load, read_config, read_shapes, write
+from models.weights import load, write
+from models.weights_file import WeightsError, is_own, read_config, read_shapes
 from pipeline.runtime.settings import apply_override
 from storage.atomic import atomic_file
 from storage.errors import FatalError

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from models.rlip import RLIP
-from models.weights import WeightsError, load
+from models.weights import load
+from models.weights_file import WeightsError
 from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.predictor import Names, Predictor
 from storage.errors import FatalError

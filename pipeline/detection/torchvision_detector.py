@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from models.torch_file import read_torch_file
-from models.weights import WeightsError
+from models.weights_file import WeightsError
 from pipeline.evaluation.detection import Detections
 from storage.errors import FatalError
 

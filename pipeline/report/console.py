@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,19 @@ from rich.text import Text
 from pipeline.labels.label_audit import LabelScores
 from pipeline.report.arms import ArmScores, score_name, score_names, score_text
 from pipeline.report.figures import DatasetAudit, Figures
-from pipeline.report.formatting import sanitise
+from pipeline.report.formatting import sanitise, share, table
 from pipeline.report.step_costs import scored_estimate
 from pipeline.report.steps import Outcome, stage_rows
 from storage.runs import Run
 
 
 def print_outcome(
-    console: Console, outcome: Outcome, figures: Figures, report: Path | None, review: str | None = None
+    console: Console, run: Run, outcome: Outcome, figures: Figures, report: Path | None, review: str | None = None
 ) -> None:
-    """Prints the tables of a finished run, the command that opens it for review, and, last, the path of the report."""
+    """Prints the tables of a finished run, its labels and shards and where they are, and, last, the path of the report.
+
+    `review`: the command that opens it for review.
+    """
     console.print(_stages(figures, outcome))
     if figures.unknown_captions:
         console.print(
@@ -35,6 +39,8 @@ def print_outcome(
         console.print(
             f"Pseudo-labels recover {figures.share_of_gain:.0%} of the gain of given relations over no relations."
         )
+    for line in _made(run, figures):
+        console.print(Text(line), soft_wrap=True)
     if review is not None and figures.labels.scored:
         console.print(Text(f"Judge its labels: {review}"), soft_wrap=True)
     if report is not None:
@@ -64,27 +70,31 @@ def outcome_json(outcome: Outcome, figures: Figures, report: Path | None) -> dic
     }
 
 
-def share(value: float | None) -> str:
-    """Formats a share in [0, 1] with three digits."""
-    return "–" if value is None else f"{value:.3f}"
-
-
-def table(title: str | None, *columns: str) -> Table:
-    """Creates an empty table. The first column holds names, the others hold numbers. Headings wrap, but are never cut.
-
-    A title wraps at the width of the table. One with a path, which people copy, is printed before a table without any.
-    """
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for place, column in enumerate(columns):
-        longest = max(map(len, column.split(" ")))
-        made.add_column(
-            column, justify="right" if place else "left", header_style="dim", no_wrap=not place, min_width=longest
+def _made(run: Run, figures: Figures) -> Iterator[str]:
+    """What the run made and where it is: labels, images without any, and shards."""
+    labels = figures.labels
+    covered = [audit.coverage for audit in figures.audits if audit.coverage is not None]
+    if labels.kept is not None and labels.images is not None:
+        shares = ((each.images, each.kept.share_without) for each in covered)
+        some = sum(images - round(images * without) for images, without in shares if without is not None)
+        yield (
+            f"Labels: {labels.kept:,} of {labels.scored or 0:,} are kept; {some:,} of {labels.images:,} images have some, "
+            f"{labels.images - some:,} have none. `rlip export {run.name}` writes them, `rlip query {run.name}` selects some"
         )
-    return made
+    for step in (step for step in figures.steps if step.step.startswith("shard:")):
+        artifacts = list(run.artifacts(step.step).values())
+        tars = sum(name.endswith(".tar") for artifact in artifacts for name in artifact.manifest.files)
+        place = f"{run.store.address}/artifacts/shard"
+        place += (
+            f"/{artifacts[0].key}" if len(artifacts) == 1 else f", a folder for each of {len(artifacts)} partitions"
+        )
+        yield f"Shards ({step.step}): {tars:,} tars with {step.rows_out:,} images in {place}"
 
 
 def _stages(figures: Figures, outcome: Outcome) -> Table:
-    made = table("Stages", "stage", "partitions", "cached", "rows in", "rows out", "rejected", "seconds", "images/s")
+    made = table(
+        "Stages", "stage", "partitions", "cached", "rows in", "rows out", "rejected", "wall seconds", "images/s"
+    )
     for row in stage_rows(figures.steps, outcome):
         counts = (row.partitions, row.cached, row.rows_in, row.rows_out, row.rejected)
         times = (f"{row.seconds:,.1f}", f"{row.rate:,.1f}" if row.rate else "–")
@@ -96,7 +106,9 @@ def _stages(figures: Figures, outcome: Outcome) -> Table:
             times[1],
         )
     if any(row.recorded for row in stage_rows(figures.steps, outcome)):
-        made.caption = "* recorded when the step was computed, summed over its workers"
+        made.caption = (
+            "* worker seconds, recorded when the step was computed: summed over its workers, as `rlip show` does"
+        )
         made.caption_justify = "left"
     return made
 

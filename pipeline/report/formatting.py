@@ -1,10 +1,12 @@
-"""Formats table rows for a terminal. Text from captions and files is sanitised first."""
+"""Formats tables and their rows for a terminal. Text from captions and files is sanitised first."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from rich.table import Table
 
 LONGEST = 160
 _CONTROLS = dict.fromkeys(
@@ -37,6 +39,25 @@ def bytes_in_words(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} GiB"
+
+
+def share(value: float | None) -> str:
+    """Formats a share in [0, 1] with three digits."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def table(title: str | None, *columns: str) -> Table:
+    """Creates an empty table. The first column holds names, the others hold numbers. Headings wrap, but are never cut.
+
+    A title wraps at the width of the table. One with a path, which people copy, is printed before a table without any.
+    """
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for place, column in enumerate(columns):
+        longest = max(map(len, column.split(" ")))
+        made.add_column(
+            column, justify="right" if place else "left", header_style="dim", no_wrap=not place, min_width=longest
+        )
+    return made
 
 
 def in_words(row: Mapping[str, Any]) -> tuple[str, str]:

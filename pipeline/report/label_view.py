@@ -17,8 +17,7 @@ from pipeline.labels.label_audit import LabelAudit, LabelCount
 from pipeline.labels.label_funnel import label_counts, labelled_partitions
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.label_tally import LabelFunnel, PredicateCount
-from pipeline.report.console import share, table
-from pipeline.report.formatting import sanitise
+from pipeline.report.formatting import sanitise, share, table
 from storage.runs import Run
 
 BINS = 10

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.report.console import share, table
+from pipeline.report.formatting import share, table
 from pipeline.training.config import MODEL
 from storage.artifact import Artifact
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -29,6 +30,8 @@ class RunContext:
         self.steps = [replace(step, settings=step.settings.planned()) for step in build_steps(recipe)]
         self.outcomes: list[StepOutcome] = []
         """The steps that this execution has finished so far."""
+        self.expected: Mapping[str, float | None] | None = None
+        """Step → seconds that it is expected to take (`estimate.expected_seconds`), once that was asked for."""
         self.is_prepared = False
         """Whether the checks before a run have passed; until then, an execution changes nothing that a run has."""
         started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")

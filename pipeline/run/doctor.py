@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
-from typing import Any
 
 from packaging.requirements import Requirement
 
@@ -24,6 +23,7 @@ from pipeline.run.finding import Finding
 from pipeline.run.networks import networks, unfit_networks
 from pipeline.run.ray_checks import ray_cluster
 from pipeline.run.recipe import Recipe
+from pipeline.runtime.execute import installed_version
 from pipeline.stages.candidates import open_candidates
 from pipeline.stages.caption import CaptionStage
 from pipeline.stages.import_tagger import ImportTaggerStage
@@ -38,6 +38,8 @@ QUICK = 2**25
 GIB = 2**30
 LEAST_GIB_A_WORKER = 1.5
 """Memory of a worker with a small captioner."""
+GPU_DEVICES = ("nvidia[0-9]*", "nvhost-*gpu", "dxg", "kfd")
+"""Files in /dev without which torch finds no GPU: NVIDIA's, on boards and in Windows too, and AMD's."""
 
 
 def examine(context: RunContext) -> Iterator[Finding]:
@@ -235,11 +237,11 @@ def _report(context: RunContext) -> Iterator[Finding]:
 
 def _machine(recipe: Recipe) -> Iterator[Finding]:
     import psutil
-    import torch
 
     cores, memory = psutil.cpu_count() or 1, psutil.virtual_memory().available / GIB
-    yield Finding("ok", "machine", f"{cores} cores, {memory:.0f} GiB memory available, torch {torch.__version__}")
-    yield _accelerator(torch)
+    torch = installed_version("torch")
+    yield Finding("ok", "machine", f"{cores} cores, {memory:.0f} GiB memory available, torch {torch}")
+    yield _accelerator()
     if recipe.run.engine == "ray":
         return  # the checks of the cluster tell how many workers its nodes hold
     if (share := memory / recipe.run.workers) < LEAST_GIB_A_WORKER:
@@ -249,7 +251,14 @@ def _machine(recipe: Recipe) -> Iterator[Finding]:
         yield Finding("note", "run.workers", f"{recipe.run.workers} workers on {cores} cores")
 
 
-def _accelerator(torch: Any) -> Finding:
+def _accelerator() -> Finding:
+    absent = Finding(
+        "note", "accelerator", "none: captioning and training run on the CPU, which suits small models only"
+    )
+    if not any(path for pattern in GPU_DEVICES for path in Path("/dev").glob(pattern)):
+        return absent
+    import torch  # takes seconds, which only a machine with a GPU is worth
+
     if torch.cuda.is_available():
         free, whole = (amount / GIB for amount in torch.cuda.mem_get_info(0))
         names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
@@ -264,7 +273,7 @@ def _accelerator(torch: Any) -> Finding:
         return Finding(
             "note", "accelerator", f"torch {torch.__version__} can't use the GPU: torch is {why}; see pytorch.org"
         )
-    return Finding("note", "accelerator", "none: captioning and training run on the CPU, which suits small models only")
+    return absent
 
 
 def stated_ranges(package: str = "rlip", extras: Iterable[str] = ()) -> list[Requirement]:

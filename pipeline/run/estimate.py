@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from pipeline.report.step_costs import StepCost, step_costs
+from pipeline.report.step_costs import ESTIMATE, StepCost, step_costs
+from pipeline.run.context import RunContext
 from pipeline.run.dag import Step
 from pipeline.run.forecast import forecast
 from pipeline.run.planner import Planner
@@ -50,6 +51,13 @@ class StepEstimate:
     """Whether it was measured on a GPU. Only trainings tell."""
     basis: str
     """Where the figures come from, or why there are none."""
+    measured_images: int | None = None
+    """Images that an earlier run measured it on."""
+
+    @property
+    def factor(self) -> float:
+        """Images to process for each one that was measured; 0 where no run measured it."""
+        return (self.images or 0) / self.measured_images if self.measured_images else 0.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,16 @@ class Estimate:
     def hours(self) -> float:
         """Worker-hours of the steps that were measured."""
         return sum(step.seconds or 0.0 for step in self.steps) / 3600
+
+    @property
+    def wall(self) -> float:
+        """Seconds of the steps that were measured, one after the other."""
+        return sum(step.wall or 0.0 for step in self.steps)
+
+    @property
+    def bytes(self) -> float:
+        """Size of the artifacts of the steps whose size was measured."""
+        return sum(step.bytes or 0.0 for step in self.steps)
 
     @property
     def gpu_hours(self) -> float | None:
@@ -93,7 +111,7 @@ class Estimate:
 
     def as_json(self) -> dict[str, Any]:
         """The estimate as plain values."""
-        names = ("hours", "gpu_hours", "cost", "cost_per_1000_images", "cost_per_1000_relations")
+        names = ("hours", "wall", "bytes", "gpu_hours", "cost", "cost_per_1000_images", "cost_per_1000_relations")
         return asdict(self) | {name: getattr(self, name) for name in names}
 
 
@@ -112,6 +130,15 @@ def estimate(
     ]
     kept = None if earlier is None else _kept_per_image(earlier)
     return Estimate(planner.context.recipe.name, steps, max(labelled, default=None), kept, price_per_hour)
+
+
+def expected_seconds(context: RunContext) -> Mapping[str, float | None]:
+    """Step → seconds that it will take by what its artifacts took so far, or by the estimate that was made for a new run."""
+    run, workers = context.run, context.recipe.run
+    if not run.steps():
+        return {row["step"]: row["wall"] for row in run.read_document(ESTIMATE).get("steps", [])}
+    most = workers.workers if workers.engine == "local" else workers.max_actors or 1
+    return {step.step: step.wall for step in estimate(Planner(context), run, None, most, None).steps}
 
 
 def _step(step: Step, images: int | None, costs: Mapping[str, StepCost], workers: int) -> StepEstimate:
@@ -135,7 +162,8 @@ def _step(step: Step, images: int | None, costs: Mapping[str, StepCost], workers
     on = f" ({', '.join(cost.devices)})" if cost.devices else ""
     basis = f"{cost.images:,} images on {', '.join(cost.hosts)}{on}{other}"
     wall = seconds if step.stage.whole else seconds / workers
-    return StepEstimate(step.name, images, seconds, wall, size, any("cuda" in name for name in cost.devices), basis)
+    on_gpu = any("cuda" in name for name in cost.devices)
+    return StepEstimate(step.name, images, seconds, wall, size, on_gpu, basis, cost.images)
 
 
 def _benchmark(step: Step) -> Benchmark | None:
@@ -163,8 +191,10 @@ def _images_due(planner: Planner) -> dict[str, int]:
     for step in context.steps:
         due, total = found[step.name].due or 0, found[step.name].cached + (found[step.name].due or 0)
         images = _of_whole(step, sizes) if step.stage.whole else sum(sizes[name] for name in step.datasets)
-        if images is not None:
-            counts[step.name] = round(images * due / total) if total else 0
+        if not due:
+            counts[step.name] = 0
+        elif images is not None:
+            counts[step.name] = round(images * due / total)
     return counts
 
 

@@ -52,6 +52,10 @@ class MeasuredDisplay:
         self._running.labels(run).set(1)
         self._failed.labels(run).set(0)
 
+    def busy(self, what: str) -> None:
+        """Forward."""
+        self._display.busy(what)
+
     def drawing(self, done: int, total: int) -> None:
         """Forward."""
         self._display.drawing(done, total)

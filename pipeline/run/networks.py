@@ -1,19 +1,25 @@
 """Checks of the networks that a recipe trains or takes over: they are built, and their weights read, before any work.
 
 Networks are built without memory for their parameters, which takes a second; loading torch takes longer. A run therefore
-remembers what it found fit (`recall`).
+notes what it found where all are fit, and both the next run and the doctor recall it while nothing has changed.
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from pipeline.run.context import RunContext
 from pipeline.run.dag import Step
 from pipeline.run.finding import Finding
 from pipeline.run.starting_weights import random_starts
+from pipeline.runtime.execute import installed_version
 from pipeline.stages.import_tagger import ImportTaggerStage
 from pipeline.training.config import MODEL, VOCABULARY
 from pipeline.training.settings import TrainingSettings
@@ -22,22 +28,48 @@ from storage.digests import digest_json
 from storage.errors import FatalError, PipelineError
 
 FIT = "fit"
-"""Name of the note in which a run keeps the networks that passed."""
+"""Name of the note in which a run keeps what was found of networks that passed."""
 
 
 def unfit_networks(context: RunContext) -> Iterator[Finding]:
-    """Yield what stops the networks of a recipe from being built. A run that passed before looks at nothing."""
-    stamp = digest_json([[step.name, step.settings.model_dump(mode="json"), _files(step)] for step in _steps(context)])
-    if context.run.read_document(FIT).get("stamp") == stamp:
+    """Yield what stops the networks of a recipe from being built; where nothing does, note what was found with the run."""
+    if _recalled(context) is not None:
         return
-    unfit = [finding for finding in networks(context) if finding.state == "missing"]
+    found = list(_examined(context))
+    unfit = [finding for finding in found if finding.state == "missing"]
     yield from unfit
     if not unfit:
-        context.run.note(FIT, {"stamp": stamp})
+        context.run.note(FIT, {"stamp": _stamp(context), "found": [asdict(finding) for finding in found]})
 
 
 def networks(context: RunContext) -> Iterator[Finding]:
-    """Build each network of a recipe, and compare initial weights and a tagger that is taken over with it."""
+    """Build each network of a recipe, and compare initial weights and a tagger that is taken over with it.
+
+    A run that passed before has noted the findings, and nothing is built again while settings, files and machine stay.
+    """
+    recalled = None
+    with suppress(PipelineError):  # a store that can't be opened is reported by itself
+        recalled = _recalled(context)
+    yield from _examined(context) if recalled is None else recalled
+
+
+def _recalled(context: RunContext) -> list[Finding] | None:
+    """What a run noted of the same networks on this machine; None where none did."""
+    noted = context.run.read_document(FIT)
+    with suppress(ValidationError):
+        if noted.get("stamp") == _stamp(context):
+            return TypeAdapter(list[Finding]).validate_python(noted.get("found"))
+    return None
+
+
+def _stamp(context: RunContext) -> str:
+    """Digest of what decides whether networks are fit: the machine, its packages, settings and files."""
+    machine = [platform.node(), *map(installed_version, ("rlip", "torch", "timm", "transformers"))]
+    steps = [[step.name, step.settings.model_dump(mode="json"), _files(step)] for step in _steps(context)]
+    return digest_json([machine, steps])
+
+
+def _examined(context: RunContext) -> Iterator[Finding]:
     for start in random_starts(context.steps):
         yield Finding("missing" if start.refusal else "note", f"{start.step} weights", start.refusal or start.what)
     for step in _steps(context):
@@ -67,7 +99,8 @@ def _trained(settings: Any) -> str:
     import torch
 
     from models.fewer_pairs import fits_fewer_pairs
-    from models.weights import WeightsError, build, read_shapes
+    from models.weights import build
+    from models.weights_file import WeightsError, read_shapes
     from pipeline.training.task import network_config
 
     try:
@@ -120,7 +153,7 @@ def _require_devices(settings: Any) -> None:
 
 def _taken_over(step: Step) -> str:
     """Reads the tagger that is taken over. Raises `FatalError` when it is none."""
-    from models.weights import WeightsError, read_config
+    from models.weights_file import WeightsError, read_config
 
     files = step.stage(step.settings).weights()
     try:

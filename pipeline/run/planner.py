@@ -31,11 +31,18 @@ class StepPlan:
     due: list[WorkItem] = field(default_factory=list)
     held: dict[str, str] = field(default_factory=dict)
     """Partition that is left out → the failed check of what it would read."""
+    later: float | None = None
+    """Seconds that the steps after it are expected to take; None where that is not known."""
 
     @property
     def partitions(self) -> int:
         """How many partitions the step covers."""
         return len(self.cached) + len(self.due)
+
+    @property
+    def images(self) -> dict[str, int]:
+        """Due partition → its number of images."""
+        return {item.partition: item.images for item in self.due}
 
 
 class Planner:
@@ -190,7 +197,9 @@ class Planner:
                 digests["records"] = [partition.digest]
             terms = KeyTerms(stage.name, stage.version, settings, digests, weights)
             name, ids = partition.name, partition.image_ids
-            yield WorkItem(step.name, name, terms, _folders(inputs), ids, _folders(uses), before.get(name, ""))
+            first = next(iter(inputs.values()), []) if not step.stage.whole else []
+            images = len(ids) or sum(artifact.manifest.counts.rows_out for artifact in first)
+            yield WorkItem(step.name, name, terms, _folders(inputs), ids, _folders(uses), before.get(name, ""), images)
 
     def _partitions(
         self, step: Step, stage: Stage, without: Collection[str]

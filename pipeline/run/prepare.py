@@ -21,6 +21,7 @@ def prepare(context: RunContext, display: Display) -> None:
 
     Boxes that look wrong are told to the display. Raises `FatalError` before any work.
     """
+    display.busy("checking data, weights and networks")
     require(context)
     if context.recipe.scenes is not None:
         write_world(context.recipe.data.root, context.recipe.scenes, display.drawing)

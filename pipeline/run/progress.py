@@ -25,6 +25,9 @@ LINE_EVERY = 10.0
 class Display(Protocol):
     """Receives the progress of a run. Its methods may be called from any thread."""
 
+    def busy(self, what: str) -> None:
+        """Something begins that may take seconds and tells nothing meanwhile, e.g. "starting Prefect"."""
+
     def drawing(self, done: int, total: int) -> None:
         """`done` of `total` scenes of the synthetic world are written."""
 
@@ -53,7 +56,13 @@ class Lines:
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
         self._written_at = 0.0
-        self._pace = Throughput(0)
+        self._pace = Throughput({})
+        self._later: float | None = None
+        self._waits: set[str] = set()
+
+    def busy(self, what: str) -> None:
+        """Write it."""
+        self._write(what)
 
     def drawing(self, done: int, total: int) -> None:
         """Write how many scenes are drawn, at intervals."""
@@ -72,16 +81,24 @@ class Lines:
     def step(self, plan: StepPlan) -> None:
         """Write how much is cached and due."""
         self._written_at = time.monotonic()
-        self._pace = Throughput(len(plan.due))
+        self._pace, self._later = Throughput(plan.images), plan.later
         held = f", {len(plan.held)} left out after a failed check" if plan.held else ""
-        self._write(f"{plan.step.name}: {len(plan.cached)} cached, {len(plan.due)} due{held}")
+        loading = f"; {_loading(plan)}" if _loading(plan) else ""
+        self._write(f"{plan.step.name}: {len(plan.cached)} cached, {len(plan.due)} due{held}{loading}")
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
-        """Write the progress of an item, and the rate and remaining time of the step, at intervals."""
+        """Write what an item waits for at once; the progress, rate and remaining time of the step at intervals."""
+        if note and not done:
+            if (waits := f"{item.step} {item.partition}: {note}") not in self._waits:
+                self._waits.add(waits)
+                self._write(waits)
+            return
         self._pace.update(item.partition, done, total)
         if self._is_due():
-            details = ", ".join(text for text in (note, self._pace.in_words(_unit(item))) if text)
-            self._write(f"{item.step} {item.partition}: {done}/{total} {details}".rstrip())
+            done, total = (done, total) if item.partition == WHOLE else self._pace.images
+            unit = _unit(item)
+            details = ", ".join(text for text in (note, self._pace.in_words(unit, self._later)) if text)
+            self._write(f"{item.step}: {done:,} of {total:,} {unit}{', ' if details else ''}{details}")
 
     def finished(self, record: Record) -> None:
         """Count the item. The last line of the step reports the total."""
@@ -100,7 +117,7 @@ class Lines:
 
 
 class Bars:
-    """Shows one bar per step, in partitions or, for a whole-set stage, in training steps."""
+    """Shows one bar per step, in images or, for a whole-set stage, in training steps."""
 
     def __init__(self, console: Console) -> None:
         self._bars = Progress(
@@ -112,12 +129,27 @@ class Bars:
             console=console,
         )
         self._bar: TaskID | None = None
-        self._share: dict[str, float] = {}
+        self._busy: TaskID | None = None
+        self._cached = 0
         self._read: dict[str, TaskID] = {}
-        self._pace = Throughput(0)
+        self._pace = Throughput({})
+        self._later: float | None = None
+
+    def busy(self, what: str) -> None:
+        """Show it below the bars until something else begins."""
+        self._rest()
+        self._bars.start()
+        self._busy = self._bars.add_task("", total=None, note=what)
+
+    def _rest(self) -> None:
+        """Remove what is shown until something else begins."""
+        if self._busy is not None:
+            self._bars.remove_task(self._busy)
+        self._busy = None
 
     def drawing(self, done: int, total: int) -> None:
         """Move the bar of the scenes."""
+        self._rest()
         self._bars.start()
         if self._bar is None:
             self._bar = self._bars.add_task("scenes", total=total, note="")
@@ -125,6 +157,7 @@ class Bars:
 
     def reading(self, dataset: str, share: float) -> None:
         """Move the bar of this data set, in percent."""
+        self._rest()
         self._bars.start()
         if dataset not in self._read:
             self._read[dataset] = self._bars.add_task(dataset, total=100, note="reading annotations (once)")
@@ -135,36 +168,40 @@ class Bars:
         self._bars.console.print(f"warning: {text}", markup=False, highlight=False)
 
     def step(self, plan: StepPlan) -> None:
-        """Add a bar that starts at the cached partitions."""
+        """Add a bar that starts at the images of the cached partitions."""
+        self._rest()
         self._bars.start()
-        self._share = {record.partition: 1.0 for record in plan.cached}
-        self._pace = Throughput(len(plan.due))
-        self._bar = self._bars.add_task(plan.step.name, total=plan.partitions, completed=len(plan.cached), note="")
+        self._cached = sum(record.rows_in for record in plan.cached)
+        self._pace, self._later = Throughput(plan.images), plan.later
+        total = None if WHOLE in plan.images else self._cached + sum(plan.images.values())
+        self._bar = self._bars.add_task(plan.step.name, total=total, completed=self._cached, note=_loading(plan))
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
         """Move the bar to the new share of the item."""
         assert self._bar is not None
-        self._share[item.partition] = done / max(total, 1)
+        if note and not done:
+            self._bars.update(self._bar, note=note)
+            return
         self._pace.update(item.partition, done, total)
-        note = ", ".join(text for text in (self._pace.in_words(_unit(item)), note) if text)
+        note = ", ".join(text for text in (self._pace.in_words(_unit(item), self._later), note) if text)
         if item.partition == WHOLE:
             self._bars.update(self._bar, completed=done, total=total, note=note)
         else:
-            self._bars.update(self._bar, completed=round(sum(self._share.copy().values()), 2), note=note)
+            self._bars.update(self._bar, completed=self._cached + self._pace.images[0], note=note)
 
     def finished(self, record: Record) -> None:
         """Count the item as complete."""
         assert self._bar is not None
-        self._share[record.partition] = 1.0
         self._pace.finish(record.partition)
         if record.partition != WHOLE:
-            self._bars.update(self._bar, completed=round(sum(self._share.copy().values()), 2))
+            self._bars.update(self._bar, completed=self._cached + self._pace.images[0])
 
     def done(self, plan: StepPlan, records: Sequence[Record], seconds: float) -> None:
         """Fill the bar and show a summary of the step."""
         assert self._bar is not None
-        total = self._bars.tasks[self._bar].total
-        self._bars.update(self._bar, completed=total, note=summary(plan, records, seconds))
+        task = next(task for task in self._bars.tasks if task.id == self._bar)
+        total = task.total or max(task.completed, 1)
+        self._bars.update(self._bar, completed=total, total=total, note=summary(plan, records, seconds))
         self._bars.stop_task(self._bar)
 
     def stop(self) -> None:
@@ -177,7 +214,12 @@ class JsonLines:
 
     def __init__(self) -> None:
         self._printed_at = 0.0
-        self._pace = Throughput(0)
+        self._pace = Throughput({})
+        self._later: float | None = None
+
+    def busy(self, what: str) -> None:
+        """Emit event `busy`."""
+        _emit(event="busy", what=what)
 
     def drawing(self, done: int, total: int) -> None:
         """Emit event `drawing`, at most five per second."""
@@ -197,7 +239,7 @@ class JsonLines:
 
     def step(self, plan: StepPlan) -> None:
         """Emit event `step`."""
-        self._pace = Throughput(len(plan.due))
+        self._pace, self._later = Throughput(plan.images), plan.later
         _emit(
             event="step", step=plan.step.name, cached=len(plan.cached), due=len(plan.due), left_out=len(plan.held)
         )  # fmt: skip
@@ -207,10 +249,11 @@ class JsonLines:
         self._pace.update(item.partition, done, total)
         if time.monotonic() - self._printed_at >= 0.2:
             self._printed_at = time.monotonic()
-            left = self._pace.seconds_left
+            left, later = self._pace.seconds_left, self._later
             _emit(
                 event="progress", step=item.step, partition=item.partition, done=done, total=total, note=note,
                 rate=round(self._pace.rate, 3), seconds_left=None if left is None else round(left, 1),
+                run_seconds_left=None if left is None or later is None else round(left + later, 1),
             )  # fmt: skip
 
     def finished(self, record: Record) -> None:
@@ -221,6 +264,11 @@ class JsonLines:
     def done(self, plan: StepPlan, records: Sequence[Record], seconds: float) -> None:
         """Emit event `done`."""
         _emit(event="done", step=plan.step.name, seconds=round(seconds, 3), rows_out=sum(r.rows_out for r in records))
+
+
+def _loading(plan: StepPlan) -> str:
+    """What is loaded before the first image, e.g. "loading the captioner"; "" if that takes no time."""
+    return f"loading {plan.step.stage.loads}" if plan.due and plan.step.stage.loads else ""
 
 
 def _unit(item: WorkItem) -> str:

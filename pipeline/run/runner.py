@@ -16,6 +16,7 @@ from pipeline.report.steps import Outcome, StepOutcome
 from pipeline.run.checks import CHECKED
 from pipeline.run.context import RunContext
 from pipeline.run.dag import Step
+from pipeline.run.estimate import expected_seconds
 from pipeline.run.gates import require_passed
 from pipeline.run.planner import Planner, StepPlan
 from pipeline.run.prepare import prepare
@@ -52,6 +53,8 @@ def run_step(planner: Planner, step: Step, display: Display, work: Work) -> Step
     """Plan a step, execute what is due, and record the artifacts in the run. The steps that it needs must be done."""
     with bound(step=step.name):
         plan = planner.plan(step)
+        if plan.due:
+            plan.later = _seconds_after(planner.context, step)
         display.step(plan)
         held = {"held_back": len(plan.held)} if plan.held else {}
         log.info("planned", extra={"fields": {"cached": len(plan.cached), "due": len(plan.due), **held}})
@@ -65,6 +68,17 @@ def run_step(planner: Planner, step: Step, display: Display, work: Work) -> Step
         counts = {"rows_in": outcome.rows_in, "rows_out": outcome.rows_out, "rejected": outcome.rejected}
         log.info("done", extra={"fields": {"seconds": outcome.seconds, **counts}})
         return outcome
+
+
+def _seconds_after(context: RunContext, step: Step) -> float | None:
+    """Seconds that the steps after this one are expected to take; None where one of them was never measured."""
+    if context.expected is None:
+        context.expected = {}
+        with suppress(PipelineError):  # what fails here is reported when its step is planned
+            context.expected = expected_seconds(context)
+    later = context.steps[context.steps.index(step) + 1 :]
+    seconds = [found for each in later if (found := context.expected.get(each.name)) is not None]
+    return sum(seconds) if len(seconds) == len(later) else None
 
 
 def work(planner: Planner, plan: StepPlan, display: Display) -> Sequence[Record]:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 
 
 class Throughput:
     """Counts what the workers of a step do after their first report, so that loading and earlier work do not count.
 
-    The remaining time follows from the share of the due partitions that is done, not from images: the number of images
-    of a partition is unknown until the partition starts. Cached partitions are left out. Any thread may call any method.
+    The remaining time follows from the share of the images that is done. Cached partitions are left out. Any thread may call
+    any method.
     """
 
-    def __init__(self, partitions: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._partitions, self._clock = partitions, clock
+    def __init__(self, images: Mapping[str, int], clock: Callable[[], float] = time.monotonic) -> None:
+        """`images`: due partition → its number of images; any number for a step over whole data sets, which is alone."""
+        self._images, self._clock = {partition: max(number, 1) for partition, number in images.items()}, clock
         self._done: dict[str, tuple[int, int]] = {}
         self._first: tuple[float, int, float] | None = None
 
@@ -47,18 +48,24 @@ class Throughput:
         share = self._share()
         return (self._clock() - began) * (1 - share) / (share - before) if share > before else None
 
-    def in_words(self, unit: str) -> str:
-        """E.g. "4.2 images/s, 0:03:10 left"; empty if still unknown."""
+    @property
+    def images(self) -> tuple[int, int]:
+        """How many images of the due partitions are done, and how many there are."""
+        total = sum(self._images.values())
+        return round(self._share() * total), total
+
+    def in_words(self, unit: str, later: float | None = None) -> str:
+        """E.g. "4.2 images/s, 0:03:10 left, 0:20:00 for the run"; empty if still unknown. `later`: seconds of the steps after."""
         left = self.seconds_left
         if left is None:
             return ""
-        return f"{self.rate:.{1 if self.rate < 100 else 0}f} {unit}/s, {timedelta(seconds=round(left))} left"
+        whole = "" if later is None else f", {timedelta(seconds=round(left + later))} for the run"
+        return f"{self.rate:.{1 if self.rate < 100 else 0}f} {unit}/s, {timedelta(seconds=round(left))} left{whole}"
 
     def _count(self) -> int:
-        return sum(done for done, _ in self._reports())
+        return sum(done for done, _ in self._done.copy().values())
 
     def _share(self) -> float:
-        return sum(done / total if total else 1.0 for done, total in self._reports()) / max(self._partitions, 1)
-
-    def _reports(self) -> Iterable[tuple[int, int]]:
-        return self._done.copy().values()  # other threads add partitions meanwhile
+        done = self._done.copy().items()  # other threads add partitions meanwhile
+        shares = (self._images[part] * (count / total if total else 1.0) for part, (count, total) in done)
+        return sum(shares) / max(sum(self._images.values()), 1)

@@ -41,6 +41,8 @@ class WorkItem:
     """Whole artifacts that the stage is opened with."""
     previous: str = ""
     """Key of the artifact that the run had for this partition. Rows that are still valid are reused."""
+    images: int = 0
+    """Images of the partition; 0 for a whole-set stage."""
 
     @property
     def upstream(self) -> dict[str, list[str]]:
@@ -110,7 +112,7 @@ def execute(stage: Stage, item: WorkItem, store: Store, report: ReportProgress) 
 def _claim_and_make(stage: Stage, item: WorkItem, store: Store, report: ReportProgress) -> Record:
     with ExitStack() as stack:
         stack.enter_context(translate_os_errors(f"making {item.step} {item.partition}"))
-        stack.enter_context(store.claim(item.key, lambda: report(0, 1, "another run is making it")))
+        stack.enter_context(store.claim(item.key, lambda host: report(0, 1, f"another run on {host} is making it")))
         found = store.recover(stage.name, item.key)
         if found is not None:
             log.info("made by another process", extra={"fields": {"key": item.key}})

@@ -102,6 +102,8 @@ class Stage(ABC):
 
     name: ClassVar[str]
     version: ClassVar[int]
+    loads: ClassVar[str] = ""
+    """What a worker or the training's ranks load for seconds before the first image, in words, e.g. "the captioner"."""
     audit_version: ClassVar[int] = 1
     """Raise it whenever `audit` would judge the same tables differently."""
     reads: ClassVar[tuple[str, ...]] = ()

@@ -39,6 +39,7 @@ class CaptionStage(Stage):
     version = 4
     reads = ("images",)
     writes = "captions"
+    loads = "the captioner"
     schema = CAPTIONS
     row_wise = True
     settings: CaptionSettings

@@ -34,6 +34,7 @@ class DetectStage(Stage):
     version = 1
     reads = ("images",)
     writes = "images"
+    loads = "the detector"
     schema = IMAGES
     settings: DetectSettings
 

@@ -54,6 +54,7 @@ class EvaluateStage(Stage):
     reads = ("images", "weights")
     uses = ("split",)
     writes = "scores"
+    loads = "the network"
     schema = METRICS
     whole = True
     settings: EvaluateSettings

@@ -91,7 +91,8 @@ def open_labeller(settings: LabellerSettings, tagger: Artifact, worker: int = 0)
 
 def _tagger(settings: LabellerSettings, artifact: Artifact, worker: int) -> OpenLabeller:
     from models.relation_tagger import RelationTagger
-    from models.weights import WeightsError, load
+    from models.weights import load
+    from models.weights_file import WeightsError
     from tagger.labelling.labeller import Labeller
 
     keep_freed_memory()

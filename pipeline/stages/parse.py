@@ -48,6 +48,7 @@ class ParseStage(Stage):
     version = 6
     reads = ("captions",)
     writes = "triplets"
+    loads = "the parser"
     schema = TRIPLETS
     row_wise = True
     settings: ParseSettings

@@ -18,6 +18,7 @@ class PretrainStage(Stage):
     version = 6
     reads = ("shards",)
     writes = "weights"
+    loads = "the network"
     schema = METRICS
     whole = True
     streams = frozenset({"shards"})

@@ -62,6 +62,7 @@ class TagStage(Stage):
     reads = ("images", "triplets")
     uses = ("tagger",)
     writes = "relations"
+    loads = "the tagger"
     schema = RELATIONS
     settings: TagSettings
 

@@ -21,6 +21,7 @@ class TrainTaggerStage(Stage):
     version = 8
     reads = ("shards",)
     writes = "tagger"
+    loads = "the network"
     schema = METRICS
     whole = True
     streams = frozenset({"shards"})

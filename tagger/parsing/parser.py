@@ -1,11 +1,18 @@
 """Parses captions into triplets with spaCy's dependency parser and the rules of `extraction`."""
 
 import re
+import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
+# spaCy imports torch wherever it is installed, which takes longer than parsing; only pipelines of transformers need it.
+if _hides_torch := "torch" not in sys.modules:
+    sys.modules["torch"] = None  # type: ignore[assignment]
 import spacy
+
+if _hides_torch:
+    del sys.modules["torch"]
 from spacy.language import Language
 from spacy.tokens import Doc
 from thinc.api import NumpyOps

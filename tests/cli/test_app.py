@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from rlip_command import in_own_process, rlip
+from rlip_command import in_own_process, loaded_by, rlip
+from run_builder import RunBuilder
+from small_set import write_small_set
 
 COMMANDS = {
     "predict": {
@@ -76,7 +78,7 @@ COMMANDS = {
     "batch": {"--step-name", "--out", "--store", "--json", "--help"},
     "diff": {"--store", "--verdicts", "--json", "--help"},
     "query": {"--out", "--store", "--json", "--help"},
-    "push": {"--store", "--json", "--help"},
+    "push": {"--last", "--store", "--json", "--help"},
     "pull": {"--store", "--json", "--help"},
     "export": {"--format", "--out", "--threshold", "--all", "--store", "--json", "--help"},
     "import": {"--as", "--dataset", "--images", "--paths", "--store", "--json", "--help"},
@@ -148,6 +150,29 @@ def test_a_run_loads_torch_only_where_it_computes(root: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
     assert (done.stdout.strip(), done.returncode) == ("", 0), done.stderr
+
+
+HEAVY = {"torch", "scipy", "spacy", "fsspec", "prefect", "jinja2", "numba"}
+"""What takes a good part of a second to import, or belongs to what only some commands do."""
+
+
+def test_a_plan_loads_nothing_that_only_a_run_needs(tmp_path: Path) -> None:
+    loaded = loaded_by("plan", write_small_set(tmp_path, 1))
+    assert "pipeline.run.planner" in loaded
+    assert not loaded & {*HEAVY, "duckdb", "pipeline.run.runner", "pipeline.report.figures"}
+
+
+def test_commands_that_read_a_store_load_nothing_of_the_stages(labelled: RunBuilder) -> None:
+    name, store = labelled.run.name, ("--store", labelled.run.store.root)
+    for words in (["runs", name], ["query", name, "select count(*) from images"]):
+        loaded = loaded_by(*words, *store)
+        assert "pyarrow" in loaded
+        assert not loaded & {*HEAVY, "pipeline.stages", "pipeline.run", "pipeline.labels"}, words
+
+
+def test_a_caption_is_parsed_without_torch() -> None:
+    loaded = loaded_by("parse", "a man riding a horse")
+    assert "spacy" in loaded and not loaded & {"torch", "pyarrow"}
 
 
 def test_a_wrong_recipe_is_one_message_and_exit_code_1(root: Path, tmp_path: Path) -> None:

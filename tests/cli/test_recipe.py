@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pipeline.cli.app import app
-from pipeline.cli.run import plan_recipe
+from pipeline.cli.plan import plan_recipe
 from storage.errors import FatalError
 
 BASE = """

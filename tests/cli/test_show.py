@@ -134,8 +134,13 @@ def test_the_outcome_ends_with_the_report(labelled: RunBuilder) -> None:
         "toy", [StepOutcome("ingest", 1, 1, 3, 2, 1, 0.0, 0.0), StepOutcome("tag", 1, 0, 2, 2, 0, 4.0, 0.5)]
     )
     terminal, out = console()
-    print_outcome(terminal, outcome, figures, Path("reports/toy/index.html"))
+    labelled.add("shard:pseudo", "toys/0000", [], facts={"images": 2})
+    figures = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5))
+    print_outcome(terminal, labelled.run, outcome, figures, Path("reports/toy/index.html"))
     lines = out.getvalue().splitlines()
+    (shards,) = labelled.run.artifacts("shard:pseudo").values()
+    assert f"Shards (shard:pseudo): 0 tars with 0 images in {shards.folder}" in lines
+    assert any(line.startswith("Labels: 4 of ") and " images have some, " in line for line in lines)
     assert lines[-1] == "Report: reports/toy/index.html"
     tagged = next(line.split() for line in lines if line.startswith("tag "))
     assert tagged == ["tag", "1", "0", "2", "2", "0", "4.0", "0.5"]

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.official.checkpoint import read_checkpoint
-from models.weights import WeightsError
+from models.weights_file import WeightsError
 from pipeline.captioning.model_folder import model_fault
 from pipeline.detection.settings import DetectSettings
 from pipeline.detection.weights_files import find_detector

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models.official.checkpoint import read_checkpoint
-from models.weights import WeightsError
+from models.weights_file import WeightsError
 from pipeline.captioning.recorded import RecordedCaptioner
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.images.opening import BadImage, decode_image

@@ -12,7 +12,8 @@ from models import weights
 from models.config import NetworkConfig
 from models.initial import Loaded, load_initial
 from models.network import Network
-from models.weights import WeightsError, build
+from models.weights import build
+from models.weights_file import WeightsError
 
 
 @pytest.fixture

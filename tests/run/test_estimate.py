@@ -10,7 +10,11 @@ from rlip_command import output_of, rlip
 from run_builder import RunBuilder
 from small_set import write_small_set
 
+from pipeline.report.formatting import bytes_in_words
 from pipeline.report.step_costs import ESTIMATE, scored_estimate, step_costs
+from pipeline.run.context import RunContext
+from pipeline.run.estimate import expected_seconds
+from pipeline.run.recipe import load_recipe
 from storage.local_store import LocalStore
 from storage.runs import Run
 
@@ -26,8 +30,12 @@ def test_an_estimate_multiplies_measured_costs_and_the_report_scores_it(tmp_path
     asked = ("estimate", recipe, "--from", "small", "--set", "name=other", "--workers", 4, "--price", 2, *UNTIL)
     told = {step["step"]: step for step in json.loads(output_of(*asked, "--json"))["steps"]}
     assert {step: each["basis"] for step, each in told.items()} == {"ingest": "cached", "caption": "cached"}
+    assert "Total: 0 images to label, 0:00:00 of wall time, 0 B of disk" in output_of(*asked)
 
     assert Run(store, "other").read_document(ESTIMATE)["run"] == "other"
+    Run(store, "third").note(ESTIMATE, {"steps": [{"step": "ingest", "wall": 2.0}, {"step": "caption", "wall": None}]})
+    for run, expected in (("other", {"ingest": 0, "caption": 0}), ("third", {"ingest": 2.0, "caption": None})):
+        assert expected_seconds(RunContext(load_recipe(recipe, [UNTIL[1], f"name={run}"]))) == expected
 
     more = json.loads(output_of(*asked, "--images", 8000, "--json"))
     by_step = {step["step"]: step for step in more["steps"]}
@@ -38,8 +46,32 @@ def test_an_estimate_multiplies_measured_costs_and_the_report_scores_it(tmp_path
         assert "other settings" not in by_step[step]["basis"]
     seconds = sum(step["seconds"] for step in more["steps"])
     assert more["cost_per_1000_images"] == pytest.approx(seconds / 3600 * 2 / 8) and more["gpu_hours"] is None
+    assert more["wall"] == pytest.approx(seconds / 4)
+    assert more["bytes"] == pytest.approx(sum(step["bytes"] for step in more["steps"]))
     shown = output_of(*asked, "--images", 8000)
+    assert "Total: 8,000 images to label, " in shown and bytes_in_words(more["bytes"]) in shown
     assert "none was measured on a GPU" in shown and "Requests to an object store" in shown
+    assert "Warning: ingest, caption: more than 100 times the images that were measured, at most 1,000 times" in shown
+    assert "Warning" not in output_of(*asked, "--images", 800)
+    one, _ = Run(store, "small").artifacts("caption").values()
+    store.discard("caption", one.key)
+    left = step_costs(Run(store, "small"))["caption"].seconds_per_image
+    asked_again = expected_seconds(RunContext(load_recipe(recipe, [UNTIL[1]])))
+    assert asked_again == {"ingest": 0, "caption": pytest.approx(4 * left)}, "half of its images are due"
+
+
+def test_steps_over_whole_sets_that_are_cached_cost_nothing(tmp_path: Path, root: Path) -> None:
+    recipe = write_small_set(tmp_path)
+    asked = ("--set", f"tag.weights={root / 'scenes/weights/tagger'}", "--set", "run.until=import_tagger")
+
+    def basis() -> str:
+        return {s["step"]: s["basis"] for s in json.loads(output_of("estimate", recipe, *asked, "--json"))["steps"]}[
+            "import_tagger"
+        ]
+
+    assert basis() == "number of images not known before it runs"
+    output_of("run", recipe, "--direct", *asked)
+    assert basis() == "cached"
 
 
 def test_without_an_earlier_run_only_what_was_measured_with_these_settings_counts(tmp_path: Path) -> None:

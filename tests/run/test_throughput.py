@@ -17,7 +17,7 @@ class Clock:
 
 def test_speed_and_time_left_follow_from_all_workers() -> None:
     clock = Clock()
-    pace = Throughput(4, clock)
+    pace = Throughput({"a": 100, "b": 100, "c": 100, "d": 100}, clock)
     pace.update("a", 0, 100)
     assert pace.in_words("images") == ""
     clock.now += 10
@@ -29,7 +29,7 @@ def test_speed_and_time_left_follow_from_all_workers() -> None:
 
 def test_loading_and_what_an_earlier_run_did_do_not_count() -> None:
     clock = Clock()
-    pace = Throughput(1, clock)
+    pace = Throughput({"all": 0}, clock)
     clock.now += 60
     pace.update("all", 400, 500)
     clock.now += 10
@@ -37,14 +37,25 @@ def test_loading_and_what_an_earlier_run_did_do_not_count() -> None:
     assert pace.in_words("steps") == "2.0 steps/s, 0:00:40 left"
 
 
+def test_time_left_follows_from_images_and_not_from_partitions() -> None:
+    clock = Clock()
+    pace = Throughput({"small": 10, "large": 90}, clock)
+    pace.update("small", 0, 10)
+    clock.now += 10
+    pace.finish("small")
+    assert pace.in_words("images") == "1.0 images/s, 0:01:30 left"
+    assert pace.in_words("images", later=30) == "1.0 images/s, 0:01:30 left, 0:02:00 for the run"
+
+
 def test_a_committed_partition_counts_whole_even_if_it_told_nothing_more() -> None:
     clock = Clock()
-    pace = Throughput(3, clock)
+    pace = Throughput({"a": 10, "b": 10, "c": 20}, clock)
     pace.update("a", 0, 10)
     clock.now += 8
     pace.finish("a")
     pace.finish("b")
-    assert (pace.rate, pace.seconds_left) == pytest.approx((10 / 8, 4.0))
+    assert (pace.rate, pace.seconds_left) == pytest.approx((10 / 8, 8.0))
+    assert pace.images == (20, 40)
     pace.finish("c")
     assert pace.seconds_left == 0.0
 
@@ -53,9 +64,9 @@ def test_workers_report_while_the_rate_is_asked_for() -> None:
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        pace = Throughput(4 * 2000)
+        names = [[f"{worker}/{number}" for number in range(2000)] for worker in range(4)]
+        pace = Throughput({name: 1 for each in names for name in each})
         with ThreadPoolExecutor(4) as workers:
-            names = [[f"{worker}/{number}" for number in range(2000)] for worker in range(4)]
             running = [workers.submit(lambda mine: [pace.update(name, 1, 1) for name in mine], mine) for mine in names]
             while not all(each.done() for each in running):
                 assert pace.rate >= 0 and pace.in_words("images") is not None

@@ -146,6 +146,20 @@ def test_a_pull_brings_the_history_and_on_request_the_artifacts_of_a_record(stor
         pull(Run(here, "toy"), remote, number="3")
 
 
+def test_a_push_takes_earlier_states_along_or_says_which_stay_behind(store: LocalStore, tmp_path: Path) -> None:
+    run, all_, some = find_run(store, "toy"), *(ObjectStoreArtifacts(str(tmp_path / name)) for name in ("all", "some"))
+    assert push(run, all_).behind == () and push(find_run(store, "toy@1"), all_).copied == 0
+    assert push(run, some, last=True).behind == ("toy@1",)
+    here = LocalStore(tmp_path / "here")
+    with pytest.raises(FatalError, match=r"records of toy@1, but not 1 of its 3 artifacts; push .*`rlip push toy@1 "):
+        pull(Run(here, "toy"), some, number="1")
+    assert not Run(here, "toy").exists
+    (lost,) = find_run(store, "toy@1").artifacts("caption").values()
+    store.discard("caption", lost.key)
+    assert push(run, some).behind == ("toy@1",), "what the store has lost can't be copied"
+    assert pull(Run(here, "toy"), all_, number="1").copied == 3
+
+
 def test_a_record_pulled_alone_is_the_run_with_the_recipe_that_made_it(store: LocalStore, tmp_path: Path) -> None:
     remote = ObjectStoreArtifacts(str(tmp_path / "remote"))
     push(find_run(store, "toy@1"), remote)
@@ -193,7 +207,7 @@ def test_a_record_is_not_removed_alone(store: LocalStore) -> None:
 
 
 def test_records_list_time_status_and_host(store: LocalStore, capsys: pytest.CaptureFixture[str]) -> None:
-    from pipeline.cli.show import show_records
+    from pipeline.cli.runs import show_records
 
     show_records(store.root, None, as_json=True)
     listed = json.loads(capsys.readouterr().out)["records"]

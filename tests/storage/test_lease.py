@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import threading
 import time
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ def _note(files: Remote) -> dict[str, object]:
     return found
 
 
-def _nobody() -> None:
+def _nobody(host: str) -> None:
     pytest.fail("nobody is waited for")
 
 
@@ -40,7 +41,7 @@ def test_a_holder_is_named_gives_signs_of_life_and_leaves_nothing(files: Remote)
         while int(str(_note(files)["beat"])) < 3 and time.monotonic() < until:
             time.sleep(0.01)
         assert (
-            _note(files) == {"holder": first["holder"], "beat": _note(files)["beat"]}
+            _note(files) == {"holder": first["holder"], "host": platform.node(), "beat": _note(files)["beat"]}
             and int(str(_note(files)["beat"])) >= 3
         )
     assert files.read(PATH) is None
@@ -82,7 +83,7 @@ def test_a_living_holder_is_waited_for_and_told_once(files: Remote) -> None:
     order: list[str] = []
 
     def second() -> None:
-        with hold_lease(files, PATH, "other", lambda: order.append("waits"), QUICK):
+        with hold_lease(files, PATH, "other", lambda host: order.append(f"waits for {host}"), QUICK):
             order.append("second")
 
     with hold_lease(files, PATH, "one", _nobody, QUICK):
@@ -91,27 +92,24 @@ def test_a_living_holder_is_waited_for_and_told_once(files: Remote) -> None:
         time.sleep(3 * QUICK.expiry)
         order.append("first")
     waiter.join(20)
-    assert order == ["waits", "first", "second"]
+    assert order == [f"waits for {platform.node()}", "first", "second"]
 
 
 def test_a_silent_holder_is_waited_for_until_it_counts_as_dead(files: Remote) -> None:
     files.create(PATH, json.dumps({"holder": "dead x", "beat": 7}).encode())
-    began, waits = time.monotonic(), [0]
+    began, waits = time.monotonic(), list[str]()
 
-    def waiting() -> None:
-        waits[0] += 1
-
-    with hold_lease(files, PATH, "one", waiting, QUICK):
-        assert time.monotonic() - began > QUICK.expiry and waits == [1]
+    with hold_lease(files, PATH, "one", waits.append, QUICK):
+        assert time.monotonic() - began > QUICK.expiry and waits == ["another machine"]
         assert str(_note(files)["holder"]).startswith("one ")
 
 
 @pytest.mark.parametrize("note", [b"", b"[1]", b"{", b'{"holder": 3}', b"[" * 100_000])
 def test_a_damaged_note_is_that_of_a_silent_holder(note: bytes, files: Remote) -> None:
     files.create(PATH, note)
-    waits: list[int] = []
-    with hold_lease(files, PATH, "one", lambda: waits.append(1), QUICK):
-        assert waits == [1] and str(_note(files)["holder"]).startswith("one ")
+    waits: list[str] = []
+    with hold_lease(files, PATH, "one", waits.append, QUICK):
+        assert waits == ["another machine"] and str(_note(files)["holder"]).startswith("one ")
 
 
 def test_a_lease_of_the_same_machine_is_taken_at_once(files: Remote) -> None:
@@ -145,3 +143,10 @@ def test_work_goes_on_without_a_lease_that_can_not_be_had(failing: Remote) -> No
     assert worked == [1]
     with pytest.raises(KeyError), hold_lease(failing, PATH, "one", _nobody, QUICK):
         raise KeyError
+
+
+def test_a_host_that_a_note_names_is_shown_without_control_characters(files: Remote) -> None:
+    files.create(PATH, json.dumps({"holder": "dead x", "host": "gpu-7\x1b[31m" + 200 * "x", "beat": 7}).encode())
+    waits: list[str] = []
+    with hold_lease(files, PATH, "one", waits.append, QUICK):
+        assert waits == [("gpu-731m" + 200 * "x")[:100]]

@@ -399,11 +399,11 @@ def test_a_claim_waits_for_its_holder_alone_and_leaves_nothing(tmp_path: Path) -
     order: list[str] = []
 
     def second() -> None:
-        with LocalStore(tmp_path).claim("a" * 64, waited.set):
+        with LocalStore(tmp_path).claim("a" * 64, lambda host: waited.set()):
             order.append("second")
 
     other = threading.Thread(target=second)
-    with store.claim("a" * 64, lambda: order.append("waits")), store.claim("b" * 64, lambda: order.append("waits")):
+    with store.claim("a" * 64, order.append), store.claim("b" * 64, order.append):
         other.start()
         assert waited.wait(20) and store.sweep() == 0
         assert len(list((tmp_path / "pending").glob("claim-*.lock"))) == 2, "a claim that is held is not swept"

@@ -110,7 +110,5 @@ def test_a_store_that_hosts_cannot_share_is_told(tmp_path):
 
 
 def test_a_recipe_that_the_nodes_cannot_share_is_told(tmp_path):
-    with pytest.raises(
-        FatalError, match=r"use batch = 8000 with lr_for_batch = \d+ .*, a smaller micro_batch"
-    ):
+    with pytest.raises(FatalError, match=r"use batch = 8000 with lr_for_batch = \d+ .*, a smaller micro_batch"):
         script(tmp_path, nodes=1000)

@@ -11,12 +11,20 @@ from pipeline.cli.commands.options import STORE, AsJson, Files, RunName, StorePa
 from pipeline.cli.errors import errors_reported
 
 
-def push(run_name: RunName, url: Url, store: StorePath = STORE, as_json: AsJson = False) -> None:
-    """Copy a run to another location. Only missing artifacts are copied; the run appears there once it is complete."""
+def push(
+    run_name: RunName,
+    url: Url,
+    last: Annotated[
+        bool, typer.Option("--last", help="Leave out artifacts that only earlier states need (RUN@1, ...).")
+    ] = False,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Copy a run with all its states to another location. Only missing artifacts are copied, and the run appears last."""
     from pipeline.cli.transfer import print_push
 
     with errors_reported(resumes=True):
-        print_push(store, run_name, url, as_json)
+        print_push(store, run_name, url, last, as_json)
 
 
 def pull(run_name: RunName, url: Url, store: StorePath = STORE, as_json: AsJson = False) -> None:

@@ -18,10 +18,13 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show the steps of a run: rows in, rows out, rows rejected by reason, time and size; with STEP also sample rows."""
-    from pipeline.cli.run import show_run
+    from rich.console import Console
+
+    from pipeline.cli.show import show_run
+    from storage.open_store import existing_store
 
     with errors_reported():
-        show_run(store, run_name, step, as_json)
+        show_run(Console(), existing_store(store), run_name, step, as_json)
 
 
 def runs(
@@ -30,7 +33,7 @@ def runs(
     as_json: AsJson = False,
 ) -> None:
     """List what was executed: each record of a run with its time, host and outcome; RUN@2 names the state after the second."""
-    from pipeline.cli.show import show_records
+    from pipeline.cli.runs import show_records
 
     with errors_reported():
         show_records(store, run_name, as_json)

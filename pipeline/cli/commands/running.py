@@ -39,7 +39,7 @@ def train_tagger(
 
 def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Show what a run would do: per step, how many partitions are cached, how many are due, and why."""
-    from pipeline.cli.run import plan_recipe
+    from pipeline.cli.plan import plan_recipe
 
     with errors_reported():
         plan_recipe(recipe, overrides or [], as_json)
@@ -80,7 +80,7 @@ def scenes(
     as_json: AsJson = False,
 ) -> None:
     """Write the synthetic world with its true relations, in COCO, Objects365, Visual Genome and HICO-DET formats."""
-    from pipeline.cli.run import make_scenes
+    from pipeline.cli.scenes import make_scenes
 
     with errors_reported():
         make_scenes(folder, recipe, overrides or [], as_json)
@@ -88,7 +88,7 @@ def scenes(
 
 def doctor(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Check that data, weights, store, disk, versions and machine suit a recipe, and say how to fix what is missing."""
-    from pipeline.cli.run import examine_recipe
+    from pipeline.cli.doctor import examine_recipe
 
     with errors_reported():
         examine_recipe(recipe, overrides or [], as_json)

@@ -7,14 +7,16 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import PlainValidator
 
 from pipeline.data.images.refs import FileState, ImageFolder, ImageRef, StoredImage, UprightImage, state_of
 from storage.errors import FatalError
-from storage.remote import Entry, Remote
 from storage.shards.scan import DamagedTar, entries_of, fault_of
+
+if TYPE_CHECKING:
+    from storage.remote import Entry, Remote
 
 
 def _root(value: Any) -> Path | str:
@@ -259,6 +261,8 @@ class UrlFolder(ImageFolder):
 
     def _open(self) -> Remote:
         if self._remote is None:
+            from storage.remote import Remote  # with fsspec, which local folders do without
+
             try:
                 self._remote = Remote(self._url)
             except ImportError as error:

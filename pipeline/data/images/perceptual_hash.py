@@ -11,7 +11,6 @@ import imagehash
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.fft import dctn
 
 from pipeline.data.images.opening import DEFAULT_LIMITS, ImageLimits, Probe, probe_and_reduce
 
@@ -75,6 +74,8 @@ def _structure(square: Image.Image) -> float:
 
     A spread of luminance would not do: a horizon has much of it, but few frequencies.
     """
+    from scipy.fft import dctn  # takes longer to import than most commands run
+
     frequencies: NDArray[Any] = dctn(np.asarray(square, np.float64), norm="ortho") / _SIDE
     lowest = frequencies[:_FREQUENCIES, :_FREQUENCIES].ravel()[1:]  # without the mean luminance
     return float(np.median(np.abs(lowest - np.median(lowest))))

@@ -1,0 +1,31 @@
+"""`rlip doctor`: shows what a recipe needs and what of it is missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from pipeline.report.formatting import sanitise
+from pipeline.run.context import RunContext
+from pipeline.run.doctor import examine
+from pipeline.run.recipe import load_recipe
+from storage.errors import FatalError
+
+
+def examine_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
+    """Print what the doctor finds. Raises `FatalError` if something is missing."""
+    findings = list(examine(RunContext(load_recipe(path, overrides))))
+    if as_json:
+        print(json.dumps([vars(finding) for finding in findings]))
+    else:
+        console = Console()
+        for finding in findings:  # one line each, so that a path can be copied whole
+            line = f"{finding.state:<7}  {finding.what}: {finding.detail}"
+            console.print(Text(sanitise(line, len(line))), soft_wrap=True)
+    missing = [finding for finding in findings if finding.state == "missing"]
+    if missing:
+        raise FatalError(f"{path}: {len(missing)} requirement(s) missing; the list above says how to fix each")

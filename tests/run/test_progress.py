@@ -1,0 +1,88 @@
+"""What users see of a running step: what is loaded or waited for, images, and the time that is left."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from pipeline.run.dag import Step
+from pipeline.run.planner import StepPlan
+from pipeline.run.progress import Bars, JsonLines, Lines
+from pipeline.run.throughput import Throughput
+from pipeline.runtime.execute import Record, WorkItem
+from pipeline.runtime.settings import Settings
+from pipeline.runtime.stage import WHOLE
+from pipeline.stages.caption import CaptionStage
+from pipeline.stages.pretrain import PretrainStage
+from storage.keys import KeyTerms
+
+TERMS = KeyTerms("caption", 1, {}, {}, {})
+SMALL, LARGE = (WorkItem("caption", f"set/{n}", TERMS, images=images) for n, images in enumerate((10, 90)))
+
+
+def plan() -> StepPlan:
+    """A step of which 50 images are cached and 100 are due, in two partitions, with a minute of work after it."""
+    cached = Record("caption", "set/2", "", True, rows_in=50, rows_out=50, rejected={}, seconds=1.0, seen=50)
+    return StepPlan(Step("caption", CaptionStage, Settings()), [cached], [SMALL, LARGE], later=60.0)
+
+
+def test_lines_say_at_once_what_is_loaded_and_waited_for() -> None:
+    lines: list[str] = []
+    shown = Lines(lines.append)
+    shown.busy("starting Prefect")
+    shown.step(plan())
+    for _ in range(2):
+        shown.progress(SMALL, 0, 1, "another run on gpu-7 is making it")
+    shown.progress(SMALL, 1, 10, "")
+    assert lines == [
+        "starting Prefect",
+        "caption: 1 cached, 2 due; loading the captioner",
+        "caption set/0: another run on gpu-7 is making it",
+    ]
+
+
+def test_lines_count_images_over_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.run.progress.LINE_EVERY", 0.0)
+    lines: list[str] = []
+    shown = Lines(lines.append)
+    shown.step(plan())
+    shown.progress(SMALL, 5, 10, "")
+    shown.progress(LARGE, 30, 90, "")
+    assert lines[1] == "caption: 5 of 100 images" and lines[2].startswith("caption: 35 of 100 images, ")
+    assert " left, " in lines[2] and lines[2].endswith(" for the run")
+
+
+def test_a_bar_counts_images_and_names_what_is_loaded() -> None:
+    out = StringIO()
+    bars = Bars(Console(file=out, force_terminal=True, width=120))
+    bars.busy("checking data, weights and networks")
+    bars.step(plan())
+    (task,) = bars._bars.tasks
+    assert (task.completed, task.total, task.fields["note"]) == (50, 150, "loading the captioner")
+    bars.progress(LARGE, 45, 90, "")
+    assert task.completed == 95
+    bars.stop()
+    whole = WorkItem("pretrain:none", WHOLE, TERMS)
+    bars.step(StepPlan(Step("pretrain:none", PretrainStage, Settings()), [], [whole]))
+    training = bars._bars.tasks[-1]
+    assert training.total is None and training.fields["note"] == "loading the network", (
+        "the number of steps is not known"
+    )
+    bars.progress(whole, 3, 100, "loss 1.0")
+    assert (training.completed, training.total) == (3, 100)
+    bars.stop()
+
+
+def test_events_state_the_seconds_left_for_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = JsonLines()
+    shown.step(plan())
+    clock = [100.0]
+    shown._pace = Throughput(plan().images, lambda: clock[0])
+    shown._pace.update("set/0", 0, 10)
+    clock[0] += 10
+    shown.progress(SMALL, 10, 10, "")
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (told["seconds_left"], told["run_seconds_left"]) == (90.0, 150.0)
