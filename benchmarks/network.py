@@ -229,9 +229,7 @@ def child(text: str) -> None:
     print(json.dumps(kinds[what](*arguments)))
 
 
-def compared(
-    row: dict[str, Any], others: list[dict[str, Any]], authors: dict[str, dict[str, float]]
-) -> Iterator[str]:
+def compared(row: dict[str, Any], others: list[dict[str, Any]], authors: dict[str, dict[str, float]]) -> Iterator[str]:
     """Yields how a measurement stands to the authors' and, with recomputing, to that without, each with its goal.
 
     `authors`: figures of their code from this machine; without them, nothing is said of them.
