@@ -88,8 +88,8 @@ bench-parsing: dev ## how well captions are read: FACTUAL's graphs, V-COCO's int
 		--without $(RLIP_SHARED)/data/coco/annotations/vcoco_relations_sample2017.json
 	$(BIN)/python -m benchmarks.parsing_speed $(RLIP_SHARED)/data/blip_captions/BLIP_nucleus_ViT-L.json
 
-bench-network: dev ## speed, memory and precision of the networks beside the authors' code, about ten minutes
-	$(BIN)/python benchmarks/network.py --json out/bench-network.json
+bench-network: dev ## speed, memory and precision of the networks, about ten minutes; AUTHORS=FILE: beside the authors' code on this machine
+	$(BIN)/python benchmarks/network.py --json out/bench-network.json $(if $(AUTHORS),--authors $(AUTHORS))
 
 bench-kernel: dev ## deformable attention's kernels for GPUs: registers and spills, the least time on paper; on a GPU, times
 	$(BIN)/python benchmarks/kernel.py --json out/bench-kernel.json

@@ -2,8 +2,11 @@
 
 The workload is that on which the authors' code was timed: ParSeDA with ResNet-50, two images of 512×640, 100 object and
 60 predicate texts of five tokens, two threads. A step is forward, loss, backward, clipping and AdamW with the released
-dropouts. Each measurement runs in a separate process, for its own peak memory. CPU-seconds are medians. Shares of the
-authors' figures hold on a machine like the one where those were taken (docs/networks.md, Speed and memory).
+dropouts. Each measurement runs in a separate process, for its own peak memory. CPU-seconds are medians.
+
+Processors differ in how much faster one code is than another, so shares of the authors' figures are printed only with
+`--authors FILE`: figures of their code from the same machine, taken beside this run. The file is JSON such as
+{"forward": {"cpu_seconds": 10.6, "peak_mib": 2176}, "step": {"cpu_seconds": 28.8, "peak_mib": 8082}}.
 """
 
 from __future__ import annotations
@@ -44,8 +47,6 @@ WORK = ("forward", "forward, texts remembered", "step", "step, layers recomputed
 PRODUCTS = re.compile("mm|conv|linear|scaled_dot_product")
 """What the names of operators have that multiply matrices or convolve."""
 
-AUTHORS = {"forward": (10.6, 2176), "step": (28.8, 8082)}
-"""CPU-seconds and peak memory in MiB of the authors' code in fp32 on one quiet machine, with glibc's defaults."""
 GOALS = {("step", "fp32"): 0.5, ("step", "bf16"): 0.25, ("forward", "bf16"): 0.18}
 """Maximum CPU-seconds as a share of the authors'."""
 MEMORY_GOALS = {"step": 0.65, "step, layers recomputed": 0.55}
@@ -228,14 +229,17 @@ def child(text: str) -> None:
     print(json.dumps(kinds[what](*arguments)))
 
 
-def compared(row: dict[str, Any], others: list[dict[str, Any]]) -> Iterator[str]:
-    """Yields how a measurement stands to the authors' and, with recomputing, to that without, each with its goal."""
+def compared(row: dict[str, Any], others: list[dict[str, Any]], authors: dict[str, dict[str, float]]) -> Iterator[str]:
+    """Yields how a measurement stands to the authors' and, with recomputing, to that without, each with its goal.
+
+    `authors`: figures of their code from this machine; without them, nothing is said of them.
+    """
     work, precision = row["work"], row["precision"]
-    seconds, mib = AUTHORS[work.split(",")[0]]
-    goal = GOALS.get((work, precision))
-    yield f"{row['cpu_seconds'] / seconds:.2f} of the authors' CPU-seconds" + (f" (goal {goal})" if goal else "")
-    memory_goal = MEMORY_GOALS.get(work)
-    yield f"{row['peak_mib'] / mib:.2f} of their memory" + (f" (goal {memory_goal})" if memory_goal else "")
+    if theirs := authors.get(work.split(",")[0]):
+        goal, memory_goal = GOALS.get((work, precision)), MEMORY_GOALS.get(work)
+        share, memory = row["cpu_seconds"] / theirs["cpu_seconds"], row["peak_mib"] / theirs["peak_mib"]
+        yield f"{share:.2f} of the authors' CPU-seconds" + (f" (goal {goal})" if goal else "")
+        yield f"{memory:.2f} of their memory" + (f" (goal {memory_goal})" if memory_goal else "")
     plain = next((x for x in others if (x["work"], x["precision"]) == ("step", precision)), None)
     if work == "step, layers recomputed" and plain:
         yield f"{row['cpu_seconds'] / plain['cpu_seconds']:.2f} of the time without (goal {RECOMPUTING_GOAL})"
@@ -257,22 +261,24 @@ def main() -> None:
         else:
             parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--work", nargs="+", choices=WORK, default=WORK)
+    parser.add_argument("--authors", type=Path, help="figures of the authors' code, taken beside this run (see above)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     given = vars(parser.parse_args())
     if given["child"]:
         return child(given["child"])
     workload = Workload(**{name: given[name] for name in asdict(RECORDED)})
+    authors = json.loads(given["authors"].read_text()) if given["authors"] else {}
+    if not authors:
+        print("Not compared with the authors' code, which has to be timed on this machine beside it: see --authors")
     print(f"{'':34}{'CPU-s':>8}{'wall s':>8}{'MiB':>8}{'GFLOP':>8}")
     rows: list[dict[str, Any]] = []
     for work, precision in itertools.product(given["work"], PRECISIONS):
         row = in_own_process(workload, "measure", work, precision)
         print("\n".join(lines(row)), flush=True)
-        if (
-            work in ("forward", "step", "step, layers recomputed")
-            and replace(workload, repeat=RECORDED.repeat) == RECORDED
-        ):
-            print("    " + "; ".join(compared(row, rows)), flush=True)
+        is_theirs = work != "forward, texts remembered" and replace(workload, repeat=RECORDED.repeat) == RECORDED
+        if is_theirs and (shares := "; ".join(compared(row, rows, authors))):
+            print(f"    {shares}", flush=True)
         rows.append(row)
     apart = in_own_process(workload, "drift")
     print("bf16 against fp32: " + ", ".join(f"{name} {value}" for name, value in apart.items()))

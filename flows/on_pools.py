@@ -16,6 +16,7 @@ from prefect.states import Cancelling
 from flows.chain import StartStage, conclude_run, cut_stages
 from flows.pool_check import require_pools
 from pipeline.report.steps import Outcome
+from pipeline.run.dag import build_steps
 from pipeline.run.recipe import Recipe
 from storage.errors import FatalError
 
@@ -27,8 +28,14 @@ LOOK_EVERY = 2.0
 def on_pools(recipe: Recipe, start: StartStage = None) -> State[Outcome]:
     """Run the chain stage by stage in the pools cpu, gpu and train. All workers must see the same store and data.
 
-    Raises `FatalError` before any stage runs when a deployment, pool or worker is missing or the run would deadlock.
+    Raises `FatalError` before any stage runs when a deployment, pool or worker is missing, the run would deadlock, or each
+    pool would choose a precision of its own.
     """
+    if chosen := [step.name for step in build_steps(recipe) if getattr(step.settings, "precision", None) == "auto"]:
+        raise FatalError(
+            f"{', '.join(chosen)}: precision = 'auto' is chosen by each machine, and the pools would look for different keys; "
+            "set 'bfloat16' or 'float32' in these sections"
+        )
     names = [f"{stage.name}/rlip" for stage in cut_stages(recipe, start)[1]]
     with get_client(sync_client=True) as client:
         require_pools(client, names)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.config import ConfigError, NetworkConfig
 from models.official.checkpoint import Checkpoint, read_checkpoint
-from models.official.detector import from_detector
+from models.official.detector import from_detector, is_two_stage
 from models.official.kind import Kind, kind_of
 from models.official.names import from_official, official_shapes, place_of
 from models.official.sizes import infer_config
@@ -33,6 +33,8 @@ NEW_TO_DETECTORS = (
     "transformer.verb_tgt_generator.",
 )
 """Parameters that read texts and relate objects, which no detector has."""
+NEW_TO_TWO_STAGES = (*NEW_TO_DETECTORS, "transformer.reference_points_")
+"""A two-stage detector has no layer that places its queries either."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ def import_state(
     expected = official_shapes(ours, config)
     if kind.detector:
         missing = {place.name for place in expected.keys() - set(places.values())}
-        new = sorted(name for name in missing if name.startswith(NEW_TO_DETECTORS))
+        is_new = NEW_TO_TWO_STAGES if is_two_stage(checkpoint.state) else NEW_TO_DETECTORS
+        new = sorted(name for name in missing if name.startswith(is_new))
         expected = {place: shape for place, shape in expected.items() if place.name not in new}
     else:
         new = []

@@ -29,14 +29,15 @@ class Kind(Enum):
 def kind_of(names: Collection[str]) -> Kind | None:
     """Returns the kind of network with parameters of these names; None when it is not supported."""
     present = set(names)
+    # What the authors' converter makes of a detector still has the detector's own decoder, which no RLIP has.
+    if "transformer.decoder.layers.0.cross_attn.sampling_offsets.weight" in present:
+        if "refpoint_embed.weight" in present:
+            return Kind.DAB_DEFORMABLE
+        return Kind.DEFORMABLE if "query_embed.weight" in present else None
     if "transformer.ho_decoder.layers.0.cross_attn.sampling_offsets.weight" in present:
         if "transformer.coord_proj.weight" in present:
             return Kind.TAGGER
         if "refpoint_embed.weight" in present:
             return Kind.PARSEDA
         return Kind.PARSED if "query_embed.weight" in present else None
-    if "transformer.decoder.layers.0.cross_attn.sampling_offsets.weight" in present:
-        if "refpoint_embed.weight" in present:
-            return Kind.DAB_DEFORMABLE
-        return Kind.DEFORMABLE if "query_embed.weight" in present else None
     return None

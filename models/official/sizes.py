@@ -53,7 +53,8 @@ def infer_config(shapes: Shapes, kind: Kind, args: Mapping[str, Any], overrides:
 
 def _vision(shapes: Shapes, kind: Kind, args: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings of the parts that detect objects."""
-    _refuse_others(args)
+    # Of a two-stage detector, only what its second stage has is taken.
+    _refuse_others({name: value for name, value in args.items() if not (kind.detector and name == "two_stage")})
     encoder = _encoder(kind)
     levels, width = _matrix(shapes, "transformer.level_embed")
     heads = overrides.get("heads", args.get("nheads", 8 if width == 256 else None))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from pipeline.runtime.devices import best_precision
 from pipeline.runtime.settings import Settings, runtime
 
 CaptionerName = Literal["blip", "lavis", "recorded"]
@@ -56,8 +57,9 @@ class CaptionSettings(Settings):
     """filter: minimum probability that a caption belongs to its image; others are left out. 0 only stores the score."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """nucleus: seed of the random numbers, which follow from it, the image id, the draw and the position alone."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Floating-point format of the captioner's and the filter's weights and computation; lavis supports float32 only."""
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Floating-point format of the captioner's and the filter's weights and computation; lavis supports float32 only. auto:
+    bfloat16 if the device has instructions for it, else float32, and the key holds which."""
     device: str = runtime("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")
     """Where models run: "cpu", "cuda" (workers take GPUs in turn), "cuda:1" (that GPU), or "auto" (GPUs if any, else the CPU)."""
     batch_size: int = runtime(32)
@@ -71,7 +73,7 @@ class CaptionSettings(Settings):
     def _consistent(self) -> CaptionSettings:
         if self.captioner == "recorded" and not self.recorded:
             raise ValueError("recorded: name at least one file of captions, or set captioner to 'blip'")
-        if self.captioner == "lavis" and self.precision != "float32":
+        if self.captioner == "lavis" and self.precision == "bfloat16":
             raise ValueError(f"precision: {self.precision} needs captioner 'blip'; 'lavis' supports float32 only")
         if self.captioner == "lavis" and self.device.startswith("cuda"):
             raise ValueError(f"device: {self.device!r} needs captioner 'blip'; 'lavis' runs on the CPU only")
@@ -82,3 +84,10 @@ class CaptionSettings(Settings):
         if self.batch_size < 1:
             raise ValueError(f"batch_size: {self.batch_size} must be at least 1")
         return self
+
+    def planned(self) -> Self:
+        """The same settings, with the precision that "auto" stands for on this machine."""
+        if self.precision != "auto":
+            return self
+        precision = "float32" if self.captioner == "lavis" else best_precision(self.device)
+        return self.model_copy(update={"precision": precision})

@@ -14,7 +14,7 @@ from pipeline.report.formatting import bytes_in_words, table
 from pipeline.report.step_costs import ESTIMATE
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import require_readable
-from pipeline.run.estimate import Estimate, estimate
+from pipeline.run.estimate import Estimate, estimate, with_trainings
 from pipeline.run.planner import Planner
 from pipeline.run.prepare import read_annotations
 from pipeline.run.progress import open_display
@@ -43,6 +43,7 @@ def print_estimate(
         with open_display(Console(stderr=True), as_json=False) as display:
             read_annotations(context, display.reading)
     made = estimate(Planner(context), run, images, workers or _workers(context.recipe.run), price)
+    made = with_trainings(made, context, images)
     if images is None:
         context.run.note(ESTIMATE, made.as_json())
     if as_json:

@@ -19,10 +19,12 @@ from pipeline.data.datasets.record_index import is_indexed, open_index
 from pipeline.data.datasets.source import json_fault, text_fault
 from pipeline.report.report_folder import require_place
 from pipeline.run.context import RunContext
+from pipeline.run.dag import build_steps
 from pipeline.run.finding import Finding
 from pipeline.run.networks import networks, unfit_networks
 from pipeline.run.ray_checks import ray_cluster
 from pipeline.run.recipe import Recipe
+from pipeline.runtime.devices import has_bfloat16
 from pipeline.runtime.execute import installed_version
 from pipeline.stages.candidates import open_candidates
 from pipeline.stages.caption import CaptionStage
@@ -50,6 +52,7 @@ def examine(context: RunContext) -> Iterator[Finding]:
     yield from _initial_images(context)
     yield from _versions(context.recipe)
     yield from _machine(context.recipe)
+    yield from precisions(context)
 
 
 def needs(context: RunContext) -> Iterator[Finding]:
@@ -251,6 +254,24 @@ def _machine(recipe: Recipe) -> Iterator[Finding]:
         yield Finding("note", "run.workers", f"{recipe.run.workers} workers on {cores} cores")
 
 
+def precisions(context: RunContext) -> Iterator[Finding]:
+    """Tell what "auto" stands for on this machine, and which networks compute in a bfloat16 that it only emulates."""
+    for asked, step in zip(build_steps(context.recipe), context.steps, strict=True):
+        precision = getattr(step.settings, "precision", None)
+        if precision is None or not step.stage(step.settings).imports():
+            continue  # it runs no network
+        what, device = f"{step.name} precision", getattr(step.settings, "device", "cpu")
+        if getattr(asked.settings, "precision", None) == "auto":
+            emulated = "" if precision == "bfloat16" else f", since {_LACKS}"
+            yield Finding("note" if emulated else "ok", what, f"auto: {precision}{emulated}")
+        elif precision == "bfloat16" and not has_bfloat16(device):
+            slow = f'bfloat16, but {_LACKS}: PyTorch emulates it, several times slower than float32. Set it to "auto"'
+            yield Finding("note", what, slow)
+
+
+_LACKS = "the device has no instructions for bfloat16"
+
+
 def _accelerator() -> Finding:
     absent = Finding(
         "note", "accelerator", "none: captioning and training run on the CPU, which suits small models only"
@@ -262,7 +283,7 @@ def _accelerator() -> Finding:
     if torch.cuda.is_available():
         free, whole = (amount / GIB for amount in torch.cuda.mem_get_info(0))
         names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
-        precision = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16: use float32"
+        precision = "bfloat16" if has_bfloat16("cuda") else "no bfloat16: use float32"
         return Finding("ok", "accelerator", f"{names}; {free:.0f} of {whole:.0f} GiB free, {precision}")
     if Path("/dev/nvidia0").exists():
         why = (

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from pipeline.report.step_costs import ESTIMATE, StepCost, step_costs
 from pipeline.run.context import RunContext
-from pipeline.run.dag import Step
+from pipeline.run.dag import Step, build_steps
 from pipeline.run.forecast import forecast
 from pipeline.run.planner import Planner
 from pipeline.stages.evaluate import EvaluateStage
-from pipeline.training.settings import TrainingSettings
+from pipeline.training.settings import TaggerSettings, TrainingSettings
 from storage.runs import Run
 
 
@@ -33,6 +33,9 @@ BENCHMARKS = (
     Benchmark("tag", {"method": "tagger", "precision": "bfloat16"}, 0.84, "R50 at 800 × 1088, one thread, bf16"),
 )
 """What docs/benchmarks.md states per image. All of it was measured on CPUs."""
+GPU = "A100-SXM4-80GB"
+UTILISATION = 0.3
+"""The GPU, and the share of what it can do, that a training is assumed to have where none was measured."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class StepEstimate:
     """Seconds with all workers busy. A step over whole data sets runs once, as it did where it was measured."""
     bytes: float | None
     on_gpu: bool
-    """Whether it was measured on a GPU. Only trainings tell."""
+    """Whether it was measured on a GPU, or is estimated for one. Only trainings tell."""
     basis: str
     """Where the figures come from, or why there are none."""
     measured_images: int | None = None
@@ -190,7 +193,9 @@ def _images_due(planner: Planner) -> dict[str, int]:
     counts = {}
     for step in context.steps:
         due, total = found[step.name].due or 0, found[step.name].cached + (found[step.name].due or 0)
-        images = _of_whole(step, sizes) if step.stage.whole else sum(sizes[name] for name in step.datasets)
+        images = (
+            _of_whole(step, sizes, context.steps) if step.stage.whole else sum(sizes[name] for name in step.datasets)
+        )
         if not due:
             counts[step.name] = 0
         elif images is not None:
@@ -200,20 +205,29 @@ def _images_due(planner: Planner) -> dict[str, int]:
 
 def _images_assumed(planner: Planner, images: int) -> dict[str, int]:
     """Step → images, if the sets to label have so many together. Steps over other sets are left out."""
-    label, counts = set(planner.context.recipe.data.label), {}
+    label, counts = planner.context.recipe.data.label, {}
+    together = {name: 0 if number else images for number, name in enumerate(label)}
     for step in planner.context.steps:
-        trained = _of_whole(step, {}) if step.stage.whole else None
+        trained = _of_whole(step, together, planner.context.steps) if step.stage.whole else None
         if trained is not None and isinstance(step.settings, TrainingSettings):
             counts[step.name] = trained
-        elif label & set(step.datasets):
+        elif set(label) & set(step.datasets):
             counts[step.name] = images
     return counts
 
 
-def _of_whole(step: Step, sizes: Mapping[str, int]) -> int | None:
-    """Images that a step over whole data sets processes; None where they do not follow from the recipe."""
-    if isinstance(step.settings, TrainingSettings):
-        return None if step.settings.steps is None else step.settings.steps * step.settings.batch
+def _of_whole(step: Step, sizes: Mapping[str, int], steps: Sequence[Step]) -> int | None:
+    """Images that a step over whole data sets processes; None where they do not follow from the recipe.
+
+    A training sees at most all images of the data sets whose shards it reads. Those of unknown size are not counted.
+    """
+    settings = step.settings
+    if isinstance(settings, TrainingSettings):
+        if settings.steps is not None:
+            return settings.steps * settings.batch
+        known = _trained_on(step, steps) & sizes.keys()
+        held_out = settings.held_out if isinstance(settings, TaggerSettings) else 0.0
+        return round(sum(sizes[name] for name in known) * (1 - held_out)) * settings.epochs if known else None
     if step.stage is EvaluateStage:
         return sum(sizes.get(name, 0) for name in step.from_datasets["images"])
     return None
@@ -223,3 +237,48 @@ def _kept_per_image(run: Run) -> float | None:
     facts = [artifact.manifest.facts for artifact in run.artifacts("shard:pseudo").values()]
     images = sum(each.get("images", 0) for each in facts)
     return sum(each.get("relations", 0) for each in facts) / images if images else None
+
+
+def _trained_on(step: Step, steps: Sequence[Step]) -> set[str]:
+    """The data sets whose shards a training reads."""
+    return {name for each in steps if each.name in step.reads["shards"] for name in each.datasets}
+
+
+def with_trainings(made: Estimate, context: RunContext, images: int | None) -> Estimate:
+    """Estimates the trainings that were never measured from the operations of their networks, on `UTILISATION` of a `GPU`.
+
+    `images`: as for `estimate`. It takes some seconds for each network.
+    """
+    asked = {step.name: step.settings for step in build_steps(context.recipe)}
+    steps = {step.name: step for step in context.steps}
+    rows = []
+    for row in made.steps:
+        settings = asked[row.step]
+        if row.images and row.seconds is None and isinstance(settings, TrainingSettings) and settings.device != "cpu":
+            unknown = (
+                set()
+                if images is None
+                else _trained_on(steps[row.step], context.steps) - set(context.recipe.data.label)
+            )
+            row = _by_flops(row, row.images, settings, sorted(unknown) if settings.steps is None else [])
+        rows.append(row)
+    return replace(made, steps=tuple(rows))
+
+
+def _by_flops(row: StepEstimate, images: int, settings: TrainingSettings, unknown: Sequence[str]) -> StepEstimate:
+    """`unknown`: data sets whose images are not counted, since nobody knows their number."""
+    from pipeline.training.tracking.peak import known_peak
+    from pipeline.training.view_flops import view_flops
+
+    precision = "bfloat16" if settings.precision == "auto" else settings.precision
+    peak = known_peak(GPU, "tf32" if precision == "medium" else precision)
+    assert peak is not None, "the GPU is in the table"
+    view = view_flops(settings)
+    seconds = images * view.flops / (peak * UTILISATION)
+    basis = (
+        f"{-(-images // settings.batch):,} steps, {view.flops / 1e12:.2g} TFLOP an image of {view.width}×{view.height} with "
+        f"padding, at {UTILISATION:.0%} of the {peak / 1e12:g} TFLOP/s of an {GPU.partition('-')[0]} in {precision}; assumed, "
+        "not measured"
+    )
+    basis += f"; without the images of {', '.join(unknown)}" if unknown else ""
+    return replace(row, seconds=seconds, wall=seconds / (settings.processes * settings.hosts), on_gpu=True, basis=basis)

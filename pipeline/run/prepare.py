@@ -9,9 +9,10 @@ from pathlib import Path
 from pipeline.data.datasets.box_doubts import box_doubts
 from pipeline.data.datasets.record_index import is_indexed, open_index
 from pipeline.run.context import RunContext
-from pipeline.run.doctor import require
+from pipeline.run.doctor import precisions, require
 from pipeline.run.progress import Display
 from pipeline.run.recipe import STARTED
+from pipeline.runtime.logs import log
 from scenes.settings import SceneSettings
 from storage.errors import FatalError
 
@@ -19,7 +20,7 @@ from storage.errors import FatalError
 def prepare(context: RunContext, display: Display) -> None:
     """Check what the recipe needs, write its scenes, read new annotations, remove what dead writers left, keep old history.
 
-    Boxes that look wrong are told to the display. Raises `FatalError` before any work.
+    Boxes that look wrong, and precisions that the device lacks, are told to the display. Raises `FatalError` before any work.
     """
     display.busy("checking data, weights and networks")
     require(context)
@@ -28,6 +29,10 @@ def prepare(context: RunContext, display: Display) -> None:
     read_annotations(context, display.reading)
     for doubts in doubts_about_boxes(context):
         display.warn(doubts)
+    for found in precisions(context):
+        log.info("precision", extra={"fields": {"step": found.what.partition(" ")[0], "precision": found.detail}})
+        if found.state == "note":
+            display.warn(f"{found.what}: {found.detail}")
     context.store.sweep()
     context.run.adopt()
     context.is_prepared = True

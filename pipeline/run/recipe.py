@@ -303,9 +303,15 @@ def recipe_of(path: Path, given: RecipeValues) -> Recipe:
     if isinstance(values.get("data"), dict):
         values["data"] = {"root": str(path.parent), **values["data"]}
     try:
-        return Recipe.model_validate(values)
+        recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise FatalError(_explain(error, lambda setting: given.origin(setting) or str(path))) from error
+    if (origin := given.origin("pretrain.settings.seed")) is not None:
+        raise FatalError(
+            f"{origin}: pretrain.settings.seed = {recipe.pretrain.settings.seed}: has no effect, since each arm is trained once "
+            f"per seed of a list; set pretrain.seeds = [{recipe.pretrain.settings.seed}]"
+        )
+    return recipe
 
 
 STARTED = "started"

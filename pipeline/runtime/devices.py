@@ -1,13 +1,18 @@
-"""Chooses the device on which a process computes: the one place that does, for every stage, command, engine and training."""
+"""Chooses the device on which a process computes, and its precision: for every stage, command, engine and training."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from storage.errors import FatalError
 
 if TYPE_CHECKING:  # torch takes seconds to load, and most processes that import this module don't need it
     import torch
+
+PROCESSOR = Path("/proc/cpuinfo")
+"""Where Linux lists the instructions of the processor."""
 
 
 def choose_device(setting: str, number: int = 0) -> torch.device:
@@ -30,3 +35,19 @@ def choose_device(setting: str, number: int = 0) -> torch.device:
             "'auto' or 'cpu'; `rlip doctor` says why a GPU can't be used"
         )
     return torch.device("cuda", int(index) if index else number % count)
+
+
+def best_precision(setting: str) -> Literal["float32", "bfloat16"]:
+    """The fastest precision of the device that `setting` selects: what `precision = "auto"` stands for."""
+    return "bfloat16" if has_bfloat16(setting) else "float32"
+
+
+def has_bfloat16(setting: str) -> bool:
+    """Whether the device that `setting` selects has instructions for bfloat16. PyTorch emulates it on others, slowly."""
+    import torch
+
+    if setting != "cpu" and torch.cuda.device_count():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    known = PROCESSOR.read_text() if PROCESSOR.is_file() else ""
+    # AVX-512 and AMX on x86, bf16 on ARM.
+    return re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", known) is not None

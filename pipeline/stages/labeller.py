@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field
 
-from pipeline.runtime.devices import choose_device
+from pipeline.runtime.devices import best_precision, choose_device
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.runtime.settings import Settings, runtime
 from pipeline.training.settings import CALIBRATION
@@ -45,14 +45,19 @@ class LabellerSettings(Settings):
     """Number of the tagger's most frequent object names in every image's list of texts, if `categories` is empty."""
     predicate_texts: int = Field(200, ge=0)
     """Number of the tagger's most frequent predicates in every image's list of texts, beside its own; the authors use 0."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Floating-point format in which the tagger computes."""
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Floating-point format in which the tagger computes. auto: bfloat16 if the device has instructions for it, else float32,
+    and the key holds which."""
     batch_size: int = Field(16, ge=1)
     """Images per pass through the encoder. It changes the last bits of scores, so it is part of the key."""
     pairs_together: int = Field(1600, ge=1)
     """Maximum number of pairs of boxes per pass through the decoders, which bounds memory. It is part of the key likewise."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
     """Where the labeller runs. cuda: each worker takes a GPU in turn; auto: GPUs where there are any, else the CPU."""
+
+    def planned(self) -> Self:
+        """The same settings, with the precision that "auto" stands for on this machine."""
+        return self.model_copy(update={"precision": best_precision(self.device)}) if self.precision == "auto" else self
 
     def clip_files(self) -> dict[str, Path]:
         """CLIP's folder, for method "clip". Raises `FatalError` when there is no such folder."""
@@ -95,6 +100,7 @@ def _tagger(settings: LabellerSettings, artifact: Artifact, worker: int) -> Open
     from models.weights_file import WeightsError
     from tagger.labelling.labeller import Labeller
 
+    assert settings.precision != "auto", "a run plans its settings"
     keep_freed_memory()
     vocabulary = read_json(artifact.file("vocabulary.json"), dict[str, Any], REMOVE_ARTIFACT)
     weights, calibration = artifact.file("model.safetensors"), artifact.file(CALIBRATION)

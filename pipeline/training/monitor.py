@@ -30,6 +30,7 @@ class Monitor:
         self._config, self._ranks, self._warn = config, ranks, warn
         self._metrics = MetricsLog(config.work / METRICS_LOG)
         self._alarm = DivergenceAlarm(settings.alarm_factor, settings.alarm_window)
+        assert settings.precision != "auto", "a run plans its settings"
         peak = device_peak(ranks.device, settings.precision) if ranks.rank == 0 else None
         self._timer = StepTimer(ranks.device, peak)
         self._flops = StepFlops(ranks.device)

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from inspect import signature
 from typing import Any
 
 import torch
@@ -31,6 +32,10 @@ from models.text_tokens import TextTokens
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings
 from storage.errors import FatalError
+
+_RENAMED = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+_KEEPS_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
+"""No training of several processes changes a buffer. torch 2.13 deprecated the second name for the first."""
 
 
 class Parallel(ABC):
@@ -92,7 +97,7 @@ class Replicated(Parallel):
             device_ids=[ranks.device] if ranks.device.type == "cuda" else None,
             find_unused_parameters=True,
             gradient_as_bucket_view=True,
-            broadcast_buffers=False,
+            **_KEEPS_BUFFERS,
         )
         self.module = self._replicas
 

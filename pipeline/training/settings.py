@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from models.config import LossSettings, NetworkConfig
 from pipeline.data.images.training_view import ViewSettings
+from pipeline.runtime.devices import best_precision
 from pipeline.runtime.settings import Settings, runtime
 from pipeline.training.address import split_address
 from pipeline.training.tracking.tracker import TrackerKind
@@ -135,10 +136,11 @@ class TrainingSettings(ViewSettings):
     is told to diverge, and its last good checkpoint stays."""
     alarm_window: int = runtime(100, ge=6)
     """Number of those last steps."""
-    precision: Literal["float32", "tf32", "medium", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "tf32", "medium", "bfloat16"] = "float32"
     """Number format that the network computes in. Weights and losses stay float32. tf32: GPUs round the factors of products
     of matrices to 10 bits; on a CPU it is float32. medium: CPUs with bfloat16 may round those factors to it, and keep 32 bits
-    for all else; on a GPU it is tf32. bfloat16: by autocast, with tf32 for what stays float32."""
+    for all else; on a GPU it is tf32. bfloat16: by autocast, with tf32 for what stays float32. auto: bfloat16 if the device has
+    instructions for it, else float32, and the key holds which."""
 
     checkpoint_every: int = runtime(500, ge=1)
     """Number of steps between two checkpoints."""
@@ -257,6 +259,10 @@ class TrainingSettings(ViewSettings):
     def lr_scale(self) -> float:
         """The factor of all learning rates that follows from `batch`."""
         return math.sqrt(self.batch / self.lr_for_batch) if self.lr_for_batch else 1.0
+
+    def planned(self) -> Self:
+        """The same settings, with the precision that "auto" stands for on this machine."""
+        return self.model_copy(update={"precision": best_precision(self.device)}) if self.precision == "auto" else self
 
     def reseeded(self, seed: int) -> Self:
         """Returns the same settings with another seed."""

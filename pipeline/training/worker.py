@@ -62,6 +62,7 @@ def run(
     settings = config.settings
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.set_num_threads(settings.threads)
+    assert settings.precision != "auto", "a run plans its settings"
     set_precision(settings.precision)
     keep_freed_memory()
     vocabulary = Vocabulary.load(config.work / VOCABULARY)

@@ -13,7 +13,10 @@ from packaging.requirements import Requirement
 
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import examine, require, require_readable, stated_ranges, unmet
+from pipeline.run.prepare import prepare
+from pipeline.run.progress import Lines
 from pipeline.run.recipe import Recipe
+from pipeline.runtime import devices
 from storage.errors import FatalError
 from tests.data.toy_sets import save_json, save_picture
 
@@ -182,6 +185,42 @@ def test_a_small_network_starts_at_random_without_a_word(recipe: Recipe) -> None
     small = {"network": network | {"text": {"hidden": 32, "layers": 1, "heads": 2, "feedforward": 64}}}
     asked = changed(recipe, pretrain={"arms": ["none"], "settings": small}, data=recipe.data.model_dump())
     assert "pretrain:none weights" not in {finding.what for finding in examine(RunContext(asked))}
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [
+        ("flags\t\t: fpu avx2 avx512f avx512_bf16\n", "bfloat16"),
+        ("flags\t\t: fpu amx_bf16 avx512f\n", "bfloat16"),
+        ("Features\t: fp asimd i8mm bf16\n", "bfloat16"),
+        ("flags\t\t: fpu avx2 avx512f\n", "float32"),
+    ],
+)
+def test_precision_auto_is_what_the_device_has_instructions_for_and_the_key_holds_which(
+    recipe: Recipe, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, precision: str
+) -> None:
+    (tmp_path / "cpuinfo").write_text(flags)
+    monkeypatch.setattr(devices, "PROCESSOR", tmp_path / "cpuinfo")
+    network = {"text": {"hidden": 32, "layers": 1, "heads": 2}, "backbone": "test_resnet", "backbone_norm": "group"}
+    network |= {"backbone_strides": [8, 16], "levels": 3}
+
+    def asked(chosen: str, *arms: str) -> RunContext:
+        on_cpu = {"precision": chosen, "device": "cpu"}
+        caption = {"model": str(root / "scenes/weights/captioner"), **on_cpu}
+        training = {"arms": arms, "settings": {"network": network, "processes": 1, **on_cpu}}
+        return RunContext(changed(recipe, caption=caption, pretrain=training, data=recipe.data.model_dump()))
+
+    def keys(context: RunContext) -> list[Any]:
+        return [step.stage(step.settings).row_settings() for step in context.steps]
+
+    for arms, step in (((), "caption"), (("none",), "pretrain:none")):
+        assert keys(asked("auto", *arms)) == keys(asked(precision, *arms))
+        (found,) = (each for each in examine(asked("auto", *arms)) if each.what.endswith(" precision"))
+        assert found.what == f"{step} precision" and found.detail.startswith(f"auto: {precision}")
+        said: list[str] = []
+        prepare(asked("bfloat16", *arms), Lines(said.append))
+        warned = [line for line in said if "emulates it, several times slower than float32" in line]
+        assert len(warned) == (precision == "float32")
 
 
 def test_a_plan_needs_neither_space_nor_permission(recipe: Recipe) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rlip_command import output_of, rlip
 from run_builder import RunBuilder
-from small_set import write_small_set
+from small_set import train_long, write_small_set
 
 from pipeline.report.formatting import bytes_in_words
 from pipeline.report.step_costs import ESTIMATE, scored_estimate, step_costs
@@ -85,6 +86,24 @@ def test_without_an_earlier_run_only_what_was_measured_with_these_settings_count
     )
     (ingest, caption) = model["steps"]
     assert (ingest["seconds"], caption["seconds"]) == (None, pytest.approx(3970)) and "BLIP-large" in caption["basis"]
+
+
+def test_a_training_in_epochs_that_was_never_measured_is_estimated_from_its_operations(tmp_path: Path) -> None:
+    recipe = write_small_set(tmp_path)
+    train_long(recipe.parent)
+    recipe.write_text(recipe.read_text().replace("steps = 100000\n", "epochs = 3\n"))
+
+    def training(*words: object) -> dict[str, Any]:
+        steps = json.loads(output_of("estimate", recipe, "--json", *words))["steps"]
+        return next(step for step in steps if step["step"] == "pretrain:none")
+
+    plain = training()
+    assert (plain["images"], plain["on_gpu"], plain["wall"]) == (24, True, plain["seconds"] / 2)
+    assert "12 steps" in plain["basis"] and "30% of the 19.5 TFLOP/s of an A100 in float32; assumed" in plain["basis"]
+    more = training("--images", 1000, "--set", "pretrain.settings.precision=auto")
+    assert more["images"] == 3000
+    assert more["seconds"] == pytest.approx(plain["seconds"] * 125 * 19.5 / 312)
+    assert training("--set", "pretrain.settings.device=cpu")["seconds"] is None
 
 
 def test_on_a_ray_cluster_the_most_actors_of_the_recipe_count_as_workers(tmp_path: Path) -> None:

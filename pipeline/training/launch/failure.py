@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -36,15 +38,18 @@ class Failure(Settings):
         return cls(rank=rank, host="", kind=_kind(error), message=message)
 
     @classmethod
-    def from_exit(cls, rank: int, host: str, code: int, told: Failure | None) -> Failure:
-        """Describes a rank that ended with `code`, as `Popen.returncode` gives it, and with what it told."""
+    def from_exit(cls, rank: int, host: str, code: int, told: Failure | None, out_of_memory: bool) -> Failure:
+        """Describes a rank that ended with `code`, as `Popen.returncode` gives it, and with what it told.
+
+        `out_of_memory`: the kernel killed a process for its memory while the rank ran.
+        """
         who = f"rank {rank} (host {host})" if host else f"rank {rank}"
         if told is not None and told.kind == "fatal":
             return told.model_copy(update={"host": host})
         if code < 0:
             # NCCL aborts a process whose collective timed out or lost a peer.
             kind: Kind = "peer" if -code == signal.SIGABRT else "retry"
-            hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+            hint = " (out of memory)" if -code == signal.SIGKILL and out_of_memory else ""
             return cls(rank=rank, host=host, kind=kind, message=f"{who} was killed by {_signal(-code)}{hint}")
         message = f"{who} ended with exit code {code}" + (f": {told.message}" if told else "")
         return cls(rank=rank, host=host, kind=told.kind if told else "retry", message=message)
@@ -52,6 +57,19 @@ class Failure(Settings):
     def write(self, work: Path) -> None:
         """Leaves the failure for the process that started this rank."""
         write_atomic(_file(work, self.rank), self.model_dump_json().encode())
+
+
+OOM_KILLS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
+"""Where Linux counts the processes that it killed for their memory: in this container, and on this machine."""
+
+
+def oom_kills() -> int | None:
+    """The number of processes that the kernel has killed for their memory, as near to this one as can be read."""
+    for file in OOM_KILLS:
+        with suppress(OSError):
+            if found := re.search(r"^oom_kill (\d+)$", file.read_text(), re.MULTILINE):
+                return int(found[1])
+    return None
 
 
 def read_failure(work: Path, rank: int) -> Failure | None:

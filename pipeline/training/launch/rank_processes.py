@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.runtime.processes import begin_fork, fork_context, preload
 from pipeline.training.config import TrainConfig
-from pipeline.training.launch.failure import Failure, forget_failure, read_failure
+from pipeline.training.launch.failure import Failure, forget_failure, oom_kills, read_failure
 from pipeline.training.launch.meeting import STORE
 
 WORKER = "pipeline.training.worker"
@@ -53,6 +53,7 @@ class RankProcesses:
     ) -> None:
         self._work, self._placement = config.work, placement
         self._processes: list[ForkServerProcess] = []
+        self._oom_kills = oom_kills()
         preload(IMPORTS)
         try:
             for local in range(config.settings.processes):
@@ -72,10 +73,11 @@ class RankProcesses:
     def failures(self) -> list[Failure]:
         """Returns why ranks of this host ended, for those that ended otherwise than by finishing or stopping on request."""
         found = []
+        out_of_memory = oom_kills() != self._oom_kills
         for rank, process in enumerate(self._processes, self._placement.first):
             if process.exitcode:
                 told = read_failure(self._work, rank)
-                found.append(Failure.from_exit(rank, self._placement.host, process.exitcode, told))
+                found.append(Failure.from_exit(rank, self._placement.host, process.exitcode, told, out_of_memory))
         return found
 
     def ask(self) -> None:
