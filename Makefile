@@ -38,7 +38,7 @@ browser: ## install the Chromium that tests of the review page drive (on Debian,
 	Install both, on Debian as root: apt-get install chromium chromium-driver"; test -z "$$RLIP_REQUIRE_BROWSER"; }
 
 demo: setup ## run the whole chain on the synthetic world; ends with figures and the report's path
-	$(BIN)/rlip run recipes/demo.toml
+	$(BIN)/rlip run demo
 
 # Tests start hundreds of Python processes, each of which would compile the project's modules anew.
 test: export PYTHONDONTWRITEBYTECODE :=

@@ -34,6 +34,7 @@ LONGEST = (
     "captioning/test_killed.py", "models/test_networks.py", "review/test_limits.py", "runtime/test_local_engine.py",
     "review/test_forgery.py", "cli/test_query.py", "models/test_deformable_attention.py",
     "storage/test_elastic_processes.py", "storage/test_remote_store.py", "data/test_decoder_process.py",
+    "cli/test_installed.py",
     "interop/test_publish_shards.py", "runtime/test_processes.py", "review/test_access.py", "models/test_export.py",
     "models/test_import.py",
 )  # fmt: skip

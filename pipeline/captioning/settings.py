@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.runtime.devices import best_precision
-from pipeline.runtime.settings import Settings, runtime
+from pipeline.runtime.settings import Settings, file_read, runtime
 
 CaptionerName = Literal["blip", "lavis", "recorded"]
 Decoding = Literal["nucleus", "beam"]
@@ -19,7 +19,7 @@ class CaptionSettings(Settings):
 
     captioner: CaptionerName = "blip"
     """What makes captions. blip: BLIP in transformers; lavis: BLIP in LAVIS; recorded: files of captions."""
-    model: str = runtime("Salesforce/blip-image-captioning-large")
+    model: str = file_read("Salesforce/blip-image-captioning-large")
     """The captioner's model; its content is part of the key. blip: a folder with `config.json`, `model.safetensors` and the
     tokenizer's files, or a name on the Hugging Face hub; lavis: a folder with one BLIP checkpoint (`*.pth`) and `vocab.txt`."""
     hub: bool = runtime(False)
@@ -50,7 +50,7 @@ class CaptionSettings(Settings):
     """dense: maximum number of pairs of boxes per image, taken in the order of its boxes."""
     merge_draws: bool = False
     """Whether equal captions of an image become one, the first of them, with their number as `times`."""
-    filter: str = runtime("")
+    filter: str = file_read("")
     """Folder or hub name of a `BlipForImageTextRetrieval` whose matching head scores every caption (CapFilt; BLIP, section
     3.3); its content is part of the key. "" for no filter."""
     match_at_least: float = Field(default=0.5, ge=0, le=1)

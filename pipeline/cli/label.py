@@ -81,7 +81,7 @@ class LabelRequest:
             values["train_tagger"] = {"tokenizer": str(self.tokenizer)}
         for override in self.overrides:
             apply_override(values, override)
-        return recipe_of(COMMAND, RecipeValues(values, {}))
+        return recipe_of(RecipeValues(COMMAND, values, {}))
 
 
 def label_folder(request: LabelRequest, out: Path | None, as_json: bool) -> LabelFiles:

@@ -26,6 +26,7 @@ from pipeline.interop.shard_samples import SeenBox, SeenLabels, SeenRelation
 from pipeline.report.formatting import sanitise
 from pipeline.runtime.devices import choose_device
 from pipeline.training.vocabulary import TrainedNames
+from scenes.sample_weights import SAMPLE_WEIGHTS
 from storage.atomic import atomic_file
 from storage.errors import FatalError, translate_os_errors
 
@@ -62,7 +63,7 @@ def predict_pictures(request: PredictRequest, as_json: bool) -> None:
     Pictures that can't be read are named and left out. Raises `FatalError`, before any picture is read, for weights, names
     or folders that can't be used, and when no picture can be read.
     """
-    weights, draw = request.weights, request.draw
+    weights, draw = SAMPLE_WEIGHTS.get(str(request.weights), request.weights), request.draw
     weights = weights / "model.safetensors" if weights.is_dir() else weights
     known = _known(weights)
     names = Names(

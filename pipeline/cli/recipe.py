@@ -16,7 +16,7 @@ from rich.text import Text
 from pipeline.cli.errors import LONGEST
 from pipeline.report.formatting import sanitise
 from pipeline.run.dag import build_steps
-from pipeline.run.recipe import Recipe, recipe_of
+from pipeline.run.recipe import Recipe, load_recipe, recipe_of
 from pipeline.run.recipe_files import RecipeValues, read_recipe
 from pipeline.run.starting_weights import random_starts
 from pipeline.training.settings import AS_THE_AUTHORS
@@ -55,7 +55,7 @@ def check_recipes(paths: Sequence[Path], overrides: Sequence[str], as_json: bool
     found = []
     for path in paths:
         try:
-            steps = build_steps(recipe_of(path, read_recipe(path, overrides)))
+            steps = build_steps(load_recipe(path, overrides))
         except FatalError as error:
             found.append({"recipe": str(path), "errors": redacted(str(error)).splitlines(), "notes": []})
             continue
@@ -96,7 +96,7 @@ def compare_recipes(before: Path, after: Path, as_json: bool) -> None:
 def resolve(path: Path, overrides: Sequence[str] = ()) -> dict[str, Resolved]:
     """Dotted name → value and origin of each setting of a recipe. Raises `FatalError` as `load_recipe` does."""
     given = read_recipe(path, overrides)
-    recipe = recipe_of(path, given)
+    recipe = recipe_of(given)
     values = recipe.model_dump(mode="json")
     return {name: Resolved(value, _origin(name, given, recipe)) for name, value in _flat(values)}
 

@@ -18,7 +18,7 @@ def make_scenes(folder: Path, path: Path, overrides: Sequence[str], as_json: boo
     """Write the synthetic world that a recipe describes."""
     recipe = load_recipe(path, overrides)
     if recipe.scenes is None:
-        raise FatalError(f"{path} has no [scenes] section; use a recipe with one, e.g. --recipe recipes/demo.toml")
+        raise FatalError(f"{path} has no [scenes] section; use a recipe with one, e.g. --recipe demo")
     with Progress(console=Console(stderr=True), disable=as_json) as progress:
         bar = progress.add_task("scenes")
         write_world(folder, recipe.scenes, lambda done, total: progress.update(bar, completed=done, total=total))

@@ -7,19 +7,19 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.runtime.settings import Settings, runtime
+from pipeline.runtime.settings import Settings, file_read, runtime
 
 
 class DetectSettings(Settings):
     """Which detector finds the boxes of data sets of format images, and which of its boxes are kept."""
 
-    weights: str | None = runtime(None)
+    weights: str | None = file_read(None)
     """The detector: a folder, or a name on the hub, of a model for object detection that transformers loads (RT-DETR, D-FINE,
     DETR, Deformable DETR, ...); a weights file of this project, or a folder with one; or a .pth file with torchvision's weights
     of a detector. Its content is part of the key."""
     hub: bool = runtime(False)
     """Allow downloading `weights` from the Hugging Face hub. Without it only a folder or the local hub cache is used."""
-    tokenizer: Path | None = runtime(None)
+    tokenizer: Path | None = file_read(None)
     """Folder of the tokenizer, for weights of this project that have none beside them. Its content is part of the key."""
     categories: tuple[str, ...] = ()
     """Names that boxes get. The detector's own names are mapped to them, by our synonyms too; a name that fits none is left out.

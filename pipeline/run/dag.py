@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from pipeline.run.recipe import Recipe
 from pipeline.runtime.settings import Settings
@@ -21,7 +22,9 @@ from pipeline.stages.shard import FROM_CAPTIONS, ShardStage, ShardTaggerStage
 from pipeline.stages.split import SplitStage
 from pipeline.stages.tag import TagStage
 from pipeline.stages.train_tagger import TrainTaggerStage
+from pipeline.training.config import MODEL
 from pipeline.training.settings import TrainingSettings
+from scenes.sample_weights import SAMPLE_WEIGHTS
 from storage.errors import FatalError, did_you_mean
 
 
@@ -56,6 +59,7 @@ def build_steps(recipe: Recipe) -> list[Step]:
 
     Raises `FatalError` when `run.until` names a stage that the recipe does not have.
     """
+    recipe = recipe.with_files(_file)
     data = recipe.data
     trained_on = data.tagger if recipe.tag.weights is None else ()
     ingested = tuple(dict.fromkeys((*data.label, *data.mix, *trained_on, *data.test)))
@@ -80,6 +84,12 @@ def build_steps(recipe: Recipe) -> list[Step]:
     for arm in arms:
         steps += _arm(recipe, arm)
     return steps if recipe.run.until is None else _needed(recipe, steps, recipe.run.until)
+
+
+def _file(setting: str, named: str | Path) -> str | Path:
+    """The file that a setting names: sample weights by their name, and weights to start from by their folder."""
+    path = SAMPLE_WEIGHTS.get(str(named), named)
+    return Path(path, MODEL) if setting.endswith(".initial") and Path(path).is_dir() else path
 
 
 def _needed(recipe: Recipe, steps: Sequence[Step], last: str) -> list[Step]:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 
@@ -93,7 +94,7 @@ def _data(context: RunContext) -> Iterator[Finding]:
         return
     for source in context.sources:
         lacking = source.missing()
-        hint = f" (relative to {Path.cwd()}; set data.root, e.g. --set data.root=FOLDER)" if lacking else ""
+        hint = f" ({_looked()}; set data.root, e.g. --set data.root=FOLDER)" if lacking else ""
         hint += next(filter(None, map(_had, source.places())), "") if lacking else ""
         lacking = lacking or source.unreadable()
         detail = "; ".join(lacking) or ", ".join(map(str, dict.fromkeys((source.images, source.listed_in))))
@@ -126,9 +127,11 @@ def _weights(context: RunContext) -> Iterator[Finding]:
         try:
             found = step.stage(step.settings).weights()
         except FatalError as error:
-            named = (getattr(step.settings, name, None) for name in ("tokenizer", "model"))
-            ways = [way for path in named if path is not None and not Path(path).exists() and (way := _had(path))]
-            yield Finding("missing", step.name, f"{error}{''.join(ways)}")
+            named: dict[str, str | Path] = {}
+            step.settings.with_files(named.setdefault)
+            lost = [path for path in named.values() if not Path(path).exists()]
+            looked = [] if all(Path(path).is_absolute() for path in lost) else [f" ({_looked()})"]
+            yield Finding("missing", step.name, "".join([str(error), *looked, *map(_had, lost)]))
             continue
         for role, path in found.items():
             # A tagger that is taken over has one line, among the networks.
@@ -138,7 +141,7 @@ def _weights(context: RunContext) -> Iterator[Finding]:
         if step.stage is TagStage:
             yield from _candidate_files(context.recipe)
         if step.stage is CaptionStage:
-            yield from _captioner(context.recipe)
+            yield from _captioner(step.settings)
     if any(step.stage is ParseStage for step in context.steps):
         yield _parser(context.recipe.parse.model)
 
@@ -151,6 +154,10 @@ def _initial_images(context: RunContext) -> Iterator[Finding]:
             yield Finding(
                 "note" if told else "ok", step.name, told or f"{len(known.shards)} shards behind the initial weights"
             )
+
+
+def _looked() -> str:
+    return f"relative paths start in {Path.cwd()}, else beside the recipe"
 
 
 def _had(path: Path | str) -> str:
@@ -169,9 +176,8 @@ def _candidate_files(recipe: Recipe) -> Iterator[Finding]:
         yield Finding("missing", "tag", str(error))
 
 
-def _captioner(recipe: Recipe) -> Iterator[Finding]:
+def _captioner(settings: Any) -> Iterator[Finding]:
     """Look into the captioner's folder, or into the files of recorded captions."""
-    settings = recipe.caption_settings()
     for path in settings.recorded if settings.captioner == "recorded" else ():
         if path.is_file() and (what := json_fault(path) or text_fault(path)):
             yield Finding("missing", "caption.recorded", f"{path} {what}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -16,9 +17,9 @@ from pipeline.data.datasets.source import DataSource
 from pipeline.detection.settings import DetectSettings
 from pipeline.report.view import REPORTS
 from pipeline.run.check_settings import CheckSettings
-from pipeline.run.recipe_files import RecipeValues, read_recipe, texts_of
+from pipeline.run.recipe_files import SET, RecipeValues, read_recipe, texts_of
 from pipeline.runtime.logs import LogFormat
-from pipeline.runtime.settings import Settings, runtime
+from pipeline.runtime.settings import Settings, file_read, runtime
 from pipeline.stages.evaluate import EvaluateSettings
 from pipeline.stages.ingest import IngestSettings
 from pipeline.stages.parse import ParseSettings
@@ -36,7 +37,7 @@ from storage.secrets import require_no_secret
 class DataSection(Settings):
     """Where the data are, and what each data set is used for."""
 
-    root: Path = Path()
+    root: Path = file_read(Path())
     """Folder that relative paths of the sources start at; unset: the recipe's folder."""
     partition_size: int = Field(1000, ge=1)
     """Number of images per partition, fixed when a data set is first ingested."""
@@ -294,24 +295,32 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises `FatalError` with the file, the field, its value and what is allowed.
     """
-    return recipe_of(path, read_recipe(path, overrides))
+    return recipe_of(read_recipe(path, overrides))
 
 
-def recipe_of(path: Path, given: RecipeValues) -> Recipe:
+def recipe_of(given: RecipeValues) -> Recipe:
     """Builds the recipe of a file from the values that were read. Raises `FatalError` as `load_recipe` does."""
-    values = {"name": path.stem, **given.values}
+    values = {"name": given.file.stem, **given.values}
     if isinstance(values.get("data"), dict):
-        values["data"] = {"root": str(path.parent), **values["data"]}
+        values["data"] = {"root": str(given.file.parent), **values["data"]}
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        raise FatalError(_explain(error, lambda setting: given.origin(setting) or str(path))) from error
+        raise FatalError(_explain(error, lambda setting: given.origin(setting) or str(given.file))) from error
     if (origin := given.origin("pretrain.settings.seed")) is not None:
         raise FatalError(
             f"{origin}: pretrain.settings.seed = {recipe.pretrain.settings.seed}: has no effect, since each arm is trained once "
             f"per seed of a list; set pretrain.seeds = [{recipe.pretrain.settings.seed}]"
         )
-    return recipe
+    return recipe.with_files(lambda setting, path: _found(path, given.origin(setting)))
+
+
+def _found(path: str | Path, origin: str | None) -> str | Path:
+    """A path that a recipe file states: from the current folder, else beside that file if it exists only there."""
+    beside = path if origin in (None, SET) else Path(origin).parent / path
+    with suppress(OSError):  # of a name that no file can have
+        return path if Path(path).expanduser().exists() or not Path(beside).exists() else beside
+    return path
 
 
 STARTED = "started"

@@ -16,13 +16,14 @@ LONGEST_FILE = 2**20
 """Bytes of a recipe."""
 SET = "--set"
 """Where a setting of the command line comes from."""
-EXAMPLE = 'extends = "coco_sample.toml", or several: extends = ["sets.toml", "swin_t.toml"]'
+EXAMPLE = 'extends = "coco_sample", or several: extends = ["sets.toml", "swin_t.toml"]'
 
 
 @dataclass(frozen=True)
 class RecipeValues:
     """The values of a recipe before they are checked."""
 
+    file: Path
     values: dict[str, Any]
     origins: Mapping[str, str]
     """Dotted setting → the file that decides it, or `--set`. Settings that are left out have none."""
@@ -41,8 +42,11 @@ class RecipeValues:
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeValues:
     """Read a recipe file over those that it extends, and apply overrides such as `caption.top_p=0.8`.
 
+    `path`: the file, with or without .toml, or the name of one of the project's own recipes.
+
     Raises `FatalError` that names the file, or quotes the override.
     """
+    path = _recipe_file(path)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     *bases, (_, own) = _layers(path)
@@ -52,7 +56,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeValues:
     for override in overrides:
         apply_override(values, override)
         origins[override.partition("=")[0]] = SET
-    return RecipeValues(values, origins)
+    return RecipeValues(path, values, origins)
 
 
 def joined(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,23 +110,33 @@ def _layers(path: Path, extending: tuple[Path, ...] = ()) -> list[tuple[Path, di
     chain = (*extending, path.resolve())
     layers: list[tuple[Path, dict[str, Any]]] = []
     for name in names:
-        base = next((p for p in (path.parent / name, RECIPES / name) if p.is_file()), path.parent / name)
+        base = _recipe_file(Path(name), path.parent)
         if base.resolve() in chain:
             raise FatalError(f"{path}: extends {name}, which extends it in turn; end the circle")
         layers += [layer for layer in _layers(base, chain) if layer not in layers]
     return [*layers, (path, values)]
 
 
+def _recipe_file(name: Path, folder: Path = Path()) -> Path:
+    """The file of a recipe: in `folder`, else among the project's own. Raises `FatalError` that says where it looked."""
+    for place in (folder, RECIPES):
+        for path in (place / name, place / f"{name}.toml"):
+            if path.is_file():
+                return path
+    missing = folder / name
+    near = sorted(path.name for path in missing.parent.glob("*.toml"))
+    own = sorted(path.stem for path in RECIPES.glob("*.toml"))
+    meant = did_you_mean(name.name, near) or did_you_mean(name.stem, own)
+    raise FatalError(
+        f"no recipe at {missing}{meant}; recipes in {missing.parent.absolute()}: {', '.join(near) or 'none'}; the project's own, "
+        f"by name: {', '.join(own)}, paper/..."
+    )
+
+
 def _parsed(path: Path) -> dict[str, Any]:
     try:
-        if path.exists() and not path.is_file():
-            raise FatalError(f"{path}: not a file; name a recipe, e.g. recipes/demo.toml")
         if path.stat().st_size > LONGEST_FILE:
             raise FatalError(f"{path}: not a recipe: it has more than {LONGEST_FILE:,} bytes")
         return parse_toml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        there, own = (sorted(map(str, folder.glob("*.toml"))) for folder in (path.parent, Path(RECIPES.name)))
-        meant = did_you_mean(str(path), there) or did_you_mean(f"{RECIPES.name}/{path.name}", own)
-        raise FatalError(f"no recipe at {path}{meant}; recipes in that folder: {', '.join(there) or 'none'}") from error
     except (ValueError, OSError) as error:
         raise FatalError(f"{path}: not a readable TOML file: {error}") from error

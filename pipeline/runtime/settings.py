@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +17,11 @@ def runtime(default: Any, **constraints: Any) -> Any:
     return Field(default, json_schema_extra={"runtime": True}, **constraints)
 
 
+def file_read(default: Any) -> Any:
+    """A field with the path of a file or folder that a run reads. Its content may be part of a key, its path never is."""
+    return Field(default, json_schema_extra={"runtime": True, "file_read": True})
+
+
 class Settings(BaseModel):
     """Settings of one part of a recipe. Unknown names and wrong types raise errors that name the field."""
 
@@ -23,12 +30,27 @@ class Settings(BaseModel):
     def row_settings(self) -> dict[str, Any]:
         """The fields that change rows, as JSON values, which go into a key."""
         fields = type(self).model_fields
-        kept = {name for name, field in fields.items() if not _is_runtime(field.json_schema_extra)}
+        kept = {name for name, field in fields.items() if not _has_mark(field.json_schema_extra, "runtime")}
         return self.model_dump(mode="json", include=kept)
 
     def planned(self) -> Self:
         """These settings with what a run reads once, before its first step, so that plan and workers have the same."""
         return self
+
+    def with_files(self, find: Callable[[str, str | Path], str | Path], section: str = "") -> Self:
+        """These settings with what `find` makes of the dotted name and value of each field that is a `file_read`."""
+        changed: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if isinstance(value, Settings):
+                found: Any = value.with_files(find, f"{section}{name}.")
+            elif value is not None and _has_mark(field.json_schema_extra, "file_read"):
+                found = type(value)(find(f"{section}{name}", value))
+            else:
+                continue
+            if found != value:
+                changed[name] = found
+        return self.model_copy(update=changed) if changed else self
 
 
 _DEEPEST = 50
@@ -73,5 +95,5 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         raise FatalError(f"--set {override}: {name!r} is not a field that can be set")
 
 
-def _is_runtime(extra: Any) -> bool:
-    return isinstance(extra, dict) and bool(extra.get("runtime"))
+def _has_mark(extra: Any, mark: str) -> bool:
+    return isinstance(extra, dict) and bool(extra.get(mark))

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from pipeline.runtime.settings import Settings, runtime
+from pipeline.runtime.settings import Settings, file_read
 from storage.errors import FatalError
 from tagger.candidates.cooccurrence import Cooccurrence, CooccurrenceError, read_cooccurrence
 from tagger.candidates.grounding import ground
@@ -23,7 +23,7 @@ class CandidateSettings(Settings):
 
     matching: Literal["words", "official"] = "words"
     """How nouns match categories. words: whole words, from the head noun; official: substrings, as in the authors' code."""
-    paraphrases: Path | None = runtime(None)
+    paraphrases: Path | None = file_read(None)
     """JSON file of phrases by category, in the authors' format; its content is part of the key. With matching "words" they
     join the built-in synonyms, with "official" they replace them."""
     wording: Literal["canonical", "full", "official"] = "canonical"
@@ -32,7 +32,7 @@ class CandidateSettings(Settings):
     """How pairs are listed. mentions: as alternatives of a mention; official: all ordered pairs as facts, as the authors do."""
     overlap: bool = False
     """Whether only pairs of boxes that intersect become candidates."""
-    cooccurrence: Path | None = runtime(None)
+    cooccurrence: Path | None = file_read(None)
     """JSON file of predicates by category pair, in the authors' format, used instead of captions; its content is in the key."""
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.runtime.settings import Settings, runtime
+from pipeline.runtime.settings import Settings, file_read, runtime
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
 from pipeline.training.config import MODEL, VOCABULARY
 from pipeline.training.settings import CALIBRATION
@@ -25,10 +25,10 @@ _METRICS = "tagger.parquet"
 class ImportTaggerSettings(Settings):
     """Where the tagger comes from; filled in from the sections `tag` and `train_tagger`."""
 
-    weights: str = runtime("")
+    weights: str = file_read("")
     """A weights file, a folder with one, or a run of the store (`demo`, `demo@2`)."""
     store: str = runtime("")
-    tokenizer: Path | None = runtime(None)
+    tokenizer: Path | None = file_read(None)
     """Folder of the tokenizer, for weights that have none beside them."""
     image_size: int = 800
     """Side that images are scaled to, for weights that have no vocabulary.json beside them, which tells it."""

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pipeline.runtime.devices import best_precision, choose_device
 from pipeline.runtime.processes import keep_freed_memory
-from pipeline.runtime.settings import Settings, runtime
+from pipeline.runtime.settings import Settings, file_read, runtime
 from pipeline.training.settings import CALIBRATION
 from storage.artifact import REMOVE_ARTIFACT, Artifact
 from storage.digests import digest_file
@@ -30,10 +30,10 @@ class LabellerSettings(Settings):
     method: Literal["tagger", "clip", "prior", "naive"] = "tagger"
     """What scores candidates. tagger: the Relation Tagger; clip: a CLIP model that compares the rectangle around both boxes
     with words; prior: each candidate's prior, from boxes and names alone; naive: every candidate gets score 1."""
-    weights: str | None = runtime(None)
+    weights: str | None = file_read(None)
     """A trained tagger to take over instead of training one: a weights file, a folder with one, or a run of the store
     (`demo`, `demo@2`). Its content is part of the key."""
-    clip: Path | None = runtime(None)
+    clip: Path | None = file_read(None)
     """Folder of a transformers CLIP model for method "clip"; its content is part of the key."""
     predicates: Literal["pair", "image"] = "pair"
     """Where a predicate is scored. pair: on pairs that captions propose it for; image: all proposed pairs (the authors' way)."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline.runtime.settings import Settings, runtime
+from pipeline.runtime.settings import Settings, file_read, runtime
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from pipeline.stages.parse_cache import ParseCache
 from storage.digests import digest_path
@@ -33,7 +33,7 @@ class ParseSettings(Settings):
     """The spaCy pipeline whose dependency trees the rules read: the name of an installed package, or a folder."""
     implied: bool = True
     """Whether to add what an activity implies, e.g. a skier's skis. It becomes a label only where the image has such a box."""
-    neural: Path | None = runtime(None)
+    neural: Path | None = file_read(None)
     """Folder of a sequence-to-sequence model that writes scene graphs, used instead of rules; its content is in the key."""
     batch_size: int = runtime(32, ge=1)
     """Captions per batch of the neural model."""

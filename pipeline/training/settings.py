@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from models.config import LossSettings, NetworkConfig
 from pipeline.data.images.training_view import ViewSettings
 from pipeline.runtime.devices import best_precision
-from pipeline.runtime.settings import Settings, runtime
+from pipeline.runtime.settings import Settings, file_read, runtime
 from pipeline.training.address import split_address
 from pipeline.training.tracking.tracker import TrackerKind
 from storage.errors import FatalError
@@ -62,10 +62,11 @@ class TrainingSettings(ViewSettings):
     """Seed of all randomness: initial weights, order and augmentation of images, label texts, negative pairs, noise, dropout."""
     network: dict[str, Any] = Field(default={}, validate_default=True)
     """Table of network settings (models/config.py). A setting that is left out has its released value."""
-    tokenizer: Path | None = runtime(None)
+    tokenizer: Path | None = file_read(None)
     """Folder with the files of a RoBERTa tokenizer. Without it, one is made from the label names of the training set."""
-    initial: Path | None = runtime(None)
-    """Safetensors file of this project with weights to start from. Weights that it lacks, or all without it, are random."""
+    initial: Path | None = file_read(None)
+    """Weights to start from: a safetensors file of this project, or the folder of its model.safetensors. Weights that it lacks,
+    or all without it, are random."""
 
     random_start: bool = runtime(False)
     """Start a network that is meant for pre-trained weights from random ones, which is refused otherwise: one whose backbone

@@ -23,7 +23,6 @@ from storage.runs import Run
 @pytest.fixture
 def workplace(finished: World, root: Path, tmp_path: Path) -> Path:
     """A folder with six pictures, where a run named `demo` has a tagger."""
-    (tmp_path / "scenes").symlink_to(root / "scenes")
     shutil.copytree(finished.store, tmp_path / "out" / "store")
     shutil.copytree(tmp_path / "out/store/runs/tiny", tmp_path / "out/store/runs/demo")
     given = json.loads((finished.data / "coco/annotations/instances_train.json").read_bytes())
@@ -78,7 +77,7 @@ def test_the_page_leads_from_six_pictures_to_labels(workplace: Path, root: Path)
 def test_a_tagger_that_is_none_is_told(workplace: Path, root: Path) -> None:
     (workplace / "mine" / "mine.toml").write_text(
         '[[data.sources]]\nname = "mine"\nimages = "."\nannotations = "instances.json"\n'
-        '[caption]\nmodel = "scenes/weights/captioner"\n'
+        '[caption]\nmodel = "demo-captioner"\n'
     )
     for weights, words in (
         ("nothing", "neither a file nor a run"),

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe import load_recipe
+from scenes.sample_weights import SAMPLE_WEIGHTS
 from storage.errors import FatalError
 
 GOOD = """
@@ -99,8 +100,49 @@ def test_a_recipe_extends_another_in_its_folder_or_in_the_project(tmp_path: Path
     (tmp_path / "below").mkdir()
     beneath = load_recipe(_recipe(tmp_path / "below", 'extends = "../base.toml"\n'))
     assert beneath.data.root == Path(tmp_path, "below", ".."), "its pictures lie where the base has them"
-    project = load_recipe(_recipe(tmp_path, 'extends = "coco_sample.toml"\n[data]\nroot = "elsewhere"\n'))
-    assert (project.name, project.data.root, project.train_tagger.epochs) == ("r", Path("elsewhere"), 20)
+    for name in ("coco_sample.toml", "coco_sample"):
+        project = load_recipe(_recipe(tmp_path, f'extends = "{name}"\n[data]\nroot = "elsewhere"\n'))
+        assert (project.name, project.data.root, project.train_tagger.epochs) == ("r", Path("elsewhere"), 20)
+
+
+def test_a_recipe_has_a_name_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe(Path("demo")).scenes is not None
+    assert load_recipe(Path("paper/parseda_r50_vg_coco")).name == "parseda_r50_vg_coco"
+    (tmp_path / "demo.toml").write_text(GOOD)
+    assert load_recipe(Path("demo")).scenes is None, "the folder's own recipe counts first"
+    with pytest.raises(
+        FatalError, match=rf"no recipe at none; recipes in {tmp_path}: demo.toml; .* coco_sample, .*demo"
+    ):
+        load_recipe(Path("none"))
+
+
+def test_a_file_that_is_only_beside_the_recipe_is_found_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("here/data", "there/data", "there/captioner"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "there" / "r.toml").write_text(
+        GOOD.replace("[data]", '[data]\nroot = "data"')
+        + '[caption]\nmodel = "captioner"\n[train_tagger]\ninitial = "start.safetensors"\n'
+    )
+    monkeypatch.chdir(tmp_path / "here")
+    path = Path("../there/r.toml")
+    recipe = load_recipe(path)
+    assert recipe.data.root == Path("data"), "the folder where the command runs counts first"
+    assert (recipe.caption.model, recipe.train_tagger.initial) == ("../there/captioner", Path("start.safetensors"))
+    assert load_recipe(path, ["caption.model=captioner"]).caption.model == "captioner"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "r.toml").write_text('extends = "../there/r.toml"\n')
+    assert load_recipe(Path("../mine/r.toml")).caption.model == "../mine/../there/captioner", "beside who states it"
+
+
+def test_sample_weights_are_named_and_recorded_by_name(tmp_path: Path) -> None:
+    recipe = load_recipe(Path("demo"), ["tag.weights=demo-tagger"])
+    assert (recipe.caption.model, recipe.tag.weights) == ("demo-captioner", "demo-tagger")
+    files = {step.name: step.stage(step.settings).weights() for step in build_steps(recipe)}
+    assert all(path.exists() for paths in files.values() for path in paths.values())
+    assert files["caption"]["captioner"] == SAMPLE_WEIGHTS["demo-captioner"]
+    assert files["import_tagger"]["model.safetensors"].is_relative_to(SAMPLE_WEIGHTS["demo-tagger"])
+    assert files["pretrain:pseudo"]["initial"] == SAMPLE_WEIGHTS["demo-detector"] / "model.safetensors"
 
 
 @pytest.mark.parametrize(

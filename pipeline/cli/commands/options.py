@@ -10,7 +10,9 @@ import typer
 STORE = "out/store"
 """Default of `StorePath`."""
 
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Path of a recipe file, e.g. recipes/demo.toml.")]
+RecipePath = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one of the project's own, e.g. demo.")
+]
 RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="Name of a run, or RUN@2 for its second record; `rlip runs` lists them.")
 ]

@@ -13,7 +13,11 @@ from pipeline.cli.errors import errors_reported
 
 def predict(
     weights: Annotated[
-        Path, typer.Argument(metavar="WEIGHTS", help="A .safetensors file of this project, or its folder.")
+        Path,
+        typer.Argument(
+            metavar="WEIGHTS",
+            help="A .safetensors file of this project, its folder, or sample weights, e.g. demo-detector.",
+        ),
     ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Pictures, or folders of pictures.")],
     out: Annotated[

@@ -14,7 +14,7 @@ commands = typer.Typer(
     no_args_is_help=True, help="Recipe files: show what one comes to, check them without their data, compare two."
 )
 RecipePaths = Annotated[
-    list[Path], typer.Argument(metavar="RECIPE...", help="Paths of recipe files, e.g. recipes/*.toml.")
+    list[Path], typer.Argument(metavar="RECIPE...", help="Recipe files, or names of the project's own.")
 ]
 SECTION = "Only this section, e.g. pretrain or pretrain.settings.network."
 

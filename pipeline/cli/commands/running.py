@@ -75,7 +75,7 @@ def estimate(
 
 def scenes(
     folder: Annotated[Path, typer.Argument(help="Folder to write to.")],
-    recipe: Annotated[Path, typer.Option(help="The recipe with the `scenes` section.")] = Path("recipes/demo.toml"),
+    recipe: Annotated[Path, typer.Option(help="The recipe with the `scenes` section.")] = Path("demo"),
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
