@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from flows.end_to_end import end_to_end
+from flows.on_pools import on_pools
 from flows.parameters import parameters
 from flows.stages import stage_flow
 from pipeline.run.recipe import Recipe, load_recipe
 from pipeline.stages.order import STAGES
+from storage.errors import FatalError
 
 
 @pytest.mark.parametrize("name", ["demo", "coco", "coco_objects365"])
@@ -32,3 +34,11 @@ def test_every_flow_is_typed_by_the_recipe(root: Path) -> None:
 def test_every_stage_can_be_deployed(root: Path) -> None:
     declared = re.findall(r"entrypoint: flows/stages\.py:(\w+)$", (root / "prefect.yaml").read_text(), re.MULTILINE)
     assert declared == [each.name for each in STAGES]
+
+
+def test_pools_that_would_each_choose_a_precision_are_refused(root: Path) -> None:
+    recipe = load_recipe(root / "recipes/coco.toml")
+    with pytest.raises(
+        FatalError, match=r"^caption, train_tagger, pretrain:pseudo: precision = 'auto' is chosen by each"
+    ):
+        on_pools.fn(recipe)
