@@ -106,7 +106,7 @@ def test_a_network_that_starts_at_random_is_told_without_any_data(folder: Path) 
 
 
 def test_a_stage_that_the_recipe_lacks_is_told(folder: Path) -> None:
-    done = recipe("check", "base.toml", "--set", "run.until=shard")
+    done = recipe("check", "base.toml", "--set", "run.until=pretrain")
     assert done.exit_code == 1 and "has no such step; it has ingest, caption, parse" in done.output
 
 

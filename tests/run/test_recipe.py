@@ -72,16 +72,18 @@ def test_a_misspelt_name_is_one_mistake(tmp_path: Path, right: str, wrong: str, 
     assert meant in line
 
 
-@pytest.mark.parametrize("asked", ["demoo.toml", "recipes/dmo.toml", "demo"])
+@pytest.mark.parametrize(
+    ("asked", "meant"), [("demoo", "demo"), ("demoo.toml", "demo"), ("recipes/min.toml", "mine.toml")]
+)
 def test_a_misspelt_recipe_is_answered_with_the_one_that_is_meant(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, meant: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "demo.toml").write_text(GOOD)
+    (tmp_path / "recipes" / "mine.toml").write_text(GOOD)
     with pytest.raises(FatalError, match="no recipe at") as caught:
         load_recipe(Path(asked))
-    assert "(did you mean 'recipes/demo.toml'?)" in str(caught.value)
+    assert f"(did you mean {meant!r}?)" in str(caught.value)
 
 
 def test_a_short_recipe_labels_its_pictures_and_trains_nothing(tmp_path: Path) -> None:
