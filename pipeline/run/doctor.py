@@ -30,6 +30,8 @@ from pipeline.stages.import_tagger import ImportTaggerStage
 from pipeline.stages.overlap import OverlapStage
 from pipeline.stages.parse import ParseStage
 from pipeline.stages.tag import TagStage
+from pipeline.training.settings import TrainingSettings
+from pipeline.training.tracking.extras import require_extras
 from pipeline.training.vocabulary import is_tokenizer
 from storage.errors import FatalError, PipelineError
 
@@ -62,6 +64,7 @@ def readable(context: RunContext) -> Iterator[Finding]:
     """Check what a recipe reads: data and weights. A plan needs no more."""
     yield from _data(context)
     yield from _weights(context)
+    yield from _trackers(context)
 
 
 def require(context: RunContext) -> None:
@@ -138,6 +141,16 @@ def _weights(context: RunContext) -> Iterator[Finding]:
             yield from _captioner(step.settings)
     if any(step.stage is ParseStage for step in context.steps):
         yield _parser(context.recipe.parse.model)
+
+
+def _trackers(context: RunContext) -> Iterator[Finding]:
+    """Find the packages that trainings write their values with."""
+    for step in context.steps:
+        if isinstance(step.settings, TrainingSettings):
+            try:
+                require_extras(("tensorboard", *step.settings.trackers))
+            except FatalError as error:
+                yield Finding("missing", step.name, str(error))
 
 
 def _initial_images(context: RunContext) -> Iterator[Finding]:
