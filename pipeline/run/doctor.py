@@ -55,6 +55,7 @@ def examine(context: RunContext) -> Iterator[Finding]:
 def needs(context: RunContext) -> Iterator[Finding]:
     """Check what a recipe cannot run without: data, weights, store, disk and cluster. Imports nothing heavy without need."""
     yield from readable(context)
+    yield from _trackers(context)
     yield from _store(context)
     yield from _report(context)
     yield from ray_cluster(context)
@@ -64,7 +65,6 @@ def readable(context: RunContext) -> Iterator[Finding]:
     """Check what a recipe reads: data and weights. A plan needs no more."""
     yield from _data(context)
     yield from _weights(context)
-    yield from _trackers(context)
 
 
 def require(context: RunContext) -> None:
