@@ -26,7 +26,7 @@ $(BIN)/.installed: pyproject.toml
 	@test -n "$(PYTHON)" && $(PYTHON) -c '$(FITS)' 2>/dev/null || { echo "$(or $(PYTHON),python3) is no Python 3.11 to 3.14 that can make \
 	virtual environments. Install one (Debian: apt install python3 python3-venv), or name one: make setup PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -e .
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[review,tensorboard]'
 	@touch $@
 
 # Chrome of another distribution will do, if its chromedriver is on the path.

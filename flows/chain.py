@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 from prefect import State
 from prefect.states import Completed
-from pydantic import Field
 
+from flows.parameters import FIRST
 from flows.report_link import headline_figures, publish_report_link
 from flows.session import Session, session_of
 from flows.stages import stage_flow
@@ -26,17 +26,8 @@ from pipeline.runtime.stage import Stage
 from pipeline.stages.order import STAGES
 from storage.errors import FatalError
 
-StartStage = Annotated[
-    str | None,
-    Field(
-        description="Run from this stage on. Everything before it must be in the store; unset: run whatever is due.",
-        json_schema_extra={"enum": [None, *(stage.name for stage in STAGES)]},
-    ),
-]
-"""The stage at which a run starts, as a parameter that Prefect's server checks."""
 
-
-def run_chain(recipe: Recipe, start: str | None = None) -> State[Outcome]:
+def run_chain(recipe: Recipe, start: str = FIRST) -> State[Outcome]:
     """Run every stage of a recipe, or those from `start` on, and publish the outcome. Call it in a flow run.
 
     Raises `FatalError` when the recipe has no stage `start` or a stage before it is not wholly in the store.
@@ -57,14 +48,14 @@ def conclude_run(recipe: Recipe) -> State[Outcome]:
         return publish(session)
 
 
-def cut_stages(recipe: Recipe, start: str | None = None) -> tuple[list[type[Stage]], list[type[Stage]]]:
+def cut_stages(recipe: Recipe, start: str = FIRST) -> tuple[list[type[Stage]], list[type[Stage]]]:
     """The stages of a recipe before `start`, and those from there on. Raises `FatalError` for an unknown `start`."""
     asked = {step.stage.name for step in build_steps(recipe)}
     stages = [stage for stage in STAGES if stage.name in asked]
     names = [stage.name for stage in stages]
-    if start is not None and start not in names:
+    if start not in names:
         raise FatalError(f"start = {start!r}: recipe {recipe.name!r} has no such stage; it has {', '.join(names)}")
-    first = 0 if start is None else names.index(start)
+    first = names.index(start)
     return stages[:first], stages[first:]
 
 

@@ -13,7 +13,8 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.deployments import run_deployment
 from prefect.states import Cancelling
 
-from flows.chain import StartStage, conclude_run, cut_stages
+from flows.chain import conclude_run, cut_stages
+from flows.parameters import FIRST, GivenRecipe, StartStage
 from flows.pool_check import require_pools
 from pipeline.report.steps import Outcome
 from pipeline.run.dag import build_steps
@@ -25,7 +26,7 @@ LOOK_EVERY = 2.0
 
 
 @flow(name="on_pools", flow_run_name="{recipe.name}", persist_result=False)
-def on_pools(recipe: Recipe, start: StartStage = None) -> State[Outcome]:
+def on_pools(recipe: GivenRecipe, start: StartStage = FIRST) -> State[Outcome]:
     """Run the chain stage by stage in the pools cpu, gpu and train. All workers must see the same store and data.
 
     Raises `FatalError` before any stage runs when a deployment, pool or worker is missing, the run would deadlock, or each
@@ -36,7 +37,7 @@ def on_pools(recipe: Recipe, start: StartStage = None) -> State[Outcome]:
             f"{', '.join(chosen)}: precision = 'auto' is chosen by each machine, and the pools would look for different keys; "
             "set 'bfloat16' or 'float32' in these sections"
         )
-    names = [f"{stage.name}/rlip" for stage in cut_stages(recipe, start)[1]]
+    names = [f"{stage.name}/{stage.name}" for stage in cut_stages(recipe, start)[1]]
     with get_client(sync_client=True) as client:
         require_pools(client, names)
         for name in names:

@@ -1,4 +1,7 @@
-"""Prints a recipe as the parameters of a deployment: `python -m flows.parameters RECIPE [NAME=VALUE ...]`."""
+"""The parameters of deployments, as Prefect's server describes and checks them.
+
+`python -m flows.parameters RECIPE [NAME=VALUE ...]` prints a recipe as these parameters.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,43 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
-from pipeline.run.recipe import load_recipe
-from storage.errors import PipelineError
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+
+from pipeline.run.recipe import Recipe, explain, load_recipe
+from pipeline.stages.order import STAGES
+from storage.errors import FatalError, PipelineError
+
+
+def described(text: str, **schema: Any) -> Any:
+    """An annotation with what Prefect's form says of a parameter. Prefect drops the description of a plain `Field`."""
+    return Field(json_schema_extra={"description": text, **schema})
+
+
+def _checked(values: Any, validate: ValidatorFunctionWrapHandler) -> Recipe:
+    """Says what is wrong with a recipe as commands do. Prefect itself would print the whole recipe, twice."""
+    try:
+        recipe: Recipe = validate(values)
+        return recipe
+    except ValidationError as error:
+        raise FatalError(explain(error, lambda setting: "parameter recipe")) from None
+
+
+GivenRecipe = Annotated[
+    Recipe,
+    WrapValidator(_checked),
+    described("The recipe with all its settings, as `python -m flows.parameters RECIPE` prints it."),
+]
+FIRST = STAGES[0].name
+"""Where a run starts by default: at its first stage, so that it computes whatever is due."""
+StartStage = Annotated[
+    str,
+    described(
+        "Run from this stage on. Everything before it must be in the store; what is there is never recomputed.",
+        enum=[stage.name for stage in STAGES],
+    ),
+]
 
 
 def parameters(path: Path, overrides: Sequence[str] = ()) -> str:

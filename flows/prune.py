@@ -21,6 +21,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from pydantic import Field
 
+from flows.parameters import described
 from pipeline.stages.order import STAGES
 
 PRUNED = ("end_to_end", "from_file", "on_pools", "prune", *(stage.name for stage in STAGES))
@@ -31,7 +32,12 @@ _PAGE = 200
 
 
 @flow(name="prune", persist_result=False)
-def prune(days: Annotated[float, Field(ge=0)] = 30.0, keep: Annotated[int, Field(ge=0)] = 20) -> int:
+def prune(
+    days: Annotated[float, Field(ge=0), described("Days for which a flow run that has ended is kept.")] = 30.0,
+    keep: Annotated[
+        int, Field(ge=0), described("Number of the last runs of each flow that are kept however old.")
+    ] = 20,
+) -> int:
     """Delete flow runs that ended more than `days` ago, except the last `keep` of each flow. Returns their number."""
     with get_client(sync_client=True) as client:
         old = _old(client, datetime.now(UTC) - timedelta(days=days), keep)

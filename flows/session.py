@@ -21,6 +21,7 @@ from pipeline.run.prepare import prepare
 from pipeline.run.progress import Display, Lines
 from pipeline.run.recipe import Recipe
 from pipeline.run.runner import logged_run
+from storage.open_store import open_store
 
 
 @dataclass
@@ -56,15 +57,24 @@ def shared(session: Session) -> Iterator[Session]:
 
 @contextmanager
 def session_of(recipe: Recipe) -> Iterator[Session]:
-    """The session shared with this flow, or a new one that logs to the flow run. Holds the lock of a top-level flow run."""
+    """The session shared with this flow, or a new one that logs to the flow run. Holds the lock of a top-level flow run.
+
+    Flow runs of deployments that work on the same run of the same store wait for each other; all others go on side by side.
+    """
     current = _current.get()
     with ExitStack() as stack:
         if current is None:
+            # Progress arrives on threads of the engine, outside the flow run, so its logger is looked up here.
+            logger = get_run_logger()
             require_allowed(recipe, os.environ)
+            # Before the run's own view of the store is opened, which is to show what the other flow run made.
+            waits = (
+                f"another flow run works on run {recipe.name!r} of {recipe.store}; this one goes on when that has ended"
+            )
+            stack.enter_context(open_store(recipe.store).claim(f"run-{recipe.name}", lambda: logger.info(waits)))
             context = RunContext(recipe)
             stack.enter_context(logged_run(context, "prefect deployment"))
-            # Progress arrives on threads of the engine, outside the flow run, so its logger is looked up here.
-            display = stack.enter_context(measured(recipe, Lines(get_run_logger().info)))
+            display = stack.enter_context(measured(recipe, Lines(logger.info)))
             current = stack.enter_context(shared(Session.begin(context, display, reports=True)))
         flow_context = FlowRunContext.get()
         run = flow_context.flow_run if flow_context is not None else None

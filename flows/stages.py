@@ -16,6 +16,7 @@ from prefect.utilities.annotations import quote
 
 from flows.block import cut_blocks
 from flows.gpu_slots import gpu_slots
+from flows.parameters import GivenRecipe
 from flows.progress import ArtifactDisplay
 from flows.report_link import publish_report_link, step_figures
 from flows.session import session_of
@@ -42,7 +43,7 @@ def stage_flow(stage: type[Stage]) -> Flow[[Recipe], Any]:
         description=stage.__doc__,
         persist_result=False,
     )
-    def run(recipe: Recipe) -> State[list[StepOutcome]]:
+    def run(recipe: GivenRecipe) -> State[list[StepOutcome]]:
         return run_stage(recipe, stage.name)
 
     return run
@@ -96,7 +97,7 @@ def require_above(planner: Planner, stage: str) -> None:
         if due:
             raise FatalError(
                 f"{stage} of recipe {context.recipe.name!r} reads {step.name}, of which {due} partitions are due: "
-                f"run the deployment {step.stage.name}/rlip or end_to_end/rlip first"
+                f"run the deployment {step.stage.name} or end_to_end first"
             )
         planner.audit(step)
 

@@ -8,6 +8,8 @@ import typer
 
 LONGEST = 8_000
 """Characters of a message that are printed. Names in files from elsewhere may be of any length."""
+_EXTRAS = {"duckdb": "review", "fastapi": "review", "uvicorn": "review"}
+"""Module → the extra that brings it, where the import itself finds out that it is absent."""
 _RESUMES = " Everything committed is kept: run the same command again to resume."
 
 
@@ -37,6 +39,9 @@ class errors_reported:  # noqa: N801 - used like a function
             raise typer.Exit(130) from None
         from storage.errors import PipelineError, RetryableError
 
+        if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+            sys.stderr.write(f"Error: this needs {error.name}: pip install 'rlip[{_EXTRAS[error.name]}]'\n")
+            raise typer.Exit(1) from None
         if isinstance(error, PipelineError):
             advice = (
                 "\nA retry may help: run the same command again to resume." if isinstance(error, RetryableError) else ""

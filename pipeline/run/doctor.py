@@ -33,6 +33,8 @@ from pipeline.stages.import_tagger import ImportTaggerStage
 from pipeline.stages.overlap import OverlapStage
 from pipeline.stages.parse import ParseStage
 from pipeline.stages.tag import TagStage
+from pipeline.training.settings import TrainingSettings
+from pipeline.training.tracking.extras import require_extras
 from pipeline.training.vocabulary import is_tokenizer
 from storage.errors import FatalError, PipelineError
 
@@ -59,6 +61,7 @@ def examine(context: RunContext) -> Iterator[Finding]:
 def needs(context: RunContext) -> Iterator[Finding]:
     """Check what a recipe cannot run without: data, weights, store, disk and cluster. Imports nothing heavy without need."""
     yield from readable(context)
+    yield from _trackers(context)
     yield from _store(context)
     yield from _report(context)
     yield from ray_cluster(context)
@@ -144,6 +147,16 @@ def _weights(context: RunContext) -> Iterator[Finding]:
             yield from _captioner(step.settings)
     if any(step.stage is ParseStage for step in context.steps):
         yield _parser(context.recipe.parse.model)
+
+
+def _trackers(context: RunContext) -> Iterator[Finding]:
+    """Find the packages that trainings write their values with."""
+    for step in context.steps:
+        if isinstance(step.settings, TrainingSettings):
+            try:
+                require_extras(("tensorboard", *step.settings.trackers))
+            except FatalError as error:
+                yield Finding("missing", step.name, str(error))
 
 
 def _initial_images(context: RunContext) -> Iterator[Finding]:

@@ -306,7 +306,7 @@ def recipe_of(given: RecipeValues) -> Recipe:
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        raise FatalError(_explain(error, lambda setting: given.origin(setting) or str(given.file))) from error
+        raise FatalError(explain(error, lambda setting: given.origin(setting) or str(given.file))) from error
     if (origin := given.origin("pretrain.settings.seed")) is not None:
         raise FatalError(
             f"{origin}: pretrain.settings.seed = {recipe.pretrain.settings.seed}: has no effect, since each arm is trained once "
@@ -341,7 +341,7 @@ def recorded_recipe(run: Run, document: str = "recipe") -> Recipe | None:
         except ValidationError as error:
             unknown = [mistake["loc"] for mistake in error.errors() if mistake["type"] == "extra_forbidden"]
             if not unknown:
-                reason = _explain(error, lambda setting: "recipe.json")
+                reason = explain(error, lambda setting: "recipe.json")
                 raise FatalError(
                     f"the recipe recorded with run {run.name!r} is of another version: {reason}"
                 ) from error
@@ -358,7 +358,7 @@ def _remove(values: Any, location: tuple[int | str, ...]) -> None:
     del values[name]
 
 
-def _explain(error: ValidationError, origin: Callable[[str], str]) -> str:
+def explain(error: ValidationError, origin: Callable[[str], str]) -> str:
     """One line per error: the file that sets the field, field, value, and what is allowed."""
     lines = []
     mistakes = error.errors()

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+from rlip_command import rlip
 from run_builder import RunBuilder, relations
 
 from pipeline.cli.query import print_query, query
@@ -26,6 +27,12 @@ from storage.errors import FatalError
 
 def _rows(labelled: RunBuilder, sql: str) -> list[dict[str, Any]]:
     return [row for batch in query(labelled.run, sql)[1] for row in batch.to_pylist()]
+
+
+def test_without_its_extra_the_command_names_it(labelled: RunBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    done = rlip("query", "toy", "select 1", "--store", labelled.run.store.root)
+    assert done.exit_code == 1 and done.stderr == "Error: this needs duckdb: pip install 'rlip[review]'\n"
 
 
 def test_every_table_of_a_run_can_be_asked(labelled: RunBuilder) -> None:

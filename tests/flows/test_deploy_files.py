@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect.flows import load_flow_from_entrypoint
+from prefect.utilities.callables import parameter_schema
 
 from flows.gpu_slots import GPU_STAGES
 from flows.prune import PRUNED
@@ -20,9 +22,9 @@ POOLS = ("cpu", "gpu", "train")
 
 @pytest.fixture(scope="module")
 def deployments(root: Path) -> dict[str, Any]:
-    """Flow → its deployment."""
+    """Name → deployment."""
     found = yaml.safe_load((root / "prefect.yaml").read_text())["deployments"]
-    return {each["entrypoint"].rpartition(":")[2]: each for each in found}
+    return {each["name"]: each for each in found}
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +44,20 @@ def manifests(root: Path) -> list[dict[str, Any]]:
 
 def test_every_flow_is_deployed_and_no_schedule_is_on(deployments: dict[str, Any]) -> None:
     assert set(deployments) == set(PRUNED)
+    assert all(each["entrypoint"].rpartition(":")[2] == name for name, each in deployments.items())
     assert all(each["tags"] == ["rlip"] for each in deployments.values())
     schedules = [each for deployment in deployments.values() for each in deployment.get("schedules", ())]
     assert len(schedules) == 2 and not any(schedule["active"] for schedule in schedules)
+
+
+def test_forms_for_parameters_describe_each_of_them(deployments: dict[str, Any], root: Path) -> None:
+    for name, deployment in deployments.items():
+        schema = parameter_schema(load_flow_from_entrypoint(str(root / deployment["entrypoint"])))
+        assert all(field.get("description") for field in schema.properties.values()), name
+        if "start" in schema.properties:
+            start = schema.properties["start"]
+            assert (start["type"], start["default"]) == ("string", "ingest") and "anyOf" not in start
+            assert start["enum"] == [stage.name for stage in STAGES]
 
 
 def test_stages_that_compute_on_a_gpu_are_in_the_pools_that_have_one(deployments: dict[str, Any]) -> None:

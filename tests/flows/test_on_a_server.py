@@ -171,8 +171,18 @@ def test_a_run_that_lost_the_server_is_marked_as_crashed_by_the_next(in_process:
 
 def test_a_stage_alone_names_what_is_due_above_it(in_process: PrefectServer, tmp_path: Path) -> None:
     write_small_set(tmp_path / "set")
-    with pytest.raises(FatalError, match=r"reads ingest, of which 2 partitions are due.*ingest/rlip"):
+    with pytest.raises(
+        FatalError, match=r"reads ingest, of which 2 partitions are due: run the deployment ingest or end_to_end"
+    ):
         caption(small_recipe(tmp_path / "set"))
+    APILogHandler().flush()
+
+    def errors() -> list[str] | None:
+        entries = in_process.post("logs/filter", logs={"level": {"ge_": 40}}, sort="TIMESTAMP_DESC", limit=50)
+        return [entry["message"] for entry in entries if "reads ingest" in entry["message"]] or None
+
+    (line,) = wait_for(errors, 20, "the server has no log of the error")
+    assert line.startswith("caption of recipe 'small' reads ingest") and "\n" not in line, "no traceback"
 
 
 @pytest.fixture(scope="module")
@@ -201,16 +211,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.timeout(1800)
 def test_a_deployment_runs_is_cached_and_a_cancelled_training_keeps_its_checkpoint(
-    worker: PrefectServer, folder: Path
+    worker: PrefectServer, folder: Path, tmp_path: Path
 ) -> None:
-    first = worker.submit("end_to_end/rlip", plain(small_recipe(folder)))
+    first = worker.submit("end_to_end/end_to_end", plain(small_recipe(folder)))
     assert worker.final_state(first, 240)["name"] == "Completed", worker.logs(first)
     assert (folder / "out" / "reports" / "small" / "index.html").is_file()
 
     train_long(folder)
-    second = worker.submit("end_to_end/rlip", plain(small_recipe(folder)))
+    second = worker.submit("end_to_end/end_to_end", plain(small_recipe(folder)))
     _next_checkpoint(folder, 0, worker, second)
     assert ranks_of(folder)
+    third = worker.submit("end_to_end/end_to_end", plain(small_recipe(write_small_set(tmp_path / "other").parent)))
+    assert worker.final_state(third, 240)["name"] == "Completed", "a run of another store waits for none"
+    assert worker.get(f"flow_runs/{second}")["state"]["type"] == "RUNNING"
     worker.post(f"flow_runs/{second}/set_state", state={"type": "CANCELLING"}, force=False)
     assert worker.final_state(second, 120)["type"] == "CANCELLED", worker.logs(second)
     assert _newest(folder)
@@ -228,7 +241,7 @@ def test_a_killed_run_is_retried_and_goes_on_through_a_restart_of_the_server(
 ) -> None:
     train_long(folder)
     before = _newest(folder)
-    run = worker.submit("end_to_end/rlip", plain(small_recipe(folder)))
+    run = worker.submit("end_to_end/end_to_end", plain(small_recipe(folder)))
     _next_checkpoint(folder, before, worker, run)
     _kill_flow_processes()
     assert worker.final_state(run, 60)["type"] == "CRASHED"
@@ -266,11 +279,19 @@ def _next_checkpoint(folder: Path, after: int, server: PrefectServer, run: str) 
 
 
 def _kill_flow_processes() -> None:
-    """Kill the processes in which workers of this test's process run flows."""
+    for process in _flow_processes():
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _flow_processes() -> list[psutil.Process]:
+    """The processes in which workers of this test's process run flows."""
+    found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # also one that ended and that no one has waited for
             if "prefect.engine" in process.cmdline():
-                process.kill()
+                found.append(process)
+    return found
 
 
 def _as_many(found: dict[str, str], wanted: int) -> dict[str, str] | None:
@@ -281,4 +302,19 @@ def test_a_wrong_parameter_is_refused_before_it_runs(worker: PrefectServer, tmp_
     parameters = plain(small_recipe(write_small_set(tmp_path / "set").parent))
     parameters["run"]["workers"] = 0
     with pytest.raises(Exception, match=r"409|422"):
-        worker.submit("end_to_end/rlip", parameters)
+        worker.submit("end_to_end/end_to_end", parameters)
+
+
+def test_a_recipe_that_no_schema_refuses_is_refused_in_one_line(
+    worker: PrefectServer, worker_folder: Path, tmp_path: Path
+) -> None:
+    parameters = plain(small_recipe(write_small_set(tmp_path / "set").parent))
+    parameters["pretrain"]["arms"] = ["pseudo"]
+    printed = worker_folder / "worker.log"
+    before = len(printed.read_text())
+    run = worker.submit("end_to_end/end_to_end", parameters)
+    state = worker.final_state(run, 120)
+    assert state["type"] == "FAILED" and "parameter recipe: recipe: pretrain.arms has 'pseudo'" in state["message"]
+    wait_for(lambda: not _flow_processes() or None, 30, "the process of the flow run goes on")
+    said = printed.read_text()[before:]
+    assert said.count("| ERROR") == 1 and "Traceback" not in said and "max_pixels" not in said, said

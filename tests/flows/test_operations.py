@@ -20,6 +20,7 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import LogSort
 from prefect.events import Event
 from prefect.logging.handlers import APILogHandler
 from prefect.states import Running
@@ -34,6 +35,9 @@ from flows.gpu_slots import gpu_slots
 from flows.on_pools import on_pools
 from flows.prune import prune
 from storage.errors import FatalError
+from storage.local_store import LocalStore
+from storage.open_store import open_store
+from storage.runs import Run
 
 PASSWORD = "operator:correct horse"
 
@@ -196,8 +200,29 @@ def test_gpu_slots_are_held_while_a_step_computes_and_a_limit_that_can_not_grant
 
 
 def test_a_schedule_whose_recipe_is_gone_says_so(client: SyncPrefectClient, tmp_path: Path) -> None:
-    with pytest.raises(FatalError, match=r"gone\.toml: no such file .*restore the recipe"):
+    with pytest.raises(
+        FatalError, match=r"gone\.toml on .*: no recipe at .*gone\.toml; recipes in .*Restore the recipe"
+    ):
         from_file(tmp_path / "gone.toml")
+
+
+def test_a_second_flow_run_of_a_run_waits_and_says_so_and_others_go_on(
+    client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    path = write_small_set(tmp_path / "set")
+    waits = f"another flow run works on run 'one' of {small_recipe(path.parent).store}"
+
+    def said() -> bool | None:
+        return any(waits in entry.message for entry in client.read_logs(sort=LogSort.TIMESTAMP_DESC)) or None
+
+    with open_store(small_recipe(path.parent).store).claim("run-one", lambda: None):
+        second = threading.Thread(target=from_file, args=(path, ("name=one",)))
+        second.start()
+        wait_for(said, 60, "the second run does not say what it waits for")
+        assert from_file(path, ("name=other",)).computed == 6
+        assert second.is_alive()
+    second.join(60)
+    assert not second.is_alive() and Run(LocalStore(tmp_path / "set/out/store"), "one").steps()
 
 
 def test_a_run_starts_at_a_stage_if_everything_before_is_in_the_store(
@@ -223,7 +248,7 @@ def test_stages_run_in_their_pools_and_what_would_wait_for_ever_is_refused(
 ) -> None:
     folder = write_small_set(tmp_path / "set").parent
     recipe = small_recipe(folder)
-    with pytest.raises(FatalError, match="no deployment ingest/rlip: create all of them"):
+    with pytest.raises(FatalError, match="no deployment ingest/ingest: create all of them"):
         on_pools(recipe)
     template = json.loads((root / "deploy" / "pools" / "kubernetes.json").read_bytes())
     client.create_work_pool(WorkPoolCreate(name="pods", type="kubernetes", base_job_template=template))
@@ -231,7 +256,7 @@ def test_stages_run_in_their_pools_and_what_would_wait_for_ever_is_refused(
     for pool in ("cpu", "gpu"):
         client.create_work_pool(WorkPoolCreate(**PROCESS_POOL, name=pool))
     deploying = PrefectServer(settings.api, {**settings.environment, "RLIP_ROOT": str(root)})
-    names = [word for name in ("on_pools", "ingest", "caption", "parse") for word in ("--name", f"{name}/rlip")]
+    names = [word for name in ("on_pools", "ingest", "caption", "parse") for word in ("--name", name)]
     deploying.command("deploy", *names, cwd=root)
     with pytest.raises(FatalError, match=r"has no worker online: start one \(prefect worker start --pool"):
         on_pools(recipe)
@@ -239,7 +264,7 @@ def test_stages_run_in_their_pools_and_what_would_wait_for_ever_is_refused(
     with settings.worker("cpu", tmp_path / "cpu"), settings.worker("gpu", tmp_path / "gpu"):
         refused = _submit(client, recipe)
         state = wait_for(lambda: _final(client, refused), 120, "the run did not end")
-        assert "work pool cpu of ingest/rlip has a concurrency limit of 1" in state, state
+        assert "work pool cpu of ingest/ingest has a concurrency limit of 1" in state, state
         assert not (folder / "out" / "store" / "runs").is_dir()
         client.update_work_pool("cpu", WorkPoolUpdate(concurrency_limit=2))
         run = _submit(client, recipe)
@@ -248,7 +273,7 @@ def test_stages_run_in_their_pools_and_what_would_wait_for_ever_is_refused(
 
 
 def _submit(client: SyncPrefectClient, recipe: object) -> FlowRun:
-    deployment = client.read_deployment_by_name("on_pools/rlip")
+    deployment = client.read_deployment_by_name("on_pools/on_pools")
     return client.create_flow_run_from_deployment(deployment.id, parameters={"recipe": plain(recipe)})
 
 

@@ -252,6 +252,15 @@ def test_versions_out_of_range_are_named_with_what_to_install() -> None:
     assert absent == "rlip-no-such-package is not installed: pip install 'rlip-no-such-package<2,>=1'"
 
 
+def test_a_training_without_its_extra_is_told_before_any_work(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.training.tracking.extras.find_spec", lambda name: None)
+    require(RunContext(recipe))
+    with pytest.raises(
+        FatalError, match=r"pretrain:none: the tracker 'tensorboard' .*pip install 'rlip\[tensorboard\]'"
+    ):
+        require(RunContext(changed(recipe, pretrain={"arms": ["none"]})))
+
+
 def test_extras_are_asked_for_only_by_recipes_that_use_them() -> None:
     assert "s3fs" not in {wanted.name for wanted in stated_ranges()}
     assert {"s3fs", "torch"} <= {wanted.name for wanted in stated_ranges(extras=["s3"])}

@@ -150,9 +150,11 @@ def test_trackio_goes_on_with_its_run_in_the_folder(tmp_path: Path, root: Path) 
 def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("pipeline.training.tracking.extras.find_spec", lambda name: None)
     require_extras([])
-    for kind in ("wandb", "mlflow", "trackio"):
+    for kind in ("tensorboard", "wandb", "mlflow", "trackio"):
         with pytest.raises(FatalError, match=rf"pip install 'rlip\[{kind}\]'"):
-            make_trackers([kind], tmp_path / "none", "toy", SETTINGS, 0)
+            require_extras([kind])
+    with pytest.raises(FatalError, match=r"rlip\[tensorboard\]"):
+        make_trackers([], tmp_path / "none", "toy", SETTINGS, 0)
     assert not (tmp_path / "none").exists()
 
 

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from storage.errors import FatalError
 
 _PACKAGES = {
+    "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
     "trackio": ("trackio",),

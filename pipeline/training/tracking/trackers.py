@@ -26,7 +26,7 @@ def make_trackers(
     A tracker that fails later on is told of by `warn`, once, and the training goes on without it. Close the trackers after
     the last checkpoint is written, because that may take some seconds. Raises `FatalError` when an extra is not installed.
     """
-    require_extras(kinds)
+    require_extras(("tensorboard", *kinds))
     folder.mkdir(parents=True, exist_ok=True)
     opened = {"tensorboard": _tensorboard(folder, settings, first_step)}
     opened |= {kind: _tracker(kind, folder, run_name, settings, first_step) for kind in kinds}
