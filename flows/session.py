@@ -67,11 +67,15 @@ def session_of(recipe: Recipe) -> Iterator[Session]:
             # Progress arrives on threads of the engine, outside the flow run, so its logger is looked up here.
             logger = get_run_logger()
             require_allowed(recipe, os.environ)
+
+            def waits(host: str) -> None:
+                logger.info(
+                    "another flow run, on %s, works on run %r of %s; this one goes on when that has ended",
+                    host, recipe.name, recipe.store,
+                )  # fmt: skip
+
             # Before the run's own view of the store is opened, which is to show what the other flow run made.
-            waits = (
-                f"another flow run works on run {recipe.name!r} of {recipe.store}; this one goes on when that has ended"
-            )
-            stack.enter_context(open_store(recipe.store).claim(f"run-{recipe.name}", lambda: logger.info(waits)))
+            stack.enter_context(open_store(recipe.store).claim(f"run-{recipe.name}", waits))
             context = RunContext(recipe)
             stack.enter_context(logged_run(context, "prefect deployment"))
             display = stack.enter_context(measured(recipe, Lines(logger.info)))

@@ -6,6 +6,7 @@ This takes minutes: each stage on a pool is a flow run in a process that imports
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 import threading
 from collections import Counter
@@ -210,7 +211,7 @@ def test_a_second_flow_run_of_a_run_waits_and_says_so_and_others_go_on(
     client: SyncPrefectClient, tmp_path: Path
 ) -> None:
     path = write_small_set(tmp_path / "set")
-    waits = f"another flow run works on run 'one' of {small_recipe(path.parent).store}"
+    waits = f"another flow run, on {platform.node()}, works on run 'one' of {small_recipe(path.parent).store}"
 
     def said() -> bool | None:
         return any(waits in entry.message for entry in client.read_logs(sort=LogSort.TIMESTAMP_DESC)) or None
