@@ -1,5 +1,8 @@
 """A run that is killed at any stage and started again ends with the bytes of an undisturbed run. So does the commit of each
-real stage at every crash point."""
+real stage at every crash point.
+
+This takes more than a minute: it waits for the tiny chain, runs it again in pieces, and trains on two machines.
+"""
 
 from __future__ import annotations
 

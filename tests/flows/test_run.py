@@ -1,4 +1,7 @@
-"""`rlip run` with Prefect: the same bytes as without it, displayed by a server that lives as long as the run."""
+"""`rlip run` with Prefect: the same bytes as without it, displayed by a server that lives as long as the run.
+
+This takes more than a minute: each run is a process of its own that imports Prefect and starts a server.
+"""
 
 from __future__ import annotations
 
