@@ -123,6 +123,8 @@ def _recipe_file(name: Path, folder: Path = Path()) -> Path:
         for path in (place / name, place / f"{name}.toml"):
             if path.is_file():
                 return path
+            if path.exists() and not path.is_dir():
+                raise FatalError(f"{path}: not a file; name a recipe, e.g. demo or recipes/demo.toml")
     missing = folder / name
     near = sorted(path.name for path in missing.parent.glob("*.toml"))
     own = sorted(path.stem for path in RECIPES.glob("*.toml"))

@@ -13,6 +13,7 @@ from models import weights
 from models.config import ConfigError, NetworkConfig
 from models.relation_tagger import RelationTagger
 from models.rlip import RLIP
+from models.weights_file import read_config
 
 
 def test_round_trip(small_config, small_tagger_config, tokenizer, tmp_path):
@@ -23,7 +24,7 @@ def test_round_trip(small_config, small_tagger_config, tokenizer, tmp_path):
         assert type(loaded) is kind and loaded.config == config and not loaded.training
         state = loaded.state_dict()
         assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
-        assert weights.read_config(tmp_path / "network.safetensors") == config
+        assert read_config(tmp_path / "network.safetensors") == config
 
 
 def test_the_same_weights_are_the_same_bytes(small_config, tokenizer, tmp_path):

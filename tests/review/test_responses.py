@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from prefect_server import wait_for
 from review_server import ReviewServer, serving
 
 from pipeline.review.access.headers import SECURITY_HEADERS
@@ -160,7 +161,7 @@ def test_an_error_tells_browsers_a_page_and_scripts_json(
         failed = browser.get("/fails")
         assert failed.status_code == 500
         assert not any(word in failed.text for word in ["Traceback", "RuntimeError", "/data", ".py"])
-        assert "no such file: /data/private/images" in caplog.text
+        wait_for(lambda: "no such file: /data/private/images" in caplog.text or None, 20, "the error is not in the log")
         wrong = browser.get("/images/<script>", headers={"Accept": "*/*"})
         assert wrong.status_code == 422
         assert "script" not in wrong.text

@@ -114,13 +114,13 @@ def _stop(ranks: RankProcesses, hosts: Hosts, seconds: float, log: ProgressLog) 
     """Asks all ranks to write a checkpoint and end, and gives them time for it."""
     ranks.ask()
     hosts.ask()
-    log.note(f"stopping after this step with a checkpoint, for at most {seconds:.0f} s (stop_timeout)")
+    log.write(f"stopping after this step with a checkpoint, for at most {seconds:.0f} s (stop_timeout)")
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not (ranks.ended() and hosts.ended()):
         hosts.tick()
         time.sleep(0.1)
     if not ranks.ended():
-        log.note("it took longer, so the training resumes from the checkpoint before")
+        log.write("it took longer, so the training resumes from the checkpoint before")
 
 
 def _given_up(cause: str, log: ProgressLog) -> RetryableError:

@@ -41,10 +41,14 @@ class ProgressLog:
             self._done, self._total = int(found[-1][1]), int(found[-1][2])
             self._report(self._done, self._total, found[-1][3])
 
-    def note(self, text: str) -> None:
-        """Writes a line of the launcher itself into the log and reports it."""
+    def write(self, text: str) -> None:
+        """Writes a line of the launcher itself into the log."""
         with self.path.open("a") as log:
             log.write(f"{text}\n")
+
+    def note(self, text: str) -> None:
+        """Writes a line of the launcher itself into the log and reports it."""
+        self.write(text)
         self._report(self._done, self._total, text)
 
     def end(self) -> str:
