@@ -27,16 +27,19 @@ processes.preload(["tests.warm_parent"])
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 LONGEST = (
-    "flows/test_on_a_server.py", "flows/test_operations.py", "models/test_deformable_read_triton.py",
-    "chain/test_lost_hosts.py", "training/test_ray.py", "flows/test_run.py", "storage/test_on_s3.py",
-    "device/test_other_devices.py", "hostile/test_hostile.py", "storage/test_torture.py", "training/test_hosts.py",
-    "chain/test_resume.py", "chain/test_label_quality.py", "chain/test_your_data.py", "runtime/test_ray_engine.py",
-    "captioning/test_killed.py", "models/test_networks.py", "review/test_limits.py", "runtime/test_local_engine.py",
-    "review/test_forgery.py", "cli/test_query.py", "models/test_deformable_attention.py",
-    "storage/test_elastic_processes.py", "storage/test_remote_store.py", "data/test_decoder_process.py",
-    "cli/test_installed.py",
-    "interop/test_publish_shards.py", "runtime/test_processes.py", "review/test_access.py", "models/test_export.py",
-    "models/test_import.py",
+    "flows/test_on_a_server.py", "flows/test_operations.py", "chain/test_resume.py", "flows/test_run.py",
+    "training/test_ray.py", "chain/test_lost_hosts.py", "training/test_training.py", "training/test_checkpoints.py",
+    "review/test_browser_looks.py", "models/test_deformable_read_triton.py", "chain/test_label_quality.py",
+    "device/test_other_devices.py", "chain/test_your_data.py", "training/test_ranks.py", "training/test_hosts.py",
+    "runtime/test_ray_engine.py", "hostile/test_hostile.py", "storage/test_on_s3.py", "storage/test_torture.py",
+    "training/test_batches.py", "chain/test_caching.py", "review/test_browser_keyboard.py",
+    "chain/test_label_folder.py", "review/test_browser_search.py", "models/test_networks.py",
+    "cli/test_installed.py", "flows/test_postgres.py", "captioning/test_killed.py", "training/test_bad_input.py",
+    "training/test_slurm.py", "models/test_deformable_attention.py", "storage/test_remote_store.py",
+    "training/test_trainer.py", "cli/test_import_detectors.py", "chain/test_boxes_withheld.py",
+    "storage/test_elastic_processes.py", "review/test_browser_people.py", "chain/test_moved_dataset.py",
+    "chain/test_fine_tuning.py", "chain/test_funnel.py", "training/test_launch.py", "models/test_import.py",
+    "models/test_export.py", "interop/test_publish_shards.py",
 )  # fmt: skip
 """Files that take long, about the longest first. A worker that got one of them last would go on alone."""
 SLOW_FOLDERS = ("chain", "device", "flows", "hostile", "training")
