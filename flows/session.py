@@ -64,9 +64,9 @@ def session_of(recipe: Recipe) -> Iterator[Session]:
     current = _current.get()
     with ExitStack() as stack:
         if current is None:
+            require_allowed(recipe, os.environ)
             # Progress arrives on threads of the engine, outside the flow run, so its logger is looked up here.
             logger = get_run_logger()
-            require_allowed(recipe, os.environ)
 
             def waits(host: str) -> None:
                 logger.info(
