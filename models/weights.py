@@ -34,9 +34,8 @@ def write(state: Mapping[str, Tensor], config: NetworkConfig, path: Path | str) 
     for name, value in state.items():
         values[name] = value.detach().contiguous().cpu()
         storage = values[name].untyped_storage().data_ptr()
-        if (
-            storage in written
-        ):  # a parameter of a detector may have several names in a network, which the format refuses
+        # A parameter of a detector may have several names in a network, which the format refuses.
+        if storage in written:
             values[name] = values[name].clone()
         written.add(storage)
     save_file(values, str(path), metadata={"network": json.dumps(config.to_dict(), sort_keys=True)})

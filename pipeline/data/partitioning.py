@@ -79,14 +79,14 @@ def partition_dataset(
         return Partition(f"{source.name}/{number:04d}", present, digest)
 
     path = store.root / CUTS / f"{source.name}-{digest_json(place)[:12]}{part}.json"
-    stored = load_cut(path)
+    before = stored = load_cut(path)
     if not stored.partitions and path.parent.is_dir():
         names = cuts_of((other.name for other in path.parent.iterdir()), source.name, re.escape(part))
         stored = _cut_of_moved([path.with_name(name) for name in names], taken, partition_of) or stored
     cut = extend_cut(stored.partitions, sample.image_ids, size)
     partitions = [partition_of(number, image_ids) for number, image_ids in enumerate(cut)]
     now = Cut(partitions=cut, contents=[partition.digest for partition in partitions])
-    if now != load_cut(path):
+    if now != before:
         with suppress(FatalError):  # a store that can't be written can be planned with; a run is refused before
             store.put(path, sealed_json(now.model_dump()))
     remembered.save()
@@ -141,7 +141,7 @@ def _cut_of_moved(
         if not cut.contents:
             known = all(taken.issuperset(image_ids) for image_ids in cut.partitions)
         else:
-            known = any(partition_of(at, cut.partitions[at]).digest == cut.contents[at] for at in ends)
+            known = any(cut.contents[at : at + 1] == [partition_of(at, cut.partitions[at]).digest] for at in ends)
         if known:
             return cut
     return None

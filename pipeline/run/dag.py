@@ -72,7 +72,8 @@ def build_steps(recipe: Recipe) -> list[Step]:
         steps.append(Step("fingerprint", FingerprintStage, Settings(), datasets=data.test, reads=images))
     if not arms or any(arm in FROM_CAPTIONS for arm in arms):
         steps += _labelling(recipe)
-    packed = recipe.packs_labels and any(step.stage is TagStage for step in steps)
+    tagged = any(step.stage is TagStage for step in steps)
+    packed = recipe.packs_labels and (tagged or recipe.shard.labels not in FROM_CAPTIONS)
     if (split := recipe.split_settings()) is not None and (arms or packed):
         trained = tuple(dict.fromkeys((*data.label, *data.mix)))
         reads = {"images": ("ingest",)}

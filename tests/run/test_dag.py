@@ -117,6 +117,7 @@ def test_a_set_without_annotations_needs_a_detector_and_states_no_relations(tmp_
         ("", ["run.until=shard"], "shard:pseudo"),
         ("", [], "tag"),
         ("[shard]\npack = false", [], "tag"),
+        ('[shard]\nlabels = "none"', [], "shard:none"),
     ],
 )
 def test_labels_are_packed_without_a_pre_training_where_a_recipe_asks_for_shards(
