@@ -1,4 +1,4 @@
-"""Draws backgrounds, which contain no objects: sky and hills, walls and floors, trees, clouds, pictures."""
+"""Draws backgrounds, which contain no objects: sky and hills, walls and floors, trees, clouds, images."""
 
 from random import Random
 

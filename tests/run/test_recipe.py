@@ -101,7 +101,7 @@ def test_a_recipe_extends_another_in_its_folder_or_in_the_project(tmp_path: Path
     assert recipe.data.label == ("coco",)
     (tmp_path / "below").mkdir()
     beneath = load_recipe(_recipe(tmp_path / "below", 'extends = "../base.toml"\n'))
-    assert beneath.data.root == Path(tmp_path, "below", ".."), "its pictures lie where the base has them"
+    assert beneath.data.root == Path(tmp_path, "below", ".."), "its images lie where the base has them"
     for name in ("coco_sample.toml", "coco_sample"):
         project = load_recipe(_recipe(tmp_path, f'extends = "{name}"\n[data]\nroot = "elsewhere"\n'))
         assert (project.name, project.data.root, project.train_tagger.epochs) == ("r", Path("elsewhere"), 20)
@@ -130,7 +130,7 @@ def test_a_file_that_is_only_beside_the_recipe_is_found_there(tmp_path: Path, mo
     path = Path("../there/r.toml")
     recipe = load_recipe(path)
     assert recipe.data.root == Path("data"), "the folder where the command runs counts first"
-    assert (recipe.caption.model, recipe.train_tagger.initial) == ("../there/captioner", Path("start.safetensors"))
+    assert (recipe.caption.model, recipe.train_tagger.pretrained) == ("../there/captioner", Path("start.safetensors"))
     assert load_recipe(path, ["caption.model=captioner"]).caption.model == "captioner"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "r.toml").write_text('extends = "../there/r.toml"\n')

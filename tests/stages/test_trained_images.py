@@ -1,4 +1,4 @@
-"""Images behind initial weights: found by the content of the file, through a chain of trainings, or told to be unknown."""
+"""Images behind initial weights: found by the content of the file, through a chain of training runs, or told to be unknown."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def shard(store: LocalStore, folder: Path, name: str, *images: tuple[int, str, i
 
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
-    """A training on vg and coco, and a fine-tuning of its weights on hico; copies of all weights lie in the folder."""
+    """A training run on vg and coco, and a fine-tuning of its weights on hico; copies of all weights lie in the folder."""
     store = LocalStore(tmp_path / "store")
     vg = shard(store, tmp_path, "vg", (1, "a", 0x0F0F), (2, "b", 0xF0F0_F0F0_0000_0000))
     coco = shard(store, tmp_path, "coco", (1, "c", 0x1234_5678_9ABC_DEF0))
