@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from pipeline.data.datasets.source import DataSource
 from pipeline.detection.settings import DetectSettings
 from pipeline.report.view import REPORTS
 from pipeline.run.check_settings import CheckSettings
-from pipeline.run.recipe_files import SET, RecipeValues, read_recipe, texts_of
+from pipeline.run.recipe_files import SET, RecipeValues, read_recipe, texts_of, use_present_names
 from pipeline.runtime.logs import LogFormat
 from pipeline.runtime.settings import Settings, file_read, runtime
 from pipeline.stages.evaluate import EvaluateSettings
@@ -335,6 +336,8 @@ def recorded_recipe(run: Run, document: str = "recipe") -> Recipe | None:
     Raises `FatalError` when another version recorded it in a form that this one does not know.
     """
     found = run.read_document(document)
+    with warnings.catch_warnings(action="ignore"):
+        use_present_names(found, document)
     while found:
         try:
             return Recipe.model_validate(found)

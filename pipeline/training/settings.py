@@ -270,14 +270,15 @@ class TrainingSettings(ViewSettings):
         return self.model_copy(update={"seed": seed})
 
     def files(self) -> dict[str, Path]:
-        """Returns the files whose content decides the outcome, by role. Raises `FatalError` when one is missing."""
-        named = {"tokenizer": self.tokenizer, "pretrained": self.pretrained}
+        """Returns the files whose content decides the outcome, by their role in keys. Raises `FatalError` when one is missing."""
+        named = {"tokenizer": self.tokenizer, "initial": self.pretrained}
         given = {role: path for role, path in named.items() if path is not None}
         for role, path in given.items():
             if not path.exists():
                 converted = "convert one with `rlip weights import` (docs/training_recipes.md)"
-                way = converted if role == "pretrained" else f"leave {role} out"
-                raise FatalError(f"{role} = {path}: no such file or folder; correct the path, or {way}")
+                way = converted if role == "initial" else f"leave {role} out"
+                setting = "pretrained" if role == "initial" else role
+                raise FatalError(f"{setting} = {path}: no such file or folder; correct the path, or {way}")
         return given
 
 

@@ -124,7 +124,7 @@ def test_a_file_that_is_only_beside_the_recipe_is_found_there(tmp_path: Path, mo
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "there" / "r.toml").write_text(
         GOOD.replace("[data]", '[data]\nroot = "data"')
-        + '[caption]\nmodel = "captioner"\n[train_tagger]\ninitial = "start.safetensors"\n'
+        + '[caption]\nmodel = "captioner"\n[train_tagger]\npretrained = "start.safetensors"\n'
     )
     monkeypatch.chdir(tmp_path / "here")
     path = Path("../there/r.toml")
@@ -230,3 +230,24 @@ def test_a_mistake_is_told_with_the_file_that_makes_it(tmp_path: Path) -> None:
     )  # fmt: skip
     lines = str(caught.value).splitlines()
     assert len(lines) == len(starts) and all(any(line.startswith(start) for line in lines) for start in starts)
+
+
+def test_former_names_of_settings_still_work_with_a_warning_and_keep_their_term_in_keys(tmp_path: Path) -> None:
+    former = GOOD + '[pretrain]\narms = ["none"]\n[pretrain.settings]\nclip = 0.5\nloaders = 3\n'
+    with pytest.warns(FutureWarning, match=r"r\.toml: pretrain\.settings\.clip is now called .*max_grad_norm"):
+        recipe = load_recipe(_recipe(tmp_path, former), ["train_tagger.hosts=1"])
+    settings = recipe.pretrain.settings
+    assert (settings.max_grad_norm, settings.num_workers, recipe.pretrain.variants) == (0.5, 3, ("none",))
+    keyed = settings.row_settings()
+    assert keyed["clip"] == 0.5 and "max_grad_norm" not in keyed
+    with pytest.raises(
+        FatalError, match=r"clip is the former name of pretrain\.settings\.max_grad_norm, which is set too"
+    ):
+        load_recipe(_recipe(tmp_path, former + "max_grad_norm = 1.0\n"))
+
+
+def test_a_former_name_counts_over_the_present_one_of_an_extended_recipe(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(GOOD + "[train_tagger]\nmax_grad_norm = 1.0\n")
+    path = _recipe(tmp_path, 'extends = "base"\n[train_tagger]\nclip = 0.25\n')
+    with pytest.warns(FutureWarning):
+        assert load_recipe(path).train_tagger.max_grad_norm == 0.25

@@ -42,6 +42,6 @@ def test_the_tagger_is_always_a_tagger_with_the_released_differences():
 
 
 def test_files_that_are_missing_are_named(tmp_path):
-    with pytest.raises(FatalError, match=r"initial = .*no such file"):
-        TrainingSettings(initial=tmp_path / "none.safetensors").files()
+    with pytest.raises(FatalError, match=r"pretrained = .*no such file"):
+        TrainingSettings(pretrained=tmp_path / "none.safetensors").files()
     assert TrainingSettings().files() == {}
