@@ -100,7 +100,7 @@ def small_recipe(root: Path, *overrides: str) -> Recipe:
 def train_long(root: Path) -> None:
     """Add a small but very long training to the recipe, for tests that stop it."""
     recipe = root / "recipe.toml"
-    recipe.write_text(recipe.read_text().replace("[pretrain]\narms = []\n", LONG_TRAINING))
+    recipe.write_text(recipe.read_text().replace("[pretrain]\nvariants = []\n", LONG_TRAINING))
 
 
 def processes_on(root: Path) -> list[str]:

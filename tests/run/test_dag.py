@@ -114,7 +114,7 @@ def test_a_set_without_annotations_needs_a_detector_and_states_no_relations(tmp_
     ("lines", "words", "ends_with"),
     [
         ("[shard]", [], "shard:pseudo"),
-        ("[shard]\nthreshold = 0.4\n[pretrain]\narms = []", [], "shard:pseudo"),
+        ("[shard]\nthreshold = 0.4\n[pretrain]\nvariants = []", [], "shard:pseudo"),
         ("", ["run.until=shard"], "shard:pseudo"),
         ("", [], "tag"),
         ("[shard]\npack = false", [], "tag"),
