@@ -1,4 +1,4 @@
-"""Draws backgrounds, which contain no objects: sky and hills, walls and floors, trees, clouds, images."""
+"""Draws backgrounds, which contain no objects: sky and hills, walls and floors, trees, clouds, pictures."""
 
 from random import Random
 

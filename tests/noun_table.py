@@ -93,7 +93,7 @@ MATCHES = {
     "trash bin can": "trash can, garbage cans",
     "bakset": "basket, wicker baskets",
     "moniter/tv": "television, monitors",
-    "picture/frame": "painting, image frame, poster",
+    "picture/frame": "painting, picture frame, poster",
     "carpet": "rug, mat",
     "pot": "frying pan, pots",
     "flower": "roses, sunflower, tulips",

@@ -125,7 +125,7 @@ ANIMATE = PEOPLE.union(_ANIMALS, *(SYNONYMS[animal] for animal in _ANIMALS)) | w
     "animal goat monkey lion tiger pig rabbit deer camel fox antelope"
 )
 
-# Other datasets' spellings of the names above.
+# Other data sets' spellings of the names above.
 ALIASES = {"dinning table": "dining table", "hair dryer": "hair drier", "television": "tv", "sofa": "couch"}
 
 # Phrases whose first word changes what the noun names: the parser keeps it in the lemma ("hot dog").

@@ -89,7 +89,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "medal": phrases("gold medal"),
     "plate": phrases("dish, platter, saucer, paper plate, dinner plate, serving plate"),
     "picture": phrases(
-        "painting, photo, photograph, poster, artwork, portrait, image frame, photo frame, wall art, print"
+        "painting, photo, photograph, poster, artwork, portrait, picture frame, photo frame, wall art, print"
     ),
     "storage box": phrases("box, cardboard box, crate, bin, carton, container, chest, packing box, plastic box"),
     "flower": phrases("rose, tulip, daisy, sunflower, blossom, bloom, lily, bouquet, orchid, carnation, daffodil"),

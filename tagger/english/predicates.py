@@ -44,7 +44,7 @@ _PLACES = frozenset(
 )
 _POSTURES = words("stand sit lie park rest crouch kneel squat stop wait stay pose")
 # Verbs that only locate a thing: dropped before every preposition.
-_LOCATIONS = words("place locate position situate see image show display set find be")
+_LOCATIONS = words("place locate position situate see picture show display set find be")
 
 _SYNONYM_VERBS = merged({"lie": "lay", "sit": "seat", "hold": "grip, grasp, clutch", "dress": "clothe"})
 

@@ -78,7 +78,7 @@ def _aliases() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def _synonym_table() -> dict[str, frozenset[str]]:
-    """Maps plain names to synonyms; a name of both datasets gets the words of both tables."""
+    """Maps plain names to synonyms; a name of both data sets gets the words of both tables."""
     ours, more = _in_lemmas(coco.SYNONYMS), _in_lemmas(objects365.SYNONYMS)
     return {name: ours.get(name, _NOTHING) | more.get(name, _NOTHING) for name in ours.keys() | more.keys()}
 

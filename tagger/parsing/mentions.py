@@ -12,7 +12,7 @@ from tagger.english.words import words
 # "a group of people" is people, "a close up of a dog" is a dog.
 _TRANSPARENT = words(
     "group bunch pair couple herd flock pack crowd lot number variety assortment collection row line pile stack "
-    "team set piece slice type kind close closeup image photo photograph image view shot portrait painting "
+    "team set piece slice type kind close closeup picture photo photograph image view shot portrait painting "
     "drawing dozen hundred part patch bit chunk cluster clump bunch bouquet bundle roll range layer droplet drop pane hint "
     "sheet strip string series array mass heap pack mound half body game match"
 )
@@ -105,7 +105,7 @@ class Mentions:
         return tuple(word.lower_ for word in found if word.is_alpha)
 
     def referents(self, token: Token) -> list[Token]:
-        """Returns the nouns that a noun stands for: itself, or what a quantity or image noun is "of"."""
+        """Returns the nouns that a noun stands for: itself, or what a quantity or picture noun is "of"."""
         return self._referents(token, depth=0)
 
     def _referents(self, token: Token, depth: int) -> list[Token]:
