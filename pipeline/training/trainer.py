@@ -265,7 +265,8 @@ class Trainer:
 
     def _save(self) -> None:
         self._checkpoints.finish()
-        self._skipped.add(self._ranks.every(self._skipped.reasons))
+        for skipped in self._ranks.gathered(self._skipped.as_state()):
+            self._skipped.add({int(sample): reason for sample, reason in skipped.items()})
         samples = self._origin.place(self.step, self._settings.batch)
         if not self._ranks.agreed(self._monitor.sync()):
             return

@@ -137,7 +137,10 @@ def test_a_captioner_is_looked_into(recipe: Recipe, tmp_path: Path, root: Path) 
         ({"network": {"backbone": "resnet999"}}, "backbone='resnet999': neither a timm model"),
         ({"network": {"backbone": "resnet50", "backbone_strides": [7]}}, "strides"),
         ({"pretrained": "scenes/weights/detector/model.safetensors"}, "other shapes, e.g. "),
-        ({"pretrained": "scenes/weights/captioner/model.safetensors"}, "none of its .* entries belongs to this network"),
+        (
+            {"pretrained": "scenes/weights/captioner/model.safetensors"},
+            "none of its .* entries belongs to this network",
+        ),
         ({"pretrained": "README.md"}, "pretrained: README.md: not a readable safetensors file"),
         ({"device": "cuda"}, "torch finds no GPU"),
     ],
