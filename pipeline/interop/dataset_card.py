@@ -209,7 +209,7 @@ def _how_to_stream(release: Release) -> list[str]:
         "from storage.stream.stream import Stream",
         "",
         'tars = sorted(Path("data").glob("*.tar"))',
-        'samples = write_sample_map(Path("samples"), [ShardFile(str(tar), index_path(tar)) for tar in tars])',
+        'samples = write_sample_map(Path("../samples"), [ShardFile(str(tar), index_path(tar)) for tar in tars])',
         "for sample in Stream(samples, epochs=1):",
         '    print(sample["__key__"], sample["json"])',
         "```", "",

@@ -88,7 +88,7 @@ def _made(run: Run, figures: Figures) -> Iterator[str]:
         place += (
             f"/{artifacts[0].key}" if len(artifacts) == 1 else f", a folder for each of {len(artifacts)} partitions"
         )
-        yield f"Shards ({step.step}): {tars:,} tars with {step.rows_out:,} images in {place}"
+        yield f"Shards ({step.step}): {tars:,} tar{'s' if tars != 1 else ''} with {step.rows_out:,} images in {place}"
 
 
 def _stages(figures: Figures, outcome: Outcome) -> Table:

@@ -53,6 +53,8 @@ def test_steps_show_counts_reasons_and_facts(labelled: RunBuilder) -> None:
     assert [line.split()[0] for line in text.splitlines()[2:6]] == ["ingest", "caption", "parse", "tag"]
     assert "ingest rejected truncated: 1" in text
     assert "images/s 2.0" in text
+    labelled.add("shard:pseudo", "toys/0000", [], facts={"images": 2, "excluded": {}})
+    assert "shard:pseudo: images 2\n" in shown(labelled, "toy")
 
 
 def test_lost_artifacts_are_named(labelled: RunBuilder) -> None:

@@ -23,7 +23,7 @@ from rlip_command import rlip
 from run_builder import RunBuilder, pairs, relations
 
 import pipeline.interop.publish_shards
-from pipeline.interop.publish_shards import CHECKSUMS, Published, publish_shards
+from pipeline.interop.publish_shards import CHECKSUMS, Published, checksum_faults, publish_shards
 from pipeline.interop.shard_index_files import energon_tar_index
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.stages.shard import ShardSettings, ShardStage
@@ -252,6 +252,7 @@ def test_the_code_of_the_card_runs(folder: Path, root: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("toys-00000000000") >= 4
+    assert not list(checksum_faults(folder, lambda done, total: None)), "what the code wrote lies elsewhere"
 
 
 def test_croissant_metadata_are_valid_and_lead_to_the_bytes(
