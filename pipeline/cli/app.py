@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib.metadata
 from typing import Annotated
 
@@ -23,6 +25,9 @@ from pipeline.cli.commands import (
     verdicts,
     weights,
 )
+
+# All that a command imported lives until it ends. To search it for garbage then takes a sixth of the time of `rlip plan`.
+atexit.register(gc.freeze)
 
 app = typer.Typer(
     no_args_is_help=True,
