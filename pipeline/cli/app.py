@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib.metadata
+import sys
 from typing import Annotated
 
 import typer
@@ -25,9 +26,6 @@ from pipeline.cli.commands import (
     verdicts,
     weights,
 )
-
-# All that a command imported lives until it ends. To search it for garbage then takes a sixth of the time of `rlip plan`.
-atexit.register(gc.freeze)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -88,3 +86,10 @@ def _print_version(asked: bool) -> None:
     if asked:
         typer.echo(f"rlip {importlib.metadata.version('rlip')}")
         raise typer.Exit
+
+
+@atexit.register
+def _end_at_once() -> None:
+    """Spares a short command the last search for garbage, a sixth of its time. Triton, which torch loads, would report leaks."""
+    if "torch" not in sys.modules:
+        gc.freeze()
