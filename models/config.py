@@ -27,7 +27,7 @@ def _require(holds: bool, name: str, value: object, allowed: str) -> None:
         raise ValueError(f"{name}={value!r}: must be {allowed}")
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True))
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
 class TextConfig:
     """Kind and sizes of the text encoder. The defaults are those of roberta-base."""
 
@@ -57,7 +57,7 @@ class TextConfig:
         return self
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True))
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
 class NetworkConfig:
     """Sizes and variants of an RLIPv2 network. The defaults are those of the released ParSeDA with ResNet-50.
 
@@ -153,7 +153,7 @@ class NetworkConfig:
 class LossSettings(BaseModel):
     """Weights of the loss terms. The defaults are those of the released pre-training."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     classes: float = Field(1.0, ge=0)
     """Weight of the subject and object class losses."""

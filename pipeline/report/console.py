@@ -39,6 +39,8 @@ def print_outcome(
         console.print(
             f"Pseudo-labels recover {figures.share_of_gain:.0%} of the gain of given relations over no relations."
         )
+    if figures.copies:
+        console.print(Text(f"{figures.copies:,} images have the same bytes as another; each is labelled as its own"))
     for line in _made(run, figures):
         console.print(Text(line), soft_wrap=True)
     if review is not None and figures.labels.scored:

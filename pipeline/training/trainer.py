@@ -326,7 +326,7 @@ class Trainer:
         settings, kept = self._settings, self._checkpoints.written
         if self.step == 0:
             where = (
-                f"the weights of initial = {settings.pretrained}, or in the images"
+                f"the weights of pretrained = {settings.pretrained}, or in the images"
                 if settings.pretrained
                 else "the images"
             )
