@@ -180,6 +180,7 @@ def test_secrets_are_in_no_text_of_the_settings() -> None:
     link = Access.local(8765, "Grace", False)
     assert link.token in link.url
     assert link.token not in repr(link)
+    assert not server_settings(protect(FastAPI(), link), link, "127.0.0.1", 8765).access_log, "it would hold the token"
     assert PASSWORD not in repr(vars(Access.with_password(["gpu7.lab"], PASSWORD, False).password))
 
 

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from review_server import PASSWORD, PROXIED, Clock, ReviewServer, csrf_token, form_token, serving
 
+from pipeline.review.access.failed_attempts import ADDRESSES, FREE, FailedAttempts
 from pipeline.review.access.protect import protect
 from pipeline.review.access.rate_limit import KEYS, RateLimit
 from pipeline.review.access.terms import Access
@@ -134,6 +135,17 @@ def test_an_address_that_comes_when_the_most_are_remembered_has_its_rate_as_well
     for number in range(KEYS):
         rate.take(f"crowd {number}")
     assert [rate.take("late") for _ in range(3)] == [0, 0, 1]
+
+
+def test_an_address_that_guesses_when_the_most_are_remembered_has_to_wait_as_well() -> None:
+    failed = FailedAttempts(Clock())
+    failed.begin("early")
+    for number in range(ADDRESSES - 1):
+        failed.begin(f"crowd {number}")
+    for address in ("early", "late"):
+        for _ in range(FREE):
+            failed.begin(address)
+    assert failed.wait("late") == 1 and failed.wait("early") > 0, "the idlest are forgotten, not the newest"
 
 
 @pytest.mark.parametrize("chunked", [False, True])
