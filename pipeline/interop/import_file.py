@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 
-from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, as_id, shown
+from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, as_id, explained, shown
 from pipeline.data.datasets.json_stream import stream_fields, stream_rows
 from pipeline.interop.image_files import ImageFiles
 from pipeline.interop.import_step import ImportStep
@@ -96,13 +96,8 @@ def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFi
 
 def kind_of(path: Path) -> str:
     """Detects the kind of file from its first image. Raises `AnnotationError` if it is none of `KINDS`."""
-    try:
-        with path.open("rb") as file:
-            opening = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
-    except OSError as error:
-        raise AnnotationError(
-            f"{path}: cannot be read ({error.strerror}); name a readable file of {', '.join(KINDS)}"
-        ) from error
+    with explained(path, f"a file of {', '.join(KINDS)}"), path.open("rb") as file:
+        opening = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if opening == b"[":
         return "labels"
     for name, value in stream_fields(path, _OBJECTS):

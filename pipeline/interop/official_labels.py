@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.data.datasets.annotations import NO_IMAGE, as_four_numbers, as_id, readable, shown
+from pipeline.data.datasets.annotations import NO_IMAGE, as_four_numbers, as_id, as_number, readable, shown
 from pipeline.interop.json_writer import number
 from pipeline.runtime.stage import Rejected
 
@@ -220,9 +219,8 @@ def _name(value: Any) -> str | None:
 
 
 def _score(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if 0 <= value <= 1 and math.isfinite(value) else None
+    found = as_number(value)
+    return found if found is not None and 0 <= found <= 1 else None
 
 
 def _uri(dataset: str, split: str, image_id: int, name: str) -> str:

@@ -13,7 +13,7 @@ from tests.hostile.case import Case, table, written
 from tests.hostile.ingested import CATEGORIES, GOOD, good_image, ingested, instances
 
 REFUSED = r"refused: .*set\.json: .*expected COCO instances"
-INVALID = r"refused: .*set\.json: not valid JSON"
+INVALID = r"refused: .*set\.json: not (valid JSON|UTF-8)"
 GOOD_KEPT = "kept 1 images, 1 boxes; quarantined "
 DEEP = 100_000
 
