@@ -104,7 +104,9 @@ def entries_in(file: IO[bytes], size: float = math.inf) -> Iterator[tarfile.TarI
                 if len(tar.pax_headers) > MOST_GLOBALS:
                     raise tarfile.ReadError(f"a global header of {len(tar.pax_headers)} entries")
                 # Not every type states its bytes in `size`, but a next entry that does not lie behind this one never ends.
-                if tar.offset <= info.offset or (_is_plain(info) and info.offset_data + info.size > size):
+                if info.size < 0 or tar.offset <= info.offset:
+                    raise DamagedTar(info.name, "has a size below zero")
+                if _is_plain(info) and info.offset_data + info.size > size:
                     raise DamagedTar(info.name, ENDS_EARLY)
                 yield info
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:

@@ -297,9 +297,7 @@ def test_a_file_that_is_not_there_is_one_message_without_retry(server: Server, t
     assert not (tmp_path / "lost.zip").exists()
 
 
-@pytest.mark.parametrize(
-    "target", ["http://[::1/x", "http://127.0.0.1:port/x", "http://a\x7fb/x"]
-)
+@pytest.mark.parametrize("target", ["http://[::1/x", "http://127.0.0.1:port/x", "http://a\x7fb/x"])
 def test_a_redirect_to_no_address_is_one_message_without_retry(server: Server, tmp_path: Path, target: str) -> None:
     server.redirect["/a"] = target, ""
     with pytest.raises(FatalError, match=r"/a: .*address"):
