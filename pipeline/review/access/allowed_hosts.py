@@ -47,7 +47,7 @@ class AllowedHosts:
             raise HTTPException(403, "This server does not answer to that host name. Open the address that it printed.")
         site = headers.get("sec-fetch-site", "same-origin")
         if method in READS:
-            # A link may lead here from elsewhere; pictures, scripts and fetches of other sites may not.
+            # A link may lead here from elsewhere; images, scripts and fetches of other sites may not.
             other = site in {"cross-site", "same-site"} and headers.get("sec-fetch-mode") != "navigate"
         else:
             given = headers.getlist("origin")

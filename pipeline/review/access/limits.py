@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Limits:
     """Caps of the review page. Rates are token buckets: requests per second, and how many may come at once.
 
-    A reviewer who judges ten images a second and turns two pages of twenty pictures in the same second sends 52
+    A reviewer who judges ten images a second and turns two pages of twenty images in the same second sends 52
     requests; the session's rate is twice that, and an address may have several reviewers behind it.
     """
 

@@ -18,7 +18,7 @@ _LONGEST_REASON = 500
 
 
 def wants_page(headers: Headers) -> bool:
-    """Whether the client is a browser that opens a page, by its Accept header; scripts and pictures get JSON."""
+    """Whether the client is a browser that opens a page, by its Accept header; scripts and images get JSON."""
     return "text/html" in headers.get("accept", "")
 
 
