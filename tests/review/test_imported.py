@@ -9,10 +9,10 @@ from fastapi.testclient import TestClient
 
 from pipeline.cli.report import recorded_view
 from pipeline.interop.import_file import import_file
-from pipeline.review.access.protect import protect
-from pipeline.review.access.terms import Access
-from pipeline.review.app import create_app
+from pipeline.review.access import Access
+from pipeline.review.app import page_routes
 from pipeline.review.desk import Desk
+from pipeline.review.entrance import protected
 from storage.local_store import LocalStore
 from storage.runs import Run
 
@@ -29,17 +29,14 @@ def test_imported_labels_are_shown_and_no_verdict_is_taken(tmp_path: Path) -> No
     run = Run(LocalStore(tmp_path / "store"), "theirs")
     import_file(tmp_path / "labels.json", run)
     desk = Desk(recorded_view(run), tmp_path / "index.duckdb", tmp_path / "verdicts")
-    access = Access.local(80, "ada", False)
-    with TestClient(protect(create_app(desk), access), base_url="http://127.0.0.1:80") as client:
+    access = Access(names=["127.0.0.1"], secret="5" * 64, reviewer="ada")
+    with TestClient(protected(page_routes(desk), access), base_url=f"http://127.0.0.1{access.path}") as client:
         client.get(access.url)
         assert "1 label<" in client.get("/labels").text
         assert "1 label<" in client.get("/labels?order=audit").text
-        image = client.get("/image/0").text
+        image = client.get("/image?number=0").text
         assert "451×280" in image, "the extent of the boxes"
-        token = image.partition('name="csrf-token" content="')[2].partition('"')[0]
-        answer = client.post(
-            "/verdicts", json={"decisions": [{"label": 0, "kind": "accept"}]}, headers={"X-CSRF-Token": token}
-        )
+        answer = client.post("/verdicts", json={"decisions": [{"label": 0, "kind": "accept"}]})
         assert answer.status_code == 422 and "imported images have none" in answer.json()["error"]
         assert not list((tmp_path / "verdicts").glob("*"))
     desk.close()
