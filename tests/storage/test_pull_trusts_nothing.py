@@ -104,7 +104,7 @@ ATTACKS: dict[str, tuple[Callable[[Elsewhere], None], str]] = {
     "file that is the manifest": (
         lambda e: e.edit(files={"manifest.json": {"digest": "0" * 64, "size": 1}}), r"not the name of a data file"
     ),
-    "edited manifest": (lambda e: e.edit(sealed=False, host="other"), r"refused \(edited manifest\)"),
+    "edited manifest": (lambda e: e.edit(sealed=False, host="other"), r"damaged manifest \(changed since it was written\)"),
     "terms of another key": (lambda e: e.edit(terms={"stage": "caption"}), r"refused \(manifest of another key\)"),
     "key of another artifact": (lambda e: e.edit(key="0" * 64), r"refused \(manifest of another key\)"),
     "stage of another artifact": (lambda e: e.edit(stage="parse"), r"refused \(manifest of another key\)"),
@@ -114,7 +114,7 @@ ATTACKS: dict[str, tuple[Callable[[Elsewhere], None], str]] = {
         lambda e: e.edit(files={FILE: {"digest": "../" * 20, "size": 1}}), r"damaged manifest \(files: captions"
     ),
     "rows with another digest": (
-        lambda e: e.edit(sealed=False, files={FILE: {"digest": "0" * 64, "size": 9, "rows": 2}}), r"edited manifest"
+        lambda e: e.edit(sealed=False, files={FILE: {"digest": "0" * 64, "size": 9, "rows": 2}}), r"changed since it was written"
     ),
     "false size": (lambda e: e.poison(_rows([1, 2]), size=7), r"captions\.parquet is damaged"),
     "size below zero": (lambda e: e.poison(_rows([1, 2]), size=-1), r"damaged manifest \(files: captions\.parquet: size"),
