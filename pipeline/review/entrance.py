@@ -31,6 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.labels.verdicts import require_reviewer
 from pipeline.review.access import Access
+from pipeline.runtime.logs import log
 from storage.errors import FatalError
 
 SESSION_SECONDS = 12 * 3600
@@ -155,6 +156,8 @@ class Entrance:
         # One attempt at a time: guesses that are sent together wait for each other.
         async with self._checking:
             if not hmac.compare_digest(_encoded(form.get("password", "")), _encoded(self._access.password or "")):
+                address = request.client.host if request.client else ""
+                log.warning("wrong password for the review page", extra={"fields": {"address": address}})
                 await asyncio.sleep(self._access.wrong_password_seconds)
                 fault = "That is not the password."
                 return _page("login.html", request, 401, target=target, reviewer=reviewer, fault=fault)
