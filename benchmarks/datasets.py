@@ -3,7 +3,7 @@
 Generates a file in Objects365's layout with annotations in random order. Runs each part in a separate process:
 
 index    parses the file into an index, once
-plan     partitions the data set from that index (only one of its images exists)
+plan     partitions the dataset from that index (only one of its images exists)
 again    repeats `plan` without any change
 stage    reads the records of one partition in the middle, like a worker of `ingest`
 json     loads the whole file with Python's `json`, like the authors' scripts; not run with --full

@@ -5,7 +5,7 @@ amount    a quarter, half and all of the pseudo-labelled images, for the same nu
 source    naive matching, the tagger's labels, and the true relations
 
 Captions, labels and shards are made once, by the chain of `recipes/demo.toml`. Every variant is trained with each seed from the
-same weights. Interrupted, the benchmark goes on where it was: finished trainings stay in the store, others have checkpoints.
+same weights. Interrupted, the benchmark goes on where it was: finished training runs stay in the store, others have checkpoints.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CLAIMS = {
 SETTINGS = (
     "name=miniature",
     "scenes.train=4000",
-    'pretrain.arms=["pseudo", "naive", "given"]',
+    'pretrain.variants=["pseudo", "naive", "given"]',
     "run.until=shard",
     "pretrain.settings.batch=8",
     "pretrain.settings.micro_batch=8",
@@ -62,7 +62,7 @@ Curve = dict[str, list[float]]
 
 
 def all_trainings(seeds: int) -> list[Training]:
-    """All trainings, seed by seed, so that a part of them already compares all variants."""
+    """All training runs, seed by seed, so that a part of them already compares all variants."""
     variants = dict.fromkeys(variant for claim in CLAIMS.values() for variant in claim.values())
     return [Training(variant, seed) for seed in range(seeds) for variant in variants]
 
@@ -76,7 +76,7 @@ def make_labels(recipe: Recipe) -> RunContext:
 
 
 def train_all(recipe: Recipe, due: Sequence[Training], initial: Path, number: int, jobs: int) -> None:
-    """Runs trainings in processes of their own and prints each that is done."""
+    """Runs training runs in processes of their own and prints each that is done."""
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         running = [pool.submit(train, recipe, each, initial, number) for each in due]
         for done, future in enumerate(as_completed(running), 1):
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=360)
     parser.add_argument("--milestones", type=int, default=3, help="number of evaluations of each training")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="number of trainings at a time")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="number of training runs at a time")
     parser.add_argument("--show", action="store_true", help="train nothing; print what the store has so far")
     parser.add_argument("--json", type=Path, default=Path("out/bench-miniature.json"))
     parser.add_argument("--figure", type=Path, default=Path("out/bench-miniature.png"))
@@ -147,7 +147,7 @@ def main() -> None:
     store = open_store(recipe.store) if given.show else make_labels(recipe).store
     write_initial(recipe, initial)
     due = [each for each in trainings if each not in found(store, recipe, trainings, initial, given.milestones)]
-    print(f"{len(trainings) - len(due)} of {len(trainings)} trainings are in the store", flush=True)
+    print(f"{len(trainings) - len(due)} of {len(trainings)} training runs are in the store", flush=True)
     if not given.show:
         train_all(recipe, due, initial, given.milestones, given.jobs)
     made = found(store, recipe, trainings, initial, given.milestones)
@@ -155,7 +155,7 @@ def main() -> None:
     claims = summarise({training: curve_of(artifact, at) for training, artifact in made.items()})
     print_table(claims, at)
     cpu = sum(artifact.manifest.facts["cpu"] for artifact in made.values())
-    print(f"\n{cpu:,.0f} CPU-seconds of trainings; {processor()}, {os.cpu_count()} cores")
+    print(f"\n{cpu:,.0f} CPU-seconds of training runs; {processor()}, {os.cpu_count()} cores")
     result = {"processor": processor(), "cores": os.cpu_count(), "cpu_seconds": cpu, "at": at, "claims": claims}
     given.json.parent.mkdir(parents=True, exist_ok=True)
     given.json.write_text(json.dumps(result, indent=1))

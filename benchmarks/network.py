@@ -145,7 +145,7 @@ def step_call(workload: Workload, network: RLIP, precision: str) -> Callable[[],
             predictions = full_precision(network.predict(pixels, None, objects, predicates))
         loss = criterion(predictions, targets, predicates.float())["loss"]
         loss.backward()
-        update(optimizer, gradient_norm(parameters).item(), settings.clip)
+        update(optimizer, gradient_norm(parameters).item(), settings.max_grad_norm)
         return float(loss.detach())
 
     return call

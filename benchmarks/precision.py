@@ -78,7 +78,7 @@ def main() -> None:
         "lr": 1e-3,
         "lr_backbone": 1e-3,
         "lr_text": 5e-4,
-        "clip": 1.0,
+        "max_grad_norm": 1.0,
         "warmup": 20,
         "schedule": "cosine",
         "image_size": chosen.image_size,

@@ -1,7 +1,7 @@
 """Writes a large synthetic run into a store, for the benchmark of the review page: tables as stages make them, at random.
 
 Predicates and categories are long-tailed. Each partition is drawn for itself, so no two have equal rows. A few thousand
-names of pictures share a few dozen files, each of which is decoded like any other.
+names of images share a few dozen files, each of which is decoded like any other.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ annotations = "none.json"
 captioner = "recorded"
 recorded = ["none.json"]
 [pretrain]
-arms = ["pseudo"]
+variants = ["pseudo"]
 """
 
 Ints = NDArray[np.int64]
@@ -118,9 +118,9 @@ class Words:
 
 
 def write_run(folder: Path, partitions: int, processes: int = 2) -> int:
-    """Writes a run of `partitions` × 1,000 images into `folder`/store, with its pictures. Returns the bytes of the store.
+    """Writes a run of `partitions` × 1,000 images into `folder`/store, with its images. Returns the bytes of the store.
 
-    One partition in four is of a data set that gives relations.
+    One partition in four is of a dataset that gives relations.
     """
     _write_pictures(folder / "data" / "images")
     recipe = folder / "synthetic.toml"
@@ -281,7 +281,7 @@ def _put(
 
 
 def _write_pictures(folder: Path) -> None:
-    """`PICTURES` names for `FILES` different pictures of about 60 kB."""
+    """`PICTURES` names for `FILES` different images of about 60 kB."""
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
     for number in range(FILES):

@@ -32,7 +32,7 @@ def label_sequentially(
 ) -> Scores:
     """Scores every text of a call on every pair of the call.
 
-    `categories`: the data set's names, without the text for no objects. `predicates`: the texts of every call; default:
+    `categories`: the dataset's names, without the text for no objects. `predicates`: the texts of every call; default:
     those of its groups in the order of first appearance, as the authors merge them. `repeated`: a pair is in the groups
     once per text, and the last group may be empty, as in the authors' files. Then a pair's best score counts, and the
     repetition also changes the scores of other pairs in its groups.

@@ -65,7 +65,7 @@ annotations = "instances.json"
 captioner = "recorded"
 recorded = ["captions.json"]
 [pretrain]
-arms = ["pseudo", "none"]
+variants = ["pseudo", "none"]
 """
 
 
@@ -146,7 +146,7 @@ class Distant(AsyncFileSystem):
 
 
 def build(folder: Path, partitions: int) -> Path:
-    """Writes a data set of tiny images, one per partition, and a store with all its keys. Returns the recipe's path."""
+    """Writes a dataset of tiny images, one per partition, and a store with all its keys. Returns the recipe's path."""
     (folder / "data" / "images").mkdir(parents=True)
     Image.new("RGB", (16, 16)).save(folder / "data" / "images" / "0.png")
     data = (folder / "data" / "images" / "0.png").read_bytes()

@@ -1,4 +1,4 @@
-"""Measures trainings: `python -m benchmarks.training` (`--help`), about twenty minutes on a quiet machine.
+"""Measures training runs: `python -m benchmarks.training` (`--help`), about twenty minutes on a quiet machine.
 
 data         the share of a step that is spent waiting for data, and the images that a process prepares
 checkpoints  the time that a training stands still for them, beside torch.save and torch.distributed.checkpoint
@@ -7,7 +7,7 @@ ranks        two ranks on two cores beside one, with one thread each, for each w
 memory       a rank that trains on 1,000 samples, and on 2,000,000
 restart      steps lost and time until the next step when a rank is killed
 
-All trainings are real ones, with TensorBoard, in processes of one thread.
+All training runs are real ones, with TensorBoard, in processes of one thread.
 """
 
 from __future__ import annotations

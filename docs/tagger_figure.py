@@ -1,6 +1,6 @@
 """Draws docs/tagger_real.png, labels of real images, boxes only: `python docs/tagger_figure.py STORE`.
 
-STORE holds a run of `recipes/coco_sample.toml`. Pictures of the set have licences of their own and are left out.
+STORE holds a run of `recipes/coco_sample.toml`. Images of the set have licences of their own and are left out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Place = tuple[float, float]
 
 
 class Sheet:
-    """A white sheet, in pixels of the finished picture."""
+    """A white sheet, in pixels of the finished image."""
 
     def __init__(self, width: int, height: int) -> None:
         self.image = Image.new("RGB", (width * SCALE, height * SCALE), PAPER)
@@ -59,7 +59,7 @@ class Sheet:
 
 
 def draw(store: Path) -> Sheet:
-    """The whole picture."""
+    """The whole image."""
     run = find_run(existing_store(store), RUN)
     choice = ChoiceSettings(threshold=THRESHOLD)
     every = {sample.row["image_id"]: sample for sample in read_samples(run, [DATASET], choice)}

@@ -38,7 +38,7 @@ Place = tuple[float, float]
 
 
 class Sheet:
-    """A white sheet, in pixels of the finished picture."""
+    """A white sheet, in pixels of the finished image."""
 
     def __init__(self, width: int, height: int) -> None:
         self.image = Image.new("RGB", (width * SCALE, height * SCALE), PAPER)
@@ -72,7 +72,7 @@ class Sheet:
         self._pen.polygon([(x, y), (x - 7, y - 10), (x + 7, y - 10)], fill=FAINT)
 
     def paste(self, picture: Image.Image, at: tuple[int, int], size: tuple[int, int]) -> None:
-        """A picture, resized."""
+        """An image, resized."""
         self.image.paste(picture.resize((size[0] * SCALE, size[1] * SCALE), Image.Resampling.NEAREST), _whole(at))
 
     def save(self, path: Path) -> None:
@@ -82,7 +82,7 @@ class Sheet:
 
 
 def draw() -> Sheet:
-    """The whole picture."""
+    """The whole image."""
     sheet = Sheet(WIDTH, 836)
     parser = load_parser()
     tree, triplets = next(trees([READ], parser)), parse_captions([READ], parser)[0]

@@ -38,7 +38,7 @@ def gpu_slots(stage: str, environment: Mapping[str, str] = os.environ) -> Iterat
     if not wanted.isdecimal() or int(wanted) < 1:
         raise FatalError(f"{VARIABLE} = {wanted!r}: give the number of GPU slots a step takes, at least 1, or unset it")
     _require_limit(int(wanted))
-    # A server that restarts forgets its leases. That is no reason to stop a training: it goes on without its slot.
+    # A server that restarts forgets its leases. That is no reason to stop a training run: it goes on without its slot.
     with concurrency(
         LIMIT, occupy=int(wanted), lease_duration=LEASE, strict=True, raise_on_lease_renewal_failure=False
     ):

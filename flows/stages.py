@@ -62,7 +62,7 @@ def __getattr__(name: str) -> Flow[[Recipe], Any]:
 
 
 def run_stage(recipe: Recipe, stage: str) -> State[list[StepOutcome]]:
-    """Run the steps of a stage, one per arm and seed. The steps that they read must be done.
+    """Run the steps of a stage, one per variant and seed. The steps that they read must be done.
 
     Raises `FatalError` that names the step which must run first, and whatever a step raises.
     """

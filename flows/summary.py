@@ -5,9 +5,9 @@ from __future__ import annotations
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.progress import artifact_key
-from pipeline.report.arms import ArmScores
 from pipeline.report.figures import DatasetAudit, Figures, figures_of
 from pipeline.report.steps import Outcome
+from pipeline.report.variants import VariantScores
 from pipeline.run.context import RunContext
 from pipeline.run.recipe import Recipe
 from storage.runs import Run
@@ -42,28 +42,31 @@ def summary_page(recipe: Recipe, run: Run, figures: Figures) -> str:
         *_table(counts, ["", f"kept: {figures.choice}"]),
         "",
         *_table([row for audit in figures.audits for row in _audit(audit)], ["labels", "precision", "recall"]),
-        *_arms(figures.arms, figures.share_of_gain),
+        *_variants(figures.variants, figures.share_of_gain),
     ]
     return "\n".join(lines) + "\n"
 
 
 def _audit(audit: DatasetAudit) -> list[list[str]]:
-    """Rows for the tagger and for naive matching on one data set; none if the data set has no true relations."""
+    """Rows for the tagger and for naive matching on one dataset; none if the dataset has no true relations."""
     if audit.labels is None:
         return []
     ways = (("tagger", audit.labels.tagger), ("naive matching", audit.labels.naive))
     return [[f"{audit.dataset}, {way}", _share(scores.precision), _share(scores.recall)] for way, scores in ways]
 
 
-def _arms(arms: tuple[ArmScores, ...], share: float | None) -> list[str]:
-    """The scores of pre-training, one row per arm."""
-    names = sorted({name for arm in arms for name in arm.scores})
+def _variants(variants: tuple[VariantScores, ...], share: float | None) -> list[str]:
+    """The scores of pre-training, one row per variant."""
+    names = sorted({name for variant in variants for name in variant.scores})
     rows = [
-        [f"{arm.arm} ({arm.seeds})", *(_share(arm.scores[n].mean if n in arm.scores else None) for n in names)]
-        for arm in arms
+        [
+            f"{variant.variant} ({variant.seeds})",
+            *(_share(variant.scores[n].mean if n in variant.scores else None) for n in names),
+        ]
+        for variant in variants
     ]
     gain = [] if share is None else ["", f"Pseudo-labels yield {share:.2f} of the gain of true relations."]
-    return ["", "## Scores", "", *_table(rows, ["arm (seeds)", *names]), *gain] if names else []
+    return ["", "## Scores", "", *_table(rows, ["variant (seeds)", *names]), *gain] if names else []
 
 
 def _table(rows: list[list[str]], head: list[str]) -> list[str]:

@@ -9,7 +9,7 @@ times points. Values may have any strides but that of channels, which is 1; stri
 the compiler knows how far loads are aligned.
 
 `levels` holds a number for each level, from `packed`: Triton compiles a kernel anew for each integer argument that is
-1 or a multiple of 16, also within tuples, and a training has images of many sizes.
+1 or a multiple of 16, also within tuples, and a training run has images of many sizes.
 """
 
 from __future__ import annotations

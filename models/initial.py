@@ -27,7 +27,7 @@ class Loaded:
     def describe(self) -> str:
         """Returns a sentence with the number of tensors taken, and the others by the part that they belong to."""
         count = len(self.taken) + len(self.random)
-        sentence = f"{len(self.taken)} of {count} tensors come from initial = {self.path}"
+        sentence = f"{len(self.taken)} of {count} tensors come from pretrained = {self.path}"
         if self.random:
             sentence += f"; random: {_counted(self.random)}"
         if self.left_out:
@@ -49,7 +49,7 @@ def load_initial(network: Network, path: Path, tokenizer: Path | None) -> Loaded
             given[name] = first_pairs(name, given[name], len(own[name]), network.config.official_compat)
     if unfit := [name for name in own if name in taken and given[name].shape != own[name].shape]:
         raise ValueError(
-            f"initial = {path}: {unfit[0]} has shape {tuple(given[unfit[0]].shape)}, but the network has "
+            f"pretrained = {path}: {unfit[0]} has shape {tuple(given[unfit[0]].shape)}, but the network has "
             f"{tuple(own[unfit[0]].shape)}; use weights of the same sizes, or change `network`"
         )
     network.load_state_dict(own | {name: given[name] for name in taken})

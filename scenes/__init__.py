@@ -1,1 +1,1 @@
-"""A synthetic world whose pictures, boxes, captions and known relations are deterministic by (seed, index)."""
+"""A synthetic world whose images, boxes, captions and known relations are deterministic by (seed, index)."""

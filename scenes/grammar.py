@@ -1,6 +1,6 @@
-"""Generates captions for the captioner's training and for written data sets. Every caption is true of its scene.
+"""Generates captions for the captioner's training and for written datasets. Every caption is true of its scene.
 
-Code that makes labels must not import this module: the pipeline must read pictures, not the grammar of the captions.
+Code that makes labels must not import this module: the pipeline must read images, not the grammar of the captions.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Strokes, the basic shapes of all figures, and a pen that places them.
 
 Figures have their own coordinates: x in the direction that they face, y upwards from the ground. A `Pen` moves, scales
-and mirrors them. Strokes in the picture are in pixels, y downwards.
+and mirrors them. Strokes in the image are in pixels, y downwards.
 """
 
 from collections.abc import Iterable, Sequence

@@ -7,7 +7,7 @@ from scenes.ink import Stroke
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object. Boxes are (x, y, width, height) in pixels, with the origin at the top left of the picture."""
+    """One object. Boxes are (x, y, width, height) in pixels, with the origin at the top left of the image."""
 
     category: str
     box: tuple[float, float, float, float]
@@ -37,7 +37,7 @@ class Relation:
 
 @dataclass(frozen=True)
 class Scene:
-    """Complete description of a picture. Lists every relation of `scenes.predicates` that holds."""
+    """Complete description of an image. Lists every relation of `scenes.predicates` that holds."""
 
     seed: int
     index: int

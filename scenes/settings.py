@@ -1,4 +1,4 @@
-"""Settings of a written data set of synthetic scenes."""
+"""Settings of a written dataset of synthetic scenes."""
 
 from pydantic import BaseModel, ConfigDict, Field
 

@@ -1,6 +1,6 @@
 """Trains the captioner on synthetic scenes: `python -m scenes.train_captioner --out DIR --minutes 86 --threads 1`.
 
-Each picture is encoded once for several captions in one pass of the decoder. Two heads, which the exported captioner
+Each image is encoded once for several captions in one pass of the decoder. Two heads, which the exported captioner
 drops, help the encoder learn faster. After an interruption, the same command resumes from the last checkpoint.
 """
 
@@ -125,11 +125,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint, log and exported captioner")
     parser.add_argument("--minutes", type=float, default=86, help="training time, including earlier runs")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--pictures", type=Path, help="folder for the drawn pictures, 3 GB (default: OUT/pictures)")
+    parser.add_argument("--pictures", type=Path, help="folder for the drawn images, 3 GB (default: OUT/pictures)")
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--scenes", type=int, default=40_000)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--captions", type=int, default=4, help="captions per picture in each step")
+    parser.add_argument("--captions", type=int, default=4, help="captions per image in each step")
     parser.add_argument("--rate", type=float, default=1.2e-3)
     parser.add_argument("--check-minutes", type=float, default=8)
     given = vars(parser.parse_args())

@@ -21,7 +21,7 @@ BOX = pa.struct(
 """One bounding box: top-left corner and size, in absolute pixels."""
 
 GIVEN_RELATION = pa.struct([("subject", pa.int32()), ("predicate", pa.string()), ("object", pa.int32())])
-"""A relation given by a data set. `subject` and `object` are indices into the image's boxes."""
+"""A relation given by a dataset. `subject` and `object` are indices into the image's boxes."""
 
 CAPTION = pa.struct(
     [
@@ -148,7 +148,7 @@ DETECTIONS = pa.schema(
         ("pairs", pa.list_(DETECTED_PAIR)),
     ]
 )
-"""What a network found in images, best pairs first. `image_id` is null for pictures that belong to no data set."""
+"""What a network found in images, best pairs first. `image_id` is null for images that belong to no dataset."""
 
 REJECTED = pa.schema(
     [("image_id", pa.int64()), ("stage", pa.string()), ("reason", pa.string()), ("value", pa.string())]
@@ -184,7 +184,7 @@ SHARD_STATISTICS = pa.schema(
 )
 """What a tar holds, so that nobody has to read it to know: counts by kind "total" (names images, images without relations,
 boxes, relations), "object" (category names) and "predicate" (canonical
-predicates) and "surface" (predicates in the words of captions and data sets)."""
+predicates) and "surface" (predicates in the words of captions and datasets)."""
 
 FINGERPRINTS = pa.schema(
     [("dataset", pa.string()), ("image_id", pa.int64()), ("digest", pa.string()), ("phash", pa.uint64())]

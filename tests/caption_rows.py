@@ -1,4 +1,4 @@
-"""Runs stage `caption` on given pictures."""
+"""Runs stage `caption` on given images."""
 
 from __future__ import annotations
 

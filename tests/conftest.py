@@ -30,7 +30,7 @@ LONGEST = (
     "flows/test_on_a_server.py", "flows/test_operations.py", "chain/test_resume.py", "flows/test_run.py",
     "training/test_ray.py", "chain/test_lost_hosts.py", "training/test_training.py", "training/test_checkpoints.py",
     "review/test_browser_looks.py", "models/test_deformable_read_triton.py", "chain/test_label_quality.py",
-    "device/test_other_devices.py", "chain/test_your_data.py", "training/test_ranks.py", "training/test_hosts.py",
+    "device/test_other_devices.py", "chain/test_your_data.py", "training/test_ranks.py", "training/test_nodes.py",
     "runtime/test_ray_engine.py", "hostile/test_hostile.py", "storage/test_on_s3.py", "storage/test_torture.py",
     "training/test_batches.py", "chain/test_caching.py", "review/test_browser_keyboard.py",
     "chain/test_label_folder.py", "review/test_browser_search.py", "models/test_networks.py",
@@ -112,7 +112,7 @@ def book(tmp_path: Path) -> RunBuilder:
 
 @pytest.fixture
 def labelled(book: RunBuilder) -> RunBuilder:
-    """Two labelled images of a data set with true relations, small enough to count all figures by hand.
+    """Two labelled images of a dataset with true relations, small enough to count all figures by hand.
 
     Given relations: in image 1 person 0 rides horse 2 and stands next to person 1; in image 2 person 0 rides horse 2.
     """
@@ -157,7 +157,7 @@ def labelled(book: RunBuilder) -> RunBuilder:
 
 @pytest.fixture
 def recipe(book: RunBuilder) -> Any:
-    """The recipe of the run in `book`, with one labelled data set, `toys`."""
+    """The recipe of the run in `book`, with one labelled dataset, `toys`."""
     from pipeline.run.recipe import Recipe
 
     source = {"name": "toys", "format": "coco", "images": book.pictures / "toys", "annotations": "none.json"}

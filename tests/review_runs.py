@@ -1,4 +1,4 @@
-"""Small runs for the review page, made without models: pictures that are drawn, captions with marked words, scored labels."""
+"""Small runs for the review page, made without models: images that are drawn, captions with marked words, scored labels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GIVEN = "ride"
 
 @dataclass(frozen=True)
 class Words:
-    """The words of a run where data sets and captioners put theirs."""
+    """The words of a run where datasets and captioners put theirs."""
 
     subject: str = "person"
     captions: Sequence[str] = TEXTS
@@ -75,7 +75,7 @@ def add_partition(
 
 
 def many_images(folder: Path, name: str = "many", images: int = 1200) -> RunBuilder:
-    """A run of many images that share one picture, with one label each."""
+    """A run of many images that share one image, with one label each."""
     return review_run(folder, name, images, Words(predicates=PREDICATES[:1], uri="shared.png"))
 
 

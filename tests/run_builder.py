@@ -96,7 +96,7 @@ class RunBuilder:
         relations: Sequence[tuple[int, str, int]] = (),
         dataset: str = "toys",
     ) -> dict[str, Any]:
-        """A row of `images`; writes its picture to disk."""
+        """A row of `images`; writes its image to disk."""
         uri = f"{image_id}.png"
         (self.pictures / dataset).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (200, 120), (90, 120, 60 + image_id % 100)).save(self.pictures / dataset / uri)

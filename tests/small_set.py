@@ -1,4 +1,4 @@
-"""A data set of small pictures with boxes and captions in COCO format, recipes for it, and the processes that use it."""
+"""A dataset of small images with boxes and captions in COCO format, recipes for it, and the processes that use it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ captioner = "recorded"
 recorded = ["{root}/captions.json"]
 
 [pretrain]
-arms = []
+variants = []
 
 [run]
 blocks = 2
@@ -42,7 +42,7 @@ workers = 1
 
 LONG_TRAINING = """
 [pretrain]
-arms = ["none"]
+variants = ["none"]
 [pretrain.settings]
 steps = 100000
 batch = 2
@@ -71,7 +71,7 @@ text = { hidden = 32, layers = 1, heads = 2, feedforward = 64, vocabulary = 300,
 
 
 def write_small_set(root: Path, count: int = 8) -> Path:
-    """Write `count` pictures, their annotations and a recipe into `root`. Returns the path of the recipe."""
+    """Write `count` images, their annotations and a recipe into `root`. Returns the path of the recipe."""
     (root / "images").mkdir(parents=True)
     images, annotations, captions = [], [], []
     for number in range(1, count + 1):
@@ -100,7 +100,7 @@ def small_recipe(root: Path, *overrides: str) -> Recipe:
 def train_long(root: Path) -> None:
     """Add a small but very long training to the recipe, for tests that stop it."""
     recipe = root / "recipe.toml"
-    recipe.write_text(recipe.read_text().replace("[pretrain]\narms = []\n", LONG_TRAINING))
+    recipe.write_text(recipe.read_text().replace("[pretrain]\nvariants = []\n", LONG_TRAINING))
 
 
 def processes_on(root: Path) -> list[str]:

@@ -99,7 +99,7 @@ def watched(pid: int) -> Iterator[Callable[[float], bool]]:
 
 
 def ranks_of(folder: Path) -> list[int]:
-    """Returns the ids of all ranks of trainings whose work folder is `folder`, or in it."""
+    """Returns the ids of all ranks of training runs whose work folder is `folder`, or in it."""
     found = []
     for process in psutil.process_iter():
         with suppress(OSError, psutil.NoSuchProcess):

@@ -84,5 +84,5 @@ class Milestones:
 
 
 def milestones(total: int, number: int) -> list[int]:
-    """The steps after which a training of `total` steps is evaluated."""
+    """The steps after which a training run of `total` steps is evaluated."""
     return [total * each // number for each in range(1, number + 1)]

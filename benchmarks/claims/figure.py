@@ -44,7 +44,7 @@ class Axes:
 
 
 class Sheet:
-    """A white sheet, in pixels of the finished picture."""
+    """A white sheet, in pixels of the finished image."""
 
     def __init__(self, width: int, height: int) -> None:
         self.image = Image.new("RGB", (width * SCALE, height * SCALE), PAPER)

@@ -1,4 +1,4 @@
-"""The trainings of `benchmarks/miniature.py`: what each is told apart by, its place in the store, and how one is run."""
+"""The training runs of `benchmarks/miniature.py`: what each is told apart by, its place in the store, and how one is run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from storage.runs import Run
 from storage.store import Store
 
 REPORT_EVERY = 30.0
-"""Seconds between two lines of progress of a training."""
+"""Seconds between two lines of progress of a training run."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def write_initial(recipe: Recipe, path: Path) -> None:
     """
     settings = recipe.pretrain.settings
     network = RLIP(NetworkConfig.from_dict(settings.network | {"fusion": "none"}), settings.tokenizer)
-    load_initial(network, settings.initial, settings.tokenizer)
+    load_initial(network, settings.pretrained, settings.tokenizer)
     path.parent.mkdir(parents=True, exist_ok=True)
     save(network, path)
 
@@ -114,7 +114,7 @@ def _folders(recipe: Recipe) -> Mapping[str, Path | str]:
 
 
 class _Lines:
-    """Prints the progress of a training, at intervals."""
+    """Prints the progress of a training run, at intervals."""
 
     def __init__(self, step: str) -> None:
         self._step, self._printed = step, time.monotonic()

@@ -43,14 +43,16 @@ def measure_data_wait(photos: Photos, folder: Path, steps: int) -> Iterator[Row]
     for name, view in VIEWS.items():
         speeds[name] = _prepared_per_second(make_config(folder / name, shards, **view), images=96)
         yield Row(f"data / images that a process prepares, {name}", "images/s", speeds[name])
-    for loaders in (0, 1):
-        config = make_config(folder / f"{loaders}", shards, loaders=loaders, steps=steps, log_every=LOG_EVERY)
+    for num_workers in (0, 1):
+        config = make_config(
+            folder / f"{num_workers}", shards, num_workers=num_workers, steps=steps, log_every=LOG_EVERY
+        )
         train(config)
         yield Row(
-            f"data / share of a step spent waiting, loaders = {loaders}",
+            f"data / share of a step spent waiting, loaders = {num_workers}",
             "%",
             100 * waiting_share(config),
-            goal=GOAL if loaders else None,
+            goal=GOAL if num_workers else None,
             note=f"at {_speed(config):.1f} images/s",
         )
     yield from _with_device(shards, folder, speeds["640 pixels"] * DEVICE_SHARE, steps)
@@ -85,7 +87,9 @@ def _prepared_per_second(config: TrainConfig, images: int) -> float:
 
 def _with_device(shards: Sequence[Shard], folder: Path, speed: float, steps: int) -> Iterator[Row]:
     """Trains with a stand-in for a device that leaves the processor idle."""
-    config = make_config(folder / "device", shards, image_size=640, loaders=1, steps=10 * steps, log_every=LOG_EVERY)
+    config = make_config(
+        folder / "device", shards, image_size=640, num_workers=1, steps=10 * steps, log_every=LOG_EVERY
+    )
     train(config, task=DeviceTask(make_task(config), speed))
     yield Row(
         f"data / the same, a device that takes {speed:.0f} images/s of 640 pixels",
@@ -105,7 +109,7 @@ class _OneWeight(nn.Module):
 
 
 class DeviceTask:
-    """The inputs of a training, and a device that leaves the processor idle: a pause for each micro-batch."""
+    """The inputs of a training run, and a device that leaves the processor idle: a pause for each micro-batch."""
 
     def __init__(self, task: PretrainTask, speed: float) -> None:
         """`speed`: images per second of the device."""

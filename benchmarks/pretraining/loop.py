@@ -101,7 +101,13 @@ def measure_loop(photos: Photos, folder: Path, steps: int) -> Iterator[Row]:
     """Yields the time of the trainer over that of the bare loop. Raises `RuntimeError` when their weights differ."""
     shards = write_training_set(photos, folder / "set")
     config = make_config(
-        folder / "training", shards, batch=8, steps=steps + WARM_UP, log_every=LOG_EVERY, schedule="cosine", clip=1e6
+        folder / "training",
+        shards,
+        batch=8,
+        steps=steps + WARM_UP,
+        log_every=LOG_EVERY,
+        schedule="cosine",
+        max_grad_norm=1e6,
     )
     bare = BareLoop(config)
     trained = make_trainer(config, check=bare).train(lambda: False)

@@ -1,4 +1,4 @@
-"""What the loss of a rank costs a training: steps that are lost, and time until the next step is trained."""
+"""What the loss of a rank costs a training run: steps that are lost, and time until the next step is trained."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Two ranks on two cores beside one rank on one core, for each way to share the work.
 
-Two ranks take twice the images, and no longer if nothing is lost. Two trainings that share nothing but the machine show
+Two ranks take twice the images, and no longer if nothing is lost. Two training runs that share nothing but the machine show
 what its memory allows. The peer is a bare loop with torch's DistributedDataParallel. Ways take turns.
 """
 
@@ -41,7 +41,12 @@ from pipeline.training.ranks import Ranks
 
 GOAL = Goal(1.15, most=True)
 CPU = torch.device("cpu")
-ALONE, BESIDE, BARE, BARE_DDP = "one rank", "2 trainings that share nothing", "bare loop", "2 ranks, bare loop with DDP"
+ALONE, BESIDE, BARE, BARE_DDP = (
+    "one rank",
+    "2 training runs that share nothing",
+    "bare loop",
+    "2 ranks, bare loop with DDP",
+)
 TWO = {
     BESIDE: (ALONE, None),
     "ddp": (ALONE, GOAL),
@@ -76,7 +81,7 @@ def _median_ratio(ours: Sequence[Seconds], peer: Sequence[Seconds], part: int) -
 
 @dataclass(frozen=True)
 class _Turn:
-    """A training of one way, or two of those that share nothing, by rank."""
+    """A training run of one way, or two of those that share nothing, by rank."""
 
     way: str
     configs: tuple[TrainConfig, ...]
@@ -125,7 +130,7 @@ def _bare(config: TrainConfig, ranks: Ranks) -> list[Seconds]:
         images, given = batch.images(CPU), batch.inputs.to(CPU)
         loss = task.losses(module(images, batch.sizes, given.texts), given)["loss"]
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, settings.clip, foreach=True)
+        torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm, foreach=True)
         optimizer.step()
         loss.item()
         clock.measure()

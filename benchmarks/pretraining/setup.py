@@ -1,4 +1,4 @@
-"""What the parts of the training benchmark share: two networks, a training set of photographs, and trainings in this process.
+"""What the parts of the training benchmark share: two networks, a training set of photographs, and training runs in this process.
 
 The images are as large as COCO's; their labels are drawn at random, seven boxes and three relations each.
 """
@@ -62,7 +62,7 @@ _PREDICATES = [f"predicate {number}" for number in range(40)]
 
 
 def make_settings(folder: Path, **changes: Any) -> TrainingSettings:
-    """Returns the settings of a training with one thread, whose trackers write below a folder."""
+    """Returns the settings of a training run with one thread, whose trackers write below a folder."""
     given = {
         "network": MIDDLE,
         "image_size": 320,

@@ -1,4 +1,4 @@
-"""How long a training of the released size stands still for a checkpoint: `python -m benchmarks.pretraining.stall FOLDER`.
+"""How long a training run of the released size stands still for a checkpoint: `python -m benchmarks.pretraining.stall FOLDER`.
 
 The state is that of ParSeDA with ResNet-50 and RoBERTa-base, with AdamW's averages. The peers write the same tensors:
 torch.save and torch.distributed.checkpoint while the training waits, and the latter's asynchronous ways, in a thread and in

@@ -1,6 +1,6 @@
-"""Writes a data set in Objects365's layout for the rehearsal, and the recipe that runs the whole chain over it.
+"""Writes a dataset in Objects365's layout for the rehearsal, and the recipe that runs the whole chain over it.
 
-Pictures are hard links to a few small JPEGs, at most `LINKS` names to each, because a file system limits the names of a file.
+Images are hard links to a few small JPEGs, at most `LINKS` names to each, because a file system limits the names of a file.
 Each name is still looked up, opened, read, decoded and hashed on its own.
 """
 
@@ -53,7 +53,7 @@ weights = "{root}/scenes/weights/tagger"
 [shard]
 threshold = 0.05
 [pretrain]
-arms = ["pseudo"]
+variants = ["pseudo"]
 [pretrain.settings]
 steps = 2
 batch = 4
@@ -101,7 +101,7 @@ class World:
         return self.folder / f"{NAME}.toml"
 
     def write(self) -> None:
-        """Writes pictures, annotations, the captioner's files and the recipe into a new folder."""
+        """Writes images, annotations, the captioner's files and the recipe into a new folder."""
         self.add(0, self.images)
         model = self.folder / "captioner"
         model.mkdir()
@@ -113,7 +113,7 @@ class World:
         self.recipe.write_text(_RECIPE.format(**values, draws=self.draws, workers=self.workers))
 
     def add(self, first: int, end: int) -> None:
-        """Writes the pictures `first` to `end`, and annotations of all pictures up to `end`."""
+        """Writes the images `first` to `end`, and annotations of all images up to `end`."""
         folder = self.folder / "data" / "images"
         generator = np.random.default_rng(first)
         for number in range(first, end):

@@ -36,7 +36,7 @@ def main(folder: Path, work: Path, rounds: int) -> None:
 
 
 def dataset(paths: list[Path], folder: Path, encoding: str) -> StreamingDataset:
-    """Writes images and labels, and returns their data set."""
+    """Writes images and labels, and returns their dataset."""
     columns = {"jpg": encoding, "json": "bytes"}
     with MDSWriter(out=str(folder), columns=columns, size_limit=CHUNK_BYTES) as writer:
         for path in paths:

@@ -1,4 +1,4 @@
-"""Padding and distinct sizes of training batches, in random order and in the order of trainings."""
+"""Padding and distinct sizes of training batches, in random order and in the order of training runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.training.settings import TrainingSettings
 from storage.stream.order import EpochOrder, OrderSettings, Samples, uniforms
 
 SAMPLES = 20_003
-"""No multiple of a batch, of a block or of a run, as real data sets have none."""
+"""No multiple of a batch, of a block or of a run, as real datasets have none."""
 EPOCHS = 3
 BATCH = 8
 SYNTHETIC = [(640, 480), (640, 427), (480, 640), (500, 375), (427, 640), (640, 360), (640, 640), (500, 333)]
@@ -45,7 +45,7 @@ class ResampledPhotos:
 
 
 def measure_padding(annotations: Path) -> Iterator[Row]:
-    """Yields share of padding and sizes per batch; ours is the order of trainings, the peer a random order."""
+    """Yields share of padding and sizes per batch; ours is the order of training runs, the peer a random order."""
     photos = ResampledPhotos(annotations)
     for name, views in VIEWS.items():
         random = _batches(photos, views, 1)

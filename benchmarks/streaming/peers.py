@@ -141,7 +141,7 @@ def _grain(photos: Photos, folder: Path) -> Reader:
 
 
 def _coco_detection(photos: Photos, annotations: Path) -> Reader:
-    """Torchvision's data set of single files. Its labels are in memory from the beginning."""
+    """Torchvision's dataset of single files. Its labels are in memory from the beginning."""
     images = [{"id": number, "file_name": path.name} for number, path in enumerate(photos.paths)]
     box = {"bbox": [12.25, 34.5, 200.75, 180.5], "category_id": 1, "iscrowd": 0, "area": 36235.4}
     boxes = [box | {"id": 7 * each["id"] + n, "image_id": each["id"]} for each in images for n in range(7)]  # type: ignore[operator]

@@ -70,7 +70,7 @@ def build(weights: Path, vocabulary: Path, prompt: str) -> Any:
 
 
 def _only_the_captioner() -> None:
-    """Keep LAVIS's packages from importing all models, tasks and data sets, with everything those require."""
+    """Keep LAVIS's packages from importing all models, tasks and datasets, with everything those require."""
     found = PathFinder.find_spec("lavis")
     if found is None or not found.submodule_search_locations:
         raise ImportError(f"{sys.executable} has no salesforce-lavis; rebuild the environment with `make lavis-env`")

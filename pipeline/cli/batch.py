@@ -1,4 +1,4 @@
-"""`rlip batch`: names the images of any step of a training, and draws them as the network saw them."""
+"""`rlip batch`: names the images of any step of a training run, and draws them as the network saw them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def print_batch(
 ) -> None:
     """Print the images of a step, counted from 1, and draw them to the PNG `out`.
 
-    Raises `FatalError` for a run without such a training, a step that it did not have, or shards that are gone.
+    Raises `FatalError` for a run without such a training run, a step that it did not have, or shards that are gone.
     """
     training = RecordedTraining.find(find_run(existing_store(root), run_name), step_name)
     if training.steps is not None and not 1 <= step <= training.steps:

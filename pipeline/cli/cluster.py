@@ -1,4 +1,4 @@
-"""Implements the `rlip` commands for trainings on several machines."""
+"""Implements the `rlip` commands for training runs on several machines."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from storage.errors import FatalError
 
 
 def join_training(address: str, folder: Path, stay: bool, ray_nodes: int | None) -> int:
-    """Lend this machine, or nodes of its Ray cluster, to the training of the first host at `address`. Returns the exit code."""
+    """Lend this machine, or nodes of its Ray cluster, to the training of the coordinator at `address`. Returns the exit code."""
     if not folder.is_dir():
-        raise FatalError(f"{folder}: no such folder; name the store of the first host, which all hosts must share")
+        raise FatalError(f"{folder}: no such folder; name the store of the coordinator, which all nodes must share")
     folder = folder.absolute()
     return join(address, folder, stay) if ray_nodes is None else join_with_ray(address, folder, ray_nodes, stay)
 
@@ -33,7 +33,7 @@ def write_slurm_script(
     address = [f"{section}.address=node:29500" for section in ("train_tagger", "pretrain.settings") if nodes > 1]
     recipe = load_recipe(path, [*overrides, *address, *training_overrides(nodes, gpus)])
     if nodes > 1 and "://" in recipe.store:
-        raise FatalError(f"store = {recipe.store}: several hosts need a store in a folder that all of them share")
+        raise FatalError(f"store = {recipe.store}: several nodes need a store in a folder that all of them share")
     stop_timeout = max(recipe.train_tagger.stop_timeout, recipe.pretrain.settings.stop_timeout)
     script = sbatch_script(path, recipe.name, recipe.store, nodes, gpus, partition, time, overrides, stop_timeout)
     if out is None:

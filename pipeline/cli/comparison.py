@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from pipeline.labels.kept_labels import ChoiceSettings, choice_or_all, kept_labels
 from pipeline.labels.label_funnel import candidates
 from pipeline.labels.label_overrides import Overrides, overrides_of
-from pipeline.report.arms import arm_scores, score_name
 from pipeline.report.label_view import LabelView
 from pipeline.report.steps import summaries
+from pipeline.report.variants import score_name, variant_scores
 from storage.artifact import Artifact
 from storage.runs import Run
 
@@ -101,9 +101,9 @@ def _named_figures(run: Run) -> Iterator[tuple[str, float | None]]:
     for dataset, audit in view.audits.items():
         for name in ("precision", "recall", "precision_at_recall", "average_precision"):
             yield f"{name.replace('_', ' ')}, {dataset}", _rounded(getattr(audit.tagger, name))
-    for arm in arm_scores(run):
-        for name, spread in arm.scores.items():
-            yield f"{score_name(name)}, {arm.arm}", _rounded(spread.mean)
+    for variant in variant_scores(run):
+        for name, spread in variant.scores.items():
+            yield f"{score_name(name)}, {variant.variant}", _rounded(spread.mean)
     for summary in summaries(run):
         yield f"seconds, {summary.step}", summary.seconds
 

@@ -1,4 +1,4 @@
-"""Draws samples side by side as one picture, each with its boxes and relations."""
+"""Draws samples side by side as one image, each with its boxes and relations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.interop.shard_samples import SeenLabels
 from pipeline.report.formatting import sanitise
 
 CELL, PICTURE = 560, 420
-"""Width of a cell, and the greatest height of its picture, in pixels."""
+"""Width of a cell, and the greatest height of its image, in pixels."""
 MARGIN, LINE = 12, 20
 ARROWS = 6
 """Relations that are drawn and listed per sample: the most confident."""
@@ -39,7 +39,7 @@ def contact_sheet(cells: Sequence[Image.Image]) -> Image.Image:
 
 
 def labelled_cell(title: str, image: Image.Image, labels: SeenLabels | None) -> Image.Image:
-    """One sample: its key, its picture with boxes and arrows, and its relations in words."""
+    """One sample: its key, its image with boxes and arrows, and its relations in words."""
     scale = min(CELL / image.width, PICTURE / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     lines = _lines(labels)
@@ -137,7 +137,7 @@ _PARTS = (0.5, 0.4, 0.6, 0.3, 0.7, 0.2, 0.8)
 
 
 def _tag(draw: ImageDraw.ImageDraw, text: str, corner: tuple[float, float], colour: str, taken: list[_Box]) -> None:
-    """Writes white on a coloured ground, moved into the picture and away from text that is there already."""
+    """Writes white on a coloured ground, moved into the image and away from text that is there already."""
     image_width, image_height = draw.im.size
     left, top, right, bottom = draw.textbbox((0, 0), text, _font(14))
     width, height = right - left + 8, bottom - top + 6
@@ -157,7 +157,7 @@ def _is_taken(box: _Box, taken: Sequence[_Box]) -> bool:
 
 
 def _inside(box: _Box, size: tuple[int, int]) -> _Box:
-    """The part of a box that lies in the picture."""
+    """The part of a box that lies in the image."""
     x, right = (min(max(edge, 0.0), size[0] - 1.0) for edge in (box[0], box[2]))
     y, bottom = (min(max(edge, 0.0), size[1] - 1.0) for edge in (box[1], box[3]))
     return min(x, right), min(y, bottom), max(x, right), max(y, bottom)

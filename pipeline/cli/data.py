@@ -1,4 +1,4 @@
-"""`rlip data`: downloads public data sets and weights to where the recipes look for them, and lists them."""
+"""`rlip data`: downloads public datasets and weights to where the recipes look for them, and lists them."""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from typing import TextIO
 
 import typer
 
@@ -29,6 +31,7 @@ class errors_reported:  # noqa: N801 - used like a function
             raise KeyboardInterrupt
 
         signal.signal(signal.SIGTERM, stop)
+        warnings.showwarning = _show_warning
         sys.unraisablehook = _interrupt_again
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -48,6 +51,23 @@ class errors_reported:  # noqa: N801 - used like a function
             )
             sys.stderr.write(f"Error: {as_printed(str(error))}{advice}\n")
             raise typer.Exit(1) from None
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Prints what users should change, e.g. a setting's former name, without the line of code that noticed it."""
+    shown = (
+        str(message)
+        if issubclass(category, FutureWarning)
+        else warnings.formatwarning(message, category, filename, lineno)
+    )
+    sys.stderr.write(f"Warning: {as_printed(shown)}\n")
 
 
 def as_printed(message: str) -> str:

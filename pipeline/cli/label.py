@@ -1,4 +1,4 @@
-"""Implements `rlip label`: the whole chain on a folder of pictures that no one annotated."""
+"""Implements `rlip label`: the whole chain on a folder of images that no one annotated."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from storage.errors import FatalError
 COMMAND = Path("rlip label")
 """Stands for the file of the recipe in errors."""
 PARTITION = 100
-"""Images per partition: small enough that two workers share a folder of a few hundred pictures."""
+"""Images per partition: small enough that two workers share a folder of a few hundred images."""
 NAMED = 20
 """Pictures without labels that are printed; `--json` prints all."""
 
@@ -49,12 +49,12 @@ class LabelRequest:
 
     @property
     def run_name(self) -> str:
-        """Name of the run and of its data set: as asked for, or that of the folder."""
+        """Name of the run and of its dataset: as asked for, or that of the folder."""
         last = self.folder.rstrip("/").rpartition("/")[2] if "://" in self.folder else Path(self.folder).resolve().name
         return self.name or re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._") or "pictures"
 
     def recipe(self) -> Recipe:
-        """The recipe that does it: one data set, its boxes from the detector, and the tagger taken over.
+        """The recipe that does it: one dataset, its boxes from the detector, and the tagger taken over.
 
         Raises `FatalError` that names the setting that can't be.
         """
@@ -69,7 +69,7 @@ class LabelRequest:
             "detect": detect,
             "caption": caption,
             "tag": {"weights": self.tagger},
-            # A folder from the web has files that are no pictures. They are named in the end, and don't stop the rest.
+            # A folder from the web has files that are no images. They are named in the end, and don't stop the rest.
             "run": {"max_reject_share": 1.0},
         }
         if self.threshold is not None:
@@ -87,19 +87,19 @@ class LabelRequest:
 def label_folder(request: LabelRequest, out: Path | None, as_json: bool) -> LabelFiles:
     """Run the chain up to the labels, write them to `out` (unset: out/labels/RUN), and print where they are.
 
-    Pictures that can't be used are named and left out. Raises `FatalError` when none can.
+    Images that can't be used are named and left out. Raises `FatalError` when none can.
     """
     context = RunContext(request.recipe())
     run_context(context, "direct", as_json)
     left_out = _left_out(context)
     made = write_label_files(context.run, out or Path("out/labels") / context.recipe.name)
     if not made.images:
-        raise FatalError(f"{request.folder}: none of its {len(left_out)} pictures can be used:{_listed(left_out)}")
+        raise FatalError(f"{request.folder}: none of its {len(left_out)} images can be used:{_listed(left_out)}")
     if as_json:
         print(json.dumps({"event": "labels", **asdict(made), "left_out": left_out}))
         return made
     console = Console()
-    counts = f"{made.images:,} pictures, {made.boxes:,} boxes, {made.captions:,} captions → {made.labels:,} labels"
+    counts = f"{made.images:,} images, {made.boxes:,} boxes, {made.captions:,} captions → {made.labels:,} labels"
     for line in (counts, f"Labels: {made.json}", f"Labels: {made.parquet}"):
         console.print(Text(line), soft_wrap=True)
     if left_out:
@@ -108,7 +108,7 @@ def label_folder(request: LabelRequest, out: Path | None, as_json: bool) -> Labe
 
 
 def _left_out(context: RunContext) -> dict[str, str]:
-    """Name of each picture that can't be read, or is left out for another reason → the reason."""
+    """Name of each image that can't be read, or is left out for another reason → the reason."""
     (source,) = context.recipe.data.sources
     names = {id_of_name(name): name for name in picture_names(open_folder(source.image_root))}
     found: dict[str, str] = {}
@@ -121,7 +121,7 @@ def _left_out(context: RunContext) -> dict[str, str]:
 
 
 def _listed(left_out: Mapping[str, str]) -> str:
-    """The first pictures with their reasons, one a line."""
+    """The first images with their reasons, one a line."""
     lines = [sanitise(f"{name}: {reason}", 400) for name, reason in list(left_out.items())[:NAMED]]
     more = [f"and {len(left_out) - NAMED:,} more; --json lists them all"] if len(left_out) > NAMED else []
     return "".join(f"\n  {line}" for line in [*lines, *more])

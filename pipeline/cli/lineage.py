@@ -111,7 +111,7 @@ def _find(run: Run, image: str) -> tuple[str, dict[str, Any]]:
         return found[0]
     if not found:
         raise FatalError(
-            f"run {run.name!r} has no image {image!r}; name it by id, by data set and id (coco/42) or by file name"
+            f"run {run.name!r} has no image {image!r}; name it by id, by dataset and id (coco/42) or by file name"
         )
     names = ", ".join(f"{row['dataset']}/{row['image_id']}" for _, row in found)
     raise FatalError(f"{image!r} names {len(found)} images: {names}; name one of them")

@@ -1,4 +1,4 @@
-"""`rlip predict`: finds boxes and relations in pictures and writes them as a table, and as drawn pictures."""
+"""`rlip predict`: finds boxes and relations in images and writes them as a table, and as drawn images."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class PredictRequest:
 
     weights: Path
     images: tuple[Path, ...]
-    """Files of any name, or folders with all files in them that are named like pictures."""
+    """Files of any name, or folders with all files in them that are named like images."""
     out: Path
     objects: str | None
     predicates: str | None
@@ -58,10 +58,10 @@ class PredictRequest:
 
 
 def predict_pictures(request: PredictRequest, as_json: bool) -> None:
-    """Write what a network finds in pictures to a table, and drawn pictures to a folder.
+    """Write what a network finds in images to a table, and drawn images to a folder.
 
-    Pictures that can't be read are named and left out. Raises `FatalError`, before any picture is read, for weights, names
-    or folders that can't be used, and when no picture can be read.
+    Images that can't be read are named and left out. Raises `FatalError`, before any image is read, for weights, names
+    or folders that can't be used, and when no image can be read.
     """
     weights, draw = SAMPLE_WEIGHTS.get(str(request.weights), request.weights), request.draw
     weights = weights / "model.safetensors" if weights.is_dir() else weights
@@ -105,7 +105,7 @@ def predict_pictures(request: PredictRequest, as_json: bool) -> None:
                     labelled_cell(sanitise(path.name, 60), image, _seen(row, image.width)).save(aside, "PNG")
             progress.update(bar, completed=number + 1 + len(left_out))
         if len(left_out) == len(files):
-            raise FatalError(f"none of {len(files)} pictures can be read: {_listed(left_out)}")
+            raise FatalError(f"none of {len(files)} images can be read: {_listed(left_out)}")
     if as_json:
         told = {str(path): str(bad) for path, bad in left_out.items()}
         print(json.dumps({"detections": str(request.out), "images": len(files) - len(left_out), "left_out": told}))
@@ -113,13 +113,13 @@ def predict_pictures(request: PredictRequest, as_json: bool) -> None:
     if left_out:
         console.print(f"Left out {len(left_out)}: {_listed(left_out)}", highlight=False, soft_wrap=True)
     drawn = "" if draw is None else f"; drawn in {draw}"
-    print(f"{len(files) - len(left_out)} pictures: {request.out}{drawn}")
+    print(f"{len(files) - len(left_out)} images: {request.out}{drawn}")
 
 
 def _found(
     predictor: Predictor, names: Names, files: Sequence[Path], batch: int, left_out: dict[Path, BadImage]
 ) -> Iterator[tuple[Path, Image, dict[str, Any]]]:
-    """Yields each picture that can be read with its columns of the table."""
+    """Yields each image that can be read with its columns of the table."""
     waiting: deque[tuple[Path, Image]] = deque()
 
     def readable() -> Iterator[Image]:
@@ -176,7 +176,7 @@ def _files(images: Iterable[Path]) -> Iterator[Path]:
             continue
         inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
         if not inside:
-            raise FatalError(f"{path}: holds no picture ({', '.join(sorted(SUFFIXES))})")
+            raise FatalError(f"{path}: holds no image ({', '.join(sorted(SUFFIXES))})")
         yield from inside
 
 

@@ -69,7 +69,7 @@ def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
     """Run a query over the tables of a run. Returns the column names and the batches of rows.
 
     The query can read these tables and no file, URL or store. Tables have the names that stages give them (`images`,
-    `relations`, `rejected`), plus the arm of the step if several steps write one (`shards_pseudo`). Each has a column
+    `relations`, `rejected`), plus the variant of the step if several steps write one (`shards_pseudo`). Each has a column
     `partition`. `labels` has one row per label (`pipeline/labels/flat_labels.py`). Raises `FatalError` if the query fails,
     possibly only when the rows are read.
     """
@@ -216,12 +216,12 @@ def _tables(run: Run) -> Iterator[tuple[str, ds.Dataset]]:
             yield table, _dataset([entry for entries in by_step.values() for entry in entries])
             continue
         for step, entries in by_step.items():
-            arm = step.partition(":")[2].replace(":", "_")
-            yield (f"{table}_{arm}" if len(by_step) > 1 and arm else table), _dataset(entries)
+            variant = step.partition(":")[2].replace(":", "_")
+            yield (f"{table}_{variant}" if len(by_step) > 1 and variant else table), _dataset(entries)
 
 
 def _dataset(entries: list[tuple[str, Path]]) -> ds.Dataset:
-    """The files of one table as one data set, with the name of the partition in each row."""
+    """The files of one table as one dataset, with the name of the partition in each row."""
     form = ds.ParquetFileFormat()
     files = LocalFileSystem()
     fragments = [

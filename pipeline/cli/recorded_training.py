@@ -26,7 +26,7 @@ _VERSIONS = {stage.name: stage.version for stage in (PretrainStage, TrainTaggerS
 
 @dataclass(frozen=True)
 class RecordedTraining:
-    """A training that a run has finished."""
+    """A training run that a run has finished."""
 
     run: Run
     step_name: str
@@ -41,7 +41,7 @@ class RecordedTraining:
         name = step_name if step_name is not None else _only_one(run)
         artifact = next(iter(run.artifacts(name).values()), None)
         if artifact is None or run.stage(name) not in _VERSIONS:
-            raise FatalError(f"run {run.name!r} has no training {name!r}; its trainings: {_listed(run)}")
+            raise FatalError(f"run {run.name!r} has no training {name!r}; its training runs: {_listed(run)}")
         terms = artifact.manifest.terms
         if terms["version"] != _VERSIONS[run.stage(name)]:
             raise FatalError(
@@ -97,7 +97,7 @@ def _only_one(run: Run) -> str:
     trainings = _trainings(run)
     if len(trainings) != 1:
         raise FatalError(
-            f"run {run.name!r} has {len(trainings)} trainings; name one with --step-name, of: {_listed(run)}"
+            f"run {run.name!r} has {len(trainings)} training runs; name one with --step-name, of: {_listed(run)}"
         )
     return trainings[0]
 

@@ -32,7 +32,7 @@ def write_run_report(
     """Write the report of a run to `out`, or where the run's report lies. Prints the path of its page.
 
     `pictures` images are drawn at random with `seed`, and half as many of the hardest come beside them. `against`: names
-    of runs whose trainings are compared with its own. Raises `FatalError` for one that has none.
+    of runs whose training runs are compared with its own. Raises `FatalError` for one that has none.
     """
     store = existing_store(root)
     run = find_run(store, run_name)
@@ -46,7 +46,7 @@ def write_run_report(
 
 
 def recorded_view(run: Run) -> RunView:
-    """A run with the recipe recorded with it. Without one, as for imported labels, nothing says where pictures lie."""
+    """A run with the recipe recorded with it. Without one, as for imported labels, nothing says where images lie."""
     recipe = last_recipe(run)
     if recipe is not None:
         return run_view(recipe, run)

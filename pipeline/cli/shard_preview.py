@@ -1,4 +1,4 @@
-"""`rlip shards preview`: draws the first samples of a tar as one picture, with their boxes and relations."""
+"""`rlip shards preview`: draws the first samples of a tar as one image, with their boxes and relations."""
 
 from __future__ import annotations
 

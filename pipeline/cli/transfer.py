@@ -136,7 +136,7 @@ def _places(run: Run) -> list[tuple[str, str]]:
 
 
 def _push_cuts(run: Run, remote: ObjectStoreArtifacts) -> None:
-    """Copy how the data sets of a run are partitioned, so that a run on them elsewhere finds the artifacts."""
+    """Copy how the datasets of a run are partitioned, so that a run on them elsewhere finds the artifacts."""
     folder = run.store.root / CUTS
     names = [path.name for path in folder.glob("*.json")]
     datasets = {dataset_of(partition) for step in run.steps() for partition in run.keys(step)}

@@ -120,7 +120,7 @@ def _differences(old: Artifact, new: Artifact) -> list[Change]:
 def _above(store: Store, change: Change, old: Artifact, new: Artifact) -> tuple[Artifact | None, Artifact | None]:
     """The two upstream artifacts whose contents differ as `change` says; None where unknown or no longer in the store.
 
-    The records of a data set are not an artifact, and older manifests do not name all artifacts behind their keys.
+    The records of a dataset are not an artifact, and older manifests do not name all artifacts behind their keys.
     """
     table = change.term.removeprefix("inputs.")
     keys = [artifact.manifest.upstream.get(table, []) for artifact in (old, new)]

@@ -1,1 +1,1 @@
-"""Reads data sets from files: annotation formats, images, and partitioning."""
+"""Reads datasets from files: annotation formats, images, and partitioning."""

@@ -1,4 +1,4 @@
-"""The public data sets and weights that recipes use: where each is published, how large it is, and what goes where."""
+"""The public datasets and weights that recipes use: where each is published, how large it is, and what goes where."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class PublicFile:
 
 @dataclass(frozen=True)
 class PublicSet:
-    """A data set, or the files of a model."""
+    """A dataset, or the files of a model."""
 
     name: str
     title: str
@@ -284,7 +284,7 @@ CATALOGUE: dict[str, PublicSet] = {
             "RoBERTa's tokenizer",
             "FacebookAI/roberta-base",
             (("tokenizer.json", 1_360_000), ("vocab.json", 899_000), ("merges.txt", 456_000)),
-            "The recipes name this folder as `tokenizer`. The text encoder's weights come with `initial` or are trained.",
+            "The recipes name this folder as `tokenizer`. The text encoder's weights come with `pretrained` or are trained.",
         ),
     )
 }

@@ -50,7 +50,7 @@ class ExclusionList(Settings):
     reason: str = Field(min_length=1)
     """Why its images are left out, as reports state it, e.g. "V-COCO test"."""
     datasets: tuple[str, ...] = ()
-    """Data sets that number their images as the list does, or as `map` says. Empty: all."""
+    """Datasets that number their images as the list does, or as `map` says. Empty: all."""
     map: Path | None = runtime(None)
     """File that gives the id in the list for an image id of `datasets`, such as Visual Genome's `image_data.json`."""
 
@@ -62,7 +62,7 @@ class ExclusionList(Settings):
     @model_validator(mode="after")
     def _map_names_its_datasets(self) -> ExclusionList:
         if self.map is not None and not self.datasets:
-            raise ValueError("map: fits only the data sets whose image ids it maps; name them in `datasets`")
+            raise ValueError("map: fits only the datasets whose image ids it maps; name them in `datasets`")
         return self
 
 

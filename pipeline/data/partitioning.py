@@ -1,4 +1,4 @@
-"""Partitions a data set once and stores the result. New images append partitions, so existing ones never change."""
+"""Partitions a dataset once and stores the result. New images append partitions, so existing ones never change."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from storage.json_files import read_json, sealed_json
 from storage.store import Store
 
 CUTS = "cuts"
-"""Folder of a store that holds how its data sets are partitioned."""
+"""Folder of a store that holds how its datasets are partitioned."""
 _SETTLED_NS = 2_000_000_000
 """A file changed more recently than this before it was read may change again within the same timestamp tick."""
 
@@ -43,16 +43,16 @@ def partition_dataset(
     store: Store,
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> Iterator[Partition]:
-    """Yields the stored partitions of a data set, extended by new images. Ids no longer in it are left out.
+    """Yields the stored partitions of a dataset, extended by new images. Ids no longer in it are left out.
 
-    The digest of a partition holds the content of each image file that the limits let ingest read. A part of a data set (`share`,
+    The digest of a partition holds the content of each image file that the limits let ingest read. A part of a dataset (`share`,
     `only`) has partitions of its own. Raises `FatalError` for a list that does not fit.
     """
     open_folder(source.images).refresh()
-    # The names of bare pictures are their annotations, and change while a process lives.
+    # The names of bare images are their annotations, and change while a process lives.
     index = index_of(source, indexes) if source.has_boxes else open_index(source, indexes)
     index.require_one_image()
-    # Data sets of other recipes may have the same name. The path of their annotations, or pictures, distinguishes them, and
+    # Datasets of other recipes may have the same name. The path of their annotations, or images, distinguishes them, and
     # the content where a path is new.
     listed = source.listed_in
     place = str(listed.absolute()) if isinstance(listed, Path) else listed
@@ -108,7 +108,7 @@ def extend_cut(cut: Sequence[Sequence[int]], image_ids: Sequence[int], size: int
 
 
 class Cut(BaseModel):
-    """How a data set is partitioned."""
+    """How a dataset is partitioned."""
 
     partitions: Annotated[list[Annotated[list[int], FailFast()]], FailFast()] = []
     """The image ids of each partition."""
@@ -124,14 +124,14 @@ def load_cut(path: Path) -> Cut:
 
 
 def cuts_of(names: Iterable[str], dataset: str, part: str = "(-.+)?") -> list[str]:
-    """Chooses the cuts of a data set, wherever its annotations lie, from names of files in `cuts/`. `part` is a pattern."""
+    """Chooses the cuts of a dataset, wherever its annotations lie, from names of files in `cuts/`. `part` is a pattern."""
     return sorted(name for name in names if re.fullmatch(rf"{re.escape(dataset)}-[0-9a-f]{{12}}{part}\.json", name))
 
 
 def _cut_of_moved(
     others: Iterable[Path], taken: frozenset[int], partition_of: Callable[[int, Sequence[int]], Partition]
 ) -> Cut | None:
-    """Finds the cut of a data set that lay elsewhere when it was partitioned: it was moved, copied or pulled.
+    """Finds the cut of a dataset that lay elsewhere when it was partitioned: it was moved, copied or pulled.
 
     It is recognised by the content of its first or last partition; a cut of an earlier version, by ids that are all here.
     """

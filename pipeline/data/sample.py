@@ -1,4 +1,4 @@
-"""Which images of a data set a recipe takes: all, a seeded share of them, or those on a list."""
+"""Which images of a dataset a recipe takes: all, a seeded share of them, or those on a list."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Sample:
 
     image_ids: tuple[int, ...]
     name: str
-    """A short digest of how they were chosen; "" for a whole data set, which keeps the name of its stored partitions."""
+    """A short digest of how they were chosen; "" for a whole dataset, which keeps the name of its stored partitions."""
 
     @classmethod
     def of(cls, source: DataSource, index: RecordIndex) -> Sample:
@@ -33,7 +33,7 @@ class Sample:
 
         `share` takes those whose sha256 of seed and id is smallest, so that the choice depends on nothing else, smaller
         shares are part of larger ones, and new images change few others. Raises `FatalError` for a list that names no image,
-        or one that the data set lacks.
+        or one that the dataset lacks.
         """
         ids = tuple(index.ids.tolist())
         if source.only is not None:
@@ -53,7 +53,7 @@ def _rank(seed: int, image_id: int) -> bytes:
 
 
 def _listed(path: Path, dataset: str, index: RecordIndex) -> frozenset[int]:
-    """The images of a data set that a file lists."""
+    """The images of a dataset that a file lists."""
     known = frozenset(index.ids.tolist())
     names: dict[str, int] = {}
     for image_id, name in index.names():
@@ -69,16 +69,16 @@ def _listed(path: Path, dataset: str, index: RecordIndex) -> frozenset[int]:
             found.add(listed)
     if unknown:
         raise FatalError(
-            f"{path}: {len(unknown)} of {len(unknown) + len(found)} entries are no image of data set {dataset!r}, e.g. "
-            f"{'; '.join(unknown[:SHOWN])}. Check that the list belongs to this data set. Expected {IDS}"
+            f"{path}: {len(unknown)} of {len(unknown) + len(found)} entries are no image of dataset {dataset!r}, e.g. "
+            f"{'; '.join(unknown[:SHOWN])}. Check that the list belongs to this dataset. Expected {IDS}"
         )
     if not found:
-        raise FatalError(f"{path}: names no image of data set {dataset!r}; expected {IDS}")
+        raise FatalError(f"{path}: names no image of dataset {dataset!r}; expected {IDS}")
     return frozenset(found)
 
 
 def _image(value: Any, known: frozenset[int], names: Mapping[str, int]) -> int | None:
-    """The id of the image that an entry names by its file or its id; None for one that the data set lacks.
+    """The id of the image that an entry names by its file or its id; None for one that the dataset lacks.
 
     A text is a file name first: Open Images names its files by hex digits, which may look like a number.
     """

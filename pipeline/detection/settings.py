@@ -11,7 +11,7 @@ from pipeline.runtime.settings import Settings, file_read, runtime
 
 
 class DetectSettings(Settings):
-    """Which detector finds the boxes of data sets of format images, and which of its boxes are kept."""
+    """Which detector finds the boxes of datasets of format images, and which of its boxes are kept."""
 
     weights: str | None = file_read(None)
     """The detector: a folder, or a name on the hub, of a model for object detection that transformers loads (RT-DETR, D-FINE,

@@ -47,11 +47,11 @@ class HicoRules:
     object_power: float = 0.5
     """The weighted overlap is IoU_subject ** subject_power * IoU_object ** object_power."""
     validity: NDArray[np.number] | None = None
-    """Predicates × objects: a factor of each score, 1 where the data set lists the combination and else 0 (the authors'
+    """Predicates × objects: a factor of each score, 1 where the dataset lists the combination and else 0 (the authors'
     corre_hico.npy). It is applied before the best of an image are taken."""
     known_object: bool = False
     """Known Object setting: a triplet is scored on those images only whose truth holds its object category. Otherwise the
-    Default setting: on all images. No public Python evaluator has it; it follows the data set's Matlab code."""
+    Default setting: on all images. No public Python evaluator has it; it follows the dataset's Matlab code."""
     official: bool = False
     """Reproduces two defects of the authors' evaluator: predictions on images without truth are ignored, and recalls of
     exactly 3, 6 and 7 tenths miss their thresholds (`average_precision.FLOAT_THRESHOLDS`). The authors' code has no value

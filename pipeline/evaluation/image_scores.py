@@ -1,4 +1,4 @@
-"""One score per image, to find pictures that are worth a look."""
+"""One score per image, to find images that are worth a look."""
 
 from __future__ import annotations
 

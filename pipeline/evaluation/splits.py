@@ -1,6 +1,6 @@
 """Which triplets a network has seen in training: the published splits of HICO-DET, such splits of any list, and means.
 
-NF            no fine-tuning: no image of the data set was trained on, so every triplet is unseen
+NF            no fine-tuning: no image of the dataset was trained on, so every triplet is unseen
 UC-RF, UC-NF  unseen combinations, rare first and non-rare first: 120 triplets that training leaves out, although it shows
               each of their names in another combination (Hou et al. 2020, "Visual Compositional Learning for HOI
               Detection"; the same lists in RLIP and RLIPv2)
@@ -63,7 +63,7 @@ class Split:
 
 
 def published_split(name: str, triplets: Sequence[Triplet], *, transductive: bool | None) -> Split:
-    """Returns a split of `PUBLISHED`. `triplets` are HICO-DET's 600 in the order of the data set's list.
+    """Returns a split of `PUBLISHED`. `triplets` are HICO-DET's 600 in the order of the dataset's list.
 
     Raises ValueError if the name is unknown or the list has another length.
     """

@@ -55,7 +55,7 @@ class TestSet:
 
     rows: Sequence[Mapping[str, Any]]
     folders: Mapping[str, Path | str]
-    """Data set → the folder, tar or URL of its images."""
+    """Dataset → the folder, tar or URL of its images."""
     rejected: list[Rejected] = field(default_factory=list)
     """Images that can't be read."""
 

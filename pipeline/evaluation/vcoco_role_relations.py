@@ -1,4 +1,4 @@
-"""V-COCO's roles as relations, for what looks at single predictions: costs of errors, pairs, pictures."""
+"""V-COCO's roles as relations, for what looks at single predictions: costs of errors, pairs, images."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class AnnotationFile:
 
 
 def annotation_file(run: Run, dataset: str) -> Path | None:
-    """The annotation file that a data set of a run was read from, if the run's recipe names one in COCO's layout."""
+    """The annotation file that a dataset of a run was read from, if the run's recipe names one in COCO's layout."""
     data = run.read_document("recipe").get("data", {})
     for source in data.get("sources", ()):
         if source.get("name") == dataset and source.get("format") in _FORMATS:

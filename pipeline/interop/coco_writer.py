@@ -1,4 +1,4 @@
-"""Writes a run as a COCO data set with captions, and with relations in the pair layout that `ingest` reads."""
+"""Writes a run as a COCO dataset with captions, and with relations in the pair layout that `ingest` reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.interop.run_rows import RunRows, Tally, relations_of
 
 
 def write_coco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
-    """Writes `instances.json`, `captions.json` and `relations.json` for each data set.
+    """Writes `instances.json`, `captions.json` and `relations.json` for each dataset.
 
     What the tables of the store don't hold comes from the annotation file of the run, while it is there.
     """

@@ -52,11 +52,11 @@ class Release:
 
     @property
     def title(self) -> str:
-        """The name of the data set."""
+        """The name of the dataset."""
         return f"{self.run.name.replace('@', '-')}-{self.step.partition(':')[2] or 'shards'}"
 
     def datasets(self) -> list[str]:
-        """The names of the data sets that the images are from."""
+        """The names of the datasets that the images are from."""
         return sorted({name for index in self.tables.values() for name in index["dataset"].unique().to_pylist()})
 
     def image_extensions(self) -> list[str]:
@@ -105,7 +105,7 @@ def dataset_card(release: Release) -> str:
             f"# {_plain(release.title)}", "", _plain(describe(release)), "",
             *_contents(release), *_how_to_stream(release), *_labels(release), *_audits(release), *_lineage(release),
             "## Licence", "",
-            f"The publisher states `{release.license}`. The images keep the terms of the data sets that they are from.", "",
+            f"The publisher states `{release.license}`. The images keep the terms of the datasets that they are from.", "",
         ]
     )  # fmt: skip
 
@@ -176,7 +176,7 @@ def _contents(release: Release) -> list[str]:
     ]
     return [
         "## Contents", "", *_table(("", "count"), rows), "",
-        "A sample has two members: the image as its data set has it, and `json` with its labels. Boxes (`objects`) are x, y, w",
+        "A sample has two members: the image as its dataset has it, and `json` with its labels. Boxes (`objects`) are x, y, w",
         "and h in pixels of that image; relations refer to boxes by their place in the list, and `predicate` is the canonical",
         "form of the words in `surface`.", "",
         *_histogram("category", objects), *_histogram("predicate", predicates),
@@ -242,13 +242,13 @@ def _origin(release: Release) -> str:
     return {
         "pseudo": "A Relation Tagger scored what captions of the images state: these are pseudo-labels, not annotations.",
         "naive": "Every pair of boxes that a caption may mean has the caption's predicate, whether the image shows it or not.",
-        "given": "The relations are annotations of the data sets themselves.",
+        "given": "The relations are annotations of the datasets themselves.",
         "none": "They have boxes alone.",
     }[kind]
 
 
 def _audits(release: Release) -> list[str]:
-    """The pseudo-labels against the relations that the data sets give, where they give any."""
+    """The pseudo-labels against the relations that the datasets give, where they give any."""
     settings = _settings(release.shards.values())
     if settings.get("labels", "pseudo") != "pseudo":
         return []
@@ -266,9 +266,9 @@ def _audits(release: Release) -> list[str]:
         return []
     return [
         "## Audit", "",
-        "On the images for which the data set itself gives relations. Given relations are never complete, so a label that they",
+        "On the images for which the dataset itself gives relations. Given relations are never complete, so a label that they",
         "lack counts as wrong here, and the precision is a lower bound.", "",
-        *_table(("data set", "images", "given", "kept", "precision", "recall"), rows), "",
+        *_table(("dataset", "images", "given", "kept", "precision", "recall"), rows), "",
     ]  # fmt: skip
 
 
@@ -319,6 +319,6 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is, on one line: names come from data sets."""
+    """Text that Markdown shows as it is, on one line: names come from datasets."""
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
     return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", line)

@@ -13,7 +13,7 @@ from pipeline.interop.run_rows import RunRows, Tally, relations_of, without_crow
 
 
 def write_hico(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
-    """Writes `annotations.json`, `verbs.json` and `objects.json` for each data set."""
+    """Writes `annotations.json`, `verbs.json` and `objects.json` for each dataset."""
     for dataset in rows.datasets() if "ingest" in rows.steps() else ():
         place = folder / dataset
         place.mkdir()

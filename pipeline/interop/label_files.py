@@ -1,4 +1,4 @@
-"""Writes the labels of a run for people who just want them: one JSON file by picture, and one Parquet file by label."""
+"""Writes the labels of a run for people who just want them: one JSON file by image, and one Parquet file by label."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _image(image: ImageRows, scores: Sequence[float]) -> dict[str, Any]:
 
 
 def _scores(run: Run) -> dict[tuple[str, int], list[float]]:
-    """The detector's scores by data set and image, in the order of the boxes; empty where boxes were annotated."""
+    """The detector's scores by dataset and image, in the order of the boxes; empty where boxes were annotated."""
     return {
         (partition.partition("/")[0], row["image_id"]): [box["score"] for box in row["boxes"]]
         for partition, artifact in run.artifacts("detect").items()

@@ -22,7 +22,7 @@ LOCAL_FILES = "/data/local-files/?d="
 
 
 def write_label_studio(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
-    """Writes `tasks.json` and the matching labelling interface `interface.xml` for each data set."""
+    """Writes `tasks.json` and the matching labelling interface `interface.xml` for each dataset."""
     for dataset in rows.datasets() if "ingest" in rows.steps() else ():
         place = folder / dataset
         place.mkdir()

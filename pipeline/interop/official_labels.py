@@ -18,7 +18,7 @@ from pipeline.runtime.stage import Rejected
 
 EXPECTED = "labels: a list of {image_id, dataset, objects: [...], relationships: [...]}"
 VISUAL_GENOME = "vg"
-"""Data set of elements that name none."""
+"""Dataset of elements that name none."""
 FIRST_IDS = {"coco2017": 10_000_000, "o365": 20_000_000}
 """The authors' first object and relationship id in each set."""
 _VG_RELATION = ("relationship_id", "predicate", "synsets", "subject_id", "object_id")
@@ -39,7 +39,7 @@ class LabelledImage:
 def read_element(entry: Any) -> LabelledImage | Rejected:
     """Converts an element to rows of `images` and `relations`, or to a reject if it names no image.
 
-    Object ids are local to the image. A missing data set means Visual Genome, whose relations without a confidence are
+    Object ids are local to the image. A missing dataset means Visual Genome, whose relations without a confidence are
     annotations. Drops relations of unknown boxes, keeps the highest confidence of duplicates, keeps self-pairs and
     clamps boxes at 0. Every such case becomes a reject.
     """
@@ -49,7 +49,7 @@ def read_element(entry: Any) -> LabelledImage | Rejected:
     dataset = entry.get("dataset", VISUAL_GENOME)
     rejects: list[Rejected] = []
     if not isinstance(dataset, str) or not DATASET.fullmatch(dataset):
-        rejects.append(Rejected(image_id, "data set unknown", shown(dataset)))
+        rejects.append(Rejected(image_id, "dataset unknown", shown(dataset)))
         dataset = VISUAL_GENOME
     split = entry.get("data_split")
     split = split if isinstance(split, str) and split else "train2017" if dataset == "coco2017" else "train"

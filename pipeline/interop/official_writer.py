@@ -1,4 +1,4 @@
-"""Writes those of the authors' files that a run has data for, in one folder per data set (docs/exchange.md)."""
+"""Writes those of the authors' files that a run has data for, in one folder per dataset (docs/exchange.md)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write_official(rows: RunRows, folder: Path, threshold: float, tally: Tally) 
 
 
 def write_vg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
-    """Writes each data set as a file in the layout of the authors' Visual Genome annotations."""
+    """Writes each dataset as a file in the layout of the authors' Visual Genome annotations."""
     for dataset in rows.datasets() if "ingest" in rows.steps() else ():
         writer = ElementWriter(VISUAL_GENOME)
         elements = (writer.vg_element(*element) for element in _elements(rows, dataset, threshold, tally, vg=True))

@@ -36,7 +36,7 @@ PRODUCER = "pkg:generic/rlip"
 
 @dataclass(frozen=True)
 class LineageTable:
-    """A table of a step, in one partition or in all: a data set in OpenLineage's terms."""
+    """A table of a step, in one partition or in all: a dataset in OpenLineage's terms."""
 
     namespace: str
     name: str

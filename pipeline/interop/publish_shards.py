@@ -206,7 +206,7 @@ def _put_tars(
 
 
 def _names(partitions: Sequence[str]) -> dict[str, str]:
-    """Partition → what its tars are called: data set and number, e.g. `coco-0003` for `coco/0003`."""
+    """Partition → what its tars are called: dataset and number, e.g. `coco-0003` for `coco/0003`."""
     names = {}
     for partition in partitions:
         dataset, _, number = partition.rpartition("/")

@@ -66,7 +66,7 @@ class ImageRows:
 
 
 class RunRows:
-    """The rows of a run, by data set. Relations are those that the run's shards keep, unless `all_scores` asks for every one."""
+    """The rows of a run, by dataset. Relations are those that the run's shards keep, unless `all_scores` asks for every one."""
 
     def __init__(self, run: Run, all_scores: bool = False) -> None:
         """Raises `FatalError` if the run has no step to export."""
@@ -84,7 +84,7 @@ class RunRows:
         return list(self._artifacts)
 
     def datasets(self) -> list[str]:
-        """Returns the data sets with rows of any step after `ingest`, or all ingested ones if there is no such step."""
+        """Returns the datasets with rows of any step after `ingest`, or all ingested ones if there is no such step."""
         made = [step for step in self._artifacts if step != "ingest"] or ["ingest"]
         return sorted({partition.split("/")[0] for step in made for partition in self._artifacts.get(step, ())})
 

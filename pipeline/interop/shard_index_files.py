@@ -51,7 +51,7 @@ def energon_files(tars: Mapping[str, pa.Table]) -> dict[str, bytes]:
     """Returns what Energon 7 needs to stream the tars as its split "train", with the members of a sample as they are.
 
     These are `.nv-meta/.info.json`, `split.yaml` and `dataset.yaml`, and a `.tar.idx` beside each tar. The `index.sqlite` that
-    `energon prepare` writes as well serves look-ups by key, e.g. of joined data sets, so it is left out.
+    `energon prepare` writes as well serves look-ups by key, e.g. of joined datasets, so it is left out.
     """
     counts = {tar: len(_first_members(index)) for tar, index in tars.items()}
     # Strings of JSON are strings of YAML, so that names need no quoting of their own.

@@ -1,4 +1,4 @@
-"""Audits captions: compares the triplets that they state with the relations that the data set itself gives."""
+"""Audits captions: compares the triplets that they state with the relations that the dataset itself gives."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CaptionAudit:
     stated: int
     """Triplets that the captions state."""
     judged: int
-    """Stated triplets whose nouns both name categories of the data set; the others have no box to compare with."""
+    """Stated triplets whose nouns both name categories of the dataset; the others have no box to compare with."""
     true: int
     """Judged triplets that a given relation of the image confirms."""
     given: int
@@ -47,7 +47,7 @@ class CaptionAudit:
 
 @dataclass
 class CaptionCount:
-    """Collects a `CaptionAudit` over the partitions of one data set."""
+    """Collects a `CaptionAudit` over the partitions of one dataset."""
 
     _images: list[tuple[list[str], set[Named], list[tuple[str, str, str]]]] = field(default_factory=list)
     _vocabulary: set[str] = field(default_factory=set)
@@ -69,7 +69,7 @@ class CaptionCount:
                 self._images.append((sorted(set(own)), named, stated.get(image_id, [])))
 
     def audit(self) -> CaptionAudit | None:
-        """Audits everything added so far; None when the data set gives no relations."""
+        """Audits everything added so far; None when the dataset gives no relations."""
         if not self._images:
             return None
         reader = _Nouns(sorted(self._vocabulary))
@@ -100,7 +100,7 @@ class _Nouns:
         return self._known[key]
 
     def known(self, noun: str) -> bool:
-        """Whether the noun means any category of the data set."""
+        """Whether the noun means any category of the dataset."""
         return bool(self.among(noun, self._vocabulary))
 
 

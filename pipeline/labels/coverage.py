@@ -1,4 +1,4 @@
-"""Measures what the labels of a data set miss: density, predicates of lists, tail, and precision by the pair's geometry."""
+"""Measures what the labels of a dataset miss: density, predicates of lists, tail, and precision by the pair's geometry."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class PredicateList:
 
 @dataclass(frozen=True)
 class LabelCoverage:
-    """What the kept labels of a data set cover and miss, over the images with boxes that stage `tag` has done."""
+    """What the kept labels of a dataset cover and miss, over the images with boxes that stage `tag` has done."""
 
     images: int
     kept: Density
@@ -69,7 +69,7 @@ class LabelCoverage:
 
 @dataclass
 class CoverageCount:
-    """Collects a `LabelCoverage` over the partitions of one data set; `choice` decides which labels are kept."""
+    """Collects a `LabelCoverage` over the partitions of one dataset; `choice` decides which labels are kept."""
 
     choice: ChoiceSettings
     overrides: Mapping[str, Overrides] = field(default_factory=dict)

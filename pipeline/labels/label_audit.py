@@ -1,4 +1,4 @@
-"""Audits labels: compares the tagger's labels and two baselines with the relations that the data set gives."""
+"""Audits labels: compares the tagger's labels and two baselines with the relations that the dataset gives."""
 
 from __future__ import annotations
 

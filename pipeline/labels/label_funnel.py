@@ -39,7 +39,7 @@ def images_with_boxes(run: Run) -> dict[str, Artifact]:
 
 
 def labelled_partitions(run: Run, step: str, datasets: Sequence[str]) -> dict[str, Artifact]:
-    """Partition → artifact of a step, for these data sets only. Of `ingest`, the images as `images_with_boxes` has them."""
+    """Partition → artifact of a step, for these datasets only. Of `ingest`, the images as `images_with_boxes` has them."""
     found = images_with_boxes(run) if step == "ingest" else run.artifacts(step)
     return {part: a for part, a in found.items() if part.split("/")[0] in datasets}
 
@@ -67,7 +67,7 @@ def require_same_boxes(ingested: Artifact, tagged: Artifact) -> None:
 def label_counts(
     run: Run, datasets: Sequence[str], choice: ChoiceSettings
 ) -> tuple[LabelFunnel, tuple[PredicateCount, ...]]:
-    """Counts the labels of these data sets, and their predicates with the most kept first."""
+    """Counts the labels of these datasets, and their predicates with the most kept first."""
     summed, settled = LabelTally(), overrides_of(run)
     for partition, found in partition_artifacts(run, datasets):
         summed.add(label_tally(found, choice, settled.get(partition)))
@@ -75,7 +75,7 @@ def label_counts(
 
 
 def partition_artifacts(run: Run, datasets: Sequence[str]) -> Iterator[tuple[str, LabelledPartition]]:
-    """Yields the partitions of these data sets. Each keeps its tables in memory for as long as it is used."""
+    """Yields the partitions of these datasets. Each keeps its tables in memory for as long as it is used."""
     steps = [labelled_partitions(run, step, datasets) for step in ("ingest", "caption", "parse", "tag")]
     for partition in dict.fromkeys(name for found in steps for name in found):
         there = (found.get(partition) for found in steps)

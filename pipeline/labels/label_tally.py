@@ -16,7 +16,7 @@ _KEPT, _GIVEN = "kept", "given"
 
 @dataclass(frozen=True)
 class LabelFunnel:
-    """Counts over the labelled data sets; None for stages that the run has not reached.
+    """Counts over the labelled datasets; None for stages that the run has not reached.
 
     Each level adds up: `images`, `captions` and `triplets` without their losses led to something at the next level
     (`grounded` triplets to candidates), `candidates` without losses plus `unproposed` are `scored`, and `scored` without
@@ -48,7 +48,7 @@ class LabelFunnel:
 
 @dataclass(frozen=True)
 class PredicateCount:
-    """How often a canonical predicate was kept, and how often the data sets themselves give it."""
+    """How often a canonical predicate was kept, and how often the datasets themselves give it."""
 
     predicate: str
     kept: int

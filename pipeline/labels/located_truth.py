@@ -1,4 +1,4 @@
-"""Judges labels on detected boxes by relations that are given between other boxes of the same pictures."""
+"""Judges labels on detected boxes by relations that are given between other boxes of the same images."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SAME_OBJECT = 0.5
 
 
 def located_agreement(images: pa.Table, kept: KeptLabels, given: pa.Table, least: float = SAME_OBJECT) -> Agreement:
-    """Compares the kept labels of `images` with the relations of `given`, a table of the same pictures (by `uri`).
+    """Compares the kept labels of `images` with the relations of `given`, a table of the same images (by `uri`).
 
     Each given box belongs to at most one detected box of its category: of all pairs with an IoU of at least `least`, those with
-    the highest come first. A relation of a box that no detection found can't be reached, but counts as true. Only pictures with
+    the highest come first. A relation of a box that no detection found can't be reached, but counts as true. Only images with
     given relations are judged. With `given` for `images`, this is the audit of labels on given boxes.
     """
     truths = {row["uri"]: row for row in given.to_pylist() if row["relations"]}

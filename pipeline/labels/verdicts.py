@@ -21,7 +21,7 @@ Box4 = tuple[float, float, float, float]
 
 Kind = Literal["accept", "reject", "wrong_pair", "wrong_predicate", "unsure", "undo"]
 """accept: the label is right. reject: it is wrong. wrong_pair: it holds of other boxes, which the verdict names.
-wrong_predicate: another predicate holds of the pair, which the verdict names. unsure: the picture does not tell.
+wrong_predicate: another predicate holds of the pair, which the verdict names. unsure: the image does not tell.
 undo: the reviewer takes back his last verdict on the relation that still stands."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.labels.label_audit import LabelScores
-from pipeline.report.arms import ArmScores, score_name, score_names, score_text
 from pipeline.report.figures import DatasetAudit, Figures
 from pipeline.report.formatting import sanitise, share, table
 from pipeline.report.step_costs import scored_estimate
 from pipeline.report.steps import Outcome, stage_rows
+from pipeline.report.variants import VariantScores, score_name, score_names, score_text
 from storage.runs import Run
 
 
@@ -29,12 +29,12 @@ def print_outcome(
     console.print(_stages(figures, outcome))
     if figures.unknown_captions:
         console.print(
-            f"{figures.unknown_captions:,} recorded captions ignored: no labelled data set contains their images"
+            f"{figures.unknown_captions:,} recorded captions ignored: no labelled dataset contains their images"
         )
     for audit in figures.audits:
         console.print(*_labels(audit, figures.choice), sep="\n")
-    if figures.arms:
-        console.print(_arms(figures.arms))
+    if figures.variants:
+        console.print(_variants(figures.variants))
     if figures.share_of_gain is not None:
         console.print(
             f"Pseudo-labels recover {figures.share_of_gain:.0%} of the gain of given relations over no relations."
@@ -116,7 +116,7 @@ def _stages(figures: Figures, outcome: Outcome) -> Table:
 def _labels(audit: DatasetAudit, choice: str) -> list[Any]:
     name = sanitise(audit.dataset)
     if not audit.has_truth:
-        return [Text(f"Labels of {name}: not audited, because the data set gives no relations to compare with")]
+        return [Text(f"Labels of {name}: not audited, because the dataset gives no relations to compare with")]
     printed: list[Any] = []
     if audit.labels is not None:
         made = table(
@@ -143,9 +143,11 @@ def _scores(scores: LabelScores) -> tuple[str, ...]:
     return (f"{scores.kept:,}", *map(share, values))
 
 
-def _arms(arms: tuple[ArmScores, ...]) -> Table:
-    names = score_names(arms)
+def _variants(variants: tuple[VariantScores, ...]) -> Table:
+    names = score_names(variants)
     made = table("Pre-training", "labels", "seeds", *(score_name(name) for name in names))
-    for arm in arms:
-        made.add_row(Text(arm.arm), str(arm.seeds), *(score_text(arm.scores.get(name)) for name in names))
+    for variant in variants:
+        made.add_row(
+            Text(variant.variant), str(variant.seeds), *(score_text(variant.scores.get(name)) for name in names)
+        )
     return made

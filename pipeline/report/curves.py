@@ -1,4 +1,4 @@
-"""Compares the trainings of several runs: one chart per metric, with a line for each training."""
+"""Compares the training runs of several runs: one chart per metric, with a line for each training."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Curves:
 
     title: str
     legend: tuple[tuple[str, str, int], ...]
-    """CSS classes, run and arm, and number of trainings (seeds), of each kind of line."""
+    """CSS classes, run and variant, and number of training runs (seeds), of each kind of line."""
     main: tuple[Chart, ...]
     others: tuple[Chart, ...]
 
@@ -41,13 +41,13 @@ class _Training:
 
     stage: str
     name: str
-    """Run and arm, which all seeds share."""
+    """Run and variant, which all seeds share."""
     seed: str
     metrics: dict[str, Series]
 
 
 def training_curves(runs: Sequence[Run]) -> list[Curves]:
-    """Returns the curves of all trainings of the runs, by kind of training. A run without any adds no line."""
+    """Returns the curves of all training runs of the runs, by kind of training. A run without any adds no line."""
     trainings = [training for run in runs for training in _trainings(run)]
     return [
         _curves(title, of_stage)
@@ -57,17 +57,17 @@ def training_curves(runs: Sequence[Run]) -> list[Curves]:
 
 
 def has_training(run: Run) -> bool:
-    """Whether a run has recorded the metrics of a training."""
+    """Whether a run has recorded the metrics of a training run."""
     return next(_trainings(run), None) is not None
 
 
 def _trainings(run: Run) -> Iterator[_Training]:
     for step in sorted((step for step in run.steps() if step.split(":")[0] in _STAGES), key=chain_order):
         stage, _, rest = step.partition(":")
-        arm, _, seed = rest.partition(":")
+        variant, _, seed = rest.partition(":")
         found = {each.name: each for artifact in run.artifacts(step).values() for each in series(artifact)}
         if found:
-            yield _Training(stage, f"{run.name}, {arm}" if arm else run.name, seed, found)
+            yield _Training(stage, f"{run.name}, {variant}" if variant else run.name, seed, found)
 
 
 def _curves(title: str, trainings: Sequence[_Training]) -> Curves:

@@ -18,11 +18,11 @@ from pipeline.evaluation.interactions import Integers, paired_pixel_iou
 from pipeline.evaluation.relations import Relations
 
 LONGEST_SIDE = 560
-"""Longest side of a picture in the page, in pixels."""
+"""Longest side of an image in the page, in pixels."""
 LISTED = 5
-"""Relations of each kind that are listed beside a picture."""
+"""Relations of each kind that are listed beside an image."""
 DRAWN = {"found": 3, "wrong": 1, "unfound": 3}
-"""Relations of each kind that are drawn, the surest first; more would hide the picture."""
+"""Relations of each kind that are drawn, the surest first; more would hide the image."""
 SAME_BOX = 0.5
 """IoU from which a box of the same name is drawn once."""
 
@@ -42,11 +42,11 @@ class EvaluatedImages:
     shares: bool = False
     """Whether boxes are shares of the image's sides instead of pixels"""
     longest_side: int = LONGEST_SIDE
-    """Of a picture, in pixels"""
+    """Of an image, in pixels"""
 
 
 class DrawnBox(NamedTuple):
-    """A box in pixels of the picture, with its name, which is written unless that of another box stands there."""
+    """A box in pixels of the image, with its name, which is written unless that of another box stands there."""
 
     name: str
     x: float
@@ -58,7 +58,7 @@ class DrawnBox(NamedTuple):
 
 
 class DrawnLine(NamedTuple):
-    """From the centre of a subject to that of its object, in pixels of the picture."""
+    """From the centre of a subject to that of its object, in pixels of the image."""
 
     x1: float
     y1: float
@@ -101,7 +101,7 @@ class Picture:
 
 
 def best_and_worst_pictures(images: EvaluatedImages, count: int) -> tuple[list[Picture], list[Picture]]:
-    """Returns pictures of the `count` best and worst images by the average precision within each."""
+    """Returns images of the `count` best and worst images by the average precision within each."""
     precision = image_precision(images.dissection)
     truths = np.bincount(images.dissection.truth.image, minlength=images.dissection.truth.images)
     chosen = best_and_worst(precision, truths, count)
@@ -110,7 +110,7 @@ def best_and_worst_pictures(images: EvaluatedImages, count: int) -> tuple[list[P
 
 
 def picture_of(images: EvaluatedImages, position: int, precision: float) -> Picture:
-    """Returns the picture of one image. An image that can't be read has its relations, but no drawing."""
+    """Returns the image of one image. An image that can't be read has its relations, but no drawing."""
     predicted, truth = images.dissection.predicted, images.dissection.truth
     predictions = np.flatnonzero(predicted.image == position)
     truths = np.flatnonzero(truth.image == position)

@@ -1,4 +1,4 @@
-"""Computes the figures of a run: the quality of labels, captions and arms, and counts per stage."""
+"""Computes the figures of a run: the quality of labels, captions and variants, and counts per stage."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pipeline.labels.label_audit import LabelAudit, LabelCount
 from pipeline.labels.label_funnel import LabelledPartition, label_tally, labelled_partitions, partition_artifacts
 from pipeline.labels.label_overrides import Overrides, overrides_of
 from pipeline.labels.label_tally import LabelFunnel, LabelTally, PredicateCount
-from pipeline.report.arms import ArmScores, arm_scores, share_of_gain
 from pipeline.report.steps import StepSummary, summaries
+from pipeline.report.variants import VariantScores, share_of_gain, variant_scores
 from pipeline.report.view import RunView
 from pipeline.runtime.stage import dataset_of
 from storage.digests import digest_json
@@ -32,7 +32,7 @@ _VERSION = 7
 
 @dataclass(frozen=True)
 class DatasetAudit:
-    """One labelled data set compared with its own given relations; both audits are None when it gives none.
+    """One labelled dataset compared with its own given relations; both audits are None when it gives none.
 
     `coverage` is None before any of its partitions is tagged.
     """
@@ -53,9 +53,9 @@ class Figures:
     labels: LabelFunnel
     predicates: tuple[PredicateCount, ...]
     audits: tuple[DatasetAudit, ...]
-    arms: tuple[ArmScores, ...]
+    variants: tuple[VariantScores, ...]
     unknown_captions: int | None
-    """Recorded captions of images that no labelled data set contains; they are ignored. None: not known."""
+    """Recorded captions of images that no labelled dataset contains; they are ignored. None: not known."""
     share_of_gain: float | None
     """Share of the gain in zero-shot mAP, of given relations over no relations, that pseudo-labels recover."""
     steps: tuple[StepSummary, ...]
@@ -69,21 +69,21 @@ class Figures:
 def compute_figures(
     run: Run, datasets: Sequence[str], choice: ChoiceSettings, unknown_captions: int | None = 0
 ) -> Figures:
-    """Computes the figures of a run. `datasets` are the labelled data sets; `choice` is what the shards keep."""
+    """Computes the figures of a run. `datasets` are the labelled datasets; `choice` is what the shards keep."""
     tally, settled = LabelTally(), overrides_of(run)
     audits = {dataset: _AuditCount(dataset, choice, settled) for dataset in datasets}
     for partition, found in partition_artifacts(run, datasets):
         tally.add(label_tally(found, choice, settled.get(partition)))
         audits[dataset_of(partition)].add(found)
-    arms = arm_scores(run)
+    variants = variant_scores(run)
     return Figures(
         choice=choice.in_words(),
         labels=tally.funnel(),
         predicates=tally.predicates(),
         audits=tuple(count.audit() for count in audits.values() if count.partitions),
-        arms=arms,
+        variants=variants,
         unknown_captions=unknown_captions,
-        share_of_gain=share_of_gain(arms),
+        share_of_gain=share_of_gain(variants),
         steps=tuple(summaries(run)),
     )
 
@@ -107,7 +107,7 @@ def figures_of(view: RunView) -> Figures:
 
 
 def count_unknown_captions(view: RunView) -> int | None:
-    """Counts recorded captions of images that no labelled data set contains; 0 when a model generates the captions.
+    """Counts recorded captions of images that no labelled dataset contains; 0 when a model generates the captions.
 
     None when the recordings are not on this machine, e.g. for a run that was pulled.
     """
@@ -131,7 +131,7 @@ def run_stamp(run: Run) -> str:
 
 
 class _AuditCount:
-    """Collects a `DatasetAudit` over the partitions of one data set."""
+    """Collects a `DatasetAudit` over the partitions of one dataset."""
 
     def __init__(self, dataset: str, choice: ChoiceSettings, settled: Mapping[str, Overrides]) -> None:
         self.partitions = 0

@@ -1,4 +1,4 @@
-"""Makes the galleries of a report: pictures that are chosen, saved to its folder, and laid out."""
+"""Makes the galleries of a report: images that are chosen, saved to its folder, and laid out."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Galleries:
 
     galleries: tuple[Gallery, ...]
     absent: Mapping[str, str]
-    """Data set → why none of its pictures is at hand"""
+    """Dataset → why none of its images is at hand"""
 
     @property
     def most_arrows(self) -> int:
-        """The highest number that a relation of any picture has."""
+        """The highest number that a relation of any image has."""
         return max((len(card.arrows) for gallery in self.galleries for card in gallery.cards), default=0)
 
     @property
@@ -44,7 +44,7 @@ class Galleries:
 
 
 def draw_galleries(view: RunView, count: int, seed: int, folder: Path) -> Galleries:
-    """Chooses the pictures of a run and saves them below `folder`. An image of both galleries is saved once."""
+    """Chooses the images of a run and saves them below `folder`. An image of both galleries is saved once."""
     chosen = choose_pictures(view.run, view.label_sets, view.choice, count, seed)
     datasets = {sample.row["dataset"] for each in chosen for sample in each.samples}
     absent = {dataset: reason for dataset in sorted(datasets) if (reason := _absence(view.image_folders, dataset))}
@@ -66,7 +66,7 @@ def draw_galleries(view: RunView, count: int, seed: int, folder: Path) -> Galler
 
 
 def highlights(arrows: int) -> str:
-    """Style rules by which a relation that is pointed at or focused stands out in list and picture, without a script."""
+    """Style rules by which a relation that is pointed at or focused stands out in list and image, without a script."""
     return "".join(_highlights(arrows))
 
 
@@ -78,9 +78,9 @@ def _highlights(arrows: int) -> Iterator[str]:
 
 
 def _absence(folders: Mapping[str, Path | str], dataset: str) -> str:
-    """Why no picture of a data set is at hand, or nothing where its folder is there."""
+    """Why no image of a dataset is at hand, or nothing where its folder is there."""
     if dataset not in folders:
-        return "the run does not know where the images of this data set lie"
+        return "the run does not know where the images of this dataset lie"
     fault = open_folder(folders[dataset]).fault()
     return fault and f"{fault} on this machine"
 

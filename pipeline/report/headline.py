@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pipeline.report.arms import DETECTION, ZERO_SHOT
 from pipeline.report.figures import Figures
+from pipeline.report.variants import DETECTION, ZERO_SHOT
 
 _COMPARED = {"naive": "naive matching", "none": "without relations"}
-"""Arm → its name beside the headline of arm "pseudo"; the first that a run has is the one to compare with."""
+"""Variant → its name beside the headline of variant "pseudo"; the first that a run has is the one to compare with."""
 
 
 def headline(figures: Figures) -> list[tuple[str, str, str]]:
@@ -24,9 +24,13 @@ def headline(figures: Figures) -> list[tuple[str, str, str]]:
             )
             value = f"{audit.labels.tagger.precision_at_recall:.2f}"
             tiles.append((value, f"precision at recall .8, {audit.dataset}", against))
-    scores = {arm.arm: arm.scores for arm in figures.arms if ZERO_SHOT in arm.scores}
+    scores = {variant.variant: variant.scores for variant in figures.variants if ZERO_SHOT in variant.scores}
     if "pseudo" in scores:
-        compared = (f"{words} {scores[arm][ZERO_SHOT].mean:.3f}" for arm, words in _COMPARED.items() if arm in scores)
+        compared = (
+            f"{words} {scores[variant][ZERO_SHOT].mean:.3f}"
+            for variant, words in _COMPARED.items()
+            if variant in scores
+        )
         boxes = f"detection AP50 {scores['pseudo'][DETECTION].mean:.3f}" if DETECTION in scores["pseudo"] else ""
         tiles.append((f"{scores['pseudo'][ZERO_SHOT].mean:.3f}", "zero-shot triplet mAP", next(compared, boxes)))
     if figures.share_of_gain is not None:

@@ -29,9 +29,9 @@ _BAR = 40
 
 @dataclass(frozen=True)
 class LabelView:
-    """The labels of a run. `scores`: counts per tenth of [0, 1]; `audits`: by data set that gives relations.
+    """The labels of a run. `scores`: counts per tenth of [0, 1]; `audits`: by dataset that gives relations.
 
-    `coverage`: by data set whose images the run has.
+    `coverage`: by dataset whose images the run has.
     """
 
     choice: str
@@ -70,7 +70,7 @@ class LabelView:
             parts += [_audited(dataset, self.audits[dataset], self.choice)] if dataset in self.audits else []
             parts += _covered(dataset, self.coverage[dataset]) if dataset in self.coverage else []
         if not self.audits:
-            parts.append(Group(Text("No audit: the labelled data sets give no relations to compare with")))
+            parts.append(Group(Text("No audit: the labelled datasets give no relations to compare with")))
         for part in parts:
             console.print()
             console.print(part)

@@ -1,4 +1,4 @@
-"""Draws the losses of a run's trainings: one figure for each kind of training, its losses told apart by name."""
+"""Draws the losses of a run's training runs: one figure for each kind of training, its losses told apart by name."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ TOTAL = "loss"
 
 @dataclass(frozen=True)
 class LossFigure:
-    """The losses of one kind of training as small multiples: the total, then the terms of each arm."""
+    """The losses of one kind of training as small multiples: the total, then the terms of each variant."""
 
     title: str
     total: Chart | None
     """The whole loss, with a line for each training."""
-    arms: tuple[tuple[str, str, int], ...]
-    """CSS class, arm ("" for a tagger), and number of trainings (seeds), of each kind of line in `total`."""
+    variants: tuple[tuple[str, str, int], ...]
+    """CSS class, variant ("" for a tagger), and number of training runs (seeds), of each kind of line in `total`."""
     terms: tuple[tuple[str, Chart], ...]
-    """Arm and its terms of the loss, with a line for each name and seed. All have the same axes."""
+    """Variant and its terms of the loss, with a line for each name and seed. All have the same axes."""
     names: tuple[tuple[str, str], ...]
     """CSS classes and name of each term."""
 
 
 @dataclass(frozen=True)
 class _Training:
-    arm: str
+    variant: str
     seed: str
     losses: dict[str, Series]
 
     def line(self, name: str, style: str) -> tuple[Line, Series]:
-        label = " ".join(filter(None, (name, self.arm, f"(seed {self.seed})" if self.seed else "")))
+        label = " ".join(filter(None, (name, self.variant, f"(seed {self.seed})" if self.seed else "")))
         return Line(label, style, "", float(self.losses[name].values[-1])), self.losses[name]
 
 
@@ -52,29 +52,31 @@ def loss_figures(run: Run) -> list[LossFigure]:
 def _trainings(run: Run, stage: str) -> list[_Training]:
     found = []
     for step in sorted((s for s in run.steps() if s.split(":")[0] == stage), key=chain_order):
-        arm, _, seed = step.partition(":")[2].partition(":")
+        variant, _, seed = step.partition(":")[2].partition(":")
         every = {each.name: each for artifact in run.artifacts(step).values() for each in series(artifact)}
         losses = {name: each for name, each in every.items() if name == TOTAL or name.startswith("loss_")}
-        found.append(_Training(arm, seed, losses))
+        found.append(_Training(variant, seed, losses))
     return found
 
 
 def _figure(title: str, trainings: Sequence[_Training]) -> LossFigure:
-    arms = Counter(training.arm for training in trainings)
-    totals = [training.line(TOTAL, f"arm-{training.arm}") for training in trainings if TOTAL in training.losses]
+    variants = Counter(training.variant for training in trainings)
+    totals = [training.line(TOTAL, f"variant-{training.variant}") for training in trainings if TOTAL in training.losses]
     names = sorted({name for training in trainings for name in training.losses} - {TOTAL})
     styles = {name: line_style(number) for number, name in enumerate(names)}
     within = [each for training in trainings for name, each in training.losses.items() if name in styles]
     terms = []
-    for arm in arms if names else ():
-        of_arm = [training for training in trainings if training.arm == arm]
-        lines = [training.line(name, styles[name]) for training in of_arm for name in names if name in training.losses]
+    for variant in variants if names else ():
+        of_variant = [training for training in trainings if training.variant == variant]
+        lines = [
+            training.line(name, styles[name]) for training in of_variant for name in names if name in training.losses
+        ]
         if lines:
-            terms.append((arm, lay_out("terms of the loss", lines, within)))
+            terms.append((variant, lay_out("terms of the loss", lines, within)))
     return LossFigure(
         title=title,
         total=lay_out("whole loss", totals) if totals else None,
-        arms=tuple((f"arm-{arm}", arm, seeds) for arm, seeds in arms.items()),
+        variants=tuple((f"variant-{variant}", variant, seeds) for variant, seeds in variants.items()),
         terms=tuple(terms),
         names=tuple((style, name.removeprefix("loss_").replace("_", " ")) for name, style in styles.items()),
     )

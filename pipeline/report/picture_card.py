@@ -1,4 +1,4 @@
-"""Lays out pictures of the report: boxes by role, numbered arrows, and names that keep out of each other's way.
+"""Lays out images of the report: boxes by role, numbered arrows, and names that keep out of each other's way.
 
 All lengths are in units of a thousandth of the picture's width, so that style sheets can size text and strokes.
 """
@@ -18,11 +18,11 @@ from pipeline.report.samples import Sample, ShownBox, ShownRelation
 WIDTH = 1000
 """Width of every drawing."""
 LONGEST_SIDE = 1280
-"""Longest side of the stored pictures, in pixels. Smaller images keep their size."""
+"""Longest side of the stored images, in pixels. Smaller images keep their size."""
 DRAWN = {"kept": 40, "dropped": 20, "missed": 20}
-"""Relations of each kind that a picture lists, at most; the others are counted."""
+"""Relations of each kind that an image lists, at most; the others are counted."""
 SHOWN = {"kept": 10, "dropped": 4, "missed": 4}
-"""Relations of each kind that are listed before the picture is enlarged."""
+"""Relations of each kind that are listed before the image is enlarged."""
 IN_ALT_TEXT = 12
 _ALONG = tuple(0.5 + side * step / 20 for step in range(9) for side in ((1, -1) if step else (1,)))
 """Places for an arrow's number as shares of its length, the middle first."""
@@ -77,12 +77,12 @@ class Arrow(NamedTuple):
     badge: tuple[float, float]
     """Centre of the number"""
     folded: bool
-    """Whether the relation is left out until the picture is enlarged"""
+    """Whether the relation is left out until the image is enlarged"""
 
 
 @dataclass(frozen=True)
 class Card:
-    """An image in the report. `file` is None when the picture is not at hand; `problem` then says why."""
+    """An image in the report. `file` is None when the image is not at hand; `problem` then says why."""
 
     anchor: str
     sample: Sample
@@ -101,7 +101,7 @@ class Card:
 
     @property
     def alt(self) -> str:
-        """What the picture shows, in words: its kept labels or, without any, its boxes."""
+        """What the image shows, in words: its kept labels or, without any, its boxes."""
         kept = self.of_kind("kept")
         said = [f"{a.relation.subject} {a.relation.predicate} {a.relation.object}" for a in kept[:IN_ALT_TEXT]]
         said = said or [box.name for box in self.sample.boxes[:IN_ALT_TEXT]]

@@ -1,4 +1,4 @@
-"""Chooses the pictures of a report: some drawn at random, so that they are typical, and the hardest beside them."""
+"""Chooses the images of a report: some drawn at random, so that they are typical, and the hardest beside them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXAMINED = 5000
 
 @dataclass(frozen=True)
 class PictureChoice:
-    """The pictures of one gallery, and a sentence that says how they were chosen and from how many."""
+    """The images of one gallery, and a sentence that says how they were chosen and from how many."""
 
     name: str
     title: str
@@ -28,7 +28,7 @@ class PictureChoice:
 def choose_pictures(
     run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int, seed: int
 ) -> list[PictureChoice]:
-    """Chooses `count` pictures at random and half as many of the hardest. Leaves out a gallery without pictures."""
+    """Chooses `count` images at random and half as many of the hardest. Leaves out a gallery without images."""
     chosen = [
         random_pictures(run, datasets, choice, count, seed),
         hardest_pictures(run, datasets, choice, count // 2, seed),
@@ -37,7 +37,7 @@ def choose_pictures(
 
 
 def random_pictures(run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int, seed: int) -> PictureChoice:
-    """Draws at most `count` images of the labelled data sets, each with the same chance.
+    """Draws at most `count` images of the labelled datasets, each with the same chance.
 
     The draw depends on the seed and the number of images in each partition alone, so every copy of a run has the same.
     """
@@ -73,7 +73,7 @@ def hardest_pictures(run: Run, datasets: Sequence[str], choice: ChoiceSettings, 
         of_which, what = (
             "images with given relations",
             (
-                "the most disagreements: kept labels that the data set does not give (✗) and given relations that were not "
+                "the most disagreements: kept labels that the dataset does not give (✗) and given relations that were not "
                 "kept (○)."
             ),
         )

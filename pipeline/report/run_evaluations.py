@@ -1,4 +1,4 @@
-"""Pages of a run's evaluations: one for each arm, of its first seed, made from the detections that the step kept."""
+"""Pages of a run's evaluations: one for each variant, of its first seed, made from the detections that the step kept."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from storage.runs import Run
 PICTURES = 3
 """Pictures of the best and of the worst images at most."""
 LONGEST_SIDE = 400
-"""Longest side of these pictures, in pixels."""
+"""Longest side of these images, in pixels."""
 _VERSION = 1
 """Incremented whenever the page of the same evaluation would look different."""
 _DETECTIONS = "detections.parquet"
@@ -43,9 +43,9 @@ _DETECTIONS = "detections.parquet"
 
 @dataclass(frozen=True)
 class RunEvaluation:
-    """The page of an arm's evaluation, beside the report, or the reason why there is none."""
+    """The page of a variant's evaluation, beside the report, or the reason why there is none."""
 
-    arm: str
+    variant: str
     step: str
     file: str | None
     problem: str
@@ -54,13 +54,13 @@ class RunEvaluation:
 def write_run_evaluations(
     view: RunView, folder: Path, earlier: Path | None, pictures: int = PICTURES
 ) -> tuple[RunEvaluation, ...]:
-    """Writes a page and Markdown for each arm to `folder`. Those of the same evaluations are taken over from `earlier`, if given.
+    """Writes a page and Markdown for each variant to `folder`. Those of the same evaluations are copied from `earlier`.
 
-    An arm whose detections can't be shown, e.g. since its images were replaced, has a problem instead.
+    A variant whose detections can't be shown, e.g. since its images were replaced, has a problem instead.
     """
     pages = []
-    for arm, (step, artifact) in _first_seeds(view.run).items():
-        page, markdown = folder / f"{arm}.html", folder / f"{arm}.md"
+    for variant, (step, artifact) in _first_seeds(view.run).items():
+        page, markdown = folder / f"{variant}.html", folder / f"{variant}.md"
         shown = min(pictures, PICTURES)
         stamp = digest_json([_VERSION, view.run.name, artifact.key, sorted(view.run.keys("ingest").values()), shown])
         folder.mkdir(exist_ok=True)
@@ -71,16 +71,16 @@ def write_run_evaluations(
             try:
                 summary, images = _evaluation(view, step, artifact)
             except (PipelineError, ValueError, OSError) as error:
-                pages.append(RunEvaluation(arm, step, None, str(error)))
+                pages.append(RunEvaluation(variant, step, None, str(error)))
                 continue
             write_evaluation_page(summary, page, images if shown else None, shown, home="../index.html", stamp=stamp)
             write_atomic(markdown, evaluation_markdown(summary).encode())
-        pages.append(RunEvaluation(arm, step, f"{folder.name}/{page.name}", ""))
+        pages.append(RunEvaluation(variant, step, f"{folder.name}/{page.name}", ""))
     return tuple(pages)
 
 
 def _first_seeds(run: Run) -> dict[str, tuple[str, Artifact]]:
-    """Arm → the step of its first seed, with its artifact, where that kept its detections."""
+    """Variant → the step of its first seed, with its artifact, where that kept its detections."""
     steps = [step for step in run.steps() if run.stage(step) == "evaluate"]
     found: dict[str, tuple[str, Artifact]] = {}
     for step in sorted(steps, key=lambda step: (len(step), step)):
@@ -123,7 +123,7 @@ def _evaluation(view: RunView, step: str, artifact: Artifact) -> tuple[Evaluatio
     def read(position: int) -> Image:
         row = rows[positions[position]]
         if row["dataset"] not in view.image_folders:
-            raise BadImage("the run does not know where the images of this data set lie", row["dataset"])
+            raise BadImage("the run does not know where the images of this dataset lie", row["dataset"])
         return read_image(locate_image(view.image_folders, row))
 
     titles = [truth.uris[position] for position in positions]

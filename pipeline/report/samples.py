@@ -61,12 +61,12 @@ class Sample:
 
     @property
     def is_judged(self) -> bool:
-        """Whether the data set gives relations of this image, so that labels can be held against them."""
+        """Whether the dataset gives relations of this image, so that labels can be held against them."""
         return bool(self.row["relations"])
 
     @property
     def disagreements(self) -> int:
-        """Kept labels that the data set does not give, plus given relations that were not kept."""
+        """Kept labels that the dataset does not give, plus given relations that were not kept."""
         return sum(label.right is False for label in self.kept) + len(self.missed)
 
     @property
@@ -79,7 +79,7 @@ class Sample:
 def read_samples(
     run: Run, datasets: Sequence[str], choice: ChoiceSettings, rows: Mapping[str, Collection[int]] | None = None
 ) -> Iterator[Sample]:
-    """Yields images of the labelled data sets, in the order of partitions and rows.
+    """Yields images of the labelled datasets, in the order of partitions and rows.
 
     `rows`: partition → places of rows in its table of images; None: every image.
     """

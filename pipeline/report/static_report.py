@@ -1,4 +1,4 @@
-"""Writes the static report: a folder with one page and its pictures, readable without network access or scripts."""
+"""Writes the static report: a folder with one page and its images, readable without network access or scripts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.report.arms import score_name, score_names, score_text
 from pipeline.report.charts import predicate_bars
 from pipeline.report.curves import training_curves
 from pipeline.report.figures import figures_of, run_stamp
@@ -35,6 +34,7 @@ from pipeline.report.report_folder import (
 from pipeline.report.run_evaluations import RunEvaluation, write_run_evaluations
 from pipeline.report.step_costs import ESTIMATE, scored_estimate
 from pipeline.report.steps import Outcome, stage_rows
+from pipeline.report.variants import score_name, score_names, score_text
 from pipeline.report.view import RunView
 from storage.atomic import atomic_folder
 from storage.digests import digest_json
@@ -61,8 +61,8 @@ def write_report(
 ) -> Path:
     """Writes the report of a run to `folder` and returns the path of its page.
 
-    `samples` pictures are drawn at random with `seed`. A run that computed nothing keeps an existing report of the same
-    artifacts, if it is whole. `written` is the date in the page header. The trainings of the runs `against` are drawn
+    `samples` images are drawn at random with `seed`. A run that computed nothing keeps an existing report of the same
+    artifacts, if it is whole. `written` is the date in the page header. The training runs of the runs `against` are drawn
     together with its own. Raises `FatalError` when `folder` holds anything but a report of this store, or cannot be written.
     """
     page = folder / "index.html"
@@ -120,7 +120,7 @@ def _render(
             figures=figures,
             frequent=FREQUENT,
             headline=headline(figures),
-            scores=score_names(figures.arms),
+            scores=score_names(figures.variants),
             evaluations=evaluations,
             stages=stage_rows(figures.steps, outcome),
             estimated=scored_estimate(view.run),

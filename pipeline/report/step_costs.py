@@ -16,17 +16,17 @@ ESTIMATE = "estimate"
 
 @dataclass(frozen=True)
 class StepCost:
-    """What a step cost. Images are those that it processed; a training counts an image once for each time that it sees it."""
+    """What a step cost. Images are those that it processed; a training run counts an image once for each time that it sees it."""
 
     step: str
     images: int
     seconds_per_image: float
     """Compute time, summed over workers."""
     bytes_per_image: float | None
-    """Size of the artifacts; None for a step over whole data sets, whose size does not follow from the images."""
+    """Size of the artifacts; None for a step over whole datasets, whose size does not follow from the images."""
     hosts: tuple[str, ...]
     devices: tuple[str, ...]
-    """Devices of trainings, as their manifests tell; other stages tell none."""
+    """Devices of training runs, as their manifests tell; other stages tell none."""
     settings: Mapping[str, Any]
     """The row settings of its first artifact."""
 

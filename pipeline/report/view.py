@@ -21,11 +21,11 @@ class RunView:
 
     run: Run
     label_sets: tuple[str, ...]
-    """Data sets that were captioned and tagged."""
+    """Datasets that were captioned and tagged."""
     choice: ChoiceSettings
     """Which labels the shards keep."""
     captioning: CaptionSettings
     image_folders: Mapping[str, Path | str]
-    """Data set → location of its images."""
+    """Dataset → location of its images."""
     recipe: Mapping[str, Any]
     """The recipe of the last execution as JSON values, for display; empty for imported labels."""

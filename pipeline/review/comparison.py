@@ -84,7 +84,7 @@ class Comparison:
 
 
 def _with_images(relations: pa.Table, images: pa.Table) -> pa.Table:
-    """The labels with their images' data set and id."""
+    """The labels with their images' dataset and id."""
     rows = np.asarray(relations["image"])
     described = images.select(["dataset", "image_id"]).take(pa.array(rows))
     return relations.append_column("dataset", described["dataset"]).append_column("image_id", described["image_id"])

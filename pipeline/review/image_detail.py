@@ -58,7 +58,7 @@ class Unscored:
 
 @dataclass(frozen=True)
 class ImageDetail:
-    """One image of a run. `boxes`: rows of the image's boxes. `given`: relations of the data set, by indices of boxes."""
+    """One image of a run. `boxes`: rows of the image's boxes. `given`: relations of the dataset, by indices of boxes."""
 
     number: int
     dataset: str

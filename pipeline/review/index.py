@@ -229,7 +229,7 @@ class ReviewIndex:
             cursor.commit()
 
     def _partitions(self) -> dict[str, PartitionArtifacts]:
-        """Partition → artifacts, of the data sets that are labelled, in a stable order."""
+        """Partition → artifacts, of the datasets that are labelled, in a stable order."""
         run = self.view.run
         images, ingested = images_with_boxes(run), run.artifacts("ingest")
         captions, triplets, tagged = (run.artifacts(step) for step in ("caption", "parse", "tag"))

@@ -22,9 +22,9 @@ class PredicateFacts:
     scored: int
     kept: int
     given: int
-    """How often the data sets give it."""
+    """How often the datasets give it."""
     precision: float | None
-    """Share of the kept labels that the data set gives, where it gives any for their image."""
+    """Share of the kept labels that the dataset gives, where it gives any for their image."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class LabelFacts:
     """Those with the most kept labels first."""
     scores: BinnedLabels
     audits: tuple[ScoreAudit, ...]
-    """One for each data set that gives relations."""
+    """One for each dataset that gives relations."""
     density: tuple[int, ...]
     """Images by their number of kept labels, from 0 to `MOST_AN_IMAGE`."""
     quarantined: frozenset[str]

@@ -59,7 +59,7 @@ class Label:
 
     @property
     def region(self) -> tuple[int, int, int, int]:
-        """The part of the picture that shows both boxes with context: x, y, width, height in pixels, 2:1 where it can be."""
+        """The part of the image that shows both boxes with context: x, y, width, height in pixels, 2:1 where it can be."""
         left = min(self.subject_box[0], self.object_box[0])
         top = min(self.subject_box[1], self.object_box[1])
         right = max(self.subject_box[0] + self.subject_box[2], self.object_box[0] + self.object_box[2])

@@ -58,7 +58,7 @@ class Listing:
     def images(self, search: Search, start: int, size: int) -> Page:
         """The numbers of `size` images from `start` on that have a label which the search finds.
 
-        A search without conditions on labels finds images without labels, too. Images come in the order of the data sets.
+        A search without conditions on labels finds images without labels, too. Images come in the order of the datasets.
         """
         about_images = search.model_copy(update={"order": "score", "seed": 0})
         where, _ = search.conditions()

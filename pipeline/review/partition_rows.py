@@ -68,7 +68,7 @@ RELATIONS = pa.schema(
 """`place` is the label's index among its image's; `subject` and `object` index the image's boxes, whose sides are in pixels.
 `predicate` is canonical. `probability` is the calibrated score, or the score where there is none. `confidence` decides
 whether a label is kept. `number` is a kept label's place in random audits (`pipeline/labels/audit_sample.py`). `correct`
-says whether the data set gives this relation; null for images without given relations."""
+says whether the dataset gives this relation; null for images without given relations."""
 
 QUARANTINED = pa.schema(
     [

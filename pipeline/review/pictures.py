@@ -1,4 +1,4 @@
-"""The pictures that the page shows: whole images and parts of them, decoded by the pipeline's rules and written as JPEG."""
+"""The images that the page shows: whole images and parts of them, decoded by the pipeline's rules and written as JPEG."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Region = tuple[int, int, int, int]
 _Key = tuple[str, str, Region | None, int]
 
 LONGEST = 1600
-"""Longest side in pixels of a picture that is sent."""
+"""Longest side in pixels of an image that is sent."""
 CHIP = 360
-"""Longest side in pixels of a part of a picture."""
+"""Longest side in pixels of a part of an image."""
 _DECODED = 24
 """Decoded images kept: a screenful of labels often shows one image several times."""
 _SENT_BYTES = 48 << 20
@@ -32,7 +32,7 @@ class NoPicture(Exception):
 
 
 class Pictures:
-    """Pictures of the data sets of a run. `folders`: data set → location of its images. Safe for use by several threads."""
+    """Pictures of the datasets of a run. `folders`: dataset → location of its images. Safe for use by several threads."""
 
     def __init__(self, folders: Mapping[str, Path | str]) -> None:
         self._folders = folders

@@ -58,7 +58,7 @@ class BinnedLabels:
 
 @dataclass(frozen=True)
 class ScoreAudit:
-    """The labels of a data set beside the relations that it gives, on the images that have any.
+    """The labels of a dataset beside the relations that it gives, on the images that have any.
 
     Curves have one point for each bin of the score, where those of `LabelAudit` have one for each score.
     """
@@ -92,12 +92,12 @@ class ScoreAudit:
 
     @property
     def right(self) -> int:
-        """Those that the data set gives."""
+        """Those that the dataset gives."""
         return int(self.facts.numbers[:, 1, 1].sum())
 
     @property
     def precision(self) -> float | None:
-        """Share of the kept labels that the data set gives."""
+        """Share of the kept labels that the dataset gives."""
         return self.right / self.kept if self.kept else None
 
     @property
@@ -107,7 +107,7 @@ class ScoreAudit:
 
     @property
     def naive_precision(self) -> float | None:
-        """Share of the proposed labels that the data set gives."""
+        """Share of the proposed labels that the dataset gives."""
         return self.reachable / self.proposed if self.proposed else None
 
     @property

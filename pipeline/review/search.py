@@ -58,7 +58,7 @@ class Search(BaseModel):
     reason: _Name = ""
     """Why a label is not kept."""
     correct: Literal["", "yes", "no", "unknown"] = ""
-    """Whether the data set gives the relation."""
+    """Whether the dataset gives the relation."""
     disagree: Literal["", "naive", "tagger", "only here", "kept here", "kept there"] = ""
     """naive: proposed by matching, refused by the tagger; tagger: kept though no caption proposes it; others: between runs."""
     reviewed: Literal["", "yes", "no"] = ""

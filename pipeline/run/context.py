@@ -53,7 +53,7 @@ class RunContext:
 
     @property
     def sources(self) -> list[DataSource]:
-        """The data sets that the steps need, with absolute paths."""
+        """The datasets that the steps need, with absolute paths."""
         return [self.recipe.data.source(name) for name in self.steps[0].datasets]
 
     @property

@@ -1,4 +1,4 @@
-"""The chain as a list of steps: each with a stage, its settings, its data sets and the steps that it reads."""
+"""The chain as a list of steps: each with a stage, its settings, its datasets and the steps that it reads."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from storage.errors import FatalError, did_you_mean
 
 @dataclass(frozen=True)
 class Step:
-    """A stage at its place in the chain. `name` is the stage's name, followed by arm and seed where there are several."""
+    """A stage at its place in the chain. `name` is the stage's name, followed by variant and seed where there are several."""
 
     name: str
     stage: type[Stage]
     settings: Settings
     datasets: tuple[str, ...] = ()
-    """Data sets whose partitions the step covers; empty for a whole-set stage."""
+    """Datasets whose partitions the step covers; empty for a whole-set stage."""
     reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Table → the steps that write it. A partition reads the partition of the same name, of the last step that covers its data
     set; a whole-set stage reads all."""
     uses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Table → the steps whose whole artifacts the stage is opened with."""
     from_datasets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """For a whole-set stage: table → data sets. Only partitions of these data sets are read."""
+    """For a whole-set stage: table → datasets. Only partitions of these datasets are read."""
 
     after: tuple[str, ...] = ()
     """Steps that must have passed before, although nothing that they write is read."""
@@ -66,15 +66,15 @@ def build_steps(recipe: Recipe) -> list[Step]:
     steps = [Step("ingest", IngestStage, recipe.ingest_settings(), datasets=ingested)]
     if bare := data.without_boxes:
         steps.append(Step("detect", DetectStage, recipe.detect, datasets=bare, reads={"images": ("ingest",)}))
-    arms = recipe.pretrain.arms
+    variants = recipe.pretrain.variants
     if data.test:
         images = {"images": ("ingest",)}
         steps.append(Step("fingerprint", FingerprintStage, Settings(), datasets=data.test, reads=images))
-    if not arms or any(arm in FROM_CAPTIONS for arm in arms):
+    if not variants or any(variant in FROM_CAPTIONS for variant in variants):
         steps += _labelling(recipe)
     tagged = any(step.stage is TagStage for step in steps)
     packed = recipe.packs_labels and (tagged or recipe.shard.labels not in FROM_CAPTIONS)
-    if (split := recipe.split_settings()) is not None and (arms or packed):
+    if (split := recipe.split_settings()) is not None and (variants or packed):
         trained = tuple(dict.fromkeys((*data.label, *data.mix)))
         reads = {"images": ("ingest",)}
         steps.append(Step("split", SplitStage, split, reads=reads, from_datasets={"images": trained}))
@@ -82,19 +82,19 @@ def build_steps(recipe: Recipe) -> list[Step]:
         steps.append(_shards(recipe, recipe.shard.labels, data.label, labels=recipe.shard.labels))
     if data.mix:
         steps.append(_shards(recipe, "mix", data.mix, labels="given"))
-    for arm in arms:
-        steps += _arm(recipe, arm)
+    for variant in variants:
+        steps += _variant(recipe, variant)
     return steps if recipe.run.until is None else _needed(recipe, steps, recipe.run.until)
 
 
 def _file(setting: str, named: str | Path) -> str | Path:
     """The file that a setting names: sample weights by their name, and weights to start from by their folder."""
     path = SAMPLE_WEIGHTS.get(str(named), named)
-    return Path(path, MODEL) if setting.endswith(".initial") and Path(path).is_dir() else path
+    return Path(path, MODEL) if setting.endswith(".pretrained") and Path(path).is_dir() else path
 
 
 def _needed(recipe: Recipe, steps: Sequence[Step], last: str) -> list[Step]:
-    """The steps of stage `last` and the steps that they need, over the data sets that they need.
+    """The steps of stage `last` and the steps that they need, over the datasets that they need.
 
     Raises `FatalError` when the recipe has no such step.
     """
@@ -116,7 +116,7 @@ def _needed(recipe: Recipe, steps: Sequence[Step], last: str) -> list[Step]:
 
 
 def _labelling(recipe: Recipe) -> list[Step]:
-    """The steps from images to scored relations, or to triplets if there is no data set to train a tagger on."""
+    """The steps from images to scored relations, or to triplets if there is no dataset to train a tagger on."""
     data, images = recipe.data, _boxed(recipe)
     steps = [
         Step("caption", CaptionStage, recipe.caption_settings(), datasets=data.label, reads={"images": images}),
@@ -152,7 +152,7 @@ def _tagger(recipe: Recipe) -> list[Step]:
 
 
 def _shards(recipe: Recipe, use: str, datasets: tuple[str, ...], labels: str) -> Step:
-    """The step that packs data sets to pre-train on, without the images of the evaluation sets unless these are allowed."""
+    """The step that packs datasets to pre-train on, without the images of the evaluation sets unless these are allowed."""
     reads = {"images": _boxed(recipe) if datasets == recipe.data.label else ("ingest",)}
     if labels in FROM_CAPTIONS:
         reads["relations"] = ("tag",)
@@ -178,25 +178,25 @@ def _pretraining(
     return replace(step, reads=reads, from_datasets={"images": recipe.data.test})
 
 
-def _arm(recipe: Recipe, arm: str) -> list[Step]:
-    """The steps of one arm: shards of one kind of label, then pre-training on them and evaluation, once per seed."""
-    packed = _shards(recipe, arm, recipe.data.label, labels=arm)
+def _variant(recipe: Recipe, variant: str) -> list[Step]:
+    """The steps of one variant: shards of one kind of label, then pre-training on them and evaluation, once per seed."""
+    packed = _shards(recipe, variant, recipe.data.label, labels=variant)
     steps, shards = [packed], (packed.name, "shard:mix") if recipe.data.mix else (packed.name,)
     checked: tuple[str, ...] = ()
     if recipe.data.test:
         compared = OverlapSettings(
             distance=recipe.shard.near_duplicates,
             allow=recipe.pretrain.allow_overlap,
-            initial=recipe.pretrain.settings.initial,
+            pretrained=recipe.pretrain.settings.pretrained,
             store=recipe.store,
         )
         reads = {"shards": shards, "fingerprints": ("fingerprint",)}
-        steps.append(Step(f"overlap:{arm}", OverlapStage, compared, reads=reads))
-        checked = (f"overlap:{arm}",)
+        steps.append(Step(f"overlap:{variant}", OverlapStage, compared, reads=reads))
+        checked = (f"overlap:{variant}",)
     for seed in recipe.pretrain.seeds:
-        suffix = arm if len(recipe.pretrain.seeds) == 1 else f"{arm}:{seed}"
+        suffix = variant if len(recipe.pretrain.seeds) == 1 else f"{variant}:{seed}"
         pretrain, settings = f"pretrain:{suffix}", recipe.pretrain.settings.reseeded(seed)
-        if arm == "none" and not recipe.data.mix:  # there is no predicate to learn
+        if variant == "none" and not recipe.data.mix:  # there is no predicate to learn
             settings = settings.model_copy(update={"loss": settings.loss.model_copy(update={"predicates": 0.0})})
         steps.append(_pretraining(recipe, pretrain, settings, shards, checked))
         if recipe.data.test:

@@ -150,7 +150,7 @@ def _weights(context: RunContext) -> Iterator[Finding]:
 
 
 def _trackers(context: RunContext) -> Iterator[Finding]:
-    """Find the packages that trainings write their values with."""
+    """Find the packages that training runs write their values with."""
     for step in context.steps:
         if isinstance(step.settings, TrainingSettings):
             try:

@@ -35,7 +35,7 @@ BENCHMARKS = (
 """What docs/benchmarks.md states per image. All of it was measured on CPUs."""
 GPU = "A100-SXM4-80GB"
 UTILISATION = 0.3
-"""The GPU, and the share of what it can do, that a training is assumed to have where none was measured."""
+"""The GPU, and the share of what it can do, that a training run is assumed to have where none was measured."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class StepEstimate:
 
     step: str
     images: int | None
-    """Images to process; a training counts an image once for each time that it sees it."""
+    """Images to process; a training run counts an image once for each time that it sees it."""
     seconds: float | None
     """Compute time, summed over workers."""
     wall: float | None
-    """Seconds with all workers busy. A step over whole data sets runs once, as it did where it was measured."""
+    """Seconds with all workers busy. A step over whole datasets runs once, as it did where it was measured."""
     bytes: float | None
     on_gpu: bool
-    """Whether it was measured on a GPU, or is estimated for one. Only trainings tell."""
+    """Whether it was measured on a GPU, or is estimated for one. Only training runs tell."""
     basis: str
     """Where the figures come from, or why there are none."""
     measured_images: int | None = None
@@ -70,7 +70,7 @@ class Estimate:
     run: str
     steps: tuple[StepEstimate, ...]
     labelled: int | None
-    """Images of the data sets to label that are still to be captioned or tagged, whichever is more."""
+    """Images of the datasets to label that are still to be captioned or tagged, whichever is more."""
     kept_per_image: float | None
     """Kept relations per packed image of the earlier run."""
     price_per_hour: float | None
@@ -217,9 +217,9 @@ def _images_assumed(planner: Planner, images: int) -> dict[str, int]:
 
 
 def _of_whole(step: Step, sizes: Mapping[str, int], steps: Sequence[Step]) -> int | None:
-    """Images that a step over whole data sets processes; None where they do not follow from the recipe.
+    """Images that a step over whole datasets processes; None where they do not follow from the recipe.
 
-    A training sees at most all images of the data sets whose shards it reads. Those of unknown size are not counted.
+    A training sees at most all images of the datasets whose shards it reads. Those of unknown size are not counted.
     """
     settings = step.settings
     if isinstance(settings, TrainingSettings):
@@ -240,12 +240,12 @@ def _kept_per_image(run: Run) -> float | None:
 
 
 def _trained_on(step: Step, steps: Sequence[Step]) -> set[str]:
-    """The data sets whose shards a training reads."""
+    """The datasets whose shards a training reads."""
     return {name for each in steps if each.name in step.reads["shards"] for name in each.datasets}
 
 
 def with_trainings(made: Estimate, context: RunContext, images: int | None) -> Estimate:
-    """Estimates the trainings that were never measured from the operations of their networks, on `UTILISATION` of a `GPU`.
+    """Estimates the training runs that were never measured from the operations of their networks, on `UTILISATION` of a `GPU`.
 
     `images`: as for `estimate`. It takes some seconds for each network.
     """
@@ -266,7 +266,7 @@ def with_trainings(made: Estimate, context: RunContext, images: int | None) -> E
 
 
 def _by_flops(row: StepEstimate, images: int, settings: TrainingSettings, unknown: Sequence[str]) -> StepEstimate:
-    """`unknown`: data sets whose images are not counted, since nobody knows their number."""
+    """`unknown`: datasets whose images are not counted, since nobody knows their number."""
     from pipeline.training.tracking.peak import known_peak
     from pipeline.training.view_flops import view_flops
 
@@ -281,4 +281,4 @@ def _by_flops(row: StepEstimate, images: int, settings: TrainingSettings, unknow
         "not measured"
     )
     basis += f"; without the images of {', '.join(unknown)}" if unknown else ""
-    return replace(row, seconds=seconds, wall=seconds / (settings.processes * settings.hosts), on_gpu=True, basis=basis)
+    return replace(row, seconds=seconds, wall=seconds / (settings.processes * settings.nodes), on_gpu=True, basis=basis)

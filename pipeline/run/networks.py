@@ -95,7 +95,7 @@ def _files(step: Step) -> list[Any]:
 
 
 def _trained(settings: Any) -> str:
-    """Builds the network of a training. Raises `FatalError` when it can't be built, or can't start from its weights."""
+    """Builds the network of a training run. Raises `FatalError` when it can't be built, or can't start from its weights."""
     import torch
 
     from models.fewer_pairs import fits_fewer_pairs
@@ -111,28 +111,28 @@ def _trained(settings: Any) -> str:
     own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     _require_devices(settings)
     name = settings.network["backbone"]
-    if settings.initial is None:
+    if settings.pretrained is None:
         return f"{type(network).__name__} with {name}, from random weights"
     try:
-        given = read_shapes(settings.initial)
+        given = read_shapes(settings.pretrained)
     except (OSError, WeightsError) as error:
         way = "convert some with `rlip weights import` (docs/training_recipes.md)"
-        raise FatalError(f"initial: {error}{f'; {way}' if isinstance(error, FileNotFoundError) else ''}") from error
+        raise FatalError(f"pretrained: {error}{f'; {way}' if isinstance(error, FileNotFoundError) else ''}") from error
     differing = [each for each in own if each in given and given[each] != own[each]]
     wrong = [each for each in differing if not fits_fewer_pairs(each, given[each], own[each])]
     if wrong:
         raise FatalError(
-            f"initial = {settings.initial}: {len(wrong)} entries have other shapes, e.g. {wrong[0]} {given[wrong[0]]}, where the "
-            f"network has {own[wrong[0]]}; use weights of the same sizes, or change `network`"
+            f"pretrained = {settings.pretrained}: {len(wrong)} entries have other shapes, e.g. {wrong[0]} {given[wrong[0]]}, "
+            f"where the network has {own[wrong[0]]}; use weights of the same sizes, or change `network`"
         )
     taken = len(own.keys() & given.keys())
     if not taken:
         raise FatalError(
-            f"initial = {settings.initial}: none of its {len(given)} entries belongs to this network; convert official weights "
-            "with `rlip weights import`"
+            f"pretrained = {settings.pretrained}: none of its {len(given)} entries belongs to this network; convert "
+            "official weights with `rlip weights import`"
         )
     rest = ", the others random" if taken < len(own) else ""
-    return f"{type(network).__name__} with {name}; {taken} of {len(own)} entries from {settings.initial}{rest}"
+    return f"{type(network).__name__} with {name}; {taken} of {len(own)} entries from {settings.pretrained}{rest}"
 
 
 def _require_devices(settings: Any) -> None:

@@ -62,7 +62,7 @@ class Planner:
     def plan(self, step: Step, without: Collection[str] = ()) -> StepPlan:
         """Look up every partition of `step` but those `without`, whose inputs are not made yet.
 
-        Raises `FatalError` for settings or data that can't work, and for a step over whole data sets that reads a partition
+        Raises `FatalError` for settings or data that can't work, and for a step over whole datasets that reads a partition
         which failed a check.
         """
         if blocked := self.blocked(step):
@@ -155,7 +155,7 @@ class Planner:
         }
 
     def _other_sets(self, step: Step) -> dict[str, str]:
-        """Partition → key, for data sets that this partial run (`run.until`) does not touch. They stay in the record."""
+        """Partition → key, for datasets that this partial run (`run.until`) does not touch. They stay in the record."""
         if self.context.recipe.run.until is None:
             return {}
         known = {source.name for source in self.context.recipe.data.sources}.difference(step.datasets)
@@ -230,7 +230,7 @@ class Planner:
                     yield Partition(name, (), ""), inputs
 
     def _writer(self, steps: tuple[str, ...], partition: str) -> str:
-        """Which of the steps that write a table has a partition's: the last one that covers its data set."""
+        """Which of the steps that write a table has a partition's: the last one that covers its dataset."""
         if len(steps) == 1:
             return steps[0]
         covered = {step.name: step.datasets for step in self.context.steps}

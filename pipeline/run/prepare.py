@@ -49,7 +49,7 @@ def read_annotations(context: RunContext, reading: Callable[[str, float], None] 
 
 
 def doubts_about_boxes(context: RunContext) -> Iterator[str]:
-    """Tell which data sets have boxes that look wrong. Their annotations are read."""
+    """Tell which datasets have boxes that look wrong. Their annotations are read."""
     for source in context.sources:
         if source.has_boxes and (
             doubts := box_doubts(source.name, open_index(source, context.recipe.ingest_settings().indexes))

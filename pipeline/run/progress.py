@@ -32,7 +32,7 @@ class Display(Protocol):
         """`done` of `total` scenes of the synthetic world are written."""
 
     def reading(self, dataset: str, share: float) -> None:
-        """This share (0 to 1) of the annotations of a data set is read; they are read only once."""
+        """This share (0 to 1) of the annotations of a dataset is read; they are read only once."""
 
     def warn(self, text: str) -> None:
         """Something looks wrong, and the run goes on."""
@@ -156,7 +156,7 @@ class Bars:
         self._bars.update(self._bar, completed=done)
 
     def reading(self, dataset: str, share: float) -> None:
-        """Move the bar of this data set, in percent."""
+        """Move the bar of this dataset, in percent."""
         self._rest()
         self._bars.start()
         if dataset not in self._read:

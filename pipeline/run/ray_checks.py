@@ -48,9 +48,9 @@ def _room(context: RunContext, nodes: Sequence[Node]) -> Iterator[Finding]:
     """Tell for each stage how many of its workers fit, or why none does."""
     run, seen = context.recipe.run, set()
     for step in context.steps:
-        if isinstance(step.settings, TrainingSettings) and step.settings.hosts > len(nodes):
+        if isinstance(step.settings, TrainingSettings) and step.settings.nodes > len(nodes):
             few = (
-                f"hosts = {step.settings.hosts}, but the Ray cluster has {len(nodes)} nodes; start more, or lower hosts"
+                f"nodes = {step.settings.nodes}, but the Ray cluster has {len(nodes)} nodes; start more, or lower nodes"
             )
             yield Finding("missing", f"{step.name} on Ray", few)
         if step.stage.whole or step.stage.name in seen:

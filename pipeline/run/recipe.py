@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from pipeline.data.datasets.source import DataSource
 from pipeline.detection.settings import DetectSettings
 from pipeline.report.view import REPORTS
 from pipeline.run.check_settings import CheckSettings
-from pipeline.run.recipe_files import SET, RecipeValues, read_recipe, texts_of
+from pipeline.run.recipe_files import SET, RecipeValues, read_recipe, texts_of, use_present_names
 from pipeline.runtime.logs import LogFormat
 from pipeline.runtime.settings import Settings, file_read, runtime
 from pipeline.stages.evaluate import EvaluateSettings
@@ -35,21 +36,21 @@ from storage.secrets import require_no_secret
 
 
 class DataSection(Settings):
-    """Where the data are, and what each data set is used for."""
+    """Where the data are, and what each dataset is used for."""
 
     root: Path = file_read(Path())
     """Folder that relative paths of the sources start at; unset: the recipe's folder."""
     partition_size: int = Field(1000, ge=1)
-    """Number of images per partition, fixed when a data set is first ingested."""
+    """Number of images per partition, fixed when a dataset is first ingested."""
     sources: tuple[DataSource, ...] = Field(min_length=1)
     label: tuple[str, ...] = ()
-    """Data sets to caption, tag and pre-train on; all, if no set has a role."""
+    """Datasets to caption, tag and pre-train on; all, if no set has a role."""
     tagger: tuple[str, ...] = ()
-    """Data sets whose annotated relations train the tagger."""
+    """Datasets whose annotated relations train the tagger."""
     mix: tuple[str, ...] = ()
-    """Data sets whose annotated relations are added to the pre-training in every arm."""
+    """Datasets whose annotated relations are added to the pre-training in every variant."""
     test: tuple[str, ...] = ()
-    """Data sets to evaluate the pre-trained weights on."""
+    """Datasets to evaluate the pre-trained weights on."""
 
     @model_validator(mode="before")
     @classmethod
@@ -84,7 +85,7 @@ class DataSection(Settings):
 
     @property
     def without_boxes(self) -> tuple[str, ...]:
-        """The data sets to label that have no annotations, in which a detector finds the boxes."""
+        """The datasets to label that have no annotations, in which a detector finds the boxes."""
         return tuple(name for name in self.label if not self.source(name).has_boxes)
 
     def source(self, name: str) -> DataSource:
@@ -94,18 +95,18 @@ class DataSection(Settings):
         return found.model_copy(update={f: self.root / v for f, v in values.items() if isinstance(v, Path)})
 
     def image_folders(self) -> dict[str, Path | str]:
-        """Data set → folder or URL of its images."""
+        """Dataset → folder or URL of its images."""
         return {source.name: self.source(source.name).image_root for source in self.sources}
 
 
 class PretrainSection(Settings):
-    """The arms and seeds of pre-training, and the settings that all of them share."""
+    """The variants and seeds of pre-training, and the settings that all of them share."""
 
-    arms: tuple[Literal["pseudo", "naive", "none", "given"], ...] = ("pseudo",)
+    variants: tuple[Literal["pseudo", "naive", "none", "given"], ...] = ("pseudo",)
     """Relations to pre-train with: those of the tagger (pseudo), every candidate (naive), none, or those annotated in the
-    data set (given)."""
+    dataset (given)."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
-    """Each arm is pre-trained and evaluated once per seed."""
+    """Each variant is pre-trained and evaluated once per seed."""
     allow_overlap: bool = runtime(False)
     """Train on images of `data.test` too, where they are among those to train on. Without it, they are left out, and a training
     that has some all the same is refused. Scores on them say nothing about new images."""
@@ -116,7 +117,7 @@ class RunSection(Settings):
     """How a run is executed. Nothing here changes a row."""
 
     until: str | None = runtime(None)
-    """The last stage to run, with only the steps and data sets that it needs; unset: all stages."""
+    """The last stage to run, with only the steps and datasets that it needs; unset: all stages."""
     engine: Literal["local", "ray"] = runtime("local")
     """Where partitions are processed. local: worker processes of this machine; ray: actors on the nodes of a Ray cluster."""
     workers: int = runtime(2, ge=1, le=256)
@@ -192,7 +193,7 @@ class Recipe(Settings):
     data: DataSection
     ingest: IngestSettings = IngestSettings()
     detect: DetectSettings = DetectSettings()
-    """Where the boxes of data sets of format images come from."""
+    """Where the boxes of datasets of format images come from."""
     caption: CaptionSettings = CaptionSettings()
     parse: ParseSettings = ParseSettings()
     train_tagger: TaggerSettings = TaggerSettings()
@@ -200,7 +201,7 @@ class Recipe(Settings):
     shard: ShardSettings = ShardSettings()
     split: SplitSettings | None = None
     """Combinations of names that no training is given, and whose scores are reported apart; unset: none."""
-    pretrain: PretrainSection = PretrainSection(arms=())
+    pretrain: PretrainSection = PretrainSection(variants=())
     """Without this section, the run ends with labels, or with their shards if there is a section `[shard]`."""
     evaluate: EvaluateSettings = EvaluateSettings()
     run: RunSection = RunSection()
@@ -263,7 +264,7 @@ class Recipe(Settings):
     def _bare_images_have_a_detector(self) -> Recipe:
         if (bare := self.data.without_boxes) and self.detect.weights is None:
             raise ValueError(
-                f"detect.weights: missing, but data set {bare[0]!r} has pictures without annotations; name a detector "
+                f"detect.weights: missing, but dataset {bare[0]!r} has images without annotations; name a detector "
                 "(docs/your_pictures.md)"
             )
         return self
@@ -271,16 +272,16 @@ class Recipe(Settings):
     @property
     def packs_labels(self) -> bool:
         """Whether shards are made without pre-training on them."""
-        return not self.pretrain.arms and (self.shard.pack or self.run.until == ShardStage.name)
+        return not self.pretrain.variants and (self.shard.pack or self.run.until == ShardStage.name)
 
     @model_validator(mode="after")
     def _labels_have_a_tagger(self) -> Recipe:
-        asked = [("pretrain.arms has", arm) for arm in self.pretrain.arms]
+        asked = [("pretrain.variants has", variant) for variant in self.pretrain.variants]
         asked += [("shard.labels is", self.shard.labels)] if self.packs_labels and self.run.until is not None else []
         for what, labels in asked:
             if labels in FROM_CAPTIONS and not self.data.tagger and self.tag.weights is None:
                 raise ValueError(
-                    f"{what} {labels!r}, which needs a tagger; name a data set with relations in data.tagger, or a trained "
+                    f"{what} {labels!r}, which needs a tagger; name a dataset with relations in data.tagger, or a trained "
                     "tagger in tag.weights"
                 )
         if self.pretrain.settings.evaluate_every and not self.data.test:
@@ -309,8 +310,8 @@ def recipe_of(given: RecipeValues) -> Recipe:
         raise FatalError(explain(error, lambda setting: given.origin(setting) or str(given.file))) from error
     if (origin := given.origin("pretrain.settings.seed")) is not None:
         raise FatalError(
-            f"{origin}: pretrain.settings.seed = {recipe.pretrain.settings.seed}: has no effect, since each arm is trained once "
-            f"per seed of a list; set pretrain.seeds = [{recipe.pretrain.settings.seed}]"
+            f"{origin}: pretrain.settings.seed = {recipe.pretrain.settings.seed}: has no effect, since each variant is trained "
+            f"once per seed of a list; set pretrain.seeds = [{recipe.pretrain.settings.seed}]"
         )
     return recipe.with_files(lambda setting, path: _found(path, given.origin(setting)))
 
@@ -335,6 +336,8 @@ def recorded_recipe(run: Run, document: str = "recipe") -> Recipe | None:
     Raises `FatalError` when another version recorded it in a form that this one does not know.
     """
     found = run.read_document(document)
+    with warnings.catch_warnings(action="ignore"):
+        use_present_names(found, document)
     while found:
         try:
             return Recipe.model_validate(found)

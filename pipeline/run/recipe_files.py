@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,22 @@ LONGEST_FILE = 2**20
 """Bytes of a recipe."""
 SET = "--set"
 """Where a setting of the command line comes from."""
+_TRAINING = {
+    "clip": "max_grad_norm",
+    "host_timeout": "node_timeout",
+    "hosts": "nodes",
+    "initial": "pretrained",
+    "least_hosts": "min_nodes",
+    "loaders": "num_workers",
+    "recompute": "activation_checkpointing",
+}
+FORMER_NAMES = {"pretrain.arms": "pretrain.variants"} | {
+    f"{section}.{former}": f"{section}.{name}"
+    for section in ("train_tagger", "pretrain.settings")
+    for former, name in _TRAINING.items()
+}
+"""Dotted name of a setting in version 0.1 → its name now. Recipes may still use the former one. Keys keep the term of a
+setting that was renamed, so nothing is computed again."""
 EXAMPLE = 'extends = "coco_sample", or several: extends = ["sets.toml", "swin_t.toml"]'
 
 
@@ -53,10 +70,41 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeValues:
     for file, found in [*((file, {k: v for k, v in base.items() if k != "name"}) for file, base in bases), (path, own)]:
         values = joined(values, found)
         origins = _without_replaced(origins, found) | dict.fromkeys(_leaves(found), str(file))
-    for override in overrides:
+    for override in map(_with_present_name, overrides):
         apply_override(values, override)
         origins[override.partition("=")[0]] = SET
     return RecipeValues(path, values, origins)
+
+
+def use_present_names(values: dict[str, Any], file: str) -> None:
+    """Renames the settings in `values` that have a former name, in place, with a warning for each.
+
+    Raises `FatalError` for a setting that has both names.
+    """
+    for former, name in FORMER_NAMES.items():
+        *sections, last = former.split(".")
+        section: Any = values
+        for each in sections:
+            section = section.get(each) if isinstance(section, dict) else None
+        if not isinstance(section, dict) or last not in section:
+            continue
+        present = name.rpartition(".")[2]
+        if present in section:
+            raise FatalError(f"{file}: {former} is the former name of {name}, which is set too; remove {former}")
+        section[present] = section.pop(last)
+        _warn_of(former, name, file)
+
+
+def _with_present_name(override: str) -> str:
+    former, equals, value = override.partition("=")
+    if former not in FORMER_NAMES:
+        return override
+    _warn_of(former, FORMER_NAMES[former], SET)
+    return f"{FORMER_NAMES[former]}{equals}{value}"
+
+
+def _warn_of(former: str, name: str, place: str) -> None:
+    warnings.warn(f"{place}: {former} is now called {name}; rename it", FutureWarning, stacklevel=2)
 
 
 def joined(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,6 +149,7 @@ def _without_replaced(origins: Mapping[str, str], above: Mapping[str, Any], pref
 def _layers(path: Path, extending: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
     """A recipe's file and values after those of the recipes that it extends, in the order in which they count."""
     values = _parsed(path)
+    use_present_names(values, str(path))
     if isinstance(values.get("data"), dict) and "sources" in values["data"]:
         values["data"].setdefault("root", str(path.parent))
     extended = values.pop("extends", [])

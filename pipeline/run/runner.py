@@ -124,15 +124,15 @@ def execute_whole(planner: Planner, plan: StepPlan, display: Display) -> Record:
 
 @contextmanager
 def _other_hosts(context: RunContext, step: Step) -> Iterator[None]:
-    """Lend nodes of the Ray cluster to a training with several hosts, of which this machine is the first."""
+    """Lend nodes of the Ray cluster to a training run with several hosts, of which this machine is the first."""
     run, training = context.recipe.run, step.settings
-    if run.engine != "ray" or not isinstance(training, TrainingSettings) or training.hosts == 1:
+    if run.engine != "ray" or not isinstance(training, TrainingSettings) or training.nodes == 1:
         yield
         return
     from pipeline.training.launch.ray_nodes import lend_nodes
 
     assert run.ray_address is not None and training.address is not None, "the settings were validated"
-    with lend_nodes(connect(run.ray_address), training.address, context.store.root, training.hosts - 1):
+    with lend_nodes(connect(run.ray_address), training.address, context.store.root, training.nodes - 1):
         yield
 
 

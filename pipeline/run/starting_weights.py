@@ -1,4 +1,4 @@
-"""Finds trainings that start from random weights although their network is meant for pre-trained ones."""
+"""Finds training runs that start from random weights although their network is meant for pre-trained ones."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pipeline.run.dag import Step
 from pipeline.training.settings import TrainingSettings
 
 ROBERTA_BASE = {"hidden": 768, "layers": 12}
-"""Text encoders from this size on learn nothing useful from the labels of a relation data set alone."""
+"""Text encoders from this size on learn nothing useful from the labels of a relation dataset alone."""
 
 
 class RandomStart(NamedTuple):
-    """A training that starts such a network at random."""
+    """A training run that starts such a network at random."""
 
     step: str
     what: str
@@ -23,13 +23,13 @@ class RandomStart(NamedTuple):
 
 
 def random_starts(steps: Iterable[Step]) -> Iterator[RandomStart]:
-    """Yields the trainings among the steps that start a network for pre-trained weights from random ones."""
+    """Yields the training runs among the steps that start a network for pre-trained weights from random ones."""
     for step in steps:
         if not isinstance(step.settings, TrainingSettings) or not (what := random_start(step.settings)):
             continue
         section = "train_tagger" if step.stage.name == "train_tagger" else "pretrain.settings"
         refusal = (
-            f"{what}; set {section}.initial to converted weights (docs/training_recipes.md says how to get them), or "
+            f"{what}; set {section}.pretrained to converted weights (docs/training_recipes.md says how to get them), or "
             f"{section}.random_start = true if it is meant"
         )
         yield RandomStart(step.name, what, "" if step.settings.random_start else refusal)
@@ -37,7 +37,7 @@ def random_starts(steps: Iterable[Step]) -> Iterator[RandomStart]:
 
 def random_start(settings: TrainingSettings) -> str:
     """What starts at random although it is meant for pre-trained weights, in words; "" if nothing does."""
-    if settings.initial is not None:
+    if settings.pretrained is not None:
         return ""
     network, text = settings.network, settings.network["text"]
     parts = []

@@ -15,7 +15,7 @@ class Throughput:
     """
 
     def __init__(self, images: Mapping[str, int], clock: Callable[[], float] = time.monotonic) -> None:
-        """`images`: due partition → its number of images; any number for a step over whole data sets, which is alone."""
+        """`images`: due partition → its number of images; any number for a step over whole datasets, which is alone."""
         self._images, self._clock = {partition: max(number, 1) for partition, number in images.items()}, clock
         self._done: dict[str, tuple[int, int]] = {}
         self._first: tuple[float, int, float] | None = None

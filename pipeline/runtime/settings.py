@@ -28,10 +28,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
 
     def row_settings(self) -> dict[str, Any]:
-        """The fields that change rows, as JSON values, which go into a key."""
+        """The fields that change rows, as JSON values, which go into a key. One that was renamed keeps its former name there, its
+        alias."""
         fields = type(self).model_fields
         kept = {name for name, field in fields.items() if not _has_mark(field.json_schema_extra, "runtime")}
-        return self.model_dump(mode="json", include=kept)
+        return self.model_dump(mode="json", include=kept, by_alias=True)
 
     def planned(self) -> Self:
         """These settings with what a run reads once, before its first step, so that plan and workers have the same."""

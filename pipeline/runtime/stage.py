@@ -1,4 +1,4 @@
-"""The one protocol: a stage turns tables into a table, for one partition or for a whole data set."""
+"""The one protocol: a stage turns tables into a table, for one partition or for a whole dataset."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from storage.artifact import Artifact
 from storage.store import Store
 
 WHOLE = "all"
-"""The partition name of a stage that runs over the whole data set at once."""
+"""The partition name of a stage that runs over the whole dataset at once."""
 
 
 class ReportProgress(Protocol):
@@ -29,7 +29,7 @@ class ReportProgress(Protocol):
 
 @dataclass(frozen=True)
 class Partition:
-    """A slice of a data set: its name (`dataset/0003`), its image ids, and the digest of everything ingest reads of it."""
+    """A slice of a dataset: its name (`dataset/0003`), its image ids, and the digest of everything ingest reads of it."""
 
     name: str
     image_ids: tuple[int, ...]
@@ -37,7 +37,7 @@ class Partition:
 
 
 def dataset_of(partition: str) -> str:
-    """The data set that a partition name such as `coco/0003` belongs to."""
+    """The dataset that a partition name such as `coco/0003` belongs to."""
     return partition.partition("/")[0]
 
 
@@ -97,7 +97,7 @@ class Stage(ABC):
 
     Raise `version` whenever the same input would give other rows. `reads` names tables of the same partition, `uses` names
     whole artifacts that `open` receives (such as the tagger's weights), and `writes` names the table that the stage makes.
-    A stage that reads no table is a source: it defines the partitions of its data sets.
+    A stage that reads no table is a source: it defines the partitions of its datasets.
     """
 
     name: ClassVar[str]
@@ -127,7 +127,7 @@ class Stage(ABC):
         self.worker = 0
         """Its number among the workers of the engine, counted from 0. It decides which GPU of its machine the stage uses."""
         self.image_folders: Mapping[str, Path | str] = image_folders or {}
-        """Data set → the folder, tar or URL that the `uri` of its images is relative to. Tables never hold local paths."""
+        """Dataset → the folder, tar or URL that the `uri` of its images is relative to. Tables never hold local paths."""
 
     def row_settings(self) -> dict[str, Any]:
         """The settings that change rows."""
@@ -147,7 +147,7 @@ class Stage(ABC):
         return ()
 
     def partitions(self, dataset: str, store: Store) -> Iterator[Partition]:
-        """The partitions of a data set, for a stage that reads no table."""
+        """The partitions of a dataset, for a stage that reads no table."""
         raise NotImplementedError(f"stage {self.name} takes its partitions from the tables that it reads")
 
     def takes(self, table: str, artifact: Artifact) -> bool:

@@ -26,7 +26,7 @@ class FingerprintStage(Stage):
     row_wise = True
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        """Hash the bytes and the picture of every image; unreadable images are rejected."""
+        """Hash the bytes and the image of every image; unreadable images are rejected."""
         rows = inputs.table("images").to_pylist()
         made: list[dict[str, Any]] = []
         rejected: list[Rejected] = []

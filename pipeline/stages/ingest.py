@@ -37,7 +37,7 @@ class IngestSettings(Settings):
     indexes: Path | None = runtime(None)
     """Folder that caches parsed annotations. Unset: `indexes` in the store; outside a recipe, each process parses them anew."""
     sources: tuple[DataSource, ...] = runtime(())
-    """The data sets, filled in from the recipe's `data` section."""
+    """The datasets, filled in from the recipe's `data` section."""
     partition_size: int = runtime(1000, ge=1)
     """Images per partition, filled in from `data.partition_size`."""
 
@@ -60,7 +60,7 @@ class IngestStage(Stage):
         return given
 
     def partitions(self, dataset: str, store: Store) -> Iterator[Partition]:
-        """The stored partitions of a data set, extended by new images."""
+        """The stored partitions of a dataset, extended by new images."""
         settings = self.settings
         source = self._source(dataset)
         return partition_dataset(

@@ -40,7 +40,7 @@ class LabellerSettings(Settings):
     floor: float = Field(0.05, ge=0, le=1)
     """Minimum score of a label; lower-scored labels are not stored."""
     categories: tuple[str, ...] = ()
-    """Object names in every image's list of texts, e.g. all categories of the data set; empty: the tagger's most frequent."""
+    """Object names in every image's list of texts, e.g. all categories of the dataset; empty: the tagger's most frequent."""
     category_texts: int = Field(100, ge=0)
     """Number of the tagger's most frequent object names in every image's list of texts, if `categories` is empty."""
     predicate_texts: int = Field(200, ge=0)

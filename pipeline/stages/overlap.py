@@ -27,7 +27,7 @@ from storage.tables import OVERLAP, read_table
 SHOWN = 3
 """Number of overlaps that an error names."""
 INITIAL = "initial weights: "
-"""Begins the data set of an image that the initial weights were trained on."""
+"""Begins the dataset of an image that the initial weights were trained on."""
 _COLUMNS = ["dataset", "image_id", "digest", "phash"]
 _HOW = (SAME_BYTES, SAME_ID, NEAR_DUPLICATE)
 
@@ -39,14 +39,14 @@ class OverlapSettings(Settings):
     """Bits in which the perceptual hashes of near-duplicates may differ."""
     allow: bool = runtime(False)
     """Whether to train on evaluation images all the same. Scores on them then say nothing about new images."""
-    initial: Path | None = runtime(None)
-    """Weights that the training starts from; filled in from `pretrain.settings.initial`."""
+    pretrained: Path | None = runtime(None)
+    """Weights that the training starts from; filled in from `pretrain.settings.pretrained`."""
     store: str = runtime("")
     """Address of the store that may have made them."""
 
 
 class OverlapStage(Stage):
-    """Compares the images in the shards of an arm, and those behind its initial weights, with all evaluation sets."""
+    """Compares the images in the shards of a variant, and those behind its initial weights, with all evaluation sets."""
 
     name = "overlap"
     version = 1
@@ -59,14 +59,14 @@ class OverlapStage(Stage):
     def weights(self) -> dict[str, Path]:
         """The initial weights, and the tables of the images that they were trained on, which decide rows."""
         known = self.initial_images()
-        if known is None or self.settings.initial is None:
+        if known is None or self.settings.pretrained is None:
             return {}
         tables = {f"initial shards {number}": path for number, path in enumerate(known.shards)}
-        return {"initial": self.settings.initial, **tables}
+        return {"initial": self.settings.pretrained, **tables}
 
     def initial_images(self) -> TrainedImages | None:
         """What is known of the images behind the initial weights; None without such weights."""
-        path = self.settings.initial
+        path = self.settings.pretrained
         # `pretrain` itself refuses weights that are missing.
         return TrainedImages.of(path, self.settings.store) if path is not None and path.is_file() else None
 
@@ -102,7 +102,7 @@ class OverlapStage(Stage):
         way = "Leave them out with `exclude` or `near_duplicates` in [shard]"
         if any(row["dataset"].startswith(INITIAL) for row in found):
             way = (
-                "The weights in pretrain.settings.initial have seen some of them: start from weights that have not, whose "
+                "The weights in pretrain.settings.pretrained have seen some of them: start from weights that have not, whose "
                 "training had these sets in data.test, or their images in [shard] `exclude`"
             )
         raise FatalError(
@@ -117,7 +117,7 @@ def _images(members: pa.Table) -> pa.Table:
 
 
 def _marked(images: pa.Table) -> pa.Table:
-    """The same images, told apart from those of this run. Another run's data set of the same name may be another set."""
+    """The same images, told apart from those of this run. Another run's dataset of the same name may be another set."""
     names = pc.binary_join_element_wise(INITIAL, images["dataset"], "")
     return images.set_column(0, "dataset", names)
 
@@ -125,7 +125,7 @@ def _marked(images: pa.Table) -> pa.Table:
 def _overlaps(trained: pa.Table, tests: pa.Table, distance: int) -> Iterator[dict[str, Any]]:
     """The rows of the overlap table, in the order of the training images; a pair is listed once, by its surest match.
 
-    An image id says something only within a data set: different data sets number their images independently.
+    An image id says something only within a dataset: different datasets number their images independently.
     """
     test_rows = tests.to_pylist()
     by_digest: dict[str, list[int]] = {}

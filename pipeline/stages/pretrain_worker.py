@@ -1,6 +1,6 @@
 """One process of a pre-training that is evaluated while it goes on.
 
-Trainings know nothing of evaluations; a stage knows both.
+Training runs know nothing of evaluations; a stage knows both.
 """
 
 from __future__ import annotations

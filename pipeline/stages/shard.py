@@ -48,7 +48,7 @@ class ShardSettings(ChoiceSettings):
     """Which labels and images go into the shards. Changing them does not run the tagger again."""
 
     labels: Literal["pseudo", "naive", "given", "none"] = "pseudo"
-    """Source of the relations. pseudo: the tagger; naive: every candidate, whatever the tagger says; given: the data set
+    """Source of the relations. pseudo: the tagger; naive: every candidate, whatever the tagger says; given: the dataset
     itself; none: no relations, boxes only."""
     pack: bool = runtime(False)
     """Whether a recipe without pre-training packs shards. A section `[shard]` switches it on, and so does `--until shard`."""
@@ -63,7 +63,7 @@ class ShardSettings(ChoiceSettings):
     accept or correct are kept, whatever their confidence. What it holds when a run begins counts, and is part of the key."""
     near_duplicates: int = Field(DEFAULT_DISTANCE, ge=0, le=16)
     """Images whose perceptual hash differs from that of an image in `data.test` by at most this many of 64 bits are left out,
-    as are those with the same bytes or the same id in the same data set."""
+    as are those with the same bytes or the same id in the same dataset."""
     _settled: SettledVerdicts | None = PrivateAttr(None)
 
     def planned(self) -> ShardSettings:
@@ -239,7 +239,7 @@ def _names(relation: SampleRelation, categories: Sequence[str]) -> NameTriplet:
 
 
 class ShardTaggerStage(ShardStage):
-    """Writes the shards that train the tagger: the images with relations of data sets that state some.
+    """Writes the shards that train the tagger: the images with relations of datasets that state some.
 
     It is a stage of its own because the tagger comes before stage `shard`, which packs what the tagger labelled.
     """

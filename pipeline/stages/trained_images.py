@@ -1,4 +1,4 @@
-"""Finds the images that given weights were trained on, by the records of the trainings that made them."""
+"""Finds the images that given weights were trained on, by the records of the training runs that made them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class TrainedImages:
             if earlier is None:
                 return cls(tuple(shards))
             digest = earlier
-        return cls(tuple(shards))  # a training that changed nothing
+        return cls(tuple(shards))  # a training run that changed nothing
 
 
 def _stores(weights: Path, address: str) -> Iterator[Store]:

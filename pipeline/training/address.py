@@ -1,4 +1,4 @@
-"""The network address at which the hosts of a training meet."""
+"""The network address at which the nodes of a training meet."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def split_address(address: str) -> tuple[str, int]:
         everywhere = False
     if everywhere:
         raise ValueError(
-            f"{address!r} means every address of the machine; name the one that the other hosts connect to"
+            f"{address!r} means every address of the machine; name the one that the other nodes connect to"
         )
     return host, int(port)
 

@@ -1,4 +1,4 @@
-"""The micro-batches of a training: which samples they have, and their views in one tensor (docs/shards.md, Batches).
+"""The micro-batches of a training run: which samples they have, and their views in one tensor (docs/shards.md, Batches).
 
 Shapes: B images, H×W pixels.
 """
@@ -62,7 +62,7 @@ class MicroBatch:
 
 
 def sample_sequence(samples: ShardSamples, settings: TrainingSettings) -> SampleSequence:
-    """Returns the order of a training: images whose views have similar sizes follow each other in runs."""
+    """Returns the order of a training run: images whose views have similar sizes follow each other in runs."""
     order = OrderSettings(window=WINDOW, run=settings.bucket, sorted_by=settings.view.model_dump_json())
     return SampleSequence(samples.samples, settings.seed, settings.mix.storage(), order, ViewOrder(samples, settings))
 

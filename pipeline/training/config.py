@@ -37,16 +37,16 @@ class Shard(Settings):
 
 
 class TestTables(Settings):
-    """The test sets on which a training is evaluated while it goes on."""
+    """The test sets on which a training run is evaluated while it goes on."""
 
     tables: tuple[Path, ...]
     """Files of the `images` table."""
     folders: dict[str, Path | str]
-    """Data set → the folder, tar or URL of its images."""
+    """Dataset → the folder, tar or URL of its images."""
 
 
 class TrainConfig(Settings):
-    """Describes a training. `work` is the folder for its checkpoints and results."""
+    """Describes a training run. `work` is the folder for its checkpoints and results."""
 
     kind: Literal["pretrain", "tagger"]
     settings: TrainingSettings | TaggerSettings
@@ -54,7 +54,7 @@ class TrainConfig(Settings):
     tracking: Path = Field(default_factory=lambda values: _tracking(values))
     """Folder of what its trackers write; it outlives `work`."""
     shards: tuple[Shard, ...] = ()
-    """The training set, one data set after the other."""
+    """The training set, one dataset after the other."""
     test: TestTables | None = None
 
 

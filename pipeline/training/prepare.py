@@ -1,4 +1,4 @@
-"""Prepares a training: writes the vocabulary and the tokenizer that all its processes read."""
+"""Prepares a training run: writes the vocabulary and the tokenizer that all its processes read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def prepare(config: TrainConfig) -> dict[str, Path]:
         if not vocabulary.predicates.names and config.settings.loss.predicates:
             raise FatalError(
                 "nothing to learn predicates from: no image of the training set has a relation; lower shard.threshold, name a "
-                "data set with relations in data.mix, or set loss.predicates = 0 to learn boxes alone"
+                "dataset with relations in data.mix, or set loss.predicates = 0 to learn boxes alone"
             )
         network = config.settings.network
         if config.settings.tokenizer is not None:

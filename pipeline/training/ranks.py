@@ -1,4 +1,4 @@
-"""The processes of a training, and the few things that they tell each other beside gradients."""
+"""The processes of a training run, and the few things that they tell each other beside gradients."""
 
 from __future__ import annotations
 

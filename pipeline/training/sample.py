@@ -32,7 +32,7 @@ class SampleRelation(NamedTuple):
     predicate: str
     confidence: float = 1.0
     surface: str = ""
-    """The predicate in the words of the caption or the data set."""
+    """The predicate in the words of the caption or the dataset."""
     ambiguity: int | None = None
     """The number of pairs that the caption may mean; None for a relation that no caption states of this pair."""
     triplet: int | None = None
@@ -52,7 +52,7 @@ class TrainingSample:
     boxes: tuple[SampleBox, ...]
     relations: tuple[SampleRelation, ...]
     labels: str = "given"
-    """Who stated the relations: pseudo (a tagger), naive (captions alone), given (the data set), or none."""
+    """Who stated the relations: pseudo (a tagger), naive (captions alone), given (the dataset), or none."""
     tagger: str | None = None
     """Digest of the tagger's weights."""
 
@@ -114,7 +114,7 @@ class TrainingSample:
         )
 
     def worded(self) -> TrainingSample:
-        """Returns the sample with predicates in the words of its captions or its data set."""
+        """Returns the sample with predicates in the words of its captions or its dataset."""
         return replace(self, relations=tuple(r._replace(predicate=r.surface or r.predicate) for r in self.relations))
 
 

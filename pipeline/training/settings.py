@@ -1,4 +1,4 @@
-"""Settings of trainings: network, schedule, augmentation and execution."""
+"""Settings of training runs: network, schedule, augmentation and execution."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from models.config import LossSettings, NetworkConfig
 from pipeline.data.images.training_view import ViewSettings
@@ -19,7 +19,7 @@ from storage.stream.mix import LEAST_TEMPERATURE, Mix
 
 
 class MixSettings(Settings):
-    """How several data sets are mixed."""
+    """How several datasets are mixed."""
 
     kind: Literal["concat", "proportional", "temperature"] = "concat"
     """concat: one large set, each image once per epoch, as the authors do. proportional: every stretch of the training has
@@ -27,7 +27,7 @@ class MixSettings(Settings):
     temperature: float = Field(2.0, ge=LEAST_TEMPERATURE)
     """For "temperature": 1 is proportional; the higher, the more equal the shares of large and small sets."""
     weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    """Data set → factor of its share, unless the kind is "concat"; 1 where it is left out."""
+    """Dataset → factor of its share, unless the kind is "concat"; 1 where it is left out."""
 
     @model_validator(mode="after")
     def _is_a_mix(self) -> Self:
@@ -52,7 +52,7 @@ AS_THE_AUTHORS: dict[str, Any] = {
 
 
 class TrainingSettings(ViewSettings):
-    """Settings of a training. The defaults are the released recipe for 64 images per step."""
+    """Settings of a training run. The defaults are the released recipe for 64 images per step."""
 
     official: bool = False
     """Train as the authors do, defects included: their views of images, pixel for pixel, at twice the time; images in any
@@ -64,7 +64,7 @@ class TrainingSettings(ViewSettings):
     """Table of network settings (models/config.py). A setting that is left out has its released value."""
     tokenizer: Path | None = file_read(None)
     """Folder with the files of a RoBERTa tokenizer. Without it, one is made from the label names of the training set."""
-    initial: Path | None = file_read(None)
+    pretrained: Path | None = file_read(None)
     """Weights to start from: a safetensors file of this project, or the folder of its model.safetensors. Weights that it lacks,
     or all without it, are random."""
 
@@ -93,7 +93,9 @@ class TrainingSettings(ViewSettings):
     """Peak learning rate of the text encoder."""
     weight_decay: float = Field(1e-4, ge=0)
     """Weight decay of AdamW, for all parameters."""
-    clip: float = Field(0.1, gt=0)
+    max_grad_norm: float = Field(
+        0.1, gt=0, validation_alias=AliasChoices("max_grad_norm", "clip"), serialization_alias="clip"
+    )
     """Largest norm of the gradient over all parameters. A larger gradient is scaled down to it."""
     schedule: Literal["step", "cosine"] = "step"
     """Course of the learning rates. step: a tenth from `drop_at` on; cosine: a smooth fall to a hundredth at the end."""
@@ -115,7 +117,7 @@ class TrainingSettings(ViewSettings):
     self_pairs: bool = True
     """Also learn boxes that are in no relation, as pairs of a box with itself. The authors leave them out."""
     predicate_form: Literal["predicate", "surface"] = "predicate"
-    """Form of predicates. predicate: canonical ("hold"); surface: as captions and data sets word them ("is holding"), as the
+    """Form of predicates. predicate: canonical ("hold"); surface: as captions and datasets word them ("is holding"), as the
     authors do."""
     soft_targets: bool = False
     """Use the confidence of a pseudo-label as its target, instead of 1."""
@@ -131,9 +133,9 @@ class TrainingSettings(ViewSettings):
     """Where metrics go beside TensorBoard: "wandb", "mlflow" and "trackio", each offline unless its own settings say
     otherwise (docs/training.md, Tracking)."""
     tracking: Path = runtime(Path("out/training"))
-    """Folder of what trackers write: `tensorboard --logdir out/training` shows all trainings."""
+    """Folder of what trackers write: `tensorboard --logdir out/training` shows all training runs."""
     alarm_factor: float = runtime(4.0, gt=1)
-    """A training that has a loss or a gradient norm above so many times the median of its last steps, three steps in a row,
+    """A training run that has a loss or a gradient norm above so many times the median of its last steps, three steps in a row,
     is told to diverge, and its last good checkpoint stays."""
     alarm_window: int = runtime(100, ge=6)
     """Number of those last steps."""
@@ -158,35 +160,35 @@ class TrainingSettings(ViewSettings):
     compile: bool = runtime(False)
     """Compile the network with torch.compile, once per distinct size of images."""
     processes: int = runtime(2, ge=1, le=1024)
-    """Number of training processes on each host: one per GPU, or several that share its cores."""
-    hosts: int = runtime(1, ge=1, le=1024)
+    """Number of training processes on each node: one per GPU, or several that share its cores."""
+    nodes: int = runtime(1, ge=1, le=1024)
     """Number of machines that train together from the start. On each but the first runs `rlip join` (docs/training.md)."""
-    least_hosts: int | None = runtime(None, ge=1)
-    """Smallest number of hosts to go on with after some were lost. Unset: all of `hosts`."""
+    min_nodes: int | None = runtime(None, ge=1)
+    """Smallest number of nodes to go on with after some were lost. Unset: all of `nodes`."""
     address: str | None = runtime(None)
-    """HOST:PORT of the first host, where it listens for the others, and on no other address. Needed for several hosts. Who
-    can connect to it can pose as one of them and run code: take an address in a network that only the hosts share."""
+    """HOST:PORT of the coordinator, where it listens for the others, and on no other address. Needed for several nodes. Who
+    can connect to it can pose as one of them and run code: take an address in a network that only the nodes share."""
     restarts: int = runtime(3, ge=0)
-    """How often in a row a training that lost a process restarts from its last checkpoint before it gives up. Each new
+    """How often in a row a training run that lost a process restarts from its last checkpoint before it gives up. Each new
     checkpoint resets the count."""
     collective_timeout: float = runtime(600.0, gt=0)
     """Seconds that processes wait for each other in a collective operation before the training counts as hung."""
     stop_timeout: float = runtime(120.0, gt=0)
     """Seconds that a stop may take: the rest of a step, and a checkpoint (2.6 GB with Swin-L). A second Ctrl-C ends it."""
-    host_timeout: float = runtime(15.0, gt=1)
-    """Seconds without a sign of life after which another host counts as lost. The others give up the first host after half as
+    node_timeout: float = runtime(15.0, gt=1)
+    """Seconds without a sign of life after which another node counts as lost. The others give up the coordinator after half as
     long again."""
     threads: int = runtime(1, ge=1)
     """Number of CPU threads per training process."""
-    recompute: bool = runtime(False)
-    """Compute parts of the forward pass again in the backward pass (activation checkpointing): less memory, more time, the
+    activation_checkpointing: bool = runtime(False)
+    """Compute parts of the forward pass again in the backward pass: less memory, more time, the
     same weights."""
     max_damaged: float = runtime(0.01, ge=0, le=1)
-    """A training stops when more than this share of its samples is damaged, checked at each checkpoint for all processes
+    """A training run stops when more than this share of its samples is damaged, checked at each checkpoint for all processes
     together. Damaged samples are left out and named. A micro-batch without any readable image stops it in any case."""
     cache_gib: float = runtime(20.0, ge=0)
     """Size in GiB, within a few percent, of the copies that one training keeps of samples in a remote store. 0: none."""
-    loaders: int = runtime(0, ge=0)
+    num_workers: int = runtime(0, ge=0)
     """Number of processes that prepare images for each training process. 0: it prepares them itself, between steps."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
     """Device to train on. auto: the GPUs of the machine if it has any, otherwise its CPU."""
@@ -210,15 +212,15 @@ class TrainingSettings(ViewSettings):
     def _fits_together(self) -> Self:
         if self.batch > self.micro_batch and self.batch % self.micro_batch:
             raise ValueError(f"batch: {self.batch} images aren't a multiple of micro_batch = {self.micro_batch}")
-        if self.micro_batches < self.processes * self.hosts:
-            on_hosts = f" on each of hosts = {self.hosts}" if self.hosts > 1 else ""
+        if self.micro_batches < self.processes * self.nodes:
+            on_nodes = f" on each of nodes = {self.nodes}" if self.nodes > 1 else ""
             raise ValueError(
                 f"batch: {self.batch} images in micro-batches of {self.micro_batch} can't be shared by processes = "
-                f"{self.processes}{on_hosts}; use batch = {self.processes * self.hosts * self.micro_batch} with lr_for_batch = "
+                f"{self.processes}{on_nodes}; use batch = {self.processes * self.nodes * self.micro_batch} with lr_for_batch = "
                 f"{self.lr_for_batch or self.batch} (learning rates grow with the root of the batch), a smaller micro_batch, or "
                 "fewer processes"
             )
-        if self.network["backbone_norm"] == "batch" and self.processes * self.hosts > 1:
+        if self.network["backbone_norm"] == "batch" and self.processes * self.nodes > 1:
             raise ValueError(
                 'network.backbone_norm: with "batch", each process would have statistics of its own; set processes = 1, or '
                 "another norm"
@@ -227,10 +229,10 @@ class TrainingSettings(ViewSettings):
             raise ValueError(
                 'evaluate_every: each process evaluates with the whole network; set parallel to "ddp" or "tree"'
             )
-        if self.hosts > 1 and self.address is None:
-            raise ValueError(f"address: hosts = {self.hosts} need one, such as 10.0.0.7:29500, to meet at")
-        if self.least_hosts is not None and self.least_hosts > self.hosts:
-            raise ValueError(f"least_hosts: {self.least_hosts} is more than hosts = {self.hosts}")
+        if self.nodes > 1 and self.address is None:
+            raise ValueError(f"address: nodes = {self.nodes} need one, such as 10.0.0.7:29500, to meet at")
+        if self.min_nodes is not None and self.min_nodes > self.nodes:
+            raise ValueError(f"min_nodes: {self.min_nodes} is more than nodes = {self.nodes}")
         return self
 
     @field_validator("address")
@@ -270,14 +272,15 @@ class TrainingSettings(ViewSettings):
         return self.model_copy(update={"seed": seed})
 
     def files(self) -> dict[str, Path]:
-        """Returns the files whose content decides the outcome, by role. Raises `FatalError` when one is missing."""
-        named = {"tokenizer": self.tokenizer, "initial": self.initial}
+        """Returns the files whose content decides the outcome, by their role in keys. Raises `FatalError` when one is missing."""
+        named = {"tokenizer": self.tokenizer, "initial": self.pretrained}
         given = {role: path for role, path in named.items() if path is not None}
         for role, path in given.items():
             if not path.exists():
                 converted = "convert one with `rlip weights import` (docs/training_recipes.md)"
                 way = converted if role == "initial" else f"leave {role} out"
-                raise FatalError(f"{role} = {path}: no such file or folder; correct the path, or {way}")
+                setting = "pretrained" if role == "initial" else role
+                raise FatalError(f"{setting} = {path}: no such file or folder; correct the path, or {way}")
         return given
 
 

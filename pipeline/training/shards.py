@@ -61,7 +61,7 @@ def _is_of(folder: Path, files: Sequence[ShardFile]) -> bool:
 
 
 def _part(share: float, held_out: bool) -> Callable[[pa.Table], NDArray[np.bool_]]:
-    """Chooses samples by a hash of data set and image id, so that the choice is stable when images are added."""
+    """Chooses samples by a hash of dataset and image id, so that the choice is stable when images are added."""
 
     def chosen(samples: pa.Table) -> NDArray[np.bool_]:
         images = zip(samples["dataset"].to_pylist(), samples["image_id"].to_pylist(), strict=True)

@@ -1,4 +1,4 @@
-"""The images of one step of a training, as the network sees them."""
+"""The images of one step of a training run, as the network sees them."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class TaggerTask:
     def build(self, say: Callable[[str], None]) -> Network:
         """Builds the network of the settings, with its initial weights where the settings name some."""
         network = RelationTagger(self._config, self._folder)
-        start_from(network, self._settings.initial, self._folder, say)
+        start_from(network, self._settings.pretrained, self._folder, say)
         return network
 
     def inputs(self, samples: Sequence[TrainingSample], draws: Draws) -> StepInputs:

@@ -1,4 +1,4 @@
-"""The trainer. Interrupted and resumed, a training ends with the same bits as an undisturbed one.
+"""The trainer. Interrupted and resumed, a training run ends with the same bits as an undisturbed one.
 
 Every step is a pure function of the weights before it, the seed and the step number. The number of processes only
 changes the order in which gradients are summed, and with `parallel = "tree"` not even that.
@@ -56,7 +56,7 @@ class Check(Protocol):
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The outcome of a training."""
+    """The outcome of a training run."""
 
     state: Mapping[str, torch.Tensor]
     """In the first process of a finished training, the network's parameters and buffers; elsewhere empty."""
@@ -123,7 +123,7 @@ class Trainer:
         self.network = self._task.build(self._say).to(ranks.device).train()
         if settings.lr_backbone == 0:
             self.network.backbone.requires_grad_(False)
-        if settings.recompute:
+        if settings.activation_checkpointing:
             self.network.recompute()
         self._parallel = make_parallel(self.network, ranks, settings)
         self._optimizer = make_optimizer(self.network, settings)
@@ -216,7 +216,7 @@ class Trainer:
             done = self._exchanged(found, gradient_norm(self._parameters), asked_to_stop())
             if not math.isfinite(done.norm + done.losses["loss"]):
                 raise FatalError(self._diverged(f"loss {done.losses['loss']}, gradient norm {done.norm}"))
-            update(self._optimizer, done.norm, settings.clip)
+            update(self._optimizer, done.norm, settings.max_grad_norm)
         if self._ema is not None:
             self._ema.update()
         return done
@@ -317,8 +317,8 @@ class Trainer:
             texts = len(batch.inputs.to(torch.device("cpu")).texts.rows)
             raise FatalError(
                 f"out of memory on {self._ranks.device} at step {self.step + 1}, with {images} images of {width}x{height} pixels "
-                f"and {texts} texts; set recompute = true, or lower micro_batch = {self._settings.micro_batch}, image_size = "
-                f"{self._settings.image_size} or object_texts = {self._settings.object_texts}"
+                f"and {texts} texts; set activation_checkpointing = true, or lower micro_batch = {self._settings.micro_batch}, "
+                f"image_size = {self._settings.image_size} or object_texts = {self._settings.object_texts}"
             ) from error
 
     def _diverged(self, what: str) -> str:
@@ -326,7 +326,8 @@ class Trainer:
         last = f"; the newest checkpoint is of step {kept}" if kept else ""
         return (
             f"training diverged at step {self.step + 1} ({what}){last}; lower lr = {settings.lr} (or raise warmup = "
-            f"{settings.warmup}, or lower clip = {settings.clip}) and run again: changed settings start a new training"
+            f"{settings.warmup}, or lower max_grad_norm = {settings.max_grad_norm}) and run again: "
+            "changed settings start a new training"
         )
 
 
@@ -355,8 +356,8 @@ def _loaded(
         batches,
         batch_size=None,
         sampler=numbers,
-        num_workers=settings.loaders,
-        multiprocessing_context=fork_context() if settings.loaders else None,
+        num_workers=settings.num_workers,
+        multiprocessing_context=fork_context() if settings.num_workers else None,
         worker_init_fn=partial(_begin_loader, dict(os.environ), os.getpid()),
         pin_memory=device.type == "cuda",
     )

@@ -1,4 +1,4 @@
-"""Batches of pictures with newly generated captions and targets of the auxiliary heads."""
+"""Batches of images with newly generated captions and targets of the auxiliary heads."""
 
 from random import Random
 from typing import Any
@@ -45,7 +45,7 @@ class Feed:
         self.part = {name: i for i, name in enumerate(PARTS)}
 
     def batch(self, step: int) -> dict[str, Tensor]:
-        """Returns the input of `Learner.forward`. Mirrors pictures at random, which keeps all relations true."""
+        """Returns the input of `Learner.forward`. Mirrors images at random, which keeps all relations true."""
         count = len(self.cache.scenes)
         epoch, at = divmod(step, count // self.size)
         order = np.random.default_rng((self.seed, epoch)).permutation(count)

@@ -13,7 +13,7 @@ ONE_PART, ONE_RELATION = 10.0, 10.0
 class Learner(nn.Module):
     """Captioner and heads. One predicts the categories and roles in each patch, the other the picture's relations.
 
-    Shapes: B pictures, N patches, L tokens of all captions of a picture in a row, T parts, R relations.
+    Shapes: B images, N patches, L tokens of all captions of an image in a row, T parts, R relations.
     """
 
     def __init__(self, parts: int, relations: int) -> None:

@@ -18,7 +18,7 @@ AT_ONCE = 25
 
 @torch.no_grad()
 def draw_captions(model: BlipForConditionalGeneration, pixels: Tensor, draws: int = DRAWS) -> list[list[str]]:
-    """Samples captions of each picture like BLIP's authors: prompt, nucleus p = 0.9, 5 to 20 tokens with the prompt."""
+    """Samples captions of each image like BLIP's authors: prompt, nucleus p = 0.9, 5 to 20 tokens with the prompt."""
     vocabulary = words()
     prompt = [DEC, *(vocabulary.index(w) for w in PROMPT.split())]
     out: list[list[str]] = []

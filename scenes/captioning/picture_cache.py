@@ -1,4 +1,4 @@
-"""Caches training pictures as a memory-mapped array of small pictures, with one JSON line per scene."""
+"""Caches training images as a memory-mapped array of small images, with one JSON line per scene."""
 
 import json
 from concurrent.futures import ProcessPoolExecutor
@@ -57,7 +57,7 @@ class PictureCache:
 
     @classmethod
     def open(cls, folder: Path, seed: int, count: int, processes: int = 2) -> "PictureCache":
-        """Opens the cache of a seed's first `count` scenes. Draws the pictures first if the cache does not exist."""
+        """Opens the cache of a seed's first `count` scenes. Draws the images first if the cache does not exist."""
         stem = folder / f"scenes-{seed}-{count}"
         array, lines = stem.with_suffix(".npy"), stem.with_suffix(".jsonl")
         if not lines.exists():
@@ -68,7 +68,7 @@ class PictureCache:
 
 
 def _draw(array: Path, lines: Path, seed: int, count: int, processes: int) -> None:
-    """Draws the pictures. Resumes after the last complete chunk of an interrupted run."""
+    """Draws the images. Resumes after the last complete chunk of an interrupted run."""
     aside = lines.with_suffix(".part")
     done = aside.read_text().splitlines() if aside.exists() and array.exists() else []
     done = done[: len(done) // CHUNK * CHUNK]

@@ -73,7 +73,7 @@ def laptop(pen: Pen, colour: Colour) -> None:
 
 
 def tv(pen: Pen, colour: Colour) -> None:
-    """A TV on a stand, with a picture on its screen."""
+    """A TV on a stand, with an image on its screen."""
     pen.rect(-0.18, 0.0, 0.18, 0.04, (50, 50, 54))
     pen.rect(-0.03, 0.0, 0.03, 0.14, (50, 50, 54))
     pen.rect(-0.34, 0.12, 0.34, 0.56, (28, 28, 32))

@@ -42,7 +42,7 @@ _SAMPLE = np.dtype(
         ("set", "<i2"),
     ]
 )
-"""`first`: its first member; `key`: where its key ends in keys.bin; `set`: its data set, by number."""
+"""`first`: its first member; `key`: where its key ends in keys.bin; `set`: its dataset, by number."""
 _MEMBER = np.dtype([("offset", "<i8"), ("size", "<i8"), ("check", "V16"), ("extension", "<i2")])
 MOST_EXTENSIONS = 2**15
 MOST_DATASETS = 2**15
@@ -169,7 +169,7 @@ class SampleMap:
 
     @property
     def sets(self) -> NDArray[np.int16]:
-        """The data set of each sample, as its place in `datasets`."""
+        """The dataset of each sample, as its place in `datasets`."""
         found: NDArray[np.int16] = self._samples["set"]
         return found
 
@@ -256,7 +256,7 @@ class _Writer:
         names = rows["dataset"].fill_null("").to_numpy(zero_copy_only=False)[firsts]
         sets = [self._datasets.setdefault(str(name), len(self._datasets)) for name in names]
         if len(self._datasets) > MOST_DATASETS:
-            raise FatalError(f"{shard.index}: more than {MOST_DATASETS} data sets; put the set into fewer")
+            raise FatalError(f"{shard.index}: more than {MOST_DATASETS} datasets; put the set into fewer")
         samples["set"] = sets
         parts = {"samples": samples.tobytes(), "members": members.tobytes(), "keys": b"".join(encoded)}
         for name, data in parts.items():

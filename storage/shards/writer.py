@@ -50,7 +50,7 @@ def sample_key(dataset: str, image_id: int) -> str:
     """
     key = f"{_named(dataset)}{image_id:012d}"
     if not _KEY.fullmatch(key):
-        raise FatalError(f"{key[:120]!r}: the name of data set {dataset!r} can't name files in a shard; rename it")
+        raise FatalError(f"{key[:120]!r}: the name of dataset {dataset!r} can't name files in a shard; rename it")
     return key
 
 

@@ -1,4 +1,4 @@
-"""How the data sets of a stream are mixed (docs/shards.md, Mixing)."""
+"""How the datasets of a stream are mixed (docs/shards.md, Mixing)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from storage.errors import FatalError
 
 LEAST_TEMPERATURE = 0.1
 CYCLE = 10_000
-"""Runs after which the interleaving of data sets repeats. Shares are exact to one in this number."""
+"""Runs after which the interleaving of datasets repeats. Shares are exact to one in this number."""
 
 
 @dataclass(frozen=True)
 class Mix:
-    """The share of each data set in a stream."""
+    """The share of each dataset in a stream."""
 
     kind: Literal["concat", "proportional", "temperature"] = "concat"
     """concat: one large set, each sample once per epoch (the authors' way). proportional: every stretch of the stream has
@@ -27,24 +27,24 @@ class Mix:
     temperature: float = 2.0
     """For kind "temperature": 1 is proportional, infinity gives all sets equal shares."""
     weights: Mapping[str, float] = field(default_factory=dict)
-    """Data set → factor of its share, unless the kind is "concat"; 1 where it is left out."""
+    """Dataset → factor of its share, unless the kind is "concat"; 1 where it is left out."""
 
     def __post_init__(self) -> None:
         if not self.temperature >= LEAST_TEMPERATURE or any(
             not 0 < weight < math.inf for weight in self.weights.values()
         ):
             raise FatalError(
-                f"mix: the temperature must be at least {LEAST_TEMPERATURE}, weights finite and above 0; leave a data set out to "
+                f"mix: the temperature must be at least {LEAST_TEMPERATURE}, weights finite and above 0; leave a dataset out to "
                 "have none of it"
             )
         if self.kind == "concat" and self.weights:
             raise FatalError('mix: weights need kind "proportional" or "temperature"; "concat" takes every sample once')
 
     def shares(self, sizes: Mapping[str, int]) -> dict[str, float]:
-        """Returns each data set's share of the stream; they sum to 1. Raises `FatalError` for weights of unknown sets."""
+        """Returns each dataset's share of the stream; they sum to 1. Raises `FatalError` for weights of unknown sets."""
         unknown = sorted(self.weights.keys() - sizes.keys())
         if unknown:
-            raise FatalError(f"mix: weights name {unknown[0]!r}; the data sets are {', '.join(sizes)}")
+            raise FatalError(f"mix: weights name {unknown[0]!r}; the datasets are {', '.join(sizes)}")
         power = 1 / self.temperature if self.kind == "temperature" else 1.0
         parts = {name: size**power * self.weights.get(name, 1.0) for name, size in sizes.items()}
         total = sum(parts.values())
@@ -52,7 +52,7 @@ class Mix:
 
 
 class Interleaving:
-    """Assigns runs of places to data sets, so that each gets its share of every stretch of the stream."""
+    """Assigns runs of places to datasets, so that each gets its share of every stretch of the stream."""
 
     def __init__(self, shares: NDArray[np.float64], run: int) -> None:
         """`run`: places in a row that belong to the same set."""

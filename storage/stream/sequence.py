@@ -89,7 +89,7 @@ class SampleSequence:
         if "concat" in (state["mix"]["kind"], self.mix.kind):
             raise FatalError(
                 f"the stream can't go on: the mix is {self.mix.kind!r}, but the state is of {state['mix']['kind']!r}, which "
-                "orders all data sets together; only weights and temperature may change"
+                "orders all datasets together; only weights and temperature may change"
             )
         self._origin, self._begun = int(state["origin"]), np.array([state["begun"][name] for name in self._sets])
         if state["mix"] != asdict(self.mix):
@@ -117,11 +117,11 @@ _NAMES = {
 
 
 def _ranges(samples: SampleMap) -> dict[str, tuple[int, int]]:
-    """Returns the first sample of each data set, and the one after its last."""
+    """Returns the first sample of each dataset, and the one after its last."""
     sets: NDArray[np.int16] = samples.sets
     begins = np.flatnonzero(np.r_[True, sets[1:] != sets[:-1]])
     names = [samples.datasets[int(sets[begin])] for begin in begins]
     if len(set(names)) != len(names):
-        raise FatalError("the shards of a data set lie apart; list all tars of one data set before those of the next")
+        raise FatalError("the shards of a dataset lie apart; list all tars of one dataset before those of the next")
     ends = [*begins[1:].tolist(), len(samples)]
     return dict(zip(names, zip(begins.tolist(), ends, strict=True), strict=True))

@@ -36,7 +36,7 @@ def texts(drawn: list[Caption]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def whole(blip_folder: Path, pictures: Pictures) -> dict[int, list[Caption]]:
-    """All pictures in one batch: every other batching must give the same bits."""
+    """All images in one batch: every other batching must give the same bits."""
     return captions(blip_folder, pictures, list(range(100, 111)), draws=6, batch_size=64)
 
 

@@ -17,7 +17,7 @@ from tagger.audit.labels import Agreement
 
 
 def judged(run: Run, dataset: str) -> Agreement:
-    """The labels that the run keeps of a data set, against the relations given for the same pictures."""
+    """The labels that the run keeps of a dataset, against the relations given for the same images."""
     images, tagged = (labelled_partitions(run, step, [dataset]) for step in ("ingest", "tag"))
     given = labelled_partitions(run, "ingest", ["given"])
     choice = choice_of(run)

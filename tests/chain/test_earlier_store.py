@@ -23,7 +23,7 @@ EARLIER = Path(__file__).parent / "earlier"
 
 @pytest.fixture
 def earlier(tmp_path: Path, root: Path) -> World:
-    """The unpacked store, and the pictures from which it was made."""
+    """The unpacked store, and the images from which it was made."""
     with tarfile.open(EARLIER / "store.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     parsed = find_run(existing_store(tmp_path / "store"), "earlier").artifacts("parse")

@@ -25,7 +25,7 @@ def tuned(copied: World, tmp_path: Path) -> World:
 
 
 def initial(tmp_path: Path) -> str:
-    return f"pretrain.settings.initial={tmp_path / 'weights.safetensors'}"
+    return f"pretrain.settings.pretrained={tmp_path / 'weights.safetensors'}"
 
 
 def test_a_tenth_of_the_images_is_tuned_on_and_unseen_triplets_are_scored_apart(
@@ -73,4 +73,4 @@ def test_test_images_behind_the_initial_weights_stop_the_run(tuned: World, tmp_p
     process = tuned.start(*leaking)
     _, err = process.communicate(timeout=300)
     assert process.returncode != 0
-    assert "24 of initial weights: coco in coco" in err and "pretrain.settings.initial" in err
+    assert "24 of initial weights: coco in coco" in err and "pretrain.settings.pretrained" in err

@@ -1,4 +1,4 @@
-"""docs/your_pictures.md, followed to the letter: `rlip label` on a folder of ten pictures that no one annotated."""
+"""docs/your_pictures.md, followed to the letter: `rlip label` on a folder of ten images that no one annotated."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_new_pictures_and_other_settings_compute_what_they_must(workplace: Path,
         path.parent.mkdir(exist_ok=True)
         render(make_scene(31, index)).save(path)
     steps, made = label(workplace, *asked)
-    assert steps["import_tagger"] == (1, 0) and "train_tagger" not in steps, "new pictures train nothing"
+    assert steps["import_tagger"] == (1, 0) and "train_tagger" not in steps, "new images train nothing"
     assert steps["ingest"] == steps["detect"] == steps["caption"] == steps["tag"] == (1, 1)
     assert made["images"] == 12
     after = {each["file_name"]: each for each in json.loads((workplace / made["json"]).read_bytes())}
@@ -106,7 +106,7 @@ def test_files_that_are_no_pictures_are_named_and_the_rest_is_labelled(root: Pat
     for name in ("upright.png", "sideways.png"):
         (tmp_path / "found" / name).unlink()
     done = rlip("label", "found", *options, cwd=tmp_path)
-    assert done.exit_code == 1 and "none of its 2 pictures can be used" in done.stderr, done.stderr
+    assert done.exit_code == 1 and "none of its 2 images can be used" in done.stderr, done.stderr
     assert "page.jpg: not an image" in done.stderr
 
 

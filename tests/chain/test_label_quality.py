@@ -1,4 +1,4 @@
-"""Labels of the generated scenes are worth training on: the demo's chain up to its labels, on fewer pictures."""
+"""Labels of the generated scenes are worth training on: the demo's chain up to its labels, on fewer images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FEWER = (
     "run.until=tag",
     "tag.audit_floor=0.5",
 )
-"""Small batches, for as many updates from fewer pictures, of which more are held out, for as good a calibration."""
+"""Small batches, for as many updates from fewer images, of which more are held out, for as good a calibration."""
 
 
 @pytest.mark.timeout(1800)

@@ -1,4 +1,4 @@
-"""A data set that has grown is found again wherever it is moved, copied or pulled to: nothing is computed anew."""
+"""A dataset that has grown is found again wherever it is moved, copied or pulled to: nothing is computed anew."""
 
 from __future__ import annotations
 

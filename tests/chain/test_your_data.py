@@ -1,4 +1,4 @@
-"""docs/your_data.md, followed to the letter: its recipes are written and its commands run, in a folder with six pictures."""
+"""docs/your_data.md, followed to the letter: its recipes are written and its commands run, in a folder with six images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from storage.runs import Run
 
 @pytest.fixture
 def workplace(finished: World, root: Path, tmp_path: Path) -> Path:
-    """A folder with six pictures, where a run named `demo` has a tagger."""
+    """A folder with six images, where a run named `demo` has a tagger."""
     shutil.copytree(finished.store, tmp_path / "out" / "store")
     shutil.copytree(tmp_path / "out/store/runs/tiny", tmp_path / "out/store/runs/demo")
     given = json.loads((finished.data / "coco/annotations/instances_train.json").read_bytes())

@@ -173,11 +173,11 @@ def test_what_can_not_be_told_says_why(store: LocalStore, capsys: pytest.Capture
         with pytest.raises(FatalError, match=f"has the steps 1 to 6, and no step {step}"):
             print_batch(store.root, "toy", step, None, None, as_json=False)
     for name in ("pretrain:given", "shard:pseudo"):
-        with pytest.raises(FatalError, match=f"no training {name!r}; its trainings: pretrain:pseudo"):
+        with pytest.raises(FatalError, match=f"no training {name!r}; its training runs: pretrain:pseudo"):
             print_batch(store.root, "toy", 1, name, None, as_json=False)
     train(store, SETTINGS.reseeded(1), "pretrain:pseudo:1")
     with pytest.raises(
-        FatalError, match="2 trainings; name one with --step-name, of: pretrain:pseudo, pretrain:pseudo:1"
+        FatalError, match="2 training runs; name one with --step-name, of: pretrain:pseudo, pretrain:pseudo:1"
     ):
         print_batch(store.root, "toy", 1, None, None, as_json=False)
     train(store, SETTINGS.reseeded(2), "pretrain:pseudo:2", version=3)

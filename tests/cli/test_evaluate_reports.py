@@ -1,4 +1,4 @@
-"""`rlip evaluate --report`: each benchmark's page tells its figures, classes and pictures, and whether results compare."""
+"""`rlip evaluate --report`: each benchmark's page tells its figures, classes and images, and whether results compare."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pipeline.cli.app import app
 from tests.data.toy_sets import save_json, save_picture
 
 PERSON, KNIFE = (10.0, 10.0, 41.0, 61.0), (50.0, 30.0, 21.0, 21.0)
-"""x, y, w, h in pixels of pictures of 100 by 80."""
+"""x, y, w, h in pixels of images of 100 by 80."""
 IMAGES = range(1, 7)
 
 
 def evaluated(folder: Path, benchmark: str, *options: object) -> tuple[Path, dict[str, Any]]:
-    """Runs the command with a report and pictures. Returns the report's folder and its JSON."""
+    """Runs the command with a report and images. Returns the report's folder and its JSON."""
     words = ["evaluate", benchmark, *options, "--report", folder / "report", "--images", folder, "--intervals", 20]
     done = CliRunner().invoke(app, [str(word) for word in words])
     assert done.exit_code == 0, done.output

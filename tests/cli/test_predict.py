@@ -30,7 +30,7 @@ def rlip(*words: object) -> tuple[int, str]:
 
 @pytest.fixture
 def pictures(root: Path, tmp_path: Path) -> Path:
-    """Three pictures, one of them damaged."""
+    """Three images, one of them damaged."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number in (1, 2):
@@ -75,7 +75,7 @@ def test_what_cannot_be_asked_is_told_before_any_picture_is_read(root, pictures,
 def test_no_readable_picture_is_an_error(root, pictures, tmp_path):
     detector, out = root / "scenes" / "weights" / "detector", tmp_path / "found.parquet"
     code, told = rlip("predict", detector, pictures / "3.jpg", "--objects", "man", "--predicates", "hold", "--out", out)
-    assert code == 1 and "none of 1 pictures can be read" in told
+    assert code == 1 and "none of 1 images can be read" in told
     assert not out.exists()
 
 

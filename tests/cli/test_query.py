@@ -48,9 +48,9 @@ def test_every_table_of_a_run_can_be_asked(labelled: RunBuilder) -> None:
     assert _rows(labelled, "select reason from rejected") == [{"reason": "truncated"}]
 
 
-def test_tables_that_several_steps_write_bear_their_arms(labelled: RunBuilder) -> None:
-    for arm in ("pseudo", "none"):
-        labelled.metrics(f"evaluate:{arm}", (0, "map", 0.5))
+def test_tables_that_several_steps_write_bear_their_variants(labelled: RunBuilder) -> None:
+    for variant in ("pseudo", "none"):
+        labelled.metrics(f"evaluate:{variant}", (0, "map", 0.5))
     sql = "select p.value - n.value as gain from scores_pseudo p join scores_none n using (name)"
     assert _rows(labelled, sql) == [{"gain": 0.0}]
 

@@ -23,7 +23,7 @@ draws = 3
 TRAINING = """
 extends = "base.toml"
 [pretrain]
-arms = ["given"]
+variants = ["given"]
 [pretrain.settings]
 official = true
 shortest = [480, 512]
@@ -100,7 +100,7 @@ def test_a_network_that_starts_at_random_is_told_without_any_data(folder: Path) 
     done = recipe("check", "train.toml")
     assert done.exit_code == 1
     assert "pretrain:given: starts from random weights: resnet50" in done.output
-    assert "set pretrain.settings.initial" in done.output
+    assert "set pretrain.settings.pretrained" in done.output
     meant = recipe("check", "train.toml", "--set", "pretrain.settings.random_start=true")
     assert meant.exit_code == 0 and "note: pretrain:given: starts from random weights" in meant.output
 

@@ -1,4 +1,4 @@
-"""Builds small data sets on disk for the tests."""
+"""Builds small datasets on disk for the tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Build = Callable[..., DataSource]
 
 @pytest.fixture
 def coco(tmp_path: Path) -> Build:
-    """Returns a function that writes a COCO-format data set, with a 100 x 80 picture per file name not in `without`."""
+    """Returns a function that writes a COCO-format dataset, with a 100 x 80 image per file name not in `without`."""
 
     def build(
         images: list[Any],

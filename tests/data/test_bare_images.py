@@ -1,4 +1,4 @@
-"""A bare folder of pictures is a data set: ids follow from names, so that adding pictures moves nothing."""
+"""A bare folder of images is a dataset: ids follow from names, so that adding images moves nothing."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_folder_of_an_earlier_version_is_ingested_again_and_annotated_sets_are
 
 def test_a_folder_without_pictures_is_told(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    with pytest.raises(AnnotationError, match="no usable image for data set 'mine'"):
+    with pytest.raises(AnnotationError, match="no usable image for dataset 'mine'"):
         read_all(bare(tmp_path / "mine"))
 
 

@@ -1,4 +1,4 @@
-"""Tests data sets in COCO format and their relation files."""
+"""Tests datasets in COCO format and their relation files."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_folder_without_any_of_the_images_stops_before_work(coco: Build) -> No
         ("[1, 2]", "holds a JSON list; expected COCO instances"),
         ('{"images": [], "categories": []}', "has no field 'annotations'"),
         ('{"images": 3, "annotations": [], "categories": []}', "field 'images' is a JSON number"),
-        ('{"images": [], "annotations": [], "categories": []}', "no usable image for data set 'toy'"),
+        ('{"images": [], "annotations": [], "categories": []}', "no usable image for dataset 'toy'"),
         ("\xff\xfe\x00", "not valid JSON"),
     ],
 )

@@ -140,7 +140,7 @@ def test_a_map_at_fault_is_named_with_what_is_allowed(tmp_path: Path, content: A
 
 
 def test_a_map_is_for_named_datasets_only(tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="map: fits only the data sets whose image ids it maps"):
+    with pytest.raises(ValidationError, match="map: fits only the datasets whose image ids it maps"):
         a_list(tmp_path / "coco.ids", map=tmp_path / "image_data.json")
 
 

@@ -68,7 +68,7 @@ def pack(path: Path, names: dict[str, bytes]) -> Path:
 
 @pytest.fixture(params=["folder", "tar", "tars", "s3"])
 def images(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
-    """Stores the same three pictures in each kind of location."""
+    """Stores the same three images in each kind of location."""
     data = {name: picture(number) for number, name in enumerate(NAMES, start=1)}
     data[EMPTY] = b""
     if request.param == "folder":

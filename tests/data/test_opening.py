@@ -129,7 +129,7 @@ def test_sizes_out_of_bounds(tmp_path: Path) -> None:
 
 
 def test_a_bomb_is_refused_by_its_header() -> None:
-    """A 19,000 x 19,000 picture in a few bytes is refused before any decoding."""
+    """A 19,000 x 19,000 image in a few bytes is refused before any decoding."""
     data = bytearray(encoded(Image.new("1", (19, 19))))
     data[16:24] = (19_000).to_bytes(4, "big") * 2
     import zlib

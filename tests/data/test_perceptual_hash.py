@@ -1,4 +1,4 @@
-"""Copies of a picture have near hashes, different pictures have not, and pictures that show nothing have none."""
+"""Copies of an image have near hashes, different images have not, and images that show nothing have none."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_different_real_pictures_are_far_apart(shared: Path) -> None:
     paths = sorted((shared / "data/coco/sample2017").glob("*.jpg"))
     found = [perceptual_hash(path.read_bytes()) for path in paths]
     hashes = np.array([each for each in found if each is not None], np.uint64)
-    assert len(hashes) == len(paths)  # every real picture has structure
+    assert len(hashes) == len(paths)  # every real image has structure
     near = near_duplicates(hashes, hashes, 2 * DEFAULT_DISTANCE)
     assert near == [(i, i, 0) for i in range(len(paths))]
 

@@ -17,7 +17,7 @@ from pipeline.data.images.refs import ImageRef
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Thirty noise pictures; the fifth is truncated, the ninth is missing."""
+    """Thirty noise images; the fifth is truncated, the ninth is missing."""
     folder = tmp_path_factory.mktemp("pictures")
     generator = np.random.default_rng(0)
     paths = [folder / f"{number}.png" for number in range(30)]

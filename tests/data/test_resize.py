@@ -16,7 +16,7 @@ from pipeline.data.images.resize import read_resized, resized
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
-    """A picture with soft areas and hard edges."""
+    """An image with soft areas and hard edges."""
     generator = np.random.default_rng(seed)
     coarse = Image.fromarray(generator.integers(0, 255, (height // 20, width // 20, 3), dtype=np.uint8))
     soft = coarse.resize((width, height), Image.Resampling.NEAREST).filter(ImageFilter.GaussianBlur(2))

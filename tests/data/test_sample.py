@@ -1,4 +1,4 @@
-"""The part of a data set that a recipe takes: a seeded share, or the images on a list."""
+"""The part of a dataset that a recipe takes: a seeded share, or the images on a list."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def test_a_list_may_hold_ids_names_or_annotations(folder: Path, written: str) ->
 def test_a_list_of_other_images_or_of_none_is_refused(folder: Path) -> None:
     path = folder / "list"
     path.write_text("7\n99\nHICO_train2015_00000123.jpg\n")
-    with pytest.raises(FatalError, match=r"list: 2 of 3 entries are no image of data set 'toy', e\.g\. line 2: '?99"):
+    with pytest.raises(FatalError, match=r"list: 2 of 3 entries are no image of dataset 'toy', e\.g\. line 2: '?99"):
         taken(folder, only=path)
     path.write_text("# nothing\n")
-    with pytest.raises(FatalError, match="names no image of data set 'toy'; expected image ids"):
+    with pytest.raises(FatalError, match="names no image of dataset 'toy'; expected image ids"):
         taken(folder, only=path)
     assert source(folder, only=folder / "gone").missing_files() == [f"only: no file {folder / 'gone'}"]
     with pytest.raises(ValueError, match="share: not together with `only`"):

@@ -19,7 +19,7 @@ from tests.data.toy_sets import save_picture
 
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A 100 x 80 picture."""
+    """A 100 x 80 image."""
     return save_picture(tmp_path_factory.mktemp("pictures") / "a.jpg")
 
 

@@ -1,4 +1,4 @@
-"""Helpers that write pictures and annotation files, and read a source to its end."""
+"""Helpers that write images and annotation files, and read a source to its end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.data.datasets.source import DataSource
 
 
 def save_picture(path: Path, width: int = 100, height: int = 80) -> Path:
-    """Writes a plain picture to `path`."""
+    """Writes a plain image to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height), (90, 120, 60)).save(path, "JPEG")
     return path

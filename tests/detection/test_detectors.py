@@ -158,7 +158,7 @@ def test_only_files_that_are_read_decide_the_key(tmp_path: Path) -> None:
 
 
 class Fixed:
-    """A detector that finds the same boxes in every picture."""
+    """A detector that finds the same boxes in every image."""
 
     names = ("cup", "", "tie")
 

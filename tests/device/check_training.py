@@ -31,13 +31,13 @@ def on(device: torch.device, folder: Path, shard, values: dict, **given) -> list
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, shard, device) -> list[float]:
-    """The losses of a training that runs on the device to its end."""
+    """The losses of a training run that runs on the device to its end."""
     return on(device, tmp_path_factory.mktemp("undisturbed"), shard, SETTINGS)
 
 
 @pytest.mark.parametrize(
     "values",
-    [SETTINGS | {"micro_batch": 4, "recompute": True, "ema": 0.9}, TAGGER],
+    [SETTINGS | {"micro_batch": 4, "activation_checkpointing": True, "ema": 0.9}, TAGGER],
     ids=["all", "tagger"],
 )
 def test_losses_are_those_of_the_cpu(tmp_path, shard, device, values):

@@ -1,4 +1,4 @@
-"""Zero-shot splits: the published lists fit the data set, and generated ones keep every name seen."""
+"""Zero-shot splits: the published lists fit the dataset, and generated ones keep every name seen."""
 
 import json
 from collections import Counter

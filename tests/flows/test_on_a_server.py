@@ -64,7 +64,7 @@ def count(recipe: Recipe) -> State[list[StepOutcome]]:
 
 
 def _count(root: Path, stage: type[CountStage] = CountStage, blocks: int = 2, **failures: int) -> State[Any]:
-    """Run stage `count` on a small data set, and return the final state of the flow."""
+    """Run stage `count` on a small dataset, and return the final state of the flow."""
     folder = root if (root / "recipe.toml").is_file() else write_small_set(root).parent
     recipe = small_recipe(folder, f"run.blocks={blocks}")
     planner = Planner(RunContext(recipe))
@@ -205,7 +205,7 @@ def worker(server: PrefectServer, root: Path, worker_folder: Path) -> Iterator[P
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small data set, whose tables the tests share."""
+    """A small dataset, whose tables the tests share."""
     return write_small_set(tmp_path_factory.mktemp("set") / "set").parent
 
 
@@ -309,12 +309,12 @@ def test_a_recipe_that_no_schema_refuses_is_refused_in_one_line(
     worker: PrefectServer, worker_folder: Path, tmp_path: Path
 ) -> None:
     parameters = plain(small_recipe(write_small_set(tmp_path / "set").parent))
-    parameters["pretrain"]["arms"] = ["pseudo"]
+    parameters["pretrain"]["variants"] = ["pseudo"]
     printed = worker_folder / "worker.log"
     before = len(printed.read_text())
     run = worker.submit("end_to_end/end_to_end", parameters)
     state = worker.final_state(run, 120)
-    assert state["type"] == "FAILED" and "parameter recipe: recipe: pretrain.arms has 'pseudo'" in state["message"]
+    assert state["type"] == "FAILED" and "parameter recipe: recipe: pretrain.variants has 'pseudo'" in state["message"]
     wait_for(lambda: not _flow_processes() or None, 30, "the process of the flow run goes on")
     said = printed.read_text()[before:]
     assert said.count("| ERROR") == 1 and "Traceback" not in said and "max_pixels" not in said, said

@@ -26,7 +26,7 @@ from storage.runs import Run
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small data set, its recipe, and the home of a user who has never used Prefect."""
+    """A small dataset, its recipe, and the home of a user who has never used Prefect."""
     folder = tmp_path_factory.mktemp("run") / "set"
     write_small_set(folder)
     (folder / "home").mkdir()

@@ -22,7 +22,7 @@ Content = bytes | Callable[[Path], None]
 
 
 def encoded(form: str, size: tuple[int, int] = SIZE, mode: str = "RGB", **options: Any) -> bytes:
-    """A picture in a format."""
+    """An image in a format."""
     buffer = io.BytesIO()
     Image.radial_gradient("L").resize(size).convert(mode).save(buffer, form, **options)
     return buffer.getvalue()
@@ -60,7 +60,7 @@ def jpeg_of_size(width: int, height: int) -> bytes:
 
 
 def scans(count: int, side: int) -> bytes:
-    """A progressive JPEG that repeats its last scan, each of which is decoded over the whole picture."""
+    """A progressive JPEG that repeats its last scan, each of which is decoded over the whole image."""
     data = encoded("JPEG", (side, side), progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:-2] + data[last:-2] * count + data[-2:]
@@ -72,7 +72,7 @@ def jpeg_segment(marker: int, data: bytes) -> bytes:
 
 
 def packed_scans(count: int, side: int) -> bytes:
-    """A progressive JPEG whose scans look at every coefficient and change none, each in a few bytes for the whole picture."""
+    """A progressive JPEG whose scans look at every coefficient and change none, each in a few bytes for the whole image."""
     blocks = (-(-side // 8)) ** 2
     tables = jpeg_segment(0xDB, bytes([0] + [1] * 64)) + jpeg_segment(0xC4, b"\x10\x01" + bytes(15) + b"\xe0")
     frame = jpeg_segment(0xC2, struct.pack(">BHHBBBB", 8, side, side, 1, 1, 0x11, 0))

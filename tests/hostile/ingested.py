@@ -1,4 +1,4 @@
-"""Feeds a data set to the stage that reads it, planned first as a run does."""
+"""Feeds a dataset to the stage that reads it, planned first as a run does."""
 
 from __future__ import annotations
 

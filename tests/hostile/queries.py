@@ -23,7 +23,7 @@ QUERIES: dict[str, tuple[str, str]] = {
     "a file as JSON": (NO, "select * from read_json('/etc/passwd')"),
     "a file as Parquet": (NO, "select * from read_parquet('/etc/*.parquet')"),
     "names of files": (FORBIDDEN, "select * from glob('/*')"),
-    "the pictures of the run": (NO, "select * from '../pictures/toys/1.png'"),
+    "the images of the run": (NO, "select * from '../pictures/toys/1.png'"),
     "a URL": (NO, "select * from 'http://127.0.0.1:9/x.parquet'"),
     "a bucket": (NO, "select * from 's3://bucket/x.parquet'"),
     "a copy to a file": (FORBIDDEN, "copy images to 'escaped.csv'"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.hostile.case import Case, table, told, written
 
-GOOD = 'name = "r"\n[data]\nlabel = ["s"]\n[[data.sources]]\nname = "s"\nformat = "coco"\nimages = "i"\nannotations = "a.json"\n[pretrain]\narms = []\n'
+GOOD = 'name = "r"\n[data]\nlabel = ["s"]\n[[data.sources]]\nname = "s"\nformat = "coco"\nimages = "i"\nannotations = "a.json"\n[pretrain]\nvariants = []\n'
 BAD_TOML = r"^refused: Error: .*r\.toml: not a readable TOML file"
 BAD_VALUE = "^refused: Error: "
 

@@ -1,4 +1,4 @@
-"""Tars: as the folder of a data set's images, and as shards."""
+"""Tars: as the folder of a dataset's images, and as shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A report of a run whose tables someone else wrote: no character of theirs hides text, no picture from outside is embedded."""
+"""A report of a run whose tables someone else wrote: no character of theirs hides text, no image from outside is embedded."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ _WRITES = {
 """Audited calls that change files → which of their arguments name one."""
 _RUNS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
 _DECODER = [sys.executable, "-P", "-m", decoder.__name__]
-"""How the one program starts that reading a data set needs."""
+"""How the one program starts that reading a dataset needs."""
 _ENDS = {signal.SIGKILL: "hangs", signal.SIGPROF: f"takes more than {SECONDS} s of processor time"}
 
 

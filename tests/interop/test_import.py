@@ -94,7 +94,7 @@ def test_a_missing_set_is_visual_genome_and_its_relations_are_given(tmp_path: Pa
         ({"objects": [{**BOX, "w": 0.0}, HORSE]}, "box empty or outside"),
         ({"objects": [{**BOX, "w": 1e300}, HORSE]}, "box malformed"),
         ({"objects": [BOX, HORSE, HORSE]}, "object id twice"),
-        ({"dataset": ["coco"]}, "data set unknown"),
+        ({"dataset": ["coco"]}, "dataset unknown"),
     ],
 )
 def test_what_is_wrong_with_an_image_is_counted(changed: dict[str, Any], reason: str) -> None:

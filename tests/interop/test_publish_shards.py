@@ -40,7 +40,7 @@ BOXES = [("person", 10.0, 10.0, 80.0, 80.0), ("horse|<b>", 20.0, 50.0, 60.0, 60.
 
 
 def picture(book: RunBuilder, dataset: str, image_id: int, side: int, form: str) -> dict[str, Any]:
-    """A row of `images` and its noisy picture, which no format can reduce much."""
+    """A row of `images` and its noisy image, which no format can reduce much."""
     row = book.image(image_id, BOXES, [(0, "riding", 1)], dataset)
     pixels = np.random.default_rng(image_id).integers(0, 255, (side, side, 3), np.uint8)
     Image.fromarray(pixels).save(book.pictures / dataset / row["uri"], form)

@@ -12,7 +12,7 @@ from storage.tables import IMAGES
 
 
 def image(image_id: int, boxes: list[tuple[str, float]], relations: list[tuple[int, str, int]] = []) -> dict[str, Any]:  # noqa: B006
-    """A picture with boxes of 10 x 10 pixels at these x coordinates."""
+    """An image with boxes of 10 x 10 pixels at these x coordinates."""
     return {
         "dataset": "d", "split": "train", "image_id": image_id, "uri": "a.jpg", "digest": "", "width": 100, "height": 20,
         "boxes": [

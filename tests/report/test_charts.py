@@ -58,7 +58,7 @@ def test_losses_of_a_kind_of_training_are_one_figure_told_apart_by_name(book: Ru
     (figure,) = loss_figures(book.run)
     assert figure.total is not None and figure.title == "Pre-training"
     assert sorted(len(line.points.split()) for line in figure.total.lines) == [1, 1, 2], "broken values are left out"
-    assert {(arm, seeds) for _, arm, seeds in figure.arms} == {("pseudo", 2), ("none", 1)}
+    assert {(variant, seeds) for _, variant, seeds in figure.variants} == {("pseudo", 2), ("none", 1)}
     styles = {name: style for style, name in figure.names}
     assert list(styles) == ["box", "class"] and len(set(styles.values())) == 2
     terms = dict(figure.terms)

@@ -1,4 +1,4 @@
-"""The trainings of several runs in one chart per metric."""
+"""The training runs of several runs in one chart per metric."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from storage.runs import Run
 
 
 def trained(book: RunBuilder, step: str, last: float, *, steps: int = 100, rate: float = 1.5e-4) -> None:
-    """Records a training whose loss falls from 10 to `last`."""
+    """Records a training run whose loss falls from 10 to `last`."""
     rows = []
     for number in range(10, steps + 1, 10):
         done = number / steps
@@ -80,7 +80,7 @@ def test_small_rates_fit_beside_the_axis(book: RunBuilder, other: RunBuilder) ->
 
 def test_more_lines_than_colours_are_dashed(book: RunBuilder) -> None:
     for number in range(COLOURS + 1):
-        trained(book, f"pretrain:arm{number}", 1.0)
+        trained(book, f"pretrain:variant{number}", 1.0)
     (curves,) = training_curves([book.run])
     assert curves.legend[-1][0] == "line-0 dashed"
 
@@ -110,7 +110,7 @@ def test_a_comparison_is_no_report_that_a_run_keeps(
     view, nothing = run_view(recipe, book.run), Outcome("toy")
     folder = tmp_path / "report"
     alone = write_report(view, nothing, folder).read_text()
-    assert "Trainings compared" in write_report(view, None, folder, against=[other.run]).read_text()
+    assert "Training runs compared" in write_report(view, None, folder, against=[other.run]).read_text()
     assert write_report(view, nothing, folder).read_text() == alone
 
 

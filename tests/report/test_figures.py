@@ -60,7 +60,7 @@ def test_captions_are_audited_by_category(labelled: RunBuilder) -> None:
     (audit,) = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5)).audits
     assert audit.captions is not None
     found = audit.captions
-    # "man hold cup" names no category of the data set; "horse next to man" is judged but not given.
+    # "man hold cup" names no category of the dataset; "horse next to man" is judged but not given.
     assert (found.stated, found.judged, found.true) == (3, 2, 1)
     # person ride horse (image 1), person next to person (image 1), person ride horse (image 2); the first is stated.
     assert (found.given, found.found) == (3, 1)
@@ -208,25 +208,30 @@ def test_only_the_labelled_sets_count(labelled: RunBuilder) -> None:
     assert [audit.dataset for audit in figures.audits] == ["toys"]
 
 
-def test_arms_are_averaged_over_seeds(book: RunBuilder) -> None:
-    for arm, scores in {"none": (0.1, 0.2), "naive": (0.2, 0.3), "pseudo": (0.3, 0.4), "given": (0.5, 0.6)}.items():
+def test_variants_are_averaged_over_seeds(book: RunBuilder) -> None:
+    for variant, scores in {"none": (0.1, 0.2), "naive": (0.2, 0.3), "pseudo": (0.3, 0.4), "given": (0.5, 0.6)}.items():
         for seed, score in enumerate(scores):
-            book.metrics(f"evaluate:{arm}:{seed}", (0, "zero_shot_map", score), (0, "detection_ap50", 0.9))
+            book.metrics(f"evaluate:{variant}:{seed}", (0, "zero_shot_map", score), (0, "detection_ap50", 0.9))
     figures = compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5))
-    assert [(arm.arm, arm.seeds) for arm in figures.arms] == [("none", 2), ("naive", 2), ("pseudo", 2), ("given", 2)]
-    pseudo = figures.arms[2].scores["zero_shot_map"]
+    assert [(variant.variant, variant.seeds) for variant in figures.variants] == [
+        ("none", 2),
+        ("naive", 2),
+        ("pseudo", 2),
+        ("given", 2),
+    ]
+    pseudo = figures.variants[2].scores["zero_shot_map"]
     assert pseudo.mean == pytest.approx(0.35)
     assert pseudo.deviation == pytest.approx(0.0707, abs=1e-4)
-    assert figures.arms[2].scores["detection_ap50"].mean == pytest.approx(0.9)
+    assert figures.variants[2].scores["detection_ap50"].mean == pytest.approx(0.9)
     assert figures.share_of_gain == pytest.approx(0.5)
 
 
-def test_the_share_of_gain_needs_all_arms_and_a_gain(book: RunBuilder) -> None:
+def test_the_share_of_gain_needs_all_variants_and_a_gain(book: RunBuilder) -> None:
     book.metrics("evaluate:none", (0, "zero_shot_map", 0.3))
     book.metrics("evaluate:pseudo", (0, "zero_shot_map", 0.4))
     figures = compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5))
     assert figures.share_of_gain is None
-    assert figures.arms[1].scores["zero_shot_map"].deviation is None
+    assert figures.variants[1].scores["zero_shot_map"].deviation is None
     book.metrics("evaluate:given", (0, "zero_shot_map", 0.3))
     assert compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5)).share_of_gain is None
 

@@ -1,4 +1,4 @@
-"""The pictures of a report: how they are chosen, drawn and told in words."""
+"""The images of a report: how they are chosen, drawn and told in words."""
 
 from __future__ import annotations
 
@@ -151,5 +151,5 @@ def test_pictures_that_are_on_another_machine_are_replaced_by_one_line(
     shutil.rmtree(labelled.pictures)
     page = report(recipe, labelled, tmp_path / "report")
     assert not page.all("img")
-    assert page.text.count("No pictures of toys: no folder") == 1 and "on this machine" in page.text
+    assert page.text.count("No images of toys: no folder") == 1 and "on this machine" in page.text
     assert "a man rides a horse" in page.text and "Drawn at random" in page.text

@@ -48,7 +48,7 @@ def test_a_report_shows_pictures_labels_and_figures(labelled: RunBuilder, recipe
     assert marks.count("right") == 3 + 1 + 1
     assert marks.count("wrong") == 4 + 3 + 1
     lines = [line.get("class") for line in page.all("polyline")]
-    assert lines.count("arm-none") == 1 and "line-0" in lines, "the whole loss by arm, its terms by name"
+    assert lines.count("variant-none") == 1 and "line-0" in lines, "the whole loss by variant, its terms by name"
     assert all(found.get("open", "no") == "no" for found in page.all("details")), "charts are folded"
 
 
@@ -64,8 +64,8 @@ def test_the_headline_compares_with_the_best_baseline(labelled: RunBuilder, reci
 def test_the_headline_of_pseudo_labels_compares_with_naive_ones(
     labelled: RunBuilder, recipe: Any, tmp_path: Path
 ) -> None:
-    for arm, score in {"pseudo": 0.25, "none": 0.0, "naive": 0.125}.items():
-        labelled.metrics(f"evaluate:{arm}", (0, "zero_shot_map", score))
+    for variant, score in {"pseudo": 0.25, "none": 0.0, "naive": 0.125}.items():
+        labelled.metrics(f"evaluate:{variant}", (0, "zero_shot_map", score))
     assert "naive matching 0.125" in report(recipe, labelled, tmp_path / "report").text
 
 
@@ -126,8 +126,8 @@ def test_a_picture_that_is_gone_is_named_not_fatal(labelled: RunBuilder, recipe:
     (labelled.pictures / "toys" / "1.png").unlink()
     (labelled.pictures / "toys" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
     page = report(recipe, labelled, tmp_path / "report")
-    assert "No picture: missing file: 1.png" in page.text
-    assert page.text.count("No picture:") == 3, "one of the images is in both galleries"
+    assert "No image: missing file: 1.png" in page.text
+    assert page.text.count("No image:") == 3, "one of the images is in both galleries"
 
 
 def test_an_old_report_is_replaced_as_a_whole(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_a_pulled_run_has_a_report_without_the_pictures(
     assert f"`rlip report toy --store {tmp_path / 'there'}`" in capsys.readouterr().out
     write_run_report(tmp_path / "there", "toy", None, 24, as_json=False)
     page = Page(tmp_path / "there" / "reports" / "toy" / "index.html")
-    assert "No pictures of toys: no folder" in page.text and "a man rides a horse" in page.text
+    assert "No images of toys: no folder" in page.text and "a man rides a horse" in page.text
     assert "4 labels kept" in " ".join(page.text.split()) and page.all("polyline")
 
 

@@ -1,4 +1,4 @@
-"""Pages of a run's evaluations: what was scored, which arms and seeds, what is taken over, and what can't be shown."""
+"""Pages of a run's evaluations: what was scored, which variants and seeds, what is taken over, and what can't be shown."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def tested(recipe: Any) -> Any:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"test": ("toys",)})})
 
 
-def test_each_arm_has_a_page_of_its_first_seed_with_what_was_scored(evaluated, tested, tmp_path: Path):
+def test_each_variant_has_a_page_of_its_first_seed_with_what_was_scored(evaluated, tested, tmp_path: Path):
     page = write_report(run_view(tested, evaluated.run), None, tmp_path / "report")
     made = sorted(path.name for path in (page.parent / "evaluations").iterdir())
     assert made == ["none.html", "none.md", "pseudo.html", "pseudo.md"]
@@ -63,7 +63,7 @@ def test_each_arm_has_a_page_of_its_first_seed_with_what_was_scored(evaluated, t
 def test_pages_of_the_same_evaluations_are_taken_over_and_others_made_anew(evaluated, tested, tmp_path: Path):
     folder = tmp_path / "report"
     write_report(run_view(tested, evaluated.run), None, folder)
-    markdown = {arm: folder / "evaluations" / f"{arm}.md" for arm in ("none", "pseudo")}
+    markdown = {variant: folder / "evaluations" / f"{variant}.md" for variant in ("none", "pseudo")}
     for path in markdown.values():
         path.write_text("as it was")
     write_digests(folder)

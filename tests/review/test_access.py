@@ -61,7 +61,7 @@ def test_name_and_password_open_a_session(by_password: ReviewServer) -> None:
         assert browser.get("/").text == "Ada"
 
 
-def test_scripts_and_pictures_are_refused_and_not_led_to_the_sign_in_page(by_password: ReviewServer) -> None:
+def test_scripts_and_images_are_refused_and_not_led_to_the_sign_in_page(by_password: ReviewServer) -> None:
     answer = httpx.get(f"{by_password.origin}{by_password.access.path}/images/1", trust_env=False)
     assert answer.status_code == 401
     assert answer.json()["status"] == 401

@@ -50,7 +50,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def show(window: Browser, page: str) -> None:
-    """Open a page and wait for the pictures in sight."""
+    """Open a page and wait for the images in sight."""
     if page == "image":
         window.open("/labels?predicate=ride")
         window.driver.get(str(window.find(".chip a.crop").get_attribute("href")))

@@ -40,7 +40,7 @@ def test_every_response_has_the_security_headers(by_link: ReviewServer) -> None:
         assert "server" not in answer.headers
 
 
-def test_pages_are_never_stored_and_pictures_only_privately(by_link: ReviewServer) -> None:
+def test_pages_are_never_stored_and_images_only_privately(by_link: ReviewServer) -> None:
     with by_link.reviewer() as browser:
         caching = [browser.get(path).headers["cache-control"] for path in ("/", "/images/1", "/static/icon.svg")]
     assert caching == ["no-store", "private, max-age=600, immutable", "no-cache"]

@@ -31,7 +31,7 @@ class Silent:
 
 @pytest.fixture
 def damaged(tmp_path: Path) -> Path:
-    """Eight pictures in two partitions; one of the first four is cut short."""
+    """Eight images in two partitions; one of the first four is cut short."""
     recipe = write_small_set(tmp_path)
     picture = tmp_path / "images" / "000002.png"
     picture.write_bytes(picture.read_bytes()[:60])

@@ -1,4 +1,4 @@
-"""A recipe run up to a stage: the steps that this needs, and the data sets that those steps need."""
+"""A recipe run up to a stage: the steps that this needs, and the datasets that those steps need."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from storage.errors import FatalError
 
 
 def steps(root: Path, recipe: str, until: str) -> dict[str, tuple[str, ...]]:
-    """Step → its data sets."""
+    """Step → its datasets."""
     made = build_steps(load_recipe(root / f"recipes/{recipe}.toml", [f"run.until={until}"]))
     return {step.name: step.datasets for step in made}
 
@@ -43,12 +43,13 @@ def test_a_training_waits_for_the_check_against_its_test_sets(root: Path) -> Non
 
 def test_naive_labels_come_from_what_the_tagger_read_too(root: Path) -> None:
     made = {
-        step.name: step for step in build_steps(load_recipe(root / "recipes/demo.toml", ['pretrain.arms=["naive"]']))
+        step.name: step
+        for step in build_steps(load_recipe(root / "recipes/demo.toml", ['pretrain.variants=["naive"]']))
     }
     assert made["shard:naive"].reads == {"images": ("ingest",), "relations": ("tag",)}
     assert "pretrain:naive" in made and "pretrain:pseudo" not in made
-    with pytest.raises(FatalError, match=r"pretrain\.arms has 'naive', which needs a tagger"):
-        load_recipe(root / "recipes/demo.toml", ['pretrain.arms=["naive", "pseudo"]', "data.tagger=[]"])
+    with pytest.raises(FatalError, match=r"pretrain\.variants has 'naive', which needs a tagger"):
+        load_recipe(root / "recipes/demo.toml", ['pretrain.variants=["naive", "pseudo"]', "data.tagger=[]"])
 
 
 def test_the_first_stage_covers_all_sets(root: Path) -> None:
@@ -100,7 +101,7 @@ def test_only_sets_without_annotations_go_through_the_detector(tmp_path: Path) -
 
 def test_a_set_without_annotations_needs_a_detector_and_states_no_relations(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(BARE)
-    with pytest.raises(FatalError, match=r"detect\.weights: missing, but data set 'bare'"):
+    with pytest.raises(FatalError, match=r"detect\.weights: missing, but dataset 'bare'"):
         load_recipe(tmp_path / "mine.toml")
     for role in ("tagger", "mix", "test"):
         with pytest.raises(FatalError, match=rf"{role}: 'bare' has format 'images'"):
@@ -113,7 +114,7 @@ def test_a_set_without_annotations_needs_a_detector_and_states_no_relations(tmp_
     ("lines", "words", "ends_with"),
     [
         ("[shard]", [], "shard:pseudo"),
-        ("[shard]\nthreshold = 0.4\n[pretrain]\narms = []", [], "shard:pseudo"),
+        ("[shard]\nthreshold = 0.4\n[pretrain]\nvariants = []", [], "shard:pseudo"),
         ("", ["run.until=shard"], "shard:pseudo"),
         ("", [], "tag"),
         ("[shard]\npack = false", [], "tag"),

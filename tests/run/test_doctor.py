@@ -43,7 +43,7 @@ def recipe(tmp_path: Path) -> Recipe:
                 "label": ["toy"],
             },
             "caption": {"captioner": "recorded", "recorded": ["captions.json"]},
-            "pretrain": {"arms": []},
+            "pretrain": {"variants": []},
         }
     )
 
@@ -100,7 +100,7 @@ def test_a_tokenizer_folder_without_a_tokenizer(recipe: Recipe, tmp_path: Path) 
     folder = tmp_path / "tokenizer"
     folder.mkdir()
     settings = {"tokenizer": folder, "random_start": True}
-    asked = changed(recipe, pretrain={"arms": ["none"], "settings": settings}, data=recipe.data.model_dump())
+    asked = changed(recipe, pretrain={"variants": ["none"], "settings": settings}, data=recipe.data.model_dump())
     assert "needs tokenizer.json, or vocab.json and merges.txt" in missing(asked)["pretrain:none tokenizer"]
     (folder / "vocab.json").write_text("{}")
     (folder / "merges.txt").write_text("")
@@ -136,9 +136,12 @@ def test_a_captioner_is_looked_into(recipe: Recipe, tmp_path: Path, root: Path) 
     [
         ({"network": {"backbone": "resnet999"}}, "backbone='resnet999': neither a timm model"),
         ({"network": {"backbone": "resnet50", "backbone_strides": [7]}}, "strides"),
-        ({"initial": "scenes/weights/detector/model.safetensors"}, "other shapes, e.g. "),
-        ({"initial": "scenes/weights/captioner/model.safetensors"}, "none of its .* entries belongs to this network"),
-        ({"initial": "README.md"}, "initial: README.md: not a readable safetensors file"),
+        ({"pretrained": "scenes/weights/detector/model.safetensors"}, "other shapes, e.g. "),
+        (
+            {"pretrained": "scenes/weights/captioner/model.safetensors"},
+            "none of its .* entries belongs to this network",
+        ),
+        ({"pretrained": "README.md"}, "pretrained: README.md: not a readable safetensors file"),
         ({"device": "cuda"}, "torch finds no GPU"),
     ],
 )
@@ -146,7 +149,7 @@ def test_networks_that_can_not_be_trained_stop_a_run_before_work(
     recipe: Recipe, root: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], message: str
 ) -> None:
     monkeypatch.chdir(root)
-    asked = changed(recipe, pretrain={"arms": ["none"], "settings": settings}, data=recipe.data.model_dump())
+    asked = changed(recipe, pretrain={"variants": ["none"], "settings": settings}, data=recipe.data.model_dump())
     assert re.search(message, missing(asked)["pretrain:none network"])
     with pytest.raises(FatalError, match=message):
         require(RunContext(asked))
@@ -166,10 +169,10 @@ def test_a_network_for_pre_trained_weights_does_not_start_at_random_unless_asked
 ) -> None:
     def asked(**settings: Any) -> Recipe:
         training = {"network": network, "processes": 1, **settings}
-        return changed(recipe, pretrain={"arms": ["none"], "settings": training}, data=recipe.data.model_dump())
+        return changed(recipe, pretrain={"variants": ["none"], "settings": training}, data=recipe.data.model_dump())
 
     detail = missing(asked())["pretrain:none weights"]
-    assert all(word in detail for word in [*words, "pretrain.settings.initial", "random_start = true"])
+    assert all(word in detail for word in [*words, "pretrain.settings.pretrained", "random_start = true"])
     assert ("roberta-base" in detail) == ("roberta-base" in words)
     with pytest.raises(FatalError, match="starts from random weights"):
         require(RunContext(asked()))
@@ -183,7 +186,7 @@ def test_a_network_for_pre_trained_weights_does_not_start_at_random_unless_asked
 def test_a_small_network_starts_at_random_without_a_word(recipe: Recipe) -> None:
     network = {"backbone": "test_resnet", "backbone_norm": "group", "backbone_strides": [8, 16], "levels": 3}
     small = {"network": network | {"text": {"hidden": 32, "layers": 1, "heads": 2, "feedforward": 64}}}
-    asked = changed(recipe, pretrain={"arms": ["none"], "settings": small}, data=recipe.data.model_dump())
+    asked = changed(recipe, pretrain={"variants": ["none"], "settings": small}, data=recipe.data.model_dump())
     assert "pretrain:none weights" not in {finding.what for finding in examine(RunContext(asked))}
 
 
@@ -204,21 +207,21 @@ def test_precision_auto_is_what_the_device_has_instructions_for_and_the_key_hold
     network = {"text": {"hidden": 32, "layers": 1, "heads": 2}, "backbone": "test_resnet", "backbone_norm": "group"}
     network |= {"backbone_strides": [8, 16], "levels": 3}
 
-    def asked(chosen: str, *arms: str) -> RunContext:
+    def asked(chosen: str, *variants: str) -> RunContext:
         on_cpu = {"precision": chosen, "device": "cpu"}
         caption = {"model": str(root / "scenes/weights/captioner"), **on_cpu}
-        training = {"arms": arms, "settings": {"network": network, "processes": 1, **on_cpu}}
+        training = {"variants": variants, "settings": {"network": network, "processes": 1, **on_cpu}}
         return RunContext(changed(recipe, caption=caption, pretrain=training, data=recipe.data.model_dump()))
 
     def keys(context: RunContext) -> list[Any]:
         return [step.stage(step.settings).row_settings() for step in context.steps]
 
-    for arms, step in (((), "caption"), (("none",), "pretrain:none")):
-        assert keys(asked("auto", *arms)) == keys(asked(precision, *arms))
-        (found,) = (each for each in examine(asked("auto", *arms)) if each.what.endswith(" precision"))
+    for variants, step in (((), "caption"), (("none",), "pretrain:none")):
+        assert keys(asked("auto", *variants)) == keys(asked(precision, *variants))
+        (found,) = (each for each in examine(asked("auto", *variants)) if each.what.endswith(" precision"))
         assert found.what == f"{step} precision" and found.detail.startswith(f"auto: {precision}")
         said: list[str] = []
-        prepare(asked("bfloat16", *arms), Lines(said.append))
+        prepare(asked("bfloat16", *variants), Lines(said.append))
         warned = [line for line in said if "emulates it, several times slower than float32" in line]
         assert len(warned) == (precision == "float32")
 
@@ -258,7 +261,7 @@ def test_a_training_without_its_extra_is_told_before_any_work(recipe: Recipe, mo
     with pytest.raises(
         FatalError, match=r"pretrain:none: the tracker 'tensorboard' .*pip install 'rlip\[tensorboard\]'"
     ):
-        require(RunContext(changed(recipe, pretrain={"arms": ["none"]})))
+        require(RunContext(changed(recipe, pretrain={"variants": ["none"]})))
 
 
 def test_extras_are_asked_for_only_by_recipes_that_use_them() -> None:

@@ -30,7 +30,7 @@ def planned(recipe: Recipe) -> dict[str, StepForecast]:
 
 
 def grow(root: Path, count: int) -> None:
-    """Make the set larger by pictures without relations."""
+    """Make the set larger by images without relations."""
     write_small_set(root / "more", count)
     for name in ("instances.json", "captions.json"):
         (root / name).write_bytes((root / "more" / name).read_bytes())
@@ -40,7 +40,7 @@ def grow(root: Path, count: int) -> None:
 
 
 def ride(image_id: int) -> dict[str, object]:
-    """A relation between the two boxes of a picture, in the pair layout."""
+    """A relation between the two boxes of an image, in the pair layout."""
     ends = {"person_box": [4, 4, 24, 34], "object": "horse", "object_box": [20, 10, 50, 40]}
     return {"image_id": image_id, "relations": [{**ends, "action": "ride"}]}
 

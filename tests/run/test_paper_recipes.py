@@ -44,7 +44,7 @@ DATA: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "few 1%": (("hico_train_1_percent",), (), ()),
     "tagger": ((), ("vg",), ()),
 }
-"""Data set or setting of a script → the sets to label or learn from, of the tagger, and of the mix."""
+"""Dataset or setting of a script → the sets to label or learn from, of the tagger, and of the mix."""
 TEXTS = {"hico": (80, 117), "vcoco": (80, 29), "oi_sgg": (288, 30)}
 
 
@@ -68,7 +68,7 @@ def test_a_recipe_trains_as_its_script(script: dict[str, str]) -> None:
     assert (settings.epochs, settings.epochs * settings.drop_at) == (epochs, pytest.approx(drop))
     assert (settings.schedule, settings.warmup, settings.ema, settings.lr_scale) == ("step", 0, 0.0, 1.0)
     assert (settings.batch, settings.micro_batch) == (_batch(script), int(script["batch_per_gpu"]))
-    assert (settings.weight_decay, settings.clip, settings.steps, settings.official) == (1e-4, 0.1, None, True)
+    assert (settings.weight_decay, settings.max_grad_norm, settings.steps, settings.official) == (1e-4, 0.1, None, True)
     assert (settings.image_size, settings.shortest, settings.crop) == (1333, tuple(range(480, 801, 32)), 0.5)
     assert (settings.flip, settings.colour) == (0.5, 0.4)
     assert (settings.object_texts, settings.predicate_texts) == ((333, 167) if drawn else TEXTS[script["data"]])
@@ -91,7 +91,7 @@ def test_a_recipe_trains_as_its_script(script: dict[str, str]) -> None:
         official_compat=True,
         tagger=script["setting"] == "tagger",
     )
-    if recipe.pretrain.arms == ("pseudo",):
+    if recipe.pretrain.variants == ("pseudo",):
         assert recipe.shard.threshold == float(script["threshold"])
 
 
@@ -102,7 +102,7 @@ def test_a_recipe_names_its_script_and_the_weights_that_it_starts_from(script: d
     assert f"scripts/{script['script']}.sh" in text and f"Weights of the authors: {weights}" in text
     recipe = load_recipe(RECIPES / "paper" / f"{script['recipe']}.toml")
     starts = recipe.train_tagger if script["setting"] == "tagger" else recipe.pretrain.settings
-    assert starts.initial is not None and starts.initial.parent == Path("data/weights")
+    assert starts.pretrained is not None and starts.pretrained.parent == Path("data/weights")
 
 
 @pytest.mark.parametrize("script", WITH_RECIPE, ids=lambda script: script["recipe"])
@@ -117,7 +117,7 @@ def test_a_recipe_is_scored_by_the_measure_of_its_benchmark(script: dict[str, st
     assert scored.from_datasets == {"images": tested}
     assert steps["pretrain"].after == (steps["overlap"].name,)
     checked: Any = steps["overlap"].settings
-    assert checked.initial == recipe.pretrain.settings.initial
+    assert checked.pretrained == recipe.pretrain.settings.pretrained
     assert evaluate.metrics == (("open_images",) if script["data"] == "oi_sgg" else ())
     assert (evaluate.vcoco is not None) == (script["data"] == "vcoco")
     if evaluate.vcoco is not None:

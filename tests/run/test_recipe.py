@@ -101,7 +101,7 @@ def test_a_recipe_extends_another_in_its_folder_or_in_the_project(tmp_path: Path
     assert recipe.data.label == ("coco",)
     (tmp_path / "below").mkdir()
     beneath = load_recipe(_recipe(tmp_path / "below", 'extends = "../base.toml"\n'))
-    assert beneath.data.root == Path(tmp_path, "below", ".."), "its pictures lie where the base has them"
+    assert beneath.data.root == Path(tmp_path, "below", ".."), "its images lie where the base has them"
     for name in ("coco_sample.toml", "coco_sample"):
         project = load_recipe(_recipe(tmp_path, f'extends = "{name}"\n[data]\nroot = "elsewhere"\n'))
         assert (project.name, project.data.root, project.train_tagger.epochs) == ("r", Path("elsewhere"), 20)
@@ -124,13 +124,13 @@ def test_a_file_that_is_only_beside_the_recipe_is_found_there(tmp_path: Path, mo
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "there" / "r.toml").write_text(
         GOOD.replace("[data]", '[data]\nroot = "data"')
-        + '[caption]\nmodel = "captioner"\n[train_tagger]\ninitial = "start.safetensors"\n'
+        + '[caption]\nmodel = "captioner"\n[train_tagger]\npretrained = "start.safetensors"\n'
     )
     monkeypatch.chdir(tmp_path / "here")
     path = Path("../there/r.toml")
     recipe = load_recipe(path)
     assert recipe.data.root == Path("data"), "the folder where the command runs counts first"
-    assert (recipe.caption.model, recipe.train_tagger.initial) == ("../there/captioner", Path("start.safetensors"))
+    assert (recipe.caption.model, recipe.train_tagger.pretrained) == ("../there/captioner", Path("start.safetensors"))
     assert load_recipe(path, ["caption.model=captioner"]).caption.model == "captioner"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "r.toml").write_text('extends = "../there/r.toml"\n')
@@ -230,3 +230,24 @@ def test_a_mistake_is_told_with_the_file_that_makes_it(tmp_path: Path) -> None:
     )  # fmt: skip
     lines = str(caught.value).splitlines()
     assert len(lines) == len(starts) and all(any(line.startswith(start) for line in lines) for start in starts)
+
+
+def test_former_names_of_settings_still_work_with_a_warning_and_keep_their_term_in_keys(tmp_path: Path) -> None:
+    former = GOOD + '[pretrain]\narms = ["none"]\n[pretrain.settings]\nclip = 0.5\nloaders = 3\n'
+    with pytest.warns(FutureWarning, match=r"r\.toml: pretrain\.settings\.clip is now called .*max_grad_norm"):
+        recipe = load_recipe(_recipe(tmp_path, former), ["train_tagger.hosts=1"])
+    settings = recipe.pretrain.settings
+    assert (settings.max_grad_norm, settings.num_workers, recipe.pretrain.variants) == (0.5, 3, ("none",))
+    keyed = settings.row_settings()
+    assert keyed["clip"] == 0.5 and "max_grad_norm" not in keyed
+    with pytest.raises(
+        FatalError, match=r"clip is the former name of pretrain\.settings\.max_grad_norm, which is set too"
+    ):
+        load_recipe(_recipe(tmp_path, former + "max_grad_norm = 1.0\n"))
+
+
+def test_a_former_name_counts_over_the_present_one_of_an_extended_recipe(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(GOOD + "[train_tagger]\nmax_grad_norm = 1.0\n")
+    path = _recipe(tmp_path, 'extends = "base"\n[train_tagger]\nclip = 0.25\n')
+    with pytest.warns(FutureWarning):
+        assert load_recipe(path).train_tagger.max_grad_norm == 0.25

@@ -168,9 +168,9 @@ def test_too_few_gpus_are_told_before_work(cluster: Any, tmp_path: Path, root: P
 
 def test_too_few_nodes_for_a_training_are_told_before_work(cluster: Any, tmp_path: Path) -> None:
     train_long(write_small_set(tmp_path / "set").parent)
-    training = [f"pretrain.settings.{each}" for each in ("hosts=3", "batch=6", "address=127.0.0.2:29500")]
+    training = [f"pretrain.settings.{each}" for each in ("nodes=3", "batch=6", "address=127.0.0.2:29500")]
     (told,) = _missing(tmp_path / "set", cluster.address, *training).values()
-    assert told.startswith("hosts = 3, but the Ray cluster has 2 nodes; start more")
+    assert told.startswith("nodes = 3, but the Ray cluster has 2 nodes; start more")
 
 
 def test_a_dead_address_stops_a_run_before_work(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_boxes_lie_inside_and_are_big_enough(scenes: list[Scene]) -> None:
 
 
 def test_boxes_bound_what_is_drawn() -> None:
-    """Removing an object changes the picture up to the edges of its box and nowhere outside."""
+    """Removing an object changes the image up to the edges of its box and nowhere outside."""
     scene = make_scene(31, 3)
     whole = np.asarray(render(scene)).astype(int)
     for i, thing in enumerate(scene.objects):

@@ -32,7 +32,7 @@ def plain() -> bytes:
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> Inputs:
-    """Two pictures, one of a single colour, one torn, and one without a file."""
+    """Two images, one of a single colour, one torn, and one without a file."""
     files = {1: picture(1), 2: picture(2), 3: plain(), 4: picture(4)[:600]}
     for number, data in files.items():
         (tmp_path / f"{number}.jpg").write_bytes(data)

@@ -31,7 +31,7 @@ def ignore(done: int, total: int, note: str = "") -> None: ...
 
 
 def labels(tagger: Path, work: Path) -> list[dict[str, Any]]:
-    """The labels that stage `tag` gives the golden pictures."""
+    """The labels that stage `tag` gives the golden images."""
     inputs = work / "inputs"
     inputs.mkdir(parents=True)
     for table, schema, stage in (("images", IMAGES, "ingest"), ("triplets", TRIPLETS, "parse")):

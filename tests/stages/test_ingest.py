@@ -1,4 +1,4 @@
-"""Ingest decodes apart: a picture that crashes the decoder costs its row, and no decoder outlives the engine."""
+"""Ingest decodes apart: an image that crashes the decoder costs its row, and no decoder outlives the engine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HOSTILE_WIDTH = 119
 
 
 def crashes_at_one(data: bytes, **settings: Any) -> Probe:
-    """Stands for a library that can't bear one picture."""
+    """Stands for a library that can't bear one image."""
     probe = probe_bytes(data, **settings)
     if probe.width == HOSTILE_WIDTH:
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -39,7 +39,7 @@ def crashes_at_one(data: bytes, **settings: Any) -> Probe:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Iterator[IngestSettings]:
-    """A set of pictures that differ in width."""
+    """A set of images that differ in width."""
     names = [f"{number}.jpg" for number in range(COUNT)]
     for number, name in enumerate(names):
         save_picture(tmp_path / "images" / name, width=100 + number)

@@ -1,4 +1,4 @@
-"""Images behind initial weights: found by the content of the file, through a chain of trainings, or told to be unknown."""
+"""Images behind initial weights: found by the content of the file, through a chain of training runs, or told to be unknown."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def shard(store: LocalStore, folder: Path, name: str, *images: tuple[int, str, i
 
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
-    """A training on vg and coco, and a fine-tuning of its weights on hico; copies of all weights lie in the folder."""
+    """A training run on vg and coco, and a fine-tuning of its weights on hico; copies of all weights lie in the folder."""
     store = LocalStore(tmp_path / "store")
     vg = shard(store, tmp_path, "vg", (1, "a", 0x0F0F), (2, "b", 0xF0F0_F0F0_0000_0000))
     coco = shard(store, tmp_path, "coco", (1, "c", 0x1234_5678_9ABC_DEF0))
@@ -100,7 +100,7 @@ def test_an_evaluation_image_behind_the_initial_weights_is_refused(store: LocalS
 
     def stage(name: str | None) -> OverlapStage:
         initial = None if name is None else tmp_path / f"{name}.safetensors"
-        return OverlapStage(OverlapSettings(initial=initial, store=store.address))
+        return OverlapStage(OverlapSettings(pretrained=initial, store=store.address))
 
     assert stage(None).weights() == {} and stage(None).row_settings() == {"distance": 4}
     output = stage("second").run(given, tmp_path, lambda done, total, note="": None)
@@ -111,7 +111,9 @@ def test_an_evaluation_image_behind_the_initial_weights_is_refused(store: LocalS
     assert output.facts["images behind the initial weights"] == 4 and "not compared" not in output.facts
     (tmp_path / "made").mkdir()
     write_table(output.table, tmp_path / "made" / "overlap.parquet")
-    with pytest.raises(FatalError, match=r"1 of initial weights: coco in vcoco.*pretrain\.settings\.initial have seen"):
+    with pytest.raises(
+        FatalError, match=r"1 of initial weights: coco in vcoco.*pretrain\.settings\.pretrained have seen"
+    ):
         stage("second").audit(Inputs({"overlap": (Artifact(tmp_path / "made"),)}))
     unknown = stage("elsewhere").run(given, tmp_path, lambda done, total, note="": None)
     assert "of no training in the store" in unknown.facts["not compared"]

@@ -18,7 +18,7 @@ def made_samples(dataset: str, count: int) -> Iterator[Sample]:
 
 
 def write_sets(folder: Path, sets: Mapping[str, int], max_bytes: int = 40_000) -> list[ShardFile]:
-    """Writes data sets as stage `shard` does, each into tars of its own."""
+    """Writes datasets as stage `shard` does, each into tars of its own."""
     found = []
     for dataset, count in sets.items():
         place = folder / dataset

@@ -32,7 +32,7 @@ format = "coco"
 images = "images"
 annotations = "instances.json"
 [pretrain]
-arms = []
+variants = []
 """
 
 

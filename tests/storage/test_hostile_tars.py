@@ -345,7 +345,7 @@ def test_more_names_than_a_map_can_number_are_refused(tmp_path: Path, column: st
     )
     tar = tmp_path / "x.tar"
     write_index(tar, index)
-    with pytest.raises(FatalError, match=f"more than {2**15} (data sets|extensions)"):
+    with pytest.raises(FatalError, match=f"more than {2**15} (datasets|extensions)"):
         write_sample_map(tmp_path / "map", [ShardFile(str(tar), tmp_path / "x.index.parquet")])
 
 

@@ -37,7 +37,7 @@ annotations = "instances.json"
 captioner = "recorded"
 recorded = ["captions.json"]
 [pretrain]
-arms = []
+variants = []
 [run]
 workers = 1
 """
@@ -46,7 +46,7 @@ IMAGES = 6
 
 @pytest.fixture
 def there(s3: str, root: Path, tmp_path: Path) -> World:
-    """A small data set with recorded captions, and an empty store on S3."""
+    """A small dataset with recorded captions, and an empty store on S3."""
     data = tmp_path / "data"
     (data / "images").mkdir(parents=True)
     ids = range(1, IMAGES + 1)

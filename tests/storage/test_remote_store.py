@@ -191,7 +191,7 @@ def test_copies_that_a_disk_spoilt_are_not_sent(whole: dict[str, Any], tmp_path:
 
 
 def test_two_machines_whose_bytes_differ_end_with_one_whole_artifact(tmp_path: Path) -> None:
-    """For example, two trainings of one key: floats differ by machine."""
+    """For example, two training runs of one key: floats differ by machine."""
     url = _url()
     stores = [_store(url, tmp_path / name) for name in ("one", "other")]
     made = [put(LocalStore(tmp_path / f"made{n}"), "pretrain", settings={}, rows=[n]) for n in range(2)]

@@ -52,7 +52,7 @@ SETTINGS = (
     "data.sources.0.images",
     "run.lineage",
     "caption.recorded",
-    "pretrain.settings.initial",
+    "pretrain.settings.pretrained",
 )
 
 

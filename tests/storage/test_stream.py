@@ -234,7 +234,7 @@ def test_temperature_and_weights_change_the_shares() -> None:
     assert Mix("proportional").shares(sizes) == pytest.approx({"a": 0.9, "b": 0.1})
     assert Mix("temperature", 2.0).shares(sizes) == pytest.approx({"a": 0.75, "b": 0.25})
     assert Mix("proportional", weights={"b": 9.0}).shares(sizes) == pytest.approx({"a": 0.5, "b": 0.5})
-    with pytest.raises(FatalError, match="'c'; the data sets are a, b"):
+    with pytest.raises(FatalError, match="'c'; the datasets are a, b"):
         Mix("proportional", weights={"c": 1.0}).shares(sizes)
     with pytest.raises(FatalError, match="concat"):
         Mix("concat", weights={"a": 2.0})

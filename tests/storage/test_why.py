@@ -54,7 +54,7 @@ def test_a_cause_that_is_gone_from_the_store_ends_the_trail(tmp_path: Path) -> N
 def test_the_trail_ends_at_a_data_sets_records_and_where_a_manifest_names_too_little(
     named: bool, tmp_path: Path
 ) -> None:
-    """No artifact holds the records of a data set. Old manifests do not name everything that their keys cover."""
+    """No artifact holds the records of a dataset. Old manifests do not name everything that their keys cover."""
     store, made = LocalStore(tmp_path), []
     for rows in ([1], [2]):
         images = put(store, "ingest", inputs={"records": [_Records(str(rows))]}, rows=rows)

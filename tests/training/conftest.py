@@ -18,8 +18,7 @@ from pipeline.training.tracking import flops
 from storage.shards.writer import Sample, sample_key, write_shards
 from storage.tables import write_table
 
-# Of trainings in this process, and of ranks that `in_ranks` starts: the operations of a step are counted in a pass of its own,
-# which takes as long as all else in a training this short.
+# The operations of a step are counted in a pass of its own, which takes as long as all else in a training run this short.
 flops.COUNTED = 1
 
 NETWORK = {
@@ -57,12 +56,12 @@ TINY = {
     "lr": 1e-3,
     "lr_backbone": 1e-3,
     "lr_text": 1e-3,
-    "clip": 1.0,
+    "max_grad_norm": 1.0,
     "warmup": 2,
     "schedule": "cosine",
     "log_every": 2,
 }
-"""Settings of a training that takes seconds. Dropout is on, so that resuming must restore its randomness too."""
+"""Settings of a training run that takes seconds. Dropout is on, so that resuming must restore its randomness too."""
 
 
 def picture(seed: int) -> bytes:
@@ -127,6 +126,6 @@ def order_fault(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.fixture
 def address() -> str:
-    """A free address for the first host."""
+    """A free address for the coordinator."""
     with socket.create_server(("127.0.0.2", 0)) as listener:
         return f"127.0.0.2:{listener.getsockname()[1]}"

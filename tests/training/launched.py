@@ -1,4 +1,4 @@
-"""Trainings of the stand-in worker, the hosts that join them, and what can be seen of their processes."""
+"""Trainings of the stand-in worker, the nodes that join them, and what can be seen of their processes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from pathlib import Path
 from warm_process import WarmProcess
 
 from pipeline.training.config import TrainConfig
-from pipeline.training.launch import agent as other_host
-from pipeline.training.launch import first_host, notes
+from pipeline.training.launch import agent, coordinator, messages
 from pipeline.training.launch.agent import join
 from pipeline.training.settings import TrainingSettings
 from tests.training.conftest import TINY
@@ -20,13 +19,13 @@ from tests.training.conftest import TINY
 ROOT = Path(__file__).parents[2]
 WORKER = "tests.training.loop_worker"
 
-# Hosts look for each other and tell each other something ten times as often as users' do.
-notes.TICK_SECONDS, first_host.PROBE_SECONDS, other_host.NEXT_SECONDS = 0.05, 0.1, 0.5
+# Nodes look for each other and tell each other something ten times as often as users' do.
+messages.TICK_SECONDS, coordinator.PROBE_SECONDS, agent.NEXT_SECONDS = 0.05, 0.1, 0.5
 
 
 def config(work: Path, **changes) -> TrainConfig:
     values = TINY | {"micro_batch": 1, "steps": 8, "checkpoint_every": 1000, "collective_timeout": 60.0}
-    values |= {"host_timeout": 3.0} | changes
+    values |= {"node_timeout": 3.0} | changes
     return TrainConfig(kind="pretrain", settings=TrainingSettings(**values), work=work)
 
 
@@ -49,7 +48,7 @@ class Told:
 
 @contextmanager
 def agent(address: str, folder: Path, stay: bool = False, worker: str = WORKER) -> Iterator[WarmProcess]:
-    """Runs another host, which is killed at the end if it still runs."""
+    """Runs another node, which is killed at the end if it still runs."""
     process = WarmProcess(_join, address, folder, stay, worker)
     try:
         yield process

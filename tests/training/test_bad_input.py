@@ -1,4 +1,4 @@
-"""What goes wrong in trainings as users start them, with loader processes: each is told with what to do, nothing is lost."""
+"""What goes wrong in training runs as users start them, with loader processes: each is told with what to do, nothing is lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.training.settings import TrainingSettings
 from storage.errors import FatalError
 from tests.training.conftest import TINY, sample, write_shard
 
-SETTINGS = TINY | {"steps": 4, "processes": 1, "loaders": 1, "checkpoint_every": 2}
+SETTINGS = TINY | {"steps": 4, "processes": 1, "num_workers": 1, "checkpoint_every": 2}
 
 
 def config(work: Path, *shards, **changes) -> TrainConfig:
@@ -78,7 +78,9 @@ def test_a_full_disk_is_told_and_the_last_checkpoint_stays(work, shard):
 def test_a_training_that_diverges_names_the_step_and_keeps_its_checkpoint(work, shard):
     run(work, shard, steps=2)
     with pytest.raises(FatalError, match=r"diverged at step \d+ .*the newest checkpoint is of step 2; lower lr = "):
-        run(work, shard, steps=6, lr=1e30, lr_backbone=1e30, lr_text=1e30, warmup=0, clip=1e30, schedule="step")
+        run(
+            work, shard, steps=6, lr=1e30, lr_backbone=1e30, lr_text=1e30, warmup=0, max_grad_norm=1e30, schedule="step"
+        )
     assert 2 in CheckpointFolder(work / CHECKPOINTS).steps()
 
 
@@ -87,4 +89,4 @@ def test_too_little_memory_is_told_with_what_takes_less(work, shard):
         FatalError, match=r"out of memory on cpu at step 1, with 2 images of \d+x\d+ pixels .*micro_batch = 2"
     )
     with limited(resource.RLIMIT_DATA, 3 * 2**30), said:
-        run(work, shard, loaders=0, image_size=6400)
+        run(work, shard, num_workers=0, image_size=6400)

@@ -212,9 +212,9 @@ def train(work: Path, shard: Shard, **changes) -> dict:
     return json.loads((work / SUMMARY).read_bytes())
 
 
-@pytest.mark.parametrize("loaders", [0, 1])
-def test_a_training_leaves_out_a_damaged_image_and_names_it(work, damaged, loaders):
-    summary = train(work, damaged, max_damaged=0.1, processes=2, loaders=loaders)
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_training_leaves_out_a_damaged_image_and_names_it(work, damaged, num_workers):
+    summary = train(work, damaged, max_damaged=0.1, processes=2, num_workers=num_workers)
     assert list(summary["damaged"]) == ["made-000000000004"]
     assert "has other bytes than its index says" in summary["damaged"]["made-000000000004"]
     about = CheckpointFolder(work / CHECKPOINTS).record(6)["about"]
@@ -247,7 +247,7 @@ def test_a_batch_without_a_readable_image_is_an_error_that_names_one(tmp_path, w
     shard = write_shard(tmp_path, [sample(1)])
     flip_a_byte(shard, 1)
     with pytest.raises(FatalError, match=r"step 1 .* none can be read \(.*made-000000000001") as caught:
-        train(work, shard, max_damaged=1.0, processes=1, batch=1, loaders=1)
+        train(work, shard, max_damaged=1.0, processes=1, batch=1, num_workers=1)
     assert "Traceback" not in str(caught.value)
 
 

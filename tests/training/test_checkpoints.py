@@ -227,8 +227,8 @@ def test_a_tagger_that_was_trained_to_the_end_is_calibrated_again(work, shard):
 def test_steps_keep_their_bits_across_stops_epochs_and_loaders(tmp_path, shard):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run(whole, shard, steps=8)
-    for stop_after, loaders in ((2, 0), (4, 1), (5, 0), (None, 1)):
-        run(parts, shard, steps=8, loaders=loaders, stop_after=stop_after)
+    for stop_after, num_workers in ((2, 0), (4, 1), (5, 0), (None, 1)):
+        run(parts, shard, steps=8, num_workers=num_workers, stop_after=stop_after)
     assert [row["step"] for row in metrics(whole) if row["name"] == "loss"] == list(range(1, 9))
     assert outcome(parts) == outcome(whole)
 

@@ -1,4 +1,4 @@
-"""A training starts from a detector that the authors of RLIPv2 converted."""
+"""A training run starts from a detector that the authors of RLIPv2 converted."""
 
 from __future__ import annotations
 

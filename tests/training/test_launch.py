@@ -1,4 +1,4 @@
-"""Real processes on one host that meet, fail and restart."""
+"""Real processes on one node that meet, fail and restart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from storage.errors import FatalError, RetryableError
 from tests.training.launched import WORKER, Told, config, listening, starts
 
 
-def test_ranks_of_one_host_listen_on_loopback_only_and_their_store_nowhere(work):
+def test_ranks_of_one_node_listen_on_loopback_only_and_their_store_nowhere(work):
     before, found = listening(os.getpid()), []
 
     def look() -> None:

@@ -17,7 +17,14 @@ from tests.training.conftest import TINY
 from tests.training.in_ranks import in_ranks, train
 
 STEPS = 3
-SETTINGS = TINY | {"steps": STEPS, "batch": 8, "log_every": 1, "processes": 1, "clip": 0.5, "checkpoint_every": 100}
+SETTINGS = TINY | {
+    "steps": STEPS,
+    "batch": 8,
+    "log_every": 1,
+    "processes": 1,
+    "max_grad_norm": 0.5,
+    "checkpoint_every": 100,
+}
 Job = tuple[str, dict, int | None]
 """Name of its folder, changed settings, step to stop after."""
 

@@ -1,4 +1,4 @@
-"""A training with nodes of a real Ray cluster, all on this machine. Needs the extra `ray`."""
+"""A training run with nodes of a real Ray cluster, all on this machine. Needs the extra `ray`."""
 
 import signal
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from tests.training.launched import WORKER, Told, config
 
 ray = pytest.importorskip("ray")
 PATIENCE = 60.0
-"""`host_timeout`: none of these trainings loses a host, and on a loaded machine hosts import for long."""
+"""`node_timeout`: none of these training runs loses a host, and on a loaded machine hosts import for long."""
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +32,13 @@ def cluster() -> Iterator[Any]:
 
 
 def joined(address: str, work: Path) -> WarmProcess:
-    """A process that lends the other node of the cluster to a training."""
+    """A process that lends the other node of the cluster to a training run."""
     return WarmProcess(lend_a_node, address, work, WORKER)
 
 
 def test_a_node_of_the_cluster_takes_part_to_the_end(cluster, work, address):
     process = joined(address, work)
-    summary = launch(config(work, hosts=2, address=address, host_timeout=PATIENCE), Told(), WORKER)
+    summary = launch(config(work, nodes=2, address=address, node_timeout=PATIENCE), Told(), WORKER)
     assert summary.processes == 4
     assert process.wait(60) == 0
 
@@ -46,7 +46,7 @@ def test_a_node_of_the_cluster_takes_part_to_the_end(cluster, work, address):
 def test_an_interrupt_stops_the_training_with_a_checkpoint(cluster, work, address):
     process = joined(address, work)
     with pytest.raises(RetryableError, match="stopped before its last step"):
-        made = config(work, hosts=2, address=address, host_timeout=PATIENCE, steps=1000)
+        made = config(work, nodes=2, address=address, node_timeout=PATIENCE, steps=1000)
         launch(made, Told(lambda: process.send_signal(signal.SIGINT)), WORKER)
     process.wait(60)
     assert list((work / "checkpoints").iterdir()) and not ranks_of(work)
@@ -71,10 +71,10 @@ def test_a_run_is_interrupted_resumed_over_two_nodes_and_makes_the_weights_of_on
     train_long(recipe.parent)
     world = World(root, recipe, recipe.parent, tmp_path / "store", "small")
     training = [f"pretrain.settings.{each}" for each in ("steps=2", "processes=1", "parallel=tree")]
-    two_hosts = ["run.engine=ray", f"run.ray_address={cluster.address}", "run.max_actors=1"]
-    two_hosts += ["pretrain.settings.hosts=2", f"pretrain.settings.address={address}"]
-    two_hosts += [f"pretrain.settings.host_timeout={PATIENCE}"]
-    process = world.start(*training, *two_hosts)
+    two_nodes_asked = ["run.engine=ray", f"run.ray_address={cluster.address}", "run.max_actors=1"]
+    two_nodes_asked += ["pretrain.settings.nodes=2", f"pretrain.settings.address={address}"]
+    two_nodes_asked += [f"pretrain.settings.node_timeout={PATIENCE}"]
+    process = world.start(*training, *two_nodes_asked)
     wait_for(lambda: actors(cluster) or None, 60, "no actor computes a stage")
     assert any('"committed"' in line for line in process.stdout)
     process.send_signal(signal.SIGINT)
@@ -83,7 +83,7 @@ def test_a_run_is_interrupted_resumed_over_two_nodes_and_makes_the_weights_of_on
     wait_for(lambda: not actors(cluster) or None, 20, "an actor outlived its run")
 
     made = []
-    for place in (two_hosts, []):
+    for place in (two_nodes_asked, []):
         world.run(*training, *place)
         (weights,) = world.artifacts()["pretrain:none"].values()
         made.append((weights.manifest.facts["processes"], weights.content))

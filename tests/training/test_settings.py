@@ -1,4 +1,4 @@
-"""Settings of a training: which are refused, and which change the key."""
+"""Settings of a training run: which are refused, and which change the key."""
 
 import pytest
 from pydantic import ValidationError
@@ -25,7 +25,7 @@ def test_impossible_settings_name_the_field(values, message):
 
 def test_how_it_is_carried_out_is_no_part_of_the_key():
     plain = TrainingSettings()
-    other = TrainingSettings(processes=4, threads=2, loaders=3, checkpoint_every=7, device="cpu")
+    other = TrainingSettings(processes=4, threads=2, num_workers=3, checkpoint_every=7, device="cpu")
     assert plain.row_settings() == other.row_settings()
     assert plain.reseeded(5).row_settings() != plain.row_settings()
 
@@ -42,6 +42,6 @@ def test_the_tagger_is_always_a_tagger_with_the_released_differences():
 
 
 def test_files_that_are_missing_are_named(tmp_path):
-    with pytest.raises(FatalError, match=r"initial = .*no such file"):
-        TrainingSettings(initial=tmp_path / "none.safetensors").files()
+    with pytest.raises(FatalError, match=r"pretrained = .*no such file"):
+        TrainingSettings(pretrained=tmp_path / "none.safetensors").files()
     assert TrainingSettings().files() == {}

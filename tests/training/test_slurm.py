@@ -39,7 +39,7 @@ def main(command, *words):
     settings = dict(word.removeprefix("pretrain.settings.").split("=") for word in words if word.startswith("pretrain."))
     work = Path(words[words.index("--set") + 1].removeprefix("store=")) / "work"
     made = TrainingSettings(
-        steps=4, batch=4, micro_batch=1, hosts=int(settings["hosts"]), processes=int(settings["processes"]),
+        steps=4, batch=4, micro_batch=1, nodes=int(settings["nodes"]), processes=int(settings["processes"]),
         address=settings.get("address"),
     )
     launch(TrainConfig(kind="pretrain", settings=made, work=work), print, WORKER)
@@ -100,11 +100,11 @@ def test_the_nodes_of_the_script_train_together(tmp_path, nodes):
         },
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert ("joined it as host 1" in done.stdout) == (nodes == 2)
+    assert ("joined it as node 1" in done.stdout) == (nodes == 2)
     assert f'"processes":{nodes}' in (work / SUMMARY).read_text()
 
 
-def test_a_store_that_hosts_cannot_share_is_told(tmp_path):
+def test_a_store_that_nodes_cannot_share_is_told(tmp_path):
     with pytest.raises(FatalError, match="a store in a folder that all of them share"):
         script(tmp_path, overrides=["store=s3://bucket/folder"])
 

@@ -78,7 +78,7 @@ def test_average_precision_of_a_ranking():
 
 
 def made_set(folder: Path, name: str, numbers: Iterable[int], prefix: str = "") -> Shard:
-    """Writes the shard of a data set, of which every other image has relations. Its predicates begin with `prefix`."""
+    """Writes the shard of a dataset, of which every other image has relations. Its predicates begin with `prefix`."""
     (folder / name).mkdir()
     labels = [replace(sample(number), dataset=name) for number in numbers if sample(number).relations]
     if prefix:
@@ -202,4 +202,9 @@ def test_recipes_train_taggers_as_released(root: Path, name: str):
     assert (settings.epochs, settings.epochs * settings.drop_at, settings.schedule) == (20, 15, "step")
     assert (settings.shortest, settings.image_size, settings.crop) == (tuple(range(480, 801, 32)), 1333, 0.5)
     assert (network.pairs, settings.object_texts, settings.predicate_texts) == (100, 333, 167)
-    assert (settings.label_noise, settings.box_noise, settings.clip, settings.weight_decay) == (0.2, 0.4, 0.1, 1e-4)
+    assert (settings.label_noise, settings.box_noise, settings.max_grad_norm, settings.weight_decay) == (
+        0.2,
+        0.4,
+        0.1,
+        1e-4,
+    )

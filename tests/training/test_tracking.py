@@ -122,7 +122,7 @@ def test_mlflow_goes_on_with_its_run_in_the_folder(tmp_path: Path) -> None:
     history = client.get_metric_history(run.info.run_id, "loss")
     assert [(metric.step, metric.value) for metric in history] == [(step, 1 / step) for step in range(1, 7)]
     attempt(tmp_path, 0, 1, "mlflow")
-    assert len(client.search_runs([run.info.experiment_id])) == 2, "a training that begins anew is a new run"
+    assert len(client.search_runs([run.info.experiment_id])) == 2, "a training run that begins anew is a new run"
 
 
 def test_trackio_goes_on_with_its_run_in_the_folder(tmp_path: Path, root: Path) -> None:

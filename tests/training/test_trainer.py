@@ -34,7 +34,7 @@ def plain(tmp_path_factory, shard) -> dict[str, list[float]]:
 
 
 def test_recomputing_activations_changes_no_bit(work, shard, plain):
-    assert run(work, shard, recompute=True) == plain
+    assert run(work, shard, activation_checkpointing=True) == plain
 
 
 def test_sixteen_bits_give_nearly_the_same_losses(work, shard, plain):
@@ -71,7 +71,7 @@ def test_rates_follow_the_batch_and_the_schedule():
 
 def test_a_divergence_is_told_and_its_last_good_checkpoint_stays(work, shard):
     changes = {"steps": 30, "checkpoint_every": 1, "keep_checkpoints": 1, "alarm_window": 6, "alarm_factor": 1.01}
-    run(work, shard, **changes, lr=3e-2, lr_backbone=3e-2, lr_text=3e-2, clip=100.0, warmup=20)
+    run(work, shard, **changes, lr=3e-2, lr_backbone=3e-2, lr_text=3e-2, max_grad_norm=100.0, warmup=20)
     notes = (work / "notes.txt").read_text()
     assert "the training seems to diverge at step" in notes
     assert len(CheckpointFolder(work / CHECKPOINTS).steps()) == 2

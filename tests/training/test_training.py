@@ -1,4 +1,4 @@
-"""Whole trainings in real processes: resumed ones give the same bits as undisturbed ones, failures say what to do."""
+"""Whole training runs in real processes: resumed ones give the same bits as undisturbed ones, failures say what to do."""
 
 import os
 import random
@@ -74,8 +74,8 @@ def test_a_killed_training_ends_with_the_same_bits(work, shard, undisturbed):
     assert outcome(work) == undisturbed
 
 
-@pytest.mark.parametrize("loaders", [0, 1])
-def test_a_training_asked_to_stop_writes_a_checkpoint_first(work, shard, undisturbed, loaders):
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_training_asked_to_stop_writes_a_checkpoint_first(work, shard, undisturbed, num_workers):
     class Cancelled(BaseException):
         pass
 
@@ -84,7 +84,7 @@ def test_a_training_asked_to_stop_writes_a_checkpoint_first(work, shard, undistu
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        launch(config(work, shard, checkpoint_every=1000, loaders=loaders), cancel)
+        launch(config(work, shard, checkpoint_every=1000, num_workers=num_workers), cancel)
     assert not ranks_of(work)
     checkpoints = CheckpointFolder(work / CHECKPOINTS)
     assert checkpoints.record(checkpoints.steps()[0])["about"]["step"] >= 1
@@ -93,9 +93,9 @@ def test_a_training_asked_to_stop_writes_a_checkpoint_first(work, shard, undistu
     assert outcome(work) == undisturbed
 
 
-def test_two_hosts_end_with_the_bits_of_one(work, shard, undisturbed, address):
+def test_two_nodes_end_with_the_bits_of_one(work, shard, undisturbed, address):
     with agent(address, work, worker=WORKER) as other:
-        assert launch(config(work, shard, processes=1, hosts=2, address=address), ignore).processes == 2
+        assert launch(config(work, shard, processes=1, nodes=2, address=address), ignore).processes == 2
         assert "the training finished" in end_of(other)[1]
     assert outcome(work) == undisturbed
 
@@ -166,7 +166,10 @@ def test_folders_of_the_user_with_the_names_of_our_packages_cost_no_checkpoint(w
 
 def test_a_diverging_training_says_at_which_step_and_what_to_do(work, shard):
     with pytest.raises(FatalError, match=r"diverged at step \d+ .*lower lr = "):
-        launch(config(work, shard, processes=1, lr=1e30, lr_backbone=1e30, lr_text=1e30, warmup=0, clip=1e30), ignore)
+        launch(
+            config(work, shard, processes=1, lr=1e30, lr_backbone=1e30, lr_text=1e30, warmup=0, max_grad_norm=1e30),
+            ignore,
+        )
 
 
 def test_nothing_to_train_on_is_said_before_any_process_starts(work):

@@ -10,7 +10,7 @@ import typer
 from pipeline.cli.commands.options import AsJson
 from pipeline.cli.errors import errors_reported
 
-commands = typer.Typer(no_args_is_help=True, help="Public data sets and weights: download them and show what is there.")
+commands = typer.Typer(no_args_is_help=True, help="Public datasets and weights: download them and show what is there.")
 DataRoot = Annotated[Path, typer.Option("--root", help="The folder that recipes call data.root.")]
 DATA = Path("data")
 
@@ -34,7 +34,7 @@ def get_data(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Download public data sets and weights to where the recipes look for them; resumes, verifies and unpacks."""
+    """Download public datasets and weights to where the recipes look for them; resumes, verifies and unpacks."""
     from pipeline.cli.data import get_data
 
     with errors_reported(resumes=True):
@@ -43,7 +43,7 @@ def get_data(
 
 @commands.command("list")
 def list_data(root: DataRoot = DATA, as_json: AsJson = False) -> None:
-    """List the public data sets and weights: official page, size, what goes where, and whether it is there."""
+    """List the public datasets and weights: official page, size, what goes where, and whether it is there."""
     from pipeline.cli.data import list_data
 
     with errors_reported():

@@ -88,7 +88,7 @@ def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON of the RLIPv2 authors; its kind is detected.")],
     run_name: Annotated[str, typer.Option("--as", metavar="RUN", help="Name of the run to import into.")],
     dataset: Annotated[
-        str | None, typer.Option(help="Name of the data set; default: as the file states, or imported.")
+        str | None, typer.Option(help="Name of the dataset; default: as the file states, or imported.")
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the images, to read sizes and clamp boxes.")] = None,
     paths: Annotated[Path | None, typer.Option(help="The image_id_to_filepath.json of Objects365.")] = None,

@@ -1,4 +1,4 @@
-"""Commands for trainings on several hosts."""
+"""Commands for training runs on several nodes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pipeline.cli.errors import errors_reported
 
 def join(
     address: Annotated[
-        str, typer.Argument(metavar="ADDRESS", help="HOST:PORT of the first host, as in its setting `address`.")
+        str, typer.Argument(metavar="ADDRESS", help="HOST:PORT of the coordinator, as in its setting `address`.")
     ],
-    folder: Annotated[Path, typer.Argument(metavar="STORE", help="The first host's store, which all hosts share.")],
+    folder: Annotated[Path, typer.Argument(metavar="STORE", help="The coordinator's store, which all nodes share.")],
     stay: Annotated[
         bool, typer.Option("--stay", help="Wait for the next training when one has ended, until asked to end.")
     ] = False,
@@ -23,7 +23,7 @@ def join(
         int | None, typer.Option(min=1, help="Lend this many nodes of the Ray cluster of this machine instead of it.")
     ] = None,
 ) -> None:
-    """Lend this machine to a training on several hosts: run processes for the first host, which runs the recipe."""
+    """Lend this machine to a training run on several nodes: run processes for the coordinator, which runs the recipe."""
     from pipeline.cli.cluster import join_training
 
     with errors_reported():

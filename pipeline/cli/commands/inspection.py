@@ -64,7 +64,7 @@ def why(
 
 
 def explain(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An id (42), data set and id (coco/42), or file name.")],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An id (42), dataset and id (coco/42), or file name.")],
     run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Required if there are several.")] = None,
     store: StorePath = STORE,
     as_json: AsJson = False,
@@ -87,7 +87,7 @@ def batch(
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Name the images of a step of a training, and draw them as the network saw them, with their boxes and relations."""
+    """Name the images of a step of a training run, and draw them as the network saw them, with their boxes and relations."""
     from pipeline.cli.batch import print_batch
 
     with errors_reported():
@@ -131,11 +131,11 @@ def report(
     pictures: Annotated[
         int, typer.Option(min=0, help="Pictures drawn at random; half as many of the hardest come beside them.")
     ] = 24,
-    seed: Annotated[int, typer.Option(min=0, help="Seed that the pictures are drawn with.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed that the images are drawn with.")] = 0,
     against: Annotated[
         list[str] | None,
         typer.Option(
-            "--against", metavar="RUN", help="Draw its trainings and this run's in one chart each. Can be repeated."
+            "--against", metavar="RUN", help="Draw its training runs and this run's in one chart each. Can be repeated."
         ),
     ] = None,
     store: StorePath = STORE,

@@ -1,4 +1,4 @@
-"""Commands that label pictures or a caption without a recipe."""
+"""Commands that label images or a caption without a recipe."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def label(
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Label pictures that no one annotated: detect boxes, caption, parse and tag them, as one cached run; write the labels."""
+    """Label images that no one annotated: detect boxes, caption, parse and tag them, as one cached run; write the labels."""
     from pipeline.cli.label import LabelRequest, label_folder
 
     with errors_reported(resumes=True):

@@ -19,9 +19,9 @@ def predict(
             help="A .safetensors file of this project, its folder, or sample weights, e.g. demo-detector.",
         ),
     ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Pictures, or folders of pictures.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Pictures, or folders of images.")],
     out: Annotated[
-        Path, typer.Option("--out", help="Table of detections to write: .parquet, or .json with one picture a line.")
+        Path, typer.Option("--out", help="Table of detections to write: .parquet, or .json with one image a line.")
     ] = Path("out/detections.parquet"),
     objects: Annotated[
         str | None, typer.Option("--objects", metavar="A,B", help="Names, or @FILE; unset: those of the training.")
@@ -35,14 +35,14 @@ def predict(
     image_size: Annotated[
         int | None, typer.Option("--image-size", min=32, help="Longest side in pixels; unset: the training's, or 1333.")
     ] = None,
-    per_image: Annotated[int, typer.Option("--per-image", min=1, help="Relations to keep per picture.")] = 100,
+    per_image: Annotated[int, typer.Option("--per-image", min=1, help="Relations to keep per image.")] = 100,
     tokenizer: Tokenizer = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures per pass of the network.")] = 1,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")] = "auto",
-    draw: Annotated[Path | None, typer.Option("--draw", help="Folder for drawn pictures.")] = None,
+    draw: Annotated[Path | None, typer.Option("--draw", help="Folder for drawn images.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find boxes and relations in pictures: a network's texts are any names. Writes a table and, on request, drawings."""
+    """Find boxes and relations in images: a network's texts are any names. Writes a table and, on request, drawings."""
     from pipeline.cli.predict import PredictRequest, predict_pictures
 
     with errors_reported():
@@ -107,7 +107,7 @@ def evaluate(
     ] = 200,
     report: Annotated[Path | None, typer.Option("--report", help="Folder for a page, Markdown and JSON.")] = None,
     images: Annotated[
-        str | None, typer.Option("--images", help="The images' folder, for pictures in the report.")
+        str | None, typer.Option("--images", help="The images' folder, for images in the report.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -37,7 +37,7 @@ def review(
     images: Annotated[
         list[str] | None,
         typer.Option(
-            "--images", metavar="SET=FOLDER", help="Where a data set's images lie on this machine. Can be repeated."
+            "--images", metavar="SET=FOLDER", help="Where a dataset's images lie on this machine. Can be repeated."
         ),
     ] = None,
     store: StorePath = STORE,

@@ -1,4 +1,4 @@
-"""Reads a bare folder of pictures: no annotations, so records have no boxes and a detector finds them later."""
+"""Reads a bare folder of images: no annotations, so records have no boxes and a detector finds them later."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pipeline.data.images.refs import ImageFolder
 from pipeline.runtime.stage import Rejected
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
-"""Endings of file names that count as pictures, in any case. Whether a file is one shows when it is decoded."""
+"""Endings of file names that count as images, in any case. Whether a file is one shows when it is decoded."""
 _ID_BITS = 53
 """Ids of this length are exact in JSON of every language and in float64."""
 
 
 class BareImagesReader(Reader):
-    """Yields every picture of the folder and its subfolders, in the order of their names."""
+    """Yields every image of the folder and its subfolders, in the order of their names."""
 
     def _records(self) -> Iterator[ImageRecord]:
         source = self.source
@@ -33,10 +33,10 @@ class BareImagesReader(Reader):
 
 
 def picture_names(folder: ImageFolder) -> list[str]:
-    """The names of the pictures in a folder, sorted."""
+    """The names of the images in a folder, sorted."""
     return [name for name in folder.names() if PurePosixPath(name).suffix.lower() in SUFFIXES]
 
 
 def id_of_name(name: str) -> int:
-    """The id of a picture, from its name in the folder alone: adding or removing others changes no id."""
+    """The id of an image, from its name in the folder alone: adding or removing others changes no id."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> (64 - _ID_BITS)

@@ -1,4 +1,4 @@
-"""Looks at the boxes of a data set for signs that they are in another convention than x, y, width and height in pixels."""
+"""Looks at the boxes of a dataset for signs that they are in another convention than x, y, width and height in pixels."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def box_doubts(dataset: str, index: RecordIndex) -> str:
             if record.width is not None and record.height is not None:
                 beyond = box.x + box.w > record.width + 1 or box.y + box.h > record.height + 1
                 corners += beyond and box.x < box.w <= record.width + 1 and box.y < box.h <= record.height + 1
-    of = f"data set {dataset}: {{}} of {boxes} boxes of its first {images} images"
+    of = f"dataset {dataset}: {{}} of {boxes} boxes of its first {images} images"
     if not boxes:
-        return f"data set {dataset}: none of its first {images} images has a box; check that the annotations belong to the images"
+        return f"dataset {dataset}: none of its first {images} images has a box; check that the annotations belong to the images"
     if small > boxes / 2:
         return (
             f"{of.format(small)} are smaller than a pixel; if they are relative to the image, multiply them by its size"

@@ -1,4 +1,4 @@
-"""The reader interface: yields the records of a data set in a stable order and collects rejected rows."""
+"""The reader interface: yields the records of a dataset in a stable order and collects rejected rows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Reader(ABC):
         """Yields the records in the order of the annotation file. Raises `AnnotationError`.
 
         Single missing images are left to `validate`. Only a folder with none of the images is an error here, raised
-        before the first record (after the last one in data sets of more than 10,000 images).
+        before the first record (after the last one in datasets of more than 10,000 images).
         """
         self.rejects.clear()
         yield from self._held_back(map(self._completed, self._records()))
@@ -101,7 +101,7 @@ class Reader(ABC):
         source = self.source
         if first is None:
             reasons = "; ".join(sorted({reject.reason for reject in self.rejects})) or "the list of images is empty"
-            return AnnotationError(f"{source.listed_in}: no usable image for data set {source.name!r} ({reasons})")
+            return AnnotationError(f"{source.listed_in}: no usable image for dataset {source.name!r} ({reasons})")
         present = _first_names(source.images)
         holds = f"it holds {', '.join(present)}, ..." if present else "the folder is empty"
         holds = holds if Path(source.images).is_dir() else "it holds other names"

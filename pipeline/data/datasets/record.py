@@ -19,7 +19,7 @@ class Box(NamedTuple):
     h: float
     crowd: bool = False
     source_id: int = -1
-    """Id of the box in its data set; -1 if it has none."""
+    """Id of the box in its dataset; -1 if it has none."""
 
     def written(self) -> str:
         """Formats the box for quarantine."""
@@ -27,7 +27,7 @@ class Box(NamedTuple):
 
 
 class GivenRelation(NamedTuple):
-    """A relation that the data set gives; `subject` and `object` are indices into the record's boxes."""
+    """A relation that the dataset gives; `subject` and `object` are indices into the record's boxes."""
 
     subject: int
     predicate: str
@@ -36,20 +36,20 @@ class GivenRelation(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image as its data set describes it. `rejects` holds what the reader had to leave out."""
+    """One image as its dataset describes it. `rejects` holds what the reader had to leave out."""
 
     dataset: str
     split: str
     image_id: int
     path: ImageRef
     width: int | None = None
-    """Declared width in pixels; None if the data set does not state it."""
+    """Declared width in pixels; None if the dataset does not state it."""
     height: int | None = None
     boxes: tuple[Box, ...] = ()
     relations: tuple[GivenRelation, ...] = ()
     rejects: tuple[Rejected, ...] = ()
     unpublished: bool = False
-    """Whether the data set lists the image without its file ever having been published."""
+    """Whether the dataset lists the image without its file ever having been published."""
 
 
 def overlap(a: Box, b: Box, pixel: float = 0.0) -> float:

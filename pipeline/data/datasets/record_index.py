@@ -111,7 +111,7 @@ class RecordIndex:
         if len(present := self.present(image_ids)) < len(wanted):
             gone = next(iter(set(wanted.tolist()) - set(present)))
             raise AnnotationError(
-                f"data set {self._reader.source.name!r}: image {gone} is gone since the run was planned; run again"
+                f"dataset {self._reader.source.name!r}: image {gone} is gone since the run was planned; run again"
             )
         positions: list[int] = self._order[np.searchsorted(self._sorted, wanted)].tolist()
         return positions
@@ -183,7 +183,7 @@ def _build_again(source: DataSource, folder: Path, path: Path) -> None:
     """Replaces a damaged index. Raises `AnnotationError` when the annotations are no longer those that it was made of."""
     if _place(source, folder) != path:
         raise AnnotationError(
-            f"data set {source.name!r}: {path} is damaged, and its annotations have changed meanwhile; run again"
+            f"dataset {source.name!r}: {path} is damaged, and its annotations have changed meanwhile; run again"
         )
     _build(open_source(source, folder), path, replace=True)
 
@@ -202,7 +202,7 @@ def _build(reader: Reader, path: Path, replace: bool = False) -> None:
 
 
 def _digest(source: DataSource) -> str:
-    """Digest of the index inputs: the annotation files, or the names of bare pictures, and how they are read; no paths."""
+    """Digest of the index inputs: the annotation files, or the names of bare images, and how they are read; no paths."""
     files: dict[str, Any] = {}
     for name in ("annotations", *FURTHER_FILES):
         path: Path | None = getattr(source, name)
@@ -264,5 +264,5 @@ def open_annotations(source: DataSource, scratch: Path | None = None) -> Reader:
 
 def _opened(source: DataSource, lacking: list[str], scratch: Path | None) -> Reader:
     if lacking:
-        raise AnnotationError(f"data set {source.name!r} ({source.format}): " + "; ".join(lacking))
+        raise AnnotationError(f"dataset {source.name!r} ({source.format}): " + "; ".join(lacking))
     return _READERS[source.format](source, scratch)

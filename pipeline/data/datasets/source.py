@@ -1,4 +1,4 @@
-"""The settings of one data set in a recipe: its format and files."""
+"""The settings of one dataset in a recipe: its format and files."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ _ENDS = {b"{": b"}", b"[": b"]"}
 
 
 class DataSource(Settings):
-    """A data set: a folder of images and its annotation files. Rows depend on their content, never on paths.
+    """A dataset: a folder of images and its annotation files. Rows depend on their content, never on paths.
 
     Which images `share` or `only` takes is part of the digest of each partition.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    """Name of the data set in tables and reports."""
+    """Name of the dataset in tables and reports."""
     format: Format = "coco"
     """The layout of the annotation files. images: there are none, so stage `detect` finds the boxes."""
     split: str = Field("train", max_length=100, pattern=r"^\w[\w.-]*$")
@@ -138,7 +138,7 @@ class DataSource(Settings):
 
     @property
     def sample(self) -> dict[str, Any]:
-        """How a part of the images is chosen, for manifests; empty for a whole data set."""
+        """How a part of the images is chosen, for manifests; empty for a whole dataset."""
         if self.only is not None:
             return {"only": self.only.name, "digest": digest_file(self.only)}
         return {} if self.share is None else {"share": self.share, "seed": self.seed}
@@ -152,7 +152,7 @@ class DataSource(Settings):
     def _files_fit_the_format(self) -> DataSource:
         if self.has_boxes and self.annotations is None:
             raise ValueError(
-                f'annotations: required by format {self.format!r}; set it, or format = "images" for pictures without any'
+                f'annotations: required by format {self.format!r}; set it, or format = "images" for images without any'
             )
         if not self.has_boxes and self.annotations is not None:
             raise ValueError("annotations: not used by format 'images'; remove it, or name the format of the file")

@@ -31,7 +31,7 @@ _PHOTO = re.compile(r"\d{1,18}(?=[_.])")
 class VrdReader(Reader):
     """Yields images in file order, including those without relations. Categories and predicates count from 0.
 
-    An image's id is the number that its file name begins with: the photo's number on Flickr, where the pictures come
+    An image's id is the number that its file name begins with: the photo's number on Flickr, where the images come
     from. Equal boxes of one category are the same object.
     """
 

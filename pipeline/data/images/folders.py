@@ -1,4 +1,4 @@
-"""Resolves the images of a data set to files in a local folder, in tars, or at a URL."""
+"""Resolves the images of a dataset to files in a local folder, in tars, or at a URL."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class LocalFolder(ImageFolder):
 
 
 def locate_image(folders: Mapping[str, Path | str], row: Mapping[str, Any]) -> ImageRef:
-    """Locates the image file of a row of the `images` table. `folders` maps each data set to its images root."""
+    """Locates the image file of a row of the `images` table. `folders` maps each dataset to its images root."""
     uri: str = row["uri"]
     if uri.startswith("/") or ".." in PurePosixPath(uri).parts:
         return _Outside(uri)

@@ -27,9 +27,9 @@ PILLOW_WARNS_ABOVE = 89_478_485
 """Pillow's own threshold for decompression bombs, in pixels; our limit stays below it."""
 
 MOST_SCANS = 100
-"""Scans of a JPEG, each of which is decoded over the whole picture. Encoders write 10, or 18 for CMYK."""
+"""Scans of a JPEG, each of which is decoded over the whole image. Encoders write 10, or 18 for CMYK."""
 MOST_SCANNED = 1_500_000_000
-"""Pixels of a JPEG times its scans: 18 of the largest picture. A scan takes few bytes if it changes nothing."""
+"""Pixels of a JPEG times its scans: 18 of the largest image. A scan takes few bytes if it changes nothing."""
 MOST_SECONDS = 5.0
 """Processor time that decoding an image may take. The largest that the limits allow take one; only hostile files take more."""
 
@@ -176,7 +176,7 @@ def probe_bytes(
 
 
 def probe_and_reduce(data: bytes, side: int, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[Probe, Image.Image]:
-    """Like `probe_bytes`, with the decoded picture in grey. That of a JPEG is reduced while its sides stay at `side` pixels
+    """Like `probe_bytes`, with the decoded image in grey. That of a JPEG is reduced while its sides stay at `side` pixels
     or more. Raises `BadImage`.
     """
     with _opened(data, limits) as image:
@@ -213,7 +213,7 @@ def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(_Timed(data), formats=(form,))
         with image:
-            image.format = form  # Pillow calls a JPEG with further pictures behind it, as phones write it, MPO
+            image.format = form  # Pillow calls a JPEG with further images behind it, as phones write it, MPO
             _check_size(image.width, image.height, limits)
             if scans * image.width * image.height > MOST_SCANNED:
                 raise BadImage("too slow", f"JPEG of {scans} scans of {image.width}x{image.height}")

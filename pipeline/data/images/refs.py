@@ -74,7 +74,7 @@ class UprightImage(StoredImage):
 
 
 class ImageFolder(ABC):
-    """A data set's images by `uri`, the name relative to the folder, as annotations and tables state it."""
+    """A dataset's images by `uri`, the name relative to the folder, as annotations and tables state it."""
 
     @abstractmethod
     def place(self, uri: str) -> ImageRef:

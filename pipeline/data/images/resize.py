@@ -63,7 +63,7 @@ def resized(pixels_HW3: Tensor, width: int, height: int) -> Tensor:
 
     Resizes horizontally first, then vertically; each pass rounds to whole levels and clamps to 0..255. Pillow up to 12,
     with which BLIP was trained, uses this order. Since 13, Pillow resizes vertically first where that is cheaper, which
-    changes values at hard edges of upright pictures by as much as 13.
+    changes values at hard edges of upright images by as much as 13.
     """
     rows, before, colours = pixels_HW3.shape
     lines_NW = pixels_HW3.transpose(1, 2).reshape(rows * colours, before)

@@ -1,4 +1,4 @@
-// The image view: one label over its picture, linked with its words, its triplet and its edge of the scene graph.
+// The image view: one label over its image, linked with its words, its triplet and its edge of the scene graph.
 import { askPredicate, isTyping } from "./dialogs.js";
 import { decide, stopwatch, tell } from "./verdicts.js";
 import { visit } from "./visits.js";

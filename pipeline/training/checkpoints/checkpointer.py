@@ -1,4 +1,4 @@
-"""Saves and restores a training: small states at once, large ones by a process of their own (docs/training.md, Checkpoints)."""
+"""Saves and restores training runs: small states at once, large ones by a process of their own (docs/training.md)."""
 
 from __future__ import annotations
 

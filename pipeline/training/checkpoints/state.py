@@ -1,4 +1,4 @@
-"""The tensors that the next step depends on, by name, and how they are read back into a training of any shape.
+"""The tensors that the next step depends on, by name, and how they are read back into a training run of any shape.
 
 `model.` parameters and buffers; `exp_avg.`, `exp_avg_sq.` and `steps.` AdamW's state of a parameter; `ema.` averages.
 """

@@ -1,4 +1,4 @@
-"""Runs the ranks of a host other than the first."""
+"""Runs the ranks of a node other than the first."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pathlib import Path
 
 from pipeline.training.address import split_address
 from pipeline.training.config import TrainConfig
+from pipeline.training.launch.coordinator import Coordinator
 from pipeline.training.launch.failure import Failure
-from pipeline.training.launch.first_host import FirstHost
 from pipeline.training.launch.meeting import interface_of, require_gpus, tcp_store
-from pipeline.training.launch.notes import Order
+from pipeline.training.launch.messages import Command
 from pipeline.training.launch.rank_processes import WORKER, Placement, RankProcesses
 from storage.errors import FatalError
 
-FINISHED, FAILED, FIRST_HOST_LOST = 0, 1, 3
-"""Exit codes. A host that is asked to leave ends like one whose training finished."""
+FINISHED, FAILED, COORDINATOR_LOST = 0, 1, 3
+"""Exit codes. A node that is asked to leave ends like one whose training finished."""
 _CONFIG_SECONDS = 10.0
 """A shared file system may show a new file late."""
 
 NEXT_SECONDS = 5.0
-"""Seconds in which the first host closes the store of a training that is over."""
+"""Seconds in which the coordinator closes the store of a training run that is over."""
 
 
 class Agent:
-    """Does on this host what the first host of a training orders. It must be used in the main thread."""
+    """Does on this node what the coordinator of a training commands. It must be used in the main thread."""
 
     def __init__(self, address: str, folder: Path, worker: str = WORKER) -> None:
         self._address, self._folder, self._worker = address, folder, worker
@@ -41,13 +41,13 @@ class Agent:
     def run(self) -> int:
         """Takes part in one training. Returns the exit code.
 
-        Waits without limit until the first host listens. SIGTERM lets the whole training write a checkpoint and stop.
+        Waits without limit until the coordinator listens. SIGTERM lets the whole training write a checkpoint and stop.
         """
         print(f"waiting for a training at {self._address}", flush=True)
-        first = FirstHost.wait_for(self._address, lambda: self.leaving)
+        first = Coordinator.wait_for(self._address, lambda: self.leaving)
         if first is None:
             return FINISHED
-        print(f"joined it as host {first.number}", flush=True)
+        print(f"joined it as node {first.number}", flush=True)
         try:
             return self._follow(first)
         finally:
@@ -64,46 +64,46 @@ class Agent:
     def _on_signal(self, _number: int, _frame: object) -> None:
         self.leaving = True
 
-    def _follow(self, first: FirstHost) -> int:
+    def _follow(self, first: Coordinator) -> int:
         while True:
             lost = first.lost()
             if lost is not None:
-                print(f"the first host at {self._address} {lost}: its training ends here as well", flush=True)
-                return FIRST_HOST_LOST
-            order = first.order()
-            if order is not None and order.kind in ("finished", "failed"):
-                print(f"the training {order.kind}" + (f": {order.message}" if order.message else ""), flush=True)
-                return FINISHED if order.kind == "finished" else FAILED
+                print(f"the coordinator at {self._address} {lost}: its training ends here as well", flush=True)
+                return COORDINATOR_LOST
+            command = first.command()
+            if command is not None and command.kind in ("finished", "failed"):
+                print(f"the training {command.kind}" + (f": {command.message}" if command.message else ""), flush=True)
+                return FINISHED if command.kind == "finished" else FAILED
             if self.leaving and self._is_free_to_leave():
                 print("asked to leave", flush=True)
                 return FINISHED
-            if order is not None and not self.leaving:
-                self._obey(order, first)
+            if command is not None and not self.leaving:
+                self._obey(command, first)
             if self._ranks:
                 first.tell("ended" if self._ranks.ended() else "running", failures=self._ranks.failures())
             time.sleep(0.1)
 
     def _is_free_to_leave(self) -> bool:
-        """Asks the ranks to stop, and with them those of all hosts. Returns whether they ended or their time is over."""
+        """Asks the ranks to stop, and with them those of all nodes. Returns whether they ended or their time is over."""
         if self._ranks is None:
             return True
         self._ask()
         return self._ranks.ended() or time.monotonic() - (self._asked_at or 0.0) > self._stop_timeout
 
-    def _obey(self, order: Order, first: FirstHost) -> None:
-        if order.kind == "run" and order.round > first.round and first.number in order.members:
+    def _obey(self, command: Command, first: Coordinator) -> None:
+        if command.kind == "run" and command.round > first.round and first.number in command.members:
             if self._ranks:
                 self._ranks.kill()
             self._ranks, self._asked_at = None, None
             try:
-                self._ranks = self._start(order, first)
-                first.tell("running", order.round)
+                self._ranks = self._start(command, first)
+                first.tell("running", command.round)
             except (FatalError, OSError) as error:
-                failure = Failure(rank=None, host=first.name, kind="fatal", message=f"host {first.name}: {error}")
-                first.tell("ended", order.round, [failure])
-        elif order.kind == "stop" and self._ranks:
+                failure = Failure(rank=None, node=first.name, kind="fatal", message=f"node {first.name}: {error}")
+                first.tell("ended", command.round, [failure])
+        elif command.kind == "stop" and self._ranks:
             self._ask()
-        elif order.kind == "end" and self._ranks:
+        elif command.kind == "end" and self._ranks:
             self._ranks.kill()
 
     def _ask(self) -> None:
@@ -111,45 +111,45 @@ class Agent:
             self._asked_at = time.monotonic()
             self._ranks.ask()
 
-    def _start(self, order: Order, first: FirstHost) -> RankProcesses:
-        config = TrainConfig.model_validate_json(self._read_config(order))
+    def _start(self, command: Command, first: Coordinator) -> RankProcesses:
+        config = TrainConfig.model_validate_json(self._read_config(command))
         require_gpus(config.settings)
         self._stop_timeout = config.settings.stop_timeout
         processes = config.settings.processes
         placement = Placement(
-            first=order.members.index(first.number) * processes,
-            count=len(order.members) * processes,
-            store=tcp_store(self._address, order.round),
+            first=command.members.index(first.number) * processes,
+            count=len(command.members) * processes,
+            store=tcp_store(self._address, command.round),
             interface=interface_of(first.own_ip),
-            host=first.name,
+            node=first.name,
         )
         log = config.work / f"train-{first.number}.log"
-        return RankProcesses(Path(order.config), config, placement, log, self._worker)
+        return RankProcesses(Path(command.config), config, placement, log, self._worker)
 
-    def _read_config(self, order: Order) -> bytes:
-        path = Path(order.config).resolve()
+    def _read_config(self, command: Command) -> bytes:
+        path = Path(command.config).resolve()
         if not path.is_relative_to(self._folder.resolve()):
-            raise FatalError(f"{path} is not in {self._folder}; join with the folder of the first host's store")
+            raise FatalError(f"{path} is not in {self._folder}; join with the folder of the coordinator's store")
         deadline = time.monotonic() + _CONFIG_SECONDS
         while True:
             content = path.read_bytes() if path.is_file() else b""
-            if hashlib.sha256(content).hexdigest() == order.digest:
+            if hashlib.sha256(content).hexdigest() == command.digest:
                 return content
             if time.monotonic() > deadline:
                 raise FatalError(
-                    f"{path} is not there or differs from that of the first host; all hosts must see the same file system "
+                    f"{path} is not there or differs from that of the coordinator; all nodes must see the same file system "
                     "under the same path"
                 )
             time.sleep(0.5)
 
 
 def join(address: str, folder: Path, stay: bool = False, worker: str = WORKER) -> int:
-    """Takes part in the training of the first host at `address`; `folder` is its store, or a folder in it, on a file system
-    that all hosts share.
+    """Takes part in the training of the coordinator at `address`; `folder` is its store, or a folder in it, on a file system
+    that all nodes share.
 
     Returns the exit code: 0 when the training finished or this process was asked to leave, 1 when it failed, 3 when the first
-    host is lost. With `stay`, it waits for the next training instead, until it is asked to leave. Relative paths in the
-    settings must mean the same here as on the first host: start both in the same folder. Raises `FatalError` for an address
+    node is lost. With `stay`, it waits for the next training instead, until it is asked to leave. Relative paths in the
+    settings must mean the same here as on the coordinator: start both in the same folder. Raises `FatalError` for an address
     that is none.
     """
     try:

@@ -20,12 +20,12 @@ Kind = Literal["fatal", "retry", "peer"]
 
 
 class Failure(Settings):
-    """Why a rank, or a host as a whole, ended before its time."""
+    """Why a rank, or a node as a whole, ended before its time."""
 
     rank: int | None
-    """None: the host as a whole."""
-    host: str
-    """Name of the host. Empty where all ranks are on one."""
+    """None: the node as a whole."""
+    node: str
+    """Name of the node. Empty where all ranks are on one."""
     kind: Kind
     """fatal: a person must change something. retry: a new start may help. peer: another rank was lost, for a reason that only
     that one knows."""
@@ -35,24 +35,24 @@ class Failure(Settings):
     def of(cls, error: Exception, rank: int) -> Failure:
         """Describes an error that a rank ends with."""
         message = str(error) if isinstance(error, PipelineError | ValueError) else f"{type(error).__name__}: {error}"
-        return cls(rank=rank, host="", kind=_kind(error), message=message)
+        return cls(rank=rank, node="", kind=_kind(error), message=message)
 
     @classmethod
-    def from_exit(cls, rank: int, host: str, code: int, told: Failure | None, out_of_memory: bool) -> Failure:
+    def from_exit(cls, rank: int, node: str, code: int, told: Failure | None, out_of_memory: bool) -> Failure:
         """Describes a rank that ended with `code`, as `Popen.returncode` gives it, and with what it told.
 
         `out_of_memory`: the kernel killed a process for its memory while the rank ran.
         """
-        who = f"rank {rank} (host {host})" if host else f"rank {rank}"
+        who = f"rank {rank} (node {node})" if node else f"rank {rank}"
         if told is not None and told.kind == "fatal":
-            return told.model_copy(update={"host": host})
+            return told.model_copy(update={"node": node})
         if code < 0:
             # NCCL aborts a process whose collective timed out or lost a peer.
             kind: Kind = "peer" if -code == signal.SIGABRT else "retry"
             hint = " (out of memory)" if -code == signal.SIGKILL and out_of_memory else ""
-            return cls(rank=rank, host=host, kind=kind, message=f"{who} was killed by {_signal(-code)}{hint}")
+            return cls(rank=rank, node=node, kind=kind, message=f"{who} was killed by {_signal(-code)}{hint}")
         message = f"{who} ended with exit code {code}" + (f": {told.message}" if told else "")
-        return cls(rank=rank, host=host, kind=told.kind if told else "retry", message=message)
+        return cls(rank=rank, node=node, kind=told.kind if told else "retry", message=message)
 
     def write(self, work: Path) -> None:
         """Leaves the failure for the process that started this rank."""

@@ -1,4 +1,4 @@
-"""Where the ranks of a training meet: a file on one host, a port of the first host for several."""
+"""Where the ranks of a training meet: a file on one node, a port of the coordinator for several."""
 
 from __future__ import annotations
 

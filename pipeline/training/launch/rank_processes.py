@@ -1,4 +1,4 @@
-"""The training processes of one host: their start, their failures, their end."""
+"""The training processes of one node: their start, their failures, their end."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _KILL_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Placement:
-    """The ranks that one host has in a round."""
+    """The ranks that one node has in a round."""
 
     first: int
     """Number of its first rank."""
     count: int
-    """Number of ranks of all hosts."""
+    """Number of ranks of all nodes."""
     store: str
     """Name of the store where they meet, for `STORE`."""
     interface: str
     """Network interface for their connections."""
-    host: str = ""
-    """Name of this host in messages. Empty where all ranks are on one."""
+    node: str = ""
+    """Name of this node in messages. Empty where all ranks are on one."""
 
 
 class RankProcesses:
@@ -67,17 +67,17 @@ class RankProcesses:
             raise
 
     def ended(self) -> bool:
-        """Whether all ranks of this host have ended, for good or ill."""
+        """Whether all ranks of this node have ended, for good or ill."""
         return not any(process.is_alive() for process in self._processes)
 
     def failures(self) -> list[Failure]:
-        """Returns why ranks of this host ended, for those that ended otherwise than by finishing or stopping on request."""
+        """Returns why ranks of this node ended, for those that ended otherwise than by finishing or stopping on request."""
         found = []
         out_of_memory = oom_kills() != self._oom_kills
         for rank, process in enumerate(self._processes, self._placement.first):
             if process.exitcode:
                 told = read_failure(self._work, rank)
-                found.append(Failure.from_exit(rank, self._placement.host, process.exitcode, told, out_of_memory))
+                found.append(Failure.from_exit(rank, self._placement.node, process.exitcode, told, out_of_memory))
         return found
 
     def ask(self) -> None:

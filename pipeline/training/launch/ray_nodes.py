@@ -1,4 +1,4 @@
-"""Lends nodes of a Ray cluster to a training: on each, one Ray task does what `rlip join` does."""
+"""Lends nodes of a Ray cluster to a training run: on each, one Ray task does what `rlip join` does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEAVING_SECONDS = 600.0
 def join_with_ray(address: str, folder: Path, nodes: int, stay: bool = False, worker: str = WORKER) -> int:
     """Joins the training at `address` with that many nodes, each as a whole, of the Ray cluster that this machine is in.
 
-    This machine is the first host, so it is not among them. Returns the highest exit code of the nodes when all have ended.
+    This machine is the coordinator, so it is not among them. Returns the highest exit code of the nodes when all have ended.
     Raises `FatalError` when Ray is not installed or the cluster has too few nodes, `RetryableError` when a node is lost. On
     any other exception (Ctrl-C) the nodes get time to stop the training with a checkpoint.
     """

@@ -14,7 +14,7 @@ set -u
 
 """
 _NODES = """\
-# The first node runs the recipe; the others wait for its trainings. All must see this folder, the data and the store under
+# The first node runs the recipe; the others wait for its training runs. All must see this folder, the data and the store under
 # the same paths, and the first node's name must not lead to a loopback address on itself.
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$first:$((20000 + SLURM_JOB_ID % 20000))
@@ -48,13 +48,13 @@ wait "$joined"
 _MARGIN = 30
 """Seconds that Slurm asks the script to end before the time limit, besides the training's `stop_timeout`."""
 _SECTIONS = ("train_tagger", "pretrain.settings")
-"""Sections of a recipe that describe trainings."""
+"""Sections of a recipe that describe training runs."""
 
 
 def training_overrides(nodes: int, gpus: int | None) -> list[str]:
-    """Returns the settings, as for `--set`, that let all trainings of a recipe use that many nodes and GPUs of each."""
+    """Returns the settings, as for `--set`, that let all training runs of a recipe use that many nodes and GPUs of each."""
     processes = [f"{section}.processes={gpus}" for section in _SECTIONS] if gpus else []
-    return [*processes, *(f"{section}.hosts={nodes}" for section in _SECTIONS)]
+    return [*processes, *(f"{section}.nodes={nodes}" for section in _SECTIONS)]
 
 
 def sbatch_script(

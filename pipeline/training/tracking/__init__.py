@@ -1,1 +1,1 @@
-"""Follows a training: trackers that show its values, its throughput, and an alarm when it diverges."""
+"""Follows a training run: trackers that show its values, its throughput, and an alarm when it diverges."""

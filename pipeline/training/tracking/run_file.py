@@ -1,4 +1,4 @@
-"""What a tracker's run is called, and how far it got, for a training that is resumed."""
+"""What a tracker's run is called, and how far it got, for a training run that is resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures how fast a training is, what it waits for, and how much of the device's speed it uses."""
+"""Measures how fast a training run is, what it waits for, and how much of the device's speed it uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opens the trackers of a training: TensorBoard always, others where the settings name them."""
+"""Opens the trackers of a training run: TensorBoard always, others where the settings name them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What hosts tell each other: one note of the first host for all, one of each other host for the first, as JSON in a store.
+"""What nodes tell each other: one message of the coordinator for all, one of each other node for the first, as JSON in a store.
 
-A note is a state, not a message: it is written again and again with a higher beat, so that one that was missed is not
-missing, and a writer whose beat stands still is known to be gone.
+A message is a state, not an event: it is written again and again with a higher heartbeat, so that one that was missed is not
+missing, and a writer whose heartbeat stands still is known to be gone.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from pipeline.training.launch.failure import Failure
 from storage.errors import FatalError
 
 TICK_SECONDS = 0.5
-"""Seconds between two writes of a note."""
+"""Seconds between two writes of a message."""
 _STORE_TIMEOUT = timedelta(seconds=10)
-_FIRST, _COUNT, _OTHER = "first", "hosts", "host-"
-_MOST_HOSTS = 4096
+_FIRST, _COUNT, _OTHER = "first", "nodes", "node-"
+_MOST_NODES = 4096
 
 
-class Order(Settings):
-    """What the first host wants of the others."""
+class Command(Settings):
+    """What the coordinator wants of the others."""
 
-    beat: int = 0
+    heartbeat: int = 0
     kind: Literal["wait", "run", "stop", "end", "finished", "failed"]
     """wait: for the next round. run: train in round `round`. stop: ask your ranks to write a checkpoint and end. end: end them
     at once. finished, failed: the training is over."""
     round: int = 0
     members: tuple[int, ...] = ()
-    """Numbers of the hosts in the round. The first host is 0."""
-    host_timeout: float
-    """Seconds for which a host may be silent."""
+    """Numbers of the nodes in the round. The coordinator is 0."""
+    node_timeout: float
+    """Seconds for which a node may be silent."""
     config: str = ""
     """Path of the configuration file on the shared file system."""
     digest: str = ""
@@ -45,26 +45,26 @@ class Order(Settings):
     """How the training ended."""
 
 
-class HostState(Settings):
-    """What another host tells the first one."""
+class NodeState(Settings):
+    """What another node tells the first one."""
 
-    beat: int = 0
+    heartbeat: int = 0
     name: str
     kind: Literal["waiting", "running", "ended", "left"]
-    """waiting: for a round. running, ended: the ranks of round `round`. left: the host goes, and comes back only anew."""
+    """waiting: for a round. running, ended: the ranks of round `round`. left: the node goes, and comes back only anew."""
     round: int = 0
     failures: tuple[Failure, ...] = ()
     """Failures of the ranks of round `round`."""
 
 
-class NoteStore:
-    """Reads and writes the notes. Every method raises `RuntimeError` when the first host can't be reached."""
+class MessageStore:
+    """Reads and writes the messages. Every method raises `RuntimeError` when the coordinator can't be reached."""
 
     def __init__(self, store: dist.TCPStore) -> None:
         self._store = store
 
     @classmethod
-    def listen(cls, address: str) -> NoteStore:
+    def listen(cls, address: str) -> MessageStore:
         """Opens the store on exactly this address. Raises `FatalError` when this machine can't listen there."""
         try:
             place = (resolve(address), split_address(address)[1])
@@ -80,41 +80,41 @@ class NoteStore:
         )
 
     @classmethod
-    def connect(cls, address: str) -> NoteStore:
-        """Connects to the store of the first host."""
+    def connect(cls, address: str) -> MessageStore:
+        """Connects to the store of the coordinator."""
         host, port = split_address(address)
         return cls(dist.TCPStore(host, port, None, False, _STORE_TIMEOUT))
 
     def close(self) -> None:
-        """Closes the connection, and the port if this is the first host."""
+        """Closes the connection, and the port if this is the coordinator."""
         del self._store
 
     def enter(self) -> int:
-        """Returns a number that no other host of this training has."""
+        """Returns a number that no other node of this training has."""
         return self._store.add(_COUNT, 1)
 
-    def write_order(self, order: Order) -> None:
-        """Writes the note of the first host."""
-        self._store.set(_FIRST, order.model_dump_json())
+    def write_command(self, command: Command) -> None:
+        """Writes the message of the coordinator."""
+        self._store.set(_FIRST, command.model_dump_json())
 
-    def order(self) -> Order | None:
-        """Reads the note of the first host, if there is one."""
+    def command(self) -> Command | None:
+        """Reads the message of the coordinator, if there is one."""
         text = self._read(_FIRST)
         try:
-            return Order.model_validate_json(text) if text else None
+            return Command.model_validate_json(text) if text else None
         except ValidationError:
             return None
 
-    def write_state(self, number: int, state: HostState) -> None:
-        """Writes the note of another host."""
+    def write_state(self, number: int, state: NodeState) -> None:
+        """Writes the message of another node."""
         self._store.set(f"{_OTHER}{number}", state.model_dump_json())
 
-    def states(self) -> dict[int, HostState]:
-        """Reads the notes of all other hosts. One that can't be read is left out."""
+    def states(self) -> dict[int, NodeState]:
+        """Reads the messages of all other nodes. One that can't be read is left out."""
         found = {}
-        for number in range(1, min(self._store.add(_COUNT, 0), _MOST_HOSTS) + 1):
+        for number in range(1, min(self._store.add(_COUNT, 0), _MOST_NODES) + 1):
             try:
-                found[number] = HostState.model_validate_json(self._read(f"{_OTHER}{number}"))
+                found[number] = NodeState.model_validate_json(self._read(f"{_OTHER}{number}"))
             except ValidationError:
                 continue
         return found

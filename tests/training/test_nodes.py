@@ -1,4 +1,4 @@
-"""Trainings on two hosts, which are two loopback addresses: they meet, are lost, come back, stop and meet strangers."""
+"""Trainings on two nodes, which are two loopback addresses: they meet, are lost, come back, stop and meet strangers."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from warm_process import WarmProcess, ranks_of
 
 from pipeline.training.address import split_address
 from pipeline.training.config import TrainConfig
-from pipeline.training.launch.agent import FAILED, FINISHED, FIRST_HOST_LOST
+from pipeline.training.launch.agent import COORDINATOR_LOST, FAILED, FINISHED
 from pipeline.training.launch.launcher import launch
 from storage.errors import FatalError, RetryableError
 from tests.training.launched import WORKER, Told, agent, config, end_of, listening, worlds
 
 NOTICED = 2.0
-"""`host_timeout` of trainings that lose a host."""
+"""`node_timeout` of training runs that lose a node."""
 
 
-def first_host(made: TrainConfig) -> None:
+def coordinator(made: TrainConfig) -> None:
     launch(made, Told(), WORKER)
 
 
-def test_two_hosts_finish_a_training_and_listen_on_the_given_address_only(work, address):
+def test_two_nodes_finish_a_training_and_listen_on_the_given_address_only(work, address):
     before, found = listening(os.getpid()), []
 
     def look() -> None:
@@ -39,10 +39,10 @@ def test_two_hosts_finish_a_training_and_listen_on_the_given_address_only(work, 
         found.extend(listening(rank) for rank in ranks_of(work))
 
     with agent(address, work) as other:
-        summary = launch(config(work, hosts=2, address=address), Told(look), WORKER)
+        summary = launch(config(work, nodes=2, address=address), Told(look), WORKER)
         code, said = end_of(other)
     assert code == FINISHED
-    assert said.splitlines()[1:] == ["joined it as host 1", "the training finished"]
+    assert said.splitlines()[1:] == ["joined it as node 1", "the training finished"]
     assert summary.processes == 4
     assert found[0] == {address}
     assert len(found) == 5
@@ -51,18 +51,18 @@ def test_two_hosts_finish_a_training_and_listen_on_the_given_address_only(work, 
     assert listening(os.getpid()) == before
 
 
-def test_when_a_host_is_killed_the_other_goes_on(work, address):
+def test_when_a_node_is_killed_the_other_goes_on(work, address):
     with agent(address, work) as other:
         told = Told(other.kill)
-        settings = {"hosts": 2, "least_hosts": 1, "address": address, "checkpoint_every": 2, "steps": 40}
-        launch(config(work, host_timeout=NOTICED, **settings), told, WORKER)
+        settings = {"nodes": 2, "min_nodes": 1, "address": address, "checkpoint_every": 2, "steps": 40}
+        launch(config(work, node_timeout=NOTICED, **settings), told, WORKER)
     assert set(worlds(work)) == {2, 4} and worlds(work)[-1] == 2
     assert not ranks_of(work)
     (restart,) = told.of("restarting")
-    assert f"host {socket.gethostname()} has been silent for {NOTICED:.0f} s" in restart
+    assert f"node {socket.gethostname()} has been silent for {NOTICED:.0f} s" in restart
 
 
-def test_a_host_that_comes_back_is_admitted_to_the_next_round(work, address):
+def test_a_node_that_comes_back_is_admitted_to_the_next_round(work, address):
     with ExitStack() as agents:
         first = agents.enter_context(agent(address, work))
 
@@ -71,24 +71,24 @@ def test_a_host_that_comes_back_is_admitted_to_the_next_round(work, address):
             back.append(agents.enter_context(agent(address, work)))
 
         back: list[WarmProcess] = []
-        made = config(work, hosts=2, address=address, checkpoint_every=1, host_timeout=NOTICED)
+        made = config(work, nodes=2, address=address, checkpoint_every=1, node_timeout=NOTICED)
         summary = launch(made, Told(replace), WORKER)
         assert end_of(back[0])[0] == FINISHED
     assert summary.processes == 4 and summary.resumed_from >= 1
     assert set(worlds(work)) == {4}
 
 
-def test_a_host_that_stays_takes_part_in_the_next_training_too(work, address):
+def test_a_node_that_stays_takes_part_in_the_next_training_too(work, address):
     with agent(address, work.parent, stay=True) as other:
         for name in ("tagger", "pretrain"):
             folder = work / name
             folder.mkdir()
-            assert launch(config(folder, hosts=2, address=address, steps=2), Told(), WORKER).processes == 4
+            assert launch(config(folder, nodes=2, address=address, steps=2), Told(), WORKER).processes == 4
         other.terminate()
         assert end_of(other)[0] == FINISHED
 
 
-def test_a_stop_request_reaches_the_ranks_of_both_hosts(work, address, monkeypatch):
+def test_a_stop_request_reaches_the_ranks_of_both_nodes(work, address, monkeypatch):
     monkeypatch.setenv("STOP", "all")
 
     class Cancelled(BaseException):
@@ -99,16 +99,16 @@ def test_a_stop_request_reaches_the_ranks_of_both_hosts(work, address, monkeypat
 
     with agent(address, work) as other:
         with pytest.raises(Cancelled):
-            launch(config(work, hosts=2, address=address, steps=1000), Told(cancel), WORKER)
+            launch(config(work, nodes=2, address=address, steps=1000), Told(cancel), WORKER)
         assert end_of(other)[0] == FAILED
     assert sorted(path.name for path in work.glob("stopped-*")) == [f"stopped-{rank}" for rank in range(4)]
     assert not ranks_of(work)
 
 
-def test_a_host_that_is_asked_to_leave_stops_the_training_with_a_checkpoint(work, address):
+def test_a_node_that_is_asked_to_leave_stops_the_training_with_a_checkpoint(work, address):
     with agent(address, work) as other:
         with pytest.raises(RetryableError, match="stopped before its last step") as raised:
-            launch(config(work, hosts=2, address=address, steps=1000), Told(other.terminate), WORKER)
+            launch(config(work, nodes=2, address=address, steps=1000), Told(other.terminate), WORKER)
         assert raised.tb and address not in listening(os.getpid()), "the next attempt needs the port"
         code, said = end_of(other)
     assert code == FINISHED and said.endswith("asked to leave\n")
@@ -134,8 +134,8 @@ def test_a_stranger_at_the_port_does_not_disturb_the_training(work, address):
         for key in store.list_keys():
             if not key.startswith("ranks-"):
                 json.loads(store.get(key))
-        store.set("host-2", bomb)
-        store.add("hosts", 1)
+        store.set("node-2", bomb)
+        store.add("nodes", 1)
         held.append(socket.socket())
         for junk in (b"GET / HTTP/1.0\r\n\r\n", os.urandom(100_000), b"\x00", b"\x01\xff\xff"):
             stranger = socket.create_connection(split_address(address), timeout=5)
@@ -145,7 +145,7 @@ def test_a_stranger_at_the_port_does_not_disturb_the_training(work, address):
 
     with agent(address, work) as other:
         told = Told(disturb)
-        launch(config(work, hosts=2, address=address, steps=20), told, WORKER)
+        launch(config(work, nodes=2, address=address, steps=20), told, WORKER)
         assert end_of(other)[0] == FINISHED
     assert len(held) == 5 and not (work / "exploded").exists() and not told.of("restarting")
     for stranger in held:
@@ -155,9 +155,9 @@ def test_a_stranger_at_the_port_does_not_disturb_the_training(work, address):
 @pytest.mark.parametrize(
     ("number", "told"), [(signal.SIGKILL, "closed the connection"), (signal.SIGSTOP, "has been silent for")]
 )
-def test_when_the_first_host_dies_or_falls_silent_the_others_end_and_say_so(work, address, number, told):
-    made = config(work, hosts=2, address=address, steps=10_000, host_timeout=NOTICED)
-    first = WarmProcess(first_host, made)
+def test_when_the_first_node_dies_or_falls_silent_the_others_end_and_say_so(work, address, number, told):
+    made = config(work, nodes=2, address=address, steps=10_000, node_timeout=NOTICED)
+    first = WarmProcess(coordinator, made)
     try:
         with agent(address, work) as other:
             while not (work / "steps.txt").exists():
@@ -165,8 +165,8 @@ def test_when_the_first_host_dies_or_falls_silent_the_others_end_and_say_so(work
                 time.sleep(0.1)
             first.send_signal(number)
             code, said = end_of(other)
-        assert code == FIRST_HOST_LOST
-        assert f"the first host at {address} {told}" in said
+        assert code == COORDINATOR_LOST
+        assert f"the coordinator at {address} {told}" in said
     finally:
         first.kill()
         first.wait()
@@ -174,29 +174,29 @@ def test_when_the_first_host_dies_or_falls_silent_the_others_end_and_say_so(work
         time.sleep(0.1)
 
 
-def test_a_host_that_does_not_see_the_work_folder_is_told(work, address, tmp_path):
+def test_a_node_that_does_not_see_the_work_folder_is_told(work, address, tmp_path):
     (tmp_path / "elsewhere").mkdir()
-    said = pytest.raises(FatalError, match=r"host .*config\.json is not in .*elsewhere")
+    said = pytest.raises(FatalError, match=r"node .*config\.json is not in .*elsewhere")
     with agent(address, tmp_path / "elsewhere"), said:
-        launch(config(work, hosts=2, address=address), Told(), WORKER)
+        launch(config(work, nodes=2, address=address), Told(), WORKER)
     assert not ranks_of(work)
 
 
 def test_an_address_that_this_machine_lacks_is_told(work):
     with pytest.raises(FatalError, match=r"address = 192\.0\.2\.99:29500: can't listen there"):
-        launch(config(work, hosts=2, address="192.0.2.99:29500"), Told(), WORKER)
+        launch(config(work, nodes=2, address="192.0.2.99:29500"), Told(), WORKER)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hosts": 2}, "address: hosts = 2 need one"),
-        ({"hosts": 2, "address": "0.0.0.0:1"}, "means every address"),
+        ({"nodes": 2}, "address: nodes = 2 need one"),
+        ({"nodes": 2, "address": "0.0.0.0:1"}, "means every address"),
         ({"address": "node7"}, "is no HOST:PORT"),
-        ({"hosts": 2, "address": "node7:1", "least_hosts": 3}, "least_hosts: 3 is more than hosts = 2"),
-        ({"hosts": 4, "address": "node7:1"}, "or fewer processes"),
+        ({"nodes": 2, "address": "node7:1", "min_nodes": 3}, "min_nodes: 3 is more than nodes = 2"),
+        ({"nodes": 4, "address": "node7:1"}, "or fewer processes"),
     ],
 )
-def test_settings_that_no_hosts_can_follow_are_refused(work, changes, message):
+def test_settings_that_no_nodes_can_follow_are_refused(work, changes, message):
     with pytest.raises(ValueError, match=message):
         config(work, **changes)

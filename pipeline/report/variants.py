@@ -1,4 +1,4 @@
-"""Aggregates scores of the pre-training arms over seeds, and the share of the gain that pseudo-labels recover."""
+"""Aggregates scores of the pre-training variants over seeds, and the share of the gain that pseudo-labels recover."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and spread of one score over the seeds of an arm."""
+    """Mean and spread of one score over the seeds of a variant."""
 
     mean: float
     deviation: float | None
@@ -36,16 +36,16 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class ArmScores:
-    """The scores of one arm, by name."""
+class VariantScores:
+    """The scores of one variant, by name."""
 
-    arm: str
+    variant: str
     seeds: int
     scores: Mapping[str, Spread]
 
 
-def arm_scores(run: Run) -> tuple[ArmScores, ...]:
-    """Collects the scores of every evaluated arm, in the order none, naive, pseudo, given."""
+def variant_scores(run: Run) -> tuple[VariantScores, ...]:
+    """Collects the scores of every evaluated variant, in the order none, naive, pseudo, given."""
     collected: dict[str, dict[str, list[float]]] = {}
     seeds: dict[str, int] = {}
     for step in sorted(run.steps()):
@@ -53,29 +53,31 @@ def arm_scores(run: Run) -> tuple[ArmScores, ...]:
         artifacts = list(run.artifacts(step).values()) if stage == "evaluate" else []
         if not artifacts:
             continue
-        arm = rest.partition(":")[0]
-        seeds[arm] = seeds.get(arm, 0) + 1
+        variant = rest.partition(":")[0]
+        seeds[variant] = seeds.get(variant, 0) + 1
         for artifact in artifacts:
             for each in series(artifact):
-                collected.setdefault(arm, {}).setdefault(each.name, []).append(float(each.values[-1]))
+                collected.setdefault(variant, {}).setdefault(each.name, []).append(float(each.values[-1]))
     order = {"none": 0, "naive": 1, "pseudo": 2, "given": 3}
     return tuple(
-        ArmScores(arm, seeds[arm], {name: Spread.of(values) for name, values in collected.get(arm, {}).items()})
-        for arm in sorted(seeds, key=lambda arm: (order.get(arm, len(order)), arm))
+        VariantScores(
+            variant, seeds[variant], {name: Spread.of(values) for name, values in collected.get(variant, {}).items()}
+        )
+        for variant in sorted(seeds, key=lambda variant: (order.get(variant, len(order)), variant))
     )
 
 
-def share_of_gain(arms: Sequence[ArmScores], score: str = ZERO_SHOT) -> float | None:
-    """(pseudo - none) / (given - none) of the mean scores; None unless all arms have the score and given beats none."""
-    means = {arm.arm: arm.scores[score].mean for arm in arms if score in arm.scores}
+def share_of_gain(variants: Sequence[VariantScores], score: str = ZERO_SHOT) -> float | None:
+    """(pseudo - none) / (given - none) of the mean scores; None unless all variants have the score and given beats none."""
+    means = {variant.variant: variant.scores[score].mean for variant in variants if score in variant.scores}
     if not {"none", "pseudo", "given"} <= means.keys() or means["given"] <= means["none"]:
         return None
     return (means["pseudo"] - means["none"]) / (means["given"] - means["none"])
 
 
-def score_names(arms: Sequence[ArmScores]) -> list[str]:
-    """Names of all scores that any arm has, headline scores first."""
-    names = {name for arm in arms for name in arm.scores}
+def score_names(variants: Sequence[VariantScores]) -> list[str]:
+    """Names of all scores that any variant has, headline scores first."""
+    names = {name for variant in variants for name in variant.scores}
     first = [name for name in (ZERO_SHOT, DETECTION) if name in names]
     return first + sorted(names.difference(first))
 
