@@ -9,9 +9,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from benchmarks.streaming.peers import peers
-from benchmarks.streaming.photos import Photos, rgb
-from benchmarks.streaming.results import Goal, Row, best_of
+from benchmarks.harness import Goal, Row, best_of
+from benchmarks.photos import Photos
+from benchmarks.streaming.peers import peers, rgb
 from benchmarks.streaming.writing import write_mapped
 from storage.stream.stream import Stream
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pyarrow.compute as pc
 import webdataset
 
-from benchmarks.streaming.photos import Photos
-from benchmarks.streaming.results import Goal, Row, best_of
+from benchmarks.harness import Goal, Row, best_of
+from benchmarks.photos import Photos
 from storage.shards.index import index_path, write_index
 from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
-from storage.shards.writer import Sample, write_shards
+from storage.shards.writer import write_shards
 
 TAR_BYTES = 2**26
 
@@ -27,8 +27,7 @@ def compare_writing(photos: Photos, folder: Path, rounds: int) -> Iterator[Row]:
         "one copy": lambda: copy_into_one(photos, _emptied(folder / "one")),
         "ShardWriter": lambda: write_by_webdataset(photos, _emptied(folder / "webdataset")),
     }
-    megabytes = photos.megabytes
-    speeds = {name: megabytes / seconds for name, seconds in best_of(ways, rounds).items()}
+    speeds = {name: photos.megabytes / seconds for name, seconds in best_of(ways, rounds).items()}
     unit = "MB/CPU-s"
     yield Row("writing / copying into one file, with sha256", unit, speeds["ours"], speeds["one copy"], Goal(0.8))
     yield Row("writing / copying file by file, with sha256", unit, speeds["ours"], speeds["copy"])
@@ -70,11 +69,7 @@ def write_by_webdataset(photos: Photos, folder: Path) -> None:
     """Writes the same samples with webdataset, which neither hashes nor indexes them."""
     with webdataset.ShardWriter(str(folder / "shard-%03d.tar"), maxsize=TAR_BYTES, verbose=0) as writer:
         for sample in photos.samples():
-            writer.write(_for_webdataset(sample))
-
-
-def _for_webdataset(sample: Sample) -> dict[str, str | bytes]:
-    return {"__key__": sample.key, **sample.members}
+            writer.write({"__key__": sample.key, **sample.members})
 
 
 def _emptied(folder: Path) -> Path:

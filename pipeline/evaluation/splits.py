@@ -129,11 +129,6 @@ def non_rare_first(counts: Mapping[Triplet, int], number: int, *, transductive: 
     return _greedy("non-rare first", sorted(counts, key=lambda triplet: -counts[triplet]), number, transductive)
 
 
-def rare_triplets(counts: Mapping[Triplet, int]) -> frozenset[Triplet]:
-    """Returns the triplets with fewer than `RARE_BELOW` instances in training."""
-    return frozenset(triplet for triplet, count in counts.items() if count < RARE_BELOW)
-
-
 def rare_means(scores: HicoScores, rare: Iterable[Triplet]) -> dict[str, float]:
     """Returns the mean AP of all triplets ("full"), of the rare ones and of the others. NaN where the test set has none."""
     few = frozenset(rare)
