@@ -106,8 +106,8 @@ bench-evaluation: dev ## the metrics at full size beside a plain loop, about two
 bench-prediction: dev ## images a second of rlip predict, and its memory by number of images, about ten minutes
 	$(BIN)/python -m benchmarks.prediction --json out/bench-prediction.json
 
-bench-shards: dev ## shards and streams beside webdataset, litdata, spdl, grain and (MOSAIC=python) MosaicML, about five minutes
-	RLIP_SHARED=$(RLIP_SHARED) $(BIN)/python -m benchmarks.shards $(if $(MOSAIC),--mosaic $(MOSAIC)) --json out/bench-shards.json
+bench-shards: dev ## shards and streams beside webdataset, litdata, spdl and grain, about five minutes
+	RLIP_SHARED=$(RLIP_SHARED) $(BIN)/python -m benchmarks.shards --json out/bench-shards.json
 
 bench-training: dev ## trainings: waiting, overhead, ranks, memory and restarts, about twenty minutes
 	RLIP_SHARED=$(RLIP_SHARED) $(BIN)/python -m benchmarks.training --json out/bench-training.json

@@ -5,7 +5,6 @@ CPU milliseconds per image, from the file to normalised floats of 384 x 384, on 
 torchvision   a bare loop without checks: read_file, decode_jpeg, v2.Resize, v2.normalize
 ours          like stage `caption`: `read_resized` (checks limits, reports bad files), then `Pixels`
 pillow        Pillow decodes and resizes, then `Pixels`
-ahead         `ours` on two threads by `read_ahead`, CPU time of all threads
 
 Also counts how far ours and torchvision's grey levels are from Pillow's, which resizes across, then down.
 """
@@ -28,8 +27,7 @@ from torchvision.transforms.v2 import functional as transforms
 from benchmarks.harness import Row, best_of, parser, run
 from benchmarks.photos import write_noise
 from pipeline.captioning.pixels import CLIP_DEVIATION, CLIP_MEAN, Pixels
-from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, ImageLimits, read_image
-from pipeline.data.images.prefetch import read_ahead
+from pipeline.data.images.opening import DEFAULT_LIMITS, read_image
 from pipeline.data.images.resize import read_resized
 from pipeline.runtime.processes import keep_freed_memory
 
@@ -43,9 +41,9 @@ def by_torchvision(path: Path) -> Tensor:
     return RESIZE(decode_jpeg(read_file(str(path)), mode=ImageReadMode.RGB))
 
 
-def by_us(path: Path, limits: ImageLimits = DEFAULT_LIMITS) -> Tensor:
+def by_us(path: Path) -> Tensor:
     """Returns 3 x side x side grey levels."""
-    return read_resized(path, SIDE, SIDE, limits)
+    return read_resized(path, SIDE, SIDE, DEFAULT_LIMITS)
 
 
 def by_pillow(path: Path) -> Tensor:
@@ -59,13 +57,6 @@ def bare(path: Path) -> Tensor:
     """Returns normalised floats, by torchvision alone."""
     scaled = transforms.to_dtype(by_torchvision(path), scale=True)
     return transforms.normalize(scaled, list(CLIP_MEAN), list(CLIP_DEVIATION), inplace=True)
-
-
-def ahead(paths: list[Path]) -> None:
-    """Reads with two threads."""
-    for levels in read_ahead(paths, by_us):
-        assert not isinstance(levels, BadImage), levels
-        PIXELS([levels])
 
 
 def from_pillow(paths: list[Path], read: Callable[[Path], Tensor]) -> str:
@@ -91,7 +82,6 @@ def measure(given: Namespace) -> Iterator[Row]:
             "torchvision": lambda: [bare(path) for path in paths],
             "ours": lambda: [PIXELS([by_us(path)]) for path in paths],
             "pillow": lambda: [PIXELS([by_pillow(path).float()]) for path in paths],
-            "ahead": lambda: ahead(paths),
         }
         best = {way: 1000 * seconds / len(paths) for way, seconds in best_of(ways, ROUNDS).items()}
         for way, milliseconds in best.items():

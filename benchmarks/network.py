@@ -41,7 +41,7 @@ from pipeline.training.task import full_precision
 TOKENS = 5
 PRECISIONS = ("fp32", "bf16")
 RECOMPUTED = "step, layers recomputed"
-WORK = ("forward", "forward, texts remembered", "step", RECOMPUTED)
+WORK = ("forward", "step", RECOMPUTED)
 PRODUCTS = re.compile("mm|conv|linear|scaled_dot_product")
 """What the names of operators have that multiply matrices or convolve."""
 GOALS = {("step", "fp32"): 0.5, ("step", "bf16"): 0.25, ("forward", "bf16"): 0.18}
@@ -98,17 +98,14 @@ class Workload:
         return [target() for _ in range(self.batch)]
 
 
-def forward_call(workload: Workload, network: RLIP, precision: str, remember: bool) -> Callable[[], Predictions]:
-    """Returns a call of the forward pass in evaluation mode. `remember`: reuses encoded texts."""
+def forward_call(workload: Workload, network: RLIP, precision: str) -> Callable[[], Predictions]:
+    """Returns a call of the forward pass in evaluation mode."""
     network.eval().requires_grad_(False)
     pixels = workload.images()
-    with torch.inference_mode(), autocast(precision):
-        remembered = workload.texts(network)
 
     def call() -> Predictions:
         with torch.inference_mode(), autocast(precision):
-            texts = remembered if remember else workload.texts(network)
-            return full_precision(network.predict(pixels, None, *texts))
+            return full_precision(network.predict(pixels, None, *workload.texts(network)))
 
     return call
 
@@ -145,10 +142,7 @@ def measure_work(workload: Workload, work: str, precision: str) -> tuple[float, 
     network = workload.network()
     if work == RECOMPUTED:
         network.recompute()
-    if work.startswith("step"):
-        call = step_call(workload, network, precision)
-    else:
-        call = forward_call(workload, network, precision, remember=work != "forward")
+    call = (forward_call if work == "forward" else step_call)(workload, network, precision)
     call()
     seconds = median(cpu_seconds(call) for _ in range(workload.repeat))
     peak = peak_mib()
@@ -167,7 +161,7 @@ def measure_work(workload: Workload, work: str, precision: str) -> tuple[float, 
 def drift(workload: Workload) -> list[Row]:
     """Measures the differences of bf16 from fp32, with the same weights and without dropout."""
     network, rows = workload.network(), []
-    exact, rough = (forward_call(workload, network, precision, remember=False)() for precision in PRECISIONS)
+    exact, rough = (forward_call(workload, network, precision)() for precision in PRECISIONS)
     for name in ("subject_logits", "object_logits", "predicate_logits", "subject_boxes", "object_boxes"):
         apart = (getattr(exact, name) - getattr(rough, name)).abs()
         rows.append(
@@ -188,7 +182,7 @@ def measure(given: Namespace) -> Iterator[Row]:
     plain = {}
     for work, precision in product(given.work, PRECISIONS):
         seconds, peak, note = in_own_process(measure_work, workload, work, precision)
-        theirs = {} if work == WORK[1] else authors.get(work.partition(",")[0], {})
+        theirs = authors.get(work.partition(",")[0], {})
         goals = [
             Goal(limit, most=True) if limit else None
             for limit in (GOALS.get((work, precision)), MEMORY_GOALS.get(work))

@@ -20,7 +20,7 @@ from tagger.english.verbs import verb_lemma
 from tagger.parsing.full_predicate import full_predicate
 from tagger.parsing.parser import DEFAULT_PARSER, load_parser, parse_captions
 
-Stated = tuple[str, ...]
+Stated = tuple[str, str, str]
 _TRIPLET = re.compile(r"\( (.*?) \)")
 
 
@@ -60,23 +60,15 @@ def score(found: Sequence[set[Stated]], wanted: Sequence[set[Stated]]) -> tuple[
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    """Yields precision and recall of triplets, of pairs, and of predicates where the pair is right."""
+    """Yields precision and recall, and the predicates that are most often missed and wrong."""
     if given.csv is None:
         yield Row("nothing measured", note="name a CSV file of captions and graphs")
         return
     captions, wanted = (column[: given.limit] for column in rows_of(given.csv))
     found = triplets_of(captions, given.model)
-    pairs = [[{(s, o) for s, _, o in stated} for stated in side] for side in (found, wanted)]
-    shared = [here & there for here, there in zip(*pairs, strict=True)]
-    with_pair = [
-        [{t for t in stated if (t[0], t[2]) in right} for stated, right in zip(side, shared, strict=True)]
-        for side in (found, wanted)
-    ]
-    ways = {"triplets": (found, wanted), "subject-object pairs": pairs, "predicates given the pair": with_pair}
-    for name, (here, there) in ways.items():
-        precision, recall = score(here, there)
-        yield Row(f"{name}: precision", "share", precision, note=f"of {sum(map(len, here)):,} found")
-        yield Row(f"{name}: recall", "share", recall, note=f"of {sum(map(len, there)):,} wanted")
+    precision, recall = score(found, wanted)
+    yield Row("precision", "share", precision, note=f"of {sum(map(len, found)):,} triplets found")
+    yield Row("recall", "share", recall, note=f"of {sum(map(len, wanted)):,} triplets wanted")
     for name, first, second in (("most missed", wanted, found), ("most wrong", found, wanted)):
         counts = Counter(t[1] for here, there in zip(first, second, strict=True) for t in here - there)
         yield Row(name, note=", ".join(f"{predicate} {count}" for predicate, count in counts.most_common(20)))

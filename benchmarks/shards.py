@@ -43,11 +43,11 @@ def measure(given: Namespace) -> Iterator[Row]:
         if "writing" in given.parts:
             yield from compare_writing(photos, folder / "writing", given.rounds)
         if "reading" in given.parts:
-            yield from Reading(photos, folder / "reading", given.rounds, given.mosaic).plain()
+            yield from Reading(photos, folder / "reading", given.rounds).plain()
         if "decoding" in given.parts:
             # A few per cent count here, so that it needs more turns.
             few = photos.first(given.decoded)
-            yield from Reading(few, folder / "decoding", 3 * given.rounds, given.mosaic).decoded()
+            yield from Reading(few, folder / "decoding", 3 * given.rounds).decoded()
         if "map" in given.parts:
             yield from measure_large_map(photos, folder / "large", given.tars, given.rounds)
         if "batches" in given.parts:
@@ -63,5 +63,4 @@ if __name__ == "__main__":
     options.add_argument("--decoded", type=int, default=188, help="number of images to decode")
     options.add_argument("--tars", type=int, default=2000, help="tars of 1,000 samples in the large map")
     options.add_argument("--rounds", type=int, default=5, help="number of turns; the best of each counts")
-    options.add_argument("--mosaic", type=Path, help="interpreter of an environment that has mosaicml-streaming")
     run(options, measure)

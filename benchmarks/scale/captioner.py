@@ -1,7 +1,7 @@
 """Stands in for LAVIS behind the pipes of `pipeline/captioning/lavis_worker.py`: reads pixels, waits, and answers drawn captions.
 
-Started by path with `python -I`. A JSON file beside the checkpoint has the seconds of an image; the vocabulary is a list of nouns,
-the most frequent first. The words of a caption follow from the random numbers that came with the image.
+Started by path with `python -I`. A JSON file beside the checkpoint has the seconds of an image, the vocabulary is a list of
+nouns, the most frequent first. The words of a caption follow from the random numbers that came with the image.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ BATCH = 8
 SYNTHETIC = [(640, 480), (640, 427), (480, 640), (500, 375), (427, 640), (640, 360), (640, 640), (500, 333)]
 VIEWS = {
     "defaults": ViewSettings(),
-    "scales of the paper": ViewSettings(image_size=1333, shortest=tuple(range(480, 801, 32))),
     "scales and crops of the paper": ViewSettings(image_size=1333, shortest=tuple(range(480, 801, 32)), crop=0.5),
 }
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-import subprocess
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -37,8 +36,6 @@ class Reader:
     decode: Callable[[], Iterable[object]] | None = None
     decoder: str = ""
     note: str = ""
-    elsewhere: Mapping[str, float] = field(default_factory=dict)
-    """CPU-seconds per image to "read" and to "decode", if another interpreter measured them."""
 
 
 def rgb(data: bytes) -> Tensor:
@@ -48,18 +45,14 @@ def rgb(data: bytes) -> Tensor:
         return decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), mode=ImageReadMode.RGB)
 
 
-def peers(photos: Photos, tars: Sequence[str], folder: Path, mosaic: Path | None, rounds: int) -> list[Reader]:
-    """Returns the readers, after each has written the samples as it likes them below `folder`.
-
-    `mosaic`: the interpreter that has MosaicML streaming; `rounds`: how often that one reads.
-    """
+def peers(photos: Photos, tars: Sequence[str], folder: Path) -> list[Reader]:
+    """Returns the readers, after each has written the samples as it likes them below `folder`."""
     return [
         _webdataset(tars),
         _litdata(photos, folder / "litdata"),
         _spdl(tars),
         _grain(photos, folder / "grain"),
         _coco_detection(photos, folder / "annotations.json"),
-        _mosaic(photos, folder / "mosaic", mosaic, rounds),
     ]
 
 
@@ -156,17 +149,3 @@ def _coco_detection(photos: Photos, annotations: Path) -> Reader:
         dataset = CocoDetection(str(photos.paths[0].parent), str(annotations), transform=pil_to_tensor)
     note = "has no way to read an image without decoding it"
     return Reader("CocoDetection", None, lambda: (dataset[n] for n in range(len(dataset))), "Pillow", note)
-
-
-def _mosaic(photos: Photos, folder: Path, interpreter: Path | None, rounds: int) -> Reader:
-    if interpreter is None:
-        return Reader("MosaicML streaming", note="not measured: name an interpreter that has it by --mosaic")
-    inputs = folder / "images"
-    inputs.mkdir(parents=True)
-    for path, sample in zip(photos.paths, photos.samples(), strict=True):
-        (inputs / path.name).hardlink_to(path)
-        (inputs / path.name).with_suffix(".json").write_bytes(sample.members["json"])
-    script = Path(__file__).with_name("mosaic.py")
-    command = [str(interpreter), str(script), str(inputs), str(folder / "mds"), str(rounds)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return Reader("MosaicML streaming", decoder="Pillow", elsewhere=json.loads(done.stdout.splitlines()[-1]))

@@ -23,14 +23,12 @@ def compare_writing(photos: Photos, folder: Path, rounds: int) -> Iterator[Row]:
     """Yields megabytes per CPU-second of each way."""
     ways = {
         "ours": lambda: write_indexed(photos, _emptied(folder / "ours")),
-        "copy": lambda: copy_files(photos, _emptied(folder / "copy")),
         "one copy": lambda: copy_into_one(photos, _emptied(folder / "one")),
         "ShardWriter": lambda: write_by_webdataset(photos, _emptied(folder / "webdataset")),
     }
     speeds = {name: photos.megabytes / seconds for name, seconds in best_of(ways, rounds).items()}
     unit = "MB/CPU-s"
     yield Row("writing / copying into one file, with sha256", unit, speeds["ours"], speeds["one copy"], Goal(0.8))
-    yield Row("writing / copying file by file, with sha256", unit, speeds["ours"], speeds["copy"])
     yield Row("writing / webdataset.ShardWriter", unit, speeds["ours"], speeds["ShardWriter"], Goal(1.0))
 
 
@@ -46,14 +44,6 @@ def write_indexed(photos: Photos, folder: Path) -> list[ShardFile]:
 def write_mapped(photos: Photos, folder: Path) -> SampleMap:
     """Writes our shards and the map of their samples."""
     return write_sample_map(folder / "map", write_indexed(photos, _emptied(folder / "tars")))
-
-
-def copy_files(photos: Photos, folder: Path) -> None:
-    """Copies each image, and writes its labels, to a file of its own."""
-    for sample in photos.samples():
-        for extension, data in sample.members.items():
-            hashlib.sha256(data).hexdigest()
-            (folder / f"{sample.image_id}.{extension}").write_bytes(data)
 
 
 def copy_into_one(photos: Photos, folder: Path) -> None:
