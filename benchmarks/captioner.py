@@ -17,6 +17,7 @@ from random import Random
 import torch
 
 from benchmarks.harness import Row, parser, run
+from benchmarks.truth import judge, planted_triplets
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.stages.caption import open_captioner
 from scenes.captioning.reading import read
@@ -25,7 +26,6 @@ from scenes.draw import render
 from scenes.grammar import caption
 from scenes.predicates import CANONICAL
 from scenes.scene import Scene
-from scenes.truth import judge, planted_triplets
 from scenes.world import make_scene
 from tagger.matching.matcher import match
 from tagger.parsing.parser import load_parser, parse_captions

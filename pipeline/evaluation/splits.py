@@ -19,8 +19,6 @@ from pathlib import Path
 
 from pipeline.evaluation.hico import HicoScores, Triplet
 
-RARE_BELOW = 10
-"""A triplet of HICO-DET is rare if training has fewer instances than this."""
 HICO_TRIPLETS = 600
 
 # Positions in HICO-DET's list of 600 interactions, in the published order: by number of instances.

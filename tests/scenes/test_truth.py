@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scenes.truth import closure, judge
+from benchmarks.truth import closure, judge
 
 
 def test_symmetric_relations_hold_both_ways() -> None:
