@@ -67,7 +67,9 @@ def measure(given: Namespace) -> Iterator[Row]:
     images, boxes = SIZES[given.full]
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name)
-        (folder / "images").mkdir()
+        (folder / "images" / "patch0").mkdir(parents=True)
+        # A dataset is refused if none of its images exists.
+        (folder / "images" / "patch0" / "objects365_v2_00000001.jpg").touch()
         generate(folder / "annotations.json", images, boxes)
         size = (folder / "annotations.json").stat().st_size
         yield Row("JSON", "GiB", size / 2**30, note=f"{images:,} images, {boxes:,} boxes")

@@ -83,8 +83,8 @@ def caption_plan(place: Path, images: int) -> tuple[StageCall, list[WorkItem]]:
     sets = [f"data.root={place.parent}/scenes", f"store={place}", "data.partition_size=50", "run.until=caption"]
     sets += [f"scenes.train={images + 100}", "scenes.relations=2", "scenes.test=2"]
     context = RunContext(load_recipe(ROOT / "recipes/demo.toml", sets))
-    prepare(context)
     planner, display = Planner(context), Lines(lambda line: None)
+    prepare(context, display)
     *above, step = context.steps
     for each in above:
         run_step(planner, each, display, work)
