@@ -31,6 +31,7 @@ from models.rlip import RLIP
 from models.weights import save
 from pipeline.run import runner
 from pipeline.run.context import RunContext
+from pipeline.run.dag import build_steps
 from pipeline.run.progress import open_display
 from pipeline.run.recipe import Recipe, load_recipe
 from pipeline.runtime.execute import WorkItem, execute
@@ -155,7 +156,7 @@ class Training:
 
     def settings(self, recipe: Recipe, number: int) -> CurveSettings:
         """The recipe's settings of pre-training, for this training and one process of one thread."""
-        values = recipe.pretrain.settings.model_dump()
+        values = settings_of(recipe).model_dump()
         network = values["network"] | {"fusion": self.variant.fusion}
         changes = {"initial": initial_file(recipe), "processes": 1, "milestones": number, "seed": self.seed}
         return CurveSettings.model_validate(values | changes | {"network": network})
@@ -172,6 +173,12 @@ class Training:
         return WorkItem(self.step, WHOLE, terms, inputs)
 
 
+def settings_of(recipe: Recipe) -> TrainingSettings:
+    """The settings of the recipe's pre-training, with the files that its names stand for."""
+    whole = recipe.model_copy(update={"run": recipe.run.model_copy(update={"until": None})})
+    return next(step.settings for step in build_steps(whole) if step.name == "pretrain:pseudo")
+
+
 def initial_file(recipe: Recipe) -> Path:
     """Where `write_initial` puts its weights."""
     return local_folder(recipe.store) / "miniature" / "initial.safetensors"
@@ -182,7 +189,7 @@ def write_initial(recipe: Recipe) -> None:
 
     The detector was trained with ALIF. Its fusion layers would be an advantage of that variant.
     """
-    settings, path = recipe.pretrain.settings, initial_file(recipe)
+    settings, path = settings_of(recipe), initial_file(recipe)
     network = RLIP(NetworkConfig.from_dict(settings.network | {"fusion": "none"}), settings.tokenizer)
     load_initial(network, settings.initial, settings.tokenizer)
     path.parent.mkdir(parents=True, exist_ok=True)
