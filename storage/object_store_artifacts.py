@@ -11,8 +11,7 @@ import fsspec
 from storage.artifact import Artifact, require_schemas
 from storage.errors import FatalError
 from storage.manifest import MANIFEST, Manifest, parse_manifest
-from storage.remote import Entry, Remote
-from storage.remote_retry import PAUSES
+from storage.remote import PAUSES, Entry, Remote
 from storage.runs import Run, RunRecord
 from storage.store import Store, require_valid_address
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,22 +14,111 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import fsspec
+from pydantic import BaseModel
+from xxhash import xxh3_128_digest, xxh3_128_hexdigest
 
 from storage.artifact import Artifact
+from storage.atomic import write_atomic
 from storage.digests import digest_bytes, digest_file
-from storage.disk import LOCAL, Disk
+from storage.disk import CACHE, LOCAL, Disk
 from storage.errors import FatalError, PipelineError
-from storage.json_files import parse_note
+from storage.json_files import parse_note, read_json, sealed_json
 from storage.lease import Patience, hold_lease
 from storage.local_store import LocalStore
-from storage.manifest import MANIFEST, Manifest
-from storage.mirror import Mirror
+from storage.manifest import MANIFEST, FileEntry, Manifest
 from storage.object_store_artifacts import ObjectStoreArtifacts
-from storage.remote import Entry
-from storage.remote_retry import PAUSES
+from storage.remote import PAUSES, Entry, Remote
 from storage.resume_point import ResumePoint
 from storage.store import StoredEntry
-from storage.verified_files import VerifiedFiles, read_checked, write_checked
+
+_CHECK_BYTES = 16
+
+
+class VerifiedFiles:
+    """Remembers which files had the bytes that their manifests state, by size, times and inode."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Path, str], tuple[int, ...]] = {}
+
+    def holds(self, path: Path, entry: FileEntry) -> bool:
+        """Whether a file is there with the bytes of `entry`, read unless this process has done so since it last changed."""
+        try:
+            state = _state(path)
+            if self._known.get((path, entry.digest)) != state:
+                if not entry.matches(path):
+                    return False
+                self._known[path, entry.digest] = state
+        except FileNotFoundError:
+            return False
+        return True
+
+
+def write_checked(path: Path, data: bytes) -> None:
+    """Cache bytes together with their checksum."""
+    write_atomic(path, xxh3_128_digest(data) + data, CACHE)
+
+
+def read_checked(path: Path) -> bytes | None:
+    """The bytes that were cached; None where there are none, or where they do not match their checksum."""
+    with suppress(FileNotFoundError):
+        data = path.read_bytes()
+        if data[:_CHECK_BYTES] == xxh3_128_digest(data[_CHECK_BYTES:]):
+            return data[_CHECK_BYTES:]
+    return None
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+_FOLDERS = ("runs", "cuts")
+
+
+class _Mirrored(BaseModel):
+    """The files that were copied: the tokens that they had there, and checksums of the copies."""
+
+    files: dict[str, tuple[str, str]]
+
+
+class Mirror:
+    """Copies in `root` of the files at a URL. A copy that changed here is made anew, too."""
+
+    def __init__(self, files: Remote, root: Path, disk: Disk) -> None:
+        self._files = files
+        self._root = root
+        self._disk = disk
+        self._note = root / "mirrored.json"
+
+    def refresh(self) -> None:
+        """Update the copies. Lists each folder once, then reads the files that changed there or here."""
+        known: dict[str, tuple[str, str]] = {}
+        with suppress(FileNotFoundError, FatalError):
+            known = read_json(self._note, _Mirrored).files
+        began = time.time()
+        there = {f"{top}/{path}": entry.token for top in _FOLDERS for path, entry in self._files.listing(top).items()}
+        now = {path: (token, _check_of(self._inside(path))) for path, token in there.items()}
+        changed = [path for path, state in now.items() if known.get(path) != state]
+        for path, data in self._files.read_many(changed).items():
+            write_atomic(self._inside(path), data, self._disk)
+            now[path] = (there[path], xxh3_128_hexdigest(data))
+        for top in _FOLDERS:
+            for mine in (self._root / top).rglob("*.json"):
+                is_older = mine.stat().st_mtime < began  # a run writes its records there first, then here
+                if is_older and mine.relative_to(self._root).as_posix() not in there:
+                    mine.unlink(missing_ok=True)
+        write_atomic(self._note, sealed_json({"files": now}), self._disk)
+
+    def _inside(self, path: str) -> Path:
+        """Where a file is copied to. Raises `FatalError` for a name that leads out of the store."""
+        if any(part in (".", "..") for part in path.split("/")):
+            raise FatalError(f"{self._files.url}: a record is named {path!r}, which leads out of the store; remove it")
+        return self._root / path
+
+
+def _check_of(path: Path) -> str:
+    return xxh3_128_hexdigest(path.read_bytes()) if path.is_file() else ""
+
 
 _DOWNLOADS = 8
 _NAMED = 16

@@ -16,11 +16,10 @@ from pipeline.report.formatting import bytes_in_words, table
 from pipeline.report.report_folder import remove_report
 from storage.damage import Damage, DamagedFile, find_damage
 from storage.errors import FatalError
-from storage.garbage import find_garbage
+from storage.garbage import Share, find_garbage, usage_of
 from storage.open_store import Address, existing_store
 from storage.runs import find_run
 from storage.store import Store
-from storage.usage import Share, usage_of
 
 DAY = 86400.0
 

@@ -15,7 +15,7 @@ from pipeline.runtime.settings import Settings, file_read, runtime
 from pipeline.training.address import split_address
 from pipeline.training.tracking.tracker import TrackerKind
 from storage.errors import FatalError
-from storage.stream.mix import LEAST_TEMPERATURE, Mix
+from storage.stream.order import LEAST_TEMPERATURE, Mix
 
 
 class MixSettings(Settings):

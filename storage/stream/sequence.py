@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from storage.errors import FatalError
 from storage.shards.sample_map import SampleMap
-from storage.stream.mix import Interleaving, Mix
-from storage.stream.order import Drawn, EpochOrder, OrderSettings, SortKey
+from storage.stream.order import Drawn, EpochOrder, Interleaving, Mix, OrderSettings, SortKey
 
 FORMAT = 1
 

@@ -12,11 +12,9 @@ from typing import Any
 from torch.utils.data import IterableDataset, get_worker_info
 
 from storage.errors import FatalError
-from storage.shards.range_cache import RangeCache
-from storage.shards.reader import DamagedSample, SampleReader
+from storage.shards.reader import DamagedSample, RangeCache, SampleReader
 from storage.shards.sample_map import SampleMap
-from storage.stream.mix import Mix
-from storage.stream.order import OrderSettings, SortKey
+from storage.stream.order import Mix, OrderSettings, SortKey
 from storage.stream.sequence import SampleSequence
 
 log = logging.getLogger("rlip.stream")

@@ -17,13 +17,13 @@ from pipeline.cli.transfer import pull, push
 from storage.artifact import Artifact
 from storage.damage import find_damage, find_record_damage
 from storage.errors import FatalError
+from storage.garbage import Share, usage_of
 from storage.json_files import sealed_json
 from storage.local_store import LocalStore, size_of
 from storage.manifest import FutureManifest
 from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.runs import Run, runs_of
 from storage.store import Store
-from storage.usage import Share, usage_of
 
 Printed = Callable[[], Any]
 

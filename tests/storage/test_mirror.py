@@ -12,8 +12,8 @@ from faulty_files import FaultyFiles
 
 from storage.disk import Disk
 from storage.errors import FatalError
-from storage.mirror import Mirror
 from storage.remote import Remote
+from storage.remote_store import Mirror
 
 
 class Here:

@@ -42,7 +42,7 @@ from storage.lease import Patience
 from storage.local_store import LocalStore
 from storage.manifest import Manifest
 from storage.open_store import existing_store, open_store
-from storage.remote_retry import retry, translate_remote_errors
+from storage.remote import retry, translate_remote_errors
 from storage.remote_store import RemoteStore
 from storage.resume_point import ResumePoint
 from storage.runs import Run, runs_of
@@ -449,7 +449,7 @@ def test_a_place_that_can_not_work_is_told(s3: str, monkeypatch: pytest.MonkeyPa
         existing_store("s3://bucket/empty")
     with pytest.raises(FatalError, match="nosuch://x"):
         open_store("nosuch://x")
-    monkeypatch.setattr("storage.remote_retry.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("storage.remote.time.sleep", lambda seconds: None)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(
         RetryableError,

@@ -16,8 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from storage.errors import FatalError
 from storage.remote import Remote
 from storage.shards.index import compare, index_tar, read_index, write_index
-from storage.shards.range_cache import RangeCache
-from storage.shards.reader import DamagedSample, SampleReader
+from storage.shards.reader import DamagedSample, RangeCache, SampleReader
 from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
 from storage.shards.writer import Sample, image_id_of, sample_key, write_shards
 from storage.tables import read_table, write_table

@@ -19,8 +19,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from storage.errors import FatalError, RetryableError
 from storage.shards.sample_map import SampleMap
-from storage.stream.mix import Interleaving, Mix
-from storage.stream.order import EpochOrder, OrderSettings, stable_seed, uniforms
+from storage.stream.order import EpochOrder, Interleaving, Mix, OrderSettings, stable_seed, uniforms
 from storage.stream.sequence import SampleSequence
 from storage.stream.stream import Stream, StreamBatch
 from tests.storage.shard_files import made_map, write_sets
