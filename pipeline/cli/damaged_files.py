@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.data.datasets.index_files import damaged_indexes
+from pipeline.data.datasets.record_index import damaged_indexes
 from pipeline.data.partitioning import damaged_digests
 from pipeline.labels.verdict_log import VERDICTS, VerdictLog
 from pipeline.report.report_folder import damaged_reports

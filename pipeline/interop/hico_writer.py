@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.interop.annotation_images import AnnotationImages, size_fields
 from pipeline.interop.coco_writer import category_ids
 from pipeline.interop.json_writer import number, write_list, write_object
 from pipeline.interop.run_rows import RunRows, Tally, relations_of, without_crowds
@@ -22,38 +21,6 @@ def write_hico(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> N
         write_list(place / "annotations.json", _elements(rows, dataset, threshold, tally, objects, verbs))
         write_object(place / "objects.json", objects.items())
         write_object(place / "verbs.json", verbs.items())
-
-
-def write_hico_annotations(images: AnnotationImages, folder: Path) -> None:
-    """Writes annotation files as `annotations.json`, `verbs.json` and `objects.json`."""
-    write_list(folder / "annotations.json", _converted(images))
-    write_object(folder / "objects.json", images.objects.items())
-    write_object(folder / "verbs.json", images.predicates.items())
-
-
-def _converted(images: AnnotationImages) -> Iterator[dict[str, Any]]:
-    for record, uri in images:
-        boxes, relations = images.without_crowds(record)
-        yield {
-            "file_name": uri,
-            "img_id": record.image_id,
-            **size_fields(record),
-            "annotations": [
-                {
-                    "bbox": [number(side) for side in (box.x, box.y, box.x + box.w, box.y + box.h)],
-                    "category_id": images.objects[box.category],
-                }
-                for box in boxes
-            ],
-            "hoi_annotation": [
-                {
-                    "subject_id": each.subject,
-                    "object_id": each.object,
-                    "category_id": images.predicates[each.predicate],
-                }
-                for each in relations
-            ],
-        }
 
 
 def _elements(

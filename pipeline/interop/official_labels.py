@@ -13,8 +13,42 @@ import pyarrow as pa
 
 from pipeline.data.datasets.annotations import NO_IMAGE, as_four_numbers, as_id, as_number, readable, shown
 from pipeline.interop.json_writer import number
-from pipeline.interop.rejects import Rejects
 from pipeline.runtime.stage import Rejected
+
+MOST_KEPT = 10_000
+"""Rejects of one reason that are kept with their values. The others are counted."""
+
+
+class Rejects:
+    """Rejects in their order. Of each reason, one more stands at the end for those that were only counted."""
+
+    def __init__(self, rejects: Iterable[Rejected] = ()) -> None:
+        self._kept: list[Rejected] = []
+        self._counts: Counter[str] = Counter()
+        self._further: Counter[str] = Counter()
+        self.extend(rejects)
+
+    def append(self, reject: Rejected) -> None:
+        """Adds a reject."""
+        self._counts[reject.reason] += reject.count
+        if self._counts[reject.reason] <= MOST_KEPT:
+            self._kept.append(reject)
+        else:
+            self._further[reject.reason] += reject.count
+
+    def extend(self, rejects: Iterable[Rejected]) -> None:
+        """Adds rejects."""
+        for reject in rejects:
+            self.append(reject)
+
+    def __iter__(self) -> Iterator[Rejected]:
+        yield from self._kept
+        for reason, further in self._further.items():
+            yield Rejected(NO_IMAGE, reason, f"and {further:,} more", further)
+
+    def __len__(self) -> int:
+        return self._counts.total()
+
 
 EXPECTED = "labels: a list of {image_id, dataset, objects: [...], relationships: [...]}"
 VISUAL_GENOME = "vg"

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.interop.json_writer import write_list, write_object
-from pipeline.interop.official_graphs import write_captions, write_graphs
-from pipeline.interop.official_groups import write_candidates, write_groups
+from pipeline.interop.official_graphs import write_candidates, write_captions, write_graphs, write_groups
 from pipeline.interop.official_labels import VISUAL_GENOME, ElementWriter, counted, write_frequencies
 from pipeline.interop.run_rows import RunRows, Tally, relations_of
 

@@ -15,9 +15,9 @@ from pipeline.captioning.model_folder import model_fault
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.catalogue import where_to_get
 from pipeline.data.datasets.annotations import AnnotationError
-from pipeline.data.datasets.box_doubts import box_doubts
 from pipeline.data.datasets.record_index import is_indexed, open_index
 from pipeline.data.datasets.source import json_fault, text_fault
+from pipeline.data.datasets.validate import box_doubts
 from pipeline.report.report_folder import require_place
 from pipeline.run.context import RunContext
 from pipeline.run.dag import build_steps

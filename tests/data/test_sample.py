@@ -9,8 +9,7 @@ from data.toy_sets import save_json, save_picture
 
 from pipeline.data.datasets.record_index import open_index
 from pipeline.data.datasets.source import DataSource
-from pipeline.data.partitioning import partition_dataset
-from pipeline.data.sample import Sample
+from pipeline.data.partitioning import Sample, partition_dataset
 from storage.errors import FatalError
 from storage.local_store import LocalStore
 

@@ -11,12 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.interop.image_files import ImageFiles
-from pipeline.interop.import_file import Imported, import_file, kind_of
-from pipeline.interop.official_graphs import read_captions, read_graphs
-from pipeline.interop.official_groups import read_groups
-from pipeline.interop.official_labels import LabelledImage, read_element
-from pipeline.interop.rejects import MOST_KEPT
+from pipeline.interop.import_file import ImageFiles, Imported, import_file, kind_of
+from pipeline.interop.official_graphs import read_captions, read_graphs, read_groups
+from pipeline.interop.official_labels import MOST_KEPT, LabelledImage, read_element
 from storage.errors import FatalError
 from storage.local_store import LocalStore
 from storage.runs import Run

@@ -23,8 +23,7 @@ from rlip_command import rlip
 from run_builder import RunBuilder, pairs, relations
 
 import pipeline.interop.publish_shards
-from pipeline.interop.publish_shards import CHECKSUMS, Published, checksum_faults, publish_shards
-from pipeline.interop.shard_index_files import energon_tar_index
+from pipeline.interop.publish_shards import CHECKSUMS, Published, checksum_faults, energon_tar_index, publish_shards
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.stages.shard import ShardSettings, ShardStage
 from storage.atomic import atomic_folder

@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
-from typing import Literal, NamedTuple, get_args
+from itertools import islice
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
@@ -319,3 +322,42 @@ def fingerprint(
     if len(data) > limits.max_bytes:
         raise _too_long(limits)
     return hashlib.sha256(data).hexdigest()
+
+
+Read = TypeVar("Read")
+
+
+def read_ahead(
+    places: Iterable[ImageRef],
+    read: Callable[[ImageRef, ImageLimits], Read],
+    limits: ImageLimits = DEFAULT_LIMITS,
+    threads: int = 2,
+    ahead: int = 16,
+) -> Iterator[Read | BadImage]:
+    """Yields the result of `read` (e.g. `read_image`) for each place, or its `BadImage`, in the order of `places`.
+
+    At most `ahead` images are held in addition to the current one. Decoding and resizing release the GIL. Any exception
+    other than `BadImage` is raised here, in the turn of its image. Closing the iterator early leaves nothing running.
+    """
+    left = iter(places)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
+    try:
+        waiting: deque[Future[Read | BadImage]] = deque()
+        for place in islice(left, max(1, ahead)):
+            waiting.append(pool.submit(_read_or_error, read, place, limits))
+        while waiting:
+            found = waiting.popleft().result()
+            for place in islice(left, 1):
+                waiting.append(pool.submit(_read_or_error, read, place, limits))
+            yield found
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read_or_error(
+    read: Callable[[ImageRef, ImageLimits], Read], place: ImageRef, limits: ImageLimits
+) -> Read | BadImage:
+    try:
+        return read(place, limits)
+    except BadImage as bad:
+        return bad
