@@ -24,16 +24,16 @@ class Damage:
     needed_by: tuple[str, ...] = ()
 
 
-CUT_REMEDY = (
+PARTITION_MAP_REMEDY = (
     "remove it and run again: images are then partitioned from scratch, and those that move to another partition are "
     "computed again"
 )
-CUT_LIMITS = Limits(2**28, 2**24)
-"""Those of a cut. Eleven million images with ids of 19 digits fit."""
+PARTITION_MAP_LIMITS = Limits(2**28, 2**24)
+"""Of a partition map. Eleven million images with ids of 19 digits fit."""
 _RECORDS: dict[str, tuple[type, str, Limits]] = {
     "steps": (StepFile, STEP_REMEDY, LIMITS),
     "records": (RecordFile, RECORD_REMEDY, LIMITS),
-    "cuts": (object, CUT_REMEDY, CUT_LIMITS),
+    "cuts": (object, PARTITION_MAP_REMEDY, PARTITION_MAP_LIMITS),
 }
 """Folder → what its files hold, what to do about a damaged one, and how large one may be."""
 _DOCUMENT = (object, "run the recipe again, which writes it anew", LIMITS)
@@ -68,7 +68,7 @@ class DamagedFile:
 
 
 def find_record_damage(store: Store) -> Iterator[DamagedFile]:
-    """Read every record of the runs and every cut. Yields those that are damaged."""
+    """Read every record of the runs and every partition map. Yields those that are damaged."""
     for path in sorted(path for top in ("runs", "cuts") for path in (store.root / top).rglob("*.json")):
         try:
             found: object = read_json(path, *_RECORDS.get(path.parent.name, _DOCUMENT))

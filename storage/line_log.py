@@ -34,7 +34,7 @@ class NewLines(NamedTuple):
 
     lines: list[Line]
     afresh: bool
-    """Whether the file was replaced or cut, so that these are all of its lines."""
+    """Whether the file was replaced or truncated, so that these are all of its lines."""
     torn: bool
     """Whether more follows that has no end, which a process that died has left. It is read once another line follows it."""
 

@@ -147,7 +147,7 @@ class RemoteArtifact(Artifact):
 
 
 class RemoteStore:
-    """Artifacts, runs and cuts at a URL. A local store in `folder` holds copies of them, drafts and scratch folders.
+    """Artifacts, runs and partition maps at a URL. A local store in `folder` holds copies of them, drafts and scratch folders.
 
     An artifact exists once its manifest is at the URL. It is committed locally first and then copied, so that the next
     process finishes what a dead one did not copy, without computing it again. The folder may be deleted at any time.
@@ -181,7 +181,7 @@ class RemoteStore:
         self.remote.files.remove([probe])
 
     def refresh(self) -> None:
-        """Update this machine's copies of runs and cuts. Lists each once, then reads the files that changed there or here."""
+        """Update this machine's copies of runs and partition maps. Lists each once, then reads the files that changed there or here."""
         self._mirror.refresh()
 
     def find(self, stage: str, key: str) -> Artifact | None:

@@ -48,7 +48,7 @@ class Store(Protocol):
         """Find out before any work whether the store can be written. Raises `FatalError`."""
 
     def refresh(self) -> None:
-        """Bring this machine's view of runs and cuts up to date."""
+        """Bring this machine's view of runs and partition maps up to date."""
 
     def folder(self, stage: str, key: str) -> Path:
         """Where an artifact lies on this machine. Raises `FatalError` for names that could lead elsewhere."""

@@ -1,4 +1,7 @@
-"""Arrow schemas of the tables that flow between stages. One row is one image; nested columns hold its items."""
+"""Arrow schemas of the tables that flow between stages, and their evolution. One row is one image; nested columns hold its items.
+
+Older tables are read with today's columns by declared values (`ADDED`); anything undeclared is refused.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,8 @@ BOX = pa.struct(
 )
 """One bounding box: top-left corner and size, in absolute pixels."""
 
-GIVEN_RELATION = pa.struct([("subject", pa.int32()), ("predicate", pa.string()), ("object", pa.int32())])
-"""A relation given by a dataset. `subject` and `object` are indices into the image's boxes."""
+ANNOTATED_RELATION = pa.struct([("subject", pa.int32()), ("predicate", pa.string()), ("object", pa.int32())])
+"""A relation of a dataset's ground truth. `subject` and `object` are indices into the image's boxes."""
 
 CAPTION = pa.struct(
     [
@@ -113,7 +116,7 @@ IMAGES = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("boxes", pa.list_(BOX)),
-        ("relations", pa.list_(GIVEN_RELATION)),
+        ("relations", pa.list_(ANNOTATED_RELATION)),
     ]
 )
 CAPTIONS = pa.schema([("image_id", pa.int64()), ("captions", pa.list_(CAPTION))])
@@ -157,7 +160,7 @@ DETECTIONS = pa.schema(
 REJECTED = pa.schema(
     [("image_id", pa.int64()), ("stage", pa.string()), ("reason", pa.string()), ("value", pa.string())]
 )
-"""Quarantined rows: what was left out, where, why, and the offending value as text."""
+"""Quarantined rows: what was rejected, by which stage, why, and the offending value as text."""
 
 SHARD_MEMBERS = pa.schema(
     [
@@ -186,14 +189,14 @@ that another program wrote. Only the member that holds the image has a `phash`.
 SHARD_STATISTICS = pa.schema(
     [("shard", pa.string()), ("kind", pa.string()), ("name", pa.string()), ("count", pa.int64())]
 )
-"""What a tar holds, so that nobody has to read it to know: counts by kind "total" (names images, images without relations,
-boxes, relations), "object" (category names) and "predicate" (canonical
-predicates) and "surface" (predicates in the words of captions and datasets)."""
+"""What a tar holds, so that nobody has to read it: counts by kind "total" (names images, images without relations,
+boxes, relations), "object" (category names), "predicate" (canonical predicates) and "surface" (predicates in the words of
+captions and datasets)."""
 
 FINGERPRINTS = pa.schema(
     [("dataset", pa.string()), ("image_id", pa.int64()), ("digest", pa.string()), ("phash", pa.uint64())]
 )
-"""What recognises an evaluation image: sha256 of its bytes, and its perceptual hash, null for one without structure."""
+"""How an evaluation image is recognised: sha256 of its bytes, and its perceptual hash, null for one without structure."""
 
 OVERLAP = pa.schema(
     [
@@ -305,8 +308,8 @@ def upgrade(table: pa.Table, stage: str, name: str, where: str) -> pa.Table:
     held = pa.StructArray.from_arrays(
         [columns.column(i).combine_chunks() for i in range(columns.num_columns)], fields=list(table.schema)
     )
-    made = _read_as(held, pa.struct(list(wanted)), name, where, stage)
-    return pa.Table.from_arrays([made.field(i) for i in range(len(wanted))], schema=wanted)
+    upgraded = _read_as(held, pa.struct(list(wanted)), name, where, stage)
+    return pa.Table.from_arrays([upgraded.field(i) for i in range(len(wanted))], schema=wanted)
 
 
 def _with_keys(index: pa.Table) -> pa.Table:

@@ -52,7 +52,7 @@ class PublicSet:
     """The official page."""
     files: tuple[PublicFile, ...] = ()
     by_hand: str = ""
-    """How to get it, for sets without stable addresses."""
+    """How to download it manually, for sets without stable addresses."""
     hand_places: tuple[str, ...] = ()
     """The files and folders that are put in place by hand, relative to the root."""
     hand_size: int = 0
@@ -340,7 +340,7 @@ def _found_by_path(asked: str) -> tuple[str, str]:
 def _sentence(found: PublicSet, root: str) -> str:
     size = in_bytes(found.size)
     if found.by_hand:
-        return f"{found.title} (about {size}) is had by hand from {found.page}; `rlip data get {found.name}` says how"
+        return f"{found.title} (about {size}) must be downloaded manually from {found.page}; `rlip data get {found.name}` says how"
     option = f" --root {shlex.quote(root)}" if root and Path(root) != ROOT else ""
     return f"{found.title} (about {size}, {found.page}) is downloaded by `rlip data get {found.name}{option}`"
 

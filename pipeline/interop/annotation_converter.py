@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.datasets.names import COCO_CATEGORIES
-from pipeline.data.datasets.record import NO_OBJECT, Box, GivenRelation, ImageRecord
+from pipeline.data.datasets.record import NO_OBJECT, AnnotatedRelation, Box, ImageRecord
 from pipeline.data.datasets.record_index import open_annotations
 from pipeline.data.datasets.source import DataSource, annotation_source
 from pipeline.data.images.refs import uri_of
@@ -61,7 +61,7 @@ class AnnotationImages:
             self.tally.wrote["images"] += 1
             yield record, uri_of(record.path, self.source.images)
 
-    def without_crowds(self, record: ImageRecord) -> tuple[list[Box], list[GivenRelation]]:
+    def without_crowds(self, record: ImageRecord) -> tuple[list[Box], list[AnnotatedRelation]]:
         """Returns the boxes that are no crowds, and the relations between two of them, re-indexed."""
         usable = [index for index, box in enumerate(record.boxes) if not box.crowd]
         places = {index: place for place, index in enumerate(usable)}

@@ -179,7 +179,7 @@ GROUPS = pa.schema(
     ]
 )
 """Imported candidates. They stay grouped, because the file does not state which text belongs to which pair."""
-_MOST_BOXES = 2**31
+_MAX_BOXES = 2**31
 
 
 def read_groups(image_id: int, groups: Any) -> tuple[dict[str, Any], Iterable[Rejected]]:
@@ -195,7 +195,7 @@ def read_groups(image_id: int, groups: Any) -> tuple[dict[str, Any], Iterable[Re
         pairs, texts = [], []
         for pair in group[0]:
             ends = [as_id(end) for end in pair] if isinstance(pair, list) and len(pair) == 2 else [None]
-            if all(end is not None and 0 <= end < _MOST_BOXES for end in ends):
+            if all(end is not None and 0 <= end < _MAX_BOXES for end in ends):
                 pairs.append(dict(zip(("subject", "object"), ends, strict=True)))
             else:
                 rejects.append(Rejected(image_id, "pair malformed", shown(pair)))

@@ -15,7 +15,7 @@ from pipeline.data.datasets.annotations import NO_IMAGE, as_four_numbers, as_id,
 from pipeline.interop.json_writer import number
 from pipeline.runtime.stage import Rejected
 
-MOST_KEPT = 10_000
+MAX_KEPT = 10_000
 """Rejects of one reason that are kept with their values. The others are counted."""
 
 
@@ -31,7 +31,7 @@ class Rejects:
     def append(self, reject: Rejected) -> None:
         """Adds a reject."""
         self._counts[reject.reason] += reject.count
-        if self._counts[reject.reason] <= MOST_KEPT:
+        if self._counts[reject.reason] <= MAX_KEPT:
             self._kept.append(reject)
         else:
             self._further[reject.reason] += reject.count
@@ -56,7 +56,7 @@ VISUAL_GENOME = "vg"
 FIRST_IDS = {"coco2017": 10_000_000, "o365": 20_000_000}
 """The authors' first object and relationship id in each set."""
 _VG_RELATION = ("relationship_id", "predicate", "synsets", "subject_id", "object_id")
-_MOST_PIXELS = 1e7
+_MAX_PIXELS = 1e7
 DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _LAST_NUMBER = re.compile(r"(\d+)\D*$")
 
@@ -176,7 +176,7 @@ def _boxes(image_id: int, listed: Any, rejects: Rejects) -> tuple[list[dict[str,
         values = entry if isinstance(entry, dict) else {}
         object_id, name = as_id(values.get("object_id")), _name(values.get("names"))
         numbers = as_four_numbers([values.get(side) for side in "xywh"])
-        if object_id is None or name is None or numbers is None or not all(abs(v) < _MOST_PIXELS for v in numbers):
+        if object_id is None or name is None or numbers is None or not all(abs(v) < _MAX_PIXELS for v in numbers):
             rejects.append(Rejected(image_id, "box malformed", shown(entry)))
             continue
         x, y, w, h = numbers

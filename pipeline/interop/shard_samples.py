@@ -20,7 +20,7 @@ from storage.shards.writer import LABELS
 
 IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "bmp"})
 """Extensions of the images that this project reads."""
-LONGEST_LABELS = 64 * 2**20
+MAX_LABELS_SIZE = 64 * 2**20
 """Bytes of a member with labels that are parsed."""
 _PACKED = (
     (b"\x1f\x8b", "gzip", "gunzip --keep"),

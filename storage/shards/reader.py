@@ -93,7 +93,7 @@ class RangeCache:
 
 _OF_THE_FILE = (None, errno.ENOENT, errno.EIO, errno.EISDIR, errno.ENXIO)
 """Errors that say something of the tar. Others, such as too many open files, are of this machine."""
-MOST_OPEN = 32
+MAX_OPEN = 32
 """Local tars that a reader keeps open."""
 
 
@@ -102,9 +102,9 @@ class DamagedSample(Exception):
 
 
 class SampleReader:
-    """Reads the samples of a map. It is picklable; each process opens its own files, at most `most_open` at a time."""
+    """Reads the samples of a map. It is picklable; each process opens its own files, at most `max_open` at a time."""
 
-    def __init__(self, samples: SampleMap, cache: RangeCache | None = None, most_open: int = MOST_OPEN) -> None:
+    def __init__(self, samples: SampleMap, cache: RangeCache | None = None, max_open: int = MAX_OPEN) -> None:
         """`cache` keeps what was read from URLs on this machine's disk.
 
         Raises `FatalError` for a tar that is named by neither a path nor a URL.
@@ -112,7 +112,7 @@ class SampleReader:
         for tar in samples.tars:
             if tar.startswith(("pipe:", "|", "-")):
                 raise FatalError(f"{tar}: a shard is a file or a URL such as s3://bucket/file.tar, never a command")
-        self.samples, self._cache, self._most_open = samples, cache, most_open
+        self.samples, self._cache, self._max_open = samples, cache, max_open
         self._open: OrderedDict[int, _Tar] = OrderedDict()
         self._lock, self._process = Lock(), os.getpid()
 
@@ -155,7 +155,7 @@ class SampleReader:
                 raise FatalError(f"{tar}: {what}; restore the tar, or make its index again")
 
     def __reduce__(self) -> tuple[type[SampleReader], tuple[SampleMap, RangeCache | None, int]]:
-        return SampleReader, (self.samples, self._cache, self._most_open)
+        return SampleReader, (self.samples, self._cache, self._max_open)
 
     def _tar(self, number: int) -> _Tar:
         if os.getpid() != self._process:  # connections and locks of a parent process can't be used after a fork
@@ -166,7 +166,7 @@ class SampleReader:
                 where = self.samples.tars[number]
                 tar = _RemoteTar(where, self._cache) if "://" in where else _LocalTar(where)
             self._open[number] = tar
-            if len(self._open) > self._most_open:
+            if len(self._open) > self._max_open:
                 self._open.popitem(last=False)
             return tar
 

@@ -15,10 +15,10 @@ PICKLED = frozenset({"pyd", "pickle", "pkl", "pth", "pt", "joblib", "dill"})
 """Extensions of formats that run code when they are decoded."""
 _NAME = re.compile(r"((?:.*/|)[^./][^.]*|)[.]([^/]*)")
 """WebDataset's rule: the key ends at the first dot of the file name, the rest is the extension."""
-LONGEST_NAME = 1024
-LONGEST_HEADER = 2**20
+MAX_NAME = 1024
+MAX_HEADER = 2**20
 """Bytes that are read of all headers of an entry. One may state that its extension is as long as the tar."""
-MOST_GLOBALS = 100
+MAX_GLOBALS = 100
 """Entries of the global headers, each of which `tarfile` applies to every member that follows."""
 
 
@@ -101,7 +101,7 @@ def entries_in(file: IO[bytes], size: float = math.inf) -> Iterator[tarfile.TarI
             while (info := tar.next()) is not None:
                 headers.begin()
                 tar.members = []  # type: ignore[attr-defined] # saves a kilobyte of memory per member
-                if len(tar.pax_headers) > MOST_GLOBALS:
+                if len(tar.pax_headers) > MAX_GLOBALS:
                     raise tarfile.ReadError(f"a global header of {len(tar.pax_headers)} entries")
                 # Not every type states its bytes in `size`, but a next entry that does not lie behind this one never ends.
                 if info.size < 0 or tar.offset <= info.offset:
@@ -128,9 +128,9 @@ class _Headers:
         self._asked = 0
 
     def read(self, size: int) -> bytes:
-        """Reads bytes. Raises `tarfile.ReadError` when one entry asks for more than `LONGEST_HEADER`."""
+        """Reads bytes. Raises `tarfile.ReadError` when one entry asks for more than `MAX_HEADER`."""
         self._asked += size
-        if self._asked > LONGEST_HEADER:
+        if self._asked > MAX_HEADER:
             raise tarfile.ReadError(f"a header of {self._asked} bytes or more")
         return self._file.read(size)
 
@@ -157,8 +157,8 @@ def fault_of(info: tarfile.TarInfo) -> str:
         return "is a device or pipe"
     if not math.isfinite(info.mtime):
         return "has a time that is no number"
-    if len(info.name) > LONGEST_NAME:
-        return f"has a name of more than {LONGEST_NAME} characters"
+    if len(info.name) > MAX_NAME:
+        return f"has a name of more than {MAX_NAME} characters"
     name = PurePosixPath(info.name)
     if name.is_absolute() or ".." in name.parts:
         return "has a name that leads out of its folder"

@@ -20,7 +20,7 @@ from storage.stream.sequence import SampleSequence
 log = logging.getLogger("rlip.stream")
 AHEAD = 16
 """Samples of remote tars that are requested ahead."""
-MOST_DAMAGED = 0.01
+MAX_DAMAGED = 0.01
 _Found = dict[str, bytes] | DamagedSample | None
 """The members of a sample, the damage, or None if it is known to be damaged."""
 
@@ -79,7 +79,7 @@ class _Place:
 class Stream(IterableDataset[dict[str, Any]]):
     """Yields the samples of one rank as webdataset does: `__key__`, `__url__`, and the bytes of each member by extension.
 
-    All ranks cut one global sequence. Of the places of a global batch, rank r of R takes those from ⌊r·batch/R⌋ to
+    All ranks share one global sequence. Of the places of a global batch, rank r of R takes those from ⌊r·batch/R⌋ to
     ⌊(r+1)·batch/R⌋. Loaders take `batches()`, which gives whole batches to each of their processes in turn.
 
     A pass begins at the beginning of the stream, as with any dataset of torch, or where a loaded state says.
@@ -98,11 +98,11 @@ class Stream(IterableDataset[dict[str, Any]]):
         order: OrderSettings = OrderSettings(),  # noqa: B008 - frozen
         sort_key: SortKey | None = None,
         extensions: Sequence[str] | None = None,
-        most_damaged: float = MOST_DAMAGED,
+        max_damaged: float = MAX_DAMAGED,
         cache: RangeCache | None = None,
     ) -> None:
         """`batch`: samples of a step over all ranks; `epochs`: where the stream ends, None: never; `extensions`: the members
-        to read, None: all; `most_damaged`: share of the samples that each process may find damaged.
+        to read, None: all; `max_damaged`: share of the samples that each process may find damaged.
 
         Raises `FatalError` for a stream that would give a rank nothing, and for a local tar that is missing or too short.
         """
@@ -113,7 +113,7 @@ class Stream(IterableDataset[dict[str, Any]]):
             )
         self.sequence = SampleSequence(samples, seed, mix, order, sort_key)
         self.batch, self.rank, self.ranks = batch, rank, ranks
-        self.skipped = Skipped(len(samples), most_damaged)
+        self.skipped = Skipped(len(samples), max_damaged)
         self._reader = SampleReader(samples, cache)
         self._reader.require_tars()
         self._extensions = extensions
@@ -124,7 +124,7 @@ class Stream(IterableDataset[dict[str, Any]]):
     @property
     def share(self) -> int:
         """Samples of a whole batch that this rank takes."""
-        first, last = self._cut(0, self.batch)
+        first, last = self._part_of_rank(0, self.batch)
         return last - first
 
     def __len__(self) -> int:
@@ -132,7 +132,7 @@ class Stream(IterableDataset[dict[str, Any]]):
         at = self._loaded or _Place(0)
         end = at.start + len(self.sequence) if self._end is None else self._end
         whole, rest = divmod(max(0, end - at.start), self.batch)
-        first, _ = self._cut(0, self.batch)
+        first, _ = self._part_of_rank(0, self.batch)
         return max(0, whole * self.share + max(0, min(rest, first + self.share) - first) - at.given)
 
     def batches(self) -> Batches:
@@ -220,12 +220,12 @@ class Stream(IterableDataset[dict[str, Any]]):
             stop = start + self.batch if self._end is None else min(start + self.batch, self._end)
             if start >= stop:
                 return
-            first, last = self._cut(start, stop)
+            first, last = self._part_of_rank(start, stop)
             for place, sample in enumerate(self.sequence.draw(first + given, last).samples.tolist(), first + given):
                 yield sample, place == last - 1
             batches, given = batches + 1, 0
 
-    def _cut(self, start: int, stop: int) -> tuple[int, int]:
+    def _part_of_rank(self, start: int, stop: int) -> tuple[int, int]:
         """Returns this rank's part of the batch that begins at `start`, no further than `stop`."""
         first, last = (start + self.batch * part // self.ranks for part in (self.rank, self.rank + 1))
         return min(first, stop), min(last, stop)

@@ -1,4 +1,4 @@
-"""This machine's copies of runs and cuts are those at the URL, and only what changed is read."""
+"""This machine's copies of runs and partition maps are those at the URL, and only what changed is read."""
 
 from __future__ import annotations
 

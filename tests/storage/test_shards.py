@@ -116,7 +116,7 @@ def test_a_tar_cut_short_is_damaged_where_it_ends(tmp_path: Path) -> None:
 def test_few_files_are_open_at_a_time(tmp_path: Path) -> None:
     sets = {f"s{number:02d}": 2 for number in range(40)}
     samples = made_map(tmp_path, sets)
-    reader = SampleReader(samples, most_open=4)
+    reader = SampleReader(samples, max_open=4)
     before = len(list(Path("/proc/self/fd").iterdir()))
     for sample in range(len(samples)):
         assert reader.read(sample)["jpg"]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_store import put_chain, record
 
-from pipeline.data.partitioning import extend_cut
+from pipeline.data.partitioning import extend_partitions
 from storage.digests import digest_file
 from storage.errors import FatalError, RetryableError
 from storage.keys import KeyTerms
@@ -174,8 +174,8 @@ def test_a_run_remembers_its_artifacts(tmp_path: Path) -> None:
 
 @given(st.lists(st.integers(0, 60), unique=True), st.lists(st.integers(0, 60), unique=True), st.integers(1, 9))
 def test_new_images_append_partitions_and_move_nothing(old: list[int], new: list[int], size: int) -> None:
-    cut = extend_cut([], old, size)
-    grown = extend_cut(cut, [*old, *new], size)
+    cut = extend_partitions([], old, size)
+    grown = extend_partitions(cut, [*old, *new], size)
     assert grown[: len(cut)] == cut
     assert sorted(i for part in grown for i in part) == sorted({*old, *new})
     assert all(1 <= len(part) <= size for part in grown)

@@ -362,8 +362,8 @@ def test_errors_of_this_machine_are_no_damage(samples: SampleMap, monkeypatch: p
 def test_a_stream_stops_when_too_many_samples_are_damaged(tmp_path: Path) -> None:
     samples = damaged(tmp_path, 1, 5, 9)
     with pytest.raises(FatalError, match=r"3 of 200 samples are damaged.*rlip shards verify"):
-        keys(Stream(samples, epochs=1, order=ORDER, most_damaged=0.01))
-    assert len(keys(Stream(samples, epochs=1, order=ORDER, most_damaged=0.02))) == 197
+        keys(Stream(samples, epochs=1, order=ORDER, max_damaged=0.01))
+    assert len(keys(Stream(samples, epochs=1, order=ORDER, max_damaged=0.02))) == 197
 
 
 def test_a_missing_or_short_tar_is_found_before_going_on(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, as_size, readable, shown
 from pipeline.data.datasets.reader import Reader
-from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
+from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
 from pipeline.data.datasets.spill import ListSpill
 from pipeline.data.images.opening import BadImage, probe
 from pipeline.runtime.stage import Rejected
@@ -47,7 +47,7 @@ class OpenImagesReader(Reader):
     """Yields the images that have a row in the relations CSV, in the order of their first one.
 
     The boxes are those of relations, then those of `boxes`; equal boxes of one label are the same object. Attributes
-    ("chair is wooden") are left out and counted. Open Images states no image sizes: they come from `image_data`
+    ("chair is wooden") are rejected. Open Images states no image sizes: they come from `image_data`
     (ImageID, Width, Height) or, when images are read, from the headers of their files.
     """
 
@@ -64,9 +64,9 @@ class OpenImagesReader(Reader):
                     self.rejects.append(Rejected(NO_IMAGE, "image id not 16 hex digits", shown(name)))
                     continue
                 images[name] = None
-                found = list(rows)
-                predicates.update(row[-1] for row in found if row[-1] != ATTRIBUTE)
-                relations.add(image_id, found)
+                values = list(rows)
+                predicates.update(row[-1] for row in values if row[-1] != ATTRIBUTE)
+                relations.add(image_id, values)
             self._spill_boxes(images, boxes)
             self.predicates = tuple(sorted(readable(predicate) for predicate in predicates))
             self.objects = tuple(sorted(set(names.values())))
@@ -89,7 +89,7 @@ class OpenImagesReader(Reader):
             return record
         try:
             found = probe(record.path, verify="header")
-        except BadImage:  # `validate` tells what is wrong with it
+        except BadImage:  # `validate` rejects it with the reason
             return replace(record, width=None, height=None)
         boxes = tuple(_scaled(box, found.width, found.height) for box in record.boxes)
         return replace(record, width=found.width, height=found.height, boxes=boxes)
@@ -126,18 +126,15 @@ class OpenImagesReader(Reader):
                 rejects.append(Rejected(image_id, reason, shown([subject, predicate, target, *sides])))
                 continue
             first, second = (places.setdefault(end, len(places)) for end in ends if isinstance(end, Box))
-            found.append(GivenRelation(first, readable(predicate), second))
+            found.append(AnnotatedRelation(first, readable(predicate), second))
         for label, *sides in boxes.of(image_id):
             box = _box(label, sides, names)
             if isinstance(box, str):
                 rejects.append(Rejected(image_id, box, shown([label, *sides])))
             else:
                 places.setdefault(box, len(places))
-        scaled = tuple(_scaled(box, width, height) for box in places)
-        source, place = self.source, self.place(f"{name}.jpg")
-        return ImageRecord(
-            source.name, source.split, image_id, place, width, height, scaled, tuple(found), tuple(rejects)
-        )
+        scaled = (_scaled(box, width, height) for box in places)
+        return self.record(image_id, self.place(f"{name}.jpg"), (width, height), scaled, found, rejects)
 
 
 _BOX_COLUMNS = ("LabelName", *_SIDES)

@@ -1,7 +1,9 @@
 """Caches a source's records on disk by image, so that annotation files are parsed only once.
 
-An index folder (`index_files.py`) is named by a digest of its inputs, appears atomically and is only a cache: one that is
-damaged is built anew where it is read, and it may be deleted at any time.
+An index folder is named by a digest of its inputs, appears atomically and is only a cache: a damaged one is rebuilt when it
+is read, and it may be deleted at any time. Its file `records` holds one JSON line per image, `names` the names of images,
+`lost` the rejected rows without a record, and `places.npy` five numbers per image: its id, where line and name begin, and the
+XXH3 of each, which is compared whenever one is read. `seal` is the XXH3 of `places.npy` and `lost`.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import tempfile
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -31,7 +34,7 @@ from pipeline.data.datasets.instances import InstancesReader
 from pipeline.data.datasets.objects365 import Objects365Reader
 from pipeline.data.datasets.open_images import OpenImagesReader
 from pipeline.data.datasets.reader import Reader
-from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
+from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
 from pipeline.data.datasets.source import FURTHER_FILES, DataSource, Format
 from pipeline.data.datasets.vcoco import VcocoReader
 from pipeline.data.datasets.vg150 import Vg150Reader
@@ -62,7 +65,7 @@ class IndexFiles:
         except OSError as error:
             raise DamagedIndex(f"{Path(error.filename).name}: {error.strerror}") from error
         if _seal(numbers, lost) != seal:
-            raise DamagedIndex("places.npy or lost do not match their checksum")
+            raise DamagedIndex("places.npy or lost does not match its checksum")
         places: npt.NDArray[np.int64] = np.load(io.BytesIO(numbers), allow_pickle=False)
         self.ids = places[0, :-1]
         self.lost: list[list[Any]] = json.loads(lost)
@@ -110,7 +113,7 @@ def write_index(reader: Reader, folder: Path) -> None:
 def damaged_indexes(indexes: Path) -> Iterator[tuple[Path, str]]:
     """Read every index in a folder of indexes. Yields each folder with what is wrong with it, "" where nothing is.
 
-    Indexes of earlier versions, which are never read again, are left out.
+    Indexes of earlier versions have no seal. They are never read again, so they are skipped.
     """
     for seal in sorted(indexes.glob("*/seal")):
         try:
@@ -138,15 +141,8 @@ def _seal(numbers: bytes, lost: bytes) -> bytes:
 
 def _line(record: ImageRecord) -> bytes:
     rejects = [(reject.reason, reject.value) for reject in record.rejects]
-    values = (
-        record.image_id,
-        record.width,
-        record.height,
-        record.boxes,
-        record.relations,
-        rejects,
-        record.unpublished,
-    )
+    size = record.width, record.height
+    values = (record.image_id, *size, record.boxes, record.relations, rejects, record.unpublished)
     return json.dumps(values).encode("ascii") + b"\n"
 
 
@@ -164,19 +160,19 @@ class RecordIndex:
     """The records of one source in file order. Memory holds only a few numbers per image."""
 
     def __init__(self, folder: Path, reader: Reader, rebuild: Callable[[], None]) -> None:
-        """`rebuild` is called, once, to build a damaged index anew."""
+        """`rebuild` is called to rebuild a damaged index."""
         self.folder = folder
         self._reader = reader
         self._rebuild = rebuild
         try:
             self._files = IndexFiles(folder)
         except DamagedIndex:
-            self._build_anew()
+            self._reopen()
         self.ids = self._files.ids
         self._order = np.argsort(self.ids, kind="stable")
         self._sorted = self.ids[self._order]
         self.lost = [Rejected(*row) for row in self._files.lost]
-        """Rows without a record: no usable id or file name, a duplicate, or annotations of an unknown image."""
+        """Rejected rows without a record: no usable id or file name, a duplicate, or annotations of an unknown image."""
 
     def present(self, image_ids: Sequence[int]) -> tuple[int, ...]:
         """The ids that have a record, in the given order."""
@@ -225,16 +221,16 @@ class RecordIndex:
         positions: list[int] = self._order[np.searchsorted(self._sorted, wanted)].tolist()
         return positions
 
-    def _build_anew(self) -> None:
+    def _reopen(self) -> None:
         self._rebuild()
         self._files = IndexFiles(self.folder)
 
     def _checked(self, read: Callable[[IndexFiles], T]) -> T:
-        """What is read from the files, which are built anew if they are damaged: they hold the same then."""
+        """What is read from the files. Damaged ones are rebuilt, with the same content."""
         try:
             return read(self._files)
         except DamagedIndex:
-            self._build_anew()
+            self._reopen()
             return read(self._files)
 
     def _name(self, position: int) -> str:
@@ -245,19 +241,15 @@ class RecordIndex:
 
     def _record(self, position: int) -> ImageRecord:
         image_id, width, height, boxes, relations, rejects, unpublished = json.loads(self._line(position))
-        source = self._reader.source
-        return ImageRecord(
-            source.name,
-            source.split,
+        record = self._reader.record(
             image_id,
             self._reader.place(self._name(position)),
-            width,
-            height,
-            tuple(Box(*box) for box in boxes),
-            tuple(GivenRelation(*relation) for relation in relations),
-            tuple(Rejected(image_id, reason, value) for reason, value in rejects),
-            unpublished,
+            (width, height),
+            (Box(*box) for box in boxes),
+            (AnnotatedRelation(*relation) for relation in relations),
+            (Rejected(image_id, reason, value) for reason, value in rejects),
         )
+        return replace(record, unpublished=True) if unpublished else record
 
 
 def is_indexed(source: DataSource, folder: Path | None) -> bool:
@@ -277,7 +269,7 @@ def open_index(source: DataSource, folder: Path | None, report: Callable[[float]
         path = Path(temporary.name) / "index"
         _build(reader, path)
         index = RecordIndex(path, reader, partial(_build, reader, path))
-        temporary.cleanup()  # the open file handles stay valid
+        temporary.cleanup()  # the open files stay readable
         return index
     reader = open_source(source, folder)
     reader.report = report or reader.report
@@ -285,27 +277,27 @@ def open_index(source: DataSource, folder: Path | None, report: Callable[[float]
     if not path.is_dir():
         _build(reader, path)
         _remove_older(path, source.name)
-    return RecordIndex(path, reader, partial(_build_again, source, folder, path))
+    return RecordIndex(path, reader, partial(_rebuild, source, folder, path))
 
 
-def _build_again(source: DataSource, folder: Path, path: Path) -> None:
-    """Replaces a damaged index. Raises `AnnotationError` when the annotations are no longer those that it was made of."""
+def _rebuild(source: DataSource, folder: Path, path: Path) -> None:
+    """Replaces a damaged index. Raises `AnnotationError` when the annotations have changed since it was built."""
     if _place(source, folder) != path:
         raise AnnotationError(
-            f"dataset {source.name!r}: {path} is damaged, and its annotations have changed meanwhile; run again"
+            f"dataset {source.name!r}: {path} is damaged, and its annotations have changed since it was built; run again"
         )
-    _build(open_source(source, folder), path, replace=True)
+    _build(open_source(source, folder), path, overwrite=True)
 
 
 def _place(source: DataSource, folder: Path) -> Path:
     return folder / f"{source.name}-{_digest(source)[:24]}"
 
 
-def _build(reader: Reader, path: Path, replace: bool = False) -> None:
-    """Writes the index. If another process was faster, its index is kept, unless it is to be replaced."""
+def _build(reader: Reader, path: Path, overwrite: bool = False) -> None:
+    """Writes the index. If another process was faster, its index is kept, unless `overwrite` is set."""
     with (
         translate_os_errors(f"reading the annotations of {reader.source.name} into {path.parent}"),
-        atomic_folder(path, replace=replace) as aside,
+        atomic_folder(path, replace=overwrite) as aside,
     ):
         write_index(reader, aside)
 
@@ -362,13 +354,13 @@ _READERS: dict[Format, type[Reader]] = {
 
 
 def open_source(source: DataSource, scratch: Path | None = None) -> Reader:
-    """Creates the reader of a source. Raises `AnnotationError`, naming the folder and files that are missing."""
+    """Creates the reader of a source. `scratch`: its folder for temporary files. Raises `AnnotationError`, naming the folder and files that are missing."""
     return _opened(source, source.missing(), scratch)
 
 
-def open_annotations(source: DataSource, scratch: Path | None = None) -> Reader:
+def open_annotations(source: DataSource) -> Reader:
     """Creates a reader for `Reader.annotations`, which needs no images. Raises `AnnotationError` for missing files."""
-    return _opened(source, source.missing_files(), scratch)
+    return _opened(source, source.missing_files(), None)
 
 
 def _opened(source: DataSource, lacking: list[str], scratch: Path | None) -> Reader:

@@ -1,4 +1,4 @@
-"""Opens untrusted images as RGB: formats are allow-listed by content, bytes and pixels are limited.
+"""Opens untrusted images as RGB: formats are allow-listed by content; bytes and pixels are limited.
 
 EXIF orientation is applied to images without annotations (`UprightImage`) alone: COCO, Objects365, Visual Genome and HICO-DET
 state boxes in the file's raw pixels. Of files with several frames or pages, the first one is the image.
@@ -29,11 +29,11 @@ FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 PILLOW_WARNS_ABOVE = 89_478_485
 """Pillow's own threshold for decompression bombs, in pixels; our limit stays below it."""
 
-MOST_SCANS = 100
+MAX_SCANS = 100
 """Scans of a JPEG, each of which is decoded over the whole image. Encoders write 10, or 18 for CMYK."""
-MOST_SCANNED = 1_500_000_000
+MAX_SCANNED_PIXELS = 1_500_000_000
 """Pixels of a JPEG times its scans: 18 of the largest image. A scan takes few bytes if it changes nothing."""
-MOST_SECONDS = 5.0
+MAX_SECONDS = 5.0
 """Processor time that decoding an image may take. The largest that the limits allow take one; only hostile files take more."""
 
 _SCAN = b"\xff\xda"
@@ -209,8 +209,8 @@ def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
     """Opens the image and checks its size. Converts any decoding error inside the context to `BadImage`."""
     form = _identify(data, limits)
     scans = data.count(_SCAN) if form == "JPEG" else 0
-    if scans > MOST_SCANS:
-        raise BadImage("too slow", f"JPEG of {scans} scans, more than {MOST_SCANS}")
+    if scans > MAX_SCANS:
+        raise BadImage("too slow", f"JPEG of {scans} scans, more than {MAX_SCANS}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -218,7 +218,7 @@ def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
         with image:
             image.format = form  # Pillow calls a JPEG with further images behind it, as phones write it, MPO
             _check_size(image.width, image.height, limits)
-            if scans * image.width * image.height > MOST_SCANNED:
+            if scans * image.width * image.height > MAX_SCANNED_PIXELS:
                 raise BadImage("too slow", f"JPEG of {scans} scans of {image.width}x{image.height}")
             yield image
     except BadImage:
@@ -236,18 +236,18 @@ def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
 
 
 class _Timed(BytesIO):
-    """The bytes of an image, which can be read as long as the thread has spent less than `MOST_SECONDS` on it.
+    """The bytes of an image, which can be read as long as the thread has spent less than `MAX_SECONDS` on it.
 
     Decoders read piece by piece, so that decoding ends in any thread, without a signal or a process for each image.
     """
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
-        self._until = time.thread_time() + MOST_SECONDS
+        self._until = time.thread_time() + MAX_SECONDS
 
     def read(self, size: int | None = -1, /) -> bytes:
         if time.thread_time() > self._until:
-            raise BadImage("too slow", f"decoding takes more than {MOST_SECONDS:g} s")
+            raise BadImage("too slow", f"decoding takes more than {MAX_SECONDS:g} s")
         return super().read(size)
 
 
