@@ -181,7 +181,7 @@ class RemoteStore:
         self.remote.files.remove([probe])
 
     def refresh(self) -> None:
-        """Update this machine's copies of runs and partition maps. Lists each once, then reads the files that changed there or here."""
+        """Update this machine's copies of runs and partition maps: list each once, read what changed there or here."""
         self._mirror.refresh()
 
     def find(self, stage: str, key: str) -> Artifact | None:

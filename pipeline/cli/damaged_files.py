@@ -1,4 +1,4 @@
-"""What `rlip verify` reads besides artifacts: records of runs, partition maps, verdicts, reports, and every cache in the store's folder."""
+"""What `rlip verify` reads besides artifacts: records, partition maps, verdicts, reports, and caches in the store's folder."""
 
 from __future__ import annotations
 

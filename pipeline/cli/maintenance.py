@@ -27,7 +27,8 @@ DAY = 86400.0
 def verify(root: Address, run_name: str | None, repair: bool, as_json: bool) -> None:
     """Read every artifact of a run, or everything in the store, again. Report damage and, with `repair`, remove it.
 
-    Records of runs, partition maps and verdicts are not removed: their messages say what that would cost. Raises `FatalError` when damage
+    Records of runs, partition maps and verdicts are not removed: their messages say what that would cost. Raises `FatalError`
+    when damage
     remains in the store, so that scripts see it.
     """
     store = existing_store(root)

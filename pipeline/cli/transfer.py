@@ -145,7 +145,7 @@ def _push_partition_maps(run: Run, remote: ObjectStoreArtifacts) -> None:
 
 
 def _pull_partition_maps(store: Store, remote: ObjectStoreArtifacts, datasets: set[str]) -> None:
-    """Copy partition maps that this store lacks, or of which it has only the first partitions. Raises `FatalError` for a bad one."""
+    """Copy partition maps that this store lacks or has only the first partitions of. Raises `FatalError` for a bad one."""
     names = remote.files.listing(PARTITION_MAPS)
     wanted = [f"{PARTITION_MAPS}/{name}" for dataset in datasets for name in partition_maps_of(names, dataset)]
     for path, data in remote.files.read_many(wanted).items():

@@ -340,7 +340,8 @@ def _found_by_path(asked: str) -> tuple[str, str]:
 def _sentence(found: PublicSet, root: str) -> str:
     size = in_bytes(found.size)
     if found.by_hand:
-        return f"{found.title} (about {size}) must be downloaded manually from {found.page}; `rlip data get {found.name}` says how"
+        how = f"`rlip data get {found.name}` says how"
+        return f"{found.title} (about {size}) must be downloaded manually from {found.page}; {how}"
     option = f" --root {shlex.quote(root)}" if root and Path(root) != ROOT else ""
     return f"{found.title} (about {size}, {found.page}) is downloaded by `rlip data get {found.name}{option}`"
 

@@ -13,6 +13,7 @@ from pipeline.data.datasets.record import NO_OBJECT, AnnotatedRelation, Box, Ima
 from pipeline.data.datasets.record_index import open_annotations
 from pipeline.data.datasets.source import DataSource, annotation_source
 from pipeline.data.images.refs import uri_of
+from pipeline.interop.hico_writer import hico_image
 from pipeline.interop.json_writer import number, write_list, write_object
 from pipeline.interop.run_rows import Tally
 from storage.atomic import atomic_folder
@@ -98,26 +99,11 @@ def write_hico_annotations(images: AnnotationImages, folder: Path) -> None:
 def _hico_images(images: AnnotationImages) -> Iterator[dict[str, Any]]:
     for record, uri in images:
         boxes, relations = images.without_crowds(record)
-        yield {
-            "file_name": uri,
-            "img_id": record.image_id,
-            **size_fields(record),
-            "annotations": [
-                {
-                    "bbox": [number(side) for side in (box.x, box.y, box.x + box.w, box.y + box.h)],
-                    "category_id": images.objects[box.category],
-                }
-                for box in boxes
-            ],
-            "hoi_annotation": [
-                {
-                    "subject_id": each.subject,
-                    "object_id": each.object,
-                    "category_id": images.predicates[each.predicate],
-                }
-                for each in relations
-            ],
-        }
+        yield hico_image(
+            {"file_name": uri, "img_id": record.image_id, **size_fields(record)},
+            [((box.x, box.y, box.w, box.h), images.objects[box.category]) for box in boxes],
+            [(each.subject, images.predicates[each.predicate], each.object) for each in relations],
+        )
 
 
 PERSON = "person"

@@ -26,7 +26,7 @@ def write_coco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> N
 
     What the tables of the store don't hold comes from the annotation file of the run, while it is there.
     """
-    for dataset in rows.datasets() if "ingest" in rows.steps() else ():
+    for dataset in rows.ingested():
         place = folder / dataset
         place.mkdir()
         ids = category_ids(rows, dataset)

@@ -103,7 +103,7 @@ def dataset_card(release: Release) -> str:
     return "\n".join(
         [
             "---", *_front_matter(release), "---", "",
-            f"# {_plain(release.title)}", "", _plain(describe(release)), "",
+            f"# {_escaped(release.title)}", "", _escaped(describe(release)), "",
             *_contents(release), *_how_to_stream(release), *_labels(release), *_audits(release), *_lineage(release),
             "## Licence", "",
             f"The publisher states `{release.license}`. The images keep the terms of the datasets that they are from.", "",
@@ -178,7 +178,7 @@ def _contents(release: Release) -> list[str]:
         ("bytes", f"{sum(release.sizes.values()):,}"),
     ]
     return [
-        "## Contents", "", *_table(("", "count"), rows), "",
+        "## Contents", "", *_markdown_table(("", "count"), rows), "",
         "A sample has two members: the image as its dataset has it, and `json` with its labels. Boxes (`objects`) are x, y, w",
         "and h in pixels of that image; relations refer to boxes by their place in the list, and `predicate` is the canonical",
         "form of the words in `surface`.", "",
@@ -193,11 +193,11 @@ def _histogram(what: str, counts: Counter[str]) -> list[str]:
         return []
     ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
     total = counts.total()
-    rows = [(_plain(name), f"{count:,}", f"{count / total:.1%}") for name, count in ranked[:TOP]]
+    rows = [(_escaped(name), f"{count:,}", f"{count / total:.1%}") for name, count in ranked[:TOP]]
     if len(ranked) > TOP:
         rest = sum(count for _, count in ranked[TOP:])
         rows.append((f"{len(ranked) - TOP:,} others", f"{rest:,}", f"{rest / total:.1%}"))
-    return [*_table((what, "count", "share"), rows), ""]
+    return [*_markdown_table((what, "count", "share"), rows), ""]
 
 
 def _how_to_stream(release: Release) -> list[str]:
@@ -236,7 +236,7 @@ def _labels(release: Release) -> list[str]:
     choice = "" if settings.get("labels", "pseudo") != "pseudo" else recorded_choice(settings).in_words()
     lines = ["## Labels", "", _origin(release), ""]
     if choice:
-        lines += [f"Kept are labels with {_plain(choice)}, at most {settings['max_relations']} per image.", ""]
+        lines += [f"Kept are labels with {_escaped(choice)}, at most {settings['max_relations']} per image.", ""]
     return lines
 
 
@@ -251,7 +251,7 @@ def _origin(release: Release) -> str:
 
 
 def _audits(release: Release) -> list[str]:
-    """The pseudo-labels against the relations that the datasets give, where they give any."""
+    """The pseudo-labels against the datasets' ground truth, where they have any."""
     settings = _settings(release.shards.values())
     if settings.get("labels", "pseudo") != "pseudo":
         return []
@@ -262,22 +262,22 @@ def _audits(release: Release) -> list[str]:
         for partition in sorted(release.shards):
             if partition.split("/")[0] == dataset and partition in ingested and partition in tagged:
                 count.add(ingested[partition].table("images"), tagged[partition])
-        found = count.audit()
-        if found.given:
-            rows.append((_plain(dataset), *_scores(found)))
+        audit = count.audit()
+        if audit.given:
+            rows.append((_escaped(dataset), *_scores(audit)))
     if not rows:
         return []
     return [
         "## Audit", "",
-        "On the images for which the dataset itself gives relations. Given relations are never complete, so a label that they",
-        "lack counts as wrong here, and the precision is a lower bound.", "",
-        *_table(("dataset", "images", "given", "kept", "precision", "recall"), rows), "",
+        "On the images for which the dataset has ground-truth relations. Ground truth is never complete, so a label that it",
+        "lacks counts as wrong here, and the precision is a lower bound.", "",
+        *_markdown_table(("dataset", "images", "ground truth", "kept", "precision", "recall"), rows), "",
     ]  # fmt: skip
 
 
-def _scores(found: LabelAudit) -> tuple[str, ...]:
-    shares = ("–" if share is None else f"{share:.3f}" for share in (found.tagger.precision, found.tagger.recall))
-    return (f"{found.images:,}", f"{found.given:,}", f"{found.tagger.kept:,}", *shares)
+def _scores(audit: LabelAudit) -> tuple[str, ...]:
+    shares = ("–" if share is None else f"{share:.3f}" for share in (audit.tagger.precision, audit.tagger.recall))
+    return (f"{audit.images:,}", f"{audit.given:,}", f"{audit.tagger.kept:,}", *shares)
 
 
 def _lineage(release: Release) -> list[str]:
@@ -292,22 +292,22 @@ def _lineage(release: Release) -> list[str]:
         rows.append((step, ", ".join(map(str, versions)), f"{len(keys):,}", f"`{named[:16]}`"))
         for artifact in artifacts:
             for role, digest in sorted(artifact.manifest.terms.get("weights", {}).items()):
-                models[step, _plain(str(role)), str(digest)] = None
+                models[step, _escaped(str(role)), str(digest)] = None
     lines = [
         "## Lineage", "",
-        f"Run `{release.run.name}` of recipe `{_plain(str(recipe))}`. A key is the sha256 of",
+        f"Run `{release.run.name}` of recipe `{_escaped(str(recipe))}`. A key is the sha256 of",
         "everything that decides an artifact's bytes; the key of several is that of their sorted list.", "",
-        *_table(("step", "version", "artifacts", "key"), rows), "",
+        *_markdown_table(("step", "version", "artifacts", "key"), rows), "",
     ]  # fmt: skip
     captioned = _settings(
         artifact for step, found in release.lineage.items() if step == "caption" for artifact in found
     )
     if captioned:
-        told = ", ".join(f"{name} {json.dumps(captioned[name])}" for name in _CAPTIONING if name in captioned)
-        lines += [f"Captions: {_plain(told)}.", ""]
+        settings = ", ".join(f"{name} {json.dumps(captioned[name])}" for name in _CAPTIONING if name in captioned)
+        lines += [f"Captions: {_escaped(settings)}.", ""]
     if models:
         used = [(step, role, f"`{digest}`") for step, role, digest in models]
-        lines += [*_table(("step", "model or list", "sha256"), used), ""]
+        lines += [*_markdown_table(("step", "model or list", "sha256"), used), ""]
     return lines
 
 
@@ -317,11 +317,11 @@ def _settings(artifacts: Any) -> dict[str, Any]:
     return {} if first is None else dict(first.manifest.terms["settings"])
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
-def _plain(text: str) -> str:
+def _escaped(text: str) -> str:
     """Text that Markdown shows as it is, on one line: names come from datasets."""
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
     return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", line)

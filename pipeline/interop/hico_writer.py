@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from pipeline.interop.run_rows import RunRows, Tally, relations_of, without_crow
 
 def write_hico(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `annotations.json`, `verbs.json` and `objects.json` for each dataset."""
-    for dataset in rows.datasets() if "ingest" in rows.steps() else ():
+    for dataset in rows.ingested():
         place = folder / dataset
         place.mkdir()
         objects = category_ids(rows, dataset)
@@ -35,22 +35,31 @@ def _elements(
         tally.note("score, origin and calibration of a relation", sum("score" in relation for relation in relations))
         tally.note("size and digest of an image", 1)
         tally.wrote.update({"images": 1, "boxes": len(boxes), "relations": len(relations)})
-        yield {
-            "file_name": row["uri"],
-            "img_id": row["image_id"],
-            "annotations": [
-                {
-                    "bbox": [number(v) for v in (b["x"], b["y"], b["x"] + b["w"], b["y"] + b["h"])],
-                    "category_id": objects[b["category"]],
-                }
-                for b in boxes
+        yield hico_image(
+            {"file_name": row["uri"], "img_id": row["image_id"]},
+            [([box[side] for side in "xywh"], objects[box["category"]]) for box in boxes],
+            [
+                (each["subject"], verbs.setdefault(each["predicate"], len(verbs) + 1), each["object"])
+                for each in relations
             ],
-            "hoi_annotation": [
-                {
-                    "subject_id": r["subject"],
-                    "object_id": r["object"],
-                    "category_id": verbs.setdefault(r["predicate"], len(verbs) + 1),
-                }
-                for r in relations
-            ],
-        }
+        )
+
+
+def hico_image(
+    head: dict[str, Any], boxes: Iterable[tuple[Sequence[float], int]], relations: Iterable[tuple[int, int, int]]
+) -> dict[str, Any]:
+    """An element of `annotations.json`.
+
+    `head`: its file name and id; `boxes`: x, y, width and height, and the object's id; `relations`: box of the subject, id of
+    the verb, and box of the object.
+    """
+    return {
+        **head,
+        "annotations": [
+            {"bbox": [number(side) for side in (x, y, x + w, y + h)], "category_id": category}
+            for (x, y, w, h), category in boxes
+        ],
+        "hoi_annotation": [
+            {"subject_id": subject, "object_id": object_, "category_id": verb} for subject, verb, object_ in relations
+        ],
+    }

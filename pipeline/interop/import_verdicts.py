@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pipeline.data.datasets.record import Box, overlap
 from pipeline.interop.annotated_image import AnnotatedImage
 from pipeline.interop.cvat_reader import read_cvat
 from pipeline.interop.label_studio import read_label_studio
@@ -137,44 +138,19 @@ def _differences(
 
 
 def _verdict(
-    run: Run,
-    own: _RunImage,
-    reviewer: str,
-    time: str,
-    relation: JudgedRelation,
-    kind: Kind,
-    corrected: str | None,
-    categories: tuple[str, str],
-) -> Verdict:
+    run: Run, own: _RunImage, reviewer: str, time: str,
+    relation: JudgedRelation, kind: Kind, corrected: str | None, categories: tuple[str, str],
+) -> Verdict:  # fmt: skip
     return Verdict(
-        relation,
-        kind,
-        reviewer,
-        time,
-        *categories,
-        corrected_predicate=corrected,
-        queue="import",
-        run=run.name,
-        score=own.labels.get(relation),
-        dataset=own.dataset,
-        image_id=own.image_id,
-    )
+        relation, kind, reviewer, time, *categories, corrected_predicate=corrected, queue="import", run=run.name,
+        score=own.labels.get(relation), dataset=own.dataset, image_id=own.image_id,
+    )  # fmt: skip
 
 
 def _same(place: Box4, image: _RunImage) -> Box4 | None:
     """The run's box that a box of the file is, if any."""
     if place in image.boxes:
         return place
-    overlaps = [(_overlap(place, box), box) for box in image.boxes]
+    overlaps = [(overlap(Box("", *place), Box("", *box)), box) for box in image.boxes]
     best, box = max(overlaps, default=(0.0, place))
     return box if best >= SAME_BOX else None
-
-
-def _overlap(one: Box4, other: Box4) -> float:
-    """Intersection over union."""
-    width = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
-    height = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    shared = width * height
-    return shared / (one[2] * one[3] + other[2] * other[3] - shared)

@@ -23,7 +23,7 @@ LOCAL_FILES = "/data/local-files/?d="
 
 def write_label_studio(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `tasks.json` and the matching labelling interface `interface.xml` for each dataset."""
-    for dataset in rows.datasets() if "ingest" in rows.steps() else ():
+    for dataset in rows.ingested():
         place = folder / dataset
         place.mkdir()
         categories: set[str] = set()

@@ -1,4 +1,7 @@
-"""Tells the lineage of a run as OpenLineage events (https://openlineage.io): what each step read and what it wrote."""
+"""The lineage of a run as OpenLineage events (https://openlineage.io): what each step read and what it wrote.
+
+Facets are OpenLineage's descriptions of tables and jobs: schema, version, column lineage, counts, settings and source code.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +94,7 @@ def input_dataset(table: LineageTable) -> InputDataset:
 
 
 def output_dataset(table: LineageTable, inputs: Sequence[LineageTable]) -> OutputDataset:
-    """A table that a job wrote from `inputs`. The table of the stage also tells what was rejected."""
+    """A table that a job wrote from `inputs`. The main table of the stage also states what was rejected."""
     facets = {**table.version, **table.schema, **_column_lineage(table, inputs)}
     if table.table == WRITTEN.get(table.stage, ("", None))[0]:
         facets["rlip_rows"] = _rows(table.artifacts)
@@ -122,13 +125,13 @@ def _rows(artifacts: Sequence[Artifact]) -> DatasetFacet:
     for artifact in artifacts:
         rejected.update(artifact.manifest.counts.rejected)
     counts = [artifact.manifest.counts for artifact in artifacts]
-    made = DatasetFacet(producer=PRODUCER).with_additional_properties(
+    facet = DatasetFacet(producer=PRODUCER).with_additional_properties(
         rowsIn=sum(each.rows_in for each in counts),
         rowsOut=sum(each.rows_out for each in counts),
         rejected=dict(sorted(rejected.items())),
     )
-    assert isinstance(made, DatasetFacet)
-    return made
+    assert isinstance(facet, DatasetFacet)
+    return facet
 
 
 def job_facets(manifest: Manifest) -> dict[str, Any]:
@@ -167,13 +170,13 @@ def job_type(kind: str) -> job_type_job.JobTypeJobFacet:
 
 def _fields(schema: pa.Schema | pa.StructType) -> list[schema_dataset.SchemaDatasetFacetFields]:
     """Columns with their types; those of lists and structs as fields inside."""
-    made = []
+    fields = []
     for field in schema:
         kind = field.type.value_type if pa.types.is_list(field.type) else field.type
         inside = _fields(kind) if pa.types.is_struct(kind) else []
         name = field.type if not inside else "list<struct>" if kind is not field.type else "struct"
-        made.append(schema_dataset.SchemaDatasetFacetFields(name=field.name, type=str(name), fields=inside))
-    return made
+        fields.append(schema_dataset.SchemaDatasetFacetFields(name=field.name, type=str(name), fields=inside))
+    return fields
 
 
 def _text(value: Any) -> str:
@@ -226,15 +229,15 @@ class RunLineage:
         run = Run(runId=self._id(step, *keys), facets=self._run_facets(artifacts[0].manifest))
         job = Job(namespace=JOBS, name=f"{self._name}.{step}", facets=job_facets(artifacts[0].manifest))
         inputs = list(self._read(artifacts, by_partition))
-        given: dict[str, Any] = {
+        common: dict[str, Any] = {
             "run": run,
             "job": job,
             "producer": PRODUCER,
             "inputs": [input_dataset(table) for table in inputs],
         }
-        yield RunEvent(eventTime=_iso(start), eventType=RunState.START, **given)
+        yield RunEvent(eventTime=_iso(start), eventType=RunState.START, **common)
         outputs = [output_dataset(table, inputs) for table in self._written(step, artifacts, by_partition)]
-        yield RunEvent(eventTime=_iso(end), eventType=RunState.COMPLETE, outputs=outputs, **given)
+        yield RunEvent(eventTime=_iso(end), eventType=RunState.COMPLETE, outputs=outputs, **common)
 
     def _read(self, artifacts: Sequence[Artifact], by_partition: bool) -> Iterator[LineageTable]:
         """The tables that were read: of each step one in all partitions, or one for each partition."""
@@ -251,7 +254,12 @@ class RunLineage:
                 yield self._table(step, table, group, by_partition)
 
     def _written(self, step: str, artifacts: Sequence[Artifact], by_partition: bool) -> Iterator[LineageTable]:
-        names = {name.removesuffix(".parquet"): None for a in artifacts for name in a.manifest.files if _is_table(name)}
+        names = {
+            name.removesuffix(".parquet"): None
+            for a in artifacts
+            for name in a.manifest.files
+            if name.endswith(".parquet")
+        }
         main = WRITTEN.get(self._run.stage(step), ("", None))[0]
         for table in sorted(names, key=lambda name: (name != main, name)):
             yield self._table(step, table, artifacts, by_partition)
@@ -271,9 +279,9 @@ class RunLineage:
         return {"parent": parent, **run_facets(manifest)}
 
     def _times(self, step: str, group: Mapping[str, Artifact]) -> tuple[datetime, datetime]:
-        """When the step ended and, by its recorded seconds, began.
+        """When the step began (by its recorded seconds) and ended.
 
-        Manifests tell how long a partition took, not when. The first execution that recorded it does or, before there is
+        Manifests state how long a partition took, not when. The first execution that recorded it does or, before there is
         one, the time at which a run last used it.
         """
         keys = {partition: artifact.key for partition, artifact in group.items()}
@@ -311,10 +319,6 @@ def _place(address: str) -> tuple[str, str]:
         return "file", str(Path(address).absolute())
     parts = urlsplit(address)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", parts.path.strip("/")
-
-
-def _is_table(file: str) -> bool:
-    return file.endswith(".parquet")
 
 
 def _time(record: RunRecord) -> datetime:

@@ -354,7 +354,7 @@ _READERS: dict[Format, type[Reader]] = {
 
 
 def open_source(source: DataSource, scratch: Path | None = None) -> Reader:
-    """Creates the reader of a source. `scratch`: its folder for temporary files. Raises `AnnotationError`, naming the folder and files that are missing."""
+    """Creates the reader of a source. Raises `AnnotationError`, naming the folder and files that are missing."""
     return _opened(source, source.missing(), scratch)
 
 
