@@ -15,7 +15,7 @@ Decoding = Literal["nucleus", "beam"]
 
 
 class CaptionSettings(Settings):
-    """How images are captioned. The defaults are the authors': ten nucleus draws per image (docs/captioning.md, Decoding)."""
+    """How images are captioned. The defaults are the authors': ten nucleus draws per image (docs/labels.md, Decoding)."""
 
     captioner: CaptionerName = "blip"
     """What makes captions. blip: BLIP in transformers; lavis: BLIP in LAVIS; recorded: files of captions."""
@@ -67,7 +67,7 @@ class CaptionSettings(Settings):
     lavis_python: Path = runtime(Path(".lavis/bin/python"))
     """lavis: Python interpreter of LAVIS's environment, which `make lavis-env` builds."""
     recorded: tuple[Path, ...] = runtime(())
-    """recorded: files of captions (docs/captioning.md, Decoding); an image gets the captions of all files, in their order."""
+    """recorded: files of captions (docs/labels.md, Decoding); an image gets the captions of all files, in their order."""
 
     @model_validator(mode="after")
     def _consistent(self) -> CaptionSettings:

@@ -39,10 +39,8 @@ _NUMBERED_FILE = re.compile(r"(\d+)\.[A-Za-z]\w*$")
 
 
 class ExclusionList(Settings):
-    """A list of images that must not be trained on, such as a test set. Rows depend on its files' content, not on paths.
-
-    COCO 2014 and 2017 number their images alike (2017 only re-splits train2014 and val2014), so that a list of one also
-    fits the other.
+    """A list of images that must not be trained on, such as a test set. Rows depend on its files' content, not on
+    paths. COCO 2014 and 2017 number their images alike, so a list of one also fits the other.
     """
 
     ids: Path = runtime(...)

@@ -1,4 +1,4 @@
-"""Which labels to judge first: those whose verdicts tell most (docs/verdicts.md, Queues)."""
+"""Which labels to judge first: those whose verdicts tell most (docs/review.md, Queues)."""
 
 from __future__ import annotations
 

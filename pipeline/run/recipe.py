@@ -108,8 +108,8 @@ class PretrainSection(Settings):
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Each variant is pre-trained and evaluated once per seed."""
     allow_overlap: bool = runtime(False)
-    """Train on images of `data.test` too, where they are among those to train on. Without it, they are left out, and a training
-    that has some all the same is refused. Scores on them say nothing about new images."""
+    """Train on images of `data.test` too. Without it, they are excluded, and a training run that still has some is
+    refused.Scores on them say nothing about new images."""
     settings: TrainingSettings = TrainingSettings()
 
 
@@ -144,8 +144,8 @@ class RunSection(Settings):
     metrics_port: int | None = runtime(None, ge=1, le=65535)
     """Port at 127.0.0.1 that serves Prometheus metrics while the run goes on."""
     lineage: str | None = runtime(None)
-    """Lineage server that each execution is told to, as OpenLineage events, e.g. http://127.0.0.1:5000. A user or a key does
-    not belong in the URL, since recipes are kept with runs; set OPENLINEAGE_API_KEY."""
+    """Server that gets OpenLineage events of each execution, e.g. http://127.0.0.1:5000. Its key belongs in
+    OPENLINEAGE_API_KEY, not in the URL, since recipes are kept with runs."""
     checks: CheckSettings = CheckSettings()
 
     @model_validator(mode="after")
@@ -265,7 +265,7 @@ class Recipe(Settings):
         if (bare := self.data.without_boxes) and self.detect.weights is None:
             raise ValueError(
                 f"detect.weights: missing, but dataset {bare[0]!r} has images without annotations; name a detector "
-                "(docs/your_pictures.md)"
+                "(docs/datasets.md)"
             )
         return self
 

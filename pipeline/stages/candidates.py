@@ -19,7 +19,7 @@ from tagger.matching.readers import WORDINGS, NounReader, by_substrings, by_whol
 
 
 class CandidateSettings(Settings):
-    """How triplets become candidates; non-default values are for comparison (docs/triplets.md, Other ways to candidates)."""
+    """How triplets become candidates; non-default values are for comparison (docs/labels.md, Other ways to candidates)."""
 
     matching: Literal["words", "official"] = "words"
     """How nouns match categories. words: whole words, from the head noun; official: substrings, as in the authors' code."""
