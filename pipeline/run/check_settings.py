@@ -11,13 +11,13 @@ class CheckSettings(Settings):
     """
 
     min_rows: int = runtime(0, ge=0)
-    """Rows that each step must yield; 0 switches the check off."""
+    """Rows that each stage must yield; 0 turns the check off."""
     max_reject_share: float = runtime(1.0, ge=0, le=1)
-    """Largest share of its rows that a step may reject; 1 switches the check off."""
+    """Largest share of its rows that a stage may reject; 1 turns the check off."""
     min_relations_per_image: float = runtime(0.0, ge=0)
-    """Scored relations that stage `tag` must yield per image; 0 switches the check off."""
+    """Scored relations that stage `tag` must yield per image; 0 turns the check off."""
     min_average_precision: float = runtime(0.0, ge=0, le=1)
     """Average precision of the labels of stage `tag` against the ground truth. A partition without ground truth
     that a candidate has is not judged. 0 turns the check off."""
     max_unreachable_share: float = runtime(1.0, ge=0, le=1)
-    """Largest share of the stated predicates that no candidate of stage `tag` has; 1 switches the check off."""
+    """Largest share of the ground-truth predicates that no candidate of stage `tag` has; 1 turns the check off."""

@@ -24,8 +24,8 @@ class CandidateSettings(Settings):
     matching: Literal["words", "official"] = "words"
     """How nouns match categories. words: whole words, from the head noun; official: substrings, as in the authors' code."""
     paraphrases: Path | None = file_read(None)
-    """JSON file of phrases by category, in the authors' format; its content is part of the key. With matching "words" they
-    join the built-in synonyms, with "official" they replace them."""
+    """JSON file of phrases by category, in the authors' format. With matching "words" they join the built-in
+    synonyms, with "official" they replace them."""
     wording: Literal["canonical", "full", "official"] = "canonical"
     """How predicates are worded. canonical: "in front of"; full: "stand in front of"; official: like the authors' parser."""
     enumeration: Literal["mentions", "official"] = "mentions"

@@ -51,7 +51,7 @@ class ShardSettings(ChoiceSettings):
     """Source of the relations. pseudo: the tagger; naive: every candidate, whatever the tagger says; given: the dataset
     itself; none: no relations, boxes only."""
     pack: bool = runtime(False)
-    """Whether a recipe without pre-training packs shards. A section `[shard]` switches it on, and so does `--until shard`."""
+    """Whether a recipe without pre-training packs shards. A section `[shard]` turns it on, and so does `--until shard`."""
     without_relations: Literal["keep", "drop"] = "keep"
     """What becomes of images without any relation to train on. They still teach boxes."""
     max_bytes: int = Field(2**30, ge=2**20)

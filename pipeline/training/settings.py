@@ -22,8 +22,8 @@ class MixSettings(Settings):
     """How several datasets are mixed."""
 
     kind: Literal["concat", "proportional", "temperature"] = "concat"
-    """concat: one large set, each image once per epoch, as the authors do. proportional: every stretch of the training has
-    images of each set in proportion to its size. temperature: in proportion to its size to the power of 1 / `temperature`."""
+    """concat: one large set, each image once per epoch, as the authors do. proportional: images of each set in
+    proportion to its size at all times. temperature: in proportion to its size to the power of 1 / `temperature`."""
     temperature: float = Field(2.0, ge=LEAST_TEMPERATURE)
     """For "temperature": 1 is proportional; the higher, the more equal the shares of large and small sets."""
     weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
@@ -128,8 +128,8 @@ class TrainingSettings(ViewSettings):
     evaluate_images: int = Field(200, ge=1)
     """Number of images of these evaluations."""
     trackers: tuple[TrackerKind, ...] = runtime(())
-    """Where metrics go beside TensorBoard: "wandb", "mlflow" and "trackio", each offline unless its own settings say
-    otherwise (docs/training.md, Tracking)."""
+    """Where metrics go beside TensorBoard, each offline unless its own settings say otherwise (docs/training.md,
+    Tracking)."""
     tracking: Path = runtime(Path("out/training"))
     """Folder of what trackers write: `tensorboard --logdir out/training` shows all training runs."""
     alarm_factor: float = runtime(4.0, gt=1)
