@@ -1,6 +1,6 @@
 """Builds backbone bodies by name: timm's, and bottleneck ResNets of any width and depth.
 
-For example, `resnet_w16_2_2_3_2` is a ResNet with a stem of 16 channels and 2, 2, 3 and 2 blocks in its stages;
+For example, `resnet_w16_2_2_3_2` is a ResNet with a stem of 16 channels and 2, 2, 3 and 2 blocks in its stages, at most 99;
 `resnet_w64_3_4_6_3` is ResNet-50.
 """
 
@@ -17,7 +17,7 @@ from torch import nn
 
 from models.config import ConfigError
 
-_SIZED_RESNET = re.compile(r"resnet_w([1-9]\d*)_([1-9]\d*)_([1-9]\d*)_([1-9]\d*)_([1-9]\d*)")
+_SIZED_RESNET = re.compile(r"resnet_w([1-9]\d{0,3})_([1-9]\d?)_([1-9]\d?)_([1-9]\d?)_([1-9]\d?)")
 
 
 def sized_resnet(width: int, blocks: list[int]) -> str:

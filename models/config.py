@@ -12,6 +12,11 @@ from pydantic.dataclasses import dataclass
 NO_OBJECTS = "no objects"
 """The text that stands for the absence of an object; always the last of the object texts."""
 
+LAYERS, LEVELS, BRANCHES = 100, 16, 1024
+"""Maximum numbers of modules of a kind. Weights of strangers state them, and each takes time and memory to build."""
+SIZES, ROWS = 2**16, 2**24
+"""Maximum widths, and maximum numbers of vectors in a table. Together they keep the number of weights within 64 bits."""
+
 
 class ConfigError(ValueError):
     """Raised for a setting that no network can be built from; the message names the field and what is allowed."""
@@ -22,23 +27,23 @@ def _require(holds: bool, name: str, value: object, allowed: str) -> None:
         raise ValueError(f"{name}={value!r}: must be {allowed}")
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True))
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
 class TextConfig:
     """Kind and sizes of the text encoder. The defaults are those of roberta-base."""
 
     kind: str = "roberta"
     """A model type of transformers that takes BERT's settings and has a pooled output, e.g. roberta or bert."""
-    hidden: int = Field(default=768, ge=1)
+    hidden: int = Field(default=768, ge=1, le=SIZES)
     """Width of token features."""
-    layers: int = Field(default=12, ge=1)
+    layers: int = Field(default=12, ge=1, le=LAYERS)
     """Number of transformer layers."""
     heads: int = Field(default=12, ge=1)
     """Attention heads of each layer."""
-    feedforward: int = Field(default=3072, ge=1)
+    feedforward: int = Field(default=3072, ge=1, le=SIZES)
     """Width of the feed-forward networks."""
-    vocabulary: int = Field(default=50265, ge=1)
+    vocabulary: int = Field(default=50265, ge=1, le=ROWS)
     """Number of tokens that the tokenizer knows, at most."""
-    max_positions: int = Field(default=514, ge=4)
+    max_positions: int = Field(default=514, ge=4, le=ROWS)
     """Length of the longest token sequence + 2, because RoBERTa counts positions from its padding index."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout in the text encoder, the language layers, the fusion attention and the resizer."""
@@ -52,7 +57,7 @@ class TextConfig:
         return self
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True))
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
 class NetworkConfig:
     """Sizes and variants of an RLIPv2 network. The defaults are those of the released ParSeDA with ResNet-50.
 
@@ -71,21 +76,21 @@ class NetworkConfig:
     backbone_drop_path: float = Field(default=0.0, ge=0, lt=1)
     """Probability of skipping the backbone's last residual block in training. The released scripts use 0.2 for Swin-T
     and 0.5 for Swin-L."""
-    levels: int = Field(default=4, ge=1)
+    levels: int = Field(default=4, ge=1, le=LEVELS)
     """Number of feature levels; stride-2 convolutions produce those beyond the backbone's maps."""
-    width: int = Field(default=256, ge=1, multiple_of=32)
+    width: int = Field(default=256, ge=1, le=SIZES, multiple_of=32)
     """Width of image features and queries; a multiple of the 32 groups of group norm."""
     heads: int = Field(default=8, ge=1)
     """Attention heads of the encoder and the decoders."""
-    points: int = Field(default=4, ge=1)
+    points: int = Field(default=4, ge=1, le=SIZES)
     """Points that each head of deformable attention samples per level."""
-    encoder_layers: int = Field(default=6, ge=1)
+    encoder_layers: int = Field(default=6, ge=1, le=LAYERS)
     """Layers of the image encoder."""
-    decoder_layers: int = Field(default=3, ge=1)
+    decoder_layers: int = Field(default=3, ge=1, le=LAYERS)
     """Number of layers in each of the two decoders, for subjects and objects and for relations."""
-    feedforward: int = Field(default=2048, ge=1)
+    feedforward: int = Field(default=2048, ge=1, le=SIZES)
     """Width of the feed-forward networks of encoder and decoders."""
-    pairs: int = Field(default=100, ge=1)
+    pairs: int = Field(default=100, ge=1, le=ROWS)
     """Number of subject-object pairs predicted per image; in the tagger, number of pairs that attend to each other."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout of encoder and decoders."""
@@ -94,7 +99,7 @@ class NetworkConfig:
     none: texts and queries are only compared in the heads."""
     fusion_interval: int = Field(default=2, ge=1)
     """alif: images and texts are fused before every so many encoder layers."""
-    fusion_width: int = Field(default=2048, ge=1)
+    fusion_width: int = Field(default=2048, ge=1, le=SIZES)
     """Width of the fusion attention."""
     fusion_heads: int = Field(default=8, ge=1)
     """Heads of the fusion attention."""
@@ -102,7 +107,7 @@ class NetworkConfig:
     """What scales the fused update: one learned number (VXAc), one per channel (GLIP), or nothing."""
     relation_queries: Literal["vanilla_MBF", "vanilla", "MBF"] = "vanilla_MBF"
     """Content of relation queries: learned (vanilla), made from subject and object (MBF), or the sum of both."""
-    relation_branches: int = Field(default=16, ge=1)
+    relation_branches: int = Field(default=16, ge=1, le=BRANCHES)
     """Branches of the module that makes relation queries from subject and object."""
     text: TextConfig = TextConfig()
     official_compat: bool = False
@@ -148,7 +153,7 @@ class NetworkConfig:
 class LossSettings(BaseModel):
     """Weights of the loss terms. The defaults are those of the released pre-training."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     classes: float = Field(1.0, ge=0)
     """Weight of the subject and object class losses."""

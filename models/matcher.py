@@ -50,10 +50,7 @@ def hungarian(
         costs_KBPN = matching_costs(layers.float(), [t.float() for t in targets], weights, official_compat)
     costs = costs_KBPN.cpu().double().numpy()
     if not np.isfinite(costs).all():
-        raise FloatingPointError(
-            "predictions are not finite and cannot be matched; "
-            "lower the learning rate, or look for bad values in the images"
-        )
+        raise FloatingPointError("predictions are not finite and cannot be matched")
     starts = np.concatenate(([0], np.cumsum(counts)))
     rows = []
     for layer_costs in costs:

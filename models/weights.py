@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -14,12 +15,19 @@ from models.network import Network
 from models.relation_tagger import RelationTagger
 from models.rlip import RLIP
 from models.state_dict_diff import state_dict_diff, summary
-from models.weights_file import WeightsError, config_of, opened
+from models.weights_file import WeightsError, opened, read_config, read_shapes
 
 
 def build(config: NetworkConfig, tokenizer_folder: Path | str | None) -> Network:
     """Builds a new network of the configured kind; without a tokenizer it cannot encode texts."""
     return (RelationTagger if config.tagger else RLIP)(config, tokenizer_folder)
+
+
+def expected_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
+    """Returns names and shapes of the whole state of a network of `config`, without allocating memory."""
+    with torch.device("meta"):
+        network = build(config, None)
+    return {name: tuple(value.shape) for name, value in network.state_dict().items()}
 
 
 def save(network: Network, path: Path | str) -> None:
@@ -46,17 +54,16 @@ def load(path: Path | str, tokenizer_folder: Path | str | None) -> Network:
 
     Raises `FileNotFoundError`, or `WeightsError` that names the file and what is wrong with it.
     """
-    with opened(Path(path), "pt") as file:
-        config = config_of(Path(path), file)
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, a file is not a mapping
-    network = build(config, tokenizer_folder)
-    shapes, expected = ({name: tuple(x.shape) for name, x in s.items()} for s in (state, network.state_dict()))
-    if wrong := state_dict_diff(shapes, expected, {}):
+    config = read_config(path)
+    if wrong := state_dict_diff(read_shapes(path), expected_shapes(config), {}):
         raise WeightsError(f"{path}: weights do not fit their own configuration; {'; '.join(wrong)}; save them again")
+    with opened(Path(path), "pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, a file is not a mapping
     if broken := [name for name, value in state.items() if not value.isfinite().all()]:
         raise WeightsError(
             f"{path}: NaN or infinite values in {summary(broken)}; the training that wrote them diverged: use an "
             "earlier checkpoint, or train again with a lower learning rate"
         )
+    network = build(config, tokenizer_folder)
     network.load_state_dict(state)
     return network.eval()

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class SceneSettings(BaseModel):
     """Number of scenes to write in each part. The same settings always give the same bytes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     seed: int = Field(1, ge=0, le=10**9)
     """Seed from which each part's own seed is derived, so that parts share no scene."""

@@ -46,8 +46,10 @@ def caption_rows(
     (folder / "pictures").mkdir(parents=True)
     images = []
     for number, picture in enumerate(pictures):
-        picture.save(folder / "pictures" / f"{number}.png")
-        images.append({"image_id": number, "dataset": "set", "uri": f"{number}.png", "boxes": list(boxes)})
+        path = folder / "pictures" / f"{number}.png"
+        picture.save(path)
+        row = {"image_id": number, "dataset": "set", "uri": path.name, "digest": digest_file(path)}
+        images.append({**row, "boxes": list(boxes)})
     stage = CaptionStage(CaptionSettings(**changed), {"set": folder / "pictures"})
     stage.open(Inputs())
     inputs = Inputs({"images": [images_artifact(folder / "store", images)]})

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from models.config import NetworkConfig
-from models.official.imported import expected_shapes
 from models.official.names import to_official
+from models.weights import expected_shapes
 
 State = dict[str, Tensor]
 CLASSES = 91

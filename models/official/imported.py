@@ -18,7 +18,7 @@ from models.official.names import from_official, official_shapes, place_of
 from models.official.sizes import infer_config
 from models.official.text_weights import read_text_encoder
 from models.state_dict_diff import state_dict_diff
-from models.weights import build
+from models.weights import build, expected_shapes
 from models.weights_file import WeightsError
 
 NEW_TO_DETECTORS = (
@@ -120,13 +120,6 @@ def import_state(
         new=new,
         left_out=sorted(checkpoint.state.keys() - loaded),
     )
-
-
-def expected_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
-    """Returns names and shapes of the whole state of a network of `config`, without allocating memory."""
-    with torch.device("meta"):
-        network = build(config, None)
-    return {name: tuple(value.shape) for name, value in network.state_dict().items()}
 
 
 def _random_values(config: NetworkConfig, seed: int, names: list[str]) -> dict[str, Tensor]:

@@ -104,8 +104,10 @@ class BlipCaptioner:
 
     @torch.inference_mode()
     def encode(self, pixels_B3HW: Tensor) -> Tensor:
-        """Encode pixels into the states that captions are decoded from: B x S x D."""
-        return self._encoder(pixels_B3HW)
+        """Encode pixels into the states that captions are decoded from: B x S x D. Equal neighbours are encoded once."""
+        is_new_B = torch.ones(len(pixels_B3HW), dtype=torch.bool, device=pixels_B3HW.device)
+        is_new_B[1:] = (pixels_B3HW[1:] != pixels_B3HW[:-1]).flatten(1).any(1)
+        return self._encoder(pixels_B3HW[is_new_B])[is_new_B.cumsum(0) - 1]
 
     def _sample(self, states_BSD: Tensor, image_ids: Sequence[int]) -> list[list[Caption]]:
         settings, draws, read = self._settings, self._settings.draws, len(self._prompt)

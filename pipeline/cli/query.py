@@ -55,7 +55,9 @@ def print_query(root: Address, run_name: str, sql: str, as_json: bool, out: Path
     if as_json:
         _print_json(batches)
         return
-    made, rows = Table(*map(escape, map(sanitise, names)), box=None), 0
+    made, rows = Table(box=None), 0
+    for name in names:
+        made.add_column(escape(sanitise(name)), overflow="fold")
     for batch in batches:
         for row in batch.slice(0, max(0, SHOWN - rows)).to_pylist():
             made.add_row(*(Text(sanitise(str(value))) for value in row.values()))

@@ -98,7 +98,7 @@ def _show_steps(console: Console, run: Run, found: list[StepSummary], as_json: b
             reasons = ", ".join(f"{reason}: {count:,}" for reason, count in step.rejected.items())
             console.print(Text(sanitise(f"{step.step} rejected {reasons}")))
         if step.facts:
-            facts = ", ".join(f"{name} {value}" for name, value in step.facts.items())
+            facts = ", ".join(f"{name} {value}" for name, value in step.facts.items() if value != {})
             console.print(Text(sanitise(f"{step.step}: {facts}", 600), "dim"))
 
 

@@ -164,7 +164,8 @@ def _show(copy: Callable[[Report], Copied], as_json: bool) -> None:
     if as_json:
         print(json.dumps(asdict(copied)))
     else:
-        print(f"{copied.copied} of {copied.artifacts} artifacts copied; the others already existed")
+        rest = "; the others already existed" if copied.copied < copied.artifacts else ""
+        print(f"{copied.copied} of {copied.artifacts} artifacts copied{rest}")
         if copied.behind:
             print(
                 f"Not all artifacts of these earlier states are there, so they can't be pulled: {', '.join(copied.behind)}"

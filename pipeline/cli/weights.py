@@ -18,7 +18,7 @@ from models.official.export import export_checkpoint, write_checkpoint
 from models.official.imported import Imported, import_checkpoint
 from models.official.kind import kind_of
 from models.official.options import differences, official_options
-from models.state_dict_diff import by_part, grouped
+from models.state_dict_diff import by_part
 from models.weights import load, write
 from models.weights_file import WeightsError, is_own, read_config, read_shapes
 from pipeline.runtime.settings import apply_override
@@ -54,15 +54,15 @@ def import_weights(
     console.print(f"{imported.kind.value} → {out}")
     table = Table("", "parameters", box=None)
     table.add_column("which", overflow="fold")
-    parts = [f"{part} ({len(names)})" for part, names in by_part(imported.loaded).items()]
-    for title, names, lines in (
-        ("loaded", imported.loaded, parts),
-        ("text encoder", imported.texts, grouped(imported.texts)),
-        ("expected to be new", imported.new, grouped(imported.new)),
-        ("unexpected", [], []),
-        ("left out", imported.left_out, grouped(imported.left_out)),
+    for title, names in (
+        ("loaded", imported.loaded),
+        ("text encoder", imported.texts),
+        ("expected to be new", imported.new),
+        ("unexpected", []),
+        ("left out", imported.left_out),
     ):
-        table.add_row(title, f"{len(names):,}", "\n".join(lines) or "none")
+        parts = [f"{part} ({len(each)})" if each[1:] else each[0] for part, each in by_part(names).items()]
+        table.add_row(title, f"{len(names):,}", "\n".join(parts) or "none")
     console.print(table)
 
 

@@ -11,10 +11,11 @@ from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.labels.kept_labels import recorded_choice
 from pipeline.labels.label_audit import LabelAudit, LabelCount
-from pipeline.labels.label_funnel import images_with_boxes
+from pipeline.labels.label_funnel import byte_copies, images_with_boxes
 from storage.artifact import Artifact
 from storage.digests import digest_json
 from storage.runs import Run
@@ -163,10 +164,12 @@ def _contents(release: Release) -> list[str]:
     totals = release.counts.get("total", Counter())
     with_relations = totals["images"] - totals["images without relations"]
     share = f" ({totals['relations'] / totals['images']:.2f} per image)" if totals["images"] else ""
+    copies = byte_copies([t.filter(pc.field("extension") != LABELS)["digest"] for t in release.tables.values()])
     predicates, objects = (release.counts.get(kind, Counter()) for kind in ("predicate", "object"))
     rows = [
         ("images", f"{totals['images']:,}"),
         ("of these with relations", f"{with_relations:,}"),
+        *([("byte copies of others", f"{copies:,}")] if copies else []),
         ("boxes", f"{totals['boxes']:,}"),
         ("relations", f"{totals['relations']:,}{share}"),
         ("categories", f"{len(objects):,}"),
@@ -209,7 +212,7 @@ def _how_to_stream(release: Release) -> list[str]:
         "from storage.stream.stream import Stream",
         "",
         'tars = sorted(Path("data").glob("*.tar"))',
-        'samples = write_sample_map(Path("samples"), [ShardFile(str(tar), index_path(tar)) for tar in tars])',
+        'samples = write_sample_map(Path("../samples"), [ShardFile(str(tar), index_path(tar)) for tar in tars])',
         "for sample in Stream(samples, epochs=1):",
         '    print(sample["__key__"], sample["json"])',
         "```", "",

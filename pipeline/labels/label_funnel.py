@@ -44,6 +44,12 @@ def labelled_partitions(run: Run, step: str, datasets: Sequence[str]) -> dict[st
     return {part: a for part, a in found.items() if part.split("/")[0] in datasets}
 
 
+def byte_copies(digests: Sequence[pa.ChunkedArray]) -> int:
+    """Counts images whose bytes are those of an image before them, by the digests of the bytes."""
+    every = pa.chunked_array([chunk for column in digests for chunk in column.chunks], pa.string())
+    return len(every) - int(pc.count_distinct(every).as_py())
+
+
 def candidates(tagged: Artifact) -> pa.Table:
     """The candidate pairs stored beside the labels of stage `tag`; empty when the artifact has no such file."""
     return tagged.table("candidates") if "candidates.parquet" in tagged.manifest.files else CANDIDATES.empty_table()

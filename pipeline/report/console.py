@@ -39,6 +39,8 @@ def print_outcome(
         console.print(
             f"Pseudo-labels recover {figures.share_of_gain:.0%} of the gain of given relations over no relations."
         )
+    if figures.copies:
+        console.print(Text(f"{figures.copies:,} images have the same bytes as another; each is labelled as its own"))
     for line in _made(run, figures):
         console.print(Text(line), soft_wrap=True)
     if review is not None and figures.labels.scored:
@@ -88,7 +90,7 @@ def _made(run: Run, figures: Figures) -> Iterator[str]:
         place += (
             f"/{artifacts[0].key}" if len(artifacts) == 1 else f", a folder for each of {len(artifacts)} partitions"
         )
-        yield f"Shards ({step.step}): {tars:,} tars with {step.rows_out:,} images in {place}"
+        yield f"Shards ({step.step}): {tars:,} tar{'s' if tars != 1 else ''} with {step.rows_out:,} images in {place}"
 
 
 def _stages(figures: Figures, outcome: Outcome) -> Table:

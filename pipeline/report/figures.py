@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.captioning.recorded import RecordedCaptioner
@@ -15,7 +16,13 @@ from pipeline.labels.coverage import CoverageCount, LabelCoverage
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.label_audit import LabelAudit, LabelCount
-from pipeline.labels.label_funnel import LabelledPartition, label_tally, labelled_partitions, partition_artifacts
+from pipeline.labels.label_funnel import (
+    LabelledPartition,
+    byte_copies,
+    label_tally,
+    labelled_partitions,
+    partition_artifacts,
+)
 from pipeline.labels.label_overrides import Overrides, overrides_of
 from pipeline.labels.label_tally import LabelFunnel, LabelTally, PredicateCount
 from pipeline.report.steps import StepSummary, summaries
@@ -26,7 +33,7 @@ from storage.digests import digest_json
 from storage.errors import FatalError
 from storage.runs import Run, RunRecord
 
-_VERSION = 7
+_VERSION = 8
 """Incremented whenever the same run would give different figures."""
 
 
@@ -50,6 +57,8 @@ class Figures:
 
     choice: str
     """Description of which labels are kept."""
+    copies: int | None
+    """Labelled images whose files have the bytes of an image before them. None where ingest did not read all of the bytes."""
     labels: LabelFunnel
     predicates: tuple[PredicateCount, ...]
     audits: tuple[DatasetAudit, ...]
@@ -72,19 +81,24 @@ def compute_figures(
     """Computes the figures of a run. `datasets` are the labelled datasets; `choice` is what the shards keep."""
     tally, settled = LabelTally(), overrides_of(run)
     audits = {dataset: _AuditCount(dataset, choice, settled) for dataset in datasets}
+    digests: list[pa.ChunkedArray] = []
     for partition, found in partition_artifacts(run, datasets):
+        if found.images is not None:
+            digests.append(found.images.table("images")["digest"])
         tally.add(label_tally(found, choice, settled.get(partition)))
         audits[dataset_of(partition)].add(found)
-    variants = variant_scores(run)
+    variants, steps = variant_scores(run), tuple(summaries(run))
+    hashed = any(step.step == "ingest" and step.settings.get("fingerprint") == "bytes" for step in steps)
     return Figures(
         choice=choice.in_words(),
+        copies=byte_copies(digests) if hashed else None,
         labels=tally.funnel(),
         predicates=tally.predicates(),
         audits=tuple(count.audit() for count in audits.values() if count.partitions),
         variants=variants,
         unknown_captions=unknown_captions,
         share_of_gain=share_of_gain(variants),
-        steps=tuple(summaries(run)),
+        steps=steps,
     )
 
 

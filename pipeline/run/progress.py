@@ -276,13 +276,14 @@ def _unit(item: WorkItem) -> str:
 
 
 def summary(plan: StepPlan, records: Sequence[Record], seconds: float) -> str:
-    """One line with images, rate and seconds of the step, or "cached"."""
+    """One line with images and their rate, if the step has any, and its seconds; or "cached"."""
     if not plan.due:
         return "cached"
     fresh = [record for record in records if not record.cached]
     seen = sum(record.seen for record in fresh)
     rate = seen / max(seconds, 1e-9)
-    return f"{seen} images, {rate:.{0 if rate >= 10 else 2}f} images/s, {seconds:.1f} s"
+    images = f"{seen} images, {rate:.{0 if rate >= 10 else 2}f} images/s, " if seen else ""
+    return f"{images}{seconds:.1f} s"
 
 
 @contextmanager

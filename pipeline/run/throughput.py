@@ -60,7 +60,8 @@ class Throughput:
         if left is None:
             return ""
         whole = "" if later is None else f", {timedelta(seconds=round(left + later))} for the run"
-        return f"{self.rate:.{1 if self.rate < 100 else 0}f} {unit}/s, {timedelta(seconds=round(left))} left{whole}"
+        digits = 0 if self.rate >= 100 else 1 if self.rate >= 1 else 2
+        return f"{self.rate:.{digits}f} {unit}/s, {timedelta(seconds=round(left))} left{whole}"
 
     def _count(self) -> int:
         return sum(done for done, _ in self._done.copy().values())

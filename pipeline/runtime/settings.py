@@ -25,7 +25,7 @@ def file_read(default: Any) -> Any:
 class Settings(BaseModel):
     """Settings of one part of a recipe. Unknown names and wrong types raise errors that name the field."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     def row_settings(self) -> dict[str, Any]:
         """The fields that change rows, as JSON values, which go into a key. One that was renamed keeps its former name there, its

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from models.network import Network
+from pipeline.evaluation.detection import Detections
+from pipeline.evaluation.interactions import Interactions
 from pipeline.evaluation.test_set import Scored, TestSet
 from pipeline.training import worker
 from pipeline.training.config import TrainConfig
-from pipeline.training.ranks import Ranks
+from pipeline.training.ranks import Arrays, Ranks
 from storage.tables import read_table
 
 
@@ -37,10 +41,23 @@ class ZeroShotCheck:
         own = range(ranks.rank, len(self._test.rows), ranks.count)
         size, batch = self._settings.whole_size, self._settings.micro_batch
         found = self._test.predict(network, size, None, batch, lambda done, total, note="": None, own)
-        every_one = ranks.every({position: Scored.of(position, each) for position, each in found})
+        every = ranks.every({position: _arrays(Scored.of(position, each)) for position, each in found})
         network.train()
-        scores: Mapping[str, float] = self._test.scores(every_one.values())
+        scores: Mapping[str, float] = self._test.scores(_scored(position, arrays) for position, arrays in every.items())
         return scores
+
+
+def _arrays(scored: Scored) -> dict[str, NDArray[Any]]:
+    parts = {"relations": scored.relations, "boxes": scored.boxes}
+    return {f"{part}.{name}": array for part, held in parts.items() for name, array in vars(held).items()}
+
+
+def _scored(position: int, arrays: Arrays) -> Scored:
+    relations, boxes = (
+        {name.removeprefix(part): array for name, array in arrays.items() if name.startswith(part)}
+        for part in ("relations.", "boxes.")
+    )
+    return Scored(position, Interactions(**relations), Detections(**boxes))
 
 
 def main(path: Path) -> int:

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.export import register_dataclass
 from torch.nn.parallel import DistributedDataParallel
@@ -121,7 +121,9 @@ class Sharded(Parallel):
                 "each process gathers weights as often as the others; change the number of processes, batch or micro_batch"
             )
         _show_tensors_in_dataclasses()
-        mesh = init_device_mesh(ranks.device.type, (ranks.count,))
+        # A mesh of its own group would connect the processes anew, without a proof of who they are.
+        assert dist.group.WORLD is not None
+        mesh = DeviceMesh.from_group(dist.group.WORLD, ranks.device.type)
         for layer in _layers(network):
             fully_shard(layer, mesh=mesh)
         self._sharded: FSDPModule = fully_shard(network, mesh=mesh)
@@ -175,12 +177,11 @@ class TreeSummed(Parallel):
     def _of_all(self) -> list[tuple[int, int, Tensor]]:
         if self.ranks.count == 1:
             return self._summed
-        every: list[list[tuple[int, int]] | None] = [None] * self.ranks.count
-        dist.all_gather_object(every, [(first, count) for first, count, _ in self._summed])
+        every = self.ranks.gathered([(first, count) for first, count, _ in self._summed])
         found = []
         mine = {first: total for first, _, total in self._summed}
         for rank, parts in enumerate(every):
-            for first, count in parts or ():
+            for first, count in parts:
                 total = mine[first] if rank == self.ranks.rank else torch.empty_like(self._summed[0][2])
                 dist.broadcast(total, rank)
                 found.append((first, count, total))

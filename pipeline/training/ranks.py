@@ -1,16 +1,26 @@
-"""The processes of a training run, and the few things that they tell each other beside gradients."""
+"""The processes of a training run, and the few things that they tell each other beside gradients.
+
+They exchange JSON and arrays, as tensors of bytes. The object collectives of torch unpickle what arrives, so none is used.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hmac
+import json
+import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
 from torch import Tensor
 
-Value = TypeVar("Value")
+from storage.errors import RetryableError
+
+Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -21,24 +31,72 @@ class Ranks:
     count: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
+    def prove(self, secret: bytes) -> None:
+        """Proves to every other process that this one knows the secret, and demands the same proof of each.
+
+        Nothing else that others send may be trusted before. Raises `RetryableError` when another does not know the secret.
+        """
+        challenges = [secrets.token_bytes(32) for _ in range(self.count)]
+        received = self._swapped(challenges)
+        answers = self._swapped([_answer(secret, self.rank, rank, each) for rank, each in enumerate(received)])
+        for rank, (challenge, answer) in enumerate(zip(challenges, answers, strict=True)):
+            if not hmac.compare_digest(answer, _answer(secret, rank, self.rank, challenge)):
+                raise RetryableError(
+                    f"what answers rank {self.rank} as rank {rank} is no process of this training: a program of another user "
+                    "connected first"
+                )
+
     def summed(self, values: Tensor) -> Tensor:
         """Returns the sum over all processes."""
         if self.count > 1:
             dist.all_reduce(values)
         return values
 
-    def every(self, found: Mapping[int, Value]) -> dict[int, Value]:
-        """Returns what all processes have found, the same in every process."""
-        if self.count == 1:
-            return dict(found)
-        every: list[Mapping[int, Value] | None] = [None] * self.count
-        dist.all_gather_object(every, dict(found))
-        return {number: reason for each in every if each for number, reason in each.items()}
+    def agreed(self, value: Any) -> Any:
+        """Returns what the first process passes, as JSON keeps it."""
+        return self.gathered(value)[0]
 
-    def agreed(self, value: Value) -> Value:
-        """Returns the value of the first process in all."""
+    def gathered(self, value: Any) -> list[Any]:
+        """Returns what each process passes, by rank, as JSON keeps it."""
+        return [json.loads(each) for each in self._gathered(json.dumps(value).encode())]
+
+    def every(self, found: Mapping[int, Arrays]) -> dict[int, Arrays]:
+        """Returns the named arrays that all processes have found for their numbers, the same in every process."""
+        own = {f"{number} {name}": array for number, arrays in found.items() for name, array in arrays.items()}
+        every: dict[int, dict[str, NDArray[Any]]] = {}
+        for each in self._gathered(save(own)):
+            for key, array in load(each).items():
+                number, _, name = key.partition(" ")
+                every.setdefault(int(number), {})[name] = array
+        return dict(every)
+
+    def _gathered(self, own: bytes) -> list[bytes]:
         if self.count == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box)
-        return box[0]
+            return [own]
+        sizes = torch.zeros(self.count, dtype=torch.int64, device=self.device)
+        sizes[self.rank] = len(own)
+        largest = int(self.summed(sizes).max())
+        padded = [torch.empty(largest, dtype=torch.uint8, device=self.device) for _ in sizes]
+        dist.all_gather(padded, self._tensor(own.ljust(largest)))
+        return [_bytes(each[:size]) for each, size in zip(padded, sizes.tolist(), strict=True)]
+
+    def _swapped(self, parts: Sequence[bytes]) -> list[bytes]:
+        """Sends one part to each process, all of one length. Returns what each process sent to this one.
+
+        Each part takes the connection of its two processes, which all later collectives use as well.
+        """
+        received = self._tensor(bytes(sum(map(len, parts))))
+        dist.all_to_all_single(received, self._tensor(b"".join(parts)))
+        return [_bytes(each) for each in received.chunk(self.count)]
+
+    def _tensor(self, data: bytes) -> Tensor:
+        return torch.frombuffer(bytearray(data), dtype=torch.uint8).to(self.device)
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.cpu().numpy().tobytes()
+
+
+def _answer(secret: bytes, prover: int, verifier: int, challenge: bytes) -> bytes:
+    """Holds both ranks, so that no answer can be reflected to its sender or passed on to another process."""
+    return hmac.digest(secret, f"{prover} to {verifier}: ".encode() + challenge, "sha256")

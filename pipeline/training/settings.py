@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from models.config import LossSettings, NetworkConfig
 from pipeline.data.images.training_view import ViewSettings
@@ -93,7 +93,9 @@ class TrainingSettings(ViewSettings):
     """Peak learning rate of the text encoder."""
     weight_decay: float = Field(1e-4, ge=0)
     """Weight decay of AdamW, for all parameters."""
-    max_grad_norm: float = Field(0.1, gt=0, serialization_alias="clip")
+    max_grad_norm: float = Field(
+        0.1, gt=0, validation_alias=AliasChoices("max_grad_norm", "clip"), serialization_alias="clip"
+    )
     """Largest norm of the gradient over all parameters. A larger gradient is scaled down to it."""
     schedule: Literal["step", "cosine"] = "step"
     """Course of the learning rates. step: a tenth from `drop_at` on; cosine: a smooth fall to a hundredth at the end."""
@@ -165,7 +167,7 @@ class TrainingSettings(ViewSettings):
     """Smallest number of nodes to go on with after some were lost. Unset: all of `nodes`."""
     address: str | None = runtime(None)
     """HOST:PORT where the coordinator listens for the other nodes, and on no other address. Needed for several
-    nodes. Anyone who can connect to it can pose as a node and run code: use a private network."""
+    nodes. Anyone who can connect to it can disturb training: use a private network (docs/security.md)."""
     restarts: int = runtime(3, ge=0)
     """How often in a row training restarts from its last checkpoint after losing a process. Each new checkpoint
     resets the count."""

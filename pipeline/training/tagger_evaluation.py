@@ -22,7 +22,7 @@ from models.relation_tagger import PairQueries, RelationTagger
 from pipeline.data.images.opening import BadImage
 from pipeline.data.images.views import load_pixels
 from pipeline.training.pairs import labelled_pairs, normalised_boxes
-from pipeline.training.ranks import Ranks
+from pipeline.training.ranks import Arrays, Ranks
 from pipeline.training.sample import SampleBox, TrainingSample
 from pipeline.training.settings import CALIBRATION, TaggerSettings, TrainingSettings
 from pipeline.training.shards import ShardSamples
@@ -79,6 +79,18 @@ class Scored:
     scores: NDArray[np.float32]
     truth: NDArray[np.bool_]
 
+    def arrays(self) -> Arrays:
+        """Returns arrays that other processes can make it from."""
+        sample = np.frombuffer(self.sample.to_json(), np.uint8)
+        return {"sample": sample, "pairs": np.array(self.pairs), "scores": self.scores, "truth": self.truth}
+
+    @classmethod
+    def of_arrays(cls, arrays: Arrays) -> Scored:
+        """Makes it from the output of `arrays`."""
+        sample = TrainingSample.from_json(arrays["sample"].tobytes())
+        pairs = [(subject, object_) for subject, object_ in arrays["pairs"].tolist()]
+        return cls(sample, pairs, arrays["scores"], arrays["truth"])
+
 
 def check_tagger(
     network: Network,
@@ -106,8 +118,8 @@ def check_tagger(
         )
         own = {i: _scored(network, texts, source, i, names, settings, ranks.device) for i in _shared(count, ranks)}
     network.train()
-    scored = ranks.every({image: found for image, found in own.items() if image < count})
-    images = [found for _, found in sorted(scored.items()) if found is not None]
+    scored = ranks.every({i: found.arrays() for i, found in own.items() if found is not None and i < count})
+    images = [Scored.of_arrays(arrays) for _, arrays in sorted(scored.items())]
     stated = [_stated(image, names.predicates) for image in images]
     everywhere = Counter(statement for of_image in stated for statement in sorted(of_image))
     proposed = [

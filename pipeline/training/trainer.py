@@ -174,7 +174,7 @@ class Trainer:
             now = time.monotonic()
             if is_last or now - reported > 1:
                 speed = (self.step - self._first) * self._settings.batch / (now - started)
-                self._say(f"loss {done.losses['loss']:.2f}, {speed:.0f} images/s")
+                self._say(f"loss {done.losses['loss']:.2f}, {speed:.{0 if speed >= 10 else 2}f} images/s")
                 reported = now
             if is_last or done.stop or self.step % self._settings.checkpoint_every == 0:
                 self._save()
@@ -265,7 +265,8 @@ class Trainer:
 
     def _save(self) -> None:
         self._checkpoints.finish()
-        self._skipped.add(self._ranks.every(self._skipped.reasons))
+        for skipped in self._ranks.gathered(self._skipped.as_state()):
+            self._skipped.add({int(sample): reason for sample, reason in skipped.items()})
         samples = self._origin.place(self.step, self._settings.batch)
         if not self._ranks.agreed(self._monitor.sync()):
             return
@@ -323,6 +324,13 @@ class Trainer:
 
     def _diverged(self, what: str) -> str:
         settings, kept = self._settings, self._checkpoints.written
+        if self.step == 0:
+            where = (
+                f"the weights of pretrained = {settings.pretrained}, or in the images"
+                if settings.pretrained
+                else "the images"
+            )
+            return f"step 1 failed before it changed any weight ({what}); look for huge values in {where}"
         last = f"; the newest checkpoint is of step {kept}" if kept else ""
         return (
             f"training diverged at step {self.step + 1} ({what}){last}; lower lr = {settings.lr} (or raise warmup = "

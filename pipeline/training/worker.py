@@ -39,7 +39,7 @@ def main(path: Path, make_check: MakeCheck | None = None) -> int:
     config = TrainConfig.model_validate_json(path.read_bytes())
     try:
         asked = _listen()
-        ranks = join(config)
+        ranks = join(path, config)
         trained = run(config, ranks, asked, make_check)
         if ranks.count > 1:
             dist.destroy_process_group()

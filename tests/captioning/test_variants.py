@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from caption_rows import ONE_BOX, caption_rows
 from PIL import Image
+from torch import Tensor
 
 from pipeline.captioning.blip import BlipCaptioner
 from pipeline.captioning.captioner import Caption, merge
+from pipeline.captioning.layers import ImageEncoder
 from pipeline.captioning.pair_crops import pair_crops
 from pipeline.captioning.settings import CaptionSettings
 
@@ -59,3 +62,24 @@ def test_dense_captions_are_the_likeliest_of_the_cut_outs(
     assert [c["text"] for c in only] == expected
     assert [(c["draw"], c["seed"], c["source"]) for c in only] == [(i, None, "blip beam dense") for i in range(3)]
     assert both == [*whole, *({**c, "draw": c["draw"] + 2} for c in only[:2])]
+
+
+@pytest.mark.parametrize("decoding", ["nucleus", "beam"])
+def test_byte_copies_are_encoded_once_and_change_no_caption(
+    blip_folder: Path, pictures: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoding: str
+) -> None:
+    encoded = []
+
+    def counted(self: ImageEncoder, pixels_B3HW: Tensor, run: Any = ImageEncoder.__call__) -> Tensor:
+        encoded.append(len(pixels_B3HW))
+        return run(self, pixels_B3HW)
+
+    monkeypatch.setattr(ImageEncoder, "__call__", counted)
+    copied = [pictures[number] for number in (0, 1, 2, 0, 1, 0)]
+    plain: dict[str, Any] = {"model": str(blip_folder), "draws": 3, "decoding": decoding}
+    once, _ = caption_rows(tmp_path / "set", copied, **plain, batch_size=3)
+    assert sum(encoded) == 3
+    each, _ = caption_rows(tmp_path / "set", copied, **plain, batch_size=1)
+    assert sum(encoded) == 3 + 6
+    assert once == each
+    assert (once[0] == once[3]) is (decoding == "beam")  # every image has draws of its own

@@ -66,6 +66,11 @@ def test_columns_of_one_name_are_told_apart(labelled: RunBuilder) -> None:
     assert _rows(labelled, "select 1 as a, 2 as a, 3 as a_2") == [{"a": 1, "a_2": 2, "a_2_2": 3}]
 
 
+def test_a_long_value_is_wrapped_and_not_cut(labelled: RunBuilder, capsys: pytest.CaptureFixture[str]) -> None:
+    print_query(labelled.run.store.root, labelled.run.name, "select repeat('x', 150) as a, 1 as b", as_json=False)
+    assert capsys.readouterr().out.count("x") == 150
+
+
 def test_a_huge_answer_is_counted_but_not_held(labelled: RunBuilder, capsys: pytest.CaptureFixture[str]) -> None:
     sql = "select a.range as n, repeat('x', 500) as text from range(200000) a"
     pa.default_memory_pool().release_unused()

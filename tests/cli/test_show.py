@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,8 @@ def test_steps_show_counts_reasons_and_facts(labelled: RunBuilder) -> None:
     assert [line.split()[0] for line in text.splitlines()[2:6]] == ["ingest", "caption", "parse", "tag"]
     assert "ingest rejected truncated: 1" in text
     assert "images/s 2.0" in text
+    labelled.add("shard:pseudo", "toys/0000", [], facts={"images": 2, "excluded": {}})
+    assert "shard:pseudo: images 2\n" in shown(labelled, "toy")
 
 
 def test_lost_artifacts_are_named(labelled: RunBuilder) -> None:
@@ -136,10 +139,11 @@ def test_the_outcome_ends_with_the_report(labelled: RunBuilder) -> None:
     terminal, out = console()
     labelled.add("shard:pseudo", "toys/0000", [], facts={"images": 2})
     figures = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5))
-    print_outcome(terminal, labelled.run, outcome, figures, Path("reports/toy/index.html"))
+    print_outcome(terminal, labelled.run, outcome, replace(figures, copies=2), Path("reports/toy/index.html"))
     lines = out.getvalue().splitlines()
     (shards,) = labelled.run.artifacts("shard:pseudo").values()
     assert f"Shards (shard:pseudo): 0 tars with 0 images in {shards.folder}" in lines
+    assert any(line.startswith("2 images have the same bytes as another") for line in lines)
     assert any(line.startswith("Labels: 4 of ") and " images have some, " in line for line in lines)
     assert lines[-1] == "Report: reports/toy/index.html"
     tagged = next(line.split() for line in lines if line.startswith("tag "))

@@ -7,6 +7,9 @@ import json
 import os
 import pickle
 import re
+import struct
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -218,23 +221,55 @@ def _new_is_what_reads_and_relates(imported: Imported) -> None:
     network.load_state_dict(imported.state)
 
 
-class Hostile:
-    """Creates a folder when it is unpickled."""
+class Calls:
+    """Calls a function when it is unpickled."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, function: Callable[..., Any], *given: Any) -> None:
+        self.call = function, given
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.folder),)
+        return self.call
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    "allocates",
+    [
+        Calls(bytearray, 2**30),
+        Calls(torch.FloatTensor, 2**28),
+        Calls(torch._tensor._rebuild_from_type_v2, bytearray, bytearray, (2**30,), {}),
+    ],
+)
+def test_what_a_pickle_would_allocate_is_refused_before(tmp_path: Path, zipped: bool, allocates: Calls) -> None:
+    path = tmp_path / "hostile.pth"
+    torch.save({"model": {"w": allocates}}, path, _use_new_zipfile_serialization=zipped)
+    tracemalloc.start()
+    with pytest.raises(
+        WeightsError,
+        match=r"hostile\.pth: contains (__builtin__\.bytearray|torch\.FloatTensor), which is code",
+    ):
+        import_checkpoint(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
+def test_bytes_that_a_pickle_only_claims_are_not_allocated(tmp_path: Path) -> None:
+    path = tmp_path / "hostile.pth"
+    path.write_bytes(b"\x80\x05" + pickle.BYTEARRAY8 + struct.pack("<Q", 2**30) + b".")
+    tracemalloc.start()
+    with pytest.raises(WeightsError, match=r"hostile\.pth: not a readable"):
+        import_checkpoint(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_in_a_pickle_is_not_run(tmp_path: Path, official: State, zipped: bool) -> None:
     path = tmp_path / "hostile.pth"
     if zipped:
-        torch.save({"model": official, "args": Hostile(tmp_path / "made")}, path)
+        torch.save({"model": official, "args": Calls(os.mkdir, str(tmp_path / "made"))}, path)
     else:
-        path.write_bytes(pickle.dumps(Hostile(tmp_path / "made"), protocol=2))
+        path.write_bytes(pickle.dumps(Calls(os.mkdir, str(tmp_path / "made")), protocol=2))
     with pytest.raises(WeightsError, match=r"hostile\.pth: contains (posix|os|nt)\.mkdir"):
         import_checkpoint(path)
     assert not (tmp_path / "made").exists()

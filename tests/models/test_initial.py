@@ -31,7 +31,7 @@ def test_a_network_of_the_same_kind_takes_everything(saved, small_config, tokeni
     assert loaded.random == loaded.left_out == [] and loaded.taken == sorted(given.state_dict())
     assert all(torch.equal(value, given.state_dict()[name]) for name, value in network.state_dict().items())
     count = len(loaded.taken)
-    assert loaded.describe() == f"{count} of {count} tensors come from initial = {path}"
+    assert loaded.describe() == f"{count} of {count} tensors come from pretrained = {path}"
 
 
 def test_a_network_of_another_kind_takes_what_has_its_name(saved, small_tagger_config, tokenizer):
@@ -47,7 +47,7 @@ def test_a_network_of_another_kind_takes_what_has_its_name(saved, small_tagger_c
     assert {"refpoint_embed.weight", "tgt_embed.weight"} <= set(loaded.left_out)
     for name, value in tagger.state_dict().items():
         assert torch.equal(value, theirs[name] if name in loaded.taken else before[name]), name
-    assert f"{len(loaded.taken)} of {len(before)} tensors come from initial = {path}; random: " in loaded.describe()
+    assert f"{len(loaded.taken)} of {len(before)} tensors come from pretrained = {path}; random: " in loaded.describe()
     assert "transformer.coord_proj (2)" in loaded.describe() and "not used: refpoint_embed (1)" in loaded.describe()
 
 
@@ -55,7 +55,7 @@ def test_the_sentence_counts_by_part():
     taken, random = [f"backbone.{i}" for i in range(262)], [f"transformer.verb_decoder.layers.{i}.w" for i in range(96)]
     loaded = Loaded(Path("x"), taken, [*random, "bias_pred_a"], ["query_embed.weight"])
     assert loaded.describe() == (
-        "262 of 359 tensors come from initial = x; random: bias_pred_a (1), transformer.verb_decoder (96); "
+        "262 of 359 tensors come from pretrained = x; random: bias_pred_a (1), transformer.verb_decoder (96); "
         "not used: query_embed (1)"
     )
 
@@ -64,7 +64,7 @@ def test_another_shape_is_named_and_changes_nothing(saved, small_config, tokeniz
     _, path = saved
     network = build(replace(small_config, feedforward=48), tokenizer)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    with pytest.raises(ValueError, match=r"initial = .*parseda.*linear1\.weight has shape \(32, 32\).*\(48, 32\)"):
+    with pytest.raises(ValueError, match=r"pretrained = .*parseda.*linear1\.weight has shape \(32, 32\).*\(48, 32\)"):
         load_initial(network, path, tokenizer)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 

@@ -15,11 +15,11 @@ from timm.models.swin_transformer import WindowAttention
 from models.config import ConfigError, NetworkConfig, TextConfig
 from models.official.backbone_name import backbone_name
 from models.official.export import export_checkpoint
-from models.official.imported import expected_shapes
 from models.official.kind import Kind, kind_of
 from models.official.names import from_official, place_of, share_of
 from models.official.options import differences
 from models.official.sizes import infer_config
+from models.weights import expected_shapes
 
 NOT_INFERRED: dict[str, dict[str, Any]] = {
     "parseda": {"gate": "VXAc", "relation_queries": "vanilla_MBF"},

@@ -48,6 +48,14 @@ def test_files_that_are_no_weights(small_config, tokenizer, tmp_path):
         weights.load(tmp_path / "other", tokenizer)
 
 
+def test_nothing_is_allocated_for_a_file_that_has_other_shapes(tmp_path):
+    """The table of tokens alone would take 4 TiB."""
+    huge = {"text": {"hidden": 65_520, "vocabulary": 2**24}}
+    save_file({"x": torch.zeros(1)}, str(tmp_path / "huge"), metadata={"network": json.dumps(huge)})
+    with pytest.raises(weights.WeightsError, match="do not fit their own configuration"):
+        weights.load(tmp_path / "huge", None)
+
+
 def test_configuration_survives_json(small_config):
     assert NetworkConfig.from_dict(json.loads(json.dumps(small_config.to_dict()))) == small_config
 
@@ -56,6 +64,12 @@ def test_configuration_survives_json(small_config):
     ("field", "value"),
     [
         ("gate", "open"),
+        *(
+            (name, 10**9)
+            for name in ("encoder_layers", "decoder_layers", "levels", "points", "pairs", "relation_branches")
+        ),
+        *((name, 2**40) for name in ("width", "feedforward", "fusion_width")),
+        *(("text", {name: 2**40}) for name in ("hidden", "layers", "feedforward", "vocabulary", "max_positions")),
         ("width", 100),
         ("width", "64"),
         ("pairs", 0),

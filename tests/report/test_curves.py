@@ -110,7 +110,7 @@ def test_a_comparison_is_no_report_that_a_run_keeps(
     view, nothing = run_view(recipe, book.run), Outcome("toy")
     folder = tmp_path / "report"
     alone = write_report(view, nothing, folder).read_text()
-    assert "Trainings compared" in write_report(view, None, folder, against=[other.run]).read_text()
+    assert "Training runs compared" in write_report(view, None, folder, against=[other.run]).read_text()
     assert write_report(view, nothing, folder).read_text() == alone
 
 

@@ -143,6 +143,16 @@ def test_yield_and_predicates_are_counted(labelled: RunBuilder) -> None:
     assert [(p.predicate, p.kept, p.given) for p in figures.predicates] == [("ride", 2, 2), ("next to", 2, 1)]
 
 
+def test_images_with_the_bytes_of_another_are_counted(book: RunBuilder) -> None:
+    for partition, digests in {"toys/0000": "aba", "toys/0001": "abc"}.items():
+        rows = [{**book.image(ord(partition[-1]) + n, TWO_PEOPLE), "digest": name} for n, name in enumerate(digests)]
+        book.add("ingest", partition, rows, settings={"fingerprint": "bytes", "partition": partition})
+    assert compute_figures(book.run, ["toys"], ChoiceSettings()).copies == 3
+    # Size and time may be those of another image.
+    book.add("ingest", "toys/0001", rows, settings={"fingerprint": "stat"})
+    assert compute_figures(book.run, ["toys"], ChoiceSettings()).copies is None
+
+
 def test_steps_tell_counts_reasons_and_facts(labelled: RunBuilder) -> None:
     steps = {step.step: step for step in compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5)).steps}
     assert list(steps) == ["ingest", "caption", "parse", "tag"]

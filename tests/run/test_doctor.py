@@ -136,9 +136,12 @@ def test_a_captioner_is_looked_into(recipe: Recipe, tmp_path: Path, root: Path) 
     [
         ({"network": {"backbone": "resnet999"}}, "backbone='resnet999': neither a timm model"),
         ({"network": {"backbone": "resnet50", "backbone_strides": [7]}}, "strides"),
-        ({"initial": "scenes/weights/detector/model.safetensors"}, "other shapes, e.g. "),
-        ({"initial": "scenes/weights/captioner/model.safetensors"}, "none of its .* entries belongs to this network"),
-        ({"initial": "README.md"}, "initial: README.md: not a readable safetensors file"),
+        ({"pretrained": "scenes/weights/detector/model.safetensors"}, "other shapes, e.g. "),
+        (
+            {"pretrained": "scenes/weights/captioner/model.safetensors"},
+            "none of its .* entries belongs to this network",
+        ),
+        ({"pretrained": "README.md"}, "pretrained: README.md: not a readable safetensors file"),
         ({"device": "cuda"}, "torch finds no GPU"),
     ],
 )

@@ -35,6 +35,8 @@ def test_loading_and_what_an_earlier_run_did_do_not_count() -> None:
     clock.now += 10
     pace.update("all", 420, 500)
     assert pace.in_words("steps") == "2.0 steps/s, 0:00:40 left"
+    clock.now += 990
+    assert pace.in_words("steps").startswith("0.02 steps/s")
 
 
 def test_time_left_follows_from_images_and_not_from_partitions() -> None:

@@ -100,7 +100,7 @@ def test_an_evaluation_image_behind_the_initial_weights_is_refused(store: LocalS
 
     def stage(name: str | None) -> OverlapStage:
         initial = None if name is None else tmp_path / f"{name}.safetensors"
-        return OverlapStage(OverlapSettings(initial=initial, store=store.address))
+        return OverlapStage(OverlapSettings(pretrained=initial, store=store.address))
 
     assert stage(None).weights() == {} and stage(None).row_settings() == {"distance": 4}
     output = stage("second").run(given, tmp_path, lambda done, total, note="": None)
@@ -111,7 +111,9 @@ def test_an_evaluation_image_behind_the_initial_weights_is_refused(store: LocalS
     assert output.facts["images behind the initial weights"] == 4 and "not compared" not in output.facts
     (tmp_path / "made").mkdir()
     write_table(output.table, tmp_path / "made" / "overlap.parquet")
-    with pytest.raises(FatalError, match=r"1 of initial weights: coco in vcoco.*pretrain\.settings\.initial have seen"):
+    with pytest.raises(
+        FatalError, match=r"1 of initial weights: coco in vcoco.*pretrain\.settings\.pretrained have seen"
+    ):
         stage("second").audit(Inputs({"overlap": (Artifact(tmp_path / "made"),)}))
     unknown = stage("elsewhere").run(given, tmp_path, lambda done, total, note="": None)
     assert "of no training in the store" in unknown.facts["not compared"]

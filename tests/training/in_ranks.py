@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import multiprocessing
+from torch.distributed import distributed_c10d
 
 from pipeline.runtime.processes import fork_context
 from pipeline.training.config import HELD_OUT, SAMPLES, TOKENIZER, VOCABULARY, Shard, TrainConfig
@@ -32,6 +33,7 @@ def in_ranks(count: int, folder: Path, function: Callable[..., None], *given: ob
 
 def _one(rank: int, count: int, store: str, function: Callable[..., None], given: tuple[object, ...]) -> None:
     torch.set_num_threads(1)
+    distributed_c10d._unpickler = None  # so that no object goes from rank to rank, for our code or for torch's
     torch.use_deterministic_algorithms(True, warn_only=True)
     if count == 1:
         function(Ranks(), *given)

@@ -1,6 +1,7 @@
 """A stand-in for the trainer: a real process group that sums in a loop, with faults that the environment orders.
 
 FAULT is JSON: {"rank": 1, "steps": [3], "what": "kill", "always": false}. A step's fault happens once unless `always` is set.
+With "stranger" at step 0, the rank takes part as someone who does not know the secret of the meeting.
 With "late", a rank that fails leaves its peers before its process ends, so that theirs end first.
 Steps take long enough for a test to disturb them, except where a training goes on from a checkpoint.
 With STOP=all, the ranks stop only when every one of them was asked to.
@@ -24,7 +25,7 @@ from storage.errors import FatalError, RetryableError
 def main(path: Path) -> int:
     config = TrainConfig.model_validate_json(path.read_bytes())
     try:
-        run(config)
+        run(path, config)
     except Exception as error:
         Failure.of(error, int(os.environ["RANK"])).write(config.work)
         print(f"error: {error}", flush=True)
@@ -35,13 +36,17 @@ def main(path: Path) -> int:
     return 0
 
 
-def run(config: TrainConfig) -> None:
+def run(path: Path, config: TrainConfig) -> None:
     settings, work = config.settings, config.work
     asked = []
     signal.signal(signal.SIGTERM, lambda number, _frame: asked.append(number))
     with (work / "starts.txt").open("a") as starts:
         starts.write(f"{os.environ['RANK']}/{os.environ['WORLD_SIZE']}\n")
-    ranks = join(config)
+    if fault(work, int(os.environ["RANK"]), 0) == "stranger":
+        path = work / "elsewhere" / path.name
+        path.parent.mkdir()
+        (path.parent / "secret").write_bytes(bytes(32))
+    ranks = join(path, config)
     checkpoints = work / "checkpoints"
     checkpoints.mkdir(exist_ok=True)
     if ranks.count > 1:
@@ -74,14 +79,16 @@ def run(config: TrainConfig) -> None:
         (work / SUMMARY).write_text(summary.model_dump_json())
 
 
-def fault(work: Path, rank: int, step: int) -> None:
+def fault(work: Path, rank: int, step: int) -> str | None:
     ordered = json.loads(os.environ.get("FAULT", "{}"))
     if not ordered or ordered["rank"] != rank or step not in ordered["steps"]:
-        return
+        return None
     done = work / f"fault-{step}"
     if done.exists() and not ordered.get("always"):
-        return
+        return None
     done.touch()
+    if ordered["what"] == "stranger":
+        return "stranger"
     if ordered["what"] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if ordered["what"] == "hang":

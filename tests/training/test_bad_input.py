@@ -8,8 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from warm_process import limited
 
+from models import weights
+from models.config import NetworkConfig
 from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, MODEL, Summary, TrainConfig
 from pipeline.training.launch.launcher import launch
@@ -82,6 +85,16 @@ def test_a_training_that_diverges_names_the_step_and_keeps_its_checkpoint(work, 
             work, shard, steps=6, lr=1e30, lr_backbone=1e30, lr_text=1e30, warmup=0, max_grad_norm=1e30, schedule="step"
         )
     assert 2 in CheckpointFolder(work / CHECKPOINTS).steps()
+
+
+def test_a_first_step_that_fails_blames_what_it_started_from_and_no_rate(work, shard, tmp_path):
+    network = weights.build(NetworkConfig.from_dict(TINY["network"]), None)
+    with torch.no_grad():
+        network.projection_text.weight.mul_(1e38)
+    weights.save(network, tmp_path / "huge.safetensors")
+    with pytest.raises(FatalError, match=r"step 1 failed before it changed any weight .* initial = .*huge") as told:
+        run(work, shard, initial=tmp_path / "huge.safetensors")
+    assert "lr" not in str(told.value)
 
 
 def test_too_little_memory_is_told_with_what_takes_less(work, shard):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import time
-import uuid
 from pathlib import Path
 
 from pipeline.runtime.processes import ready_to_fork
@@ -13,7 +12,7 @@ from pipeline.training.address import resolve
 from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, MODEL, SUMMARY, Summary, TrainConfig
 from pipeline.training.launch.failure import Failure
-from pipeline.training.launch.meeting import LOOPBACK, file_store, interface_of, require_gpus, tcp_store
+from pipeline.training.launch.meeting import LOOPBACK, file_store, interface_of, meeting, require_gpus, tcp_store
 from pipeline.training.launch.nodes import Nodes
 from pipeline.training.launch.progress_log import ProgressLog
 from pipeline.training.launch.rank_processes import IMPORTS, WORKER, Placement, RankProcesses
@@ -39,11 +38,13 @@ def launch(config: TrainConfig, report: ReportProgress, worker: str = WORKER) ->
     ready_to_fork(IMPORTS)  # Other nodes take a coordinator that waits for imports to be lost.
     for name in (SUMMARY, MODEL):
         (config.work / name).unlink(missing_ok=True)
-    config_file = config.work / "config.json"
-    config_file.write_text(config.model_dump_json())
     checkpoints = CheckpointFolder(config.work / CHECKPOINTS)
     wanted, failed, newest = settings.nodes, 0, checkpoints.newest()
-    with ProgressLog(config.work / LOG, report) as log, Nodes(settings, config_file) as nodes:
+    with (
+        ProgressLog(config.work / LOG, report) as log,
+        meeting(config) as config_file,
+        Nodes(settings, config_file) as nodes,
+    ):
         while True:
             members = nodes.gather(wanted, log.note)
             cause = _run_round(config, config_file, members, nodes, log, worker)
@@ -67,8 +68,7 @@ def _run_round(
 ) -> Failure | None:
     """Runs the ranks of all members until they end. Returns why they did, or None when they finished or stopped on request."""
     nodes.start_round(members)
-    meeting_file = config.work / f".meeting-{uuid.uuid4().hex}"
-    placement = _placement(config, members, nodes.round, meeting_file)
+    placement = _placement(config, members, nodes.round, config_file.parent)
     ranks = RankProcesses(config_file, config, placement, log.path, worker)
     try:
         return _watch(ranks, nodes, log)
@@ -78,13 +78,12 @@ def _run_round(
     finally:
         ranks.kill()
         nodes.end_round()
-        meeting_file.unlink(missing_ok=True)
 
 
-def _placement(config: TrainConfig, members: tuple[int, ...], number: int, meeting_file: Path) -> Placement:
+def _placement(config: TrainConfig, members: tuple[int, ...], number: int, folder: Path) -> Placement:
     count = config.settings.processes * len(members)
     if config.settings.nodes == 1 or config.settings.address is None:
-        return Placement(0, count, file_store(meeting_file), interface_of(LOOPBACK))
+        return Placement(0, count, file_store(folder, number), interface_of(LOOPBACK))
     interface = interface_of(resolve(config.settings.address))
     return Placement(0, count, tcp_store(config.settings.address, number), interface, socket.gethostname())
 

@@ -1,10 +1,17 @@
-"""Where the ranks of a training meet: a file on one node, a port of the coordinator for several."""
+"""Where the ranks of a training meet: a file on one node, a port of the coordinator for several.
+
+The meeting's folder, which only this user can enter, holds that file, the configuration, and the secret of the ranks.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import os
+import secrets
 import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,13 +30,26 @@ from storage.errors import FatalError
 STORE = "RLIP_STORE"
 """Environment variable that tells a rank its store: `file:PATH` or `tcp:HOST:PORT/PREFIX`."""
 LOOPBACK = "127.0.0.1"
+_SECRET = "secret"
 
 
-def join(config: TrainConfig) -> Ranks:
+@contextmanager
+def meeting(config: TrainConfig) -> Iterator[Path]:
+    """Makes the meeting's folder in `config.work` while the context lasts. Gives the configuration file in it."""
+    with tempfile.TemporaryDirectory(prefix=".meeting-", dir=config.work, ignore_cleanup_errors=True) as folder:
+        secret, config_file = Path(folder) / _SECRET, Path(folder) / "config.json"
+        secret.touch(0o600)
+        secret.write_bytes(secrets.token_bytes(32))
+        config_file.write_text(config.model_dump_json())
+        yield config_file
+
+
+def join(config_file: Path, config: TrainConfig) -> Ranks:
     """Joins this process to the others of its training, as the environment describes them.
 
-    Raises `FatalError` when the machine lacks the GPU that is asked for, and `RuntimeError` when a rank does not come within
-    `collective_timeout`, which is also the longest that any later collective waits.
+    Raises `FatalError` when the machine lacks the GPU that is asked for, `RetryableError` when another program answers in
+    place of a rank, and `RuntimeError` when a rank does not come within `collective_timeout`, which is also the longest that
+    any later collective waits.
     """
     count, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     device = choose_device(config.settings.device, int(os.environ.get("LOCAL_RANK", 0)))
@@ -44,12 +64,15 @@ def join(config: TrainConfig) -> Ranks:
             world_size=count,
             timeout=timeout,
         )
-    return Ranks(rank, count, device)
+    ranks = Ranks(rank, count, device)
+    if count > 1:
+        ranks.prove((config_file.parent / _SECRET).read_bytes())
+    return ranks
 
 
-def file_store(path: Path) -> str:
-    """Names a store in a file, for `STORE`."""
-    return f"file:{path}"
+def file_store(folder: Path, round_number: int) -> str:
+    """Names the store of one round in a folder, for `STORE`."""
+    return f"file:{folder}/ranks-{round_number}"
 
 
 def tcp_store(address: str, round_number: int) -> str:

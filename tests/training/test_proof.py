@@ -1,0 +1,100 @@
+"""What ranks tell each other, and what happens when a process of someone else answers in place of one."""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import numpy as np
+import pytest
+import torch.distributed as dist
+from warm_process import WarmProcess
+
+from pipeline.training.launch.launcher import launch
+from pipeline.training.ranks import Ranks
+from storage.errors import RetryableError
+from tests.training.launched import ROOT, WORKER, Told, config
+
+SECRET = b"the secret of this meeting"
+
+
+def exchange(rank: int, folder: Path) -> None:
+    dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), 3), rank=rank, world_size=3)
+    ranks = Ranks(rank, 3)
+    ranks.prove(SECRET)
+    assert ranks.gathered({"é": "long" * rank}) == [{"é": "long" * other} for other in range(3)]
+    assert ranks.agreed([rank, True]) == [0, True]
+    scores = np.array([[0.1, np.nan]], np.float32)
+    found = ranks.every({rank: {"scores": scores + rank, "none": np.zeros((0, 4))}} if rank else {})
+    assert sorted(found) == [1, 2]
+    for other, arrays in found.items():
+        assert arrays["scores"].dtype == np.float32 and arrays["scores"].tobytes() == (scores + other).tobytes()
+        assert arrays["none"].shape == (0, 4)
+    with pytest.raises(RetryableError) as refused:
+        ranks.prove(b"a guess" if rank == 2 else SECRET)
+    print(refused.value)
+
+
+def test_ranks_exchange_json_and_arrays_and_refuse_one_that_does_not_know_the_secret(tmp_path):
+    processes = [WarmProcess(exchange, rank, tmp_path) for rank in range(3)]
+    for rank, process in enumerate(processes):
+        told, errors = process.communicate(60)
+        assert process.wait() == 0, errors
+        assert told.startswith(
+            f"what answers rank {rank} as rank {0 if rank == 2 else 2} is no process of this training"
+        )
+
+
+@pytest.mark.parametrize("way", ["reflected", "passed on"])
+def test_a_stranger_can_have_no_challenge_answered_by_others(way):
+    """It is rank 2, and sends back to ranks 0 and 1 what they send it, or passes it on to the other."""
+    sent: dict[int, Sequence[bytes]] = {}
+    barrier = Barrier(2)
+
+    class Wired(Ranks):
+        def _swapped(self, parts: Sequence[bytes]) -> list[bytes]:
+            sent[self.rank] = parts
+            barrier.wait()
+            source = self.rank if way == "reflected" else 1 - self.rank
+            received = [sent[0][self.rank], sent[1][self.rank], sent[source][2]]
+            barrier.wait()
+            return received
+
+    with ThreadPoolExecutor(2) as threads:
+        proofs = [threads.submit(Wired(rank, 3).prove, SECRET) for rank in (0, 1)]
+    for proof in proofs:
+        with pytest.raises(RetryableError, match="as rank 2 is no process of this training"):
+            proof.result()
+
+
+def test_a_training_begins_anew_when_a_stranger_answers_in_place_of_a_rank(work, order_fault):
+    order_fault(rank=1, steps=[0], what="stranger")
+    told = Told()
+    assert launch(config(work, steps=1), told, WORKER).processes == 2
+    (restart,) = told.of("restarting")
+    assert re.search(r"what answers rank [01] as rank [01] is no process of this training", restart)
+
+
+def test_only_the_user_reaches_the_meeting_while_it_lasts(work):
+    modes = []
+
+    def look() -> None:
+        (folder,) = work.glob(".meeting-*")
+        modes.extend(stat.S_IMODE(path.stat().st_mode) for path in (folder, folder / "secret"))
+
+    launch(config(work, steps=2), Told(look), WORKER)
+    assert modes == [0o700, 0o600]
+
+
+def test_no_code_of_ours_pickles_objects_between_ranks():
+    """What torch does on its own behalf is held by `in_ranks`, whose processes can unpickle nothing for it."""
+    sources = [
+        path for room in ("flows", "models", "pipeline", "storage", "tagger") for path in (ROOT / room).rglob("*.py")
+    ]
+    assert len(sources) > 300
+    calls = re.compile(r"\b(all_gather|gather|scatter|broadcast|send|recv)_object(_list)?\b")
+    assert not [str(path) for path in sources if calls.search(path.read_text())]
