@@ -111,7 +111,7 @@ class NetworkConfig:
     """Branches of the module that makes relation queries from subject and object."""
     text: TextConfig = TextConfig()
     official_compat: bool = False
-    """Compute as the authors' code does, defects included, so that their weights give their numbers."""
+    """Compute as the authors' code does, bugs included, so that their weights give their numbers."""
     tagger: bool = False
     """Whether this is a Relation Tagger, whose pairs of boxes are given."""
 

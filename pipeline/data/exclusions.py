@@ -46,7 +46,7 @@ class ExclusionList(Settings):
     ids: Path = runtime(...)
     """File with the image ids: text or JSON (docs of `read_ids`), such as V-COCO's `vcoco_test.ids` or COCO annotations."""
     reason: str = Field(min_length=1)
-    """Why its images are left out, as reports state it, e.g. "V-COCO test"."""
+    """Why its images are excluded, for reports, e.g. "V-COCO test"."""
     datasets: tuple[str, ...] = ()
     """Datasets that number their images as the list does, or as `map` says. Empty: all."""
     map: Path | None = runtime(None)

@@ -26,7 +26,7 @@ class DetectSettings(Settings):
     are excluded. Weights of this project look for these names. Empty: the detector's names, or those of the
     vocabulary.json beside it."""
     threshold: float = Field(0.5, ge=0, le=1)
-    """Boxes with a lower score are left out."""
+    """Boxes with a lower score are excluded."""
     duplicates: float = Field(0.5, gt=0, le=1)
     """Of two boxes of a category that overlap by more than this IoU, only the better-scored one is kept."""
     max_boxes: int = Field(50, ge=1)

@@ -109,7 +109,7 @@ class PretrainSection(Settings):
     """Each variant is pre-trained and evaluated once per seed."""
     allow_overlap: bool = runtime(False)
     """Train on images of `data.test` too. Without it, they are excluded, and a training run that still has some is
-    refused.Scores on them say nothing about new images."""
+    refused. Scores on them say nothing about new images."""
     settings: TrainingSettings = TrainingSettings()
 
 

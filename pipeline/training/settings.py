@@ -27,7 +27,7 @@ class MixSettings(Settings):
     temperature: float = Field(2.0, ge=LEAST_TEMPERATURE)
     """For "temperature": 1 is proportional; the higher, the more equal the shares of large and small sets."""
     weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    """Dataset → factor of its share, unless the kind is "concat"; 1 where it is left out."""
+    """Dataset → factor of its share, unless the kind is "concat"; 1 by default."""
 
     @model_validator(mode="after")
     def _is_a_mix(self) -> Self:
