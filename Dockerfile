@@ -18,10 +18,12 @@ ENV DO_NOT_TRACK=1 \
 
 RUN useradd --create-home --uid 1000 rlip && install -d -o rlip /var/lib/prefect /data
 WORKDIR /opt/rlip
-# The newest builds of that index which fit; the versions are bounded in pyproject.toml.
-# hadolint ignore=DL3013
-RUN if [ -n "${TORCH_INDEX}" ]; then pip install --index-url "${TORCH_INDEX}" torch torchvision; fi
-COPY pyproject.toml README.md LICENSE prefect.yaml ./
+COPY pyproject.toml constraints.txt README.md LICENSE prefect.yaml ./
+# As in the Makefile. Only the builds of another index go without hashes, which differ there.
+RUN sed -n '/^pip==/,/[^\\]$/p' constraints.txt > /tmp/pip.txt && pip install -r /tmp/pip.txt
+RUN if [ -n "${TORCH_INDEX}" ]; then \
+    grep -oE '^torch(vision)?==[^ ]+' constraints.txt > /tmp/torch.txt && \
+    pip install --no-deps --index-url "${TORCH_INDEX}" -r /tmp/torch.txt; fi
 COPY storage storage
 COPY scenes scenes
 COPY models models
@@ -30,6 +32,6 @@ COPY pipeline pipeline
 COPY flows flows
 COPY recipes recipes
 # Editable: deployments name flows by their path in this folder.
-RUN pip install --editable ".[${EXTRAS}]"
+RUN pip install --no-deps --build-constraint constraints.txt --editable . && pip install -c constraints.txt "rlip[${EXTRAS}]"
 USER 1000
 CMD ["rlip", "--help"]

@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev browser demo test check services torture mutants hostile lint reference bench bench-parsing bench-network bench-kernel bench-captioning bench-tagger bench-shards bench-training bench-miniature bench-evaluation bench-prediction bench-rehearsal lavis-env
+.PHONY: help setup dev lock browser demo test check services torture mutants hostile lint reference bench bench-parsing bench-network bench-kernel bench-captioning bench-tagger bench-shards bench-training bench-miniature bench-evaluation bench-prediction bench-rehearsal lavis-env
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -18,15 +18,27 @@ setup: $(BIN)/.installed ## create .venv with what runs need
 
 dev: $(BIN)/.installed-dev ## the same with what tests, lint and benchmarks need
 
+# It does not depend on `dev`, which can't install a package that constraints.txt lacks.
+lock: ## write constraints.txt from pyproject.toml; versions that fit stay (UPGRADE="-P numpy" or UPGRADE=-U renews one or all); needs make dev once
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-annotate --custom-compile-command "make lock" $(UPGRADE) \
+		--extra dev --extra bench --extra server --extra workers --group install -o constraints.txt pyproject.toml
+
+INSTALL := $(BIN)/pip install -q --disable-pip-version-check
+
 $(BIN)/.installed-dev: $(BIN)/.installed
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	$(INSTALL) -c constraints.txt 'rlip[dev]'
 	@touch $@
 
-$(BIN)/.installed: pyproject.toml
+# pip's new release comes first, since it reads the hashes of packages from constraints. Only torch and torchvision are installed
+# without hashes, because pip may be configured for other builds of theirs, such as those for CPUs.
+$(BIN)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" && $(PYTHON) -c '$(FITS)' 2>/dev/null || { echo "$(or $(PYTHON),python3) is not a Python 3.11 to 3.14 that can create \
 	virtual environments. Install one (Debian: apt install python3 python3-venv), or name one: make setup PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[review,tensorboard]'
+	sed -n '/^pip==/,/[^\\]$$/p' constraints.txt | $(INSTALL) -r /dev/stdin
+	$(INSTALL) --no-deps $$(grep -oE '^torch(vision)?==[^ ]+' constraints.txt)
+	$(INSTALL) -q --no-deps --build-constraint constraints.txt -e .
+	$(INSTALL) -c constraints.txt 'rlip[review,tensorboard]'
 	@touch $@
 
 # An installed Chrome works too, if its chromedriver is on the path.

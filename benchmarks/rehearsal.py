@@ -38,10 +38,10 @@ BLOCKS = 256
 MOST_MIB, MOST_SECONDS = 2048, 60
 """Goals: the memory of each process, and the time of a run that computes nothing."""
 PAGES = {
-    "overview": "/",
-    "labels": "/labels",
-    "a predicate": "/labels?predicate=ride&order=score",
-    "images": "/images/rows?start=0&size=60",
+    "overview": "",
+    "labels": "labels",
+    "a predicate": "labels?predicate=ride&order=score",
+    "images": "images/rows?start=0&size=60",
 }
 
 
@@ -97,13 +97,13 @@ def _records(found: dict[str, list[StageRecords]], runs: Sequence[Measured]) -> 
 
 def _review(world: World) -> dict[str, Any]:
     """Seconds until the review page answers without an index, and of pages that no one has opened."""
-    with serving(world.folder, NAME) as (port, memory, built):
-        reviewer = Reviewer(port, "reviewer", PASSWORD, ["ride"])
+    with serving(world.folder, NAME) as (page, memory, built):
+        reviewer = Reviewer(page, "reviewer", PASSWORD, ["ride"])
         pages = {}
-        for page, address in PAGES.items():
+        for name, address in PAGES.items():
             began = time.perf_counter()
             reviewer.open(address)
-            pages[page] = round(time.perf_counter() - began, 3)
+            pages[name] = round(time.perf_counter() - began, 3)
         return {"index_seconds": round(built, 1), "pages": pages, "peak_mib": round(memory.resident / 2**20)}
 
 

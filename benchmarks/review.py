@@ -71,8 +71,8 @@ class Memory(threading.Thread):
 
 
 @contextmanager
-def serving(folder: Path, run: str = NAME) -> Iterator[tuple[int, Memory, float]]:
-    """`rlip review` while the context lasts: its port, its memory, and seconds until it answered."""
+def serving(folder: Path, run: str = NAME) -> Iterator[tuple[str, Memory, float]]:
+    """`rlip review` while the context lasts: the address of its page, its memory, and seconds until it answered."""
     command = [str(Path(sys.executable).with_name("rlip")), "review", run, "--store", str(folder / "store")]
     port = _free_port()
     began = time.monotonic()
@@ -84,15 +84,16 @@ def serving(folder: Path, run: str = NAME) -> Iterator[tuple[int, Memory, float]
     memory.start()
     try:
         assert server.stdout is not None
-        if not server.stdout.readline():
+        page = server.stdout.readline().rpartition(" ")[2].strip()
+        if not page:
             raise RuntimeError("the server ended")
         while True:
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/login").close()
+                urllib.request.urlopen(f"{page}login").close()
                 break
             except OSError:
                 time.sleep(0.05)
-        yield port, memory, time.monotonic() - began
+        yield page, memory, time.monotonic() - began
     finally:
         server.terminate()
         server.wait()
@@ -105,9 +106,9 @@ def measure(folder: Path, clients: int, seconds: float) -> dict[str, Any]:
     index = folder / "store" / "indexes" / "review" / f"{NAME}.duckdb"
     figures["index_mb"] = round(index.stat().st_size / 1e6)
     predicates = Words.make().names()
-    with serving(folder) as (port, memory, started):
+    with serving(folder) as (page, memory, started):
         figures["start_seconds"] = round(started, 1)
-        reviewers = [Reviewer(port, f"reviewer{n}", PASSWORD, predicates) for n in range(clients)]
+        reviewers = [Reviewer(page, f"reviewer{n}", PASSWORD, predicates) for n in range(clients)]
         figures["pages"] = _first_pages(reviewers[0])
         for name, some, paces in _loads(reviewers):
             before = memory.processor_seconds()
@@ -135,9 +136,9 @@ def _loads(reviewers: Sequence[Reviewer]) -> Iterator[tuple[str, Sequence[Review
 def _first_pages(reviewer: Reviewer) -> dict[str, float]:
     """Seconds of pages that no one has opened before."""
     addresses = {
-        "overview": "/", "labels": "/labels", "images": "/images", "first images": "/images/rows?start=0&size=60",
-        "last images": "/images/rows?start=900000&size=60", "audit": "/audit",
-        "information": "/labels?order=informative",
+        "overview": "", "labels": "labels", "images": "images", "first images": "images/rows?start=0&size=60",
+        "last images": "images/rows?start=900000&size=60", "audit": "audit",
+        "information": "labels?order=informative",
     }  # fmt: skip
     for name, address in addresses.items():
         reviewer._timed(name, "GET", address)
@@ -147,7 +148,7 @@ def _first_pages(reviewer: Reviewer) -> dict[str, float]:
 def _alone(reviewer: Reviewer, predicates: list[str]) -> dict[str, Any]:
     """One filter at a time with nobody else on the page: median seconds of predicates that nobody has looked at."""
     for predicate in predicates[_ALONE]:
-        reviewer._timed("alone", "GET", f"/labels?predicate={predicate.replace(' ', '+')}&least={_LEAST}&order=score")
+        reviewer._timed("alone", "GET", f"labels?predicate={predicate.replace(' ', '+')}&least={_LEAST}&order=score")
     return _spread(reviewer.seconds["alone"])
 
 

@@ -41,7 +41,7 @@ document.addEventListener("keydown", (event) => {
 }, {capture: true});
 """
 _TAKE = """
-const asked = performance.getEntriesByType("resource").filter((e) => new URL(e.name).pathname === "/verdicts");
+const asked = performance.getEntriesByType("resource").filter((e) => new URL(e.name).pathname.endsWith("/verdicts"));
 const found = window.passed.splice(0).map((one) => {
   const request = asked.find((e) => e.startTime >= one.began);
   return {...one, request: request ? request.responseEnd - request.startTime : null};

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.data.datasets.annotations import read_text
 from pipeline.evaluation.hico import HicoScores, Triplet
 
 RARE_BELOW = 10
@@ -96,9 +97,9 @@ def split_of_positions(
 def read_positions(file: Path) -> list[int]:
     """Reads positions of unseen triplets: a JSON list, or numbers apart by spaces, commas or lines.
 
-    Raises ValueError if the file holds anything else.
+    Raises ValueError if the file holds anything else, and `AnnotationError` for one that can't be read.
     """
-    text = file.read_text()
+    text = read_text(file, "positions in a list of interactions")
     try:
         found = (
             json.loads(text)

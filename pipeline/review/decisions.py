@@ -58,12 +58,19 @@ class Decided(BaseModel):
 
 
 def decide(desk: Desk, reviewer: str, decisions: Decisions) -> Decided:
-    """Record verdicts, all or none. Raises ValueError for a label that is gone or a correction that says nothing."""
+    """Record verdicts, all or none.
+
+    Raises ValueError for a label that is gone or imported, and for a correction that says nothing.
+    """
     numbers = [one.label for one in decisions.decisions]
     labels = {label.number: label for label in labels_of(desk.index, numbers)}
     gone = [number for number in numbers if number not in labels]
     if gone:
         raise ValueError(f"label {gone[0]} is gone: the run was made anew; load the page again")
+    if any(not label.digest for label in labels.values()):
+        raise ValueError(
+            "a verdict names its image by a digest, and imported images have none; judge a run of a recipe"
+        )
     verdicts = [_verdict(desk, labels[one.label], one, reviewer) for one in decisions.decisions]
     desk.reviews.record([labels[number] for number in numbers], verdicts)
     standing = desk.reviews.of(list(labels.values()))

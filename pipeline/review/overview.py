@@ -30,7 +30,7 @@ _NAMES = {
     "scored": "scored labels",
     "kept": "kept labels",
 }
-_ADDRESSES = {"images": "/images", "scored": "/labels", "kept": f"/labels?{Search(kept='yes').query()}"}
+_ADDRESSES = {"images": "images", "scored": "labels", "kept": f"labels?{Search(kept='yes').query()}"}
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ def _levels(funnel: LabelFunnel, quarantined: frozenset[str]) -> tuple[Level, ..
 
 def _loss_address(level: str, reason: str, quarantined: frozenset[str]) -> str:
     if level == "scored":
-        return f"/labels?{Search(reason=reason).query()}"
-    return f"/quarantined?{urlencode({'reason': reason})}" if reason in quarantined else ""
+        return f"labels?{Search(reason=reason).query()}"
+    return f"quarantined?{urlencode({'reason': reason})}" if reason in quarantined else ""
 
 
 def _bars(predicates: Sequence[PredicateFacts]) -> tuple[PredicateBar, ...]:
@@ -170,13 +170,13 @@ def _bars(predicates: Sequence[PredicateFacts]) -> tuple[PredicateBar, ...]:
 
 def _kept_of(predicate: str) -> str:
     """The address of a predicate's kept labels; "" for one that is too long to be searched for."""
-    return "" if len(predicate) > LONGEST_NAME else f"/labels?{Search(predicate=predicate, kept='yes').query()}"
+    return "" if len(predicate) > LONGEST_NAME else f"labels?{Search(predicate=predicate, kept='yes').query()}"
 
 
 def _scores(binned: BinnedLabels) -> tuple[Histogram, tuple[tuple[str, int, int, str], ...]]:
     rows = []
     for place, (lost, kept) in enumerate(binned.spread(BARS).tolist()):
-        rows.append((f"{place / BARS:.2f}", lost + kept, kept, f"/labels?{_bin_search(place).query()}"))
+        rows.append((f"{place / BARS:.2f}", lost + kept, kept, f"labels?{_bin_search(place).query()}"))
     titles = [f"from {least}: {labels:,} labels, {kept:,} kept" for least, labels, kept, _ in rows]
     ticks = [(place * BARS / 5, f"{place / 5:g}") for place in range(6)]
     drawn = histogram(

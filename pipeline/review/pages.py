@@ -13,7 +13,6 @@ from markupsafe import Markup
 
 from pipeline.labels.verdict_summary import summarize
 from pipeline.labels.verdicts import Verdict
-from pipeline.review.access.sessions import Session
 from pipeline.review.desk import Desk
 from pipeline.review.image_detail import ImageDetail
 from pipeline.review.index import OFFERED
@@ -65,18 +64,18 @@ class Pages:
         self._environment.filters["printable"] = printable
         self._environment.filters["urlpart"] = lambda text: quote(str(text), safe="")
 
-    def render(self, template: str, session: Session, **values: Any) -> str:
+    def render(self, template: str, reviewer: str, **values: Any) -> str:
         """A template with what every page shows: the run, the reviewer, the way around."""
         return self._environment.get_template(template).render(
             run=self._desk.view.run.name,
-            session=session,
+            reviewer=reviewer,
             read_only=self._read_only,
             signed_in=self._signed_in,
             against=self._desk.comparison.other,
             **values,
         )
 
-    def labels(self, session: Session, search: Search, page: int) -> str:
+    def labels(self, reviewer: str, search: Search, page: int) -> str:
         """One screen of labels that a search finds."""
         listing = self._desk.listing
         if page == 1 and (search.reviewed or search.verdict or search.order in QUEUES):
@@ -87,9 +86,9 @@ class Pages:
         following = listing.labels(search, page * GRID, GRID).numbers if page < pages else ()
         return self.render(
             "labels.html",
-            session,
+            reviewer,
             search=search,
-            chips=self._chips(labels, session),
+            chips=self._chips(labels, reviewer),
             page=page,
             pages=pages,
             total=found.total,
@@ -101,15 +100,15 @@ class Pages:
             orders=_ORDER_NAMES,
         )
 
-    def images(self, session: Session, search: Search) -> str:
+    def images(self, reviewer: str, search: Search) -> str:
         """The scrolling list of images that a search finds."""
         found = self._desk.listing.images(search, 0, 0)
         return self.render(
-            "images.html", session, search=search, total=found.total, reachable=found.reachable, choices=self.choices,
+            "images.html", reviewer, search=search, total=found.total, reachable=found.reachable, choices=self.choices,
             orders=_ORDER_NAMES,
         )  # fmt: skip
 
-    def image_rows(self, session: Session, search: Search, start: int, size: int) -> str:
+    def image_rows(self, reviewer: str, search: Search, start: int, size: int) -> str:
         """A stretch of the list of images."""
         numbers = self._desk.listing.images(search, start, size).numbers
         index = self._desk.index
@@ -118,17 +117,17 @@ class Pages:
         rows = index.rows_at("images", "*", "image", numbers)
         found = {row["image"]: {**row, "reviewed": reviewed.get(row["image"], 0)} for row in rows}
         listed = [found[number] for number in numbers if number in found]
-        return self.render("image_rows.html", session, rows=listed, start=start, search=search)
+        return self.render("image_rows.html", reviewer, rows=listed, start=start, search=search)
 
     def image(
-        self, session: Session, detail: ImageDetail, chosen: Label | None, search: Search, origin: str = "labels"
+        self, reviewer: str, detail: ImageDetail, chosen: Label | None, search: Search, origin: str = "labels"
     ) -> str:
         """One image with the label that is judged. `origin`: the list that it was opened from, labels or images."""
         verdicts = self._desk.reviews.of(detail.labels)
         at = None if chosen is None else self._desk.listing.place(search, chosen.number)
         return self.render(
             "image.html",
-            session,
+            reviewer,
             detail=detail,
             chosen=chosen,
             search=search,
@@ -142,7 +141,7 @@ class Pages:
             choices=self.choices,
         )
 
-    def quarantined(self, session: Session, reason: str) -> str:
+    def quarantined(self, reviewer: str, reason: str) -> str:
         """The rows that steps left out, by reason."""
         reasons = self._desk.index.rows(
             "SELECT step, reason, count(*) AS number FROM quarantined GROUP BY ALL ORDER BY number DESC, step, reason"
@@ -152,18 +151,18 @@ class Pages:
             "WHERE $reason = '' OR q.reason = $reason ORDER BY q.dataset, q.image_id, step LIMIT 500",
             {"reason": reason},
         )
-        return self.render("quarantined.html", session, reasons=reasons, rows=rows, reason=reason)
+        return self.render("quarantined.html", reviewer, reasons=reasons, rows=rows, reason=reason)
 
-    def audit(self, session: Session) -> str:
+    def audit(self, reviewer: str) -> str:
         """How good the kept labels are by the verdicts on a random sample, and how far reviewers agree."""
         log = self._desk.reviews.log
         summary = summarize(log.verdicts(), log.standing(), log.damaged, self._desk.audit.precision())
-        return self.render("audit.html", session, summary=summary)
+        return self.render("audit.html", reviewer, summary=summary)
 
-    def _chips(self, labels: Sequence[Label], session: Session) -> list[dict[str, Any]]:
+    def _chips(self, labels: Sequence[Label], reviewer: str) -> list[dict[str, Any]]:
         verdicts = self._desk.reviews.of(labels)
         return [
-            {"label": each, "region": each.region, **verdict_state(verdicts.get(each.number, {}), session.reviewer)}
+            {"label": each, "region": each.region, **verdict_state(verdicts.get(each.number, {}), reviewer)}
             for each in labels
         ]
 

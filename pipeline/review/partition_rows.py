@@ -139,12 +139,25 @@ def partition_rows(part: int, found: PartitionArtifacts, choice: ChoiceSettings)
         "image": numbers,
         "part": np.full(len(images), part, np.int32),
         "row": np.arange(len(images), dtype=np.int32),
-        **{name: images[name] for name in ("dataset", "image_id", "uri", "digest", "width", "height")},
+        **{name: images[name] for name in ("dataset", "image_id", "uri", "digest")},
+        **_sizes(images),
         "scored": scored,
         "kept": kept,
         "captions": _texts(images, found.captions),
     }
     return PartitionRows(pa.table(columns).cast(IMAGES), relations, _quarantined(part, found))
+
+
+def _sizes(images: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """Width and height in pixels. Imported images may have none: theirs is the extent of their boxes."""
+    boxes = FlatList.of(images, "boxes")
+    sizes = {}
+    for name, start, length in (("width", "x", "w"), ("height", "y", "h")):
+        extent = np.ones(len(images), np.int32)
+        ends = np.ceil(boxes.numbers(start) + boxes.numbers(length)).clip(1, 2**30).astype(np.int32)
+        np.maximum.at(extent, boxes.row, ends)
+        sizes[name] = pc.coalesce(images[name], pa.array(extent))
+    return sizes
 
 
 def _relations(

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
@@ -18,6 +20,10 @@ from flows.prune import PRUNED
 from pipeline.stages.order import STAGES
 
 POOLS = ("cpu", "gpu", "train")
+
+
+def pyproject(root: Path) -> dict[str, Any]:
+    return tomllib.loads((root / "pyproject.toml").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +143,25 @@ def test_kubernetes_objects_and_the_jobs_of_flow_runs_fit_the_schemas(
         validator.validate(each, "1.33", strict=True)
 
 
+def test_constraints_state_versions_that_fit_and_hashes_and_no_place(root: Path) -> None:
+    text = (root / "constraints.txt").read_text()
+    pins = [
+        Requirement(line) for line in re.findall(r"^(\w.*) \\\n    --hash=sha256:[0-9a-f]{64}\b", text, re.MULTILINE)
+    ]
+    assert len(pins) == len(re.findall(r"^\w", text, re.MULTILINE)) > 100 and "://" not in text and " /" not in text
+    stated = pyproject(root)
+    extras = stated["project"]["optional-dependencies"]
+    asked = [*stated["project"]["dependencies"], *stated["dependency-groups"]["install"]]
+    asked += [line for extra in extras.keys() - {"trackio"} for line in extras[extra]]
+    for wanted in map(Requirement, asked):
+        found = [pin for pin in pins if canonicalize_name(pin.name) == canonicalize_name(wanted.name)]
+        versions = [clause.version for pin in found for clause in pin.specifier if clause.operator == "=="]
+        assert wanted.name == "rlip" or versions, f"{wanted.name}: make lock"
+        assert all(wanted.specifier.contains(version) for version in versions), f"{wanted}: make lock"
+
+
 def test_the_image_holds_every_package_and_the_extras_that_it_names(root: Path) -> None:
-    project = tomllib.loads((root / "pyproject.toml").read_text())
+    project = pyproject(root)
     text = (root / "Dockerfile").read_text()
     (extras,) = re.findall(r"^ARG EXTRAS=(\S+)$", text, re.MULTILINE)
     assert set(extras.split(",")) <= set(project["project"]["optional-dependencies"])

@@ -13,6 +13,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 import torch
+import triton
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import deformable_attention, deformable_read, deformable_read_kernels, deformable_read_triton
@@ -173,6 +174,7 @@ def test_no_bit_depends_on_the_configuration(monkeypatch):
             assert torch.equal(one, first), (name, [str(kernel.configs[0]) for kernel in tuned])
 
 
+@pytest.mark.skipif(triton.__version__ < "3.9", reason="older interpreters sum in another order")
 def test_the_gradient_of_values_is_summed_in_the_documented_order():
     value, places, weights = _inputs(1, 1, 8, 2, 75, TWO)
     places, pushed = places / 4, torch.randn(1, 75, 8)

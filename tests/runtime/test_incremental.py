@@ -17,7 +17,8 @@ from pipeline.run.context import RunContext
 from pipeline.run.planner import Planner
 from pipeline.run.runner import stage_call
 from pipeline.runtime.execute import WorkItem, execute
-from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
+from pipeline.runtime.settings import Settings
+from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from pipeline.stages.caption import CaptionStage
 from storage.artifact import Artifact
 from storage.digests import digest_bytes
@@ -181,6 +182,49 @@ def test_one_damaged_table_is_enough_for_nothing_to_be_taken_over(opened: Stage,
     after = _execute(opened, store, rows, before.key)
     whole = _execute(opened, LocalStore(tmp_path / "other"), rows)
     assert after.table("triplets").to_pylist() == whole.table("triplets").to_pylist()
+
+
+class Lengths(Stage):
+    """Reads two tables, and rejects images that have no caption."""
+
+    name = "lengths"
+    version = 1
+    reads = ("images", "captions")
+    writes = "lengths"
+    schema = pa.schema([("image_id", pa.int64()), ("width", pa.int64()), ("letters", pa.int64())])
+    row_wise = True
+
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
+        letters = {
+            row["image_id"]: sum(len(each["text"]) for each in row["captions"])
+            for row in inputs.table("captions").to_pylist()
+        }
+        images = inputs.table("images").to_pylist()
+        rows = [
+            {"image_id": row["image_id"], "width": row["width"], "letters": letters[row["image_id"]]}
+            for row in images
+            if letters[row["image_id"]]
+        ]
+        rejected = [Rejected(row["image_id"], "no caption") for row in images if not letters[row["image_id"]]]
+        return Output(pa.Table.from_pylist(rows, schema=self.schema), rejected=rejected, rows_in=len(images))
+
+
+def test_of_several_tables_a_change_in_any_counts_and_rows_taken_over_stay_quarantined(tmp_path: Path) -> None:
+    store, stage = LocalStore(tmp_path / "store"), Lengths(Settings())
+    images = [{**_rows(stages()["caption"])["images"][0], "image_id": image_id} for image_id in range(4)]
+    captions = [{**_rows(stages()["parse"])["captions"][0], "image_id": image_id} for image_id in range(4)]
+    captions[0] = {**captions[0], "captions": []}
+    rows = {"images": images, "captions": captions}
+    before = _execute(stage, store, rows)
+    images[1] = {**images[1], "width": 1}
+    captions[2] = {**captions[2], "captions": captions[2]["captions"] * 2}
+    watch = Watch(stage)
+    after = _execute(stage, store, rows, before.key)
+    assert watch.seen == [1, 2]
+    whole = _execute(Lengths(Settings()), LocalStore(tmp_path / "other"), rows)
+    assert after.content == whole.content and after.manifest.counts == whole.manifest.counts
+    assert [row["image_id"] for row in after.rejected().to_pylist()] == [0]
+    assert after.rejected() == whole.rejected()
 
 
 def test_a_chain_takes_over_rows_of_its_last_run(tmp_path: Path) -> None:

@@ -42,6 +42,18 @@ def test_a_file_is_read_once_until_it_changes(tmp_path: Path) -> None:
     assert not files.holds(one, _entry(b"wrong"))
 
 
+def test_other_bytes_of_the_same_size_and_time_are_noticed(tmp_path: Path) -> None:
+    files, path = VerifiedFiles(), tmp_path / "one"
+    path.write_bytes(b"same")
+    assert files.holds(path, _entry(b"same"))
+    was = path.stat()
+    path.write_bytes(b"evil")
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+    while path.stat().st_ctime_ns == was.st_ctime_ns:  # the file system's clock ticks every few milliseconds
+        path.chmod(0o600)
+    assert not files.holds(path, _entry(b"same"))
+
+
 def test_one_file_may_be_asked_for_with_other_bytes(tmp_path: Path) -> None:
     files, path = VerifiedFiles(), tmp_path / "one"
     path.write_bytes(b"1")
