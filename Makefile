@@ -86,7 +86,7 @@ reference: dev ## write docs/cli.md and docs/settings.md from the code
 	$(BIN)/python docs/reference.py
 
 bench: dev ## measure speed and memory beside peers, as a table and as JSON
-	@for script in $(filter-out benchmarks/miniature.py benchmarks/rehearsal.py, $(wildcard benchmarks/*.py)); do $(BIN)/python -m benchmarks.$$(basename $$script .py) || exit 1; done
+	@for script in $(filter-out benchmarks/miniature.py benchmarks/rehearsal.py, $(shell grep -l "run(options" benchmarks/*.py)); do $(BIN)/python -m benchmarks.$$(basename $$script .py) || exit 1; done
 
 RLIP_SHARED ?= ../shared
 CSV ?= $(RLIP_SHARED)/data/factual/dev.csv
@@ -101,10 +101,10 @@ bench-parsing: dev ## measure the parser: FACTUAL's graphs, V-COCO's interaction
 	$(BIN)/python -m benchmarks.parsing_speed $(RLIP_SHARED)/data/blip_captions/BLIP_nucleus_ViT-L.json
 
 bench-network: dev ## measure the networks' speed, memory and precision, about ten minutes (AUTHORS=FILE: beside the authors' figures)
-	$(BIN)/python benchmarks/network.py --json out/bench-network.json $(if $(AUTHORS),--authors $(AUTHORS))
+	$(BIN)/python -m benchmarks.network --json out/bench-network.json $(if $(AUTHORS),--authors $(AUTHORS))
 
 bench-kernel: dev ## compile the GPU kernels of deformable attention: registers, spills, least time on paper (on a GPU: times)
-	$(BIN)/python benchmarks/kernel.py --json out/bench-kernel.json
+	$(BIN)/python -m benchmarks.kernel --json out/bench-kernel.json
 
 bench-captioning: dev ## measure captioning beside transformers and (after lavis-env) LAVIS, about ten minutes
 	$(BIN)/python -m benchmarks.captioning --json out/bench-captioning.json
@@ -118,14 +118,14 @@ bench-evaluation: dev ## measure the metrics at full size beside a plain loop, a
 bench-prediction: dev ## measure the speed of rlip predict, and its memory by number of images, about ten minutes
 	$(BIN)/python -m benchmarks.prediction --json out/bench-prediction.json
 
-bench-shards: dev ## measure shards and streams beside webdataset, litdata, spdl, grain and (MOSAIC=python) MosaicML, about five minutes
-	RLIP_SHARED=$(RLIP_SHARED) $(BIN)/python -m benchmarks.shards $(if $(MOSAIC),--mosaic $(MOSAIC)) --json out/bench-shards.json
+bench-shards: dev ## measure shards and streams beside webdataset, litdata, spdl and grain, about five minutes
+	RLIP_SHARED=$(RLIP_SHARED) $(BIN)/python -m benchmarks.shards --json out/bench-shards.json
 
 bench-training: dev ## measure training: waiting, overhead, ranks, memory and restarts, about twenty minutes
 	RLIP_SHARED=$(RLIP_SHARED) $(BIN)/python -m benchmarks.training --json out/bench-training.json
 
 bench-miniature: dev ## test the paper's claims on synthetic scenes: fusion, amount and source of labels; one CPU-hour, resumable
-	$(BIN)/python -m benchmarks.miniature
+	$(BIN)/python -m benchmarks.miniature --json out/bench-miniature.json
 
 bench-rehearsal: dev ## rehearse the whole chain at scale without networks: half an hour (IMAGES=1820000: hours)
 	$(BIN)/python -m benchmarks.rehearsal $(if $(IMAGES),--images $(IMAGES)) --json out/bench-rehearsal.json

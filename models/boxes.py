@@ -12,12 +12,6 @@ def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     return torch.cat((centre - half, centre + half), dim=-1)
 
 
-def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """Converts ...×4 boxes from xyxy to cxcywh."""
-    first, last = boxes[..., :2], boxes[..., 2:]
-    return torch.cat(((first + last) / 2, last - first), dim=-1)
-
-
 def giou(first: Tensor, second: Tensor) -> Tensor:
     """Returns the generalised IoU (Rezatofighi et al., 2019) of xyxy boxes whose leading axes broadcast.
 

@@ -20,8 +20,6 @@ from pathlib import Path
 from pipeline.data.datasets.annotations import read_text
 from pipeline.evaluation.hico import HicoScores, Triplet
 
-RARE_BELOW = 10
-"""A triplet of HICO-DET is rare if training has fewer instances than this."""
 HICO_TRIPLETS = 600
 
 # Positions in HICO-DET's list of 600 interactions, in the published order: by number of instances.
@@ -128,11 +126,6 @@ def rare_first(counts: Mapping[Triplet, int], number: int, *, transductive: bool
 def non_rare_first(counts: Mapping[Triplet, int], number: int, *, transductive: bool | None) -> Split:
     """Leaves out the `number` triplets with the most instances in training, by the rule of `rare_first`."""
     return _greedy("non-rare first", sorted(counts, key=lambda triplet: -counts[triplet]), number, transductive)
-
-
-def rare_triplets(counts: Mapping[Triplet, int]) -> frozenset[Triplet]:
-    """Returns the triplets with fewer than `RARE_BELOW` instances in training."""
-    return frozenset(triplet for triplet, count in counts.items() if count < RARE_BELOW)
 
 
 def rare_means(scores: HicoScores, rare: Iterable[Triplet]) -> dict[str, float]:
