@@ -1,4 +1,4 @@
-"""The Relation Tagger: ParSeD whose queries are given pairs of labelled boxes (docs/tagger.md).
+"""The Relation Tagger: ParSeD whose queries are given pairs of labelled boxes (docs/labels.md).
 
 Shapes: B images, N pairs, G groups, P pairs per group, T texts, E text width, D width.
 """

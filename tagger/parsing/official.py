@@ -1,4 +1,4 @@
-"""Keeps the relations that the authors' parser finds, as it words them (docs/triplets.md, Other ways to candidates)."""
+"""Keeps the relations that the authors' parser finds, as it words them (docs/labels.md, Other ways to candidates)."""
 
 from tagger.english.closed_words import FUNCTION_WORDS, tokens_of
 from tagger.triplet import Triplet
