@@ -29,7 +29,7 @@ PARTITION_MAP_REMEDY = (
     "computed again"
 )
 PARTITION_MAP_LIMITS = Limits(2**28, 2**24)
-"""Of a partition map. Eleven million images with ids of 19 digits fit."""
+"""Eleven million images with ids of 19 digits fit."""
 _RECORDS: dict[str, tuple[type, str, Limits]] = {
     "steps": (StepFile, STEP_REMEDY, LIMITS),
     "records": (RecordFile, RECORD_REMEDY, LIMITS),

@@ -16,7 +16,7 @@ from storage.errors import FatalError
 
 
 class SystemCalls:
-    """The calls that change a disk. Tests put others in their place, which stop, fail or forget what was not synced."""
+    """The calls that change a disk. Tests replace them by calls that stop, fail or forget what was not synced."""
 
     def open(self, path: Path, flags: int) -> int:
         """A descriptor of a file or folder. Makes a file with O_CREAT, which the umask restricts."""
@@ -119,7 +119,7 @@ class Disk:
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    """Threads that wait for the disk. Made once per process, since making them costs as much as a sync."""
+    """Threads that wait for the disk. They start once per process, since starting them costs as much as a sync."""
     return ThreadPoolExecutor(4, "sync")
 
 
@@ -127,10 +127,10 @@ class CacheDisk(Disk):
     """A local disk for caches. Nothing is synced, since what a power cut takes can be made again."""
 
     def sync_file(self, path: Path) -> None:
-        """Does nothing."""
+        """Leaves the bytes to the kernel."""
 
     def sync_folder(self, path: Path) -> None:
-        """Does nothing."""
+        """Leaves the entries to the kernel."""
 
 
 def lock_file(path: Path) -> BinaryIO:

@@ -1,4 +1,4 @@
-"""Keys: everything that decides an artifact's bytes, and nothing else (docs/design.md, Stages, partitions, keys, artifacts)."""
+"""Keys: everything that decides an artifact's bytes, and nothing else; and the terms in which two keys differ."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ def _differ(name: str, old: Any, new: Any) -> list[Change]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         names = sorted(old.keys() | new.keys())
         return [change for key in names for change in _differ(f"{name}.{key}", old.get(key), new.get(key))]
-    old, new = _plain(old), _plain(new)
+    old, new = _as_list(old), _as_list(new)
     return [] if old == new else [Change(name, old, new)]
 
 
-def _plain(value: Any) -> Any:
+def _as_list(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -1,4 +1,7 @@
-"""The files of a run's folder: keys of a step, the record of an execution, and documents. They may come from elsewhere."""
+"""The files of a run's folder: keys of a step, the record of an execution, and documents.
+
+Anyone may have written those at a URL, so all are checked before any is used.
+"""
 
 from __future__ import annotations
 

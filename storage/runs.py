@@ -44,11 +44,13 @@ class Run:
 
     def record(self, step: str, stage: str, keys: dict[str, str]) -> None:
         """Record which artifact holds each partition of a step. `keys`: partition → key."""
+        self._require_current()
         entry = {"step": step, "stage": stage, "partitions": keys}
         self.store.put(self._file(step), sealed_json(entry))
 
     def note(self, name: str, value: Any) -> None:
         """Store a JSON document with the run, e.g. its recipe or the table shown at its end."""
+        self._require_current()
         self.store.put(self.folder / f"{name}.json", document_bytes(value))
 
     def read_document(self, name: str) -> dict[str, Any]:
@@ -58,15 +60,17 @@ class Run:
 
     def append(self, status: str, **facts: Any) -> None:
         """Append the state of the run to its history, as a record that is never rewritten. `facts` are JSON values."""
+        self._require_current()
         self._append(datetime.now(UTC), status, facts)
 
     def adopt(self) -> None:
         """Make the state of a run without a history its first record, before anything is added to it."""
+        self._require_current()
         if self.records() or not self.steps():
             return
-        made = max(path.stat().st_mtime for path in (self.folder / "steps").glob("*.json"))
+        written = max(path.stat().st_mtime for path in (self.folder / "steps").glob("*.json"))
         facts = {"recipe": self.read_document("recipe"), "outcome": self._read("outcome") or []}
-        self._append(datetime.fromtimestamp(made, UTC), "earlier", facts)
+        self._append(datetime.fromtimestamp(written, UTC), "earlier", facts)
 
     def records(self) -> list[RunRecord]:
         """The history, oldest first; a record's number is its place. Raises `FatalError` when a record is damaged."""
@@ -94,12 +98,16 @@ class Run:
 
     def remove(self) -> None:
         """Forget the run; its artifacts stay until `rlip gc`."""
+        self._require_current()
         self.store.remove_run(self.name)
 
     @property
     def exists(self) -> bool:
         """Whether anything was recorded under this name: a step, or, after a push of a record alone, its history."""
         return any(next((self.folder / kind).glob("*.json"), None) is not None for kind in ("steps", "records"))
+
+    def _require_current(self) -> None:
+        """Raises `FatalError` for a record, since history is not rewritten. A run as it is now can be changed."""
 
     def _entry(self, step: str) -> StepKeys:
         """Stage and keys of a step; empty for one that was not recorded. Raises `FatalError` if its file is damaged."""
@@ -131,7 +139,7 @@ class Run:
 
 
 class RunRecord(Run):
-    """The state of a run after one of its executions, read from its history. It cannot be changed."""
+    """The state of a run after one of its executions, read from its history. What would change it raises `FatalError`."""
 
     def __init__(self, run: Run, number: int, path: Path) -> None:
         """Raises `FatalError` if the record is damaged."""
@@ -148,26 +156,6 @@ class RunRecord(Run):
         """Names of the steps that the run had then."""
         return sorted(self._content.steps)
 
-    def record(self, step: str, stage: str, keys: dict[str, str]) -> None:
-        """Raises `FatalError`: history is not rewritten."""
-        raise self._refusal()
-
-    def note(self, name: str, value: Any) -> None:
-        """Raises `FatalError`: history is not rewritten."""
-        raise self._refusal()
-
-    def append(self, status: str, **facts: Any) -> None:
-        """Raises `FatalError`: only a run as it is now goes into its history."""
-        raise self._refusal()
-
-    def adopt(self) -> None:
-        """Raises `FatalError`, as `append` does."""
-        raise self._refusal()
-
-    def remove(self) -> None:
-        """Raises `FatalError`: a run is removed with its history."""
-        raise self._refusal()
-
     @property
     def exists(self) -> bool:
         """True: it was read."""
@@ -179,8 +167,8 @@ class RunRecord(Run):
     def _read(self, name: str) -> Any:
         return self._content.facts.get(name)
 
-    def _refusal(self) -> FatalError:
-        return FatalError(f"{self.name} is a record of what was done and can't be changed; name the run without @")
+    def _require_current(self) -> None:
+        raise FatalError(f"{self.name} is a record of what was done and can't be changed; name the run without @")
 
 
 def runs_of(store: Store) -> list[Run]:

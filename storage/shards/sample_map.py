@@ -76,16 +76,16 @@ def write_sample_map(folder: Path, shards: Iterable[ShardFile], keep: Keep | Non
 
     Raises `FatalError` for an index that is damaged, states impossible places or is of other tars, and for a tar given twice.
     """
-    given: set[tuple[str, str]] = set()
+    seen: set[tuple[str, str]] = set()
     with atomic_folder(folder, replace=True) as aside, _Writer(aside) as writer:
         read: tuple[Path, dict[str, pa.Table]] | None = None
         for shard in shards:
             if read is None or read[0] != shard.index:
                 read = shard.index, _by_tar(shard.index)
             name = shard.name or shard.tar.rpartition("/")[2]
-            if (shard.tar, name) in given:
+            if (shard.tar, name) in seen:
                 raise FatalError(f"{shard.tar}: given twice; give each tar once")
-            given.add((shard.tar, name))
+            seen.add((shard.tar, name))
             if name in read[1]:
                 writer.add(shard, read[1][name], keep)
             elif read[1]:
@@ -268,20 +268,20 @@ class _Writer:
 
 
 def _members(rows: pa.Table, extensions: dict[str, int], shard: ShardFile) -> NDArray[np.void]:
-    made = np.zeros(len(rows), _MEMBER)
-    made["offset"], made["size"] = rows["offset"].to_numpy(), rows["size"].to_numpy()
+    members = np.zeros(len(rows), _MEMBER)
+    members["offset"], members["size"] = rows["offset"].to_numpy(), rows["size"].to_numpy()
     numbers = [extensions.setdefault(name, len(extensions)) for name in rows["extension"].to_pylist()]
     if len(extensions) > MAX_EXTENSIONS:
         raise FatalError(f"{shard.index}: more than {MAX_EXTENSIONS} extensions; name members KEY.EXTENSION")
-    made["extension"] = numbers
+    members["extension"] = numbers
     try:
         checks = b"".join(bytes.fromhex(check) for check in rows["check"].to_pylist())
     except ValueError:
         checks = b""
     if len(checks) != 16 * len(rows):
         raise FatalError(f"{shard.index}: states checks that are no 128-bit XXH3; make the index again")
-    made["check"] = np.frombuffer(checks, "V16")
-    return made
+    members["check"] = np.frombuffer(checks, "V16")
+    return members
 
 
 def identity(key: bytes) -> int:

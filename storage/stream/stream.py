@@ -68,7 +68,7 @@ class _Place:
 
     start: int
     """The place of the sequence at which the pass began."""
-    given: int = 0
+    taken: int = 0
     """Samples that this process has taken since `start`, damaged ones included."""
     resumed: int = 0
     """As many of them were taken before the pass was resumed."""
@@ -124,7 +124,7 @@ class Stream(IterableDataset[dict[str, Any]]):
     @property
     def share(self) -> int:
         """Samples of a whole batch that this rank takes."""
-        first, last = self._part_of_rank(0, self.batch)
+        first, last = self._own_part(0, self.batch)
         return last - first
 
     def __len__(self) -> int:
@@ -132,8 +132,8 @@ class Stream(IterableDataset[dict[str, Any]]):
         at = self._loaded or _Place(0)
         end = at.start + len(self.sequence) if self._end is None else self._end
         whole, rest = divmod(max(0, end - at.start), self.batch)
-        first, _ = self._part_of_rank(0, self.batch)
-        return max(0, whole * self.share + max(0, min(rest, first + self.share) - first) - at.given)
+        first, _ = self._own_part(0, self.batch)
+        return max(0, whole * self.share + max(0, min(rest, first + self.share) - first) - at.taken)
 
     def batches(self) -> Batches:
         """Returns the same stream as whole batches, for loaders with `batch_size=None`."""
@@ -170,12 +170,12 @@ class Stream(IterableDataset[dict[str, Any]]):
             raise FatalError(
                 f"the state is at place {start}, behind the end of the stream at {self._end}; raise `epochs`"
             )
-        given = int(state.get("given", 0))
-        if given and (state["batch"], state["rank"], state["ranks"]) != (self.batch, self.rank, self.ranks):
+        taken = int(state.get("given", 0))
+        if taken and (state["batch"], state["rank"], state["ranks"]) != (self.batch, self.rank, self.ranks):
             raise FatalError(
                 "the state is of another rank, number of ranks or batch, within a batch; save `state_after` to change them"
             )
-        self._at = self._loaded = _Place(start, given, given, int(state.get("workers", 0)))
+        self._at = self._loaded = _Place(start, taken, taken, int(state.get("workers", 0)))
         self.skipped.restore(state.get("skipped", {}))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -203,29 +203,29 @@ class Stream(IterableDataset[dict[str, Any]]):
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         at, self._loaded = self._loaded or _Place(0), None
-        if at.given and at.workers != workers:
+        if at.taken and at.workers != workers:
             raise FatalError(
                 f"the state is of {at.workers} loader processes, but there are {workers}; save `state_after` to change them"
             )
-        self._at = replace(at, resumed=at.given, workers=workers)
+        self._at = replace(at, resumed=at.taken, workers=workers)
         for sample, found, is_last in self._read(self._places(self._at, worker)):
-            self._at = replace(self._at, given=self._at.given + 1)
+            self._at = replace(self._at, taken=self._at.taken + 1)
             yield sample, found, is_last
 
     def _places(self, at: _Place, worker: int) -> Iterator[tuple[int, bool]]:
         """Yields the samples that a process has still to give, and whether each is the last of its batch."""
-        batches, given = divmod(at.given, self.share)
+        batches, taken = divmod(at.taken, self.share)
         while True:
             start = at.start + (batches * at.workers + worker) * self.batch
             stop = start + self.batch if self._end is None else min(start + self.batch, self._end)
             if start >= stop:
                 return
-            first, last = self._part_of_rank(start, stop)
-            for place, sample in enumerate(self.sequence.draw(first + given, last).samples.tolist(), first + given):
+            first, last = self._own_part(start, stop)
+            for place, sample in enumerate(self.sequence.draw(first + taken, last).samples.tolist(), first + taken):
                 yield sample, place == last - 1
-            batches, given = batches + 1, 0
+            batches, taken = batches + 1, 0
 
-    def _part_of_rank(self, start: int, stop: int) -> tuple[int, int]:
+    def _own_part(self, start: int, stop: int) -> tuple[int, int]:
         """Returns this rank's part of the batch that begins at `start`, no further than `stop`."""
         first, last = (start + self.batch * part // self.ranks for part in (self.rank, self.rank + 1))
         return min(first, stop), min(last, stop)
@@ -259,7 +259,7 @@ class Stream(IterableDataset[dict[str, Any]]):
 
     def _state(self, at: _Place) -> dict[str, Any]:
         own = {"batch": self.batch, "rank": self.rank, "ranks": self.ranks}
-        progress = {"given": at.given, "workers": at.workers, "skipped": self.skipped.as_state()}
+        progress = {"given": at.taken, "workers": at.workers, "skipped": self.skipped.as_state()}
         return self.sequence.state(at.start) | own | progress
 
 

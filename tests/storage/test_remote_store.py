@@ -49,7 +49,7 @@ from storage.runs import Run, runs_of
 from storage.store import Store
 
 FAULTS: tuple[Fault, ...] = ("stop", "answer lost", "conflict")
-QUICK = Patience(beat=0.05, look=0.01, expiry=0.5)
+QUICK = Patience(heartbeat=0.05, look=0.01, expiry=0.5)
 
 
 class NoSync(Disk):
