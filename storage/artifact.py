@@ -91,7 +91,7 @@ class Artifact:
 
 
 def require_schemas(manifest: Manifest, folder: Path) -> None:
-    """Compare the tables in a folder with what a manifest says of them and with today's columns, reading no rows.
+    """Compare the tables in a folder with their manifest and with today's columns, reading no rows.
 
     Raises `FatalError` for a table with another number of rows, or with columns that can't be read as today's.
     """

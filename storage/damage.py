@@ -36,7 +36,7 @@ _RECORDS: dict[str, tuple[type, str, Limits]] = {
     "cuts": (object, PARTITION_MAP_REMEDY, PARTITION_MAP_LIMITS),
 }
 """Folder → what its files hold, what to do about a damaged one, and how large one may be."""
-_DOCUMENT = (object, "run the recipe again, which writes it anew", LIMITS)
+_DOCUMENT = (object, "run the recipe again, which rewrites it", LIMITS)
 
 
 def find_damage(store: Store, runs: Iterable[Run] | None = None) -> Iterator[Damage | None]:

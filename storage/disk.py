@@ -104,7 +104,7 @@ class Disk:
             self._calls.rmtree(folder)
 
     def make_durable(self, folder: Path) -> None:
-        """Make a folder and its missing parents such that they survive a power cut."""
+        """Make a folder and its missing parents, and sync each name into its parent, so that they survive a power cut."""
         for missing in reversed([path for path in (folder, *folder.parents) if not path.is_dir()]):
             self.make(missing)
             self.sync_folder(missing.parent)
@@ -134,9 +134,9 @@ class CacheDisk(Disk):
 
 
 def lock_file(path: Path) -> BinaryIO:
-    """Open a file to lock it, making it if there is none. Its bytes stay as they are.
+    """Open a file to lock it, creating it if necessary. Its bytes stay as they are.
 
-    Raises `FatalError` for a link, which could lead to a file of someone else, and OSError for what can't be opened.
+    Raises `FatalError` for a link, which could lead to someone else's file, and OSError for what can't be opened.
     """
     try:
         return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+b")

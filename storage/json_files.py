@@ -56,7 +56,7 @@ def parse_json(data: bytes, kind: type[T], name: str, remedy: str = "", most: Li
 
 
 def parse_json_or_none(data: bytes | None, kind: type[T]) -> T | None:
-    """The value of bytes that only save work; None where there are none, or damaged ones."""
+    """JSON bytes as a value of type `kind`; None for missing or damaged ones, where the value only saves work."""
     with suppress(FatalError):
         return None if data is None else parse_json(data, kind, "hint")
     return None

@@ -105,7 +105,7 @@ def _holder(data: bytes | None) -> str | None:
 
 
 def _host(data: bytes) -> str:
-    """The host that a lease names, for people: at most 100 characters, none of them with a meaning for a terminal."""
+    """The host that a lease names, for messages: at most 100 characters, without control characters."""
     lease = parse_json_or_none(data, _Lease)
     host = _Lease.model_fields["host"].default if lease is None else lease.host
     return "".join(each for each in host if each.isalnum() or each in " .-_")[:100]

@@ -70,7 +70,7 @@ class LocalStore:
         return {key: artifact for key, artifact in found.items() if artifact is not None}
 
     def recover(self, stage: str, key: str) -> Artifact | None:
-        """The artifact, if another process has committed it meanwhile."""
+        """The artifact, if another process has committed it since."""
         return self.find(stage, key)
 
     def fetch_artifacts(self, folders: Sequence[Path]) -> tuple[Artifact, ...]:

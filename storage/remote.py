@@ -167,7 +167,7 @@ class Remote:
             return {}
 
         start = self._path(folder)
-        # s3fs tells the folder itself where its first file appears while it looks.
+        # s3fs lists the folder itself if its first file appears during the listing.
         found = {path: info for path, info in self._do(ask).items() if info["type"] != "directory"}
         return {posixpath.relpath(path, start): _entry(info) for path, info in found.items()}
 
@@ -222,7 +222,7 @@ class Remote:
         return data
 
     def read_many(self, paths: Iterable[str]) -> dict[str, bytes]:
-        """Path → bytes of small files, many requested at once. Missing files are left out."""
+        """Path → bytes of small files, many requested at once, without missing files."""
         wanted, found = list(paths), {}
         for start in range(0, len(wanted), _AT_ONCE):
             chunk = {self._path(path): path for path in wanted[start : start + _AT_ONCE]}

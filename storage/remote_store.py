@@ -203,7 +203,7 @@ class RemoteStore:
         return {key: RemoteArtifact(self.folder(stage, key), self, known[key]) for key in places if key in known}
 
     def recover(self, stage: str, key: str) -> Artifact | None:
-        """The artifact, if another machine has committed it meanwhile, or a process died here before it was copied."""
+        """The artifact, if another machine has committed it since, or a process here died before it was copied."""
         found = self.find(stage, key)
         left = self._local.find(stage, key) if found is None else None
         if left is None:

@@ -28,7 +28,7 @@ class ResumePoint:
     A list in the folder, `{"files": [paths]}` in JSON, names them. It is replaced by a rename when there is something new,
     and the files that it names are complete by then; those that change in place only grow. Data are uploaded under names
     that hold their digests, the record that names them last. It only saves work: if the remote side fails, work goes on
-    without it.
+    without copies.
     """
 
     def __init__(self, files: Remote, key: str, folder: Path, listed: str) -> None:

@@ -91,7 +91,7 @@ _REMEDY = "push the run again"
 
 
 def history_of(records: Mapping[str, bytes], url: str) -> dict[str, bytes]:
-    """The records of a run's executions, oldest first, by path within its folder. Other names are left out.
+    """The records of a run's executions, oldest first, by path within its folder. Files of other names are ignored.
 
     Raises `FatalError` that names one which is damaged or names what is no step, partition or key.
     """

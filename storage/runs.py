@@ -54,7 +54,7 @@ class Run:
         self.store.put(self.folder / f"{name}.json", document_bytes(value))
 
     def read_document(self, name: str) -> dict[str, Any]:
-        """The JSON object stored under that name, or an empty one where there is none that can be trusted."""
+        """The JSON object stored under that name, or an empty one if it is missing or damaged."""
         found = self._read(name)
         return found if isinstance(found, dict) else {}
 

@@ -60,7 +60,7 @@ class Store(Protocol):
         """Key → committed artifact, for those keys that have one."""
 
     def recover(self, stage: str, key: str) -> Artifact | None:
-        """The artifact, if another process has committed it meanwhile or died with a commit that can be finished."""
+        """The artifact, if another process has committed it since, or died with a commit that can be finished."""
 
     def fetch_artifacts(self, folders: Sequence[Path]) -> tuple[Artifact, ...]:
         """The artifacts at these places, with all their files on this machine's disk."""

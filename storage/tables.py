@@ -222,7 +222,7 @@ SPLIT = pa.schema(
         ("unseen", pa.bool_()),
     ]
 )
-"""Triplets by name, with canonical predicates: `instances` in the training sets, and whether training leaves them out."""
+"""Triplets by name, with canonical predicates: `instances` in the training sets, and whether training excludes them."""
 
 METRICS = pa.schema([("step", pa.int64()), ("name", pa.string()), ("value", pa.float64())])
 """Numbers that a whole-set stage measured (losses by step, scores at the end)."""

@@ -109,7 +109,7 @@ def _image(value: Any, known: frozenset[int], names: Mapping[str, int]) -> int |
 PARTITION_MAPS = "cuts"
 """Folder of a store with the partition maps of its datasets. Stores of all versions call it so."""
 DIGESTS = "digests.json"
-"""File that caches the digests of partitions: one in the index, and one beside it that outlives the index."""
+"""File that caches the digests of partitions: one in the index, and one next to it that outlives the index."""
 _SETTLED_NS = 2_000_000_000
 """A file changed more recently than this before it was read may change again within the same timestamp tick."""
 
@@ -122,7 +122,7 @@ def partition_dataset(
     store: Store,
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> Iterator[Partition]:
-    """Yields the partitions of a dataset by its stored map, extended by new images. Ids that are gone are left out.
+    """Yields the partitions of a dataset by its stored map, extended by new images, without those that are gone.
 
     The digest of a partition holds the content of each image file that the limits let ingest read. A part of a dataset (`share`,
     `only`) has partitions of its own. Raises `FatalError` for a list that does not fit.

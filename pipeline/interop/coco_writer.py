@@ -156,13 +156,13 @@ class AnnotationFile:
     """
 
     def __init__(self, path: Path | None) -> None:
-        """Without a file nothing is known, and of one that changed only what stands before its first error."""
+        """Without a file nothing is known; of a damaged one, only what precedes its first error."""
         self.header: dict[str, Any] = {}
         """`info` and `licenses`, if the file states them."""
         self.is_damaged = False
         """Whether the file could not be read to its end."""
         self.unwritable = 0
-        """Number of entries whose further fields no JSON can hold, such as NaN."""
+        """Number of entries whose further fields JSON can't hold, such as NaN."""
         self._categories: dict[str, dict[str, Any]] = {}
         self._texts = TemporaryFile()  # noqa: SIM115 - `close` closes it
         places: dict[str, list[tuple[int, int, int]]] = {"images": [], "annotations": []}

@@ -203,7 +203,7 @@ def _histogram(what: str, counts: Counter[str]) -> list[str]:
 def _how_to_stream(release: Release) -> list[str]:
     return [
         "## How to stream it", "",
-        "With this project, in an order that any number of ranks shares and that goes on exactly where it stopped:", "",
+        "With this project, in an order that any number of ranks shares and that resumes exactly where it stopped:", "",
         "```python",
         "from pathlib import Path",
         "",
@@ -244,7 +244,7 @@ def _origin(release: Release) -> str:
     kind = _settings(release.shards.values()).get("labels", "pseudo")
     return {
         "pseudo": "A Relation Tagger scored what captions of the images state: these are pseudo-labels, not annotations.",
-        "naive": "Every pair of boxes that a caption may mean has the caption's predicate, whether the image shows it or not.",
+        "naive": "Every pair of boxes that a caption may mean has its predicate, whether the image shows it or not.",
         "given": "The relations are annotations of the datasets themselves.",
         "none": "They have boxes alone.",
     }[kind]

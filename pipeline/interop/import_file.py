@@ -52,7 +52,7 @@ class Imported:
     images: int = 0
     steps: list[str] = field(default_factory=list)
     noted: dict[str, int] = field(default_factory=dict)
-    """Reason → count of what was left out or fixed. Every case is quarantined with its step."""
+    """Reason → count of what was rejected or fixed. Every case is quarantined with its step."""
 
 
 def print_import(file: Path, run: Run, dataset: str | None, files: ImageFiles, as_json: bool) -> None:
@@ -72,7 +72,7 @@ def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFi
 
     `dataset` names the set; without it, labels go to the sets that the file states, other files to "imported". Bad entries
     are quarantined and counted. Raises `FatalError` if the file is not one of the authors', if the run already has the
-    steps, or if a folder of images has none of them.
+    steps, or if a folder of images has none of the file's images.
     """
     run.store.require_writable()
     if dataset is not None and not DATASET.fullmatch(dataset):
@@ -99,7 +99,7 @@ def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFi
 
 
 def kind_of(path: Path) -> str:
-    """Detects the kind of file from its first image. Raises `AnnotationError` if it is none of `KINDS`."""
+    """Detects the kind of file from its first image. Raises `AnnotationError` for any other than `KINDS`."""
     with explained(path, f"a file of {', '.join(KINDS)}"), path.open("rb") as file:
         opening = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if opening == b"[":

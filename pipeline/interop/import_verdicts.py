@@ -22,9 +22,9 @@ AnnotationFormat = Literal["label_studio", "cvat"]
 _READERS = {"label_studio": read_label_studio, "cvat": read_cvat}
 _ENDINGS: Mapping[str, AnnotationFormat] = {".json": "label_studio", ".xml": "cvat"}
 SAME_BOX = 0.9
-"""Intersection over union from which a box of the file is the box of the run: tools round places."""
+"""Intersection over union from which a box of the file counts as a box of the run, since tools round coordinates."""
 FIT = 0.5
-"""Least share of the file's boxes that must be boxes of the run."""
+"""Smallest share of the file's boxes that must be boxes of the run."""
 
 
 @dataclass
@@ -71,7 +71,7 @@ def import_verdicts(
 
 
 def _images(run: Run) -> Mapping[tuple[str, str], _RunImage]:
-    """The run's images by each thing that they are recognised by."""
+    """The run's images by each way to recognise them: digest, dataset and id, and file name."""
     by_place: dict[tuple[str, int], _RunImage] = {}
     found: dict[tuple[str, str], _RunImage] = {}
     names: dict[str, list[_RunImage]] = defaultdict(list)
@@ -148,7 +148,7 @@ def _verdict(
 
 
 def _same(place: Box4, image: _RunImage) -> Box4 | None:
-    """The run's box that a box of the file is, if any."""
+    """The box of the run that a box of the file stands for, if any."""
     if place in image.boxes:
         return place
     overlaps = [(overlap(Box("", *place), Box("", *box)), box) for box in image.boxes]

@@ -23,7 +23,7 @@ MAX_KEPT = 10_000
 
 
 class Rejects:
-    """Rejects in their order. Of each reason, one more stands at the end for those that were only counted."""
+    """Rejects in their order. At the end, one reject for each reason stands for those that were only counted."""
 
     def __init__(self, rejects: Iterable[Rejected] = ()) -> None:
         self._kept: list[Rejected] = []

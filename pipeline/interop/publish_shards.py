@@ -37,7 +37,7 @@ def loaders(names: Sequence[str]) -> list[LoaderIndex]:
     known: tuple[LoaderIndex, ...] = get_args(LoaderIndex)
     for name in names:
         if name not in known:
-            raise FatalError(f"{name!r}: no such loader; {' or '.join(known)} is one")
+            raise FatalError(f"{name!r}: no such loader; name {' or '.join(known)}")
     return [each for each in known if each in names]
 
 
@@ -142,7 +142,7 @@ def publish_shards(
 
     The tars are copies with the same bytes. The folder depends on nothing but the arguments and the run: publishing it again
     gives the same bytes. Raises `FatalError` for a folder with something in it, a step without shards, and a damaged artifact,
-    and when another process wrote something else there meanwhile.
+    and when another process wrote something else there at the same time.
     """
     folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -183,11 +183,11 @@ def _require_written(folder: Path, checksums: str) -> None:
             return
         if folder.is_dir() and not any(folder.iterdir()):
             raise FatalError(f"{folder}: this empty folder can't be replaced; name a new folder")
-    raise FatalError(f"{folder}: was written by another process meanwhile; name a new folder")
+    raise FatalError(f"{folder}: another process has written it at the same time; name a new folder")
 
 
 def counted(number: int, what: str) -> str:
-    """A number of things in words, such as "1 tar" and "2 tars"."""
+    """A number with its noun, such as "1 tar" and "2 tars"."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 

@@ -1,4 +1,4 @@
-"""Indexes of WebDataset tars: one Parquet file beside each tar, made by reading it once, and compared with it later."""
+"""Indexes of WebDataset tars: a Parquet file beside each tar, made by reading it once, and compared with it later."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def _by_name(table: pa.Table) -> dict[str, tuple[int, int, str]]:
 
 
 def _table(tar: str, columns: dict[str, list[Any]]) -> pa.Table:
-    """The index of a tar. It says nothing of the images."""
+    """The index of a tar, in which the columns about images are null."""
     rows = len(columns["key"])
     values = {name: pa.array(column, SHARD_MEMBERS.field(name).type) for name, column in columns.items()}
     values["shard"] = pa.array([tar] * rows, pa.string())

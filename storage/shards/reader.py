@@ -92,7 +92,7 @@ class RangeCache:
 
 
 _OF_THE_FILE = (None, errno.ENOENT, errno.EIO, errno.EISDIR, errno.ENXIO)
-"""Errors that say something of the tar. Others, such as too many open files, are of this machine."""
+"""Errors of the tar itself. Others, such as too many open files, concern this machine."""
 MAX_OPEN = 32
 """Local tars that a reader keeps open."""
 

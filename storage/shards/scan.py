@@ -34,7 +34,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Refused:
-    """An entry of a tar that is left out, and why."""
+    """An entry of a tar that is refused, and why."""
 
     name: str
     reason: str
@@ -103,7 +103,7 @@ def entries_in(file: IO[bytes], size: float = math.inf) -> Iterator[tarfile.TarI
                 tar.members = []  # type: ignore[attr-defined] # saves a kilobyte of memory per member
                 if len(tar.pax_headers) > MAX_GLOBALS:
                     raise tarfile.ReadError(f"a global header of {len(tar.pax_headers)} entries")
-                # Not every type states its bytes in `size`, but a next entry that does not lie behind this one never ends.
+                # Not every type states its bytes in `size`, but the next entry must lie behind this one, or this never ends.
                 if info.size < 0 or tar.offset <= info.offset:
                     raise DamagedTar(info.name, "has a size below zero")
                 if _is_plain(info) and info.offset_data + info.size > size:
@@ -117,7 +117,7 @@ ENDS_EARLY = "ends after the tar does"
 
 
 class _Headers:
-    """A tar from which only headers are read, so that one that states a huge size, or goes on and on, takes no memory."""
+    """A tar from which only headers are read, so that one that states a huge size, or never ends, takes no memory."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

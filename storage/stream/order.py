@@ -28,7 +28,7 @@ class Mix:
     temperature: float = 2.0
     """For kind "temperature": 1 is proportional, infinity gives all sets equal shares."""
     weights: Mapping[str, float] = field(default_factory=dict)
-    """Dataset → factor of its share, unless the kind is "concat"; 1 where it is left out."""
+    """Dataset → factor of its share, unless the kind is "concat"; 1 by default."""
 
     def __post_init__(self) -> None:
         if not self.temperature >= LEAST_TEMPERATURE or any(

@@ -26,7 +26,7 @@ _Found = dict[str, bytes] | DamagedSample | None
 
 
 class Skipped:
-    """The damaged samples that a stream leaves out, by number, with the reason."""
+    """The damaged samples that a stream skips, by number, with the reason."""
 
     def __init__(self, samples: int, most: float) -> None:
         """`most`: largest share of all `samples` that may be damaged."""
@@ -37,7 +37,7 @@ class Skipped:
         """Notes damaged samples. Raises `FatalError` when too many are."""
         for sample, reason in found.items():
             if sample not in self.reasons:
-                log.warning("left out a damaged sample: %s", reason)
+                log.warning("skipped a damaged sample: %s", reason)
                 self.reasons[sample] = reason
         if found and len(self.reasons) > self._most * self._samples:
             raise FatalError(
@@ -46,17 +46,17 @@ class Skipped:
             )
 
     def restore(self, state: Mapping[str, str]) -> None:
-        """Notes what an earlier process left out, as `as_state` gave it."""
+        """Adds the samples that an earlier process skipped, as `as_state` returned them."""
         self.reasons |= {int(sample): reason for sample, reason in state.items()}
 
     def as_state(self) -> dict[str, str]:
-        """Returns the left-out samples as JSON values."""
+        """Returns the skipped samples as JSON values."""
         return {str(sample): reason for sample, reason in sorted(self.reasons.items())}
 
 
 @dataclass(frozen=True)
 class StreamBatch:
-    """A rank's part of a global batch: webdataset's samples, and what was left out because it is damaged."""
+    """A rank's part of a global batch: webdataset's samples, and the damaged ones that were skipped."""
 
     samples: list[dict[str, Any]] = field(default_factory=list)
     damaged: dict[int, str] = field(default_factory=dict)
@@ -140,16 +140,17 @@ class Stream(IterableDataset[dict[str, Any]]):
         return Batches(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state of this process, in the middle of a batch too. The same ranks and loader processes go on from it.
+        """Returns the state of this process, in the middle of a batch too. The same ranks and loader processes resume from it.
 
         Torchdata's StatefulDataLoader asks each of its processes for it. With torch's own DataLoader, save `state_after`.
         """
         return self._state(self._loaded or self._at)
 
     def state_after(self, batches: int, damaged: Mapping[int, str] | None = None) -> dict[str, Any]:
-        """Returns the state after whole batches of this pass, from which any ranks, loader processes and batch size go on.
+        """Returns the state after whole batches of this pass. Any number of ranks and loader processes, and any batch size,
+        resumes from it.
 
-        `damaged`: what the batches of loader processes left out. A batch in the middle of which the pass began counts.
+        `damaged`: the samples that the batches of loader processes skipped. A batch in the middle of which the pass began counts.
         """
         at = self._loaded or self._at
         place = at.start + (at.resumed // self.share + batches) * self.batch
@@ -159,7 +160,7 @@ class Stream(IterableDataset[dict[str, Any]]):
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a state. Batch size, number of ranks and weights of the mix may have changed in `state_after` states.
+        """Resumes from a state. Batch size, number of ranks and weights of the mix may have changed in `state_after` states.
 
         Raises `FatalError` at once when samples, seed or order differ, the state lies behind the end of the stream, or a local
         tar is missing or too short.

@@ -187,7 +187,7 @@ def test_the_folder_may_be_the_one_that_one_is_in_or_a_link(
 
 
 @pytest.mark.parametrize(
-    ("there", "told"), [("file", "written by another process meanwhile"), ("", "can't be replaced")]
+    ("there", "told"), [("file", "another process has written it at the same time"), ("", "can't be replaced")]
 )
 def test_a_folder_that_something_else_holds_at_the_end_is_told(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str, told: str

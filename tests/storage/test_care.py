@@ -127,7 +127,7 @@ def test_reading_and_pushing_what_is_damaged_say_what_mends_it(store: Store, dam
     [
         ("runs/demo/steps/caption.json", 2**26, r"remove it"),
         ("runs/demo/records/1.json", 2**26, r"remove this record"),
-        ("runs/demo/recipe.json", 2**26, r"run the recipe again, which writes it anew$"),
+        ("runs/demo/recipe.json", 2**26, r"run the recipe again, which rewrites it$"),
         ("cuts/toys.json", 2**28, r"remove it and run again: images are then partitioned from scratch"),
     ],
 )

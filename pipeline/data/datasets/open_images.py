@@ -19,7 +19,7 @@ from pipeline.runtime.stage import Rejected
 
 RELATIONS = "Open Images relations: a CSV with ImageID, LabelName1, LabelName2, XMin1, ..., YMax2, RelationshipLabel"
 BOXES = "Open Images boxes: a CSV with ImageID, LabelName, XMin, XMax, YMin, YMax"
-CLASSES = "Open Images class descriptions: a CSV with a label such as /m/01g317 and its name a line"
+CLASSES = "Open Images class descriptions: a CSV with one label such as /m/01g317 and its name per line"
 SIZES = "image sizes: a CSV with ImageID, Width, Height"
 ATTRIBUTE = "is"
 """The relationship that states an attribute ("chair is wooden"), whose second label names no object."""
@@ -30,17 +30,12 @@ _SIDES = ("XMin", "YMin", "XMax", "YMax")
 def id_of(name: str) -> int | None:
     """The image id of Open Images' 16 hex digits: their value as a signed number of 64 bits; None for other text.
 
-    Values from 2**63 become negative (value - 2**64), so every id fits the tables; `name_of` reverses it.
+    Values from 2**63 become negative (value - 2**64), so every id fits the tables.
     """
     if not _HEX.fullmatch(name):
         return None
     value = int(name, 16)
     return value - 2**64 if value >= 2**63 else value
-
-
-def name_of(image_id: int) -> str:
-    """The 16 hex digits of an image id, which are the image's file name without its extension."""
-    return f"{image_id % 2**64:016x}"
 
 
 class OpenImagesReader(Reader):
@@ -144,7 +139,7 @@ _RELATION_COLUMNS = (
 
 
 def _box(label: str, sides: list[str], names: Mapping[str, str]) -> Box | str:
-    """The box in shares of the image, or the reason why there is none."""
+    """The box in shares of the image, or the reason to reject it."""
     if label not in names:
         return "unknown category"
     try:

@@ -104,7 +104,7 @@ def _box(category: str, xyxy: Sequence[float]) -> Box:
 
 
 def _place(boxes: list[Box], wanted: Box) -> int:
-    """The index of the box that shows the wanted object; appends a box when there is none."""
+    """The index of the box that shows the wanted object, which is appended if no box does."""
     overlaps = [
         (overlap(box, wanted), -index)
         for index, box in enumerate(boxes)
@@ -138,7 +138,7 @@ _WORDS = {
 
 
 def vcoco_predicate(action: str) -> str:
-    """Converts an action such as "hold obj" or "sit instr" to a predicate; other text only has underscores replaced."""
+    """Converts an action such as "hold obj" or "sit instr" to a predicate; in other text, only underscores are replaced."""
     action = action.strip().lower()
     if action in _WORDS:
         return _WORDS[action]

@@ -101,7 +101,7 @@ class Reader(ABC):
         """Parses the annotation files."""
 
     def _completed(self, record: ImageRecord) -> ImageRecord:
-        """Makes a record as `read` yields it, e.g. with what only the image's file tells."""
+        """Makes a record as `read` yields it, e.g. with what only the image's file states."""
         return record
 
     def _held_back(self, records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:

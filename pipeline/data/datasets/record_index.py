@@ -204,7 +204,7 @@ class RecordIndex:
         return found.hexdigest()
 
     def require_one_image(self) -> None:
-        """Raises `AnnotationError` when none of the images exists (any more)."""
+        """Raises `AnnotationError` when none of the images exists, or none does any longer."""
         self._reader.require_one(self)
 
     def __iter__(self) -> Iterator[ImageRecord]:

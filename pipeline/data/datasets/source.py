@@ -66,7 +66,7 @@ class DataSource(Settings):
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Name of the dataset in tables and reports."""
     format: Format = "coco"
-    """The layout of the annotation files. images: there are none, so stage `detect` finds the boxes."""
+    """The layout of the annotation files. images: no annotations, so that stage `detect` finds the boxes."""
     split: str = Field("train", max_length=100, pattern=r"^\w[\w.-]*$")
     """The name of the split in tables and exports."""
     images: ImageRoot = runtime(...)
@@ -117,7 +117,7 @@ class DataSource(Settings):
 
     @property
     def image_root(self) -> Path | str:
-        """The root that the images are read from: in raw pixels, as annotations state boxes, or upright where there are none."""
+        """The root of the images. Those with annotated boxes are read in raw pixels, others upright."""
         return self.images if self.has_boxes else UprightRoot(self.images)
 
     @property
@@ -129,7 +129,7 @@ class DataSource(Settings):
 
     @property
     def listed_in(self) -> Path | str:
-        """What lists the images: the annotation file, or their folder where there is none."""
+        """What lists the images: the annotation file, or else their folder."""
         return self.images if self.annotations is None else self.annotations
 
     @model_validator(mode="after")

@@ -34,11 +34,11 @@ def validate(
 ) -> tuple[ImageRecord | None, list[Rejected]]:
     """Returns the usable record (None when its image cannot be used) and everything that was rejected or fixed.
 
-    `found` is what the image turned out to be, if it was opened before; otherwise it is opened here.
+    `found` is the result of opening the image, if that was done before; otherwise it is opened here.
 
     Returned boxes are clipped to the image and have positive size, each (category, box) once; relations point to those
     boxes. Width and height are those of the file, or of the turned image where it is read upright. Reasons: those of
-    `BadImage` and of the reader; "never published"; "boxes of the turned image" (annotated as viewers show it by its EXIF
+    `BadImage` and of the reader; "never published"; "boxes of the turned image" (annotated as viewers turn it by its EXIF
     orientation: save such files upright); "declared size wrong", "box clipped" (fixed and kept); "box not finite", "box
     inverted", "box empty", "box outside", "box duplicate"; "relation without box", "relation to itself", "relation duplicate".
     """

@@ -37,7 +37,9 @@ class Vg150Reader(VisualGenomeReader):
 
     def _records(self) -> Iterator[ImageRecord]:
         if self.source.split not in SPLITS:
-            raise AnnotationError(f"split {self.source.split!r} is none of VG150; set one of {', '.join(SPLITS)}")
+            raise AnnotationError(
+                f"split {self.source.split!r} is not a split of VG150; set one of {', '.join(SPLITS)}"
+            )
         labels, predicates = self._dictionary()
         self.objects, self.predicates = tuple(labels), tuple(predicates)
         images = self._sizes()

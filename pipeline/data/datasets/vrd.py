@@ -74,7 +74,7 @@ class VrdReader(Reader):
         return self.record(image_id, self.place(name), boxes=boxes, relations=relations, rejects=rejects)
 
     def _box(self, entry: Any) -> Box | str:
-        """The box, or the reason why there is none."""
+        """The box, or the reason to reject it."""
         numbers = as_four_numbers(entry.get("bbox")) if isinstance(entry, dict) else None
         if numbers is None:
             return "relation without box"

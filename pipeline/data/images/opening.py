@@ -34,7 +34,7 @@ MAX_SCANS = 100
 MAX_SCANNED_PIXELS = 1_500_000_000
 """Pixels of a JPEG times its scans: 18 of the largest image. A scan takes few bytes if it changes nothing."""
 MAX_SECONDS = 5.0
-"""Processor time that decoding an image may take. The largest that the limits allow take one; only hostile files take more."""
+"""Processor time for decoding an image. The largest that the limits allow takes 1 s; only hostile files take more."""
 
 _SCAN = b"\xff\xda"
 """The marker of a scan, which occurs nowhere in coded data."""
@@ -194,12 +194,12 @@ def _probe(image: Image.Image) -> Probe:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1 where none is stated, where EXIF is damaged, and of TIFF, which Pillow turns by itself."""
+    """The EXIF orientation; 1 without EXIF, for damaged EXIF, and for TIFF, which Pillow turns itself."""
     exif = Image.Exif()
     try:
         exif.load(image.info.get("exif", b""))
         found = exif.get(_ORIENTATION)
-    except Exception:  # the parser may raise anything on hostile bytes, and viewers show such images all the same
+    except Exception:  # the parser may raise anything on hostile bytes, and viewers ignore such EXIF
         return 1
     return found if found in _TURNS else 1
 
@@ -216,7 +216,7 @@ def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(_Timed(data), formats=(form,))
         with image:
-            image.format = form  # Pillow calls a JPEG with further images behind it, as phones write it, MPO
+            image.format = form  # Pillow calls a JPEG that is followed by further images, as phones write it, MPO
             _check_size(image.width, image.height, limits)
             if scans * image.width * image.height > MAX_SCANNED_PIXELS:
                 raise BadImage("too slow", f"JPEG of {scans} scans of {image.width}x{image.height}")

@@ -180,7 +180,7 @@ class _Parts(NamedTuple):
 def _parts(raw_N2: NDArray[np.float64], shortest_N: NDArray[np.int64], sides_N2: _Draws, corners_N2: _Draws) -> _Parts:
     """Draws parts with few distinct sizes that one crop and one resize of the raw image show.
 
-    The image is thought of as resized to the given shorter side. There, the sides of the part are drawn from 384, 416,
+    In terms of the image resized to the given shorter side, the sides of the part are drawn from 384, 416,
     ... up to 600 or the side of the image: they are multiples of 32, unlike the authors', so that views have few
     distinct sizes. The part is then rounded to whole raw pixels.
     """
