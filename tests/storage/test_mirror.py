@@ -55,7 +55,7 @@ def here(there: Remote, tmp_path: Path) -> Here:
     return Here(there.url, tmp_path / "here")
 
 
-def test_runs_and_cuts_are_copied_once(here: Here) -> None:
+def test_runs_and_partition_maps_are_copied_once(here: Here) -> None:
     assert here.refresh() == 3 and here.copies == RECORDS
     assert here.refresh() == 0 and here.copies == RECORDS
 

@@ -480,13 +480,6 @@ def test_copies_of_each_url_have_a_readable_folder_of_their_own() -> None:
     assert one != other and folder_name("s3://bucket/a.b") == one and len(folder_name("s3://" + "x" * 500)) == 69
 
 
-def test_drafts_of_several_dead_processes_are_swept_and_counted(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
-    for name in ("one", "two", "three"):
-        (tmp_path / "pending" / f"draft-{name}").mkdir(parents=True)
-    assert store.sweep() == 3 and not list((tmp_path / "pending").glob("draft-*")) and store.sweep() == 0
-
-
 def test_names_of_steps_and_partitions_have_two_hundred_characters_at_most() -> None:
     StepKeys(stage="ingest", partitions={"p" * 200: "0" * 64}).require_valid("s" * 200)
     for step, partition in (("s" * 201, "p"), ("s", "p" * 201)):

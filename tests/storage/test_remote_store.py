@@ -426,7 +426,9 @@ def test_what_a_run_found_lately_is_no_garbage(url: str, capsys: pytest.CaptureF
     assert json.loads(capsys.readouterr().out)["garbage"] == []
 
 
-def test_runs_and_cuts_are_those_that_others_wrote(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_and_partition_maps_are_those_that_others_wrote(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = open_store(url)
     record(one, "demo", put_chain(one))
     one.put(one.root / "cuts" / "toys.json", b'{"partitions": [[1, 2]]}')

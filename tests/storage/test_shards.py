@@ -11,10 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import webdataset
-from fsspec.implementations.memory import MemoryFileSystem
 
 from storage.errors import FatalError
-from storage.remote import Remote
 from storage.shards.index import compare, index_tar, read_index, write_index
 from storage.shards.reader import DamagedSample, RangeCache, SampleReader
 from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
@@ -215,24 +213,6 @@ def test_remote_tars_are_read_in_ranges_and_kept_up_to_a_size(tmp_path: Path) ->
     assert SampleReader(samples, cache).read(39) == expected[39]
     with pytest.raises(DamagedSample, match="a-000000000000"):
         SampleReader(samples).read(0)
-
-
-class WithoutRanges(MemoryFileSystem):
-    """A server that sends whole files."""
-
-    protocol = "memory"
-
-    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: object) -> bytes:
-        return bytes(super().cat_file(path))
-
-
-def test_a_server_that_ignores_ranges_is_told() -> None:
-    files = WithoutRanges()
-    files.pipe("/whole/a.tar", b"0123456789")
-    remote = Remote("memory://whole", filesystem=files)
-    assert remote.read_range("a.tar", 0, 10) == b"0123456789"
-    with pytest.raises(FatalError, match="memory://whole: the server ignores ranges"):
-        remote.read_range("a.tar", 2, 4)
 
 
 def test_a_cache_of_many_processes_stays_near_its_limit(tmp_path: Path) -> None:
