@@ -9,8 +9,7 @@ from pathlib import Path
 from storage.errors import FatalError
 from storage.json_files import LIMITS, Limits, read_json
 from storage.manifest import MANIFEST, FutureManifest, parse_manifest
-from storage.run_files import RECORD_REMEDY, STEP_REMEDY, RecordFile, StepFile
-from storage.runs import Run, runs_of
+from storage.runs import RECORD_REMEDY, STEP_REMEDY, RecordFile, Run, StepFile, runs_of
 from storage.store import Store
 
 

@@ -16,8 +16,7 @@ from storage.errors import FatalError
 from storage.json_files import parse_json
 from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.open_store import Address, existing_store, open_store
-from storage.run_files import documents_of, history_of, steps_of
-from storage.runs import Run, RunRecord, find_run
+from storage.runs import Run, RunRecord, documents_of, find_run, history_of, steps_of
 from storage.store import Store
 
 Report = Callable[[int, int], None]

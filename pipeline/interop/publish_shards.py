@@ -15,8 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.interop.croissant import croissant
-from pipeline.interop.dataset_card import Release, dataset_card
+from pipeline.interop.dataset_card import Release, croissant, dataset_card
 from storage.artifact import Artifact
 from storage.atomic import atomic_folder
 from storage.digests import digest_file

@@ -18,8 +18,7 @@ from storage.garbage import find_garbage
 from storage.json_files import sealed_json
 from storage.local_store import LocalStore
 from storage.object_store_artifacts import ObjectStoreArtifacts
-from storage.run_files import documents_of, history_of, steps_of
-from storage.runs import Run, find_run
+from storage.runs import Run, documents_of, find_run, history_of, steps_of
 
 
 @pytest.fixture

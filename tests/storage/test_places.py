@@ -30,8 +30,7 @@ from storage.local_store import LocalStore
 from storage.manifest import FileEntry, parse_manifest
 from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.remote_store import RemoteStore, folder_name
-from storage.run_files import StepKeys, parse_document
-from storage.runs import Run
+from storage.runs import Run, StepKeys, parse_document
 from storage.store import Store
 
 
