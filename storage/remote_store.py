@@ -194,6 +194,7 @@ class RemoteStore:
 
     def find_all(self, stage: str, keys: Iterable[str]) -> dict[str, Artifact]:
         """Key → committed artifact, for those keys that have one. Lists once, then reads manifests not yet cached here."""
+        # An index object at the URL would be a second truth, which two writers would have to keep.
         listed = {key: files[MANIFEST] for key, files in self.remote.listing(stage).items() if MANIFEST in files}
         places = {key: self._cached_manifest(stage, key, listed[key]) for key in keys if key in listed}
         known = {key: data for key, place in places.items() if (data := read_checked(place)) is not None}
@@ -409,8 +410,8 @@ class RemoteStore:
 
 def _holding(stage: str, key: str, files: dict[str, Entry], found: dict[str, float]) -> StoredEntry:
     size = sum(entry.size for entry in files.values())
-    made = max(entry.modified for entry in files.values())
-    return StoredEntry(stage, key, MANIFEST in files, size, max(made, found.get(key, 0.0)))
+    written = max(entry.modified for entry in files.values())
+    return StoredEntry(stage, key, MANIFEST in files, size, max(written, found.get(key, 0.0)))
 
 
 def folder_name(url: str) -> str:

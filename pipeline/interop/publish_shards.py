@@ -46,25 +46,21 @@ def index_files(kind: LoaderIndex, tars: Mapping[str, pa.Table], sizes: Mapping[
     `tars`: a tar's path, relative to the folder that the files go to → its index (schema `SHARD_MEMBERS`); `sizes`: the same
     path → the tar's bytes. The tars must hold nothing but what their indexes list, since these loaders read whatever they find.
     """
-    if kind == "wids":
-        return {WIDS_FILE: wids_index(tars, sizes)}
-    return energon_files(tars)
-
-
-def wids_index(tars: Mapping[str, pa.Table], sizes: Mapping[str, int]) -> bytes:
-    """Returns the list of shards that `wids.ShardListDataset` opens. It finds the tars beside the file or its URL."""
+    if kind == "energon":
+        return _energon_files(tars)
+    # `wids.ShardListDataset` finds the tars beside this list or its URL.
     shards = [
         {"url": tar, "nsamples": len(_first_members(index)), "filesize": sizes[tar]} for tar, index in tars.items()
     ]
     values = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards}
-    return json.dumps(values, indent=1, ensure_ascii=False).encode() + b"\n"
+    return {WIDS_FILE: json.dumps(values, indent=1, ensure_ascii=False).encode() + b"\n"}
 
 
-def energon_files(tars: Mapping[str, pa.Table]) -> dict[str, bytes]:
+def _energon_files(tars: Mapping[str, pa.Table]) -> dict[str, bytes]:
     """Returns what Energon 7 needs to stream the tars as its split "train", with the members of a sample as they are.
 
     These are `.nv-meta/.info.json`, `split.yaml` and `dataset.yaml`, and a `.tar.idx` beside each tar. The `index.sqlite` that
-    `energon prepare` writes as well serves look-ups by key, e.g. of joined datasets, so it is left out.
+    `energon prepare` writes as well serves look-ups by key, e.g. of joined datasets, and is not needed.
     """
     counts = {tar: len(_first_members(index)) for tar, index in tars.items()}
     # Strings of JSON are strings of YAML, so that names need no quoting of their own.
@@ -125,11 +121,11 @@ def print_publish(
     run: Run, folder: Path, step: str, license_: str, indexes: Sequence[LoaderIndex], as_json: bool = False
 ) -> None:
     """Publishes a run's shards and prints what was written."""
-    made = publish_shards(run, folder, step, license_, indexes)
+    result = publish_shards(run, folder, step, license_, indexes)
     if as_json:
-        print(json.dumps(asdict(made)))
+        print(json.dumps(asdict(result)))
         return
-    held = f"{counted(made.samples, 'sample')} in {counted(made.tars, 'tar')}, {counted(made.bytes, 'byte')}"
+    held = f"{counted(result.samples, 'sample')} in {counted(result.tars, 'tar')}, {counted(result.bytes, 'byte')}"
     print(f"{folder}: {held}")
     print(f"`rlip shards verify {folder}` checks a copy")
 
@@ -151,7 +147,7 @@ def publish_shards(
             f"--license {license_!r}: name a licence as the Hugging Face hub does, e.g. cc-by-4.0 or unknown"
         )
     artifacts = _shards_of(run, step)
-    made = Published(run.name, step, str(folder))
+    result = Published(run.name, step, str(folder))
     with translate_os_errors(f"writing {folder}"), atomic_folder(folder, replace=False) as aside:
         (aside / DATA).mkdir()
         tables, sizes, statistics = _put_tars(aside, artifacts)
@@ -164,14 +160,14 @@ def publish_shards(
         (aside / "README.md").write_text(dataset_card(release), encoding="utf-8")
         digests = {name: digest_file(aside / name) for name in [*tables, f"{STATISTICS}.parquet"]}
         (aside / "croissant.json").write_text(croissant(release, digests), encoding="utf-8")
-        made.files = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
-        lines = [f"{digests.get(name) or digest_file(aside / name)}  {name}\n" for name in made.files]
+        result.files = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
+        lines = [f"{digests.get(name) or digest_file(aside / name)}  {name}\n" for name in result.files]
         (aside / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
     _require_written(folder, "".join(lines))
-    made.tars, made.bytes = len(tables), sum(sizes.values())
-    made.samples = sum(len(set(index["key"].to_pylist())) for index in tables.values())
-    made.files.append(CHECKSUMS)
-    return made
+    result.tars, result.bytes = len(tables), sum(sizes.values())
+    result.samples = sum(len(set(index["key"].to_pylist())) for index in tables.values())
+    result.files.append(CHECKSUMS)
+    return result
 
 
 def _require_written(folder: Path, checksums: str) -> None:

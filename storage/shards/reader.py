@@ -190,7 +190,7 @@ class _LocalTar:
         self._size = os.fstat(self._descriptor).st_size
 
     def read(self, members: Sequence[MemberPlace], is_cached: bool) -> dict[str, bytes]:
-        # A size that an index made up must not be allocated.
+        # An index may state any size, which must not be allocated.
         return {
             m.extension: os.pread(self._descriptor, max(0, min(m.size, self._size - m.offset)), m.offset)
             for m in members
