@@ -33,9 +33,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.config import NetworkConfig, TextConfig
 from models.losses import LossSettings, SetCriterion
-from models.predictions import Predictions
+from models.predictions import Predictions, Target
 from models.rlip import RLIP
-from models.target import Target
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.training.optimizer import gradient_norm, make_optimizer, update
 from pipeline.training.settings import TrainingSettings

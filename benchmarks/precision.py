@@ -18,7 +18,7 @@ from pipeline.run.recipe import load_recipe
 from pipeline.training.config import METRICS_LOG, Shard, TrainConfig
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
-from pipeline.training.statistics import STATISTICS_FILE, statistics_of
+from pipeline.training.vocabulary import STATISTICS_FILE, statistics_of
 from scenes.draw import render
 from scenes.world import make_scene
 from storage.shards.writer import Sample, write_shards

@@ -5,15 +5,36 @@ Shapes: B images, S tokens of all levels, L levels, T texts, D image width, E te
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.config import NetworkConfig
 from models.deformable_attention import DeformableAttention, References
-from models.feedforward import feed_forward
-from models.fusion import Fusion
-from models.language_layer import LanguageLayer
+from models.fusion import Fusion, LanguageLayer
+from models.layers import feed_forward
+
+
+@dataclass
+class Encoded:
+    """The encoder's output for a batch of images and one list of texts."""
+
+    memory: Tensor
+    """B×S×D image tokens"""
+    padding: Tensor | None
+    """B×S, True where a token lies in padding; None when no image is padded."""
+    shapes: list[tuple[int, int]]
+    """(height, width) of each level."""
+    valid_ratios: Tensor
+    """B×L×2 (1×L×2 when no image is padded): share of each level's width and height that the image fills."""
+    texts: list[Tensor]
+    """B×T×D text features for each decoder layer; the last ones come from the last fusion."""
+    text_key_padding_mask: Tensor | None
+    """1×T, True for texts that no attention may read; None when all may be read."""
+    objects: int
+    """Number of object texts among the T texts."""
 
 
 class Encoder(nn.Module):

@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from models.boxes import cxcywh_to_xyxy, giou
-from models.stacked_predictions import StackedPredictions
-from models.target import Target
+from models.predictions import StackedPredictions, Target
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,94 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.backbone import Backbone
-from models.backbone_factory import is_window_transformer
+from models.backbone import Backbone, is_window_transformer
 from models.config import NetworkConfig
-from models.decoder import Decoded, to_pairs
-from models.encoded import Encoded
-from models.perceptron import box_head
-from models.position_encoding import encode_map
+from models.decoder import Decoded, Decoder, to_pairs
+from models.deformable_attention import DeformableAttention
+from models.encoder import Encoded, Encoder
+from models.fusion import LateFusion
+from models.layers import box_head, encode_map
 from models.predictions import Predictions
-from models.text_tokens import TextTokens
-from models.transformer import Transformer
+from models.text_encoder import TextEncoder, TextTokens
+
+
+class RelationQueries(nn.Module):
+    """Multi-branch fusion: the sum of R low-rank bilinear branches.
+
+    The matrices of all branches lie side by side in three square ones, which gives the same sum.
+    """
+
+    def __init__(self, width: int, branches: int) -> None:
+        super().__init__()
+        self.branches = branches
+        self.fc_1 = nn.Linear(width, width)
+        self.fc_2 = nn.Linear(width, width)
+        self.fc_3 = nn.Linear(width, width)
+
+    def reset_parameters(self) -> None:
+        """Initialises each branch as a layer of its own, with Xavier's rule."""
+        with torch.no_grad():
+            for layer, axis in ((self.fc_1, 0), (self.fc_2, 0), (self.fc_3, 1)):
+                for branch in layer.weight.chunk(self.branches, dim=axis):
+                    nn.init.xavier_uniform_(branch)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, subjects_BPD: Tensor, objects_BPD: Tensor) -> Tensor:
+        """Returns B×P×D."""
+        return F.relu(self.fc_3(F.relu(self.fc_1(subjects_BPD) * self.fc_2(objects_BPD))))
+
+
+class Transformer(nn.Module):
+    """Holds the modules under the authors' names; `Network` and its subclasses call them."""
+
+    reference_points_sub: nn.Linear
+    """ParSeD: from a subject's position to the point where it looks first."""
+    reference_points_obj: nn.Linear
+    verb_query_embed: nn.Embedding
+    """ParSeD with fused relation queries: their positions."""
+    coord_proj: nn.Linear
+    """Tagger: from a box to a position."""
+    verb_tgt: nn.Embedding
+    """Tagger: content of relation queries, first for subjects, then for objects."""
+
+    def __init__(self, config: NetworkConfig, tokenizer_folder: Path | str | None) -> None:
+        super().__init__()
+        anchored = config.architecture == "parseda"
+        self.level_embed = nn.Parameter(torch.empty(config.levels, config.width))
+        self.encoder = Encoder(config)
+        self.ho_decoder = Decoder(config, anchored)
+        self.verb_decoder = Decoder(config, anchored)
+        if config.relation_queries != "vanilla":
+            self.verb_tgt_generator = RelationQueries(config.width, config.relation_branches)
+        if config.fusion == "late":
+            self.obj_fusion, self.verb_fusion = LateFusion(config), LateFusion(config)
+        self.resizer = _Resizer(config)
+        self._reset_parameters()
+        self.text_encoder = TextEncoder(config.text, tokenizer_folder)
+
+    def _reset_parameters(self) -> None:
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+        for module in self.modules():
+            if isinstance(module, DeformableAttention | RelationQueries):
+                module.reset_parameters()
+        nn.init.normal_(self.level_embed)
+
+
+class _Resizer(nn.Module):
+    """Maps texts from their width to that of the image: B×T×E to B×T×D."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.fc = nn.Linear(config.text.hidden, config.width)
+        self.layer_norm = nn.LayerNorm(config.width, eps=1e-12)
+        self.dropout = nn.Dropout(config.text.dropout)
+
+    def forward(self, texts_BTE: Tensor) -> Tensor:
+        resized: Tensor = self.dropout(self.layer_norm(self.fc(texts_BTE)))
+        return resized
+
 
 PRIOR_LOGIT = -math.log(99)
 Size = tuple[int, int]

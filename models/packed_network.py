@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.backbone import FoldedConv
 from models.deformable_attention import DeformableAttention
 from models.encoder import Encoder
-from models.frozen_norm import FoldedConv
+from models.layers import PackedLinear, can_pack
 from models.network import Network
-from models.packed_linear import PackedLinear, can_pack
 
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 

@@ -14,8 +14,7 @@ from models.config import NetworkConfig
 from models.network import Network
 from models.relation_tagger import RelationTagger
 from models.rlip import RLIP
-from models.state_dict_diff import state_dict_diff, summary
-from models.weights_file import WeightsError, opened, read_config, read_shapes
+from models.weights_file import WeightsError, opened, read_config, read_shapes, state_dict_diff, summary
 
 
 def build(config: NetworkConfig, tokenizer_folder: Path | str | None) -> Network:

@@ -16,8 +16,8 @@ from pipeline.stages.evaluate import EvaluateSettings, EvaluateStage
 from pipeline.stages.pretrain import PretrainStage
 from pipeline.training.config import METRICS_LOG, MODEL, SAMPLES, TOKENIZER, VOCABULARY, TrainConfig
 from pipeline.training.metrics_log import MetricsLog
-from pipeline.training.prepare import prepare
 from pipeline.training.ranks import Ranks
+from pipeline.training.run import prepare
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples, shards_of
 from pipeline.training.task import PretrainTask

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.claims.curve import CurveSettings, CurveStage
 from models.config import NetworkConfig
-from models.initial import load_initial
+from models.pretrained import load_initial
 from models.rlip import RLIP
 from models.weights import save
 from pipeline.run.recipe import Recipe

@@ -26,9 +26,8 @@ from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
 from models.config import NetworkConfig
 from models.rlip import RLIP
 from pipeline.runtime.processes import keep_freed_memory
-from pipeline.training.checkpoints.checkpointer import Checkpointer
+from pipeline.training.checkpoints.checkpointer import Checkpointer, TrainingState
 from pipeline.training.checkpoints.folder import CheckpointFolder
-from pipeline.training.checkpoints.state import TrainingState
 from pipeline.training.config import CHECKPOINTS
 from pipeline.training.optimizer import make_optimizer
 from pipeline.training.ranks import Ranks

@@ -15,18 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from models import postprocess
 from models.decoder import Decoded
-from models.encoded import Encoded
-from models.losses import SetCriterion, TaggerCriterion
+from models.encoder import Encoded
+from models.losses import SetCriterion, TaggerCriterion, pseudo_labels
 from models.matcher import Matches, hungarian
 from models.network import Network
 from models.official.names import place_of, share_of
-from models.postprocess import Pairs
-from models.predicate_losses import pseudo_labels
-from models.predictions import Predictions
-from models.stacked_predictions import StackedPredictions
-from models.target import Target
+from models.predictions import Pairs, Predictions, StackedPredictions, Target, hoi, scene_graph, zero_shot
 from recorded.recording import Arrays, Recording, targets_in
 
 FIELDS = {
@@ -82,9 +77,9 @@ def measure_evaluation(recording: Recording, given: Arrays) -> Arrays:
     return (
         _outputs(predictions)
         | _memory(encoded)
-        | _results("post.hoi.", postprocess.hoi(predictions, sizes), subject)
-        | _results("post.hoi_zs.", postprocess.zero_shot(predictions, sizes, subject), subject)
-        | _results("post.sgg.", postprocess.scene_graph(predictions, sizes), None)
+        | _results("post.hoi.", hoi(predictions, sizes), subject)
+        | _results("post.hoi_zs.", zero_shot(predictions, sizes, subject), subject)
+        | _results("post.sgg.", scene_graph(predictions, sizes), None)
     )
 
 
@@ -92,7 +87,7 @@ def measure_zero_shot(recording: Recording, given: Arrays) -> Arrays:
     """Computes the results of pairs whose likeliest subject is the recorded category."""
     subject = int(given["subject_category_id"])
     sizes = [tuple(row) for row in given["orig_sizes"].tolist()]
-    return _results("", postprocess.zero_shot(_evaluate(recording)[1], sizes, subject), subject)
+    return _results("", zero_shot(_evaluate(recording)[1], sizes, subject), subject)
 
 
 def measure_loss(recording: Recording, given: Arrays) -> Arrays:

@@ -98,7 +98,7 @@ def _trained(settings: Any) -> str:
     """Builds the network of a training run. Raises `FatalError` when it can't be built, or can't start from its weights."""
     import torch
 
-    from models.fewer_pairs import fits_fewer_pairs
+    from models.pretrained import fits_fewer_pairs
     from models.weights import build
     from models.weights_file import WeightsError, read_shapes
     from pipeline.training.task import network_config

@@ -5,7 +5,10 @@ Shapes: B images, H×W pixels.
 
 from __future__ import annotations
 
+import io
+import pickle
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,16 +18,91 @@ from torch import Tensor
 from models.network import Size
 from pipeline.data.images.opening import BadImage
 from pipeline.data.images.training_pixels import load_view, normalised
-from pipeline.data.images.training_view import DRAWS, STRIDE, training_view, view_sizes
-from pipeline.training.packed import Packed
+from pipeline.data.images.training_view import DRAWS, STRIDE, TrainingView, training_view, view_sizes
 from pipeline.training.sample import TrainingSample, viewed
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
 from pipeline.training.task import Draws, Task
 from storage.errors import FatalError, PipelineError
 from storage.shards.reader import DamagedSample
+from storage.shards.writer import image_id_of
 from storage.stream.order import OrderSettings, Samples, uniforms
 from storage.stream.sequence import SampleSequence
+
+ALIGNMENT = 16
+"""Bytes; a tensor of any type may start at a multiple of this."""
+Place = tuple[int, torch.dtype, tuple[int, ...]]
+"""Where a tensor lies in the block: first byte, type and shape."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A value whose tensors lie in one block of bytes. Only values that this program itself packed may be unpacked."""
+
+    block: Tensor
+    """Bytes"""
+    rest: bytes
+    """The value without its tensors, pickled."""
+
+    @classmethod
+    def of(cls, value: object) -> Packed:
+        """Packs any value that can be pickled. Its tensors must be on the CPU."""
+        rest = io.BytesIO()
+        packer = _Packer(rest)
+        packer.dump(value)
+        block = torch.zeros(packer.size, dtype=torch.uint8)
+        for (first, _, _), tensor in zip(packer.places, packer.tensors, strict=True):
+            block[first : first + tensor.nbytes] = tensor.contiguous().reshape(-1).view(torch.uint8)
+        return cls(block, rest.getvalue())
+
+    def to(self, device: torch.device) -> Any:
+        """Returns the value with its tensors on a device, as views of the block's copy there."""
+        return _Unpacker(self.rest, self.block.to(device, non_blocking=True)).load()
+
+    def pin_memory(self) -> Packed:
+        """Moves the block to memory that a GPU reads while the processor goes on."""
+        return Packed(self.block.pin_memory(), self.rest)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Goes to another process by value: to share memory, processes shake hands, which takes longer than this copy."""
+        return _received, (self.block.numpy(), self.rest)
+
+
+def _received(block: Any, rest: bytes) -> Packed:
+    return Packed(torch.from_numpy(block), rest)
+
+
+class _Packer(pickle.Pickler):
+    """Pickles a value with the places of its tensors instead of the tensors."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        self.size = 0
+        self.places: list[Place] = []
+        self.tensors: list[Tensor] = []
+
+    def persistent_id(self, value: object) -> Place | None:
+        """Returns the place of a tensor, and None for anything else."""
+        if not isinstance(value, Tensor):
+            return None
+        place = (self.size, value.dtype, tuple(value.shape))
+        self.places.append(place)
+        self.tensors.append(value)
+        self.size += -(-value.nbytes // ALIGNMENT) * ALIGNMENT
+        return place
+
+
+class _Unpacker(pickle.Unpickler):
+    def __init__(self, rest: bytes, block: Tensor) -> None:
+        super().__init__(io.BytesIO(rest))
+        self._block = block
+
+    def persistent_load(self, place: Place) -> Tensor:
+        """Returns the tensor of a place."""
+        first, dtype, shape = place
+        last = first + dtype.itemsize * torch.Size(shape).numel()
+        return self._block[first:last].view(dtype).view(shape)
+
 
 WINDOW = 128
 """Blocks of 64 images that are shuffled together: enough to find batches of one size, however many sizes views have."""
@@ -162,3 +240,59 @@ class Origin:
     def place(self, step: int, batch: int) -> int:
         """Returns the place of the first sample of a step."""
         return self.samples + (step - self.step) * batch
+
+
+@dataclass(frozen=True)
+class StepImage:
+    """One image of a step."""
+
+    key: str
+    """Its key in the shards."""
+    dataset: str
+    image_id: int
+    tar: str
+    epoch: int
+    """How often the training had drawn the image before."""
+    shown: Shown | None
+    """None for a sample that can't be read."""
+    damage: str = ""
+    """Why it can't be read."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The view of an image and the labels of what it shows, in pixels of the view."""
+
+    view: TrainingView
+    labels: TrainingSample
+    data: bytes
+    """The image file."""
+
+    def pixels(self) -> Tensor:
+        """Returns 3 x H x W bytes. Raises `BadImage` for a file that can't be decoded."""
+        return load_view(self.data, self.view)
+
+
+def step_images(samples: ShardSamples, settings: TrainingSettings, step: int) -> list[StepImage]:
+    """Returns the images of a step of all processes together, in the order of the sequence. Steps are counted from 1.
+
+    Raises `FatalError` for a step below 1, and for labels that can't be read.
+    """
+    if step < 1:
+        raise FatalError(f"there is no step {step}: steps are counted from 1")
+    drawn = sample_sequence(samples, settings).draw((step - 1) * settings.batch, step * settings.batch)
+    numbers = drawn.samples.tolist()
+    found = []
+    for epoch, number, read in zip(drawn.epochs.tolist(), numbers, samples.read(numbers), strict=True):
+        known = samples.samples
+        key, tar = known.key(number), known.tars[known.shard(number)]
+        dataset = known.datasets[int(known.sets[number])]
+        image_id = image_id_of(key, dataset)
+        if isinstance(read, DamagedSample):
+            found.append(StepImage(key, dataset, image_id, tar, epoch, None, str(read)))
+            continue
+        labels, data = read
+        draws = uniforms(settings.seed, epoch, known.identities[number : number + 1], DRAWS)[0]
+        view = training_view(draws, labels.width, labels.height, settings.view)
+        found.append(StepImage(key, dataset, image_id, tar, epoch, Shown(view, viewed(labels, view), data)))
+    return found

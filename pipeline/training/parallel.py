@@ -24,11 +24,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.decoder import Decoded, PairBoxes
 from models.deformable_attention import References
-from models.encoded import Encoded
+from models.encoder import Encoded
 from models.network import Network
 from models.predictions import Predictions
 from models.relation_tagger import PairQueries
-from models.text_tokens import TextTokens
+from models.text_encoder import TextTokens
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings
 from storage.errors import FatalError

@@ -13,7 +13,7 @@ from pipeline.data.images.training_view import ViewSettings
 from pipeline.runtime.devices import best_precision
 from pipeline.runtime.settings import Settings, file_read, runtime
 from pipeline.training.address import split_address
-from pipeline.training.tracking.tracker import TrackerKind
+from pipeline.training.tracking.trackers import TrackerKind
 from storage.errors import FatalError
 from storage.stream.mix import LEAST_TEMPERATURE, Mix
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.training.config import HELD_OUT, RANGES, SAMPLES, Shard, TrainConfig
 from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import TaggerSettings
-from pipeline.training.statistics import STATISTICS_FILE
+from pipeline.training.vocabulary import STATISTICS_FILE
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.shards.index import ARTIFACT_INDEX

@@ -21,11 +21,11 @@ from models.network import Network
 from models.relation_tagger import PairQueries, RelationTagger
 from pipeline.data.images.opening import BadImage
 from pipeline.data.images.views import load_pixels
-from pipeline.training.pairs import labelled_pairs, normalised_boxes
 from pipeline.training.ranks import Arrays, Ranks
 from pipeline.training.sample import SampleBox, TrainingSample
 from pipeline.training.settings import CALIBRATION, TaggerSettings, TrainingSettings
 from pipeline.training.shards import ShardSamples
+from pipeline.training.task import labelled_pairs, normalised_boxes
 from pipeline.training.vocabulary import Vocabulary, index_by_name
 from storage.atomic import write_atomic
 from storage.shards.reader import DamagedSample

@@ -22,12 +22,10 @@ import torch
 from models.network import Network
 from pipeline.runtime.processes import begin_fork, fork_context, keep_freed_memory, preload
 from pipeline.training.batches import MicroBatch, MicroBatches, Origin, sample_sequence
-from pipeline.training.checkpoints.checkpointer import Checkpointer
-from pipeline.training.checkpoints.state import TrainingState
+from pipeline.training.checkpoints.checkpointer import Checkpointer, TrainingState
 from pipeline.training.config import TrainConfig
-from pipeline.training.ema import Ema
 from pipeline.training.monitor import Monitor
-from pipeline.training.optimizer import gradient_norm, make_optimizer, set_rates, update
+from pipeline.training.optimizer import Ema, gradient_norm, make_optimizer, set_rates, update
 from pipeline.training.parallel import Sharded, make_parallel
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings

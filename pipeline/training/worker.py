@@ -21,7 +21,7 @@ from pipeline.training.launch.meeting import join
 from pipeline.training.ranks import Ranks
 from pipeline.training.shards import ShardSamples, range_cache
 from pipeline.training.task import Task
-from pipeline.training.tracking.peak import Precision
+from pipeline.training.tracking.throughput import Precision
 from pipeline.training.trainer import Check, Trainer, TrainingResult
 from pipeline.training.vocabulary import Vocabulary
 from storage.atomic import put_in_place, write_atomic
@@ -94,7 +94,7 @@ def _parts(config: TrainConfig, vocabulary: Vocabulary, make_check: MakeCheck | 
         return task, make_check(config) if make_check else None
     from pipeline.training.settings import TaggerSettings
     from pipeline.training.tagger_evaluation import HeldOut
-    from pipeline.training.tagger_task import TaggerTask
+    from pipeline.training.task import TaggerTask
 
     assert isinstance(config.settings, TaggerSettings)
     held_out = _samples(config, HELD_OUT)

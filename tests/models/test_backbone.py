@@ -9,9 +9,7 @@ import torch
 from timm.layers import DropPath
 from timm.layers.norm_act import freeze_batch_norm_2d
 
-from models.backbone import Backbone
-from models.backbone_factory import create_backbone
-from models.frozen_norm import FoldedConv, fold_frozen_norms
+from models.backbone import Backbone, FoldedConv, create_backbone, fold_frozen_norms
 
 STRIDES = (8, 16, 32)
 CHANNELS = {

@@ -6,8 +6,7 @@ import pytest
 import timm
 import torch
 
-from models.backbone import Backbone
-from models.backbone_factory import create_backbone, sized_resnet
+from models.backbone import Backbone, create_backbone, sized_resnet
 from models.config import ConfigError
 
 SWIN = "swin_tiny_patch4_window7_224"

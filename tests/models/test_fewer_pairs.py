@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from models.config import NetworkConfig
-from models.fewer_pairs import PER_PAIR, first_pairs, fits_fewer_pairs
-from models.initial import load_initial
+from models.pretrained import PER_PAIR, first_pairs, fits_fewer_pairs, load_initial
 from models.weights import build, save
 
 

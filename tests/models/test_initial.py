@@ -10,8 +10,8 @@ import torch
 
 from models import weights
 from models.config import NetworkConfig
-from models.initial import Loaded, load_initial
 from models.network import Network
+from models.pretrained import Loaded, load_initial
 from models.weights import build
 from models.weights_file import WeightsError
 

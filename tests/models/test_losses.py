@@ -12,12 +12,9 @@ import torch.nn.functional as F
 
 from models.boxes import cxcywh_to_xyxy, giou
 from models.config import LossSettings
-from models.losses import SetCriterion, TaggerCriterion
+from models.losses import SetCriterion, TaggerCriterion, cornernet_focal, pseudo_labels
 from models.matcher import MatchWeights, hungarian, matching_costs
-from models.predicate_losses import cornernet_focal, pseudo_labels
-from models.predictions import Predictions
-from models.stacked_predictions import StackedPredictions
-from models.target import Target
+from models.predictions import Predictions, StackedPredictions, Target
 
 PAIRS, OBJECTS, PREDICATES = 4, 5, 3
 TERMS = (

@@ -11,15 +11,13 @@ import torch
 from models.boxes import cxcywh_to_xyxy, giou
 from models.config import LossSettings
 from models.decoder import Decoder, PairBoxes
-from models.encoded import Encoded
+from models.encoder import Encoded
+from models.layers import encode_map
 from models.losses import SetCriterion, TaggerCriterion
 from models.matcher import MatchWeights, matching_costs
-from models.position_encoding import encode_map
-from models.predictions import Predictions
+from models.predictions import Predictions, StackedPredictions, Target
 from models.relation_tagger import PairQueries, RelationTagger
 from models.rlip import RLIP
-from models.stacked_predictions import StackedPredictions
-from models.target import Target
 
 BOTH = pytest.mark.parametrize("official", [False, True])
 OBJECTS, PREDICATES = ["person", "dog", "bicycle", "no objects"], ["riding", "holding"]

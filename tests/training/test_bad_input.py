@@ -16,7 +16,7 @@ from models.config import NetworkConfig
 from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, MODEL, Summary, TrainConfig
 from pipeline.training.launch.launcher import launch
-from pipeline.training.prepare import prepare
+from pipeline.training.run import prepare
 from pipeline.training.settings import TrainingSettings
 from storage.errors import FatalError
 from tests.training.conftest import TINY, sample, write_shard

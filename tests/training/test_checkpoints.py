@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from pipeline.training.batches import MicroBatches
+from pipeline.training.checkpoints.checkpointer import Snapshot
 from pipeline.training.checkpoints.folder import RECORD, CheckpointFolder
-from pipeline.training.checkpoints.snapshot import Snapshot
 from pipeline.training.config import CHECKPOINTS, RESUMES_FROM
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.ranks import Ranks
@@ -234,7 +234,7 @@ def test_steps_keep_their_bits_across_stops_epochs_and_loaders(tmp_path, shard):
 
 
 def test_the_state_of_the_optimizer_lies_where_the_weights_are():
-    from pipeline.training.checkpoints.state import TrainingState
+    from pipeline.training.checkpoints.checkpointer import TrainingState
 
     network = torch.nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)

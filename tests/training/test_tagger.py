@@ -10,18 +10,18 @@ import torch
 from safetensors.torch import load_file
 
 from models.config import NetworkConfig
-from models.target import Target
+from models.predictions import Target
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe import load_recipe
 from pipeline.training.config import HELD_OUT, MODEL, VOCABULARY, Shard, TrainConfig
 from pipeline.training.launch.launcher import launch
 from pipeline.training.metrics_log import MetricsLog
-from pipeline.training.prepare import prepare
+from pipeline.training.run import prepare
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from pipeline.training.settings import CALIBRATION, TaggerSettings
 from pipeline.training.shards import map_samples
 from pipeline.training.tagger_evaluation import Scored, average_precision, proposals
-from pipeline.training.tagger_task import add_noise, names_for_noise, pair_queries
+from pipeline.training.task import add_noise, names_for_noise, pair_queries
 from pipeline.training.vocabulary import Vocabulary
 from storage.shards.sample_map import SampleMap
 from tagger.labelling.calibration import Calibration

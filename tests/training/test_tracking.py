@@ -20,19 +20,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from models.network import Network
 from pipeline.training.batches import MicroBatch, MicroBatches, Origin
 from pipeline.training.config import SAMPLES, TOKENIZER, VOCABULARY, Shard, TrainConfig
-from pipeline.training.prepare import prepare
+from pipeline.training.monitor import DivergenceAlarm
+from pipeline.training.run import prepare
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
 from pipeline.training.task import PretrainTask, full_precision
-from pipeline.training.tracking.alarm import DivergenceAlarm
-from pipeline.training.tracking.extras import require_extras
 from pipeline.training.tracking.flops import StepFlops, count_flops
-from pipeline.training.tracking.guarded import GuardedTracker
-from pipeline.training.tracking.peak import device_peak, known_peak, measured_peak
 from pipeline.training.tracking.run_file import RunFile
-from pipeline.training.tracking.throughput import StepTimer, memory_gib
-from pipeline.training.tracking.tracker import TrackerKind
-from pipeline.training.tracking.trackers import make_trackers
+from pipeline.training.tracking.throughput import StepTimer, device_peak, known_peak, measured_peak, memory_gib
+from pipeline.training.tracking.trackers import GuardedTracker, TrackerKind, make_trackers, require_extras
 from pipeline.training.vocabulary import Vocabulary
 from storage.errors import FatalError
 from storage.shards.sample_map import SampleMap
@@ -148,7 +144,7 @@ def test_trackio_goes_on_with_its_run_in_the_folder(tmp_path: Path, root: Path) 
 
 
 def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("pipeline.training.tracking.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.training.tracking.trackers.find_spec", lambda name: None)
     require_extras([])
     for kind in ("tensorboard", "wandb", "mlflow", "trackio"):
         with pytest.raises(FatalError, match=rf"pip install 'rlip\[{kind}\]'"):

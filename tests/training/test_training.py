@@ -15,7 +15,7 @@ from pipeline.training.config import CHECKPOINTS, MODEL, TrainConfig
 from pipeline.training.launch.launcher import launch
 from pipeline.training.launch.rank_processes import WORKER
 from pipeline.training.metrics_log import MetricsLog
-from pipeline.training.prepare import prepare
+from pipeline.training.run import prepare
 from pipeline.training.settings import TrainingSettings
 from storage.errors import FatalError, RetryableError
 from tests.training.conftest import TINY

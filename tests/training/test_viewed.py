@@ -10,8 +10,8 @@ from PIL import Image
 
 from pipeline.data.images.training_pixels import load_view
 from pipeline.data.images.training_view import DRAWS, Crop, TrainingView, ViewSettings, training_view
-from pipeline.training.pairs import normalised_boxes
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample, mirrored, viewed
+from pipeline.training.task import normalised_boxes
 
 PAPER = {"image_size": 1333, "shortest": tuple(range(480, 801, 32)), "crop": 0.8, "colour": 0.0}
 RED = (255, 0, 0)

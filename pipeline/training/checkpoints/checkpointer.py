@@ -3,21 +3,170 @@
 from __future__ import annotations
 
 import json
+import mmap
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.training.checkpoints.folder import FORMAT, CheckpointFolder
-from pipeline.training.checkpoints.snapshot import Snapshot
-from pipeline.training.checkpoints.state import TrainingState
-from pipeline.training.checkpoints.writer import Request, answer, give_up
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint import HuggingFaceStorageReader
+from torch.distributed.checkpoint._hf_utils import CUSTOM_METADATA_KEY, SAVED_OFFSETS_KEY
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.tensor import DTensor
+
+from models.weights_file import state_dict_diff
+from pipeline.training.checkpoints.folder import FORMAT, CheckpointFolder, Request, answer, give_up
 from pipeline.training.config import CHECKPOINTS, METRICS_LOG
+from pipeline.training.optimizer import Ema
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings
 from storage.errors import FatalError
+
+_KINDS = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_ALIGNMENT = 64
+
+
+class Snapshot:
+    """Memory that holds one copy at a time. `file` is its descriptor, which a child process inherits."""
+
+    def __init__(self) -> None:
+        self.file = os.memfd_create("checkpoint", 0)
+        os.set_inheritable(self.file, True)
+        self._memory: mmap.mmap | None = None
+
+    def take(self, tensors: Mapping[str, Tensor]) -> int:
+        """Copies the tensors, of sharded ones the part of this process. Returns the number of bytes of the file."""
+        parts = {name: part for name, tensor in tensors.items() if (part := _part(tensor))[0].numel()}
+        header, places, size = _layout(parts)
+        if self._memory is None or len(self._memory) < size:
+            if self._memory is not None:
+                self._memory.close()
+            os.ftruncate(self.file, size)
+            self._memory = mmap.mmap(self.file, size)
+        self._memory[: len(header)] = header
+        whole = torch.frombuffer(self._memory, dtype=torch.uint8)
+        for name, (first, last) in places.items():
+            tensor = parts[name][0]
+            whole[first:last].view(tensor.dtype).view(tensor.shape).copy_(tensor)
+        del whole
+        return size
+
+    def close(self) -> None:
+        """Frees the memory, once no child process holds it."""
+        if self._memory is not None:
+            self._memory.close()
+        os.close(self.file)
+
+
+def _part(tensor: Tensor) -> tuple[Tensor, list[int]]:
+    """Returns this process's part of a tensor and its offset in the whole."""
+    tensor = tensor.detach()
+    if not isinstance(tensor, DTensor):
+        return tensor, [0] * tensor.dim()
+    local = tensor.to_local()
+    chunks = tensor.__create_chunk_list__()  # type: ignore[no-untyped-call]
+    return local, list(chunks[0].offsets) if chunks else [0] * local.dim()
+
+
+def _layout(parts: Mapping[str, tuple[Tensor, list[int]]]) -> tuple[bytes, dict[str, tuple[int, int]], int]:
+    """Returns the header, first and last byte of each tensor in the file, and the size of the file."""
+    offsets = {name: {SAVED_OFFSETS_KEY: offset} for name, (_, offset) in parts.items()}
+    entries: dict[str, object] = {"__metadata__": {CUSTOM_METADATA_KEY: json.dumps(offsets), "format": "pt"}}
+    places: dict[str, tuple[int, int]] = {}
+    place = 0
+    # The widest types come first, so that each tensor is aligned.
+    for name, (tensor, _) in sorted(parts.items(), key=lambda item: (-item[1][0].element_size(), item[0])):
+        end = place + tensor.numel() * tensor.element_size()
+        entries[name] = {"dtype": _KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [place, end]}
+        places[name] = place, end
+        place = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+    header = len(text).to_bytes(8, "little") + text
+    return (
+        header,
+        {name: (len(header) + first, len(header) + last) for name, (first, last) in places.items()},
+        (len(header) + place),
+    )
+
+
+_MODEL, _FIRST, _SECOND, _STEPS, _EMA = "model.", "exp_avg.", "exp_avg_sq.", "steps.", "ema."
+
+
+class TrainingState:
+    """The tensors of one process, all views of what the training works with, so that reading changes them in place."""
+
+    def __init__(self, network: nn.Module, optimizer: torch.optim.AdamW, ema: Ema | None) -> None:
+        self._network, self._optimizer, self._ema = network, optimizer, ema
+
+    def tensors(self, rank: int) -> dict[str, Tensor]:
+        """Returns what this process has to write: its parts of sharded tensors and, if it is the first, all others."""
+        found = self._network_tensors()
+        for name, parameter in self._network.named_parameters():
+            if state := self._optimizer.state.get(parameter):
+                found |= {_FIRST + name: state["exp_avg"], _SECOND + name: state["exp_avg_sq"]}
+                found[_STEPS + name] = state["step"].reshape(1)
+        return {name: value for name, value in found.items() if rank == 0 or isinstance(value, DTensor)}
+
+    def load(self, folder: Path) -> None:
+        """Reads a checkpoint of any number of processes, sharded or not.
+
+        Raises ValueError when it is one of another network.
+        """
+        reader = HuggingFaceStorageReader(str(folder))
+        there = reader.read_metadata().state_dict_metadata
+        found = self._network_tensors()
+        self._require_same(there, found)
+        steps: dict[Tensor, Tensor] = {}
+        for name, parameter in self._network.named_parameters():
+            if _FIRST + name not in there:
+                continue
+            averages = {kind: torch.zeros_like(parameter) for kind in ("exp_avg", "exp_avg_sq")}
+            steps[parameter] = torch.zeros(1, device=parameter.device)
+            found |= {_FIRST + name: averages["exp_avg"], _SECOND + name: averages["exp_avg_sq"]}
+            found[_STEPS + name] = steps[parameter]
+            # A fused kernel reads the number of steps on the device of the weights.
+            self._optimizer.state[parameter] = {"step": steps[parameter].reshape(()), **averages}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            dcp.load(found, storage_reader=reader, no_dist=True)
+
+    def _network_tensors(self) -> dict[str, Tensor]:
+        state = {_MODEL + name: _at_least_1d(value) for name, value in self._network.state_dict().items()}
+        if self._ema is not None:
+            state |= {_EMA + name: value for name, value in self._ema.averages.items()}
+        return state
+
+    def _require_same(self, there: Mapping[str, object], own: Mapping[str, Tensor]) -> None:
+        saved = {
+            name: tuple(about.size)
+            for name, about in there.items()
+            if name.startswith((_MODEL, _EMA)) and isinstance(about, TensorStorageMetadata)
+        }
+        if wrong := state_dict_diff(saved, {name: tuple(value.shape) for name, value in own.items()}, {}):
+            raise ValueError(f"it holds another network than the settings describe: {'; '.join(wrong)}")
+
+
+def _at_least_1d(value: Tensor) -> Tensor:
+    """The reader of safetensors can't read a part of a scalar."""
+    return value.reshape(1) if value.dim() == 0 else value
+
 
 MIB = 2**20
 
@@ -154,7 +303,7 @@ class Checkpointer:
     def _ask(self, request: Request, snapshot: Snapshot) -> None:
         if self._writer is None:
             self._writer = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.training.checkpoints.writer", str(snapshot.file)],
+                [sys.executable, "-m", "pipeline.training.checkpoints.folder", str(snapshot.file)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 pass_fds=[snapshot.file],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import psutil
 import torch
@@ -123,3 +125,72 @@ def memory_gib(device: torch.device) -> float:
         return float(process.memory_full_info().pss) / GIB
     except (AttributeError, psutil.Error):
         return float(process.memory_info().rss) / GIB
+
+
+Precision = Literal["bfloat16", "medium", "tf32", "float32"]
+_TERA = 1e12
+
+_PEAKS: tuple[tuple[str, dict[Precision, float]], ...] = (
+    # H100 Tensor Core GPU data sheet and H200 data sheet: half of the figures, which are with sparsity.
+    (r"H100 PCIe", {"bfloat16": 756.0, "tf32": 378.0, "float32": 51.0}),
+    (r"H[12]00 NVL", {"bfloat16": 835.5, "tf32": 417.5, "float32": 60.0}),
+    (r"H100( 80GB HBM3| SXM.*)?|H200( SXM.*)?", {"bfloat16": 989.5, "tf32": 494.5, "float32": 67.0}),
+    # A100, A10, L4, L40S, T4 and V100 data sheets; GA102 and Ada GPU architecture white papers, FP32 accumulate.
+    (r"A100(?!.* MIG ).*", {"bfloat16": 312.0, "tf32": 156.0, "float32": 19.5}),
+    (r"A10", {"bfloat16": 125.0, "tf32": 62.5, "float32": 31.2}),
+    (r"L40S", {"bfloat16": 362.05, "tf32": 183.0, "float32": 91.6}),
+    (r"L4", {"bfloat16": 121.0, "tf32": 60.0, "float32": 30.3}),
+    (r"GeForce RTX 4090", {"bfloat16": 165.2, "tf32": 82.6, "float32": 82.6}),
+    (r"GeForce RTX 3090", {"bfloat16": 71.0, "tf32": 35.6, "float32": 35.6}),
+    # Before Ampere there is neither bfloat16 nor TF32: PyTorch computes in float32 instead of TF32.
+    (r"V100-SXM2.*", {"tf32": 15.7, "float32": 15.7}),
+    (r"V100-PCIE.*", {"tf32": 14.0, "float32": 14.0}),
+    (r"T4", {"tf32": 8.1, "float32": 8.1}),
+)
+"""Device name, as PyTorch tells it without the maker's → dense TFLOP/s by precision."""
+_MAKER = re.compile(r"^(NVIDIA|Tesla)\s+")
+
+
+def device_peak(device: torch.device, precision: Precision) -> float:
+    """Returns the FLOP/s that a device can do: the vendor's dense figure, otherwise a measured one (`measured_peak`).
+
+    `precision` is that of the training.
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    # On a GPU, "medium" is tf32.
+    return known_peak(name, "tf32" if precision == "medium" else precision) or measured_peak(device, dtype)
+
+
+def known_peak(name: str, precision: Precision) -> float | None:
+    """Returns the FLOP/s of a device by its name; None for one that is not in the table, such as a part of a GPU (MIG)."""
+    bare = _MAKER.sub("", name)
+    peaks = next((peaks for pattern, peaks in _PEAKS if re.fullmatch(pattern, bare)), {})
+    return peaks[precision] * _TERA if precision in peaks else None
+
+
+def measured_peak(
+    device: torch.device,
+    dtype: torch.dtype,
+    size: int = 1024,
+    seconds: float = 0.1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Returns the FLOP/s of the fastest of many products of two square matrices, repeated for some seconds.
+
+    No data sheet states what a CPU does with the threads and clock that it has now. A utilisation relative to this is
+    relative to the best matrix product of PyTorch here, which may be less than the device can do; a process that shares
+    its cores with others measures what they leave it.
+    """
+    side = 8 * size if device.type == "cuda" else size
+    left, right = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
+    fastest, began = 0.0, clock()
+    while True:
+        start = clock()
+        torch.mm(left, right)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        now = clock()
+        fastest = max(fastest, 2 * side**3 / max(now - start, 1e-9))
+        if now - began >= seconds:
+            return fastest
